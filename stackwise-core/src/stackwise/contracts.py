@@ -1,0 +1,231 @@
+"""What the core asks of a component, by shape: nobody inherits from anything here.
+
+A provider publishes `Component` records through the hooks of `hookspecs.py`; each names an options class and a factory as
+`"module:attribute"`, loaded only when needed. Factories are called as `factory(options, context)`; an optimizer's as
+`factory(options, context, groups)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+
+from attrs import Factory, define, field, frozen
+
+from stackwise.specs import AdapterSpec, BatchSpec, EmbeddingSpec, HeadSpec, OptimizerSpec, RackSpec, TaskSpec
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from stackwise.time import Moment
+
+Kind = Literal["embedding", "rack", "head", "task", "optimizer", "loader", "transform", "adapter", "growth", "observer"]
+
+
+@frozen(kw_only=True)
+class Component:
+    """One thing a provider offers. Its id is `<provider>.<name>`, unique within its kind; the hook it comes from says the kind."""
+
+    name: str
+    """Short name in kebab-case (`causal-lm`)."""
+    options: str
+    """`"module:Class"` of an attrs frozen class (see `stackwise.options`) with `to_spec()`; importable without torch."""
+    factory: str
+    """`"module:attribute"` called to build the artifact; its module may import torch."""
+    summary: str = ""
+    """One line for listings."""
+    example: Mapping[str, Any] = Factory(dict)
+    """A tiny complete set of options, as in a config."""
+
+
+@frozen(kw_only=True)
+class BuildContext:
+    """What a factory may know beside its options."""
+
+    seed: int
+    """Seed of this component's own stream, derived from the run's seed and the component's place."""
+    split: str = "train"
+    """`train`, or the name of an evaluation: loaders deliver documents disjoint from training for any other name."""
+    steps: int = 1
+    """Steps of the whole run."""
+    max_rows: int | None = None
+    """Most rows asked of a loader at once anywhere on the timeline."""
+    max_length: int | None = None
+    """Longest row anywhere on the timeline, the task's lookahead included."""
+    specs: Mapping[str, Any] = Factory(dict)
+    """Specs at the junctions with their solved sizes: `batch`, `embedding`, `rack`, `head`, `task`."""
+
+
+@frozen
+class Built:
+    """A user's own callable and its options, so that phases can rebuild it: `Built(MyRack, width=64, stacks=[{"base": 2}])`.
+
+    `spec` states the boundary where the default of its kind does not hold (a rack: hidden in, hidden out, blocks under
+    `stacks.<stack>.<i>`).
+    """
+
+    make: Callable[..., Any]
+    options: Mapping[str, Any]
+    spec: Any = None
+
+    def __init__(self, make: Callable[..., Any], spec: Any = None, **options: Any) -> None:
+        self.__attrs_init__(make, options, spec)
+
+
+Batch = Mapping[str, "torch.Tensor"]
+"""Field name → tensor; the first dimension is the row."""
+
+Totals = tuple["torch.Tensor", "torch.Tensor | float"]
+"""A sum and its denominator."""
+
+
+class Embedding(Protocol):
+    """An `nn.Module`: `forward(**fields) → hidden`, the fields its spec names."""
+
+    def get_spec(self) -> EmbeddingSpec: ...
+    def __call__(self, **fields: torch.Tensor) -> torch.Tensor: ...
+
+
+class Rack(Protocol):
+    """An `nn.Module`: `forward(hidden, **side) → hidden`. A plain rack takes no side input and needs no `to_spec`."""
+
+    def to_spec(self) -> RackSpec: ...
+    def __call__(self, hidden: torch.Tensor, **side: torch.Tensor) -> torch.Tensor: ...
+
+
+class Head(Protocol):
+    """An `nn.Module`: `forward(hidden) → {output name: tensor}`."""
+
+    def get_spec(self) -> HeadSpec: ...
+    def __call__(self, hidden: torch.Tensor) -> Mapping[str, torch.Tensor]: ...
+
+
+class Task(Protocol):
+    """The objective.
+
+    `loss` returns a sum, its denominator (a number of targets) and further metrics, each a sum with its own denominator,
+    so that accumulation and several ranks stay exact.
+    """
+
+    def get_spec(self) -> TaskSpec: ...
+    def prepare(self, batch: Batch, moment: Moment, generator: torch.Generator) -> Batch: ...
+    def loss(self, outputs: Mapping[str, torch.Tensor], batch: Batch) -> tuple[torch.Tensor, torch.Tensor | float, Mapping[str, Totals]]: ...
+
+
+class Loader(Protocol):
+    """A deterministic stream with a cursor. `take` delivers the next rows; a row belongs to exactly one `take`.
+
+    `length` is the entries of a row (seq_len plus the task's lookahead), None where the config declares no seq_len.
+    """
+
+    def get_batch_spec(self) -> BatchSpec: ...
+    def take(self, rows: int | None, length: int | None) -> Batch: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+
+@runtime_checkable
+class Fingerprinted(Protocol):
+    """A loader that can say which data it read: file count, bytes and a digest."""
+
+    def fingerprint(self) -> Mapping[str, Any]: ...
+
+
+@runtime_checkable
+class Scheduled(Protocol):
+    """An artifact with options that follow time; called with the values in force whenever they change."""
+
+    def apply_values(self, values: Mapping[str, float]) -> None: ...
+
+
+class Transform(Protocol):
+    """A change of the batch between loader and task, with its own random stream."""
+
+    def __call__(self, batch: Batch, moment: Moment, generator: torch.Generator) -> Batch: ...
+
+
+@define(kw_only=True)
+class ParameterGroup:
+    """Parameters that share their values, by canonical name. An optimizer turns each into one or more torch groups and gives
+    every one of them `"group": name`; a torch group may name entries that are not to follow in `"fixed": (...)`."""
+
+    name: str
+    parameters: dict[str, torch.nn.Parameter]
+    values: dict[str, float] = field(factory=dict)
+    """The group's effective options (lr, weight_decay, …)."""
+
+
+OptimizerFactory = Callable[[Any, BuildContext, Sequence[ParameterGroup]], "torch.optim.Optimizer"]
+
+
+@frozen(kw_only=True)
+class CopyOf:
+    """A grown tensor takes the values of an old one: `old[index] * scale` along dimension 0; the whole tensor when `index` is None."""
+
+    source: str
+    index: tuple[int, ...] | None = None
+    scale: float = 1.0
+
+
+@frozen(kw_only=True)
+class Fresh:
+    """A grown tensor starts anew: as its module initialises it, or all zero."""
+
+    init: Literal["module", "zeros"] = "module"
+
+
+Origin = CopyOf | Fresh
+
+
+@frozen(kw_only=True)
+class GrowthRequest:
+    """What an operator is asked: one rack before and after. Shapes are by canonical parameter name; all of it cold."""
+
+    old_stacks: Mapping[str, int]
+    new_stacks: Mapping[str, int]
+    residual_outputs: tuple[str, ...] = ()
+
+
+@frozen(kw_only=True)
+class BlockOrigin:
+    """Where a new block comes from: an old block by stack and index, or fresh (`source` None), perhaps with zeroed residual outputs."""
+
+    source: tuple[str, int] | None
+    zero_residual: bool = False
+
+
+class GrowthOperator(Protocol):
+    """How new blocks come into being: a pure map from new blocks to old ones."""
+
+    @property
+    def preserves_function(self) -> bool:
+        """Whether the outputs stay as they were (to fp32 rounding)."""
+        ...
+
+    def map_blocks(self, request: GrowthRequest) -> Mapping[tuple[str, int], BlockOrigin]:
+        """(stack, index) of every block of the new rack → its origin.
+
+        Raises:
+            ValueError: the change is none this operator can make; the sentence says which it can.
+        """
+        ...
+
+
+@runtime_checkable
+class ParameterGrowth(Protocol):
+    """An operator that maps tensor by tensor (width growth)."""
+
+    def map_parameters(self, old: Mapping[str, tuple[int, ...]], new: Mapping[str, tuple[int, ...]]) -> Mapping[str, Origin]: ...
+
+
+class Adapter(Protocol):
+    """Glue at a junction of the model: an `nn.Module` from tensor to tensor."""
+
+    def get_spec(self) -> AdapterSpec: ...
+    def __call__(self, hidden: torch.Tensor) -> torch.Tensor: ...
+
+
+Observer = Callable[[Any], None]
+"""Called with every event of the training machine; one that raises is dropped with a warning."""
+

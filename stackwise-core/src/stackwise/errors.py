@@ -1,0 +1,109 @@
+"""Three kinds of fault, kept apart by class and by exit code.
+
+A `UserError` is mended in the config or the data, a `ProviderError` in an installed provider; every other
+exception is a bug of StackWise itself.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+from attrs import frozen
+
+
+@frozen
+class Position:
+    """A place in a config: a file (or `--set`, or `<config>` for a dict), and 1-based line and column."""
+
+    source: str
+    line: int | None = None
+    column: int | None = None
+
+    def __str__(self) -> str:
+        if self.line is None:
+            return self.source
+        return f"{self.source}:{self.line}:{self.column}"
+
+
+@frozen
+class Problem:
+    """One mistake: the dotted key, where it was written, and a sentence with the value, the rule and the fix."""
+
+    message: str
+    path: str = ""
+    where: Position | None = None
+
+    def __str__(self) -> str:
+        place = f"{self.where}: " if self.where else ""
+        key = f"{self.path}: " if self.path else ""
+        return f"{place}{key}{self.message}"
+
+
+class StackwiseError(Exception):
+    """Base of every error StackWise raises on purpose."""
+
+    exit_code = 1
+
+
+class UserError(StackwiseError):
+    """The user's input is at fault: config, data, command line."""
+
+    exit_code = 2
+
+
+class ConfigError(UserError):
+    """A config with mistakes; `problems` holds every one of them."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+class UnknownComponentError(UserError):
+    """A component id that no installed provider offers."""
+
+
+class SelectorError(UserError):
+    """A selector that matches nothing, or is not a selector."""
+
+
+class ScheduleError(UserError):
+    """A timeline that does not hold together: empty, overlapping or unfinished phases, impossible durations."""
+
+
+class SpecError(UserError):
+    """Two sides of a junction that do not fit and may not be bridged."""
+
+
+class DataError(UserError):
+    """Data that cannot be trained on: empty, too short, outside the vocabulary, ragged."""
+
+
+class ProviderError(StackwiseError):
+    """An installed provider broke its contract."""
+
+    exit_code = 3
+
+    def __init__(self, message: str, *, provider: str = "", distribution: str = "") -> None:
+        self.provider, self.distribution = provider, distribution
+        super().__init__(message)
+
+
+class TrainingHalted(StackwiseError):
+    """Training stopped by rule: too many steps in a row were not finite."""
+
+    exit_code = 4
+
+
+def near_names(name: str, known: Iterable[str], count: int = 3) -> list[str]:
+    """The known names most like `name`, best first."""
+    return difflib.get_close_matches(name, list(known), n=count, cutoff=0.6)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """` — did you mean 'a' or 'b'?`, or, when nothing is near, the known names; empty when there are none."""
+    names = sorted(set(known))
+    if near := near_names(name, names):
+        return " — did you mean " + " or ".join(f"'{n}'" for n in near) + "?"
+    return f" — known: {', '.join(names)}" if names else ""

@@ -1,0 +1,222 @@
+"""The declared training state, and the timeline of it: phases compiled to integer steps.
+
+A `PhaseSchedule` is what everything downstream reads: plan, pricing, machine and log share the one object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from fractions import Fraction
+from typing import Any, Literal
+
+import attrs
+from attrs import Factory, field, frozen
+
+from stackwise.contracts import BlockOrigin, Built
+from stackwise.schedules import Curve
+from stackwise.time import Clock, Duration, Moment, compile_clock
+
+
+@frozen(kw_only=True)
+class Part:
+    """One component as declared: a registered id with options, a `Built` callable, or a finished object.
+
+    `options` holds the structure; what follows time is in `curves`, so two parts with equal `structure` differ in values only.
+    """
+
+    kind: str
+    id: str
+    """`<provider>.<component>`, or a name for messages when the part came as an object."""
+    options: Any = None
+    """Filled options object, or the mapping of a `Built`."""
+    curves: Mapping[str, Curve] = Factory(dict)
+    """Every option that may follow time, by name."""
+    given: Any = None
+    """The `Built` or the finished object; None when the id names a registered component."""
+
+    @property
+    def structure(self) -> tuple[Any, ...]:
+        """What must be built anew when it changes."""
+        if isinstance(self.given, Built):
+            return (self.id, self.given.make, _ordered(self.options))
+        return (self.id, self.given if self.given is None else id(self.given), self.options)
+
+    def options_at(self, t: float) -> Any:
+        """The options with the values in force at t."""
+        values = self.values_at(t)
+        if isinstance(self.options, Mapping):
+            return {**self.options, **values}
+        return attrs.evolve(self.options, **values) if values else self.options
+
+    def values_at(self, t: float) -> dict[str, float]:
+        """The values in force at t of the options that may follow time."""
+        return {name: curve(t) for name, curve in self.curves.items()}
+
+
+def _ordered(value: Any) -> Any:
+    """Nested maps as tuples of items, because the order of stacks has meaning and dict equality ignores it."""
+    if isinstance(value, Mapping):
+        return tuple((key, _ordered(inner)) for key, inner in value.items())
+    return tuple(map(_ordered, value)) if isinstance(value, list | tuple) else value
+
+
+@frozen(kw_only=True)
+class DataState:
+    """What the model sees."""
+
+    sources: Mapping[str, Part]
+    mix: Mapping[str, Curve]
+    """Source → weight over time; only ratios matter."""
+    batch_size: int | None = None
+    """Rows of a micro-batch; None: as the one iterable delivers them."""
+    seq_len: int | None = None
+    """Positions of a row that the model sees; None: the data has no length to cut."""
+    accumulate: int = 1
+    """Micro-batches of one step."""
+    rename: Mapping[str, str] = Factory(dict)
+    """Field the task needs → field the loader delivers."""
+    transforms: tuple[Part, ...] = ()
+
+    @property
+    def rows(self) -> int | None:
+        """Rows of one step."""
+        return None if self.batch_size is None else self.batch_size * self.accumulate
+
+    @property
+    def tokens_per_step(self) -> int | None:
+        """Scheduled positions of one step, padding included."""
+        return None if self.rows is None or self.seq_len is None else self.rows * self.seq_len
+
+
+@frozen(kw_only=True)
+class ModelState:
+    """What the model is."""
+
+    embedding: Part
+    rack: Part
+    head: Part
+    adapters: Mapping[str, tuple[Part, ...]] = Factory(dict)
+    """Junction (`embedding-rack`, `rack-head`) → adapters in forward order."""
+    freeze: tuple[str, ...] = ()
+    stacks: Mapping[str, int] = Factory(dict)
+    """Stack name → blocks, in forward order; empty when the rack declares none."""
+
+
+@frozen(kw_only=True)
+class GroupState:
+    """Parameters with values of their own."""
+
+    name: str
+    select: tuple[str, ...]
+    """Selectors; empty: every trainable parameter that no other group takes."""
+    curves: Mapping[str, Curve]
+
+
+@frozen(kw_only=True)
+class OptimizerState:
+    """How the model learns."""
+
+    part: Part
+    groups: tuple[GroupState, ...] = ()
+    """The declared groups, most specific first come, then the rest as `default`."""
+    clip: float | None = None
+    """Largest gradient norm; None: no clipping."""
+
+
+@frozen(kw_only=True)
+class TrainingState:
+    """The complete declaration at an instant: the task and the three planes."""
+
+    task: Part
+    data: DataState
+    model: ModelState
+    optimizer: OptimizerState
+
+
+@frozen(kw_only=True)
+class Enter:
+    """How a boundary is crossed; belongs to its phase and is never inherited."""
+
+    growth: Part | None = None
+    moments: Literal["copy", "reset"] = "copy"
+    """Moments of copied parameters: copied with them, or started anew."""
+
+
+@frozen(kw_only=True)
+class Change:
+    """One key whose declaration differs from the phase before."""
+
+    path: str
+    before: str
+    after: str
+
+
+@frozen(kw_only=True)
+class Transition:
+    """The difference between two declared states, and how it is crossed."""
+
+    changes: tuple[Change, ...]
+    blocks: Mapping[tuple[str, int], BlockOrigin] = Factory(dict)
+    """Every block of the new rack → its origin, when the stacks change."""
+    preserves_function: bool = True
+    notes: tuple[str, ...] = ()
+    """What is lost or started anew on purpose, in sentences."""
+
+
+@frozen(kw_only=True)
+class CompiledPhase:
+    """A named segment [start, stop) of the run with its complete state."""
+
+    name: str
+    index: int
+    start: int
+    stop: int
+    state: TrainingState | None = None
+    """None: whatever finished objects the machine was given."""
+    enter: Enter = Factory(Enter)
+    transition: Transition | None = None
+    """None for the first phase."""
+
+
+@frozen
+class PhaseSchedule:
+    """The compiled timeline: one clock and the phases on it."""
+
+    clock: Clock
+    phases: tuple[CompiledPhase, ...]
+    evaluate_at: Mapping[str, tuple[int, ...]] = field(factory=dict)
+    """Evaluation name → the steps before which it runs, boundaries and both ends included."""
+
+    @classmethod
+    def single(cls, *, steps: int, state: TrainingState | None = None) -> PhaseSchedule:
+        """One phase over `steps` steps, for machines made of finished objects.
+
+        Raises:
+            ScheduleError: fewer than one step.
+        """
+        whole = Duration(Fraction(1), "fraction")
+        clock = compile_clock(Duration(Fraction(steps), "steps"), ["train"], [whole], [None])
+        return cls(clock, (CompiledPhase(name="train", index=0, start=0, stop=steps, state=state),))
+
+    @property
+    def steps(self) -> int:
+        """T, the number of steps of the run."""
+        return self.clock.steps
+
+    def phase_at(self, step: int) -> CompiledPhase:
+        """The phase that step k belongs to; the last one for k = T."""
+        return self.phases[self.clock.phase_index(step)]
+
+    def at(self, *, step: int | None = None, t: float | None = None) -> Moment:
+        """The instant of a step, or of the first step at or after run time t."""
+        if step is None:
+            if t is None:
+                raise TypeError("at() takes a step or a t")
+            step = self.clock.step_at(t)
+        phase = self.phase_at(step)
+        t0, t1 = self.clock.t(phase.start), self.clock.t(phase.stop)
+        now = self.clock.t(step)
+        return Moment(step, now, phase.name, phase.index, (now - t0) / (t1 - t0), self.clock.tokens(step))
+
+    def __iter__(self) -> Iterator[CompiledPhase]:
+        return iter(self.phases)

@@ -1,0 +1,126 @@
+"""Specs: frozen descriptions of an artifact's boundary, in named dimensions, dtype names and value bounds.
+
+A component's options say its spec (`options.to_spec()`), so junctions are checked before anything is built. Dimensions are
+names scoped to their component; `unification.py` finds their sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from attrs import Factory, field, frozen
+
+Dim = str | int
+"""A named dimension, or a fixed size."""
+
+RUNTIME_DIMS = frozenset({"batch", "time"})
+"""Dimensions that the data plane's requests decide at every step; never unified to one number."""
+
+
+def _dims(value: str | tuple[Dim, ...]) -> tuple[Dim, ...]:
+    if isinstance(value, str):
+        return tuple(int(part) if part.isdigit() else part for part in value.split())
+    return tuple(value)
+
+
+@frozen
+class TensorSpec:
+    """One tensor at a boundary: `TensorSpec("batch time width", "float32")`."""
+
+    dims: tuple[Dim, ...] = field(converter=_dims)
+    """Names and sizes in order; written as one string or a tuple."""
+    dtype: str = "floating"
+    """A torch dtype by name, or `floating` / `integer` for any of the kind."""
+    bounds: tuple[int, Dim] | None = None
+    """Values v of integer tensors satisfy bounds[0] <= v < bounds[1]; the upper bound may be a dimension (`vocab`)."""
+    unit: str | None = None
+    """What one entry stands for (`byte`), where metrics depend on it."""
+
+    def __str__(self) -> str:
+        inner = " ".join(map(str, self.dims))
+        bounds = f" in [{self.bounds[0]}, {self.bounds[1]})" if self.bounds else ""
+        return f"{self.dtype}[{inner}]{bounds}"
+
+
+HIDDEN = TensorSpec("batch time width")
+"""The usual hidden state."""
+
+
+@frozen(kw_only=True)
+class BatchSpec:
+    """The fields of a batch that a loader delivers."""
+
+    fields: Mapping[str, TensorSpec]
+
+
+@frozen(kw_only=True)
+class EmbeddingSpec:
+    """Batch fields in, hidden state out."""
+
+    inputs: Mapping[str, TensorSpec]
+    output: TensorSpec = HIDDEN
+
+
+@frozen(kw_only=True)
+class RackSpec:
+    """Hidden state in and out, and what the core may ask of the rack."""
+
+    input: TensorSpec = HIDDEN
+    output: TensorSpec = HIDDEN
+    side: Mapping[str, TensorSpec] = Factory(dict)
+    """Side inputs that `forward` accepts by keyword; each is passed when the batch has it."""
+    attention: tuple[str, ...] = ()
+    """Attention modes it offers (`causal`, `bidirectional`); empty: it has none and asks for none."""
+    stacks: Mapping[str, int] = Factory(dict)
+    """Stack name → number of blocks, in forward order."""
+    residual_outputs: tuple[str, ...] = ()
+    """Parameters inside a block (`attention.output.weight`) to zero to make the block the identity."""
+    block_path: str = "stacks.{stack}.{index}"
+    """Where a block's parameters live inside the rack; models from elsewhere name their own."""
+
+
+@frozen(kw_only=True)
+class HeadSpec:
+    """Hidden state in, named outputs out."""
+
+    input: TensorSpec = HIDDEN
+    outputs: Mapping[str, TensorSpec]
+    ties: Mapping[str, str] = Factory(dict)
+    """Own parameter → canonical name of the parameter it is (`weight` → `embedding.weight`); re-made after every ETL."""
+
+
+@frozen(kw_only=True)
+class TaskSpec:
+    """What a task needs from its surroundings."""
+
+    batch: Mapping[str, TensorSpec]
+    """Fields it needs from the loader."""
+    inputs: Mapping[str, TensorSpec]
+    """Fields that its prepared batch offers to the embedding and as side inputs."""
+    outputs: Mapping[str, TensorSpec]
+    """Head outputs its loss reads."""
+    side: tuple[str, ...] = ()
+    """Side inputs the rack must accept for the task to be what it says."""
+    attention: str | None = None
+    """Attention mode it needs; None: any."""
+    lookahead: int = 0
+    """Entries each row needs beyond seq_len (1 for next-token prediction)."""
+
+
+@frozen(kw_only=True)
+class OptimizerSpec:
+    """What an optimizer keeps for a parameter."""
+
+    state_elements: Callable[[tuple[int, ...]], int]
+    """Shape of a parameter → number of state entries kept for it, each of the parameter's dtype."""
+
+
+@frozen(kw_only=True)
+class AdapterSpec:
+    """One tensor in, one tensor out."""
+
+    input: TensorSpec
+    output: TensorSpec
+
+
+Spec = BatchSpec | EmbeddingSpec | RackSpec | HeadSpec | TaskSpec | OptimizerSpec | AdapterSpec
