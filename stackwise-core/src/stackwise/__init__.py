@@ -7,7 +7,7 @@ nothing and never imports torch by itself.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
@@ -58,6 +58,40 @@ _FACE = {
 }
 
 __all__ = ["__version__", *_FACE]
+
+if TYPE_CHECKING:  # the types that provider authors and users check against; the table above stays the one place that resolves them
+    from stackwise.contracts import BlockOrigin as BlockOrigin
+    from stackwise.contracts import BuildContext as BuildContext
+    from stackwise.contracts import Built as Built
+    from stackwise.contracts import Component as Component
+    from stackwise.contracts import CopyOf as CopyOf
+    from stackwise.contracts import Fresh as Fresh
+    from stackwise.contracts import GrowthRequest as GrowthRequest
+    from stackwise.contracts import ParameterGroup as ParameterGroup
+    from stackwise.errors import ConfigError as ConfigError
+    from stackwise.errors import DataError as DataError
+    from stackwise.errors import ProviderError as ProviderError
+    from stackwise.errors import StackwiseError as StackwiseError
+    from stackwise.errors import TrainingHalted as TrainingHalted
+    from stackwise.errors import UserError as UserError
+    from stackwise.hookspecs import hookimpl as hookimpl
+    from stackwise.options import Stack as Stack
+    from stackwise.options import dimension as dimension
+    from stackwise.options import follows_task as follows_task
+    from stackwise.options import option as option
+    from stackwise.options import scheduled as scheduled
+    from stackwise.options import stacks as stacks
+    from stackwise.phases import PhaseSchedule as PhaseSchedule
+    from stackwise.specs import AdapterSpec as AdapterSpec
+    from stackwise.specs import BatchSpec as BatchSpec
+    from stackwise.specs import EmbeddingSpec as EmbeddingSpec
+    from stackwise.specs import HeadSpec as HeadSpec
+    from stackwise.specs import OptimizerSpec as OptimizerSpec
+    from stackwise.specs import RackSpec as RackSpec
+    from stackwise.specs import TaskSpec as TaskSpec
+    from stackwise.specs import TensorSpec as TensorSpec
+    from stackwise.time import Duration as Duration
+    from stackwise.time import Moment as Moment
 
 
 def __getattr__(name: str) -> Any:

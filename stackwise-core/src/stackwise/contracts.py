@@ -113,6 +113,7 @@ class Task(Protocol):
     def loss(self, outputs: Mapping[str, torch.Tensor], batch: Batch) -> tuple[torch.Tensor, torch.Tensor | float, Mapping[str, Totals]]: ...
 
 
+@runtime_checkable
 class Loader(Protocol):
     """A deterministic stream with a cursor. `take` delivers the next rows; a row belongs to exactly one `take`.
 

@@ -15,6 +15,7 @@ from attrs import Factory, field, frozen
 from stackwise.contracts import BlockOrigin, Built
 from stackwise.schedules import Curve
 from stackwise.time import Clock, Duration, Moment, compile_clock
+from stackwise.unification import Bridge
 
 
 @frozen(kw_only=True)
@@ -73,8 +74,8 @@ class DataState:
     """Positions of a row that the model sees; None: the data has no length to cut."""
     accumulate: int = 1
     """Micro-batches of one step."""
-    rename: Mapping[str, str] = Factory(dict)
-    """Field the task needs → field the loader delivers."""
+    bridges: tuple[Bridge, ...] = ()
+    """Lossless differences between sources and task."""
     transforms: tuple[Part, ...] = ()
 
     @property
@@ -100,6 +101,8 @@ class ModelState:
     freeze: tuple[str, ...] = ()
     stacks: Mapping[str, int] = Factory(dict)
     """Stack name → blocks, in forward order; empty when the rack declares none."""
+    bridges: tuple[Bridge, ...] = ()
+    """Lossless differences from the task's batch to the head's outputs."""
 
 
 @frozen(kw_only=True)
@@ -217,6 +220,18 @@ class PhaseSchedule:
         t0, t1 = self.clock.t(phase.start), self.clock.t(phase.stop)
         now = self.clock.t(step)
         return Moment(step, now, phase.name, phase.index, (now - t0) / (t1 - t0), self.clock.tokens(step))
+
+    def moments(self, phase: CompiledPhase, step: int) -> Iterator[Moment]:
+        """The instants of a phase from `step` on; what `at` says of each, at a fraction of the cost."""
+        clock = self.clock
+        in_steps, span = clock.horizon.unit == "steps", float(clock.horizon.value)
+        t0, rate = clock.t(phase.start), clock.rates[phase.index]
+        width, tokens = clock.t(phase.stop) - t0, clock.tokens(step)
+        name, index = phase.name, phase.index
+        for k in range(step, phase.stop):
+            t = k / span if in_steps else tokens / span
+            yield Moment(k, t, name, index, (t - t0) / width, tokens)
+            tokens += rate
 
     def __iter__(self) -> Iterator[CompiledPhase]:
         return iter(self.phases)

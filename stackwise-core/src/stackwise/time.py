@@ -13,7 +13,9 @@ from attrs import field, frozen
 
 from stackwise.errors import ScheduleError
 
-_DURATION = re.compile(r"^\s*([0-9][0-9_]*(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?|\.[0-9]+(?:[eE][+-]?[0-9]+)?)\s*(%|[a-z]+)\s*$")
+_DURATION = re.compile(  # digits and exponents are bounded, because exact fractions would fill the memory with 1e999999999
+    r"\s*([0-9][0-9_]{0,30}(?:\.[0-9]{0,30})?(?:[eE][+-]?[0-9]{1,2})?|\.[0-9]{1,30}(?:[eE][+-]?[0-9]{1,2})?)\s*(%|[a-z]{1,9})\s*\Z"
+)
 _UNITS = {"%": "fraction", "step": "steps", "steps": "steps", "token": "tokens", "tokens": "tokens"}
 
 

@@ -1,0 +1,64 @@
+# Everything runs from a fresh checkout with Python >= 3.11 (venv, pip) and make. `make help` lists the targets.
+
+PYTHON ?= python3
+VENV ?= .venv
+CONFIG ?= examples/grow-bytes.yaml
+JOBS ?= 2
+PYTEST_ARGS ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+PACKAGES := stackwise-core stackwise-providers-optim stackwise-providers-data stackwise-providers-transformer
+PYPROJECTS := $(PACKAGES:%=%/pyproject.toml)
+READY := $(VENV)/.stackwise-installed
+READY_DEV := $(VENV)/.stackwise-dev-installed
+
+# One thread a process: two such processes beat one of two threads, and results do not depend on the machine.
+TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+.DEFAULT_GOAL := help
+.PHONY: help run test test-fast check bench bench-quality clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*##/ —/'
+
+run: $(READY)  ## install StackWise into VENV and train the first example (CONFIG=… for another)
+	$(BIN)/stackwise run $(CONFIG)
+
+test: $(READY_DEV)  ## every test, clean-environment installs included
+	$(TEST) -n $(JOBS) --dist loadfile
+
+test-fast: $(READY_DEV)  ## the tests that take seconds
+	$(TEST) -n $(JOBS) --dist loadfile -m "not slow"
+
+check: $(READY_DEV)  ## lint, format, types, floors and import circles
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(TEST) tests/test_floors.py
+
+bench: $(READY_DEV)  ## print every table of benchmarks/
+	@test -n "$(wildcard benchmarks/*.py)" || { echo "benchmarks/ holds no benchmark" >&2; exit 2; }
+	@set -e; for script in $(sort $(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python $$script; done
+
+bench-quality: $(READY_DEV)  ## print the tables of benchmarks/quality/: whole trainings, minutes to hours
+	@test -n "$(wildcard benchmarks/quality/*.py)" || { echo "benchmarks/quality/ holds no benchmark" >&2; exit 2; }
+	@set -e; for script in $(sort $(wildcard benchmarks/quality/*.py)); do echo "== $$script"; $(BIN)/python $$script; done
+
+clean:  ## remove VENV, caches and build output; runs/ stays
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	rm -rf $(PACKAGES:%=%/build) $(PACKAGES:%=%/dist) $(wildcard $(PACKAGES:%=%/src/*.egg-info))
+	find $(PACKAGES) tests $(wildcard examples benchmarks) -type d -name __pycache__ -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "StackWise needs Python 3.11 or newer: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+
+$(READY): constraints.txt $(PYPROJECTS) | $(BIN)/python
+	$(PIP) install -c constraints.txt torch==2.13.0 setuptools wheel
+	$(PIP) install -c constraints.txt --no-build-isolation $(PACKAGES:%=-e ./%)
+	@touch $@
+
+$(READY_DEV): requirements-dev.txt $(READY)
+	$(PIP) install -c constraints.txt -r requirements-dev.txt
+	@touch $@

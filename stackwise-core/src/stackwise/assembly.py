@@ -1,0 +1,174 @@
+"""Assembly: a plan's declarations and finished objects → planes → the training machine. The only caller of factories."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from stackwise.config import Experiment
+from stackwise.contracts import BuildContext, Built, Observer, ParameterGroup
+from stackwise.discovery import discover
+from stackwise.errors import ProviderError, StackwiseError
+from stackwise.evaluation import Evaluation
+from stackwise.machine import TrainingMachine
+from stackwise.phases import Part
+from stackwise.placement import Placement
+from stackwise.plan import EvaluationPlan, Plan, make_plan
+from stackwise.planes.data import DataPlane
+from stackwise.planes.model import ModelPlane
+from stackwise.planes.objective import Objective
+from stackwise.planes.optimizer import OptimizerPlane
+from stackwise.registry import Registry
+from stackwise.streams import step_seed, stream_key
+
+
+def assemble(source: Plan | Experiment, registry: Registry | None = None) -> TrainingMachine:
+    """Make the machine of a plan, or of an experiment planned here.
+
+    Args:
+        source: a plan, or an experiment.
+        registry: the components an experiment may name; discovered when left out.
+
+    Raises:
+        ConfigError: mistakes in the experiment.
+        ProviderError: a component that is needed cannot be built.
+    """
+    plan = source if isinstance(source, Plan) else make_plan(source, registry if registry is not None else discover())
+    run = plan.experiment.run
+    if run.threads is not None:
+        torch.set_num_threads(run.threads)
+    placement = Placement(run.device, run.precision)
+    parts = Workshop(plan)
+    return TrainingMachine(
+        model=ModelPlane(parts.module, device=placement.device),
+        data=parts.data("train", placement),
+        task=Objective(parts.task),
+        optimizer=OptimizerPlane(parts.optimizer),
+        schedule=plan.schedule,
+        evaluations=[parts.evaluation(declared, placement) for declared in plan.evaluations],
+        placement=placement,
+        grow=parts.growth,
+        seed=run.seed,
+        halt_after=run.halt_after,
+        bridges=[str(bridge) for bridge in plan.bridges],
+    )
+
+
+class Workshop:
+    """Builds every artifact a plan declares; planes see only its bound methods.
+
+    Args:
+        plan: the compiled experiment.
+        device: where modules are built; `meta` to price them without weights.
+    """
+
+    def __init__(self, plan: Plan, device: str = "cpu") -> None:
+        self._plan, self._device = plan, torch.device(device)
+        self._seed = plan.experiment.run.seed
+        self._built: dict[str, int] = {}
+
+    def module(self, role: str, part: Part) -> nn.Module:
+        """A module of the model, initialised from the stream of its role; each rebuild of a role has a stream of its own."""
+        count = self._built[role] = self._built.get(role, -1) + 1
+        with _seeded(step_seed(stream_key(self._seed, "init", role), count)), self._device:
+            module = self._make(part, role)
+        if not isinstance(module, nn.Module):
+            raise ProviderError(f"{part.kind} {part.id} was built as a {type(module).__name__}: it must be an nn.Module")
+        return module
+
+    def task(self, part: Part) -> Any:
+        """The objective of a declared task."""
+        return self._make(part, "task")
+
+    def growth(self, part: Part) -> Any:
+        """A growth operator."""
+        return self._make(part, "growth")
+
+    def transform(self, part: Part) -> Any:
+        """A transform of batches."""
+        return self._make(part, "transform")
+
+    def observer(self, part: Part) -> Observer:
+        """A consumer of events."""
+        observer: Observer = self._make(part, "observer")
+        return observer
+
+    def optimizer(self, part: Part, t: float, groups: Sequence[ParameterGroup]) -> torch.optim.Optimizer:
+        """An optimizer over parameter groups, with the values in force at t."""
+        if isinstance(part.given, Built):
+            entries = [{"params": list(g.parameters.items()), "group": g.name, **g.values} for g in groups]
+            with _as_faults_of(part):
+                optimizer: torch.optim.Optimizer = part.given.make(entries, **part.options_at(t))
+            return optimizer
+        made: torch.optim.Optimizer = self._make(part, "optimizer", groups, t=t)
+        return made
+
+    def data(self, split: str, placement: Placement) -> DataPlane:
+        """The data plane of a split."""
+        return DataPlane(
+            lambda name, part: self._make(part, f"data.{name}", split=split),
+            build_transform=self.transform,
+            device=placement.device,
+            seed=self._seed,
+        )
+
+    def evaluation(self, declared: EvaluationPlan, placement: Placement) -> Evaluation:
+        """A named evaluation with its data read and ready."""
+        data = self.data(declared.name, placement)
+        data.enter(declared.state, lookahead=self._plan.lookahead)
+        return Evaluation(name=declared.name, data=data, state=declared.state, batches=declared.batches, seed=self._seed)
+
+    def _make(self, part: Part, consumer: str, *extra: Any, split: str = "train", t: float = 0.0) -> Any:
+        if part.given is not None and not isinstance(part.given, Built):
+            return part.given
+        options = part.options_at(t)
+        with _as_faults_of(part):
+            if isinstance(part.given, Built):
+                return part.given.make(**_plain_stacks(options))
+            factory = self._plan.registry.get(part.kind, part.id).load_factory()  # type: ignore[arg-type]  # a Part's kind is a Kind
+            return factory(options, self._context(consumer, split), *extra)
+
+    def _context(self, consumer: str, split: str) -> BuildContext:
+        plan = self._plan
+        return BuildContext(
+            seed=step_seed(stream_key(self._seed, consumer), 0),
+            split=split,
+            steps=plan.schedule.steps,
+            max_rows=plan.max_rows,
+            max_length=plan.max_length,
+            specs=plan.joined[0].specs(),
+        )
+
+
+def _plain_stacks(options: Mapping[str, Any]) -> dict[str, Any]:
+    """A user's callable gets its stacks as an ordered dict of name → blocks."""
+    if "stacks" not in options:
+        return dict(options)
+    return {**options, "stacks": {stack.name: stack.blocks for stack in options["stacks"]}}
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Draw from a stream of its own, and leave the process's generators as they were."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def _as_faults_of(part: Part) -> Iterator[None]:
+    """What a registered factory raises is the provider's fault; what a user's own callable raises is shown as it is."""
+    try:
+        yield
+    except StackwiseError:
+        raise
+    except Exception as error:
+        if part.given is not None:
+            raise
+        raise ProviderError(f"{part.kind} '{part.id}' could not be built: {type(error).__name__}: {error}", provider=part.id.partition(".")[0]) from error
+
+

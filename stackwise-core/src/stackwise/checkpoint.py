@@ -1,0 +1,111 @@
+"""Weights on disk: safetensors beside a JSON description, keyed by name, written so that a half-written one is never taken for whole."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from hashlib import sha256
+from pathlib import Path
+from shutil import rmtree
+from typing import Any
+
+import torch
+from safetensors.torch import load, save
+from torch import nn
+
+from stackwise.errors import UserError
+
+WEIGHTS, DESCRIPTION = "weights.safetensors", "weights.json"
+
+
+def named_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters, tied ones once, and persistent buffers, by canonical name."""
+    tensors: dict[str, torch.Tensor] = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    persistent = model.state_dict().keys()
+    return tensors | {name: buffer for name, buffer in model.named_buffers() if name in persistent}
+
+
+def save_weights(model: nn.Module, directory: Path, about: Mapping[str, Any]) -> Path:
+    """Write a model's weights into a new directory, all or nothing.
+
+    The directory is made beside its final place, every file is forced to disk, and only then it is renamed; an existing one
+    of that name is replaced after the new one is whole.
+
+    Args:
+        model: any module; tied parameters are written once, under their first name.
+        directory: where to; its parent exists.
+        about: what else the description says (specs, step, providers).
+
+    Raises:
+        OSError: the disk refuses; nothing is left behind.
+    """
+    tensors = {name: tensor.contiguous().cpu() for name, tensor in named_tensors(model).items()}
+    content = save(tensors)
+    description = {
+        "format": 1,
+        **about,
+        "sha256": sha256(content).hexdigest(),
+        "tensors": {name: {"shape": list(t.shape), "dtype": str(t.dtype).removeprefix("torch.")} for name, t in tensors.items()},
+    }
+    fresh = directory.with_name(f".{directory.name}.{os.getpid()}.writing")
+    rmtree(fresh, ignore_errors=True)
+    try:
+        fresh.mkdir()
+        write_durably(fresh / WEIGHTS, content)
+        write_durably(fresh / DESCRIPTION, (json.dumps(description, indent=1, default=str) + "\n").encode())
+        sync_directory(fresh)
+        if directory.exists():
+            rmtree(directory)
+        fresh.rename(directory)
+        sync_directory(directory.parent)
+    except BaseException:
+        rmtree(fresh, ignore_errors=True)
+        raise
+    return directory
+
+
+def load_weights(model: nn.Module, directory: Path) -> dict[str, Any]:
+    """Read weights into a model of the same names, shapes and dtypes; returns the description.
+
+    Raises:
+        UserError: no weights there, bytes that are not those described, or any difference of names, shapes and dtypes, all named.
+    """
+    try:
+        description: dict[str, Any] = json.loads((directory / DESCRIPTION).read_text("utf-8"))
+        content = (directory / WEIGHTS).read_bytes()
+    except (OSError, ValueError) as error:
+        raise UserError(f"{directory} holds no readable weights: {error}") from None
+    if sha256(content).hexdigest() != description.get("sha256"):
+        raise UserError(f"{directory / WEIGHTS} is damaged: its sha256 is not the one {DESCRIPTION} states")
+    saved, own = load(content), named_tensors(model)
+    differences = [f"missing in the file: {name}" for name in own.keys() - saved.keys()]
+    differences += [f"not in the model: {name}" for name in saved.keys() - own.keys()]
+    differences += [
+        f"{name}: {saved[name].dtype} {tuple(saved[name].shape)} in the file, {own[name].dtype} {tuple(own[name].shape)} in the model"
+        for name in own.keys() & saved.keys()
+        if saved[name].shape != own[name].shape or saved[name].dtype != own[name].dtype
+    ]
+    if differences:
+        raise UserError(f"the weights in {directory} are not this model's:\n  " + "\n  ".join(sorted(differences)))
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(saved[name])
+    return description
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Write a file and force it to disk."""
+    with open(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_directory(path: Path) -> None:
+    """Force a directory's entries to disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

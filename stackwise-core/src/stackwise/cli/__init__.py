@@ -1,0 +1,115 @@
+"""The command line: `stackwise COMMAND`. Commands are imported when they are called; errors become sentences and exit codes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+import click
+
+from stackwise import __version__
+from stackwise.errors import ProviderError, StackwiseError, did_you_mean
+
+COMMANDS: Mapping[str, tuple[str, str]] = {
+    "list-providers": ("stackwise.cli.list_providers:list_providers", "List installed providers, their components and their faults."),
+    "show": ("stackwise.cli.show:show", "Explain one component: options, spec, example."),
+    "validate": ("stackwise.cli.validate:validate", "Check a config and report every mistake at once."),
+    "plan": ("stackwise.cli.plan:plan", "Show the timeline and its transitions before anything runs."),
+    "run": ("stackwise.cli.run:run", "Train."),
+    "completion": ("stackwise.cli.completion:completion", "Print the shell code that completes commands and component ids."),
+}
+"""Command → ("module:attribute", its line in the listing). A command is a file of its own and a line here."""
+
+BROKEN_PIPE = 128 + 13
+"""Exit code when the reader of our output left (`| head -1`): as if stopped by SIGPIPE."""
+
+
+class _LazyGroup(click.Group):
+    """Knows its commands by name, imports one when it is called, and turns whatever it raises into an exit code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        command = getattr(import_module(module), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in COMMANDS and not args[0].startswith("-") and not ctx.resilient_parsing:
+            ctx.fail(f"no command '{args[0]}'{did_you_mean(args[0], COMMANDS)}")
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (click.exceptions.Exit, click.ClickException):
+            raise
+        except BrokenPipeError:
+            _silence_stdout()
+            code = BROKEN_PIPE
+        except (KeyboardInterrupt, click.Abort) as error:
+            code = _report(ctx, error, "stopped", 128 + signal.SIGINT)
+        except StackwiseError as error:
+            code = _report(ctx, error, f"{_culprit(error)}: {error}", error.exit_code)
+        except Exception as error:
+            text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            advice = "" if ctx.params.get("debug") else "; 'stackwise --debug …' prints where"
+            code = _report(ctx, error, f"this is a bug in StackWise, please report it: {text}{advice}", 1)
+        raise click.exceptions.Exit(code)
+
+
+def _culprit(error: StackwiseError) -> str:
+    return "provider error" if isinstance(error, ProviderError) else "error"
+
+
+def _report(ctx: click.Context, error: BaseException, sentence: str, code: int) -> int:
+    if ctx.params.get("debug"):
+        import traceback
+
+        click.echo("".join(traceback.format_exception(error)), err=True, nl=False)
+    click.echo(sentence, err=True)
+    return code
+
+
+def _silence_stdout() -> None:
+    """Keep the interpreter from complaining about the closed pipe when it flushes at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="stackwise", message="%(prog)s %(version)s")
+@click.option("--debug", is_flag=True, help="Print the traceback of an error too.")
+def main(debug: bool) -> None:
+    """Train neural networks along a timeline of declared states.
+
+    \b
+    stackwise list-providers      what is installed
+    stackwise show core.project   one component and its options
+    stackwise plan config.yaml    the timeline, before anything runs
+    stackwise run config.yaml     train
+
+    \b
+    Exit codes:
+      0    done
+      1    a bug in StackWise
+      2    the input is at fault: command line, config or data
+      3    an installed provider is at fault
+      4    training halted, as losses or gradients were not finite
+      130  stopped by Ctrl-C (143 by SIGTERM)
+    """
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")  # a terminal that knows only ASCII still gets every line

@@ -1,0 +1,81 @@
+"""`stackwise list-providers`: what is installed, and what is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import click
+
+from stackwise.discovery import GROUP, discover
+from stackwise.registry import Provider
+
+SLOW_SECONDS = 0.25
+"""A provider that takes longer than this to list is named: every command waits for it."""
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list of objects instead of a table.")
+def list_providers(as_json: bool) -> None:
+    """List the installed providers, their components and their faults.
+
+    A provider is any installed distribution with an entry point in the group 'stackwise.providers'; install one with pip and
+    it is listed here. A broken provider is listed with the reason and does not disturb the others.
+
+    \b
+    stackwise list-providers
+    stackwise list-providers --json
+
+    The JSON objects have the keys provider, distribution, version, status ('ok' or what is wrong), editable, location and
+    components, a list of objects with kind, name, id and summary.
+
+    Exit code: 0, whatever the state of the providers.
+    """
+    providers = discover().providers
+    click.echo(_as_json(providers) if as_json else _as_text(providers))
+    for provider in providers:
+        if provider.seconds > SLOW_SECONDS:
+            sentence = f"note: provider '{provider.name}' ({provider.distribution}) took {provider.seconds:.1f} s to list"
+            click.echo(f"{sentence}; its entry-point module should import nothing heavy", err=True)
+
+
+def _as_json(providers: Sequence[Provider]) -> str:
+    import json
+
+    rows = [
+        {
+            "provider": provider.name,
+            "distribution": provider.distribution,
+            "version": provider.version,
+            "status": provider.status,
+            "editable": provider.editable,
+            "location": provider.location,
+            "components": [
+                {"kind": found.kind, "name": found.component.name, "id": found.id, "summary": found.component.summary}
+                for found in provider.components
+            ],
+        }
+        for provider in providers
+    ]
+    return json.dumps(rows, indent=2)
+
+
+def _as_text(providers: Sequence[Provider]) -> str:
+    if not providers:
+        return f"no provider is installed: pip install a distribution with an entry point in the group '{GROUP}'"
+    heads = [(p.name, p.distribution, p.version + (" (editable)" if p.editable else ""), "ok" if p.ok else "broken") for p in providers]
+    titles = ("provider", "distribution", "version", "status")
+    widths = [max(len(row[i]) for row in (titles, *heads)) for i in range(3)]
+    found = [component for provider in providers for component in provider.components]
+    kind_width, id_width = (max((len(text) for text in texts), default=0) for texts in ([c.kind for c in found], [c.id for c in found]))
+
+    def line(row: Sequence[str]) -> str:
+        return "  ".join([*(text.ljust(width) for text, width in zip(row, widths, strict=False)), row[3]])
+
+    lines = [line(titles)]
+    for provider, head in zip(providers, heads, strict=True):
+        lines.append(line(head))
+        if not provider.ok:
+            lines.append(f"    {provider.status}")
+        for c in provider.components:
+            lines.append(f"    {c.kind:<{kind_width}}  {c.id:<{id_width}}  {c.component.summary}".rstrip())
+    return "\n".join(lines)

@@ -1,0 +1,37 @@
+"""`stackwise plan`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+
+@click.command(
+    epilog="""\b
+Example:
+  stackwise plan examples/grow-bytes.yaml
+
+Exit codes: 0 planned, 2 mistakes in the config, 3 a provider's defect.
+"""
+)
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one key of the config; may be given often.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+def plan(file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Show the timeline that the config FILE declares, without weights in memory and without reading data.
+
+    For every phase: steps, tokens, stacks and blocks, parameters, optimizer state, training FLOPs, learning rate; and for
+    every boundary what each plane changes, which block comes from which, what is adopted, copied, fresh or dropped, and
+    whether the function the model computes is preserved.
+    """
+    from stackwise import config
+    from stackwise.describe import plan_as_json, plan_as_text
+    from stackwise.discovery import discover
+    from stackwise.plan import make_plan
+    from stackwise.pricing import price
+
+    compiled = make_plan(config.load(file, overrides), discover())
+    prices = price(compiled)
+    click.echo(json.dumps(plan_as_json(compiled, prices), indent=1) if as_json else plan_as_text(compiled, prices))

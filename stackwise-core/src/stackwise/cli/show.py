@@ -1,0 +1,192 @@
+"""`stackwise show`: one component explained, without building it."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import textwrap
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+import click
+from click.shell_completion import CompletionItem
+
+from stackwise.contracts import Kind
+from stackwise.discovery import discover
+from stackwise.errors import UserError, did_you_mean
+from stackwise.options import config_key
+from stackwise.registry import KINDS, Registered, Registry
+from stackwise.specs import OptimizerSpec, Spec
+
+_PLACES: Mapping[Kind, str] = {
+    "embedding": "model.embedding",
+    "rack": "model.rack",
+    "head": "model.head",
+    "task": "task",
+    "optimizer": "optimizer",
+    "loader": "data.sources.<name>",
+    "transform": "data.transforms",
+    "adapter": "model.adapters.<junction>",
+    "growth": "phases.<name>.enter.growth",
+    "observer": "observers",
+}
+"""Kind → where a config names such a component."""
+
+_LISTED: frozenset[Kind] = frozenset({"transform", "adapter", "observer"})
+"""Kinds of which a place holds a list."""
+
+
+def _complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    registry = discover()
+    kind, colon, rest = incomplete.rpartition(":")
+    return [
+        CompletionItem(f"{kind}{colon}{found.id}", help=found.component.summary or found.kind)
+        for found in registry
+        if found.id.startswith(rest) and (not kind or found.kind == kind)
+    ]
+
+
+@click.command()
+@click.argument("component", shell_complete=_complete)
+def show(component: str) -> None:
+    """Explain one COMPONENT: its options, its spec and an example.
+
+    COMPONENT is an id as `list-providers` prints it; where two kinds share an id, put the kind before it.
+
+    \b
+    stackwise show core.project
+    stackwise show adapter:core.project
+
+    Exit codes: 0 done, 2 there is no such component, 3 its provider is broken.
+    """
+    found = _find(component)
+    click.echo("\n\n".join(_describe(registered) for registered in found))
+
+
+def _find(text: str) -> tuple[Registered, ...]:
+    """The components meant by `id` or `kind:id`; imports only their provider while the name is right."""
+    kind, colon, id = text.rpartition(":")
+    if colon and kind not in KINDS:
+        raise UserError(f"'{kind}' in '{text}' is no kind of component{did_you_mean(kind, KINDS)}")
+    found = _matching(discover(allow={id.partition(".")[0]}), kind, id)
+    return found or _refuse(discover(), kind, id)
+
+
+def _matching(registry: Registry, kind: str, id: str) -> tuple[Registered, ...]:
+    return tuple(found for found in registry.named(id) if not kind or found.kind == kind)
+
+
+def _refuse(registry: Registry, kind: str, id: str) -> tuple[Registered, ...]:
+    """Say why nothing was found, with every provider at hand for near names."""
+    for known in KINDS:
+        if kind == known:
+            return (registry.get(known, id),)
+    registry.check_provider(id)
+    raise registry.unknown(None, id)
+
+
+def _describe(found: Registered) -> str:
+    options = found.load_options()
+    parts = [
+        f"{found.id}  ({found.kind})",
+        _indent(found.component.summary) if found.component.summary else "",
+        _indent(f"from {found.distribution} {found.version}, provider '{found.provider}'"),
+        "",
+        _options(options),
+        "",
+        _spec(options, found.component.example),
+        "",
+        _example(found),
+    ]
+    return "\n".join(part for i, part in enumerate(parts) if part or i != 1)
+
+
+def _options(options: type) -> str:
+    fields: tuple[attrs.Attribute[Any], ...] = attrs.fields(options)
+    if not fields:
+        return "options: none"
+    lines = ["options:"]
+    for attribute in fields:
+        lines.append(f"  {config_key(attribute)}: {_type(attribute.type)}{_default(attribute)}")
+        about = [str(attribute.metadata.get("doc") or ""), *_rules(attribute.metadata)]
+        lines += textwrap.wrap("; ".join(filter(None, about)), 116, initial_indent="      ", subsequent_indent="      ")
+    return "\n".join(lines)
+
+
+def _type(annotation: object) -> str:
+    text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+    return re.sub(r"(?:\b[A-Za-z_]\w*\.)+(?=[A-Za-z_])", "", text)
+
+
+def _default(attribute: attrs.Attribute[Any]) -> str:
+    if attribute.default is attrs.NOTHING:
+        return "  (required)"
+    default: Any = attribute.default
+    if (factory := getattr(default, "factory", None)) is not None:
+        return " = made for each use" if default.takes_self else f" = {factory()!r}"
+    if attribute.default is None and (attribute.metadata.get("dimension") or attribute.metadata.get("follows_task")):
+        return ""
+    return f" = {attribute.default!r}"
+
+
+def _rules(metadata: Mapping[str, Any]) -> list[str]:
+    rules = []
+    if metadata.get("minimum") is not None:
+        rules.append(f"at least {metadata['minimum']}")
+    if metadata.get("maximum") is not None:
+        rules.append(f"at most {metadata['maximum']}")
+    if metadata.get("choices"):
+        rules.append("one of " + ", ".join(map(str, metadata["choices"])))
+    if metadata.get("scheduled"):
+        rules.append("may follow time: a number or a schedule")
+    if metadata.get("dimension"):
+        rules.append(f"left out, the dimension '{metadata['dimension']}' is filled from what the component is joined to")
+    if metadata.get("follows_task"):
+        rules.append(f"left out, it is the {metadata['follows_task']} that the task needs")
+    return rules
+
+
+def _spec(options: type, example: Mapping[str, Any]) -> str:
+    """The spec of the example, for what a component is joined to depends on its options."""
+    if not hasattr(options, "to_spec"):
+        return "spec: none declared"
+    names = {config_key(a): a.alias for a in attrs.fields(options)}
+    try:
+        spec: Spec = options(**{names[key]: value for key, value in example.items()}).to_spec()
+        return "spec of the example:\n" + "\n".join(_spec_lines(spec))
+    except Exception as error:  # a provider's code on a partial set of options: not knowing is an answer
+        return f"spec: known once the options are complete ({type(error).__name__}: {error})"
+
+
+def _spec_lines(spec: Spec) -> list[str]:
+    if isinstance(spec, OptimizerSpec):
+        return [f"  state: {spec.state_elements((8, 4))} entries for a parameter of shape 8 × 4"]
+    lines = []
+    for attribute in attrs.fields(type(spec)):
+        value = getattr(spec, attribute.name)
+        if isinstance(value, Mapping):
+            value = ", ".join(f"{name} {inner}" for name, inner in value.items())
+        elif isinstance(value, tuple):
+            value = ", ".join(map(str, value))
+        if value not in (None, "", 0):
+            lines.append(f"  {attribute.name}: {value}")
+    return lines
+
+
+def _example(found: Registered) -> str:
+    import yaml
+
+    node = _plain({"use": found.id, **found.component.example})
+    text = yaml.safe_dump([node] if found.kind in _LISTED else node, sort_keys=False, default_flow_style=None, allow_unicode=True)
+    return f"example, as the config's {_PLACES[found.kind]}:\n{_indent(text.rstrip())}"
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def _indent(text: str) -> str:
+    return textwrap.indent(text, "  ")

@@ -1,0 +1,40 @@
+"""`stackwise validate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command(
+    epilog="""\b
+Example:
+  stackwise validate exp.yaml
+
+Exit codes: 0 valid, 2 mistakes in the config (all of them are printed),
+3 a provider's defect.
+"""
+)
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one key of the config; may be given often.")
+@click.option("--cold", is_flag=True, help="Stop before torch is imported: keys, options, timeline and junctions only.")
+def validate(file: Path, overrides: tuple[str, ...], cold: bool) -> None:
+    """Check the config FILE and report every mistake at once, with its line and column.
+
+    First the cold half, without torch: keys, options, the timeline, the fit of all parts at their junctions. Then every phase
+    is built on the meta device, which costs no memory: parameter names that selectors must match, and shapes.
+    """
+    from stackwise import config
+    from stackwise.discovery import discover
+    from stackwise.plan import make_plan
+
+    plan = make_plan(config.load(file, overrides), discover())
+    if not cold:
+        from stackwise.pricing import price
+
+        price(plan)
+    phases = ", ".join(f"{phase.name} {phase.start}–{phase.stop}" for phase in plan.schedule)
+    click.echo(f"{file} is valid: {plan.schedule.steps:,} steps ({phases})")
+    for bridge in plan.bridges:
+        click.echo(f"bridged  {bridge}")

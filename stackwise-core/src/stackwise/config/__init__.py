@@ -1,0 +1,35 @@
+"""Configs: YAML or Python → an `Experiment`, every value with its place, every mistake at once."""
+
+from stackwise.config.component_options import parse_schedule, structure_options
+from stackwise.config.experiment import (
+    DataConfig,
+    EnterConfig,
+    EvaluateConfig,
+    Experiment,
+    GroupConfig,
+    ModelConfig,
+    OptimizerConfig,
+    PhaseConfig,
+    Ref,
+    RunConfig,
+)
+from stackwise.config.loading import experiment, load
+from stackwise.config.objects import Phase
+
+__all__ = [
+    "DataConfig",
+    "EnterConfig",
+    "EvaluateConfig",
+    "Experiment",
+    "GroupConfig",
+    "ModelConfig",
+    "OptimizerConfig",
+    "Phase",
+    "PhaseConfig",
+    "Ref",
+    "RunConfig",
+    "experiment",
+    "load",
+    "parse_schedule",
+    "structure_options",
+]

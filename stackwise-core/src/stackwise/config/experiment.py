@@ -1,0 +1,192 @@
+"""An experiment as declared: frozen classes for what a config says, phase by phase, before any provider is asked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from attrs import Factory, field, frozen
+
+from stackwise.config.nodes import Node, split
+from stackwise.errors import ConfigError, Position, Problem
+from stackwise.options import option
+from stackwise.schedules import Schedule
+from stackwise.time import Duration
+
+_RUN_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}\Z")
+
+
+@frozen(kw_only=True)
+class Ref:
+    """A component as named in a config: a registered id with options, or an object given in code.
+
+    Neither `use` nor `given` is set where the config has a mistake that is among the experiment's problems.
+    """
+
+    use: str | None = None
+    """`<provider>.<component>`."""
+    options: Mapping[str, Any] = Factory(dict)
+    """The component's own options as written, without `use` and the keys that belong to the core."""
+    given: Any = None
+    """A `Built` or a finished object."""
+    path: str = ""
+    """Where it stands in the phase's tree (`model.rack`)."""
+
+
+def _broken_length(value: Duration) -> str | None:
+    if value.unit == "fraction" or value.value <= 0:
+        return f"a horizon of {value} is no length: give it in steps or tokens, above zero"
+    return None
+
+
+def _broken_run_name(value: str) -> str | None:
+    if not _RUN_NAME.match(value):
+        return f"{value[:40]!r} cannot name a run: letters, digits, '.', '_' and '-', not starting with a dot, at most 100 of them"
+    return None
+
+
+def _broken_cadence(value: Duration | None) -> str | None:
+    return None if value is None or value.value > 0 else f"a cadence of {value} never moves on: give it above zero"
+
+
+def _broken_clip(value: float | None) -> str | None:
+    return None if value is None or value > 0 else f"a largest gradient norm of {value:g} stops all learning: give it above zero"
+
+
+@frozen(kw_only=True)
+class RunConfig:
+    """The run as a whole."""
+
+    name: str = field(metadata={"rule": _broken_run_name, "doc": "name of the run and of its directory"})
+    seed: int = option(0, doc="every random stream derives from it", minimum=0, maximum=2**63 - 1)
+    horizon: Duration = field(metadata={"rule": _broken_length, "doc": "length of the run, in steps or tokens"})
+    device: Literal["auto", "cpu", "cuda"] = option("auto", doc="where to train")
+    precision: Literal["float32", "bf16"] = option("float32", doc="precision of the forward pass")
+    threads: int | None = option(None, doc="processor threads; left out: as the machine has", minimum=1)
+    halt_after: int = option(3, doc="steps in a row without a finite loss and gradient after which the run halts", minimum=1)
+
+
+@frozen(kw_only=True)
+class DataConfig:
+    """What the model sees."""
+
+    sources: Mapping[str, Ref] = field(metadata={"doc": "name → loader"})
+    mix: Mapping[str, float | Schedule] = field(default=Factory(dict), metadata={"doc": "source → weight; equal weights when left out"})
+    batch_size: int | None = option(None, doc="rows of a micro-batch", minimum=1)
+    seq_len: int | None = option(None, doc="positions of a row that the model sees", minimum=1)
+    accumulate: int = option(1, doc="micro-batches of one step", minimum=1)
+    rename: Mapping[str, str] = field(default=Factory(dict), metadata={"doc": "field the task needs → field the loader delivers"})
+    transforms: tuple[Ref, ...] = field(default=(), metadata={"doc": "changes of a batch between loader and task, in order"})
+
+
+@frozen(kw_only=True)
+class ModelConfig:
+    """What the model is."""
+
+    embedding: Ref = field(metadata={"doc": "batch fields → hidden state"})
+    rack: Ref = field(metadata={"doc": "hidden state → hidden state, in named stacks of blocks"})
+    head: Ref = field(metadata={"doc": "hidden state → outputs"})
+    adapters: Mapping[Literal["embedding-rack", "rack-head"], tuple[Ref, ...]] = field(
+        default=Factory(dict), metadata={"doc": "junction → adapters in forward order"}
+    )
+    freeze: tuple[str, ...] = field(default=(), metadata={"doc": "selectors of parameters that do not learn"})
+
+
+@frozen(kw_only=True)
+class GroupConfig:
+    """Parameters with optimizer options of their own."""
+
+    name: str
+    select: tuple[str, ...]
+    """Selectors."""
+    options: Mapping[str, Any] = Factory(dict)
+    """The options that differ, as written."""
+
+
+@frozen(kw_only=True)
+class OptimizerConfig:
+    """How the model learns. `groups` and `clip` stand beside the component's own options in the config."""
+
+    part: Ref
+    groups: tuple[GroupConfig, ...] = ()
+    clip: float | None = field(default=None, metadata={"rule": _broken_clip, "doc": "largest gradient norm; left out: no clipping"})
+
+
+@frozen(kw_only=True)
+class EnterConfig:
+    """How a phase is entered; never inherited. `moments` stands beside the growth operator's own options in the config."""
+
+    growth: Ref | None = None
+    moments: Literal["copy", "reset"] = option("copy", doc="moments of copied parameters: copied with them, or started anew")
+
+
+@frozen(kw_only=True)
+class EvaluateConfig:
+    """One evaluation on fixed data, length and corruption, so that its curve compares across phases."""
+
+    name: str
+    every: Duration | None = field(
+        default=None, metadata={"rule": _broken_cadence, "doc": "cadence; left out: at boundaries and both ends"}
+    )
+    batches: int = option(16, doc="batches each time", minimum=1)
+    batch_size: int | None = option(None, doc="rows of a batch; left out: as in training", minimum=1)
+    seq_len: int | None = option(None, doc="positions of a row; left out: as in training", minimum=1)
+    sources: Mapping[str, Ref] | None = field(default=None, metadata={"doc": "name → loader; left out: as in training"})
+
+
+@frozen(kw_only=True, eq=False)
+class PhaseConfig:
+    """One phase with everything it declares and everything it inherits."""
+
+    name: str
+    index: int
+    until: Duration
+    task: Ref
+    data: DataConfig
+    model: ModelConfig
+    optimizer: OptimizerConfig
+    enter: EnterConfig = Factory(EnterConfig)
+    tree: Node
+    """The effective config of the phase: task, data, model, optimizer, and its own `until` and `enter`."""
+    names: tuple[str, ...]
+    """Names of all phases of the run, in order."""
+
+    def declared_in(self, path: str) -> int:
+        """Index of the phase that touched a subtree last, -1 when no phase did; for a key that nothing declares, of what surrounds it."""
+        return self.tree.nearest(split(self.tree, path)).layer
+
+    def locate(self, path: str) -> Position:
+        """Where a key was written, or the nearest key around it that was."""
+        return self.tree.nearest(split(self.tree, path)).position
+
+    def written(self, path: str) -> str:
+        """The key as it stands in the config: `model.rack` of a delta is `phases.<name>.model.rack`."""
+        layer = self.declared_in(path)
+        return path if layer < 0 else f"phases.{self.names[layer]}.{path}"
+
+    def problem(self, path: str, message: str) -> Problem:
+        """A mistake at a key of this phase, with its place."""
+        return Problem(message, self.written(path), self.locate(path))
+
+
+@frozen(kw_only=True, eq=False)
+class Experiment:
+    """A whole config, read. Where it has problems, the nodes at fault hold defaults so that reading can go on."""
+
+    run: RunConfig
+    phases: tuple[PhaseConfig, ...]
+    evaluate: tuple[EvaluateConfig, ...] = ()
+    observers: tuple[Ref, ...] = ()
+    resolved: Mapping[str, Any] = Factory(dict)
+    """The merged config as plain values, objects as short descriptions; for the run directory."""
+    problems: tuple[Problem, ...] = ()
+
+    def check(self) -> None:
+        """Raise every problem at once.
+
+        Raises:
+            ConfigError: there is at least one.
+        """
+        if self.problems:
+            raise ConfigError(self.problems)

@@ -1,0 +1,53 @@
+"""Mistakes at a place: what a failed conversion got wrong, one fault for each, with the keys that lead to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import attrs
+from attrs import field, frozen
+from cattrs.errors import AttributeValidationNote, BaseValidationError, ForbiddenExtraKeysError, IterableValidationNote
+
+from stackwise.config.nodes import KeyPath
+from stackwise.errors import ProviderError, UserError, did_you_mean
+from stackwise.options import config_key
+
+
+@frozen
+class Fault:
+    """A mistake at a place in a tree, before it is known where that was written."""
+
+    path: KeyPath
+    message: str
+    missing: bool = field(default=False, kw_only=True)
+
+
+def faults_of(error: Exception, path: KeyPath = ()) -> list[Fault]:
+    """The mistakes in an error of a strict conversion, each with the keys that lead to it.
+
+    Raises:
+        ProviderError: the class that was to be made failed on its own account.
+    """
+    here = (*path, *_noted(error))
+    if isinstance(error, BaseValidationError):
+        keys = {a.name: config_key(a) for a in attrs.fields(error.cl)} if attrs.has(error.cl) else {}
+        faults = [fault for inner in error.exceptions for fault in faults_of(inner, here)]
+        return [attrs.evolve(fault, path=_renamed(fault.path, len(here), keys)) for fault in faults]
+    if isinstance(error, ForbiddenExtraKeysError):
+        known = [config_key(a) for a in attrs.fields(error.cl) if a.init]
+        return [Fault((*here, key), f"unknown key{did_you_mean(key, known)}") for key in sorted(map(str, error.extra_fields))]
+    if isinstance(error, KeyError):
+        return [Fault(here, "is missing: give it a value", missing=True)]
+    if isinstance(error, ValueError | UserError):
+        return [Fault(here, str(error))]
+    raise ProviderError(f"{'.'.join(here) or 'options'}: {type(error).__name__}: {error}") from error
+
+
+def _noted(error: Exception) -> KeyPath:
+    notes = [note for note in getattr(error, "__notes__", ()) if isinstance(note, AttributeValidationNote | IterableValidationNote)]
+    return tuple(note.name if isinstance(note, AttributeValidationNote) else str(note.index) for note in reversed(notes))
+
+
+def _renamed(path: KeyPath, depth: int, keys: Mapping[str, str]) -> KeyPath:
+    """Attribute names are not always the keys people write (`from_` for `from`)."""
+    return tuple(keys.get(key, key) if i == depth else key for i, key in enumerate(path))

@@ -1,0 +1,51 @@
+"""The two doors: `load` reads a file, `experiment` reads Python; both give the same `Experiment`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from stackwise.config.documents import extend, override, read_file
+from stackwise.config.experiment import Experiment
+from stackwise.config.merging import merge
+from stackwise.config.objects import read_object
+from stackwise.config.timeline import read_experiment
+
+
+def load(path: str | PathLike[str], overrides: Sequence[str] = ()) -> Experiment:
+    """Read a config file.
+
+    Args:
+        path: a YAML file.
+        overrides: settings on top of it, `"optimizer.lr=1e-3"`.
+
+    Returns:
+        The experiment; mistakes of meaning are in its `problems`, to be told together with those found later.
+
+    Raises:
+        ConfigError: the file or a setting cannot be read at all.
+    """
+    place = Path(path)
+    return read_experiment(override(read_file(place), overrides), _run_name(place.stem))
+
+
+def experiment(mapping: Mapping[str, Any] | None = None, /, **sections: Any) -> Experiment:
+    """Read a config written in Python: a dict as YAML would give it, whose values may be `Built` or finished objects.
+
+    Args:
+        mapping: the config.
+        sections: more sections, laid on it by the merge rule of all configs.
+
+    Raises:
+        ConfigError: keys that are no text, numbers that are not finite, phases of one name.
+    """
+    tree = merge(read_object(mapping or {}), read_object(sections))
+    return read_experiment(extend(tree, Path()), "run")
+
+
+def _run_name(stem: str) -> str:
+    """The file's name as far as a run can be called that."""
+    return re.sub(r"[^A-Za-z0-9._-]", "-", stem).lstrip(".")[:100] or "run"

@@ -1,0 +1,64 @@
+"""The one merge rule, for `extends`, phases and `--set` alike.
+
+Maps merge; lists, scalars and objects replace; null removes what is there; a changed `use` and a changed schedule tag
+replace their whole node, so that no option of the old component or schedule leaks into the new one.
+"""
+
+from __future__ import annotations
+
+from stackwise.config.nodes import KeyPath, Node
+from stackwise.schedules import TAGS
+
+
+def merge(under: Node, over: Node, path: KeyPath = ()) -> Node:
+    """`over` laid on `under`; every untouched subtree is the same object as before.
+
+    Args:
+        under: what was declared so far.
+        over: what is declared now; it owns position and layer of whatever it touches.
+        path: where both stand in the config; the tag rule does not hold for maps whose keys are names people choose.
+    """
+    if under.kind != "map" or over.kind != "map" or _replaces(under, over, path):
+        return over
+    if not over.value:
+        return under
+    entries = dict(under.value)
+    for key, node in over.value.items():
+        below = entries.get(key)
+        if node.is_null and below is not None:
+            del entries[key]
+        elif below is None:
+            entries[key] = node
+        else:
+            entries[key] = merge(below, node, (*path, key))
+    return Node("map", entries, over.position, over.layer)
+
+
+def _replaces(under: Node, over: Node, path: KeyPath) -> bool:
+    old, new = under.value.get("use"), over.value.get("use")
+    if old is not None and new is not None and old.kind != "map" and new.kind != "map":
+        return not _same(old, new)
+    if _has_chosen_names(path):
+        return False
+    old_tag, new_tag = _tag(under), _tag(over)
+    return old_tag is not None and new_tag is not None and old_tag != new_tag
+
+
+def _same(old: Node, new: Node) -> bool:
+    if old.kind == new.kind == "scalar":
+        return bool(old.value == new.value)
+    return old.value is new.value
+
+
+def _tag(node: Node) -> str | None:
+    """The schedule tag of a single-key map."""
+    key = next(iter(node.value)) if len(node.value) == 1 else None
+    return key if key in TAGS else None
+
+
+def _has_chosen_names(path: KeyPath) -> bool:
+    plane = path[2:] if path[:1] == ("phases",) and len(path) > 1 else path
+    return plane in _CHOSEN or (len(plane) == 3 and plane[0] == "evaluate" and plane[2] == "sources")
+
+
+_CHOSEN = frozenset({("phases",), ("evaluate",), ("data", "sources"), ("data", "mix"), ("data", "rename"), ("optimizer", "groups")})

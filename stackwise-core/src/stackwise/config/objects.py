@@ -1,0 +1,102 @@
+"""Python dicts and objects → nodes: the same tree as YAML gives, whose leaves may be anything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import isfinite
+from typing import Any
+
+from attrs import frozen
+
+from stackwise.config.nodes import KeyPath, Node, describe
+from stackwise.config.reader import MAX_DEPTH
+from stackwise.errors import ConfigError, Position, Problem
+
+IN_CODE = Position("<config>")
+"""The place of everything that was written in Python."""
+
+
+@frozen(init=False)
+class Phase:
+    """A named segment of the timeline, in code: `Phase("deep", until="80%", model={"rack": {"stacks": [{"base": 6}]}})`.
+
+    Args:
+        name: letters, digits, `_` and `-`.
+        until: where it ends, counted from the start of the run; the last phase may leave it out.
+        deltas: what it changes: `task`, `data`, `model`, `optimizer`, and how it is entered, `enter`.
+    """
+
+    name: str
+    deltas: Mapping[str, Any]
+
+    def __init__(self, name: str, **deltas: Any) -> None:
+        self.__attrs_init__(name, deltas)
+
+
+def read_object(value: Mapping[str, Any]) -> Node:
+    """Read a config written in Python.
+
+    Raises:
+        ConfigError: keys that are no text, numbers that are not finite, nesting without end, two phases of one name.
+    """
+    problems: list[Problem] = []
+    node = _node(value, (), problems)
+    if problems:
+        raise ConfigError(problems)
+    return node
+
+
+def _node(value: Any, path: KeyPath, problems: list[Problem]) -> Node:
+    if len(path) > MAX_DEPTH:
+        problems.append(Problem(f"nested more than {MAX_DEPTH} deep", ".".join(path), IN_CODE))
+        return Node("scalar", None, IN_CODE)
+    if isinstance(value, list | tuple) and path == ("phases",):
+        value = _phases(value, problems)
+    elif isinstance(value, Phase):
+        value = value.deltas
+    if isinstance(value, Mapping):
+        return Node("map", {key: _node(entry, (*path, key), problems) for key, entry in _keyed(value, path, problems)}, IN_CODE)
+    if value is None or isinstance(value, bool | int | str):
+        return Node("scalar", value, IN_CODE)
+    if isinstance(value, float):
+        if not isfinite(value):
+            problems.append(Problem(f"{value} is not finite: give a finite number", ".".join(path), IN_CODE))
+        return Node("scalar", float(value), IN_CODE)
+    plane = path[2:] if path[:1] == ("phases",) else path
+    if plane == ("data",):
+        return Node("map", {"sources": Node("map", {"data": Node("object", value, IN_CODE)}, IN_CODE)}, IN_CODE)
+    if isinstance(value, list | tuple) and not _is_source(plane):
+        return Node("list", tuple(_node(entry, (*path, str(i)), problems) for i, entry in enumerate(value)), IN_CODE)
+    return Node("object", value, IN_CODE)
+
+
+def _is_source(path: KeyPath) -> bool:
+    """A list there is a stream of batches, not part of the config."""
+    return path[-2:-1] == ("sources",) and (path[:-2] == ("data",) or (len(path) == 4 and path[0] == "evaluate"))
+
+
+def _keyed(value: Mapping[Any, Any], path: KeyPath, problems: list[Problem]) -> list[tuple[str, Any]]:
+    entries: dict[str, Any] = {}
+    for key, entry in value.items():
+        name = str(key) if type(key) is int else key
+        if not isinstance(name, str):
+            problems.append(Problem(f"the key {describe(key)} is not text", ".".join(path), IN_CODE))
+        elif name in entries:
+            problems.append(Problem(f"the key '{name}' is given twice, as a number and as text: keep one", ".".join(path), IN_CODE))
+        else:
+            entries[name] = entry
+    return list(entries.items())
+
+
+def _phases(value: list[Any] | tuple[Any, ...], problems: list[Problem]) -> dict[str, Any]:
+    phases: dict[str, Any] = {}
+    for entry in value:
+        if not isinstance(entry, Phase):
+            problems.append(
+                Problem(f"{describe(entry)} is no phase: a list of phases holds Phase(name, until=...) objects", "phases", IN_CODE)
+            )
+        elif entry.name in phases:
+            problems.append(Problem(f"two phases are named '{entry.name}': every phase has a name of its own", "phases", IN_CODE))
+        else:
+            phases[entry.name] = entry.deltas
+    return phases

@@ -1,0 +1,243 @@
+"""Sections of a config → their classes. Mistakes are collected, never raised; a value at fault gives way to its default."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import attrs
+
+from stackwise.config.experiment import DataConfig, EnterConfig, EvaluateConfig, GroupConfig, ModelConfig, OptimizerConfig, Ref, RunConfig
+from stackwise.config.faults import Fault, faults_of
+from stackwise.config.nodes import KeyPath, Node, describe
+from stackwise.config.strict import MISTAKES, convert
+from stackwise.errors import did_you_mean
+from stackwise.time import Duration
+
+_T = TypeVar("_T")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}\Z")
+
+
+def broken_name(name: str) -> str | None:
+    """The rule that a name chosen in a config breaks, or None."""
+    return None if _NAME.match(name) else f"{name[:40]!r} is no name: letters, digits, '_' and '-', at most 100 of them"
+
+
+class Section:
+    """One map of a config on its way to a class, with the mistakes found in it. A null is read as a key left out."""
+
+    def __init__(self, node: Node | None, path: KeyPath, wanted: str) -> None:
+        self.path = path
+        self.faults: list[Fault] = []
+        self.children: dict[str, Node] = {}
+        if node is None or node.is_null:
+            return
+        if node.kind != "map":
+            self.fault((), f"{describe(node.plain())} is not a map: {wanted}")
+        self.children = {key: child for key, child in node.entries.items() if not child.is_null}
+
+    def fault(self, path: KeyPath, message: str, *, missing: bool = False) -> None:
+        """Note a mistake at `path` below this section."""
+        self.faults.append(Fault((*self.path, *path), message, missing=missing))
+
+    def take(self, key: str) -> Node | None:
+        """The child, which is then no longer left over."""
+        return self.children.pop(key, None)
+
+    def take_map(self, key: str, wanted: str) -> Mapping[str, Node]:
+        """The children of a child whose keys are names."""
+        inner = Section(self.take(key), (*self.path, key), wanted)
+        for name in list(inner.children):
+            if broken := broken_name(name):
+                inner.fault((name,), broken)
+                del inner.children[name]
+        self.faults += inner.faults
+        return inner.children
+
+    def ref(self, node: Node | None, path: KeyPath, owned: tuple[str, ...] = ()) -> Ref:
+        """A component at `path` below this section; `owned` are keys beside its options that the core reads itself."""
+        dotted = ".".join((*self.path, *path))
+        if node is None or node.is_null:
+            self.fault(path, "is missing: name a component with `use: <provider>.<component>`", missing=True)
+            return Ref(path=dotted)
+        if node.kind == "object":
+            return Ref(given=node.value, path=dotted)
+        if node.kind != "map":
+            written = describe(node.plain())
+            hint = f"write {{use: {node.value}}}" if isinstance(node.value, str) else "write {use: <provider>.<component>}"
+            self.fault(path, f"{written} is no component: {hint}")
+            return Ref(path=dotted)
+        return self._named(node, path, dotted, owned)
+
+    def _named(self, node: Node, path: KeyPath, dotted: str, owned: tuple[str, ...]) -> Ref:
+        use = node.child("use")
+        options = {key: child.plain() for key, child in node.entries.items() if key not in owned and key != "use"}
+        if use is None or use.is_null:
+            self.fault((*path, "use"), "is missing: name a component, `<provider>.<component>`", missing=True)
+        elif use.kind == "object":
+            for key in options:
+                self.fault((*path, key), "an option beside an object: give it to the object itself")
+            return Ref(given=use.value, path=dotted)
+        elif not isinstance(use.value, str) or not use.value.strip():
+            self.fault((*path, "use"), f"{describe(use.plain())} is no component id: `<provider>.<component>`")
+        else:
+            return Ref(use=use.value, options=options, path=dotted)
+        return Ref(path=dotted)
+
+    def refs(self, node: Node | None, path: KeyPath) -> tuple[Ref, ...]:
+        """A list of components."""
+        if node is None:
+            return ()
+        if node.kind != "list":
+            self.fault(path, f"{describe(node.plain())} is not a list: write [{{use: <provider>.<component>}}]")
+            return ()
+        return tuple(self.ref(entry, (*path, str(i))) for i, entry in enumerate(node.value))
+
+    def build(self, cls: type[_T], ready: Mapping[str, Any], fallback: Mapping[str, Any] | None = None) -> _T:
+        """An instance of `cls` from what is `ready` and the children that are left, which become its plain values.
+
+        `fallback` holds what stands in for a required value that is missing or at fault.
+        """
+        raw = {**{key: child.plain() for key, child in self.children.items()}, **ready}
+        try:
+            return self._convert(raw, cls)
+        except MISTAKES as error:
+            faults = faults_of(error)
+        self.faults += [attrs.evolve(fault, path=(*self.path, *fault.path)) for fault in faults]
+        wrong = {fault.path[0] for fault in faults if fault.path}
+        return self._convert({**(fallback or {}), **{key: value for key, value in raw.items() if key not in wrong}}, cls)
+
+    def _convert(self, raw: Mapping[str, Any], cls: type[_T]) -> _T:
+        made: _T = convert(raw, cls)
+        return made
+
+
+Read = tuple[_T, tuple[Fault, ...]]
+"""What was read, and the mistakes on the way."""
+
+
+def read_run(node: Node | None, default_name: str) -> Read[RunConfig]:
+    """`run:`; its name defaults to the file's."""
+    section = Section(node, ("run",), "write run: {horizon: 500 steps}")
+    named = {} if "name" in section.children else {"name": default_name}
+    run = section.build(RunConfig, named, {"name": default_name, "horizon": "1 steps"})
+    return run, tuple(section.faults)
+
+
+def read_task(node: Node | None) -> Read[Ref]:
+    """`task:`."""
+    section = Section(None, (), "")
+    return section.ref(node, ("task",)), tuple(section.faults)
+
+
+def read_data(node: Node | None) -> Read[DataConfig]:
+    """`data:`; a mix that is left out weighs all sources equally."""
+    section = Section(node, ("data",), "write data: {sources: {<name>: {use: <provider>.<component>}}}")
+    written = section.take_map("sources", "write sources: {<name>: {use: <provider>.<component>}}")
+    if not written and not section.faults:
+        section.fault(("sources",), "is missing: name at least one source, {<name>: {use: <provider>.<component>}}", missing=True)
+    sources = {name: section.ref(child, ("sources", name)) for name, child in written.items()}
+    transforms = section.refs(section.take("transforms"), ("transforms",))
+    data = section.build(DataConfig, {"sources": sources, "transforms": transforms})
+    if not data.mix:
+        return attrs.evolve(data, mix=dict.fromkeys(sources, 1.0)), tuple(section.faults)
+    for name, weight in data.mix.items():
+        if name not in sources:
+            section.fault(("mix", name), f"there is no source '{name}'{did_you_mean(name, sources)}")
+        elif isinstance(weight, float) and weight < 0:
+            section.fault(("mix", name), f"a weight of {weight:g} is below zero: only ratios of weights above zero have a meaning")
+    for name in sources:
+        if name not in data.mix:
+            section.fault(("mix",), f"source '{name}' has no weight: give it one (0 leaves it out)")
+    if all(weight == 0 for weight in data.mix.values()):
+        section.fault(("mix",), "all weights are zero: nothing would be read")
+    return data, tuple(section.faults)
+
+
+def read_model(node: Node | None) -> Read[ModelConfig]:
+    """`model:`."""
+    section = Section(node, ("model",), "write model: {embedding: …, rack: …, head: …}")
+    ready: dict[str, Any] = {part: section.ref(section.take(part), (part,)) for part in ("embedding", "rack", "head")}
+    junctions = section.take_map("adapters", "write adapters: {embedding-rack: [{use: <provider>.<component>}]}")
+    ready["adapters"] = {junction: section.refs(child, ("adapters", junction)) for junction, child in junctions.items()}
+    model = section.build(ModelConfig, ready)
+    return model, tuple(section.faults)
+
+
+def read_optimizer(node: Node | None) -> Read[OptimizerConfig]:
+    """`optimizer:`; `groups` and `clip` belong to the core, all other keys to the component."""
+    section = Section(None, ("optimizer",), "")
+    part = section.ref(node, (), owned=("groups", "clip"))
+    if node is not None and node.kind == "map":
+        section.children = {key: child for key, child in node.entries.items() if key in ("groups", "clip") and not child.is_null}
+    groups = []
+    for name, child in section.take_map("groups", "write groups: {<name>: {select: [<selector>], <option>: …}}").items():
+        inner = Section(child, ("optimizer", "groups", name), "write {select: [<selector>], <option>: …}")
+        if name == "default":
+            inner.fault((), "the name 'default' is taken by the parameters that no group selects: choose another")
+        select = inner.take("select")
+        ready = {"name": name, "options": {key: inner.children.pop(key).plain() for key in list(inner.children)}}
+        if select is not None:
+            inner.children["select"] = select
+        groups.append(inner.build(GroupConfig, ready, {"select": ()}))
+        if not groups[-1].select and not inner.faults:
+            inner.fault(("select",), "selects nothing: name at least one selector")
+        section.faults += inner.faults
+    optimizer = section.build(OptimizerConfig, {"part": part, "groups": tuple(groups)})
+    return optimizer, tuple(section.faults)
+
+
+def read_enter(node: Node | None) -> Read[EnterConfig]:
+    """`enter:` of a phase; `moments` stands inside the growth node but belongs to the core."""
+    section = Section(node, ("enter",), "write enter: {growth: {use: <provider>.<component>}}")
+    growth = section.take("growth")
+    for key in section.children:
+        section.fault((key,), f"unknown key{did_you_mean(key, ['growth'])}")
+    if growth is None:
+        return EnterConfig(), tuple(section.faults)
+    inner = Section(None, ("enter", "growth"), "")
+    ref = inner.ref(growth, (), owned=("moments",))
+    if (moments := growth.child("moments")) is not None and not moments.is_null:
+        inner.children = {"moments": moments}
+    enter = inner.build(EnterConfig, {"growth": ref})
+    return enter, (*section.faults, *inner.faults)
+
+
+def read_evaluations(node: Node | None) -> Read[tuple[EvaluateConfig, ...]]:
+    """`evaluate:`, one entry a name."""
+    outer = Section(None, (), "")
+    outer.children = {"evaluate": node} if node is not None and not node.is_null else {}
+    evaluations = []
+    for name, child in outer.take_map("evaluate", "write evaluate: {<name>: {every: 5%, batches: 16}}").items():
+        section = Section(child, ("evaluate", name), "write {every: 5%, batches: 16}")
+        if name == "train":
+            section.fault((), "the name 'train' is taken by the training data itself: choose another")
+        ready: dict[str, Any] = {"name": name}
+        if "sources" in section.children:
+            written = section.take_map("sources", "write sources: {<name>: {use: <provider>.<component>}}")
+            ready["sources"] = {source: section.ref(entry, ("sources", source)) for source, entry in written.items()}
+        if (own := section.take("name")) is not None:
+            section.fault(("name",), f"unknown key: the evaluation is named '{name}' by its own key (not {describe(own.plain())})")
+        evaluations.append(section.build(EvaluateConfig, ready))
+        outer.faults += section.faults
+    return tuple(evaluations), tuple(outer.faults)
+
+
+def read_observers(node: Node | None) -> Read[tuple[Ref, ...]]:
+    """`observers:`, a list."""
+    section = Section(None, (), "")
+    observers = section.refs(None if node is None or node.is_null else node, ("observers",))
+    return observers, tuple(section.faults)
+
+
+def read_until(node: Node | None, path: KeyPath, *, last: bool) -> Read[Duration]:
+    """`until:` of a phase; the last one may leave it out."""
+    whole = Duration.parse("100%")
+    if node is None or node.is_null:
+        message = "is missing: say where the phase ends, `until: 50%`; only the last may leave it out"
+        return whole, () if last else (Fault(path, message, missing=True),)
+    try:
+        return convert(node.plain(), Duration), ()
+    except MISTAKES as error:
+        return whole, tuple(faults_of(error, path))

@@ -1,0 +1,169 @@
+"""The merged tree → an `Experiment`: every phase with its effective sections, every mistake told once with its place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from stackwise.config.experiment import (
+    EnterConfig,
+    Experiment,
+    PhaseConfig,
+)
+from stackwise.config.faults import Fault
+from stackwise.config.merging import merge
+from stackwise.config.nodes import Node, describe
+from stackwise.config.sections import (
+    Read,
+    Section,
+    broken_name,
+    read_data,
+    read_enter,
+    read_evaluations,
+    read_model,
+    read_observers,
+    read_optimizer,
+    read_run,
+    read_task,
+    read_until,
+)
+from stackwise.errors import Problem, did_you_mean
+
+FORMAT = 1
+"""The version of the config format, written as `stackwise: 1`."""
+
+_PLANES = ("task", "data", "model", "optimizer")
+_SECTIONS = ("stackwise", "extends", "run", *_PLANES, "evaluate", "phases", "observers")
+_IN_PHASE = ("until", *_PLANES, "enter")
+
+_T = TypeVar("_T")
+
+
+def read_experiment(root: Node, default_name: str) -> Experiment:
+    """Read a merged config.
+
+    Args:
+        root: the tree, `extends` and overrides already applied.
+        default_name: what the run is called when the config does not say.
+    """
+    problems = _Problems()
+    _check_format(root, problems)
+    run, faults = read_run(root.child("run"), default_name)
+    problems.add(root, faults)
+    evaluate, faults = read_evaluations(root.child("evaluate"))
+    problems.add(root, faults)
+    observers, faults = read_observers(root.child("observers"))
+    problems.add(root, faults)
+    phases = _read_phases(root, problems)
+    return Experiment(
+        run=run, phases=phases, evaluate=evaluate, observers=observers, resolved=root.printable(), problems=problems.in_reading_order()
+    )
+
+
+class _Problems:
+    """Mistakes by identity: what lives in the base and shows in every phase is one."""
+
+    def __init__(self) -> None:
+        self.found: dict[object, Problem] = {}
+
+    def add(self, tree: Node, faults: tuple[Fault, ...], names: tuple[str, ...] = ()) -> None:
+        """Place faults in the tree they were found in; a missing key has no place of its own and is told at its first."""
+        for fault in faults:
+            near = tree.nearest(fault.path)
+            path = ".".join(fault.path)
+            written = path if near.layer < 0 or (fault.missing and fault.path[0] != "enter") else f"phases.{names[near.layer]}.{path}"
+            key = (path, fault.message) if fault.missing else (written, fault.message, near.position)
+            self.found.setdefault(key, Problem(fault.message, written, near.position))
+
+    def in_reading_order(self) -> tuple[Problem, ...]:
+        """Source by source, from top to bottom."""
+        sources = list(dict.fromkeys(problem.where.source for problem in self.found.values() if problem.where))
+        return tuple(sorted(self.found.values(), key=lambda problem: _order(problem.where, sources)))
+
+
+def _order(where: Position | None, sources: list[str]) -> tuple[int, int, int]:
+    return (-1, 0, 0) if where is None else (sources.index(where.source), where.line or 0, where.column or 0)
+
+
+def _check_format(root: Node, problems: _Problems) -> None:
+    section = Section(root, (), "a config is a map of sections")
+    for key in section.children:
+        if key not in _SECTIONS:
+            section.fault((key,), f"unknown key{did_you_mean(key, _SECTIONS)}")
+    version = section.take("stackwise")
+    if version is not None and not (type(version.value) is int and version.value == FORMAT):
+        section.fault(("stackwise",), f"{describe(version.plain())} is no config format that is read here: write `stackwise: {FORMAT}`")
+    problems.add(root, tuple(section.faults))
+
+
+class _Cached:
+    """Reads a node once: a section that a phase does not touch is the same node, and so the same config."""
+
+    def __init__(self) -> None:
+        self.known: dict[tuple[Any, int], tuple[Node | None, Any]] = {}
+
+    def __call__(self, read: Callable[[Node | None], Read[_T]], node: Node | None) -> Read[_T]:
+        key = (read, id(node))
+        if key not in self.known:
+            self.known[key] = (node, read(node))
+        result: Read[_T] = self.known[key][1]
+        return result
+
+
+def _read_phases(root: Node, problems: _Problems) -> tuple[PhaseConfig, ...]:
+    deltas = _phase_nodes(root, problems)
+    names = tuple(deltas)
+    effective = Node("map", {key: root.value[key] for key in _PLANES if key in root.entries}, root.position)
+    cached = _Cached()
+    phases = []
+    for index, (name, delta) in enumerate(deltas.items()):
+        touched = {key: delta.entries[key] for key in _PLANES if key in delta.entries}
+        effective = merge(effective, Node("map", touched, delta.position).in_layer(index))
+        own = {key: delta.entries[key].in_layer(index) for key in ("until", "enter") if key in delta.entries}
+        tree = Node("map", {**effective.value, **own}, effective.position, effective.layer)
+        until, faults = read_until(own.get("until"), ("phases", name, "until"), last=index == len(names) - 1)
+        problems.add(root, faults)
+        enter, faults = read_enter(own.get("enter"))
+        problems.add(tree, faults, names)
+        phases.append(_phase(name, index, names, until, enter, tree, cached, problems))
+    return tuple(phases)
+
+
+def _phase(
+    name: str, index: int, names: tuple[str, ...], until: Any, enter: EnterConfig, tree: Node, cached: _Cached, problems: _Problems
+) -> PhaseConfig:
+    task, task_faults = cached(read_task, tree.child("task"))
+    data, data_faults = cached(read_data, tree.child("data"))
+    model, model_faults = cached(read_model, tree.child("model"))
+    optimizer, optimizer_faults = cached(read_optimizer, tree.child("optimizer"))
+    problems.add(tree, (*task_faults, *data_faults, *model_faults, *optimizer_faults), names)
+    return PhaseConfig(
+        name=name, index=index, until=until, task=task, data=data, model=model, optimizer=optimizer, enter=enter, tree=tree, names=names
+    )
+
+
+def _phase_nodes(root: Node, problems: _Problems) -> Mapping[str, Node]:
+    """The deltas by name; one empty delta named `train` where the config has no phases."""
+    single = {"train": Node("map", {}, root.position)}
+    node = root.child("phases")
+    if node is None or node.is_null:
+        return single
+    if node.kind == "map" and not node.value:
+        problems.add(root, (Fault(("phases",), "there is no phase in it: name one, or leave `phases` out for a single one"),))
+        return single
+    if node.kind != "map":
+        message = f"{describe(node.plain())} is not a map: write phases: {{<name>: {{until: 50%, …}}}}"
+        problems.add(root, (Fault(("phases",), message),))
+        return single
+    deltas: dict[str, Node] = {}
+    for name, delta in node.value.items():
+        if broken := broken_name(name):
+            problems.add(root, (Fault(("phases", name), broken),))
+        section = Section(delta, ("phases", name), "write {until: 50%, …}")
+        for key in delta.entries:
+            if key not in _IN_PHASE:
+                hint = " — it stands outside the phases and holds for the whole run" if key in _SECTIONS else did_you_mean(key, _IN_PHASE)
+                section.fault((key,), f"unknown key in a phase{hint}")
+        problems.add(root, tuple(section.faults))
+        deltas[name] = delta if delta.kind == "map" else Node("map", {}, delta.position)
+    return deltas

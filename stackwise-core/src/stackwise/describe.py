@@ -1,0 +1,134 @@
+"""A priced plan as text a person reads and as JSON a script reads."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from stackwise.phases import CompiledPhase, Transition
+from stackwise.plan import Plan
+from stackwise.pricing import PhasePrice
+from stackwise.report import table
+
+
+def plan_as_json(plan: Plan, prices: tuple[PhasePrice, ...]) -> dict[str, Any]:
+    """Everything `stackwise plan --json` prints and the run directory keeps as `plan.json`."""
+    clock = plan.schedule.clock
+    return {
+        "name": plan.experiment.run.name,
+        "horizon": str(clock.horizon),
+        "steps": clock.steps,
+        "tokens": clock.tokens(clock.steps),
+        "phases": [_phase_as_json(phase, cost) for phase, cost in zip(plan.schedule, prices, strict=True)],
+        "evaluations": {name: list(steps) for name, steps in plan.schedule.evaluate_at.items()},
+        "bridges": [str(bridge) for bridge in plan.bridges],
+        "providers": [
+            {"provider": p.name, "distribution": p.distribution, "version": p.version, "editable": p.editable, "sha256": p.file_digest()} for p in plan.providers
+        ],
+    }
+
+
+def _phase_as_json(phase: CompiledPhase, cost: PhasePrice) -> dict[str, Any]:
+    return {
+        "name": phase.name,
+        "start": phase.start,
+        "stop": phase.stop,
+        "steps": cost.steps,
+        "tokens": cost.tokens,
+        "stacks": dict(cost.stacks),
+        "parameters": cost.parameters,
+        "trainable": cost.trainable,
+        "optimizer_state_bytes": cost.optimizer_bytes,
+        "training_flops": cost.flops,
+        "lr": None if cost.lr is None else {"entry": cost.lr[0], "exit": cost.lr[1]},
+        "transition": None if phase.transition is None else _transition_as_json(phase, phase.transition, cost),
+    }
+
+
+def _transition_as_json(phase: CompiledPhase, crossing: Transition, cost: PhasePrice) -> dict[str, Any]:
+    receipt = cost.receipt
+    return {
+        "step": phase.start,
+        "changes": [{"path": c.path, "before": c.before, "after": c.after} for c in crossing.changes],
+        "blocks": {f"{stack}.{i}": None if origin.source is None else "{}.{}".format(*origin.source) for (stack, i), origin in crossing.blocks.items()},
+        "growth": phase.enter.growth.id if phase.enter.growth is not None else None,
+        "moments": phase.enter.moments,
+        "preserves_function": crossing.preserves_function,
+        "adopted": len(receipt.adopted),
+        "copied": len(receipt.copied),
+        "fresh": len(receipt.fresh),
+        "dropped": len(receipt.dropped),
+        "notes": list(crossing.notes),
+    }
+
+
+def plan_as_text(plan: Plan, prices: tuple[PhasePrice, ...]) -> str:
+    """The phases as a table, then every transition in words."""
+    clock = plan.schedule.clock
+    tokens = f", {clock.tokens(clock.steps):,} tokens" if clock.tokens(clock.steps) else ""
+    lines = [f"plan  {plan.experiment.run.name}: {clock.steps:,} steps{tokens}, {len(prices)} phase{'s' if len(prices) > 1 else ''}", ""]
+    rows = [["phase", "steps", "tokens", "stacks", "parameters", "trained", "optimizer state", "training FLOPs", "lr entry → exit"]]
+    rows += [_row(phase, cost) for phase, cost in zip(plan.schedule, prices, strict=True)]
+    lines += table(rows)
+    for phase, cost in zip(plan.schedule, prices, strict=True):
+        if phase.transition is not None:
+            lines += ["", *_transition_lines(plan, phase, phase.transition, cost)]
+    if plan.bridges:
+        lines += ["", *(f"bridge  {bridge}" for bridge in plan.bridges)]
+    for name, steps in plan.schedule.evaluate_at.items():
+        lines += ["", f"evaluate  {name}: {len(steps)} times, at every boundary and in between (first at step {steps[0]}, last at {steps[-1]})"]
+    return "\n".join(lines)
+
+
+def _row(phase: CompiledPhase, cost: PhasePrice) -> list[str]:
+    stacks = " ".join(f"{name} {blocks}" for name, blocks in cost.stacks.items()) or "–"
+    lr = "–" if cost.lr is None else f"{cost.lr[0]:.2g} → {cost.lr[1]:.2g}"
+    return [
+        phase.name,
+        f"{phase.start:,}–{phase.stop:,}",
+        f"{cost.tokens:,}",
+        stacks,
+        f"{cost.parameters:,}",
+        f"{cost.trainable:,}",
+        "–" if cost.optimizer_bytes is None else _bytes(cost.optimizer_bytes),
+        "–" if cost.flops is None else f"{cost.flops:.2e}",
+        lr,
+    ]
+
+
+def _transition_lines(plan: Plan, phase: CompiledPhase, crossing: Transition, cost: PhasePrice) -> list[str]:
+    before = plan.schedule.phases[phase.index - 1].name
+    t = plan.schedule.clock.t(phase.start)
+    lines = [f"{before} → {phase.name} at step {phase.start:,} (t {t:.1%})"]
+    lines += [f"  {change.path}: {change.before} → {change.after}" for change in crossing.changes]
+    if crossing.blocks:
+        growth = f" by {phase.enter.growth.id}" if phase.enter.growth is not None else ""
+        lines.append(f"  blocks{growth}: {_block_map(crossing)}")
+    counts = f"adopted {len(cost.receipt.adopted)}, copied {len(cost.receipt.copied)}, fresh {len(cost.receipt.fresh)}, dropped {len(cost.receipt.dropped)}"
+    moments = f"; moments of copied parameters: {phase.enter.moments}" if cost.receipt.copied else ""
+    lines.append(f"  parameters: {counts}{moments}")
+    lines.append("  the function is preserved" if crossing.preserves_function else "  the function is NOT preserved")
+    lines += [f"  {note}" for note in crossing.notes]
+    return lines
+
+
+def _block_map(crossing: Transition) -> str:
+    """`base 2←0 3←1 top 0←fresh`; blocks that stay in place are counted."""
+    stays = Counter(stack for (stack, i), origin in crossing.blocks.items() if origin.source == (stack, i))
+    words: dict[str, list[str]] = {}
+    for (stack, index), origin in crossing.blocks.items():
+        if origin.source == (stack, index):
+            continue
+        source = "fresh" if origin.source is None else str(origin.source[1]) if origin.source[0] == stack else "{}.{}".format(*origin.source)
+        words.setdefault(stack, []).append(f"{index}←{source}")
+    kept = [f"{stack} keeps {count}" for stack, count in stays.items()]
+    return ", ".join([*kept, *(f"{stack} {' '.join(moves)}" for stack, moves in words.items())])
+
+
+def _bytes(count: int) -> str:
+    size, unit = float(count), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if size < 1000:
+            break
+        size, unit = size / 1000, larger
+    return f"{size:.3g} {unit}"

@@ -1,0 +1,275 @@
+"""Discovery: installed entry points become a registry, and every failure on the way becomes data.
+
+Metadata is judged before anything of a provider is imported. Each provider is then imported, registered and asked alone, under
+a guard for global state, so that a broken one hurts only who asks for it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from collections.abc import Callable, Collection, Iterable, Iterator
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from attrs import evolve, frozen
+from importlib_metadata import Distribution, EntryPoint
+from pluggy import PluginManager
+
+from stackwise import __version__, hookspecs
+from stackwise.contracts import Component
+from stackwise.errors import did_you_mean
+from stackwise.isolation import guarded
+from stackwise.registry import Provider, Registered, Registry, clash_sentence, explain
+
+GROUP = "stackwise.providers"
+"""The entry-point group that providers join."""
+
+CORE = "stackwise-core"
+
+_NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+_FIELD = re.compile(r"^(Name|Version|Requires-Dist):(.*(?:\n[ \t].*)*)", re.IGNORECASE | re.MULTILINE)  # the email package costs 20 ms
+_FORM = "lower-case letters and digits in words joined by '-', a letter first"
+
+
+class _Broken(Exception):
+    """Why a provider is put aside, as a sentence."""
+
+
+@frozen(kw_only=True)
+class _Offer:
+    """An entry point of the group, with what metadata says of its distribution; nothing of it is imported."""
+
+    provider: Provider
+    entry_point: EntryPoint | None = None
+    requires: tuple[str, ...] = ()
+
+
+def discover(*, allow: Collection[str] | None = None, block: Collection[str] | None = None) -> Registry:
+    """Find, check and load the installed providers.
+
+    Args:
+        allow: names of the only providers to import; None: all.
+        block: names of providers not to import.
+
+    Returns:
+        The registry. Providers that are refused or broken are in it, with the reason as their status.
+    """
+    claims: dict[str, list[_Offer]] = {}
+    for offer in _read_offers():
+        claims.setdefault(offer.provider.name, []).append(offer)
+    providers: list[Provider] = []
+    for name, offers in sorted(claims.items()):
+        claimants = sorted((offer.provider for offer in offers), key=lambda p: p.distribution)
+        if (allow is not None and name not in allow) or (block is not None and name in block):
+            providers += [evolve(p, refused=True, status="left out by the caller's list of providers") for p in claimants]
+        elif len(offers) > 1:
+            providers += [evolve(p, status=clash_sentence(name, claimants)) for p in claimants]
+        else:
+            providers.append(_load(offers[0]))
+    return Registry(tuple(providers))
+
+
+def _read_offers() -> Iterator[_Offer]:
+    """Every entry point of the group; a distribution that the path shows twice counts once, as the first one found."""
+    seen: set[str] = set()
+    for distribution in Distribution.discover():
+        try:
+            text = distribution.read_text("entry_points.txt")
+        except (OSError, UnicodeDecodeError):
+            continue
+        if not text or GROUP not in text:
+            continue
+        try:
+            offers = list(_offers_of(distribution))
+        except Exception as error:  # metadata is foreign text: any way of being malformed is a finding, never a crash
+            folder = getattr(distribution, "_path", None) or distribution.locate_file("")
+            name, status = Path(str(folder)).name, f"its metadata cannot be read: {explain(error)}"
+            yield _Offer(provider=Provider(name=name, distribution=name, version="?", status=status))
+            continue
+        canonical = {re.sub(r"[-_.]+", "-", offer.provider.distribution).lower() for offer in offers}
+        if not canonical & seen:
+            seen |= canonical
+            yield from offers
+
+
+def _offers_of(distribution: Distribution) -> Iterator[_Offer]:
+    name, version, requires = _read_header(distribution)
+    location, editable = _locate(distribution)
+    for entry_point in distribution.entry_points.select(group=GROUP):
+        provider = Provider(
+            name=entry_point.name,
+            distribution=name,
+            version=version,
+            location=location,
+            editable=editable,
+        )
+        yield _Offer(provider=provider, entry_point=entry_point, requires=requires)
+
+
+def _read_header(distribution: Distribution) -> tuple[str, str, tuple[str, ...]]:
+    """Name, version and requirements of a distribution."""
+    header = (distribution.read_text("METADATA") or "").partition("\n\n")[0]
+    fields = [(key.lower(), value.strip()) for key, value in _FIELD.findall(header)]
+    first = dict(reversed(fields))
+    if "name" in first and "version" in first:
+        return first["name"], first["version"], tuple(value for key, value in fields if key == "requires-dist")
+    return distribution.name, distribution.version, tuple(distribution.requires or ())
+
+
+def _locate(distribution: Distribution) -> tuple[str, bool]:
+    """Folder of a distribution, and whether it was installed as editable (PEP 610)."""
+    record = distribution.read_text("direct_url.json") or ""
+    return str(distribution.locate_file("")), re.search(r'"editable"\s*:\s*true', record) is not None
+
+
+def _load(offer: _Offer) -> Provider:
+    """Judge the metadata, import the module, register it and ask its hooks."""
+    provider, entry_point = offer.provider, offer.entry_point
+    if entry_point is None:
+        return provider
+    start = perf_counter()
+    try:
+        _check_name(provider.name)
+        _check_core_version(provider, offer.requires)
+        with guarded() as changed:
+            plugin = _import(entry_point, provider)
+            components = _ask(plugin, provider)
+        if changed:
+            raise _Broken(f"loading '{entry_point.value}' changed {' and '.join(changed)}, which belongs to the whole process")
+    except _Broken as reason:
+        return evolve(provider, status=str(reason), seconds=perf_counter() - start)
+    return evolve(provider, components=components, location=_code_of(entry_point) or provider.location, seconds=perf_counter() - start)
+
+
+def _check_name(name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise _Broken(f"{name!r} is no provider name ({_FORM}): change the entry point")
+
+
+def _check_core_version(provider: Provider, requires: Iterable[str]) -> None:
+    """Refuse a provider made for another core before anything of it is imported."""
+    about_core = [text for text in requires if re.match(r"\s*stackwise[-_.]core(?![\w.-])", text, re.IGNORECASE)]
+    if not about_core:
+        return
+    from packaging.requirements import InvalidRequirement, Requirement  # 20 ms that only such providers cost
+
+    for text in about_core:
+        try:
+            requirement = Requirement(text)
+        except InvalidRequirement as error:
+            raise _Broken(f"its requirement {text!r} cannot be read: {error}") from error
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        if not requirement.specifier.contains(__version__, prereleases=True):
+            raise _Broken(
+                f"{provider.distribution} {provider.version} needs {CORE}{requirement.specifier}, but {__version__} is installed: "
+                f"install a release of {provider.distribution} made for {__version__}, or another {CORE}; nothing of it was imported"
+            )
+
+
+def _import(entry_point: EntryPoint, provider: Provider) -> Any:
+    try:
+        return entry_point.load()
+    except (Exception, SystemExit) as error:
+        raise _Broken(f"'{entry_point.value}' of {provider.distribution} {provider.version} does not import: {explain(error)}") from error
+
+
+def _ask(plugin: Any, provider: Provider) -> tuple[Registered, ...]:
+    """Register one provider in a plugin manager of its own and call each of its hooks alone."""
+    manager = PluginManager(hookspecs.PROJECT)
+    manager.add_hookspecs(hookspecs)
+    try:
+        for name in dir(plugin):
+            _check_function(manager, plugin, name)
+        manager.register(plugin, name=provider.name)
+        manager.check_pending()
+    except _Broken:
+        raise
+    except (Exception, SystemExit) as error:
+        raise _Broken(f"it cannot be registered: {explain(error)}") from error
+    found: list[Registered] = []
+    for caller in manager.get_hookcallers(plugin) or ():
+        for implementation in caller.get_hookimpls():
+            found += _call(caller.name, implementation.function, provider)
+    return tuple(found)
+
+
+def _check_function(manager: PluginManager, plugin: Any, name: str) -> None:
+    """Refuse what looks like a hook but would never be called, or not as meant."""
+    marks = manager.parse_hookimpl_opts(plugin, name)
+    function = getattr(plugin, name, None)
+    if marks is None and not (name.startswith("stackwise_") and inspect.isroutine(function)):
+        return
+    hook = (marks and marks["specname"]) or name
+    definition = _definition(function)
+    if hook not in hookspecs.HOOKS:
+        raise _Broken(f"there is no hook '{hook}' (`{definition}`){did_you_mean(hook, hookspecs.HOOKS)}")
+    if marks is None:
+        raise _Broken(f"`{definition}` is named like a hook, but not marked as one: put @hookimpl above it")
+    if marks["wrapper"] or marks["hookwrapper"]:
+        raise _Broken(f"`{definition}` is marked as a wrapper, but hooks only name components: mark it with a plain @hookimpl")
+    if _required(function):
+        raise _Broken(f"hook {hook} has another signature: it is `{definition}`, expected `{_expected(hook)}`")
+
+
+def _call(hook: str, function: Callable[[], object], provider: Provider) -> list[Registered]:
+    """Call one hook implementation and check every record it returns."""
+    try:
+        returned = function()
+        records = list(returned) if isinstance(returned, Iterable) else None
+    except (Exception, SystemExit) as error:
+        raise _Broken(f"hook {hook} failed: {explain(error)}; expected `{_expected(hook)}`") from error
+    if records is None:
+        raise _Broken(f"hook {hook} returned {_shorten(returned)}; expected `{_expected(hook)}`")
+    found: dict[str, Registered] = {}
+    for record in records:
+        if not isinstance(record, Component):
+            raise _Broken(f"hook {hook} returned {_shorten(record)} among its components; expected `{_expected(hook)}`")
+        if not isinstance(record.name, str) or not _NAME.fullmatch(record.name):
+            raise _Broken(f"hook {hook} names a component {record.name!r}, which is no component name ({_FORM})")
+        if record.name in found:
+            raise _Broken(f"hook {hook} returned two components named '{record.name}'; a name is unique within its kind")
+        found[record.name] = Registered(
+            kind=hookspecs.HOOKS[hook],
+            id=f"{provider.name}.{record.name}",
+            component=record,
+            provider=provider.name,
+            distribution=provider.distribution,
+            version=provider.version,
+        )
+    return list(found.values())
+
+
+def _expected(hook: str) -> str:
+    return f"def {hook}() -> Iterable[Component]"
+
+
+def _required(function: Any) -> list[str]:
+    parameters = inspect.signature(function).parameters.values()
+    return [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+
+
+def _definition(function: Any) -> str:
+    try:
+        return f"def {function.__name__}{inspect.signature(function)}"
+    except (TypeError, ValueError):
+        return str(getattr(function, "__name__", function))
+
+
+def _shorten(value: object) -> str:
+    if value is None:
+        return "None"
+    text = repr(value)
+    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
+
+
+def _code_of(entry_point: EntryPoint) -> str | None:
+    """Folder of the imported top-level package, or the file of a single module."""
+    top = sys.modules.get(entry_point.module.partition(".")[0])
+    if top is None or not getattr(top, "__file__", None):
+        return None
+    file = Path(str(top.__file__))
+    return str(file.parent if file.name == "__init__.py" else file)

@@ -1,0 +1,64 @@
+"""Evaluations: fixed data, length and corruption across phases, so that curves compare."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from attrs import frozen
+from torch import nn
+
+from stackwise.errors import DataError
+from stackwise.phases import DataState
+from stackwise.placement import Placement
+from stackwise.planes.data import DataPlane
+from stackwise.planes.objective import Objective
+from stackwise.streams import step_seed, stream_key
+from stackwise.time import Moment
+
+
+@frozen(kw_only=True)
+class Evaluation:
+    """One named evaluation on a data plane of its own."""
+
+    name: str
+    data: DataPlane
+    state: DataState
+    batches: int
+    seed: int = 0
+
+    def run(self, model: nn.Module, objective: Objective, placement: Placement, moment: Moment) -> dict[str, float]:
+        """Means weighted by their own denominators over the same batches every time; training streams are not touched.
+
+        Raises:
+            DataError: no target in all the batches.
+        """
+        task = objective.task
+        self.data.enter(self.state, lookahead=objective.lookahead)
+        start = self.data.state_dict()
+        key, generator = stream_key(self.seed, "evaluate", self.name), torch.Generator()
+        sums: dict[str, list[float]] = {}
+        modes = {module: module.training for module in model.modules()}
+        model.eval()
+        try:
+            with torch.inference_mode(), placement.forward_context():
+                for i in range(self.batches):
+                    fixed = moment._replace(step=i)
+                    for batch in self.data.batches(fixed):
+                        prepared = task.prepare(batch, fixed, generator.manual_seed(step_seed(key, i)))
+                        total, weight, metrics = task.loss(model(prepared), prepared)
+                        for name, (value, count) in {"loss": (total, weight), **metrics}.items():
+                            line = sums.setdefault(name, [0.0, 0.0])
+                            line[0] += float(value)
+                            line[1] += float(count)
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+            self.data.load_state_dict(start)
+        return _means(self.name, sums)
+
+
+def _means(name: str, sums: Mapping[str, list[float]]) -> dict[str, float]:
+    if not sums or sums["loss"][1] == 0:
+        raise DataError(f"evaluation '{name}' found no target in its batches")
+    return {metric: total / weight for metric, (total, weight) in sums.items() if weight}

@@ -1,0 +1,89 @@
+"""What the training machine yields: plain records of what happened, in order.
+
+Checkpointing, logs, progress bars and trackers consume them; nothing in an event is live.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+
+class RunStarted(NamedTuple):
+    """Before the first step."""
+
+    steps: int
+    device: str
+    precision: str
+    bridges: tuple[str, ...]
+    """Junctions that were bridged, in sentences."""
+
+
+class PhaseEntered(NamedTuple):
+    """A phase began; its transition, when it is not the first, has been applied."""
+
+    step: int
+    phase: str
+    index: int
+    parameters: int
+    trainable: int
+    adopted: int
+    copied: int
+    fresh: int
+    dropped: int
+    moments_kept: int
+    moments_copied: int
+    moments_dropped: int
+    seconds: float
+
+
+class StepDone(NamedTuple):
+    """One optimizer step, or one that was skipped because it was not finite."""
+
+    step: int
+    phase: str
+    loss: float
+    """Mean loss over the step's targets, before the update."""
+    grad_norm: float
+    """Global L2 norm of the gradient before clipping."""
+    lr: float
+    tokens: int
+    """Scheduled positions consumed after this step."""
+    seconds: float
+    skipped: bool
+
+
+class Evaluated(NamedTuple):
+    """A named evaluation ran on its fixed data."""
+
+    step: int
+    phase: str
+    name: str
+    at: str
+    """`entry`, `exit` or `cadence`."""
+    metrics: Mapping[str, float]
+    seconds: float
+
+
+class RunFinished(NamedTuple):
+    """After the last step."""
+
+    steps: int
+    tokens: int
+    seconds: float
+    """Training time: steps and transitions, without evaluation."""
+    skipped: int
+    ledger: Mapping[str, Mapping[str, int]]
+    """Source → rows and tokens delivered."""
+
+
+Event = RunStarted | PhaseEntered | StepDone | Evaluated | RunFinished
+
+
+def to_json(event: Event) -> dict[str, Any]:
+    """The event as a flat map with its name under `event`."""
+    return {"event": _snake(type(event).__name__), **event._asdict()}
+
+
+def _snake(name: str) -> str:
+    return "".join("_" + c.lower() if c.isupper() else c for c in name).lstrip("_")

@@ -1,0 +1,101 @@
+"""The guard around foreign code: what importing or calling a provider changes in the process is found, put back and named.
+
+A provider that reseeds a generator or changes the default dtype would otherwise change the numbers of every run in whose
+environment it merely is installed.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from typing import Any, NamedTuple
+
+
+class _Piece(NamedTuple):
+    """One piece of global state: how it is read, compared and put back (None: it cannot be)."""
+
+    name: str
+    read: Callable[[], Any]
+    write: Callable[[Any], None] | None
+    equal: Callable[[Any, Any], bool] = lambda before, after: bool(before == after)
+
+
+@contextmanager
+def guarded() -> Iterator[list[str]]:
+    """Run foreign code; afterwards global state is as it was before.
+
+    Covers the generators of `random`, numpy and torch, torch's default dtype and thread count, the working directory, the
+    environment, signal handlers, and running threads. What the code prints to stdout goes to stderr, so that output meant
+    for a script stays clean. numpy and torch count only when they were imported before: a generator nobody had drawn from
+    holds nothing to lose.
+
+    Yields:
+        A list that, after the block, names every piece that had changed.
+    """
+    changed: list[str] = []
+    before = [(piece, _read_or_none(piece)) for piece in _pieces()]
+    try:
+        with redirect_stdout(sys.stderr):
+            yield changed
+    finally:
+        for piece, value in before:
+            if not piece.equal(value, _read_or_none(piece)):
+                changed.append(piece.name)
+                if piece.write is not None and value is not None:
+                    piece.write(value)
+
+
+def _read_or_none(piece: _Piece) -> Any:
+    try:
+        return piece.read()
+    except OSError:
+        return None  # the working directory was removed
+
+
+def _pieces() -> list[_Piece]:
+    pieces = [
+        _Piece("the random generator of `random`", random.getstate, random.setstate),
+        _Piece("the working directory", os.getcwd, os.chdir),
+        _Piece("the environment variables", lambda: dict(os.environ), _write_environment),
+        _Piece("a running thread", lambda: frozenset(threading.enumerate()), None, _no_new_thread),
+    ]
+    if threading.current_thread() is threading.main_thread():
+        pieces.append(_Piece("a signal handler", _read_handlers, _write_handlers))
+    if (numpy_random := sys.modules.get("numpy.random")) is not None:
+        pieces.append(_Piece("the random generator of numpy", numpy_random.get_state, numpy_random.set_state, _same_numpy_state))
+    if (torch := sys.modules.get("torch")) is not None and hasattr(torch, "get_rng_state"):
+        pieces += [
+            _Piece("the random generator of torch", torch.get_rng_state, torch.set_rng_state, torch.equal),
+            _Piece("the default dtype of torch", torch.get_default_dtype, torch.set_default_dtype),
+            _Piece("the number of threads of torch", torch.get_num_threads, torch.set_num_threads),
+        ]
+    return pieces
+
+
+def _write_environment(before: dict[str, str]) -> None:
+    for name in set(os.environ) - set(before):
+        del os.environ[name]
+    os.environ.update(before)
+
+
+def _no_new_thread(before: frozenset[threading.Thread], after: frozenset[threading.Thread]) -> bool:
+    return after <= before
+
+
+def _read_handlers() -> dict[int, Any]:
+    return {number: signal.getsignal(number) for number in signal.valid_signals()}
+
+
+def _write_handlers(before: dict[int, Any]) -> None:
+    for number, handler in before.items():
+        if handler is not None and signal.getsignal(number) is not handler:
+            signal.signal(number, handler)
+
+
+def _same_numpy_state(before: tuple[Any, ...], after: tuple[Any, ...]) -> bool:
+    return before[0] == after[0] and bool((before[1] == after[1]).all()) and before[2:] == after[2:]

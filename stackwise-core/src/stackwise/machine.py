@@ -1,0 +1,237 @@
+"""The training machine: walks the timeline and yields what happens. It knows no registry, no files and no terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from math import isfinite
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import nn
+
+from stackwise.contracts import Batch, Task
+from stackwise.errors import TrainingHalted, UserError
+from stackwise.evaluation import Evaluation
+from stackwise.events import Evaluated, Event, PhaseEntered, RunFinished, RunStarted, StepDone
+from stackwise.phases import CompiledPhase, PhaseSchedule
+from stackwise.placement import Placement
+from stackwise.planes.data import DataPlane
+from stackwise.planes.model import ModelPlane, ModelReceipt
+from stackwise.planes.objective import Objective
+from stackwise.planes.optimizer import MomentsReceipt, OptimizerPlane
+from stackwise.streams import step_seed, stream_key
+from stackwise.time import Moment
+
+
+class TrainingMachine:
+    """Trains along a compiled schedule.
+
+    Args:
+        model: a model plane, or a finished `nn.Module` from batch to outputs (`Model(embedding, rack, head)`).
+        data: a data plane, a loader, or an iterable of batches.
+        task: an objective, or a finished task.
+        optimizer: an optimizer plane, or a finished `torch.optim.Optimizer` over the model's trainable parameters.
+        schedule: the compiled timeline.
+        evaluations: named evaluations; when they run is in the schedule.
+        placement: device and precision; `Placement()` when left out.
+        grow: builds the growth operator of a declared part.
+        seed: the run's seed; each step seeds its own streams from (seed, consumer, step).
+        halt_after: steps in a row that may be skipped as not finite before training halts.
+        bridges: junctions that assembly bridged, in sentences, reported at the start.
+
+    Raises:
+        UserError: a finished optimizer whose parameters are not the model's trainable ones.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: ModelPlane | nn.Module,
+        data: DataPlane | Iterable[Batch] | Any,
+        task: Objective | Task,
+        optimizer: OptimizerPlane | torch.optim.Optimizer,
+        schedule: PhaseSchedule,
+        evaluations: Sequence[Evaluation] = (),
+        placement: Placement | None = None,
+        grow: Callable[[Any], object] | None = None,
+        seed: int = 0,
+        halt_after: int = 3,
+        bridges: Sequence[str] = (),
+    ) -> None:
+        self.placement = placement or Placement()
+        self.schedule = schedule
+        self.model = model if isinstance(model, ModelPlane) else ModelPlane.of(model, self.placement.device)
+        self.data = data if isinstance(data, DataPlane) else DataPlane.of(data, self.placement.device)
+        self.objective = task if isinstance(task, Objective) else Objective.of(task)
+        self.optimizer = optimizer if isinstance(optimizer, OptimizerPlane) else OptimizerPlane.of(optimizer, self.model.trainable())
+        self.evaluations = {evaluation.name: evaluation for evaluation in evaluations}
+        self._grow, self._bridges, self._halt_after = grow, tuple(bridges), halt_after
+        self._task_key, self._model_key = stream_key(seed, "task"), stream_key(seed, "model")
+        self._generator = torch.Generator()
+        self._not_finite_in_a_row = self._skipped = 0
+        self._seconds = 0.0
+        self.step = 0
+        """The next step to run."""
+
+    def train(self) -> Iterator[Event]:
+        """Run every step that is left, yielding each event as it happens.
+
+        Raises:
+            TrainingHalted: too many steps in a row were not finite.
+        """
+        yield RunStarted(self.schedule.steps, str(self.placement.device), self.placement.precision, self._bridges)
+        for phase in self.schedule:
+            if phase.stop <= self.step:
+                continue
+            if phase.start == self.step:
+                yield from self._cross(phase)
+            yield from self._steps(phase)
+        yield from self._evaluate(self.schedule.steps, self.schedule.phases[-1].name, "exit")
+        yield RunFinished(self.step, self.schedule.clock.tokens(self.step), self._seconds, self._skipped, self.data.ledger())
+
+    def _cross(self, phase: CompiledPhase) -> Iterator[Event]:
+        """One boundary: leave the phase before, carry the planes over, enter the next."""
+        if phase.index:
+            yield from self._evaluate(phase.start, self.schedule.phases[phase.index - 1].name, "exit")
+        started = perf_counter()
+        model, moments = self._enter(phase)
+        self.placement.synchronize()
+        seconds = perf_counter() - started
+        self._seconds += seconds
+        yield self._entered(phase, model, moments, seconds)
+        yield from self._evaluate(phase.start, phase.name, "entry")
+
+    def _enter(self, phase: CompiledPhase) -> tuple[ModelReceipt, MomentsReceipt]:
+        state, t = phase.state, self.schedule.clock.t(phase.start)
+        if state is None:
+            return ModelReceipt(adopted=tuple(self.model.trainable())), MomentsReceipt()
+        self.objective.enter(state.task)
+        self.data.enter(state.data, lookahead=self.objective.lookahead)
+        growth = self._grow(phase.enter.growth) if self._grow is not None and phase.enter.growth is not None else None
+        blocks = phase.transition.blocks if phase.transition is not None else {}
+        receipt = self.model.enter(state.model, blocks=blocks, growth=growth)
+        moments = self.optimizer.enter(state.optimizer, self.model.trainable(), t, receipt=receipt if phase.index else None, enter=phase.enter)
+        self.model.model.train()
+        self._apply_values(t)
+        return receipt, moments
+
+    def _entered(self, phase: CompiledPhase, model: ModelReceipt, moments: MomentsReceipt, seconds: float) -> PhaseEntered:
+        parameters = list(self.model.model.parameters())
+        return PhaseEntered(
+            step=phase.start,
+            phase=phase.name,
+            index=phase.index,
+            parameters=sum(p.numel() for p in parameters),
+            trainable=sum(p.numel() for p in parameters if p.requires_grad),
+            adopted=len(model.adopted),
+            copied=len(model.copied),
+            fresh=len(model.fresh),
+            dropped=len(model.dropped),
+            moments_kept=moments.kept,
+            moments_copied=moments.copied,
+            moments_dropped=moments.dropped,
+            seconds=seconds,
+        )
+
+    def _steps(self, phase: CompiledPhase) -> Iterator[Event]:
+        due = {step for steps in self.schedule.evaluate_at.values() for step in steps} - {phase.start}
+        moving, rate = phase.state is not None, self.schedule.clock.rates[phase.index]
+        for moment in self.schedule.moments(phase, self.step):
+            if moment.step in due:
+                yield from self._evaluate(moment.step, phase.name, "cadence")
+            started = perf_counter()
+            if moving:
+                self._apply_values(moment.t)
+            loss, norm = self._train_step(moment)
+            finite = isfinite(loss) and isfinite(norm)
+            self.step += 1
+            seconds = perf_counter() - started
+            self._seconds += seconds
+            yield StepDone(moment.step, phase.name, loss, norm, self.optimizer.lr, moment.tokens + rate, seconds, not finite)
+            if not finite or self._not_finite_in_a_row:
+                self._count_not_finite(finite, moment)
+
+    def _apply_values(self, t: float) -> None:
+        self.objective.apply_values(t)
+        self.model.apply_values(t)
+        self.optimizer.apply_values(t)
+
+    def _train_step(self, moment: Moment) -> tuple[float, float]:
+        """Forward, backward and, when everything is finite, the update. Returns mean loss and gradient norm."""
+        self._seed_streams(moment.step)
+        batches = self.data.batches(moment)
+        loss = self._backward(batches, moment)
+        parameters = self.optimizer.parameters
+        norm = gradient_norm(parameters)
+        if isfinite(loss) and isfinite(norm):
+            if self.optimizer.clip is not None and norm > self.optimizer.clip:
+                _scale_gradients(parameters, self.optimizer.clip / norm)
+            self.optimizer.optimizer.step()
+        for parameter in parameters:
+            parameter.grad = None
+        return loss, norm
+
+    def _backward(self, batches: Sequence[Batch], moment: Moment) -> float:
+        """Gradients of the mean over all targets of the step, exact under accumulation because sums and weights are kept apart."""
+        if len(batches) == 1:
+            total, weight = self._forward(batches[0], moment)
+            mean = total / weight
+            mean.backward()
+            return mean.item()
+        totals = weights = 0.0
+        for batch in batches:
+            total, weight = self._forward(batch, moment)
+            total.backward()
+            totals, weights = totals + total.item(), weights + float(weight)
+        _scale_gradients(self.optimizer.parameters, 1.0 / weights)
+        return totals / weights
+
+    def _forward(self, batch: Batch, moment: Moment) -> tuple[torch.Tensor, torch.Tensor | float]:
+        task = self.objective.task
+        prepared = task.prepare(batch, moment, self._generator)
+        with self.placement.forward_context():
+            total, weight, _ = task.loss(self.model.model(prepared), prepared)
+        return total, weight
+
+    def _seed_streams(self, step: int) -> None:
+        self._generator.manual_seed(step_seed(self._task_key, step))
+        seed = step_seed(self._model_key, step)
+        for generator in self.placement.generators():
+            generator.manual_seed(seed)
+
+    def _count_not_finite(self, finite: bool, moment: Moment) -> None:
+        if finite:
+            self._not_finite_in_a_row = 0
+            return
+        self._skipped += 1
+        self._not_finite_in_a_row += 1
+        if self._not_finite_in_a_row >= self._halt_after:
+            raise TrainingHalted(
+                f"loss or gradient was not finite {self._not_finite_in_a_row} steps in a row, last at step {moment.step} in phase '{moment.phase}': "
+                "these steps changed nothing; lower the learning rate, clip gradients, or look at the data there"
+            )
+
+    def _evaluate(self, step: int, phase: str, at: str) -> Iterator[Event]:
+        for name, evaluation in self.evaluations.items():
+            if step not in self.schedule.evaluate_at.get(name, ()):
+                continue
+            started = perf_counter()
+            metrics = evaluation.run(self.model.model, self.objective, self.placement, self.schedule.at(step=step))
+            yield Evaluated(step, phase, name, at, metrics, perf_counter() - started)
+
+
+def gradient_norm(parameters: Sequence[nn.Parameter]) -> float:
+    """Global L2 norm of the gradients; not finite when any of them is not.
+
+    Raises:
+        UserError: no parameter has a gradient: the loss does not depend on anything trainable.
+    """
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if not gradients:
+        raise UserError("no trainable parameter has a gradient: the loss does not depend on what is trained; thaw something that it passes through")
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))).item()
+
+
+def _scale_gradients(parameters: Sequence[nn.Parameter], factor: float) -> None:
+    torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], factor)

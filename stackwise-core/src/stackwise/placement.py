@@ -1,0 +1,51 @@
+"""Placement: device and precision, the one seam through which they enter."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal
+
+import torch
+
+from stackwise.errors import UserError
+
+
+class Placement:
+    """Where tensors live and in which precision the model computes.
+
+    Args:
+        device: `auto` (CUDA when there is one), `cpu`, or `cuda`.
+        precision: `float32`, or `bf16` (autocast: parameters and optimizer state stay float32).
+
+    Raises:
+        UserError: CUDA asked for where there is none.
+    """
+
+    def __init__(self, device: Literal["auto", "cpu", "cuda"] | str = "auto", precision: Literal["float32", "bf16"] | str = "float32") -> None:
+        available = torch.cuda.is_available()
+        if device == "cuda" and not available:
+            raise UserError("run.device is cuda, but torch finds no CUDA device here: use auto or cpu")
+        self.device = torch.device("cuda" if device != "cpu" and available else "cpu")
+        self.precision = precision
+
+    @property
+    def is_cpu(self) -> bool:
+        """Whether batches can be used where they lie."""
+        return self.device.type == "cpu"
+
+    def forward_context(self) -> AbstractContextManager[Any]:
+        """The context every forward pass runs in."""
+        if self.precision == "bf16":
+            return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return nullcontext()
+
+    def generators(self) -> tuple[torch.Generator, ...]:
+        """The process-wide generators that dropout draws from on this device."""
+        if self.is_cpu:
+            return (torch.default_generator,)
+        return (torch.default_generator, torch.cuda.default_generators[self.device.index or torch.cuda.current_device()])
+
+    def synchronize(self) -> None:
+        """Wait for the device, so that a clock reads finished work."""
+        if not self.is_cpu:
+            torch.cuda.synchronize(self.device)

@@ -1,0 +1,64 @@
+"""Declared schedules → curves: each bound to the window of the phase that declares it, and continued where it is not redeclared."""
+
+from __future__ import annotations
+
+from attrs import define, field, frozen
+
+from stackwise.config import PhaseConfig
+from stackwise.errors import Problem, ScheduleError
+from stackwise.schedules import Constant, Curve, Schedule, Window
+from stackwise.time import Clock
+
+
+@frozen
+class _Bound:
+    owner: str
+    layer: int
+    schedule: Schedule
+    curve: Curve
+
+
+@define
+class Curves:
+    """Follows every scheduled key through the phases, in order.
+
+    Args:
+        clock: the compiled clock.
+        problems: where mistakes are collected.
+    """
+
+    clock: Clock
+    problems: list[Problem] = field(factory=list)
+    _bound: dict[str, _Bound] = field(factory=dict)
+
+    def of(self, phase: PhaseConfig, path: str, owner: str, schedule: Schedule) -> Curve:
+        """The curve of the option at `path` in a phase.
+
+        Args:
+            phase: the phase being compiled; phases come in order.
+            path: dotted key of the option.
+            owner: id of the component it belongs to; another owner starts anew.
+            schedule: the declaration in force.
+        """
+        layer = phase.declared_in(path)
+        last = self._bound.get(path)
+        if last is not None and (last.owner, last.layer, last.schedule) == (owner, layer, schedule):
+            return last.curve
+        start = self.clock.t(self.clock.starts[phase.index])
+        entry = last.curve(start) if last is not None and last.owner == owner and schedule.over == "phase" else None
+        try:
+            curve = schedule.compile(self._window(schedule, layer, path), entry)
+        except ScheduleError as error:
+            self.problems.append(Problem(str(error), path, phase.locate(path)))
+            curve = Curve.constant(0.0)
+        self._bound[path] = _Bound(owner, layer, schedule, curve)
+        return curve
+
+    def _window(self, schedule: Schedule, layer: int, path: str) -> Window:
+        phases = len(self.clock.rates)
+        if schedule.over == "run" or isinstance(schedule, Constant):
+            return Window(self.clock, 0, self.clock.steps)
+        if layer < 0 and phases > 1:
+            raise ScheduleError("`over: phase` spans the phase that declares it, and this is declared outside the phases: move it into one, or say `over: run`")
+        index = max(layer, 0)
+        return Window(self.clock, self.clock.starts[index], self.clock.starts[index + 1])

@@ -1,0 +1,93 @@
+"""One phase's drafts joined at every junction: open options filled, differences bridged, mismatches collected."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+from attrs import Factory, frozen
+
+from stackwise.errors import Problem, UserError
+from stackwise.plan.parts import Draft
+from stackwise.specs import BatchSpec, Spec, TaskSpec
+from stackwise.unification import Bridge, Side, unify
+
+
+@frozen(kw_only=True)
+class PhaseDrafts:
+    """The drafts of one phase, by role."""
+
+    task: Draft
+    embedding: Draft
+    rack: Draft
+    head: Draft
+    optimizer: Draft
+    sources: Mapping[str, Draft]
+    transforms: tuple[Draft, ...] = ()
+    adapters: Mapping[str, tuple[Draft, ...]] = Factory(dict)
+    growth: Draft | None = None
+
+    def by_role(self) -> dict[str, Draft]:
+        """Every draft that stands at a junction, under its unification role."""
+        roles = {"task": self.task, "embedding": self.embedding, "rack": self.rack, "head": self.head}
+        roles |= {f"source:{name}": draft for name, draft in self.sources.items()}
+        roles |= {f"adapter:{junction}:{i}": draft for junction, drafts in self.adapters.items() for i, draft in enumerate(drafts)}
+        return roles
+
+
+@frozen(kw_only=True)
+class Joined:
+    """Drafts with every option filled, and what was found at the junctions."""
+
+    drafts: PhaseDrafts
+    bridges: tuple[Bridge, ...]
+    problems: tuple[Problem, ...]
+    sizes: Mapping[tuple[str, str], int] = Factory(dict)
+
+    def specs(self) -> dict[str, Any]:
+        """The specs at the junctions, for build contexts; `batch` is the first source's."""
+        specs: dict[str, Any] = {role: self.drafts.by_role()[role].spec for role in ("task", "embedding", "rack", "head")}
+        batches = [spec for draft in self.drafts.sources.values() if isinstance(spec := draft.spec, BatchSpec)]
+        return {**specs, "batch": batches[0] if batches else BatchSpec(fields={})}
+
+
+def join(drafts: PhaseDrafts, rename: Mapping[str, str]) -> Joined:
+    """Unify the specs of a phase and fill what the options leave open."""
+    sides = {}
+    problems: list[Problem] = []
+    for role, draft in drafts.by_role().items():
+        spec = _spec(draft, problems)
+        if spec is not None:
+            sides[role] = Side(role=role, label=draft.label, spec=spec, dims=draft.sizes, open=draft.open_sizes)
+    unified = unify(sides, rename)
+    task = sides["task"].spec if "task" in sides else None
+    attention = task.attention if isinstance(task, TaskSpec) else None
+    filled = {}
+    for role, draft in drafts.by_role().items():
+        try:
+            filled[role] = draft.filled({dim: size for (owner, dim), size in unified.values.items() if owner == role}, attention)
+        except UserError as error:
+            problems.append(Problem(str(error), draft.path))
+            filled[role] = draft
+    return Joined(drafts=_replace(drafts, filled), bridges=unified.bridges, problems=(*problems, *unified.problems), sizes=unified.values)
+
+
+def _spec(draft: Draft, problems: list[Problem]) -> Spec | None:
+    try:
+        return draft.spec
+    except UserError as error:
+        problems.append(Problem(str(error), draft.path))
+        return None
+
+
+def _replace(drafts: PhaseDrafts, filled: Mapping[str, Draft]) -> PhaseDrafts:
+    return attrs.evolve(
+        drafts,
+        task=filled["task"],
+        embedding=filled["embedding"],
+        rack=filled["rack"],
+        head=filled["head"],
+        sources={name: filled[f"source:{name}"] for name in drafts.sources},
+        adapters={junction: tuple(filled[f"adapter:{junction}:{i}"] for i in range(len(group))) for junction, group in drafts.adapters.items()},
+    )

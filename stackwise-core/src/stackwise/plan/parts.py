@@ -1,0 +1,150 @@
+"""References of the config → drafts of parts: the registered component, its options checked, the schedules among them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+from attrs import Factory, define, field, frozen
+
+from stackwise.config import Ref, parse_schedule, structure_options
+from stackwise.contracts import Built, Kind
+from stackwise.errors import Problem, ProviderError, UnknownComponentError, UserError
+from stackwise.options import dimension_fields, read_stacks, scheduled_fields
+from stackwise.phases import Part
+from stackwise.registry import Registered, Registry
+from stackwise.schedules import TAGS, Constant, Curve, Schedule
+from stackwise.specs import RackSpec, Spec
+
+
+@frozen(kw_only=True, eq=False)
+class Draft:
+    """A part before its open options are filled and its schedules compiled."""
+
+    kind: Kind
+    id: str
+    path: str
+    options: Any
+    schedules: Mapping[str, Schedule] = Factory(dict)
+    """Every option that may follow time, defaults included."""
+    registered: Registered | None = None
+    given: Any = None
+
+    @property
+    def label(self) -> str:
+        """What messages call it."""
+        if self.registered is None:
+            return f"{self.kind} {self.id}"
+        return f"{self.kind} '{self.id}' ({self.registered.distribution} {self.registered.version})"
+
+    @property
+    def spec(self) -> Spec | None:
+        """The boundary as far as it is known before building; None where only the artifact can say."""
+        if self.registered is not None:
+            spec: Spec | None = self.options.to_spec() if hasattr(self.options, "to_spec") else None
+            return spec
+        if isinstance(self.given, Built):
+            return self._built_spec()
+        for name in ("get_spec", "to_spec", "get_batch_spec"):
+            if hasattr(self.given, name):
+                found: Spec = getattr(self.given, name)()
+                return found
+        return RackSpec() if self.kind == "rack" else None
+
+    def _built_spec(self) -> Spec | None:
+        if self.kind != "rack":
+            return self.given.spec  # type: ignore[no-any-return]  # the user's own object
+        stacks = {stack.name: stack.blocks for stack in self.options.get("stacks", ())}
+        return attrs.evolve(self.given.spec or RackSpec(), stacks=stacks)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Dimension → size, where the options fix it."""
+        return {dim: size for dim, option in self._dimensions() if (size := getattr(self.options, option)) is not None}
+
+    @property
+    def open_sizes(self) -> dict[str, str]:
+        """Dimension → option to be filled with it."""
+        return {dim: option for dim, option in self._dimensions() if getattr(self.options, option) is None}
+
+    def _dimensions(self) -> list[tuple[str, str]]:
+        if self.registered is None:
+            return []
+        return [(dim, option) for option, dim in dimension_fields(type(self.options)).items()]
+
+    def filled(self, sizes: Mapping[str, int], attention: str | None) -> Draft:
+        """The same draft with its open options filled from the junctions and the task.
+
+        Raises:
+            UserError: the component refuses the combination.
+        """
+        if self.registered is None:
+            return self
+        changes: dict[str, Any] = {option: sizes[dim] for dim, option in self.open_sizes.items() if dim in sizes}
+        for attribute in attrs.fields(type(self.options)):
+            if attribute.metadata.get("follows_task") == "attention" and getattr(self.options, attribute.name) is None:
+                changes[attribute.name] = attention
+        return attrs.evolve(self, options=attrs.evolve(self.options, **changes)) if changes else self
+
+    def part(self, curves: Mapping[str, Curve]) -> Part:
+        """The finished part."""
+        return Part(kind=self.kind, id=self.id, options=self.options, curves=curves, given=self.given)
+
+
+@define
+class Drafts:
+    """Makes drafts, each reference once, and collects what is wrong with them."""
+
+    registry: Registry
+    problems: list[Problem] = field(factory=list)
+    faults: list[ProviderError] = field(factory=list)
+    _known: dict[tuple[str, int], tuple[Ref, Draft | None]] = field(factory=dict)
+
+    def of(self, kind: Kind, ref: Ref) -> Draft | None:
+        """The draft of a reference; None when it has problems, which are collected."""
+        key = (kind, id(ref))
+        if key not in self._known:
+            self._known[key] = (ref, self._draft(kind, ref))
+        return self._known[key][1]
+
+    def _draft(self, kind: Kind, ref: Ref) -> Draft | None:
+        if ref.given is not None:
+            return self._given(kind, ref)
+        if ref.use is None:
+            return None  # the config package has said what is missing
+        try:
+            registered = self.registry.get(kind, ref.use)
+            options_class = registered.load_options()
+        except UnknownComponentError as error:
+            self.problems.append(Problem(str(error), f"{ref.path}.use"))
+            return None
+        except ProviderError as error:
+            self.faults.append(error)
+            return None
+        options, schedules, problems = structure_options(options_class, ref.options, ref.path)
+        self.problems += problems
+        if options is None:
+            return None
+        everything = {name: schedules.get(name) or Constant(value=getattr(options, name)) for name in scheduled_fields(options_class)}
+        return Draft(kind=kind, id=ref.use, path=ref.path, options=options, schedules=everything, registered=registered)
+
+    def _given(self, kind: Kind, ref: Ref) -> Draft | None:
+        if not isinstance(ref.given, Built):
+            if ref.options:
+                self.problems.append(Problem(f"a finished {kind} takes no options ({', '.join(ref.options)}): give a Built(callable, options)", ref.path))
+            return Draft(kind=kind, id=type(ref.given).__name__, path=ref.path, options=None, given=ref.given)
+        options, schedules = dict(ref.options), {}
+        try:
+            if kind == "rack" and "stacks" in options:
+                options["stacks"] = read_stacks(options["stacks"])
+            for name, value in ref.options.items():
+                if hasattr(value, "compile") or (isinstance(value, Mapping) and len(value) == 1 and next(iter(value)) in TAGS):
+                    schedules[name] = parse_schedule(options.pop(name))
+                elif kind == "optimizer" and name in ("lr", "weight_decay"):
+                    schedules[name] = Constant(value=options.pop(name))
+        except UserError as error:
+            self.problems.append(Problem(str(error), ref.path))
+            return None
+        name = getattr(ref.given.make, "__name__", type(ref.given.make).__name__)
+        return Draft(kind=kind, id=name, path=ref.path, options=options, schedules=schedules, given=ref.given)

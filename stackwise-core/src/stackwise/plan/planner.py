@@ -1,0 +1,295 @@
+"""`make_plan`: every name resolved, every option filled, every boundary an integer step, every mistake reported at once."""
+
+from __future__ import annotations
+
+import attrs
+from attrs import field, frozen
+
+from stackwise.config import DataConfig, EvaluateConfig, Experiment, PhaseConfig, parse_schedule
+from stackwise.errors import ConfigError, Problem, ScheduleError, SelectorError, did_you_mean
+from stackwise.phases import CompiledPhase, DataState, Enter, GroupState, ModelState, OptimizerState, Part, PhaseSchedule, TrainingState
+from stackwise.plan.curves import Curves
+from stackwise.plan.junctions import Joined, PhaseDrafts, join
+from stackwise.plan.parts import Draft, Drafts
+from stackwise.plan.transitions import transition
+from stackwise.registry import Provider, Registry
+from stackwise.schedules import Curve
+from stackwise.selectors import compile_selector
+from stackwise.specs import RackSpec, TaskSpec
+from stackwise.time import Clock, compile_clock
+from stackwise.unification import Bridge
+
+
+@frozen(kw_only=True)
+class EvaluationPlan:
+    """One named evaluation with its own fixed data."""
+
+    name: str
+    state: DataState
+    batches: int
+
+
+@frozen(kw_only=True)
+class Plan:
+    """The compiled experiment: what run, pricing and the log share."""
+
+    experiment: Experiment
+    registry: Registry
+    schedule: PhaseSchedule
+    joined: tuple[Joined, ...]
+    """One a phase: filled drafts, specs and bridges."""
+    evaluations: tuple[EvaluationPlan, ...] = ()
+    observers: tuple[Part, ...] = ()
+    providers: tuple[Provider, ...] = ()
+    """The providers that this plan uses."""
+    max_rows: int | None = None
+    max_length: int | None = None
+    """Longest row asked of a loader, lookahead included."""
+    lookahead: int = 0
+    """Entries a row needs beyond seq_len, the most any task asks."""
+
+    @property
+    def bridges(self) -> tuple[Bridge, ...]:
+        """Every bridge of every phase, each once."""
+        return tuple(dict.fromkeys(bridge for joined in self.joined for bridge in joined.bridges))
+
+
+def make_plan(experiment: Experiment, registry: Registry) -> Plan:
+    """Compile an experiment.
+
+    Raises:
+        ConfigError: every mistake of the config and of the components' options, at once.
+        ProviderError: a component that is needed cannot be used.
+    """
+    return _Planner(experiment, registry).plan()
+
+
+@attrs.define
+class _Planner:
+    experiment: Experiment
+    registry: Registry
+    problems: list[Problem] = field(factory=list)
+    drafts: Drafts = field(init=False)
+    _joined: dict[tuple[object, ...], Joined] = field(factory=dict)
+
+    def __attrs_post_init__(self) -> None:
+        self.drafts = Drafts(self.registry)
+
+    def plan(self) -> Plan:
+        phases = self.experiment.phases
+        self.problems += self.experiment.problems
+        drafted = [self._draft(phase) for phase in phases]
+        observers = [self.drafts.of("observer", ref) for ref in self.experiment.observers]
+        self._collect(phases[0] if phases else None)
+        self._stop_if_wrong()
+        joined = [self._join(phase, drafts) for phase, drafts in zip(phases, drafted, strict=True) if drafts is not None]
+        self._stop_if_wrong()
+        clock = self._clock()
+        curves = Curves(clock, self.problems)
+        states = [self._state(phase, found, curves) for phase, found in zip(phases, joined, strict=True)]
+        compiled = self._compile(clock, states, joined)
+        evaluations = [self._evaluation(config, states) for config in self.experiment.evaluate]
+        self._collect(phases[-1])
+        self._stop_if_wrong()
+        lookahead = max(_lookahead(found.drafts.task) for found in joined)
+        shapes = [state.data for state in states] + [evaluation.state for evaluation in evaluations]
+        rows = [shape.batch_size for shape in shapes if shape.batch_size is not None]
+        lengths = [shape.seq_len for shape in shapes if shape.seq_len is not None]
+        return Plan(
+            experiment=self.experiment,
+            registry=self.registry,
+            schedule=PhaseSchedule(clock, compiled, self._evaluate_at(clock)),
+            joined=tuple(joined),
+            evaluations=tuple(evaluations),
+            observers=tuple(draft.part({}) for draft in observers if draft is not None),
+            providers=self._providers(joined),
+            max_rows=max(rows, default=None),
+            max_length=max(lengths) + lookahead if lengths else None,
+            lookahead=lookahead,
+        )
+
+    # -- parts and junctions --------------------------------------------------------------------------------------
+
+    def _draft(self, phase: PhaseConfig) -> PhaseDrafts | None:
+        of = self.drafts.of
+        sources = {name: of("loader", ref) for name, ref in phase.data.sources.items()}
+        transforms = [of("transform", ref) for ref in phase.data.transforms]
+        adapters = {junction: [of("adapter", ref) for ref in refs] for junction, refs in phase.model.adapters.items()}
+        single = {
+            "task": of("task", phase.task),
+            "embedding": of("embedding", phase.model.embedding),
+            "rack": of("rack", phase.model.rack),
+            "head": of("head", phase.model.head),
+            "optimizer": of("optimizer", phase.optimizer.part),
+        }
+        growth = of("growth", phase.enter.growth) if phase.enter.growth is not None else None
+        if growth is not None and phase.index == 0:
+            self.problems.append(Problem("the first phase has nothing to grow from: remove `enter.growth`", "enter.growth", phase.locate("enter.growth")))
+        self._collect(phase)
+        everything = [*sources.values(), *transforms, *single.values(), *(draft for group in adapters.values() for draft in group)]
+        if not sources or any(draft is None for draft in everything):
+            return None
+        return PhaseDrafts(
+            **{role: draft for role, draft in single.items() if draft is not None},
+            sources={name: draft for name, draft in sources.items() if draft is not None},
+            transforms=tuple(draft for draft in transforms if draft is not None),
+            adapters={junction: tuple(draft for draft in group if draft is not None) for junction, group in adapters.items()},
+            growth=growth,
+        )
+
+    def _join(self, phase: PhaseConfig, drafts: PhaseDrafts) -> Joined:
+        key = (*map(id, drafts.by_role().values()), tuple(phase.data.rename.items()))
+        if key not in self._joined:
+            found = join(drafts, phase.data.rename)
+            self.problems += [_placed(problem, phase) for problem in found.problems]
+            self._joined[key] = found
+        known = self._joined[key]
+        return attrs.evolve(known, drafts=attrs.evolve(known.drafts, growth=drafts.growth, optimizer=drafts.optimizer, transforms=drafts.transforms))
+
+    # -- time -----------------------------------------------------------------------------------------------------
+
+    def _clock(self) -> Clock:
+        phases = self.experiment.phases
+        rates = [_shape(phase.data).tokens_per_step for phase in phases]
+        try:
+            return compile_clock(self.experiment.run.horizon, [p.name for p in phases], [p.until for p in phases], rates)
+        except ScheduleError as error:
+            raise ConfigError([*self.problems, Problem(str(error), "phases", phases[-1].locate("until"))]) from None
+
+    def _evaluate_at(self, clock: Clock) -> dict[str, tuple[int, ...]]:
+        every = {config.name: clock.every(config.every) if config.every is not None else () for config in self.experiment.evaluate}
+        return {name: tuple(sorted({*clock.starts, *steps})) for name, steps in every.items()}
+
+    # -- states ---------------------------------------------------------------------------------------------------
+
+    def _state(self, phase: PhaseConfig, found: Joined, curves: Curves) -> TrainingState:
+        drafts = found.drafts
+        model = phase.model
+
+        def part(draft: Draft) -> Part:
+            return draft.part({name: curves.of(phase, f"{draft.path}.{name}", draft.id, schedule) for name, schedule in draft.schedules.items()})
+
+        for selector in model.freeze:
+            self._check_selector(selector, "model.freeze", phase)
+        spec = drafts.rack.spec
+        return TrainingState(
+            task=part(drafts.task),
+            data=attrs.evolve(
+                _shape(phase.data),
+                sources={name: part(draft) for name, draft in drafts.sources.items()},
+                mix={name: self._weight(phase, name, curves) for name in drafts.sources},
+                bridges=tuple(bridge for bridge in found.bridges if bridge.junction.startswith("source:")),
+                transforms=tuple(part(draft) for draft in drafts.transforms),
+            ),
+            model=ModelState(
+                embedding=part(drafts.embedding),
+                rack=part(drafts.rack),
+                head=part(drafts.head),
+                adapters={junction: tuple(part(draft) for draft in group) for junction, group in drafts.adapters.items()},
+                freeze=model.freeze,
+                stacks=spec.stacks if isinstance(spec, RackSpec) else {},
+                bridges=tuple(bridge for bridge in found.bridges if not bridge.junction.startswith("source:")),
+            ),
+            optimizer=self._optimizer(phase, drafts.optimizer, curves),
+        )
+
+    def _weight(self, phase: PhaseConfig, source: str, curves: Curves) -> Curve:
+        if source not in phase.data.mix:
+            self.problems.append(Problem(f"source '{source}' has no weight in data.mix: give one, 0 to leave it out", "data.mix", phase.locate("data.mix")))
+            return Curve.constant(0.0)
+        return curves.of(phase, f"data.mix.{source}", "mix", parse_schedule(phase.data.mix[source]))
+
+    def _optimizer(self, phase: PhaseConfig, draft: Draft, curves: Curves) -> OptimizerState:
+        default = {name: curves.of(phase, f"{draft.path}.{name}", draft.id, schedule) for name, schedule in draft.schedules.items()}
+        groups = []
+        for group in phase.optimizer.groups:
+            base = f"optimizer.groups.{group.name}"
+            for selector in group.select:
+                self._check_selector(selector, f"{base}.select", phase)
+            own = {}
+            for name, value in group.options.items():
+                if name not in draft.schedules:
+                    hint = did_you_mean(name, draft.schedules)
+                    self.problems.append(Problem(f"{draft.label} has no option '{name}' that a group may set{hint}", f"{base}.{name}", phase.locate(f"{base}.{name}")))
+                else:
+                    own[name] = curves.of(phase, f"{base}.{name}", draft.id, parse_schedule(value))
+            groups.append(GroupState(name=group.name, select=group.select, curves={**default, **own}))
+        groups.append(GroupState(name="default", select=(), curves=default))
+        return OptimizerState(part=draft.part(default), groups=tuple(groups), clip=phase.optimizer.clip)
+
+    def _compile(self, clock: Clock, states: list[TrainingState], joined: list[Joined]) -> tuple[CompiledPhase, ...]:
+        compiled = []
+        for i, (phase, state) in enumerate(zip(self.experiment.phases, states, strict=True)):
+            crossing = None
+            growth = joined[i].drafts.growth
+            if i:
+                before = self.experiment.phases[i - 1]
+                crossing = transition(before, phase, states[i - 1].model, state.model, growth, joined[i].drafts.rack, self.drafts)
+                self._collect(phase)
+            enter = Enter(growth=growth.part({}) if growth is not None else None, moments=phase.enter.moments)
+            compiled.append(
+                CompiledPhase(name=phase.name, index=i, start=clock.starts[i], stop=clock.starts[i + 1], state=state, enter=enter, transition=crossing)
+            )
+        return tuple(compiled)
+
+    def _evaluation(self, config: EvaluateConfig, states: list[TrainingState]) -> EvaluationPlan:
+        base = states[0].data
+        lengths = [state.data.seq_len for state in states if state.data.seq_len is not None]
+        sources = base.sources
+        if config.sources is not None:
+            drafts = {name: self.drafts.of("loader", ref) for name, ref in config.sources.items()}
+            sources = {name: draft.part({}) for name, draft in drafts.items() if draft is not None}
+        weights = {name: base.mix[name](0.0) if config.sources is None else 1.0 for name in sources}
+        state = attrs.evolve(
+            base,
+            sources=sources,
+            mix={name: Curve.constant(weight) for name, weight in weights.items()},
+            batch_size=config.batch_size if config.batch_size is not None else base.batch_size,
+            seq_len=config.seq_len if config.seq_len is not None else max(lengths, default=None),
+            accumulate=1,
+            transforms=(),
+        )
+        return EvaluationPlan(name=config.name, state=state, batches=config.batches)
+
+    # -- mistakes -------------------------------------------------------------------------------------------------
+
+    def _check_selector(self, selector: str, path: str, phase: PhaseConfig) -> None:
+        try:
+            compile_selector(selector)
+        except SelectorError as error:
+            self.problems.append(Problem(str(error), path, phase.locate(path)))
+
+    def _collect(self, phase: PhaseConfig | None) -> None:
+        """Take over what the drafts collected, placed by the phase that asked."""
+        self.problems += [_placed(problem, phase) for problem in self.drafts.problems]
+        self.drafts.problems.clear()
+
+    def _stop_if_wrong(self) -> None:
+        if self.problems:
+            raise ConfigError(tuple(dict.fromkeys(self.problems)))
+        if self.drafts.faults:
+            raise self.drafts.faults[0]
+
+    def _providers(self, joined: list[Joined]) -> tuple[Provider, ...]:
+        names: dict[str, None] = {}
+        for found in joined:
+            drafts = [*found.drafts.by_role().values(), found.drafts.optimizer, *found.drafts.transforms, found.drafts.growth]
+            names |= {draft.registered.provider: None for draft in drafts if draft is not None and draft.registered is not None}
+        return tuple(provider for name in names if (provider := self.registry.provider(name)) is not None)
+
+
+def _placed(problem: Problem, phase: PhaseConfig | None) -> Problem:
+    if problem.where is not None or phase is None:
+        return problem
+    return attrs.evolve(problem, where=phase.locate(problem.path))
+
+
+def _shape(data: DataConfig) -> DataState:
+    return DataState(sources={}, mix={}, batch_size=data.batch_size, seq_len=data.seq_len, accumulate=data.accumulate)
+
+
+def _lookahead(task: Draft) -> int:
+    spec = task.spec
+    return spec.lookahead if isinstance(spec, TaskSpec) else 0
+
+

@@ -1,0 +1,108 @@
+"""The difference between two declared states: what changes, which block comes from which, what is lost on purpose."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from stackwise.config import PhaseConfig
+from stackwise.contracts import BlockOrigin, BuildContext, GrowthOperator, GrowthRequest, ParameterGrowth
+from stackwise.errors import Problem, ProviderError
+from stackwise.phases import Change, ModelState, Transition
+from stackwise.plan.parts import Draft, Drafts
+from stackwise.specs import RackSpec
+
+BlockMap = Mapping[tuple[str, int], BlockOrigin]
+
+
+def changes_between(before: PhaseConfig, after: PhaseConfig) -> tuple[Change, ...]:
+    """Every key whose declared value differs, in the order of the config."""
+    old, new = _declared(before), _declared(after)
+    return tuple(
+        Change(path=path, before=old.get(path, "–"), after=new.get(path, "–")) for path in dict.fromkeys([*old, *new]) if old.get(path) != new.get(path)
+    )
+
+
+def _declared(phase: PhaseConfig) -> dict[str, str]:
+    """The declared state by dotted key; where a phase ends and how it is entered are no part of it."""
+    return {path: value for path, value in _flat(phase.tree.printable()).items() if path.split(".")[0] not in ("until", "enter")}
+
+
+def _flat(value: Any, path: str = "") -> dict[str, str]:
+    if isinstance(value, Mapping) and value:
+        return {k: v for key, inner in value.items() for k, v in _flat(inner, f"{path}.{key}" if path else str(key)).items()}
+    if isinstance(value, list):
+        return {path: "[" + ", ".join(_compact(entry) for entry in value) + "]"}
+    return {path: _compact(value)}
+
+
+def _compact(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}: {_compact(inner)}" for key, inner in value.items())
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def transition(before: PhaseConfig, after: PhaseConfig, old: ModelState, new: ModelState, growth: Draft | None, rack: Draft, drafts: Drafts) -> Transition:
+    """How the boundary between two phases is crossed; problems are collected in `drafts`."""
+    notes = []
+    for role in ("embedding", "rack", "head"):
+        if getattr(old, role).id != getattr(new, role).id:
+            notes.append(f"{role} {getattr(old, role).id} is replaced by {getattr(new, role).id}: its parameters start anew")
+    if before.optimizer.part.use != after.optimizer.part.use:
+        notes.append(f"optimizer {before.optimizer.part.use} is replaced by {after.optimizer.part.use}: its moments start anew")
+    replaced = bool(notes) and old.rack.id != new.rack.id
+    operator = _operator(growth, drafts)
+    blocks: BlockMap = {}
+    reordered = old.stacks != new.stacks or list(old.stacks) != list(new.stacks)
+    if reordered and not replaced:
+        blocks = _map_blocks(after, old, new, operator, growth, rack, drafts)
+    elif growth is not None and not isinstance(operator, ParameterGrowth):
+        drafts.problems.append(Problem(f"{growth.id} has nothing to grow: the stacks are those of the phase before", growth.path))
+    preserves = not notes and (not reordered or (operator is not None and operator.preserves_function))
+    return Transition(changes=changes_between(before, after), blocks=blocks, preserves_function=preserves, notes=tuple(notes))
+
+
+def _operator(growth: Draft | None, drafts: Drafts) -> GrowthOperator | None:
+    if growth is None:
+        return None
+    if growth.registered is None:
+        given: GrowthOperator = growth.given
+        return given
+    try:
+        factory = growth.registered.load_factory()
+        operator: GrowthOperator = factory(growth.options, BuildContext(seed=0))
+    except ProviderError as error:
+        drafts.faults.append(error)
+        return None
+    return operator
+
+
+def _map_blocks(
+    phase: PhaseConfig, old: ModelState, new: ModelState, operator: GrowthOperator | None, growth: Draft | None, rack: Draft, drafts: Drafts
+) -> BlockMap:
+    targets = [(stack, index) for stack, count in new.stacks.items() for index in range(count)]
+    known = {(stack, index) for stack, count in old.stacks.items() for index in range(count)}
+    if operator is None:
+        if fresh := [target for target in targets if target not in known]:
+            names = ", ".join(c.id for c in drafts.registry.of_kind("growth")) or "none installed"
+            stack, index = fresh[0]
+            drafts.problems.append(
+                Problem(
+                    f"block {index} of stack '{stack}' is new in phase '{phase.name}', and nothing says where it comes from: "
+                    f"declare `enter: {{growth: {{use: ...}}}}` in the phase (operators: {names})",
+                    "model.rack.stacks",
+                    phase.locate("model.rack.stacks"),
+                )
+            )
+        return {target: BlockOrigin(source=target if target in known else None) for target in targets}
+    assert growth is not None
+    spec = rack.spec
+    outputs = spec.residual_outputs if isinstance(spec, RackSpec) else ()
+    try:
+        blocks = operator.map_blocks(GrowthRequest(old_stacks=old.stacks, new_stacks=new.stacks, residual_outputs=outputs))
+    except ValueError as error:
+        drafts.problems.append(Problem(f"{growth.id} cannot make this change: {error}", growth.path))
+        return {}
+    if set(blocks) != set(targets) or any(origin.source is not None and origin.source not in known for origin in blocks.values()):
+        drafts.faults.append(ProviderError(f"{growth.label} mapped blocks {sorted(blocks)} where the new rack has {targets}, or from blocks that do not exist"))
+    return {target: blocks[target] for target in targets if target in blocks}

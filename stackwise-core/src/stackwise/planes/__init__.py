@@ -1,0 +1,1 @@
+"""The three planes: each owns its artifact and its extract → transform → load."""

@@ -1,0 +1,215 @@
+"""The optimizer plane: which parameters learn, with which values at t, and what happens to their moments at a boundary."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from attrs import define, frozen
+from torch import nn
+
+from stackwise.contracts import CopyOf, ParameterGroup
+from stackwise.errors import ProviderError, UserError
+from stackwise.phases import Enter, OptimizerState, Part
+from stackwise.planes.model import ModelReceipt
+from stackwise.selectors import select
+
+
+@frozen(kw_only=True)
+class MomentsReceipt:
+    """What crossing into a state did to optimizer state, in parameters."""
+
+    kept: int = 0
+    copied: int = 0
+    dropped: int = 0
+
+
+BuildOptimizer = Callable[[Part, float, Sequence[ParameterGroup]], torch.optim.Optimizer]
+
+
+@define
+class _Followed:
+    """One entry of one torch group that follows a curve."""
+
+    group: dict[str, Any]
+    key: str
+    curve: Callable[[float], float]
+    last: float
+
+
+class OptimizerPlane:
+    """Owns the optimizer; crosses declared states with every moment accounted for by name.
+
+    Args:
+        build: makes the optimizer of a declared part at run time t over parameter groups; None when it was given finished.
+    """
+
+    def __init__(self, build: BuildOptimizer | None = None) -> None:
+        self._build = build
+        self._state: OptimizerState | None = None
+        self._names: dict[str, nn.Parameter] = {}
+        self._parked: dict[str, dict[str, Any]] = {}
+        """State of frozen parameters, kept for the phase that thaws them."""
+        self._followed: list[_Followed] = []
+        self.parameters: list[nn.Parameter] = []
+        """The trainable parameters, each once."""
+        self.clip: float | None = None
+        self.optimizer: torch.optim.Optimizer
+
+    @classmethod
+    def of(cls, optimizer: torch.optim.Optimizer, trainable: Mapping[str, nn.Parameter]) -> OptimizerPlane:
+        """A plane around a finished optimizer over the model's trainable parameters.
+
+        Raises:
+            UserError: the optimizer's parameters are not exactly the model's trainable ones.
+        """
+        plane = cls()
+        plane._hold(optimizer, trainable)
+        _check_membership(optimizer, trainable, UserError)
+        return plane
+
+    @property
+    def lr(self) -> float:
+        """The learning rate in force in the first group."""
+        return float(self.optimizer.param_groups[0].get("lr", 0.0))
+
+    def enter(self, state: OptimizerState, trainable: Mapping[str, nn.Parameter], t: float, *, receipt: ModelReceipt | None = None, enter: Enter | None = None) -> MomentsReceipt:
+        """Cross into a declared state over the parameters that are trainable now.
+
+        Args:
+            state: the declaration to reach.
+            trainable: canonical name → parameter, each once.
+            t: run time at the boundary.
+            receipt: what the model plane did to the parameters; None at the start.
+            enter: the phase's policy for moments.
+
+        Raises:
+            UserError: a group that selects nothing.
+            ProviderError: the optimizer's parameters are not exactly the trainable ones.
+        """
+        before, self._state = self._state, state
+        self.clip = state.clip
+        same = before is not None and before.part.structure == state.part.structure and _selection(before) == _selection(state)
+        unmoved = self._names.keys() == trainable.keys() and all(self._names[name] is p for name, p in trainable.items())
+        if same and unmoved:
+            moments = MomentsReceipt(kept=len(self._by_name()))
+        else:
+            moments = self._rebuild(before, state, trainable, t, receipt or ModelReceipt(), enter or Enter())
+        self._follow(state, t)
+        return moments
+
+    def apply_values(self, t: float) -> None:
+        """Set every followed entry to its value at t, where it changed."""
+        for entry in self._followed:
+            value = entry.curve(t)
+            if value != entry.last:
+                entry.group[entry.key] = entry.last = value
+
+    def state_by_name(self) -> dict[str, dict[str, Any]]:
+        """Optimizer state by canonical parameter name, that of frozen parameters included."""
+        return {**self._parked, **self._by_name()}
+
+    def load_state_by_name(self, state: Mapping[str, Mapping[str, Any]]) -> None:
+        """Restore what `state_by_name` returned.
+
+        Raises:
+            UserError: state of another shape than the parameter of that name.
+        """
+        for name, entries in state.items():
+            if name not in self._names:
+                self._parked[name] = dict(entries)
+                continue
+            parameter = self._names[name]
+            for key, value in entries.items():
+                if isinstance(value, torch.Tensor) and value.dim() and value.shape != parameter.shape:
+                    raise UserError(f"saved {key} of {name} has shape {tuple(value.shape)}, the parameter has {tuple(parameter.shape)}")
+            self.optimizer.state[parameter] = dict(entries)
+
+    def _hold(self, optimizer: torch.optim.Optimizer, trainable: Mapping[str, nn.Parameter]) -> None:
+        self.optimizer, self._names, self.parameters = optimizer, dict(trainable), list(trainable.values())
+
+    def _by_name(self) -> dict[str, dict[str, Any]]:
+        state = self.optimizer.state if self._names else {}
+        return {name: state[p] for name, p in self._names.items() if p in state and state[p]}
+
+    def _rebuild(
+        self, before: OptimizerState | None, state: OptimizerState, trainable: Mapping[str, nn.Parameter], t: float, receipt: ModelReceipt, enter: Enter
+    ) -> MomentsReceipt:
+        if self._build is None:
+            raise UserError("the optimizer was given as a finished object, so no phase can change what it trains: give a Built(callable, options)")
+        old = {**self._parked, **self._by_name()}
+        optimizer = self._build(state.part, t, group_parameters(state, trainable, t))
+        _check_membership(optimizer, trainable, ProviderError)
+        kept = copied = 0
+        used: set[str] = set()
+        if before is not None and before.part.id == state.part.id:
+            for name, parameter in trainable.items():
+                origin = receipt.copied.get(name)
+                if origin is None and name in old and name not in receipt.fresh:
+                    optimizer.state[parameter] = old[name]
+                    kept, used = kept + 1, used | {name}
+                elif origin is not None and enter.moments == "copy" and origin.source in old:
+                    optimizer.state[parameter] = _copy_state(old[origin.source], origin)
+                    copied, used = copied + 1, used | {origin.source}
+            alive = set(receipt.adopted) - set(trainable)
+            self._parked = {name: entries for name, entries in old.items() if name in alive}
+        else:
+            self._parked = {}
+        self._hold(optimizer, trainable)
+        return MomentsReceipt(kept=kept, copied=copied, dropped=len(old.keys() - used - self._parked.keys()))
+
+    def _follow(self, state: OptimizerState, t: float) -> None:
+        curves = {group.name: group.curves for group in state.groups}
+        self._followed = []
+        for group in self.optimizer.param_groups:
+            fixed = group.get("fixed", ())
+            for key, curve in curves.get(group.get("group", "default"), {}).items():
+                if key in group and key not in fixed:
+                    group[key] = curve(t)
+                    if not curve.is_constant:
+                        self._followed.append(_Followed(group, key, curve, group[key]))
+
+
+def _selection(state: OptimizerState) -> list[tuple[str, tuple[str, ...], tuple[str, ...]]]:
+    return [(group.name, group.select, tuple(group.curves)) for group in state.groups]
+
+
+def group_parameters(state: OptimizerState, trainable: Mapping[str, nn.Parameter], t: float) -> list[ParameterGroup]:
+    """Hand every parameter to the first group that selects it; the group without selectors takes the rest."""
+    left = dict(trainable)
+    groups = []
+    for group in state.groups:
+        names = select(group.select, trainable) if group.select else list(left)
+        parameters = {name: left.pop(name) for name in names if name in left}
+        if group.select and not parameters:
+            raise UserError(f"optimizer.groups.{group.name} selects only parameters that groups before it already took: change the order or the selectors")
+        if parameters:
+            groups.append(ParameterGroup(name=group.name, parameters=parameters, values={key: curve(t) for key, curve in group.curves.items()}))
+    return groups
+
+
+def _copy_state(entries: Mapping[str, Any], origin: CopyOf) -> dict[str, Any]:
+    """A copy of optimizer state for a copied parameter; entries shaped like the parameter follow the same index."""
+    copied = {}
+    for key, value in entries.items():
+        if isinstance(value, torch.Tensor):
+            copied[key] = value[list(origin.index)].clone() if origin.index is not None and value.dim() else value.clone()
+        else:
+            copied[key] = value
+    return copied
+
+
+def _check_membership(optimizer: torch.optim.Optimizer, trainable: Mapping[str, nn.Parameter], fault: type[UserError] | type[ProviderError]) -> None:
+    """Trainable parameters and optimizer parameters are the same set, by identity, each once."""
+    held = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    names = {id(p): name for name, p in trainable.items()}
+    missing = [name for key, name in names.items() if key not in set(held)]
+    if missing or len(held) != len(set(held)) or set(held) - names.keys():
+        extra = len(set(held) - names.keys())
+        raise fault(
+            f"{type(optimizer).__name__} must hold each trainable parameter once: missing {missing or 'none'}, "
+            f"not trainable {extra}, held twice {len(held) - len(set(held))}"
+        )
+
+

@@ -1,0 +1,131 @@
+"""Pricing: what every phase of a plan costs and carries over, found by walking the same planes on the meta device.
+
+No weight exists and no data is read; a model that cannot be built, a selector that matches nothing or a shape that changes
+without an operator shows itself here, before the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from attrs import frozen
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from stackwise.assembly import Workshop
+from stackwise.errors import ProviderError, StackwiseError, UserError
+from stackwise.phases import CompiledPhase, Part, TrainingState
+from stackwise.plan import Plan
+from stackwise.planes.model import ModelPlane, ModelReceipt
+from stackwise.planes.optimizer import group_parameters
+from stackwise.specs import OptimizerSpec, TaskSpec, TensorSpec
+
+
+@frozen(kw_only=True)
+class PhasePrice:
+    """The figures of one phase."""
+
+    name: str
+    steps: int
+    tokens: int
+    stacks: Mapping[str, int]
+    parameters: int
+    trainable: int
+    optimizer_bytes: int | None
+    """State kept for the trainable parameters; None for an optimizer that does not say."""
+    flops: int | None
+    """Forward and backward of every step of the phase; None where the inputs' shapes are unknown."""
+    lr: tuple[float, float] | None
+    """At the first and the last step."""
+    receipt: ModelReceipt
+    """What crossing into the phase does to the parameters, by name."""
+
+
+def price(plan: Plan) -> tuple[PhasePrice, ...]:
+    """The figures of every phase.
+
+    Raises:
+        UserError: a selector that matches nothing, a parameter that changes shape without an operator, nothing trainable.
+        ProviderError: a component that cannot be built, or whose spec is not true of its shapes.
+    """
+    shop = Workshop(plan, device="meta")
+    plane = ModelPlane(shop.module, device=torch.device("meta"))
+    return tuple(_price_phase(plan, phase, plane, shop) for phase in plan.schedule)
+
+
+def _price_phase(plan: Plan, phase: CompiledPhase, plane: ModelPlane, shop: Workshop) -> PhasePrice:
+    state = phase.state
+    assert state is not None  # a plan's phases are declared
+    growth = shop.growth(phase.enter.growth) if phase.enter.growth is not None else None
+    receipt = plane.enter(state.model, blocks=phase.transition.blocks if phase.transition is not None else {}, growth=growth)
+    clock = plan.schedule.clock
+    first, last = clock.t(phase.start), clock.t(phase.stop - 1)
+    groups = group_parameters(state.optimizer, plane.trainable(), first)
+    step_flops = _flops(plan, phase, plane.model)
+    lr = next((group.curves["lr"] for group in reversed(state.optimizer.groups) if "lr" in group.curves), None)
+    return PhasePrice(
+        name=phase.name,
+        steps=phase.stop - phase.start,
+        tokens=clock.tokens(phase.stop) - clock.tokens(phase.start),
+        stacks=state.model.stacks,
+        parameters=sum(p.numel() for p in plane.model.parameters()),
+        trainable=sum(p.numel() for p in plane.trainable().values()),
+        optimizer_bytes=_optimizer_bytes(plan, phase, [p for group in groups for p in group.parameters.values()]),
+        flops=None if step_flops is None else step_flops * (phase.stop - phase.start),
+        lr=None if lr is None else (lr(first), lr(last)),
+        receipt=receipt,
+    )
+
+
+def _optimizer_bytes(plan: Plan, phase: CompiledPhase, parameters: list[nn.Parameter]) -> int | None:
+    spec = plan.joined[phase.index].drafts.optimizer.spec
+    if not isinstance(spec, OptimizerSpec):
+        return None
+    return sum(spec.state_elements(tuple(p.shape)) * p.element_size() for p in parameters)
+
+
+def _flops(plan: Plan, phase: CompiledPhase, model: nn.Module) -> int | None:
+    """FLOPs of one step, counted over a forward and backward pass on the meta device."""
+    state = phase.state
+    task = plan.joined[phase.index].drafts.task.spec
+    if state is None or not isinstance(task, TaskSpec):
+        return None
+    sizes = {dim: size for (role, dim), size in plan.joined[phase.index].sizes.items() if role == "task"}
+    shapes = {name: _shape(spec, state, sizes) for name, spec in task.inputs.items()}
+    if not shapes or any(shape is None for shape in shapes.values()):
+        return None
+    batch = {name: torch.zeros(shape or (), dtype=_dtype(task.inputs[name]), device="meta") for name, shape in shapes.items()}
+    counter = FlopCounterMode(display=False)
+    try:
+        with counter:
+            outputs = model(batch)
+            sum(output.sum() for output in outputs.values() if output.is_floating_point()).backward()  # type: ignore[union-attr]  # a model has an output
+    except StackwiseError:
+        raise
+    except Exception as error:
+        raise _fault(state.model.rack)(
+            f"phase '{phase.name}': the model does not run on shapes {', '.join(f'{n} {list(s or ())}' for n, s in shapes.items())}: {type(error).__name__}: {error}"
+        ) from error
+    for parameter in model.parameters():
+        parameter.grad = None
+    return counter.get_total_flops() * state.data.accumulate
+
+
+def _fault(rack: Part) -> type[UserError] | type[ProviderError]:
+    return ProviderError if rack.given is None else UserError
+
+
+def _shape(spec: TensorSpec, state: TrainingState, sizes: Mapping[str, int]) -> tuple[int, ...] | None:
+    known = {**sizes, "batch": state.data.batch_size, "time": state.data.seq_len}
+    shape = [dim if isinstance(dim, int) else known.get(dim) for dim in spec.dims]
+    return None if any(size is None for size in shape) else tuple(size for size in shape if size is not None)
+
+
+def _dtype(spec: TensorSpec) -> torch.dtype:
+    named = {"floating": torch.float32, "integer": torch.int64}
+    dtype = named.get(spec.dtype) or getattr(torch, spec.dtype)
+    assert isinstance(dtype, torch.dtype)
+    return dtype
+
+

@@ -1,0 +1,117 @@
+"""Progress of a run: one bar whose segments are the phases on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import os
+import sys
+from time import monotonic
+from typing import TextIO
+
+from stackwise.events import Evaluated, Event, PhaseEntered, RunFinished, RunStarted, StepDone
+from stackwise.phases import PhaseSchedule
+
+LINE_EVERY_S = 5.0
+REDRAW_EVERY_S = 0.1
+_COLOURS = (36, 32, 33, 35, 34)
+
+
+class Progress:
+    """An observer that shows where the run is.
+
+    Args:
+        schedule: the timeline to draw.
+        stream: where to; standard error when left out.
+    """
+
+    def __init__(self, schedule: PhaseSchedule, stream: TextIO | None = None) -> None:
+        self._schedule = schedule
+        self._stream = stream if stream is not None else sys.stderr
+        self._live = self._stream.isatty() and os.environ.get("TERM") != "dumb"
+        self._colour = self._live and "NO_COLOR" not in os.environ
+        encoding = (getattr(self._stream, "encoding", None) or "ascii").lower()
+        self._full, self._empty, self._edge = ("━", "─", "┃") if "utf" in encoding else ("=", "-", "|")
+        self._shown = self._first = 0.0
+        self._speed = 0.0
+        self._window: tuple[float, int] = (0.0, 0)
+        self._tokens = 0
+
+    def __call__(self, event: Event) -> None:
+        """Show one event, if it is time to."""
+        if isinstance(event, StepDone):
+            self._step(event)
+        elif isinstance(event, RunStarted):
+            self._line(f"run   {event.steps:,} steps on {event.device}, {event.precision}")
+            for bridge in event.bridges:
+                self._line(f"      bridged {bridge}")
+        elif isinstance(event, PhaseEntered):
+            self._line(self._entered(event))
+        elif isinstance(event, Evaluated):
+            metrics = "  ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in event.metrics.items())
+            self._line(f"      {event.phase} {event.step}/{self._schedule.steps}  {event.name} ({event.at})  {metrics}")
+        elif isinstance(event, RunFinished):
+            self._clear()
+
+    def _step(self, event: StepDone) -> None:
+        now = monotonic()
+        if self._first == 0.0:
+            self._first = self._shown = now
+            self._window = (now, event.tokens)
+        if event.skipped:
+            self._line(f"      step {event.step}: loss {event.loss} or gradient {event.grad_norm} is not finite; nothing was changed")
+        if now - self._shown < (REDRAW_EVERY_S if self._live else LINE_EVERY_S):
+            return
+        self._shown = now
+        since, tokens = self._window
+        if now - since > 1.0:
+            self._speed = (event.tokens - tokens) / (now - since)
+            self._window = (now, event.tokens)
+        text = self._text(event, now)
+        if self._live:
+            width = os.get_terminal_size(self._stream.fileno()).columns
+            bar = self._bar(event.step + 1, max(10, min(40, width - len(text) - 3)))
+            self._stream.write(f"\r\x1b[2K{bar} {text[: max(0, width - 12)]}" if width > 60 else f"\r\x1b[2K{text[: width - 1]}")
+            self._stream.flush()
+        else:
+            self._line(text)
+
+    def _text(self, event: StepDone, now: float) -> str:
+        done = event.step + 1
+        left = (now - self._first) / max(done - 1, 1) * (self._schedule.steps - done)
+        speed = f"  {self._speed:,.0f} tokens/s" if self._speed else ""
+        return f"{event.phase} {done}/{self._schedule.steps}  loss {event.loss:.4f}  lr {event.lr:.2e}{speed}  {_clock(left)} left"
+
+    def _bar(self, done: int, width: int) -> str:
+        """Phases as segments, each as wide as its share of the steps."""
+        total, cells = self._schedule.steps, []
+        for phase in self._schedule:
+            first, last = phase.start * width // total, phase.stop * width // total
+            filled = min(max(done * width // total - first, 0), last - first)
+            segment = self._full * filled + self._empty * (last - first - filled)
+            colour = _COLOURS[phase.index % len(_COLOURS)]
+            cells.append(f"\x1b[{colour}m{segment}\x1b[0m" if self._colour else segment)
+        return self._edge.join(cells)
+
+    def _entered(self, event: PhaseEntered) -> str:
+        text = f"enter {event.phase} at step {event.step}: {event.parameters:,} parameters, {event.trainable:,} trained"
+        if event.index == 0:
+            return text
+        carried = f"adopted {event.adopted}, copied {event.copied}, fresh {event.fresh}, dropped {event.dropped}"
+        moments = f"moments kept {event.moments_kept}, copied {event.moments_copied}, dropped {event.moments_dropped}"
+        return f"{text}; {carried}; {moments}; {event.seconds:.2f} s"
+
+    def _line(self, text: str) -> None:
+        self._clear()
+        encoding = getattr(self._stream, "encoding", None) or "ascii"
+        self._stream.write(text.encode(encoding, "replace").decode(encoding) + "\n")
+        self._stream.flush()
+
+    def _clear(self) -> None:
+        if self._live:
+            self._stream.write("\r\x1b[2K")
+            self._stream.flush()
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds + 0.5), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s"

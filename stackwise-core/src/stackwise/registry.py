@@ -1,0 +1,232 @@
+"""The registry: which component every installed provider offers, and why a provider that offers nothing is broken.
+
+A broken provider is data here; it becomes an error only for whoever asks for one of its components.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NoReturn, get_args
+from warnings import warn
+
+import attrs
+from attrs import field, frozen
+
+from stackwise.contracts import Component, Kind
+from stackwise.errors import ProviderError, UnknownComponentError, did_you_mean, near_names
+from stackwise.isolation import guarded
+
+KINDS: tuple[Kind, ...] = get_args(Kind)
+"""Every kind of component, in listing order."""
+
+
+class StateChanged(RuntimeWarning):
+    """A component's module, or a library it imports, changed state of the whole process while it was loaded."""
+
+
+@frozen(kw_only=True)
+class Registered:
+    """A component with its kind and the distribution that answers for it."""
+
+    kind: Kind
+    id: str
+    """`<provider>.<component>`."""
+    component: Component
+    provider: str
+    distribution: str
+    version: str
+
+    def load_options(self) -> type:
+        """The options class, imported now.
+
+        Raises:
+            ProviderError: the module does not import, lacks the attribute, or holds no attrs class there.
+        """
+        found = self._load("options", self.component.options)
+        if not isinstance(found, type) or not attrs.has(found):
+            self._fail("options", self.component.options, f"it is {_article(found)}; options are an attrs class")
+        return found
+
+    def load_factory(self) -> Any:
+        """The callable that builds the component, imported now; this may import torch.
+
+        Raises:
+            ProviderError: the module does not import, lacks the attribute, or holds nothing callable there.
+        """
+        found = self._load("factory", self.component.factory)
+        if not callable(found):
+            self._fail("factory", self.component.factory, f"it is {_article(found)}; a factory can be called")
+        return found
+
+    def _load(self, part: str, target: str) -> Any:
+        module, _, attribute = target.partition(":")
+        if not module or not attribute:
+            self._fail(part, target, "it is not of the form 'module:attribute'")
+        try:
+            with guarded() as changed:
+                found: Any = import_module(module)
+                for name in attribute.split("."):
+                    found = getattr(found, name)
+        except (Exception, SystemExit) as error:
+            self._fail(part, target, explain(error), error)
+        if changed:
+            sentence = f"loading '{target}' of {self.distribution} {self.version} changed {' and '.join(changed)}; this was undone"
+            warn(sentence, StateChanged, stacklevel=3)
+        return found
+
+    def _fail(self, part: str, target: str, reason: str, cause: BaseException | None = None) -> NoReturn:
+        raise ProviderError(
+            f"the {part} '{target}' of {self.kind} '{self.id}' from {self.distribution} {self.version} cannot be used: {reason}",
+            provider=self.provider,
+            distribution=self.distribution,
+        ) from cause
+
+
+@frozen(kw_only=True)
+class Provider:
+    """An installed entry point of the group `stackwise.providers`, working or not."""
+
+    name: str
+    distribution: str
+    version: str
+    location: str = ""
+    """Folder (or file) of its code once imported, of its distribution before."""
+    editable: bool = False
+    status: str = "ok"
+    """`ok`, or the sentence that says why nothing of it can be used."""
+    refused: bool = False
+    """Whether it was left out by the caller's allow or block list, and so is not at fault."""
+    components: tuple[Registered, ...] = ()
+    seconds: float = 0.0
+    """How long it took to import and ask."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether its components can be used."""
+        return self.status == "ok"
+
+    def file_digest(self) -> str:
+        """sha256 over the paths and bytes of its Python files, so that a log says which code ran."""
+        from hashlib import sha256
+
+        root = Path(self.location)
+        files = sorted(root.rglob("*.py")) if root.is_dir() else [root]
+        digest = sha256()
+        for file in files:
+            content = file.read_bytes()
+            digest.update(f"{file.relative_to(root).as_posix()}\0{len(content)}\0".encode())
+            digest.update(content)
+        return digest.hexdigest()
+
+
+@frozen
+class Registry:
+    """All providers found, and the components of the working ones by kind and id."""
+
+    providers: tuple[Provider, ...]
+    _index: dict[tuple[Kind, str], Registered] = field(init=False, repr=False, eq=False)
+
+    def __attrs_post_init__(self) -> None:
+        clashing = self._clashing()
+        usable = (p for p in self.providers if p.ok and p.name not in clashing)
+        object.__setattr__(self, "_index", {(c.kind, c.id): c for p in usable for c in p.components})
+
+    def __iter__(self) -> Iterator[Registered]:
+        """Every usable component, by kind and then id."""
+        return iter(sorted(self._index.values(), key=lambda c: (KINDS.index(c.kind), c.id)))
+
+    def of_kind(self, kind: Kind) -> tuple[Registered, ...]:
+        """The usable components of one kind, by id."""
+        return tuple(c for c in self if c.kind == kind)
+
+    def named(self, id: str) -> tuple[Registered, ...]:
+        """The usable components with this id, one a kind at most."""
+        return tuple(c for c in self if c.id == id)
+
+    def provider(self, name: str) -> Provider | None:
+        """The provider of that name; of several the first; None when none is installed."""
+        return next((p for p in self.providers if p.name == name), None)
+
+    def get(self, kind: Kind, id: str) -> Registered:
+        """The component of that kind and id.
+
+        Raises:
+            UnknownComponentError: nothing installed offers it; the sentence says what is near and what may be missing.
+            ProviderError: its provider is installed but broken, or two distributions claim the provider's name.
+        """
+        if (found := self._index.get((kind, id))) is not None:
+            return found
+        self.check_provider(id)
+        raise self.unknown(kind, id)
+
+    def check_provider(self, id: str) -> None:
+        """Refuse an id whose provider is installed but cannot be used.
+
+        Raises:
+            ProviderError: the provider is broken, or two distributions claim its name.
+            UnknownComponentError: the provider was left out by the caller's allow or block list.
+        """
+        name = id.partition(".")[0]
+        claimants = [p for p in self.providers if p.name == name]
+        if name in self._clashing():
+            raise ProviderError(
+                f"'{id}' cannot be resolved: {clash_sentence(name, claimants)}", provider=name, distribution=claimants[0].distribution
+            )
+        for p in claimants:
+            if p.refused:
+                raise UnknownComponentError(f"'{id}' cannot be used: provider '{name}' ({p.distribution} {p.version}) was {p.status}")
+            if not p.ok:
+                raise ProviderError(
+                    f"'{id}' cannot be used: provider '{name}' ({p.distribution} {p.version}) is broken: {p.status}",
+                    provider=name,
+                    distribution=p.distribution,
+                )
+
+    def unknown(self, kind: Kind | None, id: str) -> UnknownComponentError:
+        """The error for an id that no working provider offers; `kind` None: any kind was welcome."""
+        provider, dot, _ = id.partition(".")
+        known = [c.id for c in self if kind in (None, c.kind)]
+        what = kind or "component"
+        if not dot:
+            endings = {c.partition(".")[2]: c for c in known}
+            near = [endings[n] for n in near_names(id, endings)]
+            hint = did_you_mean(near[0], near) if near else did_you_mean(id, known)
+            return UnknownComponentError(f"unknown {what} '{id}': a component id has the form '<provider>.<component>'{hint}")
+        if others := [c.kind for c in self.named(id)]:
+            kinds = " and ".join(others)
+            return UnknownComponentError(f"unknown {what} '{id}': there is a component of this name, but it is of kind {kinds}")
+        if self.provider(provider) is not None:
+            hint = did_you_mean(id, known if near_names(id, known) else [c for c in known if c.startswith(f"{provider}.")])
+            return UnknownComponentError(f"unknown {what} '{id}': provider '{provider}' is installed, but has no {what} of this name{hint}")
+        guess = did_you_mean(id, known) if near_names(id, known) else "."
+        return UnknownComponentError(
+            f"unknown {what} '{id}': no provider '{provider}' is installed{guess} "
+            f"If the name is right, install its distribution, by convention: pip install stackwise-providers-{provider}"
+        )
+
+    def _clashing(self) -> set[str]:
+        names = [p.name for p in self.providers]
+        return {name for name in names if names.count(name) > 1}
+
+
+def clash_sentence(name: str, claimants: Iterable[Provider]) -> str:
+    """Why a provider name with several owners is unusable, every owner named."""
+    owners = " and ".join(f"{p.distribution} {p.version}" for p in claimants)
+    return f"the provider name '{name}' is offered by {owners}; uninstall all but one of them"
+
+
+def explain(error: BaseException) -> str:
+    """One line that says what went wrong inside a provider."""
+    text = " ".join(str(error).split())
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return f"the module '{error.name}' is missing (ModuleNotFoundError); install what the distribution requires, or reinstall it"
+    if isinstance(error, SystemExit):
+        return f"it called sys.exit({text})"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _article(found: object) -> str:
+    name = type(found).__name__
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"

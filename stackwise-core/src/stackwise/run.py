@@ -1,0 +1,110 @@
+"""One run from config to final weights; it reads straight down."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TextIO
+from warnings import warn
+
+import attrs
+from attrs import frozen
+
+from stackwise import config
+from stackwise.assembly import Workshop, assemble
+from stackwise.checkpoint import save_weights
+from stackwise.contracts import Observer
+from stackwise.describe import plan_as_json
+from stackwise.discovery import discover
+from stackwise.errors import StackwiseError
+from stackwise.events import Event
+from stackwise.machine import TrainingMachine
+from stackwise.plan import Plan, make_plan
+from stackwise.pricing import price
+from stackwise.progress import Progress
+from stackwise.report import Summary
+from stackwise.rundir import RunDirectory
+
+
+@frozen
+class Result:
+    """Where the run's files are, and what happened."""
+
+    directory: Path
+    summary: Summary
+
+
+def run(path: Path, overrides: Sequence[str] = (), output: Path | None = None, stream: TextIO | None = None) -> Result:
+    """Train what a config declares.
+
+    Args:
+        path: the config.
+        overrides: `--set` assignments (`run.horizon=4 steps`).
+        output: the run directory, which must not exist; `runs/<name>-NNN` when left out.
+        stream: where progress goes; standard error when left out.
+
+    Raises:
+        ConfigError: mistakes in the config.
+        DataError: data that cannot be trained on.
+        ProviderError: a component that broke its contract.
+        TrainingHalted: too many steps in a row were not finite.
+    """
+    experiment = config.load(path, overrides)
+    plan = make_plan(experiment, discover())
+    prices = price(plan)
+    machine = assemble(plan)
+    directory = RunDirectory.create(output, experiment.run.name)
+    directory.write_config(experiment.resolved)
+    directory.write_json("plan", plan_as_json(plan, prices))
+    summary = Summary()
+    observers = [directory, summary, Progress(plan.schedule, stream), *_declared_observers(plan)]
+    status = "failed"
+    try:
+        for event in machine.train():
+            _tell(observers, event)
+        save_weights(machine.model.model, directory.path / "final", _about(plan, machine))
+        status = "finished"
+    except KeyboardInterrupt:
+        status = "interrupted"
+        raise
+    except StackwiseError as error:
+        status = f"failed: {error}"
+        raise
+    finally:
+        directory.write_json("status", {"status": status, "steps": machine.step, "data": machine.data.ledger()})
+        directory.close()
+    return Result(directory.path, summary)
+
+
+def _declared_observers(plan: Plan) -> list[Observer]:
+    shop = Workshop(plan)
+    return [shop.observer(part) for part in plan.observers]
+
+
+def _tell(observers: list[Observer], event: Event) -> None:
+    """Every observer hears every event; a foreign one that raises is dropped, our own three are not."""
+    for observer in list(observers):
+        try:
+            observer(event)
+        except Exception as error:
+            if isinstance(observer, RunDirectory | Summary | Progress):
+                raise
+            observers.remove(observer)
+            warn(f"observer {observer!r} raised {type(error).__name__}: {error}; it is dropped and the run goes on", RuntimeWarning, stacklevel=2)
+
+
+def _about(plan: Plan, machine: TrainingMachine) -> dict[str, Any]:
+    state = plan.schedule.phases[-1].state
+    assert state is not None  # a plan's phases are declared
+    parts = {role: getattr(state.model, role) for role in ("embedding", "rack", "head")}
+    return {
+        "step": machine.step,
+        "parts": {role: {"use": part.id, "options": _plain(part.options_at(1.0))} for role, part in parts.items()},
+        "data": machine.data.fingerprints(),
+        "providers": {provider.name: f"{provider.distribution} {provider.version}" for provider in plan.providers},
+    }
+
+
+def _plain(options: Any) -> Any:
+    """Options as JSON can hold them; what it cannot is written as text."""
+    return attrs.asdict(options) if attrs.has(type(options)) else {key: str(value) for key, value in options.items()} if options else {}

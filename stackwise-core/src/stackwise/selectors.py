@@ -1,0 +1,59 @@
+"""Selectors: one grammar to name parameters for freezing, groups, adapters and starts.
+
+A selector is a dotted prefix (`rack.stacks.base`), a glob in which `*` crosses dots (`*.norm*`), or either with a range of
+blocks as a segment (`rack.stacks.base.3-5`). It matches a canonical parameter name or anything below it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+
+from stackwise.errors import SelectorError, near_names
+
+_RANGE = re.compile(r"^(\d+)-(\d+)$")
+
+
+@lru_cache(maxsize=1024)
+def compile_selector(selector: str) -> re.Pattern[str]:
+    """The selector as a pattern over whole canonical names.
+
+    Raises:
+        SelectorError: empty, or a range that runs backwards.
+    """
+    if not isinstance(selector, str) or not selector.strip(". "):
+        raise SelectorError(f"{selector!r} is no selector: write a prefix such as 'rack.stacks.base', a glob such as '*.norm*', or 'rack.stacks.base.3-5'")
+    parts = []
+    for segment in selector.strip().rstrip(".").split("."):
+        if match := _RANGE.match(segment):
+            low, high = int(match[1]), int(match[2])
+            if low > high:
+                raise SelectorError(f"selector '{selector}': the range {segment} runs backwards")
+            parts.append("(?:" + "|".join(map(str, range(low, high + 1))) + ")")
+        else:
+            parts.append(re.escape(segment).replace(r"\*", ".*").replace(r"\?", "."))
+    return re.compile(r"\.".join(parts) + r"(?:\..*)?\Z")
+
+
+def select(selectors: Sequence[str], names: Iterable[str]) -> list[str]:
+    """The names that any selector matches, in the order of `names`.
+
+    Raises:
+        SelectorError: a selector that matches nothing; the message gives near names.
+    """
+    names = list(names)
+    chosen: set[str] = set()
+    for selector in selectors:
+        pattern = compile_selector(selector)
+        matched = {name for name in names if pattern.match(name)}
+        if not matched:
+            raise SelectorError(f"selector '{selector}' matches no parameter{_near(selector, names)}")
+        chosen |= matched
+    return [name for name in names if name in chosen]
+
+
+def _near(selector: str, names: Sequence[str]) -> str:
+    prefixes = {".".join(parts[: i + 1]) for parts in (name.split(".") for name in names) for i in range(len(parts))}
+    near = near_names(selector, prefixes) or sorted({name.split(".")[0] for name in names})
+    return f" — there is {', '.join(near)}" if near else ""

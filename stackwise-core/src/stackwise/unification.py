@@ -1,0 +1,351 @@
+"""Unification: the specs of all parts, joined at every junction until their sizes, names and dtypes agree or a sentence says why not.
+
+Junctions: every loader → task, task → embedding, task → rack (side inputs), embedding → rack and rack → head (with the declared
+adapters in between), head → task. What differs without loss is bridged and reported; nothing else is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+from typing import Literal
+
+from attrs import Factory, field, frozen
+
+from stackwise.errors import Problem, did_you_mean
+from stackwise.fitting import aligned, fits, kind_of, named_dims, widenings
+from stackwise.sizes import Sizes, Term, Variable
+from stackwise.specs import RUNTIME_DIMS, AdapterSpec, BatchSpec, Dim, EmbeddingSpec, HeadSpec, RackSpec, Spec, TaskSpec, TensorSpec
+
+MODEL_JUNCTIONS = ("embedding-rack", "rack-head")
+"""Where a config may put adapters."""
+
+_PATHS = {"task": "task", "embedding": "model.embedding", "rack": "model.rack", "head": "model.head"}
+
+
+@frozen(kw_only=True)
+class Side:
+    """One part as unification sees it."""
+
+    role: str
+    """`source:NAME`, `task`, `embedding`, `rack`, `head`, or `adapter:JUNCTION:INDEX`."""
+    label: str
+    """What messages call it: kind, id and distribution."""
+    spec: Spec
+    dims: Mapping[str, int] = Factory(dict)
+    """Dimension → size, where an option fixes it."""
+    open: Mapping[str, str] = Factory(dict)
+    """Dimension → the option to fill with its size."""
+
+    @property
+    def path(self) -> str:
+        """The config key the part is written at."""
+        kind, _, rest = self.role.partition(":")
+        if kind == "source":
+            return f"data.sources.{rest}"
+        return f"model.adapters.{rest.replace(':', '.')}" if kind == "adapter" else _PATHS.get(kind, kind)
+
+
+@frozen
+class Bridge:
+    """A difference that is crossed without loss, or a note on what cannot be checked here."""
+
+    junction: str
+    """`source:NAME-task`, `task-embedding`, `task-rack`, `embedding-rack`, `rack-head` or `head-task`."""
+    kind: Literal["rename", "cast", "permute", "note"]
+    detail: str
+    into: str = ""
+    """Role of the receiving part (an adapter's, where adapters stand in between)."""
+    field: str = ""
+    """Name of the tensor on the receiving side; `hidden` inside the model."""
+    before: str = ""
+    """The delivered name, dtype or dimension order."""
+    after: str = ""
+    """The needed name, dtype or dimension order."""
+
+    def __str__(self) -> str:
+        return f"{self.junction}: {self.kind} {self.detail}"
+
+
+@frozen(kw_only=True)
+class Unified:
+    """The outcome: every size found, every bridge, every problem."""
+
+    values: Mapping[Variable, int]
+    """(role, dimension) → size."""
+    bridges: tuple[Bridge, ...] = ()
+    problems: tuple[Problem, ...] = ()
+
+
+def unify(sides: Mapping[str, Side], rename: Mapping[str, str] | None = None) -> Unified:
+    """Join the specs of all parts.
+
+    Args:
+        sides: role → part; a junction with an absent end is left out.
+        rename: field the task needs → field the loaders deliver, as the config asks.
+    """
+    return _Unifier(sides=sides, rename=rename or {}).run()
+
+
+@frozen(kw_only=True)
+class _Meeting:
+    """Two tensors at a junction."""
+
+    junction: str
+    giver: Side
+    taker: Side
+    name: str
+    delivered: TensorSpec
+    needed: TensorSpec
+
+    @property
+    def in_model(self) -> bool:
+        return self.junction in MODEL_JUNCTIONS
+
+    def adapter(self, use: str) -> str:
+        return f"add an adapter `{{use: {use}}}` at model.adapters.{self.junction}"
+
+
+@frozen(kw_only=True)
+class _Unifier:
+    sides: Mapping[str, Side]
+    rename: Mapping[str, str]
+    sizes: Sizes = Factory(Sizes)
+    bounds: list[_Meeting] = field(factory=list)
+    bridges: list[Bridge] = field(factory=list)
+    problems: list[Problem] = field(factory=list)
+    broken: set[str] = field(factory=set)
+    """Roles that a problem names: their open sizes are not complained of a second time."""
+
+    def run(self) -> Unified:
+        for side in self.sides.values():
+            for dim, size in side.dims.items():
+                self.sizes.fix((side.role, dim), size)
+        self._join_batch()
+        for junction in MODEL_JUNCTIONS:
+            self._join_chain(junction)
+        self._join_outputs()
+        self._join_side_inputs()
+        self._check_attention()
+        self.sizes.settle()
+        for meeting in self.bounds:
+            self._check_upper_bound(meeting)
+        self._check_open()
+        values = {variable: found for variable in self._variables() if (found := self.sizes.size(variable)) is not None}
+        return Unified(values=values, bridges=tuple(self.bridges), problems=tuple(self.problems))
+
+    # -- junctions ------------------------------------------------------------------------------------------------
+
+    def _join_batch(self) -> None:
+        task, embedding = self.sides.get("task"), self.sides.get("embedding")
+        if task is None or not isinstance(task.spec, TaskSpec):
+            return
+        for needed in (name for name in self.rename if name not in task.spec.batch):
+            self._refuse(f"{task.label} needs no field '{needed}'{did_you_mean(needed, task.spec.batch)}", f"data.rename.{needed}", task)
+        for source in self.sides.values():
+            if source.role.startswith("source:") and isinstance(source.spec, BatchSpec):
+                self._join_fields(f"{source.role}-task", source, task, source.spec.fields, task.spec.batch, self.rename)
+        if embedding is not None and isinstance(embedding.spec, EmbeddingSpec):
+            self._join_fields("task-embedding", task, embedding, task.spec.inputs, embedding.spec.inputs, {})
+
+    def _join_outputs(self) -> None:
+        head, task = self.sides.get("head"), self.sides.get("task")
+        if head and task and isinstance(head.spec, HeadSpec) and isinstance(task.spec, TaskSpec):
+            self._join_fields("head-task", head, task, head.spec.outputs, task.spec.outputs, {})
+
+    def _join_side_inputs(self) -> None:
+        task, rack = self.sides.get("task"), self.sides.get("rack")
+        if not (task and rack and isinstance(task.spec, TaskSpec) and isinstance(rack.spec, RackSpec)):
+            return
+        for name in task.spec.side:
+            if name not in rack.spec.side:
+                takes = ", ".join(rack.spec.side) or "none"
+                message = f"{task.label} needs a rack that takes the side input '{name}', but {rack.label} takes {takes}: choose another"
+                self._refuse(message, "model.rack", task, rack)
+        for name, taken in rack.spec.side.items():
+            if (given := task.spec.inputs.get(name)) is not None:
+                self._join(_Meeting(junction="task-rack", giver=task, taker=rack, name=name, delivered=given, needed=taken))
+
+    def _join_chain(self, junction: str) -> None:
+        first, last = (self.sides.get(role) for role in junction.split("-"))
+        adapters = [side for role, side in self.sides.items() if role.startswith(f"adapter:{junction}:")]
+        adapters.sort(key=lambda side: int(side.role.rpartition(":")[2]))
+        chain = [side for side in (first, *adapters, last) if side is not None]
+        for giver, taker in pairwise(chain):
+            if isinstance(giver.spec, EmbeddingSpec | RackSpec | AdapterSpec) and isinstance(taker.spec, RackSpec | HeadSpec | AdapterSpec):
+                delivered, needed = giver.spec.output, taker.spec.input
+                self._join(_Meeting(junction=junction, giver=giver, taker=taker, name="hidden", delivered=delivered, needed=needed))
+
+    def _check_attention(self) -> None:
+        task, rack = self.sides.get("task"), self.sides.get("rack")
+        if not (task and rack and isinstance(task.spec, TaskSpec) and isinstance(rack.spec, RackSpec)) or task.spec.attention is None:
+            return
+        if not rack.spec.attention:
+            detail = f"{rack.label} declares no attention mode; whether it is {task.spec.attention} is its own business"
+            self.bridges.append(Bridge("task-rack", "note", detail, into="rack"))
+        elif task.spec.attention not in rack.spec.attention:
+            offers = ", ".join(rack.spec.attention)
+            message = f"{task.label} needs {task.spec.attention} attention, but {rack.label} offers {offers}: choose another"
+            self._refuse(message, "model.rack", task, rack)
+
+    # -- names ----------------------------------------------------------------------------------------------------
+
+    def _join_fields(
+        self,
+        junction: str,
+        giver: Side,
+        taker: Side,
+        delivered: Mapping[str, TensorSpec],
+        needed: Mapping[str, TensorSpec],
+        rename: Mapping[str, str],
+    ) -> None:
+        """Match every needed field with a delivered one, by request, by name, or by being the only one that fits."""
+        taken = {name for name in needed if name in delivered} | set(rename.values())
+        free = {name: spec for name, spec in delivered.items() if name not in taken}
+        missing = [name for name in needed if name not in delivered and name not in rename]
+        for name, spec in needed.items():
+            asked = rename.get(name)
+            if asked is not None and asked in delivered:
+                source = asked
+            elif name in delivered:
+                source = name
+            else:
+                fitting = [other for other, offered in free.items() if fits(offered, spec)]
+                rivals = [other for other in missing if other != name and any(fits(free[f], needed[other]) for f in fitting)]
+                if asked is not None or len(fitting) != 1 or rivals:
+                    self._refuse_missing(junction, giver, taker, name, spec, delivered, asked)
+                    continue
+                source = fitting[0]
+            if source != name:
+                self.bridges.append(Bridge(junction, "rename", f"{source} → {name}", taker.role, name, source, name))
+            self._join(_Meeting(junction=junction, giver=giver, taker=taker, name=name, delivered=delivered[source], needed=spec))
+
+    def _refuse_missing(
+        self, junction: str, giver: Side, taker: Side, name: str, spec: TensorSpec, delivered: Mapping[str, TensorSpec], asked: str | None
+    ) -> None:
+        offers = ", ".join(f"{other} {offered}" for other, offered in delivered.items()) or "nothing"
+        if asked is not None:
+            message = f"{giver.label} delivers no field '{asked}'{did_you_mean(asked, delivered)}; it delivers {offers}"
+            self._refuse(message, f"data.rename.{name}", giver, taker)
+        else:
+            batch = giver.role.startswith("source:")
+            fix = f"name it: `data.rename: {{{name}: FIELD}}`, or choose another loader" if batch else "choose parts that fit"
+            several = len([other for other in delivered.values() if fits(other, spec)]) > 1
+            why = "more than one of it would fit" if several else "none of it is free to fit"
+            message = f"{taker.label} needs '{name}' {spec}, but {giver.label} delivers {offers}, and {why}: {fix}"
+            self._refuse(message, "data.rename" if batch else taker.path, giver, taker)
+
+    # -- one tensor -----------------------------------------------------------------------------------------------
+
+    def _join(self, m: _Meeting) -> None:
+        if self._join_dims(m):
+            self._join_dtype(m)
+            self._join_bounds(m)
+
+    def _join_dims(self, m: _Meeting) -> bool:
+        pairs = aligned(m.delivered.dims, m.needed.dims, reorder=m.in_model)
+        if pairs is None:
+            fix = "let an adapter of your own stand between them" if m.in_model else "choose parts that fit"
+            message = f"{m.giver.label} gives '{m.name}' as {m.delivered}, but {m.taker.label} takes {m.needed}: {fix}"
+            self._refuse(message, m.taker.path, m.giver, m.taker)
+            return False
+        if m.in_model and m.delivered.dims != m.needed.dims and {*m.delivered.dims} == {*m.needed.dims}:
+            before, after = (" ".join(map(str, dims)) for dims in (m.delivered.dims, m.needed.dims))
+            self.bridges.append(Bridge(m.junction, "permute", f"{before} → {after}", m.taker.role, m.name, before, after))
+        for left, right in pairs:
+            if left not in RUNTIME_DIMS and not self.sizes.equate(_term(m.giver, left), _term(m.taker, right)):
+                self._refuse_sizes(m, left, right)
+        return True
+
+    def _refuse_sizes(self, m: _Meeting, left: Dim, right: Dim) -> None:
+        given, taken = _term(m.giver, left), _term(m.taker, right)
+        fix = f"make both the same (`{right}: {self.sizes.size(given)}` at {m.taker.path})"
+        if m.in_model and _is_sequence(m.delivered) and _is_sequence(m.needed):
+            fix += f", or {m.adapter('core.project')}"
+        message = (
+            f"'{m.name}' has {left} {self.sizes.size(given)} where {m.giver.label} gives it{self._because(given, m.giver)}, but "
+            f"{right} {self.sizes.size(taken)} where {m.taker.label} takes it{self._because(taken, m.taker)}: {fix}"
+        )
+        self._refuse(message, m.taker.path, m.giver, m.taker)
+
+    def _because(self, term: Term, side: Side) -> str:
+        origin = self.sizes.origin(term)
+        return f" (from {self.sides[origin[0]].label})" if origin and origin[0] != side.role else ""
+
+    def _join_dtype(self, m: _Meeting) -> None:
+        given, taken = m.delivered.dtype, m.needed.dtype
+        if given == taken or kind_of(given) == taken:
+            return
+        if taken in widenings(given):
+            self.bridges.append(Bridge(m.junction, "cast", f"{m.name} {given} → {taken}", m.taker.role, m.name, given, taken))
+            return
+        floats = m.in_model and kind_of(given) == kind_of(taken) == "floating"
+        fix = m.adapter(f"core.precision, dtype: {taken}") if floats else "choose parts that fit, or convert it in a transform or a loader"
+        message = (
+            f"{m.giver.label} gives '{m.name}' as {given}, but {m.taker.label} takes {taken}, which is no widening without loss: {fix}"
+        )
+        self._refuse(message, m.taker.path, m.giver, m.taker)
+
+    def _join_bounds(self, m: _Meeting) -> None:
+        given, taken = m.delivered.bounds, m.needed.bounds
+        if taken is None:
+            return
+        if given is None:
+            detail = f"'{m.name}' comes from {m.giver.label} without bounds: values outside those of {m.taker.label} show only when met"
+            self.bridges.append(Bridge(m.junction, "note", detail, into=m.taker.role, field=m.name))
+            return
+        if given[0] < taken[0]:
+            message = f"{m.giver.label} gives '{m.name}' from {given[0]} on, but {m.taker.label} takes none below {taken[0]}"
+            self._refuse(message, m.taker.path, m.giver, m.taker)
+        if given[1] not in RUNTIME_DIMS and taken[1] not in RUNTIME_DIMS:
+            self.sizes.limit(_term(m.giver, given[1]), _term(m.taker, taken[1]))
+            self.bounds.append(m)
+
+    def _check_upper_bound(self, m: _Meeting) -> None:
+        assert m.delivered.bounds is not None and m.needed.bounds is not None
+        given, taken = _term(m.giver, m.delivered.bounds[1]), _term(m.taker, m.needed.bounds[1])
+        low, high = self.sizes.size(given), self.sizes.size(taken)
+        if low is None or high is None or low <= high:
+            return
+        origin = self.sizes.origin(taken)
+        where = f"{self.sides[origin[0]].path}.{origin[1]}" if origin else m.taker.path
+        fix = f"set {where} to at least {low}" if origin else "choose parts that fit"
+        message = (
+            f"{m.giver.label} gives '{m.name}' below {low}{self._because(given, m.giver)}, but {m.taker.label} takes only values below "
+            f"{high}{self._because(taken, m.taker)}: {fix}"
+        )
+        self._refuse(message, where, m.giver, m.taker)
+
+    # -- what is left ---------------------------------------------------------------------------------------------
+
+    def _check_open(self) -> None:
+        """One problem for each set of joined open sizes that nothing gives."""
+        named = list(self._variables())
+        left_out = [(side.role, dim) for side in self.sides.values() for dim in side.open]
+        unsolved = [variable for variable in left_out if variable in named and self.sizes.size(variable) is None]
+        while unsolved:
+            group = self.sizes.joined(unsolved[0], unsolved)
+            unsolved = [variable for variable in unsolved if variable not in group]
+            if any(role in self.broken for role, _ in self.sizes.reached(group[0], named)):
+                continue
+            keys = [f"{self.sides[role].path}.{self.sides[role].open[dim]}" for role, dim in group]
+            fix = f"set {keys[0]}" if len(keys) == 1 else f"set one of {', '.join(keys)}"
+            first, dim = group[0]
+            message = f"the {dim} of {self.sides[first].label} is left out and nothing joined to it says its size: {fix}"
+            self.problems.append(Problem(message, keys[0]))
+
+    def _variables(self) -> Iterator[Variable]:
+        for side in self.sides.values():
+            yield from ((side.role, dim) for dim in dict.fromkeys((*side.dims, *named_dims(side.spec))))
+
+    def _refuse(self, message: str, path: str, *parties: Side) -> None:
+        self.problems.append(Problem(message, path))
+        self.broken.update(side.role for side in parties)
+
+
+def _is_sequence(hidden: TensorSpec) -> bool:
+    return len(hidden.dims) == 3 and hidden.dims[:2] == ("batch", "time")
+
+
+def _term(side: Side, dim: Dim) -> Term:
+    return dim if isinstance(dim, int) else (side.role, dim)

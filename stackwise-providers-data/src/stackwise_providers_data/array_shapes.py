@@ -1,0 +1,81 @@
+"""Shapes of arrays of any make, read without importing torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from attrs import frozen
+
+from stackwise import DataError
+
+
+@frozen
+class ArrayShape:
+    """Sizes of the axes and the torch name of the dtype."""
+
+    sizes: tuple[int, ...]
+    dtype: str
+
+    @property
+    def is_integer(self) -> bool:
+        """Whether entries are whole numbers."""
+        return self.dtype.startswith(("int", "uint"))
+
+
+def array_shapes(arrays: Mapping[str, Any]) -> dict[str, ArrayShape]:
+    """Field → shape; lists are measured as whole arrays, their fractions taken for float32.
+
+    Raises:
+        DataError: a list that is ragged or holds no numbers, an array without an axis or without rows, fields of unequal numbers of rows.
+    """
+    shapes = {name: _shape(name, array) for name, array in arrays.items()}
+    for name, array in shapes.items():
+        if not array.sizes or 0 in array.sizes:
+            raise DataError(f"arrays.{name}: a shape of {list(array.sizes)} holds no row: give at least one")
+    rows = {name: array.sizes[0] for name, array in shapes.items()}
+    if len(set(rows.values())) > 1:
+        raise DataError(
+            f"arrays: the fields have unequal numbers of rows ({', '.join(f'{n} {r}' for n, r in rows.items())}): cut them to one number"
+        )
+    return shapes
+
+
+def is_token_stream(shapes: Mapping[str, ArrayShape]) -> bool:
+    """Whether the arrays are one stream: a single field of whole numbers with one axis."""
+    return len(shapes) == 1 and all(array.is_integer and len(array.sizes) == 1 for array in shapes.values())
+
+
+def identity(arrays: Mapping[str, Any]) -> Any:
+    """What makes two sets of arrays the same: the objects, or for lists their values."""
+    return [(name, array if isinstance(array, list | tuple) else id(array)) for name, array in arrays.items()]
+
+
+def _shape(name: str, array: Any) -> ArrayShape:
+    if isinstance(array, list | tuple):
+        return ArrayShape(*_measure(name, array))
+    if hasattr(array, "shape") and hasattr(array, "dtype"):
+        dtype = str(array.dtype).removeprefix("torch.")
+        if not dtype.startswith(("bool", "int", "uint", "float", "bfloat")):
+            raise DataError(f"arrays.{name}: entries of dtype {dtype} are no numbers a model could read: give integers, floats or bools")
+        return ArrayShape(tuple(array.shape), dtype)
+    raise DataError(f"arrays.{name}: a {type(array).__name__} is no array: give numpy, torch or nested lists")
+
+
+def _measure(name: str, values: Any) -> tuple[tuple[int, ...], str]:
+    level, sizes = list(values), [len(values)]
+    while any(isinstance(value, list | tuple) for value in level):
+        lengths = {len(value) if isinstance(value, list | tuple) else None for value in level}
+        if len(lengths) > 1:
+            raise DataError(f"arrays.{name}: its lists are ragged: every list at one depth has the same length")
+        sizes.append(len(level[0]))
+        level = [entry for value in level for entry in value]
+    return tuple(sizes), _list_dtype(name, level)
+
+
+def _list_dtype(name: str, entries: list[Any]) -> str:
+    if not all(isinstance(entry, bool | int | float) for entry in entries):
+        raise DataError(f"arrays.{name}: it holds more than numbers")
+    if any(isinstance(entry, float) for entry in entries):
+        return "float32"
+    return "bool" if entries and all(isinstance(entry, bool) for entry in entries) else "int64"

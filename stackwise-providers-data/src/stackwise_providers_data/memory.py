@@ -1,0 +1,82 @@
+"""The loader of arrays in memory."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from stackwise import BuildContext, DataError
+from stackwise_providers_data.array_shapes import is_token_stream
+from stackwise_providers_data.options import MemoryOptions
+from stackwise_providers_data.row_stream import RowStream
+from stackwise_providers_data.token_stream import TokenStream
+
+
+def build_memory(options: MemoryOptions, context: BuildContext) -> TokenStream | RowStream:
+    """The factory of `memory`.
+
+    Raises:
+        DataError: ragged or empty arrays, NaN, ids outside the vocabulary, an evaluation without held-out rows.
+    """
+    shapes = options.shapes()
+    tensors = {name: _as_tensor(array, shapes[name].dtype) for name, array in options.arrays.items()}
+    for name, tensor in tensors.items():
+        _refuse_nan(name, tensor)
+    tensors = _of_split(tensors, options.heldout, context.split)
+    fingerprint = _fingerprint(tensors)
+    if not is_token_stream(shapes):
+        return RowStream(
+            tensors, options.to_spec(), time=options.time_fields(), seed=context.seed, shuffle=options.shuffle, fingerprint=fingerprint
+        )
+    ((name, tokens),) = tensors.items()
+    _refuse_outside(name, tokens, options.vocab)
+    return TokenStream(
+        tokens.numpy(),
+        options.to_spec(),
+        seed=context.seed,
+        page_tokens=context.max_length,
+        shuffle=options.shuffle,
+        fingerprint=fingerprint,
+        name=f"arrays.{name}",
+    )
+
+
+def _as_tensor(array: Any, dtype: str) -> torch.Tensor:
+    if isinstance(array, np.ndarray) and not array.flags.writeable:
+        array = array.copy()  # torch has no read-only tensors
+    return torch.as_tensor(array, dtype=getattr(torch, dtype), device="cpu").detach()
+
+
+def _of_split(tensors: Mapping[str, torch.Tensor], heldout: float, split: str) -> dict[str, torch.Tensor]:
+    rows = len(next(iter(tensors.values())))
+    first_held = rows - round(heldout * rows)
+    start, stop = (0, first_held) if split == "train" else (first_held, rows)
+    if start == stop:
+        what = "training" if split == "train" else f"the evaluation '{split}'"
+        fix = "lower" if split == "train" else "raise"
+        raise DataError(f"arrays: a heldout of {heldout:g} leaves none of {rows} rows for {what}: {fix} heldout or give more rows")
+    return {name: tensor[start:stop] for name, tensor in tensors.items()}
+
+
+def _refuse_nan(name: str, tensor: torch.Tensor) -> None:
+    if tensor.is_floating_point() and bool((broken := tensor.isnan()).any()):
+        raise DataError(f"arrays.{name}: row {int(broken.nonzero()[0, 0])} holds NaN: drop or fill it")
+
+
+def _refuse_outside(name: str, tokens: torch.Tensor, vocab: int | None) -> None:
+    low, high = int(tokens.numpy().min()), int(tokens.numpy().max())
+    if low < 0 or (vocab is not None and high >= vocab):
+        raise DataError(f"arrays.{name}: it holds the id {low if low < 0 else high}; ids lie in [0, {'vocab' if vocab is None else vocab})")
+
+
+def _fingerprint(tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    digest, size = hashlib.sha256(), 0
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        size += tensor.numel() * tensor.element_size()
+    return {"rows": len(next(iter(tensors.values()))), "bytes": size, "sha256": digest.hexdigest()}

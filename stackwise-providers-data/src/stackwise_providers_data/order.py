@@ -1,0 +1,84 @@
+"""The endless order in which pages or rows are read: one permutation an epoch, and a cursor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from stackwise import DataError
+from stackwise_providers_data.permutation import Indices, Permutation
+
+_CHUNK = 4096
+
+
+class Order:
+    """Things 0..n-1, over and over, each epoch in an order of its own.
+
+    Only a chunk of the order is held at a time, so that memory does not grow with n.
+
+    Args:
+        count: n, at least 1.
+        seed: key of the orders.
+        shuffle: False: every epoch runs from 0 to n-1.
+    """
+
+    def __init__(self, count: int, *, seed: int, shuffle: bool) -> None:
+        self.count = count
+        self._seed = seed
+        self._shuffle = shuffle
+        self._held: tuple[int, int] | None = None
+        self._chunk: Indices = np.empty(0, dtype=np.int64)
+
+    def pieces(self, epoch: int, first: int, stop: int) -> Iterator[Indices]:
+        """The things at places first..stop-1 of an epoch, stop at most n, in pieces."""
+        while first < stop:
+            chunk = self._chunk_of(epoch, first // _CHUNK)
+            offset = first % _CHUNK
+            piece = chunk[offset : offset + stop - first]
+            yield piece
+            first += len(piece)
+
+    def _chunk_of(self, epoch: int, number: int) -> Indices:
+        if self._held != (epoch, number):
+            places = np.arange(number * _CHUNK, min((number + 1) * _CHUNK, self.count), dtype=np.int64)
+            self._chunk = Permutation(self.count, seed=self._seed, epoch=epoch)(places) if self._shuffle else places
+            self._held = (epoch, number)
+        return self._chunk
+
+
+class Cursor:
+    """How far reading has come: `position` entries into epoch `epoch` of `length` entries."""
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+        self.epoch = 0
+        self.position = 0
+
+    def advance(self, count: int) -> Iterator[tuple[int, int, int]]:
+        """Move `count` entries on; (epoch, start, stop) of every epoch crossed."""
+        while count:
+            stop = min(self.position + count, self.length)
+            yield self.epoch, self.position, stop
+            count -= stop - self.position
+            self.position = stop
+            if stop == self.length:
+                self.epoch, self.position = self.epoch + 1, 0
+
+    def state_dict(self) -> dict[str, int]:
+        """Epoch and position."""
+        return {"epoch": self.epoch, "position": self.position}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go to a place that `state_dict` named.
+
+        Raises:
+            DataError: no such place in this data.
+        """
+        epoch, position = state.get("epoch"), state.get("position")
+        if set(state) != {"epoch", "position"} or not isinstance(epoch, int) or not isinstance(position, int):
+            raise DataError(f"a read position is an epoch and a position, not {dict(state)!r}")
+        if epoch < 0 or not 0 <= position < self.length:
+            raise DataError(f"epoch {epoch}, position {position} lies outside data of {self.length} entries an epoch: the data has changed")
+        self.epoch, self.position = epoch, position

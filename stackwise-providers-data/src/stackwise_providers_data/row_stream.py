@@ -1,0 +1,94 @@
+"""Rows of several fields, over and over in an order that is new each epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from stackwise import BatchSpec, DataError
+from stackwise_providers_data.order import Cursor, Order
+
+
+class RowStream:
+    """A loader of whole rows; a request may run over the end of an epoch.
+
+    Args:
+        fields: field → tensor; all with the same first axis.
+        spec: their spec.
+        time: fields whose second axis is cut to the length asked for.
+        seed: key of the row orders.
+        shuffle: False: rows stay where they are.
+        fingerprint: what the rows are.
+    """
+
+    def __init__(
+        self,
+        fields: Mapping[str, torch.Tensor],
+        spec: BatchSpec,
+        *,
+        time: frozenset[str],
+        seed: int,
+        shuffle: bool,
+        fingerprint: Mapping[str, Any],
+    ) -> None:
+        self.rows = len(next(iter(fields.values())))
+        self._fields = dict(fields)
+        self._spec = spec
+        self._time = time
+        self._fingerprint = dict(fingerprint)
+        self._order = Order(self.rows, seed=seed, shuffle=shuffle)
+        self._cursor = Cursor(self.rows)
+
+    def get_batch_spec(self) -> BatchSpec:
+        """Every field with its sizes."""
+        return self._spec
+
+    def take(self, rows: int | None, length: int | None) -> dict[str, torch.Tensor]:
+        """The next rows; the fields with a time axis cut to `length` entries when it is given.
+
+        Raises:
+            DataError: no number of rows, no field that a length could cut, or one that is shorter.
+        """
+        if not rows:
+            raise DataError("arrays: rows are asked for by number: declare data.batch_size")
+        self._check_length(length)
+        pieces = [piece for epoch, start, stop in self._cursor.advance(rows) for piece in self._order.pieces(epoch, start, stop)]
+        chosen = torch.from_numpy(np.concatenate(pieces))
+        return {name: self._cut(name, length)[chosen] for name in self._fields}
+
+    def state_dict(self) -> dict[str, int]:
+        """Epoch, and rows read in it."""
+        return self._cursor.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go to a place that `state_dict` named.
+
+        Raises:
+            DataError: no such place in this data.
+        """
+        self._cursor.load_state_dict(state)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Rows, bytes and a digest of the contents."""
+        return dict(self._fingerprint)
+
+    def _cut(self, name: str, length: int | None) -> torch.Tensor:
+        tensor = self._fields[name]
+        return tensor if length is None or name not in self._time else tensor[:, :length]
+
+    def _check_length(self, length: int | None) -> None:
+        if length is None:
+            return
+        if not self._time:
+            raise DataError(
+                f"arrays: rows of {length} entries are asked for, but no field has a time axis: name one under `time`, or leave seq_len out"
+            )
+        for name in sorted(self._time):
+            if self._fields[name].ndim < 2 or self._fields[name].shape[1] < length:
+                raise DataError(
+                    f"arrays.{name}: a shape of {list(self._fields[name].shape)} has no {length} entries along its second axis: "
+                    "give longer rows or a shorter seq_len"
+                )

@@ -1,0 +1,274 @@
+"""Discovery: every fault of a provider is found, named and kept from the others."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+import threading
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from stackwise import __version__
+from stackwise.discovery import discover
+from stackwise.errors import ProviderError, UnknownComponentError
+from stackwise.registry import Provider
+
+SIGNATURE = "def stackwise_transforms() -> Iterable[Component]"
+TWICE = '[Component(name="a", options="m:O", factory="m:f")] * 2'
+
+
+def status(provider: str, **options: Any) -> str:
+    found = discover(allow={provider}, **options).provider(provider)
+    assert found is not None
+    return found.status
+
+
+def test_a_good_provider_is_registered_with_its_distribution(site: Any) -> None:
+    site.install("fine", version="2.5")
+    registry = discover(allow={"fine"})
+    found = registry.get("transform", "fine.thing")
+    assert (found.provider, found.distribution, found.version) == ("fine", "fake-fine", "2.5")
+    assert found.load_options()().size == 3
+    provider = registry.provider("fine")
+    assert provider is not None
+    assert (provider.ok, provider.editable, provider.location) == (True, False, str(site.folder / "fake_fine.py"))
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("raise RuntimeError('no luck')", "RuntimeError: no luck"),
+        ("import sys; sys.exit(3)", "sys.exit(3)"),
+        ("import a_library_nobody_has", "'a_library_nobody_has' is missing"),
+        ("def broken(:", "SyntaxError"),
+    ],
+)
+def test_an_import_that_fails_is_put_aside_with_module_and_distribution(site: Any, code: str, reason: str) -> None:
+    site.install("bad", code)
+    site.install("fine")
+    registry = discover(allow={"bad", "fine"})
+    bad = registry.provider("bad")
+    assert bad is not None
+    assert "fake_bad" in bad.status and "fake-bad 1.0" in bad.status and reason in bad.status
+    assert registry.get("transform", "fine.thing").provider == "fine"
+    with pytest.raises(ProviderError, match=r"'bad\.thing'") as caught:
+        registry.get("transform", "bad.thing")
+    assert bad.status in str(caught.value)
+    assert (caught.value.provider, caught.value.distribution, caught.value.exit_code) == ("bad", "fake-bad", 3)
+
+
+def test_an_entry_point_to_a_missing_attribute(site: Any) -> None:
+    site.install("bad", "", value="fake_bad:nothing")
+    assert "'fake_bad:nothing' of fake-bad 1.0" in status("bad") and "AttributeError" in status("bad")
+
+
+def test_an_entry_point_that_is_no_reference(site: Any) -> None:
+    site.install("bad", None, value="not-a-module!")
+    assert "'not-a-module!' of fake-bad 1.0 does not import" in status("bad")
+
+
+def test_a_keyboard_interrupt_is_the_users(site: Any) -> None:
+    site.install("slow", "raise KeyboardInterrupt")
+    with pytest.raises(KeyboardInterrupt):
+        discover(allow={"slow"})
+
+
+def test_two_distributions_with_one_provider_name_are_both_named_and_not_imported(site: Any) -> None:
+    for distribution in ("first-one", "second-one"):
+        site.install("twin", "raise SystemError('imported')", distribution=distribution)
+    registry = discover(allow={"twin"})
+    claimants = [p for p in registry.providers if p.name == "twin"]
+    assert [p.distribution for p in claimants] == ["first-one", "second-one"]
+    assert all("first-one 1.0 and second-one 1.0" in p.status for p in claimants)
+    with pytest.raises(ProviderError, match=r"first-one 1\.0 and second-one 1\.0"):
+        registry.get("transform", "twin.thing")
+
+
+def test_one_distribution_seen_twice_is_loaded_once(site: Any, distributions: ModuleType, tmp_path: Any, monkeypatch: Any) -> None:
+    other = distributions.Site(tmp_path / "other")
+    other.folder.mkdir()
+    site.install("fine", version="2.0")
+    other.install("fine", distribution="Fake_Fine", version="1.0")
+    monkeypatch.setattr(sys, "path", [*sys.path, str(other.folder)])
+    found = [p for p in discover(allow={"fine"}).providers if p.name == "fine"]
+    assert [(p.version, p.status) for p in found] == [("2.0", "ok")]
+
+
+@pytest.mark.parametrize(
+    ("code", "parts"),
+    [
+        ("@hookimpl\ndef stackwise_tranforms(): return []", ["no hook 'stackwise_tranforms'", "did you mean 'stackwise_transforms'"]),
+        ("def stackwise_optimiser(): return []", ["no hook 'stackwise_optimiser'", "'stackwise_optimizers'"]),
+        ("def stackwise_transforms(): return []", ["not marked", "@hookimpl"]),
+        ("@hookimpl\ndef racks(): return []", ["no hook 'racks'"]),
+        ("@hookimpl\ndef stackwise_transforms(config): return []", ["`def stackwise_transforms(config)`", SIGNATURE]),
+        ("@hookimpl(wrapper=True)\ndef stackwise_transforms(): yield", ["wrapper"]),
+        ("@hookimpl\ndef stackwise_transforms(): raise ValueError('oops')", ["ValueError: oops", SIGNATURE]),
+        ("@hookimpl\ndef stackwise_transforms(): raise SystemExit(0)", ["sys.exit(0)", SIGNATURE]),
+        ("@hookimpl\ndef stackwise_transforms(): yield 1 / 0", ["ZeroDivisionError", SIGNATURE]),
+        ("@hookimpl\ndef stackwise_transforms(): pass", ["returned None", SIGNATURE]),
+        ("@hookimpl\ndef stackwise_transforms(): return 3", ["returned int 3", SIGNATURE]),
+        ("@hookimpl\ndef stackwise_transforms(): return [None]", ["returned None among", SIGNATURE]),
+        ("@hookimpl\ndef stackwise_transforms(): return 'thing'", ["returned str 't' among", SIGNATURE]),
+        (f"@hookimpl\ndef stackwise_transforms(): return {TWICE}", ["two components named 'a'"]),
+        ("@hookimpl\ndef stackwise_transforms(): return [Component(name='A b', options='', factory='')]", ["'A b'", "lower-case"]),
+        ("@hookimpl\ndef stackwise_transforms(): return [Component(nam='a')]", ["TypeError", "nam"]),
+        ("def __getattr__(name): raise ValueError(name)\ndef __dir__(): return ['x']", ["cannot be registered", "ValueError"]),
+    ],
+)
+def test_a_hook_that_breaks_its_contract_is_put_aside_with_what_was_expected(site: Any, code: str, parts: list[str]) -> None:
+    site.install("bad", f"from stackwise import Component, hookimpl\n{code}\n")
+    reason = status("bad")
+    assert [part for part in parts if part not in reason] == [], reason
+
+
+def test_a_hook_may_yield_and_may_go_by_another_name(site: Any) -> None:
+    site.install(
+        "fine",
+        "from stackwise import Component, hookimpl\n@hookimpl(specname='stackwise_heads')\ndef mine():\n"
+        "    yield Component(name='a', options='m:O', factory='m:f')\n",
+    )
+    assert discover(allow={"fine"}).get("head", "fine.a").id == "fine.a"
+
+
+def test_one_name_may_serve_two_kinds(site: Any) -> None:
+    record = "return [Component(name='a', options='m:O', factory='m:f')]"
+    hooks = "".join(f"@hookimpl\ndef stackwise_{kind}(): {record}\n" for kind in ("racks", "heads"))
+    site.install("fine", f"from stackwise import Component, hookimpl\n{hooks}")
+    assert [found.kind for found in discover(allow={"fine"}).named("fine.a")] == ["rack", "head"]
+
+
+@pytest.mark.parametrize("requirement", ["stackwise-core>=99", "stackwise_core<0.0.1", "Stackwise.Core ~= 99.1", "stackwise-core (==98)"])
+def test_a_provider_for_another_core_is_refused_before_import(site: Any, requirement: str) -> None:
+    site.install("bad", "raise SystemError('imported')", requires=["attrs", requirement])
+    reason = status("bad")
+    assert "fake-bad 1.0 needs stackwise-core" in reason and f"{__version__} is installed" in reason and "SystemError" not in reason
+
+
+@pytest.mark.parametrize(
+    "requirement", [f"stackwise-core~={__version__}", "stackwise-core", "stackwise-core>=99; extra == 'new'", "stackwise-core-extras>=99"]
+)
+def test_a_provider_for_this_core_is_loaded(site: Any, requirement: str) -> None:
+    site.install("fine", requires=[requirement])
+    assert status("fine") == "ok"
+
+
+def test_a_requirement_that_cannot_be_read(site: Any) -> None:
+    site.install("bad", "raise SystemError", requires=["stackwise-core ~~ 3"])
+    assert "'stackwise-core ~~ 3' cannot be read" in status("bad")
+
+
+@pytest.mark.parametrize("name", ["Upper", "under_score", "dot.ted", "-dash", "1st"])
+def test_a_provider_name_outside_the_pattern_is_refused_before_import(site: Any, name: str) -> None:
+    site.install(name, "raise SystemError('imported')", module="fake_named", distribution="fake-named")
+    assert f"{name!r} is no provider name" in status(name)
+
+
+def test_what_is_not_allowed_or_is_blocked_is_not_imported_and_not_at_fault(site: Any) -> None:
+    site.install("quiet", "raise SystemError('imported')")
+    site.install("fine")
+    for registry in (discover(allow={"fine"}), discover(allow={"fine", "quiet"}, block=["quiet"])):
+        quiet = registry.provider("quiet")
+        assert quiet is not None and quiet.refused and "left out" in quiet.status
+        assert registry.get("transform", "fine.thing").id == "fine.thing"
+        with pytest.raises(UnknownComponentError, match=r"quiet.*left out"):
+            registry.get("transform", "quiet.thing")
+
+
+def test_malformed_metadata_is_a_finding(site: Any) -> None:
+    site.install_raw("nameless-1.0", None, "[stackwise.providers]\nx = y\n")
+    site.install_raw("unruly-1.0", "Name: unruly\nVersion: 1.0\n", "[stackwise.providers]\nno equals sign\n")
+    site.install_raw("elsewhere-1.0", None, "[another.group]\nno equals sign\n")
+    site.install("fine")
+    by_name: dict[str, Provider] = {p.name: p for p in discover(allow={"fine", "nameless-1.0.dist-info", "unruly-1.0.dist-info"}).providers}
+    assert by_name["fine"].ok
+    assert "metadata cannot be read" in by_name["nameless-1.0.dist-info"].status
+    assert "metadata cannot be read" in by_name["unruly-1.0.dist-info"].status
+
+
+def test_an_editable_installation_is_marked(site: Any) -> None:
+    site.install("fine")
+    record = '{"url": "file:///somewhere", "dir_info": {"editable": true}}'
+    (site.folder / "fake_fine-1.0.dist-info" / "direct_url.json").write_text(record)
+    found = discover(allow={"fine"}).provider("fine")
+    assert found is not None and found.editable
+
+
+CHANGES = [
+    ("import random; random.seed(0)", "the random generator of `random`"),
+    ("import numpy; numpy.random.seed(0)", "the random generator of numpy"),
+    ("import torch; torch.manual_seed(0)", "the random generator of torch"),
+    ("import torch; torch.set_default_dtype(torch.float64)", "the default dtype of torch"),
+    ("import torch; torch.set_num_threads(torch.get_num_threads() + 1)", "the number of threads of torch"),
+    ("import os; os.environ['FAKE_PROVIDER'] = '1'; os.environ.pop('PATH')", "the environment variables"),
+    ("import os; os.chdir('/')", "the working directory"),
+    ("import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)", "a signal handler"),
+]
+
+
+def global_state() -> list[Any]:
+    import numpy
+    import torch
+
+    numbers = numpy.random.get_state()
+    return [
+        random.getstate(),
+        (numbers[0], numbers[1].tolist(), *numbers[2:]),
+        torch.get_rng_state().tolist(),
+        torch.get_default_dtype(),
+        torch.get_num_threads(),
+        dict(os.environ),
+        os.getcwd(),  # noqa: PTH109 - the process's own state, as a string
+        [signal.getsignal(number) for number in signal.valid_signals()],
+    ]
+
+
+@pytest.mark.parametrize(("code", "what"), CHANGES)
+@pytest.mark.parametrize("place", ["import", "hook"])
+def test_global_state_is_restored_and_the_change_named(site: Any, distributions: ModuleType, code: str, what: str, place: str) -> None:
+    source = (
+        f"{code}\n{distributions.GOOD}"
+        if place == "import"
+        else distributions.hook("[]", head="").replace("    return", f"    {code}\n    return")
+    )
+    site.install("rude", source)
+    before = global_state()
+    reason = status("rude")
+    assert global_state() == before
+    assert what in reason and "fake_rude" in reason
+
+
+def test_a_reseed_is_undone_even_when_the_import_fails(site: Any) -> None:
+    site.install("rude", "import random; random.seed(0); raise ValueError")
+    before = random.getstate()
+    assert "ValueError" in status("rude")
+    assert random.getstate() == before
+
+
+def test_a_thread_left_running_is_named(site: Any) -> None:
+    site.install(
+        "rude", "import threading; stop = threading.Event(); thread = threading.Thread(target=stop.wait, daemon=True); thread.start()"
+    )
+    assert "a running thread" in status("rude")
+    sys.modules["fake_rude"].stop.set()
+    sys.modules["fake_rude"].thread.join()
+
+
+def test_discovery_works_outside_the_main_thread(site: Any) -> None:
+    site.install("fine")
+    found: list[str] = []
+    thread = threading.Thread(target=lambda: found.append(status("fine")))
+    thread.start()
+    thread.join()
+    assert found == ["ok"]
+
+
+def test_what_a_provider_prints_does_not_reach_stdout(site: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    site.install("loud", "print('hello')")
+    assert status("loud") == "ok"
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "hello\n")

@@ -1,0 +1,50 @@
+"""What the data distribution offers."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib import import_module
+from typing import Any
+
+import attrs
+import pytest
+
+from stackwise import BuildContext, Component
+from stackwise_providers_data import provider
+
+HOOKS = {"stackwise_loaders": ["python-stdlib", "text-files", "memory"]}
+COMPONENTS = [component for hook in HOOKS for component in getattr(provider, hook)()]
+
+
+def _resolve(reference: str) -> Any:
+    module, _, attribute = reference.partition(":")
+    return getattr(import_module(module), attribute)
+
+
+def test_the_hooks_are_the_whole_provider() -> None:
+    assert {name for name in vars(provider) if name.startswith("stackwise_")} == set(HOOKS)
+    assert {name: [component.name for component in getattr(provider, name)()] for name in HOOKS} == HOOKS
+
+
+@pytest.mark.parametrize("component", COMPONENTS, ids=lambda component: component.name)
+def test_every_option_and_factory_is_there_and_documented(component: Component) -> None:
+    options = _resolve(component.options)
+    assert callable(_resolve(component.factory))
+    assert component.summary
+    assert all(attribute.metadata["doc"] for attribute in attrs.fields(options))
+
+
+@pytest.mark.parametrize("component", COMPONENTS, ids=lambda component: component.name)
+def test_every_example_builds(component: Component) -> None:
+    options = _resolve(component.options)(**component.example)
+    for split in ("train", "final"):
+        loader = _resolve(component.factory)(options, BuildContext(seed=0, split=split, max_length=9))
+        assert loader.take(2, 9)["tokens"].shape == (2, 9)
+        assert loader.get_batch_spec() == options.to_spec()
+
+
+def test_listing_and_specs_never_import_torch() -> None:
+    modules = "stackwise_providers_data.provider, stackwise_providers_data.options"
+    code = f"import sys, {modules}; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"

@@ -1,0 +1,205 @@
+"""The four distributions as they are published: built, complete, in lock-step, and at work in environments that hold nothing else.
+
+An environment is a fresh venv whose third-party packages are links to those installed here, and only those that the wheels under
+test declare, directly or through others: a dependency that is used but not declared is missing there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+import venv
+import zipfile
+from collections.abc import Iterable
+from email.parser import Parser
+from importlib.metadata import Distribution, distribution
+from pathlib import Path, PurePosixPath
+from shutil import copytree, ignore_patterns
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+CORE = "stackwise-core"
+TRANSFORMER, OPTIM, DATA = PROVIDERS = ("stackwise-providers-transformer", "stackwise-providers-optim", "stackwise-providers-data")
+ALL = (CORE, *PROVIDERS)
+PACKAGE = {CORE: "stackwise", **{name: name.replace("-", "_") for name in PROVIDERS}}
+
+SATISFIED = """
+import importlib.metadata as metadata
+from packaging.requirements import Requirement
+for dist in metadata.distributions():
+    if dist.metadata["Name"].startswith("stackwise"):
+        for text in dist.requires or ():
+            need = Requirement(text)
+            if need.marker is None or need.marker.evaluate({"extra": ""}):
+                assert need.specifier.contains(metadata.version(need.name), prereleases=True), (dist.metadata["Name"], text)
+"""
+
+
+def run(*command: str | Path, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run a command that sees nothing of this environment or its checkout, and hold it to its exit code."""
+    hidden = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "PIP_", "COV", "VIRTUAL_ENV"))}
+    environment = {**hidden, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run([*map(str, command)], cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == code, f"{command} exited {done.returncode}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
+    return done
+
+
+@pytest.fixture(scope="module")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Distribution → its wheel, built by way of the sdist from a copy of the source."""
+    here = tmp_path_factory.mktemp("wheels")
+    built = {}
+    for name in ALL:
+        copytree(ROOT / name, here / name, ignore=ignore_patterns("build", "dist", "*.egg-info", "__pycache__"))
+        run(sys.executable, "-m", "build", "--no-isolation", "--outdir", here / "dist", here / name, cwd=here)
+        (built[name],) = (here / "dist").glob(f"{name.replace('-', '_')}-*.whl")
+    return built
+
+
+class Environment:
+    """A venv with some of our wheels and links to the third-party distributions they declare."""
+
+    def __init__(self, folder: Path, wheels: Iterable[Path]) -> None:
+        self.folder = folder
+        self.work = folder / "work"
+        venv.create(folder, with_pip=False, symlinks=True)
+        self.work.mkdir()
+        wheels = list(wheels)
+        (site,) = folder.glob("lib/python*/site-packages")
+        for found in third_party(requirement for wheel in wheels for requirement in requirements(metadata(wheel))):
+            link(found, site)
+        python = folder / "bin" / "python"
+        run(sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", "--no-compile", *wheels, cwd=self.work)
+
+    def python(self, program: str) -> str:
+        return run(self.folder / "bin" / "python", "-c", program, cwd=self.work).stdout
+
+    def stackwise(self, *arguments: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
+        return run(self.folder / "bin" / "stackwise", *arguments, cwd=self.work, code=code)
+
+
+@pytest.fixture(scope="module")
+def environments(wheels: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Environment]:
+    """The core alone, and every provider with the core and what it declares beside."""
+    sets = {CORE: (CORE,), OPTIM: (CORE, OPTIM), DATA: (CORE, DATA), TRANSFORMER: ALL}
+    return {name: Environment(tmp_path_factory.mktemp(name), [wheels[part] for part in parts]) for name, parts in sets.items()}
+
+
+def metadata(wheel: Path) -> str:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        return archive.read(name).decode()
+
+
+def requirements(text: str) -> list[Requirement]:
+    """The requirements that hold here, extras left out."""
+    found = [Requirement(value) for value in Parser().parsestr(text).get_all("Requires-Dist", [])]
+    return [need for need in found if need.marker is None or need.marker.evaluate({"extra": ""})]
+
+
+def third_party(needs: Iterable[Requirement]) -> list[Distribution]:
+    """The installed distributions behind the requirements, and behind theirs; ours left out."""
+    waiting, found = list(needs), {}
+    while waiting:
+        name = canonicalize_name(waiting.pop().name)
+        if name not in found and name not in ALL:
+            found[name] = distribution(name)
+            waiting += [n for n in map(Requirement, found[name].requires or ()) if n.marker is None or n.marker.evaluate({"extra": ""})]
+    return list(found.values())
+
+
+def link(found: Distribution, site: Path) -> None:
+    """Link the top-level files and folders of an installed distribution into another site-packages."""
+    tops = {PurePosixPath(str(file)).parts[0] for file in found.files or ()} - {"..", "__pycache__"}
+    assert tops, f"{found.metadata['Name']} lists no files"
+    for top in tops:
+        if not (site / top).exists():
+            (site / top).symlink_to(Path(str(found.locate_file(top))))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_wheel_holds_every_source_file_the_type_marker_the_licence_and_the_entry_points(wheels: dict[str, Path], name: str):
+    with zipfile.ZipFile(wheels[name]) as archive:
+        held = set(archive.namelist())
+        (entry_points,) = (archive.read(file).decode() for file in held if file.endswith(".dist-info/entry_points.txt"))
+    source = ROOT / name / "src"
+    files = [p for p in source.rglob("*") if p.is_file() and "__pycache__" not in p.parts and ".egg-info" not in str(p)]
+    expected = {path.relative_to(source).as_posix() for path in files}
+    assert f"{PACKAGE[name]}/py.typed" in expected
+    assert expected == {file for file in held if ".dist-info/" not in file}
+    assert any(file.endswith("licenses/LICENSE") for file in held)
+    assert "[stackwise.providers]" in entry_points
+
+
+def test_twine_accepts_every_wheel(wheels: dict[str, Path], tmp_path: Path):
+    run(sys.executable, "-m", "twine", "check", "--strict", *wheels.values(), cwd=tmp_path)
+
+
+def test_versions_are_in_lock_step_and_providers_bind_the_core_loosely(wheels: dict[str, Path]):
+    read = {name: Parser().parsestr(metadata(wheel)) for name, wheel in wheels.items()}
+    face = (ROOT / CORE / "src" / "stackwise" / "__init__.py").read_text(encoding="utf-8")
+    (version,) = re.findall(r'^__version__ = "(.+)"$', face, flags=re.MULTILINE)
+    assert {message["Version"] for message in read.values()} == {version}
+    for name in PROVIDERS:
+        bound = {canonicalize_name(need.name): need.specifier for need in requirements(metadata(wheels[name]))}
+        ours = {need: specifier for need, specifier in bound.items() if need in ALL}
+        assert set(ours.values()) == {SpecifierSet(f"~={version}")}
+        assert CORE in ours
+        assert set(ours) == ({CORE, OPTIM, DATA} if name == TRANSFORMER else {CORE})
+
+
+def test_every_requirement_is_pinned_for_the_checkout():
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = {canonicalize_name(need.name): need.specifier for need in map(Requirement, (x for x in lines if x and not x.startswith("#")))}
+    for name in ALL:
+        project = tomllib.loads((ROOT / name / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        for need in map(Requirement, project["dependencies"]):
+            if canonicalize_name(need.name) not in ALL:
+                (pin,) = pins[canonicalize_name(need.name)]
+                assert pin.operator == "==" and need.specifier.contains(pin.version), need
+    tools = (ROOT / "requirements-dev.txt").read_text(encoding="utf-8").splitlines()
+    assert all(canonicalize_name(tool) in pins for tool in tools if tool and not tool.startswith("#"))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_alone_with_the_core_a_wheel_is_listed_whole(environments: dict[str, Environment], name: str):
+    environment = environments[name]
+    environment.python(SATISFIED)
+    assert "site-packages" in environment.python("import stackwise; print(stackwise.__file__)")
+    rows = {row["distribution"]: row for row in json.loads(environment.stackwise("list-providers", "--json").stdout)}
+    assert set(rows) == (set(ALL) if name == TRANSFORMER else {CORE, name})
+    for row in rows.values():
+        assert row["status"] == "ok" and row["components"] and not row["editable"]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_module_of_a_wheel_imports_with_what_is_declared(environments: dict[str, Environment], name: str):
+    program = f"""
+import importlib, pkgutil
+package = importlib.import_module({PACKAGE[name]!r})
+for found in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+    if not found.name.endswith("__main__"):
+        importlib.import_module(found.name)
+"""
+    environments[name].python(program)
+
+
+def test_the_core_alone_says_which_package_is_missing(environments: dict[str, Environment]):
+    refused = environments[CORE].stackwise("validate", ROOT / "examples" / "one-phase.yaml", code=2)
+    said = refused.stdout + refused.stderr
+    assert "optim.adamw" in said and "stackwise-providers-optim" in said
+
+
+def test_the_core_and_the_transformer_provider_train_at_once(environments: dict[str, Environment]):
+    config = ROOT / "examples" / "one-phase.yaml"
+    environments[TRANSFORMER].stackwise("run", config, "--set", "run.horizon=4 steps")
