@@ -150,7 +150,14 @@ def test_a_provider_for_another_core_is_refused_before_import(site: Any, require
 
 
 @pytest.mark.parametrize(
-    "requirement", [f"stackwise-core~={__version__}", "stackwise-core", "stackwise-core>=99; extra == 'new'", "stackwise-core-extras>=99"]
+    "requirement",
+    [
+        f"stackwise-core~={__version__}",
+        "stackwise-core",
+        "stackwise-core>=0.0.1,<99",
+        "stackwise-core>=99; extra == 'new'",
+        "stackwise-core-extras>=99",
+    ],
 )
 def test_a_provider_for_this_core_is_loaded(site: Any, requirement: str) -> None:
     site.install("fine", requires=[requirement])

@@ -48,6 +48,6 @@ def test_every_example_builds(component: Component) -> None:
 
 
 def test_listing_and_specs_never_import_torch() -> None:
-    modules = "stackwise_providers_transformer.provider, stackwise_providers_transformer.options"
+    modules = ", ".join(f"stackwise_providers_transformer.{name}" for name in ("provider", "options", "growth"))
     code = f"import sys, {modules}; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"

@@ -169,6 +169,6 @@ def _as_faults_of(part: Part) -> Iterator[None]:
     except Exception as error:
         if part.given is not None:
             raise
-        raise ProviderError(f"{part.kind} '{part.id}' could not be built: {type(error).__name__}: {error}", provider=part.id.partition(".")[0]) from error
-
-
+        raise ProviderError(
+            f"{part.kind} '{part.id}' could not be built: {type(error).__name__}: {error}", provider=part.id.partition(".")[0]
+        ) from error

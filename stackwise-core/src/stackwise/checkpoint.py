@@ -96,7 +96,7 @@ def load_weights(model: nn.Module, directory: Path) -> dict[str, Any]:
 
 def write_durably(path: Path, content: bytes) -> None:
     """Write a file and force it to disk."""
-    with open(path, "wb") as file:
+    with path.open("wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())

@@ -7,16 +7,15 @@ A provider publishes `Component` records through the hooks of `hookspecs.py`; ea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from attrs import Factory, define, field, frozen
 
-from stackwise.specs import AdapterSpec, BatchSpec, EmbeddingSpec, HeadSpec, OptimizerSpec, RackSpec, TaskSpec
+from stackwise.specs import AdapterSpec, BatchSpec, EmbeddingSpec, HeadSpec, RackSpec, TaskSpec
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
 
     from stackwise.time import Moment
 
@@ -57,7 +56,7 @@ class BuildContext:
     """Specs at the junctions with their solved sizes: `batch`, `embedding`, `rack`, `head`, `task`."""
 
 
-@frozen
+@frozen(init=False)
 class Built:
     """A user's own callable and its options, so that phases can rebuild it: `Built(MyRack, width=64, stacks=[{"base": 2}])`.
 
@@ -67,10 +66,12 @@ class Built:
 
     make: Callable[..., Any]
     options: Mapping[str, Any]
-    spec: Any = None
+    spec: Any
 
     def __init__(self, make: Callable[..., Any], spec: Any = None, **options: Any) -> None:
-        self.__attrs_init__(make, options, spec)
+        object.__setattr__(self, "make", make)
+        object.__setattr__(self, "options", options)
+        object.__setattr__(self, "spec", spec)
 
 
 Batch = Mapping[str, "torch.Tensor"]
@@ -110,7 +111,9 @@ class Task(Protocol):
 
     def get_spec(self) -> TaskSpec: ...
     def prepare(self, batch: Batch, moment: Moment, generator: torch.Generator) -> Batch: ...
-    def loss(self, outputs: Mapping[str, torch.Tensor], batch: Batch) -> tuple[torch.Tensor, torch.Tensor | float, Mapping[str, Totals]]: ...
+    def loss(
+        self, outputs: Mapping[str, torch.Tensor], batch: Batch
+    ) -> tuple[torch.Tensor, torch.Tensor | float, Mapping[str, Totals]]: ...
 
 
 @runtime_checkable
@@ -229,4 +232,3 @@ class Adapter(Protocol):
 
 Observer = Callable[[Any], None]
 """Called with every event of the training machine; one that raises is dropped with a warning."""
-

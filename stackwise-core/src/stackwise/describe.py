@@ -23,7 +23,8 @@ def plan_as_json(plan: Plan, prices: tuple[PhasePrice, ...]) -> dict[str, Any]:
         "evaluations": {name: list(steps) for name, steps in plan.schedule.evaluate_at.items()},
         "bridges": [str(bridge) for bridge in plan.bridges],
         "providers": [
-            {"provider": p.name, "distribution": p.distribution, "version": p.version, "editable": p.editable, "sha256": p.file_digest()} for p in plan.providers
+            {"provider": p.name, "distribution": p.distribution, "version": p.version, "editable": p.editable, "sha256": p.file_digest()}
+            for p in plan.providers
         ],
     }
 
@@ -50,7 +51,10 @@ def _transition_as_json(phase: CompiledPhase, crossing: Transition, cost: PhaseP
     return {
         "step": phase.start,
         "changes": [{"path": c.path, "before": c.before, "after": c.after} for c in crossing.changes],
-        "blocks": {f"{stack}.{i}": None if origin.source is None else "{}.{}".format(*origin.source) for (stack, i), origin in crossing.blocks.items()},
+        "blocks": {
+            f"{stack}.{i}": None if origin.source is None else "{}.{}".format(*origin.source)
+            for (stack, i), origin in crossing.blocks.items()
+        },
         "growth": phase.enter.growth.id if phase.enter.growth is not None else None,
         "moments": phase.enter.moments,
         "preserves_function": crossing.preserves_function,
@@ -76,7 +80,10 @@ def plan_as_text(plan: Plan, prices: tuple[PhasePrice, ...]) -> str:
     if plan.bridges:
         lines += ["", *(f"bridge  {bridge}" for bridge in plan.bridges)]
     for name, steps in plan.schedule.evaluate_at.items():
-        lines += ["", f"evaluate  {name}: {len(steps)} times, at every boundary and in between (first at step {steps[0]}, last at {steps[-1]})"]
+        lines += [
+            "",
+            f"evaluate  {name}: {len(steps)} times, at every boundary and in between (first at step {steps[0]}, last at {steps[-1]})",
+        ]
     return "\n".join(lines)
 
 
@@ -104,7 +111,8 @@ def _transition_lines(plan: Plan, phase: CompiledPhase, crossing: Transition, co
     if crossing.blocks:
         growth = f" by {phase.enter.growth.id}" if phase.enter.growth is not None else ""
         lines.append(f"  blocks{growth}: {_block_map(crossing)}")
-    counts = f"adopted {len(cost.receipt.adopted)}, copied {len(cost.receipt.copied)}, fresh {len(cost.receipt.fresh)}, dropped {len(cost.receipt.dropped)}"
+    done = cost.receipt
+    counts = f"adopted {len(done.adopted)}, copied {len(done.copied)}, fresh {len(done.fresh)}, dropped {len(done.dropped)}"
     moments = f"; moments of copied parameters: {phase.enter.moments}" if cost.receipt.copied else ""
     lines.append(f"  parameters: {counts}{moments}")
     lines.append("  the function is preserved" if crossing.preserves_function else "  the function is NOT preserved")
@@ -119,7 +127,9 @@ def _block_map(crossing: Transition) -> str:
     for (stack, index), origin in crossing.blocks.items():
         if origin.source == (stack, index):
             continue
-        source = "fresh" if origin.source is None else str(origin.source[1]) if origin.source[0] == stack else "{}.{}".format(*origin.source)
+        source = (
+            "fresh" if origin.source is None else str(origin.source[1]) if origin.source[0] == stack else "{}.{}".format(*origin.source)
+        )
         words.setdefault(stack, []).append(f"{index}←{source}")
     kept = [f"{stack} keeps {count}" for stack, count in stays.items()]
     return ", ".join([*kept, *(f"{stack} {' '.join(moves)}" for stack, moves in words.items())])

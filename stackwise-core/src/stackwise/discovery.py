@@ -32,6 +32,9 @@ CORE = "stackwise-core"
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _FIELD = re.compile(r"^(Name|Version|Requires-Dist):(.*(?:\n[ \t].*)*)", re.IGNORECASE | re.MULTILINE)  # the email package costs 20 ms
 _FORM = "lower-case letters and digits in words joined by '-', a letter first"
+_ABOUT_CORE = re.compile(r"\s*stackwise[-_.]core(?![\w.-])", re.IGNORECASE)
+_MADE_FOR_THIS_CORE = re.compile(rf"stackwise-core\s*(~=|>=|==)\s*{re.escape(__version__)}\s*")
+"""A requirement that names the installed version itself, as those of a lock-step release do, is met."""
 
 
 class _Broken(Exception):
@@ -151,10 +154,10 @@ def _check_name(name: str) -> None:
 
 def _check_core_version(provider: Provider, requires: Iterable[str]) -> None:
     """Refuse a provider made for another core before anything of it is imported."""
-    about_core = [text for text in requires if re.match(r"\s*stackwise[-_.]core(?![\w.-])", text, re.IGNORECASE)]
-    if not about_core:
+    about_core = [text for text in requires if _ABOUT_CORE.match(text)]
+    if all(_MADE_FOR_THIS_CORE.fullmatch(text) for text in about_core):
         return
-    from packaging.requirements import InvalidRequirement, Requirement  # 20 ms that only such providers cost
+    from packaging.requirements import InvalidRequirement, Requirement  # a tenth of a listing, so not for requirements met by definition
 
     for text in about_core:
         try:

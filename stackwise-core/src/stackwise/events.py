@@ -24,7 +24,7 @@ class PhaseEntered(NamedTuple):
 
     step: int
     phase: str
-    index: int
+    phase_index: int
     parameters: int
     trainable: int
     adopted: int

@@ -111,7 +111,9 @@ class TrainingMachine:
         growth = self._grow(phase.enter.growth) if self._grow is not None and phase.enter.growth is not None else None
         blocks = phase.transition.blocks if phase.transition is not None else {}
         receipt = self.model.enter(state.model, blocks=blocks, growth=growth)
-        moments = self.optimizer.enter(state.optimizer, self.model.trainable(), t, receipt=receipt if phase.index else None, enter=phase.enter)
+        moments = self.optimizer.enter(
+            state.optimizer, self.model.trainable(), t, receipt=receipt if phase.index else None, enter=phase.enter
+        )
         self.model.model.train()
         self._apply_values(t)
         return receipt, moments
@@ -121,7 +123,7 @@ class TrainingMachine:
         return PhaseEntered(
             step=phase.start,
             phase=phase.name,
-            index=phase.index,
+            phase_index=phase.index,
             parameters=sum(p.numel() for p in parameters),
             trainable=sum(p.numel() for p in parameters if p.requires_grad),
             adopted=len(model.adopted),
@@ -177,12 +179,12 @@ class TrainingMachine:
         if len(batches) == 1:
             total, weight = self._forward(batches[0], moment)
             mean = total / weight
-            mean.backward()
+            torch.autograd.backward(mean)
             return mean.item()
         totals = weights = 0.0
         for batch in batches:
             total, weight = self._forward(batch, moment)
-            total.backward()
+            torch.autograd.backward(total)
             totals, weights = totals + total.item(), weights + float(weight)
         _scale_gradients(self.optimizer.parameters, 1.0 / weights)
         return totals / weights
@@ -208,8 +210,8 @@ class TrainingMachine:
         self._not_finite_in_a_row += 1
         if self._not_finite_in_a_row >= self._halt_after:
             raise TrainingHalted(
-                f"loss or gradient was not finite {self._not_finite_in_a_row} steps in a row, last at step {moment.step} in phase '{moment.phase}': "
-                "these steps changed nothing; lower the learning rate, clip gradients, or look at the data there"
+                f"loss or gradient was not finite {self._not_finite_in_a_row} steps in a row, last at step {moment.step} in phase "
+                f"'{moment.phase}': these steps changed nothing; lower the learning rate, clip gradients, or look at the data there"
             )
 
     def _evaluate(self, step: int, phase: str, at: str) -> Iterator[Event]:
@@ -229,8 +231,10 @@ def gradient_norm(parameters: Sequence[nn.Parameter]) -> float:
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
     if not gradients:
-        raise UserError("no trainable parameter has a gradient: the loss does not depend on what is trained; thaw something that it passes through")
-    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))).item()
+        raise UserError(
+            "no trainable parameter has a gradient: the loss does not depend on what is trained; thaw something that it passes through"
+        )
+    return float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))))
 
 
 def _scale_gradients(parameters: Sequence[nn.Parameter], factor: float) -> None:

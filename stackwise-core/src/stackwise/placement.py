@@ -21,7 +21,9 @@ class Placement:
         UserError: CUDA asked for where there is none.
     """
 
-    def __init__(self, device: Literal["auto", "cpu", "cuda"] | str = "auto", precision: Literal["float32", "bf16"] | str = "float32") -> None:
+    def __init__(
+        self, device: Literal["auto", "cpu", "cuda"] | str = "auto", precision: Literal["float32", "bf16"] | str = "float32"
+    ) -> None:
         available = torch.cuda.is_available()
         if device == "cuda" and not available:
             raise UserError("run.device is cuda, but torch finds no CUDA device here: use auto or cpu")

@@ -100,12 +100,13 @@ def _flops(plan: Plan, phase: CompiledPhase, model: nn.Module) -> int | None:
     try:
         with counter:
             outputs = model(batch)
-            sum(output.sum() for output in outputs.values() if output.is_floating_point()).backward()  # type: ignore[union-attr]  # a model has an output
+            sum(output.sum() for output in outputs.values() if output.is_floating_point()).backward()
     except StackwiseError:
         raise
     except Exception as error:
+        given = ", ".join(f"{name} {list(shape or ())}" for name, shape in shapes.items())
         raise _fault(state.model.rack)(
-            f"phase '{phase.name}': the model does not run on shapes {', '.join(f'{n} {list(s or ())}' for n, s in shapes.items())}: {type(error).__name__}: {error}"
+            f"phase '{phase.name}': the model does not run on shapes {given}: {type(error).__name__}: {error}"
         ) from error
     for parameter in model.parameters():
         parameter.grad = None
@@ -127,5 +128,3 @@ def _dtype(spec: TensorSpec) -> torch.dtype:
     dtype = named.get(spec.dtype) or getattr(torch, spec.dtype)
     assert isinstance(dtype, torch.dtype)
     return dtype
-
-

@@ -33,7 +33,8 @@ class Progress:
         self._shown = self._first = 0.0
         self._speed = 0.0
         self._window: tuple[float, int] = (0.0, 0)
-        self._tokens = 0
+        self._seconds = 0.0
+        """Of training, evaluation left out."""
 
     def __call__(self, event: Event) -> None:
         """Show one event, if it is time to."""
@@ -55,16 +56,16 @@ class Progress:
         now = monotonic()
         if self._first == 0.0:
             self._first = self._shown = now
-            self._window = (now, event.tokens)
+        self._seconds += event.seconds
         if event.skipped:
             self._line(f"      step {event.step}: loss {event.loss} or gradient {event.grad_norm} is not finite; nothing was changed")
         if now - self._shown < (REDRAW_EVERY_S if self._live else LINE_EVERY_S):
             return
         self._shown = now
         since, tokens = self._window
-        if now - since > 1.0:
-            self._speed = (event.tokens - tokens) / (now - since)
-            self._window = (now, event.tokens)
+        if self._seconds - since > 1.0:
+            self._speed = (event.tokens - tokens) / (self._seconds - since)
+            self._window = (self._seconds, event.tokens)
         text = self._text(event, now)
         if self._live:
             width = os.get_terminal_size(self._stream.fileno()).columns
@@ -93,7 +94,7 @@ class Progress:
 
     def _entered(self, event: PhaseEntered) -> str:
         text = f"enter {event.phase} at step {event.step}: {event.parameters:,} parameters, {event.trainable:,} trained"
-        if event.index == 0:
+        if event.phase_index == 0:
             return text
         carried = f"adopted {event.adopted}, copied {event.copied}, fresh {event.fresh}, dropped {event.dropped}"
         moments = f"moments kept {event.moments_kept}, copied {event.moments_copied}, dropped {event.moments_dropped}"

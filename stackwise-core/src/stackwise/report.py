@@ -53,12 +53,22 @@ class Summary:
     def text(self) -> str:
         """A table of the phases, then totals."""
         shown = self._metric()
-        header = ["phase", "steps", "tokens", "parameters", "lr first → last", *(f"{n} {m.replace('_', ' ')}: entry → exit" for n, m in shown), "seconds"]
+        header = [
+            "phase",
+            "steps",
+            "tokens",
+            "parameters",
+            "lr first → last",
+            *(f"{n} {m.replace('_', ' ')}: entry → exit" for n, m in shown),
+            "seconds",
+        ]
         rows = [header]
         for line in self.phases:
             scores = [f"{_score(line.entry, n, m)} → {_score(line.exit, n, m)}" for n, m in shown]
             lr = f"{line.lr_first:.2g} → {line.lr_last:.2g}"
-            rows.append([line.name, f"{line.steps:,}", f"{line.tokens:,}", f"{line.entered.parameters:,}", lr, *scores, f"{line.seconds:.1f}"])
+            rows.append(
+                [line.name, f"{line.steps:,}", f"{line.tokens:,}", f"{line.entered.parameters:,}", lr, *scores, f"{line.seconds:.1f}"]
+            )
         lines = table(rows)
         if self.finished is not None:
             done = self.finished

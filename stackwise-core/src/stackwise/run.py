@@ -57,7 +57,7 @@ def run(path: Path, overrides: Sequence[str] = (), output: Path | None = None, s
     directory.write_config(experiment.resolved)
     directory.write_json("plan", plan_as_json(plan, prices))
     summary = Summary()
-    observers = [directory, summary, Progress(plan.schedule, stream), *_declared_observers(plan)]
+    observers: list[Observer] = [directory, summary, Progress(plan.schedule, stream), *_declared_observers(plan)]
     status = "failed"
     try:
         for event in machine.train():
@@ -90,7 +90,11 @@ def _tell(observers: list[Observer], event: Event) -> None:
             if isinstance(observer, RunDirectory | Summary | Progress):
                 raise
             observers.remove(observer)
-            warn(f"observer {observer!r} raised {type(error).__name__}: {error}; it is dropped and the run goes on", RuntimeWarning, stacklevel=2)
+            warn(
+                f"observer {observer!r} raised {type(error).__name__}: {error}; it is dropped and the run goes on",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
 
 def _about(plan: Plan, machine: TrainingMachine) -> dict[str, Any]:

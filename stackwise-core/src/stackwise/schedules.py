@@ -98,7 +98,11 @@ class Window:
         if duration.unit == "fraction":
             t = self.clock.t(step) + sign * float(duration.value) * (self.stop - self.start)
         elif duration.unit == "steps":
-            t = self.clock.t(step + sign * int(duration.value)) if 0 <= step + sign * int(duration.value) <= self.clock.steps else 2.0 * sign
+            t = (
+                self.clock.t(step + sign * int(duration.value))
+                if 0 <= step + sign * int(duration.value) <= self.clock.steps
+                else 2.0 * sign
+            )
         else:
             t = self.clock.t(self.clock.step_of(Duration(self.clock.tokens(step) + sign * duration.value, "tokens")))
         if not self.start - 1e-12 <= t <= self.stop + 1e-12:
@@ -121,6 +125,9 @@ class Schedule(Protocol):
         ...
 
 
+def _read_duration(text: object) -> Duration:
+    return Duration.parse(text)
+
 
 @frozen(kw_only=True)
 class Constant:
@@ -139,7 +146,9 @@ class Linear:
     """A straight line from `from` (the value at entry when omitted) to `to` across the window, then held."""
 
     to: float = field(metadata={"doc": "value at the end of the window"})
-    from_: float | None = field(default=None, alias="from_", metadata={"key": "from", "doc": "value at its start; the value at entry when omitted"})
+    from_: float | None = field(
+        default=None, alias="from_", metadata={"key": "from", "doc": "value at its start; the value at entry when omitted"}
+    )
     over: Over = field(default="run", metadata={"doc": "the window: the run or the declaring phase"})
 
     def compile(self, window: Window, entry: float | None) -> Curve:
@@ -152,8 +161,10 @@ class Cosine:
     """Half a cosine from `from` down (or up) to `to`, after an optional linear warm-up from 0 (SGDR, arXiv 1608.03983, eq. 5)."""
 
     to: float = field(default=0.0, metadata={"doc": "value at the end of the window"})
-    from_: float | None = field(default=None, alias="from_", metadata={"key": "from", "doc": "value the cosine starts from; the value at entry when omitted"})
-    warmup: Duration = field(default=Duration.parse("0%"), converter=Duration.parse, metadata={"doc": "length of the linear rise from 0"})
+    from_: float | None = field(
+        default=None, alias="from_", metadata={"key": "from", "doc": "value the cosine starts from; the value at entry when omitted"}
+    )
+    warmup: Duration = field(default=Duration.parse("0%"), converter=_read_duration, metadata={"doc": "length of the linear rise from 0"})
     over: Over = field(default="run", metadata={"doc": "the window: the run or the declaring phase"})
 
     def compile(self, window: Window, entry: float | None) -> Curve:
@@ -169,8 +180,10 @@ class WarmupStableDecay:
     """Linear warm-up from 0, a plateau at `peak`, a decay to `to` that fills the end of the window (arXiv 2404.06395, section 4.2)."""
 
     peak: float = field(metadata={"doc": "value on the plateau"})
-    warmup: Duration = field(default=Duration.parse("0%"), converter=Duration.parse, metadata={"doc": "length of the linear rise from 0"})
-    decay: Duration = field(default=Duration.parse("0%"), converter=Duration.parse, metadata={"doc": "length of the fall at the end of the window"})
+    warmup: Duration = field(default=Duration.parse("0%"), converter=_read_duration, metadata={"doc": "length of the linear rise from 0"})
+    decay: Duration = field(
+        default=Duration.parse("0%"), converter=_read_duration, metadata={"doc": "length of the fall at the end of the window"}
+    )
     to: float = field(default=0.0, metadata={"doc": "value at the end of the window"})
     shape: Literal["linear", "cosine", "sqrt"] = field(default="linear", metadata={"doc": "form of the decay"})
     over: Over = field(default="run", metadata={"doc": "the window: the run or the declaring phase"})
@@ -195,7 +208,9 @@ class WarmupStableDecay:
 class Piecewise:
     """Steps: each value holds from its instant in the window until the next."""
 
-    values: Mapping[str, float] = field(default=Factory(dict), metadata={"doc": "instant (a duration from the start of the window) → value held from there"})
+    values: Mapping[str, float] = field(
+        default=Factory(dict), metadata={"doc": "instant (a duration from the start of the window) → value held from there"}
+    )
     over: Over = field(default="run", metadata={"doc": "the window: the run or the declaring phase"})
 
     def compile(self, window: Window, entry: float | None) -> Curve:

@@ -23,7 +23,9 @@ def compile_selector(selector: str) -> re.Pattern[str]:
         SelectorError: empty, or a range that runs backwards.
     """
     if not isinstance(selector, str) or not selector.strip(". "):
-        raise SelectorError(f"{selector!r} is no selector: write a prefix such as 'rack.stacks.base', a glob such as '*.norm*', or 'rack.stacks.base.3-5'")
+        raise SelectorError(
+            f"{selector!r} is no selector: write a prefix such as 'rack.stacks.base', a glob such as '*.norm*', or 'rack.stacks.base.3-5'"
+        )
     parts = []
     for segment in selector.strip().rstrip(".").split("."):
         if match := _RANGE.match(segment):

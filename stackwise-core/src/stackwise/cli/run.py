@@ -20,7 +20,9 @@ Exit codes: 0 done, 2 mistakes in config or data, 3 a provider's defect,
 )
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one key of the config; may be given often.")
-@click.option("--output", type=click.Path(path_type=Path), help="Run directory, which must not exist yet. [default: runs/NAME-001, -002, …]")
+@click.option(
+    "--output", type=click.Path(path_type=Path), help="Run directory, which must not exist yet. [default: runs/NAME-001, -002, …]"
+)
 def run(file: Path, overrides: tuple[str, ...], output: Path | None) -> None:
     """Train what the config FILE declares, phase by phase.
 

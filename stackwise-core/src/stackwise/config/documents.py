@@ -45,7 +45,7 @@ class _Extending:
 
     def file(self, path: Path, chain: tuple[Path, ...], asked: Position) -> Node:
         """One file; `chain` holds the resolved files that led here."""
-        place = path.resolve()
+        place = _resolved(path, asked)
         if place in chain:
             names = " → ".join(step.name for step in (*chain[chain.index(place) :], place))
             raise ConfigError([Problem(f"the files extend each other in a circle: {names}", "extends", asked)])
@@ -74,6 +74,13 @@ def _names(asked: Node) -> Sequence[Node]:
             message = f"{describe(name.plain())} names no file: write `extends: base.yaml`, or a list of such names"
             raise ConfigError([Problem(message, "extends", name.position)])
     return tuple(names)
+
+
+def _resolved(path: Path, asked: Position) -> Path:
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ConfigError([Problem(f"{str(path)!r} is no path to a file: {error}", where=asked)]) from None
 
 
 def _read(path: Path, asked: Position) -> Node:

@@ -27,7 +27,7 @@ class Ref:
     use: str | None = None
     """`<provider>.<component>`."""
     options: Mapping[str, Any] = Factory(dict)
-    """The component's own options as written, without `use` and the keys that belong to the core."""
+    """The component's own options as written (for a `Built`: its options, and what phases changed), without the core's keys."""
     given: Any = None
     """A `Built` or a finished object."""
     path: str = ""

@@ -99,8 +99,7 @@ def _splits(node: Node, parts: KeyPath) -> Iterator[KeyPath]:
 def describe(value: Any) -> str:
     """A value in few words, for messages and run directories: no memory addresses, at most 120 characters."""
     if isinstance(value, Built):
-        inner = [_name(value.make), *(f"{key}={describe(option)}" for key, option in value.options.items())]
-        text = f"Built({', '.join(inner)})"
+        text = f"Built({_name(value.make)})"
     elif isinstance(value, dict):
         text = "{" + ", ".join(f"{key}: {describe(entry)}" for key, entry in list(value.items())[:9]) + "}"
     elif isinstance(value, list | tuple):

@@ -10,6 +10,8 @@ from attrs import frozen
 
 from stackwise.config.nodes import KeyPath, Node, describe
 from stackwise.config.reader import MAX_DEPTH
+from stackwise.contracts import Built
+from stackwise.contracts import Built
 from stackwise.errors import ConfigError, Position, Problem
 
 IN_CODE = Position("<config>")
@@ -54,20 +56,32 @@ def _node(value: Any, path: KeyPath, problems: list[Problem]) -> Node:
         value = _phases(value, problems)
     elif isinstance(value, Phase):
         value = value.deltas
+    plane = path[2:] if path[:1] == ("phases",) else path
+    if plane == ("data",) and not (value is None or isinstance(value, Mapping | bool | int | float | str)):
+        return Node("map", {"sources": Node("map", {"data": _part(value)}, IN_CODE)}, IN_CODE)
+    if isinstance(value, Built):
+        return _part(value)
     if isinstance(value, Mapping):
-        return Node("map", {key: _node(entry, (*path, key), problems) for key, entry in _keyed(value, path, problems)}, IN_CODE)
+        entries = dict(_keyed(value, path, problems))
+        built = _part(entries.pop("use")).value if isinstance(entries.get("use"), Built) else {}
+        return Node("map", {**built, **{key: _node(entry, (*path, key), problems) for key, entry in entries.items()}}, IN_CODE)
     if value is None or isinstance(value, bool | int | str):
         return Node("scalar", value, IN_CODE)
     if isinstance(value, float):
         if not isfinite(value):
             problems.append(Problem(f"{value} is not finite: give a finite number", ".".join(path), IN_CODE))
         return Node("scalar", float(value), IN_CODE)
-    plane = path[2:] if path[:1] == ("phases",) else path
-    if plane == ("data",):
-        return Node("map", {"sources": Node("map", {"data": Node("object", value, IN_CODE)}, IN_CODE)}, IN_CODE)
     if isinstance(value, list | tuple) and not _is_source(plane):
         return Node("list", tuple(_node(entry, (*path, str(i)), problems) for i, entry in enumerate(value)), IN_CODE)
     return Node("object", value, IN_CODE)
+
+
+def _part(value: Any) -> Node:
+    """A component given in code; the options of a `Built` stand beside its `use`, so that phases can change them one by one."""
+    if not isinstance(value, Built):
+        return Node("object", value, IN_CODE)
+    options = {key: Node("object", entry, IN_CODE) for key, entry in value.options.items()}
+    return Node("map", {"use": Node("object", value, IN_CODE), **options}, IN_CODE)
 
 
 def _is_source(path: KeyPath) -> bool:

@@ -12,6 +12,7 @@ from stackwise.config.experiment import DataConfig, EnterConfig, EvaluateConfig,
 from stackwise.config.faults import Fault, faults_of
 from stackwise.config.nodes import KeyPath, Node, describe
 from stackwise.config.strict import MISTAKES, convert
+from stackwise.contracts import Built
 from stackwise.errors import did_you_mean
 from stackwise.time import Duration
 
@@ -76,8 +77,10 @@ class Section:
         if use is None or use.is_null:
             self.fault((*path, "use"), "is missing: name a component, `<provider>.<component>`", missing=True)
         elif use.kind == "object":
+            if isinstance(use.value, Built):
+                return Ref(given=use.value, options=options, path=dotted)
             for key in options:
-                self.fault((*path, key), "an option beside an object: give it to the object itself")
+                self.fault((*path, key), "a finished object takes no options: give Built(callable, options), which can be built anew")
             return Ref(given=use.value, path=dotted)
         elif not isinstance(use.value, str) or not use.value.strip():
             self.fault((*path, "use"), f"{describe(use.plain())} is no component id: `<provider>.<component>`")

@@ -27,7 +27,7 @@ from stackwise.config.sections import (
     read_task,
     read_until,
 )
-from stackwise.errors import Problem, did_you_mean
+from stackwise.errors import Position, Problem, did_you_mean
 
 FORMAT = 1
 """The version of the config format, written as `stackwise: 1`."""

@@ -59,6 +59,9 @@ class Curves:
         if schedule.over == "run" or isinstance(schedule, Constant):
             return Window(self.clock, 0, self.clock.steps)
         if layer < 0 and phases > 1:
-            raise ScheduleError("`over: phase` spans the phase that declares it, and this is declared outside the phases: move it into one, or say `over: run`")
+            raise ScheduleError(
+                "`over: phase` spans the phase that declares it, and this is declared outside the phases: "
+                "move it into one, or say `over: run`"
+            )
         index = max(layer, 0)
         return Window(self.clock, self.clock.starts[index], self.clock.starts[index + 1])

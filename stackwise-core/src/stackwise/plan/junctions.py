@@ -89,5 +89,7 @@ def _replace(drafts: PhaseDrafts, filled: Mapping[str, Draft]) -> PhaseDrafts:
         rack=filled["rack"],
         head=filled["head"],
         sources={name: filled[f"source:{name}"] for name in drafts.sources},
-        adapters={junction: tuple(filled[f"adapter:{junction}:{i}"] for i in range(len(group))) for junction, group in drafts.adapters.items()},
+        adapters={
+            junction: tuple(filled[f"adapter:{junction}:{i}"] for i in range(len(group))) for junction, group in drafts.adapters.items()
+        },
     )

@@ -61,6 +61,8 @@ class Draft:
     @property
     def sizes(self) -> dict[str, int]:
         """Dimension → size, where the options fix it."""
+        if self.given is not None:
+            return self._given_sizes()
         return {dim: size for dim, option in self._dimensions() if (size := getattr(self.options, option)) is not None}
 
     @property
@@ -72,6 +74,13 @@ class Draft:
         if self.registered is None:
             return []
         return [(dim, option) for option, dim in dimension_fields(type(self.options)).items()]
+
+    def _given_sizes(self) -> dict[str, int]:
+        """Sizes of a finished object that keeps its options, as the artifacts of well-made providers do."""
+        options = getattr(self.given, "options", None)
+        if options is None or isinstance(self.given, Built) or not attrs.has(type(options)):
+            return {}
+        return {dim: getattr(options, option) for option, dim in dimension_fields(type(options)).items()}
 
     def filled(self, sizes: Mapping[str, int], attention: str | None) -> Draft:
         """The same draft with its open options filled from the junctions and the task.
@@ -132,7 +141,9 @@ class Drafts:
     def _given(self, kind: Kind, ref: Ref) -> Draft | None:
         if not isinstance(ref.given, Built):
             if ref.options:
-                self.problems.append(Problem(f"a finished {kind} takes no options ({', '.join(ref.options)}): give a Built(callable, options)", ref.path))
+                self.problems.append(
+                    Problem(f"a finished {kind} takes no options ({', '.join(ref.options)}): give a Built(callable, options)", ref.path)
+                )
             return Draft(kind=kind, id=type(ref.given).__name__, path=ref.path, options=None, given=ref.given)
         options, schedules = dict(ref.options), {}
         try:

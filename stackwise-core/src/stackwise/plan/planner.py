@@ -124,7 +124,9 @@ class _Planner:
         }
         growth = of("growth", phase.enter.growth) if phase.enter.growth is not None else None
         if growth is not None and phase.index == 0:
-            self.problems.append(Problem("the first phase has nothing to grow from: remove `enter.growth`", "enter.growth", phase.locate("enter.growth")))
+            self.problems.append(
+                Problem("the first phase has nothing to grow from: remove `enter.growth`", "enter.growth", phase.locate("enter.growth"))
+            )
         self._collect(phase)
         everything = [*sources.values(), *transforms, *single.values(), *(draft for group in adapters.values() for draft in group)]
         if not sources or any(draft is None for draft in everything):
@@ -144,7 +146,9 @@ class _Planner:
             self.problems += [_placed(problem, phase) for problem in found.problems]
             self._joined[key] = found
         known = self._joined[key]
-        return attrs.evolve(known, drafts=attrs.evolve(known.drafts, growth=drafts.growth, optimizer=drafts.optimizer, transforms=drafts.transforms))
+        return attrs.evolve(
+            known, drafts=attrs.evolve(known.drafts, growth=drafts.growth, optimizer=drafts.optimizer, transforms=drafts.transforms)
+        )
 
     # -- time -----------------------------------------------------------------------------------------------------
 
@@ -167,7 +171,9 @@ class _Planner:
         model = phase.model
 
         def part(draft: Draft) -> Part:
-            return draft.part({name: curves.of(phase, f"{draft.path}.{name}", draft.id, schedule) for name, schedule in draft.schedules.items()})
+            return draft.part(
+                {name: curves.of(phase, f"{draft.path}.{name}", draft.id, schedule) for name, schedule in draft.schedules.items()}
+            )
 
         for selector in model.freeze:
             self._check_selector(selector, "model.freeze", phase)
@@ -195,7 +201,9 @@ class _Planner:
 
     def _weight(self, phase: PhaseConfig, source: str, curves: Curves) -> Curve:
         if source not in phase.data.mix:
-            self.problems.append(Problem(f"source '{source}' has no weight in data.mix: give one, 0 to leave it out", "data.mix", phase.locate("data.mix")))
+            self.problems.append(
+                Problem(f"source '{source}' has no weight in data.mix: give one, 0 to leave it out", "data.mix", phase.locate("data.mix"))
+            )
             return Curve.constant(0.0)
         return curves.of(phase, f"data.mix.{source}", "mix", parse_schedule(phase.data.mix[source]))
 
@@ -210,7 +218,13 @@ class _Planner:
             for name, value in group.options.items():
                 if name not in draft.schedules:
                     hint = did_you_mean(name, draft.schedules)
-                    self.problems.append(Problem(f"{draft.label} has no option '{name}' that a group may set{hint}", f"{base}.{name}", phase.locate(f"{base}.{name}")))
+                    self.problems.append(
+                        Problem(
+                            f"{draft.label} has no option '{name}' that a group may set{hint}",
+                            f"{base}.{name}",
+                            phase.locate(f"{base}.{name}"),
+                        )
+                    )
                 else:
                     own[name] = curves.of(phase, f"{base}.{name}", draft.id, parse_schedule(value))
             groups.append(GroupState(name=group.name, select=group.select, curves={**default, **own}))
@@ -228,7 +242,9 @@ class _Planner:
                 self._collect(phase)
             enter = Enter(growth=growth.part({}) if growth is not None else None, moments=phase.enter.moments)
             compiled.append(
-                CompiledPhase(name=phase.name, index=i, start=clock.starts[i], stop=clock.starts[i + 1], state=state, enter=enter, transition=crossing)
+                CompiledPhase(
+                    name=phase.name, index=i, start=clock.starts[i], stop=clock.starts[i + 1], state=state, enter=enter, transition=crossing
+                )
             )
         return tuple(compiled)
 
@@ -291,5 +307,3 @@ def _shape(data: DataConfig) -> DataState:
 def _lookahead(task: Draft) -> int:
     spec = task.spec
     return spec.lookahead if isinstance(spec, TaskSpec) else 0
-
-

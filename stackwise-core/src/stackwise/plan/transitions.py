@@ -19,7 +19,9 @@ def changes_between(before: PhaseConfig, after: PhaseConfig) -> tuple[Change, ..
     """Every key whose declared value differs, in the order of the config."""
     old, new = _declared(before), _declared(after)
     return tuple(
-        Change(path=path, before=old.get(path, "–"), after=new.get(path, "–")) for path in dict.fromkeys([*old, *new]) if old.get(path) != new.get(path)
+        Change(path=path, before=old.get(path, "–"), after=new.get(path, "–"))
+        for path in dict.fromkeys([*old, *new])
+        if old.get(path) != new.get(path)
     )
 
 
@@ -42,7 +44,9 @@ def _compact(value: Any) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def transition(before: PhaseConfig, after: PhaseConfig, old: ModelState, new: ModelState, growth: Draft | None, rack: Draft, drafts: Drafts) -> Transition:
+def transition(
+    before: PhaseConfig, after: PhaseConfig, old: ModelState, new: ModelState, growth: Draft | None, rack: Draft, drafts: Drafts
+) -> Transition:
     """How the boundary between two phases is crossed; problems are collected in `drafts`."""
     notes = []
     for role in ("embedding", "rack", "head"):
@@ -58,8 +62,14 @@ def transition(before: PhaseConfig, after: PhaseConfig, old: ModelState, new: Mo
         blocks = _map_blocks(after, old, new, operator, growth, rack, drafts)
     elif growth is not None and not isinstance(operator, ParameterGrowth):
         drafts.problems.append(Problem(f"{growth.id} has nothing to grow: the stacks are those of the phase before", growth.path))
-    preserves = not notes and (not reordered or (operator is not None and operator.preserves_function))
+    preserves = not notes and (not reordered or (operator is not None and operator.preserves_function and _keeps_every_block(old, blocks)))
     return Transition(changes=changes_between(before, after), blocks=blocks, preserves_function=preserves, notes=tuple(notes))
+
+
+def _keeps_every_block(old: ModelState, blocks: BlockMap) -> bool:
+    """Whether the old blocks all go on, each once and in their order, so that only new ones can change the function."""
+    sources = [origin.source for origin in blocks.values() if origin.source is not None]
+    return sources == [(stack, index) for stack, count in old.stacks.items() for index in range(count)]
 
 
 def _operator(growth: Draft | None, drafts: Drafts) -> GrowthOperator | None:
@@ -104,5 +114,9 @@ def _map_blocks(
         drafts.problems.append(Problem(f"{growth.id} cannot make this change: {error}", growth.path))
         return {}
     if set(blocks) != set(targets) or any(origin.source is not None and origin.source not in known for origin in blocks.values()):
-        drafts.faults.append(ProviderError(f"{growth.label} mapped blocks {sorted(blocks)} where the new rack has {targets}, or from blocks that do not exist"))
+        drafts.faults.append(
+            ProviderError(
+                f"{growth.label} mapped blocks {sorted(blocks)} where the new rack has {targets}, or from blocks that do not exist"
+            )
+        )
     return {target: blocks[target] for target in targets if target in blocks}

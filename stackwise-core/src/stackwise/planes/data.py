@@ -48,7 +48,9 @@ class IterableLoader:
         if not isinstance(batch, Mapping):
             raise DataError(f"batch {self._taken - 1} is a {type(batch).__name__}: a batch is a mapping of field name → tensor")
         if rows is not None and (found := _rows(batch)) != rows:
-            raise DataError(f"batch {self._taken - 1} has {found} rows where {rows} were asked for: leave data.batch_size out for ready-made batches")
+            raise DataError(
+                f"batch {self._taken - 1} has {found} rows where {rows} were asked for: leave data.batch_size out for ready-made batches"
+            )
         return batch
 
     def state_dict(self) -> dict[str, Any]:
@@ -236,8 +238,7 @@ class DataPlane:
             check_batch(name, batch, source.loader.get_batch_spec())
         if self._state is not None and self._state.bridges:
             bridges = [bridge for bridge in self._state.bridges if bridge.junction == f"source:{name}-task"]
-            crossed = take(fields_across([*batch, *(b.field for b in bridges if b.kind == "rename")], bridges), batch)
-            batch = {field: tensor for field, tensor in crossed.items() if field not in {b.before for b in bridges if b.kind == "rename"}}
+            batch = {**batch, **take(fields_across([bridge.field for bridge in bridges], bridges), batch)}
         delivered = rows if rows is not None else _rows(batch)
         source.delivered.rows += delivered
         source.delivered.tokens += delivered * (length - self._lookahead) if length is not None else 0
@@ -272,7 +273,8 @@ def check_batch(source: str, batch: Batch, spec: BatchSpec) -> None:
         if expected.bounds is not None and isinstance(expected.bounds[1], int) and tensor.numel():
             low, high = int(tensor.min()), int(tensor.max())
             if low < expected.bounds[0] or high >= expected.bounds[1]:
-                raise DataError(f"source '{source}': '{name}' holds {low}..{high}, outside its declared range {expected.bounds[0]}..{expected.bounds[1] - 1}")
+                declared = f"{expected.bounds[0]}..{expected.bounds[1] - 1}"
+                raise DataError(f"source '{source}': '{name}' holds {low}..{high}, outside its declared range {declared}")
 
 
 def _rows(batch: Batch) -> int:
@@ -285,5 +287,8 @@ def _join(parts: Sequence[tuple[str, Batch]]) -> Batch:
     first_name, first = parts[0]
     for name, batch in parts[1:]:
         if set(batch) != set(first):
-            raise DataError(f"source '{name}' delivers {sorted(batch)}, source '{first_name}' delivers {sorted(first)}: sources of one mixture share their fields")
+            raise DataError(
+                f"source '{name}' delivers {sorted(batch)}, source '{first_name}' delivers {sorted(first)}: "
+                "sources of one mixture share their fields"
+            )
     return {field: torch.cat([batch[field] for _, batch in parts]) for field in first}

@@ -30,6 +30,10 @@ class Model(nn.Module):
         bridges: lossless differences to cross, as unification found them.
     """
 
+    embedding: nn.Module
+    rack: nn.Module
+    head: nn.Module
+
     def __init__(
         self,
         embedding: nn.Module,
@@ -58,7 +62,7 @@ class Model(nn.Module):
 
     def forward(self, batch: Batch) -> Mapping[str, torch.Tensor]:
         """Outputs of the head by name. Side inputs are passed when the batch has them."""
-        hidden = self.embedding(**take(self._inputs, batch))
+        hidden: torch.Tensor = self.embedding(**take(self._inputs, batch))
         for step in self._before_rack:
             hidden = step(hidden)
         hidden = self.rack(hidden, **take(self._side, batch))
@@ -70,11 +74,10 @@ class Model(nn.Module):
             return take(fields_across(names, self._outputs), outputs)
         return outputs
 
-    def _chain(self, junction: str, role: str) -> tuple[Callable[[torch.Tensor], torch.Tensor], ...]:
+    def _chain(self, junction: str, role: str) -> tuple[nn.Module, ...]:
         """What the hidden state passes on its way into a part: declared adapters, and the bridges into each."""
-        adapters = self.adapters[junction] if junction in self.adapters else ()
-        steps: list[Callable[[torch.Tensor], torch.Tensor] | None] = []
-        for i, adapter in enumerate(adapters):
+        steps: list[nn.Module | None] = []
+        for i, adapter in enumerate(self.adapters.get_submodule(junction).children() if junction in self.adapters else ()):
             steps += [hidden_bridges(self._into(f"adapter:{junction}:{i}")), adapter]
         steps.append(hidden_bridges(b for b in self._into(role) if b.junction == junction))
         return tuple(step for step in steps if step is not None)
@@ -147,7 +150,9 @@ class ModelPlane:
         """Trainable parameters by canonical name, tied ones once."""
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
 
-    def enter(self, state: ModelState, *, blocks: Mapping[tuple[str, int], BlockOrigin] | None = None, growth: object = None) -> ModelReceipt:
+    def enter(
+        self, state: ModelState, *, blocks: Mapping[tuple[str, int], BlockOrigin] | None = None, growth: object = None
+    ) -> ModelReceipt:
         """Cross into a declared state.
 
         Args:
@@ -159,16 +164,16 @@ class ModelPlane:
             UserError: a parameter changes its shape and no operator says how; a selector that matches nothing; nothing trainable.
         """
         before = self._state
-        modules = {role: self._exchange(role, getattr(state, role), getattr(before, role, None)) for role in ("embedding", "rack", "head")}
+        embedding, rack, head = (
+            self._exchange(role, getattr(state, role), getattr(before, role, None)) for role in ("embedding", "rack", "head")
+        )
         adapters = {
-            junction: [
-                self._exchange(f"adapters.{junction}.{i}", part, _nth(before, junction, i)) for i, part in enumerate(parts)
-            ]
+            junction: [self._exchange(f"adapters.{junction}.{i}", part, _nth(before, junction, i)) for i, part in enumerate(parts)]
             for junction, parts in state.adapters.items()
         }
         old = dict(self.model.named_parameters(remove_duplicate=False)) if before is not None else {}
         old_buffers = dict(self.model.named_buffers()) if before is not None else {}
-        new = Model(*modules.values(), adapters=adapters, bridges=state.bridges)
+        new = Model(embedding, rack, head, adapters=adapters, bridges=state.bridges)
         new.to(self._device)
         source = _source_names(new, before, state, blocks or {})
         receipt = _load(old, new, _origins(old, new, source, growth))
@@ -210,7 +215,9 @@ class ModelPlane:
             if part.curves:
                 module = self.model.get_submodule(role)
                 if not isinstance(module, Scheduled):
-                    raise ProviderError(f"{part.id} declares options that follow time ({', '.join(part.curves)}) but its module has no apply_values")
+                    raise ProviderError(
+                        f"{part.id} declares options that follow time ({', '.join(part.curves)}) but its module has no apply_values"
+                    )
                 self._values.append((module, part, {}))
 
 
@@ -219,7 +226,9 @@ def _nth(state: ModelState | None, junction: str, index: int) -> Part | None:
     return parts[index] if index < len(parts) else None
 
 
-def _source_names(new: Model, before: ModelState | None, after: ModelState, blocks: Mapping[tuple[str, int], BlockOrigin]) -> Callable[[str], str | None]:
+def _source_names(
+    new: Model, before: ModelState | None, after: ModelState, blocks: Mapping[tuple[str, int], BlockOrigin]
+) -> Callable[[str], str | None]:
     """A function from a canonical name of the new model to the name its values had in the old one; None where there was none."""
     path = rack_spec(new.rack).block_path
     moved = {}
@@ -250,13 +259,15 @@ def _origins(old: Mapping[str, nn.Parameter], new: Model, source: Callable[[str]
         there = source(name)
         origins[name] = CopyOf(source=there) if there is not None and there in old else Fresh()
     if isinstance(growth, ParameterGrowth):
-        origins |= growth.map_parameters({n: tuple(p.shape) for n, p in old.items()}, {n: tuple(p.shape) for n, p in new.named_parameters()})
+        origins |= growth.map_parameters(
+            {n: tuple(p.shape) for n, p in old.items()}, {n: tuple(p.shape) for n, p in new.named_parameters()}
+        )
     for name, parameter in new.named_parameters():
         origin = origins[name]
         if isinstance(origin, CopyOf) and origin.index is None and old[origin.source].shape != parameter.shape:
             raise UserError(
-                f"{name} changes its shape from {tuple(old[origin.source].shape)} to {tuple(parameter.shape)} at this phase, and no growth operator says "
-                "how: keep the size, or declare `enter: {growth: {use: ...}}` with an operator for widths"
+                f"{name} changes its shape from {tuple(old[origin.source].shape)} to {tuple(parameter.shape)} at this phase, "
+                "and no growth operator says how: keep the size, or declare `enter: {growth: {use: ...}}` with an operator for widths"
             )
     return origins
 
@@ -288,7 +299,7 @@ def _load(old: Mapping[str, nn.Parameter], new: Model, origins: Mapping[str, Ori
 
 
 def _unused(old: Mapping[str, nn.Parameter], used: set[int]) -> tuple[str, ...]:
-    canonical = {id(parameter): name for name, parameter in reversed(old.items())}
+    canonical = {id(parameter): name for name, parameter in reversed(list(old.items()))}
     return tuple(name for name, parameter in old.items() if id(parameter) not in used and canonical[id(parameter)] == name)
 
 
@@ -297,7 +308,7 @@ def _carry_buffers(old: Mapping[str, torch.Tensor], new: Model, source: Callable
     persistent = new.state_dict().keys()
     for name, buffer in new.named_buffers():
         there = source(name)
-        if name in persistent and there in old and old[there].shape == buffer.shape and old[there] is not buffer:
+        if name in persistent and there is not None and there in old and old[there].shape == buffer.shape and old[there] is not buffer:
             buffer.copy_(old[there])
 
 
@@ -307,7 +318,9 @@ def _zero_residuals(model: Model, blocks: Mapping[tuple[str, int], BlockOrigin],
     for (stack, index), origin in blocks.items():
         if origin.zero_residual:
             if not spec.residual_outputs:
-                raise UserError("this growth operator zeroes the residual outputs of new blocks, but the rack's spec names none: use an operator that copies")
+                raise UserError(
+                    "this growth operator zeroes the residual outputs of new blocks, but the rack's spec names none: use an operator that copies"
+                )
             block = "rack." + spec.block_path.format(stack=stack, index=index)
             zero |= {f"{block}.{output}" for output in spec.residual_outputs}
             zero |= {f"{block}.{output.rsplit('.', 1)[0]}.bias" for output in spec.residual_outputs}

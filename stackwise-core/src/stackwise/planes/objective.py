@@ -39,7 +39,9 @@ class Objective:
         if self._build is not None and (self._part is None or self._part.structure != part.structure):
             self.task = self._build(part)
             if part.curves and not isinstance(self.task, Scheduled):
-                raise ProviderError(f"{part.id} declares options that follow time ({', '.join(part.curves)}) but the task has no apply_values")
+                raise ProviderError(
+                    f"{part.id} declares options that follow time ({', '.join(part.curves)}) but the task has no apply_values"
+                )
             self._values = {}
         self._part = part
 

@@ -74,7 +74,15 @@ class OptimizerPlane:
         """The learning rate in force in the first group."""
         return float(self.optimizer.param_groups[0].get("lr", 0.0))
 
-    def enter(self, state: OptimizerState, trainable: Mapping[str, nn.Parameter], t: float, *, receipt: ModelReceipt | None = None, enter: Enter | None = None) -> MomentsReceipt:
+    def enter(
+        self,
+        state: OptimizerState,
+        trainable: Mapping[str, nn.Parameter],
+        t: float,
+        *,
+        receipt: ModelReceipt | None = None,
+        enter: Enter | None = None,
+    ) -> MomentsReceipt:
         """Cross into a declared state over the parameters that are trainable now.
 
         Args:
@@ -131,13 +139,21 @@ class OptimizerPlane:
 
     def _by_name(self) -> dict[str, dict[str, Any]]:
         state = self.optimizer.state if self._names else {}
-        return {name: state[p] for name, p in self._names.items() if p in state and state[p]}
+        return {name: state[p] for name, p in self._names.items() if state.get(p)}
 
     def _rebuild(
-        self, before: OptimizerState | None, state: OptimizerState, trainable: Mapping[str, nn.Parameter], t: float, receipt: ModelReceipt, enter: Enter
+        self,
+        before: OptimizerState | None,
+        state: OptimizerState,
+        trainable: Mapping[str, nn.Parameter],
+        t: float,
+        receipt: ModelReceipt,
+        enter: Enter,
     ) -> MomentsReceipt:
         if self._build is None:
-            raise UserError("the optimizer was given as a finished object, so no phase can change what it trains: give a Built(callable, options)")
+            raise UserError(
+                "the optimizer was given as a finished object, so no phase can change what it trains: give a Built(callable, options)"
+            )
         old = {**self._parked, **self._by_name()}
         optimizer = self._build(state.part, t, group_parameters(state, trainable, t))
         _check_membership(optimizer, trainable, ProviderError)
@@ -183,9 +199,14 @@ def group_parameters(state: OptimizerState, trainable: Mapping[str, nn.Parameter
         names = select(group.select, trainable) if group.select else list(left)
         parameters = {name: left.pop(name) for name in names if name in left}
         if group.select and not parameters:
-            raise UserError(f"optimizer.groups.{group.name} selects only parameters that groups before it already took: change the order or the selectors")
+            raise UserError(
+                f"optimizer.groups.{group.name} selects only parameters that groups before it already took: "
+                "change the order or the selectors"
+            )
         if parameters:
-            groups.append(ParameterGroup(name=group.name, parameters=parameters, values={key: curve(t) for key, curve in group.curves.items()}))
+            groups.append(
+                ParameterGroup(name=group.name, parameters=parameters, values={key: curve(t) for key, curve in group.curves.items()})
+            )
     return groups
 
 
@@ -200,7 +221,9 @@ def _copy_state(entries: Mapping[str, Any], origin: CopyOf) -> dict[str, Any]:
     return copied
 
 
-def _check_membership(optimizer: torch.optim.Optimizer, trainable: Mapping[str, nn.Parameter], fault: type[UserError] | type[ProviderError]) -> None:
+def _check_membership(
+    optimizer: torch.optim.Optimizer, trainable: Mapping[str, nn.Parameter], fault: type[UserError] | type[ProviderError]
+) -> None:
     """Trainable parameters and optimizer parameters are the same set, by identity, each once."""
     held = [id(p) for group in optimizer.param_groups for p in group["params"]]
     names = {id(p): name for name, p in trainable.items()}
@@ -211,5 +234,3 @@ def _check_membership(optimizer: torch.optim.Optimizer, trainable: Mapping[str, 
             f"{type(optimizer).__name__} must hold each trainable parameter once: missing {missing or 'none'}, "
             f"not trainable {extra}, held twice {len(held) - len(set(held))}"
         )
-
-
