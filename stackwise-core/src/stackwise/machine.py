@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from math import isfinite
+from math import hypot, isfinite, nan
 from time import perf_counter
 from typing import Any
 
@@ -71,6 +71,8 @@ class TrainingMachine:
         self._generator = torch.Generator()
         self._not_finite_in_a_row = self._skipped = 0
         self._seconds = 0.0
+        self._last_share: tuple[float, torch.Tensor] | None = None
+        self._generators = self.placement.generators()
         self.step = 0
         """The next step to run."""
 
@@ -178,16 +180,24 @@ class TrainingMachine:
         """Gradients of the mean over all targets of the step, exact under accumulation because sums and weights are kept apart."""
         if len(batches) == 1:
             total, weight = self._forward(batches[0], moment)
-            mean = total / weight
-            torch.autograd.backward(mean)
-            return mean.item()
+            torch.autograd.backward(total, self._share(total, weight))
+            return _ratio(total.item(), float(weight))
         totals = weights = 0.0
         for batch in batches:
             total, weight = self._forward(batch, moment)
             torch.autograd.backward(total)
             totals, weights = totals + total.item(), weights + float(weight)
-        _scale_gradients(self.optimizer.parameters, 1.0 / weights)
-        return totals / weights
+        _scale_gradients(self.optimizer.parameters, _ratio(1.0, weights))
+        return _ratio(totals, weights)
+
+    def _share(self, total: torch.Tensor, weight: torch.Tensor | float) -> torch.Tensor:
+        """1 / weight as the gradient of the sum: the gradient of the mean without a division in the graph."""
+        if isinstance(weight, torch.Tensor):
+            return torch.ones_like(total) / weight
+        share = self._last_share
+        if share is None or share[0] != weight or share[1].dtype != total.dtype:
+            share = self._last_share = (weight, torch.full_like(total, _ratio(1.0, weight), requires_grad=False))
+        return share[1]
 
     def _forward(self, batch: Batch, moment: Moment) -> tuple[torch.Tensor, torch.Tensor | float]:
         task = self.objective.task
@@ -199,7 +209,7 @@ class TrainingMachine:
     def _seed_streams(self, step: int) -> None:
         self._generator.manual_seed(step_seed(self._task_key, step))
         seed = step_seed(self._model_key, step)
-        for generator in self.placement.generators():
+        for generator in self._generators:
             generator.manual_seed(seed)
 
     def _count_not_finite(self, finite: bool, moment: Moment) -> None:
@@ -223,6 +233,11 @@ class TrainingMachine:
             yield Evaluated(step, phase, name, at, metrics, perf_counter() - started)
 
 
+def _ratio(total: float, weight: float) -> float:
+    """A mean; not finite when a step has no target, so that the step is skipped and counted."""
+    return total / weight if weight else nan
+
+
 def gradient_norm(parameters: Sequence[nn.Parameter]) -> float:
     """Global L2 norm of the gradients; not finite when any of them is not.
 
@@ -234,7 +249,7 @@ def gradient_norm(parameters: Sequence[nn.Parameter]) -> float:
         raise UserError(
             "no trainable parameter has a gradient: the loss does not depend on what is trained; thaw something that it passes through"
         )
-    return float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))))
+    return hypot(*torch.stack(torch._foreach_norm(gradients)).tolist())
 
 
 def _scale_gradients(parameters: Sequence[nn.Parameter], factor: float) -> None:

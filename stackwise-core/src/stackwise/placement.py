@@ -29,17 +29,14 @@ class Placement:
             raise UserError("run.device is cuda, but torch finds no CUDA device here: use auto or cpu")
         self.device = torch.device("cuda" if device != "cpu" and available else "cpu")
         self.precision = precision
-
-    @property
-    def is_cpu(self) -> bool:
-        """Whether batches can be used where they lie."""
-        return self.device.type == "cpu"
+        self.is_cpu = self.device.type == "cpu"
+        self._nothing = nullcontext()
 
     def forward_context(self) -> AbstractContextManager[Any]:
         """The context every forward pass runs in."""
         if self.precision == "bf16":
             return torch.autocast(self.device.type, dtype=torch.bfloat16)
-        return nullcontext()
+        return self._nothing
 
     def generators(self) -> tuple[torch.Generator, ...]:
         """The process-wide generators that dropout draws from on this device."""

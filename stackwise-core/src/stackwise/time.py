@@ -18,6 +18,9 @@ _DURATION = re.compile(  # digits and exponents are bounded, because exact fract
 )
 _UNITS = {"%": "fraction", "step": "steps", "steps": "steps", "token": "tokens", "tokens": "tokens"}
 
+MAX_INSTANTS = 1_000_000
+"""Most instants a cadence may have in one run."""
+
 
 @frozen
 class Duration:
@@ -112,7 +115,8 @@ class Clock:
 
     def step_at(self, t: float | Fraction) -> int:
         """The first step that runs at or after t."""
-        return self._step_reaching(Duration(Fraction(t) * self.horizon.value, self.horizon.unit))
+        step = self._step_reaching(Duration(Fraction(t) * self.horizon.value, self.horizon.unit))
+        return step - 1 if step > 0 and self.t(step - 1) >= t else step  # a float lies beside the decimal it was written as
 
     def step_of(self, duration: Duration) -> int:
         """The step at which a duration counted from the start of the run has passed, rounded up to a step."""
@@ -124,8 +128,11 @@ class Clock:
         """The steps k in (0, T) at which another whole `duration` has passed since the start."""
         if duration.value <= 0:
             raise ScheduleError(f"a cadence of {duration} never moves on: give it above zero")
-        if duration.unit == "steps":
+        if duration.unit == "steps" and self.steps / duration.value <= MAX_INSTANTS:
             return tuple(range(int(duration.value), self.steps, int(duration.value)))
+        whole = {"tokens": self.tokens_at[-1], "steps": self.steps, "fraction": 1}[duration.unit]
+        if whole / duration.value > MAX_INSTANTS:
+            raise ScheduleError(f"a cadence of {duration} comes round more than {MAX_INSTANTS:,} times in the run: give a longer one")
         steps: list[int] = []
         count = 1
         while (step := self.step_of(Duration(duration.value * count, duration.unit))) < self.steps:

@@ -161,8 +161,14 @@ class _Planner:
             raise ConfigError([*self.problems, Problem(str(error), "phases", phases[-1].locate("until"))]) from None
 
     def _evaluate_at(self, clock: Clock) -> dict[str, tuple[int, ...]]:
-        every = {config.name: clock.every(config.every) if config.every is not None else () for config in self.experiment.evaluate}
-        return {name: tuple(sorted({*clock.starts, *steps})) for name, steps in every.items()}
+        steps: dict[str, tuple[int, ...]] = {}
+        for config in self.experiment.evaluate:
+            try:
+                cadence = clock.every(config.every) if config.every is not None else ()
+            except ScheduleError as error:
+                raise ConfigError([Problem(str(error), f"evaluate.{config.name}.every")]) from None
+            steps[config.name] = tuple(sorted({*clock.starts, *cadence}))
+        return steps
 
     # -- states ---------------------------------------------------------------------------------------------------
 

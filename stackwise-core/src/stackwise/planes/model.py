@@ -56,7 +56,7 @@ class Model(nn.Module):
         self._outputs = tuple(b for b in self._into("task") if b.junction == "head-task")
         self._before_rack = self._chain("embedding-rack", "rack")
         self._before_head = self._chain("rack-head", "head")
-        spec = self.head.get_spec() if hasattr(self.head, "get_spec") else None
+        spec = _spec_of(self.head)
         for own, canonical in (spec.ties if spec is not None else {}).items():
             _set(self.head, own, self.get_parameter(canonical))
 
@@ -94,9 +94,13 @@ def rack_spec(rack: Any) -> RackSpec:
     return RackSpec()
 
 
+def _spec_of(part: Any) -> Any:
+    return part.get_spec() if hasattr(part, "get_spec") else None
+
+
 def _fields_of(embedding: nn.Module) -> tuple[str, ...]:
-    if hasattr(embedding, "get_spec"):
-        spec: EmbeddingSpec = embedding.get_spec()
+    spec = _spec_of(embedding)
+    if isinstance(spec, EmbeddingSpec):
         return tuple(spec.inputs)
     return tuple(inspect.signature(embedding.forward).parameters)
 

@@ -1,0 +1,138 @@
+"""The options of every component, and the spec that each declares. Nothing here imports torch."""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+from stackwise import (
+    AdapterSpec,
+    BatchSpec,
+    EmbeddingSpec,
+    HeadSpec,
+    OptimizerSpec,
+    RackSpec,
+    Stack,
+    TaskSpec,
+    TensorSpec,
+    UserError,
+    dimension,
+    option,
+    scheduled,
+    stacks,
+)
+
+LEVELS = TensorSpec("batch time", "float32")
+
+
+@frozen(kw_only=True)
+class LevelInOptions:
+    """Options of the embedding."""
+
+    width: int = dimension("width", doc="features at each position")
+
+    def to_spec(self) -> EmbeddingSpec:
+        """Levels in; the hidden state has the usual form."""
+        return EmbeddingSpec(inputs={"levels": LEVELS})
+
+
+@frozen(kw_only=True)
+class ConvOptions:
+    """Options of the rack."""
+
+    width: int = dimension("width", doc="features at each position")
+    stacks: tuple[Stack, ...] = stacks(doc="blocks in forward order")
+    kernel: int = option(3, doc="positions that a block sees, its own included", minimum=1)
+    dropout: float = scheduled(0.0, doc="share of each block's output zeroed in training", minimum=0, maximum=1)
+
+    def to_spec(self) -> RackSpec:
+        """A rack without side inputs; a block whose `out` is zero is the identity."""
+        return RackSpec(stacks={stack.name: stack.blocks for stack in self.stacks}, residual_outputs=("out.weight",))
+
+
+@frozen(kw_only=True)
+class LevelOutOptions:
+    """Options of the head."""
+
+    width: int = dimension("width", doc="features at each position")
+
+    def to_spec(self) -> HeadSpec:
+        """One level for every position."""
+        return HeadSpec(outputs={"levels": LEVELS})
+
+
+@frozen(kw_only=True)
+class SquashOptions:
+    """Options of the adapter."""
+
+    limit: float = option(doc="largest size of a feature", minimum=0)
+
+    def __attrs_post_init__(self) -> None:
+        if self.limit == 0:
+            raise UserError("limit: a limit of 0 leaves nothing of the hidden state: give it above zero")
+
+    def to_spec(self) -> AdapterSpec:
+        """One name for the width on both sides, so that it is one size."""
+        return AdapterSpec(input=TensorSpec("batch time width"), output=TensorSpec("batch time width"))
+
+
+@frozen(kw_only=True)
+class ForecastOptions:
+    """Options of the task: none."""
+
+    def to_spec(self) -> TaskSpec:
+        """Each row needs one level more than the model sees, the last target."""
+        return TaskSpec(batch={"levels": LEVELS}, inputs={"levels": LEVELS}, outputs={"levels": LEVELS}, lookahead=1)
+
+
+@frozen(kw_only=True)
+class SignumOptions:
+    """Options of the optimizer."""
+
+    lr: float = scheduled(doc="size of a step", minimum=0)
+    momentum: float = option(0.9, doc="share of the momentum kept at each step", minimum=0, maximum=1)
+
+    def to_spec(self) -> OptimizerSpec:
+        """One momentum for every entry of a parameter."""
+        return OptimizerSpec(state_elements=_one_for_every_entry)
+
+
+def _one_for_every_entry(shape: tuple[int, ...]) -> int:
+    count = 1
+    for size in shape:
+        count *= size
+    return count
+
+
+@frozen(kw_only=True)
+class SinesOptions:
+    """Options of the loader."""
+
+    shortest: float = option(4.0, doc="shortest period, in positions", minimum=2)
+    longest: float = option(32.0, doc="longest period, in positions", minimum=2)
+
+    def __attrs_post_init__(self) -> None:
+        if self.longest < self.shortest:
+            raise UserError(f"longest: a longest period of {self.longest:g} is below the shortest of {self.shortest:g}: exchange them")
+
+    def to_spec(self) -> BatchSpec:
+        """Levels from -1 to 1."""
+        return BatchSpec(fields={"levels": LEVELS})
+
+
+@frozen(kw_only=True)
+class JitterOptions:
+    """Options of the transform."""
+
+    amount: float = scheduled(doc="standard deviation of the noise", minimum=0)
+
+
+@frozen(kw_only=True)
+class RepeatOptions:
+    """Options of the growth operator: none."""
+
+
+@frozen(kw_only=True)
+class CsvOptions:
+    """Options of the observer."""
+
+    path: str = option(doc="the file, which is written anew")

@@ -1,0 +1,39 @@
+"""Predict the next level."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from attrs import frozen
+from torch import Generator, Tensor
+
+from stackwise import BuildContext, Moment, TaskSpec
+from waves_for_stackwise.options import ForecastOptions
+
+
+@frozen
+class Forecast:
+    """Squared error of the next level."""
+
+    options: ForecastOptions
+
+    def get_spec(self) -> TaskSpec:
+        """As the options say."""
+        return self.options.to_spec()
+
+    def prepare(self, batch: Mapping[str, Tensor], moment: Moment, generator: Generator) -> dict[str, Tensor]:
+        """All levels but the last are seen, all but the first are predicted."""
+        levels = batch["levels"]
+        return {"levels": levels[:, :-1], "targets": levels[:, 1:]}
+
+    def loss(
+        self, outputs: Mapping[str, Tensor], batch: Mapping[str, Tensor]
+    ) -> tuple[Tensor, int, dict[str, tuple[Tensor, int]]]:
+        """The sum of the squared errors and their number; the absolute errors likewise."""
+        error = outputs["levels"].float() - batch["targets"]
+        return error.square().sum(), error.numel(), {"absolute_error": (error.detach().abs().sum(), error.numel())}
+
+
+def build_forecast(options: ForecastOptions, context: BuildContext) -> Forecast:
+    """The factory of task `waves.forecast`."""
+    return Forecast(options)
