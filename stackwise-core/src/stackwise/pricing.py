@@ -6,7 +6,8 @@ without an operator shows itself here, before the run.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from attrs import frozen
@@ -14,7 +15,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from stackwise.assembly import Workshop
-from stackwise.errors import ProviderError, StackwiseError, UserError
+from stackwise.config import PhaseConfig
+from stackwise.errors import ConfigError, Problem, ProviderError, SelectorError, StackwiseError, UserError
 from stackwise.phases import CompiledPhase, Part, TrainingState
 from stackwise.plan import Plan
 from stackwise.planes.model import ModelPlane, ModelReceipt
@@ -58,10 +60,14 @@ def _price_phase(plan: Plan, phase: CompiledPhase, plane: ModelPlane, shop: Work
     state = phase.state
     assert state is not None  # a plan's phases are declared
     growth = shop.growth(phase.enter.growth) if phase.enter.growth is not None else None
-    receipt = plane.enter(state.model, blocks=phase.transition.blocks if phase.transition is not None else {}, growth=growth)
     clock = plan.schedule.clock
     first, last = clock.t(phase.start), clock.t(phase.stop - 1)
-    groups = group_parameters(state.optimizer, plane.trainable(), first)
+    blocks = phase.transition.blocks if phase.transition is not None else {}
+    declared = plan.experiment.phases[phase.index]
+    with _placed_at(declared, "model.freeze"):
+        receipt = plane.enter(state.model, blocks=blocks, growth=growth)
+    with _placed_at(declared, "optimizer.groups"):
+        groups = group_parameters(state.optimizer, plane.trainable(), first)
     step_flops = _flops(plan, phase, plane.model)
     lr = next((group.curves["lr"] for group in reversed(state.optimizer.groups) if "lr" in group.curves), None)
     return PhasePrice(
@@ -76,6 +82,15 @@ def _price_phase(plan: Plan, phase: CompiledPhase, plane: ModelPlane, shop: Work
         lr=None if lr is None else (lr(first), lr(last)),
         receipt=receipt,
     )
+
+
+@contextmanager
+def _placed_at(phase: PhaseConfig, path: str) -> Iterator[None]:
+    """A selector that matches nothing is told with the place it was written at."""
+    try:
+        yield
+    except SelectorError as error:
+        raise ConfigError([Problem(str(error), path, phase.locate(path))]) from None
 
 
 def _optimizer_bytes(plan: Plan, phase: CompiledPhase, parameters: list[nn.Parameter]) -> int | None:

@@ -26,8 +26,8 @@ class RunDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._events: TextIO = (path / "events.jsonl").open("w", encoding="utf-8")  # noqa: SIM115  # held open for the run
-        self._metrics: TextIO = (path / "metrics.jsonl").open("w", encoding="utf-8")  # noqa: SIM115  # closed by close()
+        self._events: TextIO = (path / "events.jsonl").open("w", encoding="utf-8")  # held open for the run
+        self._metrics: TextIO = (path / "metrics.jsonl").open("w", encoding="utf-8")  # closed by close()
         self._flushed = monotonic()
 
     @classmethod

@@ -11,7 +11,6 @@ from attrs import frozen
 from stackwise.config.nodes import KeyPath, Node, describe
 from stackwise.config.reader import MAX_DEPTH
 from stackwise.contracts import Built
-from stackwise.contracts import Built
 from stackwise.errors import ConfigError, Position, Problem
 
 IN_CODE = Position("<config>")

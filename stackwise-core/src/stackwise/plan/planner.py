@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import attrs
 from attrs import field, frozen
 
@@ -76,29 +78,33 @@ class _Planner:
         self.drafts = Drafts(self.registry)
 
     def plan(self) -> Plan:
+        """Go as far as the config allows, so that one pass finds every mistake; stop only where nothing can follow."""
         phases = self.experiment.phases
         self.problems += self.experiment.problems
         drafted = [self._draft(phase) for phase in phases]
         observers = [self.drafts.of("observer", ref) for ref in self.experiment.observers]
-        self._collect(phases[0] if phases else None)
-        self._stop_if_wrong()
-        joined = [self._join(phase, drafts) for phase, drafts in zip(phases, drafted, strict=True) if drafts is not None]
-        self._stop_if_wrong()
+        self._collect(phases[0])
+        found = [None if drafts is None else self._join(phase, drafts) for phase, drafts in zip(phases, drafted, strict=True)]
         clock = self._clock()
+        if clock is None:
+            self._stop()
         curves = Curves(clock, self.problems)
-        states = [self._state(phase, found, curves) for phase, found in zip(phases, joined, strict=True)]
-        compiled = self._compile(clock, states, joined)
-        evaluations = [self._evaluation(config, states) for config in self.experiment.evaluate]
+        stated = [None if each is None else self._state(phase, each, curves) for phase, each in zip(phases, found, strict=True)]
+        compiled = [self._compile(clock, i, found, stated) for i in range(len(phases))]
+        evaluate_at = self._evaluate_at(clock)
+        joined, states = [j for j in found if j is not None], [s for s in stated if s is not None]
+        evaluations = [self._evaluation(config, states) for config in self.experiment.evaluate] if states else []
         self._collect(phases[-1])
-        self._stop_if_wrong()
-        lookahead = max(_lookahead(found.drafts.task) for found in joined)
+        if self.problems or self.drafts.faults:
+            self._stop()
+        lookahead = max(_lookahead(each.drafts.task) for each in joined)
         shapes = [state.data for state in states] + [evaluation.state for evaluation in evaluations]
         rows = [shape.batch_size for shape in shapes if shape.batch_size is not None]
         lengths = [shape.seq_len for shape in shapes if shape.seq_len is not None]
         return Plan(
             experiment=self.experiment,
             registry=self.registry,
-            schedule=PhaseSchedule(clock, compiled, self._evaluate_at(clock)),
+            schedule=PhaseSchedule(clock, tuple(compiled), evaluate_at),
             joined=tuple(joined),
             evaluations=tuple(evaluations),
             observers=tuple(draft.part({}) for draft in observers if draft is not None),
@@ -122,6 +128,7 @@ class _Planner:
             "head": of("head", phase.model.head),
             "optimizer": of("optimizer", phase.optimizer.part),
         }
+        self._check_names(phase, single["optimizer"])
         growth = of("growth", phase.enter.growth) if phase.enter.growth is not None else None
         if growth is not None and phase.index == 0:
             self.problems.append(
@@ -152,13 +159,16 @@ class _Planner:
 
     # -- time -----------------------------------------------------------------------------------------------------
 
-    def _clock(self) -> Clock:
+    def _clock(self) -> Clock | None:
+        """The compiled clock; None, with the reason among the problems, where the timeline does not hold together."""
         phases = self.experiment.phases
         rates = [_shape(phase.data).tokens_per_step for phase in phases]
         try:
             return compile_clock(self.experiment.run.horizon, [p.name for p in phases], [p.until for p in phases], rates)
         except ScheduleError as error:
-            raise ConfigError([*self.problems, Problem(str(error), "phases", phases[-1].locate("until"))]) from None
+            if not any(problem.path.endswith((".until", "run.horizon")) for problem in self.problems):
+                self.problems.append(Problem(str(error), "phases", phases[-1].locate("until")))
+            return None
 
     def _evaluate_at(self, clock: Clock) -> dict[str, tuple[int, ...]]:
         steps: dict[str, tuple[int, ...]] = {}
@@ -166,7 +176,8 @@ class _Planner:
             try:
                 cadence = clock.every(config.every) if config.every is not None else ()
             except ScheduleError as error:
-                raise ConfigError([Problem(str(error), f"evaluate.{config.name}.every")]) from None
+                self.problems.append(Problem(str(error), f"evaluate.{config.name}.every"))
+                continue
             steps[config.name] = tuple(sorted({*clock.starts, *cadence}))
         return steps
 
@@ -181,8 +192,6 @@ class _Planner:
                 {name: curves.of(phase, f"{draft.path}.{name}", draft.id, schedule) for name, schedule in draft.schedules.items()}
             )
 
-        for selector in model.freeze:
-            self._check_selector(selector, "model.freeze", phase)
         spec = drafts.rack.spec
         return TrainingState(
             task=part(drafts.task),
@@ -218,41 +227,28 @@ class _Planner:
         groups = []
         for group in phase.optimizer.groups:
             base = f"optimizer.groups.{group.name}"
-            for selector in group.select:
-                self._check_selector(selector, f"{base}.select", phase)
-            own = {}
-            for name, value in group.options.items():
-                if name not in draft.schedules:
-                    hint = did_you_mean(name, draft.schedules)
-                    self.problems.append(
-                        Problem(
-                            f"{draft.label} has no option '{name}' that a group may set{hint}",
-                            f"{base}.{name}",
-                            phase.locate(f"{base}.{name}"),
-                        )
-                    )
-                else:
-                    own[name] = curves.of(phase, f"{base}.{name}", draft.id, parse_schedule(value))
+            own = {
+                name: curves.of(phase, f"{base}.{name}", draft.id, parse_schedule(value))
+                for name, value in group.options.items()
+                if name in draft.schedules
+            }
             groups.append(GroupState(name=group.name, select=group.select, curves={**default, **own}))
         groups.append(GroupState(name="default", select=(), curves=default))
         return OptimizerState(part=draft.part(default), groups=tuple(groups), clip=phase.optimizer.clip)
 
-    def _compile(self, clock: Clock, states: list[TrainingState], joined: list[Joined]) -> tuple[CompiledPhase, ...]:
-        compiled = []
-        for i, (phase, state) in enumerate(zip(self.experiment.phases, states, strict=True)):
-            crossing = None
-            growth = joined[i].drafts.growth
-            if i:
-                before = self.experiment.phases[i - 1]
-                crossing = transition(before, phase, states[i - 1].model, state.model, growth, joined[i].drafts.rack, self.drafts)
-                self._collect(phase)
-            enter = Enter(growth=growth.part({}) if growth is not None else None, moments=phase.enter.moments)
-            compiled.append(
-                CompiledPhase(
-                    name=phase.name, index=i, start=clock.starts[i], stop=clock.starts[i + 1], state=state, enter=enter, transition=crossing
-                )
-            )
-        return tuple(compiled)
+    def _compile(self, clock: Clock, i: int, found: list[Joined | None], stated: list[TrainingState | None]) -> CompiledPhase:
+        phase, joined, state = self.experiment.phases[i], found[i], stated[i]
+        growth = joined.drafts.growth if joined is not None else None
+        before = stated[i - 1] if i else None
+        crossing = None
+        if joined is not None and state is not None and before is not None:
+            last = self.experiment.phases[i - 1]
+            crossing = transition(last, phase, before.model, state.model, growth, joined.drafts.rack, self.drafts)
+            self._collect(phase)
+        enter = Enter(growth=growth.part({}) if growth is not None else None, moments=phase.enter.moments)
+        return CompiledPhase(
+            name=phase.name, index=i, start=clock.starts[i], stop=clock.starts[i + 1], state=state, enter=enter, transition=crossing
+        )
 
     def _evaluation(self, config: EvaluateConfig, states: list[TrainingState]) -> EvaluationPlan:
         base = states[0].data
@@ -275,6 +271,22 @@ class _Planner:
 
     # -- mistakes -------------------------------------------------------------------------------------------------
 
+    def _check_names(self, phase: PhaseConfig, optimizer: Draft | None) -> None:
+        """Selectors are selectors, and groups set what the optimizer has."""
+        for selector in phase.model.freeze:
+            self._check_selector(selector, "model.freeze", phase)
+        for group in phase.optimizer.groups:
+            base = f"optimizer.groups.{group.name}"
+            for selector in group.select:
+                self._check_selector(selector, f"{base}.select", phase)
+            for name in group.options.keys() - (optimizer.schedules.keys() if optimizer is not None else group.options.keys()):
+                assert optimizer is not None
+                hint = did_you_mean(name, optimizer.schedules)
+                path = f"{base}.{name}"
+                self.problems.append(
+                    Problem(f"{optimizer.label} has no option '{name}' that a group may set{hint}", path, phase.locate(path))
+                )
+
     def _check_selector(self, selector: str, path: str, phase: PhaseConfig) -> None:
         try:
             compile_selector(selector)
@@ -286,11 +298,12 @@ class _Planner:
         self.problems += [_placed(problem, phase) for problem in self.drafts.problems]
         self.drafts.problems.clear()
 
-    def _stop_if_wrong(self) -> None:
+    def _stop(self) -> NoReturn:
+        """Raise what was found: the user's mistakes all at once, else the first provider's fault."""
         if self.problems:
-            raise ConfigError(tuple(dict.fromkeys(self.problems)))
-        if self.drafts.faults:
-            raise self.drafts.faults[0]
+            told = {(problem.path, problem.message): problem for problem in reversed(self.problems)}
+            raise ConfigError(sorted(told.values(), key=_place))
+        raise self.drafts.faults[0]
 
     def _providers(self, joined: list[Joined]) -> tuple[Provider, ...]:
         names: dict[str, None] = {}
@@ -298,6 +311,12 @@ class _Planner:
             drafts = [*found.drafts.by_role().values(), found.drafts.optimizer, *found.drafts.transforms, found.drafts.growth]
             names |= {draft.registered.provider: None for draft in drafts if draft is not None and draft.registered is not None}
         return tuple(provider for name in names if (provider := self.registry.provider(name)) is not None)
+
+
+def _place(problem: Problem) -> tuple[str, int, int]:
+    """Reading order."""
+    where = problem.where
+    return ("", 0, 0) if where is None else (where.source, where.line or 0, where.column or 0)
 
 
 def _placed(problem: Problem, phase: PhaseConfig | None) -> Problem:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 from torch import nn
 
 from stackwise.contracts import Batch, BlockOrigin, CopyOf, Fresh, Origin, ParameterGrowth, Scheduled
@@ -282,6 +282,7 @@ def _load(old: Mapping[str, nn.Parameter], new: Model, origins: Mapping[str, Ori
     copied: dict[str, CopyOf] = {}
     fresh: list[str] = []
     kept: set[int] = set()
+    canonical = _first_names(old)
     for name, parameter in list(new.named_parameters()):
         origin = origins[name]
         if isinstance(origin, Fresh):
@@ -297,14 +298,19 @@ def _load(old: Mapping[str, nn.Parameter], new: Model, origins: Mapping[str, Ori
             values = values if origin.index is None else values[list(origin.index)]
             with torch.no_grad():
                 parameter.copy_(values if origin.scale == 1.0 else values * origin.scale)
-            copied[name] = origin
+            copied[name] = evolve(origin, source=canonical[id(old[origin.source])])
     used = {id(old[name]) for name in adopted} | {id(old[origin.source]) for origin in copied.values()}
     return ModelReceipt(adopted=tuple(adopted), copied=copied, fresh=tuple(fresh), dropped=_unused(old, used))
 
 
 def _unused(old: Mapping[str, nn.Parameter], used: set[int]) -> tuple[str, ...]:
-    canonical = {id(parameter): name for name, parameter in reversed(list(old.items()))}
+    canonical = _first_names(old)
     return tuple(name for name, parameter in old.items() if id(parameter) not in used and canonical[id(parameter)] == name)
+
+
+def _first_names(parameters: Mapping[str, nn.Parameter]) -> dict[int, str]:
+    """Identity of a parameter → its canonical name, the first of those it is tied under."""
+    return {id(parameter): name for name, parameter in reversed(list(parameters.items()))}
 
 
 def _carry_buffers(old: Mapping[str, torch.Tensor], new: Model, source: Callable[[str], str | None]) -> None:
@@ -323,7 +329,8 @@ def _zero_residuals(model: Model, blocks: Mapping[tuple[str, int], BlockOrigin],
         if origin.zero_residual:
             if not spec.residual_outputs:
                 raise UserError(
-                    "this growth operator zeroes the residual outputs of new blocks, but the rack's spec names none: use an operator that copies"
+                    "this growth operator zeroes the residual outputs of new blocks, but the rack's spec names none: "
+                    "use an operator that copies"
                 )
             block = "rack." + spec.block_path.format(stack=stack, index=index)
             zero |= {f"{block}.{output}" for output in spec.residual_outputs}

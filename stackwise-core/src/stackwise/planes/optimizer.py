@@ -18,7 +18,7 @@ from stackwise.selectors import select
 
 @frozen(kw_only=True)
 class MomentsReceipt:
-    """What crossing into a state did to optimizer state, in parameters."""
+    """What crossing into a state did to optimizer state, in parameters, frozen ones included."""
 
     kept: int = 0
     copied: int = 0
@@ -100,8 +100,10 @@ class OptimizerPlane:
         self.clip = state.clip
         same = before is not None and before.part.structure == state.part.structure and _selection(before) == _selection(state)
         unmoved = self._names.keys() == trainable.keys() and all(self._names[name] is p for name, p in trainable.items())
+        if receipt is not None and (receipt.copied or receipt.fresh or receipt.dropped):
+            unmoved = False  # a frozen parameter may have moved, whose state is parked
         if same and unmoved:
-            moments = MomentsReceipt(kept=len(self._by_name()))
+            moments = MomentsReceipt(kept=len(self.state_by_name()))
         else:
             moments = self._rebuild(before, state, trainable, t, receipt or ModelReceipt(), enter or Enter())
         self._follow(state, t)
@@ -157,23 +159,20 @@ class OptimizerPlane:
         old = {**self._parked, **self._by_name()}
         optimizer = self._build(state.part, t, group_parameters(state, trainable, t))
         _check_membership(optimizer, trainable, ProviderError)
-        kept = copied = 0
-        used: set[str] = set()
+        kept: dict[str, dict[str, Any]] = {}
+        copied: dict[str, dict[str, Any]] = {}
         if before is not None and before.part.id == state.part.id:
-            for name, parameter in trainable.items():
-                origin = receipt.copied.get(name)
-                if origin is None and name in old and name not in receipt.fresh:
-                    optimizer.state[parameter] = old[name]
-                    kept, used = kept + 1, used | {name}
-                elif origin is not None and enter.moments == "copy" and origin.source in old:
-                    optimizer.state[parameter] = _copy_state(old[origin.source], origin)
-                    copied, used = copied + 1, used | {origin.source}
-            alive = set(receipt.adopted) - set(trainable)
-            self._parked = {name: entries for name, entries in old.items() if name in alive}
-        else:
-            self._parked = {}
+            kept = {name: old[name] for name in receipt.adopted if name in old}
+            if enter.moments == "copy":
+                copied = {name: _copy_state(old[origin.source], origin) for name, origin in receipt.copied.items() if origin.source in old}
+        carried = {**kept, **copied}
+        for name, parameter in trainable.items():
+            if name in carried:
+                optimizer.state[parameter] = carried[name]
+        self._parked = {name: entries for name, entries in carried.items() if name not in trainable}
         self._hold(optimizer, trainable)
-        return MomentsReceipt(kept=kept, copied=copied, dropped=len(old.keys() - used - self._parked.keys()))
+        used = kept.keys() | {receipt.copied[name].source for name in copied}
+        return MomentsReceipt(kept=len(kept), copied=len(copied), dropped=len(old.keys() - used))
 
     def _follow(self, state: OptimizerState, t: float) -> None:
         curves = {group.name: group.curves for group in state.groups}
