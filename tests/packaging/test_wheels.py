@@ -1,36 +1,24 @@
-"""The four distributions as they are published: built, complete, in lock-step, and at work in environments that hold nothing else.
-
-An environment is a fresh venv whose third-party packages are links to those installed here, and only those that the wheels under
-test declare, directly or through others: a dependency that is used but not declared is missing there.
-"""
+"""The four distributions as they are published: built, complete, in lock-step, and at work in environments that hold nothing else."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 import tomllib
-import venv
 import zipfile
-from collections.abc import Iterable
 from email.parser import Parser
-from importlib.metadata import Distribution, distribution
-from pathlib import Path, PurePosixPath
-from shutil import copytree, ignore_patterns
+from pathlib import Path
+from sys import executable
 
 import pytest
+from clean_venvs import ALL, CORE, PROVIDERS, ROOT, Environment, build_wheel, metadata, requirements, run
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[2]
-CORE = "stackwise-core"
-TRANSFORMER, OPTIM, DATA = PROVIDERS = ("stackwise-providers-transformer", "stackwise-providers-optim", "stackwise-providers-data")
-ALL = (CORE, *PROVIDERS)
+TRANSFORMER, OPTIM, DATA = PROVIDERS
 PACKAGE = {CORE: "stackwise", **{name: name.replace("-", "_") for name in PROVIDERS}}
 
 SATISFIED = """
@@ -45,47 +33,11 @@ for dist in metadata.distributions():
 """
 
 
-def run(*command: str | Path, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
-    """Run a command that sees nothing of this environment or its checkout, and hold it to its exit code."""
-    hidden = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "PIP_", "COV", "VIRTUAL_ENV"))}
-    environment = {**hidden, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run([*map(str, command)], cwd=cwd, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == code, f"{command} exited {done.returncode}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
-    return done
-
-
 @pytest.fixture(scope="module")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Distribution → its wheel, built by way of the sdist from a copy of the source."""
+    """Distribution → its wheel."""
     here = tmp_path_factory.mktemp("wheels")
-    built = {}
-    for name in ALL:
-        copytree(ROOT / name, here / name, ignore=ignore_patterns("build", "dist", "*.egg-info", "__pycache__"))
-        run(sys.executable, "-m", "build", "--no-isolation", "--outdir", here / "dist", here / name, cwd=here)
-        (built[name],) = (here / "dist").glob(f"{name.replace('-', '_')}-*.whl")
-    return built
-
-
-class Environment:
-    """A venv with some of our wheels and links to the third-party distributions they declare."""
-
-    def __init__(self, folder: Path, wheels: Iterable[Path]) -> None:
-        self.folder = folder
-        self.work = folder / "work"
-        venv.create(folder, with_pip=False, symlinks=True)
-        self.work.mkdir()
-        wheels = list(wheels)
-        (site,) = folder.glob("lib/python*/site-packages")
-        for found in third_party(requirement for wheel in wheels for requirement in requirements(metadata(wheel))):
-            link(found, site)
-        python = folder / "bin" / "python"
-        run(sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", "--no-compile", *wheels, cwd=self.work)
-
-    def python(self, program: str) -> str:
-        return run(self.folder / "bin" / "python", "-c", program, cwd=self.work).stdout
-
-    def stackwise(self, *arguments: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
-        return run(self.folder / "bin" / "stackwise", *arguments, cwd=self.work, code=code)
+    return {name: build_wheel(ROOT / name, here) for name in ALL}
 
 
 @pytest.fixture(scope="module")
@@ -93,38 +45,6 @@ def environments(wheels: dict[str, Path], tmp_path_factory: pytest.TempPathFacto
     """The core alone, and every provider with the core and what it declares beside."""
     sets = {CORE: (CORE,), OPTIM: (CORE, OPTIM), DATA: (CORE, DATA), TRANSFORMER: ALL}
     return {name: Environment(tmp_path_factory.mktemp(name), [wheels[part] for part in parts]) for name, parts in sets.items()}
-
-
-def metadata(wheel: Path) -> str:
-    with zipfile.ZipFile(wheel) as archive:
-        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
-        return archive.read(name).decode()
-
-
-def requirements(text: str) -> list[Requirement]:
-    """The requirements that hold here, extras left out."""
-    found = [Requirement(value) for value in Parser().parsestr(text).get_all("Requires-Dist", [])]
-    return [need for need in found if need.marker is None or need.marker.evaluate({"extra": ""})]
-
-
-def third_party(needs: Iterable[Requirement]) -> list[Distribution]:
-    """The installed distributions behind the requirements, and behind theirs; ours left out."""
-    waiting, found = list(needs), {}
-    while waiting:
-        name = canonicalize_name(waiting.pop().name)
-        if name not in found and name not in ALL:
-            found[name] = distribution(name)
-            waiting += [n for n in map(Requirement, found[name].requires or ()) if n.marker is None or n.marker.evaluate({"extra": ""})]
-    return list(found.values())
-
-
-def link(found: Distribution, site: Path) -> None:
-    """Link the top-level files and folders of an installed distribution into another site-packages."""
-    tops = {PurePosixPath(str(file)).parts[0] for file in found.files or ()} - {"..", "__pycache__"}
-    assert tops, f"{found.metadata['Name']} lists no files"
-    for top in tops:
-        if not (site / top).exists():
-            (site / top).symlink_to(Path(str(found.locate_file(top))))
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -142,7 +62,7 @@ def test_a_wheel_holds_every_source_file_the_type_marker_the_licence_and_the_ent
 
 
 def test_twine_accepts_every_wheel(wheels: dict[str, Path], tmp_path: Path):
-    run(sys.executable, "-m", "twine", "check", "--strict", *wheels.values(), cwd=tmp_path)
+    run(executable, "-m", "twine", "check", "--strict", *wheels.values(), cwd=tmp_path)
 
 
 def test_versions_are_in_lock_step_and_providers_bind_the_core_loosely(wheels: dict[str, Path]):

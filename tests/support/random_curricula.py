@@ -5,8 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from attrs import frozen
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from tiny_walks import VOCAB, base, memory
+
+
+def walks(count: int) -> settings:
+    """Settings for `count` whole runs; a failing one is shown as drawn, because making it smaller would take hundreds more."""
+    return settings(max_examples=count, phases=[Phase.explicit, Phase.generate])
 
 
 @frozen(kw_only=True)
@@ -51,7 +57,7 @@ class Curriculum:
         groups = {"groups": {"final": {"select": ["rack.norm"], "lr": 0.02, "weight_decay": 0}}} if self.grouped else {}
         return base(
             run={"name": "drawn", "seed": self.seed, "horizon": f"{self.starts[-1]} steps", "device": "cpu"},
-            data={"sources": {"a": memory(0), "b": memory(1)}, "batch_size": 2, "seq_len": 4},
+            data={"sources": {"a": memory(0, heldout=0.1), "b": memory(1, heldout=0.1)}, "batch_size": 2, "seq_len": 4},
             model=model,
             optimizer={"use": "optim.adamw", "lr": 0.01, **groups},
             phases={f"p{i}": self._phase(i) for i in range(len(self.segments))},

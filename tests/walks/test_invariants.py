@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from hypothesis import given, settings
-from random_curricula import Curriculum, curricula
+from hypothesis import given
+from random_curricula import Curriculum, curricula, walks
 from tiny_walks import boundaries, drive, held, machine_of, moments, same_tensors, watch_batches, weights
 
 from stackwise.events import PhaseEntered, StepDone
@@ -14,7 +14,7 @@ from stackwise.events import PhaseEntered, StepDone
 ADAMW = ("exp_avg", "exp_avg_sq", "step")
 
 
-@settings(max_examples=20)
+@walks(20)
 @given(curricula())
 def test_the_step_index_alone_decides_the_phase_and_no_batch_straddles_a_boundary(drawn: Curriculum) -> None:
     machine = machine_of(drawn.config())
@@ -28,7 +28,7 @@ def test_the_step_index_alone_decides_the_phase_and_no_batch_straddles_a_boundar
         assert delivered[step] == [(own.batch_size, own.seq_len + 1)] * own.accumulate
 
 
-@settings(max_examples=25)
+@walks(25)
 @given(curricula())
 def test_what_a_boundary_does_not_name_is_kept_bit_for_bit(drawn: Curriculum) -> None:
     machine = machine_of(drawn.config())
@@ -45,7 +45,7 @@ def test_what_a_boundary_does_not_name_is_kept_bit_for_bit(drawn: Curriculum) ->
                 assert name not in before.moments or same_tensors(after.moments[name], before.moments[name]), name
 
 
-@settings(max_examples=25)
+@walks(25)
 @given(curricula())
 def test_moments_follow_the_parameters_and_fresh_ones_count_their_own_steps(drawn: Curriculum) -> None:
     machine = machine_of(drawn.config())
@@ -63,7 +63,7 @@ def test_moments_follow_the_parameters_and_fresh_ones_count_their_own_steps(draw
         assert {name: int(state["step"]) for name, state in moments(machine).items()} == age
 
 
-@settings(max_examples=20)
+@walks(20)
 @given(curricula())
 def test_trainable_parameters_and_optimizer_parameters_are_one_set_by_identity_each_once(drawn: Curriculum) -> None:
     machine = machine_of(drawn.config())
@@ -77,7 +77,7 @@ def test_trainable_parameters_and_optimizer_parameters_are_one_set_by_identity_e
         assert (model.head.weight is model.embedding.weight) == drawn.tied
 
 
-@settings(max_examples=20)
+@walks(20)
 @given(curricula())
 def test_frozen_parameters_do_not_move_by_one_bit_and_thawed_ones_learn_at_once(drawn: Curriculum) -> None:
     machine = machine_of(drawn.config())
@@ -113,7 +113,7 @@ def _watch_gradients(machine: Any, seen: dict[str, bool]) -> None:
     machine._train_step = observed
 
 
-@settings(max_examples=15)
+@walks(15)
 @given(curricula(growths=("identity",)))
 def test_identity_growth_changes_no_output(drawn: Curriculum) -> None:
     machine = machine_of(drawn.config())
@@ -129,7 +129,7 @@ def test_identity_growth_changes_no_output(drawn: Curriculum) -> None:
             last = logits
 
 
-@settings(max_examples=10)
+@walks(10)
 @given(curricula())
 def test_the_same_seed_gives_the_same_run_bit_for_bit(drawn: Curriculum) -> None:
     first, second = machine_of(drawn.config()), machine_of(drawn.config())

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_walks import base, boundaries, drive, machine_of, moments, same_tensors, snapshot, stream, weights
+from tiny_walks import base, boundaries, drive, machine_of, moments, same_tensors, stream, weights
 from torch import nn
 
 from stackwise import Built, PhaseEntered, StepDone, UserError
 from stackwise.machine import TrainingMachine
+from stackwise.planes.optimizer import OptimizerPlane
 
 DEEPER = {"model": {"rack": {"stacks": [{"base": 4}]}}}
 
@@ -274,10 +275,12 @@ def _difference_at_boundary(machine: TrainingMachine, outputs: Callable[[], torc
     raise AssertionError("the run has no boundary")
 
 
-def test_a_finished_module_cannot_change_its_structure() -> None:
-    model = {**base()["model"], "rack": Twins(8)}
-    model["embedding"] = {"use": "transformer.token", "vocab": 16, "width": 8}
-    model["head"] = {"use": "transformer.lm", "width": 8}
-    machine = machine_of(base(model=model))
-    assert snapshot(machine_of(base())).ledger == {"a": {"rows": 0, "tokens": 0}} or drive(machine)
-    assert isinstance(drive(machine)[-1].steps, int)
+def test_a_finished_optimizer_cannot_be_taken_into_another_phase_with_other_parameters() -> None:
+    model = nn.Linear(2, 2)
+    with pytest.raises(UserError, match=r"missing \['bias'\]"):
+        OptimizerPlane.of(torch.optim.SGD([model.weight], lr=1), dict(model.named_parameters()))
+    plane = OptimizerPlane.of(torch.optim.SGD(model.parameters(), lr=1), dict(model.named_parameters()))
+    state = machine_of(base()).schedule.phases[0].state
+    assert state is not None
+    with pytest.raises(UserError, match="finished object"):
+        plane.enter(state.optimizer, {"weight": model.weight}, 0.0)

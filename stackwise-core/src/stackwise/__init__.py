@@ -29,6 +29,7 @@ _FACE = {
     "Stack": "stackwise.options",
     "TensorSpec": "stackwise.specs",
     "BatchSpec": "stackwise.specs",
+    "EpochSize": "stackwise.specs",
     "EmbeddingSpec": "stackwise.specs",
     "RackSpec": "stackwise.specs",
     "HeadSpec": "stackwise.specs",
@@ -91,6 +92,7 @@ if TYPE_CHECKING:  # the types that provider authors and users check against; th
     from stackwise.specs import AdapterSpec as AdapterSpec
     from stackwise.specs import BatchSpec as BatchSpec
     from stackwise.specs import EmbeddingSpec as EmbeddingSpec
+    from stackwise.specs import EpochSize as EpochSize
     from stackwise.specs import HeadSpec as HeadSpec
     from stackwise.specs import OptimizerSpec as OptimizerSpec
     from stackwise.specs import RackSpec as RackSpec

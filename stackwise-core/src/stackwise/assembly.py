@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -124,7 +125,7 @@ class Workshop:
 
     def _make(self, part: Part, consumer: str, *extra: Any, split: str = "train", t: float = 0.0) -> Any:
         if part.given is not None and not isinstance(part.given, Built):
-            return part.given
+            return _without_weights(part.given) if self._device.type == "meta" else part.given
         options = part.options_at(t)
         with _as_faults_of(part):
             if isinstance(part.given, Built):
@@ -142,6 +143,15 @@ class Workshop:
             max_length=plan.max_length,
             specs=plan.joined[0].specs(),
         )
+
+
+def _without_weights(given: Any) -> Any:
+    """A copy of a finished module on the meta device, which leaves the user's own untouched and takes no memory; else the object."""
+    if not isinstance(given, nn.Module):
+        return given
+    weights: dict[int, Any] = {id(p): nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad) for p in given.parameters()}
+    buffers = {id(buffer): torch.empty_like(buffer, device="meta") for buffer in given.buffers()}
+    return deepcopy(given, {**weights, **buffers})
 
 
 def _plain_stacks(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from stackwise.phases import CompiledPhase, Part, TrainingState
 from stackwise.plan import Plan
 from stackwise.planes.model import ModelPlane, ModelReceipt
 from stackwise.planes.optimizer import group_parameters
+from stackwise.schedules import Curve
 from stackwise.specs import OptimizerSpec, TaskSpec, TensorSpec
 
 
@@ -69,7 +70,7 @@ def _price_phase(plan: Plan, phase: CompiledPhase, plane: ModelPlane, shop: Work
     with _placed_at(declared, "optimizer.groups"):
         groups = group_parameters(state.optimizer, plane.trainable(), first)
     step_flops = _flops(plan, phase, plane.model)
-    lr = next((group.curves["lr"] for group in reversed(state.optimizer.groups) if "lr" in group.curves), None)
+    lr = _lr(state, {group.name for group in groups})
     return PhasePrice(
         name=phase.name,
         steps=phase.stop - phase.start,
@@ -91,6 +92,13 @@ def _placed_at(phase: PhaseConfig, path: str) -> Iterator[None]:
         yield
     except SelectorError as error:
         raise ConfigError([Problem(str(error), path, phase.locate(path))]) from None
+
+
+def _lr(state: TrainingState, taken: set[str]) -> Curve | None:
+    """The curve of the parameters that no group takes, of the first group where groups take them all; what the log reports."""
+    groups = [group for group in state.optimizer.groups if group.name in taken]
+    told = next((group for group in groups if group.name == "default"), groups[0])
+    return told.curves.get("lr")
 
 
 def _optimizer_bytes(plan: Plan, phase: CompiledPhase, parameters: list[nn.Parameter]) -> int | None:

@@ -5,6 +5,7 @@ A broken provider is data here; it becomes an error only for whoever asks for on
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterable, Iterator
 from importlib import import_module
 from pathlib import Path
@@ -209,6 +210,25 @@ class Registry:
     def _clashing(self) -> set[str]:
         names = [p.name for p in self.providers]
         return {name for name in names if names.count(name) > 1}
+
+
+def fault_of(error: Exception, providers: Iterable[Provider]) -> ProviderError | None:
+    """The error as a provider's defect, when it was raised in the code of one or in what that called; None: it is not theirs."""
+    core = Path(__file__).parent
+    folders = {Path(provider.location): provider for provider in providers if Path(provider.location) != core}
+    for raised in (error, error.__cause__):
+        frames = traceback.extract_tb(raised.__traceback__) if raised is not None else ()
+        for frame in reversed(frames):
+            file = Path(frame.filename)
+            if core in file.parents:
+                break
+            provider = next((provider for folder, provider in folders.items() if folder == file or folder in file.parents), None)
+            if provider is not None:
+                sentence = (
+                    f"{provider.distribution} {provider.version} failed in {frame.name} ({file.name}:{frame.lineno}): {explain(error)}"
+                )
+                return ProviderError(sentence, provider=provider.name, distribution=provider.distribution)
+    return None
 
 
 def clash_sentence(name: str, claimants: Iterable[Provider]) -> str:

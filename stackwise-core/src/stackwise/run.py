@@ -22,6 +22,7 @@ from stackwise.machine import TrainingMachine
 from stackwise.plan import Plan, make_plan
 from stackwise.pricing import price
 from stackwise.progress import Progress
+from stackwise.registry import fault_of
 from stackwise.report import Summary
 from stackwise.rundir import RunDirectory
 
@@ -70,6 +71,12 @@ def run(path: Path, overrides: Sequence[str] = (), output: Path | None = None, s
     except StackwiseError as error:
         status = f"failed: {error}"
         raise
+    except Exception as error:
+        fault = fault_of(error, plan.providers)
+        status = f"failed: {fault or error}"
+        if fault is None:
+            raise
+        raise fault from error
     finally:
         directory.write_json("status", {"status": status, "steps": machine.step, "data": machine.data.ledger()})
         directory.close()

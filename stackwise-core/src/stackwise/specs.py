@@ -54,6 +54,18 @@ class BatchSpec:
 
 
 @frozen(kw_only=True)
+class EpochSize:
+    """What one epoch of a source holds: whole rows, or entries of a stream that rows are cut from. One of the two is given.
+
+    A loader's options may say it cold through `epoch_size(split) -> EpochSize | None`, which may look at names and sizes of
+    files but reads no content; the built loader says it through `epoch_size()`.
+    """
+
+    rows: int | None = None
+    entries: int | None = None
+
+
+@frozen(kw_only=True)
 class EmbeddingSpec:
     """Batch fields in, hidden state out."""
 
@@ -95,6 +107,9 @@ class TaskSpec:
 
     batch: Mapping[str, TensorSpec]
     """Fields it needs from the loader."""
+    optional: Mapping[str, TensorSpec] = Factory(dict)
+    """Fields it uses when a loader delivers them (`segments`, `mask`). Those that `inputs` names too are side inputs which the
+    rack must then take: a boundary that is delivered is honoured."""
     inputs: Mapping[str, TensorSpec]
     """Fields that its prepared batch offers to the embedding and as side inputs."""
     outputs: Mapping[str, TensorSpec]

@@ -18,6 +18,8 @@ def merge(under: Node, over: Node, path: KeyPath = ()) -> Node:
         over: what is declared now; it owns position and layer of whatever it touches.
         path: where both stand in the config; the tag rule does not hold for maps whose keys are names people choose.
     """
+    if under.kind == "object" and over.kind == "map" and "use" not in over.value and _is_component(path):
+        return Node("map", {"use": under, **over.value}, over.position, over.layer)
     if under.kind != "map" or over.kind != "map" or _replaces(under, over, path):
         return over
     if not over.value:
@@ -56,9 +58,20 @@ def _tag(node: Node) -> str | None:
     return key if key in TAGS else None
 
 
+def _is_component(path: KeyPath) -> bool:
+    """Whether a component stands there: options laid on a finished object are its options, which it will refuse."""
+    plane = _in_plane(path)
+    return plane in _COMPONENTS or (len(plane) == 3 and plane[:2] == ("data", "sources"))
+
+
+def _in_plane(path: KeyPath) -> KeyPath:
+    return path[2:] if path[:1] == ("phases",) and len(path) > 1 else path
+
+
 def _has_chosen_names(path: KeyPath) -> bool:
-    plane = path[2:] if path[:1] == ("phases",) and len(path) > 1 else path
+    plane = _in_plane(path)
     return plane in _CHOSEN or (len(plane) == 3 and plane[0] == "evaluate" and plane[2] == "sources")
 
 
+_COMPONENTS = frozenset({("task",), ("model", "embedding"), ("model", "rack"), ("model", "head"), ("optimizer",)})
 _CHOSEN = frozenset({("phases",), ("evaluate",), ("data", "sources"), ("data", "mix"), ("data", "rename"), ("optimizer", "groups")})

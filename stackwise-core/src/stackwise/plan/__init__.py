@@ -1,5 +1,6 @@
 """Planning: an experiment and the installed components → the compiled timeline of complete training states. Still cold."""
 
-from stackwise.plan.planner import EvaluationPlan, Plan, make_plan
+from stackwise.plan.evaluations import EvaluationPlan
+from stackwise.plan.planner import Plan, make_plan
 
 __all__ = ["EvaluationPlan", "Plan", "make_plan"]

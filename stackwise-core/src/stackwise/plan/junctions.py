@@ -61,6 +61,8 @@ def join(drafts: PhaseDrafts, rename: Mapping[str, str]) -> Joined:
         if spec is not None:
             sides[role] = Side(role=role, label=draft.label, spec=spec, dims=draft.sizes, open=draft.open_sizes)
     unified = unify(sides, rename)
+    unseen = [role for role in drafts.by_role() if role.startswith("source:") and role not in sides]
+    asked = [Bridge(f"{role}-task", "rename", f"{old} → {new}", "task", new, old, new) for role in unseen for new, old in rename.items()]
     task = sides["task"].spec if "task" in sides else None
     attention = task.attention if isinstance(task, TaskSpec) else None
     filled = {}
@@ -70,7 +72,9 @@ def join(drafts: PhaseDrafts, rename: Mapping[str, str]) -> Joined:
         except UserError as error:
             problems.append(Problem(str(error), draft.path))
             filled[role] = draft
-    return Joined(drafts=_replace(drafts, filled), bridges=unified.bridges, problems=(*problems, *unified.problems), sizes=unified.values)
+    return Joined(
+        drafts=_replace(drafts, filled), bridges=(*unified.bridges, *asked), problems=(*problems, *unified.problems), sizes=unified.values
+    )
 
 
 def _spec(draft: Draft, problems: list[Problem]) -> Spec | None:

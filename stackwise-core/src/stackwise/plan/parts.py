@@ -42,8 +42,7 @@ class Draft:
     def spec(self) -> Spec | None:
         """The boundary as far as it is known before building; None where only the artifact can say."""
         if self.registered is not None:
-            spec: Spec | None = self.options.to_spec() if hasattr(self.options, "to_spec") else None
-            return spec
+            return self._registered_spec(self.registered)
         if isinstance(self.given, Built):
             return self._built_spec()
         for name in ("get_spec", "to_spec", "get_batch_spec"):
@@ -51,6 +50,22 @@ class Draft:
                 found: Spec = getattr(self.given, name)()
                 return found
         return RackSpec() if self.kind == "rack" else None
+
+    def _registered_spec(self, registered: Registered) -> Spec | None:
+        if not hasattr(self.options, "to_spec"):
+            return None
+        try:
+            spec: Spec = self.options.to_spec()
+        except UserError:
+            raise
+        except Exception as error:
+            raise ProviderError(
+                f"to_spec() of {self.label} failed: {type(error).__name__}: {error}; it is called while options that the config leaves "
+                "open are still None, so a spec names dimensions instead of giving their sizes",
+                provider=registered.provider,
+                distribution=registered.distribution,
+            ) from error
+        return spec
 
     def _built_spec(self) -> Spec | None:
         if self.kind != "rack":
@@ -117,6 +132,17 @@ class Drafts:
             self._known[key] = (ref, self._draft(kind, ref))
         return self._known[key][1]
 
+    def settled(self, draft: Draft) -> dict[str, Curve]:
+        """The values of options that may follow time, for a part that time does not reach: one that follows it is a problem."""
+        values = {}
+        for name, schedule in draft.schedules.items():
+            if isinstance(schedule, Constant):
+                values[name] = Curve.constant(schedule.value)
+            else:
+                message = f"{draft.label} has no time to follow here: give a number"
+                self.problems.append(Problem(message, f"{draft.path}.{name}"))
+        return values
+
     def _draft(self, kind: Kind, ref: Ref) -> Draft | None:
         if ref.given is not None:
             return self._given(kind, ref)
@@ -139,6 +165,12 @@ class Drafts:
         return Draft(kind=kind, id=ref.use, path=ref.path, options=options, schedules=everything, registered=registered)
 
     def _given(self, kind: Kind, ref: Ref) -> Draft | None:
+        if isinstance(ref.given, type):
+            name = ref.given.__name__
+            self.problems.append(
+                Problem(f"{name} is a class: give an instance, or Built({name}, <option>=…), which can be built anew", ref.path)
+            )
+            return None
         if not isinstance(ref.given, Built):
             if ref.options:
                 self.problems.append(

@@ -7,10 +7,11 @@ from typing import NoReturn
 import attrs
 from attrs import field, frozen
 
-from stackwise.config import DataConfig, EvaluateConfig, Experiment, PhaseConfig, parse_schedule
+from stackwise.config import DataConfig, Experiment, PhaseConfig, parse_schedule
 from stackwise.errors import ConfigError, Problem, ScheduleError, SelectorError, did_you_mean
 from stackwise.phases import CompiledPhase, DataState, Enter, GroupState, ModelState, OptimizerState, Part, PhaseSchedule, TrainingState
 from stackwise.plan.curves import Curves
+from stackwise.plan.evaluations import EvaluationPlan, evaluation_plan
 from stackwise.plan.junctions import Joined, PhaseDrafts, join
 from stackwise.plan.parts import Draft, Drafts
 from stackwise.plan.transitions import transition
@@ -20,15 +21,6 @@ from stackwise.selectors import compile_selector
 from stackwise.specs import RackSpec, TaskSpec
 from stackwise.time import Clock, compile_clock
 from stackwise.unification import Bridge
-
-
-@frozen(kw_only=True)
-class EvaluationPlan:
-    """One named evaluation with its own fixed data."""
-
-    name: str
-    state: DataState
-    batches: int
 
 
 @frozen(kw_only=True)
@@ -93,7 +85,9 @@ class _Planner:
         compiled = [self._compile(clock, i, found, stated) for i in range(len(phases))]
         evaluate_at = self._evaluate_at(clock)
         joined, states = [j for j in found if j is not None], [s for s in stated if s is not None]
-        evaluations = [self._evaluation(config, states) for config in self.experiment.evaluate] if states else []
+        rename, wanted = phases[0].data.rename, self.experiment.evaluate if states else ()
+        evaluations = [evaluation_plan(config, states, joined, rename, self.drafts) for config in wanted]
+        observing = tuple(draft.part(self.drafts.settled(draft)) for draft in observers if draft is not None)
         self._collect(phases[-1])
         if self.problems or self.drafts.faults:
             self._stop()
@@ -107,8 +101,8 @@ class _Planner:
             schedule=PhaseSchedule(clock, tuple(compiled), evaluate_at),
             joined=tuple(joined),
             evaluations=tuple(evaluations),
-            observers=tuple(draft.part({}) for draft in observers if draft is not None),
-            providers=self._providers(joined),
+            observers=observing,
+            providers=self._providers(joined, [*observing, *(part for each in evaluations for part in each.state.sources.values())]),
             max_rows=max(rows, default=None),
             max_length=max(lengths) + lookahead if lengths else None,
             lookahead=lookahead,
@@ -245,29 +239,10 @@ class _Planner:
             last = self.experiment.phases[i - 1]
             crossing = transition(last, phase, before.model, state.model, growth, joined.drafts.rack, self.drafts)
             self._collect(phase)
-        enter = Enter(growth=growth.part({}) if growth is not None else None, moments=phase.enter.moments)
+        enter = Enter(growth=growth.part(self.drafts.settled(growth)) if growth is not None else None, moments=phase.enter.moments)
         return CompiledPhase(
             name=phase.name, index=i, start=clock.starts[i], stop=clock.starts[i + 1], state=state, enter=enter, transition=crossing
         )
-
-    def _evaluation(self, config: EvaluateConfig, states: list[TrainingState]) -> EvaluationPlan:
-        base = states[0].data
-        lengths = [state.data.seq_len for state in states if state.data.seq_len is not None]
-        sources = base.sources
-        if config.sources is not None:
-            drafts = {name: self.drafts.of("loader", ref) for name, ref in config.sources.items()}
-            sources = {name: draft.part({}) for name, draft in drafts.items() if draft is not None}
-        weights = {name: base.mix[name](0.0) if config.sources is None else 1.0 for name in sources}
-        state = attrs.evolve(
-            base,
-            sources=sources,
-            mix={name: Curve.constant(weight) for name, weight in weights.items()},
-            batch_size=config.batch_size if config.batch_size is not None else base.batch_size,
-            seq_len=config.seq_len if config.seq_len is not None else max(lengths, default=None),
-            accumulate=1,
-            transforms=(),
-        )
-        return EvaluationPlan(name=config.name, state=state, batches=config.batches)
 
     # -- mistakes -------------------------------------------------------------------------------------------------
 
@@ -305,11 +280,12 @@ class _Planner:
             raise ConfigError(sorted(told.values(), key=_place))
         raise self.drafts.faults[0]
 
-    def _providers(self, joined: list[Joined]) -> tuple[Provider, ...]:
+    def _providers(self, joined: list[Joined], others: list[Part]) -> tuple[Provider, ...]:
         names: dict[str, None] = {}
         for found in joined:
             drafts = [*found.drafts.by_role().values(), found.drafts.optimizer, *found.drafts.transforms, found.drafts.growth]
             names |= {draft.registered.provider: None for draft in drafts if draft is not None and draft.registered is not None}
+        names |= {part.id.partition(".")[0]: None for part in others if part.given is None}
         return tuple(provider for name in names if (provider := self.registry.provider(name)) is not None)
 
 

@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import attrs
+
 from stackwise.config import PhaseConfig
-from stackwise.contracts import BlockOrigin, BuildContext, GrowthOperator, GrowthRequest, ParameterGrowth
+from stackwise.contracts import BlockOrigin, BuildContext, Built, GrowthOperator, GrowthRequest, ParameterGrowth
 from stackwise.errors import Problem, ProviderError
-from stackwise.phases import Change, ModelState, Transition
+from stackwise.options import Stack
+from stackwise.phases import Change, ModelState, Part, Transition
 from stackwise.plan.parts import Draft, Drafts
 from stackwise.specs import RackSpec
 
 BlockMap = Mapping[tuple[str, int], BlockOrigin]
+
+ONE_STACK = (Stack("any", 1),)
 
 
 def changes_between(before: PhaseConfig, after: PhaseConfig) -> tuple[Change, ...]:
@@ -52,9 +57,9 @@ def transition(
     for role in ("embedding", "rack", "head"):
         if getattr(old, role).id != getattr(new, role).id:
             notes.append(f"{role} {getattr(old, role).id} is replaced by {getattr(new, role).id}: its parameters start anew")
+    replaced = old.rack.id != new.rack.id
     if before.optimizer.part.use != after.optimizer.part.use:
         notes.append(f"optimizer {before.optimizer.part.use} is replaced by {after.optimizer.part.use}: its moments start anew")
-    replaced = bool(notes) and old.rack.id != new.rack.id
     operator = _operator(growth, drafts)
     blocks: BlockMap = {}
     reordered = old.stacks != new.stacks or list(old.stacks) != list(new.stacks)
@@ -62,8 +67,25 @@ def transition(
         blocks = _map_blocks(after, old, new, operator, growth, rack, drafts)
     elif growth is not None and not isinstance(operator, ParameterGrowth):
         drafts.problems.append(Problem(f"{growth.id} has nothing to grow: the stacks are those of the phase before", growth.path))
-    preserves = not notes and (not reordered or (operator is not None and operator.preserves_function and _keeps_every_block(old, blocks)))
+    kept = not reordered or (operator is not None and _keeps_every_block(old, blocks))
+    grown = operator is None or bool(operator.preserves_function)
+    preserves = kept and grown and (_structure(old) == _structure(new) or isinstance(operator, ParameterGrowth))
     return Transition(changes=changes_between(before, after), blocks=blocks, preserves_function=preserves, notes=tuple(notes))
+
+
+def _structure(model: ModelState) -> list[Any]:
+    """What the model computes apart from its weights and its stacks, which the growth operator answers for."""
+    parts = [model.embedding, model.rack, model.head, *(part for adapters in model.adapters.values() for part in adapters)]
+    return [tuple(model.adapters), *(_without_stacks(part).structure for part in parts)]
+
+
+def _without_stacks(part: Part) -> Part:
+    if isinstance(part.options, Mapping):
+        return attrs.evolve(part, options={key: value for key, value in part.options.items() if key != "stacks"})
+    if part.options is None:
+        return part
+    names = [a.name for a in attrs.fields(type(part.options)) if a.metadata.get("stacks")]
+    return attrs.evolve(part, options=attrs.evolve(part.options, **dict.fromkeys(names, ONE_STACK))) if names else part
 
 
 def _keeps_every_block(old: ModelState, blocks: BlockMap) -> bool:
@@ -75,14 +97,24 @@ def _keeps_every_block(old: ModelState, blocks: BlockMap) -> bool:
 def _operator(growth: Draft | None, drafts: Drafts) -> GrowthOperator | None:
     if growth is None:
         return None
-    if growth.registered is None:
-        given: GrowthOperator = growth.given
-        return given
-    try:
-        factory = growth.registered.load_factory()
-        operator: GrowthOperator = factory(growth.options, BuildContext(seed=0))
-    except ProviderError as error:
-        drafts.faults.append(error)
+    operator: GrowthOperator
+    if isinstance(growth.given, Built):
+        operator = growth.given.make(**growth.options)
+    elif growth.registered is None:
+        operator = growth.given
+    else:
+        try:
+            factory = growth.registered.load_factory()
+            operator = factory(growth.part(drafts.settled(growth)).options_at(0.0), BuildContext(seed=0))
+        except ProviderError as error:
+            drafts.faults.append(error)
+            return None
+        except Exception as error:
+            drafts.faults.append(ProviderError(f"{growth.label} could not be built: {type(error).__name__}: {error}"))
+            return None
+    if not hasattr(operator, "map_blocks") or not hasattr(operator, "preserves_function"):
+        what = f"{growth.label} is no growth operator: a {type(operator).__name__} without map_blocks or preserves_function"
+        drafts.faults.append(ProviderError(what))
         return None
     return operator
 
@@ -92,6 +124,8 @@ def _map_blocks(
 ) -> BlockMap:
     targets = [(stack, index) for stack, count in new.stacks.items() for index in range(count)]
     known = {(stack, index) for stack, count in old.stacks.items() for index in range(count)}
+    if operator is None and growth is not None:
+        return {}  # why there is none is among the faults
     if operator is None:
         if fresh := [target for target in targets if target not in known]:
             names = ", ".join(c.id for c in drafts.registry.of_kind("growth")) or "none installed"
@@ -113,10 +147,17 @@ def _map_blocks(
     except ValueError as error:
         drafts.problems.append(Problem(f"{growth.id} cannot make this change: {error}", growth.path))
         return {}
-    if set(blocks) != set(targets) or any(origin.source is not None and origin.source not in known for origin in blocks.values()):
+    except Exception as error:
+        if growth.registered is None:
+            raise
         drafts.faults.append(
-            ProviderError(
-                f"{growth.label} mapped blocks {sorted(blocks)} where the new rack has {targets}, or from blocks that do not exist"
-            )
+            ProviderError(f"{growth.label} failed: {type(error).__name__}: {error}; what it cannot do it says as ValueError")
         )
+        return {}
+    wrong = not hasattr(blocks, "keys") or set(blocks) != set(targets)
+    if wrong or any(origin.source is not None and origin.source not in known for origin in blocks.values()):
+        drafts.faults.append(
+            ProviderError(f"{growth.label} mapped blocks {blocks} where the new rack has {targets}, or from blocks that do not exist")
+        )
+        return {}
     return {target: blocks[target] for target in targets if target in blocks}

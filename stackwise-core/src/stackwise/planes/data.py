@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from attrs import define
 
-from stackwise.contracts import Batch, Loader, Transform
+from stackwise.contracts import Batch, Loader, Scheduled, Transform
 from stackwise.errors import DataError, ProviderError
 from stackwise.phases import DataState, Part
 from stackwise.planes.bridges import fields_across, take
@@ -50,6 +50,12 @@ class IterableLoader:
         if rows is not None and (found := _rows(batch)) != rows:
             raise DataError(
                 f"batch {self._taken - 1} has {found} rows where {rows} were asked for: leave data.batch_size out for ready-made batches"
+            )
+        lengths = {int(tensor.shape[1]) for tensor in batch.values() if tensor.dim() > 1}
+        if length is not None and lengths and length not in lengths:
+            raise DataError(
+                f"the rows of batch {self._taken - 1} are {' and '.join(map(str, sorted(lengths)))} long where {length} were asked for: "
+                "leave data.seq_len out for ready-made batches"
             )
         return batch
 
@@ -160,7 +166,12 @@ class DataPlane:
 
     def _new_transform(self, index: int, part: Part) -> tuple[Transform, torch.Generator, int]:
         assert self._build_transform is not None
-        return self._build_transform(part), torch.Generator(), stream_key(self._seed, "transform", index, part.id)
+        transform = self._build_transform(part)
+        if part.curves and not isinstance(transform, Scheduled):
+            raise ProviderError(
+                f"{part.id} declares options that follow time ({', '.join(part.curves)}) but the transform has no apply_values"
+            )
+        return transform, torch.Generator(), stream_key(self._seed, "transform", index, part.id)
 
     def batches(self, moment: Moment) -> list[Batch]:
         """The micro-batches of one step."""
@@ -235,7 +246,11 @@ class DataPlane:
         source = self._sources[name]
         batch = source.loader.take(rows, length)
         if not source.delivered.rows:
-            check_batch(name, batch, source.loader.get_batch_spec())
+            check_batch(name, batch, source.loader.get_batch_spec(), length)
+        if rows is not None and _rows(batch) != rows:
+            raise ProviderError(
+                f"source '{name}' was asked for {rows} rows and delivered {_rows(batch)}: a loader delivers what it is asked for"
+            )
         if self._state is not None and self._state.bridges:
             bridges = [bridge for bridge in self._state.bridges if bridge.junction == f"source:{name}-task"]
             batch = {**batch, **take(fields_across([bridge.field for bridge in bridges], bridges), batch)}
@@ -254,13 +269,15 @@ class DataPlane:
         return batch
 
 
-def check_batch(source: str, batch: Batch, spec: BatchSpec) -> None:
-    """Hold the first batch of a source against its own spec.
+def check_batch(source: str, batch: Batch, spec: BatchSpec, length: int | None = None) -> None:
+    """Hold the first batch of a source against its own spec and the `length` that was asked for.
 
     Raises:
         ProviderError: a field missing, or of another rank or dtype than declared.
         DataError: values outside the declared bounds, or features that are not finite.
     """
+    if not isinstance(batch, Mapping):
+        raise ProviderError(f"source '{source}' delivered a {type(batch).__name__}: a batch is a mapping of field name → tensor")
     for name, expected in spec.fields.items():
         if name not in batch:
             raise ProviderError(f"source '{source}' declares the field '{name}' but delivers {sorted(batch)}")
@@ -268,6 +285,8 @@ def check_batch(source: str, batch: Batch, spec: BatchSpec) -> None:
         dtype = str(tensor.dtype).removeprefix("torch.")
         if tensor.dim() != len(expected.dims) or expected.dtype not in (dtype, "floating" if tensor.is_floating_point() else "integer"):
             raise ProviderError(f"source '{source}' declares '{name}' as {expected} but delivers {dtype}{list(tensor.shape)}")
+        if length is not None and expected.dims[1:2] == ("time",) and tensor.shape[1] != length:
+            raise ProviderError(f"source '{source}' was asked for rows of {length} and delivers '{name}' as {list(tensor.shape)}")
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise DataError(f"source '{source}': '{name}' holds values that are not finite in its first batch")
         if expected.bounds is not None and isinstance(expected.bounds[1], int) and tensor.numel():

@@ -71,8 +71,9 @@ class OptimizerPlane:
 
     @property
     def lr(self) -> float:
-        """The learning rate in force in the first group."""
-        return float(self.optimizer.param_groups[0].get("lr", 0.0))
+        """The learning rate in force for the parameters that no group takes; of the first group where groups take them all."""
+        groups = self.optimizer.param_groups
+        return float(next((group for group in groups if group.get("group") == "default"), groups[0]).get("lr", 0.0))
 
     def enter(
         self,

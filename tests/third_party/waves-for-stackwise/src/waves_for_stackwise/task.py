@@ -26,9 +26,7 @@ class Forecast:
         levels = batch["levels"]
         return {"levels": levels[:, :-1], "targets": levels[:, 1:]}
 
-    def loss(
-        self, outputs: Mapping[str, Tensor], batch: Mapping[str, Tensor]
-    ) -> tuple[Tensor, int, dict[str, tuple[Tensor, int]]]:
+    def loss(self, outputs: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> tuple[Tensor, int, dict[str, tuple[Tensor, int]]]:
         """The sum of the squared errors and their number; the absolute errors likewise."""
         error = outputs["levels"].float() - batch["targets"]
         return error.square().sum(), error.numel(), {"absolute_error": (error.detach().abs().sum(), error.numel())}

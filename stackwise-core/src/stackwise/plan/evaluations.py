@@ -1,0 +1,86 @@
+"""Evaluations as planned: fixed data of their own or that of training, held against the task of every phase."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import attrs
+from attrs import frozen
+
+from stackwise.config import EvaluateConfig
+from stackwise.contracts import Built, Loader
+from stackwise.errors import Problem
+from stackwise.phases import DataState, Part, TrainingState
+from stackwise.plan.junctions import Joined, join
+from stackwise.plan.parts import Draft, Drafts
+from stackwise.schedules import Curve
+from stackwise.specs import BatchSpec
+from stackwise.unification import Bridge
+
+
+@frozen(kw_only=True)
+class EvaluationPlan:
+    """One named evaluation with its own fixed data."""
+
+    name: str
+    state: DataState
+    batches: int
+
+
+def evaluation_plan(
+    config: EvaluateConfig, states: Sequence[TrainingState], joined: Sequence[Joined], rename: Mapping[str, str], drafts: Drafts
+) -> EvaluationPlan:
+    """The data of one evaluation, the same at every instant; problems are collected in `drafts`.
+
+    Args:
+        config: what was declared.
+        states: the states of all phases; what the evaluation leaves out is taken from the first, or the longest.
+        joined: the joined drafts of all phases, whose tasks the evaluation's own sources must serve.
+        rename: field the task needs → field the training sources deliver, followed where an own source has that field.
+        drafts: makes the drafts of own sources.
+    """
+    base = states[0].data
+    lengths = [state.data.seq_len for state in states if state.data.seq_len is not None]
+    state = attrs.evolve(
+        base,
+        mix={name: Curve.constant(curve(0.0)) for name, curve in base.mix.items()},
+        batch_size=config.batch_size if config.batch_size is not None else base.batch_size,
+        seq_len=config.seq_len if config.seq_len is not None else max(lengths, default=None),
+        accumulate=1,
+        transforms=(),
+    )
+    if config.sources is None:
+        _check_inherited(config, base, drafts)
+    else:
+        own = {name: draft for name, ref in config.sources.items() if (draft := drafts.of("loader", ref)) is not None}
+        sources, bridges = _joined_sources(config, own, joined, rename, drafts)
+        state = attrs.evolve(state, sources=sources, bridges=bridges, mix=dict.fromkeys(sources, Curve.constant(1.0)))
+    return EvaluationPlan(name=config.name, state=state, batches=config.batches)
+
+
+def _check_inherited(config: EvaluateConfig, base: DataState, drafts: Drafts) -> None:
+    """A finished stream has one read position, which training moves: an evaluation on it would not be on fixed data."""
+    for name, part in base.sources.items():
+        if not isinstance(part.given, Built) and (isinstance(part.given, Loader) or hasattr(part.given, "__next__")):
+            message = (
+                f"evaluation '{config.name}' would read on in the finished object of training source '{name}': "
+                "give it `sources` of its own, or give training a Built(callable, options)"
+            )
+            drafts.problems.append(Problem(message, f"evaluate.{config.name}"))
+
+
+def _joined_sources(
+    config: EvaluateConfig, own: Mapping[str, Draft], joined: Sequence[Joined], rename: Mapping[str, str], drafts: Drafts
+) -> tuple[dict[str, Part], tuple[Bridge, ...]]:
+    """Own sources with their options filled, and the bridges to the first phase's task."""
+    fields = [set(spec.fields) if isinstance(spec := draft.spec, BatchSpec) else set() for draft in own.values()]
+    known = {need: field for need, field in rename.items() if all(field in delivered for delivered in fields)}
+    found = [join(attrs.evolve(each.drafts, sources=own), known) for each in joined]
+    prefix = f"evaluate.{config.name}.sources."
+    for problem in dict.fromkeys(problem for each in found for problem in each.problems):
+        if (path := problem.path).startswith("data."):
+            path = prefix + path.removeprefix("data.sources.") if path.startswith("data.sources.") else prefix.rstrip(".")
+        drafts.problems.append(attrs.evolve(problem, path=path))
+    filled = found[0].drafts.sources
+    sources = {name: draft.part(drafts.settled(draft)) for name, draft in filled.items()}
+    return sources, tuple(bridge for bridge in found[0].bridges if bridge.junction.startswith("source:"))
