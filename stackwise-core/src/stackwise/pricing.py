@@ -114,8 +114,10 @@ def _flops(plan: Plan, phase: CompiledPhase, model: nn.Module) -> int | None:
     task = plan.joined[phase.index].drafts.task.spec
     if state is None or not isinstance(task, TaskSpec):
         return None
-    sizes = {dim: size for (role, dim), size in plan.joined[phase.index].sizes.items() if role == "task"}
-    shapes = {name: _shape(spec, state, sizes) for name, spec in task.inputs.items()}
+    joined = plan.joined[phase.index]
+    sizes = {dim: size for (role, dim), size in joined.sizes.items() if role == "task"}
+    offered = {name: spec for name, spec in task.inputs.items() if name not in task.optional or name in joined.optional}
+    shapes = {name: _shape(spec, state, sizes) for name, spec in offered.items()}
     if not shapes or any(shape is None for shape in shapes.values()):
         return None
     batch = {name: torch.zeros(shape or (), dtype=_dtype(task.inputs[name]), device="meta") for name, shape in shapes.items()}
