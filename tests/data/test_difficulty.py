@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import zlib
 from collections import Counter
 from math import log
@@ -35,7 +36,7 @@ def test_rarity_is_the_sum_of_surprisals(tokens: np.ndarray, size: int, chunk: i
         patch.setattr(difficulty, "_CHUNK", chunk)
         found = rank("rarity", tokens, pages, None, whole=False, name="corpus").tolist()
     scores = [sum(-log(counts[t] / len(tokens)) for t in tokens[a:b].tolist()) for a, b in zip(pages.starts, pages.stops, strict=True)]
-    assert all(scores[a] <= scores[b] + 1e-9 for a, b in zip(found, found[1:], strict=False))
+    assert all(scores[a] <= scores[b] + 1e-9 for a, b in itertools.pairwise(found))
     assert sorted(found) == list(range(len(scores)))
 
 

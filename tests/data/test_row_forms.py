@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -54,7 +56,7 @@ def test_packed_rows_tell_documents_apart(sizes: list[int], page: int, seed: int
         for row in range(rows):
             read = places[first : first + length]
             segments, positions = [0], [0]
-            for before, here in zip(read, read[1:], strict=False):
+            for before, here in itertools.pairwise(read):
                 # a separator ends the document before it, so that documents begin at their first token
                 goes_on = here == before + 1 and document_of[here] == document_of[before]
                 segments.append(segments[-1] if goes_on else segments[-1] + 1)

@@ -75,7 +75,7 @@ def obtain(name: str, build: Callable[[Path], Mapping[str, Any]]) -> tuple[Path,
                 notes = _publish(target, build)
     except OSError as fault:
         raise UserError(
-            f"the cache entry {str(target)!r} cannot be written: {fault.strerror}: free space or set STACKWISE_CACHE"
+            f"the cache entry {str(target)!r} cannot be written: {fault.strerror}: make room, or set STACKWISE_CACHE"
         ) from fault
     return target, notes
 

@@ -56,6 +56,7 @@ class Mixture:
         self._debts: dict[str, int] = {}
         """While no view is open: what was owed before step `_step`, less what its first `_row` rows gave."""
         self._step = self._row = 0
+        self._wide = False
         self._view: _View | None = None
 
     def take(self, step: int, rows: int) -> dict[str, int]:
@@ -89,14 +90,14 @@ class Mixture:
 
     def state_dict(self) -> dict[str, Any]:
         """Rows delivered and owed by source, the latter in 2^-60 of a row, and the place inside a step; whole numbers throughout."""
-        debts = self._debts if self._view is None else self._view.debts()
-        return {"step": self._step, "row": self._row, "delivered": dict(self._delivered), "debt": dict(debts)}
+        debts, wide = (self._debts, self._wide) if self._view is None else (self._view.debts(), self._view.wide)
+        return {"step": self._step, "row": self._row, "delivered": dict(self._delivered), "debt": dict(debts), "wide": wide}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state_dict` was called."""
         self._view = None
         self._step, self._row = state["step"], state["row"]
-        self._delivered, self._debts = dict(state["delivered"]), dict(state["debt"])
+        self._delivered, self._debts, self._wide = dict(state["delivered"]), dict(state["debt"]), state["wide"]
 
     def _asked(self, step: int) -> Request:
         asked = self._request(step)
@@ -107,13 +108,14 @@ class Mixture:
     def _open(self, step: int) -> _View:
         if step != self._step:
             self._step, self._row = step, 0
-        view = self._view = _View(self._request, self._debts, step, self._look_ahead)
+        view = self._view = _View(self._request, self._debts, step, self._look_ahead, self._wide)
         return view
 
     def _close(self) -> None:
         """Leave the view; what is owed stays, the rows already dealt out of a step that is broken off included."""
         if self._view is not None:
-            self._debts, self._view, self._row = self._view.debts(self._row), None, 0
+            self._debts, self._wide = self._view.debts(self._row), self._view.wide
+            self._view, self._row = None, 0
 
 
 def _only_source(asked: Request, step: int) -> str | None:
@@ -148,7 +150,7 @@ class _Line:
 class _View:
     """The shares of the current step and of those to come, as far as deadlines made it look."""
 
-    def __init__(self, request: Callable[[int], Request | None], debts: Mapping[str, int], step: int, look_ahead: int) -> None:
+    def __init__(self, request: Callable[[int], Request | None], debts: Mapping[str, int], step: int, look_ahead: int, wide: bool) -> None:
         self._request, self._look_ahead = request, look_ahead
         self._first, self._now = step, 0
         """The step of index 0, and the index of the current step."""
@@ -161,6 +163,8 @@ class _View:
         self._shares: dict[str, int] = {}
         self._before_leaving: frozenset[tuple[str, int]] = frozenset()
         self._slack = 0
+        self.wide = wide
+        """Whether a source has left, or will in view; from then on the margin is next to nothing, which leaves every choice there is."""
         self._present: list[_Line] = []
         self._leaves: deque[int] = deque()
         """Every step in view at which a source leaves."""
@@ -214,7 +218,8 @@ class _View:
         lines = self._lines.values()
         self._present = [line for line in lines if line.shares[now] > 0]
         self._met.update(line.name for line in self._present)
-        slack = UNIT // max(2, 2 * len(self._met) - 2)
+        self.wide = self.wide or bool(self._leaves)
+        slack = UNIT >> 20 if self.wide else UNIT // max(2, 2 * len(self._met) - 2)
         anew, self._slack = slack != self._slack, slack
         while self._leaves and self._leaves[0] <= self._first + now:
             self._leaves.popleft()
@@ -242,7 +247,7 @@ class _View:
         released = self._row_reaching(line, base + slack)
         line.release = _NEVER if released is None else released
         due = self._row_reaching(line, base + UNIT - slack + 1)
-        line.deadline = _NEVER - (line.sums[self._now] - base + (1 << 100)) if due is None else due
+        line.deadline = _NEVER - (line.sums[self._now] - base + (1 << 100)) if due is None else 2 * due
 
     def _plan_last(self, line: _Line, leave: int) -> None:
         """The row that is begun but not due when the source leaves: before that, or not until it is back."""
@@ -252,7 +257,7 @@ class _View:
         if owed > 0 and (line.name, leave) in self._before_leaving:
             released = self._row_reaching(line, line.given + min(owed, self._slack))
             due = self._row_reaching(line, line.given + UNIT - self._slack + 1)
-            line.release, line.deadline = released or 0, min(self._starts[index], due or _NEVER)
+            line.release, line.deadline = released or 0, min(2 * self._starts[index] + 1, 2 * (due or _NEVER))
 
     def _settle(self) -> None:
         """Decide on the rows that sources in view leave begun."""

@@ -42,18 +42,19 @@ def settle(absences: tuple[Absence, ...], unit: int) -> frozenset[tuple[str, int
     for absence, (first, stop) in zip(absences, spans, strict=True):
         for index in range(first, stop):
             owed[index] += absence.owed
-    choices = sorted((i for i, absence in enumerate(absences) if absence.open), key=lambda i: (-absences[i].owed, spans[i], absences[i].name))
+    choices = sorted((i for i, absence in enumerate(absences) if absence.open), key=lambda i: (spans[i], absences[i].name))
     least, most = [(total - unit) // unit + 1 for total in owed], [-((-total - unit) // unit) - 1 for total in owed]
-    chosen = _circulate([spans[i] for i in choices], least, most)
+    chosen = _circulate([spans[i] for i in choices], [2 * absences[i].owed > unit for i in choices], least, most)
     return frozenset((absences[i].name, absences[i].leave) for i, taken in zip(choices, chosen, strict=True) if taken)
 
 
-def _circulate(spans: Sequence[tuple[int, int]], least: Sequence[int], most: Sequence[int]) -> list[bool]:
-    """Choose spans so that every place is covered at least and at most so often."""
-    chosen, covered = [False] * len(spans), [0] * len(least)
-    for place, wanted in enumerate(least):
-        while covered[place] < wanted:
-            path = _path(place, spans, chosen, covered, least, most)
+def _circulate(spans: Sequence[tuple[int, int]], chosen: list[bool], least: Sequence[int], most: Sequence[int]) -> list[bool]:
+    """Turn over as few of the chosen spans as needed for every place to be covered at least and at most so often."""
+    covered = [sum(taken and first <= place < stop for taken, (first, stop) in zip(chosen, spans, strict=True)) for place in range(len(least))]
+    for place in range(len(least)):
+        while not least[place] <= covered[place] <= most[place]:
+            ends = (place, place + 1) if covered[place] < least[place] else (place + 1, place)
+            path = _path(*ends, spans, chosen, covered, least, most)
             if path is None:
                 break
             for span in path:
@@ -64,30 +65,38 @@ def _circulate(spans: Sequence[tuple[int, int]], least: Sequence[int], most: Seq
 
 
 def _path(
-    place: int, spans: Sequence[tuple[int, int]], chosen: Sequence[bool], covered: Sequence[int], least: Sequence[int], most: Sequence[int]
+    start: int,
+    end: int,
+    spans: Sequence[tuple[int, int]],
+    chosen: Sequence[bool],
+    covered: Sequence[int],
+    least: Sequence[int],
+    most: Sequence[int],
 ) -> list[int] | None:
-    """The spans to turn over so that `place` is covered once more and no other place leaves its limits: the shortest way round."""
-    came: dict[int, tuple[int, int | None]] = {place: (place, None)}
-    queue = deque([place])
-    while queue and place + 1 not in came:
+    """The spans to turn over so that the place between `start` and `end` is covered once more (once less, when they run backwards) and
+    no other one leaves its limits: the shortest way round."""
+    came: dict[int, tuple[int, int | None]] = {start: (start, None)}
+    queue = deque([start])
+    place = min(start, end)
+    while queue and end not in came:
         node = queue.popleft()
+        ways: list[tuple[int, int | None]] = []
         for index, (first, stop) in enumerate(spans):
-            start, end = (stop, first) if chosen[index] else (first, stop)
-            if start == node and end not in came:
-                came[end] = (node, index)
-                queue.append(end)
-        if node and covered[node - 1] < most[node - 1] and node - 1 != place and node - 1 not in came:
-            came[node - 1] = (node, None)
-            queue.append(node - 1)
-        if node < len(covered) and covered[node] > least[node] and node != place and node + 1 not in came:
-            came[node + 1] = (node, None)
-            queue.append(node + 1)
-    if place + 1 not in came:
+            if node == (stop if chosen[index] else first):
+                ways.append((first if chosen[index] else stop, index))
+        if node and node - 1 != place and covered[node - 1] < most[node - 1]:
+            ways.append((node - 1, None))
+        if node < len(covered) and node != place and covered[node] > least[node]:
+            ways.append((node + 1, None))
+        for other, span in ways:
+            if other not in came:
+                came[other] = (node, span)
+                queue.append(other)
+    if end not in came:
         return None
     path: list[int] = []
-    node = place + 1
-    while node != place:
-        node, index_or_none = came[node]
-        if index_or_none is not None:
-            path.append(index_or_none)
+    while end != start:
+        end, turned = came[end]
+        if turned is not None:
+            path.append(turned)
     return path
