@@ -140,7 +140,7 @@ class TrainingMachine:
 
     def _steps(self, phase: CompiledPhase) -> Iterator[Event]:
         due = {step for steps in self.schedule.evaluate_at.values() for step in steps} - {phase.start}
-        moving, rate = phase.state is not None, self.schedule.clock.rates[phase.index]
+        moving, clock = phase.state is not None, self.schedule.clock
         for moment in self.schedule.moments(phase, self.step):
             if moment.step in due:
                 yield from self._evaluate(moment.step, phase.name, "cadence")
@@ -152,7 +152,7 @@ class TrainingMachine:
             self.step += 1
             seconds = perf_counter() - started
             self._seconds += seconds
-            yield StepDone(moment.step, phase.name, loss, norm, self.optimizer.lr, moment.tokens + rate, seconds, not finite)
+            yield StepDone(moment.step, phase.name, loss, norm, self.optimizer.lr, clock.tokens(self.step), seconds, not finite)
             if not finite or self._not_finite_in_a_row:
                 self._count_not_finite(finite, moment)
 

@@ -10,7 +10,7 @@ from attrs import frozen
 from stackwise.config import EvaluateConfig
 from stackwise.contracts import Built, Loader
 from stackwise.errors import Problem
-from stackwise.phases import DataState, Part, TrainingState
+from stackwise.phases import BatchShape, DataState, Part, TrainingState
 from stackwise.plan.junctions import Joined, join
 from stackwise.plan.parts import Draft, Drafts
 from stackwise.schedules import Curve
@@ -40,13 +40,14 @@ def evaluation_plan(
         drafts: makes the drafts of own sources.
     """
     base = states[0].data
-    lengths = [state.data.seq_len for state in states if state.data.seq_len is not None]
+    shapes = [shape for state in states for _, shape in state.data.shapes]
+    lengths = [shape.seq_len for shape in shapes if shape.seq_len is not None]
+    rows = config.batch_size if config.batch_size is not None else shapes[0].micro_batches[0]
+    length = config.seq_len if config.seq_len is not None else max(lengths, default=None)
     state = attrs.evolve(
         base,
         mix={name: Curve.constant(curve(0.0)) for name, curve in base.mix.items()},
-        batch_size=config.batch_size if config.batch_size is not None else base.batch_size,
-        seq_len=config.seq_len if config.seq_len is not None else max(lengths, default=None),
-        accumulate=1,
+        shapes=((0, BatchShape(micro_batches=(rows,), seq_len=length)),),
         transforms=(),
     )
     if config.sources is None:

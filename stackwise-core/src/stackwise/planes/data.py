@@ -177,8 +177,9 @@ class DataPlane:
         """The micro-batches of one step."""
         if self._state is None:
             return [self._finish(self._take_only(None, None), moment)]
-        length = None if self._state.seq_len is None else self._state.seq_len + self._lookahead
-        return [self._finish(self._take(self._state.batch_size, length, moment), moment) for _ in range(self._state.accumulate)]
+        shape = self._state.shape(moment.step)
+        length = None if shape.seq_len is None else shape.seq_len + self._lookahead
+        return [self._finish(self._take(rows, length, moment), moment) for rows in shape.micro_batches]
 
     def ledger(self) -> dict[str, dict[str, int]]:
         """Rows and tokens delivered by source over the whole run, sources no longer named included."""
