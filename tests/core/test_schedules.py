@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from fractions import Fraction
+from itertools import pairwise
 from math import cos, pi, sqrt
 
 import pytest
@@ -114,7 +115,7 @@ def test_a_curve_is_held_outside_and_interpolated_inside(pairs: list[tuple[float
     pairs = sorted(pairs)
     curve = Curve(tuple(Knot(at, value, "linear") for at, value in pairs))
     expected = pairs[0][1] if t <= pairs[0][0] else pairs[-1][1]
-    for (t0, v0), (t1, v1) in zip(pairs, pairs[1:], strict=False):
+    for (t0, v0), (t1, v1) in pairwise(pairs):
         if t0 <= t < t1:
             expected = v0 + (v1 - v0) * ((t - t0) / (t1 - t0))
     assert curve(t) == pytest.approx(expected, abs=1e-9)

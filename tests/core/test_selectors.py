@@ -71,7 +71,9 @@ def test_what_is_no_selector_is_refused(text: object) -> None:
         compile_selector(text)  # type: ignore[arg-type]  # what a config may hold
 
 
-@pytest.mark.parametrize(("selector", "near"), [("rack.stacks.bas", "rack.stacks.base"), ("embeding", "embedding"), ("zzz", "embedding, head, rack")])
+@pytest.mark.parametrize(
+    ("selector", "near"), [("rack.stacks.bas", "rack.stacks.base"), ("embeding", "embedding"), ("zzz", "embedding, head, rack")]
+)
 def test_one_that_matches_nothing_is_told_its_neighbours(selector: str, near: str) -> None:
     with pytest.raises(SelectorError, match="matches no parameter") as caught:
         select(["head", selector], NAMES)

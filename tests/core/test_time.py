@@ -73,9 +73,8 @@ def test_shares_of_a_horizon_in_steps_end_at_the_first_step_not_before_them(step
 )
 def test_a_horizon_in_tokens_is_walked_as_one_would_by_hand(scale: int, rates: list[int], cuts: list[Fraction]) -> None:
     horizon = scale * 10
-    ends = [Duration(cut, "fraction") for cut in sorted({c for c in cuts if 0 < c < 1})][: len(rates) - 1] + [Duration(Fraction(1), "fraction")]
-    rates = rates[: len(ends)]
-    ends = [*ends[: len(rates) - 1], ends[-1]]
+    shares = [*sorted({cut for cut in cuts if 0 < cut < 1})[: len(rates) - 1], Fraction(1)]
+    ends, rates = [Duration(share, "fraction") for share in shares], rates[: len(shares)]
     starts, tokens, k, consumed = [0], [0], 0, 0
     for end, rate in zip(ends, rates, strict=True):
         while consumed < end.value * horizon:

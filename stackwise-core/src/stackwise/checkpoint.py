@@ -55,14 +55,27 @@ def save_weights(model: nn.Module, directory: Path, about: Mapping[str, Any]) ->
         write_durably(fresh / WEIGHTS, content)
         write_durably(fresh / DESCRIPTION, (json.dumps(description, indent=1, default=str) + "\n").encode())
         sync_directory(fresh)
-        if directory.exists():
-            rmtree(directory)
-        fresh.rename(directory)
+        _put_in_place(fresh, directory)
         sync_directory(directory.parent)
     except BaseException:
         rmtree(fresh, ignore_errors=True)
         raise
     return directory
+
+
+def _put_in_place(fresh: Path, directory: Path) -> None:
+    """Rename a whole new directory to its name; one that has the name stands aside until then, and returns when it fails."""
+    if not directory.exists():
+        fresh.rename(directory)
+        return
+    aside = directory.with_name(f".{directory.name}.{os.getpid()}.replaced")
+    directory.rename(aside)
+    try:
+        fresh.rename(directory)
+    except BaseException:
+        aside.rename(directory)
+        raise
+    rmtree(aside)
 
 
 def load_weights(model: nn.Module, directory: Path) -> dict[str, Any]:
@@ -72,11 +85,11 @@ def load_weights(model: nn.Module, directory: Path) -> dict[str, Any]:
         UserError: no weights there, bytes that are not those described, or any difference of names, shapes and dtypes, all named.
     """
     try:
-        description: dict[str, Any] = json.loads((directory / DESCRIPTION).read_text("utf-8"))
+        description: Any = json.loads((directory / DESCRIPTION).read_text("utf-8"))
         content = (directory / WEIGHTS).read_bytes()
     except (OSError, ValueError) as error:
         raise UserError(f"{directory} holds no readable weights: {error}") from None
-    if sha256(content).hexdigest() != description.get("sha256"):
+    if not isinstance(description, dict) or sha256(content).hexdigest() != description.get("sha256"):
         raise UserError(f"{directory / WEIGHTS} is damaged: its sha256 is not the one {DESCRIPTION} states")
     saved, own = load(content), named_tensors(model)
     differences = [f"missing in the file: {name}" for name in own.keys() - saved.keys()]
@@ -91,7 +104,7 @@ def load_weights(model: nn.Module, directory: Path) -> dict[str, Any]:
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(saved[name])
-    return description
+    return dict(description)
 
 
 def write_durably(path: Path, content: bytes) -> None:

@@ -82,9 +82,10 @@ def plan_as_text(plan: Plan, prices: tuple[PhasePrice, ...]) -> str:
     if plan.bridges:
         lines += ["", *(f"bridge  {bridge}" for bridge in plan.bridges)]
     for name, steps in plan.schedule.evaluate_at.items():
+        where = "on both sides of every boundary" + (" and in between" if set(steps) - set(clock.starts) else "")
         lines += [
             "",
-            f"evaluate  {name}: {len(steps)} times, at every boundary and in between (first at step {steps[0]}, last at {steps[-1]})",
+            f"evaluate  {name}: at {len(steps)} steps, {where} (first at step {steps[0]}, last at {steps[-1]})",
         ]
     return "\n".join(lines)
 

@@ -74,7 +74,7 @@ def _tensors(spec: Spec) -> tuple[TensorSpec, ...]:
         case HeadSpec():
             return (spec.input, *spec.outputs.values())
         case TaskSpec():
-            return (*spec.batch.values(), *spec.inputs.values(), *spec.outputs.values())
+            return (*spec.batch.values(), *spec.optional.values(), *spec.inputs.values(), *spec.outputs.values())
         case AdapterSpec():
             return (spec.input, spec.output)
         case _:

@@ -68,12 +68,19 @@ class Progress:
             self._window = (self._seconds, event.tokens)
         text = self._text(event, now)
         if self._live:
-            width = os.get_terminal_size(self._stream.fileno()).columns
-            bar = self._bar(event.step + 1, max(10, min(40, width - len(text) - 3)))
-            self._stream.write(f"\r\x1b[2K{bar} {text[: max(0, width - 12)]}" if width > 60 else f"\r\x1b[2K{text[: width - 1]}")
+            self._stream.write("\r\x1b[2K" + self._live_line(event.step + 1, text))
             self._stream.flush()
         else:
             self._line(text)
+
+    def _live_line(self, done: int, text: str) -> str:
+        """Bar and text in less than the terminal's width, because a line that wraps is not erased; the text alone where it is narrow."""
+        room = os.get_terminal_size(self._stream.fileno()).columns - 1
+        if room < 60:
+            return text[:room]
+        edges = len(self._schedule.phases) - 1
+        width = max(10, min(40, room - len(text) - 1 - edges))
+        return f"{self._bar(done, width)} {text[: max(0, room - width - edges - 1)]}"
 
     def _text(self, event: StepDone, now: float) -> str:
         done = event.step + 1

@@ -50,8 +50,10 @@ class RunDirectory:
                     return cls(chosen)
                 except FileExistsError:
                     number += 1
-        except FileExistsError:
-            raise UserError(f"{path} exists already: a run never writes over another; give another --output, or remove it") from None
+        except FileExistsError as error:
+            raise UserError(
+                f"{error.filename} exists already: a run never writes over another; give another --output, or remove it"
+            ) from None
         except OSError as error:
             raise UserError(f"the run directory cannot be made: {error}") from None
 

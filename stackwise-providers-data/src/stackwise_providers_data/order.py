@@ -49,22 +49,39 @@ class Order:
 
 
 class Cursor:
-    """How far reading has come: `position` entries into epoch `epoch` of `length` entries."""
+    """How far reading has come: `position` entries into epoch `epoch` of `length` entries.
 
-    def __init__(self, length: int) -> None:
+    Args:
+        length: entries of an epoch.
+        unit: what an entry is, in the plural, for messages.
+        repeat: False: reading stops at the end of the first epoch.
+        name: the data, for messages.
+    """
+
+    def __init__(self, length: int, *, unit: str = "entries", repeat: bool = True, name: str = "data") -> None:
         self.length = length
         self.epoch = 0
         self.position = 0
+        self._unit, self._repeat, self._name = unit, repeat, name
 
-    def advance(self, count: int) -> Iterator[tuple[int, int, int]]:
-        """Move `count` entries on; (epoch, start, stop) of every epoch crossed."""
+    def advance(self, count: int) -> list[tuple[int, int, int]]:
+        """Move `count` entries on; (epoch, start, stop) of every epoch crossed.
+
+        Raises:
+            DataError: the end is reached and nothing repeats; the place reached stays as it was.
+        """
+        left = self.length - self.position if not self.epoch else 0
+        if not self._repeat and count > left:
+            raise exhausted(self._name, f"its one epoch of {self.length} {self._unit} has {left} left where {count} are asked for")
+        crossed = []
         while count:
             stop = min(self.position + count, self.length)
-            yield self.epoch, self.position, stop
+            crossed.append((self.epoch, self.position, stop))
             count -= stop - self.position
             self.position = stop
             if stop == self.length:
                 self.epoch, self.position = self.epoch + 1, 0
+        return crossed
 
     def state_dict(self) -> dict[str, int]:
         """Epoch and position."""
@@ -82,3 +99,8 @@ class Cursor:
         if epoch < 0 or not 0 <= position < self.length:
             raise DataError(f"epoch {epoch}, position {position} lies outside data of {self.length} entries an epoch: the data has changed")
         self.epoch, self.position = epoch, position
+
+
+def exhausted(name: str, how: str) -> DataError:
+    """The error of a source that was read once and does not repeat."""
+    return DataError(f"{name}: source exhausted: {how}: set repeat: true, give more data or train for fewer steps")

@@ -46,7 +46,7 @@ class Permutation:
         left = values >> np.uint64(right_size)
         right = values & _mask(right_size)
         for key in self._keys:
-            left, right = right, left ^ (_scramble(right, key) & _mask(left_size))
+            left, right = right, left ^ (scramble(right, key) & _mask(left_size))
             left_size, right_size = right_size, left_size
         return (left << np.uint64(right_size)) | right
 
@@ -55,7 +55,8 @@ def _mask(size: int) -> np.uint64:
     return np.uint64((1 << size) - 1)
 
 
-def _scramble(values: Words, key: np.uint64) -> Words:
+def scramble(values: Words, key: np.uint64) -> Words:
+    """The finaliser of SplitMix64 over `values` and a key."""
     mixed = values ^ key
     mixed = (mixed ^ (mixed >> _SHIFTS[0])) * _MIX[0]
     mixed = (mixed ^ (mixed >> _SHIFTS[1])) * _MIX[1]

@@ -15,10 +15,11 @@ from stackwise import BuildContext, Moment, TaskSpec
 from stackwise_providers_transformer.options import CausalLMOptions
 
 _BITS_PER_NAT = 1 / log(2)
+_IGNORED = -100
 
 
 class CausalLM:
-    """-log p(x_t | x_<t), summed over every target (GPT, section 3.1, equation 1).
+    """-log p(x_t | x_<t), summed over every target that counts (GPT, section 3.1, equation 1).
 
     Args:
         unit: what one token stands for; `byte` makes the metric `bits_per_byte`, anything else `bits_per_token`.
@@ -29,21 +30,34 @@ class CausalLM:
         self.metric = "bits_per_byte" if unit == "byte" else "bits_per_token"
 
     def get_spec(self) -> TaskSpec:
-        """One entry beyond seq_len, causal attention."""
+        """One entry beyond seq_len, causal attention; documents inside rows where a loader tells of them."""
         return self.options.to_spec()
 
     def prepare(self, batch: Mapping[str, torch.Tensor], moment: Moment, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        """tokens [B, T+1] of any integer dtype → tokens [B, T] and targets [B, T], the same entries one later, int64."""
+        """tokens [B, T+1] of any integer dtype → tokens [B, T] and targets [B, T], the same entries one later, int64.
+
+        Segments and positions [B, T+1] come along with the tokens. Where they or a mask [B, T+1] say that some targets do not count,
+        the first token of a document and tokens that are not real, `counted` [B, T] is added, True on those that do.
+        """
         tokens = batch["tokens"].long()
-        return {"tokens": tokens[:, :-1], "targets": tokens[:, 1:]}
+        prepared = {"tokens": tokens[:, :-1], "targets": tokens[:, 1:]}
+        prepared |= {name: batch[name][:, :-1] for name in ("segments", "positions") if name in batch}
+        counted = [batch["mask"][:, 1:]] if "mask" in batch else []
+        if (segments := batch.get("segments")) is not None:
+            counted.append(segments[:, 1:] == segments[:, :-1])
+        if counted:
+            prepared["counted"] = counted[0] if len(counted) == 1 else counted[0] & counted[1]
+        return prepared
 
     def loss(
         self, outputs: Mapping[str, torch.Tensor], batch: Mapping[str, torch.Tensor]
-    ) -> tuple[torch.Tensor, float, dict[str, tuple[torch.Tensor, float]]]:
-        """Sum of nats in float32, number of targets, and the same in bits."""
-        logits, targets = outputs["logits"], batch["targets"]
-        nats = F.cross_entropy(logits.reshape(-1, logits.shape[-1]).float(), targets.reshape(-1), reduction="sum")
-        count = float(targets.numel())
+    ) -> tuple[torch.Tensor, torch.Tensor | float, dict[str, tuple[torch.Tensor, torch.Tensor | float]]]:
+        """Sum of nats in float32 over the targets that count, their number, and the same in bits."""
+        logits, targets, counted = outputs["logits"], batch["targets"], batch.get("counted")
+        count: torch.Tensor | float = float(targets.numel()) if counted is None else counted.sum()
+        if counted is not None:
+            targets = targets.masked_fill(~counted, _IGNORED)
+        nats = F.cross_entropy(logits.reshape(-1, logits.shape[-1]).float(), targets.reshape(-1), reduction="sum", ignore_index=_IGNORED)
         return nats, count, {self.metric: (nats.detach() * _BITS_PER_NAT, count)}
 
 

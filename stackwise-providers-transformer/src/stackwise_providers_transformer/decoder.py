@@ -13,11 +13,12 @@ from torch import nn
 
 from stackwise import BuildContext, RackSpec, UserError
 from stackwise_providers_transformer.attention import Attention
+from stackwise_providers_transformer.documents import attention_mask, positions_within
+from stackwise_providers_transformer.learned_positions import LearnedPositions
 from stackwise_providers_transformer.mlp import GELU, SwiGLU
+from stackwise_providers_transformer.norms import make_norm
 from stackwise_providers_transformer.options import DecoderOptions, check_sizes
 from stackwise_providers_transformer.rotary import Rotation, rotation
-
-_NORM_EPS = 1e-6
 
 
 class Block(nn.Module):
@@ -25,18 +26,25 @@ class Block(nn.Module):
 
     def __init__(self, options: DecoderOptions) -> None:
         super().__init__()
-        width, std, output_std = options.width, options.init_std, options.residual_std
+        width, bias, std, output_std = options.width, options.bias, options.init_std, options.residual_std
         mlp = GELU if options.mlp == "gelu" else SwiGLU
-        self.attention_norm = nn.RMSNorm(width, eps=_NORM_EPS)
+        self.attention_norm = make_norm(options.norm, width, bias=bias)
         self.attention = Attention(
-            width=width, heads=options.heads, causal=options.attention != "bidirectional", std=std, output_std=output_std
+            width=width,
+            heads=options.heads,
+            kv_heads=options.kv_heads or options.heads,
+            causal=options.causal,
+            qk_norm=options.norm if options.qk_norm else None,
+            bias=bias,
+            std=std,
+            output_std=output_std,
         )
-        self.mlp_norm = nn.RMSNorm(width, eps=_NORM_EPS)
-        self.mlp = mlp(width=width, features=options.ff_features, std=std, output_std=output_std)
+        self.mlp_norm = make_norm(options.norm, width, bias=bias)
+        self.mlp = mlp(width=width, features=options.ff_features, bias=bias, std=std, output_std=output_std)
 
-    def forward(self, hidden_BTD: torch.Tensor, turn: Rotation, dropout: float) -> torch.Tensor:
+    def forward(self, hidden_BTD: torch.Tensor, turn: Rotation | None, mask_B1TT: torch.Tensor | None, dropout: float) -> torch.Tensor:
         """hidden [B, T, D] → [B, T, D]; `dropout` is the share of each branch to zero, 0 outside training."""
-        branch_BTD = self.attention(self.attention_norm(hidden_BTD), turn)
+        branch_BTD = self.attention(self.attention_norm(hidden_BTD), turn, mask_B1TT)
         hidden_BTD = hidden_BTD + (F.dropout(branch_BTD, dropout) if dropout else branch_BTD)
         branch_BTD = self.mlp(self.mlp_norm(hidden_BTD))
         return hidden_BTD + (F.dropout(branch_BTD, dropout) if dropout else branch_BTD)
@@ -54,30 +62,49 @@ class Decoder(nn.Module):
         check_sizes(width=options.width)
         self.options = options
         self.dropout = options.dropout
+        self.positions = LearnedPositions(options.max_positions, options.width, std=options.init_std) if options.max_positions else None
         self.stacks = nn.ModuleDict()
         for stack in options.stacks:
             if hasattr(self.stacks, stack.name):
                 raise UserError(f"stacks: torch keeps the name '{stack.name}' for its modules: call the stack otherwise")
             self.stacks[stack.name] = nn.ModuleList(Block(options) for _ in range(stack.blocks))
-        self.norm = nn.RMSNorm(options.width, eps=_NORM_EPS)
+        self.norm = make_norm(options.norm, options.width, bias=options.bias)
 
     def to_spec(self) -> RackSpec:
-        """Hidden state in and out; positions may be given."""
+        """Hidden state in and out; positions and segments may be given."""
         return self.options.to_spec()
 
     def apply_values(self, values: Mapping[str, float]) -> None:
         """Take the dropout in force."""
         self.dropout = values.get("dropout", self.dropout)
 
-    def forward(self, hidden: torch.Tensor, positions: torch.Tensor | None = None) -> torch.Tensor:
-        """hidden [B, T, D] → [B, T, D]; positions [B, T] integer, 0..T-1 when left out."""
-        turn = rotation(hidden, positions, pairs=self.options.width // self.options.heads // 2, base=self.options.rope_base)
+    def forward(self, hidden: torch.Tensor, positions: torch.Tensor | None = None, segments: torch.Tensor | None = None) -> torch.Tensor:
+        """Every entry sees those of its own document.
+
+        Args:
+            hidden: [B, T, D].
+            positions: [B, T] integer; when left out 0..T-1, or from 0 on in each segment.
+            segments: [B, T] integer, the document of every entry; one document a row when left out.
+
+        Returns:
+            [B, T, D].
+        """
+        mask = None
+        if segments is not None:
+            mask = attention_mask(hidden, segments, causal=self.options.causal)
+            positions = positions_within(segments) if positions is None else positions
+        if self.positions is not None:
+            hidden = self.positions(hidden, positions)
+        turn = self._turn(hidden, positions) if self.options.positions == "rope" else None
         dropout = self.dropout if self.training else 0.0
         for blocks in self.stacks.children():
             for block in blocks.children():
-                hidden = block(hidden, turn, dropout)
+                hidden = block(hidden, turn, mask, dropout)
         normed: torch.Tensor = self.norm(hidden)
         return normed
+
+    def _turn(self, hidden_BTD: torch.Tensor, positions_BT: torch.Tensor | None) -> Rotation:
+        return rotation(hidden_BTD, positions_BT, pairs=self.options.head_features // 2, base=self.options.rotary_base)
 
 
 def build_decoder(options: DecoderOptions, context: BuildContext) -> Decoder:

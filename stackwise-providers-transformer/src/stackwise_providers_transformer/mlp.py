@@ -15,11 +15,11 @@ from stackwise_providers_transformer.projection import Projection
 class SwiGLU(nn.Module):
     """down(silu(gate(x)) · up(x)) (arXiv 2002.05202, section 2)."""
 
-    def __init__(self, *, width: int, features: int, std: float, output_std: float) -> None:
+    def __init__(self, *, width: int, features: int, bias: bool, std: float, output_std: float) -> None:
         super().__init__()
-        self.gate = Projection(width, features, std=std)
-        self.up = Projection(width, features, std=std)
-        self.down = Projection(features, width, std=output_std)
+        self.gate = Projection(width, features, std=std, bias=bias)
+        self.up = Projection(width, features, std=std, bias=bias)
+        self.down = Projection(features, width, std=output_std, bias=bias)
 
     def forward(self, x_BTD: torch.Tensor) -> torch.Tensor:
         """x [B, T, D] → [B, T, D]."""
@@ -30,10 +30,10 @@ class SwiGLU(nn.Module):
 class GELU(nn.Module):
     """down(gelu(up(x))) (arXiv 1606.08415, section 2)."""
 
-    def __init__(self, *, width: int, features: int, std: float, output_std: float) -> None:
+    def __init__(self, *, width: int, features: int, bias: bool, std: float, output_std: float) -> None:
         super().__init__()
-        self.up = Projection(width, features, std=std)
-        self.down = Projection(features, width, std=output_std)
+        self.up = Projection(width, features, std=std, bias=bias)
+        self.down = Projection(features, width, std=output_std, bias=bias)
 
     def forward(self, x_BTD: torch.Tensor) -> torch.Tensor:
         """x [B, T, D] → [B, T, D]."""

@@ -24,6 +24,7 @@ from stackwise import (
 
 _HIDDEN = TensorSpec("batch time width")
 _TOKENS = TensorSpec("batch time", "int64", bounds=(0, "vocab"))
+_DOCUMENTS = {"segments": TensorSpec("batch time", "int64"), "positions": TensorSpec("batch time", "int64")}
 _LOGITS = TensorSpec("batch time vocab")
 
 
@@ -56,7 +57,10 @@ class DecoderOptions:
     """Pre-norm transformer blocks in named stacks."""
 
     width: int = dimension("width", doc="features at each position")
-    heads: int = option(doc="attention heads; they divide the width into parts of even size", minimum=1)
+    heads: int = option(doc="attention heads; they divide the width", minimum=1)
+    kv_heads: int | None = option(
+        None, doc="key and value heads, each shared by heads / kv_heads queries; as many as heads when left out", minimum=1
+    )
     stacks: tuple[Stack, ...] = stacks(doc="named stacks of blocks in forward order, as [{base: 4}, {top: 2}]")
     mlp: Literal["swiglu", "gelu"] = option("swiglu", doc="form of the block's MLP", choices=("swiglu", "gelu"))
     ff: int | None = option(
@@ -64,13 +68,22 @@ class DecoderOptions:
         doc="hidden features of the MLP; when left out 8/3 of the width rounded up to a multiple of 8 (swiglu), 4 times the width (gelu)",
         minimum=1,
     )
+    norm: Literal["rmsnorm", "layernorm"] = option("rmsnorm", doc="form of every norm", choices=("rmsnorm", "layernorm"))
+    qk_norm: bool = option(False, doc="whether queries and keys are normed, head by head, before they are turned")
+    bias: bool = option(False, doc="whether linear maps and layer norms add biases; they start at 0")
     dropout: float = scheduled(0.0, doc="share of each residual branch's output that is zeroed in training", minimum=0, maximum=1)
     attention: Literal["causal", "bidirectional"] | None = follows_task(
         "attention",
         doc="what a position sees: itself and those before it, or all; causal where the task does not say",
         choices=("causal", "bidirectional"),
     )
-    rope_base: float = option(10000.0, doc="base of the rotary wavelengths, in positions", minimum=1)
+    positions: Literal["rope", "learned", "none"] = option(
+        "rope",
+        doc="how a position shows: queries and keys turned by it, a learned vector added to the hidden state, or not at all",
+        choices=("rope", "learned", "none"),
+    )
+    rope_base: float | None = option(None, doc="base of the rotary wavelengths, in positions; 10000 when left out", minimum=1)
+    max_positions: int | None = option(None, doc="learned vectors: the longest row, in positions", minimum=1)
     init_std: float = option(0.02, doc="standard deviation of the normal draw a matrix starts from", minimum=0)
     depth_for_init: int | str = option(
         "none",
@@ -81,19 +94,47 @@ class DecoderOptions:
         depth = self.depth_for_init
         if depth not in ("none", "current") and (isinstance(depth, bool | str) or depth < 1):
             raise UserError(f"depth_for_init: {depth!r} is neither 'none' nor 'current' nor a number of blocks of at least 1")
+        self._check_heads()
+        self._check_positions()
+
+    def _check_heads(self) -> None:
         if self.width and self.width % self.heads:
             raise UserError(f"heads: {self.heads} heads do not divide a width of {self.width}: choose a divisor of the width")
-        if self.width and self.width // self.heads % 2:
+        if self.kv_heads and self.heads % self.kv_heads:
+            raise UserError(f"kv_heads: {self.kv_heads} do not divide {self.heads} heads: choose a divisor of heads")
+        if self.positions == "rope" and self.width and self.head_features % 2:
             raise UserError(
-                f"heads: {self.heads} heads leave {self.width // self.heads} features each of a width of {self.width}; "
-                "rotary positions turn them in pairs: "
-                "choose an even number of features a head"
+                f"heads: {self.heads} heads leave {self.head_features} features each of a width of {self.width}; "
+                "rotary positions turn them in pairs: choose an even number of features a head, or other positions"
             )
+
+    def _check_positions(self) -> None:
+        if self.positions == "learned" and self.max_positions is None:
+            raise UserError("max_positions: learned positions need a table: give it the longest row, data.seq_len or more")
+        if self.positions != "learned" and self.max_positions is not None:
+            raise UserError(f"max_positions: {self.max_positions} has no effect on positions: {self.positions}: leave it out")
+        if self.positions != "rope" and self.rope_base is not None:
+            raise UserError(f"rope_base: {self.rope_base:g} has no effect on positions: {self.positions}: leave it out")
 
     @property
     def blocks(self) -> int:
         """Blocks of all stacks."""
         return sum(stack.blocks for stack in self.stacks)
+
+    @property
+    def head_features(self) -> int:
+        """Features of a head."""
+        return self.width // self.heads
+
+    @property
+    def causal(self) -> bool:
+        """Whether a position sees only itself and those before it."""
+        return self.attention != "bidirectional"
+
+    @property
+    def rotary_base(self) -> float:
+        """Base of the rotary wavelengths, the default filled in."""
+        return 10000.0 if self.rope_base is None else self.rope_base
 
     @property
     def ff_features(self) -> int:
@@ -111,14 +152,15 @@ class DecoderOptions:
         return float(self.init_std / (2 * depth) ** 0.5)
 
     def to_spec(self) -> RackSpec:
-        """Hidden state in and out; positions may be given."""
+        """Hidden state in and out; positions and segments may be given."""
+        outputs = [f"{place}.{kind}" for place in ("attention.output", "mlp.down") for kind in ("weight", "bias")[: 1 + self.bias]]
         return RackSpec(
             input=_HIDDEN,
             output=_HIDDEN,
-            side={"positions": TensorSpec("batch time", "integer")},
+            side={"positions": TensorSpec("batch time", "integer"), "segments": TensorSpec("batch time", "integer")},
             attention=("causal", "bidirectional"),
             stacks={stack.name: stack.blocks for stack in self.stacks},
-            residual_outputs=("attention.output.weight", "mlp.down.weight"),
+            residual_outputs=tuple(outputs),
         )
 
 
@@ -153,10 +195,11 @@ class CausalLMOptions:
     """Next-token prediction; nothing to choose."""
 
     def to_spec(self) -> TaskSpec:
-        """One entry beyond seq_len, causal attention."""
+        """One entry beyond seq_len, causal attention; documents inside rows where a loader tells of them."""
         return TaskSpec(
             batch={"tokens": _TOKENS},
-            inputs={"tokens": _TOKENS},
+            optional={**_DOCUMENTS, "mask": TensorSpec("batch time", "bool")},
+            inputs={"tokens": _TOKENS, **_DOCUMENTS},
             outputs={"logits": _LOGITS},
             attention="causal",
             lookahead=1,

@@ -141,6 +141,8 @@ class ModelPlane:
         self._device = device or torch.device("cpu")
         self._state: ModelState | None = None
         self._values: list[tuple[Scheduled, Part, dict[str, float]]] = []
+        self._fixed: set[str] = set()
+        """Parameters that their module itself made without a gradient: no config thaws them."""
         self.model: Model
 
     @classmethod
@@ -184,7 +186,7 @@ class ModelPlane:
         _carry_buffers(old_buffers, new, source)
         _zero_residuals(new, blocks or {}, receipt.fresh)
         new.wire()
-        _freeze(new, state.freeze)
+        _freeze(new, state.freeze, self._fixed)
         if before is None:
             self.model = new
         else:
@@ -209,7 +211,10 @@ class ModelPlane:
             return self.model.get_submodule(role)
         if self._build is None:
             raise UserError(f"{role} was given as a finished object, so no phase can change its structure: give a Built(callable, options)")
-        return self._build(role, part)
+        module = self._build(role, part)
+        self._fixed = {name for name in self._fixed if not name.startswith(f"{role}.")}
+        self._fixed |= {f"{role}.{name}" for name, parameter in module.named_parameters() if not parameter.requires_grad}
+        return module
 
     def _follow(self, state: ModelState) -> None:
         parts = [("embedding", state.embedding), ("rack", state.rack), ("head", state.head)]
@@ -339,10 +344,10 @@ def _zero_residuals(model: Model, blocks: Mapping[tuple[str, int], BlockOrigin],
         model.get_parameter(name).data.zero_()
 
 
-def _freeze(model: Model, selectors: Sequence[str]) -> None:
+def _freeze(model: Model, selectors: Sequence[str], fixed: set[str]) -> None:
     names = [name for name, _ in model.named_parameters()]
-    frozen_names = set(select(selectors, names))
-    if len(frozen_names) == len(names):
+    frozen_names = fixed.union(select(selectors, names))
+    if frozen_names.issuperset(names):
         raise UserError(f"model.freeze {list(selectors)} leaves nothing to train: every parameter is frozen")
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name not in frozen_names)

@@ -1,0 +1,161 @@
+"""A walk through data that opens up from easy to hard.
+
+Units are ranked once by difficulty and grouped in bands of equal size (±1). At exposure x the ceil(x × bands) easiest bands are visible,
+at least one. Every draw picks a visible unit's band with the probability of its share of the visible units, and takes that band's next
+unit; a band is read through before any unit of it comes again. This is sampling from the examples whose difficulty quantile lies below
+the learner's competence (Platanios et al., arXiv 1903.09848, section 3), with the exposure as the competence, made deterministic.
+
+As long as everything has been visible from the start, the walk is the ordinary one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import ceil
+from typing import Any
+
+import numpy as np
+
+from stackwise import DataError
+from stackwise_providers_data.order import Order, exhausted
+from stackwise_providers_data.permutation import Indices, Words, scramble
+from stackwise_providers_data.walk import EpochWalk
+
+BANDS = 64
+"""Most bands; data of fewer units has a band for each."""
+
+_GOLDEN = 0x9E3779B97F4A7C15
+
+
+class BandedWalk:
+    """Draws from the exposed bands only; its state is the ordinary cursor, a counter a band, and the place inside a unit.
+
+    Args:
+        ranked: the units, easiest first.
+        size: entries of a unit.
+        seed: key of the draws and of the orders within bands.
+        shuffle: False: a band is read from its easiest unit to its hardest.
+        repeat: False: no unit comes twice.
+        exposed: share of the bands that is visible at first.
+        unit, name: for messages.
+    """
+
+    def __init__(
+        self, ranked: Indices, *, size: int = 1, seed: int, shuffle: bool, repeat: bool = True, exposed: float = 1.0, unit: str, name: str
+    ) -> None:
+        count = len(ranked)
+        self.bands = min(BANDS, count)
+        self._ordinary = EpochWalk(count, size=size, seed=seed, shuffle=shuffle, repeat=repeat, unit=unit, name=name)
+        self._ranked = ranked
+        self._size, self._seed, self._repeat, self._name = size, seed, repeat, name
+        self._edges = np.array([band * count // self.bands for band in range(self.bands + 1)], dtype=np.int64)
+        widths = np.diff(self._edges).tolist()
+        self._orders = [Order(n, seed=(seed + _GOLDEN * (b + 1)) % 2**64, shuffle=shuffle) for b, n in enumerate(widths)]
+        self._counts = [0] * self.bands
+        self._unit, self._offset = -1, 0
+        self.apply_values({"exposed": exposed})
+
+    @property
+    def entries(self) -> int:
+        """Entries of all bands together."""
+        return self._ordinary.entries
+
+    @property
+    def visible(self) -> int:
+        """How many of the easiest bands are visible: ceil(exposed × bands), at least one."""
+        return max(1, ceil(self._exposed * self.bands - 1e-9))
+
+    def apply_values(self, values: Mapping[str, float]) -> None:
+        """Set how much is visible from the next draw on."""
+        self._exposed = float(values.get("exposed", 1.0))
+
+    def advance(self, count: int) -> tuple[Indices, int]:
+        """The units that hold the next `count` entries, and how many entries of the first lie before them.
+
+        What is left of a unit that was begun comes first, visible or not, so that every entry is read once.
+
+        Raises:
+            DataError: nothing repeats and the visible bands are read through.
+        """
+        if self._is_ordinary and self.visible == self.bands:
+            return self._ordinary.advance(count)
+        begun, offset = self._begun()
+        rest = self._size - offset if offset else 0
+        drawn = self._draw(-(-max(0, count - rest) // self._size))
+        units = np.concatenate([np.array([begun], dtype=np.int64), drawn]) if offset else drawn
+        last = int(units[-1])
+        self._offset = (offset + count) % self._size
+        self._unit = last if self._offset else -1
+        return units, offset
+
+    def state_dict(self) -> dict[str, Any]:
+        """Ordinary cursor; draws from each band; unit and offset of what is begun (-1 and 0 where nothing is)."""
+        return {**self._ordinary.state_dict(), "bands": list(self._counts), "unit": self._unit, "offset": self._offset}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go to a place that `state_dict` named.
+
+        Raises:
+            DataError: no such place in this data.
+        """
+        counts, unit, offset = state.get("bands"), state.get("unit"), state.get("offset")
+        whole = isinstance(counts, list) and all(isinstance(n, int) and n >= 0 for n in counts) and len(counts) == self.bands
+        inside = isinstance(unit, int) and isinstance(offset, int) and -1 <= unit < len(self._ranked) and 0 <= offset < self._size
+        if not whole or not inside:
+            raise DataError(f"{self._name}: {dict(state)!r} is no place in data of {self.bands} bands of difficulty: the data has changed")
+        self._ordinary.load_state_dict({key: state[key] for key in ("epoch", "position") if key in state})
+        assert isinstance(counts, list) and isinstance(unit, int) and isinstance(offset, int)
+        self._counts, self._unit, self._offset = list(counts), unit, offset
+
+    @property
+    def _is_ordinary(self) -> bool:
+        return not any(self._counts)
+
+    def _begun(self) -> tuple[int, int]:
+        if not self._is_ordinary:
+            return self._unit, self._offset
+        if not self._ordinary.is_fresh and not self._repeat:
+            raise DataError(f"{self._name}: exposed fell after reading began: with repeat: false let it only rise")
+        return self._ordinary.here() if not self._ordinary.is_fresh else (-1, 0)
+
+    def _draw(self, count: int) -> Indices:
+        """The next `count` units, each from a visible band."""
+        drawn = np.empty(count, dtype=np.int64)
+        chosen = self._chosen(count)
+        for band in np.unique(chosen).tolist():
+            places = np.flatnonzero(chosen == band)
+            drawn[places] = self._ranked[self._next_of(band, len(places)) + self._edges[band]]
+        return drawn
+
+    def _chosen(self, count: int) -> Indices:
+        """The band of each of the next `count` draws; a pure function of (seed, draws so far, exposure) where data repeats."""
+        numbers = np.arange(count, dtype=np.uint64) + np.uint64(sum(self._counts))
+        words: Words = scramble(numbers * np.uint64(_GOLDEN), np.uint64(self._seed % 2**64))
+        edges = self._edges[: self.visible + 1]
+        places = ((words >> np.uint64(11)).astype(np.float64) * (2.0**-53 * int(edges[-1]))).astype(np.int64)
+        chosen = np.searchsorted(edges, places, side="right") - 1
+        return chosen if self._repeat else self._with_unread(chosen)
+
+    def _with_unread(self, chosen: Indices) -> Indices:
+        """The same choices, those that fall on a band that is read through moved on to the next visible one that is not."""
+        left = [order.count - read for order, read in zip(self._orders[: self.visible], self._counts, strict=False)]
+        if len(chosen) > sum(left):
+            total = int(self._edges[self.visible])
+            raise exhausted(self._name, f"its {self.visible} visible bands of {total} units have {sum(left)} left, {len(chosen)} are asked for")
+        for i, band in enumerate(chosen.tolist()):
+            while not left[band]:
+                band = (band + 1) % self.visible
+            left[band] -= 1
+            chosen[i] = band
+        return chosen
+
+    def _next_of(self, band: int, count: int) -> Indices:
+        """Places within a band, its next `count`."""
+        order, pieces = self._orders[band], []
+        while count:
+            epoch, first = divmod(self._counts[band], order.count)
+            stop = min(first + count, order.count)
+            pieces += order.pieces(epoch, first, stop)
+            self._counts[band] += stop - first
+            count -= stop - first
+        return np.concatenate(pieces)

@@ -1,0 +1,135 @@
+"""Pricing on the meta device: counts of the real model, bytes of the real optimizer, FLOPs of the closed form."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_walks import base, drive, machine_of, moments, plan_of, problems_of
+
+import stackwise
+from stackwise import StepDone, UserError
+from stackwise.describe import plan_as_json, plan_as_text
+from stackwise.pricing import price
+
+WIDTH, FF, VOCAB, TIME, ROWS = 8, 12, 16, 4, 2
+
+
+def decoder(depth: int = 2, **options: Any) -> dict[str, Any]:
+    model: dict[str, Any] = base()["model"]
+    rack = {"use": "transformer.decoder", "width": WIDTH, "heads": 2, "ff": FF, "mlp": "gelu", "stacks": [{"base": depth}], **options}
+    return base(model={**model, "rack": rack})
+
+
+def matrices(depth: int) -> int:
+    """Weights that every position is multiplied with: qkv, output, up and down of each block, and the logits."""
+    return depth * (3 * WIDTH * WIDTH + WIDTH * WIDTH + 2 * WIDTH * FF) + WIDTH * VOCAB
+
+
+@settings(max_examples=6)
+@given(st.integers(1, 4), st.booleans())
+def test_parameters_are_those_of_the_closed_form_and_of_the_real_model(depth: int, tied: bool) -> None:
+    config = decoder(depth)
+    config["model"]["head"] = {"use": "transformer.lm", "tied": tied}
+    (cost,) = price(plan_of(config))
+    norms = (2 * depth + 1) * WIDTH
+    assert cost.parameters == cost.trainable == matrices(depth) + norms + (0 if tied else VOCAB * WIDTH)
+    machine = machine_of(config)
+    drive(machine)
+    assert cost.parameters == sum(p.numel() for p in machine.model.model.parameters())
+    state = moments(machine)
+    assert cost.optimizer_bytes == sum(t.numel() * t.element_size() for entries in state.values() for t in entries.values())
+
+
+@pytest.mark.parametrize(("depth", "accumulate"), [(1, 1), (3, 1), (2, 3)])
+def test_flops_are_six_a_weight_and_token_plus_those_of_attention(depth: int, accumulate: int) -> None:
+    """2 FLOPs a multiply-add, forward once and backward twice (arXiv 2001.08361, section 2.1); q·k and p·v are T² more each."""
+    config = decoder(depth)
+    config["data"]["accumulate"] = accumulate
+    plan = plan_of(config)
+    (cost,) = price(plan)
+    tokens = plan.schedule.clock.tokens(plan.schedule.steps)
+    dense = 6 * matrices(depth) * tokens
+    attention = 2 * 2 * TIME * WIDTH * depth * tokens  # forward, the masked half counted too
+    assert cost.flops is not None
+    assert dense + 3 * attention <= cost.flops <= dense + 3.5 * attention  # 3.5: kernels that compute q·k again in the backward pass
+    assert cost.tokens == tokens == 12 * ROWS * TIME * accumulate
+
+
+def test_a_frozen_rack_is_passed_through_but_costs_no_weight_gradients() -> None:
+    config = decoder(2)
+    (free,) = price(plan_of(config))
+    config["model"]["freeze"] = ["rack.stacks"]
+    (frozen,) = price(plan_of(config))
+    saved = 2 * (matrices(2) - WIDTH * VOCAB) * free.tokens
+    assert free.flops is not None and frozen.flops is not None
+    assert free.flops - frozen.flops == saved
+    assert frozen.trainable == WIDTH * VOCAB + WIDTH and frozen.parameters == free.parameters
+
+
+def test_pricing_touches_neither_data_nor_weights_nor_the_generators() -> None:
+    import torch
+
+    before = torch.get_rng_state()
+    config = base(data={"sources": {"a": {"use": "data.text-files", "paths": ["/nowhere/*"]}}, "batch_size": 2, "seq_len": 4})
+    config["model"]["embedding"] = {"use": "transformer.token"}
+    config["model"]["rack"]["width"] = 4096
+    config["model"]["rack"]["stacks"] = [{"base": 24}]
+    (cost,) = price(plan_of(config))
+    assert cost.parameters > 4e9
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [
+        ({"freeze": ["rack.stacks.bas"]}, "matches no parameter"),
+        ({"freeze": ["*"]}, "leaves nothing to train"),
+    ],
+)
+def test_selectors_are_tried_before_the_run(change: dict[str, Any], rule: str) -> None:
+    config = decoder()
+    config["model"] |= change
+    with pytest.raises(UserError, match=rule):
+        price(plan_of(config))
+
+
+def test_the_plan_as_json_is_json_and_as_text_names_what_happens() -> None:
+    phases = {
+        "shallow": {"until": "50%"},
+        "deep": {"model": {"rack": {"stacks": [{"base": 4}]}}, "enter": {"growth": {"use": "transformer.stack"}}},
+    }
+    plan = plan_of({**decoder(), "phases": phases, "evaluate": {"held": {"every": "3 steps"}}})
+    prices = price(plan)
+    told = json.loads(json.dumps(plan_as_json(plan, prices)))
+    assert [(phase["name"], phase["start"], phase["stop"]) for phase in told["phases"]] == [("shallow", 0, 6), ("deep", 6, 12)]
+    crossing = told["phases"][1]["transition"]
+    assert crossing["blocks"] == {"base.0": "base.0", "base.1": "base.1", "base.2": "base.0", "base.3": "base.1"}
+    assert crossing["preserves_function"] is False and told["evaluations"] == {"held": [0, 3, 6, 9, 12]}
+    text = plan_as_text(plan, prices)
+    for words in ("shallow → deep at step 6", "base 2←0 3←1", "NOT preserved", f"{prices[1].parameters:,}", "evaluate  held"):
+        assert words in text
+
+
+def test_schedules_hold_what_the_log_shows() -> None:
+    config = decoder()
+    config["optimizer"]["lr"] = {"linear": {"from": 0.02, "to": 0}}
+    (cost,) = price(plan_of(config))
+    steps = [event.lr for event in drive(machine_of(config)) if isinstance(event, StepDone)]
+    assert cost.lr == (steps[0], steps[-1]) == (0.02, pytest.approx(0.02 / 12))
+
+
+def test_several_mistakes_are_told_at_once() -> None:
+    config = decoder()
+    config["model"]["rack"]["heads"] = 3
+    config["optimizer"]["lr"] = -1
+    config["data"]["batch_size"] = 0
+    config["task"] = {"use": "transformer.causal_lm"}
+    told = {problem.path for problem in problems_of(config)}
+    assert {"optimizer.lr", "data.batch_size", "task.use"} <= told
+    assert any(path.startswith("model.rack") for path in told)
+    with pytest.raises(stackwise.ConfigError):
+        plan_of(config)

@@ -1,0 +1,58 @@
+"""README.md shows files as they are, what `plan` prints, and links that lead somewhere."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from stackwise.cli import COMMANDS, main
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+
+
+def test_the_configs_are_those_of_the_examples() -> None:
+    examples = ["one-phase.yaml", "grow-bytes.yaml"]
+    assert blocks("yaml") == [(ROOT / "examples" / name).read_text(encoding="utf-8") for name in examples]
+
+
+def test_the_code_is_that_of_the_example() -> None:
+    source = (ROOT / "examples" / "code_first.py").read_text(encoding="utf-8")
+    pieces = [piece for block in blocks("python") for piece in block.rstrip("\n").split("\n\n\n")]
+    assert len(pieces) == 3
+    assert all(piece in source or textwrap.indent(piece, "    ") in source for piece in pieces)
+
+
+def test_the_plan_is_what_the_command_prints() -> None:
+    printed = CliRunner().invoke(main, ["plan", str(ROOT / "examples" / "grow-bytes.yaml")])
+    assert printed.exit_code == 0, printed.output
+    assert blocks("text") == [printed.stdout]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_links_lead_somewhere(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    anchors = {re.sub(r"[^\w -]", "", title).strip().lower().replace(" ", "-") for title in re.findall(r"^#+ (.*)$", text, re.MULTILINE)}
+    for target in re.findall(r"\]\(([^)]+)\)", text):
+        path, _, anchor = target.partition("#")
+        assert (page.parent / path).exists() if path else anchor in anchors, f"{page.name}: {target}"
+
+
+def named_commands() -> Iterator[str]:
+    for page in PAGES:
+        yield from re.findall(r"^stackwise ([a-z-]+)|`stackwise ([a-z-]+)", page.read_text(encoding="utf-8"), re.MULTILINE)
+
+
+def test_every_command_that_is_named_exists() -> None:
+    named = {"".join(pair) for pair in named_commands()}
+    assert named and named <= set(COMMANDS)

@@ -1,0 +1,53 @@
+"""`docs/walk.md` leads through files and names that exist."""
+
+from __future__ import annotations
+
+import ast
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CORE = ROOT / "stackwise-core" / "src" / "stackwise"
+WALK = (ROOT / "docs" / "walk.md").read_text(encoding="utf-8")
+
+TOKENS = re.findall(r"`([\w/.]+\.py)`|`([A-Za-z_][\w.]*)\(\)`", WALK)
+
+
+@cache
+def defined(file: str) -> frozenset[str]:
+    """Functions, classes and methods of a file, methods as `Class.method`."""
+    found = set()
+    for node in ast.parse((CORE / file).read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        if isinstance(node, ast.ClassDef):
+            found |= {f"{node.name}.{inner.name}" for inner in node.body if isinstance(inner, ast.FunctionDef)}
+    return frozenset(found)
+
+
+def mentions() -> list[tuple[str, str]]:
+    """(file, name) for every name, with the file mentioned last before it."""
+    file, found = "", []
+    for path, name in TOKENS:
+        file = path or file
+        if name:
+            found.append((file, name))
+    return found
+
+
+@pytest.mark.parametrize("file", sorted({path for path, _ in TOKENS if path}))
+def test_a_file_exists(file: str) -> None:
+    assert (CORE / file).is_file()
+
+
+@pytest.mark.parametrize(("file", "name"), dict.fromkeys(mentions()))
+def test_a_name_is_defined_in_the_file_named_before_it(file: str, name: str) -> None:
+    assert name in defined(file)
+
+
+def test_the_walk_passes_through_every_plane_and_the_run() -> None:
+    told = {path for path, _ in TOKENS}
+    assert {"run.py", "machine.py", "assembly.py", *(f"planes/{plane}.py" for plane in ("data", "model", "optimizer"))} <= told

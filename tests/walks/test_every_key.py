@@ -1,0 +1,252 @@
+"""Every key of a config, the core's and every first-party component's, has an effect or is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import torch
+from tiny_walks import VOCAB, base, memory, plan_of, registry, stream, weights
+
+import stackwise
+from stackwise import Built, StackwiseError
+from stackwise.config.experiment import DataConfig, EnterConfig, EvaluateConfig, ModelConfig, OptimizerConfig, RunConfig
+from stackwise.options import config_key
+
+FIRST_PARTY = ("core", "transformer", "optim", "data")
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory, with forty small files."""
+    for i in range(40):
+        (tmp_path / f"{i}.txt").write_text(f"{i} green bottles hanging on the wall, {i * i} " * 4)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def laid(config: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
+    """A copy of the config with one key set; the arrays in it stay the same objects."""
+    memo = {id(tensor): tensor for tensor in _tensors(config)}
+    changed = deepcopy(config, memo)
+    *parents, last = path.split("/")
+    place = changed
+    for parent in parents:
+        place = place.setdefault(parent, {})
+    place[last] = value
+    return changed
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _tensors(inner)
+
+
+def outcome(config: dict[str, Any]) -> Any:
+    """What a config leads to: every event without its duration, the final weights, the threads; or the refusal.
+
+    The plan's text is left out: it repeats what was declared, whether or not that has an effect.
+    """
+    try:
+        plan = plan_of(config)
+        machine = stackwise.assemble(plan)
+    except StackwiseError as error:
+        return type(error), str(error)
+    events: list[Any] = []
+    try:
+        for event in machine.train():
+            events.append(event._replace(seconds=0.0) if hasattr(event, "seconds") else event)
+    except StackwiseError as error:
+        return "stopped", str(error), repr(events)
+    digest = [(name, tensor.tolist()) for name, tensor in weights(machine).items()]
+    return plan.experiment.run.name, torch.get_num_threads(), repr(events), digest
+
+
+def whole() -> dict[str, Any]:
+    """A config that makes use of everything."""
+    return base(
+        data={"sources": {"a": memory(0, heldout=0.2)}, "batch_size": 2, "seq_len": 4},
+        model={
+            "embedding": {"use": "transformer.token", "vocab": VOCAB},
+            "rack": {"use": "transformer.decoder", "width": 8, "heads": 2, "stacks": [{"base": 1}]},
+            "head": {"use": "transformer.lm", "tied": False},
+        },
+        evaluate={"e": {"every": "3 steps", "batches": 2}},
+        phases={
+            "one": {"until": "6 steps"},
+            "two": {"model": {"rack": {"stacks": [{"base": 2}]}}, "enter": {"growth": {"use": "transformer.stack"}}},
+        },
+    )
+
+
+def diverging() -> dict[str, Any]:
+    return laid(whole(), "optimizer", {"use": "optim.adamw", "lr": 1e38, "weight_decay": 0})
+
+
+def two_sources() -> dict[str, Any]:
+    return laid(whole(), "data/sources/b", memory(1, heldout=0.2))
+
+
+def two_fields() -> dict[str, Any]:
+    fields = {name: stream(600, seed).view(100, 6) for seed, name in enumerate(("first", "second"))}
+    config = laid(whole(), "data/sources", {"a": {"use": "data.memory", "arrays": fields, "heldout": 0.2}})
+    return laid(config, "data/rename", {"tokens": "first"})
+
+
+def in_rows() -> dict[str, Any]:
+    arrays = {"tokens": stream(800).view(100, 8), "other": stream(800, 1).view(100, 8)}
+    return laid(whole(), "data/sources", {"a": {"use": "data.memory", "arrays": arrays, "heldout": 0.2}})
+
+
+def adapted() -> dict[str, Any]:
+    config = laid(whole(), "model/embedding/width", 6)
+    return laid(config, "model/adapters", {"embedding-rack": [{"use": "core.project", "width_in": 6, "width_out": 8}]})
+
+
+def in_precision(dtype: str) -> list[dict[str, Any]]:
+    return [{"use": "core.precision", "dtype": dtype}, {"use": "core.precision", "dtype": "float32"}]
+
+
+def from_files() -> dict[str, Any]:
+    config = laid(whole(), "data/sources", {"a": {"use": "data.text-files", "paths": ["*.txt"], "heldout": 0.5}})
+    return laid(config, "model/embedding", {"use": "transformer.token"})
+
+
+def from_stdlib() -> dict[str, Any]:
+    config = laid(whole(), "data/sources", {"a": {"use": "data.python-stdlib", "heldout": 0.3}})
+    return laid(config, "model/embedding", {"use": "transformer.token"})
+
+
+def reverse(batch: dict[str, torch.Tensor], moment: object, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    return {name: tensor.flip(1) for name, tensor in batch.items()}
+
+
+CORE: dict[str, list[tuple[Any, str, Any]]] = {
+    "stackwise": [(whole, "stackwise", 2)],
+    "run.name": [(whole, "run/name", "other")],
+    "run.seed": [(whole, "run/seed", 4)],
+    "run.horizon": [(whole, "run/horizon", "13 steps")],
+    "run.device": [(whole, "run/device", "nowhere"), (whole, "run/device", "cuda")],
+    "run.precision": [(whole, "run/precision", "bf16")],
+    "run.threads": [(whole, "run/threads", 2)],
+    "run.halt_after": [(diverging, "run/halt_after", 1)],
+    "task.use": [(whole, "task/use", "transformer.nothing")],
+    "data.sources": [(whole, "data/sources/a", memory(5, heldout=0.2)), (whole, "data/sources/b", memory(1, heldout=0.2))],
+    "data.mix": [(two_sources, "data/mix", {"a": 3, "b": 1})],
+    "data.batch_size": [(whole, "data/batch_size", 3)],
+    "data.seq_len": [(whole, "data/seq_len", 5)],
+    "data.accumulate": [(whole, "data/accumulate", 2)],
+    "data.rename": [(two_fields, "data/rename", {"tokens": "second"})],
+    "data.transforms": [(whole, "data/transforms", [reverse])],
+    "model.adapters": [(whole, "model/adapters", {"embedding-rack": [{"use": "core.project"}]})],
+    "model.freeze": [(whole, "model/freeze", ["embedding"])],
+    "optimizer.groups": [(whole, "optimizer/groups", {"e": {"select": ["embedding"], "lr": 0.1}})],
+    "optimizer.clip": [(whole, "optimizer/clip", 0.01)],
+    "optimizer.use": [(whole, "optimizer", Built(torch.optim.SGD, lr=0.01))],
+    "evaluate.every": [(whole, "evaluate/e/every", "4 steps")],
+    "evaluate.batches": [(whole, "evaluate/e/batches", 3)],
+    "evaluate.batch_size": [(whole, "evaluate/e/batch_size", 3)],
+    "evaluate.seq_len": [(whole, "evaluate/e/seq_len", 3)],
+    "evaluate.sources": [(whole, "evaluate/e/sources", {"x": memory(7, heldout=0.2)})],
+    "evaluate.name": [(whole, "evaluate/other", {"batches": 1})],
+    "phases.until": [(whole, "phases/one/until", "5 steps")],
+    "enter.growth": [(whole, "phases/two/enter/growth", {"use": "transformer.identity"})],
+    "enter.moments": [(whole, "phases/two/enter/growth/moments", "reset")],
+}
+"""Core key → (base config, where, another value)."""
+
+RACK, HEAD, SOURCE = "model/rack/", "model/head/", "data/sources/a/"
+OPTIONS: dict[str, list[tuple[Any, str, Any]]] = {
+    "transformer.token.vocab": [(whole, "model/embedding/vocab", 20)],
+    "transformer.token.width": [(whole, "model/embedding/width", 12)],
+    "transformer.token.init_std": [(whole, "model/embedding/init_std", 0.1)],
+    "transformer.decoder.width": [(whole, RACK + "width", 12)],
+    "transformer.decoder.heads": [(whole, RACK + "heads", 1)],
+    "transformer.decoder.stacks": [(whole, RACK + "stacks", [{"other": 1}])],
+    "transformer.decoder.mlp": [(whole, RACK + "mlp", "gelu")],
+    "transformer.decoder.ff": [(whole, RACK + "ff", 16)],
+    "transformer.decoder.dropout": [(whole, RACK + "dropout", 0.5), (whole, RACK + "dropout", {"linear": {"from": 0.5, "to": 0}})],
+    "transformer.decoder.attention": [(whole, RACK + "attention", "bidirectional")],
+    "transformer.decoder.rope_base": [(whole, RACK + "rope_base", 100)],
+    "transformer.decoder.init_std": [(whole, RACK + "init_std", 0.1)],
+    "transformer.decoder.depth_for_init": [(whole, RACK + "depth_for_init", "current"), (whole, RACK + "depth_for_init", 9)],
+    "transformer.lm.vocab": [(whole, HEAD + "vocab", 20)],
+    "transformer.lm.width": [(whole, HEAD + "width", 12)],
+    "transformer.lm.tied": [(whole, HEAD + "tied", True)],
+    "transformer.lm.init_std": [(whole, HEAD + "init_std", 0.1)],
+    "optim.adamw.lr": [(whole, "optimizer/lr", 0.02), (whole, "optimizer/lr", {"linear": {"from": 0.01, "to": 0}})],
+    "optim.adamw.weight_decay": [(whole, "optimizer/weight_decay", 0.5)],
+    "optim.adamw.betas": [(whole, "optimizer/betas", [0.8, 0.9])],
+    "optim.adamw.eps": [(whole, "optimizer/eps", 1e-3)],
+    "optim.adamw.decay": [(whole, "optimizer/decay", "all")],
+    "data.memory.arrays": [(whole, SOURCE + "arrays", {"tokens": stream(seed=9)})],
+    "data.memory.vocab": [(whole, SOURCE + "vocab", 20)],
+    "data.memory.time": [(in_rows, SOURCE + "time", ["other"])],
+    "data.memory.heldout": [(whole, SOURCE + "heldout", 0.4)],
+    "data.memory.shuffle": [(whole, SOURCE + "shuffle", False)],
+    "data.text-files.paths": [(from_files, SOURCE + "paths", ["*1.txt", "*2.txt", "*3.txt"])],
+    "data.text-files.heldout": [(from_files, SOURCE + "heldout", 0.8)],
+    "data.text-files.shuffle": [(from_files, SOURCE + "shuffle", False)],
+    "data.python-stdlib.heldout": [(from_stdlib, SOURCE + "heldout", 0.5)],
+    "data.python-stdlib.shuffle": [(from_stdlib, SOURCE + "shuffle", False)],
+    "core.project.width_in": [(adapted, "model/adapters", {"embedding-rack": [{"use": "core.project", "width_in": 7, "width_out": 8}]})],
+    "core.project.width_out": [(adapted, "model/adapters", {"embedding-rack": [{"use": "core.project", "width_in": 6, "width_out": 9}]})],
+    "core.project.bias": [(adapted, "model/adapters", {"embedding-rack": [{"use": "core.project", "bias": True}]})],
+    "core.precision.dtype": [(whole, "model/adapters", {"embedding-rack": in_precision("bfloat16")})],
+}
+"""`<provider>.<component>.<option>` → the same."""
+
+ROWS = [(key, *row) for key, rows in {**CORE, **OPTIONS}.items() for row in rows]
+
+
+@pytest.mark.parametrize(("key", "make", "path", "value"), ROWS, ids=[f"{row[0]}={str(row[3])[:24]}" for row in ROWS])
+def test_another_value_leads_elsewhere_or_is_refused(key: str, make: Any, path: str, value: Any, texts: Path) -> None:
+    config = make()
+    expected = outcome(config)
+    assert not isinstance(expected[0], type), f"the base of this row is refused: {expected[1]}"
+    found = outcome(laid(config, path, value))
+    assert found != expected, f"{key} has no effect"
+
+
+def test_the_outcome_itself_is_reproducible() -> None:
+    assert outcome(whole()) == outcome(whole())
+
+
+def test_the_table_has_a_row_for_every_key_of_the_core() -> None:
+    sections = {"run": RunConfig, "data": DataConfig, "model": ModelConfig, "optimizer": OptimizerConfig, "evaluate": EvaluateConfig}
+    keys = {f"{section}.{config_key(field)}" for section, cls in sections.items() for field in attrs.fields(cls)}
+    keys |= {f"enter.{config_key(field)}" for field in attrs.fields(EnterConfig)}
+    components = {"model.embedding", "model.rack", "model.head", "optimizer.part"}
+    assert keys - components - CORE.keys() == set()
+
+
+def test_the_table_has_a_row_for_every_option_of_every_first_party_component() -> None:
+    options = {
+        f"{component.id}.{config_key(field)}"
+        for component in registry()
+        if component.provider in FIRST_PARTY
+        for field in attrs.fields(component.load_options())
+        if field.init
+    }
+    assert options - OPTIONS.keys() == set()
+
+
+@pytest.mark.parametrize(
+    "path", ["run", "task", "data", "data/sources/a", "model", "model/rack", "model/head", "optimizer", "evaluate/e", "phases/one"]
+)
+def test_an_unknown_key_is_refused_everywhere(path: str) -> None:
+    kind, text = outcome(laid(whole(), f"{path}/nonsense", 1))[:2]
+    assert kind is stackwise.ConfigError and "nonsense" in text

@@ -1,0 +1,63 @@
+"""What else is installed changes no bit of a run: neither a broken provider nor one that reseeds generators at import."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from distributions import GOOD, Site, run_stackwise
+
+CONFIG = """
+run: {horizon: 8 steps, seed: 3, device: cpu}
+task: {use: transformer.causal-lm}
+data:
+  sources: {text: {use: data.text-files, paths: ["*.txt"], heldout: 0.5}}
+  batch_size: 2
+  seq_len: 4
+model:
+  embedding: {use: transformer.token}
+  rack: {use: transformer.decoder, width: 8, heads: 2, stacks: [{base: 1}], dropout: 0.2}
+  head: {use: transformer.lm}
+optimizer: {use: optim.adamw, lr: 1e-2}
+evaluate: {e: {every: 4 steps, batches: 1}}
+phases:
+  one: {until: 50%}
+  two: {model: {rack: {stacks: [{base: 2}]}}, enter: {growth: {use: transformer.identity}}}
+"""
+RESEEDING = "import random, numpy, torch\nrandom.seed(1); numpy.random.seed(1); torch.manual_seed(1); torch.set_num_threads(1)\n" + GOOD
+DTYPE = "import torch\ntorch.set_default_dtype(torch.float64)\n" + GOOD
+
+
+def metrics(folder: Path, name: str, *sites: Path) -> tuple[list[dict[str, Any]], bytes]:
+    """The metrics stream of a run in a process of its own, and its final weights."""
+    config = folder / "exp.yaml"
+    config.write_text(CONFIG)
+    for i in range(12):
+        (folder / f"{i}.txt").write_text(f"{i} green bottles hanging on the wall, and " * 9)
+    code = [str(config), "--set", f'data.sources.text.paths=["{folder}/*.txt"]', "--output", str(folder / name)]
+    done = run_stackwise("run", *code, sites=sites)
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in (folder / name / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in lines], (folder / name / "final/weights.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    folder = tmp_path_factory.mktemp("alone")
+    return folder, metrics(folder, "alone")
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [("broken", "raise RuntimeError('no luck')"), ("reseeding", RESEEDING), ("dtype", DTYPE)],
+)
+def test_a_bystander_changes_no_bit(alone: tuple[Path, Any], tmp_path: Path, name: str, code: str) -> None:
+    folder, expected = alone
+    site = Site(tmp_path / "site")
+    site.folder.mkdir()
+    site.install(name, code)
+    found = metrics(folder, name, site.folder)
+    assert found == expected
+    assert len([line for line in found[0] if "loss" in line and "evaluation" not in line]) == 8
