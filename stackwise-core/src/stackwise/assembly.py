@@ -16,7 +16,7 @@ from stackwise.discovery import discover
 from stackwise.errors import ProviderError, StackwiseError
 from stackwise.evaluation import Evaluation
 from stackwise.machine import TrainingMachine
-from stackwise.phases import Part
+from stackwise.phases import CompiledPhase, Part
 from stackwise.placement import Placement
 from stackwise.plan import EvaluationPlan, Plan, make_plan
 from stackwise.planes.data import DataPlane
@@ -56,6 +56,7 @@ def assemble(source: Plan | Experiment, registry: Registry | None = None) -> Tra
         seed=run.seed,
         halt_after=run.halt_after,
         bridges=[str(bridge) for bridge in plan.bridges],
+        observers=[parts.observer(part) for part in plan.observers],
     )
 
 
@@ -71,6 +72,11 @@ class Workshop:
         self._plan, self._device = plan, torch.device(device)
         self._seed = plan.experiment.run.seed
         self._built: dict[str, int] = {}
+        self._specs = {
+            id(part): joined.specs()
+            for phase, joined in reversed(list(zip(plan.schedule, plan.joined, strict=True)))
+            for part in _parts(phase)
+        }
 
     def module(self, role: str, part: Part) -> nn.Module:
         """A module of the model, initialised from the stream of its role; each rebuild of a role has a stream of its own."""
@@ -131,9 +137,9 @@ class Workshop:
             if isinstance(part.given, Built):
                 return part.given.make(**_plain_stacks(options))
             factory = self._plan.registry.get(part.kind, part.id).load_factory()  # type: ignore[arg-type]  # a Part's kind is a Kind
-            return factory(options, self._context(consumer, split), *extra)
+            return factory(options, self._context(part, consumer, split), *extra)
 
-    def _context(self, consumer: str, split: str) -> BuildContext:
+    def _context(self, part: Part, consumer: str, split: str) -> BuildContext:
         plan = self._plan
         return BuildContext(
             seed=step_seed(stream_key(self._seed, consumer), 0),
@@ -141,8 +147,17 @@ class Workshop:
             steps=plan.schedule.steps,
             max_rows=plan.max_rows,
             max_length=plan.max_length,
-            specs=plan.joined[0].specs(),
+            specs=self._specs.get(id(part)) or plan.joined[0].specs(),
         )
+
+
+def _parts(phase: CompiledPhase) -> Iterator[Part]:
+    """Every part that a phase declares."""
+    if (state := phase.state) is None:
+        return
+    yield from (state.task, state.model.embedding, state.model.rack, state.model.head, state.optimizer.part)
+    yield from (part for adapters in state.model.adapters.values() for part in adapters)
+    yield from (*state.data.sources.values(), *state.data.transforms)
 
 
 def _without_weights(given: Any) -> Any:

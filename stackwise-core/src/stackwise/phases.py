@@ -13,10 +13,10 @@ from typing import Any, Literal
 import attrs
 from attrs import Factory, field, frozen
 
+from stackwise.clock import Clock, compile_clock
 from stackwise.contracts import BlockOrigin, Built
 from stackwise.errors import ScheduleError
 from stackwise.schedules import Curve
-from stackwise.clock import Clock, compile_clock
 from stackwise.time import Duration, Moment
 from stackwise.unification import Bridge
 
@@ -94,7 +94,9 @@ class BatchShape:
             raise ScheduleError(f"a budget of {step_tokens} tokens a step needs rows of a known length: declare data.seq_len")
         rows = step_tokens // seq_len
         if rows < 1:
-            raise ScheduleError(f"a budget of {step_tokens} tokens a step does not hold one row of {seq_len}: raise step_tokens or shorten seq_len")
+            raise ScheduleError(
+                f"a budget of {step_tokens} tokens a step does not hold one row of {seq_len}: raise step_tokens or shorten seq_len"
+            )
         count = 1 if batch_size is None else -(-rows // batch_size)
         size, larger = divmod(rows, count)
         return cls(micro_batches=(size + 1,) * larger + (size,) * (count - larger), seq_len=seq_len)

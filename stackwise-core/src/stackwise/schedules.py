@@ -13,8 +13,8 @@ from typing import Literal, NamedTuple, Protocol
 
 from attrs import Factory, evolve, field, frozen
 
-from stackwise.errors import ScheduleError
 from stackwise.clock import Clock
+from stackwise.errors import ScheduleError
 from stackwise.time import Duration
 
 Shape = Literal["hold", "linear", "cosine", "sqrt"]

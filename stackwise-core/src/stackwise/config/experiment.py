@@ -67,8 +67,8 @@ def _broken_count(value: int | Schedule | None) -> str | None:
     return "a count is a whole number, or a piecewise schedule of whole numbers"
 
 
-def _count(doc: str) -> Any:
-    return field(default=None, metadata={"rule": _broken_count, "doc": doc})
+def _counted(doc: str) -> dict[str, Any]:
+    return {"rule": _broken_count, "doc": doc}
 
 
 @frozen(kw_only=True)
@@ -77,7 +77,7 @@ class RunConfig:
 
     name: str = field(metadata={"rule": _broken_run_name, "doc": "name of the run and of its directory"})
     seed: int = option(0, doc="every random stream derives from it", minimum=0, maximum=2**63 - 1)
-    horizon: Duration = field(metadata={"rule": _broken_length, "doc": "length of the run, in steps, tokens, samples or epochs of a source"})
+    horizon: Duration = field(metadata={"rule": _broken_length, "doc": "length of the run: steps, tokens, samples or epochs"})
     device: Literal["auto", "cpu", "cuda"] = option("auto", doc="where to train")
     precision: Literal["float32", "bf16"] = option("float32", doc="precision of the forward pass")
     threads: int | None = option(None, doc="processor threads; left out: as the machine has", minimum=1)
@@ -90,10 +90,14 @@ class DataConfig:
 
     sources: Mapping[str, Ref] = field(metadata={"doc": "name → loader"})
     mix: Mapping[str, float | Schedule] = field(default=Factory(dict), metadata={"doc": "source → weight; equal weights when left out"})
-    batch_size: int | Schedule | None = _count("rows of a micro-batch; with step_tokens the most it may have")
-    seq_len: int | Schedule | None = _count("positions of a row that the model sees")
-    accumulate: int | Schedule | None = _count("micro-batches of one step; 1 when left out")
-    step_tokens: int | Schedule | None = _count("positions of one step, which splits itself into micro-batches; instead of accumulate")
+    batch_size: int | Schedule | None = field(
+        default=None, metadata=_counted("rows of a micro-batch; with step_tokens the most it may have")
+    )
+    seq_len: int | Schedule | None = field(default=None, metadata=_counted("positions of a row that the model sees"))
+    accumulate: int | Schedule | None = field(default=None, metadata=_counted("micro-batches of one step; 1 when left out"))
+    step_tokens: int | Schedule | None = field(
+        default=None, metadata=_counted("positions of one step, which splits itself into micro-batches; instead of accumulate")
+    )
     rename: Mapping[str, str] = field(default=Factory(dict), metadata={"doc": "field the task needs → field the loader delivers"})
     transforms: tuple[Ref, ...] = field(default=(), metadata={"doc": "changes of a batch between loader and task, in order"})
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from attrs import define, field, frozen
 
+from stackwise.clock import Clock
 from stackwise.config import PhaseConfig
 from stackwise.errors import Problem, ScheduleError
 from stackwise.schedules import Constant, Curve, Schedule, Window
-from stackwise.clock import Clock
 
 
 @frozen

@@ -14,7 +14,7 @@ from stackwise.phases import BatchShape, DataState, Part, TrainingState
 from stackwise.plan.junctions import Joined, join
 from stackwise.plan.parts import Draft, Drafts
 from stackwise.schedules import Curve
-from stackwise.specs import BatchSpec
+from stackwise.specs import BatchSpec, TransformSpec
 from stackwise.unification import Bridge
 
 
@@ -48,7 +48,7 @@ def evaluation_plan(
         base,
         mix={name: Curve.constant(curve(0.0)) for name, curve in base.mix.items()},
         shapes=((0, BatchShape(micro_batches=(rows,), seq_len=length)),),
-        transforms=(),
+        transforms=tuple(part for part, draft in zip(base.transforms, joined[0].drafts.transforms, strict=True) if _prepares(draft)),
     )
     if config.sources is None:
         _check_inherited(config, base, drafts)
@@ -57,6 +57,11 @@ def evaluation_plan(
         sources, bridges = _joined_sources(config, own, joined, rename, drafts)
         state = attrs.evolve(state, sources=sources, bridges=bridges, mix=dict.fromkeys(sources, Curve.constant(1.0)))
     return EvaluationPlan(name=config.name, state=state, batches=config.batches)
+
+
+def _prepares(transform: Draft) -> bool:
+    spec = transform.spec
+    return isinstance(spec, TransformSpec) and spec.prepares
 
 
 def _check_inherited(config: EvaluateConfig, base: DataState, drafts: Drafts) -> None:

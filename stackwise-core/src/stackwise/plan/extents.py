@@ -102,5 +102,3 @@ def epochs_of(rows: Fraction, shape: BatchShape, size: EpochSize | None, lookahe
     if size.entries is None or shape.seq_len is None:
         return None
     return rows * (shape.seq_len + lookahead) / size.entries
-
-
