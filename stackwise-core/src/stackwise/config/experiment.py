@@ -90,13 +90,11 @@ class DataConfig:
 
     sources: Mapping[str, Ref] = field(metadata={"doc": "name → loader"})
     mix: Mapping[str, float | Schedule] = field(default=Factory(dict), metadata={"doc": "source → weight; equal weights when left out"})
-    batch_size: int | Schedule | None = field(
-        default=None, metadata=_counted("rows of a micro-batch; with step_tokens the most it may have")
-    )
+    batch_size: int | Schedule | None = field(default=None, metadata=_counted("rows of a micro-batch, at most with step_tokens"))
     seq_len: int | Schedule | None = field(default=None, metadata=_counted("positions of a row that the model sees"))
     accumulate: int | Schedule | None = field(default=None, metadata=_counted("micro-batches of one step; 1 when left out"))
     step_tokens: int | Schedule | None = field(
-        default=None, metadata=_counted("positions of one step, which splits itself into micro-batches; instead of accumulate")
+        default=None, metadata=_counted("positions of one step, which splits itself; not with accumulate")
     )
     rename: Mapping[str, str] = field(default=Factory(dict), metadata={"doc": "field the task needs → field the loader delivers"})
     transforms: tuple[Ref, ...] = field(default=(), metadata={"doc": "changes of a batch between loader and task, in order"})
