@@ -42,6 +42,7 @@ _FACE = {
     "Built": "stackwise.contracts",
     "Duration": "stackwise.time",
     "Phase": "stackwise.config",
+    "sample": "stackwise.config",
     "PhaseSchedule": "stackwise.phases",
     "Model": "stackwise.planes.model",
     "TrainingMachine": "stackwise.machine",

@@ -127,7 +127,9 @@ class Workshop:
         """A named evaluation with its data read and ready."""
         data = self.data(declared.name, placement)
         data.enter(declared.state, lookahead=self._plan.lookahead)
-        return Evaluation(name=declared.name, data=data, state=declared.state, batches=declared.batches, seed=self._seed)
+        return Evaluation(
+            name=declared.name, data=data, state=declared.state, batches=declared.batches, values=declared.values, seed=self._seed
+        )
 
     def _make(self, part: Part, consumer: str, *extra: Any, split: str = "train", t: float = 0.0) -> Any:
         if part.given is not None and not isinstance(part.given, Built):

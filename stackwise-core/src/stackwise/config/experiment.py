@@ -153,6 +153,10 @@ class EvaluateConfig:
     batch_size: int | None = option(None, doc="rows of a batch; left out: as in training", minimum=1)
     seq_len: int | None = option(None, doc="positions of a row; left out: as in training", minimum=1)
     sources: Mapping[str, Ref] | None = field(default=None, metadata={"doc": "name → loader; left out: as in training"})
+    task: Mapping[str, float] = field(
+        default=Factory(dict),
+        metadata={"doc": "task option that may follow time → fixed value; left out: as at the start"},
+    )
 
 
 @frozen(kw_only=True, eq=False)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import attrs
-from attrs import frozen
+from attrs import Factory, frozen
 
 from stackwise.config import EvaluateConfig
 from stackwise.contracts import Built, Loader
-from stackwise.errors import Problem
+from stackwise.errors import Problem, did_you_mean
 from stackwise.phases import BatchShape, DataState, Part, TrainingState
 from stackwise.plan.junctions import Joined, join
 from stackwise.plan.parts import Draft, Drafts
@@ -25,6 +25,8 @@ class EvaluationPlan:
     name: str
     state: DataState
     batches: int
+    values: Mapping[str, Mapping[str, float]] = Factory(dict)
+    """Task id → fixed values of its options that follow time in training."""
 
 
 def evaluation_plan(
@@ -56,7 +58,19 @@ def evaluation_plan(
         own = {name: draft for name, ref in config.sources.items() if (draft := drafts.of("loader", ref)) is not None}
         sources, bridges = _joined_sources(config, own, joined, rename, drafts)
         state = attrs.evolve(state, sources=sources, bridges=bridges, mix=dict.fromkeys(sources, Curve.constant(1.0)))
-    return EvaluationPlan(name=config.name, state=state, batches=config.batches)
+    return EvaluationPlan(name=config.name, state=state, batches=config.batches, values=_task_values(config, states, drafts))
+
+
+def _task_values(config: EvaluateConfig, states: Sequence[TrainingState], drafts: Drafts) -> dict[str, dict[str, float]]:
+    """Task id → its values where it first stands on the timeline, those given for the evaluation in their place."""
+    values: dict[str, dict[str, float]] = {}
+    for state in states:
+        values.setdefault(state.task.id, {name: curve.knots[0].value for name, curve in state.task.curves.items()})
+    known = {name for own in values.values() for name in own}
+    for name in config.task.keys() - known:
+        message = f"no task on the timeline has an option '{name}' that may follow time{did_you_mean(name, known)}"
+        drafts.problems.append(Problem(message, f"evaluate.{config.name}.task.{name}"))
+    return {id: {name: config.task.get(name, value) for name, value in own.items()} for id, own in values.items()}
 
 
 def _prepares(transform: Draft) -> bool:

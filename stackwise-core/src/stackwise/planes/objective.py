@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -75,6 +76,19 @@ class Objective:
                 )
             self._values = {}
         self._part = part
+
+    @contextmanager
+    def fixed(self, values: Mapping[str, Mapping[str, float]]) -> Iterator[Task]:
+        """The task with the values given for it (by id) instead of those in force, which come back afterwards."""
+        own = values.get(self._part.id, {}) if self._part is not None else {}
+        if not own or not isinstance(self.task, Scheduled):
+            yield self.task
+            return
+        self.task.apply_values({**self._values, **own})
+        try:
+            yield self.task
+        finally:
+            self.task.apply_values(self._values)
 
     def apply_values(self, t: float) -> None:
         """Hand the task the values in force at t, when they changed."""
