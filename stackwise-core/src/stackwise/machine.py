@@ -102,6 +102,12 @@ class TrainingMachine:
             warn(told, RuntimeWarning, stacklevel=3)
 
     def _walk(self) -> Iterator[Event]:
+        try:
+            yield from self._phases()
+        finally:
+            self.data.end()
+
+    def _phases(self) -> Iterator[Event]:
         yield RunStarted(self.schedule.steps, str(self.placement.device), self.placement.precision, self._bridges)
         for phase in self.schedule:
             if phase.stop <= self.step:
@@ -161,6 +167,7 @@ class TrainingMachine:
     def _steps(self, phase: CompiledPhase) -> Iterator[Event]:
         due = {step for steps in self.schedule.evaluate_at.values() for step in steps} - {phase.start}
         moving, clock = phase.state is not None, self.schedule.clock
+        self.data.open(self.schedule.moments(phase, self.step))
         for moment in self.schedule.moments(phase, self.step):
             if moment.step in due:
                 yield from self._evaluate(moment.step, phase.name, "cadence")

@@ -127,6 +127,8 @@ class DataState:
 
     def shape(self, step: int) -> BatchShape:
         """The shape of step k."""
+        if len(self.shapes) == 1:
+            return self.shapes[0][1]
         return self.shapes[max(bisect_right(self.shapes, step, key=lambda stretch: stretch[0]) - 1, 0)][1]
 
 
