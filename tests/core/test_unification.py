@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stackwise.specs import AdapterSpec, BatchSpec, EmbeddingSpec, HeadSpec, RackSpec, TaskSpec, TensorSpec
+from stackwise.specs import HIDDEN, AdapterSpec, BatchSpec, EmbeddingSpec, HeadSpec, RackSpec, TaskSpec, TensorSpec
 from stackwise.unification import Side, Unified, unify
 
 IDS = TensorSpec("batch time", "int64", bounds=(0, "vocab"))
@@ -249,6 +249,121 @@ def test_side_inputs_are_unified_like_other_tensors():
     )
     unified = unify(language_model(task=task, rack=rack))
     assert unified.problems == () and unified.values["rack", "memory_width"] == 7
+
+
+ENTRY = TensorSpec("batch time", "int64")
+REAL = TensorSpec("batch time", "bool")
+DOCUMENTS = TaskSpec(
+    batch={"tokens": IDS},
+    optional={"segments": ENTRY, "positions": ENTRY, "mask": REAL},
+    inputs={"tokens": IDS, "segments": ENTRY, "positions": ENTRY},
+    outputs={"logits": LOGITS},
+)
+TAKES_BOTH = RackSpec(side={"segments": TensorSpec("batch time", "integer"), "positions": TensorSpec("batch time", "integer")})
+
+
+def reader(**fields: TensorSpec) -> BatchSpec:
+    return BatchSpec(fields={**bytes_loader().fields, **fields})
+
+
+def documents_model(*sources: Side, rack: RackSpec = TAKES_BOTH, **parts: Side) -> dict[str, Side]:
+    """A language model whose task uses documents where loaders deliver them."""
+    model = language_model(task=side("task", DOCUMENTS), rack=side("rack", rack, dims={"width": 32}), **parts)
+    if sources:
+        del model["source:bytes"]
+    return {**model, **{source.role: source for source in sources}}
+
+
+def test_optional_fields_that_nobody_delivers_are_not_asked_for():
+    for rack in (TAKES_BOTH, RackSpec()):
+        unified = unify(documents_model(rack=rack))
+        assert unified.problems == () and unified.bridges == () and unified.optional == frozenset()
+        assert unified.values["head", "vocab"] == 256
+
+
+def test_delivered_optional_fields_reach_task_and_rack():
+    packed = side("source:a", reader(segments=ENTRY, positions=ENTRY))
+    unified = unify(documents_model(packed))
+    assert unified.problems == () and unified.bridges == () and unified.optional == {"segments", "positions"}
+    padded = unify(documents_model(side("source:a", reader(mask=REAL)), rack=RackSpec()))
+    assert padded.problems == () and padded.optional == {"mask"}
+
+
+def test_delivered_optional_fields_are_bridged_like_needed_ones():
+    unified = unify(documents_model(side("source:a", reader(segments=TensorSpec("batch time", "int32")))))
+    assert [(b.kind, b.field, b.before, b.after, b.into) for b in unified.bridges] == [("cast", "segments", "int32", "int64", "task")]
+    assert unified.problems == ()
+    floats = unify(documents_model(side("source:a", reader(mask=TensorSpec("batch time", "float32")))))
+    assert "gives 'mask' as float32, but <task> takes bool" in messages(floats)
+    one_a_row = unify(documents_model(side("source:a", reader(segments=TensorSpec("batch", "int64")))))
+    assert "gives 'segments' as int64[batch], but <task> takes int64[batch time]" in messages(one_a_row)
+
+
+def test_sizes_of_delivered_optional_fields_are_joined():
+    task = TaskSpec(
+        batch={"tokens": IDS}, optional={"extra": TensorSpec("batch features")}, inputs={"tokens": IDS}, outputs={"logits": LOGITS}
+    )
+    loader = side("source:bytes", reader(extra=TensorSpec("batch 7")))
+    unified = unify(language_model(loader=loader, task=side("task", task)))
+    assert unified.problems == () and unified.values["task", "features"] == 7
+    assert ("task", "features") not in unify(language_model(task=side("task", task))).values
+
+
+def test_an_optional_field_may_be_renamed_by_request_but_is_never_guessed():
+    source = side("source:a", reader(documents=ENTRY))
+    guessed = unify(documents_model(source))
+    assert guessed.problems == () and guessed.bridges == () and guessed.optional == frozenset()
+    asked = unify(documents_model(source), {"segments": "documents"})
+    assert asked.problems == () and asked.optional == {"segments"}
+    assert [(b.kind, b.field, b.before) for b in asked.bridges] == [("rename", "segments", "documents")]
+    assert "delivers no field 'document' — did you mean 'documents'?" in messages(unify(documents_model(source), {"segments": "document"}))
+    unknown = unify(documents_model(source), {"segment": "documents"})
+    assert "<task> needs no field 'segment' — did you mean 'segments'?" in messages(unknown)
+
+
+def test_optional_fields_leave_the_only_fitting_one_to_what_is_needed():
+    fields = reader(segments=ENTRY, positions=ENTRY).fields
+    source = side("source:a", BatchSpec(fields={"bytes" if name == "tokens" else name: spec for name, spec in fields.items()}))
+    embedding = side("embedding", EmbeddingSpec(inputs={"ids": IDS}), open={"vocab": "vocab", "width": "width"})
+    unified = unify(documents_model(source, embedding=embedding))
+    assert unified.problems == ()
+    assert [(b.junction, b.before, b.after) for b in unified.bridges] == [
+        ("source:a-task", "bytes", "tokens"),
+        ("task-embedding", "tokens", "ids"),
+    ]
+
+
+def test_an_embedding_may_read_a_delivered_optional_field_but_not_an_absent_one():
+    embedding = side("embedding", EmbeddingSpec(inputs={"tokens": IDS, "positions": ENTRY}), open={"vocab": "vocab", "width": "width"})
+    assert unify(documents_model(side("source:a", reader(positions=ENTRY)), embedding=embedding)).problems == ()
+    (problem,) = unify(documents_model(embedding=embedding)).problems
+    assert "<embedding> needs 'positions'" in problem.message
+
+
+@pytest.mark.parametrize(
+    ("rack", "taken"),
+    [(RackSpec(), "takes no side input"), (RackSpec(side={"memory": HIDDEN, "positions": ENTRY}), "takes only 'memory' and 'positions'")],
+)
+def test_a_delivered_boundary_that_the_rack_does_not_take_is_refused(rack: RackSpec, taken: str):
+    (problem,) = unify(documents_model(side("source:a", reader(segments=ENTRY, positions=ENTRY)), rack=rack)).problems
+    assert problem.path == "model.rack"
+    for part in ("<source:a> delivers 'segments'", "<task>", "<rack>", taken, "`rows: stream` at data.sources.a", "choose a rack"):
+        assert part in problem.message
+
+
+@pytest.mark.parametrize("order", [("a", "b"), ("b", "a")])
+def test_sources_of_a_mixture_deliver_the_same_optional_fields(order: tuple[str, str]):
+    sources = {"a": side("source:a", reader(segments=ENTRY, positions=ENTRY)), "b": side("source:b", reader())}
+    (problem,) = unify(documents_model(*(sources[name] for name in order))).problems
+    assert problem.path == "data.sources.b"
+    for part in ("<source:a>, delivers 'segments' and 'positions'", "data.sources.b, <source:b>", "give both the same `rows:`"):
+        assert part in problem.message
+    alike = unify(documents_model(sources["a"], side("source:b", reader(positions=ENTRY, segments=ENTRY))))
+    assert alike.problems == ()
+
+
+def test_fields_that_no_task_uses_may_differ_between_sources():
+    assert unify(documents_model(side("source:a", reader(line=ENTRY)), side("source:b", reader()))).problems == ()
 
 
 def test_attention_the_rack_does_not_offer_is_refused_and_an_undeclared_one_noted():

@@ -13,8 +13,12 @@ import pytest
 from stackwise import BuildContext, Component
 from stackwise_providers_data import provider
 
-HOOKS = {"stackwise_loaders": ["python-stdlib", "text-files", "memory"]}
+HOOKS = {
+    "stackwise_loaders": ["python-stdlib", "text-files", "jsonl", "hf-dataset", "array-files", "memory"],
+    "stackwise_transforms": ["token-noise", "truncate", "feature-noise"],
+}
 COMPONENTS = [component for hook in HOOKS for component in getattr(provider, hook)()]
+LOADERS = provider.stackwise_loaders()
 
 
 def _resolve(reference: str) -> Any:
@@ -35,16 +39,20 @@ def test_every_option_and_factory_is_there_and_documented(component: Component) 
     assert all(attribute.metadata["doc"] for attribute in attrs.fields(options))
 
 
-@pytest.mark.parametrize("component", COMPONENTS, ids=lambda component: component.name)
-def test_every_example_builds(component: Component) -> None:
+@pytest.mark.parametrize("component", LOADERS, ids=lambda component: component.name)
+def test_every_loader_example_builds(component: Component) -> None:
+    if component.name == "hf-dataset":
+        pytest.importorskip("datasets")
     options = _resolve(component.options)(**component.example)
     for split in ("train", "final"):
         loader = _resolve(component.factory)(options, BuildContext(seed=0, split=split, max_length=9))
         assert loader.take(2, 9)["tokens"].shape == (2, 9)
         assert loader.get_batch_spec() == options.to_spec()
+        assert (loader.epoch_size().entries or loader.epoch_size().rows) > 0
 
 
 def test_listing_and_specs_never_import_torch() -> None:
-    modules = "stackwise_providers_data.provider, stackwise_providers_data.options"
-    code = f"import sys, {modules}; print('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
+    options = {component.options.partition(":")[0] for component in COMPONENTS}
+    modules = ", ".join(["stackwise_providers_data.provider", *sorted(options)])
+    code = f"import sys, {modules}; print('torch' in sys.modules, 'numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False False"

@@ -201,7 +201,8 @@ def test_state_is_keyed_by_name_when_same_shaped_modules_change_places() -> None
     model = {**base()["model"], "rack": Built(Twins, width=8, order="ab")}
     model["embedding"] = {"use": "transformer.token", "vocab": 16, "width": 8}
     model["head"] = {"use": "transformer.lm", "width": 8}
-    machine = machine_of(two_phases({"model": {"rack": {"order": "ba"}}}, model=model))
+    second = {"model": {"rack": {"order": "ba"}}, "optimizer": {"betas": [0.8, 0.9]}}  # other betas: the optimizer is made anew
+    machine = machine_of(two_phases(second, model=model))
     ((before, entered, after),) = boundaries(machine)
     assert list(before.weights)[1:3] == ["rack.a.weight", "rack.b.weight"]
     assert list(after.weights)[1:3] == ["rack.b.weight", "rack.a.weight"]

@@ -137,6 +137,13 @@ class Fingerprinted(Protocol):
 
 
 @runtime_checkable
+class Skippable(Protocol):
+    """A loader that can move past rows without making them: `skip` leaves the state that `take` of the same would leave."""
+
+    def skip(self, rows: int | None, length: int | None) -> None: ...
+
+
+@runtime_checkable
 class Scheduled(Protocol):
     """An artifact with options that follow time; called with the values in force whenever they change."""
 

@@ -147,7 +147,8 @@ def _batch_flops(plan: Plan, phase: CompiledPhase, model: nn.Module, runtime: Ma
     if state is None or not isinstance(task, TaskSpec):
         return None
     sizes = {**{dim: size for (role, dim), size in joined.sizes.items() if role == "task"}, **runtime}
-    shapes = {name: _shape(spec, sizes) for name, spec in task.inputs.items()}
+    offered = {name: spec for name, spec in task.inputs.items() if name not in task.optional or name in joined.optional}
+    shapes = {name: _shape(spec, sizes) for name, spec in offered.items()}
     if not shapes or any(shape is None for shape in shapes.values()):
         return None
     batch = {name: torch.zeros(shape or (), dtype=_dtype(task.inputs[name]), device="meta") for name, shape in shapes.items()}

@@ -12,6 +12,7 @@ from typing import Literal
 
 from attrs import Factory, field, frozen
 
+from stackwise.delivery import Delivery
 from stackwise.errors import Problem, did_you_mean
 from stackwise.fitting import aligned, fits, kind_of, named_dims, widenings
 from stackwise.sizes import Sizes, Term, Variable
@@ -134,8 +135,9 @@ class _Unifier:
             self._check_upper_bound(meeting)
         self._check_open()
         values = {variable: found for variable in self._variables() if (found := self.sizes.size(variable)) is not None}
-        found = frozenset(self._delivered())
-        return Unified(values=values, bridges=tuple(self.bridges), problems=tuple(self.problems), optional=found)
+        task = self.sides["task"].spec if "task" in self.sides else None
+        optional = self._delivery(task).anywhere() if isinstance(task, TaskSpec) else frozenset()
+        return Unified(values=values, bridges=tuple(self.bridges), problems=tuple(self.problems), optional=optional)
 
     # -- junctions ------------------------------------------------------------------------------------------------
 
@@ -146,31 +148,30 @@ class _Unifier:
         known = {**task.spec.batch, **task.spec.optional}
         for needed in (name for name in self.rename if name not in known):
             self._refuse(f"{task.label} needs no field '{needed}'{did_you_mean(needed, known)}", f"data.rename.{needed}", task)
-        for source, fields in self._sources():
-            used = {**task.spec.batch, **{name: task.spec.optional[name] for name in self._optional(task.spec, fields)}}
-            self._join_fields(f"{source.role}-task", source, task, fields, used, self.rename)
-        self._check_mixture(task)
+        delivery = self._delivery(task.spec)
+        for role, fields in delivery.sources.items():
+            self._join_fields(f"{role}-task", self.sides[role], task, fields, delivery.used(role), self.rename)
+        self._check_mixture(task, delivery)
         if embedding is not None and isinstance(embedding.spec, EmbeddingSpec):
-            offered = {name: spec for name, spec in self._inputs(task.spec).items() if name not in task.spec.optional}
-            offered |= {name: spec for name, spec in self._inputs(task.spec).items() if name in embedding.spec.inputs}
-            self._join_fields("task-embedding", task, embedding, offered, embedding.spec.inputs, {})
+            needed_fields = embedding.spec.inputs
+            self._join_fields("task-embedding", task, embedding, delivery.offered(needed_fields), needed_fields, {})
 
-    def _check_mixture(self, task: Side) -> None:
+    def _delivery(self, task: TaskSpec) -> Delivery:
+        sources = {
+            role: side.spec.fields for role, side in self.sides.items() if role.startswith("source:") and isinstance(side.spec, BatchSpec)
+        }
+        return Delivery(task, sources, self.rename)
+
+    def _check_mixture(self, task: Side, delivery: Delivery) -> None:
         """Rows of a mixture stand in one batch, so its sources deliver the same optional fields."""
-        assert isinstance(task.spec, TaskSpec)
-        first: tuple[Side, set[str]] | None = None
-        for source, fields in self._sources():
-            delivered = set(self._optional(task.spec, fields))
-            if first is None:
-                first = source, delivered
-            elif lone := delivered ^ first[1]:
-                giver, other = (source, first[0]) if delivered & lone else (first[0], source)
-                has = lone & (delivered if giver is source else first[1])
-                message = (
-                    f"{giver.path}, {giver.label}, delivers {_quoted(has)}, which {task.label} uses, but {other.path}, {other.label}, "
-                    f"does not, and their rows stand in one batch: give both sources the same `rows:`"
-                )
-                self._refuse(message, other.path, giver, other)
+        if (uneven := delivery.uneven()) is None:
+            return
+        giver, other = self.sides[uneven[0]], self.sides[uneven[1]]
+        message = (
+            f"{giver.path}, {giver.label}, delivers {_quoted(uneven[2])}, which {task.label} uses, but {other.path}, {other.label}, "
+            "does not, and their rows stand in one batch: give both the same `rows:`"
+        )
+        self._refuse(message, other.path, giver, other)
 
     def _join_outputs(self) -> None:
         head, task = self.sides.get("head"), self.sides.get("task")
@@ -186,25 +187,25 @@ class _Unifier:
                 takes = ", ".join(rack.spec.side) or "none"
                 message = f"{task.label} needs a rack that takes the side input '{name}', but {rack.label} takes {takes}: choose another"
                 self._refuse(message, "model.rack", task, rack)
-        self._check_delivered(task, rack)
-        inputs = self._inputs(task.spec)
+        delivery = self._delivery(task.spec)
+        self._check_unheeded(task, rack, delivery.unheeded(rack.spec.side))
+        inputs = delivery.inputs()
         for name, taken in rack.spec.side.items():
             if (given := inputs.get(name)) is not None:
                 self._join(_Meeting(junction="task-rack", giver=task, taker=rack, name=name, delivered=given, needed=taken))
 
-    def _check_delivered(self, task: Side, rack: Side) -> None:
+    def _check_unheeded(self, task: Side, rack: Side, unheeded: tuple[str, tuple[str, ...]] | None) -> None:
         """A boundary that a loader delivers and the task hands on is honoured by the rack, or refused."""
-        assert isinstance(task.spec, TaskSpec) and isinstance(rack.spec, RackSpec)
-        for source, fields in self._sources():
-            handed = [name for name in self._optional(task.spec, fields) if name in task.spec.inputs and name not in rack.spec.side]
-            if handed:
-                takes = f"only {_quoted(rack.spec.side)}" if rack.spec.side else "no side input"
-                message = (
-                    f"{source.label} delivers {_quoted(handed)}, which {task.label} hands on as side inputs, but {rack.label} takes {takes}: "
-                    f"choose a rack that takes {_quoted(handed)}, or set `rows: stream` at {source.path}"
-                )
-                self._refuse(message, "model.rack", source, task, rack)
-                return
+        if unheeded is None:
+            return
+        assert isinstance(rack.spec, RackSpec)
+        source, fields = self.sides[unheeded[0]], _quoted(unheeded[1])
+        takes = f"only {_quoted(rack.spec.side)}" if rack.spec.side else "no side input"
+        message = (
+            f"{source.label} delivers {fields}, which {task.label} hands on as side inputs, but {rack.label} takes {takes}: "
+            f"choose a rack that takes {fields}, or set `rows: stream` at {source.path}"
+        )
+        self._refuse(message, "model.rack", source, task, rack)
 
     def _join_chain(self, junction: str) -> None:
         first, last = (self.sides.get(role) for role in junction.split("-"))
@@ -227,29 +228,6 @@ class _Unifier:
             offers = ", ".join(rack.spec.attention)
             message = f"{task.label} needs {task.spec.attention} attention, but {rack.label} offers {offers}: choose another"
             self._refuse(message, "model.rack", task, rack)
-
-    # -- optional fields ------------------------------------------------------------------------------------------
-
-    def _sources(self) -> Iterator[tuple[Side, Mapping[str, TensorSpec]]]:
-        """Every source whose fields are known."""
-        for side in self.sides.values():
-            if side.role.startswith("source:") and isinstance(side.spec, BatchSpec):
-                yield side, side.spec.fields
-
-    def _optional(self, task: TaskSpec, fields: Mapping[str, TensorSpec]) -> list[str]:
-        """The task's optional fields that a source delivers under their own name, or that the config says it delivers."""
-        return [name for name in task.optional if name in fields or name in self.rename]
-
-    def _delivered(self) -> set[str]:
-        task = self.sides.get("task")
-        if task is None or not isinstance(task.spec, TaskSpec):
-            return set()
-        return {name for _, fields in self._sources() for name in self._optional(task.spec, fields)}
-
-    def _inputs(self, task: TaskSpec) -> dict[str, TensorSpec]:
-        """What the prepared batch holds: the task's inputs without the optional ones that no source delivers."""
-        delivered = self._delivered()
-        return {name: spec for name, spec in task.inputs.items() if name not in task.optional or name in delivered}
 
     # -- names ----------------------------------------------------------------------------------------------------
 
@@ -415,4 +393,4 @@ def _term(side: Side, dim: Dim) -> Term:
 
 
 def _quoted(names: Iterable[str]) -> str:
-    return " and ".join(f"'{name}'" for name in sorted(names))
+    return " and ".join(f"'{name}'" for name in names)

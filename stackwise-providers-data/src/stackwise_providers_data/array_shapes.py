@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from attrs import frozen
 
-from stackwise import DataError
+from stackwise import BatchSpec, DataError, TensorSpec
 
 
 @frozen
@@ -33,12 +33,36 @@ def array_shapes(arrays: Mapping[str, Any]) -> dict[str, ArrayShape]:
     for name, array in shapes.items():
         if not array.sizes or 0 in array.sizes:
             raise DataError(f"arrays.{name}: a shape of {list(array.sizes)} holds no row: give at least one")
+    refuse_unequal("arrays", shapes)
+    return shapes
+
+
+def refuse_unequal(option: str, shapes: Mapping[str, ArrayShape]) -> None:
+    """Refuse fields of unequal numbers of rows.
+
+    Raises:
+        DataError: so they are.
+    """
     rows = {name: array.sizes[0] for name, array in shapes.items()}
     if len(set(rows.values())) > 1:
-        raise DataError(
-            f"arrays: the fields have unequal numbers of rows ({', '.join(f'{n} {r}' for n, r in rows.items())}): cut them to one number"
-        )
-    return shapes
+        told = ", ".join(f"{name} {count}" for name, count in rows.items())
+        raise DataError(f"{option}: the fields have unequal numbers of rows ({told}): cut them to one number")
+
+
+def time_fields(named: Sequence[str] | None, shapes: Mapping[str, ArrayShape]) -> frozenset[str]:
+    """Fields whose second axis is time: those named, or the integer ones with two axes."""
+    if named is not None:
+        return frozenset(named)
+    return frozenset(name for name, array in shapes.items() if array.is_integer and len(array.sizes) == 2)
+
+
+def row_spec(shapes: Mapping[str, ArrayShape], time: frozenset[str]) -> BatchSpec:
+    """The fields of rows with their own sizes."""
+    fields: dict[str, TensorSpec] = {}
+    for name, array in shapes.items():
+        second: tuple[str | int, ...] = ("time",) if name in time else array.sizes[1:2]
+        fields[name] = TensorSpec(("batch", *second, *array.sizes[2:]), array.dtype)
+    return BatchSpec(fields=fields)
 
 
 def is_token_stream(shapes: Mapping[str, ArrayShape]) -> bool:

@@ -52,7 +52,8 @@ class BandedWalk:
         widths = np.diff(self._edges).tolist()
         self._orders = [Order(n, seed=(seed + _GOLDEN * (b + 1)) % 2**64, shuffle=shuffle) for b, n in enumerate(widths)]
         self._counts = [0] * self.bands
-        self._unit, self._offset = -1, 0
+        self._unit: int | None = None
+        self._offset = 0
         self.apply_values({"exposed": exposed})
 
     @property
@@ -77,7 +78,7 @@ class BandedWalk:
         Raises:
             DataError: nothing repeats and the visible bands are read through.
         """
-        if self._is_ordinary and self.visible == self.bands:
+        if self._unit is None and self.visible == self.bands:
             return self._ordinary.advance(count)
         begun, offset = self._begun()
         rest = self._size - offset if offset else 0
@@ -89,7 +90,7 @@ class BandedWalk:
         return units, offset
 
     def state_dict(self) -> dict[str, Any]:
-        """Ordinary cursor; draws from each band; unit and offset of what is begun (-1 and 0 where nothing is)."""
+        """Ordinary cursor; draws from each band; unit begun (-1: none, None: everything was visible so far) and entries read of it."""
         return {**self._ordinary.state_dict(), "bands": list(self._counts), "unit": self._unit, "offset": self._offset}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -100,19 +101,15 @@ class BandedWalk:
         """
         counts, unit, offset = state.get("bands"), state.get("unit"), state.get("offset")
         whole = isinstance(counts, list) and all(isinstance(n, int) and n >= 0 for n in counts) and len(counts) == self.bands
-        inside = isinstance(unit, int) and isinstance(offset, int) and -1 <= unit < len(self._ranked) and 0 <= offset < self._size
+        begun = unit is None or (isinstance(unit, int) and -1 <= unit < len(self._ranked))
+        inside = begun and isinstance(offset, int) and 0 <= offset < self._size
         if not whole or not inside:
             raise DataError(f"{self._name}: {dict(state)!r} is no place in data of {self.bands} bands of difficulty: the data has changed")
         self._ordinary.load_state_dict({key: state[key] for key in ("epoch", "position") if key in state})
-        assert isinstance(counts, list) and isinstance(unit, int) and isinstance(offset, int)
-        self._counts, self._unit, self._offset = list(counts), unit, offset
-
-    @property
-    def _is_ordinary(self) -> bool:
-        return not any(self._counts)
+        self._counts, self._unit, self._offset = list(state["bands"]), unit, int(state["offset"])
 
     def _begun(self) -> tuple[int, int]:
-        if not self._is_ordinary:
+        if self._unit is not None:
             return self._unit, self._offset
         if not self._ordinary.is_fresh and not self._repeat:
             raise DataError(f"{self._name}: exposed fell after reading began: with repeat: false let it only rise")
@@ -141,7 +138,9 @@ class BandedWalk:
         left = [order.count - read for order, read in zip(self._orders[: self.visible], self._counts, strict=False)]
         if len(chosen) > sum(left):
             total = int(self._edges[self.visible])
-            raise exhausted(self._name, f"its {self.visible} visible bands of {total} units have {sum(left)} left, {len(chosen)} are asked for")
+            raise exhausted(
+                self._name, f"its {self.visible} visible bands of {total} units have {sum(left)} left, {len(chosen)} are asked for"
+            )
         for i, band in enumerate(chosen.tolist()):
             while not left[band]:
                 band = (band + 1) % self.visible
@@ -151,7 +150,8 @@ class BandedWalk:
 
     def _next_of(self, band: int, count: int) -> Indices:
         """Places within a band, its next `count`."""
-        order, pieces = self._orders[band], []
+        order = self._orders[band]
+        pieces: list[Indices] = []
         while count:
             epoch, first = divmod(self._counts[band], order.count)
             stop = min(first + count, order.count)

@@ -30,7 +30,13 @@ def build_memory(options: MemoryOptions, context: BuildContext) -> TokenStream |
     fingerprint = _fingerprint(tensors)
     if not is_token_stream(shapes):
         return RowStream(
-            tensors, options.to_spec(), time=options.time_fields(), seed=context.seed, shuffle=options.shuffle, fingerprint=fingerprint
+            tensors,
+            options.to_spec(),
+            time=options.time_fields(),
+            seed=context.seed,
+            shuffle=options.shuffle,
+            repeat=options.repeat,
+            fingerprint=fingerprint,
         )
     ((name, tokens),) = tensors.items()
     _refuse_outside(name, tokens, options.vocab)
@@ -40,6 +46,7 @@ def build_memory(options: MemoryOptions, context: BuildContext) -> TokenStream |
         seed=context.seed,
         page_tokens=context.max_length,
         shuffle=options.shuffle,
+        repeat=options.repeat,
         fingerprint=fingerprint,
         name=f"arrays.{name}",
     )

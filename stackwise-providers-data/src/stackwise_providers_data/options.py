@@ -1,50 +1,101 @@
-"""The options of every loader, and the specs they declare."""
+"""The options of the loaders of files and of memory, and the specs they declare."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
 from attrs import field, frozen
 
-from stackwise import BatchSpec, TensorSpec, UserError, dimension, option
-from stackwise_providers_data.array_shapes import ArrayShape, array_shapes, identity, is_token_stream
+from stackwise import BatchSpec, EpochSize, TensorSpec, UserError, dimension, option
+from stackwise_providers_data.array_shapes import ArrayShape, array_shapes, identity, is_token_stream, row_spec, time_fields
+from stackwise_providers_data.files import FileDocuments, check_globs, globbed, stdlib_files
+from stackwise_providers_data.row_options import RowOptions
+from stackwise_providers_data.tokenizer_options import BYTES, Tokenizer, check_tokenizer, token_spec
 
 _HELDOUT_FILES = "share of the files, chosen by a hash of their path, that only evaluations see"
-
-
-def _bytes() -> BatchSpec:
-    return BatchSpec(fields={"tokens": TensorSpec("batch time", "int64", bounds=(0, 256), unit="byte")})
+TOKENIZER_DOC = "`bytes`, {bpe: {vocab: 4096}} learnt from the training split, or {file: tokenizer.json}"
 
 
 @frozen(kw_only=True)
-class StdlibOptions:
-    """Bytes of the standard library's sources."""
+class FileCorpusOptions(RowOptions, ABC):
+    """Text of files, one document each."""
 
+    tokenizer: Tokenizer = option(BYTES, doc=TOKENIZER_DOC)  # noqa: RUF009 - a field, not a value that instances share
     heldout: float = option(0.05, doc=_HELDOUT_FILES, minimum=0, maximum=1)
-    shuffle: bool = option(True, doc="whether every epoch has a page order of its own")
+
+    def check(self) -> None:
+        """Refuse options that cannot be.
+
+        Raises:
+            UserError: so it is.
+        """
+        super().check()
+        check_tokenizer(self.tokenizer)
+
+    @abstractmethod
+    def documents(self) -> FileDocuments:
+        """The files.
+
+        Raises:
+            DataError: none are found.
+        """
 
     def to_spec(self) -> BatchSpec:
-        """Rows of byte values."""
-        return _bytes()
+        """Rows of ids.
+
+        Raises:
+            DataError: the file of the tokenizer cannot be read.
+        """
+        return self.fields(token_spec(self.tokenizer))
+
+    def epoch_size(self, split: str) -> EpochSize | None:
+        """What one epoch holds, from the sizes of the files; None where only a tokenizer could say.
+
+        Raises:
+            DataError: no files for the split.
+        """
+        if self.tokenizer != BYTES:
+            return None
+        return self.epoch_of(self.documents().sizes(held=split != "train"), between=1)
 
 
 @frozen(kw_only=True)
-class TextFilesOptions:
-    """Bytes of files."""
+class StdlibOptions(FileCorpusOptions):
+    """The standard library's sources."""
+
+    def documents(self) -> FileDocuments:
+        """The library's files, its tests left out.
+
+        Raises:
+            DataError: none lie where the library says.
+        """
+        return FileDocuments("python-stdlib", stdlib_files(), self.heldout)
+
+
+@frozen(kw_only=True)
+class TextFilesOptions(FileCorpusOptions):
+    """Files found by globs."""
 
     paths: tuple[str, ...] = option(doc="globs, `**` included, read from the working directory")
-    heldout: float = option(0.05, doc=_HELDOUT_FILES, minimum=0, maximum=1)
-    shuffle: bool = option(True, doc="whether every epoch has a page order of its own")
 
-    def __attrs_post_init__(self) -> None:
-        paths: object = self.paths
-        if not isinstance(paths, list | tuple) or not paths or not all(isinstance(path, str) and path for path in paths):
-            raise UserError(f"paths: {paths!r} is no list of globs: write [corpus/**/*.txt]")
+    def check(self) -> None:
+        """Refuse options that cannot be.
 
-    def to_spec(self) -> BatchSpec:
-        """Rows of byte values."""
-        return _bytes()
+        Raises:
+            UserError: so it is.
+        """
+        super().check()
+        check_globs(self.paths)
+
+    def documents(self) -> FileDocuments:
+        """The files that the globs find.
+
+        Raises:
+            DataError: a glob without a match.
+        """
+        return FileDocuments("text-files", globbed(self.paths), self.heldout)
 
 
 @frozen(kw_only=True)
@@ -68,6 +119,7 @@ class MemoryOptions:
     )
     heldout: float = option(0.0, doc="share at the end of the arrays that only evaluations see", minimum=0, maximum=1)
     shuffle: bool = option(True, doc="whether every epoch has an order of its own")
+    repeat: bool = option(True, doc="whether another epoch follows the first; without, asking for more is an error")
 
     def __attrs_post_init__(self) -> None:
         if not isinstance(self.arrays, Mapping) or not self.arrays:
@@ -85,9 +137,7 @@ class MemoryOptions:
 
     def time_fields(self) -> frozenset[str]:
         """Fields whose second axis is time."""
-        if self.time is not None:
-            return frozenset(self.time)
-        return frozenset(name for name, array in self.shapes().items() if array.is_integer and len(array.sizes) == 2)
+        return time_fields(self.time, self.shapes())
 
     def to_spec(self) -> BatchSpec:
         """A stream of token ids, or the fields with their own sizes.
@@ -98,8 +148,16 @@ class MemoryOptions:
         shapes = self.shapes()
         if is_token_stream(shapes):
             return BatchSpec(fields={name: TensorSpec("batch time", "int64", bounds=(0, "vocab")) for name in shapes})
-        fields: dict[str, TensorSpec] = {}
-        for name, array in shapes.items():
-            second: tuple[str | int, ...] = ("time",) if name in self.time_fields() else array.sizes[1:2]
-            fields[name] = TensorSpec(("batch", *second, *array.sizes[2:]), array.dtype)
-        return BatchSpec(fields=fields)
+        return row_spec(shapes, self.time_fields())
+
+    def epoch_size(self, split: str) -> EpochSize:
+        """Entries of a stream, or rows, of a split.
+
+        Raises:
+            DataError: ragged lists, or arrays without rows.
+        """
+        shapes = self.shapes()
+        rows = next(iter(shapes.values())).sizes[0]
+        held = round(self.heldout * rows)
+        count = rows - held if split == "train" else held
+        return EpochSize(entries=count) if is_token_stream(shapes) else EpochSize(rows=count)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 
-from stackwise import BatchSpec, DataError
-from stackwise_providers_data.order import Cursor, Order
+from stackwise import BatchSpec, DataError, EpochSize
+from stackwise_providers_data.walk import EpochWalk
 
 
 class RowStream:
@@ -22,6 +21,8 @@ class RowStream:
         seed: key of the row orders.
         shuffle: False: rows stay where they are.
         fingerprint: what the rows are.
+        repeat: False: one epoch only.
+        name: the rows, for messages.
     """
 
     def __init__(
@@ -33,14 +34,16 @@ class RowStream:
         seed: int,
         shuffle: bool,
         fingerprint: Mapping[str, Any],
+        repeat: bool = True,
+        name: str = "arrays",
     ) -> None:
         self.rows = len(next(iter(fields.values())))
         self._fields = dict(fields)
         self._spec = spec
         self._time = time
         self._fingerprint = dict(fingerprint)
-        self._order = Order(self.rows, seed=seed, shuffle=shuffle)
-        self._cursor = Cursor(self.rows)
+        self._name = name
+        self._walk = EpochWalk(self.rows, seed=seed, shuffle=shuffle, repeat=repeat, unit="rows", name=name)
 
     def get_batch_spec(self) -> BatchSpec:
         """Every field with its sizes."""
@@ -50,18 +53,21 @@ class RowStream:
         """The next rows; the fields with a time axis cut to `length` entries when it is given.
 
         Raises:
-            DataError: no number of rows, no field that a length could cut, or one that is shorter.
+            DataError: no number of rows, no field that a length could cut, or one that is shorter; or the end, where nothing repeats.
         """
         if not rows:
             raise DataError("arrays: rows are asked for by number: declare data.batch_size")
         self._check_length(length)
-        pieces = [piece for epoch, start, stop in self._cursor.advance(rows) for piece in self._order.pieces(epoch, start, stop)]
-        chosen = torch.from_numpy(np.concatenate(pieces))
+        chosen = torch.from_numpy(self._walk.advance(rows)[0])
         return {name: self._cut(name, length)[chosen] for name in self._fields}
 
-    def state_dict(self) -> dict[str, int]:
+    def epoch_size(self) -> EpochSize:
+        """Rows of one epoch."""
+        return EpochSize(rows=self.rows)
+
+    def state_dict(self) -> dict[str, Any]:
         """Epoch, and rows read in it."""
-        return self._cursor.state_dict()
+        return self._walk.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go to a place that `state_dict` named.
@@ -69,7 +75,7 @@ class RowStream:
         Raises:
             DataError: no such place in this data.
         """
-        self._cursor.load_state_dict(state)
+        self._walk.load_state_dict(state)
 
     def fingerprint(self) -> dict[str, Any]:
         """Rows, bytes and a digest of the contents."""
@@ -84,11 +90,11 @@ class RowStream:
             return
         if not self._time:
             raise DataError(
-                f"arrays: rows of {length} entries are asked for, but no field has a time axis: name one under `time`, or leave seq_len out"
+                f"{self._name}: rows of {length} entries are asked for, but no field has a time axis: name one in `time`, or drop seq_len"
             )
         for name in sorted(self._time):
             if self._fields[name].ndim < 2 or self._fields[name].shape[1] < length:
                 raise DataError(
-                    f"arrays.{name}: a shape of {list(self._fields[name].shape)} has no {length} entries along its second axis: "
+                    f"{self._name}.{name}: a shape of {list(self._fields[name].shape)} has no {length} entries along its second axis: "
                     "give longer rows or a shorter seq_len"
                 )

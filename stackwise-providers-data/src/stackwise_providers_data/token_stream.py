@@ -2,7 +2,7 @@
 
 The corpus is a virtual stream: it is cut into pages, every epoch reads the pages in an order of its own, and rows follow one another
 through that stream. A row may run over the edge of a page or the end of an epoch, each token belongs to exactly one row whatever the
-lengths, and the place reached is two numbers. The last page, when it is not full, is left out of every epoch.
+lengths, and the place reached is a few numbers. The last page, when it is not full, is left out of every epoch.
 """
 
 from __future__ import annotations
@@ -14,10 +14,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from stackwise import BatchSpec, DataError
-from stackwise_providers_data.order import Cursor, Order
+from stackwise import BatchSpec, DataError, EpochSize
+from stackwise_providers_data.permutation import Indices
+from stackwise_providers_data.walk import EpochWalk, Walk
 
 _PAGE_TOKENS = 1024
+
+
+def page_size(longest: int | None, tokens: int) -> int:
+    """Tokens of a page: the longest row, so that a longest row is one page; 1024, or all there are, when None."""
+    return longest or max(1, min(_PAGE_TOKENS, tokens))
 
 
 class TokenStream:
@@ -25,12 +31,15 @@ class TokenStream:
 
     Args:
         tokens: token ids, one axis, any integer dtype; may be a memory map.
-        spec: one field of `batch time`.
+        spec: one field of `batch time`; with `starts`, `segments` and `positions` beside it.
         seed: key of the page orders.
-        page_tokens: tokens of a page: the longest row, so that a longest row is one page; 1024, or all there are, when None.
+        page_tokens: see `page_size`.
         shuffle: False: pages stay where they are.
+        repeat: False: one epoch only.
         fingerprint: what the tokens were read from.
         name: the corpus, for messages.
+        starts: where each document begins, rising, int64; rows then tell their documents apart.
+        walk: the way through the pages, when it is not the ordinary one.
 
     Raises:
         DataError: fewer tokens than one page.
@@ -46,40 +55,59 @@ class TokenStream:
         shuffle: bool,
         fingerprint: Mapping[str, Any],
         name: str,
+        repeat: bool = True,
+        starts: Indices | None = None,
+        walk: Walk | None = None,
     ) -> None:
-        page_tokens = page_tokens or max(1, min(_PAGE_TOKENS, len(tokens)))
+        page_tokens = page_size(page_tokens, len(tokens))
         if len(tokens) < page_tokens:
             raise DataError(f"{name}: {len(tokens)} tokens are fewer than the {page_tokens} of one row: give more data or shorten seq_len")
         self.name = name
-        (self.field,) = spec.fields
+        self.field = next(iter(spec.fields))
         self.page_tokens = page_tokens
         self.pages = len(tokens) // page_tokens
         self._spec = spec
         self._fingerprint = dict(fingerprint)
         self._page_rows = tokens[: self.pages * page_tokens].reshape(self.pages, page_tokens)
-        self._order = Order(self.pages, seed=seed, shuffle=shuffle)
-        self._cursor = Cursor(self.pages * page_tokens)
+        self._starts = starts
+        self._walk = walk or EpochWalk(self.pages, size=page_tokens, seed=seed, shuffle=shuffle, repeat=repeat, unit="tokens", name=name)
 
     def get_batch_spec(self) -> BatchSpec:
-        """One field of token ids."""
+        """One field of token ids, and what tells the documents of a row apart."""
         return self._spec
 
     def take(self, rows: int | None, length: int | None) -> dict[str, torch.Tensor]:
         """The next rows × length tokens of the stream, int64 [rows, length].
 
         Raises:
-            DataError: no number of rows, or no length: a stream has neither of its own.
+            DataError: no number of rows, or no length: a stream has neither of its own; or the end, where nothing repeats.
         """
         if not rows or not length:
             missing = "batch_size" if not rows else "seq_len"
             raise DataError(f"{self.name}: a stream of tokens has no rows of its own: declare data.{missing}")
-        pieces = [piece for epoch, start, stop in self._cursor.advance(rows * length) for piece in self._read(epoch, start, stop)]
-        tokens = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
-        return {self.field: torch.from_numpy(tokens.astype(np.int64, copy=False)).view(rows, length)}
+        pages, before = self._walk.advance(rows * length)
+        tokens = self._page_rows[pages].reshape(-1)[before : before + rows * length]
+        batch = {self.field: torch.from_numpy(tokens.astype(np.int64, copy=False)).view(rows, length)}
+        if self._starts is not None:
+            segments, positions = documents_in_rows(pages, before, self._starts, self.page_tokens, (rows, length))
+            batch |= {"segments": torch.from_numpy(segments), "positions": torch.from_numpy(positions)}
+        return batch
 
-    def state_dict(self) -> dict[str, int]:
+    def apply_values(self, values: Mapping[str, float]) -> None:
+        """Set how much of the data is `exposed`.
+
+        Raises:
+            UserError: less than all of it, where no difficulty ranks the pages.
+        """
+        self._walk.apply_values(values)
+
+    def epoch_size(self) -> EpochSize:
+        """Tokens of the full pages."""
+        return EpochSize(entries=self._walk.entries)
+
+    def state_dict(self) -> dict[str, Any]:
         """Epoch, and tokens read in it."""
-        return self._cursor.state_dict()
+        return self._walk.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go to a place that `state_dict` named.
@@ -87,17 +115,42 @@ class TokenStream:
         Raises:
             DataError: no such place in this data.
         """
-        self._cursor.load_state_dict(state)
+        self._walk.load_state_dict(state)
 
     def fingerprint(self) -> dict[str, Any]:
         """What the tokens were read from."""
         return dict(self._fingerprint)
 
-    def _read(self, epoch: int, start: int, stop: int) -> list[npt.NDArray[Any]]:
-        """Tokens start..stop-1 of an epoch: the pages they lie on, gathered whole, less what lies before and after."""
-        size = self.page_tokens
-        pieces = [self._page_rows[pages].reshape(-1) for pages in self._order.pieces(epoch, start // size, -(-stop // size))]
-        before, after = start % size, -stop % size
-        pieces[0] = pieces[0][before:]
-        pieces[-1] = pieces[-1][: len(pieces[-1]) - after]
-        return pieces
+
+def documents_in_rows(
+    pages: Indices, before: int, starts: Indices, page_tokens: int, shape: tuple[int, int]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Which document each entry of a batch belongs to, and where it stands in it.
+
+    A new segment begins where a document begins, where a page follows that is not the next one of the corpus, and with each row.
+
+    Args:
+        pages: pages that the rows were cut from, in order.
+        before: tokens of the first page that lie before the first row.
+        starts: where each document begins in the corpus, rising.
+        page_tokens: tokens of a page.
+        shape: rows and length.
+
+    Returns:
+        segments, positions: int64 [rows, length]; both count from 0 within a row, positions anew at each segment.
+    """
+    rows, length = shape
+    begins = pages * page_tokens
+    breaks = np.zeros(len(pages) * page_tokens, dtype=bool)
+    breaks[::page_tokens][1:] = pages[1:] != pages[:-1] + 1
+    low, high = np.searchsorted(starts, begins, side="left"), np.searchsorted(starts, begins + page_tokens, side="left")
+    counts = high - low
+    if total := int(counts.sum()):
+        page = np.repeat(np.arange(len(pages)), counts)
+        found = starts[np.arange(total) + np.repeat(low - np.cumsum(counts) + counts, counts)]
+        breaks[found - begins[page] + page * page_tokens] = True
+    in_rows = breaks[before : before + rows * length].reshape(rows, length)
+    in_rows[:, 0] = False
+    segments = np.cumsum(in_rows, axis=1, dtype=np.int64)
+    places = np.broadcast_to(np.arange(length, dtype=np.int64), shape)
+    return segments, places - np.maximum.accumulate(np.where(in_rows, places, 0), axis=1)

@@ -88,9 +88,7 @@ class EpochWalk:
             UserError: less is asked for, and there is no ranking to say which.
         """
         if values.get("exposed", 1.0) < 1.0:
-            raise UserError(
-                f"{self._name}: exposed is {values['exposed']:g}, but nothing ranks the data: name a difficulty (length, compression, rarity)"
-            )
+            raise UserError(f"{self._name}: exposed is {values['exposed']:g}, but nothing ranks the data: name a difficulty to rank it by")
 
     def state_dict(self) -> dict[str, Any]:
         """Epoch, and entries read in it."""

@@ -49,7 +49,7 @@ class Attention(nn.Module):
         """
         batch, time, width = x_BTD.shape
         heads = (self.heads, self.kv_heads, self.kv_heads)
-        q_BNTH, k_BKTH, v_BKTH = self.qkv(x_BTD).view(batch, time, -1, self.features).transpose(1, 2).split(heads, dim=1)
+        q_BNTH, k_BKTH, v_BKTH = self.qkv(x_BTD).view(batch, time, sum(heads), self.features).transpose(1, 2).split(heads, dim=1)
         if self.query_norm is not None and self.key_norm is not None:
             q_BNTH, k_BKTH = _normed(self.query_norm, q_BNTH), _normed(self.key_norm, k_BKTH)
         if turn is not None:

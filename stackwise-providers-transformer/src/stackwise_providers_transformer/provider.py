@@ -29,7 +29,7 @@ def stackwise_racks() -> list[Component]:
             name="decoder",
             options=f"{_PACKAGE}.options:DecoderOptions",
             factory=f"{_PACKAGE}.decoder:build_decoder",
-            summary="pre-norm transformer blocks: RMSNorm, rotary positions, SDPA, SwiGLU or GELU",
+            summary="pre-norm transformer blocks: RMSNorm or LayerNorm, rotary or learned positions, grouped queries, SwiGLU or GELU",
             example={"width": 16, "heads": 2, "stacks": [{"base": 2}]},
         )
     ]

@@ -44,6 +44,8 @@ class Joined:
     bridges: tuple[Bridge, ...]
     problems: tuple[Problem, ...]
     sizes: Mapping[tuple[str, str], int] = Factory(dict)
+    optional: frozenset[str] = frozenset()
+    """The optional fields of the task that a source delivers."""
 
     def specs(self) -> dict[str, Any]:
         """The specs at the junctions, for build contexts; `batch` is the first source's."""
@@ -96,7 +98,11 @@ def join(drafts: PhaseDrafts, rename: Mapping[str, str]) -> Joined:
             problems.append(Problem(str(error), draft.path))
             filled[role] = draft
     return Joined(
-        drafts=_replace(drafts, filled), bridges=(*unified.bridges, *asked), problems=(*problems, *unified.problems), sizes=unified.values
+        drafts=_replace(drafts, filled),
+        bridges=(*unified.bridges, *asked),
+        problems=(*problems, *unified.problems),
+        sizes=unified.values,
+        optional=unified.optional,
     )
 
 

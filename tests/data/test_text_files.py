@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from stackwise import BuildContext, DataError, UserError
-from stackwise_providers_data.byte_corpora import build_python_stdlib, build_text_files, is_heldout
+from stackwise_providers_data.files import is_heldout
 from stackwise_providers_data.options import StdlibOptions, TextFilesOptions
+from stackwise_providers_data.text_files import build_python_stdlib, build_text_files
 from stackwise_providers_data.token_stream import TokenStream
 
 
@@ -71,7 +72,7 @@ def test_a_larger_share_keeps_what_was_held_out() -> None:
     [
         ({"paths": ("nowhere/*.txt",)}, "train", r"paths: no file matches 'nowhere/\*.txt'"),
         ({"paths": ("texts",)}, "train", "no file matches 'texts'"),
-        ({"heldout": 0.0}, "final", "a heldout of 0 leaves none of 40 files for the evaluation 'final': raise heldout"),
+        ({"heldout": 0.0}, "final", "a heldout of 0 leaves none of 40 files for the evaluations: raise heldout"),
         ({"heldout": 1.0}, "train", "leaves none of 40 files for training: lower heldout"),
         ({"paths": ("texts/a/0.txt",), "heldout": 0.0}, "train", "9 tokens are fewer than the 64 of one row"),
     ],

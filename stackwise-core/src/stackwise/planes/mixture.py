@@ -1,0 +1,323 @@
+"""Which source each row comes from: the declared shares, rounded to whole rows that never stray by a row.
+
+Every row adds each source's share to what that source is owed, and goes to one of them. Giving it to the largest debt is not enough:
+with three sources debts grow past one row. R. Tijdeman, "The chairman assignment problem", Discrete Mathematics 32 (1980) 323-330, chooses
+among the sources that are owed at least 1/(2n-2) the one that would be the first to be owed more than 1 - 1/(2n-2) if it were left out,
+which keeps all of them within 1 - 1/(2n-2) and needs to know the shares to come.
+
+A chairman may be chosen while his weight is zero; a source that has left the mixture cannot be read. So a source's row that is begun but
+not due when it leaves is either given before, or waits until it is back: as many of them wait as keep what is owed to absent sources, all
+in all, nearest to nothing.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from attrs import define, field, frozen
+
+from stackwise.errors import DataError
+
+UNIT = 1 << 60
+"""One row. Shares and debts are whole multiples of 1/UNIT, so that sums of them are exact."""
+
+LOOK_AHEAD_STEPS = 16_384
+
+_NEVER = 1 << 200
+_TRIM = 1024
+
+
+@frozen
+class Request:
+    """What one step asks for: its rows, and the weight of every source that takes part; only ratios matter."""
+
+    rows: int
+    shares: Mapping[str, float]
+
+
+class Mixture:
+    """Deals the rows of each step out to sources: |delivered - declared| < 1 for every source after every row.
+
+    The choice is a pure function of the requests and of the state. Shares are rounded to multiples of 2^-60 of a row, which moves
+    their sums by less than 1e-9 in 1e8 rows.
+
+    Args:
+        request: what step k asks for, None past the end; a pure function.
+        look_ahead: steps; what a source is owed further away than that counts as never due.
+    """
+
+    def __init__(self, request: Callable[[int], Request | None], *, look_ahead: int = LOOK_AHEAD_STEPS) -> None:
+        self._request, self._look_ahead = request, look_ahead
+        self._delivered: dict[str, int] = {}
+        self._debts: dict[str, int] = {}
+        """While no view is open: what was owed before step `_step`, less what its first `_row` rows gave."""
+        self._step = self._row = 0
+        self._view: _View | None = None
+
+    def take(self, step: int, rows: int) -> dict[str, int]:
+        """Deal out the next rows of a step: source → rows, for those that get any.
+
+        Micro-batches of a step come one after the other. A step out of order starts over there with the debts as they are.
+
+        Raises:
+            DataError: no source has a weight above zero.
+            ValueError: a step past the end, or more rows than it asks for.
+        """
+        view = self._view
+        if view is None or step != self._step:
+            self._close()
+            only = _only_source(self._asked(step), step)
+            if only is not None:
+                self._delivered[only] = self._delivered.get(only, 0) + rows
+                return {only: rows}
+            view = self._open(step)
+        if (left := view.rows - self._row) < rows:
+            raise ValueError(f"step {step} has {left} rows left and {rows} are taken: the micro-batches of a step sum to its rows")
+        counts = view.deal(self._row, rows)
+        for name, count in counts.items():
+            self._delivered[name] = self._delivered.get(name, 0) + count
+        self._row += rows
+        if rows == left:
+            self._step, self._row = step + 1, 0
+            if not view.move_on():
+                self._close()
+        return counts
+
+    def state_dict(self) -> dict[str, Any]:
+        """Rows delivered and owed by source, the latter in 2^-60 of a row, and the place inside a step; whole numbers throughout."""
+        debts = self._debts if self._view is None else self._view.debts()
+        return {"step": self._step, "row": self._row, "delivered": dict(self._delivered), "debt": dict(debts)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state_dict` was called."""
+        self._view = None
+        self._step, self._row = state["step"], state["row"]
+        self._delivered, self._debts = dict(state["delivered"]), dict(state["debt"])
+
+    def _asked(self, step: int) -> Request:
+        asked = self._request(step)
+        if asked is None:
+            raise ValueError(f"step {step} lies past the end of the schedule: no mixture is declared there")
+        return asked
+
+    def _open(self, step: int) -> _View:
+        if step != self._step:
+            self._step, self._row = step, 0
+        view = self._view = _View(self._request, self._debts, step, self._look_ahead)
+        return view
+
+    def _close(self) -> None:
+        """Leave the view; what is owed stays, the rows already dealt out of a step that is broken off included."""
+        if self._view is not None:
+            self._debts, self._view, self._row = self._view.debts(self._row), None, 0
+
+
+def _only_source(asked: Request, step: int) -> str | None:
+    """The one source with a weight; None when there are several."""
+    names = list(asked.shares) if len(asked.shares) == 1 else [name for name, weight in asked.shares.items() if weight > 0]
+    if len(names) == 1 and asked.shares[names[0]] > 0:
+        return names[0]
+    if len(names) < 2:
+        raise DataError(f"the weights of data.mix are {dict(asked.shares)} at step {step}: at least one is above zero")
+    return None
+
+
+@define(eq=False)
+class _Line:
+    """One source along the steps in view, and its next row: open from `release`, due at `deadline` (rows counted from the opening)."""
+
+    name: str
+    sums: list[int]
+    """`sums[j]`: what it was owed at the opening and its shares of the steps before step j."""
+    shares: list[int] = field(factory=list)
+    """Its share of a row of step j."""
+    leaves: list[int] = field(factory=list)
+    """Steps at which its share falls to zero."""
+    given: int = 0
+    """Rows since the opening."""
+    release: int = _NEVER
+    deadline: int = _NEVER
+
+
+class _View:
+    """The shares of the current step and of those to come, as far as deadlines made it look."""
+
+    def __init__(self, request: Callable[[int], Request | None], debts: Mapping[str, int], step: int, look_ahead: int) -> None:
+        self._request, self._look_ahead = request, look_ahead
+        self._first, self._now = step, 0
+        """The step of index 0, and the index of the current step."""
+        self._rows: list[int] = []
+        self._starts = [0]
+        self._lines = {name: _Line(name, [debt]) for name, debt in sorted(debts.items())}
+        self._met = set(debts)
+        self._ended = False
+        self._weights: Mapping[str, float] = {}
+        self._shares: dict[str, int] = {}
+        self._settled: dict[int, frozenset[str]] = {}
+        self._slack = 0
+        self._present: list[_Line] = []
+        self._extend()
+        self._enter_step()
+
+    @property
+    def rows(self) -> int:
+        """Rows of the current step."""
+        return self._rows[self._now]
+
+    def debts(self, row: int = 0) -> dict[str, int]:
+        """What every source met so far is owed, counting the shares of the current step up to `row`."""
+        now = self._now
+        return {line.name: line.sums[now] + (row and row * line.shares[now]) - line.given for line in self._lines.values() if line.name in self._met}
+
+    def deal(self, row: int, rows: int) -> dict[str, int]:
+        """Give away rows row..row+rows-1 of the current step."""
+        present, first = self._present, self._starts[self._now] + row + 1
+        counts = {line.name: 0 for line in present}
+        for at in range(first, first + rows):
+            chosen: _Line | None = None
+            earliest = _NEVER + 1
+            for line in present:
+                if line.release <= at and line.deadline < earliest:
+                    chosen, earliest = line, line.deadline
+            if chosen is None:
+                chosen = max(present, key=lambda line: self._owed(line, at))
+            chosen.given += UNIT
+            counts[chosen.name] += 1
+            self._plan(chosen)
+        return {name: count for name, count in counts.items() if count}
+
+    def move_on(self) -> bool:
+        """Enter the next step; False when it needs no dealing out: the end, or one source only."""
+        self._now += 1
+        if not self._reach(self._now) or sum(line.shares[self._now] > 0 for line in self._lines.values()) < 2:
+            return False
+        if self._now >= _TRIM:
+            self._forget()
+        self._enter_step()
+        return True
+
+    def _enter_step(self) -> None:
+        now = self._now
+        lines = self._lines.values()
+        self._present = [line for line in lines if line.shares[now] > 0]
+        self._met.update(line.name for line in self._present)
+        slack = UNIT // max(2, 2 * len(self._met) - 2)
+        anew, self._slack = slack != self._slack, slack
+        for line in self._present:
+            if anew or line.deadline >= _NEVER >> 1:
+                self._plan(line)
+        for line in lines:
+            if not line.shares[now]:
+                line.release = line.deadline = _NEVER
+
+    def _plan(self, line: _Line) -> None:
+        """Find out from when until when the next row of a source can be given."""
+        base, slack = line.given, self._slack
+        whole = self._row_reaching(line, base + UNIT)
+        leave = bisect_right(line.leaves, self._first + self._now)
+        if leave < len(line.leaves):
+            index = line.leaves[leave] - self._first
+            if whole is None or whole > self._starts[index]:
+                self._plan_last(line, line.leaves[leave])
+                return
+        released = self._row_reaching(line, base + slack)
+        line.release = _NEVER if released is None else released
+        due = self._row_reaching(line, base + UNIT - slack + 1)
+        line.deadline = _NEVER - (line.sums[self._now] - base + (1 << 100)) if due is None else due
+
+    def _plan_last(self, line: _Line, leave: int) -> None:
+        """The row that is begun but not due when the source leaves: before that, or not until it is back."""
+        index = leave - self._first
+        owed = line.sums[index] - line.given
+        line.release = line.deadline = _NEVER
+        if owed > 0 and line.name in self._settle(leave):
+            released = self._row_reaching(line, line.given + min(owed, self._slack))
+            assert released is not None
+            due = self._row_reaching(line, line.given + UNIT - self._slack + 1)
+            line.release, line.deadline = released, min(self._starts[index], due or _NEVER)
+
+    def _settle(self, leave: int) -> frozenset[str]:
+        """Those of the sources leaving at a step that get their begun row before: the first ones to begin it."""
+        if leave not in self._settled:
+            index = leave - self._first
+            absent = [line for line in self._lines.values() if not line.shares[index]]
+            leaving = {line.name: line.sums[index] % UNIT for line in absent if line.shares[index - 1]}
+            total = sum(leaving.values()) + sum(self._frozen(line, leave) for line in absent if line.name not in leaving)
+            count = min(max((2 * total + UNIT) // (2 * UNIT), 0), sum(debt > 0 for debt in leaving.values()))
+            begun = {name: self._row_reaching(self._lines[name], self._lines[name].sums[index] - debt + 1) for name, debt in leaving.items()}
+            first = sorted((name for name, debt in leaving.items() if debt), key=lambda name: begun[name] or 0)
+            self._settled[leave] = frozenset(first[:count])
+        return self._settled[leave]
+
+    def _frozen(self, line: _Line, step: int) -> int:
+        """What a source is owed that is absent before and at a step."""
+        before = bisect_left(line.leaves, step) - 1
+        if before < 0 or line.leaves[before] <= self._first + self._now:
+            return line.sums[self._now] - line.given
+        last = line.leaves[before]
+        debt = line.sums[last - self._first] % UNIT
+        return debt - UNIT if line.name in self._settle(last) else debt
+
+    def _row_reaching(self, line: _Line, value: int) -> int | None:
+        """The first row at which the summed shares of a source are at least `value`; None: not in view."""
+        sums = line.sums
+        while sums[-1] < value:
+            if not self._reach(len(self._rows)):
+                return None
+        index = bisect_left(sums, value, self._now) - 1
+        if index < self._now:
+            return self._starts[self._now]
+        return self._starts[index] - (sums[index] - value) // line.shares[index]
+
+    def _owed(self, line: _Line, at: int) -> int:
+        return line.sums[self._now] + (at - self._starts[self._now]) * line.shares[self._now] - line.given
+
+    def _reach(self, index: int) -> bool:
+        """Whether step `index` is in view, looking further where that is allowed."""
+        while index >= len(self._rows):
+            if self._ended or len(self._rows) >= self._now + self._look_ahead or not self._extend():
+                return False
+        return True
+
+    def _extend(self) -> bool:
+        step = self._first + len(self._rows)
+        asked = self._request(step)
+        if asked is None:
+            self._ended = True
+            return False
+        if asked.shares != self._weights:
+            self._shares, self._weights = _exact_shares(asked.shares, step), dict(asked.shares)
+            for name in sorted(set(self._shares) - set(self._lines)):
+                self._lines[name] = _Line(name, [0] * (len(self._rows) + 1), [0] * len(self._rows))
+        for name, line in self._lines.items():
+            share = self._shares.get(name, 0)
+            if not share and line.shares and line.shares[-1]:
+                line.leaves.append(step)
+            line.shares.append(share)
+            line.sums.append(line.sums[-1] + share * asked.rows)
+        self._rows.append(asked.rows)
+        self._starts.append(self._starts[-1] + asked.rows)
+        return True
+
+    def _forget(self) -> None:
+        """Drop the steps that lie behind."""
+        behind = self._now
+        for line in self._lines.values():
+            del line.sums[:behind], line.shares[:behind]
+            line.leaves = [step for step in line.leaves if step > self._first + behind]
+        del self._rows[:behind], self._starts[:behind]
+        self._first, self._now = self._first + behind, 0
+        self._settled = {step: names for step, names in self._settled.items() if step > self._first}
+
+
+def _exact_shares(weights: Mapping[str, float], step: int) -> dict[str, int]:
+    """Weights as whole parts of UNIT that sum to it, none below zero; what rounding leaves over goes to the largest."""
+    total = sum(weights.values())
+    if not total > 0:
+        raise DataError(f"the weights of data.mix are {dict(weights)} at step {step}: at least one is above zero")
+    shares = {name: int(weight / total * UNIT) for name, weight in weights.items() if weight > 0}
+    largest = max(shares, key=lambda name: shares[name])
+    shares[largest] += UNIT - sum(shares.values())
+    return shares

@@ -1,0 +1,148 @@
+"""Rows of examples whose texts belong together: a text and its class, a prompt and its response, two responses to compare."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from stackwise import BatchSpec, DataError, EpochSize
+from stackwise_providers_data.corpus import Corpus
+from stackwise_providers_data.padded_rows import gather_padded
+from stackwise_providers_data.permutation import Indices
+from stackwise_providers_data.walk import Walk
+
+Fields = dict[str, npt.NDArray[Any]]
+Assemble = Callable[[Indices, int], Fields]
+"""Examples and the length of a row → the fields of a batch."""
+
+
+class Examples:
+    """A loader of one example a row.
+
+    Args:
+        assemble: makes the fields.
+        spec: what they are.
+        walk: the way through the examples.
+        fingerprint: what they were read from.
+        name: the source, for messages.
+    """
+
+    def __init__(self, assemble: Assemble, spec: BatchSpec, *, walk: Walk, fingerprint: Mapping[str, Any], name: str) -> None:
+        self.name = name
+        self._assemble, self._spec, self._walk = assemble, spec, walk
+        self._needs_length = any("time" in field.dims for field in spec.fields.values())
+        self._fingerprint = dict(fingerprint)
+
+    def get_batch_spec(self) -> BatchSpec:
+        """The fields of an example."""
+        return self._spec
+
+    def take(self, rows: int | None, length: int | None) -> dict[str, torch.Tensor]:
+        """The next examples; fields with a time axis are `length` long.
+
+        Raises:
+            DataError: no number of rows, no length where texts are padded to it, one where nothing has it; or the end, where
+                nothing repeats.
+        """
+        if not rows or (self._needs_length and not length):
+            raise DataError(f"{self.name}: examples fill rows of a declared size: declare data.{'batch_size' if not rows else 'seq_len'}")
+        if length and not self._needs_length:
+            raise DataError(f"{self.name}: rows of {length} entries are asked for, but features have no time axis: leave seq_len out")
+        chosen, _ = self._walk.advance(rows)
+        return {name: torch.from_numpy(array) for name, array in self._assemble(chosen, length or 0).items()}
+
+    def apply_values(self, values: Mapping[str, float]) -> None:
+        """Set how much of the data is `exposed`.
+
+        Raises:
+            UserError: less than all of it, where no difficulty ranks the examples.
+        """
+        self._walk.apply_values(values)
+
+    def epoch_size(self) -> EpochSize:
+        """Rows of one epoch."""
+        return EpochSize(rows=self._walk.entries)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Epoch, and rows read in it."""
+        return self._walk.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go to a place that `state_dict` named.
+
+        Raises:
+            DataError: no such place in this data.
+        """
+        self._walk.load_state_dict(state)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What the examples were read from."""
+        return dict(self._fingerprint)
+
+
+class TextColumns:
+    """Texts of a corpus whose documents are columns of examples, one example behind another.
+
+    Args:
+        corpus: the texts; what follows a prompt ends with a separator of its own.
+        columns: names of the columns of an example.
+        pad: id behind the end of a row.
+    """
+
+    def __init__(self, corpus: Corpus, columns: tuple[str, ...], pad: int) -> None:
+        spans = corpus.spans()
+        self._tokens, self._pad = corpus.tokens, pad
+        self._starts = {name: spans.starts[i :: len(columns)] for i, name in enumerate(columns)}
+        self._stops = {name: spans.stops[i :: len(columns)] for i, name in enumerate(columns)}
+
+    def alone(self, column: str, examples: Indices, length: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+        """Ids and mask of one column."""
+        starts = self._starts[column][examples]
+        return gather_padded(self._tokens, starts, self._stops[column][examples] - starts, length, self._pad)
+
+    def labelled(self, labels: npt.NDArray[np.int64]) -> Assemble:
+        """`tokens`, `mask` and `label`."""
+
+        def assemble(examples: Indices, length: int) -> Fields:
+            tokens, mask = self.alone("text", examples, length)
+            return {"tokens": tokens, "mask": mask, "label": labels[examples]}
+
+        return assemble
+
+    def separate(self, examples: Indices, length: int) -> Fields:
+        """`prompt` and `response`, each with its mask."""
+        prompt, prompt_mask = self.alone("prompt", examples, length)
+        response, response_mask = self.alone("response", examples, length)
+        return {"prompt": prompt, "prompt_mask": prompt_mask, "response": response, "response_mask": response_mask}
+
+    def joined(self, examples: Indices, length: int) -> Fields:
+        """`tokens`, the prompt with the response behind it, their `mask`, and the prompt's length as `prefix`."""
+        tokens, mask = self._behind_prompt("response", examples, length)
+        return {"tokens": tokens, "mask": mask, "prefix": self._prefix(examples, length)}
+
+    def preference(self, examples: Indices, length: int) -> Fields:
+        """`chosen` and `rejected`, each behind the prompt where there is one, their masks, and the prompt's length as `prefix`."""
+        chosen, chosen_mask = self._behind_prompt("chosen", examples, length)
+        rejected, rejected_mask = self._behind_prompt("rejected", examples, length)
+        prefix = self._prefix(examples, length)
+        return {"chosen": chosen, "chosen_mask": chosen_mask, "rejected": rejected, "rejected_mask": rejected_mask, "prefix": prefix}
+
+    def _prefix(self, examples: Indices, length: int) -> npt.NDArray[np.int64]:
+        if "prompt" not in self._starts:
+            return np.zeros(len(examples), dtype=np.int64)
+        counts: Indices = self._stops["prompt"][examples] - self._starts["prompt"][examples]
+        return np.minimum(counts, length)
+
+    def _behind_prompt(self, column: str, examples: Indices, length: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+        tokens, mask = self.alone(column, examples, length)
+        if "prompt" not in self._starts:
+            return tokens, mask
+        given, given_mask = self.alone("prompt", examples, length)
+        places = np.arange(length) - self._prefix(examples, length)[:, None]
+        behind = np.maximum(places, 0)
+        tokens = np.where(places < 0, given, np.take_along_axis(tokens, behind, axis=1))
+        return tokens, np.where(places < 0, given_mask, np.take_along_axis(mask, behind, axis=1))

@@ -1,0 +1,33 @@
+"""Lines on stderr that tell how far long work has come; short work stays silent."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+
+_EVERY_S = 2.0
+
+
+class ProgressLines:
+    """At most one line every two seconds.
+
+    Args:
+        what: the work, as the line begins.
+        total: amount of work at the end; 0: unknown.
+        scale: amounts are divided by it before they are shown.
+        clock: seconds.
+    """
+
+    def __init__(self, what: str, total: int, *, scale: int = 1, clock: Callable[[], float] = time.monotonic) -> None:
+        self._what, self._total, self._scale, self._clock = what, total, scale, clock
+        self._told = clock()
+
+    def reached(self, amount: int) -> None:
+        """Say so when the last line is old enough."""
+        now = self._clock()
+        if now - self._told < _EVERY_S:
+            return
+        self._told = now
+        goal = f" of {self._total // self._scale:,} ({amount / self._total:.0%})" if self._total else ""
+        print(f"{self._what}: {amount // self._scale:,}{goal}", file=sys.stderr, flush=True)

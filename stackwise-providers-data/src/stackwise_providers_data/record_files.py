@@ -1,0 +1,79 @@
+"""The loaders of records: lines of JSON, and rows of a dataset on disk."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+
+from stackwise import BuildContext, DataError
+from stackwise_providers_data.corpus import Corpus, open_corpus
+from stackwise_providers_data.examples import Assemble, Examples, Fields, TextColumns
+from stackwise_providers_data.padded_rows import Spans
+from stackwise_providers_data.permutation import Indices
+from stackwise_providers_data.record_options import RecordOptions
+from stackwise_providers_data.records import RecordDocuments, open_records
+from stackwise_providers_data.text_rows import TextRows, check_pad, cut_rows, make_walk
+from stackwise_providers_data.tokenizer_options import vocab_size
+from stackwise_providers_data.walk import EpochWalk
+
+
+def build_records(options: RecordOptions, context: BuildContext) -> TextRows | Examples:
+    """The factory of `jsonl` and of `hf-dataset`.
+
+    Raises:
+        DataError: no files or records, a record that does not hold what is asked, a split without records.
+        UserError: a library that is missing, or a cache that cannot be written.
+    """
+    documents, held = RecordDocuments(open_records(options), options), context.split != "train"
+    mode = options.mode
+    if mode != "features":
+        check_pad(options.pad, vocab_size(options.tokenizer))
+    if mode == "text":
+        return cut_rows(open_corpus(documents, options.tokenizer, held=held), options, options.to_spec(), context)
+    if mode == "features":
+        return _features(documents, options, context, held=held)
+    ends = None if mode == "labelled" else tuple(column != "prompt" for column in options.columns)
+    corpus = open_corpus(documents, options.tokenizer, held=held, ends=ends)
+    columns = TextColumns(corpus, options.columns, options.pad or 0)
+    digest = corpus.fingerprint["sha256"]
+    if mode == "labelled":
+        labels = documents.labels(held=held)
+        digest = hashlib.sha256(digest.encode() + labels.tobytes()).hexdigest()
+        assemble: Assemble = columns.labelled(labels)
+    elif mode == "preference":
+        assemble = columns.preference
+    else:
+        assemble = columns.separate if options.layout == "separate" else columns.joined
+    units = _whole_examples(corpus, len(options.columns))
+    walk = make_walk(corpus, units, options, context, size=1, starts=None, whole=True)
+    fingerprint = {**corpus.fingerprint, "sha256": digest}
+    return Examples(assemble, options.to_spec(), walk=walk, fingerprint=fingerprint, name=documents.name)
+
+
+def _whole_examples(corpus: Corpus, columns: int) -> Spans:
+    """From the first token of each example's first column to the last of its last.
+
+    Raises:
+        DataError: an example without a token.
+    """
+    spans = corpus.spans()
+    units = Spans(spans.starts[::columns], spans.stops[columns - 1 :: columns])
+    if len(empty := np.flatnonzero(units.stops <= units.starts)):
+        raise DataError(f"{corpus.name}: example {int(empty[0])} of {len(units)} of this split holds no text: remove it")
+    return units
+
+
+def _features(documents: RecordDocuments, options: RecordOptions, context: BuildContext, *, held: bool) -> Examples:
+    features, labels = documents.numbers(held=held, width=options.width), documents.labels(held=held)
+    digest = hashlib.sha256(features.tobytes() + labels.tobytes()).hexdigest()
+
+    def assemble(examples: Indices, length: int) -> Fields:
+        return {"features": features[examples], "label": labels[examples]}
+
+    walk = EpochWalk(len(labels), seed=context.seed, shuffle=options.shuffle, repeat=options.repeat, unit="rows", name=documents.name)
+    if not held:
+        walk.apply_values({"exposed": options.exposed})
+    fingerprint: dict[str, Any] = {documents.records.noun: len(labels), "sha256": digest}
+    return Examples(assemble, options.to_spec(), walk=walk, fingerprint=fingerprint, name=documents.name)

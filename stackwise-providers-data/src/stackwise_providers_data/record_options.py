@@ -1,0 +1,138 @@
+"""The options of the loaders of records: lines of JSON, and rows of a dataset on disk."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from attrs import frozen
+
+from stackwise import BatchSpec, TensorSpec, UserError, dimension, option
+from stackwise_providers_data.files import check_globs
+from stackwise_providers_data.options import TOKENIZER_DOC
+from stackwise_providers_data.row_options import RowOptions
+from stackwise_providers_data.tokenizer_options import BYTES, Tokenizer, check_tokenizer, token_spec
+
+Mode = Literal["text", "labelled", "features", "reply", "preference"]
+
+_MASK = TensorSpec("batch time", "bool")
+_COUNT = TensorSpec("batch", "int64")
+_MODES: dict[frozenset[str], Mode] = {
+    frozenset({"text"}): "text",
+    frozenset({"text", "label"}): "labelled",
+    frozenset({"features", "label"}): "features",
+    frozenset({"prompt", "response"}): "reply",
+    frozenset({"chosen", "rejected"}): "preference",
+    frozenset({"prompt", "chosen", "rejected"}): "preference",
+}
+
+
+@frozen(kw_only=True)
+class RecordOptions(RowOptions):
+    """Which fields of a record are read, and what becomes of them."""
+
+    text: str | None = option(None, doc="field with a document")
+    label: str | None = option(None, doc="field with the class of the text or the features")
+    classes: tuple[str, ...] | None = option(None, doc="labels that are text, in the order of their ids; labels are ids when left out")
+    features: str | None = option(None, doc="field with a list of numbers")
+    width: int | None = dimension("features", doc="numbers in such a list; those that the model takes when left out")
+    prompt: str | None = option(None, doc="field with what is given")
+    response: str | None = option(None, doc="field with what follows the prompt")
+    chosen: str | None = option(None, doc="field with the better of two responses")
+    rejected: str | None = option(None, doc="field with the worse of two responses")
+    layout: Literal["joined", "separate"] | None = option(
+        None, doc="prompt and response as one row with the number of prompt tokens as `prefix` (the default), or as two rows"
+    )
+    tokenizer: Tokenizer = option(BYTES, doc=TOKENIZER_DOC)  # noqa: RUF009 - a field, not a value that instances share
+    heldout: float = option(0.05, doc="share of the records, chosen by a hash of their content, for evaluations only", minimum=0, maximum=1)
+
+    def check(self) -> None:
+        """Refuse fields that make no example together, and options that would have no effect.
+
+        Raises:
+            UserError: so it is.
+        """
+        mode = self.mode
+        check_tokenizer(self.tokenizer)
+        if mode == "text":
+            super().check()
+            self._refuse(("classes", "layout"), "text alone")
+            return
+        if self.rows not in (None, "padded"):
+            raise UserError(f"rows: {self.rows} rows run through documents: examples of {mode} stand one a row: leave rows out")
+        useless = {
+            "labelled": ("layout", "overflow"),
+            "features": ("layout", "pad", "overflow", "difficulty"),
+            "reply": ("classes", "overflow"),
+            "preference": ("classes", "layout", "overflow"),
+        }
+        self._refuse(useless[mode], f"examples of {mode}")
+        if mode == "features" and self.tokenizer != BYTES:
+            raise UserError("tokenizer: it has no effect on examples of features: leave it out")
+
+    @property
+    def mode(self) -> Mode:
+        """What the named fields are together.
+
+        Raises:
+            UserError: nothing.
+        """
+        named = frozenset(key for key in ("text", "label", "features", "prompt", "response", "chosen", "rejected") if getattr(self, key))
+        if named not in _MODES:
+            ways = "; ".join(" + ".join(sorted(keys)) for keys in _MODES)
+            raise UserError(f"the fields named are {', '.join(sorted(named)) or 'none'}: name those of one kind of example: {ways}")
+        return _MODES[named]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Keys of the fields with text, in the order in which they are read."""
+        return tuple(key for key in ("text", "prompt", "response", "chosen", "rejected") if getattr(self, key))
+
+    def to_spec(self) -> BatchSpec:
+        """The fields of a batch.
+
+        Raises:
+            DataError: the file of the tokenizer cannot be read.
+        """
+        mode = self.mode
+        if mode == "text":
+            return self.fields(token_spec(self.tokenizer))
+        label = TensorSpec("batch", "int64", bounds=None if self.classes is None else (0, len(self.classes)))
+        if mode == "features":
+            return BatchSpec(fields={"features": TensorSpec(("batch", "features"), "float32"), "label": label})
+        tokens = token_spec(self.tokenizer)
+        if mode == "labelled":
+            return BatchSpec(fields={"tokens": tokens, "mask": _MASK, "label": label})
+        if mode == "reply" and self.layout == "separate":
+            return BatchSpec(fields={"prompt": tokens, "prompt_mask": _MASK, "response": tokens, "response_mask": _MASK})
+        if mode == "reply":
+            return BatchSpec(fields={"tokens": tokens, "mask": _MASK, "prefix": _COUNT})
+        return BatchSpec(fields={"chosen": tokens, "chosen_mask": _MASK, "rejected": tokens, "rejected_mask": _MASK, "prefix": _COUNT})
+
+    def _refuse(self, keys: tuple[str, ...], where: str) -> None:
+        for key in keys:
+            if getattr(self, key) is not None:
+                raise UserError(f"{key}: it has no effect on {where}: leave it out")
+
+
+@frozen(kw_only=True)
+class JsonlOptions(RecordOptions):
+    """Files with a JSON object on every line."""
+
+    paths: tuple[str, ...] = option(doc="globs, `**` included, read from the working directory")
+
+    def check(self) -> None:
+        """Refuse options that cannot be.
+
+        Raises:
+            UserError: so it is.
+        """
+        super().check()
+        check_globs(self.paths)
+
+
+@frozen(kw_only=True)
+class HfDatasetOptions(RecordOptions):
+    """A dataset of the datasets library, as its `save_to_disk` writes it."""
+
+    path: str = option(doc="folder of the dataset")
+    part: str = option("train", doc="which dataset is read where the folder holds several by name")

@@ -1,0 +1,263 @@
+"""Records, one mapping a line or row, and what they hold: documents of text, labels, lists of numbers.
+
+A record is held out by a hash of the contents that are read from it, so that equal records always lie in the same split.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from math import isfinite
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from attrs import frozen
+
+from stackwise import DataError
+from stackwise_providers_data.extras import require
+from stackwise_providers_data.files import globbed, is_heldout, refuse_none
+from stackwise_providers_data.record_options import HfDatasetOptions, JsonlOptions, RecordOptions
+
+Record = tuple[str, Mapping[str, Any]]
+"""Where a record comes from, for messages, and its fields."""
+
+
+class Records(Protocol):
+    """Where records come from."""
+
+    @property
+    def name(self) -> str:
+        """What messages call them."""
+        ...
+
+    @property
+    def noun(self) -> str:
+        """What one is, in the plural."""
+        ...
+
+    def files(self) -> Sequence[Path]:
+        """The files they are read from."""
+        ...
+
+    def __iter__(self) -> Iterator[Record]: ...
+
+
+@frozen(eq=False)
+class JsonLines:
+    """Every line that is not blank, file after file in the order of their paths."""
+
+    paths: tuple[str, ...]
+    name: str = "jsonl"
+    noun: str = "lines"
+
+    def files(self) -> list[Path]:
+        """The files that the globs find.
+
+        Raises:
+            DataError: a glob without a match.
+        """
+        found = globbed(self.paths)
+        return [found[path] for path in sorted(found)]
+
+    def __iter__(self) -> Iterator[Record]:
+        """`file:line` and the object on it.
+
+        Raises:
+            DataError: a file that cannot be read, or a line that is no JSON object.
+        """
+        for path in self.files():
+            try:
+                with path.open("rb") as file:
+                    for number, line in enumerate(file, 1):
+                        if line.strip():
+                            yield f"{path}:{number}", _parsed(f"{path}:{number}", line)
+            except OSError as fault:
+                raise DataError(f"{str(path)!r} cannot be read: {fault.strerror}: mend its permissions or leave it out") from fault
+
+
+def _parsed(place: str, line: bytes) -> Mapping[str, Any]:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as fault:
+        raise DataError(f"{place}: this line is no JSON: {fault}: mend or remove it") from fault
+    if not isinstance(record, dict):
+        raise DataError(f'{place}: this line holds a {type(record).__name__}: every line is an object of fields, like {{"text": "…"}}')
+    return record
+
+
+class DatasetRows:
+    """The rows of a dataset on disk.
+
+    Args:
+        options: where it lies, and which fields are read.
+
+    Raises:
+        UserError: the datasets library is not installed.
+        DataError: no such dataset, no such part of it, or a field that it has not.
+    """
+
+    name = "hf-dataset"
+    noun = "rows"
+
+    def __init__(self, options: HfDatasetOptions) -> None:
+        library = require("datasets", "datasets", "hf-dataset")
+        self._path = Path(options.path)
+        try:
+            found = library.load_from_disk(str(self._path))
+        except FileNotFoundError as fault:
+            raise DataError(f"path: {options.path!r} holds no dataset: give the folder that save_to_disk wrote") from fault
+        except Exception as fault:  # whatever the library and its readers raise on damaged files
+            raise DataError(f"path: the dataset in {options.path!r} cannot be read: {fault}") from fault
+        if isinstance(found, dict):
+            if options.part not in found:
+                raise DataError(f"part: {options.path!r} holds {', '.join(sorted(found))} and no '{options.part}': name one of them")
+            found = found[options.part]
+        wanted = [getattr(options, key) for key in (*options.columns, "label", "features") if getattr(options, key)]
+        if missing := [field for field in wanted if field not in found.column_names]:
+            raise DataError(f"{options.path}: there is no field '{missing[0]}'; the dataset has {', '.join(found.column_names)}")
+        self._rows = found.select_columns(wanted).with_format(None)
+
+    def files(self) -> list[Path]:
+        """Every file of the folder."""
+        return sorted(path for path in self._path.rglob("*") if path.is_file())
+
+    def __iter__(self) -> Iterator[Record]:
+        """`folder row i` and the row."""
+        for i, row in enumerate(self._rows):
+            yield f"{self._path} row {i}", row
+
+
+def open_records(options: RecordOptions) -> Records:
+    """The records that options name.
+
+    Raises:
+        UserError: a library is missing.
+        DataError: nothing lies there.
+    """
+    if isinstance(options, HfDatasetOptions):
+        return DatasetRows(options)
+    assert isinstance(options, JsonlOptions)
+    return JsonLines(options.paths)
+
+
+@frozen(eq=False)
+class RecordDocuments:
+    """The texts of records, column after column, as documents."""
+
+    records: Records
+    options: RecordOptions
+
+    @property
+    def name(self) -> str:
+        """What messages call them."""
+        return self.records.name
+
+    @property
+    def noun(self) -> str:
+        """What a document is, in the plural."""
+        return self.records.noun if len(self.options.columns) == 1 else "texts"
+
+    def files(self) -> Sequence[Path]:
+        """The files of all records."""
+        return self.records.files()
+
+    def identity(self) -> Any:
+        """The fields that are read, and the share held out."""
+        options = self.options
+        return [[getattr(options, key) for key in options.columns], options.label, options.heldout, getattr(options, "part", None)]
+
+    def chosen(self, *, held: bool) -> Iterator[Record]:
+        """The records of a split.
+
+        Raises:
+            DataError: none.
+        """
+        total = found = 0
+        keys = [getattr(self.options, key) for key in (*self.options.columns, "features", "label") if getattr(self.options, key)]
+        for place, record in self.records:
+            total += 1
+            content = json.dumps([_field(place, record, key) for key in keys], default=str)
+            if is_heldout(content, self.options.heldout) == held:
+                found += 1
+                yield place, record
+        if not found:
+            raise refuse_none(self.name, self.options.heldout, total, self.records.noun, held=held)
+
+    def read(self, *, held: bool) -> Iterator[tuple[str, bytes]]:
+        """Place and text of every column of every record of a split.
+
+        Raises:
+            DataError: no record, or a field that is missing or no text.
+        """
+        for place, record in self.chosen(held=held):
+            for column in self.options.columns:
+                yield place, _text(place, record, getattr(self.options, column))
+
+    def labels(self, *, held: bool) -> npt.NDArray[np.int64]:
+        """The class of every record of a split, int64 [records].
+
+        Raises:
+            DataError: a label that is no id, or none of the classes.
+        """
+        return np.array([self._label(place, record) for place, record in self.chosen(held=held)], dtype=np.int64)
+
+    def numbers(self, *, held: bool, width: int | None) -> npt.NDArray[np.float32]:
+        """The features of every record of a split, float32 [records, width].
+
+        Raises:
+            DataError: lists that hold more than finite numbers, or are not of one length.
+        """
+        assert self.options.features is not None
+        rows = []
+        for place, record in self.chosen(held=held):
+            row = _numbers(place, record, self.options.features)
+            width = len(row) if width is None else width
+            if len(row) != width:
+                raise DataError(
+                    f"{place}: '{self.options.features}' holds {len(row)} numbers, {width} are wanted: give lists of one length"
+                )
+            rows.append(row)
+        return np.array(rows, dtype=np.float32)
+
+    def _label(self, place: str, record: Mapping[str, Any]) -> int:
+        assert self.options.label is not None
+        value, classes = _field(place, record, self.options.label), self.options.classes
+        if classes is None:
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                raise DataError(f"{place}: the label {value!r} is no id: give whole numbers from 0, or name the classes")
+            return value
+        if value not in classes:
+            raise DataError(f"{place}: the label {value!r} is none of the classes {', '.join(classes)}")
+        return classes.index(value)
+
+
+def _field(place: str, record: Mapping[str, Any], field: str) -> Any:
+    if field not in record:
+        raise DataError(f"{place}: there is no field '{field}'; this one has {', '.join(map(str, record)) or 'none'}")
+    return record[field]
+
+
+def _text(place: str, record: Mapping[str, Any], field: str) -> bytes:
+    value = _field(place, record, field)
+    if not isinstance(value, str):
+        raise DataError(f"{place}: '{field}' holds a {type(value).__name__} where text is wanted: mend or remove it")
+    try:
+        return value.encode()
+    except UnicodeEncodeError as fault:
+        raise DataError(f"{place}: '{field}' holds half a character at {fault.start} (a lone surrogate): mend or remove it") from fault
+
+
+def _numbers(place: str, record: Mapping[str, Any], field: str) -> list[float]:
+    value = _field(place, record, field)
+    entries = value if isinstance(value, list) else None
+    if not entries or not all(isinstance(entry, int | float) and not isinstance(entry, bool) for entry in entries):
+        raise DataError(f"{place}: '{field}' is no list of numbers: mend or remove it")
+    try:
+        numbers = [float(entry) for entry in entries]
+    except OverflowError:
+        numbers = [float("inf")]
+    if not all(isfinite(number) for number in numbers):
+        raise DataError(f"{place}: '{field}' holds NaN or infinity: drop or fill it")
+    return numbers

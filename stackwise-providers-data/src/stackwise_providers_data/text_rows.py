@@ -1,0 +1,108 @@
+"""A corpus → the loader of the rows that its options ask for."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from stackwise import BatchSpec, BuildContext, DataError
+from stackwise_providers_data.banded_walk import BandedWalk
+from stackwise_providers_data.corpus import Corpus
+from stackwise_providers_data.difficulty import rank
+from stackwise_providers_data.padded_rows import PaddedRows, Spans
+from stackwise_providers_data.permutation import Indices
+from stackwise_providers_data.row_options import RowOptions
+from stackwise_providers_data.token_stream import TokenStream, page_size
+from stackwise_providers_data.walk import EpochWalk, Walk
+
+TextRows = TokenStream | PaddedRows
+
+_PIECE_TOKENS = 1024
+
+
+def cut_rows(corpus: Corpus, options: RowOptions, spec: BatchSpec, context: BuildContext, *, has_documents: bool = True) -> TextRows:
+    """The loader of a corpus.
+
+    Args:
+        corpus: tokens and documents.
+        options: the form of the rows, their order, what is exposed.
+        spec: what the loader delivers.
+        context: seed, split, longest row.
+        has_documents: whether the documents of the corpus mean anything.
+
+    Raises:
+        DataError: fewer tokens than one row, no document with a token.
+        UserError: `exposed` below 1 without a difficulty.
+    """
+    if options.is_padded:
+        return _padded(corpus, options, spec, context)
+    size = page_size(context.max_length, len(corpus.tokens))
+    pages = len(corpus.tokens) // size
+    begins = np.arange(pages, dtype=np.int64) * size
+    starts = corpus.starts if has_documents else None
+    walk = make_walk(corpus, Spans(begins, begins + size), options, context, size=size, starts=starts, whole=False) if pages else None
+    return TokenStream(
+        corpus.tokens,
+        spec,
+        seed=context.seed,
+        page_tokens=context.max_length,
+        shuffle=options.shuffle,
+        fingerprint=corpus.fingerprint,
+        name=corpus.name,
+        starts=corpus.starts if options.rows == "packed" else None,
+        walk=walk,
+    )
+
+
+def _padded(corpus: Corpus, options: RowOptions, spec: BatchSpec, context: BuildContext) -> PaddedRows:
+    spans = corpus.spans().filled()
+    if not len(spans):
+        raise DataError(f"{corpus.name}: no document holds a token: give documents with text")
+    if options.overflow == "split":
+        spans = spans.split(context.max_length or _PIECE_TOKENS)
+    walk = make_walk(corpus, spans, options, context, size=1, starts=None, whole=True)
+    return PaddedRows(corpus.tokens, spans, spec, pad=options.pad or 0, walk=walk, fingerprint=corpus.fingerprint, name=corpus.name)
+
+
+def make_walk(
+    corpus: Corpus, units: Spans, options: RowOptions, context: BuildContext, *, size: int, starts: Indices | None, whole: bool
+) -> Walk:
+    """The ordinary way through the units, or the one that opens up from easy to hard; evaluations see everything.
+
+    Args:
+        corpus: what the units are stretches of.
+        units: pages, documents or examples.
+        options: order, difficulty, exposure.
+        context: seed and split.
+        size: entries of a unit.
+        starts: where documents begin; None where they are not known.
+        whole: whether a unit is a document, and an entry a row.
+    """
+    unit = "rows" if whole else "tokens"
+    if options.difficulty is None or context.split != "train":
+        walk = EpochWalk(
+            len(units), size=size, seed=context.seed, shuffle=options.shuffle, repeat=options.repeat, unit=unit, name=corpus.name
+        )
+        if context.split == "train":
+            walk.apply_values({"exposed": options.exposed})
+        return walk
+    ranked = rank(options.difficulty, corpus.tokens, units, starts, whole=whole, name=corpus.name)
+    return BandedWalk(
+        ranked,
+        size=size,
+        seed=context.seed,
+        shuffle=options.shuffle,
+        repeat=options.repeat,
+        exposed=options.exposed,
+        unit=unit,
+        name=corpus.name,
+    )
+
+
+def check_pad(pad: int | None, vocab: int | None) -> None:
+    """Refuse an id to pad with that the vocabulary has not.
+
+    Raises:
+        DataError: so it is.
+    """
+    if pad is not None and vocab is not None and pad >= vocab:
+        raise DataError(f"pad: {pad} is no id of a vocabulary of {vocab}: ids lie in [0, {vocab})")
