@@ -104,6 +104,11 @@ class Clock:
         """The phase that step k belongs to; the last one for k = T."""
         return min(bisect_right(self.starts, step), self.phases) - 1
 
+    @property
+    def tokens_at(self) -> tuple[int, ...]:
+        """Tokens consumed before each phase, and in the whole run."""
+        return tuple(self.tokens(step) for step in self.starts)
+
     def values(self, step: int) -> Mapping[str, Any]:
         """The values in force at step k."""
         return self.pieces[self._piece(step)].values
@@ -243,7 +248,7 @@ class _Layout:
             stop = self._reach(end, rate, extent)
             due = [(self._reach(self._target(switch, index), rate, extent), order) for order, switch in enumerate(pending)]
             nearest = min(due, default=(stop, 0))
-            if nearest[0] <= self.step:
+            if pending and nearest[0] <= self.step:
                 switch = pending.pop(nearest[1])
                 values[switch.key] = switch.value
                 continue

@@ -44,18 +44,19 @@ def rows_of(batch: Batch) -> int:
 
 
 def join_rows(parts: Sequence[tuple[str, Batch]]) -> Batch:
-    """The rows of several sources in one batch.
+    """The rows of several sources in one batch, of the fields that all of them have.
 
     Raises:
-        DataError: sources with different fields.
+        DataError: sources without a field in common.
     """
     if len(parts) == 1:
         return parts[0][1]
     first_name, first = parts[0]
+    shared = [field for field in first if all(field in batch for _, batch in parts)]
     for name, batch in parts[1:]:
-        if set(batch) != set(first):
+        if not shared:
             raise DataError(
                 f"source '{name}' delivers {sorted(batch)}, source '{first_name}' delivers {sorted(first)}: "
                 "sources of one mixture share their fields"
             )
-    return {field: torch.cat([batch[field] for _, batch in parts]) for field in first}
+    return {field: torch.cat([batch[field] for _, batch in parts]) for field in shared}
