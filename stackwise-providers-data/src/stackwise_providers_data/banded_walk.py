@@ -139,7 +139,7 @@ class BandedWalk:
         if len(chosen) > sum(left):
             total = int(self._edges[self.visible])
             raise exhausted(
-                self._name, f"its {self.visible} visible bands of {total} units have {sum(left)} left, {len(chosen)} are asked for"
+                self._name, f"its {total} visible pages or documents have {sum(left)} left, {len(chosen)} are asked for"
             )
         for i, band in enumerate(chosen.tolist()):
             while not left[band]:

@@ -13,17 +13,19 @@ in all, nearest to nothing.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from attrs import define, field, frozen
 
 from stackwise.errors import DataError
+from stackwise.planes.settlement import Absence, settle
 
 UNIT = 1 << 60
 """One row. Shares and debts are whole multiples of 1/UNIT, so that sums of them are exact."""
 
-LOOK_AHEAD_STEPS = 16_384
+LOOK_AHEAD_STEPS = 4096
 
 _NEVER = 1 << 200
 _TRIM = 1024
@@ -135,6 +137,8 @@ class _Line:
     """Its share of a row of step j."""
     leaves: list[int] = field(factory=list)
     """Steps at which its share falls to zero."""
+    returns: list[int] = field(factory=list)
+    """Steps at which it rises from zero."""
     given: int = 0
     """Rows since the opening."""
     release: int = _NEVER
@@ -155,10 +159,12 @@ class _View:
         self._ended = False
         self._weights: Mapping[str, float] = {}
         self._shares: dict[str, int] = {}
-        self._settled: dict[int, frozenset[str]] = {}
+        self._before_leaving: frozenset[tuple[str, int]] = frozenset()
         self._slack = 0
         self._present: list[_Line] = []
-        self._extend()
+        self._leaves: deque[int] = deque()
+        """Every step in view at which a source leaves."""
+        self._reach(0)
         self._enter_step()
 
     @property
@@ -169,7 +175,11 @@ class _View:
     def debts(self, row: int = 0) -> dict[str, int]:
         """What every source met so far is owed, counting the shares of the current step up to `row`."""
         now = self._now
-        return {line.name: line.sums[now] + (row and row * line.shares[now]) - line.given for line in self._lines.values() if line.name in self._met}
+        return {
+            line.name: line.sums[now] + (row and row * line.shares[now]) - line.given
+            for line in self._lines.values()
+            if line.name in self._met
+        }
 
     def deal(self, row: int, rows: int) -> dict[str, int]:
         """Give away rows row..row+rows-1 of the current step."""
@@ -200,11 +210,18 @@ class _View:
 
     def _enter_step(self) -> None:
         now = self._now
+        self._reach(now + self._look_ahead - 1)
         lines = self._lines.values()
         self._present = [line for line in lines if line.shares[now] > 0]
         self._met.update(line.name for line in self._present)
         slack = UNIT // max(2, 2 * len(self._met) - 2)
         anew, self._slack = slack != self._slack, slack
+        while self._leaves and self._leaves[0] <= self._first + now:
+            self._leaves.popleft()
+        if self._leaves:
+            before = self._before_leaving
+            self._settle()
+            anew = anew or before != self._before_leaving
         for line in self._present:
             if anew or line.deadline >= _NEVER >> 1:
                 self._plan(line)
@@ -232,33 +249,26 @@ class _View:
         index = leave - self._first
         owed = line.sums[index] - line.given
         line.release = line.deadline = _NEVER
-        if owed > 0 and line.name in self._settle(leave):
+        if owed > 0 and (line.name, leave) in self._before_leaving:
             released = self._row_reaching(line, line.given + min(owed, self._slack))
-            assert released is not None
             due = self._row_reaching(line, line.given + UNIT - self._slack + 1)
-            line.release, line.deadline = released, min(self._starts[index], due or _NEVER)
+            line.release, line.deadline = released or 0, min(self._starts[index], due or _NEVER)
 
-    def _settle(self, leave: int) -> frozenset[str]:
-        """Those of the sources leaving at a step that get their begun row before: the first ones to begin it."""
-        if leave not in self._settled:
-            index = leave - self._first
-            absent = [line for line in self._lines.values() if not line.shares[index]]
-            leaving = {line.name: line.sums[index] % UNIT for line in absent if line.shares[index - 1]}
-            total = sum(leaving.values()) + sum(self._frozen(line, leave) for line in absent if line.name not in leaving)
-            count = min(max((2 * total + UNIT) // (2 * UNIT), 0), sum(debt > 0 for debt in leaving.values()))
-            begun = {name: self._row_reaching(self._lines[name], self._lines[name].sums[index] - debt + 1) for name, debt in leaving.items()}
-            first = sorted((name for name, debt in leaving.items() if debt), key=lambda name: begun[name] or 0)
-            self._settled[leave] = frozenset(first[:count])
-        return self._settled[leave]
-
-    def _frozen(self, line: _Line, step: int) -> int:
-        """What a source is owed that is absent before and at a step."""
-        before = bisect_left(line.leaves, step) - 1
-        if before < 0 or line.leaves[before] <= self._first + self._now:
-            return line.sums[self._now] - line.given
-        last = line.leaves[before]
-        debt = line.sums[last - self._first] % UNIT
-        return debt - UNIT if line.name in self._settle(last) else debt
+    def _settle(self) -> None:
+        """Decide on the rows that sources in view leave begun."""
+        now, absences = self._first + self._now, []
+        for line in self._lines.values():
+            if not line.shares[self._now] and line.name in self._met:
+                back = next((step for step in line.returns if step > now), None)
+                absences.append(Absence(line.name, now, back, line.sums[self._now] - line.given, False))
+            for leave in line.leaves[bisect_right(line.leaves, now) :]:
+                returns = bisect_right(line.returns, leave)
+                back = line.returns[returns] if returns < len(line.returns) else None
+                total = line.sums[leave - self._first]
+                begun = total % UNIT
+                given = line.given > total - begun
+                absences.append(Absence(line.name, leave, back, begun - UNIT * given, begun > 0 and not given))
+        self._before_leaving = settle(tuple(a for a in absences if a.owed), UNIT)
 
     def _row_reaching(self, line: _Line, value: int) -> int | None:
         """The first row at which the summed shares of a source are at least `value`; None: not in view."""
@@ -295,6 +305,9 @@ class _View:
             share = self._shares.get(name, 0)
             if not share and line.shares and line.shares[-1]:
                 line.leaves.append(step)
+                self._leaves.append(step)
+            if share and line.shares and not line.shares[-1]:
+                line.returns.append(step)
             line.shares.append(share)
             line.sums.append(line.sums[-1] + share * asked.rows)
         self._rows.append(asked.rows)
@@ -307,9 +320,9 @@ class _View:
         for line in self._lines.values():
             del line.sums[:behind], line.shares[:behind]
             line.leaves = [step for step in line.leaves if step > self._first + behind]
+            line.returns = [step for step in line.returns if step > self._first + behind]
         del self._rows[:behind], self._starts[:behind]
         self._first, self._now = self._first + behind, 0
-        self._settled = {step: names for step, names in self._settled.items() if step > self._first}
 
 
 def _exact_shares(weights: Mapping[str, float], step: int) -> dict[str, int]:

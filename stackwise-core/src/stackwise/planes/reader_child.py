@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import signal
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -77,7 +77,7 @@ class Answer:
 
 
 def serve(connection: Connection, build: bytes, place: str) -> None:
-    """Follow orders until the other end is gone.
+    """Follow orders until told to end, or until the other end is gone.
 
     Args:
         connection: orders in, answers out; both pickled.
@@ -95,12 +95,11 @@ def serve(connection: Connection, build: bytes, place: str) -> None:
         return
     _send(connection, Answer(offers))
     child = _Child(connection, loader, place)
-    while True:
-        try:
-            order, *arguments = pickle.loads(connection.recv_bytes())
-        except EOFError:
-            return
-        child.follow(order, arguments)
+    try:
+        while (order := pickle.loads(connection.recv_bytes()))[0] != "end":
+            child.follow(order[0], order[1:])
+    except (EOFError, OSError):  # the training process is gone without a word: there is nobody to tell
+        child.abandon()
 
 
 class _Child:
@@ -113,7 +112,12 @@ class _Child:
         self._late: BaseException | None = None
         """What an order raised that has no answer: it comes in place of the next batch."""
 
-    def follow(self, order: str, arguments: list[Any]) -> None:
+    def abandon(self) -> None:
+        """Remove what nobody will read."""
+        for writer in self._writers:
+            writer.abandon()
+
+    def follow(self, order: str, arguments: tuple[Any, ...]) -> None:
         """Carry out one order; only `skip` and `apply_values` have no answer."""
         if order == "take":
             _send(self._connection, self._take(*arguments))
@@ -133,7 +137,7 @@ class _Child:
         except BaseException as error:  # SystemExit of a loader included
             return Undelivered(Failure.of(error, self._place))
 
-    def _in_passing(self, order: str, arguments: list[Any]) -> None:
+    def _in_passing(self, order: str, arguments: tuple[Any, ...]) -> None:
         try:
             if order == "apply_values":
                 self._loader.apply_values(*arguments)  # type: ignore[attr-defined]  # ordered only of loaders that have it
@@ -146,7 +150,7 @@ class _Child:
                 self._late = error
             # a batch that cannot be taken is reported by the process whose turn it is
 
-    def _call(self, method: str, arguments: list[Any]) -> Answer:
+    def _call(self, method: str, arguments: tuple[Any, ...]) -> Answer:
         try:
             value = getattr(self._loader, method)(*arguments)
             if method == "load_state_dict":

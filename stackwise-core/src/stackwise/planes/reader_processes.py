@@ -6,6 +6,7 @@ that comes with batch k is the state after batch k, and neither rows nor order d
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import pickle
 import weakref
@@ -45,6 +46,7 @@ class ProcessLoader:
             raise ValueError(f"{workers} reader processes read nothing: give 1 or more")
         self._asked: deque[tuple[_Reader, int | None, int | None]] = deque()
         self._count = 0
+        self._state: dict[str, Any] = {}
         self._readers: list[_Reader] = []
         self._end = weakref.finalize(self, _end_all, self._readers)
         """Also called when the interpreter exits."""
@@ -100,8 +102,7 @@ class ProcessLoader:
             reader.drop()
         for reader in readers:
             reader.call("load_state_dict", dict(state))
-        answers = [reader.answer() for reader in readers]
-        self._state = [_value(answer) for answer in answers][0]
+        self._state, *_ = _values([reader.answer() for reader in readers])
 
     def close(self) -> None:
         """End the processes; nothing can be taken after that."""
@@ -118,9 +119,9 @@ class ProcessLoader:
             ) from error
         for index in range(workers):
             self._readers.append(_Reader(pickled, f"{index + 1} of {workers}"))
-        offers = [_value(reader.answer()) for reader in self._readers][0]
+        offers, *_ = _values([reader.answer() for reader in self._readers])
         self._spec: BatchSpec = offers["spec"]
-        self._state: dict[str, Any] = offers["state"]
+        self._state = offers["state"]
         if "epoch_size" in offers["methods"]:
             self.epoch_size = lambda: self._ask_first("epoch_size")
         if "fingerprint" in offers["methods"]:
@@ -135,7 +136,7 @@ class ProcessLoader:
     def _ask_first(self, method: str) -> Any:
         first = self._open_readers()[0]
         first.call(method)
-        return _value(first.answer())
+        return _values([first.answer()])[0]
 
     def _open_readers(self) -> list[_Reader]:
         if not self._readers:
@@ -194,18 +195,32 @@ class _Reader:
         self._made.clear()
 
     def hang_up(self) -> None:
-        """Let the process see that nobody listens any more: it ends once it has followed its present order."""
-        self._connection.close()
+        """Ask the process to end once it has followed the orders it has."""
+        self._orders.clear()
+        with contextlib.suppress(OSError):
+            self._connection.send_bytes(pickle.dumps(("end",)))
 
     def end(self) -> None:
-        """Wait for the end of the process, and enforce it if it takes long."""
-        self._process.join(_JOIN_S)
-        if self._process.exitcode is None:
+        """Wait for the end of the process, enforce it if it takes long, and take in what is under way, so that no memory is left."""
+        if not self._drained(_JOIN_S):
             self._process.kill()
-            self._process.join()
+            self._drained(None)
+        self._process.join()
         self._process.close()
+        self._connection.close()
         for slot in self._slots:
             slot.close()
+
+    def _drained(self, seconds: float | None) -> bool:
+        """Receive until the other end is closed; False when it stays silent for `seconds`."""
+        try:
+            while self._connection.poll(seconds):
+                message = pickle.loads(self._connection.recv_bytes())
+                if isinstance(message, Delivery):
+                    self._slots[message.slot].read(message.batch)
+        except (EOFError, OSError):
+            return True
+        return False
 
     def _keep(self, message: Delivery | Undelivered) -> None:
         """Copy a batch out of its slot, which makes room for another one."""
@@ -240,10 +255,12 @@ class _Reader:
         )
 
 
-def _value(answer: Answer) -> Any:
-    if answer.failure is not None:
-        raise answer.failure.as_error()
-    return answer.value
+def _values(answers: list[Answer]) -> list[Any]:
+    """What calls returned; raises the first failure among them."""
+    for answer in answers:
+        if answer.failure is not None:
+            raise answer.failure.as_error()
+    return [answer.value for answer in answers]
 
 
 def _end_all(readers: list[_Reader]) -> None:

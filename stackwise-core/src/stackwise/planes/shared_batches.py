@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from math import prod
 from multiprocessing.shared_memory import SharedMemory
@@ -61,6 +62,12 @@ class BatchWriter:
         if self._memory is not None:
             self._memory.close()
             self._memory = None
+
+    def abandon(self) -> None:
+        """Remove the segment when nobody has read from it."""
+        if self._memory is not None:
+            with contextlib.suppress(FileNotFoundError):
+                self._memory.unlink()
 
 
 class BatchReader:
