@@ -7,11 +7,11 @@ from attrs import frozen
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stackwise.clock import compile_clock
 from stackwise.contracts import Built
 from stackwise.errors import ScheduleError
 from stackwise.phases import BatchShape, CompiledPhase, Part, PhaseSchedule
 from stackwise.schedules import Curve, Knot
-from stackwise.clock import compile_clock
 from stackwise.time import Duration
 
 

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stackwise.clock import compile_clock
 from stackwise.errors import ScheduleError
 from stackwise.schedules import Constant, Cosine, Curve, Knot, Linear, Piecewise, Schedule, WarmupStableDecay, Window
-from stackwise.clock import compile_clock
 from stackwise.time import Duration
 
 T = 40

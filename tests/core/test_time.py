@@ -9,8 +9,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from stackwise.errors import ScheduleError
 from stackwise.clock import Clock, compile_clock
+from stackwise.errors import ScheduleError
 from stackwise.time import Duration
 
 

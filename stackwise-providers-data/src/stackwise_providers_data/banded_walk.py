@@ -138,9 +138,7 @@ class BandedWalk:
         left = [order.count - read for order, read in zip(self._orders[: self.visible], self._counts, strict=False)]
         if len(chosen) > sum(left):
             total = int(self._edges[self.visible])
-            raise exhausted(
-                self._name, f"its {total} visible pages or documents have {sum(left)} left, {len(chosen)} are asked for"
-            )
+            raise exhausted(self._name, f"its {total} visible pages or documents have {sum(left)} left, {len(chosen)} are asked for")
         for i, band in enumerate(chosen.tolist()):
             while not left[band]:
                 band = (band + 1) % self.visible

@@ -11,7 +11,7 @@ from attrs import Factory, field, frozen
 from stackwise.config.nodes import Node, split
 from stackwise.errors import ConfigError, Position, Problem
 from stackwise.options import option
-from stackwise.schedules import Piecewise, Schedule
+from stackwise.schedules import Constant, Piecewise, Schedule
 from stackwise.time import Duration
 
 _RUN_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}\Z")
@@ -64,6 +64,8 @@ def _broken_count(value: int | Schedule | None) -> str | None:
         return None
     if value is None or isinstance(value, int):
         return None if value is None or value >= 1 else f"{value} is below the minimum of 1"
+    if isinstance(value, Constant):
+        return f"{value.value:g} is not a whole number"
     return "a count is a whole number, or a piecewise schedule of whole numbers"
 
 

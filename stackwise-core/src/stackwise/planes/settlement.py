@@ -42,7 +42,9 @@ def settle(absences: tuple[Absence, ...], unit: int) -> frozenset[tuple[str, int
     for absence, (first, stop) in zip(absences, spans, strict=True):
         for index in range(first, stop):
             owed[index] += absence.owed
-    choices = sorted((i for i, absence in enumerate(absences) if absence.open), key=lambda i: (-absences[i].owed, spans[i], absences[i].name))
+    choices = sorted(
+        (i for i, absence in enumerate(absences) if absence.open), key=lambda i: (-absences[i].owed, spans[i], absences[i].name)
+    )
     least, most = [(total - unit) // unit + 1 for total in owed], [-((-total - unit) // unit) - 1 for total in owed]
     chosen = _circulate([spans[i] for i in choices], least, most)
     return frozenset((absences[i].name, absences[i].leave) for i, taken in zip(choices, chosen, strict=True) if taken)
