@@ -1,6 +1,6 @@
 """A curriculum in Python: the user's own rack, task and list of batches, no YAML and no provider for those parts.
 
-    python examples/code_first.py
+python examples/code_first.py
 """
 
 from __future__ import annotations

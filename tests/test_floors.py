@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors",),
-    ("time", "schedules", "streams"),
+    ("time", "clock", "schedules", "streams"),
     ("options", "specs", "contracts", "phases", "selectors", "sizes", "fitting", "delivery", "unification"),
     ("machine", "evaluation", "planes", "config", "placement", "events"),
     ("isolation", "registry", "hookspecs", "adapters", "builtin", "checkpoint", "report", "progress", "rundir"),

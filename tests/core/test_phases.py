@@ -7,11 +7,12 @@ from attrs import frozen
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stackwise.clock import compile_clock
 from stackwise.contracts import Built
 from stackwise.errors import ScheduleError
-from stackwise.phases import CompiledPhase, DataState, Part, PhaseSchedule
+from stackwise.phases import BatchShape, CompiledPhase, Part, PhaseSchedule
 from stackwise.schedules import Curve, Knot
-from stackwise.time import Duration, compile_clock
+from stackwise.time import Duration
 
 
 def schedule(horizon: str, ends: list[str], rates: list[int]) -> PhaseSchedule:
@@ -82,7 +83,19 @@ def test_the_order_of_stacks_is_structure_and_a_given_object_is_itself() -> None
 
 
 def test_tokens_of_a_step_count_every_micro_batch() -> None:
-    data = DataState(sources={}, mix={}, batch_size=3, seq_len=5, accumulate=2)
-    assert (data.rows, data.tokens_per_step) == (6, 30)
-    assert DataState(sources={}, mix={}, batch_size=3).tokens_per_step is None
-    assert DataState(sources={}, mix={}, seq_len=3).tokens_per_step is None
+    shape = BatchShape.of(batch_size=3, seq_len=5, accumulate=2)
+    assert (shape.micro_batches, shape.rows, shape.tokens) == ((3, 3), 6, 30)
+    assert BatchShape.of(batch_size=3).tokens is None
+    assert BatchShape.of(seq_len=3).tokens is None
+
+
+@given(st.integers(1, 500), st.integers(1, 60), st.none() | st.integers(1, 9))
+def test_a_token_budget_splits_itself_evenly_into_micro_batches(budget: int, length: int, most: int | None) -> None:
+    if budget < length:
+        with pytest.raises(ScheduleError, match="does not hold one row"):
+            BatchShape.of(batch_size=most, seq_len=length, step_tokens=budget)
+        return
+    shape = BatchShape.of(batch_size=most, seq_len=length, step_tokens=budget)
+    sizes = [rows for rows in shape.micro_batches if rows is not None]
+    assert sum(sizes) == budget // length and max(sizes) - min(sizes) <= 1
+    assert max(sizes) <= (most or budget) and len(sizes) == (1 if most is None else -(-sum(sizes) // most))

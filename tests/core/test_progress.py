@@ -15,10 +15,11 @@ from pathlib import Path
 import pytest
 
 from stackwise import progress
+from stackwise.clock import compile_clock
 from stackwise.events import Evaluated, Event, PhaseEntered, RunFinished, RunStarted, StepDone
 from stackwise.phases import CompiledPhase, PhaseSchedule
 from stackwise.progress import Progress
-from stackwise.time import Duration, compile_clock
+from stackwise.time import Duration
 
 STEPS = 1200
 NAMES = ("shallow", "grown", "annealed")

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stackwise.clock import compile_clock
 from stackwise.errors import ScheduleError
 from stackwise.schedules import Constant, Cosine, Curve, Knot, Linear, Piecewise, Schedule, WarmupStableDecay, Window
-from stackwise.time import Duration, compile_clock
+from stackwise.time import Duration
 
 T = 40
 CLOCK = compile_clock(Duration.parse(f"{T} steps"), ["a", "b"], [Duration.parse("10 steps"), Duration.parse("100%")], [3, 5])

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from stackwise.clock import Clock, compile_clock
 from stackwise.errors import ScheduleError
-from stackwise.time import Clock, Duration, compile_clock
+from stackwise.time import Duration
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import multiprocessing
+import threading
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from inspect import get_annotations
 from pathlib import Path
@@ -14,9 +16,11 @@ import torch
 from tiny_walks import VOCAB, base, memory, plan_of, registry, stream, watch_batches, weights
 
 import stackwise
-from stackwise import Built, StackwiseError
+from stackwise import Built, Moment, StackwiseError
 from stackwise.config.experiment import DataConfig, EnterConfig, EvaluateConfig, ModelConfig, OptimizerConfig, RunConfig
 from stackwise.options import config_key
+from stackwise_providers_transformer.causal_lm import CausalLM
+from stackwise_providers_transformer.options import CausalLMOptions
 
 FIRST_PARTY = ("core", "transformer", "optim", "data")
 
@@ -165,9 +169,32 @@ def learnt_positions() -> dict[str, Any]:
     return laid(laid(whole(), "model/rack/positions", "learned"), "model/rack/max_positions", 8)
 
 
+class Noisy(CausalLM):
+    """Causal language modelling whose inputs are blanked at a rate that follows time."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__(CausalLMOptions())
+        self.rate = rate
+
+    def apply_values(self, values: Mapping[str, float]) -> None:
+        self.rate = values["rate"]
+
+    def prepare(self, batch: Mapping[str, torch.Tensor], moment: Moment, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        ready = super().prepare(batch, moment, generator)
+        blanked = torch.rand(ready["tokens"].shape, generator=generator) < self.rate
+        return {**ready, "tokens": ready["tokens"].masked_fill(blanked, 0)}
+
+
+def noisy() -> dict[str, Any]:
+    return laid(whole(), "task", Built(Noisy, spec=CausalLMOptions().to_spec(), rate={"linear": {"from": 0.0, "to": 0.5}}))
+
+
 def reverse(batch: dict[str, torch.Tensor], moment: object, generator: torch.Generator) -> dict[str, torch.Tensor]:
     return {name: tensor.flip(1) for name, tensor in batch.items()}
 
+
+EXECUTION = {"run.read_ahead", "run.workers"}
+"""Keys that say how batches are made, and must not change a bit of the outcome."""
 
 CORE: dict[str, list[tuple[Any, str, Any]]] = {
     "stackwise": [(whole, "stackwise", 2)],
@@ -184,6 +211,7 @@ CORE: dict[str, list[tuple[Any, str, Any]]] = {
     "data.batch_size": [(whole, "data/batch_size", 3)],
     "data.seq_len": [(whole, "data/seq_len", 5)],
     "data.accumulate": [(whole, "data/accumulate", 2)],
+    "data.step_tokens": [(whole, "data/step_tokens", 24)],
     "data.rename": [(two_fields, "data/rename", {"tokens": "second"})],
     "data.transforms": [(whole, "data/transforms", [reverse])],
     "model.adapters": [(whole, "model/adapters", {"embedding-rack": [{"use": "core.project"}]})],
@@ -196,6 +224,7 @@ CORE: dict[str, list[tuple[Any, str, Any]]] = {
     "evaluate.batch_size": [(whole, "evaluate/e/batch_size", 3)],
     "evaluate.seq_len": [(whole, "evaluate/e/seq_len", 3)],
     "evaluate.sources": [(whole, "evaluate/e/sources", {"x": memory(7, heldout=0.2)})],
+    "evaluate.task": [(noisy, "evaluate/e/task", {"rate": 0.9}), (noisy, "evaluate/e/task", {"nothing": 0.9})],
     "evaluate.name": [(whole, "evaluate/other", {"batches": 1})],
     "phases.until": [(whole, "phases/one/until", "5 steps")],
     "enter.growth": [(whole, "phases/two/enter/growth", {"use": "transformer.identity"})],
@@ -279,7 +308,24 @@ def test_the_table_has_a_row_for_every_key_of_the_core() -> None:
     keys = {f"{section}.{config_key(field)}" for section, cls in sections.items() for field in attrs.fields(cls)}
     keys |= {f"enter.{config_key(field)}" for field in attrs.fields(EnterConfig)}
     components = {"model.embedding", "model.rack", "model.head", "optimizer.part"}
-    assert keys - components - CORE.keys() == set()
+    assert keys - components - CORE.keys() == EXECUTION
+
+
+def test_how_batches_are_made_shows_in_threads_and_processes_and_in_no_bit() -> None:
+    expected = outcome(whole())
+    for key, value in {"read_ahead": (0, 5), "workers": (2,)}.items():
+        for choice in value:
+            assert outcome(laid(whole(), f"run/{key}", choice)) == expected
+    for depth, workers in ((0, 0), (2, 0), (1, 2)):
+        config = laid(laid(whole(), "run/read_ahead", depth), "run/workers", workers)
+        threads, processes = set(), set()
+        for _ in stackwise.assemble(plan_of(config)).train():
+            threads |= {thread.name for thread in threading.enumerate()}
+            processes |= {process.name for process in multiprocessing.active_children()}
+        assert ("stackwise-read-ahead" in threads) == (depth > 0)
+        assert len([name for name in processes if "reader" in name]) == workers
+    assert "stackwise-read-ahead" not in {thread.name for thread in threading.enumerate()}
+    assert not [process.name for process in multiprocessing.active_children() if "reader" in process.name]
 
 
 def test_the_table_has_a_row_for_every_option_of_every_first_party_component() -> None:

@@ -28,6 +28,7 @@ _FACE = {
     "stacks": "stackwise.options",
     "Stack": "stackwise.options",
     "TensorSpec": "stackwise.specs",
+    "TransformSpec": "stackwise.specs",
     "BatchSpec": "stackwise.specs",
     "EpochSize": "stackwise.specs",
     "EmbeddingSpec": "stackwise.specs",
@@ -41,6 +42,7 @@ _FACE = {
     "Built": "stackwise.contracts",
     "Duration": "stackwise.time",
     "Phase": "stackwise.config",
+    "sample": "stackwise.config",
     "PhaseSchedule": "stackwise.phases",
     "Model": "stackwise.planes.model",
     "TrainingMachine": "stackwise.machine",
@@ -52,6 +54,7 @@ _FACE = {
     "assemble": "stackwise.assembly",
     "Plan": "stackwise.plan",
     "StepDone": "stackwise.events",
+    "RunStarted": "stackwise.events",
     "PhaseEntered": "stackwise.events",
     "Evaluated": "stackwise.events",
     "RunFinished": "stackwise.events",
@@ -98,6 +101,7 @@ if TYPE_CHECKING:  # the types that provider authors and users check against; th
     from stackwise.specs import RackSpec as RackSpec
     from stackwise.specs import TaskSpec as TaskSpec
     from stackwise.specs import TensorSpec as TensorSpec
+    from stackwise.specs import TransformSpec as TransformSpec
     from stackwise.time import Duration as Duration
     from stackwise.time import Moment as Moment
 

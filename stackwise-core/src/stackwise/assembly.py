@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,13 +17,15 @@ from stackwise.discovery import discover
 from stackwise.errors import ProviderError, StackwiseError
 from stackwise.evaluation import Evaluation
 from stackwise.machine import TrainingMachine
-from stackwise.phases import Part
+from stackwise.phases import CompiledPhase, DataState, Part, PhaseSchedule
 from stackwise.placement import Placement
 from stackwise.plan import EvaluationPlan, Plan, make_plan
 from stackwise.planes.data import DataPlane
+from stackwise.planes.mixture import Request
 from stackwise.planes.model import ModelPlane
 from stackwise.planes.objective import Objective
 from stackwise.planes.optimizer import OptimizerPlane
+from stackwise.planes.reader_processes import ProcessLoader
 from stackwise.registry import Registry
 from stackwise.streams import step_seed, stream_key
 
@@ -46,7 +49,7 @@ def assemble(source: Plan | Experiment, registry: Registry | None = None) -> Tra
     parts = Workshop(plan)
     return TrainingMachine(
         model=ModelPlane(parts.module, device=placement.device),
-        data=parts.data("train", placement),
+        data=parts.data("train", placement, partial(_asked, plan.schedule)),
         task=Objective(parts.task),
         optimizer=OptimizerPlane(parts.optimizer),
         schedule=plan.schedule,
@@ -56,6 +59,7 @@ def assemble(source: Plan | Experiment, registry: Registry | None = None) -> Tra
         seed=run.seed,
         halt_after=run.halt_after,
         bridges=[str(bridge) for bridge in plan.bridges],
+        observers=[parts.observer(part) for part in plan.observers],
     )
 
 
@@ -71,6 +75,11 @@ class Workshop:
         self._plan, self._device = plan, torch.device(device)
         self._seed = plan.experiment.run.seed
         self._built: dict[str, int] = {}
+        self._specs = {
+            id(part): joined.specs()
+            for phase, joined in reversed(list(zip(plan.schedule, plan.joined, strict=True)))
+            for part in _parts(phase)
+        }
 
     def module(self, role: str, part: Part) -> nn.Module:
         """A module of the model, initialised from the stream of its role; each rebuild of a role has a stream of its own."""
@@ -108,20 +117,36 @@ class Workshop:
         made: torch.optim.Optimizer = self._make(part, "optimizer", groups, t=t)
         return made
 
-    def data(self, split: str, placement: Placement) -> DataPlane:
-        """The data plane of a split."""
+    def data(self, split: str, placement: Placement, request: Callable[[int], Request | None]) -> DataPlane:
+        """The data plane of a split; `request` says what each step asks of its mixture."""
+        run, training = self._plan.experiment.run, split == "train"
+        workers = run.workers if training else 0
         return DataPlane(
-            lambda name, part: self._make(part, f"data.{name}", split=split),
+            lambda name, part: self._loader(name, part, split, workers),
+            request=request,
             build_transform=self.transform,
             device=placement.device,
             seed=self._seed,
+            read_ahead=run.read_ahead if training else 0,
+            workers=workers,
         )
+
+    def _loader(self, name: str, part: Part, split: str, workers: int) -> Any:
+        """The loader of a source; in reader processes where the run asks for them and it is no ready-made stream."""
+        if not workers or (part.given is not None and not isinstance(part.given, Built)):
+            return self._make(part, f"data.{name}", split=split)
+        options = part.options_at(0.0)
+        if isinstance(part.given, Built):
+            return ProcessLoader(partial(part.given.make, **options), workers)
+        return ProcessLoader(partial(_build_loader, part.id, options, self._context(part, f"data.{name}", split)), workers)
 
     def evaluation(self, declared: EvaluationPlan, placement: Placement) -> Evaluation:
         """A named evaluation with its data read and ready."""
-        data = self.data(declared.name, placement)
+        data = self.data(declared.name, placement, partial(_asked_always, declared.state))
         data.enter(declared.state, lookahead=self._plan.lookahead)
-        return Evaluation(name=declared.name, data=data, state=declared.state, batches=declared.batches, seed=self._seed)
+        return Evaluation(
+            name=declared.name, data=data, state=declared.state, batches=declared.batches, values=declared.values, seed=self._seed
+        )
 
     def _make(self, part: Part, consumer: str, *extra: Any, split: str = "train", t: float = 0.0) -> Any:
         if part.given is not None and not isinstance(part.given, Built):
@@ -131,9 +156,9 @@ class Workshop:
             if isinstance(part.given, Built):
                 return part.given.make(**_plain_stacks(options))
             factory = self._plan.registry.get(part.kind, part.id).load_factory()  # type: ignore[arg-type]  # a Part's kind is a Kind
-            return factory(options, self._context(consumer, split), *extra)
+            return factory(options, self._context(part, consumer, split), *extra)
 
-    def _context(self, consumer: str, split: str) -> BuildContext:
+    def _context(self, part: Part, consumer: str, split: str) -> BuildContext:
         plan = self._plan
         return BuildContext(
             seed=step_seed(stream_key(self._seed, consumer), 0),
@@ -141,8 +166,36 @@ class Workshop:
             steps=plan.schedule.steps,
             max_rows=plan.max_rows,
             max_length=plan.max_length,
-            specs=plan.joined[0].specs(),
+            specs=self._specs.get(id(part)) or plan.joined[0].specs(),
         )
+
+
+def _asked(schedule: PhaseSchedule, step: int) -> Request | None:
+    """What step k asks of the mixture; None past the end."""
+    if step >= schedule.steps or (state := schedule.phase_at(step).state) is None:
+        return None
+    rows, t = state.data.shape(step).rows, schedule.clock.t(step)
+    return None if rows is None else Request(rows, {name: curve(t) for name, curve in state.data.mix.items()})
+
+
+def _asked_always(state: DataState, step: int) -> Request | None:
+    """What every batch of an evaluation asks."""
+    rows = state.shape(step).rows
+    return None if rows is None else Request(rows, {name: curve(0.0) for name, curve in state.mix.items()})
+
+
+def _build_loader(id: str, options: Any, context: BuildContext) -> Any:
+    """A registered loader, built in a process of its own."""
+    return discover().get("loader", id).load_factory()(options, context)
+
+
+def _parts(phase: CompiledPhase) -> Iterator[Part]:
+    """Every part that a phase declares."""
+    if (state := phase.state) is None:
+        return
+    yield from (state.task, state.model.embedding, state.model.rack, state.model.head, state.optimizer.part)
+    yield from (part for adapters in state.model.adapters.values() for part in adapters)
+    yield from (*state.data.sources.values(), *state.data.transforms)
 
 
 def _without_weights(given: Any) -> Any:

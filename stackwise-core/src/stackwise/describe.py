@@ -41,6 +41,7 @@ def _phase_as_json(phase: CompiledPhase, cost: PhasePrice) -> dict[str, Any]:
         "trainable": cost.trainable,
         "optimizer_state_bytes": cost.optimizer_bytes,
         "training_flops": cost.flops,
+        "sources": {name: {"rows": round(read.rows), "epochs": read.epochs} for name, read in cost.sources.items()},
         "lr": None if cost.lr is None else {"entry": cost.lr[0], "exit": cost.lr[1]},
         "transition": None if phase.transition is None else _transition_as_json(phase, phase.transition, cost),
     }
@@ -74,6 +75,7 @@ def plan_as_text(plan: Plan, prices: tuple[PhasePrice, ...]) -> str:
     rows = [["phase", "steps", "tokens", "stacks", "parameters", "trained", "optimizer state", "training FLOPs", "lr entry → exit"]]
     rows += [_row(phase, cost) for phase, cost in zip(plan.schedule, prices, strict=True)]
     lines += table(rows)
+    lines += _source_lines(prices)
     for phase, cost in zip(plan.schedule, prices, strict=True):
         if phase.transition is not None:
             lines += ["", *_transition_lines(plan, phase, phase.transition, cost)]
@@ -86,6 +88,21 @@ def plan_as_text(plan: Plan, prices: tuple[PhasePrice, ...]) -> str:
             f"evaluate  {name}: at {len(steps)} steps, {where} (first at step {steps[0]}, last at {steps[-1]})",
         ]
     return "\n".join(lines)
+
+
+def _source_lines(prices: tuple[PhasePrice, ...]) -> list[str]:
+    """`reads   web 3,100 rows (0.31 epochs), wiki …` over the whole run."""
+    rows: Counter[str] = Counter()
+    epochs: dict[str, float | None] = {}
+    for cost in prices:
+        for name, read in cost.sources.items():
+            rows[name] += read.rows  # type: ignore[assignment]  # a Counter of floats counts as well
+            known = epochs.get(name, 0.0)
+            epochs[name] = None if read.epochs is None or known is None else known + read.epochs
+    if not rows:
+        return []
+    words = [f"{name} {count:,.0f} rows" + ("" if (e := epochs[name]) is None else f" ({e:.2f} epochs)") for name, count in rows.items()]
+    return ["", f"reads  {', '.join(words)}"]
 
 
 def _row(phase: CompiledPhase, cost: PhasePrice) -> list[str]:

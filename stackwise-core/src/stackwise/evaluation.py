@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from attrs import frozen
+from attrs import Factory, frozen
 from torch import nn
 
 from stackwise.errors import DataError
@@ -25,6 +25,8 @@ class Evaluation:
     data: DataPlane
     state: DataState
     batches: int
+    values: Mapping[str, Mapping[str, float]] = Factory(dict)
+    """Task id → fixed values of its options that follow time in training."""
     seed: int = 0
 
     def run(self, model: nn.Module, objective: Objective, placement: Placement, moment: Moment) -> dict[str, float]:
@@ -33,7 +35,6 @@ class Evaluation:
         Raises:
             DataError: no target in all the batches.
         """
-        task = objective.task
         self.data.enter(self.state, lookahead=objective.lookahead)
         start = self.data.state_dict()
         key, generator = stream_key(self.seed, "evaluate", self.name), torch.Generator()
@@ -41,9 +42,9 @@ class Evaluation:
         modes = {module: module.training for module in model.modules()}
         model.eval()
         try:
-            with torch.inference_mode(), placement.forward_context():
+            with objective.fixed(self.values) as task, torch.inference_mode(), placement.forward_context():
                 for i in range(self.batches):
-                    fixed = moment._replace(step=i)
+                    fixed = moment._replace(step=i, t=0.0, phase_t=0.0)
                     for batch in self.data.batches(fixed):
                         prepared = task.prepare(batch, fixed, generator.manual_seed(step_seed(key, i)))
                         total, weight, metrics = task.loss(model(prepared), prepared)

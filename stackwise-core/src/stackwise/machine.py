@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from math import hypot, isfinite, nan
 from time import perf_counter
 from typing import Any
+from warnings import warn
 
 import torch
 from torch import nn
 
-from stackwise.contracts import Batch, Task
+from stackwise.contracts import Batch, Observer, Task
 from stackwise.errors import TrainingHalted, UserError
 from stackwise.evaluation import Evaluation
 from stackwise.events import Evaluated, Event, PhaseEntered, RunFinished, RunStarted, StepDone
@@ -18,7 +19,7 @@ from stackwise.phases import CompiledPhase, PhaseSchedule
 from stackwise.placement import Placement
 from stackwise.planes.data import DataPlane
 from stackwise.planes.model import ModelPlane, ModelReceipt
-from stackwise.planes.objective import Objective
+from stackwise.planes.objective import Objective, check_loss
 from stackwise.planes.optimizer import MomentsReceipt, OptimizerPlane
 from stackwise.streams import step_seed, stream_key
 from stackwise.time import Moment
@@ -39,6 +40,7 @@ class TrainingMachine:
         seed: the run's seed; each step seeds its own streams from (seed, consumer, step).
         halt_after: steps in a row that may be skipped as not finite before training halts.
         bridges: junctions that assembly bridged, in sentences, reported at the start.
+        observers: called with every event.
 
     Raises:
         UserError: a finished optimizer whose parameters are not the model's trainable ones.
@@ -58,6 +60,7 @@ class TrainingMachine:
         seed: int = 0,
         halt_after: int = 3,
         bridges: Sequence[str] = (),
+        observers: Sequence[Observer] = (),
     ) -> None:
         self.placement = placement or Placement()
         self.schedule = schedule
@@ -73,15 +76,38 @@ class TrainingMachine:
         self._seconds = 0.0
         self._last_share: tuple[float, torch.Tensor] | None = None
         self._generators = self.placement.generators()
+        self._observers = list(observers)
+        self._checked_task: object = None
         self.step = 0
         """The next step to run."""
 
     def train(self) -> Iterator[Event]:
-        """Run every step that is left, yielding each event as it happens.
+        """Run every step that is left, yielding each event as it happens; declared observers hear it first.
 
         Raises:
             TrainingHalted: too many steps in a row were not finite.
         """
+        for event in self._walk():
+            for observer in tuple(self._observers):
+                self._tell(observer, event)
+            yield event
+
+    def _tell(self, observer: Observer, event: Event) -> None:
+        """An observer that raises is dropped with a warning, and the run goes on."""
+        try:
+            observer(event)
+        except Exception as error:
+            self._observers.remove(observer)
+            told = f"observer {observer!r} raised {type(error).__name__}: {error}; it is dropped and the run goes on"
+            warn(told, RuntimeWarning, stacklevel=3)
+
+    def _walk(self) -> Iterator[Event]:
+        try:
+            yield from self._phases()
+        finally:
+            self.data.end()
+
+    def _phases(self) -> Iterator[Event]:
         yield RunStarted(self.schedule.steps, str(self.placement.device), self.placement.precision, self._bridges)
         for phase in self.schedule:
             if phase.stop <= self.step:
@@ -140,7 +166,8 @@ class TrainingMachine:
 
     def _steps(self, phase: CompiledPhase) -> Iterator[Event]:
         due = {step for steps in self.schedule.evaluate_at.values() for step in steps} - {phase.start}
-        moving, rate = phase.state is not None, self.schedule.clock.rates[phase.index]
+        moving, clock = phase.state is not None, self.schedule.clock
+        self.data.open(self.schedule.moments(phase, self.step))
         for moment in self.schedule.moments(phase, self.step):
             if moment.step in due:
                 yield from self._evaluate(moment.step, phase.name, "cadence")
@@ -152,7 +179,7 @@ class TrainingMachine:
             self.step += 1
             seconds = perf_counter() - started
             self._seconds += seconds
-            yield StepDone(moment.step, phase.name, loss, norm, self.optimizer.lr, moment.tokens + rate, seconds, not finite)
+            yield StepDone(moment.step, phase.name, loss, norm, self.optimizer.lr, clock.tokens(self.step), seconds, not finite)
             if not finite or self._not_finite_in_a_row:
                 self._count_not_finite(finite, moment)
 
@@ -203,8 +230,11 @@ class TrainingMachine:
         task = self.objective.task
         prepared = task.prepare(batch, moment, self._generator)
         with self.placement.forward_context():
-            total, weight, _ = task.loss(self.model.model(prepared), prepared)
-        return total, weight
+            result = task.loss(self.model.model(prepared), prepared)
+        if self._checked_task is not task:
+            check_loss(task, result)
+            self._checked_task = task
+        return result[0], result[1]
 
     def _seed_streams(self, step: int) -> None:
         self._generator.manual_seed(step_seed(self._task_key, step))

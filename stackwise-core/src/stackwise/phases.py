@@ -5,6 +5,7 @@ A `PhaseSchedule` is what everything downstream reads: plan, pricing, machine an
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from typing import Any, Literal
@@ -12,9 +13,11 @@ from typing import Any, Literal
 import attrs
 from attrs import Factory, field, frozen
 
+from stackwise.clock import Clock, compile_clock
 from stackwise.contracts import BlockOrigin, Built
+from stackwise.errors import ScheduleError
 from stackwise.schedules import Curve
-from stackwise.time import Clock, Duration, Moment, compile_clock
+from stackwise.time import Duration, Moment
 from stackwise.unification import Bridge
 
 
@@ -62,31 +65,71 @@ def _ordered(value: Any) -> Any:
 
 
 @frozen(kw_only=True)
+class BatchShape:
+    """Rows of each micro-batch of one step, and positions of a row."""
+
+    micro_batches: tuple[int | None, ...] = (None,)
+    """None: as the one iterable delivers them."""
+    seq_len: int | None = None
+    """Positions of a row that the model sees; None: the data has no length to cut."""
+
+    @classmethod
+    def of(
+        cls, *, batch_size: int | None = None, seq_len: int | None = None, accumulate: int = 1, step_tokens: int | None = None
+    ) -> BatchShape:
+        """The shape of a step, from what a config declares.
+
+        Args:
+            batch_size: rows of a micro-batch; with `step_tokens` the most it may have.
+            seq_len: positions of a row.
+            accumulate: micro-batches of a step.
+            step_tokens: positions of a step; it splits itself into micro-batches of nearly equal size.
+
+        Raises:
+            ScheduleError: a budget below one row, or without a row length.
+        """
+        if step_tokens is None:
+            return cls(micro_batches=(batch_size,) * accumulate, seq_len=seq_len)
+        if seq_len is None:
+            raise ScheduleError(f"a budget of {step_tokens} tokens a step needs rows of a known length: declare data.seq_len")
+        rows = step_tokens // seq_len
+        if rows < 1:
+            raise ScheduleError(
+                f"a budget of {step_tokens} tokens a step does not hold one row of {seq_len}: raise step_tokens or shorten seq_len"
+            )
+        count = 1 if batch_size is None else -(-rows // batch_size)
+        size, larger = divmod(rows, count)
+        return cls(micro_batches=(size + 1,) * larger + (size,) * (count - larger), seq_len=seq_len)
+
+    @property
+    def rows(self) -> int | None:
+        """Rows of one step."""
+        return None if None in self.micro_batches else sum(rows for rows in self.micro_batches if rows is not None)
+
+    @property
+    def tokens(self) -> int | None:
+        """Scheduled positions of one step, padding included."""
+        return None if self.rows is None or self.seq_len is None else self.rows * self.seq_len
+
+
+@frozen(kw_only=True)
 class DataState:
     """What the model sees."""
 
     sources: Mapping[str, Part]
     mix: Mapping[str, Curve]
     """Source → weight over time; only ratios matter."""
-    batch_size: int | None = None
-    """Rows of a micro-batch; None: as the one iterable delivers them."""
-    seq_len: int | None = None
-    """Positions of a row that the model sees; None: the data has no length to cut."""
-    accumulate: int = 1
-    """Micro-batches of one step."""
+    shapes: tuple[tuple[int, BatchShape], ...] = ((0, BatchShape()),)
+    """First step of each stretch of the phase → the shape of its steps."""
     bridges: tuple[Bridge, ...] = ()
     """Lossless differences between sources and task."""
     transforms: tuple[Part, ...] = ()
 
-    @property
-    def rows(self) -> int | None:
-        """Rows of one step."""
-        return None if self.batch_size is None else self.batch_size * self.accumulate
-
-    @property
-    def tokens_per_step(self) -> int | None:
-        """Scheduled positions of one step, padding included."""
-        return None if self.rows is None or self.seq_len is None else self.rows * self.seq_len
+    def shape(self, step: int) -> BatchShape:
+        """The shape of step k."""
+        if len(self.shapes) == 1:
+            return self.shapes[0][1]
+        return self.shapes[max(bisect_right(self.shapes, step, key=lambda stretch: stretch[0]) - 1, 0)][1]
 
 
 @frozen(kw_only=True)
@@ -223,15 +266,9 @@ class PhaseSchedule:
 
     def moments(self, phase: CompiledPhase, step: int) -> Iterator[Moment]:
         """The instants of a phase from `step` on; what `at` says of each, at a fraction of the cost."""
-        clock = self.clock
-        in_steps, span = clock.horizon.unit == "steps", float(clock.horizon.value)
-        t0, rate = clock.t(phase.start), clock.rates[phase.index]
-        width, tokens = clock.t(phase.stop) - t0, clock.tokens(step)
-        name, index = phase.name, phase.index
-        for k in range(step, phase.stop):
-            t = k / span if in_steps else tokens / span
-            yield Moment(k, t, name, index, (t - t0) / width, tokens)
-            tokens += rate
+        t0, t1 = self.clock.t(phase.start), self.clock.t(phase.stop)
+        for k, t, tokens in self.clock.times(step, phase.stop):
+            yield Moment(k, t, phase.name, phase.index, (t - t0) / (t1 - t0), tokens)
 
     def __iter__(self) -> Iterator[CompiledPhase]:
         return iter(self.phases)

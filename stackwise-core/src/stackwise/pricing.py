@@ -6,8 +6,10 @@ without an operator shows itself here, before the run.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from fractions import Fraction
 
 import torch
 from attrs import frozen
@@ -19,10 +21,20 @@ from stackwise.config import PhaseConfig
 from stackwise.errors import ConfigError, Problem, ProviderError, SelectorError, StackwiseError, UserError
 from stackwise.phases import CompiledPhase, Part, TrainingState
 from stackwise.plan import Plan
+from stackwise.plan.extents import epochs_of
 from stackwise.planes.model import ModelPlane, ModelReceipt
 from stackwise.planes.optimizer import group_parameters
 from stackwise.schedules import Curve
 from stackwise.specs import OptimizerSpec, TaskSpec, TensorSpec
+
+
+@frozen(kw_only=True)
+class SourcePrice:
+    """What a phase reads of one source: the declared share of every step, summed; what is delivered lies within one row of it."""
+
+    rows: float
+    epochs: float | None
+    """None where the source does not say its size before it is read."""
 
 
 @frozen(kw_only=True)
@@ -43,6 +55,8 @@ class PhasePrice:
     """At the first and the last step."""
     receipt: ModelReceipt
     """What crossing into the phase does to the parameters, by name."""
+    sources: Mapping[str, SourcePrice]
+    """What is read of each source in the phase."""
 
 
 def price(plan: Plan) -> tuple[PhasePrice, ...]:
@@ -69,7 +83,6 @@ def _price_phase(plan: Plan, phase: CompiledPhase, plane: ModelPlane, shop: Work
         receipt = plane.enter(state.model, blocks=blocks, growth=growth)
     with _placed_at(declared, "optimizer.groups"):
         groups = group_parameters(state.optimizer, plane.trainable(), first)
-    step_flops = _flops(plan, phase, plane.model)
     lr = _lr(state, {group.name for group in groups})
     return PhasePrice(
         name=phase.name,
@@ -79,7 +92,8 @@ def _price_phase(plan: Plan, phase: CompiledPhase, plane: ModelPlane, shop: Work
         parameters=sum(p.numel() for p in plane.model.parameters()),
         trainable=sum(p.numel() for p in plane.trainable().values()),
         optimizer_bytes=_optimizer_bytes(plan, phase, [p for group in groups for p in group.parameters.values()]),
-        flops=None if step_flops is None else step_flops * (phase.stop - phase.start),
+        flops=_flops(plan, phase, plane.model),
+        sources=_sources(plan, phase),
         lr=None if lr is None else (lr(first), lr(last)),
         receipt=receipt,
     )
@@ -109,15 +123,32 @@ def _optimizer_bytes(plan: Plan, phase: CompiledPhase, parameters: list[nn.Param
 
 
 def _flops(plan: Plan, phase: CompiledPhase, model: nn.Module) -> int | None:
-    """FLOPs of one step, counted over a forward and backward pass on the meta device."""
+    """FLOPs of all steps of a phase, counted over a forward and backward pass of each batch shape on the meta device."""
     state = phase.state
-    task = plan.joined[phase.index].drafts.task.spec
+    if state is None:
+        return None
+    starts = [*(start for start, _ in state.data.shapes), phase.stop]
+    counted: Counter[tuple[int | None, int | None]] = Counter()
+    for (start, shape), stop in zip(state.data.shapes, starts[1:], strict=True):
+        for rows in shape.micro_batches:
+            counted[rows, shape.seq_len] += stop - start
+    total = 0
+    for (rows, length), times in counted.items():
+        flops = _batch_flops(plan, phase, model, {"batch": rows, "time": length})
+        if flops is None:
+            return None
+        total += flops * times
+    return total
+
+
+def _batch_flops(plan: Plan, phase: CompiledPhase, model: nn.Module, runtime: Mapping[str, int | None]) -> int | None:
+    joined, state = plan.joined[phase.index], phase.state
+    task = joined.drafts.task.spec
     if state is None or not isinstance(task, TaskSpec):
         return None
-    joined = plan.joined[phase.index]
-    sizes = {dim: size for (role, dim), size in joined.sizes.items() if role == "task"}
+    sizes = {**{dim: size for (role, dim), size in joined.sizes.items() if role == "task"}, **runtime}
     offered = {name: spec for name, spec in task.inputs.items() if name not in task.optional or name in joined.optional}
-    shapes = {name: _shape(spec, state, sizes) for name, spec in offered.items()}
+    shapes = {name: _shape(spec, sizes) for name, spec in offered.items()}
     if not shapes or any(shape is None for shape in shapes.values()):
         return None
     batch = {name: torch.zeros(shape or (), dtype=_dtype(task.inputs[name]), device="meta") for name, shape in shapes.items()}
@@ -135,16 +166,51 @@ def _flops(plan: Plan, phase: CompiledPhase, model: nn.Module) -> int | None:
         ) from error
     for parameter in model.parameters():
         parameter.grad = None
-    return counter.get_total_flops() * state.data.accumulate
+    return counter.get_total_flops()
+
+
+def _sources(plan: Plan, phase: CompiledPhase) -> dict[str, SourcePrice]:
+    """The declared shares of every step of a phase, summed by source."""
+    state, drafts, clock = phase.state, plan.joined[phase.index].drafts, plan.schedule.clock
+    if state is None:
+        return {}
+    task = drafts.task.spec
+    lookahead = task.lookahead if isinstance(task, TaskSpec) else 0
+    rows = dict.fromkeys(state.data.sources, 0.0)
+    epochs: dict[str, float | None] = dict.fromkeys(state.data.sources, 0.0)
+    sizes = {name: draft.epoch_size() for name, draft in drafts.sources.items()}
+    steady = all(curve.is_constant for curve in state.data.mix.values())
+    starts = [*(start for start, _ in state.data.shapes), phase.stop]
+    for (start, shape), stop in zip(state.data.shapes, starts[1:], strict=True):
+        if shape.rows is None:
+            return {}
+        shares = _shares(state.data.mix, [clock.t(start)] if steady else [t for _, t, _ in clock.times(start, stop)])
+        for name, share in shares.items():
+            read = share * (stop - start) * shape.rows
+            rows[name] += read
+            part = epochs_of(Fraction(read), shape, sizes[name], lookahead)
+            known = epochs[name]
+            epochs[name] = None if part is None or known is None else known + float(part)
+    return {name: SourcePrice(rows=rows[name], epochs=epochs[name]) for name in rows}
+
+
+def _shares(mix: Mapping[str, Curve], times: list[float]) -> dict[str, float]:
+    """Mean share of each source over some instants."""
+    sums = dict.fromkeys(mix, 0.0)
+    for t in times:
+        weights = {name: curve(t) for name, curve in mix.items()}
+        total = sum(weights.values()) or 1.0
+        for name, weight in weights.items():
+            sums[name] += weight / total
+    return {name: value / len(times) for name, value in sums.items()}
 
 
 def _fault(rack: Part) -> type[UserError] | type[ProviderError]:
     return ProviderError if rack.given is None else UserError
 
 
-def _shape(spec: TensorSpec, state: TrainingState, sizes: Mapping[str, int]) -> tuple[int, ...] | None:
-    known = {**sizes, "batch": state.data.batch_size, "time": state.data.seq_len}
-    shape = [dim if isinstance(dim, int) else known.get(dim) for dim in spec.dims]
+def _shape(spec: TensorSpec, sizes: Mapping[str, int | None]) -> tuple[int, ...] | None:
+    shape = [dim if isinstance(dim, int) else sizes.get(dim) for dim in spec.dims]
     return None if any(size is None for size in shape) else tuple(size for size in shape if size is not None)
 
 

@@ -5,19 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
-from warnings import warn
 
 import attrs
 from attrs import frozen
 
 from stackwise import config
-from stackwise.assembly import Workshop, assemble
+from stackwise.assembly import assemble
 from stackwise.checkpoint import save_weights
-from stackwise.contracts import Observer
 from stackwise.describe import plan_as_json
 from stackwise.discovery import discover
 from stackwise.errors import StackwiseError
-from stackwise.events import Event
 from stackwise.machine import TrainingMachine
 from stackwise.plan import Plan, make_plan
 from stackwise.pricing import price
@@ -58,11 +55,13 @@ def run(path: Path, overrides: Sequence[str] = (), output: Path | None = None, s
     directory.write_config(experiment.resolved)
     directory.write_json("plan", plan_as_json(plan, prices))
     summary = Summary()
-    observers: list[Observer] = [directory, summary, Progress(plan.schedule, stream), *_declared_observers(plan)]
+    progress = Progress(plan.schedule, stream)
     status = "failed"
     try:
         for event in machine.train():
-            _tell(observers, event)
+            directory(event)
+            summary(event)
+            progress(event)
         save_weights(machine.model.model, directory.path / "final", _about(plan, machine))
         status = "finished"
     except KeyboardInterrupt:
@@ -81,27 +80,6 @@ def run(path: Path, overrides: Sequence[str] = (), output: Path | None = None, s
         directory.write_json("status", {"status": status, "steps": machine.step, "data": machine.data.ledger()})
         directory.close()
     return Result(directory.path, summary)
-
-
-def _declared_observers(plan: Plan) -> list[Observer]:
-    shop = Workshop(plan)
-    return [shop.observer(part) for part in plan.observers]
-
-
-def _tell(observers: list[Observer], event: Event) -> None:
-    """Every observer hears every event; a foreign one that raises is dropped, our own three are not."""
-    for observer in list(observers):
-        try:
-            observer(event)
-        except Exception as error:
-            if isinstance(observer, RunDirectory | Summary | Progress):
-                raise
-            observers.remove(observer)
-            warn(
-                f"observer {observer!r} raised {type(error).__name__}: {error}; it is dropped and the run goes on",
-                RuntimeWarning,
-                stacklevel=2,
-            )
 
 
 def _about(plan: Plan, machine: TrainingMachine) -> dict[str, Any]:

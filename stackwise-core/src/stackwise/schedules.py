@@ -11,10 +11,11 @@ from collections.abc import Callable, Mapping
 from math import cos, pi, sqrt
 from typing import Literal, NamedTuple, Protocol
 
-from attrs import Factory, field, frozen
+from attrs import Factory, evolve, field, frozen
 
+from stackwise.clock import Clock
 from stackwise.errors import ScheduleError
-from stackwise.time import Clock, Duration
+from stackwise.time import Duration
 
 Shape = Literal["hold", "linear", "cosine", "sqrt"]
 Over = Literal["run", "phase"]
@@ -94,17 +95,13 @@ class Window:
         return self._shift(duration, self.stop_step, forward=False)
 
     def _shift(self, duration: Duration, step: int, *, forward: bool) -> float:
-        sign = 1 if forward else -1
+        sign, clock = (1 if forward else -1), self.clock
         if duration.unit == "fraction":
-            t = self.clock.t(step) + sign * float(duration.value) * (self.stop - self.start)
-        elif duration.unit == "steps":
-            t = (
-                self.clock.t(step + sign * int(duration.value))
-                if 0 <= step + sign * int(duration.value) <= self.clock.steps
-                else 2.0 * sign
-            )
+            t = clock.t(step) + sign * float(duration.value) * (self.stop - self.start)
         else:
-            t = self.clock.t(self.clock.step_of(Duration(self.clock.tokens(step) + sign * duration.value, "tokens")))
+            amount = clock.consumed(step, duration.measure) + sign * duration.value
+            fits = 0 <= amount <= clock.consumed(clock.steps, duration.measure)
+            t = clock.t(clock.step_of(evolve(duration, value=amount))) if fits else 2.0 * sign
         if not self.start - 1e-12 <= t <= self.stop + 1e-12:
             raise ScheduleError(f"{duration} is longer than the {self.stop_step - self.start_step} steps it has to fit into")
         return t

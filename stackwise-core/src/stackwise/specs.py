@@ -66,6 +66,18 @@ class EpochSize:
 
 
 @frozen(kw_only=True)
+class TransformSpec:
+    """What a transform does to the fields of a batch; a transform without a spec changes values only."""
+
+    inputs: Mapping[str, TensorSpec] = Factory(dict)
+    """Fields it needs."""
+    outputs: Mapping[str, TensorSpec] = Factory(dict)
+    """Fields it adds, or gives another dtype, shape or bounds."""
+    prepares: bool = False
+    """Whether it belongs to the data rather than to training (tokenising, normalising): evaluations apply it too."""
+
+
+@frozen(kw_only=True)
 class EmbeddingSpec:
     """Batch fields in, hidden state out."""
 
@@ -138,4 +150,4 @@ class AdapterSpec:
     output: TensorSpec
 
 
-Spec = BatchSpec | EmbeddingSpec | RackSpec | HeadSpec | TaskSpec | OptimizerSpec | AdapterSpec
+Spec = BatchSpec | TransformSpec | EmbeddingSpec | RackSpec | HeadSpec | TaskSpec | OptimizerSpec | AdapterSpec

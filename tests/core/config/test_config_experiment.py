@@ -115,7 +115,7 @@ def test_defaults(tmp_path: Path) -> None:
     (train,) = got.phases
     assert (train.name, train.until) == ("train", Duration.parse("100%"))
     assert train.data.mix == {"text": 1.0, "code": 1.0}
-    assert train.data.accumulate == 1
+    assert (train.data.accumulate, train.data.step_tokens) == (None, None)
     assert got.evaluate[0].batches == 16
     assert got.resolved["model"]["rack"] == {"use": "m.decoder", "width": 128, "stacks": [{"base": 2}]}
 
@@ -155,7 +155,7 @@ def test_every_mistake_is_told_in_one_pass_with_place_and_fix(tmp_path: Path) ->
     for path, word in {
         "run.nam": "did you mean 'name'",
         "run.seed": "'7' is not a whole number",
-        "run.horizon": "steps or tokens",
+        "run.horizon": "steps, tokens, samples or epochs",
         "run.device": "'gpu' is none of",
         "run.threads": "true is not a whole number",
         "run.halt_after": "2.0 is not a whole number",

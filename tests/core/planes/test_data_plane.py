@@ -8,12 +8,16 @@ from typing import Any
 
 import pytest
 import torch
+from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
 from stackwise.errors import DataError, ProviderError
-from stackwise.phases import DataState, Part
-from stackwise.planes.data import DataPlane, IterableLoader, as_loader, check_batch
+from stackwise.phases import BatchShape, DataState, Part
+from stackwise.planes.batches import check_batch
+from stackwise.planes.data import DataPlane
+from stackwise.planes.iterable_loader import IterableLoader, as_loader
+from stackwise.planes.mixture import Request
 from stackwise.schedules import Curve, Knot
 from stackwise.specs import BatchSpec, TensorSpec
 from stackwise.time import Moment
@@ -45,16 +49,24 @@ class Counting:
 
 def state_of(weights: Mapping[str, Curve], batch_size: int | None = 5, seq_len: int | None = 3, accumulate: int = 1) -> DataState:
     sources = {name: Part(kind="loader", id=name) for name in weights}
-    return DataState(sources=sources, mix=weights, batch_size=batch_size, seq_len=seq_len, accumulate=accumulate)
+    shape = BatchShape.of(batch_size=batch_size, seq_len=seq_len, accumulate=accumulate)
+    return DataState(sources=sources, mix=weights, shapes=((0, shape),))
 
 
-def plane_of(built: list[str] | None = None) -> DataPlane:
+def plane_of(*states: DataState, built: list[str] | None = None) -> DataPlane:
+    """A plane that knows which state each step has; the last one goes on."""
+
+    def request(step: int) -> Request | None:
+        state = states[min(step, len(states) - 1)]
+        rows = state.shape(step).rows
+        return None if rows is None else Request(rows, {name: curve(step / STEPS) for name, curve in state.mix.items()})
+
     def build(name: str, part: Part) -> Counting:
         if built is not None:
             built.append(name)
         return Counting("abcd".index(name))
 
-    return DataPlane(build)
+    return DataPlane(build, request=request)
 
 
 def moment(step: int, steps: int = STEPS) -> Moment:
@@ -76,8 +88,8 @@ def test_the_mixture_follows_the_integral_of_its_weights_within_one_row(ends: li
     curves = {name: Curve((Knot(0.0, a, "linear"), Knot(1.0, b, "hold"))) for name, (a, b) in zip(names, ends, strict=True)}
     if not any(a for a, _ in ends):
         curves["a"] = Curve.constant(1.0)
-    plane = plane_of()
-    plane.enter(state_of(curves, batch_size=rows, accumulate=micro), lookahead=0)
+    plane = plane_of(state := state_of(curves, batch_size=rows, accumulate=micro))
+    plane.enter(state, lookahead=0)
     wanted = dict.fromkeys(names, 0.0)
     counted = dict.fromkeys(names, 0)
     for k in range(STEPS):
@@ -93,14 +105,14 @@ def test_the_mixture_follows_the_integral_of_its_weights_within_one_row(ends: li
 
 
 def test_a_source_of_weight_zero_is_never_read() -> None:
-    plane = plane_of()
-    plane.enter(state_of({"a": Curve.constant(0), "b": Curve.constant(2)}), lookahead=0)
+    plane = plane_of(state := state_of({"a": Curve.constant(0), "b": Curve.constant(2)}))
+    plane.enter(state, lookahead=0)
     assert [by_source(plane.batches(moment(k)))[0] for k in range(10)] == [[]] * 10
 
 
 def test_no_weight_at_all_is_the_users_mistake() -> None:
-    plane = plane_of()
-    plane.enter(state_of({"a": Curve.constant(0), "b": Curve.constant(0)}), lookahead=0)
+    plane = plane_of(state := state_of({"a": Curve.constant(0), "b": Curve.constant(0)}))
+    plane.enter(state, lookahead=0)
     with pytest.raises(DataError, match=r"at least one is above zero"):
         plane.batches(moment(0))
 
@@ -115,13 +127,15 @@ def test_rows_hold_the_tasks_lookahead_and_the_ledger_counts_scheduled_positions
 
 def test_a_source_that_is_dropped_keeps_its_place_for_its_return_and_its_line_in_the_ledger() -> None:
     built: list[str] = []
-    plane, one = plane_of(built), Curve.constant(1)
-    plane.enter(state_of({"a": one, "b": one}, batch_size=4), lookahead=0)
+    one = Curve.constant(1)
+    both, rest = state_of({"a": one, "b": one}, batch_size=4), state_of({"b": one}, batch_size=4)
+    plane = plane_of(both, rest, both, built=built)
+    plane.enter(both, lookahead=0)
     plane.batches(moment(0))
-    plane.enter(state_of({"b": one}, batch_size=4), lookahead=0)
+    plane.enter(rest, lookahead=0)
     assert by_source(plane.batches(moment(1)))[1] == [2, 3, 4, 5]
     assert plane.ledger()["a"] == {"rows": 2, "tokens": 6}
-    plane.enter(state_of({"a": one, "b": one}, batch_size=4), lookahead=0)
+    plane.enter(both, lookahead=0)
     assert by_source(plane.batches(moment(2)))[:2] == [[2, 3], [6, 7]]
     assert built == ["a", "b"]
 
@@ -130,7 +144,7 @@ def test_a_source_whose_structure_changes_starts_over_and_its_line_goes_on() -> 
     plane, state = plane_of(), state_of({"a": Curve.constant(1)}, batch_size=2)
     plane.enter(state, lookahead=0)
     plane.batches(moment(0))
-    changed = DataState(sources={"a": Part(kind="loader", id="another")}, mix=state.mix, batch_size=2, seq_len=3)
+    changed = evolve(state, sources={"a": Part(kind="loader", id="another")})
     plane.enter(changed, lookahead=0)
     assert by_source(plane.batches(moment(1)))[0] == [0, 1]
     assert plane.ledger()["a"]["rows"] == 4
@@ -139,7 +153,7 @@ def test_a_source_whose_structure_changes_starts_over_and_its_line_goes_on() -> 
 @given(st.integers(0, 12), st.integers(1, 4), st.integers(0, 3))
 def test_a_saved_place_leads_to_the_same_rows(before: int, rows: int, weight: int) -> None:
     state = state_of({"a": Curve.constant(1), "b": Curve((Knot(0.0, 0.3, "linear"), Knot(1.0, weight, "hold")))}, batch_size=rows)
-    whole, resumed = plane_of(), plane_of()
+    whole, resumed = plane_of(state), plane_of(state)
     whole.enter(state, lookahead=0)
     for k in range(before):
         whole.batches(moment(k))
@@ -163,12 +177,12 @@ def test_saved_places_of_other_sources_are_refused() -> None:
 
 def test_sources_mixed_row_by_row_need_a_batch_size_and_one_set_of_fields() -> None:
     one = Curve.constant(1)
-    plane = plane_of()
-    plane.enter(state_of({"a": one, "b": one}, batch_size=None), lookahead=0)
+    plane = plane_of(state := state_of({"a": one, "b": one}, batch_size=None))
+    plane.enter(state, lookahead=0)
     with pytest.raises(DataError, match=r"declare data\.batch_size"):
         plane.batches(moment(0))
     ready = {"a": [{"x": torch.zeros(1, 1)}] * 2, "b": [{"y": torch.zeros(1, 1)}] * 2}
-    plane = DataPlane(lambda name, part: as_loader(ready[name]))
+    plane = DataPlane(lambda name, part: as_loader(ready[name]), request=lambda step: Request(2, {"a": 1.0, "b": 1.0}))
     plane.enter(state_of({"a": one, "b": one}, batch_size=2, seq_len=1), lookahead=0)
     with pytest.raises(DataError, match="sources of one mixture share their fields"):
         plane.batches(moment(0))
@@ -187,8 +201,8 @@ def test_transforms_run_in_order_and_draw_by_seed_and_step_alone() -> None:
     def run(seed: int, first: int) -> list[list[int]]:
         plane = DataPlane(lambda name, part: Counting(0), build_transform=build, seed=seed)
         parts = tuple(Part(kind="transform", id=f"t{i}", options=i + 2) for i in range(2))
-        state = state_of({"a": Curve.constant(1)}, batch_size=1)
-        plane.enter(DataState(sources=state.sources, mix=state.mix, batch_size=1, seq_len=1, transforms=parts), lookahead=0)
+        state = state_of({"a": Curve.constant(1)}, batch_size=1, seq_len=1)
+        plane.enter(evolve(state, transforms=parts), lookahead=0)
         return [plane.batches(moment(k))[0]["tokens"].flatten().tolist() for k in range(first, first + 4)]
 
     assert run(1, 0) == run(1, 0) != run(2, 0)

@@ -14,7 +14,7 @@ from stackwise.config.experiment import (
     RunConfig,
 )
 from stackwise.config.loading import experiment, load
-from stackwise.config.objects import Phase
+from stackwise.config.objects import Phase, sample
 
 __all__ = [
     "DataConfig",
@@ -31,5 +31,6 @@ __all__ = [
     "experiment",
     "load",
     "parse_schedule",
+    "sample",
     "structure_options",
 ]

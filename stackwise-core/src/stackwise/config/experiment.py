@@ -11,7 +11,7 @@ from attrs import Factory, field, frozen
 from stackwise.config.nodes import Node, split
 from stackwise.errors import ConfigError, Position, Problem
 from stackwise.options import option
-from stackwise.schedules import Schedule
+from stackwise.schedules import Constant, Piecewise, Schedule
 from stackwise.time import Duration
 
 _RUN_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}\Z")
@@ -36,7 +36,7 @@ class Ref:
 
 def _broken_length(value: Duration) -> str | None:
     if value.unit == "fraction" or value.value <= 0:
-        return f"a horizon of {value} is no length: give it in steps or tokens, above zero"
+        return f"a horizon of {value} is no length: give it in steps, tokens, samples or epochs, above zero"
     return None
 
 
@@ -54,16 +54,37 @@ def _broken_clip(value: float | None) -> str | None:
     return None if value is None or value > 0 else f"a largest gradient norm of {value:g} stops all learning: give it above zero"
 
 
+def _broken_count(value: int | Schedule | None) -> str | None:
+    if isinstance(value, Piecewise):
+        counts, instants = list(value.values.values()), list(value.values)
+        if any(count < 1 or count != int(count) for count in counts):
+            return "every value is a whole number of at least 1"
+        if not instants or Duration.parse(instants[0]).value != 0:
+            return "the first value holds from the start of the window: give one at 0%"
+        return None
+    if value is None or isinstance(value, int):
+        return None if value is None or value >= 1 else f"{value} is below the minimum of 1"
+    if isinstance(value, Constant):
+        return f"{value.value:g} is not a whole number"
+    return "a count is a whole number, or a piecewise schedule of whole numbers"
+
+
+def _counted(doc: str) -> dict[str, Any]:
+    return {"rule": _broken_count, "doc": doc}
+
+
 @frozen(kw_only=True)
 class RunConfig:
     """The run as a whole."""
 
     name: str = field(metadata={"rule": _broken_run_name, "doc": "name of the run and of its directory"})
     seed: int = option(0, doc="every random stream derives from it", minimum=0, maximum=2**63 - 1)
-    horizon: Duration = field(metadata={"rule": _broken_length, "doc": "length of the run, in steps or tokens"})
+    horizon: Duration = field(metadata={"rule": _broken_length, "doc": "length of the run: steps, tokens, samples or epochs"})
     device: Literal["auto", "cpu", "cuda"] = option("auto", doc="where to train")
     precision: Literal["float32", "bf16"] = option("float32", doc="precision of the forward pass")
     threads: int | None = option(None, doc="processor threads; left out: as the machine has", minimum=1)
+    read_ahead: int = option(2, doc="steps whose batches a thread makes ahead; 0: none", minimum=0)
+    workers: int = option(0, doc="processes that read each source; 0: the thread reads", minimum=0)
     halt_after: int = option(3, doc="steps in a row without a finite loss and gradient after which the run halts", minimum=1)
 
 
@@ -73,9 +94,12 @@ class DataConfig:
 
     sources: Mapping[str, Ref] = field(metadata={"doc": "name → loader"})
     mix: Mapping[str, float | Schedule] = field(default=Factory(dict), metadata={"doc": "source → weight; equal weights when left out"})
-    batch_size: int | None = option(None, doc="rows of a micro-batch", minimum=1)
-    seq_len: int | None = option(None, doc="positions of a row that the model sees", minimum=1)
-    accumulate: int = option(1, doc="micro-batches of one step", minimum=1)
+    batch_size: int | Schedule | None = field(default=None, metadata=_counted("rows of a micro-batch, at most with step_tokens"))
+    seq_len: int | Schedule | None = field(default=None, metadata=_counted("positions of a row that the model sees"))
+    accumulate: int | Schedule | None = field(default=None, metadata=_counted("micro-batches of one step; 1 when left out"))
+    step_tokens: int | Schedule | None = field(
+        default=None, metadata=_counted("positions of one step, which splits itself; not with accumulate")
+    )
     rename: Mapping[str, str] = field(default=Factory(dict), metadata={"doc": "field the task needs → field the loader delivers"})
     transforms: tuple[Ref, ...] = field(default=(), metadata={"doc": "changes of a batch between loader and task, in order"})
 
@@ -133,6 +157,10 @@ class EvaluateConfig:
     batch_size: int | None = option(None, doc="rows of a batch; left out: as in training", minimum=1)
     seq_len: int | None = option(None, doc="positions of a row; left out: as in training", minimum=1)
     sources: Mapping[str, Ref] | None = field(default=None, metadata={"doc": "name → loader; left out: as in training"})
+    task: Mapping[str, float] = field(
+        default=Factory(dict),
+        metadata={"doc": "task option that may follow time → fixed value; left out: as at the start"},
+    )
 
 
 @frozen(kw_only=True, eq=False)

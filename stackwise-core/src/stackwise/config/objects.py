@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from math import isfinite
 from typing import Any
 
@@ -12,6 +12,7 @@ from stackwise.config.nodes import KeyPath, Node, describe
 from stackwise.config.reader import MAX_DEPTH
 from stackwise.contracts import Built
 from stackwise.errors import ConfigError, Position, Problem
+from stackwise.time import Duration
 
 IN_CODE = Position("<config>")
 """The place of everything that was written in Python."""
@@ -32,6 +33,36 @@ class Phase:
 
     def __init__(self, name: str, **deltas: Any) -> None:
         self.__attrs_init__(name, deltas)
+
+
+def sample(deltas: Callable[[float], Mapping[str, Any]], at: Sequence[str]) -> list[Phase]:
+    """A curriculum given as a function of run time, as phases: `phases=sample(lambda t: {"data": {"seq_len": ...}}, at=["0%", "50%"])`.
+
+    The function is asked once at every declared instant; what it returns holds until the next one, so the result is planned,
+    logged and resumed like any other phases.
+
+    Args:
+        deltas: run time in [0, 1) → what is declared from there on (`task`, `data`, `model`, `optimizer`, `enter`).
+        at: instants as shares of the run (`["0%", "25%", "50%"]`), in order, the first 0%.
+
+    Raises:
+        ConfigError: instants that are no shares, out of order, or not from 0% on; a function that returns no map.
+    """
+    shares = [Duration.parse(instant) for instant in at]
+    values = [share.value for share in shares]
+    ordered = sorted(set(values)) == values and values[:1] == [0] and values[-1] < 1
+    if not ordered or any(share.unit != "fraction" for share in shares):
+        told = f"{list(at)} are no instants to sample at: shares of the run below 100%, each later than the one before, the first 0%"
+        raise ConfigError([Problem(told, "phases", IN_CODE)])
+    phases = []
+    for i, share in enumerate(shares):
+        found = deltas(float(share.value))
+        if not isinstance(found, Mapping) or "until" in found:
+            told = f"the curriculum gives {describe(found)} at {share}: a map of deltas without `until`"
+            raise ConfigError([Problem(told, "phases", IN_CODE)])
+        until = {"until": str(at[i + 1])} if i + 1 < len(at) else {}
+        phases.append(Phase(f"part-{i}", **until, **found))
+    return phases
 
 
 def read_object(value: Mapping[str, Any]) -> Node:

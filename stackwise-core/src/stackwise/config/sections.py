@@ -143,6 +143,8 @@ def read_data(node: Node | None) -> Read[DataConfig]:
     sources = {name: section.ref(child, ("sources", name)) for name, child in written.items()}
     transforms = section.refs(section.take("transforms"), ("transforms",))
     data = section.build(DataConfig, {"sources": sources, "transforms": transforms})
+    if data.step_tokens is not None and data.accumulate is not None:
+        section.fault(("accumulate",), "stands beside step_tokens, which splits a step by itself: keep one of the two")
     if not data.mix:
         return attrs.evolve(data, mix=dict.fromkeys(sources, 1.0)), tuple(section.faults)
     for name, weight in data.mix.items():

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from attrs import define, field, frozen
 
+from stackwise.clock import Clock
 from stackwise.config import PhaseConfig
 from stackwise.errors import Problem, ScheduleError
 from stackwise.schedules import Constant, Curve, Schedule, Window
-from stackwise.time import Clock
 
 
 @frozen
@@ -55,7 +55,7 @@ class Curves:
         return curve
 
     def _window(self, schedule: Schedule, layer: int, path: str) -> Window:
-        phases = len(self.clock.rates)
+        phases = self.clock.phases
         if schedule.over == "run" or isinstance(schedule, Constant):
             return Window(self.clock, 0, self.clock.steps)
         if layer < 0 and phases > 1:

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import attrs
-from attrs import frozen
+from attrs import Factory, frozen
 
 from stackwise.config import EvaluateConfig
 from stackwise.contracts import Built, Loader
-from stackwise.errors import Problem
-from stackwise.phases import DataState, Part, TrainingState
+from stackwise.errors import Problem, did_you_mean
+from stackwise.phases import BatchShape, DataState, Part, TrainingState
 from stackwise.plan.junctions import Joined, join
 from stackwise.plan.parts import Draft, Drafts
 from stackwise.schedules import Curve
-from stackwise.specs import BatchSpec
+from stackwise.specs import BatchSpec, TransformSpec
 from stackwise.unification import Bridge
 
 
@@ -25,6 +25,8 @@ class EvaluationPlan:
     name: str
     state: DataState
     batches: int
+    values: Mapping[str, Mapping[str, float]] = Factory(dict)
+    """Task id → fixed values of its options that follow time in training."""
 
 
 def evaluation_plan(
@@ -40,14 +42,15 @@ def evaluation_plan(
         drafts: makes the drafts of own sources.
     """
     base = states[0].data
-    lengths = [state.data.seq_len for state in states if state.data.seq_len is not None]
+    shapes = [shape for state in states for _, shape in state.data.shapes]
+    lengths = [shape.seq_len for shape in shapes if shape.seq_len is not None]
+    rows = config.batch_size if config.batch_size is not None else shapes[0].micro_batches[0]
+    length = config.seq_len if config.seq_len is not None else max(lengths, default=None)
     state = attrs.evolve(
         base,
         mix={name: Curve.constant(curve(0.0)) for name, curve in base.mix.items()},
-        batch_size=config.batch_size if config.batch_size is not None else base.batch_size,
-        seq_len=config.seq_len if config.seq_len is not None else max(lengths, default=None),
-        accumulate=1,
-        transforms=(),
+        shapes=((0, BatchShape(micro_batches=(rows,), seq_len=length)),),
+        transforms=tuple(part for part, draft in zip(base.transforms, joined[0].drafts.transforms, strict=True) if _prepares(draft)),
     )
     if config.sources is None:
         _check_inherited(config, base, drafts)
@@ -55,7 +58,24 @@ def evaluation_plan(
         own = {name: draft for name, ref in config.sources.items() if (draft := drafts.of("loader", ref)) is not None}
         sources, bridges = _joined_sources(config, own, joined, rename, drafts)
         state = attrs.evolve(state, sources=sources, bridges=bridges, mix=dict.fromkeys(sources, Curve.constant(1.0)))
-    return EvaluationPlan(name=config.name, state=state, batches=config.batches)
+    return EvaluationPlan(name=config.name, state=state, batches=config.batches, values=_task_values(config, states, drafts))
+
+
+def _task_values(config: EvaluateConfig, states: Sequence[TrainingState], drafts: Drafts) -> dict[str, dict[str, float]]:
+    """Task id → its values where it first stands on the timeline, those given for the evaluation in their place."""
+    values: dict[str, dict[str, float]] = {}
+    for state in states:
+        values.setdefault(state.task.id, {name: curve.knots[0].value for name, curve in state.task.curves.items()})
+    known = {name for own in values.values() for name in own}
+    for name in config.task.keys() - known:
+        message = f"no task on the timeline has an option '{name}' that may follow time{did_you_mean(name, known)}"
+        drafts.problems.append(Problem(message, f"evaluate.{config.name}.task.{name}"))
+    return {id: {name: config.task.get(name, value) for name, value in own.items()} for id, own in values.items()}
+
+
+def _prepares(transform: Draft) -> bool:
+    spec = transform.spec
+    return isinstance(spec, TransformSpec) and spec.prepares
 
 
 def _check_inherited(config: EvaluateConfig, base: DataState, drafts: Drafts) -> None:

@@ -10,7 +10,7 @@ from attrs import Factory, frozen
 
 from stackwise.errors import Problem, UserError
 from stackwise.plan.parts import Draft
-from stackwise.specs import BatchSpec, Spec, TaskSpec
+from stackwise.specs import BatchSpec, Spec, TaskSpec, TensorSpec, TransformSpec
 from stackwise.unification import Bridge, Side, unify
 
 
@@ -49,9 +49,30 @@ class Joined:
 
     def specs(self) -> dict[str, Any]:
         """The specs at the junctions, for build contexts; `batch` is the first source's."""
-        specs: dict[str, Any] = {role: self.drafts.by_role()[role].spec for role in ("task", "embedding", "rack", "head")}
-        batches = [spec for draft in self.drafts.sources.values() if isinstance(spec := draft.spec, BatchSpec)]
+        roles = self.drafts.by_role()
+        specs: dict[str, Any] = {role: self._solved(role, roles[role].spec) for role in ("task", "embedding", "rack", "head")}
+        batches = [self._solved(role, spec) for role, draft in roles.items() if isinstance(spec := draft.spec, BatchSpec)]
         return {**specs, "batch": batches[0] if batches else BatchSpec(fields={})}
+
+    def _solved(self, role: str, spec: Spec | None) -> Any:
+        """A spec with the sizes found in place of the names of its dimensions."""
+        if spec is None:
+            return None
+
+        def sized(tensor: TensorSpec) -> TensorSpec:
+            dims = tuple(self.sizes.get((role, dim), dim) if isinstance(dim, str) else dim for dim in tensor.dims)
+            upper = tensor.bounds[1] if tensor.bounds is not None else 0
+            bounds = None if tensor.bounds is None else (tensor.bounds[0], self.sizes.get((role, str(upper)), upper))
+            return attrs.evolve(tensor, dims=dims, bounds=bounds)
+
+        changes: dict[str, Any] = {}
+        for attribute in attrs.fields(type(spec)):
+            value = getattr(spec, attribute.name)
+            if isinstance(value, TensorSpec):
+                changes[attribute.name] = sized(value)
+            elif isinstance(value, Mapping) and value and all(isinstance(inner, TensorSpec) for inner in value.values()):
+                changes[attribute.name] = {name: sized(inner) for name, inner in value.items()}
+        return attrs.evolve(spec, **changes)
 
 
 def join(drafts: PhaseDrafts, rename: Mapping[str, str]) -> Joined:
@@ -61,6 +82,8 @@ def join(drafts: PhaseDrafts, rename: Mapping[str, str]) -> Joined:
     for role, draft in drafts.by_role().items():
         spec = _spec(draft, problems)
         if spec is not None:
+            if isinstance(spec, BatchSpec):
+                spec = _transformed(spec, draft, drafts.transforms, problems)
             sides[role] = Side(role=role, label=draft.label, spec=spec, dims=draft.sizes, open=draft.open_sizes)
     unified = unify(sides, rename)
     unseen = [role for role in drafts.by_role() if role.startswith("source:") and role not in sides]
@@ -81,6 +104,19 @@ def join(drafts: PhaseDrafts, rename: Mapping[str, str]) -> Joined:
         sizes=unified.values,
         optional=unified.optional,
     )
+
+
+def _transformed(spec: BatchSpec, source: Draft, transforms: tuple[Draft, ...], problems: list[Problem]) -> BatchSpec:
+    """The fields of a source after its transforms."""
+    for transform in transforms:
+        change = _spec(transform, problems)
+        if isinstance(change, TransformSpec):
+            for name in change.inputs.keys() - spec.fields.keys():
+                offered = ", ".join(spec.fields) or "nothing"
+                message = f"{transform.label} needs the field '{name}', but {source.label} and the transforms before it give {offered}"
+                problems.append(Problem(message, transform.path))
+            spec = BatchSpec(fields={**spec.fields, **change.outputs})
+    return spec
 
 
 def _spec(draft: Draft, problems: list[Problem]) -> Spec | None:

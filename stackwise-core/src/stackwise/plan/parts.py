@@ -15,7 +15,7 @@ from stackwise.options import dimension_fields, read_stacks, scheduled_fields
 from stackwise.phases import Part
 from stackwise.registry import Registered, Registry
 from stackwise.schedules import TAGS, Constant, Curve, Schedule
-from stackwise.specs import RackSpec, Spec
+from stackwise.specs import EpochSize, RackSpec, Spec
 
 
 @frozen(kw_only=True, eq=False)
@@ -72,6 +72,17 @@ class Draft:
             return self.given.spec  # type: ignore[no-any-return]  # the user's own object
         stacks = {stack.name: stack.blocks for stack in self.options.get("stacks", ())}
         return attrs.evolve(self.given.spec or RackSpec(), stacks=stacks)
+
+    def epoch_size(self) -> EpochSize | None:
+        """What one epoch of a loader holds in training, where it can be said before reading; None where not."""
+        teller = self.options if self.registered is not None else self.given
+        if not hasattr(teller, "epoch_size"):
+            return None
+        try:
+            size: EpochSize | None = teller.epoch_size("train") if self.registered is not None else teller.epoch_size()
+        except UserError:
+            return None  # the run, which reads the data, will say what is wrong with it
+        return size
 
     @property
     def sizes(self) -> dict[str, int]:

@@ -7,11 +7,13 @@ from typing import NoReturn
 import attrs
 from attrs import field, frozen
 
-from stackwise.config import DataConfig, Experiment, PhaseConfig, parse_schedule
+from stackwise.clock import Clock, lay_out
+from stackwise.config import Experiment, PhaseConfig, parse_schedule
 from stackwise.errors import ConfigError, Problem, ScheduleError, SelectorError, did_you_mean
 from stackwise.phases import CompiledPhase, DataState, Enter, GroupState, ModelState, OptimizerState, Part, PhaseSchedule, TrainingState
 from stackwise.plan.curves import Curves
 from stackwise.plan.evaluations import EvaluationPlan, evaluation_plan
+from stackwise.plan.extents import extent_of, shapes_in
 from stackwise.plan.junctions import Joined, PhaseDrafts, join
 from stackwise.plan.parts import Draft, Drafts
 from stackwise.plan.transitions import transition
@@ -19,7 +21,6 @@ from stackwise.registry import Provider, Registry
 from stackwise.schedules import Curve
 from stackwise.selectors import compile_selector
 from stackwise.specs import RackSpec, TaskSpec
-from stackwise.time import Clock, compile_clock
 from stackwise.unification import Bridge
 
 
@@ -77,7 +78,7 @@ class _Planner:
         observers = [self.drafts.of("observer", ref) for ref in self.experiment.observers]
         self._collect(phases[0])
         found = [None if drafts is None else self._join(phase, drafts) for phase, drafts in zip(phases, drafted, strict=True)]
-        clock = self._clock()
+        clock = self._clock(found)
         if clock is None:
             self._stop()
         curves = Curves(clock, self.problems)
@@ -92,8 +93,9 @@ class _Planner:
         if self.problems or self.drafts.faults:
             self._stop()
         lookahead = max(_lookahead(each.drafts.task) for each in joined)
-        shapes = [state.data for state in states] + [evaluation.state for evaluation in evaluations]
-        rows = [shape.batch_size for shape in shapes if shape.batch_size is not None]
+        declared = [state.data for state in states] + [evaluation.state for evaluation in evaluations]
+        shapes = [shape for data in declared for _, shape in data.shapes]
+        rows = [rows for shape in shapes for rows in shape.micro_batches if rows is not None]
         lengths = [shape.seq_len for shape in shapes if shape.seq_len is not None]
         return Plan(
             experiment=self.experiment,
@@ -153,12 +155,11 @@ class _Planner:
 
     # -- time -----------------------------------------------------------------------------------------------------
 
-    def _clock(self) -> Clock | None:
+    def _clock(self, found: list[Joined | None]) -> Clock | None:
         """The compiled clock; None, with the reason among the problems, where the timeline does not hold together."""
         phases = self.experiment.phases
-        rates = [_shape(phase.data).tokens_per_step for phase in phases]
         try:
-            return compile_clock(self.experiment.run.horizon, [p.name for p in phases], [p.until for p in phases], rates)
+            return lay_out(self.experiment.run.horizon, [extent_of(phase, each) for phase, each in zip(phases, found, strict=True)])
         except ScheduleError as error:
             if not any(problem.path.endswith((".until", "run.horizon")) for problem in self.problems):
                 self.problems.append(Problem(str(error), "phases", phases[-1].locate("until")))
@@ -189,8 +190,8 @@ class _Planner:
         spec = drafts.rack.spec
         return TrainingState(
             task=part(drafts.task),
-            data=attrs.evolve(
-                _shape(phase.data),
+            data=DataState(
+                shapes=shapes_in(curves.clock, phase.index),
                 sources={name: part(draft) for name, draft in drafts.sources.items()},
                 mix={name: self._weight(phase, name, curves) for name in drafts.sources},
                 bridges=tuple(bridge for bridge in found.bridges if bridge.junction.startswith("source:")),
@@ -299,10 +300,6 @@ def _placed(problem: Problem, phase: PhaseConfig | None) -> Problem:
     if problem.where is not None or phase is None:
         return problem
     return attrs.evolve(problem, where=phase.locate(problem.path))
-
-
-def _shape(data: DataConfig) -> DataState:
-    return DataState(sources={}, mix={}, batch_size=data.batch_size, seq_len=data.seq_len, accumulate=data.accumulate)
 
 
 def _lookahead(task: Draft) -> int:

@@ -2,88 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import tee
 from typing import Any
 
 import torch
-from attrs import define
+from attrs import define, field, frozen
 
 from stackwise.contracts import Batch, Loader, Scheduled, Transform
 from stackwise.errors import DataError, ProviderError
 from stackwise.phases import DataState, Part
+from stackwise.planes.batches import check_batch, join_rows, rows_of
 from stackwise.planes.bridges import fields_across, take
-from stackwise.specs import BatchSpec
+from stackwise.planes.iterable_loader import IterableLoader, as_loader
+from stackwise.planes.mixture import Mixture, Request
+from stackwise.planes.read_ahead import ReadAhead
+from stackwise.planes.reader_processes import ProcessLoader
 from stackwise.streams import step_seed, stream_key
 from stackwise.time import Moment
 
-
-class IterableLoader:
-    """A plain iterable of batches as a loader: each `take` is the next batch, starting over at the end.
-
-    Raises:
-        DataError: empty, a generator that ran out, items that are not mappings of tensors, or a size other than asked for.
-    """
-
-    def __init__(self, batches: Iterable[Batch]) -> None:
-        self._batches = batches
-        self._iterator: Iterator[Batch] = iter(batches)
-        self._one_shot = self._iterator is batches
-        self._taken = 0
-
-    def get_batch_spec(self) -> BatchSpec:
-        """Nothing is known of the fields before the first batch."""
-        return BatchSpec(fields={})
-
-    def take(self, rows: int | None, length: int | None) -> Batch:
-        """The next batch as it comes."""
-        batch = next(self._iterator, None)
-        if batch is None:
-            if self._one_shot:
-                raise DataError(f"the iterator of batches ran out after {self._taken}: give a list, or an iterable that can start over")
-            self._iterator = iter(self._batches)
-            batch = next(self._iterator, None)
-            if batch is None:
-                raise DataError("the iterable of batches is empty: nothing to train on")
-        self._taken += 1
-        if not isinstance(batch, Mapping):
-            raise DataError(f"batch {self._taken - 1} is a {type(batch).__name__}: a batch is a mapping of field name → tensor")
-        if rows is not None and (found := _rows(batch)) != rows:
-            raise DataError(
-                f"batch {self._taken - 1} has {found} rows where {rows} were asked for: leave data.batch_size out for ready-made batches"
-            )
-        lengths = {int(tensor.shape[1]) for tensor in batch.values() if tensor.dim() > 1}
-        if length is not None and lengths and length not in lengths:
-            raise DataError(
-                f"the rows of batch {self._taken - 1} are {' and '.join(map(str, sorted(lengths)))} long where {length} were asked for: "
-                "leave data.seq_len out for ready-made batches"
-            )
-        return batch
-
-    def state_dict(self) -> dict[str, Any]:
-        """How many batches were taken."""
-        return {"taken": self._taken}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Wind forward to the batch after `taken`."""
-        if self._one_shot and self._taken > state["taken"]:
-            raise DataError("an iterator cannot go back: give a list, or an iterable that can start over")
-        if not self._one_shot:
-            self._iterator, self._taken = iter(self._batches), 0
-        while self._taken < state["taken"]:
-            self.take(None, None)
-
-
-def as_loader(source: object) -> Loader:
-    """A loader stays itself; any other iterable is adapted.
-
-    Raises:
-        DataError: neither.
-    """
-    if isinstance(source, Loader):
-        return source
-    if isinstance(source, Iterable):
-        return IterableLoader(source)
-    raise DataError(f"a {type(source).__name__} is no data: give a loader (take, state_dict) or an iterable of batches")
+BuildLoader = Callable[[str, Part], Any]
+BuildTransform = Callable[[Part], Transform]
 
 
 @define
@@ -99,43 +39,64 @@ class _Source:
     part: Part
     loader: Loader
     delivered: Delivered
+    values: dict[str, float] = field(factory=dict)
+    """The values last handed to the loader."""
 
 
-BuildLoader = Callable[[str, Part], Loader]
-BuildTransform = Callable[[Part], Transform]
+@frozen
+class _Planned:
+    """One step before it is read: what each micro-batch takes of each source."""
+
+    step: int
+    length: int | None
+    takes: tuple[tuple[tuple[str, int | None], ...], ...]
+    mixture: Mapping[str, Any]
+    """State of the mixture after this step."""
 
 
 class DataPlane:
     """Owns the loaders; delivers the micro-batches of each step by the declared mixture.
 
-    The row-by-row choice of source is the one with the largest debt (declared share so far minus delivered), so the
-    realised mixture follows the integral of the declared weights and depends on nothing else.
+    What a step reads depends on the schedule and on nothing else, so batches may be made ahead of their step, by a thread or
+    by reader processes, without changing the stream; only what a step has taken counts.
 
     Args:
         build: makes the loader of a declared source; called once a source and again only when its structure changes.
+        request: what step k asks for, for the mixture; None where there is one source.
         build_transform: makes a declared transform.
         device: where batches go.
         seed: the run's seed, for the transforms' streams.
+        read_ahead: steps whose batches are made ahead by a thread.
+        workers: reader processes a source; `build` then gives `ProcessLoader`s.
     """
 
     def __init__(
         self,
         build: BuildLoader,
         *,
+        request: Callable[[int], Request | None] | None = None,
         build_transform: BuildTransform | None = None,
         device: torch.device | None = None,
         seed: int = 0,
+        read_ahead: int = 0,
+        workers: int = 0,
     ) -> None:
         self._build, self._build_transform = build, build_transform
         self._device = device if device is not None and device.type != "cpu" else None
-        self._seed = seed
+        self._seed, self._workers = seed, workers
+        self._mixture = Mixture(request or (lambda step: None))
+        self._mixed: Mapping[str, Any] = self._mixture.state_dict()
+        """State of the mixture after the last step that was read."""
         self._sources: dict[str, _Source] = {}
         self._parked: dict[str, _Source] = {}
         """Sources a phase dropped: they keep their read position for a later phase that names them again."""
-        self._debt: dict[str, float] = {}
         self._transforms: list[tuple[Part, Transform, torch.Generator, int]] = []
         self._state: DataState | None = None
         self._lookahead = 0
+        self._planned: deque[_Planned] = deque()
+        self._coming: Iterator[Moment] = iter(())
+        self._ahead = ReadAhead(self._produce, self._snapshot, read_ahead)
+        self._open = False
 
     @classmethod
     def of(cls, batches: object, device: torch.device | None = None) -> DataPlane:
@@ -143,58 +104,68 @@ class DataPlane:
         loader = as_loader(batches)
         plane = cls(lambda name, part: loader, device=device)
         plane._sources["data"] = _Source(Part(kind="loader", id=type(batches).__name__, given=batches), loader, Delivered())
-        plane._debt["data"] = 0.0
         return plane
 
     def enter(self, state: DataState, *, lookahead: int) -> None:
         """Cross into a declared state: build new sources, drop those no longer named, keep the read position of the rest."""
+        self.close()
         known = {**self._parked, **self._sources}
         sources = {}
         for name, part in state.sources.items():
             source = known.get(name)
             if source is None or source.part.structure != part.structure:
                 source = _Source(part, as_loader(self._build(name, part)), source.delivered if source else Delivered())
+                if part.curves and not isinstance(source.loader, Scheduled):
+                    raise ProviderError(
+                        f"{part.id} declares options that follow time ({', '.join(part.curves)}) but the loader has no apply_values"
+                    )
+            source.part = part
             sources[name] = source
         self._enter_transforms(state.transforms)
         self._parked = {name: source for name, source in known.items() if name not in sources}
-        self._debt = {name: self._debt.get(name, 0.0) for name in sources}
         self._sources, self._state, self._lookahead = sources, state, lookahead
 
-    def _enter_transforms(self, parts: Sequence[Part]) -> None:
-        known = {(i, part.structure): rest for i, (part, *rest) in enumerate(self._transforms)}
-        self._transforms = [(part, *(known.get((i, part.structure)) or self._new_transform(i, part))) for i, part in enumerate(parts)]
+    def open(self, moments: Iterator[Moment]) -> None:
+        """Begin to read ahead for the steps that are left of a phase."""
+        if self._state is None or all(isinstance(source.loader, IterableLoader) for source in self._sources.values()):
+            return
+        coming, self._coming = tee(moments)
+        self._planned.clear()
+        self._ahead.open(coming)
+        self._open = True
 
-    def _new_transform(self, index: int, part: Part) -> tuple[Transform, torch.Generator, int]:
-        assert self._build_transform is not None
-        transform = self._build_transform(part)
-        if part.curves and not isinstance(transform, Scheduled):
-            raise ProviderError(
-                f"{part.id} declares options that follow time ({', '.join(part.curves)}) but the transform has no apply_values"
-            )
-        return transform, torch.Generator(), stream_key(self._seed, "transform", index, part.id)
+    def close(self) -> None:
+        """Stop reading ahead; what was made and not taken is dropped, and the read positions are those of the last step taken."""
+        if self._open:
+            self._ahead.close()
+            self._open = False
+            self._planned.clear()
+            if (taken := self._ahead.state()) != self._snapshot():
+                self.load_state_dict(taken)
+
+    def end(self) -> None:
+        """Stop reading ahead and end reader processes: the run is over."""
+        self.close()
+        for source in {**self._parked, **self._sources}.values():
+            if isinstance(source.loader, ProcessLoader):
+                source.loader.close()
 
     def batches(self, moment: Moment) -> list[Batch]:
         """The micro-batches of one step."""
-        if self._state is None:
-            return [self._finish(self._take_only(None, None), moment)]
-        length = None if self._state.seq_len is None else self._state.seq_len + self._lookahead
-        return [self._finish(self._take(self._state.batch_size, length, moment), moment) for _ in range(self._state.accumulate)]
+        return self._ahead.next(moment) if self._open else self._produce(moment)
 
     def ledger(self) -> dict[str, dict[str, int]]:
         """Rows and tokens delivered by source over the whole run, sources no longer named included."""
-        return {name: {"rows": s.delivered.rows, "tokens": s.delivered.tokens} for name, s in {**self._parked, **self._sources}.items()}
+        lines: dict[str, dict[str, int]] = self.state_dict()["ledger"] if self._open else self._lines()
+        return lines
 
     def fingerprints(self) -> dict[str, Mapping[str, Any]]:
         """What each source that can say so has read."""
         return {name: s.loader.fingerprint() for name, s in self._sources.items() if hasattr(s.loader, "fingerprint")}
 
     def state_dict(self) -> dict[str, Any]:
-        """Read positions, ledger and mixture debts, by source name."""
-        return {
-            "sources": {name: source.loader.state_dict() for name, source in {**self._parked, **self._sources}.items()},
-            "ledger": self.ledger(),
-            "debt": dict(self._debt),
-        }
+        """Read positions, ledger and mixture as of the last step taken, by source name."""
+        return self._ahead.state() if self._open else self._snapshot()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` saved into the same declared sources.
@@ -208,38 +179,65 @@ class DataPlane:
         for name, source in known.items():
             source.loader.load_state_dict(state["sources"][name])
             source.delivered = Delivered(**state["ledger"][name])
-        self._debt = dict(state["debt"])
+            source.values = {}
+        self._planned.clear()
+        self._mixture.load_state_dict(state["mixture"])
+        self._mixed = state["mixture"]
 
-    def _take_only(self, rows: int | None, length: int | None) -> Batch:
-        return self._take_from(next(iter(self._sources)), rows, length)
+    def _snapshot(self) -> dict[str, Any]:
+        sources = {name: source.loader.state_dict() for name, source in {**self._parked, **self._sources}.items()}
+        return {"sources": sources, "ledger": self._lines(), "mixture": self._mixed}
 
-    def _take(self, rows: int | None, length: int | None, moment: Moment) -> Batch:
+    def _lines(self) -> dict[str, dict[str, int]]:
+        return {name: {"rows": s.delivered.rows, "tokens": s.delivered.tokens} for name, s in {**self._parked, **self._sources}.items()}
+
+    # -- making a step's batches ----------------------------------------------------------------------------------
+
+    def _produce(self, moment: Moment) -> list[Batch]:
+        if self._state is None:
+            return [self._finish(self._take_from(next(iter(self._sources)), None, None), moment)]
+        planned = self._next_planned(moment)
+        batches = [join_rows([(name, self._take_from(name, rows, planned.length)) for name, rows in takes]) for takes in planned.takes]
+        self._mixed = planned.mixture
+        return [self._finish(batch, moment) for batch in batches]
+
+    def _next_planned(self, moment: Moment) -> _Planned:
+        """The plan of a step; with reader processes the coming steps are planned, and asked for, as well."""
+        if not (self._workers and self._open):
+            return self._plan(moment)
+        while len(self._planned) <= self._workers and (coming := next(self._coming, None)) is not None:
+            self._planned.append(self._plan(coming))
+        planned = self._planned.popleft()
+        assert planned.step == moment.step
+        return planned
+
+    def _plan(self, moment: Moment) -> _Planned:
+        assert self._state is not None
+        shape = self._state.shape(moment.step)
+        length = None if shape.seq_len is None else shape.seq_len + self._lookahead
+        self._apply_values(moment.t)
+        takes = tuple(self._deal(moment.step, rows) for rows in shape.micro_batches)
+        for name, rows in (pair for pairs in takes for pair in pairs):
+            loader = self._sources[name].loader
+            if isinstance(loader, ProcessLoader):
+                loader.ask(rows, length)
+        mixed = self._mixture.state_dict() if len(self._sources) > 1 else self._mixed
+        return _Planned(moment.step, length, takes, mixed)
+
+    def _deal(self, step: int, rows: int | None) -> tuple[tuple[str, int | None], ...]:
+        """Source → rows of one micro-batch."""
         if len(self._sources) == 1:
-            return self._take_only(rows, length)
+            return ((next(iter(self._sources)), rows),)
         if rows is None:
             raise DataError(f"{len(self._sources)} sources are mixed row by row: declare data.batch_size")
-        parts = []
-        for name, count in self._shares(rows, moment.t).items():
-            if count:
-                parts.append((name, self._take_from(name, count, length)))
-        return _join(parts)
+        return tuple(self._mixture.take(step, rows).items())
 
-    def _shares(self, rows: int, t: float) -> dict[str, int]:
-        assert self._state is not None
-        weights = {name: self._state.mix[name](t) for name in self._sources}
-        total = sum(weights.values())
-        if not total > 0:
-            raise DataError(f"the weights of data.mix are {weights} at t={t:g}: at least one is above zero")
-        shares = {name: weight / total for name, weight in weights.items()}
-        counts = dict.fromkeys(shares, 0)
-        debt = self._debt
-        for _ in range(rows):
-            for name, share in shares.items():
-                debt[name] += share
-            chosen = max((name for name in shares if shares[name] > 0), key=lambda name: debt[name])
-            debt[chosen] -= 1.0
-            counts[chosen] += 1
-        return counts
+    def _apply_values(self, t: float) -> None:
+        """Hand every loader the values in force, when they changed."""
+        for source in self._sources.values():
+            if source.part.curves and (values := source.part.values_at(t)) != source.values:
+                source.loader.apply_values(values)  # type: ignore[attr-defined]  # checked when it was built
+                source.values = values
 
     def _take_from(self, name: str, rows: int | None, length: int | None) -> Batch:
         """The next rows of one source, checked the first time, bridged to the task, and counted."""
@@ -247,14 +245,14 @@ class DataPlane:
         batch = source.loader.take(rows, length)
         if not source.delivered.rows:
             check_batch(name, batch, source.loader.get_batch_spec(), length)
-        if rows is not None and _rows(batch) != rows:
+        delivered = rows_of(batch)
+        if rows is not None and delivered != rows:
             raise ProviderError(
-                f"source '{name}' was asked for {rows} rows and delivered {_rows(batch)}: a loader delivers what it is asked for"
+                f"source '{name}' was asked for {rows} rows and delivered {delivered}: a loader delivers what it is asked for"
             )
         if self._state is not None and self._state.bridges:
             bridges = [bridge for bridge in self._state.bridges if bridge.junction == f"source:{name}-task"]
             batch = {**batch, **take(fields_across([bridge.field for bridge in bridges], bridges), batch)}
-        delivered = rows if rows is not None else _rows(batch)
         source.delivered.rows += delivered
         source.delivered.tokens += delivered * (length - self._lookahead) if length is not None else 0
         return batch
@@ -268,46 +266,15 @@ class DataPlane:
             batch = {name: tensor.to(self._device, non_blocking=True) for name, tensor in batch.items()}
         return batch
 
+    def _enter_transforms(self, parts: Sequence[Part]) -> None:
+        known = {(i, part.structure): rest for i, (part, *rest) in enumerate(self._transforms)}
+        self._transforms = [(part, *(known.get((i, part.structure)) or self._new_transform(i, part))) for i, part in enumerate(parts)]
 
-def check_batch(source: str, batch: Batch, spec: BatchSpec, length: int | None = None) -> None:
-    """Hold the first batch of a source against its own spec and the `length` that was asked for.
-
-    Raises:
-        ProviderError: a field missing, or of another rank or dtype than declared.
-        DataError: values outside the declared bounds, or features that are not finite.
-    """
-    if not isinstance(batch, Mapping):
-        raise ProviderError(f"source '{source}' delivered a {type(batch).__name__}: a batch is a mapping of field name → tensor")
-    for name, expected in spec.fields.items():
-        if name not in batch:
-            raise ProviderError(f"source '{source}' declares the field '{name}' but delivers {sorted(batch)}")
-        tensor = batch[name]
-        dtype = str(tensor.dtype).removeprefix("torch.")
-        if tensor.dim() != len(expected.dims) or expected.dtype not in (dtype, "floating" if tensor.is_floating_point() else "integer"):
-            raise ProviderError(f"source '{source}' declares '{name}' as {expected} but delivers {dtype}{list(tensor.shape)}")
-        if length is not None and expected.dims[1:2] == ("time",) and tensor.shape[1] != length:
-            raise ProviderError(f"source '{source}' was asked for rows of {length} and delivers '{name}' as {list(tensor.shape)}")
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise DataError(f"source '{source}': '{name}' holds values that are not finite in its first batch")
-        if expected.bounds is not None and isinstance(expected.bounds[1], int) and tensor.numel():
-            low, high = int(tensor.min()), int(tensor.max())
-            if low < expected.bounds[0] or high >= expected.bounds[1]:
-                declared = f"{expected.bounds[0]}..{expected.bounds[1] - 1}"
-                raise DataError(f"source '{source}': '{name}' holds {low}..{high}, outside its declared range {declared}")
-
-
-def _rows(batch: Batch) -> int:
-    return int(next(iter(batch.values())).shape[0])
-
-
-def _join(parts: Sequence[tuple[str, Batch]]) -> Batch:
-    if len(parts) == 1:
-        return parts[0][1]
-    first_name, first = parts[0]
-    for name, batch in parts[1:]:
-        if set(batch) != set(first):
-            raise DataError(
-                f"source '{name}' delivers {sorted(batch)}, source '{first_name}' delivers {sorted(first)}: "
-                "sources of one mixture share their fields"
+    def _new_transform(self, index: int, part: Part) -> tuple[Transform, torch.Generator, int]:
+        assert self._build_transform is not None
+        transform = self._build_transform(part)
+        if part.curves and not isinstance(transform, Scheduled):
+            raise ProviderError(
+                f"{part.id} declares options that follow time ({', '.join(part.curves)}) but the transform has no apply_values"
             )
-    return {field: torch.cat([batch[field] for _, batch in parts]) for field in first}
+        return transform, torch.Generator(), stream_key(self._seed, "transform", index, part.id)

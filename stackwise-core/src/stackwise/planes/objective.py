@@ -2,11 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
 
 from stackwise.contracts import Scheduled, Task
 from stackwise.errors import ProviderError
 from stackwise.phases import Part
+
+
+def check_loss(task: object, result: Any) -> None:
+    """Hold the first result of a task's `loss` against its contract: a sum that gradients reach, its denominator, further metrics.
+
+    Raises:
+        ProviderError: it is something else.
+    """
+    what = f"the loss of {type(task).__name__}"
+    if not isinstance(result, tuple) or len(result) != 3:
+        raise ProviderError(
+            f"{what} is no (total, weight, metrics) but {_short(result)}: return the sum, its denominator and a map of metrics"
+        )
+    total, weight, metrics = result
+    if not isinstance(total, torch.Tensor) or total.dim() != 0 or not total.requires_grad:
+        raise ProviderError(f"the total of {what} is {_short(total)}: it is one number, a sum over targets, that gradients flow back from")
+    if isinstance(weight, torch.Tensor) and weight.dim() != 0:
+        raise ProviderError(f"the weight of {what} is {_short(weight)}: it is one number, the denominator of the sum")
+    if not isinstance(metrics, Mapping) or any(not isinstance(pair, tuple) or len(pair) != 2 for pair in metrics.values()):
+        raise ProviderError(f"the metrics of {what} are {_short(metrics)}: they map a name to a sum and its denominator")
+    if "loss" in metrics:
+        raise ProviderError(f"{what} names a metric 'loss', which is the name of total / weight: call it otherwise")
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, torch.Tensor):
+        return f"a tensor of shape {list(value.shape)}{'' if value.requires_grad else ' without gradient'}"
+    return f"{type(value).__name__} of length {len(value)}" if hasattr(value, "__len__") else type(value).__name__
 
 
 class Objective:
@@ -44,6 +76,19 @@ class Objective:
                 )
             self._values = {}
         self._part = part
+
+    @contextmanager
+    def fixed(self, values: Mapping[str, Mapping[str, float]]) -> Iterator[Task]:
+        """The task with the values given for it (by id) instead of those in force, which come back afterwards."""
+        own = values.get(self._part.id, {}) if self._part is not None else {}
+        if not own or not isinstance(self.task, Scheduled):
+            yield self.task
+            return
+        self.task.apply_values({**self._values, **own})
+        try:
+            yield self.task
+        finally:
+            self.task.apply_values(self._values)
 
     def apply_values(self, t: float) -> None:
         """Hand the task the values in force at t, when they changed."""

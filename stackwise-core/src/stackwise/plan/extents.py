@@ -1,0 +1,104 @@
+"""Phases as extents on the timeline: what a step of each consumes, and where its batch changes shape."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fractions import Fraction
+
+from attrs import frozen
+
+from stackwise.clock import RUN, Clock, Extent, Rate, Switch
+from stackwise.config import PhaseConfig, parse_schedule
+from stackwise.phases import BatchShape
+from stackwise.plan.junctions import Joined
+from stackwise.schedules import Constant, Piecewise
+from stackwise.specs import EpochSize, TaskSpec
+from stackwise.time import Duration
+
+SHAPE_KEYS = ("batch_size", "seq_len", "accumulate", "step_tokens")
+
+
+def extent_of(phase: PhaseConfig, joined: Joined | None) -> Extent:
+    """One phase as the clock lays it out; epochs count only where its sources are known."""
+    values: dict[str, int | None] = {}
+    switches: list[Switch] = []
+    for key in SHAPE_KEYS:
+        declared = getattr(phase.data, key)
+        if isinstance(declared, Piecewise):
+            window = RUN if declared.over == "run" else max(phase.declared_in(f"data.{key}"), 0)
+            steps = [(Duration.parse(at), int(value)) for at, value in declared.values.items()]
+            values[key] = steps[0][1]
+            switches += [Switch(at=at, window=window, key=key, value=value) for at, value in steps[1:]]
+        else:
+            values[key] = declared
+    reading = _Reading.of(phase, joined)
+    return Extent(name=phase.name, end=phase.until, values=values, switches=tuple(switches), rate=reading.rate)
+
+
+def shape_of(values: Mapping[str, int | None]) -> BatchShape:
+    """The batch shape that declared counts amount to.
+
+    Raises:
+        ScheduleError: a token budget that does not hold one row.
+    """
+    return BatchShape.of(
+        batch_size=values["batch_size"],
+        seq_len=values["seq_len"],
+        accumulate=values["accumulate"] or 1,
+        step_tokens=values["step_tokens"],
+    )
+
+
+def shapes_in(clock: Clock, index: int) -> tuple[tuple[int, BatchShape], ...]:
+    """First step → shape, for every stretch of a phase."""
+    start, stop = clock.starts[index], clock.starts[index + 1]
+    return tuple((piece.start, shape_of(piece.values)) for piece in clock.pieces if start <= piece.start < stop)
+
+
+@frozen
+class _Reading:
+    """What the sources of a phase are read at."""
+
+    shares: Mapping[str, Fraction]
+    """Source → share of the rows; empty where shares follow time inside the phase."""
+    sizes: Mapping[str, EpochSize]
+    lookahead: int
+
+    @classmethod
+    def of(cls, phase: PhaseConfig, joined: Joined | None) -> _Reading:
+        if joined is None:
+            return cls({}, {}, 0)
+        weights = {name: parse_schedule(phase.data.mix[name]) for name in joined.drafts.sources if name in phase.data.mix}
+        constant = {name: Fraction(weight.value) for name, weight in weights.items() if isinstance(weight, Constant)}
+        total = sum(constant.values())
+        shares = {name: weight / total for name, weight in constant.items()} if total and len(constant) == len(weights) else {}
+        sizes = {name: size for name, draft in joined.drafts.sources.items() if (size := draft.epoch_size()) is not None}
+        task = joined.drafts.task.spec
+        return cls(shares, sizes, task.lookahead if isinstance(task, TaskSpec) else 0)
+
+    def rate(self, values: Mapping[str, int | None]) -> Rate:
+        """What a step consumes, as far as it can be counted."""
+        shape = shape_of(values)
+        rate: dict[str, Fraction] = {}
+        if shape.rows is not None:
+            rate["samples"] = Fraction(shape.rows)
+        if shape.tokens is not None:
+            rate["tokens"] = Fraction(shape.tokens)
+        for name, share in self.shares.items():
+            epochs = epochs_of(share * (shape.rows or 0), shape, self.sizes.get(name), self.lookahead)
+            if epochs:
+                rate[f"epochs of {name}"] = epochs
+                if len(self.shares) == 1:
+                    rate["epochs"] = epochs
+        return rate
+
+
+def epochs_of(rows: Fraction, shape: BatchShape, size: EpochSize | None, lookahead: int) -> Fraction | None:
+    """The epochs of a source that so many of its rows are; None where its size is unknown."""
+    if size is None:
+        return None
+    if size.rows is not None:
+        return rows / size.rows
+    if size.entries is None or shape.seq_len is None:
+        return None
+    return rows * (shape.seq_len + lookahead) / size.entries
