@@ -171,3 +171,18 @@ def test_padded_rows_need_a_token() -> None:
         _loader([0, 0], RowOptions(rows="padded"))
     with pytest.raises(DataError, match=r"declare data\.seq_len"):
         _loader([5, 6], RowOptions(rows="padded")).take(2, None)
+
+
+@pytest.mark.parametrize("form", ["stream", "packed", "padded"])
+@pytest.mark.parametrize("exposed", [None, 0.4])
+@given(asked=st.lists(st.tuples(st.integers(1, 4), st.integers(1, 4), st.booleans()), max_size=6))
+def test_what_is_skipped_is_what_would_have_been_taken(form: str, exposed: float | None, asked: list[tuple[int, int, bool]]) -> None:
+    options = RowOptions(rows=form, difficulty=None if exposed is None else "rarity", exposed=exposed or 1.0)
+    whole, skipping = (_loader([9, 4, 6, 1, 0, 8, 3], options) for _ in range(2))
+    for rows, length, skip in asked:
+        batch = whole.take(rows, length)
+        if skip:
+            skipping.skip(rows, length)
+        else:
+            assert all(torch.equal(found, batch[name]) for name, found in skipping.take(rows, length).items())
+        assert skipping.state_dict() == whole.state_dict()

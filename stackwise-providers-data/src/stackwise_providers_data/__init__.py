@@ -1,4 +1,4 @@
-"""Loaders for StackWise: the Python standard library as bytes, text files as bytes, arrays in memory.
+"""Loaders and transforms for StackWise: text, records and arrays from files, arrays in memory, noise and truncation.
 
 Names resolve on first use, so that listing what is installed never imports torch.
 """
@@ -12,8 +12,18 @@ _FACE = {
     "StdlibOptions": "options",
     "TextFilesOptions": "options",
     "MemoryOptions": "options",
+    "JsonlOptions": "record_options",
+    "HfDatasetOptions": "record_options",
+    "ArrayFilesOptions": "array_options",
+    "TokenizerOptions": "tokenizer_options",
+    "BpeTraining": "tokenizer_options",
+    "TokenNoiseOptions": "transform_options",
+    "TruncateOptions": "transform_options",
+    "FeatureNoiseOptions": "transform_options",
     "Permutation": "permutation",
     "TokenStream": "token_stream",
+    "PaddedRows": "padded_rows",
+    "Examples": "examples",
     "RowStream": "row_stream",
 }
 

@@ -52,7 +52,7 @@ class BandedWalk:
         widths = np.diff(self._edges).tolist()
         self._orders = [Order(n, seed=(seed + _GOLDEN * (b + 1)) % 2**64, shuffle=shuffle) for b, n in enumerate(widths)]
         self._counts = [0] * self.bands
-        self._unit: int | None = None
+        self._begun: int | None = None
         self._offset = 0
         self.apply_values({"exposed": exposed})
 
@@ -60,6 +60,11 @@ class BandedWalk:
     def entries(self) -> int:
         """Entries of all bands together."""
         return self._ordinary.entries
+
+    @property
+    def unit(self) -> str:
+        """What an entry is."""
+        return self._ordinary.unit
 
     @property
     def visible(self) -> int:
@@ -78,20 +83,28 @@ class BandedWalk:
         Raises:
             DataError: nothing repeats and the visible bands are read through.
         """
-        if self._unit is None and self.visible == self.bands:
+        if self._begun is None and self.visible == self.bands:
             return self._ordinary.advance(count)
-        begun, offset = self._begun()
+        begun, offset = self._inside()
         rest = self._size - offset if offset else 0
         drawn = self._draw(-(-max(0, count - rest) // self._size))
         units = np.concatenate([np.array([begun], dtype=np.int64), drawn]) if offset else drawn
         last = int(units[-1])
         self._offset = (offset + count) % self._size
-        self._unit = last if self._offset else -1
+        self._begun = last if self._offset else -1
         return units, offset
+
+    def skip(self, count: int) -> None:
+        """Move `count` entries on.
+
+        Raises:
+            DataError: nothing repeats and the visible bands are read through.
+        """
+        self.advance(count)
 
     def state_dict(self) -> dict[str, Any]:
         """Ordinary cursor; draws from each band; unit begun (-1: none, None: everything was visible so far) and entries read of it."""
-        return {**self._ordinary.state_dict(), "bands": list(self._counts), "unit": self._unit, "offset": self._offset}
+        return {**self._ordinary.state_dict(), "bands": list(self._counts), "unit": self._begun, "offset": self._offset}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go to a place that `state_dict` named.
@@ -106,11 +119,11 @@ class BandedWalk:
         if not whole or not inside:
             raise DataError(f"{self._name}: {dict(state)!r} is no place in data of {self.bands} bands of difficulty: the data has changed")
         self._ordinary.load_state_dict({key: state[key] for key in ("epoch", "position") if key in state})
-        self._counts, self._unit, self._offset = list(state["bands"]), unit, int(state["offset"])
+        self._counts, self._begun, self._offset = list(state["bands"]), unit, int(state["offset"])
 
-    def _begun(self) -> tuple[int, int]:
-        if self._unit is not None:
-            return self._unit, self._offset
+    def _inside(self) -> tuple[int, int]:
+        if self._begun is not None:
+            return self._begun, self._offset
         if not self._ordinary.is_fresh and not self._repeat:
             raise DataError(f"{self._name}: exposed fell after reading began: with repeat: false let it only rise")
         return self._ordinary.here() if not self._ordinary.is_fresh else (-1, 0)

@@ -9,18 +9,18 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from stackwise import BatchSpec, DataError, EpochSize
+from stackwise import BatchSpec, DataError
 from stackwise_providers_data.corpus import Corpus
 from stackwise_providers_data.padded_rows import gather_padded
 from stackwise_providers_data.permutation import Indices
-from stackwise_providers_data.walk import Walk
+from stackwise_providers_data.walk import Walk, WalkedLoader
 
 Fields = dict[str, npt.NDArray[Any]]
 Assemble = Callable[[Indices, int], Fields]
 """Examples and the length of a row → the fields of a batch."""
 
 
-class Examples:
+class Examples(WalkedLoader):
     """A loader of one example a row.
 
     Args:
@@ -32,14 +32,9 @@ class Examples:
     """
 
     def __init__(self, assemble: Assemble, spec: BatchSpec, *, walk: Walk, fingerprint: Mapping[str, Any], name: str) -> None:
-        self.name = name
-        self._assemble, self._spec, self._walk = assemble, spec, walk
+        super().__init__(walk, spec, fingerprint=fingerprint, name=name)
+        self._assemble = assemble
         self._needs_length = any("time" in field.dims for field in spec.fields.values())
-        self._fingerprint = dict(fingerprint)
-
-    def get_batch_spec(self) -> BatchSpec:
-        """The fields of an example."""
-        return self._spec
 
     def take(self, rows: int | None, length: int | None) -> dict[str, torch.Tensor]:
         """The next examples; fields with a time axis are `length` long.
@@ -48,40 +43,15 @@ class Examples:
             DataError: no number of rows, no length where texts are padded to it, one where nothing has it; or the end, where
                 nothing repeats.
         """
-        if not rows or (self._needs_length and not length):
-            raise DataError(f"{self.name}: examples fill rows of a declared size: declare data.{'batch_size' if not rows else 'seq_len'}")
-        if length and not self._needs_length:
-            raise DataError(f"{self.name}: rows of {length} entries are asked for, but features have no time axis: leave seq_len out")
-        chosen, _ = self._walk.advance(rows)
+        chosen, _ = self._walk.advance(self._entries(rows, length))
         return {name: torch.from_numpy(array) for name, array in self._assemble(chosen, length or 0).items()}
 
-    def apply_values(self, values: Mapping[str, float]) -> None:
-        """Set how much of the data is `exposed`.
-
-        Raises:
-            UserError: less than all of it, where no difficulty ranks the examples.
-        """
-        self._walk.apply_values(values)
-
-    def epoch_size(self) -> EpochSize:
-        """Rows of one epoch."""
-        return EpochSize(rows=self._walk.entries)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Epoch, and rows read in it."""
-        return self._walk.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go to a place that `state_dict` named.
-
-        Raises:
-            DataError: no such place in this data.
-        """
-        self._walk.load_state_dict(state)
-
-    def fingerprint(self) -> dict[str, Any]:
-        """What the examples were read from."""
-        return dict(self._fingerprint)
+    def _entries(self, rows: int | None, length: int | None) -> int:
+        if self._needs_length and not length:
+            raise DataError(f"{self.name}: texts are padded to a declared size: declare data.seq_len")
+        if length and not self._needs_length:
+            raise DataError(f"{self.name}: rows of {length} entries are asked for, but features have no time axis: leave seq_len out")
+        return super()._entries(rows, length)
 
 
 class TextColumns:

@@ -10,9 +10,9 @@ import numpy.typing as npt
 import torch
 from attrs import frozen
 
-from stackwise import BatchSpec, DataError, EpochSize
+from stackwise import BatchSpec, DataError
 from stackwise_providers_data.permutation import Indices
-from stackwise_providers_data.walk import Walk
+from stackwise_providers_data.walk import Walk, WalkedLoader
 
 
 @frozen(eq=False)
@@ -49,7 +49,7 @@ def gather_padded(
     return np.where(mask, found, pad).astype(np.int64, copy=False), mask
 
 
-class PaddedRows:
+class PaddedRows(WalkedLoader):
     """A loader of one document a row.
 
     Args:
@@ -73,15 +73,9 @@ class PaddedRows:
         fingerprint: Mapping[str, Any],
         name: str,
     ) -> None:
-        self.name = name
+        super().__init__(walk, spec, fingerprint=fingerprint, name=name)
         self.field = next(iter(spec.fields))
-        self._tokens, self._spans, self._spec, self._pad = tokens, spans, spec, pad
-        self._walk = walk
-        self._fingerprint = dict(fingerprint)
-
-    def get_batch_spec(self) -> BatchSpec:
-        """Token ids, and which of them are real."""
-        return self._spec
+        self._tokens, self._spans, self._pad = tokens, spans, pad
 
     def take(self, rows: int | None, length: int | None) -> dict[str, torch.Tensor]:
         """The next documents: ids int64 [rows, length], mask bool [rows, length], True on tokens of the document.
@@ -89,37 +83,13 @@ class PaddedRows:
         Raises:
             DataError: no number of rows, or no length; or the end, where nothing repeats.
         """
-        if not rows or not length:
-            raise DataError(f"{self.name}: rows are padded to a declared size: declare data.{'batch_size' if not rows else 'seq_len'}")
-        chosen, _ = self._walk.advance(rows)
+        chosen, _ = self._walk.advance(self._entries(rows, length))
+        assert length is not None
         starts = self._spans.starts[chosen]
         tokens, mask = gather_padded(self._tokens, starts, self._spans.stops[chosen] - starts, length, self._pad)
         return {self.field: torch.from_numpy(tokens), "mask": torch.from_numpy(mask)}
 
-    def apply_values(self, values: Mapping[str, float]) -> None:
-        """Set how much of the data is `exposed`.
-
-        Raises:
-            UserError: less than all of it, where no difficulty ranks the documents.
-        """
-        self._walk.apply_values(values)
-
-    def epoch_size(self) -> EpochSize:
-        """Rows of one epoch."""
-        return EpochSize(rows=self._walk.entries)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Epoch, and rows read in it."""
-        return self._walk.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go to a place that `state_dict` named.
-
-        Raises:
-            DataError: no such place in this data.
-        """
-        self._walk.load_state_dict(state)
-
-    def fingerprint(self) -> dict[str, Any]:
-        """What the tokens were read from."""
-        return dict(self._fingerprint)
+    def _entries(self, rows: int | None, length: int | None) -> int:
+        if not length:
+            raise DataError(f"{self.name}: rows are padded to a declared size: declare data.seq_len")
+        return super()._entries(rows, length)

@@ -47,7 +47,7 @@ def build_records(options: RecordOptions, context: BuildContext) -> TextRows | E
     else:
         assemble = columns.separate if options.layout == "separate" else columns.joined
     units = _whole_examples(corpus, len(options.columns))
-    walk = make_walk(corpus, units, options, context, size=1, starts=None, whole=True)
+    walk = make_walk(corpus, len(units), lambda: units, options, context)
     fingerprint = {**corpus.fingerprint, "sha256": digest}
     return Examples(assemble, options.to_spec(), walk=walk, fingerprint=fingerprint, name=documents.name)
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from stackwise import BatchSpec, DataError, EpochSize
-from stackwise_providers_data.walk import EpochWalk
+from stackwise import BatchSpec, DataError
+from stackwise_providers_data.walk import EpochWalk, WalkedLoader
 
 
-class RowStream:
+class RowStream(WalkedLoader):
     """A loader of whole rows; a request may run over the end of an epoch.
 
     Args:
@@ -38,16 +38,9 @@ class RowStream:
         name: str = "arrays",
     ) -> None:
         self.rows = len(next(iter(fields.values())))
-        self._fields = dict(fields)
-        self._spec = spec
-        self._time = time
-        self._fingerprint = dict(fingerprint)
-        self._name = name
-        self._walk = EpochWalk(self.rows, seed=seed, shuffle=shuffle, repeat=repeat, unit="rows", name=name)
-
-    def get_batch_spec(self) -> BatchSpec:
-        """Every field with its sizes."""
-        return self._spec
+        walk = EpochWalk(self.rows, seed=seed, shuffle=shuffle, repeat=repeat, unit="rows", name=name)
+        super().__init__(walk, spec, fingerprint=fingerprint, name=name)
+        self._fields, self._time = dict(fields), time
 
     def take(self, rows: int | None, length: int | None) -> dict[str, torch.Tensor]:
         """The next rows; the fields with a time axis cut to `length` entries when it is given.
@@ -55,31 +48,12 @@ class RowStream:
         Raises:
             DataError: no number of rows, no field that a length could cut, or one that is shorter; or the end, where nothing repeats.
         """
-        if not rows:
-            raise DataError("arrays: rows are asked for by number: declare data.batch_size")
-        self._check_length(length)
-        chosen = torch.from_numpy(self._walk.advance(rows)[0])
+        chosen = torch.from_numpy(self._walk.advance(self._entries(rows, length))[0])
         return {name: self._cut(name, length)[chosen] for name in self._fields}
 
-    def epoch_size(self) -> EpochSize:
-        """Rows of one epoch."""
-        return EpochSize(rows=self.rows)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Epoch, and rows read in it."""
-        return self._walk.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go to a place that `state_dict` named.
-
-        Raises:
-            DataError: no such place in this data.
-        """
-        self._walk.load_state_dict(state)
-
-    def fingerprint(self) -> dict[str, Any]:
-        """Rows, bytes and a digest of the contents."""
-        return dict(self._fingerprint)
+    def _entries(self, rows: int | None, length: int | None) -> int:
+        self._check_length(length)
+        return super()._entries(rows, length)
 
     def _cut(self, name: str, length: int | None) -> torch.Tensor:
         tensor = self._fields[name]
@@ -90,11 +64,11 @@ class RowStream:
             return
         if not self._time:
             raise DataError(
-                f"{self._name}: rows of {length} entries are asked for, but no field has a time axis: name one in `time`, or drop seq_len"
+                f"{self.name}: rows of {length} entries are asked for, but no field has a time axis: name one in `time`, or drop seq_len"
             )
         for name in sorted(self._time):
             if self._fields[name].ndim < 2 or self._fields[name].shape[1] < length:
                 raise DataError(
-                    f"{self._name}.{name}: a shape of {list(self._fields[name].shape)} has no {length} entries along its second axis: "
+                    f"{self.name}.{name}: a shape of {list(self._fields[name].shape)} has no {length} entries along its second axis: "
                     "give longer rows or a shorter seq_len"
                 )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 
 from stackwise import BatchSpec, BuildContext, DataError
@@ -37,9 +40,8 @@ def cut_rows(corpus: Corpus, options: RowOptions, spec: BatchSpec, context: Buil
         return _padded(corpus, options, spec, context)
     size = page_size(context.max_length, len(corpus.tokens))
     pages = len(corpus.tokens) // size
-    begins = np.arange(pages, dtype=np.int64) * size
     starts = corpus.starts if has_documents else None
-    walk = make_walk(corpus, Spans(begins, begins + size), options, context, size=size, starts=starts, whole=False) if pages else None
+    walk = make_walk(corpus, pages, lambda: _pages(pages, size), options, context, size=size, starts=starts) if pages else None
     return TokenStream(
         corpus.tokens,
         spec,
@@ -59,43 +61,52 @@ def _padded(corpus: Corpus, options: RowOptions, spec: BatchSpec, context: Build
         raise DataError(f"{corpus.name}: no document holds a token: give documents with text")
     if options.overflow == "split":
         spans = spans.split(context.max_length or _PIECE_TOKENS)
-    walk = make_walk(corpus, spans, options, context, size=1, starts=None, whole=True)
+    walk = make_walk(corpus, len(spans), lambda: spans, options, context)
     return PaddedRows(corpus.tokens, spans, spec, pad=options.pad or 0, walk=walk, fingerprint=corpus.fingerprint, name=corpus.name)
 
 
+def _pages(count: int, size: int) -> Spans:
+    begins = np.arange(count, dtype=np.int64) * size
+    return Spans(begins, begins + size)
+
+
 def make_walk(
-    corpus: Corpus, units: Spans, options: RowOptions, context: BuildContext, *, size: int, starts: Indices | None, whole: bool
+    corpus: Corpus,
+    count: int,
+    units: Callable[[], Spans],
+    options: RowOptions,
+    context: BuildContext,
+    *,
+    size: int | None = None,
+    starts: Indices | None = None,
 ) -> Walk:
     """The ordinary way through the units, or the one that opens up from easy to hard; evaluations see everything.
 
     Args:
         corpus: what the units are stretches of.
-        units: pages, documents or examples.
+        count: number of units.
+        units: says where they lie; asked only to rank them.
         options: order, difficulty, exposure.
         context: seed and split.
-        size: entries of a unit.
-        starts: where documents begin; None where they are not known.
-        whole: whether a unit is a document, and an entry a row.
+        size: tokens of a page; None where units are documents, each a row.
+        starts: where documents begin; None where they are not known, or are the units.
     """
-    unit = "rows" if whole else "tokens"
-    if options.difficulty is None or context.split != "train":
-        walk = EpochWalk(
-            len(units), size=size, seed=context.seed, shuffle=options.shuffle, repeat=options.repeat, unit=unit, name=corpus.name
-        )
-        if context.split == "train":
-            walk.apply_values({"exposed": options.exposed})
+    order: dict[str, Any] = {
+        "size": size or 1,
+        "seed": context.seed,
+        "shuffle": options.shuffle,
+        "repeat": options.repeat,
+        "unit": "rows" if size is None else "tokens",
+        "name": corpus.name,
+    }
+    if context.split != "train":
+        return EpochWalk(count, **order)
+    if options.difficulty is None:
+        walk = EpochWalk(count, **order)
+        walk.apply_values({"exposed": options.exposed})
         return walk
-    ranked = rank(options.difficulty, corpus.tokens, units, starts, whole=whole, name=corpus.name)
-    return BandedWalk(
-        ranked,
-        size=size,
-        seed=context.seed,
-        shuffle=options.shuffle,
-        repeat=options.repeat,
-        exposed=options.exposed,
-        unit=unit,
-        name=corpus.name,
-    )
+    ranked = rank(options.difficulty, corpus.tokens, units(), starts, whole=size is None, name=corpus.name)
+    return BandedWalk(ranked, exposed=options.exposed, **order)
 
 
 def check_pad(pad: int | None, vocab: int | None) -> None:

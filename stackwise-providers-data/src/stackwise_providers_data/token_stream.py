@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from stackwise import BatchSpec, DataError, EpochSize
+from stackwise import BatchSpec, DataError
 from stackwise_providers_data.permutation import Indices
-from stackwise_providers_data.walk import EpochWalk, Walk
+from stackwise_providers_data.walk import EpochWalk, Walk, WalkedLoader
 
 _PAGE_TOKENS = 1024
 
@@ -26,7 +26,7 @@ def page_size(longest: int | None, tokens: int) -> int:
     return longest or max(1, min(_PAGE_TOKENS, tokens))
 
 
-class TokenStream:
+class TokenStream(WalkedLoader):
     """A loader of rows of tokens.
 
     Args:
@@ -62,19 +62,13 @@ class TokenStream:
         page_tokens = page_size(page_tokens, len(tokens))
         if len(tokens) < page_tokens:
             raise DataError(f"{name}: {len(tokens)} tokens are fewer than the {page_tokens} of one row: give more data or shorten seq_len")
-        self.name = name
+        pages = len(tokens) // page_tokens
+        ordinary = EpochWalk(pages, size=page_tokens, seed=seed, shuffle=shuffle, repeat=repeat, unit="tokens", name=name)
+        super().__init__(walk or ordinary, spec, fingerprint=fingerprint, name=name)
         self.field = next(iter(spec.fields))
-        self.page_tokens = page_tokens
-        self.pages = len(tokens) // page_tokens
-        self._spec = spec
-        self._fingerprint = dict(fingerprint)
-        self._page_rows = tokens[: self.pages * page_tokens].reshape(self.pages, page_tokens)
+        self.page_tokens, self.pages = page_tokens, pages
+        self._page_rows = tokens[: pages * page_tokens].reshape(pages, page_tokens)
         self._starts = starts
-        self._walk = walk or EpochWalk(self.pages, size=page_tokens, seed=seed, shuffle=shuffle, repeat=repeat, unit="tokens", name=name)
-
-    def get_batch_spec(self) -> BatchSpec:
-        """One field of token ids, and what tells the documents of a row apart."""
-        return self._spec
 
     def take(self, rows: int | None, length: int | None) -> dict[str, torch.Tensor]:
         """The next rows × length tokens of the stream, int64 [rows, length].
@@ -82,10 +76,8 @@ class TokenStream:
         Raises:
             DataError: no number of rows, or no length: a stream has neither of its own; or the end, where nothing repeats.
         """
-        if not rows or not length:
-            missing = "batch_size" if not rows else "seq_len"
-            raise DataError(f"{self.name}: a stream of tokens has no rows of its own: declare data.{missing}")
-        pages, before = self._walk.advance(rows * length)
+        pages, before = self._walk.advance(self._entries(rows, length))
+        assert rows is not None and length is not None
         tokens = self._page_rows[pages].reshape(-1)[before : before + rows * length]
         batch = {self.field: torch.from_numpy(tokens.astype(np.int64, copy=False)).view(rows, length)}
         if self._starts is not None:
@@ -93,33 +85,11 @@ class TokenStream:
             batch |= {"segments": torch.from_numpy(segments), "positions": torch.from_numpy(positions)}
         return batch
 
-    def apply_values(self, values: Mapping[str, float]) -> None:
-        """Set how much of the data is `exposed`.
-
-        Raises:
-            UserError: less than all of it, where no difficulty ranks the pages.
-        """
-        self._walk.apply_values(values)
-
-    def epoch_size(self) -> EpochSize:
-        """Tokens of the full pages."""
-        return EpochSize(entries=self._walk.entries)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Epoch, and tokens read in it."""
-        return self._walk.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go to a place that `state_dict` named.
-
-        Raises:
-            DataError: no such place in this data.
-        """
-        self._walk.load_state_dict(state)
-
-    def fingerprint(self) -> dict[str, Any]:
-        """What the tokens were read from."""
-        return dict(self._fingerprint)
+    def _entries(self, rows: int | None, length: int | None) -> int:
+        if not rows or not length:
+            missing = "batch_size" if not rows else "seq_len"
+            raise DataError(f"{self.name}: a stream of tokens has no rows of its own: declare data.{missing}")
+        return rows * length
 
 
 def documents_in_rows(

@@ -1,4 +1,4 @@
-"""Which units of the data are read next: the seam between the orders and the loaders that gather from them.
+"""Which units of the data are read next, and what every loader has that gathers them.
 
 A unit is a page of tokens, a document or a row; `size` is its number of entries. A request for entries may begin and end inside a unit.
 """
@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from stackwise import UserError
+from stackwise import BatchSpec, DataError, EpochSize, UserError
 from stackwise_providers_data.order import Cursor, Order
 from stackwise_providers_data.permutation import Indices
 
@@ -23,8 +23,17 @@ class Walk(Protocol):
         """Entries of one epoch."""
         ...
 
+    @property
+    def unit(self) -> str:
+        """What an entry is: `tokens` or `rows`."""
+        ...
+
     def advance(self, count: int) -> tuple[Indices, int]:
         """The units that hold the next `count` entries, in order, and how many entries of the first lie before them."""
+        ...
+
+    def skip(self, count: int) -> None:
+        """Move on as `advance` does, and gather nothing."""
         ...
 
     def apply_values(self, values: Mapping[str, float]) -> None: ...
@@ -46,6 +55,7 @@ class EpochWalk:
     """
 
     def __init__(self, count: int, *, size: int = 1, seed: int, shuffle: bool, repeat: bool = True, unit: str, name: str) -> None:
+        self.unit = unit
         self._size, self._name = size, name
         self._order = Order(count, seed=seed, shuffle=shuffle)
         self._cursor = Cursor(count * size, unit=unit, repeat=repeat, name=name)
@@ -69,6 +79,14 @@ class EpochWalk:
             for piece in self._order.pieces(epoch, start // size, -(-stop // size))
         ]
         return (pieces[0] if len(pieces) == 1 else np.concatenate(pieces)), before
+
+    def skip(self, count: int) -> None:
+        """Move `count` entries on.
+
+        Raises:
+            DataError: nothing repeats and the epoch is over.
+        """
+        self._cursor.advance(count)
 
     def here(self) -> tuple[int, int]:
         """The unit that reading stands in, and how many of its entries are read."""
@@ -101,3 +119,69 @@ class EpochWalk:
             DataError: no such place in this data.
         """
         self._cursor.load_state_dict(state)
+
+
+class WalkedLoader:
+    """What loaders share whose read position is that of a walk.
+
+    Args:
+        walk: the way through the data.
+        spec: the fields delivered.
+        fingerprint: what the data were read from.
+        name: the data, for messages.
+    """
+
+    def __init__(self, walk: Walk, spec: BatchSpec, *, fingerprint: Mapping[str, Any], name: str) -> None:
+        self.name = name
+        self._walk, self._spec, self._fingerprint = walk, spec, dict(fingerprint)
+
+    def get_batch_spec(self) -> BatchSpec:
+        """The fields delivered."""
+        return self._spec
+
+    def skip(self, rows: int | None, length: int | None) -> None:
+        """Leave out what `take` of the same would deliver.
+
+        Raises:
+            DataError: whatever `take` refuses.
+        """
+        self._walk.skip(self._entries(rows, length))
+
+    def apply_values(self, values: Mapping[str, float]) -> None:
+        """Set how much of the data is `exposed`.
+
+        Raises:
+            UserError: less than all of it, where no difficulty ranks it.
+        """
+        self._walk.apply_values(values)
+
+    def epoch_size(self) -> EpochSize:
+        """Rows of one epoch, or tokens where rows are cut from a stream of them."""
+        count = self._walk.entries
+        return EpochSize(entries=count) if self._walk.unit == "tokens" else EpochSize(rows=count)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The place that reading has come to, of the same size wherever it is."""
+        return self._walk.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go to a place that `state_dict` named.
+
+        Raises:
+            DataError: no such place in this data.
+        """
+        self._walk.load_state_dict(state)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What the data were read from."""
+        return dict(self._fingerprint)
+
+    def _entries(self, rows: int | None, length: int | None) -> int:
+        """Entries that a request takes; here one a row.
+
+        Raises:
+            DataError: no such request can be met.
+        """
+        if not rows:
+            raise DataError(f"{self.name}: rows are asked for by number: declare data.batch_size")
+        return rows

@@ -131,8 +131,8 @@ class DataPlane:
             return
         coming, self._coming = tee(moments)
         self._planned.clear()
+        self._open = True  # before the thread starts, which asks for it
         self._ahead.open(coming)
-        self._open = True
 
     def close(self) -> None:
         """Stop reading ahead; what was made and not taken is dropped, and the read positions are those of the last step taken."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Callable, Mapping
+from operator import attrgetter
 from typing import Any
 
 from attrs import define, field, frozen
@@ -216,7 +217,7 @@ class _View:
         now = self._now
         self._reach(now + self._look_ahead - 1)
         lines = self._lines.values()
-        self._present = [line for line in lines if line.shares[now] > 0]
+        self._present = sorted((line for line in lines if line.shares[now] > 0), key=attrgetter("name"))
         self._met.update(line.name for line in self._present)
         self.wide = self.wide or bool(self._leaves)
         slack = UNIT >> 20 if self.wide else UNIT // max(2, 2 * len(self._met) - 2)
