@@ -36,9 +36,10 @@ def settle(absences: tuple[Absence, ...], unit: int) -> frozenset[tuple[str, int
     Where what is already decided leaves no way to keep every sum below one row, as many steps as possible keep it.
     """
     steps = sorted({step for absence in absences for step in (absence.leave, absence.back) if step is not None})
-    place = {step: index for index, step in enumerate(steps)}
-    spans = [(place[a.leave], len(steps) if a.back is None else place[a.back]) for a in absences]
-    owed = [0] * len(steps)
+    place = {step: 2 * index for index, step in enumerate(steps)}
+    places = 2 * len(steps)
+    spans = [(place[a.leave], places if a.back is None else place[a.back] + 1) for a in absences]
+    owed = [0] * places
     for absence, (first, stop) in zip(absences, spans, strict=True):
         for index in range(first, stop):
             owed[index] += absence.owed
