@@ -1,13 +1,13 @@
-"""Loaders inside whole runs: a config that names them trains, and goes on exactly where it stopped."""
+"""Loaders inside whole runs."""
 
 from __future__ import annotations
 
 import json
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 import stackwise
 
@@ -57,16 +57,30 @@ def _machine(source: dict[str, Any]) -> Any:
     return stackwise.assemble(stackwise.experiment(config))
 
 
+def _losses(source: dict[str, Any]) -> list[float]:
+    losses = [event.loss for event in _machine(source).train() if isinstance(event, stackwise.StepDone)]
+    assert len(losses) == 6
+    assert all(isfinite(loss) for loss in losses)
+    return losses
+
+
 @pytest.mark.parametrize("source", SOURCES.values(), ids=list(SOURCES))
-def test_a_run_with_it_learns_and_goes_on_the_same(source: dict[str, Any]) -> None:
+def test_a_run_with_it_learns_and_repeats_itself(source: dict[str, Any]) -> None:
     if "tokenizer" in source:
         pytest.importorskip("tokenizers")
-    whole, first, second = (_machine(source) for _ in range(3))
-    losses = [event.loss for event in whole.train() if isinstance(event, stackwise.StepDone)]
-    assert len(losses) == 6
-    steps = (event for event in first.train() if isinstance(event, stackwise.StepDone))
-    begun = [next(steps).loss for _ in range(3)]
-    second.load_state_dict(first.state_dict())
-    rest = [event.loss for event in second.train() if isinstance(event, stackwise.StepDone)]
-    assert begun + rest == losses
-    assert all(torch.isfinite(torch.tensor(loss)) for loss in losses)
+    assert _losses(source) == _losses(source)
+
+
+def test_exposure_reaches_the_loader() -> None:
+    source = SOURCES["curriculum"]
+    assert _losses(source) != _losses({**source, "exposed": 0.2})
+
+
+def test_exposure_without_a_difficulty_is_refused() -> None:
+    with pytest.raises(stackwise.UserError, match="nothing ranks the data: name a difficulty"):
+        _losses({**SOURCES["packed"], "exposed": {"linear": {"from": 0.5, "to": 1.0}}})
+
+
+def test_one_epoch_that_is_too_short_for_the_run() -> None:
+    with pytest.raises(stackwise.DataError, match=r"source exhausted: its one epoch of \d+ rows"):
+        _losses({**SOURCES["padded"], "heldout": 0.9, "repeat": False})

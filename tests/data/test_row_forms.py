@@ -133,7 +133,7 @@ def test_exposure_opens_the_easy_documents_first() -> None:
     loader.apply_values({"exposed": 0.6})
     assert {int(row.sum()) for row in loader.take(200, 10)["mask"]} == {1, 2, 3, 4, 5, 6}
     held = _loader(sizes, RowOptions(rows="padded", difficulty="length", exposed=0.3), longest=10, split="final")
-    held.apply_values({"exposed": 1.0})
+    held.apply_values({"exposed": 0.3})
     assert {int(row.sum()) for row in held.take(10, 10)["mask"]} == set(range(1, 11))
 
 

@@ -44,7 +44,7 @@ _FACE = {
     "Phase": "stackwise.config",
     "sample": "stackwise.config",
     "PhaseSchedule": "stackwise.phases",
-    "Model": "stackwise.planes.model",
+    "Model": "stackwise.model",
     "TrainingMachine": "stackwise.machine",
     "Experiment": "stackwise.config",
     "load": "stackwise.config",

@@ -100,7 +100,7 @@ def make_walk(
         "name": corpus.name,
     }
     if context.split != "train":
-        return EpochWalk(count, **order)
+        return EpochWalk(count, always_whole=True, **order)
     if options.difficulty is None:
         walk = EpochWalk(count, **order)
         walk.apply_values({"exposed": options.exposed})

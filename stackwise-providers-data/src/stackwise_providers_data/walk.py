@@ -52,11 +52,23 @@ class EpochWalk:
         repeat: False: one epoch only.
         unit: what an entry is, in the plural, for messages.
         name: the data, for messages.
+        always_whole: whether an exposure below 1 means others, because evaluations see everything.
     """
 
-    def __init__(self, count: int, *, size: int = 1, seed: int, shuffle: bool, repeat: bool = True, unit: str, name: str) -> None:
+    def __init__(
+        self,
+        count: int,
+        *,
+        size: int = 1,
+        seed: int,
+        shuffle: bool,
+        repeat: bool = True,
+        unit: str,
+        name: str,
+        always_whole: bool = False,
+    ) -> None:
         self.unit = unit
-        self._size, self._name = size, name
+        self._size, self._name, self._always_whole = size, name, always_whole
         self._order = Order(count, seed=seed, shuffle=shuffle)
         self._cursor = Cursor(count * size, unit=unit, repeat=repeat, name=name)
 
@@ -105,7 +117,7 @@ class EpochWalk:
         Raises:
             UserError: less is asked for, and there is no ranking to say which.
         """
-        if values.get("exposed", 1.0) < 1.0:
+        if values.get("exposed", 1.0) < 1.0 and not self._always_whole:
             raise UserError(f"{self._name}: exposed is {values['exposed']:g}, but nothing ranks the data: name a difficulty to rank it by")
 
     def state_dict(self) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 import stackwise
 from stackwise.checkpoint import load_weights
 from stackwise.cli import main
-from stackwise.planes.model import Model
+from stackwise.model import Model
 
 CONFIG = """\
 run: {horizon: 8 steps, seed: 3, device: cpu}

@@ -11,8 +11,9 @@ from torch import nn
 
 from stackwise.contracts import BlockOrigin, CopyOf, Fresh
 from stackwise.errors import ProviderError, UserError
+from stackwise.model import Model
 from stackwise.phases import ModelState, Part
-from stackwise.planes.model import Model, ModelPlane
+from stackwise.planes.model import ModelPlane
 from stackwise.schedules import Curve
 from stackwise.specs import HeadSpec, RackSpec, TensorSpec
 

@@ -135,6 +135,8 @@ class Drafts:
     problems: list[Problem] = field(factory=list)
     faults: list[ProviderError] = field(factory=list)
     _known: dict[tuple[str, int], tuple[Ref, Draft | None]] = field(factory=dict)
+    _classes: dict[str, tuple[Registered, type]] = field(factory=dict)
+    """Kind and id → the component and its options class, loaded once however many phases name it."""
 
     def of(self, kind: Kind, ref: Ref) -> Draft | None:
         """The draft of a reference; None when it has problems, which are collected."""
@@ -160,8 +162,7 @@ class Drafts:
         if ref.use is None:
             return None  # the config package has said what is missing
         try:
-            registered = self.registry.get(kind, ref.use)
-            options_class = registered.load_options()
+            registered, options_class = self._loaded(kind, ref.use)
         except UnknownComponentError as error:
             self.problems.append(Problem(str(error), f"{ref.path}.use"))
             return None
@@ -174,6 +175,13 @@ class Drafts:
             return None
         everything = {name: schedules.get(name) or Constant(value=getattr(options, name)) for name in scheduled_fields(options_class)}
         return Draft(kind=kind, id=ref.use, path=ref.path, options=options, schedules=everything, registered=registered)
+
+    def _loaded(self, kind: Kind, use: str) -> tuple[Registered, type]:
+        key = f"{kind}:{use}"
+        if key not in self._classes:
+            registered = self.registry.get(kind, use)
+            self._classes[key] = (registered, registered.load_options())
+        return self._classes[key]
 
     def _given(self, kind: Kind, ref: Ref) -> Draft | None:
         if isinstance(ref.given, type):

@@ -2,114 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import torch
 from attrs import evolve, field, frozen
 from torch import nn
 
-from stackwise.contracts import Batch, BlockOrigin, CopyOf, Fresh, Origin, ParameterGrowth, Scheduled
+from stackwise.contracts import BlockOrigin, CopyOf, Fresh, Origin, ParameterGrowth, Scheduled
 from stackwise.errors import ProviderError, UserError
+from stackwise.model import Model, rack_spec, set_parameter
 from stackwise.phases import ModelState, Part
-from stackwise.planes.bridges import fields_across, hidden_bridges, take
 from stackwise.selectors import select
-from stackwise.specs import EmbeddingSpec, RackSpec
-from stackwise.unification import Bridge
-
-
-class Model(nn.Module):
-    """Embedding, rack and head in a row, with the adapters between them. Its parameter names are the canonical ones.
-
-    Args:
-        embedding: `forward(**fields) → hidden`; its spec, or its signature, names the batch fields it takes.
-        rack: `forward(hidden, **side) → hidden`; likewise for side inputs.
-        head: `forward(hidden) → outputs by name`.
-        adapters: junction (`embedding-rack`, `rack-head`) → modules from hidden to hidden.
-        bridges: lossless differences to cross, as unification found them.
-    """
-
-    embedding: nn.Module
-    rack: nn.Module
-    head: nn.Module
-
-    def __init__(
-        self,
-        embedding: nn.Module,
-        rack: nn.Module,
-        head: nn.Module,
-        adapters: Mapping[str, Sequence[nn.Module]] | None = None,
-        bridges: Sequence[Bridge] = (),
-    ) -> None:
-        super().__init__()
-        self.embedding, self.rack, self.head = embedding, rack, head
-        self.adapters = nn.ModuleDict({junction: nn.ModuleList(modules) for junction, modules in (adapters or {}).items() if modules})
-        self.wire(bridges)
-
-    def wire(self, bridges: Sequence[Bridge] | None = None) -> None:
-        """Read the parts' boundaries and tie what the head declares tied; called again after every exchange of a part."""
-        if bridges is not None:
-            self._bridges = tuple(bridges)
-        self._inputs = fields_across(_fields_of(self.embedding), self._into("embedding"))
-        self._side = fields_across(_side_of(self.rack), (b for b in self._into("rack") if b.junction == "task-rack"))
-        self._outputs = tuple(b for b in self._into("task") if b.junction == "head-task")
-        self._before_rack = self._chain("embedding-rack", "rack")
-        self._before_head = self._chain("rack-head", "head")
-        spec = _spec_of(self.head)
-        for own, canonical in (spec.ties if spec is not None else {}).items():
-            _set(self.head, own, self.get_parameter(canonical))
-
-    def forward(self, batch: Batch) -> Mapping[str, torch.Tensor]:
-        """Outputs of the head by name. Side inputs are passed when the batch has them."""
-        hidden: torch.Tensor = self.embedding(**take(self._inputs, batch))
-        for step in self._before_rack:
-            hidden = step(hidden)
-        hidden = self.rack(hidden, **take(self._side, batch))
-        for step in self._before_head:
-            hidden = step(hidden)
-        outputs: Mapping[str, torch.Tensor] = self.head(hidden)
-        if self._outputs:
-            names = {*outputs, *(bridge.field for bridge in self._outputs)}
-            return take(fields_across(names, self._outputs), outputs)
-        return outputs
-
-    def _chain(self, junction: str, role: str) -> tuple[nn.Module, ...]:
-        """What the hidden state passes on its way into a part: declared adapters, and the bridges into each."""
-        steps: list[nn.Module | None] = []
-        for i, adapter in enumerate(self.adapters.get_submodule(junction).children() if junction in self.adapters else ()):
-            steps += [hidden_bridges(self._into(f"adapter:{junction}:{i}")), adapter]
-        steps.append(hidden_bridges(b for b in self._into(role) if b.junction == junction))
-        return tuple(step for step in steps if step is not None)
-
-    def _into(self, role: str) -> tuple[Bridge, ...]:
-        return tuple(bridge for bridge in self._bridges if bridge.into == role)
-
-
-def rack_spec(rack: Any) -> RackSpec:
-    """The rack's own spec, or that of a plain rack: hidden in, hidden out."""
-    if hasattr(rack, "to_spec"):
-        spec: RackSpec = rack.to_spec()
-        return spec
-    return RackSpec()
-
-
-def _spec_of(part: Any) -> Any:
-    return part.get_spec() if hasattr(part, "get_spec") else None
-
-
-def _fields_of(embedding: nn.Module) -> tuple[str, ...]:
-    spec = _spec_of(embedding)
-    if isinstance(spec, EmbeddingSpec):
-        return tuple(spec.inputs)
-    return tuple(inspect.signature(embedding.forward).parameters)
-
-
-def _side_of(rack: nn.Module) -> tuple[str, ...]:
-    if hasattr(rack, "to_spec"):
-        return tuple(rack_spec(rack).side)
-    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return tuple(name for name, p in list(inspect.signature(rack.forward).parameters.items())[1:] if p.kind in kinds)
 
 
 @frozen(kw_only=True)
@@ -295,7 +198,7 @@ def _load(old: Mapping[str, nn.Parameter], new: Model, origins: Mapping[str, Ori
             if origin.init == "zeros":
                 parameter.data.zero_()
         elif origin == CopyOf(source=name) and id(old[name]) not in kept:
-            _set(new, name, old[name])
+            set_parameter(new, name, old[name])
             kept.add(id(old[name]))
             adopted.append(name)
         else:
@@ -353,8 +256,3 @@ def _freeze(model: Model, selectors: Sequence[str], fixed: set[str]) -> None:
         parameter.requires_grad_(name not in frozen_names)
         if name in frozen_names:
             parameter.grad = None
-
-
-def _set(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
-    owner, _, leaf = name.rpartition(".")
-    module.get_submodule(owner).register_parameter(leaf, parameter)

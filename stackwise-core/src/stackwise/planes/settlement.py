@@ -51,7 +51,9 @@ def settle(absences: tuple[Absence, ...], unit: int) -> frozenset[tuple[str, int
 
 def _circulate(spans: Sequence[tuple[int, int]], chosen: list[bool], least: Sequence[int], most: Sequence[int]) -> list[bool]:
     """Turn over as few of the chosen spans as needed for every place to be covered at least and at most so often."""
-    covered = [sum(taken and first <= place < stop for taken, (first, stop) in zip(chosen, spans, strict=True)) for place in range(len(least))]
+    covered = [
+        sum(taken and first <= place < stop for taken, (first, stop) in zip(chosen, spans, strict=True)) for place in range(len(least))
+    ]
     for place in range(len(least)):
         while not least[place] <= covered[place] <= most[place]:
             ends = (place, place + 1) if covered[place] < least[place] else (place + 1, place)
