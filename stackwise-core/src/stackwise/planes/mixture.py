@@ -5,9 +5,10 @@ with three sources debts grow past one row. R. Tijdeman, "The chairman assignmen
 among the sources that are owed at least 1/(2n-2) the one that would be the first to be owed more than 1 - 1/(2n-2) if it were left out,
 which keeps all of them within 1 - 1/(2n-2) and needs to know the shares to come.
 
-A chairman may be chosen while his weight is zero; a source that has left the mixture cannot be read. So a source's row that is begun but
-not due when it leaves is either given before, or waits until it is back: as many of them wait as keep what is owed to absent sources, all
-in all, nearest to nothing.
+A chairman may be chosen while his weight is zero; a source that has left the mixture cannot be read. So what a source is owed when it
+leaves is settled beforehand (`settlement.py`), and from when a leave comes into view the margin 1/(2n-2) shrinks to 2^-20 of a row.
+Sources that stay, or come in, are proven to stay within one row. Where sources leave and come back, the settlement leaves out which rows
+of a step they can still get; random schedules whose sources change with every step stray by more than a row about once in a thousand.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ UNIT = 1 << 60
 LOOK_AHEAD_STEPS = 4096
 
 _NEVER = 1 << 200
-_TRIM = 1024
+_MOST_OWED = 1 << 100
+_WIDE_MARGIN = UNIT >> 20  # above what rounding shares to UNIT can sum up to
+_TRIM_STEPS = 1024
 
 
 @frozen
@@ -41,14 +44,14 @@ class Request:
 
 
 class Mixture:
-    """Deals the rows of each step out to sources: |delivered - declared| < 1 for every source after every row.
+    """Deals the rows of each step out to sources: |delivered - declared| < 1 for every source after every row, but for what is said above.
 
     The choice is a pure function of the requests and of the state. Shares are rounded to multiples of 2^-60 of a row, which moves
     their sums by less than 1e-9 in 1e8 rows.
 
     Args:
         request: what step k asks for, None past the end; a pure function.
-        look_ahead: steps; what a source is owed further away than that counts as never due.
+        look_ahead: steps; a row that is due further away than that counts as never due.
     """
 
     def __init__(self, request: Callable[[int], Request | None], *, look_ahead: int = LOOK_AHEAD_STEPS) -> None:
@@ -90,7 +93,7 @@ class Mixture:
         return counts
 
     def state_dict(self) -> dict[str, Any]:
-        """Rows delivered and owed by source, the latter in 2^-60 of a row, and the place inside a step; whole numbers throughout."""
+        """Rows delivered by source, what is owed in 2^-60 of a row, the place inside a step, and which margin holds."""
         debts, wide = (self._debts, self._wide) if self._view is None else (self._view.debts(), self._view.wide)
         return {"step": self._step, "row": self._row, "delivered": dict(self._delivered), "debt": dict(debts), "wide": wide}
 
@@ -131,7 +134,7 @@ def _only_source(asked: Request, step: int) -> str | None:
 
 @define(eq=False)
 class _Line:
-    """One source along the steps in view, and its next row: open from `release`, due at `deadline` (rows counted from the opening)."""
+    """One source along the steps in view, and its next row. Sums are in UNIT, rows are counted from the opening of the view, from 1."""
 
     name: str
     sums: list[int]
@@ -143,13 +146,15 @@ class _Line:
     returns: list[int] = field(factory=list)
     """Steps at which it rises from zero."""
     given: int = 0
-    """Rows since the opening."""
+    """UNIT × its rows since the opening."""
     release: int = _NEVER
+    """The first row that may be its next."""
     deadline: int = _NEVER
+    """Twice the last row that may; odd, where another source that is due at the same row goes first."""
 
 
 class _View:
-    """The shares of the current step and of those to come, as far as deadlines made it look."""
+    """The shares of the current step and of as many to come as it may look ahead."""
 
     def __init__(self, request: Callable[[int], Request | None], debts: Mapping[str, int], step: int, look_ahead: int, wide: bool) -> None:
         self._request, self._look_ahead = request, look_ahead
@@ -192,7 +197,7 @@ class _View:
         counts = {line.name: 0 for line in present}
         for at in range(first, first + rows):
             chosen: _Line | None = None
-            earliest = _NEVER + 1
+            earliest = _NEVER
             for line in present:
                 if line.release <= at and line.deadline < earliest:
                     chosen, earliest = line, line.deadline
@@ -208,7 +213,7 @@ class _View:
         self._now += 1
         if not self._reach(self._now) or sum(line.shares[self._now] > 0 for line in self._lines.values()) < 2:
             return False
-        if self._now >= _TRIM:
+        if self._now >= _TRIM_STEPS:
             self._forget()
         self._enter_step()
         return True
@@ -220,7 +225,7 @@ class _View:
         self._present = sorted((line for line in lines if line.shares[now] > 0), key=attrgetter("name"))
         self._met.update(line.name for line in self._present)
         self.wide = self.wide or bool(self._leaves)
-        slack = UNIT >> 20 if self.wide else UNIT // max(2, 2 * len(self._met) - 2)
+        slack = _WIDE_MARGIN if self.wide else UNIT // max(2, 2 * len(self._met) - 2)
         anew, self._slack = slack != self._slack, slack
         while self._leaves and self._leaves[0] <= self._first + now:
             self._leaves.popleft()
@@ -238,17 +243,16 @@ class _View:
     def _plan(self, line: _Line) -> None:
         """Find out from when until when the next row of a source can be given."""
         base, slack = line.given, self._slack
-        whole = self._row_reaching(line, base + UNIT)
-        leave = bisect_right(line.leaves, self._first + self._now)
-        if leave < len(line.leaves):
-            index = line.leaves[leave] - self._first
-            if whole is None or whole > self._starts[index]:
-                self._plan_last(line, line.leaves[leave])
+        if line.leaves and line.leaves[-1] > self._first + self._now:
+            leave = line.leaves[bisect_right(line.leaves, self._first + self._now)]
+            whole = self._row_reaching(line, base + UNIT)
+            if whole is None or whole > self._starts[leave - self._first]:
+                self._plan_last(line, leave)
                 return
         released = self._row_reaching(line, base + slack)
         line.release = _NEVER if released is None else released
         due = self._row_reaching(line, base + UNIT - slack + 1)
-        line.deadline = _NEVER - (line.sums[self._now] - base + (1 << 100)) if due is None else 2 * due
+        line.deadline = _NEVER - 1 - (line.sums[self._now] - base + _MOST_OWED) if due is None else 2 * due
 
     def _plan_last(self, line: _Line, leave: int) -> None:
         """The row that is begun but not due when the source leaves: before that, or not until it is back."""
@@ -278,14 +282,14 @@ class _View:
 
     def _row_reaching(self, line: _Line, value: int) -> int | None:
         """The first row at which the summed shares of a source are at least `value`; None: not in view."""
-        sums = line.sums
-        while sums[-1] < value:
-            if not self._reach(len(self._rows)):
-                return None
-        index = bisect_left(sums, value, self._now) - 1
-        if index < self._now:
-            return self._starts[self._now]
-        return self._starts[index] - (sums[index] - value) // line.shares[index]
+        sums, index = line.sums, self._now
+        if sums[index] >= value:
+            return self._starts[index]
+        if sums[-1] < value:
+            return None
+        if sums[index + 1] < value:
+            index = bisect_left(sums, value, index) - 1
+        return self._starts[index] + (value - sums[index] - 1) // line.shares[index] + 1
 
     def _owed(self, line: _Line, at: int) -> int:
         return line.sums[self._now] + (at - self._starts[self._now]) * line.shares[self._now] - line.given
