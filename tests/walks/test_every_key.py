@@ -13,6 +13,7 @@ from typing import Any
 import attrs
 import pytest
 import torch
+from record_configs import ROWS as RECORD_ROWS
 from tiny_walks import VOCAB, base, memory, plan_of, registry, stream, watch_batches, weights
 
 import stackwise
@@ -38,6 +39,7 @@ def texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for i in range(40):
         (tmp_path / f"{i}.txt").write_text(f"{i} green bottles hanging on the wall, {i * i} " * 4)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("STACKWISE_CACHE", str(tmp_path / "cache"))
     return tmp_path
 
 
@@ -284,6 +286,7 @@ OPTIONS: dict[str, list[tuple[Any, str, Any]]] = {
     "core.project.width_out": [(adapted, "model/adapters", {"embedding-rack": [{"use": "core.project", "width_in": 6, "width_out": 9}]})],
     "core.project.bias": [(adapted, "model/adapters", {"embedding-rack": [{"use": "core.project", "bias": True}]})],
     "core.precision.dtype": [(whole, "model/adapters", {"embedding-rack": in_precision("bfloat16")})],
+    **RECORD_ROWS,
 }
 """`<provider>.<component>.<option>` → the same."""
 

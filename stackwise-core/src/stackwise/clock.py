@@ -129,8 +129,8 @@ class Clock:
         before, share = self._linear[i]
         return (before + (step - self._piece_starts[i]) * share) / self._span
 
-    def times(self, start: int, stop: int) -> Iterator[tuple[int, float, int]]:
-        """Step, run time and tokens consumed before it, for the steps start..stop-1: `t` and `tokens`, at a fraction of their cost."""
+    def times(self, start: int, stop: int) -> Iterator[tuple[int, float, int, int]]:
+        """Step, run time, tokens consumed before and after it, for steps start..stop-1: `t` and `tokens` at a fraction of their cost."""
         span = self._span
         for i, piece in enumerate(self.pieces):
             first, last = max(start, piece.start), min(stop, self._piece_starts[i + 1] if i + 1 < len(self.pieces) else stop)
@@ -139,7 +139,7 @@ class Clock:
             (before, share), begin = self._linear[i], piece.start
             tokens, rate = int(piece.consumed(first, "tokens")), int(piece.rate.get("tokens", 0))
             for step in range(first, last):
-                yield step, (before + (step - begin) * share) / span, tokens
+                yield step, (before + (step - begin) * share) / span, tokens, tokens + rate
                 tokens += rate
 
     def step_at(self, t: float | Fraction) -> int:

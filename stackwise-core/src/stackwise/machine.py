@@ -88,8 +88,9 @@ class TrainingMachine:
             TrainingHalted: too many steps in a row were not finite.
         """
         for event in self._walk():
-            for observer in tuple(self._observers):
-                self._tell(observer, event)
+            if self._observers:
+                for observer in tuple(self._observers):
+                    self._tell(observer, event)
             yield event
 
     def _tell(self, observer: Observer, event: Event) -> None:
@@ -166,9 +167,9 @@ class TrainingMachine:
 
     def _steps(self, phase: CompiledPhase) -> Iterator[Event]:
         due = {step for steps in self.schedule.evaluate_at.values() for step in steps} - {phase.start}
-        moving, clock = phase.state is not None, self.schedule.clock
+        moving = phase.state is not None
         self.data.open(self.schedule.moments(phase, self.step))
-        for moment in self.schedule.moments(phase, self.step):
+        for moment, tokens in self.schedule.walk(phase, self.step):
             if moment.step in due:
                 yield from self._evaluate(moment.step, phase.name, "cadence")
             started = perf_counter()
@@ -179,7 +180,7 @@ class TrainingMachine:
             self.step += 1
             seconds = perf_counter() - started
             self._seconds += seconds
-            yield StepDone(moment.step, phase.name, loss, norm, self.optimizer.lr, clock.tokens(self.step), seconds, not finite)
+            yield StepDone(moment.step, phase.name, loss, norm, self.optimizer.lr, tokens, seconds, not finite)
             if not finite or self._not_finite_in_a_row:
                 self._count_not_finite(finite, moment)
 
@@ -279,7 +280,10 @@ def gradient_norm(parameters: Sequence[nn.Parameter]) -> float:
         raise UserError(
             "no trainable parameter has a gradient: the loss does not depend on what is trained; thaw something that it passes through"
         )
-    return hypot(*torch.stack(torch._foreach_norm(gradients)).tolist())
+    norms = torch._foreach_norm(gradients)
+    if gradients[0].is_cpu:  # reading one by one is cheaper than a kernel that stacks them; a device would wait at each
+        return hypot(*(norm.item() for norm in norms))
+    return hypot(*torch.stack(norms).tolist())
 
 
 def _scale_gradients(parameters: Sequence[nn.Parameter], factor: float) -> None:

@@ -266,9 +266,14 @@ class PhaseSchedule:
 
     def moments(self, phase: CompiledPhase, step: int) -> Iterator[Moment]:
         """The instants of a phase from `step` on; what `at` says of each, at a fraction of the cost."""
+        return (moment for moment, _ in self.walk(phase, step))
+
+    def walk(self, phase: CompiledPhase, step: int) -> Iterator[tuple[Moment, int]]:
+        """The instants of a phase from `step` on, each with the tokens consumed after its step."""
         t0, t1 = self.clock.t(phase.start), self.clock.t(phase.stop)
-        for k, t, tokens in self.clock.times(step, phase.stop):
-            yield Moment(k, t, phase.name, phase.index, (t - t0) / (t1 - t0), tokens)
+        width, name, index = t1 - t0, phase.name, phase.index
+        for k, t, tokens, after in self.clock.times(step, phase.stop):
+            yield Moment(k, t, name, index, (t - t0) / width, tokens), after
 
     def __iter__(self) -> Iterator[CompiledPhase]:
         return iter(self.phases)

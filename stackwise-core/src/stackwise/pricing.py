@@ -184,7 +184,7 @@ def _sources(plan: Plan, phase: CompiledPhase) -> dict[str, SourcePrice]:
     for (start, shape), stop in zip(state.data.shapes, starts[1:], strict=True):
         if shape.rows is None:
             return {}
-        shares = _shares(state.data.mix, [clock.t(start)] if steady else [t for _, t, _ in clock.times(start, stop)])
+        shares = _shares(state.data.mix, [clock.t(start)] if steady else [t for _, t, *_ in clock.times(start, stop)])
         for name, share in shares.items():
             read = share * (stop - start) * shape.rows
             rows[name] += read

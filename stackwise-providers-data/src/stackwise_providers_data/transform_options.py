@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from attrs import frozen
 
-from stackwise import option, scheduled
+from stackwise import TensorSpec, TransformSpec, option, scheduled
 
 
 @frozen(kw_only=True)
@@ -23,6 +23,10 @@ class TruncateOptions:
     keep: float = scheduled(doc="share of each row's entries that is kept, from the left and at least one", minimum=0, maximum=1)
     field: str = option("tokens", doc="field whose rows are meant, where the batch has no mask yet")
     mask: str = option("mask", doc="bool field that tells real entries, made when it is missing")
+
+    def to_spec(self) -> TransformSpec:
+        """The mask is there afterwards."""
+        return TransformSpec(outputs={self.mask: TensorSpec("batch time", "bool")})
 
 
 @frozen(kw_only=True)

@@ -95,8 +95,7 @@ def _joined_sources(
     """Own sources with their options filled, and the bridges to the first phase's task."""
     fields = [set(spec.fields) if isinstance(spec := draft.spec, BatchSpec) else set() for draft in own.values()]
     known = {need: field for need, field in rename.items() if all(field in delivered for delivered in fields)}
-    distinct = {tuple(map(id, each.drafts.by_role().values())): attrs.evolve(each.drafts, sources=own) for each in reversed(joined)}
-    found = [join(drafted, known) for drafted in reversed(distinct.values())]
+    found = [join(attrs.evolve(each.drafts, sources=own), known) for each in joined]
     prefix = f"evaluate.{config.name}.sources."
     for problem in dict.fromkeys(problem for each in found for problem in each.problems):
         if (path := problem.path).startswith("data."):

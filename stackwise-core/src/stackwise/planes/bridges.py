@@ -6,17 +6,16 @@ Shapes: B batch, T time, D width.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
-from attrs import frozen
 from torch import Tensor, nn
 
 from stackwise.specs import AdapterSpec, TensorSpec
 from stackwise.unification import Bridge
 
 
-@frozen
-class Field:
+class Field(NamedTuple):
     """One named tensor to take: where it lies and the dtype it is widened to, if any."""
 
     name: str
@@ -35,10 +34,10 @@ def fields_across(names: Iterable[str], bridges: Iterable[Bridge]) -> tuple[Fiel
 def take(fields: Sequence[Field], batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The fields by their needed names; those the batch does not have are left out."""
     taken = {}
-    for field in fields:
-        if field.source in batch:
-            tensor = batch[field.source]
-            taken[field.name] = tensor if field.dtype is None else tensor.to(field.dtype)
+    for name, source, dtype in fields:
+        if source in batch:
+            tensor = batch[source]
+            taken[name] = tensor if dtype is None else tensor.to(dtype)
     return taken
 
 

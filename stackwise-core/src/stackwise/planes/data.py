@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import tee
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from attrs import define, field, frozen
+from attrs import define, field
 
 from stackwise.contracts import Batch, Loader, Scheduled, Transform
 from stackwise.errors import DataError, ProviderError
@@ -43,8 +43,7 @@ class _Source:
     """The values last handed to the loader."""
 
 
-@frozen
-class _Planned:
+class _Planned(NamedTuple):
     """One step before it is read: what each micro-batch takes of each source."""
 
     step: int
@@ -196,10 +195,19 @@ class DataPlane:
     def _produce(self, moment: Moment) -> list[Batch]:
         if self._state is None:
             return [self._finish(self._take_from(next(iter(self._sources)), None, None), moment)]
+        if len(self._sources) == 1 and not self._workers:
+            return self._produce_from(next(iter(self._sources)), self._state, moment)
         planned = self._next_planned(moment)
         batches = [join_rows([(name, self._take_from(name, rows, planned.length)) for name, rows in takes]) for takes in planned.takes]
         self._mixed = planned.mixture
         return [self._finish(batch, moment) for batch in batches]
+
+    def _produce_from(self, name: str, state: DataState, moment: Moment) -> list[Batch]:
+        """What `_produce` does where there is nothing to mix and nobody to ask ahead."""
+        shape = state.shape(moment.step)
+        length = None if shape.seq_len is None else shape.seq_len + self._lookahead
+        self._apply_values(moment.t)
+        return [self._finish(self._take_from(name, rows, length), moment) for rows in shape.micro_batches]
 
     def _next_planned(self, moment: Moment) -> _Planned:
         """The plan of a step; with reader processes the coming steps are planned, and asked for, as well."""

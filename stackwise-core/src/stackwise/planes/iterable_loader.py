@@ -45,13 +45,17 @@ class IterableLoader:
             raise DataError(
                 f"batch {self._taken - 1} has {found} rows where {rows} were asked for: leave data.batch_size out for ready-made batches"
             )
+        if length is not None:
+            self._check_length(batch, length)
+        return batch
+
+    def _check_length(self, batch: Batch, length: int) -> None:
         lengths = {int(tensor.shape[1]) for tensor in batch.values() if tensor.dim() > 1}
-        if length is not None and lengths and length not in lengths:
+        if lengths and length not in lengths:
             raise DataError(
                 f"the rows of batch {self._taken - 1} are {' and '.join(map(str, sorted(lengths)))} long where {length} were asked for: "
                 "leave data.seq_len out for ready-made batches"
             )
-        return batch
 
     def state_dict(self) -> dict[str, Any]:
         """How many batches were taken."""
