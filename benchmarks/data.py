@@ -15,6 +15,7 @@ import statistics
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import count
 from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any, NamedTuple
@@ -24,9 +25,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from stackwise import BatchSpec, Moment, TensorSpec
-from stackwise.phases import DataState, Part
+from stackwise.phases import BatchShape, DataState, Part
 from stackwise.planes.data import DataPlane
-from stackwise.planes.read_ahead import ReadAhead
+from stackwise.planes.mixture import Request
 from stackwise.planes.reader_processes import ProcessLoader
 from stackwise.schedules import Curve
 from stackwise_providers_data.token_stream import TokenStream
@@ -58,12 +59,16 @@ def moment(step: int) -> Moment:
     return Moment(step, 0.0, "run", 0, 0.0, step * ROWS * LENGTH)
 
 
-def data_plane(loaders: dict[str, Any]) -> DataPlane:
-    """A plane over finished loaders, mixed evenly."""
-    plane = DataPlane(lambda name, part: loaders[name])
+def data_plane(loaders: dict[str, Any], read_ahead: int = 0) -> DataPlane:
+    """A plane over finished loaders, mixed evenly; opened to read ahead."""
+    asked = Request(ROWS, dict.fromkeys(loaders, 1.0))
+    plane = DataPlane(lambda name, part: loaders[name], request=lambda step: asked, read_ahead=read_ahead)
     sources = {name: Part(kind="loader", id=name) for name in loaders}
     mix = {name: Curve.constant(1.0) for name in loaders}
-    plane.enter(DataState(sources=sources, mix=mix, batch_size=ROWS, seq_len=LENGTH), lookahead=0)
+    shape = BatchShape.of(batch_size=ROWS, seq_len=LENGTH)
+    plane.enter(DataState(sources=sources, mix=mix, shapes=((0, shape),)), lookahead=0)
+    if read_ahead:
+        plane.open(map(moment, count()))
     return plane
 
 
@@ -114,14 +119,6 @@ def torch_reader(path: Path, workers: int) -> Reader:
     return lambda step: next(batches)
 
 
-def read_ahead_reader(path: Path, depth: int) -> Reader:
-    """The plane behind a thread."""
-    plane = data_plane({"a": token_stream(path)})
-    ahead = ReadAhead(plane.batches, plane.state_dict, depth)
-    ahead.open(map(moment, range(10**9)))
-    return lambda step: ahead.next(moment(step))
-
-
 def process_reader(path: Path, workers: int) -> Reader:
     """The loader in processes, asked twice a process ahead."""
     loader = ProcessLoader(partial(token_stream, path), workers)
@@ -140,12 +137,13 @@ def readers(path: Path) -> dict[str, Reader]:
     bare = BareGather(path)
     stream = token_stream(path)
     one, three = data_plane({"a": token_stream(path)}), data_plane({name: token_stream(path) for name in "abc"})
+    ahead = data_plane({"a": token_stream(path)}, read_ahead=2)
     return {
         "bare gather": bare,
         "token stream": lambda step: stream.take(ROWS, LENGTH),
         "data plane, 1 source": lambda step: one.batches(moment(step)),
         "data plane, 3 sources": lambda step: three.batches(moment(step)),
-        "data plane, 1 source, read-ahead 2": read_ahead_reader(path, 2),
+        "data plane, 1 source, read-ahead 2": lambda step: ahead.batches(moment(step)),
         "reader processes, 2": process_reader(path, 2),
         "torch DataLoader, 0 workers": torch_reader(path, 0),
         "torch DataLoader, 2 workers": torch_reader(path, 2),
@@ -192,9 +190,12 @@ def print_overlap(path: Path, rounds: int, batches: int) -> None:
 
         return step
 
-    plane = data_plane({"a": token_stream(path)})
-    ways: dict[str, Reader] = {"no data": lambda step: None, "read-ahead off": lambda step: plane.batches(moment(step))}
-    ways["read-ahead 2"] = read_ahead_reader(path, 2)
+    plane, ahead = data_plane({"a": token_stream(path)}), data_plane({"a": token_stream(path)}, read_ahead=2)
+    ways: dict[str, Reader] = {
+        "no data": lambda step: None,
+        "read-ahead off": lambda step: plane.batches(moment(step)),
+        "read-ahead 2": lambda step: ahead.batches(moment(step)),
+    }
     times = time_rounds({name: training(read) for name, read in ways.items()}, rounds, batches)
     print()
     print_times("beside matrix products", times, times["no data"])

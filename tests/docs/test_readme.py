@@ -33,10 +33,15 @@ def test_the_code_is_that_of_the_example() -> None:
     assert all(piece in source or textwrap.indent(piece, "    ") in source for piece in pieces)
 
 
+def without_epochs(plan: str) -> str:
+    """How many epochs a run reads depends on the Python whose library is read."""
+    return re.sub(r"\(\d+\.\d+ epochs\)", "(… epochs)", plan)
+
+
 def test_the_plan_is_what_the_command_prints() -> None:
     printed = CliRunner().invoke(main, ["plan", str(ROOT / "examples" / "grow-bytes.yaml")])
     assert printed.exit_code == 0, printed.output
-    assert blocks("text") == [printed.stdout]
+    assert [without_epochs(block) for block in blocks("text")] == [without_epochs(printed.stdout)]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
