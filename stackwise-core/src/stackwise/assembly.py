@@ -127,7 +127,7 @@ class Workshop:
             build_transform=self.transform,
             device=placement.device,
             seed=self._seed,
-            read_ahead=run.read_ahead if training else 0,
+            read_ahead=_depth(run.read_ahead, placement) if training else 0,
             workers=workers,
         )
 
@@ -168,6 +168,13 @@ class Workshop:
             max_length=plan.max_length,
             specs=self._specs.get(id(part)) or plan.joined[0].specs(),
         )
+
+
+def _depth(declared: int | None, placement: Placement) -> int:
+    """Steps to read ahead: beside a device that computes a thread costs nothing, on a CPU it takes what it saves."""
+    if declared is not None:
+        return declared
+    return 0 if placement.is_cpu else 2
 
 
 def _asked(schedule: PhaseSchedule, step: int) -> Request | None:

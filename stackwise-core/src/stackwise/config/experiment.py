@@ -83,7 +83,7 @@ class RunConfig:
     device: Literal["auto", "cpu", "cuda"] = option("auto", doc="where to train")
     precision: Literal["float32", "bf16"] = option("float32", doc="precision of the forward pass")
     threads: int | None = option(None, doc="processor threads; left out: as the machine has", minimum=1)
-    read_ahead: int = option(2, doc="steps whose batches a thread makes ahead; 0: none", minimum=0)
+    read_ahead: int | None = option(None, doc="steps whose batches a thread makes ahead; left out: 2 on CUDA, 0 on a CPU", minimum=0)
     workers: int = option(0, doc="processes that read each source; 0: the thread reads", minimum=0)
     halt_after: int = option(3, doc="steps in a row without a finite loss and gradient after which the run halts", minimum=1)
 
