@@ -70,6 +70,27 @@ def test_a_frozen_rack_is_passed_through_but_costs_no_weight_gradients() -> None
     assert frozen.trainable == WIDTH * VOCAB + WIDTH and frozen.parameters == free.parameters
 
 
+def test_each_phase_costs_what_it_costs_alone_whatever_came_before() -> None:
+    deltas: dict[str, dict[str, Any]] = {
+        "first": {},
+        "frozen": {"model": {"freeze": ["rack.stacks"]}},
+        "longer": {"data": {"seq_len": 2 * TIME}},
+        "thawed": {"model": {"freeze": []}},
+        "short": {"data": {"seq_len": TIME}},
+        "normed": {"model": {"rack": {"qk_norm": True}}},
+    }
+    phases = {name: {"until": f"{2 * i + 2} steps", **delta} for i, (name, delta) in enumerate(deltas.items())}
+    together = price(plan_of(decoder(2), phases=phases))
+    config = decoder(2)
+    for phase, delta in zip(together, deltas.values(), strict=True):
+        config["data"].update(delta.get("data", {}))
+        model = delta.get("model", {})
+        config["model"].update({key: value for key, value in model.items() if key != "rack"})
+        config["model"]["rack"].update(model.get("rack", {}))
+        (alone,) = price(plan_of(config, run={"horizon": "2 steps"}))
+        assert (phase.flops, phase.tokens) == (alone.flops, alone.tokens), phase.name
+
+
 def test_pricing_touches_neither_data_nor_weights_nor_the_generators() -> None:
     import torch
 

@@ -207,7 +207,7 @@ def _weights(names: list[str], dyadic: bool) -> st.SearchStrategy[dict[str, Any]
         return cuts.map(lambda c: {name: c[i + 1] - c[i] for i, name in enumerate(names)})
     positive = st.integers(1, 5)
     weight = st.integers(0, 5) | st.tuples(st.integers(0, 5), positive)
-    kept = st.fixed_dictionaries({names[0]: positive, **{name: weight for name in names[1:]}})
+    kept = st.fixed_dictionaries({names[0]: positive, **dict.fromkeys(names[1:], weight)})
     return kept.flatmap(lambda drawn: st.permutations(list(drawn)).map(lambda order: {name: drawn[name] for name in order}))
 
 

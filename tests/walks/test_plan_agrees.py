@@ -18,8 +18,9 @@ from stackwise.plan import Plan
 from stackwise.planes.model import ModelReceipt
 from stackwise.pricing import price
 
-EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
-SMALL = {"data.seq_len": "8", "data.batch_size": "2", "model.rack.width": "8", "model.rack.heads": "2"}
+ROOT = Path(__file__).parents[2]
+EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
+SMALL = {"data.seq_len": "8", "data.batch_size": "2", "data.step_tokens": "40", "model.rack.width": "8", "model.rack.heads": "2"}
 
 
 def shrunk(path: Path) -> list[str]:
@@ -83,7 +84,8 @@ def expected_evaluations(planned: dict[str, Any]) -> list[tuple[str, int, str, s
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_plan_and_log_of_an_example_agree(path: Path) -> None:
+def test_plan_and_log_of_an_example_agree(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
     hold_against_each_other(stackwise.make_plan(stackwise.load(path, shrunk(path)), registry()))
 
 

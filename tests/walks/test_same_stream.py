@@ -24,19 +24,29 @@ import stackwise
 from stackwise.machine import TrainingMachine
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("texts")
+    for i in range(12):
+        (made / f"{i}.txt").write_text(f"{i} bottles, {'and ' * (i % 4)}one fell", encoding="utf-8")
+    return made
+
+
 @cache
 def expected() -> str:
     return digest(busy(read_ahead=0))
 
 
-@pytest.mark.parametrize("run", [{"read_ahead": 1}, {"read_ahead": 5}, {"workers": 2}, {"workers": 2, "read_ahead": 0}], ids=str)
+@pytest.mark.slow
+@pytest.mark.parametrize("run", [{"read_ahead": 1}, {"read_ahead": 5}, {"workers": 2}, {"workers": 2, "read_ahead": 3}], ids=str)
 def test_threads_and_processes_change_no_bit(run: dict[str, int]) -> None:
     assert digest(busy(**run)) == expected()
 
 
 def test_evaluations_and_observers_change_no_bit() -> None:
     heard: list[object] = []
-    watched = {**busy(), "evaluate": {"e": {"every": "2 steps", "batches": 2}, "f": {"batches": 1, "seq_len": 3}}, "observers": [heard.append]}
+    evaluate = {"e": {"every": "2 steps", "batches": 2}, "f": {"batches": 1, "seq_len": 3}}
+    watched = {**busy(read_ahead=2), "evaluate": evaluate, "observers": [heard.append]}
     assert digest(watched) == expected()
     assert sum(isinstance(event, stackwise.Evaluated) for event in heard) > 20
 
@@ -100,26 +110,49 @@ def test_the_state_at_any_step_leads_to_the_same_rest(cut: int, depth: int, dept
     assert {name: line["rows"] for name, line in ledger.items()} == {name: line["rows"] for name, line in state["ledger"].items()}
 
 
-def test_with_reader_processes_too() -> None:
-    first = stackwise.assemble(plan_of(busy(workers=2)))
+@pytest.mark.slow
+def test_a_state_of_one_process_is_one_of_several() -> None:
+    first = stackwise.assemble(plan_of(busy(read_ahead=2)))
     steps = walk(first)
     for step, _ in steps:
         if step == 12:
             break
     state = first.data.state_dict()
     first.data.end()
-    assert list(walk(stackwise.assemble(plan_of(busy(workers=2))), 13, state)) == whole()[13:]
+    assert list(walk(stackwise.assemble(plan_of(busy(workers=2, read_ahead=2))), 13, state)) == whole()[13:]
+
+
+# -- what is exposed follows time, in every process and after every cut ------------------------------------------------
+
+
+def exposing(**run: int) -> TrainingMachine:
+    """Documents of rising length, ever more of them exposed while their rows grow."""
+    source = {"use": "data.text-files", "paths": ["*.txt"], "rows": "padded", "difficulty": "length", "heldout": 0.0}
+    config = busy(**run)
+    config["data"] = {
+        "sources": {"a": {**source, "exposed": {"piecewise": {"values": {"0%": 0.1, "25%": 0.5, "50%": 0.3, "75%": 1.0}}}}},
+        "batch_size": 2,
+        "seq_len": {"piecewise": {"values": {"0%": 16, "40%": 24}}},
+    }
+    config["model"]["embedding"].pop("vocab")
+    return stackwise.assemble(plan_of({**config, "phases": None}))
+
+
+def test_exposure_is_the_same_read_ahead_by_processes_and_after_a_cut(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    plain = list(walk(exposing(read_ahead=0)))
+    assert list(walk(exposing(read_ahead=3))) == plain
+    assert list(walk(exposing(read_ahead=1, workers=2))) == plain
+    for cut in (1, 5, 6, 7, 12, 18, 23):
+        first = exposing(read_ahead=2)
+        steps = walk(first)
+        assert [next(steps) for _ in range(cut)] == plain[:cut]
+        state = json.loads(json.dumps(first.data.state_dict()))
+        first.data.end()
+        assert list(walk(exposing(read_ahead=2), cut, state)) == plain[cut:]
 
 
 # -- a loader, cut at any row --------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("texts")
-    for i in range(12):
-        (made / f"{i}.txt").write_text(f"{i} bottles, {'and ' * (i % 4)}one fell", encoding="utf-8")
-    return made
 
 
 LOADERS: dict[str, dict[str, Any]] = {

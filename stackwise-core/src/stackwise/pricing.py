@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from fractions import Fraction
 
 import torch
-from attrs import frozen
+from attrs import Factory, define, frozen
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -68,10 +68,24 @@ def price(plan: Plan) -> tuple[PhasePrice, ...]:
     """
     shop = Workshop(plan, device="meta")
     plane = ModelPlane(shop.module, device=torch.device("meta"))
-    return tuple(_price_phase(plan, phase, plane, shop) for phase in plan.schedule)
+    counted = _Counted()
+    return tuple(_price_phase(plan, phase, plane, shop, counted) for phase in plan.schedule)
 
 
-def _price_phase(plan: Plan, phase: CompiledPhase, plane: ModelPlane, shop: Workshop) -> PhasePrice:
+@define
+class _Counted:
+    """FLOPs of a batch by its shape, for as long as phases compute alike: most change schedules and data only."""
+
+    computes: object = None
+    flops: dict[tuple[int | None, int | None], int | None] = Factory(dict)
+
+    def turn_to(self, computes: object) -> None:
+        """Forget what another computation cost."""
+        if computes != self.computes:
+            self.computes, self.flops = computes, {}
+
+
+def _price_phase(plan: Plan, phase: CompiledPhase, plane: ModelPlane, shop: Workshop, counted: _Counted) -> PhasePrice:
     state = phase.state
     assert state is not None  # a plan's phases are declared
     growth = shop.growth(phase.enter.growth) if phase.enter.growth is not None else None
@@ -92,7 +106,7 @@ def _price_phase(plan: Plan, phase: CompiledPhase, plane: ModelPlane, shop: Work
         parameters=sum(p.numel() for p in plane.model.parameters()),
         trainable=sum(p.numel() for p in plane.trainable().values()),
         optimizer_bytes=_optimizer_bytes(plan, phase, [p for group in groups for p in group.parameters.values()]),
-        flops=_flops(plan, phase, plane.model),
+        flops=_flops(plan, phase, plane.model, counted),
         sources=_sources(plan, phase),
         lr=None if lr is None else (lr(first), lr(last)),
         receipt=receipt,
@@ -122,7 +136,7 @@ def _optimizer_bytes(plan: Plan, phase: CompiledPhase, parameters: list[nn.Param
     return sum(spec.state_elements(tuple(p.shape)) * p.element_size() for p in parameters)
 
 
-def _flops(plan: Plan, phase: CompiledPhase, model: nn.Module) -> int | None:
+def _flops(plan: Plan, phase: CompiledPhase, model: nn.Module, known: _Counted) -> int | None:
     """FLOPs of all steps of a phase, counted over a forward and backward pass of each batch shape on the meta device."""
     state = phase.state
     if state is None:
@@ -132,13 +146,23 @@ def _flops(plan: Plan, phase: CompiledPhase, model: nn.Module) -> int | None:
     for (start, shape), stop in zip(state.data.shapes, starts[1:], strict=True):
         for rows in shape.micro_batches:
             counted[rows, shape.seq_len] += stop - start
+    known.turn_to(_computation(plan, phase, state))
     total = 0
     for (rows, length), times in counted.items():
-        flops = _batch_flops(plan, phase, model, {"batch": rows, "time": length})
+        if (rows, length) not in known.flops:
+            known.flops[rows, length] = _batch_flops(plan, phase, model, {"batch": rows, "time": length})
+        flops = known.flops[rows, length]
         if flops is None:
             return None
         total += flops * times
     return total
+
+
+def _computation(plan: Plan, phase: CompiledPhase, state: TrainingState) -> object:
+    """What the cost of a batch depends on beside its shape."""
+    joined, model = plan.joined[phase.index], state.model
+    parts = [state.task, model.embedding, model.rack, model.head, *(part for group in model.adapters.values() for part in group)]
+    return [part.structure for part in parts], list(model.adapters), model.freeze, model.bridges, joined.optional, joined.sizes
 
 
 def _batch_flops(plan: Plan, phase: CompiledPhase, model: nn.Module, runtime: Mapping[str, int | None]) -> int | None:

@@ -41,11 +41,13 @@ def globbed(paths: Sequence[str]) -> dict[str, Path]:
     """The files that globs find, by the path as the glob spells it.
 
     Raises:
-        DataError: a glob without a match.
+        DataError: a glob without a match, or one that matches a link to nothing.
     """
     files: dict[str, Path] = {}
     for pattern in paths:
         matches = glob.glob(pattern, recursive=True)  # noqa: PTH207 - Path.glob refuses absolute patterns
+        if broken := [path for path in matches if Path(path).is_symlink() and not Path(path).exists()]:
+            raise DataError(f"{broken[0]!r} cannot be read: the link leads nowhere: mend it or leave it out")
         found = [path for path in matches if Path(path).is_file()]
         if not found:
             raise DataError(

@@ -94,11 +94,11 @@ class _Reading:
 
 
 def epochs_of(rows: Fraction, shape: BatchShape, size: EpochSize | None, lookahead: int) -> Fraction | None:
-    """The epochs of a source that so many of its rows are; None where its size is unknown."""
+    """The epochs of a source that so many of its rows are; None where its size is unknown, or nothing: the run will say so."""
     if size is None:
         return None
     if size.rows is not None:
-        return rows / size.rows
-    if size.entries is None or shape.seq_len is None:
+        return rows / size.rows if size.rows else None
+    if not size.entries or shape.seq_len is None:
         return None
     return rows * (shape.seq_len + lookahead) / size.entries
