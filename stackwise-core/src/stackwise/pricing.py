@@ -202,7 +202,7 @@ def _sources(plan: Plan, phase: CompiledPhase) -> dict[str, SourcePrice]:
     lookahead = task.lookahead if isinstance(task, TaskSpec) else 0
     rows = dict.fromkeys(state.data.sources, 0.0)
     epochs: dict[str, float | None] = dict.fromkeys(state.data.sources, 0.0)
-    sizes = {name: draft.epoch_size() for name, draft in drafts.sources.items()}
+    sizes = {name: draft.epoch_size for name, draft in drafts.sources.items()}
     steady = all(curve.is_constant for curve in state.data.mix.values())
     starts = [*(start for start, _ in state.data.shapes), phase.stop]
     for (start, shape), stop in zip(state.data.shapes, starts[1:], strict=True):

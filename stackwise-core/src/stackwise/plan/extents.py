@@ -72,7 +72,7 @@ class _Reading:
         constant = {name: Fraction(weight.value) for name, weight in weights.items() if isinstance(weight, Constant)}
         total = sum(constant.values())
         shares = {name: weight / total for name, weight in constant.items()} if total and len(constant) == len(weights) else {}
-        sizes = {name: size for name, draft in joined.drafts.sources.items() if (size := draft.epoch_size()) is not None}
+        sizes = {name: size for name, draft in joined.drafts.sources.items() if (size := draft.epoch_size) is not None}
         task = joined.drafts.task.spec
         return cls(shares, sizes, task.lookahead if isinstance(task, TaskSpec) else 0)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 import attrs
@@ -73,6 +75,7 @@ class Draft:
         stacks = {stack.name: stack.blocks for stack in self.options.get("stacks", ())}
         return attrs.evolve(self.given.spec or RackSpec(), stacks=stacks)
 
+    @cached_property
     def epoch_size(self) -> EpochSize | None:
         """What one epoch of a loader holds in training, where it can be said before reading; None where not."""
         teller = self.options if self.registered is not None else self.given
@@ -127,6 +130,19 @@ class Draft:
         return Part(kind=self.kind, id=self.id, options=self.options, curves=curves, given=self.given)
 
 
+RECENT_REFS = 8
+
+
+def _says_the_same(one: Ref, other: Ref) -> bool:
+    """Whether two references ask for the same thing; arrays among the options, which do not compare, count as different."""
+    if one.use != other.use or one.given is not other.given:
+        return False
+    try:
+        return bool(one.options == other.options)
+    except (ValueError, RuntimeError):
+        return False
+
+
 @define
 class Drafts:
     """Makes drafts, each reference once, and collects what is wrong with them."""
@@ -135,6 +151,8 @@ class Drafts:
     problems: list[Problem] = field(factory=list)
     faults: list[ProviderError] = field(factory=list)
     _known: dict[tuple[str, int], tuple[Ref, Draft | None]] = field(factory=dict)
+    _recent: dict[tuple[str, str], deque[Ref]] = field(factory=dict)
+    """Kind and path → the references last seen there: a phase that repeats one gets its draft, and what was found out about it."""
     _classes: dict[str, tuple[Registered, type]] = field(factory=dict)
     """Kind and id → the component and its options class, loaded once however many phases name it."""
 
@@ -142,7 +160,11 @@ class Drafts:
         """The draft of a reference; None when it has problems, which are collected."""
         key = (kind, id(ref))
         if key not in self._known:
-            self._known[key] = (ref, self._draft(kind, ref))
+            recent = self._recent.setdefault((kind, ref.path), deque(maxlen=RECENT_REFS))
+            same = next((known for known in recent if _says_the_same(known, ref)), None)
+            draft = self._known[kind, id(same)][1] if same is not None else self._draft(kind, ref)
+            self._known[key] = (ref, draft)
+            recent.append(ref)
         return self._known[key][1]
 
     def settled(self, draft: Draft) -> dict[str, Curve]:
