@@ -78,6 +78,17 @@ def test_an_output_that_exists_is_refused(distributions: ModuleType, config: Pat
     assert done.returncode == 2 and "exists already" in done.stderr and not list((tmp_path / "out").iterdir())
 
 
+@pytest.mark.slow
+def test_reader_processes_leave_the_same_run_behind(distributions: ModuleType, config: Path, tmp_path: Path) -> None:
+    described = []
+    for workers in (0, 2):
+        out = tmp_path / f"with-{workers}"
+        done = distributions.run_stackwise("run", str(config), "--set", f"run.workers={workers}", "--output", str(out))
+        assert done.returncode == 0, done.stderr
+        described.append(json.loads((out / "final" / "weights.json").read_text()))
+    assert described[0] == described[1] and described[0]["data"]
+
+
 def test_training_that_does_not_stay_finite_halts_with_its_own_code(distributions: ModuleType, config: Path, tmp_path: Path) -> None:
     extreme = ["--set", "optimizer.lr=1e38", "--set", "run.halt_after=2"]
     done = distributions.run_stackwise("run", str(config), *extreme, "--output", str(tmp_path / "out"))

@@ -96,6 +96,8 @@ class DataPlane:
         self._coming: Iterator[Moment] = iter(())
         self._ahead = ReadAhead(self._produce, self._snapshot, read_ahead)
         self._open = False
+        self._fingerprints: dict[str, Mapping[str, Any]] | None = None
+        """What was read, once the run is over."""
 
     @classmethod
     def of(cls, batches: object, device: torch.device | None = None) -> DataPlane:
@@ -145,6 +147,7 @@ class DataPlane:
     def end(self) -> None:
         """Stop reading ahead and end reader processes: the run is over."""
         self.close()
+        self._fingerprints = self.fingerprints()  # reader processes cannot be asked afterwards
         for source in {**self._parked, **self._sources}.values():
             if isinstance(source.loader, ProcessLoader):
                 source.loader.close()
@@ -160,6 +163,8 @@ class DataPlane:
 
     def fingerprints(self) -> dict[str, Mapping[str, Any]]:
         """What each source that can say so has read."""
+        if self._fingerprints is not None:
+            return self._fingerprints
         return {name: s.loader.fingerprint() for name, s in self._sources.items() if hasattr(s.loader, "fingerprint")}
 
     def state_dict(self) -> dict[str, Any]:
