@@ -72,10 +72,6 @@ class ScheduleError(UserError):
     """A timeline that does not hold together: empty, overlapping or unfinished phases, impossible durations."""
 
 
-class SpecError(UserError):
-    """Two sides of a junction that do not fit and may not be bridged."""
-
-
 class DataError(UserError):
     """Data that cannot be trained on: empty, too short, outside the vocabulary, ragged."""
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from attrs import define, field
 
-from stackwise.contracts import Batch, Loader, Scheduled, Transform
+from stackwise.contracts import Batch, Fingerprinted, Loader, Scheduled, Transform
 from stackwise.errors import DataError, ProviderError
 from stackwise.phases import DataState, Part
 from stackwise.planes.batches import check_batch, join_rows, rows_of
@@ -165,7 +165,7 @@ class DataPlane:
         """What each source that can say so has read."""
         if self._fingerprints is not None:
             return self._fingerprints
-        return {name: s.loader.fingerprint() for name, s in self._sources.items() if hasattr(s.loader, "fingerprint")}
+        return {name: s.loader.fingerprint() for name, s in self._sources.items() if isinstance(s.loader, Fingerprinted)}
 
     def state_dict(self) -> dict[str, Any]:
         """Read positions, ledger and mixture as of the last step taken, by source name."""
