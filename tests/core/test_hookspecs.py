@@ -43,6 +43,8 @@ def build(found: Registered) -> Any:
     if found.kind == "optimizer":
         weight = torch.nn.Parameter(torch.ones(2))
         return factory(options, context, [ParameterGroup(name="default", parameters={"weight": weight}, values={"lr": 0.5})])
+    if found.kind == "weight-adapter":
+        return factory(options, context, torch.ones(3, 4))
     return factory(options, context)
 
 
@@ -69,6 +71,24 @@ def check_rack(rack: Any) -> None:
 def check_head(head: Any) -> None:
     assert head(torch.zeros(2, 3, 4))["value"].shape == (2, 3)
     assert set(head.get_spec().outputs) == {"value"}
+
+
+def check_weight_adapter(adapter: Any) -> None:
+    input = torch.randn(5, 4)
+    assert torch.equal(adapter(input), torch.zeros(5, 3))
+    with torch.no_grad():
+        adapter.up.fill_(0.5)
+    torch.testing.assert_close(adapter(input), input @ (adapter.merged(torch.ones(3, 4)) - 1).T)
+
+
+def check_reaction(reaction: Any) -> None:
+    assert reaction.watch(0, {"train.loss": 3.0}) is None
+    assert reaction.watch(1, {"train.loss": 11.0})
+    assert reaction.factor == 0.5
+    state = reaction.state_dict()
+    reaction.factor = 1.0
+    reaction.load_state_dict(state)
+    assert reaction.factor == 0.5
 
 
 def check_task(task: Any) -> None:
@@ -128,5 +148,7 @@ CHECKS = {
     "transform": check_transform,
     "adapter": check_adapter,
     "growth": check_growth,
+    "reaction": check_reaction,
+    "weight-adapter": check_weight_adapter,
     "observer": check_observer,
 }

@@ -19,7 +19,20 @@ if TYPE_CHECKING:
 
     from stackwise.time import Moment
 
-Kind = Literal["embedding", "rack", "head", "task", "optimizer", "loader", "transform", "adapter", "growth", "observer"]
+Kind = Literal[
+    "embedding",
+    "rack",
+    "head",
+    "task",
+    "optimizer",
+    "loader",
+    "transform",
+    "adapter",
+    "weight-adapter",
+    "growth",
+    "reaction",
+    "observer",
+]
 
 
 @frozen(kw_only=True)
@@ -158,8 +171,13 @@ class Transform(Protocol):
 
 @define(kw_only=True)
 class ParameterGroup:
-    """Parameters that share their values, by canonical name. An optimizer turns each into one or more torch groups and gives
-    every one of them `"group": name`; a torch group may name entries that are not to follow in `"fixed": (...)`."""
+    """Parameters that share their values, by canonical name.
+
+    An optimizer turns each into one or more torch groups and gives every one of them `"group": name`. A torch group may name
+    entries that are not to follow in `"fixed": (...)`, and say in `"moments": {"exp_avg": 1, "exp_avg_sq": 2}` which state entries
+    shaped like the parameter it keeps: each with the power of the gradient that it is made of, or `"weight"` for one that is
+    itself a weight. Growth maps exactly these; where the entry is missing, the names of torch's own optimizers are known.
+    """
 
     name: str
     parameters: dict[str, torch.nn.Parameter]
@@ -172,11 +190,26 @@ OptimizerFactory = Callable[[Any, BuildContext, Sequence[ParameterGroup]], "torc
 
 @frozen(kw_only=True)
 class CopyOf:
-    """A grown tensor takes the values of an old one: `old[index] * scale` along dimension 0; the whole tensor when `index` is None."""
+    """A tensor takes the values of an old one: new[i, j, …] = old[index[0][i], index[1][j], …] · factors[0][i] · factors[1][j] · …
+
+    A dimension that `index` does not name is taken as it is. Moments follow the same index.
+    """
 
     source: str
-    index: tuple[int, ...] | None = None
-    scale: float = 1.0
+    """Canonical name in the old model."""
+    index: Mapping[int, tuple[int, ...]] = Factory(dict)
+    """Dimension → old position of every new one; −1: no source, the entry is `rest`."""
+    factors: Mapping[int, tuple[float, ...]] = Factory(dict)
+    """Dimension → factor of every new position."""
+    gradient: Mapping[int, tuple[float, ...]] = Factory(dict)
+    """Dimension → what the map does to the gradient at every new position, so that moments made of it follow (m·g, v·g²)."""
+    rest: Literal["module", "zeros"] = "module"
+    """Entries without a source: as the module initialises them, or zero."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether the tensor is taken as it is."""
+        return not self.index and not self.factors
 
 
 @frozen(kw_only=True)
@@ -191,19 +224,23 @@ Origin = CopyOf | Fresh
 
 @frozen(kw_only=True)
 class GrowthRequest:
-    """What an operator is asked: one rack before and after. Shapes are by canonical parameter name; all of it cold."""
+    """What an operator is asked: one rack before and after; all of it cold."""
 
     old_stacks: Mapping[str, int]
     new_stacks: Mapping[str, int]
     residual_outputs: tuple[str, ...] = ()
+    """Parameters of a block that `RackSpec` names as its residual outputs."""
 
 
 @frozen(kw_only=True)
 class BlockOrigin:
-    """Where a new block comes from: an old block by stack and index, or fresh (`source` None), perhaps with zeroed residual outputs."""
+    """Where a new block comes from: an old block by stack and index, or fresh (`source` None)."""
 
     source: tuple[str, int] | None
     zero_residual: bool = False
+    """Start with residual outputs of zero: the block is the identity at first."""
+    gated: bool = False
+    """Multiply the outputs of the residual branches by the operator's option `gate`, which follows time and ends at 1."""
 
 
 class GrowthOperator(Protocol):
@@ -227,7 +264,50 @@ class GrowthOperator(Protocol):
 class ParameterGrowth(Protocol):
     """An operator that maps tensor by tensor (width growth)."""
 
-    def map_parameters(self, old: Mapping[str, tuple[int, ...]], new: Mapping[str, tuple[int, ...]]) -> Mapping[str, Origin]: ...
+    def map_parameters(self, old: Mapping[str, tuple[int, ...]], new: Mapping[str, tuple[int, ...]]) -> Mapping[str, Origin]:
+        """Shapes by canonical name, before and after → origins of the new parameters it has something to say about.
+
+        A tied parameter appears once in each, under its first name; adapters of junctions and of weights appear too.
+
+        Raises:
+            ValueError: the change is none this operator can make; the sentence says which it can.
+        """
+        ...
+
+
+class WeightAdapter(Protocol):
+    """Trainable glue beside one frozen matrix (LoRA): an `nn.Module` from the layer's input to what is added to its output.
+
+    Its factory is called as `factory(options, context, weight)` with the matrix [out, in] that it stands beside, on the meta
+    device or not; it makes a module that adds nothing at first.
+    """
+
+    def __call__(self, input: torch.Tensor) -> torch.Tensor: ...
+
+    def merged(self, weight: torch.Tensor) -> torch.Tensor:
+        """The matrix [out, in] that gives alone what matrix and adapter give together."""
+        ...
+
+
+class Reaction(Protocol):
+    """A declared answer to the training signal (plateau): a factor on every learning rate, inside a stated envelope.
+
+    A pure function of the numbers it was shown. Its options say `envelope() → (lowest, highest)` factor, which the plan prints.
+    """
+
+    factor: float
+    """In force; 1 at first."""
+
+    def watch(self, step: int, metrics: Mapping[str, float]) -> str | None:
+        """Take in numbers: `train.loss` after every step, `<evaluation>.<metric>` after every evaluation.
+
+        Returns:
+            Why the factor changed, in a sentence; None when it did not.
+        """
+        ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
 
 
 class Adapter(Protocol):

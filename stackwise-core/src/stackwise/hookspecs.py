@@ -360,6 +360,85 @@ def stackwise_growth_operators() -> Iterable[Component]:
 
 
 @hookspec
+def stackwise_weight_adapters() -> Iterable[Component]:
+    """Name the weight adapters: trainable glue beside frozen matrices (LoRA). The factory is called with (options, context, weight).
+
+    ```python
+    import torch
+    from attrs import frozen
+    from stackwise import Component, hookimpl, option
+    from torch import nn
+
+    @frozen(kw_only=True)
+    class Options:
+        rank: int = option(2, doc="rank of what is added to the matrix", minimum=1)
+
+    class LowRank(nn.Module):
+        def __init__(self, rank, weight):
+            super().__init__()
+            self.down = nn.Parameter(torch.randn(rank, weight.shape[1]))
+            self.up = nn.Parameter(torch.zeros(weight.shape[0], rank))
+
+        def forward(self, input):
+            return input @ self.down.T @ self.up.T
+
+        def merged(self, weight):
+            return weight + self.up @ self.down
+
+    def build(options, context, weight):
+        return LowRank(options.rank, weight)
+
+    @hookimpl
+    def stackwise_weight_adapters():
+        yield Component(name="low-rank", options="demo:Options", factory="demo:build")
+    ```
+    """
+    return ()
+
+
+@hookspec
+def stackwise_reactions() -> Iterable[Component]:
+    """Name the reactions: declared answers of the learning rate to the training signal. The factory is called with (options, context).
+
+    ```python
+    from attrs import frozen
+    from stackwise import Component, hookimpl, option
+
+    @frozen(kw_only=True)
+    class Options:
+        above: float = option(10.0, doc="loss from which the learning rate is halved for good")
+
+        def envelope(self):
+            return 0.5, 1.0
+
+    class Brake:
+        def __init__(self, above):
+            self.above, self.factor = above, 1.0
+
+        def watch(self, step, metrics):
+            if self.factor < 1 or metrics.get("train.loss", 0.0) <= self.above:
+                return None
+            self.factor = 0.5
+            return f"the loss was above {self.above}"
+
+        def state_dict(self):
+            return {"factor": self.factor}
+
+        def load_state_dict(self, state):
+            self.factor = state["factor"]
+
+    def build(options, context):
+        return Brake(options.above)
+
+    @hookimpl
+    def stackwise_reactions():
+        yield Component(name="brake", options="demo:Options", factory="demo:build")
+    ```
+    """
+    return ()
+
+
+@hookspec
 def stackwise_observers() -> Iterable[Component]:
     """Name the observers: called with every event of the training machine. The factory is called with (options, context).
 
@@ -396,6 +475,8 @@ HOOKS: Mapping[str, Kind] = {
     "stackwise_transforms": "transform",
     "stackwise_adapters": "adapter",
     "stackwise_growth_operators": "growth",
+    "stackwise_weight_adapters": "weight-adapter",
+    "stackwise_reactions": "reaction",
     "stackwise_observers": "observer",
 }
 """Hook name → the kind of component it names."""

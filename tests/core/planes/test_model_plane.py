@@ -146,7 +146,8 @@ class Widen:
 
     def map_parameters(self, old: Mapping[str, tuple[int, ...]], new: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
         grown: dict[str, Any] = {name: Fresh(init="zeros") for name, shape in new.items() if old[name] != shape}
-        return {**grown, "rack.stacks.base.0.out.bias": CopyOf(source="rack.stacks.base.0.out.bias", index=(0, 1, 2, 3, 0, 1), scale=0.5)}
+        bias = "rack.stacks.base.0.out.bias"
+        return {**grown, bias: CopyOf(source=bias, index={0: (0, 1, 2, 3, 0, 1)}, factors={0: (0.5,) * 6})}
 
 
 def test_a_map_by_tensor_copies_by_index_and_scale() -> None:

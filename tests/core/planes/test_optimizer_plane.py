@@ -98,7 +98,7 @@ def crossed(moments: Any, receipt: ModelReceipt, after: dict[str, nn.Parameter])
 
 @pytest.mark.parametrize("moments", ["copy", "reset"])
 def test_adopted_copied_fresh_and_dropped_are_counted_and_carried(moments: str) -> None:
-    receipt = ModelReceipt(adopted=("a",), copied={"c": CopyOf(source="a", index=(1, 0))}, fresh=("d",), dropped=("b",))
+    receipt = ModelReceipt(adopted=("a",), copied={"c": CopyOf(source="a", index={0: (1, 0)})}, fresh=("d",), dropped=("b",))
     plane, done, held = crossed(moments, receipt, named("a", "c", "d"))
     now = plane.state_by_name()
     assert torch.equal(now["a"]["exp_avg"], held["a"]["exp_avg"])

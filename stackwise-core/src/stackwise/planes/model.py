@@ -12,6 +12,7 @@ from stackwise.contracts import BlockOrigin, CopyOf, Fresh, Origin, ParameterGro
 from stackwise.errors import ProviderError, UserError
 from stackwise.model import Model, rack_spec, set_parameter
 from stackwise.phases import ModelState, Part
+from stackwise.planes.parameter_map import fill
 from stackwise.selectors import select
 
 
@@ -176,7 +177,7 @@ def _origins(old: Mapping[str, nn.Parameter], new: Model, source: Callable[[str]
         )
     for name, parameter in new.named_parameters():
         origin = origins[name]
-        if isinstance(origin, CopyOf) and origin.index is None and old[origin.source].shape != parameter.shape:
+        if isinstance(origin, CopyOf) and not origin.index and old[origin.source].shape != parameter.shape:
             raise UserError(
                 f"{name} changes its shape from {tuple(old[origin.source].shape)} to {tuple(parameter.shape)} at this phase, "
                 "and no growth operator says how: keep the size, or declare `enter: {growth: {use: ...}}` with an operator for widths"
@@ -202,10 +203,7 @@ def _load(old: Mapping[str, nn.Parameter], new: Model, origins: Mapping[str, Ori
             kept.add(id(old[name]))
             adopted.append(name)
         else:
-            values = old[origin.source].detach()
-            values = values if origin.index is None else values[list(origin.index)]
-            with torch.no_grad():
-                parameter.copy_(values if origin.scale == 1.0 else values * origin.scale)
+            fill(parameter.data, old[origin.source].detach(), origin)
             copied[name] = evolve(origin, source=canonical[id(old[origin.source])])
     used = {id(old[name]) for name in adopted} | {id(old[origin.source]) for origin in copied.values()}
     return ModelReceipt(adopted=tuple(adopted), copied=copied, fresh=tuple(fresh), dropped=_unused(old, used))

@@ -215,7 +215,7 @@ def _copy_state(entries: Mapping[str, Any], origin: CopyOf) -> dict[str, Any]:
     copied = {}
     for key, value in entries.items():
         if isinstance(value, torch.Tensor):
-            copied[key] = value[list(origin.index)].clone() if origin.index is not None and value.dim() else value.clone()
+            copied[key] = value[list(origin.index[0])].clone() if origin.index and value.dim() else value.clone()
         else:
             copied[key] = value
     return copied
