@@ -57,6 +57,7 @@ _FACE = {
     "RunStarted": "stackwise.events",
     "PhaseEntered": "stackwise.events",
     "Evaluated": "stackwise.events",
+    "Reacted": "stackwise.events",
     "RunFinished": "stackwise.events",
     # errors
     "StackwiseError": "stackwise.errors",

@@ -22,8 +22,9 @@ from stackwise.errors import ConfigError, Problem, ProviderError, SelectorError,
 from stackwise.phases import CompiledPhase, Part, TrainingState
 from stackwise.plan import Plan
 from stackwise.plan.extents import epochs_of
-from stackwise.planes.model import ModelPlane, ModelReceipt
+from stackwise.planes.model import ModelPlane
 from stackwise.planes.optimizer import group_parameters
+from stackwise.planes.transfer import ModelReceipt
 from stackwise.schedules import Curve
 from stackwise.specs import OptimizerSpec, TaskSpec, TensorSpec
 
@@ -94,7 +95,7 @@ def _price_phase(plan: Plan, phase: CompiledPhase, plane: ModelPlane, shop: Work
     blocks = phase.transition.blocks if phase.transition is not None else {}
     declared = plan.experiment.phases[phase.index]
     with _placed_at(declared, "model.freeze"):
-        receipt = plane.enter(state.model, blocks=blocks, growth=growth)
+        receipt = plane.enter(state.model, step=phase.start, blocks=blocks, growth=growth, enter=phase.enter)
     with _placed_at(declared, "optimizer.groups"):
         groups = group_parameters(state.optimizer, plane.trainable(), first)
     lr = _lr(state, {group.name for group in groups})
