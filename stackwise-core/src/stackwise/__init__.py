@@ -46,6 +46,7 @@ _FACE = {
     "PhaseSchedule": "stackwise.phases",
     "Model": "stackwise.model",
     "TrainingMachine": "stackwise.machine",
+    "carry": "stackwise.carrying",
     "Experiment": "stackwise.config",
     "load": "stackwise.config",
     "experiment": "stackwise.config",

@@ -78,8 +78,8 @@ def transition(
             notes.append(f"{role} {getattr(old, role).id} is replaced by {getattr(new, role).id}: its parameters start anew")
     replaced = old.rack.id != new.rack.id
     if old_state.optimizer.part.id != new_state.optimizer.part.id:
-        kept = "moments that the new one keeps as well go on, the others start anew"
-        what = "all moments start anew" if after.enter.moments == "reset" else kept
+        carried = "moments that the new one keeps as well go on, the others start anew"
+        what = "all moments start anew" if after.enter.moments == "reset" else carried
         notes.append(f"optimizer {old_state.optimizer.part.id} is replaced by {new_state.optimizer.part.id}: {what}")
     if after.enter.fresh:
         notes.append(f"start anew: {', '.join(after.enter.fresh)}")

@@ -15,7 +15,7 @@ from stackwise.model import Model, rack_spec
 from stackwise.phases import Enter, ModelState, Part
 from stackwise.planes.gates import Gates, gated_modules
 from stackwise.planes.initialisation import DeferredInitialisation
-from stackwise.planes.transfer import ModelReceipt, Tensors, carry_buffers, load, origins, sources
+from stackwise.planes.transfer import ModelReceipt, Tensors, carry_buffers, load, origins, sources, zero_residuals
 from stackwise.planes.weight_adapters import Attached, merge, targets
 from stackwise.schedules import Curve
 from stackwise.selectors import compile_selector, select
@@ -161,7 +161,7 @@ class ModelPlane:
         new.to(self._device)
         carry_buffers(old_buffers if before is not None else old, new, source)
         if before is not None:
-            _zero_residuals(new, blocks, receipt.fresh)
+            zero_residuals(new, path, rack_spec(new.rack).residual_outputs, blocks, receipt.fresh)
         self._put_in_place(new)
         if before is None and self._start is not None:
             _check_start(drop, new, receipt)
@@ -329,20 +329,3 @@ def _check_start(drop: Sequence[str], new: Model, receipt: ModelReceipt) -> None
             "the weights of model.start are not this model's; name in `drop` what is to start anew or to be left out:\n  "
             + "\n  ".join(sorted(wrong))
         )
-
-
-def _zero_residuals(model: Model, blocks: Mapping[tuple[str, int], BlockOrigin], fresh: Sequence[str]) -> None:
-    spec = rack_spec(model.rack)
-    zero = set()
-    for (stack, index), origin in blocks.items():
-        if origin.zero_residual:
-            if not spec.residual_outputs:
-                raise UserError(
-                    "this growth operator zeroes the residual outputs of new blocks, but the rack's spec names none: "
-                    "use an operator that copies"
-                )
-            block = "rack." + spec.block_path.format(stack=stack, index=index)
-            zero |= {f"{block}.{output}" for output in spec.residual_outputs}
-            zero |= {f"{block}.{output.rsplit('.', 1)[0]}.bias" for output in spec.residual_outputs}
-    for name in zero & set(fresh):
-        model.get_parameter(name).data.zero_()

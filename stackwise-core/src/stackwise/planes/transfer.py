@@ -6,7 +6,7 @@ same Parameter object where nothing about it changed, copies through the map whe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import torch
 from attrs import evolve, field, frozen
@@ -151,6 +151,9 @@ def load(
     canonical = first_names(old)
     held = {name: dtype_of(name) or parameter.dtype for name, parameter in new.named_parameters()}
     adopters = _adopters(old, origins, held, device)
+    aliases: dict[int, list[str]] = {}
+    for name, parameter in new.named_parameters(remove_duplicate=False):
+        aliases.setdefault(id(parameter), []).append(name)
     adopted: dict[str, str] = {}
     copied: dict[str, CopyOf] = {}
     fresh: list[str] = []
@@ -167,7 +170,8 @@ def load(
         there = old[origin.source]
         if adopters.get(id(there)) == name:
             assert isinstance(there, nn.Parameter)  # only those are adopted
-            set_parameter(new, name, there)
+            for alias in aliases[id(parameter)]:
+                set_parameter(new, alias, there)
             adopted[name] = canonical[id(there)]
             continue
         if origin.rest == "module" and any(-1 in index for index in origin.index.values()):
@@ -207,3 +211,37 @@ def carry_buffers(old: Tensors, new: nn.Module, source: Source) -> None:
         there = source(name)
         if name in persistent and there is not None and there in old and old[there].shape == buffer.shape and old[there] is not buffer:
             buffer.copy_(old[there])
+
+
+def zero_residuals(
+    model: nn.Module,
+    path: str,
+    residual_outputs: Sequence[str],
+    blocks: Mapping[tuple[str, int], BlockOrigin],
+    fresh: Collection[str],
+) -> None:
+    """Zero the residual outputs of the new blocks that ask for it, and the biases beside them.
+
+    Args:
+        model: the model in place.
+        path: canonical path of a block, `rack.stacks.{stack}.{index}`.
+        residual_outputs: parameters of a block that write into the residual stream.
+        blocks: new block → its origin.
+        fresh: names that started anew; no other is touched.
+
+    Raises:
+        UserError: the residual outputs are not known.
+    """
+    zero = set()
+    for (stack, index), origin in blocks.items():
+        if origin.zero_residual:
+            if not residual_outputs:
+                raise UserError(
+                    "this growth operator zeroes the residual outputs of new blocks, but the rack's spec names none: "
+                    "use an operator that copies"
+                )
+            block = path.format(stack=stack, index=index)
+            zero |= {f"{block}.{output}" for output in residual_outputs}
+            zero |= {f"{block}.{output.rsplit('.', 1)[0]}.bias" for output in residual_outputs}
+    for name in zero.intersection(fresh):
+        model.get_parameter(name).data.zero_()
