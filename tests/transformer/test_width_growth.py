@@ -115,7 +115,7 @@ def _difference_of_copies(tensor: torch.Tensor, origin: CopyOf) -> float:
 
 
 def _apart(new: Model, maps: Mapping[str, CopyOf]) -> list[float]:
-    """Of every matrix that holds copies. Of vectors there are entries that nothing depends on: a bias of all keys cancels in the softmax."""
+    """Of every matrix that holds copies. A vector may hold what nothing depends on: a bias of keys."""
     matrices = {name: new.get_parameter(name) for name in maps if new.get_parameter(name).dim() == 2}
     return [_difference_of_copies(matrix, maps[name]) for name, matrix in matrices.items()]
 
@@ -195,7 +195,7 @@ def test_heads_that_do_not_multiply_show_in_their_norms() -> None:
 
 
 def test_a_rack_of_another_kind_is_refused() -> None:
-    with pytest.raises(ValueError, match="knows the parameters of transformer.decoder"):
+    with pytest.raises(ValueError, match=r"knows the parameters of transformer\.decoder"):
         WIDEN.map_parameters({"rack.a": (2,)}, {"rack.a": (4,)})
 
 
