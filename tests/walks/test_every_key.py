@@ -23,6 +23,7 @@ from stackwise.options import config_key
 from stackwise_providers_transformer.causal_lm import CausalLM
 from stackwise_providers_transformer.options import CausalLMOptions
 
+GROWTH = "phases/two/enter/growth"
 FIRST_PARTY = ("core", "transformer", "optim", "data")
 
 
@@ -171,6 +172,27 @@ def learnt_positions() -> dict[str, Any]:
     return laid(laid(whole(), "model/rack/positions", "learned"), "model/rack/max_positions", 8)
 
 
+def growing(use: str, **model: Any) -> Any:
+    """A maker of the whole config with another operator, and with what its second phase changes in the model."""
+
+    def make() -> dict[str, Any]:
+        config = laid(whole(), GROWTH, {"use": use, "moments": "reset"})
+        return laid(config, "phases/two/model", model) if model else config
+
+    return make
+
+
+def begun(use: str) -> Any:
+    """A maker of a config that begins a third stack as a copy of the first."""
+
+    def make() -> dict[str, Any]:
+        config = laid(whole(), "model/rack/stacks", [{"a": 1}, {"b": 1}])
+        config = laid(config, "phases/two/model/rack/stacks", [{"a": 1}, {"b": 1}, {"c": 1}])
+        return laid(config, GROWTH, {"use": use, "source": "a"})
+
+    return make
+
+
 class Noisy(CausalLM):
     """Causal language modelling whose inputs are blanked at a rate that follows time."""
 
@@ -302,6 +324,7 @@ CORE: dict[str, list[tuple[Any, str, Any]]] = {
 }
 """Core key → (base config, where, another value)."""
 
+GATE = {"linear": {"from": 0, "to": 1, "over": "phase"}}
 RACK, HEAD, SOURCE = "model/rack/", "model/head/", "data/sources/a/"
 OPTIONS: dict[str, list[tuple[Any, str, Any]]] = {
     "transformer.token.vocab": [(whole, "model/embedding/vocab", 20)],
@@ -327,6 +350,15 @@ OPTIONS: dict[str, list[tuple[Any, str, Any]]] = {
     "transformer.lm.width": [(whole, HEAD + "width", 12)],
     "transformer.lm.tied": [(whole, HEAD + "tied", True)],
     "transformer.lm.init_std": [(whole, HEAD + "init_std", 0.1)],
+    "transformer.stack.source": [(begun("transformer.stack"), GROWTH + "/source", "b"), (whole, GROWTH + "/source", "base")],
+    "transformer.interleave.source": [(begun("transformer.interleave"), GROWTH + "/source", "b")],
+    "transformer.identity.at": [(growing("transformer.identity"), GROWTH + "/at", "start")],
+    "transformer.gated.base": [(whole, GROWTH, {"use": "transformer.gated", "base": "copy", "gate": GATE})],
+    "transformer.gated.gate": [(whole, GROWTH, {"use": "transformer.gated", "gate": GATE}), (whole, GROWTH, {"use": "transformer.gated"})],
+    "transformer.widen-ff.how": [(growing("transformer.widen-ff", rack={"ff": 40}), GROWTH + "/how", "split")],
+    "transformer.vocabulary.rows": [(growing("transformer.vocabulary", embedding={"vocab": 20}), GROWTH + "/rows", "zeros")],
+    # weight adapters are modules so far: tests/transformer/test_lora.py shows the effect of each option
+    **{f"transformer.lora.{option}": [] for option in ("rank", "alpha", "scaling", "dropout")},
     "optim.adamw.lr": [(whole, "optimizer/lr", 0.02), (whole, "optimizer/lr", {"linear": {"from": 0.01, "to": 0}})],
     "optim.adamw.weight_decay": [(whole, "optimizer/weight_decay", 0.5)],
     "optim.adamw.betas": [(whole, "optimizer/betas", [0.8, 0.9])],
