@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from stackwise.assembly import Workshop
 from stackwise.config import PhaseConfig
+from stackwise.contracts import ParameterGroup
 from stackwise.errors import ConfigError, Problem, ProviderError, SelectorError, StackwiseError, UserError
 from stackwise.phases import CompiledPhase, Part, TrainingState
 from stackwise.plan import Plan
@@ -106,7 +107,7 @@ def _price_phase(plan: Plan, phase: CompiledPhase, plane: ModelPlane, shop: Work
         stacks=state.model.stacks,
         parameters=sum(p.numel() for p in plane.model.parameters()),
         trainable=sum(p.numel() for p in plane.trainable().values()),
-        optimizer_bytes=_optimizer_bytes(plan, phase, [p for group in groups for p in group.parameters.values()]),
+        optimizer_bytes=_optimizer_bytes(plan, phase, groups),
         flops=_flops(plan, phase, plane.model, counted),
         sources=_sources(plan, phase),
         lr=None if lr is None else (lr(first), lr(last)),
@@ -130,11 +131,12 @@ def _lr(state: TrainingState, taken: set[str]) -> Curve | None:
     return told.curves.get("lr")
 
 
-def _optimizer_bytes(plan: Plan, phase: CompiledPhase, parameters: list[nn.Parameter]) -> int | None:
+def _optimizer_bytes(plan: Plan, phase: CompiledPhase, groups: list[ParameterGroup]) -> int | None:
     spec = plan.joined[phase.index].drafts.optimizer.spec
     if not isinstance(spec, OptimizerSpec):
         return None
-    return sum(spec.state_elements(tuple(p.shape)) * p.element_size() for p in parameters)
+    named = [item for group in groups for item in group.parameters.items()]
+    return sum(spec.count(name, tuple(p.shape)) * p.element_size() for name, p in named)
 
 
 def _flops(plan: Plan, phase: CompiledPhase, model: nn.Module, known: _Counted) -> int | None:

@@ -180,12 +180,15 @@ class OptimizerPlane:
         Raises:
             UserError: state of another shape than the parameter of that name.
         """
+        shaped = {id(p): group["moments"] for group in self.optimizer.param_groups if "moments" in group for p in group["params"]}
         for name, entries in state.items():
             if name not in self._names:
                 self._parked[name] = dict(entries)
                 continue
             parameter = self._names[name]
             for key, value in entries.items():
+                if key not in shaped.get(id(parameter), entries):
+                    continue  # factors of a moment have shapes of their own
                 if isinstance(value, torch.Tensor) and value.dim() and value.shape != parameter.shape:
                     raise UserError(f"saved {key} of {name} has shape {tuple(value.shape)}, the parameter has {tuple(parameter.shape)}")
             self.optimizer.state[parameter] = dict(entries)
