@@ -48,7 +48,7 @@ def assemble(source: Plan | Experiment, registry: Registry | None = None) -> Tra
     run = plan.experiment.run
     if run.threads is not None:
         torch.set_num_threads(run.threads)
-    placement = Placement(run.device, run.precision)
+    placement = Placement(run.device, run.precision, compiles=run.compile)
     parts = Workshop(plan)
     return TrainingMachine(
         model=ModelPlane(parts.module, device=placement.device, seed=run.seed, start=_start(plan)),

@@ -164,6 +164,7 @@ class TrainingMachine:
         blocks = phase.transition.blocks if phase.transition is not None else {}
         gate = phase.enter.growth.curves.get("gate") if phase.enter.growth is not None else None
         receipt = self.model.enter(state.model, step=phase.start, blocks=blocks, growth=growth, gate=gate or UNGATED, enter=phase.enter)
+        self.placement.wrap(self.model.model)
         parameters = dict(self.model.model.named_parameters())
         moments = self.optimizer.enter(state.optimizer, parameters, t, receipt=receipt if phase.index else None, enter=phase.enter)
         self.model.train()
