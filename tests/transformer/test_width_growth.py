@@ -197,6 +197,9 @@ def test_heads_that_do_not_multiply_show_in_their_norms() -> None:
 def test_a_rack_of_another_kind_is_refused() -> None:
     with pytest.raises(ValueError, match=r"knows the parameters of transformer\.decoder"):
         WIDEN.map_parameters({"rack.a": (2,)}, {"rack.a": (4,)})
+    name = "rack.stacks.base.0.attention.output.weight"
+    with pytest.raises(ValueError, match=rf"{name} goes from \[2, 2\] to \[4, 4\], and 'widen' can only"):
+        WIDEN.map_parameters({"rack.norm.weight": (2,), name: (2, 2)}, {"rack.norm.weight": (4,), name: (4, 4)})
 
 
 @pytest.mark.parametrize("operator", [WIDEN, *FF.values()])

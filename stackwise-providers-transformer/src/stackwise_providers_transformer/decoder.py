@@ -69,6 +69,7 @@ class Decoder(nn.Module):
                 raise UserError(f"stacks: torch keeps the name '{stack.name}' for its modules: call the stack otherwise")
             self.stacks[stack.name] = nn.ModuleList(Block(options) for _ in range(stack.blocks))
         self.norm = make_norm(options.norm, options.width, bias=options.bias)
+        self._dropouts = [module for module in self.modules() if isinstance(module, Dropout)]
 
     def to_spec(self) -> RackSpec:
         """Hidden state in and out; positions and segments may be given."""
@@ -77,9 +78,8 @@ class Decoder(nn.Module):
     def apply_values(self, values: Mapping[str, float]) -> None:
         """Take the dropout in force."""
         self.dropout = values.get("dropout", self.dropout)
-        for module in self.modules():
-            if isinstance(module, Dropout):
-                module.set_share(self.dropout)
+        for dropout in self._dropouts:
+            dropout.set_share(self.dropout)
 
     def forward(self, hidden: torch.Tensor, positions: torch.Tensor | None = None, segments: torch.Tensor | None = None) -> torch.Tensor:
         """Every entry sees those of its own document.

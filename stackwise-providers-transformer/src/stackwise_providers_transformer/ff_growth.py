@@ -75,10 +75,10 @@ class FeedForwardGrowth:
         def axes_of(name: str) -> dict[int, Axis]:
             path, _, kind = name.rpartition(".")
             block, _, matrix = path.rpartition(".mlp.")
-            if not block or matrix not in ("gate", "up", "down"):
+            place = f"{block}.mlp.down.weight"
+            if not block or matrix not in ("gate", "up", "down") or place not in old or place not in new:
                 return {}
-            shapes = old[f"{block}.mlp.down.weight"], new[f"{block}.mlp.down.weight"]
-            before, after = shapes[0][1], shapes[1][1]
+            before, after = old[place][1], new[place][1]
             if before == after or (matrix == "down" and kind == "bias"):
                 return {}
             made, read = self._features(before, after)

@@ -31,6 +31,7 @@ from stackwise_providers_transformer.ff_growth import split_features
 from stackwise_providers_transformer.growth_options import WidenOptions
 
 _FINAL_GAIN = "rack.norm.weight"
+_PROJECTIONS = ("attention.qkv", "attention.output", "mlp.gate", "mlp.up", "mlp.down")
 
 
 @frozen
@@ -108,14 +109,13 @@ def _axes_inside(block: str, inside: str, hidden: _Hidden, old: Shapes, new: Sha
         return {}
     if module in ("attention.output", "mlp.down") and kind == "bias":
         return {0: hidden.made}
-    if module in ("attention.qkv", "attention.output"):
-        place = block + "attention.qkv.weight"
-        made, read = _heads(old[place], new[place])
-    elif module in ("mlp.gate", "mlp.up", "mlp.down"):
-        place = block + "mlp.down.weight"
-        made, read = split_features(old[place][1], new[place][1])
-    else:
+    place = block + ("attention.qkv.weight" if module in ("attention.qkv", "attention.output") else "mlp.down.weight")
+    if module not in _PROJECTIONS or place not in old or place not in new:
         return {}
+    if module.startswith("attention."):
+        made, read = _heads(old[place], new[place])
+    else:
+        made, read = split_features(old[place][1], new[place][1])
     if module in ("attention.output", "mlp.down"):
         return {0: hidden.made, 1: read}
     return {0: made} if kind == "bias" else {0: made, 1: hidden.read}
