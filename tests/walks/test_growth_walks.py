@@ -86,6 +86,19 @@ CASES = {
         True,
         blocks=3,
     ),
+    "gated": Case(
+        "{model: {rack: {stacks: [{base: 3}]}}, enter: {growth: {use: transformer.gated, gate: {linear: {from: 0, to: 1, over: phase}}}}}",
+        "base keeps 2, base 2←fresh",
+        True,
+        blocks=3,
+    ),
+    "gated copy": Case(
+        "{model: {rack: {stacks: [{base: 4}]}},"
+        " enter: {growth: {use: transformer.gated, base: copy, gate: {linear: {from: 0, to: 1, over: phase}}}}}",
+        "base keeps 2, base 2←0 3←1",
+        True,
+        blocks=4,
+    ),
     "widen-ff zero-out": Case(
         "{model: {rack: {ff: 40}}, enter: {growth: {use: transformer.widen-ff}}}",
         "model.rack.ff: – → 40",
@@ -186,7 +199,7 @@ def test_the_plan_refuses_what_an_operator_cannot_do(grown: str, says: str, text
     assert says in problem.message and problem.where is not None
 
 
-def test_the_cases_name_every_operator_but_the_gated_one() -> None:
+def test_the_cases_name_every_operator() -> None:
     named = {yaml.safe_load(case.grown)["enter"]["growth"]["use"] for case in CASES.values()}
     offered: set[Any] = {component.id for component in registry().of_kind("growth") if component.provider == "transformer"}
-    assert offered - named == {"transformer.gated"}
+    assert offered == named
