@@ -152,7 +152,7 @@ def _without_stacks(part: Part) -> Part:
 
 def _keeps_every_block(old: ModelState, blocks: BlockMap) -> bool:
     """Whether the old blocks all go on, each once and in their order, so that only new ones can change the function."""
-    sources = [origin.source for origin in blocks.values() if origin.source is not None]
+    sources = [origin.source for origin in blocks.values() if origin.source is not None and not origin.gated]
     return sources == [(stack, index) for stack, count in old.stacks.items() for index in range(count)]
 
 
