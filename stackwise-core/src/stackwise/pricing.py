@@ -121,11 +121,15 @@ def _price_phase(plan: Plan, phase: CompiledPhase, plane: ModelPlane, shop: Work
 
 @contextmanager
 def _placed_at(phase: PhaseConfig, path: str) -> Iterator[None]:
-    """A selector that matches nothing is told with the place it was written at."""
+    """What is found wrong is told with the place it was written at; a selector's is `path`, another's where growth is declared."""
     try:
         yield
     except SelectorError as error:
         raise ConfigError([Problem(str(error), path, phase.locate(path))]) from None
+    except UserError as error:
+        if phase.enter.growth is None or isinstance(error, ConfigError):
+            raise
+        raise ConfigError([Problem(str(error), "enter.growth", phase.locate("enter.growth"))]) from error
 
 
 def _lr(state: TrainingState, taken: set[str]) -> Curve | None:

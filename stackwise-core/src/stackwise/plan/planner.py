@@ -302,7 +302,8 @@ class _Planner:
         crossing = None
         if joined is not None and state is not None and before is not None:
             last = self.experiment.phases[i - 1]
-            growing = Growing(growth, operator, clock.t(clock.starts[i + 1])) if growth is not None and operator is not None else None
+            window = clock.t(clock.starts[i]), clock.t(clock.starts[i + 1])
+            growing = Growing(growth, operator, *window) if growth is not None and operator is not None else None
             crossing = transition(last, phase, before, state, growing, joined.drafts.rack, self.drafts)
             self._collect(phase)
         enter = Enter(

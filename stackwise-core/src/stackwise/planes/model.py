@@ -9,7 +9,7 @@ import torch
 from attrs import evolve
 from torch import nn
 
-from stackwise.contracts import BlockOrigin, Scheduled
+from stackwise.contracts import BlockOrigin, GrowthRequest, Scheduled
 from stackwise.errors import ProviderError, UserError
 from stackwise.model import Model, rack_spec
 from stackwise.phases import Enter, ModelState, Part
@@ -145,7 +145,7 @@ class ModelPlane:
         source = sources(path, blocks if before is not None else {}, _replaced(before, state))
         named = dict(new.named_parameters())
         fresh = set(select(enter.fresh, named)) | set(_matching(drop, named))
-        found = origins(old, new, source, growth=growth, fresh=fresh)
+        found = origins(old, new, source, growth=growth, request=_request(before, state, new), fresh=fresh)
         leaving = self._leaving(before, new, source) if enter.weight_adapters == "merge" else {}
         merged = merge(self.model, leaving) if leaving else ()
         receipt = load(
@@ -276,6 +276,19 @@ def _nth(state: ModelState | None, junction: str, index: int) -> Part | None:
 def _adapter(state: ModelState | None, name: str) -> object:
     declared = state.weight_adapters.get(name) if state is not None else None
     return None if declared is None else declared.part.structure
+
+
+def _request(before: ModelState | None, after: ModelState, new: Model) -> GrowthRequest | None:
+    """What a growth operator is asked."""
+    if before is None:
+        return None
+    return GrowthRequest(
+        old_stacks=before.stacks,
+        new_stacks=after.stacks,
+        residual_outputs=rack_spec(new.rack).residual_outputs,
+        old_options={role: getattr(before, role).plain_options for role in ROLES},
+        new_options={role: getattr(after, role).plain_options for role in ROLES},
+    )
 
 
 def _differ(before: ModelState, after: ModelState) -> bool:
