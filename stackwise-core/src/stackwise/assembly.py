@@ -14,12 +14,13 @@ from torch import nn
 from stackwise.config import Experiment
 from stackwise.contracts import BuildContext, Built, Observer, ParameterGroup
 from stackwise.discovery import discover
-from stackwise.errors import ProviderError, StackwiseError
+from stackwise.errors import ConfigError, ProviderError, StackwiseError, UserError
 from stackwise.evaluation import Evaluation
 from stackwise.machine import TrainingMachine
 from stackwise.phases import CompiledPhase, DataState, Part, PhaseSchedule
 from stackwise.placement import Placement
 from stackwise.plan import EvaluationPlan, Plan, make_plan
+from stackwise.plan.reads import shortages
 from stackwise.planes.data import DataPlane
 from stackwise.planes.mixture import Request
 from stackwise.planes.model import ModelPlane
@@ -27,6 +28,7 @@ from stackwise.planes.objective import Objective
 from stackwise.planes.optimizer import OptimizerPlane
 from stackwise.planes.reader_processes import ProcessLoader
 from stackwise.registry import Registry
+from stackwise.specs import TaskSpec
 from stackwise.streams import step_seed, stream_key
 
 
@@ -47,9 +49,11 @@ def assemble(source: Plan | Experiment, registry: Registry | None = None) -> Tra
         torch.set_num_threads(run.threads)
     placement = Placement(run.device, run.precision)
     parts = Workshop(plan)
+    data = parts.data("train", placement, partial(_asked, plan.schedule))
+    _rehearse(plan, data)
     return TrainingMachine(
         model=ModelPlane(parts.module, device=placement.device),
-        data=parts.data("train", placement, partial(_asked, plan.schedule)),
+        data=data,
         task=Objective(parts.task),
         optimizer=OptimizerPlane(parts.optimizer),
         schedule=plan.schedule,
@@ -80,6 +84,13 @@ class Workshop:
             for phase, joined in reversed(list(zip(plan.schedule, plan.joined, strict=True)))
             for part in _parts(phase)
         }
+        self._declared = {
+            id(part): plan.experiment.phases[phase.index]
+            for phase in reversed(list(plan.schedule))
+            if phase.state is not None
+            for part in phase.state.data.sources.values()
+        }
+        """The phase that each source is declared in."""
 
     def module(self, role: str, part: Part) -> nn.Module:
         """A module of the model, initialised from the stream of its role; each rebuild of a role has a stream of its own."""
@@ -122,7 +133,7 @@ class Workshop:
         run, training = self._plan.experiment.run, split == "train"
         workers = run.workers if training else 0
         return DataPlane(
-            lambda name, part: self._loader(name, part, split, workers),
+            partial(self._placed_loader, split=split, workers=workers),
             request=request,
             build_transform=self.transform,
             device=placement.device,
@@ -130,6 +141,18 @@ class Workshop:
             read_ahead=_depth(run.read_ahead, placement) if training else 0,
             workers=workers,
         )
+
+    def _placed_loader(self, name: str, part: Part, *, split: str, workers: int) -> Any:
+        """The loader of a source; what is wrong with its data is told with the place that the source was written at."""
+        try:
+            return self._loader(name, part, split, workers)
+        except ConfigError:
+            raise
+        except UserError as error:
+            declared = self._declared.get(id(part))
+            path = f"evaluate.{split}.sources.{name}" if declared is None else f"data.sources.{name}"
+            problem = (declared or self._plan.experiment.phases[0]).problem(path, str(error))
+            raise type(error)(str(problem)) from error
 
     def _loader(self, name: str, part: Part, split: str, workers: int) -> Any:
         """The loader of a source; in reader processes where the run asks for them and it is no ready-made stream."""
@@ -143,6 +166,8 @@ class Workshop:
     def evaluation(self, declared: EvaluationPlan, placement: Placement) -> Evaluation:
         """A named evaluation with its data read and ready."""
         data = self.data(declared.name, placement, partial(_asked_always, declared.state))
+        first = self._plan.schedule.at(step=0)
+        data.rehearse([(declared.state, self._plan.lookahead, first)])
         data.enter(declared.state, lookahead=self._plan.lookahead)
         return Evaluation(
             name=declared.name, data=data, state=declared.state, batches=declared.batches, values=declared.values, seed=self._seed
@@ -168,6 +193,24 @@ class Workshop:
             max_length=plan.max_length,
             specs=self._specs.get(id(part)) or plan.joined[0].specs(),
         )
+
+
+def _rehearse(plan: Plan, data: DataPlane) -> None:
+    """Read a row of everything that the timeline names.
+
+    Raises:
+        DataError: data that cannot be trained on.
+        ConfigError: a source that does not start over, and of which more is asked than it holds.
+    """
+    schedule, told = plan.schedule, plan.experiment.phases
+    asked = [
+        (phase.state, task.lookahead if isinstance(task := joined.drafts.task.spec, TaskSpec) else 0, schedule.at(step=phase.start))
+        for phase, joined in zip(schedule, plan.joined, strict=True)
+        if phase.state is not None
+    ]
+    sizes = data.rehearse([(state.data, lookahead, moment) for state, lookahead, moment in asked])
+    if problems := shortages(schedule.clock, schedule.phases, plan.joined, told, sizes):
+        raise ConfigError(problems)
 
 
 def _depth(declared: int | None, placement: Placement) -> int:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from fractions import Fraction
 
 import torch
 from attrs import Factory, define, frozen
@@ -21,20 +20,11 @@ from stackwise.config import PhaseConfig
 from stackwise.errors import ConfigError, Problem, ProviderError, SelectorError, StackwiseError, UserError
 from stackwise.phases import CompiledPhase, Part, TrainingState
 from stackwise.plan import Plan
-from stackwise.plan.extents import epochs_of
+from stackwise.plan.reads import Reads, declared_sizes, reads_of
 from stackwise.planes.model import ModelPlane, ModelReceipt
 from stackwise.planes.optimizer import group_parameters
 from stackwise.schedules import Curve
 from stackwise.specs import OptimizerSpec, TaskSpec, TensorSpec
-
-
-@frozen(kw_only=True)
-class SourcePrice:
-    """What a phase reads of one source: the declared share of every step, summed; what is delivered lies within one row of it."""
-
-    rows: float
-    epochs: float | None
-    """None where the source does not say its size before it is read."""
 
 
 @frozen(kw_only=True)
@@ -55,7 +45,7 @@ class PhasePrice:
     """At the first and the last step."""
     receipt: ModelReceipt
     """What crossing into the phase does to the parameters, by name."""
-    sources: Mapping[str, SourcePrice]
+    sources: Mapping[str, Reads]
     """What is read of each source in the phase."""
 
 
@@ -107,7 +97,7 @@ def _price_phase(plan: Plan, phase: CompiledPhase, plane: ModelPlane, shop: Work
         trainable=sum(p.numel() for p in plane.trainable().values()),
         optimizer_bytes=_optimizer_bytes(plan, phase, [p for group in groups for p in group.parameters.values()]),
         flops=_flops(plan, phase, plane.model, counted),
-        sources=_sources(plan, phase),
+        sources=reads_of(phase, plan.joined[phase.index], clock, declared_sizes(plan.joined[phase.index])),
         lr=None if lr is None else (lr(first), lr(last)),
         receipt=receipt,
     )
@@ -191,42 +181,6 @@ def _batch_flops(plan: Plan, phase: CompiledPhase, model: nn.Module, runtime: Ma
     for parameter in model.parameters():
         parameter.grad = None
     return counter.get_total_flops()
-
-
-def _sources(plan: Plan, phase: CompiledPhase) -> dict[str, SourcePrice]:
-    """The declared shares of every step of a phase, summed by source."""
-    state, drafts, clock = phase.state, plan.joined[phase.index].drafts, plan.schedule.clock
-    if state is None:
-        return {}
-    task = drafts.task.spec
-    lookahead = task.lookahead if isinstance(task, TaskSpec) else 0
-    rows = dict.fromkeys(state.data.sources, 0.0)
-    epochs: dict[str, float | None] = dict.fromkeys(state.data.sources, 0.0)
-    sizes = {name: draft.epoch_size for name, draft in drafts.sources.items()}
-    steady = all(curve.is_constant for curve in state.data.mix.values())
-    starts = [*(start for start, _ in state.data.shapes), phase.stop]
-    for (start, shape), stop in zip(state.data.shapes, starts[1:], strict=True):
-        if shape.rows is None:
-            return {}
-        shares = _shares(state.data.mix, [clock.t(start)] if steady else [t for _, t, *_ in clock.times(start, stop)])
-        for name, share in shares.items():
-            read = share * (stop - start) * shape.rows
-            rows[name] += read
-            part = epochs_of(Fraction(read), shape, sizes[name], lookahead)
-            known = epochs[name]
-            epochs[name] = None if part is None or known is None else known + float(part)
-    return {name: SourcePrice(rows=rows[name], epochs=epochs[name]) for name in rows}
-
-
-def _shares(mix: Mapping[str, Curve], times: list[float]) -> dict[str, float]:
-    """Mean share of each source over some instants."""
-    sums = dict.fromkeys(mix, 0.0)
-    for t in times:
-        weights = {name: curve(t) for name, curve in mix.items()}
-        total = sum(weights.values()) or 1.0
-        for name, weight in weights.items():
-            sums[name] += weight / total
-    return {name: value / len(times) for name, value in sums.items()}
 
 
 def _fault(rack: Part) -> type[UserError] | type[ProviderError]:
