@@ -79,10 +79,8 @@ class Workshop:
         self._plan, self._device = plan, torch.device(device)
         self._seed = plan.experiment.run.seed
         self._built: dict[str, int] = {}
-        self._specs = {
-            id(part): joined.specs()
-            for phase, joined in reversed(list(zip(plan.schedule, plan.joined, strict=True)))
-            for part in _parts(phase)
+        self._joined = {
+            id(part): joined for phase, joined in reversed(list(zip(plan.schedule, plan.joined, strict=True))) for part in _parts(phase)
         }
         self._declared = {
             id(part): plan.experiment.phases[phase.index]
@@ -191,7 +189,7 @@ class Workshop:
             steps=plan.schedule.steps,
             max_rows=plan.max_rows,
             max_length=plan.max_length,
-            specs=self._specs.get(id(part)) or plan.joined[0].specs(),
+            specs=self._joined.get(id(part), plan.joined[0]).specs(),
         )
 
 

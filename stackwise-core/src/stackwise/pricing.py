@@ -58,8 +58,8 @@ def price(plan: Plan) -> tuple[PhasePrice, ...]:
     """
     shop = Workshop(plan, device="meta")
     plane = ModelPlane(shop.module, device=torch.device("meta"))
-    counted = _Counted()
-    return tuple(_price_phase(plan, phase, plane, shop, counted) for phase in plan.schedule)
+    walk = _Walk(plan, plane, shop)
+    return tuple(_price_phase(plan, phase, walk) for phase in plan.schedule)
 
 
 @define
@@ -75,29 +75,82 @@ class _Counted:
             self.computes, self.flops = computes, {}
 
 
-def _price_phase(plan: Plan, phase: CompiledPhase, plane: ModelPlane, shop: Workshop, counted: _Counted) -> PhasePrice:
+@frozen
+class _Figures:
+    """What a phase is charged for its model and its optimizer, whatever it is fed."""
+
+    parameters: int
+    trainable: int
+    optimizer_bytes: int | None
+    groups: frozenset[str]
+    """Names of the groups that take a parameter."""
+
+
+@define
+class _Walk:
+    """The model on the meta device, walked through the phases; one that declares the model of the phase before is not built again."""
+
+    plan: Plan
+    plane: ModelPlane
+    shop: Workshop
+    counted: _Counted = Factory(_Counted)
+    _model: object = None
+    _charged: object = None
+    _figures: _Figures | None = None
+
+    def enter(self, phase: CompiledPhase, state: TrainingState) -> ModelReceipt:
+        """Cross into a phase."""
+        declared = _declared_model(state)
+        if phase.enter.growth is None and declared == self._model:
+            return ModelReceipt(adopted=tuple(name for name, _ in self.plane.model.named_parameters()), copied={}, fresh=(), dropped=())
+        self._model, self._charged = declared, None
+        growth = self.shop.growth(phase.enter.growth) if phase.enter.growth is not None else None
+        blocks = phase.transition.blocks if phase.transition is not None else {}
+        with _placed_at(self.plan.experiment.phases[phase.index], "model.freeze"):
+            return self.plane.enter(state.model, blocks=blocks, growth=growth)
+
+    def figures(self, phase: CompiledPhase, state: TrainingState) -> _Figures:
+        """The figures of the phase that was entered last."""
+        charged = state.optimizer.part.structure, [(group.name, group.select) for group in state.optimizer.groups]
+        if self._figures is None or charged != self._charged:
+            trainable, first = self.plane.trainable(), self.plan.schedule.clock.t(phase.start)
+            with _placed_at(self.plan.experiment.phases[phase.index], "optimizer.groups"):
+                groups = group_parameters(state.optimizer, trainable, first)
+            self._charged = charged
+            self._figures = _Figures(
+                parameters=sum(p.numel() for p in self.plane.model.parameters()),
+                trainable=sum(p.numel() for p in trainable.values()),
+                optimizer_bytes=_optimizer_bytes(self.plan, phase, [p for group in groups for p in group.parameters.values()]),
+                groups=frozenset(group.name for group in groups),
+            )
+        return self._figures
+
+
+def _declared_model(state: TrainingState) -> object:
+    """What the model is built from; values of options that follow time cost nothing."""
+    model = state.model
+    adapters = [(junction, part) for junction, parts in model.adapters.items() for part in parts]
+    parts = [(role, getattr(model, role)) for role in ("embedding", "rack", "head")] + adapters
+    return [(role, part.structure, sorted(part.curves)) for role, part in parts], model.freeze, model.bridges
+
+
+def _price_phase(plan: Plan, phase: CompiledPhase, walk: _Walk) -> PhasePrice:
     state = phase.state
     assert state is not None  # a plan's phases are declared
-    growth = shop.growth(phase.enter.growth) if phase.enter.growth is not None else None
-    clock = plan.schedule.clock
+    clock, joined = plan.schedule.clock, plan.joined[phase.index]
     first, last = clock.t(phase.start), clock.t(phase.stop - 1)
-    blocks = phase.transition.blocks if phase.transition is not None else {}
-    declared = plan.experiment.phases[phase.index]
-    with _placed_at(declared, "model.freeze"):
-        receipt = plane.enter(state.model, blocks=blocks, growth=growth)
-    with _placed_at(declared, "optimizer.groups"):
-        groups = group_parameters(state.optimizer, plane.trainable(), first)
-    lr = _lr(state, {group.name for group in groups})
+    receipt, figures = walk.enter(phase, state), walk.figures(phase, state)
+    lr = _lr(state, figures.groups)
     return PhasePrice(
         name=phase.name,
         steps=phase.stop - phase.start,
         tokens=clock.tokens(phase.stop) - clock.tokens(phase.start),
         stacks=state.model.stacks,
-        parameters=sum(p.numel() for p in plane.model.parameters()),
-        trainable=sum(p.numel() for p in plane.trainable().values()),
-        optimizer_bytes=_optimizer_bytes(plan, phase, [p for group in groups for p in group.parameters.values()]),
-        flops=_flops(plan, phase, plane.model, counted),
-        sources=reads_of(phase, plan.joined[phase.index], clock, declared_sizes(plan.joined[phase.index])),
+        parameters=figures.parameters,
+        trainable=figures.trainable,
+        optimizer_bytes=figures.optimizer_bytes,
+        flops=_flops(plan, phase, walk.plane.model, walk.counted),
+        sources=reads_of(phase, joined, clock, declared_sizes(joined)),
         lr=None if lr is None else (lr(first), lr(last)),
         receipt=receipt,
     )
@@ -112,7 +165,7 @@ def _placed_at(phase: PhaseConfig, path: str) -> Iterator[None]:
         raise ConfigError([Problem(str(error), path, phase.locate(path))]) from None
 
 
-def _lr(state: TrainingState, taken: set[str]) -> Curve | None:
+def _lr(state: TrainingState, taken: frozenset[str]) -> Curve | None:
     """The curve of the parameters that no group takes, of the first group where groups take them all; what the log reports."""
     groups = [group for group in state.optimizer.groups if group.name in taken]
     told = next((group for group in groups if group.name == "default"), groups[0])
