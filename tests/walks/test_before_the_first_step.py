@@ -1,4 +1,4 @@
-"""Wrong data anywhere on the timeline ends a run before its first step, and says where; a source that ends too soon is found by the plan."""
+"""Wrong data anywhere on the timeline, and sources that end too soon, end a run before its first step and are told with their place."""
 
 from __future__ import annotations
 
