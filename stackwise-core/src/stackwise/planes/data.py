@@ -315,7 +315,7 @@ class DataPlane:
         delivered = rows_of(batch)
         if rows is not None and delivered != rows:
             raise ProviderError(
-                f"source '{name}' was asked for {rows} rows and delivered {delivered}: a loader delivers what it is asked for"
+                f"source '{name}' was asked for {rows} row{'' if rows == 1 else 's'} and delivered {delivered}: a loader delivers what it is asked for"
             )
         if self._state is not None and self._state.bridges:
             bridges = [bridge for bridge in self._state.bridges if bridge.junction == f"source:{name}-task"]
