@@ -314,9 +314,8 @@ class DataPlane:
             check_batch(name, batch, source.loader.get_batch_spec(), length)
         delivered = rows_of(batch)
         if rows is not None and delivered != rows:
-            raise ProviderError(
-                f"source '{name}' was asked for {rows} row{'' if rows == 1 else 's'} and delivered {delivered}: a loader delivers what it is asked for"
-            )
+            asked = "1 row" if rows == 1 else f"{rows} rows"
+            raise ProviderError(f"source '{name}' was asked for {asked} and delivered {delivered}: a loader delivers what it is asked for")
         if self._state is not None and self._state.bridges:
             bridges = [bridge for bridge in self._state.bridges if bridge.junction == f"source:{name}-task"]
             batch = {**batch, **take(fields_across([bridge.field for bridge in bridges], bridges), batch)}
