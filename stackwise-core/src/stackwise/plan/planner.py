@@ -28,6 +28,7 @@ from stackwise.plan.evaluations import EvaluationPlan, evaluation_plan
 from stackwise.plan.extents import extent_of, shapes_in
 from stackwise.plan.junctions import Joined, PhaseDrafts, join
 from stackwise.plan.parts import Draft, Drafts
+from stackwise.plan.reads import declared_sizes, shortages
 from stackwise.plan.transitions import Growing, transition
 from stackwise.registry import Provider, Registry
 from stackwise.schedules import Curve
@@ -105,6 +106,9 @@ class _Planner:
         observing = tuple(draft.part(self.drafts.settled(draft)) for draft in observers if draft is not None)
         self._collect(phases[-1])
         if self.problems or self.drafts.faults:
+            self._stop()
+        self.problems += shortages(clock, compiled, joined, phases, [declared_sizes(each) for each in joined])
+        if self.problems:
             self._stop()
         lookahead = max(_lookahead(each.drafts.task) for each in joined)
         declared = [state.data for state in states] + [evaluation.state for evaluation in evaluations]
