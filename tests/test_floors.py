@@ -21,7 +21,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("time", "clock", "schedules", "streams"),
     ("options", "specs", "contracts", "phases", "selectors", "sizes", "fitting", "delivery", "unification"),
-    ("machine", "model", "evaluation", "planes", "config", "placement", "events"),
+    ("machine", "model", "evaluation", "planes", "config", "placement", "events", "state_codec"),
     ("isolation", "registry", "hookspecs", "adapters", "builtin", "checkpoint", "report", "progress", "rundir"),
     ("discovery", "plan"),
     ("assembly",),

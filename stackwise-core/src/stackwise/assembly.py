@@ -74,7 +74,7 @@ class Workshop:
     def __init__(self, plan: Plan, device: str = "cpu") -> None:
         self._plan, self._device = plan, torch.device(device)
         self._seed = plan.experiment.run.seed
-        self._built: dict[str, int] = {}
+        self._generations = dict(_generations(plan.schedule))
         self._specs = {
             id(part): joined.specs()
             for phase, joined in reversed(list(zip(plan.schedule, plan.joined, strict=True)))
@@ -83,8 +83,8 @@ class Workshop:
 
     def module(self, role: str, part: Part) -> nn.Module:
         """A module of the model, initialised from the stream of its role; each rebuild of a role has a stream of its own."""
-        count = self._built[role] = self._built.get(role, -1) + 1
-        with _seeded(step_seed(stream_key(self._seed, "init", role), count)), self._device:
+        generation = self._generations.get((role, id(part)), 0)
+        with _seeded(step_seed(stream_key(self._seed, "init", role), generation)), self._device:
             module = self._make(part, role)
         if not isinstance(module, nn.Module):
             raise ProviderError(f"{part.kind} {part.id} was built as a {type(module).__name__}: it must be an nn.Module")
@@ -203,6 +203,26 @@ def _parts(phase: CompiledPhase) -> Iterator[Part]:
     yield from (state.task, state.model.embedding, state.model.rack, state.model.head, state.optimizer.part)
     yield from (part for adapters in state.model.adapters.values() for part in adapters)
     yield from (*state.data.sources.values(), *state.data.transforms)
+
+
+def _generations(schedule: PhaseSchedule) -> Iterator[tuple[tuple[str, int], int]]:
+    """(role, identity of a part) → how often the role's structure had changed by then: a run that begins in its middle counts alike."""
+    last: dict[str, tuple[object, int]] = {}
+    for phase in schedule:
+        for role, part in _modules(phase):
+            structure, generation = last.get(role, (part.structure, 0))
+            generation += structure != part.structure
+            last[role] = (part.structure, generation)
+            yield (role, id(part)), generation
+
+
+def _modules(phase: CompiledPhase) -> Iterator[tuple[str, Part]]:
+    """Role → part of what a phase declares of the model."""
+    if (state := phase.state) is None:
+        return
+    yield from (("embedding", state.model.embedding), ("rack", state.model.rack), ("head", state.model.head))
+    for junction, adapters in state.model.adapters.items():
+        yield from ((f"adapters.{junction}.{i}", part) for i, part in enumerate(adapters))
 
 
 def _without_weights(given: Any) -> Any:

@@ -15,15 +15,9 @@ from safetensors.torch import load, save
 from torch import nn
 
 from stackwise.errors import UserError
+from stackwise.model import named_tensors
 
 WEIGHTS, DESCRIPTION = "weights.safetensors", "weights.json"
-
-
-def named_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Parameters, tied ones once, and persistent buffers, by canonical name."""
-    tensors: dict[str, torch.Tensor] = {name: parameter.detach() for name, parameter in model.named_parameters()}
-    persistent = model.state_dict().keys()
-    return tensors | {name: buffer for name, buffer in model.named_buffers() if name in persistent}
 
 
 def save_weights(model: nn.Module, directory: Path, about: Mapping[str, Any]) -> Path:

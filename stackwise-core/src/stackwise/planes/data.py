@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from attrs import define, field
 
-from stackwise.contracts import Batch, Fingerprinted, Loader, Scheduled, Transform
+from stackwise.contracts import Batch, Fingerprinted, Loader, Scheduled, Stateful, Transform
 from stackwise.errors import DataError, ProviderError
 from stackwise.phases import DataState, Part
 from stackwise.planes.batches import check_batch, join_rows, rows_of
@@ -172,10 +172,10 @@ class DataPlane:
         return self._ahead.state() if self._open else self._snapshot()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` saved into the same declared sources.
+        """Restore what `state_dict` saved into the same declared sources and transforms.
 
         Raises:
-            DataError: the saved sources are not the declared ones.
+            DataError: the saved ones are not the declared ones.
         """
         known = {**self._parked, **self._sources}
         if set(state["sources"]) != set(known):
@@ -184,13 +184,23 @@ class DataPlane:
             source.loader.load_state_dict(state["sources"][name])
             source.delivered = Delivered(**state["ledger"][name])
             source.values = {}
+        self._parked = {name: self._parked[name] for name in state["sources"] if name in self._parked}
+        self._load_transforms(state["transforms"])
         self._planned.clear()
         self._mixture.load_state_dict(state["mixture"])
         self._mixed = state["mixture"]
 
     def _snapshot(self) -> dict[str, Any]:
         sources = {name: source.loader.state_dict() for name, source in {**self._parked, **self._sources}.items()}
-        return {"sources": sources, "ledger": self._lines(), "mixture": self._mixed}
+        transforms = {str(i): made.state_dict() for i, (_, made, _, _) in enumerate(self._transforms) if isinstance(made, Stateful)}
+        return {"sources": sources, "ledger": self._lines(), "mixture": self._mixed, "transforms": transforms}
+
+    def _load_transforms(self, states: Mapping[str, Any]) -> None:
+        stateful = {str(i): made for i, (_, made, _, _) in enumerate(self._transforms) if isinstance(made, Stateful)}
+        if set(states) != set(stateful):
+            raise DataError(f"the saved transforms with state are {sorted(states)}, the declared ones are {sorted(stateful)}")
+        for index, transform in stateful.items():
+            transform.load_state_dict(states[index])
 
     def _lines(self) -> dict[str, dict[str, int]]:
         return {name: {"rows": s.delivered.rows, "tokens": s.delivered.tokens} for name, s in {**self._parked, **self._sources}.items()}

@@ -10,7 +10,7 @@ from torch import nn
 
 from stackwise.contracts import BlockOrigin, CopyOf, Fresh, Origin, ParameterGrowth, Scheduled
 from stackwise.errors import ProviderError, UserError
-from stackwise.model import Model, rack_spec, set_parameter
+from stackwise.model import Model, load_named_tensors, named_tensors, rack_spec, set_parameter
 from stackwise.phases import ModelState, Part
 from stackwise.planes.parameter_map import fill
 from stackwise.selectors import select
@@ -108,6 +108,19 @@ class ModelPlane:
             if values != last:
                 module.apply_values(values)
                 last.update(values)
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Parameters, tied ones once, and persistent buffers, by canonical name; the tensors themselves, not copies."""
+        return named_tensors(self.model)
+
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Write what `state_dict` returned into a model that was entered into the same declared state.
+
+        Raises:
+            UserError: any difference of names, shapes and dtypes, all of them named; nothing is written then.
+        """
+        if differences := load_named_tensors(self.model, state):
+            raise UserError("the saved weights are not this model's:\n  " + "\n  ".join(differences))
 
     def _exchange(self, role: str, part: Part, before: Part | None) -> nn.Module:
         """The module of a part: the one in place while its structure stays, a new one when it changes."""

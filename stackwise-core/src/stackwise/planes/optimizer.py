@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -24,6 +25,9 @@ class MomentsReceipt:
     copied: int = 0
     dropped: int = 0
 
+
+_SHAPED = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer")
+"""Entries that torch's optimizers shape like their parameter; others may have any shape (factored moments)."""
 
 BuildOptimizer = Callable[[Part, float, Sequence[ParameterGroup]], torch.optim.Optimizer]
 
@@ -52,6 +56,8 @@ class OptimizerPlane:
         self._parked: dict[str, dict[str, Any]] = {}
         """State of frozen parameters, kept for the phase that thaws them."""
         self._followed: list[_Followed] = []
+        self._built: list[dict[str, Any]] = []
+        """The torch groups as they were built, without their parameters."""
         self.parameters: list[nn.Parameter] = []
         """The trainable parameters, each once."""
         self.clip: float | None = None
@@ -117,6 +123,32 @@ class OptimizerPlane:
             if value != entry.last:
                 entry.group[entry.key] = entry.last = value
 
+    def state_dict(self) -> dict[str, Any]:
+        """Optimizer state by canonical parameter name, and what the optimizer itself changed in its groups; live, not copies."""
+        groups = [
+            {key: value for key, value in group.items() if key not in ("params", *followed) and _differ(value, built.get(key))}
+            for group, built, followed in zip(self.optimizer.param_groups, self._built, self._curves(), strict=True)
+        ]
+        return {"parameters": self.state_by_name(), "groups": groups}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned into an optimizer that was entered into the same declared state.
+
+        Raises:
+            UserError: state of another shape than the parameter of that name, or another number of groups.
+        """
+        groups = self.optimizer.param_groups
+        if len(state["groups"]) != len(groups):
+            raise UserError(f"the saved optimizer has {len(state['groups'])} parameter groups, the declared one has {len(groups)}")
+        self.load_state_by_name(state["parameters"])
+        for group, saved in zip(groups, state["groups"], strict=True):
+            group.update(saved)
+
+    def _curves(self) -> list[frozenset[str]]:
+        """For each torch group the entries that follow a declared curve."""
+        declared = {group.name: group.curves for group in self._state.groups} if self._state is not None else {}
+        return [frozenset(declared.get(group.get("group", "default"), ())) for group in self.optimizer.param_groups]
+
     def state_by_name(self) -> dict[str, dict[str, Any]]:
         """Optimizer state by canonical parameter name, that of frozen parameters included."""
         return {**self._parked, **self._by_name()}
@@ -127,18 +159,25 @@ class OptimizerPlane:
         Raises:
             UserError: state of another shape than the parameter of that name.
         """
+        groups = {id(p): group for group in self.optimizer.param_groups for p in group["params"]}
         for name, entries in state.items():
             if name not in self._names:
                 self._parked[name] = dict(entries)
                 continue
             parameter = self._names[name]
+            shaped = groups[id(parameter)].get("moments", _SHAPED)
             for key, value in entries.items():
-                if isinstance(value, torch.Tensor) and value.dim() and value.shape != parameter.shape:
+                if key in shaped and isinstance(value, torch.Tensor) and value.shape != parameter.shape:
                     raise UserError(f"saved {key} of {name} has shape {tuple(value.shape)}, the parameter has {tuple(parameter.shape)}")
-            self.optimizer.state[parameter] = dict(entries)
+        for name, parameter in self._names.items():
+            if name in state:
+                group = groups[id(parameter)]
+                on_device = bool(group.get("fused") or group.get("capturable"))
+                self.optimizer.state[parameter] = {k: _beside(v, parameter, on_device) for k, v in state[name].items()}
 
     def _hold(self, optimizer: torch.optim.Optimizer, trainable: Mapping[str, nn.Parameter]) -> None:
         self.optimizer, self._names, self.parameters = optimizer, dict(trainable), list(trainable.values())
+        self._built = [deepcopy({key: value for key, value in group.items() if key != "params"}) for group in optimizer.param_groups]
 
     def _by_name(self) -> dict[str, dict[str, Any]]:
         state = self.optimizer.state if self._names else {}
@@ -185,6 +224,19 @@ class OptimizerPlane:
                     group[key] = curve(t)
                     if not curve.is_constant:
                         self._followed.append(_Followed(group, key, curve, group[key]))
+
+
+def _differ(left: Any, right: Any) -> bool:
+    if isinstance(left, torch.Tensor) and isinstance(right, torch.Tensor):
+        return not torch.equal(left, right)
+    return isinstance(left, torch.Tensor) or isinstance(right, torch.Tensor) or bool(left != right)
+
+
+def _beside(value: Any, parameter: nn.Parameter, on_device: bool) -> Any:
+    """A copy of a saved entry where the optimizer expects it: at its parameter; a step counter on the CPU unless kernels read it."""
+    if not isinstance(value, torch.Tensor):
+        return value
+    return value.detach().to(parameter.device if value.dim() or on_device else "cpu", copy=True)
 
 
 def _selection(state: OptimizerState) -> list[tuple[str, tuple[str, ...], tuple[str, ...]]]:
