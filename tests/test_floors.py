@@ -22,7 +22,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("time", "clock", "schedules", "streams"),
     ("options", "specs", "contracts", "phases", "selectors", "sizes", "fitting", "delivery", "unification"),
     ("machine", "model", "evaluation", "planes", "config", "placement", "events"),
-    ("isolation", "registry", "hookspecs", "adapters", "builtin", "checkpoint", "report", "progress", "rundir"),
+    ("isolation", "registry", "hookspecs", "adapters", "builtin", "checkpoints", "report", "progress", "rundir"),
     ("discovery", "plan"),
     ("assembly",),
     ("run", "pricing", "describe", "conformance"),

@@ -86,6 +86,10 @@ class ProviderError(StackwiseError):
         super().__init__(message)
 
 
+class DiskError(UserError):
+    """The disk refuses what is written to it: full, read-only, failing."""
+
+
 class TrainingHalted(StackwiseError):
     """Training stopped by rule: too many steps in a row were not finite."""
 
