@@ -19,13 +19,26 @@ ROOT = Path(__file__).parents[1]
 
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors",),
-    ("time", "clock", "schedules", "streams"),
+    ("time", "clock", "clock_json", "schedules", "streams"),
     ("options", "specs", "contracts", "phases", "selectors", "sizes", "fitting", "delivery", "unification"),
     ("machine", "model", "evaluation", "planes", "config", "placement", "events", "state_codec"),
-    ("isolation", "registry", "hookspecs", "adapters", "builtin", "checkpoint", "report", "progress", "rundir"),
+    (
+        "isolation",
+        "registry",
+        "hookspecs",
+        "adapters",
+        "builtin",
+        "checkpoints",
+        "report",
+        "progress",
+        "rundir",
+        "run_lock",
+        "signals",
+        "saving",
+    ),
     ("discovery", "plan"),
     ("assembly",),
-    ("run", "pricing", "describe", "conformance"),
+    ("run", "run_loop", "resumption", "amendments", "pricing", "describe", "conformance"),
     ("cli",),
 )
 """Lowest first; a package stands for all its modules."""

@@ -63,6 +63,7 @@ _FACE = {
     "UserError": "stackwise.errors",
     "ConfigError": "stackwise.errors",
     "DataError": "stackwise.errors",
+    "DiskError": "stackwise.errors",
     "ProviderError": "stackwise.errors",
     "TrainingHalted": "stackwise.errors",
 }
@@ -80,6 +81,7 @@ if TYPE_CHECKING:  # the types that provider authors and users check against; th
     from stackwise.contracts import ParameterGroup as ParameterGroup
     from stackwise.errors import ConfigError as ConfigError
     from stackwise.errors import DataError as DataError
+    from stackwise.errors import DiskError as DiskError
     from stackwise.errors import ProviderError as ProviderError
     from stackwise.errors import StackwiseError as StackwiseError
     from stackwise.errors import TrainingHalted as TrainingHalted

@@ -86,10 +86,22 @@ class ProviderError(StackwiseError):
         super().__init__(message)
 
 
+class DiskError(UserError):
+    """The disk refuses what is written to it: full, read-only, failing."""
+
+
 class TrainingHalted(StackwiseError):
     """Training stopped by rule: too many steps in a row were not finite."""
 
     exit_code = 4
+
+
+class RunStopped(StackwiseError):
+    """Training was stopped by a signal; its state is saved."""
+
+    def __init__(self, message: str, *, signal_number: int) -> None:
+        self.exit_code = 128 + signal_number
+        super().__init__(message)
 
 
 def near_names(name: str, known: Iterable[str], count: int = 3) -> list[str]:

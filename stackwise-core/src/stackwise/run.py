@@ -11,7 +11,7 @@ from attrs import frozen
 
 from stackwise import config
 from stackwise.assembly import assemble
-from stackwise.checkpoint import save_weights
+from stackwise.checkpoints import save_weights
 from stackwise.describe import plan_as_json
 from stackwise.discovery import discover
 from stackwise.errors import StackwiseError

@@ -41,6 +41,8 @@ class _Source:
     delivered: Delivered
     values: dict[str, float] = field(factory=dict)
     """The values last handed to the loader."""
+    fingerprint: Mapping[str, Any] | None = None
+    """What the loader reads, asked when it is built: later it may belong to a thread or be a process that has ended."""
 
 
 class _Planned(NamedTuple):
@@ -96,8 +98,6 @@ class DataPlane:
         self._coming: Iterator[Moment] = iter(())
         self._ahead = ReadAhead(self._produce, self._snapshot, read_ahead)
         self._open = False
-        self._fingerprints: dict[str, Mapping[str, Any]] | None = None
-        """What was read, once the run is over."""
 
     @classmethod
     def of(cls, batches: object, device: torch.device | None = None) -> DataPlane:
@@ -116,6 +116,8 @@ class DataPlane:
             source = known.get(name)
             if source is None or source.part.structure != part.structure:
                 source = _Source(part, as_loader(self._build(name, part)), source.delivered if source else Delivered())
+                if isinstance(source.loader, Fingerprinted):
+                    source.fingerprint = source.loader.fingerprint()
                 if part.curves and not isinstance(source.loader, Scheduled):
                     raise ProviderError(
                         f"{part.id} declares options that follow time ({', '.join(part.curves)}) but the loader has no apply_values"
@@ -147,7 +149,6 @@ class DataPlane:
     def end(self) -> None:
         """Stop reading ahead and end reader processes: the run is over."""
         self.close()
-        self._fingerprints = self.fingerprints()  # reader processes cannot be asked afterwards
         for source in {**self._parked, **self._sources}.values():
             if isinstance(source.loader, ProcessLoader):
                 source.loader.close()
@@ -162,10 +163,9 @@ class DataPlane:
         return lines
 
     def fingerprints(self) -> dict[str, Mapping[str, Any]]:
-        """What each source that can say so has read."""
-        if self._fingerprints is not None:
-            return self._fingerprints
-        return {name: s.loader.fingerprint() for name, s in self._sources.items() if isinstance(s.loader, Fingerprinted)}
+        """What each source that can say so reads, sources no longer named included."""
+        known = {**self._parked, **self._sources}
+        return {name: source.fingerprint for name, source in known.items() if source.fingerprint is not None}
 
     def state_dict(self) -> dict[str, Any]:
         """Read positions, ledger and mixture as of the last step taken, by source name."""
