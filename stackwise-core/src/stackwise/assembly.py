@@ -57,7 +57,7 @@ def assemble(source: Plan | Experiment, registry: Registry | None = None) -> Tra
         placement=placement,
         grow=parts.growth,
         seed=run.seed,
-        halt_after=run.halt_after,
+        halt_after=1 if run.non_finite == "halt" else run.halt_after,
         bridges=[str(bridge) for bridge in plan.bridges],
         observers=[parts.observer(part) for part in plan.observers],
     )

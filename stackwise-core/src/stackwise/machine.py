@@ -93,7 +93,7 @@ class TrainingMachine:
 
         Returns:
             Tensors by name (`model/<parameter>`, `optimizer/parameters/<parameter>/<entry>`, …), the live ones and no copies; and
-            a document that JSON can hold.
+            a document of maps, lists, texts and numbers.
 
         Raises:
             UserError: before the first step of a declared model, when there is nothing yet.
@@ -118,10 +118,17 @@ class TrainingMachine:
             }
         )
 
-    def restore(self, tensors: Mapping[str, torch.Tensor], document: Mapping[str, Any]) -> None:
+    def restore(
+        self, tensors: Mapping[str, torch.Tensor], document: Mapping[str, Any], *, positions: Mapping[str, Any] | None = None
+    ) -> None:
         """Go to the state that `state` returned, in a machine of the same declaration that has not trained.
 
         The declared state of that step is built as it stands, without walking the phases before it, and everything is loaded by name.
+
+        Args:
+            tensors: as `state` returned them.
+            document: as `state` returned it.
+            positions: a data plane's state, to read on from there instead of from where the saved one was.
 
         Raises:
             UserError: the saved state is not this machine's; every difference that was found.
@@ -132,6 +139,8 @@ class TrainingMachine:
         saved = join_state(tensors, document)
         if saved["seed"] != self._seed:
             raise UserError(f"the saved state is of seed {saved['seed']}, this machine has seed {self._seed}: its streams are others")
+        if positions is not None:
+            saved["data"] = {**positions, "transforms": saved["data"]["transforms"]}
         phase = self.schedule.phase_at(max(saved["step"] - 1, 0))
         if phase.state is not None:
             self._declare(phase, saved["step"], saved["data"]["sources"])

@@ -1,16 +1,15 @@
-"""Nested state ↔ named tensors and a JSON document, without loss: files hold the one or the other."""
+"""Nested state ↔ named tensors and a plain document, without loss: files hold the one or the other."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import isfinite
 from typing import Any
 
 import torch
 
 from stackwise.errors import ProviderError
 
-TENSOR, MAP, TUPLE, FLOAT = "$tensor", "$map", "$tuple", "$float"
+TENSOR, MAP, TUPLE = "$tensor", "$map", "$tuple"
 """The one key of the maps that stand for what JSON does not have."""
 
 
@@ -21,7 +20,7 @@ def split_state(state: Any) -> tuple[dict[str, torch.Tensor], Any]:
         state: dicts, lists, tuples, tensors, numbers, texts, None.
 
     Returns:
-        The tensors as they are, by their path with slashes, and the rest as JSON can hold it.
+        The tensors as they are, by their path with slashes, and the rest: maps with text keys, lists, texts, numbers, None.
 
     Raises:
         ProviderError: something else is in it; the sentence says where.
@@ -43,8 +42,6 @@ def join_state(tensors: Mapping[str, torch.Tensor], document: Any) -> Any:
     tag = next(iter(document)) if len(document) == 1 else None
     if tag == TENSOR:
         return tensors[document[TENSOR]]
-    if tag == FLOAT:
-        return float(document[FLOAT])
     if tag == TUPLE:
         return tuple(join_state(tensors, entry) for entry in document[TUPLE])
     if tag == MAP:
@@ -53,10 +50,8 @@ def join_state(tensors: Mapping[str, torch.Tensor], document: Any) -> Any:
 
 
 def _encode(value: Any, path: tuple[str, ...], tensors: dict[str, torch.Tensor]) -> Any:
-    if value is None or type(value) in (bool, int, str):
+    if value is None or type(value) in (bool, int, float, str):
         return value
-    if type(value) is float:
-        return value if isfinite(value) else {FLOAT: str(value)}
     if isinstance(value, torch.Tensor):
         return {TENSOR: _named(value.detach(), "/".join(path), tensors)}
     if isinstance(value, Mapping):

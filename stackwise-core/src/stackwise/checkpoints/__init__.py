@@ -1,6 +1,6 @@
 """Checkpoints and final weights on disk: safetensors and JSON, all or nothing, valid only when the digests match. Knows nothing of runs."""
 
-from stackwise.checkpoints.store import Checkpoint, CheckpointStore, Skipped, name_of, verify
+from stackwise.checkpoints.store import Checkpoint, CheckpointStore, Skipped, name_of, step_of, verify
 from stackwise.checkpoints.weights import DESCRIPTION, WEIGHTS, load_weights, save_weights
 from stackwise.model import named_tensors
 
@@ -14,5 +14,6 @@ __all__ = [
     "name_of",
     "named_tensors",
     "save_weights",
+    "step_of",
     "verify",
 ]

@@ -297,6 +297,11 @@ def name_of(step: int) -> str:
     return f"step-{step:09d}"
 
 
+def step_of(name: str) -> int:
+    """The step of a checkpoint's directory name."""
+    return int(name.removeprefix("step-"))
+
+
 def verify(path: Path) -> list[str]:
     """What is wrong with a checkpoint directory, as sentences; every file of it is read.
 

@@ -1,0 +1,127 @@
+"""When the state of a run goes to disk: at its cadence, before boundaries, at the end, and when asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from time import perf_counter
+from typing import Any
+
+import torch
+from attrs import define, field, frozen
+
+from stackwise.checkpoints import CheckpointStore, name_of
+from stackwise.config import CheckpointConfig
+from stackwise.events import CheckpointRefused, CheckpointSaved, Evaluated, Event, StepDone
+from stackwise.machine import TrainingMachine
+from stackwise.phases import PhaseSchedule
+
+
+@frozen
+class Due:
+    """Why the state before a step is saved; `pin` says why it stays for good, None that it may be pruned."""
+
+    reason: str
+    pin: str | None = None
+
+
+def due_steps(config: CheckpointConfig, schedule: PhaseSchedule) -> dict[int, Due]:
+    """Step → why the state before it is saved.
+
+    Raises:
+        ScheduleError: a cadence in a measure that the data does not count.
+    """
+    clock = schedule.clock
+    due = {step: Due("cadence") for step in clock.every(config.every)}
+    if config.at_phases:
+        due |= {start: Due("phase") for start in clock.starts[1:-1]}
+    due[clock.steps] = Due("end")
+    if config.keep_every is not None:
+        for step in clock.every(config.keep_every):
+            due[step] = Due(due[step].reason if step in due else "cadence", pin="keep_every")
+    return due
+
+
+@define
+class _Pending:
+    """A state that waits for the evaluations of the same weights, so that it is saved with their metrics."""
+
+    step: int
+    due: Due
+    awaited: set[str]
+    metrics: dict[str, float] = field(factory=dict)
+
+
+class Saving:
+    """Saves the machine's state when it is due. Show it every event, and ask nothing of the machine in between.
+
+    Args:
+        store: where to.
+        config: when, and whether beside training.
+        schedule: the timeline.
+        about: what a checkpoint says beside the machine's state.
+        sync: forces to disk what must never be behind a checkpoint: the logs.
+    """
+
+    def __init__(
+        self,
+        store: CheckpointStore,
+        config: CheckpointConfig,
+        schedule: PhaseSchedule,
+        about: Callable[[], Mapping[str, Any]],
+        sync: Callable[[], None],
+    ) -> None:
+        self._store, self._asynchronous, self._about, self._sync = store, config.asynchronous, about, sync
+        self._due = due_steps(config, schedule)
+        self._evaluate_at = {name: frozenset(steps) for name, steps in schedule.evaluate_at.items()}
+        self._pending: _Pending | None = None
+        self.last_step: int | None = None
+        """The newest state that was saved."""
+
+    def after(self, event: Event, machine: TrainingMachine) -> Iterator[Event]:
+        """Save if it is due now that this has happened; yields what came of it."""
+        if isinstance(event, StepDone):
+            if (due := self._due.get(event.step + 1)) is not None:
+                awaited = {name for name, steps in self._evaluate_at.items() if event.step + 1 in steps}
+                self._pending = _Pending(event.step + 1, due, awaited)
+                yield from self._save_if_ready(machine)
+        elif isinstance(event, Evaluated) and self._pending is not None and event.step == self._pending.step:
+            self._pending.awaited.discard(event.name)
+            self._pending.metrics |= {f"{event.name}.{metric}": value for metric, value in event.metrics.items()}
+            yield from self._save_if_ready(machine)
+
+    def now(self, machine: TrainingMachine, reason: str) -> Iterator[Event]:
+        """Save at once, right after a step, unless this state is saved already."""
+        pending, self._pending = self._pending, None
+        if self.last_step != machine.step:
+            yield self._save(machine, _Pending(machine.step, pending.due if pending is not None else Due(reason), set()))
+
+    def _save_if_ready(self, machine: TrainingMachine) -> Iterator[Event]:
+        if self._pending is not None and not self._pending.awaited:
+            pending, self._pending = self._pending, None
+            if self.last_step != pending.step:
+                yield self._save(machine, pending)
+
+    def _save(self, machine: TrainingMachine, pending: _Pending) -> Event:
+        started = perf_counter()
+        tensors, document = machine.state()
+        if strange := not_finite(tensors):
+            return CheckpointRefused(pending.step, f"{strange} is not finite: such a state is never saved as a good one")
+        self._sync()
+        self._store.save(
+            pending.step,
+            tensors,
+            {**self._about(), "machine": document},
+            metrics=pending.metrics,
+            asynchronous=self._asynchronous,
+            pin=pending.due.pin,
+        )
+        self.last_step = pending.step
+        return CheckpointSaved(pending.step, name_of(pending.step), perf_counter() - started, pending.due.reason)
+
+
+def not_finite(tensors: Mapping[str, torch.Tensor]) -> str | None:
+    """The first of the model's and the optimizer's tensors that holds nan or infinity."""
+    floating = (
+        (name, tensor) for name, tensor in tensors.items() if tensor.is_floating_point() and name.startswith(("model/", "optimizer/"))
+    )
+    return next((name for name, tensor in floating if not bool(torch.isfinite(tensor).all())), None)
