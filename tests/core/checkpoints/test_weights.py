@@ -10,8 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from stackwise.checkpoints import disk
-from stackwise.checkpoints import DESCRIPTION, WEIGHTS, load_weights, named_tensors, save_weights
+from stackwise.checkpoints import DESCRIPTION, WEIGHTS, disk, load_weights, named_tensors, save_weights
 from stackwise.errors import UserError
 
 
