@@ -15,6 +15,7 @@ from shutil import copytree, rmtree
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 from faulty_disk import CRASHED, check_whole, count_calls, exiting, hidden_entries, ruled, save
+
 from stackwise.checkpoints import CheckpointStore
 
 Store = Callable[[Path], CheckpointStore]
