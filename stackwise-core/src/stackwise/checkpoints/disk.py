@@ -3,12 +3,12 @@
 A file is whole and forced to disk when `write_file` returns; nothing is ever written in place.
 """
 
-# ruff: noqa: PTH -- system calls by their own names: what a test wraps is `os` in this module, and nothing else
+# ruff: noqa: PTH102, PTH104, PTH106, PTH108, PTH208 -- system calls by their own names, so that a test wraps `os` and has them all
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 
@@ -17,8 +17,13 @@ def make_directory(path: Path) -> None:
     os.mkdir(path)
 
 
-def write_file(path: Path, chunks: Iterable[bytes | memoryview]) -> int:
+def write_file(path: Path, chunks: Iterable[bytes | memoryview], written: Callable[[], object] = lambda: None) -> int:
     """Make a new file of these chunks and force it to disk.
+
+    Args:
+        path: a file that does not exist.
+        chunks: its content, in order.
+        written: called when every byte is in the file, before the disk is waited for.
 
     Returns:
         Its size in bytes.
@@ -29,6 +34,7 @@ def write_file(path: Path, chunks: Iterable[bytes | memoryview]) -> int:
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
         size = sum(_write(handle, memoryview(chunk)) for chunk in chunks)
+        written()
         os.fsync(handle)
         held = os.fstat(handle).st_size
     finally:

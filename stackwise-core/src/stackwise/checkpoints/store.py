@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from stackwise.checkpoints import disk, documents
 from stackwise.checkpoints.background import Background, Snapshot
@@ -25,7 +25,7 @@ from stackwise.checkpoints.manifest import (
     read_verified,
 )
 from stackwise.checkpoints.retention import Direction, Kept, Retention
-from stackwise.checkpoints.tensor_file import read_tensors, write_hashed, write_tensors
+from stackwise.checkpoints.tensor_file import read_tensors, write_tensors, write_whole
 from stackwise.errors import DiskError, UserError
 
 _NAME = re.compile(r"step-(\d{9,})")
@@ -143,7 +143,7 @@ class CheckpointStore:
         self._background.wait()
 
     def close(self) -> None:
-        """Wait for the save in flight and let the memory of copies go.
+        """Wait for the save in flight, and let the thread and the memory of copies go.
 
         Raises:
             DiskError: the save in flight failed.
@@ -151,6 +151,7 @@ class CheckpointStore:
         try:
             self.wait()
         finally:
+            self._background.close()
             self._snapshot = Snapshot()
 
     def pin(self, step: int) -> None:
@@ -199,64 +200,39 @@ class CheckpointStore:
         return ((step, path) for step, _, path in sorted(found, reverse=True))
 
     def _save(self, step: int, tensors: Mapping[str, torch.Tensor], document: bytes, metrics: Mapping[str, float], pin: str | None) -> None:
-        name = name_of(step)
+        place = self.directory / name_of(step)
         try:
-            if not self._tidied:
-                self._tidy()
-            self._write(name, step, tensors, document, metrics, pin)
+            self._tidy()
+            self._write(place, Manifest(step=step, files={}, metrics=metrics, pin=pin, versions=own_versions()), tensors, document)
         except OSError as error:
+            self._tidied = False
             raise DiskError(
-                f"disk error: {self.directory / name} could not be written: {_reason(error)}; nothing of it is left and earlier "
-                "checkpoints are untouched: free space or mend the disk, then resume"
+                f"disk error: {place} could not be written: {_reason(error)}; earlier checkpoints are untouched: "
+                "free space or mend the disk, then resume"
             ) from error
         try:
+            disk.remove_tree(_aside(place), first=MANIFEST)
             self._prune(step)
         except OSError as error:
-            raise DiskError(f"disk error: {name} is saved, but an older checkpoint could not be removed: {_reason(error)}") from error
+            self._tidied = False
+            raise DiskError(f"disk error: {place} is saved, but an older one could not be removed: {_reason(error)}") from error
 
-    def _write(
-        self,
-        name: str,
-        step: int,
-        tensors: Mapping[str, torch.Tensor],
-        document: bytes,
-        metrics: Mapping[str, float],
-        pin: str | None,
-    ) -> None:
+    def _write(self, place: Path, manifest: Manifest, tensors: Mapping[str, torch.Tensor], document: bytes) -> None:
         """A directory beside the target, its files forced to disk, the manifest last; then it gets its name."""
-        fresh = self.directory / f".{name}{_WRITING}"
-        disk.remove_tree(fresh)
+        fresh = place.with_name(f".{place.name}{_WRITING}")
         try:
             disk.make_directory(fresh)
-            files = {TENSORS: write_tensors(fresh / TENSORS, tensors), STATE: write_hashed(fresh / STATE, [document])}
-            manifest = Manifest(step=step, files=files, metrics=metrics, pin=pin, versions=own_versions())
-            disk.write_file(fresh / MANIFEST, [manifest.to_bytes()])
+            files = {TENSORS: write_tensors(fresh / TENSORS, tensors), STATE: write_whole(fresh / STATE, document)}
+            disk.write_file(fresh / MANIFEST, [evolve(manifest, files=files).to_bytes()])
             disk.sync_directory(fresh)
-            self._publish(fresh, name)
+            _publish(fresh, place)
         except BaseException:
             with suppress(OSError):
                 disk.remove_tree(fresh)
             raise
 
-    def _publish(self, fresh: Path, name: str) -> None:
-        """Rename; an older checkpoint of the same name stands aside until the new one is durable, and is found there meanwhile."""
-        target, aside = self.directory / name, self.directory / f".{name}{_REPLACED}"
-        if not target.exists():
-            disk.rename(fresh, target)
-            disk.sync_directory(self.directory)
-            return
-        disk.remove_tree(aside, first=MANIFEST)
-        disk.rename(target, aside)
-        try:
-            disk.rename(fresh, target)
-        except BaseException:
-            disk.rename(aside, target)
-            raise
-        disk.sync_directory(self.directory)
-        disk.remove_tree(aside, first=MANIFEST)
-
     def _prune(self, newest: int) -> None:
-        """Remove what the rules do not keep, once the new checkpoint has been read back whole."""
+        """Remove what the rules do not keep; the new checkpoint was read back before it got its name."""
         present, unfinished = [], []
         for step, path in self._candidates():
             try:
@@ -266,30 +242,44 @@ class CheckpointStore:
                 if not (path / MANIFEST).exists():
                     unfinished.append(path)
         surplus = [self.directory / name_of(step) for step in self._retention.steps_to_remove(present, {newest, *self._pins})]
-        if not surplus and not unfinished:
-            return
-        if problems := verify(self.directory / name_of(newest)):
-            raise OSError(f"{name_of(newest)} does not read back as it was written ({problems[0]})")
         for path in (*unfinished, *surplus):
             disk.remove_tree(path, first=MANIFEST)
 
     def _tidy(self) -> None:
-        """Make the directory, and finish or undo what an earlier writer was killed in."""
+        """Make the directory, and finish or undo what an earlier save was stopped in."""
+        if self._tidied:
+            return
         _make_directories(self.directory)
         for path in sorted(self.directory.iterdir()):
-            stem, suffix = path.name.removeprefix("."), path.suffix
-            target = self.directory / stem.removesuffix(suffix)
-            if not path.name.startswith(".") or not _NAME.fullmatch(target.name):
+            name, suffix = path.stem.removeprefix("."), path.suffix
+            if not path.name.startswith(".") or not _NAME.fullmatch(name):
                 continue
-            if suffix == _WRITING:
-                disk.remove_tree(path)
-            elif suffix == _REPLACED and not verify(target):
+            place = self.directory / name
+            if suffix == _WRITING or (suffix == _REPLACED and not verify(place)):
                 disk.remove_tree(path, first=MANIFEST)
             elif suffix == _REPLACED:
-                disk.remove_tree(target, first=MANIFEST)
-                disk.rename(path, target)
+                disk.remove_tree(place, first=MANIFEST)
+                disk.rename(path, place)
                 disk.sync_directory(self.directory)
         self._tidied = True
+
+
+def _publish(fresh: Path, place: Path) -> None:
+    """Rename; an older checkpoint of the same name stands aside until the new one is durable, and is found there meanwhile."""
+    replaces = place.exists()
+    if replaces:
+        disk.rename(place, _aside(place))
+    try:
+        disk.rename(fresh, place)
+    except BaseException:
+        if replaces:
+            disk.rename(_aside(place), place)
+        raise
+    disk.sync_directory(place.parent)
+
+
+def _aside(place: Path) -> Path:
+    return place.with_name(f".{place.name}{_REPLACED}")
 
 
 def name_of(step: int) -> str:
