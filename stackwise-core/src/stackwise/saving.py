@@ -43,12 +43,22 @@ def due_steps(config: CheckpointConfig, schedule: PhaseSchedule) -> dict[int, Du
 
 @define
 class _Pending:
-    """A state that waits for the evaluations of the same weights, so that it is saved with their metrics."""
+    """A state that waits for the evaluations of the same weights, so that it is saved with their metrics.
 
-    step: int
+    It is taken before them: who goes on from it will see them again.
+    """
+
     due: Due
-    awaited: set[str]
+    step: int
+    tensors: Mapping[str, torch.Tensor]
+    document: Mapping[str, Any]
+    awaited: set[str] = field(factory=set)
     metrics: dict[str, float] = field(factory=dict)
+
+    @classmethod
+    def of(cls, machine: TrainingMachine, due: Due) -> _Pending:
+        """The state of now, the tensors live: nothing changes them before the next step."""
+        return cls(due, machine.step, *machine.state())
 
 
 class Saving:
@@ -80,37 +90,31 @@ class Saving:
     def after(self, event: Event, machine: TrainingMachine) -> Iterator[Event]:
         """Save if it is due now that this has happened; yields what came of it."""
         if isinstance(event, StepDone):
-            if (due := self._due.get(event.step + 1)) is not None:
-                awaited = {name for name, steps in self._evaluate_at.items() if event.step + 1 in steps}
-                self._pending = _Pending(event.step + 1, due, awaited)
-                yield from self._save_if_ready(machine)
+            due = self._due.get(event.step + 1)
+            if due is None or self.last_step == machine.step:
+                return
+            self._pending = _Pending.of(machine, due)
+            self._pending.awaited |= {name for name, steps in self._evaluate_at.items() if machine.step in steps}
         elif isinstance(event, Evaluated) and self._pending is not None and event.step == self._pending.step:
             self._pending.awaited.discard(event.name)
             self._pending.metrics |= {f"{event.name}.{metric}": value for metric, value in event.metrics.items()}
-            yield from self._save_if_ready(machine)
+        if self._pending is not None and not self._pending.awaited:
+            yield self._save(self._pending)
 
     def now(self, machine: TrainingMachine, reason: str) -> Iterator[Event]:
         """Save at once, right after a step, unless this state is saved already."""
-        pending, self._pending = self._pending, None
         if self.last_step != machine.step:
-            yield self._save(machine, _Pending(machine.step, pending.due if pending is not None else Due(reason), set()))
+            yield self._save(self._pending if self._pending is not None else _Pending.of(machine, Due(reason)))
 
-    def _save_if_ready(self, machine: TrainingMachine) -> Iterator[Event]:
-        if self._pending is not None and not self._pending.awaited:
-            pending, self._pending = self._pending, None
-            if self.last_step != pending.step:
-                yield self._save(machine, pending)
-
-    def _save(self, machine: TrainingMachine, pending: _Pending) -> Event:
-        started = perf_counter()
-        tensors, document = machine.state()
-        if strange := not_finite(tensors):
+    def _save(self, pending: _Pending) -> Event:
+        started, self._pending = perf_counter(), None
+        if strange := not_finite(pending.tensors):
             return CheckpointRefused(pending.step, f"{strange} is not finite: such a state is never saved as a good one")
         self._sync()
         self._store.save(
             pending.step,
-            tensors,
-            {**self._about(), "machine": document},
+            pending.tensors,
+            {**self._about(), "machine": pending.document},
             metrics=pending.metrics,
             asynchronous=self._asynchronous,
             pin=pending.due.pin,
@@ -121,7 +125,7 @@ class Saving:
 
 def not_finite(tensors: Mapping[str, torch.Tensor]) -> str | None:
     """The first of the model's and the optimizer's tensors that holds nan or infinity."""
-    floating = (
-        (name, tensor) for name, tensor in tensors.items() if tensor.is_floating_point() and name.startswith(("model/", "optimizer/"))
-    )
-    return next((name for name, tensor in floating if not bool(torch.isfinite(tensor).all())), None)
+    for name, tensor in tensors.items():
+        if name.startswith(("model/", "optimizer/")) and tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            return name
+    return None
