@@ -2,88 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
-from attrs import field, frozen
 from curriculum_of_everything import CONFIG, STEPS
-from distributions import Site
 from fork_server import ForkServer
-
-from stackwise.checkpoints import CheckpointStore
-
-
-@frozen
-class Outcome:
-    """Everything of a run that must not depend on whether it was interrupted."""
-
-    tensors: dict[str, str]
-    """sha256 of every tensor of the last state: parameters, optimizer state, what components remember."""
-    state: Any
-    """The rest of it: read positions, ledger, mixture, counters."""
-    weights: str
-    """sha256 of the final weights."""
-    stream: list[dict[str, Any]]
-    """Loss, gradient norm, learning rate and tokens of every step, and every evaluation."""
-    events: list[dict[str, Any]]
-    tally: str
-    """What a remembering observer has heard."""
-    data: dict[int, str] = field(repr=False)
-    """Step → digest of its batches."""
-
-
-def outcome(folder: Path, run: str = "run") -> Outcome:
-    """Read all of it from the files; a step that was read twice must have been read alike."""
-    directory = folder / run
-    newest, skipped = CheckpointStore(directory / "checkpoints").newest()
-    assert newest is not None and newest.step == STEPS and not skipped
-    state = {**newest.document["machine"], "seconds": None}
-    return Outcome(
-        tensors={name: digest(tensor) for name, tensor in newest.load_tensors().items()},
-        state=state,
-        weights=sha256((directory / "final" / "weights.safetensors").read_bytes()).hexdigest(),
-        stream=[timeless(line) for line in lines(directory / "metrics.jsonl")],
-        events=[timeless(line) for line in lines(directory / "events.jsonl") if line["event"] in TOLD_ALIKE],
-        tally=(folder / "tally.txt").read_text(),
-        data=witnessed(folder),
-    )
-
-
-def witnessed(folder: Path) -> dict[int, str]:
-    found: dict[int, str] = {}
-    for step, read in map(json.loads, (folder / "witness.jsonl").read_text().splitlines()):
-        assert found.setdefault(step, read) == read, f"step {step} read other data the second time"
-    return found
-
-
-TOLD_ALIKE = ("phase_entered", "evaluated", "run_finished")
-"""Events that do not depend on whether a run was interrupted; starts and checkpoints do."""
-
-
-def lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def timeless(line: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in line.items() if key != "seconds"}
-
-
-def digest(tensor: torch.Tensor) -> str:
-    content = tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
-    return sha256(f"{tensor.dtype} {list(tensor.shape)}".encode() + content).hexdigest()
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
-    site = Site(tmp_path_factory.mktemp("site"))
-    site.install("remembering", (Path(__file__).parents[1] / "support" / "remembering.py").read_text("utf-8"))
-    with ForkServer([site.folder]) as running:
-        yield running
+from whole_runs import Outcome, outcome
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ exception is a bug of StackWise itself.
 from __future__ import annotations
 
 import difflib
+import signal
 from collections.abc import Iterable, Sequence
 
 from attrs import frozen
@@ -99,8 +100,9 @@ class TrainingHalted(StackwiseError):
 class RunStopped(StackwiseError):
     """Training was stopped by a signal; its state is saved."""
 
-    def __init__(self, message: str, *, signal_number: int) -> None:
-        self.exit_code = 128 + signal_number
+    def __init__(self, message: str, *, by: signal.Signals) -> None:
+        self.by = by
+        self.exit_code = 128 + by
         super().__init__(message)
 
 

@@ -219,7 +219,7 @@ def _train(loop: RunLoop, rest: _Rest | None = None) -> Result:
         status = "interrupted"
         raise
     except RunStopped as error:
-        status = f"stopped {error}"
+        status = f"stopped by {error.by.name}"
         raise
     except StackwiseError as error:
         status = f"failed: {error}"

@@ -101,10 +101,8 @@ class RunLoop:
         if signals.stop is None or not (isinstance(event, StepDone) or self._lost_nothing(event)):
             return
         self.store.wait()
-        saved = "before its first step" if not self.machine.step else f"with the state before step {self.machine.step} saved"
-        raise RunStopped(
-            f"by {signals.stop.name}, {saved}; go on by: stackwise resume {self.directory.path}", signal_number=signals.stop.value
-        )
+        saved = f"the state before step {self.machine.step} is saved" if self.machine.step else "no step was done"
+        raise RunStopped(f"{signals.stop.name} came; {saved}; go on by: stackwise resume {self.directory.path}", by=signals.stop)
 
     def _lost_nothing(self, event: Event) -> bool:
         between = isinstance(event, RunStarted | PhaseEntered | Evaluated)
