@@ -38,7 +38,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ),
     ("discovery", "plan"),
     ("assembly",),
-    ("run", "run_loop", "resumption", "amendments", "pricing", "describe", "conformance"),
+    ("run", "run_loop", "resumption", "amendments", "exports", "diagnosis", "pricing", "describe", "conformance"),
     ("cli",),
 )
 """Lowest first; a package stands for all its modules."""

@@ -52,6 +52,7 @@ _FACE = {
     "make_plan": "stackwise.plan",
     "discover": "stackwise.discovery",
     "assemble": "stackwise.assembly",
+    "load_exported": "stackwise.exports",
     "Plan": "stackwise.plan",
     "StepDone": "stackwise.events",
     "RunStarted": "stackwise.events",

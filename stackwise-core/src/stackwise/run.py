@@ -7,7 +7,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
-import attrs
 from attrs import frozen
 
 from stackwise import config
@@ -19,6 +18,7 @@ from stackwise.describe import plan_as_json
 from stackwise.discovery import discover
 from stackwise.errors import RunStopped, StackwiseError, UserError
 from stackwise.events import ConfigChanged
+from stackwise.exports import describe_model
 from stackwise.machine import TrainingMachine
 from stackwise.plan import Plan, make_plan
 from stackwise.pricing import price
@@ -287,15 +287,9 @@ def _checkpoint_at(store: CheckpointStore, at: str, directory: Path) -> Checkpoi
 def _about(plan: Plan, machine: TrainingMachine) -> dict[str, Any]:
     state = plan.schedule.phases[-1].state
     assert state is not None  # a plan's phases are declared
-    parts = {role: getattr(state.model, role) for role in ("embedding", "rack", "head")}
     return {
         "step": machine.step,
-        "parts": {role: {"use": part.id, "options": _plain(part.options_at(1.0))} for role, part in parts.items()},
+        **describe_model(state.model, 1.0, machine.model.model),
         "data": machine.data.fingerprints(),
         "providers": {provider.name: f"{provider.distribution} {provider.version}" for provider in plan.providers},
     }
-
-
-def _plain(options: Any) -> Any:
-    """Options as JSON can hold them; what it cannot is written as text."""
-    return attrs.asdict(options) if attrs.has(type(options)) else {key: str(value) for key, value in options.items()} if options else {}

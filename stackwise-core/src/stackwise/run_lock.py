@@ -49,5 +49,17 @@ def holder(directory: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else None
 
 
+def is_held(directory: Path) -> bool:
+    """Whether a process writes to the run directory now."""
+    try:
+        with (directory / LOCK).open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # let go as the file closes
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def _told(who: dict[str, Any] | None) -> str:
     return "another process" if who is None else f"process {who.get('pid')} on host {who.get('host')}"

@@ -109,7 +109,7 @@ def test_names_may_be_any_text_but_two_kinds_are_refused_before_anything_is_writ
 )
 def test_a_tensor_without_a_place_in_the_format_is_named_at_once(tmp_path: Path, tensor: torch.Tensor, asynchronous: bool) -> None:
     store = CheckpointStore(tmp_path / "c")
-    with pytest.raises(TypeError, match="rack.odd"):
+    with pytest.raises(TypeError, match=r"rack\.odd"):
         store.save(1, {"rack.odd": tensor}, {}, asynchronous=asynchronous)
     assert store.newest() == (None, [])
 

@@ -188,6 +188,10 @@ class CheckpointStore:
         known = ", ".join(self.names()) or "none"
         raise UserError("; ".join(reasons) or f"{self.directory} has no checkpoint of step {step} (there: {known})")
 
+    def examine(self) -> Iterator[tuple[Path, list[str]]]:
+        """Every checkpoint with what is wrong with it, newest first; each file is read."""
+        return ((path, verify(path)) for _, path in self._candidates())
+
     def _candidates(self) -> Iterator[tuple[int, Path]]:
         """Step and place of every checkpoint, newest first; one that stood aside for its replacement comes after that."""
         found = []

@@ -73,20 +73,48 @@ def _put_in_place(fresh: Path, directory: Path) -> None:
     disk.remove_tree(aside)
 
 
+def read_weights(directory: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """The tensors of a directory by name, their digest verified, and the description.
+
+    Raises:
+        UserError: no weights there, or bytes that are not those described.
+    """
+    description = read_description(directory)
+    try:
+        content = (directory / WEIGHTS).read_bytes()
+    except OSError as error:
+        raise UserError(f"{directory} holds no readable weights: {error}") from None
+    if sha256(content).hexdigest() != description.get("sha256"):
+        raise UserError(f"{directory / WEIGHTS} is damaged: its sha256 is not the one {DESCRIPTION} states")
+    try:
+        return read_tensors(content), description
+    except ValueError as error:
+        raise UserError(f"{directory / WEIGHTS} is no file of weights: {error}") from None
+
+
+def read_description(directory: Path) -> dict[str, Any]:
+    """What a directory says of its weights.
+
+    Raises:
+        UserError: nothing that can be read.
+    """
+    try:
+        description: Any = json.loads((directory / DESCRIPTION).read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{directory} holds no readable weights: {error}") from None
+    if not isinstance(description, dict):
+        raise UserError(f"{directory / DESCRIPTION} is damaged: it holds no map")
+    return description
+
+
 def load_weights(model: nn.Module, directory: Path) -> dict[str, Any]:
     """Read weights into a model of the same names, shapes and dtypes; returns the description.
 
     Raises:
         UserError: no weights there, bytes that are not those described, or any difference of names, shapes and dtypes, all named.
     """
-    try:
-        description: Any = json.loads((directory / DESCRIPTION).read_text("utf-8"))
-        content = (directory / WEIGHTS).read_bytes()
-    except (OSError, ValueError) as error:
-        raise UserError(f"{directory} holds no readable weights: {error}") from None
-    if not isinstance(description, dict) or sha256(content).hexdigest() != description.get("sha256"):
-        raise UserError(f"{directory / WEIGHTS} is damaged: its sha256 is not the one {DESCRIPTION} states")
-    saved, own = read_tensors(content), named_tensors(model)
+    saved, description = read_weights(directory)
+    own = named_tensors(model)
     differences = [f"missing in the file: {name}" for name in own.keys() - saved.keys()]
     differences += [f"not in the model: {name}" for name in saved.keys() - own.keys()]
     differences += [
@@ -99,4 +127,4 @@ def load_weights(model: nn.Module, directory: Path) -> dict[str, Any]:
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(saved[name])
-    return dict(description)
+    return description

@@ -22,6 +22,8 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "run": ("stackwise.cli.run:run", "Train."),
     "resume": ("stackwise.cli.resume:resume", "Go on with a run from its newest checkpoint."),
     "branch": ("stackwise.cli.branch:branch", "Begin a run in the middle of another."),
+    "export": ("stackwise.cli.export:export", "Write the weights of a run where three lines of code load them."),
+    "doctor": ("stackwise.cli.doctor:doctor", "Examine the installation, and a run directory."),
     "completion": ("stackwise.cli.completion:completion", "Print the shell code that completes commands and component ids."),
 }
 """Command → ("module:attribute", its line in the listing). A command is a file of its own and a line here."""
