@@ -65,7 +65,7 @@ def assemble(source: Plan | Experiment, registry: Registry | None = None) -> Tra
         grow=parts.growth,
         probe=run.probe,
         seed=run.seed,
-        halt_after=run.halt_after,
+        halt_after=1 if run.non_finite == "halt" else run.halt_after,
         bridges=[str(bridge) for bridge in plan.bridges],
         observers=[parts.observer(part) for part in plan.observers],
     )
@@ -230,6 +230,25 @@ def _rehearse(plan: Plan, data: DataPlane) -> None:
         raise ConfigError(problems)
 
 
+def build_module(part: Part, registry: Registry, context: BuildContext) -> nn.Module:
+    """A module of a model outside any plan; the process's generators stay as they were.
+
+    Args:
+        part: a registered component with its options complete.
+        registry: where its factory is found.
+        context: what the factory may know.
+
+    Raises:
+        ProviderError: it cannot be built, or is no module.
+    """
+    factory = registry.get(part.kind, part.id).load_factory()  # type: ignore[arg-type]  # a Part's kind is a Kind
+    with _seeded(context.seed), _as_faults_of(part):
+        module = factory(part.options, context)
+    if not isinstance(module, nn.Module):
+        raise ProviderError(f"{part.kind} {part.id} was built as a {type(module).__name__}: it must be an nn.Module")
+    return module
+
+
 def _depth(declared: int | None, placement: Placement) -> int:
     """Steps to read ahead: beside a device that computes a thread costs nothing, on a CPU it takes what it saves."""
     if declared is not None:
@@ -264,6 +283,26 @@ def _parts(phase: CompiledPhase) -> Iterator[Part]:
     yield from (part for adapters in state.model.adapters.values() for part in adapters)
     yield from (declared.part for declared in state.model.weight_adapters.values())
     yield from (*state.data.sources.values(), *state.data.transforms)
+
+
+def _generations(schedule: PhaseSchedule) -> Iterator[tuple[tuple[str, int], int]]:
+    """(role, identity of a part) → how often the role's structure had changed by then: a run that begins in its middle counts alike."""
+    last: dict[str, tuple[object, int]] = {}
+    for phase in schedule:
+        for role, part in _modules(phase):
+            structure, generation = last.get(role, (part.structure, 0))
+            generation += structure != part.structure
+            last[role] = (part.structure, generation)
+            yield (role, id(part)), generation
+
+
+def _modules(phase: CompiledPhase) -> Iterator[tuple[str, Part]]:
+    """Role → part of what a phase declares of the model."""
+    if (state := phase.state) is None:
+        return
+    yield from (("embedding", state.model.embedding), ("rack", state.model.rack), ("head", state.model.head))
+    for junction, adapters in state.model.adapters.items():
+        yield from ((f"adapters.{junction}.{i}", part) for i, part in enumerate(adapters))
 
 
 def _without_weights(given: Any) -> Any:

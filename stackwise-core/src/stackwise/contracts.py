@@ -163,6 +163,14 @@ class Scheduled(Protocol):
     def apply_values(self, values: Mapping[str, float]) -> None: ...
 
 
+@runtime_checkable
+class Stateful(Protocol):
+    """A task, transform or observer that changes as it is used: what it holds goes into every checkpoint and comes back on resume."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+
 class Transform(Protocol):
     """A change of the batch between loader and task, with its own random stream."""
 

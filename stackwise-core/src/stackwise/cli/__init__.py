@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from stackwise import __version__
-from stackwise.errors import ProviderError, StackwiseError, did_you_mean
+from stackwise.errors import ProviderError, RunStopped, StackwiseError, did_you_mean
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "list-providers": ("stackwise.cli.list_providers:list_providers", "List installed providers, their components and their faults."),
@@ -20,6 +20,10 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "validate": ("stackwise.cli.validate:validate", "Check a config and report every mistake at once."),
     "plan": ("stackwise.cli.plan:plan", "Show the timeline and its transitions before anything runs."),
     "run": ("stackwise.cli.run:run", "Train."),
+    "resume": ("stackwise.cli.resume:resume", "Go on with a run from its newest checkpoint."),
+    "branch": ("stackwise.cli.branch:branch", "Begin a run in the middle of another."),
+    "export": ("stackwise.cli.export:export", "Write the weights of a run where three lines of code load them."),
+    "doctor": ("stackwise.cli.doctor:doctor", "Examine the installation, and a run directory."),
     "completion": ("stackwise.cli.completion:completion", "Print the shell code that completes commands and component ids."),
 }
 """Command → ("module:attribute", its line in the listing). A command is a file of its own and a line here."""
@@ -71,6 +75,8 @@ class _LazyGroup(click.Group):
 
 
 def _culprit(error: StackwiseError) -> str:
+    if isinstance(error, RunStopped):
+        return "stopped"
     return "provider error" if isinstance(error, ProviderError) else "error"
 
 

@@ -7,7 +7,7 @@ from typing import Literal, NoReturn
 import attrs
 from attrs import field, frozen
 
-from stackwise.clock import Clock, lay_out
+from stackwise.clock import Clock, Past, lay_out
 from stackwise.config import Experiment, PhaseConfig, parse_schedule
 from stackwise.errors import ConfigError, Problem, ScheduleError, SelectorError, did_you_mean
 from stackwise.phases import (
@@ -62,20 +62,26 @@ class Plan:
         return tuple(dict.fromkeys(bridge for joined in self.joined for bridge in joined.bridges))
 
 
-def make_plan(experiment: Experiment, registry: Registry) -> Plan:
+def make_plan(experiment: Experiment, registry: Registry, past: Past | None = None) -> Plan:
     """Compile an experiment.
+
+    Args:
+        experiment: what is declared.
+        registry: the components it may name.
+        past: what was run already, when it goes on from a checkpoint: its boundaries stay the steps they were.
 
     Raises:
         ConfigError: every mistake of the config and of the components' options, at once.
         ProviderError: a component that is needed cannot be used.
     """
-    return _Planner(experiment, registry).plan()
+    return _Planner(experiment, registry, past).plan()
 
 
 @attrs.define
 class _Planner:
     experiment: Experiment
     registry: Registry
+    past: Past | None = None
     problems: list[Problem] = field(factory=list)
     drafts: Drafts = field(init=False)
     _joined: dict[tuple[object, ...], Joined] = field(factory=dict)
@@ -198,7 +204,8 @@ class _Planner:
         """The compiled clock; None, with the reason among the problems, where the timeline does not hold together."""
         phases = self.experiment.phases
         try:
-            return lay_out(self.experiment.run.horizon, [extent_of(phase, each) for phase, each in zip(phases, found, strict=True)])
+            extents = [extent_of(phase, each) for phase, each in zip(phases, found, strict=True)]
+            return lay_out(self.experiment.run.horizon, extents, self.past)
         except ScheduleError as error:
             if not any(problem.path.endswith((".until", "run.horizon")) for problem in self.problems):
                 self.problems.append(Problem(str(error), "phases", phases[-1].locate("until")))

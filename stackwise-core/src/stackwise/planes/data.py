@@ -42,6 +42,8 @@ class _Source:
     delivered: Delivered
     values: dict[str, float] = field(factory=dict)
     """The values last handed to the loader."""
+    fingerprint: Mapping[str, Any] | None = None
+    """What the loader reads, asked when it is built: later it may belong to a thread or be a process that has ended."""
 
 
 class _Planned(NamedTuple):
@@ -100,8 +102,6 @@ class DataPlane:
         self._coming: Iterator[Moment] = iter(())
         self._ahead = ReadAhead(self._produce, self._snapshot, read_ahead)
         self._open = False
-        self._fingerprints: dict[str, Mapping[str, Any]] | None = None
-        """What was read, once the run is over."""
 
     @classmethod
     def of(cls, batches: object, device: torch.device | None = None) -> DataPlane:
@@ -120,6 +120,8 @@ class DataPlane:
             source = known.get(name)
             if source is None or source.part.structure != part.structure:
                 source = _Source(name, part, self._loader(name, part), source.delivered if source else Delivered())
+                if isinstance(source.loader, Fingerprinted):
+                    source.fingerprint = source.loader.fingerprint()
             source.part = part
             sources[name] = source
         self._transforms.enter(state.transforms)
@@ -148,7 +150,6 @@ class DataPlane:
     def end(self) -> None:
         """Stop reading ahead and end reader processes: the run is over."""
         self.close()
-        self._fingerprints = self.fingerprints()  # reader processes cannot be asked afterwards
         for source in (*self._parked.values(), *self._sources.values(), *self._ready):
             if isinstance(source.loader, ProcessLoader):
                 source.loader.close()
@@ -163,20 +164,19 @@ class DataPlane:
         return lines
 
     def fingerprints(self) -> dict[str, Mapping[str, Any]]:
-        """What each source that can say so has read."""
-        if self._fingerprints is not None:
-            return self._fingerprints
-        return {name: s.loader.fingerprint() for name, s in self._sources.items() if isinstance(s.loader, Fingerprinted)}
+        """What each source that can say so reads, sources no longer named included."""
+        known = {**self._parked, **self._sources}
+        return {name: source.fingerprint for name, source in known.items() if source.fingerprint is not None}
 
     def state_dict(self) -> dict[str, Any]:
         """Read positions, ledger and mixture as of the last step taken, by source name."""
         return self._ahead.state() if self._open else self._snapshot()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` saved into the same declared sources.
+        """Restore what `state_dict` saved into the same declared sources and transforms.
 
         Raises:
-            DataError: the saved sources are not the declared ones.
+            DataError: the saved ones are not the declared ones.
         """
         known = {**self._parked, **self._sources}
         if set(state["sources"]) != set(known):
@@ -185,13 +185,15 @@ class DataPlane:
             source.loader.load_state_dict(state["sources"][name])
             source.delivered = Delivered(**state["ledger"][name])
             source.values = {}
+        self._parked = {name: self._parked[name] for name in state["sources"] if name in self._parked}
+        self._transforms.load_state_dict(state["transforms"])
         self._planned.clear()
         self._mixture.load_state_dict(state["mixture"])
         self._mixed = state["mixture"]
 
     def _snapshot(self) -> dict[str, Any]:
         sources = {name: source.loader.state_dict() for name, source in {**self._parked, **self._sources}.items()}
-        return {"sources": sources, "ledger": self._lines(), "mixture": self._mixed}
+        return {"sources": sources, "ledger": self._lines(), "mixture": self._mixed, "transforms": self._transforms.state_dict()}
 
     def _lines(self) -> dict[str, dict[str, int]]:
         return {name: {"rows": s.delivered.rows, "tokens": s.delivered.tokens} for name, s in {**self._parked, **self._sources}.items()}

@@ -11,7 +11,7 @@ from torch import nn
 
 from stackwise.contracts import BlockOrigin, GrowthRequest, Scheduled
 from stackwise.errors import ProviderError, UserError
-from stackwise.model import Model, rack_spec
+from stackwise.model import Model, load_named_tensors, named_tensors, rack_spec
 from stackwise.phases import Enter, ModelState, Part
 from stackwise.planes.gates import Gates, gated_modules
 from stackwise.planes.initialisation import DeferredInitialisation
@@ -77,6 +77,7 @@ class ModelPlane:
         growth: object = None,
         gate: Curve = UNGATED,
         enter: Enter | None = None,
+        restoring: bool = False,
     ) -> ModelReceipt:
         """Cross into a declared state.
 
@@ -87,6 +88,7 @@ class ModelPlane:
             growth: the growth operator, asked for a map by tensor if it can give one.
             gate: value over time of the gate on blocks that are gated.
             enter: the phase's own word on how to cross.
+            restoring: whether saved values follow, so that the first state needs none to begin from.
 
         Raises:
             UserError: a parameter changes its shape and no operator says how; a selector that matches nothing; nothing trainable;
@@ -97,6 +99,7 @@ class ModelPlane:
             self._gates.remove()
             self._gates = None
         if before is None or _differ(before, state) or blocks or growth is not None or (enter is not None and enter.fresh):
+            self._start = None if restoring else self._start
             receipt = self._transform(before, state, step, blocks or {}, growth, enter or Enter())
         else:
             receipt = ModelReceipt(adopted={name: name for name, _ in self.model.named_parameters()})
@@ -125,6 +128,19 @@ class ModelPlane:
                 last.update(values)
         if self._gates is not None:
             self._gates.set(self._gate(t))
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Parameters, tied ones once, and persistent buffers, by canonical name; the tensors themselves, not copies."""
+        return named_tensors(self.model)
+
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Write what `state_dict` returned into a model that was entered into the same declared state.
+
+        Raises:
+            UserError: any difference of names, shapes and dtypes, all of them named; nothing is written then.
+        """
+        if differences := load_named_tensors(self.model, state):
+            raise UserError("the saved weights are not this model's:\n  " + "\n  ".join(differences))
 
     # -- extract, transform, load ---------------------------------------------------------------------------------
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 
-from stackwise.contracts import Batch, Scheduled, Transform
-from stackwise.errors import ProviderError
+from stackwise.contracts import Batch, Scheduled, Stateful, Transform
+from stackwise.errors import DataError, ProviderError
 from stackwise.phases import Part
 from stackwise.streams import step_seed, stream_key
 from stackwise.time import Moment
@@ -39,6 +40,25 @@ class Transforms:
                 transform.apply_values(part.values_at(moment.t))  # type: ignore[attr-defined]  # checked when it was built
             batch = transform(batch, moment, generator.manual_seed(step_seed(key, moment.step)))
         return batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of those that have any, by their place."""
+        return {str(i): transform.state_dict() for i, transform in self._stateful().items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned.
+
+        Raises:
+            DataError: the transforms with state are others than the declared ones.
+        """
+        stateful = self._stateful()
+        if set(state) != set(map(str, stateful)):
+            raise DataError(f"the saved transforms with state are {sorted(state)}, the declared ones are {sorted(map(str, stateful))}")
+        for i, transform in stateful.items():
+            transform.load_state_dict(state[str(i)])
+
+    def _stateful(self) -> dict[int, Stateful]:
+        return {i: made for i, (_, made, _, _) in enumerate(self._chain) if isinstance(made, Stateful)}
 
     def __bool__(self) -> bool:
         return bool(self._chain)
