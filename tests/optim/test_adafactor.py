@@ -18,7 +18,7 @@ def test_steps_are_those_of_the_algorithm() -> None:
     """arXiv 1804.04235, algorithms 4 and 5, in double precision: relative steps, clipped updates, rows times columns."""
     mine = named(dtype=torch.float64)
     theirs = {name: p.detach().clone() for name, p in mine.items()}
-    rows, columns, whole = ({name: 0.0 for name in mine} for _ in range(3))
+    rows, columns, whole = (dict.fromkeys(mine, 0.0) for _ in range(3))
     options = AdafactorOptions(lr=0.3, weight_decay=0.01, beta2_decay=-0.7, eps1=1e-30, eps2=1e-2, clip_threshold=1.5)
     optimizer = build_adafactor(options, CONTEXT, [group_of(mine)])
     for step in range(1, 26):

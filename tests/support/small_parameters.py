@@ -26,7 +26,9 @@ SHAPES: dict[str, tuple[int, ...]] = {
 }
 
 
-def named(shapes: Mapping[str, tuple[int, ...]] = SHAPES, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> dict[str, nn.Parameter]:
+def named(
+    shapes: Mapping[str, tuple[int, ...]] = SHAPES, *, dtype: torch.dtype = torch.float32, device: str = "cpu"
+) -> dict[str, nn.Parameter]:
     """Equal parameters at every call."""
     generator = torch.Generator().manual_seed(0)
     drawn = {name: torch.randn(shape, generator=generator, dtype=torch.float64) for name, shape in shapes.items()}
@@ -62,7 +64,9 @@ def assert_same_steps(
         ours.step()
         theirs.step()
         for name, parameter in mine.items():
-            torch.testing.assert_close(parameter, yours[name], rtol=tolerance, atol=tolerance, msg=lambda text, n=name, k=step: f"{n}, step {k}: {text}")
+            torch.testing.assert_close(
+                parameter, yours[name], rtol=tolerance, atol=tolerance, msg=lambda text, n=name, k=step: f"{n}, step {k}: {text}"
+            )
 
 
 def resolve(reference: str) -> Any:
