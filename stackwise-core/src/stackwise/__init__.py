@@ -48,6 +48,7 @@ _FACE = {
     "PhaseSchedule": "stackwise.phases",
     "Model": "stackwise.model",
     "TrainingMachine": "stackwise.machine",
+    "carry": "stackwise.carrying",
     "Experiment": "stackwise.config",
     "load": "stackwise.config",
     "experiment": "stackwise.config",
@@ -59,6 +60,7 @@ _FACE = {
     "RunStarted": "stackwise.events",
     "PhaseEntered": "stackwise.events",
     "Evaluated": "stackwise.events",
+    "Reacted": "stackwise.events",
     "RunFinished": "stackwise.events",
     # errors
     "StackwiseError": "stackwise.errors",
