@@ -23,7 +23,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, dict(component.example)) for name, component in COMPONENTS.items()},
     "sgd coupled": ("sgd", {"coupled": True, "nesterov": True}),
     "muon of selectors": ("muon", {"matrices": ("head.weight", "*.square.weight"), "scale": "match-rms-adamw"}),
-    "soap": ("pytorch-optimizer", {"name": "soap"}),
+    "soap": ("pytorch-optimizer", {"name": "soap", "lr": 0.01}),
 }
 FOLLOWED = [
     (name, attribute.name)

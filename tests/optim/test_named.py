@@ -20,8 +20,8 @@ FIT = sorted(set(pytorch_optimizer.get_supported_optimizers()) - UNFIT.keys())
 MATRICES_ONLY = {"rack.a.weight": (8, 6), "rack.b.weight": (6, 6), "rack.b.bias": (6,), "head.weight": (10, 6)}
 
 
-def from_library(name: str, groups: Any, **changes: Any) -> torch.optim.Optimizer:
-    return build_pytorch_optimizer(NamedOptions(name=name, **changes), CONTEXT, groups)
+def from_library(name: str, groups: Any, lr: float = 0.01, **changes: Any) -> torch.optim.Optimizer:
+    return build_pytorch_optimizer(NamedOptions(name=name, lr=lr, **changes), CONTEXT, groups)
 
 
 @pytest.mark.parametrize("name", sorted(OPTIMIZERS))
@@ -29,7 +29,8 @@ def test_torchs_own_by_name(name: str) -> None:
     mine, yours = named(), named()
     ours = build_torch(NamedOptions(name=name, lr=0.02, decay="all"), CONTEXT, [group_of(mine)])
     assert type(ours) is getattr(torch.optim, name)
-    assert_same_steps(ours, getattr(torch.optim, name)(yours.values(), lr=0.02), mine, yours)
+    without_decay = {} if name == "Rprop" else {"weight_decay": 0}
+    assert_same_steps(ours, getattr(torch.optim, name)(yours.values(), lr=0.02, **without_decay), mine, yours)
 
 
 def test_further_arguments_and_groups_with_values_of_their_own() -> None:
@@ -65,13 +66,13 @@ def test_a_library_optimizer_steps_as_it_does_alone(name: str) -> None:
 def test_every_other_one_goes_on_from_the_state_of_its_parameters_alone(name: str) -> None:
     """Built anew with nothing but the state by parameter, its next steps are those it would have made."""
     mine, yours = named(MATRICES_ONLY), named(MATRICES_ONLY)
-    one = from_library(name, [group_of(mine)])
+    one = from_library(name, [group_of(mine)], lr=1.0)
     for step in range(4):
         _seeded_step(one, mine, step)
     with torch.no_grad():
         for key, parameter in mine.items():
             yours[key].copy_(parameter)
-    other = from_library(name, [group_of(yours)])
+    other = from_library(name, [group_of(yours)], lr=1.0)
     for key, parameter in mine.items():
         if one.state.get(parameter):
             other.state[yours[key]] = deepcopy(one.state[parameter])
@@ -108,11 +109,10 @@ def test_a_parameter_that_comes_later_counts_its_own_steps() -> None:
     assert rebuilt.state[parameters["head.norm.weight"]]["group.step"] == 6
 
 
-def test_rates_and_decay_that_are_left_out_are_the_optimizers_own() -> None:
-    (group, *_) = build_torch(NamedOptions(name="Adagrad"), CONTEXT, [group_of(named())]).param_groups
-    assert (group["lr"], group["weight_decay"]) == (0.01, 0)
-    spared = [g for g in build_torch(NamedOptions(name="AdamW"), CONTEXT, [group_of(named())]).param_groups if g["fixed"]]
-    assert [group["weight_decay"] for group in spared] == [0.0]
+def test_what_does_not_decay_has_none() -> None:
+    groups = build_torch(NamedOptions(name="AdamW", lr=0.1, weight_decay=0.3), CONTEXT, [group_of(named())]).param_groups
+    assert {group["fixed"]: group["weight_decay"] for group in groups} == {(): 0.3, ("weight_decay",): 0.0}
+    assert "weight_decay" not in build_torch(NamedOptions(name="Rprop", lr=0.1), CONTEXT, [group_of(named())]).param_groups[0]
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_rates_and_decay_that_are_left_out_are_the_optimizers_own() -> None:
         (build_torch, {"name": "Adam", "options": {"lr": 1}}, r"optimizer\.options\.lr: write it beside `use`"),
         (build_torch, {"name": "Adam", "options": {"params": 1}}, r"optimizer\.options\.params: Adam has no argument"),
         (build_torch, {"name": "Adam", "options": {"betas": [2, 0.9]}}, "Adam does not take these options: Invalid beta"),
-        (build_torch, {"name": "Rprop", "weight_decay": 0.1}, r"optimizer\.weight_decay: Rprop has no argument"),
+        (build_torch, {"name": "Rprop", "weight_decay": 0.1}, r"optimizer\.weight_decay: Rprop has none"),
         (build_pytorch_optimizer, {"name": "lamp"}, r"pytorch-optimizer has no optimizer 'lamp': did you mean lamb"),
         (build_pytorch_optimizer, {"name": "os.system"}, r"has no optimizer 'os\.system'"),
         (build_pytorch_optimizer, {"name": "bnb_adamw8bit"}, "has no optimizer"),
@@ -141,7 +141,7 @@ def test_rates_and_decay_that_are_left_out_are_the_optimizers_own() -> None:
 )
 def test_what_cannot_be_is_refused_with_its_key(build: Any, options: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=said):
-        build(NamedOptions(**options), CONTEXT, [group_of(named())])
+        build(NamedOptions(**{"lr": 0.01, **options}), CONTEXT, [group_of(named())])
 
 
 def test_a_library_that_is_not_installed_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from attrs import frozen
 
 from stackwise import BuildContext, ParameterGroup, UserError
 from stackwise_providers_optim.grouping import TorchGroup
-from stackwise_providers_optim.named import check_name, groups_of, make
+from stackwise_providers_optim.named import check_name, make
 from stackwise_providers_optim.options import NamedOptions
 
 EXTRA = "pytorch-optimizer"
@@ -91,9 +91,7 @@ def build_pytorch_optimizer(options: NamedOptions, context: BuildContext, groups
     check_name(name, library.get_supported_optimizers(), EXTRA)
     if name in UNFIT:
         raise UserError(f"optimizer.name: {EXTRA}'s '{name}' cannot be used here: {UNFIT[name]}")
-    made: type[torch.optim.Optimizer] = library.load_optimizer(name)
-    single = [{**group, "params": [named]} for group in groups_of(made, options, groups) for named in group["params"]]
-    optimizer = make(made, options, single)
+    optimizer = make(library.load_optimizer(name), options, groups, alone=True)
     _count_by_parameter(optimizer)
     return optimizer
 
