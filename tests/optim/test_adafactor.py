@@ -47,5 +47,6 @@ def test_matrices_and_vectors_say_what_they_keep() -> None:
     optimizer.step()
     for group in optimizer.param_groups:
         for parameter in group["params"]:
-            factors = {"row_var", "col_var"} if parameter.ndim > 1 else set()
-            assert set(optimizer.state[parameter]) == set(group["moments"]) | factors
+            matrix = parameter.ndim > 1
+            assert set(optimizer.state[parameter]) == {"step", *(("row_var", "col_var") if matrix else ("variance",))}
+            assert group["moments"] == ({} if matrix else {"variance": 2, "step": 0})
