@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from small_parameters import CONTEXT
 
@@ -24,6 +24,7 @@ def plateau(**options: Any) -> Plateau:
     return build_plateau(PlateauOptions(metric=METRIC, **options), CONTEXT)
 
 
+@example(values=[1.0] * 30, mode="min", factor=0.5, patience=1, threshold=0.1, cooldown=2, lowest=0.001)
 @given(
     values=VALUES,
     mode=st.sampled_from(["min", "max"]),
