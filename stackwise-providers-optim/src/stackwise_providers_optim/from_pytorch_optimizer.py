@@ -31,6 +31,7 @@ UNFIT = {
     **dict.fromkeys(("sara", "spam"), "its state is not shaped by its parameters"),
     "asgd": "it sets its learning rate itself",
     "demo": "it exchanges gradients between processes itself",
+    "kron": "it draws from NumPy's generator, which no step seeds, so a resumed run would differ",
     "lorarite": "it steps pairs of low-rank factors only",
     "magma": "it wraps another optimizer",
     "spectralsphere": "it takes matrices only",
