@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from stackwise.checkpoint import load_weights
 from stackwise.config import Experiment
 from stackwise.contracts import BuildContext, Built, Observer, ParameterGroup
 from stackwise.discovery import discover
@@ -50,7 +52,7 @@ def assemble(source: Plan | Experiment, registry: Registry | None = None) -> Tra
     return TrainingMachine(
         model=ModelPlane(parts.module, device=placement.device),
         data=parts.data("train", placement, partial(_asked, plan.schedule)),
-        task=Objective(parts.task),
+        task=Objective(parts.task, load=lambda model, directory: load_weights(model, Path(directory))),
         optimizer=OptimizerPlane(parts.optimizer),
         schedule=plan.schedule,
         evaluations=[parts.evaluation(declared, placement) for declared in plan.evaluations],

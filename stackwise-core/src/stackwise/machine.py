@@ -134,12 +134,14 @@ class TrainingMachine:
     def _enter(self, phase: CompiledPhase) -> tuple[ModelReceipt, MomentsReceipt]:
         state, t = phase.state, self.schedule.clock.t(phase.start)
         if state is None:
+            self.objective.take_reference(self.model.model)
             return ModelReceipt(adopted=tuple(self.model.trainable())), MomentsReceipt()
         self.objective.enter(state.task)
         self.data.enter(state.data, lookahead=self.objective.lookahead)
         growth = self._grow(phase.enter.growth) if self._grow is not None and phase.enter.growth is not None else None
         blocks = phase.transition.blocks if phase.transition is not None else {}
         receipt = self.model.enter(state.model, blocks=blocks, growth=growth)
+        self.objective.take_reference(self.model.model)
         moments = self.optimizer.enter(
             state.optimizer, self.model.trainable(), t, receipt=receipt if phase.index else None, enter=phase.enter
         )
@@ -231,7 +233,7 @@ class TrainingMachine:
         task = self.objective.task
         prepared = task.prepare(batch, moment, self._generator)
         with self.placement.forward_context():
-            result = task.loss(self.model.model(prepared), prepared)
+            result = self.objective.loss(self.model.model, prepared)
         if self._checked_task is not task:
             check_loss(task, result)
             self._checked_task = task
