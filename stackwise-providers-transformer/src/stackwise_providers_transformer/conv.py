@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from stackwise import BuildContext, RackSpec, UserError
+from stackwise_providers_transformer.dropout import Dropout
 from stackwise_providers_transformer.mlp import GELU
 from stackwise_providers_transformer.norms import make_norm
 from stackwise_providers_transformer.options import check_sizes
@@ -67,7 +68,7 @@ class Block(nn.Module):
         self.mixing = Mixing(width, offsets, std=std)
         self.mlp_norm = make_norm(options.norm, width, bias=False)
         self.mlp = GELU(width=width, features=options.ff or 4 * width, bias=False, std=std, output_std=std)
-        self.dropout = nn.Dropout(options.dropout)
+        self.dropout = Dropout(options.dropout)
 
     def forward(self, hidden_BTD: torch.Tensor, seen_BTK: torch.Tensor | None) -> torch.Tensor:
         """hidden [B, T, D] → [B, T, D]."""
@@ -103,8 +104,8 @@ class Conv(nn.Module):
     def apply_values(self, values: Mapping[str, float]) -> None:
         """Take the dropout in force."""
         for module in self.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = values.get("dropout", module.p)
+            if isinstance(module, Dropout) and "dropout" in values:
+                module.set_share(values["dropout"])
 
     def forward(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from attrs import frozen
+from attrs import fields, frozen
 
 from stackwise import RackSpec, Stack, TensorSpec, UserError, dimension, follows_task, option, scheduled, stacks
 from stackwise_providers_transformer.options import DecoderOptions
@@ -67,6 +67,11 @@ class EncoderDecoderOptions(DecoderOptions):
             raise UserError("encoder: name at least one stack that reads the source, and leave at least one that writes the target")
         if self.attention not in (None, "causal"):
             raise UserError(f"attention: the target of an encoder-decoder is written causally, not {self.attention}: leave it out")
+
+    def as_decoder(self, attention: Literal["causal", "bidirectional"]) -> DecoderOptions:
+        """What the blocks of one side are made of."""
+        shared = {a.name: getattr(self, a.name) for a in fields(DecoderOptions)}
+        return DecoderOptions(**{**shared, "attention": attention})
 
     def to_spec(self) -> RackSpec:
         """Hidden state of the target in and out; that of the source comes as `memory`."""
