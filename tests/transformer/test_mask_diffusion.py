@@ -13,7 +13,6 @@ from tiny_walks import base, drive, losses, machine_of, memory, plan_of
 
 from stackwise import Moment
 from stackwise_providers_transformer.mask_diffusion import NOISE, MaskDiffusion, without
-from stackwise_providers_transformer.mask_symbol import MaskSymbol
 from stackwise_providers_transformer.masking_options import MaskDiffusionOptions
 
 MOMENT = Moment(0, 0.0, "only", 0, 0.0, 0)
@@ -23,7 +22,7 @@ SCHEDULES = sorted(NOISE)
 
 
 def _task(noise: str = "log-linear", symbols: int = V) -> MaskDiffusion:
-    return MaskDiffusion(MaskDiffusionOptions(noise=noise), MaskSymbol(symbols, symbols))
+    return MaskDiffusion(MaskDiffusionOptions(noise=noise, symbols=symbols))
 
 
 def _table(generator: torch.Generator) -> torch.Tensor:

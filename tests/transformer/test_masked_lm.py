@@ -11,7 +11,6 @@ from fresh_draws import CHI_SQUARE, chi_square, fresh_generator, standard_error
 from tiny_walks import base, drive, losses, machine_of, memory, plan_of, problems_of, stream, weights
 
 from stackwise import Built, Evaluated, Moment, RackSpec, StepDone, UserError
-from stackwise_providers_transformer.mask_symbol import MaskSymbol
 from stackwise_providers_transformer.masked_lm import MaskedLM
 from stackwise_providers_transformer.masking_options import MaskedLMOptions
 from stackwise_providers_transformer.whole_words import byte_words
@@ -22,7 +21,7 @@ FLOOR_ON_MASKS, FLOOR = math.log(256), 5.127
 
 
 def _task(**options: Any) -> MaskedLM:
-    return MaskedLM(MaskedLMOptions(**options), MaskSymbol(MASK, V), unit="byte")
+    return MaskedLM(MaskedLMOptions(symbols=V, **options), unit="byte")
 
 
 def _noise(generator: torch.Generator, rows: int = 1000, length: int = 1000) -> torch.Tensor:
@@ -110,7 +109,7 @@ def test_whole_words_are_chosen_whole_at_the_declared_rate_of_tokens() -> None:
 
 def test_words_that_the_loader_names_are_followed() -> None:
     words = torch.tensor([[4, 4, 4, 9, 9, 4]]).expand(400, 6)
-    task = MaskedLM(MaskedLMOptions(whole_words=True, rate=0.5), MaskSymbol(MASK, V))
+    task = MaskedLM(MaskedLMOptions(symbols=V, whole_words=True, rate=0.5))
     chosen = _prepare(task, fresh_generator(), torch.zeros(400, 6, dtype=torch.int64), words=words)["targets"] != -100
     assert (chosen[:, 0] == chosen[:, 1]).all() and (chosen[:, 1] == chosen[:, 2]).all() and (chosen[:, 3] == chosen[:, 4]).all()
     assert (chosen[:, 0] != chosen[:, 5]).any() and (chosen[:, 0] != chosen[:, 3]).any()
@@ -201,11 +200,11 @@ def test_the_vocabulary_grows_by_the_mask_symbol() -> None:
     assert drafts.embedding.options.vocab == drafts.head.options.vocab == 17
     machine = machine_of(_config())
     drive(machine)
-    assert machine.objective.task.symbol == MaskSymbol(16, 16)
+    assert machine.objective.task.options.mask_id == machine.objective.task.options.symbols == 16
     assert machine.model.model.rack.options.attention == "bidirectional"
     larger = machine_of(_config(), model={"embedding": {"vocab": 40}})
     drive(larger)
-    assert larger.objective.task.symbol == MaskSymbol(16, 16)
+    assert larger.objective.task.options.mask_id == 16
 
 
 def test_a_vocabulary_without_room_for_the_mask_symbol_is_refused() -> None:
@@ -291,5 +290,5 @@ def test_training_on_real_repetition_learns() -> None:
 def test_tokens_of_the_stream_stay_what_they_were() -> None:
     tokens = stream(64).view(4, 16)
     kept = tokens.clone()
-    MaskedLM(MaskedLMOptions(rate=0.9), MaskSymbol(16, 16)).prepare({"tokens": tokens}, MOMENT, torch.Generator())
+    MaskedLM(MaskedLMOptions(symbols=16, rate=0.9)).prepare({"tokens": tokens}, MOMENT, torch.Generator())
     assert torch.equal(tokens, kept)

@@ -14,12 +14,13 @@ from stackwise import BuildContext, Component
 from stackwise_providers_transformer import provider
 
 HOOKS = {
-    "stackwise_embeddings": ["token"],
-    "stackwise_racks": ["decoder"],
-    "stackwise_heads": ["lm"],
-    "stackwise_tasks": ["causal-lm"],
+    "stackwise_embeddings": ["token", "patch"],
+    "stackwise_racks": ["decoder", "encoder-decoder", "conv"],
+    "stackwise_heads": ["lm", "classifier"],
+    "stackwise_tasks": ["causal-lm", "masked-lm", "mask-diffusion", "classification", "seq2seq", "preference"],
     "stackwise_growth_operators": ["stack", "identity"],
 }
+LIGHT = ("provider", "options", "masking_options", "classification_options", "rack_options", "pair_options", "growth")
 COMPONENTS = [component for hook in HOOKS for component in getattr(provider, hook)()]
 
 
@@ -48,6 +49,6 @@ def test_every_example_builds(component: Component) -> None:
 
 
 def test_listing_and_specs_never_import_torch() -> None:
-    modules = ", ".join(f"stackwise_providers_transformer.{name}" for name in ("provider", "options", "growth"))
+    modules = ", ".join(f"stackwise_providers_transformer.{name}" for name in LIGHT)
     code = f"import sys, {modules}; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"

@@ -13,8 +13,8 @@ from attrs import Factory, field, frozen
 Dim = str | int
 """A named dimension, or a fixed size."""
 
-RUNTIME_DIMS = frozenset({"batch", "time"})
-"""Dimensions that the data plane's requests decide at every step; never unified to one number."""
+RUNTIME_DIMS = frozenset({"batch", "time", "source"})
+"""Dimensions that the data plane's requests decide at every step, `source` being the time of a second row; never unified to one number."""
 
 
 def _dims(value: str | tuple[Dim, ...]) -> tuple[Dim, ...]:

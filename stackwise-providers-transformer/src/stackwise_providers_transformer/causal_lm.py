@@ -8,13 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-import torch.nn.functional as F
 
 from stackwise import BuildContext, Moment, TaskSpec
 from stackwise_providers_transformer.options import CausalLMOptions
+from stackwise_providers_transformer.token_nats import summed_nats
 from stackwise_providers_transformer.token_units import BITS_PER_NAT, bits_metric, token_unit
-
-_IGNORED = -100
 
 
 class CausalLM:
@@ -52,11 +50,7 @@ class CausalLM:
         self, outputs: Mapping[str, torch.Tensor], batch: Mapping[str, torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor | float, dict[str, tuple[torch.Tensor, torch.Tensor | float]]]:
         """Sum of nats in float32 over the targets that count, their number, and the same in bits."""
-        logits, targets, counted = outputs["logits"], batch["targets"], batch.get("counted")
-        count: torch.Tensor | float = float(targets.numel()) if counted is None else counted.sum()
-        if counted is not None:
-            targets = targets.masked_fill(~counted, _IGNORED)
-        nats = F.cross_entropy(logits.reshape(-1, logits.shape[-1]).float(), targets.reshape(-1), reduction="sum", ignore_index=_IGNORED)
+        nats, count = summed_nats(outputs["logits"], batch["targets"], batch.get("counted"))
         return nats, count, {self.metric: (nats.detach() * BITS_PER_NAT, count)}
 
 

@@ -37,7 +37,8 @@ class Classification:
         label_B = batch["label"].long()
         if self._classes is not None and not bool(((label_B >= 0) & (label_B < self._classes)).all()):
             found = sorted({*label_B.tolist()} - {*range(self._classes)})[0]
-            raise DataError(f"a row has the label {found}; the classes are 0 to {self._classes - 1}: mend the data, or give the head more classes")
+            known = f"the classes are 0 to {self._classes - 1}"
+            raise DataError(f"a row has the label {found}; {known}: mend the data, or give the head more classes")
         own = self.options.input
         prepared = {own: batch[own].long() if own == "tokens" else batch[own].float(), "label": label_B}
         return prepared | ({"mask": batch["mask"]} if own == "tokens" and "mask" in batch else {})

@@ -23,13 +23,15 @@ class ClassificationOptions:
         "tokens", doc="field that is classified: `tokens`, or `image` [rows, columns, channels]", choices=("tokens", "image")
     )
     attention: Literal["bidirectional", "causal"] = option(
-        "bidirectional", doc="attention that the rack is asked for; causal keeps that of a pre-trained one", choices=("bidirectional", "causal")
+        "bidirectional",
+        doc="attention that the rack is asked for; causal keeps a pre-trained one's",
+        choices=("bidirectional", "causal"),
     )
 
     def to_spec(self) -> TaskSpec:
         """A label for every row; tokens may come with a mask."""
-        optional = {"mask": _MASK} if self.input == "tokens" else {}
-        field = {self.input: _TOKENS if self.input == "tokens" else _IMAGE}
+        optional: dict[str, TensorSpec] = {"mask": _MASK} if self.input == "tokens" else {}
+        field: dict[str, TensorSpec] = {"tokens": _TOKENS} if self.input == "tokens" else {"image": _IMAGE}
         return TaskSpec(
             batch={**field, "label": TensorSpec("batch", "int64", bounds=(0, "classes"))},
             optional=optional,

@@ -37,7 +37,7 @@ class CrossBlock(Block):
             output_std=options.residual_std,
         )
 
-    def write(
+    def forward(  # type: ignore[override]  # no mask of its own, a memory besides
         self, hidden_BTD: torch.Tensor, turn: Rotation | None, memory_BSD: torch.Tensor, mask_B11S: torch.Tensor | None
     ) -> torch.Tensor:
         """hidden [B, T, D] and memory [B, S, D] → [B, T, D]."""
@@ -86,17 +86,16 @@ class EncoderDecoder(nn.Module):
         Args:
             hidden: [B, T, D], the embedded target.
             memory: [B, S, D], the embedded source.
-            memory_mask: [B, S] bool, which entries of the source are real; all are when left out.
+            memory_mask: [B, S] bool, which entries of the source are real; all are when left out. A source without any is seen whole.
 
         Returns:
             [B, T, D].
         """
         memory = self.read(memory, memory_mask)
-        seen = None if memory_mask is None else memory_mask[:, None, None, :]
+        seen = None if memory_mask is None else (memory_mask | ~memory_mask.any(dim=1, keepdim=True))[:, None, None, :]
         hidden, turn = self._placed(hidden, self.positions)
         for block in self._blocks(reading=False):
-            assert isinstance(block, CrossBlock)
-            hidden = block.write(hidden, turn, memory, seen)
+            hidden = block(hidden, turn, memory, seen)
         normed: torch.Tensor = self.norm(hidden)
         return normed
 

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from attrs import frozen
 
 from stackwise import BuildContext, Moment, TaskSpec
-from stackwise_providers_transformer.mask_symbol import MaskSymbol, mask_symbol
 from stackwise_providers_transformer.masking_options import MaskDiffusionOptions
+from stackwise_providers_transformer.options import check_sizes
 from stackwise_providers_transformer.token_units import BITS_PER_NAT, bits_metric, token_unit
 
 _IGNORED = -100
@@ -43,12 +43,15 @@ class MaskDiffusion:
     tokens (arXiv 2406.07524, equation 11; arXiv 2502.09992, equation 3).
 
     Args:
-        symbol: the mask symbol, which is never predicted.
         unit: what one token stands for; `byte` makes the metric `bits_per_byte`, anything else `bits_per_token`.
+
+    Raises:
+        UserError: the number of the loader's ids is unknown.
     """
 
-    def __init__(self, options: MaskDiffusionOptions, symbol: MaskSymbol, *, unit: str | None = None) -> None:
-        self.options, self.symbol = options, symbol
+    def __init__(self, options: MaskDiffusionOptions, *, unit: str | None = None) -> None:
+        check_sizes(symbols=options.symbols)
+        self.options = options
         self.metric = bits_metric(unit)
         self._noise = NOISE[options.noise]
 
@@ -86,7 +89,7 @@ class MaskDiffusion:
         A token that is shown is carried over: its likelihood is 1. The mask symbol's logit is -inf.
         """
         targets_BT = batch["targets"]
-        logits = without(outputs["logits"].float(), self.symbol.id)
+        logits = without(outputs["logits"].float(), self.options.mask_id)
         nats_BT = F.cross_entropy(logits.flatten(0, 1), targets_BT.flatten(), reduction="none", ignore_index=_IGNORED).view_as(targets_BT)
         total, count = (nats_BT.sum(dim=1) * batch["weights"]).sum(), batch["real"].sum()
         hidden = targets_BT != _IGNORED
@@ -96,7 +99,7 @@ class MaskDiffusion:
     def _masked(self, batch: Mapping[str, torch.Tensor], hidden_BT: torch.Tensor, weights_B: torch.Tensor) -> dict[str, torch.Tensor]:
         tokens_BT = batch["tokens"].long()
         prepared = {
-            "tokens": tokens_BT.masked_fill(hidden_BT, self.symbol.id),
+            "tokens": tokens_BT.masked_fill(hidden_BT, self.options.mask_id),
             "targets": tokens_BT.masked_fill(~hidden_BT, _IGNORED),
             "weights": weights_B.float(),
             "real": _real(batch),
@@ -122,4 +125,4 @@ def _spread(rows: int, generator: torch.Generator) -> torch.Tensor:
 
 def build_mask_diffusion(options: MaskDiffusionOptions, context: BuildContext) -> MaskDiffusion:
     """The factory of `mask-diffusion`."""
-    return MaskDiffusion(options, mask_symbol(context, options.mask_token), unit=token_unit(context))
+    return MaskDiffusion(options, unit=token_unit(context))

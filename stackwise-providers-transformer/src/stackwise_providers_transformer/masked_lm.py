@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 
 from stackwise import BuildContext, Moment, TaskSpec, UserError
-from stackwise_providers_transformer.mask_symbol import MaskSymbol, mask_symbol
 from stackwise_providers_transformer.masking_options import MaskedLMOptions
+from stackwise_providers_transformer.options import check_sizes
 from stackwise_providers_transformer.token_units import token_unit
 from stackwise_providers_transformer.whole_words import byte_words, runs
 
@@ -24,20 +24,20 @@ class MaskedLM:
     """-log p(x_t | the corrupted row), summed over the chosen tokens alone (BERT, arXiv 1810.04805, section 3.1).
 
     Args:
-        symbol: the mask symbol, and the number of ids that random tokens are drawn from.
         unit: what one token stands for; whole words of bytes are found by their letters.
 
     Raises:
-        UserError: nothing but special ids to draw random tokens from, or a mask symbol that is none of the ids it should be.
+        UserError: the number of the loader's ids is unknown, or all of them are special.
     """
 
-    def __init__(self, options: MaskedLMOptions, symbol: MaskSymbol, *, unit: str | None = None) -> None:
-        self.options, self.symbol, self.rate, self._unit = options, symbol, options.rate, unit
-        special = {*options.special, symbol.id}
+    def __init__(self, options: MaskedLMOptions, *, unit: str | None = None) -> None:
+        check_sizes(symbols=options.symbols)
+        self.options, self.rate, self._unit = options, options.rate, unit
+        special = {*options.special, options.mask_id}
         self._special = torch.tensor(sorted(special))
-        self._ordinary = torch.tensor([i for i in range(symbol.symbols) if i not in special])
+        self._ordinary = torch.tensor([i for i in range(options.symbols) if i not in special])
         if not len(self._ordinary):
-            raise UserError(f"special: it names all {symbol.symbols} ids of the loader, and leaves none to be chosen: leave some out")
+            raise UserError(f"special: it names all {options.symbols} ids of the loader, and leaves none to be chosen: leave some out")
 
     def get_spec(self) -> TaskSpec:
         """Bidirectional attention, and room for the mask symbol."""
@@ -65,7 +65,7 @@ class MaskedLM:
         fate_BT = torch.rand(tokens_BT.shape, generator=generator).to(device)
         random_BT = self._ordinary[torch.randint(len(self._ordinary), tokens_BT.shape, generator=generator)].to(device)
         masked, replaced = self.options.masked, self.options.masked + self.options.random
-        shown_BT = tokens_BT.masked_fill(chosen_BT & (fate_BT < masked), self.symbol.id)
+        shown_BT = tokens_BT.masked_fill(chosen_BT & (fate_BT < masked), self.options.mask_id)
         shown_BT = torch.where(chosen_BT & (fate_BT >= masked) & (fate_BT < replaced), random_BT, shown_BT)
         prepared = {"tokens": shown_BT, "targets": tokens_BT.masked_fill(~chosen_BT, _IGNORED)}
         return prepared | {name: batch[name] for name in _HANDED_ON if name in batch}
@@ -79,7 +79,7 @@ class MaskedLM:
         nats = F.cross_entropy(logits, targets, reduction="none", ignore_index=_IGNORED)
         total, count = nats.sum(), (targets != _IGNORED).sum()
         right = (logits.detach().argmax(-1) == targets).sum()
-        hidden = (batch["tokens"].flatten() == self.symbol.id) & (targets != _IGNORED)
+        hidden = (batch["tokens"].flatten() == self.options.mask_id) & (targets != _IGNORED)
         return total, count, {"accuracy": (right, count), "loss_on_masks": (nats.detach()[hidden].sum(), hidden.sum())}
 
     def _draws(self, batch: Mapping[str, torch.Tensor], tokens_BT: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -96,4 +96,4 @@ class MaskedLM:
 
 def build_masked_lm(options: MaskedLMOptions, context: BuildContext) -> MaskedLM:
     """The factory of `masked-lm`."""
-    return MaskedLM(options, mask_symbol(context, options.mask_token), unit=token_unit(context))
+    return MaskedLM(options, unit=token_unit(context))

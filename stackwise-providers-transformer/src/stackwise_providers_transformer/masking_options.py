@@ -6,7 +6,7 @@ from typing import Literal
 
 from attrs import frozen
 
-from stackwise import Beyond, TaskSpec, TensorSpec, UserError, option, scheduled
+from stackwise import Beyond, TaskSpec, TensorSpec, UserError, dimension, option, scheduled
 
 _SEEN = TensorSpec("batch time", "int64", bounds=(0, "symbols"))
 _SHOWN = TensorSpec("batch time", "int64", bounds=(0, "vocab"))
@@ -19,15 +19,20 @@ _LOGITS = TensorSpec("batch time vocab")
 class MaskingOptions:
     """The mask symbol."""
 
+    symbols: int = dimension("symbols", doc="number of the loader's ids, which are 0, 1, 2, …; the loader's bound when left out")
     mask_token: int | None = option(
         None, doc="id of the mask symbol; when left out the first beyond the loader's ids, so that the vocabulary grows by one", minimum=0
     )
 
+    @property
+    def mask_id(self) -> int:
+        """Id of the mask symbol, the default filled in."""
+        return self.symbols if self.mask_token is None else self.mask_token
+
     def spec(self, **optional: TensorSpec) -> TaskSpec:
         """Bidirectional attention, and room for the mask symbol beside the loader's ids."""
-        if self.mask_token is None:
-            beyond = (Beyond("vocab", "symbols", 1),)
-        else:
+        beyond: tuple[Beyond, ...] = (Beyond("vocab", "symbols", 1),)
+        if self.mask_token is not None:
             beyond = (Beyond("vocab", "symbols", 0), Beyond("vocab", self.mask_token, 1))
         return TaskSpec(
             batch={"tokens": _SEEN},
@@ -47,7 +52,8 @@ class MaskedLMOptions(MaskingOptions):
     masked: float = option(0.8, doc="share of the chosen tokens that show the mask symbol", minimum=0, maximum=1)
     random: float = option(0.1, doc="share of the chosen tokens that show a random one; the rest show themselves", minimum=0, maximum=1)
     whole_words: bool = option(
-        False, doc="whether all tokens of a word are chosen together; words are the loader's `words`, or runs of letters and digits of bytes"
+        False,
+        doc="whether all tokens of a word are chosen together: the loader's `words`, or of bytes runs of letters and digits",
     )
     special: tuple[int, ...] = option((), doc="ids that are never chosen and never drawn, such as separators")
 

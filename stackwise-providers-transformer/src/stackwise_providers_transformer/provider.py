@@ -92,12 +92,14 @@ def stackwise_tasks() -> list[Component]:
             options=f"{_PACKAGE}.masking_options:MaskedLMOptions",
             factory=f"{_PACKAGE}.masked_lm:build_masked_lm",
             summary="predict chosen tokens of a corrupted row from both sides",
+            example={"symbols": 256},
         ),
         Component(
             name="mask-diffusion",
             options=f"{_PACKAGE}.masking_options:MaskDiffusionOptions",
             factory=f"{_PACKAGE}.mask_diffusion:build_mask_diffusion",
             summary="predict all masked tokens at every share of masking, a bound of the likelihood",
+            example={"symbols": 256},
         ),
         Component(
             name="classification",
@@ -110,6 +112,7 @@ def stackwise_tasks() -> list[Component]:
             options=f"{_PACKAGE}.pair_options:Seq2SeqOptions",
             factory=f"{_PACKAGE}.seq2seq:build_seq2seq",
             summary="predict a target from a source, given as pairs or cut out of rows, in one row or from a memory",
+            example={"pairs": "spans", "symbols": 256},
         ),
         Component(
             name="preference",
