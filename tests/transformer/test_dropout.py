@@ -54,7 +54,7 @@ def _varies(decoder: Decoder, hidden: torch.Tensor) -> list[bool]:
     for _ in range(2):
         outputs: list[torch.Tensor] = []
         hooks = [
-            block.register_forward_hook(lambda _module, inputs, output: outputs.append(output - inputs[0]))
+            block.register_forward_hook(lambda _module, inputs, output, seen=outputs: seen.append(output - inputs[0]))
             for stack in decoder.stacks.children()
             for block in stack.children()
         ]

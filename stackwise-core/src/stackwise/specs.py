@@ -93,6 +93,8 @@ class RackSpec:
     output: TensorSpec = HIDDEN
     side: Mapping[str, TensorSpec] = Factory(dict)
     """Side inputs that `forward` accepts by keyword; each is passed when the batch has it."""
+    needs: tuple[str, ...] = ()
+    """Those of them that `forward` does not run without."""
     attention: tuple[str, ...] = ()
     """Attention modes it offers (`causal`, `bidirectional`); empty: it has none and asks for none."""
     stacks: Mapping[str, int] = Factory(dict)

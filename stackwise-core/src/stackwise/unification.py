@@ -204,6 +204,10 @@ class _Unifier:
                 takes = ", ".join(rack.spec.side) or "none"
                 message = f"{task.label} needs a rack that takes the side input '{name}', but {rack.label} takes {takes}: choose another"
                 self._refuse(message, "model.rack", task, rack)
+        for name in rack.spec.needs:
+            if name not in task.spec.embedded and name not in task.spec.inputs:
+                message = f"{rack.label} does not run without the side input '{name}', which {task.label} does not give: choose another"
+                self._refuse(message, "model.rack", task, rack)
         delivery = self._delivery(task.spec)
         self._check_unheeded(task, rack, delivery.unheeded(rack.spec.side))
         self._join_side(task, rack, rack.spec.side, delivery.inputs())

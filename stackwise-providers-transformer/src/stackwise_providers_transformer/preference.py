@@ -49,7 +49,8 @@ class Preference:
         *,
         reference: Mapping[str, torch.Tensor] | None = None,
     ) -> tuple[torch.Tensor, float, dict[str, tuple[torch.Tensor, float]]]:
-        """The sum over pairs in float32, their number, how often the chosen response is ahead, and by how much."""
+        """The sum over pairs in float32, their number, how often the chosen response is ahead and by how much, and how often
+        the model gives it the higher likelihood, whatever the reference gives."""
         targets, counted = batch["targets"], batch["counted"]
         chosen_B, rejected_B = summed_by_row(outputs["logits"], targets, counted).chunk(2)
         if self.options.method == "dpo":
@@ -67,7 +68,9 @@ class Preference:
                 margin_B = log_odds_ratio(mean_B, other_B)
                 loss_B = -mean_B + self.odds_weight * preferred(margin_B)
         pairs, margin_B = float(len(loss_B)), margin_B.detach()
-        return loss_B.sum(), pairs, {"accuracy": ((margin_B > 0).sum(), pairs), "reward_margin": (margin_B.sum(), pairs)}
+        likelier = (chosen_B > rejected_B).sum()
+        metrics = {"accuracy": (margin_B > 0).sum(), "reward_margin": margin_B.sum(), "likelihood_accuracy": likelier}
+        return loss_B.sum(), pairs, {name: (value, pairs) for name, value in metrics.items()}
 
 
 def build_preference(options: PreferenceOptions, context: BuildContext) -> Preference:

@@ -81,6 +81,7 @@ class EncoderDecoderOptions(DecoderOptions):
             input=_HIDDEN,
             output=_HIDDEN,
             side={"memory": TensorSpec("batch source width"), "memory_mask": TensorSpec("batch source", "bool")},
+            needs=("memory",),
             attention=("causal",),
             stacks=own.stacks,
             residual_outputs=(*own.residual_outputs, *crossed),
