@@ -14,6 +14,7 @@ import attrs
 import pytest
 import torch
 from record_configs import ROWS as RECORD_ROWS
+from task_configs import ROWS as TASK_ROWS
 from tiny_walks import VOCAB, base, memory, plan_of, registry, stream, watch_batches, weights
 
 import stackwise
@@ -287,6 +288,7 @@ OPTIONS: dict[str, list[tuple[Any, str, Any]]] = {
     "core.project.bias": [(adapted, "model/adapters", {"embedding-rack": [{"use": "core.project", "bias": True}]})],
     "core.precision.dtype": [(whole, "model/adapters", {"embedding-rack": in_precision("bfloat16")})],
     **RECORD_ROWS,
+    **TASK_ROWS,
 }
 """`<provider>.<component>.<option>` → the same."""
 
