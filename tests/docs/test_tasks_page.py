@@ -30,3 +30,12 @@ def test_a_row_says_what_the_spec_says(row: tuple[str, ...]) -> None:
     if choice != "spans":
         assert all(f"`{side}`" in rack for side in spec.side)
         assert choice == "encoder-decoder" or str(spec.attention) in rack
+
+
+def test_the_results_have_a_row_for_every_example_that_is_measured() -> None:
+    root = Path(__file__).parents[2]
+    results = (root / "docs" / "results.md").read_text(encoding="utf-8")
+    measured = re.search(r"tasks\.py ([\w -]+)$", results, re.MULTILINE)
+    assert measured is not None
+    for name in measured[1].split():
+        assert (root / "examples" / f"{name}.yaml").is_file() and f"| `{name}`" in results
