@@ -21,7 +21,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("time", "clock", "clock_json", "schedules", "streams"),
     ("options", "specs", "contracts", "phases", "selectors", "sizes", "fitting", "delivery", "unification"),
-    ("machine", "model", "evaluation", "planes", "config", "placement", "events", "state_codec"),
+    ("machine", "model", "evaluation", "probe", "carrying", "planes", "config", "placement", "events", "state_codec"),
     (
         "isolation",
         "registry",
@@ -29,6 +29,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "adapters",
         "builtin",
         "checkpoints",
+        "pretrained",
         "report",
         "progress",
         "rundir",
@@ -46,7 +47,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 COLD = {name for floor in FLOORS[:3] for name in floor} | {"config", "isolation", "registry", "hookspecs", "builtin", "discovery", "plan"}
 """What never imports torch, neither itself nor through a hot module."""
 
-MACHINE = {"machine", "evaluation", "planes", "events", "streams", "phases"}
+MACHINE = {"machine", "evaluation", "probe", "carrying", "planes", "events", "streams", "phases"}
 SURROUNDINGS = {"pluggy", "yaml", "click", "rich", "importlib_metadata", "cattrs"}
 """What the machine knows nothing of."""
 

@@ -6,27 +6,32 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from stackwise.config import Experiment
-from stackwise.contracts import BuildContext, Built, Observer, ParameterGroup
+from stackwise.contracts import BuildContext, Built, Observer, ParameterGroup, Reaction
 from stackwise.discovery import discover
-from stackwise.errors import ProviderError, StackwiseError
+from stackwise.errors import ConfigError, ProviderError, StackwiseError, UserError
 from stackwise.evaluation import Evaluation
 from stackwise.machine import TrainingMachine
 from stackwise.phases import CompiledPhase, DataState, Part, PhaseSchedule
 from stackwise.placement import Placement
 from stackwise.plan import EvaluationPlan, Plan, make_plan
+from stackwise.plan.reads import shortages
 from stackwise.planes.data import DataPlane
 from stackwise.planes.mixture import Request
 from stackwise.planes.model import ModelPlane
 from stackwise.planes.objective import Objective
 from stackwise.planes.optimizer import OptimizerPlane
 from stackwise.planes.reader_processes import ProcessLoader
+from stackwise.planes.transfer import Tensors
+from stackwise.pretrained import read_pretrained
 from stackwise.registry import Registry
+from stackwise.specs import TaskSpec
 from stackwise.streams import step_seed, stream_key
 
 
@@ -45,17 +50,20 @@ def assemble(source: Plan | Experiment, registry: Registry | None = None) -> Tra
     run = plan.experiment.run
     if run.threads is not None:
         torch.set_num_threads(run.threads)
-    placement = Placement(run.device, run.precision)
+    placement = Placement(run.device, run.precision, compiles=run.compile)
     parts = Workshop(plan)
+    data = parts.data("train", placement, partial(_asked, plan.schedule))
+    _rehearse(plan, data)
     return TrainingMachine(
-        model=ModelPlane(parts.module, device=placement.device),
-        data=parts.data("train", placement, partial(_asked, plan.schedule)),
+        model=ModelPlane(parts.module, device=placement.device, seed=run.seed, start=_start(plan)),
+        data=data,
         task=Objective(parts.task),
-        optimizer=OptimizerPlane(parts.optimizer),
+        optimizer=OptimizerPlane(parts.optimizer, parts.reaction),
         schedule=plan.schedule,
         evaluations=[parts.evaluation(declared, placement) for declared in plan.evaluations],
         placement=placement,
         grow=parts.growth,
+        probe=run.probe,
         seed=run.seed,
         halt_after=1 if run.non_finite == "halt" else run.halt_after,
         bridges=[str(bridge) for bridge in plan.bridges],
@@ -74,18 +82,21 @@ class Workshop:
     def __init__(self, plan: Plan, device: str = "cpu") -> None:
         self._plan, self._device = plan, torch.device(device)
         self._seed = plan.experiment.run.seed
-        self._generations = dict(_generations(plan.schedule))
-        self._specs = {
-            id(part): joined.specs()
-            for phase, joined in reversed(list(zip(plan.schedule, plan.joined, strict=True)))
-            for part in _parts(phase)
+        self._joined = {
+            id(part): joined for phase, joined in reversed(list(zip(plan.schedule, plan.joined, strict=True))) for part in _parts(phase)
         }
+        self._declared = {
+            id(part): plan.experiment.phases[phase.index]
+            for phase in reversed(list(plan.schedule))
+            if phase.state is not None
+            for part in phase.state.data.sources.values()
+        }
+        """The phase that each source is declared in."""
 
-    def module(self, role: str, part: Part) -> nn.Module:
-        """A module of the model, initialised from the stream of its role; each rebuild of a role has a stream of its own."""
-        generation = self._generations.get((role, id(part)), 0)
-        with _seeded(step_seed(stream_key(self._seed, "init", role), generation)), self._device:
-            module = self._make(part, role)
+    def module(self, role: str, part: Part, step: int, *extra: Any) -> nn.Module:
+        """A module of the model; what it draws while it is built comes from the stream of its role at the step."""
+        with _seeded(step_seed(stream_key(self._seed, "init", role), step)), self._device:
+            module = self._make(part, role, *extra)
         if not isinstance(module, nn.Module):
             raise ProviderError(f"{part.kind} {part.id} was built as a {type(module).__name__}: it must be an nn.Module")
         return module
@@ -97,6 +108,11 @@ class Workshop:
     def growth(self, part: Part) -> Any:
         """A growth operator."""
         return self._make(part, "growth")
+
+    def reaction(self, part: Part) -> Reaction:
+        """An answer to the training signal."""
+        reaction: Reaction = self._make(part, "reaction")
+        return reaction
 
     def transform(self, part: Part) -> Any:
         """A transform of batches."""
@@ -122,7 +138,7 @@ class Workshop:
         run, training = self._plan.experiment.run, split == "train"
         workers = run.workers if training else 0
         return DataPlane(
-            lambda name, part: self._loader(name, part, split, workers),
+            partial(self._placed_loader, split=split, workers=workers),
             request=request,
             build_transform=self.transform,
             device=placement.device,
@@ -130,6 +146,18 @@ class Workshop:
             read_ahead=_depth(run.read_ahead, placement) if training else 0,
             workers=workers,
         )
+
+    def _placed_loader(self, name: str, part: Part, *, split: str, workers: int) -> Any:
+        """The loader of a source; what is wrong with its data is told with the place that the source was written at."""
+        try:
+            return self._loader(name, part, split, workers)
+        except ConfigError:
+            raise
+        except UserError as error:
+            declared = self._declared.get(id(part))
+            path = f"evaluate.{split}.sources.{name}" if declared is None else f"data.sources.{name}"
+            problem = (declared or self._plan.experiment.phases[0]).problem(path, str(error))
+            raise type(error)(str(problem)) from error
 
     def _loader(self, name: str, part: Part, split: str, workers: int) -> Any:
         """The loader of a source; in reader processes where the run asks for them and it is no ready-made stream."""
@@ -143,9 +171,17 @@ class Workshop:
     def evaluation(self, declared: EvaluationPlan, placement: Placement) -> Evaluation:
         """A named evaluation with its data read and ready."""
         data = self.data(declared.name, placement, partial(_asked_always, declared.state))
+        first = self._plan.schedule.at(step=0)
+        data.rehearse([(declared.state, self._plan.lookahead, first)])
         data.enter(declared.state, lookahead=self._plan.lookahead)
         return Evaluation(
-            name=declared.name, data=data, state=declared.state, batches=declared.batches, values=declared.values, seed=self._seed
+            name=declared.name,
+            data=data,
+            state=declared.state,
+            batches=declared.batches,
+            values=declared.values,
+            seed=self._seed,
+            weights=declared.weights,
         )
 
     def _make(self, part: Part, consumer: str, *extra: Any, split: str = "train", t: float = 0.0) -> Any:
@@ -154,7 +190,7 @@ class Workshop:
         options = part.options_at(t)
         with _as_faults_of(part):
             if isinstance(part.given, Built):
-                return part.given.make(**_plain_stacks(options))
+                return part.given.make(*extra, **_plain_stacks(options))
             factory = self._plan.registry.get(part.kind, part.id).load_factory()  # type: ignore[arg-type]  # a Part's kind is a Kind
             return factory(options, self._context(part, consumer, split), *extra)
 
@@ -166,8 +202,32 @@ class Workshop:
             steps=plan.schedule.steps,
             max_rows=plan.max_rows,
             max_length=plan.max_length,
-            specs=self._specs.get(id(part)) or plan.joined[0].specs(),
+            specs=self._joined.get(id(part), plan.joined[0]).specs(),
         )
+
+
+def _start(plan: Plan) -> Callable[[], tuple[Tensors, Sequence[str]]] | None:
+    """The weights that the config begins from, read when they are needed."""
+    declared = plan.experiment.phases[0].model.start
+    return None if declared is None else lambda: (read_pretrained(Path(declared.from_)), declared.drop)
+
+
+def _rehearse(plan: Plan, data: DataPlane) -> None:
+    """Read a row of everything that the timeline names.
+
+    Raises:
+        DataError: data that cannot be trained on.
+        ConfigError: a source that does not start over, and of which more is asked than it holds.
+    """
+    schedule, told = plan.schedule, plan.experiment.phases
+    asked = [
+        (phase.state, task.lookahead if isinstance(task := joined.drafts.task.spec, TaskSpec) else 0, schedule.at(step=phase.start))
+        for phase, joined in zip(schedule, plan.joined, strict=True)
+        if phase.state is not None
+    ]
+    sizes = data.rehearse([(state.data, lookahead, moment) for state, lookahead, moment in asked])
+    if problems := shortages(schedule.clock, schedule.phases, plan.joined, told, sizes):
+        raise ConfigError(problems)
 
 
 def build_module(part: Part, registry: Registry, context: BuildContext) -> nn.Module:
@@ -221,6 +281,7 @@ def _parts(phase: CompiledPhase) -> Iterator[Part]:
         return
     yield from (state.task, state.model.embedding, state.model.rack, state.model.head, state.optimizer.part)
     yield from (part for adapters in state.model.adapters.values() for part in adapters)
+    yield from (declared.part for declared in state.model.weight_adapters.values())
     yield from (*state.data.sources.values(), *state.data.transforms)
 
 

@@ -13,6 +13,7 @@ from stackwise.events import (
     Evaluated,
     Event,
     PhaseEntered,
+    Reacted,
     Rewound,
     RunFinished,
     RunStarted,
@@ -60,6 +61,8 @@ class Progress:
         elif isinstance(event, Evaluated):
             metrics = "  ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in event.metrics.items())
             self.say(f"      {event.phase} {event.step}/{self._schedule.steps}  {event.name} ({event.at})  {metrics}")
+        elif isinstance(event, Reacted):
+            self.say(f"      step {event.step}: learning rates × {event.factor:g} (were × {event.factor_before:g}): {event.why}")
         elif isinstance(event, ConfigChanged):
             self.say(f"      from step {event.step} on  {event.key}: {event.before} → {event.after}")
         elif isinstance(event, CheckpointRefused):
@@ -129,7 +132,11 @@ class Progress:
             return text
         carried = f"adopted {event.adopted}, copied {event.copied}, fresh {event.fresh}, dropped {event.dropped}"
         moments = f"moments kept {event.moments_kept}, copied {event.moments_copied}, dropped {event.moments_dropped}"
-        return f"{text}; {carried}; {moments}; {event.seconds:.2f} s"
+        probe = ""
+        if event.probe_loss_before is not None:
+            probe = f"; probe loss {event.probe_loss_before:.4f} → {event.probe_loss_after:.4f}"
+            probe += "" if event.probe_change is None else f", largest change of an output {event.probe_change:.2g}"
+        return f"{text}; {carried}; {moments}{probe}; {event.seconds:.2f} s"
 
     def say(self, text: str) -> None:
         """One line, above the bar where there is one."""
