@@ -8,7 +8,17 @@ from pathlib import Path
 import attrs
 import pytest
 
-from stackwise.config import DataConfig, EnterConfig, EvaluateConfig, Experiment, GroupConfig, ModelConfig, OptimizerConfig, RunConfig
+from stackwise.config import (
+    CheckpointConfig,
+    DataConfig,
+    EnterConfig,
+    EvaluateConfig,
+    Experiment,
+    GroupConfig,
+    ModelConfig,
+    OptimizerConfig,
+    RunConfig,
+)
 from stackwise.config.experiment import EMAConfig, LRScaleConfig, StartConfig, WeightAdapterConfig
 from stackwise.config.timeline import _IN_PHASE, _SECTIONS
 from stackwise.options import config_key
@@ -19,6 +29,7 @@ ROWS = {key: line for line in PAGE.splitlines() if (key := "".join(re.findall(r"
 
 CLASSES: dict[str, tuple[type, frozenset[str]]] = {
     "run.": (RunConfig, frozenset()),
+    "run.checkpoint.": (CheckpointConfig, frozenset()),
     "data.": (DataConfig, frozenset()),
     "model.": (ModelConfig, frozenset()),
     "optimizer.": (OptimizerConfig, frozenset({"part"})),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import socket
 import subprocess
 import sys
 import time
@@ -14,6 +16,9 @@ import pytest
 import torch
 from fork_server import Ended, ForkServer
 from whole_runs import lines, losses, outcome, saved_steps, status
+
+from stackwise.errors import UserError
+from stackwise.rundir import RunDirectory
 
 CONFIG = """\
 run: {name: small, horizon: 20 steps, seed: 1, device: cpu, checkpoint: {every: 2 steps, keep_last: 20}}
@@ -61,11 +66,13 @@ def test_a_second_process_is_refused_at_once_by_pid_and_host(server: ForkServer,
     assert begin(server, folder, signals={5: ["KILL"]}).code == -9
     before = {path: path.stat().st_mtime_ns for path in (folder / "run").rglob("*") if path.name != "lock"}
     with locked(folder) as pid:
+        started = time.perf_counter()
+        with pytest.raises(UserError, match=f"process {pid} on host {socket.gethostname()}"):
+            RunDirectory.open(folder / "run")
+        assert time.perf_counter() - started < 1
         for command in (("resume", "run"), ("run", "exp.yaml", "--output", "run", "--resume", "auto")):
-            started = time.perf_counter()
             ended = server.stackwise(*command, cwd=folder)
             assert ended.code == 2 and f"process {pid} on host" in ended.err
-            assert time.perf_counter() - started < 5  # the promise is one second; test machines are shared
     assert {path: path.stat().st_mtime_ns for path in (folder / "run").rglob("*") if path.name != "lock"} == before
     assert server.stackwise("resume", "run", cwd=folder).code == 0
 
@@ -141,7 +148,7 @@ def test_what_is_past_stays_and_what_is_to_come_may_change(server: ForkServer, f
     assert "every stream" in refused("run.seed=2")
     assert "has ended, at step 10" in refused("phases.one.until=40%")
     assert "was entered at step 10" in refused("phases.two.enter.growth.moments=reset")
-    assert "at step 0, which is done" in refused("optimizer.lr.wsd.warmup=1 steps")
+    assert "it was 0.005 at step 1, which is done" in refused("optimizer.lr.wsd.warmup=1 steps")
     assert "has begun with it" in refused("phases.two.model.rack.width=16")
     assert "would have been 3" in refused("data.batch_size=3")
     assert "12 steps are done" in refused("run.horizon=11 steps")
@@ -153,9 +160,8 @@ def test_what_is_past_stays_and_what_is_to_come_may_change(server: ForkServer, f
     rates = {line["step"]: line["lr"] for line in lines(folder / "run" / "metrics.jsonl")}
     assert rates[11] == 1e-2 and rates[12] == 1e-2 and rates[13] == pytest.approx(1e-2 * 7 / 8)  # by hand: linear over steps 12..20
     changed = [line for line in lines(folder / "run" / "events.jsonl") if line["event"] == "config_changed"]
-    assert [(line["step"], line["key"], line["before"], line["after"]) for line in changed] == [
-        (12, "optimizer.lr.wsd.decay", "20%", "40%")
-    ]
+    told_of = [(line["step"], line["key"], line["before"], line["after"]) for line in changed]
+    assert told_of == [(12, "optimizer.lr.wsd.decay", "20%", "40%")]
 
 
 def test_a_longer_horizon_leaves_past_boundaries_where_they_were(server: ForkServer, folder: Path) -> None:
@@ -172,20 +178,17 @@ def test_a_longer_horizon_leaves_past_boundaries_where_they_were(server: ForkSer
 
 
 def test_other_data_are_refused(server: ForkServer, folder: Path) -> None:
-    text = (folder / "exp.yaml").read_text()
-    start = text.index("arrays: {tokens: [")
+    text = (folder / "exp.yaml").read_text().replace("{use: transformer.token, vocab: 8}", "{use: transformer.token}")
+    (folder / "exp.yaml").write_text(re.sub(r"use: data.memory.*?heldout: 0.2", "use: data.text-files, paths: [a.txt], heldout: 0", text))
     (folder / "a.txt").write_text("one two three four five six seven " * 20)
-    config = (
-        text[:start].replace("data.memory", "data.text-files")
-        + "paths: [a.txt], heldout: 0"
-        + text[text.index("}, heldout: 0.2") + len("}, heldout: 0.2") :]
-    )
-    (folder / "exp.yaml").write_text(config.replace("embedding: {use: transformer.token, vocab: 8}", "embedding: {use: transformer.token}"))
     assert begin(server, folder, signals={7: ["KILL"]}).code == -9
+    before = {path: path.read_bytes() for path in (folder / "run").rglob("*") if path.is_file() and path.name != "lock"}
     (folder / "a.txt").write_text("one two three four five six sevem " * 20)
     told = server.stackwise("resume", "run", cwd=folder)
     assert told.code == 2 and "the data changed since the checkpoint: source 'a'" in told.err, told.err
-    assert sorted(losses(folder / "run")) == list(range(7)) or len(losses(folder / "run")) == 8
+    assert {path: path.read_bytes() for path in before} == before
+    (folder / "a.txt").write_text("one two three four five six seven " * 20)
+    assert server.stackwise("resume", "run", cwd=folder).code == 0
 
 
 def test_other_versions_are_told_and_incompatible_ones_refused(server: ForkServer, folder: Path) -> None:
@@ -209,7 +212,7 @@ def test_branches_share_a_trunk_and_part_where_they_are_told_to(server: ForkServ
     parent = status(folder / "early")["parent"]
     assert (parent["run"], parent["step"]) == ("run", 12) and len(parent["sha256"]) == 64
     assert saved_steps(folder / "early")[0] == 12
-    assert status(folder / "run") == status(folder / "run") and "parent" not in status(folder / "run")
+    assert "parent" not in status(folder / "run")
     for at, complaint in {
         "step 13": "no checkpoint of step 13",
         "5%": "has no checkpoint up to step 1",
@@ -255,10 +258,9 @@ def test_poor_surroundings_are_no_reason_to_fail(server: ForkServer, folder: Pat
 
 def test_a_reader_that_leaves_is_no_reason_to_complain(folder: Path) -> None:
     """`stackwise run … | head -1`: the run is done when its summary finds nobody left to read it."""
-    command = (
-        f'"{sys.executable}" -c "from stackwise.cli import main; main(prog_name=\'stackwise\')" run exp.yaml --output run | head -1 > first'
-    )
-    done = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], cwd=folder, capture_output=True, text=True, timeout=120)
+    (folder / "command.py").write_text("from stackwise.cli import main; main(prog_name='stackwise')")
+    command = f"set -o pipefail; {sys.executable} command.py run exp.yaml --output run | head -1 > first"
+    done = subprocess.run(["bash", "-c", command], cwd=folder, capture_output=True, text=True, timeout=120)
     assert done.returncode in (0, 141) and "Traceback" not in done.stderr and "BrokenPipe" not in done.stderr
     assert len((folder / "first").read_text().splitlines()) == 1
     assert status(folder / "run")["status"] == "finished"

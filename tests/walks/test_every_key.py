@@ -278,6 +278,9 @@ def reverse(batch: dict[str, torch.Tensor], moment: object, generator: torch.Gen
 EXECUTION = {"run.read_ahead", "run.workers", "run.compile"}
 """Keys that say how batches are made, and must not change a bit of the outcome."""
 
+ON_DISK = {"run.checkpoint"}
+"""Keys that show in the run directory alone; `tests/core/test_saving.py` has a row for each below it."""
+
 CORE: dict[str, list[tuple[Any, str, Any]]] = {
     "stackwise": [(whole, "stackwise", 2)],
     "run.name": [(whole, "run/name", "other")],
@@ -286,6 +289,7 @@ CORE: dict[str, list[tuple[Any, str, Any]]] = {
     "run.device": [(whole, "run/device", "nowhere"), (whole, "run/device", "cuda")],
     "run.precision": [(whole, "run/precision", "bf16")],
     "run.threads": [(whole, "run/threads", 2)],
+    "run.non_finite": [(diverging, "run/non_finite", "halt")],
     "run.probe": [(whole, "run/probe", False)],
     "run.halt_after": [(diverging, "run/halt_after", 1)],
     "task.use": [(whole, "task/use", "transformer.nothing")],
@@ -410,7 +414,7 @@ def test_the_table_has_a_row_for_every_key_of_the_core() -> None:
     keys = {f"{section}.{config_key(field)}" for section, cls in sections.items() for field in attrs.fields(cls)}
     keys |= {f"enter.{config_key(field)}" for field in attrs.fields(EnterConfig)}
     components = {"model.embedding", "model.rack", "model.head", "optimizer.part"}
-    assert keys - components - CORE.keys() == EXECUTION
+    assert keys - components - CORE.keys() == EXECUTION | ON_DISK
 
 
 def test_how_batches_are_made_shows_in_threads_and_processes_and_in_no_bit() -> None:
