@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("time", "clock", "schedules", "streams"),
-    ("options", "specs", "contracts", "phases", "selectors", "sizes", "fitting", "delivery", "unification"),
+    ("options", "specs", "contracts", "phases", "selectors", "sizes", "admission", "fitting", "delivery", "unification"),
     ("machine", "model", "evaluation", "planes", "config", "placement", "events"),
     ("isolation", "registry", "hookspecs", "adapters", "builtin", "checkpoint", "report", "progress", "rundir"),
     ("discovery", "plan"),

@@ -41,7 +41,7 @@ def assemble(source: Plan | Experiment, registry: Registry | None = None) -> Tra
         ConfigError: mistakes in the experiment.
         ProviderError: a component that is needed cannot be built.
     """
-    plan = source if isinstance(source, Plan) else make_plan(source, registry if registry is not None else discover())
+    plan = source if isinstance(source, Plan) else make_plan(source, registry or discover(*source.run.providers.lists()))
     run = plan.experiment.run
     if run.threads is not None:
         torch.set_num_threads(run.threads)
@@ -193,7 +193,7 @@ def _asked_always(state: DataState, step: int) -> Request | None:
 
 def _build_loader(id: str, options: Any, context: BuildContext) -> Any:
     """A registered loader, built in a process of its own."""
-    return discover().get("loader", id).load_factory()(options, context)
+    return discover(allow={id.partition(".")[0]}).get("loader", id).load_factory()(options, context)
 
 
 def _parts(phase: CompiledPhase) -> Iterator[Part]:

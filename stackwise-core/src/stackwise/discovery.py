@@ -1,7 +1,7 @@
 """Discovery: installed entry points become a registry, and every failure on the way becomes data.
 
-Metadata is judged before anything of a provider is imported. Each provider is then imported, registered and asked alone, under
-a guard for global state, so that a broken one hurts only who asks for it.
+Metadata is judged before anything of a provider is imported. A provider is imported when somebody asks for it, alone, under a
+guard for global state, so that a broken one hurts only who asks for it; a listing asks for all.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from time import perf_counter
+from types import ModuleType
 from typing import Any
 
 from attrs import evolve, frozen
@@ -19,8 +21,9 @@ from importlib_metadata import Distribution, EntryPoint
 from pluggy import PluginManager
 
 from stackwise import __version__, hookspecs
+from stackwise.admission import ProviderList, environment_lists, refusal
 from stackwise.contracts import Component
-from stackwise.errors import did_you_mean
+from stackwise.errors import ProviderError, did_you_mean
 from stackwise.isolation import guarded
 from stackwise.registry import Provider, Registered, Registry, clash_sentence, explain
 
@@ -50,10 +53,11 @@ class _Offer:
     requires: tuple[str, ...] = ()
 
 
-def discover(*, allow: Collection[str] | None = None, block: Collection[str] | None = None) -> Registry:
-    """Find, check and load the installed providers.
+def discover(*lists: ProviderList, allow: Collection[str] | None = None, block: Collection[str] | None = None) -> Registry:
+    """Find the installed providers. Metadata is read now; a provider is imported, checked and asked when somebody asks for it.
 
     Args:
+        lists: allow and block lists of the command line or a config; those of the environment hold as well.
         allow: names of the only providers to import; None: all.
         block: names of providers not to import.
 
@@ -63,16 +67,35 @@ def discover(*, allow: Collection[str] | None = None, block: Collection[str] | N
     claims: dict[str, list[_Offer]] = {}
     for offer in _read_offers():
         claims.setdefault(offer.provider.name, []).append(offer)
-    providers: list[Provider] = []
+    rules = (*lists, *environment_lists())
+    loaders: dict[str, Callable[[], tuple[Provider, ...]]] = {}
     for name, offers in sorted(claims.items()):
-        claimants = sorted((offer.provider for offer in offers), key=lambda p: p.distribution)
-        if (allow is not None and name not in allow) or (block is not None and name in block):
-            providers += [evolve(p, refused=True, status="left out by the caller's list of providers") for p in claimants]
-        elif len(offers) > 1:
-            providers += [evolve(p, status=clash_sentence(name, claimants)) for p in claimants]
-        else:
-            providers.append(_load(offers[0]))
-    return Registry(tuple(providers))
+        refused = (allow is not None and name not in allow) or (block is not None and name in block)
+        reason = "left out by the caller's list of providers" if refused else refusal(name, rules)
+        loaders[name] = partial(_judge, name, tuple(offers), reason)
+    return Registry(pending=loaders)
+
+
+def _judge(name: str, offers: tuple[_Offer, ...], refused: str | None) -> tuple[Provider, ...]:
+    """The providers of one name: refused, in each other's way, or loaded."""
+    claimants = sorted((offer.provider for offer in offers), key=lambda p: p.distribution)
+    if refused is not None:
+        return tuple(evolve(p, refused=True, status=refused) for p in claimants)
+    if len(offers) > 1:
+        return tuple(evolve(p, status=clash_sentence(name, claimants)) for p in claimants)
+    return (_load(offers[0]),)
+
+
+def components_of(module: ModuleType, *, name: str) -> tuple[Registered, ...]:
+    """The components that a module's hooks name, as if it were installed as provider `name`.
+
+    Raises:
+        ProviderError: a hook breaks its contract.
+    """
+    try:
+        return _ask(module, Provider(name=name, distribution=name, version="0"))
+    except _Broken as reason:
+        raise ProviderError(f"module {module.__name__}: {reason}", provider=name) from None
 
 
 def _read_offers() -> Iterator[_Offer]:

@@ -10,6 +10,7 @@ import attrs
 from attrs import frozen
 
 from stackwise import config
+from stackwise.admission import ProviderList
 from stackwise.assembly import assemble
 from stackwise.checkpoint import save_weights
 from stackwise.describe import plan_as_json
@@ -32,7 +33,7 @@ class Result:
     summary: Summary
 
 
-def run(path: Path, overrides: Sequence[str] = (), output: Path | None = None, stream: TextIO | None = None) -> Result:
+def run(path: Path, overrides: Sequence[str] = (), output: Path | None = None, stream: TextIO | None = None, lists: Sequence[ProviderList] = ()) -> Result:
     """Train what a config declares.
 
     Args:
@@ -40,6 +41,7 @@ def run(path: Path, overrides: Sequence[str] = (), output: Path | None = None, s
         overrides: `--set` assignments (`run.horizon=4 steps`).
         output: the run directory, which must not exist; `runs/<name>-NNN` when left out.
         stream: where progress goes; standard error when left out.
+        lists: allow and block lists of providers, beside those of the environment and the config.
 
     Raises:
         ConfigError: mistakes in the config.
@@ -48,7 +50,7 @@ def run(path: Path, overrides: Sequence[str] = (), output: Path | None = None, s
         TrainingHalted: too many steps in a row were not finite.
     """
     experiment = config.load(path, overrides)
-    plan = make_plan(experiment, discover())
+    plan = make_plan(experiment, discover(*lists, *experiment.run.providers.lists()))
     prices = price(plan)
     machine = assemble(plan)
     directory = RunDirectory.create(output, experiment.run.name)

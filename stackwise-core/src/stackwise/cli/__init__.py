@@ -12,7 +12,10 @@ from typing import Any
 import click
 
 from stackwise import __version__
+from stackwise.admission import ProviderList, lists_of
+from stackwise.discovery import discover
 from stackwise.errors import ProviderError, StackwiseError, did_you_mean
+from stackwise.registry import Registry
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "list-providers": ("stackwise.cli.list_providers:list_providers", "List installed providers, their components and their faults."),
@@ -20,6 +23,9 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "validate": ("stackwise.cli.validate:validate", "Check a config and report every mistake at once."),
     "plan": ("stackwise.cli.plan:plan", "Show the timeline and its transitions before anything runs."),
     "run": ("stackwise.cli.run:run", "Train."),
+    "check": ("stackwise.cli.check:check", "Hold an installed provider against the contract."),
+    "new-provider": ("stackwise.cli.new_provider:new_provider", "Write a complete provider to start from."),
+    "schema": ("stackwise.cli.schema:schema", "Print the JSON Schema of configs, installed components included."),
     "completion": ("stackwise.cli.completion:completion", "Print the shell code that completes commands and component ids."),
 }
 """Command → ("module:attribute", its line in the listing). A command is a file of its own and a line here."""
@@ -88,10 +94,24 @@ def _silence_stdout() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def provider_lists() -> tuple[ProviderList, ...]:
+    """The allow and block lists of this call's command line."""
+    ctx = click.get_current_context(silent=True)
+    return () if ctx is None else ctx.find_root().obj or ()
+
+
+def discovered(*lists: ProviderList) -> Registry:
+    """The installed providers, under the lists of the command line, the environment and those given."""
+    return discover(*provider_lists(), *lists)
+
+
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="stackwise", message="%(prog)s %(version)s")
 @click.option("--debug", is_flag=True, help="Print the traceback of an error too.")
-def main(debug: bool) -> None:
+@click.option("--allow-provider", "allow", multiple=True, metavar="NAME", help="Import no provider but those named; may be given often.")
+@click.option("--block-provider", "block", multiple=True, metavar="NAME", help="Do not import this provider; may be given often.")
+@click.pass_context
+def main(ctx: click.Context, debug: bool, allow: tuple[str, ...], block: tuple[str, ...]) -> None:
     """Train neural networks along a timeline of declared states.
 
     \b
@@ -109,6 +129,7 @@ def main(debug: bool) -> None:
       4    training halted, as losses or gradients were not finite
       130  stopped by Ctrl-C (143 by SIGTERM)
     """
+    ctx.obj = lists_of("--{}-provider", allow or None, block)
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:

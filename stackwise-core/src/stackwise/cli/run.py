@@ -29,8 +29,9 @@ def run(file: Path, overrides: tuple[str, ...], output: Path | None) -> None:
     The config is checked whole before anything is read or built. The run directory then holds the resolved config, the plan,
     events.jsonl, metrics.jsonl, status.json and the final weights (safetensors with a JSON description).
     """
+    from stackwise.cli import provider_lists
     from stackwise.run import run as run_experiment
 
-    result = run_experiment(file, overrides, output)
+    result = run_experiment(file, overrides, output, lists=provider_lists())
     click.echo(result.summary.text())
     click.echo(f"files: {result.directory}/ (config.yaml, plan.json, events.jsonl, metrics.jsonl, status.json, final/weights.safetensors)")

@@ -12,8 +12,8 @@ import attrs
 import click
 from click.shell_completion import CompletionItem
 
+from stackwise.cli import discovered
 from stackwise.contracts import Kind
-from stackwise.discovery import discover
 from stackwise.errors import UserError, did_you_mean
 from stackwise.options import config_key
 from stackwise.registry import KINDS, Registered, Registry
@@ -38,7 +38,7 @@ _LISTED: frozenset[Kind] = frozenset({"transform", "adapter", "observer"})
 
 
 def _complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    registry = discover()
+    registry = discovered()
     kind, colon, rest = incomplete.rpartition(":")
     return [
         CompletionItem(f"{kind}{colon}{found.id}", help=found.component.summary or found.kind)
@@ -69,8 +69,8 @@ def _find(text: str) -> tuple[Registered, ...]:
     kind, colon, id = text.rpartition(":")
     if colon and kind not in KINDS:
         raise UserError(f"'{kind}' in '{text}' is no kind of component{did_you_mean(kind, KINDS)}")
-    found = _matching(discover(allow={id.partition(".")[0]}), kind, id)
-    return found or _refuse(discover(), kind, id)
+    registry = discovered()
+    return _matching(registry, kind, id) or _refuse(registry, kind, id)
 
 
 def _matching(registry: Registry, kind: str, id: str) -> tuple[Registered, ...]:

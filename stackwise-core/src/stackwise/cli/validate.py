@@ -26,10 +26,11 @@ def validate(file: Path, overrides: tuple[str, ...], cold: bool) -> None:
     is built on the meta device, which costs no memory: parameter names that selectors must match, and shapes.
     """
     from stackwise import config
-    from stackwise.discovery import discover
+    from stackwise.cli import discovered
     from stackwise.plan import make_plan
 
-    plan = make_plan(config.load(file, overrides), discover())
+    experiment = config.load(file, overrides)
+    plan = make_plan(experiment, discovered(*experiment.run.providers.lists()))
     if not cold:
         from stackwise.pricing import price
 

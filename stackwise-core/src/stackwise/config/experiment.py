@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from attrs import Factory, field, frozen
 
+from stackwise.admission import ProviderList, lists_of
 from stackwise.config.nodes import Node, split
 from stackwise.errors import ConfigError, Position, Problem
 from stackwise.options import option
@@ -74,6 +75,18 @@ def _counted(doc: str) -> dict[str, Any]:
 
 
 @frozen(kw_only=True)
+class ProvidersConfig:
+    """Which installed providers may be imported for this run."""
+
+    allow: tuple[str, ...] | None = field(default=None, metadata={"doc": "names of the only providers to import; left out: all"})
+    block: tuple[str, ...] = field(default=(), metadata={"doc": "names of providers not to import"})
+
+    def lists(self) -> tuple[ProviderList, ...]:
+        """As discovery takes them."""
+        return lists_of("run.providers.{}", self.allow, self.block)
+
+
+@frozen(kw_only=True)
 class RunConfig:
     """The run as a whole."""
 
@@ -86,6 +99,7 @@ class RunConfig:
     read_ahead: int | None = option(None, doc="steps whose batches a thread makes ahead; left out: 2 on CUDA, 0 on a CPU", minimum=0)
     workers: int = option(0, doc="processes that read each source; 0: the thread reads", minimum=0)
     halt_after: int = option(3, doc="steps in a row without a finite loss and gradient after which the run halts", minimum=1)
+    providers: ProvidersConfig = field(factory=ProvidersConfig, metadata={"doc": "which installed providers may be imported"})
 
 
 @frozen(kw_only=True)
