@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterable, Mapping
 
-from attrs import field, frozen
+from attrs import frozen
 
 ALLOW, BLOCK = "STACKWISE_ALLOW_PROVIDERS", "STACKWISE_BLOCK_PROVIDERS"
 """Environment variables: provider names with commas between them."""
@@ -20,7 +20,7 @@ class ProviderList:
 
     source: str
     """Where it was written, for messages."""
-    names: frozenset[str] = field(converter=frozenset)
+    names: frozenset[str]
     allows: bool
     """Whether the list allows what it names, or blocks it."""
 

@@ -33,7 +33,9 @@ class Result:
     summary: Summary
 
 
-def run(path: Path, overrides: Sequence[str] = (), output: Path | None = None, stream: TextIO | None = None, lists: Sequence[ProviderList] = ()) -> Result:
+def run(
+    path: Path, overrides: Sequence[str] = (), output: Path | None = None, stream: TextIO | None = None, lists: Sequence[ProviderList] = ()
+) -> Result:
     """Train what a config declares.
 
     Args:

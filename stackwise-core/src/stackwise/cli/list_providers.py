@@ -65,7 +65,10 @@ def _as_json(providers: Sequence[Provider]) -> str:
 def _as_text(providers: Sequence[Provider]) -> str:
     if not providers:
         return f"no provider is installed: pip install a distribution with an entry point in the group '{GROUP}'"
-    heads = [(p.name, p.distribution, p.version + (" (editable)" if p.editable else ""), "ok" if p.ok else "left out" if p.refused else "broken") for p in providers]
+    heads = [
+        (p.name, p.distribution, p.version + (" (editable)" if p.editable else ""), "ok" if p.ok else "left out" if p.refused else "broken")
+        for p in providers
+    ]
     titles = ("provider", "distribution", "version", "status")
     widths = [max(len(row[i]) for row in (titles, *heads)) for i in range(3)]
     found = [component for provider in providers for component in provider.components]

@@ -150,7 +150,7 @@ def _fields_nearby(subject: Subject) -> dict[str, TensorSpec]:
             near = attrs.evolve(subject, registered=registered)
             spec = near.spec()
             fields = spec.fields if isinstance(spec, BatchSpec) else spec.batch if isinstance(spec, TaskSpec) else {}
-            for name, tensor in fields.items():
+            for name, tensor in sized(BatchSpec(fields=fields), near.sizes()).fields.items():
                 found.setdefault(name, tensor)
     if not found:
         raise NotApplicable("its options have no `to_spec()`, so nobody knows which fields it works on: declare a TransformSpec")
@@ -167,10 +167,14 @@ def _hidden_for(fields: Mapping[str, TensorSpec]) -> TensorSpec:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Draw from a stream of its own, as a run builds and steps; the process's generator is as before afterwards."""
+    """Draw from a stream of its own, as a run builds and steps. Afterwards the process's generator is as before; where the code
+    reseeded it, that stays visible."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield
+        left = torch.initial_seed()
+    if left != seed:
+        torch.default_generator.manual_seed(left)
 
 
 def build_module(subject: Subject, *, options: Any = None, seed: int = SEED, device: str = "cpu") -> nn.Module:
@@ -195,7 +199,9 @@ def weight(device: str = "cpu") -> Tensor:
     return made
 
 
-def model_around(subject: Subject, own: nn.Module | None = None, *, seed: int = SEED, device: str = "cpu", zero_head: bool = False) -> Model:
+def model_around(
+    subject: Subject, own: nn.Module | None = None, *, seed: int = SEED, device: str = "cpu", zero_head: bool = False
+) -> Model:
     """The whole model: the subject's module where it is one, neutral partners elsewhere."""
     around = boundaries(subject)
     own = build_module(subject, seed=seed, device=device) if own is None and subject.kind in _ROLES else own
@@ -266,4 +272,4 @@ def copied(value: Any) -> Any:
         return value.detach().clone()
     if isinstance(value, Mapping):
         return {key: copied(inner) for key, inner in value.items()}
-    return [copied(inner) for inner in value] if isinstance(value, list | tuple) else value
+    return type(value)(map(copied, value)) if type(value) in (list, tuple) else value

@@ -86,7 +86,14 @@ def check_function_preserved(subject: Subject) -> None:
             _scale(block, 0.0 if origin.zero_residual else float(gate) if origin.gated else 1.0)
         with torch.no_grad():
             change = float((before(hidden) - after(hidden)).abs().max())
-        must(change <= 1e-6, f"{_drawn(OLD)} → {_drawn(dict(new))} is declared to preserve the function and changes it by up to {change:.3g}")
+        must(
+            change <= 1e-6, f"{_drawn(OLD)} → {_drawn(dict(new))} is declared to preserve the function and changes it by up to {change:.3g}"
+        )
+
+
+def grown_stacks(subject: Subject) -> Mapping[str, int]:
+    """The first of the changes that the operator makes."""
+    return dict(next(iter(_maps(subject))))
 
 
 def _maps(subject: Subject) -> dict[tuple[tuple[str, int], ...], Map]:

@@ -60,10 +60,9 @@ def check_measured_shapes(subject: Subject) -> None:
     Usual cause: a dimension that is squeezed away, a transposed output, a spec that was not changed with the module.
     """
     made = bench.build_module(subject).eval()
-    options_spec = subject.registered.load_options() and subject.options().to_spec()
-    own = _own_spec(made)
-    must(own is None or own == options_spec, f"the module's own spec is another than that of its options: {own} and {options_spec}")
-    spec = bench.sized(options_spec, subject.sizes())
+    own, spec = _own_spec(made), bench.sized(subject.options().to_spec(), subject.sizes())
+    told = f"the module's own spec is another than that of its options: {own} and {spec}"
+    must(own is None or bench.sized(own, subject.sizes()) == spec, told)
     for count, length in ((ROWS, LENGTH), (1, 3), (3, LENGTH - 1)):
         given = _given(spec, count, length)
         with bench.seeded(SEED), torch.no_grad():

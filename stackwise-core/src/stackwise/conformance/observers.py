@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from stackwise.conformance import bench
@@ -49,8 +50,7 @@ def check_leaves_events(subject: Subject) -> None:
     observer = built(subject)
     for event in events():
         parts = [bench.copied(part) for part in event]
-        try:
+        with suppress(Exception):  # check_takes_every_event tells it
             observer(event)
-        finally:
-            changed = [name for name, before, part in zip(event._fields, parts, event, strict=True) if repr(before) != repr(part)]
+        changed = [name for name, before, part in zip(event._fields, parts, event, strict=True) if repr(before) != repr(part)]
         must(not changed, f"it changes {', '.join(changed)} of {type(event).__name__}")

@@ -16,6 +16,8 @@ from stackwise.specs import OptimizerSpec
 
 SHAPES: Mapping[str, tuple[int, ...]] = {"embedding.weight": (5, 3), "rack.norm": (3,), "rack.stacks.base.0.out.weight": (4, 3)}
 
+NEW = "rack.stacks.base.1.out.weight"
+
 
 def check_holds_each_parameter_once(subject: Subject) -> None:
     """Every parameter of every group stands in exactly one torch group, which carries the group's name as `group`.
@@ -32,7 +34,10 @@ def check_holds_each_parameter_once(subject: Subject) -> None:
     for group in groups:
         for torch_group in optimizer.param_groups:
             own = {id(p) for p in torch_group["params"]} & {id(p) for p in group.parameters.values()}
-            must(not own or torch_group.get("group") == group.name, f"a torch group with parameters of '{group.name}' does not say so as `group`")
+            must(
+                not own or torch_group.get("group") == group.name,
+                f"a torch group with parameters of '{group.name}' does not say so as `group`",
+            )
 
 
 def check_groups_follow_their_values(subject: Subject) -> None:
@@ -103,12 +108,13 @@ def check_state_survives_growth(subject: Subject) -> None:
 
     Usual cause: state or a step size that depends on the number or the order of the parameters.
     """
-    plain = _Bowl(subject)
+    before = _Bowl(subject)
     for _ in range(3):
-        plain.step()
-    grown = _Bowl(subject, weights={"rack.stacks.base.1.out.weight": torch.ones(4, 3), **plain.weights()})
-    for name, parameter in plain.parameters.items():
-        grown.optimizer.state[grown.parameters[name]] = bench.copied(dict(plain.optimizer.state[parameter]))
+        before.step()
+    plain, grown = _Bowl(subject, weights=before.weights()), _Bowl(subject, weights={NEW: torch.ones(4, 3), **before.weights()})
+    for name, parameter in before.parameters.items():
+        for bowl in (plain, grown):
+            bowl.optimizer.state[bowl.parameters[name]] = bench.copied(dict(before.optimizer.state[parameter]))
     plain.step()
     grown.step()
     kept = {name: grown.weights()[name] for name in plain.parameters}
@@ -145,9 +151,7 @@ def _parameters() -> dict[str, nn.Parameter]:
     return {name: nn.Parameter(weight) for name, weight in _weights().items()}
 
 
-def _group(
-    subject: Subject, parameters: dict[str, nn.Parameter], name: str, values: Mapping[str, float] | None = None
-) -> ParameterGroup:
+def _group(subject: Subject, parameters: dict[str, nn.Parameter], name: str, values: Mapping[str, float] | None = None) -> ParameterGroup:
     return ParameterGroup(name=name, parameters=parameters, values={**subject.values(), **(values or {})})
 
 

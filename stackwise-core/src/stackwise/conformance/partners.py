@@ -65,7 +65,7 @@ class Reshaped(nn.Module):
             features = features[:, None].expand(-1, length, -1)
         runtime = [dim for dim in ("batch", "time") if dim in self.after.dims]
         sizes = [dim for dim in self.after.dims if isinstance(dim, int)]
-        order = [*runtime, *(i for i, dim in enumerate(self.after.dims) if isinstance(dim, int))]
+        order: list[str | int] = [*runtime, *(i for i, dim in enumerate(self.after.dims) if isinstance(dim, int))]
         shaped = features.reshape(*features.shape[: len(runtime)], *sizes)
         places = [order.index(dim if isinstance(dim, str) else i) for i, dim in enumerate(self.after.dims)]
         return shaped.permute(*places).to(dtype_of(self.after))
@@ -98,7 +98,9 @@ class NeutralEmbedding(nn.Module):
 
     def forward(self, **fields: Tensor) -> Tensor:
         """Fields → hidden state."""
-        length = max((t.shape[s.dims.index("time")] for n, s in self.spec.inputs.items() if "time" in s.dims for t in [fields[n]]), default=1)
+        length = max(
+            (t.shape[s.dims.index("time")] for n, s in self.spec.inputs.items() if "time" in s.dims for t in [fields[n]]), default=1
+        )
         hidden: Tensor | None = None
         for i, (name, field) in enumerate(self.spec.inputs.items()):
             tensor = fields[name]

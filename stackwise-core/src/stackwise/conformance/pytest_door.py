@@ -37,13 +37,15 @@ def parametrize(source: Source, expected_failures: Mapping[str, str] | None = No
         if reason is not None:
             if outcome.verdict == "failed":
                 pytest.xfail(reason)
-            pytest.fail(f"{check.name} was expected to fail ({reason}), but it {_words(outcome)}: take it off expected_failures", pytrace=False)
+            pytest.fail(
+                f"{check.name} was expected to fail ({reason}), but it {_words(outcome)}: take it off expected_failures", pytrace=False
+            )
         if outcome.verdict == "failed":
             pytest.fail(f"{subject.id}: {outcome.reason}\n\n{check.explanation()}", pytrace=False)
         if outcome.verdict != "passed":
             pytest.skip(_words(outcome))
 
-    return test_conforms  # type: ignore[no-any-return]  # pytest's marks are untyped to whoever has it not installed
+    return test_conforms
 
 
 def _words(outcome: Outcome) -> str:

@@ -43,11 +43,17 @@ def check_blocks_keep_their_names(subject: Subject) -> None:
     for stack, blocks in spec.stacks.items():
         for i in range(blocks):
             path = spec.block_path.format(stack=stack, index=i)
-            must(any(name.startswith(f"{path}.") for name in before.state_dict()), f"block {i} of stack '{stack}' has nothing under '{path}.'")
+            must(
+                any(name.startswith(f"{path}.") for name in before.state_dict()),
+                f"block {i} of stack '{stack}' has nothing under '{path}.'",
+            )
     shapes = {name: tuple(parameter.shape) for name, parameter in after.named_parameters()}
     for name, parameter in before.named_parameters():
         must(name in shapes, f"'{name}' is gone when a stack has one block more, so its weights would be lost")
-        must(shapes[name] == tuple(parameter.shape), f"'{name}' is {tuple(parameter.shape)}, and {shapes[name]} when a stack has one block more")
+        must(
+            shapes[name] == tuple(parameter.shape),
+            f"'{name}' is {tuple(parameter.shape)}, and {shapes[name]} when a stack has one block more",
+        )
 
 
 def check_zero_residual_is_identity(subject: Subject) -> None:
@@ -60,8 +66,8 @@ def check_zero_residual_is_identity(subject: Subject) -> None:
         raise NotApplicable("its spec names no residual outputs")
     deeper = bench.build_module(subject, options=_deeper(subject)).eval()
     before = bench.build_module(subject).eval()
-    kept = before.state_dict()
-    deeper.load_state_dict({**deeper.state_dict(), **{name: kept[name] for name in kept if name in deeper.state_dict()}})
+    own, kept = deeper.state_dict(), before.state_dict()
+    deeper.load_state_dict({name: kept[name] if name in kept and kept[name].shape == own[name].shape else own[name] for name in own})
     for stack, blocks in spec.stacks.items():
         block = spec.block_path.format(stack=stack, index=blocks)
         names = {f"{block}.{output}" for output in spec.residual_outputs}
@@ -98,5 +104,3 @@ def _lowest(field: Any) -> torch.Tensor:
     """The lowest value of a field everywhere, which obeys its bounds; one where there are none."""
     low = field.bounds[0] if field.bounds is not None else 1 if field.dtype == "bool" else 0
     return torch.full(partners.shape_of(field, ROWS, LENGTH), low, dtype=partners.dtype_of(field))
-
-

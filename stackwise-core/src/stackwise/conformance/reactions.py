@@ -57,7 +57,10 @@ def check_changes_are_told(subject: Subject) -> None:
             told = first.watch(step, metrics)
             changed = first.factor != before
             must(told is None or (isinstance(told, str) and bool(told.strip())), f"{name}: watch returned {told!r}: a sentence or None")
-            must(changed == (told is not None), f"{name}: at step {step} the factor goes from {before} to {first.factor} and watch says {told!r}")
+            must(
+                changed == (told is not None),
+                f"{name}: at step {step} the factor goes from {before} to {first.factor} and watch says {told!r}",
+            )
             must(second.watch(step, metrics) == told and second.factor == first.factor, f"{name}: the same numbers got another answer")
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
 
@@ -11,6 +14,7 @@ from attrs import define, field, frozen
 
 from stackwise.conformance.catalogue import CATALOGUE, PREREQUISITES, Check
 from stackwise.conformance.subject import Broken, NotApplicable, Subject, reported
+from stackwise.errors import UserError
 from stackwise.isolation import guarded
 
 Verdict = Literal["passed", "failed", "not applicable", "blocked"]
@@ -63,6 +67,7 @@ class Runner:
         return (self.run(subject, check) for check in checks_for(subject))
 
     def _blocked(self, subject: Subject, check: Check) -> Outcome | None:
+        needed: tuple[str, ...]
         if check.module == "declarations":
             needed = PREREQUISITES[:1] if check.name != PREREQUISITES[0] else ()
         else:
@@ -78,13 +83,36 @@ class Runner:
 def _run(subject: Subject, check: Check) -> Outcome:
     verdict: Verdict = "passed"
     reason = ""
-    with TemporaryDirectory(prefix="stackwise-check-") as folder, guarded():
+    with _absolute_path(), TemporaryDirectory(prefix="stackwise-check-") as folder, guarded():
         os.chdir(folder)
         try:
             with reported():
                 check.load()(subject)
         except Broken as error:
             verdict, reason = "failed", str(error)
+            if _guessed(subject, error):
+                verdict, reason = (
+                    "not applicable",
+                    f"its spec names no inputs, and it does not work on what nearby loaders deliver: {error.__cause__}",
+                )
         except NotApplicable as error:
             verdict, reason = "not applicable", str(error)
     return Outcome(subject=subject, check=check, verdict=verdict, reason=reason)
+
+
+@contextmanager
+def _absolute_path() -> Iterator[None]:
+    """Modules of a component are found also while the working directory is another."""
+    before = list(sys.path)
+    sys.path[:] = [str(Path(entry).resolve()) for entry in before]
+    try:
+        yield
+    finally:
+        sys.path[:] = before
+
+
+def _guessed(subject: Subject, error: Broken) -> bool:
+    """Whether a transform that does not say which fields it needs was right to refuse those that were tried."""
+    if subject.kind != "transform" or not isinstance(error.__cause__, UserError):
+        return False
+    return not getattr(subject.spec(), "inputs", None)

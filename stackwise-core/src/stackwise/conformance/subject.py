@@ -15,7 +15,6 @@ from stackwise.config import Ref
 from stackwise.contracts import BuildContext, Component, Kind
 from stackwise.discovery import components_of, discover
 from stackwise.errors import Problem, ProviderError, UserError, did_you_mean
-from stackwise.options import dimension_fields
 from stackwise.plan.parts import Draft, Drafts
 from stackwise.registry import KINDS, Provider, Registered, Registry
 from stackwise.schedules import Schedule, Window
@@ -112,15 +111,13 @@ class Subject:
         """The first value of every option that may follow time."""
         return {name: _first_value(schedule) for name, schedule in self.draft().schedules.items()}
 
-    def dimensions(self) -> dict[str, str]:
-        """Option → dimension it sizes."""
-        return dimension_fields(self.registered.load_options())
-
     def context(self, *, seed: int = SEED, split: str = "train", specs: Mapping[str, Any] | None = None) -> BuildContext:
         """A context as a run would give it."""
         return BuildContext(seed=seed, split=split, steps=STEPS, max_rows=4 * ROWS, max_length=4 * LENGTH, specs=specs or {})
 
-    def build(self, *extra: Any, options: Any = None, seed: int = SEED, split: str = "train", specs: Mapping[str, Any] | None = None) -> Any:
+    def build(
+        self, *extra: Any, options: Any = None, seed: int = SEED, split: str = "train", specs: Mapping[str, Any] | None = None
+    ) -> Any:
         """Call the factory; the caller seeds torch and chooses the device."""
         factory = self.registered.load_factory()
         return factory(self.options() if options is None else options, self.context(seed=seed, split=split, specs=specs), *extra)

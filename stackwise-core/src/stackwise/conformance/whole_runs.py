@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import attrs
 import torch
 
 from stackwise.assembly import assemble
-from stackwise.conformance import bench, partners
-from stackwise.conformance.subject import LENGTH, ROWS, SEED, STEPS, NotApplicable, Subject, must
 from stackwise.config import experiment
-from stackwise.contracts import Built, Kind
+from stackwise.conformance import bench, partners
+from stackwise.conformance.growth import grown_stacks
+from stackwise.conformance.subject import LENGTH, OPEN_SIZE, ROWS, SEED, STEPS, NotApplicable, Subject, must
+from stackwise.contracts import Built
+from stackwise.errors import TrainingHalted
 from stackwise.events import StepDone
 from stackwise.machine import TrainingMachine
 from stackwise.options import config_key
@@ -27,9 +29,8 @@ def check_trains(subject: Subject) -> None:
     """
     if subject.kind == "loader" and subject.spec() is None:
         raise NotApplicable("only the loader that is built knows its fields, so nothing can be joined to it before")
-    steps = [event for event in _machine(subject).train() if isinstance(event, StepDone)]
+    steps = list(_steps(_machine(subject)))
     must(len(steps) == STEPS, f"{len(steps)} of {STEPS} steps were made")
-    must(not any(event.skipped for event in steps), "a step was not finite")
 
 
 def check_interrupted_equals_uninterrupted(subject: Subject) -> None:
@@ -37,20 +38,26 @@ def check_interrupted_equals_uninterrupted(subject: Subject) -> None:
 
     Usual cause: something that counts calls or remembers the last batch outside of parameters and buffers.
     """
-    machine = _machine(subject)
-    half = STEPS // 2
+    machine, half = _machine(subject), STEPS // 2
     saved: dict[str, Any] = {}
     went_on = []
-    for event in machine.train():
-        if isinstance(event, StepDone):
-            if event.step >= half:
-                went_on.append((event.step, event.loss, event.grad_norm))
-            elif event.step + 1 == half:
-                saved = _saved(machine)
+    for event in _steps(machine):
+        if event.step >= half:
+            went_on.append((event.step, event.loss, event.grad_norm))
+        elif event.step + 1 == half:
+            saved = _saved(machine)
     resumed = _machine(subject)
     _restore(resumed, saved)
-    again = [(event.step, event.loss, event.grad_norm) for event in resumed.train() if isinstance(event, StepDone)]
+    again = [(event.step, event.loss, event.grad_norm) for event in _steps(resumed)]
     must(again == went_on, f"after stopping at step {half} the steps are {again[:2]}…, without stopping {went_on[:2]}…")
+
+
+def _steps(machine: TrainingMachine) -> Iterator[StepDone]:
+    """The steps of a run; one that halts because nothing is finite is another check's finding."""
+    try:
+        yield from (event for event in machine.train() if isinstance(event, StepDone))
+    except TrainingHalted:
+        raise NotApplicable("its steps are not finite, which check_finite_loss tells") from None
 
 
 def _machine(subject: Subject) -> TrainingMachine:
@@ -76,7 +83,7 @@ def _restore(machine: TrainingMachine, saved: Mapping[str, Any]) -> None:
     walk = machine.train()
     while not machine.data.state_dict()["sources"]:
         next(walk)
-    walk.close()
+    del walk
     machine.model.model.load_state_dict(saved["model"])
     machine.optimizer.load_state_by_name(saved["optimizer"])
     machine.data.load_state_dict(saved["data"])
@@ -95,12 +102,13 @@ def _config(subject: Subject) -> dict[str, Any]:
         "model": {"embedding": _embedding(subject, around), "rack": _rack(around.rack), "head": _head(around.head)},
         "optimizer": Built(torch.optim.Adam, lr=1e-3),
     }
-    _put(sections, subject.kind, own)
+    _put(sections, subject, own)
     return sections
 
 
-def _put(sections: dict[str, Any], kind: Kind, own: dict[str, Any]) -> None:
+def _put(sections: dict[str, Any], subject: Subject, own: dict[str, Any]) -> None:
     """Lay the subject's own node where its kind stands."""
+    kind = subject.kind
     match kind:
         case "embedding" | "rack" | "head":
             sections["model"][kind] = own
@@ -115,7 +123,7 @@ def _put(sections: dict[str, Any], kind: Kind, own: dict[str, Any]) -> None:
         case "observer":
             sections["observers"] = [own]
         case "growth":
-            deeper = {"rack": {"stacks": [{"base": 4}]}}
+            deeper = {"rack": {"stacks": [{name: blocks} for name, blocks in grown_stacks(subject).items()]}}
             sections["phases"] = {"shallow": {"until": "50%"}, "deep": {"model": deeper, "enter": {"growth": own}}}
 
 
@@ -124,7 +132,7 @@ def _open_sizes(subject: Subject) -> dict[str, int]:
     draft = subject.draft()
     options = subject.registered.load_options()
     keys = {a.name: config_key(a) for a in attrs.fields(options)}
-    return {keys[option]: bench.OPEN_SIZE for option in draft.open_sizes.values()}
+    return {keys[option]: OPEN_SIZE for option in draft.open_sizes.values()}
 
 
 def make_rack(boundary: RackSpec, stacks: Mapping[str, int]) -> partners.NeutralRack:
@@ -148,14 +156,12 @@ def _embedding(subject: Subject, around: bench.Boundaries) -> Built:
 
 
 def _head(spec: HeadSpec) -> Built:
-    return Built(partners.NeutralHead, spec=spec, **{"boundary": spec})
+    return Built(partners.NeutralHead, spec=spec, boundary=spec)
 
 
 def _task(spec: TaskSpec) -> Built:
-    return Built(partners.NeutralTask, spec=spec, **{"boundary": spec})
+    return Built(partners.NeutralTask, spec=spec, boundary=spec)
 
 
 def _loader(spec: BatchSpec) -> Built:
-    return Built(partners.NeutralLoader, spec=spec, **{"boundary": spec})
-
-
+    return Built(partners.NeutralLoader, spec=spec, boundary=spec)
