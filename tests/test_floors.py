@@ -25,7 +25,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("isolation", "registry", "hookspecs", "adapters", "builtin", "checkpoint", "report", "progress", "rundir"),
     ("discovery", "plan"),
     ("assembly",),
-    ("run", "pricing", "describe", "conformance"),
+    ("run", "pricing", "describe", "conformance", "scaffold"),
     ("cli",),
 )
 """Lowest first; a package stands for all its modules."""
