@@ -21,8 +21,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("time", "clock", "schedules", "streams"),
     ("options", "specs", "contracts", "phases", "selectors", "sizes", "admission", "fitting", "delivery", "unification"),
-    ("machine", "model", "evaluation", "planes", "config", "placement", "events"),
-    ("isolation", "registry", "hookspecs", "adapters", "builtin", "checkpoint", "report", "progress", "rundir"),
+    ("machine", "model", "evaluation", "probe", "carrying", "planes", "config", "placement", "events"),
+    ("isolation", "registry", "hookspecs", "adapters", "builtin", "checkpoint", "pretrained", "report", "progress", "rundir"),
     ("discovery", "plan"),
     ("assembly",),
     ("run", "pricing", "describe", "conformance", "scaffold"),
@@ -33,7 +33,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 COLD = {name for floor in FLOORS[:3] for name in floor} | {"config", "isolation", "registry", "hookspecs", "builtin", "discovery", "plan"}
 """What never imports torch, neither itself nor through a hot module."""
 
-MACHINE = {"machine", "evaluation", "planes", "events", "streams", "phases"}
+MACHINE = {"machine", "evaluation", "probe", "carrying", "planes", "events", "streams", "phases"}
 SURROUNDINGS = {"pluggy", "yaml", "click", "rich", "importlib_metadata", "cattrs"}
 """What the machine knows nothing of."""
 

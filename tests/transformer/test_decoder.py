@@ -212,7 +212,7 @@ def test_builds_and_runs_on_the_meta_device() -> None:
         out = decoder(torch.empty(2, 7, 16))
     assert out.shape == (2, 7, 16)
     assert {parameter.device.type for parameter in decoder.parameters()} == {"meta"}
-    assert not list(decoder.buffers())
+    assert set(decoder.state_dict()) == {name for name, _ in decoder.named_parameters()}
 
 
 def test_options_and_rack_declare_the_same_boundary() -> None:

@@ -9,8 +9,10 @@ from typing import Any
 
 import attrs
 import pytest
+import torch
 
 from stackwise import BuildContext, Component
+from stackwise.config import structure_options
 from stackwise_providers_transformer import provider
 
 HOOKS = {
@@ -18,7 +20,8 @@ HOOKS = {
     "stackwise_racks": ["decoder"],
     "stackwise_heads": ["lm"],
     "stackwise_tasks": ["causal-lm"],
-    "stackwise_growth_operators": ["stack", "identity"],
+    "stackwise_growth_operators": ["stack", "interleave", "middle", "identity", "gated", "widen-ff", "widen", "vocabulary"],
+    "stackwise_weight_adapters": ["lora"],
 }
 COMPONENTS = [component for hook in HOOKS for component in getattr(provider, hook)()]
 
@@ -43,11 +46,15 @@ def test_every_option_and_factory_is_there_and_documented(component: Component) 
 
 @pytest.mark.parametrize("component", COMPONENTS, ids=lambda component: component.name)
 def test_every_example_builds(component: Component) -> None:
-    options = _resolve(component.options)(**component.example)
-    assert _resolve(component.factory)(options, BuildContext(seed=0)) is not None
+    options, _, problems = structure_options(_resolve(component.options), component.example, component.name)
+    assert problems == ()
+    beside = [torch.zeros(3, 4)] if component in provider.stackwise_weight_adapters() else []
+    assert _resolve(component.factory)(options, BuildContext(seed=0), *beside) is not None
 
 
 def test_listing_and_specs_never_import_torch() -> None:
-    modules = ", ".join(f"stackwise_providers_transformer.{name}" for name in ("provider", "options", "growth"))
+    growth = [component.factory for component in provider.stackwise_growth_operators()]
+    cold = {reference.partition(":")[0] for reference in [*growth, *(component.options for component in COMPONENTS)]}
+    modules = ", ".join([provider.__name__, *sorted(cold)])
     code = f"import sys, {modules}; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"

@@ -23,6 +23,7 @@ from stackwise.options import config_key
 from stackwise_providers_transformer.causal_lm import CausalLM
 from stackwise_providers_transformer.options import CausalLMOptions
 
+GROWTH = "phases/two/enter/growth"
 FIRST_PARTY = ("core", "transformer", "optim", "data")
 
 
@@ -171,6 +172,27 @@ def learnt_positions() -> dict[str, Any]:
     return laid(laid(whole(), "model/rack/positions", "learned"), "model/rack/max_positions", 8)
 
 
+def growing(use: str, **model: Any) -> Any:
+    """A maker of the whole config with another operator, and with what its second phase changes in the model."""
+
+    def make() -> dict[str, Any]:
+        config = laid(whole(), GROWTH, {"use": use, "moments": "reset"})
+        return laid(config, "phases/two/model", model) if model else config
+
+    return make
+
+
+def begun(use: str) -> Any:
+    """A maker of a config that begins a third stack as a copy of the first."""
+
+    def make() -> dict[str, Any]:
+        config = laid(whole(), "model/rack/stacks", [{"a": 1}, {"b": 1}])
+        config = laid(config, "phases/two/model/rack/stacks", [{"a": 1}, {"b": 1}, {"c": 1}])
+        return laid(config, GROWTH, {"use": use, "source": "a"})
+
+    return make
+
+
 class Noisy(CausalLM):
     """Causal language modelling whose inputs are blanked at a rate that follows time."""
 
@@ -191,11 +213,67 @@ def noisy() -> dict[str, Any]:
     return laid(whole(), "task", Built(Noisy, spec=CausalLMOptions().to_spec(), rate={"linear": {"from": 0.0, "to": 0.5}}))
 
 
+class LowRank(torch.nn.Module):
+    """What is added to a matrix, of rank one; not zero at first, so that its presence shows at once."""
+
+    def __init__(self, weight: torch.Tensor) -> None:
+        super().__init__()
+        self.up, self.down = torch.nn.Parameter(torch.ones(weight.shape[0], 1)), torch.nn.Parameter(torch.ones(1, weight.shape[1]))
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.linear(input, self.up @ self.down)
+
+    def merged(self, weight: torch.Tensor) -> torch.Tensor:
+        return weight + self.up @ self.down
+
+
+class Halve:
+    """Halves every learning rate after the first step."""
+
+    factor = 1.0
+
+    def watch(self, step: int, metrics: Mapping[str, float]) -> str | None:
+        if self.factor < 1:
+            return None
+        self.factor = 0.5
+        return "a step was made"
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"factor": self.factor}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.factor = state["factor"]
+
+
+def low_rank(*select: str) -> dict[str, Any]:
+    return {"l": {"use": Built(LowRank), "select": list(select)}}
+
+
+def beside() -> dict[str, Any]:
+    return laid(whole(), "model/weight_adapters", low_rank("rack"))
+
+
+def leaving() -> dict[str, Any]:
+    return laid(beside(), "phases/two/model/weight_adapters", {"l": None})
+
+
+def half_frozen() -> dict[str, Any]:
+    return laid(laid(whole(), "model/rack/dropout", 0.5), "model/freeze", ["rack"])
+
+
+def judged_on_average() -> dict[str, Any]:
+    return laid(laid(whole(), "optimizer/ema", {"decay": 0.9}), "evaluate/e/weights", "ema")
+
+
+def with_identity() -> dict[str, Any]:
+    return laid(whole(), "phases/two/enter/growth", {"use": "transformer.identity"})
+
+
 def reverse(batch: dict[str, torch.Tensor], moment: object, generator: torch.Generator) -> dict[str, torch.Tensor]:
     return {name: tensor.flip(1) for name, tensor in batch.items()}
 
 
-EXECUTION = {"run.read_ahead", "run.workers"}
+EXECUTION = {"run.read_ahead", "run.workers", "run.compile"}
 """Keys that say how batches are made, and must not change a bit of the outcome."""
 
 CORE: dict[str, list[tuple[Any, str, Any]]] = {
@@ -206,6 +284,7 @@ CORE: dict[str, list[tuple[Any, str, Any]]] = {
     "run.device": [(whole, "run/device", "nowhere"), (whole, "run/device", "cuda")],
     "run.precision": [(whole, "run/precision", "bf16")],
     "run.threads": [(whole, "run/threads", 2)],
+    "run.probe": [(whole, "run/probe", False)],
     "run.halt_after": [(diverging, "run/halt_after", 1)],
     "task.use": [(whole, "task/use", "transformer.nothing")],
     "data.sources": [(whole, "data/sources/a", memory(5, heldout=0.2)), (whole, "data/sources/b", memory(1, heldout=0.2))],
@@ -218,6 +297,13 @@ CORE: dict[str, list[tuple[Any, str, Any]]] = {
     "data.transforms": [(whole, "data/transforms", [reverse])],
     "model.adapters": [(whole, "model/adapters", {"embedding-rack": [{"use": "core.project"}]})],
     "model.freeze": [(whole, "model/freeze", ["embedding"])],
+    "model.frozen_mode": [(half_frozen, "model/frozen_mode", "train")],
+    "model.weight_adapters": [(whole, "model/weight_adapters", low_rank("rack")), (beside, "model/weight_adapters/l/select", ["head"])],
+    "model.precision": [(whole, "model/precision", {"rack": "bfloat16"})],
+    "model.start": [(whole, "model/start", {"from": "nowhere"})],
+    "optimizer.lr_scaling": [(whole, "optimizer/lr_scaling", {"depth": {"exponent": -1}})],
+    "optimizer.ema": [(judged_on_average, "optimizer/ema/decay", 0.5)],
+    "optimizer.reaction": [(whole, "optimizer/reaction", Built(Halve))],
     "optimizer.groups": [(whole, "optimizer/groups", {"e": {"select": ["embedding"], "lr": 0.1}})],
     "optimizer.clip": [(whole, "optimizer/clip", 0.01)],
     "optimizer.use": [(whole, "optimizer", Built(torch.optim.SGD, lr=0.01))],
@@ -227,13 +313,18 @@ CORE: dict[str, list[tuple[Any, str, Any]]] = {
     "evaluate.seq_len": [(whole, "evaluate/e/seq_len", 3)],
     "evaluate.sources": [(whole, "evaluate/e/sources", {"x": memory(7, heldout=0.2)})],
     "evaluate.task": [(noisy, "evaluate/e/task", {"rate": 0.9}), (noisy, "evaluate/e/task", {"nothing": 0.9})],
+    "evaluate.weights": [(judged_on_average, "evaluate/e/weights", "live"), (whole, "evaluate/e/weights", "ema")],
     "evaluate.name": [(whole, "evaluate/other", {"batches": 1})],
     "phases.until": [(whole, "phases/one/until", "5 steps")],
     "enter.growth": [(whole, "phases/two/enter/growth", {"use": "transformer.identity"})],
-    "enter.moments": [(whole, "phases/two/enter/growth/moments", "reset")],
+    "enter.moments": [(whole, "phases/two/enter/growth/moments", "reset"), (whole, "phases/two/enter/moments", "reset")],
+    "enter.rewarm": [(with_identity, "phases/two/enter/rewarm", "4 steps")],
+    "enter.fresh": [(whole, "phases/two/enter/fresh", ["head"])],
+    "enter.weight_adapters": [(leaving, "phases/two/enter/weight_adapters", "drop")],
 }
 """Core key → (base config, where, another value)."""
 
+GATE = {"linear": {"from": 0, "to": 1, "over": "phase"}}
 RACK, HEAD, SOURCE = "model/rack/", "model/head/", "data/sources/a/"
 OPTIONS: dict[str, list[tuple[Any, str, Any]]] = {
     "transformer.token.vocab": [(whole, "model/embedding/vocab", 20)],
@@ -259,6 +350,15 @@ OPTIONS: dict[str, list[tuple[Any, str, Any]]] = {
     "transformer.lm.width": [(whole, HEAD + "width", 12)],
     "transformer.lm.tied": [(whole, HEAD + "tied", True)],
     "transformer.lm.init_std": [(whole, HEAD + "init_std", 0.1)],
+    "transformer.stack.source": [(begun("transformer.stack"), GROWTH + "/source", "b"), (whole, GROWTH + "/source", "base")],
+    "transformer.interleave.source": [(begun("transformer.interleave"), GROWTH + "/source", "b")],
+    "transformer.identity.at": [(growing("transformer.identity"), GROWTH + "/at", "start")],
+    "transformer.gated.base": [(whole, GROWTH, {"use": "transformer.gated", "base": "copy", "gate": GATE})],
+    "transformer.gated.gate": [(whole, GROWTH, {"use": "transformer.gated", "gate": GATE}), (whole, GROWTH, {"use": "transformer.gated"})],
+    "transformer.widen-ff.how": [(growing("transformer.widen-ff", rack={"ff": 40}), GROWTH + "/how", "split")],
+    "transformer.vocabulary.rows": [(growing("transformer.vocabulary", embedding={"vocab": 20}), GROWTH + "/rows", "zeros")],
+    # weight adapters are modules so far: tests/transformer/test_lora.py shows the effect of each option
+    **{f"transformer.lora.{option}": [] for option in ("rank", "alpha", "scaling", "dropout")},
     "optim.adamw.lr": [(whole, "optimizer/lr", 0.02), (whole, "optimizer/lr", {"linear": {"from": 0.01, "to": 0}})],
     "optim.adamw.weight_decay": [(whole, "optimizer/weight_decay", 0.5)],
     "optim.adamw.betas": [(whole, "optimizer/betas", [0.8, 0.9])],

@@ -169,7 +169,7 @@ def test_another_optimizer_starts_anew_and_the_plan_says_so() -> None:
     ((before, entered, _),) = boundaries(machine)
     assert entered.moments_kept == 0 and entered.moments_dropped == len(before.moments)
     transition = machine.schedule.phases[1].transition
-    assert transition is not None and "moments start anew" in transition.notes[0]
+    assert transition is not None and "the others start anew" in transition.notes[0]
 
 
 def test_other_betas_keep_the_moments() -> None:

@@ -37,6 +37,8 @@ _FACE = {
     "TaskSpec": "stackwise.specs",
     "OptimizerSpec": "stackwise.specs",
     "AdapterSpec": "stackwise.specs",
+    "select": "stackwise.selectors",
+    "matches": "stackwise.selectors",
     "Moment": "stackwise.time",
     # for users in code
     "Built": "stackwise.contracts",
@@ -46,6 +48,7 @@ _FACE = {
     "PhaseSchedule": "stackwise.phases",
     "Model": "stackwise.model",
     "TrainingMachine": "stackwise.machine",
+    "carry": "stackwise.carrying",
     "Experiment": "stackwise.config",
     "load": "stackwise.config",
     "experiment": "stackwise.config",
@@ -57,6 +60,7 @@ _FACE = {
     "RunStarted": "stackwise.events",
     "PhaseEntered": "stackwise.events",
     "Evaluated": "stackwise.events",
+    "Reacted": "stackwise.events",
     "RunFinished": "stackwise.events",
     # errors
     "StackwiseError": "stackwise.errors",
@@ -92,6 +96,8 @@ if TYPE_CHECKING:  # the types that provider authors and users check against; th
     from stackwise.options import scheduled as scheduled
     from stackwise.options import stacks as stacks
     from stackwise.phases import PhaseSchedule as PhaseSchedule
+    from stackwise.selectors import matches as matches
+    from stackwise.selectors import select as select
     from stackwise.specs import AdapterSpec as AdapterSpec
     from stackwise.specs import BatchSpec as BatchSpec
     from stackwise.specs import EmbeddingSpec as EmbeddingSpec

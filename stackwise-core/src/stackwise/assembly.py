@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from stackwise.config import Experiment
-from stackwise.contracts import BuildContext, Built, Observer, ParameterGroup
+from stackwise.contracts import BuildContext, Built, Observer, ParameterGroup, Reaction
 from stackwise.discovery import discover
 from stackwise.errors import ProviderError, StackwiseError
 from stackwise.evaluation import Evaluation
@@ -26,6 +27,8 @@ from stackwise.planes.model import ModelPlane
 from stackwise.planes.objective import Objective
 from stackwise.planes.optimizer import OptimizerPlane
 from stackwise.planes.reader_processes import ProcessLoader
+from stackwise.planes.transfer import Tensors
+from stackwise.pretrained import read_pretrained
 from stackwise.registry import Registry
 from stackwise.streams import step_seed, stream_key
 
@@ -45,17 +48,18 @@ def assemble(source: Plan | Experiment, registry: Registry | None = None) -> Tra
     run = plan.experiment.run
     if run.threads is not None:
         torch.set_num_threads(run.threads)
-    placement = Placement(run.device, run.precision)
+    placement = Placement(run.device, run.precision, compiles=run.compile)
     parts = Workshop(plan)
     return TrainingMachine(
-        model=ModelPlane(parts.module, device=placement.device),
+        model=ModelPlane(parts.module, device=placement.device, seed=run.seed, start=_start(plan)),
         data=parts.data("train", placement, partial(_asked, plan.schedule)),
         task=Objective(parts.task),
-        optimizer=OptimizerPlane(parts.optimizer),
+        optimizer=OptimizerPlane(parts.optimizer, parts.reaction),
         schedule=plan.schedule,
         evaluations=[parts.evaluation(declared, placement) for declared in plan.evaluations],
         placement=placement,
         grow=parts.growth,
+        probe=run.probe,
         seed=run.seed,
         halt_after=run.halt_after,
         bridges=[str(bridge) for bridge in plan.bridges],
@@ -74,18 +78,16 @@ class Workshop:
     def __init__(self, plan: Plan, device: str = "cpu") -> None:
         self._plan, self._device = plan, torch.device(device)
         self._seed = plan.experiment.run.seed
-        self._built: dict[str, int] = {}
         self._specs = {
             id(part): joined.specs()
             for phase, joined in reversed(list(zip(plan.schedule, plan.joined, strict=True)))
             for part in _parts(phase)
         }
 
-    def module(self, role: str, part: Part) -> nn.Module:
-        """A module of the model, initialised from the stream of its role; each rebuild of a role has a stream of its own."""
-        count = self._built[role] = self._built.get(role, -1) + 1
-        with _seeded(step_seed(stream_key(self._seed, "init", role), count)), self._device:
-            module = self._make(part, role)
+    def module(self, role: str, part: Part, step: int, *extra: Any) -> nn.Module:
+        """A module of the model; what it draws while it is built comes from the stream of its role at the step."""
+        with _seeded(step_seed(stream_key(self._seed, "init", role), step)), self._device:
+            module = self._make(part, role, *extra)
         if not isinstance(module, nn.Module):
             raise ProviderError(f"{part.kind} {part.id} was built as a {type(module).__name__}: it must be an nn.Module")
         return module
@@ -97,6 +99,11 @@ class Workshop:
     def growth(self, part: Part) -> Any:
         """A growth operator."""
         return self._make(part, "growth")
+
+    def reaction(self, part: Part) -> Reaction:
+        """An answer to the training signal."""
+        reaction: Reaction = self._make(part, "reaction")
+        return reaction
 
     def transform(self, part: Part) -> Any:
         """A transform of batches."""
@@ -145,7 +152,13 @@ class Workshop:
         data = self.data(declared.name, placement, partial(_asked_always, declared.state))
         data.enter(declared.state, lookahead=self._plan.lookahead)
         return Evaluation(
-            name=declared.name, data=data, state=declared.state, batches=declared.batches, values=declared.values, seed=self._seed
+            name=declared.name,
+            data=data,
+            state=declared.state,
+            batches=declared.batches,
+            values=declared.values,
+            seed=self._seed,
+            weights=declared.weights,
         )
 
     def _make(self, part: Part, consumer: str, *extra: Any, split: str = "train", t: float = 0.0) -> Any:
@@ -154,7 +167,7 @@ class Workshop:
         options = part.options_at(t)
         with _as_faults_of(part):
             if isinstance(part.given, Built):
-                return part.given.make(**_plain_stacks(options))
+                return part.given.make(*extra, **_plain_stacks(options))
             factory = self._plan.registry.get(part.kind, part.id).load_factory()  # type: ignore[arg-type]  # a Part's kind is a Kind
             return factory(options, self._context(part, consumer, split), *extra)
 
@@ -168,6 +181,12 @@ class Workshop:
             max_length=plan.max_length,
             specs=self._specs.get(id(part)) or plan.joined[0].specs(),
         )
+
+
+def _start(plan: Plan) -> Callable[[], tuple[Tensors, Sequence[str]]] | None:
+    """The weights that the config begins from, read when they are needed."""
+    declared = plan.experiment.phases[0].model.start
+    return None if declared is None else lambda: (read_pretrained(Path(declared.from_)), declared.drop)
 
 
 def _depth(declared: int | None, placement: Placement) -> int:
@@ -202,6 +221,7 @@ def _parts(phase: CompiledPhase) -> Iterator[Part]:
         return
     yield from (state.task, state.model.embedding, state.model.rack, state.model.head, state.optimizer.part)
     yield from (part for adapters in state.model.adapters.values() for part in adapters)
+    yield from (declared.part for declared in state.model.weight_adapters.values())
     yield from (*state.data.sources.values(), *state.data.transforms)
 
 

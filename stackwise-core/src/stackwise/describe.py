@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from math import isinf
 from typing import Any
 
 from stackwise.phases import CompiledPhase, Transition
@@ -43,6 +44,7 @@ def _phase_as_json(phase: CompiledPhase, cost: PhasePrice) -> dict[str, Any]:
         "training_flops": cost.flops,
         "sources": {name: {"rows": round(read.rows), "epochs": read.epochs} for name, read in cost.sources.items()},
         "lr": None if cost.lr is None else {"entry": cost.lr[0], "exit": cost.lr[1]},
+        "lr_envelope": None if cost.envelope is None else [None if isinf(edge) else edge for edge in cost.envelope],
         "transition": None if phase.transition is None else _transition_as_json(phase, phase.transition, cost),
     }
 
@@ -76,6 +78,7 @@ def plan_as_text(plan: Plan, prices: tuple[PhasePrice, ...]) -> str:
     rows += [_row(phase, cost) for phase, cost in zip(plan.schedule, prices, strict=True)]
     lines += table(rows)
     lines += _source_lines(prices)
+    lines += _reaction_lines(plan, prices)
     for phase, cost in zip(plan.schedule, prices, strict=True):
         if phase.transition is not None:
             lines += ["", *_transition_lines(plan, phase, phase.transition, cost)]
@@ -103,6 +106,16 @@ def _source_lines(prices: tuple[PhasePrice, ...]) -> list[str]:
         return []
     words = [f"{name} {count:,.0f} rows" + ("" if (e := epochs[name]) is None else f" ({e:.2f} epochs)") for name, count in rows.items()]
     return ["", f"reads  {', '.join(words)}"]
+
+
+def _reaction_lines(plan: Plan, prices: tuple[PhasePrice, ...]) -> list[str]:
+    """`reacts  optim.plateau in shallow, deep: every learning rate × 0.01 to 1`."""
+    told: dict[tuple[str, tuple[float, float]], list[str]] = {}
+    for phase, cost in zip(plan.schedule, prices, strict=True):
+        if cost.envelope is not None and phase.state is not None and phase.state.optimizer.reaction is not None:
+            told.setdefault((phase.state.optimizer.reaction.id, cost.envelope), []).append(phase.name)
+    lines = [f"reacts  {id} in {', '.join(names)}: every learning rate × {low:g} to {high:g}" for (id, (low, high)), names in told.items()]
+    return ["", *lines] if lines else []
 
 
 def _row(phase: CompiledPhase, cost: PhasePrice) -> list[str]:

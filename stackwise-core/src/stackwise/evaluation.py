@@ -28,6 +28,8 @@ class Evaluation:
     values: Mapping[str, Mapping[str, float]] = Factory(dict)
     """Task id → fixed values of its options that follow time in training."""
     seed: int = 0
+    weights: str = "live"
+    """`live`, or `ema` for the averaged ones."""
 
     def run(self, model: nn.Module, objective: Objective, placement: Placement, moment: Moment) -> dict[str, float]:
         """Means weighted by their own denominators over the same batches every time; training streams are not touched.

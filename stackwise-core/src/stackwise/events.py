@@ -35,6 +35,13 @@ class PhaseEntered(NamedTuple):
     moments_copied: int
     moments_dropped: int
     seconds: float
+    merged: int = 0
+    """Matrices that took in a weight adapter which left."""
+    probe_loss_before: float | None = None
+    """Loss of the last batch before the boundary; None where the boundary leaves the function alone or models do not compare."""
+    probe_loss_after: float | None = None
+    probe_change: float | None = None
+    """Largest absolute change of any output on that batch."""
 
 
 class StepDone(NamedTuple):
@@ -65,6 +72,16 @@ class Evaluated(NamedTuple):
     seconds: float
 
 
+class Reacted(NamedTuple):
+    """The declared reaction to the training signal changed its factor on every learning rate."""
+
+    step: int
+    phase: str
+    factor_before: float
+    factor: float
+    why: str
+
+
 class RunFinished(NamedTuple):
     """After the last step."""
 
@@ -77,7 +94,7 @@ class RunFinished(NamedTuple):
     """Source → rows and tokens delivered."""
 
 
-Event = RunStarted | PhaseEntered | StepDone | Evaluated | RunFinished
+Event = RunStarted | PhaseEntered | StepDone | Evaluated | Reacted | RunFinished
 
 
 def to_json(event: Event) -> dict[str, Any]:

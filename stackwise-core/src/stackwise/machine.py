@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from math import hypot, isfinite, nan
 from time import perf_counter
 from typing import Any
@@ -14,13 +14,16 @@ from torch import nn
 from stackwise.contracts import Batch, Observer, Task
 from stackwise.errors import TrainingHalted, UserError
 from stackwise.evaluation import Evaluation
-from stackwise.events import Evaluated, Event, PhaseEntered, RunFinished, RunStarted, StepDone
+from stackwise.events import Evaluated, Event, PhaseEntered, Reacted, RunFinished, RunStarted, StepDone
 from stackwise.phases import CompiledPhase, PhaseSchedule
 from stackwise.placement import Placement
 from stackwise.planes.data import DataPlane
-from stackwise.planes.model import ModelPlane, ModelReceipt
+from stackwise.planes.model import UNGATED, ModelPlane
+from stackwise.planes.moments import MomentsReceipt
 from stackwise.planes.objective import Objective, check_loss
-from stackwise.planes.optimizer import MomentsReceipt, OptimizerPlane
+from stackwise.planes.optimizer import OptimizerPlane
+from stackwise.planes.transfer import ModelReceipt
+from stackwise.probe import Judged, Verdict, compare, judge
 from stackwise.streams import step_seed, stream_key
 from stackwise.time import Moment
 
@@ -37,6 +40,7 @@ class TrainingMachine:
         evaluations: named evaluations; when they run is in the schedule.
         placement: device and precision; `Placement()` when left out.
         grow: builds the growth operator of a declared part.
+        probe: whether every change of the model is judged on the last batch, before and after.
         seed: the run's seed; each step seeds its own streams from (seed, consumer, step).
         halt_after: steps in a row that may be skipped as not finite before training halts.
         bridges: junctions that assembly bridged, in sentences, reported at the start.
@@ -57,6 +61,7 @@ class TrainingMachine:
         evaluations: Sequence[Evaluation] = (),
         placement: Placement | None = None,
         grow: Callable[[Any], object] | None = None,
+        probe: bool = False,
         seed: int = 0,
         halt_after: int = 3,
         bridges: Sequence[str] = (),
@@ -70,6 +75,9 @@ class TrainingMachine:
         self.optimizer = optimizer if isinstance(optimizer, OptimizerPlane) else OptimizerPlane.of(optimizer, self.model.trainable())
         self.evaluations = {evaluation.name: evaluation for evaluation in evaluations}
         self._grow, self._bridges, self._halt_after = grow, tuple(bridges), halt_after
+        self._seed, self._probe = seed, probe
+        self._last_batch: tuple[Batch, Moment] | None = None
+        self._probed_step = -1
         self._task_key, self._model_key = stream_key(seed, "task"), stream_key(seed, "model")
         self._generator = torch.Generator()
         self._not_finite_in_a_row = self._skipped = 0
@@ -123,31 +131,49 @@ class TrainingMachine:
         """One boundary: leave the phase before, carry the planes over, enter the next."""
         if phase.index:
             yield from self._evaluate(phase.start, self.schedule.phases[phase.index - 1].name, "exit")
+        before = self._judged() if self._is_probed(phase) else None
         started = perf_counter()
         model, moments = self._enter(phase)
         self.placement.synchronize()
         seconds = perf_counter() - started
         self._seconds += seconds
-        yield self._entered(phase, model, moments, seconds)
+        verdict = compare(before, self._judged()) if before is not None else None
+        yield self._entered(phase, model, moments, verdict, seconds)
         yield from self._evaluate(phase.start, phase.name, "entry")
+
+    def _is_probed(self, phase: CompiledPhase) -> bool:
+        """Whether the boundary changes what the model computes, between models that both take the last batch and one task."""
+        if not self._probe or self._last_batch is None or phase.state is None or phase.transition is None:
+            return False
+        last = self.schedule.phases[phase.index - 1].state
+        comparable = last is not None and last.task.structure == phase.state.task.structure
+        return comparable and phase.transition.touches_function
+
+    def _judged(self) -> Judged:
+        assert self._last_batch is not None  # `_is_probed` has seen it
+        batch, moment = self._last_batch
+        return judge(batch, self.model.model, self.objective, self.placement, moment, self._seed)
 
     def _enter(self, phase: CompiledPhase) -> tuple[ModelReceipt, MomentsReceipt]:
         state, t = phase.state, self.schedule.clock.t(phase.start)
         if state is None:
-            return ModelReceipt(adopted=tuple(self.model.trainable())), MomentsReceipt()
+            return ModelReceipt(adopted={name: name for name in self.model.trainable()}), MomentsReceipt()
         self.objective.enter(state.task)
         self.data.enter(state.data, lookahead=self.objective.lookahead)
         growth = self._grow(phase.enter.growth) if self._grow is not None and phase.enter.growth is not None else None
         blocks = phase.transition.blocks if phase.transition is not None else {}
-        receipt = self.model.enter(state.model, blocks=blocks, growth=growth)
-        moments = self.optimizer.enter(
-            state.optimizer, self.model.trainable(), t, receipt=receipt if phase.index else None, enter=phase.enter
-        )
-        self.model.model.train()
+        gate = phase.enter.growth.curves.get("gate") if phase.enter.growth is not None else None
+        receipt = self.model.enter(state.model, step=phase.start, blocks=blocks, growth=growth, gate=gate or UNGATED, enter=phase.enter)
+        self.placement.wrap(self.model.model)
+        parameters = dict(self.model.model.named_parameters())
+        moments = self.optimizer.enter(state.optimizer, parameters, t, receipt=receipt if phase.index else None, enter=phase.enter)
+        self.model.train()
         self._apply_values(t)
         return receipt, moments
 
-    def _entered(self, phase: CompiledPhase, model: ModelReceipt, moments: MomentsReceipt, seconds: float) -> PhaseEntered:
+    def _entered(
+        self, phase: CompiledPhase, model: ModelReceipt, moments: MomentsReceipt, verdict: Verdict | None, seconds: float
+    ) -> PhaseEntered:
         parameters = list(self.model.model.parameters())
         return PhaseEntered(
             step=phase.start,
@@ -159,15 +185,21 @@ class TrainingMachine:
             copied=len(model.copied),
             fresh=len(model.fresh),
             dropped=len(model.dropped),
+            merged=len(model.merged),
             moments_kept=moments.kept,
             moments_copied=moments.copied,
             moments_dropped=moments.dropped,
+            probe_loss_before=verdict.loss_before if verdict is not None else None,
+            probe_loss_after=verdict.loss_after if verdict is not None else None,
+            probe_change=verdict.change if verdict is not None else None,
             seconds=seconds,
         )
 
     def _steps(self, phase: CompiledPhase) -> Iterator[Event]:
         due = {step for steps in self.schedule.evaluate_at.values() for step in steps} - {phase.start}
         moving = phase.state is not None
+        if self._probe and phase.stop < self.schedule.steps:
+            self._probed_step = phase.stop - 1
         self.data.open(self.schedule.moments(phase, self.step))
         for moment, tokens in self.schedule.walk(phase, self.step):
             if moment.step in due:
@@ -181,6 +213,8 @@ class TrainingMachine:
             seconds = perf_counter() - started
             self._seconds += seconds
             yield StepDone(moment.step, phase.name, loss, norm, self.optimizer.lr, tokens, seconds, not finite)
+            if self.optimizer.reaction is not None and finite:
+                yield from self._react(moment.step, phase.name, {"train.loss": loss})
             if not finite or self._not_finite_in_a_row:
                 self._count_not_finite(finite, moment)
 
@@ -193,13 +227,15 @@ class TrainingMachine:
         """Forward, backward and, when everything is finite, the update. Returns mean loss and gradient norm."""
         self._seed_streams(moment.step)
         batches = self.data.batches(moment)
+        if moment.step == self._probed_step:
+            self._last_batch = {name: tensor.clone() for name, tensor in batches[-1].items()}, moment
         loss = self._backward(batches, moment)
         parameters = self.optimizer.parameters
         norm = gradient_norm(parameters)
         if isfinite(loss) and isfinite(norm):
             if self.optimizer.clip is not None and norm > self.optimizer.clip:
                 _scale_gradients(parameters, self.optimizer.clip / norm)
-            self.optimizer.optimizer.step()
+            self.optimizer.step(moment.t)
         for parameter in parameters:
             parameter.grad = None
         return loss, norm
@@ -260,8 +296,18 @@ class TrainingMachine:
             if step not in self.schedule.evaluate_at.get(name, ()):
                 continue
             started = perf_counter()
-            metrics = evaluation.run(self.model.model, self.objective, self.placement, self.schedule.at(step=step))
+            with self.optimizer.evaluating(evaluation.weights):
+                metrics = evaluation.run(self.model.model, self.objective, self.placement, self.schedule.at(step=step))
             yield Evaluated(step, phase, name, at, metrics, perf_counter() - started)
+            if at != "entry":  # the same instant as the exit before it, seen by a model that has not trained since
+                yield from self._react(step, phase, {f"{name}.{metric}": value for metric, value in metrics.items()})
+
+    def _react(self, step: int, phase: str, metrics: Mapping[str, float]) -> Iterator[Event]:
+        """Show the declared reaction what was measured; what it does is an event."""
+        done = self.optimizer.watch(step, metrics)
+        if done is not None and self.optimizer.reaction is not None:
+            before, why = done
+            yield Reacted(step, phase, before, self.optimizer.reaction.factor, why)
 
 
 def _ratio(total: float, weight: float) -> float:

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from stackwise.contracts import Batch
-from stackwise.planes.bridges import fields_across, hidden_bridges, take
+from stackwise.planes.bridges import Precision, fields_across, hidden_bridges, take
+from stackwise.planes.weight_adapters import Attached, WeightAdapters, attach
 from stackwise.specs import EmbeddingSpec, RackSpec
 from stackwise.unification import Bridge
 
@@ -24,6 +25,8 @@ class Model(nn.Module):
         head: `forward(hidden) → outputs by name`.
         adapters: junction (`embedding-rack`, `rack-head`) → modules from hidden to hidden.
         bridges: lossless differences to cross, as unification found them.
+        weight_adapters: adapter name and path of a module → the adapter beside it.
+        precision: role → dtype its parameters are held in, where that is declared; the hidden state is cast at the junctions.
     """
 
     embedding: nn.Module
@@ -37,11 +40,24 @@ class Model(nn.Module):
         head: nn.Module,
         adapters: Mapping[str, Sequence[nn.Module]] | None = None,
         bridges: Sequence[Bridge] = (),
+        weight_adapters: Attached | None = None,
+        precision: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
         self.embedding, self.rack, self.head = embedding, rack, head
         self.adapters = nn.ModuleDict({junction: nn.ModuleList(modules) for junction, modules in (adapters or {}).items() if modules})
+        self._hooks: list[Any] = []
+        self.precision = dict(precision or {})
+        self.attach(weight_adapters or {})
         self.wire(bridges)
+
+    def attach(self, weight_adapters: Attached) -> None:
+        """Put these weight adapters beside their matrices, in place of those that were there."""
+        for hook in self._hooks:
+            hook.remove()
+        self.attached = dict(weight_adapters)
+        self.weight_adapters = WeightAdapters(self.attached)
+        self._hooks = list(attach(self, self.attached))
 
     def wire(self, bridges: Sequence[Bridge] | None = None) -> None:
         """Read the parts' boundaries and tie what the head declares tied; called again after every exchange of a part."""
@@ -76,6 +92,8 @@ class Model(nn.Module):
         for i, adapter in enumerate(self.adapters.get_submodule(junction).children() if junction in self.adapters else ()):
             steps += [hidden_bridges(self._into(f"adapter:{junction}:{i}")), adapter]
         steps.append(hidden_bridges(b for b in self._into(role) if b.junction == junction))
+        if self.precision:
+            steps.append(Precision(self.precision.get(role, "float32")))
         return tuple(step for step in steps if step is not None)
 
     def _into(self, role: str) -> tuple[Bridge, ...]:

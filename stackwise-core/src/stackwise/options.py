@@ -15,7 +15,7 @@ config; the component receives the value in force, at build and then through `ap
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -31,6 +31,7 @@ def option(
     doc: str,
     minimum: float | None = None,
     maximum: float | None = None,
+    below: float | None = None,
     choices: Sequence[object] | None = None,
     factory: Callable[[], Any] | None = None,
     key: str | None = None,
@@ -42,16 +43,20 @@ def option(
         doc: one sentence, with the unit.
         minimum: smallest value allowed.
         maximum: largest value allowed.
+        below: every value allowed is smaller than this.
         choices: the only values allowed.
         factory: makes a fresh default (for mutable ones), instead of `default`.
         key: the name in the config when it is not a Python identifier (`from`).
     """
-    return _field(default, doc=doc, minimum=minimum, maximum=maximum, choices=choices, factory=factory, extra={"key": key} if key else {})
+    extra = {"key": key} if key else {}
+    return _field(default, doc=doc, minimum=minimum, maximum=maximum, below=below, choices=choices, factory=factory, extra=extra)
 
 
-def scheduled(default: Any = REQUIRED, *, doc: str, minimum: float | None = None, maximum: float | None = None) -> Any:
+def scheduled(
+    default: Any = REQUIRED, *, doc: str, minimum: float | None = None, maximum: float | None = None, below: float | None = None
+) -> Any:
     """A number that may follow time: a number or a schedule in the config, the value in force in the factory."""
-    return _field(default, doc=doc, minimum=minimum, maximum=maximum, extra={"scheduled": True})
+    return _field(default, doc=doc, minimum=minimum, maximum=maximum, below=below, extra={"scheduled": True})
 
 
 def dimension(name: str, *, doc: str, default: int | None = None) -> Any:
@@ -70,11 +75,13 @@ def _field(
     doc: str,
     minimum: float | None = None,
     maximum: float | None = None,
+    below: float | None = None,
     choices: Sequence[object] | None = None,
     factory: Callable[[], Any] | None = None,
-    extra: dict[str, object],
+    extra: Mapping[str, object],
 ) -> Any:
-    metadata = {"doc": doc, "minimum": minimum, "maximum": maximum, "choices": tuple(choices) if choices else None, **extra}
+    rules = {"minimum": minimum, "maximum": maximum, "below": below, "choices": tuple(choices) if choices else None}
+    metadata = {"doc": doc, **rules, **extra}
 
     def check(_: object, attribute: attrs.Attribute[Any], value: Any) -> None:
         if (broken := broken_rule(attribute, value)) is not None:
@@ -96,6 +103,8 @@ def broken_rule(attribute: attrs.Attribute[Any], value: Any) -> str | None:
         return f"{value!r} is below the minimum of {low}"
     if (high := rules.get("maximum")) is not None and value > high:
         return f"{value!r} is above the maximum of {high}"
+    if (bound := rules.get("below")) is not None and value >= bound:
+        return f"{value!r} is not below {bound}"
     if (choices := rules.get("choices")) is not None and value not in choices:
         return f"{value!r} is none of {', '.join(map(repr, choices))}"
     return None

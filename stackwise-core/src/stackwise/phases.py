@@ -8,6 +8,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
+from math import prod
 from typing import Any, Literal
 
 import attrs
@@ -133,6 +134,15 @@ class DataState:
 
 
 @frozen(kw_only=True)
+class WeightAdapterState:
+    """Adapters beside some matrices."""
+
+    part: Part
+    select: tuple[str, ...]
+    """Selectors of the matrices."""
+
+
+@frozen(kw_only=True)
 class ModelState:
     """What the model is."""
 
@@ -146,6 +156,11 @@ class ModelState:
     """Stack name → blocks, in forward order; empty when the rack declares none."""
     bridges: tuple[Bridge, ...] = ()
     """Lossless differences from the task's batch to the head's outputs."""
+    weight_adapters: Mapping[str, WeightAdapterState] = Factory(dict)
+    precision: Mapping[str, str] = Factory(dict)
+    """Role → dtype of its parameters; roles left out hold float32 or what they were built with."""
+    frozen_mode: Literal["eval", "train"] = "eval"
+    """Mode of modules whose parameters are all frozen: whether their dropout draws and their statistics move."""
 
 
 @frozen(kw_only=True)
@@ -159,6 +174,17 @@ class GroupState:
 
 
 @frozen(kw_only=True)
+class LRScale:
+    """A power law of the learning rate in the size of the model: lr · (size / base) ^ exponent."""
+
+    by: Literal["width", "depth", "parameters"]
+    exponent: float
+    base: float
+    size: int | None = None
+    """Width or depth in this phase; parameters are counted when the model stands."""
+
+
+@frozen(kw_only=True)
 class OptimizerState:
     """How the model learns."""
 
@@ -167,6 +193,16 @@ class OptimizerState:
     """The declared groups, most specific first come, then the rest as `default`."""
     clip: float | None = None
     """Largest gradient norm; None: no clipping."""
+    lr_scaling: tuple[LRScale, ...] = ()
+    """What the size of the model makes of every learning rate."""
+    ema: Curve | None = None
+    """Decay of the averaged weights; None: no average is kept."""
+    reaction: Part | None = None
+    """Answer of the learning rate to the training signal."""
+
+    def lr_factor(self, parameters: int) -> float:
+        """Factor on every learning rate of a model with so many parameters."""
+        return prod(float(((scale.size or parameters) / scale.base) ** scale.exponent) for scale in self.lr_scaling)
 
 
 @frozen(kw_only=True)
@@ -185,7 +221,13 @@ class Enter:
 
     growth: Part | None = None
     moments: Literal["copy", "reset"] = "copy"
-    """Moments of copied parameters: copied with them, or started anew."""
+    """Moments of copied parameters, and of all at a change of the optimizer: carried over, or started anew."""
+    fresh: tuple[str, ...] = ()
+    """Selectors of parameters that start anew."""
+    weight_adapters: Literal["merge", "drop"] = "merge"
+    """What becomes of weight adapters that leave: their matrices take them in, or they are lost."""
+    rewarm: Curve | None = None
+    """Factor on the learning rate of fresh parameters, from 0 to 1 over its first steps."""
 
 
 @frozen(kw_only=True)
@@ -207,6 +249,8 @@ class Transition:
     preserves_function: bool = True
     notes: tuple[str, ...] = ()
     """What is lost or started anew on purpose, in sentences."""
+    touches_function: bool = False
+    """Whether the boundary builds, grows, swaps or restarts a part of the model that goes on taking the same batches."""
 
 
 @frozen(kw_only=True)

@@ -18,12 +18,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from stackwise.assembly import Workshop
 from stackwise.config import PhaseConfig
+from stackwise.contracts import ParameterGroup
 from stackwise.errors import ConfigError, Problem, ProviderError, SelectorError, StackwiseError, UserError
 from stackwise.phases import CompiledPhase, Part, TrainingState
 from stackwise.plan import Plan
 from stackwise.plan.extents import epochs_of
-from stackwise.planes.model import ModelPlane, ModelReceipt
+from stackwise.planes.model import ModelPlane
 from stackwise.planes.optimizer import group_parameters
+from stackwise.planes.transfer import ModelReceipt
 from stackwise.schedules import Curve
 from stackwise.specs import OptimizerSpec, TaskSpec, TensorSpec
 
@@ -53,6 +55,8 @@ class PhasePrice:
     """Forward and backward of every step of the phase; None where the inputs' shapes are unknown."""
     lr: tuple[float, float] | None
     """At the first and the last step."""
+    envelope: tuple[float, float] | None
+    """Between what the declared reaction may multiply every learning rate; None: there is none."""
     receipt: ModelReceipt
     """What crossing into the phase does to the parameters, by name."""
     sources: Mapping[str, SourcePrice]
@@ -94,10 +98,11 @@ def _price_phase(plan: Plan, phase: CompiledPhase, plane: ModelPlane, shop: Work
     blocks = phase.transition.blocks if phase.transition is not None else {}
     declared = plan.experiment.phases[phase.index]
     with _placed_at(declared, "model.freeze"):
-        receipt = plane.enter(state.model, blocks=blocks, growth=growth)
+        receipt = plane.enter(state.model, step=phase.start, blocks=blocks, growth=growth, enter=phase.enter)
     with _placed_at(declared, "optimizer.groups"):
         groups = group_parameters(state.optimizer, plane.trainable(), first)
     lr = _lr(state, {group.name for group in groups})
+    scale = state.optimizer.lr_factor(sum(p.numel() for p in plane.model.parameters()))
     return PhasePrice(
         name=phase.name,
         steps=phase.stop - phase.start,
@@ -105,10 +110,11 @@ def _price_phase(plan: Plan, phase: CompiledPhase, plane: ModelPlane, shop: Work
         stacks=state.model.stacks,
         parameters=sum(p.numel() for p in plane.model.parameters()),
         trainable=sum(p.numel() for p in plane.trainable().values()),
-        optimizer_bytes=_optimizer_bytes(plan, phase, [p for group in groups for p in group.parameters.values()]),
+        optimizer_bytes=_optimizer_bytes(plan, phase, groups),
         flops=_flops(plan, phase, plane.model, counted),
         sources=_sources(plan, phase),
-        lr=None if lr is None else (lr(first), lr(last)),
+        lr=None if lr is None else (scale * lr(first), scale * lr(last)),
+        envelope=_envelope(state.optimizer.reaction),
         receipt=receipt,
     )
 
@@ -129,11 +135,28 @@ def _lr(state: TrainingState, taken: set[str]) -> Curve | None:
     return told.curves.get("lr")
 
 
-def _optimizer_bytes(plan: Plan, phase: CompiledPhase, parameters: list[nn.Parameter]) -> int | None:
+def _envelope(reaction: Part | None) -> tuple[float, float] | None:
+    """What the reaction's options say of its factor; a component that does not say may do anything, which the plan says too.
+
+    Raises:
+        ProviderError: an answer that is no envelope.
+    """
+    if reaction is None:
+        return None
+    if not hasattr(reaction.options, "envelope"):
+        return (0.0, float("inf"))
+    low, high = reaction.options.envelope()
+    if not 0 <= low <= high:
+        raise ProviderError(f"reaction {reaction.id} states an envelope from {low} to {high}: a factor goes from low to high, at least 0")
+    return (float(low), float(high))
+
+
+def _optimizer_bytes(plan: Plan, phase: CompiledPhase, groups: list[ParameterGroup]) -> int | None:
     spec = plan.joined[phase.index].drafts.optimizer.spec
     if not isinstance(spec, OptimizerSpec):
         return None
-    return sum(spec.state_elements(tuple(p.shape)) * p.element_size() for p in parameters)
+    named = [item for group in groups for item in group.parameters.items()]
+    return sum(spec.count(name, tuple(p.shape)) * p.element_size() for name, p in named)
 
 
 def _flops(plan: Plan, phase: CompiledPhase, model: nn.Module, known: _Counted) -> int | None:

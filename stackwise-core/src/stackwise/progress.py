@@ -7,7 +7,7 @@ import sys
 from time import monotonic
 from typing import TextIO
 
-from stackwise.events import Evaluated, Event, PhaseEntered, RunFinished, RunStarted, StepDone
+from stackwise.events import Evaluated, Event, PhaseEntered, Reacted, RunFinished, RunStarted, StepDone
 from stackwise.phases import PhaseSchedule
 
 LINE_EVERY_S = 5.0
@@ -49,6 +49,8 @@ class Progress:
         elif isinstance(event, Evaluated):
             metrics = "  ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in event.metrics.items())
             self._line(f"      {event.phase} {event.step}/{self._schedule.steps}  {event.name} ({event.at})  {metrics}")
+        elif isinstance(event, Reacted):
+            self._line(f"      step {event.step}: learning rates × {event.factor:g} (were × {event.factor_before:g}): {event.why}")
         elif isinstance(event, RunFinished):
             self._clear()
 
@@ -105,7 +107,11 @@ class Progress:
             return text
         carried = f"adopted {event.adopted}, copied {event.copied}, fresh {event.fresh}, dropped {event.dropped}"
         moments = f"moments kept {event.moments_kept}, copied {event.moments_copied}, dropped {event.moments_dropped}"
-        return f"{text}; {carried}; {moments}; {event.seconds:.2f} s"
+        probe = ""
+        if event.probe_loss_before is not None:
+            probe = f"; probe loss {event.probe_loss_before:.4f} → {event.probe_loss_after:.4f}"
+            probe += "" if event.probe_change is None else f", largest change of an output {event.probe_change:.2g}"
+        return f"{text}; {carried}; {moments}{probe}; {event.seconds:.2f} s"
 
     def _line(self, text: str) -> None:
         self._clear()

@@ -55,6 +55,11 @@ def select(selectors: Sequence[str], names: Iterable[str]) -> list[str]:
     return [name for name in names if name in chosen]
 
 
+def matches(selectors: Sequence[str], name: str) -> bool:
+    """Whether any selector matches one name."""
+    return any(compile_selector(selector).match(name) for selector in selectors)
+
+
 def _near(selector: str, names: Sequence[str]) -> str:
     prefixes = {".".join(parts[: i + 1]) for parts in (name.split(".") for name in names) for i in range(len(parts))}
     near = near_names(selector, prefixes) or sorted({name.split(".")[0] for name in names})

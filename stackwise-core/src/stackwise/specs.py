@@ -140,6 +140,12 @@ class OptimizerSpec:
 
     state_elements: Callable[[tuple[int, ...]], int]
     """Shape of a parameter → number of state entries kept for it, each of the parameter's dtype."""
+    named_state_elements: Callable[[str, tuple[int, ...]], int] | None = None
+    """Name and shape → the same, where the name decides too (Muon: hidden matrices and the rest)."""
+
+    def count(self, name: str, shape: tuple[int, ...]) -> int:
+        """State entries kept for the parameter of a canonical name."""
+        return self.state_elements(shape) if self.named_state_elements is None else self.named_state_elements(name, shape)
 
 
 @frozen(kw_only=True)

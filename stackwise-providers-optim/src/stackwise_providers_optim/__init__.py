@@ -1,4 +1,4 @@
-"""Optimizers for StackWise: AdamW.
+"""Optimizers for StackWise, and a reaction of the learning rate.
 
 Names resolve on first use, so that listing what is installed never imports torch.
 """
@@ -8,7 +8,30 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-_FACE = {"AdamWOptions": "options", "build_adamw": "adamw"}
+_FACE = {
+    "AdamWOptions": "options",
+    "SGDOptions": "options",
+    "MuonOptions": "options",
+    "AdafactorOptions": "options",
+    "LionOptions": "options",
+    "ScheduleFreeOptions": "options",
+    "NamedOptions": "options",
+    "PlateauOptions": "plateau",
+    "Plateau": "plateau",
+    "SGD": "sgd",
+    "Muon": "muon",
+    "Lion": "lion",
+    "ScheduleFreeAdamW": "schedule_free",
+    "build_adamw": "adamw",
+    "build_sgd": "sgd",
+    "build_muon": "muon",
+    "build_adafactor": "adafactor",
+    "build_lion": "lion",
+    "build_schedule_free": "schedule_free",
+    "build_torch": "from_torch",
+    "build_pytorch_optimizer": "from_pytorch_optimizer",
+    "build_plateau": "plateau",
+}
 
 __all__ = list(_FACE)
 

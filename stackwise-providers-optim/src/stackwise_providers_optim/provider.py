@@ -2,17 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from stackwise import Component, hookimpl
 
 
+def _optimizer(name: str, options: str, factory: str, summary: str, /, **example: object) -> Component:
+    return Component(
+        name=name,
+        options=f"stackwise_providers_optim.options:{options}",
+        factory=f"stackwise_providers_optim.{factory}",
+        summary=summary,
+        example=example,
+    )
+
+
 @hookimpl
-def stackwise_optimizers() -> list[Component]:
-    """AdamW."""
-    return [
-        Component(
-            name="adamw",
-            options="stackwise_providers_optim.options:AdamWOptions",
-            factory="stackwise_providers_optim.adamw:build_adamw",
-            summary="Adam with decoupled weight decay; by default only matrices decay",
-        )
-    ]
+def stackwise_optimizers() -> Iterable[Component]:
+    """The first-party ones, and those of two libraries by name."""
+    yield _optimizer("adamw", "AdamWOptions", "adamw:build_adamw", "Adam with decoupled weight decay; by default only matrices decay")
+    yield _optimizer("sgd", "SGDOptions", "sgd:build_sgd", "stochastic gradient descent with momentum")
+    yield _optimizer("muon", "MuonOptions", "muon:build_muon", "Muon for hidden matrices, AdamW for everything else")
+    yield _optimizer("adafactor", "AdafactorOptions", "adafactor:build_adafactor", "second moments as rows times columns: little memory")
+    yield _optimizer("lion", "LionOptions", "lion:build_lion", "sign of an interpolated momentum: half of Adam's memory")
+    yield _optimizer(
+        "schedule-free", "ScheduleFreeOptions", "schedule_free:build_schedule_free", "AdamW whose average needs no learning-rate decay"
+    )
+    yield _optimizer("torch", "NamedOptions", "from_torch:build_torch", "an optimizer of torch.optim by name", name="RAdam")
+    yield _optimizer(
+        "pytorch-optimizer",
+        "NamedOptions",
+        "from_pytorch_optimizer:build_pytorch_optimizer",
+        "an optimizer of the library pytorch-optimizer by name",
+        name="lamb",
+    )
+
+
+@hookimpl
+def stackwise_reactions() -> Iterable[Component]:
+    """What the learning rate does when training stalls."""
+    yield Component(
+        name="plateau",
+        options="stackwise_providers_optim.plateau:PlateauOptions",
+        factory="stackwise_providers_optim.plateau:build_plateau",
+        summary="the learning rate falls when a metric no longer improves",
+        example={"metric": "heldout.loss"},
+    )

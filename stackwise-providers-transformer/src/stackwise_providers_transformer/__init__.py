@@ -1,4 +1,5 @@
-"""Transformer parts for StackWise: token embedding, decoder rack, language-model head, causal language modelling, depth growth.
+"""Transformer parts for StackWise: token embedding, decoder rack, language-model head, causal language modelling, growth in
+depth, width and vocabulary, low-rank adapters.
 
 Names resolve on first use, so that listing what is installed never imports torch.
 """
@@ -13,13 +14,18 @@ _FACE = {
     "DecoderOptions": "options",
     "LMOptions": "options",
     "CausalLMOptions": "options",
-    "GrowthOptions": "options",
+    "LoRAOptions": "lora_options",
     "TokenEmbedding": "embedding",
     "Decoder": "decoder",
     "LMHead": "head",
     "CausalLM": "causal_lm",
-    "StackGrowth": "growth",
-    "IdentityGrowth": "growth",
+    "LoRA": "lora",
+    "CopyingGrowth": "depth_growth",
+    "IdentityGrowth": "depth_growth",
+    "GatedGrowth": "depth_growth",
+    "FeedForwardGrowth": "ff_growth",
+    "WidthGrowth": "width_growth",
+    "VocabularyGrowth": "vocabulary_growth",
 }
 
 __all__ = list(_FACE)

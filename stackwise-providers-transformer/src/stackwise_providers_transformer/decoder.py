@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from stackwise import BuildContext, RackSpec, UserError
 from stackwise_providers_transformer.attention import Attention
 from stackwise_providers_transformer.documents import attention_mask, positions_within
+from stackwise_providers_transformer.dropout import Dropout
 from stackwise_providers_transformer.learned_positions import LearnedPositions
 from stackwise_providers_transformer.mlp import GELU, SwiGLU
 from stackwise_providers_transformer.norms import make_norm
@@ -41,13 +41,13 @@ class Block(nn.Module):
         )
         self.mlp_norm = make_norm(options.norm, width, bias=bias)
         self.mlp = mlp(width=width, features=options.ff_features, bias=bias, std=std, output_std=output_std)
+        self.dropout = Dropout(options.dropout)
 
-    def forward(self, hidden_BTD: torch.Tensor, turn: Rotation | None, mask_B1TT: torch.Tensor | None, dropout: float) -> torch.Tensor:
-        """hidden [B, T, D] → [B, T, D]; `dropout` is the share of each branch to zero, 0 outside training."""
-        branch_BTD = self.attention(self.attention_norm(hidden_BTD), turn, mask_B1TT)
-        hidden_BTD = hidden_BTD + (F.dropout(branch_BTD, dropout) if dropout else branch_BTD)
-        branch_BTD = self.mlp(self.mlp_norm(hidden_BTD))
-        return hidden_BTD + (F.dropout(branch_BTD, dropout) if dropout else branch_BTD)
+    def forward(self, hidden_BTD: torch.Tensor, turn: Rotation | None, mask_B1TT: torch.Tensor | None) -> torch.Tensor:
+        """hidden [B, T, D] → [B, T, D]; dropout falls on each branch while the block itself is in training mode."""
+        hidden_BTD = hidden_BTD + self.dropout(self.attention(self.attention_norm(hidden_BTD), turn, mask_B1TT))
+        added_BTD: torch.Tensor = self.dropout(self.mlp(self.mlp_norm(hidden_BTD)))
+        return hidden_BTD + added_BTD
 
 
 class Decoder(nn.Module):
@@ -69,6 +69,7 @@ class Decoder(nn.Module):
                 raise UserError(f"stacks: torch keeps the name '{stack.name}' for its modules: call the stack otherwise")
             self.stacks[stack.name] = nn.ModuleList(Block(options) for _ in range(stack.blocks))
         self.norm = make_norm(options.norm, options.width, bias=options.bias)
+        self._dropouts = [module for module in self.modules() if isinstance(module, Dropout)]
 
     def to_spec(self) -> RackSpec:
         """Hidden state in and out; positions and segments may be given."""
@@ -77,6 +78,8 @@ class Decoder(nn.Module):
     def apply_values(self, values: Mapping[str, float]) -> None:
         """Take the dropout in force."""
         self.dropout = values.get("dropout", self.dropout)
+        for dropout in self._dropouts:
+            dropout.set_share(self.dropout)
 
     def forward(self, hidden: torch.Tensor, positions: torch.Tensor | None = None, segments: torch.Tensor | None = None) -> torch.Tensor:
         """Every entry sees those of its own document.
@@ -96,10 +99,9 @@ class Decoder(nn.Module):
         if self.positions is not None:
             hidden = self.positions(hidden, positions)
         turn = self._turn(hidden, positions) if self.options.positions == "rope" else None
-        dropout = self.dropout if self.training else 0.0
         for blocks in self.stacks.children():
             for block in blocks.children():
-                hidden = block(hidden, turn, mask, dropout)
+                hidden = block(hidden, turn, mask)
         normed: torch.Tensor = self.norm(hidden)
         return normed
 

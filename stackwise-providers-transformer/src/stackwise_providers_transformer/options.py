@@ -204,8 +204,3 @@ class CausalLMOptions:
             attention="causal",
             lookahead=1,
         )
-
-
-@frozen(kw_only=True)
-class GrowthOptions:
-    """Depth growth; nothing to choose."""

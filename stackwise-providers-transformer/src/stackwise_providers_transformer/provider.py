@@ -62,20 +62,51 @@ def stackwise_tasks() -> list[Component]:
     ]
 
 
+def _growth(name: str, options: str, factory: str, summary: str, **example: object) -> Component:
+    return Component(
+        name=name,
+        options=f"{_PACKAGE}.growth_options:{options}",
+        factory=f"{_PACKAGE}.{factory}",
+        summary=summary,
+        example=example,
+    )
+
+
 @hookimpl
 def stackwise_growth_operators() -> list[Component]:
-    """Two ways to make a stack deeper."""
+    """Deeper, wider, with more tokens."""
+    return [
+        _growth("stack", "StackOptions", "depth_growth:build_stack", "block i copies block i mod L; changes the function"),
+        _growth(
+            "interleave",
+            "InterleaveOptions",
+            "depth_growth:build_interleave",
+            "every block is followed by its copies; changes the function",
+        ),
+        _growth("middle", "MiddleOptions", "depth_growth:build_middle", "the middle blocks are repeated in place; changes the function"),
+        _growth("identity", "IdentityOptions", "depth_growth:build_identity", "a new block starts as the identity; keeps the function"),
+        _growth(
+            "gated",
+            "GatedOptions",
+            "depth_growth:build_gated",
+            "what new blocks add is multiplied by a gate that rises from 0 to 1; keeps the function at first",
+            gate={"linear": {"from": 0, "to": 1, "over": "phase"}},
+        ),
+        _growth("widen-ff", "WidenFFOptions", "ff_growth:build_widen_ff", "more hidden features in every MLP; keeps the function"),
+        _growth("widen", "WidenOptions", "width_growth:build_widen", "the width and the heads times a whole number; keeps the function"),
+        _growth("vocabulary", "VocabularyOptions", "vocabulary_growth:build_vocabulary", "more token ids; keeps the old rows"),
+    ]
+
+
+@hookimpl
+def stackwise_weight_adapters() -> list[Component]:
+    """Low rank beside frozen matrices."""
     return [
         Component(
-            name="stack",
-            options=f"{_PACKAGE}.options:GrowthOptions",
-            factory=f"{_PACKAGE}.growth:build_stack",
-            summary="a new block copies the block at its index modulo the old depth; changes the function",
-        ),
-        Component(
-            name="identity",
-            options=f"{_PACKAGE}.options:GrowthOptions",
-            factory=f"{_PACKAGE}.growth:build_identity",
-            summary="a new block starts as the identity; keeps the function",
-        ),
+            name="lora",
+            options=f"{_PACKAGE}.lora_options:LoRAOptions",
+            factory=f"{_PACKAGE}.lora:build_lora",
+            summary="a trainable matrix of low rank beside a frozen one",
+            example={"rank": 2},
+        )
     ]

@@ -69,7 +69,7 @@ class Head(nn.Module):
         return {"logits": hidden @ self.weight.t()}
 
 
-def build(role: str, part: Part) -> nn.Module:
+def build(role: str, part: Part, step: int) -> nn.Module:
     made: nn.Module = {"embedding": Embed, "rack": Rack, "head": Head}[role](**part.options)
     return made
 
@@ -103,7 +103,9 @@ def test_buffers_move_with_their_block() -> None:
     blocks = {block(0): BlockOrigin(source=None), block(1): BlockOrigin(source=block(0)), block(2): BlockOrigin(source=block(1))}
     receipt = model.enter(state(base=3), blocks=blocks)
     assert [float(model.model.get_buffer(f"rack.stacks.base.{i}.seen")) for i in range(3)] == [0, 7, 8]
-    assert {name.split(".")[3] for name in receipt.fresh} == {"0"} and len(receipt.copied) == 8
+    assert {name.split(".")[3] for name in receipt.fresh} == {"0"} and not receipt.copied
+    moved = {name: old for name, old in receipt.adopted.items() if name != old}
+    assert len(moved) == 8 and all(name.replace(".1.", ".0.").replace(".2.", ".1.") == old for name, old in moved.items())
 
 
 def test_a_block_prepended_moves_the_others_values_and_drops_none() -> None:
@@ -157,7 +159,7 @@ def test_a_map_by_tensor_copies_by_index_and_scale() -> None:
     grown = model.model.get_parameter("rack.stacks.base.0.out.bias")
     assert torch.equal(grown, bias[[0, 1, 2, 3, 0, 1]] * 0.5)
     assert not model.model.get_parameter("embedding.weight").any()
-    assert list(receipt.copied) == ["rack.stacks.base.0.out.bias"] and receipt.adopted == ()
+    assert list(receipt.copied) == ["rack.stacks.base.0.out.bias"] and receipt.adopted == {}
 
 
 def test_a_shape_that_changes_without_a_map_is_named_with_both_shapes() -> None:

@@ -12,8 +12,8 @@ from torch import nn
 from stackwise.contracts import CopyOf, ParameterGroup
 from stackwise.errors import ProviderError, SelectorError, UserError
 from stackwise.phases import Enter, GroupState, OptimizerState, Part
-from stackwise.planes.model import ModelReceipt
 from stackwise.planes.optimizer import OptimizerPlane, group_parameters
+from stackwise.planes.transfer import ModelReceipt
 from stackwise.schedules import Curve, Knot
 
 FALLING = Curve((Knot(0.0, 1.0, "linear"), Knot(1.0, 0.0, "hold")))
@@ -98,7 +98,7 @@ def crossed(moments: Any, receipt: ModelReceipt, after: dict[str, nn.Parameter])
 
 @pytest.mark.parametrize("moments", ["copy", "reset"])
 def test_adopted_copied_fresh_and_dropped_are_counted_and_carried(moments: str) -> None:
-    receipt = ModelReceipt(adopted=("a",), copied={"c": CopyOf(source="a", index={0: (1, 0)})}, fresh=("d",), dropped=("b",))
+    receipt = ModelReceipt(adopted={"a": "a"}, copied={"c": CopyOf(source="a", index={0: (1, 0)})}, fresh=("d",), dropped=("b",))
     plane, done, held = crossed(moments, receipt, named("a", "c", "d"))
     now = plane.state_by_name()
     assert torch.equal(now["a"]["exp_avg"], held["a"]["exp_avg"])
@@ -109,10 +109,14 @@ def test_adopted_copied_fresh_and_dropped_are_counted_and_carried(moments: str) 
 
 
 def test_a_frozen_parameter_that_moves_takes_its_parked_state_with_it() -> None:
-    plane, done, held = crossed("copy", ModelReceipt(adopted=("a",), copied={"c": CopyOf(source="b")}, dropped=()), named("a"))
-    assert (done.kept, done.copied, done.dropped) == (1, 1, 0)
     thawed = named("c")
-    plane.enter(state(), {**plane._names, **thawed}, 0.6, receipt=ModelReceipt(adopted=("a", "c")))
+    thawed["c"].requires_grad_(False)
+    plane, done, held = crossed(
+        "copy", ModelReceipt(adopted={"a": "a"}, copied={"c": CopyOf(source="b")}, dropped=()), {**named("a"), **thawed}
+    )
+    assert (done.kept, done.copied, done.dropped) == (1, 1, 0)
+    thawed["c"].requires_grad_(True)
+    plane.enter(state(), {**plane._names, **thawed}, 0.6, receipt=ModelReceipt(adopted={"a": "a", "c": "c"}))
     assert torch.equal(plane.optimizer.state[thawed["c"]]["exp_avg"], held["b"]["exp_avg"])
 
 
@@ -121,6 +125,6 @@ def test_an_unchanged_crossing_keeps_the_optimizer_itself() -> None:
     plane.enter(state(), parameters, 0.0)
     stepped(plane)
     optimizer = plane.optimizer
-    done = plane.enter(state(lr=Curve.constant(3.0)), parameters, 0.5, receipt=ModelReceipt(adopted=("a", "b")))
+    done = plane.enter(state(lr=Curve.constant(3.0)), parameters, 0.5, receipt=ModelReceipt(adopted={"a": "a", "b": "b"}))
     assert plane.optimizer is optimizer and (done.kept, done.copied, done.dropped) == (2, 0, 0)
     assert plane.lr == 3.0

@@ -136,6 +136,8 @@ def _rules(metadata: Mapping[str, Any]) -> list[str]:
         rules.append(f"at least {metadata['minimum']}")
     if metadata.get("maximum") is not None:
         rules.append(f"at most {metadata['maximum']}")
+    if metadata.get("below") is not None:
+        rules.append(f"below {metadata['below']}")
     if metadata.get("choices"):
         rules.append("one of " + ", ".join(map(str, metadata["choices"])))
     if metadata.get("scheduled"):

@@ -74,6 +74,16 @@ def _counted(doc: str) -> dict[str, Any]:
     return {"rule": _broken_count, "doc": doc}
 
 
+def _broken_base(value: float | None) -> str | None:
+    return None if value is None or value > 0 else f"a size of {value:g} is none: give it above zero"
+
+
+def _broken_decay(value: float | Schedule) -> str | None:
+    if isinstance(value, int | float) and not 0 <= value < 1:
+        return f"a decay of {value:g} is no share of an average that still moves: give it at least 0 and below 1"
+    return None
+
+
 @frozen(kw_only=True)
 class ProvidersConfig:
     """Which installed providers may be imported for this run."""
@@ -98,6 +108,8 @@ class RunConfig:
     threads: int | None = option(None, doc="processor threads; left out: as the machine has", minimum=1)
     read_ahead: int | None = option(None, doc="steps whose batches a thread makes ahead; left out: 2 on CUDA, 0 on a CPU", minimum=0)
     workers: int = option(0, doc="processes that read each source; 0: the thread reads", minimum=0)
+    probe: bool = option(True, doc="whether each change of the model is judged on the last batch, before and after")
+    compile: bool = option(False, doc="whether torch compiles the model, block by block")
     halt_after: int = option(3, doc="steps in a row without a finite loss and gradient after which the run halts", minimum=1)
     providers: ProvidersConfig = field(factory=ProvidersConfig, metadata={"doc": "which installed providers may be imported"})
 
@@ -119,6 +131,25 @@ class DataConfig:
 
 
 @frozen(kw_only=True)
+class WeightAdapterConfig:
+    """Adapters beside some matrices. `select` stands beside the component's own options in the config."""
+
+    part: Ref
+    select: tuple[str, ...]
+    """Selectors."""
+
+
+@frozen(kw_only=True)
+class StartConfig:
+    """Weights to begin from."""
+
+    from_: str = field(
+        alias="from_", metadata={"key": "from", "doc": "a run directory, a directory of exported weights, or a safetensors file"}
+    )
+    drop: tuple[str, ...] = field(default=(), metadata={"doc": "selectors of what is not taken: it starts anew, or is left in the file"})
+
+
+@frozen(kw_only=True)
 class ModelConfig:
     """What the model is."""
 
@@ -129,6 +160,16 @@ class ModelConfig:
         default=Factory(dict), metadata={"doc": "junction → adapters in forward order"}
     )
     freeze: tuple[str, ...] = field(default=(), metadata={"doc": "selectors of parameters that do not learn"})
+    frozen_mode: Literal["eval", "train"] = option(
+        "eval", doc="mode of modules that are wholly frozen: without dropout and with statistics that stand still, or as in training"
+    )
+    weight_adapters: Mapping[str, WeightAdapterConfig] = field(
+        default=Factory(dict), metadata={"doc": "name → trained modules beside the matrices that `select` chooses (LoRA)"}
+    )
+    precision: Mapping[Literal["embedding", "rack", "head"], Literal["float32", "bfloat16", "float16"]] = field(
+        default=Factory(dict), metadata={"doc": "part → dtype of its parameters; the hidden state is cast at its junctions"}
+    )
+    start: StartConfig | None = field(default=None, metadata={"doc": "weights to begin from, instead of drawing them"})
 
 
 @frozen(kw_only=True)
@@ -143,20 +184,51 @@ class GroupConfig:
 
 
 @frozen(kw_only=True)
+class LRScaleConfig:
+    """A power law of the learning rate in the size of the model."""
+
+    exponent: float = field(metadata={"doc": "lr · (size / base) ^ exponent"})
+    base: float | None = field(
+        default=None, metadata={"rule": _broken_base, "doc": "size at which lr holds as written; left out: that of the first phase"}
+    )
+
+
+@frozen(kw_only=True)
+class EMAConfig:
+    """An exponential moving average of the weights."""
+
+    decay: float | Schedule = field(metadata={"rule": _broken_decay, "doc": "share of the average that stays at each step"})
+
+
+@frozen(kw_only=True)
 class OptimizerConfig:
-    """How the model learns. `groups` and `clip` stand beside the component's own options in the config."""
+    """How the model learns. Its keys but `part` stand beside the component's own options in the config."""
 
     part: Ref
     groups: tuple[GroupConfig, ...] = ()
     clip: float | None = field(default=None, metadata={"rule": _broken_clip, "doc": "largest gradient norm; left out: no clipping"})
+    lr_scaling: Mapping[Literal["width", "depth", "parameters"], LRScaleConfig] = field(
+        default=Factory(dict), metadata={"doc": "size of the model → power law that every learning rate follows"}
+    )
+    ema: EMAConfig | None = field(default=None, metadata={"doc": "average of the weights to keep beside them"})
+    reaction: Ref | None = field(default=None, metadata={"doc": "answer of every learning rate to the training signal"})
 
 
 @frozen(kw_only=True)
 class EnterConfig:
-    """How a phase is entered; never inherited. `moments` stands beside the growth operator's own options in the config."""
+    """How a phase is entered; never inherited. `moments` may also stand beside the growth operator's own options."""
 
-    growth: Ref | None = None
-    moments: Literal["copy", "reset"] = option("copy", doc="moments of copied parameters: copied with them, or started anew")
+    growth: Ref | None = field(default=None, metadata={"doc": "operator that says where new blocks and larger tensors come from"})
+    moments: Literal["copy", "reset"] = option(
+        "copy", doc="moments of copied parameters, and of all at a change of the optimizer: carried over, or started anew"
+    )
+    rewarm: Duration | None = field(
+        default=None, metadata={"rule": _broken_cadence, "doc": "time in which the learning rate of fresh parameters rises from 0"}
+    )
+    fresh: tuple[str, ...] = field(default=(), metadata={"doc": "selectors of parameters that start anew"})
+    weight_adapters: Literal["merge", "drop"] = option(
+        "merge", doc="weight adapters that leave: their matrices take them in, or they are lost"
+    )
 
 
 @frozen(kw_only=True)
@@ -171,6 +243,7 @@ class EvaluateConfig:
     batch_size: int | None = option(None, doc="rows of a batch; left out: as in training", minimum=1)
     seq_len: int | None = option(None, doc="positions of a row; left out: as in training", minimum=1)
     sources: Mapping[str, Ref] | None = field(default=None, metadata={"doc": "name → loader; left out: as in training"})
+    weights: Literal["live", "ema"] = option("live", doc="which weights: those that train, or their average")
     task: Mapping[str, float] = field(
         default=Factory(dict),
         metadata={"doc": "task option that may follow time → fixed value; left out: as at the start"},

@@ -8,7 +8,18 @@ from typing import Any, TypeVar
 
 import attrs
 
-from stackwise.config.experiment import DataConfig, EnterConfig, EvaluateConfig, GroupConfig, ModelConfig, OptimizerConfig, Ref, RunConfig
+from stackwise.config.experiment import (
+    DataConfig,
+    EnterConfig,
+    EvaluateConfig,
+    GroupConfig,
+    ModelConfig,
+    OptimizerConfig,
+    Ref,
+    RunConfig,
+    StartConfig,
+    WeightAdapterConfig,
+)
 from stackwise.config.faults import Fault, faults_of
 from stackwise.config.nodes import KeyPath, Node, describe
 from stackwise.config.strict import MISTAKES, convert
@@ -116,6 +127,9 @@ class Section:
         return made
 
 
+OPTIMIZER_KEYS = ("groups", "clip", "lr_scaling", "ema", "reaction")
+"""Keys of `optimizer:` that the core reads itself."""
+
 Read = tuple[_T, tuple[Fault, ...]]
 """What was read, and the mistakes on the way."""
 
@@ -166,30 +180,59 @@ def read_model(node: Node | None) -> Read[ModelConfig]:
     ready: dict[str, Any] = {part: section.ref(section.take(part), (part,)) for part in ("embedding", "rack", "head")}
     junctions = section.take_map("adapters", "write adapters: {embedding-rack: [{use: <provider>.<component>}]}")
     ready["adapters"] = {junction: section.refs(child, ("adapters", junction)) for junction, child in junctions.items()}
+    ready["weight_adapters"] = _read_weight_adapters(section)
+    start = section.take("start")
+    if start is not None:
+        inner = Section(start, ("model", "start"), "write start: {from: <run, directory or file>}")
+        if "from" not in inner.children:
+            inner.fault(("from",), "is missing: name a run directory, a directory of weights or a safetensors file", missing=True)
+        else:
+            ready["start"] = inner.build(StartConfig, {}, {"from_": ""})
+        section.faults += inner.faults
     model = section.build(ModelConfig, ready)
     return model, tuple(section.faults)
 
 
+def _read_weight_adapters(section: Section) -> dict[str, WeightAdapterConfig]:
+    """`model.weight_adapters:`; `select` belongs to the core, all other keys to the component."""
+    adapters = {}
+    wanted = "write weight_adapters: {<name>: {use: <provider>.<component>, select: [<selector>]}}"
+    for name, child in section.take_map("weight_adapters", wanted).items():
+        part = section.ref(child, ("weight_adapters", name), owned=("select",))
+        inner = Section(None, ("model", "weight_adapters", name), "")
+        if child.kind == "map" and (select := child.child("select")) is not None:
+            inner.children = {"select": select}
+        else:
+            inner.fault(("select",), "is missing: name the matrices, [<selector>]", missing=True)
+        adapters[name] = inner.build(WeightAdapterConfig, {"part": part, **({} if inner.children else {"select": ()})}, {"select": ()})
+        section.faults += inner.faults
+    return adapters
+
+
 def read_optimizer(node: Node | None) -> Read[OptimizerConfig]:
-    """`optimizer:`; `groups` and `clip` belong to the core, all other keys to the component."""
+    """`optimizer:`; `OPTIMIZER_KEYS` belong to the core, all other keys to the component."""
     section = Section(None, ("optimizer",), "")
-    part = section.ref(node, (), owned=("groups", "clip"))
+    part = section.ref(node, (), owned=OPTIMIZER_KEYS)
     if node is not None and node.kind == "map":
-        section.children = {key: child for key, child in node.entries.items() if key in ("groups", "clip") and not child.is_null}
+        section.children = {key: child for key, child in node.entries.items() if key in OPTIMIZER_KEYS and not child.is_null}
+    reaction = section.take("reaction")
     groups = []
     for name, child in section.take_map("groups", "write groups: {<name>: {select: [<selector>], <option>: …}}").items():
         inner = Section(child, ("optimizer", "groups", name), "write {select: [<selector>], <option>: …}")
         if name == "default":
             inner.fault((), "the name 'default' is taken by the parameters that no group selects: choose another")
         select = inner.take("select")
-        ready = {"name": name, "options": {key: inner.children.pop(key).plain() for key in list(inner.children)}}
+        named = {"name": name, "options": {key: inner.children.pop(key).plain() for key in list(inner.children)}}
         if select is not None:
             inner.children["select"] = select
-        groups.append(inner.build(GroupConfig, ready, {"select": ()}))
+        groups.append(inner.build(GroupConfig, named, {"select": ()}))
         if not groups[-1].select and not inner.faults:
             inner.fault(("select",), "selects nothing: name at least one selector")
         section.faults += inner.faults
-    optimizer = section.build(OptimizerConfig, {"part": part, "groups": tuple(groups)})
+    ready: dict[str, Any] = {"part": part, "groups": tuple(groups), "reaction": None}
+    if reaction is not None:
+        ready["reaction"] = section.ref(reaction, ("reaction",))
+    optimizer = section.build(OptimizerConfig, ready)
     return optimizer, tuple(section.faults)
 
 
@@ -197,15 +240,17 @@ def read_enter(node: Node | None) -> Read[EnterConfig]:
     """`enter:` of a phase; `moments` stands inside the growth node but belongs to the core."""
     section = Section(node, ("enter",), "write enter: {growth: {use: <provider>.<component>}}")
     growth = section.take("growth")
-    for key in section.children:
-        section.fault((key,), f"unknown key{did_you_mean(key, ['growth'])}")
     if growth is None:
-        return EnterConfig(), tuple(section.faults)
+        return section.build(EnterConfig, {}), tuple(section.faults)
     inner = Section(None, ("enter", "growth"), "")
     ref = inner.ref(growth, (), owned=("moments",))
-    if (moments := growth.child("moments")) is not None and not moments.is_null:
+    if growth.kind == "map" and (moments := growth.child("moments")) is not None and not moments.is_null:
+        if "moments" in section.children:
+            inner.fault(("moments",), "stands beside enter.moments, which says the same: keep one of the two")
         inner.children = {"moments": moments}
-    enter = inner.build(EnterConfig, {"growth": ref})
+    beside = inner.build(EnterConfig, {})
+    ready: dict[str, Any] = {"growth": ref, **({"moments": beside.moments} if "moments" in inner.children else {})}
+    enter = section.build(EnterConfig, ready)
     return enter, (*section.faults, *inner.faults)
 
 

@@ -7,7 +7,8 @@ from attrs import define, field, frozen
 from stackwise.clock import Clock
 from stackwise.config import PhaseConfig
 from stackwise.errors import Problem, ScheduleError
-from stackwise.schedules import Constant, Curve, Schedule, Window
+from stackwise.schedules import Constant, Curve, Knot, Schedule, Window
+from stackwise.time import Duration
 
 
 @frozen
@@ -53,6 +54,16 @@ class Curves:
             curve = Curve.constant(0.0)
         self._bound[path] = _Bound(owner, layer, schedule, curve)
         return curve
+
+    def ramp(self, phase: PhaseConfig, duration: Duration) -> Curve:
+        """A factor that rises from 0 at the start of a phase to 1 over a duration."""
+        start, stop = self.clock.starts[phase.index], self.clock.starts[phase.index + 1]
+        try:
+            end = Window(self.clock, start, stop).after_start(duration)
+        except ScheduleError as error:
+            self.problems.append(Problem(str(error), "enter.rewarm", phase.locate("enter.rewarm")))
+            return Curve.constant(1.0)
+        return Curve((Knot(self.clock.t(start), 0.0, "linear"), Knot(end, 1.0, "hold")))
 
     def _window(self, schedule: Schedule, layer: int, path: str) -> Window:
         phases = self.clock.phases

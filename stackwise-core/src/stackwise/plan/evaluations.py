@@ -27,6 +27,7 @@ class EvaluationPlan:
     batches: int
     values: Mapping[str, Mapping[str, float]] = Factory(dict)
     """Task id → fixed values of its options that follow time in training."""
+    weights: str = "live"
 
 
 def evaluation_plan(
@@ -58,7 +59,11 @@ def evaluation_plan(
         own = {name: draft for name, ref in config.sources.items() if (draft := drafts.of("loader", ref)) is not None}
         sources, bridges = _joined_sources(config, own, joined, rename, drafts)
         state = attrs.evolve(state, sources=sources, bridges=bridges, mix=dict.fromkeys(sources, Curve.constant(1.0)))
-    return EvaluationPlan(name=config.name, state=state, batches=config.batches, values=_task_values(config, states, drafts))
+    if config.weights == "ema" and any(each.optimizer.ema is None for each in states):
+        message = "asks for averaged weights, and not every phase keeps an average: declare optimizer.ema for the whole run"
+        drafts.problems.append(Problem(message, f"evaluate.{config.name}.weights"))
+    values = _task_values(config, states, drafts)
+    return EvaluationPlan(name=config.name, state=state, batches=config.batches, values=values, weights=config.weights)
 
 
 def _task_values(config: EvaluateConfig, states: Sequence[TrainingState], drafts: Drafts) -> dict[str, dict[str, float]]:

@@ -26,6 +26,8 @@ class PhaseDrafts:
     sources: Mapping[str, Draft]
     transforms: tuple[Draft, ...] = ()
     adapters: Mapping[str, tuple[Draft, ...]] = Factory(dict)
+    weight_adapters: Mapping[str, Draft] = Factory(dict)
+    reaction: Draft | None = None
     growth: Draft | None = None
 
     def by_role(self) -> dict[str, Draft]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 import attrs
 from attrs import field, frozen
@@ -10,13 +10,25 @@ from attrs import field, frozen
 from stackwise.clock import Clock, lay_out
 from stackwise.config import Experiment, PhaseConfig, parse_schedule
 from stackwise.errors import ConfigError, Problem, ScheduleError, SelectorError, did_you_mean
-from stackwise.phases import CompiledPhase, DataState, Enter, GroupState, ModelState, OptimizerState, Part, PhaseSchedule, TrainingState
+from stackwise.phases import (
+    CompiledPhase,
+    DataState,
+    Enter,
+    GroupState,
+    LRScale,
+    ModelState,
+    OptimizerState,
+    Part,
+    PhaseSchedule,
+    TrainingState,
+    WeightAdapterState,
+)
 from stackwise.plan.curves import Curves
 from stackwise.plan.evaluations import EvaluationPlan, evaluation_plan
 from stackwise.plan.extents import extent_of, shapes_in
 from stackwise.plan.junctions import Joined, PhaseDrafts, join
 from stackwise.plan.parts import Draft, Drafts
-from stackwise.plan.transitions import transition
+from stackwise.plan.transitions import Growing, transition
 from stackwise.registry import Provider, Registry
 from stackwise.schedules import Curve
 from stackwise.selectors import compile_selector
@@ -66,6 +78,8 @@ class _Planner:
     problems: list[Problem] = field(factory=list)
     drafts: Drafts = field(init=False)
     _joined: dict[tuple[object, ...], Joined] = field(factory=dict)
+    _first_sizes: dict[str, float] = field(factory=dict)
+    """Width and depth where they are first asked for."""
 
     def __attrs_post_init__(self) -> None:
         self.drafts = Drafts(self.registry)
@@ -83,7 +97,7 @@ class _Planner:
             self._stop()
         curves = Curves(clock, self.problems)
         stated = [None if each is None else self._state(phase, each, curves) for phase, each in zip(phases, found, strict=True)]
-        compiled = [self._compile(clock, i, found, stated) for i in range(len(phases))]
+        compiled = [self._compile(curves, i, found, stated) for i in range(len(phases))]
         evaluate_at = self._evaluate_at(clock)
         joined, states = [j for j in found if j is not None], [s for s in stated if s is not None]
         rename, wanted = phases[0].data.rename, self.experiment.evaluate if states else ()
@@ -126,12 +140,12 @@ class _Planner:
         }
         self._check_names(phase, single["optimizer"])
         growth = of("growth", phase.enter.growth) if phase.enter.growth is not None else None
-        if growth is not None and phase.index == 0:
-            self.problems.append(
-                Problem("the first phase has nothing to grow from: remove `enter.growth`", "enter.growth", phase.locate("enter.growth"))
-            )
+        beside = {name: of("weight-adapter", adapter.part) for name, adapter in phase.model.weight_adapters.items()}
+        reaction = of("reaction", phase.optimizer.reaction) if phase.optimizer.reaction is not None else None
+        self._check_crossing(phase, growth)
         self._collect(phase)
         everything = [*sources.values(), *transforms, *single.values(), *(draft for group in adapters.values() for draft in group)]
+        everything += beside.values()
         if not sources or any(draft is None for draft in everything):
             return None
         return PhaseDrafts(
@@ -139,8 +153,21 @@ class _Planner:
             sources={name: draft for name, draft in sources.items() if draft is not None},
             transforms=tuple(draft for draft in transforms if draft is not None),
             adapters={junction: tuple(draft for draft in group if draft is not None) for junction, group in adapters.items()},
+            weight_adapters={name: draft for name, draft in beside.items() if draft is not None},
+            reaction=reaction,
             growth=growth,
         )
+
+    def _check_crossing(self, phase: PhaseConfig, growth: Draft | None) -> None:
+        """The first phase crosses nothing, and weights to start from belong to it alone."""
+        if phase.index == 0:
+            wrong = {"growth": growth is not None, "fresh": phase.enter.fresh, "rewarm": phase.enter.rewarm is not None}
+            for key in (key for key, given in wrong.items() if given):
+                message = f"the first phase has nothing to grow from: remove `enter.{key}`"
+                self.problems.append(Problem(message, f"enter.{key}", phase.locate(f"enter.{key}")))
+        elif phase.model.start != self.experiment.phases[0].model.start:
+            message = "only the run as a whole starts from weights: move it out of the phase; a phase takes over the model before it"
+            self.problems.append(Problem(message, "model.start", phase.locate("model.start")))
 
     def _join(self, phase: PhaseConfig, drafts: PhaseDrafts) -> Joined:
         key = (*map(id, drafts.by_role().values()), tuple(phase.data.rename.items()))
@@ -150,7 +177,15 @@ class _Planner:
             self._joined[key] = found
         known = self._joined[key]
         return attrs.evolve(
-            known, drafts=attrs.evolve(known.drafts, growth=drafts.growth, optimizer=drafts.optimizer, transforms=drafts.transforms)
+            known,
+            drafts=attrs.evolve(
+                known.drafts,
+                growth=drafts.growth,
+                optimizer=drafts.optimizer,
+                transforms=drafts.transforms,
+                weight_adapters=drafts.weight_adapters,
+                reaction=drafts.reaction,
+            ),
         )
 
     # -- time -----------------------------------------------------------------------------------------------------
@@ -205,8 +240,14 @@ class _Planner:
                 freeze=model.freeze,
                 stacks=spec.stacks if isinstance(spec, RackSpec) else {},
                 bridges=tuple(bridge for bridge in found.bridges if not bridge.junction.startswith("source:")),
+                weight_adapters={
+                    name: WeightAdapterState(part=part(draft), select=model.weight_adapters[name].select)
+                    for name, draft in drafts.weight_adapters.items()
+                },
+                precision=dict(model.precision.items()),
+                frozen_mode=model.frozen_mode,
             ),
-            optimizer=self._optimizer(phase, drafts.optimizer, curves),
+            optimizer=self._optimizer(phase, found, curves),
         )
 
     def _weight(self, phase: PhaseConfig, source: str, curves: Curves) -> Curve:
@@ -217,10 +258,11 @@ class _Planner:
             return Curve.constant(0.0)
         return curves.of(phase, f"data.mix.{source}", "mix", parse_schedule(phase.data.mix[source]))
 
-    def _optimizer(self, phase: PhaseConfig, draft: Draft, curves: Curves) -> OptimizerState:
+    def _optimizer(self, phase: PhaseConfig, found: Joined, curves: Curves) -> OptimizerState:
+        draft, config = found.drafts.optimizer, phase.optimizer
         default = {name: curves.of(phase, f"{draft.path}.{name}", draft.id, schedule) for name, schedule in draft.schedules.items()}
         groups = []
-        for group in phase.optimizer.groups:
+        for group in config.groups:
             base = f"optimizer.groups.{group.name}"
             own = {
                 name: curves.of(phase, f"{base}.{name}", draft.id, parse_schedule(value))
@@ -229,21 +271,53 @@ class _Planner:
             }
             groups.append(GroupState(name=group.name, select=group.select, curves={**default, **own}))
         groups.append(GroupState(name="default", select=(), curves=default))
-        return OptimizerState(part=draft.part(default), groups=tuple(groups), clip=phase.optimizer.clip)
+        reaction = found.drafts.reaction
+        return OptimizerState(
+            part=draft.part(default),
+            groups=tuple(groups),
+            clip=config.clip,
+            lr_scaling=tuple(self._lr_scale(phase, by, found) for by in config.lr_scaling),
+            ema=None if config.ema is None else curves.of(phase, "optimizer.ema.decay", "ema", parse_schedule(config.ema.decay)),
+            reaction=None if reaction is None else reaction.part(self.drafts.settled(reaction)),
+        )
 
-    def _compile(self, clock: Clock, i: int, found: list[Joined | None], stated: list[TrainingState | None]) -> CompiledPhase:
+    def _lr_scale(self, phase: PhaseConfig, by: Literal["width", "depth", "parameters"], found: Joined) -> LRScale:
+        """A power law with its sizes; the width and the depth are known cold, parameters are counted when the model stands."""
+        declared, path = phase.optimizer.lr_scaling[by], f"optimizer.lr_scaling.{by}"
+        size = _sizes(found).get(by)
+        base = declared.base if declared.base is not None else self._first_sizes.setdefault(by, size) if size is not None else None
+        if base is None or (size is None and by != "parameters"):
+            message = f"the rack does not say its {by} before it is built: scale by another size"
+            if by == "parameters":
+                message = "parameters are counted only when the model stands: say at how many lr holds as written (`base`)"
+            self.problems.append(Problem(message, path, phase.locate(path)))
+        return LRScale(by=by, exponent=declared.exponent, base=base or 1.0, size=size)
+
+    def _compile(self, curves: Curves, i: int, found: list[Joined | None], stated: list[TrainingState | None]) -> CompiledPhase:
+        clock = curves.clock
         phase, joined, state = self.experiment.phases[i], found[i], stated[i]
         growth = joined.drafts.growth if joined is not None else None
+        operator = None if growth is None else growth.part(self._growth_curves(phase, growth, curves))
         before = stated[i - 1] if i else None
         crossing = None
         if joined is not None and state is not None and before is not None:
             last = self.experiment.phases[i - 1]
-            crossing = transition(last, phase, before.model, state.model, growth, joined.drafts.rack, self.drafts)
+            growing = Growing(growth, operator, clock.t(clock.starts[i + 1])) if growth is not None and operator is not None else None
+            crossing = transition(last, phase, before, state, growing, joined.drafts.rack, self.drafts)
             self._collect(phase)
-        enter = Enter(growth=growth.part(self.drafts.settled(growth)) if growth is not None else None, moments=phase.enter.moments)
+        enter = Enter(
+            growth=operator,
+            moments=phase.enter.moments,
+            fresh=phase.enter.fresh,
+            weight_adapters=phase.enter.weight_adapters,
+            rewarm=curves.ramp(phase, phase.enter.rewarm) if phase.enter.rewarm is not None else None,
+        )
         return CompiledPhase(
             name=phase.name, index=i, start=clock.starts[i], stop=clock.starts[i + 1], state=state, enter=enter, transition=crossing
         )
+
+    def _growth_curves(self, phase: PhaseConfig, growth: Draft, curves: Curves) -> dict[str, Curve]:
+        return {name: curves.of(phase, f"{growth.path}.{name}", growth.id, schedule) for name, schedule in growth.schedules.items()}
 
     # -- mistakes -------------------------------------------------------------------------------------------------
 
@@ -284,10 +358,19 @@ class _Planner:
     def _providers(self, joined: list[Joined], others: list[Part]) -> tuple[Provider, ...]:
         names: dict[str, None] = {}
         for found in joined:
-            drafts = [*found.drafts.by_role().values(), found.drafts.optimizer, *found.drafts.transforms, found.drafts.growth]
+            own = found.drafts
+            drafts = [*own.by_role().values(), own.optimizer, *own.transforms, *own.weight_adapters.values(), own.reaction, own.growth]
             names |= {draft.registered.provider: None for draft in drafts if draft is not None and draft.registered is not None}
         names |= {part.id.partition(".")[0]: None for part in others if part.given is None}
         return tuple(provider for name in names if (provider := self.registry.provider(name)) is not None)
+
+
+def _sizes(found: Joined) -> dict[str, int]:
+    """Width and depth of the rack, as far as they are known before building."""
+    spec = found.drafts.rack.spec
+    sizes = {"depth": sum(spec.stacks.values())} if isinstance(spec, RackSpec) and spec.stacks else {}
+    width = found.sizes.get(("rack", "width")) or found.drafts.rack.sizes.get("width")
+    return sizes if width is None else {**sizes, "width": width}
 
 
 def _place(problem: Problem) -> tuple[str, int, int]:

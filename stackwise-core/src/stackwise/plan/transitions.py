@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import attrs
+from attrs import frozen
 
 from stackwise.config import PhaseConfig
 from stackwise.contracts import BlockOrigin, BuildContext, Built, GrowthOperator, GrowthRequest, ParameterGrowth
 from stackwise.errors import Problem, ProviderError
 from stackwise.options import Stack
-from stackwise.phases import Change, ModelState, Part, Transition
+from stackwise.phases import Change, ModelState, Part, TrainingState, Transition
 from stackwise.plan.parts import Draft, Drafts
 from stackwise.specs import RackSpec
 
@@ -49,28 +50,83 @@ def _compact(value: Any) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
+@frozen
+class Growing:
+    """The growth operator of a boundary."""
+
+    draft: Draft
+    part: Part
+    end: float
+    """Run time at the end of the phase that it opens."""
+
+
 def transition(
-    before: PhaseConfig, after: PhaseConfig, old: ModelState, new: ModelState, growth: Draft | None, rack: Draft, drafts: Drafts
+    before: PhaseConfig,
+    after: PhaseConfig,
+    old_state: TrainingState,
+    new_state: TrainingState,
+    growing: Growing | None,
+    rack: Draft,
+    drafts: Drafts,
 ) -> Transition:
     """How the boundary between two phases is crossed; problems are collected in `drafts`."""
     notes = []
+    old, new = old_state.model, new_state.model
+    growth = growing.draft if growing is not None else None
     for role in ("embedding", "rack", "head"):
         if getattr(old, role).id != getattr(new, role).id:
             notes.append(f"{role} {getattr(old, role).id} is replaced by {getattr(new, role).id}: its parameters start anew")
     replaced = old.rack.id != new.rack.id
-    if before.optimizer.part.use != after.optimizer.part.use:
-        notes.append(f"optimizer {before.optimizer.part.use} is replaced by {after.optimizer.part.use}: its moments start anew")
-    operator = _operator(growth, drafts)
+    if old_state.optimizer.part.id != new_state.optimizer.part.id:
+        carried = "moments that the new one keeps as well go on, the others start anew"
+        what = "all moments start anew" if after.enter.moments == "reset" else carried
+        notes.append(f"optimizer {old_state.optimizer.part.id} is replaced by {new_state.optimizer.part.id}: {what}")
+    if after.enter.fresh:
+        notes.append(f"start anew: {', '.join(after.enter.fresh)}")
+    leaving = [name for name in old.weight_adapters if _adapter(old, name) != _adapter(new, name)]
+    if leaving:
+        done = "merged into their matrices" if after.enter.weight_adapters == "merge" else "dropped, with what they learnt"
+        notes.append(f"weight adapters {', '.join(leaving)} are {done}")
+    operator = _operator(growing, drafts)
     blocks: BlockMap = {}
     reordered = old.stacks != new.stacks or list(old.stacks) != list(new.stacks)
     if reordered and not replaced:
         blocks = _map_blocks(after, old, new, operator, growth, rack, drafts)
+        _check_gate(growing, blocks, drafts)
     elif growth is not None and not isinstance(operator, ParameterGrowth):
         drafts.problems.append(Problem(f"{growth.id} has nothing to grow: the stacks are those of the phase before", growth.path))
     kept = not reordered or (operator is not None and _keeps_every_block(old, blocks))
     grown = operator is None or bool(operator.preserves_function)
-    preserves = kept and grown and (_structure(old) == _structure(new) or isinstance(operator, ParameterGrowth))
-    return Transition(changes=changes_between(before, after), blocks=blocks, preserves_function=preserves, notes=tuple(notes))
+    same = _structure(old) == _structure(new)
+    lost = (
+        bool(after.enter.fresh) or (bool(leaving) and after.enter.weight_adapters == "drop") or dict(old.precision) != dict(new.precision)
+    )
+    preserves = kept and grown and not lost and (same or isinstance(operator, ParameterGrowth))
+    return Transition(
+        changes=changes_between(before, after),
+        blocks=blocks,
+        preserves_function=preserves,
+        notes=tuple(notes),
+        touches_function=old.embedding.id == new.embedding.id and (reordered or growth is not None or lost or bool(leaving) or not same),
+    )
+
+
+def _adapter(model: ModelState, name: str) -> object:
+    """What must be the same for a weight adapter to stay."""
+    declared = model.weight_adapters.get(name)
+    return None if declared is None else (declared.part.structure, declared.select)
+
+
+def _check_gate(growing: Growing | None, blocks: BlockMap, drafts: Drafts) -> None:
+    """A gate ends at 1, where it is folded into the weights by being taken away."""
+    if growing is None or not any(origin.gated for origin in blocks.values()):
+        return
+    gate, path = growing.part.curves.get("gate"), f"{growing.draft.path}.gate"
+    if gate is None:
+        drafts.faults.append(ProviderError(f"{growing.draft.label} gates blocks, but has no option `gate` that may follow time"))
+    elif abs(gate(growing.end) - 1.0) > 1e-9:
+        message = f"the gate stands at {gate(growing.end):g} where its phase ends, and it is taken away there: let it reach 1 in this phase"
+        drafts.problems.append(Problem(f"{message}, as in {{linear: {{from: 0, to: 1, over: phase}}}}", path))
 
 
 def _structure(model: ModelState) -> list[Any]:
@@ -94,9 +150,10 @@ def _keeps_every_block(old: ModelState, blocks: BlockMap) -> bool:
     return sources == [(stack, index) for stack, count in old.stacks.items() for index in range(count)]
 
 
-def _operator(growth: Draft | None, drafts: Drafts) -> GrowthOperator | None:
-    if growth is None:
+def _operator(growing: Growing | None, drafts: Drafts) -> GrowthOperator | None:
+    if growing is None:
         return None
+    growth = growing.draft
     operator: GrowthOperator
     if isinstance(growth.given, Built):
         operator = growth.given.make(**growth.options)
@@ -105,7 +162,7 @@ def _operator(growth: Draft | None, drafts: Drafts) -> GrowthOperator | None:
     else:
         try:
             factory = growth.registered.load_factory()
-            operator = factory(growth.part(drafts.settled(growth)).options_at(0.0), BuildContext(seed=0))
+            operator = factory(growing.part.options_at(0.0), BuildContext(seed=0))
         except ProviderError as error:
             drafts.faults.append(error)
             return None

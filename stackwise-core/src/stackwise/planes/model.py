@@ -2,49 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
-from attrs import evolve, field, frozen
+from attrs import evolve
 from torch import nn
 
-from stackwise.contracts import BlockOrigin, CopyOf, Fresh, Origin, ParameterGrowth, Scheduled
+from stackwise.contracts import BlockOrigin, Scheduled
 from stackwise.errors import ProviderError, UserError
-from stackwise.model import Model, rack_spec, set_parameter
-from stackwise.phases import ModelState, Part
-from stackwise.planes.parameter_map import fill
-from stackwise.selectors import select
+from stackwise.model import Model, rack_spec
+from stackwise.phases import Enter, ModelState, Part
+from stackwise.planes.gates import Gates, gated_modules
+from stackwise.planes.initialisation import DeferredInitialisation
+from stackwise.planes.transfer import ModelReceipt, Tensors, carry_buffers, load, origins, sources, zero_residuals
+from stackwise.planes.weight_adapters import Attached, merge, targets
+from stackwise.schedules import Curve
+from stackwise.selectors import compile_selector, select
+from stackwise.streams import step_seed, stream_key
 
+BuildPart = Callable[..., nn.Module]
+"""(role, part, step, *what its kind is built with) → module."""
 
-@frozen(kw_only=True)
-class ModelReceipt:
-    """What crossing into a state did to the parameters, by canonical name."""
-
-    adopted: tuple[str, ...] = ()
-    """The same Parameter object as before."""
-    copied: Mapping[str, CopyOf] = field(factory=dict)
-    fresh: tuple[str, ...] = ()
-    dropped: tuple[str, ...] = ()
-    """Names of the old model that no parameter of the new one adopted or copied."""
-
-
-BuildPart = Callable[[str, Part], nn.Module]
+ROLES = ("embedding", "rack", "head")
+UNGATED = Curve.constant(1.0)
 
 
 class ModelPlane:
     """Owns the model; crosses declared states by extract → transform → load.
 
     Args:
-        build: makes the module of a declared part (role, part), seeded by role and phase, on the CPU or any device; None when
-            the model was given finished, and then no phase can change its structure.
+        build: makes the module of a declared part; None when the model was given finished, and then no phase can change its
+            structure.
         device: where the model lives.
+        seed: fresh parameters are drawn from streams of (seed, name, step).
+        start: tensors by canonical name that the first state begins from instead of drawing, and selectors of what not to take.
     """
 
-    def __init__(self, build: BuildPart | None = None, *, device: torch.device | None = None) -> None:
-        self._build = build
+    def __init__(
+        self,
+        build: BuildPart | None = None,
+        *,
+        device: torch.device | None = None,
+        seed: int = 0,
+        start: Callable[[], tuple[Tensors, Sequence[str]]] | None = None,
+    ) -> None:
+        self._build, self._seed, self._start = build, seed, start
         self._device = device or torch.device("cpu")
         self._state: ModelState | None = None
         self._values: list[tuple[Scheduled, Part, dict[str, float]]] = []
+        self._gates: Gates | None = None
+        self._gate = UNGATED
         self._fixed: set[str] = set()
         """Parameters that their module itself made without a gradient: no config thaws them."""
         self.model: Model
@@ -61,45 +69,52 @@ class ModelPlane:
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
 
     def enter(
-        self, state: ModelState, *, blocks: Mapping[tuple[str, int], BlockOrigin] | None = None, growth: object = None
+        self,
+        state: ModelState,
+        *,
+        step: int = 0,
+        blocks: Mapping[tuple[str, int], BlockOrigin] | None = None,
+        growth: object = None,
+        gate: Curve = UNGATED,
+        enter: Enter | None = None,
     ) -> ModelReceipt:
         """Cross into a declared state.
 
         Args:
             state: the declaration to reach.
+            step: the step at the boundary.
             blocks: origin of every block of the new rack, when its stacks change.
             growth: the growth operator, asked for a map by tensor if it can give one.
+            gate: value over time of the gate on blocks that are gated.
+            enter: the phase's own word on how to cross.
 
         Raises:
-            UserError: a parameter changes its shape and no operator says how; a selector that matches nothing; nothing trainable.
+            UserError: a parameter changes its shape and no operator says how; a selector that matches nothing; nothing trainable;
+                weights to start from that are not this model's.
         """
-        before = self._state
-        embedding, rack, head = (
-            self._exchange(role, getattr(state, role), getattr(before, role, None)) for role in ("embedding", "rack", "head")
-        )
-        adapters = {
-            junction: [self._exchange(f"adapters.{junction}.{i}", part, _nth(before, junction, i)) for i, part in enumerate(parts)]
-            for junction, parts in state.adapters.items()
-        }
-        old = dict(self.model.named_parameters(remove_duplicate=False)) if before is not None else {}
-        old_buffers = dict(self.model.named_buffers()) if before is not None else {}
-        new = Model(embedding, rack, head, adapters=adapters, bridges=state.bridges)
-        new.to(self._device)
-        source = _source_names(new, before, state, blocks or {})
-        receipt = _load(old, new, _origins(old, new, source, growth))
-        _carry_buffers(old_buffers, new, source)
-        _zero_residuals(new, blocks or {}, receipt.fresh)
-        new.wire()
-        _freeze(new, state.freeze, self._fixed)
-        if before is None:
-            self.model = new
+        before, self._state = self._state, state
+        if self._gates is not None:
+            self._gates.remove()
+            self._gates = None
+        if before is None or _differ(before, state) or blocks or growth is not None or (enter is not None and enter.fresh):
+            receipt = self._transform(before, state, step, blocks or {}, growth, enter or Enter())
         else:
-            for name in ("embedding", "rack", "head", "adapters"):
-                setattr(self.model, name, getattr(new, name))
-            self.model.wire(state.bridges)
-        self._state = state
+            receipt = ModelReceipt(adopted={name: name for name, _ in self.model.named_parameters()})
+        self.model.wire(state.bridges)
+        self._freeze(state)
+        self._hold_gates(blocks or {}, gate)
         self._follow(state)
         return receipt
+
+    def train(self) -> None:
+        """Put every module in training mode, but those that are wholly frozen in the mode declared for them."""
+        self.model.train()
+        if self._state is None or self._state.frozen_mode == "train":
+            return
+        for module in self.model.modules():
+            own = list(module.parameters())
+            if own and not any(parameter.requires_grad for parameter in own):
+                module.eval()
 
     def apply_values(self, t: float) -> None:
         """Hand every part the values in force at t, when they changed."""
@@ -108,21 +123,137 @@ class ModelPlane:
             if values != last:
                 module.apply_values(values)
                 last.update(values)
+        if self._gates is not None:
+            self._gates.set(self._gate(t))
 
-    def _exchange(self, role: str, part: Part, before: Part | None) -> nn.Module:
+    # -- extract, transform, load ---------------------------------------------------------------------------------
+
+    def _transform(
+        self,
+        before: ModelState | None,
+        state: ModelState,
+        step: int,
+        blocks: Mapping[tuple[str, int], BlockOrigin],
+        growth: object,
+        enter: Enter,
+    ) -> ModelReceipt:
+        old, old_buffers, drop = self._extract(before)
+        with DeferredInitialisation() as draws:
+            new = self._build_model(None if enter.fresh else before, state, step)
+        new.wire()
+        path = "rack." + rack_spec(new.rack).block_path
+        source = sources(path, blocks if before is not None else {}, _replaced(before, state))
+        named = dict(new.named_parameters())
+        fresh = set(select(enter.fresh, named)) | set(_matching(drop, named))
+        found = origins(old, new, source, growth=growth, fresh=fresh)
+        leaving = self._leaving(before, new, source) if enter.weight_adapters == "merge" else {}
+        merged = merge(self.model, leaving) if leaving else ()
+        receipt = load(
+            old,
+            new,
+            found,
+            draw=lambda name, parameter: draws.make(parameter.data, self._stream(name, step)),
+            device=self._device,
+            dtype_of=lambda name: _dtype(state.precision.get(name.partition(".")[0])),
+        )
+        for name, buffer in new.named_buffers():
+            draws.make(buffer, self._stream(name, step))
+        new.to(self._device)
+        carry_buffers(old_buffers if before is not None else old, new, source)
+        if before is not None:
+            zero_residuals(new, path, rack_spec(new.rack).residual_outputs, blocks, receipt.fresh)
+        self._put_in_place(new)
+        if before is None and self._start is not None:
+            _check_start(drop, new, receipt)
+        return evolve(receipt, merged=merged)
+
+    def _extract(self, before: ModelState | None) -> tuple[Tensors, Tensors, Sequence[str]]:
+        """Parameters of the model that is left, tied ones under each of their names, and its buffers; at the start the tensors to
+        begin from, and selectors of what not to take."""
+        if before is not None:
+            return dict(self.model.named_parameters(remove_duplicate=False)), dict(self.model.named_buffers()), ()
+        if self._start is None:
+            return {}, {}, ()
+        tensors, drop = self._start()
+        dropped = set(_matching(drop, tensors))
+        return {name: tensor for name, tensor in tensors.items() if name not in dropped}, {}, drop
+
+    def _build_model(self, before: ModelState | None, state: ModelState, step: int) -> Model:
+        embedding, rack, head = (self._exchange(role, getattr(state, role), getattr(before, role, None), step) for role in ROLES)
+        adapters = {
+            junction: [self._exchange(f"adapters.{junction}.{i}", part, _nth(before, junction, i), step) for i, part in enumerate(parts)]
+            for junction, parts in state.adapters.items()
+        }
+        new = Model(embedding, rack, head, adapters=adapters, precision=state.precision)
+        attached = {}
+        for name, declared in state.weight_adapters.items():
+            for path in targets(new, declared.select, name):
+                weight = new.get_parameter(f"{path}.weight")
+                attached[name, path] = self._made(f"weight_adapters.{name}.{path}", declared.part, step, weight)
+        new.attach(attached)
+        return new
+
+    def _exchange(self, role: str, part: Part, before: Part | None, step: int) -> nn.Module:
         """The module of a part: the one in place while its structure stays, a new one when it changes."""
         if before is not None and before.structure == part.structure:
             return self.model.get_submodule(role)
+        return self._made(role, part, step)
+
+    def _made(self, role: str, part: Part, step: int, *extra: Any) -> nn.Module:
         if self._build is None:
             raise UserError(f"{role} was given as a finished object, so no phase can change its structure: give a Built(callable, options)")
-        module = self._build(role, part)
+        module = self._build(role, part, step, *extra)
         self._fixed = {name for name in self._fixed if not name.startswith(f"{role}.")}
         self._fixed |= {f"{role}.{name}" for name, parameter in module.named_parameters() if not parameter.requires_grad}
         return module
 
+    def _leaving(self, before: ModelState | None, new: Model, source: Callable[[str], str | None]) -> Attached:
+        """Weight adapters of the model that is left whose matrix goes on without them."""
+        if before is None:
+            return {}
+        staying = set()
+        for name, path in new.attached:
+            there = source(path)
+            if there is not None and _adapter(before, name) == _adapter(self._state, name):
+                staying.add((name, there))
+        return {key: adapter for key, adapter in self.model.attached.items() if key not in staying}
+
+    def _put_in_place(self, new: Model) -> None:
+        if not hasattr(self, "model"):
+            self.model = new
+            return
+        for name in (*ROLES, "adapters"):
+            setattr(self.model, name, getattr(new, name))
+        self.model.precision = new.precision
+        attached = new.attached
+        new.attach({})
+        self.model.attach(attached)
+
+    def _stream(self, name: str, step: int) -> int:
+        return step_seed(stream_key(self._seed, "init", name), step)
+
+    # -- what the state says of the model in place ----------------------------------------------------------------
+
+    def _freeze(self, state: ModelState) -> None:
+        named = dict(self.model.named_parameters())
+        held = self._fixed.union(select(state.freeze, named))
+        if held.issuperset(named):
+            raise UserError(f"model.freeze {list(state.freeze)} leaves nothing to train: every parameter is frozen")
+        for name, parameter in named.items():
+            parameter.requires_grad_(name not in held)
+            if name in held:
+                parameter.grad = None
+
+    def _hold_gates(self, blocks: Mapping[tuple[str, int], BlockOrigin], gate: Curve) -> None:
+        modules = gated_modules(self.model.rack, rack_spec(self.model.rack), blocks) if blocks else []
+        if modules:
+            self._gate = gate
+            self._gates = Gates(modules, gate(0.0), self._device)
+
     def _follow(self, state: ModelState) -> None:
-        parts = [("embedding", state.embedding), ("rack", state.rack), ("head", state.head)]
+        parts = [(role, getattr(state, role)) for role in ROLES]
         parts += [(f"adapters.{j}.{i}", part) for j, adapters in state.adapters.items() for i, part in enumerate(adapters)]
+        parts += [(f"weight_adapters.{name}.{path}", state.weight_adapters[name].part) for name, path in self._attached()]
         self._values = []
         for role, part in parts:
             if part.curves:
@@ -133,124 +264,68 @@ class ModelPlane:
                     )
                 self._values.append((module, part, {}))
 
+    def _attached(self) -> Iterable[tuple[str, str]]:
+        return self.model.attached if isinstance(self.model, Model) else ()
+
 
 def _nth(state: ModelState | None, junction: str, index: int) -> Part | None:
     parts = state.adapters.get(junction, ()) if state is not None else ()
     return parts[index] if index < len(parts) else None
 
 
-def _source_names(
-    new: Model, before: ModelState | None, after: ModelState, blocks: Mapping[tuple[str, int], BlockOrigin]
-) -> Callable[[str], str | None]:
-    """A function from a canonical name of the new model to the name its values had in the old one; None where there was none."""
-    path = rack_spec(new.rack).block_path
-    moved = {}
-    for (stack, index), origin in blocks.items():
-        here = "rack." + path.format(stack=stack, index=index) + "."
-        moved[here] = None if origin.source is None else "rack." + path.format(stack=origin.source[0], index=origin.source[1]) + "."
-    roles = ("embedding", "rack", "head")
-    replaced = tuple(f"{role}." for role in roles if before is None or getattr(before, role).id != getattr(after, role).id)
-
-    def source(name: str) -> str | None:
-        here = next((prefix for prefix in moved if name.startswith(prefix)), None)
-        if here is not None:
-            there = moved[here]
-            return None if there is None else there + name[len(here) :]
-        return None if name.startswith(replaced) else name
-
-    return source
+def _adapter(state: ModelState | None, name: str) -> object:
+    declared = state.weight_adapters.get(name) if state is not None else None
+    return None if declared is None else declared.part.structure
 
 
-def _origins(old: Mapping[str, nn.Parameter], new: Model, source: Callable[[str], str | None], growth: object) -> dict[str, Origin]:
-    """Canonical name in the new model → where its values come from.
+def _differ(before: ModelState, after: ModelState) -> bool:
+    """Whether anything must be built, attached or cast to get from one to the other."""
+
+    def built(state: ModelState) -> tuple[object, ...]:
+        return (
+            [getattr(state, role).structure for role in ROLES],
+            [(junction, [part.structure for part in parts]) for junction, parts in state.adapters.items()],
+            [(name, declared.select, declared.part.structure) for name, declared in state.weight_adapters.items()],
+            dict(state.precision),
+        )
+
+    return built(before) != built(after)
+
+
+def _replaced(before: ModelState | None, after: ModelState) -> tuple[str, ...]:
+    """Prefixes of names whose component is another one now."""
+    if before is None:
+        return ()
+    roles = [f"{role}." for role in ROLES if getattr(before, role).id != getattr(after, role).id]
+    adapters = [f"weight_adapters.{name}." for name in after.weight_adapters if _adapter(before, name) != _adapter(after, name)]
+    return (*roles, *adapters)
+
+
+def _matching(selectors: Sequence[str], names: Iterable[str]) -> list[str]:
+    """The names that any selector matches; selectors of what is not to be taken may name what only the file has."""
+    patterns = [compile_selector(selector) for selector in selectors]
+    return [name for name in names if any(pattern.match(name) for pattern in patterns)]
+
+
+def _dtype(name: str | None) -> torch.dtype | None:
+    if name is None:
+        return None
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
+
+
+def _check_start(drop: Sequence[str], new: Model, receipt: ModelReceipt) -> None:
+    """Weights to start from are this model's, but for what is dropped on purpose.
 
     Raises:
-        UserError: a parameter changes its shape and no operator says how.
+        UserError: tensors that are missing, or that nothing takes; all of them named.
     """
-    origins: dict[str, Origin] = {}
-    for name, _ in new.named_parameters():
-        there = source(name)
-        origins[name] = CopyOf(source=there) if there is not None and there in old else Fresh()
-    if isinstance(growth, ParameterGrowth):
-        origins |= growth.map_parameters(
-            {n: tuple(p.shape) for n, p in old.items()}, {n: tuple(p.shape) for n, p in new.named_parameters()}
-        )
-    for name, parameter in new.named_parameters():
-        origin = origins[name]
-        if isinstance(origin, CopyOf) and not origin.index and old[origin.source].shape != parameter.shape:
-            raise UserError(
-                f"{name} changes its shape from {tuple(old[origin.source].shape)} to {tuple(parameter.shape)} at this phase, "
-                "and no growth operator says how: keep the size, or declare `enter: {growth: {use: ...}}` with an operator for widths"
-            )
-    return origins
-
-
-def _load(old: Mapping[str, nn.Parameter], new: Model, origins: Mapping[str, Origin]) -> ModelReceipt:
-    """Put adopted Parameter objects in place, copy the copied, leave the fresh as they were initialised."""
-    adopted: list[str] = []
-    copied: dict[str, CopyOf] = {}
-    fresh: list[str] = []
-    kept: set[int] = set()
-    canonical = _first_names(old)
-    for name, parameter in list(new.named_parameters()):
-        origin = origins[name]
-        if isinstance(origin, Fresh):
-            fresh.append(name)
-            if origin.init == "zeros":
-                parameter.data.zero_()
-        elif origin == CopyOf(source=name) and id(old[name]) not in kept:
-            set_parameter(new, name, old[name])
-            kept.add(id(old[name]))
-            adopted.append(name)
-        else:
-            fill(parameter.data, old[origin.source].detach(), origin)
-            copied[name] = evolve(origin, source=canonical[id(old[origin.source])])
-    used = {id(old[name]) for name in adopted} | {id(old[origin.source]) for origin in copied.values()}
-    return ModelReceipt(adopted=tuple(adopted), copied=copied, fresh=tuple(fresh), dropped=_unused(old, used))
-
-
-def _unused(old: Mapping[str, nn.Parameter], used: set[int]) -> tuple[str, ...]:
-    canonical = _first_names(old)
-    return tuple(name for name, parameter in old.items() if id(parameter) not in used and canonical[id(parameter)] == name)
-
-
-def _first_names(parameters: Mapping[str, nn.Parameter]) -> dict[int, str]:
-    """Identity of a parameter → its canonical name, the first of those it is tied under."""
-    return {id(parameter): name for name, parameter in reversed(list(parameters.items()))}
-
-
-def _carry_buffers(old: Mapping[str, torch.Tensor], new: Model, source: Callable[[str], str | None]) -> None:
-    """Running statistics and other persistent buffers follow their block."""
     persistent = new.state_dict().keys()
-    for name, buffer in new.named_buffers():
-        there = source(name)
-        if name in persistent and there is not None and there in old and old[there].shape == buffer.shape and old[there] is not buffer:
-            buffer.copy_(old[there])
-
-
-def _zero_residuals(model: Model, blocks: Mapping[tuple[str, int], BlockOrigin], fresh: Sequence[str]) -> None:
-    spec = rack_spec(model.rack)
-    zero = set()
-    for (stack, index), origin in blocks.items():
-        if origin.zero_residual:
-            if not spec.residual_outputs:
-                raise UserError(
-                    "this growth operator zeroes the residual outputs of new blocks, but the rack's spec names none: "
-                    "use an operator that copies"
-                )
-            block = "rack." + spec.block_path.format(stack=stack, index=index)
-            zero |= {f"{block}.{output}" for output in spec.residual_outputs}
-            zero |= {f"{block}.{output.rsplit('.', 1)[0]}.bias" for output in spec.residual_outputs}
-    for name in zero & set(fresh):
-        model.get_parameter(name).data.zero_()
-
-
-def _freeze(model: Model, selectors: Sequence[str], fixed: set[str]) -> None:
-    names = [name for name, _ in model.named_parameters()]
-    frozen_names = fixed.union(select(selectors, names))
-    if frozen_names.issuperset(names):
-        raise UserError(f"model.freeze {list(selectors)} leaves nothing to train: every parameter is frozen")
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name not in frozen_names)
-        if name in frozen_names:
-            parameter.grad = None
+    asked = set(_matching(drop, receipt.fresh))
+    wrong = [f"missing in the weights: {name}" for name in receipt.fresh if name not in asked]
+    wrong += [f"not in the model: {name}" for name in receipt.dropped if name not in persistent]
+    if wrong:
+        raise UserError(
+            "the weights of model.start are not this model's; name in `drop` what is to start anew or to be left out:\n  "
+            + "\n  ".join(sorted(wrong))
+        )

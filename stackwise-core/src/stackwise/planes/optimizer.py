@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from attrs import define, frozen
+from attrs import define
 from torch import nn
 
-from stackwise.contracts import CopyOf, ParameterGroup
+from stackwise.contracts import ParameterGroup, Reaction
 from stackwise.errors import ProviderError, UserError
 from stackwise.phases import Enter, OptimizerState, Part
-from stackwise.planes.model import ModelReceipt
+from stackwise.planes.average import WeightAverage
+from stackwise.planes.moments import Crossing, MomentsReceipt, Powers
+from stackwise.planes.transfer import ModelReceipt
+from stackwise.schedules import Curve
 from stackwise.selectors import select
 
-
-@frozen(kw_only=True)
-class MomentsReceipt:
-    """What crossing into a state did to optimizer state, in parameters, frozen ones included."""
-
-    kept: int = 0
-    copied: int = 0
-    dropped: int = 0
-
-
 BuildOptimizer = Callable[[Part, float, Sequence[ParameterGroup]], torch.optim.Optimizer]
+
+FRESH = ".fresh"
+"""Ends the name of the part of a group that warms up again."""
 
 
 @define
@@ -36,6 +33,7 @@ class _Followed:
     key: str
     curve: Callable[[float], float]
     last: float
+    is_rate: bool
 
 
 class OptimizerPlane:
@@ -43,15 +41,22 @@ class OptimizerPlane:
 
     Args:
         build: makes the optimizer of a declared part at run time t over parameter groups; None when it was given finished.
+        build_reaction: makes the declared answer to the training signal.
     """
 
-    def __init__(self, build: BuildOptimizer | None = None) -> None:
-        self._build = build
+    def __init__(self, build: BuildOptimizer | None = None, build_reaction: Callable[[Part], Reaction] | None = None) -> None:
+        self._build, self._build_reaction = build, build_reaction
         self._state: OptimizerState | None = None
         self._names: dict[str, nn.Parameter] = {}
         self._parked: dict[str, dict[str, Any]] = {}
         """State of frozen parameters, kept for the phase that thaws them."""
         self._followed: list[_Followed] = []
+        self._factor = 1.0
+        self._rewarming: tuple[str, ...] = ()
+        self._rewarm: Curve | None = None
+        self._decay: Curve | None = None
+        self.average: WeightAverage | None = None
+        self.reaction: Reaction | None = None
         self.parameters: list[nn.Parameter] = []
         """The trainable parameters, each once."""
         self.clip: float | None = None
@@ -78,7 +83,7 @@ class OptimizerPlane:
     def enter(
         self,
         state: OptimizerState,
-        trainable: Mapping[str, nn.Parameter],
+        parameters: Mapping[str, nn.Parameter],
         t: float,
         *,
         receipt: ModelReceipt | None = None,
@@ -88,7 +93,7 @@ class OptimizerPlane:
 
         Args:
             state: the declaration to reach.
-            trainable: canonical name → parameter, each once.
+            parameters: canonical name → parameter of the model in place, each once, frozen ones included.
             t: run time at the boundary.
             receipt: what the model plane did to the parameters; None at the start.
             enter: the phase's policy for moments.
@@ -98,15 +103,23 @@ class OptimizerPlane:
             ProviderError: the optimizer's parameters are not exactly the trainable ones.
         """
         before, self._state = self._state, state
+        trainable = {name: parameter for name, parameter in parameters.items() if parameter.requires_grad}
         self.clip = state.clip
+        self._rewarm = enter.rewarm if enter is not None else None
+        fresh = tuple(name for name in receipt.fresh if name in trainable) if receipt is not None and self._rewarm is not None else ()
         same = before is not None and before.part.structure == state.part.structure and _selection(before) == _selection(state)
+        same = same and fresh == self._rewarming
         unmoved = self._names.keys() == trainable.keys() and all(self._names[name] is p for name, p in trainable.items())
-        if receipt is not None and (receipt.copied or receipt.fresh or receipt.dropped):
+        if receipt is not None and receipt.moved:
             unmoved = False  # a frozen parameter may have moved, whose state is parked
+        self._rewarming = fresh
         if same and unmoved:
             moments = MomentsReceipt(kept=len(self.state_by_name()))
         else:
-            moments = self._rebuild(before, state, trainable, t, receipt or ModelReceipt(), enter or Enter())
+            moments = self._rebuild(before, state, parameters, trainable, t, receipt or ModelReceipt(), enter or Enter())
+        self._react_as(before, state)
+        self._average_as(state, parameters, receipt or ModelReceipt())
+        self._factor = state.lr_factor(sum(parameter.numel() for parameter in parameters.values()))
         self._follow(state, t)
         return moments
 
@@ -114,8 +127,48 @@ class OptimizerPlane:
         """Set every followed entry to its value at t, where it changed."""
         for entry in self._followed:
             value = entry.curve(t)
+            if entry.is_rate:
+                value *= self._rate_factor
             if value != entry.last:
                 entry.group[entry.key] = entry.last = value
+
+    def step(self, t: float) -> None:
+        """One update of the weights, and of their average."""
+        self.optimizer.step()
+        if self.average is not None and self._decay is not None:
+            self.average.update(self._decay(t))
+
+    def watch(self, step: int, metrics: Mapping[str, float]) -> tuple[float, str] | None:
+        """Show the declared reaction some numbers; the factor before and why it changed, when it did."""
+        if self.reaction is None:
+            return None
+        before = self.reaction.factor
+        why = self.reaction.watch(step, metrics)
+        return None if why is None else (before, why)
+
+    @contextmanager
+    def evaluating(self, weights: str = "live") -> Iterator[None]:
+        """The model with the weights to judge or keep: an optimizer that trains at other points shows its own, `ema` the average.
+
+        Raises:
+            UserError: an average asked for where none is kept.
+        """
+        swaps = callable(getattr(self.optimizer, "eval", None)) and callable(getattr(self.optimizer, "train", None))
+        if swaps:
+            self.optimizer.eval()  # type: ignore[attr-defined]  # seen just above
+        try:
+            if weights != "ema":
+                yield
+            elif self.average is None:
+                raise UserError("an average of the weights is asked for in a phase that keeps none: declare optimizer.ema")
+            else:
+                with self.average.in_place():
+                    yield
+        finally:
+            if swaps:
+                self.optimizer.train()  # type: ignore[attr-defined]  # seen above
+
+    # -- state ----------------------------------------------------------------------------------------------------
 
     def state_by_name(self) -> dict[str, dict[str, Any]]:
         """Optimizer state by canonical parameter name, that of frozen parameters included."""
@@ -127,15 +180,20 @@ class OptimizerPlane:
         Raises:
             UserError: state of another shape than the parameter of that name.
         """
+        shaped = {id(p): group["moments"] for group in self.optimizer.param_groups if "moments" in group for p in group["params"]}
         for name, entries in state.items():
             if name not in self._names:
                 self._parked[name] = dict(entries)
                 continue
             parameter = self._names[name]
             for key, value in entries.items():
+                if key not in shaped.get(id(parameter), entries):
+                    continue  # factors of a moment have shapes of their own
                 if isinstance(value, torch.Tensor) and value.dim() and value.shape != parameter.shape:
                     raise UserError(f"saved {key} of {name} has shape {tuple(value.shape)}, the parameter has {tuple(parameter.shape)}")
             self.optimizer.state[parameter] = dict(entries)
+
+    # -- crossing -------------------------------------------------------------------------------------------------
 
     def _hold(self, optimizer: torch.optim.Optimizer, trainable: Mapping[str, nn.Parameter]) -> None:
         self.optimizer, self._names, self.parameters = optimizer, dict(trainable), list(trainable.values())
@@ -148,6 +206,7 @@ class OptimizerPlane:
         self,
         before: OptimizerState | None,
         state: OptimizerState,
+        parameters: Mapping[str, nn.Parameter],
         trainable: Mapping[str, nn.Parameter],
         t: float,
         receipt: ModelReceipt,
@@ -157,68 +216,107 @@ class OptimizerPlane:
             raise UserError(
                 "the optimizer was given as a finished object, so no phase can change what it trains: give a Built(callable, options)"
             )
-        old = {**self._parked, **self._by_name()}
-        optimizer = self._build(state.part, t, group_parameters(state, trainable, t))
+        old = self.state_by_name() if before is not None else {}
+        optimizer = self._build(state.part, t, group_parameters(state, trainable, t, apart=self._rewarming))
         _check_membership(optimizer, trainable, ProviderError)
-        kept: dict[str, dict[str, Any]] = {}
-        copied: dict[str, dict[str, Any]] = {}
-        if before is not None and before.part.id == state.part.id:
-            kept = {name: old[name] for name in receipt.adopted if name in old}
-            if enter.moments == "copy":
-                copied = {name: _copy_state(old[origin.source], origin) for name, origin in receipt.copied.items() if origin.source in old}
-        carried = {**kept, **copied}
+        same = before is not None and before.part.id == state.part.id
+        crossing = Crossing(receipt=receipt, same=same, moments=enter.moments)
+        moments = crossing.carry(old, parameters, _declared(optimizer, trainable))
+        carried = {**crossing.kept, **crossing.copied}
         for name, parameter in trainable.items():
             if name in carried:
                 optimizer.state[parameter] = carried[name]
         self._parked = {name: entries for name, entries in carried.items() if name not in trainable}
         self._hold(optimizer, trainable)
-        used = kept.keys() | {receipt.copied[name].source for name in copied}
-        return MomentsReceipt(kept=len(kept), copied=len(copied), dropped=len(old.keys() - used))
+        return moments
+
+    def _react_as(self, before: OptimizerState | None, state: OptimizerState) -> None:
+        part, last = state.reaction, before.reaction if before is not None else None
+        if part is None:
+            self.reaction = None
+        elif last is None or last.structure != part.structure:
+            assert self._build_reaction is not None  # a declared reaction comes from a plan, which brings its builder
+            self.reaction = self._build_reaction(part)
+
+    def _average_as(self, state: OptimizerState, parameters: Mapping[str, nn.Parameter], receipt: ModelReceipt) -> None:
+        self._decay = state.ema
+        if state.ema is None:
+            self.average = None
+            return
+        if self.average is None:
+            self.average = WeightAverage()
+            receipt = ModelReceipt()
+        self.average.enter(parameters, receipt)
+
+    # -- values ---------------------------------------------------------------------------------------------------
+
+    @property
+    def _rate_factor(self) -> float:
+        return self._factor if self.reaction is None else self._factor * self.reaction.factor
 
     def _follow(self, state: OptimizerState, t: float) -> None:
         curves = {group.name: group.curves for group in state.groups}
         self._followed = []
         for group in self.optimizer.param_groups:
-            fixed = group.get("fixed", ())
-            for key, curve in curves.get(group.get("group", "default"), {}).items():
-                if key in group and key not in fixed:
-                    group[key] = curve(t)
-                    if not curve.is_constant:
-                        self._followed.append(_Followed(group, key, curve, group[key]))
+            name, fixed = group.get("group", "default"), group.get("fixed", ())
+            warming = self._rewarm if name.endswith(FRESH) else None
+            for key, curve in curves.get(name.removesuffix(FRESH), {}).items():
+                if key not in group or key in fixed:
+                    continue
+                is_rate = key == "lr" or key.endswith("_lr")
+                value = curve if warming is None or not is_rate else _product(curve, warming)
+                group[key] = value(t) * self._rate_factor if is_rate else value(t)
+                moves = not curve.is_constant or (is_rate and (warming is not None or self.reaction is not None))
+                if moves:
+                    self._followed.append(_Followed(group, key, value, group[key], is_rate))
+
+
+def _product(one: Curve, other: Curve) -> Callable[[float], float]:
+    return lambda t: one(t) * other(t)
 
 
 def _selection(state: OptimizerState) -> list[tuple[str, tuple[str, ...], tuple[str, ...]]]:
     return [(group.name, group.select, tuple(group.curves)) for group in state.groups]
 
 
-def group_parameters(state: OptimizerState, trainable: Mapping[str, nn.Parameter], t: float) -> list[ParameterGroup]:
-    """Hand every parameter to the first group that selects it; the group without selectors takes the rest."""
+def _declared(optimizer: torch.optim.Optimizer, trainable: Mapping[str, nn.Parameter]) -> dict[str, Powers]:
+    """Name → what the optimizer says it keeps for the parameter."""
+    names = {id(parameter): name for name, parameter in trainable.items()}
+    return {names[id(p)]: group["moments"] for group in optimizer.param_groups if "moments" in group for p in group["params"]}
+
+
+def group_parameters(
+    state: OptimizerState, trainable: Mapping[str, nn.Parameter], t: float, *, apart: Collection[str] = ()
+) -> list[ParameterGroup]:
+    """Hand every parameter to the first group that selects it; the group without selectors takes the rest.
+
+    Args:
+        state: the declared groups.
+        trainable: canonical name → parameter.
+        t: run time at which values are taken.
+        apart: names that get a group of their own beside that of their like.
+
+    Raises:
+        UserError: a group that is left with nothing.
+    """
     left = dict(trainable)
     groups = []
     for group in state.groups:
         names = select(group.select, trainable) if group.select else list(left)
-        parameters = {name: left.pop(name) for name in names if name in left}
-        if group.select and not parameters:
+        taken = {name: left.pop(name) for name in names if name in left}
+        if group.select and not taken:
             raise UserError(
                 f"optimizer.groups.{group.name} selects only parameters that groups before it already took: "
                 "change the order or the selectors"
             )
-        if parameters:
-            groups.append(
-                ParameterGroup(name=group.name, parameters=parameters, values={key: curve(t) for key, curve in group.curves.items()})
-            )
+        values = {key: curve(t) for key, curve in group.curves.items()}
+        for name, parameters in (
+            (group.name, {n: p for n, p in taken.items() if n not in apart}),
+            (group.name + FRESH, {n: p for n, p in taken.items() if n in apart}),
+        ):
+            if parameters:
+                groups.append(ParameterGroup(name=name, parameters=parameters, values=dict(values)))
     return groups
-
-
-def _copy_state(entries: Mapping[str, Any], origin: CopyOf) -> dict[str, Any]:
-    """A copy of optimizer state for a copied parameter; entries shaped like the parameter follow the same index."""
-    copied = {}
-    for key, value in entries.items():
-        if isinstance(value, torch.Tensor):
-            copied[key] = value[list(origin.index[0])].clone() if origin.index and value.dim() else value.clone()
-        else:
-            copied[key] = value
-    return copied
 
 
 def _check_membership(

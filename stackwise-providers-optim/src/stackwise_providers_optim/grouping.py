@@ -1,0 +1,85 @@
+"""Parameter groups of the core → groups of torch, with what decays and what does not told apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import attrs
+import torch
+
+from stackwise import ParameterGroup, UserError
+from stackwise_providers_optim.options import DecayOptions
+
+EMBEDDING_SIDE = "embedding."
+
+TorchGroup = dict[str, Any]
+"""What `torch.optim.Optimizer` takes as a parameter group; its `params` are pairs of a name and a parameter."""
+
+
+def torch_groups(
+    options: DecayOptions,
+    groups: Sequence[ParameterGroup],
+    *,
+    moments: Mapping[str, int | str],
+    decay_key: str = "weight_decay",
+) -> list[TorchGroup]:
+    """Make up to two torch groups of each group: what decays, and what does not, whose decay stays 0 and is named in `fixed`.
+
+    Args:
+        options: values for every group that gives none of its own.
+        groups: canonical name → parameter, and the values in force.
+        moments: what the optimizer keeps, as the contract of `ParameterGroup` has it; empty: it does not say.
+        decay_key: the entry of a torch group that holds its weight decay.
+
+    Raises:
+        UserError: a group value that the optimizer does not have, or no parameter at all.
+    """
+    made = []
+    for group in groups:
+        values = values_of(options, group)
+        for parameters, decays in _split(options, group):
+            entries = {**values, "group": group.name, "moments": dict(moments), "fixed": () if decays else (decay_key,)}
+            if not decays and decay_key in entries:
+                entries[decay_key] = 0.0
+            made.append({**entries, "params": list(parameters.items())})
+    if not made:
+        raise UserError("optimizer: no parameter is left to train: freeze less")
+    return made
+
+
+def values_of(options: DecayOptions, group: ParameterGroup) -> dict[str, float]:
+    """The value of every option that may follow time: the group's, else the optimizer's; one that is left out stays out.
+
+    Raises:
+        UserError: a value of the group that is none of these.
+    """
+    names = [a.name for a in attrs.fields(type(options)) if a.metadata.get("scheduled")]
+    if unknown := sorted(set(group.values) - set(names)):
+        raise UserError(f"optimizer.groups.{group.name}.{unknown[0]}: no value of a group; a group may have its own {', '.join(names)}")
+    values = {name: group.values.get(name, getattr(options, name)) for name in names}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _split(options: DecayOptions, group: ParameterGroup) -> Iterator[tuple[dict[str, torch.nn.Parameter], bool]]:
+    """The parameters that decay and those that do not, where there are any."""
+    decayed = {name: p for name, p in group.parameters.items() if options.decay == "all" or _is_matrix(name, p)}
+    spared = {name: p for name, p in group.parameters.items() if name not in decayed}
+    if decayed:
+        yield decayed, True
+    if spared:
+        yield spared, False
+
+
+def _is_matrix(name: str, parameter: torch.Tensor) -> bool:
+    return parameter.ndim >= 2 and not name.startswith(EMBEDDING_SIDE)
+
+
+def with_gradient(group: TorchGroup) -> list[torch.Tensor]:
+    """The parameters of a torch group that a step moves."""
+    return [p for p in group["params"] if p.grad is not None]
+
+
+def gradients(parameters: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Their gradients, in order."""
+    return [p.grad for p in parameters if p.grad is not None]
