@@ -25,7 +25,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("isolation", "registry", "hookspecs", "adapters", "builtin", "checkpoint", "pretrained", "report", "progress", "rundir"),
     ("discovery", "plan"),
     ("assembly",),
-    ("run", "pricing", "describe", "conformance", "scaffold"),
+    ("run", "pricing", "describe", "conformance", "scaffold", "schema"),
     ("cli",),
 )
 """Lowest first; a package stands for all its modules."""

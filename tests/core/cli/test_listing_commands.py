@@ -57,7 +57,7 @@ def test_each_help_says_what_gives_an_example_and_the_exit_codes(command: str) -
 
 def test_a_misspelt_command_is_the_users_with_the_near_name() -> None:
     result = call("list-provider")
-    assert result.exit_code == 2 and "did you mean 'list-providers'?" in result.stderr
+    assert result.exit_code == 2 and "did you mean 'list-providers' or" in result.stderr
 
 
 @pytest.mark.parametrize(

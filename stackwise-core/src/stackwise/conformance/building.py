@@ -32,7 +32,12 @@ def check_builds(subject: Subject) -> None:
 
     Usual cause: the factory's signature is not `(options, context)`; a method has another name.
     """
-    made = built(subject)
+    try:
+        made = built(subject)
+    except UserError as error:
+        if isinstance(error.__cause__, ImportError):
+            raise NotApplicable(f"an optional library is not installed: {error}") from error
+        raise
     if subject.kind == "optimizer":
         must(isinstance(made, torch.optim.Optimizer), f"it was built as a {type(made).__name__}: an optimizer is a torch.optim.Optimizer")
     for name in _METHODS.get(subject.kind, ()):

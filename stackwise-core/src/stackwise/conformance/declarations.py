@@ -120,6 +120,8 @@ def check_spec_is_cold(subject: Subject) -> None:
     """
     wanted = _SPECS[subject.kind]
     options = subject.registered.load_options()
+    if not hasattr(options, "to_spec") and subject.kind == "optimizer":
+        raise NotApplicable("it states no spec, so the plan says nothing of its memory")
     must(hasattr(options, "to_spec"), f"{options.__qualname__} has no to_spec(): nothing is known of the {subject.kind} before it is built")
     open_example = {key: value for key, value in subject.example.items() if key not in _dimension_keys(subject)}
     for raw in (subject.example, open_example):
@@ -127,8 +129,8 @@ def check_spec_is_cold(subject: Subject) -> None:
         if told and raw is open_example:
             continue  # a dimension that must be given is the component's right
         spec = subject.draft(raw).spec
-        if spec is None and subject.kind == "loader":
-            raise NotApplicable("only the loader that is built knows its fields")
+        if spec is None and subject.kind in ("loader", "optimizer"):
+            raise NotApplicable(f"only the {subject.kind} that is built knows")
         must(isinstance(spec, wanted), f"to_spec() gave {type(spec).__name__}: a {subject.kind} says {wanted.__name__}")
         if isinstance(spec, OptimizerSpec):
             continue  # its one field is a function, which compares by identity

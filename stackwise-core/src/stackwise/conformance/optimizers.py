@@ -80,7 +80,8 @@ def check_state_elements(subject: Subject) -> None:
     bowl = _Bowl(subject)
     bowl.step()
     spec = subject.spec()
-    assert isinstance(spec, OptimizerSpec), "check_spec_is_cold looks at the kind of spec"
+    if not isinstance(spec, OptimizerSpec):
+        raise NotApplicable("it states no spec, so the plan says nothing of its memory")
     for name, parameter in bowl.parameters.items():
         kept = sum(value.numel() for value in bowl.optimizer.state[parameter].values() if isinstance(value, Tensor))
         stated = spec.state_elements(tuple(parameter.shape))

@@ -75,8 +75,11 @@ class Runner:
         for name in needed:
             if check.name in PREREQUISITES and PREREQUISITES.index(name) > PREREQUISITES.index(check.name):
                 continue
-            if self.run(subject, CATALOGUE[name]).verdict in ("failed", "blocked"):
+            found = self.run(subject, CATALOGUE[name])
+            if found.verdict in ("failed", "blocked"):
                 return Outcome(subject=subject, check=check, verdict="blocked", reason=f"{name} failed")
+            if found.verdict == "not applicable":
+                return Outcome(subject=subject, check=check, verdict="not applicable", reason=found.reason)
         return None
 
 

@@ -108,8 +108,9 @@ class Subject:
         return attrs.evolve(filled, **{**self.values(), **values})
 
     def values(self) -> dict[str, float]:
-        """The first value of every option that may follow time."""
-        return {name: _first_value(schedule) for name, schedule in self.draft().schedules.items()}
+        """The first value of every option that may follow time and has one."""
+        declared = self.draft().schedules.items()
+        return {name: _first_value(schedule) for name, schedule in declared if getattr(schedule, "value", 0.0) is not None}
 
     def context(self, *, seed: int = SEED, split: str = "train", specs: Mapping[str, Any] | None = None) -> BuildContext:
         """A context as a run would give it."""
