@@ -44,7 +44,7 @@ def assemble(source: Plan | Experiment, registry: Registry | None = None) -> Tra
         ConfigError: mistakes in the experiment.
         ProviderError: a component that is needed cannot be built.
     """
-    plan = source if isinstance(source, Plan) else make_plan(source, registry or discover(*source.run.providers.lists()))
+    plan = source if isinstance(source, Plan) else make_plan(source, registry if registry is not None else discover())
     run = plan.experiment.run
     if run.threads is not None:
         torch.set_num_threads(run.threads)

@@ -21,11 +21,11 @@ from importlib_metadata import Distribution, EntryPoint
 from pluggy import PluginManager
 
 from stackwise import __version__, hookspecs
-from stackwise.admission import ProviderList, environment_lists, refusal
+from stackwise.admission import ProviderList, environment_lists, lists_of
 from stackwise.contracts import Component
 from stackwise.errors import ProviderError, did_you_mean
 from stackwise.isolation import guarded
-from stackwise.registry import Provider, Registered, Registry, clash_sentence, explain
+from stackwise.registry import Pending, Provider, Registered, Registry, clash_sentence, explain
 
 GROUP = "stackwise.providers"
 """The entry-point group that providers join."""
@@ -67,20 +67,17 @@ def discover(*lists: ProviderList, allow: Collection[str] | None = None, block: 
     claims: dict[str, list[_Offer]] = {}
     for offer in _read_offers():
         claims.setdefault(offer.provider.name, []).append(offer)
-    rules = (*lists, *environment_lists())
-    loaders: dict[str, Callable[[], tuple[Provider, ...]]] = {}
-    for name, offers in sorted(claims.items()):
-        refused = (allow is not None and name not in allow) or (block is not None and name in block)
-        reason = "left out by the caller's list of providers" if refused else refusal(name, rules)
-        loaders[name] = partial(_judge, name, tuple(offers), reason)
-    return Registry(pending=loaders)
+    pending = {name: _pending(name, tuple(offers)) for name, offers in sorted(claims.items())}
+    return Registry(pending=pending).under((*lists_of("the caller's list", allow, block), *lists, *environment_lists()))
 
 
-def _judge(name: str, offers: tuple[_Offer, ...], refused: str | None) -> tuple[Provider, ...]:
-    """The providers of one name: refused, in each other's way, or loaded."""
-    claimants = sorted((offer.provider for offer in offers), key=lambda p: p.distribution)
-    if refused is not None:
-        return tuple(evolve(p, refused=True, status=refused) for p in claimants)
+def _pending(name: str, offers: tuple[_Offer, ...]) -> Pending:
+    claimants = tuple(sorted((offer.provider for offer in offers), key=lambda p: p.distribution))
+    return Pending(claimants, partial(_judge, name, offers, claimants))
+
+
+def _judge(name: str, offers: tuple[_Offer, ...], claimants: tuple[Provider, ...]) -> tuple[Provider, ...]:
+    """The providers of one name: in each other's way, or loaded."""
     if len(offers) > 1:
         return tuple(evolve(p, status=clash_sentence(name, claimants)) for p in claimants)
     return (_load(offers[0]),)

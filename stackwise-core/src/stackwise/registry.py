@@ -15,6 +15,7 @@ from warnings import warn
 import attrs
 from attrs import define, field, frozen
 
+from stackwise.admission import ProviderList, refusal
 from stackwise.contracts import Component, Kind
 from stackwise.errors import ProviderError, UnknownComponentError, did_you_mean, near_names
 from stackwise.isolation import guarded
@@ -122,23 +123,45 @@ class Provider:
         return digest.hexdigest()
 
 
+@frozen
+class Pending:
+    """A provider name before anything of it is imported: who claims it by their metadata, and what loads it."""
+
+    claimants: tuple[Provider, ...]
+    load: Callable[[], tuple[Provider, ...]]
+
+    def refused(self, reason: str) -> Pending:
+        """The same name, never to be imported."""
+        left_out = tuple(attrs.evolve(p, refused=True, status=reason, components=()) for p in self.claimants)
+        return Pending(left_out, lambda: left_out)
+
+
 @define
 class Registry:
     """All providers found, and the components of the working ones by kind and id.
 
     Args:
         found: providers that are loaded.
-        pending: provider name → what loads it (several claimants, where distributions are in each other's way), called at
-            most once and only when the name is asked for.
+        pending: provider name → what loads it, called at most once and only when the name is asked for.
     """
 
     _found: tuple[Provider, ...] = ()
-    _pending: Mapping[str, Callable[[], tuple[Provider, ...]]] = field(factory=dict, kw_only=True)
+    _pending: Mapping[str, Pending] = field(factory=dict, kw_only=True)
     _known: dict[str, tuple[Provider, ...]] = field(init=False, repr=False, eq=False)
 
     def __attrs_post_init__(self) -> None:
         names = dict.fromkeys(p.name for p in self._found)
         self._known = {name: tuple(p for p in self._found if p.name == name) for name in names}
+
+    def under(self, lists: Iterable[ProviderList]) -> Registry:
+        """The same registry, in which these lists are observed: what they refuse is not imported."""
+        lists = tuple(lists)
+        if not lists:
+            return self
+        known = {name: Pending(claimants, lambda c=claimants: c) for name, claimants in self._known.items() if claimants}  # type: ignore[misc]
+        pending = {**self._pending, **known}
+        reasons = {name: refusal(name, lists) for name in pending}
+        return Registry(pending={name: p if (told := reasons[name]) is None else p.refused(told) for name, p in pending.items()})
 
     @property
     def providers(self) -> tuple[Provider, ...]:
@@ -148,8 +171,8 @@ class Registry:
     def claimants(self, name: str) -> tuple[Provider, ...]:
         """The providers of that name: none, one, or several that are in each other's way."""
         if name not in self._known:
-            load = self._pending.get(name)
-            self._known[name] = load() if load is not None else ()
+            pending = self._pending.get(name)
+            self._known[name] = pending.load() if pending is not None else ()
         return self._known[name]
 
     def __iter__(self) -> Iterator[Registered]:

@@ -52,7 +52,7 @@ def run(
         TrainingHalted: too many steps in a row were not finite.
     """
     experiment = config.load(path, overrides)
-    plan = make_plan(experiment, discover(*lists, *experiment.run.providers.lists()))
+    plan = make_plan(experiment, discover(*lists))
     prices = price(plan)
     machine = assemble(plan)
     directory = RunDirectory.create(output, experiment.run.name)

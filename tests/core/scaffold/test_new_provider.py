@@ -23,7 +23,6 @@ from stackwise.registry import KINDS
 from stackwise.run import run
 from stackwise.scaffold import BLUEPRINTS, Names, files_of
 
-
 READ = {attribute.name for section in (ModelConfig, OptimizerConfig) for attribute in attrs.fields(section)}
 PLACES = {"weight-adapter": "weight_adapters", "reaction": "reaction"}
 """Kinds whose key may not be read yet."""

@@ -100,9 +100,9 @@ def provider_lists() -> tuple[ProviderList, ...]:
     return () if ctx is None else ctx.find_root().obj or ()
 
 
-def discovered(*lists: ProviderList) -> Registry:
-    """The installed providers, under the lists of the command line, the environment and those given."""
-    return discover(*provider_lists(), *lists)
+def discovered() -> Registry:
+    """The installed providers, under the lists of the command line and the environment."""
+    return discover(*provider_lists())
 
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -32,7 +32,6 @@ def plan(file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     from stackwise.plan import make_plan
     from stackwise.pricing import price
 
-    experiment = config.load(file, overrides)
-    compiled = make_plan(experiment, discovered(*experiment.run.providers.lists()))
+    compiled = make_plan(config.load(file, overrides), discovered())
     prices = price(compiled)
     click.echo(json.dumps(plan_as_json(compiled, prices), indent=1) if as_json else plan_as_text(compiled, prices))

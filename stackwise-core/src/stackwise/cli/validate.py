@@ -29,8 +29,7 @@ def validate(file: Path, overrides: tuple[str, ...], cold: bool) -> None:
     from stackwise.cli import discovered
     from stackwise.plan import make_plan
 
-    experiment = config.load(file, overrides)
-    plan = make_plan(experiment, discovered(*experiment.run.providers.lists()))
+    plan = make_plan(config.load(file, overrides), discovered())
     if not cold:
         from stackwise.pricing import price
 

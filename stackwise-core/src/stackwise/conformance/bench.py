@@ -25,15 +25,26 @@ BLOCKS: Mapping[str, int] = {"base": 2}
 _S = TypeVar("_S")
 
 
+def _neutral() -> Boundaries:
+    """One number a position goes through a hidden state of three dimensions and comes out as one number a position."""
+    return Boundaries(
+        batch=BatchSpec(fields={"level": LEVEL}),
+        task=TaskSpec(batch={"level": LEVEL}, inputs={"level": LEVEL}, outputs={"out": LEVEL}),
+        embedding=EmbeddingSpec(inputs={"level": LEVEL}, output=HIDDEN),
+        rack=RackSpec(input=HIDDEN, output=HIDDEN),
+        head=HeadSpec(input=HIDDEN, outputs={"out": LEVEL}),
+    )
+
+
 @frozen(kw_only=True)
 class Boundaries:
     """The sized specs of all parts around a component."""
 
-    batch: BatchSpec = BatchSpec(fields={"level": LEVEL})
-    task: TaskSpec = TaskSpec(batch={"level": LEVEL}, inputs={"level": LEVEL}, outputs={"out": LEVEL})
-    embedding: EmbeddingSpec = EmbeddingSpec(inputs={"level": LEVEL}, output=HIDDEN)
-    rack: RackSpec = RackSpec(input=HIDDEN, output=HIDDEN)
-    head: HeadSpec = HeadSpec(input=HIDDEN, outputs={"out": LEVEL})
+    batch: BatchSpec
+    task: TaskSpec
+    embedding: EmbeddingSpec
+    rack: RackSpec
+    head: HeadSpec
     ties: Mapping[str, str] = Factory(dict)
     """Parameter of the head → canonical name of the partner's parameter that it is."""
 
@@ -65,7 +76,7 @@ def boundaries(subject: Subject) -> Boundaries:
         Broken: its spec is not one of its kind.
     """
     spec = subject.spec()
-    around = Boundaries()
+    around = _neutral()
     if spec is None and subject.kind == "transform":
         spec = TransformSpec(inputs=_fields_nearby(subject))
     if spec is None:

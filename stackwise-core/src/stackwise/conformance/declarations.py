@@ -171,7 +171,7 @@ def _cold_targets(subject: Subject) -> tuple[str, ...]:
 
 
 def _is_frozen(options: object) -> bool:
-    fields: tuple[attrs.Attribute[Any], ...] = attrs.fields(type(options))  # type: ignore[type-var,arg-type]  # load_options has seen to it
+    fields: tuple[attrs.Attribute[Any], ...] = attrs.fields(type(options))  # type: ignore[arg-type]  # load_options has seen to it
     name = fields[0].name if fields else "anything"
     try:
         setattr(options, name, getattr(options, name, None))

@@ -82,7 +82,7 @@ def check_state_elements(subject: Subject) -> None:
     spec = subject.spec()
     if not isinstance(spec, OptimizerSpec):
         raise NotApplicable("it states no spec, so the plan says nothing of its memory")
-    for name, parameter in bowl.parameters.items():
+    for parameter in bowl.parameters.values():
         kept = sum(value.numel() for value in bowl.optimizer.state[parameter].values() if isinstance(value, Tensor))
         stated = spec.state_elements(tuple(parameter.shape))
         must(kept == stated, f"{kept} entries are kept for a parameter of shape {list(parameter.shape)}, and {stated} are stated")

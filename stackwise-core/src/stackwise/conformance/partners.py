@@ -83,7 +83,7 @@ class NeutralEmbedding(nn.Module):
         self.spec = spec
         self.tables, self.maps = nn.ModuleDict(), nn.ModuleDict()
         for i, (_, field) in enumerate(spec.inputs.items()):
-            runtime = TensorSpec(tuple(dim for dim in field.dims if isinstance(dim, str)) + (WIDTH,))
+            runtime = TensorSpec((*(dim for dim in field.dims if isinstance(dim, str)), WIDTH))
             if not dtype_of(field).is_floating_point and field.bounds is not None:
                 self.tables[str(i)] = nn.Embedding(int(field.bounds[1]) - field.bounds[0], WIDTH)
                 self.maps[str(i)] = Reshaped(runtime, spec.output)

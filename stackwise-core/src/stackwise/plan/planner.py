@@ -68,7 +68,7 @@ def make_plan(experiment: Experiment, registry: Registry) -> Plan:
         ConfigError: every mistake of the config and of the components' options, at once.
         ProviderError: a component that is needed cannot be used.
     """
-    return _Planner(experiment, registry).plan()
+    return _Planner(experiment, registry.under(experiment.run.providers.lists())).plan()
 
 
 @attrs.define

@@ -139,5 +139,4 @@ def _config(names: Names, plan: Blueprint) -> str:
         f"optimizer: {parts['optimizer']}",
         *([f"observers: {parts['observers']}"] if "observers" in parts else []),
     ]
-    text = "\n".join(lines) + parts.get("phases", "") + "\n"
-    return text
+    return "\n".join(lines) + parts.get("phases", "") + "\n"

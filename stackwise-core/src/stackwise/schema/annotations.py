@@ -15,6 +15,7 @@ from stackwise.time import Duration
 Schema = dict[str, Any]
 
 SCHEDULE: Schema = {"$ref": "#/$defs/schedule"}
+TAGGED: Schema = {"$ref": "#/$defs/tagged-schedule"}
 DURATION: Schema = {"$ref": "#/$defs/duration"}
 STACKS: Schema = {"$ref": "#/$defs/stacks"}
 
@@ -39,7 +40,7 @@ def schema_of(wanted: Any) -> Schema:
     if shape is Annotated:
         return schema_of(arms[0])
     if shape in (Union, UnionType):
-        return {"anyOf": [schema_of(arm) for arm in arms]}
+        return {"anyOf": [TAGGED if arm is Schedule else schema_of(arm) for arm in arms]}  # its plain number is an arm of its own
     if shape in (list, tuple, Sequence):
         return _sequence(shape, arms)
     if shape in (dict, Mapping):

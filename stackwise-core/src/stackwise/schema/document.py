@@ -7,7 +7,7 @@ from typing import Any, get_type_hints
 
 import attrs
 
-from stackwise.config import DataConfig, EnterConfig, EvaluateConfig, GroupConfig, ModelConfig, OptimizerConfig, RunConfig
+from stackwise.config import DataConfig, EnterConfig, EvaluateConfig, ModelConfig, OptimizerConfig, RunConfig
 from stackwise.config.timeline import FORMAT
 from stackwise.contracts import Kind
 from stackwise.errors import ProviderError

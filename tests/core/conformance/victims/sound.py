@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -216,7 +217,7 @@ class Observer:
         self.path = options.path
 
     def __call__(self, event: Any) -> None:
-        with open(self.path, "a", encoding="utf-8") as file:
+        with Path(self.path).open("a", encoding="utf-8") as file:
             print(type(event).__name__, file=file)
 
 
