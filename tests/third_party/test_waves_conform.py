@@ -11,19 +11,8 @@ SOURCE = Path(__file__).parent / "waves-for-stackwise"
 
 
 def test_every_component_passes_the_kit(tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "--rootdir",
-        str(tmp_path),
-        "-c",
-        os.devnull,
-        str(SOURCE / "tests"),
-    ]
+    options = ["-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), "-c", os.devnull]
+    command = [sys.executable, "-m", "pytest", *options, str(SOURCE / "tests")]
     environment = {**os.environ, "PYTHONPATH": str(SOURCE / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
     assert done.returncode == 0, done.stdout[-3000:]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import re
 import sys
+import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -38,6 +39,10 @@ _FORM = "lower-case letters and digits in words joined by '-', a letter first"
 _ABOUT_CORE = re.compile(r"\s*stackwise[-_.]core(?![\w.-])", re.IGNORECASE)
 _MADE_FOR_THIS_CORE = re.compile(rf"stackwise-core\s*(~=|>=|==)\s*{re.escape(__version__)}\s*")
 """A requirement that names the installed version itself, as those of a lock-step release do, is met."""
+
+
+class ProviderDeprecation(FutureWarning):
+    """A provider uses a part of the contract that a later release of the core will not have."""
 
 
 class _Broken(Exception):
@@ -207,12 +212,17 @@ def _ask(plugin: Any, provider: Provider) -> tuple[Registered, ...]:
     try:
         for name in dir(plugin):
             _check_function(manager, plugin, name)
-        manager.register(plugin, name=provider.name)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            manager.register(plugin, name=provider.name)
         manager.check_pending()
     except _Broken:
         raise
     except (Exception, SystemExit) as error:
         raise _Broken(f"it cannot be registered: {explain(error)}") from error
+    for warning in told:  # a hookspec with `warn_on_impl` is on its way out; who still implements it is named
+        sentence = f"provider '{provider.name}' ({provider.distribution} {provider.version}): {warning.message}"
+        warnings.warn(sentence, ProviderDeprecation, stacklevel=2)
     found: list[Registered] = []
     for caller in manager.get_hookcallers(plugin) or ():
         for implementation in caller.get_hookimpls():

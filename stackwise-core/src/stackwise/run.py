@@ -13,7 +13,7 @@ from stackwise import config
 from stackwise.admission import ProviderList
 from stackwise.assembly import assemble
 from stackwise.checkpoint import save_weights
-from stackwise.describe import plan_as_json
+from stackwise.describe import plan_as_json, providers_as_json
 from stackwise.discovery import discover
 from stackwise.errors import StackwiseError
 from stackwise.machine import TrainingMachine
@@ -94,7 +94,7 @@ def _about(plan: Plan, machine: TrainingMachine) -> dict[str, Any]:
         "step": machine.step,
         "parts": {role: {"use": part.id, "options": _plain(part.options_at(1.0))} for role, part in parts.items()},
         "data": machine.data.fingerprints(),
-        "providers": {provider.name: f"{provider.distribution} {provider.version}" for provider in plan.providers},
+        "providers": providers_as_json(plan),
     }
 
 
