@@ -89,7 +89,7 @@ def test_ids_without_bounds_are_noted():
     loader = side("source:bytes", BatchSpec(fields={"tokens": TensorSpec("batch time", "int64")}))
     embedding = side("embedding", EmbeddingSpec(inputs={"tokens": IDS}), dims={"vocab": 64, "width": 32})
     unified = unify(language_model(loader=loader, embedding=embedding))
-    assert unified.problems == () and kinds(unified) == ["note"]
+    assert unified.problems == () and [(bridge.kind, bridge.limits) for bridge in unified.bridges] == [("bounds", (0, 64))]
     assert unified.values["head", "vocab"] == 64
 
 

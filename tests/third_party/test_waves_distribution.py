@@ -57,6 +57,10 @@ def test_it_trains_and_its_observer_sees_every_step(environment: Environment) ->
     scores = [line["loss"] for line in metrics if "evaluation" in line]
     assert scores[-1] < 0.5 * scores[0]  # untrained, the error is about the variance of a sine, 1/2
     assert (environment.work / "first" / "final" / "weights.safetensors").is_file()
+    about = json.loads((environment.work / "first" / "final" / "weights.json").read_text(encoding="utf-8"))
+    planned = json.loads((environment.work / "first" / "plan.json").read_text(encoding="utf-8"))
+    assert about["providers"] == {"waves": "waves-for-stackwise 1.2.0"}
+    assert about["provider_files"] == {row["provider"]: row["sha256"] for row in planned["providers"]}
 
 
 def test_its_options_are_held_to_its_own_rules(environment: Environment) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import attrs
 import pytest
 import torch
+from optimizer_configs import ROWS as OPTIMIZER_ROWS
 from record_configs import ROWS as RECORD_ROWS
 from tiny_walks import VOCAB, base, memory, plan_of, registry, stream, watch_batches, weights
 
@@ -360,11 +361,6 @@ OPTIONS: dict[str, list[tuple[Any, str, Any]]] = {
     "transformer.vocabulary.rows": [(growing("transformer.vocabulary", embedding={"vocab": 20}), GROWTH + "/rows", "zeros")],
     # weight adapters are modules so far: tests/transformer/test_lora.py shows the effect of each option
     **{f"transformer.lora.{option}": [] for option in ("rank", "alpha", "scaling", "dropout")},
-    "optim.adamw.lr": [(whole, "optimizer/lr", 0.02), (whole, "optimizer/lr", {"linear": {"from": 0.01, "to": 0}})],
-    "optim.adamw.weight_decay": [(whole, "optimizer/weight_decay", 0.5)],
-    "optim.adamw.betas": [(whole, "optimizer/betas", [0.8, 0.9])],
-    "optim.adamw.eps": [(whole, "optimizer/eps", 1e-3)],
-    "optim.adamw.decay": [(whole, "optimizer/decay", "all")],
     "data.memory.arrays": [(whole, SOURCE + "arrays", {"tokens": stream(seed=9)})],
     "data.memory.vocab": [(whole, SOURCE + "vocab", 20)],
     "data.memory.time": [(in_rows, SOURCE + "time", ["other"])],
@@ -388,6 +384,7 @@ OPTIONS: dict[str, list[tuple[Any, str, Any]]] = {
     "core.project.bias": [(adapted, "model/adapters", {"embedding-rack": [{"use": "core.project", "bias": True}]})],
     "core.precision.dtype": [(whole, "model/adapters", {"embedding-rack": in_precision("bfloat16")})],
     **RECORD_ROWS,
+    **OPTIMIZER_ROWS,
 }
 """`<provider>.<component>.<option>` → the same."""
 

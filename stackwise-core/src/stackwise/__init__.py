@@ -55,6 +55,7 @@ _FACE = {
     "make_plan": "stackwise.plan",
     "discover": "stackwise.discovery",
     "assemble": "stackwise.assembly",
+    "load_exported": "stackwise.exports",
     "Plan": "stackwise.plan",
     "StepDone": "stackwise.events",
     "RunStarted": "stackwise.events",
@@ -67,6 +68,7 @@ _FACE = {
     "UserError": "stackwise.errors",
     "ConfigError": "stackwise.errors",
     "DataError": "stackwise.errors",
+    "DiskError": "stackwise.errors",
     "ProviderError": "stackwise.errors",
     "TrainingHalted": "stackwise.errors",
 }
@@ -84,6 +86,7 @@ if TYPE_CHECKING:  # the types that provider authors and users check against; th
     from stackwise.contracts import ParameterGroup as ParameterGroup
     from stackwise.errors import ConfigError as ConfigError
     from stackwise.errors import DataError as DataError
+    from stackwise.errors import DiskError as DiskError
     from stackwise.errors import ProviderError as ProviderError
     from stackwise.errors import StackwiseError as StackwiseError
     from stackwise.errors import TrainingHalted as TrainingHalted

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 from attrs import frozen
 
@@ -53,6 +55,24 @@ def environment_lists(environment: Mapping[str, str] | None = None) -> tuple[Pro
         if names := [name.strip() for name in variables.get(variable, "").split(",") if name.strip()]:
             found.append(ProviderList(source=variable, names=frozenset(names), allows=allows))
     return tuple(found)
+
+
+_OBSERVED: ContextVar[tuple[ProviderList, ...]] = ContextVar("observed", default=())
+
+
+@contextmanager
+def observing(lists: Iterable[ProviderList]) -> Iterator[None]:
+    """Every discovery inside keeps to these lists, on top of others: a command is called under those of its command line."""
+    token = _OBSERVED.set((*_OBSERVED.get(), *lists))
+    try:
+        yield
+    finally:
+        _OBSERVED.reset(token)
+
+
+def lists_in_force() -> tuple[ProviderList, ...]:
+    """The lists of the command line and the environment."""
+    return (*_OBSERVED.get(), *environment_lists())
 
 
 def refusal(name: str, lists: Iterable[ProviderList]) -> str | None:

@@ -163,6 +163,14 @@ class Scheduled(Protocol):
     def apply_values(self, values: Mapping[str, float]) -> None: ...
 
 
+@runtime_checkable
+class Stateful(Protocol):
+    """A task, transform or observer that changes as it is used: what it holds goes into every checkpoint and comes back on resume."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+
 class Transform(Protocol):
     """A change of the batch between loader and task, with its own random stream."""
 
@@ -230,6 +238,9 @@ class GrowthRequest:
     new_stacks: Mapping[str, int]
     residual_outputs: tuple[str, ...] = ()
     """Parameters of a block that `RackSpec` names as its residual outputs."""
+    old_options: Mapping[str, Mapping[str, Any]] = Factory(dict)
+    """Role (`embedding`, `rack`, `head`) → options before, as filled; empty in a loop of the user's own."""
+    new_options: Mapping[str, Mapping[str, Any]] = Factory(dict)
 
 
 @frozen(kw_only=True)
@@ -264,10 +275,13 @@ class GrowthOperator(Protocol):
 class ParameterGrowth(Protocol):
     """An operator that maps tensor by tensor (width growth)."""
 
-    def map_parameters(self, old: Mapping[str, tuple[int, ...]], new: Mapping[str, tuple[int, ...]]) -> Mapping[str, Origin]:
+    def map_parameters(
+        self, old: Mapping[str, tuple[int, ...]], new: Mapping[str, tuple[int, ...]], request: GrowthRequest
+    ) -> Mapping[str, Origin]:
         """Shapes by canonical name, before and after → origins of the new parameters it has something to say about.
 
-        A tied parameter appears once in each, under its first name; adapters of junctions and of weights appear too.
+        Blocks go by their new names; where a block comes from is `map_blocks`' to say. A tied parameter appears once in each,
+        under its first name; adapters of junctions and of weights appear too.
 
         Raises:
             ValueError: the change is none this operator can make; the sentence says which it can.

@@ -22,7 +22,7 @@ from importlib_metadata import Distribution, EntryPoint
 from pluggy import PluginManager
 
 from stackwise import __version__, hookspecs
-from stackwise.admission import ProviderList, environment_lists, lists_of
+from stackwise.admission import lists_in_force
 from stackwise.contracts import Component
 from stackwise.errors import ProviderError, did_you_mean
 from stackwise.isolation import guarded
@@ -58,12 +58,11 @@ class _Offer:
     requires: tuple[str, ...] = ()
 
 
-def discover(*lists: ProviderList, allow: Collection[str] | None = None, block: Collection[str] | None = None) -> Registry:
+def discover(*, allow: Collection[str] | None = None, block: Collection[str] | None = None) -> Registry:
     """Find the installed providers. Metadata is read now; a provider is imported, checked and asked when somebody asks for it.
 
     Args:
-        lists: allow and block lists of the command line or a config; those of the environment hold as well.
-        allow: names of the only providers to import; None: all.
+        allow: names of the only providers to import; None: all that the lists of the command line and the environment allow.
         block: names of providers not to import.
 
     Returns:
@@ -73,7 +72,9 @@ def discover(*lists: ProviderList, allow: Collection[str] | None = None, block: 
     for offer in _read_offers():
         claims.setdefault(offer.provider.name, []).append(offer)
     pending = {name: _pending(name, tuple(offers)) for name, offers in sorted(claims.items())}
-    return Registry(pending=pending).under((*lists_of("the caller's list", allow, block), *lists, *environment_lists()))
+    refused = {name for name in pending if (allow is not None and name not in allow) or (block is not None and name in block)}
+    pending |= {name: pending[name].refused("left out by the caller's list of providers") for name in refused}
+    return Registry(pending=pending).under(lists_in_force())
 
 
 def _pending(name: str, offers: tuple[_Offer, ...]) -> Pending:

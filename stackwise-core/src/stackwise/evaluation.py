@@ -48,6 +48,8 @@ class Evaluation:
                 for i in range(self.batches):
                     fixed = moment._replace(step=i, t=0.0, phase_t=0.0)
                     for batch in self.data.batches(fixed):
+                        for process_wide in placement.generators():  # for a model that draws even when it evaluates
+                            process_wide.manual_seed(step_seed(key, i))
                         prepared = task.prepare(batch, fixed, generator.manual_seed(step_seed(key, i)))
                         total, weight, metrics = task.loss(model(prepared), prepared)
                         for name, (value, count) in {"loss": (total, weight), **metrics}.items():

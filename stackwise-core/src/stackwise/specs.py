@@ -63,6 +63,8 @@ class EpochSize:
 
     rows: int | None = None
     entries: int | None = None
+    repeats: bool = True
+    """Whether another epoch follows; a run that asks for more of a source that does not repeat is refused before it begins."""
 
 
 @frozen(kw_only=True)

@@ -53,7 +53,7 @@ class Bridge:
 
     junction: str
     """`source:NAME-task`, `task-embedding`, `task-rack`, `embedding-rack`, `rack-head` or `head-task`."""
-    kind: Literal["rename", "cast", "permute", "note"]
+    kind: Literal["rename", "cast", "permute", "note", "bounds"]
     detail: str
     into: str = ""
     """Role of the receiving part (an adapter's, where adapters stand in between)."""
@@ -63,6 +63,8 @@ class Bridge:
     """The delivered name, dtype or dimension order."""
     after: str = ""
     """The needed name, dtype or dimension order."""
+    limits: tuple[int, int] | None = None
+    """Of `bounds`: the values v that the receiving side takes, limits[0] <= v < limits[1], where the giver does not say its own."""
 
     def __str__(self) -> str:
         return f"{self.junction}: {self.kind} {self.detail}"
@@ -332,8 +334,7 @@ class _Unifier:
         if taken is None:
             return
         if given is None:
-            detail = f"'{m.name}' comes from {m.giver.label} without bounds: values outside those of {m.taker.label} show only when met"
-            self.bridges.append(Bridge(m.junction, "note", detail, into=m.taker.role, field=m.name))
+            self.bounds.append(m)
             return
         if given[0] < taken[0]:
             message = f"{m.giver.label} gives '{m.name}' from {given[0]} on, but {m.taker.label} takes none below {taken[0]}"
@@ -343,7 +344,10 @@ class _Unifier:
             self.bounds.append(m)
 
     def _check_upper_bound(self, m: _Meeting) -> None:
-        assert m.delivered.bounds is not None and m.needed.bounds is not None
+        assert m.needed.bounds is not None
+        if m.delivered.bounds is None:
+            self._note_bounds(m, m.needed.bounds)
+            return
         given, taken = _term(m.giver, m.delivered.bounds[1]), _term(m.taker, m.needed.bounds[1])
         low, high = self.sizes.size(given), self.sizes.size(taken)
         if low is None or high is None or low <= high:
@@ -356,6 +360,18 @@ class _Unifier:
             f"{high}{self._because(taken, m.taker)}: {fix}"
         )
         self._refuse(message, where, m.giver, m.taker)
+
+    def _note_bounds(self, m: _Meeting, needed: tuple[int, Dim]) -> None:
+        """The giver does not say what its values are: those of a loader are looked at as they come."""
+        high = self.sizes.size(_term(m.taker, needed[1]))
+        detail = f"'{m.name}' comes from {m.giver.label} without bounds: values outside those of {m.taker.label} "
+        if high is None or not m.giver.role.startswith("source:"):
+            self.bridges.append(Bridge(m.junction, "note", detail + "show only when met", into=m.taker.role, field=m.name))
+            return
+        limits = (needed[0], high)
+        self.bridges.append(
+            Bridge(m.junction, "bounds", f"{detail}are refused when they come", into=m.taker.role, field=m.name, limits=limits)
+        )
 
     # -- what is left ---------------------------------------------------------------------------------------------
 

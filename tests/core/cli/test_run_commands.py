@@ -14,7 +14,7 @@ import yaml
 from click.testing import CliRunner
 
 import stackwise
-from stackwise.checkpoint import load_weights
+from stackwise.checkpoints import load_weights
 from stackwise.cli import main
 from stackwise.model import Model
 

@@ -12,10 +12,8 @@ from typing import Any
 import click
 
 from stackwise import __version__
-from stackwise.admission import ProviderList, lists_of
-from stackwise.discovery import discover
-from stackwise.errors import ProviderError, StackwiseError, did_you_mean
-from stackwise.registry import Registry
+from stackwise.admission import lists_of, observing
+from stackwise.errors import ProviderError, RunStopped, StackwiseError, did_you_mean
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "list-providers": ("stackwise.cli.list_providers:list_providers", "List installed providers, their components and their faults."),
@@ -26,6 +24,10 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "check": ("stackwise.cli.check:check", "Hold an installed provider against the contract."),
     "new-provider": ("stackwise.cli.new_provider:new_provider", "Write a complete provider to start from."),
     "schema": ("stackwise.cli.schema:schema", "Print the JSON Schema of configs, installed components included."),
+    "resume": ("stackwise.cli.resume:resume", "Go on with a run from its newest checkpoint."),
+    "branch": ("stackwise.cli.branch:branch", "Begin a run in the middle of another."),
+    "export": ("stackwise.cli.export:export", "Write the weights of a run where three lines of code load them."),
+    "doctor": ("stackwise.cli.doctor:doctor", "Examine the installation, and a run directory."),
     "completion": ("stackwise.cli.completion:completion", "Print the shell code that completes commands and component ids."),
 }
 """Command → ("module:attribute", its line in the listing). A command is a file of its own and a line here."""
@@ -77,6 +79,8 @@ class _LazyGroup(click.Group):
 
 
 def _culprit(error: StackwiseError) -> str:
+    if isinstance(error, RunStopped):
+        return "stopped"
     return "provider error" if isinstance(error, ProviderError) else "error"
 
 
@@ -92,17 +96,6 @@ def _report(ctx: click.Context, error: BaseException, sentence: str, code: int) 
 def _silence_stdout() -> None:
     """Keep the interpreter from complaining about the closed pipe when it flushes at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def provider_lists() -> tuple[ProviderList, ...]:
-    """The allow and block lists of this call's command line."""
-    ctx = click.get_current_context(silent=True)
-    return () if ctx is None else ctx.find_root().obj or ()
-
-
-def discovered() -> Registry:
-    """The installed providers, under the lists of the command line and the environment."""
-    return discover(*provider_lists())
 
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -129,7 +122,7 @@ def main(ctx: click.Context, debug: bool, allow: tuple[str, ...], block: tuple[s
       4    training halted, as losses or gradients were not finite
       130  stopped by Ctrl-C (143 by SIGTERM)
     """
-    ctx.obj = lists_of("--{}-provider", allow or None, block)
+    ctx.with_resource(observing(lists_of("--{}-provider", allow or None, block)))
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 import click
 
-from stackwise.cli import discovered
-from stackwise.discovery import GROUP
+from stackwise.discovery import GROUP, discover
 from stackwise.registry import Provider
 
 SLOW_SECONDS = 0.25
@@ -32,7 +31,7 @@ def list_providers(as_json: bool) -> None:
 
     Exit code: 0, whatever the state of the providers.
     """
-    providers = discovered().providers
+    providers = discover().providers
     click.echo(_as_json(providers) if as_json else _as_text(providers))
     for provider in providers:
         if provider.seconds > SLOW_SECONDS:

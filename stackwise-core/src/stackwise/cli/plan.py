@@ -27,11 +27,11 @@ def plan(file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     whether the function the model computes is preserved.
     """
     from stackwise import config
-    from stackwise.cli import discovered
     from stackwise.describe import plan_as_json, plan_as_text
+    from stackwise.discovery import discover
     from stackwise.plan import make_plan
     from stackwise.pricing import price
 
-    compiled = make_plan(config.load(file, overrides), discovered())
+    compiled = make_plan(config.load(file, overrides), discover())
     prices = price(compiled)
     click.echo(json.dumps(plan_as_json(compiled, prices), indent=1) if as_json else plan_as_text(compiled, prices))

@@ -12,8 +12,8 @@ import attrs
 import click
 from click.shell_completion import CompletionItem
 
-from stackwise.cli import discovered
 from stackwise.contracts import Kind
+from stackwise.discovery import discover
 from stackwise.errors import UserError, did_you_mean
 from stackwise.options import config_key
 from stackwise.registry import KINDS, Registered, Registry
@@ -40,7 +40,7 @@ _LISTED: frozenset[Kind] = frozenset({"transform", "adapter", "observer"})
 
 
 def _complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    registry = discovered()
+    registry = discover()
     kind, colon, rest = incomplete.rpartition(":")
     return [
         CompletionItem(f"{kind}{colon}{found.id}", help=found.component.summary or found.kind)
@@ -67,7 +67,7 @@ def show(component: str, as_json: bool) -> None:
 
     Exit codes: 0 done, 2 there is no such component, 3 its provider is broken.
     """
-    registry = discovered()
+    registry = discover()
     found = _find(registry, component)
     if as_json:
         import json

@@ -26,10 +26,10 @@ def validate(file: Path, overrides: tuple[str, ...], cold: bool) -> None:
     is built on the meta device, which costs no memory: parameter names that selectors must match, and shapes.
     """
     from stackwise import config
-    from stackwise.cli import discovered
+    from stackwise.discovery import discover
     from stackwise.plan import make_plan
 
-    plan = make_plan(config.load(file, overrides), discovered())
+    plan = make_plan(config.load(file, overrides), discover())
     if not cold:
         from stackwise.pricing import price
 

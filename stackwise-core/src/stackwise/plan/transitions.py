@@ -37,7 +37,7 @@ def _declared(phase: PhaseConfig) -> dict[str, str]:
 
 
 def _flat(value: Any, path: str = "") -> dict[str, str]:
-    if isinstance(value, Mapping) and value:
+    if isinstance(value, Mapping):
         return {k: v for key, inner in value.items() for k, v in _flat(inner, f"{path}.{key}" if path else str(key)).items()}
     if isinstance(value, list):
         return {path: "[" + ", ".join(_compact(entry) for entry in value) + "]"}
@@ -56,6 +56,8 @@ class Growing:
 
     draft: Draft
     part: Part
+    start: float
+    """Run time at the boundary."""
     end: float
     """Run time at the end of the phase that it opens."""
 
@@ -92,7 +94,7 @@ def transition(
     reordered = old.stacks != new.stacks or list(old.stacks) != list(new.stacks)
     if reordered and not replaced:
         blocks = _map_blocks(after, old, new, operator, growth, rack, drafts)
-        _check_gate(growing, blocks, drafts)
+        _check_gate(growing, operator is not None and bool(operator.preserves_function), blocks, drafts)
     elif growth is not None and not isinstance(operator, ParameterGrowth):
         drafts.problems.append(Problem(f"{growth.id} has nothing to grow: the stacks are those of the phase before", growth.path))
     kept = not reordered or (operator is not None and _keeps_every_block(old, blocks))
@@ -107,8 +109,14 @@ def transition(
         blocks=blocks,
         preserves_function=preserves,
         notes=tuple(notes),
-        touches_function=old.embedding.id == new.embedding.id and (reordered or growth is not None or lost or bool(leaving) or not same),
+        touches_function=old.embedding.id == new.embedding.id
+        and (reordered or growth is not None or lost or not same or _beside(old) != _beside(new)),
     )
+
+
+def _beside(model: ModelState) -> dict[str, object]:
+    """The weight adapters of a state."""
+    return {name: _adapter(model, name) for name in model.weight_adapters}
 
 
 def _adapter(model: ModelState, name: str) -> object:
@@ -117,13 +125,16 @@ def _adapter(model: ModelState, name: str) -> object:
     return None if declared is None else (declared.part.structure, declared.select)
 
 
-def _check_gate(growing: Growing | None, blocks: BlockMap, drafts: Drafts) -> None:
-    """A gate ends at 1, where it is folded into the weights by being taken away."""
+def _check_gate(growing: Growing | None, preserves: bool, blocks: BlockMap, drafts: Drafts) -> None:
+    """A gate that keeps the function begins at 0; every gate ends at 1, where it is folded into the weights by being taken away."""
     if growing is None or not any(origin.gated for origin in blocks.values()):
         return
     gate, path = growing.part.curves.get("gate"), f"{growing.draft.path}.gate"
     if gate is None:
         drafts.faults.append(ProviderError(f"{growing.draft.label} gates blocks, but has no option `gate` that may follow time"))
+    elif preserves and gate(growing.start) != 0.0:
+        message = f"the gate stands at {gate(growing.start):g} where its phase begins, so that the function jumps: let it rise from 0"
+        drafts.problems.append(Problem(f"{message}, as in {{linear: {{from: 0, to: 1, over: phase}}}}", path))
     elif abs(gate(growing.end) - 1.0) > 1e-9:
         message = f"the gate stands at {gate(growing.end):g} where its phase ends, and it is taken away there: let it reach 1 in this phase"
         drafts.problems.append(Problem(f"{message}, as in {{linear: {{from: 0, to: 1, over: phase}}}}", path))
@@ -146,7 +157,7 @@ def _without_stacks(part: Part) -> Part:
 
 def _keeps_every_block(old: ModelState, blocks: BlockMap) -> bool:
     """Whether the old blocks all go on, each once and in their order, so that only new ones can change the function."""
-    sources = [origin.source for origin in blocks.values() if origin.source is not None]
+    sources = [origin.source for origin in blocks.values() if origin.source is not None and not origin.gated]
     return sources == [(stack, index) for stack, count in old.stacks.items() for index in range(count)]
 
 
@@ -200,7 +211,14 @@ def _map_blocks(
     spec = rack.spec
     outputs = spec.residual_outputs if isinstance(spec, RackSpec) else ()
     try:
-        blocks = operator.map_blocks(GrowthRequest(old_stacks=old.stacks, new_stacks=new.stacks, residual_outputs=outputs))
+        request = GrowthRequest(
+            old_stacks=old.stacks,
+            new_stacks=new.stacks,
+            residual_outputs=outputs,
+            old_options={role: getattr(old, role).plain_options for role in ("embedding", "rack", "head")},
+            new_options={role: getattr(new, role).plain_options for role in ("embedding", "rack", "head")},
+        )
+        blocks = operator.map_blocks(request)
     except ValueError as error:
         drafts.problems.append(Problem(f"{growth.id} cannot make this change: {error}", growth.path))
         return {}

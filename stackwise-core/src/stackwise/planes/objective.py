@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from stackwise.contracts import Scheduled, Task
-from stackwise.errors import ProviderError
+from stackwise.contracts import Scheduled, Stateful, Task
+from stackwise.errors import ProviderError, UserError
 from stackwise.phases import Part
 
 
@@ -89,6 +89,21 @@ class Objective:
             yield self.task
         finally:
             self.task.apply_values(self._values)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the task holds; empty for one that does not change as it is used."""
+        return dict(self.task.state_dict()) if isinstance(self.task, Stateful) else {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Hand the task what `state_dict` returned.
+
+        Raises:
+            UserError: there is state and the task takes none.
+        """
+        if isinstance(self.task, Stateful):
+            self.task.load_state_dict(state)
+        elif state:
+            raise UserError(f"the saved task holds {', '.join(sorted(state))}, and {type(self.task).__name__} takes no state")
 
     def apply_values(self, t: float) -> None:
         """Hand the task the values in force at t, when they changed."""
