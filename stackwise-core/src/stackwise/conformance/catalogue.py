@@ -124,7 +124,7 @@ _TABLE: Mapping[str, Mapping[str, frozenset[Kind]]] = {
         "check_leaves_events": frozenset({"observer"}),
     },
     "whole_runs": {
-        "check_trains": frozenset({*_MODULES, "task", "optimizer", "loader", "transform", "growth", "observer"}),
+        "check_trains": _EVERY,
         "check_interrupted_equals_uninterrupted": _MODULES | {"task", "transform"},
     },
 }

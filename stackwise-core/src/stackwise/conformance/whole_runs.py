@@ -126,6 +126,10 @@ def _put(sections: dict[str, Any], subject: Subject, own: dict[str, Any]) -> Non
             sections["data"]["transforms"] = [own]
         case "adapter":
             sections["model"]["adapters"] = {"embedding-rack": [own]}
+        case "weight-adapter":
+            sections["model"]["weight_adapters"] = {"first": {**own, "select": ["rack"]}}
+        case "reaction":
+            sections["optimizer"] = {"use": sections["optimizer"], "reaction": own}
         case "observer":
             sections["observers"] = [own]
         case "growth":
