@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("time", "clock", "clock_json", "schedules", "streams"),
-    ("options", "specs", "contracts", "phases", "selectors", "sizes", "fitting", "delivery", "unification"),
+    ("options", "specs", "contracts", "phases", "selectors", "sizes", "admission", "fitting", "delivery", "unification"),
     ("machine", "model", "evaluation", "probe", "carrying", "planes", "config", "placement", "events", "state_codec"),
     (
         "isolation",
@@ -39,7 +39,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ),
     ("discovery", "plan"),
     ("assembly",),
-    ("run", "run_loop", "resumption", "amendments", "exports", "diagnosis", "pricing", "describe", "conformance"),
+    ("run", "run_loop", "resumption", "amendments", "exports", "diagnosis", "pricing", "describe", "conformance", "scaffold", "schema"),
     ("cli",),
 )
 """Lowest first; a package stands for all its modules."""

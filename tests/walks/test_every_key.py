@@ -291,6 +291,7 @@ CORE: dict[str, list[tuple[Any, str, Any]]] = {
     "run.threads": [(whole, "run/threads", 2)],
     "run.non_finite": [(diverging, "run/non_finite", "halt")],
     "run.probe": [(whole, "run/probe", False)],
+    "run.providers": [(whole, "run/providers", {"block": ["transformer"]}), (whole, "run/providers", {"allow": ["optim", "data"]})],
     "run.halt_after": [(diverging, "run/halt_after", 1)],
     "task.use": [(whole, "task/use", "transformer.nothing")],
     "data.sources": [(whole, "data/sources/a", memory(5, heldout=0.2)), (whole, "data/sources/b", memory(1, heldout=0.2))],

@@ -273,7 +273,7 @@ def _asked_always(state: DataState, step: int) -> Request | None:
 
 def _build_loader(id: str, options: Any, context: BuildContext) -> Any:
     """A registered loader, built in a process of its own."""
-    return discover().get("loader", id).load_factory()(options, context)
+    return discover(allow={id.partition(".")[0]}).get("loader", id).load_factory()(options, context)
 
 
 def _parts(phase: CompiledPhase) -> Iterator[Part]:

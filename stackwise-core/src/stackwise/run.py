@@ -292,4 +292,5 @@ def _about(plan: Plan, machine: TrainingMachine) -> dict[str, Any]:
         **describe_model(state.model, 1.0, machine.model.model),
         "data": machine.data.fingerprints(),
         "providers": {provider.name: f"{provider.distribution} {provider.version}" for provider in plan.providers},
+        "provider_files": {provider.name: provider.file_digest() for provider in plan.providers},
     }

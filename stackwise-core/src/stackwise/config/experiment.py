@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from attrs import Factory, field, frozen
 
+from stackwise.admission import ProviderList, lists_of
 from stackwise.config.nodes import Node, split
 from stackwise.errors import ConfigError, Position, Problem
 from stackwise.options import option
@@ -115,6 +116,18 @@ class CheckpointConfig:
 
 
 @frozen(kw_only=True)
+class ProvidersConfig:
+    """Which installed providers may be imported for this run."""
+
+    allow: tuple[str, ...] | None = field(default=None, metadata={"doc": "names of the only providers to import; left out: all"})
+    block: tuple[str, ...] = field(default=(), metadata={"doc": "names of providers not to import"})
+
+    def lists(self) -> tuple[ProviderList, ...]:
+        """As discovery takes them."""
+        return lists_of("run.providers.{}", self.allow, self.block)
+
+
+@frozen(kw_only=True)
 class RunConfig:
     """The run as a whole."""
 
@@ -133,6 +146,7 @@ class RunConfig:
         "skip", doc="what a step without a finite loss and gradient leads to, beside changing nothing"
     )
     halt_after: int = option(3, doc="steps in a row without a finite loss and gradient after which the run halts", minimum=1)
+    providers: ProvidersConfig = field(factory=ProvidersConfig, metadata={"doc": "which installed providers may be imported"})
 
 
 @frozen(kw_only=True)

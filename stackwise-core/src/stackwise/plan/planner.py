@@ -74,7 +74,7 @@ def make_plan(experiment: Experiment, registry: Registry, past: Past | None = No
         ConfigError: every mistake of the config and of the components' options, at once.
         ProviderError: a component that is needed cannot be used.
     """
-    return _Planner(experiment, registry, past).plan()
+    return _Planner(experiment, registry.under(experiment.run.providers.lists()), past).plan()
 
 
 @attrs.define
