@@ -49,7 +49,7 @@ phases:
     until: 80%
     data: {{sources: {{a: null}}, mix: {{a: null, b: 1}}}}
     model: {{freeze: ["rack.*"], weight_adapters: {{style: {{use: transformer.lora, select: ["*.attention.*"], rank: 2, dropout: 0.1}}}}}}
-    optimizer: {{use: remembering.slowing, lr: 0.05, groups: null}}
+    optimizer: {{use: remembering.slowing, lr: 0.05, ema: {{decay: 0.9}}}}
   taller:
     model: {{freeze: [], weight_adapters: null, rack: {{stacks: [{{base: 3}}, {{top: 1}}]}}}}
     enter: {{growth: {{use: transformer.identity}}}}
