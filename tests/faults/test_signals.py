@@ -71,7 +71,7 @@ def test_a_signal_from_outside_at_any_time(tmp_path: Path) -> None:
     config = CONFIG.replace("40 steps", "40000 steps").replace("observers:", "# observers:")
     config = config.replace("remembering.shift, vocab: 8", "data.token-noise, rate: 0.1, vocab: 8")
     config = config.replace("remembering.backwards", "transformer.causal-lm")
-    config = config.replace("use: remembering.slowing, lr: 0.05, groups: null", "lr: 0.05")
+    config = config.replace("use: remembering.slowing, lr: 0.05, ema: {decay: 0.9}", "lr: 0.05")
     (tmp_path / "exp.yaml").write_text(config)
     code = "from stackwise.cli import main; main(prog_name='stackwise')"
     command = [sys.executable, "-c", code, "run", "exp.yaml", "--output", "run"]

@@ -1,4 +1,6 @@
-"""Forty steps in which everything changes that can: depth, frozen parts, sources and their mixture, task, optimizer, accumulation."""
+"""Forty steps in which everything changes that can: depth, gates, weight adapters, frozen parts, sources and their mixture, task,
+optimizer, accumulation; with an average of the weights and a reaction to the loss.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,8 @@ model:
   embedding: {{use: transformer.token, vocab: 8}}
   rack: {{use: transformer.decoder, width: 8, heads: 2, dropout: {{linear: {{from: 0.3, to: 0.1}}}}, stacks: [{{base: 1}}]}}
   head: {{use: transformer.lm}}
-optimizer: {{use: optim.adamw, lr: {{cosine: {{from: 1e-2, warmup: 20%}}}}, clip: 0.5, groups: {{norms: {{select: ["*norm*"], lr: 2e-2}}}}}}
+optimizer: {{use: optim.adamw, lr: {{cosine: {{from: 1e-2, warmup: 20%}}}}, clip: 0.5, groups: {{norms: {{select: ["*norm*"], lr: 2e-2}}}},
+  ema: {{decay: 0.9}}, reaction: {{use: optim.plateau, metric: train.loss, patience: 1, factor: 0.8, lowest: 0.1}}}}
 evaluate: {{e: {{every: 5 steps, batches: 1}}}}
 observers: [{{use: remembering.tally, path: tally.txt}}]
 phases:
@@ -39,14 +42,16 @@ phases:
   thawed:
     until: 60%
     task: {{use: remembering.backwards}}
-    model: {{freeze: []}}
+    model: {{freeze: [], rack: {{stacks: [{{base: 3}}]}}}}
+    enter: {{growth: {{use: transformer.gated, gate: {{linear: {{from: 0, to: 1, over: phase}}}}}}}}
     data: {{accumulate: 1, seq_len: 6}}
   slowing:
     until: 80%
     data: {{sources: {{a: null}}, mix: {{a: null, b: 1}}}}
-    optimizer: {{use: remembering.slowing, lr: 0.05, groups: null}}
+    model: {{freeze: ["rack.*"], weight_adapters: {{style: {{use: transformer.lora, select: ["*.attention.*"], rank: 2, dropout: 0.1}}}}}}
+    optimizer: {{use: remembering.slowing, lr: 0.05, ema: {{decay: 0.9}}}}
   taller:
-    model: {{rack: {{stacks: [{{base: 2}}, {{top: 1}}]}}}}
+    model: {{freeze: [], weight_adapters: null, rack: {{stacks: [{{base: 3}}, {{top: 1}}]}}}}
     enter: {{growth: {{use: transformer.identity}}}}
     data: {{sources: {{a: {{use: data.memory, arrays: {{tokens: {_tokens(150, 0)}}}, heldout: 0.2}}}}, mix: {{a: 1, b: 2}}}}
 """

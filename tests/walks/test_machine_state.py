@@ -153,3 +153,39 @@ def test_there_is_no_state_before_the_first_step_and_across_a_boundary() -> None
                 machine.state()
             refused += 1
     assert refused == 1
+
+
+OPTIMIZERS: dict[str, dict[str, Any]] = {
+    "adamw with an average": {"use": "optim.adamw", "lr": 0.01, "ema": {"decay": 0.8}},
+    "adamw that reacts": {"use": "optim.adamw", "lr": 0.01, "reaction": {"use": "optim.plateau", "metric": "train.loss", "patience": 0}},
+    "sgd": {"use": "optim.sgd", "lr": 0.1, "nesterov": True},
+    "muon": {"use": "optim.muon", "lr": 0.02},
+    "adafactor": {"use": "optim.adafactor", "lr": 0.5},
+    "lion": {"use": "optim.lion", "lr": 0.01},
+    "schedule-free": {"use": "optim.schedule-free", "lr": 0.01},
+    "nadam": {"use": "optim.torch", "name": "NAdam", "lr": 0.01},
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_goes_on_from_both_sides_of_growth_and_of_a_thaw(name: str) -> None:
+    config = base(
+        data={"sources": {"a": memory(0, heldout=0.2)}, "batch_size": 2, "seq_len": 4},
+        optimizer=OPTIMIZERS[name],
+        evaluate={"e": {"every": "2 steps", "batches": 1}},
+        phases={
+            "one": {"until": "4 steps"},
+            "two": {
+                "until": "8 steps",
+                "model": {"rack": {"stacks": [{"base": 4}]}, "freeze": ["embedding"]},
+                "enter": {"growth": {"use": "transformer.stack"}},
+            },
+            "three": {"model": {"freeze": []}},
+        },
+    )
+    events, states, end = states_of(config)
+    for step in (2, 4, 5, 8, 9):
+        before, state = states[step]
+        rest, last = goes_on(config, state)
+        assert rest == events[before:], step
+        assert same(last, end), step

@@ -286,26 +286,6 @@ def _parts(phase: CompiledPhase) -> Iterator[Part]:
     yield from (*state.data.sources.values(), *state.data.transforms)
 
 
-def _generations(schedule: PhaseSchedule) -> Iterator[tuple[tuple[str, int], int]]:
-    """(role, identity of a part) → how often the role's structure had changed by then: a run that begins in its middle counts alike."""
-    last: dict[str, tuple[object, int]] = {}
-    for phase in schedule:
-        for role, part in _modules(phase):
-            structure, generation = last.get(role, (part.structure, 0))
-            generation += structure != part.structure
-            last[role] = (part.structure, generation)
-            yield (role, id(part)), generation
-
-
-def _modules(phase: CompiledPhase) -> Iterator[tuple[str, Part]]:
-    """Role → part of what a phase declares of the model."""
-    if (state := phase.state) is None:
-        return
-    yield from (("embedding", state.model.embedding), ("rack", state.model.rack), ("head", state.model.head))
-    for junction, adapters in state.model.adapters.items():
-        yield from ((f"adapters.{junction}.{i}", part) for i, part in enumerate(adapters))
-
-
 def _without_weights(given: Any) -> Any:
     """A copy of a finished module on the meta device, which leaves the user's own untouched and takes no memory; else the object."""
     if not isinstance(given, nn.Module):

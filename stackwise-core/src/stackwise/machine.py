@@ -180,8 +180,8 @@ class TrainingMachine:
         return {str(i): observer for i, observer in enumerate(declared) if isinstance(observer, Stateful)}
 
     def _declare(self, phase: CompiledPhase, step: int, sources: Iterable[str], fresh: Sequence[str]) -> None:
-        """Build the declared state of a phase from nothing: what crossing into it would end in, but for the values."""
-        state, t = phase.state, self.schedule.clock.t(step)
+        """Build the declared state of a phase from nothing, with what follows time as the last step before `step` left it."""
+        state, t = phase.state, self.schedule.clock.t(max(step - 1, 0))
         assert state is not None
         self.objective.enter(state.task)
         parked = {name: part for name, part in self._sources_around(phase).items() if name in sources}
