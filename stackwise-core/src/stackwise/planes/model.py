@@ -140,6 +140,7 @@ class ModelPlane:
         old, old_buffers, drop = self._extract(before)
         with DeferredInitialisation() as draws:
             new = self._build_model(None if enter.fresh else before, state, step)
+        draws.make_others([*new.parameters(), *new.buffers()], lambda number: self._stream(f"attribute {number}", step))
         new.wire()
         path = "rack." + rack_spec(new.rack).block_path
         source = sources(path, blocks if before is not None else {}, _replaced(before, state))
@@ -154,14 +155,14 @@ class ModelPlane:
             found,
             draw=lambda name, parameter: draws.make(parameter.data, self._stream(name, step)),
             device=self._device,
-            dtype_of=lambda name: _dtype(state.precision.get(name.partition(".")[0])),
+            dtype_of=lambda name: _dtype(state.precision.get(_part_of(name))),
         )
         for name, buffer in new.named_buffers():
             draws.make(buffer, self._stream(name, step))
         new.to(self._device)
         carry_buffers(old_buffers if before is not None else old, new, source)
         if before is not None:
-            zero_residuals(new, path, rack_spec(new.rack).residual_outputs, blocks, receipt.fresh)
+            zero_residuals(new, path, rack_spec(new.rack).residual_outputs, blocks, {*receipt.fresh, *receipt.copied})
         self._put_in_place(new)
         if before is None and self._start is not None:
             _check_start(drop, new, receipt)
@@ -305,6 +306,12 @@ def _matching(selectors: Sequence[str], names: Iterable[str]) -> list[str]:
     """The names that any selector matches; selectors of what is not to be taken may name what only the file has."""
     patterns = [compile_selector(selector) for selector in selectors]
     return [name for name in names if any(pattern.match(name) for pattern in patterns)]
+
+
+def _part_of(name: str) -> str:
+    """The role that a parameter belongs to; a weight adapter to that of the matrix it stands beside."""
+    segments = name.split(".")
+    return segments[2] if segments[0] == "weight_adapters" else segments[0]
 
 
 def _dtype(name: str | None) -> torch.dtype | None:

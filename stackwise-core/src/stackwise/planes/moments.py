@@ -96,7 +96,7 @@ class Crossing:
 
     def _is_stale(self, name: str, entries: Entries, declared: Powers | None) -> bool:
         """Whether the parameter took in an adapter that its state, being a weight itself, knows nothing of."""
-        return name in self.receipt.merged and any(power_of(entry, declared) == "weight" for entry in entries)
+        return self.receipt.adopted[name] in self.receipt.merged and any(power_of(entry, declared) == "weight" for entry in entries)
 
 
 def power_of(entry: str, declared: Powers | None) -> int | str | None:

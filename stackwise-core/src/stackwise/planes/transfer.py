@@ -35,7 +35,7 @@ class ModelReceipt:
     dropped: tuple[str, ...] = ()
     """Names of the old model that no parameter of the new one adopted or copied."""
     merged: tuple[str, ...] = ()
-    """Matrices that took in a weight adapter which left."""
+    """Old names of matrices that took in a weight adapter which left."""
 
     @property
     def moved(self) -> bool:
@@ -218,7 +218,7 @@ def zero_residuals(
     path: str,
     residual_outputs: Sequence[str],
     blocks: Mapping[tuple[str, int], BlockOrigin],
-    fresh: Collection[str],
+    new: Collection[str],
 ) -> None:
     """Zero the residual outputs of the new blocks that ask for it, and the biases beside them.
 
@@ -227,7 +227,7 @@ def zero_residuals(
         path: canonical path of a block, `rack.stacks.{stack}.{index}`.
         residual_outputs: parameters of a block that write into the residual stream.
         blocks: new block → its origin.
-        fresh: names that started anew; no other is touched.
+        new: names that started anew or are copies; an old parameter that goes on is not touched.
 
     Raises:
         UserError: the residual outputs are not known.
@@ -243,5 +243,5 @@ def zero_residuals(
             block = path.format(stack=stack, index=index)
             zero |= {f"{block}.{output}" for output in residual_outputs}
             zero |= {f"{block}.{output.rsplit('.', 1)[0]}.bias" for output in residual_outputs}
-    for name in zero.intersection(fresh):
+    for name in zero.intersection(new):
         model.get_parameter(name).data.zero_()
