@@ -9,6 +9,8 @@ import grown_models
 import pytest
 import torch
 from grown_models import FORMS, gradients, grow, language_model, logits, loss, tokens
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from stackwise import BuildContext, CopyOf, GrowthRequest, Model
 from stackwise.planes.parameter_map import fill_moment
@@ -83,6 +85,36 @@ def test_moments_are_mapped_by_the_true_ratio_of_gradients(form: dict[str, Any],
             fill_moment(expected, before[name] ** power, origin, power)
             found = torch.where(_has_source(origin, gradient), gradient**power, expected)
             torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-14, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    times=st.integers(2, 4),
+    groups=st.integers(1, 2),
+    kv_heads=st.integers(1, 2),
+    features=st.sampled_from([2, 4]),
+    ff=st.tuples(st.integers(3, 9), st.integers(0, 20)),
+    norm=st.sampled_from(["rmsnorm", "layernorm"]),
+    mlp=st.sampled_from(["swiglu", "gelu"]),
+    flags=st.tuples(st.booleans(), st.booleans(), st.booleans()),
+)
+def test_any_sizes_keep_the_function_and_every_ratio(
+    times: int, groups: int, kv_heads: int, features: int, ff: tuple[int, int], norm: str, mlp: str, flags: tuple[bool, bool, bool]
+) -> None:
+    tied, bias, qk_norm = flags
+    form = {"norm": norm, "mlp": mlp, "tied": tied, "bias": bias, "qk_norm": qk_norm, "stacks": [{"a": 1}, {"b": 1}]}
+    heads = groups * kv_heads
+    old = language_model(**form, width=heads * features, heads=heads, kv_heads=kv_heads, ff=ff[0]).double()
+    grown = {"width": times * heads * features, "heads": times * heads, "kv_heads": times * kv_heads, "ff": sum(ff)}
+    new = language_model(**form, **grown, seed=5).double()
+    maps = grow(old, new, WIDEN)
+    with torch.no_grad():
+        torch.testing.assert_close(logits(new, tokens()), logits(old, tokens()), rtol=0, atol=1e-12)
+    before = gradients(old, tokens())
+    for name, gradient in gradients(new, tokens()).items():
+        expected = torch.empty_like(gradient)
+        fill_moment(expected, before[name], maps.get(name) or CopyOf(source=name), 1)
+        torch.testing.assert_close(gradient, expected, rtol=1e-6, atol=1e-13, msg=lambda text, name=name: f"{name}: {text}")
 
 
 def _has_source(origin: CopyOf, tensor: torch.Tensor) -> torch.Tensor:

@@ -86,27 +86,40 @@ CASES = {
         True,
         blocks=3,
     ),
+    "gated": Case(
+        "{model: {rack: {stacks: [{base: 3}]}}, enter: {growth: {use: transformer.gated, gate: {linear: {from: 0, to: 1, over: phase}}}}}",
+        "base keeps 2, base 2←fresh",
+        True,
+        blocks=3,
+    ),
+    "gated copy": Case(
+        "{model: {rack: {stacks: [{base: 4}]}},"
+        " enter: {growth: {use: transformer.gated, base: copy, gate: {linear: {from: 0, to: 1, over: phase}}}}}",
+        "base keeps 2, base 2←0 3←1",
+        True,
+        blocks=4,
+    ),
     "widen-ff zero-out": Case(
-        "{model: {rack: {ff: 40}}, enter: {growth: {use: transformer.widen-ff, moments: reset}}}",
+        "{model: {rack: {ff: 40}}, enter: {growth: {use: transformer.widen-ff}}}",
         "model.rack.ff: – → 40",
         True,
         features=40,
     ),
     "widen-ff split": Case(
-        "{model: {rack: {ff: 40}}, enter: {growth: {use: transformer.widen-ff, how: split, moments: reset}}}",
+        "{model: {rack: {ff: 40}}, enter: {growth: {use: transformer.widen-ff, how: split}}}",
         "model.rack.ff: – → 40",
         True,
         features=40,
     ),
     "widen": Case(
-        "{model: {rack: {width: 16, heads: 4}}, enter: {growth: {use: transformer.widen, moments: reset}}}",
+        "{model: {rack: {width: 16, heads: 4}}, enter: {growth: {use: transformer.widen}}}",
         "model.rack.width: 8 → 16",
         True,
         width=16,
         features=48,
     ),
     "vocabulary": Case(
-        "{model: {embedding: {vocab: 260}}, enter: {growth: {use: transformer.vocabulary, rows: zeros, moments: reset}}}",
+        "{model: {embedding: {vocab: 260}}, enter: {growth: {use: transformer.vocabulary, rows: zeros}}}",
         "model.embedding.vocab: 256 → 260",
         False,
         vocab=260,
@@ -186,7 +199,7 @@ def test_the_plan_refuses_what_an_operator_cannot_do(grown: str, says: str, text
     assert says in problem.message and problem.where is not None
 
 
-def test_the_cases_name_every_operator_but_the_gated_one() -> None:
+def test_the_cases_name_every_operator() -> None:
     named = {yaml.safe_load(case.grown)["enter"]["growth"]["use"] for case in CASES.values()}
     offered: set[Any] = {component.id for component in registry().of_kind("growth") if component.provider == "transformer"}
-    assert offered - named == {"transformer.gated"}
+    assert offered == named

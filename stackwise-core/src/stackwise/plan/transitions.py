@@ -37,7 +37,7 @@ def _declared(phase: PhaseConfig) -> dict[str, str]:
 
 
 def _flat(value: Any, path: str = "") -> dict[str, str]:
-    if isinstance(value, Mapping) and value:
+    if isinstance(value, Mapping):
         return {k: v for key, inner in value.items() for k, v in _flat(inner, f"{path}.{key}" if path else str(key)).items()}
     if isinstance(value, list):
         return {path: "[" + ", ".join(_compact(entry) for entry in value) + "]"}
@@ -107,8 +107,14 @@ def transition(
         blocks=blocks,
         preserves_function=preserves,
         notes=tuple(notes),
-        touches_function=old.embedding.id == new.embedding.id and (reordered or growth is not None or lost or bool(leaving) or not same),
+        touches_function=old.embedding.id == new.embedding.id
+        and (reordered or growth is not None or lost or not same or _beside(old) != _beside(new)),
     )
+
+
+def _beside(model: ModelState) -> dict[str, object]:
+    """The weight adapters of a state."""
+    return {name: _adapter(model, name) for name in model.weight_adapters}
 
 
 def _adapter(model: ModelState, name: str) -> object:
@@ -146,7 +152,7 @@ def _without_stacks(part: Part) -> Part:
 
 def _keeps_every_block(old: ModelState, blocks: BlockMap) -> bool:
     """Whether the old blocks all go on, each once and in their order, so that only new ones can change the function."""
-    sources = [origin.source for origin in blocks.values() if origin.source is not None]
+    sources = [origin.source for origin in blocks.values() if origin.source is not None and not origin.gated]
     return sources == [(stack, index) for stack, count in old.stacks.items() for index in range(count)]
 
 
