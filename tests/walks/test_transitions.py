@@ -59,7 +59,7 @@ def first_update(betas: list[float], own_counter: bool) -> float:
     lr = 1e-3
     config = two_phases(
         {"model": {"rack": {"stacks": [{"base": 3}]}}, "enter": {"growth": {"use": "transformer.identity"}}},
-        optimizer={"use": "optim.adamw", "lr": lr, "betas": betas, "weight_decay": 0, "eps": 0},
+        optimizer={"use": "optim.adamw", "lr": lr, "beta1": betas[0], "beta2": betas[1], "weight_decay": 0, "eps": 0},
         run={"name": "long", "horizon": "7 steps", "device": "cpu"},
     )
     machine = machine_of(config)
@@ -173,7 +173,7 @@ def test_another_optimizer_starts_anew_and_the_plan_says_so() -> None:
 
 
 def test_other_betas_keep_the_moments() -> None:
-    before, entered, after = at_boundary(two_phases({"optimizer": {"betas": [0.8, 0.9]}}))
+    before, entered, after = at_boundary(two_phases({"optimizer": {"beta1": 0.8, "beta2": 0.9}}))
     assert entered.moments_kept == len(before.moments) > 0
     assert all(same_tensors(after.moments[name], before.moments[name]) for name in before.moments)
 
@@ -201,7 +201,7 @@ def test_state_is_keyed_by_name_when_same_shaped_modules_change_places() -> None
     model = {**base()["model"], "rack": Built(Twins, width=8, order="ab")}
     model["embedding"] = {"use": "transformer.token", "vocab": 16, "width": 8}
     model["head"] = {"use": "transformer.lm", "width": 8}
-    second = {"model": {"rack": {"order": "ba"}}, "optimizer": {"betas": [0.8, 0.9]}}  # other betas: the optimizer is made anew
+    second = {"model": {"rack": {"order": "ba"}}, "optimizer": {"beta1": 0.8, "beta2": 0.9}}  # other betas: the optimizer is made anew
     machine = machine_of(two_phases(second, model=model))
     ((before, entered, after),) = boundaries(machine)
     assert list(before.weights)[1:3] == ["rack.a.weight", "rack.b.weight"]

@@ -11,7 +11,6 @@ from torch import nn
 from stackwise.errors import UserError
 from stackwise.model import Model, rack_spec
 
-
 _VARIANTS = 64
 """Graphs that one block may be compiled to along a timeline: trained or judged, frozen here and there, gated, at several lengths.
 Beyond torch's limit of 8 it would go on uncompiled."""

@@ -141,11 +141,11 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch 
         return func(*args, **kwargs)
 
 
-class _Readers(TorchFunctionMode):  # type: ignore[no-untyped-call]  # torch does not type its modes
+class _Readers(TorchFunctionMode):
     """Makes what is read without an operation."""
 
     def __init__(self, recipes: dict[int, _Recipe]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # as above
+        super().__init__()
         self._recipes = recipes
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -149,6 +149,7 @@ def load(
         dtype_of: dtype that a parameter is held in; None: the one it was built with.
     """
     canonical = first_names(old)
+    values = {name: tensor.detach() for name, tensor in old.items()}  # a module that stays may give and take at once
     held = {name: dtype_of(name) or parameter.dtype for name, parameter in new.named_parameters()}
     adopters = _adopters(old, origins, held, device)
     aliases: dict[int, list[str]] = {}
@@ -179,7 +180,7 @@ def load(
             parameter.data = parameter.data.to(device, dtype)
         else:
             parameter.data = torch.empty_like(parameter, dtype=dtype, device=device)
-        fill(parameter.data, there.detach(), origin)
+        fill(parameter.data, values[origin.source], origin)
         copied[name] = evolve(origin, source=canonical[id(there)])
     used = {*adopted.values(), *(origin.source for origin in copied.values())}
     dropped = tuple(name for name in canonical.values() if name not in used)
@@ -231,6 +232,7 @@ def zero_residuals(
 
     Raises:
         UserError: the residual outputs are not known.
+        ProviderError: the block is an old one that goes on.
     """
     zero = set()
     for (stack, index), origin in blocks.items():
@@ -241,6 +243,8 @@ def zero_residuals(
                     "use an operator that copies"
                 )
             block = path.format(stack=stack, index=index)
+            if f"{block}.{residual_outputs[0]}" not in new:
+                raise ProviderError(f"the growth operator zeroes the residual outputs of {block}, which is an old block that goes on")
             zero |= {f"{block}.{output}" for output in residual_outputs}
             zero |= {f"{block}.{output.rsplit('.', 1)[0]}.bias" for output in residual_outputs}
     for name in zero.intersection(new):
