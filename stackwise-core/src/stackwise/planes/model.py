@@ -189,7 +189,7 @@ class ModelPlane:
         return tensors, {}, drop
 
     def _build_model(self, before: ModelState | None, state: ModelState, step: int) -> Model:
-        embedding, rack, head = (self._exchange(role, getattr(state, role), getattr(before, role, None), step) for role in ROLES)
+        embedding, rack, head = (self._exchange(role, getattr(state, role), _same_precision(before, state, role), step) for role in ROLES)
         adapters = {
             junction: [self._exchange(f"adapters.{junction}.{i}", part, _nth(before, junction, i), step) for i, part in enumerate(parts)]
             for junction, parts in state.adapters.items()
@@ -276,6 +276,14 @@ class ModelPlane:
 
     def _attached(self) -> Iterable[tuple[str, str]]:
         return self.model.attached if isinstance(self.model, Model) else ()
+
+
+def _same_precision(before: ModelState | None, state: ModelState, role: str) -> Part | None:
+    """The part before, where it held its parameters in the dtype that they have now; another one is built in its own dtype first."""
+    if before is None or before.precision.get(role) != state.precision.get(role):
+        return None
+    part: Part = getattr(before, role)
+    return part
 
 
 def _nth(state: ModelState | None, junction: str, index: int) -> Part | None:

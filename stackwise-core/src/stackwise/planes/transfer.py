@@ -34,6 +34,8 @@ class ModelReceipt:
     fresh: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
     """Names of the old model that no parameter of the new one adopted or copied."""
+    recast: Mapping[str, torch.dtype] = field(factory=dict)
+    """Copied name → the dtype that its source had, where it is another one now."""
     merged: tuple[str, ...] = ()
     """Old names of matrices that took in a weight adapter which left."""
 
@@ -157,6 +159,7 @@ def load(
         aliases.setdefault(id(parameter), []).append(name)
     adopted: dict[str, str] = {}
     copied: dict[str, CopyOf] = {}
+    recast: dict[str, torch.dtype] = {}
     fresh: list[str] = []
     for name, parameter in list(new.named_parameters()):
         origin, dtype = origins[name], held[name]
@@ -180,11 +183,14 @@ def load(
             parameter.data = parameter.data.to(device, dtype)
         else:
             parameter.data = torch.empty_like(parameter, dtype=dtype, device=device)
-        fill(parameter.data, values[origin.source], origin)
+        before = values[origin.source]
+        fill(parameter.data, before, origin)
+        if before.dtype != dtype:
+            recast[name] = before.dtype
         copied[name] = evolve(origin, source=canonical[id(there)])
     used = {*adopted.values(), *(origin.source for origin in copied.values())}
     dropped = tuple(name for name in canonical.values() if name not in used)
-    return ModelReceipt(adopted=adopted, copied=copied, fresh=tuple(fresh), dropped=dropped)
+    return ModelReceipt(adopted=adopted, copied=copied, fresh=tuple(fresh), dropped=dropped, recast=recast)
 
 
 def _adopters(old: Tensors, origins: Mapping[str, Origin], dtypes: Mapping[str, torch.dtype], device: torch.device) -> dict[int, str]:
