@@ -100,7 +100,9 @@ def _price_phase(plan: Plan, phase: CompiledPhase, plane: ModelPlane, shop: Work
     with _placed_at(declared, "model.freeze"):
         receipt = plane.enter(state.model, step=phase.start, blocks=blocks, growth=growth, enter=phase.enter)
     with _placed_at(declared, "optimizer.groups"):
-        groups = group_parameters(state.optimizer, plane.trainable(), first)
+        trainable = plane.trainable()
+        frozen = [name for name, _ in plane.model.named_parameters() if name not in trainable]
+        groups = group_parameters(state.optimizer, trainable, first, frozen=frozen)
     lr = _lr(state, {group.name for group in groups})
     scale = state.optimizer.lr_factor(sum(p.numel() for p in plane.model.parameters()))
     return PhasePrice(
