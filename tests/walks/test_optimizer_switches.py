@@ -13,7 +13,8 @@ from torch import nn
 
 from stackwise import PhaseEntered, StepDone
 
-LR, DECAY = 0.002, 0.1
+LR, DECAY = 0.01, 0.1
+MUON_LR = 0.0005  # five steps of its polynomial multiply rounding by up to 3.4445^5
 SPLIT, STEPS = 5, 10
 SGD_LR, MOMENTUM = 0.05, 0.9
 
@@ -78,15 +79,15 @@ def muon(parameters: dict[str, nn.Parameter], memory: dict[str, dict[str, torch.
             a = x @ x.T
             x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
         x = x.T if tall else x
-        p.mul_(1 - LR * DECAY)
-        p.sub_(LR * max(1.0, x.shape[0] / x.shape[1]) ** 0.5 * x)
+        p.mul_(1 - MUON_LR * DECAY)
+        p.sub_(MUON_LR * max(1.0, x.shape[0] / x.shape[1]) ** 0.5 * x)
 
 
 SECOND: dict[str, tuple[dict[str, Any], Any, tuple[str, ...]]] = {
     "sgd": ({"use": "optim.sgd", "lr": SGD_LR, "momentum": MOMENTUM, "weight_decay": DECAY}, sgd, ()),
     "lion": ({"use": "optim.lion", "lr": LR, "weight_decay": DECAY, "beta1": 0.9, "beta2": 0.99}, lion, ("m",)),
     "muon": (
-        {"use": "optim.muon", "lr": LR, "weight_decay": DECAY, "momentum": 0.95, "adamw_lr": LR, "adamw_weight_decay": DECAY},
+        {"use": "optim.muon", "lr": MUON_LR, "weight_decay": DECAY, "momentum": 0.95, "adamw_lr": LR, "adamw_weight_decay": DECAY},
         muon,
         ("m", "v", "n"),
     ),
