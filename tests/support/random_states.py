@@ -210,6 +210,12 @@ def _source_block(before: Declared, after: Declared, stack: str, i: int) -> tupl
     return (stack, i % old) if options.get("base") == "copy" else None
 
 
+def is_frozen(declared: Declared, name: str) -> bool:
+    """Whether a phase declares a parameter frozen."""
+    prefixes = [selector for selector in declared.freeze if "*" not in selector]
+    return any(name.startswith(f"{prefix}.") for prefix in prefixes) or ("*.mlp.*" in declared.freeze and ".mlp." in name)
+
+
 def keeps_function(before: Declared, after: Declared) -> bool:
     """Whether the outputs of old token ids stay, by the science of each operator."""
     if set(before.depths) - set(after.depths) or after.growth in ("stack", "interleave", "middle", "vocabulary"):

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from random_curricula import walks
-from random_states import STEPS, Declared, config_of, keeps_function, origin, states
+from random_states import STEPS, Declared, config_of, is_frozen, keeps_function, origin, states
 from tiny_walks import held, machine_of, moments, same_tensors, weights
 
 from stackwise import PhaseEntered, StepDone
@@ -77,9 +77,9 @@ class Walk:
         ids = [id(p) for p in held(self.machine)]
         assert len(ids) == len(set(ids))
         assert set(ids) == {id(p) for p in self.machine.model.model.parameters() if p.requires_grad}
-        model = self.machine.model.model
-        tied = next(phase for i, phase in enumerate(self.phases) if i == self._index()).tied
-        assert (model.head.weight is model.embedding.weight) == tied
+        model, declared = self.machine.model.model, self.phases[self._index()]
+        assert (model.head.weight is model.embedding.weight) == declared.tied
+        assert [n for n, p in model.named_parameters() if p.requires_grad == is_frozen(declared, n)] == []
 
     def _index(self) -> int:
         return min(self.machine.step // STEPS, len(self.phases) - 1)
