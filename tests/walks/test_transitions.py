@@ -265,6 +265,35 @@ def test_the_plan_tells_the_truth_about_the_function(growth: str) -> None:
     assert difference == 0 if transition.preserves_function else difference > 1e-6
 
 
+@pytest.mark.parametrize("other", [{"rack": {"rope_base": 50}}, {"rack": {"qk_norm": False}}, {"head": {"tied": False}}])
+def test_an_operator_over_shapes_answers_for_sizes_alone(other: dict[str, Any]) -> None:
+    model = {**other, "rack": {"ff": 40, **other.get("rack", {})}}
+    machine = machine_of(two_phases({"model": model, "enter": {"growth": {"use": "transformer.widen-ff"}}}))
+    transition = machine.schedule.phases[1].transition
+    assert transition is not None and transition.preserves_function == (other == {"rack": {"qk_norm": False}})
+
+
+def test_a_finished_module_cannot_start_anew() -> None:
+    head = nn.Module()
+    head.weight = nn.Parameter(torch.randn(16, 8))  # type: ignore[assignment]  # a plain head
+    head.forward = lambda hidden: {"logits": hidden @ head.weight.t()}  # type: ignore[method-assign]  # as above
+    parts = {**base()["model"], "head": head}
+    with pytest.raises(UserError, match=r"head\.weight is to start anew, but its module is the very object that was there"):
+        drive(machine_of(two_phases({"enter": {"fresh": ["head"]}}, model=parts)))
+
+
+def test_a_group_of_frozen_parameters_waits_until_they_learn() -> None:
+    groups = {"groups": {"slow": {"select": ["embedding"], "lr": 0.001}}}
+    phases = {"one": {"until": "6 steps", "model": {"freeze": ["embedding"]}}, "two": {"model": {"freeze": []}}}
+    machine = machine_of(base(optimizer={"use": "optim.adamw", "lr": 0.01, **groups}, phases=phases))
+    seen = [
+        {group["group"] for group in machine.optimizer.optimizer.param_groups}
+        for event in machine.train()
+        if isinstance(event, PhaseEntered)
+    ]
+    assert seen == [{"default"}, {"default", "slow"}]
+
+
 def _difference_at_boundary(machine: TrainingMachine, outputs: Callable[[], torch.Tensor]) -> float:
     before = None
     for event in machine.train():

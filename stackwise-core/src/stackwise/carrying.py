@@ -85,7 +85,7 @@ def carry(
     receipt = load(old, new_model, found, draw=lambda name, parameter: None, device=_device(old))
     new_model.to(_device(old))
     carry_buffers(dict(model.named_buffers()), new_model, source)
-    zero_residuals(new_model, blocks, residual_outputs, block_map, receipt.fresh)
+    zero_residuals(new_model, blocks, residual_outputs, block_map, {*receipt.fresh, *receipt.copied})
     parameters = dict(new_model.named_parameters())
     for name, parameter in parameters.items():
         parameter.requires_grad_(trained[name])

@@ -266,12 +266,14 @@ class TrainingMachine:
             if phase.start == self.step:
                 yield from self._cross(phase)
             yield from self._steps(phase)
+        self._reach(self.schedule.steps)
         yield from self._evaluate(self.schedule.steps, self.schedule.phases[-1].name, "exit")
         yield RunFinished(self.step, self.schedule.clock.tokens(self.step), self._seconds, self._skipped, self.data.ledger())
 
     def _cross(self, phase: CompiledPhase) -> Iterator[Event]:
         """One boundary: leave the phase before, carry the planes over, enter the next."""
         if phase.index:
+            self._reach(phase.start)
             yield from self._evaluate(phase.start, self.schedule.phases[phase.index - 1].name, "exit")
         before = self._judged() if self._is_probed(phase) else None
         started = perf_counter()
@@ -282,6 +284,10 @@ class TrainingMachine:
         verdict = compare(before, self._judged()) if before is not None else None
         yield self._entered(phase, model, moments, verdict, seconds)
         yield from self._evaluate(phase.start, phase.name, "entry")
+
+    def _reach(self, boundary: int) -> None:
+        """Put in force what the model follows at the end of a phase, which lies after its last step: a gate stands open there."""
+        self.model.apply_values(self.schedule.clock.t(boundary))
 
     def _is_probed(self, phase: CompiledPhase) -> bool:
         """Whether the boundary changes what the model computes, between models that both take the last batch and one task."""

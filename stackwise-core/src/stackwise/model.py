@@ -95,6 +95,8 @@ class Model(nn.Module):
     def _chain(self, junction: str, role: str) -> tuple[nn.Module, ...]:
         """What the hidden state passes on its way into a part: declared adapters, and the bridges into each."""
         steps: list[nn.Module | None] = []
+        if self.precision and junction in self.adapters:
+            steps.append(Precision("float32"))  # what adapters are held in
         for i, adapter in enumerate(self.adapters.get_submodule(junction).children() if junction in self.adapters else ()):
             steps += [hidden_bridges(self._into(f"adapter:{junction}:{i}")), adapter]
         steps.append(hidden_bridges(b for b in self._into(role) if b.junction == junction))

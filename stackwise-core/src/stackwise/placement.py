@@ -11,6 +11,10 @@ from torch import nn
 from stackwise.errors import UserError
 from stackwise.model import Model, rack_spec
 
+_VARIANTS = 64
+"""Graphs that one block may be compiled to along a timeline: trained or judged, frozen here and there, gated, at several lengths.
+Beyond torch's limit of 8 it would go on uncompiled."""
+
 
 class Placement:
     """Where tensors live and in which precision the model computes.
@@ -56,6 +60,7 @@ class Placement:
         from torch._dynamo import config  # seconds to import, and most runs do not compile
 
         config.skip_nnmodule_hook_guards = False  # else a gate that is put on or taken off would change nothing
+        config.recompile_limit = max(config.recompile_limit, _VARIANTS)
         spec = rack_spec(model.rack)
         paths = [spec.block_path.format(stack=stack, index=i) for stack, count in spec.stacks.items() for i in range(count)]
         for block in [model.rack.get_submodule(path) for path in paths] or [model.rack]:

@@ -119,7 +119,8 @@ class _Walk:
         if self._figures is None or charged != self._charged:
             trainable, first = self.plane.trainable(), self.plan.schedule.clock.t(phase.start)
             with _placed_at(self.plan.experiment.phases[phase.index], "optimizer.groups"):
-                groups = group_parameters(state.optimizer, trainable, first)
+                frozen = [name for name, _ in self.plane.model.named_parameters() if name not in trainable]
+                groups = group_parameters(state.optimizer, trainable, first, frozen=frozen)
             self._charged = charged
             self._figures = _Figures(
                 parameters=sum(p.numel() for p in self.plane.model.parameters()),

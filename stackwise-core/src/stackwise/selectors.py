@@ -55,6 +55,11 @@ def select(selectors: Sequence[str], names: Iterable[str]) -> list[str]:
     return [name for name in names if name in chosen]
 
 
+def matching(selectors: Sequence[str], names: Iterable[str]) -> list[str]:
+    """The names that any selector matches; a selector may match none."""
+    return [name for name in names if matches(selectors, name)]
+
+
 def matches(selectors: Sequence[str], name: str) -> bool:
     """Whether any selector matches one name."""
     return any(compile_selector(selector).match(name) for selector in selectors)

@@ -33,7 +33,7 @@ from stackwise.plan.transitions import Growing, transition
 from stackwise.registry import Provider, Registry
 from stackwise.schedules import Curve
 from stackwise.selectors import compile_selector
-from stackwise.specs import RackSpec, TaskSpec
+from stackwise.specs import HeadSpec, RackSpec, TaskSpec
 from stackwise.unification import Bridge
 
 
@@ -234,6 +234,7 @@ class _Planner:
             )
 
         spec = drafts.rack.spec
+        self._check_ties(phase, drafts.head.spec)
         return TrainingState(
             task=part(drafts.task),
             data=DataState(
@@ -260,6 +261,17 @@ class _Planner:
             ),
             optimizer=self._optimizer(phase, found, curves),
         )
+
+    def _check_ties(self, phase: PhaseConfig, head: object) -> None:
+        """One parameter has one dtype, so what is tied is held in one precision."""
+        precision = phase.model.precision
+        for own, canonical in (head.ties if isinstance(head, HeadSpec) else {}).items():
+            role = canonical.partition(".")[0]
+            here, there = (precision.get(part, "float32") for part in ("head", role))  # type: ignore[call-overload]  # a role is a key
+            if here != there:
+                message = f"head.{own} is tied to {canonical}, and the {role} is held in {there} but the head in {here}: "
+                path = "model.precision"
+                self.problems.append(Problem(message + "give both one precision, or untie them", path, phase.locate(path)))
 
     def _weight(self, phase: PhaseConfig, source: str, curves: Curves) -> Curve:
         if source not in phase.data.mix:
@@ -335,8 +347,13 @@ class _Planner:
 
     def _check_names(self, phase: PhaseConfig, optimizer: Draft | None) -> None:
         """Selectors are selectors, and groups set what the optimizer has."""
-        for selector in phase.model.freeze:
-            self._check_selector(selector, "model.freeze", phase)
+        model = phase.model
+        selected = {f"model.weight_adapters.{name}.select": adapter.select for name, adapter in model.weight_adapters.items()}
+        selected |= {"model.freeze": model.freeze, "enter.fresh": phase.enter.fresh}
+        selected |= {} if model.start is None else {"model.start.drop": model.start.drop}
+        for path, selectors in selected.items():
+            for selector in selectors:
+                self._check_selector(selector, path, phase)
         for group in phase.optimizer.groups:
             base = f"optimizer.groups.{group.name}"
             for selector in group.select:

@@ -95,7 +95,7 @@ def transition(
     if reordered and not replaced:
         blocks = _map_blocks(after, old, new, operator, growth, rack, drafts)
         _check_gate(growing, operator is not None and bool(operator.preserves_function), blocks, drafts)
-    elif growth is not None and not isinstance(operator, ParameterGrowth):
+    elif growth is not None and not _maps_tensors(operator):
         drafts.problems.append(Problem(f"{growth.id} has nothing to grow: the stacks are those of the phase before", growth.path))
     kept = not reordered or (operator is not None and _keeps_every_block(old, blocks))
     grown = operator is None or bool(operator.preserves_function)
@@ -103,7 +103,7 @@ def transition(
     lost = (
         bool(after.enter.fresh) or (bool(leaving) and after.enter.weight_adapters == "drop") or dict(old.precision) != dict(new.precision)
     )
-    preserves = kept and grown and not lost and (same or isinstance(operator, ParameterGrowth))
+    preserves = kept and grown and not lost and (same or (_maps_tensors(operator) and _only_sizes_differ(old, new)))
     return Transition(
         changes=changes_between(before, after),
         blocks=blocks,
@@ -142,8 +142,38 @@ def _check_gate(growing: Growing | None, preserves: bool, blocks: BlockMap, draf
 
 def _structure(model: ModelState) -> list[Any]:
     """What the model computes apart from its weights and its stacks, which the growth operator answers for."""
-    parts = [model.embedding, model.rack, model.head, *(part for adapters in model.adapters.values() for part in adapters)]
-    return [tuple(model.adapters), *(_without_stacks(part).structure for part in parts)]
+    return [tuple(model.adapters), *(_without_stacks(part).structure for part in _parts(model))]
+
+
+def _parts(model: ModelState) -> list[Part]:
+    return [model.embedding, model.rack, model.head, *(part for adapters in model.adapters.values() for part in adapters)]
+
+
+def _maps_tensors(operator: object) -> bool:
+    return isinstance(operator, ParameterGrowth)
+
+
+def _only_sizes_differ(old: ModelState, new: ModelState) -> bool:
+    """Whether the parts are those they were but for whole numbers, which are all that an operator over shapes answers for."""
+    if _structure(old)[0] != _structure(new)[0] or len(_parts(old)) != len(_parts(new)):
+        return False
+    for before, after in zip(map(_without_stacks, _parts(old)), map(_without_stacks, _parts(new)), strict=True):
+        was, now = _options(before), _options(after)
+        if (before.id, type(before.given), was.keys()) != (after.id, type(after.given), now.keys()):
+            return False
+        if not all(was[name] == now[name] or (_is_size(was[name]) and _is_size(now[name])) for name in was):
+            return False
+    return True
+
+
+def _options(part: Part) -> Mapping[str, Any]:
+    if isinstance(part.options, Mapping):
+        return part.options
+    return {} if part.options is None else {a.name: getattr(part.options, a.name) for a in attrs.fields(type(part.options))}
+
+
+def _is_size(value: Any) -> bool:
+    return value is None or (isinstance(value, int) and not isinstance(value, bool))
 
 
 def _without_stacks(part: Part) -> Part:
@@ -157,7 +187,7 @@ def _without_stacks(part: Part) -> Part:
 
 def _keeps_every_block(old: ModelState, blocks: BlockMap) -> bool:
     """Whether the old blocks all go on, each once and in their order, so that only new ones can change the function."""
-    sources = [origin.source for origin in blocks.values() if origin.source is not None and not origin.gated]
+    sources = [origin.source for origin in blocks.values() if origin.source is not None and not origin.gated and not origin.zero_residual]
     return sources == [(stack, index) for stack, count in old.stacks.items() for index in range(count)]
 
 

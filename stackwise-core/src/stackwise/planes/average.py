@@ -16,7 +16,8 @@ from stackwise.planes.transfer import ModelReceipt
 class WeightAverage:
     """avg ← decay·avg + (1 − decay)·weight after every step (Polyak and Juditsky 1992; constant decay as in arXiv 1706.03762).
 
-    A fresh parameter begins its average at its own first value; an adopted one keeps it, a copied one copies it.
+    A fresh parameter begins its average at its own first value, and so does a matrix that took in a weight adapter, for it is another
+    one now; an adopted one keeps it, a copied one copies it.
     """
 
     def __init__(self) -> None:
@@ -33,8 +34,11 @@ class WeightAverage:
         """
         before, self._average, self._parameters, self._model = self._average, {}, {}, parameters
         for name, parameter in parameters.items():
-            origin = receipt.copied.get(name)
-            if (old := receipt.adopted.get(name)) is not None and old in before:
+            origin, old = receipt.copied.get(name), receipt.adopted.get(name)
+            source = old if origin is None else origin.source
+            if source is not None and source in receipt.merged:
+                self._average[name] = parameter.detach().clone()
+            elif old is not None and old in before:
                 self._average[name] = before[old]
             elif origin is not None and origin.source in before:
                 self._average[name] = average = parameter.detach().clone()

@@ -15,10 +15,11 @@ from stackwise.model import Model, load_named_tensors, named_tensors, rack_spec
 from stackwise.phases import Enter, ModelState, Part
 from stackwise.planes.gates import Gates, gated_modules
 from stackwise.planes.initialisation import DeferredInitialisation
+from stackwise.planes.start import check_start
 from stackwise.planes.transfer import ModelReceipt, Tensors, carry_buffers, load, origins, sources, zero_residuals
 from stackwise.planes.weight_adapters import Attached, merge, targets
 from stackwise.schedules import Curve
-from stackwise.selectors import compile_selector, select
+from stackwise.selectors import matching, select
 from stackwise.streams import step_seed, stream_key
 
 BuildPart = Callable[..., nn.Module]
@@ -162,11 +163,14 @@ class ModelPlane:
         old, old_buffers, drop = self._extract(before)
         with DeferredInitialisation() as draws:
             new = self._build_model(None if enter.fresh else before, state, step)
+        draws.make_others([*new.parameters(), *new.buffers()], lambda number: self._stream(f"attribute {number}", step))
         new.wire()
         path = "rack." + rack_spec(new.rack).block_path
         source = sources(path, blocks if before is not None else {}, _replaced(before, state))
         named = dict(new.named_parameters())
-        fresh = set(select(enter.fresh, named)) | set(_matching(drop, named))
+        fresh = set(select(enter.fresh, named)) | set(matching(drop, named))
+        if before is None and self._start is not None:
+            old = check_start(old, new, drop)
         found = origins(old, new, source, growth=growth, request=_request(before, state, new), fresh=fresh)
         leaving = self._leaving(before, new, source) if enter.weight_adapters == "merge" else {}
         merged = merge(self.model, leaving) if leaving else ()
@@ -174,20 +178,27 @@ class ModelPlane:
             old,
             new,
             found,
-            draw=lambda name, parameter: draws.make(parameter.data, self._stream(name, step)),
+            draw=lambda name, parameter: self._draw(name, parameter, draws, step),
             device=self._device,
-            dtype_of=lambda name: _dtype(state.precision.get(name.partition(".")[0])),
+            dtype_of=lambda name: _dtype(state.precision.get(_part_of(name))),
         )
         for name, buffer in new.named_buffers():
             draws.make(buffer, self._stream(name, step))
         new.to(self._device)
         carry_buffers(old_buffers if before is not None else old, new, source)
         if before is not None:
-            zero_residuals(new, path, rack_spec(new.rack).residual_outputs, blocks, receipt.fresh)
+            zero_residuals(new, path, rack_spec(new.rack).residual_outputs, blocks, {*receipt.fresh, *receipt.copied})
         self._put_in_place(new)
-        if before is None and self._start is not None:
-            _check_start(drop, new, receipt)
         return evolve(receipt, merged=merged)
+
+    def _draw(self, name: str, parameter: nn.Parameter, draws: DeferredInitialisation, step: int) -> None:
+        """Give a parameter the values that its module begins with."""
+        if hasattr(self, "model") and any(parameter is old for old in self.model.parameters()):
+            raise UserError(
+                f"{name} is to start anew, but its module is the very object that was there and cannot be built again: "
+                "give a Built(callable, options) in place of a finished object"
+            )
+        draws.make(parameter.data, self._stream(name, step))
 
     def _extract(self, before: ModelState | None) -> tuple[Tensors, Tensors, Sequence[str]]:
         """Parameters of the model that is left, tied ones under each of their names, and its buffers; at the start the tensors to
@@ -197,11 +208,10 @@ class ModelPlane:
         if self._start is None:
             return {}, {}, ()
         tensors, drop = self._start()
-        dropped = set(_matching(drop, tensors))
-        return {name: tensor for name, tensor in tensors.items() if name not in dropped}, {}, drop
+        return tensors, {}, drop
 
     def _build_model(self, before: ModelState | None, state: ModelState, step: int) -> Model:
-        embedding, rack, head = (self._exchange(role, getattr(state, role), getattr(before, role, None), step) for role in ROLES)
+        embedding, rack, head = (self._exchange(role, getattr(state, role), _same_precision(before, state, role), step) for role in ROLES)
         adapters = {
             junction: [self._exchange(f"adapters.{junction}.{i}", part, _nth(before, junction, i), step) for i, part in enumerate(parts)]
             for junction, parts in state.adapters.items()
@@ -290,6 +300,14 @@ class ModelPlane:
         return self.model.attached if isinstance(self.model, Model) else ()
 
 
+def _same_precision(before: ModelState | None, state: ModelState, role: str) -> Part | None:
+    """The part before, where it held its parameters in the dtype that they have now; another one is built in its own dtype first."""
+    if before is None or before.precision.get(role) != state.precision.get(role):
+        return None
+    part: Part = getattr(before, role)
+    return part
+
+
 def _nth(state: ModelState | None, junction: str, index: int) -> Part | None:
     parts = state.adapters.get(junction, ()) if state is not None else ()
     return parts[index] if index < len(parts) else None
@@ -336,10 +354,10 @@ def _replaced(before: ModelState | None, after: ModelState) -> tuple[str, ...]:
     return (*roles, *adapters)
 
 
-def _matching(selectors: Sequence[str], names: Iterable[str]) -> list[str]:
-    """The names that any selector matches; selectors of what is not to be taken may name what only the file has."""
-    patterns = [compile_selector(selector) for selector in selectors]
-    return [name for name in names if any(pattern.match(name) for pattern in patterns)]
+def _part_of(name: str) -> str:
+    """The role that a parameter belongs to; a weight adapter to that of the matrix it stands beside."""
+    segments = name.split(".")
+    return segments[2] if segments[0] == "weight_adapters" else segments[0]
 
 
 def _dtype(name: str | None) -> torch.dtype | None:
@@ -347,20 +365,3 @@ def _dtype(name: str | None) -> torch.dtype | None:
         return None
     dtype: torch.dtype = getattr(torch, name)
     return dtype
-
-
-def _check_start(drop: Sequence[str], new: Model, receipt: ModelReceipt) -> None:
-    """Weights to start from are this model's, but for what is dropped on purpose.
-
-    Raises:
-        UserError: tensors that are missing, or that nothing takes; all of them named.
-    """
-    persistent = new.state_dict().keys()
-    asked = set(_matching(drop, receipt.fresh))
-    wrong = [f"missing in the weights: {name}" for name in receipt.fresh if name not in asked]
-    wrong += [f"not in the model: {name}" for name in receipt.dropped if name not in persistent]
-    if wrong:
-        raise UserError(
-            "the weights of model.start are not this model's; name in `drop` what is to start anew or to be left out:\n  "
-            + "\n  ".join(sorted(wrong))
-        )

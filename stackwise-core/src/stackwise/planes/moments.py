@@ -77,7 +77,8 @@ class Crossing:
         if self.moments == "copy":
             for name, origin in self.receipt.copied.items():
                 entries = self._taken(old.get(origin.source), declared.get(name))
-                mapped = None if entries is None else map_entries(entries, parameters[name], origin, declared.get(name))
+                parameter, was = parameters[name], self.receipt.recast.get(name)
+                mapped = None if entries is None else map_entries(entries, parameter, origin, declared.get(name), was)
                 if mapped is not None:
                     self.copied[name] = mapped
         used = {self.receipt.adopted[name] for name in self.kept} | {self.receipt.copied[name].source for name in self.copied}
@@ -97,7 +98,7 @@ class Crossing:
 
     def _is_stale(self, name: str, entries: Entries, declared: Powers | None) -> bool:
         """Whether the parameter took in an adapter that its state, being a weight itself, knows nothing of."""
-        return name in self.receipt.merged and any(power_of(entry, declared) == "weight" for entry in entries)
+        return self.receipt.adopted[name] in self.receipt.merged and any(power_of(entry, declared) == "weight" for entry in entries)
 
 
 def power_of(entry: str, declared: Powers | None) -> int | str | None:
@@ -106,8 +107,18 @@ def power_of(entry: str, declared: Powers | None) -> int | str | None:
     return known[entry] if entry in known else TORCH_POWERS.get(entry)
 
 
-def map_entries(entries: Entries, parameter: nn.Parameter, origin: CopyOf, declared: Powers | None) -> dict[str, Any] | None:
-    """State of a copied parameter; None where an entry cannot follow the map, so that the parameter starts anew."""
+def map_entries(
+    entries: Entries, parameter: nn.Parameter, origin: CopyOf, declared: Powers | None, was: torch.dtype | None = None
+) -> dict[str, Any] | None:
+    """State of a copied parameter; None where an entry cannot follow the map, so that the parameter starts anew.
+
+    Args:
+        entries: state of its source.
+        parameter: the copy.
+        origin: the map.
+        declared: what its optimizer keeps, where it says so.
+        was: dtype of its source, where it has another one: entries held in the one are held in the other.
+    """
     mapped: dict[str, Any] = {}
     for entry, value in entries.items():
         power = power_of(entry, declared)
@@ -124,4 +135,6 @@ def map_entries(entries: Entries, parameter: nn.Parameter, origin: CopyOf, decla
             else:
                 new.copy_(parameter.detach())
                 fill(new, value, origin)
+        if was is not None and isinstance(value, torch.Tensor) and value.dim() and value.dtype == was:
+            mapped[entry] = mapped[entry].to(parameter.dtype)
     return mapped

@@ -265,7 +265,8 @@ class OptimizerPlane:
                 "the optimizer was given as a finished object, so no phase can change what it trains: give a Built(callable, options)"
             )
         old = self.state_by_name() if before is not None else {}
-        optimizer = self._build(state.part, t, group_parameters(state, trainable, t, apart=self._rewarming))
+        frozen = parameters.keys() - trainable.keys()
+        optimizer = self._build(state.part, t, group_parameters(state, trainable, t, apart=self._rewarming, frozen=frozen))
         _check_membership(optimizer, trainable, ProviderError)
         same = before is not None and before.part.id == state.part.id
         crossing = Crossing(receipt=receipt, same=same, moments=enter.moments)
@@ -347,7 +348,12 @@ def _declared(optimizer: torch.optim.Optimizer, trainable: Mapping[str, nn.Param
 
 
 def group_parameters(
-    state: OptimizerState, trainable: Mapping[str, nn.Parameter], t: float, *, apart: Collection[str] = ()
+    state: OptimizerState,
+    trainable: Mapping[str, nn.Parameter],
+    t: float,
+    *,
+    apart: Collection[str] = (),
+    frozen: Collection[str] = (),
 ) -> list[ParameterGroup]:
     """Hand every parameter to the first group that selects it; the group without selectors takes the rest.
 
@@ -356,16 +362,18 @@ def group_parameters(
         trainable: canonical name → parameter.
         t: run time at which values are taken.
         apart: names that get a group of their own beside that of their like.
+        frozen: names that selectors may name as well; a group of frozen parameters alone is left out while they are.
 
     Raises:
-        UserError: a group that is left with nothing.
+        SelectorError: a selector that matches nothing.
+        UserError: a group that is left with nothing, because groups before it took all.
     """
     left = dict(trainable)
     groups = []
     for group in state.groups:
-        names = select(group.select, trainable) if group.select else list(left)
+        names = select(group.select, [*trainable, *frozen]) if group.select else list(left)
         taken = {name: left.pop(name) for name in names if name in left}
-        if group.select and not taken:
+        if group.select and not taken and any(name in trainable for name in names):
             raise UserError(
                 f"optimizer.groups.{group.name} selects only parameters that groups before it already took: "
                 "change the order or the selectors"

@@ -34,8 +34,10 @@ class ModelReceipt:
     fresh: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
     """Names of the old model that no parameter of the new one adopted or copied."""
+    recast: Mapping[str, torch.dtype] = field(factory=dict)
+    """Copied name → the dtype that its source had, where it is another one now."""
     merged: tuple[str, ...] = ()
-    """Matrices that took in a weight adapter which left."""
+    """Old names of matrices that took in a weight adapter which left."""
 
     @property
     def moved(self) -> bool:
@@ -160,6 +162,7 @@ def load(
         dtype_of: dtype that a parameter is held in; None: the one it was built with.
     """
     canonical = first_names(old)
+    values = {name: tensor.detach() for name, tensor in old.items()}  # a module that stays may give and take at once
     held = {name: dtype_of(name) or parameter.dtype for name, parameter in new.named_parameters()}
     adopters = _adopters(old, origins, held, device)
     aliases: dict[int, list[str]] = {}
@@ -167,6 +170,7 @@ def load(
         aliases.setdefault(id(parameter), []).append(name)
     adopted: dict[str, str] = {}
     copied: dict[str, CopyOf] = {}
+    recast: dict[str, torch.dtype] = {}
     fresh: list[str] = []
     for name, parameter in list(new.named_parameters()):
         origin, dtype = origins[name], held[name]
@@ -190,11 +194,14 @@ def load(
             parameter.data = parameter.data.to(device, dtype)
         else:
             parameter.data = torch.empty_like(parameter, dtype=dtype, device=device)
-        fill(parameter.data, there.detach(), origin)
+        before = values[origin.source]
+        fill(parameter.data, before, origin)
+        if before.dtype != dtype:
+            recast[name] = before.dtype
         copied[name] = evolve(origin, source=canonical[id(there)])
     used = {*adopted.values(), *(origin.source for origin in copied.values())}
     dropped = tuple(name for name in canonical.values() if name not in used)
-    return ModelReceipt(adopted=adopted, copied=copied, fresh=tuple(fresh), dropped=dropped)
+    return ModelReceipt(adopted=adopted, copied=copied, fresh=tuple(fresh), dropped=dropped, recast=recast)
 
 
 def _adopters(old: Tensors, origins: Mapping[str, Origin], dtypes: Mapping[str, torch.dtype], device: torch.device) -> dict[int, str]:
@@ -229,7 +236,7 @@ def zero_residuals(
     path: str,
     residual_outputs: Sequence[str],
     blocks: Mapping[tuple[str, int], BlockOrigin],
-    fresh: Collection[str],
+    new: Collection[str],
 ) -> None:
     """Zero the residual outputs of the new blocks that ask for it, and the biases beside them.
 
@@ -238,10 +245,11 @@ def zero_residuals(
         path: canonical path of a block, `rack.stacks.{stack}.{index}`.
         residual_outputs: parameters of a block that write into the residual stream.
         blocks: new block → its origin.
-        fresh: names that started anew; no other is touched.
+        new: names that started anew or are copies; an old parameter that goes on is not touched.
 
     Raises:
         UserError: the residual outputs are not known.
+        ProviderError: the block is an old one that goes on.
     """
     zero = set()
     for (stack, index), origin in blocks.items():
@@ -252,7 +260,9 @@ def zero_residuals(
                     "use an operator that copies"
                 )
             block = path.format(stack=stack, index=index)
+            if f"{block}.{residual_outputs[0]}" not in new:
+                raise ProviderError(f"the growth operator zeroes the residual outputs of {block}, which is an old block that goes on")
             zero |= {f"{block}.{output}" for output in residual_outputs}
             zero |= {f"{block}.{output.rsplit('.', 1)[0]}.bias" for output in residual_outputs}
-    for name in zero.intersection(fresh):
+    for name in zero.intersection(new):
         model.get_parameter(name).data.zero_()

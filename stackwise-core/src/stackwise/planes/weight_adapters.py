@@ -23,10 +23,12 @@ def targets(model: nn.Module, selectors: Sequence[str], name: str) -> list[str]:
     """Paths of the modules whose matrix the selectors choose.
 
     Raises:
-        UserError: a selector that matches nothing, or only what is no matrix of a linear map.
+        UserError: a selector that matches nothing, or only what is no matrix of a linear map; a matrix that is tied to another
+            parameter, which merging would change as well.
     """
     parameters = {n: p for n, p in model.named_parameters() if not n.startswith("weight_adapters.")}
     chosen = select(selectors, parameters)
+    _check_untied(model, chosen, name)
     paths = [path for n in chosen if _is_linear(model, path := n.removesuffix(".weight"), n, parameters[n])]
     if not paths:
         raise UserError(
@@ -34,6 +36,20 @@ def targets(model: nn.Module, selectors: Sequence[str], name: str) -> list[str]:
             "select parameters named `weight` of two dimensions outside embeddings"
         )
     return paths
+
+
+def _check_untied(model: nn.Module, chosen: Sequence[str], adapter: str) -> None:
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    for name in chosen:
+        first, *others = names[id(model.get_parameter(name))]
+        linear = next((n for n in (first, *others) if _is_linear(model, n.removesuffix(".weight"), n, model.get_parameter(n))), None)
+        if others and linear is not None:
+            raise UserError(
+                f"model.weight_adapters.{adapter} selects {name}, and {first} and {', '.join(others)} are one tied matrix: what is merged "
+                "into the one would change the other; untie them, or select others"
+            )
 
 
 def _is_linear(model: nn.Module, path: str, name: str, parameter: nn.Parameter) -> bool:

@@ -1,0 +1,118 @@
+"""`run.compile`: how many graphs a timeline needs, and that it learns the same."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from tiny_walks import base, machine_of, weights
+
+from stackwise import PhaseEntered, StepDone
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"),  # torch's own, as it compiles
+    pytest.mark.skipif(shutil.which("g++") is None, reason="torch compiles C++ on a CPU, and there is no compiler"),
+]
+
+
+@pytest.fixture(autouse=True)
+def unknown() -> Iterator[None]:
+    """Nothing is compiled yet, and the process's settings come back."""
+    from torch._dynamo import config
+
+    limit = config.recompile_limit
+    torch._dynamo.reset()
+    yield
+    config.recompile_limit = limit
+    torch._dynamo.reset()
+
+
+def graphs() -> int:
+    from torch._dynamo.utils import counters
+
+    assert not counters["graph_break"]
+    return int(counters["stats"]["unique_graphs"])
+
+
+def walk(config: dict[str, Any], *, compiled: bool) -> tuple[list[float], dict[str, int], dict[str, torch.Tensor]]:
+    """Losses, graphs made so far at the end of every phase, and the final weights."""
+    from torch._dynamo.utils import counters
+
+    counters.clear()
+    machine = machine_of({**config, "run": {**config["run"], "compile": compiled, "probe": False}})
+    told, made = [], {}
+    for event in machine.train():
+        if isinstance(event, StepDone):
+            told.append(event.loss)
+            made[event.phase] = graphs()
+    return told, made, weights(machine)
+
+
+def model(depth: int, **options: Any) -> dict[str, Any]:
+    rack = {"use": "transformer.decoder", "width": 8, "heads": 2, "stacks": [{"base": depth}], **options}
+    return {**base()["model"], "rack": rack}
+
+
+def test_twelve_blocks_share_one_graph_and_schedules_make_no_other() -> None:
+    falling = {"linear": {"from": 0.01, "to": 0.001}}
+    optimizer = {"use": "optim.adamw", "lr": falling, "weight_decay": falling, "beta1": {"linear": {"from": 0.8, "to": 0.9}}}
+    config = base(model=model(12), optimizer=optimizer)
+    told, made, values = walk(config, compiled=True)
+    plain, none, expected = walk(config, compiled=False)
+    assert made == {"train": 1} and none == {"train": 0}
+    assert told == pytest.approx(plain, rel=1e-5)
+    for name, tensor in values.items():
+        torch.testing.assert_close(tensor, expected[name], rtol=0, atol=2e-3)  # Adam makes a whole step of a rounding near zero
+
+
+def test_dropout_that_follows_time_makes_one_graph() -> None:
+    config = base(model=model(3, dropout={"linear": {"from": 0.4, "to": 0.1}}))
+    assert walk(config, compiled=True)[1] == {"train": 1}
+
+
+def test_deepening_makes_none_a_gate_one_for_blocks_that_have_it() -> None:
+    gate = {"linear": {"from": 0, "to": 1, "over": "phase"}}
+    phases = {
+        "one": {"until": "3 steps"},
+        "deeper": {"until": "6 steps", "model": {"rack": {"stacks": [{"base": 4}]}}, "enter": {"growth": {"use": "transformer.stack"}}},
+        "gated": {
+            "until": "9 steps",
+            "model": {"rack": {"stacks": [{"base": 6}]}},
+            "enter": {"growth": {"use": "transformer.gated", "gate": gate}},
+        },
+        "open": {},
+    }
+    config = base(model=model(2), phases=phases)
+    told, made, _ = walk(config, compiled=True)
+    assert made == {"one": 1, "deeper": 1, "gated": 2, "open": 2}
+    assert told == pytest.approx(walk(config, compiled=False)[0], rel=1e-5)
+
+
+def test_what_is_unfrozen_after_compilation_gets_its_gradient() -> None:
+    phases = {"one": {"until": "4 steps", "model": {"freeze": ["rack.stacks.base.0", "embedding"]}}, "two": {"model": {"freeze": []}}}
+    config = base(model=model(2), phases=phases)
+    machine = machine_of({**config, "run": {**config["run"], "compile": True}})
+    before: dict[str, torch.Tensor] = {}
+    for event in machine.train():
+        if isinstance(event, PhaseEntered):
+            before = weights(machine)
+        if isinstance(event, StepDone) and event.step in (3, 4):
+            still = {name for name, tensor in weights(machine).items() if torch.equal(tensor, before[name])}
+            frozen = {name for name in before if name.startswith(("rack.stacks.base.0.", "embedding"))}
+            assert still == (frozen if event.step == 3 else set())
+
+
+def test_more_variants_than_torch_allows_by_default_are_all_compiled() -> None:
+    from torch._dynamo.utils import counters
+
+    parts = ["attention_norm", "attention.qkv", "attention.output", "mlp_norm", "mlp.gate", "mlp.up", "mlp.down"]
+    freezes = [[f"*.{part}"] for part in parts] + [[f"*.{one}", f"*.{parts[i - 1]}"] for i, one in enumerate(parts[:4])]
+    phases = {f"p{i}": {"until": f"{i + 1} steps", "model": {"freeze": freeze}} for i, freeze in enumerate(freezes)}
+    run = {"name": "many", "seed": 3, "horizon": f"{len(freezes)} steps", "device": "cpu"}
+    _, made, _ = walk(base(run=run, model=model(2), phases=phases), compiled=True)
+    assert made[f"p{len(freezes) - 1}"] >= len(freezes) > 8
+    assert not [key for key in counters if "limit" in key and counters[key]]
