@@ -15,6 +15,7 @@ import pytest
 import torch
 from optimizer_configs import ROWS as OPTIMIZER_ROWS
 from record_configs import ROWS as RECORD_ROWS
+from task_configs import ROWS as TASK_ROWS
 from tiny_walks import VOCAB, base, memory, plan_of, registry, stream, watch_batches, weights
 
 import stackwise
@@ -388,6 +389,7 @@ OPTIONS: dict[str, list[tuple[Any, str, Any]]] = {
     "core.precision.dtype": [(whole, "model/adapters", {"embedding-rack": in_precision("bfloat16")})],
     **RECORD_ROWS,
     **OPTIMIZER_ROWS,
+    **TASK_ROWS,
 }
 """`<provider>.<component>.<option>` → the same."""
 

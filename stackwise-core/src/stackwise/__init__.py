@@ -30,6 +30,7 @@ _FACE = {
     "TensorSpec": "stackwise.specs",
     "TransformSpec": "stackwise.specs",
     "BatchSpec": "stackwise.specs",
+    "Beyond": "stackwise.specs",
     "EpochSize": "stackwise.specs",
     "EmbeddingSpec": "stackwise.specs",
     "RackSpec": "stackwise.specs",
@@ -103,6 +104,7 @@ if TYPE_CHECKING:  # the types that provider authors and users check against; th
     from stackwise.selectors import select as select
     from stackwise.specs import AdapterSpec as AdapterSpec
     from stackwise.specs import BatchSpec as BatchSpec
+    from stackwise.specs import Beyond as Beyond
     from stackwise.specs import EmbeddingSpec as EmbeddingSpec
     from stackwise.specs import EpochSize as EpochSize
     from stackwise.specs import HeadSpec as HeadSpec

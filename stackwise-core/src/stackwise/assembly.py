@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from stackwise.checkpoints import load_weights
 from stackwise.config import Experiment
 from stackwise.contracts import BuildContext, Built, Observer, ParameterGroup, Reaction
 from stackwise.discovery import discover
@@ -57,7 +58,7 @@ def assemble(source: Plan | Experiment, registry: Registry | None = None) -> Tra
     return TrainingMachine(
         model=ModelPlane(parts.module, device=placement.device, seed=run.seed, start=_start(plan)),
         data=data,
-        task=Objective(parts.task),
+        task=Objective(parts.task, load=lambda model, directory: load_weights(model, Path(directory))),
         optimizer=OptimizerPlane(parts.optimizer, parts.reaction),
         schedule=plan.schedule,
         evaluations=[parts.evaluation(declared, placement) for declared in plan.evaluations],

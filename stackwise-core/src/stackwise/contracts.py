@@ -109,10 +109,10 @@ class Rack(Protocol):
 
 
 class Head(Protocol):
-    """An `nn.Module`: `forward(hidden) → {output name: tensor}`."""
+    """An `nn.Module`: `forward(hidden, **side) → {output name: tensor}`. Most take no side input."""
 
     def get_spec(self) -> HeadSpec: ...
-    def __call__(self, hidden: torch.Tensor) -> Mapping[str, torch.Tensor]: ...
+    def __call__(self, hidden: torch.Tensor, **side: torch.Tensor) -> Mapping[str, torch.Tensor]: ...
 
 
 class Task(Protocol):
@@ -127,6 +127,23 @@ class Task(Protocol):
     def loss(
         self, outputs: Mapping[str, torch.Tensor], batch: Batch
     ) -> tuple[torch.Tensor, torch.Tensor | float, Mapping[str, Totals]]: ...
+
+
+class ReferencedTask(Protocol):
+    """A task whose spec declares a `reference`: its loss also gets the outputs of the frozen copy on the same prepared batch."""
+
+    def get_spec(self) -> TaskSpec: ...
+    def prepare(self, batch: Batch, moment: Moment, generator: torch.Generator) -> Batch: ...
+    def loss(
+        self, outputs: Mapping[str, torch.Tensor], batch: Batch, *, reference: Mapping[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor | float, Mapping[str, Totals]]: ...
+
+
+@runtime_checkable
+class PreparesEvaluations(Protocol):
+    """A task that prepares the batches of evaluations otherwise than those of training (an estimator of lower variance)."""
+
+    def prepare_evaluation(self, batch: Batch, moment: Moment, generator: torch.Generator) -> Batch: ...
 
 
 @runtime_checkable

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from math import hypot, isfinite, nan
 from time import perf_counter
 from typing import Any, NoReturn
@@ -16,6 +17,7 @@ from stackwise.contracts import Batch, BlockOrigin, Observer, Stateful, Task
 from stackwise.errors import TrainingHalted, UserError
 from stackwise.evaluation import Evaluation
 from stackwise.events import Evaluated, Event, PhaseEntered, Reacted, RunFinished, RunStarted, StepDone
+from stackwise.model import load_named_tensors, named_tensors
 from stackwise.phases import CompiledPhase, Part, PhaseSchedule
 from stackwise.placement import Placement
 from stackwise.planes.data import DataPlane
@@ -80,7 +82,7 @@ class TrainingMachine:
         self._grow, self._bridges, self._halt_after = grow, tuple(bridges), halt_after
         self._seed, self._probe = seed, probe
         self._last_batch: tuple[Batch, Moment] | None = None
-        self._probed_step = -1
+        self._probed_step = self._reference_phase = -1
         self._task_key, self._model_key = stream_key(seed, "task"), stream_key(seed, "model")
         self._generator = torch.Generator()
         self._not_finite_in_a_row = self._skipped = 0
@@ -122,15 +124,23 @@ class TrainingMachine:
                 "optimizer": self.optimizer.state_dict(),
                 "data": self.data.state_dict(),
                 "task": self.objective.state_dict(),
+                "reference": self._reference_state(),
+                "last_batch": self._last_batch_state(),
                 "observers": {key: observer.state_dict() for key, observer in self._stateful_observers().items()},
-                "probe": self._batch_to_probe(),
             }
         )
 
-    def _batch_to_probe(self) -> Batch | None:
-        """The batch that the boundary right after this step will be judged on."""
-        last = self._last_batch
-        return dict(last[0]) if last is not None and last[1].step == self.step - 1 else None
+    def _reference_state(self) -> dict[str, Any] | None:
+        """The frozen copy that the task compares with, and the phase it was taken in, whose declaration rebuilds it."""
+        reference = self.objective.reference
+        return None if reference is None else {"phase": self._reference_phase, "model": named_tensors(reference)}
+
+    def _last_batch_state(self) -> dict[str, Any] | None:
+        """At a boundary the batch that will judge the model on both sides of it."""
+        if self._last_batch is None or self._last_batch[1].step != self.step - 1:
+            return None
+        batch, moment = self._last_batch
+        return {"batch": dict(batch), "moment": list(moment)}
 
     def restore(
         self, tensors: Mapping[str, torch.Tensor], document: Mapping[str, Any], *, positions: Mapping[str, Any] | None = None
@@ -159,11 +169,12 @@ class TrainingMachine:
         if phase.state is not None:
             self._declare(phase, saved["step"], saved["data"]["sources"], saved["optimizer"]["fresh"])
         self._load(saved)
+        self._load_reference(saved["reference"])
+        if (last := saved["last_batch"]) is not None:
+            batch = {name: tensor.to(self.placement.device) for name, tensor in last["batch"].items()}
+            self._last_batch = batch, Moment(*last["moment"])
         self._skipped, self._not_finite_in_a_row = saved["skipped"], saved["not_finite_in_a_row"]
         self._seconds, self.step = saved["seconds"], saved["step"]
-        if saved["probe"] is not None:
-            batch = {name: tensor.to(self.placement.device) for name, tensor in saved["probe"].items()}
-            self._last_batch = batch, self.schedule.at(step=self.step - 1)
 
     def _stateful_observers(self) -> dict[str, Stateful]:
         """By their place among the declared ones, those that were dropped included."""
@@ -190,6 +201,19 @@ class TrainingMachine:
         phases = self.schedule.phases
         nearest = (*reversed(phases[phase.index + 1 :]), *phases[: phase.index + 1])
         return {name: part for each in nearest if each.state is not None for name, part in each.state.data.sources.items()}
+
+    def _load_reference(self, saved: Mapping[str, Any] | None) -> None:
+        if saved is None:
+            return
+        phase = self.schedule.phases[saved["phase"]]
+        if phase.state is None:
+            reference: nn.Module = deepcopy(self.model.model)
+        else:
+            reference = self.model.another(phase.state.model, phase.start)
+        if differences := load_named_tensors(reference, saved["model"]):
+            raise UserError("the saved reference is not the declared model's:\n  " + "\n  ".join(differences))
+        self.objective.hold_reference(reference)
+        self._reference_phase = phase.index
 
     def _load(self, saved: Mapping[str, Any]) -> None:
         """Hand each owner its part; what does not fit is told at once."""
@@ -278,6 +302,7 @@ class TrainingMachine:
         state, t = phase.state, self.schedule.clock.t(phase.start)
         self._entered_phase = phase
         if state is None:
+            self._take_reference(phase)
             return ModelReceipt(adopted={name: name for name in self.model.trainable()}), MomentsReceipt()
         self.objective.enter(state.task)
         self.data.enter(state.data, lookahead=self.objective.lookahead)
@@ -285,12 +310,17 @@ class TrainingMachine:
         receipt = self.model.enter(
             state.model, step=phase.start, blocks=_blocks(phase), growth=growth, gate=_gate(phase), enter=phase.enter
         )
+        self._take_reference(phase)
         self.placement.wrap(self.model.model)
         parameters = dict(self.model.model.named_parameters())
         moments = self.optimizer.enter(state.optimizer, parameters, t, receipt=receipt if phase.index else None, enter=phase.enter)
         self.model.train()
         self._apply_values(t)
         return receipt, moments
+
+    def _take_reference(self, phase: CompiledPhase) -> None:
+        if self.objective.take_reference(self.model.model):
+            self._reference_phase = phase.index
 
     def _entered(
         self, phase: CompiledPhase, model: ModelReceipt, moments: MomentsReceipt, verdict: Verdict | None, seconds: float
@@ -391,7 +421,7 @@ class TrainingMachine:
         task = self.objective.task
         prepared = task.prepare(batch, moment, self._generator)
         with self.placement.forward_context():
-            result = task.loss(self.model.model(prepared), prepared)
+            result = self.objective.loss(self.model.model, prepared)
         if self._checked_task is not task:
             check_loss(task, result)
             self._checked_task = task

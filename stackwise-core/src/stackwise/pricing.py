@@ -220,7 +220,7 @@ def _flops(plan: Plan, phase: CompiledPhase, model: nn.Module, known: _Counted) 
     total = 0
     for (rows, length), times in counted.items():
         if (rows, length) not in known.flops:
-            known.flops[rows, length] = _batch_flops(plan, phase, model, {"batch": rows, "time": length})
+            known.flops[rows, length] = _batch_flops(plan, phase, model, {"batch": rows, "time": length, "source": length})
         flops = known.flops[rows, length]
         if flops is None:
             return None

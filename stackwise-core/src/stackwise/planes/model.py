@@ -142,6 +142,12 @@ class ModelPlane:
         if differences := load_named_tensors(self.model, state):
             raise UserError("the saved weights are not this model's:\n  " + "\n  ".join(differences))
 
+    def another(self, state: ModelState, step: int) -> nn.Module:
+        """A model of a declared state beside the one in place, to be filled with saved values."""
+        plane = ModelPlane(self._build, device=self._device, seed=self._seed)
+        plane.enter(state, step=step, restoring=True)
+        return plane.model
+
     # -- extract, transform, load ---------------------------------------------------------------------------------
 
     def _transform(
