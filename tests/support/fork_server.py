@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
+from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -78,11 +79,23 @@ class ForkServer:
         return Ended(code, (cwd / ".out").read_text("utf-8", "replace"), (cwd / ".err").read_text("utf-8", "replace"))
 
 
+IMPORTED_ONCE = (
+    "stackwise.run",
+    "stackwise.cli",
+    "stackwise_providers_optim.adamw",
+    "stackwise_providers_optim.plateau",
+    "stackwise_providers_data.memory",
+    "stackwise_providers_data.transforms",
+    "stackwise_providers_transformer.causal_lm",
+    "stackwise_providers_transformer.decoder",
+    "stackwise_providers_transformer.lora",
+)
+
+
 def serve() -> None:
     """Fork a child for each line of standard input; print how it ended."""
-    import stackwise_providers_transformer.causal_lm
-    import stackwise_providers_transformer.decoder  # noqa: F401  # imported for the children
-
+    for module in IMPORTED_ONCE:
+        import_module(module)
     for line in sys.stdin:
         asked = json.loads(line)
         if not (pid := os.fork()):

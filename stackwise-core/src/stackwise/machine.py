@@ -125,8 +125,8 @@ class TrainingMachine:
                 "data": self.data.state_dict(),
                 "task": self.objective.state_dict(),
                 "reference": self._reference_state(),
+                "last_batch": self._last_batch_state(),
                 "observers": {key: observer.state_dict() for key, observer in self._stateful_observers().items()},
-                "probe": self._batch_to_probe(),
             }
         )
 
@@ -135,10 +135,12 @@ class TrainingMachine:
         reference = self.objective.reference
         return None if reference is None else {"phase": self._reference_phase, "model": named_tensors(reference)}
 
-    def _batch_to_probe(self) -> Batch | None:
-        """The batch that the boundary right after this step will be judged on."""
-        last = self._last_batch
-        return dict(last[0]) if last is not None and last[1].step == self.step - 1 else None
+    def _last_batch_state(self) -> dict[str, Any] | None:
+        """At a boundary the batch that will judge the model on both sides of it."""
+        if self._last_batch is None or self._last_batch[1].step != self.step - 1:
+            return None
+        batch, moment = self._last_batch
+        return {"batch": dict(batch), "moment": list(moment)}
 
     def restore(
         self, tensors: Mapping[str, torch.Tensor], document: Mapping[str, Any], *, positions: Mapping[str, Any] | None = None
@@ -168,11 +170,11 @@ class TrainingMachine:
             self._declare(phase, saved["step"], saved["data"]["sources"], saved["optimizer"]["fresh"])
         self._load(saved)
         self._load_reference(saved["reference"])
+        if (last := saved["last_batch"]) is not None:
+            batch = {name: tensor.to(self.placement.device) for name, tensor in last["batch"].items()}
+            self._last_batch = batch, Moment(*last["moment"])
         self._skipped, self._not_finite_in_a_row = saved["skipped"], saved["not_finite_in_a_row"]
         self._seconds, self.step = saved["seconds"], saved["step"]
-        if saved["probe"] is not None:
-            batch = {name: tensor.to(self.placement.device) for name, tensor in saved["probe"].items()}
-            self._last_batch = batch, self.schedule.at(step=self.step - 1)
 
     def _stateful_observers(self) -> dict[str, Stateful]:
         """By their place among the declared ones, those that were dropped included."""
