@@ -19,13 +19,27 @@ ROOT = Path(__file__).parents[1]
 
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors",),
-    ("time", "clock", "schedules", "streams"),
-    ("options", "specs", "contracts", "phases", "selectors", "sizes", "fitting", "delivery", "unification"),
-    ("machine", "model", "evaluation", "probe", "carrying", "planes", "config", "placement", "events"),
-    ("isolation", "registry", "hookspecs", "adapters", "builtin", "checkpoint", "pretrained", "report", "progress", "rundir"),
+    ("time", "clock", "clock_json", "schedules", "streams"),
+    ("options", "specs", "contracts", "phases", "selectors", "sizes", "admission", "fitting", "delivery", "unification"),
+    ("machine", "model", "evaluation", "probe", "carrying", "planes", "config", "placement", "events", "state_codec"),
+    (
+        "isolation",
+        "registry",
+        "hookspecs",
+        "adapters",
+        "builtin",
+        "checkpoints",
+        "pretrained",
+        "report",
+        "progress",
+        "rundir",
+        "run_lock",
+        "signals",
+        "saving",
+    ),
     ("discovery", "plan"),
     ("assembly",),
-    ("run", "pricing", "describe", "conformance"),
+    ("run", "run_loop", "resumption", "amendments", "exports", "diagnosis", "pricing", "describe", "conformance", "scaffold", "schema"),
     ("cli",),
 )
 """Lowest first; a package stands for all its modules."""

@@ -10,8 +10,12 @@ from tiny_walks import base, memory, plan_of
 from torch import nn
 
 import stackwise
-from stackwise import CopyOf, Fresh, UserError
-from stackwise_providers_transformer.growth import IdentityGrowth, StackGrowth
+from stackwise import BuildContext, CopyOf, Fresh, UserError
+from stackwise_providers_transformer.depth_growth import build_identity, build_stack
+from stackwise_providers_transformer.growth_options import IdentityOptions, StackOptions
+
+CONTEXT = BuildContext(seed=0)
+STACK, IDENTITY = build_stack(StackOptions(), CONTEXT), build_identity(IdentityOptions(), CONTEXT)
 
 
 class Net(nn.Module):
@@ -66,7 +70,7 @@ def grown(growth: Any, **options: Any) -> tuple[Net, Net, torch.optim.AdamW, Any
 
 
 def test_old_blocks_go_on_as_the_same_objects_and_new_ones_copy_weights_and_moments() -> None:
-    model, larger, optimizer, receipt = grown(StackGrowth())
+    model, larger, optimizer, receipt = grown(STACK)
     for i in range(2):
         assert larger.layers[i].up.weight is model.layers[i].up.weight
         copy, source = larger.layers[i + 2].up.weight, model.layers[i].up.weight
@@ -77,7 +81,7 @@ def test_old_blocks_go_on_as_the_same_objects_and_new_ones_copy_weights_and_mome
 
 
 def test_every_trainable_parameter_is_in_the_group_of_its_like_once() -> None:
-    _, larger, optimizer, _ = grown(IdentityGrowth())
+    _, larger, optimizer, _ = grown(IDENTITY)
     held = [[id(p) for p in group["params"]] for group in optimizer.param_groups]
     assert held == [[id(p) for p in larger.parameters() if p.dim() == rank] for rank in (2, 1)]
     trained(larger, optimizer)
@@ -90,7 +94,7 @@ def test_identity_blocks_leave_the_function_as_it_was_and_begin_their_own_count(
     trained(model, optimizer)
     x = torch.randn(7, 3)
     before = model(x)
-    stackwise.carry(model, optimizer, larger, IdentityGrowth(), blocks="layers.{index}", residual_outputs=["down.weight"])
+    stackwise.carry(model, optimizer, larger, IDENTITY, blocks="layers.{index}", residual_outputs=["down.weight"])
     assert torch.equal(larger(x), before)
     trained(larger, optimizer, steps=1)
     assert int(optimizer.state[larger.layers[3].down.weight]["step"]) == 1
@@ -98,7 +102,7 @@ def test_identity_blocks_leave_the_function_as_it_was_and_begin_their_own_count(
 
 
 def test_moments_may_start_anew_where_weights_are_copied() -> None:
-    _, larger, optimizer, receipt = grown(StackGrowth(), moments="reset")
+    _, larger, optimizer, receipt = grown(STACK, moments="reset")
     assert larger.layers[2].up.weight not in optimizer.state and receipt.moments.copied == 0 and receipt.moments.kept == 14
 
 
@@ -135,7 +139,7 @@ def test_what_is_wrong_is_said_before_anything_moves() -> None:
         wider.leave = nn.Linear(4, 5, bias=False)
         stackwise.carry(model, optimizer, wider, blocks="layers.{index}")
     with pytest.raises(UserError, match=r"group 0 of the optimizer holds a parameter of shape \(2,\) that is none of the model"):
-        stackwise.carry(model, torch.optim.SGD([nn.Parameter(torch.ones(2))], lr=1), larger, StackGrowth(), blocks="layers.{index}")
+        stackwise.carry(model, torch.optim.SGD([nn.Parameter(torch.ones(2))], lr=1), larger, STACK, blocks="layers.{index}")
     assert [id(p) for p in larger.parameters()] == own
     extra = {**{name: Fresh() for name, _ in larger.named_parameters()}}
     with pytest.raises(UserError, match="none of the 2 groups of the optimizer holds its like: say which with `group_of`"):
@@ -191,7 +195,7 @@ def test_a_loop_of_ones_own_reaches_the_weights_of_the_machine_bit_for_bit() -> 
     for step, (batch,) in enumerate(batches):
         if step == 4:
             larger = built(5)
-            stackwise.carry(model, optimizer, larger, StackGrowth())
+            stackwise.carry(model, optimizer, larger, STACK)
             model = larger
         moment = machine.schedule.at(step=step)
         prepared = task.prepare(batch, moment, torch.Generator())

@@ -7,13 +7,15 @@ import random
 import signal
 import sys
 import threading
+import warnings
 from types import ModuleType
 from typing import Any
 
 import pytest
+from distributions import GOOD
 
-from stackwise import __version__
-from stackwise.discovery import discover
+from stackwise import __version__, hookspecs
+from stackwise.discovery import ProviderDeprecation, discover
 from stackwise.errors import ProviderError, UnknownComponentError
 from stackwise.registry import Provider
 
@@ -74,7 +76,7 @@ def test_an_entry_point_that_is_no_reference(site: Any) -> None:
 def test_a_keyboard_interrupt_is_the_users(site: Any) -> None:
     site.install("slow", "raise KeyboardInterrupt")
     with pytest.raises(KeyboardInterrupt):
-        discover(allow={"slow"})
+        discover(allow={"slow"}).provider("slow")
 
 
 def test_two_distributions_with_one_provider_name_are_both_named_and_not_imported(site: Any) -> None:
@@ -279,3 +281,44 @@ def test_what_a_provider_prints_does_not_reach_stdout(site: Any, capsys: pytest.
     assert status("loud") == "ok"
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("", "hello\n")
+
+
+def test_a_hook_on_its_way_out_warns_with_the_provider_and_still_counts(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    @hookspecs.hookspec(warn_on_impl=FutureWarning("hook stackwise_transforms goes with 0.3: implement stackwise_changes"))
+    def stackwise_transforms() -> None: ...
+
+    monkeypatch.setattr(hookspecs, "stackwise_transforms", stackwise_transforms)
+    site.install("fine")
+    with pytest.warns(ProviderDeprecation, match=r"provider 'fine' \(fake-fine 1.0\): hook stackwise_transforms goes with 0.3"):
+        assert discover(allow={"fine"}).get("transform", "fine.thing").provider == "fine"
+
+
+def test_a_provider_without_fault_warns_of_nothing(site: Any) -> None:
+    site.install("fine")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert discover(allow={"fine"}).get("transform", "fine.thing")
+
+
+def test_every_fault_at_once_leaves_the_healthy_ones_usable(site: Any) -> None:
+    site.install("raises", "raise RuntimeError('no luck')")
+    site.install("exits", "import sys; sys.exit(0)")
+    site.install("needy", "import not_there_at_all")
+    site.install("absent", value="fake_absent:nothing")
+    site.install("misspelt", GOOD.replace("stackwise_transforms", "stackwise_transfroms"))
+    site.install("null", GOOD.replace("return [", "return None or None and ["))
+    site.install("twins", GOOD.replace("return [Component", "one = [Component") + "    return one + one\n")
+    site.install("greedy", GOOD.replace("def stackwise_transforms()", "def stackwise_transforms(config, registry)"))
+    site.install("old", requires=["stackwise-core>=99"])
+    site.install("seeding", "import random; random.seed(1)\n" + GOOD)
+    site.install("fine")
+    registry = discover()
+    broken = {p.name: p.status for p in registry.providers if not p.ok}
+    names = {"raises", "exits", "needy", "absent", "misspelt", "null", "twins", "greedy", "old", "seeding"}
+    assert names <= set(broken) and "fine" not in broken
+    assert "stackwise_transforms" in broken["misspelt"] and "expected `def stackwise_transforms()" in broken["greedy"]
+    assert "the random generator of `random`" in broken["seeding"]
+    assert registry.get("transform", "fine.thing").load_factory()
+    for name in names:
+        with pytest.raises(ProviderError, match=name):
+            registry.get("transform", f"{name}.thing")

@@ -154,3 +154,19 @@ def test_several_mistakes_are_told_at_once() -> None:
     assert any(path.startswith("model.rack") for path in told)
     with pytest.raises(stackwise.ConfigError):
         plan_of(config)
+
+
+def test_phases_that_are_not_walked_again_cost_what_walking_them_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    phases = {
+        "a": {"until": "20%"},
+        "b": {"until": "40%", "optimizer": {"lr": 0.001}},
+        "c": {"until": "60%", "model": {"freeze": ["embedding"]}},
+        "d": {"until": "80%", "optimizer": {"groups": {"slow": {"select": ["rack.norm"], "lr": 0.0}}}},
+        "e": {"model": {"rack": {"stacks": [{"base": 3}]}}, "enter": {"growth": {"use": "transformer.stack"}}},
+    }
+    plan = plan_of(base(phases=phases))
+    skipping = price(plan)
+    count = iter(range(100))
+    monkeypatch.setattr("stackwise.pricing._declared_model", lambda state: next(count))
+    assert price(plan) == skipping
+    assert len({phase.trainable for phase in skipping}) == 3

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stackwise.specs import HIDDEN, AdapterSpec, BatchSpec, EmbeddingSpec, HeadSpec, RackSpec, TaskSpec, TensorSpec
+from stackwise.specs import HIDDEN, AdapterSpec, BatchSpec, Beyond, EmbeddingSpec, HeadSpec, RackSpec, TaskSpec, TensorSpec
 from stackwise.unification import Side, Unified, unify
 
 IDS = TensorSpec("batch time", "int64", bounds=(0, "vocab"))
@@ -89,7 +89,7 @@ def test_ids_without_bounds_are_noted():
     loader = side("source:bytes", BatchSpec(fields={"tokens": TensorSpec("batch time", "int64")}))
     embedding = side("embedding", EmbeddingSpec(inputs={"tokens": IDS}), dims={"vocab": 64, "width": 32})
     unified = unify(language_model(loader=loader, embedding=embedding))
-    assert unified.problems == () and kinds(unified) == ["note"]
+    assert unified.problems == () and [(bridge.kind, bridge.limits) for bridge in unified.bridges] == [("bounds", (0, 64))]
     assert unified.values["head", "vocab"] == 64
 
 
@@ -392,3 +392,81 @@ def test_the_outcome_does_not_depend_on_the_order_of_the_parts(order: tuple[str,
     values = unify({role: parts[role] for role in order}).values
     assert set(values.values()) <= {width, vocab}
     assert dict(values) == dict(unify(parts).values) and len(values) == 6
+
+
+# -- tasks that add symbols, side inputs that are made or needed ----------------------------------------------------
+
+
+def masking(*beyond: Beyond) -> Side:
+    """A task that adds a symbol to the loader's ids."""
+    seen = TensorSpec("batch time", "int64", bounds=(0, "symbols"))
+    spec = TaskSpec(batch={"tokens": seen}, inputs={"tokens": IDS}, outputs={"logits": LOGITS}, beyond=beyond)
+    return side("task", spec, open={"symbols": "symbols"})
+
+
+def test_a_vocabulary_reaches_beyond_the_loader_s_ids():
+    unified = unify(language_model(task=masking(Beyond("vocab", "symbols", 1))))
+    assert unified.problems == ()
+    assert (unified.values["task", "symbols"], unified.values["embedding", "vocab"], unified.values["head", "vocab"]) == (256, 257, 257)
+
+
+def test_a_larger_vocabulary_does_not_change_how_many_ids_the_loader_has():
+    embedding = side("embedding", EmbeddingSpec(inputs={"tokens": IDS}), dims={"vocab": 300}, open={"width": "width"})
+    unified = unify(language_model(task=masking(Beyond("vocab", "symbols", 1)), embedding=embedding))
+    assert unified.problems == () and unified.values["task", "symbols"] == 256 and unified.values["head", "vocab"] == 300
+
+
+def test_a_loader_that_says_nothing_gets_what_the_vocabulary_leaves():
+    embedding = side("embedding", EmbeddingSpec(inputs={"tokens": IDS}), dims={"vocab": 300}, open={"width": "width"})
+    loader = side("source:bytes", BatchSpec(fields={"tokens": IDS}), open={"vocab": "vocab"})
+    found = unify({**language_model(task=masking(Beyond("vocab", "symbols", 1)), embedding=embedding), "source:bytes": loader})
+    assert found.problems == () and found.values["task", "symbols"] == found.values["source:bytes", "vocab"] == 299
+
+
+@pytest.mark.parametrize(
+    ("beyond", "need"), [(Beyond("vocab", "symbols", 1), "1 more than the 256 ids"), (Beyond("vocab", 256, 1), "id 256")]
+)
+def test_a_vocabulary_without_room_is_refused(beyond: Beyond, need: str):
+    embedding = side("embedding", EmbeddingSpec(inputs={"tokens": IDS}), dims={"vocab": 256}, open={"width": "width"})
+    unified = unify(language_model(task=masking(beyond), embedding=embedding))
+    (problem,) = unified.problems
+    assert problem.path == "model.embedding.vocab"
+    assert f"<task> needs room for {need}" in problem.message and "<embedding>" in problem.message and "at least 257" in problem.message
+
+
+def remembering(width: str = "width") -> dict[str, Side]:
+    embedded = {"memory": ("tokens", "source")}
+    inputs = {"tokens": IDS, "source": TensorSpec("batch source", "int64", bounds=(0, "vocab"))}
+    task = TaskSpec(batch={"tokens": IDS}, inputs=inputs, outputs={"logits": LOGITS}, side=("memory",), embedded=embedded)
+    rack = RackSpec(side={"memory": TensorSpec(f"batch source {width}")}, needs=("memory",))
+    return language_model(task=side("task", task), rack=side("rack", rack, dims={"width": 32}))
+
+
+def test_a_side_input_that_the_embedding_makes_is_a_bridge():
+    unified = unify(remembering())
+    assert unified.problems == ()
+    (bridge,) = unified.bridges
+    assert (bridge.kind, bridge.into, bridge.field, bridge.before, bridge.after) == ("embed", "rack", "memory", "source", "tokens")
+
+
+def test_what_the_embedding_makes_must_fit_the_rack():
+    sides = remembering("other")
+    rack = sides["rack"]
+    sides["rack"] = side("rack", rack.spec, dims={"width": 32, "other": 7})
+    assert "'memory' has width 32" in messages(unify(sides)) and "other 7" in messages(unify(sides))
+
+
+def test_a_rack_whose_need_nobody_meets_is_refused():
+    sides = {**remembering(), "task": side("task", TASK)}
+    assert "<rack> does not run without the side input 'memory', which <task> does not give" in messages(unify(sides))
+
+
+def test_a_head_takes_a_side_input_of_the_task():
+    mask = TensorSpec("batch time", "bool")
+    task = TaskSpec(batch={"tokens": IDS, "mask": mask}, inputs={"tokens": IDS, "mask": mask}, outputs={"logits": LOGITS})
+    loader = BatchSpec(fields={"tokens": TensorSpec("batch time", "int64", bounds=(0, 256)), "mask": mask})
+    head = HeadSpec(outputs={"logits": LOGITS}, side={"mask": TensorSpec("batch time", "int64")})
+    sides = language_model(task=side("task", task), head=side("head", head, open={"vocab": "vocab", "width": "width"}))
+    unified = unify({**sides, "source:bytes": side("source:bytes", loader)})
+    assert unified.problems == ()
+    assert [(bridge.junction, bridge.kind, bridge.into) for bridge in unified.bridges] == [("task-head", "cast", "head")]

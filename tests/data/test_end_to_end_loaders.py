@@ -82,5 +82,6 @@ def test_exposure_without_a_difficulty_is_refused() -> None:
 
 
 def test_one_epoch_that_is_too_short_for_the_run() -> None:
-    with pytest.raises(stackwise.DataError, match=r"source exhausted: its one epoch of \d+ rows"):
+    told = r"data.sources.text: one epoch of \d+ rows is all that it gives, as it does not repeat, and the run reads 12 rows"
+    with pytest.raises(stackwise.ConfigError, match=told):
         _losses({**SOURCES["padded"], "heldout": 0.9, "repeat": False})

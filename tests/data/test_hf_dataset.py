@@ -84,7 +84,7 @@ def test_splits_are_disjoint(here: Path) -> None:
     [
         ({"path": "nowhere", "text": "text"}, "path: 'nowhere' holds no dataset"),
         ({"text": "words"}, "one: there is no field 'words'; the dataset has text, label, x, other"),
-        ({"text": "other"}, "one row 0: 'other' holds a NoneType where text is wanted"),
+        ({"text": "other"}, "one row 0: 'other' holds None where text is wanted"),
     ],
 )
 def test_datasets_that_cannot_be_used(here: Path, options: dict[str, Any], words: str) -> None:

@@ -151,7 +151,7 @@ def test_short_examples_come_first_by_length() -> None:
         ("{", {"text": "text"}, r"c.jsonl:2: this line is no JSON: .*: mend or remove it"),
         ("[1]", {"text": "text"}, "c.jsonl:2: this line holds a list"),
         ('{"t": 1}', {"text": "text"}, "c.jsonl:2: there is no field 'text'; this one has t"),
-        ('{"text": 3}', {"text": "text"}, "c.jsonl:2: 'text' holds a int where text is wanted"),
+        ('{"text": 3}', {"text": "text"}, "c.jsonl:2: 'text' holds 3 where text is wanted"),
         ('{"text": "\\ud800"}', {"text": "text"}, "c.jsonl:2: 'text' holds half a character at 0"),
         ('{"text": "a", "id": "x"}', {"text": "text", "label": "id"}, "c.jsonl:2: the label 'x' is no id"),
         ('{"text": "a", "id": -1}', {"text": "text", "label": "id"}, "c.jsonl:2: the label -1 is no id"),

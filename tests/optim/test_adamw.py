@@ -57,7 +57,7 @@ def test_steps_are_those_of_the_algorithm() -> None:
     """Decoupled weight decay, bias-corrected moments: arXiv 1711.05101, algorithm 2, in double precision."""
     group = _group()
     start = {name: p.detach().double().clone() for name, p in group.parameters.items()}
-    options = AdamWOptions(lr=0.05, weight_decay=0.2, betas=(0.8, 0.9), eps=1e-6)
+    options = AdamWOptions(lr=0.05, weight_decay=0.2, beta1=0.8, beta2=0.9, eps=1e-6)
     optimizer = build_adamw(options, CONTEXT, [group])
     m, v = ({name: torch.zeros_like(p) for name, p in start.items()} for _ in range(2))
     for step in range(1, 6):
@@ -123,15 +123,51 @@ def test_the_first_step_of_a_fresh_parameter_is_the_learning_rate() -> None:
     group = _group(only="rack.norm")
     (parameter,) = group.parameters.values()
     before = parameter.detach().clone()
-    optimizer = build_adamw(AdamWOptions(lr=0.01, betas=(0.9, 0.999)), CONTEXT, [group])
+    optimizer = build_adamw(AdamWOptions(lr=0.01, beta1=0.9, beta2=0.999), CONTEXT, [group])
     parameter.grad = torch.tensor([0.3, -2.0, 5.0, -0.01])
     optimizer.step()
     torch.testing.assert_close(before - parameter.detach(), torch.tensor([0.01, -0.01, 0.01, -0.01]), rtol=1e-4, atol=1e-7)
     assert math.isclose(0.1 / math.sqrt(0.001), 3.16, rel_tol=1e-3)
 
 
+def test_betas_of_a_group_follow_what_the_core_writes() -> None:
+    """Against torch's own with its betas set by hand, each step other ones."""
+    mine, yours = (
+        {n: p for group in (_group("body", only="rack"), _group("rest", only="head")) for n, p in group.parameters.items()} for _ in "12"
+    )
+    body, rest = ({n: p for n, p in mine.items() if n.startswith(side)} for side in ("rack", "head"))
+    groups = [
+        ParameterGroup(name="body", parameters=body, values={"beta1": 0.5}),
+        ParameterGroup(name="rest", parameters=rest, values={"beta2": 0.7}),
+    ]
+    optimizer = build_adamw(AdamWOptions(lr=0.01, weight_decay=0), CONTEXT, groups)
+    theirs = [[p for n, p in yours.items() if n.startswith(side)] for side in ("rack", "head")]
+    reference = torch.optim.AdamW([{"params": params} for params in theirs], lr=0.01, weight_decay=0)
+    for step in range(20):
+        for group in optimizer.param_groups:
+            group["beta1" if group["group"] == "body" else "beta2"] = 0.5 + 0.02 * step
+        reference.param_groups[0]["betas"] = (0.5 + 0.02 * step, 0.95)
+        reference.param_groups[1]["betas"] = (0.9, 0.5 + 0.02 * step)
+        _gradients(mine, step)
+        _gradients(yours, step)
+        optimizer.step()
+        reference.step()
+        for name, parameter in mine.items():
+            torch.testing.assert_close(parameter, yours[name], rtol=1e-6, atol=1e-6)
+
+
+def test_betas_in_step_cost_no_second_run_of_a_users_hook() -> None:
+    torch.optim.AdamW([torch.nn.Parameter(torch.ones(1))])  # torch wraps the step of a class when its first instance is made
+    group, seen = _group(), []
+    optimizer = build_adamw(AdamWOptions(), CONTEXT, [group])
+    optimizer.register_step_post_hook(lambda *_: seen.append(1))
+    _gradients(group.parameters, 0)
+    optimizer.step()
+    assert seen == [1]
+
+
 def test_a_value_that_no_group_may_have() -> None:
-    with pytest.raises(UserError, match=r"optimizer\.groups\.body\.betas: AdamW takes it for all groups together; a group has its own lr"):
+    with pytest.raises(UserError, match=r"groups\.body\.betas: no value of a group; a group may have its own lr, weight_decay, beta1"):
         build_adamw(AdamWOptions(), CONTEXT, [_group("body", values={"betas": 0.5})])
 
 
@@ -140,7 +176,7 @@ def test_nothing_left_to_train() -> None:
         build_adamw(AdamWOptions(), CONTEXT, [_group(only="nothing")])
 
 
-@pytest.mark.parametrize("changes", [{"betas": (0.9,)}, {"betas": (0.9, 1.0)}, {"betas": (-0.1, 0.9)}, {"lr": -1.0}, {"decay": "some"}])
+@pytest.mark.parametrize("changes", [{"beta1": 1.0}, {"beta2": 1.0}, {"beta1": -0.1}, {"lr": -1.0}, {"decay": "some"}])
 def test_options_that_cannot_be(changes: dict[str, object]) -> None:
     with pytest.raises(UserError, match=next(iter(changes))):
         AdamWOptions(**changes)

@@ -14,7 +14,10 @@ import torch
 from stackwise import BuildContext, Component, ParameterGroup
 from stackwise_providers_optim import provider
 
-HOOKS = {"stackwise_optimizers": ["adamw"]}
+HOOKS = {
+    "stackwise_optimizers": ["adamw", "sgd", "muon", "adafactor", "lion", "schedule-free", "torch", "pytorch-optimizer"],
+    "stackwise_reactions": ["plateau"],
+}
 COMPONENTS = [component for hook in HOOKS for component in getattr(provider, hook)()]
 
 
@@ -39,11 +42,15 @@ def test_every_option_and_factory_is_there_and_documented(component: Component) 
 @pytest.mark.parametrize("component", COMPONENTS, ids=lambda component: component.name)
 def test_every_example_builds(component: Component) -> None:
     options = _resolve(component.options)(**component.example)
+    make, context = _resolve(component.factory), BuildContext(seed=0)
+    if component.name in HOOKS["stackwise_reactions"]:
+        assert make(options, context).factor == 1 and options.envelope() == (0.01, 1.0)
+        return
     group = ParameterGroup(name="default", parameters={"rack.weight": torch.nn.Parameter(torch.ones(2, 2))})
-    assert isinstance(_resolve(component.factory)(options, BuildContext(seed=0), [group]), torch.optim.Optimizer)
+    assert isinstance(make(options, context, [group]), torch.optim.Optimizer)
 
 
 def test_listing_and_specs_never_import_torch() -> None:
-    modules = "stackwise_providers_optim.provider, stackwise_providers_optim.options"
+    modules = "stackwise_providers_optim.provider, stackwise_providers_optim.options, stackwise_providers_optim.plateau"
     code = f"import sys, {modules}; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from stackwise import CopyOf, Model
+from stackwise import CopyOf, GrowthRequest, Model
 from stackwise.contracts import ParameterGrowth
 from stackwise.planes.parameter_map import fill
 from stackwise_providers_transformer.decoder import Decoder
@@ -44,11 +44,14 @@ def language_model(*, vocab: int = VOCAB, width: int = 8, tied: bool = True, see
     return model.to(PRECISION).eval()
 
 
+ASKED = GrowthRequest(old_stacks={}, new_stacks={})
+
+
 def grow(old: Model, new: Model, operator: ParameterGrowth) -> Mapping[str, CopyOf]:
     """Fill the new model by the operator's maps, all else by name; the maps."""
     before, after = dict(old.named_parameters()), dict(new.named_parameters())
     origins = operator.map_parameters(
-        {name: tuple(p.shape) for name, p in before.items()}, {name: tuple(p.shape) for name, p in after.items()}
+        {name: tuple(p.shape) for name, p in before.items()}, {name: tuple(p.shape) for name, p in after.items()}, ASKED
     )
     maps = {name: origin for name, origin in origins.items() if isinstance(origin, CopyOf)}
     with torch.no_grad():

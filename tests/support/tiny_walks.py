@@ -89,10 +89,19 @@ def weights(machine: TrainingMachine) -> dict[str, torch.Tensor]:
 def moments(machine: TrainingMachine) -> dict[str, dict[str, torch.Tensor]]:
     """A copy of all optimizer state by canonical name, that of frozen parameters included."""
     return {
-        name: {key: torch.as_tensor(value).clone() for key, value in entries.items()}
+        name: {path: torch.as_tensor(value).clone() for key, entry in entries.items() for path, value in flattened(key, entry)}
         for name, entries in machine.optimizer.state_by_name().items()
         if entries
     }
+
+
+def flattened(path: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """The tensors and numbers of an entry, in whatever lists they stand."""
+    if not isinstance(value, list | tuple):
+        yield path, value
+        return
+    for i, inner in enumerate(value):
+        yield from flattened(f"{path}.{i}", inner)
 
 
 def held(machine: TrainingMachine) -> list[nn.Parameter]:

@@ -28,7 +28,8 @@ def test_it_is_listed_with_one_component_of_every_kind(environment: Environment)
     assert set(rows) == {"core", "waves"}
     waves = rows["waves"]
     assert (waves["distribution"], waves["version"], waves["status"]) == ("waves-for-stackwise", "1.2.0", "ok")
-    kinds = ["adapter", "embedding", "growth", "head", "loader", "observer", "optimizer", "rack", "task", "transform"]
+    kinds = ["adapter", "embedding", "growth", "head", "loader", "observer", "optimizer", "rack", "reaction"]
+    kinds += ["task", "transform", "weight-adapter"]
     assert sorted(component["kind"] for component in waves["components"]) == kinds
 
 
@@ -56,8 +57,18 @@ def test_it_trains_and_its_observer_sees_every_step(environment: Environment) ->
     scores = [line["loss"] for line in metrics if "evaluation" in line]
     assert scores[-1] < 0.5 * scores[0]  # untrained, the error is about the variance of a sine, 1/2
     assert (environment.work / "first" / "final" / "weights.safetensors").is_file()
+    about = json.loads((environment.work / "first" / "final" / "weights.json").read_text(encoding="utf-8"))
+    planned = json.loads((environment.work / "first" / "plan.json").read_text(encoding="utf-8"))
+    assert about["providers"] == {"waves": "waves-for-stackwise 1.2.0"}
+    assert about["provider_files"] == {row["provider"]: row["sha256"] for row in planned["providers"]}
 
 
 def test_its_options_are_held_to_its_own_rules(environment: Environment) -> None:
     refused = environment.stackwise("validate", "grow-waves.yaml", "--set", "data.sources.sines.longest=3", code=2)
     assert "data.sources.sines" in refused.stderr and "below the shortest" in refused.stderr
+
+
+def test_it_passes_the_kit_in_its_own_environment(environment: Environment) -> None:
+    outcomes = json.loads(environment.stackwise("check", "waves", "--json").stdout)
+    assert {row["verdict"] for row in outcomes} == {"passed", "not applicable"}
+    assert len({row["component"] for row in outcomes}) == 12

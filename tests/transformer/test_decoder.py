@@ -218,12 +218,20 @@ def test_builds_and_runs_on_the_meta_device() -> None:
 def test_options_and_rack_declare_the_same_boundary() -> None:
     assert _decoder().to_spec() == _options().to_spec()
     assert _options().to_spec() == RackSpec(
-        side={"positions": TensorSpec("batch time", "integer"), "segments": TensorSpec("batch time", "integer")},
-        attention=("causal", "bidirectional"),
+        side={
+            "positions": TensorSpec("batch time", "integer"),
+            "segments": TensorSpec("batch time", "integer"),
+            "mask": TensorSpec("batch time", "bool"),
+            "prefix": TensorSpec("batch", "integer"),
+        },
+        attention=("causal", "bidirectional", "prefix"),
         stacks={"base": 2, "top": 1},
         residual_outputs=("attention.output.weight", "mlp.down.weight"),
     )
     assert _options().stacks == (Stack("base", 2), Stack("top", 1))
+    for attention in ("causal", "bidirectional", "prefix"):
+        spec = _options(attention=attention).to_spec()
+        assert spec.attention == (attention,) and ("prefix" in spec.side) == (attention == "prefix")
     biases = ("attention.output.bias", "mlp.down.bias")
     assert {*_options(bias=True).to_spec().residual_outputs} == {*_options().to_spec().residual_outputs, *biases}
 
@@ -238,7 +246,7 @@ def test_options_and_rack_declare_the_same_boundary() -> None:
         ({"depth_for_init": True}, "depth_for_init: True"),
         ({"dropout": 1.5}, "dropout: 1.5 is above"),
         ({"mlp": "relu"}, "mlp: 'relu' is none of"),
-        ({"attention": "prefix"}, "attention: 'prefix' is none of"),
+        ({"attention": "sparse"}, "attention: 'sparse' is none of"),
         ({"norm": "batchnorm"}, "norm: 'batchnorm' is none of"),
         ({"positions": "alibi"}, "positions: 'alibi' is none of"),
         ({"heads": 4, "kv_heads": 3}, "kv_heads: 3 do not divide 4 heads"),

@@ -16,13 +16,14 @@ from stackwise.config import structure_options
 from stackwise_providers_transformer import provider
 
 HOOKS = {
-    "stackwise_embeddings": ["token"],
-    "stackwise_racks": ["decoder"],
-    "stackwise_heads": ["lm"],
-    "stackwise_tasks": ["causal-lm"],
+    "stackwise_embeddings": ["token", "patch"],
+    "stackwise_racks": ["decoder", "encoder-decoder", "conv"],
+    "stackwise_heads": ["lm", "classifier"],
+    "stackwise_tasks": ["causal-lm", "masked-lm", "mask-diffusion", "classification", "seq2seq", "preference"],
     "stackwise_growth_operators": ["stack", "interleave", "middle", "identity", "gated", "widen-ff", "widen", "vocabulary"],
     "stackwise_weight_adapters": ["lora"],
 }
+LIGHT = ("provider", "options", "masking_options", "classification_options", "rack_options", "pair_options", "growth")
 COMPONENTS = [component for hook in HOOKS for component in getattr(provider, hook)()]
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from grown_models import VOCAB, gradients, grow, language_model, logits, tokens
+from grown_models import ASKED, VOCAB, gradients, grow, language_model, logits, tokens
 
 from stackwise import BuildContext, GrowthRequest, Model
 from stackwise.planes.parameter_map import fill_moment
@@ -72,7 +72,7 @@ def test_what_cannot_be_done_is_refused(after: dict[str, int], says: str) -> Non
     operator = build_vocabulary(VocabularyOptions(), BuildContext(seed=0))
     old, new = ({n: tuple(p.shape) for n, p in m.named_parameters()} for m in (language_model(), language_model(**after)))
     with pytest.raises(ValueError, match=says):
-        operator.map_parameters(old, new)
+        operator.map_parameters(old, new, ASKED)
     with pytest.raises(ValueError, match="adds no blocks"):
         operator.map_blocks(GrowthRequest(old_stacks={"a": 1}, new_stacks={"a": 2}))
 

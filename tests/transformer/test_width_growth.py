@@ -8,7 +8,7 @@ from typing import Any
 import grown_models
 import pytest
 import torch
-from grown_models import FORMS, gradients, grow, language_model, logits, loss, tokens
+from grown_models import ASKED, FORMS, gradients, grow, language_model, logits, loss, tokens
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -218,20 +218,20 @@ def _shapes(model: Model) -> dict[str, tuple[int, ...]]:
 )
 def test_what_cannot_be_done_is_refused(operator: Any, new: Model, says: str) -> None:
     with pytest.raises(ValueError, match=says):
-        operator.map_parameters(SHAPES, _shapes(new))
+        operator.map_parameters(SHAPES, _shapes(new), ASKED)
 
 
 def test_heads_that_do_not_multiply_show_in_their_norms() -> None:
     with pytest.raises(ValueError, match=r"from 4 to 8: multiply 'heads' with the width"):
-        WIDEN.map_parameters(_shapes(language_model(qk_norm=True)), _shapes(language_model(qk_norm=True, width=16)))
+        WIDEN.map_parameters(_shapes(language_model(qk_norm=True)), _shapes(language_model(qk_norm=True, width=16)), ASKED)
 
 
 def test_a_rack_of_another_kind_is_refused() -> None:
     with pytest.raises(ValueError, match=r"knows the parameters of transformer\.decoder"):
-        WIDEN.map_parameters({"rack.a": (2,)}, {"rack.a": (4,)})
+        WIDEN.map_parameters({"rack.a": (2,)}, {"rack.a": (4,)}, ASKED)
     name = "rack.stacks.base.0.attention.output.weight"
     with pytest.raises(ValueError, match=rf"{name} goes from \[2, 2\] to \[4, 4\], and 'widen' can only"):
-        WIDEN.map_parameters({"rack.norm.weight": (2,), name: (2, 2)}, {"rack.norm.weight": (4,), name: (4, 4)})
+        WIDEN.map_parameters({"rack.norm.weight": (2,), name: (2, 2)}, {"rack.norm.weight": (4,), name: (4, 4)}, ASKED)
 
 
 @pytest.mark.parametrize("operator", [WIDEN, *FF.values()])

@@ -13,7 +13,9 @@ from typing import Any
 import attrs
 import pytest
 import torch
+from optimizer_configs import ROWS as OPTIMIZER_ROWS
 from record_configs import ROWS as RECORD_ROWS
+from task_configs import ROWS as TASK_ROWS
 from tiny_walks import VOCAB, base, memory, plan_of, registry, stream, watch_batches, weights
 
 import stackwise
@@ -276,6 +278,9 @@ def reverse(batch: dict[str, torch.Tensor], moment: object, generator: torch.Gen
 EXECUTION = {"run.read_ahead", "run.workers", "run.compile"}
 """Keys that say how batches are made, and must not change a bit of the outcome."""
 
+ON_DISK = {"run.checkpoint"}
+"""Keys that show in the run directory alone; `tests/core/test_saving.py` has a row for each below it."""
+
 CORE: dict[str, list[tuple[Any, str, Any]]] = {
     "stackwise": [(whole, "stackwise", 2)],
     "run.name": [(whole, "run/name", "other")],
@@ -284,7 +289,9 @@ CORE: dict[str, list[tuple[Any, str, Any]]] = {
     "run.device": [(whole, "run/device", "nowhere"), (whole, "run/device", "cuda")],
     "run.precision": [(whole, "run/precision", "bf16")],
     "run.threads": [(whole, "run/threads", 2)],
+    "run.non_finite": [(diverging, "run/non_finite", "halt")],
     "run.probe": [(whole, "run/probe", False)],
+    "run.providers": [(whole, "run/providers", {"block": ["transformer"]}), (whole, "run/providers", {"allow": ["optim", "data"]})],
     "run.halt_after": [(diverging, "run/halt_after", 1)],
     "task.use": [(whole, "task/use", "transformer.nothing")],
     "data.sources": [(whole, "data/sources/a", memory(5, heldout=0.2)), (whole, "data/sources/b", memory(1, heldout=0.2))],
@@ -359,11 +366,6 @@ OPTIONS: dict[str, list[tuple[Any, str, Any]]] = {
     "transformer.vocabulary.rows": [(growing("transformer.vocabulary", embedding={"vocab": 20}), GROWTH + "/rows", "zeros")],
     # weight adapters are modules so far: tests/transformer/test_lora.py shows the effect of each option
     **{f"transformer.lora.{option}": [] for option in ("rank", "alpha", "scaling", "dropout")},
-    "optim.adamw.lr": [(whole, "optimizer/lr", 0.02), (whole, "optimizer/lr", {"linear": {"from": 0.01, "to": 0}})],
-    "optim.adamw.weight_decay": [(whole, "optimizer/weight_decay", 0.5)],
-    "optim.adamw.betas": [(whole, "optimizer/betas", [0.8, 0.9])],
-    "optim.adamw.eps": [(whole, "optimizer/eps", 1e-3)],
-    "optim.adamw.decay": [(whole, "optimizer/decay", "all")],
     "data.memory.arrays": [(whole, SOURCE + "arrays", {"tokens": stream(seed=9)})],
     "data.memory.vocab": [(whole, SOURCE + "vocab", 20)],
     "data.memory.time": [(in_rows, SOURCE + "time", ["other"])],
@@ -387,6 +389,8 @@ OPTIONS: dict[str, list[tuple[Any, str, Any]]] = {
     "core.project.bias": [(adapted, "model/adapters", {"embedding-rack": [{"use": "core.project", "bias": True}]})],
     "core.precision.dtype": [(whole, "model/adapters", {"embedding-rack": in_precision("bfloat16")})],
     **RECORD_ROWS,
+    **OPTIMIZER_ROWS,
+    **TASK_ROWS,
 }
 """`<provider>.<component>.<option>` → the same."""
 
@@ -411,7 +415,7 @@ def test_the_table_has_a_row_for_every_key_of_the_core() -> None:
     keys = {f"{section}.{config_key(field)}" for section, cls in sections.items() for field in attrs.fields(cls)}
     keys |= {f"enter.{config_key(field)}" for field in attrs.fields(EnterConfig)}
     components = {"model.embedding", "model.rack", "model.head", "optimizer.part"}
-    assert keys - components - CORE.keys() == EXECUTION
+    assert keys - components - CORE.keys() == EXECUTION | ON_DISK
 
 
 def test_how_batches_are_made_shows_in_threads_and_processes_and_in_no_bit() -> None:

@@ -54,7 +54,7 @@ def test_copies_live_on_their_own() -> None:
     assert state[name]["exp_avg"].data_ptr() != state[copy]["exp_avg"].data_ptr()
 
 
-def first_update(betas: list[float], own_counter: bool) -> float:
+def first_update(betas: tuple[float, float], own_counter: bool) -> float:
     """The largest first step, in units of lr, of the output that identity growth zeroed."""
     lr = 1e-3
     config = two_phases(
@@ -80,11 +80,11 @@ def first_update(betas: list[float], own_counter: bool) -> float:
 
 
 def test_the_first_update_of_a_fresh_parameter_is_one_learning_rate() -> None:
-    assert first_update([0.9, 0.999], own_counter=True) == pytest.approx(1.0, rel=1e-3)
+    assert first_update((0.9, 0.999), own_counter=True) == pytest.approx(1.0, rel=1e-3)
 
 
 def test_an_inherited_counter_would_have_made_it_3_16_times_as_large() -> None:
-    assert first_update([0.9, 0.999], own_counter=False) == pytest.approx(0.1 / 0.001**0.5, rel=1e-3)
+    assert first_update((0.9, 0.999), own_counter=False) == pytest.approx(0.1 / 0.001**0.5, rel=1e-3)
 
 
 @pytest.mark.parametrize("freeze", [["rack.stacks.base.0"], ["embedding"], ["*.mlp.*"]])
@@ -201,7 +201,7 @@ def test_state_is_keyed_by_name_when_same_shaped_modules_change_places() -> None
     model = {**base()["model"], "rack": Built(Twins, width=8, order="ab")}
     model["embedding"] = {"use": "transformer.token", "vocab": 16, "width": 8}
     model["head"] = {"use": "transformer.lm", "width": 8}
-    second = {"model": {"rack": {"order": "ba"}}, "optimizer": {"beta1": 0.8, "beta2": 0.9}}  # other betas: the optimizer is made anew
+    second = {"model": {"rack": {"order": "ba"}}, "optimizer": {"decay": "all"}}  # another decay: the optimizer is made anew
     machine = machine_of(two_phases(second, model=model))
     ((before, entered, after),) = boundaries(machine)
     assert list(before.weights)[1:3] == ["rack.a.weight", "rack.b.weight"]

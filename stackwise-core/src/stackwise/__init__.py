@@ -30,6 +30,7 @@ _FACE = {
     "TensorSpec": "stackwise.specs",
     "TransformSpec": "stackwise.specs",
     "BatchSpec": "stackwise.specs",
+    "Beyond": "stackwise.specs",
     "EpochSize": "stackwise.specs",
     "EmbeddingSpec": "stackwise.specs",
     "RackSpec": "stackwise.specs",
@@ -55,6 +56,7 @@ _FACE = {
     "make_plan": "stackwise.plan",
     "discover": "stackwise.discovery",
     "assemble": "stackwise.assembly",
+    "load_exported": "stackwise.exports",
     "Plan": "stackwise.plan",
     "StepDone": "stackwise.events",
     "RunStarted": "stackwise.events",
@@ -67,6 +69,7 @@ _FACE = {
     "UserError": "stackwise.errors",
     "ConfigError": "stackwise.errors",
     "DataError": "stackwise.errors",
+    "DiskError": "stackwise.errors",
     "ProviderError": "stackwise.errors",
     "TrainingHalted": "stackwise.errors",
 }
@@ -84,6 +87,7 @@ if TYPE_CHECKING:  # the types that provider authors and users check against; th
     from stackwise.contracts import ParameterGroup as ParameterGroup
     from stackwise.errors import ConfigError as ConfigError
     from stackwise.errors import DataError as DataError
+    from stackwise.errors import DiskError as DiskError
     from stackwise.errors import ProviderError as ProviderError
     from stackwise.errors import StackwiseError as StackwiseError
     from stackwise.errors import TrainingHalted as TrainingHalted
@@ -100,6 +104,7 @@ if TYPE_CHECKING:  # the types that provider authors and users check against; th
     from stackwise.selectors import select as select
     from stackwise.specs import AdapterSpec as AdapterSpec
     from stackwise.specs import BatchSpec as BatchSpec
+    from stackwise.specs import Beyond as Beyond
     from stackwise.specs import EmbeddingSpec as EmbeddingSpec
     from stackwise.specs import EpochSize as EpochSize
     from stackwise.specs import HeadSpec as HeadSpec

@@ -12,15 +12,17 @@ from typing import Any
 import torch
 from torch import nn
 
+from stackwise.checkpoints import load_weights
 from stackwise.config import Experiment
 from stackwise.contracts import BuildContext, Built, Observer, ParameterGroup, Reaction
 from stackwise.discovery import discover
-from stackwise.errors import ProviderError, StackwiseError
+from stackwise.errors import ConfigError, ProviderError, StackwiseError, UserError
 from stackwise.evaluation import Evaluation
 from stackwise.machine import TrainingMachine
 from stackwise.phases import CompiledPhase, DataState, Part, PhaseSchedule
 from stackwise.placement import Placement
 from stackwise.plan import EvaluationPlan, Plan, make_plan
+from stackwise.plan.reads import shortages
 from stackwise.planes.data import DataPlane
 from stackwise.planes.mixture import Request
 from stackwise.planes.model import ModelPlane
@@ -30,6 +32,7 @@ from stackwise.planes.reader_processes import ProcessLoader
 from stackwise.planes.transfer import Tensors
 from stackwise.pretrained import read_pretrained
 from stackwise.registry import Registry
+from stackwise.specs import TaskSpec
 from stackwise.streams import step_seed, stream_key
 
 
@@ -50,10 +53,12 @@ def assemble(source: Plan | Experiment, registry: Registry | None = None) -> Tra
         torch.set_num_threads(run.threads)
     placement = Placement(run.device, run.precision, compiles=run.compile)
     parts = Workshop(plan)
+    data = parts.data("train", placement, partial(_asked, plan.schedule))
+    _rehearse(plan, data)
     return TrainingMachine(
         model=ModelPlane(parts.module, device=placement.device, seed=run.seed, start=_start(plan)),
-        data=parts.data("train", placement, partial(_asked, plan.schedule)),
-        task=Objective(parts.task),
+        data=data,
+        task=Objective(parts.task, load=lambda model, directory: load_weights(model, Path(directory))),
         optimizer=OptimizerPlane(parts.optimizer, parts.reaction),
         schedule=plan.schedule,
         evaluations=[parts.evaluation(declared, placement) for declared in plan.evaluations],
@@ -61,7 +66,7 @@ def assemble(source: Plan | Experiment, registry: Registry | None = None) -> Tra
         grow=parts.growth,
         probe=run.probe,
         seed=run.seed,
-        halt_after=run.halt_after,
+        halt_after=1 if run.non_finite == "halt" else run.halt_after,
         bridges=[str(bridge) for bridge in plan.bridges],
         observers=[parts.observer(part) for part in plan.observers],
     )
@@ -78,11 +83,16 @@ class Workshop:
     def __init__(self, plan: Plan, device: str = "cpu") -> None:
         self._plan, self._device = plan, torch.device(device)
         self._seed = plan.experiment.run.seed
-        self._specs = {
-            id(part): joined.specs()
-            for phase, joined in reversed(list(zip(plan.schedule, plan.joined, strict=True)))
-            for part in _parts(phase)
+        self._joined = {
+            id(part): joined for phase, joined in reversed(list(zip(plan.schedule, plan.joined, strict=True))) for part in _parts(phase)
         }
+        self._declared = {
+            id(part): plan.experiment.phases[phase.index]
+            for phase in reversed(list(plan.schedule))
+            if phase.state is not None
+            for part in phase.state.data.sources.values()
+        }
+        """The phase that each source is declared in."""
 
     def module(self, role: str, part: Part, step: int, *extra: Any) -> nn.Module:
         """A module of the model; what it draws while it is built comes from the stream of its role at the step."""
@@ -129,7 +139,7 @@ class Workshop:
         run, training = self._plan.experiment.run, split == "train"
         workers = run.workers if training else 0
         return DataPlane(
-            lambda name, part: self._loader(name, part, split, workers),
+            partial(self._placed_loader, split=split, workers=workers),
             request=request,
             build_transform=self.transform,
             device=placement.device,
@@ -137,6 +147,18 @@ class Workshop:
             read_ahead=_depth(run.read_ahead, placement) if training else 0,
             workers=workers,
         )
+
+    def _placed_loader(self, name: str, part: Part, *, split: str, workers: int) -> Any:
+        """The loader of a source; what is wrong with its data is told with the place that the source was written at."""
+        try:
+            return self._loader(name, part, split, workers)
+        except ConfigError:
+            raise
+        except UserError as error:
+            declared = self._declared.get(id(part))
+            path = f"evaluate.{split}.sources.{name}" if declared is None else f"data.sources.{name}"
+            problem = (declared or self._plan.experiment.phases[0]).problem(path, str(error))
+            raise type(error)(str(problem)) from error
 
     def _loader(self, name: str, part: Part, split: str, workers: int) -> Any:
         """The loader of a source; in reader processes where the run asks for them and it is no ready-made stream."""
@@ -150,6 +172,8 @@ class Workshop:
     def evaluation(self, declared: EvaluationPlan, placement: Placement) -> Evaluation:
         """A named evaluation with its data read and ready."""
         data = self.data(declared.name, placement, partial(_asked_always, declared.state))
+        first = self._plan.schedule.at(step=0)
+        data.rehearse([(declared.state, self._plan.lookahead, first)])
         data.enter(declared.state, lookahead=self._plan.lookahead)
         return Evaluation(
             name=declared.name,
@@ -179,7 +203,7 @@ class Workshop:
             steps=plan.schedule.steps,
             max_rows=plan.max_rows,
             max_length=plan.max_length,
-            specs=self._specs.get(id(part)) or plan.joined[0].specs(),
+            specs=self._joined.get(id(part), plan.joined[0]).specs(),
         )
 
 
@@ -187,6 +211,43 @@ def _start(plan: Plan) -> Callable[[], tuple[Tensors, Sequence[str]]] | None:
     """The weights that the config begins from, read when they are needed."""
     declared = plan.experiment.phases[0].model.start
     return None if declared is None else lambda: (read_pretrained(Path(declared.from_)), declared.drop)
+
+
+def _rehearse(plan: Plan, data: DataPlane) -> None:
+    """Read a row of everything that the timeline names.
+
+    Raises:
+        DataError: data that cannot be trained on.
+        ConfigError: a source that does not start over, and of which more is asked than it holds.
+    """
+    schedule, told = plan.schedule, plan.experiment.phases
+    asked = [
+        (phase.state, task.lookahead if isinstance(task := joined.drafts.task.spec, TaskSpec) else 0, schedule.at(step=phase.start))
+        for phase, joined in zip(schedule, plan.joined, strict=True)
+        if phase.state is not None
+    ]
+    sizes = data.rehearse([(state.data, lookahead, moment) for state, lookahead, moment in asked])
+    if problems := shortages(schedule.clock, schedule.phases, plan.joined, told, sizes):
+        raise ConfigError(problems)
+
+
+def build_module(part: Part, registry: Registry, context: BuildContext) -> nn.Module:
+    """A module of a model outside any plan; the process's generators stay as they were.
+
+    Args:
+        part: a registered component with its options complete.
+        registry: where its factory is found.
+        context: what the factory may know.
+
+    Raises:
+        ProviderError: it cannot be built, or is no module.
+    """
+    factory = registry.get(part.kind, part.id).load_factory()  # type: ignore[arg-type]  # a Part's kind is a Kind
+    with _seeded(context.seed), _as_faults_of(part):
+        module = factory(part.options, context)
+    if not isinstance(module, nn.Module):
+        raise ProviderError(f"{part.kind} {part.id} was built as a {type(module).__name__}: it must be an nn.Module")
+    return module
 
 
 def _depth(declared: int | None, placement: Placement) -> int:
@@ -212,7 +273,7 @@ def _asked_always(state: DataState, step: int) -> Request | None:
 
 def _build_loader(id: str, options: Any, context: BuildContext) -> Any:
     """A registered loader, built in a process of its own."""
-    return discover().get("loader", id).load_factory()(options, context)
+    return discover(allow={id.partition(".")[0]}).get("loader", id).load_factory()(options, context)
 
 
 def _parts(phase: CompiledPhase) -> Iterator[Part]:

@@ -32,7 +32,9 @@ class _Mapped:
 
     origins: Mapping[str, Origin]
 
-    def map_parameters(self, old: Mapping[str, tuple[int, ...]], new: Mapping[str, tuple[int, ...]]) -> Mapping[str, Origin]:
+    def map_parameters(
+        self, old: Mapping[str, tuple[int, ...]], new: Mapping[str, tuple[int, ...]], request: GrowthRequest
+    ) -> Mapping[str, Origin]:
         return self.origins
 
 
@@ -67,21 +69,23 @@ def carry(
     Raises:
         UserError: a shape that changes without a map, a block that nothing says the origin of, a parameter without a group.
     """
-    path = blocks
-    block_map = _block_map(growth, _stacks(model, path), _stacks(new_model, path), tuple(residual_outputs))
+    request = GrowthRequest(
+        old_stacks=_stacks(model, blocks), new_stacks=_stacks(new_model, blocks), residual_outputs=tuple(residual_outputs)
+    )
+    block_map = _block_map(growth, request)
     if any(origin.gated for origin in block_map.values()):
         raise UserError("a gate follows the time of a run, which a loop of one's own has not: use an operator that does not gate")
     old = dict(model.named_parameters(remove_duplicate=False))
     groups = _groups(optimizer, old)
     state = {name: optimizer.state[p] for name, p in model.named_parameters() if optimizer.state.get(p)}
-    source = sources(path, block_map)
+    source = sources(blocks, block_map)
     maps = _Mapped(growth) if isinstance(growth, Mapping) else growth
-    found = origins(old, new_model, source, growth=maps)
+    found = origins(old, new_model, source, growth=maps, request=request)
     trained = {name: parameter.requires_grad for name, parameter in new_model.named_parameters()}
     receipt = load(old, new_model, found, draw=lambda name, parameter: None, device=_device(old))
     new_model.to(_device(old))
     carry_buffers(dict(model.named_buffers()), new_model, source)
-    zero_residuals(new_model, path, residual_outputs, block_map, {*receipt.fresh, *receipt.copied})
+    zero_residuals(new_model, blocks, residual_outputs, block_map, {*receipt.fresh, *receipt.copied})
     parameters = dict(new_model.named_parameters())
     for name, parameter in parameters.items():
         parameter.requires_grad_(trained[name])
@@ -99,9 +103,8 @@ def _stacks(model: nn.Module, path: str) -> dict[str, int]:
     return counts
 
 
-def _block_map(
-    growth: object, old: Mapping[str, int], new: Mapping[str, int], residual_outputs: tuple[str, ...]
-) -> Mapping[tuple[str, int], BlockOrigin]:
+def _block_map(growth: object, request: GrowthRequest) -> Mapping[tuple[str, int], BlockOrigin]:
+    old, new = request.old_stacks, request.new_stacks
     if not hasattr(growth, "map_blocks"):
         known = {(stack, index) for stack, count in old.items() for index in range(count)}
         fresh = [(s, i) for s, count in new.items() for i in range(count) if (s, i) not in known]
@@ -113,9 +116,7 @@ def _block_map(
             )
         return {}
     try:
-        found: Mapping[tuple[str, int], BlockOrigin] = growth.map_blocks(
-            GrowthRequest(old_stacks=old, new_stacks=new, residual_outputs=residual_outputs)
-        )
+        found: Mapping[tuple[str, int], BlockOrigin] = growth.map_blocks(request)
     except ValueError as error:
         raise UserError(f"{type(growth).__name__} cannot make this change: {error}") from error
     return found

@@ -121,6 +121,11 @@ class Clock:
         """What of a measure was consumed before step k."""
         return self.pieces[self._piece(step)].consumed(step, measure)
 
+    def consumption(self, step: int) -> dict[str, Fraction]:
+        """What was consumed before step k of every measure but steps."""
+        piece = self.pieces[self._piece(step)]
+        return {measure: piece.consumed(step, measure) for measure in (*piece.before, *(m for m in piece.rate if m not in piece.before))}
+
     def t(self, step: int) -> float:
         """Run time before step k, in [0, 1]."""
         if step >= self.starts[-1]:
@@ -209,17 +214,35 @@ def compile_clock(horizon: Duration, names: Sequence[str], ends: Sequence[Durati
     return lay_out(horizon, [extent(*each) for each in zip(names, ends, tokens_per_step, strict=True)])
 
 
-def lay_out(horizon: Duration, extents: Sequence[Extent]) -> Clock:
+@frozen
+class Past:
+    """The first `step` steps of a run that goes on, as the clock it ran by had them: later declarations cannot move them."""
+
+    step: int
+    clock: Clock
+
+    @property
+    def phase_index(self) -> int:
+        """The first phase whose end is still open; those before it lie behind whole."""
+        return self.clock.phase_index(self.step)
+
+
+def lay_out(horizon: Duration, extents: Sequence[Extent], past: Past | None = None) -> Clock:
     """Resolve every phase end, and every switch inside a phase, to one integer step.
 
+    Args:
+        horizon: the length of the run.
+        extents: the phases.
+        past: what was run already: its boundaries and what its steps consumed stay, whatever the extents say.
+
     Raises:
-        ScheduleError: an empty or backward phase, a gap or an overrun at the end, or a measure that the data does not count.
-            The message draws the timeline.
+        ScheduleError: an empty or backward phase, a gap or an overrun at the end, an end in the past, or a measure that the data
+            does not count. The message draws the timeline.
     """
     if horizon.unit == "fraction" or horizon.value <= 0:
         raise ScheduleError(f"a horizon of {horizon} is no length: give it in steps, tokens, samples or epochs, above zero")
-    layout = _Layout(horizon, extents)
-    for index in range(len(extents)):
+    layout = _Layout(horizon, extents) if past is None else _Layout.after(past, horizon, extents)
+    for index in range(len(layout.starts) - 1, len(extents)):
         layout.lay(index)
     layout.check_end()
     return Clock(horizon, tuple(layout.starts), tuple(layout.pieces))
@@ -238,9 +261,27 @@ class _Layout:
     marks: list[dict[str, Fraction]] = field(factory=list)
     """What was consumed at the start of each phase; `steps` among it."""
 
+    @classmethod
+    def after(cls, past: Past, horizon: Duration, extents: Sequence[Extent]) -> _Layout:
+        """A timeline that is laid already as far as the past reaches."""
+        clock = past.clock
+        starts = clock.starts[: past.phase_index + 1]
+        if len(starts) > len(extents):
+            raise ScheduleError(f"step {past.step} is done in phase {len(starts)}, and only {len(extents)} are declared")
+        return cls(
+            horizon,
+            extents,
+            starts=list(starts),
+            pieces=[piece for piece in clock.pieces if piece.start < past.step],
+            step=past.step,
+            consumed=clock.consumption(past.step),
+            marks=[{**clock.consumption(start), "steps": Fraction(start)} for start in starts],
+        )
+
     def lay(self, index: int) -> None:
         extent = self.extents[index]
-        self.marks.append({**self.consumed, "steps": Fraction(self.step)})
+        if len(self.marks) == index:
+            self.marks.append({**self.consumed, "steps": Fraction(self.step)})
         values, pending = dict(extent.values), list(extent.switches)
         end = _absolute(extent.end, self.horizon)
         while True:
@@ -254,6 +295,11 @@ class _Layout:
                 continue
             if stop <= self.starts[-1]:
                 self._refuse_empty(extent, stop)
+            if stop < self.step:
+                raise ScheduleError(f"phase '{extent.name}' would end at step {stop}, but {self.step} steps are done\n{self._draw()}")
+            if stop == self.step:
+                self.starts.append(stop)
+                return
             self.pieces.append(Piece(self.step, dict(self.consumed), rate, dict(values)))
             upto = min(nearest[0], stop)
             for measure, share in rate.items():

@@ -109,10 +109,10 @@ class Rack(Protocol):
 
 
 class Head(Protocol):
-    """An `nn.Module`: `forward(hidden) → {output name: tensor}`."""
+    """An `nn.Module`: `forward(hidden, **side) → {output name: tensor}`. Most take no side input."""
 
     def get_spec(self) -> HeadSpec: ...
-    def __call__(self, hidden: torch.Tensor) -> Mapping[str, torch.Tensor]: ...
+    def __call__(self, hidden: torch.Tensor, **side: torch.Tensor) -> Mapping[str, torch.Tensor]: ...
 
 
 class Task(Protocol):
@@ -127,6 +127,23 @@ class Task(Protocol):
     def loss(
         self, outputs: Mapping[str, torch.Tensor], batch: Batch
     ) -> tuple[torch.Tensor, torch.Tensor | float, Mapping[str, Totals]]: ...
+
+
+class ReferencedTask(Protocol):
+    """A task whose spec declares a `reference`: its loss also gets the outputs of the frozen copy on the same prepared batch."""
+
+    def get_spec(self) -> TaskSpec: ...
+    def prepare(self, batch: Batch, moment: Moment, generator: torch.Generator) -> Batch: ...
+    def loss(
+        self, outputs: Mapping[str, torch.Tensor], batch: Batch, *, reference: Mapping[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor | float, Mapping[str, Totals]]: ...
+
+
+@runtime_checkable
+class PreparesEvaluations(Protocol):
+    """A task that prepares the batches of evaluations otherwise than those of training (an estimator of lower variance)."""
+
+    def prepare_evaluation(self, batch: Batch, moment: Moment, generator: torch.Generator) -> Batch: ...
 
 
 @runtime_checkable
@@ -161,6 +178,14 @@ class Scheduled(Protocol):
     """An artifact with options that follow time; called with the values in force whenever they change."""
 
     def apply_values(self, values: Mapping[str, float]) -> None: ...
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """A task, transform or observer that changes as it is used: what it holds goes into every checkpoint and comes back on resume."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
 
 
 class Transform(Protocol):
@@ -230,6 +255,9 @@ class GrowthRequest:
     new_stacks: Mapping[str, int]
     residual_outputs: tuple[str, ...] = ()
     """Parameters of a block that `RackSpec` names as its residual outputs."""
+    old_options: Mapping[str, Mapping[str, Any]] = Factory(dict)
+    """Role (`embedding`, `rack`, `head`) → options before, as filled; empty in a loop of the user's own."""
+    new_options: Mapping[str, Mapping[str, Any]] = Factory(dict)
 
 
 @frozen(kw_only=True)
@@ -264,10 +292,13 @@ class GrowthOperator(Protocol):
 class ParameterGrowth(Protocol):
     """An operator that maps tensor by tensor (width growth)."""
 
-    def map_parameters(self, old: Mapping[str, tuple[int, ...]], new: Mapping[str, tuple[int, ...]]) -> Mapping[str, Origin]:
+    def map_parameters(
+        self, old: Mapping[str, tuple[int, ...]], new: Mapping[str, tuple[int, ...]], request: GrowthRequest
+    ) -> Mapping[str, Origin]:
         """Shapes by canonical name, before and after → origins of the new parameters it has something to say about.
 
-        A tied parameter appears once in each, under its first name; adapters of junctions and of weights appear too.
+        Blocks go by their new names; where a block comes from is `map_blocks`' to say. A tied parameter appears once in each,
+        under its first name; adapters of junctions and of weights appear too.
 
         Raises:
             ValueError: the change is none this operator can make; the sentence says which it can.

@@ -1,7 +1,7 @@
 """Discovery: installed entry points become a registry, and every failure on the way becomes data.
 
-Metadata is judged before anything of a provider is imported. Each provider is then imported, registered and asked alone, under
-a guard for global state, so that a broken one hurts only who asks for it.
+Metadata is judged before anything of a provider is imported. A provider is imported when somebody asks for it, alone, under a
+guard for global state, so that a broken one hurts only who asks for it; a listing asks for all.
 """
 
 from __future__ import annotations
@@ -9,9 +9,12 @@ from __future__ import annotations
 import inspect
 import re
 import sys
+import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from time import perf_counter
+from types import ModuleType
 from typing import Any
 
 from attrs import evolve, frozen
@@ -19,10 +22,11 @@ from importlib_metadata import Distribution, EntryPoint
 from pluggy import PluginManager
 
 from stackwise import __version__, hookspecs
+from stackwise.admission import lists_in_force
 from stackwise.contracts import Component
-from stackwise.errors import did_you_mean
+from stackwise.errors import ProviderError, did_you_mean
 from stackwise.isolation import guarded
-from stackwise.registry import Provider, Registered, Registry, clash_sentence, explain
+from stackwise.registry import Pending, Provider, Registered, Registry, clash_sentence, explain
 
 GROUP = "stackwise.providers"
 """The entry-point group that providers join."""
@@ -35,6 +39,10 @@ _FORM = "lower-case letters and digits in words joined by '-', a letter first"
 _ABOUT_CORE = re.compile(r"\s*stackwise[-_.]core(?![\w.-])", re.IGNORECASE)
 _MADE_FOR_THIS_CORE = re.compile(rf"stackwise-core\s*(~=|>=|==)\s*{re.escape(__version__)}\s*")
 """A requirement that names the installed version itself, as those of a lock-step release do, is met."""
+
+
+class ProviderDeprecation(FutureWarning):
+    """A provider uses a part of the contract that a later release of the core will not have."""
 
 
 class _Broken(Exception):
@@ -51,10 +59,10 @@ class _Offer:
 
 
 def discover(*, allow: Collection[str] | None = None, block: Collection[str] | None = None) -> Registry:
-    """Find, check and load the installed providers.
+    """Find the installed providers. Metadata is read now; a provider is imported, checked and asked when somebody asks for it.
 
     Args:
-        allow: names of the only providers to import; None: all.
+        allow: names of the only providers to import; None: all that the lists of the command line and the environment allow.
         block: names of providers not to import.
 
     Returns:
@@ -63,16 +71,34 @@ def discover(*, allow: Collection[str] | None = None, block: Collection[str] | N
     claims: dict[str, list[_Offer]] = {}
     for offer in _read_offers():
         claims.setdefault(offer.provider.name, []).append(offer)
-    providers: list[Provider] = []
-    for name, offers in sorted(claims.items()):
-        claimants = sorted((offer.provider for offer in offers), key=lambda p: p.distribution)
-        if (allow is not None and name not in allow) or (block is not None and name in block):
-            providers += [evolve(p, refused=True, status="left out by the caller's list of providers") for p in claimants]
-        elif len(offers) > 1:
-            providers += [evolve(p, status=clash_sentence(name, claimants)) for p in claimants]
-        else:
-            providers.append(_load(offers[0]))
-    return Registry(tuple(providers))
+    pending = {name: _pending(name, tuple(offers)) for name, offers in sorted(claims.items())}
+    refused = {name for name in pending if (allow is not None and name not in allow) or (block is not None and name in block)}
+    pending |= {name: pending[name].refused("left out by the caller's list of providers") for name in refused}
+    return Registry(pending=pending).under(lists_in_force())
+
+
+def _pending(name: str, offers: tuple[_Offer, ...]) -> Pending:
+    claimants = tuple(sorted((offer.provider for offer in offers), key=lambda p: p.distribution))
+    return Pending(claimants, partial(_judge, name, offers, claimants))
+
+
+def _judge(name: str, offers: tuple[_Offer, ...], claimants: tuple[Provider, ...]) -> tuple[Provider, ...]:
+    """The providers of one name: in each other's way, or loaded."""
+    if len(offers) > 1:
+        return tuple(evolve(p, status=clash_sentence(name, claimants)) for p in claimants)
+    return (_load(offers[0]),)
+
+
+def components_of(module: ModuleType, *, name: str) -> tuple[Registered, ...]:
+    """The components that a module's hooks name, as if it were installed as provider `name`.
+
+    Raises:
+        ProviderError: a hook breaks its contract.
+    """
+    try:
+        return _ask(module, Provider(name=name, distribution=name, version="0"))
+    except _Broken as reason:
+        raise ProviderError(f"module {module.__name__}: {reason}", provider=name) from None
 
 
 def _read_offers() -> Iterator[_Offer]:
@@ -187,12 +213,17 @@ def _ask(plugin: Any, provider: Provider) -> tuple[Registered, ...]:
     try:
         for name in dir(plugin):
             _check_function(manager, plugin, name)
-        manager.register(plugin, name=provider.name)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            manager.register(plugin, name=provider.name)
         manager.check_pending()
     except _Broken:
         raise
     except (Exception, SystemExit) as error:
         raise _Broken(f"it cannot be registered: {explain(error)}") from error
+    for warning in told:  # a hookspec with `warn_on_impl` is on its way out; who still implements it is named
+        sentence = f"provider '{provider.name}' ({provider.distribution} {provider.version}): {warning.message}"
+        warnings.warn(sentence, ProviderDeprecation, stacklevel=2)
     found: list[Registered] = []
     for caller in manager.get_hookcallers(plugin) or ():
         for implementation in caller.get_hookimpls():

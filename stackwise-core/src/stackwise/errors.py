@@ -7,6 +7,7 @@ exception is a bug of StackWise itself.
 from __future__ import annotations
 
 import difflib
+import signal
 from collections.abc import Iterable, Sequence
 
 from attrs import frozen
@@ -86,10 +87,23 @@ class ProviderError(StackwiseError):
         super().__init__(message)
 
 
+class DiskError(UserError):
+    """The disk refuses what is written to it: full, read-only, failing."""
+
+
 class TrainingHalted(StackwiseError):
     """Training stopped by rule: too many steps in a row were not finite."""
 
     exit_code = 4
+
+
+class RunStopped(StackwiseError):
+    """Training was stopped by a signal; its state is saved."""
+
+    def __init__(self, message: str, *, by: signal.Signals) -> None:
+        self.by = by
+        self.exit_code = 128 + by
+        super().__init__(message)
 
 
 def near_names(name: str, known: Iterable[str], count: int = 3) -> list[str]:

@@ -8,6 +8,7 @@ import torch
 from attrs import Factory, frozen
 from torch import nn
 
+from stackwise.contracts import PreparesEvaluations
 from stackwise.errors import DataError
 from stackwise.phases import DataState
 from stackwise.placement import Placement
@@ -45,11 +46,14 @@ class Evaluation:
         model.eval()
         try:
             with objective.fixed(self.values) as task, torch.inference_mode(), placement.forward_context():
+                prepare = task.prepare_evaluation if isinstance(task, PreparesEvaluations) else task.prepare
                 for i in range(self.batches):
                     fixed = moment._replace(step=i, t=0.0, phase_t=0.0)
                     for batch in self.data.batches(fixed):
-                        prepared = task.prepare(batch, fixed, generator.manual_seed(step_seed(key, i)))
-                        total, weight, metrics = task.loss(model(prepared), prepared)
+                        for process_wide in placement.generators():  # for a model that draws even when it evaluates
+                            process_wide.manual_seed(step_seed(key, i))
+                        prepared = prepare(batch, fixed, generator.manual_seed(step_seed(key, i)))
+                        total, weight, metrics = objective.loss(model, prepared)
                         for name, (value, count) in {"loss": (total, weight), **metrics}.items():
                             line = sums.setdefault(name, [0.0, 0.0])
                             line[0] += float(value)

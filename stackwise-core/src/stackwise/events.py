@@ -6,17 +6,19 @@ Checkpointing, logs, progress bars and trackers consume them; nothing in an even
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 
 class RunStarted(NamedTuple):
-    """Before the first step."""
+    """Before the first step, of the run or of what is left of it."""
 
     steps: int
     device: str
     precision: str
     bridges: tuple[str, ...]
     """Junctions that were bridged, in sentences."""
+    step: int = 0
+    """The first step to run: not 0 where a run goes on from a checkpoint."""
 
 
 class PhaseEntered(NamedTuple):
@@ -82,6 +84,42 @@ class Reacted(NamedTuple):
     why: str
 
 
+class CheckpointSaved(NamedTuple):
+    """The state before step `step` is on its way to disk; written already, unless checkpoints are asynchronous."""
+
+    step: int
+    path: str
+    seconds: float
+    """How long training stood still."""
+    reason: str
+    """`cadence`, `phase`, `signal` or `end`."""
+
+
+class CheckpointRefused(NamedTuple):
+    """The state before step `step` was not saved, because it is not finite."""
+
+    step: int
+    why: str
+
+
+class ConfigChanged(NamedTuple):
+    """From step `step` on, one key of the config is another than before."""
+
+    step: int
+    key: str
+    before: Any
+    after: Any
+
+
+class Rewound(NamedTuple):
+    """Training went back to the checkpoint of step `step`; the data delivered since are passed over."""
+
+    step: int
+    halted_at: int
+    """The step that would have been next."""
+    why: str
+
+
 class RunFinished(NamedTuple):
     """After the last step."""
 
@@ -94,7 +132,9 @@ class RunFinished(NamedTuple):
     """Source → rows and tokens delivered."""
 
 
-Event = RunStarted | PhaseEntered | StepDone | Evaluated | Reacted | RunFinished
+Event = (
+    RunStarted | PhaseEntered | StepDone | Evaluated | Reacted | CheckpointSaved | CheckpointRefused | ConfigChanged | Rewound | RunFinished
+)
 
 
 def to_json(event: Event) -> dict[str, Any]:
@@ -102,5 +142,22 @@ def to_json(event: Event) -> dict[str, Any]:
     return {"event": _snake(type(event).__name__), **event._asdict()}
 
 
+def from_json(line: Mapping[str, Any]) -> Event:
+    """The event that `to_json` wrote.
+
+    Raises:
+        ValueError: it is none.
+    """
+    fields = dict(line)
+    kind = _KINDS.get(fields.pop("event", ""))
+    if kind is None or not set(fields) <= set(kind._fields):
+        raise ValueError(f"{dict(line)} is no event")
+    event: Event = kind(**fields)
+    return event
+
+
 def _snake(name: str) -> str:
     return "".join("_" + c.lower() if c.isupper() else c for c in name).lstrip("_")
+
+
+_KINDS: dict[str, Any] = {_snake(kind.__name__): kind for kind in get_args(Event)}

@@ -72,7 +72,7 @@ def _tensors(spec: Spec) -> tuple[TensorSpec, ...]:
         case RackSpec():
             return (spec.input, spec.output, *spec.side.values())
         case HeadSpec():
-            return (spec.input, *spec.outputs.values())
+            return (spec.input, *spec.outputs.values(), *spec.side.values())
         case TaskSpec():
             return (*spec.batch.values(), *spec.optional.values(), *spec.inputs.values(), *spec.outputs.values())
         case AdapterSpec():

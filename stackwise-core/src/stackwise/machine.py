@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from math import hypot, isfinite, nan
 from time import perf_counter
-from typing import Any
+from typing import Any, NoReturn
 from warnings import warn
 
+import attrs
 import torch
 from torch import nn
 
-from stackwise.contracts import Batch, Observer, Task
+from stackwise.contracts import Batch, BlockOrigin, Observer, Stateful, Task
 from stackwise.errors import TrainingHalted, UserError
 from stackwise.evaluation import Evaluation
 from stackwise.events import Evaluated, Event, PhaseEntered, Reacted, RunFinished, RunStarted, StepDone
-from stackwise.phases import CompiledPhase, PhaseSchedule
+from stackwise.model import load_named_tensors, named_tensors
+from stackwise.phases import CompiledPhase, Part, PhaseSchedule
 from stackwise.placement import Placement
 from stackwise.planes.data import DataPlane
 from stackwise.planes.model import UNGATED, ModelPlane
@@ -24,6 +27,8 @@ from stackwise.planes.objective import Objective, check_loss
 from stackwise.planes.optimizer import OptimizerPlane
 from stackwise.planes.transfer import ModelReceipt
 from stackwise.probe import Judged, Verdict, compare, judge
+from stackwise.schedules import Curve
+from stackwise.state_codec import join_state, split_state
 from stackwise.streams import step_seed, stream_key
 from stackwise.time import Moment
 
@@ -77,17 +82,154 @@ class TrainingMachine:
         self._grow, self._bridges, self._halt_after = grow, tuple(bridges), halt_after
         self._seed, self._probe = seed, probe
         self._last_batch: tuple[Batch, Moment] | None = None
-        self._probed_step = -1
+        self._probed_step = self._reference_phase = -1
         self._task_key, self._model_key = stream_key(seed, "task"), stream_key(seed, "model")
         self._generator = torch.Generator()
         self._not_finite_in_a_row = self._skipped = 0
         self._seconds = 0.0
         self._last_share: tuple[float, torch.Tensor] | None = None
         self._generators = self.placement.generators()
+        self._declared_observers = tuple(observers)
         self._observers = list(observers)
         self._checked_task: object = None
         self.step = 0
         """The next step to run."""
+        self._entered_phase: CompiledPhase | None = None
+
+    def state(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """Everything that training goes on from, between the steps of `train`: what `restore` takes.
+
+        To be asked when a `StepDone` has been yielded, or an evaluation right after it, before a boundary is crossed.
+
+        Returns:
+            Tensors by name (`model/<parameter>`, `optimizer/parameters/<parameter>/<entry>`, …), the live ones and no copies; and
+            a document of maps, lists, texts and numbers.
+
+        Raises:
+            UserError: before the first step of a declared model, when there is nothing yet.
+            ProviderError: a component's state that no file can hold.
+        """
+        phase = self.schedule.phase_at(max(self.step - 1, 0))
+        if phase.state is not None and self._entered_phase is not phase:
+            raise UserError(f"there is no state of step {self.step} to save: ask for it after a step and before the next boundary")
+        return split_state(
+            {
+                "step": self.step,
+                "phase": phase.name,
+                "seed": self._seed,
+                "skipped": self._skipped,
+                "not_finite_in_a_row": self._not_finite_in_a_row,
+                "seconds": self._seconds,
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "data": self.data.state_dict(),
+                "task": self.objective.state_dict(),
+                "reference": self._reference_state(),
+                "observers": {key: observer.state_dict() for key, observer in self._stateful_observers().items()},
+                "probe": self._batch_to_probe(),
+            }
+        )
+
+    def _reference_state(self) -> dict[str, Any] | None:
+        """The frozen copy that the task compares with, and the phase it was taken in, whose declaration rebuilds it."""
+        reference = self.objective.reference
+        return None if reference is None else {"phase": self._reference_phase, "model": named_tensors(reference)}
+
+    def _batch_to_probe(self) -> Batch | None:
+        """The batch that the boundary right after this step will be judged on."""
+        last = self._last_batch
+        return dict(last[0]) if last is not None and last[1].step == self.step - 1 else None
+
+    def restore(
+        self, tensors: Mapping[str, torch.Tensor], document: Mapping[str, Any], *, positions: Mapping[str, Any] | None = None
+    ) -> None:
+        """Go to the state that `state` returned, in a machine of the same declaration that has not trained.
+
+        The declared state of that step is built as it stands, without walking the phases before it, and everything is loaded by name.
+
+        Args:
+            tensors: as `state` returned them.
+            document: as `state` returned it.
+            positions: a data plane's state, to read on from there instead of from where the saved one was.
+
+        Raises:
+            UserError: the saved state is not this machine's; every difference that was found.
+            DataError: the saved read positions are not of the declared sources.
+        """
+        if self._entered_phase is not None:
+            raise UserError("this machine has trained already: assemble a new one to restore a state into")
+        saved = join_state(tensors, document)
+        if saved["seed"] != self._seed:
+            raise UserError(f"the saved state is of seed {saved['seed']}, this machine has seed {self._seed}: its streams are others")
+        if positions is not None:
+            saved["data"] = {**positions, "transforms": saved["data"]["transforms"]}
+        phase = self.schedule.phase_at(max(saved["step"] - 1, 0))
+        if phase.state is not None:
+            self._declare(phase, saved["step"], saved["data"]["sources"], saved["optimizer"]["fresh"])
+        self._load(saved)
+        self._load_reference(saved["reference"])
+        self._skipped, self._not_finite_in_a_row = saved["skipped"], saved["not_finite_in_a_row"]
+        self._seconds, self.step = saved["seconds"], saved["step"]
+        if saved["probe"] is not None:
+            batch = {name: tensor.to(self.placement.device) for name, tensor in saved["probe"].items()}
+            self._last_batch = batch, self.schedule.at(step=self.step - 1)
+
+    def _stateful_observers(self) -> dict[str, Stateful]:
+        """By their place among the declared ones, those that were dropped included."""
+        declared: Sequence[object] = self._declared_observers
+        return {str(i): observer for i, observer in enumerate(declared) if isinstance(observer, Stateful)}
+
+    def _declare(self, phase: CompiledPhase, step: int, sources: Iterable[str], fresh: Sequence[str]) -> None:
+        """Build the declared state of a phase from nothing, with what follows time as the last step before `step` left it."""
+        state, t = phase.state, self.schedule.clock.t(max(step - 1, 0))
+        assert state is not None
+        self.objective.enter(state.task)
+        parked = {name: part for name, part in self._sources_around(phase).items() if name in sources}
+        self.data.enter(attrs.evolve(state.data, sources={**parked, **state.data.sources}), lookahead=self.objective.lookahead)
+        self.data.enter(state.data, lookahead=self.objective.lookahead)
+        self.model.enter(state.model, step=phase.start, blocks=_blocks(phase), gate=_gate(phase), restoring=True)
+        self.placement.wrap(self.model.model)
+        self.optimizer.enter(state.optimizer, dict(self.model.model.named_parameters()), t, enter=phase.enter, fresh=fresh)
+        self.model.train()
+        self._apply_values(t)
+        self._entered_phase = phase
+
+    def _sources_around(self, phase: CompiledPhase) -> dict[str, Part]:
+        """Every source of the run as declared when it was read last before the end of a phase; later ones as when first read."""
+        phases = self.schedule.phases
+        nearest = (*reversed(phases[phase.index + 1 :]), *phases[: phase.index + 1])
+        return {name: part for each in nearest if each.state is not None for name, part in each.state.data.sources.items()}
+
+    def _load_reference(self, saved: Mapping[str, Any] | None) -> None:
+        if saved is None:
+            return
+        phase = self.schedule.phases[saved["phase"]]
+        if phase.state is None:
+            reference: nn.Module = deepcopy(self.model.model)
+        else:
+            reference = self.model.another(phase.state.model, phase.start)
+        if differences := load_named_tensors(reference, saved["model"]):
+            raise UserError("the saved reference is not the declared model's:\n  " + "\n  ".join(differences))
+        self.objective.hold_reference(reference)
+        self._reference_phase = phase.index
+
+    def _load(self, saved: Mapping[str, Any]) -> None:
+        """Hand each owner its part; what does not fit is told at once."""
+        observers = self._stateful_observers()
+        faults: list[UserError] = []
+        if strange := sorted(saved["optimizer"]["parameters"].keys() - saved["model"].keys()):
+            faults.append(UserError(f"optimizer state is saved for parameters that the model does not have: {', '.join(strange)}"))
+        if saved["observers"].keys() != observers.keys():
+            faults.append(UserError(f"observers with state are saved as {sorted(saved['observers'])}, declared are {sorted(observers)}"))
+        for owner, name in ((self.model, "model"), (self.optimizer, "optimizer"), (self.data, "data"), (self.objective, "task")):
+            try:
+                owner.load_state_dict(saved[name])
+            except UserError as error:
+                faults.append(error)
+        if faults:
+            raise faults[0] if len(faults) == 1 else UserError("\n".join(map(str, faults)))
+        for key, observer in observers.items():
+            observer.load_state_dict(saved["observers"][key])
 
     def train(self) -> Iterator[Event]:
         """Run every step that is left, yielding each event as it happens; declared observers hear it first.
@@ -117,7 +259,7 @@ class TrainingMachine:
             self.data.end()
 
     def _phases(self) -> Iterator[Event]:
-        yield RunStarted(self.schedule.steps, str(self.placement.device), self.placement.precision, self._bridges)
+        yield RunStarted(self.schedule.steps, str(self.placement.device), self.placement.precision, self._bridges, self.step)
         for phase in self.schedule:
             if phase.stop <= self.step:
                 continue
@@ -162,20 +304,27 @@ class TrainingMachine:
 
     def _enter(self, phase: CompiledPhase) -> tuple[ModelReceipt, MomentsReceipt]:
         state, t = phase.state, self.schedule.clock.t(phase.start)
+        self._entered_phase = phase
         if state is None:
+            self._take_reference(phase)
             return ModelReceipt(adopted={name: name for name in self.model.trainable()}), MomentsReceipt()
         self.objective.enter(state.task)
         self.data.enter(state.data, lookahead=self.objective.lookahead)
         growth = self._grow(phase.enter.growth) if self._grow is not None and phase.enter.growth is not None else None
-        blocks = phase.transition.blocks if phase.transition is not None else {}
-        gate = phase.enter.growth.curves.get("gate") if phase.enter.growth is not None else None
-        receipt = self.model.enter(state.model, step=phase.start, blocks=blocks, growth=growth, gate=gate or UNGATED, enter=phase.enter)
+        receipt = self.model.enter(
+            state.model, step=phase.start, blocks=_blocks(phase), growth=growth, gate=_gate(phase), enter=phase.enter
+        )
+        self._take_reference(phase)
         self.placement.wrap(self.model.model)
         parameters = dict(self.model.model.named_parameters())
         moments = self.optimizer.enter(state.optimizer, parameters, t, receipt=receipt if phase.index else None, enter=phase.enter)
         self.model.train()
         self._apply_values(t)
         return receipt, moments
+
+    def _take_reference(self, phase: CompiledPhase) -> None:
+        if self.objective.take_reference(self.model.model):
+            self._reference_phase = phase.index
 
     def _entered(
         self, phase: CompiledPhase, model: ModelReceipt, moments: MomentsReceipt, verdict: Verdict | None, seconds: float
@@ -215,14 +364,17 @@ class TrainingMachine:
                 self._apply_values(moment.t)
             loss, norm = self._train_step(moment)
             finite = isfinite(loss) and isfinite(norm)
+            self._not_finite_in_a_row = 0 if finite else self._not_finite_in_a_row + 1
+            self._skipped += not finite
             self.step += 1
             seconds = perf_counter() - started
             self._seconds += seconds
-            yield StepDone(moment.step, phase.name, loss, norm, self.optimizer.lr, tokens, seconds, not finite)
+            done = StepDone(moment.step, phase.name, loss, norm, self.optimizer.lr, tokens, seconds, not finite)
             if self.optimizer.reaction is not None and finite:
-                yield from self._react(moment.step, phase.name, {"train.loss": loss})
-            if not finite or self._not_finite_in_a_row:
-                self._count_not_finite(finite, moment)
+                yield from self._react(moment.step, phase.name, {"train.loss": loss})  # before the state of this step may be saved
+            yield done
+            if self._not_finite_in_a_row >= self._halt_after:
+                self._halt(moment)
 
     def _apply_values(self, t: float) -> None:
         self.objective.apply_values(t)
@@ -273,7 +425,7 @@ class TrainingMachine:
         task = self.objective.task
         prepared = task.prepare(batch, moment, self._generator)
         with self.placement.forward_context():
-            result = task.loss(self.model.model(prepared), prepared)
+            result = self.objective.loss(self.model.model, prepared)
         if self._checked_task is not task:
             check_loss(task, result)
             self._checked_task = task
@@ -285,17 +437,11 @@ class TrainingMachine:
         for generator in self._generators:
             generator.manual_seed(seed)
 
-    def _count_not_finite(self, finite: bool, moment: Moment) -> None:
-        if finite:
-            self._not_finite_in_a_row = 0
-            return
-        self._skipped += 1
-        self._not_finite_in_a_row += 1
-        if self._not_finite_in_a_row >= self._halt_after:
-            raise TrainingHalted(
-                f"loss or gradient was not finite {self._not_finite_in_a_row} steps in a row, last at step {moment.step} in phase "
-                f"'{moment.phase}': these steps changed nothing; lower the learning rate, clip gradients, or look at the data there"
-            )
+    def _halt(self, moment: Moment) -> NoReturn:
+        raise TrainingHalted(
+            f"loss or gradient was not finite {self._not_finite_in_a_row} steps in a row, last at step {moment.step} in phase "
+            f"'{moment.phase}': these steps changed nothing; lower the learning rate, clip gradients, or look at the data there"
+        )
 
     def _evaluate(self, step: int, phase: str, at: str) -> Iterator[Event]:
         for name, evaluation in self.evaluations.items():
@@ -314,6 +460,16 @@ class TrainingMachine:
         if done is not None and self.optimizer.reaction is not None:
             before, why = done
             yield Reacted(step, phase, before, self.optimizer.reaction.factor, why)
+
+
+def _blocks(phase: CompiledPhase) -> Mapping[tuple[str, int], BlockOrigin]:
+    return phase.transition.blocks if phase.transition is not None else {}
+
+
+def _gate(phase: CompiledPhase) -> Curve:
+    """The gate on the blocks that the phase grew; open where there is none."""
+    growth = phase.enter.growth
+    return UNGATED if growth is None else growth.curves.get("gate", UNGATED)
 
 
 def _ratio(total: float, weight: float) -> float:

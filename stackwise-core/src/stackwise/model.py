@@ -12,7 +12,7 @@ from torch import nn
 from stackwise.contracts import Batch
 from stackwise.planes.bridges import Precision, fields_across, hidden_bridges, take
 from stackwise.planes.weight_adapters import Attached, WeightAdapters, attach
-from stackwise.specs import EmbeddingSpec, RackSpec
+from stackwise.specs import EmbeddingSpec, HeadSpec, RackSpec
 from stackwise.unification import Bridge
 
 
@@ -64,7 +64,10 @@ class Model(nn.Module):
         if bridges is not None:
             self._bridges = tuple(bridges)
         self._inputs = fields_across(_fields_of(self.embedding), self._into("embedding"))
-        self._side = fields_across(_side_of(self.rack), (b for b in self._into("rack") if b.junction == "task-rack"))
+        at_rack = [b for b in self._into("rack") if b.junction == "task-rack"]
+        self._side = fields_across(_side_of(self.rack), at_rack)
+        self._embedded = tuple((b.field, b.after, b.before) for b in at_rack if b.kind == "embed")
+        self._head_side = fields_across(_head_side(self.head), (b for b in self._into("head") if b.junction == "task-head"))
         self._outputs = tuple(b for b in self._into("task") if b.junction == "head-task")
         self._before_rack = self._chain("embedding-rack", "rack")
         self._before_head = self._chain("rack-head", "head")
@@ -77,10 +80,13 @@ class Model(nn.Module):
         hidden: torch.Tensor = self.embedding(**take(self._inputs, batch))
         for step in self._before_rack:
             hidden = step(hidden)
-        hidden = self.rack(hidden, **take(self._side, batch))
+        side = take(self._side, batch)
+        for name, own, given in self._embedded:
+            side[name] = self.embedding(**take(self._inputs, {**batch, own: batch[given]}))
+        hidden = self.rack(hidden, **side)
         for step in self._before_head:
             hidden = step(hidden)
-        outputs: Mapping[str, torch.Tensor] = self.head(hidden)
+        outputs: Mapping[str, torch.Tensor] = self.head(hidden, **take(self._head_side, batch))
         if self._outputs:
             names = {*outputs, *(bridge.field for bridge in self._outputs)}
             return take(fields_across(names, self._outputs), outputs)
@@ -110,6 +116,11 @@ def rack_spec(rack: Any) -> RackSpec:
     return RackSpec()
 
 
+def _head_side(head: nn.Module) -> tuple[str, ...]:
+    spec = _spec_of(head)
+    return tuple(spec.side) if isinstance(spec, HeadSpec) else ()
+
+
 def _spec_of(part: Any) -> Any:
     return part.get_spec() if hasattr(part, "get_spec") else None
 
@@ -131,3 +142,31 @@ def _side_of(rack: nn.Module) -> tuple[str, ...]:
 def set_parameter(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
     owner, _, leaf = name.rpartition(".")
     module.get_submodule(owner).register_parameter(leaf, parameter)
+
+
+def named_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters, tied ones once, and persistent buffers, by canonical name."""
+    tensors: dict[str, torch.Tensor] = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    persistent = model.state_dict().keys()
+    return tensors | {name: buffer for name, buffer in model.named_buffers() if name in persistent}
+
+
+def load_named_tensors(model: nn.Module, saved: Mapping[str, torch.Tensor]) -> list[str]:
+    """Write `named_tensors` back into a model of the same names, shapes and dtypes.
+
+    Returns:
+        Every difference, as a sentence each; where there is one nothing is written.
+    """
+    own = named_tensors(model)
+    differences = [f"{name} is not among the saved tensors" for name in own if name not in saved]
+    differences += [f"{name} is saved and not in the model" for name in saved if name not in own]
+    differences += [
+        f"{name} is saved as {saved[name].dtype} {tuple(saved[name].shape)} and is {tensor.dtype} {tuple(tensor.shape)} in the model"
+        for name, tensor in own.items()
+        if name in saved and (saved[name].shape != tensor.shape or saved[name].dtype != tensor.dtype)
+    ]
+    if not differences:
+        with torch.no_grad():
+            for name, tensor in own.items():
+                tensor.copy_(saved[name])
+    return differences

@@ -46,6 +46,13 @@ class Part:
             return (self.id, self.given.make, _ordered(self.options))
         return (self.id, self.given if self.given is None else id(self.given), self.options)
 
+    @property
+    def plain_options(self) -> Mapping[str, Any]:
+        """The structure's options by name."""
+        if self.options is None or isinstance(self.options, Mapping):
+            return self.options or {}
+        return {a.name: getattr(self.options, a.name) for a in attrs.fields(type(self.options))}
+
     def options_at(self, t: float) -> Any:
         """The options with the values in force at t."""
         values = self.values_at(t)

@@ -8,7 +8,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from stackwise.checkpoint import WEIGHTS
+from stackwise.checkpoints.weights import WEIGHTS
 from stackwise.errors import UserError
 
 

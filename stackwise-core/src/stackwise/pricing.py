@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from fractions import Fraction
 
 import torch
 from attrs import Factory, define, frozen
@@ -22,21 +21,12 @@ from stackwise.contracts import ParameterGroup
 from stackwise.errors import ConfigError, Problem, ProviderError, SelectorError, StackwiseError, UserError
 from stackwise.phases import CompiledPhase, Part, TrainingState
 from stackwise.plan import Plan
-from stackwise.plan.extents import epochs_of
+from stackwise.plan.reads import Reads, declared_sizes, reads_of
 from stackwise.planes.model import ModelPlane
 from stackwise.planes.optimizer import group_parameters
 from stackwise.planes.transfer import ModelReceipt
 from stackwise.schedules import Curve
 from stackwise.specs import OptimizerSpec, TaskSpec, TensorSpec
-
-
-@frozen(kw_only=True)
-class SourcePrice:
-    """What a phase reads of one source: the declared share of every step, summed; what is delivered lies within one row of it."""
-
-    rows: float
-    epochs: float | None
-    """None where the source does not say its size before it is read."""
 
 
 @frozen(kw_only=True)
@@ -59,7 +49,7 @@ class PhasePrice:
     """Between what the declared reaction may multiply every learning rate; None: there is none."""
     receipt: ModelReceipt
     """What crossing into the phase does to the parameters, by name."""
-    sources: Mapping[str, SourcePrice]
+    sources: Mapping[str, Reads]
     """What is read of each source in the phase."""
 
 
@@ -72,8 +62,8 @@ def price(plan: Plan) -> tuple[PhasePrice, ...]:
     """
     shop = Workshop(plan, device="meta")
     plane = ModelPlane(shop.module, device=torch.device("meta"))
-    counted = _Counted()
-    return tuple(_price_phase(plan, phase, plane, shop, counted) for phase in plan.schedule)
+    walk = _Walk(plan, plane, shop)
+    return tuple(_price_phase(plan, phase, walk) for phase in plan.schedule)
 
 
 @define
@@ -89,32 +79,84 @@ class _Counted:
             self.computes, self.flops = computes, {}
 
 
-def _price_phase(plan: Plan, phase: CompiledPhase, plane: ModelPlane, shop: Workshop, counted: _Counted) -> PhasePrice:
+@frozen
+class _Figures:
+    """What a phase is charged for its model and its optimizer, whatever it is fed."""
+
+    parameters: int
+    trainable: int
+    optimizer_bytes: int | None
+    groups: frozenset[str]
+    """Names of the groups that take a parameter."""
+
+
+@define
+class _Walk:
+    """The model on the meta device, walked through the phases; one that declares the model of the phase before is not built again."""
+
+    plan: Plan
+    plane: ModelPlane
+    shop: Workshop
+    counted: _Counted = Factory(_Counted)
+    _model: object = None
+    _charged: object = None
+    _figures: _Figures | None = None
+
+    def enter(self, phase: CompiledPhase, state: TrainingState) -> ModelReceipt:
+        """Cross into a phase."""
+        declared = _declared_model(state)
+        if phase.enter.growth is None and not phase.enter.fresh and declared == self._model:
+            return ModelReceipt(adopted={name: name for name, _ in self.plane.model.named_parameters()})
+        self._model, self._charged = declared, None
+        growth = self.shop.growth(phase.enter.growth) if phase.enter.growth is not None else None
+        blocks = phase.transition.blocks if phase.transition is not None else {}
+        with _placed_at(self.plan.experiment.phases[phase.index], "model.freeze"):
+            return self.plane.enter(state.model, step=phase.start, blocks=blocks, growth=growth, enter=phase.enter)
+
+    def figures(self, phase: CompiledPhase, state: TrainingState) -> _Figures:
+        """The figures of the phase that was entered last."""
+        charged = state.optimizer.part.structure, [(group.name, group.select) for group in state.optimizer.groups]
+        if self._figures is None or charged != self._charged:
+            trainable, first = self.plane.trainable(), self.plan.schedule.clock.t(phase.start)
+            with _placed_at(self.plan.experiment.phases[phase.index], "optimizer.groups"):
+                frozen = [name for name, _ in self.plane.model.named_parameters() if name not in trainable]
+                groups = group_parameters(state.optimizer, trainable, first, frozen=frozen)
+            self._charged = charged
+            self._figures = _Figures(
+                parameters=sum(p.numel() for p in self.plane.model.parameters()),
+                trainable=sum(p.numel() for p in trainable.values()),
+                optimizer_bytes=_optimizer_bytes(self.plan, phase, groups),
+                groups=frozenset(group.name for group in groups),
+            )
+        return self._figures
+
+
+def _declared_model(state: TrainingState) -> object:
+    """What the model is built from; values of options that follow time cost nothing."""
+    model = state.model
+    adapters = [(junction, part) for junction, parts in model.adapters.items() for part in parts]
+    parts = [(role, getattr(model, role)) for role in ("embedding", "rack", "head")] + adapters
+    beside = [(name, declared.select, declared.part.structure) for name, declared in model.weight_adapters.items()]
+    return [(role, part.structure, sorted(part.curves)) for role, part in parts], beside, model.precision, model.freeze, model.bridges
+
+
+def _price_phase(plan: Plan, phase: CompiledPhase, walk: _Walk) -> PhasePrice:
     state = phase.state
     assert state is not None  # a plan's phases are declared
-    growth = shop.growth(phase.enter.growth) if phase.enter.growth is not None else None
-    clock = plan.schedule.clock
+    clock, joined = plan.schedule.clock, plan.joined[phase.index]
     first, last = clock.t(phase.start), clock.t(phase.stop - 1)
-    blocks = phase.transition.blocks if phase.transition is not None else {}
-    declared = plan.experiment.phases[phase.index]
-    with _placed_at(declared, "model.freeze"):
-        receipt = plane.enter(state.model, step=phase.start, blocks=blocks, growth=growth, enter=phase.enter)
-    with _placed_at(declared, "optimizer.groups"):
-        trainable = plane.trainable()
-        frozen = [name for name, _ in plane.model.named_parameters() if name not in trainable]
-        groups = group_parameters(state.optimizer, trainable, first, frozen=frozen)
-    lr = _lr(state, {group.name for group in groups})
-    scale = state.optimizer.lr_factor(sum(p.numel() for p in plane.model.parameters()))
+    receipt, figures = walk.enter(phase, state), walk.figures(phase, state)
+    lr, scale = _lr(state, figures.groups), state.optimizer.lr_factor(figures.parameters)
     return PhasePrice(
         name=phase.name,
         steps=phase.stop - phase.start,
         tokens=clock.tokens(phase.stop) - clock.tokens(phase.start),
         stacks=state.model.stacks,
-        parameters=sum(p.numel() for p in plane.model.parameters()),
-        trainable=sum(p.numel() for p in plane.trainable().values()),
-        optimizer_bytes=_optimizer_bytes(plan, phase, groups),
-        flops=_flops(plan, phase, plane.model, counted),
-        sources=_sources(plan, phase),
+        parameters=figures.parameters,
+        trainable=figures.trainable,
+        optimizer_bytes=figures.optimizer_bytes,
+        flops=_flops(plan, phase, walk.plane.model, walk.counted),
+        sources=reads_of(phase, joined, clock, declared_sizes(joined)),
         lr=None if lr is None else (scale * lr(first), scale * lr(last)),
         envelope=_envelope(state.optimizer.reaction),
         receipt=receipt,
@@ -123,14 +165,18 @@ def _price_phase(plan: Plan, phase: CompiledPhase, plane: ModelPlane, shop: Work
 
 @contextmanager
 def _placed_at(phase: PhaseConfig, path: str) -> Iterator[None]:
-    """A selector that matches nothing is told with the place it was written at."""
+    """What is found wrong is told with the place it was written at; a selector's is `path`, another's where growth is declared."""
     try:
         yield
     except SelectorError as error:
         raise ConfigError([Problem(str(error), path, phase.locate(path))]) from None
+    except UserError as error:
+        if phase.enter.growth is None or isinstance(error, ConfigError):
+            raise
+        raise ConfigError([Problem(str(error), "enter.growth", phase.locate("enter.growth"))]) from error
 
 
-def _lr(state: TrainingState, taken: set[str]) -> Curve | None:
+def _lr(state: TrainingState, taken: frozenset[str]) -> Curve | None:
     """The curve of the parameters that no group takes, of the first group where groups take them all; what the log reports."""
     groups = [group for group in state.optimizer.groups if group.name in taken]
     told = next((group for group in groups if group.name == "default"), groups[0])
@@ -175,7 +221,7 @@ def _flops(plan: Plan, phase: CompiledPhase, model: nn.Module, known: _Counted) 
     total = 0
     for (rows, length), times in counted.items():
         if (rows, length) not in known.flops:
-            known.flops[rows, length] = _batch_flops(plan, phase, model, {"batch": rows, "time": length})
+            known.flops[rows, length] = _batch_flops(plan, phase, model, {"batch": rows, "time": length, "source": length})
         flops = known.flops[rows, length]
         if flops is None:
             return None
@@ -216,42 +262,6 @@ def _batch_flops(plan: Plan, phase: CompiledPhase, model: nn.Module, runtime: Ma
     for parameter in model.parameters():
         parameter.grad = None
     return counter.get_total_flops()
-
-
-def _sources(plan: Plan, phase: CompiledPhase) -> dict[str, SourcePrice]:
-    """The declared shares of every step of a phase, summed by source."""
-    state, drafts, clock = phase.state, plan.joined[phase.index].drafts, plan.schedule.clock
-    if state is None:
-        return {}
-    task = drafts.task.spec
-    lookahead = task.lookahead if isinstance(task, TaskSpec) else 0
-    rows = dict.fromkeys(state.data.sources, 0.0)
-    epochs: dict[str, float | None] = dict.fromkeys(state.data.sources, 0.0)
-    sizes = {name: draft.epoch_size for name, draft in drafts.sources.items()}
-    steady = all(curve.is_constant for curve in state.data.mix.values())
-    starts = [*(start for start, _ in state.data.shapes), phase.stop]
-    for (start, shape), stop in zip(state.data.shapes, starts[1:], strict=True):
-        if shape.rows is None:
-            return {}
-        shares = _shares(state.data.mix, [clock.t(start)] if steady else [t for _, t, *_ in clock.times(start, stop)])
-        for name, share in shares.items():
-            read = share * (stop - start) * shape.rows
-            rows[name] += read
-            part = epochs_of(Fraction(read), shape, sizes[name], lookahead)
-            known = epochs[name]
-            epochs[name] = None if part is None or known is None else known + float(part)
-    return {name: SourcePrice(rows=rows[name], epochs=epochs[name]) for name in rows}
-
-
-def _shares(mix: Mapping[str, Curve], times: list[float]) -> dict[str, float]:
-    """Mean share of each source over some instants."""
-    sums = dict.fromkeys(mix, 0.0)
-    for t in times:
-        weights = {name: curve(t) for name, curve in mix.items()}
-        total = sum(weights.values()) or 1.0
-        for name, weight in weights.items():
-            sums[name] += weight / total
-    return {name: value / len(times) for name, value in sums.items()}
 
 
 def _fault(rack: Part) -> type[UserError] | type[ProviderError]:

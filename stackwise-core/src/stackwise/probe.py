@@ -42,7 +42,7 @@ def judge(batch: Batch, model: nn.Module, objective: Objective, placement: Place
         with torch.inference_mode(), placement.forward_context():
             prepared = objective.task.prepare(batch, moment, generator)
             outputs = model(prepared)
-            total, weight, _ = objective.task.loss(outputs, prepared)
+            total, weight, _ = objective.judge(outputs, prepared)
     finally:
         for module, mode in modes.items():
             module.training = mode

@@ -7,7 +7,18 @@ import sys
 from time import monotonic
 from typing import TextIO
 
-from stackwise.events import Evaluated, Event, PhaseEntered, Reacted, RunFinished, RunStarted, StepDone
+from stackwise.events import (
+    CheckpointRefused,
+    ConfigChanged,
+    Evaluated,
+    Event,
+    PhaseEntered,
+    Reacted,
+    Rewound,
+    RunFinished,
+    RunStarted,
+    StepDone,
+)
 from stackwise.phases import PhaseSchedule
 
 LINE_EVERY_S = 5.0
@@ -32,6 +43,7 @@ class Progress:
         self._full, self._empty, self._edge = ("━", "─", "┃") if "utf" in encoding else ("=", "-", "|")
         self._shown = self._first = 0.0
         self._speed = 0.0
+        self._begun_at = 0
         self._window: tuple[float, int] = (0.0, 0)
         self._seconds = 0.0
         """Of training, evaluation left out."""
@@ -41,18 +53,31 @@ class Progress:
         if isinstance(event, StepDone):
             self._step(event)
         elif isinstance(event, RunStarted):
-            self._line(f"run   {event.steps:,} steps on {event.device}, {event.precision}")
+            self._begin(event)
             for bridge in event.bridges:
-                self._line(f"      bridged {bridge}")
+                self.say(f"      bridged {bridge}")
         elif isinstance(event, PhaseEntered):
-            self._line(self._entered(event))
+            self.say(self._entered(event))
         elif isinstance(event, Evaluated):
             metrics = "  ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in event.metrics.items())
-            self._line(f"      {event.phase} {event.step}/{self._schedule.steps}  {event.name} ({event.at})  {metrics}")
+            self.say(f"      {event.phase} {event.step}/{self._schedule.steps}  {event.name} ({event.at})  {metrics}")
         elif isinstance(event, Reacted):
-            self._line(f"      step {event.step}: learning rates × {event.factor:g} (were × {event.factor_before:g}): {event.why}")
+            self.say(f"      step {event.step}: learning rates × {event.factor:g} (were × {event.factor_before:g}): {event.why}")
+        elif isinstance(event, ConfigChanged):
+            self.say(f"      from step {event.step} on  {event.key}: {event.before} → {event.after}")
+        elif isinstance(event, CheckpointRefused):
+            self.say(f"      step {event.step}: no checkpoint, because {event.why}")
+        elif isinstance(event, Rewound):
+            self.say(f"      back from step {event.halted_at} to {event.step}, passing over the data in between: {event.why}")
         elif isinstance(event, RunFinished):
             self._clear()
+
+    def _begin(self, event: RunStarted) -> None:
+        """Rates and remaining time count from here: steps done before belong to another process or another try."""
+        left = f"{event.steps - event.step:,} of {event.steps:,}" if event.step else f"{event.steps:,}"
+        self.say(f"run   {left} steps on {event.device}, {event.precision}")
+        self._begun_at, self._first = event.step, 0.0
+        self._window = (self._seconds, self._schedule.clock.tokens(event.step))
 
     def _step(self, event: StepDone) -> None:
         now = monotonic()
@@ -60,7 +85,7 @@ class Progress:
             self._first = self._shown = now
         self._seconds += event.seconds
         if event.skipped:
-            self._line(f"      step {event.step}: loss {event.loss} or gradient {event.grad_norm} is not finite; nothing was changed")
+            self.say(f"      step {event.step}: loss {event.loss} or gradient {event.grad_norm} is not finite; nothing was changed")
         if now - self._shown < (REDRAW_EVERY_S if self._live else LINE_EVERY_S):
             return
         self._shown = now
@@ -73,7 +98,7 @@ class Progress:
             self._stream.write("\r\x1b[2K" + self._live_line(event.step + 1, text))
             self._stream.flush()
         else:
-            self._line(text)
+            self.say(text)
 
     def _live_line(self, done: int, text: str) -> str:
         """Bar and text in less than the terminal's width, because a line that wraps is not erased; the text alone where it is narrow."""
@@ -86,7 +111,7 @@ class Progress:
 
     def _text(self, event: StepDone, now: float) -> str:
         done = event.step + 1
-        left = (now - self._first) / max(done - 1, 1) * (self._schedule.steps - done)
+        left = (now - self._first) / max(done - self._begun_at - 1, 1) * (self._schedule.steps - done)
         speed = f"  {self._speed:,.0f} tokens/s" if self._speed else ""
         return f"{event.phase} {done}/{self._schedule.steps}  loss {event.loss:.4f}  lr {event.lr:.2e}{speed}  {_clock(left)} left"
 
@@ -113,7 +138,8 @@ class Progress:
             probe += "" if event.probe_change is None else f", largest change of an output {event.probe_change:.2g}"
         return f"{text}; {carried}; {moments}{probe}; {event.seconds:.2f} s"
 
-    def _line(self, text: str) -> None:
+    def say(self, text: str) -> None:
+        """One line, above the bar where there is one."""
         self._clear()
         encoding = getattr(self._stream, "encoding", None) or "ascii"
         self._stream.write(text.encode(encoding, "replace").decode(encoding) + "\n")

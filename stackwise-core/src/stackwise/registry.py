@@ -6,15 +6,16 @@ A broken provider is data here; it becomes an error only for whoever asks for on
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 from warnings import warn
 
 import attrs
-from attrs import field, frozen
+from attrs import define, field, frozen
 
+from stackwise.admission import ProviderList, refusal
 from stackwise.contracts import Component, Kind
 from stackwise.errors import ProviderError, UnknownComponentError, did_you_mean, near_names
 from stackwise.isolation import guarded
@@ -123,20 +124,61 @@ class Provider:
 
 
 @frozen
-class Registry:
-    """All providers found, and the components of the working ones by kind and id."""
+class Pending:
+    """A provider name before anything of it is imported: who claims it by their metadata, and what loads it."""
 
-    providers: tuple[Provider, ...]
-    _index: dict[tuple[Kind, str], Registered] = field(init=False, repr=False, eq=False)
+    claimants: tuple[Provider, ...]
+    load: Callable[[], tuple[Provider, ...]]
+
+    def refused(self, reason: str) -> Pending:
+        """The same name, never to be imported."""
+        left_out = tuple(attrs.evolve(p, refused=True, status=reason, components=()) for p in self.claimants)
+        return Pending(left_out, lambda: left_out)
+
+
+@define
+class Registry:
+    """All providers found, and the components of the working ones by kind and id.
+
+    Args:
+        found: providers that are loaded.
+        pending: provider name → what loads it, called at most once and only when the name is asked for.
+    """
+
+    _found: tuple[Provider, ...] = ()
+    _pending: Mapping[str, Pending] = field(factory=dict, kw_only=True)
+    _known: dict[str, tuple[Provider, ...]] = field(init=False, repr=False, eq=False)
 
     def __attrs_post_init__(self) -> None:
-        clashing = self._clashing()
-        usable = (p for p in self.providers if p.ok and p.name not in clashing)
-        object.__setattr__(self, "_index", {(c.kind, c.id): c for p in usable for c in p.components})
+        names = dict.fromkeys(p.name for p in self._found)
+        self._known = {name: tuple(p for p in self._found if p.name == name) for name in names}
+
+    def under(self, lists: Iterable[ProviderList]) -> Registry:
+        """The same registry, in which these lists are observed: what they refuse is not imported."""
+        lists = tuple(lists)
+        if not lists:
+            return self
+        known = {name: Pending(claimants, lambda c=claimants: c) for name, claimants in self._known.items() if claimants}  # type: ignore[misc]
+        pending = {**self._pending, **known}
+        reasons = {name: refusal(name, lists) for name in pending}
+        return Registry(pending={name: p if (told := reasons[name]) is None else p.refused(told) for name, p in pending.items()})
+
+    @property
+    def providers(self) -> tuple[Provider, ...]:
+        """Every provider, by name; this loads them all."""
+        return tuple(p for name in sorted({*self._known, *self._pending}) for p in self.claimants(name))
+
+    def claimants(self, name: str) -> tuple[Provider, ...]:
+        """The providers of that name: none, one, or several that are in each other's way."""
+        if name not in self._known:
+            pending = self._pending.get(name)
+            self._known[name] = pending.load() if pending is not None else ()
+        return self._known[name]
 
     def __iter__(self) -> Iterator[Registered]:
-        """Every usable component, by kind and then id."""
-        return iter(sorted(self._index.values(), key=lambda c: (KINDS.index(c.kind), c.id)))
+        """Every usable component, by kind and then id; this loads every provider."""
+        usable = [c for name in sorted({p.name for p in self.providers}) for c in self._usable(name)]
+        return iter(sorted(usable, key=lambda c: (KINDS.index(c.kind), c.id)))
 
     def of_kind(self, kind: Kind) -> tuple[Registered, ...]:
         """The usable components of one kind, by id."""
@@ -144,11 +186,16 @@ class Registry:
 
     def named(self, id: str) -> tuple[Registered, ...]:
         """The usable components with this id, one a kind at most."""
-        return tuple(c for c in self if c.id == id)
+        found = [c for c in self._usable(id.partition(".")[0]) if c.id == id]
+        return tuple(sorted(found, key=lambda c: KINDS.index(c.kind)))
 
     def provider(self, name: str) -> Provider | None:
         """The provider of that name; of several the first; None when none is installed."""
-        return next((p for p in self.providers if p.name == name), None)
+        return next(iter(self.claimants(name)), None)
+
+    def _usable(self, name: str) -> tuple[Registered, ...]:
+        claimants = self.claimants(name)
+        return claimants[0].components if len(claimants) == 1 and claimants[0].ok else ()
 
     def get(self, kind: Kind, id: str) -> Registered:
         """The component of that kind and id.
@@ -157,8 +204,9 @@ class Registry:
             UnknownComponentError: nothing installed offers it; the sentence says what is near and what may be missing.
             ProviderError: its provider is installed but broken, or two distributions claim the provider's name.
         """
-        if (found := self._index.get((kind, id))) is not None:
-            return found
+        for found in self._usable(id.partition(".")[0]):
+            if (found.kind, found.id) == (kind, id):
+                return found
         self.check_provider(id)
         raise self.unknown(kind, id)
 
@@ -170,8 +218,8 @@ class Registry:
             UnknownComponentError: the provider was left out by the caller's allow or block list.
         """
         name = id.partition(".")[0]
-        claimants = [p for p in self.providers if p.name == name]
-        if name in self._clashing():
+        claimants = self.claimants(name)
+        if len(claimants) > 1:
             raise ProviderError(
                 f"'{id}' cannot be resolved: {clash_sentence(name, claimants)}", provider=name, distribution=claimants[0].distribution
             )
@@ -206,10 +254,6 @@ class Registry:
             f"unknown {what} '{id}': no provider '{provider}' is installed{guess} "
             f"If the name is right, install its distribution, by convention: pip install stackwise-providers-{provider}"
         )
-
-    def _clashing(self) -> set[str]:
-        names = [p.name for p in self.providers]
-        return {name for name in names if names.count(name) > 1}
 
 
 def fault_of(error: Exception, providers: Iterable[Provider]) -> ProviderError | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from attrs import define, field
 
@@ -32,6 +32,14 @@ class Summary:
     phases: list[PhaseLine] = field(factory=list)
     finished: RunFinished | None = None
     _tokens: int = 0
+
+    @classmethod
+    def of(cls, events: Iterable[Event]) -> Summary:
+        """The summary of events that have happened."""
+        summary = cls()
+        for event in events:
+            summary(event)
+        return summary
 
     def __call__(self, event: Event) -> None:
         """Take one event in."""

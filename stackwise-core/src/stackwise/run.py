@@ -1,27 +1,37 @@
-"""One run from config to final weights; it reads straight down."""
+"""A run from config to final weights, begun, gone on with, or branched from another; it reads straight down."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
-import attrs
 from attrs import frozen
 
 from stackwise import config
+from stackwise.amendments import amend
 from stackwise.assembly import assemble
-from stackwise.checkpoint import save_weights
+from stackwise.checkpoints import Checkpoint, CheckpointStore, save_weights, step_of
+from stackwise.config import Experiment
 from stackwise.describe import plan_as_json
 from stackwise.discovery import discover
-from stackwise.errors import StackwiseError
+from stackwise.errors import RunStopped, StackwiseError, UserError
+from stackwise.events import ConfigChanged
+from stackwise.exports import describe_model
 from stackwise.machine import TrainingMachine
 from stackwise.plan import Plan, make_plan
 from stackwise.pricing import price
 from stackwise.progress import Progress
 from stackwise.registry import fault_of
 from stackwise.report import Summary
-from stackwise.rundir import RunDirectory
+from stackwise.resumption import Described, Origin, changed_versions, check_fingerprints, named_config
+from stackwise.run_loop import RunLoop
+from stackwise.rundir import CHECKPOINTS, CONFIG, FINAL, RunDirectory
+from stackwise.time import Duration
+
+Resume = Literal["never", "auto", "must"]
+FINISHED = "finished"
 
 
 @frozen
@@ -30,70 +40,257 @@ class Result:
 
     directory: Path
     summary: Summary
+    finished_before: bool = False
+    """Whether there was nothing left to do."""
 
 
-def run(path: Path, overrides: Sequence[str] = (), output: Path | None = None, stream: TextIO | None = None) -> Result:
+def run(
+    path: Path, overrides: Sequence[str] = (), output: Path | None = None, stream: TextIO | None = None, resume: Resume = "never"
+) -> Result:
     """Train what a config declares.
 
     Args:
         path: the config.
         overrides: `--set` assignments (`run.horizon=4 steps`).
-        output: the run directory, which must not exist; `runs/<name>-NNN` when left out.
+        output: the run directory, which must not exist unless the run is to go on; `runs/<name>-NNN` when left out.
         stream: where progress goes; standard error when left out.
+        resume: whether to go on with the run at `output`, or the newest of this name: never, where there is one, or always.
 
     Raises:
         ConfigError: mistakes in the config.
         DataError: data that cannot be trained on.
         ProviderError: a component that broke its contract.
         TrainingHalted: too many steps in a row were not finite.
+        RunStopped: a signal asked for it.
     """
     experiment = config.load(path, overrides)
+    if resume != "never":
+        experiment.check()
+        if (found := _existing(output, experiment.run.name)) is not None:
+            return _go_on(found, experiment, stream)
+        if resume == "must":
+            where = output if output is not None else f"runs/{experiment.run.name}-NNN"
+            raise UserError(f"there is no run at {where} to go on with: leave --resume out to begin one")
     plan = make_plan(experiment, discover())
-    prices = price(plan)
     machine = assemble(plan)
     directory = RunDirectory.create(output, experiment.run.name)
-    directory.write_config(experiment.resolved)
-    directory.write_json("plan", plan_as_json(plan, prices))
-    summary = Summary()
-    progress = Progress(plan.schedule, stream)
-    status = "failed"
+    return _train(_loop(plan, machine, directory, Progress(plan.schedule, stream)))
+
+
+def resume(directory: Path, overrides: Sequence[str] = (), stream: TextIO | None = None) -> Result:
+    """Go on with a run from its newest valid checkpoint, by its own config.
+
+    Args:
+        directory: the run directory.
+        overrides: `--set` assignments for what is still to come.
+        stream: where progress goes; standard error when left out.
+
+    Raises:
+        ConfigError: an assignment that would change what steps that are done were declared by.
+        UserError: no run directory, or another process writes there.
+        DataError: the data changed.
+    """
+    return _go_on(directory, config.load(_config_of(directory), overrides), stream)
+
+
+def branch(directory: Path, at: str, overrides: Sequence[str] = (), output: Path | None = None, stream: TextIO | None = None) -> Result:
+    """Begin a run in the middle of another: its past is shared, its future is its own.
+
+    Args:
+        directory: the run to branch from; it is only read, and may be running.
+        at: a share of it (`85%`), a step (`step 640`), or a checkpoint's name; a share means the newest checkpoint up to there.
+        overrides: `--set` assignments for what is to come.
+        output: the new run directory, which must not exist; `runs/<name>-NNN` when left out.
+        stream: where progress goes; standard error when left out.
+
+    Raises:
+        ConfigError: an assignment that would change the past.
+        UserError: there is no checkpoint there.
+    """
+    checkpoint = _checkpoint_at(CheckpointStore(directory / CHECKPOINTS), at, directory)
+    rest = _Rest.after(checkpoint, config.load(_config_of(directory), overrides))
+    machine = rest.machine()
+    made = RunDirectory.create(output, rest.plan.experiment.run.name)
+    origin = Origin(run=str(directory), step=checkpoint.step, sha256=sha256((checkpoint.path / "manifest.json").read_bytes()).hexdigest())
+    progress = Progress(rest.plan.schedule, stream)
+    progress.say(f"branch {made.path} from {directory} at step {checkpoint.step:,} of {rest.plan.schedule.steps:,}")
+    made.cut(checkpoint.step, of=directory)
+    loop = _loop(rest.plan, machine, made, progress, origin.as_json())
+    tensors, document = machine.state()
+    loop.store.save(checkpoint.step, tensors, {**loop.about(), "machine": document}, pin="branch")
+    return _train(loop, rest)
+
+
+def _go_on(path: Path, experiment: Experiment, stream: TextIO | None) -> Result:
+    """Everything that can be refused is, before anything in the directory changes."""
+    directory = RunDirectory.open(path)
     try:
-        for event in machine.train():
-            directory(event)
-            summary(event)
-            progress(event)
-        save_weights(machine.model.model, directory.path / "final", _about(plan, machine))
-        status = "finished"
+        checkpoint, skipped = CheckpointStore(path / CHECKPOINTS).newest()
+        rest = _Rest.after(checkpoint, experiment)
+        if directory.status().get("status") == FINISHED and rest.step >= rest.plan.schedule.steps:
+            return Result(path, Summary.of(directory.history()), finished_before=True)
+        machine = rest.machine()
+        progress = Progress(rest.plan.schedule, stream)
+        for each in skipped:
+            progress.say(f"      checkpoint {each.name} is passed over: {each.reason}")
+        from_ = f"checkpoint {checkpoint.name}" if checkpoint is not None else "the beginning, as there is no checkpoint"
+        progress.say(f"resume {path} at step {rest.step:,} of {rest.plan.schedule.steps:,}, from {from_}")
+        directory.cut(rest.step)
+        loop = _loop(rest.plan, machine, directory, progress, rest.parent)
+    except BaseException:
+        directory.close()
+        raise
+    return _train(loop, rest)
+
+
+@frozen
+class _Rest:
+    """What is left of a run: planned, and nothing on disk touched."""
+
+    plan: Plan
+    checkpoint: Checkpoint | None = None
+    saved: Described | None = None
+    changes: Sequence[ConfigChanged] = ()
+
+    @classmethod
+    def after(cls, checkpoint: Checkpoint | None, experiment: Experiment) -> _Rest:
+        """The plan of a config behind what a checkpoint has done."""
+        registry = discover()
+        if checkpoint is None:
+            return cls(make_plan(experiment, registry))
+        saved = Described.read(checkpoint.document)
+        plan, changes = amend(config.experiment(saved.config), experiment, saved.past, registry)
+        return cls(plan, checkpoint, saved, changes)
+
+    @property
+    def step(self) -> int:
+        """The first step that is left."""
+        return self.checkpoint.step if self.checkpoint is not None else 0
+
+    @property
+    def parent(self) -> Mapping[str, Any] | None:
+        """The checkpoint of another run that this one was branched from."""
+        return self.saved.parent if self.saved is not None else None
+
+    def notes(self) -> list[str]:
+        """What else is not as it was."""
+        return changed_versions(self.saved.versions, self.plan) if self.saved is not None else []
+
+    def machine(self) -> TrainingMachine:
+        """The machine at the step to go on from."""
+        self.notes()
+        machine = assemble(self.plan)
+        if self.checkpoint is None or self.saved is None:
+            return machine
+        try:
+            machine.restore(self.checkpoint.load_tensors(), self.saved.machine)
+            check_fingerprints(self.saved.fingerprints, machine)
+        except BaseException:
+            machine.data.end()
+            raise
+        return machine
+
+
+def _loop(
+    plan: Plan, machine: TrainingMachine, directory: RunDirectory, progress: Progress, parent: Mapping[str, Any] | None = None
+) -> RunLoop:
+    """The loop of a run; its config and plan are written."""
+    prices = price(plan)
+    directory.write_config(named_config(plan))
+    directory.write_json("plan", plan_as_json(plan, prices))
+    declared = plan.experiment.run.checkpoint
+    store = CheckpointStore(directory.path / CHECKPOINTS, keep_last=declared.keep_last, best=declared.best_metric, pins={machine.step})
+    return RunLoop(plan=plan, machine=machine, directory=directory, store=store, progress=progress, parent=parent)
+
+
+def _train(loop: RunLoop, rest: _Rest | None = None) -> Result:
+    """Train to the end, write the final weights, and say in `status.json` how it ended."""
+    directory, status = loop.directory, "failed"
+    _write_status(loop, "running")
+    try:
+        for note in rest.notes() if rest is not None else ():
+            loop.progress.say(f"      {note}")
+        for change in rest.changes if rest is not None else ():
+            loop.tell(change)
+        machine = loop.train()
+        save_weights(machine.model.model, directory.path / FINAL, _about(loop.plan, machine))
+        status = FINISHED
     except KeyboardInterrupt:
         status = "interrupted"
+        raise
+    except RunStopped as error:
+        status = f"stopped by {error.by.name}"
         raise
     except StackwiseError as error:
         status = f"failed: {error}"
         raise
     except Exception as error:
-        fault = fault_of(error, plan.providers)
+        fault = fault_of(error, loop.plan.providers)
         status = f"failed: {fault or error}"
         if fault is None:
             raise
         raise fault from error
     finally:
-        directory.write_json("status", {"status": status, "steps": machine.step, "data": machine.data.ledger()})
+        _write_status(loop, status)
         directory.close()
-    return Result(directory.path, summary)
+    return Result(directory.path, loop.summary)
+
+
+def _write_status(loop: RunLoop, status: str) -> None:
+    ledger, parent = loop.machine.data.ledger(), {} if loop.parent is None else {"parent": loop.parent}
+    loop.directory.write_json("status", {"status": status, "steps": loop.machine.step, "data": ledger, **parent})
+
+
+def _existing(output: Path | None, name: str) -> Path | None:
+    """The run to go on with: at `output`, or the newest of this name."""
+    if output is not None:
+        return output if output.exists() else None
+    numbered = [path for path in Path("runs").glob(f"{name}-*") if path.name.removeprefix(f"{name}-").isdecimal()]
+    return max(numbered, key=lambda path: int(path.name.removeprefix(f"{name}-")), default=None)
+
+
+def _config_of(directory: Path) -> Path:
+    """A run directory's own config.
+
+    Raises:
+        UserError: it is no run directory.
+    """
+    if not (directory / CONFIG).is_file():
+        raise UserError(f"{directory} is no run directory: there is no {CONFIG} in it")
+    return directory / CONFIG
+
+
+def _checkpoint_at(store: CheckpointStore, at: str, directory: Path) -> Checkpoint:
+    """The checkpoint that `--at` names.
+
+    Raises:
+        UserError: it names none that is there.
+    """
+    known = [step_of(name) for name in store.names()]
+    there = ", ".join(map(str, known)) or "none"
+    if at in store.names():
+        return store.at(step_of(at))
+    number = at.removeprefix("step").strip()
+    if number.isdecimal():
+        return store.at(int(number))
+    share = Duration.parse(at)
+    newest, _ = store.newest()
+    if newest is None:
+        raise UserError(f"{directory} has no whole checkpoint to branch from")
+    limit = Described.read(newest.document).past.clock.step_of(share)
+    below = [step for step in known if step <= limit]
+    if not below:
+        raise UserError(f"{directory} has no checkpoint up to step {limit} ({at}); there are those of steps {there}")
+    return store.at(below[-1])
 
 
 def _about(plan: Plan, machine: TrainingMachine) -> dict[str, Any]:
     state = plan.schedule.phases[-1].state
     assert state is not None  # a plan's phases are declared
-    parts = {role: getattr(state.model, role) for role in ("embedding", "rack", "head")}
     return {
         "step": machine.step,
-        "parts": {role: {"use": part.id, "options": _plain(part.options_at(1.0))} for role, part in parts.items()},
+        **describe_model(state.model, 1.0, machine.model.model),
         "data": machine.data.fingerprints(),
         "providers": {provider.name: f"{provider.distribution} {provider.version}" for provider in plan.providers},
+        "provider_files": {provider.name: provider.file_digest() for provider in plan.providers},
     }
-
-
-def _plain(options: Any) -> Any:
-    """Options as JSON can hold them; what it cannot is written as text."""
-    return attrs.asdict(options) if attrs.has(type(options)) else {key: str(value) for key, value in options.items()} if options else {}

@@ -18,7 +18,8 @@ class Sizes:
         self._parent: dict[Variable, Variable] = {}
         self._size: dict[Variable, int] = {}
         self._origin: dict[Variable, Variable] = {}
-        self._limits: list[tuple[Term, Term]] = []
+        self._limits: list[tuple[Term, Term, int]] = []
+        self._reaches: list[tuple[Term, Term, int]] = []
 
     def fix(self, variable: Variable, size: int) -> None:
         """Declare the size of a variable before it is joined to others."""
@@ -45,13 +46,24 @@ class Sizes:
 
     def limit(self, delivered: Term, accepted: Term) -> None:
         """Ask that `delivered` <= `accepted`."""
-        self._limits.append((delivered, accepted))
+        self._limits.append((delivered, accepted, 0))
+
+    def reach(self, lower: Term, upper: Term, margin: int) -> None:
+        """Ask that `lower` + `margin` <= `upper`; the upper one says the lower one's size only where nothing else does."""
+        self._reaches.append((lower, upper, margin))
 
     def settle(self) -> None:
         """Fill what only bounds say: a delivered bound takes the smallest accepted one (a task speaks of the whole vocabulary that
         the embedding was given), failing that an accepted bound the largest delivered one."""
-        upward = [(above, below) for below, above in self._limits]
-        while self._fill(self._limits, min, whole=False) or self._fill(upward, max, whole=True) or self._fill(upward, max, whole=False):
+        downward = [(below, above, -margin) for below, above, margin in self._limits]
+        upward = [(above, below, margin) for below, above, margin in (*self._limits, *self._reaches)]
+        last = [(below, above, -margin) for below, above, margin in self._reaches]
+        while (
+            self._fill(downward, min, whole=False)
+            or self._fill(upward, max, whole=True)
+            or self._fill(upward, max, whole=False)
+            or self._fill(last, min, whole=False)
+        ):
             pass
 
     def size(self, term: Term) -> int | None:
@@ -68,7 +80,11 @@ class Sizes:
 
     def reached(self, variable: Variable, others: Iterable[Variable]) -> list[Variable]:
         """Those of `others` whose sizes could say something about `variable`, through equalities and bounds."""
-        pairs = [(self._root(a), self._root(b)) for a, b in self._limits if not isinstance(a, int) and not isinstance(b, int)]
+        pairs = [
+            (self._root(a), self._root(b))
+            for a, b, _ in (*self._limits, *self._reaches)
+            if not isinstance(a, int) and not isinstance(b, int)
+        ]
         roots, grown = {self._root(variable)}, True
         while grown:
             near = {root for pair in pairs if roots.intersection(pair) for root in pair}
@@ -76,15 +92,15 @@ class Sizes:
             roots |= near
         return [other for other in others if self._root(other) in roots]
 
-    def _fill(self, pairs: list[tuple[Term, Term]], choose: Callable[[list[int]], int], *, whole: bool) -> bool:
+    def _fill(self, pairs: list[tuple[Term, Term, int]], choose: Callable[[list[int]], int], *, whole: bool) -> bool:
         """Size one class from the terms on the other side of its bounds; `whole` waits until all of them are known."""
-        wanted: dict[Variable, list[Term]] = {}
-        for open_term, other in pairs:
+        wanted: dict[Variable, list[tuple[Term, int]]] = {}
+        for open_term, other, shift in pairs:
             if not isinstance(open_term, int) and self.size(open_term) is None:
-                wanted.setdefault(self._root(open_term), []).append(other)
+                wanted.setdefault(self._root(open_term), []).append((other, shift))
         for root, others in wanted.items():
-            known = {size: other for other in others if (size := self.size(other)) is not None}
-            if known and not (whole and any(self.size(other) is None for other in others)):
+            known = {size + shift: other for other, shift in others if (size := self.size(other)) is not None}
+            if known and not (whole and any(self.size(other) is None for other, _ in others)):
                 size = choose(list(known))
                 self._set(root, size, self.origin(known[size]) or root)
                 return True

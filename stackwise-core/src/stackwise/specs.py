@@ -13,8 +13,8 @@ from attrs import Factory, field, frozen
 Dim = str | int
 """A named dimension, or a fixed size."""
 
-RUNTIME_DIMS = frozenset({"batch", "time"})
-"""Dimensions that the data plane's requests decide at every step; never unified to one number."""
+RUNTIME_DIMS = frozenset({"batch", "time", "source"})
+"""Dimensions that the data plane's requests decide at every step, `source` being the time of a second row; never unified to one number."""
 
 
 def _dims(value: str | tuple[Dim, ...]) -> tuple[Dim, ...]:
@@ -63,6 +63,8 @@ class EpochSize:
 
     rows: int | None = None
     entries: int | None = None
+    repeats: bool = True
+    """Whether another epoch follows; a run that asks for more of a source that does not repeat is refused before it begins."""
 
 
 @frozen(kw_only=True)
@@ -93,6 +95,8 @@ class RackSpec:
     output: TensorSpec = HIDDEN
     side: Mapping[str, TensorSpec] = Factory(dict)
     """Side inputs that `forward` accepts by keyword; each is passed when the batch has it."""
+    needs: tuple[str, ...] = ()
+    """Those of them that `forward` does not run without."""
     attention: tuple[str, ...] = ()
     """Attention modes it offers (`causal`, `bidirectional`); empty: it has none and asks for none."""
     stacks: Mapping[str, int] = Factory(dict)
@@ -109,8 +113,22 @@ class HeadSpec:
 
     input: TensorSpec = HIDDEN
     outputs: Mapping[str, TensorSpec]
+    side: Mapping[str, TensorSpec] = Factory(dict)
+    """Side inputs that `forward` accepts by keyword (`mask`, where it pools over time); each is passed when the batch has it."""
     ties: Mapping[str, str] = Factory(dict)
     """Own parameter → canonical name of the parameter it is (`weight` → `embedding.weight`); re-made after every ETL."""
+
+
+@frozen
+class Beyond:
+    """A dimension of a task that reaches beyond another: `Beyond("vocab", "symbols", 1)` says vocab >= symbols + 1.
+
+    So a task that adds symbols of its own to a loader's ids says for how many the model has to have room.
+    """
+
+    dim: str
+    other: Dim
+    by: int
 
 
 @frozen(kw_only=True)
@@ -132,6 +150,14 @@ class TaskSpec:
     """Attention mode it needs; None: any."""
     lookahead: int = 0
     """Entries each row needs beyond seq_len (1 for next-token prediction)."""
+    beyond: tuple[Beyond, ...] = ()
+    """Dimensions that are larger than others of this spec."""
+    embedded: Mapping[str, tuple[str, str]] = Factory(dict)
+    """Side input of the rack → (field of the embedding, field of the prepared batch): the side input is what the embedding makes
+    of that field (`{"memory": ("tokens", "source")}`)."""
+    reference: str | None = None
+    """A frozen copy of the model, in eval mode, whose outputs `loss` gets as `reference`: `phase entry`, the model as it is when
+    this task comes into force; or the directory of saved weights, read then. None: no copy is kept."""
 
 
 @frozen(kw_only=True)

@@ -10,13 +10,26 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 from typing import Literal
 
+import attrs
 from attrs import Factory, field, frozen
 
 from stackwise.delivery import Delivery
 from stackwise.errors import Problem, did_you_mean
 from stackwise.fitting import aligned, fits, kind_of, named_dims, widenings
 from stackwise.sizes import Sizes, Term, Variable
-from stackwise.specs import RUNTIME_DIMS, AdapterSpec, BatchSpec, Dim, EmbeddingSpec, HeadSpec, RackSpec, Spec, TaskSpec, TensorSpec
+from stackwise.specs import (
+    RUNTIME_DIMS,
+    AdapterSpec,
+    BatchSpec,
+    Beyond,
+    Dim,
+    EmbeddingSpec,
+    HeadSpec,
+    RackSpec,
+    Spec,
+    TaskSpec,
+    TensorSpec,
+)
 
 MODEL_JUNCTIONS = ("embedding-rack", "rack-head")
 """Where a config may put adapters."""
@@ -52,8 +65,8 @@ class Bridge:
     """A difference that is crossed without loss, or a note on what cannot be checked here."""
 
     junction: str
-    """`source:NAME-task`, `task-embedding`, `task-rack`, `embedding-rack`, `rack-head` or `head-task`."""
-    kind: Literal["rename", "cast", "permute", "note"]
+    """`source:NAME-task`, `task-embedding`, `task-rack`, `embedding-rack`, `rack-head`, `task-head` or `head-task`."""
+    kind: Literal["rename", "cast", "permute", "embed", "note", "bounds"]
     detail: str
     into: str = ""
     """Role of the receiving part (an adapter's, where adapters stand in between)."""
@@ -63,6 +76,8 @@ class Bridge:
     """The delivered name, dtype or dimension order."""
     after: str = ""
     """The needed name, dtype or dimension order."""
+    limits: tuple[int, int] | None = None
+    """Of `bounds`: the values v that the receiving side takes, limits[0] <= v < limits[1], where the giver does not say its own."""
 
     def __str__(self) -> str:
         return f"{self.junction}: {self.kind} {self.detail}"
@@ -129,10 +144,14 @@ class _Unifier:
             self._join_chain(junction)
         self._join_outputs()
         self._join_side_inputs()
+        self._join_embedded()
         self._check_attention()
+        beyond = self._limit_beyond()
         self.sizes.settle()
         for meeting in self.bounds:
             self._check_upper_bound(meeting)
+        for asking, each in beyond:
+            self._check_beyond(asking, each)
         self._check_open()
         values = {variable: found for variable in self._variables() if (found := self.sizes.size(variable)) is not None}
         task = self.sides["task"].spec if "task" in self.sides else None
@@ -187,12 +206,38 @@ class _Unifier:
                 takes = ", ".join(rack.spec.side) or "none"
                 message = f"{task.label} needs a rack that takes the side input '{name}', but {rack.label} takes {takes}: choose another"
                 self._refuse(message, "model.rack", task, rack)
+        for name in rack.spec.needs:
+            if name not in task.spec.embedded and name not in task.spec.inputs:
+                message = f"{rack.label} does not run without the side input '{name}', which {task.label} does not give: choose another"
+                self._refuse(message, "model.rack", task, rack)
         delivery = self._delivery(task.spec)
         self._check_unheeded(task, rack, delivery.unheeded(rack.spec.side))
-        inputs = delivery.inputs()
-        for name, taken in rack.spec.side.items():
+        self._join_side(task, rack, rack.spec.side, delivery.inputs())
+        if (head := self.sides.get("head")) is not None and isinstance(head.spec, HeadSpec):
+            self._join_side(task, head, head.spec.side, delivery.inputs())
+
+    def _join_side(self, task: Side, taker: Side, side: Mapping[str, TensorSpec], inputs: Mapping[str, TensorSpec]) -> None:
+        for name, taken in side.items():
             if (given := inputs.get(name)) is not None:
-                self._join(_Meeting(junction="task-rack", giver=task, taker=rack, name=name, delivered=given, needed=taken))
+                junction = f"task-{taker.role}"
+                self._join(_Meeting(junction=junction, giver=task, taker=taker, name=name, delivered=given, needed=taken))
+
+    def _join_embedded(self) -> None:
+        """Side inputs that the embedding makes: it must have the field, and the rack must take what comes out."""
+        task, embedding, rack = (self.sides.get(role) for role in ("task", "embedding", "rack"))
+        if not (task and embedding and rack and isinstance(task.spec, TaskSpec)):
+            return
+        if not (isinstance(embedding.spec, EmbeddingSpec) and isinstance(rack.spec, RackSpec)):
+            return
+        for name, (own, given) in task.spec.embedded.items():
+            if own not in embedding.spec.inputs:
+                message = f"{task.label} has '{given}' embedded as '{own}', which {embedding.label} does not take: choose another embedding"
+                self._refuse(message, "model.embedding", task, embedding)
+            elif name in rack.spec.side:
+                self.bridges.append(Bridge("task-rack", "embed", f"{given} → {name} as {own}", "rack", name, given, own))
+                made = attrs.evolve(embedding.spec.output, dims=(*rack.spec.side[name].dims[:2], *embedding.spec.output.dims[2:]))
+                needed = rack.spec.side[name]
+                self._join(_Meeting(junction="task-rack", giver=embedding, taker=rack, name=name, delivered=made, needed=needed))
 
     def _check_unheeded(self, task: Side, rack: Side, unheeded: tuple[str, tuple[str, ...]] | None) -> None:
         """A boundary that a loader delivers and the task hands on is honoured by the rack, or refused."""
@@ -332,8 +377,7 @@ class _Unifier:
         if taken is None:
             return
         if given is None:
-            detail = f"'{m.name}' comes from {m.giver.label} without bounds: values outside those of {m.taker.label} show only when met"
-            self.bridges.append(Bridge(m.junction, "note", detail, into=m.taker.role, field=m.name))
+            self.bounds.append(m)
             return
         if given[0] < taken[0]:
             message = f"{m.giver.label} gives '{m.name}' from {given[0]} on, but {m.taker.label} takes none below {taken[0]}"
@@ -343,7 +387,10 @@ class _Unifier:
             self.bounds.append(m)
 
     def _check_upper_bound(self, m: _Meeting) -> None:
-        assert m.delivered.bounds is not None and m.needed.bounds is not None
+        assert m.needed.bounds is not None
+        if m.delivered.bounds is None:
+            self._note_bounds(m, m.needed.bounds)
+            return
         given, taken = _term(m.giver, m.delivered.bounds[1]), _term(m.taker, m.needed.bounds[1])
         low, high = self.sizes.size(given), self.sizes.size(taken)
         if low is None or high is None or low <= high:
@@ -357,7 +404,41 @@ class _Unifier:
         )
         self._refuse(message, where, m.giver, m.taker)
 
+    def _note_bounds(self, m: _Meeting, needed: tuple[int, Dim]) -> None:
+        """The giver does not say what its values are: those of a loader are looked at as they come."""
+        high = self.sizes.size(_term(m.taker, needed[1]))
+        detail = f"'{m.name}' comes from {m.giver.label} without bounds: values outside those of {m.taker.label} "
+        if high is None or not m.giver.role.startswith("source:"):
+            self.bridges.append(Bridge(m.junction, "note", detail + "show only when met", into=m.taker.role, field=m.name))
+            return
+        limits = (needed[0], high)
+        self.bridges.append(
+            Bridge(m.junction, "bounds", f"{detail}are refused when they come", into=m.taker.role, field=m.name, limits=limits)
+        )
+
     # -- what is left ---------------------------------------------------------------------------------------------
+
+    def _limit_beyond(self) -> list[tuple[Side, Beyond]]:
+        task = self.sides.get("task")
+        if task is None or not isinstance(task.spec, TaskSpec):
+            return []
+        for each in task.spec.beyond:
+            self.sizes.reach(_term(task, each.other), _term(task, each.dim), each.by)
+        return [(task, each) for each in task.spec.beyond]
+
+    def _check_beyond(self, task: Side, beyond: Beyond) -> None:
+        other, dim = _term(task, beyond.other), _term(task, beyond.dim)
+        low, high = self.sizes.size(other), self.sizes.size(dim)
+        if low is None or high is None or low + beyond.by <= high:
+            return
+        origin = self.sizes.origin(dim)
+        where = f"{self.sides[origin[0]].path}.{origin[1]}" if origin else task.path
+        need = f"{beyond.by} more than the {low} ids{self._because(other, task)}" if isinstance(beyond.other, str) else f"id {low}"
+        message = (
+            f"{task.label} needs room for {need}, but {beyond.dim} is {high}{self._because(dim, task)}: "
+            f"set {where} to at least {low + beyond.by}"
+        )
+        self._refuse(message, where, task)
 
     def _check_open(self) -> None:
         """One problem for each set of joined open sizes that nothing gives."""

@@ -19,6 +19,7 @@ from attrs import asdict, frozen
 from stackwise import BuildContext, DataError
 from stackwise_providers_data.array_headers import StoredArray, find_array
 from stackwise_providers_data.array_options import ArrayFilesOptions, of_split
+from stackwise_providers_data.array_shapes import with_bounds
 from stackwise_providers_data.cache import recall, remember
 from stackwise_providers_data.corpus import Corpus
 from stackwise_providers_data.permutation import Indices
@@ -64,7 +65,7 @@ def build_array_files(options: ArrayFilesOptions, context: BuildContext) -> Text
     digest.update(f"{part.start} {part.stop}".encode())
     return RowStream(
         fields,
-        options.to_spec(),
+        with_bounds(options.to_spec(), {field: (content.low, content.high) for field, content in contents.items()}),
         time=options.time_fields(),
         seed=context.seed,
         shuffle=options.shuffle,

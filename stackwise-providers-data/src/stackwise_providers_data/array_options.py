@@ -59,7 +59,7 @@ class ArrayFilesOptions(RowOptions):
         """
         stream = is_token_stream({field: array.shape for field, array in arrays.items()})
         if not stream:
-            for key in ("rows", "documents", "difficulty"):
+            for key in ("rows", "documents", "difficulty", "vocab"):
                 if getattr(self, key) is not None:
                     raise UserError(f"{key}: it has an effect on one stream of tokens only, and these are rows: leave it out")
         elif self.time is not None:
@@ -93,8 +93,8 @@ class ArrayFilesOptions(RowOptions):
         total = next(iter(arrays.values())).shape.sizes[0]
         count = len(range(total)[of_split(total, self.heldout, split)])
         if not self.is_stream(arrays):
-            return EpochSize(rows=count)
-        return EpochSize(entries=count) if self.documents is None else None
+            return EpochSize(rows=count, repeats=self.repeat)
+        return EpochSize(entries=count, repeats=self.repeat) if self.documents is None else None
 
 
 def of_split(total: int, heldout: float, split: str) -> slice:

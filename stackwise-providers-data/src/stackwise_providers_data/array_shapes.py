@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from stackwise import BatchSpec, DataError, TensorSpec
 
@@ -63,6 +63,12 @@ def row_spec(shapes: Mapping[str, ArrayShape], time: frozenset[str]) -> BatchSpe
         second: tuple[str | int, ...] = ("time",) if name in time else array.sizes[1:2]
         fields[name] = TensorSpec(("batch", *second, *array.sizes[2:]), array.dtype)
     return BatchSpec(fields=fields)
+
+
+def with_bounds(spec: BatchSpec, held: Mapping[str, tuple[int, int]]) -> BatchSpec:
+    """The spec with what integer fields hold: field → lowest and highest entry."""
+    bounds = {name: (low, high + 1) for name, (low, high) in held.items() if spec.fields[name].dtype.startswith(("int", "uint"))}
+    return BatchSpec(fields={name: evolve(field, bounds=bounds.get(name, field.bounds)) for name, field in spec.fields.items()})
 
 
 def is_token_stream(shapes: Mapping[str, ArrayShape]) -> bool:

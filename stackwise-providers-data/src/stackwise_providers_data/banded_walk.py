@@ -47,7 +47,7 @@ class BandedWalk:
         self.bands = min(BANDS, count)
         self._ordinary = EpochWalk(count, size=size, seed=seed, shuffle=shuffle, repeat=repeat, unit=unit, name=name)
         self._ranked = ranked
-        self._size, self._seed, self._repeat, self._name = size, seed, repeat, name
+        self._size, self._seed, self.repeat, self._name = size, seed, repeat, name
         self._edges = np.array([band * count // self.bands for band in range(self.bands + 1)], dtype=np.int64)
         widths = np.diff(self._edges).tolist()
         self._orders = [Order(n, seed=(seed + _GOLDEN * (b + 1)) % 2**64, shuffle=shuffle) for b, n in enumerate(widths)]
@@ -124,7 +124,7 @@ class BandedWalk:
     def _inside(self) -> tuple[int, int]:
         if self._begun is not None:
             return self._begun, self._offset
-        if not self._ordinary.is_fresh and not self._repeat:
+        if not self._ordinary.is_fresh and not self.repeat:
             raise DataError(f"{self._name}: exposed fell after reading began: with repeat: false let it only rise")
         return self._ordinary.here() if not self._ordinary.is_fresh else (-1, 0)
 
@@ -144,7 +144,7 @@ class BandedWalk:
         edges = self._edges[: self.visible + 1]
         places = ((words >> np.uint64(11)).astype(np.float64) * (2.0**-53 * int(edges[-1]))).astype(np.int64)
         chosen = np.searchsorted(edges, places, side="right") - 1
-        return chosen if self._repeat else self._with_unread(chosen)
+        return chosen if self.repeat else self._with_unread(chosen)
 
     def _with_unread(self, chosen: Indices) -> Indices:
         """The same choices, those that fall on a band that is read through moved on to the next visible one that is not."""

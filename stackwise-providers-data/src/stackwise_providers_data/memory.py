@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from stackwise import BuildContext, DataError
-from stackwise_providers_data.array_shapes import is_token_stream
+from stackwise_providers_data.array_shapes import is_token_stream, with_bounds
 from stackwise_providers_data.options import MemoryOptions
 from stackwise_providers_data.row_stream import RowStream
 from stackwise_providers_data.token_stream import TokenStream
@@ -31,7 +31,7 @@ def build_memory(options: MemoryOptions, context: BuildContext) -> TokenStream |
     if not is_token_stream(shapes):
         return RowStream(
             tensors,
-            options.to_spec(),
+            with_bounds(options.to_spec(), {name: _held(tensor) for name, tensor in tensors.items()}),
             time=options.time_fields(),
             seed=context.seed,
             shuffle=options.shuffle,
@@ -78,6 +78,11 @@ def _refuse_outside(name: str, tokens: torch.Tensor, vocab: int | None) -> None:
     low, high = int(tokens.numpy().min()), int(tokens.numpy().max())
     if low < 0 or (vocab is not None and high >= vocab):
         raise DataError(f"arrays.{name}: it holds the id {low if low < 0 else high}; ids lie in [0, {'vocab' if vocab is None else vocab})")
+
+
+def _held(tensor: torch.Tensor) -> tuple[int, int]:
+    """The lowest and the highest entry, where they are whole numbers."""
+    return (0, 0) if tensor.is_floating_point() else (int(tensor.numpy().min()), int(tensor.numpy().max()))
 
 
 def _fingerprint(tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:

@@ -148,6 +148,8 @@ class MemoryOptions:
         shapes = self.shapes()
         if is_token_stream(shapes):
             return BatchSpec(fields={name: TensorSpec("batch time", "int64", bounds=(0, "vocab")) for name in shapes})
+        if self.vocab is not None:
+            raise UserError("vocab: it has an effect on one stream of tokens only, and these are rows: leave it out")
         return row_spec(shapes, self.time_fields())
 
     def epoch_size(self, split: str) -> EpochSize:
@@ -160,4 +162,4 @@ class MemoryOptions:
         rows = next(iter(shapes.values())).sizes[0]
         held = round(self.heldout * rows)
         count = rows - held if split == "train" else held
-        return EpochSize(entries=count) if is_token_stream(shapes) else EpochSize(rows=count)
+        return EpochSize(entries=count, repeats=self.repeat) if is_token_stream(shapes) else EpochSize(rows=count, repeats=self.repeat)

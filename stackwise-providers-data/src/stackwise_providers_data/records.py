@@ -242,7 +242,7 @@ def _field(place: str, record: Mapping[str, Any], field: str) -> Any:
 def _text(place: str, record: Mapping[str, Any], field: str) -> bytes:
     value = _field(place, record, field)
     if not isinstance(value, str):
-        raise DataError(f"{place}: '{field}' holds a {type(value).__name__} where text is wanted: mend or remove it")
+        raise DataError(f"{place}: '{field}' holds {value!r:.40} where text is wanted: mend or remove it")
     try:
         return value.encode()
     except UnicodeEncodeError as fault:

@@ -63,5 +63,5 @@ class RowOptions:
         The last page of a stream, when it is not full, is counted here and left out of the built loader's size.
         """
         if not self.is_padded:
-            return EpochSize(entries=sum(documents) + between * max(0, len(documents) - 1))
-        return None if self.overflow == "split" else EpochSize(rows=sum(size > 0 for size in documents))
+            return EpochSize(entries=sum(documents) + between * max(0, len(documents) - 1), repeats=self.repeat)
+        return None if self.overflow == "split" else EpochSize(rows=sum(size > 0 for size in documents), repeats=self.repeat)

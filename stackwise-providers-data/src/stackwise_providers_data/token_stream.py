@@ -67,7 +67,7 @@ class TokenStream(WalkedLoader):
         super().__init__(walk or ordinary, spec, fingerprint=fingerprint, name=name)
         self.field = next(iter(spec.fields))
         self.page_tokens, self.pages = page_tokens, pages
-        self._page_rows = tokens[: pages * page_tokens].reshape(pages, page_tokens)
+        self._page_rows = np.asarray(tokens[: pages * page_tokens]).reshape(pages, page_tokens)  # a memmap is slower to index
         self._starts = starts
 
     def take(self, rows: int | None, length: int | None) -> dict[str, torch.Tensor]:

@@ -28,6 +28,11 @@ class Walk(Protocol):
         """What an entry is: `tokens` or `rows`."""
         ...
 
+    @property
+    def repeat(self) -> bool:
+        """Whether another epoch follows the first."""
+        ...
+
     def advance(self, count: int) -> tuple[Indices, int]:
         """The units that hold the next `count` entries, in order, and how many entries of the first lie before them."""
         ...
@@ -67,7 +72,7 @@ class EpochWalk:
         name: str,
         always_whole: bool = False,
     ) -> None:
-        self.unit = unit
+        self.unit, self.repeat = unit, repeat
         self._size, self._name, self._always_whole = size, name, always_whole
         self._order = Order(count, seed=seed, shuffle=shuffle)
         self._cursor = Cursor(count * size, unit=unit, repeat=repeat, name=name)
@@ -170,7 +175,11 @@ class WalkedLoader:
     def epoch_size(self) -> EpochSize:
         """Rows of one epoch, or tokens where rows are cut from a stream of them."""
         count = self._walk.entries
-        return EpochSize(entries=count) if self._walk.unit == "tokens" else EpochSize(rows=count)
+        return (
+            EpochSize(entries=count, repeats=self._walk.repeat)
+            if self._walk.unit == "tokens"
+            else EpochSize(rows=count, repeats=self._walk.repeat)
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """The place that reading has come to, of the same size wherever it is."""

@@ -11,8 +11,9 @@ from stackwise_providers_optim.grouping import TorchGroup, torch_groups
 from stackwise_providers_optim.options import AdafactorOptions
 
 _VECTOR_MOMENTS = {"variance": 2, "step": 0}
-_MATRIX_MOMENTS = {"step": 0}
-"""The factors `row_var` and `col_var` have other shapes than their matrix, so no map of the matrix is one of theirs."""
+_MATRIX_MOMENTS: dict[str, int] = {}
+"""The factors `row_var` and `col_var` have other shapes than their matrix, so no map of the matrix is one of theirs, and a step
+count alone is nothing to go on with."""
 
 
 def build_adafactor(options: AdafactorOptions, context: BuildContext, groups: Sequence[ParameterGroup]) -> torch.optim.Adafactor:

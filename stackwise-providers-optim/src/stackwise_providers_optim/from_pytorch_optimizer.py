@@ -11,7 +11,7 @@ from attrs import frozen
 
 from stackwise import BuildContext, ParameterGroup, UserError
 from stackwise_providers_optim.grouping import TorchGroup
-from stackwise_providers_optim.named import arguments_of, check_name, groups_of, make
+from stackwise_providers_optim.named import check_name, make
 from stackwise_providers_optim.options import NamedOptions
 
 EXTRA = "pytorch-optimizer"
@@ -25,10 +25,14 @@ UNFIT = {
         ("schedulefreeadamw", "schedulefreeradam", "schedulefreesgd"), "use optim.schedule-free, which evaluates at the average"
     ),
     **dict.fromkeys(("adashift", "conda", "scalableshampoo"), "it keeps objects beside tensors and numbers, which no checkpoint can hold"),
-    **dict.fromkeys(("emofact", "sara", "stablespam"), "it keeps state outside its parameters and groups, which would be lost"),
+    **dict.fromkeys(
+        ("emofact", "madgrad", "ranger21", "stablespam"), "it keeps state outside its parameters and groups, which would be lost"
+    ),
     **dict.fromkeys(("sara", "spam"), "its state is not shaped by its parameters"),
     "asgd": "it sets its learning rate itself",
     "demo": "it exchanges gradients between processes itself",
+    "kron": "it draws from NumPy's generator, which no step seeds, so a resumed run would differ",
+    "lorarite": "it steps pairs of low-rank factors only",
     "magma": "it wraps another optimizer",
     "spectralsphere": "it takes matrices only",
 }
@@ -88,12 +92,7 @@ def build_pytorch_optimizer(options: NamedOptions, context: BuildContext, groups
     check_name(name, library.get_supported_optimizers(), EXTRA)
     if name in UNFIT:
         raise UserError(f"optimizer.name: {EXTRA}'s '{name}' cannot be used here: {UNFIT[name]}")
-    made: type[torch.optim.Optimizer] = library.load_optimizer(name)
-    missing = [key for key, p in arguments_of(made).items() if p.default is p.empty and key not in ("params", *options.options)]
-    if missing:
-        raise UserError(f"optimizer.options.{missing[0]}: {name} needs the argument '{missing[0]}'")
-    single = [{**group, "params": [named]} for group in groups_of(made, options, groups) for named in group["params"]]
-    optimizer = make(made, options, single)
+    optimizer = make(library.load_optimizer(name), options, groups, alone=True)
     _count_by_parameter(optimizer)
     return optimizer
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from stackwise import BuildContext, ParameterGroup
-from stackwise_providers_optim.named import check_name, groups_of, make
+from stackwise_providers_optim.named import check_name, make
 from stackwise_providers_optim.options import NamedOptions
 
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
@@ -37,5 +37,4 @@ def build_torch(options: NamedOptions, context: BuildContext, groups: Sequence[P
         UserError: no such optimizer or argument.
     """
     check_name(options.name, OPTIMIZERS, "torch.optim")
-    made = OPTIMIZERS[options.name]
-    return make(made, options, groups_of(made, options, groups))
+    return make(OPTIMIZERS[options.name], options, groups)

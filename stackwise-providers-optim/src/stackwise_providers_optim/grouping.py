@@ -49,7 +49,7 @@ def torch_groups(
 
 
 def values_of(options: DecayOptions, group: ParameterGroup) -> dict[str, float]:
-    """The value of every option that may follow time: the group's, else the optimizer's; one that is left out stays out.
+    """The value of every option that may follow time: the group's, else the optimizer's.
 
     Raises:
         UserError: a value of the group that is none of these.
@@ -57,8 +57,7 @@ def values_of(options: DecayOptions, group: ParameterGroup) -> dict[str, float]:
     names = [a.name for a in attrs.fields(type(options)) if a.metadata.get("scheduled")]
     if unknown := sorted(set(group.values) - set(names)):
         raise UserError(f"optimizer.groups.{group.name}.{unknown[0]}: no value of a group; a group may have its own {', '.join(names)}")
-    values = {name: group.values.get(name, getattr(options, name)) for name in names}
-    return {name: value for name, value in values.items() if value is not None}
+    return {name: group.values.get(name, getattr(options, name)) for name in names}
 
 
 def _split(options: DecayOptions, group: ParameterGroup) -> Iterator[tuple[dict[str, torch.nn.Parameter], bool]]:

@@ -190,8 +190,8 @@ class NamedOptions(DecayOptions):
     """An optimizer of a library by its name there. It declares no spec: its state is known once it has run."""
 
     name: str = option(doc="name in the library's own list")
-    lr: float | None = scheduled(None, doc="learning rate; left out, the optimizer's own default", minimum=0)
-    weight_decay: float | None = scheduled(None, doc="weight decay as the optimizer defines it; left out, its own default", minimum=0)
+    lr: float = scheduled(doc="learning rate", minimum=0)
+    weight_decay: float = scheduled(0.0, doc="weight decay as the optimizer defines it", minimum=0)
     options: dict[str, Any] = option(  # noqa: RUF009  # an attrs field, made anew for each instance
         factory=dict, doc="further arguments of the optimizer, by their names there"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from difflib import get_close_matches
+from math import inf
 from typing import Any, Literal
 
 from attrs import frozen
@@ -88,7 +89,7 @@ class Plateau:
 
     def _improves(self, value: float) -> bool:
         if self._best is None:
-            return value == value  # no number is never the best
+            return value < inf if self._options.mode == "min" else value > -inf
         margin = self._options.threshold * abs(self._best)
         return value < self._best - margin if self._options.mode == "min" else value > self._best + margin
 

@@ -28,13 +28,14 @@ def stackwise_optimizers() -> Iterable[Component]:
     yield _optimizer(
         "schedule-free", "ScheduleFreeOptions", "schedule_free:build_schedule_free", "AdamW whose average needs no learning-rate decay"
     )
-    yield _optimizer("torch", "NamedOptions", "from_torch:build_torch", "an optimizer of torch.optim by name", name="RAdam")
+    yield _optimizer("torch", "NamedOptions", "from_torch:build_torch", "an optimizer of torch.optim by name", name="RAdam", lr=1e-3)
     yield _optimizer(
         "pytorch-optimizer",
         "NamedOptions",
         "from_pytorch_optimizer:build_pytorch_optimizer",
         "an optimizer of the library pytorch-optimizer by name",
         name="lamb",
+        lr=1e-3,
     )
 
 

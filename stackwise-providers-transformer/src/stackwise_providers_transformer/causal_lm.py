@@ -6,16 +6,13 @@ Shapes: B batch, T time, V vocab.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import log
 
 import torch
-import torch.nn.functional as F
 
 from stackwise import BuildContext, Moment, TaskSpec
 from stackwise_providers_transformer.options import CausalLMOptions
-
-_BITS_PER_NAT = 1 / log(2)
-_IGNORED = -100
+from stackwise_providers_transformer.token_nats import summed_nats
+from stackwise_providers_transformer.token_units import BITS_PER_NAT, bits_metric, token_unit
 
 
 class CausalLM:
@@ -27,7 +24,7 @@ class CausalLM:
 
     def __init__(self, options: CausalLMOptions, *, unit: str | None = None) -> None:
         self.options = options
-        self.metric = "bits_per_byte" if unit == "byte" else "bits_per_token"
+        self.metric = bits_metric(unit)
 
     def get_spec(self) -> TaskSpec:
         """One entry beyond seq_len, causal attention; documents inside rows where a loader tells of them."""
@@ -53,16 +50,10 @@ class CausalLM:
         self, outputs: Mapping[str, torch.Tensor], batch: Mapping[str, torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor | float, dict[str, tuple[torch.Tensor, torch.Tensor | float]]]:
         """Sum of nats in float32 over the targets that count, their number, and the same in bits."""
-        logits, targets, counted = outputs["logits"], batch["targets"], batch.get("counted")
-        count: torch.Tensor | float = float(targets.numel()) if counted is None else counted.sum()
-        if counted is not None:
-            targets = targets.masked_fill(~counted, _IGNORED)
-        nats = F.cross_entropy(logits.reshape(-1, logits.shape[-1]).float(), targets.reshape(-1), reduction="sum", ignore_index=_IGNORED)
-        return nats, count, {self.metric: (nats.detach() * _BITS_PER_NAT, count)}
+        nats, count = summed_nats(outputs["logits"], batch["targets"], batch.get("counted"))
+        return nats, count, {self.metric: (nats.detach() * BITS_PER_NAT, count)}
 
 
 def build_causal_lm(options: CausalLMOptions, context: BuildContext) -> CausalLM:
     """The factory of `causal-lm`; the loader says what a token stands for."""
-    spec = context.specs.get("batch")
-    tokens = spec.fields.get("tokens") if spec is not None else None
-    return CausalLM(options, unit=tokens.unit if tokens is not None else None)
+    return CausalLM(options, unit=token_unit(context))

@@ -72,7 +72,7 @@ class Decoder(nn.Module):
         self._dropouts = [module for module in self.modules() if isinstance(module, Dropout)]
 
     def to_spec(self) -> RackSpec:
-        """Hidden state in and out; positions and segments may be given."""
+        """Hidden state in and out; positions, segments, prefix and mask may be given."""
         return self.options.to_spec()
 
     def apply_values(self, values: Mapping[str, float]) -> None:
@@ -81,27 +81,37 @@ class Decoder(nn.Module):
         for dropout in self._dropouts:
             dropout.set_share(self.dropout)
 
-    def forward(self, hidden: torch.Tensor, positions: torch.Tensor | None = None, segments: torch.Tensor | None = None) -> torch.Tensor:
-        """Every entry sees those of its own document.
+    def forward(
+        self,
+        hidden: torch.Tensor,
+        positions: torch.Tensor | None = None,
+        segments: torch.Tensor | None = None,
+        prefix: torch.Tensor | None = None,
+        mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Every entry sees those of its own document, as the attention mode says.
 
         Args:
             hidden: [B, T, D].
             positions: [B, T] integer; when left out 0..T-1, or from 0 on in each segment.
             segments: [B, T] integer, the document of every entry; one document a row when left out.
+            prefix: [B] integer, entries at the begin of each row that all see one another; for attention `prefix`, 0 when left out.
+            mask: [B, T] bool, whether an entry is real; all are when left out.
 
         Returns:
             [B, T, D].
         """
-        mask = None
-        if segments is not None:
-            mask = attention_mask(hidden, segments, causal=self.options.causal)
-            positions = positions_within(segments) if positions is None else positions
+        added = None
+        if not (segments is None and prefix is None and mask is None):
+            added = attention_mask(hidden, segments, causal=self.options.causal, prefix_B=prefix, real_BT=mask)
+        if segments is not None and positions is None:
+            positions = positions_within(segments)
         if self.positions is not None:
             hidden = self.positions(hidden, positions)
         turn = self._turn(hidden, positions) if self.options.positions == "rope" else None
         for blocks in self.stacks.children():
             for block in blocks.children():
-                hidden = block(hidden, turn, mask)
+                hidden = block(hidden, turn, added)
         normed: torch.Tensor = self.norm(hidden)
         return normed
 

@@ -1,4 +1,4 @@
-"""Several documents in one row: who sees whom, and where in its document every entry stands.
+"""Documents, prefixes and padding in one row: who sees whom, and where in its document every entry stands.
 
 Shapes: B batch, T time.
 """
@@ -8,20 +8,36 @@ from __future__ import annotations
 import torch
 
 
-def attention_mask(hidden_BTD: torch.Tensor, segments_BT: torch.Tensor, *, causal: bool) -> torch.Tensor:
-    """What attention adds to its scores: 0 where an entry sees another of its own segment, -inf elsewhere; [B, 1, T, T].
+def attention_mask(
+    hidden_BTD: torch.Tensor,
+    segments_BT: torch.Tensor | None,
+    *,
+    causal: bool,
+    prefix_B: torch.Tensor | None = None,
+    real_BT: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """What attention adds to its scores: 0 where an entry sees another, -inf elsewhere; [B, 1, T, T], or one for all rows.
 
     Made once a forward pass and shared by all blocks. It is already in the precision that attention runs in: a boolean mask would be
     turned into such a tensor by every block, and each would keep its own for the backward pass.
 
     Args:
         hidden_BTD: says device and precision.
-        segments_BT: integer document of every entry; equal numbers in one row are one document.
+        segments_BT: integer document of every entry; equal numbers in one row are one document, and an entry sees its own.
         causal: whether an entry sees only itself and those before it.
+        prefix_B: under causality, how many entries at the begin of a row all entries see (UniLM, arXiv 1905.03197, section 2.2).
+        real_BT: whether an entry is real; padding sees only padding, so that no row of scores is empty.
     """
-    seen_B1TT = segments_BT[:, None, :, None] == segments_BT[:, None, None, :]
+    time = hidden_BTD.shape[1]
+    seen_B1TT = torch.ones(1, 1, time, time, dtype=torch.bool, device=hidden_BTD.device)
     if causal:
         seen_B1TT = seen_B1TT.tril_()
+    if prefix_B is not None:
+        in_prefix_BT = torch.arange(time, device=hidden_BTD.device) < prefix_B[:, None]
+        seen_B1TT = seen_B1TT | in_prefix_BT[:, None, None, :]
+    for parts_BT in (segments_BT, real_BT):
+        if parts_BT is not None:
+            seen_B1TT = seen_B1TT & (parts_BT[:, None, :, None] == parts_BT[:, None, None, :])
     mask_B1TT = torch.zeros(seen_B1TT.shape, dtype=_precision(hidden_BTD), device=hidden_BTD.device)
     return mask_B1TT.masked_fill_(seen_B1TT.logical_not_(), -torch.inf)
 

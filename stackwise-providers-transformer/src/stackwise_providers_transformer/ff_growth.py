@@ -65,7 +65,7 @@ class FeedForwardGrowth:
         """
         return kept_blocks("widen-ff", request)
 
-    def map_parameters(self, old: Shapes, new: Shapes) -> Mapping[str, CopyOf]:
+    def map_parameters(self, old: Shapes, new: Shapes, request: GrowthRequest) -> Mapping[str, CopyOf]:
         """The maps of all MLPs.
 
         Raises:

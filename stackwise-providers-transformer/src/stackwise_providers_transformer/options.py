@@ -72,10 +72,11 @@ class DecoderOptions:
     qk_norm: bool = option(False, doc="whether queries and keys are normed, head by head, before they are turned")
     bias: bool = option(False, doc="whether linear maps and layer norms add biases; they start at 0")
     dropout: float = scheduled(0.0, doc="share of each residual branch's output that is zeroed in training", minimum=0, maximum=1)
-    attention: Literal["causal", "bidirectional"] | None = follows_task(
+    attention: Literal["causal", "bidirectional", "prefix"] | None = follows_task(
         "attention",
-        doc="what a position sees: itself and those before it, or all; causal where the task does not say",
-        choices=("causal", "bidirectional"),
+        doc="what a position sees: itself and those before it, all, or those before it and the row's whole prefix; "
+        "causal where the task does not say",
+        choices=("causal", "bidirectional", "prefix"),
     )
     positions: Literal["rope", "learned", "none"] = option(
         "rope",
@@ -152,13 +153,20 @@ class DecoderOptions:
         return float(self.init_std / (2 * depth) ** 0.5)
 
     def to_spec(self) -> RackSpec:
-        """Hidden state in and out; positions and segments may be given."""
+        """Hidden state in and out; positions, segments and mask may be given, and a prefix where attention knows one."""
+        side = {
+            "positions": TensorSpec("batch time", "integer"),
+            "segments": TensorSpec("batch time", "integer"),
+            "mask": TensorSpec("batch time", "bool"),
+        }
+        if self.attention in (None, "prefix"):
+            side["prefix"] = TensorSpec("batch", "integer")
         outputs = [f"{place}.{kind}" for place in ("attention.output", "mlp.down") for kind in ("weight", "bias")[: 1 + self.bias]]
         return RackSpec(
             input=_HIDDEN,
             output=_HIDDEN,
-            side={"positions": TensorSpec("batch time", "integer"), "segments": TensorSpec("batch time", "integer")},
-            attention=("causal", "bidirectional"),
+            side=side,
+            attention=("causal", "bidirectional", "prefix") if self.attention is None else (self.attention,),
             stacks={stack.name: stack.blocks for stack in self.stacks},
             residual_outputs=tuple(outputs),
         )

@@ -17,13 +17,20 @@ def stackwise_embeddings() -> list[Component]:
             factory=f"{_PACKAGE}.embedding:build_token",
             summary="one learned vector for every token id",
             example={"vocab": 256, "width": 16},
-        )
+        ),
+        Component(
+            name="patch",
+            options=f"{_PACKAGE}.classification_options:PatchOptions",
+            factory=f"{_PACKAGE}.patch:build_patch",
+            summary="square pieces of an image, each by one linear map",
+            example={"patch": 2, "rows": 8, "columns": 8, "channels": 1, "width": 16},
+        ),
     ]
 
 
 @hookimpl
 def stackwise_racks() -> list[Component]:
-    """The pre-norm decoder."""
+    """The pre-norm decoder, one with an encoder beside it, and one of convolutions."""
     return [
         Component(
             name="decoder",
@@ -31,13 +38,27 @@ def stackwise_racks() -> list[Component]:
             factory=f"{_PACKAGE}.decoder:build_decoder",
             summary="pre-norm transformer blocks: RMSNorm or LayerNorm, rotary or learned positions, grouped queries, SwiGLU or GELU",
             example={"width": 16, "heads": 2, "stacks": [{"base": 2}]},
-        )
+        ),
+        Component(
+            name="encoder-decoder",
+            options=f"{_PACKAGE}.rack_options:EncoderDecoderOptions",
+            factory=f"{_PACKAGE}.encoder_decoder:build_encoder_decoder",
+            summary="the decoder's blocks twice: stacks that read a source from both sides, and stacks that attend to what they made of it",
+            example={"width": 16, "heads": 2, "stacks": [{"source": 2}, {"target": 2}], "encoder": ["source"]},
+        ),
+        Component(
+            name="conv",
+            options=f"{_PACKAGE}.rack_options:ConvOptions",
+            factory=f"{_PACKAGE}.conv:build_conv",
+            summary="pre-norm blocks of a depthwise convolution over time and an MLP, without attention",
+            example={"width": 16, "stacks": [{"base": 2}]},
+        ),
     ]
 
 
 @hookimpl
 def stackwise_heads() -> list[Component]:
-    """Logits over the vocabulary."""
+    """Logits over the vocabulary, or over classes."""
     return [
         Component(
             name="lm",
@@ -45,20 +66,60 @@ def stackwise_heads() -> list[Component]:
             factory=f"{_PACKAGE}.head:build_lm",
             summary="logits over the vocabulary, by default with the embedding's own matrix",
             example={"vocab": 256, "width": 16},
-        )
+        ),
+        Component(
+            name="classifier",
+            options=f"{_PACKAGE}.classification_options:ClassifierOptions",
+            factory=f"{_PACKAGE}.classifier:build_classifier",
+            summary="logits over classes of a whole row: its mean, its first or its last position",
+            example={"classes": 2, "width": 16},
+        ),
     ]
 
 
 @hookimpl
 def stackwise_tasks() -> list[Component]:
-    """Next-token prediction."""
+    """Language tasks, and classification of sequences and images."""
     return [
         Component(
             name="causal-lm",
             options=f"{_PACKAGE}.options:CausalLMOptions",
             factory=f"{_PACKAGE}.causal_lm:build_causal_lm",
             summary="predict every token from those before it",
-        )
+        ),
+        Component(
+            name="masked-lm",
+            options=f"{_PACKAGE}.masking_options:MaskedLMOptions",
+            factory=f"{_PACKAGE}.masked_lm:build_masked_lm",
+            summary="predict chosen tokens of a corrupted row from both sides",
+            example={"symbols": 256},
+        ),
+        Component(
+            name="mask-diffusion",
+            options=f"{_PACKAGE}.masking_options:MaskDiffusionOptions",
+            factory=f"{_PACKAGE}.mask_diffusion:build_mask_diffusion",
+            summary="predict all masked tokens at every share of masking, a bound of the likelihood",
+            example={"symbols": 256},
+        ),
+        Component(
+            name="classification",
+            options=f"{_PACKAGE}.classification_options:ClassificationOptions",
+            factory=f"{_PACKAGE}.classification:build_classification",
+            summary="the class of a sequence of tokens or of an image",
+        ),
+        Component(
+            name="seq2seq",
+            options=f"{_PACKAGE}.pair_options:Seq2SeqOptions",
+            factory=f"{_PACKAGE}.seq2seq:build_seq2seq",
+            summary="predict a target from a source, given as pairs or cut out of rows, in one row or from a memory",
+            example={"pairs": "spans", "symbols": 256},
+        ),
+        Component(
+            name="preference",
+            options=f"{_PACKAGE}.pair_options:PreferenceOptions",
+            factory=f"{_PACKAGE}.preference:build_preference",
+            summary="prefer the chosen of two responses: DPO, SimPO or ORPO",
+        ),
     ]
 
 

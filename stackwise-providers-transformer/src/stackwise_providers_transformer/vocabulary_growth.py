@@ -35,7 +35,7 @@ class VocabularyGrowth:
         """
         return kept_blocks("vocabulary", request)
 
-    def map_parameters(self, old: Shapes, new: Shapes) -> Mapping[str, CopyOf]:
+    def map_parameters(self, old: Shapes, new: Shapes, request: GrowthRequest) -> Mapping[str, CopyOf]:
         """The maps of the tables.
 
         Raises:

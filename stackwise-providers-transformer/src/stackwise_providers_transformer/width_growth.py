@@ -75,13 +75,15 @@ class WidthGrowth:
         """
         return kept_blocks("widen", request)
 
-    def map_parameters(self, old: Shapes, new: Shapes) -> Mapping[str, CopyOf]:
+    def map_parameters(self, old: Shapes, new: Shapes, request: GrowthRequest) -> Mapping[str, CopyOf]:
         """The maps of all parameters along the width.
 
         Raises:
             ValueError: the width is not multiplied by a whole number, heads or their features do not fit, or something else changes.
         """
-        hidden = _Hidden.of(*_width(old, new))
+        width, times = _width(old, new)
+        _check_heads(request, times)
+        hidden = _Hidden.of(width, times)
         tied = "head.weight" not in new
 
         def axes_of(name: str) -> Mapping[int, Axis]:
@@ -97,6 +99,13 @@ class WidthGrowth:
             return {}
 
         return map_axes("widen", "multiply the width of a transformer.decoder, its embedding and its head", old, new, axes_of)
+
+
+def _check_heads(request: GrowthRequest, times: int) -> None:
+    """Where the racks' options are known: heads multiply with the width, so that each keeps its features."""
+    before, after = (options.get("rack", {}).get("heads") for options in (request.old_options, request.new_options))
+    if before and after and after != times * before:
+        raise ValueError(f"'widen' copies whole heads: with {times} times the width set 'heads' to {times * before}, not {after}")
 
 
 def _axes_inside(block: str, inside: str, hidden: _Hidden, old: Shapes, new: Shapes) -> Mapping[int, Axis]:

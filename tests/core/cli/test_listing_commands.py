@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 from stackwise import __version__, cli
 from stackwise.cli.show import show
 from stackwise.errors import ProviderError, TrainingHalted, UserError
+from stackwise.registry import KINDS
 
 GOOD_REGISTER = {"provider": "fine", "distribution": "fake-fine", "version": "1.0", "status": "ok"}
 
@@ -57,7 +58,7 @@ def test_each_help_says_what_gives_an_example_and_the_exit_codes(command: str) -
 
 def test_a_misspelt_command_is_the_users_with_the_near_name() -> None:
     result = call("list-provider")
-    assert result.exit_code == 2 and "did you mean 'list-providers'?" in result.stderr
+    assert result.exit_code == 2 and "did you mean 'list-providers' or" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -196,7 +197,7 @@ def test_show_says_what_is_missing(site: Any, id: str, code: int, part: str) -> 
 
 def test_component_ids_complete(site: Any) -> None:
     site.install("fine")
-    (argument,) = show.params
+    argument = show.params[0]
     with click.Context(show) as ctx:
         assert [item.value for item in argument.shell_complete(ctx, "fine.t")] == ["fine.thing"]
         assert [item.value for item in argument.shell_complete(ctx, "transform:fine.")] == ["transform:fine.thing"]
@@ -258,3 +259,21 @@ def test_a_terminal_with_few_characters_gets_every_line(distributions: ModuleTyp
     site.install("fine", distributions.GOOD.replace("a thing", "a → thing"))
     done = distributions.run_stackwise("list-providers", sites=[tmp_path], environment={"PYTHONIOENCODING": "iso-8859-1", "COLUMNS": "20"})
     assert done.returncode == 0 and "a \\u2192 thing" in done.stdout
+
+
+def test_show_as_json_says_where_from_and_everything_of_an_option(site: Any) -> None:
+    site.install("fine", OPTIONS.replace("EXAMPLE", "{'stacks': [{'base': 2}], 'from': 'there'}"))
+    (row,) = json.loads(call("show", "fine.r", "--json").stdout)
+    assert (row["id"], row["kind"], row["distribution"], row["version"], row["editable"]) == ("fine.r", "rack", "fake-fine", "1.0", False)
+    assert len(row["sha256"]) == 64 and ":" in row["options_at"] and "fake_fine.py" in row["options_at"]
+    options = {option["key"]: option for option in row["options"]}
+    assert options["dropout"]["may_follow_time"] and not options["width"]["may_follow_time"]
+    assert (options["dropout"]["default"], options["dropout"]["minimum"], options["dropout"]["maximum"]) == (0.0, 0, 1)
+    assert options["stacks"]["required"] and options["from"]["doc"] == "where" and options["from"]["default"] == "here"
+    assert row["example"] == {"use": "fine.r", "stacks": [{"base": 2}], "from": "there"} and row["stands_at"] == "model.rack"
+
+
+def test_every_kind_has_its_place_in_a_config(site: Any) -> None:
+    from stackwise.cli.show import _PLACES
+
+    assert set(_PLACES) == set(KINDS)

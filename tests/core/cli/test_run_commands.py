@@ -14,7 +14,7 @@ import yaml
 from click.testing import CliRunner
 
 import stackwise
-from stackwise.checkpoint import load_weights
+from stackwise.checkpoints import load_weights
 from stackwise.cli import main
 from stackwise.model import Model
 
@@ -55,9 +55,15 @@ def test_a_run_leaves_everything_that_happened_and_weights_that_load_into_a_mode
     done = distributions.run_stackwise("run", str(config), "--output", str(tmp_path / "out"))
     assert done.returncode == 0, done.stderr
     out = tmp_path / "out"
-    assert {path.name for path in out.iterdir()} == {"config.yaml", "plan.json", "events.jsonl", "metrics.jsonl", "status.json", "final"}
+    files = {"config.yaml", "plan.json", "events.jsonl", "metrics.jsonl", "status.json", "lock", "checkpoints", "final"}
+    assert {path.name for path in out.iterdir()} == files
     events = lines(out / "events.jsonl")
-    assert [e["event"] for e in events if e["event"] != "evaluated"] == ["run_started", "phase_entered", "phase_entered", "run_finished"]
+    assert [e["event"] for e in events if e["event"] not in ("evaluated", "checkpoint_saved")] == [
+        "run_started",
+        "phase_entered",
+        "phase_entered",
+        "run_finished",
+    ]
     assert [line["step"] for line in lines(out / "metrics.jsonl") if "evaluation" not in line] == list(range(8))
     assert json.loads((out / "status.json").read_text())["status"] == "finished"
     planned = json.loads((out / "plan.json").read_text())

@@ -146,7 +146,7 @@ def test_an_operator_that_zeroes_needs_a_rack_that_says_what() -> None:
 class Widen:
     """Doubles the width of the embedding's vectors by repeating their rows' first entries, and zeroes the head."""
 
-    def map_parameters(self, old: Mapping[str, tuple[int, ...]], new: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    def map_parameters(self, old: Mapping[str, tuple[int, ...]], new: Mapping[str, tuple[int, ...]], request: object) -> dict[str, Any]:
         grown: dict[str, Any] = {name: Fresh(init="zeros") for name, shape in new.items() if old[name] != shape}
         bias = "rack.stacks.base.0.out.bias"
         return {**grown, bias: CopyOf(source=bias, index={0: (0, 1, 2, 3, 0, 1)}, factors={0: (0.5,) * 6})}

@@ -12,7 +12,8 @@ from typing import Any
 import click
 
 from stackwise import __version__
-from stackwise.errors import ProviderError, StackwiseError, did_you_mean
+from stackwise.admission import lists_of, observing
+from stackwise.errors import ProviderError, RunStopped, StackwiseError, did_you_mean
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "list-providers": ("stackwise.cli.list_providers:list_providers", "List installed providers, their components and their faults."),
@@ -20,6 +21,13 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "validate": ("stackwise.cli.validate:validate", "Check a config and report every mistake at once."),
     "plan": ("stackwise.cli.plan:plan", "Show the timeline and its transitions before anything runs."),
     "run": ("stackwise.cli.run:run", "Train."),
+    "check": ("stackwise.cli.check:check", "Hold an installed provider against the contract."),
+    "new-provider": ("stackwise.cli.new_provider:new_provider", "Write a complete provider to start from."),
+    "schema": ("stackwise.cli.schema:schema", "Print the JSON Schema of configs, installed components included."),
+    "resume": ("stackwise.cli.resume:resume", "Go on with a run from its newest checkpoint."),
+    "branch": ("stackwise.cli.branch:branch", "Begin a run in the middle of another."),
+    "export": ("stackwise.cli.export:export", "Write the weights of a run where three lines of code load them."),
+    "doctor": ("stackwise.cli.doctor:doctor", "Examine the installation, and a run directory."),
     "completion": ("stackwise.cli.completion:completion", "Print the shell code that completes commands and component ids."),
 }
 """Command → ("module:attribute", its line in the listing). A command is a file of its own and a line here."""
@@ -71,6 +79,8 @@ class _LazyGroup(click.Group):
 
 
 def _culprit(error: StackwiseError) -> str:
+    if isinstance(error, RunStopped):
+        return "stopped"
     return "provider error" if isinstance(error, ProviderError) else "error"
 
 
@@ -91,7 +101,10 @@ def _silence_stdout() -> None:
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="stackwise", message="%(prog)s %(version)s")
 @click.option("--debug", is_flag=True, help="Print the traceback of an error too.")
-def main(debug: bool) -> None:
+@click.option("--allow-provider", "allow", multiple=True, metavar="NAME", help="Import no provider but those named; may be given often.")
+@click.option("--block-provider", "block", multiple=True, metavar="NAME", help="Do not import this provider; may be given often.")
+@click.pass_context
+def main(ctx: click.Context, debug: bool, allow: tuple[str, ...], block: tuple[str, ...]) -> None:
     """Train neural networks along a timeline of declared states.
 
     \b
@@ -109,6 +122,7 @@ def main(debug: bool) -> None:
       4    training halted, as losses or gradients were not finite
       130  stopped by Ctrl-C (143 by SIGTERM)
     """
+    ctx.with_resource(observing(lists_of("--{}-provider", allow or None, block)))
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:

@@ -25,7 +25,8 @@ def list_providers(as_json: bool) -> None:
     stackwise list-providers
     stackwise list-providers --json
 
-    The JSON objects have the keys provider, distribution, version, status ('ok' or what is wrong), editable, location and
+    The JSON objects have the keys provider, distribution, version, status ('ok' or why nothing of it can be
+    used), refused (whether that is because of an allow or block list), editable, location and
     components, a list of objects with kind, name, id and summary.
 
     Exit code: 0, whatever the state of the providers.
@@ -47,6 +48,7 @@ def _as_json(providers: Sequence[Provider]) -> str:
             "distribution": provider.distribution,
             "version": provider.version,
             "status": provider.status,
+            "refused": provider.refused,
             "editable": provider.editable,
             "location": provider.location,
             "components": [
@@ -62,7 +64,10 @@ def _as_json(providers: Sequence[Provider]) -> str:
 def _as_text(providers: Sequence[Provider]) -> str:
     if not providers:
         return f"no provider is installed: pip install a distribution with an entry point in the group '{GROUP}'"
-    heads = [(p.name, p.distribution, p.version + (" (editable)" if p.editable else ""), "ok" if p.ok else "broken") for p in providers]
+    heads = [
+        (p.name, p.distribution, p.version + (" (editable)" if p.editable else ""), "ok" if p.ok else "left out" if p.refused else "broken")
+        for p in providers
+    ]
     titles = ("provider", "distribution", "version", "status")
     widths = [max(len(row[i]) for row in (titles, *heads)) for i in range(3)]
     found = [component for provider in providers for component in provider.components]

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import click
+
+if TYPE_CHECKING:
+    from stackwise.run import Result
 
 
 @click.command(
@@ -13,24 +17,46 @@ Examples:
   stackwise run examples/grow-bytes.yaml
   stackwise run exp.yaml --set run.horizon="200 steps" --set optimizer.lr=1e-3
   stackwise run exp.yaml --output runs/first
+  stackwise run exp.yaml --output runs/first --resume auto
 
 Exit codes: 0 done, 2 mistakes in config or data, 3 a provider's defect,
-4 halted because steps were not finite, 130 stopped.
+4 halted because steps were not finite, 130 stopped by Ctrl-C and 143 by
+SIGTERM, the state saved.
 """
 )
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one key of the config; may be given often.")
+@click.option("--output", type=click.Path(path_type=Path), help="Run directory. [default: runs/NAME-001, -002, …]")
 @click.option(
-    "--output", type=click.Path(path_type=Path), help="Run directory, which must not exist yet. [default: runs/NAME-001, -002, …]"
+    "--resume",
+    type=click.Choice(["never", "auto", "must"]),
+    default="never",
+    show_default=True,
+    help="Go on with the run at --output, or the newest of this name: never; where there is one; always.",
 )
-def run(file: Path, overrides: tuple[str, ...], output: Path | None) -> None:
+def run(file: Path, overrides: tuple[str, ...], output: Path | None, resume: Literal["never", "auto", "must"]) -> None:
     """Train what the config FILE declares, phase by phase.
 
     The config is checked whole before anything is read or built. The run directory then holds the resolved config, the plan,
-    events.jsonl, metrics.jsonl, status.json and the final weights (safetensors with a JSON description).
+    events.jsonl, metrics.jsonl, status.json, checkpoints and the final weights (safetensors with a JSON description).
+
+    SIGTERM and Ctrl-C stop after the step under way, its state saved; a second one leaves at once. SIGUSR1 saves the state and
+    goes on.
     """
     from stackwise.run import run as run_experiment
 
-    result = run_experiment(file, overrides, output)
+    show(run_experiment(file, overrides, output, resume=resume))
+
+
+def show(result: Result) -> None:
+    """Print what came of a run."""
+    if result.finished_before:
+        done = result.summary.finished.steps if result.summary.finished is not None else 0
+        click.echo(f"{result.directory} has finished before, after {done:,} steps: nothing is left to train")
+        click.echo("train it further by: --set run.horizon=… (or `stackwise branch`)")
+        return
     click.echo(result.summary.text())
-    click.echo(f"files: {result.directory}/ (config.yaml, plan.json, events.jsonl, metrics.jsonl, status.json, final/weights.safetensors)")
+    click.echo(
+        f"files: {result.directory}/ (config.yaml, plan.json, events.jsonl, metrics.jsonl, status.json, checkpoints/, "
+        "final/weights.safetensors)"
+    )

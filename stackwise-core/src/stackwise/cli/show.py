@@ -28,7 +28,9 @@ _PLACES: Mapping[Kind, str] = {
     "loader": "data.sources.<name>",
     "transform": "data.transforms",
     "adapter": "model.adapters.<junction>",
+    "weight-adapter": "model.weight_adapters.<name>",
     "growth": "phases.<name>.enter.growth",
+    "reaction": "optimizer.reaction",
     "observer": "observers",
 }
 """Kind → where a config names such a component."""
@@ -49,8 +51,9 @@ def _complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> li
 
 @click.command()
 @click.argument("component", shell_complete=_complete)
-def show(component: str) -> None:
-    """Explain one COMPONENT: its options, its spec and an example.
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list of objects instead of text.")
+def show(component: str, as_json: bool) -> None:
+    """Explain one COMPONENT: where it comes from, its options, its spec and an example.
 
     COMPONENT is an id as `list-providers` prints it; where two kinds share an id, put the kind before it.
 
@@ -58,19 +61,28 @@ def show(component: str) -> None:
     stackwise show core.project
     stackwise show adapter:core.project
 
+    The JSON objects have the keys id, kind, summary, provider, distribution, version, editable, sha256 (of the distribution's
+    Python files), options_at (file and line), factory, options (key, type, required, default, doc, may_follow_time, and the
+    rules minimum, maximum, choices), spec, example and stands_at.
+
     Exit codes: 0 done, 2 there is no such component, 3 its provider is broken.
     """
-    found = _find(component)
-    click.echo("\n\n".join(_describe(registered) for registered in found))
+    registry = discover()
+    found = _find(registry, component)
+    if as_json:
+        import json
+
+        click.echo(json.dumps([_as_object(registry, each) for each in found], indent=1, default=str))
+    else:
+        click.echo("\n\n".join(_describe(registry, each) for each in found))
 
 
-def _find(text: str) -> tuple[Registered, ...]:
+def _find(registry: Registry, text: str) -> tuple[Registered, ...]:
     """The components meant by `id` or `kind:id`; imports only their provider while the name is right."""
     kind, colon, id = text.rpartition(":")
     if colon and kind not in KINDS:
         raise UserError(f"'{kind}' in '{text}' is no kind of component{did_you_mean(kind, KINDS)}")
-    found = _matching(discover(allow={id.partition(".")[0]}), kind, id)
-    return found or _refuse(discover(), kind, id)
+    return _matching(registry, kind, id) or _refuse(registry, kind, id)
 
 
 def _matching(registry: Registry, kind: str, id: str) -> tuple[Registered, ...]:
@@ -86,12 +98,14 @@ def _refuse(registry: Registry, kind: str, id: str) -> tuple[Registered, ...]:
     raise registry.unknown(None, id)
 
 
-def _describe(found: Registered) -> str:
-    options = found.load_options()
+def _describe(registry: Registry, found: Registered) -> str:
+    options, provider = found.load_options(), registry.provider(found.provider)
+    editable = " (editable)" if provider is not None and provider.editable else ""
     parts = [
         f"{found.id}  ({found.kind})",
         _indent(found.component.summary) if found.component.summary else "",
-        _indent(f"from {found.distribution} {found.version}, provider '{found.provider}'"),
+        _indent(f"from {found.distribution} {found.version}{editable}, provider '{found.provider}'"),
+        _indent(f"options at {_place(options)}, factory {found.component.factory}"),
         "",
         _options(options),
         "",
@@ -100,6 +114,52 @@ def _describe(found: Registered) -> str:
         _example(found),
     ]
     return "\n".join(part for i, part in enumerate(parts) if part or i != 1)
+
+
+def _as_object(registry: Registry, found: Registered) -> dict[str, Any]:
+    """Everything about a component, for scripts."""
+    options, provider = found.load_options(), registry.provider(found.provider)
+    assert provider is not None  # the one that the component came from
+    fields: tuple[attrs.Attribute[Any], ...] = attrs.fields(options)
+    return {
+        "id": found.id,
+        "kind": found.kind,
+        "summary": found.component.summary,
+        "provider": found.provider,
+        "distribution": found.distribution,
+        "version": found.version,
+        "editable": provider.editable,
+        "sha256": provider.file_digest(),
+        "options_at": _place(options),
+        "factory": found.component.factory,
+        "options": [_option_as_object(attribute) for attribute in fields],
+        "spec": _spec(options, found.component.example),
+        "example": {"use": found.id, **found.component.example},
+        "stands_at": _PLACES[found.kind],
+    }
+
+
+def _option_as_object(attribute: attrs.Attribute[Any]) -> dict[str, Any]:
+    rules = {name: attribute.metadata[name] for name in ("minimum", "maximum", "choices") if attribute.metadata.get(name) is not None}
+    default: Any = attribute.default
+    plain = default is None or isinstance(default, bool | int | float | str | list | tuple)
+    return {
+        "key": config_key(attribute),
+        "type": _type(attribute.type),
+        "required": default is attrs.NOTHING,
+        "default": default if plain else None,
+        "doc": str(attribute.metadata.get("doc") or ""),
+        "may_follow_time": bool(attribute.metadata.get("scheduled")),
+        **rules,
+    }
+
+
+def _place(options: type) -> str:
+    """File and line of a class, as far as Python knows them."""
+    try:
+        return f"{inspect.getsourcefile(options)}:{inspect.getsourcelines(options)[1]}"
+    except (OSError, TypeError):
+        return f"{options.__module__}.{options.__qualname__}"
 
 
 def _options(options: type) -> str:

@@ -2,6 +2,7 @@
 
 from stackwise.config.component_options import parse_schedule, structure_options
 from stackwise.config.experiment import (
+    CheckpointConfig,
     DataConfig,
     EnterConfig,
     EvaluateConfig,
@@ -17,6 +18,7 @@ from stackwise.config.loading import experiment, load
 from stackwise.config.objects import Phase, sample
 
 __all__ = [
+    "CheckpointConfig",
     "DataConfig",
     "EnterConfig",
     "EvaluateConfig",

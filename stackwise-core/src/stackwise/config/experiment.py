@@ -8,12 +8,14 @@ from typing import Any, Literal
 
 from attrs import Factory, field, frozen
 
+from stackwise.admission import ProviderList, lists_of
 from stackwise.config.nodes import Node, split
 from stackwise.errors import ConfigError, Position, Problem
 from stackwise.options import option
 from stackwise.schedules import Constant, Piecewise, Schedule
 from stackwise.time import Duration
 
+_BEST = re.compile(r"[A-Za-z0-9_-]+\.[^\s.]+( \((min|max)\))?\Z")
 _RUN_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}\Z")
 
 
@@ -83,6 +85,48 @@ def _broken_decay(value: float | Schedule) -> str | None:
     return None
 
 
+def _broken_best(value: str | None) -> str | None:
+    if value is None or _BEST.match(value):
+        return None
+    return f"{value!r} is no metric: write `<evaluation>.<metric>`, and ` (max)` behind it where more is better"
+
+
+@frozen(kw_only=True)
+class CheckpointConfig:
+    """When a run's state goes to disk, and which of it stays there."""
+
+    every: Duration = field(default=Duration.parse("10%"), metadata={"rule": _broken_cadence, "doc": "cadence; 100%: only at the end"})
+    keep_last: int = option(2, doc="how many of the newest stay", minimum=1)
+    keep_every: Duration | None = field(
+        default=None, metadata={"rule": _broken_cadence, "doc": "cadence of checkpoints that stay for good"}
+    )
+    best: str | None = field(
+        default=None, metadata={"rule": _broken_best, "doc": "`<evaluation>.<metric>`, ` (max)` behind it: the best by it stays as well"}
+    )
+    at_phases: bool = option(True, doc="before every boundary too")
+    asynchronous: bool = option(False, doc="write in a thread from a copy in memory")
+
+    @property
+    def best_metric(self) -> tuple[str, Literal["min", "max"]] | None:
+        """The metric that is watched, and which way is better."""
+        if self.best is None:
+            return None
+        name, _, direction = self.best.partition(" ")
+        return name, "max" if direction == "(max)" else "min"
+
+
+@frozen(kw_only=True)
+class ProvidersConfig:
+    """Which installed providers may be imported for this run."""
+
+    allow: tuple[str, ...] | None = field(default=None, metadata={"doc": "names of the only providers to import; left out: all"})
+    block: tuple[str, ...] = field(default=(), metadata={"doc": "names of providers not to import"})
+
+    def lists(self) -> tuple[ProviderList, ...]:
+        """As discovery takes them."""
+        return lists_of("run.providers.{}", self.allow, self.block)
+
+
 @frozen(kw_only=True)
 class RunConfig:
     """The run as a whole."""
@@ -97,7 +141,12 @@ class RunConfig:
     workers: int = option(0, doc="processes that read each source; 0: the thread reads", minimum=0)
     probe: bool = option(True, doc="whether each change of the model is judged on the last batch, before and after")
     compile: bool = option(False, doc="whether torch compiles the model, block by block")
+    checkpoint: CheckpointConfig = field(factory=CheckpointConfig, metadata={"doc": "when the state goes to disk, and what stays there"})
+    non_finite: Literal["skip", "halt", "rewind"] = option(
+        "skip", doc="what a step without a finite loss and gradient leads to, beside changing nothing"
+    )
     halt_after: int = option(3, doc="steps in a row without a finite loss and gradient after which the run halts", minimum=1)
+    providers: ProvidersConfig = field(factory=ProvidersConfig, metadata={"doc": "which installed providers may be imported"})
 
 
 @frozen(kw_only=True)

@@ -36,7 +36,7 @@ def faults_of(error: Exception, path: KeyPath = ()) -> list[Fault]:
     if isinstance(error, ForbiddenExtraKeysError):
         known = [config_key(a) for a in attrs.fields(error.cl) if a.init]
         return [Fault((*here, key), f"unknown key{did_you_mean(key, known)}") for key in sorted(map(str, error.extra_fields))]
-    if isinstance(error, KeyError):
+    if isinstance(error, KeyError) and len(here) > len(path):  # without a note of where, a class raised it on its own account
         return [Fault(here, "is missing: give it a value", missing=True)]
     if isinstance(error, ValueError | UserError):
         return [Fault(here, str(error))]

@@ -52,6 +52,9 @@ def read_experiment(root: Node, default_name: str) -> Experiment:
     problems.add(root, faults)
     evaluate, faults = read_evaluations(root.child("evaluate"))
     problems.add(root, faults)
+    if (best := run.checkpoint.best_metric) and (name := best[0].partition(".")[0]) not in (names := [each.name for each in evaluate]):
+        message = f"there is no evaluation '{name}' to choose the best checkpoint by{did_you_mean(name, names)}"
+        problems.add(root, (Fault(("run", "checkpoint", "best"), message),))
     observers, faults = read_observers(root.child("observers"))
     problems.add(root, faults)
     phases = _read_phases(root, problems)

@@ -195,7 +195,7 @@ class Drafts:
         self.problems += problems
         if options is None:
             return None
-        everything = {name: schedules.get(name) or Constant(value=getattr(options, name)) for name in scheduled_fields(options_class)}
+        everything = {name: schedules[name] for name in scheduled_fields(options_class) if name in schedules}  # the rest has no value
         return Draft(kind=kind, id=ref.use, path=ref.path, options=options, schedules=everything, registered=registered)
 
     def _loaded(self, kind: Kind, use: str) -> tuple[Registered, type]:

@@ -7,7 +7,7 @@ from typing import Literal, NoReturn
 import attrs
 from attrs import field, frozen
 
-from stackwise.clock import Clock, lay_out
+from stackwise.clock import Clock, Past, lay_out
 from stackwise.config import Experiment, PhaseConfig, parse_schedule
 from stackwise.errors import ConfigError, Problem, ScheduleError, SelectorError, did_you_mean
 from stackwise.phases import (
@@ -28,6 +28,7 @@ from stackwise.plan.evaluations import EvaluationPlan, evaluation_plan
 from stackwise.plan.extents import extent_of, shapes_in
 from stackwise.plan.junctions import Joined, PhaseDrafts, join
 from stackwise.plan.parts import Draft, Drafts
+from stackwise.plan.reads import declared_sizes, shortages
 from stackwise.plan.transitions import Growing, transition
 from stackwise.registry import Provider, Registry
 from stackwise.schedules import Curve
@@ -61,20 +62,26 @@ class Plan:
         return tuple(dict.fromkeys(bridge for joined in self.joined for bridge in joined.bridges))
 
 
-def make_plan(experiment: Experiment, registry: Registry) -> Plan:
+def make_plan(experiment: Experiment, registry: Registry, past: Past | None = None) -> Plan:
     """Compile an experiment.
+
+    Args:
+        experiment: what is declared.
+        registry: the components it may name.
+        past: what was run already, when it goes on from a checkpoint: its boundaries stay the steps they were.
 
     Raises:
         ConfigError: every mistake of the config and of the components' options, at once.
         ProviderError: a component that is needed cannot be used.
     """
-    return _Planner(experiment, registry).plan()
+    return _Planner(experiment, registry.under(experiment.run.providers.lists()), past).plan()
 
 
 @attrs.define
 class _Planner:
     experiment: Experiment
     registry: Registry
+    past: Past | None = None
     problems: list[Problem] = field(factory=list)
     drafts: Drafts = field(init=False)
     _joined: dict[tuple[object, ...], Joined] = field(factory=dict)
@@ -105,6 +112,9 @@ class _Planner:
         observing = tuple(draft.part(self.drafts.settled(draft)) for draft in observers if draft is not None)
         self._collect(phases[-1])
         if self.problems or self.drafts.faults:
+            self._stop()
+        self.problems += shortages(clock, compiled, joined, phases, [declared_sizes(each) for each in joined])
+        if self.problems:
             self._stop()
         lookahead = max(_lookahead(each.drafts.task) for each in joined)
         declared = [state.data for state in states] + [evaluation.state for evaluation in evaluations]
@@ -194,7 +204,8 @@ class _Planner:
         """The compiled clock; None, with the reason among the problems, where the timeline does not hold together."""
         phases = self.experiment.phases
         try:
-            return lay_out(self.experiment.run.horizon, [extent_of(phase, each) for phase, each in zip(phases, found, strict=True)])
+            extents = [extent_of(phase, each) for phase, each in zip(phases, found, strict=True)]
+            return lay_out(self.experiment.run.horizon, extents, self.past)
         except ScheduleError as error:
             if not any(problem.path.endswith((".until", "run.horizon")) for problem in self.problems):
                 self.problems.append(Problem(str(error), "phases", phases[-1].locate("until")))
@@ -314,7 +325,8 @@ class _Planner:
         crossing = None
         if joined is not None and state is not None and before is not None:
             last = self.experiment.phases[i - 1]
-            growing = Growing(growth, operator, clock.t(clock.starts[i + 1])) if growth is not None and operator is not None else None
+            window = clock.t(clock.starts[i]), clock.t(clock.starts[i + 1])
+            growing = Growing(growth, operator, *window) if growth is not None and operator is not None else None
             crossing = transition(last, phase, before, state, growing, joined.drafts.rack, self.drafts)
             self._collect(phase)
         enter = Enter(

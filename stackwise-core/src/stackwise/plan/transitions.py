@@ -56,6 +56,8 @@ class Growing:
 
     draft: Draft
     part: Part
+    start: float
+    """Run time at the boundary."""
     end: float
     """Run time at the end of the phase that it opens."""
 
@@ -92,7 +94,7 @@ def transition(
     reordered = old.stacks != new.stacks or list(old.stacks) != list(new.stacks)
     if reordered and not replaced:
         blocks = _map_blocks(after, old, new, operator, growth, rack, drafts)
-        _check_gate(growing, blocks, drafts)
+        _check_gate(growing, operator is not None and bool(operator.preserves_function), blocks, drafts)
     elif growth is not None and not _maps_tensors(operator):
         drafts.problems.append(Problem(f"{growth.id} has nothing to grow: the stacks are those of the phase before", growth.path))
     kept = not reordered or (operator is not None and _keeps_every_block(old, blocks))
@@ -123,13 +125,16 @@ def _adapter(model: ModelState, name: str) -> object:
     return None if declared is None else (declared.part.structure, declared.select)
 
 
-def _check_gate(growing: Growing | None, blocks: BlockMap, drafts: Drafts) -> None:
-    """A gate ends at 1, where it is folded into the weights by being taken away."""
+def _check_gate(growing: Growing | None, preserves: bool, blocks: BlockMap, drafts: Drafts) -> None:
+    """A gate that keeps the function begins at 0; every gate ends at 1, where it is folded into the weights by being taken away."""
     if growing is None or not any(origin.gated for origin in blocks.values()):
         return
     gate, path = growing.part.curves.get("gate"), f"{growing.draft.path}.gate"
     if gate is None:
         drafts.faults.append(ProviderError(f"{growing.draft.label} gates blocks, but has no option `gate` that may follow time"))
+    elif preserves and gate(growing.start) != 0.0:
+        message = f"the gate stands at {gate(growing.start):g} where its phase begins, so that the function jumps: let it rise from 0"
+        drafts.problems.append(Problem(f"{message}, as in {{linear: {{from: 0, to: 1, over: phase}}}}", path))
     elif abs(gate(growing.end) - 1.0) > 1e-9:
         message = f"the gate stands at {gate(growing.end):g} where its phase ends, and it is taken away there: let it reach 1 in this phase"
         drafts.problems.append(Problem(f"{message}, as in {{linear: {{from: 0, to: 1, over: phase}}}}", path))
@@ -236,7 +241,14 @@ def _map_blocks(
     spec = rack.spec
     outputs = spec.residual_outputs if isinstance(spec, RackSpec) else ()
     try:
-        blocks = operator.map_blocks(GrowthRequest(old_stacks=old.stacks, new_stacks=new.stacks, residual_outputs=outputs))
+        request = GrowthRequest(
+            old_stacks=old.stacks,
+            new_stacks=new.stacks,
+            residual_outputs=outputs,
+            old_options={role: getattr(old, role).plain_options for role in ("embedding", "rack", "head")},
+            new_options={role: getattr(new, role).plain_options for role in ("embedding", "rack", "head")},
+        )
+        blocks = operator.map_blocks(request)
     except ValueError as error:
         drafts.problems.append(Problem(f"{growth.id} cannot make this change: {error}", growth.path))
         return {}

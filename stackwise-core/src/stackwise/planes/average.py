@@ -23,6 +23,7 @@ class WeightAverage:
     def __init__(self) -> None:
         self._average: dict[str, torch.Tensor] = {}
         self._parameters: dict[str, nn.Parameter] = {}
+        self._model: Mapping[str, nn.Parameter] = {}
 
     def enter(self, parameters: Mapping[str, nn.Parameter], receipt: ModelReceipt) -> None:
         """Follow the model across a boundary.
@@ -31,7 +32,7 @@ class WeightAverage:
             parameters: every parameter of the model in place by canonical name, frozen ones included.
             receipt: what the boundary did to them.
         """
-        before, self._average, self._parameters = self._average, {}, {}
+        before, self._average, self._parameters, self._model = self._average, {}, {}, parameters
         for name, parameter in parameters.items():
             origin, old = receipt.copied.get(name), receipt.adopted.get(name)
             source = old if origin is None else origin.source
@@ -74,9 +75,10 @@ class WeightAverage:
         Raises:
             UserError: averages of other names or shapes.
         """
-        named = {name: self._parameters.get(name) for name in state}
-        wrong = [name for name, parameter in named.items() if parameter is None or parameter.shape != state[name].shape]
+        wrong = [name for name, average in state.items() if name not in self._model or self._model[name].shape != average.shape]
         if wrong or self._average.keys() - state.keys():
             raise UserError(f"saved averages are not of this model: {', '.join([*wrong, *(self._average.keys() - state.keys())][:5])}")
-        for name, average in state.items():
-            self._average[name].copy_(average)
+        self._parameters = {
+            name: parameter for name, parameter in self._model.items() if name in state
+        }  # frozen ones that once trained too
+        self._average = {name: state[name].to(parameter.device, copy=True) for name, parameter in self._parameters.items()}

@@ -38,6 +38,30 @@ def check_batch(source: str, batch: Batch, spec: BatchSpec, length: int | None =
                 raise DataError(f"source '{source}': '{name}' holds {low}..{high}, outside its declared range {declared}")
 
 
+def check_limits(source: str, name: str, tensor: torch.Tensor, limits: tuple[int, int]) -> None:
+    """Refuse entries of an integer field outside limits[0] <= v < limits[1].
+
+    Raises:
+        DataError: so they are.
+    """
+    if tensor.numel():
+        low, high = (int(bound) for bound in torch.aminmax(tensor))
+        refuse_outside(source, name, (low, high + 1), limits)
+
+
+def refuse_outside(source: str, name: str, held: tuple[int, int], limits: tuple[int, int]) -> None:
+    """Refuse a field that holds values of `held` that `limits` leave out; both without their upper end.
+
+    Raises:
+        DataError: so it does.
+    """
+    if held[0] < limits[0] or held[1] > limits[1]:
+        raise DataError(
+            f"source '{source}': '{name}' holds values from {held[0]} to {held[1] - 1}, and the model takes {limits[0]} to "
+            f"{limits[1] - 1}: mend the data, or give the model the size that they need"
+        )
+
+
 def rows_of(batch: Batch) -> int:
     """Length of the first dimension."""
     return int(next(iter(batch.values())).shape[0])

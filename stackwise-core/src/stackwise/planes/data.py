@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import tee
 from typing import Any, NamedTuple
 
 import torch
 from attrs import define, field
 
-from stackwise.contracts import Batch, Fingerprinted, Loader, Scheduled, Transform
+from stackwise.contracts import Batch, Built, Fingerprinted, Loader, Scheduled
 from stackwise.errors import DataError, ProviderError
 from stackwise.phases import DataState, Part
-from stackwise.planes.batches import check_batch, join_rows, rows_of
+from stackwise.planes.batches import check_batch, check_limits, join_rows, refuse_outside, rows_of
 from stackwise.planes.bridges import fields_across, take
 from stackwise.planes.iterable_loader import IterableLoader, as_loader
 from stackwise.planes.mixture import Mixture, Request
 from stackwise.planes.read_ahead import ReadAhead
 from stackwise.planes.reader_processes import ProcessLoader
-from stackwise.streams import step_seed, stream_key
+from stackwise.planes.transforming import BuildTransform, Transforms
+from stackwise.specs import EpochSize
 from stackwise.time import Moment
 
 BuildLoader = Callable[[str, Part], Any]
-BuildTransform = Callable[[Part], Transform]
 
 
 @define
@@ -34,13 +34,16 @@ class Delivered:
     tokens: int = 0
 
 
-@define
+@define(eq=False)
 class _Source:
+    name: str
     part: Part
     loader: Loader
     delivered: Delivered
     values: dict[str, float] = field(factory=dict)
     """The values last handed to the loader."""
+    fingerprint: Mapping[str, Any] | None = None
+    """What the loader reads, asked when it is built: later it may belong to a thread or be a process that has ended."""
 
 
 class _Planned(NamedTuple):
@@ -80,31 +83,32 @@ class DataPlane:
         read_ahead: int = 0,
         workers: int = 0,
     ) -> None:
-        self._build, self._build_transform = build, build_transform
+        self._build, self._transforms = build, Transforms(build_transform, seed)
         self._device = device if device is not None and device.type != "cpu" else None
-        self._seed, self._workers = seed, workers
+        self._workers = workers
         self._mixture = Mixture(request or (lambda step: None))
         self._mixed: Mapping[str, Any] = self._mixture.state_dict()
         """State of the mixture after the last step that was read."""
         self._sources: dict[str, _Source] = {}
         self._parked: dict[str, _Source] = {}
         """Sources a phase dropped: they keep their read position for a later phase that names them again."""
-        self._transforms: list[tuple[Part, Transform, torch.Generator, int]] = []
+        self._limits: dict[str, tuple[int, int]] = {}
+        """Of fields whose values a source does not say: those that the task takes."""
+        self._ready: list[_Source] = []
+        """Sources of phases to come, built to be looked at, in the order in which they are needed."""
         self._state: DataState | None = None
         self._lookahead = 0
         self._planned: deque[_Planned] = deque()
         self._coming: Iterator[Moment] = iter(())
         self._ahead = ReadAhead(self._produce, self._snapshot, read_ahead)
         self._open = False
-        self._fingerprints: dict[str, Mapping[str, Any]] | None = None
-        """What was read, once the run is over."""
 
     @classmethod
     def of(cls, batches: object, device: torch.device | None = None) -> DataPlane:
         """A plane over one finished source: a loader, or an iterable of batches."""
         loader = as_loader(batches)
         plane = cls(lambda name, part: loader, device=device)
-        plane._sources["data"] = _Source(Part(kind="loader", id=type(batches).__name__, given=batches), loader, Delivered())
+        plane._sources["data"] = _Source("data", Part(kind="loader", id=type(batches).__name__, given=batches), loader, Delivered())
         return plane
 
     def enter(self, state: DataState, *, lookahead: int) -> None:
@@ -115,14 +119,13 @@ class DataPlane:
         for name, part in state.sources.items():
             source = known.get(name)
             if source is None or source.part.structure != part.structure:
-                source = _Source(part, as_loader(self._build(name, part)), source.delivered if source else Delivered())
-                if part.curves and not isinstance(source.loader, Scheduled):
-                    raise ProviderError(
-                        f"{part.id} declares options that follow time ({', '.join(part.curves)}) but the loader has no apply_values"
-                    )
+                source = _Source(name, part, self._loader(name, part), source.delivered if source else Delivered())
+                if isinstance(source.loader, Fingerprinted):
+                    source.fingerprint = source.loader.fingerprint()
             source.part = part
             sources[name] = source
-        self._enter_transforms(state.transforms)
+        self._transforms.enter(state.transforms)
+        self._limits = _limits(state, sources)
         self._parked = {name: source for name, source in known.items() if name not in sources}
         self._sources, self._state, self._lookahead = sources, state, lookahead
 
@@ -147,8 +150,7 @@ class DataPlane:
     def end(self) -> None:
         """Stop reading ahead and end reader processes: the run is over."""
         self.close()
-        self._fingerprints = self.fingerprints()  # reader processes cannot be asked afterwards
-        for source in {**self._parked, **self._sources}.values():
+        for source in (*self._parked.values(), *self._sources.values(), *self._ready):
             if isinstance(source.loader, ProcessLoader):
                 source.loader.close()
 
@@ -162,20 +164,19 @@ class DataPlane:
         return lines
 
     def fingerprints(self) -> dict[str, Mapping[str, Any]]:
-        """What each source that can say so has read."""
-        if self._fingerprints is not None:
-            return self._fingerprints
-        return {name: s.loader.fingerprint() for name, s in self._sources.items() if isinstance(s.loader, Fingerprinted)}
+        """What each source that can say so reads, sources no longer named included."""
+        known = {**self._parked, **self._sources}
+        return {name: source.fingerprint for name, source in known.items() if source.fingerprint is not None}
 
     def state_dict(self) -> dict[str, Any]:
         """Read positions, ledger and mixture as of the last step taken, by source name."""
         return self._ahead.state() if self._open else self._snapshot()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` saved into the same declared sources.
+        """Restore what `state_dict` saved into the same declared sources and transforms.
 
         Raises:
-            DataError: the saved sources are not the declared ones.
+            DataError: the saved ones are not the declared ones.
         """
         known = {**self._parked, **self._sources}
         if set(state["sources"]) != set(known):
@@ -184,16 +185,68 @@ class DataPlane:
             source.loader.load_state_dict(state["sources"][name])
             source.delivered = Delivered(**state["ledger"][name])
             source.values = {}
+        self._parked = {name: self._parked[name] for name in state["sources"] if name in self._parked}
+        self._transforms.load_state_dict(state["transforms"])
         self._planned.clear()
         self._mixture.load_state_dict(state["mixture"])
         self._mixed = state["mixture"]
 
     def _snapshot(self) -> dict[str, Any]:
         sources = {name: source.loader.state_dict() for name, source in {**self._parked, **self._sources}.items()}
-        return {"sources": sources, "ledger": self._lines(), "mixture": self._mixed}
+        return {"sources": sources, "ledger": self._lines(), "mixture": self._mixed, "transforms": self._transforms.state_dict()}
 
     def _lines(self) -> dict[str, dict[str, int]]:
         return {name: {"rows": s.delivered.rows, "tokens": s.delivered.tokens} for name, s in {**self._parked, **self._sources}.items()}
+
+    # -- before the run -------------------------------------------------------------------------------------------
+
+    def rehearse(self, phases: Iterable[tuple[DataState, int, Moment]]) -> list[dict[str, EpochSize | None]]:
+        """Build what every phase reads, and make one row of each length, so that wrong data show before the first step.
+
+        No read position moves; what was built is used when its phase is entered. Finished objects are built around and not read.
+
+        Args:
+            phases: declared state, lookahead of the task and first instant of each phase.
+
+        Returns:
+            One a phase: source → what one epoch of it holds, for those that say so.
+
+        Raises:
+            DataError: data that cannot be trained on.
+        """
+        made: list[_Source] = []
+        sizes = []
+        for state, lookahead, moment in phases:
+            self.enter(state, lookahead=lookahead)
+            made += [source for source in self._sources.values() if source not in made]
+            self._try(state, moment)
+            sizes.append({name: _epoch_size(source.loader) for name, source in self._sources.items()})
+        self._ready, self._sources, self._parked, self._state = made, {}, {}, None
+        return sizes
+
+    def _try(self, state: DataState, moment: Moment) -> None:
+        """One row of every source at every length of a phase, through bridges and transforms."""
+        if not all(_can_be_tried(source) for source in self._sources.values()):
+            return
+        before = {name: source.loader.state_dict() for name, source in self._sources.items()}
+        for length in dict.fromkeys(shape.seq_len for _, shape in state.shapes if shape.rows is not None):
+            asked = None if length is None else length + self._lookahead
+            self._finish(join_rows([(name, self._take_from(name, 1, asked)) for name in self._sources]), moment)
+        for name, source in self._sources.items():
+            source.loader.load_state_dict(before[name])
+
+    def _loader(self, name: str, part: Part) -> Loader:
+        """The loader of a source that begins: one that was made ready, else a new one."""
+        for source in self._ready:
+            if source.name == name and source.part.structure == part.structure:
+                self._ready.remove(source)
+                return source.loader
+        loader = as_loader(self._build(name, part))
+        if part.curves and not isinstance(loader, Scheduled):
+            raise ProviderError(
+                f"{part.id} declares options that follow time ({', '.join(part.curves)}) but the loader has no apply_values"
+            )
+        return loader
 
     # -- making a step's batches ----------------------------------------------------------------------------------
 
@@ -255,14 +308,16 @@ class DataPlane:
     def _take_from(self, name: str, rows: int | None, length: int | None) -> Batch:
         """The next rows of one source, checked the first time, bridged to the task, and counted."""
         source = self._sources[name]
-        batch = source.loader.take(rows, length)
+        try:
+            batch = source.loader.take(rows, length)
+        except DataError as error:
+            raise DataError(f"source '{name}': {error}") from error
         if not source.delivered.rows:
             check_batch(name, batch, source.loader.get_batch_spec(), length)
         delivered = rows_of(batch)
         if rows is not None and delivered != rows:
-            raise ProviderError(
-                f"source '{name}' was asked for {rows} rows and delivered {delivered}: a loader delivers what it is asked for"
-            )
+            asked = "1 row" if rows == 1 else f"{rows} rows"
+            raise ProviderError(f"source '{name}' was asked for {asked} and delivered {delivered}: a loader delivers what it is asked for")
         if self._state is not None and self._state.bridges:
             bridges = [bridge for bridge in self._state.bridges if bridge.junction == f"source:{name}-task"]
             batch = {**batch, **take(fields_across([bridge.field for bridge in bridges], bridges), batch)}
@@ -271,23 +326,42 @@ class DataPlane:
         return batch
 
     def _finish(self, batch: Batch, moment: Moment) -> Batch:
-        for part, transform, generator, key in self._transforms:
-            if part.curves:
-                transform.apply_values(part.values_at(moment.t))  # type: ignore[attr-defined]  # checked when it was built
-            batch = transform(batch, moment, generator.manual_seed(step_seed(key, moment.step)))
+        batch = self._transforms(batch, moment)
+        for name, limits in self._limits.items():
+            if name in batch:
+                check_limits(" and ".join(self._sources), name, batch[name], limits)
         if self._device is not None:
             batch = {name: tensor.to(self._device, non_blocking=True) for name, tensor in batch.items()}
         return batch
 
-    def _enter_transforms(self, parts: Sequence[Part]) -> None:
-        known = {(i, part.structure): rest for i, (part, *rest) in enumerate(self._transforms)}
-        self._transforms = [(part, *(known.get((i, part.structure)) or self._new_transform(i, part))) for i, part in enumerate(parts)]
 
-    def _new_transform(self, index: int, part: Part) -> tuple[Transform, torch.Generator, int]:
-        assert self._build_transform is not None
-        transform = self._build_transform(part)
-        if part.curves and not isinstance(transform, Scheduled):
-            raise ProviderError(
-                f"{part.id} declares options that follow time ({', '.join(part.curves)}) but the transform has no apply_values"
-            )
-        return transform, torch.Generator(), stream_key(self._seed, "transform", index, part.id)
+def _epoch_size(loader: Loader) -> EpochSize | None:
+    teller = getattr(loader, "epoch_size", None)
+    size = teller() if callable(teller) else None
+    return size if isinstance(size, EpochSize) else None
+
+
+def _can_be_tried(source: _Source) -> bool:
+    """Whether reading a row and going back leaves no trace; a user's own stream may have only one way."""
+    return not isinstance(source.loader, IterableLoader) and (source.part.given is None or isinstance(source.part.given, Built))
+
+
+def _limits(state: DataState, sources: Mapping[str, _Source]) -> dict[str, tuple[int, int]]:
+    """The fields to look at batch by batch: what a loader says of its values, once built, is believed.
+
+    Raises:
+        DataError: it says that some lie outside.
+    """
+    limits: dict[str, tuple[int, int]] = {}
+    for bridge in state.bridges:
+        if bridge.limits is None:
+            continue
+        name = bridge.junction.removeprefix("source:").removesuffix("-task")
+        own = [other for other in state.bridges if other.junction == bridge.junction]
+        ((_, delivered, _),) = fields_across([bridge.field], own)
+        spec = sources[name].loader.get_batch_spec().fields.get(delivered)
+        if spec is None or spec.bounds is None or not isinstance(spec.bounds[1], int) or state.transforms:
+            limits[bridge.field] = bridge.limits
+        else:
+            refuse_outside(name, delivered, (spec.bounds[0], spec.bounds[1]), bridge.limits)
+    return limits

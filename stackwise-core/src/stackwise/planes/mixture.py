@@ -8,7 +8,8 @@ which keeps all of them within 1 - 1/(2n-2) and needs to know the shares to come
 A chairman may be chosen while his weight is zero; a source that has left the mixture cannot be read. So what a source is owed when it
 leaves is settled beforehand (`settlement.py`), and from when a leave comes into view the margin 1/(2n-2) shrinks to 2^-20 of a row.
 While sources stay, Tijdeman's theorem is the proof. Where they leave and come back, the settlement does not see which rows of a step
-they can still get: of random schedules whose sources change with every step, one in about a thousand strays by more than a row.
+they can still get: of random schedules whose sources change with every step, one in about a thousand strays by more than a row (at most
+1.39 was seen). Schedules whose sets last for a few steps were never seen to.
 """
 
 from __future__ import annotations

@@ -9,9 +9,9 @@ import torch
 from attrs import evolve
 from torch import nn
 
-from stackwise.contracts import BlockOrigin, Scheduled
+from stackwise.contracts import BlockOrigin, GrowthRequest, Scheduled
 from stackwise.errors import ProviderError, UserError
-from stackwise.model import Model, rack_spec
+from stackwise.model import Model, load_named_tensors, named_tensors, rack_spec
 from stackwise.phases import Enter, ModelState, Part
 from stackwise.planes.gates import Gates, gated_modules
 from stackwise.planes.initialisation import DeferredInitialisation
@@ -78,6 +78,7 @@ class ModelPlane:
         growth: object = None,
         gate: Curve = UNGATED,
         enter: Enter | None = None,
+        restoring: bool = False,
     ) -> ModelReceipt:
         """Cross into a declared state.
 
@@ -88,6 +89,7 @@ class ModelPlane:
             growth: the growth operator, asked for a map by tensor if it can give one.
             gate: value over time of the gate on blocks that are gated.
             enter: the phase's own word on how to cross.
+            restoring: whether saved values follow, so that the first state needs none to begin from.
 
         Raises:
             UserError: a parameter changes its shape and no operator says how; a selector that matches nothing; nothing trainable;
@@ -98,6 +100,7 @@ class ModelPlane:
             self._gates.remove()
             self._gates = None
         if before is None or _differ(before, state) or blocks or growth is not None or (enter is not None and enter.fresh):
+            self._start = None if restoring else self._start
             receipt = self._transform(before, state, step, blocks or {}, growth, enter or Enter())
         else:
             receipt = ModelReceipt(adopted={name: name for name, _ in self.model.named_parameters()})
@@ -127,6 +130,25 @@ class ModelPlane:
         if self._gates is not None:
             self._gates.set(self._gate(t))
 
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Parameters, tied ones once, and persistent buffers, by canonical name; the tensors themselves, not copies."""
+        return named_tensors(self.model)
+
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Write what `state_dict` returned into a model that was entered into the same declared state.
+
+        Raises:
+            UserError: any difference of names, shapes and dtypes, all of them named; nothing is written then.
+        """
+        if differences := load_named_tensors(self.model, state):
+            raise UserError("the saved weights are not this model's:\n  " + "\n  ".join(differences))
+
+    def another(self, state: ModelState, step: int) -> nn.Module:
+        """A model of a declared state beside the one in place, to be filled with saved values."""
+        plane = ModelPlane(self._build, device=self._device, seed=self._seed)
+        plane.enter(state, step=step, restoring=True)
+        return plane.model
+
     # -- extract, transform, load ---------------------------------------------------------------------------------
 
     def _transform(
@@ -149,7 +171,7 @@ class ModelPlane:
         fresh = set(select(enter.fresh, named)) | set(matching(drop, named))
         if before is None and self._start is not None:
             old = check_start(old, new, drop)
-        found = origins(old, new, source, growth=growth, fresh=fresh)
+        found = origins(old, new, source, growth=growth, request=_request(before, state, new), fresh=fresh)
         leaving = self._leaving(before, new, source) if enter.weight_adapters == "merge" else {}
         merged = merge(self.model, leaving) if leaving else ()
         receipt = load(
@@ -294,6 +316,19 @@ def _nth(state: ModelState | None, junction: str, index: int) -> Part | None:
 def _adapter(state: ModelState | None, name: str) -> object:
     declared = state.weight_adapters.get(name) if state is not None else None
     return None if declared is None else declared.part.structure
+
+
+def _request(before: ModelState | None, after: ModelState, new: Model) -> GrowthRequest | None:
+    """What a growth operator is asked."""
+    if before is None:
+        return None
+    return GrowthRequest(
+        old_stacks=before.stacks,
+        new_stacks=after.stacks,
+        residual_outputs=rack_spec(new.rack).residual_outputs,
+        old_options={role: getattr(before, role).plain_options for role in ROLES},
+        new_options={role: getattr(after, role).plain_options for role in ROLES},
+    )
 
 
 def _differ(before: ModelState, after: ModelState) -> bool:

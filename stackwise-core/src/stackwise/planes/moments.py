@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any, Literal
 
 import torch
@@ -122,7 +123,7 @@ def map_entries(
     for entry, value in entries.items():
         power = power_of(entry, declared)
         if not isinstance(value, torch.Tensor) or value.dim() == 0 or power == 0:
-            mapped[entry] = value.clone() if isinstance(value, torch.Tensor) else value
+            mapped[entry] = value.clone() if isinstance(value, torch.Tensor) else deepcopy(value)
         elif origin.whole:
             mapped[entry] = value.clone()
         elif power is None:

@@ -1,15 +1,17 @@
-"""The task in force, exchanged at boundaries like any declared part."""
+"""The task in force, exchanged at boundaries like any declared part, and the frozen reference model that it may ask for."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from typing import Any
 
 import torch
+from torch import nn
 
-from stackwise.contracts import Scheduled, Task
-from stackwise.errors import ProviderError
+from stackwise.contracts import Batch, Scheduled, Stateful, Task
+from stackwise.errors import ProviderError, UserError
 from stackwise.phases import Part
 
 
@@ -41,16 +43,25 @@ def _short(value: Any) -> str:
     return f"{type(value).__name__} of length {len(value)}" if hasattr(value, "__len__") else type(value).__name__
 
 
+AT_ENTRY = "phase entry"
+"""`TaskSpec.reference` of a task whose reference is the model as it enters."""
+
+
 class Objective:
-    """Owns the task.
+    """Owns the task, and its reference.
 
     Args:
         build: makes the task of a declared part; None when it was given finished.
+        load: reads the saved weights that a task names as its reference into a model.
     """
 
-    def __init__(self, build: Callable[[Part], Task] | None = None) -> None:
-        self._build = build
+    def __init__(self, build: Callable[[Part], Task] | None = None, load: Callable[[nn.Module, str], object] | None = None) -> None:
+        self._build, self._load = build, load
         self._part: Part | None = None
+        self._referenced: Task | None = None
+        """The task that `reference` belongs to."""
+        self.reference: nn.Module | None = None
+        """The frozen copy that the task in force compares with; None where it asks for none."""
         self._values: dict[str, float] = {}
         self.task: Task
 
@@ -77,6 +88,44 @@ class Objective:
             self._values = {}
         self._part = part
 
+    def take_reference(self, model: nn.Module) -> bool:
+        """Copy the model where the task that just came into force declares a reference; let go of one that is no longer asked for.
+
+        Returns:
+            Whether a copy was taken.
+
+        Raises:
+            UserError: saved weights that cannot be read, or are not this model's.
+        """
+        if self._referenced is self.task:
+            return False
+        declared = self.task.get_spec().reference
+        self._referenced, self.reference = self.task, None
+        if declared is None:
+            return False
+        self.reference = deepcopy(model).requires_grad_(False).eval()
+        if declared != AT_ENTRY:
+            if self._load is None:
+                raise UserError(f"a finished task names the saved weights {declared} as its reference: only a declared task can")
+            self._load(self.reference, declared)
+        return True
+
+    def hold_reference(self, reference: nn.Module) -> None:
+        """Compare with a reference that was taken before and saved."""
+        self._referenced, self.reference = self.task, reference.requires_grad_(False).eval()
+
+    def loss(self, model: nn.Module, prepared: Batch) -> Any:
+        """What the task makes of the model's outputs, and of the reference's where there is one."""
+        return self.judge(model(prepared), prepared)
+
+    def judge(self, outputs: Mapping[str, torch.Tensor], prepared: Batch) -> Any:
+        """What the task makes of these outputs, and of the reference's where there is one."""
+        if self.reference is None:
+            return self.task.loss(outputs, prepared)
+        with torch.no_grad():
+            known = self.reference(prepared)
+        return self.task.loss(outputs, prepared, reference=known)  # type: ignore[call-arg]  # its spec declares the reference
+
     @contextmanager
     def fixed(self, values: Mapping[str, Mapping[str, float]]) -> Iterator[Task]:
         """The task with the values given for it (by id) instead of those in force, which come back afterwards."""
@@ -89,6 +138,21 @@ class Objective:
             yield self.task
         finally:
             self.task.apply_values(self._values)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the task holds; empty for one that does not change as it is used."""
+        return dict(self.task.state_dict()) if isinstance(self.task, Stateful) else {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Hand the task what `state_dict` returned.
+
+        Raises:
+            UserError: there is state and the task takes none.
+        """
+        if isinstance(self.task, Stateful):
+            self.task.load_state_dict(state)
+        elif state:
+            raise UserError(f"the saved task holds {', '.join(sorted(state))}, and {type(self.task).__name__} takes no state")
 
     def apply_values(self, t: float) -> None:
         """Hand the task the values in force at t, when they changed."""

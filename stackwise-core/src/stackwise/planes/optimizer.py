@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from stackwise.contracts import ParameterGroup, Reaction
 from stackwise.errors import ProviderError, UserError
 from stackwise.phases import Enter, OptimizerState, Part
 from stackwise.planes.average import WeightAverage
-from stackwise.planes.moments import Crossing, MomentsReceipt, Powers
+from stackwise.planes.moments import TORCH_POWERS, Crossing, MomentsReceipt, Powers
 from stackwise.planes.transfer import ModelReceipt
 from stackwise.schedules import Curve
 from stackwise.selectors import select
@@ -57,6 +58,8 @@ class OptimizerPlane:
         self._decay: Curve | None = None
         self.average: WeightAverage | None = None
         self.reaction: Reaction | None = None
+        self._built: list[dict[str, Any]] = []
+        """The torch groups as they were built, without their parameters."""
         self.parameters: list[nn.Parameter] = []
         """The trainable parameters, each once."""
         self.clip: float | None = None
@@ -88,6 +91,7 @@ class OptimizerPlane:
         *,
         receipt: ModelReceipt | None = None,
         enter: Enter | None = None,
+        fresh: Collection[str] = (),
     ) -> MomentsReceipt:
         """Cross into a declared state over the parameters that are trainable now.
 
@@ -97,6 +101,7 @@ class OptimizerPlane:
             t: run time at the boundary.
             receipt: what the model plane did to the parameters; None at the start.
             enter: the phase's policy for moments.
+            fresh: parameters that warm up again, where no receipt says so because saved state follows.
 
         Raises:
             UserError: a group that selects nothing.
@@ -106,13 +111,14 @@ class OptimizerPlane:
         trainable = {name: parameter for name, parameter in parameters.items() if parameter.requires_grad}
         self.clip = state.clip
         self._rewarm = enter.rewarm if enter is not None else None
-        fresh = tuple(name for name in receipt.fresh if name in trainable) if receipt is not None and self._rewarm is not None else ()
+        warming = () if self._rewarm is None else fresh if receipt is None else receipt.fresh
+        apart = tuple(name for name in warming if name in trainable)
         same = before is not None and before.part.structure == state.part.structure and _selection(before) == _selection(state)
-        same = same and fresh == self._rewarming
+        same = same and apart == self._rewarming
         unmoved = self._names.keys() == trainable.keys() and all(self._names[name] is p for name, p in trainable.items())
         if receipt is not None and receipt.moved:
             unmoved = False  # a frozen parameter may have moved, whose state is parked
-        self._rewarming = fresh
+        self._rewarming = apart
         if same and unmoved:
             moments = MomentsReceipt(kept=len(self.state_by_name()))
         else:
@@ -170,6 +176,44 @@ class OptimizerPlane:
 
     # -- state ----------------------------------------------------------------------------------------------------
 
+    def state_dict(self) -> dict[str, Any]:
+        """Optimizer state by canonical parameter name, and what the optimizer itself changed in its groups; live, not copies."""
+        groups = [
+            {key: value for key, value in group.items() if key not in ("params", *followed) and _differ(value, built.get(key))}
+            for group, built, followed in zip(self.optimizer.param_groups, self._built, self._curves(), strict=True)
+        ]
+        return {
+            "parameters": self.state_by_name(),
+            "groups": groups,
+            "fresh": list(self._rewarming),
+            "average": self.average.state_by_name() if self.average is not None else None,
+            "reaction": self.reaction.state_dict() if self.reaction is not None else None,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned into an optimizer that was entered into the same declared state.
+
+        Raises:
+            UserError: state of another shape than the parameter of that name, or another number of groups.
+        """
+        groups = self.optimizer.param_groups
+        if len(state["groups"]) != len(groups):
+            raise UserError(f"the saved optimizer has {len(state['groups'])} parameter groups, the declared one has {len(groups)}")
+        self.load_state_by_name(state["parameters"])
+        for group, saved in zip(groups, state["groups"], strict=True):
+            group.update(saved)
+        if (state["average"] is None) != (self.average is None) or (state["reaction"] is None) != (self.reaction is None):
+            raise UserError("an average or a reaction was saved and is not declared, or is declared and was not saved")
+        if self.average is not None:
+            self.average.load_state_by_name(state["average"])
+        if self.reaction is not None:
+            self.reaction.load_state_dict(state["reaction"])
+
+    def _curves(self) -> list[frozenset[str]]:
+        """For each torch group the entries that follow a declared curve."""
+        declared = {group.name: group.curves for group in self._state.groups} if self._state is not None else {}
+        return [frozenset(declared.get(group.get("group", "default").removesuffix(FRESH), ())) for group in self.optimizer.param_groups]
+
     def state_by_name(self) -> dict[str, dict[str, Any]]:
         """Optimizer state by canonical parameter name, that of frozen parameters included."""
         return {**self._parked, **self._by_name()}
@@ -180,23 +224,27 @@ class OptimizerPlane:
         Raises:
             UserError: state of another shape than the parameter of that name.
         """
-        shaped = {id(p): group["moments"] for group in self.optimizer.param_groups if "moments" in group for p in group["params"]}
+        groups = {id(p): group for group in self.optimizer.param_groups for p in group["params"]}
         for name, entries in state.items():
             if name not in self._names:
                 self._parked[name] = dict(entries)
                 continue
             parameter = self._names[name]
+            shaped = groups[id(parameter)].get("moments", TORCH_POWERS)
             for key, value in entries.items():
-                if key not in shaped.get(id(parameter), entries):
-                    continue  # factors of a moment have shapes of their own
-                if isinstance(value, torch.Tensor) and value.dim() and value.shape != parameter.shape:
+                if key in shaped and isinstance(value, torch.Tensor) and value.dim() and value.shape != parameter.shape:
                     raise UserError(f"saved {key} of {name} has shape {tuple(value.shape)}, the parameter has {tuple(parameter.shape)}")
-            self.optimizer.state[parameter] = dict(entries)
+        for name, parameter in self._names.items():
+            if name in state:
+                group = groups[id(parameter)]
+                on_device = bool(group.get("fused") or group.get("capturable"))
+                self.optimizer.state[parameter] = {k: _beside(v, parameter, on_device) for k, v in state[name].items()}
 
     # -- crossing -------------------------------------------------------------------------------------------------
 
     def _hold(self, optimizer: torch.optim.Optimizer, trainable: Mapping[str, nn.Parameter]) -> None:
         self.optimizer, self._names, self.parameters = optimizer, dict(trainable), list(trainable.values())
+        self._built = [deepcopy({key: value for key, value in group.items() if key != "params"}) for group in optimizer.param_groups]
 
     def _by_name(self) -> dict[str, dict[str, Any]]:
         state = self.optimizer.state if self._names else {}
@@ -274,6 +322,19 @@ class OptimizerPlane:
 
 def _product(one: Curve, other: Curve) -> Callable[[float], float]:
     return lambda t: one(t) * other(t)
+
+
+def _differ(left: Any, right: Any) -> bool:
+    if isinstance(left, torch.Tensor) and isinstance(right, torch.Tensor):
+        return not torch.equal(left, right)
+    return isinstance(left, torch.Tensor) or isinstance(right, torch.Tensor) or bool(left != right)
+
+
+def _beside(value: Any, parameter: nn.Parameter, on_device: bool) -> Any:
+    """A copy of a saved entry where the optimizer expects it: at its parameter; a step counter on the CPU unless kernels read it."""
+    if not isinstance(value, torch.Tensor):
+        return value
+    return value.detach().to(parameter.device if value.dim() or on_device else "cpu", copy=True)
 
 
 def _selection(state: OptimizerState) -> list[tuple[str, tuple[str, ...], tuple[str, ...]]]:

@@ -154,9 +154,18 @@ class Outlook:
             if whole is None or whole > self._starts[leave - self._first]:
                 self._plan_last(line, leave)
                 return
-        released = self._row_reaching(line, base + slack)
-        line.release = _NEVER if released is None else released
-        due = self._row_reaching(line, base + UNIT - slack + 1)
+        now, sums = self._now, line.sums
+        start, low, high, share = self._starts[now], sums[now], sums[now + 1], line.shares[now]
+        # most rows are released and due within their step, and asking that here is a third of the cost of dealing out
+        if low < (value := base + slack) <= high:
+            line.release = start + (value - low - 1) // share + 1
+        else:
+            released = start if value <= low else self._row_reaching(line, value)
+            line.release = _NEVER if released is None else released
+        if low < (value := base + UNIT - slack + 1) <= high:
+            line.deadline = 2 * (start + (value - low - 1) // share + 1)
+            return
+        due = self._row_reaching(line, value)
         line.deadline = _NEVER - 1 - (line.sums[self._now] - base + _MOST_OWED) if due is None else 2 * due
 
     def _plan_last(self, line: Line, leave: int) -> None:

@@ -12,7 +12,7 @@ import torch
 from attrs import evolve, field, frozen
 from torch import nn
 
-from stackwise.contracts import BlockOrigin, CopyOf, Fresh, Origin, ParameterGrowth
+from stackwise.contracts import BlockOrigin, CopyOf, Fresh, GrowthRequest, Origin, ParameterGrowth
 from stackwise.errors import ProviderError, UserError
 from stackwise.model import set_parameter
 from stackwise.planes.parameter_map import fill
@@ -76,7 +76,15 @@ def sources(path: str, blocks: Mapping[tuple[str, int], BlockOrigin], replaced: 
     return source
 
 
-def origins(old: Tensors, new: nn.Module, source: Source, *, growth: object = None, fresh: Collection[str] = ()) -> dict[str, Origin]:
+def origins(
+    old: Tensors,
+    new: nn.Module,
+    source: Source,
+    *,
+    growth: object = None,
+    request: GrowthRequest | None = None,
+    fresh: Collection[str] = (),
+) -> dict[str, Origin]:
     """Canonical name in the new model → where its values come from.
 
     Args:
@@ -84,6 +92,7 @@ def origins(old: Tensors, new: nn.Module, source: Source, *, growth: object = No
         new: the model to fill.
         source: where the values of a name were.
         growth: an operator, asked for a map by tensor if it can give one.
+        request: what it is asked.
         fresh: names that start anew whatever was there.
 
     Raises:
@@ -96,7 +105,7 @@ def origins(old: Tensors, new: nn.Module, source: Source, *, growth: object = No
         there = source(name)
         found[name] = CopyOf(source=there) if there is not None and there in old else Fresh()
     if isinstance(growth, ParameterGrowth):
-        found |= _mapped(growth, old, shapes, source)
+        found |= _mapped(growth, request or GrowthRequest(old_stacks={}, new_stacks={}), old, shapes, source)
     found |= {name: Fresh() for name in fresh}
     for name, origin in found.items():
         if isinstance(origin, CopyOf):
@@ -104,11 +113,13 @@ def origins(old: Tensors, new: nn.Module, source: Source, *, growth: object = No
     return found
 
 
-def _mapped(growth: ParameterGrowth, old: Tensors, shapes: Mapping[str, tuple[int, ...]], source: Source) -> dict[str, Origin]:
+def _mapped(
+    growth: ParameterGrowth, request: GrowthRequest, old: Tensors, shapes: Mapping[str, tuple[int, ...]], source: Source
+) -> dict[str, Origin]:
     """What an operator says tensor by tensor. It speaks of blocks where they are now; where they come from is `source`'s to say."""
     before = {name: tuple(old[there].shape) for name in shapes if (there := source(name)) is not None and there in old}
     try:
-        said = growth.map_parameters(before, shapes)
+        said = growth.map_parameters(before, shapes, request)
     except ValueError as error:
         raise UserError(f"{type(growth).__name__} cannot make this change: {error}") from error
     unknown = [name for name in said if name not in shapes]

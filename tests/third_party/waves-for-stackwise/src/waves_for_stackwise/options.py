@@ -14,6 +14,7 @@ from stackwise import (
     Stack,
     TaskSpec,
     TensorSpec,
+    TransformSpec,
     UserError,
     dimension,
     option,
@@ -124,6 +125,28 @@ class JitterOptions:
     """Options of the transform."""
 
     amount: float = scheduled(doc="standard deviation of the noise", minimum=0)
+
+    def to_spec(self) -> TransformSpec:
+        """What it works on; it changes values only."""
+        return TransformSpec(inputs={"levels": LEVELS})
+
+
+@frozen(kw_only=True)
+class LowRankOptions:
+    """Options of the weight adapter."""
+
+    rank: int = option(2, doc="rank of what is added to the matrix", minimum=1)
+
+
+@frozen(kw_only=True)
+class BrakeOptions:
+    """Options of the reaction."""
+
+    above: float = option(doc="loss from which the learning rate is halved for good")
+
+    def envelope(self) -> tuple[float, float]:
+        """Half or whole."""
+        return 0.5, 1.0
 
 
 @frozen(kw_only=True)

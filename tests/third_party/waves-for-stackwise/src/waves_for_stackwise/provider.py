@@ -63,5 +63,15 @@ def stackwise_growth_operators() -> Iterable[Component]:
 
 
 @hookimpl
+def stackwise_weight_adapters() -> Iterable[Component]:
+    yield _component("low-rank", "LowRankOptions", "weight_adapter:build_low_rank", "two thin matrices beside a frozen one", rank=2)
+
+
+@hookimpl
+def stackwise_reactions() -> Iterable[Component]:
+    yield _component("brake", "BrakeOptions", "reaction:build_brake", "half the learning rate, for good, once the loss explodes", above=10)
+
+
+@hookimpl
 def stackwise_observers() -> Iterable[Component]:
     yield _component("csv", "CsvOptions", "observer:build_csv", "losses into a CSV file", path="losses.csv")

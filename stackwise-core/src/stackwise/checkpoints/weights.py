@@ -5,25 +5,20 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
-from shutil import rmtree
 from typing import Any
 
 import torch
-from safetensors.torch import load, save
 from torch import nn
 
+from stackwise.checkpoints import disk
+from stackwise.checkpoints.tensor_file import read_tensors, write_tensors
 from stackwise.errors import UserError
+from stackwise.model import named_tensors
 
 WEIGHTS, DESCRIPTION = "weights.safetensors", "weights.json"
-
-
-def named_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Parameters, tied ones once, and persistent buffers, by canonical name."""
-    tensors: dict[str, torch.Tensor] = {name: parameter.detach() for name, parameter in model.named_parameters()}
-    persistent = model.state_dict().keys()
-    return tensors | {name: buffer for name, buffer in model.named_buffers() if name in persistent}
 
 
 def save_weights(model: nn.Module, directory: Path, about: Mapping[str, Any]) -> Path:
@@ -40,25 +35,25 @@ def save_weights(model: nn.Module, directory: Path, about: Mapping[str, Any]) ->
     Raises:
         OSError: the disk refuses; nothing is left behind.
     """
-    tensors = {name: tensor.contiguous().cpu() for name, tensor in named_tensors(model).items()}
-    content = save(tensors)
-    description = {
-        "format": 1,
-        **about,
-        "sha256": sha256(content).hexdigest(),
-        "tensors": {name: {"shape": list(t.shape), "dtype": str(t.dtype).removeprefix("torch.")} for name, t in tensors.items()},
-    }
+    tensors = named_tensors(model)
     fresh = directory.with_name(f".{directory.name}.{os.getpid()}.writing")
-    rmtree(fresh, ignore_errors=True)
+    disk.remove_tree(fresh)
     try:
-        fresh.mkdir()
-        write_durably(fresh / WEIGHTS, content)
-        write_durably(fresh / DESCRIPTION, (json.dumps(description, indent=1, default=str) + "\n").encode())
-        sync_directory(fresh)
+        disk.make_directory(fresh)
+        record = write_tensors(fresh / WEIGHTS, tensors)
+        description = {
+            "format": 1,
+            **about,
+            "sha256": record.sha256,
+            "tensors": {name: {"shape": list(t.shape), "dtype": str(t.dtype).removeprefix("torch.")} for name, t in tensors.items()},
+        }
+        disk.write_file(fresh / DESCRIPTION, [(json.dumps(description, indent=1, default=str) + "\n").encode()])
+        disk.sync_directory(fresh)
         _put_in_place(fresh, directory)
-        sync_directory(directory.parent)
+        disk.sync_directory(directory.parent)
     except BaseException:
-        rmtree(fresh, ignore_errors=True)
+        with suppress(OSError):
+            disk.remove_tree(fresh)
         raise
     return directory
 
@@ -66,16 +61,50 @@ def save_weights(model: nn.Module, directory: Path, about: Mapping[str, Any]) ->
 def _put_in_place(fresh: Path, directory: Path) -> None:
     """Rename a whole new directory to its name; one that has the name stands aside until then, and returns when it fails."""
     if not directory.exists():
-        fresh.rename(directory)
+        disk.rename(fresh, directory)
         return
     aside = directory.with_name(f".{directory.name}.{os.getpid()}.replaced")
-    directory.rename(aside)
+    disk.rename(directory, aside)
     try:
-        fresh.rename(directory)
+        disk.rename(fresh, directory)
     except BaseException:
-        aside.rename(directory)
+        disk.rename(aside, directory)
         raise
-    rmtree(aside)
+    disk.remove_tree(aside)
+
+
+def read_weights(directory: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """The tensors of a directory by name, their digest verified, and the description.
+
+    Raises:
+        UserError: no weights there, or bytes that are not those described.
+    """
+    description = read_description(directory)
+    try:
+        content = (directory / WEIGHTS).read_bytes()
+    except OSError as error:
+        raise UserError(f"{directory} holds no readable weights: {error}") from None
+    if sha256(content).hexdigest() != description.get("sha256"):
+        raise UserError(f"{directory / WEIGHTS} is damaged: its sha256 is not the one {DESCRIPTION} states")
+    try:
+        return read_tensors(content), description
+    except ValueError as error:
+        raise UserError(f"{directory / WEIGHTS} is no file of weights: {error}") from None
+
+
+def read_description(directory: Path) -> dict[str, Any]:
+    """What a directory says of its weights.
+
+    Raises:
+        UserError: nothing that can be read.
+    """
+    try:
+        description: Any = json.loads((directory / DESCRIPTION).read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{directory} holds no readable weights: {error}") from None
+    if not isinstance(description, dict):
+        raise UserError(f"{directory / DESCRIPTION} is damaged: it holds no map")
+    return description
 
 
 def load_weights(model: nn.Module, directory: Path) -> dict[str, Any]:
@@ -84,14 +113,8 @@ def load_weights(model: nn.Module, directory: Path) -> dict[str, Any]:
     Raises:
         UserError: no weights there, bytes that are not those described, or any difference of names, shapes and dtypes, all named.
     """
-    try:
-        description: Any = json.loads((directory / DESCRIPTION).read_text("utf-8"))
-        content = (directory / WEIGHTS).read_bytes()
-    except (OSError, ValueError) as error:
-        raise UserError(f"{directory} holds no readable weights: {error}") from None
-    if not isinstance(description, dict) or sha256(content).hexdigest() != description.get("sha256"):
-        raise UserError(f"{directory / WEIGHTS} is damaged: its sha256 is not the one {DESCRIPTION} states")
-    saved, own = load(content), named_tensors(model)
+    saved, description = read_weights(directory)
+    own = named_tensors(model)
     differences = [f"missing in the file: {name}" for name in own.keys() - saved.keys()]
     differences += [f"not in the model: {name}" for name in saved.keys() - own.keys()]
     differences += [
@@ -104,21 +127,4 @@ def load_weights(model: nn.Module, directory: Path) -> dict[str, Any]:
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(saved[name])
-    return dict(description)
-
-
-def write_durably(path: Path, content: bytes) -> None:
-    """Write a file and force it to disk."""
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def sync_directory(path: Path) -> None:
-    """Force a directory's entries to disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    return description

@@ -1,0 +1,87 @@
+"""Every call that changes the file system for a checkpoint: one module, so that a test can fail or end the process at any of them.
+
+A file is whole and forced to disk when `write_file` returns; nothing is ever written in place.
+"""
+
+# ruff: noqa: PTH102, PTH104, PTH106, PTH108, PTH208 -- system calls by their own names, so that a test wraps `os` and has them all
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory whose parent exists."""
+    os.mkdir(path)
+
+
+def write_file(path: Path, chunks: Iterable[bytes | memoryview], written: Callable[[], object] = lambda: None) -> int:
+    """Make a new file of these chunks and force it to disk.
+
+    Args:
+        path: a file that does not exist.
+        chunks: its content, in order.
+        written: called when every byte is in the file, before the disk is waited for.
+
+    Returns:
+        Its size in bytes.
+
+    Raises:
+        OSError: the disk refuses, or holds fewer bytes than it was given.
+    """
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        size = sum(_write(handle, memoryview(chunk)) for chunk in chunks)
+        written()
+        os.fsync(handle)
+        held = os.fstat(handle).st_size
+    finally:
+        os.close(handle)
+    if held != size:
+        raise OSError(f"{path.name} holds {held} bytes on disk, {size} were written")
+    return size
+
+
+def _write(handle: int, chunk: memoryview) -> int:
+    """Write all of a chunk: one call may take less than it is given, 2 GiB at most on Linux."""
+    written = 0
+    while written < chunk.nbytes:
+        written += (taken := os.write(handle, chunk[written:]))
+        if not taken:
+            raise OSError("the disk takes no more bytes")
+    return written
+
+
+def sync_directory(path: Path) -> None:
+    """Force a directory's entries to disk."""
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def rename(old: Path, new: Path) -> None:
+    """Give a file or directory another name; `new` is not there, or is an empty directory."""
+    os.rename(old, new)
+
+
+def remove_tree(path: Path, first: str | None = None) -> None:
+    """Remove a directory and what is in it, or nothing when there is none.
+
+    Args:
+        path: a directory; a link is unlinked, never followed.
+        first: the file in it that goes before all others.
+    """
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISDIR(mode):
+        os.unlink(path)
+        return
+    for entry in sorted(os.listdir(path), key=lambda name: (name != first, name)):
+        remove_tree(path / entry)
+    os.rmdir(path)

@@ -1,0 +1,37 @@
+"""`stackwise export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  stackwise export runs/grow-bytes-001 exported
+  stackwise export runs/grow-bytes-001 exported-at-600 --step 600
+
+\b
+Back to a model, in code:
+  import stackwise
+  model = stackwise.load_exported("exported")
+  outputs = model(batch)
+
+Exit codes: 0 done, 2 no such weights or the disk refuses, 3 a provider's defect.
+"""
+)
+@click.argument("run", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--step", type=click.IntRange(min=0), help="Take the checkpoint of this step. [default: the final weights]")
+def export(run: Path, directory: Path, step: int | None) -> None:
+    """Write the weights of a RUN directory into a new DIRECTORY.
+
+    It holds weights.safetensors, and weights.json with the parts by component id, their options and specs, and the versions of
+    their providers. The model is built and loaded on the way: what was exported does load where the same providers are installed.
+    """
+    from stackwise.exports import export as export_weights
+
+    taken = export_weights(run, directory, step)
+    click.echo(f"exported step {taken} to {directory}: stackwise.load_exported({str(directory)!r}) builds the model")

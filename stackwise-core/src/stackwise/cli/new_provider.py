@@ -1,0 +1,36 @@
+"""`stackwise new-provider`: a complete distribution to start from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from stackwise.registry import KINDS
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  stackwise new-provider waves --kind rack
+  stackwise new-provider waves --kind loader --output ~/code/waves
+
+Exit codes: 0 written, 2 the name or the place cannot be used.
+"""
+)
+@click.argument("name")
+@click.option("--kind", type=click.Choice(KINDS), required=True, help="Kind of the first component.")
+@click.option("--output", type=click.Path(path_type=Path), help="Folder to make.  [default: stackwise-providers-NAME]")
+def new_provider(name: str, kind: str, output: Path | None) -> None:
+    """Write a provider NAME with one component, which installs, lists, checks and trains as it is.
+
+    The folder holds pyproject.toml with the entry point, the package (provider.py, options.py and the component's module),
+    tests that call the conformance kit, a config to train with, a README and a file for continuous integration.
+    """
+    from stackwise.scaffold import Names, write
+
+    names = Names.of(name)
+    folder = output or Path(names.distribution)
+    for path in write(names, next(known for known in KINDS if known == kind), folder):
+        click.echo(path)
+    click.echo(f"next:  cd {folder} && pip install -e '.[test]' && stackwise check {names.provider} && pytest")

@@ -1,0 +1,29 @@
+"""`stackwise schema`: what editors complete and check configs with."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  stackwise schema > stackwise.schema.json
+  # yaml-language-server: $schema=stackwise.schema.json    (first line of a config)
+
+Exit code: 0; a component whose options do not load is known by its id only.
+"""
+)
+def schema() -> None:
+    """Print the JSON Schema (Draft 2020-12) of configs in this environment.
+
+    It holds the core's keys, phases as deltas, durations, schedules, and the options of every installed component, chosen by
+    `use`. Editors that speak the YAML language server complete and check configs with it. What depends on more than one key
+    (timelines, joined sizes, selectors that match nothing) is the business of `stackwise validate`.
+    """
+    from stackwise.discovery import discover
+    from stackwise.schema import config_schema
+
+    click.echo(json.dumps(config_schema(discover()), indent=1, ensure_ascii=False))

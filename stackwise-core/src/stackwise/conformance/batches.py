@@ -1,0 +1,77 @@
+"""What tasks and transforms promise about the batch they are handed, and about chance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from stackwise.conformance import bench, partners
+from stackwise.conformance.building import built
+from stackwise.conformance.subject import LENGTH, ROWS, SEED, Subject, must
+from stackwise.specs import TransformSpec
+
+
+def check_own_stream(subject: Subject) -> None:
+    """All chance comes from the generator that is handed in: the same seed gives the same batch, and no other stream is drawn from.
+
+    Usual cause: `torch.rand(...)` without `generator=generator`; numpy's or Python's own generator.
+    """
+    made, batch = built(subject), bench.rows(subject)
+    before = torch.get_rng_state()
+    try:
+        first = _applied(subject, made, bench.copied(batch))
+        drawn = not torch.equal(torch.get_rng_state(), before)
+        torch.manual_seed(SEED + 1)
+        second = _applied(subject, made, bench.copied(batch))
+    finally:
+        torch.set_rng_state(before)
+    must(not drawn, "it draws from torch's own generator: pass generator=generator to every draw")
+    must(bench.same(first, second), "the same batch and the same seed give two results: some chance does not come from the generator")
+
+
+def check_leaves_the_batch(subject: Subject) -> None:
+    """The batch that is handed in stays as it was.
+
+    Usual cause: an operation in place (`add_`, `masked_fill_`), or a field set in the mapping that came.
+    """
+    batch = bench.rows(subject)
+    kept = bench.copied(batch)
+    _applied(subject, built(subject), batch)
+    changed = [name for name in {**kept, **batch} if name not in batch or name not in kept or not bench.same(kept[name], batch[name])]
+    must(not changed, f"it changes {', '.join(changed)} of the batch that it was handed")
+
+
+def check_transformed_fields(subject: Subject) -> None:
+    """A transform hands on every row and field, and the fields that its spec adds have the shapes and dtypes it says.
+
+    Usual cause: a new map that leaves out the fields it does not change; rows dropped by a filter.
+    """
+    batch = bench.rows(subject)
+    result = _applied(subject, built(subject), bench.copied(batch))
+    lost = sorted(batch.keys() - result.keys())
+    must(not lost, f"{', '.join(lost)} is missing from the result: hand on what is not changed")
+    spec = subject.spec()
+    stated = bench.sized(spec, subject.sizes()).outputs if isinstance(spec, TransformSpec) else {}
+    for name, field in stated.items():
+        must(name in result, f"the spec adds '{name}', but the result has {', '.join(result)}")
+        wanted = partners.shape_of(field, ROWS, LENGTH)
+        must(tuple(result[name].shape) == wanted, f"'{name}' has shape {tuple(result[name].shape)}: {field} is {wanted} here")
+        same_kind = field.dtype in ("floating", "integer") or result[name].dtype == partners.dtype_of(field)
+        must(same_kind, f"'{name}' is {result[name].dtype}: {field.dtype} is promised")
+    for name in batch.keys() - stated.keys():
+        same = result[name].shape == batch[name].shape and result[name].dtype == batch[name].dtype
+        must(same, f"'{name}' goes from {_form(batch[name])} to {_form(result[name])}, which no spec says: declare it as an output")
+
+
+def _applied(subject: Subject, made: Any, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    generator = Generator().manual_seed(SEED)
+    if subject.kind == "task":
+        return dict(made.prepare(batch, bench.MOMENT, generator))
+    return dict(made(batch, bench.MOMENT, generator))
+
+
+def _form(tensor: Tensor) -> str:
+    return f"{tensor.dtype} {list(tensor.shape)}"

@@ -1,0 +1,286 @@
+"""A component between neutral partners: the boundaries that its spec leaves to others, the parts around it, and one step through them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TypeVar, cast
+
+import attrs
+import torch
+from attrs import Factory, frozen
+from torch import Generator, Tensor, nn
+
+from stackwise.conformance import partners
+from stackwise.conformance.subject import LENGTH, OPEN_SIZE, ROWS, SEED, Broken, NotApplicable, Subject
+from stackwise.model import Model
+from stackwise.specs import AdapterSpec, BatchSpec, EmbeddingSpec, HeadSpec, RackSpec, TaskSpec, TensorSpec, TransformSpec
+from stackwise.time import Moment
+
+MOMENT = Moment(0, 0.0, "check", 0, 0.0, 0)
+LEVEL = TensorSpec(("batch", "time"), "float32")
+HIDDEN = TensorSpec(("batch", "time", OPEN_SIZE), "float32")
+BLOCKS: Mapping[str, int] = {"base": 2}
+
+_S = TypeVar("_S")
+
+
+def _neutral() -> Boundaries:
+    """One number a position goes through a hidden state of three dimensions and comes out as one number a position."""
+    return Boundaries(
+        batch=BatchSpec(fields={"level": LEVEL}),
+        task=TaskSpec(batch={"level": LEVEL}, inputs={"level": LEVEL}, outputs={"out": LEVEL}),
+        embedding=EmbeddingSpec(inputs={"level": LEVEL}, output=HIDDEN),
+        rack=RackSpec(input=HIDDEN, output=HIDDEN),
+        head=HeadSpec(input=HIDDEN, outputs={"out": LEVEL}),
+    )
+
+
+@frozen(kw_only=True)
+class Boundaries:
+    """The sized specs of all parts around a component."""
+
+    batch: BatchSpec
+    task: TaskSpec
+    embedding: EmbeddingSpec
+    rack: RackSpec
+    head: HeadSpec
+    ties: Mapping[str, str] = Factory(dict)
+    """Parameter of the head → canonical name of the partner's parameter that it is."""
+
+
+def sized(spec: _S, sizes: Mapping[str, int]) -> _S:
+    """A spec with numbers in place of the names of its dimensions."""
+
+    def of(tensor: TensorSpec) -> TensorSpec:
+        def number(dim: str | int) -> str | int:
+            return dim if isinstance(dim, int) or dim in ("batch", "time") else sizes.get(dim, OPEN_SIZE)
+
+        bounds = tensor.bounds and (tensor.bounds[0], number(tensor.bounds[1]))
+        return attrs.evolve(tensor, dims=tuple(number(dim) for dim in tensor.dims), bounds=bounds)
+
+    changes: dict[str, Any] = {}
+    for attribute in attrs.fields(cast(Any, type(spec))):
+        value = getattr(spec, attribute.name)
+        if isinstance(value, TensorSpec):
+            changes[attribute.name] = of(value)
+        elif isinstance(value, Mapping) and all(isinstance(inner, TensorSpec) for inner in value.values()):
+            changes[attribute.name] = {name: of(inner) for name, inner in value.items()}
+    return cast(_S, attrs.evolve(cast(Any, spec), **changes))
+
+
+def boundaries(subject: Subject) -> Boundaries:
+    """What stands around a component, so that it fits on every side.
+
+    Raises:
+        Broken: its spec is not one of its kind.
+    """
+    spec = subject.spec()
+    around = _neutral()
+    if spec is None and subject.kind == "transform":
+        spec = TransformSpec(inputs=_fields_nearby(subject))
+    if spec is None:
+        return around
+    spec = sized(spec, subject.sizes())
+    match spec:
+        case EmbeddingSpec():
+            return _fed(around, spec.inputs, spec)
+        case RackSpec():
+            return _around_rack(around, spec)
+        case HeadSpec():
+            task = attrs.evolve(around.task, outputs=spec.outputs)
+            return attrs.evolve(_between(around, spec.input, spec.input), head=spec, task=task, ties=spec.ties)
+        case AdapterSpec():
+            joined = attrs.evolve(around.embedding, output=spec.input)
+            return attrs.evolve(_between(around, spec.output, spec.output), embedding=joined)
+        case TaskSpec():
+            return _around_task(around, spec)
+        case BatchSpec():
+            return _fed(around, spec.fields, EmbeddingSpec(inputs=spec.fields, output=_hidden_for(spec.fields)))
+        case TransformSpec():
+            return _around_transform(around, spec)
+    return around
+
+
+def _fed(around: Boundaries, fields: Mapping[str, TensorSpec], embedding: EmbeddingSpec) -> Boundaries:
+    """A loader and a task that hand these fields to this embedding."""
+    between = _between(around, embedding.output, embedding.output)
+    task = attrs.evolve(between.task, batch=fields, inputs=fields)
+    return attrs.evolve(between, batch=BatchSpec(fields=fields), embedding=embedding, task=task)
+
+
+def _between(around: Boundaries, first: TensorSpec, last: TensorSpec) -> Boundaries:
+    """A hidden state of other form on the way into the rack and out of it."""
+    out = TensorSpec(tuple(dim for dim in last.dims if dim in ("batch", "time")), "float32")
+    return attrs.evolve(
+        around,
+        embedding=attrs.evolve(around.embedding, output=first),
+        rack=attrs.evolve(around.rack, input=first, output=last),
+        head=HeadSpec(input=last, outputs={"out": out}),
+        task=attrs.evolve(around.task, outputs={"out": out}),
+    )
+
+
+def _around_rack(around: Boundaries, spec: RackSpec) -> Boundaries:
+    between = _between(around, spec.input, spec.output)
+    task = attrs.evolve(between.task, attention=spec.attention[0] if spec.attention else None)
+    return attrs.evolve(between, rack=spec, task=task)
+
+
+def _around_task(around: Boundaries, spec: TaskSpec) -> Boundaries:
+    side = {name: spec.inputs[name] for name in spec.inputs if name in spec.side or name in spec.optional}
+    read = {name: field for name, field in spec.inputs.items() if name not in side}
+    hidden = _hidden_for(read)
+    rack = RackSpec(input=hidden, output=hidden, side=side, attention=(spec.attention,) if spec.attention else ())
+    return Boundaries(
+        batch=BatchSpec(fields=spec.batch),
+        task=spec,
+        embedding=EmbeddingSpec(inputs=read, output=hidden),
+        rack=rack,
+        head=HeadSpec(input=hidden, outputs=spec.outputs),
+    )
+
+
+def _around_transform(around: Boundaries, spec: TransformSpec) -> Boundaries:
+    """A loader of what the transform needs, or of one number a position where it needs nothing; a model that reads the result."""
+    delivered = dict(spec.inputs) or {"level": LEVEL}
+    read = {**delivered, **spec.outputs}
+    made = _fed(around, read, EmbeddingSpec(inputs=read, output=_hidden_for(read)))
+    return attrs.evolve(made, batch=BatchSpec(fields=delivered))
+
+
+def _fields_nearby(subject: Subject) -> dict[str, TensorSpec]:
+    """What a transform without a spec is likely to change: the fields that the loaders and tasks of its own provider name.
+
+    Raises:
+        NotApplicable: they name none.
+    """
+    found: dict[str, TensorSpec] = {}
+    for registered in subject.registry:
+        if registered.provider == subject.registered.provider and registered.kind in ("loader", "task"):
+            near = attrs.evolve(subject, registered=registered)
+            spec = near.spec()
+            fields = spec.fields if isinstance(spec, BatchSpec) else spec.batch if isinstance(spec, TaskSpec) else {}
+            for name, tensor in sized(BatchSpec(fields=fields), near.sizes()).fields.items():
+                found.setdefault(name, tensor)
+    if not found:
+        raise NotApplicable("its options have no `to_spec()`, so nobody knows which fields it works on: declare a TransformSpec")
+    return found
+
+
+def _hidden_for(fields: Mapping[str, TensorSpec]) -> TensorSpec:
+    timed = any("time" in field.dims for field in fields.values())
+    return HIDDEN if timed else TensorSpec(("batch", OPEN_SIZE), "float32")
+
+
+# -- the parts --------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draw from a stream of its own, as a run builds and steps. Afterwards the process's generator is as before; where the code
+    reseeded it, that stays visible."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
+        left = torch.initial_seed()
+    if left != seed:
+        torch.default_generator.manual_seed(left)
+
+
+def build_module(subject: Subject, *, options: Any = None, seed: int = SEED, device: str = "cpu") -> nn.Module:
+    """A part of the model, initialised from `seed`."""
+    extra = (weight(device),) if subject.kind == "weight-adapter" else ()
+    with seeded(seed), torch.device(device):
+        made = subject.build(*extra, options=options, specs=specs(subject))
+    if not isinstance(made, nn.Module):
+        raise Broken(f"it was built as a {type(made).__name__}: a {subject.kind} is an nn.Module")
+    return made
+
+
+def specs(subject: Subject) -> dict[str, Any]:
+    """What a build context says of the junctions."""
+    around = boundaries(subject)
+    return {"batch": around.batch, "task": around.task, "embedding": around.embedding, "rack": around.rack, "head": around.head}
+
+
+def weight(device: str = "cpu") -> Tensor:
+    """The frozen matrix [out, in] that weight adapters stand beside."""
+    made: Tensor = torch.randn(5, 3, generator=Generator().manual_seed(SEED)).to(device)
+    return made
+
+
+def model_around(
+    subject: Subject, own: nn.Module | None = None, *, seed: int = SEED, device: str = "cpu", zero_head: bool = False
+) -> Model:
+    """The whole model: the subject's module where it is one, neutral partners elsewhere."""
+    around = boundaries(subject)
+    own = build_module(subject, seed=seed, device=device) if own is None and subject.kind in _ROLES else own
+    extra = _tied(around, own)
+    with seeded(SEED), torch.device(device):
+        parts: dict[str, Any] = {
+            "embedding": partners.NeutralEmbedding(around.embedding, extra.get("embedding")),
+            "rack": partners.NeutralRack(around.rack, BLOCKS, extra.get("rack")) if subject.kind != "rack" else None,
+            "head": partners.NeutralHead(around.head, zero_head) if subject.kind != "head" else None,
+        }
+    adapters = {"embedding-rack": [own]} if subject.kind == "adapter" and own is not None else None
+    if own is not None and subject.kind in parts:
+        parts[subject.kind] = own
+    return Model(**parts, adapters=adapters)
+
+
+_ROLES = ("embedding", "rack", "head", "adapter")
+
+
+def tied_parameters(subject: Subject, role: str) -> dict[str, tuple[int, ...]]:
+    """Parameters by name that the partner in a role must have, because the subject, a head, is tied to them."""
+    own = build_module(subject) if subject.kind == "head" else None
+    return _tied(boundaries(subject), own).get(role, {})
+
+
+def _tied(around: Boundaries, head: nn.Module | None) -> dict[str, dict[str, tuple[int, ...]]]:
+    """Role → parameters that the partner in it must have, because the head is tied to them."""
+    wanted: dict[str, dict[str, tuple[int, ...]]] = {}
+    for own, canonical in around.ties.items():
+        role, _, name = canonical.partition(".")
+        assert head is not None, "only a head declares ties"
+        wanted.setdefault(role, {})[name] = tuple(head.get_parameter(own).shape)
+    return wanted
+
+
+def task_of(subject: Subject, options: Any = None) -> Any:
+    """The subject where it is a task, the neutral one elsewhere."""
+    return subject.build(options=options) if subject.kind == "task" else partners.NeutralTask(boundaries(subject).task)
+
+
+def rows(subject: Subject, *, count: int = ROWS, length: int = LENGTH, seed: int = SEED) -> dict[str, Tensor]:
+    """Random rows as the task or the transform gets them, the task's lookahead included."""
+    around = boundaries(subject)
+    generator = Generator().manual_seed(seed)
+    return {name: partners.draw(field, count, length + around.task.lookahead, generator) for name, field in around.batch.fields.items()}
+
+
+def prepared(subject: Subject, task: Any, **shape: int) -> dict[str, Tensor]:
+    """A batch as embedding and loss read it."""
+    made: dict[str, Tensor] = dict(task.prepare(rows(subject, **shape), MOMENT, Generator().manual_seed(SEED)))
+    return made
+
+
+def same(left: Any, right: Any) -> bool:
+    """Whether two nests of maps and tensors hold the same bits."""
+    if isinstance(left, Tensor) or isinstance(right, Tensor):
+        return isinstance(left, Tensor) and isinstance(right, Tensor) and left.dtype == right.dtype and torch.equal(left, right)
+    if isinstance(left, Mapping):
+        return isinstance(right, Mapping) and left.keys() == right.keys() and all(same(left[key], right[key]) for key in left)
+    if isinstance(left, list | tuple):
+        return isinstance(right, list | tuple) and len(left) == len(right) and all(map(same, left, right))
+    return bool(left == right)
+
+
+def copied(value: Any) -> Any:
+    """A copy of a nest of maps and tensors."""
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if isinstance(value, Mapping):
+        return {key: copied(inner) for key, inner in value.items()}
+    return type(value)(map(copied, value)) if type(value) in (list, tuple) else value

@@ -1,0 +1,174 @@
+"""Loaders: streams that are the same for one seed, go on where they stopped, and say truly what they deliver."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stackwise.conformance import bench, partners
+from stackwise.conformance.subject import LENGTH, ROWS, SEED, NotApplicable, Subject, must
+from stackwise.contracts import Fingerprinted
+from stackwise.errors import DataError
+from stackwise.specs import BatchSpec
+
+SAMPLED = 64
+"""Takes after which two splits are taken to be disjoint."""
+
+LONG = 4 * LENGTH
+"""Positions of the rows that are compared, so that few are alike by chance."""
+
+BY_CHANCE = 0.25
+"""Share of rows that may be alike in two splits: licence headers and blank lines recur in honest text."""
+
+
+def check_seeded_rows(subject: Subject) -> None:
+    """Two loaders built alike deliver the same rows.
+
+    Usual cause: an order that comes from a set, from the file system, or from torch's own generator instead of `context.seed`.
+    """
+    first, second = _loader(subject), _loader(subject, chance=SEED + 1)
+    for i in range(3):
+        must(bench.same(_take(first), _take(second)), f"take {i} of two loaders that were built alike differs")
+
+
+def check_resumed_rows(subject: Subject) -> None:
+    """A loader that loads the state of another goes on as the other does; going back works as well. The state is plain data.
+
+    Usual cause: a cursor that counts batches, a shuffle buffer or a half-read row that is not in the state.
+    """
+    loader = _loader(subject)
+    states, taken = [], []
+    for rows, length in ((1, LENGTH), (3, LENGTH), (ROWS, LENGTH), (2, LENGTH)):
+        states.append(bench.copied(loader.state_dict()))
+        taken.append(_take(loader, rows, length))
+    for i in (2, 0, 3, 1):
+        _plain(states[i])
+        other = _loader(subject)
+        _take(other, 2)
+        other.load_state_dict(bench.copied(states[i]))
+        rows = next(iter(taken[i].values())).shape[0]
+        must(bench.same(_take(other, rows), taken[i]), f"after load_state_dict of the state before take {i} other rows come than came then")
+
+
+def check_batch_spec(subject: Subject) -> None:
+    """Fields, shapes, dtypes and bounds of what is taken are those of the spec; rows and length are those asked for.
+
+    Usual cause: a field that is not in the spec, ids above the bound, a last batch that is short.
+    """
+    loader = _loader(subject)
+    stated, own = subject.spec(), loader.get_batch_spec()
+    must(isinstance(own, BatchSpec), f"get_batch_spec() gave {type(own).__name__}")
+    spec = bench.sized(own, subject.sizes())
+    told = f"the loader's spec is another than that of its options: {own} and {stated}"
+    must(stated is None or spec == bench.sized(stated, subject.sizes()), told)
+    for rows, length in ((ROWS, LENGTH), (1, 5), (3, LENGTH)):
+        batch = _take(loader, rows, length)
+        must(batch.keys() == spec.fields.keys(), f"it delivers {', '.join(batch)}: the spec names {', '.join(spec.fields)}")
+        for name, field in spec.fields.items():
+            _hold(name, batch[name], field, partners.shape_of(field, rows, length))
+
+
+def check_splits_are_disjoint(subject: Subject) -> None:
+    """Rows of an evaluation are none that training sees.
+
+    Usual cause: `context.split` is not looked at; rows are held out by position in a stream that is shuffled anew.
+    """
+    for length in (LONG, LENGTH):
+        training = set(_rows(_loader(subject), length))
+        if len(training) >= 8:
+            break
+    else:
+        raise NotApplicable("its example repeats a few rows, so their content does not tell one split from another")
+    own = list(_rows(_loader(subject, split="check"), length))
+    must(bool(own), "the evaluation has no row")
+    seen = sum(row in training for row in own)
+    told = f"{seen} of the first {len(own)} rows of an evaluation are rows that training sees"
+    must(seen <= BY_CHANCE * len(own), told)
+
+
+def check_worker_count(subject: Subject) -> None:
+    """A loader is built alike in another process from its pickled options; skipping rows leaves what taking them would.
+
+    Usual cause: a lambda or an open file among the options; `skip` counts otherwise than `take`.
+    """
+    options, context = pickle.loads(pickle.dumps((subject.options(), subject.context(specs=bench.specs(subject)))))
+    with bench.seeded(SEED):
+        other = subject.registered.load_factory()(options, context)
+    loader: Any = _loader(subject)
+    if values := subject.values():
+        other.apply_values(values)
+    must(bench.same(_take(other), _take(loader)), "a loader built from pickled options delivers other rows")
+    if hasattr(loader, "skip"):
+        _take(other, 3)
+        loader.skip(3, LENGTH)
+        must(bench.same(other.state_dict(), loader.state_dict()), "skip leaves another state than take of the same rows")
+        must(bench.same(_take(other), _take(loader)), "after skip other rows come than after take of the same rows")
+
+
+def check_fingerprint(subject: Subject) -> None:
+    """`fingerprint()` says which data was read: plain data, the same for the same data, whatever was taken.
+
+    Usual cause: a time stamp, a path of this machine, or a digest over rows in the order of reading.
+    """
+    first, second = _loader(subject), _loader(subject)
+    if not isinstance(first, Fingerprinted):
+        raise NotApplicable("it has no fingerprint()")
+    _take(second)
+    prints = first.fingerprint(), second.fingerprint()
+    must(isinstance(prints[0], Mapping), f"fingerprint() gave {type(prints[0]).__name__}")
+    json.dumps(dict(prints[0]))
+    must(prints[0] == prints[1], "two loaders of the same data have different fingerprints")
+
+
+def _loader(subject: Subject, split: str = "train", chance: int = SEED) -> Any:
+    """A loader of the example; `chance` seeds torch's own generator, which it must not draw from."""
+    with bench.seeded(chance):
+        loader = subject.build(split=split, specs=bench.specs(subject))
+    if values := subject.values():
+        loader.apply_values(values)
+    return loader
+
+
+def _take(loader: Any, rows: int = ROWS, length: int = LENGTH) -> dict[str, Tensor]:
+    return bench.copied(dict(loader.take(rows, length)))  # type: ignore[no-any-return]  # a copy is of the type it was
+
+
+def _rows(loader: Any, length: int) -> Iterator[bytes]:
+    """The first rows as bytes; a loader may come to its end."""
+    for _ in range(SAMPLED):
+        try:
+            batch = _take(loader, ROWS, length)
+        except DataError:
+            return
+        for i in range(ROWS):
+            yield b"|".join(
+                tensor[i].contiguous().view(torch.uint8).numpy().tobytes() for _, tensor in sorted(batch.items()) if tensor.dim()
+            )
+
+
+def _hold(name: str, tensor: Tensor, field: Any, wanted: tuple[int, ...]) -> None:
+    must(tuple(tensor.shape) == wanted, f"'{name}' has shape {tuple(tensor.shape)}: {field} is {wanted} here")
+    kind = {"floating": tensor.dtype.is_floating_point, "integer": not tensor.dtype.is_floating_point and tensor.dtype != torch.bool}
+    must(kind.get(field.dtype, tensor.dtype == partners.dtype_of(field)), f"'{name}' is {tensor.dtype}: {field.dtype} is promised")
+    if field.bounds is not None:
+        low, high = int(tensor.min()), int(tensor.max())
+        must(field.bounds[0] <= low and high < field.bounds[1], f"'{name}' goes from {low} to {high}: {field} is promised")
+
+
+def _plain(state: Any) -> None:
+    """State is saved beside tensors as JSON, so it is made of maps, lists, numbers, text and tensors."""
+    if isinstance(state, Mapping):
+        for key, inner in state.items():
+            must(isinstance(key, str), f"the state has the key {key!r}: keys are text")
+            _plain(inner)
+    elif isinstance(state, list | tuple):
+        for inner in state:
+            _plain(inner)
+    else:
+        plain = state is None or isinstance(state, bool | int | float | str | Tensor)
+        must(plain, f"the state holds a {type(state).__name__}: maps, lists, numbers, text and tensors can be saved")

@@ -1,0 +1,139 @@
+"""Parts of the model: embeddings, racks, heads, adapters of junctions and of weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stackwise.conformance import bench, partners
+from stackwise.conformance.subject import LENGTH, ROWS, SEED, Subject, must
+from stackwise.specs import AdapterSpec, EmbeddingSpec, HeadSpec, RackSpec
+
+
+def check_same_seed_same_weights(subject: Subject) -> None:
+    """Two modules built from one seed have the same weights, bit for bit.
+
+    Usual cause: a generator that is seeded from the clock or from entropy; weights drawn in the order of a set.
+    """
+    first, second = (bench.build_module(subject).state_dict() for _ in range(2))
+    must(first.keys() == second.keys(), f"two builds have other names: {sorted(first.keys() ^ second.keys())}")
+    differing = [name for name in first if not bench.same(first[name], second[name])]
+    must(not differing, f"two builds from one seed differ in {', '.join(differing[:3])}")
+
+
+def check_state_round_trip(subject: Subject) -> None:
+    """A module that loads another's `state_dict` computes what the other does, bit for bit.
+
+    Usual cause: a tensor that is neither a parameter nor a persistent buffer, such as a plain attribute drawn at construction.
+    """
+    saved, other = bench.build_module(subject), bench.build_module(subject, seed=SEED + 1)
+    with bench.seeded(SEED), torch.no_grad():
+        for parameter in saved.parameters():
+            parameter.add_(torch.randn_like(parameter) / 8)
+    other.load_state_dict(saved.state_dict(), strict=True)
+    told = "after load_state_dict of another's state the outputs differ: something that counts is not in the state"
+    must(bench.same(outputs(subject, saved.eval()), outputs(subject, other.eval())), told)
+
+
+def check_builds_on_meta(subject: Subject) -> None:
+    """A module builds and runs on torch's meta device, so that a plan is priced without memory.
+
+    Usual cause: `item()`, `tolist()` or numpy in the constructor or in `forward`; a tensor pinned to `cpu`.
+    """
+    made = bench.build_module(subject, device="meta")
+    elsewhere = [name for name, tensor in made.state_dict().items() if tensor.device.type != "meta"]
+    must(not elsewhere, f"{', '.join(elsewhere[:3])} was made on another device than the one in force")
+    if subject.kind == "weight-adapter":
+        made(torch.ones(2, 3, device="meta"))
+        return
+    model = bench.model_around(subject, made, device="meta")
+    batch = {name: tensor.to("meta") for name, tensor in bench.prepared(subject, bench.task_of(subject)).items()}
+    with torch.device("meta"):
+        model(batch)
+
+
+def check_measured_shapes(subject: Subject) -> None:
+    """What a module takes and gives has the shapes and dtypes of its spec, for any number of rows and positions.
+
+    Usual cause: a dimension that is squeezed away, a transposed output, a spec that was not changed with the module.
+    """
+    made = bench.build_module(subject).eval()
+    own, spec = _own_spec(made), bench.sized(subject.options().to_spec(), subject.sizes())
+    told = f"the module's own spec is another than that of its options: {own} and {spec}"
+    must(own is None or bench.sized(own, subject.sizes()) == spec, told)
+    for count, length in ((ROWS, LENGTH), (1, 3), (3, LENGTH - 1)):
+        given = _given(spec, count, length)
+        with bench.seeded(SEED), torch.no_grad():
+            result = made(**given) if isinstance(spec, EmbeddingSpec) else made(given["hidden"])
+        for name, tensor_spec in _promised(spec).items():
+            found: Any = result if name == "hidden" else result.get(name) if isinstance(result, dict) else None
+            must(isinstance(found, Tensor), f"the output '{name}' is {type(found).__name__}: a tensor is promised")
+            wanted = partners.shape_of(tensor_spec, count, length)
+            must(tuple(found.shape) == wanted, f"'{name}' has shape {tuple(found.shape)}: {tensor_spec} is {wanted} here")
+            fits = found.dtype.is_floating_point if tensor_spec.dtype == "floating" else found.dtype == partners.dtype_of(tensor_spec)
+            must(fits, f"'{name}' is {found.dtype}: {tensor_spec.dtype} is promised")
+
+
+def check_finite_loss(subject: Subject) -> None:
+    """One forward and backward pass over ordinary data gives a finite loss and finite gradients.
+
+    Usual cause: a logarithm or a division without a floor; an initialisation far too large; a mask that hides everything.
+    """
+    model, total, weight = _one_step(subject)
+    must(bool(torch.isfinite(total)), f"the loss is {total.item()} at the first step")
+    must(weight > 0, "the loss of an ordinary batch has no target: its weight is 0")
+    bad = [name for name, p in model.named_parameters() if p.grad is not None and not bool(torch.isfinite(p.grad).all())]
+    must(not bad, f"the gradient of {', '.join(bad[:3])} is not finite")
+
+
+def check_gradients_reach_every_parameter(subject: Subject) -> None:
+    """Every trainable parameter of a module receives a gradient.
+
+    Usual cause: a layer that is made and never called, or a `detach` on the way.
+    """
+    made = bench.build_module(subject)
+    model, _, _ = _one_step(subject, made)
+    own = {id(parameter): name for name, parameter in made.named_parameters()}
+    reached = {id(parameter) for parameter in model.parameters() if parameter.grad is not None}
+    dry = [name for key, name in own.items() if key not in reached and made.get_parameter(name).requires_grad]
+    must(not dry, f"no gradient reaches {', '.join(dry[:3])}")
+
+
+def outputs(subject: Subject, made: nn.Module) -> Any:
+    """What the module gives for fixed input."""
+    with bench.seeded(SEED), torch.no_grad():
+        if subject.kind == "weight-adapter":
+            return made(torch.randn(4, 3))
+        model = bench.model_around(subject, made)
+        model.train(made.training)
+        return bench.copied(model(bench.prepared(subject, bench.task_of(subject))))
+
+
+def _one_step(subject: Subject, made: nn.Module | None = None) -> tuple[nn.Module, Tensor, float]:
+    """The model after one backward pass, the loss and its weight."""
+    task = bench.task_of(subject)
+    model = bench.model_around(subject, made).train()
+    batch = bench.prepared(subject, task)
+    with bench.seeded(SEED):
+        total, weight, _ = task.loss(model(batch), batch)
+        total.backward()
+    return model, total.detach(), float(weight)
+
+
+def _own_spec(made: nn.Module) -> Any:
+    for name in ("get_spec", "to_spec"):
+        if hasattr(made, name):
+            return getattr(made, name)()
+    return None
+
+
+def _given(spec: Any, count: int, length: int) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(SEED)
+    fields = spec.inputs if isinstance(spec, EmbeddingSpec) else {"hidden": spec.input}
+    return {name: partners.draw(field, count, length, generator) for name, field in fields.items()}
+
+
+def _promised(spec: EmbeddingSpec | RackSpec | HeadSpec | AdapterSpec) -> dict[str, Any]:
+    return dict(spec.outputs) if isinstance(spec, HeadSpec) else {"hidden": spec.output}

@@ -1,0 +1,56 @@
+"""Observers: called with every event, changing none."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+from stackwise.conformance import bench
+from stackwise.conformance.building import built
+from stackwise.conformance.subject import Subject, must
+from stackwise.events import Evaluated, PhaseEntered, RunFinished, RunStarted, StepDone
+
+
+class LaterKind(NamedTuple):
+    """An event that no observer of today knows."""
+
+    step: int
+
+
+def events() -> list[Any]:
+    """One event of every kind, and one of a kind that is yet to come."""
+    entered = PhaseEntered(0, "check", 0, 10, 10, 10, 0, 0, 0, 0, 0, 0, 0.1)
+    return [
+        RunStarted(2, "cpu", "float32", ()),
+        entered,
+        StepDone(0, "check", 1.0, 0.5, 0.1, 32, 0.01, False),
+        Evaluated(1, "check", "clean", "cadence", {"loss": 0.9, "accuracy": 0.5}, 0.1),
+        LaterKind(1),
+        StepDone(1, "check", float("nan"), float("inf"), 0.1, 64, 0.01, True),
+        RunFinished(2, 64, 0.2, 1, {"data": {"rows": 8, "tokens": 64}}),
+    ]
+
+
+def check_takes_every_event(subject: Subject) -> None:
+    """An observer takes every event of a run, also a step that was not finite and an event it does not know.
+
+    Usual cause: an `else` that raises; a number formatted that may be nan; a folder that is not there.
+    """
+    observer = built(subject)
+    must(callable(observer), f"{type(observer).__name__} cannot be called with an event")
+    for event in events():
+        observer(event)
+
+
+def check_leaves_events(subject: Subject) -> None:
+    """Events are shared by all observers, so one that takes them apart leaves them as they were.
+
+    Usual cause: `metrics.pop("loss")` on the map of an `Evaluated`.
+    """
+    observer = built(subject)
+    for event in events():
+        parts = [bench.copied(part) for part in event]
+        with suppress(Exception):  # check_takes_every_event tells it
+            observer(event)
+        changed = [name for name, before, part in zip(event._fields, parts, event, strict=True) if repr(before) != repr(part)]
+        must(not changed, f"it changes {', '.join(changed)} of {type(event).__name__}")

@@ -1,0 +1,162 @@
+"""Optimizers: what they hold, which values they follow, and what of them survives saving and growth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stackwise.conformance import bench
+from stackwise.conformance.building import other_value
+from stackwise.conformance.subject import SEED, NotApplicable, Subject, must
+from stackwise.contracts import ParameterGroup
+from stackwise.specs import OptimizerSpec
+
+SHAPES: Mapping[str, tuple[int, ...]] = {"embedding.weight": (5, 3), "rack.norm": (3,), "rack.stacks.base.0.out.weight": (4, 3)}
+
+NEW = "rack.stacks.base.1.out.weight"
+
+
+def check_holds_each_parameter_once(subject: Subject) -> None:
+    """Every parameter of every group stands in exactly one torch group, which carries the group's name as `group`.
+
+    Usual cause: vectors left out when matrices go to another optimizer; `"group": group.name` forgotten.
+    """
+    parameters = _parameters()
+    groups = [_group(subject, dict(list(parameters.items())[:1]), "first"), _group(subject, dict(list(parameters.items())[1:]), "default")]
+    optimizer = _optimizer(subject, groups)
+    held = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    missing = [name for name, p in parameters.items() if id(p) not in held]
+    must(not missing, f"{', '.join(missing)} stands in no torch group, so it would never learn")
+    must(len(held) == len(set(held)) == len(parameters), "a parameter stands in two torch groups, or one that nobody gave is among them")
+    for group in groups:
+        for torch_group in optimizer.param_groups:
+            own = {id(p) for p in torch_group["params"]} & {id(p) for p in group.parameters.values()}
+            must(
+                not own or torch_group.get("group") == group.name,
+                f"a torch group with parameters of '{group.name}' does not say so as `group`",
+            )
+
+
+def check_groups_follow_their_values(subject: Subject) -> None:
+    """A value that the core writes into the torch groups has the effect it has when the optimizer is built with it.
+
+    Usual cause: the learning rate read once in the constructor, or kept in another place than `param_groups`.
+    """
+    first = subject.values()
+    if not first:
+        raise NotApplicable("none of its options follows time")
+    values = {name: other_value(subject, name, value) for name, value in first.items()}
+    moved, fresh = _Bowl(subject), _Bowl(subject, values=values)
+    for group in moved.optimizer.param_groups:
+        for name, value in values.items():
+            if name in group and name not in group.get("fixed", ()):
+                group[name] = value
+    moved.step()
+    fresh.step()
+    told = f"{values} written into the torch groups do not have the effect they have when the optimizer is built with them"
+    must(bench.same(moved.weights(), fresh.weights()), told)
+
+
+def check_lowers_a_bowl(subject: Subject) -> None:
+    """Some steps on a quadratic bowl, with the values of the example, lower it.
+
+    Usual cause: the sign of the step; a learning rate in the example that is far too large.
+    """
+    bowl = _Bowl(subject)
+    start = bowl.height()
+    for _ in range(30):
+        bowl.step()
+    must(bowl.height() < start, f"30 steps on a quadratic bowl lead from {start:.4g} to {bowl.height():.4g}")
+
+
+def check_state_elements(subject: Subject) -> None:
+    """`OptimizerSpec.state_elements` counts the entries that are really kept for a parameter, so that a plan's memory is true.
+
+    Usual cause: a step counter or a second moment that was added and not counted.
+    """
+    bowl = _Bowl(subject)
+    bowl.step()
+    spec = subject.spec()
+    if not isinstance(spec, OptimizerSpec):
+        raise NotApplicable("it states no spec, so the plan says nothing of its memory")
+    for parameter in bowl.parameters.values():
+        kept = sum(value.numel() for value in bowl.optimizer.state[parameter].values() if isinstance(value, Tensor))
+        stated = spec.state_elements(tuple(parameter.shape))
+        must(kept == stated, f"{kept} entries are kept for a parameter of shape {list(parameter.shape)}, and {stated} are stated")
+
+
+def check_same_next_step(subject: Subject) -> None:
+    """An optimizer that gets another's state by parameter takes the same next step, bit for bit.
+
+    Usual cause: a moment or a counter kept in an attribute of the optimizer instead of `state[parameter]`.
+    """
+    went_on = _Bowl(subject)
+    for _ in range(3):
+        went_on.step()
+    resumed = _Bowl(subject, weights=went_on.weights())
+    for name, parameter in resumed.parameters.items():
+        resumed.optimizer.state[parameter] = bench.copied(dict(went_on.optimizer.state[went_on.parameters[name]]))
+    went_on.step()
+    resumed.step()
+    must(bench.same(went_on.weights(), resumed.weights()), "with the same state by parameter the next step is another")
+
+
+def check_state_survives_growth(subject: Subject) -> None:
+    """Among more parameters, those that were there before take the step they would have taken without the new ones.
+
+    Usual cause: state or a step size that depends on the number or the order of the parameters.
+    """
+    before = _Bowl(subject)
+    for _ in range(3):
+        before.step()
+    plain, grown = _Bowl(subject, weights=before.weights()), _Bowl(subject, weights={NEW: torch.ones(4, 3), **before.weights()})
+    for name, parameter in before.parameters.items():
+        for bowl in (plain, grown):
+            bowl.optimizer.state[bowl.parameters[name]] = bench.copied(dict(before.optimizer.state[parameter]))
+    plain.step()
+    grown.step()
+    kept = {name: grown.weights()[name] for name in plain.parameters}
+    must(bench.same(plain.weights(), kept), "parameters that were there before take another step once new ones stand beside them")
+    must(all(bool(torch.isfinite(weight).all()) for weight in grown.weights().values()), "a new parameter is not finite after one step")
+
+
+class _Bowl:
+    """Some parameters on the way down Σ (p − 1)² / 2, and the optimizer that takes them there."""
+
+    def __init__(self, subject: Subject, values: Mapping[str, float] | None = None, weights: Mapping[str, Tensor] | None = None) -> None:
+        self.parameters = {name: nn.Parameter(tensor.clone()) for name, tensor in (weights or _weights()).items()}
+        options = subject.options(**(values or {}))
+        self.optimizer = _optimizer(subject, [_group(subject, self.parameters, "default", values)], options)
+
+    def height(self) -> float:
+        return sum(float((p.detach() - 1).square().sum()) / 2 for p in self.parameters.values())
+
+    def step(self) -> None:
+        for parameter in self.parameters.values():
+            parameter.grad = parameter.detach() - 1
+        self.optimizer.step()
+
+    def weights(self) -> dict[str, Tensor]:
+        return {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
+
+
+def _weights() -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(SEED)
+    return {name: torch.randn(shape, generator=generator) for name, shape in SHAPES.items()}
+
+
+def _parameters() -> dict[str, nn.Parameter]:
+    return {name: nn.Parameter(weight) for name, weight in _weights().items()}
+
+
+def _group(subject: Subject, parameters: dict[str, nn.Parameter], name: str, values: Mapping[str, float] | None = None) -> ParameterGroup:
+    return ParameterGroup(name=name, parameters=parameters, values={**subject.values(), **(values or {})})
+
+
+def _optimizer(subject: Subject, groups: list[ParameterGroup], options: Any = None) -> torch.optim.Optimizer:
+    with bench.seeded(SEED):
+        made: torch.optim.Optimizer = subject.build(groups, options=options)
+    return made

@@ -1,0 +1,121 @@
+"""The one runner behind both doors: a check against a component, each alone, in a folder of its own, with the process guarded."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Literal
+
+from attrs import define, field, frozen
+
+from stackwise.conformance.catalogue import CATALOGUE, PREREQUISITES, Check
+from stackwise.conformance.subject import Broken, NotApplicable, Subject, reported
+from stackwise.errors import UserError
+from stackwise.isolation import guarded
+
+Verdict = Literal["passed", "failed", "not applicable", "blocked"]
+
+
+@frozen(kw_only=True)
+class Outcome:
+    """What a check found out."""
+
+    subject: Subject
+    check: Check
+    verdict: Verdict
+    reason: str = ""
+    """Why it did not pass."""
+
+    @property
+    def id(self) -> str:
+        """`<kind>:<provider>.<component>/<check>`."""
+        return test_id(self.subject, self.check)
+
+
+def test_id(subject: Subject, check: Check) -> str:
+    """The stable name of one check of one component."""
+    return f"{subject.id}/{check.name}"
+
+
+def checks_for(subject: Subject) -> Iterator[Check]:
+    """The checks that its kind has to pass, in running order."""
+    return (check for check in CATALOGUE.values() if subject.kind in check.kinds)
+
+
+@define
+class Runner:
+    """Runs checks and remembers the prerequisites that failed."""
+
+    _known: dict[tuple[str, str], Outcome] = field(factory=dict)
+
+    def run(self, subject: Subject, check: Check) -> Outcome:
+        """One check of one component; a prerequisite that was not run yet is run first."""
+        key = (subject.id, check.name)
+        if key not in self._known:
+            outcome = self._blocked(subject, check) or _run(subject, check)
+            if check.name not in PREREQUISITES:
+                return outcome
+            self._known[key] = outcome
+        return self._known[key]
+
+    def run_all(self, subject: Subject) -> Iterator[Outcome]:
+        """Every check of a component, in order."""
+        return (self.run(subject, check) for check in checks_for(subject))
+
+    def _blocked(self, subject: Subject, check: Check) -> Outcome | None:
+        needed: tuple[str, ...]
+        if check.module == "declarations":
+            needed = PREREQUISITES[:1] if check.name != PREREQUISITES[0] else ()
+        else:
+            needed = tuple(name for name in PREREQUISITES if name != check.name)
+        for name in needed:
+            if check.name in PREREQUISITES and PREREQUISITES.index(name) > PREREQUISITES.index(check.name):
+                continue
+            found = self.run(subject, CATALOGUE[name])
+            if found.verdict in ("failed", "blocked"):
+                return Outcome(subject=subject, check=check, verdict="blocked", reason=f"{name} failed")
+            if found.verdict == "not applicable":
+                return Outcome(subject=subject, check=check, verdict="not applicable", reason=found.reason)
+        return None
+
+
+def _run(subject: Subject, check: Check) -> Outcome:
+    verdict: Verdict = "passed"
+    reason = ""
+    with _absolute_path(), TemporaryDirectory(prefix="stackwise-check-") as folder, guarded():
+        os.chdir(folder)
+        try:
+            with reported():
+                check.load()(subject)
+        except Broken as error:
+            verdict, reason = "failed", str(error)
+            if _guessed(subject, error):
+                verdict, reason = (
+                    "not applicable",
+                    f"its spec names no inputs, and it does not work on what nearby loaders deliver: {error.__cause__}",
+                )
+        except NotApplicable as error:
+            verdict, reason = "not applicable", str(error)
+    return Outcome(subject=subject, check=check, verdict=verdict, reason=reason)
+
+
+@contextmanager
+def _absolute_path() -> Iterator[None]:
+    """Modules of a component are found also while the working directory is another."""
+    before = list(sys.path)
+    sys.path[:] = [str(Path(entry).resolve()) for entry in before]
+    try:
+        yield
+    finally:
+        sys.path[:] = before
+
+
+def _guessed(subject: Subject, error: Broken) -> bool:
+    """Whether a transform that does not say which fields it needs was right to refuse those that were tried."""
+    if subject.kind != "transform" or not isinstance(error.__cause__, UserError):
+        return False
+    return not getattr(subject.spec(), "inputs", None)

@@ -1,0 +1,209 @@
+"""The component under check: what it declares, its example made into options, and its factory called as the core calls it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+import attrs
+from attrs import field, frozen
+
+from stackwise.clock import compile_clock
+from stackwise.config import Ref
+from stackwise.contracts import BuildContext, Component, Kind
+from stackwise.discovery import components_of, discover
+from stackwise.errors import Problem, ProviderError, UserError, did_you_mean
+from stackwise.plan.parts import Draft, Drafts
+from stackwise.registry import KINDS, Provider, Registered, Registry
+from stackwise.schedules import Schedule, Window
+from stackwise.specs import RackSpec, Spec, TaskSpec
+from stackwise.time import Duration
+
+Source = str | ModuleType | Mapping[Kind, Iterable[Component]]
+"""Where components come from: the name of an installed provider or the id of one component; a module with hooks; or kind → components."""
+
+SEED, ROWS, LENGTH, STEPS = 7, 4, 8, 6
+"""Of everything the kit builds: seed, rows of a batch, positions of a row that the model sees, steps of a run."""
+
+OPEN_SIZE = 4
+"""Size of a dimension that neither the example nor a neighbour gives."""
+
+
+class Broken(AssertionError):
+    """A promise of the contract that a component breaks, in a sentence."""
+
+
+class NotApplicable(Exception):
+    """Why a check says nothing about a component, in a sentence."""
+
+
+def must(condition: bool, sentence: str) -> None:
+    """Raise `Broken` with the sentence unless the condition holds."""
+    if not condition:
+        raise Broken(sentence)
+
+
+@frozen(kw_only=True)
+class Subject:
+    """One component, its example, and the registry it lives in."""
+
+    registered: Registered
+    registry: Registry = field(repr=False)
+
+    @property
+    def kind(self) -> Kind:
+        """Its kind."""
+        return self.registered.kind
+
+    @property
+    def id(self) -> str:
+        """`<kind>:<provider>.<component>`, which stays the same from run to run."""
+        return f"{self.registered.kind}:{self.registered.id}"
+
+    @property
+    def example(self) -> Mapping[str, Any]:
+        """Its options as in a config."""
+        return self.registered.component.example
+
+    def problems(self, raw: Mapping[str, Any]) -> tuple[Problem, ...]:
+        """What the core says against these options."""
+        drafts = Drafts(self.registry)
+        drafts.of(self.kind, Ref(use=self.registered.id, options=raw, path="example"))
+        if drafts.faults:
+            raise drafts.faults[0]
+        return tuple(drafts.problems)
+
+    def draft(self, raw: Mapping[str, Any] | None = None) -> Draft:
+        """Its options as the plan drafts them, before anything left open is filled.
+
+        Raises:
+            Broken: the example is refused.
+        """
+        drafts = Drafts(self.registry)
+        draft = drafts.of(self.kind, Ref(use=self.registered.id, options=self.example if raw is None else raw, path="example"))
+        if drafts.faults:
+            raise drafts.faults[0]
+        if draft is None:
+            raise Broken(f"the example is refused: {'; '.join(map(str, drafts.problems))}")
+        return draft
+
+    def spec(self) -> Spec | None:
+        """The spec of the example's options; None where they say none."""
+        return self.draft().spec
+
+    def sizes(self) -> dict[str, int]:
+        """Dimension → size, those left open filled."""
+        draft = self.draft()
+        return {**dict.fromkeys(draft.open_sizes, OPEN_SIZE), **draft.sizes}
+
+    def options(self, **values: Any) -> Any:
+        """The example's options as a factory gets them: all filled, what follows time at its first value, then `values` laid on."""
+        draft = self.draft()
+        spec = draft.spec
+        attention = spec.attention[0] if isinstance(spec, RackSpec) and spec.attention else None
+        attention = spec.attention if isinstance(spec, TaskSpec) else attention
+        filled = draft.filled(dict.fromkeys(draft.open_sizes, OPEN_SIZE), attention).options
+        return attrs.evolve(filled, **{**self.values(), **values})
+
+    def values(self) -> dict[str, float]:
+        """The first value of every option that may follow time and has one."""
+        declared = self.draft().schedules.items()
+        return {name: _first_value(schedule) for name, schedule in declared if getattr(schedule, "value", 0.0) is not None}
+
+    def context(self, *, seed: int = SEED, split: str = "train", specs: Mapping[str, Any] | None = None) -> BuildContext:
+        """A context as a run would give it."""
+        return BuildContext(seed=seed, split=split, steps=STEPS, max_rows=4 * ROWS, max_length=4 * LENGTH, specs=specs or {})
+
+    def build(
+        self, *extra: Any, options: Any = None, seed: int = SEED, split: str = "train", specs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Call the factory; the caller seeds torch and chooses the device."""
+        factory = self.registered.load_factory()
+        return factory(self.options() if options is None else options, self.context(seed=seed, split=split, specs=specs), *extra)
+
+
+def _first_value(schedule: Schedule) -> float:
+    clock = compile_clock(Duration.parse(f"{STEPS} steps"), ["check"], [Duration.parse("100%")], [None])
+    return schedule.compile(Window(clock, 0, STEPS), None)(0.0)
+
+
+def subjects_of(source: Source) -> tuple[Subject, ...]:
+    """Every component of a source, in listing order; nothing of them but their provider's light module is imported.
+
+    Args:
+        source: see `Source`; an installed provider or component is found by name, everything else need not be installed.
+
+    Raises:
+        UserError: nothing of that name is installed.
+        ProviderError: the provider is broken, or offers nothing.
+    """
+    core = discover(allow={"core"}).claimants("core")
+    if isinstance(source, str):
+        provider, wanted = _installed(source)
+    elif isinstance(source, ModuleType):
+        provider, wanted = _provider_of(components_of(source, name=_word(source.__name__))), None
+    else:
+        provider, wanted = _provider_of(_registered(source)), None
+    registry = Registry((*(p for p in core if p.name != provider.name), provider))
+    found = [each for each in registry if each.provider == provider.name and wanted in (None, each.id, f"{each.kind}:{each.id}")]
+    if not found:
+        raise ProviderError(f"provider '{provider.name}' offers no component that could be checked", provider=provider.name)
+    return tuple(Subject(registered=each, registry=registry) for each in found)
+
+
+def _installed(name: str) -> tuple[Provider, str | None]:
+    """The provider of that name, or of the component that is named, and then which one."""
+    kind, colon, id = name.rpartition(":")
+    if colon and kind not in KINDS:
+        raise UserError(f"'{kind}' in '{name}' is no kind of component{did_you_mean(kind, KINDS)}")
+    owner, dot, _ = id.partition(".")
+    found = discover()
+    found.check_provider(id)
+    provider = found.provider(owner)
+    if provider is None:
+        known = [p.name for p in found.providers]
+        raise UserError(f"no provider '{owner}' is installed{did_you_mean(owner, known)}")
+    if dot and not any(name in (c.id, f"{c.kind}:{c.id}") for c in provider.components):
+        raise UserError(f"provider '{owner}' has no component '{name}'{did_you_mean(name, [c.id for c in provider.components])}")
+    return provider, name if dot else None
+
+
+def _registered(components: Mapping[Kind, Iterable[Component]]) -> tuple[Registered, ...]:
+    name = "listed"
+    if unknown := [kind for kind in components if kind not in KINDS]:
+        raise UserError(f"'{unknown[0]}' is no kind of component{did_you_mean(unknown[0], KINDS)}")
+    return tuple(
+        Registered(kind=kind, id=f"{name}.{c.name}", component=c, provider=name, distribution=name, version="0")
+        for kind, entries in components.items()
+        for c in entries
+    )
+
+
+def _provider_of(components: tuple[Registered, ...]) -> Provider:
+    name = components[0].provider if components else "listed"
+    return Provider(name=name, distribution=name, version="0", components=components)
+
+
+def _word(module: str) -> str:
+    """A provider name for a module that is not installed as one: its package's."""
+    return module.partition(".")[0].replace("_", "-").lower()
+
+
+@contextmanager
+def reported() -> Iterator[None]:
+    """What a component raises becomes a finding with the exception's type and place."""
+    try:
+        yield
+    except (Broken, NotApplicable):
+        raise
+    except (Exception, SystemExit) as error:
+        raise Broken(f"it raised {type(error).__name__}: {error} ({_place(error)})") from error
+
+
+def _place(error: BaseException) -> str:
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return "place unknown" if trace is None else f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"

@@ -1,0 +1,68 @@
+"""Weight adapters: trainable glue beside a frozen matrix."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from stackwise.conformance import bench
+from stackwise.conformance.subject import SEED, Subject, must
+
+
+def check_adds_nothing_at_first(subject: Subject) -> None:
+    """Fresh, it adds exactly nothing to the output of the layer, and `merged` gives the matrix back.
+
+    Usual cause: both factors drawn at random, where one has to start at zero.
+    """
+    made, weight, inputs = bench.build_module(subject), bench.weight(), _inputs()
+    with torch.no_grad():
+        added = made(inputs)
+        must(added.shape == (4, 5), f"for inputs [4, 3] beside a matrix [5, 3] it gives {list(added.shape)}: [4, 5] is due")
+        must(not bool(added.any()), f"a fresh adapter already adds up to {float(added.abs().max()):.3g}")
+        must(torch.equal(merged(made, weight), weight), "merged() of a fresh adapter is another matrix")
+
+
+def check_merged_agrees(subject: Subject) -> None:
+    """The merged matrix alone does what matrix and adapter do together; the matrix that was given stays as it was.
+
+    Usual cause: a factor (alpha / rank) in one of the two places only; a transposed product; `weight += …` in place.
+    """
+    made, weight, inputs = _moved(subject), bench.weight(), _inputs()
+    kept = weight.clone()
+    with torch.no_grad():
+        together, alone = inputs @ weight.T + made(inputs), inputs @ merged(made, weight).T
+    difference = float((together - alone).abs().max())
+    must(difference <= 1e-5, f"matrix and adapter together differ from the merged matrix by up to {difference:.3g}")
+    must(torch.equal(weight, kept), "merged() changes the matrix that it was given")
+
+
+def check_every_parameter_learns(subject: Subject) -> None:
+    """Every trainable parameter receives a gradient, and the matrix beside it is none of them.
+
+    Usual cause: the matrix registered as a parameter of the adapter.
+    """
+    made = _moved(subject)
+    made(_inputs()).square().sum().backward()
+    dry = [name for name, parameter in made.named_parameters() if parameter.requires_grad and parameter.grad is None]
+    must(not dry, f"no gradient reaches {', '.join(dry)}")
+    shapes = [name for name, parameter in made.named_parameters() if parameter.requires_grad and torch.equal(parameter, bench.weight())]
+    must(not shapes, f"'{shapes[0] if shapes else ''}' is the frozen matrix itself")
+
+
+def merged(made: nn.Module, weight: Tensor) -> Tensor:
+    """The matrix that gives alone what the given one and the adapter give together."""
+    found: Tensor = made.merged(weight)  # type: ignore[operator]  # check_builds has seen that it has the method
+    return found
+
+
+def _moved(subject: Subject) -> nn.Module:
+    """An adapter some steps into training."""
+    made = bench.build_module(subject)
+    with bench.seeded(SEED), torch.no_grad():
+        for parameter in made.parameters():
+            parameter.add_(torch.randn_like(parameter) / 4)
+    return made
+
+
+def _inputs() -> Tensor:
+    return torch.randn(4, 3, generator=torch.Generator().manual_seed(SEED))

@@ -1,0 +1,177 @@
+"""A component at work: planned, assembled and trained by the core between neutral partners, with one growth where that is possible."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import attrs
+import torch
+
+from stackwise.assembly import assemble
+from stackwise.config import experiment
+from stackwise.conformance import bench, partners
+from stackwise.conformance.building import built
+from stackwise.conformance.growth import grown_stacks
+from stackwise.conformance.subject import LENGTH, OPEN_SIZE, ROWS, SEED, STEPS, NotApplicable, Subject, must
+from stackwise.contracts import Built, ParameterGrowth
+from stackwise.errors import TrainingHalted, UserError
+from stackwise.events import StepDone
+from stackwise.machine import TrainingMachine
+from stackwise.options import config_key
+from stackwise.plan import make_plan
+from stackwise.specs import BatchSpec, EmbeddingSpec, HeadSpec, RackSpec, TaskSpec
+
+
+def check_trains(subject: Subject) -> None:
+    """A run that names the component in its config is planned, assembled and trained to its end.
+
+    Usual cause: a spec that fits nothing beside it; an option that the example leaves open and no neighbour can fill.
+    """
+    if subject.kind == "loader" and subject.spec() is None:
+        raise NotApplicable("only the loader that is built knows its fields, so nothing can be joined to it before")
+    try:
+        steps = list(_steps(_machine(subject)))
+    except UserError as error:
+        if subject.kind == "growth" and isinstance(built(subject), ParameterGrowth):
+            raise NotApplicable(f"it makes no change of depth alone in a rack of the kit: {error}") from None
+        raise
+    must(len(steps) == STEPS, f"{len(steps)} of {STEPS} steps were made")
+
+
+def check_interrupted_equals_uninterrupted(subject: Subject) -> None:
+    """A run that stops after half its steps and goes on from what it saved makes the same steps as one that never stopped.
+
+    Usual cause: something that counts calls or remembers the last batch outside of parameters and buffers.
+    """
+    machine, half = _machine(subject), STEPS // 2
+    saved: dict[str, Any] = {}
+    went_on = []
+    for event in _steps(machine):
+        if event.step >= half:
+            went_on.append((event.step, event.loss, event.grad_norm))
+        elif event.step + 1 == half:
+            saved = _saved(machine)
+    resumed = _machine(subject)
+    _restore(resumed, saved)
+    again = [(event.step, event.loss, event.grad_norm) for event in _steps(resumed)]
+    must(again == went_on, f"after stopping at step {half} the steps are {again[:2]}…, without stopping {went_on[:2]}…")
+
+
+def _steps(machine: TrainingMachine) -> Iterator[StepDone]:
+    """The steps of a run; one that halts because nothing is finite is another check's finding."""
+    try:
+        yield from (event for event in machine.train() if isinstance(event, StepDone))
+    except TrainingHalted:
+        raise NotApplicable("its steps are not finite, which check_finite_loss tells") from None
+
+
+def _machine(subject: Subject) -> TrainingMachine:
+    found = experiment(_config(subject))
+    return assemble(make_plan(found, subject.registry))
+
+
+def _saved(machine: TrainingMachine) -> dict[str, Any]:
+    """What a checkpoint holds: state by name and the read position."""
+    saved: dict[str, Any] = bench.copied(
+        {
+            "model": machine.model.model.state_dict(),
+            "optimizer": machine.optimizer.state_by_name(),
+            "data": machine.data.state_dict(),
+            "step": machine.step,
+        }
+    )
+    return saved
+
+
+def _restore(machine: TrainingMachine, saved: Mapping[str, Any]) -> None:
+    """Enter the first phase, then put the saved state in place by name."""
+    walk = machine.train()
+    while not machine.data.state_dict()["sources"]:
+        next(walk)
+    del walk
+    machine.model.model.load_state_dict(saved["model"])
+    machine.optimizer.load_state_by_name(saved["optimizer"])
+    machine.data.load_state_dict(saved["data"])
+    machine.step = saved["step"]
+
+
+def _config(subject: Subject) -> dict[str, Any]:
+    """A config in which the subject stands in its place and neutral partners everywhere else."""
+    around = bench.boundaries(subject)
+    timed = any("time" in field.dims for field in around.batch.fields.values())
+    own = {"use": subject.registered.id, **subject.example, **_open_sizes(subject)}
+    sections: dict[str, Any] = {
+        "run": {"name": "check", "seed": SEED, "horizon": f"{STEPS} steps", "device": "cpu", "read_ahead": 0},
+        "task": _task(around.task),
+        "data": {"sources": {"data": _loader(around.batch)}, "batch_size": ROWS, **({"seq_len": LENGTH} if timed else {})},
+        "model": {"embedding": _embedding(subject, around), "rack": _rack(around.rack), "head": _head(around.head)},
+        "optimizer": Built(torch.optim.Adam, lr=1e-3),
+    }
+    _put(sections, subject, own)
+    return sections
+
+
+def _put(sections: dict[str, Any], subject: Subject, own: dict[str, Any]) -> None:
+    """Lay the subject's own node where its kind stands."""
+    kind = subject.kind
+    match kind:
+        case "embedding" | "rack" | "head":
+            sections["model"][kind] = own
+        case "task" | "optimizer":
+            sections[kind] = own
+        case "loader":
+            sections["data"]["sources"] = {"data": own}
+        case "transform":
+            sections["data"]["transforms"] = [own]
+        case "adapter":
+            sections["model"]["adapters"] = {"embedding-rack": [own]}
+        case "weight-adapter":
+            sections["model"]["weight_adapters"] = {"first": {**own, "select": ["rack"]}}
+        case "reaction":
+            sections["optimizer"] = {"use": sections["optimizer"], "reaction": own}
+        case "observer":
+            sections["observers"] = [own]
+        case "growth":
+            deeper = {"rack": {"stacks": [{name: blocks} for name, blocks in grown_stacks(subject).items()]}}
+            sections["phases"] = {"shallow": {"until": "50%"}, "deep": {"model": deeper, "enter": {"growth": own}}}
+
+
+def _open_sizes(subject: Subject) -> dict[str, int]:
+    """Sizes for dimensions that the example leaves open, so that partners of a given size can be built beside."""
+    draft = subject.draft()
+    options = subject.registered.load_options()
+    keys = {a.name: config_key(a) for a in attrs.fields(options)}
+    return {keys[option]: OPEN_SIZE for option in draft.open_sizes.values()}
+
+
+def make_rack(boundary: RackSpec, stacks: Mapping[str, int]) -> partners.NeutralRack:
+    """A neutral rack as a config's callable."""
+    return partners.NeutralRack(boundary, stacks)
+
+
+def make_embedding(boundary: EmbeddingSpec, extra: Mapping[str, tuple[int, ...]]) -> partners.NeutralEmbedding:
+    """A neutral embedding as a config's callable."""
+    return partners.NeutralEmbedding(boundary, {name: tuple(shape) for name, shape in extra.items()})
+
+
+def _rack(spec: RackSpec) -> Built:
+    stacks = [{name: blocks} for name, blocks in bench.BLOCKS.items()]
+    return Built(make_rack, spec=partners.rack_boundary(spec, bench.BLOCKS), boundary=spec, stacks=stacks)
+
+
+def _embedding(subject: Subject, around: bench.Boundaries) -> Built:
+    extra = bench.tied_parameters(subject, "embedding")
+    return Built(make_embedding, spec=around.embedding, boundary=around.embedding, extra=extra)
+
+
+def _head(spec: HeadSpec) -> Built:
+    return Built(partners.NeutralHead, spec=spec, boundary=spec)
+
+
+def _task(spec: TaskSpec) -> Built:
+    return Built(partners.NeutralTask, spec=spec, boundary=spec)
+
+
+def _loader(spec: BatchSpec) -> Built:
+    return Built(partners.NeutralLoader, spec=spec, boundary=spec)

@@ -1,0 +1,124 @@
+"""What a timeline reads of each source, and whether a source that does not start over holds that much."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction
+
+import attrs
+from attrs import frozen
+
+from stackwise.clock import Clock
+from stackwise.config import PhaseConfig
+from stackwise.errors import Problem
+from stackwise.phases import CompiledPhase
+from stackwise.plan.extents import epochs_of
+from stackwise.plan.junctions import Joined
+from stackwise.schedules import Curve
+from stackwise.specs import EpochSize, TaskSpec
+
+Sizes = Mapping[str, EpochSize | None]
+
+
+@frozen
+class Reads:
+    """What a phase reads of one source: the declared share of every step, summed; what is delivered lies within one row of it."""
+
+    rows: float
+    epochs: float | None
+    """None where the source does not say its size."""
+
+
+def reads_of(phase: CompiledPhase, joined: Joined, clock: Clock, sizes: Sizes) -> dict[str, Reads]:
+    """Source → what a phase reads of it; empty where rows are not declared."""
+    state, task = phase.state, joined.drafts.task.spec
+    if state is None:
+        return {}
+    lookahead = task.lookahead if isinstance(task, TaskSpec) else 0
+    found = dict.fromkeys(state.data.sources, Reads(0.0, 0.0))
+    steady = all(curve.is_constant for curve in state.data.mix.values())
+    starts = [*(start for start, _ in state.data.shapes), phase.stop]
+    for (start, shape), stop in zip(state.data.shapes, starts[1:], strict=True):
+        if shape.rows is None:
+            return {}
+        shares = _shares(state.data.mix, [clock.t(start)] if steady else [t for _, t, *_ in clock.times(start, stop)])
+        for name, share in shares.items():
+            rows = share * (stop - start) * shape.rows
+            part, known = epochs_of(Fraction(rows), shape, sizes.get(name), lookahead), found[name].epochs
+            found[name] = Reads(found[name].rows + rows, None if part is None or known is None else known + float(part))
+    return found
+
+
+def declared_sizes(joined: Joined) -> Sizes:
+    """Source → what one epoch of it holds, as far as it says so before it is read."""
+    return {name: draft.epoch_size for name, draft in joined.drafts.sources.items()}
+
+
+def shortages(
+    clock: Clock, phases: Sequence[CompiledPhase], joined: Sequence[Joined], declared: Sequence[PhaseConfig], sizes: Sequence[Sizes]
+) -> list[Problem]:
+    """One problem for every source that does not start over and of which more than one epoch would be read.
+
+    Args:
+        clock: the compiled time.
+        phases: the compiled phases.
+        joined: one a phase.
+        declared: one a phase; says where its sources are written.
+        sizes: one a phase: source → what one epoch holds, where it is known.
+    """
+    read: dict[str, _Reading] = {}
+    for phase, each, config, known in zip(phases, joined, declared, sizes, strict=True):
+        for name, reading in _readings(phase, each, clock, known, config):
+            before = read.get(name)
+            read[name] = reading if before is None or before.structure != reading.structure else before.and_then(reading)
+    return [problem for name, reading in read.items() if (problem := reading.shortage(name)) is not None]
+
+
+@frozen
+class _Reading:
+    """What is read of one source, in all phases up to now that declare it alike."""
+
+    structure: object
+    size: EpochSize
+    rows: float
+    epochs: float
+    alone: bool
+    """Whether nothing is mixed with it; rows are then counted exactly, else to within one."""
+    config: PhaseConfig
+
+    def and_then(self, later: _Reading) -> _Reading:
+        return attrs.evolve(self, rows=self.rows + later.rows, epochs=self.epochs + later.epochs, alone=self.alone and later.alone)
+
+    def shortage(self, name: str) -> Problem | None:
+        if self.rows <= 0 or (self.rows - (1e-6 if self.alone else 1)) * self.epochs <= self.rows:
+            return None
+        holds = f"{self.size.rows:,} rows" if self.size.rows is not None else f"{self.size.entries:,} entries"
+        path = f"data.sources.{name}"
+        return self.config.problem(
+            path,
+            f"one epoch of {holds} is all that it gives, as it does not repeat, and the run reads {self.rows:,.0f} rows, "
+            f"{self.epochs:.2f} epochs: let it repeat, give it more data, or shorten the run",
+        )
+
+
+def _readings(phase: CompiledPhase, joined: Joined, clock: Clock, sizes: Sizes, config: PhaseConfig) -> Iterator[tuple[str, _Reading]]:
+    finite = {name: size for name, size in sizes.items() if size is not None and not size.repeats}
+    if not finite or phase.state is None:
+        return
+    reads = reads_of(phase, joined, clock, finite)
+    for name, size in finite.items():
+        read = reads.get(name)
+        if read is not None and read.epochs is not None:
+            structure, alone = phase.state.data.sources[name].structure, len(reads) == 1
+            yield name, _Reading(structure, size, read.rows, read.epochs, alone, config)
+
+
+def _shares(mix: Mapping[str, Curve], times: list[float]) -> dict[str, float]:
+    """Mean share of each source over some instants."""
+    sums = dict.fromkeys(mix, 0.0)
+    for t in times:
+        weights = {name: curve(t) for name, curve in mix.items()}
+        total = sum(weights.values()) or 1.0
+        for name, weight in weights.items():
+            sums[name] += weight / total
+    return {name: value / len(times) for name, value in sums.items()}

@@ -1,0 +1,73 @@
+"""The declared transforms of a batch, in order, each with a random stream of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from stackwise.contracts import Batch, Scheduled, Stateful, Transform
+from stackwise.errors import DataError, ProviderError
+from stackwise.phases import Part
+from stackwise.streams import step_seed, stream_key
+from stackwise.time import Moment
+
+BuildTransform = Callable[[Part], Transform]
+
+
+class Transforms:
+    """Those of the state in force; called with a batch and its instant.
+
+    Args:
+        build: makes a declared transform; None where none is ever declared.
+        seed: the run's seed. What a transform draws depends on it, on its place and id, and on the step.
+    """
+
+    def __init__(self, build: BuildTransform | None, seed: int) -> None:
+        self._build, self._seed = build, seed
+        self._chain: list[tuple[Part, Transform, torch.Generator, int]] = []
+
+    def enter(self, parts: Sequence[Part]) -> None:
+        """Cross into those declared; one that is declared as before, at its place, stays."""
+        known = {(i, part.structure): rest for i, (part, *rest) in enumerate(self._chain)}
+        self._chain = [(part, *(known.get((i, part.structure)) or self._made(i, part))) for i, part in enumerate(parts)]
+
+    def __call__(self, batch: Batch, moment: Moment) -> Batch:
+        """The batch after all of them."""
+        for part, transform, generator, key in self._chain:
+            if part.curves:
+                transform.apply_values(part.values_at(moment.t))  # type: ignore[attr-defined]  # checked when it was built
+            batch = transform(batch, moment, generator.manual_seed(step_seed(key, moment.step)))
+        return batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of those that have any, by their place."""
+        return {str(i): transform.state_dict() for i, transform in self._stateful().items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned.
+
+        Raises:
+            DataError: the transforms with state are others than the declared ones.
+        """
+        stateful = self._stateful()
+        if set(state) != set(map(str, stateful)):
+            raise DataError(f"the saved transforms with state are {sorted(state)}, the declared ones are {sorted(map(str, stateful))}")
+        for i, transform in stateful.items():
+            transform.load_state_dict(state[str(i)])
+
+    def _stateful(self) -> dict[int, Stateful]:
+        return {i: made for i, (_, made, _, _) in enumerate(self._chain) if isinstance(made, Stateful)}
+
+    def __bool__(self) -> bool:
+        return bool(self._chain)
+
+    def _made(self, index: int, part: Part) -> tuple[Transform, torch.Generator, int]:
+        assert self._build is not None
+        transform = self._build(part)
+        if part.curves and not isinstance(transform, Scheduled):
+            raise ProviderError(
+                f"{part.id} declares options that follow time ({', '.join(part.curves)}) but the transform has no apply_values"
+            )
+        return transform, torch.Generator(), stream_key(self._seed, "transform", index, part.id)

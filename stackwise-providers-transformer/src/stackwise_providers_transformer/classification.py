@@ -1,0 +1,60 @@
+"""Classification of rows.
+
+Shapes: B batch, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+
+from stackwise import BuildContext, DataError, Moment, TaskSpec
+from stackwise_providers_transformer.classification_options import ClassificationOptions
+
+
+class Classification:
+    """-log p(label | row), summed over rows.
+
+    Args:
+        classes: C, where the junctions say it; labels are held against it.
+    """
+
+    def __init__(self, options: ClassificationOptions, *, classes: int | None = None) -> None:
+        self.options, self._classes = options, classes
+
+    def get_spec(self) -> TaskSpec:
+        """A label for every row."""
+        return self.options.to_spec()
+
+    def prepare(self, batch: Mapping[str, torch.Tensor], moment: Moment, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        """The row as it is, images in float32; label [B] int64.
+
+        Raises:
+            DataError: a label that is no class.
+        """
+        label_B = batch["label"].long()
+        if self._classes is not None and not bool(((label_B >= 0) & (label_B < self._classes)).all()):
+            found = sorted({*label_B.tolist()} - {*range(self._classes)})[0]
+            known = f"the classes are 0 to {self._classes - 1}"
+            raise DataError(f"a row has the label {found}; {known}: mend the data, or give the head more classes")
+        own = self.options.input
+        prepared = {own: batch[own].long() if own == "tokens" else batch[own].float(), "label": label_B}
+        return prepared | ({"mask": batch["mask"]} if own == "tokens" and "mask" in batch else {})
+
+    def loss(
+        self, outputs: Mapping[str, torch.Tensor], batch: Mapping[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, float, dict[str, tuple[torch.Tensor, float]]]:
+        """logits [B, C] → the sum in nats in float32, the number of rows, and the share that is classified right."""
+        logits_BC, label_B = outputs["logits"].float(), batch["label"]
+        rows = float(len(label_B))
+        right = (logits_BC.detach().argmax(-1) == label_B).sum()
+        return F.cross_entropy(logits_BC, label_B, reduction="sum"), rows, {"accuracy": (right, rows)}
+
+
+def build_classification(options: ClassificationOptions, context: BuildContext) -> Classification:
+    """The factory of `classification`."""
+    spec = context.specs.get("task")
+    classes = spec.outputs["logits"].dims[-1] if isinstance(spec, TaskSpec) else None
+    return Classification(options, classes=classes if isinstance(classes, int) else None)

@@ -1,0 +1,107 @@
+"""The options of the tasks on pairs: a source with its target, and two responses of which one is preferred."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from attrs import frozen
+
+from stackwise import Beyond, TaskSpec, TensorSpec, UserError, dimension, option
+
+_TOKENS = TensorSpec("batch time", "int64", bounds=(0, "vocab"))
+_SYMBOLS = TensorSpec("batch time", "int64", bounds=(0, "symbols"))
+_SOURCE = TensorSpec("batch source", "int64", bounds=(0, "vocab"))
+_MASK = TensorSpec("batch time", "bool")
+_COUNT = TensorSpec("batch", "int64")
+_OUTPUTS = {"logits": TensorSpec("batch time vocab")}
+
+
+@frozen(kw_only=True)
+class Seq2SeqOptions:
+    """A target from a source."""
+
+    form: Literal["prefix", "encoder-decoder"] = option(
+        "prefix",
+        doc="whether the source is the prefix of a row that its target continues, or the memory of a rack with an encoder",
+        choices=("prefix", "encoder-decoder"),
+    )
+    pairs: Literal["given", "spans"] = option(
+        "given", doc="pairs as the loader delivers them, or spans cut out of rows of tokens (T5)", choices=("given", "spans")
+    )
+    symbols: int = dimension("symbols", doc="where symbols are added: number of the loader's ids; the loader's bound when left out")
+    density: float | None = option(None, doc="of spans: share of the tokens that are cut out; 0.15 when left out", minimum=0, maximum=1)
+    mean_span: float | None = option(None, doc="of spans: mean length, in tokens; 3 when left out", minimum=1)
+    sentinels: int | None = option(None, doc="of spans: symbols that stand for one each; 100 when left out", minimum=1)
+
+    def __attrs_post_init__(self) -> None:
+        for name in ("density", "mean_span", "sentinels"):
+            if self.pairs == "given" and getattr(self, name) is not None:
+                raise UserError(f"{name}: it has no effect on given pairs: set pairs: spans, or leave it out")
+
+    @property
+    def adds_symbols(self) -> bool:
+        """Whether the task adds symbols to the loader's."""
+        return self.pairs == "spans" or self.form == "encoder-decoder"
+
+    @property
+    def span_sentinels(self) -> int:
+        """Number of sentinels, the default filled in."""
+        return 100 if self.sentinels is None else self.sentinels
+
+    def to_spec(self) -> TaskSpec:
+        """A rack that sees a whole prefix, or one that takes a memory; room for the symbols that the task adds."""
+        shape: dict[str, Any]
+        if self.form == "prefix":
+            shape = {"inputs": {"tokens": _TOKENS, "prefix": _COUNT}, "side": ("prefix",), "attention": "prefix"}
+        else:
+            embedded = {"memory": ("tokens", "source")}
+            shape = {"inputs": {"tokens": _TOKENS, "source": _SOURCE}, "side": ("memory",), "attention": "causal", "embedded": embedded}
+        if self.pairs == "spans":
+            beyond = (Beyond("vocab", "symbols", self.span_sentinels + 1),)
+            return TaskSpec(batch={"tokens": _SYMBOLS}, outputs=_OUTPUTS, beyond=beyond, **shape)
+        if self.form == "prefix":
+            return TaskSpec(batch={"tokens": _TOKENS, "prefix": _COUNT}, optional={"mask": _MASK}, outputs=_OUTPUTS, lookahead=1, **shape)
+        shape["inputs"]["memory_mask"] = TensorSpec("batch source", "bool")
+        return TaskSpec(
+            batch={"prompt": _SYMBOLS, "response": _SYMBOLS},
+            optional={"prompt_mask": _MASK, "response_mask": _MASK},
+            outputs=_OUTPUTS,
+            beyond=(Beyond("vocab", "symbols", 1),),
+            **shape,
+        )
+
+
+@frozen(kw_only=True)
+class PreferenceOptions:
+    """The better of two responses."""
+
+    method: Literal["dpo", "simpo", "orpo"] = option("dpo", doc="which loss", choices=("dpo", "simpo", "orpo"))
+    beta: float | None = option(
+        None, doc="how strongly differences of log-probability count; when left out 0.1 (dpo, against the reference), 2 (simpo)", minimum=0
+    )
+    gamma: float | None = option(None, doc="of simpo: the margin that the better response is to have; 0.5 when left out", minimum=0)
+    odds_weight: float | None = option(None, doc="of orpo: weight of the odds ratio beside the likelihood; 0.1 when left out", minimum=0)
+    reference: str | None = option(
+        None, doc="of dpo: `phase entry`, the model as the task comes into force (the default), or the directory of saved weights"
+    )
+
+    def __attrs_post_init__(self) -> None:
+        useful = {"dpo": ("beta", "reference"), "simpo": ("beta", "gamma"), "orpo": ("odds_weight",)}[self.method]
+        for name in ("beta", "gamma", "odds_weight", "reference"):
+            if name not in useful and getattr(self, name) is not None:
+                raise UserError(f"{name}: it has no effect on {self.method}: leave it out")
+        if self.reference not in (None, "phase entry") and not Path(self.reference).is_dir():
+            raise UserError(f"reference: {self.reference!r} is neither 'phase entry' nor a directory of saved weights: mend the path")
+
+    def to_spec(self) -> TaskSpec:
+        """Two rows of responses behind one prompt; DPO compares with a frozen reference."""
+        return TaskSpec(
+            batch={"chosen": _TOKENS, "rejected": _TOKENS, "prefix": _COUNT},
+            optional={"chosen_mask": _MASK, "rejected_mask": _MASK},
+            inputs={"tokens": _TOKENS},
+            outputs=_OUTPUTS,
+            attention="causal",
+            lookahead=1,
+            reference=(self.reference or "phase entry") if self.method == "dpo" else None,
+        )

@@ -1,0 +1,106 @@
+"""The sound components, and every check with the component that breaks exactly it. Imports nothing but records."""
+
+from __future__ import annotations
+
+from stackwise.contracts import Component, Kind
+
+_EXAMPLES: dict[Kind, dict[str, object]] = {
+    "embedding": {"width": 4},
+    "rack": {"width": 4, "stacks": [{"base": 2}], "dropout": 0.1},
+    "head": {"width": 4},
+    "adapter": {"narrow": 4, "wide": 6},
+    "task": {"noise": 0.1},
+    "optimizer": {"lr": 0.1},
+    "transform": {"amount": 0.1},
+}
+_OPTIONS: dict[Kind, str] = {"weight-adapter": "WeightAdapterOptions"}
+
+
+def component(kind: Kind, name: str, factory: str | None = None, options: str | None = None, **example: object) -> Component:
+    """A component of the victims' package; what is not said is that of the sound one."""
+    title = _OPTIONS.get(kind, f"{kind.capitalize()}Options")
+    hot = "growing:build" if kind == "growth" else f"sound:build_{kind.replace('-', '_')}"
+    return Component(
+        name=name,
+        options=f"victims.{options or f'sound_options:{title}'}",
+        factory=f"victims.{factory or hot}",
+        example=example or ({} if options and kind == "observer" else _EXAMPLES.get(kind, {})),
+    )
+
+
+SOUND: dict[Kind, list[Component]] = {
+    kind: [component(kind, "sound")]
+    for kind in (
+        "embedding",
+        "rack",
+        "head",
+        "task",
+        "optimizer",
+        "loader",
+        "transform",
+        "adapter",
+        "weight-adapter",
+        "growth",
+        "reaction",
+        "observer",
+    )
+}
+
+VICTIMS: dict[str, tuple[Kind, Component]] = {
+    "check_example": (
+        "transform",
+        Component(name="v", options="victims.sound_options:TransformOptions", factory="victims.sound:build_transform"),
+    ),
+    "check_loads_cold": ("observer", component("observer", "v", "broken:nothing", "hot_options:Hot")),
+    "check_import_budget": ("observer", component("observer", "v", "broken:nothing", "slow_options:Slow")),
+    "check_options_documented": ("observer", component("observer", "v", "broken:nothing", "broken_options:Undocumented")),
+    "check_yaml_round_trip": ("observer", component("observer", "v", "broken:nothing", "broken_options:Nested", pair={1, 2})),
+    "check_mistakes_are_told": ("observer", component("observer", "v", "broken:nothing", "broken_options:Crashing")),
+    "check_spec_is_cold": ("rack", component("rack", "v", None, "broken_options:Hasty")),
+    "check_builds": ("task", component("task", "v", "broken:without_prepare")),
+    "check_leaves_the_process_alone": ("head", component("head", "v", "broken:reseeding")),
+    "check_values_arrive": ("transform", component("transform", "v", "broken:deaf")),
+    "check_same_seed_same_weights": ("embedding", component("embedding", "v", "broken:entropic")),
+    "check_state_round_trip": ("head", component("head", "v", "broken:stateless")),
+    "check_builds_on_meta": ("adapter", component("adapter", "v", "broken:reading")),
+    "check_measured_shapes": ("head", component("head", "v", "broken:unsqueezed")),
+    "check_finite_loss": ("embedding", component("embedding", "v", "broken:exploding")),
+    "check_gradients_reach_every_parameter": ("embedding", component("embedding", "v", "broken:unused")),
+    "check_side_inputs": ("rack", component("rack", "v", None, "broken_options:SideBySide")),
+    "check_blocks_keep_their_names": ("rack", component("rack", "v", "broken:gated")),
+    "check_zero_residual_is_identity": ("rack", component("rack", "v", "broken:loud")),
+    "check_holds_each_parameter_once": ("optimizer", component("optimizer", "v", "broken:build_unnamed")),
+    "check_groups_follow_their_values": ("optimizer", component("optimizer", "v", "broken:build_stubborn")),
+    "check_lowers_a_bowl": ("optimizer", component("optimizer", "v", "broken:build_ascending")),
+    "check_state_elements": ("optimizer", component("optimizer", "v", None, "broken_options:Boastful")),
+    "check_same_next_step": ("optimizer", component("optimizer", "v", "broken:build_forgetful")),
+    "check_state_survives_growth": ("optimizer", component("optimizer", "v", "broken:build_shared")),
+    "check_seeded_rows": ("loader", component("loader", "v", "broken:Chancy")),
+    "check_resumed_rows": ("loader", component("loader", "v", "broken:CountingTakes")),
+    "check_batch_spec": ("loader", component("loader", "v", "broken:Rounding")),
+    "check_splits_are_disjoint": ("loader", component("loader", "v", "broken:Everywhere")),
+    "check_worker_count": ("loader", component("loader", "v", "broken:Overshooting")),
+    "check_fingerprint": ("loader", component("loader", "v", "broken:Stamped")),
+    "check_prepared_batch": ("task", component("task", "v", "broken:padding")),
+    "check_totals": ("task", component("task", "v", "broken:averaging")),
+    "check_noise_floor": ("task", component("task", "v", "broken:leaking")),
+    "check_own_stream": ("task", component("task", "v", "broken:rolling")),
+    "check_leaves_the_batch": ("transform", component("transform", "v", "broken:grasping")),
+    "check_transformed_fields": ("transform", component("transform", "v", "broken:miscast")),
+    "check_map_is_complete": ("growth", component("growth", "v", "growing:build_short")),
+    "check_map_is_pure": ("growth", component("growth", "v", "growing:build_moody")),
+    "check_refusals": ("growth", component("growth", "v", "growing:build_abrupt")),
+    "check_function_preserved": ("growth", component("growth", "v", "growing:build_liar")),
+    "check_adds_nothing_at_first": ("weight-adapter", component("weight-adapter", "v", "broken:loaded")),
+    "check_merged_agrees": ("weight-adapter", component("weight-adapter", "v", "broken:halved")),
+    "check_every_parameter_learns": ("weight-adapter", component("weight-adapter", "v", "broken:idle")),
+    "check_starts_at_one": ("reaction", component("reaction", "v", "broken:warm")),
+    "check_envelope": ("reaction", component("reaction", "v", "broken:sinking")),
+    "check_changes_are_told": ("reaction", component("reaction", "v", "broken:chatty")),
+    "check_reaction_resumes": ("reaction", component("reaction", "v", "broken:amnesic")),
+    "check_takes_every_event": ("observer", component("observer", "v", "broken:closed")),
+    "check_leaves_events": ("observer", component("observer", "v", "broken:greedy")),
+    "check_trains": ("loader", component("loader", "v", "broken:Ending")),
+    "check_interrupted_equals_uninterrupted": ("rack", component("rack", "v", "broken:counting")),
+}
+"""Check → kind and component."""

@@ -1,0 +1,322 @@
+"""Artifacts that break one promise each. Shapes: B batch, T time, D width."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+
+from stackwise import DataError, Evaluated, PhaseEntered, RunFinished, RunStarted, StepDone
+from victims import sound
+
+
+def of(made: Callable[..., Any]) -> Callable[..., Any]:
+    """The factory of a class that takes the options only, and a weight where one is given."""
+
+    def build(options: Any, context: Any, *extra: Any) -> Any:
+        return made(options, *extra)
+
+    return build
+
+
+class Nothing:
+    """An observer that does nothing, for options that are the victim."""
+
+    def __init__(self, options: Any) -> None:
+        pass
+
+    def __call__(self, event: Any) -> None:
+        pass
+
+
+class WithoutPrepare:
+    """A task whose method has another name."""
+
+    def __init__(self, options: Any) -> None:
+        self.get_spec = options.to_spec
+
+    def prepares(self) -> None: ...
+    def loss(self) -> None: ...
+
+
+class Reseeding(sound.Head):
+    def __init__(self, options: Any) -> None:
+        super().__init__(options)
+        torch.manual_seed(0)
+
+
+class Deaf(sound.Transform):
+    def apply_values(self, values: Mapping[str, float]) -> None:
+        pass
+
+
+class Entropic(sound.Embedding):
+    def __init__(self, options: Any) -> None:
+        super().__init__(options)
+        generator = Generator()
+        generator.seed()
+        nn.init.normal_(self.linear.weight, generator=generator)
+
+
+class Stateless(sound.Head):
+    def __init__(self, options: Any) -> None:
+        super().__init__(options)
+        self.offset = torch.randn(1)
+
+    def forward(self, hidden: Tensor) -> dict[str, Tensor]:
+        return {"levels": super().forward(hidden)["levels"] + self.offset}
+
+
+class Reading(sound.Adapter):
+    def __init__(self, options: Any) -> None:
+        super().__init__(options)
+        self.gain = 1.0 + abs(self.weight.detach().sum().item())
+
+
+class Unsqueezed(sound.Head):
+    def forward(self, hidden: Tensor) -> dict[str, Tensor]:
+        return {"levels": self.linear(hidden)}
+
+
+class Exploding(sound.Embedding):
+    def forward(self, levels: Tensor) -> Tensor:
+        return super().forward(levels) + torch.sqrt(0 * self.linear.weight.sum())  # d√x/dx at 0
+
+
+class Unused(sound.Embedding):
+    def __init__(self, options: Any) -> None:
+        super().__init__(options)
+        self.spare = nn.Linear(1, options.width)
+
+
+class Gated(sound.Rack):
+    """A gate a block, in one vector as long as the rack is deep."""
+
+    def __init__(self, options: Any) -> None:
+        super().__init__(options)
+        self.gates = nn.Parameter(torch.ones(sum(stack.blocks for stack in options.stacks)))
+
+    def forward(self, hidden: Tensor, shift: Tensor | None = None) -> Tensor:
+        return super().forward(hidden, shift) * self.gates.mean()
+
+
+class LoudBlock(sound.Block):
+    def forward(self, hidden: Tensor) -> Tensor:
+        return 1.1 * super().forward(hidden)
+
+
+class Loud(sound.Rack):
+    block = LoudBlock
+
+
+class Counting(sound.Rack):
+    """Remembers outside of its state how often it was trained."""
+
+    def __init__(self, options: Any) -> None:
+        super().__init__(options)
+        self.calls = 0
+
+    def forward(self, hidden: Tensor, shift: Tensor | None = None) -> Tensor:
+        self.calls += self.training
+        return super().forward(hidden, shift) + (0.01 * self.calls if self.training else 0.0)
+
+
+class Ascending(sound.Optimizer):
+    sign = -1.0
+
+
+class Stubborn(sound.Optimizer):
+    """Reads its learning rate once."""
+
+    def __init__(self, groups: Any, options: Any) -> None:
+        super().__init__(groups, options)
+        self.first = options.lr
+
+    def move(self, parameter: Tensor, group: Mapping[str, Any]) -> None:
+        super().move(parameter, {**group, "lr": self.first})
+
+
+class Forgetful(sound.Optimizer):
+    """Corrects for the first steps by a counter of its own."""
+
+    steps = 0
+
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # no closure is ever given
+        self.steps += 1
+        super().step()
+
+    def move(self, parameter: Tensor, group: Mapping[str, Any]) -> None:
+        super().move(parameter, {**group, "lr": group["lr"] / (1 - 0.9**self.steps)})
+
+
+class Shared(sound.Optimizer):
+    """Divides the step by the number of parameters."""
+
+    def move(self, parameter: Tensor, group: Mapping[str, Any]) -> None:
+        super().move(parameter, {**group, "lr": group["lr"] / len(group["params"])})
+
+
+def build_unnamed(options: Any, context: Any, groups: Any) -> Any:
+    return sound.Optimizer([{"params": list(g.parameters.items()), **g.values} for g in groups], options)
+
+
+def build_stubborn(options: Any, context: Any, groups: Any) -> Any:
+    return Stubborn(sound.torch_groups(groups), options)
+
+
+def build_ascending(options: Any, context: Any, groups: Any) -> Any:
+    return Ascending(sound.torch_groups(groups), options)
+
+
+def build_forgetful(options: Any, context: Any, groups: Any) -> Any:
+    return Forgetful(sound.torch_groups(groups), options)
+
+
+def build_shared(options: Any, context: Any, groups: Any) -> Any:
+    return Shared(sound.torch_groups(groups), options)
+
+
+class Chancy(sound.Loader):
+    def __init__(self, options: Any, context: Any) -> None:
+        super().__init__(options, context)
+        self.row = int(torch.randint(1000, ()).item())
+
+
+class CountingTakes(sound.Loader):
+    def state_dict(self) -> dict[str, Any]:
+        return {"takes": self.row // 4}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.row = 4 * state["takes"]
+
+
+class Rounding(sound.Loader):
+    """Delivers even lengths only."""
+
+    def one(self, row: int, length: int) -> Tensor:
+        return super().one(row, length - length % 2)
+
+
+class Everywhere(sound.Loader):
+    def one(self, row: int, length: int) -> Tensor:
+        return torch.rand(length, generator=Generator().manual_seed(self.context.seed + row))
+
+
+class Overshooting(sound.Loader):
+    def skip(self, rows: int, length: int) -> None:
+        self.row += rows + 1
+
+
+class Stamped(sound.Loader):
+    def fingerprint(self) -> dict[str, Any]:
+        return {"read at": time.time_ns()}
+
+
+class Ending(sound.Loader):
+    def take(self, rows: int, length: int) -> dict[str, Tensor]:
+        if self.row + rows > 20:
+            raise DataError("the stream is at its end")
+        return super().take(rows, length)
+
+
+class Padding(sound.Task):
+    """Makes odd lengths even."""
+
+    def prepare(self, batch: Mapping[str, Tensor], moment: Any, generator: Generator) -> dict[str, Tensor]:
+        ready = super().prepare(batch, moment, generator)
+        return {**ready, "levels": nn.functional.pad(ready["levels"], (0, ready["levels"].shape[1] % 2))}
+
+
+class Averaging(sound.Task):
+    def loss(self, outputs: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> tuple[Tensor, Any, dict[str, tuple[Tensor, Any]]]:
+        total, weight, metrics = super().loss(outputs, batch)
+        return total / weight, weight, metrics
+
+
+class Leaking(sound.Task):
+    def prepare(self, batch: Mapping[str, Tensor], moment: Any, generator: Generator) -> dict[str, Tensor]:
+        ready = super().prepare(batch, moment, generator)
+        return {**ready, "ahead": batch["levels"][:, :-1]}
+
+
+class Rolling(sound.Task):
+    def prepare(self, batch: Mapping[str, Tensor], moment: Any, generator: Generator) -> dict[str, Tensor]:
+        ready = super().prepare(batch, moment, generator)
+        return {**ready, "levels": ready["levels"] + 0.1 * torch.randn(ready["levels"].shape)}
+
+
+class Grasping(sound.Transform):
+    def __call__(self, batch: Mapping[str, Tensor], moment: Any, generator: Generator) -> dict[str, Tensor]:
+        batch["levels"].add_(1.0)
+        return super().__call__(batch, moment, generator)
+
+
+class Miscast(sound.Transform):
+    def __call__(self, batch: Mapping[str, Tensor], moment: Any, generator: Generator) -> dict[str, Tensor]:
+        ready = super().__call__(batch, moment, generator)
+        return {**ready, "noisy": ready["noisy"].long()}
+
+
+class Loaded(sound.LowRank):
+    def __init__(self, options: Any, weight: Tensor) -> None:
+        super().__init__(options, weight)
+        nn.init.normal_(self.up)
+
+
+class Halved(sound.LowRank):
+    def merged(self, weight: Tensor) -> Tensor:
+        return weight + self.up @ self.down / 2
+
+
+class Idle(sound.LowRank):
+    def __init__(self, options: Any, weight: Tensor) -> None:
+        super().__init__(options, weight)
+        self.spare = nn.Parameter(torch.zeros(2))
+
+
+class Warm(sound.Reaction):
+    def __init__(self, options: Any) -> None:
+        super().__init__(options)
+        self.factor = 0.5
+
+
+class Sinking(sound.Reaction):
+    def halved(self) -> str | None:
+        self.factor, self.waited = self.factor / 2, 0
+        return "no lower loss"
+
+
+class Chatty(sound.Reaction):
+    def halved(self) -> str | None:
+        return super().halved() or "still no lower loss"
+
+
+class Amnesic(sound.Reaction):
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "waited": 0}
+
+
+class Closed(Nothing):
+    def __call__(self, event: Any) -> None:
+        if not isinstance(event, RunStarted | PhaseEntered | StepDone | Evaluated | RunFinished):
+            raise TypeError(f"{type(event).__name__} is no event")
+
+
+class Greedy(Nothing):
+    def __call__(self, event: Any) -> None:
+        if isinstance(event, Evaluated):
+            event.metrics.pop("loss")  # type: ignore[attr-defined]  # what is wrong with it
+
+
+nothing, without_prepare = of(Nothing), of(WithoutPrepare)
+reseeding, stateless, unsqueezed = of(Reseeding), of(Stateless), of(Unsqueezed)
+entropic, exploding, unused, reading = of(Entropic), of(Exploding), of(Unused), of(Reading)
+gated, loud, counting = of(Gated), of(Loud), of(Counting)
+deaf, grasping, miscast = of(Deaf), of(Grasping), of(Miscast)
+padding, averaging, leaking, rolling = of(Padding), of(Averaging), of(Leaking), of(Rolling)
+loaded, halved, idle = of(Loaded), of(Halved), of(Idle)
+warm, sinking, chatty, amnesic = of(Warm), of(Sinking), of(Chatty), of(Amnesic)
+closed, greedy = of(Closed), of(Greedy)

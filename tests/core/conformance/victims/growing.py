@@ -1,0 +1,84 @@
+"""Growth operators, sound and broken. Nothing here imports torch."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from stackwise import BlockOrigin, GrowthRequest
+
+Map = dict[tuple[str, int], BlockOrigin]
+
+
+class Append:
+    """New blocks stand on top of their stack and start as the identity."""
+
+    preserves_function = True
+
+    def map_blocks(self, request: GrowthRequest) -> Map:
+        origins = {}
+        for stack, blocks in request.new_stacks.items():
+            old = request.old_stacks.get(stack, 0)
+            if blocks < old:
+                raise ValueError(f"stack '{stack}' loses blocks: this operator only adds")
+            for i in range(blocks):
+                origins[stack, i] = BlockOrigin(source=(stack, i)) if i < old else BlockOrigin(source=None, zero_residual=True)
+        return origins
+
+
+class Short(Append):
+    """Forgets the last block of a stack of odd depth."""
+
+    preserves_function = False
+
+    def map_blocks(self, request: GrowthRequest) -> Map:
+        last = {(stack, blocks - 1) for stack, blocks in request.new_stacks.items() if blocks % 2 and blocks > 1}
+        return {block: origin for block, origin in super().map_blocks(request).items() if block not in last}
+
+
+class Moody(Append):
+    """Lets new blocks start as the identity, or not, as it pleases."""
+
+    preserves_function = False
+
+    def map_blocks(self, request: GrowthRequest) -> Map:
+        chance = random.SystemRandom()
+        return {
+            b: o if o.source else BlockOrigin(source=None, zero_residual=chance.random() < 0.5)
+            for b, o in super().map_blocks(request).items()
+        }
+
+
+class Abrupt(Append):
+    """Divides by the old depth."""
+
+    def map_blocks(self, request: GrowthRequest) -> Map:
+        _ = [blocks / request.old_stacks.get("base", 0) for blocks in request.new_stacks.values()]
+        return super().map_blocks(request)
+
+
+class Liar(Append):
+    """Copies where it promises the identity."""
+
+    def map_blocks(self, request: GrowthRequest) -> Map:
+        return {b: o if o.source else BlockOrigin(source=("base", 0)) for b, o in super().map_blocks(request).items()}
+
+
+def build(options: Any, context: Any) -> Append:
+    return Append()
+
+
+def build_short(options: Any, context: Any) -> Append:
+    return Short()
+
+
+def build_moody(options: Any, context: Any) -> Append:
+    return Moody()
+
+
+def build_abrupt(options: Any, context: Any) -> Append:
+    return Abrupt()
+
+
+def build_liar(options: Any, context: Any) -> Append:
+    return Liar()

@@ -1,0 +1,160 @@
+"""What was exported is the model that was trained: built anew from component ids, with the same outputs to the bit."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+import stackwise
+from stackwise.errors import UserError
+from stackwise.exports import export
+from stackwise.run import run
+
+FALLING = {"linear": {"from": 0.5, "to": 0.0}}
+CONFIG: dict[str, Any] = {
+    "run": {"horizon": "8 steps", "seed": 3, "device": "cpu", "checkpoint": {"every": "2 steps", "keep_last": 9}},
+    "task": {"use": "transformer.causal-lm"},
+    "data": {
+        "sources": {"a": {"use": "data.memory", "arrays": {"tokens": [i * i % 8 for i in range(200)]}}},
+        "batch_size": 2,
+        "seq_len": 4,
+    },
+    "model": {
+        "embedding": {"use": "transformer.token", "vocab": 8, "width": 6},
+        "adapters": {"embedding-rack": [{"use": "core.project", "width_in": 6, "width_out": 8, "bias": False}]},
+        "rack": {
+            "use": "transformer.decoder",
+            "width": 8,
+            "heads": 2,
+            "stacks": [{"base": 1}],
+            "dropout": {"linear": {"from": 0.5, "to": 0.0}},
+        },
+        "head": {"use": "transformer.lm", "tied": False},
+    },
+    "optimizer": {"use": "optim.adamw", "lr": 1e-2},
+    "phases": {
+        "one": {"until": "50%"},
+        "two": {"model": {"rack": {"stacks": [{"base": 2}]}}, "enter": {"growth": {"use": "transformer.stack"}}},
+    },
+}
+TOKENS = torch.tensor([[1, 4, 1, 0], [7, 6, 5, 2]])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "exp.yaml").write_text(yaml.safe_dump(CONFIG, sort_keys=False))
+    return run(folder / "exp.yaml", output=folder / "out", stream=io.StringIO()).directory
+
+
+def trained(steps: int) -> dict[str, torch.Tensor]:
+    """Outputs of the model after so many steps of the same experiment, without any file."""
+    machine = stackwise.assemble(stackwise.experiment(CONFIG))
+    for event in machine.train():
+        if isinstance(event, stackwise.StepDone) and event.step == steps - 1:
+            break
+    model = machine.model.model.eval()
+    with torch.no_grad():
+        return dict(model({"tokens": TOKENS}))
+
+
+@pytest.mark.parametrize(("step", "blocks"), [(2, 1), (4, 1), (6, 2), (8, 2), (None, 2)])
+def test_an_exported_model_answers_as_the_one_that_was_trained(finished: Path, tmp_path: Path, step: int | None, blocks: int) -> None:
+    """Before the growth, at its boundary, behind it, and at the end."""
+    assert export(finished, tmp_path / "new" / "e", step) == (step or 8)
+    model = stackwise.load_exported(tmp_path / "new" / "e")
+    outputs, expected = model({"tokens": TOKENS}), trained(step or 8)
+    assert outputs.keys() == expected.keys() and all(torch.equal(outputs[name], expected[name]) for name in expected)
+    assert len(list(model.rack.get_submodule("stacks.base").children())) == blocks and not model.training
+    assert sorted(path.name for path in (tmp_path / "new" / "e").iterdir()) == ["weights.json", "weights.safetensors"]
+
+
+def test_options_that_follow_time_have_the_value_of_their_step(finished: Path, tmp_path: Path) -> None:
+    """Dropout falls from 0.5 to 0 over the run: at step 4 of 8 it is 0.25."""
+    export(finished, tmp_path / "e", 4)
+    described = json.loads((tmp_path / "e" / "weights.json").read_text())
+    assert described["parts"]["rack"]["options"]["dropout"] == pytest.approx(0.25)
+    rack = stackwise.load_exported(tmp_path / "e").rack
+    assert {module.p for module in rack.modules() if isinstance(module, torch.nn.Dropout)} <= {0.25}
+
+
+def test_the_final_directory_of_a_run_loads_by_itself(finished: Path) -> None:
+    model = stackwise.load_exported(finished / "final")
+    assert torch.equal(model({"tokens": TOKENS})["logits"], trained(8)["logits"])
+
+
+def test_three_lines_in_a_clean_process_are_enough_and_draw_nothing(distributions: ModuleType, finished: Path, tmp_path: Path) -> None:
+    done = distributions.run_stackwise("export", str(finished), str(tmp_path / "e"), "--step", "8")
+    assert done.returncode == 0, done.stderr
+    code = """
+import sys, torch
+before = torch.get_rng_state()
+import stackwise
+model = stackwise.load_exported(sys.argv[1])
+outputs = model({"tokens": torch.tensor([[1, 4, 1, 0], [7, 6, 5, 2]])})
+assert torch.equal(before, torch.get_rng_state())
+print(outputs["logits"].tolist())
+"""
+    loaded = distributions.run_python(code, str(tmp_path / "e"))
+    assert loaded.returncode == 0, loaded.stderr
+    assert json.loads(loaded.stdout) == trained(8)["logits"].tolist()
+
+
+def changed(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
+    def apply(directory: Path) -> None:
+        path = directory / "weights.json"
+        content = json.loads(path.read_text())
+        change(content)
+        path.write_text(json.dumps(content))
+
+    return apply
+
+
+WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
+    "import path": (changed(lambda d: d["parts"]["rack"].update(use="os:system")), "component"),
+    "unknown component": (changed(lambda d: d["parts"]["rack"].update(use="transformer.encodr")), "unknown rack"),
+    "wrong kind": (changed(lambda d: d["parts"]["rack"].update(use="transformer.lm")), "it is of kind|of kind head"),
+    "unknown option": (changed(lambda d: d["parts"]["rack"]["options"].update(depth=3)), "depth"),
+    "wrong type": (changed(lambda d: d["parts"]["rack"]["options"].update(width="eight")), "width"),
+    "other size": (changed(lambda d: d["parts"]["rack"]["options"].update(stacks=[{"base": 3}])), "specs|stacks|not this model's"),
+    "another boundary": (changed(lambda d: d["specs"]["head"].update(outputs="other")), "what is installed builds another"),
+    "no parts": (changed(lambda d: d.pop("parts")), "does not describe a model"),
+    "parts a list": (changed(lambda d: d.update(parts=[])), "does not describe a model"),
+    "bridge unknown": (changed(lambda d: d.update(bridges=[{"evil": 1}])), "does not describe a model"),
+    "adapter missing": (changed(lambda d: d.update(adapters={})), "not this model's"),
+    "flipped bit": (lambda d: (d / "weights.safetensors").write_bytes((d / "weights.safetensors").read_bytes()[:-1] + b"?"), "damaged"),
+    "no JSON": (lambda d: (d / "weights.json").write_text("{"), "no readable weights"),
+    "no map": (lambda d: (d / "weights.json").write_text("[]"), "no map"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_directory_that_is_not_what_was_exported_is_refused(finished: Path, tmp_path: Path, case: str) -> None:
+    change, reason = WRONG[case]
+    export(finished, tmp_path / "e")
+    change(tmp_path / "e")
+    with pytest.raises(UserError, match=reason):
+        stackwise.load_exported(tmp_path / "e")
+
+
+def test_what_cannot_be_exported_is_said_and_nothing_is_made(finished: Path, tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "unfinished").mkdir()
+    (tmp_path / "unfinished" / "config.yaml").write_text("")
+    for source, target, step, reason in [
+        (finished, tmp_path / "there", None, "exists already"),
+        (finished, tmp_path / "e", 5, r"no checkpoint of step 5 \(there: step-000000002, "),
+        (tmp_path / "unfinished", tmp_path / "e", None, "has not finished"),
+        (tmp_path / "none", tmp_path / "e", None, "no run directory"),
+    ]:
+        with pytest.raises(UserError, match=reason):
+            export(source, target, step)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["there", "unfinished"] and not list((tmp_path / "there").iterdir())

@@ -1,0 +1,118 @@
+"""A step that is not finite changes nothing and is counted; what follows is the run's choice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from fork_server import Ended, ForkServer
+from whole_runs import lines, losses, saved_steps, status
+
+CONFIG = """\
+run: {horizon: 30 steps, seed: 1, device: cpu, checkpoint: {every: 5 steps}}
+task: {use: transformer.causal-lm}
+data:
+  sources: {a: {use: data.memory, arrays: {tokens: TOKENS}}}
+  batch_size: 2
+  seq_len: 4
+model:
+  embedding: {use: transformer.token, vocab: 8}
+  rack: {use: transformer.decoder, width: 8, heads: 2, stacks: [{base: 1}]}
+  head: {use: transformer.lm}
+optimizer: {use: optim.adamw, lr: 1e-2}
+"""
+
+SICK = """
+from stackwise_providers_transformer.causal_lm import CausalLM
+loss, calls = CausalLM.loss, [0]
+def sick(self, outputs, batch):
+    total, weight, metrics = loss(self, outputs, batch)
+    calls[0] += 1
+    return (%s if %s else total), weight, metrics
+CausalLM.loss = sick
+"""
+"""A loss that goes wrong in some of its calls, of which there is one a step."""
+
+NAN = "total * float('nan')"
+INFINITE_GRADIENT = "total + (outputs['logits'].sum() * 0).clamp(min=0).sqrt()"
+"""The root of zero is zero and its slope is not finite."""
+
+
+def run(server: ForkServer, folder: Path, *settings: str, wrong: str = NAN, when: str = "False") -> Ended:
+    tokens = torch.randint(8, (300,), generator=torch.Generator().manual_seed(0)).tolist()
+    (folder / "exp.yaml").write_text(CONFIG.replace("TOKENS", str(tokens)))
+    overrides = [word for setting in settings for word in ("--set", setting)]
+    return server.stackwise("run", "exp.yaml", "--output", "run", *overrides, cwd=folder, patch=SICK % (wrong, when))
+
+
+@pytest.mark.parametrize(("wrong", "finite_loss"), [(NAN, False), (INFINITE_GRADIENT, True)])
+def test_one_such_step_leaves_every_bit_and_is_counted(server: ForkServer, tmp_path: Path, wrong: str, finite_loss: bool) -> None:
+    ended = run(server, tmp_path, "run.checkpoint.every=1 steps", "run.checkpoint.keep_last=50", wrong=wrong, when="calls[0] == 8")
+    assert ended.code == 0, ended.err
+    metrics = lines(tmp_path / "run" / "metrics.jsonl")
+    assert [line["step"] for line in metrics if line.get("skipped")] == [7]
+    assert isinstance(metrics[7]["loss"], float) == finite_loss and metrics[7]["grad_norm"] in ("nan", "inf")
+    assert lines(tmp_path / "run" / "events.jsonl")[-1]["skipped"] == 1
+    before, after = (tmp_path / "run" / "checkpoints" / f"step-{k:09d}" / "tensors.safetensors" for k in (7, 8))
+    assert before.read_bytes() == after.read_bytes()
+
+
+def test_n_in_a_row_halt_with_their_own_code_and_keep_a_good_checkpoint(server: ForkServer, tmp_path: Path) -> None:
+    ended = run(server, tmp_path, "run.halt_after=4", when="calls[0] > 12")
+    assert ended.code == 4 and "not finite 4 steps in a row, last at step 15" in ended.err and "Traceback" not in ended.err
+    assert status(tmp_path / "run")["status"].startswith("failed: loss or gradient was not finite")
+    assert saved_steps(tmp_path / "run") == [10, 15]
+    healthy = server.stackwise("resume", "run", cwd=tmp_path)
+    assert healthy.code == 0, healthy.err
+    assert len(losses(tmp_path / "run")) == 30
+
+
+def test_halt_stops_at_the_first(server: ForkServer, tmp_path: Path) -> None:
+    ended = run(server, tmp_path, "run.non_finite=halt", when="calls[0] == 8")
+    assert ended.code == 4 and "1 steps in a row, last at step 7" in ended.err
+
+
+def test_rewind_goes_back_to_a_good_state_and_passes_over_the_data(server: ForkServer, tmp_path: Path) -> None:
+    """Calls 13 to 15 are steps 12 to 14; the checkpoint of step 10 is the newest good one."""
+    ended = run(server, tmp_path, "run.non_finite=rewind", when="13 <= calls[0] <= 15")
+    assert ended.code == 0, ended.err
+    assert "back from step 15 to 10" in ended.err
+    told = [line for line in lines(tmp_path / "run" / "events.jsonl") if line["event"] == "rewound"]
+    assert [(line["step"], line["halted_at"]) for line in told] == [(10, 15)]
+    assert sorted(losses(tmp_path / "run")) == list(range(30))
+    assert not any(line.get("skipped") for line in lines(tmp_path / "run" / "metrics.jsonl"))
+    ledger = status(tmp_path / "run")["data"]["a"]["rows"]
+    assert ledger == 2 * (30 + 5)  # the five steps from 10 to 15 were read and are read past
+    read = [line.split(", ")[1] for line in (tmp_path / "witness.jsonl").read_text().splitlines()]
+    assert len(read) == 35 and len(set(read)) == 35  # no batch came twice
+
+
+def test_rewinding_is_given_up_when_it_does_not_help(server: ForkServer, tmp_path: Path) -> None:
+    ended = run(server, tmp_path, "run.non_finite=rewind", when="calls[0] > 12")
+    assert ended.code == 4 and "3 rewinds to step 10 ended alike" in ended.err
+
+
+def test_without_a_good_checkpoint_there_is_nothing_to_rewind_to(server: ForkServer, tmp_path: Path) -> None:
+    ended = run(server, tmp_path, "run.non_finite=rewind", when="calls[0] > 2")
+    assert ended.code == 4 and "3 steps in a row" in ended.err
+
+
+def test_a_state_that_is_not_finite_is_never_saved_as_a_good_one(server: ForkServer, tmp_path: Path) -> None:
+    poison = """
+import torch
+from stackwise.machine import TrainingMachine
+step = TrainingMachine._train_step
+def poisoned(self, moment):
+    found = step(self, moment)
+    if moment.step == 11:
+        next(iter(self.model.model.parameters())).data[0] = float("inf")
+    return found
+TrainingMachine._train_step = poisoned
+"""
+    (tmp_path / "exp.yaml").write_text(CONFIG.replace("TOKENS", str([1, 2, 3, 4, 5, 6, 7] * 40)))
+    ended = server.stackwise("run", "exp.yaml", "--output", "run", cwd=tmp_path, patch=poison)
+    assert ended.code == 4
+    assert saved_steps(tmp_path / "run")[-1] == 10
+    ended = server.stackwise("resume", "run", cwd=tmp_path)
+    assert ended.code == 0, ended.err

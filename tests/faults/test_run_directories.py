@@ -1,0 +1,266 @@
+"""Run directories: one writer, nothing overwritten, and every way to go on, to change and to branch."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from fork_server import Ended, ForkServer
+from whole_runs import lines, losses, outcome, saved_steps, status
+
+from stackwise.errors import UserError
+from stackwise.rundir import RunDirectory
+
+CONFIG = """\
+run: {name: small, horizon: 20 steps, seed: 1, device: cpu, checkpoint: {every: 2 steps, keep_last: 20}}
+task: {use: transformer.causal-lm}
+data:
+  sources: {a: {use: data.memory, arrays: {tokens: TOKENS}, heldout: 0.2}}
+  batch_size: 2
+  seq_len: 4
+model:
+  embedding: {use: transformer.token, vocab: 8}
+  rack: {use: transformer.decoder, width: 8, heads: 2, dropout: 0.1, stacks: [{base: 1}]}
+  head: {use: transformer.lm}
+optimizer: {use: optim.adamw, lr: {wsd: {peak: 1e-2, warmup: 2 steps, decay: 20%}}}
+phases:
+  one: {until: 50%}
+  two: {model: {rack: {stacks: [{base: 2}]}}, enter: {growth: {use: transformer.stack}}}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    tokens = torch.randint(8, (200,), generator=torch.Generator().manual_seed(0)).tolist()
+    (tmp_path / "exp.yaml").write_text(CONFIG.replace("TOKENS", str(tokens)))
+    return tmp_path
+
+
+def begin(server: ForkServer, folder: Path, *more: str, signals: dict[int, list[str]] | None = None) -> Ended:
+    return server.stackwise("run", "exp.yaml", "--output", "run", *more, cwd=folder, signals=signals)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[int]:
+    """Another process holds the run directory; its pid."""
+    code = "from pathlib import Path; from stackwise.run_lock import RunLock; lock = RunLock(Path('run')); print(flush=True); input()"
+    holder = subprocess.Popen([sys.executable, "-c", code], cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert holder.stdout is not None
+    holder.stdout.readline()
+    try:
+        yield holder.pid
+    finally:
+        holder.communicate(b"\n")
+
+
+def test_a_second_process_is_refused_at_once_by_pid_and_host(server: ForkServer, folder: Path) -> None:
+    assert begin(server, folder, signals={5: ["KILL"]}).code == -9
+    before = {path: path.stat().st_mtime_ns for path in (folder / "run").rglob("*") if path.name != "lock"}
+    with locked(folder) as pid:
+        started = time.perf_counter()
+        with pytest.raises(UserError, match=f"process {pid} on host {socket.gethostname()}"):
+            RunDirectory.open(folder / "run")
+        assert time.perf_counter() - started < 1
+        for command in (("resume", "run"), ("run", "exp.yaml", "--output", "run", "--resume", "auto")):
+            ended = server.stackwise(*command, cwd=folder)
+            assert ended.code == 2 and f"process {pid} on host" in ended.err
+    assert {path: path.stat().st_mtime_ns for path in (folder / "run").rglob("*") if path.name != "lock"} == before
+    assert server.stackwise("resume", "run", cwd=folder).code == 0
+
+
+def test_an_existing_directory_is_not_written_over_and_no_run_is_no_run(server: ForkServer, folder: Path) -> None:
+    assert begin(server, folder).code == 0
+    again = begin(server, folder)
+    assert again.code == 2 and "exists already" in again.err and "stackwise resume" in again.err
+    nothing = server.stackwise("resume", "nowhere", cwd=folder)
+    assert nothing.code == 2 and "nowhere" in nothing.err
+    (folder / "empty").mkdir()
+    empty = server.stackwise("resume", "empty", cwd=folder)
+    assert empty.code == 2 and "no config.yaml" in empty.err and not list((folder / "empty").iterdir())
+    must = server.stackwise("run", "exp.yaml", "--output", "other", "--resume", "must", cwd=folder)
+    assert must.code == 2 and "there is no run at other" in must.err and not (folder / "other").exists()
+
+
+def test_auto_begins_goes_on_and_says_when_it_is_over(server: ForkServer, folder: Path) -> None:
+    auto = ("run", "exp.yaml", "--resume", "auto")
+    assert server.stackwise(*auto, cwd=folder, signals={7: ["KILL"]}).code == -9
+    second = server.stackwise(*auto, cwd=folder)
+    assert second.code == 0 and "resume runs/small-001 at step 6 of 20" in second.err, second.err
+    whole = begin(server, folder)
+    assert whole.code == 0
+    assert outcome(folder, "runs/small-001").tensors == outcome(folder).tensors
+    third = server.stackwise(*auto, cwd=folder)
+    assert third.code == 0 and "finished before, after 20 steps" in third.out
+    fourth = server.stackwise("resume", "run", cwd=folder)
+    assert fourth.code == 0 and "nothing is left to train" in fourth.out
+    assert len(list((folder / "runs").iterdir())) == 1
+
+
+def test_killed_before_any_checkpoint_it_starts_over_and_says_so(server: ForkServer, folder: Path) -> None:
+    assert begin(server, folder, signals={0: ["KILL"]}).code == -9
+    told = server.stackwise("resume", "run", cwd=folder)
+    assert told.code == 0 and "from the beginning, as there is no checkpoint" in told.err
+    assert sorted(losses(folder / "run")) == list(range(20))
+
+
+def test_damaged_checkpoints_are_passed_over_with_the_reason(server: ForkServer, folder: Path) -> None:
+    assert begin(server, folder, signals={12: ["KILL"]}).code == -9
+    checkpoints = folder / "run" / "checkpoints"
+    tensors = checkpoints / "step-000000012" / "tensors.safetensors"
+    content = bytearray(tensors.read_bytes())
+    content[-1] ^= 1
+    tensors.write_bytes(content)
+    (checkpoints / "step-000000010" / "manifest.json").unlink()
+    told = server.stackwise("resume", "run", cwd=folder)
+    assert told.code == 0 and "at step 8 of 20" in told.err
+    assert "step-000000012 is passed over" in told.err and "step-000000010 is passed over" in told.err
+    assert sorted(losses(folder / "run")) == list(range(20))
+
+
+def test_a_log_that_a_crash_cut_short_is_mended(server: ForkServer, folder: Path) -> None:
+    assert begin(server, folder, signals={9: ["KILL"]}).code == -9
+    for name in ("metrics.jsonl", "events.jsonl"):
+        with (folder / "run" / name).open("a") as log:
+            log.write('{"step": 8, "loss"')
+    assert server.stackwise("resume", "run", cwd=folder).code == 0
+    assert sorted(losses(folder / "run")) == list(range(20))
+    assert [line["step"] for line in lines(folder / "run" / "events.jsonl") if line["event"] == "phase_entered"] == [0, 10]
+
+
+def test_what_is_past_stays_and_what_is_to_come_may_change(server: ForkServer, folder: Path) -> None:
+    assert begin(server, folder, signals={13: ["KILL"]}).code == -9
+
+    def refused(setting: str) -> str:
+        ended = server.stackwise("resume", "run", "--set", setting, cwd=folder)
+        assert ended.code == 2 and "Traceback" not in ended.err, (setting, ended.err)
+        return ended.err
+
+    files = {path: path.read_bytes() for path in (folder / "run").rglob("*") if path.is_file() and path.name != "lock"}
+    assert "every stream" in refused("run.seed=2")
+    assert "has ended, at step 10" in refused("phases.one.until=40%")
+    assert "was entered at step 10" in refused("phases.two.enter.growth.moments=reset")
+    assert "it was 0.005 at step 1, which is done" in refused("optimizer.lr.wsd.warmup=1 steps")
+    assert "has begun with it" in refused("phases.two.model.rack.width=16")
+    assert "would have been 3" in refused("data.batch_size=3")
+    assert "12 steps are done" in refused("run.horizon=11 steps")
+    assert "did you mean" in refused("phases.two.optimzer.lr=1")
+    assert {path: path.read_bytes() for path in files} == files
+
+    told = server.stackwise("resume", "run", "--set", "optimizer.lr.wsd.decay=40%", "--set", "run.horizon=20 steps", cwd=folder)
+    assert told.code == 0 and "optimizer.lr.wsd.decay: 20% → 40%" in told.err, told.err
+    rates = {line["step"]: line["lr"] for line in lines(folder / "run" / "metrics.jsonl")}
+    assert rates[11] == 1e-2 and rates[12] == 1e-2 and rates[13] == pytest.approx(1e-2 * 7 / 8)  # by hand: linear over steps 12..20
+    changed = [line for line in lines(folder / "run" / "events.jsonl") if line["event"] == "config_changed"]
+    told_of = [(line["step"], line["key"], line["before"], line["after"]) for line in changed]
+    assert told_of == [(12, "optimizer.lr.wsd.decay", "20%", "40%")]
+
+
+def test_a_longer_horizon_leaves_past_boundaries_where_they_were(server: ForkServer, folder: Path) -> None:
+    assert begin(server, folder, signals={13: ["KILL"]}).code == -9
+    for horizon, kill in (("40 steps", 20), ("50 steps", None)):
+        signals = {} if kill is None else {kill: ["KILL"]}
+        told = server.stackwise("resume", "run", "--set", f"run.horizon={horizon}", cwd=folder, signals=signals)
+        assert told.code == (0 if kill is None else -9), told.err
+    entered = [(line["phase"], line["step"]) for line in lines(folder / "run" / "events.jsonl") if line["event"] == "phase_entered"]
+    assert entered == [("one", 0), ("two", 10)]  # 50% of the first horizon; of the last one it would be 25
+    assert sorted(losses(folder / "run")) == list(range(50))
+    plan = json.loads((folder / "run" / "plan.json").read_text())
+    assert [(phase["start"], phase["stop"]) for phase in plan["phases"]] == [(0, 10), (10, 50)]
+
+
+def test_other_data_are_refused(server: ForkServer, folder: Path) -> None:
+    text = (folder / "exp.yaml").read_text().replace("{use: transformer.token, vocab: 8}", "{use: transformer.token}")
+    (folder / "exp.yaml").write_text(re.sub(r"use: data.memory.*?heldout: 0.2", "use: data.text-files, paths: [a.txt], heldout: 0", text))
+    (folder / "a.txt").write_text("one two three four five six seven " * 20)
+    assert begin(server, folder, signals={7: ["KILL"]}).code == -9
+    before = {path: path.read_bytes() for path in (folder / "run").rglob("*") if path.is_file() and path.name != "lock"}
+    (folder / "a.txt").write_text("one two three four five six sevem " * 20)
+    told = server.stackwise("resume", "run", cwd=folder)
+    assert told.code == 2 and "the data changed since the checkpoint: source 'a'" in told.err, told.err
+    assert {path: path.read_bytes() for path in before} == before
+    (folder / "a.txt").write_text("one two three four five six seven " * 20)
+    assert server.stackwise("resume", "run", cwd=folder).code == 0
+
+
+def test_other_versions_are_told_and_incompatible_ones_refused(server: ForkServer, folder: Path) -> None:
+    assert begin(server, folder, signals={7: ["KILL"]}).code == -9
+    patched = "import stackwise.resumption as r\nfound = r.versions\nr.versions = lambda plan: {**found(plan), %r: %r}"
+    told = server.stackwise("resume", "run", cwd=folder, patch=patched % ("stackwise-providers-optim", "7.0"))
+    assert told.code == 2 and "incompatible versions (stackwise-providers-optim 0.1.0 → 7.0)" in told.err
+    told = server.stackwise("resume", "run", cwd=folder, patch=patched % ("torch", "9.9"))
+    assert told.code == 0 and "torch" in told.err and "→ 9.9: the rest need not be equal to the bit" in told.err
+
+
+def test_branches_share_a_trunk_and_part_where_they_are_told_to(server: ForkServer, folder: Path) -> None:
+    assert begin(server, folder).code == 0
+    for name, settings in {"same": (), "early": ("--set", "optimizer.lr.wsd.decay=40%")}.items():
+        told = server.stackwise("branch", "run", "--at", "65%", *settings, "--output", name, cwd=folder)
+        assert told.code == 0 and "at step 12 of 20" in told.err, told.err
+    trunk, same, early = (lines(folder / name / "metrics.jsonl") for name in ("run", "same", "early"))
+    strip = [[{**line, "seconds": 0} for line in run] for run in (trunk, same, early)]
+    assert strip[0] == strip[1] and strip[0][:12] == strip[2][:12] and strip[0][14:] != strip[2][14:]
+    assert outcome(folder, "same").tensors == outcome(folder).tensors
+    parent = status(folder / "early")["parent"]
+    assert (parent["run"], parent["step"]) == ("run", 12) and len(parent["sha256"]) == 64
+    assert saved_steps(folder / "early")[0] == 12
+    assert "parent" not in status(folder / "run")
+    for at, complaint in {
+        "step 13": "no checkpoint of step 13",
+        "5%": "has no checkpoint up to step 1",
+        "soon": "is not a duration",
+    }.items():
+        told = server.stackwise("branch", "run", "--at", at, "--output", "other", cwd=folder)
+        assert told.code == 2 and complaint in told.err and not (folder / "other").exists(), told.err
+
+
+def test_a_branch_that_is_killed_goes_on_and_remembers_where_it_is_from(server: ForkServer, folder: Path) -> None:
+    assert begin(server, folder).code == 0
+    branch = ("branch", "run", "--at", "step-000000012", "--set", "optimizer.lr.wsd.decay=40%", "--output")
+    assert server.stackwise(*branch, "whole", cwd=folder).code == 0
+    assert server.stackwise(*branch, "cut", cwd=folder, signals={13: ["KILL"]}).code == -9
+    assert server.stackwise("resume", "cut", cwd=folder).code == 0
+    assert outcome(folder, "cut").tensors == outcome(folder, "whole").tensors
+    assert status(folder / "cut")["parent"] == status(folder / "whole")["parent"]
+
+
+@pytest.mark.parametrize("name", ["../x", "/tmp/x", "", "a\\0b", "n" * 300])
+def test_names_that_are_no_names_of_runs(server: ForkServer, folder: Path, name: str) -> None:
+    before = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    ended = server.stackwise("run", "exp.yaml", "--set", f'run.name="{name}"', cwd=folder)
+    assert ended.code == 2 and "run.name" in ended.err and "Traceback" not in ended.err
+    after = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    assert [each for each in after if each != "witness.jsonl"] == before
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"LANG": "C", "LC_ALL": "C", "PYTHONIOENCODING": "ascii"},
+        {"HOME": "/nonexistent", "XDG_CACHE_HOME": "/nonexistent"},
+        {"COLUMNS": "20", "NO_COLOR": "1"},
+    ],
+    ids=["plain text", "no home", "twenty columns"],
+)
+def test_poor_surroundings_are_no_reason_to_fail(server: ForkServer, folder: Path, environment: dict[str, str]) -> None:
+    assert server.stackwise("run", "exp.yaml", "--output", "run", cwd=folder, signals={7: ["TERM"]}, environment=environment).code == 143
+    ended = server.stackwise("resume", "run", cwd=folder, environment=environment)
+    assert ended.code == 0 and "Error" not in ended.err and "Traceback" not in ended.err, ended.err
+
+
+def test_a_reader_that_leaves_is_no_reason_to_complain(folder: Path) -> None:
+    """`stackwise run … | head -1`: the run is done when its summary finds nobody left to read it."""
+    (folder / "command.py").write_text("from stackwise.cli import main; main(prog_name='stackwise')")
+    command = f"set -o pipefail; {sys.executable} command.py run exp.yaml --output run | head -1 > first"
+    done = subprocess.run(["bash", "-c", command], cwd=folder, capture_output=True, text=True, timeout=120)
+    assert done.returncode in (0, 141) and "Traceback" not in done.stderr and "BrokenPipe" not in done.stderr
+    assert len((folder / "first").read_text().splitlines()) == 1
+    assert status(folder / "run")["status"] == "finished"

@@ -1,0 +1,164 @@
+"""Many runs in processes of their own at the price of one start: a server imports everything once and forks a child for each.
+
+A child runs the command line as it is. Around it stand only a witness of the data (the digest of every step's batches, appended to
+`witness.jsonl` in its working directory) and signals it sends to itself when a step is done.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from attrs import frozen
+
+
+@frozen
+class Ended:
+    """How a child ended: its exit code, or minus the signal that ended it."""
+
+    code: int
+    out: str
+    err: str
+
+
+class ForkServer:
+    """A context; `stackwise` runs one command line to its end.
+
+    Args:
+        sites: folders in front of the path.
+    """
+
+    def __init__(self, sites: Sequence[Path] = ()) -> None:
+        path = os.pathsep.join([*map(str, sites), *filter(None, [os.environ.get("PYTHONPATH", "")])])
+        environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, __file__]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+
+    def __enter__(self) -> ForkServer:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._process.communicate()
+
+    def stackwise(
+        self,
+        *arguments: str,
+        cwd: Path,
+        signals: Mapping[int, Sequence[str]] | None = None,
+        environment: Mapping[str, str] | None = None,
+        patch: str = "",
+    ) -> Ended:
+        """`stackwise ARGUMENTS` in a forked child.
+
+        Args:
+            arguments: the command line.
+            cwd: its working directory.
+            signals: step → signals that the child sends to itself when that step has been logged.
+            environment: variables set in the child.
+            patch: Python that the child executes first, to make something fail.
+        """
+        asked = {
+            "argv": arguments,
+            "cwd": str(cwd),
+            "signals": {str(k): list(v) for k, v in (signals or {}).items()},
+            "environment": dict(environment or {}),
+            "patch": patch,
+        }
+        assert self._process.stdin is not None and self._process.stdout is not None
+        print(json.dumps(asked), file=self._process.stdin, flush=True)
+        code = int(self._process.stdout.readline())
+        return Ended(code, (cwd / ".out").read_text("utf-8", "replace"), (cwd / ".err").read_text("utf-8", "replace"))
+
+
+def serve() -> None:
+    """Fork a child for each line of standard input; print how it ended."""
+    import stackwise_providers_transformer.causal_lm
+    import stackwise_providers_transformer.decoder  # noqa: F401  # imported for the children
+
+    for line in sys.stdin:
+        asked = json.loads(line)
+        if not (pid := os.fork()):
+            os._exit(child(asked))
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+
+
+def child(asked: Mapping[str, Any]) -> int:
+    """Run one command line; its exit code."""
+    os.chdir(asked["cwd"])
+    for number, name in ((0, os.devnull), (1, ".out"), (2, ".err")):
+        flags = os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+        os.dup2(os.open(name, flags), number)
+    os.environ.update(asked["environment"])
+    sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")  # noqa: SIM115  # they live as long as the process
+    exec(asked["patch"], {})
+    witness_data()
+    signal_at(asked["signals"])
+    from stackwise.cli import main
+
+    try:
+        main(asked["argv"], prog_name="stackwise")
+    except SystemExit as error:
+        return int(error.code or 0)
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+        return 99
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    return 0
+
+
+def witness_data() -> None:
+    """Write down the digest of every training step's batches, past every buffer."""
+    from stackwise.planes.data import DataPlane
+
+    deliver, handle = DataPlane.batches, os.open("witness.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+    def batches(plane: Any, moment: Any) -> Any:
+        made = deliver(plane, moment)
+        if plane._asked_for_training:
+            digest = sha256()
+            for batch in made:
+                for name, tensor in batch.items():
+                    digest.update(f"{name} {list(tensor.shape)} {tensor.dtype}".encode() + tensor.contiguous().numpy().tobytes())
+            os.write(handle, (json.dumps([moment.step, digest.hexdigest()]) + "\n").encode())
+        return made
+
+    make = DataPlane.open
+
+    def open_for_training(plane: Any, moments: Any) -> None:
+        plane._asked_for_training = True
+        make(plane, moments)
+
+    DataPlane._asked_for_training = False  # type: ignore[attr-defined]  # evaluations have planes of their own, which are not opened
+    DataPlane.batches, DataPlane.open = batches, open_for_training  # type: ignore[method-assign]  # in a child of a test
+
+
+def signal_at(wanted: Mapping[str, Sequence[str]]) -> None:
+    """Send signals to this process when a step has been logged."""
+    from stackwise.events import StepDone
+    from stackwise.rundir import RunDirectory
+
+    log, left = RunDirectory.__call__, {int(step): list(names) for step, names in wanted.items()}
+
+    def logged(directory: Any, event: Any) -> None:
+        log(directory, event)
+        if isinstance(event, StepDone):
+            for name in left.pop(event.step, ()):
+                os.kill(os.getpid(), getattr(signal, f"SIG{name}"))
+
+    RunDirectory.__call__ = logged  # type: ignore[method-assign]  # in a child of a test
+
+
+if __name__ == "__main__":
+    serve()
