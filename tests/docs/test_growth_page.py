@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,13 @@ def test_a_picture_is_the_map_of_the_operator(name: str, option: str, old: str, 
     blocks = operator.map_blocks(GrowthRequest(old_stacks={"base": int(old)}, new_stacks={"base": int(new)}))
     found = ["·" if origin.source is None else str(origin.source[1]) for origin in blocks.values()]
     assert found == row.split()
+
+
+def test_the_loop_of_ones_own_runs_and_prints_what_is_written() -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    (told,) = re.findall(r"```text\n(\d+ \d+ \d+)\n```", PAGE)
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed.strip() == told
 
 
 def test_every_operator_of_depth_has_a_picture() -> None:
