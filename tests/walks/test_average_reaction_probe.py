@@ -100,17 +100,22 @@ def test_a_plateau_lowers_every_rate_by_its_factor_inside_the_envelope_of_the_pl
     plan = plan_of(config)
     assert "reacts  optim.plateau in train: every learning rate × 0.125 to 1" in plan_as_text(plan, price(plan))
     machine = machine_of(config)
-    factor, reacted = 1.0, []
+    rates: dict[int, set[tuple[str, str, float]]] = {}
+    reacted: dict[int, Reacted] = {}
     for event in machine.train():
         if isinstance(event, StepDone):
-            for group in machine.optimizer.optimizer.param_groups:
-                key, value = ("adamw_lr", 0.004) if group["rule"] == "adamw" else ("lr", 0.01 if group["group"] == "slow" else 0.02)
-                assert group[key] == pytest.approx(value * factor, rel=1e-12)
+            groups = machine.optimizer.optimizer.param_groups
+            rates[event.step] = {(g["rule"], g["group"], g["adamw_lr" if g["rule"] == "adamw" else "lr"]) for g in groups}
         if isinstance(event, Reacted):
-            assert (event.factor_before, event.factor) == (factor, max(factor / 2, 0.125)) and "has not improved" in event.why
-            factor = event.factor
-            reacted.append(event.step)
-    assert reacted == [1, 2, 3] and factor == 0.125  # the first loss is the best; no later one halves it a hundredfold
+            reacted[event.step] = event
+    told = [(step, e.factor_before, e.factor) for step, e in reacted.items()]
+    assert told == [(1, 1.0, 0.5), (2, 0.5, 0.25), (3, 0.25, 0.125)]  # the first loss is the best; no later one is a hundredth of it
+    assert all("has not improved" in e.why for e in reacted.values())
+    for step, seen in rates.items():
+        factor = {0: 1.0, 1: 1.0, 2: 0.5, 3: 0.25}.get(step, 0.125)
+        for rule, group, rate in seen:
+            declared = 0.004 if rule == "adamw" else 0.01 if group == "slow" else 0.02
+            assert rate == pytest.approx(declared * factor, rel=1e-12)
 
 
 @pytest.mark.parametrize(("size", "before", "after"), [("depth", 2, 4), ("parameters", None, None), ("width", 8, 16)])
