@@ -225,7 +225,7 @@ def test_padding_adds_nothing() -> None:
 
 def _rows(**fields: torch.Tensor) -> dict[str, Any]:
     arrays = {"tokens": torch.randint(16, (24, 9), generator=torch.Generator().manual_seed(5)), **fields}
-    return {"use": "data.memory", "arrays": arrays, "vocab": 16, "time": list(arrays), "shuffle": False}
+    return {"use": "data.memory", "arrays": arrays, "time": list(arrays), "shuffle": False}
 
 
 def _config(**fields: torch.Tensor) -> dict[str, Any]:

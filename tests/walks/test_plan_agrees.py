@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -86,8 +87,11 @@ def expected_evaluations(planned: dict[str, Any]) -> list[tuple[str, int, str, s
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_plan_and_log_of_an_example_agree(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
+def test_plan_and_log_of_an_example_agree(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare = path.with_name(f"prepare_{path.stem}.py")
+    monkeypatch.chdir(tmp_path if prepare.exists() else ROOT)
+    if prepare.exists():
+        runpy.run_path(str(prepare))
     hold_against_each_other(stackwise.make_plan(stackwise.load(path, shrunk(path)), registry()))
 
 
