@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from tiny_walks import base, drive, losses, machine_of, memory, plan_of, same_tensors, stream, weights
 
-from stackwise import Evaluated, PhaseEntered, StepDone
+from stackwise import ConfigError, Evaluated, PhaseEntered, StepDone
 from stackwise.describe import plan_as_text
 from stackwise.events import Reacted
 from stackwise.pricing import price
@@ -202,3 +202,10 @@ def test_a_run_that_ends_with_its_gate_is_judged_as_the_weights_that_it_leaves()
     gates.remove()
     moment = machine.schedule.at(step=12)
     assert evaluation.run(machine.model.model, machine.objective, machine.placement, moment)["loss"] == last
+
+
+def test_a_reaction_that_watches_nothing_that_is_measured_is_refused_by_the_plan() -> None:
+    config = base(optimizer={"use": "optim.adamw", "reaction": {"use": "optim.plateau", "metric": "heldot.loss"}})
+    config["evaluate"] = {"heldout": {"batches": 1}}
+    with pytest.raises(ConfigError, match=r"watches 'heldot\.loss', and there is no evaluation 'heldot'.*heldout"):
+        plan_of(config)

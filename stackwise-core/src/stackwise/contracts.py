@@ -323,7 +323,8 @@ class WeightAdapter(Protocol):
 class Reaction(Protocol):
     """A declared answer to the training signal (plateau): a factor on every learning rate, inside a stated envelope.
 
-    A pure function of the numbers it was shown. Its options say `envelope() → (lowest, highest)` factor, which the plan prints.
+    A pure function of the numbers it was shown. Its options say `envelope() → (lowest, highest)` factor, which the plan prints, and
+    may say `watches() → names`, which the plan holds against the evaluations that there are.
     """
 
     factor: float

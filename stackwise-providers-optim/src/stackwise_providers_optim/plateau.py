@@ -29,6 +29,10 @@ class PlateauOptions:
         if not evaluation or not metric:
             raise UserError(f"metric: {self.metric!r} is no metric: write <evaluation>.<metric>, such as heldout.loss, or train.loss")
 
+    def watches(self) -> tuple[str, ...]:
+        """The one metric."""
+        return (self.metric,)
+
     def envelope(self) -> tuple[float, float]:
         """Between the least factor and 1."""
         return self.lowest, 1.0

@@ -47,5 +47,5 @@ def stackwise_reactions() -> Iterable[Component]:
         options="stackwise_providers_optim.plateau:PlateauOptions",
         factory="stackwise_providers_optim.plateau:build_plateau",
         summary="the learning rate falls when a metric no longer improves",
-        example={"metric": "heldout.loss"},
+        example={"metric": "train.loss"},
     )

@@ -153,6 +153,7 @@ class _Planner:
         beside = {name: of("weight-adapter", adapter.part) for name, adapter in phase.model.weight_adapters.items()}
         reaction = of("reaction", phase.optimizer.reaction) if phase.optimizer.reaction is not None else None
         self._check_crossing(phase, growth)
+        self._check_watched(phase, reaction)
         self._collect(phase)
         everything = [*sources.values(), *transforms, *single.values(), *(draft for group in adapters.values() for draft in group)]
         everything += beside.values()
@@ -178,6 +179,18 @@ class _Planner:
         elif phase.model.start != self.experiment.phases[0].model.start:
             message = "only the run as a whole starts from weights: move it out of the phase; a phase takes over the model before it"
             self.problems.append(Problem(message, "model.start", phase.locate("model.start")))
+
+    def _check_watched(self, phase: PhaseConfig, reaction: Draft | None) -> None:
+        """A reaction that says what it watches watches something that will be measured."""
+        if reaction is None or not hasattr(reaction.options, "watches"):
+            return
+        known = ["train", *(evaluation.name for evaluation in self.experiment.evaluate)]
+        for metric in reaction.options.watches():
+            name = metric.partition(".")[0]
+            if name not in known:
+                path = f"{reaction.path}.metric" if hasattr(reaction.options, "metric") else reaction.path
+                message = f"{reaction.label} watches '{metric}', and there is no evaluation '{name}'{did_you_mean(name, known)}"
+                self.problems.append(Problem(message, path, phase.locate(path)))
 
     def _join(self, phase: PhaseConfig, drafts: PhaseDrafts) -> Joined:
         key = (*map(id, drafts.by_role().values()), tuple(phase.data.rename.items()))

@@ -89,6 +89,10 @@ def transition(
     if leaving:
         done = "merged into their matrices" if after.enter.weight_adapters == "merge" else "dropped, with what they learnt"
         notes.append(f"weight adapters {', '.join(leaving)} are {done}")
+    for name in sorted(old.weight_adapters.keys() & new.weight_adapters.keys() - set(leaving)):
+        if old.weight_adapters[name].select != new.weight_adapters[name].select:
+            done = "merged" if after.enter.weight_adapters == "merge" else "dropped"
+            notes.append(f"weight adapters {name} beside matrices that are no longer selected are {done}")
     operator = _operator(growing, drafts)
     blocks: BlockMap = {}
     reordered = old.stacks != new.stacks or list(old.stacks) != list(new.stacks)
@@ -116,13 +120,13 @@ def transition(
 
 def _beside(model: ModelState) -> dict[str, object]:
     """The weight adapters of a state."""
-    return {name: _adapter(model, name) for name in model.weight_adapters}
+    return {name: (declared.part.structure, declared.select) for name, declared in model.weight_adapters.items()}
 
 
 def _adapter(model: ModelState, name: str) -> object:
     """What must be the same for a weight adapter to stay."""
     declared = model.weight_adapters.get(name)
-    return None if declared is None else (declared.part.structure, declared.select)
+    return None if declared is None else declared.part.structure
 
 
 def _check_gate(growing: Growing | None, preserves: bool, blocks: BlockMap, drafts: Drafts) -> None:
