@@ -81,6 +81,8 @@ def boundaries(subject: Subject) -> Boundaries:
     around = _neutral()
     if spec is None and subject.kind == "transform":
         spec = TransformSpec(inputs=_fields_nearby(subject))
+        if not spec.inputs:
+            raise NotApplicable("its options have no `to_spec()`, so nobody knows which fields it works on: declare a TransformSpec")
     if spec is None:
         return around
     spec = sized(spec, subject.sizes())
@@ -100,7 +102,7 @@ def boundaries(subject: Subject) -> Boundaries:
         case BatchSpec():
             return _fed(around, spec.fields, EmbeddingSpec(inputs=spec.fields, output=_hidden_for(spec.fields)))
         case TransformSpec():
-            return _around_transform(around, spec)
+            return _around_transform(around, spec, {} if spec.inputs else _fields_nearby(subject))
     return around
 
 
@@ -150,20 +152,16 @@ def _around_task(around: Boundaries, spec: TaskSpec) -> Boundaries:
     )
 
 
-def _around_transform(around: Boundaries, spec: TransformSpec) -> Boundaries:
-    """A loader of what the transform needs, or of one number a position where it needs nothing; a model that reads the result."""
-    delivered = dict(spec.inputs) or {"level": LEVEL}
+def _around_transform(around: Boundaries, spec: TransformSpec, nearby: Mapping[str, TensorSpec]) -> Boundaries:
+    """A loader of what the transform needs, or of what loaders nearby deliver where it needs nothing; a model that reads the result."""
+    delivered = dict(spec.inputs) or nearby or {"level": LEVEL}
     read = {**delivered, **spec.outputs}
     made = _fed(around, read, EmbeddingSpec(inputs=read, output=_hidden_for(read)))
     return attrs.evolve(made, batch=BatchSpec(fields=delivered))
 
 
 def _fields_nearby(subject: Subject) -> dict[str, TensorSpec]:
-    """What a transform without a spec is likely to change: the fields that the loaders and tasks of its own provider name.
-
-    Raises:
-        NotApplicable: they name none.
-    """
+    """What a transform without a spec is likely to change: the fields that the loaders and tasks of its own provider name."""
     found: dict[str, TensorSpec] = {}
     for registered in subject.registry:
         if registered.provider == subject.registered.provider and registered.kind in ("loader", "task"):
@@ -172,8 +170,6 @@ def _fields_nearby(subject: Subject) -> dict[str, TensorSpec]:
             fields = spec.fields if isinstance(spec, BatchSpec) else spec.batch if isinstance(spec, TaskSpec) else {}
             for name, tensor in sized(BatchSpec(fields=fields), near.sizes()).fields.items():
                 found.setdefault(name, tensor)
-    if not found:
-        raise NotApplicable("its options have no `to_spec()`, so nobody knows which fields it works on: declare a TransformSpec")
     return found
 
 
@@ -245,7 +241,13 @@ def _joined(subject: Subject, around: Boundaries) -> tuple[Bridge, ...]:
         Broken: it refuses to join them.
     """
     delivered = BatchSpec(fields={**around.batch.fields, **around.task.batch})
-    parts = {"source:data": delivered, "task": around.task, "embedding": around.embedding, "rack": around.rack, "head": around.head}
+    parts: dict[str, Any] = {
+        "source:data": delivered,
+        "task": around.task,
+        "embedding": around.embedding,
+        "rack": around.rack,
+        "head": around.head,
+    }
     if subject.kind == "adapter":
         parts["adapter:embedding-rack:0"] = sized(subject.spec(), subject.sizes())
     found = unify({role: Side(role=role, label=f"the {role.partition(':')[0]}", spec=spec) for role, spec in parts.items()})

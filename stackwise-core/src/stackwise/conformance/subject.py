@@ -18,7 +18,7 @@ from stackwise.errors import Problem, ProviderError, UserError, did_you_mean
 from stackwise.plan.parts import Draft, Drafts
 from stackwise.registry import KINDS, Provider, Registered, Registry
 from stackwise.schedules import Schedule, Window
-from stackwise.sizes import Sizes
+from stackwise.sizes import Sizes, Term
 from stackwise.specs import RackSpec, Spec, TaskSpec
 from stackwise.time import Duration
 
@@ -133,10 +133,10 @@ def _reached(spec: TaskSpec, known: Mapping[str, int]) -> dict[str, int]:
     for dim, size in {**others, **known}.items():
         sizes.fix(("task", dim), size)
     for each in spec.beyond:
-        other = ("task", each.other) if isinstance(each.other, str) else each.other
+        other: Term = ("task", each.other) if isinstance(each.other, str) else each.other
         sizes.reach(other, ("task", each.dim), each.by)
     sizes.settle()
-    return {each.dim: size for each in spec.beyond if (size := sizes.size(("task", each.dim))) is not None}
+    return {each.dim: found for each in spec.beyond if (found := sizes.size(("task", each.dim))) is not None}
 
 
 def _first_value(schedule: Schedule) -> float:

@@ -116,7 +116,7 @@ def _half(batch: Mapping[str, Tensor], part: slice) -> dict[str, Tensor]:
     def halved(tensor: Tensor) -> Tensor:
         if not tensor.dim() or tensor.shape[0] % ROWS:
             return tensor
-        return tensor.unflatten(0, (-1, ROWS))[:, part].flatten(0, 1)
+        return tensor.reshape(-1, ROWS, *tensor.shape[1:])[:, part].flatten(0, 1)
 
     return {name: halved(tensor) for name, tensor in batch.items()}
 
