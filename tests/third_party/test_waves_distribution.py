@@ -8,6 +8,7 @@ from shutil import copy
 
 import pytest
 from clean_venvs import CORE, ROOT, Environment, build_wheel
+from safetensors.torch import load_file
 
 pytestmark = pytest.mark.slow
 
@@ -39,9 +40,9 @@ def test_every_component_can_be_shown(environment: Environment) -> None:
 
 
 def test_its_config_is_valid_and_planned_without_training(environment: Environment) -> None:
-    assert "shallow 0–30, deep 30–60" in environment.stackwise("validate", "grow-waves.yaml").stdout
+    assert "shallow 0–30, deep 30–48, tuned 48–60" in environment.stackwise("validate", "grow-waves.yaml").stdout
     planned = json.loads(environment.stackwise("plan", "--json", "grow-waves.yaml").stdout)
-    assert [phase["stacks"] for phase in planned["phases"]] == [{"base": 2}, {"base": 4}]
+    assert [phase["stacks"] for phase in planned["phases"]] == [{"base": 2}, {"base": 4}, {"base": 4}]
     crossing = planned["phases"][1]["transition"]
     assert crossing["blocks"] == {"base.0": "base.0", "base.1": "base.0", "base.2": "base.1", "base.3": "base.1"}
     assert not crossing["preserves_function"]
@@ -57,6 +58,11 @@ def test_it_trains_and_its_observer_sees_every_step(environment: Environment) ->
     scores = [line["loss"] for line in metrics if "evaluation" in line]
     assert scores[-1] < 0.5 * scores[0]  # untrained, the error is about the variance of a sine, 1/2
     assert (environment.work / "first" / "final" / "weights.safetensors").is_file()
+    changes = [line["reason"] for line in metrics if "factor" in line]
+    assert changes == ["the loss was above 0.6"]
+    weights = load_file(environment.work / "first" / "final" / "weights.safetensors")
+    learnt = [tensor for name, tensor in weights.items() if name.startswith("weight_adapters.style.") and name.endswith(".up")]
+    assert len(learnt) == 4 and all(bool(tensor.any()) for tensor in learnt)  # zero at first, beside the linear map of every block
     about = json.loads((environment.work / "first" / "final" / "weights.json").read_text(encoding="utf-8"))
     planned = json.loads((environment.work / "first" / "plan.json").read_text(encoding="utf-8"))
     assert about["providers"] == {"waves": "waves-for-stackwise 1.2.0"}

@@ -35,3 +35,7 @@ class FeatureNoiseOptions:
 
     std: float = scheduled(doc="standard deviation of the noise, in the units of the features", minimum=0)
     field: str = option("features", doc="floating field that is changed")
+
+    def to_spec(self) -> TransformSpec:
+        """The field has to be there; only its values change."""
+        return TransformSpec(inputs={self.field: TensorSpec("batch time features")})

@@ -14,8 +14,10 @@ from torch import Generator, Tensor, nn
 from stackwise.conformance import partners
 from stackwise.conformance.subject import LENGTH, OPEN_SIZE, ROWS, SEED, Broken, NotApplicable, Subject
 from stackwise.model import Model
-from stackwise.specs import AdapterSpec, BatchSpec, EmbeddingSpec, HeadSpec, RackSpec, TaskSpec, TensorSpec, TransformSpec
+from stackwise.planes.objective import Objective
+from stackwise.specs import RUNTIME_DIMS, AdapterSpec, BatchSpec, EmbeddingSpec, HeadSpec, RackSpec, TaskSpec, TensorSpec, TransformSpec
 from stackwise.time import Moment
+from stackwise.unification import Bridge, Side, unify
 
 MOMENT = Moment(0, 0.0, "check", 0, 0.0, 0)
 LEVEL = TensorSpec(("batch", "time"), "float32")
@@ -54,7 +56,7 @@ def sized(spec: _S, sizes: Mapping[str, int]) -> _S:
 
     def of(tensor: TensorSpec) -> TensorSpec:
         def number(dim: str | int) -> str | int:
-            return dim if isinstance(dim, int) or dim in ("batch", "time") else sizes.get(dim, OPEN_SIZE)
+            return dim if isinstance(dim, int) or dim in RUNTIME_DIMS else sizes.get(dim, OPEN_SIZE)
 
         bounds = tensor.bounds and (tensor.bounds[0], number(tensor.bounds[1]))
         return attrs.evolve(tensor, dims=tuple(number(dim) for dim in tensor.dims), bounds=bounds)
@@ -79,6 +81,8 @@ def boundaries(subject: Subject) -> Boundaries:
     around = _neutral()
     if spec is None and subject.kind == "transform":
         spec = TransformSpec(inputs=_fields_nearby(subject))
+        if not spec.inputs:
+            raise NotApplicable("its options have no `to_spec()`, so nobody knows which fields it works on: declare a TransformSpec")
     if spec is None:
         return around
     spec = sized(spec, subject.sizes())
@@ -98,7 +102,7 @@ def boundaries(subject: Subject) -> Boundaries:
         case BatchSpec():
             return _fed(around, spec.fields, EmbeddingSpec(inputs=spec.fields, output=_hidden_for(spec.fields)))
         case TransformSpec():
-            return _around_transform(around, spec)
+            return _around_transform(around, spec, {} if spec.inputs else _fields_nearby(subject))
     return around
 
 
@@ -122,16 +126,23 @@ def _between(around: Boundaries, first: TensorSpec, last: TensorSpec) -> Boundar
 
 
 def _around_rack(around: Boundaries, spec: RackSpec) -> Boundaries:
+    """A loader delivers, and the task hands on, the side inputs that the rack does not run without."""
     between = _between(around, spec.input, spec.output)
-    task = attrs.evolve(between.task, attention=spec.attention[0] if spec.attention else None)
-    return attrs.evolve(between, rack=spec, task=task)
+    needed = {name: spec.side[name] for name in spec.needs}
+    fields = {**between.batch.fields, **needed}
+    attention = spec.attention[0] if spec.attention else None
+    task = attrs.evolve(between.task, batch=fields, inputs={**between.task.inputs, **needed}, attention=attention)
+    return attrs.evolve(between, batch=BatchSpec(fields=fields), rack=spec, task=task)
 
 
 def _around_task(around: Boundaries, spec: TaskSpec) -> Boundaries:
-    side = {name: spec.inputs[name] for name in spec.inputs if name in spec.side or name in spec.optional}
-    read = {name: field for name, field in spec.inputs.items() if name not in side}
+    """An embedding reads every field but side inputs; a second row goes to the rack alone, embedded or as it is."""
+    embedded = {given for _, given in spec.embedded.values()}
+    side = {n: f for n, f in spec.inputs.items() if n in spec.side or n in spec.optional or ("source" in f.dims and n not in embedded)}
+    read = {name: field for name, field in spec.inputs.items() if name not in side and name not in embedded}
     hidden = _hidden_for(read)
-    rack = RackSpec(input=hidden, output=hidden, side=side, attention=(spec.attention,) if spec.attention else ())
+    made = {name: attrs.evolve(hidden, dims=("batch", "source", *hidden.dims[2:])) for name in spec.embedded}
+    rack = RackSpec(input=hidden, output=hidden, side={**side, **made}, attention=(spec.attention,) if spec.attention else ())
     return Boundaries(
         batch=BatchSpec(fields=spec.batch),
         task=spec,
@@ -141,20 +152,16 @@ def _around_task(around: Boundaries, spec: TaskSpec) -> Boundaries:
     )
 
 
-def _around_transform(around: Boundaries, spec: TransformSpec) -> Boundaries:
-    """A loader of what the transform needs, or of one number a position where it needs nothing; a model that reads the result."""
-    delivered = dict(spec.inputs) or {"level": LEVEL}
+def _around_transform(around: Boundaries, spec: TransformSpec, nearby: Mapping[str, TensorSpec]) -> Boundaries:
+    """A loader of what the transform needs, or of what loaders nearby deliver where it needs nothing; a model that reads the result."""
+    delivered = dict(spec.inputs) or nearby or {"level": LEVEL}
     read = {**delivered, **spec.outputs}
     made = _fed(around, read, EmbeddingSpec(inputs=read, output=_hidden_for(read)))
     return attrs.evolve(made, batch=BatchSpec(fields=delivered))
 
 
 def _fields_nearby(subject: Subject) -> dict[str, TensorSpec]:
-    """What a transform without a spec is likely to change: the fields that the loaders and tasks of its own provider name.
-
-    Raises:
-        NotApplicable: they name none.
-    """
+    """What a transform without a spec is likely to change: the fields that the loaders and tasks of its own provider name."""
     found: dict[str, TensorSpec] = {}
     for registered in subject.registry:
         if registered.provider == subject.registered.provider and registered.kind in ("loader", "task"):
@@ -163,8 +170,6 @@ def _fields_nearby(subject: Subject) -> dict[str, TensorSpec]:
             fields = spec.fields if isinstance(spec, BatchSpec) else spec.batch if isinstance(spec, TaskSpec) else {}
             for name, tensor in sized(BatchSpec(fields=fields), near.sizes()).fields.items():
                 found.setdefault(name, tensor)
-    if not found:
-        raise NotApplicable("its options have no `to_spec()`, so nobody knows which fields it works on: declare a TransformSpec")
     return found
 
 
@@ -226,7 +231,29 @@ def model_around(
     adapters = {"embedding-rack": [own]} if subject.kind == "adapter" and own is not None else None
     if own is not None and subject.kind in parts:
         parts[subject.kind] = own
-    return Model(**parts, adapters=adapters)
+    return Model(**parts, adapters=adapters, bridges=_joined(subject, around))
+
+
+def _joined(subject: Subject, around: Boundaries) -> tuple[Bridge, ...]:
+    """What the core puts between the parts.
+
+    Raises:
+        Broken: it refuses to join them.
+    """
+    delivered = BatchSpec(fields={**around.batch.fields, **around.task.batch})
+    parts: dict[str, Any] = {
+        "source:data": delivered,
+        "task": around.task,
+        "embedding": around.embedding,
+        "rack": around.rack,
+        "head": around.head,
+    }
+    if subject.kind == "adapter":
+        parts["adapter:embedding-rack:0"] = sized(subject.spec(), subject.sizes())
+    found = unify({role: Side(role=role, label=f"the {role.partition(':')[0]}", spec=spec) for role, spec in parts.items()})
+    if found.problems:
+        raise Broken(f"the core does not join it: {'; '.join(map(str, found.problems))}")
+    return found.bridges
 
 
 _ROLES = ("embedding", "rack", "head", "adapter")
@@ -251,6 +278,29 @@ def _tied(around: Boundaries, head: nn.Module | None) -> dict[str, dict[str, tup
 def task_of(subject: Subject, options: Any = None) -> Any:
     """The subject where it is a task, the neutral one elsewhere."""
     return subject.build(options=options) if subject.kind == "task" else partners.NeutralTask(boundaries(subject).task)
+
+
+def objective(task: Any, model: nn.Module) -> Objective:
+    """The task as the core asks it, with the reference that it declares: the model as it is now."""
+    made = Objective.of(task)
+    made.take_reference(model)
+    return made
+
+
+def output_shapes(subject: Subject, batch: Mapping[str, Tensor]) -> tuple[int, int]:
+    """Rows and positions of a prepared batch, which are those of the outputs; a task may make more of them than it was handed."""
+    for name, field in boundaries(subject).embedding.inputs.items():
+        if name in batch and "time" in field.dims:
+            shape = dict(zip(field.dims, batch[name].shape, strict=False))
+            return shape["batch"], shape["time"]
+    return ROWS, LENGTH
+
+
+def outputs(subject: Subject, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Random outputs of a model for a prepared batch, which gradients flow back to."""
+    generator = Generator().manual_seed(SEED)
+    stated = boundaries(subject).task.outputs
+    return {name: partners.draw(spec, *output_shapes(subject, batch), generator).requires_grad_() for name, spec in stated.items()}
 
 
 def rows(subject: Subject, *, count: int = ROWS, length: int = LENGTH, seed: int = SEED) -> dict[str, Tensor]:

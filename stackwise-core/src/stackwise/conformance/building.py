@@ -7,9 +7,9 @@ from typing import Any
 
 import attrs
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, nn
 
-from stackwise.conformance import bench, partners
+from stackwise.conformance import bench
 from stackwise.conformance.subject import LENGTH, ROWS, SEED, NotApplicable, Subject, must
 from stackwise.contracts import Kind, ParameterGroup
 from stackwise.errors import UserError
@@ -132,12 +132,8 @@ def _behaviour(subject: Subject, made: Any) -> Any:
 
 def _of_task(subject: Subject, task: Any) -> list[Any]:
     batch = bench.prepared(subject, task)
-    generator = Generator().manual_seed(SEED)
-    around = bench.boundaries(subject)
-    outputs: dict[str, Tensor] = {
-        name: partners.draw(spec, ROWS, LENGTH, generator).requires_grad_() for name, spec in around.task.outputs.items()
-    }
-    total, weight, metrics = task.loss(outputs, batch)
+    judged = bench.objective(task, bench.model_around(subject))
+    total, weight, metrics = judged.judge(bench.outputs(subject, batch), batch)
     return [batch, total.detach(), float(weight), {name: [float(part) for part in pair] for name, pair in metrics.items()}]
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from stackwise.conformance import bench, partners
 from stackwise.conformance.subject import LENGTH, ROWS, SEED, Subject, must
-from stackwise.specs import AdapterSpec, EmbeddingSpec, HeadSpec, RackSpec
+from stackwise.specs import AdapterSpec, EmbeddingSpec, HeadSpec, RackSpec, TensorSpec
 
 
 def check_same_seed_same_weights(subject: Subject) -> None:
@@ -66,11 +66,12 @@ def check_measured_shapes(subject: Subject) -> None:
     for count, length in ((ROWS, LENGTH), (1, 3), (3, LENGTH - 1)):
         given = _given(spec, count, length)
         with bench.seeded(SEED), torch.no_grad():
-            result = made(**given) if isinstance(spec, EmbeddingSpec) else made(given["hidden"])
+            result = made(**given) if isinstance(spec, EmbeddingSpec) else made(given.pop("hidden"), **given)
         for name, tensor_spec in _promised(spec).items():
             found: Any = result if name == "hidden" else result.get(name) if isinstance(result, dict) else None
             must(isinstance(found, Tensor), f"the output '{name}' is {type(found).__name__}: a tensor is promised")
-            wanted = partners.shape_of(tensor_spec, count, length)
+            free = isinstance(spec, EmbeddingSpec) and not any("time" in field.dims for field in spec.inputs.values())
+            wanted = partners.shape_of(tensor_spec, count, _own_length(tensor_spec, found) if free else length)
             must(tuple(found.shape) == wanted, f"'{name}' has shape {tuple(found.shape)}: {tensor_spec} is {wanted} here")
             fits = found.dtype.is_floating_point if tensor_spec.dtype == "floating" else found.dtype == partners.dtype_of(tensor_spec)
             must(fits, f"'{name}' is {found.dtype}: {tensor_spec.dtype} is promised")
@@ -117,7 +118,7 @@ def _one_step(subject: Subject, made: nn.Module | None = None) -> tuple[nn.Modul
     model = bench.model_around(subject, made).train()
     batch = bench.prepared(subject, task)
     with bench.seeded(SEED):
-        total, weight, _ = task.loss(model(batch), batch)
+        total, weight, _ = bench.objective(task, model).loss(model, batch)
         total.backward()
     return model, total.detach(), float(weight)
 
@@ -132,7 +133,14 @@ def _own_spec(made: nn.Module) -> Any:
 def _given(spec: Any, count: int, length: int) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(SEED)
     fields = spec.inputs if isinstance(spec, EmbeddingSpec) else {"hidden": spec.input}
+    if isinstance(spec, RackSpec):
+        fields = {**fields, **{name: spec.side[name] for name in spec.needs}}
     return {name: partners.draw(field, count, length, generator) for name, field in fields.items()}
+
+
+def _own_length(spec: TensorSpec, found: Tensor) -> int:
+    """Positions that an embedding makes out of fields without time, such as the pieces of an image."""
+    return found.shape[spec.dims.index("time")] if "time" in spec.dims and found.dim() == len(spec.dims) else LENGTH
 
 
 def _promised(spec: EmbeddingSpec | RackSpec | HeadSpec | AdapterSpec) -> dict[str, Any]:

@@ -73,7 +73,7 @@ def check_lowers_a_bowl(subject: Subject) -> None:
 
 
 def check_state_elements(subject: Subject) -> None:
-    """`OptimizerSpec.state_elements` counts the entries that are really kept for a parameter, so that a plan's memory is true.
+    """`OptimizerSpec.count` tells the entries that are really kept for a parameter, by name and shape: a plan's memory is true.
 
     Usual cause: a step counter or a second moment that was added and not counted.
     """
@@ -82,10 +82,10 @@ def check_state_elements(subject: Subject) -> None:
     spec = subject.spec()
     if not isinstance(spec, OptimizerSpec):
         raise NotApplicable("it states no spec, so the plan says nothing of its memory")
-    for parameter in bowl.parameters.values():
+    for name, parameter in bowl.parameters.items():
         kept = sum(value.numel() for value in bowl.optimizer.state[parameter].values() if isinstance(value, Tensor))
-        stated = spec.state_elements(tuple(parameter.shape))
-        must(kept == stated, f"{kept} entries are kept for a parameter of shape {list(parameter.shape)}, and {stated} are stated")
+        stated = spec.count(name, tuple(parameter.shape))
+        must(kept == stated, f"{kept} entries are kept for {name} of shape {list(parameter.shape)}, and {stated} are stated")
 
 
 def check_same_next_step(subject: Subject) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
+from stackwise.conformance.subject import SOURCE
 from stackwise.specs import BatchSpec, EmbeddingSpec, HeadSpec, RackSpec, TaskSpec, TensorSpec
 from stackwise.time import Moment
 
@@ -27,7 +28,7 @@ def dtype_of(spec: TensorSpec) -> torch.dtype:
 
 def shape_of(spec: TensorSpec, rows: int, length: int) -> tuple[int, ...]:
     """The shape of a sized spec."""
-    runtime = {"batch": rows, "time": length}
+    runtime = {"batch": rows, "time": length, "source": SOURCE}
     return tuple(dim if isinstance(dim, int) else runtime[dim] for dim in spec.dims)
 
 

@@ -25,10 +25,11 @@ def check_side_inputs(subject: Subject) -> None:
     rack = bench.build_module(subject).eval()
     hidden = partners.draw(spec.input, ROWS, LENGTH, generator)
     lowest = {name: _lowest(field) for name, field in spec.side.items()}
+    needed = {name: lowest[name] for name in spec.needs}
     with torch.no_grad():
-        wanted = rack(hidden).shape
+        wanted = rack(hidden, **needed).shape
         for given in ({}, *({name: tensor} for name, tensor in lowest.items()), lowest):
-            found = rack(hidden, **given).shape
+            found = rack(hidden, **{**needed, **given}).shape
             must(found == wanted, f"with {', '.join(given)} the output has shape {tuple(found)}, without it {tuple(wanted)}")
 
 
@@ -71,16 +72,18 @@ def check_zero_residual_is_identity(subject: Subject) -> None:
     for stack, blocks in spec.stacks.items():
         block = spec.block_path.format(stack=stack, index=blocks)
         names = {f"{block}.{output}" for output in spec.residual_outputs}
-        missing = sorted(names - dict(deeper.named_parameters()).keys())
-        must(not missing, f"the spec names the residual output '{spec.residual_outputs[0]}', but there is no '{', '.join(missing)}'")
+        told = f"the spec names the residual output '{spec.residual_outputs[0]}', but there is no '{block}.{spec.residual_outputs[0]}'"
+        must(f"{block}.{spec.residual_outputs[0]}" in dict(deeper.named_parameters()), told)
         names |= {f"{name.rpartition('.')[0]}.bias" for name in names}
         with torch.no_grad():
             for name, parameter in deeper.named_parameters():
                 if name in names:
                     parameter.zero_()
-    hidden = partners.draw(spec.input, ROWS, LENGTH, torch.Generator().manual_seed(SEED))
+    generator = torch.Generator().manual_seed(SEED)
+    hidden = partners.draw(spec.input, ROWS, LENGTH, generator)
+    needed = {name: partners.draw(spec.side[name], ROWS, LENGTH, generator) for name in spec.needs}
     with bench.seeded(SEED), torch.no_grad():
-        change = float((before(hidden) - deeper(hidden)).abs().max())
+        change = float((before(hidden, **needed) - deeper(hidden, **needed)).abs().max())
     must(change <= 1e-6, f"a block with residual outputs of zero still changes the hidden state, by up to {change:.3g}")
 
 

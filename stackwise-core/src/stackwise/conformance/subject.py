@@ -18,14 +18,15 @@ from stackwise.errors import Problem, ProviderError, UserError, did_you_mean
 from stackwise.plan.parts import Draft, Drafts
 from stackwise.registry import KINDS, Provider, Registered, Registry
 from stackwise.schedules import Schedule, Window
+from stackwise.sizes import Sizes, Term
 from stackwise.specs import RackSpec, Spec, TaskSpec
 from stackwise.time import Duration
 
 Source = str | ModuleType | Mapping[Kind, Iterable[Component]]
 """Where components come from: the name of an installed provider or the id of one component; a module with hooks; or kind → components."""
 
-SEED, ROWS, LENGTH, STEPS = 7, 4, 8, 6
-"""Of everything the kit builds: seed, rows of a batch, positions of a row that the model sees, steps of a run."""
+SEED, ROWS, LENGTH, SOURCE, STEPS = 7, 4, 8, 5, 6
+"""Of everything the kit builds: seed, rows of a batch, positions of a row that the model sees, those of a second row, steps of a run."""
 
 OPEN_SIZE = 4
 """Size of a dimension that neither the example nor a neighbour gives."""
@@ -94,9 +95,10 @@ class Subject:
         return self.draft().spec
 
     def sizes(self) -> dict[str, int]:
-        """Dimension → size, those left open filled."""
+        """Dimension → size, those left open filled, those that reach beyond others large enough."""
         draft = self.draft()
-        return {**dict.fromkeys(draft.open_sizes, OPEN_SIZE), **draft.sizes}
+        known = {**dict.fromkeys(draft.open_sizes, OPEN_SIZE), **draft.sizes}
+        return {**known, **_reached(draft.spec, known)} if isinstance(draft.spec, TaskSpec) else known
 
     def options(self, **values: Any) -> Any:
         """The example's options as a factory gets them: all filled, what follows time at its first value, then `values` laid on."""
@@ -122,6 +124,19 @@ class Subject:
         """Call the factory; the caller seeds torch and chooses the device."""
         factory = self.registered.load_factory()
         return factory(self.options() if options is None else options, self.context(seed=seed, split=split, specs=specs), *extra)
+
+
+def _reached(spec: TaskSpec, known: Mapping[str, int]) -> dict[str, int]:
+    """The smallest sizes of the dimensions that reach beyond others, as unification settles them."""
+    sizes = Sizes()
+    others = {each.other: OPEN_SIZE for each in spec.beyond if isinstance(each.other, str) and each.other not in known}
+    for dim, size in {**others, **known}.items():
+        sizes.fix(("task", dim), size)
+    for each in spec.beyond:
+        other: Term = ("task", each.other) if isinstance(each.other, str) else each.other
+        sizes.reach(other, ("task", each.dim), each.by)
+    sizes.settle()
+    return {each.dim: found for each in spec.beyond if (found := sizes.size(("task", each.dim))) is not None}
 
 
 def _first_value(schedule: Schedule) -> float:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from stackwise.conformance import bench, partners
 from stackwise.conformance.subject import LENGTH, ROWS, SEED, NotApplicable, Subject, must
-from stackwise.specs import TaskSpec
+from stackwise.planes.objective import Objective
+from stackwise.specs import TaskSpec, TensorSpec
 
 FLOOR_STEPS = 60
 FLOOR_SHARE = 0.7
@@ -27,12 +27,15 @@ def check_prepared_batch(subject: Subject) -> None:
     must(bench.sized(own, subject.sizes()) == spec, f"the task's own spec is another than that of its options: {own}")
     for length in (LENGTH, 3):
         batch = bench.prepared(subject, task, length=length)
+        needed = {*bench.boundaries(subject).embedding.inputs, *spec.side, *(given for _, given in spec.embedded.values())}
+        runtime: dict[str, int] = {}
         for name, field in spec.inputs.items():
-            if name in spec.optional and name not in batch:
+            made = name in spec.embedded and name not in batch
+            if made or (name not in needed and name not in batch):
                 continue
             must(name in batch, f"the spec offers '{name}' to the model, but the prepared batch has {', '.join(batch)}")
-            wanted = partners.shape_of(field, ROWS, length)
-            must(tuple(batch[name].shape) == wanted, f"'{name}' has shape {tuple(batch[name].shape)}: {field} is {wanted} here")
+            _check_form(name, field, batch[name], runtime)
+        _check_runtime(runtime, spec, length)
 
 
 def check_totals(subject: Subject) -> None:
@@ -42,16 +45,17 @@ def check_totals(subject: Subject) -> None:
     """
     task = bench.task_of(subject)
     batch = bench.prepared(subject, task)
-    outputs = _outputs(subject)
-    whole = _totals(task, outputs, batch)
-    halves = [_totals(task, _half(outputs, part), _half(batch, part)) for part in (slice(None, ROWS // 2), slice(ROWS // 2, None))]
+    outputs = bench.outputs(subject, batch)
+    judged = bench.objective(task, bench.model_around(subject))
+    whole = _totals(judged, outputs, batch)
+    halves = [_totals(judged, _half(outputs, part), _half(batch, part)) for part in (slice(None, ROWS // 2), slice(ROWS // 2, None))]
     for name, (value, weight) in whole.items():
         must(weight > 0, f"the denominator of {name} is {weight:g} on an ordinary batch")
         added = [sum(half.get(name, (0.0, 0.0))[i] for half in halves) for i in (0, 1)]
         must(abs(added[1] - weight) <= 1e-4 * abs(weight), f"the denominator of {name} is {weight:g}, and {added[1]:g} over its halves")
         close = abs(added[0] - value) <= 1e-3 * max(abs(value), 1e-3)
         must(close, f"{name} sums to {value:.6g}, and to {added[0]:.6g} over its halves: return a sum, not a mean")
-    must("loss" not in _metrics(task, outputs, batch), "a metric is named 'loss', which is the name of total / weight")
+    must("loss" not in judged.judge(outputs, batch)[2], "a metric is named 'loss', which is the name of total / weight")
 
 
 def check_noise_floor(subject: Subject) -> None:
@@ -63,12 +67,13 @@ def check_noise_floor(subject: Subject) -> None:
         raise NotApplicable("it asks for no lookahead, so it may rightly learn something about noise")
     task = bench.task_of(subject)
     model = bench.model_around(subject, zero_head=True).train()
+    judged = bench.objective(task, model)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
     losses = []
     for step in range(FLOOR_STEPS):
         batch = bench.prepared(subject, task, seed=SEED + step)
         with bench.seeded(step):
-            total, weight, _ = task.loss(model(batch), batch)
+            total, weight, _ = judged.loss(model, batch)
         optimizer.zero_grad()
         (total / weight).backward()
         optimizer.step()
@@ -82,22 +87,42 @@ def _spec(subject: Subject) -> TaskSpec:
     return bench.boundaries(subject).task
 
 
-def _outputs(subject: Subject) -> dict[str, Tensor]:
-    generator = Generator().manual_seed(SEED)
-    return {name: partners.draw(spec, ROWS, LENGTH, generator).requires_grad_() for name, spec in _spec(subject).outputs.items()}
+def _check_form(name: str, field: TensorSpec, found: Tensor, runtime: dict[str, int]) -> None:
+    """Hold one field against its spec; what the request decides is one number over all fields, gathered in `runtime`."""
+    shape = tuple(found.shape)
+    must(len(shape) == len(field.dims), f"'{name}' has shape {shape}, and {field} is promised")
+    for dim, size in zip(field.dims, shape, strict=True):
+        wanted = dim if isinstance(dim, int) else runtime.setdefault(dim, size)
+        must(size == wanted, f"'{name}' has shape {shape}: {field} has {wanted} for {dim} here")
+    same_kind = field.dtype in ("floating", "integer") or found.dtype == partners.dtype_of(field)
+    must(same_kind, f"'{name}' is {found.dtype}: {field.dtype} is promised")
+    if field.bounds is not None:
+        low, high = field.bounds[0], int(field.bounds[1])
+        inside = bool(((found >= low) & (found < high)).all())
+        must(inside, f"'{name}' has values from {found.min()} to {found.max()}: {field} is promised")
+
+
+def _check_runtime(runtime: Mapping[str, int], spec: TaskSpec, length: int) -> None:
+    """Every row is handed on, once or several times; positions are as many as asked for, or another number that the task makes."""
+    rows, time = runtime.get("batch", ROWS), runtime.get("time", length)
+    must(rows % ROWS == 0, f"{rows} rows are prepared out of {ROWS}: hand every row on")
+    told = f"the prepared rows have {time} positions where {length} are asked for: keep the lookahead ({spec.lookahead}) out of the inputs"
+    must(not spec.lookahead or time == length, told)
 
 
 def _half(batch: Mapping[str, Tensor], part: slice) -> dict[str, Tensor]:
-    return {name: tensor[part] if tensor.dim() and tensor.shape[0] == ROWS else tensor for name, tensor in batch.items()}
+    """Half the rows; where a task made several of each, half of each."""
+
+    def halved(tensor: Tensor) -> Tensor:
+        if not tensor.dim() or tensor.shape[0] % ROWS:
+            return tensor
+        return tensor.reshape(-1, ROWS, *tensor.shape[1:])[:, part].flatten(0, 1)
+
+    return {name: halved(tensor) for name, tensor in batch.items()}
 
 
-def _metrics(task: Any, outputs: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> Mapping[str, Any]:
-    metrics: Mapping[str, Any] = task.loss(outputs, batch)[2]
-    return metrics
-
-
-def _totals(task: Any, outputs: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> dict[str, tuple[float, float]]:
-    result = task.loss(outputs, batch)
+def _totals(judged: Objective, outputs: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> dict[str, tuple[float, float]]:
+    result = judged.judge(outputs, batch)
     must(isinstance(result, tuple) and len(result) == 3, "loss returns (sum, denominator, metrics)")
     total, weight, metrics = result
     must(isinstance(total, Tensor) and total.dim() == 0, "the loss is one number, a sum over targets")

@@ -57,7 +57,7 @@ def _sequence(shape: Any, arms: tuple[Any, ...]) -> Schema:
 def _mapping(arms: tuple[Any, ...]) -> Schema:
     key, entry = arms or (Any, Any)
     names = {"propertyNames": schema_of(key)} if get_origin(key) is Literal else {}
-    return {"type": "object", "additionalProperties": schema_of(entry), **names}
+    return {"type": "object", "additionalProperties": nullable(schema_of(entry)), **names}
 
 
 def class_schema(cls: type, *, whole: bool = True, left_out: Sequence[str] = ()) -> Schema:
