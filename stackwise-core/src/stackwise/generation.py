@@ -78,8 +78,8 @@ def generate(run: Path | str, prompt: str | Sequence[int], settings: GenerationS
     ids = tuple(made.tolist())
     if ids[: len(given)] != given or len(ids) != len(given) + settings.tokens:
         raise ProviderError(
-            f"task '{trained.state.task.id}' gave {len(ids)} ids for a prompt of {len(given)} and {settings.tokens} to generate, or changed "
-            "the prompt: its generate returns the prompt with that many behind it"
+            f"task '{trained.state.task.id}' gave {len(ids)} ids for a prompt of {len(given)} and {settings.tokens} to generate, or "
+            "changed the prompt: its generate returns the prompt with that many behind it"
         )
     return Generated(ids=ids, prompt_tokens=len(given), text=None if codec is None else codec.decode(ids), step=trained.step)
 

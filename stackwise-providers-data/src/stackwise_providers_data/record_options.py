@@ -115,12 +115,11 @@ class RecordOptions(RowOptions):
         Raises:
             DataError: the vocabulary is another one than that of the fingerprint, or cannot be had any more.
         """
-        from stackwise_providers_data.records import RecordDocuments, open_records  # read files; the options alone read nothing
-        from stackwise_providers_data.text_codec import open_codec
+        from stackwise_providers_data.text_codec import open_codec  # reads a cache; the options alone read nothing
 
         if self.mode == "features":
             return None
-        return open_codec(lambda: RecordDocuments(open_records(self), self), self.tokenizer, fingerprint)
+        return open_codec(None, self.tokenizer, fingerprint)
 
     def _refuse(self, keys: tuple[str, ...], where: str) -> None:
         for key in keys:

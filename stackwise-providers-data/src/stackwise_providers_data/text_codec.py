@@ -7,7 +7,7 @@ from typing import Any
 
 from stackwise import DataError, UserError
 from stackwise_providers_data.corpus import Documents, open_tokenizer
-from stackwise_providers_data.tokenization import LibraryTokenizer, recall_learnt
+from stackwise_providers_data.tokenization import LibraryTokenizer, make_tokenizer, recall_learnt
 from stackwise_providers_data.tokenizer_options import Tokenizer
 
 
@@ -46,11 +46,12 @@ class LibraryCodec:
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=False))
 
 
-def open_codec(documents: Callable[[], Documents], declared: Tokenizer, fingerprint: Mapping[str, Any]) -> ByteCodec | LibraryCodec:
+def open_codec(documents: Callable[[], Documents] | None, declared: Tokenizer, fingerprint: Mapping[str, Any]) -> ByteCodec | LibraryCodec:
     """The codec of a corpus.
 
     Args:
-        documents: finds the documents, which a learnt vocabulary that the cache has lost is learnt from again.
+        documents: finds the documents, which a learnt vocabulary that the cache has lost is learnt from again; None where that
+            cannot be.
         declared: options of the tokenizer.
         fingerprint: what the corpus was when a model was trained on it.
 
@@ -63,7 +64,14 @@ def open_codec(documents: Callable[[], Documents], declared: Tokenizer, fingerpr
     known = fingerprint.get("tokenizer")
     if declared.bpe is not None and known is not None and (learnt := recall_learnt(known)) is not None:
         return LibraryCodec(learnt)
-    tokenizer = open_tokenizer(documents(), declared)
+    if declared.bpe is None:
+        tokenizer = make_tokenizer(declared, lambda: iter(()), lambda: "", "tokenizer")
+    elif documents is not None:
+        tokenizer = open_tokenizer(documents(), declared)
+    else:
+        raise DataError(
+            "tokenizer: the cache does not hold the vocabulary that was learnt: set STACKWISE_CACHE to the folder that it was learnt in"
+        )
     assert isinstance(tokenizer, LibraryTokenizer)
     if known is not None and tokenizer.key != known:
         raise DataError(
