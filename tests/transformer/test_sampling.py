@@ -88,8 +88,17 @@ def test_logits_that_are_no_numbers_are_told(value: float) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("tokens", 0), ("temperature", -0.1), ("temperature", math.nan), ("temperature", math.inf), ("top_k", 0), ("top_p", 0.0)]
-    + [("top_p", 1.01), ("top_p", math.nan), ("steps", 0)],
+    [
+        ("tokens", 0),
+        ("temperature", -0.1),
+        ("temperature", math.nan),
+        ("temperature", math.inf),
+        ("top_k", 0),
+        ("top_p", 0.0),
+        ("top_p", 1.01),
+        ("top_p", math.nan),
+        ("steps", 0),
+    ],
 )
 def test_settings_out_of_range_are_refused(name: str, value: float) -> None:
     with pytest.raises(UserError, match=f"^{name}: "):

@@ -37,7 +37,7 @@ def continue_prompt(model: Forward, prompt_T: torch.Tensor, settings: Generation
     if not len(prompt_T):
         raise UserError("prompt: a causal model continues what is there: give at least one token")
     total = len(prompt_T) + settings.tokens
-    check_room(model, total - 1, len(prompt_T), settings)
+    check_prompt(model, prompt_T, total - 1, settings)
     tokens_T = torch.cat((prompt_T.long(), prompt_T.new_zeros(settings.tokens, dtype=torch.long)))
     with _growing_row(model, total - 1, cached=settings.cache) as cached, torch.inference_mode():
         seen = 0
@@ -48,18 +48,26 @@ def continue_prompt(model: Forward, prompt_T: torch.Tensor, settings: Generation
     return tokens_T
 
 
-def check_room(model: Forward, positions: int, given: int, settings: GenerationSettings) -> None:
-    """Refuse rows longer than a table of learned positions.
+def check_prompt(model: Forward, prompt_T: torch.Tensor, positions: int, settings: GenerationSettings) -> None:
+    """Refuse ids that the model has no vector for, and rows longer than a table of learned positions.
 
     Raises:
         UserError: so it is.
     """
-    longest = getattr(getattr(getattr(model, "rack", None), "options", None), "max_positions", None)
+    vocab, longest = _option(model, "embedding", "vocab"), _option(model, "rack", "max_positions")
+    if vocab is not None and bool((prompt_T >= vocab).any()):
+        raise UserError(f"prompt: id {int(prompt_T.max())} is none of the {vocab} that the model knows: ids lie in [0, {vocab})")
     if longest is not None and positions > longest:
         raise UserError(
-            f"a prompt of {given} tokens and {settings.tokens} to generate take {positions} positions, and the model has learned "
+            f"a prompt of {len(prompt_T)} tokens and {settings.tokens} to generate take {positions} positions, and the model has learned "
             f"{longest}: shorten the prompt or generate fewer tokens"
         )
+
+
+def _option(model: Forward, role: str, name: str) -> int | None:
+    """An option of a part; None where the model has no such part or the part no such option."""
+    found: int | None = getattr(getattr(getattr(model, role, None), "options", None), name, None)
+    return found
 
 
 @contextmanager

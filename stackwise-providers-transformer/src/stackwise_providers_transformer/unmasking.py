@@ -9,7 +9,7 @@ import torch
 from attrs import evolve
 
 from stackwise import GenerationSettings, UserError
-from stackwise_providers_transformer.continuation import Forward, check_room
+from stackwise_providers_transformer.continuation import Forward, check_prompt
 from stackwise_providers_transformer.sampling import draw
 
 
@@ -41,7 +41,7 @@ def unmask(
     if not settings.cache:
         raise UserError("cache: a diffusion model keeps nothing between its steps, so it cannot do without: leave the setting out")
     total = len(prompt_T) + settings.tokens
-    check_room(model, total, len(prompt_T), settings)
+    check_prompt(model, prompt_T, total, settings)
     if bool((prompt_T == mask_id).any()):
         raise UserError(f"prompt: id {mask_id} is the mask symbol, which says that a token is not known: leave it out")
     settings = evolve(settings, ids=ids if settings.ids is None else min(ids, settings.ids))
