@@ -12,7 +12,7 @@ from fresh_draws import fresh_generator
 from tiny_walks import base, drive, losses, machine_of, plan_of, problems_of, same_tensors, weights
 
 from stackwise import Moment, UserError
-from stackwise.checkpoint import save_weights
+from stackwise.checkpoints import save_weights
 from stackwise_providers_transformer.pair_options import PreferenceOptions
 from stackwise_providers_transformer.preference import Preference
 from stackwise_providers_transformer.preference_losses import dpo_margin, log_odds_ratio, preferred, simpo_margin
