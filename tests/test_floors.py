@@ -39,7 +39,20 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ),
     ("discovery", "plan"),
     ("assembly",),
-    ("run", "run_loop", "resumption", "amendments", "exports", "diagnosis", "pricing", "describe", "conformance", "scaffold", "schema"),
+    (
+        "run",
+        "run_loop",
+        "resumption",
+        "amendments",
+        "exports",
+        "generation",
+        "diagnosis",
+        "pricing",
+        "describe",
+        "conformance",
+        "scaffold",
+        "schema",
+    ),
     ("cli",),
 )
 """Lowest first; a package stands for all its modules."""

@@ -12,8 +12,9 @@ from fresh_draws import fresh_generator, standard_error
 from tiny_walks import base, drive, losses, machine_of, memory, plan_of
 
 from stackwise import Moment
-from stackwise_providers_transformer.mask_diffusion import NOISE, MaskDiffusion, without
+from stackwise_providers_transformer.mask_diffusion import NOISE, MaskDiffusion
 from stackwise_providers_transformer.masking_options import MaskDiffusionOptions
+from stackwise_providers_transformer.unmasking import without
 
 MOMENT = Moment(0, 0.0, "only", 0, 0.0, 0)
 L, V = 4, 2

@@ -21,6 +21,8 @@ _FACE = {
     "BlockOrigin": "stackwise.contracts",
     "CopyOf": "stackwise.contracts",
     "Fresh": "stackwise.contracts",
+    "GenerationSettings": "stackwise.contracts",
+    "TextCodec": "stackwise.contracts",
     "option": "stackwise.options",
     "scheduled": "stackwise.options",
     "dimension": "stackwise.options",
@@ -57,6 +59,7 @@ _FACE = {
     "discover": "stackwise.discovery",
     "assemble": "stackwise.assembly",
     "load_exported": "stackwise.exports",
+    "generate": "stackwise.generation",
     "Plan": "stackwise.plan",
     "StepDone": "stackwise.events",
     "RunStarted": "stackwise.events",
@@ -83,8 +86,10 @@ if TYPE_CHECKING:  # the types that provider authors and users check against; th
     from stackwise.contracts import Component as Component
     from stackwise.contracts import CopyOf as CopyOf
     from stackwise.contracts import Fresh as Fresh
+    from stackwise.contracts import GenerationSettings as GenerationSettings
     from stackwise.contracts import GrowthRequest as GrowthRequest
     from stackwise.contracts import ParameterGroup as ParameterGroup
+    from stackwise.contracts import TextCodec as TextCodec
     from stackwise.errors import ConfigError as ConfigError
     from stackwise.errors import DataError as DataError
     from stackwise.errors import DiskError as DiskError

@@ -13,7 +13,7 @@ import attrs
 import torch
 from torch import nn
 
-from stackwise.contracts import Batch, BlockOrigin, Observer, Stateful, Task
+from stackwise.contracts import Batch, Observer, Stateful, Task
 from stackwise.errors import TrainingHalted, UserError
 from stackwise.evaluation import Evaluation
 from stackwise.events import Evaluated, Event, PhaseEntered, Reacted, RunFinished, RunStarted, StepDone
@@ -21,13 +21,12 @@ from stackwise.model import load_named_tensors, named_tensors
 from stackwise.phases import CompiledPhase, Part, PhaseSchedule
 from stackwise.placement import Placement
 from stackwise.planes.data import DataPlane
-from stackwise.planes.model import UNGATED, ModelPlane
+from stackwise.planes.model import ModelPlane
 from stackwise.planes.moments import MomentsReceipt
 from stackwise.planes.objective import Objective, check_loss
 from stackwise.planes.optimizer import OptimizerPlane
 from stackwise.planes.transfer import ModelReceipt
 from stackwise.probe import Judged, Verdict, compare, judge
-from stackwise.schedules import Curve
 from stackwise.state_codec import join_state, split_state
 from stackwise.streams import step_seed, stream_key
 from stackwise.time import Moment
@@ -189,7 +188,7 @@ class TrainingMachine:
         parked = {name: part for name, part in self._sources_around(phase).items() if name in sources}
         self.data.enter(attrs.evolve(state.data, sources={**parked, **state.data.sources}), lookahead=self.objective.lookahead)
         self.data.enter(state.data, lookahead=self.objective.lookahead)
-        self.model.enter(state.model, step=phase.start, blocks=_blocks(phase), gate=_gate(phase), restoring=True)
+        self.model.enter(state.model, step=phase.start, blocks=phase.blocks, gate=phase.gate, restoring=True)
         self.placement.wrap(self.model.model)
         self.optimizer.enter(state.optimizer, dict(self.model.model.named_parameters()), t, enter=phase.enter, fresh=fresh)
         self.model.train()
@@ -209,7 +208,7 @@ class TrainingMachine:
         if phase.state is None:
             reference: nn.Module = deepcopy(self.model.model)
         else:
-            reference = self.model.another(phase.state.model, phase.start)
+            reference = self.model.another(phase, self.schedule.clock.t(phase.start))
         if differences := load_named_tensors(reference, saved["model"]):
             raise UserError("the saved reference is not the declared model's:\n  " + "\n  ".join(differences))
         self.objective.hold_reference(reference)
@@ -313,9 +312,8 @@ class TrainingMachine:
         self.objective.enter(state.task)
         self.data.enter(state.data, lookahead=self.objective.lookahead)
         growth = self._grow(phase.enter.growth) if self._grow is not None and phase.enter.growth is not None else None
-        receipt = self.model.enter(
-            state.model, step=phase.start, blocks=_blocks(phase), growth=growth, gate=_gate(phase), enter=phase.enter
-        )
+        receipt = self.model.enter(state.model, step=phase.start, blocks=phase.blocks, growth=growth, gate=phase.gate, enter=phase.enter)
+        self.model.apply_values(t)
         self._take_reference(phase)
         self.placement.wrap(self.model.model)
         parameters = dict(self.model.model.named_parameters())
@@ -462,16 +460,6 @@ class TrainingMachine:
         if done is not None and self.optimizer.reaction is not None:
             before, why = done
             yield Reacted(step, phase, before, self.optimizer.reaction.factor, why)
-
-
-def _blocks(phase: CompiledPhase) -> Mapping[tuple[str, int], BlockOrigin]:
-    return phase.transition.blocks if phase.transition is not None else {}
-
-
-def _gate(phase: CompiledPhase) -> Curve:
-    """The gate on the blocks that the phase grew; open where there is none."""
-    growth = phase.enter.growth
-    return UNGATED if growth is None else growth.curves.get("gate", UNGATED)
 
 
 def _ratio(total: float, weight: float) -> float:

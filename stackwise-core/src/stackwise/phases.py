@@ -21,6 +21,9 @@ from stackwise.schedules import Curve
 from stackwise.time import Duration, Moment
 from stackwise.unification import Bridge
 
+UNGATED = Curve.constant(1.0)
+"""The gate of a branch that counts in full."""
+
 
 @frozen(kw_only=True)
 class Part:
@@ -273,6 +276,17 @@ class CompiledPhase:
     enter: Enter = Factory(Enter)
     transition: Transition | None = None
     """None for the first phase."""
+
+    @property
+    def blocks(self) -> Mapping[tuple[str, int], BlockOrigin]:
+        """Origin of every block of the rack, where its stacks change at the begin of the phase."""
+        return self.transition.blocks if self.transition is not None else {}
+
+    @property
+    def gate(self) -> Curve:
+        """The gate on the blocks that the phase grew; open where there is none."""
+        growth = self.enter.growth
+        return UNGATED if growth is None else growth.curves.get("gate", UNGATED)
 
 
 @frozen

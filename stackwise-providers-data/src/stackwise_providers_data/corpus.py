@@ -23,7 +23,7 @@ from stackwise_providers_data.cache import cache_folder, obtain, read_entry, rec
 from stackwise_providers_data.padded_rows import Spans
 from stackwise_providers_data.permutation import Indices
 from stackwise_providers_data.progress_lines import ProgressLines
-from stackwise_providers_data.tokenization import Document, TextTokenizer, make_tokenizer
+from stackwise_providers_data.tokenization import ByteTokenizer, Document, TextTokenizer, make_tokenizer
 from stackwise_providers_data.tokenizer_options import Tokenizer
 
 _IN_MEMORY_BYTES = 64 << 20
@@ -99,13 +99,23 @@ def open_corpus(documents: Documents, declared: Tokenizer, *, held: bool, ends: 
     key, racy = _listing_key(documents, files, declared, held, ends)
     if not racy and (listed := recall(key)) is not None and (found := _listed(documents, listed)) is not None:
         return found
-    tokenizer = make_tokenizer(declared, lambda: documents.read(held=False), lambda: _digest(documents, held=False), documents.name)
+    tokenizer = open_tokenizer(documents, declared)
     digest = _digest(documents, held=held)
     name = f"tokens-{digest[:32]}-{tokenizer.key}{'' if ends is None else '-' + ''.join('se'[end] for end in ends)}"
     path, notes = obtain(name, lambda folder: _write(documents, tokenizer, held, ends, digest, folder))
     if not racy:
         remember(key, {"entry": name})
     return _mapped(documents, path, notes)
+
+
+def open_tokenizer(documents: Documents, declared: Tokenizer) -> TextTokenizer:
+    """The tokenizer of documents, learnt from their training split where options ask for that.
+
+    Raises:
+        DataError: a file that is no tokenizer; documents that cannot be read.
+        UserError: a library is missing, or the cache cannot be written.
+    """
+    return make_tokenizer(declared, lambda: documents.read(held=False), lambda: _digest(documents, held=False), documents.name)
 
 
 def _in_memory(documents: Documents, held: bool, ends: tuple[bool, ...] | None) -> Corpus:
@@ -133,7 +143,8 @@ def _listed(documents: Documents, listed: Mapping[str, Any]) -> Corpus | None:
 
 def _fingerprint(documents: Documents, notes: Mapping[str, Any]) -> dict[str, Any]:
     counted = "bytes" if notes["dtype"] == "uint8" else "tokens"
-    return {documents.noun: notes["documents"], counted: notes["tokens"], "sha256": notes["sha256"]}
+    learnt = {"tokenizer": notes["tokenizer"]} if "tokenizer" in notes else {}
+    return {documents.noun: notes["documents"], counted: notes["tokens"], "sha256": notes["sha256"], **learnt}
 
 
 def _listing_key(
@@ -213,7 +224,8 @@ class _Layout:
     def notes(self, digest: str) -> dict[str, Any]:
         between = len(self._separator) if self._ends is None else 0
         dtype = self._tokenizer.dtype.name
-        return {"documents": len(self.starts), "tokens": self._size, "dtype": dtype, "between": between, "sha256": digest}
+        about = {} if isinstance(self._tokenizer, ByteTokenizer) else {"tokenizer": self._tokenizer.key}
+        return {"documents": len(self.starts), "tokens": self._size, "dtype": dtype, "between": between, "sha256": digest, **about}
 
     def _placed(self, ids: npt.NDArray[Any]) -> npt.NDArray[Any]:
         self._size += len(ids)

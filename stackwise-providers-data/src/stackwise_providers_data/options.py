@@ -8,7 +8,7 @@ from typing import Any
 
 from attrs import field, frozen
 
-from stackwise import BatchSpec, EpochSize, TensorSpec, UserError, dimension, option
+from stackwise import BatchSpec, EpochSize, TensorSpec, TextCodec, UserError, dimension, option
 from stackwise_providers_data.array_shapes import ArrayShape, array_shapes, identity, is_token_stream, row_spec, time_fields
 from stackwise_providers_data.files import FileDocuments, check_globs, globbed, stdlib_files
 from stackwise_providers_data.row_options import RowOptions
@@ -59,6 +59,16 @@ class FileCorpusOptions(RowOptions, ABC):
         if self.tokenizer != BYTES:
             return None
         return self.epoch_of(self.documents().sizes(held=split != "train"), between=1)
+
+    def text_codec(self, fingerprint: Mapping[str, Any]) -> TextCodec:
+        """Text ↔ the ids that are delivered.
+
+        Raises:
+            DataError: the vocabulary is another one than that of the fingerprint, or cannot be had any more.
+        """
+        from stackwise_providers_data.text_codec import open_codec  # reads a cache; the options alone read nothing
+
+        return open_codec(self.documents, self.tokenizer, fingerprint)
 
 
 @frozen(kw_only=True)

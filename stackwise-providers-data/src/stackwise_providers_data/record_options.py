@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from attrs import frozen
 
-from stackwise import BatchSpec, TensorSpec, UserError, dimension, option
+from stackwise import BatchSpec, TensorSpec, TextCodec, UserError, dimension, option
 from stackwise_providers_data.files import check_globs
 from stackwise_providers_data.options import TOKENIZER_DOC
 from stackwise_providers_data.row_options import RowOptions
@@ -107,6 +108,18 @@ class RecordOptions(RowOptions):
         if mode == "reply":
             return BatchSpec(fields={"tokens": tokens, "mask": _MASK, "prefix": _COUNT})
         return BatchSpec(fields={"chosen": tokens, "chosen_mask": _MASK, "rejected": tokens, "rejected_mask": _MASK, "prefix": _COUNT})
+
+    def text_codec(self, fingerprint: Mapping[str, Any]) -> TextCodec | None:
+        """Text ↔ the ids that are delivered; None of features.
+
+        Raises:
+            DataError: the vocabulary is another one than that of the fingerprint, or cannot be had any more.
+        """
+        from stackwise_providers_data.text_codec import open_codec  # reads a cache; the options alone read nothing
+
+        if self.mode == "features":
+            return None
+        return open_codec(None, self.tokenizer, fingerprint)
 
     def _refuse(self, keys: tuple[str, ...], where: str) -> None:
         for key in keys:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stackwise import DataError
-from stackwise_providers_data.cache import obtain
+from stackwise_providers_data.cache import cache_folder, obtain, read_entry, recall, remember
 from stackwise_providers_data.extras import require
 from stackwise_providers_data.progress_lines import ProgressLines
 from stackwise_providers_data.tokenizer_options import SEPARATOR, BpeTraining, Tokenizer, file_vocab, vocab_size
@@ -57,9 +57,9 @@ class LibraryTokenizer:
     """
 
     def __init__(self, tokenizer: Any, content: bytes, *, separator: int | None, ids: int) -> None:
-        self._tokenizer = tokenizer
+        self.library = tokenizer
         self.separator = separator
-        self.key = hashlib.sha256(content).hexdigest()[:16]
+        self.key = _key(content)
         self.dtype = np.dtype(np.uint16 if ids <= 2**16 else np.uint32)
 
     def encode(self, documents: Sequence[Document]) -> list[npt.NDArray[Any]]:
@@ -68,7 +68,7 @@ class LibraryTokenizer:
         Raises:
             DataError: a document that is not UTF-8.
         """
-        found = self._tokenizer.encode_batch_fast([as_text(*document) for document in documents], add_special_tokens=False)
+        found = self.library.encode_batch_fast([as_text(*document) for document in documents], add_special_tokens=False)
         return [np.array(encoding.ids, dtype=self.dtype) for encoding in found]
 
 
@@ -104,9 +104,7 @@ def make_tokenizer(
     library = require("tokenizers", "tokenizers", "tokenizer: a vocabulary larger than the bytes")
     if declared.bpe is not None:
         content = _trained(library, declared.bpe, training, training_digest(), name)
-        tokenizer = library.Tokenizer.from_buffer(content)
-        tokenizer.encode_special_tokens = True  # a document that spells the separator holds that text, not its end
-        return LibraryTokenizer(tokenizer, content, separator=0, ids=declared.bpe.vocab)
+        return LibraryTokenizer(_learnt(library, content), content, separator=0, ids=declared.bpe.vocab)
     assert declared.file is not None
     vocab = file_vocab(declared.file)
     if declared.separator is not None and declared.separator not in vocab:
@@ -128,7 +126,34 @@ def _trained(library: Any, options: BpeTraining, training: Callable[[], Iterator
     path, _ = obtain(
         f"bpe-{hashlib.sha256(asked.encode()).hexdigest()[:32]}", lambda folder: _train(library, options, training, folder, name)
     )
-    return (path / "tokenizer.json").read_bytes()
+    content = (path / "tokenizer.json").read_bytes()
+    if recall(note := _note(_key(content))) is None:
+        remember(note, {"entry": path.name})
+    return content
+
+
+def recall_learnt(key: str) -> Any:
+    """The library's object of a vocabulary that was learnt, by its key; None where the cache does not hold it any more."""
+    noted = recall(_note(key))
+    path = None if noted is None else cache_folder() / Path(str(noted.get("entry"))).name
+    if path is None or read_entry(path) is None:
+        return None
+    content = (path / "tokenizer.json").read_bytes()
+    return _learnt(require("tokenizers", "tokenizers", "a learnt vocabulary"), content) if _key(content) == key else None
+
+
+def _learnt(library: Any, content: bytes) -> Any:
+    tokenizer = library.Tokenizer.from_buffer(content)
+    tokenizer.encode_special_tokens = True  # a document that spells the separator holds that text, not its end
+    return tokenizer
+
+
+def _key(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _note(key: str) -> str:
+    return f"learnt-{key}.json"
 
 
 def _train(library: Any, options: BpeTraining, training: Callable[[], Iterator[Document]], folder: Path, name: str) -> Mapping[str, Any]:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from stackwise_providers_transformer.kv_cache import KeyValueCache
 from stackwise_providers_transformer.norms import make_norm
 from stackwise_providers_transformer.projection import Projection
 from stackwise_providers_transformer.rotary import Rotation, rotate
@@ -38,6 +39,8 @@ class Attention(nn.Module):
         self.query_norm = make_norm(qk_norm, self.features, bias=bias) if qk_norm else None
         self.key_norm = make_norm(qk_norm, self.features, bias=bias) if qk_norm else None
         self.output = Projection(width, width, std=output_std, bias=bias)
+        self.cache: KeyValueCache | None = None
+        """Keys and values of the positions before those that come, while a row grows."""
 
     def forward(self, x_BTD: torch.Tensor, turn: Rotation | None, mask_B1TT: torch.Tensor | None) -> torch.Tensor:
         """x [B, T, D] → [B, T, D].
@@ -54,6 +57,8 @@ class Attention(nn.Module):
             q_BNTH, k_BKTH = _normed(self.query_norm, q_BNTH), _normed(self.key_norm, k_BKTH)
         if turn is not None:
             q_BNTH, k_BKTH = rotate(q_BNTH, turn), rotate(k_BKTH, turn)
+        if self.cache is not None:
+            k_BKTH, v_BKTH = self.cache.extend(k_BKTH, v_BKTH)
         mixed_BNTH = _attend(q_BNTH, k_BKTH, v_BKTH, mask_B1TT, causal=self.causal)
         mixed: torch.Tensor = self.output(mixed_BNTH.transpose(1, 2).reshape(batch, time, width))
         return mixed
@@ -71,7 +76,7 @@ def _attend(
     """Attend in the precision of v; on a CPU in float32 or better, because its kernels of low precision are slow."""
     dtype, device = v_BKTH.dtype, v_BKTH.device.type
     grouped = q_BNTH.shape[1] != k_BKTH.shape[1]
-    causal = causal and mask_B1TT is None
+    causal = causal and mask_B1TT is None and q_BNTH.shape[2] == k_BKTH.shape[2]  # the last position alone sees all
 
     def attend(to: torch.dtype) -> torch.Tensor:
         return F.scaled_dot_product_attention(

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 
 import torch
 
-from stackwise import BuildContext, Moment, TaskSpec
+from stackwise import BuildContext, GenerationSettings, Moment, TaskSpec
+from stackwise_providers_transformer.continuation import Forward, continue_prompt
 from stackwise_providers_transformer.options import CausalLMOptions
 from stackwise_providers_transformer.token_nats import summed_nats
 from stackwise_providers_transformer.token_units import BITS_PER_NAT, bits_metric, token_unit
@@ -52,6 +53,14 @@ class CausalLM:
         """Sum of nats in float32 over the targets that count, their number, and the same in bits."""
         nats, count = summed_nats(outputs["logits"], batch["targets"], batch.get("counted"))
         return nats, count, {self.metric: (nats.detach() * BITS_PER_NAT, count)}
+
+    def generate(self, model: Forward, prompt: torch.Tensor, settings: GenerationSettings, generator: torch.Generator) -> torch.Tensor:
+        """The prompt [T] continued token by token.
+
+        Raises:
+            UserError: an empty prompt, more positions than the model has, or a setting without effect.
+        """
+        return continue_prompt(model, prompt, settings, generator)
 
 
 def build_causal_lm(options: CausalLMOptions, context: BuildContext) -> CausalLM:

@@ -5,7 +5,8 @@ Shapes: B batch, T time, D width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -14,6 +15,7 @@ from stackwise import BuildContext, RackSpec, UserError
 from stackwise_providers_transformer.attention import Attention
 from stackwise_providers_transformer.documents import attention_mask, positions_within
 from stackwise_providers_transformer.dropout import Dropout
+from stackwise_providers_transformer.kv_cache import KeyValueCache
 from stackwise_providers_transformer.learned_positions import LearnedPositions
 from stackwise_providers_transformer.mlp import GELU, SwiGLU
 from stackwise_providers_transformer.norms import make_norm
@@ -69,6 +71,7 @@ class Decoder(nn.Module):
                 raise UserError(f"stacks: torch keeps the name '{stack.name}' for its modules: call the stack otherwise")
             self.stacks[stack.name] = nn.ModuleList(Block(options) for _ in range(stack.blocks))
         self.norm = make_norm(options.norm, options.width, bias=options.bias)
+        self._attentions = [module for module in self.modules() if isinstance(module, Attention)]
         self._dropouts = [module for module in self.modules() if isinstance(module, Dropout)]
 
     def to_spec(self) -> RackSpec:
@@ -80,6 +83,26 @@ class Decoder(nn.Module):
         self.dropout = values.get("dropout", self.dropout)
         for dropout in self._dropouts:
             dropout.set_share(self.dropout)
+
+    @contextmanager
+    def caching(self, capacity: int) -> Iterator[None]:
+        """Inside, every call continues the rows of the calls before: it is given the new entries only, and no side input.
+
+        Args:
+            capacity: the most positions a row will have.
+
+        Raises:
+            ValueError: the rack is bidirectional, where earlier entries see later ones.
+        """
+        if not self.options.causal:
+            raise ValueError("a bidirectional rack keeps nothing: every entry changes with those behind it")
+        for attention in self._attentions:
+            attention.cache = KeyValueCache(capacity)
+        try:
+            yield
+        finally:
+            for attention in self._attentions:
+                attention.cache = None
 
     def forward(
         self,
@@ -106,6 +129,11 @@ class Decoder(nn.Module):
             added = attention_mask(hidden, segments, causal=self.options.causal, prefix_B=prefix, real_BT=mask)
         if segments is not None and positions is None:
             positions = positions_within(segments)
+        if before := self._positions_before():
+            if added is not None or positions is not None:
+                raise ValueError("entries that continue a row take no side input")
+            positions = torch.arange(before, before + hidden.shape[1], device=hidden.device)[None]
+            added = _continued(hidden, before)
         if self.positions is not None:
             hidden = self.positions(hidden, positions)
         turn = self._turn(hidden, positions) if self.options.positions == "rope" else None
@@ -115,8 +143,20 @@ class Decoder(nn.Module):
         normed: torch.Tensor = self.norm(hidden)
         return normed
 
+    def _positions_before(self) -> int:
+        cache = self._attentions[0].cache if self._attentions else None
+        return 0 if cache is None else cache.length
+
     def _turn(self, hidden_BTD: torch.Tensor, positions_BT: torch.Tensor | None) -> Rotation:
         return rotation(hidden_BTD, positions_BT, pairs=self.options.head_features // 2, base=self.options.rotary_base)
+
+
+def _continued(hidden_BTD: torch.Tensor, before: int) -> torch.Tensor | None:
+    """What is added to the scores [1, 1, T, before + T] of entries that continue a row; None for one, which sees all."""
+    time = hidden_BTD.shape[1]
+    if time == 1:
+        return None
+    return attention_mask(hidden_BTD.new_empty(1, before + time, 0), None, causal=True)[:, :, before:]
 
 
 def build_decoder(options: DecoderOptions, context: BuildContext) -> Decoder:

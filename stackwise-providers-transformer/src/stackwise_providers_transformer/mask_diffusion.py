@@ -13,10 +13,12 @@ import torch
 import torch.nn.functional as F
 from attrs import frozen
 
-from stackwise import BuildContext, Moment, TaskSpec
+from stackwise import BuildContext, GenerationSettings, Moment, TaskSpec
+from stackwise_providers_transformer.continuation import Forward
 from stackwise_providers_transformer.masking_options import MaskDiffusionOptions
 from stackwise_providers_transformer.options import check_sizes
 from stackwise_providers_transformer.token_units import BITS_PER_NAT, bits_metric, token_unit
+from stackwise_providers_transformer.unmasking import unmask, without
 
 _IGNORED = -100
 _HANDED_ON = ("segments", "positions", "mask")
@@ -96,6 +98,14 @@ class MaskDiffusion:
         right = ((logits.detach().argmax(-1) == targets_BT) & hidden).sum()
         return total, count, {self.metric: (total.detach() * BITS_PER_NAT, count), "accuracy_on_masks": (right, hidden.sum())}
 
+    def generate(self, model: Forward, prompt: torch.Tensor, settings: GenerationSettings, generator: torch.Generator) -> torch.Tensor:
+        """The prompt [T] with masked tokens behind it, unmasked step by step.
+
+        Raises:
+            UserError: more steps than tokens, more positions than the model has, or a setting without effect.
+        """
+        return unmask(model, prompt, settings, generator, mask_id=self.options.mask_id, ids=self.options.symbols)
+
     def _masked(self, batch: Mapping[str, torch.Tensor], hidden_BT: torch.Tensor, weights_B: torch.Tensor) -> dict[str, torch.Tensor]:
         tokens_BT = batch["tokens"].long()
         prepared = {
@@ -105,12 +115,6 @@ class MaskDiffusion:
             "real": _real(batch),
         }
         return prepared | {name: batch[name] for name in _HANDED_ON if name in batch}
-
-
-def without(logits: torch.Tensor, id: int) -> torch.Tensor:
-    """logits [..., V] with that of one id at -inf."""
-    allowed = torch.arange(logits.shape[-1], device=logits.device) != id
-    return logits.masked_fill(~allowed, -torch.inf)
 
 
 def _real(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:

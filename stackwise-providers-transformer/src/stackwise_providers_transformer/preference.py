@@ -9,7 +9,8 @@ from collections.abc import Mapping
 
 import torch
 
-from stackwise import BuildContext, Moment, TaskSpec
+from stackwise import BuildContext, GenerationSettings, Moment, TaskSpec
+from stackwise_providers_transformer.continuation import Forward, continue_prompt
 from stackwise_providers_transformer.pair_options import PreferenceOptions
 from stackwise_providers_transformer.preference_losses import dpo_margin, log_odds_ratio, preferred, simpo_margin
 from stackwise_providers_transformer.token_nats import summed_by_row
@@ -71,6 +72,14 @@ class Preference:
         likelier = (chosen_B > rejected_B).sum()
         metrics = {"accuracy": (margin_B > 0).sum(), "reward_margin": margin_B.sum(), "likelihood_accuracy": likelier}
         return loss_B.sum(), pairs, {name: (value, pairs) for name, value in metrics.items()}
+
+    def generate(self, model: Forward, prompt: torch.Tensor, settings: GenerationSettings, generator: torch.Generator) -> torch.Tensor:
+        """The prompt [T] continued token by token.
+
+        Raises:
+            UserError: an empty prompt, more positions than the model has, or a setting without effect.
+        """
+        return continue_prompt(model, prompt, settings, generator)
 
 
 def build_preference(options: PreferenceOptions, context: BuildContext) -> Preference:

@@ -27,6 +27,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "resume": ("stackwise.cli.resume:resume", "Go on with a run from its newest checkpoint."),
     "branch": ("stackwise.cli.branch:branch", "Begin a run in the middle of another."),
     "export": ("stackwise.cli.export:export", "Write the weights of a run where three lines of code load them."),
+    "generate": ("stackwise.cli.generate:generate", "Continue a prompt with the model of a run."),
     "doctor": ("stackwise.cli.doctor:doctor", "Examine the installation, and a run directory."),
     "completion": ("stackwise.cli.completion:completion", "Print the shell code that completes commands and component ids."),
 }

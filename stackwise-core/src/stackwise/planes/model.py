@@ -12,7 +12,7 @@ from torch import nn
 from stackwise.contracts import BlockOrigin, GrowthRequest, Scheduled
 from stackwise.errors import ProviderError, UserError
 from stackwise.model import Model, load_named_tensors, named_tensors, rack_spec
-from stackwise.phases import Enter, ModelState, Part
+from stackwise.phases import UNGATED, CompiledPhase, Enter, ModelState, Part
 from stackwise.planes.gates import Gates, gated_modules
 from stackwise.planes.initialisation import DeferredInitialisation
 from stackwise.planes.start import check_start
@@ -26,7 +26,6 @@ BuildPart = Callable[..., nn.Module]
 """(role, part, step, *what its kind is built with) → module."""
 
 ROLES = ("embedding", "rack", "head")
-UNGATED = Curve.constant(1.0)
 
 
 class ModelPlane:
@@ -143,10 +142,17 @@ class ModelPlane:
         if differences := load_named_tensors(self.model, state):
             raise UserError("the saved weights are not this model's:\n  " + "\n  ".join(differences))
 
-    def another(self, state: ModelState, step: int) -> nn.Module:
-        """A model of a declared state beside the one in place, to be filled with saved values."""
+    def another(self, phase: CompiledPhase, t: float) -> nn.Module:
+        """A model as a phase declares it beside the one in place, to be filled with saved values.
+
+        Args:
+            phase: one with a declared state.
+            t: the instant whose values are in force in what follows time, gates included.
+        """
+        assert phase.state is not None
         plane = ModelPlane(self._build, device=self._device, seed=self._seed)
-        plane.enter(state, step=step, restoring=True)
+        plane.enter(phase.state.model, step=phase.start, blocks=phase.blocks, gate=phase.gate, restoring=True)
+        plane.apply_values(t)
         return plane.model
 
     # -- extract, transform, load ---------------------------------------------------------------------------------

@@ -1,0 +1,62 @@
+"""`stackwise generate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  stackwise generate runs/grow-bytes-001 --prompt "def main("
+  stackwise generate runs/grow-bytes-001 --prompt "import " --tokens 200 --temperature 0.8 --top-p 0.9
+  stackwise generate runs/diffusion-001 --prompt "class " --tokens 64 --steps 16
+  stackwise generate runs/arrays-001 --ids --prompt "3 1 4 1 5"
+
+Exit codes: 0 done, 2 nothing that generates, or a prompt or option at fault,
+3 a provider's defect.
+"""
+)
+@click.argument("directory", metavar="RUN", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--prompt", required=True, help="Text to go on from; may be empty for a task that fills in masks.")
+@click.option("--tokens", type=click.IntRange(min=1), default=100, show_default=True, help="Tokens to generate.")
+@click.option("--temperature", type=float, default=1.0, show_default=True, help="Divides the logits; 0 takes the likeliest token.")
+@click.option("--top-k", type=click.IntRange(min=1), help="Draw among the K likeliest tokens. [default: all]")
+@click.option("--top-p", type=float, help="Draw among the fewest tokens of together at least this probability. [default: all]")
+@click.option("--steps", type=click.IntRange(min=1), help="Diffusion: steps that unmask. [default: as many as tokens]")
+@click.option("--no-cache", is_flag=True, help="Causal: compute keys and values anew for every token; the text is the same.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of every draw.")
+@click.option("--ids", is_flag=True, help="The prompt is token ids with blanks between them, and so is what is printed.")
+def generate(
+    directory: Path,
+    prompt: str,
+    tokens: int,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    steps: int | None,
+    no_cache: bool,
+    seed: int,
+    ids: bool,
+) -> None:
+    """Continue a prompt with the model of a RUN.
+
+    The weights are the final ones, or those of the newest checkpoint of a run that has not finished. The task in force then says how
+    tokens come: one after the other (causal language models), or masks filled in step by step (mask diffusion). Prompt and
+    continuation are printed. The same seed gives the same tokens.
+    """
+    from stackwise.contracts import GenerationSettings
+    from stackwise.generation import generate as generate_from
+
+    settings = GenerationSettings(tokens=tokens, temperature=temperature, top_k=top_k, top_p=top_p, steps=steps, cache=not no_cache)
+    made = generate_from(directory, _as_ids(prompt) if ids else prompt, settings, seed=seed)
+    click.echo(" ".join(map(str, made.ids)) if made.text is None else made.text)
+
+
+def _as_ids(prompt: str) -> list[int]:
+    try:
+        return [int(word) for word in prompt.split()]
+    except ValueError:
+        raise click.BadParameter(f"{prompt!r} is no list of token ids: write whole numbers with blanks between them") from None

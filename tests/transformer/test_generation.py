@@ -1,0 +1,223 @@
+"""Generation: with the cache as without it, drawn from the model's own distribution, and masks that all come off."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+from fresh_draws import chi_square, fresh_generator
+from torch import nn
+
+from stackwise import GenerationSettings, Model, UserError
+from stackwise_providers_transformer.causal_lm import CausalLM
+from stackwise_providers_transformer.decoder import Decoder
+from stackwise_providers_transformer.embedding import TokenEmbedding
+from stackwise_providers_transformer.head import LMHead
+from stackwise_providers_transformer.mask_diffusion import MaskDiffusion
+from stackwise_providers_transformer.masking_options import MaskDiffusionOptions
+from stackwise_providers_transformer.options import CausalLMOptions, DecoderOptions, LMOptions, TokenOptions
+
+VOCAB, WIDTH = 13, 24
+CAUSAL = CausalLM(CausalLMOptions())
+FORMS: list[dict[str, Any]] = [
+    {},
+    {"kv_heads": 1},
+    {"kv_heads": 2, "qk_norm": True, "rope_base": 100.0},
+    {"positions": "learned", "max_positions": 40},
+    {"positions": "learned", "max_positions": 64, "norm": "layernorm", "bias": True, "mlp": "gelu"},
+    {"positions": "none", "heads": 8, "qk_norm": True},
+    {"attention": "prefix", "kv_heads": 2},
+    {"dropout": 0.5},
+]
+SAMPLED: list[dict[str, Any]] = [{"temperature": 0}, {}, {"temperature": 0.7, "top_k": 5}, {"top_p": 0.8}]
+
+
+def model(**form: Any) -> Model:
+    """A decoder whose every parameter is drawn, in evaluation mode."""
+    torch.manual_seed(0)
+    rack = Decoder(DecoderOptions(**{"width": WIDTH, "heads": 4, "stacks": [{"base": 2}, {"top": 1}], "init_std": 0.3, **form}))
+    for name, parameter in rack.named_parameters():
+        if parameter.dim() == 1:
+            nn.init.normal_(parameter, float(name.endswith("weight")), 0.3)
+    sizes = {"vocab": VOCAB, "width": WIDTH}
+    return Model(TokenEmbedding(TokenOptions(init_std=1.0, **sizes)), rack, LMHead(LMOptions(tied=False, init_std=0.5, **sizes))).eval()
+
+
+def lengths(found: Model) -> list[int]:
+    """Entries that the embedding is given by each call from now on."""
+    seen: list[int] = []
+    found.embedding.register_forward_hook(lambda module, inputs, output: seen.append(output.shape[1]))
+    return seen
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("sampled", SAMPLED, ids=str)
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_the_cache_changes_no_token(form: dict[str, Any], sampled: dict[str, Any]) -> None:
+    """In float64, where no tie is broken by rounding."""
+    found, prompt = model(**form).double(), torch.tensor([3, 1, 4, 1, 5])
+    seen = lengths(found)
+    kept = CAUSAL.generate(found, prompt, GenerationSettings(tokens=36, **sampled), seeded())
+    assert seen == [5, *[1] * 35]
+    del seen[:]
+    anew = CAUSAL.generate(found, prompt, GenerationSettings(tokens=36, cache=False, **sampled), seeded())
+    assert seen == list(range(5, 41))
+    assert torch.equal(kept, anew) and torch.equal(kept[:5], prompt) and len(kept) == 41
+    assert len(set(kept.tolist())) > 2
+
+
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_pieces_of_any_size_give_the_logits_of_the_whole_row(form: dict[str, Any]) -> None:
+    found, tokens = model(**form), torch.randint(VOCAB, (2, 17), generator=seeded(1))
+    with torch.no_grad():
+        whole = found({"tokens": tokens})["logits"]
+        with found.rack.caching(17):
+            pieces = [found({"tokens": tokens[:, a:b]})["logits"] for a, b in itertools.pairwise([0, 4, 5, 9, 16, 17])]
+        again = found({"tokens": tokens})["logits"]
+    torch.testing.assert_close(torch.cat(pieces, dim=1), whole, rtol=1e-5, atol=1e-5)
+    assert torch.equal(again, whole)  # nothing is kept behind the context
+
+
+def test_a_cache_holds_what_it_was_made_for() -> None:
+    found = model()
+    with torch.no_grad(), found.rack.caching(3), pytest.raises(ValueError, match="4 positions do not fit into a cache of 3"):
+        found({"tokens": torch.zeros(1, 4, dtype=torch.long)})
+    with torch.no_grad(), found.rack.caching(8), pytest.raises(ValueError, match="no side input"):
+        found({"tokens": torch.zeros(1, 4, dtype=torch.long)})
+        found({"tokens": torch.zeros(1, 1, dtype=torch.long), "segments": torch.zeros(1, 1, dtype=torch.long)})
+    with pytest.raises(ValueError, match="bidirectional"), model(attention="bidirectional").rack.caching(3):
+        pass
+
+
+def test_parts_that_may_look_at_the_whole_row_are_given_it() -> None:
+    class Shifted(nn.Module):
+        """An adapter over time."""
+
+        def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+            return hidden + hidden.cumsum(dim=1)
+
+    plain = model()
+    mixed = Model(plain.embedding, plain.rack, plain.head, adapters={"embedding-rack": [Shifted()]}).eval()
+    seen, settings = lengths(mixed), GenerationSettings(tokens=6, temperature=0)
+    kept = CAUSAL.generate(mixed, torch.tensor([2]), settings, seeded())
+    assert seen == [1, 2, 3, 4, 5, 6]
+    with torch.no_grad():
+        assert all(int(mixed({"tokens": kept[None, :i]})["logits"][0, -1].argmax()) == int(kept[i]) for i in range(1, 7))
+
+
+def test_a_seed_says_every_token_and_another_says_others() -> None:
+    found, prompt, settings = model(), torch.tensor([2]), GenerationSettings(tokens=30)
+    first, again, other = (CAUSAL.generate(found, prompt, settings, seeded(seed)) for seed in (1, 1, 2))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+def test_learned_positions_are_filled_to_the_last_and_no_further() -> None:
+    found, prompt = model(positions="learned", max_positions=8), torch.tensor([2, 3, 4])
+    for cache in (True, False):
+        assert len(CAUSAL.generate(found, prompt, GenerationSettings(tokens=6, cache=cache), seeded())) == 9  # the last is not read
+        with pytest.raises(UserError, match="3 tokens and 7 to generate take 9 positions, and the model has learned 8"):
+            CAUSAL.generate(found, prompt, GenerationSettings(tokens=7, cache=cache), seeded())
+
+
+def test_what_has_no_meaning_for_a_causal_model_is_refused() -> None:
+    with pytest.raises(UserError, match="steps have no effect"):
+        CAUSAL.generate(model(), torch.tensor([1]), GenerationSettings(tokens=2, steps=1), seeded())
+    with pytest.raises(UserError, match="give at least one token"):
+        CAUSAL.generate(model(), torch.tensor([], dtype=torch.long), GenerationSettings(tokens=2), seeded())
+
+
+# -- distributions ------------------------------------------------------------------------------------------------------
+
+BOUND = {8: 42.70, 7: 40.52}
+"""Degrees of freedom → what χ² exceeds once in a million."""
+DRAWS = 4000
+
+
+def _counts(made: list[torch.Tensor], symbols: int, length: int) -> torch.Tensor:
+    powers = symbols ** torch.arange(length)
+    return torch.bincount(torch.stack([(row[-length:] * powers).sum() for row in made]), minlength=symbols**length)
+
+
+def test_causal_texts_have_the_probability_that_the_model_gives_them() -> None:
+    """Every text of two tokens out of three: χ² over 4,000 texts."""
+    generator = fresh_generator()
+    table = torch.randn(3, 3, generator=generator)  # logits of the next token by the one before
+
+    def markov(batch: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        return {"logits": table[batch["tokens"]]}
+
+    made = [CAUSAL.generate(markov, torch.tensor([1]), GenerationSettings(tokens=2), generator) for _ in range(DRAWS)]
+    log_p = table.log_softmax(-1)
+    expected = torch.zeros(9)
+    for first, second in itertools.product(range(3), repeat=2):
+        expected[first + 3 * second] = math.exp(float(log_p[1, first] + log_p[first, second]))
+    assert chi_square(_counts(made, 3, 2), expected * DRAWS) < BOUND[8]
+
+
+def test_diffusion_texts_follow_the_any_order_distribution_of_the_model() -> None:
+    """An arbitrary model of three tokens of two symbols: the mean over all orders of p, against 4,000 texts made one token a step."""
+    generator, length, mask = fresh_generator(), 3, 2
+    table = 1.5 * torch.randn(3**length, length, 3, generator=generator)
+    powers = 3 ** torch.arange(length)
+
+    def arbitrary(batch: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        return {"logits": table[(batch["tokens"] * powers).sum(-1)]}
+
+    task, empty = MaskDiffusion(MaskDiffusionOptions(symbols=2)), torch.tensor([], dtype=torch.long)
+    made = [task.generate(arbitrary, empty, GenerationSettings(tokens=length), generator) for _ in range(DRAWS)]
+    log_p = table[..., :2].log_softmax(-1)
+    expected = torch.zeros(2**length)
+    for row in itertools.product(range(2), repeat=length):
+        for order in itertools.permutations(range(length)):
+            shown, nats = torch.full((length,), mask), 0.0
+            for place in order:
+                nats -= float(log_p[int((shown * powers).sum()), place, row[place]])
+                shown[place] = row[place]
+            expected[sum(token * 2**i for i, token in enumerate(row))] += math.exp(-nats) / math.factorial(length)
+    assert chi_square(_counts(made, 2, length), expected * DRAWS) < BOUND[7]
+
+
+# -- unmasking ----------------------------------------------------------------------------------------------------------
+
+DIFFUSION = MaskDiffusion(MaskDiffusionOptions(symbols=VOCAB - 2))
+MASK = VOCAB - 2
+
+
+@pytest.mark.parametrize(("tokens", "steps"), [(10, None), (10, 10), (10, 3), (10, 1), (1, 1), (7, 5)])
+@pytest.mark.parametrize("sampled", [{}, {"temperature": 0}], ids=str)
+def test_every_step_unmasks_and_nothing_that_is_shown_changes(tokens: int, steps: int | None, sampled: dict[str, Any]) -> None:
+    found, prompt, shown = model(attention="bidirectional"), torch.tensor([3, 1, 4]), []
+    found.register_forward_pre_hook(lambda module, inputs: shown.append(inputs[0]["tokens"][0].clone()))
+    made = DIFFUSION.generate(found, prompt, GenerationSettings(tokens=tokens, steps=steps, **sampled), seeded())
+    assert len(made) == 3 + tokens and torch.equal(made[:3], prompt) and not (made >= MASK).any()
+    rows = [*shown, made]
+    assert len(shown) == (steps or tokens)
+    masks = [int((row == MASK).sum()) for row in rows]
+    assert masks[0] == tokens and masks[-1] == 0
+    unmasked = [a - b for a, b in itertools.pairwise(masks)]
+    assert min(unmasked) >= 1 and max(unmasked) - min(unmasked) <= 1
+    for before, after in itertools.pairwise(rows):
+        assert torch.equal(after[before != MASK], before[before != MASK])
+    again = DIFFUSION.generate(found, prompt, GenerationSettings(tokens=tokens, steps=steps, **sampled), seeded())
+    assert torch.equal(made, again)
+
+
+def test_what_cannot_be_unmasked_is_refused() -> None:
+    found, prompt = model(attention="bidirectional", positions="learned", max_positions=8), torch.tensor([3, 1, 4])
+    assert len(DIFFUSION.generate(found, prompt, GenerationSettings(tokens=5), seeded())) == 8
+    for settings, message in (
+        ({"tokens": 5, "steps": 6}, "6 steps for 5 tokens"),
+        ({"tokens": 6}, "take 9 positions, and the model has learned 8"),
+        ({"tokens": 5, "cache": False}, "keeps nothing"),
+    ):
+        with pytest.raises(UserError, match=message):
+            DIFFUSION.generate(found, prompt, GenerationSettings(**settings), seeded())
+    with pytest.raises(UserError, match="is the mask symbol"):
+        DIFFUSION.generate(found, torch.tensor([3, MASK]), GenerationSettings(tokens=5), seeded())
