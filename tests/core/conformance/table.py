@@ -91,6 +91,8 @@ VICTIMS: dict[str, tuple[Kind, Component]] = {
     "check_map_is_pure": ("growth", component("growth", "v", "growing:build_moody")),
     "check_refusals": ("growth", component("growth", "v", "growing:build_abrupt")),
     "check_function_preserved": ("growth", component("growth", "v", "growing:build_liar")),
+    "check_parameter_map": ("growth", component("growth", "v", "growing:build_lopsided")),
+    "check_parameter_map_preserves_function": ("growth", component("growth", "v", "growing:build_doubled")),
     "check_adds_nothing_at_first": ("weight-adapter", component("weight-adapter", "v", "broken:loaded")),
     "check_merged_agrees": ("weight-adapter", component("weight-adapter", "v", "broken:halved")),
     "check_every_parameter_learns": ("weight-adapter", component("weight-adapter", "v", "broken:idle")),

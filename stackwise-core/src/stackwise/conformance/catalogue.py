@@ -108,6 +108,10 @@ _TABLE: Mapping[str, Mapping[str, frozenset[Kind]]] = {
         "check_refusals": frozenset({"growth"}),
         "check_function_preserved": frozenset({"growth"}),
     },
+    "parameter_growth": {
+        "check_parameter_map": frozenset({"growth"}),
+        "check_parameter_map_preserves_function": frozenset({"growth"}),
+    },
     "weight_adapters": {
         "check_adds_nothing_at_first": frozenset({"weight-adapter"}),
         "check_merged_agrees": frozenset({"weight-adapter"}),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from stackwise import BlockOrigin, GrowthRequest
+from stackwise import BlockOrigin, CopyOf, GrowthRequest
 
 Map = dict[tuple[str, int], BlockOrigin]
 
@@ -62,6 +62,35 @@ class Liar(Append):
 
     def map_blocks(self, request: GrowthRequest) -> Map:
         return {b: o if o.source else BlockOrigin(source=("base", 0)) for b, o in super().map_blocks(request).items()}
+
+
+class Doubled(Append):
+    """Repeats every axis that grows, and what is read twice counts twice: the function is another."""
+
+    def map_parameters(self, old: Any, new: Any, request: GrowthRequest) -> dict[str, CopyOf]:
+        origins = {}
+        for name in (name for name in new if name in old and old[name] != new[name]):
+            sizes = list(zip(old[name], new[name], strict=True))
+            origins[name] = CopyOf(source=name, index={d: tuple(i % a for i in range(b)) for d, (a, b) in enumerate(sizes) if a != b})
+        return origins
+
+
+class Lopsided(Doubled):
+    """Gives a factor for every old position, not for every new one."""
+
+    preserves_function = False
+
+    def map_parameters(self, old: Any, new: Any, request: GrowthRequest) -> dict[str, CopyOf]:
+        mapped = super().map_parameters(old, new, request)
+        return {n: CopyOf(source=n, index=o.index, factors={d: (1.0,) * old[n][d] for d in o.index}) for n, o in mapped.items()}
+
+
+def build_doubled(options: Any, context: Any) -> Append:
+    return Doubled()
+
+
+def build_lopsided(options: Any, context: Any) -> Append:
+    return Lopsided()
 
 
 def build(options: Any, context: Any) -> Append:
