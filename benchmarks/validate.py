@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from statistics import median
 
-ROUNDS = 9
+ROUNDS = 5
 GOAL_S = 0.5
 EXAMPLES = Path(__file__).parents[1] / "examples"
 COMMAND = [sys.executable, "-c", "from stackwise.cli import main; main()", "validate", "--cold"]

@@ -119,7 +119,7 @@ TrainingMachine._train_step = poisoned
 
 
 def test_rewind_across_growth_crosses_the_boundary_anew(server: ForkServer, tmp_path: Path) -> None:
-    """Calls 17 to 19 are steps 16 to 18, behind the growth at step 15; the newest good checkpoint is of step 10, of the smaller model."""
+    """The growth probe at step 15 asks twice, so calls 19 to 21 are steps 16 to 18; checkpoint 10 is of the smaller model."""
     tokens = torch.randint(8, (300,), generator=torch.Generator().manual_seed(0)).tolist()
     phases = """\
 phases:
@@ -128,7 +128,7 @@ phases:
 """
     (tmp_path / "exp.yaml").write_text(CONFIG.replace("TOKENS", str(tokens)) + phases)
     settings = ("--set", "run.non_finite=rewind", "--set", "run.checkpoint={every: 10 steps, at_phases: false}")
-    patch = SICK % (NAN, "17 <= calls[0] <= 19")
+    patch = SICK % (NAN, "19 <= calls[0] <= 21")
     ended = server.stackwise("run", "exp.yaml", "--output", "run", *settings, cwd=tmp_path, patch=patch)
     assert ended.code == 0, ended.err
     assert "back from step 19 to 10" in ended.err, ended.err
