@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fnmatch
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from stackwise.errors import SelectorError
-from stackwise.selectors import compile_selector, select
+from stackwise.selectors import compile_selector, matching, select
 
 NAMES = [
     "embedding.weight",
@@ -83,3 +85,28 @@ def test_one_that_matches_nothing_is_told_its_neighbours(selector: str, near: st
 @pytest.mark.parametrize("selector", ["a+b", "(a", "a|b", "[a]"])
 def test_no_character_but_star_and_question_mark_has_a_meaning(selector: str) -> None:
     assert select([selector], [f"{selector}.weight", "aab.weight", "a.weight", "b.weight"]) == [f"{selector}.weight"]
+
+
+@pytest.mark.parametrize("text", ["a.*.2-10.*weight", "*a*b*c*", "**x**", "*.1-3", "?*.5*-"])
+@given(st.lists(st.text(alphabet="abc.1250-wx", min_size=1, max_size=12), min_size=1, max_size=20))
+def test_globs_match_what_a_backtracking_glob_does(text: str, names: list[str]) -> None:
+    """An independent reading: `fnmatch` of every spelt-out range, on the name and on each of its dotted prefixes."""
+
+    def spelt(pattern: str) -> list[str]:
+        for segment in pattern.split("."):
+            low, dash, high = segment.partition("-")
+            if dash and low.isdigit() and high.isdigit():
+                return [pattern.replace(segment, str(n)) for n in range(int(low), int(high) + 1)]
+        return [pattern]
+
+    def expected(name: str) -> bool:
+        parts = name.split(".")
+        prefixes = [".".join(parts[: i + 1]) for i in range(len(parts))]
+        return any(fnmatch.fnmatchcase(prefix, pattern) for prefix in prefixes for pattern in spelt(text))
+
+    assert matching([text], names) == [name for name in names if expected(name)]
+
+
+def test_a_range_longer_than_any_rack_is_refused() -> None:
+    with pytest.raises(SelectorError, match="longer than a rack"):
+        matching(["rack.0-999999999"], ["rack.0"])

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 from pathlib import Path
+from random import Random
 
 import pytest
 from curriculum_of_everything import CONFIG, STEPS
 from fork_server import ForkServer
-from whole_runs import Outcome, outcome
+from whole_runs import Outcome, digest, losses, outcome, status
+
+from stackwise.checkpoints import CheckpointStore
 
 
 @pytest.fixture(scope="module")
@@ -66,3 +72,30 @@ def test_killed_with_two_reader_processes(server: ForkServer, uninterrupted: Out
     begin(server, tmp_path, "run.workers=2", kill=step)
     go_on(server, tmp_path)
     assert outcome(tmp_path) == uninterrupted
+
+
+@pytest.mark.slow
+def test_killed_at_any_time_of_the_clock(tmp_path: Path) -> None:
+    """Whole processes, killed from outside wherever they are: imports, steps, saves; the rest is equal to the bit."""
+    config = CONFIG.partition("phases:")[0].replace(f"{STEPS} steps", "400 steps").replace("observers:", "# observers:")
+    config = config.replace("remembering.shift, vocab: 8", "data.token-noise, rate: 0.1, vocab: 8")
+    config += "phases:\n  one: {until: 50%}\n  two: {model: {rack: {stacks: [{base: 2}]}}, enter: {growth: {use: transformer.stack}}}\n"
+    (tmp_path / "exp.yaml").write_text(config)
+    command = [sys.executable, "-c", "from stackwise.cli import main; main(prog_name='stackwise')"]
+    begin_at = [*command, "run", "exp.yaml", "--resume", "auto", "--output"]
+    started = time.monotonic()
+    subprocess.run([*begin_at, "whole"], cwd=tmp_path, check=True, capture_output=True, timeout=300)
+    length, random = time.monotonic() - started, Random(6)
+    for _ in range(5):
+        process = subprocess.Popen([*begin_at, "run"], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            process.wait(random.uniform(0.2, 0.9) * length)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    subprocess.run([*begin_at, "run"], cwd=tmp_path, check=True, capture_output=True, timeout=300)
+    assert status(tmp_path / "run")["status"] == "finished"
+    assert losses(tmp_path / "run") == losses(tmp_path / "whole") and len(losses(tmp_path / "run")) == 400
+    ends = [CheckpointStore(tmp_path / name / "checkpoints").newest()[0] for name in ("run", "whole")]
+    first, second = ({name: digest(tensor) for name, tensor in end.load_tensors().items()} for end in ends if end is not None)
+    assert first == second

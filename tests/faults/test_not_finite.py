@@ -116,3 +116,28 @@ TrainingMachine._train_step = poisoned
     assert saved_steps(tmp_path / "run")[-1] == 10
     ended = server.stackwise("resume", "run", cwd=tmp_path)
     assert ended.code == 0, ended.err
+
+
+def test_rewind_across_growth_crosses_the_boundary_anew(server: ForkServer, tmp_path: Path) -> None:
+    """The growth probe at step 15 asks twice, so calls 19 to 21 are steps 16 to 18; checkpoint 10 is of the smaller model."""
+    tokens = torch.randint(8, (300,), generator=torch.Generator().manual_seed(0)).tolist()
+    phases = """\
+phases:
+  small: {until: 50%}
+  grown: {model: {rack: {stacks: [{base: 2}]}}, enter: {growth: {use: transformer.stack}}}
+"""
+    (tmp_path / "exp.yaml").write_text(CONFIG.replace("TOKENS", str(tokens)) + phases)
+    settings = ("--set", "run.non_finite=rewind", "--set", "run.checkpoint={every: 10 steps, at_phases: false}")
+    patch = SICK % (NAN, "19 <= calls[0] <= 21")
+    ended = server.stackwise("run", "exp.yaml", "--output", "run", *settings, cwd=tmp_path, patch=patch)
+    assert ended.code == 0, ended.err
+    assert "back from step 19 to 10" in ended.err, ended.err
+    events = lines(tmp_path / "run" / "events.jsonl")
+    assert [(line["step"], line["halted_at"]) for line in events if line["event"] == "rewound"] == [(10, 19)]
+    entered = [(line["phase"], line["step"]) for line in events if line["event"] == "phase_entered"]
+    assert entered[0] == ("small", 0) and entered[-1] == ("grown", 15)
+    assert sorted(losses(tmp_path / "run")) == list(range(30))
+    assert not any(line.get("skipped") for line in lines(tmp_path / "run" / "metrics.jsonl"))
+    assert status(tmp_path / "run")["data"]["a"]["rows"] == 2 * (30 + 9)  # the nine steps from 10 to 19 are read past
+    read = [line.split(", ")[1] for line in (tmp_path / "witness.jsonl").read_text().splitlines()]
+    assert len(read) == len(set(read)) == 39  # no batch came twice

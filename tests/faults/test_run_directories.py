@@ -222,6 +222,24 @@ def test_branches_share_a_trunk_and_part_where_they_are_told_to(server: ForkServ
         assert told.code == 2 and complaint in told.err and not (folder / "other").exists(), told.err
 
 
+def test_a_branch_with_another_mixture_reads_by_it_from_there(server: ForkServer, folder: Path) -> None:
+    tokens = torch.randint(8, (200,), generator=torch.Generator().manual_seed(1)).tolist()
+    text = (folder / "exp.yaml").read_text().replace("  batch_size: 2", "  mix: {a: 1, b: 1}\n  batch_size: 2")
+    source = f"  sources: {{b: {{use: data.memory, arrays: {{tokens: {tokens}}}, heldout: 0.2}}, a:"
+    text = text.replace("  sources: {a:", source)
+    (folder / "exp.yaml").write_text(text + "  three: {}\n".replace("{}", "{data: {mix: {a: 1, b: 1}}}"))
+    (folder / "exp.yaml").write_text((folder / "exp.yaml").read_text().replace("  two: {", "  two: {until: 80%, "))
+    assert begin(server, folder).code == 0
+    branch = ("branch", "run", "--at", "step 16", "--set", "phases.three.data.mix.b=3", "--output")
+    told = server.stackwise(*branch, "other", cwd=folder)
+    assert told.code == 0 and "phases.three.data.mix.b: 1 → 3" in told.err, told.err
+    rows = {name: {source: read["rows"] for source, read in status(folder / name)["data"].items()} for name in ("run", "other")}
+    assert rows == {"run": {"a": 20, "b": 20}, "other": {"a": 18, "b": 22}}  # by hand: 16 and 16 rows, then 8 at 1:1 or at 1:3
+    assert losses(folder / "run")[15] == losses(folder / "other")[15] and losses(folder / "run")[19] != losses(folder / "other")[19]
+    refused = server.stackwise("branch", "run", "--at", "step 18", "--set", "phases.three.data.mix.b=3", "--output", "late", cwd=folder)
+    assert refused.code == 2 and not (folder / "late").exists(), refused.err
+
+
 def test_a_branch_that_is_killed_goes_on_and_remembers_where_it_is_from(server: ForkServer, folder: Path) -> None:
     assert begin(server, folder).code == 0
     branch = ("branch", "run", "--at", "step-000000012", "--set", "optimizer.lr.wsd.decay=40%", "--output")

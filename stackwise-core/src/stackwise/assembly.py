@@ -16,7 +16,7 @@ from stackwise.checkpoints import load_weights
 from stackwise.config import Experiment
 from stackwise.contracts import BuildContext, Built, Observer, ParameterGroup, Reaction
 from stackwise.discovery import discover
-from stackwise.errors import ConfigError, ProviderError, StackwiseError, UserError
+from stackwise.errors import ConfigError, ProviderError, StackwiseError, UserError, asks_too_much
 from stackwise.evaluation import Evaluation
 from stackwise.machine import TrainingMachine
 from stackwise.phases import CompiledPhase, DataState, Part, PhaseSchedule
@@ -320,6 +320,8 @@ def _as_faults_of(part: Part) -> Iterator[None]:
     except Exception as error:
         if part.given is not None:
             raise
+        if asks_too_much(error):
+            raise UserError(f"{part.kind} '{part.id}': no memory holds tensors of the sizes that its options ask for") from error
         raise ProviderError(
             f"{part.kind} '{part.id}' could not be built: {type(error).__name__}: {error}", provider=part.id.partition(".")[0]
         ) from error

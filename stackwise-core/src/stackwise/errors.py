@@ -106,6 +106,12 @@ class RunStopped(StackwiseError):
         super().__init__(message)
 
 
+def asks_too_much(error: BaseException) -> bool:
+    """Whether torch refused a tensor because its size in bytes is no 64-bit number; there is no class of its own for that."""
+    said = ("Storage size calculation overflowed", "Overflow when unpacking long", "numel: integer multiplication overflow")
+    return isinstance(error, OverflowError) or (isinstance(error, RuntimeError) and any(words in str(error) for words in said))
+
+
 def near_names(name: str, known: Iterable[str], count: int = 3) -> list[str]:
     """The known names most like `name`, best first."""
     return difflib.get_close_matches(name, list(known), n=count, cutoff=0.6)

@@ -23,6 +23,8 @@ import attrs
 from stackwise.errors import UserError
 
 REQUIRED: Any = attrs.NOTHING
+MAX_BLOCKS = 4096
+"""Blocks of a rack; plans list them one by one."""
 
 
 def option(
@@ -155,6 +157,8 @@ def read_stacks(value: Any) -> tuple[Stack, ...]:
             raise UserError(f"stack '{name}' has {blocks!r} blocks: a whole number of at least 1")
     if not pairs:
         raise UserError("a rack has at least one stack")
+    if (total := sum(blocks for _, blocks in pairs)) > MAX_BLOCKS:
+        raise UserError(f"the stacks have {total:,} blocks in all: a rack has at most {MAX_BLOCKS:,}")
     return tuple(Stack(name, blocks) for name, blocks in pairs)
 
 

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from stackwise.assembly import Workshop
 from stackwise.config import PhaseConfig
 from stackwise.contracts import ParameterGroup
-from stackwise.errors import ConfigError, Problem, ProviderError, SelectorError, StackwiseError, UserError
+from stackwise.errors import ConfigError, Problem, ProviderError, SelectorError, StackwiseError, UserError, asks_too_much
 from stackwise.phases import CompiledPhase, Part, TrainingState
 from stackwise.plan import Plan
 from stackwise.plan.reads import Reads, declared_sizes, reads_of
@@ -246,9 +246,9 @@ def _batch_flops(plan: Plan, phase: CompiledPhase, model: nn.Module, runtime: Ma
     shapes = {name: _shape(spec, sizes) for name, spec in offered.items()}
     if not shapes or any(shape is None for shape in shapes.values()):
         return None
-    batch = {name: torch.zeros(shape or (), dtype=_dtype(task.inputs[name]), device="meta") for name, shape in shapes.items()}
     counter = FlopCounterMode(display=False)
     try:
+        batch = {name: torch.zeros(shape or (), dtype=_dtype(task.inputs[name]), device="meta") for name, shape in shapes.items()}
         with counter:
             outputs = model(batch)
             sum(output.sum() for output in outputs.values() if output.is_floating_point()).backward()
@@ -256,6 +256,10 @@ def _batch_flops(plan: Plan, phase: CompiledPhase, model: nn.Module, runtime: Ma
         raise
     except Exception as error:
         given = ", ".join(f"{name} {list(shape or ())}" for name, shape in shapes.items())
+        if asks_too_much(error):
+            raise UserError(
+                f"phase '{phase.name}': no memory holds what the model makes of {given}: batch_size or seq_len is too large"
+            ) from error
         raise _fault(state.model.rack)(
             f"phase '{phase.name}': the model does not run on shapes {given}: {type(error).__name__}: {error}"
         ) from error

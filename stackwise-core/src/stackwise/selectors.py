@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 from stackwise.errors import SelectorError, near_names
+from stackwise.options import MAX_BLOCKS
 
 _RANGE = re.compile(r"^(\d+)-(\d+)$")
 
@@ -32,10 +33,24 @@ def compile_selector(selector: str) -> re.Pattern[str]:
             low, high = int(match[1]), int(match[2])
             if low > high:
                 raise SelectorError(f"selector '{selector}': the range {segment} runs backwards")
+            if high - low >= MAX_BLOCKS:
+                raise SelectorError(
+                    f"selector '{selector}': the range {segment} is longer than a rack, which has at most {MAX_BLOCKS:,} blocks"
+                )
             parts.append("(?:" + "|".join(map(str, range(low, high + 1))) + ")")
         else:
-            parts.append(re.escape(segment).replace(r"\*", ".*").replace(r"\?", "."))
-    return re.compile(r"\.".join(parts) + r"(?:\..*)?\Z")
+            parts.append(re.escape(segment).replace(r"\?", "."))
+    return re.compile(_without_backtracking(r"\.".join(parts)) + r"(?:\..*)?\Z")
+
+
+def _without_backtracking(glob: str) -> str:
+    """Every `\\*` of an escaped glob as a pattern. What stands between two of them may match where it first can, for good:
+    nothing that follows can match more behind a later place."""
+    first, *pieces = re.split(r"(?:\\\*)+", glob)
+    if not pieces:
+        return first
+    *middle, last = pieces
+    return first + "".join(f"(?>.*?{piece})" for piece in middle) + f".*{last}"
 
 
 def select(selectors: Sequence[str], names: Iterable[str]) -> list[str]:

@@ -22,6 +22,9 @@ from stackwise.schedules import Curve
 from stackwise.selectors import matching, select
 from stackwise.streams import step_seed, stream_key
 
+MAX_PARAMETERS = 2**36
+"""Of one model, on one device: 256 GiB in float32."""
+
 BuildPart = Callable[..., nn.Module]
 """(role, part, step, *what its kind is built with) → module."""
 
@@ -170,6 +173,7 @@ class ModelPlane:
         with DeferredInitialisation() as draws:
             new = self._build_model(None if enter.fresh else before, state, step)
         draws.make_others([*new.parameters(), *new.buffers()], lambda number: self._stream(f"attribute {number}", step))
+        _check_size(new)
         new.wire()
         path = "rack." + rack_spec(new.rack).block_path
         source = sources(path, blocks if before is not None else {}, _replaced(before, state))
@@ -371,3 +375,9 @@ def _dtype(name: str | None) -> torch.dtype | None:
         return None
     dtype: torch.dtype = getattr(torch, name)
     return dtype
+
+
+def _check_size(model: Model) -> None:
+    count = sum(parameter.numel() for parameter in model.parameters())
+    if count > MAX_PARAMETERS:
+        raise UserError(f"the model has {count:,} parameters: a run has one device, and a model at most {MAX_PARAMETERS:,}")
