@@ -43,7 +43,7 @@ def convert(value: Any, wanted: Any) -> Any:
 def _whole(value: Any, _: object) -> int:
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise ValueError(f"{describe(value)} is not a whole number{_unquote(value)}")
-    if not -(2**63) <= value < 2**63:
+    if not -(2**63) <= int(value) < 2**63:
         raise ValueError(f"{describe(value)} is too large: whole numbers have 64 bits")
     return int(value)
 
