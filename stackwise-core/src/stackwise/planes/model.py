@@ -22,7 +22,7 @@ from stackwise.schedules import Curve
 from stackwise.selectors import matching, select
 from stackwise.streams import step_seed, stream_key
 
-MAX_PARAMETERS = 2**36
+MAX_PARAMETERS = 2**40
 """Of one model, on one device: 256 GiB in float32."""
 
 BuildPart = Callable[..., nn.Module]
