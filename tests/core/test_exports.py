@@ -158,3 +158,26 @@ def test_what_cannot_be_exported_is_said_and_nothing_is_made(finished: Path, tmp
         with pytest.raises(UserError, match=reason):
             export(source, target, step)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["there", "unfinished"] and not list((tmp_path / "there").iterdir())
+
+
+def test_adapters_precision_and_averages_are_exported_with_the_weights(tmp_path: Path) -> None:
+    rest = {key: value for key, value in CONFIG.items() if key != "phases"}
+    model = {
+        **CONFIG["model"],
+        "precision": {"rack": "bfloat16"},
+        "weight_adapters": {"a": {"use": "transformer.lora", "select": ["rack"]}},
+    }
+    averaged = {**CONFIG["optimizer"], "ema": {"decay": 0.5}}
+    (tmp_path / "exp.yaml").write_text(yaml.safe_dump({**rest, "model": model, "optimizer": averaged}, sort_keys=False))
+    done = run(tmp_path / "exp.yaml", output=tmp_path / "out", stream=io.StringIO()).directory
+    machine = stackwise.assemble(stackwise.load(tmp_path / "exp.yaml"))
+    for _ in machine.train():
+        pass
+    export(done, tmp_path / "exported")
+    own, average = stackwise.load_exported(tmp_path / "exported"), stackwise.load_exported(done / "final-ema")
+    with torch.no_grad():
+        expected = machine.model.model.eval()({"tokens": TOKENS})["logits"]
+        assert torch.equal(own({"tokens": TOKENS})["logits"], expected)
+        assert not torch.equal(average({"tokens": TOKENS})["logits"], expected)
+        with machine.optimizer.evaluating("ema"):
+            assert torch.equal(average({"tokens": TOKENS})["logits"], machine.model.model({"tokens": TOKENS})["logits"])

@@ -231,20 +231,21 @@ def _rehearse(plan: Plan, data: DataPlane) -> None:
         raise ConfigError(problems)
 
 
-def build_module(part: Part, registry: Registry, context: BuildContext) -> nn.Module:
+def build_module(part: Part, registry: Registry, context: BuildContext, *extra: object) -> nn.Module:
     """A module of a model outside any plan; the process's generators stay as they were.
 
     Args:
         part: a registered component with its options complete.
         registry: where its factory is found.
         context: what the factory may know.
+        extra: what else its kind is built with.
 
     Raises:
         ProviderError: it cannot be built, or is no module.
     """
     factory = registry.get(part.kind, part.id).load_factory()  # type: ignore[arg-type]  # a Part's kind is a Kind
     with _seeded(context.seed), _as_faults_of(part):
-        module = factory(part.options, context)
+        module = factory(part.options, context, *extra)
     if not isinstance(module, nn.Module):
         raise ProviderError(f"{part.kind} {part.id} was built as a {type(module).__name__}: it must be an nn.Module")
     return module

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import torch
 from torch import nn
 
 from stackwise import config
@@ -24,6 +25,7 @@ from stackwise.model import Model, load_named_tensors
 from stackwise.options import Stack, config_key, scheduled_fields
 from stackwise.phases import ModelState, Part
 from stackwise.plan import make_plan
+from stackwise.planes.weight_adapters import targets
 from stackwise.registry import Registry
 from stackwise.resumption import Described
 from stackwise.rundir import CHECKPOINTS, CONFIG, FINAL
@@ -48,6 +50,10 @@ def describe_model(state: ModelState, t: float, model: nn.Module) -> dict[str, A
         "parts": {role: _as_node(getattr(state, role), t) for role in _ROLES},
         "adapters": {junction: [_as_node(part, t) for part in parts] for junction, parts in state.adapters.items()},
         "bridges": [attrs.asdict(bridge) for bridge in state.bridges],
+        "weight_adapters": {
+            name: {**_as_node(declared.part, t), "select": list(declared.select)} for name, declared in state.weight_adapters.items()
+        },
+        "precision": dict(state.precision),
         "specs": _specs(model),
     }
 
@@ -133,15 +139,28 @@ def _build(about: Mapping[str, Any], directory: Path, registry: Registry | None)
     with _understood(directory):
         nodes = {role: about["parts"][role] for role in _ROLES}
         between = {str(junction): list(entries) for junction, entries in about.get("adapters", {}).items()}
-        everything = [*nodes.values(), *(node for entries in between.values() for node in entries)]
+        beside = dict(about.get("weight_adapters", {}))
+        everything = [*nodes.values(), *(node for entries in between.values() for node in entries), *beside.values()]
         known = registry if registry is not None else discover(allow={str(node["use"]).partition(".")[0] for node in everything})
         parts = {role: _part(role, nodes[role], known, directory) for role in _ROLES}
         adapters = {j: [_part("adapter", node, known, directory) for node in entries] for j, entries in between.items()}
+        attached = {name: (_part("weight-adapter", node, known, directory), tuple(node["select"])) for name, node in beside.items()}
         bridges = [Bridge(**bridge) for bridge in about.get("bridges", [])]
+        precision: dict[str, str] = {role: str(about["precision"][role]) for role in _ROLES if role in about.get("precision", {})}
     context = BuildContext(seed=0, specs={role: part.options.to_spec() for role, part in parts.items() if hasattr(part.options, "to_spec")})
     built = {role: _module(part, known, context) for role, part in parts.items()}
     joints = {junction: [_module(part, known, context) for part in entries] for junction, entries in adapters.items()}
-    model = Model(built["embedding"], built["rack"], built["head"], adapters=joints, bridges=bridges)
+    for role, module in built.items():
+        if role in precision:
+            module.to(getattr(torch, precision[role]))
+    model = Model(built["embedding"], built["rack"], built["head"], adapters=joints, bridges=bridges, precision=precision)
+    model.attach(
+        {
+            (name, path): _module(part, known, context, model.get_parameter(f"{path}.weight"))
+            for name, (part, select) in attached.items()
+            for path in targets(model, select, name)
+        }
+    )
     if (noted := about.get("specs")) is not None and noted != (found := _specs(model)):
         changed = [f"{role} was {noted.get(role)}, is {found.get(role)}" for role in found if noted.get(role) != found.get(role)]
         raise UserError(
@@ -161,8 +180,8 @@ def _part(kind: Kind, node: Mapping[str, Any], registry: Registry, directory: Pa
     return Part(kind=kind, id=use, options=attrs.evolve(options, **values))
 
 
-def _module(part: Part, registry: Registry, context: BuildContext) -> nn.Module:
-    module = build_module(part, registry, context)
+def _module(part: Part, registry: Registry, context: BuildContext, *extra: object) -> nn.Module:
+    module = build_module(part, registry, context, *extra)
     if isinstance(module, Scheduled) and (names := scheduled_fields(type(part.options))):
         module.apply_values({name: getattr(part.options, name) for name in names})
     return module

@@ -213,7 +213,11 @@ def _train(loop: RunLoop, rest: _Rest | None = None) -> Result:
         for change in rest.changes if rest is not None else ():
             loop.tell(change)
         machine = loop.train()
-        save_weights(machine.model.model, directory.path / FINAL, _about(loop.plan, machine))
+        with machine.optimizer.evaluating():  # an optimizer that trains at other points shows the weights to keep
+            save_weights(machine.model.model, directory.path / FINAL, _about(loop.plan, machine))
+        if machine.optimizer.average is not None:
+            with machine.optimizer.evaluating("ema"):
+                save_weights(machine.model.model, directory.path / f"{FINAL}-ema", _about(loop.plan, machine))
         status = FINISHED
     except KeyboardInterrupt:
         status = "interrupted"
