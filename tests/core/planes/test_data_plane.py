@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from stackwise.errors import DataError, ProviderError
 from stackwise.phases import BatchShape, DataState, Part
+from stackwise.planes.apportionment import Request
 from stackwise.planes.batches import check_batch
 from stackwise.planes.data import DataPlane
 from stackwise.planes.iterable_loader import IterableLoader, as_loader
-from stackwise.planes.mixture import Request
 from stackwise.schedules import Curve, Knot
 from stackwise.specs import BatchSpec, TensorSpec
 from stackwise.time import Moment

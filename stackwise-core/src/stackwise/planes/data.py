@@ -13,10 +13,11 @@ from attrs import define, field
 from stackwise.contracts import Batch, Built, Fingerprinted, Loader, Scheduled
 from stackwise.errors import DataError, ProviderError
 from stackwise.phases import DataState, Part
+from stackwise.planes.apportionment import Request
 from stackwise.planes.batches import check_batch, check_limits, join_rows, refuse_outside, rows_of
 from stackwise.planes.bridges import fields_across, take
 from stackwise.planes.iterable_loader import IterableLoader, as_loader
-from stackwise.planes.mixture import Mixture, Request
+from stackwise.planes.mixture import Mixture
 from stackwise.planes.read_ahead import ReadAhead
 from stackwise.planes.reader_processes import ProcessLoader
 from stackwise.planes.transforming import BuildTransform, Transforms
