@@ -9,10 +9,11 @@ import torch
 from attrs import evolve
 from torch import nn
 
-from stackwise.contracts import BlockOrigin, GrowthRequest, Scheduled
-from stackwise.errors import ProviderError, UserError
+from stackwise.contracts import BlockOrigin, GrowthRequest
+from stackwise.errors import UserError
 from stackwise.model import Model, load_named_tensors, named_tensors, rack_spec
 from stackwise.phases import UNGATED, CompiledPhase, Enter, ModelState, Part
+from stackwise.planes.following import Follower
 from stackwise.planes.gates import Gates, gated_modules
 from stackwise.planes.initialisation import DeferredInitialisation
 from stackwise.planes.start import check_start
@@ -53,7 +54,7 @@ class ModelPlane:
         self._build, self._seed, self._start = build, seed, start
         self._device = device or torch.device("cpu")
         self._state: ModelState | None = None
-        self._values: list[tuple[Scheduled, Part, dict[str, float]]] = []
+        self._followers: list[Follower] = []
         self._gates: Gates | None = None
         self._gate = UNGATED
         self._fixed: set[str] = set()
@@ -124,11 +125,8 @@ class ModelPlane:
 
     def apply_values(self, t: float) -> None:
         """Hand every part the values in force at t, when they changed."""
-        for module, part, last in self._values:
-            values = part.values_at(t)
-            if values != last:
-                module.apply_values(values)
-                last.update(values)
+        for follower in self._followers:
+            follower.apply(t)
         if self._gates is not None:
             self._gates.set(self._gate(t))
 
@@ -296,15 +294,7 @@ class ModelPlane:
         parts = [(role, getattr(state, role)) for role in ROLES]
         parts += [(f"adapters.{j}.{i}", part) for j, adapters in state.adapters.items() for i, part in enumerate(adapters)]
         parts += [(f"weight_adapters.{name}.{path}", state.weight_adapters[name].part) for name, path in self._attached()]
-        self._values = []
-        for role, part in parts:
-            if part.curves:
-                module = self.model.get_submodule(role)
-                if not isinstance(module, Scheduled):
-                    raise ProviderError(
-                        f"{part.id} declares options that follow time ({', '.join(part.curves)}) but its module has no apply_values"
-                    )
-                self._values.append((module, part, {}))
+        self._followers = [Follower(part, self.model.get_submodule(role), "its module") for role, part in parts if part.curves]
 
     def _attached(self) -> Iterable[tuple[str, str]]:
         return self.model.attached if isinstance(self.model, Model) else ()

@@ -62,6 +62,8 @@ class OptimizerPlane:
         """The torch groups as they were built, without their parameters."""
         self.parameters: list[nn.Parameter] = []
         """The trainable parameters, each once."""
+        self._shown: dict[str, Any] = {}
+        """The torch group whose learning rate is told."""
         self.clip: float | None = None
         self.optimizer: torch.optim.Optimizer
 
@@ -80,8 +82,7 @@ class OptimizerPlane:
     @property
     def lr(self) -> float:
         """The learning rate in force for the parameters that no group takes; of the first group where groups take them all."""
-        groups = self.optimizer.param_groups
-        return float(next((group for group in groups if group.get("group") == "default"), groups[0]).get("lr", 0.0))
+        return float(self._shown.get("lr", 0.0))
 
     def enter(
         self,
@@ -131,10 +132,11 @@ class OptimizerPlane:
 
     def apply_values(self, t: float) -> None:
         """Set every followed entry to its value at t, where it changed."""
+        factor = self._rate_factor
         for entry in self._followed:
             value = entry.curve(t)
             if entry.is_rate:
-                value *= self._rate_factor
+                value *= factor
             if value != entry.last:
                 entry.group[entry.key] = entry.last = value
 
@@ -244,7 +246,9 @@ class OptimizerPlane:
 
     def _hold(self, optimizer: torch.optim.Optimizer, trainable: Mapping[str, nn.Parameter]) -> None:
         self.optimizer, self._names, self.parameters = optimizer, dict(trainable), list(trainable.values())
-        self._built = [deepcopy({key: value for key, value in group.items() if key != "params"}) for group in optimizer.param_groups]
+        groups = optimizer.param_groups
+        self._built = [deepcopy({key: value for key, value in group.items() if key != "params"}) for group in groups]
+        self._shown = next((group for group in groups if group.get("group") == "default"), groups[0])
 
     def _by_name(self) -> dict[str, dict[str, Any]]:
         state = self.optimizer.state if self._names else {}
