@@ -82,6 +82,7 @@ class ModelPlane:
         gate: Curve = UNGATED,
         enter: Enter | None = None,
         restoring: bool = False,
+        settle: Callable[[Iterable[nn.Parameter]], None] = lambda leaving: None,
     ) -> ModelReceipt:
         """Cross into a declared state.
 
@@ -93,6 +94,7 @@ class ModelPlane:
             gate: value over time of the gate on blocks that are gated.
             enter: the phase's own word on how to cross.
             restoring: whether saved values follow, so that the first state needs none to begin from.
+            settle: called with parameters before they are frozen or merged, so that they hold the weights to keep.
 
         Raises:
             UserError: a parameter changes its shape and no operator says how; a selector that matches nothing; nothing trainable;
@@ -104,11 +106,11 @@ class ModelPlane:
             self._gates = None
         if before is None or _differ(before, state) or blocks or growth is not None or (enter is not None and enter.fresh):
             self._start = None if restoring else self._start
-            receipt = self._transform(before, state, step, blocks or {}, growth, enter or Enter())
+            receipt = self._transform(before, state, step, blocks or {}, growth, enter or Enter(), settle)
         else:
             receipt = ModelReceipt(adopted={name: name for name, _ in self.model.named_parameters()})
         self.model.wire(state.bridges)
-        self._freeze(state)
+        self._freeze(state, settle)
         self._hold_gates(blocks or {}, gate)
         self._follow(state)
         return receipt
@@ -166,6 +168,7 @@ class ModelPlane:
         blocks: Mapping[tuple[str, int], BlockOrigin],
         growth: object,
         enter: Enter,
+        settle: Callable[[Iterable[nn.Parameter]], None],
     ) -> ModelReceipt:
         old, old_buffers, drop = self._extract(before)
         with DeferredInitialisation() as draws:
@@ -181,6 +184,7 @@ class ModelPlane:
             old = check_start(old, new, drop)
         found = origins(old, new, source, growth=growth, request=_request(before, state, new), fresh=fresh)
         leaving = self._leaving(before, new, source) if enter.weight_adapters == "merge" else {}
+        settle(p for (_, path), adapter in leaving.items() for p in (*adapter.parameters(), self.model.get_parameter(f"{path}.weight")))
         merged = merge(self.model, leaving) if leaving else ()
         receipt = load(
             old,
@@ -274,11 +278,12 @@ class ModelPlane:
 
     # -- what the state says of the model in place ----------------------------------------------------------------
 
-    def _freeze(self, state: ModelState) -> None:
+    def _freeze(self, state: ModelState, settle: Callable[[Iterable[nn.Parameter]], None]) -> None:
         named = dict(self.model.named_parameters())
         held = self._fixed.union(select(state.freeze, named))
         if held.issuperset(named):
             raise UserError(f"model.freeze {list(state.freeze)} leaves nothing to train: every parameter is frozen")
+        settle(parameter for name, parameter in named.items() if name in held)
         for name, parameter in named.items():
             parameter.requires_grad_(name not in held)
             if name in held:
