@@ -259,25 +259,21 @@ class OptimizerPlane:
     # -- crossing -------------------------------------------------------------------------------------------------
 
     def leave(self, state: OptimizerState) -> None:
-        """Before anything crosses: where another optimizer takes over, all parameters hold the weights to keep."""
+        """Before anything crosses: where another optimizer takes over, every parameter leaves the one in place."""
         if self._state is not None and self._state.part.id != state.part.id:
-            self._keep(self.parameters)
+            self.settle(self.parameters)
 
     def settle(self, leaving: Iterable[nn.Parameter]) -> None:
-        """Let parameters that the optimizer will not train any more hold the weights to keep; where these are others than it trained at,
-        state that belongs to the old ones ends."""
-        self._settled |= self._keep(leaving)
-
-    def _keep(self, parameters: Iterable[nn.Parameter]) -> set[nn.Parameter]:
-        """Write the weights to keep into those of the parameters that have others in training; returns these."""
+        """Let parameters that the optimizer will not train any more hold the weights to keep, where it trained at others; the state that
+        belongs to those ends."""
         if not self._names or not self._trains_elsewhere:
-            return set()
-        moved = [parameter for parameter in parameters if self.optimizer.state.get(parameter)]
+            return
+        moved = [parameter for parameter in leaving if parameter not in self._settled and self.optimizer.state.get(parameter)]
         with self.evaluating() if moved else nullcontext():
             kept = [parameter.detach().clone() for parameter in moved]
         for parameter, value in zip(moved, kept, strict=True):
             parameter.detach().copy_(value)
-        return set(moved)
+        self._settled.update(moved)
 
     def _hold(self, optimizer: torch.optim.Optimizer, trainable: Mapping[str, nn.Parameter]) -> None:
         self.optimizer, self._names, self.parameters = optimizer, dict(trainable), list(trainable.values())
