@@ -43,6 +43,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "run",
         "run_loop",
         "resumption",
+        "saved_models",
         "amendments",
         "exports",
         "generation",

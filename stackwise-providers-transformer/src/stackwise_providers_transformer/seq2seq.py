@@ -9,9 +9,11 @@ from collections.abc import Mapping
 
 import torch
 
-from stackwise import BuildContext, Moment, TaskSpec, UserError
+from stackwise import BuildContext, GenerationSettings, Moment, TaskSpec, UserError
+from stackwise_providers_transformer.continuation import Forward, continue_prompt
 from stackwise_providers_transformer.options import check_sizes
 from stackwise_providers_transformer.pair_options import Seq2SeqOptions
+from stackwise_providers_transformer.sampling import limited
 from stackwise_providers_transformer.span_corruption import SpanSizes, cut, hidden_spans
 from stackwise_providers_transformer.token_nats import summed_nats
 from stackwise_providers_transformer.token_units import BITS_PER_NAT, bits_metric, token_unit
@@ -70,6 +72,26 @@ class Seq2Seq:
         nats, count = summed_nats(outputs["logits"], targets, counted)
         right = ((outputs["logits"].detach().argmax(-1) == targets) & counted).sum()
         return nats, count, {self.metric: (nats.detach() * BITS_PER_NAT, count), "accuracy": (right, count)}
+
+    def generate(self, model: Forward, prompt: torch.Tensor, settings: GenerationSettings, generator: torch.Generator) -> torch.Tensor:
+        """The prompt [T], which is the source, and its target token by token.
+
+        Of cut spans the target is the one span that was cut out behind the prompt.
+
+        Raises:
+            UserError: an empty prompt, more positions than the model has, or a setting without effect.
+        """
+        source, target = prompt.long(), prompt.new_empty(0, dtype=torch.long)
+        if self.options.pairs == "spans":
+            marks = torch.tensor([self.sentinel, self.end])
+            source, target = torch.cat((source, marks)), marks[:1]
+        if self.options.adds_symbols:
+            settings = limited(settings, self.options.symbols)
+        if self.options.form == "prefix":
+            row, beside = torch.cat((source, target)), {"prefix": torch.tensor([len(source)])}
+        else:
+            row, beside = torch.cat((torch.tensor([self.end]), target)), {"source": source[None]}
+        return continue_prompt(model, prompt, settings, generator, row_R=row, beside=beside)
 
     def _cut(self, batch: Mapping[str, torch.Tensor], generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         tokens = batch["tokens"].long()
