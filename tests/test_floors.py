@@ -49,6 +49,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "generation",
         "diagnosis",
         "pricing",
+        "prepared_shapes",
         "describe",
         "conformance",
         "scaffold",

@@ -51,7 +51,8 @@ class Seq2Seq:
         target [B, Y] one later behind the end symbol, and the source [B, S] with its `memory_mask`.
 
         Raises:
-            UserError: spans are to be cut out of rows that are not whole, or that need more sentinels than there are.
+            UserError: rows that are not one text each; spans are to be cut out of rows that are not whole, or that need more sentinels
+                than there are.
         """
         if self.options.pairs == "spans":
             source, target = self._cut(batch, generator)
@@ -59,6 +60,8 @@ class Seq2Seq:
                 return self._for_decoder(source, target, None, None)
             tokens = torch.cat((source, target), dim=1)
             return _as_prefix(tokens, torch.full((len(tokens),), source.shape[1], device=tokens.device), None)
+        if "segments" in batch:
+            raise UserError("segments: a row holds one source and its target, not several texts: deliver no `segments`")
         if self.options.form == "encoder-decoder":
             return self._for_decoder(batch["prompt"].long(), batch["response"].long(), batch.get("prompt_mask"), batch.get("response_mask"))
         return _as_prefix(batch["tokens"].long(), batch["prefix"].long(), batch.get("mask"))
@@ -95,7 +98,7 @@ class Seq2Seq:
 
     def _cut(self, batch: Mapping[str, torch.Tensor], generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         tokens = batch["tokens"].long()
-        if "segments" in batch or ("mask" in batch and not bool(batch["mask"].all())):
+        if "segments" in batch or "mask" in batch:
             raise UserError("pairs: spans are cut out of whole rows of one text: set `rows: stream` at the source")
         density, mean_span = self.options.density, self.options.mean_span
         sizes = SpanSizes.of(
