@@ -95,25 +95,30 @@ def _row_estimates(task: MaskDiffusion, prepared: dict[str, torch.Tensor], logit
 
 
 def test_the_exact_count_varies_thirteen_times_less() -> None:
-    """Ten tokens that cost c = 1, 2, … 10 nats whatever is seen, and τ above 1/1000, where samplers cut it: below, there is no variance.
+    """Ten tokens that cost c = 1, 2, … 10 nats whatever is seen, and τ above 1/1000, where samplers cut it: below, the variance is endless.
 
-    Each estimate has the mean of c as its expectation. Given τ the drawn one varies by Σc²(1 - τ)/(τL²), and the mean of (1 - τ)/τ over
-    (ε, 1] is ln(1/ε)/(1 - ε) - 1. With l of L tokens masked the exact one is the mean of l of the c drawn without replacement, which
-    varies by S²(1/l - 1/L), S² = Σ(c - mean)²/(L - 1); the mean of 1/l is H/L with H = 1 + 1/2 + … + 1/L.
+    Both estimates have the mean of c as expectation, at every τ and every l. At τ the drawn one varies by Σc²(1 - τ)/(τL²), and the mean
+    of (1 - τ)/τ over (ε, 1] is ln(1/ε)/(1 - ε) - 1. With l of L tokens masked the exact one is the mean of l of the c without
+    replacement, which varies by S²(1/l - 1/L), S² = Σ(c - mean)²/(L - 1). Squares are weighed by τ and l: without, rare rows decide.
     """
     generator, task, length, cut = fresh_generator(), _task(), 10, 1e-3
     cost = torch.arange(1, length + 1, dtype=torch.float64)
-    harmonic = sum(1 / k for k in range(1, length + 1))
-    drawn_variance = float((cost**2).sum()) / length**2 * (math.log(1 / cut) / (1 - cut) - 1)
-    exact_variance = float(cost.var()) / length * (harmonic - 1)
-    assert round(drawn_variance / exact_variance) == 13
+    squared, spread = float((cost**2).sum()) / length**2, float(cost.var())
+    harmonic = sum(1 / count for count in range(1, length + 1))
+    drawn, exact = squared * (math.log(1 / cut) / (1 - cut) - 1), spread / length * (harmonic - 1)
+    assert round(drawn / exact) == 13
     logits = torch.stack((-cost, torch.log1p(-torch.exp(-cost)), torch.zeros(length)), dim=-1).float()
     batch = {"tokens": torch.zeros(200_000, length, dtype=torch.int64)}
-    for prepare, first, variance in ((task.prepare_evaluation, 0, exact_variance), (task.prepare, 200, drawn_variance)):
-        found = torch.cat([_row_estimates(task, prepare(batch, MOMENT, generator), logits)[first:] for _ in range(8)])
-        assert abs(float(found.mean() - cost.mean())) < 5 * standard_error(found)
-        squares = (found - cost.mean()) ** 2
-        assert abs(float(squares.mean()) - variance) < 5 * standard_error(squares)
+    prepared = task.prepare(batch, MOMENT, generator)
+    tau = 1 / prepared["weights"].double()
+    found = _row_estimates(task, prepared, logits)
+    excess = (found - cost.mean()) ** 2 * tau - squared * (1 - tau)
+    assert abs(float(excess.mean())) < 5 * standard_error(excess) < 0.02 * squared
+    prepared = task.prepare_evaluation(batch, MOMENT, generator)
+    count = length / prepared["weights"].double()
+    found = _row_estimates(task, prepared, logits)
+    excess = (found - cost.mean()) ** 2 * count - spread * (1 - count / length)
+    assert abs(float(excess.mean())) < 5 * standard_error(excess) < 0.02 * spread
 
 
 def test_a_uniform_predictor_is_worth_ln_v_exactly() -> None:
