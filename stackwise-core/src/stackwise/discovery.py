@@ -132,6 +132,7 @@ def _offers_of(distribution: Distribution) -> Iterator[_Offer]:
             name=entry_point.name,
             distribution=name,
             version=version,
+            module=entry_point.value.partition(":")[0].strip(),
             location=location,
             editable=editable,
         )

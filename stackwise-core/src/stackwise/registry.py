@@ -93,6 +93,8 @@ class Provider:
     name: str
     distribution: str
     version: str
+    module: str = ""
+    """The light module that its entry point names."""
     location: str = ""
     """Folder (or file) of its code once imported, of its distribution before."""
     editable: bool = False
