@@ -31,7 +31,7 @@ from stackwise.planes.optimizer import OptimizerPlane
 from stackwise.planes.reader_processes import ProcessLoader
 from stackwise.planes.transfer import Tensors
 from stackwise.pretrained import read_pretrained
-from stackwise.registry import Registry
+from stackwise.registry import Registry, blaming
 from stackwise.specs import TaskSpec
 from stackwise.streams import step_seed, stream_key
 
@@ -48,6 +48,11 @@ def assemble(source: Plan | Experiment, registry: Registry | None = None) -> Tra
         ProviderError: a component that is needed cannot be built.
     """
     plan = source if isinstance(source, Plan) else make_plan(source, registry if registry is not None else discover())
+    with blaming(plan.providers):
+        return _assemble(plan)
+
+
+def _assemble(plan: Plan) -> TrainingMachine:
     run = plan.experiment.run
     if run.threads is not None:
         torch.set_num_threads(run.threads)

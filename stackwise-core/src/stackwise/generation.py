@@ -20,6 +20,7 @@ from stackwise.model import load_named_tensors
 from stackwise.phases import CompiledPhase, TrainingState
 from stackwise.plan import Plan, make_plan
 from stackwise.planes.model import ModelPlane
+from stackwise.registry import blaming
 from stackwise.resumption import Described
 from stackwise.rundir import CHECKPOINTS, CONFIG, FINAL
 from stackwise.specs import BatchSpec
@@ -74,7 +75,8 @@ def generate(run: Path | str, prompt: str | Sequence[int], settings: GenerationS
     settings = evolve(settings, ids=_limit(trained.state) if settings.ids is None else settings.ids)
     _check_ids(given, settings.ids)
     generator = torch.Generator().manual_seed(step_seed(stream_key(seed, "generate"), 0))
-    made = task.generate(trained.model, torch.tensor(given, dtype=torch.long), settings, generator)
+    with blaming(trained.plan.providers):
+        made = task.generate(trained.model, torch.tensor(given, dtype=torch.long), settings, generator)
     ids = tuple(made.tolist())
     if ids[: len(given)] != given or len(ids) != len(given) + settings.tokens:
         raise ProviderError(

@@ -25,6 +25,7 @@ from stackwise.plan.reads import Reads, declared_sizes, reads_of
 from stackwise.planes.model import ModelPlane
 from stackwise.planes.optimizer import group_parameters
 from stackwise.planes.transfer import ModelReceipt
+from stackwise.registry import blaming
 from stackwise.schedules import Curve
 from stackwise.specs import OptimizerSpec, TaskSpec, TensorSpec
 
@@ -63,7 +64,8 @@ def price(plan: Plan) -> tuple[PhasePrice, ...]:
     shop = Workshop(plan, device="meta")
     plane = ModelPlane(shop.module, device=torch.device("meta"))
     walk = _Walk(plan, plane, shop)
-    return tuple(_price_phase(plan, phase, walk) for phase in plan.schedule)
+    with blaming(plan.providers):
+        return tuple(_price_phase(plan, phase, walk) for phase in plan.schedule)
 
 
 @define

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn, get_args
@@ -17,7 +18,7 @@ from attrs import define, field, frozen
 
 from stackwise.admission import ProviderList, refusal
 from stackwise.contracts import Component, Kind
-from stackwise.errors import ProviderError, UnknownComponentError, did_you_mean, near_names
+from stackwise.errors import ProviderError, StackwiseError, UnknownComponentError, did_you_mean, near_names
 from stackwise.isolation import guarded
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -258,8 +259,26 @@ class Registry:
         )
 
 
-def fault_of(error: Exception, providers: Iterable[Provider]) -> ProviderError | None:
-    """The error as a provider's defect, when it was raised in the code of one or in what that called; None: it is not theirs."""
+@contextmanager
+def blaming(providers: Iterable[Provider]) -> Iterator[None]:
+    """Run code that calls providers' components: what those raise of their own is their defect.
+
+    Raises:
+        ProviderError: an exception that was raised in the code of one of them, or in what that called.
+    """
+    try:
+        yield
+    except StackwiseError:
+        raise
+    except Exception as error:
+        fault = _fault_of(error, providers)
+        if fault is None:
+            raise
+        raise fault from error
+
+
+def _fault_of(error: Exception, providers: Iterable[Provider]) -> ProviderError | None:
+    """The error as a provider's defect; None: it is not theirs."""
     core = Path(__file__).parent
     folders = {Path(provider.location): provider for provider in providers if Path(provider.location) != core}
     for raised in (error, error.__cause__):
