@@ -232,8 +232,7 @@ def _operator(growing: Growing | None, drafts: Drafts) -> GrowthOperator | None:
         operator = growth.given
     else:
         try:
-            factory = growth.registered.load_factory()
-            operator = factory(growing.part.options_at(0.0), BuildContext(seed=0))
+            operator = growth.registered.build(growing.part.options_at(0.0), BuildContext(seed=0))
         except ProviderError as error:
             drafts.faults.append(error)
             return None
