@@ -68,7 +68,7 @@ class Loader:
     def take(self, rows, length):
         import torch
         self.taken += 1
-        if self.mode == "raises" and self.taken > 2:
+        if self.mode.isdigit() and self.taken > int(self.mode):
             raise RuntimeError("the well is dry")
         return {"levels": torch.zeros(rows - (self.mode == "few"), length - (self.mode == "short"))}
     def state_dict(self):
@@ -194,13 +194,16 @@ def test_a_loader_that_delivers_less_than_was_asked_is_refused(plan: Make, mode:
         list(stackwise.assemble(plan(data={"sources": {"sines": {"use": "faulty.load", "mode": mode}}})).train())
 
 
-def test_what_a_provider_raises_in_mid_run_is_its_own_fault(registry: Registry, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("takes", "began"), [(0, False), (40, True)], ids=["rehearsal", "mid-run"])
+def test_what_a_provider_raises_while_it_is_used_is_its_own_fault(registry: Registry, tmp_path: Path, takes: int, began: bool) -> None:
     config = tmp_path / "x.yaml"
     config.write_text((SOURCE / "grow-waves.yaml").read_text(encoding="utf-8"), encoding="utf-8")
-    settings = ["data.sources.sines.use=faulty.load", "data.sources.sines.mode=raises", "observers=[]", "evaluate=null"]
+    settings = ["data.sources.sines.use=faulty.load", f"data.sources.sines.mode='{takes}'", "observers=[]", "evaluate=null"]
     with pytest.raises(ProviderError, match=r"fake-faulty 1.0 failed in take \(fake_faulty.py:\d+\): RuntimeError: the well is dry"):
         run(config, settings, tmp_path / "out")
-    assert "the well is dry" in (tmp_path / "out" / "status.json").read_text(encoding="utf-8")
+    status = tmp_path / "out" / "status.json"
+    assert status.exists() == began
+    assert not began or "the well is dry" in status.read_text(encoding="utf-8")
 
 
 def test_an_evaluations_own_sources_are_joined_with_the_task(plan: Make) -> None:

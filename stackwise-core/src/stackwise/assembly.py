@@ -31,7 +31,7 @@ from stackwise.planes.optimizer import OptimizerPlane
 from stackwise.planes.reader_processes import ProcessLoader
 from stackwise.planes.transfer import Tensors
 from stackwise.pretrained import read_pretrained
-from stackwise.registry import Registry
+from stackwise.registry import Registry, blaming
 from stackwise.specs import TaskSpec
 from stackwise.streams import step_seed, stream_key
 
@@ -48,6 +48,11 @@ def assemble(source: Plan | Experiment, registry: Registry | None = None) -> Tra
         ProviderError: a component that is needed cannot be built.
     """
     plan = source if isinstance(source, Plan) else make_plan(source, registry if registry is not None else discover())
+    with blaming(plan.providers):
+        return _assemble(plan)
+
+
+def _assemble(plan: Plan) -> TrainingMachine:
     run = plan.experiment.run
     if run.threads is not None:
         torch.set_num_threads(run.threads)
@@ -192,8 +197,8 @@ class Workshop:
         with _as_faults_of(part):
             if isinstance(part.given, Built):
                 return part.given.make(*extra, **_plain_stacks(options))
-            factory = self._plan.registry.get(part.kind, part.id).load_factory()  # type: ignore[arg-type]  # a Part's kind is a Kind
-            return factory(options, self._context(part, consumer, split), *extra)
+            found = self._plan.registry.get(part.kind, part.id)  # type: ignore[arg-type]  # a Part's kind is a Kind
+            return found.build(options, self._context(part, consumer, split), *extra)
 
     def _context(self, part: Part, consumer: str, split: str) -> BuildContext:
         plan = self._plan
@@ -243,9 +248,9 @@ def build_module(part: Part, registry: Registry, context: BuildContext, *extra: 
     Raises:
         ProviderError: it cannot be built, or is no module.
     """
-    factory = registry.get(part.kind, part.id).load_factory()  # type: ignore[arg-type]  # a Part's kind is a Kind
+    found = registry.get(part.kind, part.id)  # type: ignore[arg-type]  # a Part's kind is a Kind
     with _seeded(context.seed), _as_faults_of(part):
-        module = factory(part.options, context, *extra)
+        module = found.build(part.options, context, *extra)
     if not isinstance(module, nn.Module):
         raise ProviderError(f"{part.kind} {part.id} was built as a {type(module).__name__}: it must be an nn.Module")
     return module
@@ -276,7 +281,7 @@ def _asked_of(declared: EvaluationPlan, step: int) -> Request | None:
 
 def _build_loader(id: str, options: Any, context: BuildContext) -> Any:
     """A registered loader, built in a process of its own."""
-    return discover(allow={id.partition(".")[0]}).get("loader", id).load_factory()(options, context)
+    return discover(allow={id.partition(".")[0]}).get("loader", id).build(options, context)
 
 
 def _parts(phase: CompiledPhase) -> Iterator[Part]:

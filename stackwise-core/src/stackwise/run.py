@@ -16,14 +16,14 @@ from stackwise.checkpoints import Checkpoint, CheckpointStore, save_weights, ste
 from stackwise.config import Experiment
 from stackwise.describe import plan_as_json
 from stackwise.discovery import discover
-from stackwise.errors import RunStopped, StackwiseError, UserError
+from stackwise.errors import RunStopped, UserError
 from stackwise.events import ConfigChanged
 from stackwise.exports import describe_model
 from stackwise.machine import TrainingMachine
 from stackwise.plan import Plan, make_plan
 from stackwise.pricing import price
 from stackwise.progress import Progress
-from stackwise.registry import fault_of
+from stackwise.registry import blaming
 from stackwise.report import Summary
 from stackwise.resumption import Described, Origin, changed_versions, check_fingerprints, named_config
 from stackwise.run_loop import RunLoop
@@ -128,7 +128,9 @@ def _go_on(path: Path, experiment: Experiment, stream: TextIO | None) -> Result:
         checkpoint, skipped = CheckpointStore(path / CHECKPOINTS).newest()
         rest = _Rest.after(checkpoint, experiment)
         if directory.status().get("status") == FINISHED and rest.step >= rest.plan.schedule.steps:
-            return Result(path, Summary.of(directory.history()), finished_before=True)
+            summary = Summary.of(directory.history())
+            directory.close()
+            return Result(path, summary, finished_before=True)
         machine = rest.machine()
         progress = Progress(rest.plan.schedule, stream)
         for each in skipped:
@@ -183,7 +185,8 @@ class _Rest:
         if self.checkpoint is None or self.saved is None:
             return machine
         try:
-            machine.restore(self.checkpoint.load_tensors(), self.saved.machine)
+            with blaming(self.plan.providers):
+                machine.restore(self.checkpoint.load_tensors(), self.saved.machine)
             check_fingerprints(self.saved.fingerprints, machine)
         except BaseException:
             machine.data.end()
@@ -212,12 +215,8 @@ def _train(loop: RunLoop, rest: _Rest | None = None) -> Result:
             loop.progress.say(f"      {note}")
         for change in rest.changes if rest is not None else ():
             loop.tell(change)
-        machine = loop.train()
-        with machine.optimizer.evaluating():  # an optimizer that trains at other points shows the weights to keep
-            save_weights(machine.model.model, directory.path / FINAL, _about(loop.plan, machine))
-        if machine.optimizer.average is not None:
-            with machine.optimizer.evaluating("ema"):
-                save_weights(machine.model.model, directory.path / f"{FINAL}-ema", _about(loop.plan, machine))
+        with blaming(loop.plan.providers):
+            _save_final(loop.train(), loop)
         status = FINISHED
     except KeyboardInterrupt:
         status = "interrupted"
@@ -225,19 +224,22 @@ def _train(loop: RunLoop, rest: _Rest | None = None) -> Result:
     except RunStopped as error:
         status = f"stopped by {error.by.name}"
         raise
-    except StackwiseError as error:
+    except Exception as error:
         status = f"failed: {error}"
         raise
-    except Exception as error:
-        fault = fault_of(error, loop.plan.providers)
-        status = f"failed: {fault or error}"
-        if fault is None:
-            raise
-        raise fault from error
     finally:
         _write_status(loop, status)
         directory.close()
     return Result(directory.path, loop.summary)
+
+
+def _save_final(machine: TrainingMachine, loop: RunLoop) -> None:
+    """The weights to keep; an optimizer that trains at other points shows them."""
+    with machine.optimizer.evaluating():
+        save_weights(machine.model.model, loop.directory.path / FINAL, _about(loop.plan, machine))
+    if machine.optimizer.average is not None:
+        with machine.optimizer.evaluating("ema"):
+            save_weights(machine.model.model, loop.directory.path / f"{FINAL}-ema", _about(loop.plan, machine))
 
 
 def _write_status(loop: RunLoop, status: str) -> None:
@@ -284,7 +286,10 @@ def _checkpoint_at(store: CheckpointStore, at: str, directory: Path) -> Checkpoi
     limit = Described.read(newest.document).past.clock.step_of(share)
     below = [step for step in known if step <= limit]
     if not below:
-        raise UserError(f"{directory} has no checkpoint up to step {limit} ({at}); there are those of steps {there}")
+        raise UserError(
+            f"{directory} has no checkpoint up to step {limit} ({at}); there are those of steps {there}: "
+            "run.checkpoint.keep_last and keep_every say which stay"
+        )
     return store.at(below[-1])
 
 
