@@ -203,7 +203,8 @@ class DataPlane:
     def rehearse(self, phases: Iterable[tuple[DataState, int, Moment]]) -> list[dict[str, EpochSize | None]]:
         """Build what every phase reads, and make one row of each length, so that wrong data show before the first step.
 
-        No read position moves; what was built is used when its phase is entered. Finished objects are built around and not read.
+        No read position moves, and transforms keep what they hold; loaders that were built are used when their phase is entered. Finished
+        loaders are built around and not read.
 
         Args:
             phases: declared state, lookahead of the task and first instant of each phase.
@@ -221,6 +222,7 @@ class DataPlane:
             made += [source for source in self._sources.values() if source not in made]
             self._try(state, moment)
             sizes.append({name: _epoch_size(source.loader) for name, source in self._sources.items()})
+        self._transforms.enter(())
         self._ready, self._sources, self._parked, self._state = made, {}, {}, None
         return sizes
 
@@ -229,11 +231,13 @@ class DataPlane:
         if not all(_can_be_tried(source) for source in self._sources.values()):
             return
         before = {name: source.loader.state_dict() for name, source in self._sources.items()}
+        transforms = self._transforms.state_dict()
         for length in dict.fromkeys(shape.seq_len for _, shape in state.shapes if shape.rows is not None):
             asked = None if length is None else length + self._lookahead
             self._finish(join_rows([(name, self._take_from(name, 1, asked)) for name in self._sources]), moment)
-        for name, source in self._sources.items():
-            source.loader.load_state_dict(before[name])
+            self._transforms.load_state_dict(transforms)
+            for name, source in self._sources.items():
+                source.loader.load_state_dict(before[name])
 
     def _begun(self, name: str, part: Part, delivered: Delivered) -> _Source:
         loader = self._loader(name, part)
