@@ -78,6 +78,10 @@ def transition(
     for role in ("embedding", "rack", "head"):
         if getattr(old, role).id != getattr(new, role).id:
             notes.append(f"{role} {getattr(old, role).id} is replaced by {getattr(new, role).id}: its parameters start anew")
+    for junction, parts in old.adapters.items():
+        for there, here in zip(parts, new.adapters.get(junction, ()), strict=False):
+            if there.id != here.id:
+                notes.append(f"adapter {there.id} of {junction} is replaced by {here.id}: its parameters start anew")
     replaced = old.rack.id != new.rack.id
     if old_state.optimizer.part.id != new_state.optimizer.part.id:
         carried = "moments that the new one keeps as well go on, the others start anew"
