@@ -25,7 +25,7 @@ from stackwise.phases import (
 )
 from stackwise.plan.curves import Curves
 from stackwise.plan.evaluations import EvaluationPlan, evaluation_plan
-from stackwise.plan.extents import extent_of, shapes_in
+from stackwise.plan.extents import counts_epochs, extent_of, shapes_in
 from stackwise.plan.junctions import Joined, PhaseDrafts, join
 from stackwise.plan.parts import Draft, Drafts
 from stackwise.plan.reads import declared_sizes, shortages
@@ -89,7 +89,7 @@ class _Planner:
     """Width and depth where they are first asked for."""
 
     def __attrs_post_init__(self) -> None:
-        self.drafts = Drafts(self.registry)
+        self.drafts = Drafts(self.registry, counting=counts_epochs(self.experiment.resolved))
 
     def plan(self) -> Plan:
         """Go as far as the config allows, so that one pass finds every mistake; stop only where nothing can follow."""
@@ -225,6 +225,9 @@ class _Planner:
         try:
             extents = [extent_of(phase, each) for phase, each in zip(phases, found, strict=True)]
             return lay_out(self.experiment.run.horizon, extents, self.past)
+        except ConfigError as error:
+            self.problems += error.problems
+            return None
         except ScheduleError as error:
             if not any(problem.path.endswith((".until", "run.horizon")) for problem in self.problems):
                 self.problems.append(Problem(str(error), "phases", phases[-1].locate("until")))
