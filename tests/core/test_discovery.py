@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -191,12 +192,57 @@ def test_what_is_not_allowed_or_is_blocked_is_not_imported_and_not_at_fault(site
 def test_malformed_metadata_is_a_finding(site: Any) -> None:
     site.install_raw("nameless-1.0", None, "[stackwise.providers]\nx = y\n")
     site.install_raw("unruly-1.0", "Name: unruly\nVersion: 1.0\n", "[stackwise.providers]\nno equals sign\n")
-    site.install_raw("elsewhere-1.0", None, "[another.group]\nno equals sign\n")
+    site.install_raw("elsewhere-1.0", None, "[another.group]\nno equals sign\n# stackwise.providers\n")
     site.install("fine")
-    by_name: dict[str, Provider] = {p.name: p for p in discover(allow={"fine", "nameless-1.0.dist-info", "unruly-1.0.dist-info"}).providers}
+    by_name: dict[str, Provider] = {p.name: p for p in discover(allow={"fine", "x", "unruly-1.0.dist-info"}).providers}
     assert by_name["fine"].ok
-    assert "metadata cannot be read" in by_name["nameless-1.0.dist-info"].status
-    assert "metadata cannot be read" in by_name["unruly-1.0.dist-info"].status
+    assert "metadata of nameless-1.0.dist-info cannot be read" in by_name["x"].status
+    assert "metadata of unruly-1.0.dist-info cannot be read" in by_name["unruly-1.0.dist-info"].status
+    assert "'no equals sign'" in by_name["unruly-1.0.dist-info"].status
+    assert "elsewhere-1.0.dist-info" not in by_name
+
+
+def test_two_distributions_whose_folders_begin_alike_are_two(site: Any) -> None:
+    """A folder of old form keeps the dashes of its name, `<name>-<version>.dist-info`, so that its name does not end at the first."""
+    for name in ("fake-one", "fake-two"):
+        site.install_raw(f"{name}-1.0", f"Name: {name}\nVersion: 1.0\n", f"[stackwise.providers]\n{name} = {name.replace('-', '_')}\n")
+    assert {"fake-one", "fake-two"} <= {p.distribution for p in discover(allow=set()).providers}
+
+
+def test_a_distribution_that_is_shadowed_offers_nothing_more(site: Any, distributions: ModuleType, tmp_path: Any, monkeypatch: Any) -> None:
+    other = distributions.Site(tmp_path / "other")
+    other.folder.mkdir()
+    site.install("fine", version="2.0")
+    other.install_raw("fake_fine-1.0", "Name: fake-fine\nVersion: 1.0\n", "[stackwise.providers]\nfine = fake_fine\nolder = fake_fine\n")
+    monkeypatch.setattr(sys, "path", [*sys.path, str(other.folder)])
+    assert discover(allow=set()).provider("older") is None
+
+
+OPENED = """
+import json, sys
+opened = []
+sys.addaudithook(lambda event, about: opened.append(str(about[0])) if event == "open" else None)
+from stackwise import discover
+discover()
+opened.clear()
+registry = discover()
+first = [name for name in opened if sys.argv[1] in name]
+registry.provider("p7")
+print(json.dumps([first, [name for name in opened if sys.argv[1] in name][len(first):]]))
+"""
+
+
+def test_discovery_reads_one_file_of_each_distribution_and_metadata_of_whom_is_asked_for(distributions: ModuleType, tmp_path: Any) -> None:
+    """As a bare scan of entry points does; benchmarks/discovery.py measures both."""
+    site = distributions.Site(tmp_path)
+    for i in range(12):
+        site.install(f"p{i}")
+    done = distributions.run_python(OPENED, str(tmp_path), sites=[tmp_path])
+    assert done.returncode == 0, done.stderr
+    first, then = json.loads(done.stdout)
+    assert len(first) == 12 and {name.rpartition("/")[2] for name in first} == {"entry_points.txt"}
+    assert {name.rpartition("/")[2] for name in then if "dist-info" in name} == {"METADATA", "direct_url.json"}
+    assert all("p7" in name for name in then if name.startswith(str(tmp_path)))
 
 
 def test_an_editable_installation_is_marked(site: Any) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import random
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -144,3 +146,31 @@ def test_the_file_digest_follows_content_and_paths(tmp_path: Path) -> None:
     assert digest() == first
     (tmp_path / "a.py").rename(tmp_path / "b.py")
     assert digest() != first
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ("import os; os.chdir('/')", "the working directory"),
+        ("import random; random.random()", "the random generator of `random`"),
+        ("import torch; torch.manual_seed(3)", "the random generator of torch"),
+        ("import torch; torch.set_default_dtype(torch.float64)", "the default dtype of torch"),
+    ],
+)
+def test_a_factory_that_changes_global_state_is_undone_and_named(site: Any, code: str, told: str) -> None:
+    import torch
+
+    (site.folder / "fake_rude.py").write_text(f"def f(options):\n    {code}\n    return options\n")
+    site.modules.append("fake_rude")
+    before = os.getcwd(), random.getstate(), torch.initial_seed(), torch.get_default_dtype()  # noqa: PTH109 - the process's own state
+    with pytest.warns(StateChanged, match=rf"calling 'fake_rude:f' of text-dist 1\.0 changed {told}; this was undone"):
+        assert registered("rack", "text.part", factory="fake_rude:f").build(7) == 7
+    assert (os.getcwd(), random.getstate(), torch.initial_seed(), torch.get_default_dtype()) == before  # noqa: PTH109
+
+
+def test_a_factory_may_draw_its_weights(site: Any) -> None:
+    (site.folder / "fake_drawn.py").write_text("import torch\ndef f():\n    return torch.rand(3)\n")
+    site.modules.append("fake_drawn")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert registered("rack", "text.part", factory="fake_drawn:f").build().shape == (3,)

@@ -45,16 +45,17 @@ def build_wheel(source: Path, here: Path) -> Path:
 
 
 class Environment:
-    """A venv with some of our wheels and links to the third-party distributions they declare."""
+    """A venv with some of our wheels and links to the third-party distributions they declare, and to `tools`, named as requirements."""
 
-    def __init__(self, folder: Path, wheels: Iterable[Path]) -> None:
+    def __init__(self, folder: Path, wheels: Iterable[Path], tools: Iterable[str] = ()) -> None:
         self.folder = folder
         self.work = folder / "work"
         venv.create(folder, with_pip=False, symlinks=True)
         self.work.mkdir()
         wheels = list(wheels)
         (site,) = folder.glob("lib/python*/site-packages")
-        for found in third_party(requirement for wheel in wheels for requirement in requirements(metadata(wheel))):
+        declared = [requirement for wheel in wheels for requirement in requirements(metadata(wheel))]
+        for found in third_party([*declared, *map(Requirement, tools)]):
             link(found, site)
         python = folder / "bin" / "python"
         run(sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", "--no-compile", *wheels, cwd=self.work)

@@ -11,7 +11,6 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator
-from functools import partial
 from pathlib import Path
 from time import perf_counter
 from types import ModuleType
@@ -51,15 +50,27 @@ class _Broken(Exception):
 
 @frozen(kw_only=True)
 class _Offer:
-    """An entry point of the group, with what metadata says of its distribution; nothing of it is imported."""
+    """An entry point of the group and the distribution that has it; nothing of it is imported."""
+
+    name: str
+    distribution: Distribution
+    entry_point: EntryPoint | None = None
+    fault: str = ""
+    """Why the entry points of the distribution cannot be read."""
+
+
+@frozen(kw_only=True)
+class _Claim:
+    """An offer, and what the metadata of its distribution says."""
 
     provider: Provider
-    entry_point: EntryPoint | None = None
+    entry_point: EntryPoint | None
     requires: tuple[str, ...] = ()
 
 
 def discover(*, allow: Collection[str] | None = None, block: Collection[str] | None = None) -> Registry:
-    """Find the installed providers. Metadata is read now; a provider is imported, checked and asked when somebody asks for it.
+    """Find the installed providers. Entry points are read now; when somebody asks for a provider its metadata is read, and it is
+    imported, checked and asked.
 
     Args:
         allow: names of the only providers to import; None: all that the lists of the command line and the environment allow.
@@ -68,25 +79,29 @@ def discover(*, allow: Collection[str] | None = None, block: Collection[str] | N
     Returns:
         The registry. Providers that are refused or broken are in it, with the reason as their status.
     """
-    claims: dict[str, list[_Offer]] = {}
+    offers: dict[str, list[_Offer]] = {}
     for offer in _read_offers():
-        claims.setdefault(offer.provider.name, []).append(offer)
-    pending = {name: _pending(name, tuple(offers)) for name, offers in sorted(claims.items())}
+        offers.setdefault(offer.name, []).append(offer)
+    pending = {name: _pending(name, tuple(found)) for name, found in sorted(offers.items())}
     refused = {name for name in pending if (allow is not None and name not in allow) or (block is not None and name in block)}
     pending |= {name: pending[name].refused("left out by the caller's list of providers") for name in refused}
     return Registry(pending=pending).under(lists_in_force())
 
 
 def _pending(name: str, offers: tuple[_Offer, ...]) -> Pending:
-    claimants = tuple(sorted((offer.provider for offer in offers), key=lambda p: p.distribution))
-    return Pending(claimants, partial(_judge, name, offers, claimants))
+    return Pending(lambda: tuple(claim.provider for claim in _claims(offers)), lambda: _judge(name, _claims(offers)))
 
 
-def _judge(name: str, offers: tuple[_Offer, ...], claimants: tuple[Provider, ...]) -> tuple[Provider, ...]:
+def _claims(offers: tuple[_Offer, ...]) -> tuple[_Claim, ...]:
+    return tuple(sorted(map(_claim, offers), key=lambda claim: claim.provider.distribution))
+
+
+def _judge(name: str, claims: tuple[_Claim, ...]) -> tuple[Provider, ...]:
     """The providers of one name: in each other's way, or loaded."""
-    if len(offers) > 1:
+    if len(claims) > 1:
+        claimants = tuple(claim.provider for claim in claims)
         return tuple(evolve(p, status=clash_sentence(name, claimants)) for p in claimants)
-    return (_load(offers[0]),)
+    return (_load(claims[0]),)
 
 
 def components_of(module: ModuleType, *, name: str) -> tuple[Registered, ...]:
@@ -103,7 +118,7 @@ def components_of(module: ModuleType, *, name: str) -> tuple[Registered, ...]:
 
 def _read_offers() -> Iterator[_Offer]:
     """Every entry point of the group; a distribution that the path shows twice counts once, as the first one found."""
-    seen: set[str] = set()
+    seen: dict[str, list[Distribution]] = {}
     for distribution in Distribution.discover():
         try:
             text = distribution.read_text("entry_points.txt")
@@ -111,31 +126,73 @@ def _read_offers() -> Iterator[_Offer]:
             continue
         if not text or GROUP not in text:
             continue
-        try:
-            offers = list(_offers_of(distribution))
-        except Exception as error:  # metadata is foreign text: any way of being malformed is a finding, never a crash
-            folder = getattr(distribution, "_path", None) or distribution.locate_file("")
-            name, status = Path(str(folder)).name, f"its metadata cannot be read: {explain(error)}"
-            yield _Offer(provider=Provider(name=name, distribution=name, version="?", status=status))
+        folder = _folder_of(distribution)
+        alike = seen.setdefault(_normal(folder.partition("-")[0]), [])
+        if alike and any(_name_of(distribution) == _name_of(other) for other in alike):
             continue
-        canonical = {re.sub(r"[-_.]+", "-", offer.provider.distribution).lower() for offer in offers}
-        if not canonical & seen:
-            seen |= canonical
-            yield from offers
+        alike.append(distribution)
+        try:
+            pairs = _entry_points(text)
+        except Exception as error:  # metadata is foreign text: any way of being malformed is a finding, never a crash
+            yield _Offer(name=folder, distribution=distribution, fault=explain(error))
+            continue
+        for name, value in pairs:
+            yield _Offer(name=name, distribution=distribution, entry_point=EntryPoint(name=name, value=value, group=GROUP))
 
 
-def _offers_of(distribution: Distribution) -> Iterator[_Offer]:
-    name, version, requires = _read_header(distribution)
-    location, editable = _locate(distribution)
-    for entry_point in distribution.entry_points.select(group=GROUP):
-        provider = Provider(
-            name=entry_point.name,
-            distribution=name,
-            version=version,
-            location=location,
-            editable=editable,
-        )
-        yield _Offer(provider=provider, entry_point=entry_point, requires=requires)
+def _entry_points(text: str) -> list[tuple[str, str]]:
+    """Name and value of every line of the group's section.
+
+    Raises:
+        ValueError: a line of it that is no entry point.
+    """
+    found, inside = [], False
+    for line in map(str.strip, text.splitlines()):
+        if line.startswith("["):
+            inside = line == f"[{GROUP}]"
+        elif inside and line and not line.startswith("#"):
+            name, equals, value = line.partition("=")
+            if not equals:
+                raise ValueError(f"the line {line!r} of entry_points.txt is not of the form 'name = module'")
+            found.append((name.strip(), value.strip()))
+    return found
+
+
+def _folder_of(distribution: Distribution) -> str:
+    """The folder of its metadata, `<name>-<version>.dist-info`, by name."""
+    return Path(str(getattr(distribution, "_path", None) or distribution.locate_file(""))).name
+
+
+def _normal(name: str) -> str:
+    """A distribution's name as names are compared (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _name_of(distribution: Distribution) -> str:
+    try:
+        return _normal(_read_header(distribution)[0])
+    except Exception:  # what cannot be read is like nothing else
+        return f"? {id(distribution)}"
+
+
+def _claim(offer: _Offer) -> _Claim:
+    """What the metadata behind an offer says, read now."""
+    if offer.entry_point is None:
+        return _unreadable(offer, offer.fault)
+    try:
+        name, version, requires = _read_header(offer.distribution)
+        location, editable = _locate(offer.distribution)
+    except Exception as error:  # as above
+        return _unreadable(offer, explain(error))
+    module = re.match(r"[\w.]*", offer.entry_point.value).group()  # type: ignore[union-attr]  # nothing matches as well
+    provider = Provider(name=offer.name, distribution=name, version=version, module=module, location=location, editable=editable)
+    return _Claim(provider=provider, entry_point=offer.entry_point, requires=requires)
+
+
+def _unreadable(offer: _Offer, reason: str) -> _Claim:
+    folder = _folder_of(offer.distribution)
+    status = f"the metadata of {folder} cannot be read: {reason}"
+    return _Claim(provider=Provider(name=offer.name, distribution=folder, version="?", status=status), entry_point=None)
 
 
 def _read_header(distribution: Distribution) -> tuple[str, str, tuple[str, ...]]:
@@ -154,15 +211,15 @@ def _locate(distribution: Distribution) -> tuple[str, bool]:
     return str(distribution.locate_file("")), re.search(r'"editable"\s*:\s*true', record) is not None
 
 
-def _load(offer: _Offer) -> Provider:
+def _load(claim: _Claim) -> Provider:
     """Judge the metadata, import the module, register it and ask its hooks."""
-    provider, entry_point = offer.provider, offer.entry_point
+    provider, entry_point = claim.provider, claim.entry_point
     if entry_point is None:
         return provider
     start = perf_counter()
     try:
         _check_name(provider.name)
-        _check_core_version(provider, offer.requires)
+        _check_core_version(provider, claim.requires)
         with guarded() as changed:
             plugin = _import(entry_point, provider)
             components = _ask(plugin, provider)

@@ -26,7 +26,7 @@ class _Piece(NamedTuple):
 
 
 @contextmanager
-def guarded() -> Iterator[list[str]]:
+def guarded(*, building: bool = False) -> Iterator[list[str]]:
     """Run foreign code; afterwards global state is as it was before.
 
     Covers the generators of `random`, numpy and torch, torch's default dtype and thread count, the working directory, the
@@ -34,11 +34,14 @@ def guarded() -> Iterator[list[str]]:
     for a script stays clean. numpy and torch count only when they were imported before: a generator nobody had drawn from
     holds nothing to lose.
 
+    Args:
+        building: whether the code is a factory, which may draw from torch's generator (though not seed it) and start threads.
+
     Yields:
         A list that, after the block, names every piece that had changed.
     """
     changed: list[str] = []
-    before = [(piece, _read_or_none(piece)) for piece in _pieces()]
+    before = [(piece, _read_or_none(piece)) for piece in _pieces(building)]
     try:
         with redirect_stdout(sys.stderr):
             yield changed
@@ -57,20 +60,26 @@ def _read_or_none(piece: _Piece) -> Any:
         return None  # the working directory was removed
 
 
-def _pieces() -> list[_Piece]:
+def _pieces(building: bool) -> list[_Piece]:
     pieces = [
         _Piece("the random generator of `random`", random.getstate, random.setstate),
         _Piece("the working directory", os.getcwd, os.chdir),
         _Piece("the environment variables", lambda: dict(os.environ), _write_environment),
-        _Piece("a running thread", lambda: frozenset(threading.enumerate()), None, _no_new_thread),
     ]
+    if not building:
+        pieces.append(_Piece("a running thread", lambda: frozenset(threading.enumerate()), None, _no_new_thread))
     if threading.current_thread() is threading.main_thread():
         pieces.append(_Piece("a signal handler", _read_handlers, _write_handlers))
     if (numpy_random := sys.modules.get("numpy.random")) is not None:
         pieces.append(_Piece("the random generator of numpy", numpy_random.get_state, numpy_random.set_state, _same_numpy_state))
     if (torch := sys.modules.get("torch")) is not None and hasattr(torch, "get_rng_state"):
         pieces += [
-            _Piece("the random generator of torch", torch.get_rng_state, torch.set_rng_state, torch.equal),
+            _Piece(
+                "the random generator of torch",
+                lambda: (torch.get_rng_state(), torch.initial_seed()),
+                lambda before: torch.set_rng_state(before[0]),
+                lambda before, after: before[1] == after[1] and (building or torch.equal(before[0], after[0])),
+            ),
             _Piece("the default dtype of torch", torch.get_default_dtype, torch.set_default_dtype),
             _Piece("the number of threads of torch", torch.get_num_threads, torch.set_num_threads),
         ]

@@ -17,13 +17,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from stackwise.assembly import Workshop
 from stackwise.config import PhaseConfig
 from stackwise.contracts import ParameterGroup
-from stackwise.errors import ConfigError, Problem, ProviderError, SelectorError, UserError, asks_too_much
+from stackwise.errors import ConfigError, ProviderError, SelectorError, UserError, asks_too_much
 from stackwise.phases import CompiledPhase, Part, TrainingState
 from stackwise.plan import Plan
 from stackwise.plan.reads import Reads, declared_sizes, reads_of
 from stackwise.planes.model import ModelPlane
 from stackwise.planes.optimizer import group_parameters
-from stackwise.planes.transfer import ModelReceipt
+from stackwise.planes.transfer import WEIGHT_ADAPTERS, ModelReceipt
 from stackwise.prepared_shapes import prepared_shapes
 from stackwise.registry import blaming
 from stackwise.schedules import Curve
@@ -147,7 +147,10 @@ def _price_phase(plan: Plan, phase: CompiledPhase, walk: _Walk) -> PhasePrice:
     assert state is not None  # a plan's phases are declared
     clock, joined = plan.schedule.clock, plan.joined[phase.index]
     first, last = clock.t(phase.start), clock.t(phase.stop - 1)
-    receipt, figures = walk.enter(phase, state), walk.figures(phase, state)
+    receipt = walk.enter(phase, state)
+    if phase.index:
+        _check_enter(plan, phase, receipt)
+    figures = walk.figures(phase, state)
     lr, scale = _lr(state, figures.groups), state.optimizer.lr_factor(figures.parameters)
     return PhasePrice(
         name=phase.name,
@@ -171,11 +174,42 @@ def _placed_at(phase: PhaseConfig, path: str) -> Iterator[None]:
     try:
         yield
     except SelectorError as error:
-        raise ConfigError([Problem(str(error), path, phase.locate(path))]) from None
+        path = next((key for key, selectors in _selectors(phase).items() if error.selector in selectors), path)
+        raise ConfigError([phase.problem(path, str(error))]) from None
     except UserError as error:
         if phase.enter.growth is None or isinstance(error, ConfigError):
             raise
-        raise ConfigError([Problem(str(error), "enter.growth", phase.locate("enter.growth"))]) from error
+        raise ConfigError([phase.problem("enter.growth", str(error))]) from error
+
+
+def _selectors(phase: PhaseConfig) -> dict[str, tuple[str, ...]]:
+    """Key → the selectors it holds that the model is asked for."""
+    beside = {f"model.weight_adapters.{name}.select": tuple(adapter.select) for name, adapter in phase.model.weight_adapters.items()}
+    return {"model.freeze": tuple(phase.model.freeze), "enter.fresh": tuple(phase.enter.fresh), **beside}
+
+
+def _check_enter(plan: Plan, phase: CompiledPhase, receipt: ModelReceipt) -> None:
+    """What a phase says of how it is entered has something to act on.
+
+    Raises:
+        ConfigError: it has not.
+    """
+    state, last = phase.state, plan.schedule.phases[phase.index - 1].state
+    assert state is not None and last is not None  # a plan's phases are declared
+    replaced, left = state.optimizer.part.id != last.optimizer.part.id, any(name.startswith(WEIGHT_ADAPTERS) for name in receipt.dropped)
+    idle = {
+        "rewarm": "no parameter is fresh" if phase.enter.rewarm is not None and not receipt.fresh else "",
+        "moments": "no parameter is a copy and the optimizer stays"
+        if phase.enter.moments == "reset" and not (receipt.copied or replaced)
+        else "",
+        "weight_adapters": "no weight adapter leaves" if phase.enter.weight_adapters == "drop" and not left else "",
+    }
+    config = plan.experiment.phases[phase.index]
+    problems = [
+        config.problem(f"enter.{key}", f"it has nothing to act on here, where {why}: leave it out") for key, why in idle.items() if why
+    ]
+    if problems:
+        raise ConfigError(problems)
 
 
 def _lr(state: TrainingState, taken: frozenset[str]) -> Curve | None:
@@ -235,7 +269,8 @@ def _computation(plan: Plan, phase: CompiledPhase, state: TrainingState) -> obje
     """What the cost of a batch depends on beside its shape."""
     joined, model = plan.joined[phase.index], state.model
     parts = [state.task, model.embedding, model.rack, model.head, *(part for group in model.adapters.values() for part in group)]
-    return [part.structure for part in parts], list(model.adapters), model.freeze, model.bridges, joined.optional, joined.sizes
+    beside = [(name, declared.select, declared.part.structure) for name, declared in model.weight_adapters.items()]
+    return [part.structure for part in parts], beside, list(model.adapters), model.freeze, model.bridges, joined.optional, joined.sizes
 
 
 def _batch_flops(walk: _Walk, phase: CompiledPhase, rows: int | None, length: int | None) -> int | None:

@@ -26,7 +26,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 class StateChanged(RuntimeWarning):
-    """A component's module, or a library it imports, changed state of the whole process while it was loaded."""
+    """A component's module, a library it imports, or its factory changed state of the whole process."""
 
 
 @frozen(kw_only=True)
@@ -63,6 +63,23 @@ class Registered:
             self._fail("factory", self.component.factory, f"it is {_article(found)}; a factory can be called")
         return found
 
+    def build(self, *arguments: Any) -> Any:
+        """Call the factory. What it changes of the process is put back and told.
+
+        Raises:
+            ProviderError: there is no factory to call; what it raises itself comes out as it is.
+        """
+        factory = self.load_factory()
+        with guarded(building=True) as changed:
+            made = factory(*arguments)
+        self._tell("calling", self.component.factory, changed)
+        return made
+
+    def _tell(self, doing: str, target: str, changed: list[str]) -> None:
+        if changed:
+            sentence = f"{doing} '{target}' of {self.distribution} {self.version} changed {' and '.join(changed)}; this was undone"
+            warn(sentence, StateChanged, stacklevel=4)
+
     def _load(self, part: str, target: str) -> Any:
         module, _, attribute = target.partition(":")
         if not module or not attribute:
@@ -74,9 +91,7 @@ class Registered:
                     found = getattr(found, name)
         except (Exception, SystemExit) as error:
             self._fail(part, target, explain(error), error)
-        if changed:
-            sentence = f"loading '{target}' of {self.distribution} {self.version} changed {' and '.join(changed)}; this was undone"
-            warn(sentence, StateChanged, stacklevel=3)
+        self._tell("loading", target, changed)
         return found
 
     def _fail(self, part: str, target: str, reason: str, cause: BaseException | None = None) -> NoReturn:
@@ -94,6 +109,8 @@ class Provider:
     name: str
     distribution: str
     version: str
+    module: str = ""
+    """The light module that its entry point names."""
     location: str = ""
     """Folder (or file) of its code once imported, of its distribution before."""
     editable: bool = False
@@ -126,15 +143,23 @@ class Provider:
 
 @frozen
 class Pending:
-    """A provider name before anything of it is imported: who claims it by their metadata, and what loads it."""
+    """A provider name before anything is read or imported: what says who claims it by their metadata, and what loads it."""
 
-    claimants: tuple[Provider, ...]
+    claimants: Callable[[], tuple[Provider, ...]]
     load: Callable[[], tuple[Provider, ...]]
+
+    @classmethod
+    def of(cls, providers: tuple[Provider, ...]) -> Pending:
+        """A name that is loaded already."""
+        return cls(lambda: providers, lambda: providers)
 
     def refused(self, reason: str) -> Pending:
         """The same name, never to be imported."""
-        left_out = tuple(attrs.evolve(p, refused=True, status=reason, components=()) for p in self.claimants)
-        return Pending(left_out, lambda: left_out)
+
+        def left_out() -> tuple[Provider, ...]:
+            return tuple(attrs.evolve(p, refused=True, status=reason, components=()) for p in self.claimants())
+
+        return Pending(left_out, left_out)
 
 
 @define
@@ -159,7 +184,7 @@ class Registry:
         lists = tuple(lists)
         if not lists:
             return self
-        known = {name: Pending(claimants, lambda c=claimants: c) for name, claimants in self._known.items() if claimants}  # type: ignore[misc]
+        known = {name: Pending.of(claimants) for name, claimants in self._known.items() if claimants}
         pending = {**self._pending, **known}
         reasons = {name: refusal(name, lists) for name in pending}
         return Registry(pending={name: p if (told := reasons[name]) is None else p.refused(told) for name, p in pending.items()})

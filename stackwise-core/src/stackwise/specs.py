@@ -8,13 +8,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from attrs import Factory, field, frozen
+from attrs import Attribute, Factory, field, frozen
+
+from stackwise.errors import did_you_mean
 
 Dim = str | int
 """A named dimension, or a fixed size."""
 
 RUNTIME_DIMS = frozenset({"batch", "time", "source"})
 """Dimensions that the data plane's requests decide at every step, `source` being the time of a second row; never unified to one number."""
+
+
+DTYPES = (
+    *("floating", "float16", "bfloat16", "float32", "float64"),
+    *("integer", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64"),
+    *("bool", "complex64", "complex128"),
+)
+"""Names that a spec knows: torch's, and `floating` and `integer` for any of the kind."""
+
+
+def _check_dtype(_: object, attribute: Attribute[str], value: str) -> None:
+    if value not in DTYPES:
+        raise ValueError(f"{value!r} is no dtype of a tensor{did_you_mean(value, DTYPES)}")
 
 
 def _dims(value: str | tuple[Dim, ...]) -> tuple[Dim, ...]:
@@ -25,11 +40,15 @@ def _dims(value: str | tuple[Dim, ...]) -> tuple[Dim, ...]:
 
 @frozen
 class TensorSpec:
-    """One tensor at a boundary: `TensorSpec("batch time width", "float32")`."""
+    """One tensor at a boundary: `TensorSpec("batch time width", "float32")`.
+
+    Raises:
+        ValueError: a dtype that there is none of.
+    """
 
     dims: tuple[Dim, ...] = field(converter=_dims)
     """Names and sizes in order; written as one string or a tuple."""
-    dtype: str = "floating"
+    dtype: str = field(default="floating", validator=_check_dtype)
     """A torch dtype by name, or `floating` / `integer` for any of the kind."""
     bounds: tuple[int, Dim] | None = None
     """Values v of integer tensors satisfy bounds[0] <= v < bounds[1]; the upper bound may be a dimension (`vocab`)."""
@@ -151,6 +170,8 @@ class TaskSpec:
     """Attention mode it needs; None: any."""
     lookahead: int = 0
     """Entries each row needs beyond seq_len (1 for next-token prediction)."""
+    reconstructs: bool = False
+    """Whether its inputs hold what is to be predicted, by design: denoising, reconstruction. A model then learns even from noise."""
     beyond: tuple[Beyond, ...] = ()
     """Dimensions that are larger than others of this spec."""
     embedded: Mapping[str, tuple[str, str]] = Factory(dict)

@@ -20,16 +20,17 @@ _MARKS = {"passed": "ok", "failed": "FAIL", "not applicable": "-", "blocked": "b
 Examples:
   stackwise check waves
   stackwise check rack:waves.conv --json
+  stackwise check waves ripples
 
 Exit codes: 0 every promise is kept, 2 nothing of that name is installed,
 3 the provider is broken or breaks a promise.
 """
 )
-@click.argument("provider")
+@click.argument("providers", metavar="PROVIDER...", nargs=-1, required=True)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list of outcomes instead of text.")
 @click.pass_context
-def check(ctx: click.Context, provider: str, as_json: bool) -> None:
-    """Hold every component of PROVIDER against the contract of its kind.
+def check(ctx: click.Context, providers: tuple[str, ...], as_json: bool) -> None:
+    """Hold every component of each PROVIDER against the contract of its kind.
 
     PROVIDER is the name of an installed provider, or the id of one component as `list-providers` prints it. Each component is
     built from its own example and joined to neutral partners, so no other provider is needed. The same checks run under
@@ -42,7 +43,7 @@ def check(ctx: click.Context, provider: str, as_json: bool) -> None:
 
     runner = Runner()
     outcomes: list[Outcome] = []
-    for subject in subjects_of(provider):
+    for subject in [subject for provider in providers for subject in subjects_of(provider)]:
         found = list(runner.run_all(subject))
         outcomes += found
         if not as_json:

@@ -199,7 +199,7 @@ def build_module(subject: Subject, *, options: Any = None, seed: int = SEED, dev
     with seeded(seed), torch.device(device):
         made = subject.build(*extra, options=options, specs=specs(subject))
     if not isinstance(made, nn.Module):
-        raise Broken(f"it was built as a {type(made).__name__}: a {subject.kind} is an nn.Module")
+        raise Broken(f"it was built as a {type(made).__name__}: {subject.article} {subject.kind} is an nn.Module")
     return made
 
 

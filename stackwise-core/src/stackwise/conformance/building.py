@@ -16,6 +16,10 @@ from stackwise.errors import UserError
 from stackwise.isolation import guarded
 
 _METHODS: Mapping[Kind, tuple[str, ...]] = {
+    "embedding": ("get_spec",),
+    "rack": ("to_spec",),
+    "head": ("get_spec",),
+    "adapter": ("get_spec",),
     "task": ("get_spec", "prepare", "loss"),
     "loader": ("get_batch_spec", "take", "state_dict", "load_state_dict"),
     "growth": ("map_blocks", "preserves_function"),
@@ -24,7 +28,10 @@ _METHODS: Mapping[Kind, tuple[str, ...]] = {
     "transform": ("__call__",),
     "observer": ("__call__",),
 }
-"""What an artifact of a kind must have; modules and optimizers are known by their class."""
+"""What an artifact of a kind must have, beside the class of modules and optimizers."""
+
+_UNLIKELY = 8_236_541_907
+"""A seed that nobody sets."""
 
 
 def check_builds(subject: Subject) -> None:
@@ -41,7 +48,7 @@ def check_builds(subject: Subject) -> None:
     if subject.kind == "optimizer":
         must(isinstance(made, torch.optim.Optimizer), f"it was built as a {type(made).__name__}: an optimizer is a torch.optim.Optimizer")
     for name in _METHODS.get(subject.kind, ()):
-        must(hasattr(made, name), f"{type(made).__name__} has no '{name}', which a {subject.kind} has")
+        must(hasattr(made, name), f"{type(made).__name__} has no '{name}', which {subject.article} {subject.kind} has")
 
 
 def check_leaves_the_process_alone(subject: Subject) -> None:
@@ -49,12 +56,13 @@ def check_leaves_the_process_alone(subject: Subject) -> None:
 
     Usual cause: `torch.manual_seed`, `torch.set_default_dtype`, `os.chdir` or `random.seed` in a factory or a forward pass.
     """
-    before = torch.initial_seed()
-    with torch.random.fork_rng(devices=[]), guarded() as changed:
-        state = torch.get_rng_state()
-        used(subject)
-        reseeded = torch.initial_seed() != before
-        torch.set_rng_state(state)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_UNLIKELY)
+        with guarded() as changed:
+            state = torch.get_rng_state()
+            used(subject)
+            reseeded = torch.initial_seed() != _UNLIKELY
+            torch.set_rng_state(state)
     must(not reseeded, "it seeds torch's generator, which every other part of a run draws from: draw from the generator that is given")
     must(not changed, f"it changes {' and '.join(changed)}, which belongs to the whole process")
 

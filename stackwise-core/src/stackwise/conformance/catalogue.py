@@ -57,6 +57,7 @@ _TABLE: Mapping[str, Mapping[str, frozenset[Kind]]] = {
         "check_yaml_round_trip": _EVERY,
         "check_mistakes_are_told": _EVERY,
         "check_spec_is_cold": _SPECIFIED,
+        "check_dimensions_are_joined": _SPECIFIED,
     },
     "building": {
         "check_builds": _EVERY,
@@ -71,6 +72,13 @@ _TABLE: Mapping[str, Mapping[str, frozenset[Kind]]] = {
         "check_finite_loss": _MODULES | {"task"},
         "check_gradients_reach_every_parameter": _MODULES,
     },
+    "influences": {
+        "check_leaves_its_inputs": _MODULES,
+        "check_evaluation_is_still": _MODULES,
+        "check_rows_stand_alone": _MODULES,
+        "check_causal": frozenset({"rack"}),
+        "check_boundaries_are_honoured": frozenset({"rack"}),
+    },
     "racks": {
         "check_side_inputs": frozenset({"rack"}),
         "check_blocks_keep_their_names": frozenset({"rack"}),
@@ -81,11 +89,14 @@ _TABLE: Mapping[str, Mapping[str, frozenset[Kind]]] = {
         "check_groups_follow_their_values": frozenset({"optimizer"}),
         "check_lowers_a_bowl": frozenset({"optimizer"}),
         "check_state_elements": frozenset({"optimizer"}),
+        "check_missing_gradients": frozenset({"optimizer"}),
+        "check_moments": frozenset({"optimizer"}),
         "check_same_next_step": frozenset({"optimizer"}),
         "check_state_survives_growth": frozenset({"optimizer"}),
     },
     "loaders": {
         "check_seeded_rows": frozenset({"loader"}),
+        "check_rows_stay": frozenset({"loader"}),
         "check_resumed_rows": frozenset({"loader"}),
         "check_batch_spec": frozenset({"loader"}),
         "check_splits_are_disjoint": frozenset({"loader"}),
@@ -95,6 +106,8 @@ _TABLE: Mapping[str, Mapping[str, frozenset[Kind]]] = {
     "tasks": {
         "check_prepared_batch": frozenset({"task"}),
         "check_totals": frozenset({"task"}),
+        "check_loss_in_float32": frozenset({"task"}),
+        "check_mask_is_honoured": frozenset({"task"}),
         "check_noise_floor": frozenset({"task"}),
     },
     "batches": {
@@ -111,6 +124,7 @@ _TABLE: Mapping[str, Mapping[str, frozenset[Kind]]] = {
     "parameter_growth": {
         "check_parameter_map": frozenset({"growth"}),
         "check_parameter_map_preserves_function": frozenset({"growth"}),
+        "check_gradients_follow_the_map": frozenset({"growth"}),
     },
     "weight_adapters": {
         "check_adds_nothing_at_first": frozenset({"weight-adapter"}),
@@ -127,6 +141,9 @@ _TABLE: Mapping[str, Mapping[str, frozenset[Kind]]] = {
         "check_takes_every_event": frozenset({"observer"}),
         "check_leaves_events": frozenset({"observer"}),
     },
+    "choices": {
+        "check_every_choice": _EVERY,
+    },
     "whole_runs": {
         "check_trains": _EVERY,
         "check_interrupted_equals_uninterrupted": _MODULES | {"task", "transform"},
@@ -139,5 +156,13 @@ CATALOGUE: Mapping[str, Check] = {
 }
 """Every check by name, in running order."""
 
-PREREQUISITES = ("check_example", "check_builds")
-"""What every later check stands on: where one of these fails, the later ones are blocked."""
+PREREQUISITES = (
+    "check_example",
+    "check_builds",
+    "check_measured_shapes",
+    "check_prepared_batch",
+    "check_batch_spec",
+    "check_transformed_fields",
+)
+"""What every later check stands on, as far as its kind has it: an example, an artifact, and that it does alone what its spec says.
+Where one of these fails, the later ones are blocked."""

@@ -15,8 +15,9 @@ import yaml
 from stackwise.config.reader import read_yaml
 from stackwise.conformance.subject import NotApplicable, Subject, must
 from stackwise.contracts import Kind
-from stackwise.options import broken_rule, config_key
-from stackwise.specs import AdapterSpec, BatchSpec, EmbeddingSpec, HeadSpec, OptimizerSpec, RackSpec, TaskSpec
+from stackwise.errors import did_you_mean
+from stackwise.options import broken_rule, config_key, dimension_fields
+from stackwise.specs import AdapterSpec, BatchSpec, Beyond, EmbeddingSpec, HeadSpec, OptimizerSpec, RackSpec, Spec, TaskSpec, TensorSpec
 
 IMPORT_BUDGET_S = 0.25
 """Processor seconds that reading a component's options may add to a command."""
@@ -44,18 +45,19 @@ def check_example(subject: Subject) -> None:
 
 
 def check_loads_cold(subject: Subject) -> None:
-    """Options are read without torch; so is a growth operator, whose map is part of the plan.
+    """The module of the entry point and that of the options are read without torch; so is a growth operator's, as its map is part of
+    the plan.
 
-    Usual cause: the module of the options, or the package's `__init__`, imports the module with the modules.
+    Usual cause: the package's `__init__`, or the module itself, imports the module with the modules.
     """
     hot = _import_report(_cold_targets(subject), tuple(sys.path))["hot"]
-    must(not hot, f"importing {hot} imports torch: keep options in a module of their own that does not")
+    must(not hot, f"importing {hot} imports torch: keep what is read before a run in modules that do not")
 
 
 def check_import_budget(subject: Subject) -> None:
-    """Reading the options costs less than a quarter of a second of processor time beside what StackWise itself costs.
+    """Reading entry point and options costs less than a quarter of a second of processor time beside what StackWise itself costs.
 
-    Usual cause: a heavy library (pandas, datasets, scipy) imported at the top of the options' module instead of in the factory.
+    Usual cause: a heavy library (pandas, datasets, scipy) imported at the top of either module instead of in the factory.
     """
     report = _import_report(_cold_targets(subject), tuple(sys.path))
     if report["hot"]:
@@ -138,6 +140,22 @@ def check_spec_is_cold(subject: Subject) -> None:
         must(spec == subject.draft(raw).spec, "two calls of to_spec() gave two specs: it changes what it returns")
 
 
+def check_dimensions_are_joined(subject: Subject) -> None:
+    """Every option made with `dimension` that the example gives sizes a dimension of the component's own spec, which joins it to others.
+
+    Usual cause: a tensor without its `bounds=(0, "vocab")`; a dimension that the option spells otherwise than the spec.
+    """
+    options, draft = subject.registered.load_options(), subject.draft()
+    named = {name: dim for name, dim in dimension_fields(options).items() if getattr(draft.options, name) is not None}
+    spec = draft.spec
+    if not named or spec is None or isinstance(spec, OptimizerSpec):
+        raise NotApplicable("its example gives no dimension of a spec")
+    stated = _dims_of(spec)
+    for name, dim in named.items():
+        near = did_you_mean(dim, stated)
+        must(dim in stated, f"{options.__qualname__}.{name} is the dimension '{dim}', which its spec does not name{near}")
+
+
 # -- what the checks read ---------------------------------------------------------------------------------------------
 
 _IMPORT = """
@@ -165,9 +183,24 @@ def _import_report(modules: tuple[str, ...], path: tuple[str, ...]) -> Mapping[s
 
 
 def _cold_targets(subject: Subject) -> tuple[str, ...]:
-    component = subject.registered.component
-    targets = [component.options, *([component.factory] if subject.kind == "growth" else [])]
-    return tuple(dict.fromkeys(target.partition(":")[0] for target in targets))
+    component, provider = subject.registered.component, subject.registry.provider(subject.registered.provider)
+    entry = provider.module if provider is not None else ""
+    targets = [entry, component.options, *([component.factory] if subject.kind == "growth" else [])]
+    return tuple(dict.fromkeys(target.partition(":")[0] for target in targets if target))
+
+
+def _dims_of(spec: Spec) -> set[str]:
+    """Every dimension that a spec names, bounds included."""
+    found: set[object] = set()
+    for attribute in attrs.fields(type(spec)):
+        value = getattr(spec, attribute.name)
+        entries = value.values() if isinstance(value, Mapping) else value if isinstance(value, tuple) else (value,)
+        for entry in entries:
+            if isinstance(entry, TensorSpec):
+                found |= {*entry.dims, entry.bounds[1] if entry.bounds else None}
+            elif isinstance(entry, Beyond):
+                found |= {entry.dim, entry.other}
+    return {dim for dim in found if isinstance(dim, str)}
 
 
 def _is_frozen(options: object) -> bool:

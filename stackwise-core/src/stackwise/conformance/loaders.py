@@ -36,6 +36,19 @@ def check_seeded_rows(subject: Subject) -> None:
         must(bench.same(_take(first), _take(second)), f"take {i} of two loaders that were built alike differs")
 
 
+def check_rows_stay(subject: Subject) -> None:
+    """A batch that was taken stays as it was when the next is taken: others are read ahead while it waits.
+
+    Usual cause: one buffer that every take fills anew, and a view of it that is handed out.
+    """
+    loader = _loader(subject)
+    first = dict(loader.take(ROWS, LENGTH))
+    kept = bench.copied(first)
+    _take(loader)
+    changed = [name for name, tensor in kept.items() if not bench.same(first[name], tensor)]
+    must(not changed, f"the next take changes {', '.join(changed)} of the batch before")
+
+
 def check_resumed_rows(subject: Subject) -> None:
     """A loader that loads the state of another goes on as the other does; going back works as well. The state is plain data.
 

@@ -57,16 +57,15 @@ def check_builds_on_meta(subject: Subject) -> None:
 def check_measured_shapes(subject: Subject) -> None:
     """What a module takes and gives has the shapes and dtypes of its spec, for any number of rows and positions.
 
-    Usual cause: a dimension that is squeezed away, a transposed output, a spec that was not changed with the module.
+    Usual cause: `forward` calls a field otherwise than the spec; a dimension squeezed away, a transposed output.
     """
     made = bench.build_module(subject).eval()
     own, spec = _own_spec(made), bench.sized(subject.options().to_spec(), subject.sizes())
     told = f"the module's own spec is another than that of its options: {own} and {spec}"
     must(own is None or bench.sized(own, subject.sizes()) == spec, told)
     for count, length in ((ROWS, LENGTH), (1, 3), (3, LENGTH - 1)):
-        given = _given(spec, count, length)
         with bench.seeded(SEED), torch.no_grad():
-            result = made(**given) if isinstance(spec, EmbeddingSpec) else made(given.pop("hidden"), **given)
+            result = applied(made, spec, given_for(spec, count, length))
         for name, tensor_spec in _promised(spec).items():
             found: Any = result if name == "hidden" else result.get(name) if isinstance(result, dict) else None
             must(isinstance(found, Tensor), f"the output '{name}' is {type(found).__name__}: a tensor is promised")
@@ -130,12 +129,24 @@ def _own_spec(made: nn.Module) -> Any:
     return None
 
 
-def _given(spec: Any, count: int, length: int) -> dict[str, Tensor]:
+def fields_of(spec: Any) -> dict[str, TensorSpec]:
+    """What a module of a sized spec is given: the fields of an embedding; otherwise `hidden`, and the side inputs that a rack needs."""
+    if isinstance(spec, EmbeddingSpec):
+        return dict(spec.inputs)
+    return {"hidden": spec.input, **({name: spec.side[name] for name in spec.needs} if isinstance(spec, RackSpec) else {})}
+
+
+def given_for(spec: Any, count: int = ROWS, length: int = LENGTH) -> dict[str, Tensor]:
+    """Random tensors for a module of a sized spec."""
     generator = torch.Generator().manual_seed(SEED)
-    fields = spec.inputs if isinstance(spec, EmbeddingSpec) else {"hidden": spec.input}
-    if isinstance(spec, RackSpec):
-        fields = {**fields, **{name: spec.side[name] for name in spec.needs}}
-    return {name: partners.draw(field, count, length, generator) for name, field in fields.items()}
+    return {name: partners.draw(field, count, length, generator) for name, field in fields_of(spec).items()}
+
+
+def applied(made: nn.Module, spec: Any, given: dict[str, Tensor]) -> Any:
+    """What a module gives for them, alone."""
+    if isinstance(spec, EmbeddingSpec):
+        return made(**given)
+    return made(given["hidden"], **{name: tensor for name, tensor in given.items() if name != "hidden"})
 
 
 def _own_length(spec: TensorSpec, found: Tensor) -> int:

@@ -104,6 +104,44 @@ def check_same_next_step(subject: Subject) -> None:
     must(bench.same(went_on.weights(), resumed.weights()), "with the same state by parameter the next step is another")
 
 
+def check_missing_gradients(subject: Subject) -> None:
+    """A parameter without a gradient is passed over: it stays as it is, and the others take their step.
+
+    Usual cause: `parameter.grad` used without asking whether it is None.
+    """
+    whole, partial = _Bowl(subject), _Bowl(subject)
+    left_out = next(iter(SHAPES))
+    before = partial.weights()[left_out]
+    whole.step()
+    partial.step(without=left_out)
+    must(bench.same(partial.weights()[left_out], before), f"'{left_out}' has no gradient and moves")
+    moved = {name: weight for name, weight in partial.weights().items() if name != left_out}
+    others = {name: whole.weights()[name] for name in moved}
+    must(bench.same(moved, others), "where one parameter has no gradient, the others take another step")
+
+
+def check_moments(subject: Subject) -> None:
+    """State that a torch group declares as `moments` is there, shaped like its parameter and made of the power of the gradient it says.
+
+    Usual cause: a name that was changed in `step` alone; a second moment declared with power 1. Growth then spoils it, or loses it.
+    """
+    once, twice = (_Bowl(subject, weights={name: torch.zeros(shape) for name, shape in SHAPES.items()}) for _ in range(2))
+    once.step(gradients=_weights())
+    twice.step(gradients={name: 2 * gradient for name, gradient in _weights().items()})
+    declared = {id(p): group.get("moments") for group in once.optimizer.param_groups for p in group["params"]}
+    if not any(declared.values()):
+        raise NotApplicable("its torch groups declare no moments, so those of grown tensors start anew unless they have torch's names")
+    for name, parameter in once.parameters.items():
+        for entry, power in (declared[id(parameter)] or {}).items():
+            found, other = (bowl.optimizer.state[bowl.parameters[name]].get(entry) for bowl in (once, twice))
+            shaped = isinstance(found, Tensor) and (not power or found.shape == parameter.shape)
+            must(shaped, f"'{entry}' is declared for {name} and is {_form(found)} in its state: a tensor of its shape is due")
+            if isinstance(power, int) and power and bool(found.any()):
+                times = float(other.abs().sum() / found.abs().sum())
+                told = f"'{entry}' is declared to be of power {power}, and twice the gradient makes it {times:.3g} times as large"
+                must(abs(times - 2**power) <= 0.01 * 2**power, told)
+
+
 def check_state_survives_growth(subject: Subject) -> None:
     """Among more parameters, those that were there before take the step they would have taken without the new ones.
 
@@ -134,9 +172,11 @@ class _Bowl:
     def height(self) -> float:
         return sum(float((p.detach() - 1).square().sum()) / 2 for p in self.parameters.values())
 
-    def step(self) -> None:
-        for parameter in self.parameters.values():
-            parameter.grad = parameter.detach() - 1
+    def step(self, *, gradients: Mapping[str, Tensor] | None = None, without: str | None = None) -> None:
+        for name, parameter in self.parameters.items():
+            parameter.grad = parameter.detach() - 1 if gradients is None else gradients[name].clone()
+            if name == without:
+                parameter.grad = None
         self.optimizer.step()
 
     def weights(self) -> dict[str, Tensor]:
@@ -146,6 +186,10 @@ class _Bowl:
 def _weights() -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(SEED)
     return {name: torch.randn(shape, generator=generator) for name, shape in SHAPES.items()}
+
+
+def _form(value: object) -> str:
+    return f"of shape {list(value.shape)}" if isinstance(value, Tensor) else repr(value)
 
 
 def _parameters() -> dict[str, nn.Parameter]:

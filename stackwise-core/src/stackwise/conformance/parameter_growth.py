@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations, product
 from typing import Any
 
@@ -20,6 +20,8 @@ from stackwise.model import Model, rack_spec
 from stackwise.specs import EmbeddingSpec, TensorSpec
 
 ROLES = ("embedding", "rack", "head")
+EXACT = 1e-5
+"""Change of an output, as a share of its size, that rounding explains."""
 LARGE = 64
 """What a whole number that the example leaves out is set to."""
 
@@ -62,20 +64,77 @@ def check_parameter_map_preserves_function(subject: Subject) -> None:
 
     Usual cause: copies that are read without sharing out what they add; a tied head that reads with the matrix that was widened.
     """
-    operator = built(subject)
+    change = _preserving(subject)
+    batch = _batch(change)
+    carry(change.old, torch.optim.SGD(change.old.parameters(), lr=0.1), change.new, built(subject))
+    name, off = _largest_change(change, batch)
+    must(off <= EXACT, f"it is declared to preserve the function and changes '{name}' by up to {off:.3g}")
+
+
+def check_gradients_follow_the_map(subject: Subject) -> None:
+    """Where an operator by tensor preserves the function, gradients of what it copies are the old ones by its index and `gradient`
+    factors, so that moments which are carried over by them are true.
+
+    Usual cause: `gradient` left out where copies share one gradient, or equal to `factors` where it is their inverse.
+    """
+    change = _preserving(subject)
+    batch = _batch(change)
+    carry(change.old, torch.optim.SGD(change.old.parameters(), lr=0.1), change.new, built(subject))
+    if _largest_change(change, batch)[1] > EXACT:
+        raise NotApplicable("it changes the function, which check_parameter_map_preserves_function tells")
+    before, after = (_gradients(model, batch) for model in (change.old, change.new))
+    for name, origin in change.origins.items():
+        if not isinstance(origin, CopyOf) or name not in after or origin.source not in before:
+            continue
+        wanted, there = _mapped(before[origin.source], origin, after[name].shape)
+        off = float(((after[name] - wanted) * there).abs().max()) / max(float(wanted.abs().max()), 1e-6)
+        must(off <= 1e-3, f"the gradient of {name} differs from what the map says of it by {off:.2g} of its size")
+
+
+def _preserving(subject: Subject) -> Change:
+    """A change that the operator makes and says to preserve the function."""
     change = _change(subject)
-    if not operator.preserves_function:
+    if not built(subject).preserves_function:
         raise NotApplicable("it declares that it changes the function")
+    return change
+
+
+def _batch(change: Change) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(SEED)
-    batch = {name: partners.draw(field, ROWS, LENGTH, generator) for name, field in change.fields.items()}
+    return {name: partners.draw(field, ROWS, LENGTH, generator) for name, field in change.fields.items()}
+
+
+def _largest_change(change: Change, batch: Mapping[str, torch.Tensor]) -> tuple[str, float]:
+    """The output that changes most, and by how much of its size, at least of 1."""
     with torch.no_grad():
-        before = bench.copied(dict(change.old.eval()(batch)))
-        optimizer = torch.optim.SGD(change.old.parameters(), lr=0.1)
-        carry(change.old, optimizer, change.new, operator)
-        after = change.new.eval()(batch)
-    for name, value in before.items():
-        off = float((after[name] - value).abs().max()) / max(1.0, float(value.abs().max()))
-        must(off <= 1e-5, f"it is declared to preserve the function and changes '{name}' by up to {off:.3g}")
+        before, after = (dict(model.eval()(batch)) for model in (change.old, change.new))
+    off = {name: float((after[name] - value).abs().max()) / max(1.0, float(value.abs().max())) for name, value in before.items()}
+    return max(off.items(), key=lambda each: each[1])
+
+
+def _gradients(model: Model, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Gradients of Σ output · (fixed random numbers)."""
+    model.eval().zero_grad()
+    generator = torch.Generator().manual_seed(SEED)
+    outputs = model(batch)
+    read = [(outputs[name] * torch.randn(outputs[name].shape, generator=generator)).sum() for name in outputs]
+    torch.autograd.backward(read)
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def _mapped(gradient: torch.Tensor, origin: CopyOf, shape: torch.Size) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the map says of the new gradient, and where it says something."""
+    there = torch.ones(shape)
+    for dim, index in origin.index.items():
+        gradient = gradient.index_select(dim, torch.tensor([max(i, 0) for i in index]))
+        there = there * _shaped([float(i >= 0) for i in index], dim, len(shape))
+    for dim, factors in origin.gradient.items():
+        gradient = gradient * _shaped(factors, dim, len(shape))
+    return gradient * there, there
+
+
+def _shaped(values: Sequence[float], dim: int, dims: int) -> torch.Tensor:
+    return torch.tensor(values).reshape([-1 if d == dim else 1 for d in range(dims)])
 
 
 def _change(subject: Subject) -> Change:

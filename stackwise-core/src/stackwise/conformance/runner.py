@@ -67,13 +67,10 @@ class Runner:
         return (self.run(subject, check) for check in checks_for(subject))
 
     def _blocked(self, subject: Subject, check: Check) -> Outcome | None:
-        needed: tuple[str, ...]
-        if check.module == "declarations":
-            needed = PREREQUISITES[:1] if check.name != PREREQUISITES[0] else ()
-        else:
-            needed = tuple(name for name in PREREQUISITES if name != check.name)
-        for name in needed:
-            if check.name in PREREQUISITES and PREREQUISITES.index(name) > PREREQUISITES.index(check.name):
+        for name in PREREQUISITES[: 1 if check.module == "declarations" else None]:
+            if name == check.name:
+                return None
+            if subject.kind not in CATALOGUE[name].kinds:
                 continue
             found = self.run(subject, CATALOGUE[name])
             if found.verdict in ("failed", "blocked"):
@@ -89,7 +86,7 @@ def _run(subject: Subject, check: Check) -> Outcome:
     with _absolute_path(), TemporaryDirectory(prefix="stackwise-check-") as folder, guarded():
         os.chdir(folder)
         try:
-            with reported():
+            with reported(subject):
                 check.load()(subject)
         except Broken as error:
             verdict, reason = "failed", str(error)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -14,7 +17,7 @@ from stackwise.clock import compile_clock
 from stackwise.config import Ref
 from stackwise.contracts import BuildContext, Component, Kind
 from stackwise.discovery import components_of, discover
-from stackwise.errors import Problem, ProviderError, UserError, did_you_mean
+from stackwise.errors import Problem, ProviderError, StackwiseError, UserError, did_you_mean
 from stackwise.plan.parts import Draft, Drafts
 from stackwise.registry import KINDS, Provider, Registered, Registry
 from stackwise.schedules import Schedule, Window
@@ -64,6 +67,11 @@ class Subject:
         return f"{self.registered.kind}:{self.registered.id}"
 
     @property
+    def article(self) -> str:
+        """`a` or `an`, as its kind is spoken."""
+        return "an" if self.kind[0] in "aeiou" else "a"
+
+    @property
     def example(self) -> Mapping[str, Any]:
         """Its options as in a config."""
         return self.registered.component.example
@@ -100,11 +108,15 @@ class Subject:
         known = {**dict.fromkeys(draft.open_sizes, OPEN_SIZE), **draft.sizes}
         return {**known, **_reached(draft.spec, known)} if isinstance(draft.spec, TaskSpec) else known
 
-    def options(self, **values: Any) -> Any:
-        """The example's options as a factory gets them: all filled, what follows time at its first value, then `values` laid on."""
+    def options(self, attention: str | None = None, /, **values: Any) -> Any:
+        """The example's options as a factory gets them: all filled, what follows time at its first value, then `values` laid on.
+
+        Left out, `attention` is what the task needs, or the first mode that the rack offers.
+        """
         draft = self.draft()
         spec = draft.spec
-        attention = spec.attention[0] if isinstance(spec, RackSpec) and spec.attention else None
+        if attention is None and isinstance(spec, RackSpec) and spec.attention:
+            attention = spec.attention[0]
         attention = spec.attention if isinstance(spec, TaskSpec) else attention
         filled = draft.filled(dict.fromkeys(draft.open_sizes, OPEN_SIZE), attention).options
         return attrs.evolve(filled, **{**self.values(), **values})
@@ -158,7 +170,7 @@ def subjects_of(source: Source) -> tuple[Subject, ...]:
     if isinstance(source, str):
         provider, wanted = _installed(source)
     elif isinstance(source, ModuleType):
-        provider, wanted = _provider_of(components_of(source, name=_word(source.__name__))), None
+        provider, wanted = _provider_of(components_of(source, name=_word(source.__name__)), source.__name__), None
     else:
         provider, wanted = _provider_of(_registered(source)), None
     registry = Registry((*(p for p in core if p.name != provider.name), provider))
@@ -196,9 +208,9 @@ def _registered(components: Mapping[Kind, Iterable[Component]]) -> tuple[Registe
     )
 
 
-def _provider_of(components: tuple[Registered, ...]) -> Provider:
+def _provider_of(components: tuple[Registered, ...], module: str = "") -> Provider:
     name = components[0].provider if components else "listed"
-    return Provider(name=name, distribution=name, version="0", components=components)
+    return Provider(name=name, distribution=name, version="0", module=module, components=components)
 
 
 def _word(module: str) -> str:
@@ -207,18 +219,26 @@ def _word(module: str) -> str:
 
 
 @contextmanager
-def reported() -> Iterator[None]:
-    """What a component raises becomes a finding with the exception's type and place."""
+def reported(subject: Subject) -> Iterator[None]:
+    """What goes wrong becomes a finding: the core's sentence as it stands, any other exception with its type and its place in the
+    component's own code."""
     try:
         yield
     except (Broken, NotApplicable):
         raise
+    except StackwiseError as error:
+        raise Broken(str(error)) from error
     except (Exception, SystemExit) as error:
-        raise Broken(f"it raised {type(error).__name__}: {error} ({_place(error)})") from error
+        raise Broken(f"it raised {type(error).__name__}: {error}{_place(subject, error)}") from error
 
 
-def _place(error: BaseException) -> str:
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return "place unknown" if trace is None else f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
+def _place(subject: Subject, error: BaseException) -> str:
+    """The innermost line of the component's own package that was running, in brackets; nothing where none was."""
+    package = sys.modules.get(subject.registered.component.factory.partition(".")[0].partition(":")[0])
+    file = Path(getattr(package, "__file__", None) or ".")
+    own = file.parent if file.name == "__init__.py" else file
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        where = Path(frame.filename)
+        if own == where or own in where.parents:
+            return f" ({where.name}:{frame.lineno}, in {frame.name})"
+    return ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from stackwise.conformance import bench, partners
 from stackwise.conformance.subject import LENGTH, ROWS, SEED, NotApplicable, Subject, must
@@ -14,7 +14,7 @@ from stackwise.specs import TaskSpec, TensorSpec
 
 FLOOR_STEPS = 60
 FLOOR_SHARE = 0.7
-"""Share of the first loss below which a pointwise model on noise cannot come without having seen the targets."""
+"""Share of what a model learns that sees other rows, below which one on noise cannot come without having seen the targets."""
 
 
 def check_prepared_batch(subject: Subject) -> None:
@@ -59,28 +59,93 @@ def check_totals(subject: Subject) -> None:
 
 
 def check_noise_floor(subject: Subject) -> None:
-    """On noise, a model that looks at one position at a time cannot predict what lies ahead.
+    """On noise, a model that looks at one position at a time learns no more from its inputs than from those of other rows.
 
-    Usual cause: targets that are not shifted against the inputs, so that the model is shown the answer.
+    Usual cause: targets that are not shifted against the inputs, or stand among them: the model is shown the answer. Where that is
+    the task, as in denoising, its spec says `reconstructs=True`.
     """
-    if _spec(subject).lookahead < 1:
-        raise NotApplicable("it asks for no lookahead, so it may rightly learn something about noise")
+    if _spec(subject).reconstructs:
+        raise NotApplicable("its spec says that its inputs hold what is to be predicted")
+    seeing, blind = (_learnt_on_noise(subject, blind=blind) for blind in (False, True))
+    told = f"on noise the loss comes to {seeing:.4g}, and to {blind:.4g} with the inputs of other rows: the inputs hold the answer"
+    must(seeing > FLOOR_SHARE * blind, told)
+
+
+def check_loss_in_float32(subject: Subject) -> None:
+    """Outputs in bfloat16, as `precision: bf16` gives them, have the loss that their values have in float32.
+
+    Usual cause: `outputs["logits"]` used as it comes: say `.float()` before the sum.
+    """
+    task = bench.task_of(subject)
+    batch = bench.prepared(subject, task)
+    judged = bench.objective(task, bench.model_around(subject))
+    lowered = {name: _lowered(tensor) for name, tensor in bench.outputs(subject, batch).items()}
+    raised = {name: tensor.float() if tensor.dtype == torch.bfloat16 else tensor for name, tensor in lowered.items()}
+    with torch.no_grad():
+        (found, weight, _), (wanted, own, _) = (judged.judge(outputs, batch) for outputs in (lowered, raised))
+    must(found.dtype in (torch.float32, torch.float64), f"the loss of outputs in bfloat16 is summed in {found.dtype}")
+    close = abs(float(found) - float(wanted)) <= 1e-3 * max(abs(float(wanted)), 1e-3) and float(weight) == float(own)
+    must(close, f"the loss of outputs in bfloat16 is {float(found):.6g}, and {float(wanted):.6g} in float32")
+
+
+def check_mask_is_honoured(subject: Subject) -> None:
+    """Where a batch comes with a `mask`, what stands under it, which is padding, changes neither the loss nor its denominator.
+
+    Usual cause: a mask among the spec's `optional` fields that `prepare` hands on and `loss` does not look at.
+    """
+    spec = _spec(subject)
+    mask = spec.optional.get("mask")
+    if mask is None:
+        raise NotApplicable("its spec names no optional mask")
+    task, length = bench.task_of(subject), LENGTH + spec.lookahead
+    hidden = torch.arange(length) >= length - length // 3
+    real = (~hidden).to(partners.dtype_of(mask)).expand(ROWS, length)
+    found = []
+    for seed in (SEED, SEED + 1):
+        rows, others = bench.rows(subject), bench.rows(subject, seed=seed)
+        padded = {
+            n: torch.where(_along(hidden, t, spec.batch[n]), others[n], t) if "time" in spec.batch[n].dims else t for n, t in rows.items()
+        }
+        batch = dict(task.prepare({**padded, "mask": real}, bench.MOMENT, Generator().manual_seed(SEED)))
+        judged = bench.objective(task, bench.model_around(subject))
+        with torch.no_grad():
+            total, weight, _ = judged.judge(bench.outputs(subject, batch), batch)
+        found.append((float(total), float(weight)))
+    must(
+        found[0] == found[1],
+        f"with other padding the loss is {found[1][0]:.6g} over {found[1][1]:g}, not {found[0][0]:.6g} over {found[0][1]:g}",
+    )
+
+
+def _learnt_on_noise(subject: Subject, *, blind: bool) -> float:
+    """The loss that a pointwise model comes to on noise; a blind one sees the inputs of other rows."""
     task = bench.task_of(subject)
     model = bench.model_around(subject, zero_head=True).train()
     judged = bench.objective(task, model)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    seen = bench.boundaries(subject).embedding.inputs
     losses = []
     for step in range(FLOOR_STEPS):
         batch = bench.prepared(subject, task, seed=SEED + step)
+        if blind:
+            others = bench.prepared(subject, task, seed=SEED + FLOOR_STEPS + step)
+            batch |= {name: others[name] for name in seen}
         with bench.seeded(step):
             total, weight, _ = judged.loss(model, batch)
         optimizer.zero_grad()
         (total / weight).backward()
         optimizer.step()
         losses.append(float(total.detach()) / float(weight))
-    last = sum(losses[-10:]) / 10
-    told = f"on noise the loss falls from {losses[0]:.4g} to {last:.4g}: the inputs hold what is to be predicted"
-    must(last > FLOOR_SHARE * losses[0], told)
+    return sum(losses[-20:]) / 20
+
+
+def _lowered(tensor: Tensor) -> Tensor:
+    return tensor.detach().bfloat16() if tensor.dtype.is_floating_point else tensor.detach()
+
+
+def _along(positions: Tensor, tensor: Tensor, field: TensorSpec) -> Tensor:
+    """Something said of every position, shaped to stand beside a tensor."""
+    return positions.reshape([-1 if dim == "time" else 1 for dim in field.dims])
 
 
 def _spec(subject: Subject) -> TaskSpec:

@@ -119,8 +119,17 @@ def _values(names: Names, kind: Kind, plan: Blueprint) -> dict[str, str]:
         "summary": plan.summary,
         "headline": plan.summary[0].upper() + plan.summary[1:],
         "example": f"{{{example}}}",
+        "node": _node(names, plan),
         "config": _config(names, plan),
     }
+
+
+def _node(names: Names, plan: Blueprint) -> str:
+    """The component with the options of its example, as a config writes it."""
+    import yaml
+
+    node = {"use": f"{names.provider}.{plan.component}", **plan.example}
+    return yaml.safe_dump(node, default_flow_style=True, sort_keys=False, width=1000).strip()
 
 
 def _config(names: Names, plan: Blueprint) -> str:

@@ -86,10 +86,63 @@ class Exploding(sound.Embedding):
         return super().forward(levels) + torch.sqrt(0 * self.linear.weight.sum())  # d√x/dx at 0
 
 
+class Misspelt(sound.Embedding):
+    def forward(self, level: Tensor) -> Tensor:  # type: ignore[override]  # what is wrong with it
+        return super().forward(level)
+
+
+class Dividing(sound.Head):
+    def forward(self, hidden: Tensor) -> dict[str, Tensor]:
+        return {"levels": hidden[..., 0] * (1 / 0)}
+
+
+class Speechless(nn.Module):
+    """A rack that leaves its spec to its options."""
+
+    def __init__(self, options: Any) -> None:
+        super().__init__()
+        self.stacks = sound.Rack(options).stacks
+
+
 class Unused(sound.Embedding):
     def __init__(self, options: Any) -> None:
         super().__init__(options)
         self.spare = nn.Linear(1, options.width)
+
+
+class Overwriting(sound.Adapter):
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input.clamp_(min=0.0))
+
+
+class Restless(sound.Head):
+    """Drops out in every mode."""
+
+    def forward(self, hidden: Tensor) -> dict[str, Tensor]:
+        return super().forward(nn.functional.dropout(hidden, 0.5))
+
+
+class Crosswise(sound.Rack):
+    """Attends over the rows of the batch, as attention that takes time first does when it is given rows first."""
+
+    def forward(self, hidden: Tensor, shift: Tensor | None = None) -> Tensor:
+        scores = torch.einsum("btd,ctd->tbc", hidden, hidden).softmax(-1)
+        return super().forward(torch.einsum("tbc,ctd->btd", scores, hidden), shift)
+
+
+class Foreseeing(sound.Rack):
+    """Takes a mean over the whole row."""
+
+    def forward(self, hidden: Tensor, shift: Tensor | None = None) -> Tensor:
+        return super().forward(hidden + hidden.mean(1, keepdim=True), shift)
+
+
+class Blurring(sound.Rack):
+    """Takes a running mean over whatever came before, of whichever document."""
+
+    def forward(self, hidden: Tensor, segments: Tensor | None = None) -> Tensor:
+        places = torch.arange(1, hidden.shape[1] + 1, device=hidden.device)
+        return super().forward(hidden + hidden.cumsum(1) / places[:, None])
 
 
 class Gated(sound.Rack):
@@ -159,6 +212,26 @@ class Shared(sound.Optimizer):
         super().move(parameter, {**group, "lr": group["lr"] / len(group["params"])})
 
 
+class Insisting(sound.Optimizer):
+    """Wants a gradient of everyone."""
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # no closure is ever given
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+                parameter.grad += 0.1 * parameter
+                self.move(parameter, group)
+
+
+def build_squared(options: Any, context: Any, groups: Any) -> Any:
+    return sound.Optimizer([{**group, "moments": {"momentum": 2}} for group in sound.torch_groups(groups)], options)
+
+
+def build_insisting(options: Any, context: Any, groups: Any) -> Any:
+    return Insisting(sound.torch_groups(groups), options)
+
+
 def build_unnamed(options: Any, context: Any, groups: Any) -> Any:
     return sound.Optimizer([{"params": list(g.parameters.items()), **g.values} for g in groups], options)
 
@@ -183,6 +256,18 @@ class Chancy(sound.Loader):
     def __init__(self, options: Any, context: Any) -> None:
         super().__init__(options, context)
         self.row = int(torch.randint(1000, ()).item())
+
+
+class Reusing(sound.Loader):
+    """Hands out the one buffer it has."""
+
+    buffer: Tensor | None = None
+
+    def take(self, rows: int, length: int) -> dict[str, Tensor]:
+        made = super().take(rows, length)["levels"]
+        if self.buffer is None or self.buffer.shape != made.shape:
+            self.buffer = torch.empty_like(made)
+        return {"levels": self.buffer.copy_(made)}
 
 
 class CountingTakes(sound.Loader):
@@ -240,6 +325,55 @@ class Leaking(sound.Task):
     def prepare(self, batch: Mapping[str, Tensor], moment: Any, generator: Generator) -> dict[str, Tensor]:
         ready = super().prepare(batch, moment, generator)
         return {**ready, "ahead": batch["levels"][:, :-1]}
+
+
+class Coarse(sound.Task):
+    """Sums in the dtype that comes."""
+
+    def loss(self, outputs: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> tuple[Tensor, Any, dict[str, tuple[Tensor, Any]]]:
+        error = outputs["levels"] - batch["ahead"].to(outputs["levels"].dtype)
+        return error.square().sum(), error.numel(), {"absolute": (error.detach().float().abs().sum(), error.numel())}
+
+
+class Choosy(nn.Linear):
+    """An adapter that was never run the other way round."""
+
+    def __init__(self, options: Any) -> None:
+        super().__init__(options.narrow, options.wide)
+        self.options = options
+
+    def get_spec(self) -> Any:
+        return self.options.to_spec()
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input) if self.options.side == "before" else super().forward(input) @ self.weight
+
+
+class Labelled:
+    """Says which of two kinds a row is. Its labels are a field of the batch that the model is not to see."""
+
+    def __init__(self, options: Any) -> None:
+        self.options = options
+
+    def get_spec(self) -> Any:
+        return self.options.to_spec()
+
+    def seen(self, batch: Mapping[str, Tensor]) -> Tensor:
+        return batch["levels"]
+
+    def prepare(self, batch: Mapping[str, Tensor], moment: Any, generator: Generator) -> dict[str, Tensor]:
+        return {"levels": self.seen(batch), "label": batch["label"]}
+
+    def loss(self, outputs: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> tuple[Tensor, Any, dict[str, tuple[Tensor, Any]]]:
+        nats = nn.functional.binary_cross_entropy_with_logits(outputs["kind"].float(), batch["label"].float(), reduction="sum")
+        return nats, len(batch["label"]), {}
+
+
+class Telling(Labelled):
+    """Puts the label among what is seen."""
+
+    def seen(self, batch: Mapping[str, Tensor]) -> Tensor:
+        return batch["levels"] + batch["label"][:, None]
 
 
 class Rolling(sound.Task):
@@ -315,6 +449,10 @@ nothing, without_prepare = of(Nothing), of(WithoutPrepare)
 reseeding, stateless, unsqueezed = of(Reseeding), of(Stateless), of(Unsqueezed)
 entropic, exploding, unused, reading = of(Entropic), of(Exploding), of(Unused), of(Reading)
 gated, loud, counting = of(Gated), of(Loud), of(Counting)
+misspelt, dividing, speechless = of(Misspelt), of(Dividing), of(Speechless)
+labelled, telling = of(Labelled), of(Telling)
+overwriting, restless, choosy = of(Overwriting), of(Restless), of(Choosy)
+crosswise, foreseeing, blurring, coarse = of(Crosswise), of(Foreseeing), of(Blurring), of(Coarse)
 deaf, grasping, miscast = of(Deaf), of(Grasping), of(Miscast)
 padding, averaging, leaking, rolling = of(Padding), of(Averaging), of(Leaking), of(Rolling)
 loaded, halved, idle = of(Loaded), of(Halved), of(Idle)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from attrs import define, frozen
+from typing import Literal
 
-from stackwise import OptimizerSpec, RackSpec, TaskSpec, TensorSpec, option
-from victims.sound_options import LEVELS, LoaderOptions, OptimizerOptions, RackOptions
+from attrs import define, evolve, frozen
+
+from stackwise import EmbeddingSpec, OptimizerSpec, RackSpec, TaskSpec, TensorSpec, dimension, option
+from victims.sound_options import LEVELS, AdapterOptions, EmbeddingOptions, OptimizerOptions, RackOptions, TaskOptions
 
 
 @frozen(kw_only=True)
@@ -49,17 +51,48 @@ class Boastful(OptimizerOptions):
 class SideBySide(RackOptions):
     def to_spec(self) -> RackSpec:
         spec = super().to_spec()
-        return RackSpec(stacks=spec.stacks, residual_outputs=spec.residual_outputs, side={"shift": LEVELS, "segments": LEVELS})
+        return RackSpec(stacks=spec.stacks, residual_outputs=spec.residual_outputs, side={"shift": LEVELS, "offset": LEVELS})
 
 
 @frozen(kw_only=True)
-class Unfitting(LoaderOptions):
-    pass
+class Causal(RackOptions):
+    def to_spec(self) -> RackSpec:
+        return evolve(super().to_spec(), attention=("causal",))
 
 
 @frozen(kw_only=True)
-class FourWide:
-    """A task that offers a field with a time axis it does not cut."""
+class Segmented(RackOptions):
+    def to_spec(self) -> RackSpec:
+        return evolve(super().to_spec(), side={"segments": TensorSpec("batch time", "integer")})
 
+
+@frozen(kw_only=True)
+class Misnamed(EmbeddingOptions):
+    width: int = dimension("witdh", doc="features at each position")
+
+    def to_spec(self) -> EmbeddingSpec:
+        return evolve(super().to_spec(), output=TensorSpec(("batch", "time", 4)))
+
+
+@frozen(kw_only=True)
+class Padded(TaskOptions):
     def to_spec(self) -> TaskSpec:
-        return TaskSpec(batch={"levels": LEVELS}, inputs={"levels": LEVELS}, outputs={"levels": LEVELS}, lookahead=1)
+        return evolve(super().to_spec(), optional={"mask": TensorSpec("batch time", "bool")})
+
+
+@frozen(kw_only=True)
+class TwoSided(AdapterOptions):
+    side: Literal["before", "after"] = option("before", doc="where the linear map stands", choices=("before", "after"))
+
+
+@frozen(kw_only=True)
+class Labels:
+    def to_spec(self) -> TaskSpec:
+        label = TensorSpec("batch", "integer", bounds=(0, 2))
+        return TaskSpec(batch={"levels": LEVELS, "label": label}, inputs={"levels": LEVELS}, outputs={"kind": TensorSpec("batch")})
+
+
+@frozen(kw_only=True)
+class Restoring(Labels):
+    def to_spec(self) -> TaskSpec:
+        return evolve(super().to_spec(), reconstructs=True)

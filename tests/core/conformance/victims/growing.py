@@ -85,6 +85,23 @@ class Lopsided(Doubled):
         return {n: CopyOf(source=n, index=o.index, factors={d: (1.0,) * old[n][d] for d in o.index}) for n, o in mapped.items()}
 
 
+class Understated(Append):
+    """Repeats what is written and shares out what is read: the function stays, and gradients are not what the map says of them."""
+
+    def map_parameters(self, old: Any, new: Any, request: GrowthRequest) -> dict[str, CopyOf]:
+        origins = {}
+        for name in (name for name in new if name in old and old[name] != new[name]):
+            grown = {d: (a, b) for d, (a, b) in enumerate(zip(old[name], new[name], strict=True)) if a != b}
+            index = {d: tuple(i % a for i in range(b)) for d, (a, b) in grown.items()}
+            read = {d: (a / b,) * b for d, (a, b) in grown.items() if d == 1}
+            origins[name] = CopyOf(source=name, index=index, factors=read)
+        return origins
+
+
+def build_understated(options: Any, context: Any) -> Append:
+    return Understated()
+
+
 def build_doubled(options: Any, context: Any) -> Append:
     return Doubled()
 

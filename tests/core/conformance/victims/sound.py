@@ -246,7 +246,7 @@ def build_task(options: Any, context: BuildContext) -> Any:
 
 
 def torch_groups(groups: Sequence[ParameterGroup]) -> list[dict[str, Any]]:
-    return [{"params": list(group.parameters.items()), "group": group.name, **group.values} for group in groups]
+    return [{"params": list(group.parameters.items()), "group": group.name, "moments": {"momentum": 1}, **group.values} for group in groups]
 
 
 def build_optimizer(options: Any, context: BuildContext, groups: Sequence[ParameterGroup]) -> Any:

@@ -46,8 +46,9 @@ class ConvOptions:
     dropout: float = scheduled(0.0, doc="share of each block's output zeroed in training", minimum=0, maximum=1)
 
     def to_spec(self) -> RackSpec:
-        """A rack without side inputs; a block whose `out` is zero is the identity."""
-        return RackSpec(stacks={stack.name: stack.blocks for stack in self.stacks}, residual_outputs=("out.weight",))
+        """A causal rack without side inputs; a block whose `out` is zero is the identity."""
+        stacks = {stack.name: stack.blocks for stack in self.stacks}
+        return RackSpec(attention=("causal",), stacks=stacks, residual_outputs=("out.weight",))
 
 
 @frozen(kw_only=True)

@@ -1,0 +1,69 @@
+"""A component at other options than those of its example."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import attrs
+
+from stackwise.conformance.building import used
+from stackwise.conformance.catalogue import CATALOGUE, PREREQUISITES
+from stackwise.conformance.subject import Broken, NotApplicable, Subject, reported
+from stackwise.errors import UserError
+from stackwise.options import config_key
+
+
+def check_every_choice(subject: Subject) -> None:
+    """Every value of an option that has a few (true and false, a list of choices) works beside the rest of the example as the
+    example does, or is refused with a sentence.
+
+    Usual cause: a choice that is documented and not written, or has another shape than the spec says.
+    """
+    tried = 0
+    for key, value in _choices(subject):
+        other = _with(subject, key, value)
+        if other.problems(other.example):
+            continue  # the options' own rules refuse it beside the others
+        tried += 1
+        try:
+            with reported(other):
+                for name in PREREQUISITES[1:]:
+                    if subject.kind in CATALOGUE[name].kinds:
+                        CATALOGUE[name].load()(other)
+                used(other)
+        except Broken as error:
+            if isinstance(error.__cause__, UserError):
+                continue  # refused in a sentence
+            raise Broken(f"with {key}: {value!r} in the example, {error}") from error
+        except NotApplicable:
+            continue  # an optional library is not installed
+    if not tried:
+        raise NotApplicable("its example leaves no choice")
+
+
+def _choices(subject: Subject) -> Iterator[tuple[str, Any]]:
+    """Key and value, for every option of few values and every one of them but the example's."""
+    options = subject.registered.load_options()
+    types, used_now = get_type_hints(options), subject.draft().options
+    for attribute in attrs.fields(options):
+        key = config_key(attribute)
+        for value in attribute.metadata.get("choices") or _values_of(types.get(attribute.name)):
+            if value != getattr(used_now, attribute.name):
+                yield key, value
+
+
+def _values_of(wanted: Any) -> tuple[Any, ...]:
+    """The values of a type that has a few."""
+    shape = get_origin(wanted)
+    if shape is Literal:
+        return get_args(wanted)
+    if shape in (Union, UnionType):
+        return tuple(value for arm in get_args(wanted) if arm is not NoneType for value in _values_of(arm))
+    return (False, True) if wanted is bool else ()
+
+
+def _with(subject: Subject, key: str, value: Any) -> Subject:
+    component = attrs.evolve(subject.registered.component, example={**subject.example, key: value})
+    return attrs.evolve(subject, registered=attrs.evolve(subject.registered, component=component))

@@ -1,0 +1,148 @@
+"""What an output may depend on: its own row, what lies behind it, its own document, and in evaluation nothing of chance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stackwise.conformance import bench, partners
+from stackwise.conformance.modules import applied, fields_of, given_for
+from stackwise.conformance.subject import LENGTH, ROWS, SEED, NotApplicable, Subject, must
+from stackwise.specs import RackSpec
+
+TOLERANCE = 1e-4
+"""Largest difference, as a share of the largest value, that sums in another order explain."""
+
+BOUNDARIES: Mapping[str, tuple[int, int]] = {"segments": (0, 1), "mask": (1, 0)}
+"""Side input → its values in the first and the second half of a row, which then know nothing of each other."""
+
+
+def check_leaves_its_inputs(subject: Subject) -> None:
+    """A forward pass leaves the tensors that it is given as they were: others read them too.
+
+    Usual cause: an operation in place on the input: `hidden += …`, `nn.ReLU(inplace=True)` as the first layer.
+    """
+    spec, made = _spec(subject), bench.build_module(subject)
+    for mode in (True, False):
+        given = given_for(spec)
+        kept = bench.copied(given)
+        with bench.seeded(SEED), torch.no_grad():
+            applied(made.train(mode), spec, given)
+        changed = [name for name, tensor in kept.items() if not bench.same(given[name], tensor)]
+        must(not changed, f"it changes {', '.join(changed)}, which it was given")
+
+
+def check_evaluation_is_still(subject: Subject) -> None:
+    """In eval mode the same input gives the same output, whatever the random generators hold.
+
+    Usual cause: `F.dropout(x, p)` without `training=self.training`; noise that is added in every mode.
+    """
+    spec, made = _spec(subject), bench.build_module(subject).eval()
+    first, second = (_outputs(made, spec, given_for(spec), seed) for seed in (SEED, SEED + 1))
+    must(bench.same(first, second), "two passes in eval mode over the same input differ")
+
+
+def check_rows_stand_alone(subject: Subject) -> None:
+    """In eval mode a row gives what it gives in a batch of its own: the rows of a batch know nothing of each other.
+
+    Usual cause: attention over the wrong dimension (`nn.MultiheadAttention` without `batch_first=True`); statistics over the batch.
+    """
+    spec, made = _spec(subject), bench.build_module(subject).eval()
+    given = given_for(spec)
+    whole = _outputs(made, spec, given)
+    if not bench.same(whole, _outputs(made, spec, given, SEED + 1)):
+        raise NotApplicable("chance changes its outputs, which check_evaluation_is_still tells")
+    for i in range(ROWS):
+        alone = _outputs(made, spec, {name: _row(tensor, fields_of(spec)[name], i) for name, tensor in given.items()})
+        for name, tensor in alone.items():
+            off = _difference(_row(whole[name], _promised(spec, name), i), tensor)
+            must(off <= TOLERANCE, f"row {i} of '{name}' changes by {off:.2g} of its size when the other rows are not there")
+
+
+def check_causal(subject: Subject) -> None:
+    """Under causal attention a position depends on itself and on those before it: what comes later changes nothing of its output.
+
+    Usual cause: a mask left out or transposed; a convolution padded on both sides; a norm or a mean over time.
+    """
+    spec = _rack_spec(subject)
+    if "causal" not in spec.attention:
+        raise NotApplicable("its spec offers no causal attention")
+    rack = bench.build_module(subject, options=subject.options("causal")).eval()
+    given = given_for(spec)
+    first = LENGTH // 2
+    before, after = (_outputs(rack, spec, each)["hidden"] for each in (given, _other_half(spec, given, later=True)))
+    time = spec.output.dims.index("time")
+    off = _difference(before.narrow(time, 0, first), after.narrow(time, 0, first))
+    must(off <= TOLERANCE, f"positions before {first} change by {off:.2g} of their size with what stands at {first} and later")
+
+
+def check_boundaries_are_honoured(subject: Subject) -> None:
+    """Where `segments` or `mask` part a row, neither part knows anything of the other: documents do not leak, padding does not count.
+
+    Usual cause: the side input is accepted, so that the spec can name it, and not used; used by attention and not by a convolution.
+    """
+    spec = _rack_spec(subject)
+    taken = [name for name in BOUNDARIES if name in spec.side]
+    if not taken:
+        raise NotApplicable("its spec takes neither segments nor a mask")
+    rack = bench.build_module(subject).eval()
+    time = spec.output.dims.index("time")
+    for name in taken:
+        given = {**given_for(spec), name: _parted(spec, name)}
+        before = _outputs(rack, spec, given)["hidden"]
+        for later in (True, False):
+            after = _outputs(rack, spec, _other_half(spec, given, later=later))["hidden"]
+            start = 0 if later else LENGTH // 2
+            off = _difference(before.narrow(time, start, LENGTH // 2), after.narrow(time, start, LENGTH // 2))
+            must(off <= TOLERANCE, f"across a boundary that '{name}' draws, outputs change by {off:.2g} of their size")
+
+
+def _spec(subject: Subject) -> Any:
+    return bench.sized(subject.options().to_spec(), subject.sizes())
+
+
+def _rack_spec(subject: Subject) -> RackSpec:
+    spec: RackSpec = _spec(subject)
+    if not all("time" in tensor.dims for tensor in (spec.input, spec.output)):
+        raise NotApplicable("its hidden state has no time")
+    return spec
+
+
+def _outputs(made: nn.Module, spec: Any, given: dict[str, Tensor], seed: int = SEED) -> dict[str, Tensor]:
+    with bench.seeded(seed), torch.no_grad():
+        found = applied(made, spec, given)
+        return dict(found) if isinstance(found, Mapping) else {"hidden": found}
+
+
+def _promised(spec: Any, name: str) -> Any:
+    return spec.output if hasattr(spec, "output") else spec.outputs[name]
+
+
+def _row(tensor: Tensor, spec: Any, i: int) -> Tensor:
+    """One row of a tensor, still a batch."""
+    return tensor.narrow(spec.dims.index("batch"), i, 1) if "batch" in spec.dims else tensor
+
+
+def _other_half(spec: RackSpec, given: Mapping[str, Tensor], *, later: bool) -> dict[str, Tensor]:
+    """The same, with another hidden state in the later or the earlier half of the positions."""
+    time, first = spec.input.dims.index("time"), LENGTH // 2
+    other = partners.draw(spec.input, ROWS, LENGTH, torch.Generator().manual_seed(SEED + 1))
+    halves = [(other if half == later else given["hidden"]).narrow(time, half * first, first) for half in (False, True)]
+    return {**given, "hidden": torch.cat(halves, time)}
+
+
+def _parted(spec: RackSpec, name: str) -> Tensor:
+    """Two halves of every row, told apart by a side input."""
+    field = spec.side[name]
+    made = torch.empty(partners.shape_of(field, ROWS, LENGTH), dtype=partners.dtype_of(field))
+    for half, value in enumerate(BOUNDARIES[name]):
+        made.narrow(field.dims.index("time"), half * (LENGTH // 2), LENGTH // 2).fill_(value)
+    return made
+
+
+def _difference(one: Tensor, other: Tensor) -> float:
+    """The largest difference, as a share of the largest value."""
+    return float((one - other).abs().max()) / max(float(one.abs().max()), 1e-6)
