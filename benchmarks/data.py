@@ -26,8 +26,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from stackwise import BatchSpec, Moment, TensorSpec
 from stackwise.phases import BatchShape, DataState, Part
+from stackwise.planes.apportionment import Request
 from stackwise.planes.data import DataPlane
-from stackwise.planes.mixture import Request
 from stackwise.planes.reader_processes import ProcessLoader
 from stackwise.schedules import Curve
 from stackwise_providers_data.token_stream import TokenStream

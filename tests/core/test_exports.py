@@ -181,3 +181,18 @@ def test_adapters_precision_and_averages_are_exported_with_the_weights(tmp_path:
         assert not torch.equal(average({"tokens": TOKENS})["logits"], expected)
         with machine.optimizer.evaluating("ema"):
             assert torch.equal(average({"tokens": TOKENS})["logits"], machine.model.model({"tokens": TOKENS})["logits"])
+
+
+def test_of_an_optimizer_that_trains_at_other_points_the_weights_to_judge_are_exported(tmp_path: Path) -> None:
+    config = {**{key: value for key, value in CONFIG.items() if key != "phases"}, "optimizer": {"use": "optim.schedule-free", "lr": 0.1}}
+    (tmp_path / "exp.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    done = run(tmp_path / "exp.yaml", output=tmp_path / "out", stream=io.StringIO()).directory
+    machine = stackwise.assemble(stackwise.load(tmp_path / "exp.yaml"))
+    for event in machine.train():
+        if isinstance(event, stackwise.StepDone) and event.step == 3:
+            with machine.optimizer.evaluating(), torch.no_grad():
+                expected = machine.model.model.eval()({"tokens": TOKENS})["logits"]
+            machine.model.train()
+    export(done, tmp_path / "exported", 4)
+    with torch.no_grad():
+        assert torch.equal(stackwise.load_exported(tmp_path / "exported")({"tokens": TOKENS})["logits"], expected)

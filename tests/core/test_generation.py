@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -92,6 +93,7 @@ def test_a_run_that_has_not_finished_goes_on_from_its_newest_whole_checkpoint(he
 GATE = {"use": "transformer.gated", "gate": {"linear": {"from": 0, "to": 1, "over": "phase"}}}
 CURRICULA: dict[str, dict[str, Any]] = {
     "adapters beside": {"two": {"model": {"weight_adapters": LORA, "freeze": ["embedding", "rack"]}}},
+    "an optimizer that trains at other points": {"two": {"optimizer": {"use": "optim.schedule-free", "lr": 0.02}}},
     "a gate half open": {"two": {"model": {"rack": {"stacks": [{"base": 2}]}}, "enter": {"growth": GATE}}},
 }
 
@@ -100,6 +102,12 @@ def logits(model: Any) -> torch.Tensor:
     with torch.no_grad():
         found: torch.Tensor = model({"tokens": torch.arange(90, 110)[None]})["logits"]
     return found
+
+
+def judged(machine: stackwise.TrainingMachine) -> Any:
+    """What an evaluation would see now."""
+    with machine.optimizer.evaluating():
+        return logits(machine.model.model.eval())
 
 
 @pytest.mark.parametrize("name", CURRICULA)
@@ -111,9 +119,9 @@ def test_what_stands_beside_the_weights_counts(here: Path, name: str) -> None:
     for event in machine.train():
         if isinstance(event, stackwise.StepDone) and event.step == HALF - 1:
             machine.model.apply_values(machine.schedule.clock.t(HALF))
-            expected[HALF] = logits(machine.model.model.eval())
+            expected[HALF] = judged(machine)
             machine.model.train()
-    expected[LAST] = logits(machine.model.model.eval())
+    expected[LAST] = judged(machine)
     assert torch.equal(logits(_open(directory).model), expected[LAST])
     assert generate(directory, "zq", GREEDY).step == LAST
     shutil.rmtree(directory / "final")
@@ -157,6 +165,33 @@ def test_a_model_of_preferences_goes_on_as_a_causal_one(here: Path) -> None:
         generate(directory, [97, 100], GREEDY)
     with pytest.raises(UserError, match="-1 is no id of the source: ids are not negative"):
         generate(directory, [97, -1], GREEDY)
+
+
+ENCODER_DECODER = {
+    "use": "transformer.encoder-decoder",
+    "width": 16,
+    "heads": 2,
+    "stacks": [{"read": 1}, {"write": 1}],
+    "encoder": ["read"],
+}
+
+
+@pytest.mark.parametrize("form", ["prefix", "encoder-decoder"])
+def test_a_source_is_followed_by_its_target(here: Path, form: str) -> None:
+    """Learns that every line is answered by the same word."""
+    records = "".join(json.dumps({"ask": f"{name}{i}?", "answer": "yes."}) + "\n" for name in "abc" for i in range(10))
+    Path("pairs.jsonl").write_text(records)
+    layout = {} if form == "prefix" else {"layout": "separate"}
+    source = {"use": "data.jsonl", "paths": ["pairs.jsonl"], "prompt": "ask", "response": "answer", "heldout": 0, **layout}
+    model = {**config_of()["model"], "rack": DECODER if form == "prefix" else ENCODER_DECODER}
+    task = {"use": "transformer.seq2seq", "form": form}
+    data = {"sources": {"pairs": source}, "batch_size": 8, "seq_len": 8}
+    directory = trained(here, task=task, model=model, data=data)
+    called = call(directory, "--prompt", "a7?", "--tokens", "4", "--temperature", "0")
+    assert (called.exit_code, called.output) == (0, "a7?yes.\n")
+    assert generate(directory, list(b"a7?"), GREEDY).ids[:8] == tuple(b"a7?yes.\0")  # the separator that ended every response
+    refused = call(directory, "--prompt", "a", "--steps", "3")
+    assert refused.exit_code == 2 and "one token at a time" in refused.output
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tiny_walks import base, drive, machine_of, moments, plan_of, problems_of
 
 import stackwise
-from stackwise import StepDone, UserError
+from stackwise import ConfigError, StepDone, UserError
 from stackwise.describe import plan_as_json, plan_as_text
 from stackwise.pricing import price
 
@@ -78,9 +78,10 @@ def test_each_phase_costs_what_it_costs_alone_whatever_came_before() -> None:
         "thawed": {"model": {"freeze": []}},
         "short": {"data": {"seq_len": TIME}},
         "normed": {"model": {"rack": {"qk_norm": True}}},
+        "beside": {"model": {"weight_adapters": {"style": {"use": "transformer.lora", "rank": 2, "select": ["rack"]}}}},
     }
     phases = {name: {"until": f"{2 * i + 2} steps", **delta} for i, (name, delta) in enumerate(deltas.items())}
-    together = price(plan_of(decoder(2), phases=phases))
+    together = price(plan_of(decoder(2), phases=phases, run={"horizon": f"{2 * len(deltas)} steps"}))
     config = decoder(2)
     for phase, delta in zip(together, deltas.values(), strict=True):
         config["data"].update(delta.get("data", {}))
@@ -116,6 +117,27 @@ def test_selectors_are_tried_before_the_run(change: dict[str, Any], rule: str) -
     config["model"] |= change
     with pytest.raises(UserError, match=rule):
         price(plan_of(config))
+
+
+@pytest.mark.parametrize(
+    ("second", "key"),
+    [
+        ({"enter": {"fresh": ["head"]}}, "phases.two.enter.fresh: selector 'head' matches no parameter"),
+        ({"model": {"freeze": ["heads"]}}, "phases.two.model.freeze: selector 'heads' matches no parameter"),
+        ({"enter": {"rewarm": "2 steps"}}, "phases.two.enter.rewarm: it has nothing to act on here, where no parameter is fresh"),
+        ({"enter": {"moments": "reset"}}, "phases.two.enter.moments: it .* where no parameter is a copy and the optimizer stays"),
+        ({"enter": {"weight_adapters": "drop"}}, "phases.two.enter.weight_adapters: it .* where no weight adapter leaves"),
+    ],
+)
+def test_what_a_phase_says_of_its_entry_acts_on_something(second: dict[str, Any], key: str) -> None:
+    with pytest.raises(ConfigError, match=key):
+        price(plan_of(decoder(), phases={"one": {"until": "50%"}, "two": second}))
+
+
+@pytest.mark.parametrize("key", [{"moments": "reset"}, {"weight_adapters": "drop"}, {"rewarm": "2 steps"}])
+def test_the_first_phase_crosses_nothing(key: dict[str, Any]) -> None:
+    (problem,) = problems_of(decoder(), phases={"one": {"enter": key}})
+    assert "the first phase has nothing to grow from" in problem.message
 
 
 def test_the_plan_as_json_is_json_and_as_text_names_what_happens() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -204,6 +205,17 @@ def test_two_fitting_fields_are_for_the_user_to_choose_from():
     assert chosen.problems == () and chosen.bridges[0].before == "b"
 
 
+def test_one_number_a_row_is_never_taken_for_another():
+    """The length of a prefix is no label, though both are one integer a row."""
+    task = TaskSpec(batch={"label": TensorSpec("batch", "int64", bounds=(0, "classes"))}, inputs={}, outputs={})
+    source = side("source:a", BatchSpec(fields={"prefix": TensorSpec("batch", "int64")}))
+    unified = unify({"source:a": source, "task": side("task", task)})
+    assert unified.bridges == () and "one number a row is never taken for another" in messages(unified)
+    assert "data.rename: {label: FIELD}" in messages(unified)
+    asked = unify({"source:a": source, "task": side("task", task)}, {"label": "prefix"})
+    assert (asked.bridges[0].kind, asked.bridges[0].before, asked.bridges[0].after) == ("rename", "prefix", "label")
+
+
 def test_one_delivered_field_is_never_guessed_for_two_needed_ones():
     task = TaskSpec(batch={"x": TensorSpec("batch", "int64"), "y": TensorSpec("batch", "int64")}, inputs={}, outputs={})
     source = side("source:a", BatchSpec(fields={"z": TensorSpec("batch", "int64")}))
@@ -368,7 +380,10 @@ def test_fields_that_no_task_uses_may_differ_between_sources():
 
 def test_attention_the_rack_does_not_offer_is_refused_and_an_undeclared_one_noted():
     task = side("task", TaskSpec(batch={"tokens": IDS}, inputs={"tokens": IDS}, outputs={"logits": LOGITS}, attention="bidirectional"))
-    assert "needs bidirectional attention, but <rack> offers causal" in messages(unify(language_model(task=task)))
+    causal = language_model(task=task)
+    assert "needs bidirectional attention, but <rack> offers causal: choose a rack that does" in messages(unify(causal))
+    causal["rack"] = attrs.evolve(causal["rack"], pinned="context")
+    assert "offers causal: leave model.rack.context out" in messages(unify(causal))
     plain = unify(language_model(task=task, rack=side("rack", RackSpec(), dims={"width": 32})))
     assert plain.problems == () and kinds(plain) == ["note"] and "declares no attention mode" in str(plain.bridges[0])
 

@@ -65,8 +65,8 @@ def test_the_lengths_of_the_second_section_are_those_written() -> None:
     ]
 
 
-def test_the_instants_of_a_phase_replace_those_that_it_removes() -> None:
-    plan = laid(*next(pair for pair in titled("yaml") if "null" in pair[1]))
+def test_the_instants_of_a_phase_replace_those_before_it() -> None:
+    plan = laid(*next(pair for pair in titled("yaml") if "over: phase" in pair[1]))
     long = plan.schedule.phases[1]
     assert [(start - long.start, shape.seq_len) for start, shape in long.state.data.shapes] == [(0, 128), (2, 256)]  # type: ignore[union-attr]  # declared
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,6 +43,27 @@ def test_the_plan_is_what_the_command_prints() -> None:
     printed = CliRunner().invoke(main, ["plan", str(ROOT / "examples" / "grow-bytes.yaml")])
     assert printed.exit_code == 0, printed.output
     assert [without_epochs(block) for block in blocks("text")] == [without_epochs(printed.stdout)]
+
+
+def test_the_commands_on_configs_and_runs_do_what_they_are_there_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both runs are cut short; every other `stackwise` command is called as it is written, in its order."""
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    monkeypatch.chdir(tmp_path)
+    first = ["stackwise", "run", "examples/grow-bytes.yaml", "--set", "evaluate.heldout.batches=1"]
+    short = ["--set", "run.horizon=10 steps", "--set", "data.batch_size=2"]
+    commands = [
+        shlex.split(line, comments=True)
+        for block in blocks("console")
+        for line in block.splitlines()
+        if line.startswith("stackwise") and (" examples/" in line or " runs/" in line)
+    ]
+    called = []
+    for _, command, *rest in (first, *commands):
+        result = CliRunner().invoke(main, [command, *rest, *(short if command == "run" else [])])
+        assert result.exit_code == 0, result.output
+        called.append(command)
+    assert called == ["run", "validate", "plan", "run", "generate", "resume", "branch", "doctor", "export"]
+    assert (tmp_path / "runs/grow-bytes-002/status.json").exists() and (tmp_path / "weights/weights.safetensors").exists()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())

@@ -115,8 +115,6 @@ class Scenario:
             dropped = {name: None for name in before if name not in after}
             config["phases"][f"p{i}"]["data"]["sources"] = {**{n: self._declared_once(config, n) for n in after}, **dropped}
             config["phases"][f"p{i}"]["data"]["mix"].update(dropped)
-            for key in ("batch_size", "seq_len"):
-                _forget_instants(config["phases"][f"p{i}"]["data"][key], getattr(self.segments[i - 1], key))
         config["model"]["embedding"]["vocab"] = 4 * _SPAN
         config["model"]["rack"].update(width=2, heads=1, stacks=[{"base": 1}])
         return config
@@ -182,13 +180,6 @@ def _declared(value: Any) -> Any:
     if not isinstance(value, tuple):
         return value
     return {"piecewise": {"values": {f"{share}%": count for share, count in value}, "over": "phase"}}
-
-
-def _forget_instants(declared: Any, before: Any) -> None:
-    """The instants of a piecewise schedule are a map, and maps merge: what the phase before declared is taken out."""
-    if isinstance(declared, dict) and isinstance(before, tuple):
-        for share, _ in before:
-            declared["piecewise"]["values"].setdefault(f"{share}%", None)
 
 
 def _in_force(value: Any, into: int, steps: int) -> int:

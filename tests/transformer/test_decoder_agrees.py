@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import nn
@@ -12,6 +14,7 @@ from stackwise_providers_transformer.embedding import TokenEmbedding
 from stackwise_providers_transformer.head import LMHead
 from stackwise_providers_transformer.options import DecoderOptions, LMOptions, TokenOptions
 
+State = dict[str, torch.Tensor]
 VOCAB, WIDTH, HEADS, KV_HEADS, FF, LENGTH, EPS = 50, 32, 4, 2, 48, 11, 1e-6
 SIZES = {
     "vocab_size": VOCAB,
@@ -25,6 +28,11 @@ SIZES = {
     "rms_norm_eps": EPS,
     "initializer_range": 0.3,
     "rope_parameters": {"rope_type": "default", "rope_theta": 500.0},
+}
+EMBEDDINGS: dict[type, str] = {
+    LlamaForCausalLM: "model.embed_tokens.weight",
+    Qwen3ForCausalLM: "model.embed_tokens.weight",
+    GPT2LMHeadModel: "transformer.wte.weight",
 }
 NAMES_OF_LLAMA = {
     "input_layernorm.weight": "attention_norm.weight",
@@ -54,7 +62,7 @@ def _drawn(model: PreTrainedModel) -> PreTrainedModel:
     return model.eval()
 
 
-def _from_llama(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _from_llama(state: State) -> State:
     ours = {"norm.weight": state["model.norm.weight"]}
     for i in range(2):
         block = {name.removeprefix(f"model.layers.{i}."): tensor for name, tensor in state.items() if f".layers.{i}." in name}
@@ -64,7 +72,7 @@ def _from_llama(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return ours
 
 
-def _from_gpt2(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _from_gpt2(state: State) -> State:
     ours = {"positions.weight": state["transformer.wpe.weight"]}
     ours |= {f"norm.{kind}": state[f"transformer.ln_f.{kind}"] for kind in ("weight", "bias")}
     for i in range(2):
@@ -75,14 +83,22 @@ def _from_gpt2(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return ours
 
 
-def _logits(
-    state: dict[str, torch.Tensor], table: torch.Tensor, output: torch.Tensor, tokens: torch.Tensor, **options: object
-) -> torch.Tensor:
-    rack = Decoder(DecoderOptions(**{"width": WIDTH, "heads": HEADS, "stacks": [{"base": 2}], "ff": FF, **options}))
+def _logits(state: State, table: torch.Tensor, output: torch.Tensor, tokens: torch.Tensor, **options: object) -> torch.Tensor:
+    rack = Decoder(DecoderOptions(**{"width": WIDTH, "heads": HEADS, "stacks": [{"base": 2}], "ff": FF, **options})).to(table.dtype)
     rack.load_state_dict(state)
     embedding, head = TokenEmbedding(TokenOptions(vocab=VOCAB, width=WIDTH)), LMHead(LMOptions(vocab=VOCAB, width=WIDTH))
     embedding.weight, head.weight = nn.Parameter(table), nn.Parameter(output)
     return head(rack(embedding(tokens=tokens)))["logits"]
+
+
+def _agree(model: PreTrainedModel, translated: Callable[[State], State], **options: object) -> None:
+    """Logits to 1e-5 in float64, where nothing but a difference is left, and in float32 to 1e-5 beside the rounding of both."""
+    for dtype, relative in ((torch.float64, 0.0), (torch.float32, 1e-5)):
+        theirs = model.to(dtype)
+        state = {name: tensor.detach() for name, tensor in theirs.state_dict().items()}
+        ours = _logits(translated(state), state[EMBEDDINGS[type(model)]], state["lm_head.weight"], _tokens(), **options)
+        assert ours.dtype is dtype
+        torch.testing.assert_close(ours, theirs(_tokens()).logits, rtol=relative, atol=1e-5)
 
 
 def _tokens() -> torch.Tensor:
@@ -93,20 +109,13 @@ def _tokens() -> torch.Tensor:
 def test_agrees_with_llama(kv_heads: int) -> None:
     torch.manual_seed(0)
     model = _drawn(LlamaForCausalLM(LlamaConfig(**{**SIZES, "num_key_value_heads": kv_heads})))
-    state = {name: tensor.detach() for name, tensor in model.state_dict().items()}
-    ours = _logits(
-        _from_llama(state), state["model.embed_tokens.weight"], state["lm_head.weight"], _tokens(), kv_heads=kv_heads, rope_base=500.0
-    )
-    torch.testing.assert_close(ours, model(_tokens()).logits, rtol=1e-5, atol=1e-5)
+    _agree(model, _from_llama, kv_heads=kv_heads, rope_base=500.0)
 
 
 def test_agrees_with_qwen3() -> None:
     torch.manual_seed(0)
     model = _drawn(Qwen3ForCausalLM(Qwen3Config(**SIZES)))
-    state = {name: tensor.detach() for name, tensor in model.state_dict().items()}
-    options = {"kv_heads": KV_HEADS, "rope_base": 500.0, "qk_norm": True}
-    ours = _logits(_from_llama(state), state["model.embed_tokens.weight"], state["lm_head.weight"], _tokens(), **options)
-    torch.testing.assert_close(ours, model(_tokens()).logits, rtol=1e-5, atol=1e-5)
+    _agree(model, _from_llama, kv_heads=KV_HEADS, rope_base=500.0, qk_norm=True)
 
 
 def test_agrees_with_gpt2() -> None:
@@ -114,8 +123,4 @@ def test_agrees_with_gpt2() -> None:
     sizes = {"vocab_size": VOCAB, "n_embd": WIDTH, "n_head": HEADS, "n_layer": 2, "n_inner": FF, "n_positions": 16}
     config = GPT2Config(**sizes, activation_function="gelu", layer_norm_epsilon=EPS, initializer_range=0.3, bos_token_id=0, eos_token_id=0)
     model = _drawn(GPT2LMHeadModel(config))
-    state = {name: tensor.detach() for name, tensor in model.state_dict().items()}
-    table = state["transformer.wte.weight"]
-    options = {"norm": "layernorm", "bias": True, "mlp": "gelu", "positions": "learned", "max_positions": 16}
-    ours = _logits(_from_gpt2(state), table, table, _tokens(), **options)
-    torch.testing.assert_close(ours, model(_tokens()).logits, rtol=1e-5, atol=1e-5)
+    _agree(model, _from_gpt2, norm="layernorm", bias=True, mlp="gelu", positions="learned", max_positions=16)

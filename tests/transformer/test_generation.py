@@ -12,14 +12,19 @@ import torch
 from fresh_draws import chi_square, fresh_generator
 from torch import nn
 
-from stackwise import GenerationSettings, Model, UserError
+from stackwise import GenerationSettings, Model, Moment, UserError
+from stackwise.unification import Bridge
 from stackwise_providers_transformer.causal_lm import CausalLM
 from stackwise_providers_transformer.decoder import Decoder
 from stackwise_providers_transformer.embedding import TokenEmbedding
+from stackwise_providers_transformer.encoder_decoder import EncoderDecoder
 from stackwise_providers_transformer.head import LMHead
 from stackwise_providers_transformer.mask_diffusion import MaskDiffusion
 from stackwise_providers_transformer.masking_options import MaskDiffusionOptions
 from stackwise_providers_transformer.options import CausalLMOptions, DecoderOptions, LMOptions, TokenOptions
+from stackwise_providers_transformer.pair_options import Seq2SeqOptions
+from stackwise_providers_transformer.rack_options import EncoderDecoderOptions
+from stackwise_providers_transformer.seq2seq import Seq2Seq
 
 VOCAB, WIDTH = 13, 24
 CAUSAL = CausalLM(CausalLMOptions())
@@ -131,6 +136,70 @@ def test_what_has_no_meaning_for_a_causal_model_is_refused() -> None:
         CAUSAL.generate(model(), torch.tensor([1]), GenerationSettings(tokens=2, steps=1), seeded())
     with pytest.raises(UserError, match="give at least one token"):
         CAUSAL.generate(model(), torch.tensor([], dtype=torch.long), GenerationSettings(tokens=2), seeded())
+
+
+# -- targets ------------------------------------------------------------------------------------------------------------
+
+
+def writer(form: str, **options: Any) -> Model:
+    """A model for either form of a target from a source, in float64."""
+    if form == "prefix":
+        return model(attention="prefix", **options).double()
+    torch.manual_seed(0)
+    sides = {"stacks": [{"read": 2}, {"write": 2}], "encoder": ("read",)}
+    rack = EncoderDecoder(EncoderDecoderOptions(width=WIDTH, heads=4, init_std=0.3, **sides, **options))
+    sizes = {"vocab": VOCAB, "width": WIDTH}
+    embedding, head = TokenEmbedding(TokenOptions(init_std=1.0, **sizes)), LMHead(LMOptions(tied=False, init_std=0.5, **sizes))
+    bridge = Bridge("task-rack", "embed", "source as tokens", "rack", "memory", "source", "tokens")
+    return Model(embedding, rack, head, bridges=[bridge]).eval().double()
+
+
+@pytest.mark.parametrize("form", ["prefix", "encoder-decoder"])
+@pytest.mark.parametrize("pairs", ["given", "spans"])
+def test_a_target_is_written_as_training_reads_it(form: str, pairs: str) -> None:
+    """Every token is the likeliest at its place in the batch that the task makes of source and target."""
+    source, count, symbols = torch.tensor([3, 1, 4, 1, 5, 9, 2]), 8, VOCAB - 3
+    spans = {"density": count / 15, "mean_span": float(count), "sentinels": 2} if pairs == "spans" else {}  # one span, at the end
+    task, found = Seq2Seq(Seq2SeqOptions(form=form, pairs=pairs, symbols=symbols, **spans)), writer(form)
+    seen = lengths(found)
+    made = task.generate(found, source, GenerationSettings(tokens=count, temperature=0), seeded())
+    assert torch.equal(made[:7], source) and len(made) == 15 and len(set(made[7:].tolist())) > 2
+    assert form == "encoder-decoder" or seen[1:] == [1] * (count - 1)  # keys and values are kept
+    assert torch.equal(task.generate(found, source, GenerationSettings(tokens=count, temperature=0, cache=False), seeded()), made)
+    if pairs == "spans":
+        batch = {"tokens": made[None]}
+    elif form == "prefix":
+        batch = {"tokens": made[None], "prefix": torch.tensor([7])}
+    else:
+        batch = {"prompt": source[None], "response": made[None, 7:]}
+    prepared = task.prepare(batch, Moment(0, 0.0, "only", 0, 0.0, 0), seeded())
+    with torch.no_grad():
+        logits = found(prepared)["logits"][..., : symbols if task.options.adds_symbols else VOCAB]
+    counted = prepared["counted"]
+    if pairs == "spans":
+        counted = counted & (prepared["targets"] < symbols)  # neither the sentinel nor the end
+    assert torch.equal(prepared["targets"][counted], made[7:]) and torch.equal(logits.argmax(-1)[counted], made[7:])
+
+
+def test_a_target_is_seeded_and_never_holds_a_symbol_of_the_task() -> None:
+    task, source = Seq2Seq(Seq2SeqOptions(form="encoder-decoder", symbols=5)), torch.tensor([3, 1])
+    found, settings = writer("encoder-decoder"), GenerationSettings(tokens=200, temperature=100.0)
+    one, again, other = (task.generate(found, source, settings, seeded(seed)) for seed in (1, 1, 2))
+    assert torch.equal(one, again) and not torch.equal(one, other) and set(one.tolist()) == {*range(5)}
+    with pytest.raises(UserError, match="give at least one token"):
+        task.generate(found, source[:0], settings, seeded())
+
+
+def test_a_source_longer_than_its_table_of_positions_is_refused() -> None:
+    task = Seq2Seq(Seq2SeqOptions(form="encoder-decoder", symbols=5))
+    found = writer("encoder-decoder", positions="learned", max_positions=4)
+    for source, tokens, fits in ((4, 4, True), (5, 1, False), (1, 5, False)):
+        given, settings = torch.ones(source, dtype=torch.long), GenerationSettings(tokens=tokens)
+        if fits:
+            assert len(task.generate(found, given, settings, seeded())) == source + tokens
+        else:
+            with pytest.raises(UserError, match="take 5 positions, and the model has learned 4"):
+                task.generate(found, given, settings, seeded())
 
 
 # -- distributions ------------------------------------------------------------------------------------------------------

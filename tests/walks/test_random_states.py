@@ -48,6 +48,8 @@ class Walk:
         self.gradients: dict[str, bool] = {}
         self.outputs = torch.empty(0)
         self.weights: dict[str, torch.Tensor] = {}
+        self.judged: dict[str, torch.Tensor] = {}
+        """The weights to judge and keep, which schedule-free does not train at."""
         self.identities: dict[str, int] = {}
         self.moments: dict[str, Any] = {}
         self.average: dict[str, torch.Tensor] = {}
@@ -68,7 +70,9 @@ class Walk:
     def _note(self) -> None:
         machine = self.machine
         machine.model.apply_values(machine.schedule.clock.t(machine.step))
-        self.outputs, self.weights, self.moments = logits(machine), weights(machine), moments(machine)
+        self.weights, self.moments = weights(machine), moments(machine)
+        with machine.optimizer.evaluating():
+            self.outputs, self.judged = logits(machine), weights(machine)
         self.identities = {name: id(p) for name, p in machine.model.model.named_parameters()}
         average = machine.optimizer.average
         self.average = {} if average is None else {name: tensor.clone() for name, tensor in average.state_by_name().items()}
@@ -93,7 +97,7 @@ class Walk:
             source = sources[name]
             if source is None or (merged and ".mlp." in name):
                 continue
-            old = self.weights[source]
+            old = (self.judged if self._leaves(before, after, name, source) else self.weights)[source]
             if by_shape and old.shape != tensor.shape:
                 continue
             if not by_shape or torch.equal(old, tensor):
@@ -120,6 +124,9 @@ class Walk:
                 assert name not in state or moved, name
             return
         parameter = self.machine.model.model.get_parameter(name)
+        if before.optimizer == "schedule-free" and self._leaves(before, after, name, source):
+            assert name not in state, f"{name} left schedule-free, and its state stayed"
+            return
         if not same and not parameter.requires_grad:
             return  # frozen: no optimizer says what it keeps of it
         expected = {key: value for key, value in old.items() if same or key in wanted}
@@ -130,6 +137,11 @@ class Walk:
         }
         assert name in state and same_tensors(state[name], given), name
 
+    def _leaves(self, before: Declared, after: Declared, name: str, source: str) -> bool:
+        """Whether the optimizer of the phase before trains the parameter no more, the very object."""
+        stopped = is_frozen(after, name) and self._moved_to(before, after, name, source)
+        return before.optimizer != after.optimizer or stopped
+
     def _moved_to(self, before: Declared, after: Declared, name: str, source: str) -> bool:
         """Whether the object itself goes on under this name, though the rule of the operator calls it a copy."""
         return self.identities.get(source) == id(self.machine.model.model.get_parameter(name))
@@ -139,7 +151,8 @@ class Walk:
         assert transition is not None
         keeps = keeps_function(before, after)
         assert transition.preserves_function == keeps
-        after_outputs = logits(self.machine)[..., : self.outputs.shape[-1]]
+        with self.machine.optimizer.evaluating():
+            after_outputs = logits(self.machine)[..., : self.outputs.shape[-1]]
         if keeps:
             exact = after.growth in (None, "identity", "gated") and not (before.lora and not after.lora)
             coarse = 0.15 if before.narrow else 3e-6  # what is merged or split in bfloat16 is rounded there

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_walks import base, boundaries, drive, machine_of, moments, same_tensors, stream, weights
+from tiny_walks import base, boundaries, drive, machine_of, moments, plan_of, same_tensors, stream, weights
 from torch import nn
 
-from stackwise import Built, PhaseEntered, StepDone, UserError
+from stackwise import AdapterSpec, Built, PhaseEntered, StepDone, TensorSpec, UserError
 from stackwise.machine import TrainingMachine
 from stackwise.planes.optimizer import OptimizerPlane
 
@@ -271,6 +271,78 @@ def test_an_operator_over_shapes_answers_for_sizes_alone(other: dict[str, Any]) 
     machine = machine_of(two_phases({"model": model, "enter": {"growth": {"use": "transformer.widen-ff"}}}))
     transition = machine.schedule.phases[1].transition
     assert transition is not None and transition.preserves_function == (other == {"rack": {"qk_norm": False}})
+
+
+def test_other_heads_under_widen_ff_are_refused_because_no_shape_shows_them() -> None:
+    machine = machine_of(two_phases({"model": {"rack": {"ff": 40, "heads": 4}}, "enter": {"growth": {"use": "transformer.widen-ff"}}}))
+    with pytest.raises(UserError, match=r"'heads' would go from 2 to 4, which changes what attention computes: .* a phase of their own"):
+        drive(machine)
+
+
+def notes_of(config: Mapping[str, Any]) -> str:
+    transition = plan_of(config).schedule.phases[1].transition
+    assert transition is not None
+    return "\n".join(transition.notes)
+
+
+BESIDE = {
+    "use": "optim.adamw",
+    "lr": 0.01,
+    "clip": 1.0,
+    "ema": {"decay": 0.9},
+    "lr_scaling": {"width": {"exponent": -1, "base": 8}},
+    "groups": {"slow": {"select": ["embedding"], "lr": 1e-3}},
+    "reaction": {"use": "optim.plateau", "metric": "train.loss"},
+}
+
+
+def test_the_plan_names_what_ends_with_an_optimizer_that_is_replaced() -> None:
+    told = notes_of(two_phases({"optimizer": {"use": "optim.lion", "lr": 1e-3, "clip": 0.5}}, optimizer=BESIDE))
+    assert "replaces the whole optimizer, so these end with it: ema, reaction, lr_scaling, groups.slow; repeat what is to go on" in told
+    assert "the averaged weights are lost" in told
+    assert "reaction optim.plateau ends: its factor on every learning rate is 1 again" in told
+    repeated = {**BESIDE, "use": "optim.lion"}
+    assert notes_of(two_phases({"optimizer": repeated}, optimizer=BESIDE)).count("\n") == 0  # nothing but the moments
+
+
+def test_what_is_repeated_beside_another_optimizer_goes_on() -> None:
+    machine = machine_of(two_phases({"optimizer": {**BESIDE, "use": "optim.lion"}}, optimizer=BESIDE))
+    reactions, averages = [], []
+    for event in machine.train():
+        if isinstance(event, PhaseEntered):
+            reactions.append(machine.optimizer.reaction)
+            assert machine.optimizer.average is not None
+            averages.append({name: average.clone() for name, average in machine.optimizer.average.state_by_name().items()})
+        elif isinstance(event, StepDone) and event.step == 5:
+            held = {name: average.clone() for name, average in machine.optimizer.average.state_by_name().items()}  # type: ignore[union-attr]
+    assert reactions[0] is reactions[1] is not None
+    assert all(torch.equal(averages[1][name], held[name]) for name in held) and averages[1].keys() == held.keys()
+
+
+def test_a_reaction_with_other_options_begins_anew_and_the_plan_says_so() -> None:
+    other = {"reaction": {"use": "optim.plateau", "metric": "train.loss", "patience": 3}}
+    told = notes_of(two_phases({"optimizer": other}, optimizer=BESIDE))
+    assert told == "reaction optim.plateau ends and another begins: its factor on every learning rate is 1 again"
+
+
+class Turned(nn.Linear):
+    """A map of the hidden state with the parameters of another that it takes the place of."""
+
+    def get_spec(self) -> AdapterSpec:
+        hidden = TensorSpec("batch time width")
+        return AdapterSpec(input=hidden, output=hidden)
+
+
+def test_another_adapter_in_the_same_place_starts_anew() -> None:
+    model = {**base()["model"], "adapters": {"embedding-rack": [{"use": "core.project", "width_in": 8, "width_out": 8}]}}
+    spec = AdapterSpec(input=TensorSpec("batch time width"), output=TensorSpec("batch time width"))
+    turned = Built(Turned, spec=spec, in_features=8, out_features=8)
+    config = two_phases({"model": {"adapters": {"embedding-rack": [turned]}}}, model=model)
+    assert notes_of(config) == "adapter core.project of embedding-rack is replaced by Turned: its parameters start anew"
+    before, entered, after = at_boundary(config)
+    name = "adapters.embedding-rack.0.weight"
+    assert (entered.fresh, entered.dropped) == (2, 1)
+    assert not torch.equal(after.weights[name], before.weights[name]) and name not in after.moments
 
 
 def test_a_finished_module_cannot_start_anew() -> None:

@@ -19,12 +19,12 @@ from stackwise.discovery import discover
 from stackwise.errors import ConfigError, ProviderError, StackwiseError, UserError, asks_too_much
 from stackwise.evaluation import Evaluation
 from stackwise.machine import TrainingMachine
-from stackwise.phases import CompiledPhase, DataState, Part, PhaseSchedule
+from stackwise.phases import CompiledPhase, Part, PhaseSchedule
 from stackwise.placement import Placement
 from stackwise.plan import EvaluationPlan, Plan, make_plan
 from stackwise.plan.reads import shortages
+from stackwise.planes.apportionment import Request
 from stackwise.planes.data import DataPlane
-from stackwise.planes.mixture import Request
 from stackwise.planes.model import ModelPlane
 from stackwise.planes.objective import Objective
 from stackwise.planes.optimizer import OptimizerPlane
@@ -176,7 +176,7 @@ class Workshop:
 
     def evaluation(self, declared: EvaluationPlan, placement: Placement) -> Evaluation:
         """A named evaluation with its data read and ready."""
-        data = self.data(declared.name, placement, partial(_asked_always, declared.state))
+        data = self.data(declared.name, placement, partial(_asked_of, declared))
         first = self._plan.schedule.at(step=0)
         data.rehearse([(declared.state, self._plan.lookahead, first)])
         data.enter(declared.state, lookahead=self._plan.lookahead)
@@ -271,10 +271,12 @@ def _asked(schedule: PhaseSchedule, step: int) -> Request | None:
     return None if rows is None else Request(rows, {name: curve(t) for name, curve in state.data.mix.items()})
 
 
-def _asked_always(state: DataState, step: int) -> Request | None:
-    """What every batch of an evaluation asks."""
-    rows = state.shape(step).rows
-    return None if rows is None else Request(rows, {name: curve(0.0) for name, curve in state.mix.items()})
+def _asked_of(declared: EvaluationPlan, step: int) -> Request | None:
+    """What a batch of an evaluation asks; None past the last."""
+    rows = declared.state.shape(step).rows
+    if rows is None or step >= declared.batches:
+        return None
+    return Request(rows, {name: curve(0.0) for name, curve in declared.state.mix.items()})
 
 
 def _build_loader(id: str, options: Any, context: BuildContext) -> Any:

@@ -14,23 +14,20 @@ import attrs
 import torch
 from torch import nn
 
-from stackwise import config
 from stackwise.assembly import build_module
 from stackwise.checkpoints import DESCRIPTION, Checkpoint, CheckpointStore, load_weights, read_description, save_weights
 from stackwise.config import structure_options
 from stackwise.contracts import BuildContext, Kind, Scheduled
 from stackwise.discovery import discover
 from stackwise.errors import DiskError, UserError
-from stackwise.model import Model, load_named_tensors
+from stackwise.model import Model, load_named_tensors, named_tensors
 from stackwise.options import Stack, config_key, scheduled_fields
 from stackwise.phases import ModelState, Part
-from stackwise.plan import make_plan
 from stackwise.planes.weight_adapters import targets
 from stackwise.registry import Registry
-from stackwise.resumption import Described
 from stackwise.rundir import CHECKPOINTS, CONFIG, FINAL
+from stackwise.saved_models import model_at
 from stackwise.schedules import Constant
-from stackwise.state_codec import join_state
 from stackwise.unification import Bridge
 
 _ROLES: tuple[Kind, ...] = ("embedding", "rack", "head")
@@ -120,17 +117,13 @@ def _final(directory: Path) -> tuple[Model, dict[str, Any]]:
 
 def _at(checkpoint: Checkpoint) -> tuple[Model, dict[str, Any]]:
     """The model as it was declared at a checkpoint's step, with its weights."""
-    saved = Described.read(checkpoint.document)
-    plan = make_plan(config.experiment(saved.config), discover(), saved.past)
-    state = plan.schedule.phase_at(max(checkpoint.step - 1, 0)).state
-    assert state is not None  # a plan's phases are declared
-    parts = describe_model(state.model, plan.schedule.clock.t(checkpoint.step), nn.Module())
-    model = _build({**parts, "specs": None}, checkpoint.path, plan.registry)
-    weights = join_state(checkpoint.load_tensors(), saved.machine)["model"]
-    if differences := load_named_tensors(model, weights):
+    found = model_at(checkpoint)
+    parts = describe_model(found.state.model, found.plan.schedule.clock.t(found.step), nn.Module())
+    model = _build({**parts, "specs": None}, checkpoint.path, found.plan.registry)
+    if differences := load_named_tensors(model, named_tensors(found.model)):
         raise UserError(f"the weights in {checkpoint.path} are not its model's:\n  " + "\n  ".join(differences))
-    providers = {provider.name: f"{provider.distribution} {provider.version}" for provider in plan.providers}
-    about = {"step": checkpoint.step, **parts, "specs": _specs(model), "data": saved.fingerprints, "providers": providers}
+    providers = {provider.name: f"{provider.distribution} {provider.version}" for provider in found.plan.providers}
+    about = {"step": found.step, **parts, "specs": _specs(model), "data": found.fingerprints, "providers": providers}
     return model, about
 
 

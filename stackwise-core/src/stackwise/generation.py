@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from attrs import evolve, frozen
-from torch import nn
 
 from stackwise import config
 from stackwise.assembly import Workshop
@@ -16,15 +14,12 @@ from stackwise.checkpoints import CheckpointStore, load_weights, read_descriptio
 from stackwise.contracts import Generates, GenerationSettings, HasTextCodec, TextCodec
 from stackwise.discovery import discover
 from stackwise.errors import ProviderError, UserError
-from stackwise.model import load_named_tensors
-from stackwise.phases import CompiledPhase, TrainingState
-from stackwise.plan import Plan, make_plan
-from stackwise.planes.model import ModelPlane
+from stackwise.phases import TrainingState
+from stackwise.plan import make_plan
 from stackwise.registry import blaming
-from stackwise.resumption import Described
 from stackwise.rundir import CHECKPOINTS, CONFIG, FINAL
+from stackwise.saved_models import SavedModel, declared_at, model_at
 from stackwise.specs import BatchSpec
-from stackwise.state_codec import join_state
 from stackwise.streams import step_seed, stream_key
 
 
@@ -39,18 +34,6 @@ class Generated:
     """The same as text; None where the prompt was given as ids."""
     step: int
     """The step of the weights."""
-
-
-@frozen(kw_only=True)
-class _Trained:
-    """A run at the instant that its weights are of."""
-
-    plan: Plan
-    phase: CompiledPhase
-    state: TrainingState
-    model: nn.Module
-    step: int
-    fingerprints: Mapping[str, Any]
 
 
 def generate(run: Path | str, prompt: str | Sequence[int], settings: GenerationSettings, *, seed: int = 0) -> Generated:
@@ -86,7 +69,7 @@ def generate(run: Path | str, prompt: str | Sequence[int], settings: GenerationS
     return Generated(ids=ids, prompt_tokens=len(given), text=None if codec is None else codec.decode(ids), step=trained.step)
 
 
-def _open(run: Path) -> _Trained:
+def _open(run: Path) -> SavedModel:
     if not (run / CONFIG).is_file():
         raise UserError(f"{run} is no run directory: there is no {CONFIG} in it")
     if (run / FINAL).is_dir():
@@ -95,44 +78,29 @@ def _open(run: Path) -> _Trained:
     if checkpoint is None:
         damaged = "".join(f"; {each.name} is damaged: {each.reason}" for each in skipped)
         raise UserError(f"{run} holds no weights yet, neither final ones nor a whole checkpoint{damaged}: train it first")
-    saved = Described.read(checkpoint.document)
-    plan = make_plan(config.experiment(saved.config), discover(), saved.past)
-    phase, state, model = _declared(plan, checkpoint.step)
-    if differences := load_named_tensors(model, join_state(checkpoint.load_tensors(), saved.machine)["model"]):
-        raise UserError(f"the weights in {checkpoint.path} are not its model's:\n  " + "\n  ".join(differences))
-    return _Trained(plan=plan, phase=phase, state=state, model=model, step=checkpoint.step, fingerprints=saved.fingerprints)
+    return model_at(checkpoint)
 
 
-def _finished(run: Path) -> _Trained:
-    about = read_description(run / FINAL)
-    plan = make_plan(config.load(run / CONFIG), discover())
-    phase, state, model = _declared(plan, plan.schedule.steps)
-    load_weights(model, run / FINAL)
-    step, fingerprints = about.get("step", plan.schedule.steps), about.get("data", {})
-    return _Trained(plan=plan, phase=phase, state=state, model=model, step=step, fingerprints=fingerprints)
+def _finished(run: Path) -> SavedModel:
+    about, plan = read_description(run / FINAL), make_plan(config.load(run / CONFIG), discover())
+    found = declared_at(plan, about.get("step", plan.schedule.steps), about.get("data", {}))
+    load_weights(found.model.requires_grad_(False), run / FINAL)
+    return found
 
 
-def _declared(plan: Plan, step: int) -> tuple[CompiledPhase, TrainingState, nn.Module]:
-    """The phase whose last step lies before `step`, and the model as it is declared then, on the CPU and in evaluation mode."""
-    phase = plan.schedule.phase_at(max(step - 1, 0))
-    assert phase.state is not None  # a plan's phases are declared
-    plane = ModelPlane(Workshop(plan).module, seed=plan.experiment.run.seed)
-    return phase, phase.state, plane.another(phase, plan.schedule.clock.t(step)).requires_grad_(False).eval()
-
-
-def _task(trained: _Trained) -> Generates:
+def _task(trained: SavedModel) -> Generates:
     part = trained.state.task
     task = Workshop(trained.plan).task(part)
     if not isinstance(task, Generates):
         label = trained.plan.joined[trained.phase.index].drafts.task.label
         raise UserError(
             f"{label} of phase '{trained.phase.name}' generates nothing: a run that is to continue prompts ends with a task that does, "
-            "as a causal language model"
+            "as a causal language model, a sequence to sequence or a diffusion"
         )
     return task
 
 
-def _codec(trained: _Trained) -> TextCodec:
+def _codec(trained: SavedModel) -> TextCodec:
     """Text ↔ ids as the first source in force that knows has them: the sources of a mixture share their ids.
 
     Raises:

@@ -301,7 +301,8 @@ class TrainingMachine:
     def _judged(self) -> Judged:
         assert self._last_batch is not None  # `_is_probed` has seen it
         batch, moment = self._last_batch
-        return judge(batch, self.model.model, self.objective, self.placement, moment, self._seed)
+        with self.optimizer.evaluating():
+            return judge(batch, self.model.model, self.objective, self.placement, moment, self._seed)
 
     def _enter(self, phase: CompiledPhase) -> tuple[ModelReceipt, MomentsReceipt]:
         state, t = phase.state, self.schedule.clock.t(phase.start)
@@ -312,18 +313,29 @@ class TrainingMachine:
         self.objective.enter(state.task)
         self.data.enter(state.data, lookahead=self.objective.lookahead)
         growth = self._grow(phase.enter.growth) if self._grow is not None and phase.enter.growth is not None else None
-        receipt = self.model.enter(state.model, step=phase.start, blocks=phase.blocks, growth=growth, gate=phase.gate, enter=phase.enter)
+        self.optimizer.leave(state.optimizer)
+        receipt = self.model.enter(
+            state.model,
+            step=phase.start,
+            blocks=phase.blocks,
+            growth=growth,
+            gate=phase.gate,
+            enter=phase.enter,
+            settle=self.optimizer.settle,
+        )
         self.model.apply_values(t)
-        self._take_reference(phase)
-        self.placement.wrap(self.model.model)
         parameters = dict(self.model.model.named_parameters())
         moments = self.optimizer.enter(state.optimizer, parameters, t, receipt=receipt if phase.index else None, enter=phase.enter)
+        self._take_reference(phase)
+        self.placement.wrap(self.model.model)
         self.model.train()
         self._apply_values(t)
         return receipt, moments
 
     def _take_reference(self, phase: CompiledPhase) -> None:
-        if self.objective.take_reference(self.model.model):
+        with self.optimizer.evaluating():
+            taken = self.objective.take_reference(self.model.model)
+        if taken:
             self._reference_phase = phase.index
 
     def _entered(

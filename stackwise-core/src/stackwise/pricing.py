@@ -12,22 +12,22 @@ from contextlib import contextmanager
 
 import torch
 from attrs import Factory, define, frozen
-from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from stackwise.assembly import Workshop
 from stackwise.config import PhaseConfig
 from stackwise.contracts import ParameterGroup
-from stackwise.errors import ConfigError, Problem, ProviderError, SelectorError, StackwiseError, UserError, asks_too_much
+from stackwise.errors import ConfigError, ProviderError, SelectorError, UserError, asks_too_much
 from stackwise.phases import CompiledPhase, Part, TrainingState
 from stackwise.plan import Plan
 from stackwise.plan.reads import Reads, declared_sizes, reads_of
 from stackwise.planes.model import ModelPlane
 from stackwise.planes.optimizer import group_parameters
-from stackwise.planes.transfer import ModelReceipt
+from stackwise.planes.transfer import WEIGHT_ADAPTERS, ModelReceipt
+from stackwise.prepared_shapes import prepared_shapes
 from stackwise.registry import blaming
 from stackwise.schedules import Curve
-from stackwise.specs import OptimizerSpec, TaskSpec, TensorSpec
+from stackwise.specs import OptimizerSpec, TaskSpec
 
 
 @frozen(kw_only=True)
@@ -147,7 +147,10 @@ def _price_phase(plan: Plan, phase: CompiledPhase, walk: _Walk) -> PhasePrice:
     assert state is not None  # a plan's phases are declared
     clock, joined = plan.schedule.clock, plan.joined[phase.index]
     first, last = clock.t(phase.start), clock.t(phase.stop - 1)
-    receipt, figures = walk.enter(phase, state), walk.figures(phase, state)
+    receipt = walk.enter(phase, state)
+    if phase.index:
+        _check_enter(plan, phase, receipt)
+    figures = walk.figures(phase, state)
     lr, scale = _lr(state, figures.groups), state.optimizer.lr_factor(figures.parameters)
     return PhasePrice(
         name=phase.name,
@@ -157,7 +160,7 @@ def _price_phase(plan: Plan, phase: CompiledPhase, walk: _Walk) -> PhasePrice:
         parameters=figures.parameters,
         trainable=figures.trainable,
         optimizer_bytes=figures.optimizer_bytes,
-        flops=_flops(plan, phase, walk.plane.model, walk.counted),
+        flops=_flops(walk, phase),
         sources=reads_of(phase, joined, clock, declared_sizes(joined)),
         lr=None if lr is None else (scale * lr(first), scale * lr(last)),
         envelope=_envelope(state.optimizer.reaction),
@@ -171,11 +174,42 @@ def _placed_at(phase: PhaseConfig, path: str) -> Iterator[None]:
     try:
         yield
     except SelectorError as error:
-        raise ConfigError([Problem(str(error), path, phase.locate(path))]) from None
+        path = next((key for key, selectors in _selectors(phase).items() if error.selector in selectors), path)
+        raise ConfigError([phase.problem(path, str(error))]) from None
     except UserError as error:
         if phase.enter.growth is None or isinstance(error, ConfigError):
             raise
-        raise ConfigError([Problem(str(error), "enter.growth", phase.locate("enter.growth"))]) from error
+        raise ConfigError([phase.problem("enter.growth", str(error))]) from error
+
+
+def _selectors(phase: PhaseConfig) -> dict[str, tuple[str, ...]]:
+    """Key → the selectors it holds that the model is asked for."""
+    beside = {f"model.weight_adapters.{name}.select": tuple(adapter.select) for name, adapter in phase.model.weight_adapters.items()}
+    return {"model.freeze": tuple(phase.model.freeze), "enter.fresh": tuple(phase.enter.fresh), **beside}
+
+
+def _check_enter(plan: Plan, phase: CompiledPhase, receipt: ModelReceipt) -> None:
+    """What a phase says of how it is entered has something to act on.
+
+    Raises:
+        ConfigError: it has not.
+    """
+    state, last = phase.state, plan.schedule.phases[phase.index - 1].state
+    assert state is not None and last is not None  # a plan's phases are declared
+    replaced, left = state.optimizer.part.id != last.optimizer.part.id, any(name.startswith(WEIGHT_ADAPTERS) for name in receipt.dropped)
+    idle = {
+        "rewarm": "no parameter is fresh" if phase.enter.rewarm is not None and not receipt.fresh else "",
+        "moments": "no parameter is a copy and the optimizer stays"
+        if phase.enter.moments == "reset" and not (receipt.copied or replaced)
+        else "",
+        "weight_adapters": "no weight adapter leaves" if phase.enter.weight_adapters == "drop" and not left else "",
+    }
+    config = plan.experiment.phases[phase.index]
+    problems = [
+        config.problem(f"enter.{key}", f"it has nothing to act on here, where {why}: leave it out") for key, why in idle.items() if why
+    ]
+    if problems:
+        raise ConfigError(problems)
 
 
 def _lr(state: TrainingState, taken: frozenset[str]) -> Curve | None:
@@ -209,9 +243,9 @@ def _optimizer_bytes(plan: Plan, phase: CompiledPhase, groups: list[ParameterGro
     return sum(spec.count(name, tuple(p.shape)) * p.element_size() for name, p in named)
 
 
-def _flops(plan: Plan, phase: CompiledPhase, model: nn.Module, known: _Counted) -> int | None:
+def _flops(walk: _Walk, phase: CompiledPhase) -> int | None:
     """FLOPs of all steps of a phase, counted over a forward and backward pass of each batch shape on the meta device."""
-    state = phase.state
+    plan, known, state = walk.plan, walk.counted, phase.state
     if state is None:
         return None
     starts = [*(start for start, _ in state.data.shapes), phase.stop]
@@ -223,7 +257,7 @@ def _flops(plan: Plan, phase: CompiledPhase, model: nn.Module, known: _Counted) 
     total = 0
     for (rows, length), times in counted.items():
         if (rows, length) not in known.flops:
-            known.flops[rows, length] = _batch_flops(plan, phase, model, {"batch": rows, "time": length, "source": length})
+            known.flops[rows, length] = _batch_flops(walk, phase, rows, length)
         flops = known.flops[rows, length]
         if flops is None:
             return None
@@ -235,29 +269,31 @@ def _computation(plan: Plan, phase: CompiledPhase, state: TrainingState) -> obje
     """What the cost of a batch depends on beside its shape."""
     joined, model = plan.joined[phase.index], state.model
     parts = [state.task, model.embedding, model.rack, model.head, *(part for group in model.adapters.values() for part in group)]
-    return [part.structure for part in parts], list(model.adapters), model.freeze, model.bridges, joined.optional, joined.sizes
+    beside = [(name, declared.select, declared.part.structure) for name, declared in model.weight_adapters.items()]
+    return [part.structure for part in parts], beside, list(model.adapters), model.freeze, model.bridges, joined.optional, joined.sizes
 
 
-def _batch_flops(plan: Plan, phase: CompiledPhase, model: nn.Module, runtime: Mapping[str, int | None]) -> int | None:
-    joined, state = plan.joined[phase.index], phase.state
-    task = joined.drafts.task.spec
-    if state is None or not isinstance(task, TaskSpec):
+def _batch_flops(walk: _Walk, phase: CompiledPhase, rows: int | None, length: int | None) -> int | None:
+    plan, model, state = walk.plan, walk.plane.model, phase.state
+    drafts = plan.joined[phase.index].drafts
+    if state is None or not isinstance(drafts.task.spec, TaskSpec):
         return None
-    sizes = {**{dim: size for (role, dim), size in joined.sizes.items() if role == "task"}, **runtime}
-    offered = {name: spec for name, spec in task.inputs.items() if name not in task.optional or name in joined.optional}
-    shapes = {name: _shape(spec, sizes) for name, spec in offered.items()}
-    if not shapes or any(shape is None for shape in shapes.values()):
+    shapes = prepared_shapes(plan, phase, walk.shop, rows=rows, length=length)
+    if shapes is None:
         return None
     counter = FlopCounterMode(display=False)
     try:
-        batch = {name: torch.zeros(shape or (), dtype=_dtype(task.inputs[name]), device="meta") for name, shape in shapes.items()}
+        batch = {name: torch.zeros(shape, dtype=dtype, device="meta") for name, (shape, dtype) in shapes.items()}
         with counter:
             outputs = model(batch)
             sum(output.sum() for output in outputs.values() if output.is_floating_point()).backward()
-    except StackwiseError:
+    except (ProviderError, ConfigError):
         raise
+    except UserError as error:
+        message = f"the model with {drafts.rack.label} does not run on what {drafts.task.label} makes of a batch: {error}"
+        raise ConfigError([plan.experiment.phases[phase.index].problem("model.rack", message)]) from error
     except Exception as error:
-        given = ", ".join(f"{name} {list(shape or ())}" for name, shape in shapes.items())
+        given = ", ".join(f"{name} {list(shape)}" for name, (shape, _) in shapes.items())
         if asks_too_much(error):
             raise UserError(
                 f"phase '{phase.name}': no memory holds what the model makes of {given}: batch_size or seq_len is too large"
@@ -272,15 +308,3 @@ def _batch_flops(plan: Plan, phase: CompiledPhase, model: nn.Module, runtime: Ma
 
 def _fault(rack: Part) -> type[UserError] | type[ProviderError]:
     return ProviderError if rack.given is None else UserError
-
-
-def _shape(spec: TensorSpec, sizes: Mapping[str, int | None]) -> tuple[int, ...] | None:
-    shape = [dim if isinstance(dim, int) else sizes.get(dim) for dim in spec.dims]
-    return None if any(size is None for size in shape) else tuple(size for size in shape if size is not None)
-
-
-def _dtype(spec: TensorSpec) -> torch.dtype:
-    named = {"floating": torch.float32, "integer": torch.int64}
-    dtype = named.get(spec.dtype) or getattr(torch, spec.dtype)
-    assert isinstance(dtype, torch.dtype)
-    return dtype

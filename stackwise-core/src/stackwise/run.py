@@ -128,7 +128,9 @@ def _go_on(path: Path, experiment: Experiment, stream: TextIO | None) -> Result:
         checkpoint, skipped = CheckpointStore(path / CHECKPOINTS).newest()
         rest = _Rest.after(checkpoint, experiment)
         if directory.status().get("status") == FINISHED and rest.step >= rest.plan.schedule.steps:
-            return Result(path, Summary.of(directory.history()), finished_before=True)
+            summary = Summary.of(directory.history())
+            directory.close()
+            return Result(path, summary, finished_before=True)
         machine = rest.machine()
         progress = Progress(rest.plan.schedule, stream)
         for each in skipped:
@@ -284,7 +286,10 @@ def _checkpoint_at(store: CheckpointStore, at: str, directory: Path) -> Checkpoi
     limit = Described.read(newest.document).past.clock.step_of(share)
     below = [step for step in known if step <= limit]
     if not below:
-        raise UserError(f"{directory} has no checkpoint up to step {limit} ({at}); there are those of steps {there}")
+        raise UserError(
+            f"{directory} has no checkpoint up to step {limit} ({at}); there are those of steps {there}: "
+            "run.checkpoint.keep_last and keep_every say which stay"
+        )
     return store.at(below[-1])
 
 

@@ -36,15 +36,30 @@ class Knot(NamedTuple):
     shape: Shape
 
 
+class _Piece(NamedTuple):
+    """The way from one knot to the next: value + rise · ease((t - start) / span)."""
+
+    start: float
+    value: float
+    rise: float
+    span: float
+    ease: Callable[[float], float]
+
+
 @frozen
 class Curve:
     """A compiled schedule: knots in increasing t, the outer values held outside them. Equality is meaning."""
 
     knots: tuple[Knot, ...]
     _times: tuple[float, ...] = field(init=False, repr=False, eq=False)
+    _pieces: tuple[_Piece, ...] = field(init=False, repr=False, eq=False)
 
     def __attrs_post_init__(self) -> None:
         object.__setattr__(self, "_times", tuple(knot.t for knot in self.knots))
+        ways = zip(self.knots, self.knots[1:], strict=False)
+        pieces = [_Piece(one.t, one.value, next.value - one.value, next.t - one.t, _EASE[one.shape]) for one, next in ways]
+        last = self.knots[-1]
+        object.__setattr__(self, "_pieces", (*pieces, _Piece(last.t, last.value, 0.0, 1.0, _EASE["hold"])))
 
     @classmethod
     def constant(cls, value: float) -> Curve:
@@ -61,11 +76,8 @@ class Curve:
         i = bisect_right(self._times, t) - 1
         if i < 0:
             return self.knots[0].value
-        knot = self.knots[i]
-        if knot.shape == "hold" or i + 1 == len(self.knots):
-            return knot.value
-        after = self.knots[i + 1]
-        return knot.value + (after.value - knot.value) * _EASE[knot.shape]((t - knot.t) / (after.t - knot.t))
+        start, value, rise, span, ease = self._pieces[i]
+        return value + rise * ease((t - start) / span)
 
 
 @frozen

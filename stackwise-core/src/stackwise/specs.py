@@ -157,8 +157,9 @@ class TaskSpec:
     batch: Mapping[str, TensorSpec]
     """Fields it needs from the loader."""
     optional: Mapping[str, TensorSpec] = Factory(dict)
-    """Fields it uses when a loader delivers them (`segments`, `mask`). Those that `inputs` names too are side inputs which the
-    rack must then take: a boundary that is delivered is honoured."""
+    """Fields it heeds when a loader delivers them (`segments`, `mask`). Those that `inputs` names too are side inputs which the
+    rack must then take: a boundary that is delivered is honoured. What `prepare` cannot honour it refuses, which is found before
+    the run."""
     inputs: Mapping[str, TensorSpec]
     """Fields that its prepared batch offers to the embedding and as side inputs."""
     outputs: Mapping[str, TensorSpec]

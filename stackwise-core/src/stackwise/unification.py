@@ -50,6 +50,8 @@ class Side:
     """Dimension → size, where an option fixes it."""
     open: Mapping[str, str] = Factory(dict)
     """Dimension → the option to fill with its size."""
+    pinned: str | None = None
+    """An option that would follow the task's attention, and that the config gives."""
 
     @property
     def path(self) -> str:
@@ -204,12 +206,14 @@ class _Unifier:
         for name in task.spec.side:
             if name not in rack.spec.side:
                 takes = ", ".join(rack.spec.side) or "none"
-                message = f"{task.label} needs a rack that takes the side input '{name}', but {rack.label} takes {takes}: choose another"
+                message = (
+                    f"{task.label} needs a rack that takes the side input '{name}', but {rack.label} takes {takes}: choose a rack that does"
+                )
                 self._refuse(message, "model.rack", task, rack)
         for name in rack.spec.needs:
             if name not in task.spec.embedded and name not in task.spec.inputs:
-                message = f"{rack.label} does not run without the side input '{name}', which {task.label} does not give: choose another"
-                self._refuse(message, "model.rack", task, rack)
+                needs = f"{rack.label} does not run without the side input '{name}', which {task.label} does not give"
+                self._refuse(f"{needs}: choose another rack, or a task that gives it", "model.rack", task, rack)
         delivery = self._delivery(task.spec)
         self._check_unheeded(task, rack, delivery.unheeded(rack.spec.side))
         self._join_side(task, rack, rack.spec.side, delivery.inputs())
@@ -271,7 +275,8 @@ class _Unifier:
             self.bridges.append(Bridge("task-rack", "note", detail, into="rack"))
         elif task.spec.attention not in rack.spec.attention:
             offers = ", ".join(rack.spec.attention)
-            message = f"{task.label} needs {task.spec.attention} attention, but {rack.label} offers {offers}: choose another"
+            fix = f"leave {rack.path}.{rack.pinned} out" if rack.pinned else "choose a rack that does, or another task"
+            message = f"{task.label} needs {task.spec.attention} attention, but {rack.label} offers {offers}: {fix}"
             self._refuse(message, "model.rack", task, rack)
 
     # -- names ----------------------------------------------------------------------------------------------------
@@ -296,7 +301,7 @@ class _Unifier:
             elif name in delivered:
                 source = name
             else:
-                fitting = [other for other, offered in free.items() if fits(offered, spec)]
+                fitting = [other for other, offered in free.items() if fits(offered, spec)] if _is_told_by_shape(spec) else []
                 rivals = [other for other in missing if other != name and any(fits(free[f], needed[other]) for f in fitting)]
                 if asked is not None or len(fitting) != 1 or rivals:
                     self._refuse_missing(junction, giver, taker, name, spec, delivered, asked)
@@ -315,9 +320,11 @@ class _Unifier:
             self._refuse(message, f"data.rename.{name}", giver, taker)
         else:
             batch = giver.role.startswith("source:")
-            fix = f"name it: `data.rename: {{{name}: FIELD}}`, or choose another loader" if batch else "choose parts that fit"
-            several = len([other for other in delivered.values() if fits(other, spec)]) > 1
-            why = "more than one of it would fit" if several else "none of it is free to fit"
+            fix = f"name it: `data.rename: {{{name}: FIELD}}`, or choose another loader" if batch else _others(giver, taker)
+            would = len([other for other in delivered.values() if fits(other, spec)])
+            why = "more than one of it would fit" if would > 1 else "none of it is free to fit"
+            if would and not _is_told_by_shape(spec):
+                why = "one number a row is never taken for another by its shape alone"
             message = f"{taker.label} needs '{name}' {spec}, but {giver.label} delivers {offers}, and {why}: {fix}"
             self._refuse(message, "data.rename" if batch else taker.path, giver, taker)
 
@@ -331,7 +338,7 @@ class _Unifier:
     def _join_dims(self, m: _Meeting) -> bool:
         pairs = aligned(m.delivered.dims, m.needed.dims, reorder=m.in_model)
         if pairs is None:
-            fix = "let an adapter of your own stand between them" if m.in_model else "choose parts that fit"
+            fix = "let an adapter of your own stand between them" if m.in_model else _others(m.giver, m.taker)
             message = f"{m.giver.label} gives '{m.name}' as {m.delivered}, but {m.taker.label} takes {m.needed}: {fix}"
             self._refuse(message, m.taker.path, m.giver, m.taker)
             return False
@@ -366,7 +373,7 @@ class _Unifier:
             self.bridges.append(Bridge(m.junction, "cast", f"{m.name} {given} → {taken}", m.taker.role, m.name, given, taken))
             return
         floats = m.in_model and kind_of(given) == kind_of(taken) == "floating"
-        fix = m.adapter(f"core.precision, dtype: {taken}") if floats else "choose parts that fit, or convert it in a transform or a loader"
+        fix = m.adapter(f"core.precision, dtype: {taken}") if floats else f"{_others(m.giver, m.taker)}, or convert it in a transform"
         message = (
             f"{m.giver.label} gives '{m.name}' as {given}, but {m.taker.label} takes {taken}, which is no widening without loss: {fix}"
         )
@@ -397,7 +404,7 @@ class _Unifier:
             return
         origin = self.sizes.origin(taken)
         where = f"{self.sides[origin[0]].path}.{origin[1]}" if origin else m.taker.path
-        fix = f"set {where} to at least {low}" if origin else "choose parts that fit"
+        fix = f"set {where} to at least {low}" if origin else _others(m.giver, m.taker)
         message = (
             f"{m.giver.label} gives '{m.name}' below {low}{self._because(given, m.giver)}, but {m.taker.label} takes only values below "
             f"{high}{self._because(taken, m.taker)}: {fix}"
@@ -467,6 +474,17 @@ class _Unifier:
 
 def _is_sequence(hidden: TensorSpec) -> bool:
     return len(hidden.dims) == 3 and hidden.dims[:2] == ("batch", "time")
+
+
+def _is_told_by_shape(needed: TensorSpec) -> bool:
+    """Whether a field that fits is likely to be it: a row's label and the length of its prefix are one number each."""
+    return len(needed.dims) > 1
+
+
+def _others(giver: Side, taker: Side) -> str:
+    """What to do about two parts that do not go together."""
+    kinds = ["loader" if side.role.startswith("source:") else side.role.partition(":")[0] for side in (giver, taker)]
+    return f"choose another {kinds[0]} or another {kinds[1]}"
 
 
 def _term(side: Side, dim: Dim) -> Term:

@@ -31,7 +31,7 @@ class Muon(torch.optim.Optimizer):
         nesterov: whether to look ahead along the momentum.
         scale: factor on the update of an m × n matrix, `original` √max(1, m/n) or `match-rms-adamw` 0.2·√max(m, n).
         ns_steps: Newton–Schulz steps.
-        precision: of these steps: `float32`, `bfloat16`, or `auto`, float32 on a CPU and bfloat16 elsewhere.
+        precision: of these steps: `float32`, `bfloat16`, or `auto`, float32 on a CPU and bfloat16 elsewhere; float64 parameters stay so.
 
     Source: Jordan et al. 2024, kellerjordan.github.io/posts/muon; arXiv 2502.16982, section 2.2.
     """
@@ -69,8 +69,9 @@ class Muon(torch.optim.Optimizer):
                 parameter.add_(update.reshape(parameter.shape), alpha=-group["lr"] * factor)
 
     def _dtype(self, parameter: torch.Tensor) -> torch.dtype:
-        slow = parameter.device.type == "cpu"
-        return torch.float32 if self._precision == "float32" or (self._precision == "auto" and slow) else torch.bfloat16
+        if self._precision == "auto" and (parameter.device.type == "cpu" or parameter.dtype is torch.float64):
+            return torch.promote_types(parameter.dtype, torch.float32)
+        return torch.float32 if self._precision == "float32" else torch.bfloat16
 
     def _step_adamw(self, group: TorchGroup, parameters: list[torch.Tensor]) -> None:
         state = [self._moments(p) for p in parameters]

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import torch
 import torch.nn.functional as F
 
-from stackwise import BuildContext, DataError, Moment, TaskSpec
+from stackwise import BuildContext, DataError, Moment, TaskSpec, UserError
 from stackwise_providers_transformer.classification_options import ClassificationOptions
 
 
@@ -32,8 +32,11 @@ class Classification:
         """The row as it is, images in float32; label [B] int64.
 
         Raises:
+            UserError: rows of several texts, which have one label.
             DataError: a label that is no class.
         """
+        if "segments" in batch:
+            raise UserError("segments: a row has one label, and several texts stand in it: deliver no `segments`")
         label_B = batch["label"].long()
         if self._classes is not None and not bool(((label_B >= 0) & (label_B < self._classes)).all()):
             found = sorted({*label_B.tolist()} - {*range(self._classes)})[0]

@@ -30,12 +30,13 @@ class ClassificationOptions:
 
     def to_spec(self) -> TaskSpec:
         """A label for every row; tokens may come with a mask."""
-        optional: dict[str, TensorSpec] = {"mask": _MASK} if self.input == "tokens" else {}
+        mask: dict[str, TensorSpec] = {"mask": _MASK} if self.input == "tokens" else {}
+        segments = {"segments": TensorSpec("batch time", "int64")} if mask else {}  # seen, and refused
         field: dict[str, TensorSpec] = {"tokens": _TOKENS} if self.input == "tokens" else {"image": _IMAGE}
         return TaskSpec(
             batch={**field, "label": TensorSpec("batch", "int64", bounds=(0, "classes"))},
-            optional=optional,
-            inputs={**field, **optional},
+            optional={**mask, **segments},
+            inputs={**field, **mask},
             outputs={"logits": _CLASSES},
             attention=self.attention,
         )

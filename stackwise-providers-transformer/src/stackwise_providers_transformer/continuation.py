@@ -1,6 +1,6 @@
-"""A prompt continued token by token by a causal model.
+"""A prompt continued token by token.
 
-Shapes: T time, V vocab.
+Shapes: T time, R time of what is read first, V vocab.
 """
 
 from __future__ import annotations
@@ -20,32 +20,43 @@ from stackwise_providers_transformer.sampling import draw
 Forward = Callable[[dict[str, torch.Tensor]], Mapping[str, torch.Tensor]]
 
 
-def continue_prompt(model: Forward, prompt_T: torch.Tensor, settings: GenerationSettings, generator: torch.Generator) -> torch.Tensor:
+def continue_prompt(
+    model: Forward,
+    prompt_T: torch.Tensor,
+    settings: GenerationSettings,
+    generator: torch.Generator,
+    *,
+    row_R: torch.Tensor | None = None,
+    beside: Mapping[str, torch.Tensor] | None = None,
+) -> torch.Tensor:
     """The prompt with tokens behind it, each drawn from p(x_t | x_<t); int64 [T + tokens].
 
     Args:
-        model: a causal model in evaluation mode.
+        model: a model in evaluation mode in which no entry of the continuation sees a later one.
         prompt_T: int64, at least one token.
         settings: how many tokens, and how they are drawn.
         generator: of the CPU.
+        row_R: the row that the drawn tokens stand behind; the prompt when left out.
+        beside: further fields of the one row, known before its first token is drawn: `prefix` [1], or `source` [1, S].
 
     Raises:
         UserError: an empty prompt, more positions than the model has, or a setting without effect.
     """
     if settings.steps is not None:
-        raise UserError("steps: a causal model makes one token at a time, so steps have no effect: leave them out")
+        raise UserError("steps: this model makes one token at a time, so steps have no effect: leave them out")
     if not len(prompt_T):
-        raise UserError("prompt: a causal model continues what is there: give at least one token")
-    total = len(prompt_T) + settings.tokens
-    check_prompt(model, prompt_T, total - 1, settings)
-    tokens_T = torch.cat((prompt_T.long(), prompt_T.new_zeros(settings.tokens, dtype=torch.long)))
+        raise UserError("prompt: this model continues what is there: give at least one token")
+    row_R, beside = prompt_T if row_R is None else row_R, beside or {}
+    total = len(row_R) + settings.tokens
+    check_prompt(model, prompt_T, max([total - 1, *(field.shape[1] for field in beside.values() if field.dim() > 1)]), settings)
+    tokens_T = torch.cat((row_R.long(), row_R.new_zeros(settings.tokens, dtype=torch.long)))
     with _growing_row(model, total - 1, cached=settings.cache) as cached, torch.inference_mode():
         seen = 0
-        for place in range(len(prompt_T), total):
-            logits_1TV = model({"tokens": tokens_T[None, seen:place]})["logits"]
-            tokens_T[place] = draw(logits_1TV[:, -1], settings, generator)[0]
+        for place in range(len(row_R), total):
+            batch = {"tokens": tokens_T[None, seen:place], **({} if seen else beside)}
+            tokens_T[place] = draw(model(batch)["logits"][:, -1], settings, generator)[0]
             seen = place if cached else 0
-    return tokens_T
+    return torch.cat((prompt_T.long(), tokens_T[len(row_R) :]))
 
 
 def check_prompt(model: Forward, prompt_T: torch.Tensor, positions: int, settings: GenerationSettings) -> None:

@@ -71,6 +71,7 @@ class FeedForwardGrowth:
         Raises:
             ValueError: no MLP grows, or something else does too.
         """
+        _check_heads(request)
 
         def axes_of(name: str) -> dict[int, Axis]:
             path, _, kind = name.rpartition(".")
@@ -88,6 +89,16 @@ class FeedForwardGrowth:
         if not origins:
             raise ValueError("'widen-ff' has nothing to do: set 'ff' of the rack above what it was, or leave the operator out")
         return origins
+
+
+def _check_heads(request: GrowthRequest) -> None:
+    """Where the racks' options are known: other heads show in no shape, and change the function."""
+    before, after = (options.get("rack", {}).get("heads") for options in (request.old_options, request.new_options))
+    if before != after:
+        raise ValueError(
+            f"'widen-ff' can only add hidden features to MLPs, and 'heads' would go from {before} to {after}, which changes what "
+            "attention computes: make other changes in a phase of their own"
+        )
 
 
 def build_widen_ff(options: WidenFFOptions, context: BuildContext) -> FeedForwardGrowth:

@@ -14,6 +14,7 @@ _SYMBOLS = TensorSpec("batch time", "int64", bounds=(0, "symbols"))
 _SOURCE = TensorSpec("batch source", "int64", bounds=(0, "vocab"))
 _MASK = TensorSpec("batch time", "bool")
 _COUNT = TensorSpec("batch", "int64")
+_SEGMENTS = TensorSpec("batch time", "int64")
 _OUTPUTS = {"logits": TensorSpec("batch time vocab")}
 
 
@@ -59,9 +60,11 @@ class Seq2SeqOptions:
             shape = {"inputs": {"tokens": _TOKENS, "source": _SOURCE}, "side": ("memory",), "attention": "causal", "embedded": embedded}
         if self.pairs == "spans":
             beyond = (Beyond("vocab", "symbols", self.span_sentinels + 1),)
-            return TaskSpec(batch={"tokens": _SYMBOLS}, outputs=_OUTPUTS, beyond=beyond, **shape)
+            seen = {"mask": _MASK, "segments": _SEGMENTS}  # and refused
+            return TaskSpec(batch={"tokens": _SYMBOLS}, optional=seen, outputs=_OUTPUTS, beyond=beyond, **shape)
         if self.form == "prefix":
-            return TaskSpec(batch={"tokens": _TOKENS, "prefix": _COUNT}, optional={"mask": _MASK}, outputs=_OUTPUTS, lookahead=1, **shape)
+            given, seen = {"tokens": _TOKENS, "prefix": _COUNT}, {"mask": _MASK, "segments": _SEGMENTS}
+            return TaskSpec(batch=given, optional=seen, outputs=_OUTPUTS, lookahead=1, **shape)
         shape["inputs"]["memory_mask"] = TensorSpec("batch source", "bool")
         return TaskSpec(
             batch={"prompt": _SYMBOLS, "response": _SYMBOLS},

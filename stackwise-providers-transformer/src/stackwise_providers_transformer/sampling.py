@@ -6,8 +6,14 @@ Shapes: R rows, V vocab.
 from __future__ import annotations
 
 import torch
+from attrs import evolve
 
 from stackwise import GenerationSettings, UserError
+
+
+def limited(settings: GenerationSettings, ids: int) -> GenerationSettings:
+    """The settings with no id drawn that is not below `ids`, so that the symbols which a task added never are."""
+    return evolve(settings, ids=ids if settings.ids is None else min(ids, settings.ids))
 
 
 def draw(logits_RV: torch.Tensor, settings: GenerationSettings, generator: torch.Generator) -> torch.Tensor:

@@ -9,9 +9,11 @@ from collections.abc import Mapping
 
 import torch
 
-from stackwise import BuildContext, Moment, TaskSpec, UserError
+from stackwise import BuildContext, GenerationSettings, Moment, TaskSpec, UserError
+from stackwise_providers_transformer.continuation import Forward, continue_prompt
 from stackwise_providers_transformer.options import check_sizes
 from stackwise_providers_transformer.pair_options import Seq2SeqOptions
+from stackwise_providers_transformer.sampling import limited
 from stackwise_providers_transformer.span_corruption import SpanSizes, cut, hidden_spans
 from stackwise_providers_transformer.token_nats import summed_nats
 from stackwise_providers_transformer.token_units import BITS_PER_NAT, bits_metric, token_unit
@@ -49,7 +51,8 @@ class Seq2Seq:
         target [B, Y] one later behind the end symbol, and the source [B, S] with its `memory_mask`.
 
         Raises:
-            UserError: spans are to be cut out of rows that are not whole, or that need more sentinels than there are.
+            UserError: rows that are not one text each; spans are to be cut out of rows that are not whole, or that need more sentinels
+                than there are.
         """
         if self.options.pairs == "spans":
             source, target = self._cut(batch, generator)
@@ -57,6 +60,8 @@ class Seq2Seq:
                 return self._for_decoder(source, target, None, None)
             tokens = torch.cat((source, target), dim=1)
             return _as_prefix(tokens, torch.full((len(tokens),), source.shape[1], device=tokens.device), None)
+        if "segments" in batch:
+            raise UserError("segments: a row holds one source and its target, not several texts: deliver no `segments`")
         if self.options.form == "encoder-decoder":
             return self._for_decoder(batch["prompt"].long(), batch["response"].long(), batch.get("prompt_mask"), batch.get("response_mask"))
         return _as_prefix(batch["tokens"].long(), batch["prefix"].long(), batch.get("mask"))
@@ -71,9 +76,29 @@ class Seq2Seq:
         right = ((outputs["logits"].detach().argmax(-1) == targets) & counted).sum()
         return nats, count, {self.metric: (nats.detach() * BITS_PER_NAT, count), "accuracy": (right, count)}
 
+    def generate(self, model: Forward, prompt: torch.Tensor, settings: GenerationSettings, generator: torch.Generator) -> torch.Tensor:
+        """The prompt [T], which is the source, and its target token by token.
+
+        Of cut spans the target is the one span that was cut out behind the prompt.
+
+        Raises:
+            UserError: an empty prompt, more positions than the model has, or a setting without effect.
+        """
+        source, target = prompt.long(), prompt.new_empty(0, dtype=torch.long)
+        if self.options.pairs == "spans":
+            marks = torch.tensor([self.sentinel, self.end])
+            source, target = torch.cat((source, marks)), marks[:1]
+        if self.options.adds_symbols:
+            settings = limited(settings, self.options.symbols)
+        if self.options.form == "prefix":
+            row, beside = torch.cat((source, target)), {"prefix": torch.tensor([len(source)])}
+        else:
+            row, beside = torch.cat((torch.tensor([self.end]), target)), {"source": source[None]}
+        return continue_prompt(model, prompt, settings, generator, row_R=row, beside=beside)
+
     def _cut(self, batch: Mapping[str, torch.Tensor], generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         tokens = batch["tokens"].long()
-        if "segments" in batch or ("mask" in batch and not bool(batch["mask"].all())):
+        if "segments" in batch or "mask" in batch:
             raise UserError("pairs: spans are cut out of whole rows of one text: set `rows: stream` at the source")
         density, mean_span = self.options.density, self.options.mean_span
         sizes = SpanSizes.of(

@@ -6,11 +6,10 @@ Shapes: T time, V vocab, R places that a step unmasks.
 from __future__ import annotations
 
 import torch
-from attrs import evolve
 
 from stackwise import GenerationSettings, UserError
 from stackwise_providers_transformer.continuation import Forward, check_prompt
-from stackwise_providers_transformer.sampling import draw
+from stackwise_providers_transformer.sampling import draw, limited
 
 
 def unmask(
@@ -44,7 +43,7 @@ def unmask(
     check_prompt(model, prompt_T, total, settings)
     if bool((prompt_T == mask_id).any()):
         raise UserError(f"prompt: id {mask_id} is the mask symbol, which says that a token is not known: leave it out")
-    settings = evolve(settings, ids=ids if settings.ids is None else min(ids, settings.ids))
+    settings = limited(settings, ids)
     tokens_T = torch.cat((prompt_T.long(), torch.full((settings.tokens,), mask_id)))
     order = len(prompt_T) + torch.randperm(settings.tokens, generator=generator)
     with torch.inference_mode():

@@ -31,6 +31,17 @@ def merged(under: str, over: str) -> object:
         ("{lr: {wsd: {peak: 1, warmup: 2%}}}", "{lr: {wsd: {peak: 3}}}", {"lr": {"wsd": {"peak": 3, "warmup": "2%"}}}),
         ("{lr: {wsd: {peak: 1}}}", "{lr: {cosine: {from: 1}}}", {"lr": {"cosine": {"from": 1}}}),
         ("{lr: {wsd: {peak: 1}}}", "{lr: 0.1}", {"lr": 0.1}),
+        ("{n: {piecewise: {values: {0%: 1, 50%: 2}}}}", "{n: {piecewise: {values: {9%: 3}}}}", {"n": {"piecewise": {"values": {"9%": 3}}}}),
+        (
+            "{n: {piecewise: {values: {0%: 1}, over: phase}}}",
+            "{n: {piecewise: {values: {}}}}",
+            {"n": {"piecewise": {"values": {}, "over": "phase"}}},
+        ),
+        (
+            "{data: {sources: {piecewise: {values: {a: 1}}}}}",
+            "{data: {sources: {piecewise: {values: {b: 2}}}}}",
+            {"data": {"sources": {"piecewise": {"values": {"a": 1, "b": 2}}}}},
+        ),
         ("{phases: {linear: {}}}", "{phases: {cosine: {}}}", {"phases": {"linear": {}, "cosine": {}}}),
         ("{data: {mix: {linear: 1}}}", "{data: {mix: {cosine: 2}}}", {"data": {"mix": {"linear": 1, "cosine": 2}}}),
     ],
@@ -110,7 +121,20 @@ def test_overrides_speak_yaml_and_own_their_place() -> None:
     assert str(result.entries["a"].entries["b"].position) == "--set a.b=1e-3"
 
 
-BAD_SETTINGS = ("a", "=1", "a=", "a..b=1", "a b=1", "a=[", "a=!!x 1", "extends=x", "a=\0", "a=\ud800", "phases.dep.until=1")
+BAD_SETTINGS = (
+    "a",
+    "=1",
+    "a=",
+    "a..b=1",
+    "a b=1",
+    "a=[",
+    "a=!!x 1",
+    "extends=x",
+    "a=\0",
+    "a=\ud800",
+    "phases.dep.until=1",
+    "lr.piecewise.values.50%=1",
+)
 
 
 @pytest.mark.parametrize("setting", BAD_SETTINGS)

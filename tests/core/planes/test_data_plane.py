@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from stackwise.errors import DataError, ProviderError
 from stackwise.phases import BatchShape, DataState, Part
+from stackwise.planes.apportionment import Request
 from stackwise.planes.batches import check_batch
 from stackwise.planes.data import DataPlane
 from stackwise.planes.iterable_loader import IterableLoader, as_loader
-from stackwise.planes.mixture import Request
 from stackwise.schedules import Curve, Knot
 from stackwise.specs import BatchSpec, TensorSpec
 from stackwise.time import Moment
@@ -209,6 +209,69 @@ def test_transforms_run_in_order_and_draw_by_seed_and_step_alone() -> None:
     (a,), (b,) = run(1, 5)[:2]
     assert [a - b for (a,), (b,) in [(run(1, 6)[0], run(1, 5)[1])]] == [-6]  # row 0 at step 6 against row 1: 2·3 less, same draws
     assert a != b
+
+
+class Averaging:
+    """A transform that holds the sum of all that it has seen, and adds it."""
+
+    def __init__(self) -> None:
+        self.seen: list[int] = []
+
+    def __call__(self, batch: Any, moment: Moment, generator: torch.Generator) -> Any:
+        self.seen = [*self.seen, *batch["tokens"].flatten().tolist()]
+        return {"tokens": batch["tokens"] + sum(self.seen)}
+
+
+class Saving(Averaging):
+    def state_dict(self) -> dict[str, Any]:
+        return {"seen": self.seen}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.seen = state["seen"]
+
+
+# -- rehearsal -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("kind", "finished"), [(Saving, False), (Averaging, False), (Saving, True)])
+def test_a_rehearsal_leaves_no_trace_in_loaders_transforms_and_ledger(kind: type[Averaging], finished: bool) -> None:
+    """Built anew, with and without a state to save, and finished: what training sees is what it sees without a rehearsal."""
+    state = evolve(state_of({"a": Curve.constant(1), "b": Curve.constant(2)}), transforms=(Part(kind="transform", id="t"),))
+    short = evolve(state, shapes=((0, BatchShape.of(batch_size=5, seq_len=2)), (3, BatchShape.of(batch_size=4, seq_len=3))))
+
+    def run(rehearsed: bool) -> Any:
+        given = kind()
+        plane = DataPlane(
+            lambda name, part: Counting("ab".index(name)),
+            request=lambda step: Request(short.shape(step).rows or 0, {"a": 1.0, "b": 2.0}),
+            build_transform=lambda part: given if finished else kind(),
+        )
+        if rehearsed:
+            plane.rehearse([(state, 0, moment(0)), (short, 0, moment(2))])
+        plane.enter(short, lookahead=0)
+        rows = [[batch["tokens"].tolist() for batch in plane.batches(moment(k))] for k in range(6)]
+        return rows, plane.ledger()
+
+    assert run(rehearsed=True) == run(rehearsed=False)
+
+
+def test_a_rehearsal_needs_no_more_of_a_source_than_one_row_at_a_time() -> None:
+    """Three lengths, each tried: two rows that are read once suffice for what the run takes of this source."""
+
+    class Ending(Counting):
+        def take(self, rows: int | None, length: int | None) -> dict[str, torch.Tensor]:
+            if self.position == 2:
+                raise DataError("it is over")
+            return super().take(rows, length)
+
+    state = evolve(
+        state_of({"a": Curve.constant(1)}),
+        shapes=tuple((start, BatchShape.of(batch_size=1, seq_len=start + 1)) for start in range(3)),
+    )
+    plane = DataPlane(lambda name, part: Ending(0))
+    plane.rehearse([(state, 0, moment(0))])
+    plane.enter(state, lookahead=0)
+    assert [plane.batches(moment(k))[0]["tokens"].tolist() for k in range(2)] == [[[0]], [[1, 1]]]
 
 
 # -- iterables -------------------------------------------------------------------------------------------------------

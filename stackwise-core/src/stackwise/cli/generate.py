@@ -44,8 +44,8 @@ def generate(
     """Continue a prompt with the model of a RUN.
 
     The weights are the final ones, or those of the newest checkpoint of a run that has not finished. The task in force then says how
-    tokens come: one after the other (causal language models), or masks filled in step by step (mask diffusion). Prompt and
-    continuation are printed. The same seed gives the same tokens.
+    tokens come: one after the other (causal language models; targets, whose source is the prompt), or masks filled in step by step
+    (mask diffusion). Prompt and continuation are printed. The same seed gives the same tokens.
     """
     from stackwise.contracts import GenerationSettings
     from stackwise.generation import generate as generate_from

@@ -8,7 +8,7 @@ from functools import reduce
 from pathlib import Path
 from typing import Final
 
-from stackwise.config.merging import merge
+from stackwise.config.merging import is_table, merge
 from stackwise.config.nodes import Node, describe
 from stackwise.config.reader import MAX_BYTES, read_yaml
 from stackwise.errors import ConfigError, Position, Problem, did_you_mean
@@ -120,6 +120,9 @@ def override(document: Node, settings: Sequence[str]) -> Node:
             )
         elif keys[0] == "extends":
             problems.append(Problem("`extends` is decided in the file: it cannot be set from outside", where=where))
+        elif any(is_table(keys[:count]) for count in range(len(keys))):
+            table = key[: key.index(".values.") + len(".values")]
+            problems.append(Problem(f"the table of a piecewise schedule is set as a whole: `--set {table}={{0%: …, 50%: …}}`", where=where))
         elif len(keys) > 2 and keys[0] == "phases" and (stray := _stray_phase(document, keys[1])):
             problems.append(Problem(stray, where=where))
         else:

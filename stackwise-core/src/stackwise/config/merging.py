@@ -1,7 +1,8 @@
 """The one merge rule, for `extends`, phases and `--set` alike.
 
 Maps merge; lists, scalars and objects replace; null removes what is there; a changed `use` and a changed schedule tag
-replace their whole node, so that no option of the old component or schedule leaks into the new one.
+replace their whole node, so that no option of the old component or schedule leaks into the new one. The table of a
+`piecewise` schedule is one value and replaces: between the instants of two tables there is no order that anyone wrote.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ def merge(under: Node, over: Node, path: KeyPath = ()) -> Node:
     """
     if under.kind == "object" and over.kind == "map" and "use" not in over.value and _is_component(path):
         return Node("map", {"use": under, **over.value}, over.position, over.layer)
-    if under.kind != "map" or over.kind != "map" or _replaces(under, over, path):
+    if under.kind != "map" or over.kind != "map" or is_table(path) or _replaces(under, over, path):
         return over
     if not over.value:
         return under
@@ -44,6 +45,11 @@ def _replaces(under: Node, over: Node, path: KeyPath) -> bool:
         return False
     old_tag, new_tag = _tag(under), _tag(over)
     return old_tag is not None and new_tag is not None and old_tag != new_tag
+
+
+def is_table(path: KeyPath) -> bool:
+    """Whether the instants and values of a `piecewise` schedule stand there."""
+    return path[-2:] == ("piecewise", "values") and not _has_chosen_names(path[:-2])
 
 
 def _same(old: Node, new: Node) -> bool:

@@ -10,7 +10,7 @@ from attrs import Factory, frozen
 
 from stackwise.errors import Problem, UserError
 from stackwise.plan.parts import Draft
-from stackwise.specs import BatchSpec, Spec, TaskSpec, TensorSpec, TransformSpec
+from stackwise.specs import BatchSpec, RackSpec, Spec, TaskSpec, TensorSpec, TransformSpec
 from stackwise.unification import Bridge, Side, unify
 
 
@@ -86,12 +86,11 @@ def join(drafts: PhaseDrafts, rename: Mapping[str, str]) -> Joined:
         if spec is not None:
             if isinstance(spec, BatchSpec):
                 spec = _transformed(spec, draft, drafts.transforms, problems)
-            sides[role] = Side(role=role, label=draft.label, spec=spec, dims=draft.sizes, open=draft.open_sizes)
+            sides[role] = Side(role=role, label=draft.label, spec=spec, dims=draft.sizes, open=draft.open_sizes, pinned=draft.pinned)
     unified = unify(sides, rename)
     unseen = [role for role in drafts.by_role() if role.startswith("source:") and role not in sides]
     asked = [Bridge(f"{role}-task", "rename", f"{old} → {new}", "task", new, old, new) for role in unseen for new, old in rename.items()]
-    task = sides["task"].spec if "task" in sides else None
-    attention = task.attention if isinstance(task, TaskSpec) else None
+    attention = _attention(sides)
     filled = {}
     for role, draft in drafts.by_role().items():
         try:
@@ -106,6 +105,14 @@ def join(drafts: PhaseDrafts, rename: Mapping[str, str]) -> Joined:
         sizes=unified.values,
         optional=unified.optional,
     )
+
+
+def _attention(sides: Mapping[str, Side]) -> str | None:
+    """The mode that options which follow the task take; one that the rack does not offer is told at the junction."""
+    task, rack = (sides[role].spec if role in sides else None for role in ("task", "rack"))
+    wanted = task.attention if isinstance(task, TaskSpec) else None
+    offered = rack.attention if isinstance(rack, RackSpec) else ()
+    return wanted if not offered or wanted in offered else None
 
 
 def _transformed(spec: BatchSpec, source: Draft, transforms: tuple[Draft, ...], problems: list[Problem]) -> BatchSpec:

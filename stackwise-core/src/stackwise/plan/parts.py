@@ -116,6 +116,17 @@ class Draft:
             return {}
         return {dim: getattr(options, option) for option, dim in dimension_fields(type(options)).items()}
 
+    @property
+    def pinned(self) -> str | None:
+        """An option that would follow the task's attention, and that the config gives."""
+        return next((name for name in self._following() if getattr(self.options, name) is not None), None)
+
+    def _following(self) -> list[str]:
+        """The options that follow the task's attention."""
+        if self.registered is None:
+            return []
+        return [a.name for a in attrs.fields(type(self.options)) if a.metadata.get("follows_task") == "attention"]
+
     def filled(self, sizes: Mapping[str, int], attention: str | None) -> Draft:
         """The same draft with its open options filled from the junctions and the task.
 
@@ -125,9 +136,7 @@ class Draft:
         if self.registered is None:
             return self
         changes: dict[str, Any] = {option: sizes[dim] for dim, option in self.open_sizes.items() if dim in sizes}
-        for attribute in attrs.fields(type(self.options)):
-            if attribute.metadata.get("follows_task") == "attention" and getattr(self.options, attribute.name) is None:
-                changes[attribute.name] = attention
+        changes |= {name: attention for name in self._following() if getattr(self.options, name) is None}
         return attrs.evolve(self, options=attrs.evolve(self.options, **changes)) if changes else self
 
     def part(self, curves: Mapping[str, Curve]) -> Part:

@@ -172,7 +172,13 @@ class _Planner:
     def _check_crossing(self, phase: PhaseConfig, growth: Draft | None) -> None:
         """The first phase crosses nothing, and weights to start from belong to it alone."""
         if phase.index == 0:
-            wrong = {"growth": growth is not None, "fresh": phase.enter.fresh, "rewarm": phase.enter.rewarm is not None}
+            wrong = {
+                "growth": growth is not None,
+                "fresh": phase.enter.fresh,
+                "rewarm": phase.enter.rewarm is not None,
+                "moments": phase.enter.moments == "reset",
+                "weight_adapters": phase.enter.weight_adapters == "drop",
+            }
             for key in (key for key, given in wrong.items() if given):
                 message = f"the first phase has nothing to grow from: remove `enter.{key}`"
                 self.problems.append(Problem(message, f"enter.{key}", phase.locate(f"enter.{key}")))

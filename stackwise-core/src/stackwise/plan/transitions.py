@@ -12,7 +12,7 @@ from stackwise.config import PhaseConfig
 from stackwise.contracts import BlockOrigin, BuildContext, Built, GrowthOperator, GrowthRequest, ParameterGrowth
 from stackwise.errors import Problem, ProviderError
 from stackwise.options import Stack
-from stackwise.phases import Change, ModelState, Part, TrainingState, Transition
+from stackwise.phases import Change, ModelState, OptimizerState, Part, TrainingState, Transition
 from stackwise.plan.parts import Draft, Drafts
 from stackwise.specs import RackSpec
 
@@ -78,21 +78,30 @@ def transition(
     for role in ("embedding", "rack", "head"):
         if getattr(old, role).id != getattr(new, role).id:
             notes.append(f"{role} {getattr(old, role).id} is replaced by {getattr(new, role).id}: its parameters start anew")
+    for junction, parts in old.adapters.items():
+        for there, here in zip(parts, new.adapters.get(junction, ()), strict=False):
+            if there.id != here.id:
+                notes.append(f"adapter {there.id} of {junction} is replaced by {here.id}: its parameters start anew")
     replaced = old.rack.id != new.rack.id
     if old_state.optimizer.part.id != new_state.optimizer.part.id:
         carried = "moments that the new one keeps as well go on, the others start anew"
         what = "all moments start anew" if after.enter.moments == "reset" else carried
         notes.append(f"optimizer {old_state.optimizer.part.id} is replaced by {new_state.optimizer.part.id}: {what}")
+    notes += _ended(old_state.optimizer, new_state.optimizer)
     if after.enter.fresh:
         notes.append(f"start anew: {', '.join(after.enter.fresh)}")
     leaving = [name for name in old.weight_adapters if _adapter(old, name) != _adapter(new, name)]
     if leaving:
         done = "merged into their matrices" if after.enter.weight_adapters == "merge" else "dropped, with what they learnt"
         notes.append(f"weight adapters {', '.join(leaving)} are {done}")
-    for name in sorted(old.weight_adapters.keys() & new.weight_adapters.keys() - set(leaving)):
-        if old.weight_adapters[name].select != new.weight_adapters[name].select:
-            done = "merged" if after.enter.weight_adapters == "merge" else "dropped"
-            notes.append(f"weight adapters {name} beside matrices that are no longer selected are {done}")
+    narrowed = [
+        name
+        for name in sorted(old.weight_adapters.keys() & new.weight_adapters.keys() - set(leaving))
+        if not set(old.weight_adapters[name].select) <= set(new.weight_adapters[name].select)
+    ]
+    for name in narrowed:
+        done = "merged" if after.enter.weight_adapters == "merge" else "dropped"
+        notes.append(f"weight adapters {name} beside matrices that are no longer selected are {done}")
     operator = _operator(growing, drafts)
     blocks: BlockMap = {}
     reordered = old.stacks != new.stacks or list(old.stacks) != list(new.stacks)
@@ -105,7 +114,9 @@ def transition(
     grown = operator is None or bool(operator.preserves_function)
     same = _structure(old) == _structure(new)
     lost = (
-        bool(after.enter.fresh) or (bool(leaving) and after.enter.weight_adapters == "drop") or dict(old.precision) != dict(new.precision)
+        bool(after.enter.fresh)
+        or (bool(leaving or narrowed) and after.enter.weight_adapters == "drop")
+        or dict(old.precision) != dict(new.precision)
     )
     preserves = kept and grown and not lost and (same or (_maps_tensors(operator) and _only_sizes_differ(old, new)))
     return Transition(
@@ -116,6 +127,25 @@ def transition(
         touches_function=old.embedding.id == new.embedding.id
         and (reordered or growth is not None or lost or not same or _beside(old) != _beside(new)),
     )
+
+
+def _ended(old: OptimizerState, new: OptimizerState) -> list[str]:
+    """What stood beside the optimizer and does not go on."""
+    notes = []
+    names = {group.name for group in new.groups}
+    gone = ["clip"] if old.clip is not None and new.clip is None else []
+    gone += ["ema"] if old.ema is not None and new.ema is None else []
+    gone += ["reaction"] if old.reaction is not None and new.reaction is None else []
+    gone += ["lr_scaling"] if old.lr_scaling and not new.lr_scaling else []
+    gone += [f"groups.{group.name}" for group in old.groups if group.name not in names]
+    if old.part.id != new.part.id and gone:
+        notes.append(f"a changed `use` replaces the whole optimizer, so these end with it: {', '.join(gone)}; repeat what is to go on")
+    if "ema" in gone:
+        notes.append("the averaged weights are lost")
+    if old.reaction is not None and (new.reaction is None or new.reaction.structure != old.reaction.structure):
+        anew = " and another begins" if new.reaction is not None else ""
+        notes.append(f"reaction {old.reaction.id} ends{anew}: its factor on every learning rate is 1 again")
+    return notes
 
 
 def _beside(model: ModelState) -> dict[str, object]:

@@ -10,13 +10,15 @@ from typing import Any, NamedTuple
 import torch
 from attrs import define, field
 
-from stackwise.contracts import Batch, Built, Fingerprinted, Loader, Scheduled
+from stackwise.contracts import Batch, Built, Fingerprinted, Loader
 from stackwise.errors import DataError, ProviderError
 from stackwise.phases import DataState, Part
+from stackwise.planes.apportionment import Request
 from stackwise.planes.batches import check_batch, check_limits, join_rows, refuse_outside, rows_of
 from stackwise.planes.bridges import fields_across, take
+from stackwise.planes.following import Follower
 from stackwise.planes.iterable_loader import IterableLoader, as_loader
-from stackwise.planes.mixture import Mixture, Request
+from stackwise.planes.mixture import Mixture
 from stackwise.planes.read_ahead import ReadAhead
 from stackwise.planes.reader_processes import ProcessLoader
 from stackwise.planes.transforming import BuildTransform, Transforms
@@ -39,9 +41,8 @@ class _Source:
     name: str
     part: Part
     loader: Loader
-    delivered: Delivered
-    values: dict[str, float] = field(factory=dict)
-    """The values last handed to the loader."""
+    follower: Follower
+    delivered: Delivered = field(factory=Delivered)
     fingerprint: Mapping[str, Any] | None = None
     """What the loader reads, asked when it is built: later it may belong to a thread or be a process that has ended."""
 
@@ -108,7 +109,8 @@ class DataPlane:
         """A plane over one finished source: a loader, or an iterable of batches."""
         loader = as_loader(batches)
         plane = cls(lambda name, part: loader, device=device)
-        plane._sources["data"] = _Source("data", Part(kind="loader", id=type(batches).__name__, given=batches), loader, Delivered())
+        part = Part(kind="loader", id=type(batches).__name__, given=batches)
+        plane._sources["data"] = _Source("data", part, loader, Follower(part, loader, "the loader"))
         return plane
 
     def enter(self, state: DataState, *, lookahead: int) -> None:
@@ -119,10 +121,8 @@ class DataPlane:
         for name, part in state.sources.items():
             source = known.get(name)
             if source is None or source.part.structure != part.structure:
-                source = _Source(name, part, self._loader(name, part), source.delivered if source else Delivered())
-                if isinstance(source.loader, Fingerprinted):
-                    source.fingerprint = source.loader.fingerprint()
-            source.part = part
+                source = self._begun(name, part, source.delivered if source else Delivered())
+            source.part, source.follower = part, Follower(part, source.loader, "the loader")
             sources[name] = source
         self._transforms.enter(state.transforms)
         self._limits = _limits(state, sources)
@@ -184,7 +184,7 @@ class DataPlane:
         for name, source in known.items():
             source.loader.load_state_dict(state["sources"][name])
             source.delivered = Delivered(**state["ledger"][name])
-            source.values = {}
+            source.follower.forget()
         self._parked = {name: self._parked[name] for name in state["sources"] if name in self._parked}
         self._transforms.load_state_dict(state["transforms"])
         self._planned.clear()
@@ -203,7 +203,8 @@ class DataPlane:
     def rehearse(self, phases: Iterable[tuple[DataState, int, Moment]]) -> list[dict[str, EpochSize | None]]:
         """Build what every phase reads, and make one row of each length, so that wrong data show before the first step.
 
-        No read position moves; what was built is used when its phase is entered. Finished objects are built around and not read.
+        No read position moves, and transforms keep what they hold; loaders that were built are used when their phase is entered. Finished
+        loaders are built around and not read.
 
         Args:
             phases: declared state, lookahead of the task and first instant of each phase.
@@ -221,6 +222,7 @@ class DataPlane:
             made += [source for source in self._sources.values() if source not in made]
             self._try(state, moment)
             sizes.append({name: _epoch_size(source.loader) for name, source in self._sources.items()})
+        self._transforms.enter(())
         self._ready, self._sources, self._parked, self._state = made, {}, {}, None
         return sizes
 
@@ -229,11 +231,20 @@ class DataPlane:
         if not all(_can_be_tried(source) for source in self._sources.values()):
             return
         before = {name: source.loader.state_dict() for name, source in self._sources.items()}
+        transforms = self._transforms.state_dict()
         for length in dict.fromkeys(shape.seq_len for _, shape in state.shapes if shape.rows is not None):
             asked = None if length is None else length + self._lookahead
             self._finish(join_rows([(name, self._take_from(name, 1, asked)) for name in self._sources]), moment)
-        for name, source in self._sources.items():
-            source.loader.load_state_dict(before[name])
+            self._transforms.load_state_dict(transforms)
+            for name, source in self._sources.items():
+                source.loader.load_state_dict(before[name])
+
+    def _begun(self, name: str, part: Part, delivered: Delivered) -> _Source:
+        loader = self._loader(name, part)
+        source = _Source(name, part, loader, Follower(part, loader, "the loader"), delivered)
+        if isinstance(loader, Fingerprinted):
+            source.fingerprint = loader.fingerprint()
+        return source
 
     def _loader(self, name: str, part: Part) -> Loader:
         """The loader of a source that begins: one that was made ready, else a new one."""
@@ -241,12 +252,7 @@ class DataPlane:
             if source.name == name and source.part.structure == part.structure:
                 self._ready.remove(source)
                 return source.loader
-        loader = as_loader(self._build(name, part))
-        if part.curves and not isinstance(loader, Scheduled):
-            raise ProviderError(
-                f"{part.id} declares options that follow time ({', '.join(part.curves)}) but the loader has no apply_values"
-            )
-        return loader
+        return as_loader(self._build(name, part))
 
     # -- making a step's batches ----------------------------------------------------------------------------------
 
@@ -301,9 +307,7 @@ class DataPlane:
     def _apply_values(self, t: float) -> None:
         """Hand every loader the values in force, when they changed."""
         for source in self._sources.values():
-            if source.part.curves and (values := source.part.values_at(t)) != source.values:
-                source.loader.apply_values(values)  # type: ignore[attr-defined]  # checked when it was built
-                source.values = values
+            source.follower.apply(t)
 
     def _take_from(self, name: str, rows: int | None, length: int | None) -> Batch:
         """The next rows of one source, checked the first time, bridged to the task, and counted."""

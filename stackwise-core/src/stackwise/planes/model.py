@@ -9,10 +9,11 @@ import torch
 from attrs import evolve
 from torch import nn
 
-from stackwise.contracts import BlockOrigin, GrowthRequest, Scheduled
-from stackwise.errors import ProviderError, UserError
+from stackwise.contracts import BlockOrigin, GrowthRequest
+from stackwise.errors import UserError
 from stackwise.model import Model, load_named_tensors, named_tensors, rack_spec
 from stackwise.phases import UNGATED, CompiledPhase, Enter, ModelState, Part
+from stackwise.planes.following import Follower
 from stackwise.planes.gates import Gates, gated_modules
 from stackwise.planes.initialisation import DeferredInitialisation
 from stackwise.planes.start import check_start
@@ -53,7 +54,7 @@ class ModelPlane:
         self._build, self._seed, self._start = build, seed, start
         self._device = device or torch.device("cpu")
         self._state: ModelState | None = None
-        self._values: list[tuple[Scheduled, Part, dict[str, float]]] = []
+        self._followers: list[Follower] = []
         self._gates: Gates | None = None
         self._gate = UNGATED
         self._fixed: set[str] = set()
@@ -81,6 +82,7 @@ class ModelPlane:
         gate: Curve = UNGATED,
         enter: Enter | None = None,
         restoring: bool = False,
+        settle: Callable[[Iterable[nn.Parameter]], None] = lambda leaving: None,
     ) -> ModelReceipt:
         """Cross into a declared state.
 
@@ -92,6 +94,7 @@ class ModelPlane:
             gate: value over time of the gate on blocks that are gated.
             enter: the phase's own word on how to cross.
             restoring: whether saved values follow, so that the first state needs none to begin from.
+            settle: called with parameters before they are frozen or merged, so that they hold the weights to keep.
 
         Raises:
             UserError: a parameter changes its shape and no operator says how; a selector that matches nothing; nothing trainable;
@@ -103,11 +106,11 @@ class ModelPlane:
             self._gates = None
         if before is None or _differ(before, state) or blocks or growth is not None or (enter is not None and enter.fresh):
             self._start = None if restoring else self._start
-            receipt = self._transform(before, state, step, blocks or {}, growth, enter or Enter())
+            receipt = self._transform(before, state, step, blocks or {}, growth, enter or Enter(), settle)
         else:
             receipt = ModelReceipt(adopted={name: name for name, _ in self.model.named_parameters()})
         self.model.wire(state.bridges)
-        self._freeze(state)
+        self._freeze(state, settle)
         self._hold_gates(blocks or {}, gate)
         self._follow(state)
         return receipt
@@ -124,11 +127,8 @@ class ModelPlane:
 
     def apply_values(self, t: float) -> None:
         """Hand every part the values in force at t, when they changed."""
-        for module, part, last in self._values:
-            values = part.values_at(t)
-            if values != last:
-                module.apply_values(values)
-                last.update(values)
+        for follower in self._followers:
+            follower.apply(t)
         if self._gates is not None:
             self._gates.set(self._gate(t))
 
@@ -168,6 +168,7 @@ class ModelPlane:
         blocks: Mapping[tuple[str, int], BlockOrigin],
         growth: object,
         enter: Enter,
+        settle: Callable[[Iterable[nn.Parameter]], None],
     ) -> ModelReceipt:
         old, old_buffers, drop = self._extract(before)
         with DeferredInitialisation() as draws:
@@ -183,6 +184,7 @@ class ModelPlane:
             old = check_start(old, new, drop)
         found = origins(old, new, source, growth=growth, request=_request(before, state, new), fresh=fresh)
         leaving = self._leaving(before, new, source) if enter.weight_adapters == "merge" else {}
+        settle(p for (_, path), adapter in leaving.items() for p in (*adapter.parameters(), self.model.get_parameter(f"{path}.weight")))
         merged = merge(self.model, leaving) if leaving else ()
         receipt = load(
             old,
@@ -276,11 +278,12 @@ class ModelPlane:
 
     # -- what the state says of the model in place ----------------------------------------------------------------
 
-    def _freeze(self, state: ModelState) -> None:
+    def _freeze(self, state: ModelState, settle: Callable[[Iterable[nn.Parameter]], None]) -> None:
         named = dict(self.model.named_parameters())
         held = self._fixed.union(select(state.freeze, named))
         if held.issuperset(named):
             raise UserError(f"model.freeze {list(state.freeze)} leaves nothing to train: every parameter is frozen")
+        settle(parameter for name, parameter in named.items() if name in held)
         for name, parameter in named.items():
             parameter.requires_grad_(name not in held)
             if name in held:
@@ -296,15 +299,7 @@ class ModelPlane:
         parts = [(role, getattr(state, role)) for role in ROLES]
         parts += [(f"adapters.{j}.{i}", part) for j, adapters in state.adapters.items() for i, part in enumerate(adapters)]
         parts += [(f"weight_adapters.{name}.{path}", state.weight_adapters[name].part) for name, path in self._attached()]
-        self._values = []
-        for role, part in parts:
-            if part.curves:
-                module = self.model.get_submodule(role)
-                if not isinstance(module, Scheduled):
-                    raise ProviderError(
-                        f"{part.id} declares options that follow time ({', '.join(part.curves)}) but its module has no apply_values"
-                    )
-                self._values.append((module, part, {}))
+        self._followers = [Follower(part, self.model.get_submodule(role), "its module") for role, part in parts if part.curves]
 
     def _attached(self) -> Iterable[tuple[str, str]]:
         return self.model.attached if isinstance(self.model, Model) else ()
@@ -360,8 +355,14 @@ def _replaced(before: ModelState | None, after: ModelState) -> tuple[str, ...]:
     if before is None:
         return ()
     roles = [f"{role}." for role in ROLES if getattr(before, role).id != getattr(after, role).id]
-    adapters = [f"weight_adapters.{name}." for name in after.weight_adapters if _adapter(before, name) != _adapter(after, name)]
-    return (*roles, *adapters)
+    between = [
+        f"adapters.{junction}.{i}."
+        for junction, parts in after.adapters.items()
+        for i, part in enumerate(parts)
+        if (there := _nth(before, junction, i)) is None or there.id != part.id
+    ]
+    beside = [f"weight_adapters.{name}." for name in after.weight_adapters if _adapter(before, name) != _adapter(after, name)]
+    return (*roles, *between, *beside)
 
 
 def _part_of(name: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from copy import deepcopy
 from typing import Any, Literal
 
@@ -54,11 +54,13 @@ class Crossing:
     Args:
         same: whether the optimizer goes on as the component that it was; another one takes over only what it declares to keep.
         moments: whether copied parameters, and all parameters of another optimizer, take state over.
+        ended: adopted parameters whose state does not go on, though a copy of them may take it over.
     """
 
     receipt: ModelReceipt
     same: bool = True
     moments: Literal["copy", "reset"] = "copy"
+    ended: Collection[str] = ()
     kept: dict[str, dict[str, Any]] = Factory(dict)
     copied: dict[str, dict[str, Any]] = Factory(dict)
 
@@ -72,7 +74,7 @@ class Crossing:
         """
         for name, before in self.receipt.adopted.items():
             entries = self._taken(old.get(before), declared.get(name))
-            if entries is not None and not self._is_stale(name, entries, declared.get(name)):
+            if entries is not None and name not in self.ended and not self._is_stale(name, entries, declared.get(name)):
                 self.kept[name] = dict(entries)
         if self.moments == "copy":
             for name, origin in self.receipt.copied.items():

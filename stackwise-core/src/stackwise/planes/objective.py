@@ -13,6 +13,7 @@ from torch import nn
 from stackwise.contracts import Batch, Scheduled, Stateful, Task
 from stackwise.errors import ProviderError, UserError
 from stackwise.phases import Part
+from stackwise.planes.following import Follower
 
 
 def check_loss(task: object, result: Any) -> None:
@@ -62,7 +63,7 @@ class Objective:
         """The task that `reference` belongs to."""
         self.reference: nn.Module | None = None
         """The frozen copy that the task in force compares with; None where it asks for none."""
-        self._values: dict[str, float] = {}
+        self._follower: Follower | None = None
         self.task: Task
 
     @classmethod
@@ -81,12 +82,7 @@ class Objective:
         """Cross into a declared task; a new one is built only when its structure changes."""
         if self._build is not None and (self._part is None or self._part.structure != part.structure):
             self.task = self._build(part)
-            if part.curves and not isinstance(self.task, Scheduled):
-                raise ProviderError(
-                    f"{part.id} declares options that follow time ({', '.join(part.curves)}) but the task has no apply_values"
-                )
-            self._values = {}
-        self._part = part
+        self._part, self._follower = part, Follower(part, self.task, "the task")
 
     def take_reference(self, model: nn.Module) -> bool:
         """Copy the model where the task that just came into force declares a reference; let go of one that is no longer asked for.
@@ -130,14 +126,14 @@ class Objective:
     def fixed(self, values: Mapping[str, Mapping[str, float]]) -> Iterator[Task]:
         """The task with the values given for it (by id) instead of those in force, which come back afterwards."""
         own = values.get(self._part.id, {}) if self._part is not None else {}
-        if not own or not isinstance(self.task, Scheduled):
+        if not own or self._follower is None or not isinstance(self.task, Scheduled):
             yield self.task
             return
-        self.task.apply_values({**self._values, **own})
+        self.task.apply_values({**self._follower.values, **own})
         try:
             yield self.task
         finally:
-            self.task.apply_values(self._values)
+            self.task.apply_values(self._follower.values)
 
     def state_dict(self) -> dict[str, Any]:
         """What the task holds; empty for one that does not change as it is used."""
@@ -156,8 +152,5 @@ class Objective:
 
     def apply_values(self, t: float) -> None:
         """Hand the task the values in force at t, when they changed."""
-        if self._part is not None and self._part.curves:
-            values = self._part.values_at(t)
-            if values != self._values and isinstance(self.task, Scheduled):
-                self.task.apply_values(values)
-                self._values = values
+        if self._follower is not None:
+            self._follower.apply(t)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from typing import Any
 
@@ -51,6 +51,8 @@ class OptimizerPlane:
         self._names: dict[str, nn.Parameter] = {}
         self._parked: dict[str, dict[str, Any]] = {}
         """State of frozen parameters, kept for the phase that thaws them."""
+        self._settled: set[nn.Parameter] = set()
+        """Parameters that hold other weights since this boundary than those that their state belongs to."""
         self._followed: list[_Followed] = []
         self._factor = 1.0
         self._rewarming: tuple[str, ...] = ()
@@ -62,6 +64,8 @@ class OptimizerPlane:
         """The torch groups as they were built, without their parameters."""
         self.parameters: list[nn.Parameter] = []
         """The trainable parameters, each once."""
+        self._shown: dict[str, Any] = {}
+        """The torch group whose learning rate is told."""
         self.clip: float | None = None
         self.optimizer: torch.optim.Optimizer
 
@@ -80,8 +84,7 @@ class OptimizerPlane:
     @property
     def lr(self) -> float:
         """The learning rate in force for the parameters that no group takes; of the first group where groups take them all."""
-        groups = self.optimizer.param_groups
-        return float(next((group for group in groups if group.get("group") == "default"), groups[0]).get("lr", 0.0))
+        return float(self._shown.get("lr", 0.0))
 
     def enter(
         self,
@@ -107,6 +110,7 @@ class OptimizerPlane:
             UserError: a group that selects nothing.
             ProviderError: the optimizer's parameters are not exactly the trainable ones.
         """
+        changed = {} if self._state is None else self._changed_by_name()
         before, self._state = self._state, state
         trainable = {name: parameter for name, parameter in parameters.items() if parameter.requires_grad}
         self.clip = state.clip
@@ -122,7 +126,7 @@ class OptimizerPlane:
         if same and unmoved:
             moments = MomentsReceipt(kept=len(self.state_by_name()))
         else:
-            moments = self._rebuild(before, state, parameters, trainable, t, receipt or ModelReceipt(), enter or Enter())
+            moments = self._rebuild(before, state, parameters, trainable, t, receipt or ModelReceipt(), enter or Enter(), changed)
         self._react_as(before, state)
         self._average_as(state, parameters, receipt or ModelReceipt())
         self._factor = state.lr_factor(sum(parameter.numel() for parameter in parameters.values()))
@@ -131,10 +135,11 @@ class OptimizerPlane:
 
     def apply_values(self, t: float) -> None:
         """Set every followed entry to its value at t, where it changed."""
+        factor = self._rate_factor
         for entry in self._followed:
             value = entry.curve(t)
             if entry.is_rate:
-                value *= self._rate_factor
+                value *= factor
             if value != entry.last:
                 entry.group[entry.key] = entry.last = value
 
@@ -159,7 +164,7 @@ class OptimizerPlane:
         Raises:
             UserError: an average asked for where none is kept.
         """
-        swaps = callable(getattr(self.optimizer, "eval", None)) and callable(getattr(self.optimizer, "train", None))
+        swaps = self._trains_elsewhere
         if swaps:
             self.optimizer.eval()  # type: ignore[attr-defined]  # seen just above
         try:
@@ -174,17 +179,18 @@ class OptimizerPlane:
             if swaps:
                 self.optimizer.train()  # type: ignore[attr-defined]  # seen above
 
+    @property
+    def _trains_elsewhere(self) -> bool:
+        """Whether parameters hold other weights in training than those to judge and keep."""
+        return callable(getattr(self.optimizer, "eval", None)) and callable(getattr(self.optimizer, "train", None))
+
     # -- state ----------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
         """Optimizer state by canonical parameter name, and what the optimizer itself changed in its groups; live, not copies."""
-        groups = [
-            {key: value for key, value in group.items() if key not in ("params", *followed) and _differ(value, built.get(key))}
-            for group, built, followed in zip(self.optimizer.param_groups, self._built, self._curves(), strict=True)
-        ]
         return {
             "parameters": self.state_by_name(),
-            "groups": groups,
+            "groups": self._changed(),
             "fresh": list(self._rewarming),
             "average": self.average.state_by_name() if self.average is not None else None,
             "reaction": self.reaction.state_dict() if self.reaction is not None else None,
@@ -208,6 +214,16 @@ class OptimizerPlane:
             self.average.load_state_by_name(state["average"])
         if self.reaction is not None:
             self.reaction.load_state_dict(state["reaction"])
+
+    def _changed(self) -> list[dict[str, Any]]:
+        """For each torch group what the optimizer itself has changed in it."""
+        return [
+            {key: value for key, value in group.items() if key not in ("params", *followed) and _differ(value, built.get(key))}
+            for group, built, followed in zip(self.optimizer.param_groups, self._built, self._curves(), strict=True)
+        ]
+
+    def _changed_by_name(self) -> dict[str, dict[str, Any]]:
+        return {group.get("group", "default"): own for group, own in zip(self.optimizer.param_groups, self._changed(), strict=True) if own}
 
     def _curves(self) -> list[frozenset[str]]:
         """For each torch group the entries that follow a declared curve."""
@@ -242,9 +258,30 @@ class OptimizerPlane:
 
     # -- crossing -------------------------------------------------------------------------------------------------
 
+    def leave(self, state: OptimizerState) -> None:
+        """Before anything crosses: where another optimizer takes over, every parameter leaves the one in place."""
+        if self._state is not None and self._state.part.id != state.part.id:
+            self.settle(self.parameters)
+
+    def settle(self, leaving: Iterable[nn.Parameter]) -> None:
+        """Let parameters that the optimizer will not train any more hold the weights to keep, where it trained at others; the state that
+        belongs to those ends."""
+        if not self._names or not self._trains_elsewhere:
+            return
+        moved = [parameter for parameter in leaving if parameter not in self._settled and self.optimizer.state.get(parameter)]
+        with self.evaluating() if moved else nullcontext():
+            kept = [parameter.detach().clone() for parameter in moved]
+        for parameter, value in zip(moved, kept, strict=True):
+            parameter.detach().copy_(value)
+        self._settled.update(moved)
+
     def _hold(self, optimizer: torch.optim.Optimizer, trainable: Mapping[str, nn.Parameter]) -> None:
         self.optimizer, self._names, self.parameters = optimizer, dict(trainable), list(trainable.values())
-        self._built = [deepcopy({key: value for key, value in group.items() if key != "params"}) for group in optimizer.param_groups]
+        groups = optimizer.param_groups
+        self._built = [deepcopy({key: value for key, value in group.items() if key != "params"}) for group in groups]
+        self._shown = next((group for group in groups if group.get("group") == "default"), groups[0])
+        if self._trains_elsewhere:
+            optimizer.train()  # type: ignore[attr-defined]  # seen just above
 
     def _by_name(self) -> dict[str, dict[str, Any]]:
         state = self.optimizer.state if self._names else {}
@@ -259,6 +296,7 @@ class OptimizerPlane:
         t: float,
         receipt: ModelReceipt,
         enter: Enter,
+        changed: Mapping[str, Mapping[str, Any]],
     ) -> MomentsReceipt:
         if self._build is None:
             raise UserError(
@@ -269,15 +307,36 @@ class OptimizerPlane:
         optimizer = self._build(state.part, t, group_parameters(state, trainable, t, apart=self._rewarming, frozen=frozen))
         _check_membership(optimizer, trainable, ProviderError)
         same = before is not None and before.part.id == state.part.id
-        crossing = Crossing(receipt=receipt, same=same, moments=enter.moments)
+        ended = {name for name in receipt.adopted if parameters[name] in self._settled}
+        crossing = Crossing(receipt=receipt, same=same, moments=enter.moments, ended=ended)
         moments = crossing.carry(old, parameters, _declared(optimizer, trainable))
         carried = {**crossing.kept, **crossing.copied}
         for name, parameter in trainable.items():
             if name in carried:
                 optimizer.state[parameter] = carried[name]
+        if same:
+            self._carry_groups(optimizer, trainable, changed)
         self._parked = {name: entries for name, entries in carried.items() if name not in trainable}
+        self._settled = set()
         self._hold(optimizer, trainable)
         return moments
+
+    def _carry_groups(
+        self, optimizer: torch.optim.Optimizer, trainable: Mapping[str, nn.Parameter], changed: Mapping[str, Mapping[str, Any]]
+    ) -> None:
+        """What an optimizer itself changed in its groups, as some count there, goes on in the groups of the same names."""
+        names, known = {id(p): name for name, p in trainable.items()}, {id(p) for p in self.parameters}
+        for group in optimizer.param_groups:
+            own = changed.get(group.get("group", "default"), {})
+            counted = [key for key, value in own.items() if isinstance(value, int | float) and not isinstance(value, bool)]
+            begun = [names[id(p)] for p in group["params"] if id(p) not in known and not optimizer.state.get(p)]
+            if counted and begun:
+                raise UserError(
+                    f"{type(optimizer).__name__} counts in its parameter groups ({', '.join(counted)}), where {begun[0]}, which begins to "
+                    "train at this boundary, cannot have a count of its own: take an optimizer that counts for each parameter, such as "
+                    "those of `optim`, or declare another optimizer in this phase"
+                )
+            group.update(own)
 
     def _react_as(self, before: OptimizerState | None, state: OptimizerState) -> None:
         part, last = state.reaction, before.reaction if before is not None else None

@@ -62,6 +62,8 @@ def sources(path: str, blocks: Mapping[tuple[str, int], BlockOrigin], replaced: 
     depth = path.count(".") + 1
 
     def source(name: str) -> str | None:
+        if any(name.startswith(prefix) for prefix in replaced):
+            return None
         if name.startswith(WEIGHT_ADAPTERS):
             adapter, _, beside = name.removeprefix(WEIGHT_ADAPTERS).partition(".")
             there = source(beside)
@@ -71,7 +73,7 @@ def sources(path: str, blocks: Mapping[tuple[str, int], BlockOrigin], replaced: 
         if here in moved:
             there = moved[here]
             return None if there is None else there + name[len(here) :]
-        return None if any(name.startswith(prefix) for prefix in replaced) else name
+        return name
 
     return source
 

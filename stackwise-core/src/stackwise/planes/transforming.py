@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
-from stackwise.contracts import Batch, Scheduled, Stateful, Transform
-from stackwise.errors import DataError, ProviderError
+from stackwise.contracts import Batch, Stateful, Transform
+from stackwise.errors import DataError
 from stackwise.phases import Part
+from stackwise.planes.following import Follower
 from stackwise.streams import step_seed, stream_key
 from stackwise.time import Moment
 
 BuildTransform = Callable[[Part], Transform]
+
+
+class _Link(NamedTuple):
+    """One transform of the chain."""
+
+    part: Part
+    follower: Follower
+    transform: Transform
+    generator: torch.Generator
+    key: int
 
 
 class Transforms:
@@ -26,18 +37,18 @@ class Transforms:
 
     def __init__(self, build: BuildTransform | None, seed: int) -> None:
         self._build, self._seed = build, seed
-        self._chain: list[tuple[Part, Transform, torch.Generator, int]] = []
+        self._chain: list[_Link] = []
 
     def enter(self, parts: Sequence[Part]) -> None:
         """Cross into those declared; one that is declared as before, at its place, stays."""
-        known = {(i, part.structure): rest for i, (part, *rest) in enumerate(self._chain)}
-        self._chain = [(part, *(known.get((i, part.structure)) or self._made(i, part))) for i, part in enumerate(parts)]
+        known = {(i, link.part.structure): link for i, link in enumerate(self._chain)}
+        links = [(part, known.get((i, part.structure)) or self._made(i, part)) for i, part in enumerate(parts)]
+        self._chain = [link._replace(part=part, follower=Follower(part, link.transform, "the transform")) for part, link in links]
 
     def __call__(self, batch: Batch, moment: Moment) -> Batch:
         """The batch after all of them."""
-        for part, transform, generator, key in self._chain:
-            if part.curves:
-                transform.apply_values(part.values_at(moment.t))  # type: ignore[attr-defined]  # checked when it was built
+        for _, follower, transform, generator, key in self._chain:
+            follower.apply(moment.t)
             batch = transform(batch, moment, generator.manual_seed(step_seed(key, moment.step)))
         return batch
 
@@ -56,18 +67,15 @@ class Transforms:
             raise DataError(f"the saved transforms with state are {sorted(state)}, the declared ones are {sorted(map(str, stateful))}")
         for i, transform in stateful.items():
             transform.load_state_dict(state[str(i)])
+            self._chain[i].follower.forget()
 
     def _stateful(self) -> dict[int, Stateful]:
-        return {i: made for i, (_, made, _, _) in enumerate(self._chain) if isinstance(made, Stateful)}
+        return {i: link.transform for i, link in enumerate(self._chain) if isinstance(link.transform, Stateful)}
 
     def __bool__(self) -> bool:
         return bool(self._chain)
 
-    def _made(self, index: int, part: Part) -> tuple[Transform, torch.Generator, int]:
+    def _made(self, index: int, part: Part) -> _Link:
         assert self._build is not None
-        transform = self._build(part)
-        if part.curves and not isinstance(transform, Scheduled):
-            raise ProviderError(
-                f"{part.id} declares options that follow time ({', '.join(part.curves)}) but the transform has no apply_values"
-            )
-        return transform, torch.Generator(), stream_key(self._seed, "transform", index, part.id)
+        transform, key = self._build(part), stream_key(self._seed, "transform", index, part.id)
+        return _Link(part, Follower(part, transform, "the transform"), transform, torch.Generator(), key)
