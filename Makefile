@@ -17,7 +17,7 @@ READY_DEV := $(VENV)/.stackwise-dev-installed
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast check bench bench-quality clean
+.PHONY: help run test test-fast check docs bench bench-quality clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*##/ —/'
@@ -36,6 +36,9 @@ check: $(READY_DEV)  ## lint, format, types, floors and import circles
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(TEST) tests/test_floors.py
+
+docs: $(READY)  ## write the tables of docs/config.md from the classes that read configs
+	$(BIN)/python docs/config_keys.py
 
 bench: $(READY_DEV)  ## print every table of benchmarks/
 	@test -n "$(wildcard benchmarks/*.py)" || { echo "benchmarks/ holds no benchmark" >&2; exit 2; }

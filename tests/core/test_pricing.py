@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tiny_walks import base, drive, machine_of, moments, plan_of, problems_of
 
 import stackwise
-from stackwise import StepDone, UserError
+from stackwise import ConfigError, StepDone, UserError
 from stackwise.describe import plan_as_json, plan_as_text
 from stackwise.pricing import price
 
@@ -78,9 +78,10 @@ def test_each_phase_costs_what_it_costs_alone_whatever_came_before() -> None:
         "thawed": {"model": {"freeze": []}},
         "short": {"data": {"seq_len": TIME}},
         "normed": {"model": {"rack": {"qk_norm": True}}},
+        "beside": {"model": {"weight_adapters": {"style": {"use": "transformer.lora", "rank": 2, "select": ["rack"]}}}},
     }
     phases = {name: {"until": f"{2 * i + 2} steps", **delta} for i, (name, delta) in enumerate(deltas.items())}
-    together = price(plan_of(decoder(2), phases=phases))
+    together = price(plan_of(decoder(2), phases=phases, run={"horizon": f"{2 * len(deltas)} steps"}))
     config = decoder(2)
     for phase, delta in zip(together, deltas.values(), strict=True):
         config["data"].update(delta.get("data", {}))
@@ -116,6 +117,27 @@ def test_selectors_are_tried_before_the_run(change: dict[str, Any], rule: str) -
     config["model"] |= change
     with pytest.raises(UserError, match=rule):
         price(plan_of(config))
+
+
+@pytest.mark.parametrize(
+    ("second", "key"),
+    [
+        ({"enter": {"fresh": ["head"]}}, "phases.two.enter.fresh: selector 'head' matches no parameter"),
+        ({"model": {"freeze": ["heads"]}}, "phases.two.model.freeze: selector 'heads' matches no parameter"),
+        ({"enter": {"rewarm": "2 steps"}}, "phases.two.enter.rewarm: it has nothing to act on here, where no parameter is fresh"),
+        ({"enter": {"moments": "reset"}}, "phases.two.enter.moments: it .* where no parameter is a copy and the optimizer stays"),
+        ({"enter": {"weight_adapters": "drop"}}, "phases.two.enter.weight_adapters: it .* where no weight adapter leaves"),
+    ],
+)
+def test_what_a_phase_says_of_its_entry_acts_on_something(second: dict[str, Any], key: str) -> None:
+    with pytest.raises(ConfigError, match=key):
+        price(plan_of(decoder(), phases={"one": {"until": "50%"}, "two": second}))
+
+
+@pytest.mark.parametrize("key", [{"moments": "reset"}, {"weight_adapters": "drop"}, {"rewarm": "2 steps"}])
+def test_the_first_phase_crosses_nothing(key: dict[str, Any]) -> None:
+    (problem,) = problems_of(decoder(), phases={"one": {"enter": key}})
+    assert "the first phase has nothing to grow from" in problem.message
 
 
 def test_the_plan_as_json_is_json_and_as_text_names_what_happens() -> None:
@@ -170,3 +192,25 @@ def test_phases_that_are_not_walked_again_cost_what_walking_them_says(monkeypatc
     monkeypatch.setattr("stackwise.pricing._declared_model", lambda state: next(count))
     assert price(plan) == skipping
     assert len({phase.trainable for phase in skipping}) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ({"optimizer": {"groups": {"x": {"select": ["rack"], "lr": -1}}}}, "optimizer.groups.x.lr: -1.0 is below the minimum of 0"),
+        (
+            {"optimizer": {"groups": {"x": {"select": ["rack"], "beta1": {"linear": {"from": 0.5, "to": 1}}}}}},
+            "x.beta1: 1.0 is not below 1",
+        ),
+        ({"optimizer": {"groups": {"x": {"select": ["rack"], "lr": "fast"}}}}, "optimizer.groups.x.lr: 'fast' is not a number"),
+        (
+            {"optimizer": {"groups": {"x": {"select": ["rack"]}, "y": {"select": ["rack.norm"]}}}},
+            r"optimizer.groups: optimizer.groups.y selects only parameters that groups before it already took",
+        ),
+        ({"model": {"freeze": ["*"]}}, r"phases.two.model: model.freeze \['\*'\] leaves nothing to train"),
+        ({"model": {"rack": {"ff": 40}}}, r"phases.two.model: rack.stacks.base.0.mlp.\w+.weight changes its shape"),
+    ],
+)
+def test_what_is_wrong_with_model_and_groups_is_told_with_its_place(change: dict[str, Any], key: str) -> None:
+    with pytest.raises(ConfigError, match=key):
+        price(plan_of(decoder(), phases={"one": {"until": "50%"}, "two": change}))

@@ -1,8 +1,9 @@
-"""`docs/config.md` documents the keys that the config classes know, and no others."""
+"""`docs/config.md` holds the tables that the config classes give, and the schema knows the same keys."""
 
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,64 +11,51 @@ import attrs
 import pytest
 
 from stackwise import discover
-from stackwise.config import (
-    CheckpointConfig,
-    DataConfig,
-    EnterConfig,
-    EvaluateConfig,
-    Experiment,
-    GroupConfig,
-    ModelConfig,
-    OptimizerConfig,
-    RunConfig,
-)
-from stackwise.config.experiment import EMAConfig, LRScaleConfig, ProvidersConfig, StartConfig, WeightAdapterConfig
-from stackwise.config.timeline import _IN_PHASE, _SECTIONS
+from stackwise.config import Experiment, OptimizerConfig, RunConfig
+from stackwise.config.reader import read_yaml
 from stackwise.options import config_key
 from stackwise.registry import KINDS
 from stackwise.schedules import TAGS
 from stackwise.schema import config_schema
 
-PAGE = (Path(__file__).parents[2] / "docs" / "config.md").read_text(encoding="utf-8")
-ROWS = {key: line for line in PAGE.splitlines() if (key := "".join(re.findall(r"^\| `([\w.]+)` \|", line)))}
+DOCS = Path(__file__).parents[2] / "docs"
+sys.path.insert(0, str(DOCS))
 
-CLASSES: dict[str, tuple[type, frozenset[str]]] = {
-    "run.": (RunConfig, frozenset()),
-    "run.checkpoint.": (CheckpointConfig, frozenset()),
-    "run.providers.": (ProvidersConfig, frozenset()),
-    "data.": (DataConfig, frozenset()),
-    "model.": (ModelConfig, frozenset()),
-    "optimizer.": (OptimizerConfig, frozenset({"part"})),
-    "optimizer.groups.NAME.": (GroupConfig, frozenset({"name", "options"})),
-    "model.weight_adapters.NAME.": (WeightAdapterConfig, frozenset({"part"})),
-    "model.start.": (StartConfig, frozenset()),
-    "optimizer.lr_scaling.SIZE.": (LRScaleConfig, frozenset()),
-    "optimizer.ema.": (EMAConfig, frozenset()),
-    "evaluate.NAME.": (EvaluateConfig, frozenset({"name"})),
-    "phases.NAME.enter.": (EnterConfig, frozenset()),
-}
-"""Prefix → class, and its attributes that are no keys."""
+import config_keys  # noqa: E402  # a script of that folder, which is on the path only now
+
+PAGE = (DOCS / "config.md").read_text(encoding="utf-8")
+ROWS = {key: line for line in PAGE.splitlines() if (key := "".join(re.findall(r"^\| `([\w.]+)` \|", line)))}
 
 OPTIMIZER_OWN = tuple(a.name for a in attrs.fields(OptimizerConfig) if a.name != "part")
 OWNED: dict[str, tuple[str, ...]] = {"optimizer": OPTIMIZER_OWN, "growth": ("moments",), "weight-adapter": ("select",)}
 """Kind → keys beside a component's own options that the core reads."""
 
 
-def keys_of(cls: type, left_out: frozenset[str] = frozenset()) -> set[str]:
-    return {config_key(a) for a in attrs.fields(cls) if a.init} - left_out
+def test_the_tables_are_those_that_the_classes_give() -> None:
+    assert config_keys.rendered(PAGE) == PAGE, "the tables are stale: make docs"
 
 
-def known() -> set[str]:
-    """Every key that some class reads."""
-    keys = set(_SECTIONS) | {"over"}
-    keys |= {prefix + key for prefix, (cls, left_out) in CLASSES.items() for key in keys_of(cls, left_out)}
-    keys |= {f"{tag}.{key}" for tag, cls in TAGS.items() for key in keys_of(cls) - {"over"}}
-    keys |= {f"phases.NAME.{key}" for key in set(_IN_PHASE) - set(_SECTIONS)}
-    return keys | {"phases.NAME.enter.growth.moments"}
+def test_a_key_that_is_not_documented_is_no_row() -> None:
+    @attrs.frozen
+    class Silent:
+        loud: int = 3
+
+    with pytest.raises(KeyError, match=r"run\.loud is not documented"):
+        list(config_keys._rows_of(Silent, "run."))
 
 
-def test_every_key_is_documented_and_every_documented_key_is_known() -> None:
-    assert set(ROWS) == known()
+def test_a_changed_class_makes_the_page_stale(monkeypatch: pytest.MonkeyPatch) -> None:
+    @attrs.frozen(kw_only=True)
+    class Longer(RunConfig):
+        further: int = attrs.field(default=3, metadata={"doc": "one more", "minimum": 1, "examples": ("4",)})
+
+    monkeypatch.setattr(config_keys, "RunConfig", Longer)
+    assert "| `run.further` | whole number ≥ 1 | 3 | one more | `4` |" in config_keys.rendered(PAGE)
+
+
+def test_a_page_without_a_mark_for_a_table_is_refused() -> None:
+    with pytest.raises(KeyError, match="no mark for evaluate"):
+        config_keys.rendered(PAGE.replace("<!-- keys: evaluate -->", ""))
 
 
 def in_schema() -> set[str]:
@@ -110,11 +98,13 @@ def test_the_schema_has_every_documented_key_and_no_other() -> None:
 def test_what_the_schema_says_of_a_key_is_what_its_class_says() -> None:
     run = config_schema(discover())["properties"]["run"]["properties"]
     for attribute in attrs.fields(RunConfig):
-        assert run[config_key(attribute)]["description"] == attribute.metadata["doc"]
+        shown = run[config_key(attribute)]
+        assert shown["description"].startswith(attribute.metadata["doc"])
+        assert len(shown["examples"]) == len(attribute.metadata["examples"])
 
 
-def test_an_entered_phase_and_an_experiment_hold_nothing_else() -> None:
-    assert keys_of(Experiment) == {"run", "phases", "evaluate", "observers", "resolved", "problems"}
+def test_the_experiment_holds_nothing_else() -> None:
+    assert {a.name for a in attrs.fields(Experiment)} == {"run", "phases", "evaluate", "observers", "resolved", "problems"}
 
 
 @pytest.mark.parametrize("key", sorted(ROWS))
@@ -123,16 +113,11 @@ def test_a_row_has_all_its_cells(key: str) -> None:
     assert len(cells) == 5 and all(cells[:4])
 
 
-def defaults() -> list[tuple[str, object]]:
-    """Keys whose default is a plain value."""
-    found = []
-    for prefix, (cls, left_out) in CLASSES.items():
-        for a in attrs.fields(cls):
-            if config_key(a) not in left_out and isinstance(a.default, int | float | str) and not isinstance(a.default, bool):
-                found.append((prefix + config_key(a), a.default))
-    return found
+def examples() -> list[tuple[str, str]]:
+    found = [(row.key, row.example) for rows in config_keys.rows().values() for row in rows]
+    return [(key, text) for key, cell in found for text in re.findall(r"`([^`]+)`", cell) if key.partition(".")[0] not in TAGS]
 
 
-@pytest.mark.parametrize(("key", "default"), defaults())
-def test_a_default_is_the_one_written(key: str, default: object) -> None:
-    assert ROWS[key].split("|")[3].strip().strip("`") == str(default)
+@pytest.mark.parametrize(("key", "text"), examples())
+def test_an_example_is_yaml(key: str, text: str) -> None:
+    assert read_yaml(text, key) is not None

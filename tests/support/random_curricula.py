@@ -65,7 +65,10 @@ class Curriculum:
 
     def _phase(self, index: int) -> dict[str, Any]:
         own = self.segments[index]
-        growth = {"enter": {"growth": {"use": f"transformer.{own.growth}", "moments": own.moments}}} if own.growth else {}
+        last = self.segments[max(index - 1, 0)]
+        copies = own.growth != "identity" and own.depth + own.top > last.depth + last.top
+        moments = {"moments": own.moments} if copies else {}
+        growth = {"enter": {"growth": {"use": f"transformer.{own.growth}", **moments}}} if own.growth else {}
         return {
             "until": f"{self.starts[index + 1]} steps",
             "data": {

@@ -11,13 +11,16 @@ from fresh_draws import chi_square, fresh_generator
 from tiny_walks import VOCAB, base, drive, losses, machine_of, memory, plan_of, problems_of
 from torch import nn
 
-from stackwise import Built, Moment, RackSpec, UserError
+from stackwise import Built, Model, Moment, RackSpec, UserError
 from stackwise.pricing import price
+from stackwise.unification import Bridge
 from stackwise_providers_transformer.causal_lm import CausalLM
 from stackwise_providers_transformer.decoder import Decoder
 from stackwise_providers_transformer.documents import attention_mask
+from stackwise_providers_transformer.embedding import TokenEmbedding
 from stackwise_providers_transformer.encoder_decoder import EncoderDecoder
-from stackwise_providers_transformer.options import CausalLMOptions, DecoderOptions
+from stackwise_providers_transformer.head import LMHead
+from stackwise_providers_transformer.options import CausalLMOptions, DecoderOptions, LMOptions, TokenOptions
 from stackwise_providers_transformer.pair_options import Seq2SeqOptions
 from stackwise_providers_transformer.rack_options import EncoderDecoderOptions
 from stackwise_providers_transformer.seq2seq import Seq2Seq
@@ -203,6 +206,50 @@ def test_options_of_the_rack_that_cannot_be() -> None:
         _rack(encoder=("s", "t"))
     with pytest.raises(UserError, match="attention: the target of an encoder-decoder is written causally"):
         _rack(attention="bidirectional")
+
+
+def _model(form: str) -> Model:
+    """A whole model of ten ids, of which 9 ends and begins."""
+    torch.manual_seed(0)
+    options = {"width": 16, "heads": 2, "init_std": 0.3}
+    prefix = Decoder(DecoderOptions(attention="prefix", stacks=[{"base": 2}], **options)) if form == "prefix" else None
+    head = LMHead(LMOptions(vocab=10, width=16, tied=False, init_std=0.5))
+    embeds = [Bridge("task-rack", "embed", "source as tokens", "rack", "memory", "source", "tokens")] if prefix is None else []
+    return Model(TokenEmbedding(TokenOptions(vocab=10, width=16, init_std=1.0)), prefix or _rack(), head, bridges=embeds)
+
+
+@pytest.mark.parametrize("form", ["prefix", "encoder-decoder"])
+def test_padded_pairs_are_what_they_are_alone(form: str) -> None:
+    """Loss, its gradients and every metric: the padding of sources is not read, that of targets is not counted."""
+    generator, lengths = fresh_generator(), [(5, 2), (1, 6), (7, 7), (3, 1)]
+    task, model = Seq2Seq(Seq2SeqOptions(form=form, symbols=9)), _model(form)
+    pairs = [tuple(torch.randint(9, (1, n), generator=generator) for n in both) for both in lengths]
+
+    def padded(rows: list[torch.Tensor], length: int) -> tuple[torch.Tensor, torch.Tensor]:
+        real = torch.arange(length) < torch.tensor([[row.shape[1]] for row in rows])
+        filled = torch.randint(9, real.shape, generator=generator)  # padding that would be seen if it were read
+        for i, row in enumerate(rows):
+            filled[i, : row.shape[1]] = row[0]
+        return filled, real
+
+    def batch_of(some: list[Any], source: int, target: int) -> dict[str, torch.Tensor]:
+        if form == "prefix":
+            tokens, mask = padded([torch.cat(pair, dim=1) for pair in some], source + target)
+            return {"tokens": tokens, "mask": mask, "prefix": torch.tensor([pair[0].shape[1] for pair in some])}
+        (prompt, prompt_mask), (response, response_mask) = (padded([pair[i] for pair in some], n) for i, n in ((0, source), (1, target)))
+        return {"prompt": prompt, "prompt_mask": prompt_mask, "response": response, "response_mask": response_mask}
+
+    def judged(batch: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+        prepared = task.prepare(batch, MOMENT, generator)
+        total, count, metrics = task.loss(model(prepared), prepared)
+        gradients = torch.autograd.grad(total, list(model.parameters()))
+        return [total.detach(), torch.as_tensor(count), *(torch.as_tensor(n) for pair in metrics.values() for n in pair), *gradients]
+
+    together = judged(batch_of(pairs, 8, 8))
+    alone = [judged(batch_of([pair], *both)) for pair, both in zip(pairs, lengths, strict=True)]
+    for found, parts in zip(together, zip(*alone, strict=True), strict=True):
+        torch.testing.assert_close(found.double(), torch.stack(parts).sum(0).double(), rtol=1e-4, atol=1e-4)
+    assert int(together[1]) == sum(target for _, target in lengths)
 
 
 # -- from a config --------------------------------------------------------------------------------------------------

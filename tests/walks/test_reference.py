@@ -22,6 +22,7 @@ BESIDE = {
 PREFERENCE = {"task": {"use": "transformer.preference"}, "data": {"rename": {"tokens": None}}}
 TIMELINES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "plain": ({}, {}),
+    "dropout, which the reference has none of": ({"model": {"rack": {"dropout": 0.3}}}, {}),
     "grows on the way": ({}, COPIED),
     "grows as it enters": (COPIED, {}),
     "a gate opens meanwhile": (GATED, {}),

@@ -10,7 +10,7 @@ import torch
 from tiny_walks import base, boundaries, drive, machine_of, moments, plan_of, same_tensors, stream, weights
 from torch import nn
 
-from stackwise import Built, PhaseEntered, StepDone, UserError
+from stackwise import AdapterSpec, Built, PhaseEntered, StepDone, TensorSpec, UserError
 from stackwise.machine import TrainingMachine
 from stackwise.planes.optimizer import OptimizerPlane
 
@@ -319,10 +319,47 @@ def test_what_is_repeated_beside_another_optimizer_goes_on() -> None:
     assert all(torch.equal(averages[1][name], held[name]) for name in held) and averages[1].keys() == held.keys()
 
 
+def test_a_parameter_that_changes_its_rule_keeps_nothing_that_the_new_rule_does_not() -> None:
+    muon = {"use": "optim.muon", "lr": 0.01, "matrices": ["rack.stacks.base.0.mlp.up"]}
+    phases = {
+        "one": {"until": "4 steps"},
+        "two": {"until": "8 steps", "optimizer": {"matrices": ["rack.stacks.base.1.mlp.up"]}},
+        "three": {"optimizer": {"matrices": ["rack.stacks.base.0.mlp.up"]}},
+    }
+    machine = machine_of(base(optimizer=muon, phases=phases))
+    found = []
+    for event in machine.train():
+        if isinstance(event, StepDone) and event.step in (3, 7, 11):
+            found.append([moments(machine)[f"rack.stacks.base.{block}.mlp.up.weight"] for block in (0, 1)])
+    hidden, rest = {"exp_avg"}, {"exp_avg", "exp_avg_sq", "step"}
+    assert [[set(state) for state in pair] for pair in found] == [[hidden, rest], [rest, hidden], [hidden, rest]]
+    assert [int(found[1][0]["step"]), int(found[2][1]["step"])] == [4, 4]  # each began to count when its rule began
+
+
 def test_a_reaction_with_other_options_begins_anew_and_the_plan_says_so() -> None:
     other = {"reaction": {"use": "optim.plateau", "metric": "train.loss", "patience": 3}}
     told = notes_of(two_phases({"optimizer": other}, optimizer=BESIDE))
     assert told == "reaction optim.plateau ends and another begins: its factor on every learning rate is 1 again"
+
+
+class Turned(nn.Linear):
+    """A map of the hidden state with the parameters of another that it takes the place of."""
+
+    def get_spec(self) -> AdapterSpec:
+        hidden = TensorSpec("batch time width")
+        return AdapterSpec(input=hidden, output=hidden)
+
+
+def test_another_adapter_in_the_same_place_starts_anew() -> None:
+    model = {**base()["model"], "adapters": {"embedding-rack": [{"use": "core.project", "width_in": 8, "width_out": 8}]}}
+    spec = AdapterSpec(input=TensorSpec("batch time width"), output=TensorSpec("batch time width"))
+    turned = Built(Turned, spec=spec, in_features=8, out_features=8)
+    config = two_phases({"model": {"adapters": {"embedding-rack": [turned]}}}, model=model)
+    assert notes_of(config) == "adapter core.project of embedding-rack is replaced by Turned: its parameters start anew"
+    before, entered, after = at_boundary(config)
+    name = "adapters.embedding-rack.0.weight"
+    assert (entered.fresh, entered.dropped) == (2, 1)
+    assert not torch.equal(after.weights[name], before.weights[name]) and name not in after.moments
 
 
 def test_a_finished_module_cannot_start_anew() -> None:

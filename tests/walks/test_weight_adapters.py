@@ -85,6 +85,24 @@ def test_merged_matrices_are_those_written_by_hand_and_dropped_ones_the_old() ->
             torch.testing.assert_close(logits(machine), outputs, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("other", [{"rank": 3}, {"alpha": 4}], ids=["rank", "alpha"])
+@pytest.mark.parametrize("leave", ["merge", "drop"])
+def test_one_of_another_form_takes_the_place_of_the_old_which_leaves_once(leave: str, other: dict[str, Any]) -> None:
+    third = {"model": {"weight_adapters": {"style": other}}, "enter": {"weight_adapters": leave}}
+    machine = machine_of(base(phases=phases(third)))
+    walk = crossings(machine)
+    _, _, original = next(walk)
+    event, outputs, held = next(walk)
+    now, state = weights(machine), machine.optimizer.state_by_name()
+    adapters = [name for name in now if name.startswith("weight_adapters.")]
+    assert event.fresh == event.dropped == len(adapters) == len([name for name in held if name.startswith("weight_adapters.")])
+    assert not any(now[name].any() for name in adapters if name.endswith(".b")) and not state.keys() & set(adapters)
+    if leave == "merge":
+        torch.testing.assert_close(logits(machine), outputs, rtol=0, atol=1e-6)
+    else:
+        assert all(torch.equal(now[name], original[name]) for name in original)
+
+
 @pytest.mark.parametrize("leave", ["merge", "drop"])
 @pytest.mark.parametrize(("select", "loses"), [(["rack.stacks.base.0"], True), (["rack", "head"], False)])
 def test_the_plan_knows_whether_narrower_selectors_lose_what_was_learnt(leave: str, select: list[str], loses: bool) -> None:

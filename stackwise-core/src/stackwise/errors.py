@@ -68,6 +68,10 @@ class UnknownComponentError(UserError):
 class SelectorError(UserError):
     """A selector that matches nothing, or is not a selector."""
 
+    def __init__(self, message: str, selector: str | None = None) -> None:
+        super().__init__(message)
+        self.selector = selector
+
 
 class ScheduleError(UserError):
     """A timeline that does not hold together: empty, overlapping or unfinished phases, impossible durations."""

@@ -51,27 +51,27 @@ def option(
         key: the name in the config when it is not a Python identifier (`from`).
     """
     extra = {"key": key} if key else {}
-    return _field(default, doc=doc, minimum=minimum, maximum=maximum, below=below, choices=choices, factory=factory, extra=extra)
+    return described(default, doc=doc, minimum=minimum, maximum=maximum, below=below, choices=choices, factory=factory, extra=extra)
 
 
 def scheduled(
     default: Any = REQUIRED, *, doc: str, minimum: float | None = None, maximum: float | None = None, below: float | None = None
 ) -> Any:
     """A number that may follow time: a number or a schedule in the config, the value in force in the factory."""
-    return _field(default, doc=doc, minimum=minimum, maximum=maximum, below=below, extra={"scheduled": True})
+    return described(default, doc=doc, minimum=minimum, maximum=maximum, below=below, extra={"scheduled": True})
 
 
 def dimension(name: str, *, doc: str, default: int | None = None) -> Any:
     """The size of the spec dimension `name`; filled from the junctions when left out."""
-    return _field(default, doc=doc, minimum=1, extra={"dimension": name})
+    return described(default, doc=doc, minimum=1, extra={"dimension": name})
 
 
 def follows_task(need: str, *, doc: str, choices: Sequence[object] | None = None) -> Any:
     """An option that takes what the task needs (`attention`) unless the config says otherwise."""
-    return _field(None, doc=doc, choices=choices, extra={"follows_task": need})
+    return described(None, doc=doc, choices=choices, extra={"follows_task": need})
 
 
-def _field(
+def described(
     default: Any,
     *,
     doc: str,
@@ -82,6 +82,7 @@ def _field(
     factory: Callable[[], Any] | None = None,
     extra: Mapping[str, object],
 ) -> Any:
+    """The field behind every form of option: its rules, and in `extra` what else is said of it, are metadata of the attribute."""
     rules = {"minimum": minimum, "maximum": maximum, "below": below, "choices": tuple(choices) if choices else None}
     metadata = {"doc": doc, **rules, **extra}
 

@@ -17,13 +17,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from stackwise.assembly import Workshop
 from stackwise.config import PhaseConfig
 from stackwise.contracts import ParameterGroup
-from stackwise.errors import ConfigError, Problem, ProviderError, SelectorError, UserError, asks_too_much
+from stackwise.errors import ConfigError, ProviderError, SelectorError, UserError, asks_too_much
 from stackwise.phases import CompiledPhase, Part, TrainingState
 from stackwise.plan import Plan
 from stackwise.plan.reads import Reads, declared_sizes, reads_of
 from stackwise.planes.model import ModelPlane
 from stackwise.planes.optimizer import group_parameters
-from stackwise.planes.transfer import ModelReceipt
+from stackwise.planes.transfer import WEIGHT_ADAPTERS, ModelReceipt
 from stackwise.prepared_shapes import prepared_shapes
 from stackwise.registry import blaming
 from stackwise.schedules import Curve
@@ -112,7 +112,8 @@ class _Walk:
         self._model, self._charged = declared, None
         growth = self.shop.growth(phase.enter.growth) if phase.enter.growth is not None else None
         blocks = phase.transition.blocks if phase.transition is not None else {}
-        with _placed_at(self.plan.experiment.phases[phase.index], "model.freeze"):
+        config = self.plan.experiment.phases[phase.index]
+        with _placed_at(config, "model.freeze", "model" if phase.enter.growth is None else "enter.growth"):
             return self.plane.enter(state.model, step=phase.start, blocks=blocks, growth=growth, enter=phase.enter)
 
     def figures(self, phase: CompiledPhase, state: TrainingState) -> _Figures:
@@ -120,7 +121,7 @@ class _Walk:
         charged = state.optimizer.part.structure, [(group.name, group.select) for group in state.optimizer.groups]
         if self._figures is None or charged != self._charged:
             trainable, first = self.plane.trainable(), self.plan.schedule.clock.t(phase.start)
-            with _placed_at(self.plan.experiment.phases[phase.index], "optimizer.groups"):
+            with _placed_at(self.plan.experiment.phases[phase.index], "optimizer.groups", "optimizer.groups"):
                 frozen = [name for name, _ in self.plane.model.named_parameters() if name not in trainable]
                 groups = group_parameters(state.optimizer, trainable, first, frozen=frozen)
             self._charged = charged
@@ -147,7 +148,10 @@ def _price_phase(plan: Plan, phase: CompiledPhase, walk: _Walk) -> PhasePrice:
     assert state is not None  # a plan's phases are declared
     clock, joined = plan.schedule.clock, plan.joined[phase.index]
     first, last = clock.t(phase.start), clock.t(phase.stop - 1)
-    receipt, figures = walk.enter(phase, state), walk.figures(phase, state)
+    receipt = walk.enter(phase, state)
+    if phase.index:
+        _check_enter(plan, phase, receipt)
+    figures = walk.figures(phase, state)
     lr, scale = _lr(state, figures.groups), state.optimizer.lr_factor(figures.parameters)
     return PhasePrice(
         name=phase.name,
@@ -166,16 +170,47 @@ def _price_phase(plan: Plan, phase: CompiledPhase, walk: _Walk) -> PhasePrice:
 
 
 @contextmanager
-def _placed_at(phase: PhaseConfig, path: str) -> Iterator[None]:
-    """What is found wrong is told with the place it was written at; a selector's is `path`, another's where growth is declared."""
+def _placed_at(phase: PhaseConfig, path: str, other: str) -> Iterator[None]:
+    """What is found wrong is told with the place it was written at: a selector at its key or `path`, another thing at `other`."""
     try:
         yield
     except SelectorError as error:
-        raise ConfigError([Problem(str(error), path, phase.locate(path))]) from None
+        path = next((key for key, selectors in _selectors(phase).items() if error.selector in selectors), path)
+        raise ConfigError([phase.problem(path, str(error))]) from None
     except UserError as error:
-        if phase.enter.growth is None or isinstance(error, ConfigError):
+        if isinstance(error, ConfigError):
             raise
-        raise ConfigError([Problem(str(error), "enter.growth", phase.locate("enter.growth"))]) from error
+        raise ConfigError([phase.problem(other, str(error))]) from error
+
+
+def _selectors(phase: PhaseConfig) -> dict[str, tuple[str, ...]]:
+    """Key → the selectors it holds that the model is asked for."""
+    beside = {f"model.weight_adapters.{name}.select": tuple(adapter.select) for name, adapter in phase.model.weight_adapters.items()}
+    return {"model.freeze": tuple(phase.model.freeze), "enter.fresh": tuple(phase.enter.fresh), **beside}
+
+
+def _check_enter(plan: Plan, phase: CompiledPhase, receipt: ModelReceipt) -> None:
+    """What a phase says of how it is entered has something to act on.
+
+    Raises:
+        ConfigError: it has not.
+    """
+    state, last = phase.state, plan.schedule.phases[phase.index - 1].state
+    assert state is not None and last is not None  # a plan's phases are declared
+    replaced, left = state.optimizer.part.id != last.optimizer.part.id, any(name.startswith(WEIGHT_ADAPTERS) for name in receipt.dropped)
+    idle = {
+        "rewarm": "no parameter is fresh" if phase.enter.rewarm is not None and not receipt.fresh else "",
+        "moments": "no parameter is a copy and the optimizer stays"
+        if phase.enter.moments == "reset" and not (receipt.copied or replaced)
+        else "",
+        "weight_adapters": "no weight adapter leaves" if phase.enter.weight_adapters == "drop" and not left else "",
+    }
+    config = plan.experiment.phases[phase.index]
+    problems = [
+        config.problem(f"enter.{key}", f"it has nothing to act on here, where {why}: leave it out") for key, why in idle.items() if why
+    ]
+    if problems:
+        raise ConfigError(problems)
 
 
 def _lr(state: TrainingState, taken: frozenset[str]) -> Curve | None:
@@ -235,7 +270,8 @@ def _computation(plan: Plan, phase: CompiledPhase, state: TrainingState) -> obje
     """What the cost of a batch depends on beside its shape."""
     joined, model = plan.joined[phase.index], state.model
     parts = [state.task, model.embedding, model.rack, model.head, *(part for group in model.adapters.values() for part in group)]
-    return [part.structure for part in parts], list(model.adapters), model.freeze, model.bridges, joined.optional, joined.sizes
+    beside = [(name, declared.select, declared.part.structure) for name, declared in model.weight_adapters.items()]
+    return [part.structure for part in parts], beside, list(model.adapters), model.freeze, model.bridges, joined.optional, joined.sizes
 
 
 def _batch_flops(walk: _Walk, phase: CompiledPhase, rows: int | None, length: int | None) -> int | None:

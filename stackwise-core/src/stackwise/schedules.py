@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from math import cos, pi, sqrt
 from typing import Literal, NamedTuple, Protocol
 
-from attrs import Factory, evolve, field, frozen
+from attrs import evolve, field, frozen
 
 from stackwise.clock import Clock
 from stackwise.errors import ScheduleError
@@ -134,6 +134,9 @@ class Schedule(Protocol):
         ...
 
 
+_OVER = {"doc": "in every schedule: the window that shares and ends are counted in", "examples": ("{linear: {to: 0, over: phase}}",)}
+
+
 def _read_duration(text: object) -> Duration:
     return Duration.parse(text)
 
@@ -142,8 +145,8 @@ def _read_duration(text: object) -> Duration:
 class Constant:
     """The same value at every t."""
 
-    value: float = field(metadata={"doc": "the value"})
-    over: Over = field(default="run", metadata={"doc": "the window: the run or the declaring phase"})
+    value: float = field(metadata={"doc": "the value", "examples": ("{constant: {value: 0.1}}",)})
+    over: Over = field(default="run", metadata=_OVER)
 
     def compile(self, window: Window, entry: float | None) -> Curve:
         """One knot."""
@@ -154,11 +157,11 @@ class Constant:
 class Linear:
     """A straight line from `from` (the value at entry when omitted) to `to` across the window, then held."""
 
-    to: float = field(metadata={"doc": "value at the end of the window"})
+    to: float = field(metadata={"doc": "value at the end of the window", "examples": ("{linear: {from: 0.3, to: 0.15}}",)})
     from_: float | None = field(
-        default=None, alias="from_", metadata={"key": "from", "doc": "value at its start; the value at entry when omitted"}
+        default=None, alias="from_", metadata={"key": "from", "doc": "value at its start", "absent": "the value at entry"}
     )
-    over: Over = field(default="run", metadata={"doc": "the window: the run or the declaring phase"})
+    over: Over = field(default="run", metadata=_OVER)
 
     def compile(self, window: Window, entry: float | None) -> Curve:
         """Two knots."""
@@ -169,12 +172,16 @@ class Linear:
 class Cosine:
     """Half a cosine from `from` down (or up) to `to`, after an optional linear warm-up from 0 (SGDR, arXiv 1608.03983, eq. 5)."""
 
-    to: float = field(default=0.0, metadata={"doc": "value at the end of the window"})
+    to: float = field(default=0.0, metadata={"doc": "value at the end of the window", "examples": ("{cosine: {from: 3e-4, warmup: 5%}}",)})
     from_: float | None = field(
-        default=None, alias="from_", metadata={"key": "from", "doc": "value the cosine starts from; the value at entry when omitted"}
+        default=None,
+        alias="from_",
+        metadata={"key": "from", "doc": "value that the half cosine starts from", "absent": "the value at entry"},
     )
-    warmup: Duration = field(default=Duration.parse("0%"), converter=_read_duration, metadata={"doc": "length of the linear rise from 0"})
-    over: Over = field(default="run", metadata={"doc": "the window: the run or the declaring phase"})
+    warmup: Duration = field(
+        default=Duration.parse("0%"), converter=_read_duration, metadata={"doc": "length of the linear rise from 0 before it"}
+    )
+    over: Over = field(default="run", metadata=_OVER)
 
     def compile(self, window: Window, entry: float | None) -> Curve:
         """Two knots, three with a warm-up."""
@@ -188,14 +195,14 @@ class Cosine:
 class WarmupStableDecay:
     """Linear warm-up from 0, a plateau at `peak`, a decay to `to` that fills the end of the window (arXiv 2404.06395, section 4.2)."""
 
-    peak: float = field(metadata={"doc": "value on the plateau"})
+    peak: float = field(metadata={"doc": "value on the plateau", "examples": ("{wsd: {peak: 2e-3, warmup: 2%, decay: 20%}}",)})
     warmup: Duration = field(default=Duration.parse("0%"), converter=_read_duration, metadata={"doc": "length of the linear rise from 0"})
     decay: Duration = field(
         default=Duration.parse("0%"), converter=_read_duration, metadata={"doc": "length of the fall at the end of the window"}
     )
-    to: float = field(default=0.0, metadata={"doc": "value at the end of the window"})
-    shape: Literal["linear", "cosine", "sqrt"] = field(default="linear", metadata={"doc": "form of the decay"})
-    over: Over = field(default="run", metadata={"doc": "the window: the run or the declaring phase"})
+    to: float = field(default=0.0, metadata={"doc": "value at the end of the fall"})
+    shape: Literal["linear", "cosine", "sqrt"] = field(default="linear", metadata={"doc": "form of the fall"})
+    over: Over = field(default="run", metadata=_OVER)
 
     def compile(self, window: Window, entry: float | None) -> Curve:
         """Up to four knots.
@@ -218,9 +225,13 @@ class Piecewise:
     """Steps: each value holds from its instant in the window until the next."""
 
     values: Mapping[str, float] = field(
-        default=Factory(dict), metadata={"doc": "instant (a duration from the start of the window) → value held from there"}
+        metadata={
+            "form": "instant → number",
+            "doc": "each value holds from its instant on; before the first, the value at entry",
+            "examples": ("{piecewise: {values: {0%: 1, 50%: 0.5}}}",),
+        }
     )
-    over: Over = field(default="run", metadata={"doc": "the window: the run or the declaring phase"})
+    over: Over = field(default="run", metadata=_OVER)
 
     def compile(self, window: Window, entry: float | None) -> Curve:
         """One knot a value.

@@ -65,7 +65,7 @@ def select(selectors: Sequence[str], names: Iterable[str]) -> list[str]:
         pattern = compile_selector(selector)
         matched = {name for name in names if pattern.match(name)}
         if not matched:
-            raise SelectorError(f"selector '{selector}' matches no parameter{_near(selector, names)}")
+            raise SelectorError(f"selector '{selector}' matches no parameter{_near(selector, names)}", selector)
         chosen |= matched
     return [name for name in names if name in chosen]
 

@@ -22,7 +22,7 @@ TOKENIZER_DOC = "`bytes`, {bpe: {vocab: 4096}} learnt from the training split, o
 class FileCorpusOptions(RowOptions, ABC):
     """Text of files, one document each."""
 
-    tokenizer: Tokenizer = option(BYTES, doc=TOKENIZER_DOC)  # noqa: RUF009 - a field, not a value that instances share
+    tokenizer: Tokenizer = option(BYTES, doc=TOKENIZER_DOC)
     heldout: float = option(0.05, doc=_HELDOUT_FILES, minimum=0, maximum=1)
 
     def check(self) -> None:

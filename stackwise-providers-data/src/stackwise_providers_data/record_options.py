@@ -47,7 +47,7 @@ class RecordOptions(RowOptions, ABC):
     layout: Literal["joined", "separate"] | None = option(
         None, doc="prompt and response as one row with the number of prompt tokens as `prefix` (the default), or as two rows"
     )
-    tokenizer: Tokenizer = option(BYTES, doc=TOKENIZER_DOC)  # noqa: RUF009 - a field, not a value that instances share
+    tokenizer: Tokenizer = option(BYTES, doc=TOKENIZER_DOC)
     heldout: float = option(0.05, doc="share of the records, chosen by a hash of their content, for evaluations only", minimum=0, maximum=1)
 
     def check(self) -> None:

@@ -26,9 +26,7 @@ class BpeTraining:
 class TokenizerOptions:
     """One of two ways to a vocabulary larger than the bytes."""
 
-    bpe: BpeTraining | None = option(  # noqa: RUF009 - a field, not a value that instances share
-        None, doc="learn a byte-level BPE from the training split; it is kept in the cache"
-    )
+    bpe: BpeTraining | None = option(None, doc="learn a byte-level BPE from the training split; it is kept in the cache")
     file: str | None = option(None, doc="path of a `tokenizer.json` as the tokenizers library writes it")
     separator: str | None = option(None, doc="token of that file to put between documents; none when left out")
 

@@ -192,6 +192,4 @@ class NamedOptions(DecayOptions):
     name: str = option(doc="name in the library's own list")
     lr: float = scheduled(doc="learning rate", minimum=0)
     weight_decay: float = scheduled(0.0, doc="weight decay as the optimizer defines it", minimum=0)
-    options: dict[str, Any] = option(  # noqa: RUF009  # an attrs field, made anew for each instance
-        factory=dict, doc="further arguments of the optimizer, by their names there"
-    )
+    options: dict[str, Any] = option(factory=dict, doc="further arguments of the optimizer, by their names there")

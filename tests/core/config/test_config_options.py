@@ -36,8 +36,8 @@ class Options:
     tags: tuple[str, ...] = option((), doc="labels")
     weights: Mapping[str, float] = option(factory=dict, doc="weights")
     either: int | str | None = option(None, doc="either")
-    inner: Inner | None = option(None, doc="nested")  # noqa: RUF009  # an attrs field, not a default
-    array: Any = option(None, doc="in memory")  # noqa: RUF009  # an attrs field, not a default
+    inner: Inner | None = option(None, doc="nested")
+    array: Any = option(None, doc="in memory")
     start: float = option(0.0, doc="start", key="from")
     attention: str = follows_task("attention", doc="mode", choices=("causal", "bidirectional"))
     dropout: float = scheduled(0.0, doc="share", minimum=0, maximum=1)

@@ -6,12 +6,12 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from attrs import Factory, field, frozen
+from attrs import Factory, frozen
 
 from stackwise.admission import ProviderList, lists_of
+from stackwise.config.keys import key
 from stackwise.config.nodes import Node, split
 from stackwise.errors import ConfigError, Position, Problem
-from stackwise.options import option
 from stackwise.schedules import Constant, Piecewise, Schedule
 from stackwise.time import Duration
 
@@ -71,8 +71,8 @@ def _broken_count(value: int | Schedule | None) -> str | None:
     return "a count is a whole number, or a piecewise schedule of whole numbers"
 
 
-def _counted(doc: str) -> dict[str, Any]:
-    return {"rule": _broken_count, "doc": doc}
+_COUNT = "count"
+_SELECTORS = "list of selectors"
 
 
 def _broken_base(value: float | None) -> str | None:
@@ -95,16 +95,20 @@ def _broken_best(value: str | None) -> str | None:
 class CheckpointConfig:
     """When a run's state goes to disk, and which of it stays there."""
 
-    every: Duration = field(default=Duration.parse("10%"), metadata={"rule": _broken_cadence, "doc": "cadence; 100%: only at the end"})
-    keep_last: int = option(2, doc="how many of the newest stay", minimum=1)
-    keep_every: Duration | None = field(
-        default=None, metadata={"rule": _broken_cadence, "doc": "cadence of checkpoints that stay for good"}
+    every: Duration = key(
+        Duration.parse("10%"), rule=_broken_cadence, doc="cadence; `100%` leaves the end, and what else is asked for", example="2e6 tokens"
     )
-    best: str | None = field(
-        default=None, metadata={"rule": _broken_best, "doc": "`<evaluation>.<metric>`, ` (max)` behind it: the best by it stays as well"}
+    keep_last: int = key(2, doc="how many of the newest stay", minimum=1, example="5")
+    keep_every: Duration | None = key(None, rule=_broken_cadence, doc="cadence of checkpoints that stay for good", example="25%")
+    best: str | None = key(
+        None,
+        rule=_broken_best,
+        form="metric",
+        doc="`<evaluation>.<metric>`, and ` (max)` behind it where more is better: the best by it stays too",
+        example="heldout.loss",
     )
-    at_phases: bool = option(True, doc="before every boundary too")
-    asynchronous: bool = option(False, doc="write in a thread from a copy in memory")
+    at_phases: bool = key(True, doc="before every boundary too", example="false")
+    asynchronous: bool = key(False, doc="write in a thread, from a copy in memory", example="true")
 
     @property
     def best_metric(self) -> tuple[str, Literal["min", "max"]] | None:
@@ -119,8 +123,14 @@ class CheckpointConfig:
 class ProvidersConfig:
     """Which installed providers may be imported for this run."""
 
-    allow: tuple[str, ...] | None = field(default=None, metadata={"doc": "names of the only providers to import; left out: all"})
-    block: tuple[str, ...] = field(default=(), metadata={"doc": "names of providers not to import"})
+    allow: tuple[str, ...] | None = key(
+        None,
+        form="list of provider names",
+        absent="all",
+        doc="the only providers that may be imported; the core's own always may",
+        example="[transformer, optim, data]",
+    )
+    block: tuple[str, ...] = key((), form="list of provider names", doc="providers that may not", example="[waves]")
 
     def lists(self) -> tuple[ProviderList, ...]:
         """As discovery takes them."""
@@ -131,38 +141,102 @@ class ProvidersConfig:
 class RunConfig:
     """The run as a whole."""
 
-    name: str = field(metadata={"rule": _broken_run_name, "doc": "name of the run and of its directory"})
-    seed: int = option(0, doc="every random stream derives from it", minimum=0, maximum=2**63 - 1)
-    horizon: Duration = field(metadata={"rule": _broken_length, "doc": "length of the run: steps, tokens, samples or epochs"})
-    device: Literal["auto", "cpu", "cuda"] = option("auto", doc="where to train")
-    precision: Literal["float32", "bf16"] = option("float32", doc="precision of the forward pass")
-    threads: int | None = option(None, doc="processor threads; left out: as the machine has", minimum=1)
-    read_ahead: int | None = option(None, doc="steps whose batches a thread makes ahead; left out: 2 on CUDA, 0 on a CPU", minimum=0)
-    workers: int = option(0, doc="processes that read each source; 0: the thread reads", minimum=0)
-    probe: bool = option(True, doc="whether each change of the model is judged on the last batch, before and after")
-    compile: bool = option(False, doc="whether torch compiles the model, block by block")
-    checkpoint: CheckpointConfig = field(factory=CheckpointConfig, metadata={"doc": "when the state goes to disk, and what stays there"})
-    non_finite: Literal["skip", "halt", "rewind"] = option(
-        "skip", doc="what a step without a finite loss and gradient leads to, beside changing nothing"
+    name: str = key(
+        rule=_broken_run_name,
+        form="name",
+        absent="the file's name",
+        doc="name of the run, and of its directory `runs/<name>-NNN`",
+        example="grow-bytes",
     )
-    halt_after: int = option(3, doc="steps in a row without a finite loss and gradient after which the run halts", minimum=1)
-    providers: ProvidersConfig = field(factory=ProvidersConfig, metadata={"doc": "which installed providers may be imported"})
+    seed: int = key(0, doc="every random stream derives from it", minimum=0, maximum=2**63 - 1, example="7")
+    horizon: Duration = key(
+        rule=_broken_length,
+        form="duration in steps, tokens, samples or epochs",
+        doc="length of the run; tokens are scheduled positions, padding included",
+        example=("1200 steps", "2 epochs of web"),
+    )
+    device: Literal["auto", "cpu", "cuda"] = key("auto", doc="where to train; `auto` takes CUDA where there is one", example="cpu")
+    precision: Literal["float32", "bf16"] = key(
+        "float32", doc="precision of the forward pass; weights and moments stay float32", example="bf16"
+    )
+    threads: int | None = key(None, absent="as the machine has", doc="processor threads", minimum=1, example="2")
+    read_ahead: int | None = key(
+        None,
+        absent="2 on CUDA, 0 on a CPU",
+        doc="steps whose batches a thread makes ahead; the stream is the same for any number",
+        minimum=0,
+        example="0",
+    )
+    workers: int = key(0, doc="processes that read each source; the stream is the same for any number", minimum=0, example="2")
+    checkpoint: CheckpointConfig = key(
+        factory=CheckpointConfig,
+        absent="see below",
+        doc="when the state goes to disk, and what of it stays there",
+        example="{every: 500 steps}",
+    )
+    non_finite: Literal["skip", "halt", "rewind"] = key(
+        "skip", doc="what steps whose loss or gradient is not finite lead to, beside changing nothing", example="rewind"
+    )
+    halt_after: int = key(3, doc="steps in a row whose loss or gradient is not finite, after which the run halts", minimum=1, example="5")
+    probe: bool = key(
+        True,
+        doc="whether each change of the model is judged on the last batch, before and after: loss and largest change of an output, "
+        "in the log",
+        example="false",
+    )
+    compile: bool = key(False, doc="whether torch compiles the model, block by block", example="true")
+    providers: ProvidersConfig = key(
+        factory=ProvidersConfig,
+        absent="all installed",
+        doc="which installed providers may be imported, on top of `--allow-provider`, `--block-provider` and the environment",
+        example="{block: [waves]}",
+    )
 
 
 @frozen(kw_only=True)
 class DataConfig:
     """What the model sees."""
 
-    sources: Mapping[str, Ref] = field(metadata={"doc": "name → loader"})
-    mix: Mapping[str, float | Schedule] = field(default=Factory(dict), metadata={"doc": "source → weight; equal weights when left out"})
-    batch_size: int | Schedule | None = field(default=None, metadata=_counted("rows of a micro-batch, at most with step_tokens"))
-    seq_len: int | Schedule | None = field(default=None, metadata=_counted("positions of a row that the model sees"))
-    accumulate: int | Schedule | None = field(default=None, metadata=_counted("micro-batches of one step; 1 when left out"))
-    step_tokens: int | Schedule | None = field(
-        default=None, metadata=_counted("positions of one step, which splits itself; not with accumulate")
+    sources: Mapping[str, Ref] = key(doc="the loaders", example="{stdlib: {use: data.python-stdlib}}")
+    mix: Mapping[str, float | Schedule] = key(
+        factory=dict,
+        form="source → number or schedule",
+        absent="equal weights",
+        doc="weight of each source, row by row; only ratios matter",
+        example="{a: 3, b: {linear: {from: 0, to: 1}}}",
     )
-    rename: Mapping[str, str] = field(default=Factory(dict), metadata={"doc": "field the task needs → field the loader delivers"})
-    transforms: tuple[Ref, ...] = field(default=(), metadata={"doc": "changes of a batch between loader and task, in order"})
+    batch_size: int | Schedule | None = key(
+        None,
+        rule=_broken_count,
+        form=_COUNT,
+        absent="as ready-made batches come",
+        doc="rows of a micro-batch; with `step_tokens` the most it may have",
+        example="16",
+    )
+    seq_len: int | Schedule | None = key(
+        None,
+        rule=_broken_count,
+        form=_COUNT,
+        absent="as ready-made batches come",
+        doc="positions of a row that the model sees",
+        example=("128", '{piecewise: {values: {"0%": 64, "50%": 128}}}'),
+    )
+    accumulate: int | Schedule | None = key(
+        None, rule=_broken_count, form=_COUNT, absent="one", doc="micro-batches of one step", example="4"
+    )
+    step_tokens: int | Schedule | None = key(
+        None,
+        rule=_broken_count,
+        form=_COUNT,
+        doc="positions of one step, which splits itself into micro-batches; instead of `accumulate`",
+        example="32768",
+    )
+    rename: Mapping[str, str] = key(
+        factory=dict, form="field → field", doc="field the task needs → field the loader delivers", example="{tokens: input_ids}"
+    )
+    transforms: tuple[Ref, ...] = key(
+        (), doc="changes of a training batch before the task, in order", example="[{use: waves.jitter, amount: 0.1}]"
+    )
 
 
 @frozen(kw_only=True)
@@ -170,41 +244,64 @@ class WeightAdapterConfig:
     """Adapters beside some matrices. `select` stands beside the component's own options in the config."""
 
     part: Ref
-    select: tuple[str, ...]
-    """Selectors."""
+    select: tuple[str, ...] = key(
+        form=_SELECTORS, doc="the matrices; those of linear maps among what is selected", example='["*.attention.*"]'
+    )
 
 
 @frozen(kw_only=True)
 class StartConfig:
     """Weights to begin from."""
 
-    from_: str = field(
-        alias="from_", metadata={"key": "from", "doc": "a run directory, a directory of exported weights, or a safetensors file"}
+    from_: str = key(
+        named="from",
+        form="path",
+        doc="a run directory (its final weights), a directory of weights, or a safetensors file with canonical names",
+        example="runs/base-001",
     )
-    drop: tuple[str, ...] = field(default=(), metadata={"doc": "selectors of what is not taken: it starts anew, or is left in the file"})
+    drop: tuple[str, ...] = key(
+        (), form=_SELECTORS, doc="what is not taken: it starts anew in the model, and is left in the file", example="[head]"
+    )
 
 
 @frozen(kw_only=True)
 class ModelConfig:
     """What the model is."""
 
-    embedding: Ref = field(metadata={"doc": "batch fields → hidden state"})
-    rack: Ref = field(metadata={"doc": "hidden state → hidden state, in named stacks of blocks"})
-    head: Ref = field(metadata={"doc": "hidden state → outputs"})
-    adapters: Mapping[Literal["embedding-rack", "rack-head"], tuple[Ref, ...]] = field(
-        default=Factory(dict), metadata={"doc": "junction → adapters in forward order"}
+    embedding: Ref = key(doc="batch fields → hidden state", example="{use: transformer.token}")
+    rack: Ref = key(
+        doc="hidden state → hidden state, in named stacks of blocks",
+        example="{use: transformer.decoder, width: 64, heads: 4, stacks: [{base: 2}]}",
     )
-    freeze: tuple[str, ...] = field(default=(), metadata={"doc": "selectors of parameters that do not learn"})
-    frozen_mode: Literal["eval", "train"] = option(
-        "eval", doc="mode of modules that are wholly frozen: without dropout and with statistics that stand still, or as in training"
+    head: Ref = key(doc="hidden state → outputs", example="{use: transformer.lm}")
+    adapters: Mapping[Literal["embedding-rack", "rack-head"], tuple[Ref, ...]] = key(
+        factory=dict,
+        form="junction → list of components",
+        doc="what stands between the parts, in forward order; junctions are `embedding-rack` and `rack-head`",
+        example="{rack-head: [{use: core.project}]}",
     )
-    weight_adapters: Mapping[str, WeightAdapterConfig] = field(
-        default=Factory(dict), metadata={"doc": "name → trained modules beside the matrices that `select` chooses (LoRA)"}
+    freeze: tuple[str, ...] = key((), form=_SELECTORS, doc="parameters that do not learn", example="[embedding, rack.stacks.base.0-1]")
+    frozen_mode: Literal["eval", "train"] = key(
+        "eval",
+        doc="mode of modules that are wholly frozen: without dropout and with statistics that stand still, or as in training",
+        example="train",
     )
-    precision: Mapping[Literal["embedding", "rack", "head"], Literal["float32", "bfloat16", "float16"]] = field(
-        default=Factory(dict), metadata={"doc": "part → dtype of its parameters; the hidden state is cast at its junctions"}
+    weight_adapters: Mapping[str, WeightAdapterConfig] = key(
+        factory=dict,
+        form="name → component",
+        doc="trained modules beside matrices (LoRA); they live under `weight_adapters.NAME` and no other name changes",
+        example="{style: {use: waves.low-rank, select: [rack]}}",
     )
-    start: StartConfig | None = field(default=None, metadata={"doc": "weights to begin from, instead of drawing them"})
+    precision: Mapping[Literal["embedding", "rack", "head"], Literal["float32", "bfloat16", "float16"]] = key(
+        factory=dict,
+        form="part → `float32`, `bfloat16`, `float16`",
+        absent="as built",
+        doc="dtype of the parameters of `embedding`, `rack` or `head`; the hidden state is cast at its junctions",
+        example="{rack: bfloat16}",
+    )
+    start: StartConfig | None = key(
+        None, doc="weights to begin from instead of drawing them; belongs to the whole run, and no phase may change it"
+    )
 
 
 @frozen(kw_only=True)
@@ -212,8 +309,11 @@ class GroupConfig:
     """Parameters with optimizer options of their own."""
 
     name: str
-    select: tuple[str, ...]
-    """Selectors."""
+    select: tuple[str, ...] = key(
+        form=_SELECTORS,
+        doc="which parameters, frozen ones among them or not; the other keys of a group are options of the optimizer that may follow time",
+        example="[embedding]",
+    )
     options: Mapping[str, Any] = Factory(dict)
     """The options that differ, as written."""
 
@@ -222,9 +322,14 @@ class GroupConfig:
 class LRScaleConfig:
     """A power law of the learning rate in the size of the model."""
 
-    exponent: float = field(metadata={"doc": "lr · (size / base) ^ exponent"})
-    base: float | None = field(
-        default=None, metadata={"rule": _broken_base, "doc": "size at which lr holds as written; left out: that of the first phase"}
+    exponent: float = key(doc="lr · (size / base) ^ exponent", example="-0.5")
+    base: float | None = key(
+        None,
+        rule=_broken_base,
+        form="number > 0",
+        absent="the size in the first phase that scales by it",
+        doc="size at which lr holds as written; required for `parameters`",
+        example="256",
     )
 
 
@@ -232,7 +337,9 @@ class LRScaleConfig:
 class EMAConfig:
     """An exponential moving average of the weights."""
 
-    decay: float | Schedule = field(metadata={"rule": _broken_decay, "doc": "share of the average that stays at each step"})
+    decay: float | Schedule = key(
+        rule=_broken_decay, form="number in [0, 1) or schedule", doc="share of the average that stays at each step", example="0.999"
+    )
 
 
 @frozen(kw_only=True)
@@ -240,29 +347,57 @@ class OptimizerConfig:
     """How the model learns. Its keys but `part` stand beside the component's own options in the config."""
 
     part: Ref
-    groups: tuple[GroupConfig, ...] = ()
-    clip: float | None = field(default=None, metadata={"rule": _broken_clip, "doc": "largest gradient norm; left out: no clipping"})
-    lr_scaling: Mapping[Literal["width", "depth", "parameters"], LRScaleConfig] = field(
-        default=Factory(dict), metadata={"doc": "size of the model → power law that every learning rate follows"}
+    groups: tuple[GroupConfig, ...] = key(
+        (),
+        form="name → map",
+        doc="parameters with values of their own; a parameter belongs to the first group that selects it",
+        example="{slow: {select: [embedding], lr: 1e-4}}",
     )
-    ema: EMAConfig | None = field(default=None, metadata={"doc": "average of the weights to keep beside them"})
-    reaction: Ref | None = field(default=None, metadata={"doc": "answer of every learning rate to the training signal"})
+    clip: float | None = key(
+        None, rule=_broken_clip, form="number > 0", absent="no clipping", doc="largest norm of the whole gradient", example="1.0"
+    )
+    lr_scaling: Mapping[Literal["width", "depth", "parameters"], LRScaleConfig] = key(
+        factory=dict,
+        form="size → map",
+        doc="every learning rate follows `width`, `depth` (blocks) or `parameters` by a power law",
+        example="{width: {exponent: -1}}",
+    )
+    ema: EMAConfig | None = key(
+        None, doc="exponential moving average of the weights, kept beside them through growth", example="{decay: 0.999}"
+    )
+    reaction: Ref | None = key(
+        None,
+        doc="answer of every learning rate to the training signal, inside the envelope that the plan states",
+        example="{use: waves.brake, above: 10}",
+    )
 
 
 @frozen(kw_only=True)
 class EnterConfig:
     """How a phase is entered; never inherited. `moments` may also stand beside the growth operator's own options."""
 
-    growth: Ref | None = field(default=None, metadata={"doc": "operator that says where new blocks and larger tensors come from"})
-    moments: Literal["copy", "reset"] = option(
-        "copy", doc="moments of copied parameters, and of all at a change of the optimizer: carried over, or started anew"
+    growth: Ref | None = key(
+        None,
+        doc="the operator that says which old block a new one comes from, and what larger tensors take over; needed where blocks are new",
+        example="{use: transformer.stack}",
     )
-    rewarm: Duration | None = field(
-        default=None, metadata={"rule": _broken_cadence, "doc": "time in which the learning rate of fresh parameters rises from 0"}
+    moments: Literal["copy", "reset"] = key(
+        "copy",
+        doc="moments of copied parameters, and of all at a change of the optimizer: carried over where the new one keeps the same, or "
+        "started anew",
+        example="reset",
     )
-    fresh: tuple[str, ...] = field(default=(), metadata={"doc": "selectors of parameters that start anew"})
-    weight_adapters: Literal["merge", "drop"] = option(
-        "merge", doc="weight adapters that leave: their matrices take them in, or they are lost"
+    rewarm: Duration | None = key(
+        None,
+        rule=_broken_cadence,
+        doc="time in which the learning rate of fresh parameters rises from 0; counted in the phase",
+        example="100 steps",
+    )
+    fresh: tuple[str, ...] = key((), form=_SELECTORS, doc="parameters that start anew, whatever was there", example="[head]")
+    weight_adapters: Literal["merge", "drop"] = key(
+        "merge",
+        doc="what becomes of weight adapters that leave: their matrices take them in, or what they learnt is lost",
+        example="drop",
     )
 
 
@@ -271,17 +406,23 @@ class EvaluateConfig:
     """One evaluation on fixed data, length and corruption, so that its curve compares across phases."""
 
     name: str
-    every: Duration | None = field(
-        default=None, metadata={"rule": _broken_cadence, "doc": "cadence; left out: at boundaries and both ends"}
+    every: Duration | None = key(None, rule=_broken_cadence, absent="boundaries and both ends", doc="cadence", example="5%")
+    batches: int = key(16, doc="batches each time", minimum=1, example="16")
+    batch_size: int | None = key(None, absent="the first phase's", doc="rows of a batch", minimum=1, example="32")
+    seq_len: int | None = key(None, absent="the longest of all phases", doc="positions of a row", minimum=1, example="256")
+    sources: Mapping[str, Ref] | None = key(
+        None,
+        absent="the first phase's",
+        doc="loaders of its own, in equal shares",
+        example='{books: {use: data.text-files, paths: ["books/*.txt"]}}',
     )
-    batches: int = option(16, doc="batches each time", minimum=1)
-    batch_size: int | None = option(None, doc="rows of a batch; left out: as in training", minimum=1)
-    seq_len: int | None = option(None, doc="positions of a row; left out: as in training", minimum=1)
-    sources: Mapping[str, Ref] | None = field(default=None, metadata={"doc": "name → loader; left out: as in training"})
-    weights: Literal["live", "ema"] = option("live", doc="which weights: those that train, or their average")
-    task: Mapping[str, float] = field(
-        default=Factory(dict),
-        metadata={"doc": "task option that may follow time → fixed value; left out: as at the start"},
+    weights: Literal["live", "ema"] = key("live", doc="which weights: those that train, or their average", example="ema")
+    task: Mapping[str, float] = key(
+        factory=dict,
+        form="option → number",
+        absent="as at the start of the run",
+        doc="fixed values of the task's options that follow time in training",
+        example="{mask_rate: 0.15}",
     )
 
 

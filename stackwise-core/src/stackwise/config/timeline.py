@@ -11,6 +11,7 @@ from stackwise.config.experiment import (
     PhaseConfig,
 )
 from stackwise.config.faults import Fault
+from stackwise.config.keys import FORMAT, IN_PHASE, PLANES, SECTIONS
 from stackwise.config.merging import merge
 from stackwise.config.nodes import Node, describe
 from stackwise.config.sections import (
@@ -29,12 +30,7 @@ from stackwise.config.sections import (
 )
 from stackwise.errors import Position, Problem, did_you_mean
 
-FORMAT = 1
-"""The version of the config format, written as `stackwise: 1`."""
-
-_PLANES = ("task", "data", "model", "optimizer")
-_SECTIONS = ("stackwise", "extends", "run", *_PLANES, "evaluate", "phases", "observers")
-_IN_PHASE = ("until", *_PLANES, "enter")
+_KEYS_OF_A_PHASE = (*IN_PHASE, *PLANES)
 
 _T = TypeVar("_T")
 
@@ -91,8 +87,8 @@ def _order(where: Position | None, sources: list[str]) -> tuple[int, int, int]:
 def _check_format(root: Node, problems: _Problems) -> None:
     section = Section(root, (), "a config is a map of sections")
     for key in section.children:
-        if key not in _SECTIONS:
-            section.fault((key,), f"unknown key{did_you_mean(key, _SECTIONS)}")
+        if key not in SECTIONS:
+            section.fault((key,), f"unknown key{did_you_mean(key, SECTIONS)}")
     version = section.take("stackwise")
     if version is not None and not (type(version.value) is int and version.value == FORMAT):
         section.fault(("stackwise",), f"{describe(version.plain())} is no config format that is read here: write `stackwise: {FORMAT}`")
@@ -116,11 +112,11 @@ class _Cached:
 def _read_phases(root: Node, problems: _Problems) -> tuple[PhaseConfig, ...]:
     deltas = _phase_nodes(root, problems)
     names = tuple(deltas)
-    effective = Node("map", {key: root.value[key] for key in _PLANES if key in root.entries}, root.position)
+    effective = Node("map", {key: root.value[key] for key in PLANES if key in root.entries}, root.position)
     cached = _Cached()
     phases = []
     for index, (name, delta) in enumerate(deltas.items()):
-        touched = {key: delta.entries[key] for key in _PLANES if key in delta.entries}
+        touched = {key: delta.entries[key] for key in PLANES if key in delta.entries}
         effective = merge(effective, Node("map", touched, delta.position).in_layer(index))
         own = {key: delta.entries[key].in_layer(index) for key in ("until", "enter") if key in delta.entries}
         tree = Node("map", {**effective.value, **own}, effective.position, effective.layer)
@@ -164,8 +160,12 @@ def _phase_nodes(root: Node, problems: _Problems) -> Mapping[str, Node]:
             problems.add(root, (Fault(("phases", name), broken),))
         section = Section(delta, ("phases", name), "write {until: 50%, …}")
         for key in delta.entries:
-            if key not in _IN_PHASE:
-                hint = " — it stands outside the phases and holds for the whole run" if key in _SECTIONS else did_you_mean(key, _IN_PHASE)
+            if key not in _KEYS_OF_A_PHASE:
+                hint = (
+                    " — it stands outside the phases and holds for the whole run"
+                    if key in SECTIONS
+                    else did_you_mean(key, _KEYS_OF_A_PHASE)
+                )
                 section.fault((key,), f"unknown key in a phase{hint}")
         problems.add(root, tuple(section.faults))
         deltas[name] = delta if delta.kind == "map" else Node("map", {}, delta.position)

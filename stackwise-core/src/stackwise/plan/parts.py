@@ -11,7 +11,7 @@ import attrs
 from attrs import Factory, define, field, frozen
 
 from stackwise.config import Ref, parse_schedule, structure_options
-from stackwise.contracts import Built, Kind
+from stackwise.contracts import SPEC_OF, Built, Kind
 from stackwise.errors import Problem, ProviderError, UnknownComponentError, UserError
 from stackwise.options import dimension_fields, read_stacks, scheduled_fields
 from stackwise.phases import Part
@@ -69,6 +69,11 @@ class Draft:
                 provider=registered.provider,
                 distribution=registered.distribution,
             ) from error
+        wanted = SPEC_OF.get(registered.kind)
+        if spec is not None and (wanted is None or not isinstance(spec, wanted)):
+            due = f"a {registered.kind} says {wanted.__name__}" if wanted is not None else f"a {registered.kind} has no spec"
+            sentence = f"to_spec() of {self.label} gave {type(spec).__name__}: {due}"
+            raise ProviderError(sentence, provider=registered.provider, distribution=registered.distribution)
         return spec
 
     def _built_spec(self) -> Spec | None:

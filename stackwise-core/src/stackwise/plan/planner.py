@@ -8,7 +8,7 @@ import attrs
 from attrs import field, frozen
 
 from stackwise.clock import Clock, Past, lay_out
-from stackwise.config import Experiment, PhaseConfig, parse_schedule
+from stackwise.config import Experiment, PhaseConfig, parse_option, parse_schedule
 from stackwise.errors import ConfigError, Problem, ScheduleError, SelectorError, did_you_mean
 from stackwise.phases import (
     CompiledPhase,
@@ -31,7 +31,7 @@ from stackwise.plan.parts import Draft, Drafts
 from stackwise.plan.reads import declared_sizes, shortages
 from stackwise.plan.transitions import Growing, transition
 from stackwise.registry import Provider, Registry
-from stackwise.schedules import Curve
+from stackwise.schedules import Constant, Curve, Schedule
 from stackwise.selectors import compile_selector
 from stackwise.specs import HeadSpec, RackSpec, TaskSpec
 from stackwise.unification import Bridge
@@ -172,7 +172,13 @@ class _Planner:
     def _check_crossing(self, phase: PhaseConfig, growth: Draft | None) -> None:
         """The first phase crosses nothing, and weights to start from belong to it alone."""
         if phase.index == 0:
-            wrong = {"growth": growth is not None, "fresh": phase.enter.fresh, "rewarm": phase.enter.rewarm is not None}
+            wrong = {
+                "growth": growth is not None,
+                "fresh": phase.enter.fresh,
+                "rewarm": phase.enter.rewarm is not None,
+                "moments": phase.enter.moments == "reset",
+                "weight_adapters": phase.enter.weight_adapters == "drop",
+            }
             for key in (key for key, given in wrong.items() if given):
                 message = f"the first phase has nothing to grow from: remove `enter.{key}`"
                 self.problems.append(Problem(message, f"enter.{key}", phase.locate(f"enter.{key}")))
@@ -289,6 +295,14 @@ class _Planner:
                 path = "model.precision"
                 self.problems.append(Problem(message + "give both one precision, or untie them", path, phase.locate(path)))
 
+    def _group_schedule(self, phase: PhaseConfig, optimizer: Draft, path: str, name: str, value: object) -> Schedule:
+        """What a group sets, under the rules of the optimizer's own option."""
+        try:
+            return parse_schedule(value) if optimizer.registered is None else parse_option(type(optimizer.options), name, value)
+        except ScheduleError as error:
+            self.problems.append(phase.problem(path, str(error)))
+            return Constant(value=0.0)
+
     def _weight(self, phase: PhaseConfig, source: str, curves: Curves) -> Curve:
         if source not in phase.data.mix:
             self.problems.append(
@@ -304,7 +318,7 @@ class _Planner:
         for group in config.groups:
             base = f"optimizer.groups.{group.name}"
             own = {
-                name: curves.of(phase, f"{base}.{name}", draft.id, parse_schedule(value))
+                name: curves.of(phase, f"{base}.{name}", draft.id, self._group_schedule(phase, draft, f"{base}.{name}", name, value))
                 for name, value in group.options.items()
                 if name in draft.schedules
             }

@@ -78,6 +78,10 @@ def transition(
     for role in ("embedding", "rack", "head"):
         if getattr(old, role).id != getattr(new, role).id:
             notes.append(f"{role} {getattr(old, role).id} is replaced by {getattr(new, role).id}: its parameters start anew")
+    for junction, parts in old.adapters.items():
+        for there, here in zip(parts, new.adapters.get(junction, ()), strict=False):
+            if there.id != here.id:
+                notes.append(f"adapter {there.id} of {junction} is replaced by {here.id}: its parameters start anew")
     replaced = old.rack.id != new.rack.id
     if old_state.optimizer.part.id != new_state.optimizer.part.id:
         carried = "moments that the new one keeps as well go on, the others start anew"
@@ -86,6 +90,8 @@ def transition(
     notes += _ended(old_state.optimizer, new_state.optimizer)
     if after.enter.fresh:
         notes.append(f"start anew: {', '.join(after.enter.fresh)}")
+    if after.enter.rewarm is not None:
+        notes.append(f"the learning rate of fresh parameters rises from 0 over {after.enter.rewarm} of the phase")
     leaving = [name for name in old.weight_adapters if _adapter(old, name) != _adapter(new, name)]
     if leaving:
         done = "merged into their matrices" if after.enter.weight_adapters == "merge" else "dropped, with what they learnt"

@@ -355,8 +355,14 @@ def _replaced(before: ModelState | None, after: ModelState) -> tuple[str, ...]:
     if before is None:
         return ()
     roles = [f"{role}." for role in ROLES if getattr(before, role).id != getattr(after, role).id]
-    adapters = [f"weight_adapters.{name}." for name in after.weight_adapters if _adapter(before, name) != _adapter(after, name)]
-    return (*roles, *adapters)
+    between = [
+        f"adapters.{junction}.{i}."
+        for junction, parts in after.adapters.items()
+        for i, part in enumerate(parts)
+        if (there := _nth(before, junction, i)) is None or there.id != part.id
+    ]
+    beside = [f"weight_adapters.{name}." for name in after.weight_adapters if _adapter(before, name) != _adapter(after, name)]
+    return (*roles, *between, *beside)
 
 
 def _part_of(name: str) -> str:

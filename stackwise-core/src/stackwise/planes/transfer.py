@@ -62,6 +62,8 @@ def sources(path: str, blocks: Mapping[tuple[str, int], BlockOrigin], replaced: 
     depth = path.count(".") + 1
 
     def source(name: str) -> str | None:
+        if any(name.startswith(prefix) for prefix in replaced):
+            return None
         if name.startswith(WEIGHT_ADAPTERS):
             adapter, _, beside = name.removeprefix(WEIGHT_ADAPTERS).partition(".")
             there = source(beside)
@@ -71,7 +73,7 @@ def sources(path: str, blocks: Mapping[tuple[str, int], BlockOrigin], replaced: 
         if here in moved:
             there = moved[here]
             return None if there is None else there + name[len(here) :]
-        return None if any(name.startswith(prefix) for prefix in replaced) else name
+        return name
 
     return source
 
@@ -138,7 +140,8 @@ def _check_shape(name: str, shape: tuple[int, ...], old: torch.Tensor, origin: C
         raise ProviderError(f"{name}: the map leads from {tuple(old.shape)} to {mapped}, but the parameter has {shape}")
     raise UserError(
         f"{name} changes its shape from {tuple(old.shape)} to {shape} at this phase, and no growth operator says how: keep the size, "
-        f"declare `enter: {{growth: {{use: ...}}}}` with an operator for widths, or let it start anew with `enter: {{fresh: [{name}]}}`"
+        f"declare `enter: {{growth: {{use: ...}}}}` with an operator for widths, or let it start anew with `enter: {{fresh: [{name}]}}`; "
+        "in a loop of your own give `carry` a map with `CopyOf` or `Fresh`"
     )
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 import attrs
 
+from stackwise.config.reader import read_yaml
 from stackwise.options import config_key
 from stackwise.schedules import TAGS, Schedule
 from stackwise.time import Duration
@@ -88,11 +89,21 @@ def option_schema(attribute: attrs.Attribute[Any], wanted: Any) -> Schema:
         found = _scheduled(rules)
     else:
         found = _bounded(schema_of(wanted), rules)
-    about: Schema = {"description": str(rules["doc"])} if rules.get("doc") else {}
-    default = attribute.default
+    return nullable(found) | told_of(attribute)
+
+
+def told_of(attribute: attrs.Attribute[Any]) -> Schema:
+    """What is said of an option beside its type: its documentation, its default, examples."""
+    rules, default = attribute.metadata, attribute.default
+    left_out = f"; left out: {rules['absent']}" if rules.get("absent") else ""
+    about: Schema = {"description": f"{rules['doc']}{left_out}"} if rules.get("doc") else {}
     if isinstance(default, bool | int | float | str):
         about["default"] = default
-    return nullable(found) | about
+    elif isinstance(default, Duration):
+        about["default"] = str(default)
+    if rules.get("examples"):
+        about["examples"] = [read_yaml(text, "example").plain() for text in rules["examples"]]
+    return about
 
 
 def nullable(schema: Schema) -> Schema:

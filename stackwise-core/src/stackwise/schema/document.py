@@ -7,13 +7,14 @@ from typing import Any, get_type_hints
 
 import attrs
 
-from stackwise.config import DataConfig, EnterConfig, EvaluateConfig, ModelConfig, OptimizerConfig, RunConfig
-from stackwise.config.timeline import FORMAT
+from stackwise.config import DataConfig, EnterConfig, EvaluateConfig, GroupConfig, ModelConfig, OptimizerConfig, RunConfig
+from stackwise.config.experiment import WeightAdapterConfig
+from stackwise.config.keys import FORMAT, IN_PHASE, PLANES, SECTIONS
 from stackwise.contracts import Kind
 from stackwise.errors import ProviderError
 from stackwise.options import config_key, scheduled_fields
 from stackwise.registry import KINDS, Registered, Registry
-from stackwise.schema.annotations import Schema, class_schema, nullable, option_schema, time_definitions
+from stackwise.schema.annotations import Schema, class_schema, nullable, option_schema, time_definitions, told_of
 
 _REFERENCES: Mapping[tuple[str, str], Kind] = {
     ("DataConfig", "sources"): "loader",
@@ -31,8 +32,6 @@ _REFERENCES: Mapping[tuple[str, str], Kind] = {
 """Class and attribute that hold components → their kind."""
 
 _NAMES: Schema = {"pattern": "^[A-Za-z0-9_][A-Za-z0-9_-]{0,99}$"}
-_SELECTORS: Schema = {"type": "array", "items": {"type": "string"}}
-_PLANES = ("task", "data", "model", "optimizer")
 
 
 def config_schema(registry: Registry) -> Schema:
@@ -55,8 +54,8 @@ def config_schema(registry: Registry) -> Schema:
         "additionalProperties": False,
         "if": {"anyOf": [{"required": ["extends"]}, {"required": ["phases"]}]},
         "else": {
-            "required": ["run", *_PLANES],
-            "properties": {name: _plane(name, whole=True) for name in _PLANES},
+            "required": ["run", *PLANES],
+            "properties": {name: _plane(name, whole=True) for name in PLANES},
         },
         "$defs": definitions,
     }
@@ -66,22 +65,23 @@ def _top() -> dict[str, Schema]:
     phase: Schema = {
         "type": ["object", "null"],
         "properties": {
-            "until": nullable({"$ref": "#/$defs/duration"}) | {"description": "where the phase ends, counted from the start of the run"},
-            **{name: nullable(_plane(name, whole=False)) for name in _PLANES},
-            "enter": nullable(_class(EnterConfig, whole=False)),
+            "until": nullable({"$ref": "#/$defs/duration"}) | {"description": IN_PHASE["until"].doc},
+            **{name: nullable(_plane(name, whole=False)) for name in PLANES},
+            "enter": nullable(_class(EnterConfig, whole=False)) | {"description": IN_PHASE["enter"].doc},
         },
         "additionalProperties": False,
     }
     texts: Schema = {"type": "array", "items": {"type": "string"}}
-    return {
-        "stackwise": {"const": FORMAT, "description": "version of the config format"},
-        "extends": {"anyOf": [{"type": "string"}, texts], "description": "configs to lay this one on, by path relative to this file"},
+    sections: dict[str, Schema] = {
+        "stackwise": {"const": FORMAT},
+        "extends": {"anyOf": [{"type": "string"}, texts]},
         "run": nullable(class_schema(RunConfig, whole=False)),
-        **{name: nullable(_plane(name, whole=False)) for name in _PLANES},
+        **{name: nullable(_plane(name, whole=False)) for name in PLANES},
         "evaluate": nullable(_named(_class(EvaluateConfig, whole=False, left_out=("name",)))),
         "phases": nullable(_named(phase)),
         "observers": nullable({"type": "array", "items": {"$ref": "#/$defs/observer-component"}}),
     }
+    return {name: {**schema, "description": SECTIONS[name].doc} for name, schema in sections.items()}
 
 
 def _plane(name: str, *, whole: bool) -> Schema:
@@ -102,7 +102,7 @@ def _class(cls: type, *, whole: bool, left_out: tuple[str, ...] = ()) -> Schema:
     made = class_schema(cls, whole=whole, left_out=(*held, *left_out))
     for attribute in attrs.fields(cls):
         if attribute.name in held:
-            made["properties"][config_key(attribute)] = nullable(_reference(cls, attribute, whole)) | _description(attribute)
+            made["properties"][config_key(attribute)] = nullable(_reference(cls, attribute, whole)) | told_of(attribute)
             if whole and attribute.default is attrs.NOTHING:
                 made.setdefault("required", []).append(config_key(attribute))
     return made
@@ -126,10 +126,6 @@ _JUNCTIONS = ("embedding-rack", "rack-head")
 
 def _named(entry: Schema) -> Schema:
     return {"type": "object", "propertyNames": _NAMES, "additionalProperties": entry}
-
-
-def _description(attribute: attrs.Attribute[Any]) -> Schema:
-    return {"description": str(attribute.metadata["doc"])} if attribute.metadata.get("doc") else {}
 
 
 # -- components -------------------------------------------------------------------------------------------------------
@@ -163,18 +159,23 @@ def _node(found: Registered, whole: bool) -> Schema:
 def _owned(kind: Kind, options: type) -> dict[str, Schema]:
     """Keys that stand beside a component's own options and that the core reads."""
     if kind == "growth":
-        attribute = attrs.fields_dict(EnterConfig)["moments"]
-        return {"moments": option_schema(attribute, get_type_hints(EnterConfig)["moments"])}
+        return {"moments": _key_of(EnterConfig, "moments")}
     if kind == "weight-adapter":
-        return {"select": _SELECTORS | {"description": "selectors of the matrices"}}
+        return {"select": _key_of(WeightAdapterConfig, "select")}
     if kind != "optimizer":
         return {}
     own = _class(OptimizerConfig, whole=False, left_out=("groups",))["properties"]
     types = get_type_hints(options)
     values = {config_key(a): option_schema(a, types[a.name]) for a in attrs.fields(options) if a.name in scheduled_fields(options)}
-    group: Schema = {"type": "object", "properties": {"select": _SELECTORS, **values}, "additionalProperties": False}
-    groups = _named(nullable(group)) | {"description": "parameters with values of their own"}
-    return {key: value for key, value in own.items() if key != "part"} | {"groups": nullable(groups)}
+    select = _key_of(GroupConfig, "select")
+    group: Schema = {"type": "object", "properties": {"select": select, **values}, "additionalProperties": False}
+    groups = nullable(_named(nullable(group))) | told_of(attrs.fields_dict(OptimizerConfig)["groups"])
+    return {key: value for key, value in own.items() if key != "part"} | {"groups": groups}
+
+
+def _key_of(cls: type, name: str) -> Schema:
+    """One key of a class that stands beside a component's options."""
+    return option_schema(attrs.fields_dict(cls)[name], get_type_hints(cls)[name])
 
 
 def _by_use(kind: Kind, components: Mapping[tuple[Kind, str], Registered], *, whole: bool) -> Schema:
