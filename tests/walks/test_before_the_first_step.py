@@ -153,11 +153,13 @@ def test_what_phases_read_of_one_source_adds_up_and_another_one_begins_anew() ->
         plan_of(base(data=data, phases=phases))
 
 
-def test_of_a_mixture_a_row_more_or_less_is_left_to_the_run() -> None:
-    data = {"batch_size": 2, "seq_len": 4, "mix": {"a": 1, "b": 2}}
-    plan_of(base(data={**data, "sources": {"a": finite(7 * 5), "b": memory(1)}}))
-    with pytest.raises(ConfigError, match=r"data\.sources\.a: one epoch of 30 entries"):
-        plan_of(base(data={**data, "sources": {"a": finite(6 * 5), "b": memory(1)}}))
+@pytest.mark.parametrize(("others", "rows"), [(2, 8), (4, 5)])
+def test_of_a_mixture_every_row_that_may_come_is_there(others: int, rows: int) -> None:
+    """Of 24 rows a third, or 4.8 of which the fifth may come."""
+    data = {"batch_size": 2, "seq_len": 4, "mix": {"a": 1, "b": others}}
+    drive(machine_of(base(data={**data, "sources": {"a": finite(rows * 5), "b": memory(1)}})))
+    with pytest.raises(ConfigError, match=rf"data\.sources\.a: one epoch of {rows * 5 - 1} entries .*reads {rows} rows"):
+        plan_of(base(data={**data, "sources": {"a": finite(rows * 5 - 1), "b": memory(1)}}))
 
 
 def test_a_size_that_shows_only_when_read_counts_as_well(tmp_path: Any) -> None:
