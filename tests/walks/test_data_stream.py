@@ -14,7 +14,7 @@ from tiny_walks import drive, plan_of, watch_batches
 
 import stackwise
 from stackwise.machine import TrainingMachine
-from stackwise.pricing import price
+from stackwise.plan.reads import declared_sizes, reads_of
 
 Delivered = list[list[tuple[str, list[int]]]]
 """Of one step: micro-batch → (source, entries of the row)."""
@@ -78,7 +78,10 @@ def test_no_entry_comes_twice_in_an_epoch_and_the_ledger_counts_what_came(scenar
         epochs = [streams[name][i : i + epoch] for i in range(0, len(streams[name]), epoch)]
         assert all(len(set(entries)) == len(entries) for entries in epochs)
         assert all(set(entries) == set(epochs[0]) for entries in epochs[:-1])
-    planned = [phase.sources for phase in price(plan)]
+    clock = plan.schedule.clock
+    planned = [
+        reads_of(phase, joined, clock, declared_sizes(joined)) for phase, joined in zip(plan.schedule.phases, plan.joined, strict=True)
+    ]
     for name in scenario.sources:
         assert abs(sum(phase[name].rows for phase in planned if name in phase) - rows[name]) < 1 + 1e-9
         if not scenario.sources[name].is_stream:

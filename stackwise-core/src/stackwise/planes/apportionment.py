@@ -15,6 +15,7 @@ keeps debts small, which is the best that can be done for changes that are not y
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 
 from attrs import define, frozen
 
@@ -35,7 +36,7 @@ class Request:
     shares: Mapping[str, float]
 
 
-@frozen
+@frozen(slots=False)
 class Dealt:
     """One step dealt out."""
 
@@ -43,6 +44,11 @@ class Dealt:
     """Source → rows, of those that get any."""
     debts: dict[str, int]
     """What every source met so far is owed after it, in UNIT: declared less delivered."""
+
+    @cached_property
+    def order(self) -> list[str]:
+        """The source of each row, those of every source spread evenly over the step."""
+        return [name for _, name in sorted(((2 * i + 1) / count, name) for name, count in self.counts.items() for i in range(count))]
 
 
 @define(eq=False)

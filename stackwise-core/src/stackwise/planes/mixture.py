@@ -58,7 +58,7 @@ class Mixture:
         whole = sum(dealt.counts.values())
         if (left := whole - self._row) < rows:
             raise ValueError(f"step {step} has {left} rows left and {rows} are taken: the micro-batches of a step sum to its rows")
-        counts = dealt.counts if rows == whole else _part(dealt.counts, self._row, rows)
+        counts = dealt.counts if rows == whole else dict(sorted(Counter(dealt.order[self._row : self._row + rows]).items()))
         self._row += rows
         if rows == left:
             self._step, self._row, self._debts = step + 1, 0, dealt.debts
@@ -101,12 +101,6 @@ class Mixture:
         if asked is None:
             raise ValueError(f"step {step} lies past the end of the schedule: no mixture is declared there")
         return asked
-
-
-def _part(counts: Mapping[str, int], row: int, rows: int) -> dict[str, int]:
-    """What the next rows of a step get when those of every source are spread evenly over it."""
-    places = sorted(((2 * i + 1) / count, name) for name, count in counts.items() for i in range(count))
-    return dict(sorted(Counter(name for _, name in places[row : row + rows]).items()))
 
 
 def _only_source(asked: Request, step: int) -> str | None:
