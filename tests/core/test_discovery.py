@@ -21,6 +21,7 @@ from stackwise.errors import ProviderError, UnknownComponentError
 from stackwise.registry import Provider
 
 SIGNATURE = "def stackwise_transforms() -> Iterable[Component]"
+RECORD = "@hookimpl\ndef stackwise_transforms(): return [Component(**{{**dict(name='a', options='m:O', factory='m:f'), **dict({})}})]"
 TWICE = '[Component(name="a", options="m:O", factory="m:f")] * 2'
 
 
@@ -48,6 +49,8 @@ def test_a_good_provider_is_registered_with_its_distribution(site: Any) -> None:
         ("import sys; sys.exit(3)", "sys.exit(3)"),
         ("import a_library_nobody_has", "'a_library_nobody_has' is missing"),
         ("def broken(:", "SyntaxError"),
+        ("class Left(BaseException): pass\nraise Left('early')", "Left: early"),
+        ("def f(): f()\nf()", "RecursionError"),
     ],
 )
 def test_an_import_that_fails_is_put_aside_with_module_and_distribution(site: Any, code: str, reason: str) -> None:
@@ -120,6 +123,11 @@ def test_one_distribution_seen_twice_is_loaded_once(site: Any, distributions: Mo
         (f"@hookimpl\ndef stackwise_transforms(): return {TWICE}", ["two components named 'a'"]),
         ("@hookimpl\ndef stackwise_transforms(): return [Component(name='A b', options='', factory='')]", ["'A b'", "lower-case"]),
         ("@hookimpl\ndef stackwise_transforms(): return [Component(nam='a')]", ["TypeError", "nam"]),
+        (RECORD.format("options=None"), ["component 'a'", "options is None", "'module:attribute'"]),
+        (RECORD.format("factory='m.f'"), ["component 'a'", "factory is str 'm.f'", "'module:attribute'"]),
+        (RECORD.format("example=7"), ["component 'a'", "example is int 7", "a map"]),
+        (RECORD.format("summary=3"), ["component 'a'", "summary is int 3", "text"]),
+        ("@hookimpl\ndef stackwise_transforms(): raise BaseException('all')", ["BaseException: all", SIGNATURE]),
         ("def __getattr__(name): raise ValueError(name)\ndef __dir__(): return ['x']", ["cannot be registered", "ValueError"]),
     ],
 )
@@ -259,8 +267,12 @@ CHANGES = [
     ("import torch; torch.manual_seed(0)", "the random generator of torch"),
     ("import torch; torch.set_default_dtype(torch.float64)", "the default dtype of torch"),
     ("import torch; torch.set_num_threads(torch.get_num_threads() + 1)", "the number of threads of torch"),
+    ("import torch; torch.set_default_device('meta')", "the default device of torch"),
+    ("import torch; torch.set_grad_enabled(False)", "the recording of gradients"),
+    ("import torch; torch.set_float32_matmul_precision('medium')", "the precision of products in torch"),
     ("import os; os.environ['FAKE_PROVIDER'] = '1'; os.environ.pop('PATH')", "the environment variables"),
     ("import os; os.chdir('/')", "the working directory"),
+    ("import sys; sys.path.clear()", "the module path"),
     ("import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)", "a signal handler"),
 ]
 
@@ -276,7 +288,11 @@ def global_state() -> list[Any]:
         torch.get_rng_state().tolist(),
         torch.get_default_dtype(),
         torch.get_num_threads(),
+        torch.get_default_device(),
+        torch.is_grad_enabled(),
+        torch.get_float32_matmul_precision(),
         dict(os.environ),
+        list(sys.path),
         os.getcwd(),  # noqa: PTH109 - the process's own state, as a string
         [signal.getsignal(number) for number in signal.valid_signals()],
     ]
@@ -295,6 +311,23 @@ def test_global_state_is_restored_and_the_change_named(site: Any, distributions:
     reason = status("rude")
     assert global_state() == before
     assert what in reason and "fake_rude" in reason
+
+
+FIRST = """
+import sys
+from stackwise import discover
+print(discover().provider("rude").status)
+import torch
+print(torch.get_default_dtype(), torch.is_grad_enabled())
+"""
+
+
+def test_who_imports_torch_first_is_found_out_as_well(distributions: ModuleType, tmp_path: Any) -> None:
+    site = distributions.Site(tmp_path)
+    site.install("rude", "import torch\ntorch.set_default_dtype(torch.float64)\ntorch.set_grad_enabled(False)\n" + GOOD)
+    told, state = distributions.run_python(FIRST, sites=[tmp_path]).stdout.splitlines()
+    assert "changed the default dtype of torch and the recording of gradients" in told
+    assert state == "torch.float32 True"
 
 
 def test_a_reseed_is_undone_even_when_the_import_fails(site: Any) -> None:
@@ -327,6 +360,14 @@ def test_what_a_provider_prints_does_not_reach_stdout(site: Any, capsys: pytest.
     assert status("loud") == "ok"
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("", "hello\n")
+
+
+def test_a_provider_that_closes_stdout_closes_nothing(site: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    site.install("shutting", "import sys; sys.stdout.close()\n" + GOOD)
+    assert status("shutting") == "ok"
+    print("out")
+    print("err", file=sys.stderr)
+    assert capsys.readouterr() == ("out\n", "err\n")
 
 
 def test_a_hook_on_its_way_out_warns_with_the_provider_and_still_counts(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,13 +1,15 @@
-"""What else is installed changes no bit of a run: neither a broken provider nor one that reseeds generators at import."""
+"""What else is installed, and an observer that is in use, change no bit of a run: neither what is broken nor what reseeds generators."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from distributions import GOOD, Site, run_stackwise
+import rogues
+from distributions import Site, run_stackwise
 
 CONFIG = """
 run: {horizon: 8 steps, seed: 3, device: cpu}
@@ -26,17 +28,35 @@ phases:
   one: {until: 50%}
   two: {model: {rack: {stacks: [{base: 2}]}}, enter: {growth: {use: transformer.identity}}}
 """
-RESEEDING = "import random, numpy, torch\nrandom.seed(1); numpy.random.seed(1); torch.manual_seed(1); torch.set_num_threads(1)\n" + GOOD
-DTYPE = "import torch\ntorch.set_default_dtype(torch.float64)\n" + GOOD
+OBSERVER = """
+from attrs import frozen
+from stackwise import Component, hookimpl
+
+@frozen(kw_only=True)
+class Options: ...
+
+def build(options, context):
+    {factory}
+    def watch(event):
+        {call}
+    return watch
+
+@hookimpl
+def stackwise_observers():
+    return [Component(name="watch", options=__name__ + ":Options", factory=__name__ + ":build")]
+"""
+RESEED = "import random, numpy, torch; random.seed(1); numpy.random.seed(1); torch.manual_seed(1)"
+RUDE = f"{RESEED}; torch.set_default_dtype(torch.float64)"
 
 
-def metrics(folder: Path, name: str, *sites: Path) -> tuple[list[dict[str, Any]], bytes]:
+def metrics(folder: Path, name: str, *sites: Path, settings: Sequence[str] = ()) -> tuple[list[dict[str, Any]], bytes]:
     """The metrics stream of a run in a process of its own, and its final weights."""
     config = folder / "exp.yaml"
     config.write_text(CONFIG)
     for i in range(12):
         (folder / f"{i}.txt").write_text(f"{i} green bottles hanging on the wall, and " * 9)
     code = [str(config), "--set", f'data.sources.text.paths=["{folder}/*.txt"]', "--output", str(folder / name)]
+    code += [argument for setting in settings for argument in ("--set", setting)]
     done = run_stackwise("run", *code, sites=sites)
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in (folder / name / "metrics.jsonl").read_text().splitlines()]
@@ -49,15 +69,19 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     return folder, metrics(folder, "alone")
 
 
-@pytest.mark.parametrize(
-    ("name", "code"),
-    [("broken", "raise RuntimeError('no luck')"), ("reseeding", RESEEDING), ("dtype", DTYPE)],
-)
-def test_a_bystander_changes_no_bit(alone: tuple[Path, Any], tmp_path: Path, name: str, code: str) -> None:
+def test_bystanders_that_are_broken_in_every_way_change_no_bit(alone: tuple[Path, Any], tmp_path: Path) -> None:
     folder, expected = alone
     site = Site(tmp_path / "site")
     site.folder.mkdir()
-    site.install(name, code)
-    found = metrics(folder, name, site.folder)
+    rogues.install_all(site)
+    found = metrics(folder, "among-rogues", site.folder)
     assert found == expected
     assert len([line for line in found[0] if "loss" in line and "evaluation" not in line]) == 8
+
+
+def test_an_observer_that_reseeds_where_it_is_built_and_called_changes_no_bit(alone: tuple[Path, Any], tmp_path: Path) -> None:
+    folder, expected = alone
+    site = Site(tmp_path / "site")
+    site.folder.mkdir()
+    site.install("rude", OBSERVER.format(factory=RUDE, call=RESEED))
+    assert metrics(folder, "rude", site.folder, settings=["observers=[{use: rude.watch}]"]) == expected

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 from attrs import Factory, define, field, frozen
 
 from stackwise.errors import UserError
-from stackwise.specs import AdapterSpec, BatchSpec, EmbeddingSpec, HeadSpec, RackSpec, TaskSpec
+from stackwise.specs import AdapterSpec, BatchSpec, EmbeddingSpec, HeadSpec, OptimizerSpec, RackSpec, Spec, TaskSpec, TransformSpec
 
 if TYPE_CHECKING:
     import torch
@@ -34,6 +34,19 @@ Kind = Literal[
     "reaction",
     "observer",
 ]
+
+
+SPEC_OF: Mapping[Kind, type[Spec]] = {
+    "embedding": EmbeddingSpec,
+    "rack": RackSpec,
+    "head": HeadSpec,
+    "adapter": AdapterSpec,
+    "task": TaskSpec,
+    "optimizer": OptimizerSpec,
+    "loader": BatchSpec,
+    "transform": TransformSpec,
+}
+"""Kind → what `to_spec()` of its options gives; the other kinds have no spec."""
 
 
 @frozen(kw_only=True)

@@ -10,7 +10,7 @@ import inspect
 import re
 import sys
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from time import perf_counter
 from types import ModuleType
@@ -35,6 +35,7 @@ CORE = "stackwise-core"
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _FIELD = re.compile(r"^(Name|Version|Requires-Dist):(.*(?:\n[ \t].*)*)", re.IGNORECASE | re.MULTILINE)  # the email package costs 20 ms
 _FORM = "lower-case letters and digits in words joined by '-', a letter first"
+_TARGET = re.compile(r"[^\s:]+:[^\s:]+")
 _ABOUT_CORE = re.compile(r"\s*stackwise[-_.]core(?![\w.-])", re.IGNORECASE)
 _MADE_FOR_THIS_CORE = re.compile(rf"stackwise-core\s*(~=|>=|==)\s*{re.escape(__version__)}\s*")
 """A requirement that names the installed version itself, as those of a lock-step release do, is met."""
@@ -259,7 +260,9 @@ def _check_core_version(provider: Provider, requires: Iterable[str]) -> None:
 def _import(entry_point: EntryPoint, provider: Provider) -> Any:
     try:
         return entry_point.load()
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise _Broken(f"'{entry_point.value}' of {provider.distribution} {provider.version} does not import: {explain(error)}") from error
 
 
@@ -276,7 +279,9 @@ def _ask(plugin: Any, provider: Provider) -> tuple[Registered, ...]:
         manager.check_pending()
     except _Broken:
         raise
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise _Broken(f"it cannot be registered: {explain(error)}") from error
     for warning in told:  # a hookspec with `warn_on_impl` is on its way out; who still implements it is named
         sentence = f"provider '{provider.name}' ({provider.distribution} {provider.version}): {warning.message}"
@@ -311,7 +316,9 @@ def _call(hook: str, function: Callable[[], object], provider: Provider) -> list
     try:
         returned = function()
         records = list(returned) if isinstance(returned, Iterable) else None
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise _Broken(f"hook {hook} failed: {explain(error)}; expected `{_expected(hook)}`") from error
     if records is None:
         raise _Broken(f"hook {hook} returned {_shorten(returned)}; expected `{_expected(hook)}`")
@@ -321,6 +328,8 @@ def _call(hook: str, function: Callable[[], object], provider: Provider) -> list
             raise _Broken(f"hook {hook} returned {_shorten(record)} among its components; expected `{_expected(hook)}`")
         if not isinstance(record.name, str) or not _NAME.fullmatch(record.name):
             raise _Broken(f"hook {hook} names a component {record.name!r}, which is no component name ({_FORM})")
+        if broken := _broken_record(record):
+            raise _Broken(f"hook {hook}: component '{record.name}': {broken}")
         if record.name in found:
             raise _Broken(f"hook {hook} returned two components named '{record.name}'; a name is unique within its kind")
         found[record.name] = Registered(
@@ -332,6 +341,22 @@ def _call(hook: str, function: Callable[[], object], provider: Provider) -> list
             version=provider.version,
         )
     return list(found.values())
+
+
+def _broken_record(record: Component) -> str | None:
+    """What is wrong with a component's fields, as a sentence."""
+    rules: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+        ("options", _is_target, "text of the form 'module:attribute'"),
+        ("factory", _is_target, "text of the form 'module:attribute'"),
+        ("summary", lambda value: isinstance(value, str), "one line of text"),
+        ("example", lambda value: isinstance(value, Mapping), "a map of options, as in a config"),
+    )
+    wrong = ((name, getattr(record, name), due) for name, holds, due in rules if not holds(getattr(record, name)))
+    return next((f"its {name} is {_shorten(value)}, and is to be {due}" for name, value, due in wrong), None)
+
+
+def _is_target(value: Any) -> bool:
+    return isinstance(value, str) and _TARGET.fullmatch(value) is not None
 
 
 def _expected(hook: str) -> str:

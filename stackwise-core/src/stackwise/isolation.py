@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
+from io import TextIOBase
 from typing import Any, NamedTuple
 
 
@@ -25,14 +26,24 @@ class _Piece(NamedTuple):
     equal: Callable[[Any, Any], bool] = lambda before, after: bool(before == after)
 
 
+class _ToStderr(TextIOBase):
+    """What foreign code finds as stdout. It may close it: stderr stays open."""
+
+    def write(self, text: str) -> int:
+        return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
 @contextmanager
 def guarded(*, building: bool = False) -> Iterator[list[str]]:
     """Run foreign code; afterwards global state is as it was before.
 
-    Covers the generators of `random`, numpy and torch, torch's default dtype and thread count, the working directory, the
-    environment, signal handlers, and running threads. What the code prints to stdout goes to stderr, so that output meant
-    for a script stays clean. numpy and torch count only when they were imported before: a generator nobody had drawn from
-    holds nothing to lose.
+    Covers the generators of `random`, numpy and torch, torch's defaults (dtype, device, precision of products, recording of
+    gradients, threads), the working directory, the environment, entries of the module path, signal handlers, and running threads.
+    What the code prints to stdout goes to stderr, so that output meant for a script stays clean. Where the code is the first to
+    import torch, torch's defaults are held against those that it comes with; of generators that nobody had drawn from nothing is lost.
 
     Args:
         building: whether the code is a factory, which may draw from torch's generator (though not seed it) and start threads.
@@ -43,10 +54,11 @@ def guarded(*, building: bool = False) -> Iterator[list[str]]:
     changed: list[str] = []
     before = [(piece, _read_or_none(piece)) for piece in _pieces(building)]
     try:
-        with redirect_stdout(sys.stderr):
+        with redirect_stdout(_ToStderr()):
             yield changed
     finally:
-        for piece, value in before:
+        imported_now = _torch_defaults() if not any(piece.name == _DTYPE for piece, _ in before) else ()
+        for piece, value in (*before, *imported_now):
             if not piece.equal(value, _read_or_none(piece)):
                 changed.append(piece.name)
                 if piece.write is not None and value is not None:
@@ -64,6 +76,7 @@ def _pieces(building: bool) -> list[_Piece]:
     pieces = [
         _Piece("the random generator of `random`", random.getstate, random.setstate),
         _Piece("the working directory", os.getcwd, os.chdir),
+        _Piece("the module path", lambda: list(sys.path), _write_path, lambda before, after: set(before) <= set(after)),
         _Piece("the environment variables", lambda: dict(os.environ), _write_environment),
     ]
     if not building:
@@ -80,10 +93,34 @@ def _pieces(building: bool) -> list[_Piece]:
                 lambda before: torch.set_rng_state(before[0]),
                 lambda before, after: before[1] == after[1] and (building or torch.equal(before[0], after[0])),
             ),
-            _Piece("the default dtype of torch", torch.get_default_dtype, torch.set_default_dtype),
             _Piece("the number of threads of torch", torch.get_num_threads, torch.set_num_threads),
+            *(piece for piece, _ in _torch_defaults()),
         ]
     return pieces
+
+
+_DTYPE = "the default dtype of torch"
+
+
+def _torch_defaults() -> tuple[tuple[_Piece, Any], ...]:
+    """What torch does unless it is told otherwise, each with what it is in a process where nobody has said anything."""
+    torch = sys.modules.get("torch")
+    if torch is None or not hasattr(torch, "get_rng_state"):
+        return ()
+    return (
+        (_Piece(_DTYPE, torch.get_default_dtype, torch.set_default_dtype), torch.float32),
+        (_Piece("the default device of torch", torch.get_default_device, torch.set_default_device), torch.device("cpu")),
+        (_Piece("the recording of gradients", torch.is_grad_enabled, torch.set_grad_enabled), True),
+        (
+            _Piece("the precision of products in torch", torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+            "highest",
+        ),
+    )
+
+
+def _write_path(before: list[str]) -> None:
+    """What was taken off stands in front again; what a library added stays, since its modules may be imported from there."""
+    sys.path[:] = [*before, *(entry for entry in sys.path if entry not in before)]
 
 
 def _write_environment(before: dict[str, str]) -> None:

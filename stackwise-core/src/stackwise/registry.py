@@ -89,7 +89,9 @@ class Registered:
                 found: Any = import_module(module)
                 for name in attribute.split("."):
                     found = getattr(found, name)
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             self._fail(part, target, explain(error), error)
         self._tell("loading", target, changed)
         return found

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 import pytest
+import rogues
 from click.testing import CliRunner, Result
 
 from stackwise import __version__, cli
@@ -210,25 +211,18 @@ def test_completion_prints_code_for_the_shell(shell: str) -> None:
     assert result.exit_code == 0 and "_STACKWISE_COMPLETE" in result.stdout
 
 
-def test_every_fault_leaves_the_listing_whole(distributions: ModuleType, tmp_path: Any) -> None:
+def test_every_fault_at_once_leaves_the_listing_whole(distributions: ModuleType, tmp_path: Any) -> None:
     first, second = (distributions.Site(tmp_path / name) for name in ("first", "second"))
     for site in (first, second):
         site.folder.mkdir()
         site.install("twice", distribution="fake-twice")
-    first.install("raises", "raise RuntimeError('no luck')")
-    first.install("exits", "import os, sys; sys.exit(9)")
-    first.install("needy", "import a_library_nobody_has")
-    first.install("absent", None)
-    first.install("hollow", "", value="fake_hollow:nothing")
-    first.install("misspelt", distributions.hook("[]", name="stackwise_tansforms"))
-    first.install("null", distributions.hook("None"))
-    first.install("old", "raise SystemError", requires=["stackwise-core<0.0.1"])
-    first.install("reseeds", "import random; random.seed(0)")
+    rogues.install_all(first)
     rows = distributions.listed([first.folder, second.folder])
-    assert [row["status"] for row in rows["twice"]] == ["ok"]
-    for name in ("raises", "exits", "needy", "absent", "hollow", "misspelt", "null", "old", "reseeds"):
-        (row,) = rows[name]
-        assert row["status"] != "ok" and row["distribution"] == f"fake-{name}"
+    for name in ("twice", "fine", "shutting", "core", "transformer"):
+        assert [row["status"] for row in rows[name]] == ["ok"]
+    for name in (*rogues.BROKEN, *rogues.OTHERS):
+        assert all(row["status"] != "ok" for row in rows[name]), name
+    assert {row["distribution"] for row in rows["twofold"]} == {"first-of-two", "second-of-two"}
 
 
 @pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["list-providers"], ["show", "--help"], ["show", "fine.thing"]])

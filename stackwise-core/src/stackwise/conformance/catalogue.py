@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from attrs import frozen
 
-from stackwise.contracts import Kind
+from stackwise.contracts import SPEC_OF, Kind
 from stackwise.registry import KINDS
 
 if TYPE_CHECKING:
@@ -39,8 +39,8 @@ class Check:
 _MODULES: frozenset[Kind] = frozenset({"embedding", "rack", "head", "adapter"})
 """Kinds that are parts of the model."""
 
-_SPECIFIED: frozenset[Kind] = _MODULES | {"task", "optimizer", "loader"}
-"""Kinds whose options must say a spec."""
+_SPECIFIED: frozenset[Kind] = frozenset(SPEC_OF)
+"""Kinds whose options say a spec."""
 
 _VALUED: frozenset[Kind] = _MODULES | {"task", "loader", "transform"}
 """Kinds that take values in force through `apply_values`."""

@@ -14,26 +14,16 @@ import yaml
 
 from stackwise.config.reader import read_yaml
 from stackwise.conformance.subject import NotApplicable, Subject, must
-from stackwise.contracts import Kind
+from stackwise.contracts import SPEC_OF
 from stackwise.errors import did_you_mean
 from stackwise.options import broken_rule, config_key, dimension_fields
-from stackwise.specs import AdapterSpec, BatchSpec, Beyond, EmbeddingSpec, HeadSpec, OptimizerSpec, RackSpec, Spec, TaskSpec, TensorSpec
+from stackwise.specs import Beyond, OptimizerSpec, Spec, TensorSpec
 
 IMPORT_BUDGET_S = 0.25
 """Processor seconds that reading a component's options may add to a command."""
 
 _UNEXPECTED: tuple[Any, ...] = ({"no": {"such": "value"}}, "no-such-value", [], -7, 1e300, True)
 """Values that hardly any option expects."""
-
-_SPECS: Mapping[Kind, type] = {
-    "embedding": EmbeddingSpec,
-    "rack": RackSpec,
-    "head": HeadSpec,
-    "adapter": AdapterSpec,
-    "task": TaskSpec,
-    "optimizer": OptimizerSpec,
-    "loader": BatchSpec,
-}
 
 
 def check_example(subject: Subject) -> None:
@@ -120,10 +110,10 @@ def check_spec_is_cold(subject: Subject) -> None:
 
     Usual cause: arithmetic with a dimension that is still None, a spec of another kind, or a mapping that is changed on the way.
     """
-    wanted = _SPECS[subject.kind]
+    wanted = SPEC_OF[subject.kind]
     options = subject.registered.load_options()
-    if not hasattr(options, "to_spec") and subject.kind == "optimizer":
-        raise NotApplicable("it states no spec, so the plan says nothing of its memory")
+    if not hasattr(options, "to_spec") and subject.kind in ("optimizer", "transform"):
+        raise NotApplicable("it states no spec, which its kind may leave out")
     must(hasattr(options, "to_spec"), f"{options.__qualname__} has no to_spec(): nothing is known of the {subject.kind} before it is built")
     open_example = {key: value for key, value in subject.example.items() if key not in _dimension_keys(subject)}
     for raw in (subject.example, open_example):
@@ -131,7 +121,7 @@ def check_spec_is_cold(subject: Subject) -> None:
         if told and raw is open_example:
             continue  # a dimension that must be given is the component's right
         spec = subject.draft(raw).spec
-        if spec is None and subject.kind in ("loader", "optimizer"):
+        if spec is None and subject.kind in ("loader", "optimizer", "transform"):
             raise NotApplicable(f"only the {subject.kind} that is built knows")
         must(isinstance(spec, wanted), f"to_spec() gave {type(spec).__name__}: a {subject.kind} says {wanted.__name__}")
         if isinstance(spec, OptimizerSpec):
