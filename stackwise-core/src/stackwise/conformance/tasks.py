@@ -9,6 +9,7 @@ from torch import Generator, Tensor
 
 from stackwise.conformance import bench, partners
 from stackwise.conformance.subject import LENGTH, ROWS, SEED, NotApplicable, Subject, must
+from stackwise.errors import UserError
 from stackwise.planes.objective import Objective
 from stackwise.specs import TaskSpec, TensorSpec
 
@@ -106,7 +107,10 @@ def check_mask_is_honoured(subject: Subject) -> None:
         padded = {
             n: torch.where(_along(hidden, t, spec.batch[n]), others[n], t) if "time" in spec.batch[n].dims else t for n, t in rows.items()
         }
-        batch = dict(task.prepare({**padded, "mask": real}, bench.MOMENT, Generator().manual_seed(SEED)))
+        try:
+            batch = dict(task.prepare({**padded, "mask": real}, bench.MOMENT, Generator().manual_seed(SEED)))
+        except UserError as error:
+            raise NotApplicable(f"beside the other options of its example it refuses a mask: {error}") from error
         judged = bench.objective(task, bench.model_around(subject))
         with torch.no_grad():
             total, weight, _ = judged.judge(bench.outputs(subject, batch), batch)
