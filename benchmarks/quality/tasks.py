@@ -25,6 +25,7 @@ from stackwise import Evaluated, config
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 UNIGRAM_BATCHES = 100
+FOLDS = 5
 
 
 class Unigram(nn.Module):
@@ -39,9 +40,9 @@ class Unigram(nn.Module):
         return {"logits": self.logits.expand(*batch["tokens"].shape, -1)}
 
 
-def machine_of(name: str) -> Any:
-    """The machine of an example."""
-    return stackwise.assemble(config.load(EXAMPLES / f"{name}.yaml"))
+def machine_of(name: str, *overrides: str) -> Any:
+    """The machine of an example, with `a.b=c` laid on it."""
+    return stackwise.assemble(config.load(EXAMPLES / f"{name}.yaml", overrides))
 
 
 def targets_of(machine: Any) -> Tensor:
@@ -72,34 +73,44 @@ def against_unigram(name: str) -> None:
     train(name)
 
 
-def train(name: str) -> None:
-    """Train, and print every evaluation at the end of a phase."""
-    started = perf_counter()
-    for event in machine_of(name).train():
+def train(name: str, *overrides: str) -> dict[str, float]:
+    """Train, and print every evaluation at the end of a phase; the last one's metrics."""
+    started, last = perf_counter(), {}
+    for event in machine_of(name, *overrides).train():
         if isinstance(event, Evaluated) and event.at != "cadence":
-            told(f"step {event.step:>4} {event.phase} {event.at}", event.metrics)
+            last = dict(event.metrics)
+            told(f"step {event.step:>4} {event.phase} {event.at}", last)
     print(f"{'training':>40}  {perf_counter() - started:.0f} s")
+    return last
 
 
 def digits() -> None:
-    """The digits, and scikit-learn's logistic regression and support vector machine on the same split."""
+    """The digits, and scikit-learn's logistic regression and support vector machine, over five folds: every image is held out once."""
     runpy.run_path(str(EXAMPLES / "prepare_digits.py"))
     import numpy as np
     from sklearn.linear_model import LogisticRegression
     from sklearn.svm import SVC
 
-    arrays = np.load("digits.npz")
-    image, label = arrays["image"].reshape(len(arrays["label"]), -1), arrays["label"]
-    split = len(label) - round(0.2 * len(label))
-    for made in (LogisticRegression(max_iter=5000), SVC()):
-        right = made.fit(image[:split], label[:split]).score(image[split:], label[split:])
-        told(f"baseline: {type(made).__name__}", {"accuracy": right})
-    train("digits")
+    whole = dict(np.load("digits.npz"))
+    count, right = len(whole["label"]), dict.fromkeys(("LogisticRegression", "SVC", "model"), 0.0)
+    held = round(count / FOLDS)
+    for fold in range(FOLDS):
+        arrays = {name: np.roll(array, fold * held, axis=0) for name, array in whole.items()}
+        np.savez("digits.npz", **arrays)
+        image, label, split = arrays["image"].reshape(count, -1), arrays["label"], count - held
+        for made in (LogisticRegression(max_iter=5000), SVC()):
+            right[type(made).__name__] += made.fit(image[:split], label[:split]).score(image[split:], label[split:]) / FOLDS
+        right["model"] += train("digits")["accuracy"] / FOLDS
+    for name, share in right.items():
+        told(f"{FOLDS} folds: {name}", {"accuracy": share})
 
 
 def preferences() -> None:
-    """Alignment; the baseline is the supervised model, which is the evaluation at the entry of the second phase."""
+    """Alignment; the baselines are the model that it begins from, and one that was supervised for all steps but the last, which shows
+    what it prefers in the evaluation at its entry."""
     runpy.run_path(str(EXAMPLES / "prepare_preferences.py"))
+    told("baseline: supervised to the end", {})
+    train("preferences", "phases.supervised.until=399 steps")
     train("preferences")
 
 

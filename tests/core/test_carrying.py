@@ -140,6 +140,16 @@ def test_what_is_wrong_is_said_before_anything_moves() -> None:
         stackwise.carry(model, optimizer, wider, blocks="layers.{index}")
     with pytest.raises(UserError, match=r"group 0 of the optimizer holds a parameter of shape \(2,\) that is none of the model"):
         stackwise.carry(model, torch.optim.SGD([nn.Parameter(torch.ones(2))], lr=1), larger, STACK, blocks="layers.{index}")
+    for path, rule in (("blocks.{index}", "no block of the new model stands at 'blocks"), ("layers", "no place for the number of a block")):
+        with pytest.raises(UserError, match=rule):
+            stackwise.carry(model, optimizer, larger, STACK, blocks=path)
+    misspelt: dict[str, dict[str, Any]] = {
+        "the new model has no such parameter — did you mean 'leave.weight'": {"leave.wait": Fresh()},
+        "from 'leave.wait', and the model has none — did you mean 'leave.weight'": {"leave.weight": CopyOf(source="leave.wait")},
+    }
+    for rule, growth in misspelt.items():
+        with pytest.raises(UserError, match=rule):
+            stackwise.carry(model, optimizer, larger, growth, blocks="layers.{index}")
     assert [id(p) for p in larger.parameters()] == own
     extra = {**{name: Fresh() for name, _ in larger.named_parameters()}}
     with pytest.raises(UserError, match="none of the 2 groups of the optimizer holds its like: say which with `group_of`"):

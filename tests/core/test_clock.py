@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -174,6 +175,35 @@ def test_a_run_of_three_epochs_reads_every_row_three_times_whatever_its_batches(
     drive(machine)
     assert machine.schedule.steps == 15 + 10 + 6
     assert [sorted(seen[i : i + 30]) for i in (0, 30, 60)] == [list(range(30))] * 3
+
+
+def lines(folder: Path, **options: Any) -> dict[str, Any]:
+    (folder / "few.jsonl").write_text("\n".join(f'{{"text": "number {i} of ten"}}' for i in range(10)), encoding="utf-8")
+    return {"use": "data.jsonl", "paths": [str(folder / "few.jsonl")], "text": "text", "heldout": 0.0, **options}
+
+
+def test_epochs_of_data_that_must_be_read_are_counted_where_a_duration_asks_for_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STACKWISE_CACHE", str(tmp_path / "cache"))
+    config = base(data={"sources": {"few": lines(tmp_path, rows="padded")}, "batch_size": 4, "seq_len": 4})
+    config["model"]["embedding"]["vocab"] = 300
+    phases = {"one": {"until": "2 epochs of few"}, "two": {"optimizer": {"lr": 0.1}}}
+    assert plan_of(config, run={"horizon": "4 epochs"}, phases=phases).schedule.clock.starts == (0, 5, 10)
+    assert plan_of(config, evaluate={"h": {"every": "2 epochs"}}).schedule.evaluate_at["h"] == (0, 5, 10, 12)
+    learnt = {"bpe": {"vocab": 270, "min_frequency": 1}}
+    stream = plan_of(config, data={"sources": {"few": {"rows": "stream", "tokenizer": learnt}}}, run={"horizon": "1 epoch"})
+    loader = stackwise.assemble(stream).data._ready[0].loader
+    assert 0 <= stream.schedule.steps * 4 * 5 - loader.epoch_size().entries < 4 * 5 + 5  # type: ignore[attr-defined]  # this loader says it
+
+
+def test_data_that_cannot_be_counted_are_told_with_their_place_and_are_not_read_where_nothing_counts_them(tmp_path: Path) -> None:
+    config = base(data={"sources": {"few": lines(tmp_path)}, "batch_size": 4, "seq_len": 4})
+    config["model"]["embedding"]["vocab"] = 256
+    (tmp_path / "few.jsonl").write_text('{"other": 1}', encoding="utf-8")
+    plan_of(config)
+    (problem,) = problems_of(config, run={"horizon": "4 epochs"})
+    assert problem.path == "data.sources.few" and "there is no field 'text'; this one has other" in problem.message
 
 
 def test_epochs_of_one_source_pass_at_the_speed_of_its_share() -> None:

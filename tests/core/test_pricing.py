@@ -192,3 +192,25 @@ def test_phases_that_are_not_walked_again_cost_what_walking_them_says(monkeypatc
     monkeypatch.setattr("stackwise.pricing._declared_model", lambda state: next(count))
     assert price(plan) == skipping
     assert len({phase.trainable for phase in skipping}) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ({"optimizer": {"groups": {"x": {"select": ["rack"], "lr": -1}}}}, "optimizer.groups.x.lr: -1.0 is below the minimum of 0"),
+        (
+            {"optimizer": {"groups": {"x": {"select": ["rack"], "beta1": {"linear": {"from": 0.5, "to": 1}}}}}},
+            "x.beta1: 1.0 is not below 1",
+        ),
+        ({"optimizer": {"groups": {"x": {"select": ["rack"], "lr": "fast"}}}}, "optimizer.groups.x.lr: 'fast' is not a number"),
+        (
+            {"optimizer": {"groups": {"x": {"select": ["rack"]}, "y": {"select": ["rack.norm"]}}}},
+            r"optimizer.groups: optimizer.groups.y selects only parameters that groups before it already took",
+        ),
+        ({"model": {"freeze": ["*"]}}, r"phases.two.model: model.freeze \['\*'\] leaves nothing to train"),
+        ({"model": {"rack": {"ff": 40}}}, r"phases.two.model: rack.stacks.base.0.mlp.\w+.weight changes its shape"),
+    ],
+)
+def test_what_is_wrong_with_model_and_groups_is_told_with_its_place(change: dict[str, Any], key: str) -> None:
+    with pytest.raises(ConfigError, match=key):
+        price(plan_of(decoder(), phases={"one": {"until": "50%"}, "two": change}))

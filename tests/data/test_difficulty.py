@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from stackwise import DataError
 from stackwise_providers_data import difficulty
 from stackwise_providers_data.difficulty import rank
-from stackwise_providers_data.padded_rows import Spans
+from stackwise_providers_data.spans import Spans
 
 tokens_of = st.lists(st.integers(0, 5), min_size=4, max_size=60).map(lambda ids: np.array(ids, dtype=np.uint16))
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,42 @@ def test_text_is_a_stream_of_documents() -> None:
     assert loader.fingerprint()["lines"] == 30
     batch = _build(text="text", rows="padded").take(30, 10)
     assert [_text(ids, mask) for ids, mask in zip(batch["tokens"], batch["mask"], strict=True)] == [line["text"] for line in LINES]
+
+
+@pytest.mark.parametrize(
+    ("options", "size"),
+    [
+        ({"text": "text"}, "entries"),
+        ({"text": "text", "rows": "packed", "repeat": False}, "entries"),
+        ({"text": "text", "rows": "padded"}, "rows"),
+        ({"text": "text", "label": "id"}, "rows"),
+        ({"features": "x", "label": "id", "repeat": False}, "rows"),
+        ({"prompt": "q", "response": "a"}, "rows"),
+        ({"prompt": "q", "chosen": "a", "rejected": "b"}, "rows"),
+    ],
+)
+def test_an_epoch_is_counted_before_a_loader_is_built(options: dict[str, Any], size: str) -> None:
+    """Every line is in one of the splits; of texts in a row, every character and the separators between two."""
+    made, counts = JsonlOptions(paths=("*.jsonl",), heldout=0.3, **options), []
+    for split in ("train", "final"):
+        counted = made.count_epoch(split)
+        assert counted == build_records(made, BuildContext(seed=3, split=split, max_length=1)).epoch_size()
+        counts.append(getattr(counted, size))
+    assert sum(counts) == (30 if size == "rows" else sum(len(str(line["text"])) for line in LINES) + 28)
+    assert min(counts) > 0
+
+
+def test_counting_needs_no_torch() -> None:
+    code = (
+        "import sys; from stackwise_providers_data.record_options import JsonlOptions as O\n"
+        "for o in ({'text': 'text'}, {'prompt': 'q', 'response': 'a'}): print(O(paths=('*.jsonl',), **o).count_epoch('train').repeats)\n"
+        "print('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split() == [
+        "True",
+        "True",
+        "False",
+    ]
 
 
 def test_equal_lines_lie_in_one_split_and_every_line_in_one() -> None:

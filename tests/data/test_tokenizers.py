@@ -138,6 +138,16 @@ def test_the_size_of_an_epoch_is_known_from_the_sizes_of_the_files(here: Path, f
     for split in ("train", "final"):
         assert options.epoch_size(split) == build_text_files(options, BuildContext(seed=1, split=split, max_length=1)).epoch_size()
     assert TextFilesOptions(paths=("*.txt",), tokenizer=BPE).epoch_size("train") is None
+
+
+@pytest.mark.parametrize("form", [None, "packed", "padded"])
+@pytest.mark.parametrize("split", ["train", "final"])
+def test_the_size_of_an_epoch_is_counted_where_only_the_tokenizer_can_say(here: Path, form: str | None, split: str) -> None:
+    options = TextFilesOptions(paths=("*.txt",), heldout=0.3, rows=form, tokenizer=BPE)
+    assert options.count_epoch(split) == build_text_files(options, BuildContext(seed=1, split=split, max_length=1)).epoch_size()
+
+
+def test_pieces_of_documents_are_counted_when_the_longest_row_is_known(here: Path) -> None:
     assert TextFilesOptions(paths=("*.txt",), rows="padded", overflow="split").epoch_size("train") is None
 
 

@@ -53,5 +53,6 @@ phases:
   taller:
     model: {{freeze: [], weight_adapters: null, rack: {{stacks: [{{base: 3}}, {{top: 1}}]}}}}
     enter: {{growth: {{use: transformer.identity}}}}
+    optimizer: {{use: optim.sgd, lr: 0.02, ema: {{decay: 0.9}}}}
     data: {{sources: {{a: {{use: data.memory, arrays: {{tokens: {_tokens(150, 0)}}}, heldout: 0.2}}}}, mix: {{a: 1, b: 2}}}}
 """

@@ -34,6 +34,7 @@ class Declared:
     optimizer: str = "adamw"
     grouped: bool = False
     lora: bool = False
+    rank: int = 2
     leave: str = "merge"
     ema: bool = False
     narrow: bool = False
@@ -47,7 +48,7 @@ class Declared:
     def config(self, last: bool, index: int) -> dict[str, Any]:
         """The phase, everything written out."""
         rack: dict[str, Any] = {"width": self.width, "heads": self.heads, "ff": self.ff, "stacks": [{n: k} for n, k in self.stacks]}
-        lora = {"use": "transformer.lora", "rank": 2, "select": ["*.mlp.*"]} if self.lora else None
+        lora = {"use": "transformer.lora", "rank": self.rank, "select": ["*.mlp.*"]} if self.lora else None
         groups = {"slow": {"select": ["rack.norm", "embedding"], "lr": 0.002}} if self.grouped else None
         enter: dict[str, Any] = {"weight_adapters": self.leave, "moments": self.moments} if index else {}
         if self.growth is not None:
@@ -105,7 +106,7 @@ def states(draw: st.DrawFn) -> tuple[Declared, ...]:
             ema=draw(st.booleans()),
         )
         if now.growth is None:
-            now = evolve(now, lora=draw(st.booleans()), narrow=draw(st.booleans()), tied=draw(st.booleans()))
+            now = evolve(now, lora=draw(st.booleans()), rank=draw(st.integers(1, 2)), narrow=draw(st.booleans()), tied=draw(st.booleans()))
             now = evolve(now, fresh_head=not now.tied and draw(st.booleans()))
         phases.append(_trainable(now))
     return tuple(phases)
@@ -178,7 +179,7 @@ def origin(before: Declared, after: Declared, name: str) -> str | None:
     """Where a parameter has its values from, by name in the phase before; None: it starts anew."""
     parts = name.split(".")
     if parts[0] == "weight_adapters":
-        if not before.lora:
+        if not before.lora or leaves(before, after):
             return None
         inner = origin(before, after, ".".join(parts[2:]))
         return None if inner is None else ".".join([*parts[:2], inner])
@@ -210,6 +211,11 @@ def _source_block(before: Declared, after: Declared, stack: str, i: int) -> tupl
     return (stack, i % old) if options.get("base") == "copy" else None
 
 
+def leaves(before: Declared, after: Declared) -> bool:
+    """Whether the adapters of a phase are not those of the next."""
+    return before.lora and (not after.lora or before.rank != after.rank)
+
+
 def is_frozen(declared: Declared, name: str) -> bool:
     """Whether a phase declares a parameter frozen."""
     prefixes = [selector for selector in declared.freeze if "*" not in selector]
@@ -220,5 +226,5 @@ def keeps_function(before: Declared, after: Declared) -> bool:
     """Whether the outputs of old token ids stay, by the science of each operator."""
     if set(before.depths) - set(after.depths) or after.growth in ("stack", "interleave", "middle", "vocabulary"):
         return False
-    dropped = before.lora and not after.lora and after.leave == "drop"
+    dropped = leaves(before, after) and after.leave == "drop"
     return not (after.fresh_head or dropped or before.narrow != after.narrow or before.tied != after.tied)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from fresh_draws import fresh_generator, standard_error
 from tiny_walks import base, drive, losses, machine_of, memory, plan_of
 
@@ -191,6 +192,17 @@ def test_the_mask_symbol_is_never_predicted_and_padding_counts_for_nothing() -> 
     logits[..., V] = 50.0  # all on the mask symbol
     total, count, _ = task.loss({"logits": logits}, prepared)
     assert int(count) == 3 and float(total / count) == pytest.approx(math.log(2), rel=1e-6)
+
+
+def test_the_share_of_masks_that_are_guessed_right_is_one_of_masks() -> None:
+    generator, task = fresh_generator(), _task(symbols=5)
+    tokens = torch.randint(5, (20, 30), generator=generator)
+    prepared = task.prepare({"tokens": tokens, "mask": torch.arange(30).expand(20, 30) < 25}, MOMENT, generator)
+    right = torch.rand(20, 30, generator=generator) < 0.5
+    logits = F.one_hot(torch.where(right, tokens, (tokens + 1) % 5), 6).float()
+    found, count = task.loss({"logits": logits}, prepared)[2]["accuracy_on_masks"]
+    masked = prepared["tokens"] == 5
+    assert int(count) == int(masked.sum()) and int(found) == int((right & masked).sum())
 
 
 def test_a_config_trains_and_its_evaluations_count_exactly() -> None:

@@ -62,6 +62,7 @@ def test_the_loss_of_a_pair_is_that_of_its_log_probabilities(method: str) -> Non
     reference = {"reference": {"logits": known}} if method == "dpo" else {}
     total, pairs, metrics = task.loss({"logits": logits}, prepared, **reference)
     expected = 0.0
+    margins, likelier = [], 0
     for b in range(3):
         sums = []
         for name, row in (("chosen", b), ("rejected", b + 3)):
@@ -71,15 +72,24 @@ def test_the_loss_of_a_pair_is_that_of_its_log_probabilities(method: str) -> Non
             )
             sums.append((sum(log_p), sum(log_ref), len(places)))
         (w, ref_w, n_w), (r, ref_r, n_r) = sums
+        likelier += w > r
         if method == "dpo":
-            expected += math.log1p(math.exp(-0.1 * ((w - ref_w) - (r - ref_r))))
+            margins.append(0.1 * ((w - ref_w) - (r - ref_r)))
+            expected += math.log1p(math.exp(-margins[-1]))
         elif method == "simpo":
-            expected += math.log1p(math.exp(-(2 * (w / n_w - r / n_r) - 0.5)))
+            margins.append(2 * (w / n_w - r / n_r))
+            expected += math.log1p(math.exp(-(margins[-1] - 0.5)))
         else:
             odds = [math.exp(s / n) / (1 - math.exp(s / n)) for s, n in ((w, n_w), (r, n_r))]
-            expected += -w / n_w + 0.1 * math.log1p(math.exp(-math.log(odds[0] / odds[1])))
+            margins.append(math.log(odds[0] / odds[1]))
+            expected += -w / n_w + 0.1 * math.log1p(math.exp(-margins[-1]))
     assert float(total) == pytest.approx(expected, rel=1e-5) and pairs == 3
-    assert metrics.keys() == {"accuracy", "reward_margin", "likelihood_accuracy"}
+    found = {name: float(value) for name, (value, count) in metrics.items() if count == 3}
+    assert found == {
+        "accuracy": sum(margin > 0 for margin in margins),
+        "reward_margin": pytest.approx(sum(margins), rel=1e-4, abs=1e-5),
+        "likelihood_accuracy": likelier,
+    }
 
 
 def test_both_responses_in_one_batch_are_what_they_are_apart() -> None:
@@ -140,6 +150,7 @@ def test_dpo_starts_at_ln_2_and_prefers_in_the_end() -> None:
     evaluated = [event for event in events if type(event).__name__ == "Evaluated"]
     assert evaluated[0].metrics["loss"] == pytest.approx(math.log(2), abs=1e-6)
     assert evaluated[0].metrics["reward_margin"] == pytest.approx(0, abs=1e-6)
+    assert evaluated[0].metrics["accuracy"] == 0  # a tie prefers nothing
     assert evaluated[-1].metrics["accuracy"] > 0.9 and evaluated[-1].metrics["loss"] < 0.6
     assert losses(events)[0][1] == pytest.approx(math.log(2), abs=1e-6)
 

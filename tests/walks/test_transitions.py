@@ -319,6 +319,23 @@ def test_what_is_repeated_beside_another_optimizer_goes_on() -> None:
     assert all(torch.equal(averages[1][name], held[name]) for name in held) and averages[1].keys() == held.keys()
 
 
+def test_a_parameter_that_changes_its_rule_keeps_nothing_that_the_new_rule_does_not() -> None:
+    muon = {"use": "optim.muon", "lr": 0.01, "matrices": ["rack.stacks.base.0.mlp.up"]}
+    phases = {
+        "one": {"until": "4 steps"},
+        "two": {"until": "8 steps", "optimizer": {"matrices": ["rack.stacks.base.1.mlp.up"]}},
+        "three": {"optimizer": {"matrices": ["rack.stacks.base.0.mlp.up"]}},
+    }
+    machine = machine_of(base(optimizer=muon, phases=phases))
+    found = []
+    for event in machine.train():
+        if isinstance(event, StepDone) and event.step in (3, 7, 11):
+            found.append([moments(machine)[f"rack.stacks.base.{block}.mlp.up.weight"] for block in (0, 1)])
+    hidden, rest = {"exp_avg"}, {"exp_avg", "exp_avg_sq", "step"}
+    assert [[set(state) for state in pair] for pair in found] == [[hidden, rest], [rest, hidden], [hidden, rest]]
+    assert [int(found[1][0]["step"]), int(found[2][1]["step"])] == [4, 4]  # each began to count when its rule began
+
+
 def test_a_reaction_with_other_options_begins_anew_and_the_plan_says_so() -> None:
     other = {"reaction": {"use": "optim.plateau", "metric": "train.loss", "patience": 3}}
     told = notes_of(two_phases({"optimizer": other}, optimizer=BESIDE))

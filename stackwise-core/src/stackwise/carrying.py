@@ -11,7 +11,7 @@ from attrs import frozen
 from torch import nn
 
 from stackwise.contracts import BlockOrigin, CopyOf, GrowthOperator, GrowthRequest, Origin, ParameterGrowth
-from stackwise.errors import UserError
+from stackwise.errors import UserError, did_you_mean
 from stackwise.planes.moments import Crossing, MomentsReceipt, Powers
 from stackwise.planes.transfer import ModelReceipt, carry_buffers, load, origins, sources, zero_residuals
 
@@ -67,15 +67,18 @@ def carry(
         group_of: name of a fresh parameter → index of its group, where there are several groups and names do not tell.
 
     Raises:
-        UserError: a shape that changes without a map, a block that nothing says the origin of, a parameter without a group.
+        UserError: a shape that changes without a map, a map of names that are not there, `blocks` that stand nowhere, a block that
+            nothing says the origin of, a parameter without a group.
     """
+    old = dict(model.named_parameters(remove_duplicate=False))
+    if isinstance(growth, Mapping):
+        _check_map(growth, old, new_model)
     request = GrowthRequest(
         old_stacks=_stacks(model, blocks), new_stacks=_stacks(new_model, blocks), residual_outputs=tuple(residual_outputs)
     )
-    block_map = _block_map(growth, request)
+    block_map = _block_map(growth, request, blocks)
     if any(origin.gated for origin in block_map.values()):
         raise UserError("a gate follows the time of a run, which a loop of one's own has not: use an operator that does not gate")
-    old = dict(model.named_parameters(remove_duplicate=False))
     groups = _groups(optimizer, old)
     state = {name: optimizer.state[p] for name, p in model.named_parameters() if optimizer.state.get(p)}
     source = sources(blocks, block_map)
@@ -92,8 +95,19 @@ def carry(
     return CarryReceipt(model=receipt, moments=_regroup(optimizer, parameters, receipt, groups, state, moments, group_of))
 
 
+def _check_map(growth: Mapping[str, Origin], old: Mapping[str, nn.Parameter], new_model: nn.Module) -> None:
+    new = dict(new_model.named_parameters())
+    for name, origin in growth.items():
+        if name not in new:
+            raise UserError(f"growth maps '{name}', and the new model has no such parameter{did_you_mean(name, new)}")
+        if isinstance(origin, CopyOf) and origin.source not in old:
+            raise UserError(f"growth copies {name} from '{origin.source}', and the model has none{did_you_mean(origin.source, old)}")
+
+
 def _stacks(model: nn.Module, path: str) -> dict[str, int]:
     """Stack → number of blocks, in forward order; one stack without a name where the path has no `{stack}`."""
+    if "{index}" not in path:
+        raise UserError(f"blocks: '{path}' has no place for the number of a block: write it as in 'layers.{{index}}'")
     pattern = re.compile(re.escape(path).replace(r"\{stack\}", r"(?P<stack>[^.]+)").replace(r"\{index\}", r"(?P<index>\d+)") + r"\.")
     counts: dict[str, int] = {}
     for name, _ in model.named_parameters():
@@ -103,7 +117,7 @@ def _stacks(model: nn.Module, path: str) -> dict[str, int]:
     return counts
 
 
-def _block_map(growth: object, request: GrowthRequest) -> Mapping[tuple[str, int], BlockOrigin]:
+def _block_map(growth: object, request: GrowthRequest, path: str) -> Mapping[tuple[str, int], BlockOrigin]:
     old, new = request.old_stacks, request.new_stacks
     if not hasattr(growth, "map_blocks"):
         known = {(stack, index) for stack, count in old.items() for index in range(count)}
@@ -115,6 +129,11 @@ def _block_map(growth: object, request: GrowthRequest) -> Mapping[tuple[str, int
                 "give a growth operator, or a map by name"
             )
         return {}
+    if not new and not isinstance(growth, ParameterGrowth):
+        raise UserError(
+            f"blocks: no block of the new model stands at '{path}', so {type(growth).__name__} has nothing to map: say where blocks "
+            "stand in the names of parameters, as in 'layers.{index}'"
+        )
     try:
         found: Mapping[tuple[str, int], BlockOrigin] = growth.map_blocks(request)
     except ValueError as error:

@@ -112,7 +112,8 @@ class _Walk:
         self._model, self._charged = declared, None
         growth = self.shop.growth(phase.enter.growth) if phase.enter.growth is not None else None
         blocks = phase.transition.blocks if phase.transition is not None else {}
-        with _placed_at(self.plan.experiment.phases[phase.index], "model.freeze"):
+        config = self.plan.experiment.phases[phase.index]
+        with _placed_at(config, "model.freeze", "model" if phase.enter.growth is None else "enter.growth"):
             return self.plane.enter(state.model, step=phase.start, blocks=blocks, growth=growth, enter=phase.enter)
 
     def figures(self, phase: CompiledPhase, state: TrainingState) -> _Figures:
@@ -120,7 +121,7 @@ class _Walk:
         charged = state.optimizer.part.structure, [(group.name, group.select) for group in state.optimizer.groups]
         if self._figures is None or charged != self._charged:
             trainable, first = self.plane.trainable(), self.plan.schedule.clock.t(phase.start)
-            with _placed_at(self.plan.experiment.phases[phase.index], "optimizer.groups"):
+            with _placed_at(self.plan.experiment.phases[phase.index], "optimizer.groups", "optimizer.groups"):
                 frozen = [name for name, _ in self.plane.model.named_parameters() if name not in trainable]
                 groups = group_parameters(state.optimizer, trainable, first, frozen=frozen)
             self._charged = charged
@@ -169,17 +170,17 @@ def _price_phase(plan: Plan, phase: CompiledPhase, walk: _Walk) -> PhasePrice:
 
 
 @contextmanager
-def _placed_at(phase: PhaseConfig, path: str) -> Iterator[None]:
-    """What is found wrong is told with the place it was written at; a selector's is `path`, another's where growth is declared."""
+def _placed_at(phase: PhaseConfig, path: str, other: str) -> Iterator[None]:
+    """What is found wrong is told with the place it was written at: a selector at its key or `path`, another thing at `other`."""
     try:
         yield
     except SelectorError as error:
         path = next((key for key, selectors in _selectors(phase).items() if error.selector in selectors), path)
         raise ConfigError([phase.problem(path, str(error))]) from None
     except UserError as error:
-        if phase.enter.growth is None or isinstance(error, ConfigError):
+        if isinstance(error, ConfigError):
             raise
-        raise ConfigError([phase.problem("enter.growth", str(error))]) from error
+        raise ConfigError([phase.problem(other, str(error))]) from error
 
 
 def _selectors(phase: PhaseConfig) -> dict[str, tuple[str, ...]]:

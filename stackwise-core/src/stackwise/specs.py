@@ -77,7 +77,8 @@ class EpochSize:
     """What one epoch of a source holds: whole rows, or entries of a stream that rows are cut from. One of the two is given.
 
     A loader's options may say it cold through `epoch_size(split) -> EpochSize | None`, which may look at names and sizes of
-    files but reads no content; the built loader says it through `epoch_size()`.
+    files but reads no content. Where that is None and a duration counts epochs, they may count them: `count_epoch(split)` reads
+    the data, and raises `DataError` where it cannot. The built loader says it through `epoch_size()`.
     """
 
     rows: int | None = None

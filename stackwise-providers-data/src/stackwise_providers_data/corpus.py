@@ -20,9 +20,9 @@ from attrs import frozen
 
 from stackwise import DataError
 from stackwise_providers_data.cache import cache_folder, obtain, read_entry, recall, remember
-from stackwise_providers_data.padded_rows import Spans
 from stackwise_providers_data.permutation import Indices
 from stackwise_providers_data.progress_lines import ProgressLines
+from stackwise_providers_data.spans import Spans
 from stackwise_providers_data.tokenization import ByteTokenizer, Document, TextTokenizer, make_tokenizer
 from stackwise_providers_data.tokenizer_options import Tokenizer
 

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from stackwise import DataError
-from stackwise_providers_data.padded_rows import Spans
 from stackwise_providers_data.permutation import Indices
 from stackwise_providers_data.progress_lines import ProgressLines
+from stackwise_providers_data.spans import Spans
 
 Score = Literal["length", "compression", "rarity"]
 Scores = npt.NDArray[np.float64]

@@ -60,6 +60,17 @@ class FileCorpusOptions(RowOptions, ABC):
             return None
         return self.epoch_of(self.documents().sizes(held=split != "train"), between=1)
 
+    def count_epoch(self, split: str) -> EpochSize | None:
+        """What one epoch holds, tokenized through the cache; None where rows depend on the longest row of the run.
+
+        Raises:
+            DataError: files that cannot be read or tokenized.
+            UserError: a library is missing, or the cache cannot be written.
+        """
+        from stackwise_providers_data.corpus import open_corpus  # reads the data; the options alone read nothing
+
+        return self.epoch_in(open_corpus(self.documents(), self.tokenizer, held=split != "train"))
+
     def text_codec(self, fingerprint: Mapping[str, Any]) -> TextCodec:
         """Text ↔ the ids that are delivered.
 

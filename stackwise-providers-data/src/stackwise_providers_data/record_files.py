@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from stackwise import BuildContext, DataError
-from stackwise_providers_data.corpus import Corpus, open_corpus
+from stackwise_providers_data.corpus import Corpus
 from stackwise_providers_data.examples import Assemble, Examples, Fields, TextColumns
-from stackwise_providers_data.padded_rows import Spans
 from stackwise_providers_data.permutation import Indices
 from stackwise_providers_data.record_options import RecordOptions
-from stackwise_providers_data.records import RecordDocuments, open_records
+from stackwise_providers_data.records import RecordDocuments, open_texts
+from stackwise_providers_data.spans import Spans
 from stackwise_providers_data.text_rows import TextRows, check_pad, cut_rows, make_walk
 from stackwise_providers_data.tokenizer_options import vocab_size
 from stackwise_providers_data.walk import EpochWalk
@@ -26,16 +26,15 @@ def build_records(options: RecordOptions, context: BuildContext) -> TextRows | E
         DataError: no files or records, a record that does not hold what is asked, a split without records.
         UserError: a library that is missing, or a cache that cannot be written.
     """
-    documents, held = RecordDocuments(open_records(options), options), context.split != "train"
+    documents, held = options.documents(), context.split != "train"
     mode = options.mode
     if mode != "features":
         check_pad(options.pad, vocab_size(options.tokenizer))
     if mode == "text":
-        return cut_rows(open_corpus(documents, options.tokenizer, held=held), options, options.to_spec(), context)
+        return cut_rows(open_texts(documents, held=held), options, options.to_spec(), context)
     if mode == "features":
         return _features(documents, options, context, held=held)
-    ends = None if mode == "labelled" else tuple(column != "prompt" for column in options.columns)
-    corpus = open_corpus(documents, options.tokenizer, held=held, ends=ends)
+    corpus = open_texts(documents, held=held)
     columns = TextColumns(corpus, options.columns, options.pad or 0)
     digest = corpus.fingerprint["sha256"]
     if mode == "labelled":

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from attrs import frozen
 
-from stackwise import BatchSpec, TensorSpec, TextCodec, UserError, dimension, option
+from stackwise import BatchSpec, EpochSize, TensorSpec, TextCodec, UserError, dimension, option
 from stackwise_providers_data.files import check_globs
 from stackwise_providers_data.options import TOKENIZER_DOC
 from stackwise_providers_data.row_options import RowOptions
 from stackwise_providers_data.tokenizer_options import BYTES, Tokenizer, check_tokenizer, token_spec
+
+if TYPE_CHECKING:
+    from stackwise_providers_data.records import RecordDocuments, Records
 
 Mode = Literal["text", "labelled", "features", "reply", "preference"]
 
@@ -28,7 +32,7 @@ _MODES: dict[frozenset[str], Mode] = {
 
 
 @frozen(kw_only=True)
-class RecordOptions(RowOptions):
+class RecordOptions(RowOptions, ABC):
     """Which fields of a record are read, and what becomes of them."""
 
     text: str | None = option(None, doc="field with a document")
@@ -109,6 +113,42 @@ class RecordOptions(RowOptions):
             return BatchSpec(fields={"tokens": tokens, "mask": _MASK, "prefix": _COUNT})
         return BatchSpec(fields={"chosen": tokens, "chosen_mask": _MASK, "rejected": tokens, "rejected_mask": _MASK, "prefix": _COUNT})
 
+    @abstractmethod
+    def records(self) -> Records:
+        """Where the records come from.
+
+        Raises:
+            UserError: a library is missing.
+            DataError: nothing lies there.
+        """
+
+    def documents(self) -> RecordDocuments:
+        """The records with what is read of them.
+
+        Raises:
+            UserError: a library is missing.
+            DataError: nothing lies there.
+        """
+        from stackwise_providers_data.records import RecordDocuments  # reads the data
+
+        return RecordDocuments(self.records(), self)
+
+    def count_epoch(self, split: str) -> EpochSize | None:
+        """What one epoch holds, read through the cache; None where rows depend on the longest row of the run.
+
+        Raises:
+            DataError: records that cannot be read or tokenized.
+            UserError: a library is missing, or the cache cannot be written.
+        """
+        from stackwise_providers_data.records import open_texts  # reads the data; the options alone read nothing
+
+        documents, held = self.documents(), split != "train"
+        if self.mode == "text":
+            return self.epoch_in(open_texts(documents, held=held))
+        if self.mode == "features":
+            return EpochSize(rows=sum(1 for _ in documents.chosen(held=held)), repeats=self.repeat)
+        return EpochSize(rows=len(open_texts(documents, held=held).starts) // len(self.columns), repeats=self.repeat)
+
     def text_codec(self, fingerprint: Mapping[str, Any]) -> TextCodec | None:
         """Text ↔ the ids that are delivered; None of features.
 
@@ -142,6 +182,12 @@ class JsonlOptions(RecordOptions):
         super().check()
         check_globs(self.paths)
 
+    def records(self) -> Records:
+        """The lines of the files that the globs find."""
+        from stackwise_providers_data.records import JsonLines  # reads the data
+
+        return JsonLines(self.paths)
+
 
 @frozen(kw_only=True)
 class HfDatasetOptions(RecordOptions):
@@ -149,3 +195,15 @@ class HfDatasetOptions(RecordOptions):
 
     path: str = option(doc="folder of the dataset")
     part: str = option("train", doc="which dataset is read where the folder holds several by name")
+
+    def records(self) -> Records:
+        """The rows of the dataset.
+
+        Raises:
+            UserError: the datasets library is not installed.
+            DataError: no such dataset, no such part of it, or a field that it has not.
+        """
+        from stackwise_providers_data.records import DatasetRows  # reads the data
+
+        wanted = [name for key in (*self.columns, "label", "features") if (name := getattr(self, key))]
+        return DatasetRows(self.path, self.part, wanted)

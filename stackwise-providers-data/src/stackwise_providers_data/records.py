@@ -16,9 +16,10 @@ import numpy.typing as npt
 from attrs import frozen
 
 from stackwise import DataError
+from stackwise_providers_data.corpus import Corpus, open_corpus
 from stackwise_providers_data.extras import require
 from stackwise_providers_data.files import globbed, is_heldout, refuse_none
-from stackwise_providers_data.record_options import HfDatasetOptions, JsonlOptions, RecordOptions
+from stackwise_providers_data.tokenizer_options import Tokenizer
 
 Record = tuple[str, Mapping[str, Any]]
 """Where a record comes from, for messages, and its fields."""
@@ -91,7 +92,9 @@ class DatasetRows:
     """The rows of a dataset on disk.
 
     Args:
-        options: where it lies, and which fields are read.
+        path: its folder.
+        part: which one, where the folder holds several.
+        wanted: the fields that are read.
 
     Raises:
         UserError: the datasets library is not installed.
@@ -101,23 +104,22 @@ class DatasetRows:
     name = "hf-dataset"
     noun = "rows"
 
-    def __init__(self, options: HfDatasetOptions) -> None:
+    def __init__(self, path: str, part: str, wanted: Sequence[str]) -> None:
         library = require("datasets", "datasets", "hf-dataset")
-        self._path = Path(options.path)
+        self._path = Path(path)
         try:
             found = library.load_from_disk(str(self._path))
         except FileNotFoundError as fault:
-            raise DataError(f"path: {options.path!r} holds no dataset: give the folder that save_to_disk wrote") from fault
+            raise DataError(f"path: {path!r} holds no dataset: give the folder that save_to_disk wrote") from fault
         except Exception as fault:  # whatever the library and its readers raise on damaged files
-            raise DataError(f"path: the dataset in {options.path!r} cannot be read: {fault}") from fault
+            raise DataError(f"path: the dataset in {path!r} cannot be read: {fault}") from fault
         if isinstance(found, dict):
-            if options.part not in found:
-                raise DataError(f"part: {options.path!r} holds {', '.join(sorted(found))} and no '{options.part}': name one of them")
-            found = found[options.part]
-        wanted = [getattr(options, key) for key in (*options.columns, "label", "features") if getattr(options, key)]
+            if part not in found:
+                raise DataError(f"part: {path!r} holds {', '.join(sorted(found))} and no '{part}': name one of them")
+            found = found[part]
         if missing := [field for field in wanted if field not in found.column_names]:
-            raise DataError(f"{options.path}: there is no field '{missing[0]}'; the dataset has {', '.join(found.column_names)}")
-        self._rows = found.select_columns(wanted).with_format(None)
+            raise DataError(f"{path}: there is no field '{missing[0]}'; the dataset has {', '.join(found.column_names)}")
+        self._rows = found.select_columns(list(wanted)).with_format(None)
 
     def files(self) -> list[Path]:
         """Every file of the folder."""
@@ -129,17 +131,23 @@ class DatasetRows:
             yield f"{self._path} row {i}", row
 
 
-def open_records(options: RecordOptions) -> Records:
-    """The records that options name.
+class Asked(Protocol):
+    """What options say of the records that they read; each of `columns` is the key of a field as well."""
 
-    Raises:
-        UserError: a library is missing.
-        DataError: nothing lies there.
-    """
-    if isinstance(options, HfDatasetOptions):
-        return DatasetRows(options)
-    assert isinstance(options, JsonlOptions)
-    return JsonLines(options.paths)
+    @property
+    def columns(self) -> tuple[str, ...]: ...
+    @property
+    def mode(self) -> str: ...
+    @property
+    def label(self) -> str | None: ...
+    @property
+    def classes(self) -> tuple[str, ...] | None: ...
+    @property
+    def features(self) -> str | None: ...
+    @property
+    def heldout(self) -> float: ...
+    @property
+    def tokenizer(self) -> Tokenizer: ...
 
 
 @frozen(eq=False)
@@ -147,7 +155,7 @@ class RecordDocuments:
     """The texts of records, column after column, as documents."""
 
     records: Records
-    options: RecordOptions
+    options: Asked
 
     @property
     def name(self) -> str:
@@ -231,6 +239,19 @@ class RecordDocuments:
         if value not in classes:
             raise DataError(f"{place}: the label {value!r} is none of the classes {', '.join(classes)}")
         return classes.index(value)
+
+
+def open_texts(documents: RecordDocuments, *, held: bool) -> Corpus:
+    """The texts of a split's records; what follows a prompt ends with a separator of its own.
+
+    Raises:
+        DataError: records that cannot be read or tokenized.
+        UserError: a library is missing, or the cache cannot be written.
+    """
+    options = documents.options
+    one_text = options.mode in ("text", "labelled")
+    ends = None if one_text else tuple(column != "prompt" for column in options.columns)
+    return open_corpus(documents, options.tokenizer, held=held, ends=ends)
 
 
 def _field(place: str, record: Mapping[str, Any], field: str) -> Any:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from attrs import frozen
 
 from stackwise import BatchSpec, EpochSize, TensorSpec, UserError, option, scheduled
+
+if TYPE_CHECKING:
+    from stackwise_providers_data.corpus import Corpus
 
 _INTEGERS = TensorSpec("batch time", "int64")
 _MASK = TensorSpec("batch time", "bool")
@@ -56,6 +59,11 @@ class RowOptions:
         """`tokens`, and what the form of the rows adds."""
         extra = {"packed": {"segments": _INTEGERS, "positions": _INTEGERS}, "padded": {"mask": _MASK}}.get(self.rows or "stream", {})
         return BatchSpec(fields={"tokens": tokens, **extra})
+
+    def epoch_in(self, corpus: Corpus) -> EpochSize | None:
+        """What one epoch of a corpus holds."""
+        spans = corpus.spans()
+        return self.epoch_of((spans.stops - spans.starts).tolist(), corpus.between)
 
     def epoch_of(self, documents: list[int], between: int) -> EpochSize | None:
         """What one epoch holds, from the numbers of tokens of the documents and of the separators between two.

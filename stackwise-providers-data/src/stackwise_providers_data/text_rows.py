@@ -11,9 +11,10 @@ from stackwise import BatchSpec, BuildContext, DataError
 from stackwise_providers_data.banded_walk import BandedWalk
 from stackwise_providers_data.corpus import Corpus
 from stackwise_providers_data.difficulty import rank
-from stackwise_providers_data.padded_rows import PaddedRows, Spans
+from stackwise_providers_data.padded_rows import PaddedRows
 from stackwise_providers_data.permutation import Indices
 from stackwise_providers_data.row_options import RowOptions
+from stackwise_providers_data.spans import Spans
 from stackwise_providers_data.token_stream import TokenStream, page_size
 from stackwise_providers_data.walk import EpochWalk, Walk
 

@@ -1,6 +1,6 @@
 """Configs: YAML or Python → an `Experiment`, every value with its place, every mistake at once."""
 
-from stackwise.config.component_options import parse_schedule, structure_options
+from stackwise.config.component_options import parse_option, parse_schedule, structure_options
 from stackwise.config.experiment import (
     CheckpointConfig,
     DataConfig,
@@ -32,6 +32,7 @@ __all__ = [
     "RunConfig",
     "experiment",
     "load",
+    "parse_option",
     "parse_schedule",
     "sample",
     "structure_options",

@@ -28,6 +28,24 @@ def parse_schedule(value: object) -> Schedule:
     return schedule
 
 
+def parse_option(options_class: type, name: str, value: object) -> Schedule:
+    """Read what one option that may follow time is given apart from the others, as parameter groups do.
+
+    Args:
+        options_class: of the component.
+        name: of its field.
+        value: as `parse_schedule` takes it.
+
+    Raises:
+        ScheduleError: no schedule, or a number in it that the option does not allow.
+    """
+    schedule = parse_schedule(value)
+    try:
+        return _bounded(schedule, getattr(attrs.fields(options_class), name))
+    except ValueError as error:
+        raise ScheduleError(str(error)) from None
+
+
 def structure_options(options_class: type, raw: Mapping[str, Any], path: str) -> tuple[Any, dict[str, Schedule], tuple[Problem, ...]]:
     """Make a component's options from what was written.
 

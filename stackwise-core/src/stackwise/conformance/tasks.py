@@ -110,7 +110,7 @@ def check_mask_is_honoured(subject: Subject) -> None:
         try:
             batch = dict(task.prepare({**padded, "mask": real}, bench.MOMENT, Generator().manual_seed(SEED)))
         except UserError as error:
-            raise NotApplicable(f"beside the other options of its example it refuses a mask: {error}") from error
+            raise NotApplicable(f"it refuses rows with a mask: {error}") from error
         judged = bench.objective(task, bench.model_around(subject))
         with torch.no_grad():
             total, weight, _ = judged.judge(bench.outputs(subject, batch), batch)

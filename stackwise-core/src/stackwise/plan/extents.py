@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from fractions import Fraction
+from typing import Any
 
 from attrs import frozen
 
 from stackwise.clock import RUN, Clock, Extent, Rate, Switch
 from stackwise.config import PhaseConfig, parse_schedule
+from stackwise.errors import ConfigError, ScheduleError, UserError
 from stackwise.phases import BatchShape
 from stackwise.plan.junctions import Joined
+from stackwise.plan.parts import Draft
 from stackwise.schedules import Constant, Piecewise
 from stackwise.specs import EpochSize, TaskSpec
 from stackwise.time import Duration
@@ -19,7 +22,11 @@ SHAPE_KEYS = ("batch_size", "seq_len", "accumulate", "step_tokens")
 
 
 def extent_of(phase: PhaseConfig, joined: Joined | None) -> Extent:
-    """One phase as the clock lays it out; epochs count only where its sources are known."""
+    """One phase as the clock lays it out; epochs count only where its sources are known.
+
+    Raises:
+        ConfigError: the epochs of a source are to be counted, and its data cannot be read.
+    """
     values: dict[str, int | None] = {}
     switches: list[Switch] = []
     for key in SHAPE_KEYS:
@@ -33,6 +40,18 @@ def extent_of(phase: PhaseConfig, joined: Joined | None) -> Extent:
             values[key] = declared
     reading = _Reading.of(phase, joined)
     return Extent(name=phase.name, end=phase.until, values=values, switches=tuple(switches), rate=reading.rate)
+
+
+def counts_epochs(declared: Any) -> bool:
+    """Whether a duration in a config, given as plain values, counts epochs."""
+    if isinstance(declared, Mapping):
+        return any(counts_epochs(each) for pair in declared.items() for each in pair)
+    if isinstance(declared, list | tuple):
+        return any(map(counts_epochs, declared))
+    try:
+        return isinstance(declared, str) and "epoch" in declared and Duration.parse(declared).unit == "epochs"
+    except ScheduleError:
+        return False
 
 
 def shape_of(values: Mapping[str, int | None]) -> BatchShape:
@@ -72,7 +91,7 @@ class _Reading:
         constant = {name: Fraction(weight.value) for name, weight in weights.items() if isinstance(weight, Constant)}
         total = sum(constant.values())
         shares = {name: weight / total for name, weight in constant.items()} if total and len(constant) == len(weights) else {}
-        sizes = {name: size for name, draft in joined.drafts.sources.items() if (size := draft.epoch_size) is not None}
+        sizes = {name: size for name, draft in joined.drafts.sources.items() if (size := _size(name, draft, phase)) is not None}
         task = joined.drafts.task.spec
         return cls(shares, sizes, task.lookahead if isinstance(task, TaskSpec) else 0)
 
@@ -91,6 +110,13 @@ class _Reading:
                 if len(self.shares) == 1:
                     rate["epochs"] = epochs
         return rate
+
+
+def _size(name: str, draft: Draft, phase: PhaseConfig) -> EpochSize | None:
+    try:
+        return draft.epoch_size
+    except UserError as error:
+        raise ConfigError([phase.problem(f"data.sources.{name}", str(error))]) from error
 
 
 def epochs_of(rows: Fraction, shape: BatchShape, size: EpochSize | None, lookahead: int) -> Fraction | None:

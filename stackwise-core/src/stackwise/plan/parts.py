@@ -34,6 +34,8 @@ class Draft:
     """Every option that may follow time, defaults included."""
     registered: Registered | None = None
     given: Any = None
+    counting: bool = False
+    """Whether a duration counts epochs: a loader that does not know its size may then read its data."""
 
     @property
     def label(self) -> str:
@@ -83,14 +85,20 @@ class Draft:
 
     @cached_property
     def epoch_size(self) -> EpochSize | None:
-        """What one epoch of a loader holds in training, where it can be said before reading; None where not."""
+        """What one epoch of a loader holds in training, where it can be said before reading, or is to be counted; None where not.
+
+        Raises:
+            UserError: data that cannot be counted.
+        """
+        size: EpochSize | None = None
         teller = self.options if self.registered is not None else self.given
-        if not hasattr(teller, "epoch_size"):
-            return None
-        try:
-            size: EpochSize | None = teller.epoch_size("train") if self.registered is not None else teller.epoch_size()
-        except UserError:
-            return None  # the run, which reads the data, will say what is wrong with it
+        if hasattr(teller, "epoch_size"):
+            try:
+                size = teller.epoch_size("train") if self.registered is not None else teller.epoch_size()
+            except UserError:
+                size = None  # the run, which reads the data, will say what is wrong with it
+        if size is None and self.counting and hasattr(self.options, "count_epoch"):
+            size = self.options.count_epoch("train")
         return size
 
     @property
@@ -163,6 +171,7 @@ class Drafts:
     """Makes drafts, each reference once, and collects what is wrong with them."""
 
     registry: Registry
+    counting: bool = field(default=False, kw_only=True)
     problems: list[Problem] = field(factory=list)
     faults: list[ProviderError] = field(factory=list)
     _known: dict[tuple[str, int], tuple[Ref, Draft | None]] = field(factory=dict)
@@ -211,7 +220,15 @@ class Drafts:
         if options is None:
             return None
         everything = {name: schedules[name] for name in scheduled_fields(options_class) if name in schedules}  # the rest has no value
-        return Draft(kind=kind, id=ref.use, path=ref.path, options=options, schedules=everything, registered=registered)
+        return Draft(
+            kind=kind,
+            id=ref.use,
+            path=ref.path,
+            options=options,
+            schedules=everything,
+            registered=registered,
+            counting=self.counting,
+        )
 
     def _loaded(self, kind: Kind, use: str) -> tuple[Registered, type]:
         key = f"{kind}:{use}"

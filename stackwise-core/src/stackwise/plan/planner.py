@@ -8,7 +8,7 @@ import attrs
 from attrs import field, frozen
 
 from stackwise.clock import Clock, Past, lay_out
-from stackwise.config import Experiment, PhaseConfig, parse_schedule
+from stackwise.config import Experiment, PhaseConfig, parse_option, parse_schedule
 from stackwise.errors import ConfigError, Problem, ScheduleError, SelectorError, did_you_mean
 from stackwise.phases import (
     CompiledPhase,
@@ -25,13 +25,13 @@ from stackwise.phases import (
 )
 from stackwise.plan.curves import Curves
 from stackwise.plan.evaluations import EvaluationPlan, evaluation_plan
-from stackwise.plan.extents import extent_of, shapes_in
+from stackwise.plan.extents import counts_epochs, extent_of, shapes_in
 from stackwise.plan.junctions import Joined, PhaseDrafts, join
 from stackwise.plan.parts import Draft, Drafts
 from stackwise.plan.reads import declared_sizes, shortages
 from stackwise.plan.transitions import Growing, transition
 from stackwise.registry import Provider, Registry
-from stackwise.schedules import Curve
+from stackwise.schedules import Constant, Curve, Schedule
 from stackwise.selectors import compile_selector
 from stackwise.specs import HeadSpec, RackSpec, TaskSpec
 from stackwise.unification import Bridge
@@ -89,7 +89,7 @@ class _Planner:
     """Width and depth where they are first asked for."""
 
     def __attrs_post_init__(self) -> None:
-        self.drafts = Drafts(self.registry)
+        self.drafts = Drafts(self.registry, counting=counts_epochs(self.experiment.resolved))
 
     def plan(self) -> Plan:
         """Go as far as the config allows, so that one pass finds every mistake; stop only where nothing can follow."""
@@ -225,6 +225,9 @@ class _Planner:
         try:
             extents = [extent_of(phase, each) for phase, each in zip(phases, found, strict=True)]
             return lay_out(self.experiment.run.horizon, extents, self.past)
+        except ConfigError as error:
+            self.problems += error.problems
+            return None
         except ScheduleError as error:
             if not any(problem.path.endswith((".until", "run.horizon")) for problem in self.problems):
                 self.problems.append(Problem(str(error), "phases", phases[-1].locate("until")))
@@ -292,6 +295,14 @@ class _Planner:
                 path = "model.precision"
                 self.problems.append(Problem(message + "give both one precision, or untie them", path, phase.locate(path)))
 
+    def _group_schedule(self, phase: PhaseConfig, optimizer: Draft, path: str, name: str, value: object) -> Schedule:
+        """What a group sets, under the rules of the optimizer's own option."""
+        try:
+            return parse_schedule(value) if optimizer.registered is None else parse_option(type(optimizer.options), name, value)
+        except ScheduleError as error:
+            self.problems.append(phase.problem(path, str(error)))
+            return Constant(value=0.0)
+
     def _weight(self, phase: PhaseConfig, source: str, curves: Curves) -> Curve:
         if source not in phase.data.mix:
             self.problems.append(
@@ -307,7 +318,7 @@ class _Planner:
         for group in config.groups:
             base = f"optimizer.groups.{group.name}"
             own = {
-                name: curves.of(phase, f"{base}.{name}", draft.id, parse_schedule(value))
+                name: curves.of(phase, f"{base}.{name}", draft.id, self._group_schedule(phase, draft, f"{base}.{name}", name, value))
                 for name, value in group.options.items()
                 if name in draft.schedules
             }

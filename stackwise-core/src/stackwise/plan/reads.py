@@ -97,7 +97,8 @@ class _Reading:
         return self.config.problem(
             path,
             f"one epoch of {holds} is all that it gives, as it does not repeat, and the run reads {self.rows:,.0f} rows, "
-            f"{self.epochs:.2f} epochs: let it repeat, give it more data, or shorten the run",
+            f"{self.epochs:.2f} epochs; it suffices for {int(self.rows / self.epochs + 1e-9):,}: "
+            "let it repeat, give it more data, or shorten the run",
         )
 
 

@@ -90,6 +90,8 @@ def transition(
     notes += _ended(old_state.optimizer, new_state.optimizer)
     if after.enter.fresh:
         notes.append(f"start anew: {', '.join(after.enter.fresh)}")
+    if after.enter.rewarm is not None:
+        notes.append(f"the learning rate of fresh parameters rises from 0 over {after.enter.rewarm} of the phase")
     leaving = [name for name in old.weight_adapters if _adapter(old, name) != _adapter(new, name)]
     if leaving:
         done = "merged into their matrices" if after.enter.weight_adapters == "merge" else "dropped, with what they learnt"

@@ -55,12 +55,14 @@ class Crossing:
         same: whether the optimizer goes on as the component that it was; another one takes over only what it declares to keep.
         moments: whether copied parameters, and all parameters of another optimizer, take state over.
         ended: adopted parameters whose state does not go on, though a copy of them may take it over.
+        was: name before → what the optimizer kept for it, where it said so.
     """
 
     receipt: ModelReceipt
     same: bool = True
     moments: Literal["copy", "reset"] = "copy"
     ended: Collection[str] = ()
+    was: Mapping[str, Powers] = Factory(dict)
     kept: dict[str, dict[str, Any]] = Factory(dict)
     copied: dict[str, dict[str, Any]] = Factory(dict)
 
@@ -73,12 +75,12 @@ class Crossing:
             declared: name → what its optimizer keeps for it, where it says so.
         """
         for name, before in self.receipt.adopted.items():
-            entries = self._taken(old.get(before), declared.get(name))
+            entries = self._taken(old.get(before), before, declared.get(name))
             if entries is not None and name not in self.ended and not self._is_stale(name, entries, declared.get(name)):
                 self.kept[name] = dict(entries)
         if self.moments == "copy":
             for name, origin in self.receipt.copied.items():
-                entries = self._taken(old.get(origin.source), declared.get(name))
+                entries = self._taken(old.get(origin.source), origin.source, declared.get(name))
                 parameter, was = parameters[name], self.receipt.recast.get(name)
                 mapped = None if entries is None else map_entries(entries, parameter, origin, declared.get(name), was)
                 if mapped is not None:
@@ -86,7 +88,7 @@ class Crossing:
         used = {self.receipt.adopted[name] for name in self.kept} | {self.receipt.copied[name].source for name in self.copied}
         return MomentsReceipt(kept=len(self.kept), copied=len(self.copied), dropped=len(old.keys() - used))
 
-    def _taken(self, entries: Entries | None, declared: Powers | None) -> Entries | None:
+    def _taken(self, entries: Entries | None, source: str, declared: Powers | None) -> Entries | None:
         """The entries that the new optimizer goes on with; None: it starts anew."""
         if entries is None or (not self.same and (declared is None or self.moments == "reset")):
             return None
@@ -95,7 +97,8 @@ class Crossing:
         if any(entry not in entries for entry in declared):
             return None
         if self.same:
-            return entries
+            gone = self.was.get(source, declared).keys() - declared.keys()  # by another rule of the same optimizer
+            return {entry: value for entry, value in entries.items() if entry not in gone}
         return {entry: entries[entry] for entry in declared}
 
     def _is_stale(self, name: str, entries: Entries, declared: Powers | None) -> bool:

@@ -307,8 +307,9 @@ class OptimizerPlane:
         optimizer = self._build(state.part, t, group_parameters(state, trainable, t, apart=self._rewarming, frozen=frozen))
         _check_membership(optimizer, trainable, ProviderError)
         same = before is not None and before.part.id == state.part.id
+        was = _declared(self.optimizer, self._names) if before is not None else {}
         ended = {name for name in receipt.adopted if parameters[name] in self._settled}
-        crossing = Crossing(receipt=receipt, same=same, moments=enter.moments, ended=ended)
+        crossing = Crossing(receipt=receipt, same=same, moments=enter.moments, ended=ended, was=was)
         moments = crossing.carry(old, parameters, _declared(optimizer, trainable))
         carried = {**crossing.kept, **crossing.copied}
         for name, parameter in trainable.items():

@@ -140,7 +140,8 @@ def _check_shape(name: str, shape: tuple[int, ...], old: torch.Tensor, origin: C
         raise ProviderError(f"{name}: the map leads from {tuple(old.shape)} to {mapped}, but the parameter has {shape}")
     raise UserError(
         f"{name} changes its shape from {tuple(old.shape)} to {shape} at this phase, and no growth operator says how: keep the size, "
-        f"declare `enter: {{growth: {{use: ...}}}}` with an operator for widths, or let it start anew with `enter: {{fresh: [{name}]}}`"
+        f"declare `enter: {{growth: {{use: ...}}}}` with an operator for widths, or let it start anew with `enter: {{fresh: [{name}]}}`; "
+        "in a loop of your own give `carry` a map with `CopyOf` or `Fresh`"
     )
 
 
