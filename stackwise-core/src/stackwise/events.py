@@ -19,6 +19,8 @@ class RunStarted(NamedTuple):
     """Junctions that were bridged, in sentences."""
     step: int = 0
     """The first step to run: not 0 where a run goes on from a checkpoint."""
+    providers: tuple[str, ...] = ()
+    """Whose code runs: distribution, version, and the sha256 of its Python files."""
 
 
 class PhaseEntered(NamedTuple):

@@ -48,6 +48,7 @@ class TrainingMachine:
         seed: the run's seed; each step seeds its own streams from (seed, consumer, step).
         halt_after: steps in a row that may be skipped as not finite before training halts.
         bridges: junctions that assembly bridged, in sentences, reported at the start.
+        providers: whose code the parts are, in words, reported at the start.
         observers: called with every event.
 
     Raises:
@@ -69,6 +70,7 @@ class TrainingMachine:
         seed: int = 0,
         halt_after: int = 3,
         bridges: Sequence[str] = (),
+        providers: Sequence[str] = (),
         observers: Sequence[Observer] = (),
     ) -> None:
         self.placement = placement or Placement()
@@ -78,7 +80,7 @@ class TrainingMachine:
         self.objective = task if isinstance(task, Objective) else Objective.of(task)
         self.optimizer = optimizer if isinstance(optimizer, OptimizerPlane) else OptimizerPlane.of(optimizer, self.model.trainable())
         self.evaluations = {evaluation.name: evaluation for evaluation in evaluations}
-        self._grow, self._bridges, self._halt_after = grow, tuple(bridges), halt_after
+        self._grow, self._bridges, self._providers, self._halt_after = grow, tuple(bridges), tuple(providers), halt_after
         self._seed, self._probe = seed, probe
         self._last_batch: tuple[Batch, Moment] | None = None
         self._probed_step = self._reference_phase = -1
@@ -260,7 +262,8 @@ class TrainingMachine:
             self.data.end()
 
     def _phases(self) -> Iterator[Event]:
-        yield RunStarted(self.schedule.steps, str(self.placement.device), self.placement.precision, self._bridges, self.step)
+        where = str(self.placement.device), self.placement.precision
+        yield RunStarted(self.schedule.steps, *where, self._bridges, self.step, self._providers)
         for phase in self.schedule:
             if phase.stop <= self.step:
                 continue

@@ -25,7 +25,7 @@ from stackwise.pricing import price
 from stackwise.progress import Progress
 from stackwise.registry import blaming
 from stackwise.report import Summary
-from stackwise.resumption import Described, Origin, changed_versions, check_fingerprints, named_config
+from stackwise.resumption import Described, Origin, changed_files, changed_versions, check_fingerprints, named_config
 from stackwise.run_loop import RunLoop
 from stackwise.rundir import CHECKPOINTS, CONFIG, FINAL, RunDirectory
 from stackwise.time import Duration
@@ -176,7 +176,9 @@ class _Rest:
 
     def notes(self) -> list[str]:
         """What else is not as it was."""
-        return changed_versions(self.saved.versions, self.plan) if self.saved is not None else []
+        if self.saved is None:
+            return []
+        return [*changed_versions(self.saved.versions, self.plan), *changed_files(self.saved.providers, self.plan)]
 
     def machine(self) -> TrainingMachine:
         """The machine at the step to go on from."""
