@@ -18,6 +18,7 @@ import stackwise
 from stackwise import Built, Evaluated, Phase, PhaseEntered, StepDone, TaskSpec, TensorSpec, UserError
 from stackwise.events import Event
 from stackwise.machine import TrainingMachine
+from stackwise.planes.optimizer import OptimizerPlane
 
 FREE = {"use": "optim.schedule-free", "lr": 0.05}
 HELD = {"heldout": {"every": "100%", "batches": 2}}
@@ -199,3 +200,11 @@ def test_a_count_in_a_group_is_not_inherited_by_what_begins_later() -> None:
     machine = of_the_library(Phase("some", until="6 steps", model={"freeze": ["rack"]}), Phase("all", model={"freeze": []}))
     with pytest.raises(UserError, match=r"AdamWScheduleFree counts in its parameter groups \(k, .*\), where rack.weight, which begins"):
         list(machine.train())
+
+
+def test_an_optimizer_that_begins_in_evaluation_is_put_into_training() -> None:
+    parameter = nn.Parameter(torch.ones(2))
+    plane = OptimizerPlane.of(schedulefree.AdamWScheduleFree([parameter], lr=0.05), {"p": parameter})
+    parameter.grad = torch.ones(2)
+    plane.step(0.0)  # which it refuses in evaluation
+    assert float(parameter.detach().max()) < 1
