@@ -77,7 +77,7 @@ def _pieces(building: bool) -> list[_Piece]:
         _Piece("the random generator of `random`", random.getstate, random.setstate),
         _Piece("the working directory", os.getcwd, os.chdir),
         _Piece("the module path", lambda: list(sys.path), _write_path, lambda before, after: set(before) <= set(after)),
-        _Piece("the environment variables", lambda: dict(os.environ), _write_environment),
+        _Piece("the environment variables", _read_environment, _write_environment),
     ]
     if not building:
         pieces.append(_Piece("a running thread", lambda: frozenset(threading.enumerate()), None, _no_new_thread))
@@ -123,8 +123,16 @@ def _write_path(before: list[str]) -> None:
     sys.path[:] = [*before, *(entry for entry in sys.path if entry not in before)]
 
 
+_SET_BY_TORCH = ("TORCHINDUCTOR_CACHE_DIR",)
+"""By the first import of its compiler, whoever's code happens to lead there."""
+
+
+def _read_environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name not in _SET_BY_TORCH}
+
+
 def _write_environment(before: dict[str, str]) -> None:
-    for name in set(os.environ) - set(before):
+    for name in set(_read_environment()) - set(before):
         del os.environ[name]
     os.environ.update(before)
 
