@@ -118,7 +118,7 @@ def _row(key: str, attribute: attrs.Attribute[Any], wanted: Any) -> Row:
     about = attribute.metadata
     if not about.get("doc"):
         raise KeyError(f"{key} is not documented: give its field a doc")
-    form = about.get("form") or _form(wanted, about.get("minimum"))
+    form = about.get("form") or _form(wanted, about.get("minimum"), about.get("above"))
     examples = ", ".join(f"`{text}`" for text in about.get("examples", ()))
     return Row(
         key, form, about.get("absent") or _default(attribute.default), about["doc"], examples or ("see below" if form == "map" else "")
@@ -139,17 +139,17 @@ def _default(default: Any) -> str:
     return f"`{default}`" if isinstance(default, str | Duration) else "none"
 
 
-def _form(wanted: Any, minimum: float | None) -> str:
+def _form(wanted: Any, minimum: float | None = None, above: float | None = None) -> str:
     """What may be written, by the type."""
     shape, arms = get_origin(wanted) or wanted, [arm for arm in get_args(wanted) if arm is not NoneType]
     if shape is Literal:
         return ", ".join(f"`{arm}`" for arm in arms)
     if shape in (Union, UnionType):
-        return " or ".join(_form(arm, minimum) for arm in arms)
+        return " or ".join(_form(arm, minimum, above) for arm in arms)
     if shape is tuple:
         return "list of components" if arms[0] is Ref else "list"
     if shape in (dict, Mapping):
-        return f"name → {_form(arms[1], None)}"
+        return f"name → {_form(arms[1])}"
     names = {
         int: "whole number",
         float: "number",
@@ -159,7 +159,8 @@ def _form(wanted: Any, minimum: float | None) -> str:
         Schedule: "schedule",
         Ref: "component",
     }
-    return names.get(shape, "map") + (f" ≥ {minimum:g}" if minimum is not None else "")
+    bound = f" ≥ {minimum:g}" if minimum is not None else f" > {above:g}" if above is not None else ""
+    return names.get(shape, "map") + bound
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import stackwise
-from stackwise import ConfigError, cli, discover
+from stackwise import ConfigError, UserError, cli, discover
 from stackwise.admission import ALLOW, BLOCK, environment_lists, lists_of, refusal
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "one-phase.yaml"
@@ -78,6 +78,21 @@ def test_a_plan_imports_only_the_providers_that_its_config_names() -> None:
     registry = discover()
     stackwise.make_plan(stackwise.load(EXAMPLE), registry)
     assert set(registry._known) >= {"transformer", "optim", "data"} and "loud" not in registry._known
+
+
+@pytest.mark.parametrize(
+    ("flags", "environment", "source"), [(["--block-provider", "lout"], {}, "--block-provider"), ([], {BLOCK: "lout"}, BLOCK)]
+)
+def test_a_misspelt_name_blocks_nobody_unnoticed(flags: list[str], environment: dict[str, str], source: str) -> None:
+    done = call(*flags, "list-providers", **environment)
+    assert done.exit_code == 2 and f"{source}: no provider 'lout' is installed — did you mean 'loud'" in done.stderr
+    assert listed("--block-provider", "something-quite-different")["fine"][0] == "ok"
+
+
+def test_a_misspelt_name_in_a_config_is_refused() -> None:
+    config = stackwise.load(EXAMPLE, ["run.providers.block=[transformers]"])
+    with pytest.raises(UserError, match=r"run.providers.block: no provider 'transformers' is installed.*'transformer'"):
+        stackwise.make_plan(config, discover())
 
 
 def test_a_list_that_is_left_out_allows_everything_and_an_empty_one_nothing() -> None:

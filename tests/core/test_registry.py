@@ -168,6 +168,14 @@ def test_a_factory_that_changes_global_state_is_undone_and_named(site: Any, code
     assert (os.getcwd(), random.getstate(), torch.initial_seed(), torch.get_default_dtype()) == before  # noqa: PTH109
 
 
+def test_what_torch_notes_in_the_environment_is_nobodys_fault(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "before")
+    (site.folder / "fake_compiling.py").write_text("import os\nos.environ['TORCHINDUCTOR_CACHE_DIR'] = 'there'\ndef f(): ...")
+    site.modules.append("fake_compiling")
+    assert callable(registered("rack", "text.part", factory="fake_compiling:f").load_factory())
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "there"
+
+
 def test_a_factory_may_draw_its_weights(site: Any) -> None:
     (site.folder / "fake_drawn.py").write_text("import torch\ndef f():\n    return torch.rand(3)\n")
     site.modules.append("fake_drawn")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from stackwise.assembly import Workshop
 from stackwise.phases import Transition
 from stackwise.pricing import price
 from stackwise.registry import Registry
+from stackwise.resumption import changed_files
 from stackwise.run import run
 
 SOURCE = Path(__file__).parent / "waves-for-stackwise"
@@ -204,6 +206,30 @@ def test_what_a_provider_raises_while_it_is_used_is_its_own_fault(registry: Regi
     status = tmp_path / "out" / "status.json"
     assert status.exists() == began
     assert not began or "the well is dry" in status.read_text(encoding="utf-8")
+
+
+def test_plan_log_and_checkpoint_say_whose_code_ran_down_to_its_files(registry: Registry, tmp_path: Path) -> None:
+    config = tmp_path / "x.yaml"
+    config.write_text((SOURCE / "grow-waves.yaml").read_text(encoding="utf-8"), encoding="utf-8")
+    run(config, ["run.horizon=6 steps", "observers=[]", "optimizer.lr=1e-3", "phases=null"], tmp_path / "out")
+    waves = registry.provider("waves")
+    assert waves is not None
+    (planned,) = json.loads((tmp_path / "out" / "plan.json").read_text(encoding="utf-8"))["providers"]
+    (begun, *_) = (tmp_path / "out" / "events.jsonl").read_text(encoding="utf-8").splitlines()
+    (state,) = {path.read_text(encoding="utf-8") for path in (tmp_path / "out" / "checkpoints").glob("*6/state.json")}
+    assert planned == {**waves.provenance()} and len(planned["sha256"]) == 64
+    assert json.loads(begun)["providers"] == [f"{waves.distribution} {waves.version} sha256:{planned['sha256']}"]
+    assert json.loads(state)["providers"] == [planned]
+
+
+def test_other_files_of_the_same_version_are_told_when_a_run_goes_on(plan: Make) -> None:
+    made = plan()
+    now = [provider.provenance() for provider in made.providers]
+    assert changed_files(now, made) == []
+    told = changed_files([{**row, "sha256": "0" * 64} for row in now], made)
+    assert told == [
+        f"{row['distribution']} {row['version']} has other files than then: the rest need not be equal to the bit" for row in now
+    ]
 
 
 def test_an_evaluations_own_sources_are_joined_with_the_task(plan: Make) -> None:

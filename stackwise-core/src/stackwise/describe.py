@@ -23,16 +23,8 @@ def plan_as_json(plan: Plan, prices: tuple[PhasePrice, ...]) -> dict[str, Any]:
         "phases": [_phase_as_json(phase, cost) for phase, cost in zip(plan.schedule, prices, strict=True)],
         "evaluations": {name: list(steps) for name, steps in plan.schedule.evaluate_at.items()},
         "bridges": [str(bridge) for bridge in plan.bridges],
-        "providers": providers_as_json(plan),
+        "providers": [provider.provenance() for provider in plan.providers],
     }
-
-
-def providers_as_json(plan: Plan) -> list[dict[str, Any]]:
-    """The providers that a plan uses, down to their files, as plan, log and weights state them."""
-    return [
-        {"provider": p.name, "distribution": p.distribution, "version": p.version, "editable": p.editable, "sha256": p.file_digest()}
-        for p in plan.providers
-    ]
 
 
 def _phase_as_json(phase: CompiledPhase, cost: PhasePrice) -> dict[str, Any]:

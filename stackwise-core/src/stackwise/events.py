@@ -19,6 +19,8 @@ class RunStarted(NamedTuple):
     """Junctions that were bridged, in sentences."""
     step: int = 0
     """The first step to run: not 0 where a run goes on from a checkpoint."""
+    providers: tuple[str, ...] = ()
+    """Whose code runs: distribution, version, and the sha256 of its Python files."""
 
 
 class PhaseEntered(NamedTuple):
@@ -92,7 +94,7 @@ class CheckpointSaved(NamedTuple):
     seconds: float
     """How long training stood still."""
     reason: str
-    """`cadence`, `phase`, `signal` or `end`."""
+    """`cadence`, `phase`, `signal`, `end`, or `branch` where a run was branched from another."""
 
 
 class CheckpointRefused(NamedTuple):

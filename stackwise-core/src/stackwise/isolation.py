@@ -123,12 +123,12 @@ def _write_path(before: list[str]) -> None:
     sys.path[:] = [*before, *(entry for entry in sys.path if entry not in before)]
 
 
-_SET_BY_TORCH = ("TORCHINDUCTOR_CACHE_DIR",)
-"""By the first import of its compiler, whoever's code happens to lead there."""
+_TORCHS_OWN = ("TORCHINDUCTOR_", "TRITON_")
+"""How variables begin that torch sets for itself when parts of it are imported."""
 
 
 def _read_environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name not in _SET_BY_TORCH}
+    return {name: value for name, value in os.environ.items() if not name.startswith(_TORCHS_OWN)}
 
 
 def _write_environment(before: dict[str, str]) -> None:

@@ -48,6 +48,7 @@ class TrainingMachine:
         seed: the run's seed; each step seeds its own streams from (seed, consumer, step).
         halt_after: steps in a row that may be skipped as not finite before training halts.
         bridges: junctions that assembly bridged, in sentences, reported at the start.
+        providers: whose code the parts are, in words, reported at the start.
         observers: called with every event.
 
     Raises:
@@ -69,6 +70,7 @@ class TrainingMachine:
         seed: int = 0,
         halt_after: int = 3,
         bridges: Sequence[str] = (),
+        providers: Sequence[str] = (),
         observers: Sequence[Observer] = (),
     ) -> None:
         self.placement = placement or Placement()
@@ -78,7 +80,7 @@ class TrainingMachine:
         self.objective = task if isinstance(task, Objective) else Objective.of(task)
         self.optimizer = optimizer if isinstance(optimizer, OptimizerPlane) else OptimizerPlane.of(optimizer, self.model.trainable())
         self.evaluations = {evaluation.name: evaluation for evaluation in evaluations}
-        self._grow, self._bridges, self._halt_after = grow, tuple(bridges), halt_after
+        self._grow, self._bridges, self._providers, self._halt_after = grow, tuple(bridges), tuple(providers), halt_after
         self._seed, self._probe = seed, probe
         self._last_batch: tuple[Batch, Moment] | None = None
         self._probed_step = self._reference_phase = -1
@@ -260,7 +262,8 @@ class TrainingMachine:
             self.data.end()
 
     def _phases(self) -> Iterator[Event]:
-        yield RunStarted(self.schedule.steps, str(self.placement.device), self.placement.precision, self._bridges, self.step)
+        where = str(self.placement.device), self.placement.precision
+        yield RunStarted(self.schedule.steps, *where, self._bridges, self.step, self._providers)
         for phase in self.schedule:
             if phase.stop <= self.step:
                 continue
@@ -369,11 +372,12 @@ class TrainingMachine:
             self._probed_step = phase.stop - 1
         self.data.open(self.schedule.moments(phase, self.step))
         for moment, tokens in self.schedule.walk(phase, self.step):
-            if moment.step in due:
-                yield from self._evaluate(moment.step, phase.name, "cadence")
             started = perf_counter()
             if moving:
                 self._apply_values(moment.t)
+            if moment.step in due:
+                yield from self._evaluate(moment.step, phase.name, "cadence")
+                started = perf_counter()
             loss, norm = self._train_step(moment)
             finite = isfinite(loss) and isfinite(norm)
             self._not_finite_in_a_row = 0 if finite else self._not_finite_in_a_row + 1
@@ -485,14 +489,14 @@ def gradient_norm(parameters: Sequence[nn.Parameter]) -> float:
     Raises:
         UserError: no parameter has a gradient: the loss does not depend on anything trainable.
     """
-    gradients = [p.grad for p in parameters if p.grad is not None]
+    gradients = [gradient for p in parameters if (gradient := p.grad) is not None]
     if not gradients:
         raise UserError(
             "no trainable parameter has a gradient: the loss does not depend on what is trained; thaw something that it passes through"
         )
     norms = torch._foreach_norm(gradients)
     if gradients[0].is_cpu:  # reading one by one is cheaper than a kernel that stacks them; a device would wait at each
-        return hypot(*(norm.item() for norm in norms))
+        return hypot(*[norm.item() for norm in norms])
     return hypot(*torch.stack(norms).tolist())
 
 

@@ -18,7 +18,7 @@ from attrs import define, field, frozen
 
 from stackwise.admission import ProviderList, refusal
 from stackwise.contracts import Component, Kind
-from stackwise.errors import ProviderError, StackwiseError, UnknownComponentError, did_you_mean, near_names
+from stackwise.errors import ProviderError, StackwiseError, UnknownComponentError, UserError, did_you_mean, near_names
 from stackwise.isolation import guarded
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -129,6 +129,16 @@ class Provider:
         """Whether its components can be used."""
         return self.status == "ok"
 
+    def provenance(self) -> dict[str, Any]:
+        """Which code this is, down to its files, as plans and checkpoints state it."""
+        return {
+            "provider": self.name,
+            "distribution": self.distribution,
+            "version": self.version,
+            "editable": self.editable,
+            "sha256": self.file_digest(),
+        }
+
     def file_digest(self) -> str:
         """sha256 over the paths and bytes of its Python files, so that a log says which code ran."""
         from hashlib import sha256
@@ -182,12 +192,20 @@ class Registry:
         self._known = {name: tuple(p for p in self._found if p.name == name) for name in names}
 
     def under(self, lists: Iterable[ProviderList]) -> Registry:
-        """The same registry, in which these lists are observed: what they refuse is not imported."""
+        """The same registry, in which these lists are observed: what they refuse is not imported.
+
+        Raises:
+            UserError: a list blocks a name that nobody has and that is nearly somebody's, who would then be imported.
+        """
         lists = tuple(lists)
         if not lists:
             return self
         known = {name: Pending.of(claimants) for name, claimants in self._known.items() if claimants}
         pending = {**self._pending, **known}
+        for each in lists:
+            for name in () if each.allows else sorted(each.names - pending.keys()):
+                if near_names(name, pending):
+                    raise UserError(f"{each.source}: no provider '{name}' is installed{did_you_mean(name, pending)}")
         reasons = {name: refusal(name, lists) for name in pending}
         return Registry(pending={name: p if (told := reasons[name]) is None else p.refused(told) for name, p in pending.items()})
 

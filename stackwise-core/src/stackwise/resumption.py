@@ -40,9 +40,13 @@ class Described:
     config: Mapping[str, Any]
     past: Past
     machine: Mapping[str, Any]
+    reason: str
+    """Why it was saved."""
     versions: Mapping[str, str]
     fingerprints: Mapping[str, Any]
     parent: Mapping[str, Any] | None = None
+    providers: Sequence[Mapping[str, Any]] = ()
+    """The code of providers that it was saved by."""
 
     @classmethod
     def read(cls, document: Mapping[str, Any]) -> Described:
@@ -57,9 +61,11 @@ class Described:
             config=document["config"],
             past=Past(document["machine"]["step"], clock_from_json(document["clock"])),
             machine=document["machine"],
+            reason=document["reason"],
             versions=document["versions"],
             fingerprints=document["fingerprints"],
             parent=document["parent"],
+            providers=document.get("providers", ()),
         )
 
 
@@ -70,6 +76,7 @@ def describe(plan: Plan, machine: TrainingMachine, parent: Mapping[str, Any] | N
         "config": named_config(plan),
         "clock": clock_as_json(plan.schedule.clock),
         "versions": versions(plan),
+        "providers": [provider.provenance() for provider in plan.providers],
         "fingerprints": machine.data.fingerprints(),
         "parent": parent,
     }
@@ -100,6 +107,14 @@ def changed_versions(saved: Mapping[str, str], plan: Plan) -> list[str]:
         told = "; ".join(f"{name} {was} → {installed}" for name, was, installed in refused)
         raise UserError(f"the checkpoint was saved by incompatible versions ({told}): install the versions it was saved by")
     return [f"{name} {was} → {installed}: the rest need not be equal to the bit" for name, was, installed in pairs]
+
+
+def changed_files(saved: Sequence[Mapping[str, Any]], plan: Plan) -> list[str]:
+    """Sentences on every provider of the same version whose files are others than when the checkpoint was saved."""
+    was = {(row["distribution"], row["version"]): row["sha256"] for row in saved}
+    used = {(provider.distribution, provider.version): provider.file_digest() for provider in plan.providers}
+    changed = [key for key in used if key in was and was[key] != used[key]]
+    return [f"{name} {version} has other files than then: the rest need not be equal to the bit" for name, version in changed]
 
 
 def check_fingerprints(saved: Mapping[str, Any], machine: TrainingMachine) -> None:

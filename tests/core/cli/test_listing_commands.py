@@ -136,6 +136,7 @@ class Options:
     width: int = dimension("width", doc="features")
     stacks: tuple[Stack, ...] = stacks(doc="blocks")
     dropout: float = scheduled(0.0, doc="share zeroed", minimum=0, maximum=1)
+    decay: float = option(0.5, doc="share kept", below=1)
     attention: str | None = follows_task("attention", doc="what is seen", choices=("causal",))
     start: str = option("here", doc="where", key="from")
     tags: list = option(factory=list, doc="marks")
@@ -263,6 +264,7 @@ def test_show_as_json_says_where_from_and_everything_of_an_option(site: Any) -> 
     options = {option["key"]: option for option in row["options"]}
     assert options["dropout"]["may_follow_time"] and not options["width"]["may_follow_time"]
     assert (options["dropout"]["default"], options["dropout"]["minimum"], options["dropout"]["maximum"]) == (0.0, 0, 1)
+    assert options["decay"]["below"] == 1
     assert options["stacks"]["required"] and options["from"]["doc"] == "where" and options["from"]["default"] == "here"
     assert row["example"] == {"use": "fine.r", "stacks": [{"base": 2}], "from": "there"} and row["stands_at"] == "model.rack"
 

@@ -76,7 +76,7 @@ def test_a_reason_is_required(reason: str) -> None:
 
 
 def test_a_provider_that_is_not_installed_is_named() -> None:
-    with pytest.raises(UserError, match=r"no provider 'cor' is installed.*did you mean 'core'"):
+    with pytest.raises(UserError, match=r"no provider 'cor' is installed.*did you mean 'core'.*group 'stackwise.providers'"):
         conformance.parametrize("cor")
 
 

@@ -116,6 +116,8 @@ BASE = read(ROOT / "examples" / "one-phase.yaml")
         (("optimizer", "groups"), {"slow": {"select": ["embedding"], "lr": 1e-4}}, True),
         (("optimizer", "groups"), {"slow": {"select": ["embedding"], "width": 3}}, False),
         (("optimizer", "groups"), {"slow": {"select": "embedding"}}, False),
+        (("optimizer", "clip"), 0, False),
+        (("optimizer", "clip"), 0.5, True),
         (("run", "horizon"), "300", False),
         (("run", "horizon"), "3 epochs of stdlib", True),
         (("run", "horizon"), "3 fortnights", False),

@@ -63,7 +63,7 @@ def show(component: str, as_json: bool) -> None:
 
     The JSON objects have the keys id, kind, summary, provider, distribution, version, editable, sha256 (of the distribution's
     Python files), options_at (file and line), factory, options (key, type, required, default, doc, may_follow_time, and the
-    rules minimum, maximum, choices), spec, example and stands_at.
+    rules minimum, maximum, below, choices), spec, example and stands_at.
 
     Exit codes: 0 done, 2 there is no such component, 3 its provider is broken.
     """
@@ -140,7 +140,9 @@ def _as_object(registry: Registry, found: Registered) -> dict[str, Any]:
 
 
 def _option_as_object(attribute: attrs.Attribute[Any]) -> dict[str, Any]:
-    rules = {name: attribute.metadata[name] for name in ("minimum", "maximum", "choices") if attribute.metadata.get(name) is not None}
+    rules = {
+        name: attribute.metadata[name] for name in ("minimum", "maximum", "below", "choices") if attribute.metadata.get(name) is not None
+    }
     default: Any = attribute.default
     plain = default is None or isinstance(default, bool | int | float | str | list | tuple)
     return {

@@ -326,7 +326,7 @@ class LRScaleConfig:
     base: float | None = key(
         None,
         rule=_broken_base,
-        form="number > 0",
+        above=0,
         absent="the size in the first phase that scales by it",
         doc="size at which lr holds as written; required for `parameters`",
         example="256",
@@ -354,7 +354,7 @@ class OptimizerConfig:
         example="{slow: {select: [embedding], lr: 1e-4}}",
     )
     clip: float | None = key(
-        None, rule=_broken_clip, form="number > 0", absent="no clipping", doc="largest norm of the whole gradient", example="1.0"
+        None, rule=_broken_clip, above=0, absent="no clipping", doc="largest norm of the whole gradient", example="1.0"
     )
     lr_scaling: Mapping[Literal["width", "depth", "parameters"], LRScaleConfig] = key(
         factory=dict,

@@ -27,6 +27,7 @@ def key(
     factory: Callable[[], Any] | None = None,
     minimum: float | None = None,
     maximum: float | None = None,
+    above: float | None = None,
 ) -> Any:
     """A key of the core. The schema and the tables of docs/config.md are drawn from what is said here.
 
@@ -41,9 +42,10 @@ def key(
         factory: makes a fresh default.
         minimum: smallest value allowed.
         maximum: largest value allowed.
+        above: every value allowed is larger than this, as the rule says.
     """
     about = {"examples": (example,) if isinstance(example, str) else example, "absent": absent, "form": form, "key": named, "rule": rule}
-    said = {name: value for name, value in about.items() if value}
+    said = {name: value for name, value in {**about, "above": above}.items() if value not in (None, "", ())}
     return described(default, doc=doc, minimum=minimum, maximum=maximum, factory=factory, extra=said)
 
 

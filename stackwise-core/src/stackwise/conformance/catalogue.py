@@ -158,11 +158,12 @@ CATALOGUE: Mapping[str, Check] = {
 
 PREREQUISITES = (
     "check_example",
+    "check_spec_is_cold",
     "check_builds",
     "check_measured_shapes",
     "check_prepared_batch",
     "check_batch_spec",
     "check_transformed_fields",
 )
-"""What every later check stands on, as far as its kind has it: an example, an artifact, and that it does alone what its spec says.
-Where one of these fails, the later ones are blocked."""
+"""What the other checks stand on, as far as their kind has it: an example, a spec, an artifact, and that it does alone what its spec
+says. Where one of these fails the others are blocked, but declarations only by declarations before them."""

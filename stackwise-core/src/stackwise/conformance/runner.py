@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from stackwise.conformance.catalogue import CATALOGUE, PREREQUISITES, Check
 from stackwise.conformance.subject import Broken, NotApplicable, Subject, reported
 from stackwise.errors import UserError
 from stackwise.isolation import guarded
+from stackwise.registry import StateChanged
 
 Verdict = Literal["passed", "failed", "not applicable", "blocked"]
 
@@ -67,15 +69,17 @@ class Runner:
         return (self.run(subject, check) for check in checks_for(subject))
 
     def _blocked(self, subject: Subject, check: Check) -> Outcome | None:
-        for name in PREREQUISITES[: 1 if check.module == "declarations" else None]:
-            if name == check.name:
+        order = list(CATALOGUE)
+        for name in PREREQUISITES:
+            later = check.module == "declarations" and order.index(name) > order.index(check.name)
+            if name == check.name or later:
                 return None
             if subject.kind not in CATALOGUE[name].kinds:
                 continue
             found = self.run(subject, CATALOGUE[name])
             if found.verdict in ("failed", "blocked"):
                 return Outcome(subject=subject, check=check, verdict="blocked", reason=f"{name} failed")
-            if found.verdict == "not applicable":
+            if found.verdict == "not applicable" and name == "check_builds":
                 return Outcome(subject=subject, check=check, verdict="not applicable", reason=found.reason)
         return None
 
@@ -83,8 +87,9 @@ class Runner:
 def _run(subject: Subject, check: Check) -> Outcome:
     verdict: Verdict = "passed"
     reason = ""
-    with _absolute_path(), TemporaryDirectory(prefix="stackwise-check-") as folder, guarded():
+    with _absolute_path(), TemporaryDirectory(prefix="stackwise-check-") as folder, guarded(), warnings.catch_warnings():
         os.chdir(folder)
+        warnings.simplefilter("ignore", StateChanged)  # check_leaves_the_process_alone tells it
         try:
             with reported(subject):
                 check.load()(subject)

@@ -16,7 +16,7 @@ from attrs import field, frozen
 from stackwise.clock import compile_clock
 from stackwise.config import Ref
 from stackwise.contracts import BuildContext, Component, Kind
-from stackwise.discovery import components_of, discover
+from stackwise.discovery import GROUP, components_of, discover
 from stackwise.errors import Problem, ProviderError, StackwiseError, UserError, did_you_mean
 from stackwise.plan.parts import Draft, Drafts
 from stackwise.registry import KINDS, Provider, Registered, Registry
@@ -191,7 +191,8 @@ def _installed(name: str) -> tuple[Provider, str | None]:
     provider = found.provider(owner)
     if provider is None:
         known = [p.name for p in found.providers]
-        raise UserError(f"no provider '{owner}' is installed{did_you_mean(owner, known)}")
+        how = f"it is found by an entry point of the group '{GROUP}', which installing the distribution anew makes known"
+        raise UserError(f"no provider '{owner}' is installed{did_you_mean(owner, known)}; {how}")
     if dot and not any(name in (c.id, f"{c.kind}:{c.id}") for c in provider.components):
         raise UserError(f"provider '{owner}' has no component '{name}'{did_you_mean(name, [c.id for c in provider.components])}")
     return provider, name if dot else None

@@ -19,6 +19,8 @@ from stackwise.registry import Registered, Registry
 from stackwise.schedules import TAGS, Constant, Curve, Schedule
 from stackwise.specs import EpochSize, RackSpec, Spec
 
+_OPEN = "; it is called while options that the config leaves open are still None, so a spec names dimensions instead of giving their sizes"
+
 
 @frozen(kw_only=True, eq=False)
 class Draft:
@@ -64,8 +66,7 @@ class Draft:
             raise
         except Exception as error:
             raise ProviderError(
-                f"to_spec() of {self.label} failed: {type(error).__name__}: {error}; it is called while options that the config leaves "
-                "open are still None, so a spec names dimensions instead of giving their sizes",
+                f"to_spec() of {self.label} failed: {type(error).__name__}: {error}{_OPEN if isinstance(error, TypeError) else ''}",
                 provider=registered.provider,
                 distribution=registered.distribution,
             ) from error

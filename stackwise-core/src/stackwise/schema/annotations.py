@@ -122,7 +122,8 @@ def _bounded(schema: Schema, rules: Mapping[str, Any]) -> Schema:
     """Bounds and choices, on every arm that they can be said of."""
     if rules.get("choices"):
         return {"enum": list(rules["choices"])}
-    bounds = {name: rules[name] for name in ("minimum", "maximum") if rules.get(name) is not None}
+    names = {"minimum": "minimum", "maximum": "maximum", "above": "exclusiveMinimum", "below": "exclusiveMaximum"}
+    bounds = {name: rules[rule] for rule, name in names.items() if rules.get(rule) is not None}
     if not bounds:
         return schema
     if "anyOf" in schema:
