@@ -16,7 +16,7 @@ from stackwise.amendments import amend
 from stackwise.assembly import assemble
 from stackwise.checkpoints import Checkpoint, CheckpointStore, Skipped, save_weights, step_of
 from stackwise.config import Experiment
-from stackwise.describe import plan_as_json, providers_as_json
+from stackwise.describe import plan_as_json
 from stackwise.discovery import discover
 from stackwise.errors import DiskError, RunStopped, UserError
 from stackwise.events import ConfigChanged
@@ -205,7 +205,7 @@ class _Rest:
     def is_declared_in(self, directory: RunDirectory) -> bool:
         """Whether a run directory holds this config and its plan already, which nothing has changed since."""
         as_before = self.checkpoint is not None and not self.changes
-        return as_before and directory.declares(named_config(self.plan), providers_as_json(self.plan))
+        return as_before and directory.declares(named_config(self.plan), [provider.provenance() for provider in self.plan.providers])
 
     def notes(self) -> list[str]:
         """What else is not as it was."""
