@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from resource import RUSAGE_CHILDREN, getrusage
 from statistics import median
 
 ROUNDS = 5
@@ -25,13 +26,13 @@ REFUSED = {
 }
 
 
-def seconds(path: Path, code: int) -> float:
-    """Wall seconds of one process, which must end with `code`."""
-    start = time.perf_counter()
+def seconds(path: Path, code: int) -> tuple[float, float]:
+    """Wall and CPU seconds of one process, which must end with `code`."""
+    start, before = time.perf_counter(), getrusage(RUSAGE_CHILDREN)
     done = subprocess.run([*COMMAND, str(path)], capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    taken = time.perf_counter() - start
+    taken, after = time.perf_counter() - start, getrusage(RUSAGE_CHILDREN)
     assert done.returncode == code, done.stderr
-    return taken
+    return taken, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def main() -> None:
@@ -44,14 +45,15 @@ def main() -> None:
             files[name] = (path, 2)
         for path, code in files.values():
             seconds(path, code)  # compiles bytecode
-        times: dict[str, list[float]] = {name: [] for name in files}
+        times: dict[str, list[tuple[float, float]]] = {name: [] for name in files}
         for _ in range(ROUNDS):
             for name, (path, code) in files.items():
                 times[name].append(seconds(path, code))
     print(f"validate --cold, {ROUNDS} interleaved rounds of whole processes; goal: below {GOAL_S} s\n")
-    print(f"{'':<20}{'median s':>10}{'slowest s':>11}")
+    print(f"{'':<20}{'median s':>10}{'slowest s':>11}{'CPU median s':>14}")
     for name, taken in times.items():
-        print(f"{name:<20}{median(taken):>10.3f}{max(taken):>11.3f}")
+        wall, cpu = zip(*taken, strict=True)
+        print(f"{name:<20}{median(wall):>10.3f}{max(wall):>11.3f}{median(cpu):>14.3f}")
 
 
 if __name__ == "__main__":
