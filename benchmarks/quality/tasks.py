@@ -110,7 +110,7 @@ def preferences() -> None:
     what it prefers in the evaluation at its entry."""
     runpy.run_path(str(EXAMPLES / "prepare_preferences.py"))
     told("baseline: supervised to the end", {})
-    train("preferences", "phases.supervised.until=399 steps")
+    train("preferences", "phases.supervised.until=599 steps")
     train("preferences")
 
 

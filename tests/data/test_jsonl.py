@@ -95,6 +95,12 @@ def test_counting_needs_no_torch() -> None:
     ]
 
 
+def test_files_without_a_line_are_told_as_such() -> None:
+    Path("empty.jsonl").write_text("\n\n", encoding="utf-8")
+    with pytest.raises(DataError, match="jsonl: there are no lines, the data are empty: give some"):
+        build_records(JsonlOptions(paths=("empty.jsonl",), text="text"), BuildContext(seed=1))
+
+
 def test_equal_lines_lie_in_one_split_and_every_line_in_one() -> None:
     Path("c.jsonl").write_text(Path("a.jsonl").read_text(encoding="utf-8"), encoding="utf-8")
     options = {"text": "text", "rows": "padded", "heldout": 0.3}

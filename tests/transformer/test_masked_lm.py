@@ -261,6 +261,12 @@ def test_the_rate_follows_time_and_evaluations_stand_still() -> None:
     assert shares[0.2] == pytest.approx(0.2, abs=0.13) and shares[0.9] == pytest.approx(0.9, abs=0.1)  # 256 tokens: five errors
 
 
+def test_a_rate_that_chooses_nothing_is_refused() -> None:
+    for rate in (0, {"linear": {"from": 0.3, "to": 0}}):
+        (problem,) = problems_of(_config(), task={"rate": rate})
+        assert problem.path == "task.rate" and "below the minimum of 0.001" in problem.message
+
+
 def test_masked_then_causal_over_one_rack() -> None:
     phases = {"masked": {"until": "6 steps"}, "causal": {"task": {"use": "transformer.causal-lm"}}}
     machine = machine_of(_config(phases=phases), model={"embedding": {"vocab": 17}})

@@ -116,6 +116,8 @@ def test_prompt_and_padding_count_for_nothing() -> None:
 def test_options_without_effect_are_refused() -> None:
     with pytest.raises(UserError, match="gamma: it has no effect on dpo"):
         PreferenceOptions(gamma=1.0)
+    with pytest.raises(UserError, match="beta: at 0 every margin is 0"):
+        PreferenceOptions(beta=0.0)
     with pytest.raises(UserError, match="reference: it has no effect on orpo"):
         PreferenceOptions(method="orpo", reference="phase entry")
     with pytest.raises(UserError, match="reference: 'nowhere' is neither 'phase entry' nor a directory"):

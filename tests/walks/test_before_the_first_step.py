@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_walks import VOCAB, base, drive, machine_of, memory, plan_of, stream
+from tiny_walks import VOCAB, base, drive, machine_of, memory, plan_of, problems_of, stream
 
 import stackwise
 from stackwise.errors import ConfigError, DataError, UserError
@@ -109,6 +109,27 @@ def test_values_of_which_nothing_is_said_are_looked_at_as_they_come() -> None:
         plane.batches(Moment(2, 0.0, "run", 0, 0.0, 0))
 
 
+def over_time(**values: float) -> dict[str, Any]:
+    return {"piecewise": {"values": {f"{at[1:]}%": value for at, value in values.items()}}}
+
+
+@pytest.mark.parametrize(
+    ("mix", "path", "message"),
+    [
+        ({"a": over_time(_0=1, _50=0), "b": over_time(_0=0, _75=1)}, "data.mix", "every weight is zero at step 6:"),
+        ({"a": {"linear": {"from": 0, "to": 1}}, "b": over_time(_0=0, _9=1)}, "data.mix", "every weight is zero at step 0:"),
+        ({"a": {"linear": {"from": 1, "to": -1}}, "b": 1}, "data.mix.a", "a weight of -1 is below zero"),
+        ({"a": over_time(_0=1, _50=0), "b": over_time(_0=0, _50=1)}, None, None),
+        ({"a": {"linear": {"from": 1, "to": 0}}, "b": {"linear": {"from": 2, "to": 0}}}, None, None),
+    ],
+)
+def test_at_every_step_some_source_has_a_weight_and_none_has_less_than_none(mix: Any, path: str | None, message: str | None) -> None:
+    """Twelve steps: weights that fall to zero at the end of the run do so behind its last."""
+    problems = problems_of(base(data={"sources": {"a": memory(), "b": memory(1)}, "mix": mix, "batch_size": 2, "seq_len": 4}))
+    assert [problem.path for problem in problems] == ([] if path is None else [path])
+    assert all(str(message) in problem.message for problem in problems)
+
+
 def finite(entries: int, **options: Any) -> dict[str, Any]:
     """A stream that is read once; rows of 4 + 1 tokens are cut from it."""
     return {"use": "data.memory", "arrays": {"tokens": stream(entries)}, "repeat": False, **options}
@@ -132,11 +153,13 @@ def test_what_phases_read_of_one_source_adds_up_and_another_one_begins_anew() ->
         plan_of(base(data=data, phases=phases))
 
 
-def test_of_a_mixture_a_row_more_or_less_is_left_to_the_run() -> None:
-    data = {"batch_size": 2, "seq_len": 4, "mix": {"a": 1, "b": 2}}
-    plan_of(base(data={**data, "sources": {"a": finite(7 * 5), "b": memory(1)}}))
-    with pytest.raises(ConfigError, match=r"data\.sources\.a: one epoch of 30 entries"):
-        plan_of(base(data={**data, "sources": {"a": finite(6 * 5), "b": memory(1)}}))
+@pytest.mark.parametrize(("others", "rows"), [(2, 8), (4, 5)])
+def test_of_a_mixture_every_row_that_may_come_is_there(others: int, rows: int) -> None:
+    """Of 24 rows a third, or 4.8 of which the fifth may come."""
+    data = {"batch_size": 2, "seq_len": 4, "mix": {"a": 1, "b": others}}
+    drive(machine_of(base(data={**data, "sources": {"a": finite(rows * 5), "b": memory(1)}})))
+    with pytest.raises(ConfigError, match=rf"data\.sources\.a: one epoch of {rows * 5 - 1} entries .*reads {rows} rows"):
+        plan_of(base(data={**data, "sources": {"a": finite(rows * 5 - 1), "b": memory(1)}}))
 
 
 def test_a_size_that_shows_only_when_read_counts_as_well(tmp_path: Any) -> None:

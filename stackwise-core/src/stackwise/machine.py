@@ -488,14 +488,14 @@ def gradient_norm(parameters: Sequence[nn.Parameter]) -> float:
     Raises:
         UserError: no parameter has a gradient: the loss does not depend on anything trainable.
     """
-    gradients = [p.grad for p in parameters if p.grad is not None]
+    gradients = [gradient for p in parameters if (gradient := p.grad) is not None]
     if not gradients:
         raise UserError(
             "no trainable parameter has a gradient: the loss does not depend on what is trained; thaw something that it passes through"
         )
     norms = torch._foreach_norm(gradients)
     if gradients[0].is_cpu:  # reading one by one is cheaper than a kernel that stacks them; a device would wait at each
-        return hypot(*(norm.item() for norm in norms))
+        return hypot(*[norm.item() for norm in norms])
     return hypot(*torch.stack(norms).tolist())
 
 

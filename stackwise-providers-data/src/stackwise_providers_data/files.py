@@ -75,6 +75,8 @@ def stdlib_files() -> dict[str, Path]:
 
 def refuse_none(name: str, heldout: float, total: int, noun: str, *, held: bool) -> DataError:
     """The error of a split without documents."""
+    if not total:
+        return DataError(f"{name}: there are no {noun}, the data are empty: give some")
     what, fix = ("the evaluations", "raise") if held else ("training", "lower")
     return DataError(f"{name}: a heldout of {heldout:g} leaves none of {total} {noun} for {what}: {fix} heldout or give more {noun}")
 

@@ -48,7 +48,7 @@ class MaskingOptions:
 class MaskedLMOptions(MaskingOptions):
     """Masked language modelling."""
 
-    rate: float = scheduled(0.15, doc="share of the tokens that are chosen to be predicted", minimum=0, maximum=1)
+    rate: float = scheduled(0.15, doc="share of the tokens that are chosen to be predicted", minimum=0.001, maximum=1)
     masked: float = option(0.8, doc="share of the chosen tokens that show the mask symbol", minimum=0, maximum=1)
     random: float = option(0.1, doc="share of the chosen tokens that show a random one; the rest show themselves", minimum=0, maximum=1)
     whole_words: bool = option(

@@ -94,6 +94,8 @@ class PreferenceOptions:
         for name in ("beta", "gamma", "odds_weight", "reference"):
             if name not in useful and getattr(self, name) is not None:
                 raise UserError(f"{name}: it has no effect on {self.method}: leave it out")
+        if self.beta == 0:
+            raise UserError("beta: at 0 every margin is 0, and nothing is learnt: raise it, or leave it out")
         if self.reference not in (None, "phase entry") and not Path(self.reference).is_dir():
             raise UserError(f"reference: {self.reference!r} is neither 'phase entry' nor a directory of saved weights: mend the path")
 

@@ -211,6 +211,20 @@ def test_transforms_run_in_order_and_draw_by_seed_and_step_alone() -> None:
     assert a != b
 
 
+def test_micro_batches_of_a_step_do_not_draw_the_same() -> None:
+    """Half of all entries are hit: two micro-batches of 300 that are hit in the same places have a chance of 2^-300."""
+
+    def build(part: Part) -> Any:
+        return lambda batch, moment, generator: {"tokens": (torch.rand(batch["tokens"].shape, generator=generator) < 0.5).long()}
+
+    plane = DataPlane(lambda name, part: Counting(0), build_transform=build)
+    state = state_of({"a": Curve.constant(1)}, batch_size=10, seq_len=30, accumulate=2)
+    plane.enter(evolve(state, transforms=(Part(kind="transform", id="t"),)), lookahead=0)
+    first, second = plane.batches(moment(0))
+    assert not torch.equal(first["tokens"], second["tokens"])
+    assert 230 < (first["tokens"] + second["tokens"]).sum() < 370  # 300 by theory, a deviation of 12
+
+
 class Averaging:
     """A transform that holds the sum of all that it has seen, and adds it."""
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -175,3 +179,16 @@ def test_asking_for_a_shape_draws_nothing() -> None:
                 self.mask = torch.ones_like(self.weight)
 
     assert torch.equal(built(lambda: Net(False)).weight, built(lambda: Net(True), force=5).weight)
+
+
+FIRST = """
+from tiny_walks import base, machine_of
+next(event for event in machine_of(base()).train() if type(event).__name__ == "PhaseEntered")
+"""
+
+
+def test_what_torch_does_at_the_first_build_of_a_process_is_laid_to_no_provider() -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TORCHINDUCTOR")}
+    paths = os.pathsep.join([str(Path(__file__).parents[2] / "support"), environment.get("PYTHONPATH", "")])
+    done = subprocess.run([sys.executable, "-c", FIRST], env={**environment, "PYTHONPATH": paths}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -352,6 +352,8 @@ class _Planner:
         growth = joined.drafts.growth if joined is not None else None
         operator = None if growth is None else growth.part(self._growth_curves(phase, growth, curves))
         before = stated[i - 1] if i else None
+        if state is not None:
+            self._check_mix(phase, state.data, curves.clock)
         crossing = None
         if joined is not None and state is not None and before is not None:
             last = self.experiment.phases[i - 1]
@@ -369,6 +371,22 @@ class _Planner:
         return CompiledPhase(
             name=phase.name, index=i, start=clock.starts[i], stop=clock.starts[i + 1], state=state, enter=enter, transition=crossing
         )
+
+    def _check_mix(self, phase: PhaseConfig, data: DataState, clock: Clock) -> None:
+        """No weight goes below zero, and some source is read at every step: what constant weights say, the config has said."""
+        for name, curve in data.mix.items():
+            if (least := min(knot.value for knot in curve.knots)) < 0 and not curve.is_constant:
+                message = f"a weight of {least:g} is below zero: only ratios of weights above zero have a meaning"
+                self.problems.append(Problem(message, f"data.mix.{name}", phase.locate(f"data.mix.{name}")))
+        start, stop, mix = clock.starts[phase.index], clock.starts[phase.index + 1], data.mix.values()
+        if len(mix) < 2 or all(curve.is_constant for curve in mix):
+            return
+        # weights that are all zero are so from an instant on at which one of them changes its way, or from the start of the phase
+        for step in sorted({start, *(clock.step_at(knot.t) for curve in mix for knot in curve.knots)}):
+            if start <= step < stop and not any(curve(clock.t(step)) > 0 for curve in mix):
+                message = f"every weight is zero at step {step}: at least one source has a weight above zero at every step"
+                self.problems.append(Problem(message, "data.mix", phase.locate("data.mix")))
+                return
 
     def _growth_curves(self, phase: PhaseConfig, growth: Draft, curves: Curves) -> dict[str, Curve]:
         return {name: curves.of(phase, f"{growth.path}.{name}", growth.id, schedule) for name, schedule in growth.schedules.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
+from math import ceil
 
 import attrs
 from attrs import frozen
@@ -82,21 +83,20 @@ class _Reading:
     size: EpochSize
     rows: float
     epochs: float
-    alone: bool
-    """Whether nothing is mixed with it; rows are then counted exactly, else to within one."""
     config: PhaseConfig
 
     def and_then(self, later: _Reading) -> _Reading:
-        return attrs.evolve(self, rows=self.rows + later.rows, epochs=self.epochs + later.epochs, alone=self.alone and later.alone)
+        return attrs.evolve(self, rows=self.rows + later.rows, epochs=self.epochs + later.epochs)
 
     def shortage(self, name: str) -> Problem | None:
-        if self.rows <= 0 or (self.rows - (1e-6 if self.alone else 1)) * self.epochs <= self.rows:
+        most = ceil(self.rows - 1e-6)  # a mixture delivers less than one row more than its share
+        if self.rows <= 0 or (most - 1e-6) * self.epochs <= self.rows:
             return None
         holds = f"{self.size.rows:,} rows" if self.size.rows is not None else f"{self.size.entries:,} entries"
         path = f"data.sources.{name}"
         return self.config.problem(
             path,
-            f"one epoch of {holds} is all that it gives, as it does not repeat, and the run reads {self.rows:,.0f} rows, "
+            f"one epoch of {holds} is all that it gives, as it does not repeat, and the run reads {most:,} rows, "
             f"{self.epochs:.2f} epochs; it suffices for {int(self.rows / self.epochs + 1e-9):,}: "
             "let it repeat, give it more data, or shorten the run",
         )
@@ -110,8 +110,7 @@ def _readings(phase: CompiledPhase, joined: Joined, clock: Clock, sizes: Sizes, 
     for name, size in finite.items():
         read = reads.get(name)
         if read is not None and read.epochs is not None:
-            structure, alone = phase.state.data.sources[name].structure, len(reads) == 1
-            yield name, _Reading(structure, size, read.rows, read.epochs, alone, config)
+            yield name, _Reading(phase.state.data.sources[name].structure, size, read.rows, read.epochs, config)
 
 
 def _shares(mix: Mapping[str, Curve], times: list[float]) -> dict[str, float]:

@@ -234,6 +234,7 @@ class DataPlane:
         transforms = self._transforms.state_dict()
         for length in dict.fromkeys(shape.seq_len for _, shape in state.shapes if shape.rows is not None):
             asked = None if length is None else length + self._lookahead
+            self._transforms.begin(moment)
             self._finish(join_rows([(name, self._take_from(name, 1, asked)) for name in self._sources]), moment)
             self._transforms.load_state_dict(transforms)
             for name, source in self._sources.items():
@@ -257,6 +258,7 @@ class DataPlane:
     # -- making a step's batches ----------------------------------------------------------------------------------
 
     def _produce(self, moment: Moment) -> list[Batch]:
+        self._transforms.begin(moment)
         if self._state is None:
             return [self._finish(self._take_from(next(iter(self._sources)), None, None), moment)]
         if len(self._sources) == 1 and not self._workers:

@@ -28,7 +28,7 @@ class _Link(NamedTuple):
 
 
 class Transforms:
-    """Those of the state in force; called with a batch and its instant.
+    """Those of the state in force; called with every micro-batch of a step that was begun.
 
     Args:
         build: makes a declared transform; None where none is ever declared.
@@ -45,11 +45,16 @@ class Transforms:
         links = [(part, known.get((i, part.structure)) or self._made(i, part)) for i, part in enumerate(parts)]
         self._chain = [link._replace(part=part, follower=Follower(part, link.transform, "the transform")) for part, link in links]
 
+    def begin(self, moment: Moment) -> None:
+        """Seed the streams of a step, which its micro-batches share, and hand over the values in force."""
+        for link in self._chain:
+            link.follower.apply(moment.t)
+            link.generator.manual_seed(step_seed(link.key, moment.step))
+
     def __call__(self, batch: Batch, moment: Moment) -> Batch:
-        """The batch after all of them."""
-        for _, follower, transform, generator, key in self._chain:
-            follower.apply(moment.t)
-            batch = transform(batch, moment, generator.manual_seed(step_seed(key, moment.step)))
+        """The next micro-batch of the step that was begun, after all of them."""
+        for link in self._chain:
+            batch = link.transform(batch, moment, link.generator)
         return batch
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,0 +1,29 @@
+"""The guard around foreign code in a process of its own, where parts of torch are not imported yet."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+CODE = """
+import os, sys, torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from stackwise.isolation import guarded
+class Passing(TorchDispatchMode):
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        return func(*args, **(kwargs or {}))
+for _ in range(2):
+    with torch.device("meta"), Passing(), guarded(building=True) as changed:
+        pass
+    print(changed)
+with guarded() as changed:
+    os.environ["LEFT_BEHIND"] = "1"
+print(changed, "LEFT_BEHIND" in os.environ)
+"""
+
+
+def test_what_the_guard_itself_makes_torch_import_is_nobodys_fault() -> None:
+    """Under a mode that sees every operation, asking for the default device imports the compiler, which sets an environment variable."""
+    env = {"PATH": "", "HOME": "/nonexistent"}
+    told = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True, env=env).stdout
+    assert told.splitlines() == ["[]", "[]", "['the environment variables'] False"]
