@@ -129,6 +129,8 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
     "no parts": (changed(lambda d: d.pop("parts")), "does not describe a model"),
     "parts a list": (changed(lambda d: d.update(parts=[])), "does not describe a model"),
     "bridge unknown": (changed(lambda d: d.update(bridges=[{"evil": 1}])), "does not describe a model"),
+    "gate nowhere": (changed(lambda d: d.update(gates={"value": 0.5, "modules": ["rack.nothing"]})), "does not describe a model"),
+    "gate no number": (changed(lambda d: d.update(gates={"value": "half", "modules": []})), "does not describe a model"),
     "adapter missing": (changed(lambda d: d.update(adapters={})), "not this model's"),
     "flipped bit": (lambda d: (d / "weights.safetensors").write_bytes((d / "weights.safetensors").read_bytes()[:-1] + b"?"), "damaged"),
     "no JSON": (lambda d: (d / "weights.json").write_text("{"), "no readable weights"),
@@ -183,16 +185,51 @@ def test_adapters_precision_and_averages_are_exported_with_the_weights(tmp_path:
             assert torch.equal(average({"tokens": TOKENS})["logits"], machine.model.model({"tokens": TOKENS})["logits"])
 
 
-def test_of_an_optimizer_that_trains_at_other_points_the_weights_to_judge_are_exported(tmp_path: Path) -> None:
-    config = {**{key: value for key, value in CONFIG.items() if key != "phases"}, "optimizer": {"use": "optim.schedule-free", "lr": 0.1}}
+def at_step(config: dict[str, Any], step: int) -> torch.Tensor:
+    """Logits of the model that the evaluation before a step has just judged, without any file."""
+    machine = stackwise.assemble(stackwise.experiment(config))
+    for event in machine.train():
+        if isinstance(event, stackwise.Evaluated) and event.step == step:
+            break
+    with torch.no_grad(), machine.optimizer.evaluating():
+        return machine.model.model.eval()({"tokens": TOKENS})["logits"]
+
+
+EVALUATED = {
+    "evaluate": {"e": {"every": "1 steps", "batches": 1}},
+    "data": {**CONFIG["data"], "sources": {"a": {**CONFIG["data"]["sources"]["a"], "heldout": 0.2}}},
+}
+GATED = {
+    **CONFIG,
+    **EVALUATED,
+    "phases": {
+        "one": {"until": "50%"},
+        "two": {
+            "model": {"rack": {"stacks": [{"base": 2}]}},
+            "enter": {"growth": {"use": "transformer.gated", "gate": {"linear": {"from": 0, "to": 1, "over": "phase"}}}},
+        },
+    },
+}
+SCHEDULE_FREE = {**CONFIG, **EVALUATED, "optimizer": {"use": "optim.schedule-free", "lr": 1e-1}}
+
+
+@pytest.mark.parametrize("config", [GATED, SCHEDULE_FREE], ids=["behind a gate", "schedule-free"])
+def test_a_checkpoint_is_exported_as_its_evaluation_judged_it(tmp_path: Path, config: dict[str, Any]) -> None:
+    """At step 6 of 8 the gate that rises from step 4 stands at 1/2; a schedule-free optimizer keeps x and trains at y."""
     (tmp_path / "exp.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     done = run(tmp_path / "exp.yaml", output=tmp_path / "out", stream=io.StringIO()).directory
-    machine = stackwise.assemble(stackwise.load(tmp_path / "exp.yaml"))
-    for event in machine.train():
-        if isinstance(event, stackwise.StepDone) and event.step == 3:
-            with machine.optimizer.evaluating(), torch.no_grad():
-                expected = machine.model.model.eval()({"tokens": TOKENS})["logits"]
-            machine.model.train()
-    export(done, tmp_path / "exported", 4)
-    with torch.no_grad():
-        assert torch.equal(stackwise.load_exported(tmp_path / "exported")({"tokens": TOKENS})["logits"], expected)
+    for step in (2, 4, 6, 8):
+        export(done, tmp_path / f"{step}", step)
+        model = stackwise.load_exported(tmp_path / f"{step}")
+        assert torch.equal(model({"tokens": TOKENS})["logits"], at_step(config, step)), step
+    described = [json.loads((tmp_path / f"{step}" / "weights.json").read_text())["gates"] for step in (4, 6, 8)]
+    if config is GATED:
+        assert [gates.get("value") for gates in described] == [None, 0.5, None]
+        by_hand = stackwise.load_exported(tmp_path / "6")
+        for path in described[1]["modules"]:
+            owner = by_hand.get_submodule(path)
+            owner._forward_hooks.clear()
+            for parameter in owner.parameters():
+                parameter.data *= 0.5  # a linear map of half the weights
+        assert torch.allclose(by_hand({"tokens": TOKENS})["logits"], at_step(config, 6), atol=1e-6)
+        assert len(described[1]["modules"]) == 2 and all(path.startswith("rack.stacks.base.1.") for path in described[1]["modules"])

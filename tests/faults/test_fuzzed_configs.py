@@ -152,6 +152,10 @@ def test_vast_values_get_a_verdict(setting: str, cold: bool) -> None:
     verdict(EXAMPLES["grow-bytes"], "--set", setting, *["--cold"] * cold)
 
 
+def test_weights_that_move_over_a_vast_run_are_summed_in_time() -> None:
+    assert verdict(EXAMPLES["mixture-shift"], "--set", f"run.horizon={10**20} steps") == 0
+
+
 @settings(max_examples=50, deadline=None)
 @given(st.text(max_size=30), st.sampled_from(["", "optimizer.lr=", "phases.shallow.until=", "model.rack.stacks="]))
 def test_any_override_gets_a_verdict(setting: str, key: str) -> None:

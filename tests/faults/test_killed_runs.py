@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
+from shutil import copytree
 
 import pytest
 from curriculum_of_everything import CONFIG, STEPS
 from fork_server import ForkServer
-from whole_runs import Outcome, digest, losses, outcome, status
+from whole_runs import Outcome, digest, lines, losses, outcome, status, timeless
 
 from stackwise.checkpoints import CheckpointStore
 
@@ -40,12 +40,39 @@ def go_on(server: ForkServer, folder: Path, kill: int | None = None) -> str:
     return ended.err
 
 
-@pytest.mark.parametrize("step", [step if step in (0, 8, 24) else pytest.param(step, marks=pytest.mark.slow) for step in range(STEPS)])
-def test_killed_once(server: ForkServer, uninterrupted: Outcome, tmp_path: Path, step: int) -> None:
-    begin(server, tmp_path, kill=step)
-    told = go_on(server, tmp_path)
+FIRST = (0, 8, 24)
+"""Steps at which a run is killed that has never been interrupted: at the start, and on both sides of what changes most."""
+
+
+@pytest.fixture(scope="module")
+def killed(server: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    """Step → a folder with a run that was killed behind it: one of `FIRST`, or a copy of the one killed a step before that went on to here.
+
+    A run is thus killed once, twice, up to sixteen times in a row, at the price of a start and a step each.
+    """
+    known: dict[int, Path] = {}
+
+    def killed_at(step: int) -> Path:
+        if step not in known:
+            known[step] = tmp_path_factory.mktemp("killed") / str(step)
+            if step in FIRST or step - 1 not in known:
+                known[step].mkdir()
+                begin(server, known[step], kill=step)
+            else:
+                copytree(known[step - 1], known[step])
+                go_on(server, known[step], kill=step)
+        return known[step]
+
+    return killed_at
+
+
+@pytest.mark.parametrize("step", [step if step in FIRST else pytest.param(step, marks=pytest.mark.slow) for step in range(STEPS)])
+def test_killed_at_every_step(server: ForkServer, uninterrupted: Outcome, killed: Callable[[int], Path], tmp_path: Path, step: int) -> None:
+    folder = Path(copytree(killed(step), tmp_path / "run"))
+    told = go_on(server, folder)
     assert f"at step {step} of {STEPS}" in told
-    assert outcome(tmp_path) == uninterrupted
+    found = outcome(folder)
+    assert found == uninterrupted and found.log == uninterrupted.log
 
 
 @pytest.mark.parametrize("step", [pytest.param(step, marks=pytest.mark.slow) for step in range(0, STEPS, 3)])
@@ -67,35 +94,36 @@ def test_killed_three_times_with_read_ahead(server: ForkServer, uninterrupted: O
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("step", [7, 8, 24])
-def test_killed_with_two_reader_processes(server: ForkServer, uninterrupted: Outcome, tmp_path: Path, step: int) -> None:
-    begin(server, tmp_path, "run.workers=2", kill=step)
-    go_on(server, tmp_path)
+def test_killed_three_times_with_two_reader_processes(server: ForkServer, uninterrupted: Outcome, tmp_path: Path) -> None:
+    begin(server, tmp_path, "run.workers=2", kill=7)
+    for kill in (8, 24, None):
+        go_on(server, tmp_path, kill=kill)
     assert outcome(tmp_path) == uninterrupted
 
 
 @pytest.mark.slow
-def test_killed_at_any_time_of_the_clock(tmp_path: Path) -> None:
-    """Whole processes, killed from outside wherever they are: imports, steps, saves; the rest is equal to the bit."""
+def test_killed_at_any_time_of_the_clock(server: ForkServer, tmp_path: Path) -> None:
+    """Killed from outside wherever it is, in a step, in a save or while it gets ready; the rest is equal to the bit."""
     config = CONFIG.partition("phases:")[0].replace(f"{STEPS} steps", "400 steps").replace("observers:", "# observers:")
     config = config.replace("remembering.shift, vocab: 8", "data.token-noise, rate: 0.1, vocab: 8")
     config += "phases:\n  one: {until: 50%}\n  two: {model: {rack: {stacks: [{base: 2}]}}, enter: {growth: {use: transformer.stack}}}\n"
     (tmp_path / "exp.yaml").write_text(config)
-    command = [sys.executable, "-c", "from stackwise.cli import main; main(prog_name='stackwise')"]
-    begin_at = [*command, "run", "exp.yaml", "--resume", "auto", "--output"]
+    begin_at = ("run", "exp.yaml", "--resume", "auto", "--output")
     started = time.monotonic()
-    subprocess.run([*begin_at, "whole"], cwd=tmp_path, check=True, capture_output=True, timeout=300)
-    length, random = time.monotonic() - started, Random(6)
-    for _ in range(5):
-        process = subprocess.Popen([*begin_at, "run"], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        try:
-            process.wait(random.uniform(0.2, 0.9) * length)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-    subprocess.run([*begin_at, "run"], cwd=tmp_path, check=True, capture_output=True, timeout=300)
+    assert server.stackwise(*begin_at, "whole", cwd=tmp_path).code == 0
+    length, random, killed = time.monotonic() - started, Random(6), 0
+    for _ in range(12):
+        ended = server.stackwise(*begin_at, "run", cwd=tmp_path, kill_after_s=random.uniform(0.02, 0.3) * length)
+        assert ended.code in (0, -9), ended.err
+        killed += ended.code == -9
+    assert killed > 3
+    assert server.stackwise(*begin_at, "run", cwd=tmp_path).code == 0
     assert status(tmp_path / "run")["status"] == "finished"
     assert losses(tmp_path / "run") == losses(tmp_path / "whole") and len(losses(tmp_path / "run")) == 400
+    logs = [
+        [timeless(line) for line in lines(tmp_path / name / "events.jsonl") if line["event"] != "run_started"] for name in ("run", "whole")
+    ]
+    assert logs[0] == logs[1]
     ends = [CheckpointStore(tmp_path / name / "checkpoints").newest()[0] for name in ("run", "whole")]
     first, second = ({name: digest(tensor) for name, tensor in end.load_tensors().items()} for end in ends if end is not None)
     assert first == second

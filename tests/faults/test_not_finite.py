@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from fork_server import Ended, ForkServer
-from whole_runs import lines, losses, saved_steps, status
+from whole_runs import lines, losses, outcome, saved_steps, status
 
 CONFIG = """\
 run: {horizon: 30 steps, seed: 1, device: cpu, checkpoint: {every: 5 steps}}
@@ -86,6 +86,44 @@ def test_rewind_goes_back_to_a_good_state_and_passes_over_the_data(server: ForkS
     assert ledger == 2 * (30 + 5)  # the five steps from 10 to 15 were read and are read past
     read = [line.split(", ")[1] for line in (tmp_path / "witness.jsonl").read_text().splitlines()]
     assert len(read) == 35 and len(set(read)) == 35  # no batch came twice
+
+
+def rows(count: int) -> list[list[int]]:
+    return torch.randint(8, (count, 5), generator=torch.Generator().manual_seed(4)).tolist()
+
+
+def write(folder: Path, table: list[list[int]]) -> None:
+    """A run that reads the rows of a table in their order, with dropout."""
+    text = CONFIG.replace("{tokens: TOKENS}", f"{{tokens: {table}}}, shuffle: false").replace("heads: 2,", "heads: 2, dropout: 0.2,")
+    folder.mkdir(exist_ok=True)
+    (folder / "exp.yaml").write_text(text)
+
+
+def test_a_rewound_run_is_the_one_that_never_met_what_was_passed_over(server: ForkServer, tmp_path: Path) -> None:
+    """Back from step 15 to 10 rows 20 to 29 are lost: to the bit the run of a table that does not have them."""
+    table = rows(70)
+    write(tmp_path / "rewound", table)
+    write(tmp_path / "without", table[:20] + table[30:])
+    command = ("run", "exp.yaml", "--output", "run", "--set", "run.non_finite=rewind")
+    assert server.stackwise(*command, cwd=tmp_path / "rewound", patch=SICK % (NAN, "13 <= calls[0] <= 15")).code == 0
+    assert server.stackwise(*command, cwd=tmp_path / "without").code == 0
+    one, other = outcome(tmp_path / "rewound", once=False), outcome(tmp_path / "without")
+    assert one.weights == other.weights and one.stream == other.stream
+    kept = [{name: digest for name, digest in each.tensors.items() if not name.startswith("data/")} for each in (one, other)]
+    assert kept[0] == kept[1] and len(kept[0]) > 20
+    assert [line["event"] for line in one.log if line["event"] == "rewound"] == ["rewound"]
+
+
+def test_a_rewind_leaves_nothing_of_the_future_that_it_gave_up(server: ForkServer, tmp_path: Path) -> None:
+    """Checkpoint 15 was saved among the sick steps; killed on the way anew, the run goes on from 10 and tells every step once."""
+    dies = "13 <= calls[0] <= 15 or calls[0] == 17 and __import__('os').kill(__import__('os').getpid(), 9)"
+    assert run(server, tmp_path, "run.non_finite=rewind", when=dies).code == -9
+    assert saved_steps(tmp_path / "run") == [10]
+    told = server.stackwise("resume", "run", cwd=tmp_path)
+    assert told.code == 0 and "at step 10 of 30" in told.err, told.err
+    (tmp_path / "healthy").mkdir()
+    assert run(server, tmp_path / "healthy").code == 0
+    assert list(losses(tmp_path / "run").items()) == list(losses(tmp_path / "healthy" / "run").items())
 
 
 def test_rewinding_is_given_up_when_it_does_not_help(server: ForkServer, tmp_path: Path) -> None:

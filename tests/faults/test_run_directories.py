@@ -11,9 +11,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from shutil import rmtree
 
 import pytest
 import torch
+from distributions import Site, run_python
 from fork_server import Ended, ForkServer
 from whole_runs import lines, losses, outcome, saved_steps, status
 
@@ -62,6 +64,10 @@ def locked(folder: Path) -> Iterator[int]:
         holder.communicate(b"\n")
 
 
+COLD = "import sys; sys.modules['torch'] = None; from stackwise.cli import main; main(prog_name='stackwise')"
+"""A command line in a process that cannot import torch, which takes longer than the second there is."""
+
+
 def test_a_second_process_is_refused_at_once_by_pid_and_host(server: ForkServer, folder: Path) -> None:
     assert begin(server, folder, signals={5: ["KILL"]}).code == -9
     before = {path: path.stat().st_mtime_ns for path in (folder / "run").rglob("*") if path.name != "lock"}
@@ -73,6 +79,8 @@ def test_a_second_process_is_refused_at_once_by_pid_and_host(server: ForkServer,
         for command in (("resume", "run"), ("run", "exp.yaml", "--output", "run", "--resume", "auto")):
             ended = server.stackwise(*command, cwd=folder)
             assert ended.code == 2 and f"process {pid} on host" in ended.err
+            at_once = run_python(COLD, *command, folder=folder)
+            assert at_once.returncode == 2 and f"process {pid} on host" in at_once.stderr, at_once.stderr
     assert {path: path.stat().st_mtime_ns for path in (folder / "run").rglob("*") if path.name != "lock"} == before
     assert server.stackwise("resume", "run", cwd=folder).code == 0
 
@@ -88,6 +96,86 @@ def test_an_existing_directory_is_not_written_over_and_no_run_is_no_run(server: 
     assert empty.code == 2 and "no config.yaml" in empty.err and not list((folder / "empty").iterdir())
     must = server.stackwise("run", "exp.yaml", "--output", "other", "--resume", "must", cwd=folder)
     assert must.code == 2 and "there is no run at other" in must.err and not (folder / "other").exists()
+
+
+def entries(folder: Path) -> list[str]:
+    """What lies there; the fork server's own files left out."""
+    return sorted(path.name for path in folder.iterdir() if path.name not in (".out", ".err", "witness.jsonl"))
+
+
+FULL = """
+import errno, stackwise.rundir as r
+def full(*arguments): raise OSError(errno.ENOSPC, "No space left on device")
+r.replace_file = full
+"""
+DIES = """
+import os, stackwise.rundir as r
+put, calls = r.replace_file, []
+def dies(path, text):
+    calls.append(path)
+    if len(calls) == %d:
+        os.kill(os.getpid(), 9)
+    put(path, text)
+r.replace_file = dies
+"""
+
+
+@pytest.mark.parametrize(
+    ("settings", "patch", "told"),
+    [
+        (("--set", "model.freeze=[nothing.*]"), "", "matches no parameter"),
+        (("--set", "data.sources.a.arrays.tokens=[9, 9, 9, 9, 9, 9, 9, 9, 9, 9]"), "", "ids"),
+        ((), FULL, "cannot be made: .*No space left on device"),
+    ],
+    ids=["no such parameter", "no such id", "full disk"],
+)
+def test_what_cannot_begin_leaves_nothing_behind(
+    server: ForkServer, folder: Path, settings: tuple[str, ...], patch: str, told: str
+) -> None:
+    for output in (("--output", "run"), ()):
+        ended = server.stackwise("run", "exp.yaml", *settings, *output, cwd=folder, patch=patch)
+        assert ended.code == 2 and re.search(told, ended.err), ended.err
+        (folder / "runs").rmdir() if (folder / "runs").exists() else None
+        assert entries(folder) == ["exp.yaml"]
+
+
+@pytest.mark.parametrize("at", [1, 2], ids=["before its config", "before its plan"])
+def test_killed_while_its_directory_is_made_a_run_begins_anew(server: ForkServer, folder: Path, at: int) -> None:
+    """A directory of that name would be in the way of every restart."""
+    for output in (("--output", "run"), ()):
+        auto = ("run", "exp.yaml", "--resume", "auto", *output)
+        assert server.stackwise(*auto, cwd=folder, patch=DIES % at).code == -9
+        assert not (folder / "run").exists() or not output
+        ended = server.stackwise(*auto, cwd=folder)
+        assert ended.code == 0 and "resume" not in ended.err, ended.err
+    assert outcome(folder).tensors == outcome(folder, "runs/small-001").tensors
+
+
+def test_a_branch_that_is_killed_while_it_is_made_is_no_run(server: ForkServer, folder: Path) -> None:
+    """With a config and without its checkpoint it would begin from nothing when it is resumed."""
+    assert begin(server, folder).code == 0
+    branch = ("branch", "run", "--at", "50%", "--output", "other")
+    for at in range(1, 5):  # config, plan, and the two logs
+        assert server.stackwise(*branch, cwd=folder, patch=DIES % at).code == -9
+        assert not (folder / "other").exists()
+    saving = "import os, stackwise.checkpoints.disk as d\nd.rename = lambda old, new: os.kill(os.getpid(), 9)"
+    assert server.stackwise(*branch, cwd=folder, patch=saving).code == -9
+    assert not (folder / "other").exists()
+    assert server.stackwise(*branch, cwd=folder).code == 0
+
+
+def test_what_has_not_changed_is_not_priced_again(server: ForkServer, folder: Path) -> None:
+    assert begin(server, folder, signals={7: ["KILL"]}).code == -9
+    unpriced = "import stackwise.run as r\ndef price(plan): raise RuntimeError('priced')\nr.price = price"
+    plan = (folder / "run" / "plan.json").read_text()
+    assert server.stackwise("resume", "run", cwd=folder, signals={9: ["KILL"]}, patch=unpriced).code == -9
+    changed = server.stackwise("resume", "run", "--set", "run.checkpoint.every=3 steps", cwd=folder, patch=unpriced)
+    assert changed.code == 1 and "priced" in changed.err
+    (folder / "run" / "plan.json").write_text(plan.replace('"sha256": "', '"sha256": "0'))  # as another file of a provider would have
+    changed = server.stackwise("resume", "run", cwd=folder, patch=unpriced)
+    assert changed.code == 1 and "priced" in changed.err
+    assert server.stackwise("resume", "run", cwd=folder).code == 0
+    assert (folder / "run" / "plan.json").read_text() == plan
 
 
 def test_auto_begins_goes_on_and_says_when_it_is_over(server: ForkServer, folder: Path) -> None:
@@ -124,6 +212,23 @@ def test_damaged_checkpoints_are_passed_over_with_the_reason(server: ForkServer,
     assert told.code == 0 and "at step 8 of 20" in told.err
     assert "step-000000012 is passed over" in told.err and "step-000000010 is passed over" in told.err
     assert sorted(losses(folder / "run")) == list(range(20))
+
+
+def test_a_run_without_one_whole_checkpoint_is_not_begun_anew_over_what_there_is(server: ForkServer, folder: Path) -> None:
+    """What cannot be read here and now may be whole elsewhere: a disk that is not mounted, rights, another library."""
+    assert begin(server, folder, signals={5: ["KILL"]}).code == -9
+    for tensors in (folder / "run" / "checkpoints").rglob("tensors.safetensors"):
+        tensors.write_bytes(tensors.read_bytes()[:-1])
+    before = {path: path.read_bytes() for path in (folder / "run").rglob("*") if path.is_file() and path.name != "lock"}
+    for command in (("resume", "run"), ("run", "exp.yaml", "--output", "run", "--resume", "auto")):
+        told = server.stackwise(*command, cwd=folder)
+        assert (
+            told.code == 2 and "none of its 2 checkpoints is whole" in told.err and "step-000000004: tensors.safetensors has" in told.err
+        ), told.err
+        assert "checkpoints" in told.err and {path: path.read_bytes() for path in before} == before
+    rmtree(folder / "run" / "checkpoints")
+    told = server.stackwise("resume", "run", cwd=folder)
+    assert told.code == 0 and "from the beginning" in told.err
 
 
 def test_a_log_that_a_crash_cut_short_is_mended(server: ForkServer, folder: Path) -> None:
@@ -191,13 +296,59 @@ def test_other_data_are_refused(server: ForkServer, folder: Path) -> None:
     assert server.stackwise("resume", "run", cwd=folder).code == 0
 
 
-def test_other_versions_are_told_and_incompatible_ones_refused(server: ForkServer, folder: Path) -> None:
+KEEP = """
+from attrs import frozen
+from stackwise import Component, hookimpl
+
+@frozen(kw_only=True)
+class Options:
+    pass
+
+def build(options, context):
+    return lambda batch, moment, generator: batch
+
+@hookimpl
+def stackwise_transforms():
+    return [Component(name="as-it-is", options=__name__ + ":Options", factory=__name__ + ":build")]
+"""
+
+
+def installed(place: Path, version: str, code: str = KEEP) -> str:
+    """Python that puts a distribution `fake-keep` of this version on the path."""
+    if not place.exists():
+        place.mkdir()
+        Site(place).install("keep", code, version=version)
+    return f"import sys; sys.path.insert(0, {str(place)!r})"
+
+
+@pytest.mark.parametrize(
+    ("saved", "now", "refused"), [("1.2", "1.9", False), ("0.3.1", "0.3.9", False), ("1.2", "2.0", True), ("0.3", "0.4", True)]
+)
+def test_a_provider_of_another_version_is_told_and_an_incompatible_one_refused(
+    server: ForkServer, folder: Path, saved: str, now: str, refused: bool
+) -> None:
+    text = (folder / "exp.yaml").read_text().replace("  batch_size: 2", "  transforms: [{use: keep.as-it-is}]\n  batch_size: 2")
+    (folder / "exp.yaml").write_text(text)
+    command = ("run", "exp.yaml", "--output", "run")
+    first = server.stackwise(*command, cwd=folder, patch=installed(folder / "first", saved), signals={7: ["KILL"]})
+    assert first.code == -9, first.err
+    before = {path: path.read_bytes() for path in (folder / "run").rglob("*") if path.is_file() and path.name != "lock"}
+    told = server.stackwise("resume", "run", cwd=folder, patch=installed(folder / "second", now))
+    if refused:
+        assert told.code == 2 and f"incompatible versions (fake-keep {saved} → {now})" in told.err, told.err
+        assert {path: path.read_bytes() for path in before} == before
+        gone = server.stackwise("resume", "run", cwd=folder)
+        assert gone.code == 2 and "keep" in gone.err and "Traceback" not in gone.err, gone.err
+        told = server.stackwise("resume", "run", cwd=folder, patch=installed(folder / "first", saved))
+        assert told.code == 0 and "equal to the bit" not in told.err
+    else:
+        assert told.code == 0 and f"fake-keep {saved} → {now}: the rest need not be equal to the bit" in told.err, told.err
+
+
+def test_another_torch_is_told(server: ForkServer, folder: Path) -> None:
     assert begin(server, folder, signals={7: ["KILL"]}).code == -9
-    patched = "import stackwise.resumption as r\nfound = r.versions\nr.versions = lambda plan: {**found(plan), %r: %r}"
-    told = server.stackwise("resume", "run", cwd=folder, patch=patched % ("stackwise-providers-optim", "7.0"))
-    assert told.code == 2 and "incompatible versions (stackwise-providers-optim 0.1.0 → 7.0)" in told.err
-    told = server.stackwise("resume", "run", cwd=folder, patch=patched % ("torch", "9.9"))
-    assert told.code == 0 and "torch" in told.err and "→ 9.9: the rest need not be equal to the bit" in told.err
+    told = server.stackwise("resume", "run", cwd=folder, patch="import torch; torch.__version__ = '9.9.9'")
+    assert told.code == 0 and "torch" in told.err and "→ 9.9.9: the rest need not be equal to the bit" in told.err, told.err
 
 
 def test_branches_share_a_trunk_and_part_where_they_are_told_to(server: ForkServer, folder: Path) -> None:
@@ -282,3 +433,57 @@ def test_a_reader_that_leaves_is_no_reason_to_complain(folder: Path) -> None:
     assert done.returncode in (0, 141) and "Traceback" not in done.stderr and "BrokenPipe" not in done.stderr
     assert len((folder / "first").read_text().splitlines()) == 1
     assert status(folder / "run")["status"] == "finished"
+
+
+FULL_DISK = "import os, sys; os.dup2(os.open('/dev/full', os.O_WRONLY), {0}); sys.{1} = open({0}, 'w')"
+NO_READER = "import os, sys; r, w = os.pipe(); os.close(r); os.dup2(w, {0}); sys.{1} = open({0}, 'w')"
+NO_STREAMS = "import sys; sys.stdout = sys.stderr = None"
+OUT, ERR = (1, "stdout"), (2, "stderr")
+
+
+@pytest.mark.parametrize(
+    ("patch", "code"),
+    [(FULL_DISK.format(*ERR), 0), (NO_READER.format(*ERR), 0), (NO_STREAMS, 0), (FULL_DISK.format(*OUT), 2), (NO_READER.format(*OUT), 141)],
+    ids=["full disk behind errors", "nobody reads errors", "no streams", "full disk behind output", "nobody reads output"],
+)
+def test_whoever_does_not_listen_stops_no_run(server: ForkServer, folder: Path, patch: str, code: int) -> None:
+    ended = server.stackwise("run", "exp.yaml", "--output", "run", cwd=folder, patch=patch)
+    assert ended.code == code and "bug" not in ended.err and "Traceback" not in ended.err, ended
+    assert status(folder / "run")["status"] == "finished" and sorted(losses(folder / "run")) == list(range(20))
+
+
+FULL_LOGS = """
+import errno, stackwise.rundir as r
+put, left = r.RunDirectory._write, [%d]
+def full(*arguments): raise OSError(errno.ENOSPC, "No space left on device")
+def write(file, line):
+    left[0] -= 1
+    if left[0] < 0:
+        r.replace_file = full
+        full()
+    put(file, line)
+r.RunDirectory._write = staticmethod(write)
+"""
+
+
+def test_a_disk_that_is_full_for_the_logs_is_named_and_the_run_goes_on_later(server: ForkServer, folder: Path) -> None:
+    ended = server.stackwise("run", "exp.yaml", "--output", "run", cwd=folder, patch=FULL_LOGS % 25)
+    assert ended.code == 2 and "disk error: run could not be written: No space left on device" in ended.err, ended.err
+    assert "bug" not in ended.err and status(folder / "run")["status"] == "running"
+    assert server.stackwise("resume", "run", cwd=folder).code == 0
+    whole = server.stackwise("run", "exp.yaml", "--output", "whole", cwd=folder)
+    assert whole.code == 0 and outcome(folder).weights == outcome(folder, "whole").weights
+
+
+def test_final_weights_that_the_disk_refuses_are_written_by_the_next_try(server: ForkServer, folder: Path) -> None:
+    full = """
+import errno, stackwise.checkpoints.weights as w
+def full(*arguments): raise OSError(errno.ENOSPC, "No space left on device")
+w.write_tensors = full
+"""
+    ended = server.stackwise("run", "exp.yaml", "--output", "run", cwd=folder, patch=full)
+    assert ended.code == 2 and "disk error: run/final could not be written: No space left" in ended.err, ended.err
+    assert status(folder / "run")["status"].startswith("failed: disk error") and not list((folder / "run").glob("*final*"))
+    assert not list((folder / "run").glob(".final*"))
+    assert server.stackwise("resume", "run", cwd=folder).code == 0
+    assert outcome(folder).weights

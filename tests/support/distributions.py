@@ -91,9 +91,9 @@ def run_stackwise(
 
 
 def run_python(
-    code: str, *arguments: str, sites: Sequence[Path] = (), environment: dict[str, str] | None = None
+    code: str, *arguments: str, sites: Sequence[Path] = (), environment: dict[str, str] | None = None, folder: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """`python -c CODE ARGUMENTS` with the sites in front of its path."""
+    """`python -c CODE ARGUMENTS` with the sites in front of its path, in a folder."""
     path = os.pathsep.join([*map(str, sites), *filter(None, [os.environ.get("PYTHONPATH", "")])])
     return subprocess.run(
         [sys.executable, "-c", code, *arguments],
@@ -101,6 +101,7 @@ def run_python(
         text=True,
         encoding="utf-8",
         timeout=60,
+        cwd=folder,
         env={**os.environ, "PYTHONPATH": path, **(environment or {})},
     )
 

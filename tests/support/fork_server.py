@@ -11,7 +11,9 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
@@ -56,6 +58,7 @@ class ForkServer:
         signals: Mapping[int, Sequence[str]] | None = None,
         environment: Mapping[str, str] | None = None,
         patch: str = "",
+        kill_after_s: float | None = None,
     ) -> Ended:
         """`stackwise ARGUMENTS` in a forked child.
 
@@ -65,6 +68,7 @@ class ForkServer:
             signals: step → signals that the child sends to itself when that step has been logged.
             environment: variables set in the child.
             patch: Python that the child executes first, to make something fail.
+            kill_after_s: when the server sends it SIGKILL, wherever it is.
         """
         asked = {
             "argv": arguments,
@@ -72,6 +76,7 @@ class ForkServer:
             "signals": {str(k): list(v) for k, v in (signals or {}).items()},
             "environment": dict(environment or {}),
             "patch": patch,
+            "kill_after_s": kill_after_s,
         }
         assert self._process.stdin is not None and self._process.stdout is not None
         print(json.dumps(asked), file=self._process.stdin, flush=True)
@@ -80,14 +85,18 @@ class ForkServer:
 
 
 IMPORTED_ONCE = (
+    "torch._dynamo",  # what torch imports when the first optimizer is made, and for half of a short run's time
+    "torch.utils.flop_counter",
     "stackwise.run",
-    "stackwise.cli",
+    "stackwise.cli.run",
+    "stackwise.cli.resume",
     "stackwise_providers_optim.adamw",
     "stackwise_providers_optim.plateau",
     "stackwise_providers_data.memory",
     "stackwise_providers_data.transforms",
     "stackwise_providers_transformer.causal_lm",
     "stackwise_providers_transformer.decoder",
+    "stackwise_providers_transformer.depth_growth",
     "stackwise_providers_transformer.lora",
 )
 
@@ -100,6 +109,9 @@ def serve() -> None:
         asked = json.loads(line)
         if not (pid := os.fork()):
             os._exit(child(asked))
+        if asked["kill_after_s"] is not None:
+            time.sleep(asked["kill_after_s"])
+            os.kill(pid, signal.SIGKILL)
         print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 
 
@@ -110,7 +122,7 @@ def child(asked: Mapping[str, Any]) -> int:
         flags = os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT | os.O_TRUNC
         os.dup2(os.open(name, flags), number)
     os.environ.update(asked["environment"])
-    sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")  # noqa: SIM115  # they live as long as the process
+    sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115  # for good
     exec(asked["patch"], {})
     witness_data()
     signal_at(asked["signals"])
@@ -126,8 +138,9 @@ def child(asked: Mapping[str, Any]) -> int:
         traceback.print_exc()
         return 99
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            with suppress(OSError):
+                stream.flush()
     return 0
 
 

@@ -31,14 +31,23 @@ class Outcome:
     events: list[dict[str, Any]]
     tally: str
     """What a remembering observer has heard; empty where there is none."""
+    log: list[dict[str, Any]] = field(eq=False)
+    """Every event but the starts; equal where checkpoints are due alike."""
     data: dict[int, str] = field(repr=False)
     """Step → digest of its batches."""
 
 
-def outcome(folder: Path, run: str = "run") -> Outcome:
-    """Read all of it from the files of a run that has finished; a step that was read twice must have been read alike."""
+def outcome(folder: Path, run: str = "run", *, once: bool = True) -> Outcome:
+    """Read all of it from the files of a run that has finished; a step that was read twice must have been read alike.
+
+    Args:
+        folder: the working directory.
+        run: the run directory in it.
+        once: false where steps were meant to be read twice, from other data; the data are left out then.
+    """
     directory, tally = folder / run, folder / "tally.txt"
     assert status(directory)["status"] == "finished"
+    log = [timeless(line) for line in lines(directory / "events.jsonl") if line["event"] != "run_started"]
     newest, skipped = CheckpointStore(directory / "checkpoints").newest()
     assert newest is not None and newest.step == status(directory)["steps"] and not skipped
     return Outcome(
@@ -46,9 +55,10 @@ def outcome(folder: Path, run: str = "run") -> Outcome:
         state={**newest.document["machine"], "seconds": None},
         weights=sha256((directory / "final" / "weights.safetensors").read_bytes()).hexdigest(),
         stream=[timeless(line) for line in lines(directory / "metrics.jsonl")],
-        events=[timeless(line) for line in lines(directory / "events.jsonl") if line["event"] in TOLD_ALIKE],
+        events=[line for line in log if line["event"] in TOLD_ALIKE],
+        log=log,
         tally=tally.read_text() if tally.exists() else "",
-        data=witnessed(folder),
+        data=witnessed(folder) if once else {},
     )
 
 

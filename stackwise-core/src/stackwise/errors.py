@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import difflib
 import signal
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 from attrs import frozen
 
@@ -93,6 +94,23 @@ class ProviderError(StackwiseError):
 
 class DiskError(UserError):
     """The disk refuses what is written to it: full, read-only, failing."""
+
+
+@contextmanager
+def disk_errors(place: object, advice: str) -> Iterator[None]:
+    """Tell what the operating system refuses to write as the disk's error.
+
+    Args:
+        place: what could not be written.
+        advice: what became of it, and what to do.
+
+    Raises:
+        DiskError: an `OSError` came.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise DiskError(f"disk error: {place} could not be written: {error.strerror or error}; {advice}") from error
 
 
 class TrainingHalted(StackwiseError):

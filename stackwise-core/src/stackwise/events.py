@@ -94,7 +94,7 @@ class CheckpointSaved(NamedTuple):
     seconds: float
     """How long training stood still."""
     reason: str
-    """`cadence`, `phase`, `signal` or `end`."""
+    """`cadence`, `phase`, `signal`, `end`, or `branch` where a run was branched from another."""
 
 
 class CheckpointRefused(NamedTuple):

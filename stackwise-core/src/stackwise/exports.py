@@ -19,13 +19,15 @@ from stackwise.checkpoints import DESCRIPTION, Checkpoint, CheckpointStore, load
 from stackwise.config import structure_options
 from stackwise.contracts import BuildContext, Kind, Scheduled
 from stackwise.discovery import discover
-from stackwise.errors import DiskError, UserError
-from stackwise.model import Model, load_named_tensors, named_tensors
+from stackwise.errors import UserError, disk_errors
+from stackwise.model import Model, load_named_tensors, named_tensors, rack_spec
 from stackwise.options import Stack, config_key, scheduled_fields
-from stackwise.phases import ModelState, Part
+from stackwise.phases import CompiledPhase, Part
+from stackwise.plan import Plan
+from stackwise.planes.gates import Gates, gated_modules
 from stackwise.planes.weight_adapters import targets
 from stackwise.registry import Registry
-from stackwise.rundir import CHECKPOINTS, CONFIG, FINAL
+from stackwise.rundir import CHECKPOINTS, CONFIG, final_weights
 from stackwise.saved_models import model_at
 from stackwise.schedules import Constant
 from stackwise.unification import Bridge
@@ -35,14 +37,16 @@ _OWN_KEYS = ("format", "sha256", "tensors")
 """Keys that `save_weights` writes itself."""
 
 
-def describe_model(state: ModelState, t: float, model: nn.Module) -> dict[str, Any]:
+def describe_model(phase: CompiledPhase, t: float, model: Model) -> dict[str, Any]:
     """What a model is built from, as JSON can hold it.
 
     Args:
-        state: the declared model.
-        t: the instant; options that follow time have their value there.
+        phase: the one that declares it.
+        t: the instant; options that follow time, and gates, have their value there.
         model: the model itself, whose specs are noted to be compared when it is built again.
     """
+    assert phase.state is not None  # a plan's phases are declared
+    state = phase.state.model
     return {
         "parts": {role: _as_node(getattr(state, role), t) for role in _ROLES},
         "adapters": {junction: [_as_node(part, t) for part in parts] for junction, parts in state.adapters.items()},
@@ -50,9 +54,16 @@ def describe_model(state: ModelState, t: float, model: nn.Module) -> dict[str, A
         "weight_adapters": {
             name: {**_as_node(declared.part, t), "select": list(declared.select)} for name, declared in state.weight_adapters.items()
         },
+        "gates": _gates(phase, t, model),
         "precision": dict(state.precision),
         "specs": _specs(model),
     }
+
+
+def _gates(phase: CompiledPhase, t: float, model: Model) -> dict[str, Any]:
+    """The gate in force and the modules it stands on; nothing where it stands open."""
+    modules, value = gated_modules(rack_spec(model.rack), phase.blocks), phase.gate(t)
+    return {"value": value, "modules": list(modules)} if modules and torch.tensor(value).item() != 1.0 else {}
 
 
 def load_exported(directory: Path | str, registry: Registry | None = None) -> Model:
@@ -97,16 +108,17 @@ def export(run: Path, directory: Path, step: int | None = None) -> int:
         raise UserError(f"{run} is no run directory: there is no {CONFIG} in it")
     if directory.exists():
         raise UserError(f"{directory} exists already: an export never writes over anything; give another directory, or remove it")
-    store = CheckpointStore(run / CHECKPOINTS)
-    if step is None and not (run / FINAL).is_dir():
+    store, final = CheckpointStore(run / CHECKPOINTS), final_weights(run)
+    if step is not None:
+        model, about = _at(store.at(step))
+    elif final is not None:
+        model, about = _final(final)
+    else:
         there = ", ".join(str(int(name.removeprefix("step-"))) for name in store.names()) or "none"
         raise UserError(f"{run} has no final weights, as it has not finished: choose a checkpoint with --step (there: {there})")
-    model, about = _final(run / FINAL) if step is None else _at(store.at(step))
-    try:
+    with disk_errors(directory, "nothing of it is left"):
         directory.parent.mkdir(parents=True, exist_ok=True)
-        save_weights(model, directory, about)
-    except OSError as error:
-        raise DiskError(f"disk error: {directory} could not be written: {error.strerror or error}; nothing of it is left") from error
+    save_weights(model, directory, about)
     return int(about["step"])
 
 
@@ -116,15 +128,21 @@ def _final(directory: Path) -> tuple[Model, dict[str, Any]]:
 
 
 def _at(checkpoint: Checkpoint) -> tuple[Model, dict[str, Any]]:
-    """The model as it was declared at a checkpoint's step, with its weights."""
+    """The model as it was declared at a checkpoint's step, with the weights to keep, built from its description."""
     found = model_at(checkpoint)
-    parts = describe_model(found.state.model, found.plan.schedule.clock.t(found.step), nn.Module())
-    model = _build({**parts, "specs": None}, checkpoint.path, found.plan.registry)
+    about = describe_model(found.phase, found.plan.schedule.clock.t(found.step), found.model)
+    model = _build(about, checkpoint.path, found.plan.registry)
     if differences := load_named_tensors(model, named_tensors(found.model)):
-        raise UserError(f"the weights in {checkpoint.path} are not its model's:\n  " + "\n  ".join(differences))
-    providers = {provider.name: f"{provider.distribution} {provider.version}" for provider in found.plan.providers}
-    about = {"step": found.step, **parts, "specs": _specs(model), "data": found.fingerprints, "providers": providers}
-    return model, about
+        raise UserError(f"the model of {checkpoint.path} cannot be built from its description:\n  " + "\n  ".join(differences))
+    return model, {"step": found.step, **about, "data": found.fingerprints, **made_by(found.plan)}
+
+
+def made_by(plan: Plan) -> dict[str, Any]:
+    """The providers of a plan, for a description."""
+    return {
+        "providers": {provider.name: f"{provider.distribution} {provider.version}" for provider in plan.providers},
+        "provider_files": {provider.name: provider.file_digest() for provider in plan.providers},
+    }
 
 
 def _build(about: Mapping[str, Any], directory: Path, registry: Registry | None) -> Model:
@@ -140,6 +158,8 @@ def _build(about: Mapping[str, Any], directory: Path, registry: Registry | None)
         attached = {name: (_part("weight-adapter", node, known, directory), tuple(node["select"])) for name, node in beside.items()}
         bridges = [Bridge(**bridge) for bridge in about.get("bridges", [])]
         precision: dict[str, str] = {role: str(about["precision"][role]) for role in _ROLES if role in about.get("precision", {})}
+        gates = about.get("gates", {})
+        gate, gated = float(gates.get("value", 1.0)), [str(path) for path in gates.get("modules", ())]
     context = BuildContext(seed=0, specs={role: part.options.to_spec() for role, part in parts.items() if hasattr(part.options, "to_spec")})
     built = {role: _module(part, known, context) for role, part in parts.items()}
     joints = {junction: [_module(part, known, context) for part in entries] for junction, entries in adapters.items()}
@@ -154,6 +174,9 @@ def _build(about: Mapping[str, Any], directory: Path, registry: Registry | None)
             for path in targets(model, select, name)
         }
     )
+    if gated:
+        with _understood(directory):
+            Gates([model.get_submodule(path) for path in gated], gate, torch.device("cpu"))
     if (noted := about.get("specs")) is not None and noted != (found := _specs(model)):
         changed = [f"{role} was {noted.get(role)}, is {found.get(role)}" for role in found if noted.get(role) != found.get(role)]
         raise UserError(
@@ -224,7 +247,7 @@ def _understood(directory: Path) -> Iterator[None]:
     """A description that somebody changed is the user's file, not our bug."""
     try:
         yield
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{directory / DESCRIPTION} does not describe a model: {type(error).__name__}: {error}") from None
 
 

@@ -17,7 +17,7 @@ from stackwise.errors import ProviderError, UserError
 from stackwise.phases import TrainingState
 from stackwise.plan import make_plan
 from stackwise.registry import blaming
-from stackwise.rundir import CHECKPOINTS, CONFIG, FINAL
+from stackwise.rundir import CHECKPOINTS, CONFIG, final_weights
 from stackwise.saved_models import SavedModel, declared_at, model_at
 from stackwise.specs import BatchSpec
 from stackwise.streams import step_seed, stream_key
@@ -72,8 +72,8 @@ def generate(run: Path | str, prompt: str | Sequence[int], settings: GenerationS
 def _open(run: Path) -> SavedModel:
     if not (run / CONFIG).is_file():
         raise UserError(f"{run} is no run directory: there is no {CONFIG} in it")
-    if (run / FINAL).is_dir():
-        return _finished(run)
+    if (final := final_weights(run)) is not None:
+        return _finished(run, final)
     checkpoint, skipped = CheckpointStore(run / CHECKPOINTS).newest()
     if checkpoint is None:
         damaged = "".join(f"; {each.name} is damaged: {each.reason}" for each in skipped)
@@ -81,10 +81,10 @@ def _open(run: Path) -> SavedModel:
     return model_at(checkpoint)
 
 
-def _finished(run: Path) -> SavedModel:
-    about, plan = read_description(run / FINAL), make_plan(config.load(run / CONFIG), discover())
+def _finished(run: Path, final: Path) -> SavedModel:
+    about, plan = read_description(final), make_plan(config.load(run / CONFIG), discover())
     found = declared_at(plan, about.get("step", plan.schedule.steps), about.get("data", {}))
-    load_weights(found.model.requires_grad_(False), run / FINAL)
+    load_weights(found.model.requires_grad_(False), final)
     return found
 
 

@@ -77,6 +77,7 @@ def _pieces(building: bool) -> list[_Piece]:
         _Piece("the random generator of `random`", random.getstate, random.setstate),
         _Piece("the working directory", os.getcwd, os.chdir),
         _Piece("the module path", lambda: list(sys.path), _write_path, lambda before, after: set(before) <= set(after)),
+        _Piece("the environment variables", _read_environment, _write_environment),
     ]
     if not building:
         pieces.append(_Piece("a running thread", lambda: frozenset(threading.enumerate()), None, _no_new_thread))
@@ -95,8 +96,6 @@ def _pieces(building: bool) -> list[_Piece]:
             _Piece("the number of threads of torch", torch.get_num_threads, torch.set_num_threads),
             *(piece for piece, _ in _torch_defaults()),
         ]
-    # read last: asking torch for its default device may import parts of torch that set variables of their own
-    pieces.append(_Piece("the environment variables", _read_environment, _write_environment))
     return pieces
 
 

@@ -372,11 +372,12 @@ class TrainingMachine:
             self._probed_step = phase.stop - 1
         self.data.open(self.schedule.moments(phase, self.step))
         for moment, tokens in self.schedule.walk(phase, self.step):
-            if moment.step in due:
-                yield from self._evaluate(moment.step, phase.name, "cadence")
             started = perf_counter()
             if moving:
                 self._apply_values(moment.t)
+            if moment.step in due:
+                yield from self._evaluate(moment.step, phase.name, "cadence")
+                started = perf_counter()
             loss, norm = self._train_step(moment)
             finite = isfinite(loss) and isfinite(norm)
             self._not_finite_in_a_row = 0 if finite else self._not_finite_in_a_row + 1

@@ -27,7 +27,7 @@ _COLOURS = (36, 32, 33, 35, 34)
 
 
 class Progress:
-    """An observer that shows where the run is.
+    """An observer that shows where the run is, for as long as somebody is there to see it: nobody who leaves stops a run.
 
     Args:
         schedule: the timeline to draw.
@@ -36,8 +36,8 @@ class Progress:
 
     def __init__(self, schedule: PhaseSchedule, stream: TextIO | None = None) -> None:
         self._schedule = schedule
-        self._stream = stream if stream is not None else sys.stderr
-        self._live = self._stream.isatty() and os.environ.get("TERM") != "dumb"
+        self._stream: TextIO | None = stream if stream is not None else sys.stderr
+        self._live = self._stream is not None and self._stream.isatty() and os.environ.get("TERM") != "dumb"
         self._colour = self._live and "NO_COLOR" not in os.environ
         encoding = (getattr(self._stream, "encoding", None) or "ascii").lower()
         self._full, self._empty, self._edge = ("━", "─", "┃") if "utf" in encoding else ("=", "-", "|")
@@ -95,14 +95,13 @@ class Progress:
             self._window = (self._seconds, event.tokens)
         text = self._text(event, now)
         if self._live:
-            self._stream.write("\r\x1b[2K" + self._live_line(event.step + 1, text))
-            self._stream.flush()
+            self._write("\r\x1b[2K" + self._live_line(event.step + 1, text))
         else:
             self.say(text)
 
     def _live_line(self, done: int, text: str) -> str:
         """Bar and text in less than the terminal's width, because a line that wraps is not erased; the text alone where it is narrow."""
-        room = os.get_terminal_size(self._stream.fileno()).columns - 1
+        room = self._columns() - 1
         if room < 60:
             return text[:room]
         edges = len(self._schedule.phases) - 1
@@ -142,13 +141,28 @@ class Progress:
         """One line, above the bar where there is one."""
         self._clear()
         encoding = getattr(self._stream, "encoding", None) or "ascii"
-        self._stream.write(text.encode(encoding, "replace").decode(encoding) + "\n")
-        self._stream.flush()
+        self._write(text.encode(encoding, "replace").decode(encoding) + "\n")
 
     def _clear(self) -> None:
         if self._live:
-            self._stream.write("\r\x1b[2K")
+            self._write("\r\x1b[2K")
+
+    def _columns(self) -> int:
+        """Of the terminal; some number where it is gone, which the next writing finds out."""
+        try:
+            return os.get_terminal_size(self._stream.fileno()).columns if self._stream is not None else 80
+        except (OSError, ValueError):
+            return 80
+
+    def _write(self, text: str) -> None:
+        """To the stream, until it takes nothing any more: its reader left, its disk is full, its terminal is gone."""
+        if self._stream is None:
+            return
+        try:
+            self._stream.write(text)
             self._stream.flush()
+        except (OSError, ValueError):  # ValueError: it was closed
+            self._stream, self._live = None, False
 
 
 def _clock(seconds: float) -> str:

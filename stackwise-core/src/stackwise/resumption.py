@@ -40,6 +40,8 @@ class Described:
     config: Mapping[str, Any]
     past: Past
     machine: Mapping[str, Any]
+    reason: str
+    """Why it was saved."""
     versions: Mapping[str, str]
     fingerprints: Mapping[str, Any]
     parent: Mapping[str, Any] | None = None
@@ -59,6 +61,7 @@ class Described:
             config=document["config"],
             past=Past(document["machine"]["step"], clock_from_json(document["clock"])),
             machine=document["machine"],
+            reason=document["reason"],
             versions=document["versions"],
             fingerprints=document["fingerprints"],
             parent=document["parent"],

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext, suppress
+from glob import escape
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, TextIO
@@ -12,26 +14,25 @@ from attrs import frozen
 from stackwise import config
 from stackwise.amendments import amend
 from stackwise.assembly import assemble
-from stackwise.checkpoints import Checkpoint, CheckpointStore, save_weights, step_of
+from stackwise.checkpoints import Checkpoint, CheckpointStore, Skipped, save_weights, step_of
 from stackwise.config import Experiment
-from stackwise.describe import plan_as_json
+from stackwise.describe import plan_as_json, providers_as_json
 from stackwise.discovery import discover
-from stackwise.errors import RunStopped, UserError
+from stackwise.errors import DiskError, RunStopped, UserError
 from stackwise.events import ConfigChanged
-from stackwise.exports import describe_model
+from stackwise.exports import describe_model, made_by
 from stackwise.machine import TrainingMachine
 from stackwise.plan import Plan, make_plan
 from stackwise.pricing import price
 from stackwise.progress import Progress
 from stackwise.registry import blaming
 from stackwise.report import Summary
-from stackwise.resumption import Described, Origin, changed_files, changed_versions, check_fingerprints, named_config
+from stackwise.resumption import Described, Origin, changed_files, changed_versions, check_fingerprints, describe, named_config
 from stackwise.run_loop import RunLoop
-from stackwise.rundir import CHECKPOINTS, CONFIG, FINAL, RunDirectory
+from stackwise.rundir import CHECKPOINTS, CONFIG, FINAL, FINISHED, RunDirectory, refuse_existing
 from stackwise.time import Duration
 
 Resume = Literal["never", "auto", "must"]
-FINISHED = "finished"
 
 
 @frozen
@@ -64,6 +65,8 @@ def run(
         RunStopped: a signal asked for it.
     """
     experiment = config.load(path, overrides)
+    if resume == "never" and output is not None:
+        refuse_existing(output)
     if resume != "never":
         experiment.check()
         if (found := _existing(output, experiment.run.name)) is not None:
@@ -73,7 +76,8 @@ def run(
             raise UserError(f"there is no run at {where} to go on with: leave --resume out to begin one")
     plan = make_plan(experiment, discover())
     machine = assemble(plan)
-    directory = RunDirectory.create(output, experiment.run.name)
+    declared = _Declaration.of(plan)
+    directory = RunDirectory.create(output, experiment.run.name, declared.write)
     return _train(_loop(plan, machine, directory, Progress(plan.schedule, stream)))
 
 
@@ -110,15 +114,20 @@ def branch(directory: Path, at: str, overrides: Sequence[str] = (), output: Path
     checkpoint = _checkpoint_at(CheckpointStore(directory / CHECKPOINTS), at, directory)
     rest = _Rest.after(checkpoint, config.load(_config_of(directory), overrides))
     machine = rest.machine()
-    made = RunDirectory.create(output, rest.plan.experiment.run.name)
     origin = Origin(run=str(directory), step=checkpoint.step, sha256=sha256((checkpoint.path / "manifest.json").read_bytes()).hexdigest())
+    declared, parent, reason = _Declaration.of(rest.plan), origin.as_json(), "branch"
+
+    def share_the_past(made: RunDirectory) -> None:
+        declared.write(made)
+        made.cut(checkpoint.step, of=directory)
+        tensors, document = machine.state()
+        about = {**describe(rest.plan, machine, parent), "reason": reason, "machine": document}
+        CheckpointStore(made.path / CHECKPOINTS).save(checkpoint.step, tensors, about, pin=reason)
+
+    made = RunDirectory.create(output, rest.plan.experiment.run.name, share_the_past)
     progress = Progress(rest.plan.schedule, stream)
     progress.say(f"branch {made.path} from {directory} at step {checkpoint.step:,} of {rest.plan.schedule.steps:,}")
-    made.cut(checkpoint.step, of=directory)
-    loop = _loop(rest.plan, machine, made, progress, origin.as_json())
-    tensors, document = machine.state()
-    loop.store.save(checkpoint.step, tensors, {**loop.about(), "machine": document}, pin="branch")
-    return _train(loop, rest)
+    return _train(_loop(rest.plan, machine, made, progress, parent, reason), rest)
 
 
 def _go_on(path: Path, experiment: Experiment, stream: TextIO | None) -> Result:
@@ -126,23 +135,37 @@ def _go_on(path: Path, experiment: Experiment, stream: TextIO | None) -> Result:
     directory = RunDirectory.open(path)
     try:
         checkpoint, skipped = CheckpointStore(path / CHECKPOINTS).newest()
+        if checkpoint is None and skipped:
+            raise _none_whole(path, skipped)
         rest = _Rest.after(checkpoint, experiment)
         if directory.status().get("status") == FINISHED and rest.step >= rest.plan.schedule.steps:
             summary = Summary.of(directory.history())
             directory.close()
             return Result(path, summary, finished_before=True)
         machine = rest.machine()
+        declared = None if rest.is_declared_in(directory) else _Declaration.of(rest.plan)
         progress = Progress(rest.plan.schedule, stream)
         for each in skipped:
             progress.say(f"      checkpoint {each.name} is passed over: {each.reason}")
         from_ = f"checkpoint {checkpoint.name}" if checkpoint is not None else "the beginning, as there is no checkpoint"
         progress.say(f"resume {path} at step {rest.step:,} of {rest.plan.schedule.steps:,}, from {from_}")
         directory.cut(rest.step)
-        loop = _loop(rest.plan, machine, directory, progress, rest.parent)
+        if declared is not None:
+            declared.write(directory)
+        loop = _loop(rest.plan, machine, directory, progress, rest.parent, rest.reason)
     except BaseException:
         directory.close()
         raise
     return _train(loop, rest)
+
+
+def _none_whole(path: Path, skipped: Sequence[Skipped]) -> UserError:
+    """To begin anew would write over what may be whole elsewhere, or can be mended."""
+    told = "".join(f"\n  {each.name}: {each.reason}" for each in skipped)
+    return UserError(
+        f"{path} cannot go on, as none of its {len(skipped)} checkpoints is whole: mend them, or remove {path / CHECKPOINTS} "
+        f"to have the run begin anew{told}"
+    )
 
 
 @frozen
@@ -174,6 +197,16 @@ class _Rest:
         """The checkpoint of another run that this one was branched from."""
         return self.saved.parent if self.saved is not None else None
 
+    @property
+    def reason(self) -> str | None:
+        """Why the checkpoint was saved."""
+        return self.saved.reason if self.saved is not None else None
+
+    def is_declared_in(self, directory: RunDirectory) -> bool:
+        """Whether a run directory holds this config and its plan already, which nothing has changed since."""
+        as_before = self.checkpoint is not None and not self.changes
+        return as_before and directory.declares(named_config(self.plan), providers_as_json(self.plan))
+
     def notes(self) -> list[str]:
         """What else is not as it was."""
         if self.saved is None:
@@ -196,23 +229,41 @@ class _Rest:
         return machine
 
 
+@frozen
+class _Declaration:
+    """Config and plan as a run directory holds them; whoever has one knows that every phase can be built."""
+
+    config: Mapping[str, Any]
+    plan: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, plan: Plan) -> _Declaration:
+        """Price a plan."""
+        return cls(named_config(plan), plan_as_json(plan, price(plan)))
+
+    def write(self, directory: RunDirectory) -> None:
+        """Into a run directory."""
+        directory.declare(self.config, self.plan)
+
+
 def _loop(
-    plan: Plan, machine: TrainingMachine, directory: RunDirectory, progress: Progress, parent: Mapping[str, Any] | None = None
+    plan: Plan,
+    machine: TrainingMachine,
+    directory: RunDirectory,
+    progress: Progress,
+    parent: Mapping[str, Any] | None = None,
+    reason: str | None = None,
 ) -> RunLoop:
-    """The loop of a run; its config and plan are written."""
-    prices = price(plan)
-    directory.write_config(named_config(plan))
-    directory.write_json("plan", plan_as_json(plan, prices))
     declared = plan.experiment.run.checkpoint
     store = CheckpointStore(directory.path / CHECKPOINTS, keep_last=declared.keep_last, best=declared.best_metric, pins={machine.step})
-    return RunLoop(plan=plan, machine=machine, directory=directory, store=store, progress=progress, parent=parent)
+    return RunLoop(plan=plan, machine=machine, directory=directory, store=store, progress=progress, parent=parent, reason=reason)
 
 
 def _train(loop: RunLoop, rest: _Rest | None = None) -> Result:
     """Train to the end, write the final weights, and say in `status.json` how it ended."""
     directory, status = loop.directory, "failed"
-    _write_status(loop, "running")
     try:
+        _write_status(loop, "running")
         for note in rest.notes() if rest is not None else ():
             loop.progress.say(f"      {note}")
         for change in rest.changes if rest is not None else ():
@@ -230,9 +281,18 @@ def _train(loop: RunLoop, rest: _Rest | None = None) -> Result:
         status = f"failed: {error}"
         raise
     finally:
-        _write_status(loop, status)
-        directory.close()
+        _leave(loop, status)
     return Result(directory.path, loop.summary)
+
+
+def _leave(loop: RunLoop, status: str) -> None:
+    """Say how the run ended, and let go of its directory; where it did not end well that is what is told, not what the disk adds to it."""
+    with suppress(DiskError) if status != FINISHED else nullcontext():
+        try:
+            _write_status(loop, status)
+            loop.store.close()
+        finally:
+            loop.directory.close()
 
 
 def _save_final(machine: TrainingMachine, loop: RunLoop) -> None:
@@ -246,14 +306,16 @@ def _save_final(machine: TrainingMachine, loop: RunLoop) -> None:
 
 def _write_status(loop: RunLoop, status: str) -> None:
     ledger, parent = loop.machine.data.ledger(), {} if loop.parent is None else {"parent": loop.parent}
-    loop.directory.write_json("status", {"status": status, "steps": loop.machine.step, "data": ledger, **parent})
+    loop.directory.write_status({"status": status, "steps": loop.machine.step, "data": ledger, **parent})
 
 
 def _existing(output: Path | None, name: str) -> Path | None:
     """The run to go on with: at `output`, or the newest of this name."""
     if output is not None:
         return output if output.exists() else None
-    numbered = [path for path in Path("runs").glob(f"{name}-*") if path.name.removeprefix(f"{name}-").isdecimal()]
+    numbered = [
+        path.parent for path in Path("runs").glob(f"{escape(name)}-*/{CONFIG}") if path.parent.name.removeprefix(f"{name}-").isdecimal()
+    ]
     return max(numbered, key=lambda path: int(path.name.removeprefix(f"{name}-")), default=None)
 
 
@@ -296,12 +358,5 @@ def _checkpoint_at(store: CheckpointStore, at: str, directory: Path) -> Checkpoi
 
 
 def _about(plan: Plan, machine: TrainingMachine) -> dict[str, Any]:
-    state = plan.schedule.phases[-1].state
-    assert state is not None  # a plan's phases are declared
-    return {
-        "step": machine.step,
-        **describe_model(state.model, 1.0, machine.model.model),
-        "data": machine.data.fingerprints(),
-        "providers": {provider.name: f"{provider.distribution} {provider.version}" for provider in plan.providers},
-        "provider_files": {provider.name: provider.file_digest() for provider in plan.providers},
-    }
+    about = describe_model(plan.schedule.phases[-1], 1.0, machine.model.model)
+    return {"step": machine.step, **about, "data": machine.data.fingerprints(), **made_by(plan)}

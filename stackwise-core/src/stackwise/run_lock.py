@@ -30,7 +30,7 @@ class RunLock:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             self._file.close()
-            raise UserError(f"{directory} is being written by {_told(holder(directory))}: wait for its end, or stop it") from None
+            raise _held(directory) from None
         self._file.truncate(0)
         json.dump({"pid": os.getpid(), "host": socket.gethostname()}, self._file)
         self._file.flush()
@@ -59,6 +59,20 @@ def is_held(directory: Path) -> bool:
     except OSError:
         return False
     return False
+
+
+def refuse_held(directory: Path) -> None:
+    """Look before anything heavy is imported, so that the second process is told at once.
+
+    Raises:
+        UserError: a process writes there; the sentence names pid and host.
+    """
+    if is_held(directory):
+        raise _held(directory)
+
+
+def _held(directory: Path) -> UserError:
+    return UserError(f"{directory} is being written by {_told(holder(directory))}: wait for its end, or stop it")
 
 
 def _told(who: dict[str, Any] | None) -> str:

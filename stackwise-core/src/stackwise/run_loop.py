@@ -35,6 +35,7 @@ class RunLoop:
         store: the checkpoints of that directory.
         progress: shows every event.
         parent: the checkpoint of another run that this one was branched from.
+        reason: why the state to go on from was saved; None: there is none.
     """
 
     plan: Plan
@@ -43,6 +44,7 @@ class RunLoop:
     store: CheckpointStore
     progress: Progress
     parent: Mapping[str, Any] | None = None
+    reason: str | None = None
     summary: Summary = field(init=False)
     """Of all that the logs hold, what was done before included."""
     _saving: Saving = field(init=False)
@@ -50,7 +52,8 @@ class RunLoop:
 
     def __attrs_post_init__(self) -> None:
         self._saving = Saving(self.store, self.plan.experiment.run.checkpoint, self.plan.schedule, self.about, self.directory.sync)
-        self._saving.last_step = self.machine.step or None
+        if self.reason is not None:
+            self._saving.go_on(self.machine.step, self.reason)
         self.summary = Summary.of(self.directory.history())
 
     def train(self) -> TrainingMachine:
@@ -119,9 +122,12 @@ class RunLoop:
             raise TrainingHalted(f"{halted}; {MAX_REWINDS} rewinds to step {good.step} ended alike") from halted
         where, positions = self.machine.step, self.machine.data.state_dict()
         self.machine = assemble(self.plan)
-        self.machine.restore(good.load_tensors(), Described.read(good.document).machine, positions=positions)
+        saved = Described.read(good.document)
+        self.machine.restore(good.load_tensors(), saved.machine, positions=positions)
+        self.store.forget_after(good.step)
         self.directory.cut(good.step)
-        self._saving.last_step, self.summary = good.step, Summary.of(self.directory.history())
+        self._saving.go_on(good.step, saved.reason)
+        self.summary = Summary.of(self.directory.history())
         self.tell(Rewound(good.step, where, str(halted)))
 
     def _newest_good(self) -> Checkpoint | None:

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
+from itertools import count
 from math import isfinite
 from pathlib import Path
+from secrets import token_hex
 from time import monotonic
 from typing import Any, TextIO
 
 import yaml
 
-from stackwise.errors import UserError
+from stackwise.checkpoints import disk
+from stackwise.errors import DiskError, UserError, disk_errors
 from stackwise.events import Evaluated, Event, StepDone, from_json, to_json
 from stackwise.run_lock import RunLock
 
 FLUSH_EVERY_S = 1.0
-CONFIG, EVENTS, METRICS, CHECKPOINTS, FINAL = "config.yaml", "events.jsonl", "metrics.jsonl", "checkpoints", "final"
+CONFIG, PLAN, STATUS, EVENTS, METRICS = "config.yaml", "plan.json", "status.json", "events.jsonl", "metrics.jsonl"
+CHECKPOINTS, FINAL = "checkpoints", "final"
+FINISHED = "finished"
+"""What `status.json` says of a run that has nothing left to do."""
 _NOT_FINITE = {"nan", "inf", "-inf"}
 
 
@@ -37,32 +45,50 @@ class RunDirectory:
         self._open_logs()
 
     @classmethod
-    def create(cls, path: Path | None, name: str) -> RunDirectory:
+    def create(cls, path: Path | None, name: str, fill: Callable[[RunDirectory], object]) -> RunDirectory:
         """Make the directory: the path given, or `runs/<name>-001` and on, the first that is free.
 
+        It is filled beside its place and renamed when it is whole, so that none is ever found without what makes it a run.
+
+        Args:
+            path: where; it must not exist.
+            name: of the run.
+            fill: puts in what the directory holds from its first moment: config and plan, of a branch also its past.
+
         Raises:
-            UserError: the path given exists already, or cannot be made.
+            UserError: the path given exists already, or the directory cannot be made.
         """
+        if path is not None:
+            refuse_existing(path)
+        parent = path.parent if path is not None else Path("runs")
         try:
-            if path is not None:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.mkdir()
-                return cls(path)
-            Path("runs").mkdir(exist_ok=True)
-            number = 1
-            while True:
-                try:
-                    (chosen := Path("runs") / f"{name}-{number:03d}").mkdir()
-                    return cls(chosen)
-                except FileExistsError:
-                    number += 1
+            parent.mkdir(parents=True, exist_ok=True)
+            return cls._made(
+                parent / f".{os.getpid()}-{token_hex(4)}.making", [path] if path is not None else _numbered(parent, name), fill
+            )
         except FileExistsError as error:
-            raise UserError(
-                f"{error.filename} exists already: a run never writes over another; give another --output, remove it, "
-                "or go on with it by `stackwise resume`"
-            ) from None
-        except OSError as error:
-            raise UserError(f"the run directory cannot be made: {error}") from None
+            raise _taken(error.filename) from None
+        except (OSError, DiskError) as error:
+            raise DiskError(f"the run directory cannot be made: {error}") from None
+
+    @classmethod
+    def _made(cls, fresh: Path, places: Iterable[Path], fill: Callable[[RunDirectory], object]) -> RunDirectory:
+        """Fill a directory and give it the first name that is free; nothing is left of it when that fails."""
+        fresh.mkdir()
+        try:
+            made = cls(fresh)
+            try:
+                fill(made)
+                disk.sync_directory(fresh)
+                made.path = _named(fresh, places)
+            except BaseException:
+                made.close()
+                raise
+        except BaseException:
+            with suppress(OSError):
+                disk.remove_tree(fresh)
+            raise
+        return made
 
     @classmethod
     def open(cls, path: Path) -> RunDirectory:
@@ -78,33 +104,50 @@ class RunDirectory:
         except OSError as error:
             raise UserError(f"{path} cannot be written: {error.strerror or error}") from None
 
-    def write_config(self, resolved: Mapping[str, Any]) -> None:
-        """The config as it was understood, every `extends` and `--set` applied."""
-        self._put(CONFIG, yaml.safe_dump(dict(resolved), sort_keys=False, allow_unicode=True))
+    def declare(self, config: Mapping[str, Any], plan: Mapping[str, Any]) -> None:
+        """Write the config as it was understood, every `extends` and `--set` applied, and its plan, which never stands beside another's."""
+        with self._disk_errors():
+            (self.path / PLAN).unlink(missing_ok=True)
+            replace_file(self.path / CONFIG, _as_yaml(config))
+        self._write_json(PLAN, plan)
 
-    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
-        """A JSON document of the run (`plan`, `status`)."""
-        self._put(f"{name}.json", json.dumps(content, indent=1, allow_nan=False, default=str) + "\n")
+    def declares(self, config: Mapping[str, Any], providers: Sequence[Mapping[str, Any]]) -> bool:
+        """Whether this config and its plan, made with these providers, are written here already."""
+        try:
+            written: Any = json.loads((self.path / PLAN).read_text("utf-8"))
+            return written["providers"] == list(providers) and (self.path / CONFIG).read_text("utf-8") == _as_yaml(config)
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+
+    def write_status(self, status: Mapping[str, Any]) -> None:
+        """Write how the run stands."""
+        self._write_json(STATUS, status)
 
     def status(self) -> Mapping[str, Any]:
         """What `status.json` says; empty where there is none to read."""
         return read_status(self.path)
 
     def __call__(self, event: Event) -> None:
-        """Log one event: steps and evaluations as metrics, everything but steps as events."""
-        if isinstance(event, StepDone):
-            self._write(self._metrics, {key: value for key, value in event._asdict().items() if key != "skipped" or value})
-        else:
-            self._write(self._events, to_json(event))
-            if isinstance(event, Evaluated):
-                line = {"step": event.step, "phase": event.phase, "evaluation": event.name, "at": event.at, **event.metrics}
-                self._write(self._metrics, line)
-        if not isinstance(event, StepDone) or monotonic() - self._flushed > FLUSH_EVERY_S:
-            self.flush()
+        """Log one event: steps and evaluations as metrics, everything but steps as events.
+
+        Raises:
+            DiskError: the disk refuses.
+        """
+        with self._disk_errors():
+            if isinstance(event, StepDone):
+                self._write(self._metrics, {key: value for key, value in event._asdict().items() if key != "skipped" or value})
+            else:
+                self._write(self._events, to_json(event))
+                if isinstance(event, Evaluated):
+                    line = {"step": event.step, "phase": event.phase, "evaluation": event.name, "at": event.at, **event.metrics}
+                    self._write(self._metrics, line)
+            if not isinstance(event, StepDone) or monotonic() - self._flushed > FLUSH_EVERY_S:
+                self._flush()
 
     def history(self) -> Iterator[Event]:
         """The events that the logs hold, in their order."""
-        self.flush()
+        with self._disk_errors():
+            self._flush()
         return read_history(self.path)
 
     def cut(self, step: int, of: Path | None = None) -> None:
@@ -114,20 +157,34 @@ class RunDirectory:
             step: the step to go on from.
             of: the run directory whose past it is; this one when left out.
         """
-        self._close_logs()
-        _take_back(of if of is not None else self.path, self.path, step)
-        self._open_logs()
+        with self._disk_errors():
+            self._close_logs()
+            _take_back(of if of is not None else self.path, self.path, step)
+            self._open_logs()
 
-    def flush(self) -> None:
+    def sync(self) -> None:
+        """Force the logs to disk, so that they are never behind a checkpoint."""
+        with self._disk_errors():
+            self._flush()
+            for log in (self._events, self._metrics):
+                os.fsync(log.fileno())
+
+    def close(self) -> None:
+        """Flush and close the logs, and let others write here, whatever the disk says."""
+        try:
+            with self._disk_errors():
+                self._close_logs()
+        finally:
+            self._lock.release()
+
+    def _disk_errors(self) -> AbstractContextManager[None]:
+        return disk_errors(self.path, "the checkpoints in it are untouched: free space or mend the disk, then resume")
+
+    def _flush(self) -> None:
         """Hand what is buffered to the operating system."""
         self._events.flush()
         self._metrics.flush()
         self._flushed = monotonic()
-
-    def close(self) -> None:
-        """Flush and close the logs, and let others write here."""
-        self._close_logs()
-        self._lock.release()
 
     def _open_logs(self) -> None:
         self._events: TextIO = (self.path / EVENTS).open("a", encoding="utf-8")  # held open for the run
@@ -135,46 +192,97 @@ class RunDirectory:
         self._flushed = monotonic()
 
     def _close_logs(self) -> None:
-        self._events.close()
-        self._metrics.close()
+        try:
+            self._events.close()
+        finally:
+            self._metrics.close()
 
-    def sync(self) -> None:
-        """Force the logs to disk, so that they are never behind a checkpoint."""
-        self.flush()
-        for log in (self._events, self._metrics):
-            os.fsync(log.fileno())
-
-    def _put(self, name: str, text: str) -> None:
-        replace_file(self.path / name, text)
+    def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        with self._disk_errors():
+            replace_file(self.path / name, json.dumps(content, indent=1, allow_nan=False, default=str) + "\n")
 
     @staticmethod
     def _write(file: TextIO, line: Mapping[str, Any]) -> None:
         file.write(json.dumps(_finite(line), default=str) + "\n")
 
 
+def _numbered(parent: Path, name: str) -> Iterator[Path]:
+    """`<name>-001` and on, those that are not there."""
+    return (place for number in count(1) if not os.path.lexists(place := parent / f"{name}-{number:03d}"))
+
+
+def _named(fresh: Path, places: Iterable[Path]) -> Path:
+    """Give a directory the first name that nothing has.
+
+    Raises:
+        FileExistsError: all are taken.
+    """
+    for place in places:
+        try:
+            fresh.rename(place)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise
+        else:
+            disk.sync_directory(place.parent)
+            return place
+    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(place))
+
+
+def refuse_existing(path: Path) -> None:
+    """Look before anything is read or built.
+
+    Raises:
+        UserError: something is there already.
+    """
+    if os.path.lexists(path):
+        raise _taken(path)
+
+
+def _taken(place: object) -> UserError:
+    return UserError(
+        f"{place} exists already: a run never writes over another; give another --output, remove it, or go on with it by `stackwise resume`"
+    )
+
+
+def _as_yaml(config: Mapping[str, Any]) -> str:
+    return yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+
+
 def read_status(path: Path) -> Mapping[str, Any]:
     """What a run directory's `status.json` says; empty where there is none to read."""
     try:
-        content = json.loads((path / "status.json").read_text("utf-8"))
+        content = json.loads((path / STATUS).read_text("utf-8"))
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
 
 
+def final_weights(path: Path) -> Path | None:
+    """Where a run directory's final weights are; None before its end, also where it was extended after an earlier one."""
+    finished = (path / FINAL).is_dir() and read_status(path).get("status") == FINISHED
+    return path / FINAL if finished else None
+
+
 def replace_file(path: Path, text: str) -> None:
     """Write a small file, whole or not at all."""
     fresh = path.with_name(f".{path.name}.writing")
-    with fresh.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
+    try:
+        with fresh.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+    except OSError:
+        with suppress(OSError):
+            fresh.unlink()
+        raise
 
 
 def _take_back(source: Path, target: Path, step: int) -> None:
-    """Write the logs of `source` into `target` as they were when the state before `step` was saved: what happens at `step` comes after."""
+    """Write the logs of `source` into `target` as they were when step `step` was next: what happens at `step` comes after."""
     for name in (EVENTS, METRICS):
-        kept = [line for line in _whole_lines(source / name) if _is_before(json.loads(line), step)]
+        kept = [line for line in _whole_lines(source / name) if json.loads(line).get("step", step) < step]
         replace_file(target / name, "".join(kept))
 
 
@@ -191,12 +299,6 @@ def read_history(path: Path) -> Iterator[Event]:
     while step is not None:
         yield step
         step = next(steps, None)
-
-
-def _is_before(line: Mapping[str, Any], step: int) -> bool:
-    if line.get("event") == "checkpoint_saved":
-        return bool(line["step"] <= step)
-    return "step" in line and bool(line["step"] < step)
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -7,14 +7,13 @@ from typing import Any
 
 import torch
 from attrs import frozen
-from torch import nn
 
 from stackwise import config
 from stackwise.assembly import Workshop
 from stackwise.checkpoints import Checkpoint
 from stackwise.discovery import discover
 from stackwise.errors import UserError
-from stackwise.model import load_named_tensors, named_tensors
+from stackwise.model import Model, load_named_tensors, named_tensors
 from stackwise.phases import CompiledPhase, TrainingState
 from stackwise.plan import Plan, make_plan
 from stackwise.planes.model import ModelPlane
@@ -31,7 +30,7 @@ class SavedModel:
     phase: CompiledPhase
     """The one whose last step so far lies before `step`."""
     state: TrainingState
-    model: nn.Module
+    model: Model
     """On the CPU and in evaluation mode."""
     step: int
     fingerprints: Mapping[str, Any]

@@ -50,15 +50,18 @@ class _Pending:
 
     due: Due
     step: int
-    tensors: Mapping[str, torch.Tensor]
-    document: Mapping[str, Any]
+    tensors: Mapping[str, torch.Tensor] = field(factory=dict)
+    document: Mapping[str, Any] = field(factory=dict)
+    on_disk: bool = False
+    """Whether it was saved by whoever went before, so that it is only told of."""
     awaited: set[str] = field(factory=set)
     metrics: dict[str, float] = field(factory=dict)
 
     @classmethod
     def of(cls, machine: TrainingMachine, due: Due) -> _Pending:
         """The state of now, the tensors live: nothing changes them before the next step."""
-        return cls(due, machine.step, *machine.state())
+        tensors, document = machine.state()
+        return cls(due, machine.step, tensors, document)
 
 
 class Saving:
@@ -87,14 +90,18 @@ class Saving:
         self.last_step: int | None = None
         """The newest state that was saved."""
 
+    def go_on(self, step: int, reason: str) -> None:
+        """Begin with the state before `step`, which is on disk: it is told of again, like the evaluations that come again before it."""
+        self.last_step = step
+        self._wait_for(_Pending(Due(reason), step, on_disk=True))
+
     def after(self, event: Event, machine: TrainingMachine) -> Iterator[Event]:
         """Save if it is due now that this has happened; yields what came of it."""
         if isinstance(event, StepDone):
             due = self._due.get(event.step + 1)
             if due is None or self.last_step == machine.step:
                 return
-            self._pending = _Pending.of(machine, due)
-            self._pending.awaited |= {name for name, steps in self._evaluate_at.items() if machine.step in steps}
+            self._wait_for(_Pending.of(machine, due))
         elif isinstance(event, Evaluated) and self._pending is not None and event.step == self._pending.step:
             self._pending.awaited.discard(event.name)
             self._pending.metrics |= {f"{event.name}.{metric}": value for metric, value in event.metrics.items()}
@@ -106,15 +113,21 @@ class Saving:
         if self.last_step != machine.step:
             yield self._save(self._pending if self._pending is not None else _Pending.of(machine, Due(reason)))
 
+    def _wait_for(self, pending: _Pending) -> None:
+        pending.awaited |= {name for name, steps in self._evaluate_at.items() if pending.step in steps}
+        self._pending = pending
+
     def _save(self, pending: _Pending) -> Event:
         started, self._pending = perf_counter(), None
+        if pending.on_disk:
+            return CheckpointSaved(pending.step, name_of(pending.step), 0.0, pending.due.reason)
         if strange := not_finite(pending.tensors):
             return CheckpointRefused(pending.step, f"{strange} is not finite: such a state is never saved as a good one")
         self._sync()
         self._store.save(
             pending.step,
             pending.tensors,
-            {**self._about(), "machine": pending.document},
+            {**self._about(), "reason": pending.due.reason, "machine": pending.document},
             metrics=pending.metrics,
             asynchronous=self._asynchronous,
             pin=pending.due.pin,

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from stackwise.checkpoints import DESCRIPTION, WEIGHTS, disk, load_weights, named_tensors, save_weights
-from stackwise.errors import UserError
+from stackwise.errors import DiskError, UserError
 
 
 class Tied(nn.Module):
@@ -115,7 +115,8 @@ def test_a_save_that_fails_anywhere_leaves_the_old_one_whole(tmp_path: Path, mon
         failed = False
         try:
             save_weights(new, tmp_path / "w", {"which": "new"})
-        except DiskFull:
+        except DiskError as error:
+            assert isinstance(error.__cause__, DiskFull) and str(tmp_path / "w") in str(error)
             failed = True
     found = Tied(2)
     which = load_weights(found, tmp_path / "w")["which"]

@@ -26,7 +26,7 @@ from stackwise.checkpoints.manifest import (
 )
 from stackwise.checkpoints.retention import Direction, Kept, Retention
 from stackwise.checkpoints.tensor_file import read_tensors, write_tensors, write_whole
-from stackwise.errors import DiskError, UserError
+from stackwise.errors import DiskError, UserError, disk_errors
 
 _NAME = re.compile(r"step-(\d{9,})")
 _WRITING, _REPLACED = ".writing", ".replaced"
@@ -158,6 +158,20 @@ class CheckpointStore:
         """Never prune this step while the store is open."""
         self._pins.add(step)
 
+    def forget_after(self, step: int) -> None:
+        """Remove every checkpoint of a later step: training went back behind them, and goes on otherwise.
+
+        Raises:
+            DiskError: the disk refuses.
+        """
+        self.wait()
+        try:
+            for there, path in self._candidates():
+                if there > step:
+                    disk.remove_tree(path, first=MANIFEST)
+        except OSError as error:
+            raise DiskError(f"disk error: {self.directory}: a checkpoint could not be removed: {_reason(error)}") from error
+
     def names(self) -> tuple[str, ...]:
         """Names of the checkpoints that lie there, valid or not, oldest first."""
         return tuple(dict.fromkeys(name_of(step) for step, _ in self._candidates()))[::-1]
@@ -206,14 +220,12 @@ class CheckpointStore:
     def _save(self, step: int, tensors: Mapping[str, torch.Tensor], document: bytes, metrics: Mapping[str, float], pin: str | None) -> None:
         place = self.directory / name_of(step)
         try:
-            self._tidy()
-            self._write(place, Manifest(step=step, files={}, metrics=metrics, pin=pin, versions=own_versions()), tensors, document)
-        except OSError as error:
+            with disk_errors(place, "earlier checkpoints are untouched: free space or mend the disk, then resume"):
+                self._tidy()
+                self._write(place, Manifest(step=step, files={}, metrics=metrics, pin=pin, versions=own_versions()), tensors, document)
+        except DiskError:
             self._tidied = False
-            raise DiskError(
-                f"disk error: {place} could not be written: {_reason(error)}; earlier checkpoints are untouched: "
-                "free space or mend the disk, then resume"
-            ) from error
+            raise
         try:
             disk.remove_tree(_aside(place), first=MANIFEST)
             self._prune(step)

@@ -15,7 +15,7 @@ from torch import nn
 
 from stackwise.checkpoints import disk
 from stackwise.checkpoints.tensor_file import read_tensors, write_tensors
-from stackwise.errors import UserError
+from stackwise.errors import UserError, disk_errors
 from stackwise.model import named_tensors
 
 WEIGHTS, DESCRIPTION = "weights.safetensors", "weights.json"
@@ -33,9 +33,14 @@ def save_weights(model: nn.Module, directory: Path, about: Mapping[str, Any]) ->
         about: what else the description says (specs, step, providers).
 
     Raises:
-        OSError: the disk refuses; nothing is left behind.
+        DiskError: the disk refuses; nothing is left behind.
     """
-    tensors = named_tensors(model)
+    with disk_errors(directory, "nothing of it is left: free space or mend the disk"):
+        _save(named_tensors(model), directory, about)
+    return directory
+
+
+def _save(tensors: Mapping[str, torch.Tensor], directory: Path, about: Mapping[str, Any]) -> None:
     fresh = directory.with_name(f".{directory.name}.{os.getpid()}.writing")
     disk.remove_tree(fresh)
     try:
@@ -55,7 +60,6 @@ def save_weights(model: nn.Module, directory: Path, about: Mapping[str, Any]) ->
         with suppress(OSError):
             disk.remove_tree(fresh)
         raise
-    return directory
 
 
 def _put_in_place(fresh: Path, directory: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
@@ -13,7 +15,7 @@ import click
 
 from stackwise import __version__
 from stackwise.admission import lists_of, observing
-from stackwise.errors import ProviderError, RunStopped, StackwiseError, did_you_mean
+from stackwise.errors import DiskError, ProviderError, RunStopped, StackwiseError, did_you_mean
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "list-providers": ("stackwise.cli.list_providers:list_providers", "List installed providers, their components and their faults."),
@@ -35,6 +37,10 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
 
 BROKEN_PIPE = 128 + 13
 """Exit code when the reader of our output left (`| head -1`): as if stopped by SIGPIPE."""
+
+
+DISK_REFUSES = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
+"""What no program of ours can be blamed for, wherever it comes from: a full disk behind standard output, above all."""
 
 
 class _LazyGroup(click.Group):
@@ -73,6 +79,9 @@ class _LazyGroup(click.Group):
         except StackwiseError as error:
             code = _report(ctx, error, f"{_culprit(error)}: {error}", error.exit_code)
         except Exception as error:
+            if isinstance(error, OSError) and error.errno in DISK_REFUSES:
+                _silence_stdout()
+                raise click.exceptions.Exit(_report(ctx, error, f"disk error: {error}", DiskError.exit_code)) from error
             text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
             advice = "" if ctx.params.get("debug") else "; 'stackwise --debug …' prints where"
             code = _report(ctx, error, f"this is a bug in StackWise, please report it: {text}{advice}", 1)
@@ -89,14 +98,17 @@ def _report(ctx: click.Context, error: BaseException, sentence: str, code: int) 
     if ctx.params.get("debug"):
         import traceback
 
-        click.echo("".join(traceback.format_exception(error)), err=True, nl=False)
-    click.echo(sentence, err=True)
+        with suppress(OSError):
+            click.echo("".join(traceback.format_exception(error)), err=True, nl=False)
+    with suppress(OSError):  # nobody is left to read it
+        click.echo(sentence, err=True)
     return code
 
 
 def _silence_stdout() -> None:
-    """Keep the interpreter from complaining about the closed pipe when it flushes at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    """Keep the interpreter from complaining about a closed pipe or a full disk when it flushes at exit."""
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -20,10 +20,14 @@ from stackwise.specs import EpochSize, TaskSpec
 
 Sizes = Mapping[str, EpochSize | None]
 
+MOST_INSTANTS = 250_000
+"""At which moving weights are looked at in one stretch of equal steps: every step of it, or the middles of so many equal parts."""
+
 
 @frozen
 class Reads:
-    """What a phase reads of one source: the declared share of every step, summed; what is delivered lies within one row of it."""
+    """What a phase reads of one source: the declared share of every step, summed; what is delivered lies within one row of it, where
+    every step is looked at."""
 
     rows: float
     epochs: float | None
@@ -42,7 +46,7 @@ def reads_of(phase: CompiledPhase, joined: Joined, clock: Clock, sizes: Sizes) -
     for (start, shape), stop in zip(state.data.shapes, starts[1:], strict=True):
         if shape.rows is None:
             return {}
-        shares = _shares(state.data.mix, [clock.t(start)] if steady else [t for _, t, *_ in clock.times(start, stop)])
+        shares = _shares(state.data.mix, [clock.t(start)] if steady else _instants(clock, start, stop))
         for name, share in shares.items():
             rows = share * (stop - start) * shape.rows
             part, known = epochs_of(Fraction(rows), shape, sizes.get(name), lookahead), found[name].epochs
@@ -111,6 +115,14 @@ def _readings(phase: CompiledPhase, joined: Joined, clock: Clock, sizes: Sizes, 
         read = reads.get(name)
         if read is not None and read.epochs is not None:
             yield name, _Reading(phase.state.data.sources[name].structure, size, read.rows, read.epochs, config)
+
+
+def _instants(clock: Clock, start: int, stop: int) -> list[float]:
+    """When the steps of a stretch run; evenly spaced ones of a stretch of very many."""
+    stride = -(-(stop - start) // MOST_INSTANTS)
+    if stride == 1:
+        return [t for _, t, *_ in clock.times(start, stop)]
+    return [clock.t(step) for step in range(start + stride // 2, stop, stride)]
 
 
 def _shares(mix: Mapping[str, Curve], times: list[float]) -> dict[str, float]:

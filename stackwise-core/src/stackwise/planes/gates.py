@@ -48,8 +48,8 @@ class Gates:
         return output * self._gate.to(output.dtype)
 
 
-def gated_modules(rack: nn.Module, spec: RackSpec, blocks: Mapping[tuple[str, int], BlockOrigin]) -> list[nn.Module]:
-    """The modules that own the residual outputs of the gated blocks.
+def gated_modules(spec: RackSpec, blocks: Mapping[tuple[str, int], BlockOrigin]) -> tuple[str, ...]:
+    """Canonical names of the modules that own the residual outputs of the gated blocks.
 
     Raises:
         UserError: the rack names no residual outputs, or one that is not the parameter of a module inside the block.
@@ -65,5 +65,5 @@ def gated_modules(rack: nn.Module, spec: RackSpec, blocks: Mapping[tuple[str, in
                 raise UserError(
                     f"the residual output '{output}' belongs to the block itself, where nothing can be gated: use another operator"
                 )
-            owners[f"{spec.block_path.format(stack=stack, index=index)}.{owner}"] = None
-    return [rack.get_submodule(owner) for owner in owners]
+            owners[f"rack.{spec.block_path.format(stack=stack, index=index)}.{owner}"] = None
+    return tuple(owners)

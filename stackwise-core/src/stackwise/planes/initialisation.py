@@ -84,7 +84,6 @@ class DeferredInitialisation:
     def __enter__(self) -> DeferredInitialisation:
         self._modes.enter_context(_Operations(self._recipes))
         self._modes.enter_context(_Readers(self._recipes))
-        torch.empty(0)  # at the first operation under a mode torch imports its compiler, which sets the environment: in no provider's name
         return self
 
     def __exit__(self, *fault: Any) -> None:

@@ -145,7 +145,7 @@ class ModelPlane:
         if differences := load_named_tensors(self.model, state):
             raise UserError("the saved weights are not this model's:\n  " + "\n  ".join(differences))
 
-    def another(self, phase: CompiledPhase, t: float) -> nn.Module:
+    def another(self, phase: CompiledPhase, t: float) -> Model:
         """A model as a phase declares it beside the one in place, to be filled with saved values.
 
         Args:
@@ -290,10 +290,10 @@ class ModelPlane:
                 parameter.grad = None
 
     def _hold_gates(self, blocks: Mapping[tuple[str, int], BlockOrigin], gate: Curve) -> None:
-        modules = gated_modules(self.model.rack, rack_spec(self.model.rack), blocks) if blocks else []
-        if modules:
+        owners = gated_modules(rack_spec(self.model.rack), blocks) if blocks else ()
+        if owners:
             self._gate = gate
-            self._gates = Gates(modules, gate(0.0), self._device)
+            self._gates = Gates(map(self.model.get_submodule, owners), gate(0.0), self._device)
 
     def _follow(self, state: ModelState) -> None:
         parts = [(role, getattr(state, role)) for role in ROLES]
