@@ -113,6 +113,16 @@ def test_the_command_exits_3_and_explains_when_one_is_broken(site: Any) -> None:
     assert rows["check_options_documented"]["explanation"].startswith("Options are a frozen attrs class")
 
 
+def test_an_entry_point_that_imports_torch_is_told(site: Any) -> None:
+    head = "import torch\nfrom attrs import frozen\nfrom stackwise import Component, hookimpl\n"
+    (site.folder / "fake_hot_options.py").write_text("from attrs import frozen\n@frozen(kw_only=True)\nclass O: ...\n", encoding="utf-8")
+    record = "[Component(name='watch', options='fake_hot_options:O', factory='fake_hot:build')]"
+    site.install("hot", f"{head}def build(o, c):\n    return print\n@hookimpl\ndef stackwise_observers():\n    return {record}\n")
+    (subject,) = conformance.subjects_of("hot")
+    found = conformance.Runner().run(subject, conformance.CATALOGUE["check_loads_cold"])
+    assert found.verdict == "failed" and found.reason.startswith("importing fake_hot imports torch")
+
+
 def test_the_command_exits_2_for_what_is_not_installed_and_3_for_what_is_broken(site: Any) -> None:
     site.install("bad", "raise RuntimeError('no luck')")
     assert check("nowhere").exit_code == 2
