@@ -208,6 +208,9 @@ def test_damaged_checkpoints_are_passed_over_with_the_reason(server: ForkServer,
     content[-1] ^= 1
     tensors.write_bytes(content)
     (checkpoints / "step-000000010" / "manifest.json").unlink()
+    told = server.stackwise("branch", "run", "--at", "50%", "--output", "branch", cwd=folder)
+    assert told.code == 0 and "step-000000010 is passed over" in told.err and "at step 8 of 20" in told.err
+    assert "step-000000012" not in told.err
     told = server.stackwise("resume", "run", cwd=folder)
     assert told.code == 0 and "at step 8 of 20" in told.err
     assert "step-000000012 is passed over" in told.err and "step-000000010 is passed over" in told.err
@@ -366,7 +369,7 @@ def test_branches_share_a_trunk_and_part_where_they_are_told_to(server: ForkServ
     assert "parent" not in status(folder / "run")
     for at, complaint in {
         "step 13": "no checkpoint of step 13",
-        "5%": "has no checkpoint up to step 1",
+        "5%": "has no whole checkpoint up to step 1",
         "soon": "is not a duration",
     }.items():
         told = server.stackwise("branch", "run", "--at", at, "--output", "other", cwd=folder)

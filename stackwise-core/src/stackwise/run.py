@@ -109,9 +109,9 @@ def branch(directory: Path, at: str, overrides: Sequence[str] = (), output: Path
 
     Raises:
         ConfigError: an assignment that would change the past.
-        UserError: there is no checkpoint there.
+        UserError: there is no whole checkpoint there.
     """
-    checkpoint = _checkpoint_at(CheckpointStore(directory / CHECKPOINTS), at, directory)
+    checkpoint, skipped = _checkpoint_at(CheckpointStore(directory / CHECKPOINTS), at, directory)
     rest = _Rest.after(checkpoint, config.load(_config_of(directory), overrides))
     machine = rest.machine()
     origin = Origin(run=str(directory), step=checkpoint.step, sha256=sha256((checkpoint.path / "manifest.json").read_bytes()).hexdigest())
@@ -126,6 +126,7 @@ def branch(directory: Path, at: str, overrides: Sequence[str] = (), output: Path
 
     made = RunDirectory.create(output, rest.plan.experiment.run.name, share_the_past)
     progress = Progress(rest.plan.schedule, stream)
+    _tell_skipped(progress, skipped)
     progress.say(f"branch {made.path} from {directory} at step {checkpoint.step:,} of {rest.plan.schedule.steps:,}")
     return _train(_loop(rest.plan, machine, made, progress, parent, reason), rest)
 
@@ -145,8 +146,7 @@ def _go_on(path: Path, experiment: Experiment, stream: TextIO | None) -> Result:
         machine = rest.machine()
         declared = None if rest.is_declared_in(directory) else _Declaration.of(rest.plan)
         progress = Progress(rest.plan.schedule, stream)
-        for each in skipped:
-            progress.say(f"      checkpoint {each.name} is passed over: {each.reason}")
+        _tell_skipped(progress, skipped)
         from_ = f"checkpoint {checkpoint.name}" if checkpoint is not None else "the beginning, as there is no checkpoint"
         progress.say(f"resume {path} at step {rest.step:,} of {rest.plan.schedule.steps:,}, from {from_}")
         directory.cut(rest.step)
@@ -157,6 +157,11 @@ def _go_on(path: Path, experiment: Experiment, stream: TextIO | None) -> Result:
         directory.close()
         raise
     return _train(loop, rest)
+
+
+def _tell_skipped(progress: Progress, skipped: Sequence[Skipped]) -> None:
+    for each in skipped:
+        progress.say(f"      checkpoint {each.name} is passed over: {each.reason}")
 
 
 def _none_whole(path: Path, skipped: Sequence[Skipped]) -> UserError:
@@ -330,31 +335,31 @@ def _config_of(directory: Path) -> Path:
     return directory / CONFIG
 
 
-def _checkpoint_at(store: CheckpointStore, at: str, directory: Path) -> Checkpoint:
-    """The checkpoint that `--at` names.
+def _checkpoint_at(store: CheckpointStore, at: str, directory: Path) -> tuple[Checkpoint, list[Skipped]]:
+    """The checkpoint that `--at` names; of a share the newest whole one up to there, and those that it passes over.
 
     Raises:
         UserError: it names none that is there.
     """
-    known = [step_of(name) for name in store.names()]
-    there = ", ".join(map(str, known)) or "none"
     if at in store.names():
-        return store.at(step_of(at))
+        return store.at(step_of(at)), []
     number = at.removeprefix("step").strip()
     if number.isdecimal():
-        return store.at(int(number))
+        return store.at(int(number)), []
     share = Duration.parse(at)
     newest, _ = store.newest()
     if newest is None:
         raise UserError(f"{directory} has no whole checkpoint to branch from")
     limit = Described.read(newest.document).past.clock.step_of(share)
-    below = [step for step in known if step <= limit]
-    if not below:
+    found, skipped = store.newest(up_to=limit)
+    if found is None:
+        damaged = "".join(f"; {each.name} is damaged: {each.reason}" for each in skipped)
+        there = ", ".join(str(step_of(name)) for name in store.names())
         raise UserError(
-            f"{directory} has no checkpoint up to step {limit} ({at}); there are those of steps {there}: "
+            f"{directory} has no whole checkpoint up to step {limit} ({at}){damaged}; there are those of steps {there}: "
             "run.checkpoint.keep_last and keep_every say which stay"
         )
-    return store.at(below[-1])
+    return found, skipped
 
 
 def _about(plan: Plan, machine: TrainingMachine) -> dict[str, Any]:

@@ -176,10 +176,12 @@ class CheckpointStore:
         """Names of the checkpoints that lie there, valid or not, oldest first."""
         return tuple(dict.fromkeys(name_of(step) for step, _ in self._candidates()))[::-1]
 
-    def newest(self) -> tuple[Checkpoint | None, list[Skipped]]:
-        """The newest valid checkpoint, and those newer ones that are not, with the reason."""
+    def newest(self, up_to: int | None = None) -> tuple[Checkpoint | None, list[Skipped]]:
+        """The newest valid checkpoint, of all or of those up to a step, and the newer ones among them that are not, with the reason."""
         skipped: list[Skipped] = []
         for step, path in self._candidates():
+            if up_to is not None and step > up_to:
+                continue
             try:
                 return _open(step, path), skipped
             except DamagedError as reason:

@@ -452,12 +452,11 @@ def _check_membership(
     optimizer: torch.optim.Optimizer, trainable: Mapping[str, nn.Parameter], fault: type[UserError] | type[ProviderError]
 ) -> None:
     """Trainable parameters and optimizer parameters are the same set, by identity, each once."""
-    held = [id(p) for group in optimizer.param_groups for p in group["params"]]
-    names = {id(p): name for name, p in trainable.items()}
-    missing = [name for key, name in names.items() if key not in set(held)]
-    if missing or len(held) != len(set(held)) or set(held) - names.keys():
-        extra = len(set(held) - names.keys())
+    slots = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    held, names = set(slots), {id(p): name for name, p in trainable.items()}
+    missing, extra, again = [name for key, name in names.items() if key not in held], held - names.keys(), len(slots) - len(held)
+    if missing or extra or again:
         raise fault(
             f"{type(optimizer).__name__} must hold each trainable parameter once: missing {missing or 'none'}, "
-            f"not trainable {extra}, held twice {len(held) - len(set(held))}"
+            f"not trainable {len(extra)}, held twice {again}"
         )
