@@ -35,6 +35,8 @@ def trained(tmp_path: Path) -> tuple[dict[str, torch.Tensor], Path]:
     machine = machine_of(base())
     drive(machine)
     (tmp_path / "final").mkdir()
+    (tmp_path / "config.yaml").write_text("")
+    (tmp_path / "status.json").write_text('{"status": "finished"}')
     save_file(weights(machine), tmp_path / "final" / "weights.safetensors")
     return weights(machine), tmp_path
 
@@ -84,11 +86,18 @@ def test_a_drop_that_matches_nothing_is_refused_with_near_names(trained: Any) ->
 
 
 def test_no_weights_at_the_place_are_said_with_the_places_tried(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"neither .*final/weights\.safetensors nor .*weights\.safetensors is a file"):
+    with pytest.raises(UserError, match=r"there are no weights at .*weights\.safetensors is no file; give a run"):
         begun(base(model=model(tmp_path)))
     (tmp_path / "broken.safetensors").write_bytes(b"no tensors")
     with pytest.raises(UserError, match="no readable safetensors file"):
         begun(base(model=model(tmp_path / "broken.safetensors")))
+
+
+def test_the_final_weights_of_before_a_run_was_extended_are_not_its_final_ones(trained: Any) -> None:
+    _, run = trained
+    (run / "status.json").write_text('{"status": "stopped by SIGTERM"}')
+    with pytest.raises(UserError, match=r"has not finished: finish it by `stackwise resume .*`, or export a checkpoint of it by"):
+        begun(base(model=model(run)))
 
 
 def test_a_start_then_growth_grows_the_trained_weights(trained: Any) -> None:

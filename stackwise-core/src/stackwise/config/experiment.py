@@ -256,7 +256,7 @@ class StartConfig:
     from_: str = key(
         named="from",
         form="path",
-        doc="a run directory (its final weights), a directory of weights, or a safetensors file with canonical names",
+        doc="a run that has finished (its final weights), a directory of weights, or a safetensors file with canonical names",
         example="runs/base-001",
     )
     drop: tuple[str, ...] = key(
