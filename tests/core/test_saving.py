@@ -8,11 +8,12 @@ from typing import Any
 
 import attrs
 import pytest
-from tiny_walks import base, memory, plan_of
+import yaml
+from tiny_walks import base, memory, plan_of, registry
 
 import stackwise
 from stackwise.checkpoints import CheckpointStore, step_of
-from stackwise.config import CheckpointConfig
+from stackwise.config import CheckpointConfig, load
 from stackwise.events import CheckpointSaved, Evaluated
 from stackwise.options import config_key
 from stackwise.saving import Saving, due_steps
@@ -93,6 +94,8 @@ def test_the_default_is_a_tenth_and_every_boundary_and_the_end() -> None:
     [
         ({"every": "0 steps"}, "run.checkpoint.every.*never moves on"),
         ({"every": 5}, "run.checkpoint.every.*no unit"),
+        ({"every": "1 epochs of web"}, "run.checkpoint.every.*nothing counts epochs of web"),
+        ({"keep_every": "1 epochs of web"}, "run.checkpoint.keep_every.*nothing counts epochs of web"),
         ({"keep_last": 0}, "run.checkpoint.keep_last.*minimum of 1"),
         ({"best": "loss"}, "run.checkpoint.best.*is no metric"),
         ({"best": "f.loss"}, "run.checkpoint.best.*no evaluation 'f'"),
@@ -103,3 +106,16 @@ def test_the_default_is_a_tenth_and_every_boundary_and_the_end() -> None:
 def test_what_cannot_be_is_refused_with_its_place(checkpoint: dict[str, Any], complaint: str) -> None:
     with pytest.raises(stackwise.ConfigError, match=complaint):
         plan_of(config(**checkpoint))
+
+
+def test_a_cadence_that_nothing_counts_is_refused_where_it_stands(tmp_path: Path) -> None:
+    (tmp_path / "exp.yaml").write_text("run:\n  horizon: 12 steps\n  checkpoint:\n    keep_every: 1 epochs of web\n")
+    sections = config()
+    rest = {name: sections[name] for name in ("task", "model", "optimizer")}
+    data = {"sources": {"a": {"use": "data.memory", "arrays": {"tokens": [1] * 100}}}, "batch_size": 2, "seq_len": 4}
+    with (tmp_path / "exp.yaml").open("a") as file:
+        yaml.safe_dump({**rest, "data": data}, file)
+    with pytest.raises(stackwise.ConfigError) as caught:
+        stackwise.make_plan(load(tmp_path / "exp.yaml"), registry())
+    (problem,) = caught.value.problems
+    assert problem.path == "run.checkpoint.keep_every" and str(problem.where) == f"{tmp_path / 'exp.yaml'}:4:5"

@@ -104,7 +104,7 @@ def test_what_the_schema_says_of_a_key_is_what_its_class_says() -> None:
 
 
 def test_the_experiment_holds_nothing_else() -> None:
-    assert {a.name for a in attrs.fields(Experiment)} == {"run", "phases", "evaluate", "observers", "resolved", "problems"}
+    assert {a.name for a in attrs.fields(Experiment)} == {"run", "phases", "evaluate", "observers", "resolved", "problems", "tree"}
 
 
 @pytest.mark.parametrize("key", sorted(ROWS))

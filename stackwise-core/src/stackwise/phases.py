@@ -297,6 +297,10 @@ class PhaseSchedule:
     phases: tuple[CompiledPhase, ...]
     evaluate_at: Mapping[str, tuple[int, ...]] = field(factory=dict)
     """Evaluation name → the steps before which it runs, boundaries and both ends included."""
+    save_at: tuple[int, ...] = ()
+    """The steps before which the cadence of checkpoints saves the state."""
+    keep_at: tuple[int, ...] = ()
+    """The steps before which a state is saved that stays for good."""
 
     @classmethod
     def single(cls, *, steps: int, state: TrainingState | None = None) -> PhaseSchedule:

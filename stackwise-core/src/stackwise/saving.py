@@ -25,20 +25,13 @@ class Due:
 
 
 def due_steps(config: CheckpointConfig, schedule: PhaseSchedule) -> dict[int, Due]:
-    """Step → why the state before it is saved.
-
-    Raises:
-        ScheduleError: a cadence in a measure that the data does not count.
-    """
+    """Step → why the state before it is saved."""
     clock = schedule.clock
-    due = {step: Due("cadence") for step in clock.every(config.every)}
+    due = {step: Due("cadence") for step in schedule.save_at}
     if config.at_phases:
         due |= {start: Due("phase") for start in clock.starts[1:-1]}
     due[clock.steps] = Due("end")
-    if config.keep_every is not None:
-        for step in clock.every(config.keep_every):
-            due[step] = Due(due[step].reason if step in due else "cadence", pin="keep_every")
-    return due
+    return due | {step: Due(due[step].reason if step in due else "cadence", pin="keep_every") for step in schedule.keep_at}
 
 
 @define

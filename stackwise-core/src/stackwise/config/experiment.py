@@ -472,6 +472,12 @@ class Experiment:
     resolved: Mapping[str, Any] = Factory(dict)
     """The merged config as plain values, objects as short descriptions; for the run directory."""
     problems: tuple[Problem, ...] = ()
+    tree: Node
+    """The merged config before any phase."""
+
+    def problem(self, path: str, message: str) -> Problem:
+        """A mistake at a key outside the phases, with its place."""
+        return Problem(message, path, self.tree.nearest(split(self.tree, path)).position)
 
     def check(self) -> None:
         """Raise every problem at once.

@@ -55,7 +55,13 @@ def read_experiment(root: Node, default_name: str) -> Experiment:
     problems.add(root, faults)
     phases = _read_phases(root, problems)
     return Experiment(
-        run=run, phases=phases, evaluate=evaluate, observers=observers, resolved=root.printable(), problems=problems.in_reading_order()
+        run=run,
+        phases=phases,
+        evaluate=evaluate,
+        observers=observers,
+        resolved=root.printable(),
+        problems=problems.in_reading_order(),
+        tree=root,
     )
 
 

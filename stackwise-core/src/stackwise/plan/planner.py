@@ -34,6 +34,7 @@ from stackwise.registry import Provider, Registry
 from stackwise.schedules import Constant, Curve, Schedule
 from stackwise.selectors import compile_selector
 from stackwise.specs import HeadSpec, RackSpec, TaskSpec
+from stackwise.time import Duration
 from stackwise.unification import Bridge
 
 
@@ -105,7 +106,14 @@ class _Planner:
         curves = Curves(clock, self.problems)
         stated = [None if each is None else self._state(phase, each, curves) for phase, each in zip(phases, found, strict=True)]
         compiled = [self._compile(curves, i, found, stated) for i in range(len(phases))]
-        evaluate_at = self._evaluate_at(clock)
+        saving = self.experiment.run.checkpoint
+        timeline = PhaseSchedule(
+            clock,
+            tuple(compiled),
+            evaluate_at=self._evaluate_at(clock),
+            save_at=self._cadence(clock, saving.every, "run.checkpoint.every"),
+            keep_at=self._cadence(clock, saving.keep_every, "run.checkpoint.keep_every"),
+        )
         joined, states = [j for j in found if j is not None], [s for s in stated if s is not None]
         rename, wanted = phases[0].data.rename, self.experiment.evaluate if states else ()
         evaluations = [evaluation_plan(config, states, joined, rename, self.drafts) for config in wanted]
@@ -124,7 +132,7 @@ class _Planner:
         return Plan(
             experiment=self.experiment,
             registry=self.registry,
-            schedule=PhaseSchedule(clock, tuple(compiled), evaluate_at),
+            schedule=timeline,
             joined=tuple(joined),
             evaluations=tuple(evaluations),
             observers=observing,
@@ -234,15 +242,16 @@ class _Planner:
             return None
 
     def _evaluate_at(self, clock: Clock) -> dict[str, tuple[int, ...]]:
-        steps: dict[str, tuple[int, ...]] = {}
-        for config in self.experiment.evaluate:
-            try:
-                cadence = clock.every(config.every) if config.every is not None else ()
-            except ScheduleError as error:
-                self.problems.append(Problem(str(error), f"evaluate.{config.name}.every"))
-                continue
-            steps[config.name] = tuple(sorted({*clock.starts, *cadence}))
-        return steps
+        every = {each.name: self._cadence(clock, each.every, f"evaluate.{each.name}.every") for each in self.experiment.evaluate}
+        return {name: tuple(sorted({*clock.starts, *cadence})) for name, cadence in every.items()}
+
+    def _cadence(self, clock: Clock, every: Duration | None, path: str) -> tuple[int, ...]:
+        """The steps of a cadence; none, with the reason among the problems, where its measure is not counted."""
+        try:
+            return clock.every(every) if every is not None else ()
+        except ScheduleError as error:
+            self.problems.append(self.experiment.problem(path, str(error)))
+            return ()
 
     # -- states ---------------------------------------------------------------------------------------------------
 
