@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 from math import inf, nan
 from pathlib import Path
+from time import time
 
 import pytest
 import yaml
@@ -12,6 +14,7 @@ import yaml
 from stackwise import rundir
 from stackwise.errors import UserError
 from stackwise.events import Evaluated, RunFinished, StepDone
+from stackwise.run_lock import RunLock
 from stackwise.rundir import RunDirectory
 
 
@@ -125,3 +128,18 @@ def test_a_directory_that_could_not_be_filled_leaves_nothing(tmp_path: Path) -> 
         RunDirectory.create(tmp_path / "run", "n", fails)
     assert not list(tmp_path.iterdir())
     RunDirectory.create(tmp_path / "run", "n", nothing).close()
+
+
+def test_what_a_killed_process_left_half_made_is_swept_when_it_is_old_and_nobodys(tmp_path: Path) -> None:
+    yesterday = time() - 86400
+    names = (".1-old.making", ".2-held.making", ".3-young.making", ".4-empty.making", "5-visible.making", ".6-other")
+    for name in names:
+        (tmp_path / name / "checkpoints").mkdir(parents=True)
+    holder = RunLock(tmp_path / ".2-held.making")
+    (tmp_path / ".1-old.making" / "lock").write_text("{}")
+    for name in names:
+        if "young" not in name:
+            os.utime(tmp_path / name, (yesterday, yesterday))
+    RunDirectory.create(tmp_path / "run", "n", nothing).close()
+    holder.release()
+    assert {path.name for path in tmp_path.iterdir()} == {"run", ".2-held.making", ".3-young.making", "5-visible.making", ".6-other"}

@@ -11,7 +11,7 @@ from itertools import count
 from math import isfinite
 from pathlib import Path
 from secrets import token_hex
-from time import monotonic
+from time import monotonic, time
 from typing import Any, TextIO
 
 import yaml
@@ -19,13 +19,15 @@ import yaml
 from stackwise.checkpoints import disk
 from stackwise.errors import DiskError, UserError, disk_errors
 from stackwise.events import Evaluated, Event, StepDone, from_json, to_json
-from stackwise.run_lock import RunLock
+from stackwise.run_lock import RunLock, is_held
 
 FLUSH_EVERY_S = 1.0
 CONFIG, PLAN, STATUS, EVENTS, METRICS = "config.yaml", "plan.json", "status.json", "events.jsonl", "metrics.jsonl"
 CHECKPOINTS, FINAL = "checkpoints", "final"
 FINISHED = "finished"
 """What `status.json` says of a run that has nothing left to do."""
+_MAKING, _LEFT_AFTER_S = ".making", 3600.0
+"""Ends the name of a directory that is being filled; how old one is at least that a killed process has left."""
 _NOT_FINITE = {"nan", "inf", "-inf"}
 
 
@@ -48,7 +50,8 @@ class RunDirectory:
     def create(cls, path: Path | None, name: str, fill: Callable[[RunDirectory], object]) -> RunDirectory:
         """Make the directory: the path given, or `runs/<name>-001` and on, the first that is free.
 
-        It is filled beside its place and renamed when it is whole, so that none is ever found without what makes it a run.
+        It is filled beside its place and renamed when it is whole, so that none is ever found without what makes it a run. What
+        a process that was killed has left half filled is removed when it is an hour old.
 
         Args:
             path: where; it must not exist.
@@ -63,8 +66,9 @@ class RunDirectory:
         parent = path.parent if path is not None else Path("runs")
         try:
             parent.mkdir(parents=True, exist_ok=True)
+            _sweep(parent)
             return cls._made(
-                parent / f".{os.getpid()}-{token_hex(4)}.making", [path] if path is not None else _numbered(parent, name), fill
+                parent / f".{os.getpid()}-{token_hex(4)}{_MAKING}", [path] if path is not None else _numbered(parent, name), fill
             )
         except FileExistsError as error:
             raise _taken(error.filename) from None
@@ -204,6 +208,14 @@ class RunDirectory:
     @staticmethod
     def _write(file: TextIO, line: Mapping[str, Any]) -> None:
         file.write(json.dumps(_finite(line), default=str) + "\n")
+
+
+def _sweep(parent: Path) -> None:
+    """Remove what processes that were killed have left half filled."""
+    for left in parent.glob(f".*{_MAKING}"):
+        with suppress(OSError):
+            if time() - left.stat().st_mtime > _LEFT_AFTER_S and not is_held(left):
+                disk.remove_tree(left)
 
 
 def _numbered(parent: Path, name: str) -> Iterator[Path]:
