@@ -490,3 +490,29 @@ w.write_tensors = full
     assert not list((folder / "run").glob(".final*"))
     assert server.stackwise("resume", "run", cwd=folder).code == 0
     assert outcome(folder).weights
+
+
+SLOW_SAVES = """
+import threading
+from pathlib import Path
+from stackwise.checkpoints.store import CheckpointStore
+from stackwise.run_lock import RunLock
+save, release, free = CheckpointStore._save, RunLock.release, threading.Event()
+def slow(self, *arguments):
+    late = free.wait(0.2)
+    save(self, *arguments)
+    with Path("saves").open("a") as file:
+        print("behind the lock" if late else "in time", file=file)
+def let_go(self):
+    release(self)
+    free.set()
+CheckpointStore._save, RunLock.release = slow, let_go
+"""
+
+
+def test_a_full_disk_lets_nobody_in_before_the_save_in_flight_has_ended(server: ForkServer, folder: Path) -> None:
+    settings = ("--set", "run.checkpoint.asynchronous=true")
+    ended = server.stackwise("run", "exp.yaml", "--output", "run", *settings, cwd=folder, patch=FULL_LOGS % 15 + SLOW_SAVES)
+    assert ended.code == 2 and "No space left on device" in ended.err, ended.err
+    saves = (folder / "saves").read_text().splitlines()
+    assert saves and set(saves) == {"in time"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import closing, nullcontext, suppress
 from glob import escape
 from hashlib import sha256
 from pathlib import Path
@@ -291,13 +291,10 @@ def _train(loop: RunLoop, rest: _Rest | None = None) -> Result:
 
 
 def _leave(loop: RunLoop, status: str) -> None:
-    """Say how the run ended, and let go of its directory; where it did not end well that is what is told, not what the disk adds to it."""
-    with suppress(DiskError) if status != FINISHED else nullcontext():
-        try:
-            _write_status(loop, status)
-            loop.store.close()
-        finally:
-            loop.directory.close()
+    """Say how the run ended, and let go of its directory when the save in flight is on disk, whatever the disk says; where the run did
+    not end well that is what is told, not what the disk adds to it."""
+    with suppress(DiskError) if status != FINISHED else nullcontext(), closing(loop.directory), closing(loop.store):
+        _write_status(loop, status)
 
 
 def _save_final(machine: TrainingMachine, loop: RunLoop) -> None:
