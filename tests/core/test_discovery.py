@@ -43,6 +43,28 @@ def test_a_good_provider_is_registered_with_its_distribution(site: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    ("files", "value", "location"),
+    [
+        (["fake_space/part/__init__.py"], "fake_space.part", "fake_space/part"),
+        (["fake_space/part/__init__.py", "fake_space/part/deep/__init__.py"], "fake_space.part.deep", "fake_space/part"),
+        (["fake_space/part/__init__.py", "fake_space/part/deep/hooks.py"], "fake_space.part.deep.hooks", "fake_space/part"),
+        (["fake_space/hooks.py"], "fake_space.hooks", "fake_space"),
+        (["fake_whole/__init__.py", "fake_whole/hooks.py"], "fake_whole.hooks", "fake_whole"),
+    ],
+)
+def test_the_code_of_a_provider_is_its_own_also_in_a_namespace(site: Any, files: list[str], value: str, location: str) -> None:
+    for file in files:
+        (site.folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (site.folder / file).write_text(GOOD)
+    names = value.split(".")
+    site.modules.extend(".".join(names[: depth + 1]) for depth in range(len(names)))
+    site.install("fine", None, value=value)
+    found = discover(allow={"fine"}).provider("fine")
+    assert found is not None
+    assert (found.status, found.location) == ("ok", str(site.folder / location))
+
+
+@pytest.mark.parametrize(
     ("code", "reason"),
     [
         ("raise RuntimeError('no luck')", "RuntimeError: no luck"),

@@ -383,9 +383,11 @@ def _shorten(value: object) -> str:
 
 
 def _code_of(entry_point: EntryPoint) -> str | None:
-    """Folder of the imported top-level package, or the file of a single module."""
-    top = sys.modules.get(entry_point.module.partition(".")[0])
-    if top is None or not getattr(top, "__file__", None):
-        return None
-    file = Path(str(top.__file__))
-    return str(file.parent if file.name == "__init__.py" else file)
+    """Folder of the outermost package of the imported module that has one of its own, which a namespace shared by distributions has not;
+    of a module in no such package the folder it lies in, or its file where that folder is an entry of the path."""
+    names = entry_point.module.split(".")
+    for depth in range(1, len(names) + 1):
+        if found := getattr(sys.modules.get(".".join(names[:depth])), "__file__", None):
+            file = Path(found)
+            return str(file if depth == 1 and file.name != "__init__.py" else file.parent)
+    return None
