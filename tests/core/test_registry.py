@@ -137,7 +137,7 @@ def test_a_component_that_changes_global_state_while_loading_is_undone_and_named
 
 def test_the_file_digest_follows_content_and_paths(tmp_path: Path) -> None:
     def digest() -> str:
-        return provider("text", location=str(tmp_path)).file_digest()
+        return provider("text", location=str(tmp_path)).file_digest
 
     (tmp_path / "a.py").write_bytes(b"x = 1\n")
     assert digest() == hashlib.sha256(b"a.py\x006\x00x = 1\n").hexdigest()
@@ -146,6 +146,23 @@ def test_the_file_digest_follows_content_and_paths(tmp_path: Path) -> None:
     assert digest() == first
     (tmp_path / "a.py").rename(tmp_path / "b.py")
     assert digest() != first
+
+
+def test_the_file_digest_is_that_of_the_code_that_was_loaded(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_bytes(b"x = 1\n")
+    loaded = provider("text", location=str(tmp_path))
+    first = loaded.file_digest
+    (tmp_path / "a.py").write_bytes(b"x = 2\n")
+    assert loaded.file_digest == first != provider("text", location=str(tmp_path)).file_digest
+
+
+def test_what_cannot_be_read_is_no_code_of_a_provider(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_bytes(b"x = 1\n")
+    first = provider("text", location=str(tmp_path)).file_digest
+    (tmp_path / ".#a.py").symlink_to("somebody@somewhere.1")  # the lock of an editor
+    (tmp_path / "generated.py").mkdir()
+    assert provider("text", location=str(tmp_path)).file_digest == first
+    assert provider("gone", location=str(tmp_path / "gone.py")).file_digest == hashlib.sha256().hexdigest()
 
 
 @pytest.mark.parametrize(

@@ -348,6 +348,30 @@ def test_a_provider_of_another_version_is_told_and_an_incompatible_one_refused(
         assert told.code == 0 and f"fake-keep {saved} → {now}: the rest need not be equal to the bit" in told.err, told.err
 
 
+CHANGES_ITSELF = KEEP.replace(
+    "    return lambda batch, moment, generator: batch",
+    """
+    def change(batch, moment, generator):
+        if moment.step == 3:
+            from pathlib import Path
+            here = Path(__file__)
+            here.write_text(here.read_text() + "# edited")
+        return batch
+    return change""",
+)
+
+
+def test_a_provider_that_is_edited_in_mid_run_is_told_as_such_by_the_next(server: ForkServer, folder: Path) -> None:
+    """The code that trained is the one that was loaded, whatever the files say by the time of a checkpoint."""
+    text = (folder / "exp.yaml").read_text().replace("  batch_size: 2", "  transforms: [{use: keep.as-it-is}]\n  batch_size: 2")
+    (folder / "exp.yaml").write_text(text)
+    patch = installed(folder / "site", "1.2", CHANGES_ITSELF)
+    first = server.stackwise("run", "exp.yaml", "--output", "run", cwd=folder, patch=patch, signals={7: ["KILL"]})
+    assert first.code == -9, first.err
+    told = server.stackwise("resume", "run", cwd=folder, patch=patch)
+    assert told.code == 0 and told.err.count("provider 'keep' (fake-keep 1.2) has other files than then") == 1, told.err
+
+
 def test_another_torch_is_told(server: ForkServer, folder: Path) -> None:
     assert begin(server, folder, signals={7: ["KILL"]}).code == -9
     told = server.stackwise("resume", "run", cwd=folder, patch="import torch; torch.__version__ = '9.9.9'")

@@ -73,7 +73,7 @@ def _assemble(plan: Plan) -> TrainingMachine:
         seed=run.seed,
         halt_after=1 if run.non_finite == "halt" else run.halt_after,
         bridges=[str(bridge) for bridge in plan.bridges],
-        providers=[f"{provider.distribution} {provider.version} sha256:{provider.file_digest()}" for provider in plan.providers],
+        providers=[f"{provider.distribution} {provider.version} sha256:{provider.file_digest}" for provider in plan.providers],
         observers=[parts.observer(part) for part in plan.observers],
     )
 

@@ -141,7 +141,7 @@ def made_by(plan: Plan) -> dict[str, Any]:
     """The providers of a plan, for a description."""
     return {
         "providers": {provider.name: f"{provider.distribution} {provider.version}" for provider in plan.providers},
-        "provider_files": {provider.name: provider.file_digest() for provider in plan.providers},
+        "provider_files": {provider.name: provider.file_digest for provider in plan.providers},
     }
 
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn, get_args
@@ -136,20 +137,23 @@ class Provider:
             "distribution": self.distribution,
             "version": self.version,
             "editable": self.editable,
-            "sha256": self.file_digest(),
+            "sha256": self.file_digest,
         }
 
+    @cached_property
     def file_digest(self) -> str:
-        """sha256 over the paths and bytes of its Python files, so that a log says which code ran."""
+        """sha256 over the paths and bytes of its Python files, so that a log says which code ran; read once, as an edit changes no code
+        that is imported already. What cannot be read, as the broken link that an editor leaves, is no code."""
         from hashlib import sha256
 
         root = Path(self.location)
         files = sorted(root.rglob("*.py")) if root.is_dir() else [root]
         digest = sha256()
         for file in files:
-            content = file.read_bytes()
-            digest.update(f"{file.relative_to(root).as_posix()}\0{len(content)}\0".encode())
-            digest.update(content)
+            with suppress(OSError):
+                content = file.read_bytes()
+                digest.update(f"{file.relative_to(root).as_posix()}\0{len(content)}\0".encode())
+                digest.update(content)
         return digest.hexdigest()
 
 

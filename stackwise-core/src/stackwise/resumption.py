@@ -111,10 +111,12 @@ def changed_versions(saved: Mapping[str, str], plan: Plan) -> list[str]:
 
 def changed_files(saved: Sequence[Mapping[str, Any]], plan: Plan) -> list[str]:
     """Sentences on every provider of the same version whose files are others than when the checkpoint was saved."""
-    was = {(row["distribution"], row["version"]): row["sha256"] for row in saved}
-    used = {(provider.distribution, provider.version): provider.file_digest() for provider in plan.providers}
-    changed = [key for key in used if key in was and was[key] != used[key]]
-    return [f"{name} {version} has other files than then: the rest need not be equal to the bit" for name, version in changed]
+    was = {(row["provider"], row["version"]): row["sha256"] for row in saved}
+    changed = [found for found in plan.providers if was.get((found.name, found.version), found.file_digest) != found.file_digest]
+    return [
+        f"provider '{found.name}' ({found.distribution} {found.version}) has other files than then: the rest need not be equal to the bit"
+        for found in changed
+    ]
 
 
 def check_fingerprints(saved: Mapping[str, Any], machine: TrainingMachine) -> None:

@@ -220,7 +220,8 @@ class _Rest:
 
     def machine(self) -> TrainingMachine:
         """The machine at the step to go on from."""
-        self.notes()
+        if self.saved is not None:
+            changed_versions(self.saved.versions, self.plan)  # refused before anything is built; what it tells comes later
         machine = assemble(self.plan)
         if self.checkpoint is None or self.saved is None:
             return machine

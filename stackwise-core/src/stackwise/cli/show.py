@@ -129,7 +129,7 @@ def _as_object(registry: Registry, found: Registered) -> dict[str, Any]:
         "distribution": found.distribution,
         "version": found.version,
         "editable": provider.editable,
-        "sha256": provider.file_digest(),
+        "sha256": provider.file_digest,
         "options_at": _place(options),
         "factory": found.component.factory,
         "options": [_option_as_object(attribute) for attribute in fields],
