@@ -9,14 +9,18 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import attrs
 import pytest
 import torch
 import yaml
 
 import stackwise
-from stackwise.errors import UserError
+from stackwise.checkpoints import CheckpointStore
+from stackwise.errors import ProviderError, UserError
 from stackwise.exports import export
+from stackwise.registry import Registered
 from stackwise.run import run
+from stackwise.saved_models import model_at
 
 FALLING = {"linear": {"from": 0.5, "to": 0.0}}
 CONFIG: dict[str, Any] = {
@@ -160,6 +164,33 @@ def test_what_cannot_be_exported_is_said_and_nothing_is_made(finished: Path, tmp
         with pytest.raises(UserError, match=reason):
             export(source, target, step)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["there", "unfinished"] and not list((tmp_path / "there").iterdir())
+
+
+def test_a_checkpoint_is_exported_without_the_optimizer_that_made_it(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It shows no other weights than it trains, and what it is made of need not be installed."""
+    load = Registered.load_factory
+
+    def lacking(found: Registered) -> Any:
+        if found.kind == "optimizer":
+            raise ProviderError(f"{found.id} needs a library that is not installed")
+        return load(found)
+
+    monkeypatch.setattr(Registered, "load_factory", lacking)
+    with pytest.raises(ProviderError, match=r"optim\.adamw needs a library"):
+        list(stackwise.assemble(stackwise.experiment(CONFIG)).train())
+    assert export(finished, tmp_path / "e", 4) == 4
+
+
+def test_a_checkpoint_that_does_not_say_where_its_optimizer_trained_is_asked(tmp_path: Path) -> None:
+    (tmp_path / "exp.yaml").write_text(yaml.safe_dump(SCHEDULE_FREE, sort_keys=False))
+    done = run(tmp_path / "exp.yaml", output=tmp_path / "out", stream=io.StringIO()).directory
+    checkpoint = CheckpointStore(done / "checkpoints").at(6)
+    document = {key: value for key, value in checkpoint.document.items() if key != "trains_elsewhere"}
+    assert len(document) == len(checkpoint.document) - 1
+    model = model_at(attrs.evolve(checkpoint, document=document)).model
+    assert torch.equal(model({"tokens": TOKENS})["logits"], at_step(SCHEDULE_FREE, 6))
 
 
 def test_adapters_precision_and_averages_are_exported_with_the_weights(tmp_path: Path) -> None:

@@ -412,6 +412,14 @@ class WeightAdapter(Protocol):
         ...
 
 
+@runtime_checkable
+class TrainsElsewhere(Protocol):
+    """An optimizer whose parameters hold other weights in training than those to judge and keep: `eval` shows these, `train` goes on."""
+
+    def eval(self) -> object: ...
+    def train(self) -> object: ...
+
+
 class Reaction(Protocol):
     """A declared answer to the training signal (plateau): a factor on every learning rate, inside a stated envelope.
 

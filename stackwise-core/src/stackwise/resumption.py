@@ -12,6 +12,7 @@ from attrs import frozen
 import stackwise
 from stackwise.clock import Past
 from stackwise.clock_json import clock_as_json, clock_from_json
+from stackwise.contracts import TrainsElsewhere
 from stackwise.errors import DataError, UserError
 from stackwise.machine import TrainingMachine
 from stackwise.plan import Plan
@@ -41,12 +42,14 @@ class Described:
     past: Past
     machine: Mapping[str, Any]
     reason: str
-    """Why it was saved."""
+    """Why it was saved; a checkpoint that does not say is taken for one of the cadence."""
     versions: Mapping[str, str]
     fingerprints: Mapping[str, Any]
     parent: Mapping[str, Any] | None = None
     providers: Sequence[Mapping[str, Any]] = ()
     """The code of providers that it was saved by."""
+    trains_elsewhere: bool = True
+    """Whether the optimizer may show other weights to judge than those that it holds."""
 
     @classmethod
     def read(cls, document: Mapping[str, Any]) -> Described:
@@ -61,11 +64,12 @@ class Described:
             config=document["config"],
             past=Past(document["machine"]["step"], clock_from_json(document["clock"])),
             machine=document["machine"],
-            reason=document["reason"],
+            reason=document.get("reason", "cadence"),
             versions=document["versions"],
             fingerprints=document["fingerprints"],
             parent=document["parent"],
             providers=document.get("providers", ()),
+            trains_elsewhere=document.get("trains_elsewhere", True),
         )
 
 
@@ -78,6 +82,7 @@ def describe(plan: Plan, machine: TrainingMachine, parent: Mapping[str, Any] | N
         "versions": versions(plan),
         "providers": [provider.provenance() for provider in plan.providers],
         "fingerprints": machine.data.fingerprints(),
+        "trains_elsewhere": isinstance(machine.optimizer.optimizer, TrainsElsewhere),
         "parent": parent,
     }
 

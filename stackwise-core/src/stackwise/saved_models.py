@@ -49,7 +49,8 @@ def model_at(checkpoint: Checkpoint) -> SavedModel:
     saved = join_state(checkpoint.load_tensors(), described.machine)
     if differences := load_named_tensors(found.model, saved["model"]):
         raise UserError(f"the weights in {checkpoint.path} are not its model's:\n  " + "\n  ".join(differences))
-    load_named_tensors(found.model, _to_judge(found, saved["optimizer"]))
+    if described.trains_elsewhere:
+        load_named_tensors(found.model, _to_judge(found, saved["optimizer"]))
     found.model.requires_grad_(False)
     return found
 
