@@ -234,6 +234,12 @@ class MaskedBlock(nn.TransformerEncoderLayer):
 class Masked(Rack):
     block = MaskedBlock
 
+    def apply_values(self, values: Mapping[str, float]) -> None:
+        super().apply_values(values)
+        for module in self.modules():
+            if isinstance(module, nn.MultiheadAttention):
+                module.dropout = values["dropout"]
+
     def forward(self, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
         for blocks in self.stacks.children():
             for block in blocks.children():
