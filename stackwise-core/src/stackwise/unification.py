@@ -301,7 +301,7 @@ class _Unifier:
             elif name in delivered:
                 source = name
             else:
-                fitting = [other for other, offered in free.items() if fits(offered, spec)] if _is_told_by_shape(spec) else []
+                fitting = [other for other, offered in free.items() if fits(offered, spec)] if _is_told_by_shape(giver, spec) else []
                 rivals = [other for other in missing if other != name and any(fits(free[f], needed[other]) for f in fitting)]
                 if asked is not None or len(fitting) != 1 or rivals:
                     self._refuse_missing(junction, giver, taker, name, spec, delivered, asked)
@@ -323,7 +323,7 @@ class _Unifier:
             fix = f"name it: `data.rename: {{{name}: FIELD}}`, or choose another loader" if batch else _others(giver, taker)
             would = len([other for other in delivered.values() if fits(other, spec)])
             why = "more than one of it would fit" if would > 1 else "none of it is free to fit"
-            if would and not _is_told_by_shape(spec):
+            if would and not _is_told_by_shape(giver, spec):
                 why = "one number a row is never taken for another by its shape alone"
             message = f"{taker.label} needs '{name}' {spec}, but {giver.label} delivers {offers}, and {why}: {fix}"
             self._refuse(message, "data.rename" if batch else taker.path, giver, taker)
@@ -476,9 +476,10 @@ def _is_sequence(hidden: TensorSpec) -> bool:
     return len(hidden.dims) == 3 and hidden.dims[:2] == ("batch", "time")
 
 
-def _is_told_by_shape(needed: TensorSpec) -> bool:
-    """Whether a field that fits is likely to be it: a row's label and the length of its prefix are one number each."""
-    return len(needed.dims) > 1
+def _is_told_by_shape(giver: Side, needed: TensorSpec) -> bool:
+    """Whether a field that fits is likely to be it: of what a source delivers, a row's label and the length of its prefix are one number
+    each."""
+    return len(needed.dims) > 1 or not giver.role.startswith("source:")
 
 
 def _others(giver: Side, taker: Side) -> str:
