@@ -492,3 +492,9 @@ def test_the_one_output_of_a_head_is_taken_for_what_the_task_needs_of_it():
     task = side("task", attrs.evolve(TASK, outputs={"reward": TensorSpec("batch")}))
     unified = unify(language_model(head=head, task=task))
     assert [(bridge.before, bridge.after) for bridge in unified.bridges] == [("score", "reward")], messages(unified)
+
+
+def test_sizes_that_an_absent_part_might_give_are_not_missed_where_it_is_told():
+    parts = {name: part for name, part in language_model().items() if name != "source:bytes"}
+    assert "vocab of <embedding> is left out" in messages(unify(parts))
+    assert unify(parts, complete=False).problems == ()

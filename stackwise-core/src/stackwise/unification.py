@@ -97,14 +97,15 @@ class Unified:
     """The optional fields of the task that a source delivers."""
 
 
-def unify(sides: Mapping[str, Side], rename: Mapping[str, str] | None = None) -> Unified:
+def unify(sides: Mapping[str, Side], rename: Mapping[str, str] | None = None, *, complete: bool = True) -> Unified:
     """Join the specs of all parts.
 
     Args:
         sides: role → part; a junction with an absent end is left out.
         rename: field the task needs → field the loaders deliver, as the config asks.
+        complete: whether no part is absent by a mistake that is told already; else sizes that it might give are not missed.
     """
-    return _Unifier(sides=sides, rename=rename or {}).run()
+    return _Unifier(sides=sides, rename=rename or {}, complete=complete).run()
 
 
 @frozen(kw_only=True)
@@ -130,6 +131,7 @@ class _Meeting:
 class _Unifier:
     sides: Mapping[str, Side]
     rename: Mapping[str, str]
+    complete: bool
     sizes: Sizes = Factory(Sizes)
     bounds: list[_Meeting] = field(factory=list)
     bridges: list[Bridge] = field(factory=list)
@@ -154,7 +156,8 @@ class _Unifier:
             self._check_upper_bound(meeting)
         for asking, each in beyond:
             self._check_beyond(asking, each)
-        self._check_open()
+        if self.complete:
+            self._check_open()
         values = {variable: found for variable in self._variables() if (found := self.sizes.size(variable)) is not None}
         task = self.sides["task"].spec if "task" in self.sides else None
         optional = self._delivery(task).anywhere() if isinstance(task, TaskSpec) else frozenset()
