@@ -104,6 +104,21 @@ def test_one_distribution_seen_twice_is_loaded_once(site: Any, distributions: Mo
     assert [(p.version, p.status) for p in found] == [("2.0", "ok")]
 
 
+def test_what_an_editable_install_leaves_beside_its_sources_is_the_same_distribution(
+    site: Any, distributions: ModuleType, tmp_path: Any, monkeypatch: Any
+) -> None:
+    """setuptools writes an `.egg-info` beside the sources, and the path leads there."""
+    site.install("fine", version="2.0")
+    left = tmp_path / "src" / "fake_fine.egg-info"
+    left.mkdir(parents=True)
+    (left / "PKG-INFO").write_text("Metadata-Version: 2.1\nName: fake-fine\nVersion: 2.0\n", encoding="utf-8")
+    (left / "entry_points.txt").write_text("[stackwise.providers]\nfine = fake_fine\n", encoding="utf-8")
+    for path in ([*sys.path, str(left.parent)], [str(left.parent), *sys.path]):
+        monkeypatch.setattr(sys, "path", path)
+        found = [p for p in discover(allow={"fine"}).providers if p.name == "fine"]
+        assert [(p.distribution, p.version, p.status) for p in found] == [("fake-fine", "2.0", "ok")]
+
+
 @pytest.mark.parametrize(
     ("code", "parts"),
     [

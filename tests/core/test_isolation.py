@@ -5,6 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
+from stackwise.isolation import guarded
+
 CODE = """
 import os, sys, torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -27,3 +31,12 @@ def test_what_the_guard_itself_makes_torch_import_is_nobodys_fault() -> None:
     env = {"PATH": "", "HOME": "/nonexistent"}
     told = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True, env=env).stdout
     assert told.splitlines() == ["[]", "[]", "['the environment variables'] False"]
+
+
+def test_an_artifact_that_keeps_stdout_writes_there_later(capsys: pytest.CaptureFixture[str]) -> None:
+    with guarded(building=True):
+        kept = sys.stdout
+        print("while it is built", file=kept)
+    assert (kept.encoding, kept.fileno) == (sys.stdout.encoding, sys.stdout.fileno)
+    print("while it is used", file=kept)
+    assert capsys.readouterr() == ("while it is used\n", "while it is built\n")

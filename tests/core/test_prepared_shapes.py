@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny_walks import VOCAB, base, memory, plan_of, stream
 
-from stackwise import Built, ConfigError, Moment, TaskSpec, TensorSpec
+from stackwise import Built, ConfigError, DataError, Moment, ProviderError, TaskSpec, TensorSpec
 from stackwise.pricing import price
 
 ROWS, LENGTH = 3, 141
@@ -118,6 +118,32 @@ def test_only_a_task_of_the_plan_s_own_is_tried_on_a_batch_that_is_no_burden() -
     finished = Plain()
     assert _flops(_config(finished)) > 0 and not finished.calls
     assert _flops(_config(built, length=2**21)) > 0 and len(calls) == 1
+
+
+class Particular(Plain):
+    """Finds fault with the values that it is tried on."""
+
+    def prepare(self, batch: Mapping[str, torch.Tensor], moment: Moment, generator: torch.Generator) -> Mapping[str, torch.Tensor]:
+        self.calls.append(tuple(batch["tokens"].shape))
+        raise DataError("every token is 0")
+
+
+class Forgetful(Plain):
+    """Prepares another field than it declares for the model."""
+
+    def prepare(self, batch: Mapping[str, torch.Tensor], moment: Moment, generator: torch.Generator) -> Mapping[str, torch.Tensor]:
+        return {"token": batch["tokens"]}
+
+
+def test_values_that_nobody_delivered_are_no_reason_to_refuse() -> None:
+    calls: list[tuple[int, ...]] = []
+    particular = Built(lambda: Particular(calls), spec=Plain().get_spec())
+    assert _flops(_config(particular)) == _flops(_config(Built(Plain, spec=Plain().get_spec()))) and calls
+
+
+def test_a_task_that_forgets_a_field_is_named_itself() -> None:
+    with pytest.raises(ProviderError, match=r"task .* declares tokens for the model, and its prepare gives no such field"):
+        price(plan_of(_config(Built(Forgetful, spec=Plain().get_spec()))))
 
 
 def test_a_source_that_does_not_say_its_fields_is_not_guessed_at() -> None:

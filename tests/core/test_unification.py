@@ -485,3 +485,16 @@ def test_a_head_takes_a_side_input_of_the_task():
     unified = unify({**sides, "source:bytes": side("source:bytes", loader)})
     assert unified.problems == ()
     assert [(bridge.junction, bridge.kind, bridge.into) for bridge in unified.bridges] == [("task-head", "cast", "head")]
+
+
+def test_the_one_output_of_a_head_is_taken_for_what_the_task_needs_of_it():
+    head = side("head", HeadSpec(outputs={"score": TensorSpec("batch")}), open={"width": "width"})
+    task = side("task", attrs.evolve(TASK, outputs={"reward": TensorSpec("batch")}))
+    unified = unify(language_model(head=head, task=task))
+    assert [(bridge.before, bridge.after) for bridge in unified.bridges] == [("score", "reward")], messages(unified)
+
+
+def test_sizes_that_an_absent_part_might_give_are_not_missed_where_it_is_told():
+    parts = {name: part for name, part in language_model().items() if name != "source:bytes"}
+    assert "vocab of <embedding> is left out" in messages(unify(parts))
+    assert unify(parts, complete=False).problems == ()

@@ -42,6 +42,8 @@ class Mode:
     mode: str = option(doc="what is wrong with it")
     def to_spec(self):
         return BatchSpec(fields={"levels": TensorSpec("batch time", "float32")})
+    def count_epoch(self, split):
+        return 1 // (self.mode != "countless") * None
 
 def no_values(options, context):
     return lambda batch, moment, generator: batch
@@ -183,6 +185,14 @@ def test_a_growth_operator_that_breaks_is_the_providers_fault(plan: Make) -> Non
 def test_a_spec_that_computes_with_an_open_size_is_explained(plan: Make) -> None:
     with pytest.raises(ProviderError, match=r"to_spec\(\) of rack 'faulty.hasty' .*still None, so a spec names dimensions"):
         plan(model={"embedding": {"use": "waves.level", "width": 4}, "rack": {"use": "faulty.hasty"}})
+
+
+@pytest.mark.parametrize("mode", ["countless", "counting"])
+def test_counting_an_epoch_that_breaks_is_the_providers_fault(plan: Make, mode: str) -> None:
+    with pytest.raises(
+        ProviderError, match=r"count_epoch\(\) of loader 'faulty.load' \(fake-faulty 1.0\) failed: (TypeError|ZeroDivisionError)"
+    ):
+        plan(run={"horizon": "2 epochs"}, data={"sources": {"sines": {"use": "faulty.load", "mode": mode}}})
 
 
 def test_a_transform_whose_values_cannot_arrive_is_refused(plan: Make) -> None:

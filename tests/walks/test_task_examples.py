@@ -11,7 +11,7 @@ import torch
 from tiny_walks import registry
 
 import stackwise
-from stackwise import Evaluated, PhaseEntered, StepDone, config
+from stackwise import ConfigError, Evaluated, PhaseEntered, StepDone, config
 from stackwise.pricing import price
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -82,6 +82,14 @@ def test_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert machine.model.model.rack.options.attention == "bidirectional"
     convolved, *_ = walked("digits", "model.rack={use: transformer.conv, width: 64, stacks: [{base: 2}]}")
     assert not convolved.model.model.rack.options.causal
+
+
+def test_images_that_were_not_prepared_are_the_one_thing_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        stackwise.make_plan(config.load(EXAMPLES / "digits.yaml"), registry())
+    (problem,) = caught.value.problems
+    assert problem.path == "data.sources.digits"
 
 
 def test_preferences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

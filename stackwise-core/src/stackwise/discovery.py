@@ -128,7 +128,7 @@ def _read_offers() -> Iterator[_Offer]:
         if not text or GROUP not in text:
             continue
         folder = _folder_of(distribution)
-        alike = seen.setdefault(_normal(folder.partition("-")[0]), [])
+        alike = seen.setdefault(_normal(re.sub(r"\.(dist|egg)-info$", "", folder).partition("-")[0]), [])
         if alike and any(_name_of(distribution) == _name_of(other) for other in alike):
             continue
         alike.append(distribution)

@@ -13,7 +13,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
-from io import TextIOBase
 from typing import Any, NamedTuple
 
 
@@ -26,14 +25,17 @@ class _Piece(NamedTuple):
     equal: Callable[[Any, Any], bool] = lambda before, after: bool(before == after)
 
 
-class _ToStderr(TextIOBase):
-    """What foreign code finds as stdout. It may close it: stderr stays open."""
+class _StandIn:
+    """What foreign code finds as stdout: stderr for now, and it may close it."""
 
-    def write(self, text: str) -> int:
-        return sys.stderr.write(text)
+    def __init__(self) -> None:
+        self.stands_for = "stderr"
 
-    def flush(self) -> None:
-        sys.stderr.flush()
+    def __getattr__(self, name: str) -> Any:
+        return getattr(getattr(sys, self.stands_for), name)
+
+    def close(self) -> None:
+        """Nothing: what stands behind stays open."""
 
 
 @contextmanager
@@ -42,7 +44,8 @@ def guarded(*, building: bool = False) -> Iterator[list[str]]:
 
     Covers the generators of `random`, numpy and torch, torch's defaults (dtype, device, precision of products, recording of
     gradients, threads), the working directory, the environment, entries of the module path, signal handlers, and running threads.
-    What the code prints to stdout goes to stderr, so that output meant for a script stays clean. Where the code is the first to
+    What the code prints to stdout goes to stderr, so that output meant for a script stays clean; an artifact that keeps `sys.stdout`
+    writes there later. Where the code is the first to
     import torch, torch's defaults are held against those that it comes with; of generators that nobody had drawn from nothing is lost.
 
     Args:
@@ -52,11 +55,14 @@ def guarded(*, building: bool = False) -> Iterator[list[str]]:
         A list that, after the block, names every piece that had changed.
     """
     changed: list[str] = []
+    stdout = _StandIn()
     before = [(piece, _read_or_none(piece)) for piece in _pieces(building)]
     try:
-        with redirect_stdout(_ToStderr()):
+        with redirect_stdout(stdout):
             yield changed
     finally:
+        if building:
+            stdout.stands_for = "stdout"  # an artifact that kept it writes where it meant to
         imported_now = _torch_defaults() if not any(piece.name == _DTYPE for piece, _ in before) else ()
         for piece, value in (*before, *imported_now):
             if not piece.equal(value, _read_or_none(piece)):
@@ -109,13 +115,18 @@ def _torch_defaults() -> tuple[tuple[_Piece, Any], ...]:
         return ()
     return (
         (_Piece(_DTYPE, torch.get_default_dtype, torch.set_default_dtype), torch.float32),
-        (_Piece("the default device of torch", torch.get_default_device, torch.set_default_device), torch.device("cpu")),
+        (_Piece("the default device of torch", torch.get_default_device, _write_default_device), torch.device("cpu")),
         (_Piece("the recording of gradients", torch.is_grad_enabled, torch.set_grad_enabled), True),
         (
             _Piece("the precision of products in torch", torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
             "highest",
         ),
     )
+
+
+def _write_default_device(before: Any) -> None:
+    """The CPU is what torch takes where nobody has said anything; saying it would pass every later call through a mode."""
+    sys.modules["torch"].set_default_device(None if before.type == "cpu" else before)
 
 
 def _write_path(before: list[str]) -> None:

@@ -11,7 +11,7 @@ import torch
 
 from stackwise.assembly import Workshop
 from stackwise.contracts import Built
-from stackwise.errors import ConfigError, UserError
+from stackwise.errors import ConfigError, DataError, ProviderError, UserError
 from stackwise.phases import CompiledPhase
 from stackwise.plan import Plan
 from stackwise.plan.junctions import Joined
@@ -37,11 +37,11 @@ def prepared_shapes(plan: Plan, phase: CompiledPhase, shop: Workshop, *, rows: i
 
     Returns:
         Those of the prepared batch; of the task's spec where the task or a source was given finished, a source does not say its fields,
-        or the batch is large; None where a size is unknown.
+        the batch is large, or the task finds fault with its values, which are made up; None where a size is unknown.
 
     Raises:
         ConfigError: the task refuses the batch.
-        ProviderError: the task does not prepare a batch of its own spec.
+        ProviderError: the task cannot prepare a batch of its own spec, or what it prepares lacks a field that it declares for the model.
     """
     joined = plan.joined[phase.index]
     task = joined.drafts.task.spec
@@ -54,8 +54,15 @@ def prepared_shapes(plan: Plan, phase: CompiledPhase, shop: Workshop, *, rows: i
     if declared is None or delivered is None or not _may_be_tried(joined, delivered):
         return declared
     batch = {name: _empty(given[name], *delivered[name]) for name in given}
-    prepared = _prepare(plan, phase, shop, batch)
-    return {name: (tuple(prepared[name].shape), prepared[name].dtype) for name in offered if name in prepared}
+    try:
+        prepared = _prepare(plan, phase, shop, batch)
+    except DataError:  # of values that nobody delivered
+        return declared
+    if missing := offered.keys() - prepared.keys():
+        raise ProviderError(
+            f"{joined.drafts.task.label} declares {', '.join(sorted(missing))} for the model, and its prepare gives no such field"
+        )
+    return {name: (tuple(prepared[name].shape), prepared[name].dtype) for name in offered}
 
 
 def _prepare(plan: Plan, phase: CompiledPhase, shop: Workshop, batch: dict[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
@@ -66,7 +73,7 @@ def _prepare(plan: Plan, phase: CompiledPhase, shop: Workshop, batch: dict[str, 
             task = shop.task(phase.state.task)
             prepared: Mapping[str, torch.Tensor] = task.prepare(batch, moment, torch.Generator().manual_seed(0))
             return prepared
-    except ConfigError:
+    except (ConfigError, DataError):
         raise
     except UserError as error:
         sources = ", ".join(draft.label for draft in drafts.sources.values())

@@ -97,14 +97,15 @@ class Unified:
     """The optional fields of the task that a source delivers."""
 
 
-def unify(sides: Mapping[str, Side], rename: Mapping[str, str] | None = None) -> Unified:
+def unify(sides: Mapping[str, Side], rename: Mapping[str, str] | None = None, *, complete: bool = True) -> Unified:
     """Join the specs of all parts.
 
     Args:
         sides: role → part; a junction with an absent end is left out.
         rename: field the task needs → field the loaders deliver, as the config asks.
+        complete: whether no part is absent by a mistake that is told already; else sizes that it might give are not missed.
     """
-    return _Unifier(sides=sides, rename=rename or {}).run()
+    return _Unifier(sides=sides, rename=rename or {}, complete=complete).run()
 
 
 @frozen(kw_only=True)
@@ -130,6 +131,7 @@ class _Meeting:
 class _Unifier:
     sides: Mapping[str, Side]
     rename: Mapping[str, str]
+    complete: bool
     sizes: Sizes = Factory(Sizes)
     bounds: list[_Meeting] = field(factory=list)
     bridges: list[Bridge] = field(factory=list)
@@ -154,7 +156,8 @@ class _Unifier:
             self._check_upper_bound(meeting)
         for asking, each in beyond:
             self._check_beyond(asking, each)
-        self._check_open()
+        if self.complete:
+            self._check_open()
         values = {variable: found for variable in self._variables() if (found := self.sizes.size(variable)) is not None}
         task = self.sides["task"].spec if "task" in self.sides else None
         optional = self._delivery(task).anywhere() if isinstance(task, TaskSpec) else frozenset()
@@ -301,7 +304,7 @@ class _Unifier:
             elif name in delivered:
                 source = name
             else:
-                fitting = [other for other, offered in free.items() if fits(offered, spec)] if _is_told_by_shape(spec) else []
+                fitting = [other for other, offered in free.items() if fits(offered, spec)] if _is_told_by_shape(giver, spec) else []
                 rivals = [other for other in missing if other != name and any(fits(free[f], needed[other]) for f in fitting)]
                 if asked is not None or len(fitting) != 1 or rivals:
                     self._refuse_missing(junction, giver, taker, name, spec, delivered, asked)
@@ -323,7 +326,7 @@ class _Unifier:
             fix = f"name it: `data.rename: {{{name}: FIELD}}`, or choose another loader" if batch else _others(giver, taker)
             would = len([other for other in delivered.values() if fits(other, spec)])
             why = "more than one of it would fit" if would > 1 else "none of it is free to fit"
-            if would and not _is_told_by_shape(spec):
+            if would and not _is_told_by_shape(giver, spec):
                 why = "one number a row is never taken for another by its shape alone"
             message = f"{taker.label} needs '{name}' {spec}, but {giver.label} delivers {offers}, and {why}: {fix}"
             self._refuse(message, "data.rename" if batch else taker.path, giver, taker)
@@ -476,9 +479,10 @@ def _is_sequence(hidden: TensorSpec) -> bool:
     return len(hidden.dims) == 3 and hidden.dims[:2] == ("batch", "time")
 
 
-def _is_told_by_shape(needed: TensorSpec) -> bool:
-    """Whether a field that fits is likely to be it: a row's label and the length of its prefix are one number each."""
-    return len(needed.dims) > 1
+def _is_told_by_shape(giver: Side, needed: TensorSpec) -> bool:
+    """Whether a field that fits is likely to be it: of what a source delivers, a row's label and the length of its prefix are one number
+    each."""
+    return len(needed.dims) > 1 or not giver.role.startswith("source:")
 
 
 def _others(giver: Side, taker: Side) -> str:

@@ -55,12 +55,14 @@ def outcome(kind: Kind, name: str, made: Component) -> Outcome:
     ("factory", "options", "verdict"),
     [
         ("labelled", "Labels", "passed"),
+        ("unshifted", "Tokens", "failed"),
+        ("leaking_density", "sound_options:DensityOptions", "failed"),
         ("telling", "Labels", "failed"),
         ("telling", "Restoring", "not applicable"),
     ],
 )
-def test_the_noise_floor_holds_for_tasks_that_do_not_look_ahead(factory: str, options: str, verdict: str) -> None:
-    made = component("task", "v", f"broken:{factory}", f"broken_options:{options}")
+def test_the_noise_floor_holds_for_tasks_of_other_kinds(factory: str, options: str, verdict: str) -> None:
+    made = component("task", "v", f"broken:{factory}", options if ":" in options else f"broken_options:{options}")
     assert outcome("task", "check_noise_floor", Component(name="v", options=made.options, factory=made.factory)).verdict == verdict
 
 
@@ -86,9 +88,51 @@ def test_an_exception_is_told_with_the_line_of_the_components_own_code() -> None
     assert found.reason.startswith("it raised ZeroDivisionError: division by zero (broken.py:") and found.reason.endswith(", in forward)")
 
 
-def test_a_module_that_does_not_know_its_spec_is_refused() -> None:
-    found = outcome("rack", "check_builds", component("rack", "v", "broken:speechless"))
-    assert found.verdict == "failed" and "has no 'to_spec', which a rack has" in found.reason
+def test_a_module_that_does_not_know_its_spec_is_refused_unless_it_is_a_plain_rack() -> None:
+    found = outcome("head", "check_builds", component("head", "v", "broken:speechless"))
+    assert found.verdict == "failed" and "has no 'get_spec', which a head has" in found.reason
+    (subject,) = subjects_of({"rack": [component("rack", "v", "sound:build_plain")]})
+    assert {found.verdict for found in Runner().run_all(subject)} <= {"passed", "not applicable"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "made", "verdict"),
+    [
+        ("rack", "check_boundaries_are_honoured", ("sound:build_masked", "MaskedOptions"), "passed"),
+        ("rack", "check_boundaries_are_honoured", ("sound:build_row_masked", "RowMaskedOptions"), "not applicable"),
+        ("head", "check_rows_stand_alone", ("sound:build_balanced", "BalancedOptions"), "passed"),
+        ("task", "check_mask_is_honoured", ("sound:build_task", "PairMaskedOptions"), "not applicable"),
+        ("task", "check_noise_floor", ("sound:build_density", "DensityOptions"), "passed"),
+        ("optimizer", "check_moments", ("sound:build_accumulating", "AccumulatingOptions"), "passed"),
+    ],
+    ids=lambda value: value[0].partition(":")[2] if isinstance(value, tuple) else None,
+)
+def test_what_is_right_in_another_way_is_not_refused(kind: Kind, name: str, made: tuple[str, str], verdict: str) -> None:
+    factory, options = made
+    found = outcome(kind, name, component(kind, "v", factory, f"sound_options:{options}"))
+    assert found.verdict == verdict, found.reason
+
+
+def test_padding_that_real_positions_see_is_told() -> None:
+    found = outcome("rack", "check_boundaries_are_honoured", component("rack", "v", "broken:seeing_padding", "sound_options:MaskedOptions"))
+    assert found.verdict == "failed" and "'mask'" in found.reason
+
+
+@pytest.mark.parametrize("choice", [("optimizer", "build_looking_ahead", "Nesterov"), ("loader", "build_shuffled", "Shuffled")])
+def test_choices_are_tried_where_no_spec_is_stated(choice: tuple[Kind, str, str]) -> None:
+    kind, factory, options = choice
+    found = outcome(kind, "check_every_choice", component(kind, "v", f"broken:{factory}", f"broken_options:{options}"))
+    assert found.verdict == "failed" and "ZeroDivisionError" in found.reason
+
+
+def test_a_choice_whose_library_is_not_installed_is_not_counted_as_tried() -> None:
+    found = outcome("optimizer", "check_every_choice", component("optimizer", "v", "broken:build_unavailable", "broken_options:Nesterov"))
+    assert found.verdict == "not applicable", found.reason
+
+
+def test_a_moment_that_is_there_after_some_steps_only_is_told() -> None:
+    found = outcome("optimizer", "check_moments", component("optimizer", "v", "broken:build_clipping"))
+    assert found.verdict == "failed" and "'momentum' is declared for" in found.reason and "is None in its state" in found.reason
 
 
 @pytest.mark.parametrize("check", CATALOGUE.values(), ids=CATALOGUE)

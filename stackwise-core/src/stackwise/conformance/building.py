@@ -17,7 +17,6 @@ from stackwise.isolation import guarded
 
 _METHODS: Mapping[Kind, tuple[str, ...]] = {
     "embedding": ("get_spec",),
-    "rack": ("to_spec",),
     "head": ("get_spec",),
     "adapter": ("get_spec",),
     "task": ("get_spec", "prepare", "loss"),
@@ -28,7 +27,7 @@ _METHODS: Mapping[Kind, tuple[str, ...]] = {
     "transform": ("__call__",),
     "observer": ("__call__",),
 }
-"""What an artifact of a kind must have, beside the class of modules and optimizers."""
+"""What an artifact of a kind must have, beside the class of modules and optimizers; a plain rack leaves its spec to its options."""
 
 _UNLIKELY = 8_236_541_907
 """A seed that nobody sets."""

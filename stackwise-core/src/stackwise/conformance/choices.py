@@ -26,21 +26,32 @@ def check_every_choice(subject: Subject) -> None:
         other = _with(subject, key, value)
         if other.problems(other.example):
             continue  # the options' own rules refuse it beside the others
-        tried += 1
         try:
             with reported(other):
-                for name in PREREQUISITES[1:]:
-                    if subject.kind in CATALOGUE[name].kinds:
-                        CATALOGUE[name].load()(other)
-                used(other)
+                tried += _works(other)
         except Broken as error:
-            if isinstance(error.__cause__, UserError):
-                continue  # refused in a sentence
-            raise Broken(f"with {key}: {value!r} in the example, {error}") from error
-        except NotApplicable:
-            continue  # an optional library is not installed
+            if not isinstance(error.__cause__, UserError):
+                raise Broken(f"with {key}: {value!r} in the example, {error}") from error
+            tried += 1  # refused in a sentence
     if not tried:
-        raise NotApplicable("its example leaves no choice")
+        raise NotApplicable("its example leaves no choice that can be built here")
+
+
+def _works(subject: Subject) -> bool:
+    """Hold it against the promises that all others stand on, and use it once; False where an optional library is not installed.
+
+    Raises:
+        Broken: a promise is not kept. Any other exception is the component's own.
+    """
+    for name in PREREQUISITES[1:]:
+        if subject.kind in CATALOGUE[name].kinds:
+            try:
+                CATALOGUE[name].load()(subject)
+            except NotApplicable:
+                if name == "check_builds":
+                    return False
+    used(subject)
+    return True
 
 
 def _choices(subject: Subject) -> Iterator[tuple[str, Any]]:

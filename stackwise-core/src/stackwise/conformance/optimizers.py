@@ -125,19 +125,21 @@ def check_moments(subject: Subject) -> None:
 
     Usual cause: a name that was changed in `step` alone; a second moment declared with power 1. Growth then spoils it, or loses it.
     """
-    once, twice = (_Bowl(subject, weights={name: torch.zeros(shape) for name, shape in SHAPES.items()}) for _ in range(2))
-    once.step(gradients=_weights())
-    twice.step(gradients={name: 2 * gradient for name, gradient in _weights().items()})
+    still, once, twice = (_Bowl(subject, weights={name: torch.zeros(shape) for name, shape in SHAPES.items()}) for _ in range(3))
+    for size, bowl in enumerate((still, once, twice)):
+        bowl.step(gradients={name: size * gradient for name, gradient in _weights().items()})
     declared = {id(p): group.get("moments") for group in once.optimizer.param_groups for p in group["params"]}
     if not any(declared.values()):
         raise NotApplicable("its torch groups declare no moments, so those of grown tensors start anew unless they have torch's names")
     for name, parameter in once.parameters.items():
         for entry, power in (declared[id(parameter)] or {}).items():
-            found, other = (bowl.optimizer.state[bowl.parameters[name]].get(entry) for bowl in (once, twice))
-            shaped = isinstance(found, Tensor) and (not power or found.shape == parameter.shape)
-            must(shaped, f"'{entry}' is declared for {name} and is {_form(found)} in its state: a tensor of its shape is due")
-            if isinstance(power, int) and power and bool(found.any()):
-                times = float(other.abs().sum() / found.abs().sum())
+            start, found, other = (bowl.optimizer.state[bowl.parameters[name]].get(entry) for bowl in (still, once, twice))
+            for kept in (found, other):
+                shaped = isinstance(kept, Tensor) and (not power or kept.shape == parameter.shape)
+                must(shaped, f"'{entry}' is declared for {name} and is {_form(kept)} in its state: a tensor of its shape is due")
+            left = start if isinstance(start, Tensor) else 0  # what is there without any gradient
+            if isinstance(power, int) and power and bool((found - left).any()):
+                times = float((other - left).abs().sum() / (found - left).abs().sum())
                 told = f"'{entry}' is declared to be of power {power}, and twice the gradient makes it {times:.3g} times as large"
                 must(abs(times - 2**power) <= 0.01 * 2**power, told)
 

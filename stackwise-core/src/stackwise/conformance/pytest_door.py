@@ -28,7 +28,7 @@ def parametrize(source: Source, expected_failures: Mapping[str, str] | None = No
     subjects = subjects_of(source)
     cases = [(subject, check) for subject in subjects for check in checks_for(subject)]
     expected = _expected(dict(expected_failures or {}), cases)
-    runner = Runner()
+    runner = Runner(expected)
 
     @pytest.mark.parametrize(("subject", "check"), cases, ids=[test_id(*case) for case in cases])
     def test_conforms(subject: Subject, check: Check) -> None:

@@ -8,14 +8,18 @@ import torch
 from torch import Generator, Tensor
 
 from stackwise.conformance import bench, partners
-from stackwise.conformance.subject import LENGTH, ROWS, SEED, NotApplicable, Subject, must
+from stackwise.conformance.subject import LENGTH, ROWS, SEED, Broken, NotApplicable, Subject, must
 from stackwise.errors import UserError
 from stackwise.planes.objective import Objective
 from stackwise.specs import TaskSpec, TensorSpec
 
 FLOOR_STEPS = 60
-FLOOR_SHARE = 0.7
-"""Share of what a model learns that sees other rows, below which one on noise cannot come without having seen the targets."""
+FLOOR_SHARE = 0.3
+"""By how much more of the loss, or of what was gained on it where that is more, a model that sees its inputs may lower it on noise than
+one that sees those of other rows."""
+
+FLOOR_STREAMS = 3
+"""Streams of noise of which every one must show more than that: a loss that never settles, such as a likelihood, can do so by chance."""
 
 
 def check_prepared_batch(subject: Subject) -> None:
@@ -67,9 +71,11 @@ def check_noise_floor(subject: Subject) -> None:
     """
     if _spec(subject).reconstructs:
         raise NotApplicable("its spec says that its inputs hold what is to be predicted")
-    seeing, blind = (_learnt_on_noise(subject, blind=blind) for blind in (False, True))
-    told = f"on noise the loss comes to {seeing:.4g}, and to {blind:.4g} with the inputs of other rows: the inputs hold the answer"
-    must(seeing > FLOOR_SHARE * blind, told)
+    for stream in range(FLOOR_STREAMS):
+        (_, seeing), (first, blind) = (_learnt_on_noise(subject, stream, blind=blind) for blind in (False, True))
+        if blind - seeing <= FLOOR_SHARE * max(abs(blind), first - blind):
+            return
+    raise Broken(f"on noise the loss comes to {seeing:.4g}, and to {blind:.4g} with the inputs of other rows: the inputs hold the answer")
 
 
 def check_loss_in_float32(subject: Subject) -> None:
@@ -98,6 +104,8 @@ def check_mask_is_honoured(subject: Subject) -> None:
     mask = spec.optional.get("mask")
     if mask is None:
         raise NotApplicable("its spec names no optional mask")
+    if mask.dims != ("batch", "time"):
+        raise NotApplicable(f"its mask is {mask}, which does not tell padding position by position")
     task, length = bench.task_of(subject), LENGTH + spec.lookahead
     hidden = torch.arange(length) >= length - length // 3
     real = (~hidden).to(partners.dtype_of(mask)).expand(ROWS, length)
@@ -121,8 +129,8 @@ def check_mask_is_honoured(subject: Subject) -> None:
     )
 
 
-def _learnt_on_noise(subject: Subject, *, blind: bool) -> float:
-    """The loss that a pointwise model comes to on noise; a blind one sees the inputs of other rows."""
+def _learnt_on_noise(subject: Subject, stream: int, *, blind: bool) -> tuple[float, float]:
+    """The loss that a pointwise model begins with and comes to on noise; a blind one sees the inputs of other rows, the loss never."""
     task = bench.task_of(subject)
     model = bench.model_around(subject, zero_head=True).train()
     judged = bench.objective(task, model)
@@ -130,17 +138,16 @@ def _learnt_on_noise(subject: Subject, *, blind: bool) -> float:
     seen = bench.boundaries(subject).embedding.inputs
     losses = []
     for step in range(FLOOR_STEPS):
-        batch = bench.prepared(subject, task, seed=SEED + step)
-        if blind:
-            others = bench.prepared(subject, task, seed=SEED + FLOOR_STEPS + step)
-            batch |= {name: others[name] for name in seen}
+        seed = SEED + 2 * FLOOR_STEPS * stream + step
+        batch = bench.prepared(subject, task, seed=seed)
+        others = bench.prepared(subject, task, seed=seed + FLOOR_STEPS) if blind else batch
         with bench.seeded(step):
-            total, weight, _ = judged.loss(model, batch)
+            total, weight, _ = judged.judge(model({**batch, **{name: others[name] for name in seen}}), batch)
         optimizer.zero_grad()
         (total / weight).backward()
         optimizer.step()
         losses.append(float(total.detach()) / float(weight))
-    return sum(losses[-20:]) / 20
+    return losses[0], sum(losses[-20:]) / 20
 
 
 def _lowered(tensor: Tensor) -> Tensor:

@@ -87,7 +87,7 @@ def join(drafts: PhaseDrafts, rename: Mapping[str, str]) -> Joined:
             if isinstance(spec, BatchSpec):
                 spec = _transformed(spec, draft, drafts.transforms, problems)
             sides[role] = Side(role=role, label=draft.label, spec=spec, dims=draft.sizes, open=draft.open_sizes, pinned=draft.pinned)
-    unified = unify(sides, rename)
+    unified = unify(sides, rename, complete=not problems)
     unseen = [role for role in drafts.by_role() if role.startswith("source:") and role not in sides]
     asked = [Bridge(f"{role}-task", "rename", f"{old} → {new}", "task", new, old, new) for role in unseen for new, old in rename.items()]
     attention = _attention(sides)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from typing import Any
 
@@ -60,22 +61,30 @@ class Draft:
     def _registered_spec(self, registered: Registered) -> Spec | None:
         if not hasattr(self.options, "to_spec"):
             return None
-        try:
+        with self._asked("to_spec", _OPEN):
             spec: Spec = self.options.to_spec()
-        except UserError:
-            raise
-        except Exception as error:
-            raise ProviderError(
-                f"to_spec() of {self.label} failed: {type(error).__name__}: {error}{_OPEN if isinstance(error, TypeError) else ''}",
-                provider=registered.provider,
-                distribution=registered.distribution,
-            ) from error
         wanted = SPEC_OF.get(registered.kind)
         if spec is not None and (wanted is None or not isinstance(spec, wanted)):
             due = f"a {registered.kind} says {wanted.__name__}" if wanted is not None else f"a {registered.kind} has no spec"
             sentence = f"to_spec() of {self.label} gave {type(spec).__name__}: {due}"
             raise ProviderError(sentence, provider=registered.provider, distribution=registered.distribution)
         return spec
+
+    @contextmanager
+    def _asked(self, method: str, hint: str = "") -> Iterator[None]:
+        """What a component's options raise when they are asked is their provider's fault, but for what is the user's."""
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:
+            if self.registered is None:
+                raise
+            raise ProviderError(
+                f"{method}() of {self.label} failed: {type(error).__name__}: {error}{hint if isinstance(error, TypeError) else ''}",
+                provider=self.registered.provider,
+                distribution=self.registered.distribution,
+            ) from error
 
     def _built_spec(self) -> Spec | None:
         if self.kind != "rack":
@@ -93,12 +102,11 @@ class Draft:
         size: EpochSize | None = None
         teller = self.options if self.registered is not None else self.given
         if hasattr(teller, "epoch_size"):
-            try:
+            with suppress(UserError), self._asked("epoch_size"):  # the run, which reads the data, will say what is wrong with it
                 size = teller.epoch_size("train") if self.registered is not None else teller.epoch_size()
-            except UserError:
-                size = None  # the run, which reads the data, will say what is wrong with it
         if size is None and self.counting and hasattr(self.options, "count_epoch"):
-            size = self.options.count_epoch("train")
+            with self._asked("count_epoch"):
+                size = self.options.count_epoch("train")
         return size
 
     @property

@@ -241,3 +241,5 @@ def _even_out(counts: dict[str, int], owed: dict[str, int], shares: Mapping[str,
         name = max((name for name in shares if sign > 0 or counts.get(name)), key=lambda name: sign * owed[name])
         counts[name] = counts.get(name, 0) + sign
         owed[name] -= sign * UNIT
+        if not counts[name]:
+            del counts[name]

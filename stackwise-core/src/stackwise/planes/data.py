@@ -122,7 +122,8 @@ class DataPlane:
             source = known.get(name)
             if source is None or source.part.structure != part.structure:
                 source = self._begun(name, part, source.delivered if source else Delivered())
-            source.part, source.follower = part, Follower(part, source.loader, "the loader")
+            else:
+                source.part, source.follower = part, Follower(part, source.loader, "the loader")
             sources[name] = source
         self._transforms.enter(state.transforms)
         self._limits = _limits(state, sources)

@@ -14,7 +14,7 @@ BLOCK_STEPS, VIEW_STEPS = 512, 768
 
 
 class Mixture:
-    """Deals the rows of each step out to sources: |delivered - declared| < 1 for every source after every step.
+    """Deals the rows of each step out to sources: |delivered - declared| < 1 for every source after every step, for changes in view.
 
     Steps are dealt out a block at a time; a block begins at the first step that has several sources to choose from. The choice is a pure
     function of the requests, of where the block began and of what was owed there. Shares are rounded to multiples of 2^-60 of a row,

@@ -147,6 +147,8 @@ class Objective:
         """
         if isinstance(self.task, Stateful):
             self.task.load_state_dict(state)
+            if self._follower is not None:
+                self._follower.forget()
         elif state:
             raise UserError(f"the saved task holds {', '.join(sorted(state))}, and {type(self.task).__name__} takes no state")
 

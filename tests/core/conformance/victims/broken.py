@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from stackwise import DataError, Evaluated, PhaseEntered, RunFinished, RunStarted, StepDone
+from stackwise import BatchSpec, DataError, Evaluated, PhaseEntered, RunFinished, RunStarted, StepDone, UserError
 from victims import sound
+from victims.sound_options import LEVELS
 
 
 def of(made: Callable[..., Any]) -> Callable[..., Any]:
@@ -97,11 +98,11 @@ class Dividing(sound.Head):
 
 
 class Speechless(nn.Module):
-    """A rack that leaves its spec to its options."""
+    """A head that leaves its spec to its options."""
 
     def __init__(self, options: Any) -> None:
         super().__init__()
-        self.stacks = sound.Rack(options).stacks
+        self.linear = nn.Linear(options.width, 1)
 
 
 class Unused(sound.Embedding):
@@ -143,6 +144,13 @@ class Blurring(sound.Rack):
     def forward(self, hidden: Tensor, segments: Tensor | None = None) -> Tensor:
         places = torch.arange(1, hidden.shape[1] + 1, device=hidden.device)
         return super().forward(hidden + hidden.cumsum(1) / places[:, None])
+
+
+class SeeingPadding(sound.Rack):
+    """Takes a mean over the whole row, padding included."""
+
+    def forward(self, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
+        return super().forward(hidden + hidden.mean(1, keepdim=True))
 
 
 class Gated(sound.Rack):
@@ -222,6 +230,44 @@ class Insisting(sound.Optimizer):
                 parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
                 parameter.grad += 0.1 * parameter
                 self.move(parameter, group)
+
+
+class Clipping(sound.Optimizer):
+    """Keeps nothing of a large gradient."""
+
+    def move(self, parameter: Tensor, group: Mapping[str, Any]) -> None:
+        assert parameter.grad is not None
+        if parameter.grad.abs().max() < 3:
+            super().move(parameter, group)
+
+
+def build_clipping(options: Any, context: Any, groups: Any) -> Any:
+    return Clipping(sound.torch_groups(groups), options)
+
+
+def build_looking_ahead(options: Any, context: Any, groups: Any) -> Any:
+    if options.nesterov:
+        _ = 1 / 0
+    return sound.Optimizer(sound.torch_groups(groups), options)
+
+
+def build_unavailable(options: Any, context: Any, groups: Any) -> Any:
+    if options.nesterov:
+        raise UserError("nesterov: the library 'ahead' is not installed") from ImportError("ahead")
+    return sound.Optimizer(sound.torch_groups(groups), options)
+
+
+def build_shuffled(options: Any, context: Any) -> Any:
+    if options.shuffled:
+        _ = 1 / 0
+    return KnowingLoader(options, context)
+
+
+class KnowingLoader(sound.Loader):
+    """Knows its fields when it is built."""
+
+    def get_batch_spec(self) -> BatchSpec:
+        return BatchSpec(fields={"levels": LEVELS})
 
 
 def build_squared(options: Any, context: Any, groups: Any) -> Any:
@@ -325,6 +371,31 @@ class Leaking(sound.Task):
     def prepare(self, batch: Mapping[str, Tensor], moment: Any, generator: Generator) -> dict[str, Tensor]:
         ready = super().prepare(batch, moment, generator)
         return {**ready, "ahead": batch["levels"][:, :-1]}
+
+
+class Unshifted:
+    """Compares what is predicted with the very tokens that are seen."""
+
+    def __init__(self, options: Any) -> None:
+        self.get_spec = options.to_spec
+
+    def prepare(self, batch: Mapping[str, Tensor], moment: Any, generator: Generator) -> dict[str, Tensor]:
+        return {"tokens": batch["tokens"][:, :-1]}
+
+    def loss(self, outputs: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> tuple[Tensor, Any, dict[str, tuple[Tensor, Any]]]:
+        tokens = batch["tokens"]
+        nats = nn.functional.cross_entropy(outputs["logits"].float().flatten(0, 1), tokens.flatten(), reduction="sum")
+        return nats, tokens.numel(), {}
+
+
+class LeakingDensity(sound.Density):
+    """Levels as they are, shown to the model."""
+
+    scale = 1.0
+
+    def prepare(self, batch: Mapping[str, Tensor], moment: Any, generator: Generator) -> dict[str, Tensor]:
+        ready = super().prepare(batch, moment, generator)
+        return {**ready, "ahead": ready["levels"]}
 
 
 class Coarse(sound.Task):
@@ -450,9 +521,9 @@ reseeding, stateless, unsqueezed = of(Reseeding), of(Stateless), of(Unsqueezed)
 entropic, exploding, unused, reading = of(Entropic), of(Exploding), of(Unused), of(Reading)
 gated, loud, counting = of(Gated), of(Loud), of(Counting)
 misspelt, dividing, speechless = of(Misspelt), of(Dividing), of(Speechless)
-labelled, telling = of(Labelled), of(Telling)
+labelled, telling, unshifted, leaking_density = of(Labelled), of(Telling), of(Unshifted), of(LeakingDensity)
 overwriting, restless, choosy = of(Overwriting), of(Restless), of(Choosy)
-crosswise, foreseeing, blurring, coarse = of(Crosswise), of(Foreseeing), of(Blurring), of(Coarse)
+crosswise, foreseeing, blurring, seeing_padding, coarse = of(Crosswise), of(Foreseeing), of(Blurring), of(SeeingPadding), of(Coarse)
 deaf, grasping, miscast = of(Deaf), of(Grasping), of(Miscast)
 padding, averaging, leaking, rolling = of(Padding), of(Averaging), of(Leaking), of(Rolling)
 loaded, halved, idle = of(Loaded), of(Halved), of(Idle)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from attrs import define, evolve, frozen
 
-from stackwise import EmbeddingSpec, OptimizerSpec, RackSpec, TaskSpec, TensorSpec, dimension, option
+from stackwise import EmbeddingSpec, OptimizerSpec, RackSpec, TaskSpec, TensorSpec, dimension, option, scheduled
 from victims.sound_options import LEVELS, AdapterOptions, EmbeddingOptions, OptimizerOptions, RackOptions, TaskOptions
 
 
@@ -78,6 +78,33 @@ class Misnamed(EmbeddingOptions):
 class Padded(TaskOptions):
     def to_spec(self) -> TaskSpec:
         return evolve(super().to_spec(), optional={"mask": TensorSpec("batch time", "bool")})
+
+
+@frozen(kw_only=True)
+class Tokens:
+    def to_spec(self) -> TaskSpec:
+        tokens = {"tokens": TensorSpec("batch time", "integer", bounds=(0, 32))}
+        return TaskSpec(batch=tokens, inputs=tokens, outputs={"logits": TensorSpec(("batch", "time", 32))}, lookahead=1)
+
+
+@frozen(kw_only=True)
+class Nesterov:
+    """Says nothing of the memory."""
+
+    lr: float = scheduled(doc="size of a step", minimum=0)
+    momentum: float = option(0.9, doc="share of the momentum kept at each step", minimum=0, maximum=1)
+    nesterov: bool = option(False, doc="look ahead")
+
+
+@frozen(kw_only=True)
+class Shuffled:
+    """Leaves its fields to the loader that is built."""
+
+    scale: float = scheduled(1.0, doc="factor on every level", minimum=0)
+    shuffled: bool = option(False, doc="in another order")
+
+    def to_spec(self) -> None:
+        return None
 
 
 @frozen(kw_only=True)

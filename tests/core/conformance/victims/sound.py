@@ -221,6 +221,76 @@ class Observer:
             print(type(event).__name__, file=file)
 
 
+# -- right, though few do it so ---------------------------------------------------------------------------------------
+
+
+class MaskedBlock(nn.TransformerEncoderLayer):
+    """Attention over real positions alone; at those of padding it gives what it may."""
+
+    def __init__(self, options: Any) -> None:
+        super().__init__(options.width, 2, 8, dropout=options.dropout, batch_first=True)
+
+
+class Masked(Rack):
+    block = MaskedBlock
+
+    def apply_values(self, values: Mapping[str, float]) -> None:
+        super().apply_values(values)
+        for module in self.modules():
+            if isinstance(module, nn.MultiheadAttention):
+                module.dropout = values["dropout"]
+
+    def forward(self, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
+        for blocks in self.stacks.children():
+            for block in blocks.children():
+                hidden = block(hidden, src_key_padding_mask=None if mask is None else ~mask)
+        return hidden
+
+
+class RowMasked(Rack):
+    """Leaves whole rows out."""
+
+    def forward(self, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
+        return super().forward(hidden if mask is None else hidden * mask[:, None, None])
+
+
+class Plain(nn.Module):
+    """A rack that leaves its spec to its options."""
+
+    def __init__(self, options: Any) -> None:
+        super().__init__()
+        self.stacks = Rack(options).stacks
+
+    apply_values = Rack.apply_values
+    forward = Rack.forward
+
+
+class Balanced(Head):
+    """Gives one number for the whole batch as well."""
+
+    def forward(self, hidden: Tensor) -> dict[str, Tensor]:
+        levels = super().forward(hidden)["levels"]
+        return {"levels": levels, "balance": levels.mean().square()}
+
+
+class Density(Task):
+    """The likelihood of levels well below 1 under a normal distribution: its negative logarithm falls below 0."""
+
+    def loss(self, outputs: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> tuple[Tensor, Any, dict[str, tuple[Tensor, Any]]]:
+        error = outputs["mean"].float() - self.scale * batch["ahead"]
+        spread = outputs["log_variance"].float()
+        return (spread + error.square() / spread.exp()).sum() / 2, error.numel(), {}
+
+    scale = 0.1
+
+
+class Accumulating(torch.optim.Adagrad):
+    """Sums of squares that begin above 0."""
+
+    def __init__(self, groups: Any, options: Any) -> None:
+        super().__init__(groups, lr=options.lr, initial_accumulator_value=0.1)
+
+
 def build_embedding(options: Any, context: BuildContext) -> Any:
     return Embedding(options)
 
@@ -267,3 +337,27 @@ def build_reaction(options: Any, context: BuildContext) -> Any:
 
 def build_observer(options: Any, context: BuildContext) -> Any:
     return Observer(options)
+
+
+def build_masked(options: Any, context: BuildContext) -> Any:
+    return Masked(options)
+
+
+def build_row_masked(options: Any, context: BuildContext) -> Any:
+    return RowMasked(options)
+
+
+def build_plain(options: Any, context: BuildContext) -> Any:
+    return Plain(options)
+
+
+def build_balanced(options: Any, context: BuildContext) -> Any:
+    return Balanced(options)
+
+
+def build_density(options: Any, context: BuildContext) -> Any:
+    return Density(options)
+
+
+def build_accumulating(options: Any, context: BuildContext, groups: Sequence[ParameterGroup]) -> Any:
+    return Accumulating([{**group, "moments": {"sum": 2}} for group in torch_groups(groups)], options)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import prod
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from stackwise import (
     AdapterSpec,
@@ -118,3 +118,43 @@ class ReactionOptions:
 @frozen(kw_only=True)
 class ObserverOptions:
     path: str = option("events.txt", doc="file that gets a line an event")
+
+
+# -- right, though few do it so ---------------------------------------------------------------------------------------
+
+
+@frozen(kw_only=True)
+class MaskedOptions(RackOptions):
+    width: int = dimension("width", doc="features at each position, an even number")
+
+    def to_spec(self) -> RackSpec:
+        return evolve(super().to_spec(), side={"mask": TensorSpec("batch time", "bool")}, residual_outputs=())
+
+
+@frozen(kw_only=True)
+class RowMaskedOptions(RackOptions):
+    def to_spec(self) -> RackSpec:
+        return evolve(super().to_spec(), side={"mask": TensorSpec("batch", "bool")})
+
+
+@frozen(kw_only=True)
+class BalancedOptions(HeadOptions):
+    def to_spec(self) -> HeadSpec:
+        return HeadSpec(outputs={"levels": LEVELS, "balance": TensorSpec("")})
+
+
+@frozen(kw_only=True)
+class PairMaskedOptions(TaskOptions):
+    def to_spec(self) -> TaskSpec:
+        return evolve(super().to_spec(), optional={"mask": TensorSpec("batch time time", "bool")})
+
+
+@frozen(kw_only=True)
+class DensityOptions(TaskOptions):
+    def to_spec(self) -> TaskSpec:
+        return evolve(super().to_spec(), outputs={"mean": LEVELS, "log_variance": LEVELS})
+
+
+@frozen(kw_only=True)
+class AccumulatingOptions:
+    lr: float = scheduled(doc="size of a step", minimum=0)
