@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import fnmatch
+from itertools import product
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from stackwise.errors import SelectorError
-from stackwise.selectors import compile_selector, matching, select
+from stackwise.selectors import compile_selector, covers, matching, select
 
 NAMES = [
     "embedding.weight",
@@ -110,3 +111,32 @@ def test_globs_match_what_a_backtracking_glob_does(text: str, names: list[str]) 
 def test_a_range_longer_than_any_rack_is_refused() -> None:
     with pytest.raises(SelectorError, match="longer than a rack"):
         matching(["rack.0-999999999"], ["rack.0"])
+
+
+@pytest.mark.parametrize(
+    ("selectors", "narrower"),
+    [
+        (["a.0-3.*"], "a.0-1.*"),
+        (["a.0-1", "a.2-3"], "a.0-3.x"),
+        (["a"], "a"),
+        (["a"], "a.*.b"),
+        (["*"], "a.?"),
+        (["a*"], "a?b"),
+        (["*.norm*"], "*.norm.weight"),
+        (["a?*"], "ab*"),
+    ],
+)
+def test_a_wider_selector_covers_a_narrower_one(selectors: list[str], narrower: str) -> None:
+    assert covers(selectors, narrower)
+
+
+def test_one_covers_another_only_where_it_matches_all_that_the_other_does() -> None:
+    globs = [text for text in words("a?*.", 3) if text.strip(". ")]
+    matched = {glob: set(matching([glob], words("ab.", 4))) for glob in globs}
+    covered = [(wider, narrower) for wider in globs for narrower in globs if covers([wider], narrower)]
+    assert all(matched[narrower] <= matched[wider] for wider, narrower in covered) and len(covered) > len(globs)
+
+
+def words(letters: str, longest: int) -> list[str]:
+    """Every text of these letters up to a length."""
+    return ["".join(word) for length in range(1, longest + 1) for word in product(letters, repeat=length)]

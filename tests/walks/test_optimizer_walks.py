@@ -92,3 +92,35 @@ def test_into_another_optimizer_and_back(other: str) -> None:
     }
     steps = losses(drive(machine_of(base(phases=phases))))
     assert len(steps) == 12 and all(isfinite(loss) and isfinite(norm) for _, loss, norm, _ in steps)
+
+
+@pytest.mark.parametrize("which", ["lamb", "soap"])
+def test_what_is_thawed_goes_on_with_its_count_and_what_is_fresh_begins_one(which: str) -> None:
+    phases = {
+        "all": {"until": "3 steps"},
+        "some": {"until": "5 steps", "model": {"freeze": ["head"]}},
+        "thawed": {"until": "8 steps", "model": {"freeze": []}},
+        "grown": {"model": {"rack": {"stacks": [{"base": 3}]}}, "enter": {"growth": {"use": "transformer.identity"}}},
+    }
+    model = {**base()["model"], "head": {"use": "transformer.lm", "tied": False}}
+    machine = machine_of(base(phases=phases, optimizer=OPTIMIZERS[which], model=model))
+    drive(machine)
+    state = machine.optimizer.state_by_name()
+    counts = {
+        part: {float(entries["group.step"]) for key, entries in state.items() if part in key} for part in ("embedding", "head.", "base.2")
+    }
+    assert counts == {"embedding": {12}, "head.": {10}, "base.2": {4}}
+
+
+@pytest.mark.parametrize(("there", "here"), [("Adam", "Adagrad"), ("Adagrad", "Adam")])
+def test_another_name_is_another_optimizer(there: str, here: str) -> None:
+    machine = machine_of(two_phases({"optimizer": {"name": here}}, {"use": "optim.torch", "name": there, "lr": 0.01}))
+    ((before, entered, _),) = boundaries(machine)
+    assert (entered.moments_kept, entered.moments_dropped) == (0, len(before.moments))
+    assert {int(entries["step"]) for entries in machine.optimizer.state_by_name().values()} == {6}
+
+
+def test_what_is_lost_to_an_optimizer_that_does_not_say_what_it_keeps_is_counted_as_lost() -> None:
+    machine = machine_of(two_phases({"optimizer": {"use": "optim.torch", "name": "Adam", "lr": 0.01}}, OPTIMIZERS["adamw"]))
+    ((before, entered, after),) = boundaries(machine)
+    assert (entered.moments_kept, entered.moments_dropped) == (0, len(before.moments)) and not after.moments

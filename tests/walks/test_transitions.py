@@ -342,6 +342,22 @@ def test_a_reaction_with_other_options_begins_anew_and_the_plan_says_so() -> Non
     assert told == "reaction optim.plateau ends and another begins: its factor on every learning rate is 1 again"
 
 
+def test_a_parameter_thawed_under_another_rule_keeps_nothing_of_the_rule_it_was_frozen_with() -> None:
+    muon = {"use": "optim.muon", "lr": 0.01, "matrices": ["rack.stacks.base.0.mlp.up"]}
+    both = ["rack.stacks.base.*.mlp.up"]
+    phases = {
+        "adamw": {"until": "3 steps"},
+        "frozen": {"until": "5 steps", "model": {"freeze": ["rack.stacks.base.1"]}},
+        "muon": {"until": "8 steps", "model": {"freeze": []}, "optimizer": {"matrices": both}},
+        "back": {"optimizer": {"matrices": ["rack.stacks.base.0.mlp.up"]}},
+    }
+    machine, name = machine_of(base(optimizer=muon, phases=phases)), "rack.stacks.base.1.mlp.up.weight"
+    for event in machine.train():
+        if isinstance(event, StepDone) and event.step == 7:
+            assert set(moments(machine)[name]) == {"exp_avg"}
+    assert int(moments(machine)[name]["step"]) == 4
+
+
 class Turned(nn.Linear):
     """A map of the hidden state with the parameters of another that it takes the place of."""
 
@@ -360,6 +376,14 @@ def test_another_adapter_in_the_same_place_starts_anew() -> None:
     name = "adapters.embedding-rack.0.weight"
     assert (entered.fresh, entered.dropped) == (2, 1)
     assert not torch.equal(after.weights[name], before.weights[name]) and name not in after.moments
+
+
+def test_the_plan_names_an_adapter_that_goes_away() -> None:
+    steps = [{"use": "core.project", "width_in": 8, "width_out": 8}] * 2
+    model = {**base()["model"], "adapters": {"embedding-rack": steps}}
+    told = "adapter core.project of embedding-rack goes away, and its parameters with it"
+    assert notes_of(two_phases({"model": {"adapters": {"embedding-rack": steps[:1]}}}, model=model)) == told
+    assert notes_of(two_phases({"model": {"adapters": {"embedding-rack": None}}}, model=model)) == f"{told}\n{told}"
 
 
 def test_a_finished_module_cannot_start_anew() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_walks import VOCAB, base, drive, machine_of, stream, weights
+from tiny_walks import VOCAB, base, drive, machine_of, problems_of, stream, weights
 from torch import nn
 
 from stackwise import Built, PhaseEntered, StepDone, UserError
@@ -104,7 +104,7 @@ def test_one_of_another_form_takes_the_place_of_the_old_which_leaves_once(leave:
 
 
 @pytest.mark.parametrize("leave", ["merge", "drop"])
-@pytest.mark.parametrize(("select", "loses"), [(["rack.stacks.base.0"], True), (["rack", "head"], False)])
+@pytest.mark.parametrize(("select", "loses"), [(["rack.stacks.base.0"], True), (["rack", "head"], False), (["*"], False)])
 def test_the_plan_knows_whether_narrower_selectors_lose_what_was_learnt(leave: str, select: list[str], loses: bool) -> None:
     third = {"model": {"weight_adapters": {"style": {"select": select}}}, "enter": {"weight_adapters": leave}}
     machine = machine_of(base(phases=phases(third), model={**base()["model"], "head": {"use": "transformer.lm", "tied": False}}))
@@ -115,6 +115,27 @@ def test_the_plan_knows_whether_narrower_selectors_lose_what_was_learnt(leave: s
     _, outputs, _ = next(walk)
     difference = float((logits(machine) - outputs).abs().max())
     assert difference <= 1e-6 if transition.preserves_function else difference > 1e-4
+
+
+def test_wider_selectors_in_other_words_take_nothing_away() -> None:
+    few, more = ["rack.stacks.base.0-0.*"], ["rack.stacks.base.0-1.*"]
+    third = {"model": {"weight_adapters": {"style": {"select": more}}}, "enter": {"weight_adapters": "drop"}}
+    narrow = phases(third)
+    narrow["beside"] = {**narrow["beside"], "model": {"weight_adapters": {"style": {**LORA["style"], "select": few}}, "freeze": ["rack"]}}
+    machine = machine_of(base(phases=narrow))
+    transition = machine.schedule.phases[2].transition
+    assert transition is not None and transition.preserves_function and not transition.notes
+    walk = crossings(machine)
+    next(walk)
+    event, outputs, _ = next(walk)
+    assert (event.dropped, event.merged) == (0, 0)
+    torch.testing.assert_close(logits(machine), outputs, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("select", [["rack.3-1"], [""]])
+def test_selectors_that_cannot_be_read_are_told_with_their_place(select: list[str]) -> None:
+    (problem,) = problems_of(base(phases=phases({"model": {"weight_adapters": {"style": {"select": select}}}})))
+    assert problem.path == "model.weight_adapters.style.select"
 
 
 def test_stacked_blocks_bring_copies_of_their_adapters_and_of_their_moments() -> None:

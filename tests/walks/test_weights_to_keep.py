@@ -5,9 +5,11 @@ Schedule-free trains at y = (1 - β₁)z + β₁x and is judged at x (arXiv 2405
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from copy import deepcopy
 from typing import Any
 
+import attrs
 import pytest
 import schedulefree
 import torch
@@ -155,16 +157,29 @@ class Squares:
         return (outputs["out"] - batch["y"]).square().sum(), batch["y"].numel(), {}
 
 
-def of_the_library(*phases: Phase) -> TrainingMachine:
+LIBRARY = Built(schedulefree.AdamWScheduleFree, lr=0.05)
+
+
+class Compared(Squares):
+    """The same, which asks for a reference that it then makes nothing of."""
+
+    def get_spec(self) -> TaskSpec:
+        return attrs.evolve(super().get_spec(), reference="phase entry")
+
+    def loss(self, outputs: Any, batch: Any, reference: Any = None) -> tuple[torch.Tensor, int, dict[str, Any]]:
+        return super().loss(outputs, batch)
+
+
+def of_the_library(*phases: Phase, optimizer: Any = None, task: Any = None) -> TrainingMachine:
     """The authors' own optimizer, which counts its steps and its weights in its groups."""
     drawn = torch.randn(12, 2, 5, 3, generator=torch.Generator().manual_seed(2))
     return stackwise.assemble(
         stackwise.experiment(
             run={"name": "library", "seed": 1, "horizon": "12 steps", "device": "cpu"},
-            task=Squares(),
+            task=task or Squares(),
             data=[{"x": x, "y": y} for x, y in drawn],
             model={role: Built(Part, role=role) for role in ("embedding", "rack", "head")},
-            optimizer=Built(schedulefree.AdamWScheduleFree, lr=0.05),
+            optimizer=optimizer or LIBRARY,
             phases=list(phases),
         )
     )
@@ -200,6 +215,56 @@ def test_a_count_in_a_group_is_not_inherited_by_what_begins_later() -> None:
     machine = of_the_library(Phase("some", until="6 steps", model={"freeze": ["rack"]}), Phase("all", model={"freeze": []}))
     with pytest.raises(UserError, match=r"AdamWScheduleFree counts in its parameter groups \(k, .*\), where rack.weight, which begins"):
         list(machine.train())
+
+
+def test_what_begins_in_a_group_of_its_own_begins_its_own_count() -> None:
+    late = {"use": LIBRARY, "groups": {"late": {"select": ["rack"]}}}
+    some = Phase("some", until="6 steps", model={"freeze": ["rack"]})
+    machine = of_the_library(some, Phase("all", model={"freeze": []}), optimizer=late)
+    list(machine.train())
+    assert {group["group"]: group["k"] for group in machine.optimizer.optimizer.param_groups} == {"late": 6, "default": 12}
+
+
+def test_groups_that_only_divide_what_an_optimizer_counts_change_no_weight() -> None:
+    whole, divided = (
+        of_the_library(Phase("all")),
+        of_the_library(
+            Phase("whole", until="3 steps"),
+            Phase("two", until="6 steps", optimizer={"groups": {"a": {"select": ["rack"]}}}),
+            Phase("three", until="9 steps", optimizer={"groups": {"a": {"select": ["rack.weight"]}, "b": {"select": ["rack.bias"]}}}),
+            Phase("again", optimizer={"groups": {"a": None, "b": None}}),
+        ),
+    )
+    for event, other in zip(steps(whole), steps(divided), strict=True):
+        assert event.loss == pytest.approx(other.loss, abs=1e-6)
+        for name, weight in weights(whole).items():
+            torch.testing.assert_close(weights(divided)[name], weight, rtol=0, atol=1e-6, msg=f"{name} at {event.step}")
+
+
+def test_what_was_counted_apart_is_not_put_under_one_count() -> None:
+    late = {"use": LIBRARY, "groups": {"late": {"select": ["rack"]}}}
+    phases = (
+        Phase("some", until="4 steps", model={"freeze": ["rack"]}),
+        Phase("all", until="8 steps", model={"freeze": []}),
+        Phase("one", optimizer={"groups": {"late": None}}),
+    )
+    said = r"AdamWScheduleFree counts in its parameter groups \(.*k.*\), and embedding.weight and rack.weight, which it counted apart"
+    with pytest.raises(UserError, match=said):
+        list(of_the_library(*phases, optimizer=late).train())
+
+
+@pytest.mark.parametrize("task", [Squares, Compared])
+def test_a_boundary_that_changes_no_weight_moves_none_by_rounding(task: type[Squares]) -> None:
+    machine = of_the_library(Phase("one", until="6 steps"), Phase("two", optimizer={"clip": 1.0}), task=task())
+    for event in machine.train():
+        if isinstance(event, StepDone) and event.step == 5:
+            before = weights(machine)
+        if isinstance(event, PhaseEntered) and event.phase_index:
+            assert all(torch.equal(weight, before[name]) for name, weight in weights(machine).items())
+
+
+def steps(machine: TrainingMachine) -> Iterator[StepDone]:
+    return (event for event in machine.train() if isinstance(event, StepDone))
 
 
 def test_an_optimizer_that_begins_in_evaluation_is_put_into_training() -> None:

@@ -293,7 +293,7 @@ class ParameterGroup:
     An optimizer turns each into one or more torch groups and gives every one of them `"group": name`. A torch group may name
     entries that are not to follow in `"fixed": (...)`, and say in `"moments": {"exp_avg": 1, "exp_avg_sq": 2}` which state entries
     shaped like the parameter it keeps: each with the power of the gradient that it is made of, or `"weight"` for one that is
-    itself a weight. Growth maps exactly these; where the entry is missing, the names of torch's own optimizers are known.
+    itself a weight. Growth maps exactly these; where the entry is missing or empty, the names of torch's own optimizers are known.
     """
 
     name: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from copy import deepcopy
 from math import hypot, isfinite, nan
 from time import perf_counter
@@ -297,9 +298,11 @@ class TrainingMachine:
         """Whether the boundary changes what the model computes, between models that both take the last batch and one task."""
         if not self._probe or self._last_batch is None or phase.state is None or phase.transition is None:
             return False
-        last = self.schedule.phases[phase.index - 1].state
-        comparable = last is not None and last.task.structure == phase.state.task.structure
-        return comparable and phase.transition.touches_function
+        return self._keeps_task(phase) and phase.transition.touches_function
+
+    def _keeps_task(self, phase: CompiledPhase) -> bool:
+        last = self.schedule.phases[phase.index - 1].state if phase.index else None
+        return last is not None and phase.state is not None and last.task.structure == phase.state.task.structure
 
     def _judged(self) -> Judged:
         assert self._last_batch is not None  # `_is_probed` has seen it
@@ -336,7 +339,8 @@ class TrainingMachine:
         return receipt, moments
 
     def _take_reference(self, phase: CompiledPhase) -> None:
-        with self.optimizer.evaluating():
+        due = self.objective.task.get_spec().reference is not None and not self._keeps_task(phase)
+        with self.optimizer.evaluating() if due else nullcontext():
             taken = self.objective.take_reference(self.model.model)
         if taken:
             self._reference_phase = phase.index

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from itertools import product
 
 from stackwise.errors import SelectorError, near_names
 from stackwise.options import MAX_BLOCKS
@@ -78,6 +79,30 @@ def matching(selectors: Sequence[str], names: Iterable[str]) -> list[str]:
 def matches(selectors: Sequence[str], name: str) -> bool:
     """Whether any selector matches one name."""
     return any(compile_selector(selector).match(name) for selector in selectors)
+
+
+def covers(selectors: Sequence[str], narrower: str) -> bool:
+    """Whether, in any model, each name that `narrower` matches is matched by one of the selectors; never true by mistake.
+
+    A `?` or `*` of it stands for whatever it may match: a letter of no name, none, one or more of them.
+
+    Raises:
+        SelectorError: as `compile_selector`.
+    """
+    if narrower in selectors:
+        return True
+    compile_selector(narrower)
+    patterns = [compile_selector(selector) for selector in selectors]
+    for segments in product(*map(_of_range, narrower.strip().rstrip(".").split("."))):
+        glob = ".".join(segments).replace("?", "\0")
+        if not any(all(pattern.match(glob.replace("*", "\0" * length)) for length in (0, 1, 2)) for pattern in patterns):
+            return False
+    return True
+
+
+def _of_range(segment: str) -> Iterable[str]:
+    match = _RANGE.match(segment)
+    return map(str, range(int(match[1]), int(match[2]) + 1)) if match else (segment,)
 
 
 def _near(selector: str, names: Sequence[str]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+import schedulefree
 import torch
 from torch import nn
 
@@ -128,3 +129,79 @@ def test_an_unchanged_crossing_keeps_the_optimizer_itself() -> None:
     done = plane.enter(state(lr=Curve.constant(3.0)), parameters, 0.5, receipt=ModelReceipt(adopted={"a": "a", "b": "b"}))
     assert plane.optimizer is optimizer and (done.kept, done.copied, done.dropped) == (2, 0, 0)
     assert plane.lr == 3.0
+
+
+class Counting(torch.optim.SGD):
+    """Counts in each torch group the steps times the number of its parameters."""
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]  # no closure is ever given
+        super().step()
+        for group in self.param_groups:
+            group["count"] = group.get("count", 0) + len(group["params"])
+
+
+def test_torch_groups_of_one_name_each_keep_their_own_count() -> None:
+    def of_two(part: Part, t: float, groups: Sequence[ParameterGroup]) -> torch.optim.Optimizer:
+        (group,) = groups
+        halves = [{n: p for n, p in group.parameters.items() if (n == "a") is first} for first in (True, False)]
+        return Counting([{"params": list(half.items()), "group": group.name, **group.values} for half in halves])
+
+    plane, parameters = OptimizerPlane(of_two), named("a", "b", "c")
+    plane.enter(state(), parameters, 0.0)
+    stepped(plane)
+    kept = {"a": parameters["a"], "b": parameters["b"]}
+    plane.enter(state(), kept, 0.5, receipt=ModelReceipt(adopted={"a": "a", "b": "b"}, dropped=("c",)))
+    assert [group["count"] for group in plane.optimizer.param_groups] == [1, 2]
+
+
+def test_what_is_thawed_goes_on_with_the_count_and_the_rule_it_was_frozen_with_also_when_it_was_saved_between() -> None:
+    def of_rules(part: Part, t: float, groups: Sequence[ParameterGroup]) -> torch.optim.Optimizer:
+        powers: dict[str, dict[str, int]] = {"default": {"step": 0, "exp_avg": 1, "exp_avg_sq": 2}, "first": {"exp_avg": 1}}
+        made = build(part, t, groups)
+        for group in made.param_groups:
+            group["moments"] = powers[group["group"]]
+        return made
+
+    def walked(saved: bool) -> OptimizerPlane:
+        plane, parameters = OptimizerPlane(of_rules), named("a", "b")
+        plane.enter(state(), parameters, 0.0)
+        stepped(plane)
+        plane.optimizer.param_groups[0]["count"] = 7
+        parameters["a"].requires_grad_(False)
+        plane.enter(state(), parameters, 0.3, receipt=ModelReceipt(adopted={"a": "a", "b": "b"}))
+        if saved:
+            old, plane = plane.state_dict(), OptimizerPlane(of_rules)
+            plane.enter(state(), parameters, 0.3)
+            plane.load_state_dict(old)
+        parameters["a"].requires_grad_(True)
+        plane.enter(state(("first", ("a",), FALLING)), parameters, 0.6, receipt=ModelReceipt(adopted={"a": "a", "b": "b"}))
+        return plane
+
+    for plane in (walked(saved=False), walked(saved=True)):
+        assert [group["count"] for group in plane.optimizer.param_groups] == [7, 7]
+        assert {name: set(entries) for name, entries in plane.state_by_name().items()} == {
+            "a": {"exp_avg"},
+            "b": {"step", "exp_avg", "exp_avg_sq"},
+        }
+
+
+def test_where_another_class_comes_of_the_same_component_what_trained_elsewhere_is_left_at_what_was_judged() -> None:
+
+    made = iter([schedulefree.AdamWScheduleFree, torch.optim.Adam])
+
+    def changing(part: Part, t: float, groups: Sequence[ParameterGroup]) -> torch.optim.Optimizer:
+        optimizer: torch.optim.Optimizer = next(made)([{"params": list(g.parameters.values()), "group": g.name} for g in groups], lr=0.1)
+        return optimizer
+
+    plane, parameters = OptimizerPlane(changing), named("a")
+    plane.enter(state(), parameters, 0.0)
+    for k in range(3):
+        plane.apply_values(k / 4)
+        stepped(plane)
+    with plane.evaluating():
+        judged = parameters["a"].detach().clone()
+    assert not torch.equal(judged, parameters["a"])
+    after = OptimizerState(part=Part(kind="optimizer", id="o", options="other"), groups=state().groups)
+    done = plane.enter(after, parameters, 0.9, receipt=ModelReceipt(adopted={"a": "a"}))
+    torch.testing.assert_close(parameters["a"].detach(), judged, rtol=0, atol=1e-6)
+    assert (done.kept, done.dropped) == (0, 1) and not plane.state_by_name()

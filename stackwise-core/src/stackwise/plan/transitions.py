@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import attrs
@@ -10,10 +11,11 @@ from attrs import frozen
 
 from stackwise.config import PhaseConfig
 from stackwise.contracts import BlockOrigin, BuildContext, Built, GrowthOperator, GrowthRequest, ParameterGrowth
-from stackwise.errors import Problem, ProviderError
+from stackwise.errors import Problem, ProviderError, SelectorError
 from stackwise.options import Stack
 from stackwise.phases import Change, ModelState, OptimizerState, Part, TrainingState, Transition
 from stackwise.plan.parts import Draft, Drafts
+from stackwise.selectors import covers
 from stackwise.specs import RackSpec
 
 BlockMap = Mapping[tuple[str, int], BlockOrigin]
@@ -79,8 +81,10 @@ def transition(
         if getattr(old, role).id != getattr(new, role).id:
             notes.append(f"{role} {getattr(old, role).id} is replaced by {getattr(new, role).id}: its parameters start anew")
     for junction, parts in old.adapters.items():
-        for there, here in zip(parts, new.adapters.get(junction, ()), strict=False):
-            if there.id != here.id:
+        for there, here in zip_longest(parts, new.adapters.get(junction, ())[: len(parts)]):
+            if here is None:
+                notes.append(f"adapter {there.id} of {junction} goes away, and its parameters with it")
+            elif there.id != here.id:
                 notes.append(f"adapter {there.id} of {junction} is replaced by {here.id}: its parameters start anew")
     replaced = old.rack.id != new.rack.id
     if old_state.optimizer.part.id != new_state.optimizer.part.id:
@@ -99,11 +103,11 @@ def transition(
     narrowed = [
         name
         for name in sorted(old.weight_adapters.keys() & new.weight_adapters.keys() - set(leaving))
-        if not set(old.weight_adapters[name].select) <= set(new.weight_adapters[name].select)
+        if not _covers(new.weight_adapters[name].select, old.weight_adapters[name].select)
     ]
     for name in narrowed:
         done = "merged" if after.enter.weight_adapters == "merge" else "dropped"
-        notes.append(f"weight adapters {name} beside matrices that are no longer selected are {done}")
+        notes.append(f"weight adapters {name} beside matrices that are no longer selected, if any, are {done}")
     operator = _operator(growing, drafts)
     blocks: BlockMap = {}
     reordered = old.stacks != new.stacks or list(old.stacks) != list(new.stacks)
@@ -159,6 +163,13 @@ def _adapter(model: ModelState, name: str) -> object:
     """What must be the same for a weight adapter to stay."""
     declared = model.weight_adapters.get(name)
     return None if declared is None else declared.part.structure
+
+
+def _covers(wider: Sequence[str], narrower: Sequence[str]) -> bool:
+    try:
+        return all(covers(wider, selector) for selector in narrower)
+    except SelectorError:
+        return True  # the planner tells of one that cannot be read
 
 
 def _check_gate(growing: Growing | None, preserves: bool, blocks: BlockMap, drafts: Drafts) -> None:

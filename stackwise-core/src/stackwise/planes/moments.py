@@ -88,9 +88,15 @@ class Crossing:
         used = {self.receipt.adopted[name] for name in self.kept} | {self.receipt.copied[name].source for name in self.copied}
         return MomentsReceipt(kept=len(self.kept), copied=len(self.copied), dropped=len(old.keys() - used))
 
+    @property
+    def sources(self) -> dict[str, str]:
+        """Name → the one before whose state it goes on with, where there is any."""
+        copied = {name: origin.source for name, origin in self.receipt.copied.items()} if self.moments == "copy" else {}
+        return {**self.receipt.adopted, **copied}
+
     def _taken(self, entries: Entries | None, source: str, declared: Powers | None) -> Entries | None:
         """The entries that the new optimizer goes on with; None: it starts anew."""
-        if entries is None or (not self.same and (declared is None or self.moments == "reset")):
+        if not entries or (not self.same and (declared is None or self.moments == "reset")):
             return None
         if declared is None:
             return entries

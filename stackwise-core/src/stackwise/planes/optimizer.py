@@ -8,7 +8,7 @@ from copy import deepcopy
 from typing import Any
 
 import torch
-from attrs import define
+from attrs import asdict, define, frozen
 from torch import nn
 
 from stackwise.contracts import ParameterGroup, Reaction
@@ -37,6 +37,16 @@ class _Followed:
     is_rate: bool
 
 
+@frozen
+class _Membership:
+    """What the torch group of a parameter says and counts of it."""
+
+    moments: Powers | None
+    """What the optimizer keeps for the parameter, where it says so."""
+    changed: dict[str, Any]
+    """Entries that the optimizer itself has changed."""
+
+
 class OptimizerPlane:
     """Owns the optimizer; crosses declared states with every moment accounted for by name.
 
@@ -51,6 +61,8 @@ class OptimizerPlane:
         self._names: dict[str, nn.Parameter] = {}
         self._parked: dict[str, dict[str, Any]] = {}
         """State of frozen parameters, kept for the phase that thaws them."""
+        self._parked_of: dict[str, _Membership] = {}
+        """Of which torch group each of these was."""
         self._settled: set[nn.Parameter] = set()
         """Parameters that hold other weights since this boundary than those that their state belongs to."""
         self._followed: list[_Followed] = []
@@ -110,7 +122,7 @@ class OptimizerPlane:
             UserError: a group that selects nothing.
             ProviderError: the optimizer's parameters are not exactly the trainable ones.
         """
-        changed = {} if self._state is None else self._changed_by_name()
+        was = {} if self._state is None else self._memberships()
         before, self._state = self._state, state
         trainable = {name: parameter for name, parameter in parameters.items() if parameter.requires_grad}
         self.clip = state.clip
@@ -126,7 +138,7 @@ class OptimizerPlane:
         if same and unmoved:
             moments = MomentsReceipt(kept=len(self.state_by_name()))
         else:
-            moments = self._rebuild(before, state, parameters, trainable, t, receipt or ModelReceipt(), enter or Enter(), changed)
+            moments = self._rebuild(before, state, parameters, trainable, t, receipt or ModelReceipt(), enter or Enter(), was)
         self._react_as(before, state)
         self._average_as(state, parameters, receipt or ModelReceipt())
         self._factor = state.lr_factor(sum(parameter.numel() for parameter in parameters.values()))
@@ -191,6 +203,7 @@ class OptimizerPlane:
         return {
             "parameters": self.state_by_name(),
             "groups": self._changed(),
+            "parked": {name: asdict(membership) for name, membership in self._parked_of.items()},
             "fresh": list(self._rewarming),
             "average": self.average.state_by_name() if self.average is not None else None,
             "reaction": self.reaction.state_dict() if self.reaction is not None else None,
@@ -206,6 +219,7 @@ class OptimizerPlane:
         if len(state["groups"]) != len(groups):
             raise UserError(f"the saved optimizer has {len(state['groups'])} parameter groups, the declared one has {len(groups)}")
         self.load_state_by_name(state["parameters"])
+        self._parked_of = {name: _Membership(**saved) for name, saved in state.get("parked", {}).items()}
         for group, saved in zip(groups, state["groups"], strict=True):
             group.update(saved)
         if (state["average"] is None) != (self.average is None) or (state["reaction"] is None) != (self.reaction is None):
@@ -222,8 +236,14 @@ class OptimizerPlane:
             for group, built, followed in zip(self.optimizer.param_groups, self._built, self._curves(), strict=True)
         ]
 
-    def _changed_by_name(self) -> dict[str, dict[str, Any]]:
-        return {group.get("group", "default"): own for group, own in zip(self.optimizer.param_groups, self._changed(), strict=True) if own}
+    def _memberships(self) -> dict[str, _Membership]:
+        """Name → what its torch group says and counts of it, those of frozen parameters as they were."""
+        names = {id(parameter): name for name, parameter in self._names.items()}
+        memberships = dict(self._parked_of)
+        for group, changed in zip(self.optimizer.param_groups, self._changed(), strict=True):
+            membership = _Membership(_moments(group), changed)
+            memberships.update((names[id(parameter)], membership) for parameter in group["params"])
+        return memberships
 
     def _curves(self) -> list[frozenset[str]]:
         """For each torch group the entries that follow a declared curve."""
@@ -275,10 +295,17 @@ class OptimizerPlane:
             parameter.detach().copy_(value)
         self._settled.update(moved)
 
-    def _hold(self, optimizer: torch.optim.Optimizer, trainable: Mapping[str, nn.Parameter]) -> None:
+    def _hold(
+        self,
+        optimizer: torch.optim.Optimizer,
+        trainable: Mapping[str, nn.Parameter],
+        inherited: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
         self.optimizer, self._names, self.parameters = optimizer, dict(trainable), list(trainable.values())
         groups = optimizer.param_groups
         self._built = [deepcopy({key: value for key, value in group.items() if key != "params"}) for group in groups]
+        for group, entries in zip(groups, inherited, strict=False):
+            group.update(deepcopy(dict(entries)))
         self._shown = next((group for group in groups if group.get("group") == "default"), groups[0])
         if self._trains_elsewhere:
             optimizer.train()  # type: ignore[attr-defined]  # seen just above
@@ -296,48 +323,36 @@ class OptimizerPlane:
         t: float,
         receipt: ModelReceipt,
         enter: Enter,
-        changed: Mapping[str, Mapping[str, Any]],
+        was: Mapping[str, _Membership],
     ) -> MomentsReceipt:
         if self._build is None:
             raise UserError(
                 "the optimizer was given as a finished object, so no phase can change what it trains: give a Built(callable, options)"
             )
         old = self.state_by_name() if before is not None else {}
-        frozen = parameters.keys() - trainable.keys()
-        optimizer = self._build(state.part, t, group_parameters(state, trainable, t, apart=self._rewarming, frozen=frozen))
+        frozen_names = parameters.keys() - trainable.keys()
+        optimizer = self._build(state.part, t, group_parameters(state, trainable, t, apart=self._rewarming, frozen=frozen_names))
         _check_membership(optimizer, trainable, ProviderError)
-        same = before is not None and before.part.id == state.part.id
-        was = _declared(self.optimizer, self._names) if before is not None else {}
+        same = before is not None and before.part.id == state.part.id and type(optimizer) is type(self.optimizer)
+        if not same:
+            self.settle(self.parameters)  # what `leave` could not know: a component of the same id may make another optimizer
         ended = {name for name in receipt.adopted if parameters[name] in self._settled}
-        crossing = Crossing(receipt=receipt, same=same, moments=enter.moments, ended=ended, was=was)
+        said = {name: membership.moments for name, membership in was.items() if membership.moments is not None}
+        crossing = Crossing(receipt=receipt, same=same, moments=enter.moments, ended=ended, was=said)
         moments = crossing.carry(old, parameters, _declared(optimizer, trainable))
         carried = {**crossing.kept, **crossing.copied}
         for name, parameter in trainable.items():
             if name in carried:
                 optimizer.state[parameter] = carried[name]
-        if same:
-            self._carry_groups(optimizer, trainable, changed)
+        going_on = {
+            name: was[source] for name, source in crossing.sources.items() if source in was and (name in carried or source not in old)
+        }
+        inherited = _inherited(optimizer, trainable, going_on) if same else ()
         self._parked = {name: entries for name, entries in carried.items() if name not in trainable}
+        self._parked_of = {name: going_on[name] for name in self._parked if name in going_on}
         self._settled = set()
-        self._hold(optimizer, trainable)
+        self._hold(optimizer, trainable, inherited)
         return moments
-
-    def _carry_groups(
-        self, optimizer: torch.optim.Optimizer, trainable: Mapping[str, nn.Parameter], changed: Mapping[str, Mapping[str, Any]]
-    ) -> None:
-        """What an optimizer itself changed in its groups, as some count there, goes on in the groups of the same names."""
-        names, known = {id(p): name for name, p in trainable.items()}, {id(p) for p in self.parameters}
-        for group in optimizer.param_groups:
-            own = changed.get(group.get("group", "default"), {})
-            counted = [key for key, value in own.items() if isinstance(value, int | float) and not isinstance(value, bool)]
-            begun = [names[id(p)] for p in group["params"] if id(p) not in known and not optimizer.state.get(p)]
-            if counted and begun:
-                raise UserError(
-                    f"{type(optimizer).__name__} counts in its parameter groups ({', '.join(counted)}), where {begun[0]}, which begins to "
-                    "train at this boundary, cannot have a count of its own: take an optimizer that counts for each parameter, such as "
-                    "those of `optim`, or declare another optimizer in this phase"
-                )
-            group.update(own)
 
     def _react_as(self, before: OptimizerState | None, state: OptimizerState) -> None:
         part, last = state.reaction, before.reaction if before is not None else None
@@ -404,7 +419,52 @@ def _selection(state: OptimizerState) -> list[tuple[str, tuple[str, ...], tuple[
 def _declared(optimizer: torch.optim.Optimizer, trainable: Mapping[str, nn.Parameter]) -> dict[str, Powers]:
     """Name → what the optimizer says it keeps for the parameter."""
     names = {id(parameter): name for name, parameter in trainable.items()}
-    return {names[id(p)]: group["moments"] for group in optimizer.param_groups if "moments" in group for p in group["params"]}
+    said = [(_moments(group), group["params"]) for group in optimizer.param_groups]
+    return {names[id(p)]: moments for moments, parameters in said if moments is not None for p in parameters}
+
+
+def _moments(group: Mapping[str, Any]) -> Powers | None:
+    """What a torch group says that it keeps for each of its parameters; None where it says nothing."""
+    return group.get("moments") or None
+
+
+def _inherited(
+    optimizer: torch.optim.Optimizer, trainable: Mapping[str, nn.Parameter], going_on: Mapping[str, _Membership]
+) -> list[Mapping[str, Any]]:
+    """For each torch group what the optimizer had changed in the groups that its parameters come from.
+
+    Raises:
+        UserError: parameters of one group that were counted apart, or of which some begin to count.
+    """
+    names = {id(parameter): name for name, parameter in trainable.items()}
+    return [_shared(type(optimizer).__name__, [names[id(p)] for p in group["params"]], going_on) for group in optimizer.param_groups]
+
+
+def _shared(optimizer: str, names: Sequence[str], going_on: Mapping[str, _Membership]) -> Mapping[str, Any]:
+    """What the groups that these parameters come from have in common, which must be all."""
+    older = [name for name in names if name in going_on]
+    if not older:
+        return {}
+    first, *others = older
+    own = going_on[first].changed
+    for other in others:
+        theirs = going_on[other].changed
+        if apart := [key for key in {**own, **theirs} if key not in own or key not in theirs or _differ(own[key], theirs[key])]:
+            raise UserError(
+                f"{optimizer} counts in its parameter groups ({', '.join(apart)}), and {first} and {other}, which it counted apart, "
+                f"cannot have one count: keep them in groups of their own, {_OTHERWISE}"
+            )
+    counts = [key for key, value in own.items() if isinstance(value, int | float | torch.Tensor) and not isinstance(value, bool)]
+    begun = [name for name in names if name not in going_on]
+    if counts and begun:
+        raise UserError(
+            f"{optimizer} counts in its parameter groups ({', '.join(counts)}), where {begun[0]}, which begins at this boundary, cannot "
+            f"have a count of its own beside {first}: give what begins a group of its own, {_OTHERWISE}"
+        )
+    return own
+
+
+_OTHERWISE = "take an optimizer that counts for each parameter, or declare another optimizer in this phase"
 
 
 def group_parameters(
