@@ -11,7 +11,7 @@ import torch
 from attrs import asdict, define, frozen
 from torch import nn
 
-from stackwise.contracts import ParameterGroup, Reaction
+from stackwise.contracts import ParameterGroup, Reaction, TrainsElsewhere
 from stackwise.errors import ProviderError, UserError
 from stackwise.phases import Enter, OptimizerState, Part
 from stackwise.planes.average import WeightAverage
@@ -176,9 +176,9 @@ class OptimizerPlane:
         Raises:
             UserError: an average asked for where none is kept.
         """
-        swaps = self._trains_elsewhere
-        if swaps:
-            self.optimizer.eval()  # type: ignore[attr-defined]  # seen just above
+        optimizer = self.optimizer
+        if isinstance(optimizer, TrainsElsewhere):
+            optimizer.eval()
         try:
             if weights != "ema":
                 yield
@@ -188,13 +188,8 @@ class OptimizerPlane:
                 with self.average.in_place():
                     yield
         finally:
-            if swaps:
-                self.optimizer.train()  # type: ignore[attr-defined]  # seen above
-
-    @property
-    def _trains_elsewhere(self) -> bool:
-        """Whether parameters hold other weights in training than those to judge and keep."""
-        return callable(getattr(self.optimizer, "eval", None)) and callable(getattr(self.optimizer, "train", None))
+            if isinstance(optimizer, TrainsElsewhere):
+                optimizer.train()
 
     # -- state ----------------------------------------------------------------------------------------------------
 
@@ -286,7 +281,7 @@ class OptimizerPlane:
     def settle(self, leaving: Iterable[nn.Parameter]) -> None:
         """Let parameters that the optimizer will not train any more hold the weights to keep, where it trained at others; the state that
         belongs to those ends."""
-        if not self._names or not self._trains_elsewhere:
+        if not self._names or not isinstance(self.optimizer, TrainsElsewhere):
             return
         moved = [parameter for parameter in leaving if parameter not in self._settled and self.optimizer.state.get(parameter)]
         with self.evaluating() if moved else nullcontext():
@@ -307,8 +302,8 @@ class OptimizerPlane:
         for group, entries in zip(groups, inherited, strict=False):
             group.update(deepcopy(dict(entries)))
         self._shown = next((group for group in groups if group.get("group") == "default"), groups[0])
-        if self._trains_elsewhere:
-            optimizer.train()  # type: ignore[attr-defined]  # seen just above
+        if isinstance(optimizer, TrainsElsewhere):
+            optimizer.train()
 
     def _by_name(self) -> dict[str, dict[str, Any]]:
         state = self.optimizer.state if self._names else {}
