@@ -141,8 +141,8 @@ def test_values_that_nobody_delivered_are_no_reason_to_refuse() -> None:
     assert _flops(_config(particular)) == _flops(_config(Built(Plain, spec=Plain().get_spec()))) and calls
 
 
-def test_a_task_that_forgets_a_field_is_named_itself() -> None:
-    with pytest.raises(ProviderError, match=r"task .* declares tokens for the model, and its prepare gives no such field"):
+def test_a_task_that_gives_the_model_nothing_it_declares_is_named_itself() -> None:
+    with pytest.raises(ProviderError, match=r"task .* declares tokens for the model, and its prepare gives token"):
         price(plan_of(_config(Built(Forgetful, spec=Plain().get_spec()))))
 
 

@@ -41,7 +41,7 @@ def prepared_shapes(plan: Plan, phase: CompiledPhase, shop: Workshop, *, rows: i
 
     Raises:
         ConfigError: the task refuses the batch.
-        ProviderError: the task cannot prepare a batch of its own spec, or what it prepares lacks a field that it declares for the model.
+        ProviderError: the task cannot prepare a batch of its own spec, or gives the model nothing that it declares for it.
     """
     joined = plan.joined[phase.index]
     task = joined.drafts.task.spec
@@ -58,11 +58,11 @@ def prepared_shapes(plan: Plan, phase: CompiledPhase, shop: Workshop, *, rows: i
         prepared = _prepare(plan, phase, shop, batch)
     except DataError:  # of values that nobody delivered
         return declared
-    if missing := offered.keys() - prepared.keys():
-        raise ProviderError(
-            f"{joined.drafts.task.label} declares {', '.join(sorted(missing))} for the model, and its prepare gives no such field"
-        )
-    return {name: (tuple(prepared[name].shape), prepared[name].dtype) for name in offered}
+    shapes = {name: (tuple(prepared[name].shape), prepared[name].dtype) for name in offered if name in prepared}
+    if not shapes:
+        declares, gives = ", ".join(sorted(offered)), ", ".join(sorted(prepared)) or "nothing"
+        raise ProviderError(f"{joined.drafts.task.label} declares {declares} for the model, and its prepare gives {gives}")
+    return shapes
 
 
 def _prepare(plan: Plan, phase: CompiledPhase, shop: Workshop, batch: dict[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
