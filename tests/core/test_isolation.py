@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from stackwise.isolation import guarded
 
@@ -40,3 +41,10 @@ def test_an_artifact_that_keeps_stdout_writes_there_later(capsys: pytest.Capture
     assert (kept.encoding, kept.fileno) == (sys.stdout.encoding, sys.stdout.fileno)
     print("while it is used", file=kept)
     assert capsys.readouterr() == ("while it is used\n", "while it is built\n")
+
+
+def test_a_default_device_is_taken_back_without_leaving_a_mode_behind() -> None:
+    with guarded() as changed:
+        torch.set_default_device("meta")
+    assert changed == ["the default device of torch"] and torch.zeros(1).device.type == "cpu"
+    assert torch.overrides._len_torch_function_stack() == 0

@@ -102,7 +102,7 @@ def branch(directory: Path, at: str, overrides: Sequence[str] = (), output: Path
 
     Args:
         directory: the run to branch from; it is only read, and may be running.
-        at: a share of it (`85%`), a step (`step 640`), or a checkpoint's name; a share means the newest checkpoint up to there.
+        at: a share of it (`85%`), a step (`step 640`), or a checkpoint's name; a share means the newest whole one up to there.
         overrides: `--set` assignments for what is to come.
         output: the new run directory, which must not exist; `runs/<name>-NNN` when left out.
         stream: where progress goes; standard error when left out.

@@ -24,7 +24,7 @@ Exit codes: as of `stackwise run`.
     "--at",
     required=True,
     metavar="WHERE",
-    help="85%: the newest checkpoint up to there; 'step 640': the one of this step; or a checkpoint's name.",
+    help="85%: the newest whole checkpoint up to there; 'step 640': the one of this step; or a checkpoint's name.",
 )
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a key for what is to come; may be given often.")
 @click.option("--output", type=click.Path(path_type=Path), help="A new run directory. [default: runs/NAME-001, -002, …]")
