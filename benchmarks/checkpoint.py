@@ -22,7 +22,7 @@ from time import perf_counter
 import torch
 from safetensors.torch import save_file
 
-from stackwise.checkpoints import CheckpointStore
+from stackwise.storage.checkpoints.store import CheckpointStore
 
 Tensors = dict[str, torch.Tensor]
 DOCUMENT = {"seed": 7, "data": {"cursor": list(range(64))}}

@@ -25,11 +25,12 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from stackwise import BatchSpec, Moment, TensorSpec
-from stackwise.phases import BatchShape, DataState, Part
-from stackwise.planes.apportionment import Request
-from stackwise.planes.data import DataPlane
-from stackwise.planes.reader_processes import ProcessLoader
-from stackwise.schedules import Curve
+from stackwise.curriculum.parts import Part
+from stackwise.curriculum.states import BatchShape, DataState
+from stackwise.planes.data.apportionment import Request
+from stackwise.planes.data.plane import DataPlane
+from stackwise.planes.data.readers.processes import ProcessLoader
+from stackwise.timeline.schedules import Curve
 from stackwise_providers_data.token_stream import TokenStream
 
 ROWS, LENGTH = 32, 256

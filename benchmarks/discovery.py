@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import median
 from time import process_time
 
-from stackwise.discovery import GROUP, discover
+from stackwise.host.discovery import GROUP, discover
 
 DISTRIBUTIONS, ROUNDS = 300, 41
 

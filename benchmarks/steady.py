@@ -15,8 +15,9 @@ import torch
 from torch import nn
 
 from stackwise import PhaseSchedule, StepDone, TaskSpec, TrainingMachine
-from stackwise.checkpoints import CheckpointStore
-from stackwise.rundir import RunDirectory
+from stackwise.storage.checkpoints.store import CheckpointStore
+from stackwise.storage.codec import split_state
+from stackwise.storage.run_directory import RunDirectory
 
 
 class Regression:
@@ -72,7 +73,7 @@ def main() -> None:
         for event in machine.train():
             directory(event)
             if isinstance(event, StepDone) and machine.step % (steps // 100) == 0:
-                tensors, document = machine.state()
+                tensors, document = split_state(machine.state())
                 store.save(machine.step, tensors, document, asynchronous=True)
                 if machine.step % (steps // 10) == 0:
                     store.wait()

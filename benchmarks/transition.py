@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 import stackwise
-from stackwise.machine import TrainingMachine
+from stackwise.machine.machine import TrainingMachine
 
 WIDTH, BLOCKS = 384, 5
 MB = 2**20

@@ -26,9 +26,9 @@ from stackwise.config import (
 )
 from stackwise.config.experiment import EMAConfig, LRScaleConfig, ProvidersConfig, StartConfig, WeightAdapterConfig
 from stackwise.config.keys import IN_PHASE, SECTIONS, Key
-from stackwise.options import config_key
-from stackwise.schedules import TAGS, Schedule
-from stackwise.time import Duration
+from stackwise.contracts.options import config_key
+from stackwise.timeline.duration import Duration
+from stackwise.timeline.schedules import TAGS, Schedule
 
 PAGE = Path(__file__).parent / "config.md"
 MARK = re.compile(r"(<!-- keys: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)

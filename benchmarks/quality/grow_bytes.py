@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 from stackwise import StepDone, assemble, discover, load, make_plan
-from stackwise.run import run
+from stackwise.runs.run import run
 
 CONFIG = Path(__file__).parents[2] / "examples" / "grow-bytes.yaml"
 STATIC = ("phases.grown=null", "phases.shallow.until=80%")

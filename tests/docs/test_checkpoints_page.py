@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 import stackwise
-from stackwise.checkpoints import DESCRIPTION, WEIGHTS, manifest, name_of
+from stackwise.storage.checkpoints import manifest
+from stackwise.storage.checkpoints.store import name_of
+from stackwise.storage.weights import DESCRIPTION, WEIGHTS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "checkpoints.md").read_text(encoding="utf-8")
 

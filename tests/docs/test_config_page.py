@@ -13,10 +13,10 @@ import pytest
 from stackwise import discover
 from stackwise.config import Experiment, OptimizerConfig, RunConfig
 from stackwise.config.reader import read_yaml
-from stackwise.options import config_key
-from stackwise.registry import KINDS
-from stackwise.schedules import TAGS
-from stackwise.schema import config_schema
+from stackwise.config.schema import config_schema
+from stackwise.contracts.options import config_key
+from stackwise.host.registry import KINDS
+from stackwise.timeline.schedules import TAGS
 
 DOCS = Path(__file__).parents[2] / "docs"
 sys.path.insert(0, str(DOCS))

@@ -15,7 +15,7 @@ from tiny_walks import base, memory, plan_of, registry
 
 from stackwise import BuildContext, GrowthRequest
 from stackwise.config import structure_options
-from stackwise.options import config_key
+from stackwise.contracts.options import config_key
 
 PAGE = (Path(__file__).parents[2] / "docs" / "growth.md").read_text(encoding="utf-8")
 PICTURES = re.findall(r"^(\w+)((?: \w+ \w+| at \w+)?) +(\d+) → (\d+) +([\d· ]+)$", PAGE, re.MULTILINE)

@@ -12,7 +12,7 @@ import pytest
 from tiny_walks import base, drive, losses, machine_of, memory, registry
 
 from stackwise.config.reader import read_yaml
-from stackwise.options import config_key
+from stackwise.contracts.options import config_key
 
 PAGE = (Path(__file__).parents[2] / "docs" / "optimizers.md").read_text(encoding="utf-8")
 OFFERED = {c.id: c for kind in ("optimizer", "reaction") for c in registry().of_kind(kind) if c.provider == "optim"}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import stackwise
-from stackwise.hookspecs import HOOKS
+from stackwise.contracts.hookspecs import HOOKS
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "tests" / "third_party" / "waves-for-stackwise"

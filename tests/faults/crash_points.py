@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 from faulty_disk import CRASHED, check_whole, count_calls, exiting, hidden_entries, ruled, save
 
-from stackwise.checkpoints import CheckpointStore
+from stackwise.storage.checkpoints.store import CheckpointStore
 
 Store = Callable[[Path], CheckpointStore]
 

@@ -24,8 +24,8 @@ from faulty_disk import (
     short_writes,
 )
 
-from stackwise.checkpoints import CheckpointStore
 from stackwise.errors import DiskError
+from stackwise.storage.checkpoints.store import CheckpointStore
 
 Prepare = Callable[[Path], CheckpointStore]
 

@@ -13,7 +13,7 @@ from curriculum_of_everything import CONFIG, STEPS
 from fork_server import ForkServer
 from whole_runs import Outcome, digest, lines, losses, outcome, status, timeless
 
-from stackwise.checkpoints import CheckpointStore
+from stackwise.storage.checkpoints.store import CheckpointStore
 
 
 @pytest.fixture(scope="module")

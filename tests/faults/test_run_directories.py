@@ -20,7 +20,7 @@ from fork_server import Ended, ForkServer
 from whole_runs import lines, losses, outcome, saved_steps, status
 
 from stackwise.errors import UserError
-from stackwise.rundir import RunDirectory
+from stackwise.storage.run_directory import RunDirectory
 
 CONFIG = """\
 run: {name: small, horizon: 20 steps, seed: 1, device: cpu, checkpoint: {every: 2 steps, keep_last: 20}}
@@ -54,7 +54,7 @@ def begin(server: ForkServer, folder: Path, *more: str, signals: dict[int, list[
 @contextmanager
 def locked(folder: Path) -> Iterator[int]:
     """Another process holds the run directory; its pid."""
-    code = "from pathlib import Path; from stackwise.run_lock import RunLock; lock = RunLock(Path('run')); print(flush=True); input()"
+    code = "from pathlib import Path; from stackwise.storage.lock import RunLock; lock = RunLock(Path('run')); print(flush=True); input()"
     holder = subprocess.Popen([sys.executable, "-c", code], cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert holder.stdout is not None
     holder.stdout.readline()
@@ -104,12 +104,12 @@ def entries(folder: Path) -> list[str]:
 
 
 FULL = """
-import errno, stackwise.rundir as r
+import errno, stackwise.storage.run_directory as r
 def full(*arguments): raise OSError(errno.ENOSPC, "No space left on device")
 r.replace_file = full
 """
 DIES = """
-import os, stackwise.rundir as r
+import os, stackwise.storage.run_directory as r
 put, calls = r.replace_file, []
 def dies(path, text):
     calls.append(path)
@@ -158,7 +158,7 @@ def test_a_branch_that_is_killed_while_it_is_made_is_no_run(server: ForkServer, 
     for at in range(1, 5):  # config, plan, and the two logs
         assert server.stackwise(*branch, cwd=folder, patch=DIES % at).code == -9
         assert not (folder / "other").exists()
-    saving = "import os, stackwise.checkpoints.disk as d\nd.rename = lambda old, new: os.kill(os.getpid(), 9)"
+    saving = "import os, stackwise.storage.disk as d\nd.rename = lambda old, new: os.kill(os.getpid(), 9)"
     assert server.stackwise(*branch, cwd=folder, patch=saving).code == -9
     assert not (folder / "other").exists()
     assert server.stackwise(*branch, cwd=folder).code == 0
@@ -166,7 +166,7 @@ def test_a_branch_that_is_killed_while_it_is_made_is_no_run(server: ForkServer, 
 
 def test_what_has_not_changed_is_not_priced_again(server: ForkServer, folder: Path) -> None:
     assert begin(server, folder, signals={7: ["KILL"]}).code == -9
-    unpriced = "import stackwise.run as r\ndef price(plan): raise RuntimeError('priced')\nr.price = price"
+    unpriced = "import stackwise.runs.run as r\ndef price(plan): raise RuntimeError('priced')\nr.price = price"
     plan = (folder / "run" / "plan.json").read_text()
     assert server.stackwise("resume", "run", cwd=folder, signals={9: ["KILL"]}, patch=unpriced).code == -9
     changed = server.stackwise("resume", "run", "--set", "run.checkpoint.every=3 steps", cwd=folder, patch=unpriced)
@@ -480,7 +480,7 @@ def test_whoever_does_not_listen_stops_no_run(server: ForkServer, folder: Path, 
 
 
 FULL_LOGS = """
-import errno, stackwise.rundir as r
+import errno, stackwise.storage.run_directory as r
 put, left = r.RunDirectory._write, [%d]
 def full(*arguments): raise OSError(errno.ENOSPC, "No space left on device")
 def write(file, line):
@@ -504,7 +504,7 @@ def test_a_disk_that_is_full_for_the_logs_is_named_and_the_run_goes_on_later(ser
 
 def test_final_weights_that_the_disk_refuses_are_written_by_the_next_try(server: ForkServer, folder: Path) -> None:
     full = """
-import errno, stackwise.checkpoints.weights as w
+import errno, stackwise.storage.weights as w
 def full(*arguments): raise OSError(errno.ENOSPC, "No space left on device")
 w.write_tensors = full
 """
@@ -517,7 +517,7 @@ w.write_tensors = full
 
 
 FULL_DURING_A_SAVE = """
-import errno, threading, stackwise.rundir as r
+import errno, threading, stackwise.storage.run_directory as r
 from pathlib import Path
 from stackwise.checkpoints.store import CheckpointStore
 from stackwise.run_lock import RunLock

@@ -13,9 +13,10 @@ from small_parameters import CONTEXT, SHAPES, give_gradients, group_of, named, r
 from torch import nn
 
 from stackwise import ParameterGroup
-from stackwise.phases import GroupState, OptimizerState, Part
-from stackwise.planes.optimizer import OptimizerPlane
-from stackwise.schedules import Curve, Knot
+from stackwise.curriculum.parts import Part
+from stackwise.curriculum.states import GroupState, OptimizerState
+from stackwise.planes.optimizer.plane import OptimizerPlane
+from stackwise.timeline.schedules import Curve, Knot
 from stackwise_providers_optim import provider
 
 COMPONENTS = {component.name: component for component in provider.stackwise_optimizers()}

@@ -14,7 +14,7 @@ from attrs import frozen
 from hypothesis import strategies as st
 from tiny_walks import base
 
-from stackwise.streams import step_seed, stream_key
+from stackwise.timeline.streams import step_seed, stream_key
 from stackwise_providers_data.permutation import Permutation
 
 LOOKAHEAD = 1

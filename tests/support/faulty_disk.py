@@ -1,6 +1,6 @@
 """The disk as checkpoints see it, made to fail, to end the process, or to lose what was not forced down, at any call.
 
-`stackwise.checkpoints.disk` is the one module that changes files, and reaches the system through its name `os` alone. Whatever
+`stackwise.storage.disk` is the one module that changes files, and reaches the system through its name `os` alone. Whatever
 stands there instead decides what each call does.
 """
 
@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from attrs import define, field, frozen
 
-from stackwise.checkpoints import Checkpoint, CheckpointStore, disk
+from stackwise.storage import disk
+from stackwise.storage.checkpoints.store import Checkpoint, CheckpointStore
 
 CALLS = ("mkdir", "open", "write", "fsync", "fstat", "close", "rename", "lstat", "listdir", "unlink", "rmdir")
 

@@ -87,7 +87,7 @@ class ForkServer:
 IMPORTED_ONCE = (
     "torch._dynamo",  # what torch imports when the first optimizer is made, and for half of a short run's time
     "torch.utils.flop_counter",
-    "stackwise.run",
+    "stackwise.runs.run",
     "stackwise.cli.run",
     "stackwise.cli.resume",
     "stackwise_providers_optim.adamw",
@@ -146,7 +146,7 @@ def child(asked: Mapping[str, Any]) -> int:
 
 def witness_data() -> None:
     """Write down the digest of every training step's batches, past every buffer."""
-    from stackwise.planes.data import DataPlane
+    from stackwise.planes.data.plane import DataPlane
 
     deliver, handle = DataPlane.batches, os.open("witness.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
@@ -172,8 +172,8 @@ def witness_data() -> None:
 
 def signal_at(wanted: Mapping[str, Sequence[str]]) -> None:
     """Send signals to this process when a step has been logged."""
-    from stackwise.events import StepDone
-    from stackwise.rundir import RunDirectory
+    from stackwise.contracts.events import StepDone
+    from stackwise.storage.run_directory import RunDirectory
 
     log, left = RunDirectory.__call__, {int(step): list(names) for step, names in wanted.items()}
 

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from stackwise import CopyOf, GrowthRequest, Model
-from stackwise.contracts import ParameterGrowth
-from stackwise.planes.parameter_map import fill
+from stackwise.contracts.growth import ParameterGrowth
+from stackwise.planes.model.parameter_map import fill
 from stackwise_providers_transformer.decoder import Decoder
 from stackwise_providers_transformer.embedding import TokenEmbedding
 from stackwise_providers_transformer.head import LMHead

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
+from stackwise.contracts.specs import BatchSpec, EpochSize, TensorSpec
 from stackwise.errors import DataError
-from stackwise.specs import BatchSpec, EpochSize, TensorSpec
 
 STOPPED_AT = 24
 

@@ -11,11 +11,11 @@ from attrs import frozen
 from torch import nn
 
 import stackwise
+from stackwise.contracts.events import Event, PhaseEntered, StepDone
 from stackwise.errors import Problem
-from stackwise.events import Event, PhaseEntered, StepDone
-from stackwise.machine import TrainingMachine
+from stackwise.host.registry import Registry
+from stackwise.machine.machine import TrainingMachine
 from stackwise.plan import Plan
-from stackwise.registry import Registry
 
 VOCAB = 16
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from attrs import field, frozen
 
-from stackwise.checkpoints import CheckpointStore
+from stackwise.storage.checkpoints.store import CheckpointStore
 
 TOLD_ALIKE = ("phase_entered", "evaluated", "run_finished")
 """Events that do not depend on whether a run was interrupted; starts and checkpoints do."""

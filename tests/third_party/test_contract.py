@@ -14,12 +14,12 @@ from torch import nn
 
 import stackwise
 from stackwise import Built, ConfigError, DataError, Plan, ProviderError, UserError
-from stackwise.assembly import Workshop
-from stackwise.phases import Transition
-from stackwise.pricing import price
-from stackwise.registry import Registry
-from stackwise.resumption import changed_files
-from stackwise.run import run
+from stackwise.assembly.pricing import price
+from stackwise.assembly.workshop import Workshop
+from stackwise.curriculum.transitions import Transition
+from stackwise.host.registry import Registry
+from stackwise.runs.run import run
+from stackwise.saved.provenance import changed_files
 
 SOURCE = Path(__file__).parent / "waves-for-stackwise"
 

@@ -12,7 +12,7 @@ from tiny_walks import base, drive, losses, machine_of, plan_of, problems_of, we
 from torch import nn
 
 from stackwise import BuildContext, DataError, Moment, UserError
-from stackwise.pricing import price
+from stackwise.assembly.pricing import price
 from stackwise_providers_transformer.classification import Classification
 from stackwise_providers_transformer.classification_options import ClassificationOptions, ClassifierOptions, PatchOptions
 from stackwise_providers_transformer.classifier import Classifier

@@ -12,7 +12,7 @@ from tiny_walks import base, drive, losses, machine_of, plan_of, problems_of
 from torch import nn
 
 from stackwise import Built, Moment, RackSpec
-from stackwise.pricing import price
+from stackwise.assembly.pricing import price
 from stackwise_providers_transformer.causal_lm import CausalLM
 from stackwise_providers_transformer.decoder import Decoder
 from stackwise_providers_transformer.documents import attention_mask, positions_within

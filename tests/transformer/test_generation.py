@@ -13,7 +13,7 @@ from fresh_draws import chi_square, fresh_generator
 from torch import nn
 
 from stackwise import GenerationSettings, Model, Moment, UserError
-from stackwise.unification import Bridge
+from stackwise.curriculum.bridges import Bridge
 from stackwise_providers_transformer.causal_lm import CausalLM
 from stackwise_providers_transformer.decoder import Decoder
 from stackwise_providers_transformer.embedding import TokenEmbedding

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from stackwise import BuildContext, UserError
-from stackwise.contracts import WeightAdapter
+from stackwise.contracts.protocols import WeightAdapter
 from stackwise_providers_transformer.lora import LoRA, build_lora
 from stackwise_providers_transformer.lora_options import LoRAOptions
 

@@ -12,7 +12,8 @@ from fresh_draws import fresh_generator
 from tiny_walks import base, drive, losses, machine_of, plan_of, problems_of, same_tensors, weights
 
 from stackwise import Moment, UserError
-from stackwise.checkpoints import save_weights
+from stackwise.planes.model.module import named_tensors
+from stackwise.storage.weights import save_weights
 from stackwise_providers_transformer.pair_options import PreferenceOptions
 from stackwise_providers_transformer.preference import Preference
 from stackwise_providers_transformer.preference_losses import dpo_margin, log_odds_ratio, preferred, simpo_margin
@@ -203,7 +204,7 @@ def test_causal_then_preference_and_the_reference_is_the_model_at_entry() -> Non
 def test_a_reference_from_saved_weights(tmp_path: Path) -> None:
     other = machine_of(_config(), run={"seed": 9})
     drive(other)
-    save_weights(other.model.model, tmp_path / "final", {})
+    save_weights(named_tensors(other.model.model), tmp_path / "final", {})
     machine = machine_of(_config(), task={"reference": str(tmp_path / "final")})
     found = losses(drive(machine))
     held = {name: parameter.detach() for name, parameter in machine.objective.reference.named_parameters()}

@@ -12,8 +12,8 @@ from tiny_walks import VOCAB, base, drive, losses, machine_of, memory, plan_of, 
 from torch import nn
 
 from stackwise import Built, Model, Moment, RackSpec, UserError
-from stackwise.pricing import price
-from stackwise.unification import Bridge
+from stackwise.assembly.pricing import price
+from stackwise.curriculum.bridges import Bridge
 from stackwise_providers_transformer.causal_lm import CausalLM
 from stackwise_providers_transformer.decoder import Decoder
 from stackwise_providers_transformer.documents import attention_mask

@@ -9,7 +9,7 @@ import torch
 from grown_models import ASKED, VOCAB, gradients, grow, language_model, logits, tokens
 
 from stackwise import BuildContext, GrowthRequest, Model
-from stackwise.planes.parameter_map import fill_moment
+from stackwise.planes.model.parameter_map import fill_moment
 from stackwise_providers_transformer.growth_options import VocabularyOptions
 from stackwise_providers_transformer.vocabulary_growth import build_vocabulary
 

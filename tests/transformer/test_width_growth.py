@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stackwise import BuildContext, CopyOf, GrowthRequest, Model
-from stackwise.planes.parameter_map import fill_moment
+from stackwise.planes.model.parameter_map import fill_moment
 from stackwise_providers_transformer import ff_growth, width_growth
 from stackwise_providers_transformer.axes import uneven_shares
 from stackwise_providers_transformer.ff_growth import build_widen_ff

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from tiny_walks import base, drive, losses, machine_of, memory, plan_of, same_tensors, stream, weights
 
 from stackwise import ConfigError, Evaluated, PhaseEntered, StepDone
-from stackwise.describe import plan_as_text
-from stackwise.events import Reacted
-from stackwise.pricing import price
+from stackwise.assembly.pricing import price
+from stackwise.contracts.events import Reacted
+from stackwise.reports.plan_text import plan_as_text
 
 DEEPER = {"model": {"rack": {"stacks": [{"base": 4}]}}}
 STACKED = {**DEEPER, "enter": {"growth": {"use": "transformer.stack"}}}

@@ -11,13 +11,14 @@ import torch
 from tiny_walks import VOCAB, base, drive, machine_of, memory, plan_of, problems_of, stream
 
 import stackwise
+from stackwise.contracts.specs import BatchSpec, TensorSpec
+from stackwise.curriculum.bridges import Bridge
+from stackwise.curriculum.parts import Part
+from stackwise.curriculum.states import BatchShape, DataState
 from stackwise.errors import ConfigError, DataError, UserError
-from stackwise.phases import BatchShape, DataState, Part
-from stackwise.planes.data import DataPlane
-from stackwise.schedules import Curve
-from stackwise.specs import BatchSpec, TensorSpec
-from stackwise.time import Moment
-from stackwise.unification import Bridge
+from stackwise.planes.data.plane import DataPlane
+from stackwise.timeline.duration import Moment
+from stackwise.timeline.schedules import Curve
 
 ROWS = np.arange(80, dtype=np.int64).reshape(10, 8) % VOCAB
 

@@ -15,7 +15,7 @@ from tiny_walks import VOCAB, base, drive, losses, plan_of
 
 import stackwise
 from stackwise import ConfigError
-from stackwise.pricing import price
+from stackwise.assembly.pricing import price
 
 LENGTH, ROWS = 12, 40
 

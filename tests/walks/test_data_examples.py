@@ -14,8 +14,8 @@ import torch
 from tiny_walks import registry
 
 import stackwise
-from stackwise.machine import TrainingMachine
-from stackwise.pricing import price
+from stackwise.assembly.pricing import price
+from stackwise.machine.machine import TrainingMachine
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["run.device=cpu", "model.rack.width=8", "model.rack.heads=2", "evaluate=null"]

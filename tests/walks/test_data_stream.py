@@ -13,7 +13,7 @@ from hypothesis import Phase, given, settings
 from tiny_walks import drive, plan_of, watch_batches
 
 import stackwise
-from stackwise.machine import TrainingMachine
+from stackwise.machine.machine import TrainingMachine
 from stackwise.plan.reads import declared_sizes, reads_of
 
 Delivered = list[list[tuple[str, list[int]]]]

@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from stackwise import Built, PhaseEntered, StepDone
-from stackwise.machine import TrainingMachine
+from stackwise.machine.machine import TrainingMachine
 
 BATCH = {"tokens": stream(40).view(2, 20)}
 

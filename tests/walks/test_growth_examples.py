@@ -11,8 +11,8 @@ import torch
 from tiny_walks import registry
 
 import stackwise
-from stackwise.events import Event
-from stackwise.machine import TrainingMachine
+from stackwise.contracts.events import Event
+from stackwise.machine.machine import TrainingMachine
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["run.device=cpu", "data.batch_size=2", "data.seq_len=16", "evaluate.heldout.batches=1", "evaluate.heldout.batch_size=2"]

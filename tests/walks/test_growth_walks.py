@@ -14,9 +14,9 @@ from tiny_walks import registry
 
 import stackwise
 from stackwise import PhaseEntered, StepDone
-from stackwise.describe import plan_as_text
+from stackwise.assembly.pricing import price
 from stackwise.plan import Plan
-from stackwise.pricing import price
+from stackwise.reports.plan_text import plan_as_text
 
 CONFIG = """
 run: {name: grow, seed: 3, horizon: 8 steps, device: cpu}

@@ -9,7 +9,7 @@ from hypothesis import given
 from random_curricula import Curriculum, curricula, walks
 from tiny_walks import boundaries, drive, held, machine_of, moments, same_tensors, watch_batches, weights
 
-from stackwise.events import PhaseEntered, StepDone
+from stackwise.contracts.events import PhaseEntered, StepDone
 
 ADAMW = ("exp_avg", "exp_avg_sq", "step")
 

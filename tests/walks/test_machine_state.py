@@ -13,13 +13,14 @@ from random_curricula import Curriculum, curricula, walks
 from tiny_walks import base, machine_of, memory
 
 from stackwise import DataError, StepDone, TrainingMachine, UserError
+from stackwise.storage.codec import join_state, split_state
 
 Saved = tuple[dict[str, torch.Tensor], dict[str, Any]]
 
 
 def saved(machine: TrainingMachine) -> Saved:
     """The state as files would hold it."""
-    tensors, document = machine.state()
+    tensors, document = split_state(machine.state())
     return {name: tensor.clone() for name, tensor in tensors.items()}, json.loads(json.dumps(document, allow_nan=False))
 
 
@@ -50,7 +51,7 @@ def states_of(config: dict[str, Any]) -> tuple[list[Any], dict[int, tuple[int, S
 def goes_on(config: dict[str, Any], state: Saved) -> tuple[list[Any], Saved]:
     """The events after `RunStarted` of a new machine that was put to a state, and its own last state."""
     machine = machine_of(config)
-    machine.restore(*state)
+    machine.restore(join_state(*state))
     assert same(saved(machine), state)
     events, last = [], state
     for event in machine.train():
@@ -115,7 +116,7 @@ def test_three_restores_in_a_row_and_a_process_that_shifts_its_generators() -> N
     state = states[2][1]
     for stop in (4, 7, 10):
         machine = machine_of(config)
-        machine.restore(*state)
+        machine.restore(join_state(*state))
         for event in machine.train():
             torch.manual_seed(stop)  # what a user's own code may do between steps
             if isinstance(event, StepDone) and machine.step == stop:
@@ -129,15 +130,15 @@ def test_a_state_of_another_machine_is_refused_with_every_difference() -> None:
     next(event for event in machine.train() if isinstance(event, StepDone))
     tensors, document = saved(machine)
     with pytest.raises(UserError, match="seed 3, this machine has seed 4"):
-        machine_of(base(), run={"seed": 4}).restore(tensors, document)
+        machine_of(base(), run={"seed": 4}).restore(join_state(tensors, document))
     deeper = machine_of(base(), model={"rack": {"stacks": [{"base": 3}], "width": 12}})
     with pytest.raises(UserError) as caught:
-        deeper.restore(tensors, document)
+        deeper.restore(join_state(tensors, document))
     assert "rack.stacks.base.2" in str(caught.value) and "(16, 8)" in str(caught.value) and "exp_avg" in str(caught.value)
     with pytest.raises(DataError, match=r"\['a'\].*\['b'\]"):
-        machine_of({**base(), "data": {"sources": {"b": memory()}, "batch_size": 2, "seq_len": 4}}).restore(tensors, document)
+        machine_of({**base(), "data": {"sources": {"b": memory()}, "batch_size": 2, "seq_len": 4}}).restore(join_state(tensors, document))
     with pytest.raises(UserError, match="has trained already"):
-        machine.restore(tensors, document)
+        machine.restore(join_state(tensors, document))
 
 
 def test_there_is_no_state_before_the_first_step_and_across_a_boundary() -> None:

@@ -12,7 +12,7 @@ from tiny_walks import base, drive, machine_of, weights
 
 from stackwise import PhaseEntered, UserError
 from stackwise.errors import StackwiseError
-from stackwise.machine import TrainingMachine
+from stackwise.machine.machine import TrainingMachine
 
 LORA = {"style": {"use": "transformer.lora", "rank": 2, "select": ["rack"]}}
 

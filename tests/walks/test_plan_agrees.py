@@ -13,11 +13,11 @@ from random_curricula import Curriculum, curricula, walks
 from tiny_walks import base, drive, moments, plan_of, registry
 
 import stackwise
-from stackwise.describe import plan_as_json
-from stackwise.events import Evaluated, Event, PhaseEntered, RunFinished, StepDone
+from stackwise.assembly.pricing import price
+from stackwise.contracts.events import Evaluated, Event, PhaseEntered, RunFinished, StepDone
 from stackwise.plan import Plan
-from stackwise.planes.model import ModelReceipt
-from stackwise.pricing import price
+from stackwise.planes.model.plane import ModelReceipt
+from stackwise.reports.plan_text import plan_as_json
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))

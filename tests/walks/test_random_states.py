@@ -14,7 +14,7 @@ from random_states import STEPS, Declared, config_of, is_frozen, keeps_function,
 from tiny_walks import held, machine_of, moments, same_tensors, weights
 
 from stackwise import PhaseEntered, StepDone
-from stackwise.machine import TrainingMachine
+from stackwise.machine.machine import TrainingMachine
 
 PROBE = {"tokens": torch.arange(14).reshape(2, 7)}
 KEEPS = {

@@ -10,7 +10,8 @@ import torch
 from tiny_walks import VOCAB, base, machine_of, stream
 
 from stackwise import PhaseEntered, StepDone
-from stackwise.machine import TrainingMachine
+from stackwise.machine.machine import TrainingMachine
+from stackwise.storage.codec import join_state, split_state
 
 PROBE = {"tokens": stream(40).view(2, 20)}
 GROWN = {"model": {"rack": {"stacks": [{"base": 3}]}}}
@@ -44,7 +45,7 @@ def timeline(name: str) -> dict[str, Any]:
 
 
 def saved(machine: TrainingMachine) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    tensors, document = machine.state()
+    tensors, document = split_state(machine.state())
     return {name: tensor.clone() for name, tensor in tensors.items()}, json.loads(json.dumps(document))
 
 
@@ -82,7 +83,7 @@ def test_from_any_step_inside_it_goes_on_to_the_same_losses(name: str) -> None:
     assert len({loss for step, loss, _ in trained if step >= 4}) > 4
     for step in (3, 4, 5, 7, 8, 9, 11):
         again = machine_of(timeline(name))
-        again.restore(*states[step])
+        again.restore(join_state(*states[step]))
         assert saved(again)[0].keys() == states[step][0].keys()
         rest = [(e.step, e.loss, e.grad_norm) for e in again.train() if isinstance(e, StepDone)]
         assert rest == trained[step:], step

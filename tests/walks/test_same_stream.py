@@ -21,7 +21,7 @@ from random_curricula import walks
 from tiny_walks import plan_of, registry
 
 import stackwise
-from stackwise.machine import TrainingMachine
+from stackwise.machine.machine import TrainingMachine
 
 
 @pytest.fixture(scope="module")

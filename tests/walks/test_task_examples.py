@@ -12,7 +12,7 @@ from tiny_walks import registry
 
 import stackwise
 from stackwise import ConfigError, Evaluated, PhaseEntered, StepDone, config
-from stackwise.pricing import price
+from stackwise.assembly.pricing import price
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SMALL = ("run.horizon=6 steps", "data.batch_size=2", "evaluate.heldout.batches=1", "evaluate.heldout.batch_size=4")

@@ -11,8 +11,8 @@ from tiny_walks import base, boundaries, drive, machine_of, moments, plan_of, sa
 from torch import nn
 
 from stackwise import AdapterSpec, Built, PhaseEntered, StepDone, TensorSpec, UserError
-from stackwise.machine import TrainingMachine
-from stackwise.planes.optimizer import OptimizerPlane
+from stackwise.machine.machine import TrainingMachine
+from stackwise.planes.optimizer.plane import OptimizerPlane
 
 DEEPER = {"model": {"rack": {"stacks": [{"base": 4}]}}}
 

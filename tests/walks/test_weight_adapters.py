@@ -12,7 +12,7 @@ from tiny_walks import VOCAB, base, drive, machine_of, problems_of, stream, weig
 from torch import nn
 
 from stackwise import Built, PhaseEntered, StepDone, UserError
-from stackwise.machine import TrainingMachine
+from stackwise.machine.machine import TrainingMachine
 
 LORA = {"style": {"use": "transformer.lora", "rank": 2, "select": ["rack"]}}
 PROBE = {"tokens": stream(40).view(2, 20)}

@@ -18,9 +18,9 @@ from torch import nn
 
 import stackwise
 from stackwise import Built, Evaluated, Phase, PhaseEntered, StepDone, TaskSpec, TensorSpec, UserError
-from stackwise.events import Event
-from stackwise.machine import TrainingMachine
-from stackwise.planes.optimizer import OptimizerPlane
+from stackwise.contracts.events import Event
+from stackwise.machine.machine import TrainingMachine
+from stackwise.planes.optimizer.plane import OptimizerPlane
 
 FREE = {"use": "optim.schedule-free", "lr": 0.05}
 HELD = {"heldout": {"every": "100%", "batches": 2}}

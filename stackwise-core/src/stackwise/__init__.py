@@ -13,60 +13,60 @@ __version__ = "0.1.0"
 
 _FACE = {
     # for provider authors
-    "hookimpl": "stackwise.hookspecs",
-    "Component": "stackwise.contracts",
-    "BuildContext": "stackwise.contracts",
-    "ParameterGroup": "stackwise.contracts",
-    "GrowthRequest": "stackwise.contracts",
-    "BlockOrigin": "stackwise.contracts",
-    "CopyOf": "stackwise.contracts",
-    "Fresh": "stackwise.contracts",
-    "GenerationSettings": "stackwise.contracts",
-    "TextCodec": "stackwise.contracts",
-    "option": "stackwise.options",
-    "scheduled": "stackwise.options",
-    "dimension": "stackwise.options",
-    "follows_task": "stackwise.options",
-    "stacks": "stackwise.options",
-    "Stack": "stackwise.options",
-    "TensorSpec": "stackwise.specs",
-    "TransformSpec": "stackwise.specs",
-    "BatchSpec": "stackwise.specs",
-    "Beyond": "stackwise.specs",
-    "EpochSize": "stackwise.specs",
-    "EmbeddingSpec": "stackwise.specs",
-    "RackSpec": "stackwise.specs",
-    "HeadSpec": "stackwise.specs",
-    "TaskSpec": "stackwise.specs",
-    "OptimizerSpec": "stackwise.specs",
-    "AdapterSpec": "stackwise.specs",
-    "select": "stackwise.selectors",
-    "matches": "stackwise.selectors",
-    "Moment": "stackwise.time",
+    "hookimpl": "stackwise.contracts.hookspecs",
+    "Component": "stackwise.contracts.components",
+    "BuildContext": "stackwise.contracts.components",
+    "ParameterGroup": "stackwise.contracts.protocols",
+    "GrowthRequest": "stackwise.contracts.growth",
+    "BlockOrigin": "stackwise.contracts.growth",
+    "CopyOf": "stackwise.contracts.growth",
+    "Fresh": "stackwise.contracts.growth",
+    "GenerationSettings": "stackwise.contracts.generation",
+    "TextCodec": "stackwise.contracts.generation",
+    "option": "stackwise.contracts.options",
+    "scheduled": "stackwise.contracts.options",
+    "dimension": "stackwise.contracts.options",
+    "follows_task": "stackwise.contracts.options",
+    "stacks": "stackwise.contracts.options",
+    "Stack": "stackwise.contracts.options",
+    "TensorSpec": "stackwise.contracts.specs",
+    "TransformSpec": "stackwise.contracts.specs",
+    "BatchSpec": "stackwise.contracts.specs",
+    "Beyond": "stackwise.contracts.specs",
+    "EpochSize": "stackwise.contracts.specs",
+    "EmbeddingSpec": "stackwise.contracts.specs",
+    "RackSpec": "stackwise.contracts.specs",
+    "HeadSpec": "stackwise.contracts.specs",
+    "TaskSpec": "stackwise.contracts.specs",
+    "OptimizerSpec": "stackwise.contracts.specs",
+    "AdapterSpec": "stackwise.contracts.specs",
+    "select": "stackwise.contracts.selectors",
+    "matches": "stackwise.contracts.selectors",
+    "Moment": "stackwise.timeline.duration",
     # for users in code
-    "Built": "stackwise.contracts",
-    "Duration": "stackwise.time",
+    "Built": "stackwise.contracts.components",
+    "Duration": "stackwise.timeline.duration",
     "Phase": "stackwise.config",
     "sample": "stackwise.config",
-    "PhaseSchedule": "stackwise.phases",
-    "Model": "stackwise.model",
-    "TrainingMachine": "stackwise.machine",
-    "carry": "stackwise.carrying",
+    "PhaseSchedule": "stackwise.curriculum.schedule",
+    "Model": "stackwise.planes.model.module",
+    "TrainingMachine": "stackwise.machine.machine",
+    "carry": "stackwise.planes.carry",
     "Experiment": "stackwise.config",
     "load": "stackwise.config",
     "experiment": "stackwise.config",
     "make_plan": "stackwise.plan",
-    "discover": "stackwise.discovery",
-    "assemble": "stackwise.assembly",
-    "load_exported": "stackwise.exports",
-    "generate": "stackwise.generation",
+    "discover": "stackwise.host.discovery",
+    "assemble": "stackwise.assembly.workshop",
+    "load_exported": "stackwise.saved.export",
+    "generate": "stackwise.saved.generate",
     "Plan": "stackwise.plan",
-    "StepDone": "stackwise.events",
-    "RunStarted": "stackwise.events",
-    "PhaseEntered": "stackwise.events",
-    "Evaluated": "stackwise.events",
-    "Reacted": "stackwise.events",
-    "RunFinished": "stackwise.events",
+    "StepDone": "stackwise.contracts.events",
+    "RunStarted": "stackwise.contracts.events",
+    "PhaseEntered": "stackwise.contracts.events",
+    "Evaluated": "stackwise.contracts.events",
+    "Reacted": "stackwise.contracts.events",
+    "RunFinished": "stackwise.contracts.events",
     # errors
     "StackwiseError": "stackwise.errors",
     "UserError": "stackwise.errors",
@@ -80,16 +80,37 @@ _FACE = {
 __all__ = ["__version__", *_FACE]
 
 if TYPE_CHECKING:  # the types that provider authors and users check against; the table above stays the one place that resolves them
-    from stackwise.contracts import BlockOrigin as BlockOrigin
-    from stackwise.contracts import BuildContext as BuildContext
-    from stackwise.contracts import Built as Built
-    from stackwise.contracts import Component as Component
-    from stackwise.contracts import CopyOf as CopyOf
-    from stackwise.contracts import Fresh as Fresh
-    from stackwise.contracts import GenerationSettings as GenerationSettings
-    from stackwise.contracts import GrowthRequest as GrowthRequest
-    from stackwise.contracts import ParameterGroup as ParameterGroup
-    from stackwise.contracts import TextCodec as TextCodec
+    from stackwise.contracts.components import BuildContext as BuildContext
+    from stackwise.contracts.components import Built as Built
+    from stackwise.contracts.components import Component as Component
+    from stackwise.contracts.generation import GenerationSettings as GenerationSettings
+    from stackwise.contracts.generation import TextCodec as TextCodec
+    from stackwise.contracts.growth import BlockOrigin as BlockOrigin
+    from stackwise.contracts.growth import CopyOf as CopyOf
+    from stackwise.contracts.growth import Fresh as Fresh
+    from stackwise.contracts.growth import GrowthRequest as GrowthRequest
+    from stackwise.contracts.hookspecs import hookimpl as hookimpl
+    from stackwise.contracts.options import Stack as Stack
+    from stackwise.contracts.options import dimension as dimension
+    from stackwise.contracts.options import follows_task as follows_task
+    from stackwise.contracts.options import option as option
+    from stackwise.contracts.options import scheduled as scheduled
+    from stackwise.contracts.options import stacks as stacks
+    from stackwise.contracts.protocols import ParameterGroup as ParameterGroup
+    from stackwise.contracts.selectors import matches as matches
+    from stackwise.contracts.selectors import select as select
+    from stackwise.contracts.specs import AdapterSpec as AdapterSpec
+    from stackwise.contracts.specs import BatchSpec as BatchSpec
+    from stackwise.contracts.specs import Beyond as Beyond
+    from stackwise.contracts.specs import EmbeddingSpec as EmbeddingSpec
+    from stackwise.contracts.specs import EpochSize as EpochSize
+    from stackwise.contracts.specs import HeadSpec as HeadSpec
+    from stackwise.contracts.specs import OptimizerSpec as OptimizerSpec
+    from stackwise.contracts.specs import RackSpec as RackSpec
+    from stackwise.contracts.specs import TaskSpec as TaskSpec
+    from stackwise.contracts.specs import TensorSpec as TensorSpec
+    from stackwise.contracts.specs import TransformSpec as TransformSpec
+    from stackwise.curriculum.schedule import PhaseSchedule as PhaseSchedule
     from stackwise.errors import ConfigError as ConfigError
     from stackwise.errors import DataError as DataError
     from stackwise.errors import DiskError as DiskError
@@ -97,29 +118,8 @@ if TYPE_CHECKING:  # the types that provider authors and users check against; th
     from stackwise.errors import StackwiseError as StackwiseError
     from stackwise.errors import TrainingHalted as TrainingHalted
     from stackwise.errors import UserError as UserError
-    from stackwise.hookspecs import hookimpl as hookimpl
-    from stackwise.options import Stack as Stack
-    from stackwise.options import dimension as dimension
-    from stackwise.options import follows_task as follows_task
-    from stackwise.options import option as option
-    from stackwise.options import scheduled as scheduled
-    from stackwise.options import stacks as stacks
-    from stackwise.phases import PhaseSchedule as PhaseSchedule
-    from stackwise.selectors import matches as matches
-    from stackwise.selectors import select as select
-    from stackwise.specs import AdapterSpec as AdapterSpec
-    from stackwise.specs import BatchSpec as BatchSpec
-    from stackwise.specs import Beyond as Beyond
-    from stackwise.specs import EmbeddingSpec as EmbeddingSpec
-    from stackwise.specs import EpochSize as EpochSize
-    from stackwise.specs import HeadSpec as HeadSpec
-    from stackwise.specs import OptimizerSpec as OptimizerSpec
-    from stackwise.specs import RackSpec as RackSpec
-    from stackwise.specs import TaskSpec as TaskSpec
-    from stackwise.specs import TensorSpec as TensorSpec
-    from stackwise.specs import TransformSpec as TransformSpec
-    from stackwise.time import Duration as Duration
-    from stackwise.time import Moment as Moment
+    from stackwise.timeline.duration import Duration as Duration
+    from stackwise.timeline.duration import Moment as Moment
 
 
 def __getattr__(name: str) -> Any:

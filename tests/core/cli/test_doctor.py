@@ -13,10 +13,12 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from stackwise import diagnosis
-from stackwise.checkpoints import CheckpointStore, save_weights
 from stackwise.cli import main
-from stackwise.run_lock import RunLock
+from stackwise.planes.model.module import named_tensors
+from stackwise.runs import diagnosis
+from stackwise.storage.checkpoints.store import CheckpointStore
+from stackwise.storage.lock import RunLock
+from stackwise.storage.weights import save_weights
 
 
 @pytest.fixture
@@ -29,7 +31,7 @@ def made(tmp_path: Path) -> Path:
     store = CheckpointStore(out / "checkpoints")
     for step in (10, 20, 30):
         store.save(step, {"x": torch.arange(step)}, {})
-    save_weights(torch.nn.Linear(2, 2), out / "final", {})
+    save_weights(named_tensors(torch.nn.Linear(2, 2)), out / "final", {})
     return out
 
 

@@ -10,10 +10,10 @@ import pytest
 import yaml
 
 from stackwise.config import Experiment, Phase, experiment, load
-from stackwise.contracts import Built
+from stackwise.contracts.components import Built
 from stackwise.errors import ConfigError
-from stackwise.schedules import Linear
-from stackwise.time import Duration
+from stackwise.timeline.duration import Duration
+from stackwise.timeline.schedules import Linear
 
 BASE = """\
 stackwise: 1

@@ -12,10 +12,10 @@ import pytest
 from attrs import frozen
 
 from stackwise.config import parse_schedule, structure_options
+from stackwise.contracts.options import Stack, dimension, follows_task, option, scheduled, stacks
 from stackwise.errors import ProviderError, ScheduleError
-from stackwise.options import Stack, dimension, follows_task, option, scheduled, stacks
-from stackwise.schedules import Constant, Cosine, Linear, Piecewise, WarmupStableDecay
-from stackwise.time import Duration
+from stackwise.timeline.duration import Duration
+from stackwise.timeline.schedules import Constant, Cosine, Linear, Piecewise, WarmupStableDecay
 
 
 @frozen(kw_only=True)

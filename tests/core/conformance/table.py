@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stackwise.contracts import Component, Kind
+from stackwise.contracts.components import Component, Kind
 
 _EXAMPLES: dict[Kind, dict[str, object]] = {
     "embedding": {"width": 4},

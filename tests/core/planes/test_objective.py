@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from stackwise.phases import Part
+from stackwise.contracts.specs import TaskSpec
+from stackwise.curriculum.parts import Part
 from stackwise.planes.objective import Objective
-from stackwise.schedules import Curve
-from stackwise.specs import TaskSpec
+from stackwise.timeline.schedules import Curve
 
 
 class Remembers:

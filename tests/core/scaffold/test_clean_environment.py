@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from clean_venvs import ALL, ROOT, Environment, build_wheel, run
 
-from stackwise.registry import KINDS
+from stackwise.host.registry import KINDS
 
 pytestmark = pytest.mark.slow
 

@@ -15,10 +15,10 @@ from click.testing import CliRunner, Result
 
 import stackwise
 from stackwise import cli, conformance
-from stackwise.contracts import Kind
-from stackwise.hookspecs import HOOKS
-from stackwise.registry import KINDS
-from stackwise.run import run
+from stackwise.contracts.components import Kind
+from stackwise.contracts.hookspecs import HOOKS
+from stackwise.host.registry import KINDS
+from stackwise.runs.run import run
 from stackwise.scaffold import BLUEPRINTS, Names, files_of
 
 RULES = "E,F,W,I,B,UP,SIM,RUF,C4,PIE,PTH,RET"

@@ -14,8 +14,8 @@ from typing import Any
 import click
 
 from stackwise import __version__
-from stackwise.admission import lists_of, observing
 from stackwise.errors import DiskError, ProviderError, RunStopped, StackwiseError, did_you_mean
+from stackwise.host.admission import lists_of, observing
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "list-providers": ("stackwise.cli.list_providers:list_providers", "List installed providers, their components and their faults."),

@@ -34,6 +34,6 @@ def branch(directory: Path, at: str, overrides: tuple[str, ...], output: Path | 
     The steps up to the checkpoint are shared, their logs included; what comes after may be declared otherwise. Where the run was
     branched from (directory, step, digest) stands in its status.json and in each of its checkpoints.
     """
-    from stackwise.run import branch as branch_run
+    from stackwise.runs.run import branch as branch_run
 
     show(branch_run(directory, at, overrides, output))

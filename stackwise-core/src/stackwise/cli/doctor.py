@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from stackwise.diagnosis import Diagnosis, Examined, RunHealth
+    from stackwise.runs.diagnosis import Diagnosis, Examined, RunHealth
 
 
 @click.command(
@@ -36,7 +36,7 @@ def doctor(context: click.Context, run: Path | None, as_json: bool) -> None:
     it tells the status, who writes to it now, and of every checkpoint whether it is valid, with the reason if it is not: all of their
     files are read. Nothing is changed.
     """
-    from stackwise.diagnosis import diagnose
+    from stackwise.runs.diagnosis import diagnose
 
     found = diagnose(run)
     click.echo(_as_json(found) if as_json else "\n\n".join(_sections(found)))

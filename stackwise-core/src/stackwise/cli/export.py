@@ -31,7 +31,7 @@ def export(run: Path, directory: Path, step: int | None) -> None:
     It holds weights.safetensors, and weights.json with the parts by component id, their options and specs, and the versions of
     their providers. The model is built and loaded on the way: what was exported does load where the same providers are installed.
     """
-    from stackwise.exports import export as export_weights
+    from stackwise.saved.export import export as export_weights
 
     taken = export_weights(run, directory, step)
     click.echo(f"exported step {taken} to {directory}: stackwise.load_exported({str(directory)!r}) builds the model")

@@ -47,8 +47,8 @@ def generate(
     tokens come: one after the other (causal language models; targets, whose source is the prompt), or masks filled in step by step
     (mask diffusion). Prompt and continuation are printed. The same seed gives the same tokens.
     """
-    from stackwise.contracts import GenerationSettings
-    from stackwise.generation import generate as generate_from
+    from stackwise.contracts.generation import GenerationSettings
+    from stackwise.saved.generate import generate as generate_from
 
     settings = GenerationSettings(tokens=tokens, temperature=temperature, top_k=top_k, top_p=top_p, steps=steps, cache=not no_cache)
     made = generate_from(directory, _as_ids(prompt) if ids else prompt, settings, seed=seed)

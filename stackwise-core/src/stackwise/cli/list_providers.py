@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import click
 
-from stackwise.discovery import GROUP, discover
-from stackwise.registry import Provider
+from stackwise.host.discovery import GROUP, discover
+from stackwise.host.registry import Provider
 
 SLOW_SECONDS = 0.25
 """A provider that takes longer than this to list is named: every command waits for it."""

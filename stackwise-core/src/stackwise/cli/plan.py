@@ -27,10 +27,10 @@ def plan(file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     whether the function the model computes is preserved.
     """
     from stackwise import config
-    from stackwise.describe import plan_as_json, plan_as_text
-    from stackwise.discovery import discover
+    from stackwise.assembly.pricing import price
+    from stackwise.host.discovery import discover
     from stackwise.plan import make_plan
-    from stackwise.pricing import price
+    from stackwise.reports.plan_text import plan_as_json, plan_as_text
 
     compiled = make_plan(config.load(file, overrides), discover())
     prices = price(compiled)

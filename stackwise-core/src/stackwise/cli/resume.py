@@ -30,9 +30,9 @@ def resume(directory: Path, overrides: tuple[str, ...]) -> None:
     A change may touch only what is still to come: what declares steps that are done is refused, and phases that have ended keep
     their last step, also when the horizon moves.
     """
-    from stackwise.run_lock import refuse_held
+    from stackwise.storage.lock import refuse_held
 
     refuse_held(directory)
-    from stackwise.run import resume as resume_run
+    from stackwise.runs.run import resume as resume_run
 
     show(resume_run(directory, overrides))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 if TYPE_CHECKING:
-    from stackwise.run import Result
+    from stackwise.runs.run import Result
 
 
 @click.command(
@@ -43,11 +43,11 @@ def run(file: Path, overrides: tuple[str, ...], output: Path | None, resume: Lit
     SIGTERM and Ctrl-C stop after the step under way, its state saved; a second one leaves at once. SIGUSR1 saves the state and
     goes on.
     """
-    from stackwise.run_lock import refuse_held
+    from stackwise.storage.lock import refuse_held
 
     if resume != "never" and output is not None:
         refuse_held(output)
-    from stackwise.run import run as run_experiment
+    from stackwise.runs.run import run as run_experiment
 
     show(run_experiment(file, overrides, output, resume=resume))
 

@@ -23,7 +23,7 @@ def schema() -> None:
     `use`. Editors that speak the YAML language server complete and check configs with it. What depends on more than one key
     (timelines, joined sizes, selectors that match nothing) is the business of `stackwise validate`.
     """
-    from stackwise.discovery import discover
-    from stackwise.schema import config_schema
+    from stackwise.config.schema import config_schema
+    from stackwise.host.discovery import discover
 
     click.echo(json.dumps(config_schema(discover()), indent=1, ensure_ascii=False))

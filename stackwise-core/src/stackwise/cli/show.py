@@ -12,12 +12,12 @@ import attrs
 import click
 from click.shell_completion import CompletionItem
 
-from stackwise.contracts import Kind
-from stackwise.discovery import discover
+from stackwise.contracts.components import Kind
+from stackwise.contracts.options import config_key
+from stackwise.contracts.specs import OptimizerSpec, Spec
 from stackwise.errors import UserError, did_you_mean
-from stackwise.options import config_key
-from stackwise.registry import KINDS, Registered, Registry
-from stackwise.specs import OptimizerSpec, Spec
+from stackwise.host.discovery import discover
+from stackwise.host.registry import KINDS, Registered, Registry
 
 _PLACES: Mapping[Kind, str] = {
     "embedding": "model.embedding",

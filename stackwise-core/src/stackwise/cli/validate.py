@@ -26,12 +26,12 @@ def validate(file: Path, overrides: tuple[str, ...], cold: bool) -> None:
     is built on the meta device, which costs no memory: parameter names that selectors must match, and shapes.
     """
     from stackwise import config
-    from stackwise.discovery import discover
+    from stackwise.host.discovery import discover
     from stackwise.plan import make_plan
 
     plan = make_plan(config.load(file, overrides), discover())
     if not cold:
-        from stackwise.pricing import price
+        from stackwise.assembly.pricing import price
 
         price(plan)
     phases = ", ".join(f"{phase.name} {phase.start}–{phase.stop}" for phase in plan.schedule)

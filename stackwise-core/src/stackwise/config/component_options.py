@@ -9,9 +9,9 @@ import attrs
 
 from stackwise.config.faults import Fault, faults_of
 from stackwise.config.strict import MISTAKES, convert
+from stackwise.contracts.options import broken_rule, config_key
 from stackwise.errors import Problem, ProviderError, ScheduleError
-from stackwise.options import broken_rule, config_key
-from stackwise.schedules import Constant, Schedule
+from stackwise.timeline.schedules import Constant, Schedule
 
 
 def parse_schedule(value: object) -> Schedule:
@@ -50,7 +50,7 @@ def structure_options(options_class: type, raw: Mapping[str, Any], path: str) ->
     """Make a component's options from what was written.
 
     Args:
-        options_class: attrs class whose fields are made with `stackwise.options`.
+        options_class: attrs class whose fields are made with `stackwise.contracts.options`.
         raw: plain values by config key, without `use` and the keys of the core.
         path: dotted key of the component, for messages.
 

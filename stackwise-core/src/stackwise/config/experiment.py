@@ -8,12 +8,12 @@ from typing import Any, Literal
 
 from attrs import Factory, frozen
 
-from stackwise.admission import ProviderList, lists_of
 from stackwise.config.keys import key
 from stackwise.config.nodes import Node, split
 from stackwise.errors import ConfigError, Position, Problem
-from stackwise.schedules import Constant, Piecewise, Schedule
-from stackwise.time import Duration
+from stackwise.host.admission import ProviderList, lists_of
+from stackwise.timeline.duration import Duration
+from stackwise.timeline.schedules import Constant, Piecewise, Schedule
 
 _BEST = re.compile(r"[A-Za-z0-9_-]+\.[^\s.]+( \((min|max)\))?\Z")
 _RUN_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}\Z")

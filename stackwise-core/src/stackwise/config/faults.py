@@ -9,8 +9,8 @@ from attrs import field, frozen
 from cattrs.errors import AttributeValidationNote, BaseValidationError, ForbiddenExtraKeysError, IterableValidationNote
 
 from stackwise.config.nodes import KeyPath
+from stackwise.contracts.options import config_key
 from stackwise.errors import ProviderError, UserError, did_you_mean
-from stackwise.options import config_key
 
 
 @frozen

@@ -7,7 +7,7 @@ from typing import Any
 
 from attrs import frozen
 
-from stackwise.options import REQUIRED, described
+from stackwise.contracts.options import REQUIRED, described
 
 FORMAT = 1
 """The version of the config format, written as `stackwise: 1`."""

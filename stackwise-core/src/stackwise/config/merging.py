@@ -8,7 +8,7 @@ replace their whole node, so that no option of the old component or schedule lea
 from __future__ import annotations
 
 from stackwise.config.nodes import KeyPath, Node
-from stackwise.schedules import TAGS
+from stackwise.timeline.schedules import TAGS
 
 
 def merge(under: Node, over: Node, path: KeyPath = ()) -> Node:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from attrs import evolve, frozen
 
-from stackwise.contracts import Built
+from stackwise.contracts.components import Built
 from stackwise.errors import Position
 
 BASE = -1
@@ -106,7 +106,7 @@ def describe(value: Any) -> str:
         text = "[" + ", ".join(describe(entry) for entry in value[:9]) + (", …]" if len(value) > 9 else "]")
     elif value is None or isinstance(value, bool):
         text = {None: "null", True: "true", False: "false"}[value]
-    elif isinstance(value, int | float | str) or type(value).__module__ in ("stackwise.time", "stackwise.schedules"):
+    elif isinstance(value, int | float | str) or type(value).__module__ in ("stackwise.timeline.duration", "stackwise.timeline.schedules"):
         text = repr(value) if isinstance(value, int | float | str) else str(value)
     elif hasattr(value, "shape") and hasattr(value, "dtype"):
         text = f"<{type(value).__name__} {tuple(value.shape)} {value.dtype}>"

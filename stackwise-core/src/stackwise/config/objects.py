@@ -10,9 +10,9 @@ from attrs import frozen
 
 from stackwise.config.nodes import KeyPath, Node, describe
 from stackwise.config.reader import MAX_DEPTH
-from stackwise.contracts import Built
+from stackwise.contracts.components import Built
 from stackwise.errors import ConfigError, Position, Problem
-from stackwise.time import Duration
+from stackwise.timeline.duration import Duration
 
 IN_CODE = Position("<config>")
 """The place of everything that was written in Python."""

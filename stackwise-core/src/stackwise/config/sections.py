@@ -23,9 +23,9 @@ from stackwise.config.experiment import (
 from stackwise.config.faults import Fault, faults_of
 from stackwise.config.nodes import KeyPath, Node, describe
 from stackwise.config.strict import MISTAKES, convert
-from stackwise.contracts import Built
+from stackwise.contracts.components import Built
 from stackwise.errors import did_you_mean
-from stackwise.time import Duration
+from stackwise.timeline.duration import Duration
 
 _T = TypeVar("_T")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}\Z")

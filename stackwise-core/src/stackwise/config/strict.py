@@ -19,10 +19,10 @@ from cattrs.gen import make_dict_structure_fn, override
 
 from stackwise.config.faults import faults_of
 from stackwise.config.nodes import describe
+from stackwise.contracts.options import broken_rule, config_key, read_stacks
 from stackwise.errors import UserError, did_you_mean
-from stackwise.options import broken_rule, config_key, read_stacks
-from stackwise.schedules import TAGS, Constant, Piecewise, Schedule
-from stackwise.time import Duration
+from stackwise.timeline.duration import Duration
+from stackwise.timeline.schedules import TAGS, Constant, Piecewise, Schedule
 
 MISTAKES: Final = (ValueError, UserError, BaseValidationError)
 """What `convert` raises when the value is at fault."""

@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 from stackwise.conformance import bench, partners
 from stackwise.conformance.building import built
 from stackwise.conformance.subject import LENGTH, ROWS, SEED, Subject, must
-from stackwise.specs import TransformSpec
+from stackwise.contracts.specs import TransformSpec
 
 
 def check_own_stream(subject: Subject) -> None:

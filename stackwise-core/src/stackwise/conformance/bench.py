@@ -13,11 +13,22 @@ from torch import Generator, Tensor, nn
 
 from stackwise.conformance import partners
 from stackwise.conformance.subject import LENGTH, OPEN_SIZE, ROWS, SEED, Broken, NotApplicable, Subject
-from stackwise.model import Model
+from stackwise.contracts.specs import (
+    RUNTIME_DIMS,
+    AdapterSpec,
+    BatchSpec,
+    EmbeddingSpec,
+    HeadSpec,
+    RackSpec,
+    TaskSpec,
+    TensorSpec,
+    TransformSpec,
+)
+from stackwise.curriculum.bridges import Bridge
+from stackwise.plan.junctions.unify import Side, unify
+from stackwise.planes.model.module import Model
 from stackwise.planes.objective import Objective
-from stackwise.specs import RUNTIME_DIMS, AdapterSpec, BatchSpec, EmbeddingSpec, HeadSpec, RackSpec, TaskSpec, TensorSpec, TransformSpec
-from stackwise.time import Moment
-from stackwise.unification import Bridge, Side, unify
+from stackwise.timeline.duration import Moment
 
 MOMENT = Moment(0, 0.0, "check", 0, 0.0, 0)
 LEVEL = TensorSpec(("batch", "time"), "float32")

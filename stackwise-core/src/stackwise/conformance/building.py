@@ -11,9 +11,10 @@ from torch import Generator, nn
 
 from stackwise.conformance import bench
 from stackwise.conformance.subject import LENGTH, ROWS, SEED, NotApplicable, Subject, must
-from stackwise.contracts import Kind, ParameterGroup
+from stackwise.contracts.components import Kind
+from stackwise.contracts.protocols import ParameterGroup
 from stackwise.errors import UserError
-from stackwise.isolation import guarded
+from stackwise.host.isolation import guarded
 
 _METHODS: Mapping[Kind, tuple[str, ...]] = {
     "embedding": ("get_spec",),

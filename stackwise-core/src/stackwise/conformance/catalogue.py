@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from attrs import frozen
 
-from stackwise.contracts import SPEC_OF, Kind
-from stackwise.registry import KINDS
+from stackwise.contracts.components import SPEC_OF, Kind
+from stackwise.host.registry import KINDS
 
 if TYPE_CHECKING:
     from stackwise.conformance.subject import Subject

@@ -11,8 +11,8 @@ import attrs
 from stackwise.conformance.building import used
 from stackwise.conformance.catalogue import CATALOGUE, PREREQUISITES
 from stackwise.conformance.subject import Broken, NotApplicable, Subject, reported
+from stackwise.contracts.options import config_key
 from stackwise.errors import UserError
-from stackwise.options import config_key
 
 
 def check_every_choice(subject: Subject) -> None:

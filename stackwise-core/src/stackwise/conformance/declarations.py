@@ -14,10 +14,10 @@ import yaml
 
 from stackwise.config.reader import read_yaml
 from stackwise.conformance.subject import NotApplicable, Subject, must
-from stackwise.contracts import SPEC_OF
+from stackwise.contracts.components import SPEC_OF
+from stackwise.contracts.options import broken_rule, config_key, dimension_fields
+from stackwise.contracts.specs import Beyond, OptimizerSpec, Spec, TensorSpec
 from stackwise.errors import did_you_mean
-from stackwise.options import broken_rule, config_key, dimension_fields
-from stackwise.specs import Beyond, OptimizerSpec, Spec, TensorSpec
 
 IMPORT_BUDGET_S = 0.25
 """Processor seconds that reading a component's options may add to a command."""
@@ -151,7 +151,8 @@ def check_dimensions_are_joined(subject: Subject) -> None:
 _IMPORT = """
 import json, sys, time
 sys.path[:] = json.loads(sys.argv[1])
-import attrs, stackwise, stackwise.contracts, stackwise.options, stackwise.specs, stackwise.errors, stackwise.hookspecs
+import attrs, stackwise, stackwise.errors
+import stackwise.contracts.components, stackwise.contracts.hookspecs, stackwise.contracts.options, stackwise.contracts.specs
 from importlib import import_module
 hot, start = [], time.process_time()
 for name in sys.argv[2:]:

@@ -11,8 +11,8 @@ from torch import nn
 from stackwise.conformance import bench, partners
 from stackwise.conformance.building import built
 from stackwise.conformance.subject import LENGTH, ROWS, SEED, NotApplicable, Subject, must
-from stackwise.contracts import BlockOrigin, GrowthRequest
-from stackwise.specs import RackSpec
+from stackwise.contracts.growth import BlockOrigin, GrowthRequest
+from stackwise.contracts.specs import RackSpec
 
 OUTPUTS = ("out.weight",)
 OLD: Mapping[str, int] = {"base": 2}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from stackwise.conformance import bench, partners
 from stackwise.conformance.modules import applied, fields_of, given_for
 from stackwise.conformance.subject import LENGTH, ROWS, SEED, NotApplicable, Subject, must
-from stackwise.specs import RackSpec
+from stackwise.contracts.specs import RackSpec
 
 TOLERANCE = 1e-4
 """Largest difference, as a share of the largest value, that sums in another order explain."""

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from stackwise.conformance import bench, partners
 from stackwise.conformance.subject import LENGTH, ROWS, SEED, NotApplicable, Subject, must
-from stackwise.contracts import Fingerprinted
+from stackwise.contracts.protocols import Fingerprinted
+from stackwise.contracts.specs import BatchSpec
 from stackwise.errors import DataError
-from stackwise.specs import BatchSpec
 
 SAMPLED = 64
 """Takes after which two splits are taken to be disjoint."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from stackwise.conformance import bench, partners
 from stackwise.conformance.subject import LENGTH, ROWS, SEED, Subject, must
-from stackwise.specs import AdapterSpec, EmbeddingSpec, HeadSpec, RackSpec, TensorSpec
+from stackwise.contracts.specs import AdapterSpec, EmbeddingSpec, HeadSpec, RackSpec, TensorSpec
 
 
 def check_same_seed_same_weights(subject: Subject) -> None:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from stackwise.conformance import bench
 from stackwise.conformance.building import built
 from stackwise.conformance.subject import Subject, must
-from stackwise.events import Evaluated, PhaseEntered, RunFinished, RunStarted, StepDone
+from stackwise.contracts.events import Evaluated, PhaseEntered, RunFinished, RunStarted, StepDone
 
 
 class LaterKind(NamedTuple):

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from stackwise.conformance import bench
 from stackwise.conformance.building import other_value
 from stackwise.conformance.subject import SEED, NotApplicable, Subject, must
-from stackwise.contracts import ParameterGroup
-from stackwise.specs import OptimizerSpec
+from stackwise.contracts.protocols import ParameterGroup
+from stackwise.contracts.specs import OptimizerSpec
 
 SHAPES: Mapping[str, tuple[int, ...]] = {"embedding.weight": (5, 3), "rack.norm": (3,), "rack.stacks.base.0.out.weight": (4, 3)}
 

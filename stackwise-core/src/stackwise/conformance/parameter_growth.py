@@ -10,14 +10,14 @@ import attrs
 import torch
 from attrs import frozen
 
-from stackwise.carrying import carry
 from stackwise.conformance import bench, partners
 from stackwise.conformance.building import built
 from stackwise.conformance.subject import LENGTH, ROWS, SEED, NotApplicable, Subject, must
-from stackwise.contracts import CopyOf, Fresh, GrowthRequest
+from stackwise.contracts.growth import CopyOf, Fresh, GrowthRequest
+from stackwise.contracts.specs import EmbeddingSpec, TensorSpec
 from stackwise.errors import UserError
-from stackwise.model import Model, rack_spec
-from stackwise.specs import EmbeddingSpec, TensorSpec
+from stackwise.planes.carry import carry
+from stackwise.planes.model.module import Model, rack_spec
 
 ROLES = ("embedding", "rack", "head")
 EXACT = 1e-5

@@ -13,8 +13,8 @@ import torch
 from torch import Generator, Tensor, nn
 
 from stackwise.conformance.subject import SOURCE
-from stackwise.specs import BatchSpec, EmbeddingSpec, HeadSpec, RackSpec, TaskSpec, TensorSpec
-from stackwise.time import Moment
+from stackwise.contracts.specs import BatchSpec, EmbeddingSpec, HeadSpec, RackSpec, TaskSpec, TensorSpec
+from stackwise.timeline.duration import Moment
 
 WIDTH = 6
 

@@ -9,8 +9,8 @@ import torch
 
 from stackwise.conformance import bench, partners
 from stackwise.conformance.subject import LENGTH, ROWS, SEED, NotApplicable, Subject, must
-from stackwise.options import Stack
-from stackwise.specs import RackSpec
+from stackwise.contracts.options import Stack
+from stackwise.contracts.specs import RackSpec
 
 
 def check_side_inputs(subject: Subject) -> None:

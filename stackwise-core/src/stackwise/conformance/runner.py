@@ -16,8 +16,8 @@ from attrs import define, field, frozen
 from stackwise.conformance.catalogue import CATALOGUE, PREREQUISITES, Check
 from stackwise.conformance.subject import Broken, NotApplicable, Subject, reported
 from stackwise.errors import UserError
-from stackwise.isolation import guarded
-from stackwise.registry import StateChanged
+from stackwise.host.isolation import guarded
+from stackwise.host.registry import StateChanged
 
 Verdict = Literal["passed", "failed", "not applicable", "blocked"]
 

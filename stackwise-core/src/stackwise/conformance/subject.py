@@ -13,17 +13,17 @@ from typing import Any
 import attrs
 from attrs import field, frozen
 
-from stackwise.clock import compile_clock
 from stackwise.config import Ref
-from stackwise.contracts import BuildContext, Component, Kind
-from stackwise.discovery import GROUP, components_of, discover
+from stackwise.contracts.components import BuildContext, Component, Kind
+from stackwise.contracts.specs import RackSpec, Spec, TaskSpec
 from stackwise.errors import Problem, ProviderError, StackwiseError, UserError, did_you_mean
+from stackwise.host.discovery import GROUP, components_of, discover
+from stackwise.host.registry import KINDS, Provider, Registered, Registry
+from stackwise.plan.junctions.sizes import Sizes, Term
 from stackwise.plan.parts import Draft, Drafts
-from stackwise.registry import KINDS, Provider, Registered, Registry
-from stackwise.schedules import Schedule, Window
-from stackwise.sizes import Sizes, Term
-from stackwise.specs import RackSpec, Spec, TaskSpec
-from stackwise.time import Duration
+from stackwise.timeline.clock import compile_clock
+from stackwise.timeline.duration import Duration
+from stackwise.timeline.schedules import Schedule, Window
 
 Source = str | ModuleType | Mapping[Kind, Iterable[Component]]
 """Where components come from: the name of an installed provider or the id of one component; a module with hooks; or kind → components."""

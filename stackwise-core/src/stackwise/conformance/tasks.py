@@ -9,9 +9,9 @@ from torch import Generator, Tensor
 
 from stackwise.conformance import bench, partners
 from stackwise.conformance.subject import LENGTH, ROWS, SEED, Broken, NotApplicable, Subject, must
+from stackwise.contracts.specs import TaskSpec, TensorSpec
 from stackwise.errors import UserError
 from stackwise.planes.objective import Objective
-from stackwise.specs import TaskSpec, TensorSpec
 
 FLOOR_STEPS = 60
 FLOOR_SHARE = 0.3

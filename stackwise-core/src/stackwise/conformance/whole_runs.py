@@ -8,19 +8,20 @@ from typing import Any
 import attrs
 import torch
 
-from stackwise.assembly import assemble
+from stackwise.assembly.workshop import assemble
 from stackwise.config import experiment
 from stackwise.conformance import bench, partners
 from stackwise.conformance.building import built
 from stackwise.conformance.growth import grown_stacks
 from stackwise.conformance.subject import LENGTH, OPEN_SIZE, ROWS, SEED, STEPS, NotApplicable, Subject, must
-from stackwise.contracts import Built, ParameterGrowth
+from stackwise.contracts.components import Built
+from stackwise.contracts.events import StepDone
+from stackwise.contracts.growth import ParameterGrowth
+from stackwise.contracts.options import config_key
+from stackwise.contracts.specs import BatchSpec, EmbeddingSpec, HeadSpec, RackSpec, TaskSpec
 from stackwise.errors import TrainingHalted, UserError
-from stackwise.events import StepDone
-from stackwise.machine import TrainingMachine
-from stackwise.options import config_key
+from stackwise.machine.machine import TrainingMachine
 from stackwise.plan import make_plan
-from stackwise.specs import BatchSpec, EmbeddingSpec, HeadSpec, RackSpec, TaskSpec
 
 
 def check_trains(subject: Subject) -> None:

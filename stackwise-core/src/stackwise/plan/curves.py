@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from attrs import define, field, frozen
 
-from stackwise.clock import Clock
 from stackwise.config import PhaseConfig
 from stackwise.errors import Problem, ScheduleError
-from stackwise.schedules import Constant, Curve, Knot, Schedule, Window
-from stackwise.time import Duration
+from stackwise.timeline.clock import Clock
+from stackwise.timeline.duration import Duration
+from stackwise.timeline.schedules import Constant, Curve, Knot, Schedule, Window
 
 
 @frozen

@@ -8,14 +8,16 @@ import attrs
 from attrs import Factory, frozen
 
 from stackwise.config import EvaluateConfig
-from stackwise.contracts import Built, Loader
+from stackwise.contracts.components import Built
+from stackwise.contracts.protocols import Loader
+from stackwise.contracts.specs import BatchSpec, TransformSpec
+from stackwise.curriculum.bridges import Bridge
+from stackwise.curriculum.parts import Part
+from stackwise.curriculum.states import BatchShape, DataState, TrainingState
 from stackwise.errors import Problem, did_you_mean
-from stackwise.phases import BatchShape, DataState, Part, TrainingState
-from stackwise.plan.junctions import Joined, join
+from stackwise.plan.junctions.join import Joined, join
 from stackwise.plan.parts import Draft, Drafts
-from stackwise.schedules import Curve
-from stackwise.specs import BatchSpec, TransformSpec
-from stackwise.unification import Bridge
+from stackwise.timeline.schedules import Curve
 
 
 @frozen(kw_only=True)

@@ -8,15 +8,15 @@ from typing import Any
 
 from attrs import frozen
 
-from stackwise.clock import RUN, Clock, Extent, Rate, Switch
 from stackwise.config import PhaseConfig, parse_schedule
+from stackwise.contracts.specs import EpochSize, TaskSpec
+from stackwise.curriculum.states import BatchShape
 from stackwise.errors import ConfigError, ScheduleError, UserError
-from stackwise.phases import BatchShape
-from stackwise.plan.junctions import Joined
+from stackwise.plan.junctions.join import Joined
 from stackwise.plan.parts import Draft
-from stackwise.schedules import Constant, Piecewise
-from stackwise.specs import EpochSize, TaskSpec
-from stackwise.time import Duration
+from stackwise.timeline.clock import RUN, Clock, Extent, Rate, Switch
+from stackwise.timeline.duration import Duration
+from stackwise.timeline.schedules import Constant, Piecewise
 
 SHAPE_KEYS = ("batch_size", "seq_len", "accumulate", "step_tokens")
 

@@ -12,13 +12,13 @@ import attrs
 from attrs import Factory, define, field, frozen
 
 from stackwise.config import Ref, parse_schedule, structure_options
-from stackwise.contracts import SPEC_OF, Built, Kind
+from stackwise.contracts.components import SPEC_OF, Built, Kind
+from stackwise.contracts.options import dimension_fields, read_stacks, scheduled_fields
+from stackwise.contracts.specs import EpochSize, RackSpec, Spec
+from stackwise.curriculum.parts import Part
 from stackwise.errors import Problem, ProviderError, UnknownComponentError, UserError
-from stackwise.options import dimension_fields, read_stacks, scheduled_fields
-from stackwise.phases import Part
-from stackwise.registry import Registered, Registry
-from stackwise.schedules import TAGS, Constant, Curve, Schedule
-from stackwise.specs import EpochSize, RackSpec, Spec
+from stackwise.host.registry import Registered, Registry
+from stackwise.timeline.schedules import TAGS, Constant, Curve, Schedule
 
 _OPEN = "; it is called while options that the config leaves open are still None, so a spec names dimensions instead of giving their sizes"
 

@@ -7,35 +7,26 @@ from typing import Literal, NoReturn
 import attrs
 from attrs import field, frozen
 
-from stackwise.clock import Clock, Past, lay_out
 from stackwise.config import Experiment, PhaseConfig, parse_option, parse_schedule
+from stackwise.contracts.selectors import compile_selector
+from stackwise.contracts.specs import HeadSpec, RackSpec, TaskSpec
+from stackwise.curriculum.bridges import Bridge
+from stackwise.curriculum.parts import Part
+from stackwise.curriculum.schedule import CompiledPhase, PhaseSchedule
+from stackwise.curriculum.states import DataState, GroupState, LRScale, ModelState, OptimizerState, TrainingState, WeightAdapterState
+from stackwise.curriculum.transitions import Enter
 from stackwise.errors import ConfigError, Problem, ScheduleError, SelectorError, did_you_mean
-from stackwise.phases import (
-    CompiledPhase,
-    DataState,
-    Enter,
-    GroupState,
-    LRScale,
-    ModelState,
-    OptimizerState,
-    Part,
-    PhaseSchedule,
-    TrainingState,
-    WeightAdapterState,
-)
+from stackwise.host.registry import Provider, Registry
 from stackwise.plan.curves import Curves
 from stackwise.plan.evaluations import EvaluationPlan, evaluation_plan
 from stackwise.plan.extents import counts_epochs, extent_of, shapes_in
-from stackwise.plan.junctions import Joined, PhaseDrafts, join
+from stackwise.plan.junctions.join import Joined, PhaseDrafts, join
 from stackwise.plan.parts import Draft, Drafts
 from stackwise.plan.reads import declared_sizes, shortages
 from stackwise.plan.transitions import Growing, transition
-from stackwise.registry import Provider, Registry
-from stackwise.schedules import Constant, Curve, Schedule
-from stackwise.selectors import compile_selector
-from stackwise.specs import HeadSpec, RackSpec, TaskSpec
-from stackwise.time import Duration
-from stackwise.unification import Bridge
+from stackwise.timeline.clock import Clock, Past, lay_out
+from stackwise.timeline.duration import Duration
+from stackwise.timeline.schedules import Constant, Curve, Schedule
 
 
 @frozen(kw_only=True)

@@ -9,14 +9,14 @@ from math import ceil
 import attrs
 from attrs import frozen
 
-from stackwise.clock import Clock
 from stackwise.config import PhaseConfig
+from stackwise.contracts.specs import EpochSize, TaskSpec
+from stackwise.curriculum.schedule import CompiledPhase
 from stackwise.errors import Problem
-from stackwise.phases import CompiledPhase
 from stackwise.plan.extents import epochs_of
-from stackwise.plan.junctions import Joined
-from stackwise.schedules import Curve
-from stackwise.specs import EpochSize, TaskSpec
+from stackwise.plan.junctions.join import Joined
+from stackwise.timeline.clock import Clock
+from stackwise.timeline.schedules import Curve
 
 Sizes = Mapping[str, EpochSize | None]
 

@@ -10,13 +10,16 @@ import attrs
 from attrs import frozen
 
 from stackwise.config import PhaseConfig
-from stackwise.contracts import BlockOrigin, BuildContext, Built, GrowthOperator, GrowthRequest, ParameterGrowth
+from stackwise.contracts.components import BuildContext, Built
+from stackwise.contracts.growth import BlockOrigin, GrowthOperator, GrowthRequest, ParameterGrowth
+from stackwise.contracts.options import Stack
+from stackwise.contracts.selectors import covers
+from stackwise.contracts.specs import RackSpec
+from stackwise.curriculum.parts import Part
+from stackwise.curriculum.states import ModelState, OptimizerState, TrainingState
+from stackwise.curriculum.transitions import Change, Transition
 from stackwise.errors import Problem, ProviderError, SelectorError
-from stackwise.options import Stack
-from stackwise.phases import Change, ModelState, OptimizerState, Part, TrainingState, Transition
 from stackwise.plan.parts import Draft, Drafts
-from stackwise.selectors import covers
-from stackwise.specs import RackSpec
 
 BlockMap = Mapping[tuple[str, int], BlockOrigin]
 

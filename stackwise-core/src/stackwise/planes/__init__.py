@@ -1,1 +1,1 @@
-"""The three planes: each owns its artifact and its extract → transform → load."""
+"""The three planes own the live artifacts: data, model and optimizer."""

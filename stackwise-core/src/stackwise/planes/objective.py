@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from stackwise.contracts import Batch, Scheduled, Stateful, Task
+from stackwise.contracts.protocols import Batch, Scheduled, Stateful, Task
+from stackwise.curriculum.parts import Part
 from stackwise.errors import ProviderError, UserError
-from stackwise.phases import Part
-from stackwise.planes.following import Follower
+from stackwise.planes.followers import Follower
 
 
 def check_loss(task: object, result: Any) -> None:

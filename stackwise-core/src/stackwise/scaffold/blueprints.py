@@ -7,7 +7,7 @@ from typing import Any
 
 from attrs import Factory, frozen
 
-from stackwise.contracts import Kind
+from stackwise.contracts.components import Kind
 
 
 @frozen(kw_only=True)

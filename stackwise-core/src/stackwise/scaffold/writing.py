@@ -11,7 +11,7 @@ from string import Template
 from attrs import frozen
 
 from stackwise import __version__
-from stackwise.contracts import Kind
+from stackwise.contracts.components import Kind
 from stackwise.errors import UserError
 from stackwise.scaffold.blueprints import BLUEPRINTS, TOKENS, Blueprint
 

@@ -1,0 +1,113 @@
+"""What a task makes of a batch, found by having it prepare an empty one: fields, shapes and dtypes that the model is given.
+
+So a source whose fields the task cannot use, and rows that become longer or shorter than `seq_len`, show themselves before the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from stackwise.assembly.workshop import Workshop
+from stackwise.contracts.components import Built
+from stackwise.contracts.specs import BatchSpec, TaskSpec, TensorSpec
+from stackwise.curriculum.schedule import CompiledPhase
+from stackwise.errors import ConfigError, DataError, ProviderError, UserError
+from stackwise.host.registry import blaming
+from stackwise.plan import Plan
+from stackwise.plan.junctions.join import Joined
+
+Shapes = dict[str, tuple[tuple[int, ...], torch.dtype]]
+"""Field → shape and dtype."""
+
+MOST_ENTRIES = 2**22
+"""Of a field that is made in order to try a task; larger batches have the shapes that the spec declares."""
+
+
+def prepared_shapes(plan: Plan, phase: CompiledPhase, shop: Workshop, *, rows: int | None, length: int | None) -> Shapes | None:
+    """Shapes and dtypes of what the embedding, rack and head are given of a batch.
+
+    Args:
+        plan: where the phase is from.
+        phase: one with a declared state.
+        shop: builds the task.
+        rows: of the micro-batch.
+        length: seq_len.
+
+    Returns:
+        Those of the prepared batch; of the task's spec where the task or a source was given finished, a source does not say its fields,
+        the batch is large, or the task finds fault with its values, which are made up; None where a size is unknown.
+
+    Raises:
+        ConfigError: the task refuses the batch.
+        ProviderError: the task cannot prepare a batch of its own spec, or gives the model nothing that it declares for it.
+    """
+    joined = plan.joined[phase.index]
+    task = joined.drafts.task.spec
+    assert isinstance(task, TaskSpec)  # a task without a spec is not priced
+    offered = {name: spec for name, spec in task.inputs.items() if name not in task.optional or name in joined.optional}
+    sizes = {dim: size for (role, dim), size in joined.sizes.items() if role == "task"}
+    declared = _sized(offered, {**sizes, "batch": rows, "time": length, "source": length})
+    given = {**task.batch, **{name: spec for name, spec in task.optional.items() if name in joined.optional}}
+    delivered = _sized(given, {**sizes, "batch": rows, "time": None if length is None else length + task.lookahead})
+    if declared is None or delivered is None or not _may_be_tried(joined, delivered):
+        return declared
+    batch = {name: _empty(given[name], *delivered[name]) for name in given}
+    try:
+        prepared = _prepare(plan, phase, shop, batch)
+    except DataError:  # of values that nobody delivered
+        return declared
+    shapes = {name: (tuple(prepared[name].shape), prepared[name].dtype) for name in offered if name in prepared}
+    if not shapes:
+        declares, gives = ", ".join(sorted(offered)), ", ".join(sorted(prepared)) or "nothing"
+        raise ProviderError(f"{joined.drafts.task.label} declares {declares} for the model, and its prepare gives {gives}")
+    return shapes
+
+
+def _prepare(plan: Plan, phase: CompiledPhase, shop: Workshop, batch: dict[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+    assert phase.state is not None  # a plan's phases are declared
+    drafts, moment = plan.joined[phase.index].drafts, plan.schedule.at(step=phase.start)
+    try:
+        with torch.random.fork_rng(devices=[]), blaming(plan.providers):
+            task = shop.task(phase.state.task)
+            prepared: Mapping[str, torch.Tensor] = task.prepare(batch, moment, torch.Generator().manual_seed(0))
+            return prepared
+    except (ConfigError, DataError):
+        raise
+    except UserError as error:
+        sources = ", ".join(draft.label for draft in drafts.sources.values())
+        message = f"{drafts.task.label} does not work on what {sources} delivers: {error}"
+        raise ConfigError([plan.experiment.phases[phase.index].problem("task", message)]) from error
+
+
+def _may_be_tried(joined: Joined, delivered: Shapes) -> bool:
+    """Whether all that the task will be given is known, and it is an object of this plan alone."""
+    task, sources = joined.drafts.task, joined.drafts.sources.values()
+    finished = task.given is not None and not isinstance(task.given, Built)
+    small = all(torch.Size(shape).numel() <= MOST_ENTRIES for shape, _ in delivered.values())
+    return not finished and small and all(isinstance(source.spec, BatchSpec) for source in sources)
+
+
+def _sized(specs: Mapping[str, TensorSpec], sizes: Mapping[str, int | None]) -> Shapes | None:
+    """The shapes of specs; None where a size is unknown."""
+    found: Shapes = {}
+    for name, spec in specs.items():
+        shape = [dim if isinstance(dim, int) else sizes.get(dim) for dim in spec.dims]
+        if any(size is None for size in shape):
+            return None
+        found[name] = tuple(size for size in shape if size is not None), _dtype(spec)
+    return found or None
+
+
+def _dtype(spec: TensorSpec) -> torch.dtype:
+    named = {"floating": torch.float32, "integer": torch.int64}
+    dtype = named.get(spec.dtype) or getattr(torch, spec.dtype)
+    assert isinstance(dtype, torch.dtype)
+    return dtype
+
+
+def _empty(spec: TensorSpec, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """A field at its lowest value; of a mask everything is real."""
+    lowest = True if dtype is torch.bool else 0 if spec.bounds is None else spec.bounds[0]
+    return torch.full(shape, lowest, dtype=dtype)

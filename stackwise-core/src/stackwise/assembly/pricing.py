@@ -1,0 +1,313 @@
+"""Pricing: what every phase of a plan costs and carries over, found by walking the same planes on the meta device.
+
+No weight exists and no data is read; a model that cannot be built, a selector that matches nothing or a shape that changes
+without an operator shows itself here, before the run.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from attrs import Factory, define, frozen
+from torch.utils.flop_counter import FlopCounterMode
+
+from stackwise.assembly.prepared_shapes import prepared_shapes
+from stackwise.assembly.workshop import Workshop
+from stackwise.config import PhaseConfig
+from stackwise.contracts.protocols import ParameterGroup
+from stackwise.contracts.specs import OptimizerSpec, TaskSpec
+from stackwise.curriculum.parts import Part
+from stackwise.curriculum.schedule import CompiledPhase
+from stackwise.curriculum.states import TrainingState
+from stackwise.errors import ConfigError, ProviderError, SelectorError, UserError, asks_too_much
+from stackwise.host.registry import blaming
+from stackwise.plan import Plan
+from stackwise.plan.reads import Reads, declared_sizes, reads_of
+from stackwise.planes.model.plane import ModelPlane
+from stackwise.planes.model.transfer import WEIGHT_ADAPTERS, ModelReceipt
+from stackwise.planes.optimizer.plane import group_parameters
+from stackwise.timeline.schedules import Curve
+
+
+@frozen(kw_only=True)
+class PhasePrice:
+    """The figures of one phase."""
+
+    name: str
+    steps: int
+    tokens: int
+    stacks: Mapping[str, int]
+    parameters: int
+    trainable: int
+    optimizer_bytes: int | None
+    """State kept for the trainable parameters; None for an optimizer that does not say."""
+    flops: int | None
+    """Forward and backward of every step of the phase; None where the inputs' shapes are unknown."""
+    lr: tuple[float, float] | None
+    """At the first and the last step."""
+    envelope: tuple[float, float] | None
+    """Between what the declared reaction may multiply every learning rate; None: there is none."""
+    receipt: ModelReceipt
+    """What crossing into the phase does to the parameters, by name."""
+    sources: Mapping[str, Reads]
+    """What is read of each source in the phase."""
+
+
+def price(plan: Plan) -> tuple[PhasePrice, ...]:
+    """The figures of every phase.
+
+    Raises:
+        UserError: a selector that matches nothing, a parameter that changes shape without an operator, nothing trainable.
+        ProviderError: a component that cannot be built, or whose spec is not true of its shapes.
+    """
+    shop = Workshop(plan, device="meta")
+    plane = ModelPlane(shop.module, device=torch.device("meta"))
+    walk = _Walk(plan, plane, shop)
+    with blaming(plan.providers):
+        return tuple(_price_phase(plan, phase, walk) for phase in plan.schedule)
+
+
+@define
+class _Counted:
+    """FLOPs of a batch by its shape, for as long as phases compute alike: most change schedules and data only."""
+
+    computes: object = None
+    flops: dict[tuple[int | None, int | None], int | None] = Factory(dict)
+
+    def turn_to(self, computes: object) -> None:
+        """Forget what another computation cost."""
+        if computes != self.computes:
+            self.computes, self.flops = computes, {}
+
+
+@frozen
+class _Figures:
+    """What a phase is charged for its model and its optimizer, whatever it is fed."""
+
+    parameters: int
+    trainable: int
+    optimizer_bytes: int | None
+    groups: frozenset[str]
+    """Names of the groups that take a parameter."""
+
+
+@define
+class _Walk:
+    """The model on the meta device, walked through the phases; one that declares the model of the phase before is not built again."""
+
+    plan: Plan
+    plane: ModelPlane
+    shop: Workshop
+    counted: _Counted = Factory(_Counted)
+    _model: object = None
+    _charged: object = None
+    _figures: _Figures | None = None
+
+    def enter(self, phase: CompiledPhase, state: TrainingState) -> ModelReceipt:
+        """Cross into a phase."""
+        declared = _declared_model(state)
+        if phase.enter.growth is None and not phase.enter.fresh and declared == self._model:
+            return ModelReceipt(adopted={name: name for name, _ in self.plane.model.named_parameters()})
+        self._model, self._charged = declared, None
+        growth = self.shop.growth(phase.enter.growth) if phase.enter.growth is not None else None
+        blocks = phase.transition.blocks if phase.transition is not None else {}
+        config = self.plan.experiment.phases[phase.index]
+        with _placed_at(config, "model.freeze", "model" if phase.enter.growth is None else "enter.growth"):
+            return self.plane.enter(state.model, step=phase.start, blocks=blocks, growth=growth, enter=phase.enter)
+
+    def figures(self, phase: CompiledPhase, state: TrainingState) -> _Figures:
+        """The figures of the phase that was entered last."""
+        charged = state.optimizer.part.structure, [(group.name, group.select) for group in state.optimizer.groups]
+        if self._figures is None or charged != self._charged:
+            trainable, first = self.plane.trainable(), self.plan.schedule.clock.t(phase.start)
+            with _placed_at(self.plan.experiment.phases[phase.index], "optimizer.groups", "optimizer.groups"):
+                frozen = [name for name, _ in self.plane.model.named_parameters() if name not in trainable]
+                groups = group_parameters(state.optimizer, trainable, first, frozen=frozen)
+            self._charged = charged
+            self._figures = _Figures(
+                parameters=sum(p.numel() for p in self.plane.model.parameters()),
+                trainable=sum(p.numel() for p in trainable.values()),
+                optimizer_bytes=_optimizer_bytes(self.plan, phase, groups),
+                groups=frozenset(group.name for group in groups),
+            )
+        return self._figures
+
+
+def _declared_model(state: TrainingState) -> object:
+    """What the model is built from; values of options that follow time cost nothing."""
+    model = state.model
+    adapters = [(junction, part) for junction, parts in model.adapters.items() for part in parts]
+    parts = [(role, getattr(model, role)) for role in ("embedding", "rack", "head")] + adapters
+    beside = [(name, declared.select, declared.part.structure) for name, declared in model.weight_adapters.items()]
+    return [(role, part.structure, sorted(part.curves)) for role, part in parts], beside, model.precision, model.freeze, model.bridges
+
+
+def _price_phase(plan: Plan, phase: CompiledPhase, walk: _Walk) -> PhasePrice:
+    state = phase.state
+    assert state is not None  # a plan's phases are declared
+    clock, joined = plan.schedule.clock, plan.joined[phase.index]
+    first, last = clock.t(phase.start), clock.t(phase.stop - 1)
+    receipt = walk.enter(phase, state)
+    if phase.index:
+        _check_enter(plan, phase, receipt)
+    figures = walk.figures(phase, state)
+    lr, scale = _lr(state, figures.groups), state.optimizer.lr_factor(figures.parameters)
+    return PhasePrice(
+        name=phase.name,
+        steps=phase.stop - phase.start,
+        tokens=clock.tokens(phase.stop) - clock.tokens(phase.start),
+        stacks=state.model.stacks,
+        parameters=figures.parameters,
+        trainable=figures.trainable,
+        optimizer_bytes=figures.optimizer_bytes,
+        flops=_flops(walk, phase),
+        sources=reads_of(phase, joined, clock, declared_sizes(joined)),
+        lr=None if lr is None else (scale * lr(first), scale * lr(last)),
+        envelope=_envelope(state.optimizer.reaction),
+        receipt=receipt,
+    )
+
+
+@contextmanager
+def _placed_at(phase: PhaseConfig, path: str, other: str) -> Iterator[None]:
+    """What is found wrong is told with the place it was written at: a selector at its key or `path`, another thing at `other`."""
+    try:
+        yield
+    except SelectorError as error:
+        path = next((key for key, selectors in _selectors(phase).items() if error.selector in selectors), path)
+        raise ConfigError([phase.problem(path, str(error))]) from None
+    except UserError as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError([phase.problem(other, str(error))]) from error
+
+
+def _selectors(phase: PhaseConfig) -> dict[str, tuple[str, ...]]:
+    """Key → the selectors it holds that the model is asked for."""
+    beside = {f"model.weight_adapters.{name}.select": tuple(adapter.select) for name, adapter in phase.model.weight_adapters.items()}
+    return {"model.freeze": tuple(phase.model.freeze), "enter.fresh": tuple(phase.enter.fresh), **beside}
+
+
+def _check_enter(plan: Plan, phase: CompiledPhase, receipt: ModelReceipt) -> None:
+    """What a phase says of how it is entered has something to act on.
+
+    Raises:
+        ConfigError: it has not.
+    """
+    state, last = phase.state, plan.schedule.phases[phase.index - 1].state
+    assert state is not None and last is not None  # a plan's phases are declared
+    replaced, left = state.optimizer.part.id != last.optimizer.part.id, any(name.startswith(WEIGHT_ADAPTERS) for name in receipt.dropped)
+    idle = {
+        "rewarm": "no parameter is fresh" if phase.enter.rewarm is not None and not receipt.fresh else "",
+        "moments": "no parameter is a copy and the optimizer stays"
+        if phase.enter.moments == "reset" and not (receipt.copied or replaced)
+        else "",
+        "weight_adapters": "no weight adapter leaves" if phase.enter.weight_adapters == "drop" and not left else "",
+    }
+    config = plan.experiment.phases[phase.index]
+    problems = [
+        config.problem(f"enter.{key}", f"it has nothing to act on here, where {why}: leave it out") for key, why in idle.items() if why
+    ]
+    if problems:
+        raise ConfigError(problems)
+
+
+def _lr(state: TrainingState, taken: frozenset[str]) -> Curve | None:
+    """The curve of the parameters that no group takes, of the first group where groups take them all; what the log reports."""
+    groups = [group for group in state.optimizer.groups if group.name in taken]
+    told = next((group for group in groups if group.name == "default"), groups[0])
+    return told.curves.get("lr")
+
+
+def _envelope(reaction: Part | None) -> tuple[float, float] | None:
+    """What the reaction's options say of its factor; a component that does not say may do anything, which the plan says too.
+
+    Raises:
+        ProviderError: an answer that is no envelope.
+    """
+    if reaction is None:
+        return None
+    if not hasattr(reaction.options, "envelope"):
+        return (0.0, float("inf"))
+    low, high = reaction.options.envelope()
+    if not 0 <= low <= high:
+        raise ProviderError(f"reaction {reaction.id} states an envelope from {low} to {high}: a factor goes from low to high, at least 0")
+    return (float(low), float(high))
+
+
+def _optimizer_bytes(plan: Plan, phase: CompiledPhase, groups: list[ParameterGroup]) -> int | None:
+    spec = plan.joined[phase.index].drafts.optimizer.spec
+    if not isinstance(spec, OptimizerSpec):
+        return None
+    named = [item for group in groups for item in group.parameters.items()]
+    return sum(spec.count(name, tuple(p.shape)) * p.element_size() for name, p in named)
+
+
+def _flops(walk: _Walk, phase: CompiledPhase) -> int | None:
+    """FLOPs of all steps of a phase, counted over a forward and backward pass of each batch shape on the meta device."""
+    plan, known, state = walk.plan, walk.counted, phase.state
+    if state is None:
+        return None
+    starts = [*(start for start, _ in state.data.shapes), phase.stop]
+    counted: Counter[tuple[int | None, int | None]] = Counter()
+    for (start, shape), stop in zip(state.data.shapes, starts[1:], strict=True):
+        for rows in shape.micro_batches:
+            counted[rows, shape.seq_len] += stop - start
+    known.turn_to(_computation(plan, phase, state))
+    total = 0
+    for (rows, length), times in counted.items():
+        if (rows, length) not in known.flops:
+            known.flops[rows, length] = _batch_flops(walk, phase, rows, length)
+        flops = known.flops[rows, length]
+        if flops is None:
+            return None
+        total += flops * times
+    return total
+
+
+def _computation(plan: Plan, phase: CompiledPhase, state: TrainingState) -> object:
+    """What the cost of a batch depends on beside its shape."""
+    joined, model = plan.joined[phase.index], state.model
+    parts = [state.task, model.embedding, model.rack, model.head, *(part for group in model.adapters.values() for part in group)]
+    beside = [(name, declared.select, declared.part.structure) for name, declared in model.weight_adapters.items()]
+    return [part.structure for part in parts], beside, list(model.adapters), model.freeze, model.bridges, joined.optional, joined.sizes
+
+
+def _batch_flops(walk: _Walk, phase: CompiledPhase, rows: int | None, length: int | None) -> int | None:
+    plan, model, state = walk.plan, walk.plane.model, phase.state
+    drafts = plan.joined[phase.index].drafts
+    if state is None or not isinstance(drafts.task.spec, TaskSpec):
+        return None
+    shapes = prepared_shapes(plan, phase, walk.shop, rows=rows, length=length)
+    if shapes is None:
+        return None
+    counter = FlopCounterMode(display=False)
+    try:
+        batch = {name: torch.zeros(shape, dtype=dtype, device="meta") for name, (shape, dtype) in shapes.items()}
+        with counter:
+            outputs = model(batch)
+            sum(output.sum() for output in outputs.values() if output.is_floating_point()).backward()
+    except (ProviderError, ConfigError):
+        raise
+    except UserError as error:
+        message = f"the model with {drafts.rack.label} does not run on what {drafts.task.label} makes of a batch: {error}"
+        raise ConfigError([plan.experiment.phases[phase.index].problem("model.rack", message)]) from error
+    except Exception as error:
+        given = ", ".join(f"{name} {list(shape)}" for name, (shape, _) in shapes.items())
+        if asks_too_much(error):
+            raise UserError(
+                f"phase '{phase.name}': no memory holds what the model makes of {given}: batch_size or seq_len is too large"
+            ) from error
+        raise _fault(state.model.rack)(
+            f"phase '{phase.name}': the model does not run on shapes {given}: {type(error).__name__}: {error}"
+        ) from error
+    for parameter in model.parameters():
+        parameter.grad = None
+    return counter.get_total_flops()
+
+
+def _fault(rack: Part) -> type[UserError] | type[ProviderError]:
+    return ProviderError if rack.given is None else UserError

@@ -1,0 +1,339 @@
+"""Assembly: a plan's declarations and finished objects → planes → the training machine. The only caller of factories."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from stackwise.config import Experiment
+from stackwise.contracts.components import BuildContext, Built
+from stackwise.contracts.protocols import Observer, ParameterGroup, Reaction
+from stackwise.contracts.specs import TaskSpec
+from stackwise.curriculum.parts import Part
+from stackwise.curriculum.schedule import CompiledPhase, PhaseSchedule
+from stackwise.errors import ConfigError, ProviderError, StackwiseError, UserError, asks_too_much
+from stackwise.host.discovery import discover
+from stackwise.host.registry import Registry, blaming
+from stackwise.machine.evaluation import Evaluation
+from stackwise.machine.machine import TrainingMachine
+from stackwise.machine.placement import Placement
+from stackwise.plan import EvaluationPlan, Plan, make_plan
+from stackwise.plan.reads import shortages
+from stackwise.planes.data.apportionment import Request
+from stackwise.planes.data.plane import DataPlane
+from stackwise.planes.data.readers.processes import ProcessLoader
+from stackwise.planes.model.module import named_tensors
+from stackwise.planes.model.plane import ModelPlane
+from stackwise.planes.model.transfer import Tensors
+from stackwise.planes.objective import Objective
+from stackwise.planes.optimizer.plane import OptimizerPlane
+from stackwise.storage.pretrained import read_pretrained
+from stackwise.storage.weights import load_weights
+from stackwise.timeline.streams import step_seed, stream_key
+
+
+def assemble(source: Plan | Experiment, registry: Registry | None = None) -> TrainingMachine:
+    """Make the machine of a plan, or of an experiment planned here.
+
+    Args:
+        source: a plan, or an experiment.
+        registry: the components an experiment may name; discovered when left out.
+
+    Raises:
+        ConfigError: mistakes in the experiment.
+        ProviderError: a component that is needed cannot be built.
+    """
+    plan = source if isinstance(source, Plan) else make_plan(source, registry if registry is not None else discover())
+    with blaming(plan.providers):
+        return _assemble(plan)
+
+
+def _assemble(plan: Plan) -> TrainingMachine:
+    run = plan.experiment.run
+    if run.threads is not None:
+        torch.set_num_threads(run.threads)
+    placement = Placement(run.device, run.precision, compiles=run.compile)
+    parts = Workshop(plan)
+    data = parts.data("train", placement, partial(_asked, plan.schedule))
+    _rehearse(plan, data)
+    return TrainingMachine(
+        model=ModelPlane(parts.module, device=placement.device, seed=run.seed, start=_start(plan)),
+        data=data,
+        task=Objective(parts.task, load=lambda model, directory: load_weights(named_tensors(model), Path(directory))),
+        optimizer=OptimizerPlane(parts.optimizer, parts.reaction),
+        schedule=plan.schedule,
+        evaluations=[parts.evaluation(declared, placement) for declared in plan.evaluations],
+        placement=placement,
+        grow=parts.growth,
+        probe=run.probe,
+        seed=run.seed,
+        halt_after=1 if run.non_finite == "halt" else run.halt_after,
+        bridges=[str(bridge) for bridge in plan.bridges],
+        providers=[f"{provider.distribution} {provider.version} sha256:{provider.file_digest}" for provider in plan.providers],
+        observers=[parts.observer(part) for part in plan.observers],
+    )
+
+
+class Workshop:
+    """Builds every artifact a plan declares; planes see only its bound methods.
+
+    Args:
+        plan: the compiled experiment.
+        device: where modules are built; `meta` to price them without weights.
+    """
+
+    def __init__(self, plan: Plan, device: str = "cpu") -> None:
+        self._plan, self._device = plan, torch.device(device)
+        self._seed = plan.experiment.run.seed
+        self._joined = {
+            id(part): joined for phase, joined in reversed(list(zip(plan.schedule, plan.joined, strict=True))) for part in _parts(phase)
+        }
+        self._declared = {
+            id(part): plan.experiment.phases[phase.index]
+            for phase in reversed(list(plan.schedule))
+            if phase.state is not None
+            for part in phase.state.data.sources.values()
+        }
+        """The phase that each source is declared in."""
+
+    def module(self, role: str, part: Part, step: int, *extra: Any) -> nn.Module:
+        """A module of the model; what it draws while it is built comes from the stream of its role at the step."""
+        with _seeded(step_seed(stream_key(self._seed, "init", role), step)), self._device:
+            module = self._make(part, role, *extra)
+        if not isinstance(module, nn.Module):
+            raise ProviderError(f"{part.kind} {part.id} was built as a {type(module).__name__}: it must be an nn.Module")
+        return module
+
+    def task(self, part: Part) -> Any:
+        """The objective of a declared task."""
+        return self._make(part, "task")
+
+    def growth(self, part: Part) -> Any:
+        """A growth operator."""
+        return self._make(part, "growth")
+
+    def reaction(self, part: Part) -> Reaction:
+        """An answer to the training signal."""
+        reaction: Reaction = self._make(part, "reaction")
+        return reaction
+
+    def transform(self, part: Part) -> Any:
+        """A transform of batches."""
+        return self._make(part, "transform")
+
+    def observer(self, part: Part) -> Observer:
+        """A consumer of events."""
+        observer: Observer = self._make(part, "observer")
+        return observer
+
+    def optimizer(self, part: Part, t: float, groups: Sequence[ParameterGroup]) -> torch.optim.Optimizer:
+        """An optimizer over parameter groups, with the values in force at t."""
+        if isinstance(part.given, Built):
+            entries = [{"params": list(g.parameters.items()), "group": g.name, **g.values} for g in groups]
+            with _as_faults_of(part):
+                optimizer: torch.optim.Optimizer = part.given.make(entries, **part.options_at(t))
+            return optimizer
+        made: torch.optim.Optimizer = self._make(part, "optimizer", groups, t=t)
+        return made
+
+    def data(self, split: str, placement: Placement, request: Callable[[int], Request | None]) -> DataPlane:
+        """The data plane of a split; `request` says what each step asks of its mixture."""
+        run, training = self._plan.experiment.run, split == "train"
+        workers = run.workers if training else 0
+        return DataPlane(
+            partial(self._placed_loader, split=split, workers=workers),
+            request=request,
+            build_transform=self.transform,
+            device=placement.device,
+            seed=self._seed,
+            read_ahead=_depth(run.read_ahead, placement) if training else 0,
+            workers=workers,
+        )
+
+    def _placed_loader(self, name: str, part: Part, *, split: str, workers: int) -> Any:
+        """The loader of a source; what is wrong with its data is told with the place that the source was written at."""
+        try:
+            return self._loader(name, part, split, workers)
+        except ConfigError:
+            raise
+        except UserError as error:
+            declared = self._declared.get(id(part))
+            path = f"evaluate.{split}.sources.{name}" if declared is None else f"data.sources.{name}"
+            problem = (declared or self._plan.experiment.phases[0]).problem(path, str(error))
+            raise type(error)(str(problem)) from error
+
+    def _loader(self, name: str, part: Part, split: str, workers: int) -> Any:
+        """The loader of a source; in reader processes where the run asks for them and it is no ready-made stream."""
+        if not workers or (part.given is not None and not isinstance(part.given, Built)):
+            return self._make(part, f"data.{name}", split=split)
+        options = part.options_at(0.0)
+        if isinstance(part.given, Built):
+            return ProcessLoader(partial(part.given.make, **options), workers)
+        return ProcessLoader(partial(_build_loader, part.id, options, self._context(part, f"data.{name}", split)), workers)
+
+    def evaluation(self, declared: EvaluationPlan, placement: Placement) -> Evaluation:
+        """A named evaluation with its data read and ready."""
+        data = self.data(declared.name, placement, partial(_asked_of, declared))
+        first = self._plan.schedule.at(step=0)
+        data.rehearse([(declared.state, self._plan.lookahead, first)])
+        data.enter(declared.state, lookahead=self._plan.lookahead)
+        return Evaluation(
+            name=declared.name,
+            data=data,
+            state=declared.state,
+            batches=declared.batches,
+            values=declared.values,
+            seed=self._seed,
+            weights=declared.weights,
+        )
+
+    def _make(self, part: Part, consumer: str, *extra: Any, split: str = "train", t: float = 0.0) -> Any:
+        if part.given is not None and not isinstance(part.given, Built):
+            return _without_weights(part.given) if self._device.type == "meta" else part.given
+        options = part.options_at(t)
+        with _as_faults_of(part):
+            if isinstance(part.given, Built):
+                return part.given.make(*extra, **_plain_stacks(options))
+            found = self._plan.registry.get(part.kind, part.id)  # type: ignore[arg-type]  # a Part's kind is a Kind
+            return found.build(options, self._context(part, consumer, split), *extra)
+
+    def _context(self, part: Part, consumer: str, split: str) -> BuildContext:
+        plan = self._plan
+        return BuildContext(
+            seed=step_seed(stream_key(self._seed, consumer), 0),
+            split=split,
+            steps=plan.schedule.steps,
+            max_rows=plan.max_rows,
+            max_length=plan.max_length,
+            specs=self._joined.get(id(part), plan.joined[0]).specs(),
+        )
+
+
+def _start(plan: Plan) -> Callable[[], tuple[Tensors, Sequence[str]]] | None:
+    """The weights that the config begins from, read when they are needed."""
+    declared = plan.experiment.phases[0].model.start
+    return None if declared is None else lambda: (read_pretrained(Path(declared.from_)), declared.drop)
+
+
+def _rehearse(plan: Plan, data: DataPlane) -> None:
+    """Read a row of everything that the timeline names.
+
+    Raises:
+        DataError: data that cannot be trained on.
+        ConfigError: a source that does not start over, and of which more is asked than it holds.
+    """
+    schedule, told = plan.schedule, plan.experiment.phases
+    asked = [
+        (phase.state, task.lookahead if isinstance(task := joined.drafts.task.spec, TaskSpec) else 0, schedule.at(step=phase.start))
+        for phase, joined in zip(schedule, plan.joined, strict=True)
+        if phase.state is not None
+    ]
+    sizes = data.rehearse([(state.data, lookahead, moment) for state, lookahead, moment in asked])
+    if problems := shortages(schedule.clock, schedule.phases, plan.joined, told, sizes):
+        raise ConfigError(problems)
+
+
+def build_module(part: Part, registry: Registry, context: BuildContext, *extra: object) -> nn.Module:
+    """A module of a model outside any plan; the process's generators stay as they were.
+
+    Args:
+        part: a registered component with its options complete.
+        registry: where its factory is found.
+        context: what the factory may know.
+        extra: what else its kind is built with.
+
+    Raises:
+        ProviderError: it cannot be built, or is no module.
+    """
+    found = registry.get(part.kind, part.id)  # type: ignore[arg-type]  # a Part's kind is a Kind
+    with _seeded(context.seed), _as_faults_of(part):
+        module = found.build(part.options, context, *extra)
+    if not isinstance(module, nn.Module):
+        raise ProviderError(f"{part.kind} {part.id} was built as a {type(module).__name__}: it must be an nn.Module")
+    return module
+
+
+def _depth(declared: int | None, placement: Placement) -> int:
+    """Steps to read ahead: beside a device that computes a thread costs nothing, on a CPU it takes what it saves."""
+    if declared is not None:
+        return declared
+    return 0 if placement.is_cpu else 2
+
+
+def _asked(schedule: PhaseSchedule, step: int) -> Request | None:
+    """What step k asks of the mixture; None past the end."""
+    if step >= schedule.steps or (state := schedule.phase_at(step).state) is None:
+        return None
+    rows, t = state.data.shape(step).rows, schedule.clock.t(step)
+    return None if rows is None else Request(rows, {name: curve(t) for name, curve in state.data.mix.items()})
+
+
+def _asked_of(declared: EvaluationPlan, step: int) -> Request | None:
+    """What a batch of an evaluation asks; None past the last."""
+    rows = declared.state.shape(step).rows
+    if rows is None or step >= declared.batches:
+        return None
+    return Request(rows, {name: curve(0.0) for name, curve in declared.state.mix.items()})
+
+
+def _build_loader(id: str, options: Any, context: BuildContext) -> Any:
+    """A registered loader, built in a process of its own."""
+    return discover(allow={id.partition(".")[0]}).get("loader", id).build(options, context)
+
+
+def _parts(phase: CompiledPhase) -> Iterator[Part]:
+    """Every part that a phase declares."""
+    if (state := phase.state) is None:
+        return
+    yield from (state.task, state.model.embedding, state.model.rack, state.model.head, state.optimizer.part)
+    yield from (part for adapters in state.model.adapters.values() for part in adapters)
+    yield from (declared.part for declared in state.model.weight_adapters.values())
+    yield from (*state.data.sources.values(), *state.data.transforms)
+
+
+def _without_weights(given: Any) -> Any:
+    """A copy of a finished module on the meta device, which leaves the user's own untouched and takes no memory; else the object."""
+    if not isinstance(given, nn.Module):
+        return given
+    weights: dict[int, Any] = {id(p): nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad) for p in given.parameters()}
+    buffers = {id(buffer): torch.empty_like(buffer, device="meta") for buffer in given.buffers()}
+    return deepcopy(given, {**weights, **buffers})
+
+
+def _plain_stacks(options: Mapping[str, Any]) -> dict[str, Any]:
+    """A user's callable gets its stacks as an ordered dict of name → blocks."""
+    if "stacks" not in options:
+        return dict(options)
+    return {**options, "stacks": {stack.name: stack.blocks for stack in options["stacks"]}}
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Draw from a stream of its own, and leave the process's generators as they were."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def _as_faults_of(part: Part) -> Iterator[None]:
+    """What a registered factory raises is the provider's fault; what a user's own callable raises is shown as it is."""
+    try:
+        yield
+    except StackwiseError:
+        raise
+    except Exception as error:
+        if part.given is not None:
+            raise
+        if asks_too_much(error):
+            raise UserError(f"{part.kind} '{part.id}': no memory holds tensors of the sizes that its options ask for") from error
+        raise ProviderError(
+            f"{part.kind} '{part.id}' could not be built: {type(error).__name__}: {error}", provider=part.id.partition(".")[0]
+        ) from error

@@ -1,0 +1,110 @@
+"""What a provider publishes, and what its factories are given.
+
+A provider publishes `Component` records through the hooks of `hookspecs.py`; each names an options class and a factory as
+`"module:attribute"`, loaded only when needed. Factories are called as `factory(options, context)`; an optimizer's as
+`factory(options, context, groups)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+from attrs import Factory, frozen
+
+from stackwise.contracts.specs import (
+    AdapterSpec,
+    BatchSpec,
+    EmbeddingSpec,
+    HeadSpec,
+    OptimizerSpec,
+    RackSpec,
+    Spec,
+    TaskSpec,
+    TransformSpec,
+)
+
+if TYPE_CHECKING:
+    pass
+
+
+Kind = Literal[
+    "embedding",
+    "rack",
+    "head",
+    "task",
+    "optimizer",
+    "loader",
+    "transform",
+    "adapter",
+    "weight-adapter",
+    "growth",
+    "reaction",
+    "observer",
+]
+
+
+SPEC_OF: Mapping[Kind, type[Spec]] = {
+    "embedding": EmbeddingSpec,
+    "rack": RackSpec,
+    "head": HeadSpec,
+    "adapter": AdapterSpec,
+    "task": TaskSpec,
+    "optimizer": OptimizerSpec,
+    "loader": BatchSpec,
+    "transform": TransformSpec,
+}
+
+"""Kind → what `to_spec()` of its options gives; the other kinds have no spec."""
+
+
+@frozen(kw_only=True)
+class Component:
+    """One thing a provider offers. Its id is `<provider>.<name>`, unique within its kind; the hook it comes from says the kind."""
+
+    name: str
+    """Short name in kebab-case (`causal-lm`)."""
+    options: str
+    """`"module:Class"` of an attrs frozen class (see `stackwise.contracts.options`) with `to_spec()`; importable without torch."""
+    factory: str
+    """`"module:attribute"` called to build the artifact; its module may import torch."""
+    summary: str = ""
+    """One line for listings."""
+    example: Mapping[str, Any] = Factory(dict)
+    """A tiny complete set of options, as in a config."""
+
+
+@frozen(kw_only=True)
+class BuildContext:
+    """What a factory may know beside its options."""
+
+    seed: int
+    """Seed of this component's own stream, derived from the run's seed and the component's place."""
+    split: str = "train"
+    """`train`, or the name of an evaluation: loaders deliver documents disjoint from training for any other name."""
+    steps: int = 1
+    """Steps of the whole run."""
+    max_rows: int | None = None
+    """Most rows asked of a loader at once anywhere on the timeline."""
+    max_length: int | None = None
+    """Longest row anywhere on the timeline, the task's lookahead included."""
+    specs: Mapping[str, Any] = Factory(dict)
+    """Specs at the junctions with their solved sizes: `batch`, `embedding`, `rack`, `head`, `task`."""
+
+
+@frozen(init=False)
+class Built:
+    """A user's own callable and its options, so that phases can rebuild it: `Built(MyRack, width=64, stacks=[{"base": 2}])`.
+
+    `spec` states the boundary where the default of its kind does not hold (a rack: hidden in, hidden out, blocks under
+    `stacks.<stack>.<i>`).
+    """
+
+    make: Callable[..., Any]
+    options: Mapping[str, Any]
+    spec: Any
+
+    def __init__(self, make: Callable[..., Any], spec: Any = None, **options: Any) -> None:
+        object.__setattr__(self, "make", make)
+        object.__setattr__(self, "options", options)
+        object.__setattr__(self, "spec", spec)

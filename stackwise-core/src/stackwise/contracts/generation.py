@@ -1,0 +1,93 @@
+"""What generating text asks of a task and of a loader."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from attrs import frozen
+
+from stackwise.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+from stackwise.contracts.protocols import Batch
+
+
+@frozen(kw_only=True)
+class GenerationSettings:
+    """How a model continues a prompt.
+
+    Raises:
+        UserError: a value out of its range.
+    """
+
+    tokens: int
+    """Number of tokens to generate."""
+    temperature: float = 1.0
+    """What logits are divided by before a token is drawn; 0: the likeliest one is taken."""
+    top_k: int | None = None
+    """Draw among the k likeliest tokens only."""
+    top_p: float | None = None
+    """Draw among the fewest likeliest tokens only that together have at least this probability."""
+    steps: int | None = None
+    """Forward passes of a task that fills in several tokens at once; None: as many as tokens."""
+    cache: bool = True
+    """Whether what was computed for earlier tokens is kept, where the model can."""
+    ids: int | None = None
+    """Only ids below may be generated (those of the loader); None: all that the model knows."""
+
+    def __attrs_post_init__(self) -> None:
+        rules = (
+            ("tokens", self.tokens >= 1, "at least 1"),
+            ("temperature", 0 <= self.temperature < float("inf"), "a finite number of at least 0"),
+            ("top_k", self.top_k is None or self.top_k >= 1, "at least 1"),
+            ("top_p", self.top_p is None or 0 < self.top_p <= 1, "above 0 and at most 1"),
+            ("steps", self.steps is None or self.steps >= 1, "at least 1"),
+        )
+        for name, holds, rule in rules:
+            if not holds:
+                raise UserError(f"{name}: {getattr(self, name)} is out of range: it is {rule}")
+
+
+@runtime_checkable
+class Generates(Protocol):
+    """A task whose model can continue a prompt."""
+
+    def generate(
+        self,
+        model: Callable[[Batch], Mapping[str, torch.Tensor]],
+        prompt: torch.Tensor,
+        settings: GenerationSettings,
+        generator: torch.Generator,
+    ) -> torch.Tensor:
+        """The prompt [T] with `settings.tokens` tokens behind it, int64; every draw comes from the generator.
+
+        Raises:
+            UserError: a prompt that is empty where one is needed, or too long; a setting that has no effect on this task.
+        """
+        ...
+
+
+class TextCodec(Protocol):
+    """Text ↔ the token ids of a loader."""
+
+    def encode(self, text: str) -> Sequence[int]: ...
+    def decode(self, ids: Sequence[int]) -> str: ...
+
+
+@runtime_checkable
+class HasTextCodec(Protocol):
+    """The options of a loader whose ids stand for text."""
+
+    def text_codec(self, fingerprint: Mapping[str, Any]) -> TextCodec | None:
+        """The codec of the ids that the loader delivers; None where these options deliver no text.
+
+        Args:
+            fingerprint: what the loader said of its data when the model was trained; empty where nothing is known.
+
+        Raises:
+            DataError: what the codec is made from is gone, or is not what it was.
+        """
+        ...

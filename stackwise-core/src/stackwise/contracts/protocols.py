@@ -1,0 +1,207 @@
+"""What the core asks of a component, by shape: nobody inherits from anything here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from attrs import define, field
+
+from stackwise.contracts.specs import (
+    AdapterSpec,
+    BatchSpec,
+    EmbeddingSpec,
+    HeadSpec,
+    RackSpec,
+    TaskSpec,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+    from stackwise.timeline.duration import Moment
+from stackwise.contracts.components import BuildContext
+
+Batch = Mapping[str, "torch.Tensor"]
+
+"""Field name → tensor; the first dimension is the row."""
+
+
+Totals = tuple["torch.Tensor", "torch.Tensor | float"]
+
+"""A sum and its denominator."""
+
+
+class Embedding(Protocol):
+    """An `nn.Module`: `forward(**fields) → hidden`, the fields its spec names."""
+
+    def get_spec(self) -> EmbeddingSpec: ...
+    def __call__(self, **fields: torch.Tensor) -> torch.Tensor: ...
+
+
+class Rack(Protocol):
+    """An `nn.Module`: `forward(hidden, **side) → hidden`. A plain rack takes no side input and needs no `to_spec`."""
+
+    def to_spec(self) -> RackSpec: ...
+    def __call__(self, hidden: torch.Tensor, **side: torch.Tensor) -> torch.Tensor: ...
+
+
+class Head(Protocol):
+    """An `nn.Module`: `forward(hidden, **side) → {output name: tensor}`. Most take no side input."""
+
+    def get_spec(self) -> HeadSpec: ...
+    def __call__(self, hidden: torch.Tensor, **side: torch.Tensor) -> Mapping[str, torch.Tensor]: ...
+
+
+class Task(Protocol):
+    """The objective.
+
+    `loss` returns a sum, its denominator (a number of targets) and further metrics, each a sum with its own denominator,
+    so that accumulation and several ranks stay exact.
+    """
+
+    def get_spec(self) -> TaskSpec: ...
+    def prepare(self, batch: Batch, moment: Moment, generator: torch.Generator) -> Batch: ...
+    def loss(
+        self, outputs: Mapping[str, torch.Tensor], batch: Batch
+    ) -> tuple[torch.Tensor, torch.Tensor | float, Mapping[str, Totals]]: ...
+
+
+class ReferencedTask(Protocol):
+    """A task whose spec declares a `reference`: its loss also gets the outputs of the frozen copy on the same prepared batch."""
+
+    def get_spec(self) -> TaskSpec: ...
+    def prepare(self, batch: Batch, moment: Moment, generator: torch.Generator) -> Batch: ...
+    def loss(
+        self, outputs: Mapping[str, torch.Tensor], batch: Batch, *, reference: Mapping[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor | float, Mapping[str, Totals]]: ...
+
+
+@runtime_checkable
+class PreparesEvaluations(Protocol):
+    """A task that prepares the batches of evaluations otherwise than those of training (an estimator of lower variance)."""
+
+    def prepare_evaluation(self, batch: Batch, moment: Moment, generator: torch.Generator) -> Batch: ...
+
+
+@runtime_checkable
+class Loader(Protocol):
+    """A deterministic stream with a cursor. `take` delivers the next rows; a row belongs to exactly one `take`.
+
+    `length` is the entries of a row (seq_len plus the task's lookahead), None where the config declares no seq_len.
+    """
+
+    def get_batch_spec(self) -> BatchSpec: ...
+    def take(self, rows: int | None, length: int | None) -> Batch: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+
+@runtime_checkable
+class Fingerprinted(Protocol):
+    """A loader that can say which data it read: file count, bytes and a digest."""
+
+    def fingerprint(self) -> Mapping[str, Any]: ...
+
+
+@runtime_checkable
+class Skippable(Protocol):
+    """A loader that can move past rows without making them: `skip` leaves the state that `take` of the same would leave."""
+
+    def skip(self, rows: int | None, length: int | None) -> None: ...
+
+
+@runtime_checkable
+class Scheduled(Protocol):
+    """An artifact with options that follow time; called with the values in force whenever they change."""
+
+    def apply_values(self, values: Mapping[str, float]) -> None: ...
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """A task, transform or observer that changes as it is used: what it holds goes into every checkpoint and comes back on resume."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+
+class Transform(Protocol):
+    """A change of the batch between loader and task, with its own random stream."""
+
+    def __call__(self, batch: Batch, moment: Moment, generator: torch.Generator) -> Batch: ...
+
+
+@define(kw_only=True)
+class ParameterGroup:
+    """Parameters that share their values, by canonical name.
+
+    An optimizer turns each into one or more torch groups and gives every one of them `"group": name`. A torch group may name
+    entries that are not to follow in `"fixed": (...)`, and say in `"moments": {"exp_avg": 1, "exp_avg_sq": 2}` which state entries
+    shaped like the parameter it keeps: each with the power of the gradient that it is made of, or `"weight"` for one that is
+    itself a weight. Growth maps exactly these; where the entry is missing or empty, the names of torch's own optimizers are known.
+    """
+
+    name: str
+    parameters: dict[str, torch.nn.Parameter]
+    values: dict[str, float] = field(factory=dict)
+    """The group's effective options (lr, weight_decay, …)."""
+
+
+OptimizerFactory = Callable[[Any, BuildContext, Sequence[ParameterGroup]], "torch.optim.Optimizer"]
+
+
+class WeightAdapter(Protocol):
+    """Trainable glue beside one frozen matrix (LoRA): an `nn.Module` from the layer's input to what is added to its output.
+
+    Its factory is called as `factory(options, context, weight)` with the matrix [out, in] that it stands beside, on the meta
+    device or not; it makes a module that adds nothing at first.
+    """
+
+    def __call__(self, input: torch.Tensor) -> torch.Tensor: ...
+
+    def merged(self, weight: torch.Tensor) -> torch.Tensor:
+        """The matrix [out, in] that gives alone what matrix and adapter give together."""
+        ...
+
+
+@runtime_checkable
+class TrainsElsewhere(Protocol):
+    """An optimizer whose parameters hold other weights in training than those to judge and keep: `eval` shows these, `train` goes on."""
+
+    def eval(self) -> object: ...
+    def train(self) -> object: ...
+
+
+class Reaction(Protocol):
+    """A declared answer to the training signal (plateau): a factor on every learning rate, inside a stated envelope.
+
+    A pure function of the numbers it was shown. Its options say `envelope() → (lowest, highest)` factor, which the plan prints, and
+    may say `watches() → names`, which the plan holds against the evaluations that there are.
+    """
+
+    factor: float
+    """In force; 1 at first."""
+
+    def watch(self, step: int, metrics: Mapping[str, float]) -> str | None:
+        """Take in numbers: `train.loss` after every step, `<evaluation>.<metric>` after every evaluation.
+
+        Returns:
+            Why the factor changed, in a sentence; None when it did not.
+        """
+        ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+
+class Adapter(Protocol):
+    """Glue at a junction of the model: an `nn.Module` from tensor to tensor."""
+
+    def get_spec(self) -> AdapterSpec: ...
+    def __call__(self, hidden: torch.Tensor) -> torch.Tensor: ...
+
+
+Observer = Callable[[Any], None]
+
+"""Called with every event of the training machine; one that raises is dropped with a warning."""

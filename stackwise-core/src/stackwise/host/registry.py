@@ -1,0 +1,364 @@
+"""The registry: which component every installed provider offers, and why a provider that offers nothing is broken.
+
+A broken provider is data here; it becomes an error only for whoever asks for one of its components.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import cached_property
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NoReturn, get_args
+from warnings import warn
+
+import attrs
+from attrs import define, field, frozen
+
+from stackwise.contracts.components import Component, Kind
+from stackwise.errors import ProviderError, StackwiseError, UnknownComponentError, UserError, did_you_mean, near_names
+from stackwise.host.admission import ProviderList, refusal
+from stackwise.host.isolation import guarded
+
+KINDS: tuple[Kind, ...] = get_args(Kind)
+"""Every kind of component, in listing order."""
+
+
+class StateChanged(RuntimeWarning):
+    """A component's module, a library it imports, or its factory changed state of the whole process."""
+
+
+@frozen(kw_only=True)
+class Registered:
+    """A component with its kind and the distribution that answers for it."""
+
+    kind: Kind
+    id: str
+    """`<provider>.<component>`."""
+    component: Component
+    provider: str
+    distribution: str
+    version: str
+
+    def load_options(self) -> type:
+        """The options class, imported now.
+
+        Raises:
+            ProviderError: the module does not import, lacks the attribute, or holds no attrs class there.
+        """
+        found = self._load("options", self.component.options)
+        if not isinstance(found, type) or not attrs.has(found):
+            self._fail("options", self.component.options, f"it is {_article(found)}; options are an attrs class")
+        return found
+
+    def load_factory(self) -> Any:
+        """The callable that builds the component, imported now; this may import torch.
+
+        Raises:
+            ProviderError: the module does not import, lacks the attribute, or holds nothing callable there.
+        """
+        found = self._load("factory", self.component.factory)
+        if not callable(found):
+            self._fail("factory", self.component.factory, f"it is {_article(found)}; a factory can be called")
+        return found
+
+    def build(self, *arguments: Any) -> Any:
+        """Call the factory. What it changes of the process is put back and told.
+
+        Raises:
+            ProviderError: there is no factory to call; what it raises itself comes out as it is.
+        """
+        factory = self.load_factory()
+        with guarded(building=True) as changed:
+            made = factory(*arguments)
+        self._tell("calling", self.component.factory, changed)
+        return made
+
+    def _tell(self, doing: str, target: str, changed: list[str]) -> None:
+        if changed:
+            sentence = f"{doing} '{target}' of {self.distribution} {self.version} changed {' and '.join(changed)}; this was undone"
+            warn(sentence, StateChanged, stacklevel=4)
+
+    def _load(self, part: str, target: str) -> Any:
+        module, _, attribute = target.partition(":")
+        if not module or not attribute:
+            self._fail(part, target, "it is not of the form 'module:attribute'")
+        try:
+            with guarded() as changed:
+                found: Any = import_module(module)
+                for name in attribute.split("."):
+                    found = getattr(found, name)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            self._fail(part, target, explain(error), error)
+        self._tell("loading", target, changed)
+        return found
+
+    def _fail(self, part: str, target: str, reason: str, cause: BaseException | None = None) -> NoReturn:
+        raise ProviderError(
+            f"the {part} '{target}' of {self.kind} '{self.id}' from {self.distribution} {self.version} cannot be used: {reason}",
+            provider=self.provider,
+            distribution=self.distribution,
+        ) from cause
+
+
+@frozen(kw_only=True)
+class Provider:
+    """An installed entry point of the group `stackwise.providers`, working or not."""
+
+    name: str
+    distribution: str
+    version: str
+    module: str = ""
+    """The light module that its entry point names."""
+    location: str = ""
+    """Folder (or file) of its code once imported, of its distribution before."""
+    editable: bool = False
+    status: str = "ok"
+    """`ok`, or the sentence that says why nothing of it can be used."""
+    refused: bool = False
+    """Whether it was left out by the caller's allow or block list, and so is not at fault."""
+    components: tuple[Registered, ...] = ()
+    seconds: float = 0.0
+    """How long it took to import and ask."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether its components can be used."""
+        return self.status == "ok"
+
+    def provenance(self) -> dict[str, Any]:
+        """Which code this is, down to its files, as plans and checkpoints state it."""
+        return {
+            "provider": self.name,
+            "distribution": self.distribution,
+            "version": self.version,
+            "editable": self.editable,
+            "sha256": self.file_digest,
+        }
+
+    @cached_property
+    def file_digest(self) -> str:
+        """sha256 over the paths and bytes of its Python files, so that a log says which code ran; read once, as an edit changes no code
+        that is imported already. What cannot be read, as the broken link that an editor leaves, is no code."""
+        from hashlib import sha256
+
+        root = Path(self.location)
+        files = sorted(root.rglob("*.py")) if root.is_dir() else [root]
+        digest = sha256()
+        for file in files:
+            with suppress(OSError):
+                content = file.read_bytes()
+                digest.update(f"{file.relative_to(root).as_posix()}\0{len(content)}\0".encode())
+                digest.update(content)
+        return digest.hexdigest()
+
+
+@frozen
+class Pending:
+    """A provider name before anything is read or imported: what says who claims it by their metadata, and what loads it."""
+
+    claimants: Callable[[], tuple[Provider, ...]]
+    load: Callable[[], tuple[Provider, ...]]
+
+    @classmethod
+    def of(cls, providers: tuple[Provider, ...]) -> Pending:
+        """A name that is loaded already."""
+        return cls(lambda: providers, lambda: providers)
+
+    def refused(self, reason: str) -> Pending:
+        """The same name, never to be imported."""
+
+        def left_out() -> tuple[Provider, ...]:
+            return tuple(attrs.evolve(p, refused=True, status=reason, components=()) for p in self.claimants())
+
+        return Pending(left_out, left_out)
+
+
+@define
+class Registry:
+    """All providers found, and the components of the working ones by kind and id.
+
+    Args:
+        found: providers that are loaded.
+        pending: provider name → what loads it, called at most once and only when the name is asked for.
+    """
+
+    _found: tuple[Provider, ...] = ()
+    _pending: Mapping[str, Pending] = field(factory=dict, kw_only=True)
+    _known: dict[str, tuple[Provider, ...]] = field(init=False, repr=False, eq=False)
+
+    def __attrs_post_init__(self) -> None:
+        names = dict.fromkeys(p.name for p in self._found)
+        self._known = {name: tuple(p for p in self._found if p.name == name) for name in names}
+
+    def under(self, lists: Iterable[ProviderList]) -> Registry:
+        """The same registry, in which these lists are observed: what they refuse is not imported.
+
+        Raises:
+            UserError: a list blocks a name that nobody has and that is nearly somebody's, who would then be imported.
+        """
+        lists = tuple(lists)
+        if not lists:
+            return self
+        known = {name: Pending.of(claimants) for name, claimants in self._known.items() if claimants}
+        pending = {**self._pending, **known}
+        for each in lists:
+            for name in () if each.allows else sorted(each.names - pending.keys()):
+                if near_names(name, pending):
+                    raise UserError(f"{each.source}: no provider '{name}' is installed{did_you_mean(name, pending)}")
+        reasons = {name: refusal(name, lists) for name in pending}
+        return Registry(pending={name: p if (told := reasons[name]) is None else p.refused(told) for name, p in pending.items()})
+
+    @property
+    def providers(self) -> tuple[Provider, ...]:
+        """Every provider, by name; this loads them all."""
+        return tuple(p for name in sorted({*self._known, *self._pending}) for p in self.claimants(name))
+
+    def claimants(self, name: str) -> tuple[Provider, ...]:
+        """The providers of that name: none, one, or several that are in each other's way."""
+        if name not in self._known:
+            pending = self._pending.get(name)
+            self._known[name] = pending.load() if pending is not None else ()
+        return self._known[name]
+
+    def __iter__(self) -> Iterator[Registered]:
+        """Every usable component, by kind and then id; this loads every provider."""
+        usable = [c for name in sorted({p.name for p in self.providers}) for c in self._usable(name)]
+        return iter(sorted(usable, key=lambda c: (KINDS.index(c.kind), c.id)))
+
+    def of_kind(self, kind: Kind) -> tuple[Registered, ...]:
+        """The usable components of one kind, by id."""
+        return tuple(c for c in self if c.kind == kind)
+
+    def named(self, id: str) -> tuple[Registered, ...]:
+        """The usable components with this id, one a kind at most."""
+        found = [c for c in self._usable(id.partition(".")[0]) if c.id == id]
+        return tuple(sorted(found, key=lambda c: KINDS.index(c.kind)))
+
+    def provider(self, name: str) -> Provider | None:
+        """The provider of that name; of several the first; None when none is installed."""
+        return next(iter(self.claimants(name)), None)
+
+    def _usable(self, name: str) -> tuple[Registered, ...]:
+        claimants = self.claimants(name)
+        return claimants[0].components if len(claimants) == 1 and claimants[0].ok else ()
+
+    def get(self, kind: Kind, id: str) -> Registered:
+        """The component of that kind and id.
+
+        Raises:
+            UnknownComponentError: nothing installed offers it; the sentence says what is near and what may be missing.
+            ProviderError: its provider is installed but broken, or two distributions claim the provider's name.
+        """
+        for found in self._usable(id.partition(".")[0]):
+            if (found.kind, found.id) == (kind, id):
+                return found
+        self.check_provider(id)
+        raise self.unknown(kind, id)
+
+    def check_provider(self, id: str) -> None:
+        """Refuse an id whose provider is installed but cannot be used.
+
+        Raises:
+            ProviderError: the provider is broken, or two distributions claim its name.
+            UnknownComponentError: the provider was left out by the caller's allow or block list.
+        """
+        name = id.partition(".")[0]
+        claimants = self.claimants(name)
+        if len(claimants) > 1:
+            raise ProviderError(
+                f"'{id}' cannot be resolved: {clash_sentence(name, claimants)}", provider=name, distribution=claimants[0].distribution
+            )
+        for p in claimants:
+            if p.refused:
+                raise UnknownComponentError(f"'{id}' cannot be used: provider '{name}' ({p.distribution} {p.version}) was {p.status}")
+            if not p.ok:
+                raise ProviderError(
+                    f"'{id}' cannot be used: provider '{name}' ({p.distribution} {p.version}) is broken: {p.status}",
+                    provider=name,
+                    distribution=p.distribution,
+                )
+
+    def unknown(self, kind: Kind | None, id: str) -> UnknownComponentError:
+        """The error for an id that no working provider offers; `kind` None: any kind was welcome."""
+        provider, dot, _ = id.partition(".")
+        known = [c.id for c in self if kind in (None, c.kind)]
+        what = kind or "component"
+        if not dot:
+            endings = {c.partition(".")[2]: c for c in known}
+            near = [endings[n] for n in near_names(id, endings)]
+            hint = did_you_mean(near[0], near) if near else did_you_mean(id, known)
+            return UnknownComponentError(f"unknown {what} '{id}': a component id has the form '<provider>.<component>'{hint}")
+        if others := [c.kind for c in self.named(id)]:
+            kinds = " and ".join(others)
+            return UnknownComponentError(f"unknown {what} '{id}': there is a component of this name, but it is of kind {kinds}")
+        if self.provider(provider) is not None:
+            hint = did_you_mean(id, known if near_names(id, known) else [c for c in known if c.startswith(f"{provider}.")])
+            return UnknownComponentError(f"unknown {what} '{id}': provider '{provider}' is installed, but has no {what} of this name{hint}")
+        guess = did_you_mean(id, known) if near_names(id, known) else "."
+        return UnknownComponentError(
+            f"unknown {what} '{id}': no provider '{provider}' is installed{guess} "
+            f"If the name is right, install its distribution, by convention: pip install stackwise-providers-{provider}"
+        )
+
+
+@contextmanager
+def blaming(providers: Iterable[Provider]) -> Iterator[None]:
+    """Run code that calls providers' components: what those raise of their own is their defect.
+
+    Raises:
+        ProviderError: an exception that was raised in the code of one of them, or in what that called.
+    """
+    try:
+        yield
+    except StackwiseError:
+        raise
+    except Exception as error:
+        fault = _fault_of(error, providers)
+        if fault is None:
+            raise
+        raise fault from error
+
+
+def _fault_of(error: Exception, providers: Iterable[Provider]) -> ProviderError | None:
+    """The error as a provider's defect; None: it is not theirs."""
+    core = Path(__file__).parent
+    folders = {Path(provider.location): provider for provider in providers if Path(provider.location) != core}
+    for raised in (error, error.__cause__):
+        frames = traceback.extract_tb(raised.__traceback__) if raised is not None else ()
+        for frame in reversed(frames):
+            file = Path(frame.filename)
+            if core in file.parents:
+                break
+            provider = next((provider for folder, provider in folders.items() if folder == file or folder in file.parents), None)
+            if provider is not None:
+                sentence = (
+                    f"{provider.distribution} {provider.version} failed in {frame.name} ({file.name}:{frame.lineno}): {explain(error)}"
+                )
+                return ProviderError(sentence, provider=provider.name, distribution=provider.distribution)
+    return None
+
+
+def clash_sentence(name: str, claimants: Iterable[Provider]) -> str:
+    """Why a provider name with several owners is unusable, every owner named."""
+    owners = " and ".join(f"{p.distribution} {p.version}" for p in claimants)
+    return f"the provider name '{name}' is offered by {owners}; uninstall all but one of them"
+
+
+def explain(error: BaseException) -> str:
+    """One line that says what went wrong inside a provider."""
+    text = " ".join(str(error).split())
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return f"the module '{error.name}' is missing (ModuleNotFoundError); install what the distribution requires, or reinstall it"
+    if isinstance(error, SystemExit):
+        return f"it called sys.exit({text})"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _article(found: object) -> str:
+    name = type(found).__name__
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"

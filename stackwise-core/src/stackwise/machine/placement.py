@@ -1,0 +1,79 @@
+"""Placement: device and precision, the one seam through which they enter."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from stackwise.errors import UserError
+from stackwise.planes.model.module import Model, rack_spec
+
+_VARIANTS = 64
+"""Graphs that one block may be compiled to along a timeline: trained or judged, frozen here and there, gated, at several lengths.
+Beyond torch's limit of 8 it would go on uncompiled."""
+
+
+class Placement:
+    """Where tensors live and in which precision the model computes.
+
+    Args:
+        device: `auto` (CUDA when there is one), `cpu`, or `cuda`.
+        precision: `float32`, or `bf16` (autocast: parameters and optimizer state stay float32).
+        compiles: whether torch compiles the model, block by block.
+
+    Raises:
+        UserError: CUDA asked for where there is none.
+    """
+
+    def __init__(
+        self,
+        device: Literal["auto", "cpu", "cuda"] | str = "auto",
+        precision: Literal["float32", "bf16"] | str = "float32",
+        *,
+        compiles: bool = False,
+    ) -> None:
+        available = torch.cuda.is_available()
+        if device == "cuda" and not available:
+            raise UserError("run.device is cuda, but torch finds no CUDA device here: use auto or cpu")
+        self.device = torch.device("cuda" if device != "cpu" and available else "cpu")
+        self.precision = precision
+        self.is_cpu = self.device.type == "cpu"
+        self.compiles = compiles
+        self._nothing = nullcontext()
+
+    def forward_context(self) -> AbstractContextManager[Any]:
+        """The context every forward pass runs in."""
+        if self.precision == "bf16":
+            return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return self._nothing
+
+    def wrap(self, model: nn.Module) -> None:
+        """Compile what is not compiled yet: every block of the rack on its own, or the whole rack where it names no blocks.
+
+        Names stay, because modules are compiled in place. Blocks of one shape share one graph; gates and other hooks are part of it.
+        """
+        if not self.compiles or not isinstance(model, Model):
+            return
+        from torch._dynamo import config  # seconds to import, and most runs do not compile
+
+        config.skip_nnmodule_hook_guards = False  # else a gate that is put on or taken off would change nothing
+        config.recompile_limit = max(config.recompile_limit, _VARIANTS)
+        spec = rack_spec(model.rack)
+        paths = [spec.block_path.format(stack=stack, index=i) for stack, count in spec.stacks.items() for i in range(count)]
+        for block in [model.rack.get_submodule(path) for path in paths] or [model.rack]:
+            if block._compiled_call_impl is None:
+                block.compile()
+
+    def generators(self) -> tuple[torch.Generator, ...]:
+        """The process-wide generators that dropout draws from on this device."""
+        if self.is_cpu:
+            return (torch.default_generator,)
+        return (torch.default_generator, torch.cuda.default_generators[self.device.index or torch.cuda.current_device()])
+
+    def synchronize(self) -> None:
+        """Wait for the device, so that a clock reads finished work."""
+        if not self.is_cpu:
+            torch.cuda.synchronize(self.device)

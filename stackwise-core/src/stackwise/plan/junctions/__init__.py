@@ -1,0 +1,1 @@
+"""Where parts meet: specs are joined until sizes, names and dtypes agree, or a sentence says why not."""

@@ -1,0 +1,151 @@
+"""One phase's drafts joined at every junction: open options filled, differences bridged, mismatches collected."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+from attrs import Factory, frozen
+
+from stackwise.contracts.specs import BatchSpec, RackSpec, Spec, TaskSpec, TensorSpec, TransformSpec
+from stackwise.curriculum.bridges import Bridge
+from stackwise.errors import Problem, UserError
+from stackwise.plan.junctions.unify import Side, unify
+from stackwise.plan.parts import Draft
+
+
+@frozen(kw_only=True)
+class PhaseDrafts:
+    """The drafts of one phase, by role."""
+
+    task: Draft
+    embedding: Draft
+    rack: Draft
+    head: Draft
+    optimizer: Draft
+    sources: Mapping[str, Draft]
+    transforms: tuple[Draft, ...] = ()
+    adapters: Mapping[str, tuple[Draft, ...]] = Factory(dict)
+    weight_adapters: Mapping[str, Draft] = Factory(dict)
+    reaction: Draft | None = None
+    growth: Draft | None = None
+
+    def by_role(self) -> dict[str, Draft]:
+        """Every draft that stands at a junction, under its unification role."""
+        roles = {"task": self.task, "embedding": self.embedding, "rack": self.rack, "head": self.head}
+        roles |= {f"source:{name}": draft for name, draft in self.sources.items()}
+        roles |= {f"adapter:{junction}:{i}": draft for junction, drafts in self.adapters.items() for i, draft in enumerate(drafts)}
+        return roles
+
+
+@frozen(kw_only=True)
+class Joined:
+    """Drafts with every option filled, and what was found at the junctions."""
+
+    drafts: PhaseDrafts
+    bridges: tuple[Bridge, ...]
+    problems: tuple[Problem, ...]
+    sizes: Mapping[tuple[str, str], int] = Factory(dict)
+    optional: frozenset[str] = frozenset()
+    """The optional fields of the task that a source delivers."""
+
+    def specs(self) -> dict[str, Any]:
+        """The specs at the junctions, for build contexts; `batch` is the first source's."""
+        roles = self.drafts.by_role()
+        specs: dict[str, Any] = {role: self._solved(role, roles[role].spec) for role in ("task", "embedding", "rack", "head")}
+        batches = [self._solved(role, spec) for role, draft in roles.items() if isinstance(spec := draft.spec, BatchSpec)]
+        return {**specs, "batch": batches[0] if batches else BatchSpec(fields={})}
+
+    def _solved(self, role: str, spec: Spec | None) -> Any:
+        """A spec with the sizes found in place of the names of its dimensions."""
+        if spec is None:
+            return None
+
+        def sized(tensor: TensorSpec) -> TensorSpec:
+            dims = tuple(self.sizes.get((role, dim), dim) if isinstance(dim, str) else dim for dim in tensor.dims)
+            upper = tensor.bounds[1] if tensor.bounds is not None else 0
+            bounds = None if tensor.bounds is None else (tensor.bounds[0], self.sizes.get((role, str(upper)), upper))
+            return attrs.evolve(tensor, dims=dims, bounds=bounds)
+
+        changes: dict[str, Any] = {}
+        for attribute in attrs.fields(type(spec)):
+            value = getattr(spec, attribute.name)
+            if isinstance(value, TensorSpec):
+                changes[attribute.name] = sized(value)
+            elif isinstance(value, Mapping) and value and all(isinstance(inner, TensorSpec) for inner in value.values()):
+                changes[attribute.name] = {name: sized(inner) for name, inner in value.items()}
+        return attrs.evolve(spec, **changes)
+
+
+def join(drafts: PhaseDrafts, rename: Mapping[str, str]) -> Joined:
+    """Unify the specs of a phase and fill what the options leave open."""
+    sides = {}
+    problems: list[Problem] = []
+    for role, draft in drafts.by_role().items():
+        spec = _spec(draft, problems)
+        if spec is not None:
+            if isinstance(spec, BatchSpec):
+                spec = _transformed(spec, draft, drafts.transforms, problems)
+            sides[role] = Side(role=role, label=draft.label, spec=spec, dims=draft.sizes, open=draft.open_sizes, pinned=draft.pinned)
+    unified = unify(sides, rename, complete=not problems)
+    unseen = [role for role in drafts.by_role() if role.startswith("source:") and role not in sides]
+    asked = [Bridge(f"{role}-task", "rename", f"{old} → {new}", "task", new, old, new) for role in unseen for new, old in rename.items()]
+    attention = _attention(sides)
+    filled = {}
+    for role, draft in drafts.by_role().items():
+        try:
+            filled[role] = draft.filled({dim: size for (owner, dim), size in unified.values.items() if owner == role}, attention)
+        except UserError as error:
+            problems.append(Problem(str(error), draft.path))
+            filled[role] = draft
+    return Joined(
+        drafts=_replace(drafts, filled),
+        bridges=(*unified.bridges, *asked),
+        problems=(*problems, *unified.problems),
+        sizes=unified.values,
+        optional=unified.optional,
+    )
+
+
+def _attention(sides: Mapping[str, Side]) -> str | None:
+    """The mode that options which follow the task take; one that the rack does not offer is told at the junction."""
+    task, rack = (sides[role].spec if role in sides else None for role in ("task", "rack"))
+    wanted = task.attention if isinstance(task, TaskSpec) else None
+    offered = rack.attention if isinstance(rack, RackSpec) else ()
+    return wanted if not offered or wanted in offered else None
+
+
+def _transformed(spec: BatchSpec, source: Draft, transforms: tuple[Draft, ...], problems: list[Problem]) -> BatchSpec:
+    """The fields of a source after its transforms."""
+    for transform in transforms:
+        change = _spec(transform, problems)
+        if isinstance(change, TransformSpec):
+            for name in change.inputs.keys() - spec.fields.keys():
+                offered = ", ".join(spec.fields) or "nothing"
+                message = f"{transform.label} needs the field '{name}', but {source.label} and the transforms before it give {offered}"
+                problems.append(Problem(message, transform.path))
+            spec = BatchSpec(fields={**spec.fields, **change.outputs})
+    return spec
+
+
+def _spec(draft: Draft, problems: list[Problem]) -> Spec | None:
+    try:
+        return draft.spec
+    except UserError as error:
+        problems.append(Problem(str(error), draft.path))
+        return None
+
+
+def _replace(drafts: PhaseDrafts, filled: Mapping[str, Draft]) -> PhaseDrafts:
+    return attrs.evolve(
+        drafts,
+        task=filled["task"],
+        embedding=filled["embedding"],
+        rack=filled["rack"],
+        head=filled["head"],
+        sources={name: filled[f"source:{name}"] for name in drafts.sources},
+        adapters={
+            junction: tuple(filled[f"adapter:{junction}:{i}"] for i in range(len(group))) for junction, group in drafts.adapters.items()
+        },
+    )

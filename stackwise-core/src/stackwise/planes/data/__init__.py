@@ -1,0 +1,1 @@
+"""The data plane: which rows of which source make each batch."""

@@ -1,0 +1,86 @@
+"""Batches as such: held against their spec, counted in rows, joined."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from stackwise.contracts.protocols import Batch
+from stackwise.contracts.specs import BatchSpec
+from stackwise.errors import DataError, ProviderError
+
+
+def check_batch(source: str, batch: Batch, spec: BatchSpec, length: int | None = None) -> None:
+    """Hold the first batch of a source against its own spec and the `length` that was asked for.
+
+    Raises:
+        ProviderError: a field missing, or of another rank or dtype than declared.
+        DataError: values outside the declared bounds, or features that are not finite.
+    """
+    if not isinstance(batch, Mapping):
+        raise ProviderError(f"source '{source}' delivered a {type(batch).__name__}: a batch is a mapping of field name → tensor")
+    for name, expected in spec.fields.items():
+        if name not in batch:
+            raise ProviderError(f"source '{source}' declares the field '{name}' but delivers {sorted(batch)}")
+        tensor = batch[name]
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        if tensor.dim() != len(expected.dims) or expected.dtype not in (dtype, "floating" if tensor.is_floating_point() else "integer"):
+            raise ProviderError(f"source '{source}' declares '{name}' as {expected} but delivers {dtype}{list(tensor.shape)}")
+        if length is not None and expected.dims[1:2] == ("time",) and tensor.shape[1] != length:
+            raise ProviderError(f"source '{source}' was asked for rows of {length} and delivers '{name}' as {list(tensor.shape)}")
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise DataError(f"source '{source}': '{name}' holds values that are not finite in its first batch")
+        if expected.bounds is not None and isinstance(expected.bounds[1], int) and tensor.numel():
+            low, high = int(tensor.min()), int(tensor.max())
+            if low < expected.bounds[0] or high >= expected.bounds[1]:
+                declared = f"{expected.bounds[0]}..{expected.bounds[1] - 1}"
+                raise DataError(f"source '{source}': '{name}' holds {low}..{high}, outside its declared range {declared}")
+
+
+def check_limits(source: str, name: str, tensor: torch.Tensor, limits: tuple[int, int]) -> None:
+    """Refuse entries of an integer field outside limits[0] <= v < limits[1].
+
+    Raises:
+        DataError: so they are.
+    """
+    if tensor.numel():
+        low, high = (int(bound) for bound in torch.aminmax(tensor))
+        refuse_outside(source, name, (low, high + 1), limits)
+
+
+def refuse_outside(source: str, name: str, held: tuple[int, int], limits: tuple[int, int]) -> None:
+    """Refuse a field that holds values of `held` that `limits` leave out; both without their upper end.
+
+    Raises:
+        DataError: so it does.
+    """
+    if held[0] < limits[0] or held[1] > limits[1]:
+        raise DataError(
+            f"source '{source}': '{name}' holds values from {held[0]} to {held[1] - 1}, and the model takes {limits[0]} to "
+            f"{limits[1] - 1}: mend the data, or give the model the size that they need"
+        )
+
+
+def rows_of(batch: Batch) -> int:
+    """Length of the first dimension."""
+    return int(next(iter(batch.values())).shape[0])
+
+
+def join_rows(parts: Sequence[tuple[str, Batch]]) -> Batch:
+    """The rows of several sources in one batch, of the fields that all of them have.
+
+    Raises:
+        DataError: sources without a field in common.
+    """
+    if len(parts) == 1:
+        return parts[0][1]
+    first_name, first = parts[0]
+    shared = [field for field in first if all(field in batch for _, batch in parts)]
+    for name, batch in parts[1:]:
+        if not shared:
+            raise DataError(
+                f"source '{name}' delivers {sorted(batch)}, source '{first_name}' delivers {sorted(first)}: "
+                "sources of one mixture share their fields"
+            )
+    return {field: torch.cat([batch[field] for _, batch in parts]) for field in shared}

@@ -1,0 +1,1 @@
+"""Loaders that read in processes of their own."""

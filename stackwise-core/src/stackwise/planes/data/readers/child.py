@@ -1,0 +1,165 @@
+"""The process on the other side of a `ProcessLoader`: it builds the loader, follows orders in turn, and hands batches back."""
+
+from __future__ import annotations
+
+import pickle
+import signal
+import traceback
+from collections.abc import Mapping
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+from attrs import frozen
+
+from stackwise.contracts.protocols import Loader, Skippable
+from stackwise.errors import ProviderError
+from stackwise.planes.data.readers.shared_batches import BatchWriter, SharedBatch
+
+SLOTS = 2
+"""Batches of one process that may wait to be collected."""
+
+OPTIONAL_METHODS = ("epoch_size", "apply_values", "fingerprint")
+
+
+@frozen
+class Failure:
+    """An exception on its way to the other process, which need not be able to pickle it whole."""
+
+    kind: type[BaseException]
+    arguments: tuple[Any, ...]
+    fields: Mapping[str, Any]
+    where: str
+
+    @classmethod
+    def of(cls, error: BaseException, place: str) -> Failure:
+        """The exception as it can be sent: itself, or a `ProviderError` with its name and message."""
+        where = f"in reader process {place}:\n{''.join(traceback.format_exception(error))}"
+        fields = {name: value for name, value in vars(error).items() if name != "__notes__"}
+        failure = cls(type(error), error.args, fields, where)
+        try:
+            pickle.loads(pickle.dumps(failure)).as_error()
+        except Exception:  # a class of the loader's own may do anything when it is pickled or made
+            return cls(ProviderError, (f"{type(error).__name__}: {error}",), {"provider": "", "distribution": ""}, where)
+        return failure
+
+    def as_error(self) -> BaseException:
+        """An exception of the same class, message and fields, without calling its constructor."""
+        error = self.kind.__new__(self.kind, *self.arguments)
+        error.args = self.arguments
+        vars(error).update(self.fields)
+        error.add_note(self.where)
+        return error
+
+
+@frozen
+class Delivery:
+    """A batch in a slot, and the loader's state behind it."""
+
+    slot: int
+    batch: SharedBatch
+    state: dict[str, Any]
+
+
+@frozen
+class Undelivered:
+    """What was raised in place of a batch."""
+
+    failure: Failure
+
+
+@frozen
+class Answer:
+    """What a call returned, or why it did not."""
+
+    value: Any
+    failure: Failure | None = None
+
+
+def serve(connection: Connection, build: bytes, place: str) -> None:
+    """Follow orders until told to end, or until the other end is gone.
+
+    Args:
+        connection: orders in, answers out; both pickled.
+        build: the pickled callable that makes the loader.
+        place: which process this is, for messages.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is sent to the whole group, and the training process decides on it
+    torch.set_num_threads(1)
+    try:
+        loader = pickle.loads(build)()
+        methods = [name for name in OPTIONAL_METHODS if callable(getattr(loader, name, None))]
+        offers = {"spec": loader.get_batch_spec(), "state": loader.state_dict(), "methods": methods}
+    except BaseException as error:  # SystemExit of a loader included: the training process has to hear of it
+        _send(connection, Answer(None, Failure.of(error, place)))
+        return
+    _send(connection, Answer(offers))
+    child = _Child(connection, loader, place)
+    try:
+        while (order := pickle.loads(connection.recv_bytes()))[0] != "end":
+            child.follow(order[0], order[1:])
+    except (EOFError, OSError):  # the training process is gone without a word: there is nobody to tell
+        child.abandon()
+
+
+class _Child:
+    """One loader, one segment a slot."""
+
+    def __init__(self, connection: Connection, loader: Loader, place: str) -> None:
+        self._connection, self._loader, self._place = connection, loader, place
+        self._writers = [BatchWriter() for _ in range(SLOTS)]
+        self._taken = 0
+        self._late: BaseException | None = None
+        """What an order raised that has no answer: it comes in place of the next batch."""
+
+    def abandon(self) -> None:
+        """Remove what nobody will read."""
+        for writer in self._writers:
+            writer.abandon()
+
+    def follow(self, order: str, arguments: tuple[Any, ...]) -> None:
+        """Carry out one order; only `skip` and `apply_values` have no answer."""
+        if order == "take":
+            _send(self._connection, self._take(*arguments))
+        elif order in ("skip", "apply_values"):
+            self._in_passing(order, arguments)
+        else:
+            _send(self._connection, self._call(order, arguments))
+
+    def _take(self, rows: int | None, length: int | None) -> Delivery | Undelivered:
+        slot, self._taken = self._taken % SLOTS, self._taken + 1
+        late, self._late = self._late, None
+        try:
+            if late is not None:
+                raise late
+            batch = self._loader.take(rows, length)
+            return Delivery(slot, self._writers[slot].write(batch), self._loader.state_dict())
+        except BaseException as error:  # SystemExit of a loader included
+            return Undelivered(Failure.of(error, self._place))
+
+    def _in_passing(self, order: str, arguments: tuple[Any, ...]) -> None:
+        try:
+            if order == "apply_values":
+                self._loader.apply_values(*arguments)  # type: ignore[attr-defined]  # ordered only of loaders that have it
+            elif isinstance(self._loader, Skippable):
+                self._loader.skip(*arguments)
+            else:
+                self._loader.take(*arguments)
+        except BaseException as error:
+            if order == "apply_values" or isinstance(self._loader, Skippable):
+                self._late = error
+            # a batch that cannot be taken is reported by the process whose turn it is
+
+    def _call(self, method: str, arguments: tuple[Any, ...]) -> Answer:
+        try:
+            value = getattr(self._loader, method)(*arguments)
+            if method == "load_state_dict":
+                self._late = None
+                value = self._loader.state_dict()
+            return Answer(value)
+        except BaseException as error:
+            return Answer(None, Failure.of(error, self._place))
+
+
+def _send(connection: Connection, message: Delivery | Undelivered | Answer) -> None:
+    connection.send_bytes(pickle.dumps(message))

@@ -1,0 +1,272 @@
+"""A loader that runs in several processes and delivers the stream it would deliver in one.
+
+Request k goes to process k mod n; the others move their cursors past it. So each of them knows the whole stream's position, the state
+that comes with batch k is the state after batch k, and neither rows nor order depend on the number of processes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import pickle
+import weakref
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from stackwise.contracts.protocols import Batch, Loader
+from stackwise.contracts.specs import BatchSpec
+from stackwise.errors import ProviderError
+from stackwise.planes.data.readers.child import SLOTS, Answer, Delivery, Undelivered, serve
+from stackwise.planes.data.readers.shared_batches import BatchReader
+
+_JOIN_S = 5.0
+
+
+class ProcessLoader:
+    """The loader that `build` makes, read by `workers` processes.
+
+    It has `epoch_size`, `apply_values` and `fingerprint` when that loader has them; new values hold for what is asked for after them.
+
+    Args:
+        build: makes the loader; picklable, called once in each process.
+        workers: processes, at least 1.
+
+    Raises:
+        ProviderError: `build` cannot be sent to another process, or a process ended by itself.
+        Exception: whatever `build` raises.
+    """
+
+    epoch_size: Callable[[], Any]
+    apply_values: Callable[[Mapping[str, float]], None]
+    fingerprint: Callable[[], Mapping[str, Any]]
+
+    def __init__(self, build: Callable[[], Loader], workers: int) -> None:
+        if workers < 1:
+            raise ValueError(f"{workers} reader processes read nothing: give 1 or more")
+        self._asked: deque[tuple[_Reader, int | None, int | None]] = deque()
+        self._count = 0
+        self._state: dict[str, Any] = {}
+        self._readers: list[_Reader] = []
+        self._end = weakref.finalize(self, _end_all, self._readers)
+        """Also called when the interpreter exits."""
+        try:
+            self._start(build, workers)
+        except BaseException:
+            self.close()
+            raise
+
+    def get_batch_spec(self) -> BatchSpec:
+        """The loader's own."""
+        return self._spec
+
+    def ask(self, rows: int | None, length: int | None) -> None:
+        """Request a batch for a later `take` to collect."""
+        readers = self._open_readers()
+        turn = readers[self._count % len(readers)]
+        for reader in readers:
+            reader.tell("take" if reader is turn else "skip", rows, length)
+        self._asked.append((turn, rows, length))
+        self._count += 1
+
+    def take(self, rows: int | None, length: int | None) -> Batch:
+        """The oldest batch asked for, or the next one when none is.
+
+        Raises:
+            ProviderError: a process ended by itself.
+            RuntimeError: the oldest request was another one, or the loader is closed.
+            Exception: whatever the loader raises at this request.
+        """
+        if not self._asked:
+            self.ask(rows, length)
+        reader, *asked = self._asked[0]
+        if asked != [rows, length]:
+            raise RuntimeError(f"rows={rows}, length={length} is taken where rows={asked[0]}, length={asked[1]} was asked for first")
+        self._asked.popleft()
+        batch, self._state = reader.collect()
+        return batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state after the last batch that was taken, however many are asked for."""
+        return dict(self._state)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Drop what was asked for, and go to a state.
+
+        Raises:
+            Exception: whatever the loader raises at a state that is none of its own.
+        """
+        readers = self._open_readers()
+        self._asked.clear()
+        for reader in readers:
+            reader.drop()
+        for reader in readers:
+            reader.call("load_state_dict", dict(state))
+        self._state, *_ = _values([reader.answer() for reader in readers])
+
+    def close(self) -> None:
+        """End the processes; nothing can be taken after that."""
+        self._asked.clear()
+        self._end()
+
+    def _start(self, build: Callable[[], Loader], workers: int) -> None:
+        try:
+            pickled = pickle.dumps(build)
+        except Exception as error:  # pickling runs code of the object, which may raise anything
+            raise ProviderError(
+                f"the loader cannot be read by {workers} processes, because what builds it cannot be sent to them ({error}): "
+                "build it by a function or class at the top of a module"
+            ) from error
+        for index in range(workers):
+            self._readers.append(_Reader(pickled, f"{index + 1} of {workers}"))
+        offers, *_ = _values([reader.answer() for reader in self._readers])
+        self._spec: BatchSpec = offers["spec"]
+        self._state = offers["state"]
+        if "epoch_size" in offers["methods"]:
+            self.epoch_size = lambda: self._ask_first("epoch_size")
+        if "fingerprint" in offers["methods"]:
+            self.fingerprint = lambda: self._ask_first("fingerprint")
+        if "apply_values" in offers["methods"]:
+            self.apply_values = self._apply_values
+
+    def _apply_values(self, values: Mapping[str, float]) -> None:
+        for reader in self._open_readers():
+            reader.tell("apply_values", dict(values))
+
+    def _ask_first(self, method: str) -> Any:
+        first = self._open_readers()[0]
+        first.call(method)
+        return _values([first.answer()])[0]
+
+    def _open_readers(self) -> list[_Reader]:
+        if not self._readers:
+            raise RuntimeError("the reader processes of this loader are closed")
+        return self._readers
+
+
+class _Reader:
+    """One process as seen from here. At most `SLOTS` of its batches are under way; later orders wait until one is collected."""
+
+    def __init__(self, build: bytes, place: str) -> None:
+        self._place = place
+        context = multiprocessing.get_context("spawn")
+        self._connection, other = context.Pipe()
+        self._process = context.Process(target=serve, args=(other, build, place), name=f"stackwise-reader-{place}", daemon=True)
+        self._process.start()
+        other.close()
+        self._orders: deque[tuple[Any, ...]] = deque()
+        self._made: deque[tuple[Batch, dict[str, Any]] | Undelivered] = deque()
+        self._slots = [BatchReader() for _ in range(SLOTS)]
+        self._under_way = 0
+
+    def tell(self, order: str, *arguments: Any) -> None:
+        """Give an order that takes its turn behind those before it."""
+        self._orders.append((order, *arguments))
+        self._send_orders()
+
+    def call(self, method: str, *arguments: Any) -> None:
+        """Have a method called at once, ahead of waiting orders; `answer` gets what it returns."""
+        self._send((method, *arguments))
+
+    def collect(self) -> tuple[Batch, dict[str, Any]]:
+        """The oldest batch ordered, and the state behind it."""
+        if not self._made:
+            message = self._receive()
+            assert not isinstance(message, Answer)
+            self._keep(message)
+        made = self._made.popleft()
+        if isinstance(made, Undelivered):
+            raise made.failure.as_error()
+        return made
+
+    def answer(self) -> Answer:
+        """The answer to the oldest call."""
+        while not isinstance(message := self._receive(), Answer):
+            self._keep(message)
+        return message
+
+    def drop(self) -> None:
+        """Forget every batch ordered; those under way are waited for."""
+        self._orders.clear()
+        while self._under_way:
+            message = self._receive()
+            assert not isinstance(message, Answer)
+            self._keep(message)
+        self._made.clear()
+
+    def hang_up(self) -> None:
+        """Ask the process to end once it has followed the orders it has."""
+        self._orders.clear()
+        with contextlib.suppress(OSError):
+            self._connection.send_bytes(pickle.dumps(("end",)))
+
+    def end(self) -> None:
+        """Wait for the end of the process, enforce it if it takes long, and take in what is under way, so that no memory is left."""
+        if not self._drained(_JOIN_S):
+            self._process.kill()
+            self._drained(None)
+        self._process.join()
+        self._process.close()
+        self._connection.close()
+        for slot in self._slots:
+            slot.close()
+
+    def _drained(self, seconds: float | None) -> bool:
+        """Receive until the other end is closed; False when it stays silent for `seconds`."""
+        try:
+            while self._connection.poll(seconds):
+                message = pickle.loads(self._connection.recv_bytes())
+                if isinstance(message, Delivery):
+                    self._slots[message.slot].read(message.batch)
+        except (EOFError, OSError):
+            return True
+        return False
+
+    def _keep(self, message: Delivery | Undelivered) -> None:
+        """Copy a batch out of its slot, which makes room for another one."""
+        self._made.append((self._slots[message.slot].read(message.batch), message.state) if isinstance(message, Delivery) else message)
+        self._under_way -= 1
+        self._send_orders()
+
+    def _send_orders(self) -> None:
+        while self._orders and (self._orders[0][0] != "take" or self._under_way < SLOTS):
+            order = self._orders.popleft()
+            self._under_way += order[0] == "take"
+            self._send(order)
+
+    def _send(self, order: tuple[Any, ...]) -> None:
+        try:
+            self._connection.send_bytes(pickle.dumps(order))
+        except OSError as error:
+            raise self._ended() from error
+
+    def _receive(self) -> Delivery | Undelivered | Answer:
+        try:
+            message: Delivery | Undelivered | Answer = pickle.loads(self._connection.recv_bytes())
+        except (EOFError, OSError) as error:
+            raise self._ended() from error
+        return message
+
+    def _ended(self) -> ProviderError:
+        self._process.join(_JOIN_S)
+        return ProviderError(
+            f"reader process {self._place} (pid {self._process.pid}) ended with exit code {self._process.exitcode} while it was needed: "
+            "its loader ended the process, or something killed it (short of memory?); resume from the last checkpoint"
+        )
+
+
+def _values(answers: list[Answer]) -> list[Any]:
+    """What calls returned; raises the first failure among them."""
+    for answer in answers:
+        if answer.failure is not None:
+            raise answer.failure.as_error()
+    return [answer.value for answer in answers]
+
+
+def _end_all(readers: list[_Reader]) -> None:
+    ending = list(readers)
+    readers.clear()
+    for reader in ending:
+        reader.hang_up()
+    for reader in ending:
+        reader.end()

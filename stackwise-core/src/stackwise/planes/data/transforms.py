@@ -1,0 +1,86 @@
+"""The declared transforms of a batch, in order, each with a random stream of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from stackwise.contracts.protocols import Batch, Stateful, Transform
+from stackwise.curriculum.parts import Part
+from stackwise.errors import DataError
+from stackwise.planes.followers import Follower
+from stackwise.timeline.duration import Moment
+from stackwise.timeline.streams import step_seed, stream_key
+
+BuildTransform = Callable[[Part], Transform]
+
+
+class _Link(NamedTuple):
+    """One transform of the chain."""
+
+    part: Part
+    follower: Follower
+    transform: Transform
+    generator: torch.Generator
+    key: int
+
+
+class Transforms:
+    """Those of the state in force; called with every micro-batch of a step that was begun.
+
+    Args:
+        build: makes a declared transform; None where none is ever declared.
+        seed: the run's seed. What a transform draws depends on it, on its place and id, and on the step.
+    """
+
+    def __init__(self, build: BuildTransform | None, seed: int) -> None:
+        self._build, self._seed = build, seed
+        self._chain: list[_Link] = []
+
+    def enter(self, parts: Sequence[Part]) -> None:
+        """Cross into those declared; one that is declared as before, at its place, stays."""
+        known = {(i, link.part.structure): link for i, link in enumerate(self._chain)}
+        links = [(part, known.get((i, part.structure)) or self._made(i, part)) for i, part in enumerate(parts)]
+        self._chain = [link._replace(part=part, follower=Follower(part, link.transform, "the transform")) for part, link in links]
+
+    def begin(self, moment: Moment) -> None:
+        """Seed the streams of a step, which its micro-batches share, and hand over the values in force."""
+        for link in self._chain:
+            link.follower.apply(moment.t)
+            link.generator.manual_seed(step_seed(link.key, moment.step))
+
+    def __call__(self, batch: Batch, moment: Moment) -> Batch:
+        """The next micro-batch of the step that was begun, after all of them."""
+        for link in self._chain:
+            batch = link.transform(batch, moment, link.generator)
+        return batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of those that have any, by their place."""
+        return {str(i): transform.state_dict() for i, transform in self._stateful().items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned.
+
+        Raises:
+            DataError: the transforms with state are others than the declared ones.
+        """
+        stateful = self._stateful()
+        if set(state) != set(map(str, stateful)):
+            raise DataError(f"the saved transforms with state are {sorted(state)}, the declared ones are {sorted(map(str, stateful))}")
+        for i, transform in stateful.items():
+            transform.load_state_dict(state[str(i)])
+            self._chain[i].follower.forget()
+
+    def _stateful(self) -> dict[int, Stateful]:
+        return {i: link.transform for i, link in enumerate(self._chain) if isinstance(link.transform, Stateful)}
+
+    def __bool__(self) -> bool:
+        return bool(self._chain)
+
+    def _made(self, index: int, part: Part) -> _Link:
+        assert self._build is not None
+        transform, key = self._build(part), stream_key(self._seed, "transform", index, part.id)
+        return _Link(part, Follower(part, transform, "the transform"), transform, torch.Generator(), key)

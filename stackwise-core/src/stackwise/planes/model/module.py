@@ -1,0 +1,172 @@
+"""The model as trained: embedding → rack → head, with whatever stands between them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from stackwise.contracts.protocols import Batch
+from stackwise.contracts.specs import EmbeddingSpec, HeadSpec, RackSpec
+from stackwise.curriculum.bridges import Bridge
+from stackwise.planes.model.bridges import Precision, fields_across, hidden_bridges, take
+from stackwise.planes.model.weight_adapters import Attached, WeightAdapters, attach
+
+
+class Model(nn.Module):
+    """Embedding, rack and head in a row, with the adapters between them. Its parameter names are the canonical ones.
+
+    Args:
+        embedding: `forward(**fields) → hidden`; its spec, or its signature, names the batch fields it takes.
+        rack: `forward(hidden, **side) → hidden`; likewise for side inputs.
+        head: `forward(hidden) → outputs by name`.
+        adapters: junction (`embedding-rack`, `rack-head`) → modules from hidden to hidden.
+        bridges: lossless differences to cross, as unification found them.
+        weight_adapters: adapter name and path of a module → the adapter beside it.
+        precision: role → dtype its parameters are held in, where that is declared; the hidden state is cast at the junctions.
+    """
+
+    embedding: nn.Module
+    rack: nn.Module
+    head: nn.Module
+
+    def __init__(
+        self,
+        embedding: nn.Module,
+        rack: nn.Module,
+        head: nn.Module,
+        adapters: Mapping[str, Sequence[nn.Module]] | None = None,
+        bridges: Sequence[Bridge] = (),
+        weight_adapters: Attached | None = None,
+        precision: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__()
+        self.embedding, self.rack, self.head = embedding, rack, head
+        self.adapters = nn.ModuleDict({junction: nn.ModuleList(modules) for junction, modules in (adapters or {}).items() if modules})
+        self._hooks: list[Any] = []
+        self.precision = dict(precision or {})
+        self.attach(weight_adapters or {})
+        self.wire(bridges)
+
+    def attach(self, weight_adapters: Attached) -> None:
+        """Put these weight adapters beside their matrices, in place of those that were there."""
+        for hook in self._hooks:
+            hook.remove()
+        self.attached = dict(weight_adapters)
+        self.weight_adapters = WeightAdapters(self.attached)
+        self._hooks = list(attach(self, self.attached))
+
+    def wire(self, bridges: Sequence[Bridge] | None = None) -> None:
+        """Read the parts' boundaries and tie what the head declares tied; called again after every exchange of a part."""
+        if bridges is not None:
+            self._bridges = tuple(bridges)
+        self._inputs = fields_across(_fields_of(self.embedding), self._into("embedding"))
+        at_rack = [b for b in self._into("rack") if b.junction == "task-rack"]
+        self._side = fields_across(_side_of(self.rack), at_rack)
+        self._embedded = tuple((b.field, b.after, b.before) for b in at_rack if b.kind == "embed")
+        self._head_side = fields_across(_head_side(self.head), (b for b in self._into("head") if b.junction == "task-head"))
+        self._outputs = tuple(b for b in self._into("task") if b.junction == "head-task")
+        self._before_rack = self._chain("embedding-rack", "rack")
+        self._before_head = self._chain("rack-head", "head")
+        spec = _spec_of(self.head)
+        for own, canonical in (spec.ties if spec is not None else {}).items():
+            set_parameter(self.head, own, self.get_parameter(canonical))
+
+    def forward(self, batch: Batch) -> Mapping[str, torch.Tensor]:
+        """Outputs of the head by name. Side inputs are passed when the batch has them."""
+        hidden: torch.Tensor = self.embedding(**take(self._inputs, batch))
+        for step in self._before_rack:
+            hidden = step(hidden)
+        side = take(self._side, batch)
+        for name, own, given in self._embedded:
+            side[name] = self.embedding(**take(self._inputs, {**batch, own: batch[given]}))
+        hidden = self.rack(hidden, **side)
+        for step in self._before_head:
+            hidden = step(hidden)
+        outputs: Mapping[str, torch.Tensor] = self.head(hidden, **take(self._head_side, batch))
+        if self._outputs:
+            names = {*outputs, *(bridge.field for bridge in self._outputs)}
+            return take(fields_across(names, self._outputs), outputs)
+        return outputs
+
+    def _chain(self, junction: str, role: str) -> tuple[nn.Module, ...]:
+        """What the hidden state passes on its way into a part: declared adapters, and the bridges into each."""
+        steps: list[nn.Module | None] = []
+        if self.precision and junction in self.adapters:
+            steps.append(Precision("float32"))  # what adapters are held in
+        for i, adapter in enumerate(self.adapters.get_submodule(junction).children() if junction in self.adapters else ()):
+            steps += [hidden_bridges(self._into(f"adapter:{junction}:{i}")), adapter]
+        steps.append(hidden_bridges(b for b in self._into(role) if b.junction == junction))
+        if self.precision:
+            steps.append(Precision(self.precision.get(role, "float32")))
+        return tuple(step for step in steps if step is not None)
+
+    def _into(self, role: str) -> tuple[Bridge, ...]:
+        return tuple(bridge for bridge in self._bridges if bridge.into == role)
+
+
+def rack_spec(rack: Any) -> RackSpec:
+    """The rack's own spec, or that of a plain rack: hidden in, hidden out."""
+    if hasattr(rack, "to_spec"):
+        spec: RackSpec = rack.to_spec()
+        return spec
+    return RackSpec()
+
+
+def _head_side(head: nn.Module) -> tuple[str, ...]:
+    spec = _spec_of(head)
+    return tuple(spec.side) if isinstance(spec, HeadSpec) else ()
+
+
+def _spec_of(part: Any) -> Any:
+    return part.get_spec() if hasattr(part, "get_spec") else None
+
+
+def _fields_of(embedding: nn.Module) -> tuple[str, ...]:
+    spec = _spec_of(embedding)
+    if isinstance(spec, EmbeddingSpec):
+        return tuple(spec.inputs)
+    return tuple(inspect.signature(embedding.forward).parameters)
+
+
+def _side_of(rack: nn.Module) -> tuple[str, ...]:
+    if hasattr(rack, "to_spec"):
+        return tuple(rack_spec(rack).side)
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return tuple(name for name, p in list(inspect.signature(rack.forward).parameters.items())[1:] if p.kind in kinds)
+
+
+def set_parameter(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
+    owner, _, leaf = name.rpartition(".")
+    module.get_submodule(owner).register_parameter(leaf, parameter)
+
+
+def named_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters, tied ones once, and persistent buffers, by canonical name."""
+    tensors: dict[str, torch.Tensor] = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    persistent = model.state_dict().keys()
+    return tensors | {name: buffer for name, buffer in model.named_buffers() if name in persistent}
+
+
+def load_named_tensors(model: nn.Module, saved: Mapping[str, torch.Tensor]) -> list[str]:
+    """Write `named_tensors` back into a model of the same names, shapes and dtypes.
+
+    Returns:
+        Every difference, as a sentence each; where there is one nothing is written.
+    """
+    own = named_tensors(model)
+    differences = [f"{name} is not among the saved tensors" for name in own if name not in saved]
+    differences += [f"{name} is saved and not in the model" for name in saved if name not in own]
+    differences += [
+        f"{name} is saved as {saved[name].dtype} {tuple(saved[name].shape)} and is {tensor.dtype} {tuple(tensor.shape)} in the model"
+        for name, tensor in own.items()
+        if name in saved and (saved[name].shape != tensor.shape or saved[name].dtype != tensor.dtype)
+    ]
+    if not differences:
+        with torch.no_grad():
+            for name, tensor in own.items():
+                tensor.copy_(saved[name])
+    return differences

@@ -1,0 +1,271 @@
+"""Parameters from an old model to a new one, by name: the transform and load of the model plane, and of `stackwise.carry`.
+
+Nothing here knows what a phase is. An *origin* says for each new parameter where its values come from; `load` then adopts the
+same Parameter object where nothing about it changed, copies through the map where something did, and draws what is fresh.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+import torch
+from attrs import evolve, field, frozen
+from torch import nn
+
+from stackwise.contracts.growth import BlockOrigin, CopyOf, Fresh, GrowthRequest, Origin, ParameterGrowth
+from stackwise.errors import ProviderError, UserError
+from stackwise.planes.model.module import set_parameter
+from stackwise.planes.model.parameter_map import fill
+
+Tensors = Mapping[str, torch.Tensor]
+Source = Callable[[str], str | None]
+"""Canonical name in the new model → the name its values had in the old one; None where there was none."""
+
+WEIGHT_ADAPTERS = "weight_adapters."
+
+
+@frozen(kw_only=True)
+class ModelReceipt:
+    """What crossing into a state did to the parameters, by canonical name."""
+
+    adopted: Mapping[str, str] = field(factory=dict)
+    """Name → the old name of the very same Parameter object."""
+    copied: Mapping[str, CopyOf] = field(factory=dict)
+    fresh: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
+    """Names of the old model that no parameter of the new one adopted or copied."""
+    recast: Mapping[str, torch.dtype] = field(factory=dict)
+    """Copied name → the dtype that its source had, where it is another one now."""
+    merged: tuple[str, ...] = ()
+    """Old names of matrices that took in a weight adapter which left."""
+
+    @property
+    def moved(self) -> bool:
+        """Whether anything but adoption happened."""
+        return bool(self.copied or self.fresh or self.dropped or self.merged)
+
+
+def sources(path: str, blocks: Mapping[tuple[str, int], BlockOrigin], replaced: Collection[str] = ()) -> Source:
+    """Where the values of a name were, from the origins of the blocks.
+
+    Args:
+        path: canonical path of a block, `rack.stacks.{stack}.{index}`.
+        blocks: new block → its origin; none: every block stays.
+        replaced: prefixes of the canonical names whose module is another one now.
+    """
+    moved = {
+        path.format(stack=stack, index=index): None
+        if origin.source is None
+        else path.format(stack=origin.source[0], index=origin.source[1])
+        for (stack, index), origin in blocks.items()
+    }
+    depth = path.count(".") + 1
+
+    def source(name: str) -> str | None:
+        if any(name.startswith(prefix) for prefix in replaced):
+            return None
+        if name.startswith(WEIGHT_ADAPTERS):
+            adapter, _, beside = name.removeprefix(WEIGHT_ADAPTERS).partition(".")
+            there = source(beside)
+            return None if there is None else f"{WEIGHT_ADAPTERS}{adapter}.{there}"
+        segments = name.split(".")
+        here = ".".join(segments[:depth])
+        if here in moved:
+            there = moved[here]
+            return None if there is None else there + name[len(here) :]
+        return name
+
+    return source
+
+
+def origins(
+    old: Tensors,
+    new: nn.Module,
+    source: Source,
+    *,
+    growth: object = None,
+    request: GrowthRequest | None = None,
+    fresh: Collection[str] = (),
+) -> dict[str, Origin]:
+    """Canonical name in the new model → where its values come from.
+
+    Args:
+        old: tensors by canonical name, tied ones under each of theirs.
+        new: the model to fill.
+        source: where the values of a name were.
+        growth: an operator, asked for a map by tensor if it can give one.
+        request: what it is asked.
+        fresh: names that start anew whatever was there.
+
+    Raises:
+        UserError: a parameter changes its shape and no operator says how; an operator refuses.
+        ProviderError: an operator names a tensor that is not there.
+    """
+    found: dict[str, Origin] = {}
+    shapes = {name: tuple(parameter.shape) for name, parameter in new.named_parameters()}
+    for name in shapes:
+        there = source(name)
+        found[name] = CopyOf(source=there) if there is not None and there in old else Fresh()
+    if isinstance(growth, ParameterGrowth):
+        found |= _mapped(growth, request or GrowthRequest(old_stacks={}, new_stacks={}), old, shapes, source)
+    found |= {name: Fresh() for name in fresh}
+    for name, origin in found.items():
+        if isinstance(origin, CopyOf):
+            _check_shape(name, shapes[name], old[origin.source], origin)
+    return found
+
+
+def _mapped(
+    growth: ParameterGrowth, request: GrowthRequest, old: Tensors, shapes: Mapping[str, tuple[int, ...]], source: Source
+) -> dict[str, Origin]:
+    """What an operator says tensor by tensor. It speaks of blocks where they are now; where they come from is `source`'s to say."""
+    before = {name: tuple(old[there].shape) for name in shapes if (there := source(name)) is not None and there in old}
+    try:
+        said = growth.map_parameters(before, shapes, request)
+    except ValueError as error:
+        raise UserError(f"{type(growth).__name__} cannot make this change: {error}") from error
+    unknown = [name for name in said if name not in shapes]
+    unknown += [origin.source for origin in said.values() if isinstance(origin, CopyOf) and origin.source not in before]
+    if unknown:
+        raise ProviderError(f"{type(growth).__name__} maps '{unknown[0]}', and there is no such parameter to map")
+    was = {name: there for name in before if (there := source(name)) is not None}
+    return {name: evolve(origin, source=was[origin.source]) if isinstance(origin, CopyOf) else origin for name, origin in said.items()}
+
+
+def _check_shape(name: str, shape: tuple[int, ...], old: torch.Tensor, origin: CopyOf) -> None:
+    mapped = tuple(len(origin.index[dim]) if dim in origin.index else size for dim, size in enumerate(old.shape))
+    if mapped == shape:
+        return
+    if origin.index:
+        raise ProviderError(f"{name}: the map leads from {tuple(old.shape)} to {mapped}, but the parameter has {shape}")
+    raise UserError(
+        f"{name} changes its shape from {tuple(old.shape)} to {shape} at this phase, and no growth operator says how: keep the size, "
+        f"declare `enter: {{growth: {{use: ...}}}}` with an operator for widths, or let it start anew with `enter: {{fresh: [{name}]}}`; "
+        "in a loop of your own give `carry` a map with `CopyOf` or `Fresh`"
+    )
+
+
+def load(
+    old: Tensors,
+    new: nn.Module,
+    origins: Mapping[str, Origin],
+    *,
+    draw: Callable[[str, nn.Parameter], None],
+    device: torch.device,
+    dtype_of: Callable[[str], torch.dtype | None] = lambda name: None,
+) -> ModelReceipt:
+    """Put adopted Parameter objects in place, copy the copied, draw the fresh.
+
+    Args:
+        old: tensors by canonical name; those that are Parameters may be adopted.
+        new: the model to fill; its ties are made.
+        origins: where every parameter comes from.
+        draw: gives a parameter the values that its module initialises it with.
+        device: where new parameters live.
+        dtype_of: dtype that a parameter is held in; None: the one it was built with.
+    """
+    canonical = first_names(old)
+    values = {name: tensor.detach() for name, tensor in old.items()}  # a module that stays may give and take at once
+    held = {name: dtype_of(name) or parameter.dtype for name, parameter in new.named_parameters()}
+    adopters = _adopters(old, origins, held, device)
+    aliases: dict[int, list[str]] = {}
+    for name, parameter in new.named_parameters(remove_duplicate=False):
+        aliases.setdefault(id(parameter), []).append(name)
+    adopted: dict[str, str] = {}
+    copied: dict[str, CopyOf] = {}
+    recast: dict[str, torch.dtype] = {}
+    fresh: list[str] = []
+    for name, parameter in list(new.named_parameters()):
+        origin, dtype = origins[name], held[name]
+        if isinstance(origin, Fresh):
+            fresh.append(name)
+            if origin.init == "zeros":
+                parameter.data = torch.zeros_like(parameter, dtype=dtype, device=device)
+            else:
+                draw(name, parameter)
+                parameter.data = parameter.data.to(device, dtype)
+            continue
+        there = old[origin.source]
+        if adopters.get(id(there)) == name:
+            assert isinstance(there, nn.Parameter)  # only those are adopted
+            for alias in aliases[id(parameter)]:
+                set_parameter(new, alias, there)
+            adopted[name] = canonical[id(there)]
+            continue
+        if origin.rest == "module" and any(-1 in index for index in origin.index.values()):
+            draw(name, parameter)
+            parameter.data = parameter.data.to(device, dtype)
+        else:
+            parameter.data = torch.empty_like(parameter, dtype=dtype, device=device)
+        before = values[origin.source]
+        fill(parameter.data, before, origin)
+        if before.dtype != dtype:
+            recast[name] = before.dtype
+        copied[name] = evolve(origin, source=canonical[id(there)])
+    used = {*adopted.values(), *(origin.source for origin in copied.values())}
+    dropped = tuple(name for name in canonical.values() if name not in used)
+    return ModelReceipt(adopted=adopted, copied=copied, fresh=tuple(fresh), dropped=dropped, recast=recast)
+
+
+def _adopters(old: Tensors, origins: Mapping[str, Origin], dtypes: Mapping[str, torch.dtype], device: torch.device) -> dict[int, str]:
+    """Identity of an old parameter → the new name that goes on with the very object: its own, else the first that takes it whole."""
+    wanting = [(name, origin) for name, origin in origins.items() if isinstance(origin, CopyOf) and origin.whole]
+    found: dict[int, str] = {}
+    for own in (True, False):
+        for name, origin in wanting:
+            there = old[origin.source]
+            goes_on = isinstance(there, nn.Parameter) and there.dtype == dtypes[name] and there.device.type == device.type
+            if goes_on and (origin.source == name) is own:
+                found.setdefault(id(there), name)
+    return found
+
+
+def first_names(tensors: Tensors) -> dict[int, str]:
+    """Identity of a tensor → its canonical name, the first of those it is tied under."""
+    return {id(tensor): name for name, tensor in reversed(list(tensors.items()))}
+
+
+def carry_buffers(old: Tensors, new: nn.Module, source: Source) -> None:
+    """Running statistics and other persistent buffers follow their block."""
+    persistent = new.state_dict().keys()
+    for name, buffer in new.named_buffers():
+        there = source(name)
+        if name in persistent and there is not None and there in old and old[there].shape == buffer.shape and old[there] is not buffer:
+            buffer.copy_(old[there])
+
+
+def zero_residuals(
+    model: nn.Module,
+    path: str,
+    residual_outputs: Sequence[str],
+    blocks: Mapping[tuple[str, int], BlockOrigin],
+    new: Collection[str],
+) -> None:
+    """Zero the residual outputs of the new blocks that ask for it, and the biases beside them.
+
+    Args:
+        model: the model in place.
+        path: canonical path of a block, `rack.stacks.{stack}.{index}`.
+        residual_outputs: parameters of a block that write into the residual stream.
+        blocks: new block → its origin.
+        new: names that started anew or are copies; an old parameter that goes on is not touched.
+
+    Raises:
+        UserError: the residual outputs are not known.
+        ProviderError: the block is an old one that goes on.
+    """
+    zero = set()
+    for (stack, index), origin in blocks.items():
+        if origin.zero_residual:
+            if not residual_outputs:
+                raise UserError(
+                    "this growth operator zeroes the residual outputs of new blocks, but the rack's spec names none: "
+                    "use an operator that copies"
+                )
+            block = path.format(stack=stack, index=index)
+            if f"{block}.{residual_outputs[0]}" not in new:
+                raise ProviderError(f"the growth operator zeroes the residual outputs of {block}, which is an old block that goes on")
+            zero |= {f"{block}.{output}" for output in residual_outputs}
+            zero |= {f"{block}.{output.rsplit('.', 1)[0]}.bias" for output in residual_outputs}
+    for name in zero.intersection(new):
+        model.get_parameter(name).data.zero_()

@@ -1,0 +1,98 @@
+"""Weight adapters: small trained modules beside matrices (LoRA), attached without renaming anything.
+
+An adapter lives under `weight_adapters.<name>.<module that it stands beside>` of the model, so the names of the model itself
+stay what they were. What it returns is added to the output of that module by a forward hook.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from stackwise.contracts.selectors import select
+from stackwise.errors import UserError
+
+Attached = Mapping[tuple[str, str], nn.Module]
+"""Adapter name and path of the module it stands beside → the adapter."""
+
+
+def targets(model: nn.Module, selectors: Sequence[str], name: str) -> list[str]:
+    """Paths of the modules whose matrix the selectors choose.
+
+    Raises:
+        UserError: a selector that matches nothing, or only what is no matrix of a linear map; a matrix that is tied to another
+            parameter, which merging would change as well.
+    """
+    parameters = {n: p for n, p in model.named_parameters() if not n.startswith("weight_adapters.")}
+    chosen = select(selectors, parameters)
+    _check_untied(model, chosen, name)
+    paths = [path for n in chosen if _is_linear(model, path := n.removesuffix(".weight"), n, parameters[n])]
+    if not paths:
+        raise UserError(
+            f"model.weight_adapters.{name} selects {', '.join(chosen[:3])}, and none of these is the matrix of a linear map: "
+            "select parameters named `weight` of two dimensions outside embeddings"
+        )
+    return paths
+
+
+def _check_untied(model: nn.Module, chosen: Sequence[str], adapter: str) -> None:
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    for name in chosen:
+        first, *others = names[id(model.get_parameter(name))]
+        linear = next((n for n in (first, *others) if _is_linear(model, n.removesuffix(".weight"), n, model.get_parameter(n))), None)
+        if others and linear is not None:
+            raise UserError(
+                f"model.weight_adapters.{adapter} selects {name}, and {first} and {', '.join(others)} are one tied matrix: what is merged "
+                "into the one would change the other; untie them, or select others"
+            )
+
+
+def _is_linear(model: nn.Module, path: str, name: str, parameter: nn.Parameter) -> bool:
+    return name.endswith(".weight") and parameter.dim() == 2 and isinstance(model.get_submodule(path), nn.Linear)
+
+
+class WeightAdapters(nn.Module):
+    """All adapters of a model, in nested modules named as what they stand beside."""
+
+    def __init__(self, attached: Attached) -> None:
+        super().__init__()
+        for (name, path), adapter in attached.items():
+            place: nn.Module = self
+            for segment in (name, *path.split(".")[:-1]):
+                if segment not in place._modules:
+                    place.add_module(segment, nn.Module())
+                place = place.get_submodule(segment)
+            place.add_module(path.rpartition(".")[2], adapter)
+
+
+class _Beside:
+    """The forward hook that adds what an adapter returns; an object, so that a copied model calls its own adapter."""
+
+    def __init__(self, adapter: nn.Module) -> None:
+        self.adapter = adapter
+
+    def __call__(self, module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+        added: torch.Tensor = self.adapter(inputs[0])
+        return output + added
+
+
+def attach(model: nn.Module, attached: Attached) -> Iterator[RemovableHandle]:
+    """Hook every adapter to the module it stands beside; yields the handles."""
+    for (_, path), adapter in attached.items():
+        yield model.get_submodule(path).register_forward_hook(_Beside(adapter))
+
+
+def merge(model: nn.Module, leaving: Attached) -> tuple[str, ...]:
+    """Let every matrix take in the adapters that leave; returns the names of the matrices."""
+    merged: dict[str, None] = {}
+    with torch.no_grad():
+        for (_, path), adapter in leaving.items():
+            weight = model.get_parameter(f"{path}.weight")
+            weight.copy_(adapter.merged(weight))  # type: ignore[operator]  # the contract of weight adapters
+            merged[f"{path}.weight"] = None
+    return tuple(merged)

@@ -1,0 +1,1 @@
+"""The optimizer plane: what learns, and what becomes of moments."""

@@ -1,0 +1,173 @@
+"""A priced plan as text a person reads and as JSON a script reads."""
+
+from __future__ import annotations
+
+from collections import Counter
+from math import isinf
+from typing import Any
+
+from stackwise.assembly.pricing import PhasePrice
+from stackwise.curriculum.schedule import CompiledPhase
+from stackwise.curriculum.transitions import Transition
+from stackwise.plan import Plan
+from stackwise.reports.summary import table
+
+
+def plan_as_json(plan: Plan, prices: tuple[PhasePrice, ...]) -> dict[str, Any]:
+    """Everything `stackwise plan --json` prints and the run directory keeps as `plan.json`."""
+    clock = plan.schedule.clock
+    return {
+        "name": plan.experiment.run.name,
+        "horizon": str(clock.horizon),
+        "steps": clock.steps,
+        "tokens": clock.tokens(clock.steps),
+        "phases": [_phase_as_json(phase, cost) for phase, cost in zip(plan.schedule, prices, strict=True)],
+        "evaluations": {name: list(steps) for name, steps in plan.schedule.evaluate_at.items()},
+        "bridges": [str(bridge) for bridge in plan.bridges],
+        "providers": [provider.provenance() for provider in plan.providers],
+    }
+
+
+def _phase_as_json(phase: CompiledPhase, cost: PhasePrice) -> dict[str, Any]:
+    return {
+        "name": phase.name,
+        "start": phase.start,
+        "stop": phase.stop,
+        "steps": cost.steps,
+        "tokens": cost.tokens,
+        "stacks": dict(cost.stacks),
+        "parameters": cost.parameters,
+        "trainable": cost.trainable,
+        "optimizer_state_bytes": cost.optimizer_bytes,
+        "training_flops": cost.flops,
+        "sources": {name: {"rows": round(read.rows), "epochs": read.epochs} for name, read in cost.sources.items()},
+        "lr": None if cost.lr is None else {"entry": cost.lr[0], "exit": cost.lr[1]},
+        "lr_envelope": None if cost.envelope is None else [None if isinf(edge) else edge for edge in cost.envelope],
+        "transition": None if phase.transition is None else _transition_as_json(phase, phase.transition, cost),
+    }
+
+
+def _transition_as_json(phase: CompiledPhase, crossing: Transition, cost: PhasePrice) -> dict[str, Any]:
+    receipt = cost.receipt
+    return {
+        "step": phase.start,
+        "changes": [{"path": c.path, "before": c.before, "after": c.after} for c in crossing.changes],
+        "blocks": {
+            f"{stack}.{i}": None if origin.source is None else "{}.{}".format(*origin.source)
+            for (stack, i), origin in crossing.blocks.items()
+        },
+        "growth": phase.enter.growth.id if phase.enter.growth is not None else None,
+        "moments": phase.enter.moments,
+        "preserves_function": crossing.preserves_function,
+        "adopted": len(receipt.adopted),
+        "copied": len(receipt.copied),
+        "fresh": len(receipt.fresh),
+        "dropped": len(receipt.dropped),
+        "notes": list(crossing.notes),
+    }
+
+
+def plan_as_text(plan: Plan, prices: tuple[PhasePrice, ...]) -> str:
+    """The phases as a table, then every transition in words."""
+    clock = plan.schedule.clock
+    tokens = f", {clock.tokens(clock.steps):,} tokens" if clock.tokens(clock.steps) else ""
+    lines = [f"plan  {plan.experiment.run.name}: {clock.steps:,} steps{tokens}, {len(prices)} phase{'s' if len(prices) > 1 else ''}", ""]
+    rows = [["phase", "steps", "tokens", "stacks", "parameters", "trained", "optimizer state", "training FLOPs", "lr entry → exit"]]
+    rows += [_row(phase, cost) for phase, cost in zip(plan.schedule, prices, strict=True)]
+    lines += table(rows)
+    lines += _source_lines(prices)
+    lines += _reaction_lines(plan, prices)
+    for phase, cost in zip(plan.schedule, prices, strict=True):
+        if phase.transition is not None:
+            lines += ["", *_transition_lines(plan, phase, phase.transition, cost)]
+    if plan.bridges:
+        lines += ["", *(f"bridge  {bridge}" for bridge in plan.bridges)]
+    for name, steps in plan.schedule.evaluate_at.items():
+        where = "on both sides of every boundary" + (" and in between" if set(steps) - set(clock.starts) else "")
+        lines += [
+            "",
+            f"evaluate  {name}: at {len(steps)} steps, {where} (first at step {steps[0]}, last at {steps[-1]})",
+        ]
+    return "\n".join(lines)
+
+
+def _source_lines(prices: tuple[PhasePrice, ...]) -> list[str]:
+    """`reads   web 3,100 rows (0.31 epochs), wiki …` over the whole run."""
+    rows: Counter[str] = Counter()
+    epochs: dict[str, float | None] = {}
+    for cost in prices:
+        for name, read in cost.sources.items():
+            rows[name] += read.rows  # type: ignore[assignment]  # a Counter of floats counts as well
+            known = epochs.get(name, 0.0)
+            epochs[name] = None if read.epochs is None or known is None else known + read.epochs
+    if not rows:
+        return []
+    words = [f"{name} {count:,.0f} rows" + ("" if (e := epochs[name]) is None else f" ({e:.2f} epochs)") for name, count in rows.items()]
+    return ["", f"reads  {', '.join(words)}"]
+
+
+def _reaction_lines(plan: Plan, prices: tuple[PhasePrice, ...]) -> list[str]:
+    """`reacts  optim.plateau in shallow, deep: every learning rate × 0.01 to 1`."""
+    told: dict[tuple[str, tuple[float, float]], list[str]] = {}
+    for phase, cost in zip(plan.schedule, prices, strict=True):
+        if cost.envelope is not None and phase.state is not None and phase.state.optimizer.reaction is not None:
+            told.setdefault((phase.state.optimizer.reaction.id, cost.envelope), []).append(phase.name)
+    lines = [f"reacts  {id} in {', '.join(names)}: every learning rate × {low:g} to {high:g}" for (id, (low, high)), names in told.items()]
+    return ["", *lines] if lines else []
+
+
+def _row(phase: CompiledPhase, cost: PhasePrice) -> list[str]:
+    stacks = " ".join(f"{name} {blocks}" for name, blocks in cost.stacks.items()) or "–"
+    lr = "–" if cost.lr is None else f"{cost.lr[0]:.2g} → {cost.lr[1]:.2g}"
+    return [
+        phase.name,
+        f"{phase.start:,}–{phase.stop:,}",
+        f"{cost.tokens:,}",
+        stacks,
+        f"{cost.parameters:,}",
+        f"{cost.trainable:,}",
+        "–" if cost.optimizer_bytes is None else _bytes(cost.optimizer_bytes),
+        "–" if cost.flops is None else f"{cost.flops:.2e}",
+        lr,
+    ]
+
+
+def _transition_lines(plan: Plan, phase: CompiledPhase, crossing: Transition, cost: PhasePrice) -> list[str]:
+    before = plan.schedule.phases[phase.index - 1].name
+    t = plan.schedule.clock.t(phase.start)
+    lines = [f"{before} → {phase.name} at step {phase.start:,} (t {t:.1%})"]
+    lines += [f"  {change.path}: {change.before} → {change.after}" for change in crossing.changes]
+    if crossing.blocks:
+        growth = f" by {phase.enter.growth.id}" if phase.enter.growth is not None else ""
+        lines.append(f"  blocks{growth}: {_block_map(crossing)}")
+    done = cost.receipt
+    counts = f"adopted {len(done.adopted)}, copied {len(done.copied)}, fresh {len(done.fresh)}, dropped {len(done.dropped)}"
+    moments = f"; moments of copied parameters: {phase.enter.moments}" if cost.receipt.copied else ""
+    lines.append(f"  parameters: {counts}{moments}")
+    lines.append("  the function is preserved" if crossing.preserves_function else "  the function is NOT preserved")
+    lines += [f"  {note}" for note in crossing.notes]
+    return lines
+
+
+def _block_map(crossing: Transition) -> str:
+    """`base 2←0 3←1 top 0←fresh`; blocks that stay in place are counted."""
+    stays = Counter(stack for (stack, i), origin in crossing.blocks.items() if origin.source == (stack, i))
+    words: dict[str, list[str]] = {}
+    for (stack, index), origin in crossing.blocks.items():
+        if origin.source == (stack, index):
+            continue
+        source = (
+            "fresh" if origin.source is None else str(origin.source[1]) if origin.source[0] == stack else "{}.{}".format(*origin.source)
+        )
+        words.setdefault(stack, []).append(f"{index}←{source}")
+    kept = [f"{stack} keeps {count}" for stack, count in stays.items()]
+    return ", ".join([*kept, *(f"{stack} {' '.join(moves)}" for stack, moves in words.items())])
+
+
+def _bytes(count: int) -> str:
+    size, unit = float(count), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if size < 1000:
+            break
+        size, unit = size / 1000, larger
+    return f"{size:.3g} {unit}"

@@ -1,0 +1,171 @@
+"""Progress of a run: one bar whose segments are the phases on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import os
+import sys
+from time import monotonic
+from typing import TextIO
+
+from stackwise.contracts.events import (
+    CheckpointRefused,
+    ConfigChanged,
+    Evaluated,
+    Event,
+    PhaseEntered,
+    Reacted,
+    Rewound,
+    RunFinished,
+    RunStarted,
+    StepDone,
+)
+from stackwise.curriculum.schedule import PhaseSchedule
+
+LINE_EVERY_S = 5.0
+REDRAW_EVERY_S = 0.1
+_COLOURS = (36, 32, 33, 35, 34)
+
+
+class Progress:
+    """An observer that shows where the run is, for as long as somebody is there to see it: nobody who leaves stops a run.
+
+    Args:
+        schedule: the timeline to draw.
+        stream: where to; standard error when left out.
+    """
+
+    def __init__(self, schedule: PhaseSchedule, stream: TextIO | None = None) -> None:
+        self._schedule = schedule
+        self._stream: TextIO | None = stream if stream is not None else sys.stderr
+        self._live = self._stream is not None and self._stream.isatty() and os.environ.get("TERM") != "dumb"
+        self._colour = self._live and "NO_COLOR" not in os.environ
+        encoding = (getattr(self._stream, "encoding", None) or "ascii").lower()
+        self._full, self._empty, self._edge = ("━", "─", "┃") if "utf" in encoding else ("=", "-", "|")
+        self._shown = self._first = 0.0
+        self._speed = 0.0
+        self._begun_at = 0
+        self._window: tuple[float, int] = (0.0, 0)
+        self._seconds = 0.0
+        """Of training, evaluation left out."""
+
+    def __call__(self, event: Event) -> None:
+        """Show one event, if it is time to."""
+        if isinstance(event, StepDone):
+            self._step(event)
+        elif isinstance(event, RunStarted):
+            self._begin(event)
+            for bridge in event.bridges:
+                self.say(f"      bridged {bridge}")
+        elif isinstance(event, PhaseEntered):
+            self.say(self._entered(event))
+        elif isinstance(event, Evaluated):
+            metrics = "  ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in event.metrics.items())
+            self.say(f"      {event.phase} {event.step}/{self._schedule.steps}  {event.name} ({event.at})  {metrics}")
+        elif isinstance(event, Reacted):
+            self.say(f"      step {event.step}: learning rates × {event.factor:g} (were × {event.factor_before:g}): {event.why}")
+        elif isinstance(event, ConfigChanged):
+            self.say(f"      from step {event.step} on  {event.key}: {event.before} → {event.after}")
+        elif isinstance(event, CheckpointRefused):
+            self.say(f"      step {event.step}: no checkpoint, because {event.why}")
+        elif isinstance(event, Rewound):
+            self.say(f"      back from step {event.halted_at} to {event.step}, passing over the data in between: {event.why}")
+        elif isinstance(event, RunFinished):
+            self._clear()
+
+    def _begin(self, event: RunStarted) -> None:
+        """Rates and remaining time count from here: steps done before belong to another process or another try."""
+        left = f"{event.steps - event.step:,} of {event.steps:,}" if event.step else f"{event.steps:,}"
+        self.say(f"run   {left} steps on {event.device}, {event.precision}")
+        self._begun_at, self._first = event.step, 0.0
+        self._window = (self._seconds, self._schedule.clock.tokens(event.step))
+
+    def _step(self, event: StepDone) -> None:
+        now = monotonic()
+        if self._first == 0.0:
+            self._first = self._shown = now
+        self._seconds += event.seconds
+        if event.skipped:
+            self.say(f"      step {event.step}: loss {event.loss} or gradient {event.grad_norm} is not finite; nothing was changed")
+        if now - self._shown < (REDRAW_EVERY_S if self._live else LINE_EVERY_S):
+            return
+        self._shown = now
+        since, tokens = self._window
+        if self._seconds - since > 1.0:
+            self._speed = (event.tokens - tokens) / (self._seconds - since)
+            self._window = (self._seconds, event.tokens)
+        text = self._text(event, now)
+        if self._live:
+            self._write("\r\x1b[2K" + self._live_line(event.step + 1, text))
+        else:
+            self.say(text)
+
+    def _live_line(self, done: int, text: str) -> str:
+        """Bar and text in less than the terminal's width, because a line that wraps is not erased; the text alone where it is narrow."""
+        room = self._columns() - 1
+        if room < 60:
+            return text[:room]
+        edges = len(self._schedule.phases) - 1
+        width = max(10, min(40, room - len(text) - 1 - edges))
+        return f"{self._bar(done, width)} {text[: max(0, room - width - edges - 1)]}"
+
+    def _text(self, event: StepDone, now: float) -> str:
+        done = event.step + 1
+        left = (now - self._first) / max(done - self._begun_at - 1, 1) * (self._schedule.steps - done)
+        speed = f"  {self._speed:,.0f} tokens/s" if self._speed else ""
+        return f"{event.phase} {done}/{self._schedule.steps}  loss {event.loss:.4f}  lr {event.lr:.2e}{speed}  {_clock(left)} left"
+
+    def _bar(self, done: int, width: int) -> str:
+        """Phases as segments, each as wide as its share of the steps."""
+        total, cells = self._schedule.steps, []
+        for phase in self._schedule:
+            first, last = phase.start * width // total, phase.stop * width // total
+            filled = min(max(done * width // total - first, 0), last - first)
+            segment = self._full * filled + self._empty * (last - first - filled)
+            colour = _COLOURS[phase.index % len(_COLOURS)]
+            cells.append(f"\x1b[{colour}m{segment}\x1b[0m" if self._colour else segment)
+        return self._edge.join(cells)
+
+    def _entered(self, event: PhaseEntered) -> str:
+        text = f"enter {event.phase} at step {event.step}: {event.parameters:,} parameters, {event.trainable:,} trained"
+        if event.phase_index == 0:
+            return text
+        carried = f"adopted {event.adopted}, copied {event.copied}, fresh {event.fresh}, dropped {event.dropped}"
+        moments = f"moments kept {event.moments_kept}, copied {event.moments_copied}, dropped {event.moments_dropped}"
+        probe = ""
+        if event.probe_loss_before is not None:
+            probe = f"; probe loss {event.probe_loss_before:.4f} → {event.probe_loss_after:.4f}"
+            probe += "" if event.probe_change is None else f", largest change of an output {event.probe_change:.2g}"
+        return f"{text}; {carried}; {moments}{probe}; {event.seconds:.2f} s"
+
+    def say(self, text: str) -> None:
+        """One line, above the bar where there is one."""
+        self._clear()
+        encoding = getattr(self._stream, "encoding", None) or "ascii"
+        self._write(text.encode(encoding, "replace").decode(encoding) + "\n")
+
+    def _clear(self) -> None:
+        if self._live:
+            self._write("\r\x1b[2K")
+
+    def _columns(self) -> int:
+        """Of the terminal; some number where it is gone, which the next writing finds out."""
+        try:
+            return os.get_terminal_size(self._stream.fileno()).columns if self._stream is not None else 80
+        except (OSError, ValueError):
+            return 80
+
+    def _write(self, text: str) -> None:
+        """To the stream, until it takes nothing any more: its reader left, its disk is full, its terminal is gone."""
+        if self._stream is None:
+            return
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except (OSError, ValueError):  # ValueError: it was closed
+            self._stream, self._live = None, False
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds + 0.5), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s"

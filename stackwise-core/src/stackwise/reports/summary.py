@@ -1,0 +1,110 @@
+"""The summary of a finished run that a person can read, made from its events alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from attrs import define, field
+
+from stackwise.contracts.events import Evaluated, Event, PhaseEntered, RunFinished, StepDone
+
+
+@define
+class PhaseLine:
+    """What happened in one phase."""
+
+    name: str
+    entered: PhaseEntered
+    steps: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    lr_first: float = 0.0
+    lr_last: float = 0.0
+    entry: dict[str, Mapping[str, float]] = field(factory=dict)
+    """Evaluation name → metrics at entry."""
+    exit: dict[str, Mapping[str, float]] = field(factory=dict)
+
+
+@define
+class Summary:
+    """Collects events; call it with each one, read it at the end."""
+
+    phases: list[PhaseLine] = field(factory=list)
+    finished: RunFinished | None = None
+    _tokens: int = 0
+
+    @classmethod
+    def of(cls, events: Iterable[Event]) -> Summary:
+        """The summary of events that have happened."""
+        summary = cls()
+        for event in events:
+            summary(event)
+        return summary
+
+    def __call__(self, event: Event) -> None:
+        """Take one event in."""
+        if isinstance(event, PhaseEntered):
+            self.phases.append(PhaseLine(event.phase, event))
+        elif isinstance(event, StepDone):
+            line = self.phases[-1]
+            line.lr_first = event.lr if line.steps == 0 else line.lr_first
+            line.lr_last = event.lr
+            line.steps += 1
+            line.seconds += event.seconds
+            line.tokens += event.tokens - self._tokens
+            self._tokens = event.tokens
+        elif isinstance(event, Evaluated) and event.at in ("entry", "exit"):
+            (self.phases[-1].entry if event.at == "entry" else self.phases[-1].exit)[event.name] = event.metrics
+        elif isinstance(event, RunFinished):
+            self.finished = event
+
+    def text(self) -> str:
+        """A table of the phases, then totals."""
+        shown = self._metric()
+        header = [
+            "phase",
+            "steps",
+            "tokens",
+            "parameters",
+            "lr first → last",
+            *(f"{n} {m.replace('_', ' ')}: entry → exit" for n, m in shown),
+            "seconds",
+        ]
+        rows = [header]
+        for line in self.phases:
+            scores = [f"{_score(line.entry, n, m)} → {_score(line.exit, n, m)}" for n, m in shown]
+            lr = f"{line.lr_first:.2g} → {line.lr_last:.2g}"
+            rows.append(
+                [line.name, f"{line.steps:,}", f"{line.tokens:,}", f"{line.entered.parameters:,}", lr, *scores, f"{line.seconds:.1f}"]
+            )
+        lines = table(rows)
+        if self.finished is not None:
+            done = self.finished
+            sources = ", ".join(f"{name} {count['rows']:,} rows" for name, count in done.ledger.items())
+            skipped = f", {done.skipped} not finite and skipped" if done.skipped else ""
+            lines.append(f"{done.steps:,} steps, {done.tokens:,} tokens in {done.seconds:.1f} s of training{skipped}; delivered: {sources}")
+        return "\n".join(lines)
+
+    def _metric(self) -> list[tuple[str, str]]:
+        """For each evaluation the most telling metric: what the task reports beside the loss, else the loss."""
+        names: dict[str, str] = {}
+        for line in self.phases:
+            for name, metrics in {**line.entry, **line.exit}.items():
+                names[name] = next((metric for metric in metrics if metric != "loss"), "loss")
+        return list(names.items())
+
+
+def _score(metrics: Mapping[str, Mapping[str, float]], name: str, metric: str) -> str:
+    value = metrics.get(name, {}).get(metric)
+    return "–" if value is None else f"{value:.3f}"
+
+
+def table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of text as aligned columns, the first row the header; numbers to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True))]
+        lines.append("  ".join(cells).rstrip())
+    lines.insert(1, "  ".join("─" * width for width in widths))
+    return lines

@@ -1,0 +1,138 @@
+"""When the state of a run goes to disk: at its cadence, before boundaries, at the end, and when asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from time import perf_counter
+from typing import Any
+
+import torch
+from attrs import define, field, frozen
+
+from stackwise.storage.checkpoints.store import CheckpointStore, name_of
+from stackwise.config import CheckpointConfig
+from stackwise.contracts.events import CheckpointRefused, CheckpointSaved, Evaluated, Event, StepDone
+from stackwise.machine.machine import TrainingMachine
+from stackwise.storage.codec import split_state
+from stackwise.curriculum.schedule import PhaseSchedule
+
+
+@frozen
+class Due:
+    """Why the state before a step is saved; `pin` says why it stays for good, None that it may be pruned."""
+
+    reason: str
+    pin: str | None = None
+
+
+def due_steps(config: CheckpointConfig, schedule: PhaseSchedule) -> dict[int, Due]:
+    """Step → why the state before it is saved."""
+    clock = schedule.clock
+    due = {step: Due("cadence") for step in schedule.save_at}
+    if config.at_phases:
+        due |= {start: Due("phase") for start in clock.starts[1:-1]}
+    due[clock.steps] = Due("end")
+    return due | {step: Due(due[step].reason if step in due else "cadence", pin="keep_every") for step in schedule.keep_at}
+
+
+@define
+class _Pending:
+    """A state that waits for the evaluations of the same weights, so that it is saved with their metrics.
+
+    It is taken before them: who goes on from it will see them again.
+    """
+
+    due: Due
+    step: int
+    tensors: Mapping[str, torch.Tensor] = field(factory=dict)
+    document: Mapping[str, Any] = field(factory=dict)
+    on_disk: bool = False
+    """Whether it was saved by whoever went before, so that it is only told of."""
+    awaited: set[str] = field(factory=set)
+    metrics: dict[str, float] = field(factory=dict)
+
+    @classmethod
+    def of(cls, machine: TrainingMachine, due: Due) -> _Pending:
+        """The state of now, the tensors live: nothing changes them before the next step."""
+        tensors, document = split_state(machine.state())
+        return cls(due, machine.step, tensors, document)
+
+
+class Saving:
+    """Saves the machine's state when it is due. Show it every event, and ask nothing of the machine in between.
+
+    Args:
+        store: where to.
+        config: when, and whether beside training.
+        schedule: the timeline.
+        about: what a checkpoint says beside the machine's state.
+        sync: forces to disk what must never be behind a checkpoint: the logs.
+    """
+
+    def __init__(
+        self,
+        store: CheckpointStore,
+        config: CheckpointConfig,
+        schedule: PhaseSchedule,
+        about: Callable[[], Mapping[str, Any]],
+        sync: Callable[[], None],
+    ) -> None:
+        self._store, self._asynchronous, self._about, self._sync = store, config.asynchronous, about, sync
+        self._due = due_steps(config, schedule)
+        self._evaluate_at = {name: frozenset(steps) for name, steps in schedule.evaluate_at.items()}
+        self._pending: _Pending | None = None
+        self.last_step: int | None = None
+        """The newest state that was saved."""
+
+    def go_on(self, step: int, reason: str) -> None:
+        """Begin with the state before `step`, which is on disk: it is told of again, like the evaluations that come again before it."""
+        self.last_step = step
+        self._wait_for(_Pending(Due(reason), step, on_disk=True))
+
+    def after(self, event: Event, machine: TrainingMachine) -> Iterator[Event]:
+        """Save if it is due now that this has happened; yields what came of it."""
+        if isinstance(event, StepDone):
+            due = self._due.get(event.step + 1)
+            if due is None or self.last_step == machine.step:
+                return
+            self._wait_for(_Pending.of(machine, due))
+        elif isinstance(event, Evaluated) and self._pending is not None and event.step == self._pending.step:
+            self._pending.awaited.discard(event.name)
+            self._pending.metrics |= {f"{event.name}.{metric}": value for metric, value in event.metrics.items()}
+        if self._pending is not None and not self._pending.awaited:
+            yield self._save(self._pending)
+
+    def now(self, machine: TrainingMachine, reason: str) -> Iterator[Event]:
+        """Save at once, right after a step, unless this state is saved already."""
+        if self.last_step != machine.step:
+            yield self._save(self._pending if self._pending is not None else _Pending.of(machine, Due(reason)))
+
+    def _wait_for(self, pending: _Pending) -> None:
+        pending.awaited |= {name for name, steps in self._evaluate_at.items() if pending.step in steps}
+        self._pending = pending
+
+    def _save(self, pending: _Pending) -> Event:
+        started, self._pending = perf_counter(), None
+        if pending.on_disk:
+            return CheckpointSaved(pending.step, name_of(pending.step), 0.0, pending.due.reason)
+        if strange := not_finite(pending.tensors):
+            return CheckpointRefused(pending.step, f"{strange} is not finite: such a state is never saved as a good one")
+        self._sync()
+        self._store.save(
+            pending.step,
+            pending.tensors,
+            {**self._about(), "reason": pending.due.reason, "machine": pending.document},
+            metrics=pending.metrics,
+            asynchronous=self._asynchronous,
+            pin=pending.due.pin,
+        )
+        self.last_step = pending.step
+        return CheckpointSaved(pending.step, name_of(pending.step), perf_counter() - started, pending.due.reason)
+
+
+def not_finite(tensors: Mapping[str, torch.Tensor]) -> str | None:
+    """The first of the model's and the optimizer's tensors that holds nan or infinity."""
+    for name, tensor in tensors.items():
+        if name.startswith(("model/", "optimizer/")) and tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            return name
+    return None

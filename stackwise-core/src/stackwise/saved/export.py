@@ -1,0 +1,258 @@
+"""Weights that anyone can load again: the parts by registered id beside the tensors, and back to a model in one call.
+
+No import path is ever written or read: a description names component ids, and only installed providers resolve them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+from torch import nn
+
+from stackwise.assembly.workshop import build_module
+from stackwise.config import structure_options
+from stackwise.contracts.components import BuildContext, Kind
+from stackwise.contracts.options import Stack, config_key, scheduled_fields
+from stackwise.contracts.protocols import Scheduled
+from stackwise.curriculum.bridges import Bridge
+from stackwise.curriculum.parts import Part
+from stackwise.curriculum.schedule import CompiledPhase
+from stackwise.errors import UserError, disk_errors
+from stackwise.host.discovery import discover
+from stackwise.host.registry import Registry
+from stackwise.plan import Plan
+from stackwise.planes.model.gates import Gates, gated_modules
+from stackwise.planes.model.module import Model, load_named_tensors, named_tensors, rack_spec
+from stackwise.planes.model.weight_adapters import targets
+from stackwise.saved.model import model_at
+from stackwise.storage.checkpoints.store import Checkpoint, CheckpointStore
+from stackwise.storage.run_directory import CHECKPOINTS, CONFIG, final_weights
+from stackwise.storage.weights import DESCRIPTION, load_weights, read_description, save_weights
+from stackwise.timeline.schedules import Constant
+
+_ROLES: tuple[Kind, ...] = ("embedding", "rack", "head")
+_OWN_KEYS = ("format", "sha256", "tensors")
+"""Keys that `save_weights` writes itself."""
+
+
+def describe_model(phase: CompiledPhase, t: float, model: Model) -> dict[str, Any]:
+    """What a model is built from, as JSON can hold it.
+
+    Args:
+        phase: the one that declares it.
+        t: the instant; options that follow time, and gates, have their value there.
+        model: the model itself, whose specs are noted to be compared when it is built again.
+    """
+    assert phase.state is not None  # a plan's phases are declared
+    state = phase.state.model
+    return {
+        "parts": {role: _as_node(getattr(state, role), t) for role in _ROLES},
+        "adapters": {junction: [_as_node(part, t) for part in parts] for junction, parts in state.adapters.items()},
+        "bridges": [attrs.asdict(bridge) for bridge in state.bridges],
+        "weight_adapters": {
+            name: {**_as_node(declared.part, t), "select": list(declared.select)} for name, declared in state.weight_adapters.items()
+        },
+        "gates": _gates(phase, t, model),
+        "precision": dict(state.precision),
+        "specs": _specs(model),
+    }
+
+
+def _gates(phase: CompiledPhase, t: float, model: Model) -> dict[str, Any]:
+    """The gate in force and the modules it stands on; nothing where it stands open."""
+    modules, value = gated_modules(rack_spec(model.rack), phase.blocks), phase.gate(t)
+    return {"value": value, "modules": list(modules)} if modules and torch.tensor(value).item() != 1.0 else {}
+
+
+def load_exported(directory: Path | str, registry: Registry | None = None) -> Model:
+    """Build the model that a directory of weights describes, and load its weights strictly by name.
+
+    Args:
+        directory: made by `stackwise export`, or a run's `final/`.
+        registry: the components it may name; those installed when left out.
+
+    Returns:
+        The model on the CPU, in evaluation mode: `model(batch) → outputs by name`.
+
+    Raises:
+        UserError: no such directory, a damaged one, an unknown component, or weights that are not this model's.
+        ProviderError: a component that cannot be built.
+    """
+    directory = Path(directory)
+    about = read_description(directory)
+    model = _build(about, directory, registry)
+    load_weights(named_tensors(model), directory)
+    return model.eval()
+
+
+def export(run: Path, directory: Path, step: int | None = None) -> int:
+    """Write the weights of a run where `load_exported` finds all it needs.
+
+    The model is built and the weights are loaded into it on the way, so that what is written is known to load.
+
+    Args:
+        run: a run directory; it is only read.
+        directory: a new directory; its parents are made.
+        step: the checkpoint to take; the final weights when left out.
+
+    Returns:
+        The step of the weights.
+
+    Raises:
+        UserError: no run directory, no such weights, or `directory` exists.
+        DiskError: the disk refuses; nothing is left behind.
+    """
+    if not (run / CONFIG).is_file():
+        raise UserError(f"{run} is no run directory: there is no {CONFIG} in it")
+    if directory.exists():
+        raise UserError(f"{directory} exists already: an export never writes over anything; give another directory, or remove it")
+    store, final = CheckpointStore(run / CHECKPOINTS), final_weights(run)
+    if step is not None:
+        model, about = _at(store.at(step))
+    elif final is not None:
+        model, about = _final(final)
+    else:
+        there = ", ".join(str(int(name.removeprefix("step-"))) for name in store.names()) or "none"
+        raise UserError(f"{run} has no final weights, as it has not finished: choose a checkpoint with --step (there: {there})")
+    with disk_errors(directory, "nothing of it is left"):
+        directory.parent.mkdir(parents=True, exist_ok=True)
+    save_weights(named_tensors(model), directory, about)
+    return int(about["step"])
+
+
+def _final(directory: Path) -> tuple[Model, dict[str, Any]]:
+    model = load_exported(directory)
+    return model, {key: value for key, value in read_description(directory).items() if key not in _OWN_KEYS}
+
+
+def _at(checkpoint: Checkpoint) -> tuple[Model, dict[str, Any]]:
+    """The model as it was declared at a checkpoint's step, with the weights to keep, built from its description."""
+    found = model_at(checkpoint)
+    about = describe_model(found.phase, found.plan.schedule.clock.t(found.step), found.model)
+    model = _build(about, checkpoint.path, found.plan.registry)
+    if differences := load_named_tensors(model, named_tensors(found.model)):
+        raise UserError(f"the model of {checkpoint.path} cannot be built from its description:\n  " + "\n  ".join(differences))
+    return model, {"step": found.step, **about, "data": found.fingerprints, **made_by(found.plan)}
+
+
+def made_by(plan: Plan) -> dict[str, Any]:
+    """The providers of a plan, for a description."""
+    return {
+        "providers": {provider.name: f"{provider.distribution} {provider.version}" for provider in plan.providers},
+        "provider_files": {provider.name: provider.file_digest for provider in plan.providers},
+    }
+
+
+def _build(about: Mapping[str, Any], directory: Path, registry: Registry | None) -> Model:
+    """The model of a description, its weights as they are initialised."""
+    with _understood(directory):
+        nodes = {role: about["parts"][role] for role in _ROLES}
+        between = {str(junction): list(entries) for junction, entries in about.get("adapters", {}).items()}
+        beside = dict(about.get("weight_adapters", {}))
+        everything = [*nodes.values(), *(node for entries in between.values() for node in entries), *beside.values()]
+        known = registry if registry is not None else discover(allow={str(node["use"]).partition(".")[0] for node in everything})
+        parts = {role: _part(role, nodes[role], known, directory) for role in _ROLES}
+        adapters = {j: [_part("adapter", node, known, directory) for node in entries] for j, entries in between.items()}
+        attached = {name: (_part("weight-adapter", node, known, directory), tuple(node["select"])) for name, node in beside.items()}
+        bridges = [Bridge(**bridge) for bridge in about.get("bridges", [])]
+        precision: dict[str, str] = {role: str(about["precision"][role]) for role in _ROLES if role in about.get("precision", {})}
+        gates = about.get("gates", {})
+        gate, gated = float(gates.get("value", 1.0)), [str(path) for path in gates.get("modules", ())]
+    context = BuildContext(seed=0, specs={role: part.options.to_spec() for role, part in parts.items() if hasattr(part.options, "to_spec")})
+    built = {role: _module(part, known, context) for role, part in parts.items()}
+    joints = {junction: [_module(part, known, context) for part in entries] for junction, entries in adapters.items()}
+    for role, module in built.items():
+        if role in precision:
+            module.to(getattr(torch, precision[role]))
+    model = Model(built["embedding"], built["rack"], built["head"], adapters=joints, bridges=bridges, precision=precision)
+    model.attach(
+        {
+            (name, path): _module(part, known, context, model.get_parameter(f"{path}.weight"))
+            for name, (part, select) in attached.items()
+            for path in targets(model, select, name)
+        }
+    )
+    if gated:
+        with _understood(directory):
+            Gates([model.get_submodule(path) for path in gated], gate, torch.device("cpu"))
+    if (noted := about.get("specs")) is not None and noted != (found := _specs(model)):
+        changed = [f"{role} was {noted.get(role)}, is {found.get(role)}" for role in found if noted.get(role) != found.get(role)]
+        raise UserError(
+            f"the model in {directory} was made by {_made_by(about)}, and what is installed builds another: " + "; ".join(changed)
+        )
+    return model
+
+
+def _part(kind: Kind, node: Mapping[str, Any], registry: Registry, directory: Path) -> Part:
+    """A registered component with its options, every one of them checked."""
+    use = str(node["use"])
+    registered = registry.get(kind, use)
+    options, schedules, problems = structure_options(registered.load_options(), node["options"], use)
+    if problems:
+        raise UserError(f"{directory / DESCRIPTION}: " + "; ".join(map(str, problems)))
+    values = {name: schedule.value for name, schedule in schedules.items() if isinstance(schedule, Constant)}
+    return Part(kind=kind, id=use, options=attrs.evolve(options, **values))
+
+
+def _module(part: Part, registry: Registry, context: BuildContext, *extra: object) -> nn.Module:
+    module = build_module(part, registry, context, *extra)
+    if isinstance(module, Scheduled) and (names := scheduled_fields(type(part.options))):
+        module.apply_values({name: getattr(part.options, name) for name in names})
+    return module
+
+
+def _specs(model: nn.Module) -> dict[str, dict[str, str]]:
+    """The boundary of each part in words, as far as it states one."""
+    found: dict[str, dict[str, str]] = {}
+    for role in _ROLES:
+        part = getattr(model, role, None)
+        ask = getattr(part, "to_spec" if role == "rack" else "get_spec", None)
+        if ask is not None:
+            spec = ask()
+            found[role] = {a.name: _words(getattr(spec, a.name)) for a in attrs.fields(type(spec))}
+    return found
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_words(inner)}" for name, inner in value.items())
+    return ", ".join(map(_words, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _as_node(part: Part, t: float) -> dict[str, Any]:
+    options = part.options_at(t)
+    plain = _as_config(options) if attrs.has(type(options)) or isinstance(options, Mapping) else {}
+    return {"use": part.id, "options": plain}
+
+
+def _as_config(value: Any) -> Any:
+    """Options as a config would write them; those left open are left out."""
+    if isinstance(value, Stack):
+        return {value.name: value.blocks}
+    if attrs.has(type(value)):
+        fields: Iterable[attrs.Attribute[Any]] = attrs.fields(type(value))
+        held = [(a, getattr(value, a.name)) for a in fields if a.init]
+        return {config_key(a): _as_config(inner) for a, inner in held if not (inner is None and a.default is None)}
+    if isinstance(value, Mapping):
+        return {str(key): _as_config(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_as_config(inner) for inner in value]
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+
+
+@contextmanager
+def _understood(directory: Path) -> Iterator[None]:
+    """A description that somebody changed is the user's file, not our bug."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{directory / DESCRIPTION} does not describe a model: {type(error).__name__}: {error}") from None
+
+
+def _made_by(about: Mapping[str, Any]) -> str:
+    return ", ".join(map(str, about.get("providers", {}).values())) or "unknown versions"

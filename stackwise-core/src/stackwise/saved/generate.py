@@ -1,0 +1,136 @@
+"""Generation: a prompt continued by the model of a run, with the task and the tokens of the run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from attrs import evolve, frozen
+
+from stackwise import config
+from stackwise.assembly.workshop import Workshop
+from stackwise.contracts.generation import Generates, GenerationSettings, HasTextCodec, TextCodec
+from stackwise.contracts.specs import BatchSpec
+from stackwise.curriculum.states import TrainingState
+from stackwise.errors import ProviderError, UserError
+from stackwise.host.discovery import discover
+from stackwise.host.registry import blaming
+from stackwise.plan import make_plan
+from stackwise.planes.model.module import named_tensors
+from stackwise.saved.model import SavedModel, declared_at, model_at
+from stackwise.storage.checkpoints.store import CheckpointStore
+from stackwise.storage.run_directory import CHECKPOINTS, CONFIG, final_weights
+from stackwise.storage.weights import load_weights, read_description
+from stackwise.timeline.streams import step_seed, stream_key
+
+
+@frozen(kw_only=True)
+class Generated:
+    """A prompt and what follows it."""
+
+    ids: tuple[int, ...]
+    """Token ids, those of the prompt first."""
+    prompt_tokens: int
+    text: str | None
+    """The same as text; None where the prompt was given as ids."""
+    step: int
+    """The step of the weights."""
+
+
+def generate(run: Path | str, prompt: str | Sequence[int], settings: GenerationSettings, *, seed: int = 0) -> Generated:
+    """Continue a prompt with the model of a run: its final weights, or those of its newest whole checkpoint.
+
+    Args:
+        run: a run directory; it is only read.
+        prompt: text, or token ids.
+        settings: how many tokens, and how they are drawn.
+        seed: of every draw; the same seed gives the same tokens.
+
+    Raises:
+        UserError: no run directory, no weights in it, a task that generates nothing, a source without text for a prompt of text, ids
+            that the source does not have; a setting that has no effect on the task, or a prompt that is too long for the model.
+        DataError: the vocabulary of the run is gone, or is not what it was.
+        ProviderError: a component that cannot be built, or that does not keep to its contract.
+    """
+    trained = _open(Path(run))
+    task = _task(trained)
+    codec = _codec(trained) if isinstance(prompt, str) else None
+    given = tuple(codec.encode(prompt)) if codec is not None and isinstance(prompt, str) else tuple(map(int, prompt))
+    settings = evolve(settings, ids=_limit(trained.state) if settings.ids is None else settings.ids)
+    _check_ids(given, settings.ids)
+    generator = torch.Generator().manual_seed(step_seed(stream_key(seed, "generate"), 0))
+    with blaming(trained.plan.providers):
+        made = task.generate(trained.model, torch.tensor(given, dtype=torch.long), settings, generator)
+    ids = tuple(made.tolist())
+    if ids[: len(given)] != given or len(ids) != len(given) + settings.tokens:
+        raise ProviderError(
+            f"task '{trained.state.task.id}' gave {len(ids)} ids for a prompt of {len(given)} and {settings.tokens} to generate, or "
+            "changed the prompt: its generate returns the prompt with that many behind it"
+        )
+    return Generated(ids=ids, prompt_tokens=len(given), text=None if codec is None else codec.decode(ids), step=trained.step)
+
+
+def _open(run: Path) -> SavedModel:
+    if not (run / CONFIG).is_file():
+        raise UserError(f"{run} is no run directory: there is no {CONFIG} in it")
+    if (final := final_weights(run)) is not None:
+        return _finished(run, final)
+    checkpoint, skipped = CheckpointStore(run / CHECKPOINTS).newest()
+    if checkpoint is None:
+        damaged = "".join(f"; {each.name} is damaged: {each.reason}" for each in skipped)
+        raise UserError(f"{run} holds no weights yet, neither final ones nor a whole checkpoint{damaged}: train it first")
+    return model_at(checkpoint)
+
+
+def _finished(run: Path, final: Path) -> SavedModel:
+    about, plan = read_description(final), make_plan(config.load(run / CONFIG), discover())
+    found = declared_at(plan, about.get("step", plan.schedule.steps), about.get("data", {}))
+    load_weights(named_tensors(found.model.requires_grad_(False)), final)
+    return found
+
+
+def _task(trained: SavedModel) -> Generates:
+    part = trained.state.task
+    task = Workshop(trained.plan).task(part)
+    if not isinstance(task, Generates):
+        label = trained.plan.joined[trained.phase.index].drafts.task.label
+        raise UserError(
+            f"{label} of phase '{trained.phase.name}' generates nothing: a run that is to continue prompts ends with a task that does, "
+            "as a causal language model, a sequence to sequence or a diffusion"
+        )
+    return task
+
+
+def _codec(trained: SavedModel) -> TextCodec:
+    """Text ↔ ids as the first source in force that knows has them: the sources of a mixture share their ids.
+
+    Raises:
+        UserError: none does.
+    """
+    sources = trained.state.data.sources
+    for name, part in sources.items():
+        if isinstance(part.options, HasTextCodec):
+            codec = part.options.text_codec(trained.fingerprints.get(name, {}))
+            if codec is not None:
+                return codec
+    told = ", ".join(f"'{name}' ({part.id})" for name, part in sources.items())
+    raise UserError(f"no source in force says what text its ids stand for: {told}; give the prompt as ids (--ids)")
+
+
+def _limit(state: TrainingState) -> int | None:
+    """The number of ids of the sources in force; None where none says it."""
+    found = []
+    for part in state.data.sources.values():
+        spec = part.options.to_spec() if hasattr(part.options, "to_spec") else None
+        fields = spec.fields.values() if isinstance(spec, BatchSpec) else ()
+        found += [field.bounds[1] for field in fields if "time" in field.dims and field.bounds is not None]
+    known = [bound for bound in found if isinstance(bound, int)]
+    return max(known, default=None)
+
+
+def _check_ids(ids: Sequence[int], limit: int | None) -> None:
+    unknown = [i for i in ids if i < 0 or (limit is not None and i >= limit)]
+    if unknown:
+        where = "are not negative" if limit is None else f"lie in [0, {limit})"
+        raise UserError(f"prompt: {', '.join(map(str, unknown[:5]))} is no id of the source: ids {where}")

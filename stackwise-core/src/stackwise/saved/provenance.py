@@ -1,0 +1,154 @@
+"""What a checkpoint says beside the machine's state, and whether this installation and these data may go on from it."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from attrs import frozen
+
+import stackwise
+from stackwise.contracts.protocols import TrainsElsewhere
+from stackwise.errors import DataError, UserError
+from stackwise.machine.machine import TrainingMachine
+from stackwise.plan import Plan
+from stackwise.timeline.clock import Past
+from stackwise.timeline.clock_json import clock_as_json, clock_from_json
+
+FORMAT = 1
+
+
+@frozen(kw_only=True)
+class Origin:
+    """The checkpoint of another run that a run was branched from."""
+
+    run: str
+    step: int
+    sha256: str
+    """Digest of the manifest of that checkpoint."""
+
+    def as_json(self) -> dict[str, Any]:
+        """For `status.json` and checkpoints."""
+        return {"run": self.run, "step": self.step, "sha256": self.sha256}
+
+
+@frozen(kw_only=True)
+class Described:
+    """The part of a checkpoint's document that is about the run."""
+
+    config: Mapping[str, Any]
+    past: Past
+    machine: Mapping[str, Any]
+    reason: str
+    """Why it was saved; a checkpoint that does not say is taken for one of the cadence."""
+    versions: Mapping[str, str]
+    fingerprints: Mapping[str, Any]
+    parent: Mapping[str, Any] | None = None
+    providers: Sequence[Mapping[str, Any]] = ()
+    """The code of providers that it was saved by."""
+    trains_elsewhere: bool = True
+    """Whether the optimizer may show other weights to judge than those that it holds."""
+
+    @classmethod
+    def read(cls, document: Mapping[str, Any]) -> Described:
+        """Read what `describe` wrote.
+
+        Raises:
+            UserError: a checkpoint of another format.
+        """
+        if document.get("format") != FORMAT:
+            raise UserError(f"the checkpoint is of format {document.get('format')}, this version reads {FORMAT}: resume with its own")
+        return cls(
+            config=document["config"],
+            past=Past(document["machine"]["step"], clock_from_json(document["clock"])),
+            machine=document["machine"],
+            reason=document.get("reason", "cadence"),
+            versions=document["versions"],
+            fingerprints=document["fingerprints"],
+            parent=document["parent"],
+            providers=document.get("providers", ()),
+            trains_elsewhere=document.get("trains_elsewhere", True),
+        )
+
+
+def describe(plan: Plan, machine: TrainingMachine, parent: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What a checkpoint says beside the machine's state."""
+    return {
+        "format": FORMAT,
+        "config": named_config(plan),
+        "clock": clock_as_json(plan.schedule.clock),
+        "versions": versions(plan),
+        "providers": [provider.provenance() for provider in plan.providers],
+        "fingerprints": machine.data.fingerprints(),
+        "trains_elsewhere": isinstance(machine.optimizer.optimizer, TrainsElsewhere),
+        "parent": parent,
+    }
+
+
+def named_config(plan: Plan) -> dict[str, Any]:
+    """The resolved config, the run's name written out: read from another file it would get another one."""
+    resolved = plan.experiment.resolved
+    return {**resolved, "run": {**resolved["run"], "name": plan.experiment.run.name}}
+
+
+def versions(plan: Plan) -> dict[str, str]:
+    """What the bits of a run depend on: distribution → version."""
+    used = {provider.distribution: provider.version for provider in plan.providers}
+    return {"python": platform.python_version(), "torch": torch.__version__, "stackwise-core": stackwise.__version__, **used}
+
+
+def changed_versions(saved: Mapping[str, str], plan: Plan) -> list[str]:
+    """Sentences on every version that is another than when the checkpoint was saved.
+
+    Raises:
+        UserError: a provider or the core with another leading number (of 0.x: the second), which promises nothing about its state.
+    """
+    now = versions(plan)
+    pairs = [(name, version, now[name]) for name, version in saved.items() if name in now and now[name] != version]
+    refused = [pair for pair in pairs if pair[0] not in ("python", "torch") and _leading(pair[1]) != _leading(pair[2])]
+    if refused:
+        told = "; ".join(f"{name} {was} → {installed}" for name, was, installed in refused)
+        raise UserError(f"the checkpoint was saved by incompatible versions ({told}): install the versions it was saved by")
+    return [f"{name} {was} → {installed}: the rest need not be equal to the bit" for name, was, installed in pairs]
+
+
+def changed_files(saved: Sequence[Mapping[str, Any]], plan: Plan) -> list[str]:
+    """Sentences on every provider of the same version whose files are others than when the checkpoint was saved."""
+    was = {(row["provider"], row["version"]): row["sha256"] for row in saved}
+    changed = [found for found in plan.providers if was.get((found.name, found.version), found.file_digest) != found.file_digest]
+    return [
+        f"provider '{found.name}' ({found.distribution} {found.version}) has other files than then: the rest need not be equal to the bit"
+        for found in changed
+    ]
+
+
+def check_fingerprints(saved: Mapping[str, Any], machine: TrainingMachine) -> None:
+    """Hold the data against those that were read before.
+
+    Raises:
+        DataError: they changed; every source that did is named.
+    """
+    if told := list(_changed(saved, machine.data.fingerprints())):
+        raise DataError("the data changed since the checkpoint: " + "; ".join(told) + ": put the data back, or begin a new run")
+
+
+def _changed(saved: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    for name in saved.keys() & now.keys():
+        was, found = (_plain(each) for each in (saved[name], now[name]))
+        if was != found:
+            parts = [key for key in dict.fromkeys((*was, *found)) if was.get(key) != found.get(key)]
+            yield f"source '{name}' has " + ", ".join(f"{key} {found.get(key)}, had {was.get(key)}" for key in parts)
+
+
+def _plain(value: Any) -> Any:
+    """As JSON gives it back."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def _leading(version: str) -> Sequence[str]:
+    parts = version.split(".")
+    return parts[:2] if parts[0] == "0" else parts[:1]

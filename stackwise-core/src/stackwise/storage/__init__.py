@@ -1,0 +1,1 @@
+"""Everything that touches files: run directories, checkpoints, weights, locks."""

@@ -1,0 +1,67 @@
+"""Saving beside training: the state is copied at once, a thread writes the copy, and what goes wrong there is said here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+
+import torch
+
+from stackwise.storage.tensor_file import distinct
+
+
+class Snapshot:
+    """Copies of tensors in CPU memory that is used again by the next copy: fresh memory costs more than the copying."""
+
+    def __init__(self) -> None:
+        self._memory: dict[str, torch.Tensor] = {}
+
+    def take(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The values of all tensors as they are now; they are valid until the next call.
+
+        Args:
+            tensors: by name; tied ones are copied once and stay tied.
+        """
+        own, same = distinct(tensors)
+        self._memory = {name: self._memory_for(name, tensor) for name, tensor in own.items()}
+        for name, tensor in own.items():
+            self._memory[name].copy_(tensor.detach())
+        return {name: self._memory[same.get(name, name)] for name in tensors}
+
+    def _memory_for(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        held = self._memory.get(name)
+        if held is not None and held.shape == tensor.shape and held.dtype == tensor.dtype:
+            return held
+        return torch.empty(tensor.shape, dtype=tensor.dtype)
+
+
+class Background:
+    """At most one piece of work in a thread of its own; its error is raised by whoever waits for it.
+
+    An executor's thread lives on between two pieces of work, for starting one costs the caller milliseconds, and is waited for when the
+    interpreter ends.
+    """
+
+    def __init__(self) -> None:
+        self._executor: ThreadPoolExecutor | None = None
+        self._work: Future[None] | None = None
+
+    def start(self, work: Callable[[], None]) -> None:
+        """Begin; the work before it has been waited for."""
+        assert self._work is None
+        if self._executor is None:
+            self._executor = ThreadPoolExecutor(1, thread_name_prefix="checkpoint writer")
+        self._work = self._executor.submit(work)
+
+    def wait(self) -> None:
+        """Return when no work is under way; raises what it raised, once."""
+        if self._work is not None:
+            wait([self._work])
+            done, self._work = self._work, None
+            done.result()
+
+    def close(self) -> None:
+        """Let the thread go; the work has been waited for."""
+        if self._executor is not None:
+            self._executor.shutdown()
+            self._executor = None

@@ -1,0 +1,351 @@
+"""The checkpoints of one run: each is written whole or not at all, and the newest valid one is always found again."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from attrs import evolve, field, frozen
+
+from stackwise.errors import DiskError, UserError, disk_errors
+from stackwise.storage import disk, documents
+from stackwise.storage.checkpoints.background import Background, Snapshot
+from stackwise.storage.checkpoints.manifest import (
+    MANIFEST,
+    STATE,
+    TENSORS,
+    DamagedError,
+    Manifest,
+    check_files,
+    own_versions,
+    read_manifest,
+    read_verified,
+)
+from stackwise.storage.checkpoints.retention import Direction, Kept, Retention
+from stackwise.storage.tensor_file import read_tensors, write_tensors, write_whole
+
+_NAME = re.compile(r"step-(\d{9,})")
+_WRITING, _REPLACED = ".writing", ".replaced"
+
+
+@frozen
+class Skipped:
+    """A checkpoint that was passed over, and the sentence that says why."""
+
+    step: int
+    name: str
+    reason: str
+
+
+@frozen(kw_only=True)
+class Checkpoint:
+    """A valid checkpoint: a whole directory whose digests match."""
+
+    step: int
+    path: Path
+    document: Mapping[str, Any] = field(repr=False)
+    """The JSON document it was saved with."""
+    manifest: Manifest = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        """`step-` and the step in nine digits."""
+        return name_of(self.step)
+
+    def load_tensors(self) -> dict[str, torch.Tensor]:
+        """Its tensors on the CPU by name, digests verified as they are read; tied names share one tensor.
+
+        Raises:
+            UserError: the file changed since the checkpoint was found.
+        """
+        try:
+            return read_tensors(read_verified(self.path, self.manifest, TENSORS))
+        except ValueError as error:
+            raise UserError(f"checkpoint {self.path} cannot be loaded: {error}") from None
+
+
+class CheckpointStore:
+    """A directory of checkpoints with one writer.
+
+    Args:
+        directory: where they are; made, with its parents, by the first save.
+        keep_last: how many of the newest stay; None keeps every one.
+        keep_every: checkpoints at multiples of so many steps stay too.
+        best: (metric, "min" or "max"): the best one by a metric given to `save` stays too.
+        pins: steps that are never pruned, as the one resumed from.
+
+    Raises:
+        UserError: a rule that keeps nothing.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        keep_last: int | None = None,
+        keep_every: int | None = None,
+        best: tuple[str, Direction] | None = None,
+        pins: Collection[int] = (),
+    ) -> None:
+        self.directory = directory
+        self._retention = Retention(last=keep_last, every=keep_every, best=best)
+        self._pins = set(pins)
+        self._snapshot = Snapshot()
+        self._background = Background()
+        self._tidied = False
+
+    def save(
+        self,
+        step: int,
+        tensors: Mapping[str, torch.Tensor],
+        document: Mapping[str, Any],
+        *,
+        metrics: Mapping[str, float] | None = None,
+        asynchronous: bool = False,
+        pin: str | None = None,
+    ) -> None:
+        """Write one checkpoint, then prune; an older one of the same step stays valid until this one is whole.
+
+        A save still in flight is waited for first. When `asynchronous`, tensors and document are copied before this returns, and
+        errors of the writing surface at the next `save`, `wait` or `close`.
+
+        Args:
+            step: steps done so far.
+            tensors: everything with values, by name, of any shape and dtype, on any device; tied tensors are written once.
+            document: everything else: maps with text keys, lists, text, booleans, None and numbers, nan and infinities included.
+            metrics: what the best is chosen by.
+            asynchronous: write in a thread.
+            pin: why this one is never pruned; None: it may be.
+
+        Raises:
+            DiskError: the disk refuses; nothing of the new checkpoint is left, and those before it are untouched.
+            TypeError: a tensor that safetensors, or a value that JSON cannot hold, with its name.
+        """
+        self.wait()
+        content = documents.encode(document)
+        chosen = {name: float(value) for name, value in (metrics or {}).items()}
+        if asynchronous:
+            copies = self._snapshot.take(tensors)
+            self._background.start(lambda: self._save(step, copies, content, chosen, pin))
+        else:
+            self._save(step, tensors, content, chosen, pin)
+
+    def wait(self) -> None:
+        """Return when no save is in flight.
+
+        Raises:
+            DiskError: the save in flight failed; said once.
+        """
+        self._background.wait()
+
+    def close(self) -> None:
+        """Wait for the save in flight, and let the thread and the memory of copies go.
+
+        Raises:
+            DiskError: the save in flight failed.
+        """
+        try:
+            self.wait()
+        finally:
+            self._background.close()
+            self._snapshot = Snapshot()
+
+    def pin(self, step: int) -> None:
+        """Never prune this step while the store is open."""
+        self._pins.add(step)
+
+    def forget_after(self, step: int) -> None:
+        """Remove every checkpoint of a later step: training went back behind them, and goes on otherwise.
+
+        Raises:
+            DiskError: the disk refuses.
+        """
+        self.wait()
+        try:
+            for there, path in self._candidates():
+                if there > step:
+                    disk.remove_tree(path, first=MANIFEST)
+        except OSError as error:
+            raise DiskError(f"disk error: {self.directory}: a checkpoint could not be removed: {_reason(error)}") from error
+
+    def names(self) -> tuple[str, ...]:
+        """Names of the checkpoints that lie there, valid or not, oldest first."""
+        return tuple(dict.fromkeys(name_of(step) for step, _ in self._candidates()))[::-1]
+
+    def newest(self, up_to: int | None = None) -> tuple[Checkpoint | None, list[Skipped]]:
+        """The newest valid checkpoint, of all or of those up to a step, and the newer ones among them that are not, with the reason."""
+        skipped: list[Skipped] = []
+        for step, path in self._candidates():
+            if up_to is not None and step > up_to:
+                continue
+            try:
+                return _open(step, path), skipped
+            except DamagedError as reason:
+                skipped.append(Skipped(step, path.name, str(reason)))
+        return None, skipped
+
+    def at(self, step: int) -> Checkpoint:
+        """The checkpoint of a step.
+
+        Raises:
+            UserError: there is none, or it is damaged; the sentence lists those there are.
+        """
+        reasons = []
+        for there, path in self._candidates():
+            if there == step:
+                try:
+                    return _open(step, path)
+                except DamagedError as reason:
+                    reasons.append(f"{path} is damaged: {reason}")
+        known = ", ".join(self.names()) or "none"
+        raise UserError("; ".join(reasons) or f"{self.directory} has no checkpoint of step {step} (there: {known})")
+
+    def examine(self) -> Iterator[tuple[Path, list[str]]]:
+        """Every checkpoint with what is wrong with it, newest first; each file is read."""
+        return ((path, verify(path)) for _, path in self._candidates())
+
+    def _candidates(self) -> Iterator[tuple[int, Path]]:
+        """Step and place of every checkpoint, newest first; one that stood aside for its replacement comes after that."""
+        found = []
+        with suppress(FileNotFoundError, NotADirectoryError):
+            for path in self.directory.iterdir():
+                stem = path.name.removeprefix(".").removesuffix(_REPLACED)
+                aside = path.name == f".{stem}{_REPLACED}"
+                if (match := _NAME.fullmatch(stem)) and (aside or path.name == stem):
+                    found.append((int(match[1]), not aside, path))
+        return ((step, path) for step, _, path in sorted(found, reverse=True))
+
+    def _save(self, step: int, tensors: Mapping[str, torch.Tensor], document: bytes, metrics: Mapping[str, float], pin: str | None) -> None:
+        place = self.directory / name_of(step)
+        try:
+            with disk_errors(place, "earlier checkpoints are untouched: free space or mend the disk, then resume"):
+                self._tidy()
+                self._write(place, Manifest(step=step, files={}, metrics=metrics, pin=pin, versions=own_versions()), tensors, document)
+        except DiskError:
+            self._tidied = False
+            raise
+        try:
+            disk.remove_tree(_aside(place), first=MANIFEST)
+            self._prune(step)
+        except OSError as error:
+            self._tidied = False
+            raise DiskError(f"disk error: {place} is saved, but an older one could not be removed: {_reason(error)}") from error
+
+    def _write(self, place: Path, manifest: Manifest, tensors: Mapping[str, torch.Tensor], document: bytes) -> None:
+        """A directory beside the target, its files forced to disk, the manifest last; then it gets its name."""
+        fresh = place.with_name(f".{place.name}{_WRITING}")
+        try:
+            disk.make_directory(fresh)
+            files = {TENSORS: write_tensors(fresh / TENSORS, tensors), STATE: write_whole(fresh / STATE, document)}
+            disk.write_file(fresh / MANIFEST, [evolve(manifest, files=files).to_bytes()])
+            disk.sync_directory(fresh)
+            _publish(fresh, place)
+        except BaseException:
+            with suppress(OSError):
+                disk.remove_tree(fresh)
+            raise
+
+    def _prune(self, newest: int) -> None:
+        """Remove what the rules do not keep; the new checkpoint was read back before it got its name."""
+        present, unfinished = [], []
+        for step, path in self._candidates():
+            try:
+                manifest = read_manifest(path)
+                present.append(Kept(step=step, metrics=manifest.metrics, pinned=manifest.pin is not None))
+            except DamagedError:
+                if not (path / MANIFEST).exists():
+                    unfinished.append(path)
+        surplus = [self.directory / name_of(step) for step in self._retention.steps_to_remove(present, {newest, *self._pins})]
+        for path in (*unfinished, *surplus):
+            disk.remove_tree(path, first=MANIFEST)
+
+    def _tidy(self) -> None:
+        """Make the directory, and finish or undo what an earlier save was stopped in."""
+        if self._tidied:
+            return
+        _make_directories(self.directory)
+        for path in sorted(self.directory.iterdir()):
+            name, suffix = path.stem.removeprefix("."), path.suffix
+            if not path.name.startswith(".") or not _NAME.fullmatch(name):
+                continue
+            place = self.directory / name
+            if suffix == _WRITING or (suffix == _REPLACED and not verify(place)):
+                disk.remove_tree(path, first=MANIFEST)
+            elif suffix == _REPLACED:
+                disk.remove_tree(place, first=MANIFEST)
+                disk.rename(path, place)
+                disk.sync_directory(self.directory)
+        self._tidied = True
+
+
+def _publish(fresh: Path, place: Path) -> None:
+    """Rename; an older checkpoint of the same name stands aside until the new one is durable, and is found there meanwhile."""
+    replaces = place.exists()
+    if replaces:
+        disk.rename(place, _aside(place))
+    try:
+        disk.rename(fresh, place)
+    except BaseException:
+        if replaces:
+            disk.rename(_aside(place), place)
+        raise
+    disk.sync_directory(place.parent)
+
+
+def _aside(place: Path) -> Path:
+    return place.with_name(f".{place.name}{_REPLACED}")
+
+
+def name_of(step: int) -> str:
+    """The directory name of a step's checkpoint."""
+    return f"step-{step:09d}"
+
+
+def step_of(name: str) -> int:
+    """The step of a checkpoint's directory name."""
+    return int(name.removeprefix("step-"))
+
+
+def verify(path: Path) -> list[str]:
+    """What is wrong with a checkpoint directory, as sentences; every file of it is read.
+
+    Args:
+        path: `.../checkpoints/step-000000640`.
+    """
+    try:
+        manifest = _manifest_of(path)
+        check_files(path, manifest)
+    except DamagedError as reason:
+        return [str(reason)]
+    return []
+
+
+def _open(step: int, path: Path) -> Checkpoint:
+    manifest = _manifest_of(path)
+    return Checkpoint(step=step, path=path, document=check_files(path, manifest), manifest=manifest)
+
+
+def _manifest_of(path: Path) -> Manifest:
+    """The manifest of a directory that is named after its step."""
+    manifest = read_manifest(path)
+    stem = path.name.removeprefix(".").removesuffix(_REPLACED)
+    if stem != name_of(manifest.step):
+        raise DamagedError(f"{MANIFEST} is that of {name_of(manifest.step)}")
+    return manifest
+
+
+def _make_directories(path: Path) -> None:
+    """Make a directory and the parents it lacks, each durable in its own parent."""
+    if path.is_dir():
+        return
+    _make_directories(path.parent)
+    disk.make_directory(path)
+    disk.sync_directory(path.parent)
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error)

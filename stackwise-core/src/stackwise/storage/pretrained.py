@@ -1,0 +1,45 @@
+"""Trained weights to begin from: a run's final ones, a directory that was exported, or any safetensors file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from stackwise.errors import UserError
+from stackwise.storage.run_directory import CONFIG, final_weights
+from stackwise.storage.weights import WEIGHTS
+
+
+def read_pretrained(path: Path) -> dict[str, torch.Tensor]:
+    """Tensors by name.
+
+    Args:
+        path: a run directory that has finished (its `final` weights), a directory of weights, or a safetensors file.
+
+    Raises:
+        UserError: nothing there that can be read, or a run that has not finished.
+    """
+    file = path if path.is_file() else _directory_of_weights(path) / WEIGHTS
+    if not file.is_file():
+        raise UserError(
+            f"model.start.from: there are no weights at {path}: {file} is no file; give a run directory, a directory of weights or a "
+            "safetensors file"
+        )
+    try:
+        return load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"model.start.from: {file} is no readable safetensors file: {error}") from None
+
+
+def _directory_of_weights(path: Path) -> Path:
+    if not (path / CONFIG).is_file():
+        return path
+    if (final := final_weights(path)) is None:
+        raise UserError(
+            f"model.start.from: {path} has no final weights, as it has not finished: finish it by `stackwise resume {path}`, or export a "
+            f"checkpoint of it by `stackwise export {path} DIRECTORY --step STEP` and start from that"
+        )
+    return final

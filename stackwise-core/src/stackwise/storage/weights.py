@@ -1,0 +1,131 @@
+"""Weights on disk: safetensors beside a JSON description, keyed by name, written so that a half-written one is never taken for whole."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stackwise.errors import UserError, disk_errors
+from stackwise.storage import disk
+from stackwise.storage.tensor_file import read_tensors, write_tensors
+
+WEIGHTS, DESCRIPTION = "weights.safetensors", "weights.json"
+
+
+def save_weights(tensors: Mapping[str, torch.Tensor], directory: Path, about: Mapping[str, Any]) -> Path:
+    """Write weights into a new directory, all or nothing.
+
+    The directory is made beside its final place, every file is forced to disk, and only then it is renamed; an existing one
+    of that name is replaced after the new one is whole.
+
+    Args:
+        tensors: by name; tied ones are written once, under their first name.
+        directory: where to; its parent exists.
+        about: what else the description says (specs, step, providers).
+
+    Raises:
+        DiskError: the disk refuses; nothing is left behind.
+    """
+    with disk_errors(directory, "nothing of it is left: free space or mend the disk"):
+        _save(tensors, directory, about)
+    return directory
+
+
+def _save(tensors: Mapping[str, torch.Tensor], directory: Path, about: Mapping[str, Any]) -> None:
+    fresh = directory.with_name(f".{directory.name}.{os.getpid()}.writing")
+    disk.remove_tree(fresh)
+    try:
+        disk.make_directory(fresh)
+        record = write_tensors(fresh / WEIGHTS, tensors)
+        description = {
+            "format": 1,
+            **about,
+            "sha256": record.sha256,
+            "tensors": {name: {"shape": list(t.shape), "dtype": str(t.dtype).removeprefix("torch.")} for name, t in tensors.items()},
+        }
+        disk.write_file(fresh / DESCRIPTION, [(json.dumps(description, indent=1, default=str) + "\n").encode()])
+        disk.sync_directory(fresh)
+        _put_in_place(fresh, directory)
+        disk.sync_directory(directory.parent)
+    except BaseException:
+        with suppress(OSError):
+            disk.remove_tree(fresh)
+        raise
+
+
+def _put_in_place(fresh: Path, directory: Path) -> None:
+    """Rename a whole new directory to its name; one that has the name stands aside until then, and returns when it fails."""
+    if not directory.exists():
+        disk.rename(fresh, directory)
+        return
+    aside = directory.with_name(f".{directory.name}.{os.getpid()}.replaced")
+    disk.rename(directory, aside)
+    try:
+        disk.rename(fresh, directory)
+    except BaseException:
+        disk.rename(aside, directory)
+        raise
+    disk.remove_tree(aside)
+
+
+def read_weights(directory: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """The tensors of a directory by name, their digest verified, and the description.
+
+    Raises:
+        UserError: no weights there, or bytes that are not those described.
+    """
+    description = read_description(directory)
+    try:
+        content = (directory / WEIGHTS).read_bytes()
+    except OSError as error:
+        raise UserError(f"{directory} holds no readable weights: {error}") from None
+    if sha256(content).hexdigest() != description.get("sha256"):
+        raise UserError(f"{directory / WEIGHTS} is damaged: its sha256 is not the one {DESCRIPTION} states")
+    try:
+        return read_tensors(content), description
+    except ValueError as error:
+        raise UserError(f"{directory / WEIGHTS} is no file of weights: {error}") from None
+
+
+def read_description(directory: Path) -> dict[str, Any]:
+    """What a directory says of its weights.
+
+    Raises:
+        UserError: nothing that can be read.
+    """
+    try:
+        description: Any = json.loads((directory / DESCRIPTION).read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{directory} holds no readable weights: {error}") from None
+    if not isinstance(description, dict):
+        raise UserError(f"{directory / DESCRIPTION} is damaged: it holds no map")
+    return description
+
+
+def load_weights(own: Mapping[str, torch.Tensor], directory: Path) -> dict[str, Any]:
+    """Read weights into tensors of the same names, shapes and dtypes; returns the description.
+
+    Raises:
+        UserError: no weights there, bytes that are not those described, or any difference of names, shapes and dtypes, all named.
+    """
+    saved, description = read_weights(directory)
+    differences = [f"missing in the file: {name}" for name in own.keys() - saved.keys()]
+    differences += [f"not in the model: {name}" for name in saved.keys() - own.keys()]
+    differences += [
+        f"{name}: {saved[name].dtype} {tuple(saved[name].shape)} in the file, {own[name].dtype} {tuple(own[name].shape)} in the model"
+        for name in own.keys() & saved.keys()
+        if saved[name].shape != own[name].shape or saved[name].dtype != own[name].dtype
+    ]
+    if differences:
+        raise UserError(f"the weights in {directory} are not this model's:\n  " + "\n  ".join(sorted(differences)))
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(saved[name])
+    return description

@@ -1,0 +1,50 @@
+"""The guard around foreign code in a process of its own, where parts of torch are not imported yet."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from stackwise.host.isolation import guarded
+
+CODE = """
+import os, sys, torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from stackwise.isolation import guarded
+class Passing(TorchDispatchMode):
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        return func(*args, **(kwargs or {}))
+for _ in range(2):
+    with Passing(), torch.device("cpu"), guarded(building=True) as changed:
+        pass
+    print(changed)
+with guarded() as changed:
+    os.environ["LEFT_BEHIND"] = "1"
+print(changed, "LEFT_BEHIND" in os.environ)
+"""
+
+
+def test_what_the_guard_itself_makes_torch_import_is_nobodys_fault() -> None:
+    """Under a mode that sees every operation, asking for the default device imports the compiler, which sets an environment variable."""
+    env = {"PATH": "", "HOME": "/nonexistent"}
+    told = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True, env=env).stdout
+    assert told.splitlines() == ["[]", "[]", "['the environment variables'] False"]
+
+
+def test_an_artifact_that_keeps_stdout_writes_there_later(capsys: pytest.CaptureFixture[str]) -> None:
+    with guarded(building=True):
+        kept = sys.stdout
+        print("while it is built", file=kept)
+    assert (kept.encoding, kept.fileno) == (sys.stdout.encoding, sys.stdout.fileno)
+    print("while it is used", file=kept)
+    assert capsys.readouterr() == ("while it is used\n", "while it is built\n")
+
+
+def test_a_default_device_is_taken_back_without_leaving_a_mode_behind() -> None:
+    with guarded() as changed:
+        torch.set_default_device("meta")
+    assert changed == ["the default device of torch"] and torch.zeros(1).device.type == "cpu"
+    assert torch.overrides._len_torch_function_stack() == 0

@@ -1,0 +1,45 @@
+"""What a checkpoint says beside the machine's state, and what is told where this installation is another."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+import pytest
+from tiny_walks import base, drive, machine_of, plan_of
+
+from stackwise.saved.provenance import Described, changed_files, describe
+from stackwise.storage.codec import split_state
+
+
+def document(**sections: Any) -> dict[str, Any]:
+    """As a run of one step saves it."""
+    config = base(run={"seed": 3, "horizon": "1 steps", "device": "cpu"}, **sections)
+    machine = machine_of(config)
+    drive(machine)
+    return {**describe(plan_of(config), machine, None), "reason": "end", "machine": split_state(machine.state())[1]}
+
+
+@pytest.mark.parametrize("missing", ["reason", "providers", "trains_elsewhere"])
+def test_a_checkpoint_from_before_a_key_was_written_is_read(missing: str) -> None:
+    saved = document()
+    assert Described.read(saved).reason == "end"
+    older = Described.read({key: value for key, value in saved.items() if key != missing})
+    assert older.past.step == 1
+    assert getattr(older, missing) == {"reason": "cadence", "providers": (), "trains_elsewhere": True}[missing]
+
+
+@pytest.mark.parametrize(("optimizer", "elsewhere"), [("optim.adamw", False), ("optim.schedule-free", True)])
+def test_it_says_whether_the_optimizer_trains_elsewhere(optimizer: str, elsewhere: bool) -> None:
+    assert Described.read(document(optimizer={"use": optimizer, "lr": 0.01})).trains_elsewhere is elsewhere
+
+
+def test_each_of_two_providers_of_one_distribution_is_compared_with_itself() -> None:
+    plan = plan_of(base())
+    one, two, *_ = (attrs.evolve(provider, distribution="both", version="1.0") for provider in plan.providers)
+    plan = attrs.evolve(plan, providers=(one, two))
+    saved = [provider.provenance() for provider in plan.providers]
+    assert len({row["sha256"] for row in saved}) == 2 and changed_files(saved, plan) == []
+    for changed, rows in ((one, [{**saved[0], "sha256": "0" * 64}, saved[1]]), (two, [saved[0], {**saved[1], "sha256": "0" * 64}])):
+        (told,) = changed_files(rows, plan)
+        assert told.startswith(f"provider '{changed.name}' (both 1.0) has other files than then")

@@ -1,0 +1,145 @@
+"""Weights on disk: all or nothing, strictly by name, and never taken for whole when they are not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from stackwise.errors import DiskError, UserError
+from stackwise.planes.model.module import named_tensors
+from stackwise.storage import disk
+from stackwise.storage.weights import DESCRIPTION, WEIGHTS, load_weights, save_weights
+
+
+class Tied(nn.Module):
+    """A tied pair, a persistent buffer and one that is not, and a tensor that is not contiguous."""
+
+    def __init__(self, seed: int = 0, width: int = 4) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.a = nn.Linear(width, 3)
+        self.b = nn.Linear(width, 3, bias=False)
+        self.b.weight = self.a.weight
+        self.turned = nn.Parameter(torch.randn(2, 5).t())
+        self.register_buffer("mean", torch.randn(2))
+        self.register_buffer("cache", torch.randn(2), persistent=False)
+
+
+def test_what_was_saved_is_loaded_bit_for_bit_and_tied_parameters_lie_there_once(tmp_path: Path) -> None:
+    one, two = Tied(0), Tied(1)
+    cache = two.get_buffer("cache").clone()
+    save_weights(named_tensors(one), tmp_path / "final", {"step": 7})
+    about = load_weights(named_tensors(two), tmp_path / "final")
+    assert list(about["tensors"]) == ["a.weight", "a.bias", "turned", "mean"] or set(about["tensors"]) == {
+        "a.weight",
+        "a.bias",
+        "turned",
+        "mean",
+    }
+    assert about["step"] == 7 and about["tensors"]["turned"] == {"shape": [5, 2], "dtype": "float32"}
+    for name, tensor in named_tensors(one).items():
+        assert torch.equal(tensor, named_tensors(two)[name])
+    assert torch.equal(two.get_buffer("cache"), cache)
+    assert two.b.weight is two.a.weight
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["final"]
+
+
+def test_every_difference_is_named_at_once_and_nothing_is_loaded(tmp_path: Path) -> None:
+    save_weights(named_tensors(Tied()), tmp_path / "w", {})
+    other = nn.Module()
+    other.a = nn.Linear(4, 2)
+    other.extra = nn.Parameter(torch.zeros(1))
+    other.mean = nn.Parameter(torch.zeros(2, dtype=torch.float64))
+    before = {name: tensor.clone() for name, tensor in named_tensors(other).items()}
+    with pytest.raises(UserError) as caught:
+        load_weights(named_tensors(other), tmp_path / "w")
+    text = str(caught.value)
+    for sentence in (
+        "a.weight: torch.float32 (3, 4) in the file",
+        "a.bias",
+        "missing in the file: extra",
+        "not in the model: turned",
+        "mean: torch.float32 (2,)",
+    ):
+        assert sentence in text
+    assert all(torch.equal(tensor, before[name]) for name, tensor in named_tensors(other).items())
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b[:50] + bytes([b[50] ^ 1]) + b[51:], lambda b: b"", lambda b: b + b"\0"])
+def test_a_tampered_file_is_refused(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+    place = save_weights(named_tensors(Tied()), tmp_path / "w", {}) / WEIGHTS
+    place.write_bytes(damage(place.read_bytes()))
+    with pytest.raises(UserError, match="is damaged"):
+        load_weights(named_tensors(Tied()), tmp_path / "w")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "{}"])
+def test_a_description_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
+    (save_weights(named_tensors(Tied()), tmp_path / "w", {}) / DESCRIPTION).write_text(text)
+    with pytest.raises(UserError):
+        load_weights(named_tensors(Tied()), tmp_path / "w")
+
+
+def test_nothing_there_is_the_users_mistake(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no readable weights"):
+        load_weights(named_tensors(Tied()), tmp_path / "nowhere")
+
+
+class DiskFull(OSError):
+    """What the n-th write meets."""
+
+
+@pytest.mark.parametrize("broken", range(1, 9))
+def test_a_save_that_fails_anywhere_leaves_the_old_one_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: int) -> None:
+    """Every call that touches the disk fails once; the weights under the name are then the old ones or the new ones, whole."""
+    old, new = Tied(0), Tied(1)
+    save_weights(named_tensors(old), tmp_path / "w", {"which": "old"})
+    count = 0
+
+    def failing(real: Callable[..., object]) -> Callable[..., object]:
+        def call(*arguments: object, **options: object) -> object:
+            nonlocal count
+            count += 1
+            if count == broken:
+                raise DiskFull("no space left on device")
+            return real(*arguments, **options)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        for call in ("make_directory", "write_file", "sync_directory", "rename"):
+            patch.setattr(disk, call, failing(getattr(disk, call)))
+        failed = False
+        try:
+            save_weights(named_tensors(new), tmp_path / "w", {"which": "new"})
+        except DiskError as error:
+            assert isinstance(error.__cause__, DiskFull) and str(tmp_path / "w") in str(error)
+            failed = True
+    found = Tied(2)
+    which = load_weights(named_tensors(found), tmp_path / "w")["which"]
+    assert torch.equal(found.a.weight, {"old": old, "new": new}[which].a.weight)
+    assert failed or which == "new"
+    assert count < broken or failed
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["w"]
+
+
+def test_an_old_one_is_replaced_by_the_new_one(tmp_path: Path) -> None:
+    save_weights(named_tensors(Tied(0)), tmp_path / "w", {"step": 1})
+    save_weights(named_tensors(Tied(1)), tmp_path / "w", {"step": 2})
+    found = Tied(2)
+    assert load_weights(named_tensors(found), tmp_path / "w")["step"] == 2
+    assert torch.equal(found.a.weight, Tied(1).a.weight)
+
+
+def test_the_files_are_data_and_nothing_is_executed(tmp_path: Path) -> None:
+    place = save_weights(named_tensors(Tied()), tmp_path / "w", {"note": Path("x")})
+    assert {path.name for path in place.iterdir()} == {WEIGHTS, DESCRIPTION}
+    assert json.loads((place / DESCRIPTION).read_text())["note"] == "x"
+    (place / WEIGHTS).write_bytes(b"cposix\nsystem\n(S'touch here'\ntR.")
+    with pytest.raises(UserError, match="is damaged"):
+        load_weights(named_tensors(Tied()), tmp_path / "w")
