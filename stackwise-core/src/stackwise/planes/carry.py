@@ -85,7 +85,7 @@ def carry(
     maps = _Mapped(growth) if isinstance(growth, Mapping) else growth
     found = origins(old, new_model, source, growth=maps, request=request)
     trained = {name: parameter.requires_grad for name, parameter in new_model.named_parameters()}
-    receipt = load(old, new_model, found, draw=lambda name, parameter: None, device=_device(old))
+    receipt = load(old, new_model, found, device=_device(old))
     new_model.to(_device(old))
     carry_buffers(dict(model.named_buffers()), new_model, source)
     zero_residuals(new_model, blocks, residual_outputs, block_map, {*receipt.fresh, *receipt.copied})
