@@ -139,7 +139,7 @@ def test_without_a_good_checkpoint_there_is_nothing_to_rewind_to(server: ForkSer
 def test_a_state_that_is_not_finite_is_never_saved_as_a_good_one(server: ForkServer, tmp_path: Path) -> None:
     poison = """
 import torch
-from stackwise.machine import TrainingMachine
+from stackwise.machine.machine import TrainingMachine
 step = TrainingMachine._train_step
 def poisoned(self, moment):
     found = step(self, moment)

@@ -519,8 +519,8 @@ w.write_tensors = full
 FULL_DURING_A_SAVE = """
 import errno, threading, stackwise.storage.run_directory as r
 from pathlib import Path
-from stackwise.checkpoints.store import CheckpointStore
-from stackwise.run_lock import RunLock
+from stackwise.storage.checkpoints.store import CheckpointStore
+from stackwise.storage.lock import RunLock
 save, release, free = CheckpointStore._save, RunLock.release, threading.Event()
 def slow(self, *arguments):
     late = free.wait(0.5)
