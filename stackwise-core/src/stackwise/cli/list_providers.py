@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import click
 
-from stackwise.host.discovery import GROUP, discover
+from stackwise.host.discovery import discover
+from stackwise.host.offers import GROUP
 from stackwise.host.registry import Provider
 
 SLOW_SECONDS = 0.25
