@@ -14,7 +14,8 @@ from pathlib import Path
 from statistics import median
 from time import process_time
 
-from stackwise.host.discovery import GROUP, discover
+from stackwise.host.discovery import discover
+from stackwise.host.offers import GROUP
 
 DISTRIBUTIONS, ROUNDS = 300, 41
 

@@ -157,7 +157,7 @@ def test_a_file_size_limit_of_the_system_is_a_disk_error(tmp_path: Path) -> None
     code = f"""
 import resource, signal, torch
 from pathlib import Path
-from stackwise.checkpoints import CheckpointStore
+from stackwise.storage.checkpoints.store import CheckpointStore
 from stackwise.errors import DiskError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 store = CheckpointStore(Path({str(tmp_path / "c")!r}))
@@ -198,7 +198,7 @@ def test_a_process_that_ends_without_closing_still_finishes_the_save_in_flight(t
     code = f"""
 import torch
 from pathlib import Path
-from stackwise.checkpoints import CheckpointStore
+from stackwise.storage.checkpoints.store import CheckpointStore
 CheckpointStore(Path({str(tmp_path / "c")!r})).save(1, {{"x": torch.zeros(3_000_000)}}, {{}}, asynchronous=True)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)

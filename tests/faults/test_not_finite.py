@@ -109,8 +109,8 @@ def test_a_rewound_run_is_the_one_that_never_met_what_was_passed_over(server: Fo
     assert server.stackwise(*command, cwd=tmp_path / "without").code == 0
     one, other = outcome(tmp_path / "rewound", once=False), outcome(tmp_path / "without")
     assert one.weights == other.weights and one.stream == other.stream
-    kept = [{name: digest for name, digest in each.tensors.items() if not name.startswith("data/")} for each in (one, other)]
-    assert kept[0] == kept[1] and len(kept[0]) > 20
+    for plane in ("model", "optimizer"):
+        assert one.state[plane] == other.state[plane]
     assert [line["event"] for line in one.log if line["event"] == "rewound"] == ["rewound"]
 
 
@@ -139,7 +139,7 @@ def test_without_a_good_checkpoint_there_is_nothing_to_rewind_to(server: ForkSer
 def test_a_state_that_is_not_finite_is_never_saved_as_a_good_one(server: ForkServer, tmp_path: Path) -> None:
     poison = """
 import torch
-from stackwise.machine import TrainingMachine
+from stackwise.machine.machine import TrainingMachine
 step = TrainingMachine._train_step
 def poisoned(self, moment):
     found = step(self, moment)

@@ -18,7 +18,9 @@ from distributions import GOOD
 from stackwise import __version__
 from stackwise.contracts import hookspecs
 from stackwise.errors import ProviderError, UnknownComponentError
-from stackwise.host.discovery import ProviderDeprecation, discover
+from stackwise.host.admission import lists_of
+from stackwise.host.discovery import discover
+from stackwise.host.hooks import ProviderDeprecation
 from stackwise.host.registry import Provider
 
 SIGNATURE = "def stackwise_transforms() -> Iterable[Component]"
@@ -182,6 +184,37 @@ def test_a_hook_may_yield_and_may_go_by_another_name(site: Any) -> None:
         "    yield Component(name='a', options='m:O', factory='m:f')\n",
     )
     assert discover(allow={"fine"}).get("head", "fine.a").id == "fine.a"
+
+
+def test_two_functions_for_one_hook_are_refused_by_name(site: Any) -> None:
+    again = "\n@hookimpl(specname='stackwise_transforms')\ndef more():\n    return []\n"
+    site.install("bad", GOOD + again)
+    assert "two implementations, `def more()` and `def stackwise_transforms()`" in status("bad")
+
+
+def test_a_module_under_two_names_is_two_providers(site: Any) -> None:
+    site.install("fine")
+    site.install("second", None, module="fake_fine", distribution="fake-second")
+    registry = discover(allow={"fine", "second"})
+    assert [registry.get("transform", f"{name}.thing").distribution for name in ("fine", "second")] == ["fake-fine", "fake-second"]
+
+
+@pytest.mark.parametrize("broken", ["", "\ndef __dir__(): return []\n", GOOD + "\n@hookimpl\ndef stackwise_heads(): return 1\n"])
+def test_a_module_that_answers_every_question_with_an_error_hurts_nobody_else(site: Any, broken: str) -> None:
+    """Plugins of one manager are compared, hashed and searched by pluggy; a provider's own objects never are."""
+    site.install("aaa", broken + "\ndef __getattr__(name): raise RuntimeError(name)\n")
+    for name in ("fine", "zzz"):
+        site.install(name)
+    registry = discover(allow={"aaa", "fine", "zzz"})
+    assert {p.name: p.ok for p in registry.providers if p.name in ("fine", "zzz")} == {"fine": True, "zzz": True}
+
+
+def test_a_provider_is_asked_once_by_all_registries_of_one_discovery(site: Any) -> None:
+    site.install("fine", GOOD + "\nasked = []\n" + "\n@hookimpl\ndef stackwise_heads():\n    asked.append(1)\n    return []\n")
+    registry = discover()
+    lists = lists_of("here", None, ["other"])
+    assert [r.get("transform", "fine.thing").id for r in (registry, registry.under(lists), registry.under(lists))] == ["fine.thing"] * 3
+    assert sys.modules["fake_fine"].asked == [1]
 
 
 def test_one_name_may_serve_two_kinds(site: Any) -> None:

@@ -13,7 +13,7 @@ from stackwise.host.isolation import guarded
 CODE = """
 import os, sys, torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from stackwise.isolation import guarded
+from stackwise.host.isolation import guarded
 class Passing(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         return func(*args, **(kwargs or {}))

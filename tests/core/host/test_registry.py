@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 
+import stackwise
+from stackwise import select
 from stackwise.contracts.components import Component, Kind
 from stackwise.errors import ProviderError, UnknownComponentError
-from stackwise.host.registry import KINDS, Provider, Registered, Registry, StateChanged
+from stackwise.host.registry import KINDS, Provider, Registered, Registry, StateChanged, blaming
 
 
 def registered(kind: Kind, id: str, options: str = "m:O", factory: str = "m:f") -> Registered:
@@ -199,3 +201,20 @@ def test_a_factory_may_draw_its_weights(site: Any) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert registered("rack", "text.part", factory="fake_drawn:f").build().shape == (3,)
+
+
+def test_an_error_in_the_core_is_nobodys_defect_also_beside_the_cores_own_provider() -> None:
+    own = provider("core", location=str(Path(stackwise.__file__).parent))
+    with pytest.raises(TypeError), blaming([own]):
+        select(3, 4)  # type: ignore[arg-type]
+
+
+def test_an_error_in_a_provider_names_its_distribution_and_line(site: Any) -> None:
+    (site.folder / "fake_part.py").write_text("def f():\n    raise OSError('dry')\n")
+    site.modules.append("fake_part")
+    import fake_part
+
+    at_fault = provider("text", location=str(site.folder / "fake_part.py"))
+    with pytest.raises(ProviderError, match=r"failed in f \(fake_part.py:2\)") as caught, blaming([provider("other"), at_fault]):
+        fake_part.f()
+    assert (caught.value.provider, caught.value.distribution) == ("text", "text-dist")

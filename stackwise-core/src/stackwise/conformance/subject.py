@@ -17,7 +17,8 @@ from stackwise.config import Ref
 from stackwise.contracts.components import BuildContext, Component, Kind
 from stackwise.contracts.specs import RackSpec, Spec, TaskSpec
 from stackwise.errors import Problem, ProviderError, StackwiseError, UserError, did_you_mean
-from stackwise.host.discovery import GROUP, components_of, discover
+from stackwise.host.discovery import components_of, discover
+from stackwise.host.offers import GROUP
 from stackwise.host.registry import KINDS, Provider, Registered, Registry
 from stackwise.plan.junctions.sizes import Sizes, Term
 from stackwise.plan.parts import Draft, Drafts

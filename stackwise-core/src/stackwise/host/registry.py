@@ -6,12 +6,12 @@ A broken provider is data here; it becomes an error only for whoever asks for on
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NoReturn, get_args
+from typing import Any, NoReturn, Protocol, get_args
 from warnings import warn
 
 import attrs
@@ -42,16 +42,28 @@ class Registered:
     distribution: str
     version: str
 
+    @classmethod
+    def of(cls, component: Component, kind: Kind, provider: Provider) -> Registered:
+        """The component as a provider offers it."""
+        return cls(
+            kind=kind,
+            id=f"{provider.name}.{component.name}",
+            component=component,
+            provider=provider.name,
+            distribution=provider.distribution,
+            version=provider.version,
+        )
+
     def load_options(self) -> type:
         """The options class, imported now.
 
         Raises:
             ProviderError: the module does not import, lacks the attribute, or holds no attrs class there.
         """
-        found = self._load("options", self.component.options)
-        if not isinstance(found, type) or not attrs.has(found):
-            self._fail("options", self.component.options, f"it is {_article(found)}; options are an attrs class")
-        return found
+        options = self._load("options", self.component.options)
+        if not isinstance(options, type) or not attrs.has(options):
+            self._fail("options", self.component.options, f"it is {_article(options)}; options are an attrs class")
+        return options
 
     def load_factory(self) -> Any:
         """The callable that builds the component, imported now; this may import torch.
@@ -59,24 +71,24 @@ class Registered:
         Raises:
             ProviderError: the module does not import, lacks the attribute, or holds nothing callable there.
         """
-        found = self._load("factory", self.component.factory)
-        if not callable(found):
-            self._fail("factory", self.component.factory, f"it is {_article(found)}; a factory can be called")
-        return found
+        factory = self._load("factory", self.component.factory)
+        if not callable(factory):
+            self._fail("factory", self.component.factory, f"it is {_article(factory)}; a factory can be called")
+        return factory
 
     def build(self, *arguments: Any) -> Any:
-        """Call the factory. What it changes of the process is put back and told.
+        """Call the factory. What it changes of the process is put back, and a warning says so.
 
         Raises:
             ProviderError: there is no factory to call; what it raises itself comes out as it is.
         """
         factory = self.load_factory()
         with guarded(building=True) as changed:
-            made = factory(*arguments)
-        self._tell("calling", self.component.factory, changed)
-        return made
+            artifact = factory(*arguments)
+        self._warn("calling", self.component.factory, changed)
+        return artifact
 
-    def _tell(self, doing: str, target: str, changed: list[str]) -> None:
+    def _warn(self, doing: str, target: str, changed: list[str]) -> None:
         if changed:
             sentence = f"{doing} '{target}' of {self.distribution} {self.version} changed {' and '.join(changed)}; this was undone"
             warn(sentence, StateChanged, stacklevel=4)
@@ -87,15 +99,15 @@ class Registered:
             self._fail(part, target, "it is not of the form 'module:attribute'")
         try:
             with guarded() as changed:
-                found: Any = import_module(module)
+                value: Any = import_module(module)
                 for name in attribute.split("."):
-                    found = getattr(found, name)
+                    value = getattr(value, name)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
             self._fail(part, target, explain(error), error)
-        self._tell("loading", target, changed)
-        return found
+        self._warn("loading", target, changed)
+        return value
 
     def _fail(self, part: str, target: str, reason: str, cause: BaseException | None = None) -> NoReturn:
         raise ProviderError(
@@ -121,6 +133,8 @@ class Provider:
     """`ok`, or the sentence that says why nothing of it can be used."""
     refused: bool = False
     """Whether it was left out by the caller's allow or block list, and so is not at fault."""
+    requires: tuple[str, ...] = ()
+    """What its distribution requires, as its metadata says."""
     components: tuple[Registered, ...] = ()
     seconds: float = 0.0
     """How long it took to import and ask."""
@@ -157,43 +171,36 @@ class Provider:
         return digest.hexdigest()
 
 
-@frozen
-class Pending:
-    """A provider name before anything is read or imported: what says who claims it by their metadata, and what loads it."""
+class Offer(Protocol):
+    """What is installed under a provider's name, before it is needed."""
 
-    claimants: Callable[[], tuple[Provider, ...]]
-    load: Callable[[], tuple[Provider, ...]]
+    @property
+    def claim(self) -> Provider:
+        """The provider by its metadata; nothing of it is imported."""
 
-    @classmethod
-    def of(cls, providers: tuple[Provider, ...]) -> Pending:
-        """A name that is loaded already."""
-        return cls(lambda: providers, lambda: providers)
-
-    def refused(self, reason: str) -> Pending:
-        """The same name, never to be imported."""
-
-        def left_out() -> tuple[Provider, ...]:
-            return tuple(attrs.evolve(p, refused=True, status=reason, components=()) for p in self.claimants())
-
-        return Pending(left_out, left_out)
+    def load(self) -> Provider:
+        """The provider with its components, imported at the first call."""
 
 
 @define
 class Registry:
-    """All providers found, and the components of the working ones by kind and id.
+    """All installed providers, and the components of the working ones by kind and id.
 
     Args:
-        found: providers that are loaded.
-        pending: provider name → what loads it, called at most once and only when the name is asked for.
+        loaded: providers that are imported already.
+        offers: provider name → what is installed under it, loaded when the name is asked for.
+        refused: provider name → why it is not to be imported.
     """
 
-    _found: tuple[Provider, ...] = ()
-    _pending: Mapping[str, Pending] = field(factory=dict, kw_only=True)
+    _loaded: tuple[Provider, ...] = ()
+    _offers: Mapping[str, Sequence[Offer]] = field(factory=dict, kw_only=True)
+    _refused: Mapping[str, str] = field(factory=dict, kw_only=True)
     _known: dict[str, tuple[Provider, ...]] = field(init=False, repr=False, eq=False)
 
     def __attrs_post_init__(self) -> None:
-        names = dict.fromkeys(p.name for p in self._found)
-        self._known = {name: tuple(p for p in self._found if p.name == name) for name in names}
+        self._known = {}
+        for provider in self._loaded:
+            self._known[provider.name] = (*self._known.get(provider.name, ()), self._kept_or_refused(provider))
 
     def under(self, lists: Iterable[ProviderList]) -> Registry:
         """The same registry, in which these lists are observed: what they refuse is not imported.
@@ -201,29 +208,41 @@ class Registry:
         Raises:
             UserError: a list blocks a name that nobody has and that is nearly somebody's, who would then be imported.
         """
-        lists = tuple(lists)
+        lists, names = tuple(lists), sorted({*self._known, *self._offers})
         if not lists:
             return self
-        known = {name: Pending.of(claimants) for name, claimants in self._known.items() if claimants}
-        pending = {**self._pending, **known}
         for each in lists:
-            for name in () if each.allows else sorted(each.names - pending.keys()):
-                if near_names(name, pending):
-                    raise UserError(f"{each.source}: no provider '{name}' is installed{did_you_mean(name, pending)}")
-        reasons = {name: refusal(name, lists) for name in pending}
-        return Registry(pending={name: p if (told := reasons[name]) is None else p.refused(told) for name, p in pending.items()})
+            for name in () if each.allows else sorted(each.names.difference(names)):
+                if near_names(name, names):
+                    raise UserError(f"{each.source}: no provider '{name}' is installed{did_you_mean(name, names)}")
+        refused = {name: reason for name in names if (reason := refusal(name, lists)) is not None}
+        loaded = [provider for claimants in self._known.values() for provider in claimants]
+        return Registry(tuple(loaded), offers=self._offers, refused={**self._refused, **refused})
 
     @property
     def providers(self) -> tuple[Provider, ...]:
         """Every provider, by name; this loads them all."""
-        return tuple(p for name in sorted({*self._known, *self._pending}) for p in self.claimants(name))
+        return tuple(p for name in sorted({*self._known, *self._offers}) for p in self.claimants(name))
 
     def claimants(self, name: str) -> tuple[Provider, ...]:
         """The providers of that name: none, one, or several that are in each other's way."""
         if name not in self._known:
-            pending = self._pending.get(name)
-            self._known[name] = pending.load() if pending is not None else ()
+            self._known[name] = self._resolve(name)
         return self._known[name]
+
+    def _resolve(self, name: str) -> tuple[Provider, ...]:
+        """The providers of one name: refused, in each other's way, or loaded."""
+        offers = self._offers.get(name, ())
+        claims = sorted((offer.claim for offer in offers), key=lambda claim: claim.distribution)
+        if name in self._refused:
+            return tuple(map(self._kept_or_refused, claims))
+        if len(claims) > 1:
+            return tuple(attrs.evolve(claim, status=clash_sentence(name, claims)) for claim in claims)
+        return tuple(offer.load() for offer in offers)
+
+    def _kept_or_refused(self, provider: Provider) -> Provider:
+        reason = self._refused.get(provider.name)
+        return provider if reason is None else attrs.evolve(provider, refused=True, status=reason, components=())
 
     def __iter__(self) -> Iterator[Registered]:
         """Every usable component, by kind and then id; this loads every provider."""
@@ -236,8 +255,8 @@ class Registry:
 
     def named(self, id: str) -> tuple[Registered, ...]:
         """The usable components with this id, one a kind at most."""
-        found = [c for c in self._usable(id.partition(".")[0]) if c.id == id]
-        return tuple(sorted(found, key=lambda c: KINDS.index(c.kind)))
+        components = [c for c in self._usable(id.partition(".")[0]) if c.id == id]
+        return tuple(sorted(components, key=lambda c: KINDS.index(c.kind)))
 
     def provider(self, name: str) -> Provider | None:
         """The provider of that name; of several the first; None when none is installed."""
@@ -254,9 +273,9 @@ class Registry:
             UnknownComponentError: nothing installed offers it; the sentence says what is near and what may be missing.
             ProviderError: its provider is installed but broken, or two distributions claim the provider's name.
         """
-        for found in self._usable(id.partition(".")[0]):
-            if (found.kind, found.id) == (kind, id):
-                return found
+        for component in self._usable(id.partition(".")[0]):
+            if (component.kind, component.id) == (kind, id):
+                return component
         self.check_provider(id)
         raise self.unknown(kind, id)
 
@@ -326,7 +345,7 @@ def blaming(providers: Iterable[Provider]) -> Iterator[None]:
 
 def _fault_of(error: Exception, providers: Iterable[Provider]) -> ProviderError | None:
     """The error as a provider's defect; None: it is not theirs."""
-    core = Path(__file__).parent
+    core = Path(__file__).parents[1]  # the package, as `location` of the core's own provider
     folders = {Path(provider.location): provider for provider in providers if Path(provider.location) != core}
     for raised in (error, error.__cause__):
         frames = traceback.extract_tb(raised.__traceback__) if raised is not None else ()
@@ -359,6 +378,6 @@ def explain(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def _article(found: object) -> str:
-    name = type(found).__name__
+def _article(value: object) -> str:
+    name = type(value).__name__
     return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"

@@ -168,8 +168,8 @@ def test_a_negative_depth_is_refused() -> None:
 def test_a_program_that_forgets_to_close_still_ends() -> None:
     program = """
 from itertools import count
-from stackwise.planes.read_ahead import ReadAhead
-from stackwise.time import Moment
+from stackwise.planes.data.read_ahead import ReadAhead
+from stackwise.timeline.duration import Moment
 ahead = ReadAhead(lambda moment: moment.step, lambda: 0, 2)
 ahead.open(Moment(k, 0.0, "p", 0, 0.0, 0) for k in count())
 print(ahead.next(Moment(0, 0.0, "p", 0, 0.0, 0)))
