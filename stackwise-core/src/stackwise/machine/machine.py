@@ -24,8 +24,8 @@ from stackwise.machine.placement import Placement
 from stackwise.machine.probe import Judged, Verdict, compare, judge
 from stackwise.planes.data.plane import DataPlane
 from stackwise.planes.model.difference import Boundary, build_steps
-from stackwise.planes.model.module import load_named_tensors, named_tensors
 from stackwise.planes.model.plane import ModelPlane
+from stackwise.planes.model.state import load_named_state, named_state
 from stackwise.planes.model.transfer import ModelReceipt
 from stackwise.planes.objective import Objective, check_loss
 from stackwise.planes.optimizer.moments import MomentsReceipt
@@ -133,7 +133,7 @@ class TrainingMachine:
     def _reference_state(self) -> dict[str, Any] | None:
         """The frozen copy that the task compares with, and the phase it was taken in, whose declaration rebuilds it."""
         reference = self.objective.reference
-        return None if reference is None else {"phase": self._reference_phase, "model": named_tensors(reference)}
+        return None if reference is None else {"phase": self._reference_phase, "model": named_state(reference)}
 
     def _last_batch_state(self) -> dict[str, Any] | None:
         """At a boundary the batch that will judge the model on both sides of it."""
@@ -206,8 +206,7 @@ class TrainingMachine:
             reference: nn.Module = deepcopy(self.model.model)
         else:
             reference = self.model.another(self.schedule.phases[: phase.index + 1], self.schedule.clock.t(phase.start))
-        if differences := load_named_tensors(reference, saved["model"]):
-            raise UserError("the saved reference is not the declared model's:\n  " + "\n  ".join(differences))
+        load_named_state(reference, saved["model"], "the weights of the saved reference")
         self.objective.hold_reference(reference)
         self._reference_phase = phase.index
 
