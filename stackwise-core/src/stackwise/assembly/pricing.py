@@ -28,7 +28,7 @@ from stackwise.plan import Plan
 from stackwise.plan.reads import Reads, declared_sizes, reads_of
 from stackwise.planes.model.plane import ModelPlane
 from stackwise.planes.model.transfer import WEIGHT_ADAPTERS, ModelReceipt
-from stackwise.planes.optimizer.plane import group_parameters
+from stackwise.planes.optimizer.groups import group_parameters
 from stackwise.timeline.schedules import Curve
 
 

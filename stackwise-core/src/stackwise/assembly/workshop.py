@@ -17,7 +17,7 @@ from stackwise.contracts.components import BuildContext, Built
 from stackwise.contracts.protocols import Observer, ParameterGroup, Reaction
 from stackwise.contracts.specs import TaskSpec
 from stackwise.curriculum.parts import Part
-from stackwise.curriculum.schedule import CompiledPhase, PhaseSchedule
+from stackwise.curriculum.schedule import CompiledPhase
 from stackwise.errors import ConfigError, ProviderError, StackwiseError, UserError, asks_too_much
 from stackwise.host.discovery import discover
 from stackwise.host.registry import Registry, blaming
@@ -28,7 +28,6 @@ from stackwise.machine.placement import Placement
 from stackwise.machine.settings import Settings
 from stackwise.plan import EvaluationPlan, Plan, make_plan
 from stackwise.plan.reads import shortages
-from stackwise.planes.data.apportionment import Request
 from stackwise.planes.data.plane import DataPlane
 from stackwise.planes.data.readers.processes import ProcessLoader
 from stackwise.planes.model.module import named_tensors
@@ -64,7 +63,7 @@ def _assemble(plan: Plan, observers: Observers | None) -> TrainingMachine:
         torch.set_num_threads(run.threads)
     placement = Placement(run.device, run.precision, compiles=run.compile)
     parts = Workshop(plan)
-    data = parts.data("train", placement, partial(_asked, plan.schedule))
+    data = parts.data("train", placement)
     _rehearse(plan, data)
     return TrainingMachine(
         model=ModelPlane(parts.module, device=placement.device, seed=run.seed, start=_start(plan)),
@@ -148,13 +147,12 @@ class Workshop:
         made: torch.optim.Optimizer = self._make(part, "optimizer", groups, t=t)
         return made
 
-    def data(self, split: str, placement: Placement, request: Callable[[int], Request | None]) -> DataPlane:
-        """The data plane of a split; `request` says what each step asks of its mixture."""
+    def data(self, split: str, placement: Placement) -> DataPlane:
+        """The data plane of a split."""
         run, training = self._plan.experiment.run, split == "train"
         workers = run.workers if training else 0
         return DataPlane(
             partial(self._placed_loader, split=split, workers=workers),
-            request=request,
             build_transform=self.transform,
             device=placement.device,
             seed=self._seed,
@@ -185,7 +183,7 @@ class Workshop:
 
     def evaluation(self, declared: EvaluationPlan, placement: Placement) -> Evaluation:
         """A named evaluation with its data read and ready."""
-        data = self.data(declared.name, placement, partial(_asked_of, declared))
+        data = self.data(declared.name, placement)
         first = self._plan.schedule.at(step=0)
         data.rehearse([(declared.state, self._plan.lookahead, first)])
         data.enter(declared.state, lookahead=self._plan.lookahead)
@@ -270,22 +268,6 @@ def _depth(declared: int | None, placement: Placement) -> int:
     if declared is not None:
         return declared
     return 0 if placement.is_cpu else 2
-
-
-def _asked(schedule: PhaseSchedule, step: int) -> Request | None:
-    """What step k asks of the mixture; None past the end."""
-    if step >= schedule.steps or (state := schedule.phase_at(step).state) is None:
-        return None
-    rows, t = state.data.shape(step).rows, schedule.clock.t(step)
-    return None if rows is None else Request(rows, {name: curve(t) for name, curve in state.data.mix.items()})
-
-
-def _asked_of(declared: EvaluationPlan, step: int) -> Request | None:
-    """What a batch of an evaluation asks; None past the last."""
-    rows = declared.state.shape(step).rows
-    if rows is None or step >= declared.batches:
-        return None
-    return Request(rows, {name: curve(0.0) for name, curve in declared.state.mix.items()})
 
 
 def _build_loader(id: str, options: Any, context: BuildContext) -> Any:
