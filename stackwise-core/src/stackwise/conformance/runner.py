@@ -17,7 +17,7 @@ from stackwise.conformance.catalogue import CATALOGUE, PREREQUISITES, Check
 from stackwise.conformance.subject import Broken, NotApplicable, Subject, reported
 from stackwise.errors import UserError
 from stackwise.host.isolation import guarded
-from stackwise.host.registry import StateChanged
+from stackwise.host.provider import StateChanged
 
 Verdict = Literal["passed", "failed", "not applicable", "blocked"]
 

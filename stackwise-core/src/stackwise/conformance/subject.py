@@ -19,7 +19,8 @@ from stackwise.contracts.specs import RackSpec, Spec, TaskSpec
 from stackwise.errors import Problem, ProviderError, StackwiseError, UserError, did_you_mean
 from stackwise.host.discovery import components_of, discover
 from stackwise.host.offers import GROUP
-from stackwise.host.registry import KINDS, Provider, Registered, Registry
+from stackwise.host.provider import KINDS, Provider, Registered
+from stackwise.host.registry import Registry
 from stackwise.plan.junctions.sizes import Sizes, Term
 from stackwise.plan.parts import Draft, Drafts
 from stackwise.timeline.clock import compile_clock
