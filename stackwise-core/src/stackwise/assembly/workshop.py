@@ -30,6 +30,7 @@ from stackwise.plan import EvaluationPlan, Plan, make_plan
 from stackwise.plan.reads import shortages
 from stackwise.planes.data.plane import DataPlane
 from stackwise.planes.data.readers.processes import ProcessLoader
+from stackwise.planes.model.initialisation import build_seed, drawing_from
 from stackwise.planes.model.module import named_tensors
 from stackwise.planes.model.plane import ModelPlane
 from stackwise.planes.model.transfer import Tensors
@@ -66,7 +67,7 @@ def _assemble(plan: Plan, observers: Observers | None) -> TrainingMachine:
     data = parts.data("train", placement)
     _rehearse(plan, data)
     return TrainingMachine(
-        model=ModelPlane(parts.module, device=placement.device, seed=run.seed, start=_start(plan)),
+        model=ModelPlane(parts.module, device=placement.device, start=_start(plan)),
         data=data,
         task=Objective(parts.task, load=lambda model, directory: load_weights(named_tensors(model), Path(directory))),
         optimizer=OptimizerPlane(parts.optimizer, parts.reaction),
@@ -109,7 +110,7 @@ class Workshop:
 
     def module(self, role: str, part: Part, step: int, *extra: Any) -> nn.Module:
         """A module of the model; what it draws while it is built comes from the stream of its role at the step."""
-        with _seeded(step_seed(stream_key(self._seed, "init", role), step)), self._device:
+        with drawing_from(build_seed(self._seed, role, step)), self._device:
             module = self._make(part, role, *extra)
         if not isinstance(module, nn.Module):
             raise ProviderError(f"{part.kind} {part.id} was built as a {type(module).__name__}: it must be an nn.Module")
@@ -256,7 +257,7 @@ def build_module(part: Part, registry: Registry, context: BuildContext, *extra: 
         ProviderError: it cannot be built, or is no module.
     """
     found = registry.get(part.kind, part.id)  # type: ignore[arg-type]  # a Part's kind is a Kind
-    with _seeded(context.seed), _as_faults_of(part):
+    with drawing_from(context.seed), _as_faults_of(part):
         module = found.build(part.options, context, *extra)
     if not isinstance(module, nn.Module):
         raise ProviderError(f"{part.kind} {part.id} was built as a {type(module).__name__}: it must be an nn.Module")
@@ -299,14 +300,6 @@ def _plain_stacks(options: Mapping[str, Any]) -> dict[str, Any]:
     if "stacks" not in options:
         return dict(options)
     return {**options, "stacks": {stack.name: stack.blocks for stack in options["stacks"]}}
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Draw from a stream of its own, and leave the process's generators as they were."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        yield
 
 
 @contextmanager

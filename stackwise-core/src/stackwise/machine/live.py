@@ -18,6 +18,7 @@ from stackwise.errors import UserError
 from stackwise.machine.observers import Observers
 from stackwise.machine.settings import Settings
 from stackwise.planes.data.plane import DataPlane
+from stackwise.planes.model.difference import Boundary, build_steps
 from stackwise.planes.model.module import load_named_tensors, named_tensors
 from stackwise.planes.model.plane import ModelPlane
 from stackwise.planes.model.transfer import ModelReceipt
@@ -98,15 +99,7 @@ class LiveState:
         """An optimizer that trains at other points lets go first: what it will not train any more holds the weights to keep."""
         growth = self._grow(phase.enter.growth) if self._grow is not None and phase.enter.growth is not None else None
         self.optimizer.leave(state.optimizer)
-        return self.model.enter(
-            state.model,
-            step=phase.start,
-            blocks=phase.blocks,
-            growth=growth,
-            gate=phase.gate,
-            enter=phase.enter,
-            settle=self.optimizer.settle,
-        )
+        return self.model.enter(state.model, Boundary.of(phase, growth), settle=self.optimizer.settle)
 
     def _enter_optimizer(self, phase: CompiledPhase, state: TrainingState, receipt: ModelReceipt | None) -> MomentsReceipt:
         t = self._schedule.clock.t(phase.start)
@@ -164,7 +157,7 @@ class LiveState:
         parked = {name: part for name, part in self._sources_around(phase).items() if name in saved["data"]["sources"]}
         self.data.enter(attrs.evolve(state.data, sources={**parked, **state.data.sources}), lookahead=self.objective.lookahead)
         self.data.enter(state.data, lookahead=self.objective.lookahead)
-        self.model.enter(state.model, step=phase.start, blocks=phase.blocks, gate=phase.gate, restoring=True)
+        self.model.enter(state.model, Boundary.of(phase), restoring=build_steps(self._schedule.phases[: phase.index + 1]))
         parameters = dict(self.model.model.named_parameters())
         self.optimizer.enter(state.optimizer, parameters, t, enter=phase.enter, fresh=saved["optimizer"]["fresh"])
         self._get_ready(t)
@@ -197,7 +190,7 @@ class LiveState:
         if phase.state is None:
             reference: nn.Module = deepcopy(self.model.model)
         else:
-            reference = self.model.another(phase, self._schedule.clock.t(phase.start))
+            reference = self.model.another(self._schedule.phases[: phase.index + 1], self._schedule.clock.t(phase.start))
         if differences := load_named_tensors(reference, saved["model"]):
             raise UserError("the saved reference is not the declared model's:\n  " + "\n  ".join(differences))
         self.objective.hold_reference(reference)
