@@ -27,7 +27,7 @@ class Counting(nn.Module):
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         if self.training:
             self.count()
-        added: torch.Tensor = torch.tanh(self.map(hidden)) * (1 + 0.05 * self.calls)
+        added: torch.Tensor = torch.tanh(self.map(hidden)) * (1 + 0.05 * (0 if self.calls is None else self.calls))
         return added
 
 

@@ -186,7 +186,11 @@ def carry_state(old: Mapping[str, Any], new: nn.Module, source: Callable[[str], 
         values = (passing if name in held else old).get(source(name) or "")
         if values is not None and values.shape == buffer.shape and values is not buffer:
             write(buffer, values)
+    unmade = {name.rpartition(".")[2] for name in passing}
     for path, module in new.named_modules():
+        for leaf in (leaf for leaf in unmade if getattr(module, leaf, 0) is None):  # a cache that its first use makes
+            if (values := passing.get(source(f"{path}.{leaf}") or "")) is not None:
+                module.register_buffer(leaf, values.clone(), persistent=False)
         if type(module).get_extra_state is nn.Module.get_extra_state:
             continue
         before = source(f"{path}.{EXTRA_STATE}".lstrip("."))
