@@ -17,8 +17,6 @@ EXCEPTIONS: Mapping[str, str] = {
     "config/keys.py::key": "one keyword for each thing that can be said of a key of the config, all but one optional",
     "machine/machine.py::TrainingMachine.__init__": "the public way in for code-first users: one keyword for each thing a config can say",
     "machine/machine.py": NOT_YET,
-    "planes/model/transfer.py::load": NOT_YET,
-    "planes/optimizer/plane.py": NOT_YET,
 }
 """`path` or `path::function` → the sentence that says why it is larger."""
 
@@ -76,7 +74,8 @@ def oversized(sources: Mapping[str, str]) -> dict[str, str]:
 def test_nothing_is_larger_than_the_rules_but_what_says_why():
     faults = oversized(read_sources())
     assert {where: size for where, size in faults.items() if where not in EXCEPTIONS} == {}
-    assert set(EXCEPTIONS) - set(faults) == set(), "no longer too large: take them off the list"
+    stale = {where for where, reason in EXCEPTIONS.items() if reason != NOT_YET} - set(faults)
+    assert stale == set(), "no longer too large: take them off the list"
 
 
 @pytest.mark.parametrize(

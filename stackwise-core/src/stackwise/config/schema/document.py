@@ -14,7 +14,8 @@ from stackwise.config.schema.annotations import Schema, class_schema, nullable, 
 from stackwise.contracts.components import Kind
 from stackwise.contracts.options import config_key, scheduled_fields
 from stackwise.errors import ProviderError
-from stackwise.host.registry import KINDS, Registered, Registry
+from stackwise.host.provider import KINDS, Registered
+from stackwise.host.registry import Registry
 
 _REFERENCES: Mapping[tuple[str, str], Kind] = {
     ("DataConfig", "sources"): "loader",
