@@ -11,6 +11,8 @@ import stat
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from stackwise.storage import posix
+
 
 def make_directory(path: Path) -> None:
     """Make a directory whose parent exists."""
@@ -31,7 +33,7 @@ def write_file(path: Path, chunks: Iterable[bytes | memoryview], written: Callab
     Raises:
         OSError: the disk refuses, or holds fewer bytes than it was given.
     """
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    handle = os.open(path, posix.CREATE, 0o666)
     try:
         size = sum(_write(handle, memoryview(chunk)) for chunk in chunks)
         written()
@@ -55,8 +57,10 @@ def _write(handle: int, chunk: memoryview) -> int:
 
 
 def sync_directory(path: Path) -> None:
-    """Force a directory's entries to disk."""
-    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    """Force a directory's entries to disk, where the system can."""
+    if posix.DIRECTORY is None:
+        return
+    handle = os.open(path, posix.DIRECTORY)
     try:
         os.fsync(handle)
     finally:
