@@ -6,6 +6,8 @@ Shapes: B batch, T time, V vocab.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import reduce
+from operator import and_
 
 import torch
 
@@ -28,14 +30,15 @@ class CausalLM:
         self.metric = bits_metric(unit)
 
     def get_spec(self) -> TaskSpec:
-        """One entry beyond seq_len, causal attention; documents inside rows where a loader tells of them."""
+        """One entry beyond seq_len, causal attention; documents inside rows, padding and prompts where a loader tells of them."""
         return self.options.to_spec()
 
     def prepare(self, batch: Mapping[str, torch.Tensor], moment: Moment, generator: torch.Generator) -> dict[str, torch.Tensor]:
         """tokens [B, T+1] of any integer dtype → tokens [B, T] and targets [B, T], the same entries one later, int64.
 
-        Segments and positions [B, T+1] come along with the tokens. Where they or a mask [B, T+1] say that some targets do not count,
-        the first token of a document and tokens that are not real, `counted` [B, T] is added, True on those that do.
+        Segments and positions [B, T+1] come along with the tokens. `counted` [B, T] is added where some targets do not count: the first
+        token of a document (segments), tokens that are not real (mask [B, T+1]), and the prompt of a row (prefix [B], its number of
+        tokens): supervised fine-tuning predicts the response alone, its end included.
         """
         tokens = batch["tokens"].long()
         prepared = {"tokens": tokens[:, :-1], "targets": tokens[:, 1:]}
@@ -43,8 +46,10 @@ class CausalLM:
         counted = [batch["mask"][:, 1:]] if "mask" in batch else []
         if (segments := batch.get("segments")) is not None:
             counted.append(segments[:, 1:] == segments[:, :-1])
+        if (prefix := batch.get("prefix")) is not None and self.options.targets != "all":
+            counted.append(torch.arange(1, tokens.shape[1], device=tokens.device) >= prefix[:, None])
         if counted:
-            prepared["counted"] = counted[0] if len(counted) == 1 else counted[0] & counted[1]
+            prepared["counted"] = reduce(and_, counted)
         return prepared
 
     def loss(

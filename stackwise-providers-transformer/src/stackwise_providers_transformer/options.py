@@ -200,13 +200,22 @@ class LMOptions:
 
 @frozen(kw_only=True)
 class CausalLMOptions:
-    """Next-token prediction; nothing to choose."""
+    """Next-token prediction."""
+
+    targets: Literal["response", "all"] | None = option(
+        None,
+        doc="of rows that begin with a prompt (`prefix`): whether the tokens behind it are predicted, or all of them; "
+        "the response alone when left out",
+        choices=("response", "all"),
+    )
 
     def to_spec(self) -> TaskSpec:
-        """One entry beyond seq_len, causal attention; documents inside rows where a loader tells of them."""
+        """One entry beyond seq_len, causal attention; documents inside rows, padding and prompts where a loader tells of them."""
+        prompt = {"prefix": TensorSpec("batch", "int64")}
+        chosen = self.targets is not None  # a choice that no loader gives cause for would have no effect: its field is needed
         return TaskSpec(
-            batch={"tokens": _TOKENS},
-            optional={**_DOCUMENTS, "mask": TensorSpec("batch time", "bool")},
+            batch={"tokens": _TOKENS, **(prompt if chosen else {})},
+            optional={**_DOCUMENTS, "mask": TensorSpec("batch time", "bool"), **({} if chosen else prompt)},
             inputs={"tokens": _TOKENS, **_DOCUMENTS},
             outputs={"logits": _LOGITS},
             attention="causal",

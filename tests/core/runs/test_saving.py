@@ -12,11 +12,11 @@ import yaml
 from tiny_walks import base, memory, plan_of, registry
 
 import stackwise
-from stackwise.storage.checkpoints.store import CheckpointStore, step_of
 from stackwise.config import CheckpointConfig, load
 from stackwise.contracts.events import CheckpointSaved, Evaluated
 from stackwise.contracts.options import config_key
 from stackwise.runs.saving import Saving, due_steps
+from stackwise.storage.checkpoints.store import CheckpointStore, step_of
 
 BOUNDARY, END = 5, 12
 

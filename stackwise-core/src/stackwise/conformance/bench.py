@@ -25,7 +25,8 @@ from stackwise.contracts.specs import (
     TransformSpec,
 )
 from stackwise.curriculum.bridges import Bridge
-from stackwise.plan.junctions.unify import Side, unify
+from stackwise.plan.junctions.sides import Side
+from stackwise.plan.junctions.unify import unify
 from stackwise.planes.model.module import Model
 from stackwise.planes.objective import Objective
 from stackwise.timeline.duration import Moment

@@ -1,7 +1,7 @@
 """Specs: frozen descriptions of an artifact's boundary, in named dimensions, dtype names and value bounds.
 
 A component's options say its spec (`options.to_spec()`), so junctions are checked before anything is built. Dimensions are
-names scoped to their component; `unification.py` finds their sizes.
+names scoped to their component; the junctions of a plan find their sizes.
 """
 
 from __future__ import annotations

@@ -13,13 +13,13 @@ import torch
 from attrs import frozen
 
 from stackwise import __version__
-from stackwise.storage.weights import WEIGHTS, read_weights
-from stackwise.storage.checkpoints.store import CheckpointStore
-from stackwise.host.discovery import discover
 from stackwise.errors import UserError
+from stackwise.host.discovery import discover
 from stackwise.host.registry import Provider
+from stackwise.storage.checkpoints.store import CheckpointStore
 from stackwise.storage.lock import is_held, read_writer
 from stackwise.storage.run_directory import CHECKPOINTS, CONFIG, FINAL, read_status
+from stackwise.storage.weights import WEIGHTS, read_weights
 
 LITTLE_SPACE = 1 << 30
 """Below this many free bytes a disk is said to be short of space."""

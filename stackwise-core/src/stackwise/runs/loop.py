@@ -8,18 +8,18 @@ from typing import Any
 from attrs import define, field
 
 from stackwise.assembly.workshop import assemble
-from stackwise.storage.checkpoints.store import Checkpoint, CheckpointStore, step_of
-from stackwise.errors import RunStopped, TrainingHalted, UserError
 from stackwise.contracts.events import Evaluated, Event, PhaseEntered, Rewound, RunStarted, StepDone
+from stackwise.errors import RunStopped, TrainingHalted, UserError
 from stackwise.machine.machine import TrainingMachine
 from stackwise.plan import Plan
 from stackwise.reports.progress import Progress
 from stackwise.reports.summary import Summary
-from stackwise.saved.provenance import Described, describe
-from stackwise.storage.codec import join_state
-from stackwise.storage.run_directory import RunDirectory
 from stackwise.runs.saving import Saving
 from stackwise.runs.signals import Signals
+from stackwise.saved.provenance import Described, describe
+from stackwise.storage.checkpoints.store import Checkpoint, CheckpointStore, step_of
+from stackwise.storage.codec import join_state
+from stackwise.storage.run_directory import RunDirectory
 
 MAX_REWINDS = 3
 """To one checkpoint; after that the run halts."""

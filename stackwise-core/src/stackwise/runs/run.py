@@ -12,27 +12,27 @@ from typing import Any, Literal, TextIO
 from attrs import frozen
 
 from stackwise import config
-from stackwise.plan.amendments import amend
+from stackwise.assembly.pricing import price
 from stackwise.assembly.workshop import assemble
-from stackwise.storage.checkpoints.store import Checkpoint, CheckpointStore, Skipped, step_of
-from stackwise.storage.codec import join_state, split_state
-from stackwise.planes.model.module import named_tensors
-from stackwise.storage.weights import save_weights
 from stackwise.config import Experiment
-from stackwise.reports.plan_text import plan_as_json
-from stackwise.host.discovery import discover
-from stackwise.errors import DiskError, RunStopped, UserError
 from stackwise.contracts.events import ConfigChanged
-from stackwise.saved.export import describe_model, made_by
+from stackwise.errors import DiskError, RunStopped, UserError
+from stackwise.host.discovery import discover
+from stackwise.host.registry import blaming
 from stackwise.machine.machine import TrainingMachine
 from stackwise.plan import Plan, make_plan
-from stackwise.assembly.pricing import price
+from stackwise.plan.amendments import amend
+from stackwise.planes.model.module import named_tensors
+from stackwise.reports.plan_text import plan_as_json
 from stackwise.reports.progress import Progress
-from stackwise.host.registry import blaming
 from stackwise.reports.summary import Summary
-from stackwise.saved.provenance import Described, Origin, changed_files, changed_versions, check_fingerprints, describe, named_config
 from stackwise.runs.loop import RunLoop
+from stackwise.saved.export import describe_model, made_by
+from stackwise.saved.provenance import Described, Origin, changed_files, changed_versions, check_fingerprints, describe, named_config
+from stackwise.storage.checkpoints.store import Checkpoint, CheckpointStore, Skipped, step_of
+from stackwise.storage.codec import join_state, split_state
 from stackwise.storage.run_directory import CHECKPOINTS, CONFIG, FINAL, FINISHED, RunDirectory, refuse_existing
+from stackwise.storage.weights import save_weights
 from stackwise.timeline.duration import Duration
 
 Resume = Literal["never", "auto", "must"]

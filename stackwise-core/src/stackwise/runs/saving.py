@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from attrs import define, field, frozen
 
-from stackwise.storage.checkpoints.store import CheckpointStore, name_of
 from stackwise.config import CheckpointConfig
 from stackwise.contracts.events import CheckpointRefused, CheckpointSaved, Evaluated, Event, StepDone
-from stackwise.machine.machine import TrainingMachine
-from stackwise.storage.codec import split_state
 from stackwise.curriculum.schedule import PhaseSchedule
+from stackwise.machine.machine import TrainingMachine
+from stackwise.storage.checkpoints.store import CheckpointStore, name_of
+from stackwise.storage.codec import split_state
 
 
 @frozen

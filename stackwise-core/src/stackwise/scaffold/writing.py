@@ -2,35 +2,41 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
-from importlib.resources import files
 from pathlib import Path
 from string import Template
 
+import yaml
 from attrs import frozen
 
 from stackwise import __version__
 from stackwise.contracts.components import Kind
 from stackwise.errors import UserError
-from stackwise.scaffold.blueprints import BLUEPRINTS, TOKENS, Blueprint
+from stackwise.scaffold.blueprints import Blueprint, read_blueprint, read_template
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _PREFIX = "stackwise-providers-"
 _TAKEN = frozenset({"core", "stackwise"})
 
-_COMMON = {
+_SHARED = {
     "pyproject.toml": "pyproject.toml",
     "README.md": "readme.md",
     ".gitignore": "gitignore",
     ".github/workflows/checks.yml": "checks.yml",
-    "example.yaml": "example.yaml",
     "src/$package/__init__.py": "package.py",
-    "src/$package/py.typed": "py.typed",
     "src/$package/provider.py": "provider.py",
     "tests/test_conformance.py": "test_conformance.py",
 }
-"""File → the template it is made of; the module and the options of a kind have templates of their own."""
+"""File → the template that it is written from, whatever the kind."""
+
+_FACTORY = '''
+
+def build(options: Options, context: BuildContext) -> {artifact}:
+    """The factory of `$provider.$component`."""
+    return {builds}
+'''
 
 
 @frozen
@@ -79,73 +85,57 @@ def write(names: Names, kind: Kind, folder: Path) -> tuple[Path, ...]:
         raise UserError(f"{folder} exists already: give another place with --output, or remove it") from None
     except OSError as error:
         raise UserError(f"{folder} cannot be made: {error.strerror}") from None
-    written = []
+    paths = []
     for name, text in files_of(names, kind).items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
-        written.append(path)
-    return tuple(written)
+        paths.append(path)
+    return tuple(paths)
 
 
 def files_of(names: Names, kind: Kind) -> Mapping[str, str]:
     """File name → text of a new distribution with one component of a kind."""
-    plan = BLUEPRINTS[kind]
-    values = _values(names, kind, plan)
+    blueprint = read_blueprint(kind)
     sources = {
-        **_COMMON,
-        "src/$package/options.py": f"{kind}-options.py",
-        f"src/$package/{plan.module}.py": f"{kind}.py",
+        **{name: read_template(template) for name, template in _SHARED.items()},
+        "example.yaml": blueprint.config(names.provider),
+        "src/$package/py.typed": "",
+        "src/$package/options.py": _module("Options of the component. Nothing here imports torch.", blueprint.options),
+        f"src/$package/{blueprint.module}.py": _component(blueprint),
     }
-    return {Template(name).substitute(values): _filled(template, values) for name, template in sources.items()}
+    values = _values(names, blueprint)
+    return {Template(name).substitute(values): Template(text).substitute(values) for name, text in sources.items()}
 
 
-def _filled(template: str, values: Mapping[str, str]) -> str:
-    text = files("stackwise.scaffold").joinpath("templates", f"{template}.tmpl").read_text(encoding="utf-8")
-    return Template(text).substitute(values)
+def _component(blueprint: Blueprint) -> str:
+    """The module of the component: its imports, the options and the code of its template, and the factory."""
+    imports, _, code = blueprint.code.partition("\n\n\n")
+    factory = ""
+    if blueprint.builds:
+        artifact = blueprint.builds.partition("(")[0]
+        factory = _FACTORY.format(artifact=artifact, builds=blueprint.builds)
+    headline = f"$headline. {blueprint.note}".rstrip()
+    return _module(headline, f"{imports}\n\nfrom $package.options import Options\n\n\n{code}{factory}")
 
 
-def _values(names: Names, kind: Kind, plan: Blueprint) -> dict[str, str]:
-    example = "".join(f", {key!r}: {value!r}" for key, value in plan.example.items()).removeprefix(", ").replace("'", '"')
+def _module(headline: str, code: str) -> str:
+    return f'"""{headline}"""\n\nfrom __future__ import annotations\n\n{code}'
+
+
+def _values(names: Names, blueprint: Blueprint) -> dict[str, str]:
+    node = {"use": f"{names.provider}.{blueprint.component}", **blueprint.example}
     return {
         "provider": names.provider,
         "distribution": names.distribution,
         "package": names.package,
         "core": __version__,
-        "kind": kind,
-        "hook": plan.hook,
-        "component": plan.component,
-        "module": plan.module,
-        "summary": plan.summary,
-        "headline": plan.summary[0].upper() + plan.summary[1:],
-        "example": f"{{{example}}}",
-        "node": _node(names, plan),
-        "config": _config(names, plan),
+        "kind": blueprint.kind,
+        "hook": blueprint.hook,
+        "component": blueprint.component,
+        "module": blueprint.module,
+        "summary": blueprint.summary,
+        "headline": blueprint.summary[0].upper() + blueprint.summary[1:],
+        "example": json.dumps(blueprint.example),
+        "node": yaml.safe_dump(node, default_flow_style=True, sort_keys=False, width=1000).strip(),
     }
-
-
-def _node(names: Names, plan: Blueprint) -> str:
-    """The component with the options of its example, as a config writes it."""
-    import yaml
-
-    node = {"use": f"{names.provider}.{plan.component}", **plan.example}
-    return yaml.safe_dump(node, default_flow_style=True, sort_keys=False, width=1000).strip()
-
-
-def _config(names: Names, plan: Blueprint) -> str:
-    """A config of a short run that uses the component; providers of the project stand in the other places."""
-    parts = {**TOKENS, **{place: Template(text).substitute(provider=names.provider) for place, text in plan.run.items()}}
-    lines = [
-        f"run: {{name: {names.provider}, horizon: 40 steps, device: cpu}}",
-        f"task: {parts['task']}",
-        "data:",
-        f"  sources: {{first: {parts['loader']}}}",
-        "  batch_size: 4",
-        "  seq_len: 32",
-        *([f"  transforms: {parts['transforms']}"] if "transforms" in parts else []),
-        "model:",
-        *(f"  {place}: {parts[place]}" for place in ("embedding", "rack", "head", "adapters", "weight_adapters") if place in parts),
-        f"optimizer: {parts['optimizer']}",
-        *([f"observers: {parts['observers']}"] if "observers" in parts else []),
-    ]
-    return "\n".join(lines) + parts.get("phases", "") + "\n"

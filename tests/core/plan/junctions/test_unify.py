@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stackwise.contracts.specs import HIDDEN, AdapterSpec, BatchSpec, Beyond, EmbeddingSpec, HeadSpec, RackSpec, TaskSpec, TensorSpec
-from stackwise.plan.junctions.unify import Side, Unified, unify
+from stackwise.plan.junctions.sides import Side
+from stackwise.plan.junctions.unify import Unified, unify
 
 IDS = TensorSpec("batch time", "int64", bounds=(0, "vocab"))
 LOGITS = TensorSpec("batch time vocab")

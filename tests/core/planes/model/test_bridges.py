@@ -7,7 +7,8 @@ import torch
 
 from stackwise.contracts.specs import AdapterSpec, BatchSpec, RackSpec, TaskSpec, TensorSpec
 from stackwise.curriculum.bridges import Bridge
-from stackwise.plan.junctions.unify import Side, unify
+from stackwise.plan.junctions.sides import Side
+from stackwise.plan.junctions.unify import unify
 from stackwise.planes.model.bridges import Permute, fields_across, hidden_bridges, take, torch_dtype
 
 

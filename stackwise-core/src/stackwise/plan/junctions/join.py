@@ -11,7 +11,8 @@ from attrs import Factory, frozen
 from stackwise.contracts.specs import BatchSpec, RackSpec, Spec, TaskSpec, TensorSpec, TransformSpec
 from stackwise.curriculum.bridges import Bridge
 from stackwise.errors import Problem, UserError
-from stackwise.plan.junctions.unify import Side, unify
+from stackwise.plan.junctions.sides import Side
+from stackwise.plan.junctions.unify import unify
 from stackwise.plan.parts import Draft
 
 

@@ -1,115 +1,128 @@
-"""Sizes of named dimensions: equalities and upper bounds between them, settled to a fixpoint.
+"""Sizes of named dimensions: equalities between them, and one rule for upper bounds.
 
 A variable is (role, dimension), because a dimension's name belongs to its component; a term is a variable or a number.
+
+The rule: a bound whose lower end has no size is an equality, because both ends then speak of one vocabulary. Any other bound
+raises an open upper end just far enough. So a task speaks of all the ids that its embedding was given, and an embedding whose
+vocabulary is left out takes that of the largest loader.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from math import inf
 
 Variable = tuple[str, str]
 Term = Variable | int
 
 
-class Sizes:
-    """A union-find over variables; each class has at most one size."""
+class Classes:
+    """A union-find: variables in disjoint classes, each known by one of its members."""
 
     def __init__(self) -> None:
         self._parent: dict[Variable, Variable] = {}
-        self._size: dict[Variable, int] = {}
-        self._origin: dict[Variable, Variable] = {}
-        self._limits: list[tuple[Term, Term, int]] = []
+
+    def root(self, variable: Variable) -> Variable:
+        """The member that stands for the class of a variable."""
+        while (parent := self._parent.get(variable, variable)) != variable:
+            variable = parent
+        return variable
+
+    def join(self, one: Variable, other: Variable) -> None:
+        """Make one class of two; the member that stood for the first stands for both."""
+        if (kept := self.root(one)) != (root := self.root(other)):
+            self._parent[root] = kept
+
+    def share(self, variable: Variable, others: Iterable[Variable]) -> list[Variable]:
+        """Those of `others` that are in the class of `variable`."""
+        return [other for other in others if self.root(other) == self.root(variable)]
+
+
+class Sizes:
+    """What is known of the sizes of variables; equal ones have one size."""
+
+    def __init__(self) -> None:
+        self.equal = Classes()
+        self.linked = Classes()
+        """Variables whose sizes say something about each other, through equalities and bounds."""
+        self._known: dict[Variable, tuple[int, Variable]] = {}
+        """Root of a class → its size, and the variable whose declaration gave it."""
+        self._limits: list[tuple[Term, Term]] = []
         self._reaches: list[tuple[Term, Term, int]] = []
 
     def fix(self, variable: Variable, size: int) -> None:
         """Declare the size of a variable before it is joined to others."""
-        self._set(self._root(variable), size, variable)
+        self._known[self.equal.root(variable)] = (size, variable)
+
+    def size(self, term: Term) -> int | None:
+        """The size of a term, as far as it is known."""
+        return term if isinstance(term, int) else self._known.get(self.equal.root(term), (None, None))[0]
+
+    def origin(self, term: Term) -> Variable | None:
+        """The variable whose declaration gave the term its size."""
+        return None if isinstance(term, int) else self._known.get(self.equal.root(term), (None, None))[1]
 
     def equate(self, left: Term, right: Term) -> bool:
         """Join two terms; False, and nothing joined, when their sizes contradict each other."""
         a, b = self.size(left), self.size(right)
         if a is not None and b is not None and a != b:
             return False
-        if isinstance(left, int) and isinstance(right, int):
-            return True
         if isinstance(left, int) or isinstance(right, int):
-            number, variable = (left, right) if isinstance(left, int) else (right, left)
-            assert isinstance(number, int) and not isinstance(variable, int)
-            self._set(self._root(variable), number, variable)
+            for term, size in ((left, b), (right, a)):
+                if not isinstance(term, int) and size is not None:
+                    self.fix(term, size)
             return True
-        one, other = self._root(left), self._root(right)
-        if one != other:
-            self._parent[other] = one
-            if a is None and b is not None:
-                self._set(one, b, self._origin[other])
+        known = self._known.get(self.equal.root(left if a is not None else right))
+        self.equal.join(left, right)
+        if known is not None:
+            self._known[self.equal.root(left)] = known
+        self._link(left, right)
         return True
 
-    def limit(self, delivered: Term, accepted: Term) -> None:
-        """Ask that `delivered` <= `accepted`."""
-        self._limits.append((delivered, accepted, 0))
+    def limit(self, lower: Term, upper: Term) -> None:
+        """Ask that `lower` <= `upper`, of two bounds on the same values."""
+        self._limits.append((lower, upper))
+        self._link(lower, upper)
 
     def reach(self, lower: Term, upper: Term, margin: int) -> None:
-        """Ask that `lower` + `margin` <= `upper`; the upper one says the lower one's size only where nothing else does."""
+        """Ask that `lower` + `margin` <= `upper`; never read as an equality."""
         self._reaches.append((lower, upper, margin))
+        self._link(lower, upper)
 
     def settle(self) -> None:
-        """Fill what only bounds say: a delivered bound takes the smallest accepted one (a task speaks of the whole vocabulary that
-        the embedding was given), failing that an accepted bound the largest delivered one."""
-        downward = [(below, above, -margin) for below, above, margin in self._limits]
-        upward = [(above, below, margin) for below, above, margin in (*self._limits, *self._reaches)]
-        last = [(below, above, -margin) for below, above, margin in self._reaches]
-        while (
-            self._fill(downward, min, whole=False)
-            or self._fill(upward, max, whole=True)
-            or self._fill(upward, max, whole=False)
-            or self._fill(last, min, whole=False)
-        ):
-            pass
+        """Give a size to everything that the bounds say one of."""
+        for lower, upper in sorted(self._limits, key=lambda limit: self._size_or(limit[1], inf)):  # of two upper ends the smaller
+            if self.size(lower) is None:
+                self.equate(lower, upper)
+        declared = set(self._known)
+        self._raise_open(declared)
+        for lower, upper, margin in sorted(self._reaches, key=lambda reach: self._size_or(reach[1], inf) - reach[2]):
+            if self.size(lower) is None and (size := self.size(upper)) is not None:
+                self._take(lower, size - margin, upper)
+        self._raise_open(declared)
 
-    def size(self, term: Term) -> int | None:
-        """The size of a term, as far as it is known."""
-        return term if isinstance(term, int) else self._size.get(self._root(term))
+    def _raise_open(self, declared: set[Variable]) -> None:
+        """The least size that all bounds allow, for whatever none was declared of; no chain has more links than there are bounds."""
+        bounds = [*((lower, upper, 0) for lower, upper in self._limits), *self._reaches]
+        for _ in bounds:
+            for lower, upper, margin in bounds:
+                size = self.size(lower)
+                if size is None or isinstance(upper, int) or self.equal.root(upper) in declared or self._are_equal(lower, upper):
+                    continue
+                if size + margin > self._size_or(upper, -inf):
+                    self._take(upper, size + margin, lower)
 
-    def origin(self, term: Term) -> Variable | None:
-        """The variable whose declaration gave the term its size."""
-        return None if isinstance(term, int) else self._origin.get(self._root(term))
+    def _take(self, term: Term, size: int, source: Term) -> None:
+        if not isinstance(term, int):
+            self._known[self.equal.root(term)] = (size, self.origin(source) or self.equal.root(term))
 
-    def joined(self, variable: Variable, others: Iterable[Variable]) -> list[Variable]:
-        """Those of `others` that have one size with `variable`."""
-        return [other for other in others if self._root(other) == self._root(variable)]
+    def _size_or(self, term: Term, otherwise: float) -> float:
+        size = self.size(term)
+        return otherwise if size is None else size
 
-    def reached(self, variable: Variable, others: Iterable[Variable]) -> list[Variable]:
-        """Those of `others` whose sizes could say something about `variable`, through equalities and bounds."""
-        pairs = [
-            (self._root(a), self._root(b))
-            for a, b, _ in (*self._limits, *self._reaches)
-            if not isinstance(a, int) and not isinstance(b, int)
-        ]
-        roots, grown = {self._root(variable)}, True
-        while grown:
-            near = {root for pair in pairs if roots.intersection(pair) for root in pair}
-            grown = not near <= roots
-            roots |= near
-        return [other for other in others if self._root(other) in roots]
+    def _are_equal(self, one: Term, other: Term) -> bool:
+        return not isinstance(one, int) and not isinstance(other, int) and self.equal.root(one) == self.equal.root(other)
 
-    def _fill(self, pairs: list[tuple[Term, Term, int]], choose: Callable[[list[int]], int], *, whole: bool) -> bool:
-        """Size one class from the terms on the other side of its bounds; `whole` waits until all of them are known."""
-        wanted: dict[Variable, list[tuple[Term, int]]] = {}
-        for open_term, other, shift in pairs:
-            if not isinstance(open_term, int) and self.size(open_term) is None:
-                wanted.setdefault(self._root(open_term), []).append((other, shift))
-        for root, others in wanted.items():
-            known = {size + shift: other for other, shift in others if (size := self.size(other)) is not None}
-            if known and not (whole and any(self.size(other) is None for other, _ in others)):
-                size = choose(list(known))
-                self._set(root, size, self.origin(known[size]) or root)
-                return True
-        return False
-
-    def _set(self, root: Variable, size: int, origin: Variable) -> None:
-        self._size[root], self._origin[root] = size, origin
-
-    def _root(self, variable: Variable) -> Variable:
-        while (parent := self._parent.get(variable, variable)) != variable:
-            variable = parent
-        return variable
+    def _link(self, one: Term, other: Term) -> None:
+        if not isinstance(one, int) and not isinstance(other, int):
+            self.linked.join(one, other)

@@ -1,4 +1,4 @@
-"""How two tensor specs compare: dimensions that line up, dtypes that widen without loss."""
+"""Two tensor specs compared: which dimensions line up, which dtypes widen without loss."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ _WIDER: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def aligned(given: tuple[Dim, ...], taken: tuple[Dim, ...], *, reorder: bool) -> list[tuple[Dim, Dim]] | None:
+def pair_dims(delivered: tuple[Dim, ...], needed: tuple[Dim, ...], *, reorder: bool) -> list[tuple[Dim, Dim]] | None:
     """Pairs of dimensions that are one: by position, or with `reorder` by name where only the order differs; None: no fit."""
-    if reorder and {*given} == {*taken} and len({*given}) == len(given) == len(taken):
-        return [(dim, dim) for dim in taken]
-    return list(zip(given, taken, strict=True)) if _same_frame(given, taken) else None
+    if reorder and {*delivered} == {*needed} and len({*delivered}) == len(delivered) == len(needed):
+        return [(dim, dim) for dim in needed]
+    return list(zip(delivered, needed, strict=True)) if _same_frame(delivered, needed) else None
 
 
-def _same_frame(given: tuple[Dim, ...], taken: tuple[Dim, ...]) -> bool:
+def _same_frame(delivered: tuple[Dim, ...], needed: tuple[Dim, ...]) -> bool:
     """Whether the ranks agree and runtime dimensions meet only themselves."""
-    runtime = [[dim if dim in RUNTIME_DIMS else None for dim in dims] for dims in (given, taken)]
+    runtime = [[dim if dim in RUNTIME_DIMS else None for dim in dims] for dims in (delivered, needed)]
     return runtime[0] == runtime[1]
 
 

@@ -1,0 +1,134 @@
+"""One tensor across a junction: its dimensions, its dtype, and the bounds on its values."""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+from stackwise.contracts.specs import RUNTIME_DIMS, Dim, TensorSpec
+from stackwise.curriculum.bridges import Bridge
+from stackwise.plan.junctions.comparison import kind_of, pair_dims, widenings
+from stackwise.plan.junctions.sides import Sheet, Side, choose_another
+
+MODEL_JUNCTIONS = ("embedding-rack", "rack-head")
+"""Where a config may put adapters."""
+
+
+@frozen(kw_only=True)
+class Meeting:
+    """Two tensors at a junction."""
+
+    junction: str
+    giver: Side
+    taker: Side
+    name: str
+    delivered: TensorSpec
+    needed: TensorSpec
+
+    @property
+    def in_model(self) -> bool:
+        """Whether an adapter may stand here."""
+        return self.junction in MODEL_JUNCTIONS
+
+    def adapter(self, use: str) -> str:
+        """The advice to put one here."""
+        return f"add an adapter `{{use: {use}}}` at model.adapters.{self.junction}"
+
+    def bridge(self, kind: str, detail: str, before: str = "", after: str = "", limits: tuple[int, int] | None = None) -> Bridge:
+        """A bridge into the taker."""
+        return Bridge(self.junction, kind, detail, self.taker.role, self.name, before, after, limits)  # type: ignore[arg-type]  # a literal
+
+
+def join_tensors(m: Meeting, sheet: Sheet) -> bool:
+    """Join two tensors; whether their bounds are left to be held against each other once every size is known."""
+    if not _join_dims(m, sheet):
+        return False
+    _join_dtype(m, sheet)
+    return _join_bounds(m, sheet)
+
+
+def _join_dims(m: Meeting, sheet: Sheet) -> bool:
+    pairs = pair_dims(m.delivered.dims, m.needed.dims, reorder=m.in_model)
+    if pairs is None:
+        fix = "let an adapter of your own stand between them" if m.in_model else choose_another(m.giver, m.taker)
+        message = f"{m.giver.label} gives '{m.name}' as {m.delivered}, but {m.taker.label} takes {m.needed}: {fix}"
+        sheet.refuse(message, m.taker.path, m.giver, m.taker)
+        return False
+    if m.in_model and m.delivered.dims != m.needed.dims and {*m.delivered.dims} == {*m.needed.dims}:
+        before, after = (" ".join(map(str, dims)) for dims in (m.delivered.dims, m.needed.dims))
+        sheet.bridges.append(m.bridge("permute", f"{before} → {after}", before, after))
+    for left, right in pairs:
+        if left not in RUNTIME_DIMS and not sheet.sizes.equate(m.giver.term(left), m.taker.term(right)):
+            _refuse_sizes(m, left, right, sheet)
+    return True
+
+
+def _refuse_sizes(m: Meeting, left: Dim, right: Dim, sheet: Sheet) -> None:
+    sizes, given, taken = sheet.sizes, m.giver.term(left), m.taker.term(right)
+    fix = f"make both the same (`{right}: {sizes.size(given)}` at {m.taker.path})"
+    if m.in_model and _is_sequence(m.delivered) and _is_sequence(m.needed):
+        fix += f", or {m.adapter('core.project')}"
+    message = (
+        f"'{m.name}' has {left} {sizes.size(given)} where {m.giver.label} gives it{sheet.because(given, m.giver)}, but "
+        f"{right} {sizes.size(taken)} where {m.taker.label} takes it{sheet.because(taken, m.taker)}: {fix}"
+    )
+    sheet.refuse(message, m.taker.path, m.giver, m.taker)
+
+
+def _join_dtype(m: Meeting, sheet: Sheet) -> None:
+    given, taken = m.delivered.dtype, m.needed.dtype
+    if given == taken or kind_of(given) == taken:
+        return
+    if taken in widenings(given):
+        sheet.bridges.append(m.bridge("cast", f"{m.name} {given} → {taken}", given, taken))
+        return
+    floats = m.in_model and kind_of(given) == kind_of(taken) == "floating"
+    fix = m.adapter(f"core.precision, dtype: {taken}") if floats else f"{choose_another(m.giver, m.taker)}, or convert it in a transform"
+    message = f"{m.giver.label} gives '{m.name}' as {given}, but {m.taker.label} takes {taken}, which is no widening without loss: {fix}"
+    sheet.refuse(message, m.taker.path, m.giver, m.taker)
+
+
+def _join_bounds(m: Meeting, sheet: Sheet) -> bool:
+    given, taken = m.delivered.bounds, m.needed.bounds
+    if taken is None or given is None:
+        return taken is not None
+    if given[0] < taken[0]:
+        message = f"{m.giver.label} gives '{m.name}' from {given[0]} on, but {m.taker.label} takes none below {taken[0]}"
+        sheet.refuse(message, m.taker.path, m.giver, m.taker)
+    if given[1] in RUNTIME_DIMS or taken[1] in RUNTIME_DIMS:
+        return False
+    sheet.sizes.limit(m.giver.term(given[1]), m.taker.term(taken[1]))
+    return True
+
+
+def check_upper_bound(m: Meeting, sheet: Sheet) -> None:
+    """Hold the bounds of two tensors against each other, once every size is known."""
+    assert m.needed.bounds is not None  # what `join_tensors` left to be held
+    taken = m.taker.term(m.needed.bounds[1])
+    if m.delivered.bounds is None:
+        _note_bounds(m, (m.needed.bounds[0], sheet.sizes.size(taken)), sheet)
+        return
+    given = m.giver.term(m.delivered.bounds[1])
+    low, high = sheet.sizes.size(given), sheet.sizes.size(taken)
+    if low is None or high is None or low <= high:
+        return
+    where = sheet.declared_at(taken)
+    fix = f"set {where} to at least {low}" if where else choose_another(m.giver, m.taker)
+    message = (
+        f"{m.giver.label} gives '{m.name}' below {low}{sheet.because(given, m.giver)}, but {m.taker.label} takes only values below "
+        f"{high}{sheet.because(taken, m.taker)}: {fix}"
+    )
+    sheet.refuse(message, where or m.taker.path, m.giver, m.taker)
+
+
+def _note_bounds(m: Meeting, limits: tuple[int, int | None], sheet: Sheet) -> None:
+    """The giver does not say what its values are: those of a loader are looked at as they come."""
+    low, high = limits
+    detail = f"'{m.name}' comes from {m.giver.label} without bounds: values outside those of {m.taker.label} "
+    if high is None or not m.giver.is_source:
+        sheet.bridges.append(m.bridge("note", f"{detail}show only when met"))
+    else:
+        sheet.bridges.append(m.bridge("bounds", f"{detail}are refused when they come", limits=(low, high)))
+
+
+def _is_sequence(hidden: TensorSpec) -> bool:
+    return len(hidden.dims) == 3 and hidden.dims[:2] == ("batch", "time")
