@@ -20,7 +20,7 @@ from attrs import define, field, frozen
 from stackwise.storage import disk
 from stackwise.storage.checkpoints.store import Checkpoint, CheckpointStore
 
-CALLS = ("mkdir", "open", "write", "fsync", "fstat", "close", "rename", "lstat", "listdir", "unlink", "rmdir")
+CALLS = ("mkdir", "open", "write", "fsync", "fstat", "close", "replace", "lstat", "listdir", "unlink", "rmdir")
 
 Rule = Callable[[int, str, Callable[..., Any], tuple[Any, ...]], Any]
 """(number of the call from 0, its name, the real one, its arguments) → what it returns or raises."""
@@ -47,7 +47,7 @@ def failing(at: int, error: int, *, once: bool = True) -> Rule:
     """The call of that number fails; with `once` false all that change something after it do as well, as on a disk that stays full."""
 
     def rule(number: int, name: str, real: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-        stays = not once and number > at and name in ("mkdir", "open", "write", "fsync", "rename")
+        stays = not once and number > at and name in ("mkdir", "open", "write", "fsync", "replace")
         if number == at or stays:
             raise OSError(error, os.strerror(error))
         return real(*arguments)
@@ -180,7 +180,7 @@ class RecordingDisk:
         elif name in ("unlink", "rmdir"):
             parent, leaf = self._place(arguments[0])
             del parent.entries[leaf]
-        elif name == "rename":
+        elif name == "replace":
             (old, leaf), (new, other) = map(self._place, arguments)
             new.entries[other] = old.entries.pop(leaf)
         return result

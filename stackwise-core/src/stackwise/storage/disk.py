@@ -1,9 +1,9 @@
-"""Every call that changes the file system for a checkpoint: one module, so that a test can fail or end the process at any of them.
+"""Every call that changes files: one module, so that a test can fail or end the process at any of them.
 
 A file is whole and forced to disk when `write_file` returns; nothing is ever written in place.
 """
 
-# ruff: noqa: PTH102, PTH104, PTH106, PTH108, PTH208 -- system calls by their own names, so that a test wraps `os` and has them all
+# ruff: noqa: PTH102, PTH105, PTH106, PTH108, PTH208 -- system calls by their own names, so that a test wraps `os` and has them all
 from __future__ import annotations
 
 import os
@@ -68,8 +68,8 @@ def sync_directory(path: Path) -> None:
 
 
 def rename(old: Path, new: Path) -> None:
-    """Give a file or directory another name; `new` is not there, or is an empty directory."""
-    os.rename(old, new)
+    """Give a file or directory another name; `new` is not there, or a file in the place of a file, or an empty directory."""
+    os.replace(old, new)
 
 
 def remove_tree(path: Path, first: str | None = None) -> None:

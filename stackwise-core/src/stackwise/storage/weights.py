@@ -14,6 +14,7 @@ import torch
 
 from stackwise.errors import UserError, disk_errors
 from stackwise.storage import disk
+from stackwise.storage.publish import WRITING, publish, recover
 from stackwise.storage.tensor_file import read_tensors, write_tensors
 
 WEIGHTS, DESCRIPTION = "weights.safetensors", "weights.json"
@@ -39,10 +40,7 @@ def save_weights(tensors: Mapping[str, torch.Tensor], directory: Path, about: Ma
 
 
 def _save(tensors: Mapping[str, torch.Tensor], directory: Path, about: Mapping[str, Any]) -> None:
-    fresh = directory.with_name(f".{directory.name}.{os.getpid()}.writing")
-    disk.remove_tree(fresh)
-    try:
-        disk.make_directory(fresh)
+    def fill(fresh: Path) -> None:
         record = write_tensors(fresh / WEIGHTS, tensors)
         description = {
             "format": 1,
@@ -51,28 +49,15 @@ def _save(tensors: Mapping[str, torch.Tensor], directory: Path, about: Mapping[s
             "tensors": {name: {"shape": list(t.shape), "dtype": str(t.dtype).removeprefix("torch.")} for name, t in tensors.items()},
         }
         disk.write_file(fresh / DESCRIPTION, [(json.dumps(description, indent=1, default=str) + "\n").encode()])
-        disk.sync_directory(fresh)
-        _put_in_place(fresh, directory)
-        disk.sync_directory(directory.parent)
-    except BaseException:
-        with suppress(OSError):
-            disk.remove_tree(fresh)
-        raise
 
-
-def _put_in_place(fresh: Path, directory: Path) -> None:
-    """Rename a whole new directory to its name; one that has the name stands aside until then, and returns when it fails."""
-    if not directory.exists():
-        disk.rename(fresh, directory)
-        return
-    aside = directory.with_name(f".{directory.name}.{os.getpid()}.replaced")
-    disk.rename(directory, aside)
+    fresh = directory.with_name(f".{directory.name}.{os.getpid()}{WRITING}")  # its own in each process that exports to one place
+    disk.remove_tree(fresh)
+    recover(directory, Path.is_dir)
     try:
-        disk.rename(fresh, directory)
-    except BaseException:
-        disk.rename(aside, directory)
-        raise
-    disk.remove_tree(aside)
+        publish(fresh, fill, [directory], replace=True)
+    finally:
+        with suppress(OSError):  # the next one removes what is left
+            recover(directory, Path.is_dir)
 
 
 def read_weights(directory: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
