@@ -16,7 +16,6 @@ from torch import nn
 
 from stackwise import PhaseSchedule, StepDone, TaskSpec, TrainingMachine
 from stackwise.storage.checkpoints.store import CheckpointStore
-from stackwise.storage.codec import split_state
 from stackwise.storage.run_directory import RunDirectory
 
 
@@ -73,8 +72,7 @@ def main() -> None:
         for event in machine.train():
             directory(event)
             if isinstance(event, StepDone) and machine.step % (steps // 100) == 0:
-                tensors, document = split_state(machine.state())
-                store.save(machine.step, tensors, document, asynchronous=True)
+                store.save(machine.step, machine.state(), {}, asynchronous=True)
                 if machine.step % (steps // 10) == 0:
                     store.wait()
                     resident, descriptors, threads = held()

@@ -148,7 +148,7 @@ def test_killed_while_its_directory_is_made_a_run_begins_anew(server: ForkServer
         assert not (folder / "run").exists() or not output
         ended = server.stackwise(*auto, cwd=folder)
         assert ended.code == 0 and "resume" not in ended.err, ended.err
-    assert outcome(folder).tensors == outcome(folder, "runs/small-001").tensors
+    assert outcome(folder).state == outcome(folder, "runs/small-001").state
 
 
 def test_a_branch_that_is_killed_while_it_is_made_is_no_run(server: ForkServer, folder: Path) -> None:
@@ -185,7 +185,7 @@ def test_auto_begins_goes_on_and_says_when_it_is_over(server: ForkServer, folder
     assert second.code == 0 and "resume runs/small-001 at step 6 of 20" in second.err, second.err
     whole = begin(server, folder)
     assert whole.code == 0
-    assert outcome(folder, "runs/small-001").tensors == outcome(folder).tensors
+    assert outcome(folder, "runs/small-001").state == outcome(folder).state
     third = server.stackwise(*auto, cwd=folder)
     assert third.code == 0 and "finished before, after 20 steps" in third.out
     fourth = server.stackwise("resume", "run", cwd=folder)
@@ -392,7 +392,7 @@ def test_branches_share_a_trunk_and_part_where_they_are_told_to(server: ForkServ
     trunk, same, early = (lines(folder / name / "metrics.jsonl") for name in ("run", "same", "early"))
     strip = [[{**line, "seconds": 0} for line in run] for run in (trunk, same, early)]
     assert strip[0] == strip[1] and strip[0][:12] == strip[2][:12] and strip[0][14:] != strip[2][14:]
-    assert outcome(folder, "same").tensors == outcome(folder).tensors
+    assert outcome(folder, "same").state == outcome(folder).state
     parent = status(folder / "early")["parent"]
     assert (parent["run"], parent["step"]) == ("run", 12) and len(parent["sha256"]) == 64
     assert saved_steps(folder / "early")[0] == 12
@@ -430,7 +430,7 @@ def test_a_branch_that_is_killed_goes_on_and_remembers_where_it_is_from(server: 
     assert server.stackwise(*branch, "whole", cwd=folder).code == 0
     assert server.stackwise(*branch, "cut", cwd=folder, signals={13: ["KILL"]}).code == -9
     assert server.stackwise("resume", "cut", cwd=folder).code == 0
-    assert outcome(folder, "cut").tensors == outcome(folder, "whole").tensors
+    assert outcome(folder, "cut").state == outcome(folder, "whole").state
     assert status(folder / "cut")["parent"] == status(folder / "whole")["parent"]
 
 

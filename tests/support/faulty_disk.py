@@ -119,8 +119,8 @@ def save(store: CheckpointStore, step: int, which: int, **options: Any) -> None:
 
 def check_whole(found: Checkpoint) -> int:
     """That a checkpoint holds exactly what was saved with its number; returns the number."""
-    which: int = found.document["which"]
-    loaded, expected = found.load_tensors(), tensors_of(which)
+    which: int = found.about["which"]
+    loaded, expected = found.load_state(), tensors_of(which)
     assert loaded.keys() == expected.keys()
     for name, tensor in expected.items():
         assert loaded[name].dtype == tensor.dtype and torch.equal(loaded[name], tensor), name

@@ -20,10 +20,8 @@ TOLD_ALIKE = ("phase_entered", "evaluated", "run_finished")
 class Outcome:
     """Everything of a run that must not depend on whether it was interrupted."""
 
-    tensors: dict[str, str]
-    """sha256 of every tensor of the last state: parameters, optimizer state, what components remember."""
-    state: Any
-    """The rest of it: read positions, ledger, mixture, counters."""
+    state: dict[str, Any]
+    """The last state, with the sha256 of each tensor in its place."""
     weights: str
     """sha256 of the final weights."""
     stream: list[dict[str, Any]]
@@ -51,8 +49,7 @@ def outcome(folder: Path, run: str = "run", *, once: bool = True) -> Outcome:
     newest, skipped = CheckpointStore(directory / "checkpoints").newest()
     assert newest is not None and newest.step == status(directory)["steps"] and not skipped
     return Outcome(
-        tensors={name: digest(tensor) for name, tensor in newest.load_tensors().items()},
-        state={**newest.document["machine"], "seconds": None},
+        state={**digested(newest.load_state()), "seconds": None},
         weights=sha256((directory / "final" / "weights.safetensors").read_bytes()).hexdigest(),
         stream=[timeless(line) for line in lines(directory / "metrics.jsonl")],
         events=[line for line in log if line["event"] in TOLD_ALIKE],
@@ -96,6 +93,15 @@ def lines(path: Path) -> list[dict[str, Any]]:
 def timeless(line: dict[str, Any]) -> dict[str, Any]:
     """A line without the time it took."""
     return {key: value for key, value in line.items() if key != "seconds"}
+
+
+def digested(state: Any) -> Any:
+    """A nested state with the sha256 of each tensor in its place."""
+    if isinstance(state, torch.Tensor):
+        return digest(state)
+    if isinstance(state, dict):
+        return {key: digested(inner) for key, inner in state.items()}
+    return type(state)(map(digested, state)) if isinstance(state, list | tuple) else state
 
 
 def digest(tensor: torch.Tensor) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -11,17 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from random_curricula import Curriculum, curricula, walks
 from tiny_walks import base, machine_of, memory
+from whole_runs import digested
 
 from stackwise import DataError, StepDone, TrainingMachine, UserError
-from stackwise.storage.codec import join_state, split_state
 
-Saved = tuple[dict[str, torch.Tensor], dict[str, Any]]
+Saved = dict[str, Any]
 
 
 def saved(machine: TrainingMachine) -> Saved:
-    """The state as files would hold it."""
-    tensors, document = split_state(machine.state())
-    return {name: tensor.clone() for name, tensor in tensors.items()}, json.loads(json.dumps(document, allow_nan=False))
+    """The state as it is now."""
+    return deepcopy(machine.state())
 
 
 def told(events: list[Any]) -> list[Any]:
@@ -30,12 +29,8 @@ def told(events: list[Any]) -> list[Any]:
 
 
 def same(left: Saved, right: Saved) -> bool:
-    timeless = [{**document, "seconds": 0} for _, document in (left, right)]
-    return (
-        left[0].keys() == right[0].keys()
-        and all(torch.equal(tensor, right[0][name]) for name, tensor in left[0].items())
-        and timeless[0] == timeless[1]
-    )
+    one, other = (digested({**state, "seconds": 0}) for state in (left, right))
+    return bool(one == other)
 
 
 def states_of(config: dict[str, Any]) -> tuple[list[Any], dict[int, tuple[int, Saved]], Saved]:
@@ -51,7 +46,7 @@ def states_of(config: dict[str, Any]) -> tuple[list[Any], dict[int, tuple[int, S
 def goes_on(config: dict[str, Any], state: Saved) -> tuple[list[Any], Saved]:
     """The events after `RunStarted` of a new machine that was put to a state, and its own last state."""
     machine = machine_of(config)
-    machine.restore(join_state(*state))
+    machine.restore(state)
     assert same(saved(machine), state)
     events, last = [], state
     for event in machine.train():
@@ -116,7 +111,7 @@ def test_three_restores_in_a_row_and_a_process_that_shifts_its_generators() -> N
     state = states[2][1]
     for stop in (4, 7, 10):
         machine = machine_of(config)
-        machine.restore(join_state(*state))
+        machine.restore(state)
         for event in machine.train():
             torch.manual_seed(stop)  # what a user's own code may do between steps
             if isinstance(event, StepDone) and machine.step == stop:
@@ -128,17 +123,17 @@ def test_three_restores_in_a_row_and_a_process_that_shifts_its_generators() -> N
 def test_a_state_of_another_machine_is_refused_with_every_difference() -> None:
     machine = machine_of(base())
     next(event for event in machine.train() if isinstance(event, StepDone))
-    tensors, document = saved(machine)
+    state = saved(machine)
     with pytest.raises(UserError, match="seed 3, this machine has seed 4"):
-        machine_of(base(), run={"seed": 4}).restore(join_state(tensors, document))
+        machine_of(base(), run={"seed": 4}).restore(state)
     deeper = machine_of(base(), model={"rack": {"stacks": [{"base": 3}], "width": 12}})
     with pytest.raises(UserError) as caught:
-        deeper.restore(join_state(tensors, document))
+        deeper.restore(state)
     assert "rack.stacks.base.2" in str(caught.value) and "(16, 8)" in str(caught.value) and "exp_avg" in str(caught.value)
     with pytest.raises(DataError, match=r"\['a'\].*\['b'\]"):
-        machine_of({**base(), "data": {"sources": {"b": memory()}, "batch_size": 2, "seq_len": 4}}).restore(join_state(tensors, document))
+        machine_of({**base(), "data": {"sources": {"b": memory()}, "batch_size": 2, "seq_len": 4}}).restore(state)
     with pytest.raises(UserError, match="has trained already"):
-        machine.restore(join_state(tensors, document))
+        machine.restore(state)
 
 
 def test_there_is_no_state_before_the_first_step_and_across_a_boundary() -> None:

@@ -187,9 +187,9 @@ def test_a_checkpoint_that_does_not_say_where_its_optimizer_trained_is_asked(tmp
     (tmp_path / "exp.yaml").write_text(yaml.safe_dump(SCHEDULE_FREE, sort_keys=False))
     done = run(tmp_path / "exp.yaml", output=tmp_path / "out", stream=io.StringIO()).directory
     checkpoint = CheckpointStore(done / "checkpoints").at(6)
-    document = {key: value for key, value in checkpoint.document.items() if key != "trains_elsewhere"}
-    assert len(document) == len(checkpoint.document) - 1
-    model = model_at(attrs.evolve(checkpoint, document=document)).model
+    about = {key: value for key, value in checkpoint.about.items() if key != "trains_elsewhere"}
+    assert len(about) == len(checkpoint.about) - 1
+    model = model_at(attrs.evolve(checkpoint, about=about)).model
     assert torch.equal(model({"tokens": TOKENS})["logits"], at_step(SCHEDULE_FREE, 6))
 
 

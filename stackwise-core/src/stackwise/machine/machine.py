@@ -126,7 +126,7 @@ class TrainingMachine:
             "task": self.objective.state_dict(),
             "reference": self._reference_state(),
             "last_batch": self._last_batch_state(),
-            "observers": {key: observer.state_dict() for key, observer in self._stateful_observers().items()},
+            "observers": {key: deepcopy(observer.state_dict()) for key, observer in self._stateful_observers().items()},
         }
 
     def _reference_state(self) -> dict[str, Any] | None:

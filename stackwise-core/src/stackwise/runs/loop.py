@@ -18,7 +18,6 @@ from stackwise.runs.saving import Saving
 from stackwise.runs.signals import Signals
 from stackwise.saved.provenance import Described, describe
 from stackwise.storage.checkpoints.store import Checkpoint, CheckpointStore, step_of
-from stackwise.storage.codec import join_state
 from stackwise.storage.run_directory import RunDirectory
 
 MAX_REWINDS = 3
@@ -115,31 +114,32 @@ class RunLoop:
     def _rewind(self, halted: TrainingHalted) -> None:
         """Back to the newest good state, with the read positions of now: the data in between are passed over."""
         self.store.wait()
-        good = self._newest_good()
-        if good is None:
+        found = self._newest_good()
+        if found is None:
             raise halted
+        good, state = found
         self._rewinds[good.step] = self._rewinds.get(good.step, 0) + 1
         if self._rewinds[good.step] > MAX_REWINDS:
             raise TrainingHalted(f"{halted}; {MAX_REWINDS} rewinds to step {good.step} ended alike") from halted
         where, positions = self.machine.step, self.machine.data.state_dict()
         self.machine = assemble(self.plan)
-        saved = Described.read(good.document)
-        self.machine.restore(join_state(good.load_tensors(), saved.machine), positions=positions)
+        saved = Described.read(good.about, good.step)
+        self.machine.restore(state, positions=positions)
         self.store.forget_after(good.step)
         self.directory.cut(good.step)
         self._saving.go_on(good.step, saved.reason)
         self.summary = Summary.of(self.directory.history())
         self.tell(Rewound(good.step, where, str(halted)))
 
-    def _newest_good(self) -> Checkpoint | None:
+    def _newest_good(self) -> tuple[Checkpoint, Mapping[str, Any]] | None:
         """The newest valid checkpoint that was not saved among steps that were not finite: those changed nothing, and lead here again."""
         for step in reversed([step_of(name) for name in self.store.names()]):
             try:
                 checkpoint = self.store.at(step)
             except UserError:
                 continue
-            if step <= self.machine.step and not Described.read(checkpoint.document).machine["not_finite_in_a_row"]:
-                return checkpoint
+            if step <= self.machine.step and not (state := checkpoint.load_state())["not_finite_in_a_row"]:
+                return checkpoint, state
         return None
 
     def about(self) -> Mapping[str, Any]:

@@ -30,7 +30,6 @@ from stackwise.runs.loop import RunLoop
 from stackwise.saved.export import describe_model, made_by
 from stackwise.saved.provenance import Described, Origin, changed_files, changed_versions, check_fingerprints, describe, named_config
 from stackwise.storage.checkpoints.store import Checkpoint, CheckpointStore, Skipped, step_of
-from stackwise.storage.codec import join_state, split_state
 from stackwise.storage.run_directory import CHECKPOINTS, CONFIG, FINAL, FINISHED, RunDirectory, refuse_existing
 from stackwise.storage.weights import save_weights
 from stackwise.timeline.duration import Duration
@@ -123,9 +122,8 @@ def branch(directory: Path, at: str, overrides: Sequence[str] = (), output: Path
     def share_the_past(made: RunDirectory) -> None:
         declared.write(made)
         made.cut(checkpoint.step, of=directory)
-        tensors, document = split_state(machine.state())
-        about = {**describe(rest.plan, machine, parent), "reason": reason, "machine": document}
-        CheckpointStore(made.path / CHECKPOINTS).save(checkpoint.step, tensors, about, pin=reason)
+        about = {**describe(rest.plan, machine, parent), "reason": reason}
+        CheckpointStore(made.path / CHECKPOINTS).save(checkpoint.step, machine.state(), about, pin=reason)
 
     made = RunDirectory.create(output, rest.plan.experiment.run.name, share_the_past)
     progress = Progress(rest.plan.schedule, stream)
@@ -191,7 +189,7 @@ class _Rest:
         registry = discover()
         if checkpoint is None:
             return cls(make_plan(experiment, registry))
-        saved = Described.read(checkpoint.document)
+        saved = Described.read(checkpoint.about, checkpoint.step)
         plan, changes = amend(config.experiment(saved.config), experiment, saved.past, registry)
         return cls(plan, checkpoint, saved, changes)
 
@@ -230,7 +228,7 @@ class _Rest:
             return machine
         try:
             with blaming(self.plan.providers):
-                machine.restore(join_state(self.checkpoint.load_tensors(), self.saved.machine))
+                machine.restore(self.checkpoint.load_state())
             check_fingerprints(self.saved.fingerprints, machine)
         except BaseException:
             machine.data.end()
@@ -351,7 +349,7 @@ def _checkpoint_at(store: CheckpointStore, at: str, directory: Path) -> tuple[Ch
     newest, _ = store.newest()
     if newest is None:
         raise UserError(f"{directory} has no whole checkpoint to branch from")
-    limit = Described.read(newest.document).past.clock.step_of(share)
+    limit = Described.read(newest.about, newest.step).past.clock.step_of(share)
     found, skipped = store.newest(up_to=limit)
     if found is None:
         damaged = "".join(f"; {each.name} is damaged: {each.reason}" for each in skipped)

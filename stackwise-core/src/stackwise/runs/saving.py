@@ -14,7 +14,6 @@ from stackwise.contracts.events import CheckpointRefused, CheckpointSaved, Evalu
 from stackwise.curriculum.schedule import PhaseSchedule
 from stackwise.machine.machine import TrainingMachine
 from stackwise.storage.checkpoints.store import CheckpointStore, name_of
-from stackwise.storage.codec import split_state
 
 
 @frozen
@@ -44,8 +43,7 @@ class _Pending:
 
     due: Due
     step: int
-    tensors: Mapping[str, torch.Tensor] = field(factory=dict)
-    document: Mapping[str, Any] = field(factory=dict)
+    state: Mapping[str, Any] = field(factory=dict)
     on_disk: bool = False
     """Whether it was saved by whoever went before, so that it is only told of."""
     awaited: set[str] = field(factory=set)
@@ -54,8 +52,7 @@ class _Pending:
     @classmethod
     def of(cls, machine: TrainingMachine, due: Due) -> _Pending:
         """The state of now, the tensors live: nothing changes them before the next step."""
-        tensors, document = split_state(machine.state())
-        return cls(due, machine.step, tensors, document)
+        return cls(due, machine.step, machine.state())
 
 
 class Saving:
@@ -115,13 +112,13 @@ class Saving:
         started, self._pending = perf_counter(), None
         if pending.on_disk:
             return CheckpointSaved(pending.step, name_of(pending.step), 0.0, pending.due.reason)
-        if strange := not_finite(pending.tensors):
+        if strange := not_finite({name: pending.state[name] for name in ("model", "optimizer")}):
             return CheckpointRefused(pending.step, f"{strange} is not finite: such a state is never saved as a good one")
         self._sync()
         self._store.save(
             pending.step,
-            pending.tensors,
-            {**self._about(), "reason": pending.due.reason, "machine": pending.document},
+            pending.state,
+            {**self._about(), "reason": pending.due.reason},
             metrics=pending.metrics,
             asynchronous=self._asynchronous,
             pin=pending.due.pin,
@@ -130,9 +127,14 @@ class Saving:
         return CheckpointSaved(pending.step, name_of(pending.step), perf_counter() - started, pending.due.reason)
 
 
-def not_finite(tensors: Mapping[str, torch.Tensor]) -> str | None:
-    """The first of the model's and the optimizer's tensors that holds nan or infinity."""
-    for name, tensor in tensors.items():
-        if name.startswith(("model/", "optimizer/")) and tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            return name
-    return None
+def not_finite(state: Any) -> str | None:
+    """The path of the first tensor in a nested state that holds nan or infinity."""
+    return next((path for path, tensor in _tensors(state, "") if not bool(torch.isfinite(tensor).all())), None)
+
+
+def _tensors(state: Any, path: str) -> Iterator[tuple[str, torch.Tensor]]:
+    if isinstance(state, torch.Tensor):
+        yield path, state
+    entries = state.items() if isinstance(state, Mapping) else enumerate(state) if isinstance(state, list | tuple) else ()
+    for key, inner in entries:
+        yield from _tensors(inner, f"{path}/{key}" if path else str(key))

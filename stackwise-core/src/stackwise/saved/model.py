@@ -20,7 +20,6 @@ from stackwise.planes.model.plane import ModelPlane
 from stackwise.planes.optimizer.plane import OptimizerPlane
 from stackwise.saved.provenance import Described
 from stackwise.storage.checkpoints.store import Checkpoint
-from stackwise.storage.codec import join_state
 
 
 @frozen(kw_only=True)
@@ -45,9 +44,9 @@ def model_at(checkpoint: Checkpoint) -> SavedModel:
         UserError: a checkpoint of another format, or weights that are not its model's.
         ProviderError: a component that cannot be built.
     """
-    described = Described.read(checkpoint.document)
+    described = Described.read(checkpoint.about, checkpoint.step)
     found = declared_at(make_plan(config.experiment(described.config), discover(), described.past), checkpoint.step, described.fingerprints)
-    saved = join_state(checkpoint.load_tensors(), described.machine)
+    saved = checkpoint.load_state()
     if differences := load_named_tensors(found.model, saved["model"]):
         raise UserError(f"the weights in {checkpoint.path} are not its model's:\n  " + "\n  ".join(differences))
     if described.trains_elsewhere:

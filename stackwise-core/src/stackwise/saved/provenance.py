@@ -36,11 +36,10 @@ class Origin:
 
 @frozen(kw_only=True)
 class Described:
-    """The part of a checkpoint's document that is about the run."""
+    """What a checkpoint says of its run beside the state."""
 
     config: Mapping[str, Any]
     past: Past
-    machine: Mapping[str, Any]
     reason: str
     """Why it was saved; a checkpoint that does not say is taken for one of the cadence."""
     versions: Mapping[str, str]
@@ -52,24 +51,23 @@ class Described:
     """Whether the optimizer may show other weights to judge than those that it holds."""
 
     @classmethod
-    def read(cls, document: Mapping[str, Any]) -> Described:
-        """Read what `describe` wrote.
+    def read(cls, about: Mapping[str, Any], step: int) -> Described:
+        """Read what `describe` wrote of a checkpoint of that step.
 
         Raises:
             UserError: a checkpoint of another format.
         """
-        if document.get("format") != FORMAT:
-            raise UserError(f"the checkpoint is of format {document.get('format')}, this version reads {FORMAT}: resume with its own")
+        if about.get("format") != FORMAT:
+            raise UserError(f"the checkpoint is of format {about.get('format')}, this version reads {FORMAT}: resume with its own")
         return cls(
-            config=document["config"],
-            past=Past(document["machine"]["step"], clock_from_json(document["clock"])),
-            machine=document["machine"],
-            reason=document.get("reason", "cadence"),
-            versions=document["versions"],
-            fingerprints=document["fingerprints"],
-            parent=document["parent"],
-            providers=document.get("providers", ()),
-            trains_elsewhere=document.get("trains_elsewhere", True),
+            config=about["config"],
+            past=Past(step, clock_from_json(about["clock"])),
+            reason=about.get("reason", "cadence"),
+            versions=about["versions"],
+            fingerprints=about["fingerprints"],
+            parent=about["parent"],
+            providers=about.get("providers", ()),
+            trains_elsewhere=about.get("trains_elsewhere", True),
         )
 
 

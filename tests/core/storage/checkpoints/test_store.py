@@ -47,7 +47,7 @@ def test_every_dtype_and_shape_comes_back_bit_for_bit(tmp_path: Path, asynchrono
     store = CheckpointStore(tmp_path / "c")
     store.save(3, tensors, {}, asynchronous=asynchronous)
     store.close()
-    loaded, by_library = store.at(3).load_tensors(), load_file(store.at(3).path / "tensors.safetensors")
+    loaded, by_library = store.at(3).load_state(), load_file(store.at(3).path / "tensors.safetensors")
     for name, tensor in tensors.items():
         for found in (loaded[name], by_library[name]):
             assert (found.dtype, found.shape, bits(found)) == (tensor.dtype, tensor.shape, bits(tensor)), name
@@ -71,7 +71,7 @@ def test_views_of_one_storage_come_back_as_what_they_show(tmp_path: Path, asynch
     store = CheckpointStore(tmp_path / "c")
     store.save(0, views, {}, asynchronous=asynchronous)
     store.close()
-    loaded = store.at(0).load_tensors()
+    loaded = store.at(0).load_state()
     assert all(torch.equal(loaded[name], view.detach().clone()) for name, view in views.items())
 
 
@@ -82,7 +82,7 @@ def test_tied_tensors_are_written_once_and_come_back_as_one(tmp_path: Path, asyn
     tied = {"a": weight, "b": weight, "c": weight.view(100, 100), "turned": weight.t(), "empty": torch.zeros(0), "void": torch.zeros(0)}
     store.save(0, tied, {}, asynchronous=asynchronous)
     store.close()
-    loaded = store.at(0).load_tensors()
+    loaded = store.at(0).load_state()
     assert loaded.keys() == tied.keys() and loaded["a"] is loaded["b"] is loaded["c"] and loaded["void"] is not loaded["empty"]
     assert torch.equal(loaded["turned"], weight.t())
     assert (store.at(0).path / "tensors.safetensors").stat().st_size < 2 * weight.nbytes + 2000
@@ -92,7 +92,7 @@ def test_names_may_be_any_text_but_two_kinds_are_refused_before_anything_is_writ
     strange = {"": torch.ones(1), "../x": torch.ones(2), "ü \n\0 \"'": torch.ones(3), "same_as": torch.ones(4), "$": torch.ones(5)}
     store = CheckpointStore(tmp_path / "c")
     store.save(0, strange, {})
-    assert {name: len(tensor) for name, tensor in store.at(0).load_tensors().items()} == {n: len(t) for n, t in strange.items()}
+    assert {name: len(tensor) for name, tensor in store.at(0).load_state().items()} == {n: len(t) for n, t in strange.items()}
     with safe_open(store.at(0).path / "tensors.safetensors", "pt") as by_library:
         assert set(by_library.keys()) == set(strange)
     for name in ("__metadata__", "\ud800"):
@@ -128,7 +128,7 @@ def test_an_asynchronous_save_holds_the_values_of_the_moment_it_was_asked(tmp_pa
     store.close()
     for step in range(1, 7):
         found = store.at(step)
-        assert found.document == {"cursor": [step]} and set(found.load_tensors()["w"].tolist()) == {float(step)}
+        assert found.about == {"cursor": [step]} and set(found.load_state()["w"].tolist()) == {float(step)}
 
 
 json_values = st.recursive(
@@ -151,14 +151,14 @@ def same(one: Any, other: Any) -> bool:
 def test_a_document_comes_back_the_same(tmp_path_factory: pytest.TempPathFactory, document: dict[str, Any]) -> None:
     store = CheckpointStore(tmp_path_factory.mktemp("c"))
     store.save(0, {}, document)
-    assert same(dict(store.at(0).document), document)
+    assert same(dict(store.at(0).about), document)
 
 
 def test_numbers_beyond_decimal_json_come_back(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path / "c")
     document = {"big": 2**64 + 1, "huge": -(7**20_000), "numpy": np.float64("nan"), "tuple": (1, 2)}
     store.save(0, {}, document)
-    found = store.at(0).document
+    found = store.at(0).about
     assert found["big"] == 2**64 + 1 and found["huge"] == -(7**20_000) and repr(found["numpy"]) == "nan" and found["tuple"] == [1, 2]
     json.loads((store.at(0).path / "state.json").read_text(), parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
 
@@ -318,7 +318,7 @@ def test_what_changes_after_it_was_found_is_not_loaded(tmp_path: Path) -> None:
     found = store.at(10)
     save_file({"x": torch.ones(3)}, found.path / "tensors.safetensors")
     with pytest.raises(UserError, match="step-000000010 cannot be loaded"):
-        found.load_tensors()
+        found.load_state()
 
 
 def test_what_is_no_checkpoint_in_the_directory_is_left_alone(tmp_path: Path) -> None:
@@ -361,4 +361,4 @@ def test_reading_changes_nothing_on_disk(tmp_path: Path) -> None:
         store = CheckpointStore(place)
         newest, skipped = store.newest()
         assert newest is not None and skipped == [] and store.at(1) and store.names() and verify(newest.path) == []
-    assert tensors_of(1).keys() == newest.load_tensors().keys()
+    assert tensors_of(1).keys() == newest.load_state().keys()

@@ -26,10 +26,13 @@ from stackwise.storage.checkpoints.manifest import (
     read_verified,
 )
 from stackwise.storage.checkpoints.retention import Direction, Kept, Retention
+from stackwise.storage.codec import join_state, split_state
 from stackwise.storage.tensor_file import read_tensors, write_tensors, write_whole
 
 _NAME = re.compile(r"step-(\d{9,})")
 _WRITING, _REPLACED = ".writing", ".replaced"
+_STATE = "machine"
+"""The key of the document under which the state stands, its tensors set apart."""
 
 
 @frozen
@@ -47,25 +50,28 @@ class Checkpoint:
 
     step: int
     path: Path
-    document: Mapping[str, Any] = field(repr=False)
-    """The JSON document it was saved with."""
+    about: Mapping[str, Any] = field(repr=False)
+    """What it was saved with beside the state."""
     manifest: Manifest = field(repr=False)
+    _encoded: Any = field(repr=False)
 
     @property
     def name(self) -> str:
         """`step-` and the step in nine digits."""
         return name_of(self.step)
 
-    def load_tensors(self) -> dict[str, torch.Tensor]:
-        """Its tensors on the CPU by name, digests verified as they are read; tied names share one tensor.
+    def load_state(self) -> Any:
+        """The nested state that was saved, its tensors on the CPU, digests verified as they are read; tied tensors are one again.
 
         Raises:
-            UserError: the file changed since the checkpoint was found.
+            UserError: the files changed since the checkpoint was opened, or do not belong together.
         """
         try:
-            return read_tensors(read_verified(self.path, self.manifest, TENSORS))
+            return join_state(read_tensors(read_verified(self.path, self.manifest, TENSORS)), self._encoded)
         except ValueError as error:
             raise UserError(f"checkpoint {self.path} cannot be loaded: {error}") from None
+        except KeyError as error:
+            raise UserError(f"checkpoint {self.path} cannot be loaded: its {TENSORS} holds no {error}") from None
 
 
 class CheckpointStore:
@@ -101,8 +107,8 @@ class CheckpointStore:
     def save(
         self,
         step: int,
-        tensors: Mapping[str, torch.Tensor],
-        document: Mapping[str, Any],
+        state: Mapping[str, Any],
+        about: Mapping[str, Any],
         *,
         metrics: Mapping[str, float] | None = None,
         asynchronous: bool = False,
@@ -110,23 +116,27 @@ class CheckpointStore:
     ) -> None:
         """Write one checkpoint, then prune; an older one of the same step stays valid until this one is whole.
 
-        A save still in flight is waited for first. When `asynchronous`, tensors and document are copied before this returns, and
-        errors of the writing surface at the next `save`, `wait` or `close`.
+        A save still in flight is waited for first. When `asynchronous`, everything is copied before this returns, and errors of the
+        writing surface at the next `save`, `wait` or `close`.
 
         Args:
             step: steps done so far.
-            tensors: everything with values, by name, of any shape and dtype, on any device; tied tensors are written once.
-            document: everything else: maps with text keys, lists, text, booleans, None and numbers, nan and infinities included.
+            state: what to go on from: dicts, lists, tuples, text, booleans, None, numbers and tensors of any shape and dtype, on any
+                device; tied tensors are written once.
+            about: what the checkpoint says beside it: maps with text keys, lists, text, booleans, None and numbers, nan and infinities
+                included.
             metrics: what the best is chosen by.
             asynchronous: write in a thread.
             pin: why this one is never pruned; None: it may be.
 
         Raises:
             DiskError: the disk refuses; nothing of the new checkpoint is left, and those before it are untouched.
+            ProviderError: a value of the state that is none of these, with its place.
             TypeError: a tensor that safetensors, or a value that JSON cannot hold, with its name.
         """
         self.wait()
-        content = documents.encode(document)
+        tensors, encoded = split_state(state)
+        content = documents.encode({**about, _STATE: encoded})
         chosen = {name: float(value) for name, value in (metrics or {}).items()}
         if asynchronous:
             copies = self._snapshot.take(tensors)
@@ -326,7 +336,11 @@ def verify(path: Path) -> list[str]:
 
 def _open(step: int, path: Path) -> Checkpoint:
     manifest = _manifest_of(path)
-    return Checkpoint(step=step, path=path, document=check_files(path, manifest), manifest=manifest)
+    about = check_files(path, manifest)
+    if _STATE not in about:
+        raise DamagedError(f"{STATE} holds no state")
+    encoded = about.pop(_STATE)
+    return Checkpoint(step=step, path=path, about=about, manifest=manifest, encoded=encoded)
 
 
 def _manifest_of(path: Path) -> Manifest:
