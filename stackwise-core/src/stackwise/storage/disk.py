@@ -3,13 +3,16 @@
 A file is whole and forced to disk when `write_file` returns; nothing is ever written in place.
 """
 
-# ruff: noqa: PTH102, PTH105, PTH106, PTH108, PTH208 -- system calls by their own names, so that a test wraps `os` and has them all
+# ruff: noqa: PTH101, PTH102, PTH105, PTH106, PTH108, PTH208 -- system calls by their own names, so that a test wraps `os` and has them all
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterable
 from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 
 from stackwise.storage import posix
 
@@ -19,13 +22,12 @@ def make_directory(path: Path) -> None:
     os.mkdir(path)
 
 
-def write_file(path: Path, chunks: Iterable[bytes | memoryview], written: Callable[[], object] = lambda: None) -> int:
-    """Make a new file of these chunks and force it to disk.
+def write_file(path: Path, content: bytes) -> int:
+    """Make a new small file and force it to disk.
 
     Args:
         path: a file that does not exist.
-        chunks: its content, in order.
-        written: called when every byte is in the file, before the disk is waited for.
+        content: of it.
 
     Returns:
         Its size in bytes.
@@ -35,8 +37,7 @@ def write_file(path: Path, chunks: Iterable[bytes | memoryview], written: Callab
     """
     handle = os.open(path, posix.CREATE, 0o666)
     try:
-        size = sum(_write(handle, memoryview(chunk)) for chunk in chunks)
-        written()
+        size = _write(handle, memoryview(content))
         os.fsync(handle)
         held = os.fstat(handle).st_size
     finally:
@@ -44,6 +45,33 @@ def write_file(path: Path, chunks: Iterable[bytes | memoryview], written: Callab
     if held != size:
         raise OSError(f"{path.name} holds {held} bytes on disk, {size} were written")
     return size
+
+
+def write_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+    """Make a new safetensors file, not yet forced to disk.
+
+    The library writes a temporary file that its owner alone may read, and renames it: the file gets the rights that others here have.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    handle = os.open(path, posix.CREATE, 0o666)
+    rights = stat.S_IMODE(os.fstat(handle).st_mode)
+    os.close(handle)
+    try:
+        save_file(tensors, path, metadata)
+    except SafetensorError as error:  # the tensors are such as it can hold, so the system is what refuses
+        raise OSError(str(error)) from None
+    os.chmod(path, rights)
+
+
+def sync_file(path: Path) -> None:
+    """Force a file to disk."""
+    handle = os.open(path, posix.WRITE)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _write(handle: int, chunk: memoryview) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 from filelock import BaseFileLock, FileLock, Timeout
 
 from stackwise.errors import UserError
-from stackwise.storage.reading import read_regular
+from stackwise.storage.regular import read_regular
 
 LOCK, WRITER = "lock", "writer.json"
 """The file that is locked, and the one that says who did: a locking library may do with its file what it likes."""

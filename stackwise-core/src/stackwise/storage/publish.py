@@ -36,7 +36,7 @@ def replace_file(path: Path, text: str) -> None:
     fresh = writing_beside(path)
     disk.remove_tree(fresh)
     try:
-        disk.write_file(fresh, [text.encode()])
+        disk.write_file(fresh, text.encode())
         disk.rename(fresh, path)
     except OSError:
         with suppress(OSError):

@@ -5,16 +5,19 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from hashlib import file_digest
+from io import BufferedReader, FileIO
 from pathlib import Path
-from typing import BinaryIO
 
 from stackwise.storage.posix import READ
 
+Stamp = tuple[int, int, int, int, int]
+"""Device, inode, size, and times of the last change."""
 LARGEST_DOCUMENT = 64 << 20
 """Bytes of a JSON or YAML file of ours, far beyond any that was written."""
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> BufferedReader:
     """A regular file, opened to read.
 
     Raises:
@@ -24,7 +27,7 @@ def open_regular(path: Path) -> BinaryIO:
     try:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
             raise OSError(errno.EINVAL, "it is no regular file", str(path))
-        return os.fdopen(handle, "rb")
+        return BufferedReader(FileIO(handle))
     except BaseException:
         os.close(handle)
         raise
@@ -41,3 +44,27 @@ def read_regular(path: Path, limit: int = LARGEST_DOCUMENT) -> bytes:
         if size > limit:
             raise OSError(errno.EFBIG, f"it has {size:,} bytes, and {limit:,} at most are read", str(path))
         return file.read(limit)
+
+
+def digest_regular(path: Path) -> tuple[str, Stamp]:
+    """The sha256 of a regular file, and what tells whether it is still that file.
+
+    Raises:
+        OSError: as `open_regular`.
+    """
+    with open_regular(path) as file:
+        stamp = _stamp(os.fstat(file.fileno()))
+        return file_digest(file, "sha256").hexdigest(), stamp
+
+
+def stamp_of(path: Path) -> Stamp:
+    """What changes when a file is written or replaced, and not when it is read.
+
+    Raises:
+        OSError: there is no such file.
+    """
+    return _stamp(path.lstat())
+
+
+def _stamp(found: os.stat_result) -> Stamp:
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
