@@ -8,11 +8,21 @@ import stat
 from hashlib import file_digest
 from io import BufferedReader, FileIO
 from pathlib import Path
+from typing import NamedTuple
 
 from stackwise.storage.posix import READ
 
-Stamp = tuple[int, int, int, int, int]
-"""Device, inode, size, and times of the last change."""
+
+class Stamp(NamedTuple):
+    """What changes when a file is written or replaced, and not when it is read."""
+
+    device: int
+    inode: int
+    size: int
+    modified_ns: int
+    changed_ns: int
+
+
 LARGEST_DOCUMENT = 64 << 20
 """Bytes of a JSON or YAML file of ours, far beyond any that was written."""
 
@@ -58,7 +68,7 @@ def digest_regular(path: Path) -> tuple[str, Stamp]:
 
 
 def stamp_of(path: Path) -> Stamp:
-    """What changes when a file is written or replaced, and not when it is read.
+    """The stamp of a file as it is now.
 
     Raises:
         OSError: there is no such file.
@@ -67,4 +77,4 @@ def stamp_of(path: Path) -> Stamp:
 
 
 def _stamp(found: os.stat_result) -> Stamp:
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    return Stamp(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
-from threading import Thread
 
 import torch
 from attrs import frozen
@@ -14,12 +14,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from stackwise.storage import disk
-from stackwise.storage.regular import digest_regular
+from stackwise.storage.regular import open_regular
 
 _INTEGERS = (torch.uint8, torch.int8, torch.uint16, torch.int16, torch.uint32, torch.int32, torch.uint64, torch.int64)
 _FLOATS = (torch.float8_e4m3fn, torch.float8_e5m2, torch.float16, torch.bfloat16, torch.float32, torch.float64)
 DTYPES = (torch.bool, *_INTEGERS, *_FLOATS, torch.complex64)
 """What a file can hold."""
+_PIECE = 1 << 18
 _METADATA, _SAME = "__metadata__", "same_as"
 
 
@@ -45,15 +46,10 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> FileRecord
     own, same = distinct(tensors)
     plain = _unshared(own)
     disk.write_tensors(path, plain, {"format": "pt", _SAME: json.dumps(same)})
-    check = _Check(path, plain)
-    check.start()
-    try:
+    with ThreadPoolExecutor(1, thread_name_prefix="checkpoint digest") as beside:
+        record = beside.submit(_record_of, path, plain)  # sha256 lets the disk go on
         disk.sync_file(path)
-    finally:
-        check.join()
-    if check.record is None:
-        raise check.error if check.error is not None else OSError(f"{path.name} does not read back as it was written")
-    return check.record
+    return record.result()
 
 
 def write_whole(path: Path, content: bytes) -> FileRecord:
@@ -61,28 +57,38 @@ def write_whole(path: Path, content: bytes) -> FileRecord:
     return FileRecord(sha256(content).hexdigest(), disk.write_file(path, content))
 
 
-class _Check(Thread):
-    """The digest of a file, and whether it holds the tensors that were written; sha256 lets the disk go on beside it."""
+def _record_of(path: Path, tensors: Mapping[str, torch.Tensor]) -> FileRecord:
+    """The record of a file that holds exactly these tensors, read in pieces that fit the processor's cache.
 
-    def __init__(self, path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-        super().__init__(name="checkpoint digest")
-        self._path, self._tensors = path, tensors
-        self.record: FileRecord | None = None
-        """None where the file holds something else."""
-        self.error: OSError | None = None
+    A file is eight bytes that count its header's, the header, and the bytes of the tensors in the order of `offset_keys`, without holes.
 
-    def run(self) -> None:
-        try:
-            digest, _ = digest_regular(self._path)
-            with safe_open(self._path, framework="pt") as held:
-                same = set(held.keys()) == self._tensors.keys() and all(
-                    torch.equal(_bytes_of(held.get_tensor(name)), _bytes_of(tensor)) for name, tensor in self._tensors.items()
-                )
-            self.record = FileRecord(digest, self._path.stat().st_size) if same else None
-        except OSError as error:
-            self.error = error
-        except (SafetensorError, RuntimeError):  # a header or a size that is not what was written
-            self.record = None
+    Raises:
+        OSError: it cannot be read, or holds something else.
+    """
+    wrong = OSError(f"{path.name} does not read back as it was written")
+    try:
+        with safe_open(path, framework="pt") as held:
+            names = held.offset_keys()
+    except SafetensorError:
+        raise wrong from None
+    if set(names) != tensors.keys():
+        raise wrong
+    digest = sha256()
+    with open_regular(path) as file:
+        count = file.read(8)
+        digest.update(count)
+        digest.update(file.read(int.from_bytes(count, "little")))
+        for name in names:
+            memory = tensors[name].reshape(-1).view(torch.uint8).numpy().data
+            for start in range(0, len(memory), _PIECE):
+                expected = bytes(memory[start : start + _PIECE])
+                if (piece := file.read(len(expected))) != expected:
+                    raise wrong
+                digest.update(piece)
+        size = file.tell()
+        if file.read(1):
+            raise wrong
+    return FileRecord(digest.hexdigest(), size)
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
@@ -161,7 +167,3 @@ def _unshared(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         plain[name] = own.clone() if start in memory and own.numel() else own
         memory.add(start)
     return plain
-
-
-def _bytes_of(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.reshape(-1).view(torch.uint8)
