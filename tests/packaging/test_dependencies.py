@@ -18,7 +18,6 @@ ROOT = Path(__file__).parents[2]
 DISTRIBUTIONS = sorted(path.parent.name for path in ROOT.glob("stackwise-*/pyproject.toml"))
 
 NEVER_IMPORTED = {
-    ("stackwise-core", "numpy"): "safetensors writes tensors through it and does not declare it",
     ("stackwise-providers-transformer", "stackwise-providers-data"): "a first run needs a loader",
     ("stackwise-providers-transformer", "stackwise-providers-optim"): "a first run needs an optimizer",
 }

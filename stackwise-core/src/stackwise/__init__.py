@@ -43,6 +43,29 @@ _FACE = {
     "select": "stackwise.contracts.selectors",
     "matches": "stackwise.contracts.selectors",
     "Moment": "stackwise.timeline.duration",
+    # for type checkers: the shapes of components, and what they may offer beside; nobody inherits from them
+    "Adapter": "stackwise.contracts.protocols",
+    "Batch": "stackwise.contracts.protocols",
+    "Embedding": "stackwise.contracts.protocols",
+    "Fingerprinted": "stackwise.contracts.protocols",
+    "Head": "stackwise.contracts.protocols",
+    "Loader": "stackwise.contracts.protocols",
+    "Observer": "stackwise.contracts.protocols",
+    "PreparesEvaluations": "stackwise.contracts.protocols",
+    "Rack": "stackwise.contracts.protocols",
+    "Reaction": "stackwise.contracts.protocols",
+    "ReferencedTask": "stackwise.contracts.protocols",
+    "Scheduled": "stackwise.contracts.protocols",
+    "Skippable": "stackwise.contracts.protocols",
+    "Stateful": "stackwise.contracts.protocols",
+    "Task": "stackwise.contracts.protocols",
+    "TrainsElsewhere": "stackwise.contracts.protocols",
+    "Transform": "stackwise.contracts.protocols",
+    "WeightAdapter": "stackwise.contracts.protocols",
+    "GrowthOperator": "stackwise.contracts.growth",
+    "ParameterGrowth": "stackwise.contracts.growth",
+    "Generates": "stackwise.contracts.generation",
+    "HasTextCodec": "stackwise.contracts.generation",
     # for users in code
     "Built": "stackwise.contracts.components",
     "Duration": "stackwise.timeline.duration",
@@ -83,12 +106,16 @@ if TYPE_CHECKING:  # the types that provider authors and users check against; th
     from stackwise.contracts.components import BuildContext as BuildContext
     from stackwise.contracts.components import Built as Built
     from stackwise.contracts.components import Component as Component
+    from stackwise.contracts.generation import Generates as Generates
     from stackwise.contracts.generation import GenerationSettings as GenerationSettings
+    from stackwise.contracts.generation import HasTextCodec as HasTextCodec
     from stackwise.contracts.generation import TextCodec as TextCodec
     from stackwise.contracts.growth import BlockOrigin as BlockOrigin
     from stackwise.contracts.growth import CopyOf as CopyOf
     from stackwise.contracts.growth import Fresh as Fresh
+    from stackwise.contracts.growth import GrowthOperator as GrowthOperator
     from stackwise.contracts.growth import GrowthRequest as GrowthRequest
+    from stackwise.contracts.growth import ParameterGrowth as ParameterGrowth
     from stackwise.contracts.hookspecs import hookimpl as hookimpl
     from stackwise.contracts.options import Stack as Stack
     from stackwise.contracts.options import dimension as dimension
@@ -96,7 +123,25 @@ if TYPE_CHECKING:  # the types that provider authors and users check against; th
     from stackwise.contracts.options import option as option
     from stackwise.contracts.options import scheduled as scheduled
     from stackwise.contracts.options import stacks as stacks
+    from stackwise.contracts.protocols import Adapter as Adapter
+    from stackwise.contracts.protocols import Batch as Batch
+    from stackwise.contracts.protocols import Embedding as Embedding
+    from stackwise.contracts.protocols import Fingerprinted as Fingerprinted
+    from stackwise.contracts.protocols import Head as Head
+    from stackwise.contracts.protocols import Loader as Loader
+    from stackwise.contracts.protocols import Observer as Observer
     from stackwise.contracts.protocols import ParameterGroup as ParameterGroup
+    from stackwise.contracts.protocols import PreparesEvaluations as PreparesEvaluations
+    from stackwise.contracts.protocols import Rack as Rack
+    from stackwise.contracts.protocols import Reaction as Reaction
+    from stackwise.contracts.protocols import ReferencedTask as ReferencedTask
+    from stackwise.contracts.protocols import Scheduled as Scheduled
+    from stackwise.contracts.protocols import Skippable as Skippable
+    from stackwise.contracts.protocols import Stateful as Stateful
+    from stackwise.contracts.protocols import Task as Task
+    from stackwise.contracts.protocols import TrainsElsewhere as TrainsElsewhere
+    from stackwise.contracts.protocols import Transform as Transform
+    from stackwise.contracts.protocols import WeightAdapter as WeightAdapter
     from stackwise.contracts.selectors import matches as matches
     from stackwise.contracts.selectors import select as select
     from stackwise.contracts.specs import AdapterSpec as AdapterSpec

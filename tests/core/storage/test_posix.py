@@ -25,7 +25,8 @@ EVERYWHERE = {
     "strsignal",
 }
 """What Windows has of the module `signal`, as far as it is used here."""
-SYSTEM_CALLS = {"fork", "getuid", "geteuid", "register_at_fork", "sysconf", "uname", "statvfs", "mkfifo", "fchmod", "kill", "killpg"}
+SYSTEM_CALLS = {"getuid", "geteuid", "register_at_fork", "sysconf", "uname", "statvfs", "mkfifo", "fchmod", "kill", "killpg"}
+"""What fails where it is missing; `os.fork` is looked for where it is called."""
 
 
 def only_posix(tree: ast.AST) -> Iterator[str]:

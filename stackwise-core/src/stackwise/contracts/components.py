@@ -8,7 +8,7 @@ A provider publishes `Component` records through the hooks of `hookspecs.py`; ea
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from attrs import Factory, frozen
 
@@ -23,10 +23,6 @@ from stackwise.contracts.specs import (
     TaskSpec,
     TransformSpec,
 )
-
-if TYPE_CHECKING:
-    pass
-
 
 Kind = Literal[
     "embedding",
@@ -54,7 +50,6 @@ SPEC_OF: Mapping[Kind, type[Spec]] = {
     "loader": BatchSpec,
     "transform": TransformSpec,
 }
-
 """Kind → what `to_spec()` of its options gives; the other kinds have no spec."""
 
 

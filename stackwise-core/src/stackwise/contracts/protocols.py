@@ -23,12 +23,10 @@ if TYPE_CHECKING:
 from stackwise.contracts.components import BuildContext
 
 Batch = Mapping[str, "torch.Tensor"]
-
 """Field name → tensor; the first dimension is the row."""
 
 
 Totals = tuple["torch.Tensor", "torch.Tensor | float"]
-
 """A sum and its denominator."""
 
 
@@ -203,5 +201,4 @@ class Adapter(Protocol):
 
 
 Observer = Callable[[Any], None]
-
 """Called with every event of the training machine; one that raises is dropped with a warning."""

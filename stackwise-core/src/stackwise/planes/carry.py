@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from attrs import frozen
@@ -13,7 +13,8 @@ from torch import nn
 from stackwise.contracts.growth import BlockOrigin, CopyOf, GrowthOperator, GrowthRequest, Origin, ParameterGrowth
 from stackwise.errors import UserError, did_you_mean
 from stackwise.planes.model.transfer import ModelReceipt, carry_buffers, load, origins, sources, zero_residuals
-from stackwise.planes.optimizer.moments import Crossing, MomentsReceipt, Powers
+from stackwise.planes.optimizer.moments import Crossing, Kept, MomentsReceipt
+from stackwise.planes.optimizer.weight_copies import source_of
 
 CANONICAL = "rack.stacks.{stack}.{index}"
 
@@ -28,7 +29,7 @@ class CarryReceipt:
 
 @frozen
 class _Mapped:
-    """A map by tensor that was given as such."""
+    """A growth operator that is a map by tensor."""
 
     origins: Mapping[str, Origin]
 
@@ -79,20 +80,19 @@ def carry(
     block_map = _block_map(growth, request, blocks)
     if any(origin.gated for origin in block_map.values()):
         raise UserError("a gate follows the time of a run, which a loop of one's own has not: use an operator that does not gate")
-    groups = _groups(optimizer, old)
-    state = {name: optimizer.state[p] for name, p in model.named_parameters() if optimizer.state.get(p)}
+    membership = _Membership.of(optimizer, old)
     source = sources(blocks, block_map)
-    maps = _Mapped(growth) if isinstance(growth, Mapping) else growth
-    found = origins(old, new_model, source, growth=maps, request=request)
+    operator = _Mapped(growth) if isinstance(growth, Mapping) else growth
+    origin_of = origins(old, new_model, source, growth=operator, request=request)
     trained = {name: parameter.requires_grad for name, parameter in new_model.named_parameters()}
-    receipt = load(old, new_model, found, draw=lambda name, parameter: None, device=_device(old))
+    receipt = load(old, new_model, origin_of, device=_device(old))
     new_model.to(_device(old))
     carry_buffers(dict(model.named_buffers()), new_model, source)
     zero_residuals(new_model, blocks, residual_outputs, block_map, {*receipt.fresh, *receipt.copied})
     parameters = dict(new_model.named_parameters())
     for name, parameter in parameters.items():
         parameter.requires_grad_(trained[name])
-    return CarryReceipt(model=receipt, moments=_regroup(optimizer, parameters, receipt, groups, state, moments, group_of))
+    return CarryReceipt(model=receipt, moments=membership.regroup(parameters, Crossing(receipt=receipt, moments=moments), group_of))
 
 
 def _check_map(growth: Mapping[str, Origin], old: Mapping[str, nn.Parameter], new_model: nn.Module) -> None:
@@ -135,86 +135,75 @@ def _block_map(growth: object, request: GrowthRequest, path: str) -> Mapping[tup
             "stand in the names of parameters, as in 'layers.{index}'"
         )
     try:
-        found: Mapping[tuple[str, int], BlockOrigin] = growth.map_blocks(request)
+        block_map: Mapping[tuple[str, int], BlockOrigin] = growth.map_blocks(request)
     except ValueError as error:
         raise UserError(f"{type(growth).__name__} cannot make this change: {error}") from error
-    return found
+    return block_map
 
 
 def _device(parameters: Mapping[str, nn.Parameter]) -> torch.device:
     return next(iter(parameters.values())).device
 
 
-def _groups(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> dict[str, int]:
-    """Name → index of the group that holds the parameter."""
-    names = {id(parameter): name for name, parameter in reversed(list(parameters.items()))}
-    found = {}
-    for index, group in enumerate(optimizer.param_groups):
-        for parameter in group["params"]:
-            if id(parameter) not in names:
-                raise UserError(
-                    f"group {index} of the optimizer holds a parameter of shape {tuple(parameter.shape)} that is none of the model"
-                )
-            found[names[id(parameter)]] = index
-    return found
+@frozen
+class _Membership:
+    """Which group of the optimizer each parameter is in, and the state it has there, by name."""
+
+    optimizer: torch.optim.Optimizer
+    groups: Mapping[str, int]
+    """Name → index of its group."""
+    like: Mapping[str, int]
+    """The same by the name without its block numbers."""
+    kept: Mapping[str, Kept]
+
+    @classmethod
+    def of(cls, optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> _Membership:
+        """Read an optimizer over these parameters."""
+        names = {id(parameter): name for name, parameter in reversed(list(parameters.items()))}
+        groups = {}
+        for index, group in enumerate(optimizer.param_groups):
+            for parameter in group["params"]:
+                if id(parameter) not in names:
+                    raise UserError(
+                        f"group {index} of the optimizer holds a parameter of shape {tuple(parameter.shape)} that is none of the model"
+                    )
+                groups[names[id(parameter)]] = index
+        kept = {name: Kept(entries=optimizer.state[p]) for name, p in parameters.items() if name in groups and optimizer.state.get(p)}
+        return cls(optimizer, groups, {_without_numbers(name): index for name, index in groups.items()}, kept)
+
+    def regroup(self, parameters: Mapping[str, nn.Parameter], crossing: Crossing, group_of: Callable[[str], int] | None) -> MomentsReceipt:
+        """Let the same optimizer hold the parameters of the new model, with the state that goes on."""
+        optimizer = self.optimizer
+        trainable = {name: parameter for name, parameter in parameters.items() if parameter.requires_grad}
+        index = {name: self._index(name, crossing.receipt, group_of) for name in trainable}
+        powers = {name: group["moments"] for name, i in index.items() if "moments" in (group := optimizer.param_groups[i])}
+        carried = crossing.carry(self.kept, parameters, powers)
+        optimizer.state.clear()
+        for name, entries in carried.entries.items():
+            if name in trainable:
+                optimizer.state[trainable[name]] = entries
+        for i, group in enumerate(optimizer.param_groups):
+            members = [name for name in trainable if index[name] == i]
+            group["params"] = [trainable[name] for name in members]
+            if "param_names" in group:
+                group["param_names"] = members
+        return carried.receipt
+
+    def _index(self, name: str, receipt: ModelReceipt, group_of: Callable[[str], int] | None) -> int:
+        """The group of a parameter: that of what it was or copies, else of its like in other blocks, else the only one."""
+        source = source_of(name, receipt)
+        if source is not None and source in self.groups:
+            return self.groups[source]
+        if group_of is not None:
+            return group_of(name)
+        if _without_numbers(name) in self.like:
+            return self.like[_without_numbers(name)]
+        count = len(self.optimizer.param_groups)
+        if count == 1:
+            return 0
+        raise UserError(f"{name} is fresh, and none of the {count} groups of the optimizer holds its like: say which with `group_of`")
 
 
-def _regroup(
-    optimizer: torch.optim.Optimizer,
-    parameters: Mapping[str, nn.Parameter],
-    receipt: ModelReceipt,
-    groups: Mapping[str, int],
-    state: Mapping[str, Mapping[str, Any]],
-    moments: Literal["copy", "reset"],
-    group_of: Callable[[str], int] | None,
-) -> MomentsReceipt:
-    like = {_pattern(name): index for name, index in groups.items()}
-    members: list[list[nn.Parameter]] = [[] for _ in optimizer.param_groups]
-    names: list[list[str]] = [[] for _ in optimizer.param_groups]
-    declared: dict[str, Powers] = {}
-    for name, parameter in parameters.items():
-        if not parameter.requires_grad:
-            continue
-        index = _index(name, receipt, groups, like, len(members), group_of)
-        members[index].append(parameter)
-        names[index].append(name)
-        if "moments" in optimizer.param_groups[index]:
-            declared[name] = optimizer.param_groups[index]["moments"]
-    crossing = Crossing(receipt=receipt, moments=moments)
-    counts = crossing.carry(state, parameters, declared)
-    optimizer.state.clear()
-    for name, entries in {**crossing.kept, **crossing.copied}.items():
-        if parameters[name].requires_grad:
-            optimizer.state[parameters[name]] = entries
-    for group, held, called in zip(optimizer.param_groups, members, names, strict=True):
-        group["params"] = held
-        if "param_names" in group:
-            group["param_names"] = called
-    return counts
-
-
-def _index(
-    name: str,
-    receipt: ModelReceipt,
-    groups: Mapping[str, int],
-    like: Mapping[str, int],
-    count: int,
-    group_of: Callable[[str], int] | None,
-) -> int:
-    """The group of a parameter: that of what it was or copies, else of its like in other blocks, else the only one."""
-    origin = receipt.copied.get(name)
-    was = receipt.adopted.get(name) or (origin.source if isinstance(origin, CopyOf) else None)
-    if was is not None and was in groups:
-        return groups[was]
-    if group_of is not None:
-        return group_of(name)
-    if _pattern(name) in like:
-        return like[_pattern(name)]
-    if count == 1:
-        return 0
-    raise UserError(f"{name} is fresh, and none of the {count} groups of the optimizer holds its like: say which with `group_of`")
-
-
-def _pattern(name: str) -> str:
+def _without_numbers(name: str) -> str:
     """The name with its block numbers taken out."""
     return re.sub(r"(?<=\.)\d+(?=\.)", "*", name)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
+from threading import Thread
 
 import torch
 from attrs import frozen
@@ -46,15 +46,39 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> FileRecord
     own, same = distinct(tensors)
     plain = _unshared(own)
     disk.write_tensors(path, plain, {"format": "pt", _SAME: json.dumps(same)})
-    with ThreadPoolExecutor(1, thread_name_prefix="checkpoint digest") as beside:
-        record = beside.submit(_record_of, path, plain)  # sha256 lets the disk go on
+    reading = _Reading(path, plain)
+    reading.start()
+    try:
         disk.sync_file(path)
-    return record.result()
+    finally:
+        reading.join()
+    return reading.result()
 
 
 def write_whole(path: Path, content: bytes) -> FileRecord:
     """Write a small new file and force it to disk."""
     return FileRecord(sha256(content).hexdigest(), disk.write_file(path, content))
+
+
+class _Reading(Thread):
+    """Reads a file back beside the fsync, because sha256 lets the disk go on; an executor would take no work as the interpreter ends."""
+
+    def __init__(self, path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+        super().__init__(name="checkpoint digest")
+        self._path, self._tensors = path, tensors
+        self._outcome: FileRecord | OSError = OSError(f"{path.name} could not be read back")
+
+    def run(self) -> None:
+        try:
+            self._outcome = _record_of(self._path, self._tensors)
+        except OSError as error:
+            self._outcome = error
+
+    def result(self) -> FileRecord:
+        """Of the finished thread."""
+        if isinstance(self._outcome, OSError):
+            raise self._outcome
+        return self._outcome
 
 
 def _record_of(path: Path, tensors: Mapping[str, torch.Tensor]) -> FileRecord:

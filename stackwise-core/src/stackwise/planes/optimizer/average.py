@@ -9,15 +9,15 @@ import torch
 from torch import nn
 
 from stackwise.errors import UserError
-from stackwise.planes.model.parameter_map import fill
 from stackwise.planes.model.transfer import ModelReceipt
+from stackwise.planes.optimizer.weight_copies import carry_copy, copy_of, source_of
 
 
 class WeightAverage:
     """avg ← decay·avg + (1 − decay)·weight after every step (Polyak and Juditsky 1992; constant decay as in arXiv 1706.03762).
 
-    A fresh parameter begins its average at its own first value, and so does a matrix that took in a weight adapter, for it is another
-    one now; an adopted one keeps it, a copied one copies it.
+    A fresh parameter begins its average at its own first value. So does a matrix that took in a weight adapter, because it is
+    another matrix now. An adopted parameter keeps its average, a copied one copies it.
     """
 
     def __init__(self) -> None:
@@ -32,33 +32,28 @@ class WeightAverage:
             parameters: every parameter of the model in place by canonical name, frozen ones included.
             receipt: what the boundary did to them.
         """
-        before, self._average, self._parameters, self._model = self._average, {}, {}, parameters
+        before, self._average, self._model = self._average, {}, parameters
         for name, parameter in parameters.items():
-            origin, old = receipt.copied.get(name), receipt.adopted.get(name)
-            source = old if origin is None else origin.source
-            if source is not None and source in receipt.merged:
-                self._average[name] = parameter.detach().clone()
-            elif old is not None and old in before:
-                self._average[name] = before[old]
-            elif origin is not None and origin.source in before:
-                self._average[name] = average = parameter.detach().clone()
-                fill(average, before[origin.source], origin)
-            elif parameter.requires_grad:
-                self._average[name] = parameter.detach().clone()
-            else:
-                continue
-            self._parameters[name] = parameter
+            merged = source_of(name, receipt) in receipt.merged
+            average = None if merged else carry_copy(name, parameter, before, receipt)
+            if average is not None:
+                self._average[name] = average
+            elif merged or parameter.requires_grad:
+                self._average[name] = copy_of(parameter)
+        self._parameters = {name: parameters[name] for name in self._average}
 
     def update(self, decay: float) -> None:
         """Take in the weights as they are."""
-        torch._foreach_lerp_(list(self._average.values()), [p.detach() for p in self._parameters.values()], 1.0 - decay)
+        averages = list(self._average.values())
+        weights = [p.detach().to(average.dtype) for p, average in zip(self._parameters.values(), averages, strict=True)]
+        torch._foreach_lerp_(averages, weights, 1.0 - decay)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """The model with averaged weights; its own come back afterwards."""
         own = {name: parameter.data for name, parameter in self._parameters.items()}
         for name, parameter in self._parameters.items():
-            parameter.data = self._average[name]
+            parameter.data = self._average[name].to(parameter.dtype)
         try:
             yield
         finally:
@@ -78,7 +73,5 @@ class WeightAverage:
         wrong = [name for name, average in state.items() if name not in self._model or self._model[name].shape != average.shape]
         if wrong or self._average.keys() - state.keys():
             raise UserError(f"saved averages are not of this model: {', '.join([*wrong, *(self._average.keys() - state.keys())][:5])}")
-        self._parameters = {
-            name: parameter for name, parameter in self._model.items() if name in state
-        }  # frozen ones that once trained too
+        self._parameters = {name: p for name, p in self._model.items() if name in state}  # frozen ones that once trained too
         self._average = {name: state[name].to(parameter.device, copy=True) for name, parameter in self._parameters.items()}

@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import torch
 from attrs import Factory, frozen
-from torch import nn
 
 from stackwise.contracts.growth import CopyOf
 from stackwise.planes.model.parameter_map import fill, fill_moment
@@ -48,68 +47,101 @@ class MomentsReceipt:
 
 
 @frozen(kw_only=True)
+class Kept:
+    """What an optimizer keeps of one parameter."""
+
+    entries: dict[str, Any] = Factory(dict)
+    """Its state; empty before the first step."""
+    powers: Powers | None = None
+    """What the optimizer said that it keeps, where it said so."""
+    counts: Mapping[str, Any] = Factory(dict)
+    """What the optimizer itself changed in the torch group of the parameter."""
+
+
+@frozen(kw_only=True)
+class Carried:
+    """What goes on after a boundary, by the new names."""
+
+    entries: Mapping[str, dict[str, Any]]
+    """The state of every parameter that does not start anew."""
+    counted: Mapping[str, Kept]
+    """What was kept of the parameter that each goes on from, where its counts go on."""
+    receipt: MomentsReceipt
+
+
+@frozen(kw_only=True)
 class Crossing:
     """How the state of an optimizer crosses a boundary.
 
     Args:
+        receipt: what the boundary did to the parameters.
         same: whether the optimizer goes on as the component that it was; another one takes over only what it declares to keep.
         moments: whether copied parameters, and all parameters of another optimizer, take state over.
         ended: adopted parameters whose state does not go on, though a copy of them may take it over.
-        was: name before → what the optimizer kept for it, where it said so.
     """
 
     receipt: ModelReceipt
     same: bool = True
     moments: Literal["copy", "reset"] = "copy"
     ended: Collection[str] = ()
-    was: Mapping[str, Powers] = Factory(dict)
-    kept: dict[str, dict[str, Any]] = Factory(dict)
-    copied: dict[str, dict[str, Any]] = Factory(dict)
 
-    def carry(self, old: Mapping[str, Entries], parameters: Mapping[str, nn.Parameter], declared: Mapping[str, Powers]) -> MomentsReceipt:
+    def carry(self, old: Mapping[str, Kept], weights: Mapping[str, torch.Tensor], declared: Mapping[str, Powers]) -> Carried:
         """Find the state of every parameter of the new model.
 
         Args:
-            old: state by name before the boundary, that of frozen parameters included.
-            parameters: every parameter of the new model by name.
+            old: name before → what was kept of it, frozen parameters included.
+            weights: every name of the new model → what learns.
             declared: name → what its optimizer keeps for it, where it says so.
         """
-        for name, before in self.receipt.adopted.items():
-            entries = self._taken(old.get(before), before, declared.get(name))
-            if entries is not None and name not in self.ended and not self._is_stale(name, entries, declared.get(name)):
-                self.kept[name] = dict(entries)
-        if self.moments == "copy":
-            for name, origin in self.receipt.copied.items():
-                entries = self._taken(old.get(origin.source), origin.source, declared.get(name))
-                parameter, was = parameters[name], self.receipt.recast.get(name)
-                mapped = None if entries is None else map_entries(entries, parameter, origin, declared.get(name), was)
-                if mapped is not None:
-                    self.copied[name] = mapped
-        used = {self.receipt.adopted[name] for name in self.kept} | {self.receipt.copied[name].source for name in self.copied}
-        return MomentsReceipt(kept=len(self.kept), copied=len(self.copied), dropped=len(old.keys() - used))
+        adopted, copied = self._adopted(old, declared), self._copied(old, weights, declared)
+        entries = {**adopted, **copied}
+        sources = {**self.receipt.adopted, **({n: origin.source for n, origin in self.receipt.copied.items()} if self._copies else {})}
+        counted = {name: old[s] for name, s in sources.items() if s in old and (name in entries or not old[s].entries)}
+        used = {sources[name] for name in entries}
+        dropped = sum(bool(kept.entries) for name, kept in old.items() if name not in used)
+        return Carried(entries=entries, counted=counted, receipt=MomentsReceipt(kept=len(adopted), copied=len(copied), dropped=dropped))
 
     @property
-    def sources(self) -> dict[str, str]:
-        """Name → the one before whose state it goes on with, where there is any."""
-        copied = {name: origin.source for name, origin in self.receipt.copied.items()} if self.moments == "copy" else {}
-        return {**self.receipt.adopted, **copied}
+    def _copies(self) -> bool:
+        return self.moments == "copy"
 
-    def _taken(self, entries: Entries | None, source: str, declared: Powers | None) -> Entries | None:
-        """The entries that the new optimizer goes on with; None: it starts anew."""
-        if not entries or (not self.same and (declared is None or self.moments == "reset")):
+    def _adopted(self, old: Mapping[str, Kept], declared: Mapping[str, Powers]) -> dict[str, dict[str, Any]]:
+        """An adopted parameter keeps its own state."""
+        carried = {}
+        for name, before in self.receipt.adopted.items():
+            entries = self._usable(old.get(before), declared.get(name))
+            if entries is not None and name not in self.ended and not self._is_stale(before, entries, declared.get(name)):
+                carried[name] = entries
+        return carried
+
+    def _copied(
+        self, old: Mapping[str, Kept], weights: Mapping[str, torch.Tensor], declared: Mapping[str, Powers]
+    ) -> dict[str, dict[str, Any]]:
+        """A copied parameter has the state of its source, through the map that its values came by."""
+        carried: dict[str, dict[str, Any]] = {}
+        for name, origin in self.receipt.copied.items() if self._copies else ():
+            entries = self._usable(old.get(origin.source), declared.get(name))
+            if entries is not None:
+                mapped = map_entries(entries, weights[name], origin, declared.get(name), self.receipt.recast.get(name))
+                carried |= {} if mapped is None else {name: mapped}
+        return carried
+
+    def _usable(self, kept: Kept | None, declared: Powers | None) -> dict[str, Any] | None:
+        """The entries that the new optimizer can go on with; None: it starts anew."""
+        if kept is None or not kept.entries or (not self.same and (declared is None or not self._copies)):
             return None
         if declared is None:
-            return entries
-        if any(entry not in entries for entry in declared):
+            return dict(kept.entries)
+        if any(entry not in kept.entries for entry in declared):
             return None
         if self.same:
-            gone = self.was.get(source, declared).keys() - declared.keys()  # by another rule of the same optimizer
-            return {entry: value for entry, value in entries.items() if entry not in gone}
-        return {entry: entries[entry] for entry in declared}
+            gone = (declared if kept.powers is None else kept.powers).keys() - declared.keys()  # by another rule of the same optimizer
+            return {entry: value for entry, value in kept.entries.items() if entry not in gone}
+        return {entry: kept.entries[entry] for entry in declared}
 
-    def _is_stale(self, name: str, entries: Entries, declared: Powers | None) -> bool:
+    def _is_stale(self, before: str, entries: Entries, declared: Powers | None) -> bool:
         """Whether the parameter took in an adapter that its state, being a weight itself, knows nothing of."""
-        return self.receipt.adopted[name] in self.receipt.merged and any(power_of(entry, declared) == "weight" for entry in entries)
+        return before in self.receipt.merged and any(power_of(entry, declared) == "weight" for entry in entries)
 
 
 def power_of(entry: str, declared: Powers | None) -> int | str | None:
@@ -119,16 +151,16 @@ def power_of(entry: str, declared: Powers | None) -> int | str | None:
 
 
 def map_entries(
-    entries: Entries, parameter: nn.Parameter, origin: CopyOf, declared: Powers | None, was: torch.dtype | None = None
+    entries: Entries, weight: torch.Tensor, origin: CopyOf, declared: Powers | None, was: torch.dtype | None = None
 ) -> dict[str, Any] | None:
     """State of a copied parameter; None where an entry cannot follow the map, so that the parameter starts anew.
 
     Args:
         entries: state of its source.
-        parameter: the copy.
+        weight: the copy.
         origin: the map.
         declared: what its optimizer keeps, where it says so.
-        was: dtype of its source, where it has another one: entries held in the one are held in the other.
+        was: dtype of its source, where it has another one: entries of the one become entries of the other.
     """
     mapped: dict[str, Any] = {}
     for entry, value in entries.items():
@@ -140,12 +172,12 @@ def map_entries(
         elif power is None:
             return None
         else:
-            new = mapped[entry] = torch.empty_like(parameter.detach(), dtype=value.dtype)
+            new = mapped[entry] = torch.empty_like(weight.detach(), dtype=value.dtype)
             if isinstance(power, int):
                 fill_moment(new, value, origin, power)
             else:
-                new.copy_(parameter.detach())
+                new.copy_(weight.detach())
                 fill(new, value, origin)
         if was is not None and isinstance(value, torch.Tensor) and value.dim() and value.dtype == was:
-            mapped[entry] = mapped[entry].to(parameter.dtype)
+            mapped[entry] = mapped[entry].to(weight.dtype)
     return mapped

@@ -17,7 +17,8 @@ from stackwise.curriculum.states import GroupState, OptimizerState
 from stackwise.curriculum.transitions import Enter
 from stackwise.errors import ProviderError, SelectorError, UserError
 from stackwise.planes.model.transfer import ModelReceipt
-from stackwise.planes.optimizer.plane import OptimizerPlane, group_parameters
+from stackwise.planes.optimizer.groups import group_parameters
+from stackwise.planes.optimizer.plane import OptimizerPlane
 from stackwise.timeline.schedules import Curve, Knot
 
 FALLING = Curve((Knot(0.0, 1.0, "linear"), Knot(1.0, 0.0, "hold")))
@@ -120,7 +121,7 @@ def test_a_frozen_parameter_that_moves_takes_its_parked_state_with_it() -> None:
     )
     assert (done.kept, done.copied, done.dropped) == (1, 1, 0)
     thawed["c"].requires_grad_(True)
-    plane.enter(state(), {**plane._names, **thawed}, 0.6, receipt=ModelReceipt(adopted={"a": "a", "c": "c"}))
+    plane.enter(state(), {"a": plane.parameters[0], **thawed}, 0.6, receipt=ModelReceipt(adopted={"a": "a", "c": "c"}))
     assert torch.equal(plane.optimizer.state[thawed["c"]]["exp_avg"], held["b"]["exp_avg"])
 
 
@@ -130,6 +131,7 @@ def test_an_unchanged_crossing_keeps_the_optimizer_itself() -> None:
     stepped(plane)
     optimizer = plane.optimizer
     done = plane.enter(state(lr=Curve.constant(3.0)), parameters, 0.5, receipt=ModelReceipt(adopted={"a": "a", "b": "b"}))
+    plane.apply_values(0.5)
     assert plane.optimizer is optimizer and (done.kept, done.copied, done.dropped) == (2, 0, 0)
     assert plane.lr == 3.0
 

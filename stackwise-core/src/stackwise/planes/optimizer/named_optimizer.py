@@ -1,0 +1,192 @@
+"""A torch optimizer spoken to by the names of its parameters; torch itself knows them by their place in a list.
+
+`torch.optim.Optimizer.load_state_dict` goes by position and swaps two parameters of one shape without a word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import nn
+
+from stackwise.contracts.protocols import TrainsElsewhere
+from stackwise.errors import ProviderError, UserError
+from stackwise.planes.optimizer.groups import declared_name
+from stackwise.planes.optimizer.moments import TORCH_POWERS, Entries, Kept, Powers
+
+
+class NamedOptimizer:
+    """An optimizer, the names of what it holds, and what it has changed in its own torch groups since it was built.
+
+    Args:
+        torch_optimizer: holds each of `parameters` once and nothing else.
+        parameters: canonical name → what learns.
+        followed: declared group → entries of its torch groups that follow curves and are no counts of the optimizer.
+        fault: raised where the parameters are others.
+
+    Raises:
+        UserError, ProviderError: the optimizer's parameters are not exactly these.
+    """
+
+    def __init__(
+        self,
+        torch_optimizer: torch.optim.Optimizer,
+        parameters: Mapping[str, nn.Parameter],
+        followed: Mapping[str, Collection[str]],
+        fault: type[UserError] | type[ProviderError],
+    ) -> None:
+        self.torch = torch_optimizer
+        self.parameters = dict(parameters)
+        _check_members(torch_optimizer, parameters, fault)
+        self._names = {id(parameter): name for name, parameter in parameters.items()}
+        self._built = [deepcopy({key: value for key, value in g.items() if key != "params"}) for g in torch_optimizer.param_groups]
+        self._followed = [frozenset(followed.get(declared_name(group), ())) for group in torch_optimizer.param_groups]
+        if isinstance(torch_optimizer, TrainsElsewhere):
+            torch_optimizer.train()
+
+    @property
+    def trains_elsewhere(self) -> bool:
+        """Whether parameters hold other weights in training than those to judge and keep."""
+        return isinstance(self.torch, TrainsElsewhere)
+
+    @property
+    def default_group(self) -> Mapping[str, Any]:
+        """The torch group of the parameters that no declared group takes; the first one where groups take them all."""
+        groups = self.torch.param_groups
+        return next((group for group in groups if group.get("group") == "default"), groups[0])
+
+    def entries(self) -> dict[str, dict[str, Any]]:
+        """State by name; the live entries, not copies."""
+        state = self.torch.state
+        return {name: state[parameter] for name, parameter in self.parameters.items() if state.get(parameter)}
+
+    def counts(self) -> list[dict[str, Any]]:
+        """For each torch group what the optimizer itself has changed in it."""
+        return [
+            {key: value for key, value in group.items() if key not in ("params", *followed) and _differ(value, built.get(key))}
+            for group, built, followed in zip(self.torch.param_groups, self._built, self._followed, strict=True)
+        ]
+
+    def powers(self) -> dict[str, Powers]:
+        """Name → what the optimizer says that it keeps, where it says so."""
+        groups = self._groups()
+        return {name: group["moments"] for name, group in groups.items() if group.get("moments")}
+
+    def kept(self) -> dict[str, Kept]:
+        """Everything that it keeps of each parameter."""
+        groups, entries, powers = self._groups(), self.entries(), self.powers()
+        counts = {id(group): changed for group, changed in zip(self.torch.param_groups, self.counts(), strict=True)}
+        return {
+            name: Kept(entries=entries.get(name, {}), powers=powers.get(name), counts=counts[id(groups[name])]) for name in self.parameters
+        }
+
+    def go_on(self, entries: Mapping[str, dict[str, Any]], counted: Mapping[str, Kept]) -> None:
+        """Take over the state of parameters that do not start anew.
+
+        Args:
+            entries: name → state.
+            counted: name → what was kept of the parameter it goes on from; empty: nothing is counted on.
+
+        Raises:
+            UserError: parameters of one torch group were counted apart, or some of them only begin to count.
+        """
+        for name, parameter in self.parameters.items():
+            if name in entries:
+                self.torch.state[parameter] = entries[name]
+        called = type(self.torch).__name__
+        common = [_common_counts(called, [self._names[id(p)] for p in group["params"]], counted) for group in self.torch.param_groups]
+        for group, counts in zip(self.torch.param_groups, common, strict=True):
+            group.update(deepcopy(dict(counts)))
+
+    def load(self, entries: Mapping[str, Entries], counts: Sequence[Mapping[str, Any]]) -> None:
+        """Restore what `entries` and `counts` returned of an optimizer of the same declaration.
+
+        Raises:
+            UserError: state of another shape than the parameter of that name, or another number of groups; nothing is written then.
+        """
+        if len(counts) != len(self.torch.param_groups):
+            raise UserError(f"the saved optimizer has {len(counts)} parameter groups, the declared one has {len(self.torch.param_groups)}")
+        self.load_entries(entries)
+        for group, saved in zip(self.torch.param_groups, counts, strict=True):
+            group.update(saved)
+
+    def load_entries(self, entries: Mapping[str, Entries]) -> None:
+        """Restore what `entries` returned; names that it does not hold are passed over.
+
+        Raises:
+            UserError: state of another shape than the parameter of that name; nothing is written then.
+        """
+        groups = self._groups()
+        for name in self.parameters.keys() & entries.keys():
+            _check_shapes(name, entries[name], self.parameters[name], groups[name].get("moments", TORCH_POWERS))
+        for name, parameter in self.parameters.items():
+            if name in entries:
+                on_device = bool(groups[name].get("fused") or groups[name].get("capturable"))
+                self.torch.state[parameter] = {key: _beside(value, parameter, on_device) for key, value in entries[name].items()}
+
+    def _groups(self) -> dict[str, dict[str, Any]]:
+        """Name → its torch group."""
+        return {self._names[id(parameter)]: group for group in self.torch.param_groups for parameter in group["params"]}
+
+
+def _check_members(
+    optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter], fault: type[UserError] | type[ProviderError]
+) -> None:
+    """What learns and what the optimizer holds are the same set, by identity, each once."""
+    slots = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    held, names = set(slots), {id(p): name for name, p in parameters.items()}
+    missing, extra, again = [name for key, name in names.items() if key not in held], held - names.keys(), len(slots) - len(held)
+    if missing or extra or again:
+        raise fault(
+            f"{type(optimizer).__name__} must hold each trainable parameter once: missing {missing or 'none'}, "
+            f"not trainable {len(extra)}, held twice {again}"
+        )
+
+
+def _check_shapes(name: str, entries: Entries, parameter: torch.Tensor, shaped: Collection[str]) -> None:
+    for key, value in entries.items():
+        if key in shaped and isinstance(value, torch.Tensor) and value.dim() and value.shape != parameter.shape:
+            raise UserError(f"saved {key} of {name} has shape {tuple(value.shape)}, the parameter has {tuple(parameter.shape)}")
+
+
+def _common_counts(optimizer: str, names: Sequence[str], counted: Mapping[str, Kept]) -> Mapping[str, Any]:
+    """What the torch groups that these parameters come from have counted, which must be the same in all of them."""
+    older = [name for name in names if name in counted]
+    if not older:
+        return {}
+    first, *others = older
+    own = counted[first].counts
+    for other in others:
+        theirs = counted[other].counts
+        if apart := [key for key in {**own, **theirs} if key not in own or key not in theirs or _differ(own[key], theirs[key])]:
+            raise UserError(
+                f"{optimizer} counts in its parameter groups ({', '.join(apart)}), and {first} and {other}, which it counted apart, "
+                f"cannot have one count: keep them in groups of their own, {_OTHERWISE}"
+            )
+    counts = [key for key, value in own.items() if isinstance(value, int | float | torch.Tensor) and not isinstance(value, bool)]
+    begun = [name for name in names if name not in counted]
+    if counts and begun:
+        raise UserError(
+            f"{optimizer} counts in its parameter groups ({', '.join(counts)}), where {begun[0]}, which begins at this boundary, cannot "
+            f"have a count of its own beside {first}: give what begins a group of its own, {_OTHERWISE}"
+        )
+    return own
+
+
+_OTHERWISE = "take an optimizer that counts for each parameter, or declare another optimizer in this phase"
+
+
+def _differ(left: Any, right: Any) -> bool:
+    if isinstance(left, torch.Tensor) and isinstance(right, torch.Tensor):
+        return not torch.equal(left, right)
+    return isinstance(left, torch.Tensor) or isinstance(right, torch.Tensor) or bool(left != right)
+
+
+def _beside(value: Any, parameter: torch.Tensor, on_device: bool) -> Any:
+    """A copy of a saved entry where the optimizer expects it: at its parameter; a step counter on the CPU unless kernels read it."""
+    if not isinstance(value, torch.Tensor):
+        return value
+    return value.detach().to(parameter.device if value.dim() or on_device else "cpu", copy=True)
