@@ -113,10 +113,9 @@ class _Walk:
         if phase.enter.growth is None and not phase.enter.fresh and declared == self._model:
             return ModelReceipt(adopted={name: name for name, _ in self.plane.model.named_parameters()})
         self._model, self._charged = declared, None
-        growth = self.shop.growth(phase.enter.growth) if phase.enter.growth is not None else None
         config = self.plan.experiment.phases[phase.index]
         with _placed_at(config, "model.freeze", "model" if phase.enter.growth is None else "enter.growth"):
-            return self.plane.enter(state.model, Boundary.of(phase, growth))
+            return self.plane.enter(state.model, Boundary.of(phase))
 
     def figures(self, phase: CompiledPhase, state: TrainingState) -> _Figures:
         """The figures of the phase that was entered last."""

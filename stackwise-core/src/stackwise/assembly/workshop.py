@@ -27,10 +27,12 @@ from stackwise.machine.observers import Observers
 from stackwise.machine.placement import Placement
 from stackwise.machine.settings import Settings
 from stackwise.plan import EvaluationPlan, Plan, make_plan
+from stackwise.plan.blocks import names_residual_outputs, needs_residual_outputs, no_residual_outputs
 from stackwise.plan.reads import shortages
 from stackwise.planes.data.plane import DataPlane
 from stackwise.planes.data.readers.processes import ProcessLoader
 from stackwise.planes.model.initialisation import build_seed, drawing_from
+from stackwise.planes.model.module import rack_spec
 from stackwise.planes.model.plane import ModelPlane
 from stackwise.planes.model.state import Tensors, load_named_tensors
 from stackwise.planes.objective import Objective
@@ -65,6 +67,7 @@ def _assemble(plan: Plan, observers: Observers | None) -> TrainingMachine:
     parts = Workshop(plan)
     data = parts.data("train", placement)
     _rehearse(plan, data)
+    _check_growth(plan)
     return TrainingMachine(
         model=ModelPlane(parts.module, device=placement.device, start=_start(plan)),
         data=data,
@@ -78,7 +81,6 @@ def _assemble(plan: Plan, observers: Observers | None) -> TrainingMachine:
             placement=placement,
             halt_after=1 if run.non_finite == "halt" else run.halt_after,
             probe=run.probe,
-            grow=parts.growth,
             bridges=[str(bridge) for bridge in plan.bridges],
             providers=[f"{provider.distribution} {provider.version} sha256:{provider.file_digest}" for provider in plan.providers],
         ),
@@ -118,10 +120,6 @@ class Workshop:
     def task(self, part: Part) -> Any:
         """The objective of a declared task."""
         return self._make(part, "task")
-
-    def growth(self, part: Part) -> Any:
-        """A growth operator."""
-        return self._make(part, "growth")
 
     def reaction(self, part: Part) -> Reaction:
         """An answer to the training signal."""
@@ -245,6 +243,25 @@ def _rehearse(plan: Plan, data: DataPlane) -> None:
     sizes = data.rehearse([(state.data, lookahead, moment) for state, lookahead, moment in asked])
     if problems := shortages(schedule.clock, schedule.phases, plan.joined, told, sizes):
         raise ConfigError(problems)
+
+
+def _check_growth(plan: Plan) -> None:
+    """Growth that needs the rack's residual outputs has a rack that names them, where a user's own module alone can say.
+
+    Raises:
+        ConfigError: it names none.
+    """
+    for phase, joined in zip(plan.schedule, plan.joined, strict=True):
+        rack, growth = joined.drafts.rack, joined.drafts.growth
+        if growth is None or phase.state is None or not needs_residual_outputs(phase.blocks) or names_residual_outputs(rack) is not None:
+            continue
+        try:
+            module = Workshop(plan, device="meta").module("rack", phase.state.model.rack, phase.start)
+        except Exception:  # a constructor that needs values: the boundary will say
+            continue
+        if not rack_spec(module).residual_outputs:
+            message = f"{growth.id} cannot make this change: {no_residual_outputs(rack.label)}"
+            raise ConfigError([plan.experiment.phases[phase.index].problem(growth.path, message)])
 
 
 def build_module(part: Part, registry: Registry, context: BuildContext, *extra: object) -> nn.Module:

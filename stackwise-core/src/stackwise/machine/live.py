@@ -32,7 +32,7 @@ class LiveState:
 
     Args:
         schedule: the timeline of declared states.
-        settings: placement, and who builds growth operators.
+        settings: placement.
         model: a model plane, or a finished module.
         data: a data plane, a loader, or an iterable of batches.
         task: an objective, or a finished task.
@@ -55,7 +55,7 @@ class LiveState:
         observers: Observers | Sequence[Observer],
     ) -> None:
         device = settings.placement.device
-        self.placement, self._schedule, self._grow = settings.placement, schedule, settings.grow
+        self.placement, self._schedule = settings.placement, schedule
         self.model = model if isinstance(model, ModelPlane) else ModelPlane.of(model, device)
         self.data = data if isinstance(data, DataPlane) else DataPlane.of(data, device)
         self.objective = task if isinstance(task, Objective) else Objective.of(task)
@@ -97,9 +97,8 @@ class LiveState:
 
     def _enter_model(self, phase: CompiledPhase, state: TrainingState) -> ModelReceipt:
         """An optimizer that trains at other points lets go first: what it will not train any more holds the weights to keep."""
-        growth = self._grow(phase.enter.growth) if self._grow is not None and phase.enter.growth is not None else None
         self.optimizer.leave(state.optimizer)
-        return self.model.enter(state.model, Boundary.of(phase, growth), settle=self.optimizer.settle)
+        return self.model.enter(state.model, Boundary.of(phase), settle=self.optimizer.settle)
 
     def _enter_optimizer(self, phase: CompiledPhase, state: TrainingState, receipt: ModelReceipt | None) -> MomentsReceipt:
         t = self._schedule.clock.t(phase.start)

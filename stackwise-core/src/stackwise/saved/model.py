@@ -45,7 +45,7 @@ def model_at(checkpoint: Checkpoint) -> SavedModel:
         ProviderError: a component that cannot be built.
     """
     described = Described.read(checkpoint.about, checkpoint.step)
-    found = declared_at(make_plan(config.experiment(described.config), discover(), describe_field.past), checkpoint.step, described.fingerprints)
+    found = declared_at(make_plan(config.experiment(described.config), discover(), described.past), checkpoint.step, described.fingerprints)
     saved = checkpoint.load_state()
     load_named_state(found.model, saved["model"], f"the weights in {checkpoint.path}")
     if described.trains_elsewhere:

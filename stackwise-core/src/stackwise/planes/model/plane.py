@@ -187,7 +187,7 @@ class ModelPlane:
             old,
             new,
             source,
-            growth=boundary.growth,
+            growth=boundary.growth if before is not None else None,
             request=growth_request(before, state, residual_outputs) if before is not None else None,
             fresh=self._fresh(new, boundary, drop),
         )
