@@ -10,7 +10,7 @@ from small_planes import FALLING, adam, named, state
 
 from stackwise.contracts.protocols import ParameterGroup
 from stackwise.curriculum.parts import Part
-from stackwise.curriculum.states import LRScale
+from stackwise.curriculum.states import GroupState, LRScale
 from stackwise.curriculum.transitions import Enter
 from stackwise.errors import SelectorError, UserError
 from stackwise.planes.model.transfer import ModelReceipt
@@ -56,11 +56,12 @@ def test_the_size_of_the_model_the_reaction_and_the_warm_up_are_factors_on_rates
         factor = 0.25
 
     def decaying(part: Part, t: float, groups: Sequence[ParameterGroup]) -> torch.optim.Optimizer:
-        return torch.optim.AdamW([{"params": list(g.parameters.items()), "group": g.name, "weight_decay": 0.5, **g.values} for g in groups])
+        return torch.optim.AdamW([{"params": list(g.parameters.items()), "group": g.name, **g.values} for g in groups])
 
     plane, parameters = OptimizerPlane(decaying, lambda part: Quarter()), named("a", "b")  # type: ignore[arg-type,return-value]  # a factor will do
     scale = LRScale(by="parameters", exponent=1.0, base=2.0)
-    declared = state(lr=Curve.constant(1.0), lr_scaling=(scale,), reaction=Part(kind="reaction", id="r"))
+    rest = GroupState(name="default", select=(), curves={"lr": Curve.constant(1.0), "weight_decay": Curve.constant(0.5)})
+    declared = state(groups=(rest,), lr_scaling=(scale,), reaction=Part(kind="reaction", id="r"))
     plane.enter(declared, parameters, 0.25, receipt=ModelReceipt(fresh=("b",)), enter=Enter(rewarm=RISING))
     plane.apply_values(0.25)
     assert rates(plane) == {"default": 2 * 0.25, "default.fresh": 0.5 * 2 * 0.25}

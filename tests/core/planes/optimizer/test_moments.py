@@ -121,22 +121,24 @@ def test_a_finished_optimizer_cannot_change_what_it_trains() -> None:
         plane.enter(state(), named("a", "b"), 0.0)
 
 
-def test_where_another_class_comes_of_the_same_component_what_trained_elsewhere_is_left_at_what_was_judged() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_where_another_class_comes_of_the_same_component_what_trained_elsewhere_is_left_at_what_was_judged(dtype: torch.dtype) -> None:
     classes = iter([schedulefree.AdamWScheduleFree, torch.optim.Adam])
 
     def changing(part: Part, t: float, groups: Sequence[ParameterGroup]) -> torch.optim.Optimizer:
         optimizer: torch.optim.Optimizer = next(classes)([{"params": list(g.parameters.values()), "group": g.name} for g in groups], lr=0.1)
         return optimizer
 
-    plane, parameters = OptimizerPlane(changing), named("a")
+    plane, parameters = OptimizerPlane(changing), named("a", dtype=dtype)
     plane.enter(state(), parameters, 0.0)
     for k in range(3):
         plane.apply_values(k / 4)
         step(plane)
     with plane.evaluating():
-        judged = parameters["a"].detach().clone()
+        judged, master = parameters["a"].detach().clone(), plane.optimizer.param_groups[0]["params"][0].detach().clone()
     assert not torch.equal(judged, parameters["a"])
     after = state(part=Part(kind="optimizer", id="o", options="other"))
     crossing = plane.enter(after, parameters, 0.9, receipt=ModelReceipt(adopted={"a": "a"}))
     torch.testing.assert_close(parameters["a"].detach(), judged, rtol=0, atol=1e-6)
+    torch.testing.assert_close(plane.optimizer.param_groups[0]["params"][0].detach(), master, rtol=0, atol=1e-6)
     assert (crossing.kept, crossing.dropped) == (0, 1) and not plane.state_by_name()
