@@ -27,7 +27,6 @@ from torch.utils.data import DataLoader, Dataset
 from stackwise import BatchSpec, Moment, TensorSpec
 from stackwise.curriculum.parts import Part
 from stackwise.curriculum.states import BatchShape, DataState
-from stackwise.planes.data.apportionment import Request
 from stackwise.planes.data.plane import DataPlane
 from stackwise.planes.data.readers.processes import ProcessLoader
 from stackwise.timeline.schedules import Curve
@@ -62,8 +61,7 @@ def moment(step: int) -> Moment:
 
 def data_plane(loaders: dict[str, Any], read_ahead: int = 0) -> DataPlane:
     """A plane over finished loaders, mixed evenly; opened to read ahead."""
-    asked = Request(ROWS, dict.fromkeys(loaders, 1.0))
-    plane = DataPlane(lambda name, part: loaders[name], request=lambda step: asked, read_ahead=read_ahead)
+    plane = DataPlane(lambda name, part: loaders[name], read_ahead=read_ahead)
     sources = {name: Part(kind="loader", id=name) for name in loaders}
     mix = {name: Curve.constant(1.0) for name in loaders}
     shape = BatchShape.of(batch_size=ROWS, seq_len=LENGTH)

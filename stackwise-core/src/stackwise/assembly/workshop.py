@@ -17,7 +17,7 @@ from stackwise.contracts.components import BuildContext, Built
 from stackwise.contracts.protocols import Observer, ParameterGroup, Reaction
 from stackwise.contracts.specs import TaskSpec
 from stackwise.curriculum.parts import Part
-from stackwise.curriculum.schedule import CompiledPhase, PhaseSchedule
+from stackwise.curriculum.schedule import CompiledPhase
 from stackwise.errors import ConfigError, ProviderError, StackwiseError, UserError, asks_too_much
 from stackwise.host.discovery import discover
 from stackwise.host.registry import Registry, blaming
@@ -26,9 +26,9 @@ from stackwise.machine.machine import TrainingMachine
 from stackwise.machine.placement import Placement
 from stackwise.plan import EvaluationPlan, Plan, make_plan
 from stackwise.plan.reads import shortages
-from stackwise.planes.data.apportionment import Request
 from stackwise.planes.data.plane import DataPlane
 from stackwise.planes.data.readers.processes import ProcessLoader
+from stackwise.planes.model.initialisation import build_seed, drawing_from
 from stackwise.planes.model.module import named_tensors
 from stackwise.planes.model.plane import ModelPlane
 from stackwise.planes.model.transfer import Tensors
@@ -61,10 +61,10 @@ def _assemble(plan: Plan) -> TrainingMachine:
         torch.set_num_threads(run.threads)
     placement = Placement(run.device, run.precision, compiles=run.compile)
     parts = Workshop(plan)
-    data = parts.data("train", placement, partial(_asked, plan.schedule))
+    data = parts.data("train", placement)
     _rehearse(plan, data)
     return TrainingMachine(
-        model=ModelPlane(parts.module, device=placement.device, seed=run.seed, start=_start(plan)),
+        model=ModelPlane(parts.module, device=placement.device, start=_start(plan)),
         data=data,
         task=Objective(parts.task, load=lambda model, directory: load_weights(named_tensors(model), Path(directory))),
         optimizer=OptimizerPlane(parts.optimizer, parts.reaction),
@@ -105,7 +105,7 @@ class Workshop:
 
     def module(self, role: str, part: Part, step: int, *extra: Any) -> nn.Module:
         """A module of the model; what it draws while it is built comes from the stream of its role at the step."""
-        with _seeded(step_seed(stream_key(self._seed, "init", role), step)), self._device:
+        with drawing_from(build_seed(self._seed, role, step)), self._device:
             module = self._make(part, role, *extra)
         if not isinstance(module, nn.Module):
             raise ProviderError(f"{part.kind} {part.id} was built as a {type(module).__name__}: it must be an nn.Module")
@@ -143,13 +143,12 @@ class Workshop:
         made: torch.optim.Optimizer = self._make(part, "optimizer", groups, t=t)
         return made
 
-    def data(self, split: str, placement: Placement, request: Callable[[int], Request | None]) -> DataPlane:
-        """The data plane of a split; `request` says what each step asks of its mixture."""
+    def data(self, split: str, placement: Placement) -> DataPlane:
+        """The data plane of a split."""
         run, training = self._plan.experiment.run, split == "train"
         workers = run.workers if training else 0
         return DataPlane(
             partial(self._placed_loader, split=split, workers=workers),
-            request=request,
             build_transform=self.transform,
             device=placement.device,
             seed=self._seed,
@@ -180,7 +179,7 @@ class Workshop:
 
     def evaluation(self, declared: EvaluationPlan, placement: Placement) -> Evaluation:
         """A named evaluation with its data read and ready."""
-        data = self.data(declared.name, placement, partial(_asked_of, declared))
+        data = self.data(declared.name, placement)
         first = self._plan.schedule.at(step=0)
         data.rehearse([(declared.state, self._plan.lookahead, first)])
         data.enter(declared.state, lookahead=self._plan.lookahead)
@@ -253,7 +252,7 @@ def build_module(part: Part, registry: Registry, context: BuildContext, *extra: 
         ProviderError: it cannot be built, or is no module.
     """
     found = registry.get(part.kind, part.id)  # type: ignore[arg-type]  # a Part's kind is a Kind
-    with _seeded(context.seed), _as_faults_of(part):
+    with drawing_from(context.seed), _as_faults_of(part):
         module = found.build(part.options, context, *extra)
     if not isinstance(module, nn.Module):
         raise ProviderError(f"{part.kind} {part.id} was built as a {type(module).__name__}: it must be an nn.Module")
@@ -265,22 +264,6 @@ def _depth(declared: int | None, placement: Placement) -> int:
     if declared is not None:
         return declared
     return 0 if placement.is_cpu else 2
-
-
-def _asked(schedule: PhaseSchedule, step: int) -> Request | None:
-    """What step k asks of the mixture; None past the end."""
-    if step >= schedule.steps or (state := schedule.phase_at(step).state) is None:
-        return None
-    rows, t = state.data.shape(step).rows, schedule.clock.t(step)
-    return None if rows is None else Request(rows, {name: curve(t) for name, curve in state.data.mix.items()})
-
-
-def _asked_of(declared: EvaluationPlan, step: int) -> Request | None:
-    """What a batch of an evaluation asks; None past the last."""
-    rows = declared.state.shape(step).rows
-    if rows is None or step >= declared.batches:
-        return None
-    return Request(rows, {name: curve(0.0) for name, curve in declared.state.mix.items()})
 
 
 def _build_loader(id: str, options: Any, context: BuildContext) -> Any:
@@ -312,14 +295,6 @@ def _plain_stacks(options: Mapping[str, Any]) -> dict[str, Any]:
     if "stacks" not in options:
         return dict(options)
     return {**options, "stacks": {stack.name: stack.blocks for stack in options["stacks"]}}
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Draw from a stream of its own, and leave the process's generators as they were."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        yield
 
 
 @contextmanager

@@ -79,9 +79,9 @@ def _broken_base(value: float | None) -> str | None:
     return None if value is None or value > 0 else f"a size of {value:g} is none: give it above zero"
 
 
-def _broken_decay(value: float | Schedule) -> str | None:
-    if isinstance(value, int | float) and not 0 <= value < 1:
-        return f"a decay of {value:g} is no share of an average that still moves: give it at least 0 and below 1"
+def _broken_decay(value: Schedule) -> str | None:
+    if isinstance(value, Constant) and not 0 <= value.value < 1:
+        return f"a decay of {value.value:g} is no share of an average that still moves: give it at least 0 and below 1"
     return None
 
 
@@ -198,7 +198,7 @@ class DataConfig:
     """What the model sees."""
 
     sources: Mapping[str, Ref] = key(doc="the loaders", example="{stdlib: {use: data.python-stdlib}}")
-    mix: Mapping[str, float | Schedule] = key(
+    mix: Mapping[str, Schedule] = key(
         factory=dict,
         form="source → number or schedule",
         absent="equal weights",
@@ -337,7 +337,7 @@ class LRScaleConfig:
 class EMAConfig:
     """An exponential moving average of the weights."""
 
-    decay: float | Schedule = key(
+    decay: Schedule = key(
         rule=_broken_decay, form="number in [0, 1) or schedule", doc="share of the average that stays at each step", example="0.999"
     )
 

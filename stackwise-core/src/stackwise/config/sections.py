@@ -26,6 +26,7 @@ from stackwise.config.strict import MISTAKES, convert
 from stackwise.contracts.components import Built
 from stackwise.errors import did_you_mean
 from stackwise.timeline.duration import Duration
+from stackwise.timeline.schedules import Constant
 
 _T = TypeVar("_T")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}\Z")
@@ -160,16 +161,16 @@ def read_data(node: Node | None) -> Read[DataConfig]:
     if data.step_tokens is not None and data.accumulate is not None:
         section.fault(("accumulate",), "stands beside step_tokens, which splits a step by itself: keep one of the two")
     if not data.mix:
-        return attrs.evolve(data, mix=dict.fromkeys(sources, 1.0)), tuple(section.faults)
+        return attrs.evolve(data, mix=dict.fromkeys(sources, Constant(value=1.0))), tuple(section.faults)
     for name, weight in data.mix.items():
         if name not in sources:
             section.fault(("mix", name), f"there is no source '{name}'{did_you_mean(name, sources)}")
-        elif isinstance(weight, float) and weight < 0:
-            section.fault(("mix", name), f"a weight of {weight:g} is below zero: only ratios of weights above zero have a meaning")
+        elif isinstance(weight, Constant) and weight.value < 0:
+            section.fault(("mix", name), f"a weight of {weight.value:g} is below zero: only ratios of weights above zero have a meaning")
     for name in sources:
         if name not in data.mix:
             section.fault(("mix",), f"source '{name}' has no weight: give it one (0 leaves it out)")
-    if all(weight == 0 for weight in data.mix.values()):
+    if all(isinstance(weight, Constant) and weight.value == 0 for weight in data.mix.values()):
         section.fault(("mix",), "all weights are zero: nothing would be read")
     return data, tuple(section.faults)
 

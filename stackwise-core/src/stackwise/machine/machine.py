@@ -23,6 +23,7 @@ from stackwise.machine.evaluation import Evaluation
 from stackwise.machine.placement import Placement
 from stackwise.machine.probe import Judged, Verdict, compare, judge
 from stackwise.planes.data.plane import DataPlane
+from stackwise.planes.model.difference import Boundary, build_steps
 from stackwise.planes.model.module import load_named_tensors, named_tensors
 from stackwise.planes.model.plane import ModelPlane
 from stackwise.planes.model.transfer import ModelReceipt
@@ -184,7 +185,7 @@ class TrainingMachine:
         parked = {name: part for name, part in self._sources_around(phase).items() if name in sources}
         self.data.enter(attrs.evolve(state.data, sources={**parked, **state.data.sources}), lookahead=self.objective.lookahead)
         self.data.enter(state.data, lookahead=self.objective.lookahead)
-        self.model.enter(state.model, step=phase.start, blocks=phase.blocks, gate=phase.gate, restoring=True)
+        self.model.enter(state.model, Boundary.of(phase), restoring=build_steps(self.schedule.phases[: phase.index + 1]))
         self.placement.wrap(self.model.model)
         self.optimizer.enter(state.optimizer, dict(self.model.model.named_parameters()), t, enter=phase.enter, fresh=fresh)
         self.model.train()
@@ -204,7 +205,7 @@ class TrainingMachine:
         if phase.state is None:
             reference: nn.Module = deepcopy(self.model.model)
         else:
-            reference = self.model.another(phase, self.schedule.clock.t(phase.start))
+            reference = self.model.another(self.schedule.phases[: phase.index + 1], self.schedule.clock.t(phase.start))
         if differences := load_named_tensors(reference, saved["model"]):
             raise UserError("the saved reference is not the declared model's:\n  " + "\n  ".join(differences))
         self.objective.hold_reference(reference)
@@ -313,15 +314,7 @@ class TrainingMachine:
         self.data.enter(state.data, lookahead=self.objective.lookahead)
         growth = self._grow(phase.enter.growth) if self._grow is not None and phase.enter.growth is not None else None
         self.optimizer.leave(state.optimizer)
-        receipt = self.model.enter(
-            state.model,
-            step=phase.start,
-            blocks=phase.blocks,
-            growth=growth,
-            gate=phase.gate,
-            enter=phase.enter,
-            settle=self.optimizer.settle,
-        )
+        receipt = self.model.enter(state.model, Boundary.of(phase, growth), settle=self.optimizer.settle)
         self.model.apply_values(t)
         parameters = dict(self.model.model.named_parameters())
         moments = self.optimizer.enter(state.optimizer, parameters, t, receipt=receipt if phase.index else None, enter=phase.enter)

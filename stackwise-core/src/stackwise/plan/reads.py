@@ -26,8 +26,8 @@ MOST_INSTANTS = 250_000
 
 @frozen
 class Reads:
-    """What a phase reads of one source: the declared share of every step, summed; what is delivered lies within one row of it, where
-    every step is looked at."""
+    """What a phase reads of one source: the declared share of every step, summed; what is delivered lies within two rows of
+    it, where every step is looked at."""
 
     rows: float
     epochs: float | None

@@ -85,7 +85,7 @@ def carry(
     operator = _Mapped(growth) if isinstance(growth, Mapping) else growth
     origin_of = origins(old, new_model, source, growth=operator, request=request)
     trained = {name: parameter.requires_grad for name, parameter in new_model.named_parameters()}
-    receipt = load(old, new_model, origin_of, draw=lambda name, parameter: None, device=_device(old))
+    receipt = load(old, new_model, origin_of, device=_device(old))
     new_model.to(_device(old))
     carry_buffers(dict(model.named_buffers()), new_model, source)
     zero_residuals(new_model, blocks, residual_outputs, block_map, {*receipt.fresh, *receipt.copied})

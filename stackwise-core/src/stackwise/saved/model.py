@@ -59,8 +59,8 @@ def declared_at(plan: Plan, step: int, fingerprints: Mapping[str, Any]) -> Saved
     """The model of a step, to be filled with weights: what follows time is as it is declared then."""
     phase = plan.schedule.phase_at(max(step - 1, 0))
     assert phase.state is not None  # a plan's phases are declared
-    plane = ModelPlane(Workshop(plan).module, seed=plan.experiment.run.seed)
-    model = plane.another(phase, plan.schedule.clock.t(step)).eval()
+    plane = ModelPlane(Workshop(plan).module)
+    model = plane.another(plan.schedule.phases[: phase.index + 1], plan.schedule.clock.t(step)).eval()
     return SavedModel(plan=plan, phase=phase, state=phase.state, model=model, step=step, fingerprints=fingerprints)
 
 

@@ -1,0 +1,113 @@
+"""One source of the data plane: its loader, what it has delivered, and how its batches are bridged to the task."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from attrs import define, field
+
+from stackwise.contracts.components import Built
+from stackwise.contracts.protocols import Batch, Fingerprinted, Loader
+from stackwise.contracts.specs import EpochSize
+from stackwise.curriculum.bridges import Bridge
+from stackwise.curriculum.parts import Part
+from stackwise.errors import DataError, ProviderError
+from stackwise.planes.data.batches import check_batch, refuse_outside, rows_of
+from stackwise.planes.data.iterable_loader import IterableLoader
+from stackwise.planes.followers import Follower
+from stackwise.planes.model.bridges import Field, fields_across, take
+
+
+@define
+class Delivered:
+    """The ledger's line for one source."""
+
+    rows: int = 0
+    tokens: int = 0
+
+
+@define(eq=False)
+class Source:
+    """A loader in use."""
+
+    name: str
+    part: Part
+    loader: Loader
+    delivered: Delivered = field(factory=Delivered)
+    follower: Follower = field(init=False)
+    fingerprint: Mapping[str, Any] | None = field(init=False)
+    """What the loader reads, asked at once: later it may belong to a thread or be a process that has ended."""
+    fields: tuple[Field, ...] = ()
+    """The fields that change their name or dtype on the way to the task."""
+
+    def __attrs_post_init__(self) -> None:
+        self.follow(self.part)
+        self.fingerprint = self.loader.fingerprint() if isinstance(self.loader, Fingerprinted) else None
+
+    def follow(self, part: Part) -> None:
+        """Go on under a declaration of the same structure, whose schedules may be others."""
+        self.part, self.follower = part, Follower(part, self.loader, "the loader")
+
+    def cross(self, bridges: Iterable[Bridge], checked: bool) -> dict[str, tuple[int, int]]:
+        """Take over the bridges to the task of a phase, once for all of its batches.
+
+        Args:
+            bridges: those of all sources.
+            checked: whether values must be looked at batch by batch, because they change on the way to the task.
+
+        Returns:
+            Field → the values that the task takes, for those whose values the loader does not state.
+
+        Raises:
+            DataError: the loader states values that the task does not take.
+        """
+        own = [bridge for bridge in bridges if bridge.junction == f"source:{self.name}-task"]
+        self.fields = fields_across([bridge.field for bridge in own], own)
+        limits: dict[str, tuple[int, int]] = {}
+        for bridge in own:
+            if bridge.limits is None:
+                continue
+            ((_, delivered, _),) = fields_across([bridge.field], own)
+            spec = self.loader.get_batch_spec().fields.get(delivered)
+            if checked or spec is None or spec.bounds is None or not isinstance(spec.bounds[1], int):
+                limits[bridge.field] = bridge.limits
+            else:
+                refuse_outside(self.name, delivered, (spec.bounds[0], spec.bounds[1]), bridge.limits)
+        return limits
+
+    def take(self, rows: int | None, length: int | None, seq_len: int | None) -> Batch:
+        """The next rows: checked the first time, bridged to the task, and counted.
+
+        Args:
+            rows: how many.
+            length: entries of a row, the task's lookahead included.
+            seq_len: positions of a row, which the ledger counts.
+        """
+        try:
+            batch = self.loader.take(rows, length)
+        except DataError as error:
+            raise DataError(f"source '{self.name}': {error}") from error
+        if not self.delivered.rows:
+            check_batch(self.name, batch, self.loader.get_batch_spec(), length)
+        delivered = rows_of(batch)
+        if rows is not None and delivered != rows:
+            wanted = "1 row" if rows == 1 else f"{rows} rows"
+            raise ProviderError(
+                f"source '{self.name}' was asked for {wanted} and delivered {delivered}: a loader delivers what it is asked for"
+            )
+        if self.fields:
+            batch = {**batch, **take(self.fields, batch)}
+        self.delivered.rows += delivered
+        self.delivered.tokens += delivered * seq_len if seq_len is not None else 0
+        return batch
+
+    def epoch_size(self) -> EpochSize | None:
+        """What one epoch holds, where the loader says so."""
+        size_of = getattr(self.loader, "epoch_size", None)
+        size = size_of() if callable(size_of) else None
+        return size if isinstance(size, EpochSize) else None
+
+    def can_be_tried(self) -> bool:
+        """Whether reading a row and going back leaves no trace; a user's own stream may have only one way."""
+        return not isinstance(self.loader, IterableLoader) and (self.part.given is None or isinstance(self.part.given, Built))
