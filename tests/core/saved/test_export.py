@@ -16,7 +16,7 @@ import yaml
 
 import stackwise
 from stackwise.errors import ProviderError, UserError
-from stackwise.host.registry import Registered
+from stackwise.host.provider import Registered
 from stackwise.runs.run import run
 from stackwise.saved.export import export
 from stackwise.saved.model import model_at

@@ -9,13 +9,14 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from importlib import import_module
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
 from stackwise import __version__
 from stackwise.errors import DiskError, ProviderError, RunStopped, StackwiseError, did_you_mean
 from stackwise.host.admission import lists_of, observing
+from stackwise.host.isolation import stray_threads
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "list-providers": ("stackwise.cli.list_providers:list_providers", "List installed providers and what is wrong with them."),
@@ -65,6 +66,14 @@ class _LazyGroup(click.Group):
             ctx.fail(f"no command '{args[0]}'{did_you_mean(args[0], COMMANDS)}")
         return super().resolve_command(ctx, args)
 
+    def main(self, *args: Any, **extra: Any) -> Any:
+        try:
+            return super().main(*args, **extra)
+        except SystemExit as end:
+            if stray_threads():
+                _leave(end.code)
+            raise
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
@@ -85,6 +94,14 @@ class _LazyGroup(click.Group):
             advice = "" if ctx.params.get("debug") else "; 'stackwise --debug …' prints where"
             code = _report(ctx, error, f"this is a bug in StackWise, please report it: {text}{advice}", 1)
         raise click.exceptions.Exit(code)
+
+
+def _leave(code: object) -> NoReturn:
+    """End the process although a provider's thread runs on: the interpreter would wait for it."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code if isinstance(code, int) else 0 if code is None else 1)
 
 
 def _culprit(error: StackwiseError) -> str:

@@ -8,7 +8,7 @@ import click
 
 from stackwise.host.discovery import discover
 from stackwise.host.offers import GROUP
-from stackwise.host.registry import Provider
+from stackwise.host.provider import Provider
 
 SLOW_SECONDS = 0.25
 """A provider that takes longer than this to list is named: every command waits for it."""

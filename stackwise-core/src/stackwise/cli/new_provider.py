@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from stackwise.host.registry import KINDS
+from stackwise.host.provider import KINDS
 
 
 @click.command(

@@ -17,7 +17,8 @@ from stackwise.contracts.options import config_key
 from stackwise.contracts.specs import OptimizerSpec, Spec
 from stackwise.errors import UserError, did_you_mean
 from stackwise.host.discovery import discover
-from stackwise.host.registry import KINDS, Registered, Registry
+from stackwise.host.provider import KINDS, Registered
+from stackwise.host.registry import Registry
 
 _PLACES: Mapping[Kind, str] = {
     "embedding": "model.embedding",

@@ -8,20 +8,11 @@ from typing import Any, TypeVar
 
 import attrs
 
-from stackwise.config.experiment import (
-    DataConfig,
-    EnterConfig,
-    EvaluateConfig,
-    GroupConfig,
-    ModelConfig,
-    OptimizerConfig,
-    Ref,
-    RunConfig,
-    StartConfig,
-    WeightAdapterConfig,
-)
+from stackwise.config.experiment import EnterConfig, EvaluateConfig
 from stackwise.config.faults import Fault, faults_of
 from stackwise.config.nodes import KeyPath, Node, describe
+from stackwise.config.planes import DataConfig, GroupConfig, ModelConfig, OptimizerConfig, Ref, StartConfig, WeightAdapterConfig
+from stackwise.config.run import RunConfig
 from stackwise.config.strict import MISTAKES, convert
 from stackwise.contracts.components import Built
 from stackwise.errors import did_you_mean

@@ -1,4 +1,4 @@
-"""The guard around foreign code: what importing or calling a provider changes in the process is found, put back and named.
+"""The guard around foreign code: it finds, restores and names what importing or calling a provider changes in the process.
 
 A provider that reseeds a generator or changes the default dtype would otherwise change the numbers of every run in whose
 environment it merely is installed.
@@ -45,8 +45,7 @@ def guarded(*, building: bool = False) -> Iterator[list[str]]:
     Covers the generators of `random`, numpy and torch, torch's defaults (dtype, device, precision of products, recording of
     gradients, threads), the working directory, the environment, entries of the module path, signal handlers, and running threads.
     What the code prints to stdout goes to stderr, so that output meant for a script stays clean; an artifact that keeps `sys.stdout`
-    writes there later. Where the code is the first to
-    import torch, torch's defaults are held against those that it comes with; of generators that nobody had drawn from nothing is lost.
+    writes there later. Where the code is the first to import torch, torch's defaults are compared with those of a fresh process.
 
     Args:
         building: whether the code is a factory, which may draw from torch's generator (though not seed it) and start threads.
@@ -148,8 +147,17 @@ def _write_environment(before: dict[str, str]) -> None:
     os.environ.update(before)
 
 
+_STRAYS: set[threading.Thread] = set()
+
+
 def _no_new_thread(before: frozenset[threading.Thread], after: frozenset[threading.Thread]) -> bool:
+    _STRAYS.update(after - before)
     return after <= before
+
+
+def stray_threads() -> list[threading.Thread]:
+    """The threads that providers left running and that Python would wait for at its end, perhaps for ever."""
+    return [thread for thread in _STRAYS if thread.is_alive() and not thread.daemon]
 
 
 def _read_handlers() -> dict[int, Any]:

@@ -17,7 +17,8 @@ from stackwise.contracts.options import dimension_fields, read_stacks, scheduled
 from stackwise.contracts.specs import EpochSize, RackSpec, Spec
 from stackwise.curriculum.parts import Part
 from stackwise.errors import Problem, ProviderError, UnknownComponentError, UserError
-from stackwise.host.registry import Registered, Registry
+from stackwise.host.provider import Registered
+from stackwise.host.registry import Registry
 from stackwise.timeline.schedules import TAGS, Constant, Curve, Schedule
 
 _OPEN = "; it is called while options that the config leaves open are still None, so a spec names dimensions instead of giving their sizes"

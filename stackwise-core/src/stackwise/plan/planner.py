@@ -15,7 +15,8 @@ from stackwise.curriculum.schedule import CompiledPhase, PhaseSchedule
 from stackwise.curriculum.states import TrainingState
 from stackwise.curriculum.transitions import Enter
 from stackwise.errors import ConfigError, Problem, ScheduleError
-from stackwise.host.registry import Provider, Registry
+from stackwise.host.provider import Provider
+from stackwise.host.registry import Registry
 from stackwise.plan.blocks import Growing
 from stackwise.plan.checks import crossing_problems, mix_problems, name_problems, tie_problems, watch_problems
 from stackwise.plan.curves import Curves

@@ -8,7 +8,8 @@ from stackwise.config import Experiment
 from stackwise.curriculum.bridges import Bridge
 from stackwise.curriculum.parts import Part
 from stackwise.curriculum.schedule import PhaseSchedule
-from stackwise.host.registry import Provider, Registry
+from stackwise.host.provider import Provider
+from stackwise.host.registry import Registry
 from stackwise.plan.evaluations import EvaluationPlan
 from stackwise.plan.junctions.join import Joined
 

@@ -15,7 +15,7 @@ from attrs import frozen
 from stackwise import __version__
 from stackwise.errors import UserError
 from stackwise.host.discovery import discover
-from stackwise.host.registry import Provider
+from stackwise.host.provider import Provider
 from stackwise.storage.checkpoints.store import CheckpointStore
 from stackwise.storage.lock import holder, is_held
 from stackwise.storage.run_directory import CHECKPOINTS, CONFIG, FINAL, read_status
