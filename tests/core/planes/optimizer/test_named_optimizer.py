@@ -124,3 +124,19 @@ def test_what_is_thawed_goes_on_with_the_count_and_the_rule_it_was_frozen_with_a
             "a": {"exp_avg"},
             "b": {"step", "exp_avg", "exp_avg_sq"},
         }
+
+
+def test_an_optimizer_with_a_closure_or_for_sparse_gradients_is_refused_with_what_to_write_instead() -> None:
+    for kind, way_out in ((torch.optim.LBFGS, "AdamW or SGD"), (torch.optim.SparseAdam, r"torch\.optim\.Adam$")):
+        parameters = named("a")
+        with pytest.raises(UserError, match=way_out):
+            OptimizerPlane.of(kind(parameters.values()), parameters)
+
+
+def test_what_a_users_own_callable_leaves_out_is_no_providers_fault() -> None:
+    def forgetful(part: Part, t: float, groups: Sequence[ParameterGroup]) -> torch.optim.Optimizer:
+        return torch.optim.SGD([groups[0].parameters["a"]], lr=1)
+
+    for given, fault in ((None, ProviderError), (object(), UserError)):
+        with pytest.raises(fault, match="missing"):
+            OptimizerPlane(forgetful).enter(state(part=Part(kind="optimizer", id="o", given=given)), named("a", "b"), 0.0)
