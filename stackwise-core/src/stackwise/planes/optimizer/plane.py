@@ -80,6 +80,11 @@ class OptimizerPlane:
         return self._named.torch
 
     @property
+    def learning(self) -> Mapping[str, nn.Parameter]:
+        """Name → what the optimizer steps: each trainable parameter, or its float32 master."""
+        return self._named.parameters
+
+    @property
     def lr(self) -> float:
         """The learning rate in force for the parameters that no group takes; of the first group where groups take them all."""
         return float(self._named.default_group.get("lr", 0.0))
@@ -247,7 +252,7 @@ class OptimizerPlane:
     def _crossing(self, receipt: ModelReceipt, parameters: Mapping[str, nn.Parameter], same: bool, policy: Enter) -> Crossing:
         """How moments cross: those of settled weights end, and those of a master stay float32 whatever its parameter is held in."""
         ended = {name for name in receipt.adopted if parameters[name] in self._settled}
-        recast = {name: learning_dtype(was) for name, was in receipt.recast.items()}
+        recast = {name: was for name, was in receipt.recast.items() if learning_dtype(was) != learning_dtype(parameters[name].dtype)}
         return Crossing(receipt=attrs.evolve(receipt, recast=recast), same=same, moments=policy.moments, ended=ended)
 
     def _hold(self, named: NamedOptimizer, parameters: Mapping[str, nn.Parameter]) -> None:
