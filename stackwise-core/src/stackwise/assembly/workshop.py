@@ -23,7 +23,9 @@ from stackwise.host.discovery import discover
 from stackwise.host.registry import Registry, blaming
 from stackwise.machine.evaluation import Evaluation
 from stackwise.machine.machine import TrainingMachine
+from stackwise.machine.observers import Observers
 from stackwise.machine.placement import Placement
+from stackwise.machine.settings import Settings
 from stackwise.plan import EvaluationPlan, Plan, make_plan
 from stackwise.plan.reads import shortages
 from stackwise.planes.data.plane import DataPlane
@@ -39,12 +41,13 @@ from stackwise.storage.weights import load_weights
 from stackwise.timeline.streams import step_seed, stream_key
 
 
-def assemble(source: Plan | Experiment, registry: Registry | None = None) -> TrainingMachine:
+def assemble(source: Plan | Experiment, registry: Registry | None = None, *, observers: Observers | None = None) -> TrainingMachine:
     """Make the machine of a plan, or of an experiment planned here.
 
     Args:
         source: a plan, or an experiment.
         registry: the components an experiment may name; discovered when left out.
+        observers: those of a machine that this one takes over from; the declared ones are built when left out.
 
     Raises:
         ConfigError: mistakes in the experiment.
@@ -52,10 +55,10 @@ def assemble(source: Plan | Experiment, registry: Registry | None = None) -> Tra
     """
     plan = source if isinstance(source, Plan) else make_plan(source, registry if registry is not None else discover())
     with blaming(plan.providers):
-        return _assemble(plan)
+        return _assemble(plan, observers)
 
 
-def _assemble(plan: Plan) -> TrainingMachine:
+def _assemble(plan: Plan, observers: Observers | None) -> TrainingMachine:
     run = plan.experiment.run
     if run.threads is not None:
         torch.set_num_threads(run.threads)
@@ -70,14 +73,16 @@ def _assemble(plan: Plan) -> TrainingMachine:
         optimizer=OptimizerPlane(parts.optimizer, parts.reaction),
         schedule=plan.schedule,
         evaluations=[parts.evaluation(declared, placement) for declared in plan.evaluations],
-        placement=placement,
-        grow=parts.growth,
-        probe=run.probe,
-        seed=run.seed,
-        halt_after=1 if run.non_finite == "halt" else run.halt_after,
-        bridges=[str(bridge) for bridge in plan.bridges],
-        providers=[f"{provider.distribution} {provider.version} sha256:{provider.file_digest}" for provider in plan.providers],
-        observers=[parts.observer(part) for part in plan.observers],
+        observers=observers if observers is not None else [parts.observer(part) for part in plan.observers],
+        settings=Settings(
+            seed=run.seed,
+            placement=placement,
+            halt_after=1 if run.non_finite == "halt" else run.halt_after,
+            probe=run.probe,
+            grow=parts.growth,
+            bridges=[str(bridge) for bridge in plan.bridges],
+            providers=[f"{provider.distribution} {provider.version} sha256:{provider.file_digest}" for provider in plan.providers],
+        ),
     )
 
 

@@ -139,7 +139,8 @@ class RunDirectory:
         """
         with self._disk_errors():
             if isinstance(event, StepDone):
-                self._write(self._metrics, {key: value for key, value in event._asdict().items() if key != "skipped" or value})
+                fields = event._asdict().items()
+                self._write(self._metrics, {key: value for key, value in fields if value or key not in StepDone._field_defaults})
             else:
                 self._write(self._events, to_json(event))
                 if isinstance(event, Evaluated):
