@@ -31,13 +31,12 @@ from stackwise.plan.reads import shortages
 from stackwise.planes.data.plane import DataPlane
 from stackwise.planes.data.readers.processes import ProcessLoader
 from stackwise.planes.model.initialisation import build_seed, drawing_from
-from stackwise.planes.model.module import named_tensors
 from stackwise.planes.model.plane import ModelPlane
-from stackwise.planes.model.transfer import Tensors
+from stackwise.planes.model.state import Tensors, load_named_tensors
 from stackwise.planes.objective import Objective
 from stackwise.planes.optimizer.plane import OptimizerPlane
 from stackwise.storage.pretrained import read_pretrained
-from stackwise.storage.weights import load_weights
+from stackwise.storage.weights import read_weights
 from stackwise.timeline.streams import step_seed, stream_key
 
 
@@ -69,7 +68,7 @@ def _assemble(plan: Plan, observers: Observers | None) -> TrainingMachine:
     return TrainingMachine(
         model=ModelPlane(parts.module, device=placement.device, start=_start(plan)),
         data=data,
-        task=Objective(parts.task, load=lambda model, directory: load_weights(named_tensors(model), Path(directory))),
+        task=Objective(parts.task, load=_load_reference),
         optimizer=OptimizerPlane(parts.optimizer, parts.reaction),
         schedule=plan.schedule,
         evaluations=[parts.evaluation(declared, placement) for declared in plan.evaluations],
@@ -218,6 +217,10 @@ class Workshop:
             max_length=plan.max_length,
             specs=self._joined.get(id(part), plan.joined[0]).specs(),
         )
+
+
+def _load_reference(model: nn.Module, directory: str) -> None:
+    load_named_tensors(model, read_weights(Path(directory))[0], f"the weights in {directory}")
 
 
 def _start(plan: Plan) -> Callable[[], tuple[Tensors, Sequence[str]]] | None:
