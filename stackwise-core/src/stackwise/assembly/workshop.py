@@ -66,7 +66,7 @@ def _assemble(plan: Plan, observers: Observers | None) -> TrainingMachine:
     placement = Placement(run.device, run.precision, compiles=run.compile)
     parts = Workshop(plan)
     data = parts.data("train", placement)
-    _rehearse(plan, data)
+    read_first_rows(plan, data)
     _check_growth(plan)
     return TrainingMachine(
         model=ModelPlane(parts.module, device=placement.device, start=_start(plan)),
@@ -227,21 +227,21 @@ def _start(plan: Plan) -> Callable[[], tuple[Tensors, Sequence[str]]] | None:
     return None if declared is None else lambda: (read_pretrained(Path(declared.from_)), declared.drop)
 
 
-def _rehearse(plan: Plan, data: DataPlane) -> None:
+def read_first_rows(plan: Plan, data: DataPlane) -> None:
     """Read a row of everything that the timeline names.
 
     Raises:
         DataError: data that cannot be trained on.
         ConfigError: a source that does not start over, and of which more is asked than it holds.
     """
-    schedule, told = plan.schedule, plan.experiment.phases
-    asked = [
+    schedule, declared = plan.schedule, plan.experiment.phases
+    reads = [
         (phase.state, task.lookahead if isinstance(task := joined.drafts.task.spec, TaskSpec) else 0, schedule.at(step=phase.start))
         for phase, joined in zip(schedule, plan.joined, strict=True)
         if phase.state is not None
     ]
-    sizes = data.rehearse([(state.data, lookahead, moment) for state, lookahead, moment in asked])
-    if problems := shortages(schedule.clock, schedule.phases, plan.joined, told, sizes):
+    sizes = data.rehearse([(state.data, lookahead, moment) for state, lookahead, moment in reads])
+    if problems := shortages(schedule.clock, schedule.phases, plan.joined, declared, sizes):
         raise ConfigError(problems)
 
 

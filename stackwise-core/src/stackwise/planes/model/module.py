@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
 from stackwise.contracts.protocols import Batch
+from stackwise.contracts.selectors import matching
 from stackwise.contracts.specs import EmbeddingSpec, HeadSpec, RackSpec
 from stackwise.curriculum.bridges import Bridge
+from stackwise.errors import SelectorError
 from stackwise.planes.model.bridges import Precision, fields_across, hidden_bridges, take
 from stackwise.planes.model.weight_adapters import Attached, WeightAdapters, attach
 
@@ -142,3 +145,26 @@ def _side_of(rack: nn.Module) -> tuple[str, ...]:
 def set_parameter(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
     owner, _, leaf = name.rpartition(".")
     module.get_submodule(owner).register_parameter(leaf, parameter)
+
+
+@contextmanager
+def explaining_ties(model: nn.Module) -> Iterator[None]:
+    """Where a selector matches only what is tied to another parameter, say so: one of the two has a name, the first.
+
+    Raises:
+        SelectorError: as within, with the parameter to name in place of near names.
+    """
+    try:
+        yield
+    except SelectorError as error:
+        first = {id(parameter): name for name, parameter in model.named_parameters()}
+        names = dict(model.named_parameters(remove_duplicate=False))
+        tied = matching((error.selector,), [name for name, p in names.items() if first[id(p)] != name]) if error.selector else []
+        if not tied:
+            raise
+        one = first[id(names[tied[0]])]
+        raise SelectorError(
+            f"selector '{error.selector}' matches {tied[0]} alone, which is tied to {one}: they are one parameter, so name '{one}', "
+            "or untie the two",
+            error.selector,
+        ) from None
