@@ -27,6 +27,7 @@ from stackwise.host.registry import blaming
 from stackwise.plan import Plan
 from stackwise.plan.reads import Reads, declared_sizes, reads_of
 from stackwise.planes.model.difference import WEIGHT_ADAPTERS, Boundary
+from stackwise.planes.model.module import explaining_ties
 from stackwise.planes.model.plane import ModelPlane
 from stackwise.planes.model.transfer import ModelReceipt
 from stackwise.planes.optimizer.groups import group_parameters
@@ -125,7 +126,8 @@ class _Walk:
             trainable, first = self.plane.trainable(), self.plan.schedule.clock.t(phase.start)
             with _placed_at(self.plan.experiment.phases[phase.index], "optimizer.groups", "optimizer.groups"):
                 frozen = [name for name, _ in self.plane.model.named_parameters() if name not in trainable]
-                groups = group_parameters(state.optimizer, trainable, first, frozen=frozen)
+                with explaining_ties(self.plane.model):
+                    groups = group_parameters(state.optimizer, trainable, first, frozen=frozen)
             self._charged = charged
             self._figures = _Figures(
                 parameters=sum(p.numel() for p in self.plane.model.parameters()),

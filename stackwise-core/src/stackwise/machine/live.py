@@ -19,6 +19,7 @@ from stackwise.machine.observers import Observers
 from stackwise.machine.settings import Settings
 from stackwise.planes.data.plane import DataPlane
 from stackwise.planes.model.difference import Boundary, build_steps
+from stackwise.planes.model.module import explaining_ties
 from stackwise.planes.model.plane import ModelPlane
 from stackwise.planes.model.state import load_named_state, named_state
 from stackwise.planes.model.transfer import ModelReceipt
@@ -104,7 +105,8 @@ class LiveState:
         t = self._schedule.clock.t(phase.start)
         self.model.apply_values(t)
         parameters = dict(self.model.model.named_parameters())
-        return self.optimizer.enter(state.optimizer, parameters, t, receipt=receipt, enter=phase.enter)
+        with explaining_ties(self.model.model):
+            return self.optimizer.enter(state.optimizer, parameters, t, receipt=receipt, enter=phase.enter)
 
     def _take_reference(self, phase: CompiledPhase) -> None:
         due = self.objective.task.get_spec().reference is not None and not self.keeps_task(phase)
