@@ -40,7 +40,9 @@ def test_every_thing_that_is_not_there_is_told_at_once(tmp_path: Path):
 
 
 def test_rows_longer_than_the_data_are_refused():
-    (problem,) = told(base(data={**base()["data"], "sources": {"a": {"use": "data.memory", "arrays": {"tokens": [1] * 20}}}, "seq_len": 64}))
+    (problem,) = told(
+        base(data={**base()["data"], "sources": {"a": {"use": "data.memory", "arrays": {"tokens": [1] * 20}}}, "seq_len": 64})
+    )
     assert "data.sources.a" in problem and "20" in problem
 
 
