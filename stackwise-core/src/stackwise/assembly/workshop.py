@@ -204,8 +204,8 @@ class Workshop:
         with _as_faults_of(part):
             if isinstance(part.given, Built):
                 return part.given.make(*extra, **_plain_stacks(options))
-            found = self._plan.registry.get(part.kind, part.id)  # type: ignore[arg-type]  # a Part's kind is a Kind
-            return found.build(options, self._context(part, consumer, split), *extra)
+            registered = self._plan.registry.get(part.kind, part.id)  # type: ignore[arg-type]  # a Part's kind is a Kind
+            return registered.build(options, self._context(part, consumer, split), *extra)
 
     def _context(self, part: Part, consumer: str, split: str) -> BuildContext:
         plan = self._plan
@@ -259,9 +259,9 @@ def build_module(part: Part, registry: Registry, context: BuildContext, *extra: 
     Raises:
         ProviderError: it cannot be built, or is no module.
     """
-    found = registry.get(part.kind, part.id)  # type: ignore[arg-type]  # a Part's kind is a Kind
+    registered = registry.get(part.kind, part.id)  # type: ignore[arg-type]  # a Part's kind is a Kind
     with drawing_from(context.seed), _as_faults_of(part):
-        module = found.build(part.options, context, *extra)
+        module = registered.build(part.options, context, *extra)
     if not isinstance(module, nn.Module):
         raise ProviderError(f"{part.kind} {part.id} was built as a {type(module).__name__}: it must be an nn.Module")
     return module
