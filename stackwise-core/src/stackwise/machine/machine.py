@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
 from math import hypot, isfinite, nan
 from time import perf_counter
 from typing import Any, NoReturn
 from warnings import warn
+from weakref import finalize, ref
 
 import attrs
 import torch
@@ -23,6 +24,7 @@ from stackwise.machine.evaluation import Evaluation
 from stackwise.machine.placement import Placement
 from stackwise.machine.probe import Judged, Verdict, compare, judge
 from stackwise.planes.data.plane import DataPlane
+from stackwise.planes.data.randomness import seed_others
 from stackwise.planes.model.module import load_named_tensors, named_tensors
 from stackwise.planes.model.plane import ModelPlane
 from stackwise.planes.model.transfer import ModelReceipt
@@ -77,7 +79,7 @@ class TrainingMachine:
         self.placement = placement or Placement()
         self.schedule = schedule
         self.model = model if isinstance(model, ModelPlane) else ModelPlane.of(model, self.placement.device)
-        self.data = data if isinstance(data, DataPlane) else DataPlane.of(data, self.placement.device)
+        self.data = data if isinstance(data, DataPlane) else DataPlane.of(data, self.placement.device, seed)
         self.objective = task if isinstance(task, Objective) else Objective.of(task)
         self.optimizer = optimizer if isinstance(optimizer, OptimizerPlane) else OptimizerPlane.of(optimizer, self.model.trainable())
         self.evaluations = {evaluation.name: evaluation for evaluation in evaluations}
@@ -97,6 +99,8 @@ class TrainingMachine:
         self.step = 0
         """The next step to run."""
         self._entered_phase: CompiledPhase | None = None
+        self._walks: list[ref[Generator[Event, None, None]]] = []
+        finalize(self, _close, self._walks)
 
     def state(self) -> dict[str, Any]:
         """Everything that training goes on from, between the steps of `train`: what `restore` takes.
@@ -234,7 +238,9 @@ class TrainingMachine:
         Raises:
             TrainingHalted: too many steps in a row were not finite.
         """
-        for event in self._walk():
+        walk = self._walk()
+        self._walks[:] = [ref(walk)]
+        for event in walk:
             if self._observers:
                 for observer in tuple(self._observers):
                     self._tell(observer, event)
@@ -249,7 +255,7 @@ class TrainingMachine:
             told = f"observer {observer!r} raised {type(error).__name__}: {error}; it is dropped and the run goes on"
             warn(told, RuntimeWarning, stacklevel=3)
 
-    def _walk(self) -> Iterator[Event]:
+    def _walk(self) -> Generator[Event, None, None]:
         try:
             yield from self._phases()
         finally:
@@ -447,6 +453,7 @@ class TrainingMachine:
     def _seed_streams(self, step: int) -> None:
         self._generator.manual_seed(step_seed(self._task_key, step))
         seed = step_seed(self._model_key, step)
+        seed_others(seed)
         for generator in self._generators:
             generator.manual_seed(seed)
 
@@ -473,6 +480,13 @@ class TrainingMachine:
         if done is not None and self.optimizer.reaction is not None:
             before, why = done
             yield Reacted(step, phase, before, self.optimizer.reaction.factor, why)
+
+
+def _close(walks: Sequence[ref[Generator[Event, None, None]]]) -> None:
+    """End a walk that was left half-walked, before the interpreter takes its modules apart."""
+    for each in walks:
+        if (walk := each()) is not None:
+            walk.close()
 
 
 def _ratio(total: float, weight: float) -> float:

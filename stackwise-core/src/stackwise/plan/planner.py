@@ -265,6 +265,8 @@ class _Planner:
                 mix={name: self._weight(phase, name, curves) for name in drafts.sources},
                 bridges=tuple(bridge for bridge in found.bridges if bridge.junction.startswith("source:")),
                 transforms=tuple(part(draft) for draft in drafts.transforms),
+                fields=phase.data.fields,
+                accept_inexact_resume=phase.data.accept_inexact_resume,
             ),
             model=ModelState(
                 embedding=part(drafts.embedding),
