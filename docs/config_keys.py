@@ -24,8 +24,9 @@ from stackwise.config import (
     Ref,
     RunConfig,
 )
-from stackwise.config.experiment import EMAConfig, LRScaleConfig, ProvidersConfig, StartConfig, WeightAdapterConfig
 from stackwise.config.keys import IN_PHASE, SECTIONS, Key
+from stackwise.config.planes import EMAConfig, LRScaleConfig, StartConfig, WeightAdapterConfig
+from stackwise.config.run import ProvidersConfig
 from stackwise.contracts.options import config_key
 from stackwise.timeline.duration import Duration
 from stackwise.timeline.schedules import TAGS, Schedule

@@ -48,7 +48,7 @@ def machine_of(name: str, *overrides: str) -> Any:
 def targets_of(machine: Any) -> Tensor:
     """How often each id is a target in the first training batches of a fresh machine."""
     phase = machine.schedule.phases[0]
-    machine._enter(phase)
+    machine.live.enter(phase)
     vocab = machine.model.model.embedding.weight.shape[0]
     counts, generator = torch.zeros(vocab), torch.Generator().manual_seed(0)
     for moment in islice(machine.schedule.moments(phase, 0), UNIGRAM_BATCHES):

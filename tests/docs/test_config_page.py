@@ -15,7 +15,7 @@ from stackwise.config import Experiment, OptimizerConfig, RunConfig
 from stackwise.config.reader import read_yaml
 from stackwise.config.schema import config_schema
 from stackwise.contracts.options import config_key
-from stackwise.host.registry import KINDS
+from stackwise.host.provider import KINDS
 from stackwise.timeline.schedules import TAGS
 
 DOCS = Path(__file__).parents[2] / "docs"

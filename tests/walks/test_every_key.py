@@ -20,7 +20,7 @@ from tiny_walks import VOCAB, base, memory, plan_of, registry, stream, watch_bat
 
 import stackwise
 from stackwise import Built, Moment, StackwiseError
-from stackwise.config.experiment import DataConfig, EnterConfig, EvaluateConfig, ModelConfig, OptimizerConfig, RunConfig
+from stackwise.config import DataConfig, EnterConfig, EvaluateConfig, ModelConfig, OptimizerConfig, RunConfig
 from stackwise.contracts.options import config_key
 from stackwise_providers_transformer.causal_lm import CausalLM
 from stackwise_providers_transformer.options import CausalLMOptions

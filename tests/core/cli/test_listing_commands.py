@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 from stackwise import __version__, cli
 from stackwise.cli.show import show
 from stackwise.errors import ProviderError, TrainingHalted, UserError
-from stackwise.host.registry import KINDS
+from stackwise.host.provider import KINDS
 
 GOOD_REGISTER = {"provider": "fine", "distribution": "fake-fine", "version": "1.0", "status": "ok"}
 

@@ -13,7 +13,7 @@ from stackwise.config import Experiment, Phase, experiment, load
 from stackwise.contracts.components import Built
 from stackwise.errors import ConfigError
 from stackwise.timeline.duration import Duration
-from stackwise.timeline.schedules import Linear
+from stackwise.timeline.schedules import Constant, Linear
 
 BASE = """\
 stackwise: 1
@@ -114,7 +114,7 @@ def test_defaults(tmp_path: Path) -> None:
     assert got.run.horizon == Duration(Fraction(1200), "steps")
     (train,) = got.phases
     assert (train.name, train.until) == ("train", Duration.parse("100%"))
-    assert train.data.mix == {"text": 1.0, "code": 1.0}
+    assert train.data.mix == {"text": Constant(value=1.0), "code": Constant(value=1.0)}
     assert (train.data.accumulate, train.data.step_tokens) == (None, None)
     assert got.evaluate[0].batches == 16
     assert got.resolved["model"]["rack"] == {"use": "m.decoder", "width": 128, "stacks": [{"base": 2}]}
@@ -258,7 +258,7 @@ def test_objects_stand_where_components_stand() -> None:
     assert first.model.rack.given is rack
     assert second.model.rack.given is grown
     assert first.data.sources["data"].given is batches
-    assert first.data.mix == {"data": 1.0}
+    assert first.data.mix == {"data": Constant(value=1.0)}
     assert second.data.sources["data"].given is batches
     assert second.data.batch_size == 4
     assert (first.optimizer.part.given, first.optimizer.clip) == (grown, 2.0)

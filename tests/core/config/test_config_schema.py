@@ -17,7 +17,7 @@ import stackwise
 from stackwise import ConfigError, cli, discover
 from stackwise.config.reader import read_yaml
 from stackwise.config.schema import config_schema
-from stackwise.host.registry import KINDS
+from stackwise.host.provider import KINDS
 
 ROOT = Path(__file__).parents[3]
 EXAMPLES = sorted((ROOT / "examples").rglob("*.yaml"))

@@ -10,7 +10,7 @@ import pytest
 
 from stackwise.conformance import CATALOGUE, Outcome, Runner, parametrize, subjects_of
 from stackwise.contracts.components import Component, Kind
-from stackwise.host.registry import KINDS
+from stackwise.host.provider import KINDS
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
@@ -35,7 +35,7 @@ def test_every_kind_has_a_sound_component() -> None:
     assert set(SOUND) == set(KINDS)
 
 
-@pytest.mark.filterwarnings("ignore::stackwise.host.registry.StateChanged")  # a run puts right what the victim does, and says so
+@pytest.mark.filterwarnings("ignore::stackwise.host.provider.StateChanged")  # a run puts right what the victim does, and says so
 @pytest.mark.parametrize("name", VICTIMS)
 def test_a_victim_fails_exactly_its_check(name: str) -> None:
     kind: Kind = VICTIMS[name][0]

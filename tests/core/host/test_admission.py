@@ -89,6 +89,14 @@ def test_a_misspelt_name_blocks_nobody_unnoticed(flags: list[str], environment: 
     assert listed("--block-provider", "something-quite-different")["fine"][0] == "ok"
 
 
+@pytest.mark.parametrize(
+    ("flags", "environment", "source"), [(["--allow-provider", "nosuch"], {}, "--allow-provider"), ([], {ALLOW: "fine,nosuch"}, ALLOW)]
+)
+def test_a_name_that_is_allowed_and_that_nobody_has_is_refused(flags: list[str], environment: dict[str, str], source: str) -> None:
+    done = call(*flags, "list-providers", **environment)
+    assert done.exit_code == 2 and f"{source}: no provider 'nosuch' is installed" in done.stderr and "'fine'" not in done.stdout
+
+
 def test_a_misspelt_name_in_a_config_is_refused() -> None:
     config = stackwise.load(EXAMPLE, ["run.providers.block=[transformers]"])
     with pytest.raises(UserError, match=r"run.providers.block: no provider 'transformers' is installed.*'transformer'"):

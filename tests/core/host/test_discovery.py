@@ -21,7 +21,7 @@ from stackwise.errors import ProviderError, UnknownComponentError
 from stackwise.host.admission import lists_of
 from stackwise.host.discovery import discover
 from stackwise.host.hooks import ProviderDeprecation
-from stackwise.host.registry import Provider
+from stackwise.host.provider import Provider
 
 SIGNATURE = "def stackwise_transforms() -> Iterable[Component]"
 RECORD = "@hookimpl\ndef stackwise_transforms(): return [Component(**{{**dict(name='a', options='m:O', factory='m:f'), **dict({})}})]"

@@ -15,7 +15,8 @@ import stackwise
 from stackwise import select
 from stackwise.contracts.components import Component, Kind
 from stackwise.errors import ProviderError, UnknownComponentError
-from stackwise.host.registry import KINDS, Provider, Registered, Registry, StateChanged, blaming
+from stackwise.host.provider import KINDS, Provider, Registered, StateChanged
+from stackwise.host.registry import Registry, blaming
 
 
 def registered(kind: Kind, id: str, options: str = "m:O", factory: str = "m:f") -> Registered:
@@ -40,7 +41,7 @@ REGISTRY = Registry(
 def said(kind: Kind, id: str) -> str:
     with pytest.raises(UnknownComponentError) as caught:
         REGISTRY.get(kind, id)
-    assert caught.value.exit_code == 2
+    assert (caught.value.exit_code, caught.value.kind, caught.value.id) == (2, kind, id)
     return str(caught.value)
 
 

@@ -14,9 +14,10 @@ from tiny_walks import base, drive, machine_of, moments, same_tensors, stream, w
 from torch import nn
 
 import stackwise
-from stackwise import Evaluated, PhaseSchedule, RunFinished, StepDone, TaskSpec, TrainingHalted, UserError
+from stackwise import DataError, Evaluated, PhaseSchedule, RunFinished, StepDone, TaskSpec, TrainingHalted, UserError
 from stackwise.contracts.events import RunStarted, to_json
 from stackwise.machine.machine import TrainingMachine
+from stackwise.machine.settings import Settings
 
 
 class Weighted:
@@ -69,9 +70,9 @@ def by_hand(batches: list[dict[str, torch.Tensor]], steps: int, clip: float | No
 def simple(batches: Any, steps: int, model: nn.Module | None = None, **options: Any) -> TrainingMachine:
     model = model or Line()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    return TrainingMachine(
-        model=model, data=batches, task=Weighted(), optimizer=optimizer, schedule=PhaseSchedule.single(steps=steps), **options
-    )
+    settings = Settings(**options)
+    schedule = PhaseSchedule.single(steps=steps)
+    return TrainingMachine(model=model, data=batches, task=Weighted(), optimizer=optimizer, schedule=schedule, settings=settings)
 
 
 def test_the_machine_trains_as_a_loop_by_hand_does() -> None:
@@ -199,15 +200,31 @@ def test_training_halts_after_so_many_in_a_row(halt_after: int) -> None:
     assert caught.value.exit_code == 4
 
 
-def test_a_step_without_any_target_is_skipped_with_and_without_accumulation() -> None:
-    empty = {**rows(4), "w": torch.zeros(4)}
-    for micro in (1, 2):
-        machine = simple([empty], 1)
-        deliver = machine.data.batches
-        machine.data.batches = lambda moment, n=micro, take=deliver: take(moment) * n  # type: ignore[method-assign,misc]
-        before = weights(machine)
-        (step,) = [event for event in machine.train() if isinstance(event, StepDone)]
-        assert step.skipped and same_tensors(weights(machine), before)
+def without_targets(count: int) -> dict[str, torch.Tensor]:
+    return {**rows(count), "w": torch.zeros(count)}
+
+
+@pytest.mark.parametrize("micro", [1, 2])
+def test_a_step_without_any_target_changes_nothing_and_is_counted_apart_from_what_is_not_finite(micro: int) -> None:
+    machine = simple([without_targets(4), without_targets(4), rows(4), without_targets(4)], 4, halt_after=1)
+    deliver = machine.data.batches
+    machine.data.batches = lambda moment: deliver(moment) * micro  # type: ignore[method-assign]
+    held = [weights(machine)]
+    events = list(machine.train())
+    for event in events:
+        if isinstance(event, StepDone):
+            held.append(weights(machine))
+    steps = [event for event in events if isinstance(event, StepDone)]
+    assert [step.skipped for step in steps] == [True, True, False, True]
+    assert {step.why for step in steps if step.skipped} == {"it has no target"}
+    assert isinstance(events[-1], RunFinished) and (events[-1].skipped, events[-1].without_targets) == (0, 3)
+
+
+def test_data_without_any_target_are_the_users_mistake() -> None:
+    with pytest.raises(DataError, match="100 steps in a row had no target"):
+        list(simple([without_targets(4)] * 150, 150).train())
+    with pytest.raises(DataError, match="none of the 3 steps"):
+        list(simple([without_targets(4)] * 3, 3).train())
 
 
 def test_a_loss_that_depends_on_nothing_trainable_is_the_users_mistake() -> None:

@@ -148,8 +148,8 @@ def test_speed_and_time_left_are_those_of_the_clock(now: list[float]) -> None:
 
 def test_a_step_that_was_not_finite_is_told_at_once(now: list[float]) -> None:
     stream = io.StringIO()
-    Progress(schedule(), stream)(StepDone(3, "shallow", float("nan"), 1.0, 1e-3, 8, 0.1, True))
-    assert "step 3: loss nan" in stream.getvalue() and "nothing was changed" in stream.getvalue()
+    Progress(schedule(), stream)(StepDone(3, "shallow", float("nan"), 1.0, 1e-3, 8, 0.1, True, "its loss is not finite"))
+    assert "step 3 is skipped, as its loss is not finite" in stream.getvalue() and "nothing was changed" in stream.getvalue()
 
 
 def test_a_dumb_terminal_is_no_terminal(now: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from clean_venvs import ALL, ROOT, Environment, build_wheel, run
 
-from stackwise.host.registry import KINDS
+from stackwise.host.provider import KINDS
 
 pytestmark = pytest.mark.slow
 

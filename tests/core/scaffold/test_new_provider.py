@@ -17,7 +17,7 @@ import stackwise
 from stackwise import cli, conformance
 from stackwise.contracts.components import Kind
 from stackwise.contracts.hookspecs import HOOKS
-from stackwise.host.registry import KINDS
+from stackwise.host.provider import KINDS
 from stackwise.runs.run import run
 from stackwise.scaffold import Names, files_of, read_blueprint
 

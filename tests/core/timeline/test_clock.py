@@ -17,7 +17,7 @@ from tiny_walks import VOCAB, base, drive, machine_of, memory, plan_of, problems
 import stackwise
 from stackwise.curriculum.schedule import CompiledPhase, PhaseSchedule
 from stackwise.errors import ConfigError, ScheduleError
-from stackwise.host.registry import Registered
+from stackwise.host.provider import Registered
 from stackwise.timeline.clock import RUN, Clock, Extent, Switch, lay_out
 from stackwise.timeline.duration import Duration
 

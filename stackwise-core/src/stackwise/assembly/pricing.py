@@ -26,8 +26,9 @@ from stackwise.errors import ConfigError, ProviderError, SelectorError, UserErro
 from stackwise.host.registry import blaming
 from stackwise.plan import Plan
 from stackwise.plan.reads import Reads, declared_sizes, reads_of
+from stackwise.planes.model.difference import WEIGHT_ADAPTERS, Boundary
 from stackwise.planes.model.plane import ModelPlane
-from stackwise.planes.model.transfer import WEIGHT_ADAPTERS, ModelReceipt
+from stackwise.planes.model.transfer import ModelReceipt
 from stackwise.planes.optimizer.groups import group_parameters
 from stackwise.timeline.schedules import Curve
 
@@ -113,10 +114,9 @@ class _Walk:
             return ModelReceipt(adopted={name: name for name, _ in self.plane.model.named_parameters()})
         self._model, self._charged = declared, None
         growth = self.shop.growth(phase.enter.growth) if phase.enter.growth is not None else None
-        blocks = phase.transition.blocks if phase.transition is not None else {}
         config = self.plan.experiment.phases[phase.index]
         with _placed_at(config, "model.freeze", "model" if phase.enter.growth is None else "enter.growth"):
-            return self.plane.enter(state.model, step=phase.start, blocks=blocks, growth=growth, enter=phase.enter)
+            return self.plane.enter(state.model, Boundary.of(phase, growth))
 
     def figures(self, phase: CompiledPhase, state: TrainingState) -> _Figures:
         """The figures of the phase that was entered last."""

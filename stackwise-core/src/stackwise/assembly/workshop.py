@@ -23,27 +23,30 @@ from stackwise.host.discovery import discover
 from stackwise.host.registry import Registry, blaming
 from stackwise.machine.evaluation import Evaluation
 from stackwise.machine.machine import TrainingMachine
+from stackwise.machine.observers import Observers
 from stackwise.machine.placement import Placement
+from stackwise.machine.settings import Settings
 from stackwise.plan import EvaluationPlan, Plan, make_plan
 from stackwise.plan.reads import shortages
 from stackwise.planes.data.plane import DataPlane
 from stackwise.planes.data.readers.processes import ProcessLoader
-from stackwise.planes.model.module import named_tensors
+from stackwise.planes.model.initialisation import build_seed, drawing_from
 from stackwise.planes.model.plane import ModelPlane
-from stackwise.planes.model.transfer import Tensors
+from stackwise.planes.model.state import Tensors, load_named_tensors
 from stackwise.planes.objective import Objective
 from stackwise.planes.optimizer.plane import OptimizerPlane
 from stackwise.storage.pretrained import read_pretrained
-from stackwise.storage.weights import load_weights
+from stackwise.storage.weights import read_weights
 from stackwise.timeline.streams import step_seed, stream_key
 
 
-def assemble(source: Plan | Experiment, registry: Registry | None = None) -> TrainingMachine:
+def assemble(source: Plan | Experiment, registry: Registry | None = None, *, observers: Observers | None = None) -> TrainingMachine:
     """Make the machine of a plan, or of an experiment planned here.
 
     Args:
         source: a plan, or an experiment.
         registry: the components an experiment may name; discovered when left out.
+        observers: those of a machine that this one takes over from; the declared ones are built when left out.
 
     Raises:
         ConfigError: mistakes in the experiment.
@@ -51,32 +54,34 @@ def assemble(source: Plan | Experiment, registry: Registry | None = None) -> Tra
     """
     plan = source if isinstance(source, Plan) else make_plan(source, registry if registry is not None else discover())
     with blaming(plan.providers):
-        return _assemble(plan)
+        return _assemble(plan, observers)
 
 
-def _assemble(plan: Plan) -> TrainingMachine:
+def _assemble(plan: Plan, observers: Observers | None) -> TrainingMachine:
     run = plan.experiment.run
     if run.threads is not None:
         torch.set_num_threads(run.threads)
     placement = Placement(run.device, run.precision, compiles=run.compile)
     parts = Workshop(plan)
     data = parts.data("train", placement)
-    _rehearse(plan, data)
+    read_first_rows(plan, data)
     return TrainingMachine(
-        model=ModelPlane(parts.module, device=placement.device, seed=run.seed, start=_start(plan)),
+        model=ModelPlane(parts.module, device=placement.device, start=_start(plan)),
         data=data,
-        task=Objective(parts.task, load=lambda model, directory: load_weights(named_tensors(model), Path(directory))),
+        task=Objective(parts.task, load=_load_reference),
         optimizer=OptimizerPlane(parts.optimizer, parts.reaction),
         schedule=plan.schedule,
         evaluations=[parts.evaluation(declared, placement) for declared in plan.evaluations],
-        placement=placement,
-        grow=parts.growth,
-        probe=run.probe,
-        seed=run.seed,
-        halt_after=1 if run.non_finite == "halt" else run.halt_after,
-        bridges=[*(str(bridge) for bridge in plan.bridges), *_notes(plan, data)],
-        providers=[f"{provider.distribution} {provider.version} sha256:{provider.file_digest}" for provider in plan.providers],
-        observers=[parts.observer(part) for part in plan.observers],
+        observers=observers if observers is not None else [parts.observer(part) for part in plan.observers],
+        settings=Settings(
+            seed=run.seed,
+            placement=placement,
+            halt_after=1 if run.non_finite == "halt" else run.halt_after,
+            probe=run.probe,
+            grow=parts.growth,
+            bridges=[*(str(bridge) for bridge in plan.bridges), *_notes(plan, data)],
+            providers=[f"{provider.distribution} {provider.version} sha256:{provider.file_digest}" for provider in plan.providers],
+        ),
     )
 
 
@@ -104,7 +109,7 @@ class Workshop:
 
     def module(self, role: str, part: Part, step: int, *extra: Any) -> nn.Module:
         """A module of the model; what it draws while it is built comes from the stream of its role at the step."""
-        with _seeded(step_seed(stream_key(self._seed, "init", role), step)), self._device:
+        with drawing_from(build_seed(self._seed, role, step)), self._device:
             module = self._make(part, role, *extra)
         if not isinstance(module, nn.Module):
             raise ProviderError(f"{part.kind} {part.id} was built as a {type(module).__name__}: it must be an nn.Module")
@@ -214,6 +219,10 @@ class Workshop:
         )
 
 
+def _load_reference(model: nn.Module, directory: str) -> None:
+    load_named_tensors(model, read_weights(Path(directory))[0], f"the weights in {directory}")
+
+
 def _start(plan: Plan) -> Callable[[], tuple[Tensors, Sequence[str]]] | None:
     """The weights that the config begins from, read when they are needed."""
     declared = plan.experiment.phases[0].model.start
@@ -242,21 +251,21 @@ def _notes(plan: Plan, data: DataPlane) -> list[str]:
     ]
 
 
-def _rehearse(plan: Plan, data: DataPlane) -> None:
+def read_first_rows(plan: Plan, data: DataPlane) -> None:
     """Read a row of everything that the timeline names.
 
     Raises:
         DataError: data that cannot be trained on.
         ConfigError: a source that does not start over, and of which more is asked than it holds.
     """
-    schedule, told = plan.schedule, plan.experiment.phases
-    asked = [
+    schedule, declared = plan.schedule, plan.experiment.phases
+    reads = [
         (phase.state, task.lookahead if isinstance(task := joined.drafts.task.spec, TaskSpec) else 0, schedule.at(step=phase.start))
         for phase, joined in zip(schedule, plan.joined, strict=True)
         if phase.state is not None
     ]
-    sizes = data.rehearse([(state.data, lookahead, moment) for state, lookahead, moment in asked])
-    if problems := shortages(schedule.clock, schedule.phases, plan.joined, told, sizes):
+    sizes = data.rehearse([(state.data, lookahead, moment) for state, lookahead, moment in reads])
+    if problems := shortages(schedule.clock, schedule.phases, plan.joined, declared, sizes):
         raise ConfigError(problems)
 
 
@@ -273,7 +282,7 @@ def build_module(part: Part, registry: Registry, context: BuildContext, *extra: 
         ProviderError: it cannot be built, or is no module.
     """
     found = registry.get(part.kind, part.id)  # type: ignore[arg-type]  # a Part's kind is a Kind
-    with _seeded(context.seed), _as_faults_of(part):
+    with drawing_from(context.seed), _as_faults_of(part):
         module = found.build(part.options, context, *extra)
     if not isinstance(module, nn.Module):
         raise ProviderError(f"{part.kind} {part.id} was built as a {type(module).__name__}: it must be an nn.Module")
@@ -316,14 +325,6 @@ def _plain_stacks(options: Mapping[str, Any]) -> dict[str, Any]:
     if "stacks" not in options:
         return dict(options)
     return {**options, "stacks": {stack.name: stack.blocks for stack in options["stacks"]}}
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Draw from a stream of its own, and leave the process's generators as they were."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        yield
 
 
 @contextmanager

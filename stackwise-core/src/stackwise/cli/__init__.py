@@ -9,38 +9,38 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from importlib import import_module
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
 from stackwise import __version__
 from stackwise.errors import DiskError, ProviderError, RunStopped, StackwiseError, did_you_mean
 from stackwise.host.admission import lists_of, observing
+from stackwise.host.isolation import stray_threads
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
-    "list-providers": ("stackwise.cli.list_providers:list_providers", "List installed providers, their components and their faults."),
+    "list-providers": ("stackwise.cli.list_providers:list_providers", "List installed providers and what is wrong with them."),
     "show": ("stackwise.cli.show:show", "Explain one component: options, spec, example."),
     "validate": ("stackwise.cli.validate:validate", "Check a config and report every mistake at once."),
     "plan": ("stackwise.cli.plan:plan", "Show the timeline and its transitions before anything runs."),
-    "run": ("stackwise.cli.run:run", "Train."),
-    "check": ("stackwise.cli.check:check", "Hold an installed provider against the contract."),
+    "run": ("stackwise.cli.run:run", "Train what a config declares."),
+    "check": ("stackwise.cli.check:check", "Check an installed provider against the contract."),
     "new-provider": ("stackwise.cli.new_provider:new_provider", "Write a complete provider to start from."),
-    "schema": ("stackwise.cli.schema:schema", "Print the JSON Schema of configs, installed components included."),
+    "schema": ("stackwise.cli.schema:schema", "Print the JSON Schema of configs."),
     "resume": ("stackwise.cli.resume:resume", "Go on with a run from its newest checkpoint."),
     "branch": ("stackwise.cli.branch:branch", "Begin a run in the middle of another."),
-    "export": ("stackwise.cli.export:export", "Write the weights of a run where three lines of code load them."),
+    "export": ("stackwise.cli.export:export", "Write the weights of a run for use elsewhere."),
     "generate": ("stackwise.cli.generate:generate", "Continue a prompt with the model of a run."),
     "doctor": ("stackwise.cli.doctor:doctor", "Examine the installation, and a run directory."),
-    "completion": ("stackwise.cli.completion:completion", "Print the shell code that completes commands and component ids."),
+    "completion": ("stackwise.cli.completion:completion", "Print the code that completes words in your shell."),
 }
 """Command → ("module:attribute", its line in the listing). A command is a file of its own and a line here."""
 
 BROKEN_PIPE = 128 + 13
 """Exit code when the reader of our output left (`| head -1`): as if stopped by SIGPIPE."""
 
-
 DISK_REFUSES = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
-"""What no program of ours can be blamed for, wherever it comes from: a full disk behind standard output, above all."""
+"""Errors of the operating system that are nobody's bug, wherever they are raised: a full disk behind standard output, above all."""
 
 
 class _LazyGroup(click.Group):
@@ -66,6 +66,14 @@ class _LazyGroup(click.Group):
             ctx.fail(f"no command '{args[0]}'{did_you_mean(args[0], COMMANDS)}")
         return super().resolve_command(ctx, args)
 
+    def main(self, *args: Any, **extra: Any) -> Any:
+        try:
+            return super().main(*args, **extra)
+        except SystemExit as end:
+            if stray_threads():
+                _leave(end.code)
+            raise
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
@@ -86,6 +94,14 @@ class _LazyGroup(click.Group):
             advice = "" if ctx.params.get("debug") else "; 'stackwise --debug …' prints where"
             code = _report(ctx, error, f"this is a bug in StackWise, please report it: {text}{advice}", 1)
         raise click.exceptions.Exit(code)
+
+
+def _leave(code: object) -> NoReturn:
+    """End the process although a provider's thread runs on: the interpreter would wait for it."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code if isinstance(code, int) else 0 if code is None else 1)
 
 
 def _culprit(error: StackwiseError) -> str:
@@ -113,9 +129,9 @@ def _silence_stdout() -> None:
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="stackwise", message="%(prog)s %(version)s")
-@click.option("--debug", is_flag=True, help="Print the traceback of an error too.")
-@click.option("--allow-provider", "allow", multiple=True, metavar="NAME", help="Import no provider but those named; may be given often.")
-@click.option("--block-provider", "block", multiple=True, metavar="NAME", help="Do not import this provider; may be given often.")
+@click.option("--debug", is_flag=True, help="Print the traceback of an error as well.")
+@click.option("--allow-provider", "allow", multiple=True, metavar="NAME", help="Import only this provider; repeatable.")
+@click.option("--block-provider", "block", multiple=True, metavar="NAME", help="Do not import this provider; repeatable.")
 @click.pass_context
 def main(ctx: click.Context, debug: bool, allow: tuple[str, ...], block: tuple[str, ...]) -> None:
     """Train neural networks along a timeline of declared states.
@@ -132,8 +148,8 @@ def main(ctx: click.Context, debug: bool, allow: tuple[str, ...], block: tuple[s
       1    a bug in StackWise
       2    the input is at fault: command line, config or data
       3    an installed provider is at fault
-      4    training halted, as losses or gradients were not finite
-      130  stopped by Ctrl-C (143 by SIGTERM)
+      4    training halted: losses or gradients were not finite
+      130  stopped by Ctrl-C (143 by SIGTERM, 129 as the terminal closed, 128 + number by another signal)
     """
     ctx.with_resource(observing(lists_of("--{}-provider", allow or None, block)))
     for stream in (sys.stdout, sys.stderr):

@@ -1,4 +1,4 @@
-"""`stackwise branch`."""
+"""`stackwise branch`: begin a run in the middle of another."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Examples:
   stackwise branch runs/trunk --at "step 640" --output runs/other-end \\
       --set phases.decay.data.mix.code=3
 
-Exit codes: as of `stackwise run`.
+Exit codes: as for `stackwise run`.
 """
 )
 @click.argument("directory", metavar="RUN", type=click.Path(path_type=Path, file_okay=False))
@@ -24,15 +24,15 @@ Exit codes: as of `stackwise run`.
     "--at",
     required=True,
     metavar="WHERE",
-    help="85%: the newest whole checkpoint up to there; 'step 640': the one of this step; or a checkpoint's name.",
+    help="85%: the newest valid checkpoint up to there; 'step 640': the one of that step; or a checkpoint's name.",
 )
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a key for what is to come; may be given often.")
-@click.option("--output", type=click.Path(path_type=Path), help="A new run directory. [default: runs/NAME-001, -002, …]")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a key from here on; repeatable.")
+@click.option("--output", type=click.Path(path_type=Path), help="The new run directory.  [default: runs/NAME-001, …]")
 def branch(directory: Path, at: str, overrides: tuple[str, ...], output: Path | None) -> None:
     """Begin a new run in the middle of the run in the directory RUN.
 
-    The steps up to the checkpoint are shared, their logs included; what comes after may be declared otherwise. Where the run was
-    branched from (directory, step, digest) stands in its status.json and in each of its checkpoints.
+    The two share the steps up to the checkpoint, logs included; what follows may be declared otherwise. The origin (directory, step,
+    digest) is recorded in status.json and in every checkpoint of the new run.
     """
     from stackwise.runs.run import branch as branch_run
 

@@ -1,4 +1,4 @@
-"""`stackwise check`: an installed provider held against the contract."""
+"""`stackwise check`: an installed provider against the contract."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ Examples:
   stackwise check rack:waves.conv --json
   stackwise check waves ripples
 
-Exit codes: 0 every promise is kept, 2 nothing of that name is installed,
-3 the provider is broken or breaks a promise.
+Exit codes: 0 every check passes, 2 nothing of that name is installed,
+3 the provider is broken or fails a check.
 """
 )
 @click.argument("providers", metavar="PROVIDER...", nargs=-1, required=True)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list of outcomes instead of text.")
 @click.pass_context
 def check(ctx: click.Context, providers: tuple[str, ...], as_json: bool) -> None:
-    """Hold every component of each PROVIDER against the contract of its kind.
+    """Check every component of each PROVIDER against the contract of its kind.
 
     PROVIDER is the name of an installed provider, or the id of one component as `list-providers` prints it. Each component is
-    built from its own example and joined to neutral partners, so no other provider is needed. The same checks run under
-    pytest, see `stackwise.conformance`.
+    built from its own example and joined to neutral partners, so no other provider is needed. pytest runs the same checks with
+    `stackwise.conformance`.
 
     The JSON objects have the keys component, check, verdict ('passed', 'failed', 'not applicable' or 'blocked'), reason and,
     where a check failed, explanation.
@@ -44,10 +44,10 @@ def check(ctx: click.Context, providers: tuple[str, ...], as_json: bool) -> None
     runner = Runner()
     outcomes: list[Outcome] = []
     for subject in [subject for provider in providers for subject in subjects_of(provider)]:
-        found = list(runner.run_all(subject))
-        outcomes += found
+        of_subject = list(runner.run_all(subject))
+        outcomes += of_subject
         if not as_json:
-            click.echo(_as_text(found))
+            click.echo(_as_text(of_subject))
     if as_json:
         click.echo(json.dumps([_as_object(outcome) for outcome in outcomes], indent=1))
     else:

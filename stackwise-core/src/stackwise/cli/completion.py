@@ -6,7 +6,7 @@ import click
 from click.shell_completion import get_completion_class
 
 
-@click.command()
+@click.command(epilog="Exit codes: 0 done, 2 an unknown shell.")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(ctx: click.Context, shell: str) -> None:
@@ -17,8 +17,8 @@ def completion(ctx: click.Context, shell: str) -> None:
     zsh:   stackwise completion zsh >> ~/.zshrc
     fish:  stackwise completion fish > ~/.config/fish/completions/stackwise.fish
 
-    Open a new shell afterwards. Exit codes: 0 done, 2 an unknown shell.
+    Open a new shell afterwards.
     """
-    made_for = get_completion_class(shell)
-    assert made_for is not None  # click brings all three
-    click.echo(made_for(ctx.find_root().command, {}, "stackwise", "_STACKWISE_COMPLETE").source())
+    complete = get_completion_class(shell)
+    assert complete is not None  # click brings all three
+    click.echo(complete(ctx.find_root().command, {}, "stackwise", "_STACKWISE_COMPLETE").source())

@@ -1,4 +1,4 @@
-"""`stackwise doctor`."""
+"""`stackwise doctor`: the installation and a run directory examined."""
 
 from __future__ import annotations
 
@@ -21,48 +21,50 @@ Examples:
 \b
 Exit codes:
   0  healthy
-  2  something of yours needs mending: RUN is no run directory, a checkpoint or
-     the final weights are damaged, the disk is full or cannot be written
-  3  nothing of that, but an installed provider is broken
+  2  RUN is no run directory, a checkpoint or the final weights are damaged,
+     or the disk is full or cannot be written
+  3  none of these, but an installed provider is broken
 """
 )
 @click.argument("run", required=False, type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON object with the keys environment, providers, disk, run and exit_code.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object: environment, providers, disk, run, exit_code.")
 @click.pass_context
 def doctor(context: click.Context, run: Path | None, as_json: bool) -> None:
     """Examine the installation, and with RUN a run directory.
 
-    It tells of Python, torch and its devices, of every provider and what is wrong with it, and of the disk that runs go to. Of a RUN
-    it tells the status, who writes to it now, and of every checkpoint whether it is valid, with the reason if it is not: all of their
-    files are read. Nothing is changed.
+    Reports Python, torch and its devices, every provider and what is wrong with it, and the disk that runs are written to. For a RUN it
+    reports the status, who is writing to it, and for every checkpoint whether it is valid, or why not: all of their files are read.
+    Nothing is changed.
     """
     from stackwise.runs.diagnosis import diagnose
 
-    found = diagnose(run)
-    click.echo(_as_json(found) if as_json else "\n\n".join(_sections(found)))
-    context.exit(found.exit_code)
+    diagnosis = diagnose(run)
+    click.echo(_as_json(diagnosis) if as_json else "\n\n".join(_sections(diagnosis)))
+    context.exit(diagnosis.exit_code)
 
 
-def _as_json(found: Diagnosis) -> str:
+def _as_json(diagnosis: Diagnosis) -> str:
     import json
 
     import attrs
 
     providers = [
         {"provider": p.name, "distribution": p.distribution, "version": p.version, "status": p.status, "components": len(p.components)}
-        for p in found.providers
+        for p in diagnosis.providers
     ]
-    run: dict[str, Any] | None = None if found.run is None else {**attrs.asdict(found.run), "problems": list(found.run.problems)}
-    disk = {**attrs.asdict(found.disk), "problems": list(found.disk.problems)}
-    about = {"environment": attrs.asdict(found.environment), "providers": providers, "disk": disk, "run": run}
-    return json.dumps({**about, "exit_code": found.exit_code}, indent=2)
+    run: dict[str, Any] | None = (
+        None if diagnosis.run is None else {**attrs.asdict(diagnosis.run), "problems": list(diagnosis.run.problems)}
+    )
+    disk = {**attrs.asdict(diagnosis.disk), "problems": list(diagnosis.disk.problems)}
+    about = {"environment": attrs.asdict(diagnosis.environment), "providers": providers, "disk": disk, "run": run}
+    return json.dumps({**about, "exit_code": diagnosis.exit_code}, indent=2)
 
 
-def _sections(found: Diagnosis) -> list[str]:
-    environment, disk = found.environment, found.disk
+def _sections(diagnosis: Diagnosis) -> list[str]:
+    environment, disk = diagnosis.environment, diagnosis.disk
     build = f"built for CUDA {environment.cuda_build}" if environment.cuda_build else "built for CPUs"
     compiles = f"with {environment.compiler}" if environment.compiler else "not here: there is no C++ compiler (g++, clang++ or $CXX)"
-    told = [
+    lines = [
         "environment",
         f"  stackwise      {environment.stackwise}",
         f"  python         {environment.python}",
@@ -71,10 +73,10 @@ def _sections(found: Diagnosis) -> list[str]:
         f"  devices        {', '.join(environment.devices)}",
         f"  torch.compile  {compiles}",
     ]
-    providers = [f"  {p.name:<14} {p.distribution} {p.version}: {_health(p.ok, p.status, len(p.components))}" for p in found.providers]
+    providers = [f"  {p.name:<14} {p.distribution} {p.version}: {_health(p.ok, p.status, len(p.components))}" for p in diagnosis.providers]
     space = f"  {disk.path}: {disk.free_bytes / 1e9:.1f} of {disk.total_bytes / 1e9:.1f} GB free"
-    sections = ["\n".join(told), "\n".join(["providers", *providers]), "\n".join(["disk", space, *(f"  {p}" for p in disk.problems)])]
-    return [*sections, *([_run(found.run)] if found.run is not None else [])]
+    sections = ["\n".join(lines), "\n".join(["providers", *providers]), "\n".join(["disk", space, *(f"  {p}" for p in disk.problems)])]
+    return [*sections, *([_run(diagnosis.run)] if diagnosis.run is not None else [])]
 
 
 def _health(ok: bool, status: str, components: int) -> str:

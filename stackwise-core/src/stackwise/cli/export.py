@@ -1,4 +1,4 @@
-"""`stackwise export`."""
+"""`stackwise export`: the weights of a run for use elsewhere."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ Exit codes: 0 done, 2 no such weights or the disk refuses, 3 a provider's defect
 def export(run: Path, directory: Path, step: int | None) -> None:
     """Write the weights of a RUN directory into a new DIRECTORY.
 
-    It holds weights.safetensors, and weights.json with the parts by component id, their options and specs, and the versions of
+    DIRECTORY will hold weights.safetensors, and weights.json with the parts by component id, their options and specs, and the versions of
     their providers. The model is built and loaded on the way: what was exported does load where the same providers are installed.
     """
     from stackwise.saved.export import export as export_weights
 
-    taken = export_weights(run, directory, step)
-    click.echo(f"exported step {taken} to {directory}: stackwise.load_exported({str(directory)!r}) builds the model")
+    exported_step = export_weights(run, directory, step)
+    click.echo(f"exported step {exported_step} to {directory}: stackwise.load_exported({str(directory)!r}) builds the model")

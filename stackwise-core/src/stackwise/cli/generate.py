@@ -1,4 +1,4 @@
-"""`stackwise generate`."""
+"""`stackwise generate`: a prompt continued with the model of a run."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ import click
     epilog="""\b
 Examples:
   stackwise generate runs/grow-bytes-001 --prompt "def main("
-  stackwise generate runs/grow-bytes-001 --prompt "import " --tokens 200 --temperature 0.8 --top-p 0.9
-  stackwise generate runs/diffusion-001 --prompt "class " --tokens 64 --steps 16
+  stackwise generate runs/grow-bytes-001 --prompt "import " --top-p 0.9
+  stackwise generate runs/masks-001 --prompt "class " --tokens 64 --steps 16
   stackwise generate runs/arrays-001 --ids --prompt "3 1 4 1 5"
 
-Exit codes: 0 done, 2 nothing that generates, or a prompt or option at fault,
-3 a provider's defect.
+Exit codes: 0 done, 2 the task cannot generate, or a prompt or option is at
+fault, 3 a provider's defect.
 """
 )
 @click.argument("directory", metavar="RUN", type=click.Path(path_type=Path, file_okay=False))
-@click.option("--prompt", required=True, help="Text to go on from; may be empty for a task that fills in masks.")
+@click.option("--prompt", required=True, help="Text to continue; may be empty for a task that fills in masks.")
 @click.option("--tokens", type=click.IntRange(min=1), default=100, show_default=True, help="Tokens to generate.")
 @click.option("--temperature", type=float, default=1.0, show_default=True, help="Divides the logits; 0 takes the likeliest token.")
 @click.option("--top-k", type=click.IntRange(min=1), help="Draw among the K likeliest tokens. [default: all]")
-@click.option("--top-p", type=float, help="Draw among the fewest tokens of together at least this probability. [default: all]")
-@click.option("--steps", type=click.IntRange(min=1), help="Diffusion: steps that unmask. [default: as many as tokens]")
-@click.option("--no-cache", is_flag=True, help="Causal: compute keys and values anew for every token; the text is the same.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of every draw.")
-@click.option("--ids", is_flag=True, help="The prompt is token ids with blanks between them, and so is what is printed.")
+@click.option("--top-p", type=float, help="Draw among the fewest tokens that have together at least this probability. [default: all]")
+@click.option("--steps", type=click.IntRange(min=1), help="Diffusion: number of unmasking steps. [default: as many as tokens]")
+@click.option("--no-cache", is_flag=True, help="Causal: recompute keys and values for every token; same text.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of every draw.")
+@click.option("--ids", is_flag=True, help="Read and print token ids, separated by blanks, instead of text.")
 def generate(
     directory: Path,
     prompt: str,
@@ -43,16 +43,16 @@ def generate(
 ) -> None:
     """Continue a prompt with the model of a RUN.
 
-    The weights are the final ones, or those of the newest checkpoint of a run that has not finished. The task in force then says how
-    tokens come: one after the other (causal language models; targets, whose source is the prompt), or masks filled in step by step
-    (mask diffusion). Prompt and continuation are printed. The same seed gives the same tokens.
+    The weights are the final ones, or those of the newest checkpoint if the run has not finished. Its task decides how tokens are
+    generated: one after the other (causal language models; sequence to sequence, where the prompt is the source), or by filling in
+    masks step by step (mask diffusion). Prompt and continuation are printed. The same seed gives the same tokens.
     """
     from stackwise.contracts.generation import GenerationSettings
     from stackwise.saved.generate import generate as generate_from
 
     settings = GenerationSettings(tokens=tokens, temperature=temperature, top_k=top_k, top_p=top_p, steps=steps, cache=not no_cache)
-    made = generate_from(directory, _as_ids(prompt) if ids else prompt, settings, seed=seed)
-    click.echo(" ".join(map(str, made.ids)) if made.text is None else made.text)
+    continuation = generate_from(directory, _as_ids(prompt) if ids else prompt, settings, seed=seed)
+    click.echo(" ".join(map(str, continuation.ids)) if continuation.text is None else continuation.text)
 
 
 def _as_ids(prompt: str) -> list[int]:

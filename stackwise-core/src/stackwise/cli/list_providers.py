@@ -8,13 +8,21 @@ import click
 
 from stackwise.host.discovery import discover
 from stackwise.host.offers import GROUP
-from stackwise.host.registry import Provider
+from stackwise.host.provider import Provider
 
 SLOW_SECONDS = 0.25
 """A provider that takes longer than this to list is named: every command waits for it."""
 
 
-@click.command()
+@click.command(
+    epilog="""\b
+Examples:
+  stackwise list-providers
+  stackwise --block-provider waves list-providers --json
+
+Exit code: 0, whatever the state of the providers.
+"""
+)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list of objects instead of a table.")
 def list_providers(as_json: bool) -> None:
     """List the installed providers, their components and their faults.
@@ -22,15 +30,8 @@ def list_providers(as_json: bool) -> None:
     A provider is any installed distribution with an entry point in the group 'stackwise.providers'; install one with pip and
     it is listed here. A broken provider is listed with the reason and does not disturb the others.
 
-    \b
-    stackwise list-providers
-    stackwise list-providers --json
-
-    The JSON objects have the keys provider, distribution, version, status ('ok' or why nothing of it can be
-    used), refused (whether that is because of an allow or block list), editable, location and
-    components, a list of objects with kind, name, id and summary.
-
-    Exit code: 0, whatever the state of the providers.
+    The JSON objects have the keys provider, distribution, version, status ('ok', or why it cannot be used), refused (true if an allow
+    or block list left it out), editable, location, and components, a list of objects with kind, name, id and summary.
     """
     providers = discover().providers
     click.echo(_as_json(providers) if as_json else _as_text(providers))
@@ -53,8 +54,8 @@ def _as_json(providers: Sequence[Provider]) -> str:
             "editable": provider.editable,
             "location": provider.location,
             "components": [
-                {"kind": found.kind, "name": found.component.name, "id": found.id, "summary": found.component.summary}
-                for found in provider.components
+                {"kind": each.kind, "name": each.component.name, "id": each.id, "summary": each.component.summary}
+                for each in provider.components
             ],
         }
         for provider in providers
@@ -71,8 +72,10 @@ def _as_text(providers: Sequence[Provider]) -> str:
     ]
     titles = ("provider", "distribution", "version", "status")
     widths = [max(len(row[i]) for row in (titles, *heads)) for i in range(3)]
-    found = [component for provider in providers for component in provider.components]
-    kind_width, id_width = (max((len(text) for text in texts), default=0) for texts in ([c.kind for c in found], [c.id for c in found]))
+    components = [component for provider in providers for component in provider.components]
+    kind_width, id_width = (
+        max((len(text) for text in texts), default=0) for texts in ([c.kind for c in components], [c.id for c in components])
+    )
 
     def line(row: Sequence[str]) -> str:
         return "  ".join([*(text.ljust(width) for text, width in zip(row, widths, strict=False)), row[3]])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from stackwise.host.registry import KINDS
+from stackwise.host.provider import KINDS
 
 
 @click.command(
@@ -15,14 +15,14 @@ Examples:
   stackwise new-provider waves --kind rack
   stackwise new-provider waves --kind loader --output ~/code/waves
 
-Exit codes: 0 written, 2 the name or the place cannot be used.
+Exit codes: 0 done, 2 the name or the folder cannot be used.
 """
 )
 @click.argument("name")
-@click.option("--kind", type=click.Choice(KINDS), required=True, help="Kind of the first component.")
-@click.option("--output", type=click.Path(path_type=Path), help="Folder to make.  [default: stackwise-providers-NAME]")
+@click.option("--kind", type=click.Choice(KINDS), metavar="KIND", required=True, help=f"One of {', '.join(KINDS)}.")
+@click.option("--output", type=click.Path(path_type=Path), help="Folder to write.  [default: stackwise-providers-NAME]")
 def new_provider(name: str, kind: str, output: Path | None) -> None:
-    """Write a provider NAME with one component, which installs, lists, checks and trains as it is.
+    """Write a provider NAME with one component that installs, lists, checks and trains as it is.
 
     The folder holds pyproject.toml with the entry point, the package (provider.py, options.py and the component's module),
     tests that call the conformance kit, a config to train with, a README and a file for continuous integration.

@@ -1,4 +1,4 @@
-"""`stackwise plan`."""
+"""`stackwise plan`: the timeline of a config and its price, before anything runs."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ import click
 Example:
   stackwise plan examples/grow-bytes.yaml
 
-Exit codes: 0 planned, 2 mistakes in the config, 3 a provider's defect.
+Exit codes: 0 done, 2 mistakes in the config, 3 a provider's defect.
 """
 )
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one key of the config; may be given often.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one key of the config; repeatable.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 def plan(file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     """Show the timeline that the config FILE declares, without weights in memory and without reading data.
 
-    For every phase: steps, tokens, stacks and blocks, parameters, optimizer state, training FLOPs, learning rate; and for
-    every boundary what each plane changes, which block comes from which, what is adopted, copied, fresh or dropped, and
-    whether the function the model computes is preserved.
+    For every phase: steps, tokens, stacks and blocks, parameters, optimizer state, training FLOPs and learning rate. For every
+    boundary: what each plane changes, which block comes from which, what is adopted, copied, fresh or dropped, and whether the model
+    still computes the same function.
     """
     from stackwise import config
     from stackwise.assembly.pricing import price

@@ -1,4 +1,4 @@
-"""`stackwise resume`."""
+"""`stackwise resume`: go on with a run from its newest checkpoint."""
 
 from __future__ import annotations
 
@@ -15,20 +15,19 @@ Examples:
   stackwise resume runs/grow-bytes-001
   stackwise resume runs/grow-bytes-001 --set run.horizon="2400 steps"
 
-Exit codes: as of `stackwise run`; 0 also where the run has finished before
-and nothing is left.
+Exit codes: as for `stackwise run`; 0 also when the run has already finished.
 """
 )
 @click.argument("directory", metavar="RUN", type=click.Path(path_type=Path, file_okay=False))
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a key for what is to come; may be given often.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a key from here on; repeatable.")
 def resume(directory: Path, overrides: tuple[str, ...]) -> None:
     """Go on with the run in the directory RUN from its newest valid checkpoint.
 
-    What follows is, bit for bit, what would have followed without the interruption. A damaged checkpoint is passed over, with the
-    reason. The logs are cut back to the checkpoint, so that they tell of every step once.
+    The run goes on bit for bit as if it had not been interrupted. A damaged checkpoint is skipped, and the reason printed. The logs are
+    cut back to the checkpoint, so that every step is in them once.
 
-    A change may touch only what is still to come: what declares steps that are done is refused, and phases that have ended keep
-    their last step, also when the horizon moves.
+    --set may change only what is still to come: a change of steps already trained is refused, and phases that have ended keep their
+    last step even if the horizon moves.
     """
     from stackwise.storage.lock import refuse_held
 

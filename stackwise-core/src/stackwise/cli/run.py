@@ -1,4 +1,4 @@
-"""`stackwise run`."""
+"""`stackwise run`: train what a config declares."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ Examples:
 
 Exit codes: 0 done, 2 mistakes in config or data, 3 a provider's defect,
 4 halted because steps were not finite, 130 stopped by Ctrl-C and 143 by
-SIGTERM, the state saved.
+SIGTERM with the state saved.
 """
 )
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one key of the config; may be given often.")
-@click.option("--output", type=click.Path(path_type=Path), help="Run directory. [default: runs/NAME-001, -002, …]")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one key of the config; repeatable.")
+@click.option("--output", type=click.Path(path_type=Path), help="Run directory.  [default: runs/NAME-001, …]")
 @click.option(
     "--resume",
     type=click.Choice(["never", "auto", "must"]),
     default="never",
     show_default=True,
-    help="Go on with the run at --output, or the newest of this name: never; where there is one; always.",
+    help="Continue the run at --output, or the newest of this name: never, if there is one, or always.",
 )
 def run(file: Path, overrides: tuple[str, ...], output: Path | None, resume: Literal["never", "auto", "must"]) -> None:
     """Train what the config FILE declares, phase by phase.
@@ -40,8 +40,7 @@ def run(file: Path, overrides: tuple[str, ...], output: Path | None, resume: Lit
     The config is checked whole before anything is read or built. The run directory then holds the resolved config, the plan,
     events.jsonl, metrics.jsonl, status.json, checkpoints and the final weights (safetensors with a JSON description).
 
-    SIGTERM and Ctrl-C stop after the step under way, its state saved; a second one leaves at once. SIGUSR1 saves the state and
-    goes on.
+    SIGTERM and Ctrl-C finish the step, save the state and stop; a second one stops at once. SIGUSR1 saves the state and goes on.
     """
     from stackwise.storage.lock import refuse_held
 
@@ -53,11 +52,11 @@ def run(file: Path, overrides: tuple[str, ...], output: Path | None, resume: Lit
 
 
 def show(result: Result) -> None:
-    """Print what came of a run."""
+    """Print the outcome of a run."""
     if result.finished_before:
-        done = result.summary.finished.steps if result.summary.finished is not None else 0
-        click.echo(f"{result.directory} has finished before, after {done:,} steps: nothing is left to train")
-        click.echo("train it further by: --set run.horizon=… (or `stackwise branch`)")
+        steps = result.summary.finished.steps if result.summary.finished is not None else 0
+        click.echo(f"{result.directory} has finished already, after {steps:,} steps: nothing is left to train")
+        click.echo("to train it further: --set run.horizon=… (or `stackwise branch`)")
         return
     click.echo(result.summary.text())
     click.echo(

@@ -11,7 +11,9 @@ import click
     epilog="""\b
 Examples:
   stackwise schema > stackwise.schema.json
-  # yaml-language-server: $schema=stackwise.schema.json    (first line of a config)
+
+Then begin a config with the line
+  # yaml-language-server: $schema=stackwise.schema.json
 
 Exit code: 0; a component whose options do not load is known by its id only.
 """
@@ -20,8 +22,8 @@ def schema() -> None:
     """Print the JSON Schema (Draft 2020-12) of configs in this environment.
 
     It holds the core's keys, phases as deltas, durations, schedules, and the options of every installed component, chosen by
-    `use`. Editors that speak the YAML language server complete and check configs with it. What depends on more than one key
-    (timelines, joined sizes, selectors that match nothing) is the business of `stackwise validate`.
+    `use`. Editors with the YAML language server complete and check configs with it. What depends on more than one key
+    (timelines, joined sizes, selectors that match nothing) only `stackwise validate` can check.
     """
     from stackwise.config.schema import config_schema
     from stackwise.host.discovery import discover

@@ -17,7 +17,8 @@ from stackwise.contracts.options import config_key
 from stackwise.contracts.specs import OptimizerSpec, Spec
 from stackwise.errors import UserError, did_you_mean
 from stackwise.host.discovery import discover
-from stackwise.host.registry import KINDS, Registered, Registry
+from stackwise.host.provider import KINDS, Registered
+from stackwise.host.registry import Registry
 
 _PLACES: Mapping[Kind, str] = {
     "embedding": "model.embedding",
@@ -43,13 +44,21 @@ def _complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> li
     registry = discover()
     kind, colon, rest = incomplete.rpartition(":")
     return [
-        CompletionItem(f"{kind}{colon}{found.id}", help=found.component.summary or found.kind)
-        for found in registry
-        if found.id.startswith(rest) and (not kind or found.kind == kind)
+        CompletionItem(f"{kind}{colon}{entry.id}", help=entry.component.summary or entry.kind)
+        for entry in registry
+        if entry.id.startswith(rest) and (not kind or entry.kind == kind)
     ]
 
 
-@click.command()
+@click.command(
+    epilog="""\b
+Examples:
+  stackwise show core.project
+  stackwise show adapter:core.project
+
+Exit codes: 0 done, 2 there is no such component, 3 its provider is broken.
+"""
+)
 @click.argument("component", shell_complete=_complete)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list of objects instead of text.")
 def show(component: str, as_json: bool) -> None:
@@ -57,24 +66,18 @@ def show(component: str, as_json: bool) -> None:
 
     COMPONENT is an id as `list-providers` prints it; where two kinds share an id, put the kind before it.
 
-    \b
-    stackwise show core.project
-    stackwise show adapter:core.project
-
     The JSON objects have the keys id, kind, summary, provider, distribution, version, editable, sha256 (of the distribution's
     Python files), options_at (file and line), factory, options (key, type, required, default, doc, may_follow_time, and the
     rules minimum, maximum, below, choices), spec, example and stands_at.
-
-    Exit codes: 0 done, 2 there is no such component, 3 its provider is broken.
     """
     registry = discover()
-    found = _find(registry, component)
+    entries = _find(registry, component)
     if as_json:
         import json
 
-        click.echo(json.dumps([_as_object(registry, each) for each in found], indent=1, default=str))
+        click.echo(json.dumps([_as_object(registry, entry) for entry in entries], indent=1, default=str))
     else:
-        click.echo("\n\n".join(_describe(registry, each) for each in found))
+        click.echo("\n\n".join(_describe(registry, entry) for entry in entries))
 
 
 def _find(registry: Registry, text: str) -> tuple[Registered, ...]:
@@ -86,11 +89,11 @@ def _find(registry: Registry, text: str) -> tuple[Registered, ...]:
 
 
 def _matching(registry: Registry, kind: str, id: str) -> tuple[Registered, ...]:
-    return tuple(found for found in registry.named(id) if not kind or found.kind == kind)
+    return tuple(entry for entry in registry.named(id) if not kind or entry.kind == kind)
 
 
 def _refuse(registry: Registry, kind: str, id: str) -> tuple[Registered, ...]:
-    """Say why nothing was found, with every provider at hand for near names."""
+    """The error for a name that nothing has: every provider is loaded, for near names."""
     for known in KINDS:
         if kind == known:
             return (registry.get(known, id),)
@@ -98,44 +101,44 @@ def _refuse(registry: Registry, kind: str, id: str) -> tuple[Registered, ...]:
     raise registry.unknown(None, id)
 
 
-def _describe(registry: Registry, found: Registered) -> str:
-    options, provider = found.load_options(), registry.provider(found.provider)
+def _describe(registry: Registry, entry: Registered) -> str:
+    options, provider = entry.load_options(), registry.provider(entry.provider)
     editable = " (editable)" if provider is not None and provider.editable else ""
     parts = [
-        f"{found.id}  ({found.kind})",
-        _indent(found.component.summary) if found.component.summary else "",
-        _indent(f"from {found.distribution} {found.version}{editable}, provider '{found.provider}'"),
-        _indent(f"options at {_place(options)}, factory {found.component.factory}"),
+        f"{entry.id}  ({entry.kind})",
+        _indent(entry.component.summary) if entry.component.summary else "",
+        _indent(f"from {entry.distribution} {entry.version}{editable}, provider '{entry.provider}'"),
+        _indent(f"options at {_place(options)}, factory {entry.component.factory}"),
         "",
         _options(options),
         "",
-        _spec(options, found.component.example),
+        _spec(options, entry.component.example),
         "",
-        _example(found),
+        _example(entry),
     ]
     return "\n".join(part for i, part in enumerate(parts) if part or i != 1)
 
 
-def _as_object(registry: Registry, found: Registered) -> dict[str, Any]:
+def _as_object(registry: Registry, entry: Registered) -> dict[str, Any]:
     """Everything about a component, for scripts."""
-    options, provider = found.load_options(), registry.provider(found.provider)
+    options, provider = entry.load_options(), registry.provider(entry.provider)
     assert provider is not None  # the one that the component came from
     fields: tuple[attrs.Attribute[Any], ...] = attrs.fields(options)
     return {
-        "id": found.id,
-        "kind": found.kind,
-        "summary": found.component.summary,
-        "provider": found.provider,
-        "distribution": found.distribution,
-        "version": found.version,
+        "id": entry.id,
+        "kind": entry.kind,
+        "summary": entry.component.summary,
+        "provider": entry.provider,
+        "distribution": entry.distribution,
+        "version": entry.version,
         "editable": provider.editable,
         "sha256": provider.file_digest,
         "options_at": _place(options),
-        "factory": found.component.factory,
+        "factory": entry.component.factory,
         "options": [_option_as_object(attribute) for attribute in fields],
-        "spec": _spec(options, found.component.example),
-        "example": {"use": found.id, **found.component.example},
-        "stands_at": _PLACES[found.kind],
+        "spec": _spec(options, entry.component.example),
+        "example": {"use": entry.id, **entry.component.example},
+        "stands_at": _PLACES[entry.kind],
     }
 
 
@@ -238,12 +241,12 @@ def _spec_lines(spec: Spec) -> list[str]:
     return lines
 
 
-def _example(found: Registered) -> str:
+def _example(entry: Registered) -> str:
     import yaml
 
-    node = _plain({"use": found.id, **found.component.example})
-    text = yaml.safe_dump([node] if found.kind in _LISTED else node, sort_keys=False, default_flow_style=None, allow_unicode=True)
-    return f"example, as the config's {_PLACES[found.kind]}:\n{_indent(text.rstrip())}"
+    node = _plain({"use": entry.id, **entry.component.example})
+    text = yaml.safe_dump([node] if entry.kind in _LISTED else node, sort_keys=False, default_flow_style=None, allow_unicode=True)
+    return f"example, as the config's {_PLACES[entry.kind]}:\n{_indent(text.rstrip())}"
 
 
 def _plain(value: object) -> object:

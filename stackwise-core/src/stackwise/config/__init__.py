@@ -1,21 +1,11 @@
 """Configs: YAML or Python → an `Experiment`, every value with its place, every mistake at once."""
 
 from stackwise.config.component_options import parse_option, parse_schedule, structure_options
-from stackwise.config.experiment import (
-    CheckpointConfig,
-    DataConfig,
-    EnterConfig,
-    EvaluateConfig,
-    Experiment,
-    GroupConfig,
-    ModelConfig,
-    OptimizerConfig,
-    PhaseConfig,
-    Ref,
-    RunConfig,
-)
+from stackwise.config.experiment import EnterConfig, EvaluateConfig, Experiment, PhaseConfig
 from stackwise.config.loading import experiment, load
 from stackwise.config.objects import Phase, sample
+from stackwise.config.planes import DataConfig, GroupConfig, ModelConfig, OptimizerConfig, Ref
+from stackwise.config.run import CheckpointConfig, RunConfig
 
 __all__ = [
     "CheckpointConfig",

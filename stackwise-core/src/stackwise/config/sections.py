@@ -8,24 +8,18 @@ from typing import Any, TypeVar
 
 import attrs
 
-from stackwise.config.experiment import (
-    DataConfig,
-    EnterConfig,
-    EvaluateConfig,
-    GroupConfig,
-    ModelConfig,
-    OptimizerConfig,
-    Ref,
-    RunConfig,
-    StartConfig,
-    WeightAdapterConfig,
-)
+from stackwise.config.experiment import EnterConfig, EvaluateConfig
 from stackwise.config.faults import Fault, faults_of
+from stackwise.config.hints import unknown_key
 from stackwise.config.nodes import KeyPath, Node, describe
+from stackwise.config.planes import DataConfig, GroupConfig, ModelConfig, OptimizerConfig, Ref, StartConfig, WeightAdapterConfig
+from stackwise.config.run import RunConfig
 from stackwise.config.strict import MISTAKES, convert
 from stackwise.contracts.components import Built
+from stackwise.contracts.options import config_key
 from stackwise.errors import did_you_mean
 from stackwise.timeline.duration import Duration
+from stackwise.timeline.schedules import Constant
 
 _T = TypeVar("_T")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}\Z")
@@ -113,6 +107,10 @@ class Section:
 
         `fallback` holds what stands in for a required value that is missing or at fault.
         """
+        fields: tuple[attrs.Attribute[Any], ...] = attrs.fields(cls)  # type: ignore[arg-type]  # an attrs class
+        keys = [config_key(a) for a in fields if a.metadata.get("doc")]
+        for key in [key for key in self.children if key not in keys]:
+            self.fault((key,), unknown_key(key, keys, self.children.pop(key).plain()))
         raw = {**{key: child.plain() for key, child in self.children.items()}, **ready}
         try:
             return self._convert(raw, cls)
@@ -160,16 +158,16 @@ def read_data(node: Node | None) -> Read[DataConfig]:
     if data.step_tokens is not None and data.accumulate is not None:
         section.fault(("accumulate",), "stands beside step_tokens, which splits a step by itself: keep one of the two")
     if not data.mix:
-        return attrs.evolve(data, mix=dict.fromkeys(sources, 1.0)), tuple(section.faults)
+        return attrs.evolve(data, mix=dict.fromkeys(sources, Constant(value=1.0))), tuple(section.faults)
     for name, weight in data.mix.items():
         if name not in sources:
             section.fault(("mix", name), f"there is no source '{name}'{did_you_mean(name, sources)}")
-        elif isinstance(weight, float) and weight < 0:
-            section.fault(("mix", name), f"a weight of {weight:g} is below zero: only ratios of weights above zero have a meaning")
+        elif isinstance(weight, Constant) and weight.value < 0:
+            section.fault(("mix", name), f"a weight of {weight.value:g} is below zero: only ratios of weights above zero have a meaning")
     for name in sources:
         if name not in data.mix:
             section.fault(("mix",), f"source '{name}' has no weight: give it one (0 leaves it out)")
-    if all(weight == 0 for weight in data.mix.values()):
+    if all(isinstance(weight, Constant) and weight.value == 0 for weight in data.mix.values()):
         section.fault(("mix",), "all weights are zero: nothing would be read")
     return data, tuple(section.faults)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor
 
 from stackwise.conformance import bench, partners
-from stackwise.conformance.building import built
+from stackwise.conformance.building import artifact_of
 from stackwise.conformance.subject import LENGTH, ROWS, SEED, Subject, must
 from stackwise.contracts.specs import TransformSpec
 
@@ -19,13 +19,13 @@ def check_own_stream(subject: Subject) -> None:
 
     Usual cause: `torch.rand(...)` without `generator=generator`; numpy's or Python's own generator.
     """
-    made, batch = built(subject), bench.rows(subject)
+    artifact, batch = artifact_of(subject), bench.rows(subject)
     before = torch.get_rng_state()
     try:
-        first = _applied(subject, made, bench.copied(batch))
+        first = _applied(subject, artifact, bench.copy_of(batch))
         drawn = not torch.equal(torch.get_rng_state(), before)
         torch.manual_seed(SEED + 1)
-        second = _applied(subject, made, bench.copied(batch))
+        second = _applied(subject, artifact, bench.copy_of(batch))
     finally:
         torch.set_rng_state(before)
     must(not drawn, "it draws from torch's own generator: pass generator=generator to every draw")
@@ -38,9 +38,9 @@ def check_leaves_the_batch(subject: Subject) -> None:
     Usual cause: an operation in place (`add_`, `masked_fill_`), or a field set in the mapping that came.
     """
     batch = bench.rows(subject)
-    kept = bench.copied(batch)
-    _applied(subject, built(subject), batch)
-    changed = [name for name in {**kept, **batch} if name not in batch or name not in kept or not bench.same(kept[name], batch[name])]
+    copies = bench.copy_of(batch)
+    _applied(subject, artifact_of(subject), batch)
+    changed = [name for name in {**copies, **batch} if name not in batch or name not in copies or not bench.same(copies[name], batch[name])]
     must(not changed, f"it changes {', '.join(changed)} of the batch that it was handed")
 
 
@@ -50,27 +50,27 @@ def check_transformed_fields(subject: Subject) -> None:
     Usual cause: a new map that leaves out the fields it does not change; rows dropped by a filter.
     """
     batch = bench.rows(subject)
-    result = _applied(subject, built(subject), bench.copied(batch))
+    result = _applied(subject, artifact_of(subject), bench.copy_of(batch))
     lost = sorted(batch.keys() - result.keys())
     must(not lost, f"{', '.join(lost)} is missing from the result: hand on what is not changed")
     spec = subject.spec()
-    stated = bench.sized(spec, subject.sizes()).outputs if isinstance(spec, TransformSpec) else {}
-    for name, field in stated.items():
+    outputs = bench.with_sizes(spec, subject.sizes()).outputs if isinstance(spec, TransformSpec) else {}
+    for name, field in outputs.items():
         must(name in result, f"the spec adds '{name}', but the result has {', '.join(result)}")
-        wanted = partners.shape_of(field, ROWS, LENGTH)
-        must(tuple(result[name].shape) == wanted, f"'{name}' has shape {tuple(result[name].shape)}: {field} is {wanted} here")
+        shape = partners.shape_of(field, ROWS, LENGTH)
+        must(tuple(result[name].shape) == shape, f"'{name}' has shape {tuple(result[name].shape)}: {field} is {shape} here")
         same_kind = field.dtype in ("floating", "integer") or result[name].dtype == partners.dtype_of(field)
         must(same_kind, f"'{name}' is {result[name].dtype}: {field.dtype} is promised")
-    for name in batch.keys() - stated.keys():
+    for name in batch.keys() - outputs.keys():
         same = result[name].shape == batch[name].shape and result[name].dtype == batch[name].dtype
         must(same, f"'{name}' goes from {_form(batch[name])} to {_form(result[name])}, which no spec says: declare it as an output")
 
 
-def _applied(subject: Subject, made: Any, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _applied(subject: Subject, artifact: Any, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
     generator = Generator().manual_seed(SEED)
     if subject.kind == "task":
-        return dict(made.prepare(batch, bench.MOMENT, generator))
-    return dict(made(batch, bench.MOMENT, generator))
+        return dict(artifact.prepare(batch, bench.MOMENT, generator))
+    return dict(artifact(batch, bench.MOMENT, generator))
 
 
 def _form(tensor: Tensor) -> str:

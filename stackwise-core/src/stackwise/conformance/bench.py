@@ -63,7 +63,7 @@ class Boundaries:
     """Parameter of the head → canonical name of the partner's parameter that it is."""
 
 
-def sized(spec: _S, sizes: Mapping[str, int]) -> _S:
+def with_sizes(spec: _S, sizes: Mapping[str, int]) -> _S:
     """A spec with numbers in place of the names of its dimensions."""
 
     def of(tensor: TensorSpec) -> TensorSpec:
@@ -97,7 +97,7 @@ def boundaries(subject: Subject) -> Boundaries:
             raise NotApplicable("its options have no `to_spec()`, so nobody knows which fields it works on: declare a TransformSpec")
     if spec is None:
         return around
-    spec = sized(spec, subject.sizes())
+    spec = with_sizes(spec, subject.sizes())
     match spec:
         case EmbeddingSpec():
             return _fed(around, spec.inputs, spec)
@@ -153,8 +153,8 @@ def _around_task(around: Boundaries, spec: TaskSpec) -> Boundaries:
     side = {n: f for n, f in spec.inputs.items() if n in spec.side or n in spec.optional or ("source" in f.dims and n not in embedded)}
     read = {name: field for name, field in spec.inputs.items() if name not in side and name not in embedded}
     hidden = _hidden_for(read)
-    made = {name: attrs.evolve(hidden, dims=("batch", "source", *hidden.dims[2:])) for name in spec.embedded}
-    rack = RackSpec(input=hidden, output=hidden, side={**side, **made}, attention=(spec.attention,) if spec.attention else ())
+    from_embedding = {name: attrs.evolve(hidden, dims=("batch", "source", *hidden.dims[2:])) for name in spec.embedded}
+    rack = RackSpec(input=hidden, output=hidden, side={**side, **from_embedding}, attention=(spec.attention,) if spec.attention else ())
     return Boundaries(
         batch=BatchSpec(fields=spec.batch),
         task=spec,
@@ -174,15 +174,15 @@ def _around_transform(around: Boundaries, spec: TransformSpec, nearby: Mapping[s
 
 def _fields_nearby(subject: Subject) -> dict[str, TensorSpec]:
     """What a transform without a spec is likely to change: the fields that the loaders and tasks of its own provider name."""
-    found: dict[str, TensorSpec] = {}
+    fields_by_name: dict[str, TensorSpec] = {}
     for registered in subject.registry:
         if registered.provider == subject.registered.provider and registered.kind in ("loader", "task"):
             near = attrs.evolve(subject, registered=registered)
             spec = near.spec()
             fields = spec.fields if isinstance(spec, BatchSpec) else spec.batch if isinstance(spec, TaskSpec) else {}
-            for name, tensor in sized(BatchSpec(fields=fields), near.sizes()).fields.items():
-                found.setdefault(name, tensor)
-    return found
+            for name, tensor in with_sizes(BatchSpec(fields=fields), near.sizes()).fields.items():
+                fields_by_name.setdefault(name, tensor)
+    return fields_by_name
 
 
 def _hidden_for(fields: Mapping[str, TensorSpec]) -> TensorSpec:
@@ -209,10 +209,10 @@ def build_module(subject: Subject, *, options: Any = None, seed: int = SEED, dev
     """A part of the model, initialised from `seed`."""
     extra = (weight(device),) if subject.kind == "weight-adapter" else ()
     with seeded(seed), torch.device(device):
-        made = subject.build(*extra, options=options, specs=specs(subject))
-    if not isinstance(made, nn.Module):
-        raise Broken(f"it was built as a {type(made).__name__}: {subject.article} {subject.kind} is an nn.Module")
-    return made
+        module = subject.build(*extra, options=options, specs=specs(subject))
+    if not isinstance(module, nn.Module):
+        raise Broken(f"it was built as a {type(module).__name__}: {subject.article} {subject.kind} is an nn.Module")
+    return module
 
 
 def specs(subject: Subject) -> dict[str, Any]:
@@ -223,8 +223,8 @@ def specs(subject: Subject) -> dict[str, Any]:
 
 def weight(device: str = "cpu") -> Tensor:
     """The frozen matrix [out, in] that weight adapters stand beside."""
-    made: Tensor = torch.randn(5, 3, generator=Generator().manual_seed(SEED)).to(device)
-    return made
+    matrix: Tensor = torch.randn(5, 3, generator=Generator().manual_seed(SEED)).to(device)
+    return matrix
 
 
 def model_around(
@@ -261,11 +261,11 @@ def _joined(subject: Subject, around: Boundaries) -> tuple[Bridge, ...]:
         "head": around.head,
     }
     if subject.kind == "adapter":
-        parts["adapter:embedding-rack:0"] = sized(subject.spec(), subject.sizes())
-    found = unify({role: Side(role=role, label=f"the {role.partition(':')[0]}", spec=spec) for role, spec in parts.items()})
-    if found.problems:
-        raise Broken(f"the core does not join it: {'; '.join(map(str, found.problems))}")
-    return found.bridges
+        parts["adapter:embedding-rack:0"] = with_sizes(subject.spec(), subject.sizes())
+    unified = unify({role: Side(role=role, label=f"the {role.partition(':')[0]}", spec=spec) for role, spec in parts.items()})
+    if unified.problems:
+        raise Broken(f"the core does not join it: {'; '.join(map(str, unified.problems))}")
+    return unified.bridges
 
 
 _ROLES = ("embedding", "rack", "head", "adapter")
@@ -279,12 +279,12 @@ def tied_parameters(subject: Subject, role: str) -> dict[str, tuple[int, ...]]:
 
 def _tied(around: Boundaries, head: nn.Module | None) -> dict[str, dict[str, tuple[int, ...]]]:
     """Role → parameters that the partner in it must have, because the head is tied to them."""
-    wanted: dict[str, dict[str, tuple[int, ...]]] = {}
+    parameters: dict[str, dict[str, tuple[int, ...]]] = {}
     for own, canonical in around.ties.items():
         role, _, name = canonical.partition(".")
         assert head is not None, "only a head declares ties"
-        wanted.setdefault(role, {})[name] = tuple(head.get_parameter(own).shape)
-    return wanted
+        parameters.setdefault(role, {})[name] = tuple(head.get_parameter(own).shape)
+    return parameters
 
 
 def task_of(subject: Subject, options: Any = None) -> Any:
@@ -294,9 +294,9 @@ def task_of(subject: Subject, options: Any = None) -> Any:
 
 def objective(task: Any, model: nn.Module) -> Objective:
     """The task as the core asks it, with the reference that it declares: the model as it is now."""
-    made = Objective.of(task)
-    made.take_reference(model)
-    return made
+    asked_task = Objective.of(task)
+    asked_task.take_reference(model)
+    return asked_task
 
 
 def output_shapes(subject: Subject, batch: Mapping[str, Tensor]) -> tuple[int, int]:
@@ -311,8 +311,8 @@ def output_shapes(subject: Subject, batch: Mapping[str, Tensor]) -> tuple[int, i
 def outputs(subject: Subject, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Random outputs of a model for a prepared batch, which gradients flow back to."""
     generator = Generator().manual_seed(SEED)
-    stated = boundaries(subject).task.outputs
-    return {name: partners.draw(spec, *output_shapes(subject, batch), generator).requires_grad_() for name, spec in stated.items()}
+    specs_by_name = boundaries(subject).task.outputs
+    return {name: partners.draw(spec, *output_shapes(subject, batch), generator).requires_grad_() for name, spec in specs_by_name.items()}
 
 
 def rows(subject: Subject, *, count: int = ROWS, length: int = LENGTH, seed: int = SEED) -> dict[str, Tensor]:
@@ -322,10 +322,10 @@ def rows(subject: Subject, *, count: int = ROWS, length: int = LENGTH, seed: int
     return {name: partners.draw(field, count, length + around.task.lookahead, generator) for name, field in around.batch.fields.items()}
 
 
-def prepared(subject: Subject, task: Any, **shape: int) -> dict[str, Tensor]:
+def prepare(subject: Subject, task: Any, **shape: int) -> dict[str, Tensor]:
     """A batch as embedding and loss read it."""
-    made: dict[str, Tensor] = dict(task.prepare(rows(subject, **shape), MOMENT, Generator().manual_seed(SEED)))
-    return made
+    batch: dict[str, Tensor] = dict(task.prepare(rows(subject, **shape), MOMENT, Generator().manual_seed(SEED)))
+    return batch
 
 
 def same(left: Any, right: Any) -> bool:
@@ -339,10 +339,10 @@ def same(left: Any, right: Any) -> bool:
     return bool(left == right)
 
 
-def copied(value: Any) -> Any:
+def copy_of(value: Any) -> Any:
     """A copy of a nest of maps and tensors."""
     if isinstance(value, Tensor):
         return value.detach().clone()
     if isinstance(value, Mapping):
-        return {key: copied(inner) for key, inner in value.items()}
-    return type(value)(map(copied, value)) if type(value) in (list, tuple) else value
+        return {key: copy_of(inner) for key, inner in value.items()}
+    return type(value)(map(copy_of, value)) if type(value) in (list, tuple) else value

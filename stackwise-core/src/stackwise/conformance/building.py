@@ -40,15 +40,18 @@ def check_builds(subject: Subject) -> None:
     Usual cause: the factory's signature is not `(options, context)`; a method has another name.
     """
     try:
-        made = built(subject)
+        artifact = artifact_of(subject)
     except UserError as error:
         if isinstance(error.__cause__, ImportError):
             raise NotApplicable(f"an optional library is not installed: {error}") from error
         raise
     if subject.kind == "optimizer":
-        must(isinstance(made, torch.optim.Optimizer), f"it was built as a {type(made).__name__}: an optimizer is a torch.optim.Optimizer")
+        must(
+            isinstance(artifact, torch.optim.Optimizer),
+            f"it was built as a {type(artifact).__name__}: an optimizer is a torch.optim.Optimizer",
+        )
     for name in _METHODS.get(subject.kind, ()):
-        must(hasattr(made, name), f"{type(made).__name__} has no '{name}', which {subject.article} {subject.kind} has")
+        must(hasattr(artifact, name), f"{type(artifact).__name__} has no '{name}', which {subject.article} {subject.kind} has")
 
 
 def check_leaves_the_process_alone(subject: Subject) -> None:
@@ -60,7 +63,7 @@ def check_leaves_the_process_alone(subject: Subject) -> None:
         torch.manual_seed(_UNLIKELY)
         with guarded() as changed:
             state = torch.get_rng_state()
-            used(subject)
+            use_once(subject)
             reseeded = torch.initial_seed() != _UNLIKELY
             torch.set_rng_state(state)
     must(not reseeded, "it seeds torch's generator, which every other part of a run draws from: draw from the generator that is given")
@@ -75,24 +78,24 @@ def check_values_arrive(subject: Subject) -> None:
     first = subject.values()
     if not first:
         raise NotApplicable("none of its options follows time")
-    compared = 0
+    comparisons = 0
     for name, value in first.items():
         other = other_value(subject, name, value)
         try:
-            wanted = _behaviour(subject, built(subject, options=subject.options(**{name: other})))
+            expected = _behaviour(subject, artifact_of(subject, options=subject.options(**{name: other})))
         except UserError:
             continue  # beside the other options of the example, no other value is allowed
-        moved = built(subject)
-        must(hasattr(moved, "apply_values"), f"{type(moved).__name__} has no apply_values, but {name} follows time")
-        moved.apply_values({**first, name: other})
-        told = f"{name} = {other:g} given through apply_values does not have the effect it has when it is built with it"
-        must(bench.same(_behaviour(subject, moved), wanted), told)
-        compared += 1
-    if not compared:
+        changed_later = artifact_of(subject)
+        must(hasattr(changed_later, "apply_values"), f"{type(changed_later).__name__} has no apply_values, but {name} follows time")
+        changed_later.apply_values({**first, name: other})
+        sentence = f"{name} = {other:g} given through apply_values does not have the effect it has when it is built with it"
+        must(bench.same(_behaviour(subject, changed_later), expected), sentence)
+        comparisons += 1
+    if not comparisons:
         raise NotApplicable("beside the other options of its example, what may follow time allows one value only")
 
 
-def built(subject: Subject, options: Any = None) -> Any:
+def artifact_of(subject: Subject, options: Any = None) -> Any:
     """The artifact, whatever its kind."""
     if subject.kind in ("embedding", "rack", "head", "adapter", "weight-adapter"):
         return bench.build_module(subject, options=options)
@@ -104,42 +107,42 @@ def built(subject: Subject, options: Any = None) -> Any:
         return subject.build(options=options, specs=bench.specs(subject))
 
 
-def used(subject: Subject) -> Any:
+def use_once(subject: Subject) -> Any:
     """Build it and use it once, as a run would; what came out."""
-    made = built(subject)
+    artifact = artifact_of(subject)
     match subject.kind:
         case "embedding" | "rack" | "head" | "adapter" | "task" | "transform" | "loader":
-            return _behaviour(subject, made)
+            return _behaviour(subject, artifact)
         case "optimizer":
-            for group in made.param_groups:
+            for group in artifact.param_groups:
                 for parameter in group["params"]:
                     parameter.grad = torch.ones_like(parameter)
-            made.step()
+            artifact.step()
         case "weight-adapter":
-            return made(torch.ones(2, 3))
+            return artifact(torch.ones(2, 3))
         case "reaction":
-            return made.watch(0, {"train.loss": 1.0})
+            return artifact.watch(0, {"train.loss": 1.0})
     return None
 
 
-def _behaviour(subject: Subject, made: Any) -> Any:
+def _behaviour(subject: Subject, artifact: Any) -> Any:
     """What an artifact gives for the same input and the same random streams."""
     uses: Mapping[Kind, Callable[[], Any]] = {
-        "loader": lambda: made.take(ROWS, LENGTH),
-        "task": lambda: _of_task(subject, made),
-        "transform": lambda: dict(made(bench.rows(subject), bench.MOMENT, Generator().manual_seed(SEED))),
+        "loader": lambda: artifact.take(ROWS, LENGTH),
+        "task": lambda: _of_task(subject, artifact),
+        "transform": lambda: dict(artifact(bench.rows(subject), bench.MOMENT, Generator().manual_seed(SEED))),
     }
     if subject.kind in uses:
         with bench.seeded(SEED):
-            return bench.copied(uses[subject.kind]())
+            return bench.copy_of(uses[subject.kind]())
     task = bench.task_of(subject)
-    model = bench.model_around(subject, made).train()
+    model = bench.model_around(subject, artifact).train()
     with bench.seeded(SEED), torch.no_grad():
-        return bench.copied(model(bench.prepared(subject, task)))
+        return bench.copy_of(model(bench.prepare(subject, task)))
 
 
 def _of_task(subject: Subject, task: Any) -> list[Any]:
-    batch = bench.prepared(subject, task)
+    batch = bench.prepare(subject, task)
     judged = bench.objective(task, bench.model_around(subject))
     total, weight, metrics = judged.judge(bench.outputs(subject, batch), batch)
     return [batch, total.detach(), float(weight), {name: [float(part) for part in pair] for name, pair in metrics.items()}]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from attrs import frozen
 
 from stackwise.contracts.components import SPEC_OF, Kind
-from stackwise.host.registry import KINDS
+from stackwise.host.provider import KINDS
 
 if TYPE_CHECKING:
     from stackwise.conformance.subject import Subject

@@ -8,7 +8,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import attrs
 
-from stackwise.conformance.building import used
+from stackwise.conformance.building import use_once
 from stackwise.conformance.catalogue import CATALOGUE, PREREQUISITES
 from stackwise.conformance.subject import Broken, NotApplicable, Subject, reported
 from stackwise.contracts.options import config_key
@@ -21,19 +21,19 @@ def check_every_choice(subject: Subject) -> None:
 
     Usual cause: a choice that is documented and not written, or has another shape than the spec says.
     """
-    tried = 0
+    attempts = 0
     for key, value in _choices(subject):
         other = _with(subject, key, value)
         if other.problems(other.example):
             continue  # the options' own rules refuse it beside the others
         try:
             with reported(other):
-                tried += _works(other)
+                attempts += _works(other)
         except Broken as error:
             if not isinstance(error.__cause__, UserError):
                 raise Broken(f"with {key}: {value!r} in the example, {error}") from error
-            tried += 1  # refused in a sentence
-    if not tried:
+            attempts += 1  # refused in a sentence
+    if not attempts:
         raise NotApplicable("its example leaves no choice that can be built here")
 
 
@@ -50,29 +50,29 @@ def _works(subject: Subject) -> bool:
             except NotApplicable:
                 if name == "check_builds":
                     return False
-    used(subject)
+    use_once(subject)
     return True
 
 
 def _choices(subject: Subject) -> Iterator[tuple[str, Any]]:
     """Key and value, for every option of few values and every one of them but the example's."""
     options = subject.registered.load_options()
-    types, used_now = get_type_hints(options), subject.draft().options
+    types, current = get_type_hints(options), subject.draft().options
     for attribute in attrs.fields(options):
         key = config_key(attribute)
         for value in attribute.metadata.get("choices") or _values_of(types.get(attribute.name)):
-            if value != getattr(used_now, attribute.name):
+            if value != getattr(current, attribute.name):
                 yield key, value
 
 
-def _values_of(wanted: Any) -> tuple[Any, ...]:
+def _values_of(annotation: Any) -> tuple[Any, ...]:
     """The values of a type that has a few."""
-    shape = get_origin(wanted)
+    shape = get_origin(annotation)
     if shape is Literal:
-        return get_args(wanted)
+        return get_args(annotation)
     if shape in (Union, UnionType):
-        return tuple(value for arm in get_args(wanted) if arm is not NoneType for value in _values_of(arm))
-    return (False, True) if wanted is bool else ()
+        return tuple(value for arm in get_args(annotation) if arm is not NoneType for value in _values_of(arm))
+    return (False, True) if annotation is bool else ()
 
 
 def _with(subject: Subject, key: str, value: Any) -> Subject:

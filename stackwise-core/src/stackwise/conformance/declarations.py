@@ -52,8 +52,8 @@ def check_import_budget(subject: Subject) -> None:
     report = _import_report(_cold_targets(subject), tuple(sys.path))
     if report["hot"]:
         raise NotApplicable("torch is imported, which check_loads_cold tells")
-    spent = float(report["seconds"])
-    must(spent <= IMPORT_BUDGET_S, f"importing {', '.join(_cold_targets(subject))} took {spent:.2f} s, more than {IMPORT_BUDGET_S} s")
+    seconds = float(report["seconds"])
+    must(seconds <= IMPORT_BUDGET_S, f"importing {', '.join(_cold_targets(subject))} took {seconds:.2f} s, more than {IMPORT_BUDGET_S} s")
 
 
 def check_options_documented(subject: Subject) -> None:
@@ -95,13 +95,13 @@ def check_mistakes_are_told(subject: Subject) -> None:
     """
     for key, raw in _mistakes(subject):
         try:
-            told = subject.problems(raw)
+            problems = subject.problems(raw)
         except Exception as error:
             value = raw.get(key)
             must(False, f"{key}: {value!r} crashed with {type(error).__name__}: {error}, where a sentence was due")
         if key.startswith("no-such"):
-            must(any(problem.path == f"example.{key}" for problem in told), f"the unknown key '{key}' was not refused at its path")
-        for problem in told:
+            must(any(problem.path == f"example.{key}" for problem in problems), f"the unknown key '{key}' was not refused at its path")
+        for problem in problems:
             must(problem.path.startswith("example"), f"{key}: the mistake was told without its path: {problem}")
 
 
@@ -110,20 +110,20 @@ def check_spec_is_cold(subject: Subject) -> None:
 
     Usual cause: arithmetic with a dimension that is still None, a spec of another kind, or a mapping that is changed on the way.
     """
-    wanted = SPEC_OF[subject.kind]
+    spec_class = SPEC_OF[subject.kind]
     options = subject.registered.load_options()
     if not hasattr(options, "to_spec") and subject.kind in ("optimizer", "transform"):
         raise NotApplicable("it states no spec, which its kind may leave out")
     must(hasattr(options, "to_spec"), f"{options.__qualname__} has no to_spec(): nothing is known of the {subject.kind} before it is built")
     open_example = {key: value for key, value in subject.example.items() if key not in _dimension_keys(subject)}
     for raw in (subject.example, open_example):
-        told = subject.problems(raw)
-        if told and raw is open_example:
+        problems = subject.problems(raw)
+        if problems and raw is open_example:
             continue  # a dimension that must be given is the component's right
         spec = subject.draft(raw).spec
         if spec is None and subject.kind in ("loader", "optimizer", "transform"):
             raise NotApplicable(f"only the {subject.kind} that is built knows")
-        must(isinstance(spec, wanted), f"to_spec() gave {type(spec).__name__}: a {subject.kind} says {wanted.__name__}")
+        must(isinstance(spec, spec_class), f"to_spec() gave {type(spec).__name__}: a {subject.kind} says {spec_class.__name__}")
         if isinstance(spec, OptimizerSpec):
             continue  # its one field is a function, which compares by identity
         assert spec is not None
@@ -136,14 +136,14 @@ def check_dimensions_are_joined(subject: Subject) -> None:
     Usual cause: a tensor without its `bounds=(0, "vocab")`; a dimension that the option spells otherwise than the spec.
     """
     options, draft = subject.registered.load_options(), subject.draft()
-    named = {name: dim for name, dim in dimension_fields(options).items() if getattr(draft.options, name) is not None}
+    dims_by_option = {name: dim for name, dim in dimension_fields(options).items() if getattr(draft.options, name) is not None}
     spec = draft.spec
-    if not named or spec is None or isinstance(spec, OptimizerSpec):
+    if not dims_by_option or spec is None or isinstance(spec, OptimizerSpec):
         raise NotApplicable("its example gives no dimension of a spec")
-    stated = _dims_of(spec)
-    for name, dim in named.items():
-        near = did_you_mean(dim, stated)
-        must(dim in stated, f"{options.__qualname__}.{name} is the dimension '{dim}', which its spec does not name{near}")
+    spec_dims = _dims_of(spec)
+    for name, dim in dims_by_option.items():
+        near = did_you_mean(dim, spec_dims)
+        must(dim in spec_dims, f"{options.__qualname__}.{name} is the dimension '{dim}', which its spec does not name{near}")
 
 
 # -- what the checks read ---------------------------------------------------------------------------------------------
@@ -182,16 +182,16 @@ def _cold_targets(subject: Subject) -> tuple[str, ...]:
 
 def _dims_of(spec: Spec) -> set[str]:
     """Every dimension that a spec names, bounds included."""
-    found: set[object] = set()
+    dims: set[object] = set()
     for attribute in attrs.fields(type(spec)):
         value = getattr(spec, attribute.name)
         entries = value.values() if isinstance(value, Mapping) else value if isinstance(value, tuple) else (value,)
         for entry in entries:
             if isinstance(entry, TensorSpec):
-                found |= {*entry.dims, entry.bounds[1] if entry.bounds else None}
+                dims |= {*entry.dims, entry.bounds[1] if entry.bounds else None}
             elif isinstance(entry, Beyond):
-                found |= {entry.dim, entry.other}
-    return {dim for dim in found if isinstance(dim, str)}
+                dims |= {entry.dim, entry.other}
+    return {dim for dim in dims if isinstance(dim, str)}
 
 
 def _is_frozen(options: object) -> bool:

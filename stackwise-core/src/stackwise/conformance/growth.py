@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from stackwise.conformance import bench, partners
-from stackwise.conformance.building import built
+from stackwise.conformance.building import artifact_of
 from stackwise.conformance.subject import LENGTH, ROWS, SEED, NotApplicable, Subject, must
 from stackwise.contracts.growth import BlockOrigin, GrowthRequest
 from stackwise.contracts.specs import RackSpec
@@ -27,15 +27,15 @@ def check_map_is_complete(subject: Subject) -> None:
 
     Usual cause: a loop over the old stacks; an index past the end.
     """
-    for new, found in _maps(subject).items():
+    for new, origins in _maps(subject).items():
         stacks = dict(new)
-        wanted = {(stack, i) for stack, blocks in stacks.items() for i in range(blocks)}
-        must(set(found) == wanted, f"for {_drawn(stacks)} the map differs from its blocks in {sorted(set(found) ^ wanted)}")
-        for block, origin in found.items():
+        new_blocks = {(stack, i) for stack, blocks in stacks.items() for i in range(blocks)}
+        must(set(origins) == new_blocks, f"for {_drawn(stacks)} the map differs from its blocks in {sorted(set(origins) ^ new_blocks)}")
+        for block, origin in origins.items():
             must(isinstance(origin, BlockOrigin), f"the origin of {block} is a {type(origin).__name__}: a BlockOrigin is due")
             source = origin.source
-            there = source is None or (source[0] in OLD and 0 <= source[1] < OLD[source[0]])
-            must(there, f"block {block} comes from {source}, and the old rack has {_drawn(OLD)}")
+            known = source is None or (source[0] in OLD and 0 <= source[1] < OLD[source[0]])
+            must(known, f"block {block} comes from {source}, and the old rack has {_drawn(OLD)}")
 
 
 def check_map_is_pure(subject: Subject) -> None:
@@ -43,11 +43,11 @@ def check_map_is_pure(subject: Subject) -> None:
 
     Usual cause: chance in the map; a counter that survives the call.
     """
-    first = built(subject)
-    for new, found in _maps(subject).items():
-        for operator in (first, first, built(subject)):
+    first = artifact_of(subject)
+    for new, origins in _maps(subject).items():
+        for operator in (first, first, artifact_of(subject)):
             again = operator.map_blocks(_request(dict(new)))
-            must(dict(again) == dict(found), f"for {_drawn(dict(new))} the map is another the next time it is asked for")
+            must(dict(again) == dict(origins), f"for {_drawn(dict(new))} the map is another the next time it is asked for")
 
 
 def check_refusals(subject: Subject) -> None:
@@ -55,15 +55,15 @@ def check_refusals(subject: Subject) -> None:
 
     Usual cause: a division by the old depth, or a look-up of a stack that is new.
     """
-    operator = built(subject)
+    operator = artifact_of(subject)
     for old, new in (({"base": 2}, {"base": 1}), ({"base": 3}, {"base": 5}), ({"base": 2}, {"other": 2}), ({}, {"base": 2})):
         try:
             operator.map_blocks(GrowthRequest(old_stacks=old, new_stacks=new, residual_outputs=OUTPUTS))
         except ValueError as error:
             must(bool(str(error).strip()), f"{_drawn(old)} → {_drawn(new)} is refused without a sentence")
         except Exception as error:
-            told = f"{_drawn(old)} → {_drawn(new)} raised {type(error).__name__}: {error}; a change it cannot make is a ValueError"
-            must(False, told)
+            sentence = f"{_drawn(old)} → {_drawn(new)} raised {type(error).__name__}: {error}; a change it cannot make is a ValueError"
+            must(False, sentence)
 
 
 def check_function_preserved(subject: Subject) -> None:
@@ -71,15 +71,15 @@ def check_function_preserved(subject: Subject) -> None:
 
     Usual cause: a copied block where a new one has to start as the identity (`zero_residual=True`).
     """
-    operator = built(subject)
+    operator = artifact_of(subject)
     must(isinstance(operator.preserves_function, bool), f"preserves_function is {operator.preserves_function!r}: true or false")
     if not operator.preserves_function:
         raise NotApplicable("it declares that it changes the function")
     hidden = torch.randn(ROWS, LENGTH, 4, generator=torch.Generator().manual_seed(SEED))
-    for new, found in _maps(subject).items():
+    for new, origins in _maps(subject).items():
         before, after = _rack(OLD, seed=1), _rack(dict(new), seed=2)
         gate = getattr(subject.options(), "gate", 0.0)
-        for (stack, i), origin in found.items():
+        for (stack, i), origin in origins.items():
             block = after.get_submodule(f"stacks.{stack}.{i}")
             if origin.source is not None:
                 block.load_state_dict(before.get_submodule("stacks.{}.{}".format(*origin.source)).state_dict())
@@ -98,16 +98,16 @@ def grown_stacks(subject: Subject) -> Mapping[str, int]:
 
 def _maps(subject: Subject) -> dict[tuple[tuple[str, int], ...], Map]:
     """New stacks → map, for every change that the operator makes."""
-    operator = built(subject)
-    made: dict[tuple[tuple[str, int], ...], Map] = {}
+    operator = artifact_of(subject)
+    maps: dict[tuple[tuple[str, int], ...], Map] = {}
     refusals = []
     for new in CHANGES:
         try:
-            made[tuple(new.items())] = operator.map_blocks(_request(new))
+            maps[tuple(new.items())] = operator.map_blocks(_request(new))
         except ValueError as error:
             refusals.append(str(error))
-    must(bool(made), f"it makes none of {', '.join(map(_drawn, CHANGES))} out of {_drawn(OLD)}: {'; '.join(refusals)}")
-    return made
+    must(bool(maps), f"it makes none of {', '.join(map(_drawn, CHANGES))} out of {_drawn(OLD)}: {'; '.join(refusals)}")
+    return maps
 
 
 def _request(new: Mapping[str, int]) -> GrowthRequest:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from stackwise.conformance import bench, partners
-from stackwise.conformance.modules import applied, fields_of, given_for
+from stackwise.conformance.modules import fields_of, forward, given_for
 from stackwise.conformance.subject import LENGTH, ROWS, SEED, NotApplicable, Subject, must
 from stackwise.contracts.specs import RackSpec
 
@@ -26,13 +26,13 @@ def check_leaves_its_inputs(subject: Subject) -> None:
 
     Usual cause: an operation in place on the input: `hidden += …`, `nn.ReLU(inplace=True)` as the first layer.
     """
-    spec, made = _spec(subject), bench.build_module(subject)
+    spec, module = _spec(subject), bench.build_module(subject)
     for mode in (True, False):
-        given = given_for(spec)
-        kept = bench.copied(given)
+        inputs = given_for(spec)
+        copies = bench.copy_of(inputs)
         with bench.seeded(SEED), torch.no_grad():
-            applied(made.train(mode), spec, given)
-        changed = [name for name, tensor in kept.items() if not bench.same(given[name], tensor)]
+            forward(module.train(mode), spec, inputs)
+        changed = [name for name, tensor in copies.items() if not bench.same(inputs[name], tensor)]
         must(not changed, f"it changes {', '.join(changed)}, which it was given")
 
 
@@ -41,8 +41,8 @@ def check_evaluation_is_still(subject: Subject) -> None:
 
     Usual cause: `F.dropout(x, p)` without `training=self.training`; noise that is added in every mode.
     """
-    spec, made = _spec(subject), bench.build_module(subject).eval()
-    first, second = (_outputs(made, spec, given_for(spec), seed) for seed in (SEED, SEED + 1))
+    spec, module = _spec(subject), bench.build_module(subject).eval()
+    first, second = (_outputs(module, spec, given_for(spec), seed) for seed in (SEED, SEED + 1))
     must(bench.same(first, second), "two passes in eval mode over the same input differ")
 
 
@@ -51,13 +51,13 @@ def check_rows_stand_alone(subject: Subject) -> None:
 
     Usual cause: attention over the wrong dimension (`nn.MultiheadAttention` without `batch_first=True`); statistics over the batch.
     """
-    spec, made = _spec(subject), bench.build_module(subject).eval()
-    given = given_for(spec)
-    whole = _outputs(made, spec, given)
-    if not bench.same(whole, _outputs(made, spec, given, SEED + 1)):
+    spec, module = _spec(subject), bench.build_module(subject).eval()
+    inputs = given_for(spec)
+    whole = _outputs(module, spec, inputs)
+    if not bench.same(whole, _outputs(module, spec, inputs, SEED + 1)):
         raise NotApplicable("chance changes its outputs, which check_evaluation_is_still tells")
     for i in range(ROWS):
-        alone = _outputs(made, spec, {name: _row(tensor, fields_of(spec)[name], i) for name, tensor in given.items()})
+        alone = _outputs(module, spec, {name: _row(tensor, fields_of(spec)[name], i) for name, tensor in inputs.items()})
         for name, tensor in alone.items():
             if "batch" not in _promised(spec, name).dims:
                 continue  # one number for the whole batch, such as a loss that balances experts
@@ -74,9 +74,9 @@ def check_causal(subject: Subject) -> None:
     if "causal" not in spec.attention:
         raise NotApplicable("its spec offers no causal attention")
     rack = bench.build_module(subject, options=subject.options("causal")).eval()
-    given = given_for(spec)
+    inputs = given_for(spec)
     first = LENGTH // 2
-    before, after = (_outputs(rack, spec, each)["hidden"] for each in (given, _other_half(spec, given, later=True)))
+    before, after = (_outputs(rack, spec, each)["hidden"] for each in (inputs, _other_half(spec, inputs, later=True)))
     time = spec.output.dims.index("time")
     off = _difference(before.narrow(time, 0, first), after.narrow(time, 0, first))
     must(off <= TOLERANCE, f"positions before {first} change by {off:.2g} of their size with what stands at {first} and later")
@@ -88,23 +88,23 @@ def check_boundaries_are_honoured(subject: Subject) -> None:
     Usual cause: the side input is accepted, so that the spec can name it, and not used; used by attention and not by a convolution.
     """
     spec = _rack_spec(subject)
-    taken = [name for name in BOUNDARIES if name in spec.side and [dim for dim in spec.side[name].dims if dim != "batch"] == ["time"]]
-    if not taken:
+    names = [name for name in BOUNDARIES if name in spec.side and [dim for dim in spec.side[name].dims if dim != "batch"] == ["time"]]
+    if not names:
         raise NotApplicable("its spec takes neither segments nor a mask that say something of every position")
     rack = bench.build_module(subject).eval()
     time = spec.output.dims.index("time")
-    for name in taken:
-        given = {**given_for(spec), name: _parted(spec, name)}
-        before = _outputs(rack, spec, given)["hidden"]
+    for name in names:
+        inputs = {**given_for(spec), name: _parted(spec, name)}
+        before = _outputs(rack, spec, inputs)["hidden"]
         for later in BOUNDARIES[name][1]:
-            after = _outputs(rack, spec, _other_half(spec, given, later=later))["hidden"]
+            after = _outputs(rack, spec, _other_half(spec, inputs, later=later))["hidden"]
             start = 0 if later else LENGTH // 2
             off = _difference(before.narrow(time, start, LENGTH // 2), after.narrow(time, start, LENGTH // 2))
             must(off <= TOLERANCE, f"across a boundary that '{name}' draws, outputs change by {off:.2g} of their size")
 
 
 def _spec(subject: Subject) -> Any:
-    return bench.sized(subject.options().to_spec(), subject.sizes())
+    return bench.with_sizes(subject.options().to_spec(), subject.sizes())
 
 
 def _rack_spec(subject: Subject) -> RackSpec:
@@ -114,10 +114,10 @@ def _rack_spec(subject: Subject) -> RackSpec:
     return spec
 
 
-def _outputs(made: nn.Module, spec: Any, given: dict[str, Tensor], seed: int = SEED) -> dict[str, Tensor]:
+def _outputs(module: nn.Module, spec: Any, inputs: dict[str, Tensor], seed: int = SEED) -> dict[str, Tensor]:
     with bench.seeded(seed), torch.no_grad():
-        found = applied(made, spec, given)
-        return dict(found) if isinstance(found, Mapping) else {"hidden": found}
+        result = forward(module, spec, inputs)
+        return dict(result) if isinstance(result, Mapping) else {"hidden": result}
 
 
 def _promised(spec: Any, name: str) -> Any:
@@ -129,21 +129,21 @@ def _row(tensor: Tensor, spec: Any, i: int) -> Tensor:
     return tensor.narrow(spec.dims.index("batch"), i, 1) if "batch" in spec.dims else tensor
 
 
-def _other_half(spec: RackSpec, given: Mapping[str, Tensor], *, later: bool) -> dict[str, Tensor]:
+def _other_half(spec: RackSpec, inputs: Mapping[str, Tensor], *, later: bool) -> dict[str, Tensor]:
     """The same, with another hidden state in the later or the earlier half of the positions."""
     time, first = spec.input.dims.index("time"), LENGTH // 2
     other = partners.draw(spec.input, ROWS, LENGTH, torch.Generator().manual_seed(SEED + 1))
-    halves = [(other if half == later else given["hidden"]).narrow(time, half * first, first) for half in (False, True)]
-    return {**given, "hidden": torch.cat(halves, time)}
+    halves = [(other if half == later else inputs["hidden"]).narrow(time, half * first, first) for half in (False, True)]
+    return {**inputs, "hidden": torch.cat(halves, time)}
 
 
 def _parted(spec: RackSpec, name: str) -> Tensor:
     """Two halves of every row, told apart by a side input."""
     field = spec.side[name]
-    made = torch.empty(partners.shape_of(field, ROWS, LENGTH), dtype=partners.dtype_of(field))
+    halves = torch.empty(partners.shape_of(field, ROWS, LENGTH), dtype=partners.dtype_of(field))
     for half, value in enumerate(BOUNDARIES[name][0]):
-        made.narrow(field.dims.index("time"), half * (LENGTH // 2), LENGTH // 2).fill_(value)
-    return made
+        halves.narrow(field.dims.index("time"), half * (LENGTH // 2), LENGTH // 2).fill_(value)
+    return halves
 
 
 def _difference(one: Tensor, other: Tensor) -> float:

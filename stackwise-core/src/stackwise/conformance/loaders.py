@@ -43,9 +43,9 @@ def check_rows_stay(subject: Subject) -> None:
     """
     loader = _loader(subject)
     first = dict(loader.take(ROWS, LENGTH))
-    kept = bench.copied(first)
+    copies = bench.copy_of(first)
     _take(loader)
-    changed = [name for name, tensor in kept.items() if not bench.same(first[name], tensor)]
+    changed = [name for name, tensor in copies.items() if not bench.same(first[name], tensor)]
     must(not changed, f"the next take changes {', '.join(changed)} of the batch before")
 
 
@@ -55,17 +55,19 @@ def check_resumed_rows(subject: Subject) -> None:
     Usual cause: a cursor that counts batches, a shuffle buffer or a half-read row that is not in the state.
     """
     loader = _loader(subject)
-    states, taken = [], []
+    states, batches = [], []
     for rows, length in ((1, LENGTH), (3, LENGTH), (ROWS, LENGTH), (2, LENGTH)):
-        states.append(bench.copied(loader.state_dict()))
-        taken.append(_take(loader, rows, length))
+        states.append(bench.copy_of(loader.state_dict()))
+        batches.append(_take(loader, rows, length))
     for i in (2, 0, 3, 1):
         _plain(states[i])
         other = _loader(subject)
         _take(other, 2)
-        other.load_state_dict(bench.copied(states[i]))
-        rows = next(iter(taken[i].values())).shape[0]
-        must(bench.same(_take(other, rows), taken[i]), f"after load_state_dict of the state before take {i} other rows come than came then")
+        other.load_state_dict(bench.copy_of(states[i]))
+        rows = next(iter(batches[i].values())).shape[0]
+        must(
+            bench.same(_take(other, rows), batches[i]), f"after load_state_dict of the state before take {i} other rows come than came then"
+        )
 
 
 def check_batch_spec(subject: Subject) -> None:
@@ -74,11 +76,11 @@ def check_batch_spec(subject: Subject) -> None:
     Usual cause: a field that is not in the spec, ids above the bound, a last batch that is short.
     """
     loader = _loader(subject)
-    stated, own = subject.spec(), loader.get_batch_spec()
+    declared_spec, own = subject.spec(), loader.get_batch_spec()
     must(isinstance(own, BatchSpec), f"get_batch_spec() gave {type(own).__name__}")
-    spec = bench.sized(own, subject.sizes())
-    told = f"the loader's spec is another than that of its options: {own} and {stated}"
-    must(stated is None or spec == bench.sized(stated, subject.sizes()), told)
+    spec = bench.with_sizes(own, subject.sizes())
+    sentence = f"the loader's spec is another than that of its options: {own} and {declared_spec}"
+    must(declared_spec is None or spec == bench.with_sizes(declared_spec, subject.sizes()), sentence)
     for rows, length in ((ROWS, LENGTH), (1, 5), (3, LENGTH)):
         batch = _take(loader, rows, length)
         must(batch.keys() == spec.fields.keys(), f"it delivers {', '.join(batch)}: the spec names {', '.join(spec.fields)}")
@@ -99,9 +101,9 @@ def check_splits_are_disjoint(subject: Subject) -> None:
         raise NotApplicable("its example repeats a few rows, so their content does not tell one split from another")
     own = list(_rows(_loader(subject, split="check"), length))
     must(bool(own), "the evaluation has no row")
-    seen = sum(row in training for row in own)
-    told = f"{seen} of the first {len(own)} rows of an evaluation are rows that training sees"
-    must(seen <= BY_CHANCE * len(own), told)
+    shared = sum(row in training for row in own)
+    sentence = f"{shared} of the first {len(own)} rows of an evaluation are rows that training sees"
+    must(shared <= BY_CHANCE * len(own), sentence)
 
 
 def check_worker_count(subject: Subject) -> None:
@@ -148,7 +150,7 @@ def _loader(subject: Subject, split: str = "train", chance: int = SEED) -> Any:
 
 
 def _take(loader: Any, rows: int = ROWS, length: int = LENGTH) -> dict[str, Tensor]:
-    return bench.copied(dict(loader.take(rows, length)))  # type: ignore[no-any-return]  # a copy is of the type it was
+    return bench.copy_of(dict(loader.take(rows, length)))  # type: ignore[no-any-return]  # a copy is of the type it was
 
 
 def _rows(loader: Any, length: int) -> Iterator[bytes]:
@@ -164,8 +166,8 @@ def _rows(loader: Any, length: int) -> Iterator[bytes]:
             )
 
 
-def _hold(name: str, tensor: Tensor, field: Any, wanted: tuple[int, ...]) -> None:
-    must(tuple(tensor.shape) == wanted, f"'{name}' has shape {tuple(tensor.shape)}: {field} is {wanted} here")
+def _hold(name: str, tensor: Tensor, field: Any, shape: tuple[int, ...]) -> None:
+    must(tuple(tensor.shape) == shape, f"'{name}' has shape {tuple(tensor.shape)}: {field} is {shape} here")
     kind = {"floating": tensor.dtype.is_floating_point, "integer": not tensor.dtype.is_floating_point and tensor.dtype != torch.bool}
     must(kind.get(field.dtype, tensor.dtype == partners.dtype_of(field)), f"'{name}' is {tensor.dtype}: {field.dtype} is promised")
     if field.bounds is not None:

@@ -28,13 +28,13 @@ def check_state_round_trip(subject: Subject) -> None:
 
     Usual cause: a tensor that is neither a parameter nor a persistent buffer, such as a plain attribute drawn at construction.
     """
-    saved, other = bench.build_module(subject), bench.build_module(subject, seed=SEED + 1)
+    trained, other = bench.build_module(subject), bench.build_module(subject, seed=SEED + 1)
     with bench.seeded(SEED), torch.no_grad():
-        for parameter in saved.parameters():
+        for parameter in trained.parameters():
             parameter.add_(torch.randn_like(parameter) / 8)
-    other.load_state_dict(saved.state_dict(), strict=True)
-    told = "after load_state_dict of another's state the outputs differ: something that counts is not in the state"
-    must(bench.same(outputs(subject, saved.eval()), outputs(subject, other.eval())), told)
+    other.load_state_dict(trained.state_dict(), strict=True)
+    sentence = "after load_state_dict of another's state the outputs differ: something that counts is not in the state"
+    must(bench.same(outputs(subject, trained.eval()), outputs(subject, other.eval())), sentence)
 
 
 def check_builds_on_meta(subject: Subject) -> None:
@@ -42,14 +42,14 @@ def check_builds_on_meta(subject: Subject) -> None:
 
     Usual cause: `item()`, `tolist()` or numpy in the constructor or in `forward`; a tensor pinned to `cpu`.
     """
-    made = bench.build_module(subject, device="meta")
-    elsewhere = [name for name, tensor in made.state_dict().items() if tensor.device.type != "meta"]
+    module = bench.build_module(subject, device="meta")
+    elsewhere = [name for name, tensor in module.state_dict().items() if tensor.device.type != "meta"]
     must(not elsewhere, f"{', '.join(elsewhere[:3])} was made on another device than the one in force")
     if subject.kind == "weight-adapter":
-        made(torch.ones(2, 3, device="meta"))
+        module(torch.ones(2, 3, device="meta"))
         return
-    model = bench.model_around(subject, made, device="meta")
-    batch = {name: tensor.to("meta") for name, tensor in bench.prepared(subject, bench.task_of(subject)).items()}
+    model = bench.model_around(subject, module, device="meta")
+    batch = {name: tensor.to("meta") for name, tensor in bench.prepare(subject, bench.task_of(subject)).items()}
     with torch.device("meta"):
         model(batch)
 
@@ -59,21 +59,21 @@ def check_measured_shapes(subject: Subject) -> None:
 
     Usual cause: `forward` calls a field otherwise than the spec; a dimension squeezed away, a transposed output.
     """
-    made = bench.build_module(subject).eval()
-    own, spec = _own_spec(made), bench.sized(subject.options().to_spec(), subject.sizes())
-    told = f"the module's own spec is another than that of its options: {own} and {spec}"
-    must(own is None or bench.sized(own, subject.sizes()) == spec, told)
+    module = bench.build_module(subject).eval()
+    own, spec = _own_spec(module), bench.with_sizes(subject.options().to_spec(), subject.sizes())
+    sentence = f"the module's own spec is another than that of its options: {own} and {spec}"
+    must(own is None or bench.with_sizes(own, subject.sizes()) == spec, sentence)
     for count, length in ((ROWS, LENGTH), (1, 3), (3, LENGTH - 1)):
         with bench.seeded(SEED), torch.no_grad():
-            result = applied(made, spec, given_for(spec, count, length))
+            result = forward(module, spec, given_for(spec, count, length))
         for name, tensor_spec in _promised(spec).items():
-            found: Any = result if name == "hidden" else result.get(name) if isinstance(result, dict) else None
-            must(isinstance(found, Tensor), f"the output '{name}' is {type(found).__name__}: a tensor is promised")
+            output: Any = result if name == "hidden" else result.get(name) if isinstance(result, dict) else None
+            must(isinstance(output, Tensor), f"the output '{name}' is {type(output).__name__}: a tensor is promised")
             free = isinstance(spec, EmbeddingSpec) and not any("time" in field.dims for field in spec.inputs.values())
-            wanted = partners.shape_of(tensor_spec, count, _own_length(tensor_spec, found) if free else length)
-            must(tuple(found.shape) == wanted, f"'{name}' has shape {tuple(found.shape)}: {tensor_spec} is {wanted} here")
-            fits = found.dtype.is_floating_point if tensor_spec.dtype == "floating" else found.dtype == partners.dtype_of(tensor_spec)
-            must(fits, f"'{name}' is {found.dtype}: {tensor_spec.dtype} is promised")
+            shape = partners.shape_of(tensor_spec, count, _own_length(tensor_spec, output) if free else length)
+            must(tuple(output.shape) == shape, f"'{name}' has shape {tuple(output.shape)}: {tensor_spec} is {shape} here")
+            fits = output.dtype.is_floating_point if tensor_spec.dtype == "floating" else output.dtype == partners.dtype_of(tensor_spec)
+            must(fits, f"'{name}' is {output.dtype}: {tensor_spec.dtype} is promised")
 
 
 def check_finite_loss(subject: Subject) -> None:
@@ -93,39 +93,39 @@ def check_gradients_reach_every_parameter(subject: Subject) -> None:
 
     Usual cause: a layer that is made and never called, or a `detach` on the way.
     """
-    made = bench.build_module(subject)
-    model, _, _ = _one_step(subject, made)
-    own = {id(parameter): name for name, parameter in made.named_parameters()}
+    module = bench.build_module(subject)
+    model, _, _ = _one_step(subject, module)
+    own = {id(parameter): name for name, parameter in module.named_parameters()}
     reached = {id(parameter) for parameter in model.parameters() if parameter.grad is not None}
-    dry = [name for key, name in own.items() if key not in reached and made.get_parameter(name).requires_grad]
+    dry = [name for key, name in own.items() if key not in reached and module.get_parameter(name).requires_grad]
     must(not dry, f"no gradient reaches {', '.join(dry[:3])}")
 
 
-def outputs(subject: Subject, made: nn.Module) -> Any:
+def outputs(subject: Subject, module: nn.Module) -> Any:
     """What the module gives for fixed input."""
     with bench.seeded(SEED), torch.no_grad():
         if subject.kind == "weight-adapter":
-            return made(torch.randn(4, 3))
-        model = bench.model_around(subject, made)
-        model.train(made.training)
-        return bench.copied(model(bench.prepared(subject, bench.task_of(subject))))
+            return module(torch.randn(4, 3))
+        model = bench.model_around(subject, module)
+        model.train(module.training)
+        return bench.copy_of(model(bench.prepare(subject, bench.task_of(subject))))
 
 
-def _one_step(subject: Subject, made: nn.Module | None = None) -> tuple[nn.Module, Tensor, float]:
+def _one_step(subject: Subject, module: nn.Module | None = None) -> tuple[nn.Module, Tensor, float]:
     """The model after one backward pass, the loss and its weight."""
     task = bench.task_of(subject)
-    model = bench.model_around(subject, made).train()
-    batch = bench.prepared(subject, task)
+    model = bench.model_around(subject, module).train()
+    batch = bench.prepare(subject, task)
     with bench.seeded(SEED):
         total, weight, _ = bench.objective(task, model).loss(model, batch)
         total.backward()
     return model, total.detach(), float(weight)
 
 
-def _own_spec(made: nn.Module) -> Any:
+def _own_spec(module: nn.Module) -> Any:
     for name in ("get_spec", "to_spec"):
-        if hasattr(made, name):
-            return getattr(made, name)()
+        if hasattr(module, name):
+            return getattr(module, name)()
     return None
 
 
@@ -142,16 +142,16 @@ def given_for(spec: Any, count: int = ROWS, length: int = LENGTH) -> dict[str, T
     return {name: partners.draw(field, count, length, generator) for name, field in fields_of(spec).items()}
 
 
-def applied(made: nn.Module, spec: Any, given: dict[str, Tensor]) -> Any:
+def forward(module: nn.Module, spec: Any, inputs: dict[str, Tensor]) -> Any:
     """What a module gives for them, alone."""
     if isinstance(spec, EmbeddingSpec):
-        return made(**given)
-    return made(given["hidden"], **{name: tensor for name, tensor in given.items() if name != "hidden"})
+        return module(**inputs)
+    return module(inputs["hidden"], **{name: tensor for name, tensor in inputs.items() if name != "hidden"})
 
 
-def _own_length(spec: TensorSpec, found: Tensor) -> int:
+def _own_length(spec: TensorSpec, output: Tensor) -> int:
     """Positions that an embedding makes out of fields without time, such as the pieces of an image."""
-    return found.shape[spec.dims.index("time")] if "time" in spec.dims and found.dim() == len(spec.dims) else LENGTH
+    return output.shape[spec.dims.index("time")] if "time" in spec.dims and output.dim() == len(spec.dims) else LENGTH
 
 
 def _promised(spec: EmbeddingSpec | RackSpec | HeadSpec | AdapterSpec) -> dict[str, Any]:

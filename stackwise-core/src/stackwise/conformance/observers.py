@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from stackwise.conformance import bench
-from stackwise.conformance.building import built
+from stackwise.conformance.building import artifact_of
 from stackwise.conformance.subject import Subject, must
 from stackwise.contracts.events import Evaluated, PhaseEntered, RunFinished, RunStarted, StepDone
 
@@ -36,7 +36,7 @@ def check_takes_every_event(subject: Subject) -> None:
 
     Usual cause: an `else` that raises; a number formatted that may be nan; a folder that is not there.
     """
-    observer = built(subject)
+    observer = artifact_of(subject)
     must(callable(observer), f"{type(observer).__name__} cannot be called with an event")
     for event in events():
         observer(event)
@@ -47,9 +47,9 @@ def check_leaves_events(subject: Subject) -> None:
 
     Usual cause: `metrics.pop("loss")` on the map of an `Evaluated`.
     """
-    observer = built(subject)
+    observer = artifact_of(subject)
     for event in events():
-        parts = [bench.copied(part) for part in event]
+        parts = [bench.copy_of(part) for part in event]
         with suppress(Exception):  # check_takes_every_event tells it
             observer(event)
         changed = [name for name, before, part in zip(event._fields, parts, event, strict=True) if repr(before) != repr(part)]

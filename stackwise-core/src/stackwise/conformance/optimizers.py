@@ -27,10 +27,10 @@ def check_holds_each_parameter_once(subject: Subject) -> None:
     parameters = _parameters()
     groups = [_group(subject, dict(list(parameters.items())[:1]), "first"), _group(subject, dict(list(parameters.items())[1:]), "default")]
     optimizer = _optimizer(subject, groups)
-    held = [id(p) for group in optimizer.param_groups for p in group["params"]]
-    missing = [name for name, p in parameters.items() if id(p) not in held]
+    ids = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    missing = [name for name, p in parameters.items() if id(p) not in ids]
     must(not missing, f"{', '.join(missing)} stands in no torch group, so it would never learn")
-    must(len(held) == len(set(held)) == len(parameters), "a parameter stands in two torch groups, or one that nobody gave is among them")
+    must(len(ids) == len(set(ids)) == len(parameters), "a parameter stands in two torch groups, or one that nobody gave is among them")
     for group in groups:
         for torch_group in optimizer.param_groups:
             own = {id(p) for p in torch_group["params"]} & {id(p) for p in group.parameters.values()}
@@ -56,8 +56,8 @@ def check_groups_follow_their_values(subject: Subject) -> None:
                 group[name] = value
     moved.step()
     fresh.step()
-    told = f"{values} written into the torch groups do not have the effect they have when the optimizer is built with them"
-    must(bench.same(moved.weights(), fresh.weights()), told)
+    sentence = f"{values} written into the torch groups do not have the effect they have when the optimizer is built with them"
+    must(bench.same(moved.weights(), fresh.weights()), sentence)
 
 
 def check_lowers_a_bowl(subject: Subject) -> None:
@@ -83,9 +83,9 @@ def check_state_elements(subject: Subject) -> None:
     if not isinstance(spec, OptimizerSpec):
         raise NotApplicable("it states no spec, so the plan says nothing of its memory")
     for name, parameter in bowl.parameters.items():
-        kept = sum(value.numel() for value in bowl.optimizer.state[parameter].values() if isinstance(value, Tensor))
-        stated = spec.count(name, tuple(parameter.shape))
-        must(kept == stated, f"{kept} entries are kept for {name} of shape {list(parameter.shape)}, and {stated} are stated")
+        entries = sum(value.numel() for value in bowl.optimizer.state[parameter].values() if isinstance(value, Tensor))
+        expected = spec.count(name, tuple(parameter.shape))
+        must(entries == expected, f"{entries} entries are kept for {name} of shape {list(parameter.shape)}, and {expected} are stated")
 
 
 def check_same_next_step(subject: Subject) -> None:
@@ -93,15 +93,15 @@ def check_same_next_step(subject: Subject) -> None:
 
     Usual cause: a moment or a counter kept in an attribute of the optimizer instead of `state[parameter]`.
     """
-    went_on = _Bowl(subject)
+    original = _Bowl(subject)
     for _ in range(3):
-        went_on.step()
-    resumed = _Bowl(subject, weights=went_on.weights())
+        original.step()
+    resumed = _Bowl(subject, weights=original.weights())
     for name, parameter in resumed.parameters.items():
-        resumed.optimizer.state[parameter] = bench.copied(dict(went_on.optimizer.state[went_on.parameters[name]]))
-    went_on.step()
+        resumed.optimizer.state[parameter] = bench.copy_of(dict(original.optimizer.state[original.parameters[name]]))
+    original.step()
     resumed.step()
-    must(bench.same(went_on.weights(), resumed.weights()), "with the same state by parameter the next step is another")
+    must(bench.same(original.weights(), resumed.weights()), "with the same state by parameter the next step is another")
 
 
 def check_missing_gradients(subject: Subject) -> None:
@@ -128,20 +128,20 @@ def check_moments(subject: Subject) -> None:
     still, once, twice = (_Bowl(subject, weights={name: torch.zeros(shape) for name, shape in SHAPES.items()}) for _ in range(3))
     for size, bowl in enumerate((still, once, twice)):
         bowl.step(gradients={name: size * gradient for name, gradient in _weights().items()})
-    declared = {id(p): group.get("moments") for group in once.optimizer.param_groups for p in group["params"]}
-    if not any(declared.values()):
+    moments = {id(p): group.get("moments") for group in once.optimizer.param_groups for p in group["params"]}
+    if not any(moments.values()):
         raise NotApplicable("its torch groups declare no moments, so those of grown tensors start anew unless they have torch's names")
     for name, parameter in once.parameters.items():
-        for entry, power in (declared[id(parameter)] or {}).items():
-            start, found, other = (bowl.optimizer.state[bowl.parameters[name]].get(entry) for bowl in (still, once, twice))
-            for kept in (found, other):
-                shaped = isinstance(kept, Tensor) and (not power or kept.shape == parameter.shape)
-                must(shaped, f"'{entry}' is declared for {name} and is {_form(kept)} in its state: a tensor of its shape is due")
+        for entry, power in (moments[id(parameter)] or {}).items():
+            start, single, double = (bowl.optimizer.state[bowl.parameters[name]].get(entry) for bowl in (still, once, twice))
+            for value in (single, double):
+                shaped = isinstance(value, Tensor) and (not power or value.shape == parameter.shape)
+                must(shaped, f"'{entry}' is declared for {name} and is {_form(value)} in its state: a tensor of its shape is due")
             left = start if isinstance(start, Tensor) else 0  # what is there without any gradient
-            if isinstance(power, int) and power and bool((found - left).any()):
-                times = float((other - left).abs().sum() / (found - left).abs().sum())
-                told = f"'{entry}' is declared to be of power {power}, and twice the gradient makes it {times:.3g} times as large"
-                must(abs(times - 2**power) <= 0.01 * 2**power, told)
+            if isinstance(power, int) and power and bool((single - left).any()):
+                times = float((double - left).abs().sum() / (single - left).abs().sum())
+                sentence = f"'{entry}' is declared to be of power {power}, and twice the gradient makes it {times:.3g} times as large"
+                must(abs(times - 2**power) <= 0.01 * 2**power, sentence)
 
 
 def check_state_survives_growth(subject: Subject) -> None:
@@ -152,15 +152,15 @@ def check_state_survives_growth(subject: Subject) -> None:
     before = _Bowl(subject)
     for _ in range(3):
         before.step()
-    plain, grown = _Bowl(subject, weights=before.weights()), _Bowl(subject, weights={NEW: torch.ones(4, 3), **before.weights()})
+    plain, larger = _Bowl(subject, weights=before.weights()), _Bowl(subject, weights={NEW: torch.ones(4, 3), **before.weights()})
     for name, parameter in before.parameters.items():
-        for bowl in (plain, grown):
-            bowl.optimizer.state[bowl.parameters[name]] = bench.copied(dict(before.optimizer.state[parameter]))
+        for bowl in (plain, larger):
+            bowl.optimizer.state[bowl.parameters[name]] = bench.copy_of(dict(before.optimizer.state[parameter]))
     plain.step()
-    grown.step()
-    kept = {name: grown.weights()[name] for name in plain.parameters}
-    must(bench.same(plain.weights(), kept), "parameters that were there before take another step once new ones stand beside them")
-    must(all(bool(torch.isfinite(weight).all()) for weight in grown.weights().values()), "a new parameter is not finite after one step")
+    larger.step()
+    weights = {name: larger.weights()[name] for name in plain.parameters}
+    must(bench.same(plain.weights(), weights), "parameters that were there before take another step once new ones stand beside them")
+    must(all(bool(torch.isfinite(weight).all()) for weight in larger.weights().values()), "a new parameter is not finite after one step")
 
 
 class _Bowl:
@@ -204,5 +204,5 @@ def _group(subject: Subject, parameters: dict[str, nn.Parameter], name: str, val
 
 def _optimizer(subject: Subject, groups: list[ParameterGroup], options: Any = None) -> torch.optim.Optimizer:
     with bench.seeded(SEED):
-        made: torch.optim.Optimizer = subject.build(groups, options=options)
-    return made
+        optimizer: torch.optim.Optimizer = subject.build(groups, options=options)
+    return optimizer

@@ -11,7 +11,7 @@ import torch
 from attrs import frozen
 
 from stackwise.conformance import bench, partners
-from stackwise.conformance.building import built
+from stackwise.conformance.building import artifact_of
 from stackwise.conformance.subject import LENGTH, ROWS, SEED, NotApplicable, Subject, must
 from stackwise.contracts.growth import CopyOf, Fresh, GrowthRequest
 from stackwise.contracts.specs import EmbeddingSpec, TensorSpec
@@ -55,7 +55,7 @@ def check_parameter_map(subject: Subject) -> None:
         if isinstance(origin, CopyOf):
             must(origin.source in before, f"{name} comes from '{origin.source}', and the old model has no such parameter")
             _check_dimensions(name, origin, before[origin.source], after[name])
-    again = built(subject).map_parameters(before, after, change.request)
+    again = artifact_of(subject).map_parameters(before, after, change.request)
     must(dict(again) == dict(change.origins), "the map is another the next time it is asked for")
 
 
@@ -66,7 +66,7 @@ def check_parameter_map_preserves_function(subject: Subject) -> None:
     """
     change = _preserving(subject)
     batch = _batch(change)
-    carry(change.old, torch.optim.SGD(change.old.parameters(), lr=0.1), change.new, built(subject))
+    carry(change.old, torch.optim.SGD(change.old.parameters(), lr=0.1), change.new, artifact_of(subject))
     name, off = _largest_change(change, batch)
     must(off <= EXACT, f"it is declared to preserve the function and changes '{name}' by up to {off:.3g}")
 
@@ -79,22 +79,22 @@ def check_gradients_follow_the_map(subject: Subject) -> None:
     """
     change = _preserving(subject)
     batch = _batch(change)
-    carry(change.old, torch.optim.SGD(change.old.parameters(), lr=0.1), change.new, built(subject))
+    carry(change.old, torch.optim.SGD(change.old.parameters(), lr=0.1), change.new, artifact_of(subject))
     if _largest_change(change, batch)[1] > EXACT:
         raise NotApplicable("it changes the function, which check_parameter_map_preserves_function tells")
     before, after = (_gradients(model, batch) for model in (change.old, change.new))
     for name, origin in change.origins.items():
         if not isinstance(origin, CopyOf) or name not in after or origin.source not in before:
             continue
-        wanted, there = _mapped(before[origin.source], origin, after[name].shape)
-        off = float(((after[name] - wanted) * there).abs().max()) / max(float(wanted.abs().max()), 1e-6)
+        expected, mask = _mapped(before[origin.source], origin, after[name].shape)
+        off = float(((after[name] - expected) * mask).abs().max()) / max(float(expected.abs().max()), 1e-6)
         must(off <= 1e-3, f"the gradient of {name} differs from what the map says of it by {off:.2g} of its size")
 
 
 def _preserving(subject: Subject) -> Change:
     """A change that the operator makes and says to preserve the function."""
     change = _change(subject)
-    if not built(subject).preserves_function:
+    if not artifact_of(subject).preserves_function:
         raise NotApplicable("it declares that it changes the function")
     return change
 
@@ -124,13 +124,13 @@ def _gradients(model: Model, batch: Mapping[str, torch.Tensor]) -> dict[str, tor
 
 def _mapped(gradient: torch.Tensor, origin: CopyOf, shape: torch.Size) -> tuple[torch.Tensor, torch.Tensor]:
     """What the map says of the new gradient, and where it says something."""
-    there = torch.ones(shape)
+    mask = torch.ones(shape)
     for dim, index in origin.index.items():
         gradient = gradient.index_select(dim, torch.tensor([max(i, 0) for i in index]))
-        there = there * _shaped([float(i >= 0) for i in index], dim, len(shape))
+        mask = mask * _shaped([float(i >= 0) for i in index], dim, len(shape))
     for dim, factors in origin.gradient.items():
         gradient = gradient * _shaped(factors, dim, len(shape))
-    return gradient * there, there
+    return gradient * mask, mask
 
 
 def _shaped(values: Sequence[float], dim: int, dims: int) -> torch.Tensor:
@@ -143,7 +143,7 @@ def _change(subject: Subject) -> Change:
     Raises:
         NotApplicable: it maps blocks alone, or makes none of those that are tried.
     """
-    operator: Any = built(subject)
+    operator: Any = artifact_of(subject)
     if not hasattr(operator, "map_parameters"):
         raise NotApplicable("it maps whole blocks and has no map_parameters")
     refusals: list[str] = []
@@ -163,7 +163,7 @@ def _change(subject: Subject) -> Change:
                 refusals.append(str(error))
                 continue
             if origins:
-                fields = bench.sized(parts["embedding"].spec(), parts["embedding"].sizes())
+                fields = bench.with_sizes(parts["embedding"].spec(), parts["embedding"].sizes())
                 assert isinstance(fields, EmbeddingSpec), "check_spec_is_cold looks at the kind of spec"
                 return Change(old=old, new=new, request=request, origins=origins, fields=fields.inputs)
     raise NotApplicable(f"it makes no change of a model of its own provider that was tried: {refusals[-1] if refusals else 'none was'}")
@@ -173,11 +173,11 @@ def _models(subject: Subject) -> Iterator[dict[str, Subject]]:
     """Embedding, rack and head of the operator's provider, as their examples have them, that follow on one another."""
     near = [attrs.evolve(subject, registered=each) for each in subject.registry if each.provider == subject.registered.provider]
     for parts in product(*([each for each in near if each.kind == role] for role in ROLES)):
-        found = dict(zip(ROLES, parts, strict=True))
-        specs: list[Any] = [bench.sized(each.spec(), each.sizes()) for each in parts]
+        by_role = dict(zip(ROLES, parts, strict=True))
+        specs: list[Any] = [bench.with_sizes(each.spec(), each.sizes()) for each in parts]
         embedding, rack, head = specs
         if embedding.output.dims == rack.input.dims and rack.output.dims == head.input.dims and not rack.needs:
-            yield found
+            yield by_role
 
 
 def _changes(parts: Mapping[str, Subject]) -> Iterator[Changes]:
@@ -204,11 +204,11 @@ def _options(parts: Mapping[str, Subject], changes: Changes) -> dict[str, Any]:
 def _model(parts: Mapping[str, Subject], changes: Changes) -> Model:
     options = _options(parts, changes)
     embedding, rack, head = (bench.build_module(parts[role], options=options[role]) for role in ROLES)
-    made = Model(embedding, rack, head)
+    model = Model(embedding, rack, head)
     with bench.seeded(SEED), torch.no_grad():
-        for parameter in made.parameters():
+        for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) / 8)
-    return made
+    return model
 
 
 def _request(old: Model, before: Mapping[str, Any], after: Mapping[str, Any]) -> GrowthRequest:

@@ -21,9 +21,9 @@ WIDTH = 6
 
 def dtype_of(spec: TensorSpec) -> torch.dtype:
     """The torch dtype of a spec; float32 and int64 where any of the kind will do."""
-    named = {"floating": torch.float32, "integer": torch.int64}
-    found: torch.dtype = named[spec.dtype] if spec.dtype in named else getattr(torch, spec.dtype)
-    return found
+    any_of_kind = {"floating": torch.float32, "integer": torch.int64}
+    dtype: torch.dtype = any_of_kind[spec.dtype] if spec.dtype in any_of_kind else getattr(torch, spec.dtype)
+    return dtype
 
 
 def shape_of(spec: TensorSpec, rows: int, length: int) -> tuple[int, ...]:
@@ -56,9 +56,9 @@ class Reshaped(nn.Module):
 
     def forward(self, tensor: Tensor, length: int = 1) -> Tensor:
         """Any shape of the first spec → the second."""
-        kept = [i for i, dim in enumerate(self.before.dims) if dim in ("batch", "time")]
-        others = [i for i in range(tensor.dim()) if i not in kept]
-        flat = tensor.permute(*kept, *others).flatten(len(kept)) if others else tensor[..., None]
+        axes = [i for i, dim in enumerate(self.before.dims) if dim in ("batch", "time")]
+        others = [i for i in range(tensor.dim()) if i not in axes]
+        flat = tensor.permute(*axes, *others).flatten(len(axes)) if others else tensor[..., None]
         features: Tensor = self.linear(flat.to(self.linear.weight.dtype))
         if "time" in self.before.dims and "time" not in self.after.dims:
             features = features.mean(1)
@@ -146,8 +146,8 @@ class NeutralRack(nn.Module):
         self.spec, self._stacks = spec, dict(stacks)
         width = spec.input.dims[-1]
         assert isinstance(width, int), "a neutral rack works on the last dimension of a hidden state"
-        made = {name: nn.ModuleList(NeutralBlock(width) for _ in range(blocks)) for name, blocks in stacks.items()}
-        self.stacks = nn.ModuleDict(made)
+        lists = {name: nn.ModuleList(NeutralBlock(width) for _ in range(blocks)) for name, blocks in stacks.items()}
+        self.stacks = nn.ModuleDict(lists)
         self.last = Reshaped(spec.input, spec.output) if spec.input != spec.output else None
         for name, shape in (extra or {}).items():
             register(self, name, nn.Parameter(torch.randn(shape) / 4))
@@ -221,9 +221,11 @@ class NeutralLoader:
     def take(self, rows: int | None, length: int | None) -> dict[str, Tensor]:
         """The next rows."""
         assert rows is not None, "the kit always says how many rows"
-        made = [self._one(self._row + i, length or 1) for i in range(rows)]
+        single_rows = [self._one(self._row + i, length or 1) for i in range(rows)]
         self._row += rows
-        return {name: torch.cat([row[name] for row in made], self.spec.fields[name].dims.index("batch")) for name in self.spec.fields}
+        return {
+            name: torch.cat([row[name] for row in single_rows], self.spec.fields[name].dims.index("batch")) for name in self.spec.fields
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """The next row."""

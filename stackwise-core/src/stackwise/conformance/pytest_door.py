@@ -52,7 +52,7 @@ def _words(outcome: Outcome) -> str:
     return outcome.verdict if not outcome.reason else f"{outcome.verdict}: {outcome.reason}"
 
 
-def _expected(asked: Mapping[str, str], cases: list[tuple[Subject, Check]]) -> dict[str, str]:
+def _expected(reasons: Mapping[str, str], cases: list[tuple[Subject, Check]]) -> dict[str, str]:
     """Test id → reason.
 
     Raises:
@@ -60,7 +60,7 @@ def _expected(asked: Mapping[str, str], cases: list[tuple[Subject, Check]]) -> d
     """
     expected: dict[str, str] = {}
     known: dict[str, Any] = {test_id(*case): None for case in cases}
-    for name, reason in asked.items():
+    for name, reason in reasons.items():
         if not isinstance(reason, str) or not reason.strip():
             raise UserError(f"expected_failures: '{name}' has no reason: say in a sentence why it may fail")
         hits = [id for id in known if name in (id, id.partition("/")[2])]

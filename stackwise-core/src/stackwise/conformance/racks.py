@@ -27,10 +27,10 @@ def check_side_inputs(subject: Subject) -> None:
     lowest = {name: _lowest(field) for name, field in spec.side.items()}
     needed = {name: lowest[name] for name in spec.needs}
     with torch.no_grad():
-        wanted = rack(hidden, **needed).shape
-        for given in ({}, *({name: tensor} for name, tensor in lowest.items()), lowest):
-            found = rack(hidden, **{**needed, **given}).shape
-            must(found == wanted, f"with {', '.join(given)} the output has shape {tuple(found)}, without it {tuple(wanted)}")
+        shape = rack(hidden, **needed).shape
+        for side in ({}, *({name: tensor} for name, tensor in lowest.items()), lowest):
+            shape_with = rack(hidden, **{**needed, **side}).shape
+            must(shape_with == shape, f"with {', '.join(side)} the output has shape {tuple(shape_with)}, without it {tuple(shape)}")
 
 
 def check_blocks_keep_their_names(subject: Subject) -> None:
@@ -67,13 +67,15 @@ def check_zero_residual_is_identity(subject: Subject) -> None:
         raise NotApplicable("its spec names no residual outputs")
     deeper = bench.build_module(subject, options=_deeper(subject)).eval()
     before = bench.build_module(subject).eval()
-    own, kept = deeper.state_dict(), before.state_dict()
-    deeper.load_state_dict({name: kept[name] if name in kept and kept[name].shape == own[name].shape else own[name] for name in own})
+    own, weights = deeper.state_dict(), before.state_dict()
+    deeper.load_state_dict(
+        {name: weights[name] if name in weights and weights[name].shape == own[name].shape else own[name] for name in own}
+    )
     for stack, blocks in spec.stacks.items():
         block = spec.block_path.format(stack=stack, index=blocks)
         names = {f"{block}.{output}" for output in spec.residual_outputs}
-        told = f"the spec names the residual output '{spec.residual_outputs[0]}', but there is no '{block}.{spec.residual_outputs[0]}'"
-        must(f"{block}.{spec.residual_outputs[0]}" in dict(deeper.named_parameters()), told)
+        sentence = f"the spec names the residual output '{spec.residual_outputs[0]}', but there is no '{block}.{spec.residual_outputs[0]}'"
+        must(f"{block}.{spec.residual_outputs[0]}" in dict(deeper.named_parameters()), sentence)
         names |= {f"{name.rpartition('.')[0]}.bias" for name in names}
         with torch.no_grad():
             for name, parameter in deeper.named_parameters():
@@ -88,7 +90,7 @@ def check_zero_residual_is_identity(subject: Subject) -> None:
 
 
 def _spec(subject: Subject) -> RackSpec:
-    spec: Any = bench.sized(subject.options().to_spec(), subject.sizes())
+    spec: Any = bench.with_sizes(subject.options().to_spec(), subject.sizes())
     assert isinstance(spec, RackSpec), "check_spec_is_cold looks at the kind of spec"
     return spec
 

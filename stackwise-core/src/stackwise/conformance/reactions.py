@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from math import sin
 
-from stackwise.conformance.building import built
+from stackwise.conformance.building import artifact_of
 from stackwise.conformance.subject import Subject, must
 
 SIGNALS: Mapping[str, tuple[float, ...]] = {
@@ -25,7 +25,7 @@ def check_starts_at_one(subject: Subject) -> None:
 
     Usual cause: a warm-up inside the reaction, which is the schedule's work.
     """
-    factor = built(subject).factor
+    factor = artifact_of(subject).factor
     must(isinstance(factor, int | float) and factor == 1, f"the factor is {factor!r} before any number was shown")
 
 
@@ -39,7 +39,7 @@ def check_envelope(subject: Subject) -> None:
     low, high = options.envelope()
     must(0 < low <= 1 <= high, f"the envelope is {low} to {high}: it holds 1, and nothing at or below 0")
     for name, losses in SIGNALS.items():
-        reaction = built(subject)
+        reaction = artifact_of(subject)
         for step, metrics in _shown(losses):
             reaction.watch(step, metrics)
             must(low <= reaction.factor <= high, f"{name}: at step {step} the factor is {reaction.factor}, outside of {low} to {high}")
@@ -51,17 +51,20 @@ def check_changes_are_told(subject: Subject) -> None:
     Usual cause: a sentence at every step after the first change; the clock or chance in the decision.
     """
     for name, losses in SIGNALS.items():
-        first, second = built(subject), built(subject)
+        first, second = artifact_of(subject), artifact_of(subject)
         for step, metrics in _shown(losses):
             before = first.factor
-            told = first.watch(step, metrics)
+            answer = first.watch(step, metrics)
             changed = first.factor != before
-            must(told is None or (isinstance(told, str) and bool(told.strip())), f"{name}: watch returned {told!r}: a sentence or None")
             must(
-                changed == (told is not None),
-                f"{name}: at step {step} the factor goes from {before} to {first.factor} and watch says {told!r}",
+                answer is None or (isinstance(answer, str) and bool(answer.strip())),
+                f"{name}: watch returned {answer!r}: a sentence or None",
             )
-            must(second.watch(step, metrics) == told and second.factor == first.factor, f"{name}: the same numbers got another answer")
+            must(
+                changed == (answer is not None),
+                f"{name}: at step {step} the factor goes from {before} to {first.factor} and watch says {answer!r}",
+            )
+            must(second.watch(step, metrics) == answer and second.factor == first.factor, f"{name}: the same numbers got another answer")
 
 
 def check_reaction_resumes(subject: Subject) -> None:
@@ -71,9 +74,9 @@ def check_reaction_resumes(subject: Subject) -> None:
     """
     for name, losses in SIGNALS.items():
         shown = list(_shown(losses))
-        reaction = built(subject)
+        reaction = artifact_of(subject)
         for stop in (1, EVERY + 1, 3 * EVERY + 7, 8 * EVERY):
-            reaction, resumed = built(subject), built(subject)
+            reaction, resumed = artifact_of(subject), artifact_of(subject)
             for step, metrics in shown[:stop]:
                 reaction.watch(step, metrics)
             resumed.load_state_dict(json.loads(json.dumps(reaction.state_dict())))

@@ -17,7 +17,7 @@ from stackwise.conformance.catalogue import CATALOGUE, PREREQUISITES, Check
 from stackwise.conformance.subject import Broken, NotApplicable, Subject, reported
 from stackwise.errors import UserError
 from stackwise.host.isolation import guarded
-from stackwise.host.registry import StateChanged
+from stackwise.host.provider import StateChanged
 
 Verdict = Literal["passed", "failed", "not applicable", "blocked"]
 
@@ -78,11 +78,11 @@ class Runner:
                 return None
             if subject.kind not in CATALOGUE[name].kinds:
                 continue
-            found = self.run(subject, CATALOGUE[name])
-            if found.verdict in ("failed", "blocked") and found.id not in self.expected:
+            outcome = self.run(subject, CATALOGUE[name])
+            if outcome.verdict in ("failed", "blocked") and outcome.id not in self.expected:
                 return Outcome(subject=subject, check=check, verdict="blocked", reason=f"{name} failed")
-            if found.verdict == "not applicable" and name == "check_builds":
-                return Outcome(subject=subject, check=check, verdict="not applicable", reason=found.reason)
+            if outcome.verdict == "not applicable" and name == "check_builds":
+                return Outcome(subject=subject, check=check, verdict="not applicable", reason=outcome.reason)
         return None
 
 

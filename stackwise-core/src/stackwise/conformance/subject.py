@@ -19,7 +19,8 @@ from stackwise.contracts.specs import RackSpec, Spec, TaskSpec
 from stackwise.errors import Problem, ProviderError, StackwiseError, UserError, did_you_mean
 from stackwise.host.discovery import components_of, discover
 from stackwise.host.offers import GROUP
-from stackwise.host.registry import KINDS, Provider, Registered, Registry
+from stackwise.host.provider import KINDS, Provider, Registered
+from stackwise.host.registry import Registry
 from stackwise.plan.junctions.sizes import Sizes, Term
 from stackwise.plan.parts import Draft, Drafts
 from stackwise.timeline.clock import compile_clock
@@ -124,8 +125,8 @@ class Subject:
 
     def values(self) -> dict[str, float]:
         """The first value of every option that may follow time and has one."""
-        declared = self.draft().schedules.items()
-        return {name: _first_value(schedule) for name, schedule in declared if getattr(schedule, "value", 0.0) is not None}
+        schedules = self.draft().schedules.items()
+        return {name: _first_value(schedule) for name, schedule in schedules if getattr(schedule, "value", 0.0) is not None}
 
     def context(self, *, seed: int = SEED, split: str = "train", specs: Mapping[str, Any] | None = None) -> BuildContext:
         """A context as a run would give it."""
@@ -149,7 +150,7 @@ def _reached(spec: TaskSpec, known: Mapping[str, int]) -> dict[str, int]:
         other: Term = ("task", each.other) if isinstance(each.other, str) else each.other
         sizes.reach(other, ("task", each.dim), each.by)
     sizes.settle()
-    return {each.dim: found for each in spec.beyond if (found := sizes.size(("task", each.dim))) is not None}
+    return {each.dim: smallest for each in spec.beyond if (smallest := sizes.size(("task", each.dim))) is not None}
 
 
 def _first_value(schedule: Schedule) -> float:
@@ -169,16 +170,16 @@ def subjects_of(source: Source) -> tuple[Subject, ...]:
     """
     core = discover(allow={"core"}).claimants("core")
     if isinstance(source, str):
-        provider, wanted = _installed(source)
+        provider, id = _installed(source)
     elif isinstance(source, ModuleType):
-        provider, wanted = _provider_of(components_of(source, name=_word(source.__name__)), source.__name__), None
+        provider, id = _provider_of(components_of(source, name=_word(source.__name__)), source.__name__), None
     else:
-        provider, wanted = _provider_of(_registered(source)), None
+        provider, id = _provider_of(_registered(source)), None
     registry = Registry((*(p for p in core if p.name != provider.name), provider))
-    found = [each for each in registry if each.provider == provider.name and wanted in (None, each.id, f"{each.kind}:{each.id}")]
-    if not found:
+    components = [each for each in registry if each.provider == provider.name and id in (None, each.id, f"{each.kind}:{each.id}")]
+    if not components:
         raise ProviderError(f"provider '{provider.name}' offers no component that could be checked", provider=provider.name)
-    return tuple(Subject(registered=each, registry=registry) for each in found)
+    return tuple(Subject(registered=each, registry=registry) for each in components)
 
 
 def _installed(name: str) -> tuple[Provider, str | None]:
@@ -187,11 +188,11 @@ def _installed(name: str) -> tuple[Provider, str | None]:
     if colon and kind not in KINDS:
         raise UserError(f"'{kind}' in '{name}' is no kind of component{did_you_mean(kind, KINDS)}")
     owner, dot, _ = id.partition(".")
-    found = discover()
-    found.check_provider(id)
-    provider = found.provider(owner)
+    registry = discover()
+    registry.check_provider(id)
+    provider = registry.provider(owner)
     if provider is None:
-        known = [p.name for p in found.providers]
+        known = [p.name for p in registry.providers]
         how = f"it is found by an entry point of the group '{GROUP}', which installing the distribution anew makes known"
         raise UserError(f"no provider '{owner}' is installed{did_you_mean(owner, known)}; {how}")
     if dot and not any(name in (c.id, f"{c.kind}:{c.id}") for c in provider.components):

@@ -29,14 +29,14 @@ def check_prepared_batch(subject: Subject) -> None:
     """
     task, spec = bench.task_of(subject), _spec(subject)
     own = task.get_spec()
-    must(bench.sized(own, subject.sizes()) == spec, f"the task's own spec is another than that of its options: {own}")
+    must(bench.with_sizes(own, subject.sizes()) == spec, f"the task's own spec is another than that of its options: {own}")
     for length in (LENGTH, 3):
-        batch = bench.prepared(subject, task, length=length)
+        batch = bench.prepare(subject, task, length=length)
         needed = {*bench.boundaries(subject).embedding.inputs, *spec.side, *(given for _, given in spec.embedded.values())}
         runtime: dict[str, int] = {}
         for name, field in spec.inputs.items():
-            made = name in spec.embedded and name not in batch
-            if made or (name not in needed and name not in batch):
+            from_embedding = name in spec.embedded and name not in batch
+            if from_embedding or (name not in needed and name not in batch):
                 continue
             must(name in batch, f"the spec offers '{name}' to the model, but the prepared batch has {', '.join(batch)}")
             _check_form(name, field, batch[name], runtime)
@@ -49,7 +49,7 @@ def check_totals(subject: Subject) -> None:
     Usual cause: a mean where a sum is due; a denominator that counts rows where targets are summed.
     """
     task = bench.task_of(subject)
-    batch = bench.prepared(subject, task)
+    batch = bench.prepare(subject, task)
     outputs = bench.outputs(subject, batch)
     judged = bench.objective(task, bench.model_around(subject))
     whole = _totals(judged, outputs, batch)
@@ -84,15 +84,15 @@ def check_loss_in_float32(subject: Subject) -> None:
     Usual cause: `outputs["logits"]` used as it comes: say `.float()` before the sum.
     """
     task = bench.task_of(subject)
-    batch = bench.prepared(subject, task)
+    batch = bench.prepare(subject, task)
     judged = bench.objective(task, bench.model_around(subject))
     lowered = {name: _lowered(tensor) for name, tensor in bench.outputs(subject, batch).items()}
     raised = {name: tensor.float() if tensor.dtype == torch.bfloat16 else tensor for name, tensor in lowered.items()}
     with torch.no_grad():
-        (found, weight, _), (wanted, own, _) = (judged.judge(outputs, batch) for outputs in (lowered, raised))
-    must(found.dtype in (torch.float32, torch.float64), f"the loss of outputs in bfloat16 is summed in {found.dtype}")
-    close = abs(float(found) - float(wanted)) <= 1e-3 * max(abs(float(wanted)), 1e-3) and float(weight) == float(own)
-    must(close, f"the loss of outputs in bfloat16 is {float(found):.6g}, and {float(wanted):.6g} in float32")
+        (total, weight, _), (expected, own_weight, _) = (judged.judge(outputs, batch) for outputs in (lowered, raised))
+    must(total.dtype in (torch.float32, torch.float64), f"the loss of outputs in bfloat16 is summed in {total.dtype}")
+    close = abs(float(total) - float(expected)) <= 1e-3 * max(abs(float(expected)), 1e-3) and float(weight) == float(own_weight)
+    must(close, f"the loss of outputs in bfloat16 is {float(total):.6g}, and {float(expected):.6g} in float32")
 
 
 def check_mask_is_honoured(subject: Subject) -> None:
@@ -109,7 +109,7 @@ def check_mask_is_honoured(subject: Subject) -> None:
     task, length = bench.task_of(subject), LENGTH + spec.lookahead
     hidden = torch.arange(length) >= length - length // 3
     real = (~hidden).to(partners.dtype_of(mask)).expand(ROWS, length)
-    found = []
+    losses = []
     for seed in (SEED, SEED + 1):
         rows, others = bench.rows(subject), bench.rows(subject, seed=seed)
         padded = {
@@ -122,10 +122,10 @@ def check_mask_is_honoured(subject: Subject) -> None:
         judged = bench.objective(task, bench.model_around(subject))
         with torch.no_grad():
             total, weight, _ = judged.judge(bench.outputs(subject, batch), batch)
-        found.append((float(total), float(weight)))
+        losses.append((float(total), float(weight)))
     must(
-        found[0] == found[1],
-        f"with other padding the loss is {found[1][0]:.6g} over {found[1][1]:g}, not {found[0][0]:.6g} over {found[0][1]:g}",
+        losses[0] == losses[1],
+        f"with other padding the loss is {losses[1][0]:.6g} over {losses[1][1]:g}, not {losses[0][0]:.6g} over {losses[0][1]:g}",
     )
 
 
@@ -135,14 +135,14 @@ def _learnt_on_noise(subject: Subject, stream: int, *, blind: bool) -> tuple[flo
     model = bench.model_around(subject, zero_head=True).train()
     judged = bench.objective(task, model)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
-    seen = bench.boundaries(subject).embedding.inputs
+    fields = bench.boundaries(subject).embedding.inputs
     losses = []
     for step in range(FLOOR_STEPS):
         seed = SEED + 2 * FLOOR_STEPS * stream + step
-        batch = bench.prepared(subject, task, seed=seed)
-        others = bench.prepared(subject, task, seed=seed + FLOOR_STEPS) if blind else batch
+        batch = bench.prepare(subject, task, seed=seed)
+        others = bench.prepare(subject, task, seed=seed + FLOOR_STEPS) if blind else batch
         with bench.seeded(step):
-            total, weight, _ = judged.judge(model({**batch, **{name: others[name] for name in seen}}), batch)
+            total, weight, _ = judged.judge(model({**batch, **{name: others[name] for name in fields}}), batch)
         optimizer.zero_grad()
         (total / weight).backward()
         optimizer.step()
@@ -163,27 +163,29 @@ def _spec(subject: Subject) -> TaskSpec:
     return bench.boundaries(subject).task
 
 
-def _check_form(name: str, field: TensorSpec, found: Tensor, runtime: dict[str, int]) -> None:
+def _check_form(name: str, field: TensorSpec, tensor: Tensor, runtime: dict[str, int]) -> None:
     """Hold one field against its spec; what the request decides is one number over all fields, gathered in `runtime`."""
-    shape = tuple(found.shape)
+    shape = tuple(tensor.shape)
     must(len(shape) == len(field.dims), f"'{name}' has shape {shape}, and {field} is promised")
     for dim, size in zip(field.dims, shape, strict=True):
-        wanted = dim if isinstance(dim, int) else runtime.setdefault(dim, size)
-        must(size == wanted, f"'{name}' has shape {shape}: {field} has {wanted} for {dim} here")
-    same_kind = field.dtype in ("floating", "integer") or found.dtype == partners.dtype_of(field)
-    must(same_kind, f"'{name}' is {found.dtype}: {field.dtype} is promised")
+        expected = dim if isinstance(dim, int) else runtime.setdefault(dim, size)
+        must(size == expected, f"'{name}' has shape {shape}: {field} has {expected} for {dim} here")
+    same_kind = field.dtype in ("floating", "integer") or tensor.dtype == partners.dtype_of(field)
+    must(same_kind, f"'{name}' is {tensor.dtype}: {field.dtype} is promised")
     if field.bounds is not None:
         low, high = field.bounds[0], int(field.bounds[1])
-        inside = bool(((found >= low) & (found < high)).all())
-        must(inside, f"'{name}' has values from {found.min()} to {found.max()}: {field} is promised")
+        inside = bool(((tensor >= low) & (tensor < high)).all())
+        must(inside, f"'{name}' has values from {tensor.min()} to {tensor.max()}: {field} is promised")
 
 
 def _check_runtime(runtime: Mapping[str, int], spec: TaskSpec, length: int) -> None:
     """Every row is handed on, once or several times; positions are as many as asked for, or another number that the task makes."""
     rows, time = runtime.get("batch", ROWS), runtime.get("time", length)
     must(rows % ROWS == 0, f"{rows} rows are prepared out of {ROWS}: hand every row on")
-    told = f"the prepared rows have {time} positions where {length} are asked for: keep the lookahead ({spec.lookahead}) out of the inputs"
-    must(not spec.lookahead or time == length, told)
+    sentence = (
+        f"the prepared rows have {time} positions where {length} are asked for: keep the lookahead ({spec.lookahead}) out of the inputs"
+    )
+    must(not spec.lookahead or time == length, sentence)
 
 
 def _half(batch: Mapping[str, Tensor], part: slice) -> dict[str, Tensor]:

@@ -14,12 +14,12 @@ def check_adds_nothing_at_first(subject: Subject) -> None:
 
     Usual cause: both factors drawn at random, where one has to start at zero.
     """
-    made, weight, inputs = bench.build_module(subject), bench.weight(), _inputs()
+    adapter, weight, inputs = bench.build_module(subject), bench.weight(), _inputs()
     with torch.no_grad():
-        added = made(inputs)
+        added = adapter(inputs)
         must(added.shape == (4, 5), f"for inputs [4, 3] beside a matrix [5, 3] it gives {list(added.shape)}: [4, 5] is due")
         must(not bool(added.any()), f"a fresh adapter already adds up to {float(added.abs().max()):.3g}")
-        must(torch.equal(merged(made, weight), weight), "merged() of a fresh adapter is another matrix")
+        must(torch.equal(merge(adapter, weight), weight), "merged() of a fresh adapter is another matrix")
 
 
 def check_merged_agrees(subject: Subject) -> None:
@@ -27,13 +27,13 @@ def check_merged_agrees(subject: Subject) -> None:
 
     Usual cause: a factor (alpha / rank) in one of the two places only; a transposed product; `weight += …` in place.
     """
-    made, weight, inputs = _moved(subject), bench.weight(), _inputs()
-    kept = weight.clone()
+    adapter, weight, inputs = _moved(subject), bench.weight(), _inputs()
+    copy = weight.clone()
     with torch.no_grad():
-        together, alone = inputs @ weight.T + made(inputs), inputs @ merged(made, weight).T
+        together, alone = inputs @ weight.T + adapter(inputs), inputs @ merge(adapter, weight).T
     difference = float((together - alone).abs().max())
     must(difference <= 1e-5, f"matrix and adapter together differ from the merged matrix by up to {difference:.3g}")
-    must(torch.equal(weight, kept), "merged() changes the matrix that it was given")
+    must(torch.equal(weight, copy), "merged() changes the matrix that it was given")
 
 
 def check_every_parameter_learns(subject: Subject) -> None:
@@ -41,27 +41,27 @@ def check_every_parameter_learns(subject: Subject) -> None:
 
     Usual cause: the matrix registered as a parameter of the adapter.
     """
-    made = _moved(subject)
-    made(_inputs()).square().sum().backward()
-    dry = [name for name, parameter in made.named_parameters() if parameter.requires_grad and parameter.grad is None]
+    adapter = _moved(subject)
+    adapter(_inputs()).square().sum().backward()
+    dry = [name for name, parameter in adapter.named_parameters() if parameter.requires_grad and parameter.grad is None]
     must(not dry, f"no gradient reaches {', '.join(dry)}")
-    shapes = [name for name, parameter in made.named_parameters() if parameter.requires_grad and torch.equal(parameter, bench.weight())]
+    shapes = [name for name, parameter in adapter.named_parameters() if parameter.requires_grad and torch.equal(parameter, bench.weight())]
     must(not shapes, f"'{shapes[0] if shapes else ''}' is the frozen matrix itself")
 
 
-def merged(made: nn.Module, weight: Tensor) -> Tensor:
+def merge(adapter: nn.Module, weight: Tensor) -> Tensor:
     """The matrix that gives alone what the given one and the adapter give together."""
-    found: Tensor = made.merged(weight)  # type: ignore[operator]  # check_builds has seen that it has the method
-    return found
+    matrix: Tensor = adapter.merged(weight)  # type: ignore[operator]  # check_builds has seen that it has the method
+    return matrix
 
 
 def _moved(subject: Subject) -> nn.Module:
     """An adapter some steps into training."""
-    made = bench.build_module(subject)
+    adapter = bench.build_module(subject)
     with bench.seeded(SEED), torch.no_grad():
-        for parameter in made.parameters():
+        for parameter in adapter.parameters():
             parameter.add_(torch.randn_like(parameter) / 4)
-    return made
+    return adapter
 
 
 def _inputs() -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from stackwise.assembly.workshop import assemble
 from stackwise.config import experiment
 from stackwise.conformance import bench, partners
-from stackwise.conformance.building import built
+from stackwise.conformance.building import artifact_of
 from stackwise.conformance.growth import grown_stacks
 from stackwise.conformance.subject import LENGTH, OPEN_SIZE, ROWS, SEED, STEPS, NotApplicable, Subject, must
 from stackwise.contracts.components import Built
@@ -34,7 +34,7 @@ def check_trains(subject: Subject) -> None:
     try:
         steps = list(_steps(_machine(subject)))
     except UserError as error:
-        if subject.kind == "growth" and isinstance(built(subject), ParameterGrowth):
+        if subject.kind == "growth" and isinstance(artifact_of(subject), ParameterGrowth):
             raise NotApplicable(f"it makes no change of depth alone in a rack of the kit: {error}") from None
         raise
     must(len(steps) == STEPS, f"{len(steps)} of {STEPS} steps were made")
@@ -46,17 +46,17 @@ def check_interrupted_equals_uninterrupted(subject: Subject) -> None:
     Usual cause: something that counts calls or remembers the last batch outside of parameters and buffers.
     """
     machine, half = _machine(subject), STEPS // 2
-    saved: dict[str, Any] = {}
-    went_on = []
+    state: dict[str, Any] = {}
+    expected = []
     for event in _steps(machine):
         if event.step >= half:
-            went_on.append((event.step, event.loss, event.grad_norm))
+            expected.append((event.step, event.loss, event.grad_norm))
         elif event.step + 1 == half:
-            saved = _saved(machine)
-    resumed = _machine(subject)
-    _restore(resumed, saved)
-    again = [(event.step, event.loss, event.grad_norm) for event in _steps(resumed)]
-    must(again == went_on, f"after stopping at step {half} the steps are {again[:2]}…, without stopping {went_on[:2]}…")
+            state = _saved(machine)
+    second = _machine(subject)
+    _restore(second, state)
+    again = [(event.step, event.loss, event.grad_norm) for event in _steps(second)]
+    must(again == expected, f"after stopping at step {half} the steps are {again[:2]}…, without stopping {expected[:2]}…")
 
 
 def _steps(machine: TrainingMachine) -> Iterator[StepDone]:
@@ -68,13 +68,13 @@ def _steps(machine: TrainingMachine) -> Iterator[StepDone]:
 
 
 def _machine(subject: Subject) -> TrainingMachine:
-    found = experiment(_config(subject))
-    return assemble(make_plan(found, subject.registry))
+    compiled = experiment(_config(subject))
+    return assemble(make_plan(compiled, subject.registry))
 
 
 def _saved(machine: TrainingMachine) -> dict[str, Any]:
     """What a checkpoint holds: state by name and the read position."""
-    saved: dict[str, Any] = bench.copied(
+    state: dict[str, Any] = bench.copy_of(
         {
             "model": machine.model.model.state_dict(),
             "optimizer": machine.optimizer.state_by_name(),
@@ -82,19 +82,19 @@ def _saved(machine: TrainingMachine) -> dict[str, Any]:
             "step": machine.step,
         }
     )
-    return saved
+    return state
 
 
-def _restore(machine: TrainingMachine, saved: Mapping[str, Any]) -> None:
+def _restore(machine: TrainingMachine, state: Mapping[str, Any]) -> None:
     """Enter the first phase, then put the saved state in place by name."""
     walk = machine.train()
     while not machine.data.state_dict()["sources"]:
         next(walk)
     del walk
-    machine.model.model.load_state_dict(saved["model"])
-    machine.optimizer.load_state_by_name(saved["optimizer"])
-    machine.data.load_state_dict(saved["data"])
-    machine.step = saved["step"]
+    machine.model.model.load_state_dict(state["model"])
+    machine.optimizer.load_state_by_name(state["optimizer"])
+    machine.data.load_state_dict(state["data"])
+    machine.step = state["step"]
 
 
 def _config(subject: Subject) -> dict[str, Any]:

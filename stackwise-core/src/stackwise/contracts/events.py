@@ -49,7 +49,7 @@ class PhaseEntered(NamedTuple):
 
 
 class StepDone(NamedTuple):
-    """One optimizer step, or one that was skipped because it was not finite."""
+    """One optimizer step, or one that was skipped."""
 
     step: int
     phase: str
@@ -61,7 +61,14 @@ class StepDone(NamedTuple):
     tokens: int
     """Scheduled positions consumed after this step."""
     seconds: float
-    skipped: bool
+    skipped: bool = False
+    """Whether nothing was changed: the step was not finite, or had no target."""
+    why: str = ""
+    """Why it was skipped."""
+    metrics: Mapping[str, float] = {}  # of a record, which nobody writes to
+    """What the task reports beside the loss, as means over the step's targets."""
+    rates: Mapping[str, float] = {}
+    """Every learning rate by its group and key (`default.lr`, `norms.adamw_lr`), where there are several."""
 
 
 class Evaluated(NamedTuple):
@@ -132,6 +139,8 @@ class RunFinished(NamedTuple):
     skipped: int
     ledger: Mapping[str, Mapping[str, int]]
     """Source → rows and tokens delivered."""
+    without_targets: int = 0
+    """Steps that changed nothing because they had no target; `skipped` are those that were not finite."""
 
 
 Event = (

@@ -13,7 +13,8 @@ from stackwise.errors import ProviderError
 from stackwise.host.admission import lists_in_force
 from stackwise.host.hooks import Broken, Hooks
 from stackwise.host.offers import Offer, read_offers
-from stackwise.host.registry import Provider, Registered, Registry
+from stackwise.host.provider import Provider, Registered
+from stackwise.host.registry import Registry
 
 
 def discover(*, allow: Collection[str] | None = None, block: Collection[str] | None = None) -> Registry:

@@ -14,7 +14,7 @@ from stackwise.contracts import hookspecs
 from stackwise.contracts.components import Component
 from stackwise.contracts.hookspecs import HOOKS
 from stackwise.errors import did_you_mean
-from stackwise.host.registry import Provider, Registered, explain
+from stackwise.host.provider import Provider, Registered, explain
 
 NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 NAME_FORM = "lower-case letters and digits in words joined by '-', a letter first"

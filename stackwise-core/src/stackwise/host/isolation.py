@@ -1,4 +1,4 @@
-"""The guard around foreign code: what importing or calling a provider changes in the process is found, put back and named.
+"""The guard around foreign code: it finds, restores and names what importing or calling a provider changes in the process.
 
 A provider that reseeds a generator or changes the default dtype would otherwise change the numbers of every run in whose
 environment it merely is installed.
@@ -26,7 +26,7 @@ class _Piece(NamedTuple):
 
 
 class _StandIn:
-    """What foreign code finds as stdout: stderr for now, and it may close it."""
+    """Stands for stdout while foreign code runs: writes to stderr, and may be closed."""
 
     def __init__(self) -> None:
         self.stands_for = "stderr"
@@ -45,8 +45,7 @@ def guarded(*, building: bool = False) -> Iterator[list[str]]:
     Covers the generators of `random`, numpy and torch, torch's defaults (dtype, device, precision of products, recording of
     gradients, threads), the working directory, the environment, entries of the module path, signal handlers, and running threads.
     What the code prints to stdout goes to stderr, so that output meant for a script stays clean; an artifact that keeps `sys.stdout`
-    writes there later. Where the code is the first to
-    import torch, torch's defaults are held against those that it comes with; of generators that nobody had drawn from nothing is lost.
+    writes there later. Where the code is the first to import torch, torch's defaults are compared with those of a fresh process.
 
     Args:
         building: whether the code is a factory, which may draw from torch's generator (though not seed it) and start threads.
@@ -109,7 +108,7 @@ _DTYPE = "the default dtype of torch"
 
 
 def _torch_defaults() -> tuple[tuple[_Piece, Any], ...]:
-    """What torch does unless it is told otherwise, each with what it is in a process where nobody has said anything."""
+    """The defaults of torch, each with its value in a fresh process."""
     torch = sys.modules.get("torch")
     if torch is None or not hasattr(torch, "get_rng_state"):
         return ()
@@ -125,17 +124,17 @@ def _torch_defaults() -> tuple[tuple[_Piece, Any], ...]:
 
 
 def _write_default_device(before: Any) -> None:
-    """The CPU is what torch takes where nobody has said anything; saying it would pass every later call through a mode."""
+    """The CPU is set as None: as a device it would send every later call through a mode."""
     sys.modules["torch"].set_default_device(None if before.type == "cpu" else before)
 
 
 def _write_path(before: list[str]) -> None:
-    """What was taken off stands in front again; what a library added stays, since its modules may be imported from there."""
+    """Entries that were removed come back in front; those that a library added stay, since its modules may be imported from there."""
     sys.path[:] = [*before, *(entry for entry in sys.path if entry not in before)]
 
 
 _TORCHS_OWN = ("TORCHINDUCTOR_", "TRITON_")
-"""How variables begin that torch sets for itself when parts of it are imported."""
+"""Prefixes of variables that torch sets for itself when parts of it are imported."""
 
 
 def _read_environment() -> dict[str, str]:
@@ -148,8 +147,17 @@ def _write_environment(before: dict[str, str]) -> None:
     os.environ.update(before)
 
 
+_STRAYS: set[threading.Thread] = set()
+
+
 def _no_new_thread(before: frozenset[threading.Thread], after: frozenset[threading.Thread]) -> bool:
+    _STRAYS.update(after - before)
     return after <= before
+
+
+def stray_threads() -> list[threading.Thread]:
+    """The threads that providers left running and that Python would wait for at its end, perhaps for ever."""
+    return [thread for thread in _STRAYS if thread.is_alive() and not thread.daemon]
 
 
 def _read_handlers() -> dict[int, Any]:

@@ -16,7 +16,7 @@ from importlib_metadata import Distribution, EntryPoint
 from stackwise import __version__
 from stackwise.host.hooks import NAME, NAME_FORM, Broken, Hooks
 from stackwise.host.isolation import guarded
-from stackwise.host.registry import Provider, explain
+from stackwise.host.provider import Provider, explain
 
 GROUP = "stackwise.providers"
 """The entry-point group that providers join."""

@@ -7,179 +7,18 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from functools import cached_property
-from importlib import import_module
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn, Protocol, get_args
-from warnings import warn
 
 import attrs
-from attrs import define, field, frozen
+from attrs import define, field
 
-from stackwise.contracts.components import Component, Kind
+from stackwise.contracts.components import Kind
 from stackwise.errors import ProviderError, StackwiseError, UnknownComponentError, UserError, did_you_mean, near_names
 from stackwise.host.admission import ProviderList, refusal
-from stackwise.host.isolation import guarded
-
-KINDS: tuple[Kind, ...] = get_args(Kind)
-"""Every kind of component, in listing order."""
-
-
-class StateChanged(RuntimeWarning):
-    """A component's module, a library it imports, or its factory changed state of the whole process."""
-
-
-@frozen(kw_only=True)
-class Registered:
-    """A component with its kind and the distribution that answers for it."""
-
-    kind: Kind
-    id: str
-    """`<provider>.<component>`."""
-    component: Component
-    provider: str
-    distribution: str
-    version: str
-
-    @classmethod
-    def of(cls, component: Component, kind: Kind, provider: Provider) -> Registered:
-        """The component as a provider offers it."""
-        return cls(
-            kind=kind,
-            id=f"{provider.name}.{component.name}",
-            component=component,
-            provider=provider.name,
-            distribution=provider.distribution,
-            version=provider.version,
-        )
-
-    def load_options(self) -> type:
-        """The options class, imported now.
-
-        Raises:
-            ProviderError: the module does not import, lacks the attribute, or holds no attrs class there.
-        """
-        options = self._load("options", self.component.options)
-        if not isinstance(options, type) or not attrs.has(options):
-            self._fail("options", self.component.options, f"it is {_article(options)}; options are an attrs class")
-        return options
-
-    def load_factory(self) -> Any:
-        """The callable that builds the component, imported now; this may import torch.
-
-        Raises:
-            ProviderError: the module does not import, lacks the attribute, or holds nothing callable there.
-        """
-        factory = self._load("factory", self.component.factory)
-        if not callable(factory):
-            self._fail("factory", self.component.factory, f"it is {_article(factory)}; a factory can be called")
-        return factory
-
-    def build(self, *arguments: Any) -> Any:
-        """Call the factory. What it changes of the process is put back, and a warning says so.
-
-        Raises:
-            ProviderError: there is no factory to call; what it raises itself comes out as it is.
-        """
-        factory = self.load_factory()
-        with guarded(building=True) as changed:
-            artifact = factory(*arguments)
-        self._warn("calling", self.component.factory, changed)
-        return artifact
-
-    def _warn(self, doing: str, target: str, changed: list[str]) -> None:
-        if changed:
-            sentence = f"{doing} '{target}' of {self.distribution} {self.version} changed {' and '.join(changed)}; this was undone"
-            warn(sentence, StateChanged, stacklevel=4)
-
-    def _load(self, part: str, target: str) -> Any:
-        module, _, attribute = target.partition(":")
-        if not module or not attribute:
-            self._fail(part, target, "it is not of the form 'module:attribute'")
-        try:
-            with guarded() as changed:
-                value: Any = import_module(module)
-                for name in attribute.split("."):
-                    value = getattr(value, name)
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:
-            self._fail(part, target, explain(error), error)
-        self._warn("loading", target, changed)
-        return value
-
-    def _fail(self, part: str, target: str, reason: str, cause: BaseException | None = None) -> NoReturn:
-        raise ProviderError(
-            f"the {part} '{target}' of {self.kind} '{self.id}' from {self.distribution} {self.version} cannot be used: {reason}",
-            provider=self.provider,
-            distribution=self.distribution,
-        ) from cause
-
-
-@frozen(kw_only=True)
-class Provider:
-    """An installed entry point of the group `stackwise.providers`, working or not."""
-
-    name: str
-    distribution: str
-    version: str
-    module: str = ""
-    """The light module that its entry point names."""
-    location: str = ""
-    """Folder (or file) of its code once imported, of its distribution before."""
-    editable: bool = False
-    status: str = "ok"
-    """`ok`, or the sentence that says why nothing of it can be used."""
-    refused: bool = False
-    """Whether it was left out by the caller's allow or block list, and so is not at fault."""
-    requires: tuple[str, ...] = ()
-    """What its distribution requires, as its metadata says."""
-    components: tuple[Registered, ...] = ()
-    seconds: float = 0.0
-    """How long it took to import and ask."""
-
-    @property
-    def ok(self) -> bool:
-        """Whether its components can be used."""
-        return self.status == "ok"
-
-    def provenance(self) -> dict[str, Any]:
-        """Which code this is, down to its files, as plans and checkpoints state it."""
-        return {
-            "provider": self.name,
-            "distribution": self.distribution,
-            "version": self.version,
-            "editable": self.editable,
-            "sha256": self.file_digest,
-        }
-
-    @cached_property
-    def file_digest(self) -> str:
-        """sha256 over the paths and bytes of its Python files, so that a log says which code ran; read once, as an edit changes no code
-        that is imported already. What cannot be read, as the broken link that an editor leaves, is no code."""
-        from hashlib import sha256
-
-        root = Path(self.location)
-        files = sorted(root.rglob("*.py")) if root.is_dir() else [root]
-        digest = sha256()
-        for file in files:
-            with suppress(OSError):
-                content = file.read_bytes()
-                digest.update(f"{file.relative_to(root).as_posix()}\0{len(content)}\0".encode())
-                digest.update(content)
-        return digest.hexdigest()
-
-
-class Offer(Protocol):
-    """What is installed under a provider's name, before it is needed."""
-
-    @property
-    def claim(self) -> Provider:
-        """The provider by its metadata; nothing of it is imported."""
-
-    def load(self) -> Provider:
-        """The provider with its components, imported at the first call."""
+from stackwise.host.offers import Offer
+from stackwise.host.provider import KINDS, Provider, Registered, explain
+from stackwise.host.survey import survey
 
 
 @define
@@ -206,14 +45,14 @@ class Registry:
         """The same registry, in which these lists are observed: what they refuse is not imported.
 
         Raises:
-            UserError: a list blocks a name that nobody has and that is nearly somebody's, who would then be imported.
+            UserError: a list allows a name that nobody has, or blocks one that is nearly somebody's, who would then be imported.
         """
         lists, names = tuple(lists), sorted({*self._known, *self._offers})
         if not lists:
             return self
         for each in lists:
-            for name in () if each.allows else sorted(each.names.difference(names)):
-                if near_names(name, names):
+            for name in sorted(each.names.difference(names)):
+                if each.allows or near_names(name, names):
                     raise UserError(f"{each.source}: no provider '{name}' is installed{did_you_mean(name, names)}")
         refused = {name: reason for name in names if (reason := refusal(name, lists)) is not None}
         loaded = [provider for claimants in self._known.values() for provider in claimants]
@@ -222,6 +61,7 @@ class Registry:
     @property
     def providers(self) -> tuple[Provider, ...]:
         """Every provider, by name; this loads them all."""
+        self._known |= survey({name: offers for name, offers in self._offers.items() if name not in self._known}, self._resolve)
         return tuple(p for name in sorted({*self._known, *self._offers}) for p in self.claimants(name))
 
     def claimants(self, name: str) -> tuple[Provider, ...]:
@@ -294,7 +134,9 @@ class Registry:
             )
         for p in claimants:
             if p.refused:
-                raise UnknownComponentError(f"'{id}' cannot be used: provider '{name}' ({p.distribution} {p.version}) was {p.status}")
+                raise UnknownComponentError(
+                    f"'{id}' cannot be used: provider '{name}' ({p.distribution} {p.version}) was {p.status}", id=id
+                )
             if not p.ok:
                 raise ProviderError(
                     f"'{id}' cannot be used: provider '{name}' ({p.distribution} {p.version}) is broken: {p.status}",
@@ -304,23 +146,26 @@ class Registry:
 
     def unknown(self, kind: Kind | None, id: str) -> UnknownComponentError:
         """The error for an id that no working provider offers; `kind` None: any kind was welcome."""
+        return UnknownComponentError(f"unknown {kind or 'component'} '{id}': {self._why_unknown(kind, id)}", id=id, kind=kind)
+
+    def _why_unknown(self, kind: Kind | None, id: str) -> str:
+        """The rest of the sentence: near names, another kind, or what may be missing."""
         provider, dot, _ = id.partition(".")
         known = [c.id for c in self if kind in (None, c.kind)]
-        what = kind or "component"
+        near = near_names(id, known)
         if not dot:
             endings = {c.partition(".")[2]: c for c in known}
             near = [endings[n] for n in near_names(id, endings)]
             hint = did_you_mean(near[0], near) if near else did_you_mean(id, known)
-            return UnknownComponentError(f"unknown {what} '{id}': a component id has the form '<provider>.<component>'{hint}")
+            return f"a component id has the form '<provider>.<component>'{hint}"
         if others := [c.kind for c in self.named(id)]:
-            kinds = " and ".join(others)
-            return UnknownComponentError(f"unknown {what} '{id}': there is a component of this name, but it is of kind {kinds}")
+            return f"there is a component of this name, but it is of kind {' and '.join(others)}"
         if self.provider(provider) is not None:
-            hint = did_you_mean(id, known if near_names(id, known) else [c for c in known if c.startswith(f"{provider}.")])
-            return UnknownComponentError(f"unknown {what} '{id}': provider '{provider}' is installed, but has no {what} of this name{hint}")
-        guess = did_you_mean(id, known) if near_names(id, known) else "."
-        return UnknownComponentError(
-            f"unknown {what} '{id}': no provider '{provider}' is installed{guess} "
+            hint = did_you_mean(id, known if near else [c for c in known if c.startswith(f"{provider}.")])
+            return f"provider '{provider}' is installed, but has no {kind or 'component'} of this name{hint}"
+        guess = did_you_mean(id, known) if near else "."
+        return (
+            f"no provider '{provider}' is installed{guess} "
             f"If the name is right, install its distribution, by convention: pip install stackwise-providers-{provider}"
         )
 
@@ -366,18 +211,3 @@ def clash_sentence(name: str, claimants: Iterable[Provider]) -> str:
     """Why a provider name with several owners is unusable, every owner named."""
     owners = " and ".join(f"{p.distribution} {p.version}" for p in claimants)
     return f"the provider name '{name}' is offered by {owners}; uninstall all but one of them"
-
-
-def explain(error: BaseException) -> str:
-    """One line that says what went wrong inside a provider."""
-    text = " ".join(str(error).split())
-    if isinstance(error, ModuleNotFoundError) and error.name:
-        return f"the module '{error.name}' is missing (ModuleNotFoundError); install what the distribution requires, or reinstall it"
-    if isinstance(error, SystemExit):
-        return f"it called sys.exit({text})"
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def _article(value: object) -> str:
-    name = type(value).__name__
-    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"

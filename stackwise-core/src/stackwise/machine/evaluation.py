@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from attrs import Factory, frozen
@@ -11,12 +13,40 @@ from torch import nn
 from stackwise.contracts.protocols import PreparesEvaluations
 from stackwise.curriculum.states import DataState
 from stackwise.errors import DataError
+from stackwise.machine.buffers import KeptBuffers
 from stackwise.machine.placement import Placement
 from stackwise.planes.data.plane import DataPlane
 from stackwise.planes.data.randomness import seed_others
 from stackwise.planes.objective import Objective
 from stackwise.timeline.duration import Moment
 from stackwise.timeline.streams import step_seed, stream_key
+
+
+@contextmanager
+def judging(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode; afterwards every module has its mode and every buffer its values again."""
+    modes, buffers = {module: module.training for module in model.modules()}, KeptBuffers(model)
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+        buffers.put_back()
+
+
+def gradients_if_asked(prepared: Any) -> torch.set_grad_enabled:
+    """A graph is built only for a task that differentiates: one whose prepared batch holds a tensor that requires a gradient.
+
+    Inference mode would be faster still, but what a module caches in it (a table of positions) could never be trained with.
+    """
+    tensors = prepared.values() if isinstance(prepared, Mapping) else ()
+    return torch.set_grad_enabled(any(isinstance(tensor, torch.Tensor) and tensor.requires_grad for tensor in tensors))
+
+
+def number(value: torch.Tensor | float) -> float:
+    """The one number that a tensor holds, whether it has a gradient or not."""
+    return float(value.item() if isinstance(value, torch.Tensor) else value)
 
 
 @frozen(kw_only=True)
@@ -34,7 +64,7 @@ class Evaluation:
     """`live`, or `ema` for the averaged ones."""
 
     def run(self, model: nn.Module, objective: Objective, placement: Placement, moment: Moment) -> dict[str, float]:
-        """Means weighted by their own denominators over the same batches every time; training streams are not touched.
+        """Means weighted by their own denominators over the same batches every time; nothing of training is touched.
 
         Raises:
             DataError: no target in all the batches.
@@ -42,11 +72,9 @@ class Evaluation:
         self.data.enter(self.state, lookahead=objective.lookahead)
         start = self.data.state_dict()
         key, generator = stream_key(self.seed, "evaluate", self.name), torch.Generator()
-        sums: dict[str, list[float]] = {}
-        modes = {module: module.training for module in model.modules()}
-        model.eval()
+        sums: dict[str, tuple[float, float]] = {}
         try:
-            with objective.fixed(self.values) as task, torch.inference_mode(), placement.forward_context():
+            with objective.fixed(self.values) as task, judging(model), placement.forward_context():
                 prepare = task.prepare_evaluation if isinstance(task, PreparesEvaluations) else task.prepare
                 for i in range(self.batches):
                     fixed = moment._replace(step=i, t=0.0, phase_t=0.0)
@@ -55,19 +83,20 @@ class Evaluation:
                         for process_wide in placement.generators():  # for a model that draws even when it evaluates
                             process_wide.manual_seed(step_seed(key, i))
                         prepared = prepare(batch, fixed, generator.manual_seed(step_seed(key, i)))
-                        total, weight, metrics = objective.loss(model, prepared)
-                        for name, (value, count) in {"loss": (total, weight), **metrics}.items():
-                            line = sums.setdefault(name, [0.0, 0.0])
-                            line[0] += float(value)
-                            line[1] += float(count)
+                        with gradients_if_asked(prepared):
+                            total, weight, metrics = objective.loss(model, prepared)
+                        for name, pair in {"loss": (total, weight), **metrics}.items():
+                            sums[name] = _added(sums.get(name, (0.0, 0.0)), pair)
         finally:
-            for module, mode in modes.items():
-                module.training = mode
             self.data.load_state_dict(start)
         return _means(self.name, sums)
 
 
-def _means(name: str, sums: Mapping[str, list[float]]) -> dict[str, float]:
+def _added(sums: tuple[float, float], pair: tuple[Any, Any]) -> tuple[float, float]:
+    return sums[0] + number(pair[0]), sums[1] + number(pair[1])
+
+
+def _means(name: str, sums: Mapping[str, tuple[float, float]]) -> dict[str, float]:
     if not sums or sums["loss"][1] == 0:
         raise DataError(f"evaluation '{name}' found no target in its batches")
     return {metric: total / weight for metric, (total, weight) in sums.items() if weight}

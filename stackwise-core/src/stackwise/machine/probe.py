@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import nan
+from typing import Any
 
 import torch
 from attrs import frozen
-from torch import nn
 
 from stackwise.contracts.protocols import Batch
-from stackwise.machine.placement import Placement
-from stackwise.planes.objective import Objective
+from stackwise.curriculum.schedule import CompiledPhase
+from stackwise.machine.evaluation import gradients_if_asked, judging, number
+from stackwise.machine.live import LiveState
 from stackwise.timeline.duration import Moment
 from stackwise.timeline.streams import step_seed, stream_key
 
 
 @frozen
-class Judged:
+class Judgement:
     """What a model made of the batch."""
 
     loss: float
@@ -27,32 +29,74 @@ class Judged:
 class Verdict:
     """What a boundary did to the function on the batch."""
 
-    loss_before: float
-    loss_after: float
-    change: float | None
+    loss_before: float | None = None
+    """None where the boundary leaves the function alone, or the models do not compare."""
+    loss_after: float | None = None
+    change: float | None = None
     """Largest absolute difference of any output; None where outputs changed their names or shapes."""
 
 
-def judge(batch: Batch, model: nn.Module, objective: Objective, placement: Placement, moment: Moment, seed: int) -> Judged:
-    """Loss and outputs in evaluation mode, with the task's own draws from a stream of the probe; nothing of training is touched."""
-    generator = torch.Generator().manual_seed(step_seed(stream_key(seed, "probe"), moment.step))
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.inference_mode(), placement.forward_context():
+class Probe:
+    """Keeps the last batch before a boundary and judges the live model with it."""
+
+    def __init__(self, live: LiveState, seed: int, wanted: bool) -> None:
+        self._live, self._key, self._wanted = live, stream_key(seed, "probe"), wanted
+        self._last: tuple[Batch, Moment] | None = None
+        self.step = -1
+        """The step whose batch is kept."""
+
+    def look_out(self, phase: CompiledPhase, steps: int) -> None:
+        """Keep the last batch of a phase, unless it is the run's last."""
+        if self._wanted and phase.stop < steps:
+            self.step = phase.stop - 1
+
+    def keep(self, batch: Batch, moment: Moment) -> None:
+        """Copy the batch that will judge."""
+        self._last = {name: tensor.clone() for name, tensor in batch.items()}, moment
+
+    def before(self, phase: CompiledPhase) -> Judgement | None:
+        """Judge what is left; None where the boundary leaves the function alone, or one batch does not fit both sides."""
+        if not self._wanted or self._last is None or phase.transition is None:
+            return None
+        if not (phase.transition.touches_function and self._live.keeps_task(phase)):
+            return None
+        return self._judge(*self._last)
+
+    def after(self, before: Judgement | None) -> Verdict:
+        """Judge what was entered, and compare."""
+        if before is None or self._last is None:
+            return Verdict()
+        return compare(before, self._judge(*self._last))
+
+    def _judge(self, batch: Batch, moment: Moment) -> Judgement:
+        """Loss and outputs in evaluation mode, with the task's own draws from a stream of the probe; nothing of training is touched."""
+        live, generator = self._live, torch.Generator().manual_seed(step_seed(self._key, moment.step))
+        model, objective = live.model.model, live.objective
+        with live.optimizer.evaluating(), judging(model), live.placement.forward_context():
             prepared = objective.task.prepare(batch, moment, generator)
-            outputs = model(prepared)
-            total, weight, _ = objective.judge(outputs, prepared)
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-    return Judged(float(total) / float(weight) if float(weight) else float("nan"), outputs)
+            with gradients_if_asked(prepared):
+                outputs = model(prepared)
+                total, weight, _ = objective.judge(outputs, prepared)
+        detached = {name: output.detach() for name, output in outputs.items()}
+        return Judgement(number(total) / number(weight) if number(weight) else nan, detached)
+
+    def state(self, step: int) -> dict[str, Any] | None:
+        """The batch, at a boundary, where it will judge the model on both sides."""
+        if self._last is None or self._last[1].step != step - 1:
+            return None
+        batch, moment = self._last
+        return {"batch": dict(batch), "moment": list(moment)}
+
+    def load_state(self, saved: Mapping[str, Any] | None) -> None:
+        """Take back what `state` returned."""
+        if saved is not None:
+            batch = {name: tensor.to(self._live.placement.device) for name, tensor in saved["batch"].items()}
+            self._last = batch, Moment(*saved["moment"])
 
 
-def compare(before: Judged, after: Judged) -> Verdict:
+def compare(before: Judgement, after: Judgement) -> Verdict:
     """The difference between two judgements of the same batch."""
-    alike = before.outputs.keys() == after.outputs.keys() and all(
-        before.outputs[name].shape == after.outputs[name].shape for name in before.outputs
-    )
-    differences = [float((before.outputs[name] - after.outputs[name]).abs().max()) for name in before.outputs] if alike else []
+    one, other = before.outputs, after.outputs
+    alike = one.keys() == other.keys() and all(one[name].shape == other[name].shape for name in one)
+    differences = [float((one[name] - other[name]).abs().max()) for name in one] if alike else []
     return Verdict(before.loss, after.loss, max(differences, default=None))

@@ -8,7 +8,7 @@ from typing import Any
 
 from attrs import frozen
 
-from stackwise.config import PhaseConfig, parse_schedule
+from stackwise.config import PhaseConfig
 from stackwise.contracts.specs import EpochSize, TaskSpec
 from stackwise.curriculum.states import BatchShape
 from stackwise.errors import ConfigError, ScheduleError, UserError
@@ -87,7 +87,7 @@ class _Reading:
     def of(cls, phase: PhaseConfig, joined: Joined | None) -> _Reading:
         if joined is None:
             return cls({}, {}, 0)
-        weights = {name: parse_schedule(phase.data.mix[name]) for name in joined.drafts.sources if name in phase.data.mix}
+        weights = {name: phase.data.mix[name] for name in joined.drafts.sources if name in phase.data.mix}
         constant = {name: Fraction(weight.value) for name, weight in weights.items() if isinstance(weight, Constant)}
         total = sum(constant.values())
         shares = {name: weight / total for name, weight in constant.items()} if total and len(constant) == len(weights) else {}

@@ -17,7 +17,8 @@ from stackwise.contracts.options import dimension_fields, read_stacks, scheduled
 from stackwise.contracts.specs import EpochSize, RackSpec, Spec
 from stackwise.curriculum.parts import Part
 from stackwise.errors import Problem, ProviderError, UnknownComponentError, UserError
-from stackwise.host.registry import Registered, Registry
+from stackwise.host.provider import Registered
+from stackwise.host.registry import Registry
 from stackwise.timeline.schedules import TAGS, Constant, Curve, Schedule
 
 _OPEN = "; it is called while options that the config leaves open are still None, so a spec names dimensions instead of giving their sizes"
@@ -177,6 +178,12 @@ def _says_the_same(one: Ref, other: Ref) -> bool:
         return False
 
 
+def _is_schedule(value: object) -> bool:
+    """Whether the option of a user's own callable is a schedule object, or written as one; modules have a `compile` too."""
+    written = isinstance(value, Mapping) and len(value) == 1 and next(iter(value)) in TAGS
+    return written or (hasattr(value, "compile") and hasattr(value, "over"))
+
+
 @define
 class Drafts:
     """Makes drafts, each reference once, and collects what is wrong with them."""
@@ -266,7 +273,7 @@ class Drafts:
             if kind == "rack" and "stacks" in options:
                 options["stacks"] = read_stacks(options["stacks"])
             for name, value in ref.options.items():
-                if hasattr(value, "compile") or (isinstance(value, Mapping) and len(value) == 1 and next(iter(value)) in TAGS):
+                if _is_schedule(value):
                     schedules[name] = parse_schedule(options.pop(name))
                 elif kind == "optimizer" and name in ("lr", "weight_decay"):
                     schedules[name] = Constant(value=options.pop(name))

@@ -85,7 +85,8 @@ class Progress:
             self._first = self._shown = now
         self._seconds += event.seconds
         if event.skipped:
-            self.say(f"      step {event.step}: loss {event.loss} or gradient {event.grad_norm} is not finite; nothing was changed")
+            values = f"loss {event.loss}, gradient {event.grad_norm}"
+            self.say(f"      step {event.step} is skipped, as {event.why or 'something is not finite'} ({values}); nothing was changed")
         if now - self._shown < (REDRAW_EVERY_S if self._live else LINE_EVERY_S):
             return
         self._shown = now

@@ -82,6 +82,7 @@ class Summary:
             done = self.finished
             sources = ", ".join(f"{name} {count['rows']:,} rows" for name, count in done.ledger.items())
             skipped = f", {done.skipped} not finite and skipped" if done.skipped else ""
+            skipped += f", {done.without_targets} skipped for want of a target" if done.without_targets else ""
             lines.append(f"{done.steps:,} steps, {done.tokens:,} tokens in {done.seconds:.1f} s of training{skipped}; delivered: {sources}")
         return "\n".join(lines)
 

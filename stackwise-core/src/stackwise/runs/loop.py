@@ -55,6 +55,7 @@ class RunLoop:
         if self.reason is not None:
             self._saving.go_on(self.machine.step, self.reason)
         self.summary = Summary.of(self.directory.history())
+        self.machine.observers.listen(self._hear)
 
     def train(self) -> TrainingMachine:
         """Run every step that is left.
@@ -79,6 +80,10 @@ class RunLoop:
                     self._rewind(halted)
 
     def tell(self, event: Event) -> None:
+        """Let everybody hear an event that is not the machine's own."""
+        self.machine.observers.tell(event)
+
+    def _hear(self, event: Event) -> None:
         """Log an event, count it and show it."""
         self.directory(event)
         self.summary(event)
@@ -87,8 +92,7 @@ class RunLoop:
     def _walk(self, signals: Signals) -> None:
         events = self.machine.train()
         try:
-            for event in events:
-                self.tell(event)
+            for event in events:  # everybody has heard it already
                 for outcome in self._saving.after(event, self.machine):
                     self.tell(outcome)
                 if signals.stop is not None or (isinstance(event, StepDone) and signals.take_save()):
@@ -122,7 +126,7 @@ class RunLoop:
         if self._rewinds[good.step] > MAX_REWINDS:
             raise TrainingHalted(f"{halted}; {MAX_REWINDS} rewinds to step {good.step} ended alike") from halted
         where, positions = self.machine.step, self.machine.data.state_dict()
-        self.machine = assemble(self.plan)
+        self.machine = assemble(self.plan, observers=self.machine.observers)
         saved = Described.read(good.about, good.step)
         self.machine.restore(state, positions=positions)
         self.store.forget_after(good.step)

@@ -22,7 +22,7 @@ from stackwise.host.registry import blaming
 from stackwise.machine.machine import TrainingMachine
 from stackwise.plan import Plan, make_plan
 from stackwise.plan.amendments import amend
-from stackwise.planes.model.module import named_tensors
+from stackwise.planes.model.state import named_tensors
 from stackwise.reports.plan_text import plan_as_json
 from stackwise.reports.progress import Progress
 from stackwise.reports.summary import Summary

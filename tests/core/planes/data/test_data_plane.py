@@ -17,8 +17,8 @@ from stackwise.curriculum.parts import Part
 from stackwise.curriculum.states import BatchShape, DataState
 from stackwise.errors import DataError, ProviderError
 from stackwise.planes.data.batches import check_batch
-from stackwise.planes.data.iterable_loader import as_loader
 from stackwise.planes.data.plane import DataPlane
+from stackwise.planes.data.ready_made import as_loader
 from stackwise.timeline.duration import Moment
 from stackwise.timeline.schedules import Curve, Knot
 

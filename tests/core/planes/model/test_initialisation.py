@@ -1,177 +1,178 @@
-"""Deferred initialisation: what a constructor reads it reads rightly, and a draw depends on nothing but the name it is for."""
+"""Initialisation: constructors are used as they are, and one seed gives one model whatever ran before."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
+from typing import Any
 
+import numpy
 import pytest
 import torch
+from own_blocks import WIDTH, Deeper, config, linear
+from tiny_walks import base, drive, machine_of, weights
 from torch import nn
-from torch.nn.utils import parametrizations
 
-from stackwise.planes.model.initialisation import DeferredInitialisation
+import stackwise
+from stackwise import UserError
+from stackwise.curriculum.schedule import CompiledPhase
+from stackwise.curriculum.transitions import Enter, Transition
+from stackwise.machine.machine import TrainingMachine
+from stackwise.planes.model.difference import build_steps
+from stackwise.planes.model.initialisation import build_seed, check_shapes, drawing_from
 
-
-def seed_of(name: str) -> int:
-    return sum(map(ord, name))
-
-
-def built(make: Callable[[], nn.Module], force: int = 0) -> nn.Module:
-    """A module as the model plane makes it; `force` seeds the generator in force while it is constructed."""
-    torch.full((5000,), float("nan"))  # memory that is handed out again holds no zeros
-    torch.manual_seed(force)
-    with DeferredInitialisation() as draws:
-        module = make()
-    draws.make_others([*module.parameters(), *module.buffers()], lambda number: 1000 + number)
-    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-        draws.make(tensor.data, seed_of(name))
-    return module
+QUARTER = torch.full((WIDTH, WIDTH), 0.25)
 
 
-def test_a_draw_is_the_call_itself_from_the_stream_of_its_name() -> None:
-    class Net(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.normal = nn.Parameter(torch.empty(7, 3))
-            nn.init.normal_(self.normal, mean=1.0, std=0.3)
-            self.uniform = nn.Parameter(torch.empty(7, 3))
-            nn.init.uniform_(self.uniform, -2.0, 1.0)
-            self.chain = nn.Parameter(torch.empty(40).normal_().clamp_(-1, 1).mul_(3))
-            self.overwritten = nn.Parameter(torch.empty(4).normal_().uniform_().fill_(2.5))
-            self.randn = nn.Parameter(torch.randn(5, 2))
-            self.rand = nn.Parameter(torch.rand(5, 2, dtype=torch.float64))
-            self.linear = nn.Linear(3, 2)
+def begun(declared: dict[str, Any]) -> TrainingMachine:
+    machine = machine_of(declared)
+    events = machine.train()
+    next(event for event in events if isinstance(event, stackwise.PhaseEntered))
+    events.close()
+    return machine
 
-    def expected(name: str, tensor: torch.Tensor, *calls: Callable[[torch.Tensor, torch.Generator], object]) -> torch.Tensor:
-        generator = torch.Generator().manual_seed(seed_of(name))
-        for call in calls:
-            call(tensor, generator)
-        return tensor
 
-    bound = 3**-0.5
-    right = {
-        "normal": expected("normal", torch.empty(7, 3), lambda t, g: t.normal_(1.0, 0.3, generator=g)),
-        "uniform": expected("uniform", torch.empty(7, 3), lambda t, g: t.uniform_(-2.0, 1.0, generator=g)),
-        "chain": expected("chain", torch.empty(40), lambda t, g: t.normal_(generator=g).clamp_(-1, 1).mul_(3)),
-        "overwritten": torch.full((4,), 2.5),
-        "randn": torch.randn(5, 2, generator=torch.Generator().manual_seed(seed_of("randn"))),
-        "rand": torch.rand(5, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(seed_of("rand"))),
-        "linear.weight": expected("linear.weight", torch.empty(2, 3), lambda t, g: t.uniform_(-bound, bound, generator=g)),
-        "linear.bias": expected("linear.bias", torch.empty(2), lambda t, g: t.uniform_(-bound, bound, generator=g)),
+def data_of_numpy(layer: nn.Linear) -> None:
+    layer.weight.data = torch.from_numpy(numpy.full((WIDTH, WIDTH), 0.25, numpy.float32))
+
+
+def data_of_teacher(layer: nn.Linear) -> None:
+    teacher = linear()
+    nn.init.constant_(teacher.weight, 0.25)
+    layer.weight.data = teacher.weight.data
+
+
+def another_parameter(layer: nn.Linear) -> None:
+    layer.weight = nn.Parameter(QUARTER.clone())
+
+
+def loaded(layer: nn.Linear) -> None:
+    layer.load_state_dict({"weight": QUARTER.clone(), "bias": torch.zeros(WIDTH)}, assign=True)
+
+
+def read_back(layer: nn.Linear) -> None:
+    known = layer.weight.detach().numpy()
+    layer.weight.data = torch.tensor((known - known + 0.25).tolist())
+
+
+@pytest.mark.parametrize(
+    "assign",
+    [
+        data_of_numpy,
+        data_of_teacher,
+        another_parameter,
+        loaded,
+        read_back,
+        lambda layer: layer.weight.data.copy_(QUARTER),
+        lambda layer: nn.init.constant_(layer.weight, 0.25),
+        lambda layer: setattr(layer.weight, "data", QUARTER.clone()),
+    ],
+)
+def test_what_a_constructor_assigns_is_what_every_block_holds(assign: Callable[[nn.Linear], Any]) -> None:
+    def block() -> nn.Linear:
+        layer = linear()
+        assign(layer)
+        return layer
+
+    machine = begun(config(block, base_blocks=20))
+    held = [machine.model.model.get_parameter(f"rack.stacks.base.{i}.weight") for i in range(20)]
+    assert [bool(torch.equal(weight, QUARTER)) for weight in held] == [True] * 20
+
+
+def shifted() -> nn.Module:
+    """A block that draws from all three generators."""
+    layer = linear()
+    with torch.no_grad():
+        layer.weight += float(numpy.random.standard_normal()) + random.random()
+    return layer
+
+
+def test_one_seed_is_one_model_whatever_was_drawn_before_and_leaves_the_generators_as_they_were() -> None:
+    first = begun(config(shifted))
+    torch.rand(3), numpy.random.rand(3), random.random()
+    state = torch.get_rng_state(), numpy.random.get_state()[1].tolist(), random.getstate()  # type: ignore[index]  # the old form
+    again, other = begun(config(shifted)), begun(config(shifted, run={**base()["run"], "seed": 99}))
+    assert torch.equal(torch.get_rng_state(), state[0])
+    assert numpy.random.get_state()[1].tolist() == state[1] and random.getstate() == state[2]  # type: ignore[index]  # as above
+    assert all(torch.equal(tensor, weights(again)[name]) for name, tensor in weights(first).items())
+    assert not torch.equal(weights(first)["rack.stacks.base.0.weight"], weights(other)["rack.stacks.base.0.weight"])
+    assert torch.equal(first.model.model.rack.table, again.model.model.rack.table)
+
+
+def test_a_constructor_that_fails_leaves_the_generators_as_they_were() -> None:
+    state = random.getstate()
+    with pytest.raises(ZeroDivisionError), drawing_from(3):
+        random.random()
+        raise ZeroDivisionError
+    assert random.getstate() == state
+
+
+def test_new_blocks_differ_from_each_other_at_one_boundary_and_between_boundaries() -> None:
+    growth = {"growth": Deeper()}
+    phases = {
+        "one": {"until": "2 steps"},
+        "two": {"until": "4 steps", "model": {"rack": {"stacks": [{"base": 3}]}}, "enter": growth},
+        "three": {"until": "6 steps", "model": {"rack": {"stacks": [{"base": 2}]}}},
+        "four": {"model": {"rack": {"stacks": [{"base": 4}]}}, "enter": growth},
     }
-    made = dict(built(Net).named_parameters())
-    assert made.keys() == right.keys()
-    for name, tensor in right.items():
-        assert torch.equal(made[name], tensor), name
+    seen = []
+    machine = machine_of(config(phases=phases))
+    for event in machine.train():
+        if isinstance(event, stackwise.PhaseEntered):
+            blocks = machine.model.model.get_submodule("rack.stacks.base")
+            grown = {"one": (0, 1), "two": (2,), "four": (2, 3)}.get(event.phase, ())
+            seen += [blocks.get_submodule(str(i)).get_parameter("weight").detach().clone() for i in grown]
+    assert len(seen) == 5
+    assert not any(torch.equal(one, other) for i, one in enumerate(seen) for other in seen[:i])
 
 
-def test_what_is_read_while_the_module_is_built_is_what_it_holds_afterwards() -> None:
-    class Net(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            for name in ("summed", "listed", "shown", "viewed", "copied"):
-                self.register_parameter(name, nn.Parameter(torch.empty(6, 4)))
-                nn.init.normal_(self.get_parameter(name))
-            self.sum = float(self.summed.detach().sum())
-            self.list = self.listed.tolist()
-            self.array = self.shown.detach().numpy().copy()
-            self.row = self.viewed[2].detach().clone()
-            self.register_buffer("norms", self.copied.detach().norm(dim=1))
-
-    net = built(Net)
-    assert net.sum == float(net.summed.detach().sum())
-    assert net.list == net.listed.tolist()
-    assert (net.array == net.shown.detach().numpy()).all()
-    assert torch.equal(net.row, net.viewed[2])
-    assert torch.equal(net.norms, net.copied.detach().norm(dim=1))
-    assert all(0.4 < float(p.detach().std()) < 1.6 for p in net.parameters())
-
-
-def test_a_tensor_that_is_no_parameter_and_no_buffer_is_made_too() -> None:
-    class Net(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.weight = nn.Parameter(torch.empty(3).normal_())
-            self.table = torch.empty(4000).normal_()
-
-    net, again = built(Net), built(Net, force=1)
-    assert abs(float(net.table.mean())) < 0.1 and abs(float(net.table.std()) - 1) < 0.1
-    assert torch.equal(net.table, again.table)
+def test_the_parts_of_a_resumed_model_are_built_as_those_of_the_run_were() -> None:
+    """What is no parameter and no buffer cannot be saved; its constructor makes it once more, from the same stream."""
+    phases = {
+        "one": {"until": "2 steps"},
+        "two": {"until": "4 steps", "model": {"rack": {"stacks": [{"base": 3}]}}, "enter": {"growth": Deeper()}},
+        "three": {"optimizer": {"lr": 1e-4}},
+    }
+    declared = config(phases=phases)
+    machine = machine_of(declared)
+    tables = {}
+    for event in machine.train():
+        if isinstance(event, stackwise.StepDone):
+            tables[event.step] = machine.model.model.rack.table.clone()
+            if event.step == 5:
+                saved = machine.state()
+                break
+    assert not torch.equal(tables[1], tables[2]) and torch.equal(tables[2], tables[5])
+    resumed = machine_of(declared)
+    resumed.restore(saved)
+    assert torch.equal(resumed.model.model.rack.table, tables[5])
 
 
-def test_changes_in_place_through_a_view_or_of_the_shape_are_those_of_the_call() -> None:
-    class Net(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.summed = nn.Parameter(torch.empty(4, 6).fill_(1.0))
-            with torch.no_grad():
-                self.summed.view(2, 12).cumsum_(1)
-            turned = torch.empty(4, 6).normal_()
-            turned.t_()
-            self.shape = tuple(turned.shape)
-            self.turned = nn.Parameter(turned)
-            self.embedding = nn.Embedding(5, 3, padding_idx=1)
-
-    net = built(Net)
-    assert torch.equal(net.summed.view(2, 12), torch.arange(1.0, 13).expand(2, 12))
-    assert net.shape == tuple(net.turned.shape) == (6, 4) and torch.isfinite(net.turned).all()
-    assert not net.embedding.weight[1].any() and net.embedding.weight[0].all()
+def test_the_step_of_a_build_is_that_of_the_last_boundary_that_changed_the_part() -> None:
+    machine = machine_of(config(phases={"one": {"until": "2 steps"}, "two": {"optimizer": {"lr": 1e-4}}}))
+    phases = machine.schedule.phases
+    assert set(build_steps(phases).values()) == {0}
+    anew = CompiledPhase(
+        name="anew", index=2, start=9, stop=12, state=phases[1].state, enter=Enter(fresh=("head",)), transition=Transition(changes=())
+    )
+    assert set(build_steps((*phases, anew)).values()) == {9}
 
 
-def test_orthogonal_spectral_weight_normed_tied_and_truncated_weights_are_right() -> None:
-    class Net(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.square = nn.Parameter(torch.empty(5, 5))
-            self.wide = nn.Parameter(torch.empty(3, 7))
-            nn.init.orthogonal_(self.square)
-            nn.init.orthogonal_(self.wide)
-            self.truncated = nn.Parameter(torch.empty(4000))
-            nn.init.trunc_normal_(self.truncated, std=1.0, a=-1.0, b=1.0)
-            self.spectral = parametrizations.spectral_norm(nn.Linear(8, 8), n_power_iterations=30)
-            self.weighted = parametrizations.weight_norm(nn.Linear(6, 4))
-            self.orthogonal = parametrizations.orthogonal(nn.Linear(6, 6))
-            self.one, self.other = nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False)
-            self.other.weight = self.one.weight
-            self.encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16), 2, enable_nested_tensor=False)
-
-    net = built(Net)
-    assert all(torch.isfinite(tensor).all() for tensor in [*net.parameters(), *net.buffers()])
-    torch.testing.assert_close(net.square @ net.square.T, torch.eye(5))
-    torch.testing.assert_close(net.wide @ net.wide.T, torch.eye(3))
-    assert (
-        float(net.truncated.detach().abs().max()) <= 1 and abs(float(net.truncated.detach().std()) - 0.5395) < 0.02
-    )  # of N(0, 1) cut at ±1
-    net.spectral(torch.zeros(1, 8))
-    assert float(torch.linalg.matrix_norm(net.spectral.weight.detach(), 2)) == pytest.approx(1, abs=0.05)
-    w = net.weighted.parametrizations.weight
-    torch.testing.assert_close(w.original0, w.original1.norm(dim=1, keepdim=True))
-    torch.testing.assert_close(net.orthogonal.weight @ net.orthogonal.weight.T, torch.eye(6), rtol=0, atol=1e-5)
-    assert net.other.weight is net.one.weight
-    first, second = net.encoder.layers
-    assert all(torch.equal(p, q) for p, q in zip(first.parameters(), second.parameters(), strict=True))  # copies, by its constructor
+def test_the_seed_of_a_build_is_one_of_seed_part_and_step() -> None:
+    seeds = {build_seed(seed, part, step) for seed in (1, 2) for part in ("rack", "head") for step in (0, 5)}
+    assert len(seeds) == 8
 
 
-def test_neither_more_modules_nor_the_order_nor_the_generator_in_force_changes_what_a_name_draws() -> None:
-    class Net(nn.Module):
-        def __init__(self, *names: str) -> None:
-            super().__init__()
-            for name in names:
-                self.add_module(name, nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6), nn.Embedding(3, 4)))
-                self.register_parameter(f"{name}_scale", nn.Parameter(torch.randn(3)))
-
-    small, large = built(lambda: Net("a", "b")), built(lambda: Net("c", "b", "a"), force=9)
-    values = dict(large.named_parameters())
-    assert all(torch.equal(p, values[name]) for name, p in small.named_parameters())
+def test_a_lazy_layer_is_refused_with_its_name() -> None:
+    with pytest.raises(UserError) as caught:
+        check_shapes(nn.Sequential(nn.Linear(2, 2), nn.LazyLinear(3)), "rack")
+    assert str(caught.value).startswith("rack.1.weight has no shape")
 
 
-def test_asking_for_a_shape_draws_nothing() -> None:
-    class Net(nn.Module):
-        def __init__(self, beside: bool) -> None:
-            super().__init__()
-            self.weight = nn.Parameter(torch.empty(4, 3).normal_())
-            if beside:
-                self.extra = nn.Parameter(self.weight.new_zeros(2, 3))
-                self.mask = torch.ones_like(self.weight)
-
-    assert torch.equal(built(lambda: Net(False)).weight, built(lambda: Net(True), force=5).weight)
+def test_growth_keeps_the_values_of_blocks_that_go_on() -> None:
+    slow = {"use": "optim.adamw", "lr": 0.0}
+    phases = {"one": {"until": "2 steps"}, "two": {"model": {"rack": {"stacks": [{"base": 3}]}}, "enter": {"growth": Deeper()}}}
+    machine = machine_of(config(phases=phases, optimizer=slow))
+    drive(machine)
+    begin = weights(begun(config(optimizer=slow)))
+    assert all(torch.equal(tensor, begin[name]) for name, tensor in weights(machine).items() if ".base.2." not in name)

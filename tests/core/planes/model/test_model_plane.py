@@ -14,6 +14,7 @@ from stackwise.contracts.specs import HeadSpec, RackSpec, TensorSpec
 from stackwise.curriculum.parts import Part
 from stackwise.curriculum.states import ModelState
 from stackwise.errors import ProviderError, UserError
+from stackwise.planes.model.difference import Boundary
 from stackwise.planes.model.module import Model
 from stackwise.planes.model.plane import ModelPlane
 from stackwise.timeline.schedules import Curve
@@ -102,7 +103,7 @@ def test_buffers_move_with_their_block() -> None:
     model.model.get_buffer("rack.stacks.base.0.seen").fill_(7)
     model.model.get_buffer("rack.stacks.base.1.seen").fill_(8)
     blocks = {block(0): BlockOrigin(source=None), block(1): BlockOrigin(source=block(0)), block(2): BlockOrigin(source=block(1))}
-    receipt = model.enter(state(base=3), blocks=blocks)
+    receipt = model.enter(state(base=3), Boundary(blocks=blocks))
     assert [float(model.model.get_buffer(f"rack.stacks.base.{i}.seen")) for i in range(3)] == [0, 7, 8]
     assert {name.split(".")[3] for name in receipt.fresh} == {"0"} and not receipt.copied
     moved = {name: old for name, old in receipt.adopted.items() if name != old}
@@ -113,7 +114,7 @@ def test_a_block_prepended_moves_the_others_values_and_drops_none() -> None:
     model = plane(state())
     old = {name: p.detach().clone() for name, p in model.model.named_parameters()}
     blocks = {block(0): BlockOrigin(source=None), block(1): BlockOrigin(source=block(0)), block(2): BlockOrigin(source=block(1))}
-    receipt = model.enter(state(base=3), blocks=blocks)
+    receipt = model.enter(state(base=3), Boundary(blocks=blocks))
     for i in (1, 2):
         assert torch.equal(model.model.get_parameter(f"rack.stacks.base.{i}.out.weight"), old[f"rack.stacks.base.{i - 1}.out.weight"])
     assert receipt.dropped == ()
@@ -127,7 +128,7 @@ def test_an_identity_block_at_any_place_zeroes_outputs_and_biases_and_nothing_el
     sources = [0, 1]
     sources.insert(place, -1)
     blocks = {block(i): BlockOrigin(source=None if s < 0 else block(s), zero_residual=s < 0) for i, s in enumerate(sources)}
-    model.enter(state(base=3), blocks=blocks)
+    model.enter(state(base=3), Boundary(blocks=blocks))
     assert torch.equal(model.model(batch)["logits"], before)
     fresh = model.model.get_submodule(f"rack.stacks.base.{place}")
     assert not fresh.out.weight.any() and not fresh.out.bias.any() and fresh.inner.weight.all()
@@ -141,7 +142,7 @@ def test_an_operator_that_zeroes_needs_a_rack_that_says_what() -> None:
         block(2): BlockOrigin(source=None, zero_residual=True),
     }
     with pytest.raises(UserError, match="names none"):
-        model.enter(state(base=3, outputs=()), blocks=blocks)
+        model.enter(state(base=3, outputs=()), Boundary(blocks=blocks))
 
 
 class Widen:
@@ -156,7 +157,7 @@ class Widen:
 def test_a_map_by_tensor_copies_by_index_and_scale() -> None:
     model = plane(state())
     bias = model.model.get_parameter("rack.stacks.base.0.out.bias").detach().clone()
-    receipt = model.enter(state(width=6), growth=Widen())
+    receipt = model.enter(state(width=6), Boundary(growth=Widen()))
     grown = model.model.get_parameter("rack.stacks.base.0.out.bias")
     assert torch.equal(grown, bias[[0, 1, 2, 3, 0, 1]] * 0.5)
     assert not model.model.get_parameter("embedding.weight").any()
@@ -183,7 +184,7 @@ def test_ties_are_remade_after_every_exchange() -> None:
     model = plane(state())
     assert model.model.head.weight is model.model.embedding.weight
     assert "head.weight" not in model.trainable()
-    model.enter(state(base=3), blocks={block(i): BlockOrigin(source=block(0)) for i in range(3)})
+    model.enter(state(base=3), Boundary(blocks={block(i): BlockOrigin(source=block(0)) for i in range(3)}))
     assert model.model.head.weight is model.model.embedding.weight
     assert len(list(model.model.parameters())) == 13
 

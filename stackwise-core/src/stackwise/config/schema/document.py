@@ -8,13 +8,14 @@ from typing import Any, get_type_hints
 import attrs
 
 from stackwise.config import DataConfig, EnterConfig, EvaluateConfig, GroupConfig, ModelConfig, OptimizerConfig, RunConfig
-from stackwise.config.experiment import WeightAdapterConfig
 from stackwise.config.keys import FORMAT, IN_PHASE, PLANES, SECTIONS
+from stackwise.config.planes import WeightAdapterConfig
 from stackwise.config.schema.annotations import Schema, class_schema, nullable, option_schema, time_definitions, told_of
 from stackwise.contracts.components import Kind
 from stackwise.contracts.options import config_key, scheduled_fields
 from stackwise.errors import ProviderError
-from stackwise.host.registry import KINDS, Registered, Registry
+from stackwise.host.provider import KINDS, Registered
+from stackwise.host.registry import Registry
 
 _REFERENCES: Mapping[tuple[str, str], Kind] = {
     ("DataConfig", "sources"): "loader",

@@ -15,10 +15,11 @@ from stackwise.curriculum.parts import Part
 from stackwise.curriculum.states import DataState
 from stackwise.errors import DataError
 from stackwise.planes.data.batches import check_limits, join_rows
-from stackwise.planes.data.iterable_loader import IterableLoader, as_loader
+from stackwise.planes.data.iterable_loader import IterableLoader
 from stackwise.planes.data.mixture import Mixture
 from stackwise.planes.data.read_ahead import ReadAhead
 from stackwise.planes.data.readers.processes import ProcessLoader, ReaderStopped
+from stackwise.planes.data.ready_made import as_loader
 from stackwise.planes.data.sources import Delivered, Source
 from stackwise.planes.data.transforms import BuildTransform, Transforms
 from stackwise.timeline.duration import Moment

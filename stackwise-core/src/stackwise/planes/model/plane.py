@@ -9,30 +9,43 @@ import torch
 from attrs import evolve
 from torch import nn
 
-from stackwise.contracts.growth import BlockOrigin, GrowthRequest
+from stackwise.contracts.growth import Fresh, Origin
 from stackwise.contracts.selectors import matching, select
 from stackwise.curriculum.parts import Part
 from stackwise.curriculum.schedule import UNGATED, CompiledPhase
 from stackwise.curriculum.states import ModelState
-from stackwise.curriculum.transitions import Enter
 from stackwise.errors import UserError
 from stackwise.planes.followers import Follower
+from stackwise.planes.model.difference import (
+    WEIGHT_ADAPTERS,
+    Boundary,
+    build_steps,
+    goes_on,
+    growth_request,
+    parts_of,
+    replaced,
+    weight_adapter,
+)
 from stackwise.planes.model.gates import Gates, gated_modules
-from stackwise.planes.model.initialisation import DeferredInitialisation
-from stackwise.planes.model.module import Model, load_named_tensors, named_tensors, rack_spec
+from stackwise.planes.model.initialisation import check_shapes
+from stackwise.planes.model.module import Model, rack_spec
 from stackwise.planes.model.start import check_start
-from stackwise.planes.model.transfer import ModelReceipt, Tensors, carry_buffers, load, origins, sources, zero_residuals
+from stackwise.planes.model.state import Tensors, carry_state, check_savable, extra_states, load_named_state, named_state, passing_buffers
+from stackwise.planes.model.transfer import ModelReceipt, Source, load, origins, sources, zero_residuals
 from stackwise.planes.model.weight_adapters import Attached, merge, targets
-from stackwise.timeline.schedules import Curve
-from stackwise.timeline.streams import step_seed, stream_key
 
 MAX_PARAMETERS = 2**40
 """Of one model, on one device: 256 GiB in float32."""
 
 BuildPart = Callable[..., nn.Module]
-"""(role, part, step, *what its kind is built with) → module."""
+"""(path in the model, part, step it is built for, *what its kind is built with) → module."""
 
-ROLES = ("embedding", "rack", "head")
+Settle = Callable[[Iterable[nn.Parameter]], None]
+"""Called with parameters before they are frozen or merged, so that they hold the weights to keep."""
+
+
+def _settle_nothing(parameters: Iterable[nn.Parameter]) -> None:
+    """There is no optimizer that trains at other points than the weights to keep."""
 
 
 class ModelPlane:
@@ -42,7 +55,6 @@ class ModelPlane:
         build: makes the module of a declared part; None when the model was given finished, and then no phase can change its
             structure.
         device: where the model lives.
-        seed: fresh parameters are drawn from streams of (seed, name, step).
         start: tensors by canonical name that the first state begins from instead of drawing, and selectors of what not to take.
     """
 
@@ -51,10 +63,9 @@ class ModelPlane:
         build: BuildPart | None = None,
         *,
         device: torch.device | None = None,
-        seed: int = 0,
         start: Callable[[], tuple[Tensors, Sequence[str]]] | None = None,
     ) -> None:
-        self._build, self._seed, self._start = build, seed, start
+        self._build, self._start = build, start
         self._device = device or torch.device("cpu")
         self._state: ModelState | None = None
         self._followers: list[Follower] = []
@@ -62,6 +73,8 @@ class ModelPlane:
         self._gate = UNGATED
         self._fixed: set[str] = set()
         """Parameters that their module itself made without a gradient: no config thaws them."""
+        self._built_buffers: dict[str, torch.Tensor] = {}
+        """Buffers that are not persistent, as their module was built with them."""
         self.model: Model
 
     @classmethod
@@ -78,43 +91,37 @@ class ModelPlane:
     def enter(
         self,
         state: ModelState,
+        boundary: Boundary | None = None,
         *,
-        step: int = 0,
-        blocks: Mapping[tuple[str, int], BlockOrigin] | None = None,
-        growth: object = None,
-        gate: Curve = UNGATED,
-        enter: Enter | None = None,
-        restoring: bool = False,
-        settle: Callable[[Iterable[nn.Parameter]], None] = lambda leaving: None,
+        restoring: Mapping[str, int] | None = None,
+        settle: Settle = _settle_nothing,
     ) -> ModelReceipt:
         """Cross into a declared state.
 
         Args:
             state: the declaration to reach.
-            step: the step at the boundary.
-            blocks: origin of every block of the new rack, when its stacks change.
-            growth: the growth operator, asked for a map by tensor if it can give one.
-            gate: value over time of the gate on blocks that are gated.
-            enter: the phase's own word on how to cross.
-            restoring: whether saved values follow, so that the first state needs none to begin from.
+            boundary: how to cross; at step 0 without growth when left out.
+            restoring: when saved values follow, the step that each part was built at (`build_steps`).
             settle: called with parameters before they are frozen or merged, so that they hold the weights to keep.
 
         Raises:
             UserError: a parameter changes its shape and no operator says how; a selector that matches nothing; nothing trainable;
                 weights to start from that are not this model's.
         """
+        boundary = boundary or Boundary()
         before, self._state = self._state, state
         if self._gates is not None:
             self._gates.remove()
             self._gates = None
-        if before is None or _differ(before, state) or blocks or growth is not None or (enter is not None and enter.fresh):
-            self._start = None if restoring else self._start
-            receipt = self._transform(before, state, step, blocks or {}, growth, enter or Enter(), settle)
+        if boundary.rebuilds(before, state):
+            if restoring is not None:
+                self._start = None
+            receipt = self._transform(before, state, boundary, restoring or {}, settle)
         else:
             receipt = ModelReceipt(adopted={name: name for name, _ in self.model.named_parameters()})
         self.model.wire(state.bridges)
         self._freeze(state, settle)
-        self._hold_gates(blocks or {}, gate)
+        self._hold_gates(boundary)
         self._follow(state)
         return receipt
 
@@ -135,153 +142,153 @@ class ModelPlane:
         if self._gates is not None:
             self._gates.set(self._gate(t))
 
-    def state_dict(self) -> dict[str, torch.Tensor]:
-        """Parameters, tied ones once, and persistent buffers, by canonical name; the tensors themselves, not copies."""
-        return named_tensors(self.model)
+    def state_dict(self) -> dict[str, Any]:
+        """Parameters, tied ones once, buffers and extra states, by canonical name; the tensors themselves, not copies."""
+        return named_state(self.model)
 
-    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Write what `state_dict` returned into a model that was entered into the same declared state.
 
         Raises:
             UserError: any difference of names, shapes and dtypes, all of them named; nothing is written then.
         """
-        if differences := load_named_tensors(self.model, state):
-            raise UserError("the saved weights are not this model's:\n  " + "\n  ".join(differences))
+        load_named_state(self.model, state, "the saved weights")
 
-    def another(self, phase: CompiledPhase, t: float) -> Model:
-        """A model as a phase declares it beside the one in place, to be filled with saved values.
+    def another(self, phases: Sequence[CompiledPhase], t: float) -> Model:
+        """A model as the last of these phases declares it beside the one in place, to be filled with saved values.
 
         Args:
-            phase: one with a declared state.
+            phases: a schedule's, from the first one on; the last has a declared state.
             t: the instant whose values are in force in what follows time, gates included.
         """
+        phase = phases[-1]
         assert phase.state is not None
-        plane = ModelPlane(self._build, device=self._device, seed=self._seed)
-        plane.enter(phase.state.model, step=phase.start, blocks=phase.blocks, gate=phase.gate, restoring=True)
+        plane = ModelPlane(self._build, device=self._device)
+        plane.enter(phase.state.model, Boundary.of(phase), restoring=build_steps(phases))
         plane.apply_values(t)
         return plane.model
 
     # -- extract, transform, load ---------------------------------------------------------------------------------
 
     def _transform(
-        self,
-        before: ModelState | None,
-        state: ModelState,
-        step: int,
-        blocks: Mapping[tuple[str, int], BlockOrigin],
-        growth: object,
-        enter: Enter,
-        settle: Callable[[Iterable[nn.Parameter]], None],
+        self, before: ModelState | None, state: ModelState, boundary: Boundary, built: Mapping[str, int], settle: Settle
     ) -> ModelReceipt:
-        old, old_buffers, drop = self._extract(before)
-        with DeferredInitialisation() as draws:
-            new = self._build_model(None if enter.fresh else before, state, step)
-        draws.make_others([*new.parameters(), *new.buffers()], lambda number: self._stream(f"attribute {number}", step))
+        old, old_state, drop = self._extract(before)
+        new = self._build_model(before, state, boundary, built)
         _check_size(new)
+        check_savable(new)
         new.wire()
+        residual_outputs = rack_spec(new.rack).residual_outputs
         path = "rack." + rack_spec(new.rack).block_path
-        source = sources(path, blocks if before is not None else {}, _replaced(before, state))
-        named = dict(new.named_parameters())
-        fresh = set(select(enter.fresh, named)) | set(matching(drop, named))
+        source = sources(path, boundary.blocks if before is not None else {}, replaced(before, state))
         if before is None and self._start is not None:
-            old = check_start(old, new, drop)
-        found = origins(old, new, source, growth=growth, request=_request(before, state, new), fresh=fresh)
-        leaving = self._leaving(before, new, source) if enter.weight_adapters == "merge" else {}
-        settle(p for (_, path), adapter in leaving.items() for p in (*adapter.parameters(), self.model.get_parameter(f"{path}.weight")))
-        merged = merge(self.model, leaving) if leaving else ()
-        receipt = load(
+            old = old_state = check_start(old, new, drop)
+        found = origins(
             old,
             new,
-            found,
-            draw=lambda name, parameter: self._draw(name, parameter, draws, step),
-            device=self._device,
-            dtype_of=lambda name: _dtype(state.precision.get(_part_of(name))),
+            source,
+            growth=boundary.growth,
+            request=growth_request(before, state, residual_outputs) if before is not None else None,
+            fresh=self._fresh(new, boundary, drop),
         )
-        for name, buffer in new.named_buffers():
-            draws.make(buffer, self._stream(name, step))
+        self._check_drawn(new, found)
+        merged = self._merge(before, state, new, source, settle) if boundary.enter.weight_adapters == "merge" else ()
+        receipt = load(old, new, found, device=self._device, dtype_of=lambda name: _dtype(state.precision.get(_part_of(name))))
         new.to(self._device)
-        carry_buffers(old_buffers if before is not None else old, new, source)
+        carry_state(old_state, new, source, self._changed_buffers())
         if before is not None:
-            zero_residuals(new, path, rack_spec(new.rack).residual_outputs, blocks, {*receipt.fresh, *receipt.copied})
+            zero_residuals(new, path, residual_outputs, boundary.blocks, {*receipt.fresh, *receipt.copied})
         self._put_in_place(new)
+        self._built_buffers = {name: buffer.clone() for name, buffer in passing_buffers(self.model).items()}
         return evolve(receipt, merged=merged)
 
-    def _draw(self, name: str, parameter: nn.Parameter, draws: DeferredInitialisation, step: int) -> None:
-        """Give a parameter the values that its module begins with."""
-        if hasattr(self, "model") and any(parameter is old for old in self.model.parameters()):
-            raise UserError(
-                f"{name} is to start anew, but its module is the very object that was there and cannot be built again: "
-                "give a Built(callable, options) in place of a finished object"
-            )
-        draws.make(parameter.data, self._stream(name, step))
+    def _fresh(self, new: Model, boundary: Boundary, drop: Sequence[str]) -> set[str]:
+        named = dict(new.named_parameters())
+        return set(select(boundary.enter.fresh, named)) | set(matching(drop, named))
 
-    def _extract(self, before: ModelState | None) -> tuple[Tensors, Tensors, Sequence[str]]:
-        """Parameters of the model that is left, tied ones under each of their names, and its buffers; at the start the tensors to
-        begin from, and selectors of what not to take."""
+    def _check_drawn(self, new: Model, found: Mapping[str, Origin]) -> None:
+        """What takes values from its module has a module that was built for it, and not the one that was trained."""
+        trained = {id(parameter) for parameter in self.model.parameters()} if hasattr(self, "model") else set()
+        for name, parameter in new.named_parameters() if trained else ():
+            origin = found[name]
+            drawn = isinstance(origin, Fresh) or (origin.rest == "module" and any(-1 in index for index in origin.index.values()))
+            if drawn and id(parameter) in trained:
+                raise UserError(
+                    f"{name} is to start anew, but its module is the very object that was there and cannot be built again: "
+                    "give a Built(callable, options) in place of a finished object"
+                )
+
+    def _extract(self, before: ModelState | None) -> tuple[Tensors, Mapping[str, Any], Sequence[str]]:
+        """Parameters of the model that is left, tied ones under each of their names, and its buffers and extra states; at the start
+        the tensors to begin from, and selectors of what not to take."""
         if before is not None:
-            return dict(self.model.named_parameters(remove_duplicate=False)), dict(self.model.named_buffers()), ()
+            parameters = dict(self.model.named_parameters(remove_duplicate=False))
+            return parameters, {**dict(self.model.named_buffers()), **extra_states(self.model)}, ()
         if self._start is None:
             return {}, {}, ()
         tensors, drop = self._start()
         return tensors, {}, drop
 
-    def _build_model(self, before: ModelState | None, state: ModelState, step: int) -> Model:
-        embedding, rack, head = (self._exchange(role, getattr(state, role), _same_precision(before, state, role), step) for role in ROLES)
+    def _changed_buffers(self) -> dict[str, torch.Tensor]:
+        """Buffers that no file of weights holds and that training changed."""
+        if not hasattr(self, "model"):
+            return {}
+        held = passing_buffers(self.model)
+        return {name: buffer for name, buffer in held.items() if not _equal(buffer, self._built_buffers.get(name))}
+
+    def _build_model(self, before: ModelState | None, state: ModelState, boundary: Boundary, built: Mapping[str, int]) -> Model:
+        modules = {}
+        for path, part in parts_of(state):
+            stays = not boundary.enter.fresh and goes_on(before, state, path)
+            modules[path] = self.model.get_submodule(path) if stays else self._made(path, part, built.get(path, boundary.step))
         adapters = {
-            junction: [self._exchange(f"adapters.{junction}.{i}", part, _nth(before, junction, i), step) for i, part in enumerate(parts)]
-            for junction, parts in state.adapters.items()
+            junction: [modules[f"adapters.{junction}.{i}"] for i in range(len(parts))] for junction, parts in state.adapters.items()
         }
-        new = Model(embedding, rack, head, adapters=adapters, precision=state.precision)
+        new = Model(modules["embedding"], modules["rack"], modules["head"], adapters=adapters, precision=state.precision)
         attached = {}
         for name, declared in state.weight_adapters.items():
             for path in targets(new, declared.select, name):
-                weight = new.get_parameter(f"{path}.weight")
-                attached[name, path] = self._made(f"weight_adapters.{name}.{path}", declared.part, step, weight)
+                weight, step = new.get_parameter(f"{path}.weight"), built.get(WEIGHT_ADAPTERS, boundary.step)
+                attached[name, path] = self._made(f"{WEIGHT_ADAPTERS}{name}.{path}", declared.part, step, weight)
         new.attach(attached)
         return new
 
-    def _exchange(self, role: str, part: Part, before: Part | None, step: int) -> nn.Module:
-        """The module of a part: the one in place while its structure stays, a new one when it changes."""
-        if before is not None and before.structure == part.structure:
-            return self.model.get_submodule(role)
-        return self._made(role, part, step)
-
-    def _made(self, role: str, part: Part, step: int, *extra: Any) -> nn.Module:
+    def _made(self, path: str, part: Part, step: int, *extra: Any) -> nn.Module:
         if self._build is None:
-            raise UserError(f"{role} was given as a finished object, so no phase can change its structure: give a Built(callable, options)")
-        module = self._build(role, part, step, *extra)
-        self._fixed = {name for name in self._fixed if not name.startswith(f"{role}.")}
-        self._fixed |= {f"{role}.{name}" for name, parameter in module.named_parameters() if not parameter.requires_grad}
+            raise UserError(f"{path} was given as a finished object, so no phase can change its structure: give a Built(callable, options)")
+        module = self._build(path, part, step, *extra)
+        check_shapes(module, path)
+        self._fixed = {name for name in self._fixed if not name.startswith(f"{path}.")}
+        self._fixed |= {f"{path}.{name}" for name, parameter in module.named_parameters() if not parameter.requires_grad}
         return module
 
-    def _leaving(self, before: ModelState | None, new: Model, source: Callable[[str], str | None]) -> Attached:
-        """Weight adapters of the model that is left whose matrix goes on without them."""
+    def _merge(self, before: ModelState | None, state: ModelState, new: Model, source: Source, settle: Settle) -> tuple[str, ...]:
+        """Let the matrices take in the weight adapters that they go on without; returns the names of the matrices."""
         if before is None:
-            return {}
+            return ()
         staying = set()
         for name, path in new.attached:
-            there = source(path)
-            if there is not None and _adapter(before, name) == _adapter(self._state, name):
-                staying.add((name, there))
-        return {key: adapter for key, adapter in self.model.attached.items() if key not in staying}
+            old_path = source(path)
+            if old_path is not None and weight_adapter(before, name) == weight_adapter(state, name):
+                staying.add((name, old_path))
+        leaving: Attached = {key: adapter for key, adapter in self.model.attached.items() if key not in staying}
+        settle(p for (_, path), adapter in leaving.items() for p in (*adapter.parameters(), self.model.get_parameter(f"{path}.weight")))
+        return merge(self.model, leaving) if leaving else ()
 
     def _put_in_place(self, new: Model) -> None:
         if not hasattr(self, "model"):
             self.model = new
             return
-        for name in (*ROLES, "adapters"):
+        for name in ("embedding", "rack", "head", "adapters"):
             setattr(self.model, name, getattr(new, name))
         self.model.precision = new.precision
         attached = new.attached
         new.attach({})
         self.model.attach(attached)
 
-    def _stream(self, name: str, step: int) -> int:
-        return step_seed(stream_key(self._seed, "init", name), step)
-
     # -- what the state says of the model in place ----------------------------------------------------------------
 
-    def _freeze(self, state: ModelState, settle: Callable[[Iterable[nn.Parameter]], None]) -> None:
+    def _freeze(self, state: ModelState, settle: Settle) -> None:
         named = dict(self.model.named_parameters())
         held = self._fixed.union(select(state.freeze, named))
         if held.issuperset(named):
@@ -292,86 +299,29 @@ class ModelPlane:
             if name in held:
                 parameter.grad = None
 
-    def _hold_gates(self, blocks: Mapping[tuple[str, int], BlockOrigin], gate: Curve) -> None:
-        owners = gated_modules(rack_spec(self.model.rack), blocks) if blocks else ()
+    def _hold_gates(self, boundary: Boundary) -> None:
+        owners = gated_modules(rack_spec(self.model.rack), boundary.blocks) if boundary.blocks else ()
         if owners:
-            self._gate = gate
-            self._gates = Gates(map(self.model.get_submodule, owners), gate(0.0), self._device)
+            self._gate = boundary.gate
+            self._gates = Gates(map(self.model.get_submodule, owners), boundary.gate(0.0), self._device)
 
     def _follow(self, state: ModelState) -> None:
-        parts = [(role, getattr(state, role)) for role in ROLES]
-        parts += [(f"adapters.{j}.{i}", part) for j, adapters in state.adapters.items() for i, part in enumerate(adapters)]
-        parts += [(f"weight_adapters.{name}.{path}", state.weight_adapters[name].part) for name, path in self._attached()]
-        self._followers = [Follower(part, self.model.get_submodule(role), "its module") for role, part in parts if part.curves]
+        parts = list(parts_of(state))
+        parts += [(f"{WEIGHT_ADAPTERS}{name}.{path}", state.weight_adapters[name].part) for name, path in self._attached()]
+        self._followers = [Follower(part, self.model.get_submodule(path), "its module") for path, part in parts if part.curves]
 
     def _attached(self) -> Iterable[tuple[str, str]]:
         return self.model.attached if isinstance(self.model, Model) else ()
-
-
-def _same_precision(before: ModelState | None, state: ModelState, role: str) -> Part | None:
-    """The part before, where it held its parameters in the dtype that they have now; another one is built in its own dtype first."""
-    if before is None or before.precision.get(role) != state.precision.get(role):
-        return None
-    part: Part = getattr(before, role)
-    return part
-
-
-def _nth(state: ModelState | None, junction: str, index: int) -> Part | None:
-    parts = state.adapters.get(junction, ()) if state is not None else ()
-    return parts[index] if index < len(parts) else None
-
-
-def _adapter(state: ModelState | None, name: str) -> object:
-    declared = state.weight_adapters.get(name) if state is not None else None
-    return None if declared is None else declared.part.structure
-
-
-def _request(before: ModelState | None, after: ModelState, new: Model) -> GrowthRequest | None:
-    """What a growth operator is asked."""
-    if before is None:
-        return None
-    return GrowthRequest(
-        old_stacks=before.stacks,
-        new_stacks=after.stacks,
-        residual_outputs=rack_spec(new.rack).residual_outputs,
-        old_options={role: getattr(before, role).plain_options for role in ROLES},
-        new_options={role: getattr(after, role).plain_options for role in ROLES},
-    )
-
-
-def _differ(before: ModelState, after: ModelState) -> bool:
-    """Whether anything must be built, attached or cast to get from one to the other."""
-
-    def built(state: ModelState) -> tuple[object, ...]:
-        return (
-            [getattr(state, role).structure for role in ROLES],
-            [(junction, [part.structure for part in parts]) for junction, parts in state.adapters.items()],
-            [(name, declared.select, declared.part.structure) for name, declared in state.weight_adapters.items()],
-            dict(state.precision),
-        )
-
-    return built(before) != built(after)
-
-
-def _replaced(before: ModelState | None, after: ModelState) -> tuple[str, ...]:
-    """Prefixes of names whose component is another one now."""
-    if before is None:
-        return ()
-    roles = [f"{role}." for role in ROLES if getattr(before, role).id != getattr(after, role).id]
-    between = [
-        f"adapters.{junction}.{i}."
-        for junction, parts in after.adapters.items()
-        for i, part in enumerate(parts)
-        if (there := _nth(before, junction, i)) is None or there.id != part.id
-    ]
-    beside = [f"weight_adapters.{name}." for name in after.weight_adapters if _adapter(before, name) != _adapter(after, name)]
-    return (*roles, *between, *beside)
 
 
 def _part_of(name: str) -> str:
     """The role that a parameter belongs to; a weight adapter to that of the matrix it stands beside."""
     segments = name.split(".")
     return segments[2] if segments[0] == "weight_adapters" else segments[0]
+
+
+def _equal(buffer: torch.Tensor, other: torch.Tensor | None) -> bool:
+    return other is not None and (buffer.is_meta or torch.equal(buffer, other))
 
 
 def _dtype(name: str | None) -> torch.dtype | None:

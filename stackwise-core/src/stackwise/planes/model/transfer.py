@@ -14,14 +14,13 @@ from torch import nn
 
 from stackwise.contracts.growth import BlockOrigin, CopyOf, Fresh, GrowthRequest, Origin, ParameterGrowth
 from stackwise.errors import ProviderError, UserError
+from stackwise.planes.model.difference import WEIGHT_ADAPTERS
 from stackwise.planes.model.module import set_parameter
 from stackwise.planes.model.parameter_map import fill
+from stackwise.planes.model.state import Tensors
 
-Tensors = Mapping[str, torch.Tensor]
 Source = Callable[[str], str | None]
 """Canonical name in the new model → the name its values had in the old one; None where there was none."""
-
-WEIGHT_ADAPTERS = "weight_adapters."
 
 
 @frozen(kw_only=True)
@@ -150,17 +149,15 @@ def load(
     new: nn.Module,
     origins: Mapping[str, Origin],
     *,
-    draw: Callable[[str, nn.Parameter], None],
     device: torch.device,
     dtype_of: Callable[[str], torch.dtype | None] = lambda name: None,
 ) -> ModelReceipt:
-    """Put adopted Parameter objects in place, copy the copied, draw the fresh.
+    """Put adopted Parameter objects in place and copy the copied; the fresh keep the values that their module gave them.
 
     Args:
         old: tensors by canonical name; those that are Parameters may be adopted.
         new: the model to fill; its ties are made.
         origins: where every parameter comes from.
-        draw: gives a parameter the values that its module initialises it with.
         device: where new parameters live.
         dtype_of: dtype that a parameter is held in; None: the one it was built with.
     """
@@ -174,37 +171,29 @@ def load(
     adopted: dict[str, str] = {}
     copied: dict[str, CopyOf] = {}
     recast: dict[str, torch.dtype] = {}
-    fresh: list[str] = []
     for name, parameter in list(new.named_parameters()):
         origin, dtype = origins[name], held[name]
         if isinstance(origin, Fresh):
-            fresh.append(name)
-            if origin.init == "zeros":
-                parameter.data = torch.zeros_like(parameter, dtype=dtype, device=device)
-            else:
-                draw(name, parameter)
-                parameter.data = parameter.data.to(device, dtype)
+            zeros = origin.init == "zeros"
+            parameter.data = torch.zeros_like(parameter, dtype=dtype, device=device) if zeros else parameter.data.to(device, dtype)
             continue
-        there = old[origin.source]
-        if adopters.get(id(there)) == name:
-            assert isinstance(there, nn.Parameter)  # only those are adopted
+        source = old[origin.source]
+        if adopters.get(id(source)) == name:
+            assert isinstance(source, nn.Parameter)  # only those are adopted
             for alias in aliases[id(parameter)]:
-                set_parameter(new, alias, there)
-            adopted[name] = canonical[id(there)]
+                set_parameter(new, alias, source)
+            adopted[name] = canonical[id(source)]
             continue
-        if origin.rest == "module" and any(-1 in index for index in origin.index.values()):
-            draw(name, parameter)
-            parameter.data = parameter.data.to(device, dtype)
-        else:
-            parameter.data = torch.empty_like(parameter, dtype=dtype, device=device)
-        before = values[origin.source]
-        fill(parameter.data, before, origin)
-        if before.dtype != dtype:
-            recast[name] = before.dtype
-        copied[name] = evolve(origin, source=canonical[id(there)])
+        keeps_rest = origin.rest == "module" and any(-1 in index for index in origin.index.values())
+        parameter.data = parameter.data.to(device, dtype) if keeps_rest else torch.empty_like(parameter, dtype=dtype, device=device)
+        fill(parameter.data, values[origin.source], origin)
+        copied[name] = evolve(origin, source=canonical[id(source)])
+        if source.dtype != dtype:
+            recast[name] = source.dtype
+    fresh = tuple(name for name, origin in origins.items() if isinstance(origin, Fresh))
     used = {*adopted.values(), *(origin.source for origin in copied.values())}
     dropped = tuple(name for name in canonical.values() if name not in used)
-    return ModelReceipt(adopted=adopted, copied=copied, fresh=tuple(fresh), dropped=dropped, recast=recast)
+    return ModelReceipt(adopted=adopted, copied=copied, fresh=fresh, dropped=dropped, recast=recast)
 
 
 def _adopters(old: Tensors, origins: Mapping[str, Origin], dtypes: Mapping[str, torch.dtype], device: torch.device) -> dict[int, str]:
@@ -223,15 +212,6 @@ def _adopters(old: Tensors, origins: Mapping[str, Origin], dtypes: Mapping[str, 
 def first_names(tensors: Tensors) -> dict[int, str]:
     """Identity of a tensor → its canonical name, the first of those it is tied under."""
     return {id(tensor): name for name, tensor in reversed(list(tensors.items()))}
-
-
-def carry_buffers(old: Tensors, new: nn.Module, source: Source) -> None:
-    """Running statistics and other persistent buffers follow their block."""
-    persistent = new.state_dict().keys()
-    for name, buffer in new.named_buffers():
-        there = source(name)
-        if name in persistent and there is not None and there in old and old[there].shape == buffer.shape and old[there] is not buffer:
-            buffer.copy_(old[there])
 
 
 def zero_residuals(

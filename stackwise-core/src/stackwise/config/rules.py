@@ -1,0 +1,83 @@
+"""Rules that a type does not say: each function gives the rule that a value breaks, as a sentence, or None."""
+
+from __future__ import annotations
+
+import re
+
+from stackwise.timeline.duration import Duration
+from stackwise.timeline.schedules import Constant, Piecewise, Schedule
+
+COUNT = "count"
+SELECTORS = "list of selectors"
+
+MOST_STEPS = 10**15
+"""Or tokens, samples or epochs of a run."""
+
+MOST_ROWS = 2**31 - 1
+"""Rows, positions or micro-batches of a step: more is a slip of the keyboard, and no memory holds it."""
+
+_BEST = re.compile(r"[A-Za-z0-9_-]+\.[^\s.]+( \((min|max)\))?\Z")
+_RUN_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}\Z")
+
+
+def broken_length(value: Duration) -> str | None:
+    """The rule that a horizon breaks."""
+    if value.unit == "fraction" or value.value <= 0:
+        return f"a horizon of {value} is no length: give it in steps, tokens, samples or epochs, above zero"
+    return f"a horizon above {float(MOST_STEPS):g} {value.measure} is never reached" if value.value > MOST_STEPS else None
+
+
+def broken_run_name(value: str) -> str | None:
+    """The rule that the name of a run breaks."""
+    if not _RUN_NAME.match(value):
+        return f"{value[:40]!r} cannot name a run: letters, digits, '.', '_' and '-', not starting with a dot, at most 100 of them"
+    return None
+
+
+def broken_cadence(value: Duration | None) -> str | None:
+    """The rule that a cadence breaks."""
+    return None if value is None or value.value > 0 else f"a cadence of {value} never moves on: give it above zero"
+
+
+def broken_clip(value: float | None) -> str | None:
+    """The rule that a largest gradient norm breaks."""
+    return None if value is None or value > 0 else f"a largest gradient norm of {value:g} stops all learning: give it above zero"
+
+
+def broken_count(value: int | Schedule | None) -> str | None:
+    """The rule that a count of rows, positions or micro-batches breaks."""
+    if isinstance(value, Piecewise):
+        counts, instants = list(value.values.values()), list(value.values)
+        if any(count < 1 or count != int(count) for count in counts):
+            return "every value is a whole number of at least 1"
+        if max(counts, default=1) > MOST_ROWS:
+            return f"{max(counts):g} is above the maximum of {MOST_ROWS:,}"
+        if not instants or Duration.parse(instants[0]).value != 0:
+            return "the first value holds from the start of the window: give one at 0%"
+        return None
+    if value is None or isinstance(value, int):
+        if value is None or 1 <= value <= MOST_ROWS:
+            return None
+        return f"{value} is below the minimum of 1" if value < 1 else f"{value} is above the maximum of {MOST_ROWS:,}"
+    if isinstance(value, Constant):
+        return f"{value.value:g} is not a whole number"
+    return "a count is a whole number, or a piecewise schedule of whole numbers"
+
+
+def broken_base(value: float | None) -> str | None:
+    """The rule that the size at which a learning rate holds breaks."""
+    return None if value is None or value > 0 else f"a size of {value:g} is none: give it above zero"
+
+
+def broken_decay(value: Schedule) -> str | None:
+    """The rule that the decay of an average breaks."""
+    if isinstance(value, Constant) and not 0 <= value.value < 1:
+        return f"a decay of {value.value:g} is no share of an average that still moves: give it at least 0 and below 1"
+    return None
+
+
+def broken_best(value: str | None) -> str | None:
+    """The rule that the name of a metric to choose by breaks."""
+    if value is None or _BEST.match(value):
+        return None
+    return f"{value!r} is no metric: write `<evaluation>.<metric>`, and ` (max)` behind it where more is better"

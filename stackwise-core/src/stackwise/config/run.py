@@ -1,0 +1,117 @@
+"""The run as a whole, as declared."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from attrs import frozen
+
+from stackwise.config.keys import key
+from stackwise.config.rules import broken_best, broken_cadence, broken_length, broken_run_name
+from stackwise.host.admission import ProviderList, lists_of
+from stackwise.timeline.duration import Duration
+
+
+@frozen(kw_only=True)
+class CheckpointConfig:
+    """When a run's state goes to disk, and which of it stays there."""
+
+    every: Duration = key(
+        Duration.parse("10%"), rule=broken_cadence, doc="cadence; `100%` leaves the end, and what else is asked for", example="2e6 tokens"
+    )
+    keep_last: int = key(2, doc="how many of the newest stay", minimum=1, example="5")
+    keep_every: Duration | None = key(None, rule=broken_cadence, doc="cadence of checkpoints that stay for good", example="25%")
+    best: str | None = key(
+        None,
+        rule=broken_best,
+        form="metric",
+        doc="`<evaluation>.<metric>`, and ` (max)` behind it where more is better: the best by it stays too",
+        example="heldout.loss",
+    )
+    at_phases: bool = key(True, doc="before every boundary too", example="false")
+    asynchronous: bool = key(False, doc="write in a thread, from a copy in memory", example="true")
+
+    @property
+    def best_metric(self) -> tuple[str, Literal["min", "max"]] | None:
+        """The metric that is watched, and which way is better."""
+        if self.best is None:
+            return None
+        name, _, direction = self.best.partition(" ")
+        return name, "max" if direction == "(max)" else "min"
+
+
+@frozen(kw_only=True)
+class ProvidersConfig:
+    """Which installed providers may be imported for this run."""
+
+    allow: tuple[str, ...] | None = key(
+        None,
+        form="list of provider names",
+        absent="all",
+        doc="the only providers that may be imported; the core's own always may",
+        example="[transformer, optim, data]",
+    )
+    block: tuple[str, ...] = key((), form="list of provider names", doc="providers that may not", example="[waves]")
+
+    def lists(self) -> tuple[ProviderList, ...]:
+        """As discovery takes them."""
+        return lists_of("run.providers.{}", self.allow, self.block)
+
+
+@frozen(kw_only=True)
+class RunConfig:
+    """The run as a whole."""
+
+    name: str = key(
+        rule=broken_run_name,
+        form="name",
+        absent="the file's name",
+        doc="name of the run, and of its directory `runs/<name>-NNN`",
+        example="grow-bytes",
+    )
+    seed: int = key(0, doc="every random stream derives from it", minimum=0, maximum=2**63 - 1, example="7")
+    horizon: Duration = key(
+        rule=broken_length,
+        form="duration in steps, tokens, samples or epochs",
+        doc="length of the run; tokens are scheduled positions, padding included",
+        example=("1200 steps", "2 epochs of web"),
+    )
+    device: Literal["auto", "cpu", "cuda"] = key("auto", doc="where to train; `auto` takes CUDA where there is one", example="cpu")
+    precision: Literal["float32", "bf16"] = key(
+        "float32", doc="precision of the forward pass; weights and moments stay float32", example="bf16"
+    )
+    threads: int | None = key(None, absent="as the machine has", doc="processor threads", minimum=1, maximum=4096, example="2")
+    read_ahead: int | None = key(
+        None,
+        absent="2 on CUDA, 0 on a CPU",
+        doc="steps whose batches a thread makes ahead; the stream is the same for any number",
+        minimum=0,
+        maximum=10_000,
+        example="0",
+    )
+    workers: int = key(
+        0, doc="processes that read each source; the stream is the same for any number", minimum=0, maximum=1024, example="2"
+    )
+    checkpoint: CheckpointConfig = key(
+        factory=CheckpointConfig,
+        absent="see below",
+        doc="when the state goes to disk, and what of it stays there",
+        example="{every: 500 steps}",
+    )
+    non_finite: Literal["skip", "halt", "rewind"] = key(
+        "skip", doc="what steps whose loss or gradient is not finite lead to, beside changing nothing", example="rewind"
+    )
+    halt_after: int = key(3, doc="steps in a row whose loss or gradient is not finite, after which the run halts", minimum=1, example="5")
+    probe: bool = key(
+        True,
+        doc="whether each change of the model is judged on the last batch, before and after: loss and largest change of an output, "
+        "in the log",
+        example="false",
+    )
+    compile: bool = key(False, doc="whether torch compiles the model, block by block", example="true")
+    providers: ProvidersConfig = key(
+        factory=ProvidersConfig,
+        absent="all installed",
+        doc="which installed providers may be imported, on top of `--allow-provider`, `--block-provider` and the environment",
+        example="{block: [waves]}",
+    )

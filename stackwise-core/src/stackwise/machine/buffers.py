@@ -1,0 +1,93 @@
+"""Buffers that a forward pass changes, such as running statistics, are put back where it shall leave no trace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+_WATCHED_STEPS = 3
+"""So many steps show which buffers training changes; copying the others at every step (masks, tables) would buy nothing."""
+
+
+class KeptBuffers:
+    """Copies of the buffers of a model, to go back to.
+
+    Args:
+        model: may exchange a buffer for another of the same name, or for None.
+        paths: of the buffers to keep; all of them when left out.
+    """
+
+    def __init__(self, model: nn.Module, paths: Iterable[str] | None = None) -> None:
+        self._places = [(path, *_place(model, path)) for path in ([p for p, _ in model.named_buffers()] if paths is None else paths)]
+        self._held: list[torch.Tensor | None] = []
+        self._copies: list[torch.Tensor | None] = []
+        self.keep()
+
+    def __bool__(self) -> bool:
+        return bool(self._places)
+
+    def keep(self) -> None:
+        """Copy the values of now."""
+        self._held = [getattr(owner, name) for _, owner, name in self._places]
+        self._copies = [None if buffer is None else buffer.detach().clone() for buffer in self._held]
+
+    def put_back(self) -> None:
+        """Give every buffer the object and the values that were kept."""
+        for (_, owner, name), held, copy in zip(self._places, self._held, self._copies, strict=True):
+            setattr(owner, name, held)
+            if held is not None and copy is not None and not torch.equal(held, copy):  # else left alone: an expanded one is not written
+                held.detach().copy_(copy)
+
+    def changed(self) -> set[str]:
+        """Paths of the buffers that are not as they were kept."""
+        return {path for path, now, copy in self._pairs() if not torch.equal(now, copy)} | {
+            path for path, owner, name in self._places if getattr(owner, name) is None
+        }
+
+    def not_finite(self) -> str | None:
+        """The first buffer that has become not finite: a mask may hold infinities for good."""
+        for path, now, copy in self._pairs():
+            if now.is_floating_point() and not bool(now.isfinite().all()) and bool(copy.isfinite().all()):
+                return path
+        return None
+
+    def _pairs(self) -> Iterable[tuple[str, torch.Tensor, torch.Tensor]]:
+        for (path, owner, name), copy in zip(self._places, self._copies, strict=True):
+            now = getattr(owner, name)
+            if now is not None and copy is not None:
+                yield path, now, copy
+
+
+class TrainedBuffers:
+    """The buffers that the steps of a phase change, as they were before the step of now."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model, self._kept, self._steps = model, KeptBuffers(model), 0
+        self._changed: set[str] = set()
+
+    def before_step(self) -> None:
+        """Keep what the step may change: everything in the first steps, then what they have changed."""
+        if not self._kept:
+            return
+        if 0 < self._steps <= _WATCHED_STEPS:
+            self._changed |= self._kept.changed()
+        if self._steps == _WATCHED_STEPS:
+            self._kept = KeptBuffers(self._model, sorted(self._changed))
+        else:
+            self._kept.keep()
+        self._steps += 1
+
+    def not_finite(self) -> str | None:
+        """The first buffer that this step left not finite."""
+        return self._kept.not_finite() if self._kept else None
+
+    def put_back(self) -> None:
+        """Undo what the step did to them."""
+        self._kept.put_back()
+
+
+def _place(model: nn.Module, path: str) -> tuple[nn.Module, str]:
+    owner, _, name = path.rpartition(".")
+    return model.get_submodule(owner), name

@@ -1,0 +1,45 @@
+"""What a machine counts of its steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from attrs import asdict, define, fields
+
+from stackwise.machine.step import NO_TARGET, Outcome
+
+
+@define
+class Counts:
+    """Saved with the state, so that a run which goes on counts on."""
+
+    seconds: float = 0.0
+    """Of training: steps and transitions, without evaluation."""
+    skipped: int = 0
+    """Steps that changed nothing because something was not finite."""
+    not_finite_in_a_row: int = 0
+    without_targets: int = 0
+    """Steps that changed nothing because they had no target."""
+    without_targets_in_a_row: int = 0
+
+    def add(self, outcome: Outcome, seconds: float) -> None:
+        """Count one step."""
+        self.seconds += seconds
+        if not outcome.skipped:
+            self.not_finite_in_a_row = self.without_targets_in_a_row = 0
+        elif outcome.skipped == NO_TARGET:
+            self.without_targets += 1
+            self.without_targets_in_a_row += 1
+        else:
+            self.skipped += 1
+            self.not_finite_in_a_row += 1
+
+    def as_map(self) -> dict[str, Any]:
+        """For the saved state."""
+        return asdict(self)
+
+    @classmethod
+    def of(cls, saved: Mapping[str, Any]) -> Counts:
+        """What `as_map` wrote; a count that is not there yet begins at 0."""
+        return cls(**{field.name: saved[field.name] for field in fields(cls) if field.name in saved})

@@ -1,0 +1,196 @@
+"""The live training state: beside what is declared at an instant, the planes that hold it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from copy import deepcopy
+from typing import Any, cast
+
+import attrs
+from torch import nn
+
+from stackwise.contracts.protocols import Batch, Observer, Task
+from stackwise.curriculum.parts import Part
+from stackwise.curriculum.schedule import CompiledPhase, PhaseSchedule
+from stackwise.curriculum.states import TrainingState
+from stackwise.errors import UserError
+from stackwise.machine.observers import Observers
+from stackwise.machine.settings import Settings
+from stackwise.planes.data.plane import DataPlane
+from stackwise.planes.model.difference import Boundary, build_steps
+from stackwise.planes.model.plane import ModelPlane
+from stackwise.planes.model.state import load_named_state, named_state
+from stackwise.planes.model.transfer import ModelReceipt
+from stackwise.planes.objective import Objective
+from stackwise.planes.optimizer.moments import MomentsReceipt
+from stackwise.planes.optimizer.plane import OptimizerPlane
+
+
+class LiveState:
+    """Owns the planes and the observers, and carries all of them from one declared state to the next.
+
+    Args:
+        schedule: the timeline of declared states.
+        settings: placement, and who builds growth operators.
+        model: a model plane, or a finished module.
+        data: a data plane, a loader, or an iterable of batches.
+        task: an objective, or a finished task.
+        optimizer: an optimizer plane, or a finished optimizer over the model's trainable parameters.
+        observers: who hears the events.
+
+    Raises:
+        UserError: a finished optimizer whose parameters are not the model's trainable ones.
+    """
+
+    def __init__(
+        self,
+        schedule: PhaseSchedule,
+        settings: Settings,
+        *,
+        model: ModelPlane | nn.Module,
+        data: DataPlane | Iterable[Batch] | Any,
+        task: Objective | Task,
+        optimizer: OptimizerPlane | Any,
+        observers: Observers | Sequence[Observer],
+    ) -> None:
+        device = settings.placement.device
+        self.placement, self._schedule, self._grow = settings.placement, schedule, settings.grow
+        self.model = model if isinstance(model, ModelPlane) else ModelPlane.of(model, device)
+        self.data = data if isinstance(data, DataPlane) else DataPlane.of(data, device, settings.seed)
+        self.objective = task if isinstance(task, Objective) else Objective.of(task)
+        self.optimizer = optimizer if isinstance(optimizer, OptimizerPlane) else OptimizerPlane.of(optimizer, self.model.trainable())
+        self.observers = observers if isinstance(observers, Observers) else Observers(observers)
+        self.phase: CompiledPhase | None = None
+        """The phase whose declared state the planes hold; None before the first."""
+        self._reference_phase = -1
+
+    def apply_values(self, t: float) -> None:
+        """Put in force what follows time."""
+        self.objective.apply_values(t)
+        self.model.apply_values(t)
+        self.optimizer.apply_values(t)
+
+    def reach(self, boundary: int) -> None:
+        """Put in force what the model follows at the end of a phase, which lies after its last step: a gate stands open there."""
+        self.model.apply_values(self._schedule.clock.t(boundary))
+
+    # -- crossing a boundary --------------------------------------------------------------------------------------
+
+    def enter(self, phase: CompiledPhase) -> tuple[ModelReceipt, MomentsReceipt]:
+        """Cross into the declared state of a phase: task and data, then the model, then the optimizer over what the model has become.
+
+        Returns:
+            What the model plane did to the parameters, and what the optimizer plane did to their moments.
+        """
+        self.phase, state = phase, phase.state
+        if state is None:  # finished objects, which no phase changes
+            self._take_reference(phase)
+            return ModelReceipt(adopted={name: name for name in self.model.trainable()}), MomentsReceipt()
+        self.objective.enter(state.task)
+        self.data.enter(state.data, lookahead=self.objective.lookahead)
+        model = self._enter_model(phase, state)
+        moments = self._enter_optimizer(phase, state, model if phase.index else None)
+        self._take_reference(phase)
+        self._get_ready(self._schedule.clock.t(phase.start))
+        return model, moments
+
+    def _enter_model(self, phase: CompiledPhase, state: TrainingState) -> ModelReceipt:
+        """An optimizer that trains at other points lets go first: what it will not train any more holds the weights to keep."""
+        growth = self._grow(phase.enter.growth) if self._grow is not None and phase.enter.growth is not None else None
+        self.optimizer.leave(state.optimizer)
+        return self.model.enter(state.model, Boundary.of(phase, growth), settle=self.optimizer.settle)
+
+    def _enter_optimizer(self, phase: CompiledPhase, state: TrainingState, receipt: ModelReceipt | None) -> MomentsReceipt:
+        t = self._schedule.clock.t(phase.start)
+        self.model.apply_values(t)
+        parameters = dict(self.model.model.named_parameters())
+        return self.optimizer.enter(state.optimizer, parameters, t, receipt=receipt, enter=phase.enter)
+
+    def _take_reference(self, phase: CompiledPhase) -> None:
+        due = self.objective.task.get_spec().reference is not None and not self.keeps_task(phase)
+        with self.optimizer.evaluating() if due else nullcontext():
+            if self.objective.take_reference(self.model.model):
+                self._reference_phase = phase.index
+
+    def keeps_task(self, phase: CompiledPhase) -> bool:
+        """Whether a phase goes on with the task of the one before it."""
+        before = self._schedule.phases[phase.index - 1].state if phase.index else None
+        return before is not None and phase.state is not None and before.task.structure == phase.state.task.structure
+
+    def _get_ready(self, t: float) -> None:
+        """Placed, in training mode, and with the values of time t."""
+        self.placement.wrap(self.model.model)
+        self.model.train()
+        self.apply_values(t)
+
+    # -- saved states ---------------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """What every plane and the observers hold, by name; the live tensors and no copies."""
+        reference = self.objective.reference
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "data": self.data.state_dict(),
+            "task": self.objective.state_dict(),
+            "reference": None if reference is None else {"phase": self._reference_phase, "model": named_state(reference)},
+            "observers": self.observers.state_dict(),
+        }
+
+    def restore(self, saved: Mapping[str, Any], step: int) -> None:
+        """Build the declared state of the last step before `step` as it stands, and load what `state` returned then, by name.
+
+        Raises:
+            UserError: the saved state is not of this declaration; every difference.
+            DataError: the saved read positions are not of the declared sources.
+        """
+        phase = self._schedule.phase_at(max(step - 1, 0))
+        if phase.state is not None:
+            self._declare(phase, phase.state, self._schedule.clock.t(max(step - 1, 0)), saved)
+        self._load(saved)
+        self._load_reference(saved["reference"])
+
+    def _declare(self, phase: CompiledPhase, state: TrainingState, t: float, saved: Mapping[str, Any]) -> None:
+        """Build the declared state of a phase from nothing, without walking the phases before it."""
+        self.objective.enter(state.task)
+        parked = {name: part for name, part in self._sources_around(phase).items() if name in saved["data"]["sources"]}
+        self.data.enter(attrs.evolve(state.data, sources={**parked, **state.data.sources}), lookahead=self.objective.lookahead)
+        self.data.enter(state.data, lookahead=self.objective.lookahead)
+        self.model.enter(state.model, Boundary.of(phase), restoring=build_steps(self._schedule.phases[: phase.index + 1]))
+        parameters = dict(self.model.model.named_parameters())
+        self.optimizer.enter(state.optimizer, parameters, t, enter=phase.enter, fresh=saved["optimizer"]["fresh"])
+        self._get_ready(t)
+        self.phase = phase
+
+    def _sources_around(self, phase: CompiledPhase) -> dict[str, Part]:
+        """Every source of the run as declared when it was read last before the end of a phase; later ones as when first read."""
+        phases = self._schedule.phases
+        nearest = (*reversed(phases[phase.index + 1 :]), *phases[: phase.index + 1])
+        return {name: part for each in nearest if each.state is not None for name, part in each.state.data.sources.items()}
+
+    def _load(self, saved: Mapping[str, Any]) -> None:
+        """Hand each owner its part, the observers last; everything that does not fit is said at once."""
+        faults: list[UserError] = []
+        if strange := sorted(saved["optimizer"]["parameters"].keys() - saved["model"].keys()):
+            faults.append(UserError(f"optimizer state is saved for parameters that the model does not have: {', '.join(strange)}"))
+        owners = {"model": self.model, "optimizer": self.optimizer, "data": self.data, "task": self.objective, "observers": self.observers}
+        for name, owner in owners.items():
+            try:
+                cast(Any, owner).load_state_dict(saved[name])
+            except UserError as error:
+                faults.append(error)
+        if faults:
+            raise faults[0] if len(faults) == 1 else UserError("\n".join(map(str, faults)))
+
+    def _load_reference(self, saved: Mapping[str, Any] | None) -> None:
+        if saved is None:
+            return
+        phase = self._schedule.phases[saved["phase"]]
+        if phase.state is None:
+            reference: nn.Module = deepcopy(self.model.model)
+        else:
+            reference = self.model.another(self._schedule.phases[: phase.index + 1], self._schedule.clock.t(phase.start))
+        load_named_state(reference, saved["model"], "the weights of the saved reference")
+        self.objective.hold_reference(reference)
+        self._reference_phase = phase.index

@@ -1,0 +1,65 @@
+"""The one way of every event: to the observers that the experiment declares, then to the run's own listeners."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from typing import Any
+from warnings import warn
+
+from stackwise.contracts.events import Event
+from stackwise.contracts.protocols import Observer, Stateful
+from stackwise.errors import UserError
+
+
+class Observers:
+    """Everybody who hears the events of a run. They outlive the machine: after a rewind the next one tells the same observers.
+
+    Args:
+        declared: observers in their order; one that raises is dropped with a warning, and the run goes on.
+    """
+
+    def __init__(self, declared: Sequence[Observer] = ()) -> None:
+        self._declared = tuple(declared)
+        self._heard_by = list(declared)
+        self._listeners: list[Observer] = []
+
+    def listen(self, listener: Observer) -> None:
+        """Have a listener of the run itself hear every event after the declared observers; what it raises ends the run."""
+        self._listeners.append(listener)
+
+    def tell(self, event: Event) -> None:
+        """Let everybody hear an event."""
+        if self._heard_by:
+            for observer in tuple(self._heard_by):
+                self._tell_declared(observer, event)
+        for listener in self._listeners:
+            listener(event)
+
+    def _tell_declared(self, observer: Observer, event: Event) -> None:
+        try:
+            observer(event)
+        except Exception as error:
+            self._heard_by.remove(observer)
+            sentence = f"observer {observer!r} raised {type(error).__name__}: {error}; it is dropped and the run goes on"
+            warn(sentence, RuntimeWarning, stacklevel=4)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the stateful ones hold, those that were dropped included, by their place; copies, for they hear more before it is saved."""
+        return {place: deepcopy(observer.state_dict()) for place, observer in self._stateful().items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Hand each stateful observer what `state_dict` returned of it.
+
+        Raises:
+            UserError: others are declared than were saved.
+        """
+        stateful = self._stateful()
+        if state.keys() != stateful.keys():
+            raise UserError(f"observers with state are saved as {sorted(state)}, declared are {sorted(stateful)}")
+        for place, observer in stateful.items():
+            observer.load_state_dict(deepcopy(state[place]))
+
+    def _stateful(self) -> dict[str, Stateful]:
+        observers: Sequence[object] = self._declared
+        return {str(place): observer for place, observer in enumerate(observers) if isinstance(observer, Stateful)}

@@ -1,0 +1,178 @@
+"""One training step: forward and backward over its batches, then, when everything is finite, clip and update."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import hypot, isfinite, nan
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from stackwise.contracts.protocols import Batch
+from stackwise.errors import UserError
+from stackwise.machine.buffers import TrainedBuffers
+from stackwise.machine.evaluation import number
+from stackwise.machine.live import LiveState
+from stackwise.planes.data.randomness import seed_others
+from stackwise.planes.objective import check_loss
+from stackwise.timeline.duration import Moment
+from stackwise.timeline.streams import step_seed, stream_key
+
+Metrics = Mapping[str, tuple[Any, Any]]
+"""Name → a sum and its denominator."""
+
+
+NO_TARGET = "it has no target"
+"""Why a step is skipped that is not at fault."""
+
+
+class Outcome(NamedTuple):
+    """What came of one step."""
+
+    loss: float
+    """Mean over the step's targets; nan where it has none."""
+    grad_norm: float
+    skipped: str
+    """Why the step changed nothing; empty where it trained."""
+    metrics: dict[str, float]
+    """What the task reports beside the loss, as means."""
+
+
+class Step:
+    """Trains the live state by one step at a time."""
+
+    def __init__(self, live: LiveState, seed: int) -> None:
+        self._live = live
+        self._task_key, self._model_key = stream_key(seed, "task"), stream_key(seed, "model")
+        self._generator = torch.Generator()
+        self._generators = live.placement.generators()
+        self._last_share: tuple[float, torch.Tensor] | None = None
+        self._checked_task: object = None
+        self._buffers: TrainedBuffers
+        self._rates: list[tuple[str, dict[str, Any], str]] = []
+
+    def get_ready(self) -> None:
+        """At the begin of a phase: see which buffers and learning rates there are."""
+        self._buffers = TrainedBuffers(self._live.model.model)
+        self._rates = _rates(self._live.optimizer.optimizer)
+
+    def rates(self) -> dict[str, float]:
+        """Every learning rate in force by its group and key, where there are several."""
+        return {name: float(group[key]) for name, group, key in self._rates}
+
+    def seed(self, step: int) -> None:
+        """Begin the streams of a step, so that no generator's state has to be saved."""
+        self._generator.manual_seed(step_seed(self._task_key, step))
+        seed = step_seed(self._model_key, step)
+        seed_others(seed)
+        for generator in self._generators:
+            generator.manual_seed(seed)
+
+    def run(self, batches: Sequence[Batch], moment: Moment) -> Outcome:
+        """Forward, backward and, when everything is finite, the update."""
+        optimizer = self._live.optimizer
+        self._buffers.before_step()
+        loss, targets, metrics = self._backward(batches, moment)
+        parameters = optimizer.parameters
+        norm = gradient_norm(parameters)
+        if why := self._why_skipped(loss, norm, targets):
+            self._buffers.put_back()
+        else:
+            if optimizer.clip is not None and norm > optimizer.clip:
+                _scale_gradients(parameters, optimizer.clip / norm)
+            optimizer.step(moment.t)
+        for parameter in parameters:
+            parameter.grad = None
+        return Outcome(loss, norm, why, metrics)
+
+    def _why_skipped(self, loss: float, norm: float, targets: float) -> str:
+        if not targets:
+            return NO_TARGET
+        if not isfinite(loss):
+            return "its loss is not finite"
+        if not isfinite(norm):
+            return "its gradient is not finite"
+        buffer = self._buffers.not_finite()
+        return "" if buffer is None else f"it made the buffer {buffer} not finite"
+
+    def _backward(self, batches: Sequence[Batch], moment: Moment) -> tuple[float, float, dict[str, float]]:
+        """Gradients of the mean over all targets of the step, exact under accumulation because sums and weights are kept apart."""
+        if len(batches) == 1:
+            total, weight, metrics = self._forward(batches[0], moment)
+            torch.autograd.backward(total, self._share(total, weight))
+            targets = float(weight)
+            return _ratio(total.item(), targets), targets, _means((metrics,)) if metrics else {}
+        totals = targets = 0.0
+        parts = []
+        for batch in batches:
+            total, weight, metrics = self._forward(batch, moment)
+            torch.autograd.backward(total)
+            totals, targets = totals + total.item(), targets + float(weight)
+            parts.append(metrics)
+        _scale_gradients(self._live.optimizer.parameters, _ratio(1.0, targets))
+        return _ratio(totals, targets), targets, _means(parts)
+
+    def _share(self, total: torch.Tensor, weight: torch.Tensor | float) -> torch.Tensor:
+        """1 / weight as the gradient of the sum: the gradient of the mean without a division in the graph."""
+        if isinstance(weight, torch.Tensor):
+            return torch.ones_like(total) / weight
+        share = self._last_share
+        if share is None or share[0] != weight or share[1].dtype != total.dtype:
+            share = self._last_share = (weight, torch.full_like(total, _ratio(1.0, weight), requires_grad=False))
+        return share[1]
+
+    def _forward(self, batch: Batch, moment: Moment) -> tuple[torch.Tensor, torch.Tensor | float, Metrics]:
+        objective = self._live.objective
+        task = objective.task
+        prepared = task.prepare(batch, moment, self._generator)
+        with self._live.placement.forward_context():
+            result = objective.loss(self._live.model.model, prepared)
+        if self._checked_task is not task:
+            check_loss(task, result)
+            self._checked_task = task
+        return result[0], result[1], result[2]
+
+
+def gradient_norm(parameters: Sequence[nn.Parameter]) -> float:
+    """Global L2 norm of the gradients; not finite when any of them is not.
+
+    Raises:
+        UserError: no parameter has a gradient: the loss does not depend on anything trainable.
+    """
+    gradients = [gradient for p in parameters if (gradient := p.grad) is not None]
+    if not gradients:
+        raise UserError(
+            "no trainable parameter has a gradient: the loss does not depend on what is trained; thaw something that it passes through"
+        )
+    norms = torch._foreach_norm(gradients)
+    if gradients[0].is_cpu:  # reading one by one is cheaper than a kernel that stacks them; a device would wait at each
+        return hypot(*[norm.item() for norm in norms])
+    return hypot(*torch.stack(norms).tolist())
+
+
+def _scale_gradients(parameters: Sequence[nn.Parameter], factor: float) -> None:
+    torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], factor)
+
+
+def _ratio(total: float, weight: float) -> float:
+    """A mean; not finite when a step has no target, so that the step is skipped and counted."""
+    return total / weight if weight else nan
+
+
+def _means(parts: Sequence[Metrics]) -> dict[str, float]:
+    """Means over the batches of a step; a metric without a denominator is left out."""
+    sums: dict[str, tuple[float, float]] = {}
+    for metrics in parts:
+        for name, (value, count) in metrics.items():
+            total, weight = sums.get(name, (0.0, 0.0))
+            sums[name] = (total + number(value), weight + number(count))
+    return {name: total / weight for name, (total, weight) in sums.items() if weight}
+
+
+def _rates(optimizer: torch.optim.Optimizer) -> list[tuple[str, dict[str, Any], str]]:
+    """Name, torch group and key of every learning rate; nothing where `lr` is the only one."""
+    groups = optimizer.param_groups
+    named = [(group.get("group", str(i) if len(groups) > 1 else "default"), group) for i, group in enumerate(groups)]
+    rates = {f"{name}.{key}": (group, key) for name, group in named for key in group if key == "lr" or key.endswith("_lr")}
+    return [(name, *place) for name, place in rates.items()] if len(rates) > 1 else []

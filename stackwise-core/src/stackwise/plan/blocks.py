@@ -1,0 +1,123 @@
+"""Which old block each block of a grown rack comes from, as its growth operator says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from attrs import frozen
+
+from stackwise.config import PhaseConfig
+from stackwise.contracts.components import BuildContext, Built
+from stackwise.contracts.growth import BlockOrigin, GrowthOperator, GrowthRequest
+from stackwise.contracts.specs import RackSpec
+from stackwise.curriculum.parts import Part
+from stackwise.curriculum.states import ModelState
+from stackwise.errors import Problem, ProviderError
+from stackwise.plan.parts import Draft, Drafts
+
+BlockMap = Mapping[tuple[str, int], BlockOrigin]
+
+
+@frozen
+class Growing:
+    """The growth operator of a boundary."""
+
+    draft: Draft
+    part: Part
+    start: float
+    """Run time at the boundary."""
+    end: float
+    """Run time at the end of the phase that it opens."""
+
+    def operator(self, drafts: Drafts) -> GrowthOperator | None:
+        """The operator itself; None, with the reason among the faults, where it cannot be built or is none."""
+        draft = self.draft
+        operator: GrowthOperator
+        if isinstance(draft.given, Built):
+            operator = draft.given.make(**draft.options)
+        elif draft.registered is None:
+            operator = draft.given
+        else:
+            try:
+                operator = draft.registered.build(self.part.options_at(0.0), BuildContext(seed=0))
+            except ProviderError as error:
+                drafts.faults.append(error)
+                return None
+            except Exception as error:
+                drafts.faults.append(ProviderError(f"{draft.label} could not be built: {type(error).__name__}: {error}"))
+                return None
+        if not hasattr(operator, "map_blocks") or not hasattr(operator, "preserves_function"):
+            what = f"{draft.label} is no growth operator: a {type(operator).__name__} without map_blocks or preserves_function"
+            drafts.faults.append(ProviderError(what))
+            return None
+        return operator
+
+    def check_gate(self, preserves_function: bool, blocks: BlockMap, drafts: Drafts) -> None:
+        """A gate that keeps the function begins at 0; every gate ends at 1, where it is folded into the weights by being taken away."""
+        if not any(origin.gated for origin in blocks.values()):
+            return
+        gate, path = self.part.curves.get("gate"), f"{self.draft.path}.gate"
+        if gate is None:
+            drafts.faults.append(ProviderError(f"{self.draft.label} gates blocks, but has no option `gate` that may follow time"))
+        elif preserves_function and gate(self.start) != 0.0:
+            message = f"the gate stands at {gate(self.start):g} where its phase begins, so that the function jumps: let it rise from 0"
+            drafts.problems.append(Problem(f"{message}, as in {{linear: {{from: 0, to: 1, over: phase}}}}", path))
+        elif abs(gate(self.end) - 1.0) > 1e-9:
+            message = (
+                f"the gate stands at {gate(self.end):g} where its phase ends, and it is taken away there: let it reach 1 in this phase"
+            )
+            drafts.problems.append(Problem(f"{message}, as in {{linear: {{from: 0, to: 1, over: phase}}}}", path))
+
+
+def kept_blocks(phase: PhaseConfig, old: ModelState, new: ModelState, drafts: Drafts) -> BlockMap:
+    """Every block where it was, without an operator; a block that was not there is a problem."""
+    known = set(_blocks(old))
+    if fresh := [block for block in _blocks(new) if block not in known]:
+        names = ", ".join(c.id for c in drafts.registry.of_kind("growth")) or "none installed"
+        stack, index = fresh[0]
+        message = (
+            f"block {index} of stack '{stack}' is new in phase '{phase.name}', and nothing says where it comes from: "
+            f"declare `enter: {{growth: {{use: ...}}}}` in the phase (operators: {names})"
+        )
+        path = "model.rack.stacks"
+        drafts.problems.append(Problem(message, path, phase.locate(path)))
+    return {block: BlockOrigin(source=block if block in known else None) for block in _blocks(new)}
+
+
+def grown_blocks(old: ModelState, new: ModelState, operator: GrowthOperator, growth: Draft, rack: Draft, drafts: Drafts) -> BlockMap:
+    """What the operator says of every block of the new rack; empty, with the reason told, where that cannot be used."""
+    spec = rack.spec
+    request = GrowthRequest(
+        old_stacks=old.stacks,
+        new_stacks=new.stacks,
+        residual_outputs=spec.residual_outputs if isinstance(spec, RackSpec) else (),
+        old_options={role: getattr(old, role).plain_options for role in ("embedding", "rack", "head")},
+        new_options={role: getattr(new, role).plain_options for role in ("embedding", "rack", "head")},
+    )
+    try:
+        origins = operator.map_blocks(request)
+    except ValueError as error:
+        drafts.problems.append(Problem(f"{growth.id} cannot make this change: {error}", growth.path))
+        return {}
+    except Exception as error:
+        if growth.registered is None:
+            raise
+        message = f"{growth.label} failed: {type(error).__name__}: {error}; what it cannot do it says as ValueError"
+        drafts.faults.append(ProviderError(message))
+        return {}
+    blocks, known = _blocks(new), {None, *_blocks(old)}
+    if not hasattr(origins, "keys") or set(origins) != set(blocks) or any(origin.source not in known for origin in origins.values()):
+        message = f"{growth.label} mapped blocks {origins} where the new rack has {blocks}, or from blocks that do not exist"
+        drafts.faults.append(ProviderError(message))
+        return {}
+    return {block: origins[block] for block in blocks}
+
+
+def keeps_every_block(old: ModelState, blocks: BlockMap) -> bool:
+    """Whether the old blocks all go on, each once and in their order, so that only new ones can change the function."""
+    sources = [origin.source for origin in blocks.values() if origin.source is not None and not origin.gated and not origin.zero_residual]
+    return sources == _blocks(old)
+
+
+def _blocks(model: ModelState) -> list[tuple[str, int]]:
+    return [(stack, index) for stack, count in model.stacks.items() for index in range(count)]

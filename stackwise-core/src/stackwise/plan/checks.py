@@ -1,0 +1,119 @@
+"""What a phase says that cannot be meant: one function an idea, each giving problems with their places."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from stackwise.config import Experiment, PhaseConfig
+from stackwise.contracts.selectors import compile_selector
+from stackwise.contracts.specs import HeadSpec, Spec, TaskSpec
+from stackwise.curriculum.states import DataState
+from stackwise.errors import Problem, SelectorError, did_you_mean
+from stackwise.plan.parts import Draft
+from stackwise.timeline.clock import Clock
+
+Tasks = Sequence[Draft | None]
+"""The tasks of the timeline; None for one that has a mistake."""
+
+
+def crossing_problems(phase: PhaseConfig, first: PhaseConfig) -> Iterator[Problem]:
+    """The first phase crosses nothing, and weights to start from belong to it alone."""
+    if phase.index == 0:
+        enter = phase.enter
+        idle = {
+            "growth": enter.growth is not None,
+            "fresh": bool(enter.fresh),
+            "rewarm": enter.rewarm is not None,
+            "moments": enter.moments == "reset",
+            "weight_adapters": enter.weight_adapters == "drop",
+        }
+        for key in (key for key, declared in idle.items() if declared):
+            yield _at(phase, f"enter.{key}", f"the first phase has nothing to grow from: remove `enter.{key}`")
+    elif phase.model.start != first.model.start:
+        message = "only the run as a whole starts from weights: move it out of the phase; a phase takes over the model before it"
+        yield _at(phase, "model.start", message)
+
+
+def name_problems(phase: PhaseConfig, optimizer: Draft | None) -> Iterator[Problem]:
+    """Selectors are selectors, and groups set what the optimizer has."""
+    model = phase.model
+    selected = {f"model.weight_adapters.{name}.select": adapter.select for name, adapter in model.weight_adapters.items()}
+    selected |= {"model.freeze": model.freeze, "enter.fresh": phase.enter.fresh}
+    selected |= {} if model.start is None else {"model.start.drop": model.start.drop}
+    selected |= {f"optimizer.groups.{group.name}.select": group.select for group in phase.optimizer.groups}
+    for path, selectors in selected.items():
+        for selector in selectors:
+            try:
+                compile_selector(selector)
+            except SelectorError as error:
+                yield _at(phase, path, str(error))
+    if optimizer is None:
+        return
+    for group in phase.optimizer.groups:
+        for name in (name for name in group.options if name not in optimizer.schedules):
+            message = f"{optimizer.label} has no option '{name}' that a group may set{did_you_mean(name, optimizer.schedules)}"
+            yield _at(phase, f"optimizer.groups.{group.name}.{name}", message)
+
+
+def watch_problems(phase: PhaseConfig, reaction: Draft | None, evaluations: Sequence[str], tasks: Tasks) -> Iterator[Problem]:
+    """A reaction that says what it watches watches something that will be measured."""
+    if reaction is None or not hasattr(reaction.options, "watches"):
+        return
+    path, known = f"{reaction.path}.metric" if hasattr(reaction.options, "metric") else reaction.path, ["train", *evaluations]
+    for metric in reaction.options.watches():
+        name = metric.partition(".")[0]
+        if name not in known:
+            message = f"{reaction.label} watches '{metric}', and there is no evaluation '{name}'{did_you_mean(name, known)}"
+            yield _at(phase, path, message)
+        elif unknown := _unknown_metric(metric, tasks):
+            yield _at(phase, path, f"{reaction.label} watches '{metric}', and {unknown}")
+
+
+def best_problems(experiment: Experiment, tasks: Tasks) -> Iterator[Problem]:
+    """The metric that the best checkpoint is chosen by is one that the evaluations will have."""
+    best = experiment.run.checkpoint.best_metric
+    if best is not None and (unknown := _unknown_metric(best[0], tasks)):
+        yield experiment.problem("run.checkpoint.best", unknown)
+
+
+def _unknown_metric(metric: str, tasks: Tasks) -> str | None:
+    """Why no evaluation will have a metric; None where one may: it is the loss, a task names it, or a task does not say its own."""
+    name, known = metric.partition(".")[2], {"loss"}
+    for task in tasks:
+        spec = None if task is None else task.spec
+        if not isinstance(spec, TaskSpec) or spec.metrics is None:
+            return None
+        known.update(spec.metrics)
+    return None if name in known else f"no task on the timeline has the metric '{name}'{did_you_mean(name, known)}"
+
+
+def tie_problems(phase: PhaseConfig, head: Spec | None) -> Iterator[Problem]:
+    """One parameter has one dtype, so what is tied is held in one precision."""
+    precision = phase.model.precision
+    for own, canonical in (head.ties if isinstance(head, HeadSpec) else {}).items():
+        role = canonical.partition(".")[0]
+        of_head, of_other = (precision.get(part, "float32") for part in ("head", role))  # type: ignore[call-overload]  # a role is a key
+        if of_head != of_other:
+            message = f"head.{own} is tied to {canonical}, and the {role} is held in {of_other} but the head in {of_head}: "
+            yield _at(phase, "model.precision", message + "give both one precision, or untie them")
+
+
+def mix_problems(phase: PhaseConfig, data: DataState, clock: Clock) -> Iterator[Problem]:
+    """No weight goes below zero, and some source is read at every step: what constant weights say, the config has said."""
+    for name, curve in data.mix.items():
+        if (least := min(knot.value for knot in curve.knots)) < 0 and not curve.is_constant:
+            message = f"a weight of {least:g} is below zero: only ratios of weights above zero have a meaning"
+            yield _at(phase, f"data.mix.{name}", message)
+    start, stop, mix = clock.starts[phase.index], clock.starts[phase.index + 1], data.mix.values()
+    if len(mix) < 2 or all(curve.is_constant for curve in mix):
+        return
+    # weights that are all zero are so from an instant on at which one of them changes its way, or from the start of the phase
+    for step in sorted({start, *(clock.step_at(knot.t) for curve in mix for knot in curve.knots)}):
+        if start <= step < stop and not any(curve(clock.t(step)) > 0 for curve in mix):
+            message = f"every weight is zero at step {step}: at least one source has a weight above zero at every step"
+            yield _at(phase, "data.mix", message)
+            return
+
+
+def _at(phase: PhaseConfig, path: str, message: str) -> Problem:
+    return Problem(message, path, phase.locate(path))
