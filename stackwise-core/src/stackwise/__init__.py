@@ -74,6 +74,7 @@ _FACE = {
     "PhaseSchedule": "stackwise.curriculum.schedule",
     "Model": "stackwise.planes.model.module",
     "TrainingMachine": "stackwise.machine.machine",
+    "Settings": "stackwise.machine.settings",
     "carry": "stackwise.planes.carry",
     "Experiment": "stackwise.config",
     "load": "stackwise.config",
@@ -89,6 +90,10 @@ _FACE = {
     "PhaseEntered": "stackwise.contracts.events",
     "Evaluated": "stackwise.contracts.events",
     "Reacted": "stackwise.contracts.events",
+    "CheckpointSaved": "stackwise.contracts.events",
+    "CheckpointRefused": "stackwise.contracts.events",
+    "ConfigChanged": "stackwise.contracts.events",
+    "Rewound": "stackwise.contracts.events",
     "RunFinished": "stackwise.contracts.events",
     # errors
     "StackwiseError": "stackwise.errors",

@@ -276,9 +276,24 @@ class Drafts:
                 if _is_schedule(value):
                     schedules[name] = parse_schedule(options.pop(name))
                 elif kind == "optimizer" and name in ("lr", "weight_decay"):
-                    schedules[name] = Constant(value=options.pop(name))
+                    schedules[name] = _constant(name, options.pop(name))
         except UserError as error:
             self.problems.append(Problem(str(error), ref.path))
             return None
         name = getattr(ref.given.make, "__name__", type(ref.given.make).__name__)
         return Draft(kind=kind, id=name, path=ref.path, options=options, schedules=schedules, given=ref.given)
+
+
+def _constant(name: str, value: Any) -> Schedule:
+    """A number that a user's own callable takes, and that the core may set at every step.
+
+    Raises:
+        UserError: no number.
+    """
+    try:
+        return Constant(value=float(value))
+    except (TypeError, ValueError):
+        form = (
+            "what follows time is written as a schedule, as in {'linear': {'from': 1e-3, 'to': 0}}, so that it can be planned and resumed"
+        )
+        raise UserError(f"{name}: {value!r} is not a number: {form}") from None

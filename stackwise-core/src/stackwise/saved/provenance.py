@@ -19,7 +19,7 @@ from stackwise.timeline.clock import Past
 from stackwise.timeline.clock_json import clock_as_json, clock_from_json
 
 FORMAT = 1
-_TEXT, _MAP = instance_of(str), instance_of(Mapping)
+_TEXT, _MAP = instance_of(str), instance_of(Mapping)  # type: ignore[type-abstract]  # any map will do
 
 
 def _names_its_files(row: object, attribute: object, value: Mapping[str, Any]) -> None:
