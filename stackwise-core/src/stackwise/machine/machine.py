@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import atexit
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from time import perf_counter
 from typing import Any
+from weakref import ref
 
 import torch
 from torch import nn
@@ -73,6 +75,7 @@ class TrainingMachine:
         """The next step to run."""
         self._counts = Counts()
         self._begun = False
+        self._at_exit: Callable[[], None]
 
     @property
     def placement(self) -> Placement:
@@ -156,18 +159,28 @@ class TrainingMachine:
 
     # -- training -------------------------------------------------------------------------------------------------
 
-    def train(self) -> Iterator[Event]:
+    def train(self) -> Generator[Event, None, None]:
         """Run every step that is left, yielding each event as it happens; observers hear it first.
+
+        Whoever leaves half-way may `close()` it, so that reader threads and processes end; it closes itself when it is collected, and at
+        the end of the process while there is still everything to close it with.
 
         Raises:
             TrainingHalted: too many steps in a row were not finite.
             DataError: too many steps in a row had no target.
         """
+        events = self._train()
+        self._at_exit = partial(_close, ref(events))
+        atexit.register(self._at_exit)
+        return events
+
+    def _train(self) -> Generator[Event, None, None]:
         try:
             for event in self._walk():
                 self.live.observers.tell(event)
                 yield event
         finally:
+            atexit.unregister(self._at_exit)
             self.live.data.end()
 
     def _walk(self) -> Iterator[Event]:
@@ -290,3 +303,9 @@ class TrainingMachine:
         if done is not None and self.optimizer.reaction is not None:
             before, why = done
             yield Reacted(step, phase, before, self.optimizer.reaction.factor, why)
+
+
+def _close(walk: ref[Generator[Event, None, None]]) -> None:
+    events = walk()
+    if events is not None:
+        events.close()

@@ -98,7 +98,7 @@ class RunLoop:
                 if signals.stop is not None or (isinstance(event, StepDone) and signals.take_save()):
                     self._obey(signals, event)
         finally:
-            events.close()  # type: ignore[attr-defined]  # a generator: its reader threads and processes end here, not when it is collected
+            events.close()  # reader threads and processes end here, not when it is collected
 
     def _obey(self, signals: Signals, event: Event) -> None:
         """Save now, and leave when asked to; between a step and the next an event may come at which there is nothing new to save."""
