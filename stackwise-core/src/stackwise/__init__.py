@@ -81,6 +81,8 @@ _FACE = {
     "make_plan": "stackwise.plan",
     "discover": "stackwise.host.discovery",
     "assemble": "stackwise.assembly.workshop",
+    "run": "stackwise.runs.run",
+    "Settings": "stackwise.machine.settings",
     "load_exported": "stackwise.saved.export",
     "generate": "stackwise.saved.generate",
     "Plan": "stackwise.plan",
