@@ -14,7 +14,7 @@ from shutil import copytree, rmtree
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
-from faulty_disk import CRASHED, check_whole, count_calls, exiting, hidden_entries, ruled, save
+from faulty_disk import CRASHED, TENSORS, check_whole, count_calls, exiting, hidden_entries, ruled, save
 
 from stackwise.storage.checkpoints.store import CheckpointStore
 
@@ -66,7 +66,7 @@ def sweep(scenario: str, folder: Path) -> Iterator[dict[str, object]]:
     calls = calls_of(lambda: save(make(checkpoints), step, which), prepared, place)
     for at in range(len(calls) + 1):
         yield crash(at, torn=False)
-        if at < len(calls) and calls[at] == "write":
+        if at < len(calls) and calls[at] in ("write", TENSORS):
             yield crash(at, torn=True)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from faulty_disk import (
+    TENSORS,
     PowerCut,
     RecordingDisk,
     check_whole,
@@ -96,6 +97,9 @@ def lying(number: int, name: str, real: Callable[..., Any], arguments: tuple[Any
     if name == "write":
         real(arguments[0], arguments[1][:-1])
         return len(arguments[1])
+    if name == TENSORS:
+        real(*arguments)
+        return os.truncate(arguments[1], arguments[1].stat().st_size - 1)
     return real(*arguments)
 
 
@@ -105,6 +109,11 @@ def flipping(number: int, name: str, real: Callable[..., Any], arguments: tuple[
         content = bytearray(arguments[1])
         content[30] ^= 4
         return real(arguments[0], bytes(content))
+    if name == TENSORS:
+        real(*arguments)
+        content = bytearray(arguments[1].read_bytes())
+        content[-1] ^= 4
+        return arguments[1].write_bytes(content)
     return real(*arguments)
 
 

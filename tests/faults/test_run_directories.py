@@ -70,7 +70,7 @@ COLD = "import sys; sys.modules['torch'] = None; from stackwise.cli import main;
 
 def test_a_second_process_is_refused_at_once_by_pid_and_host(server: ForkServer, folder: Path) -> None:
     assert begin(server, folder, signals={5: ["KILL"]}).code == -9
-    before = {path: path.stat().st_mtime_ns for path in (folder / "run").rglob("*") if path.name != "lock"}
+    before = {path: path.stat().st_mtime_ns for path in (folder / "run").rglob("*") if path.name not in ("lock", "writer.json")}
     with locked(folder) as pid:
         started = time.perf_counter()
         with pytest.raises(UserError, match=f"process {pid} on host {socket.gethostname()}"):
@@ -81,7 +81,7 @@ def test_a_second_process_is_refused_at_once_by_pid_and_host(server: ForkServer,
             assert ended.code == 2 and f"process {pid} on host" in ended.err
             at_once = run_python(COLD, *command, folder=folder)
             assert at_once.returncode == 2 and f"process {pid} on host" in at_once.stderr, at_once.stderr
-    assert {path: path.stat().st_mtime_ns for path in (folder / "run").rglob("*") if path.name != "lock"} == before
+    assert {path: path.stat().st_mtime_ns for path in (folder / "run").rglob("*") if path.name not in ("lock", "writer.json")} == before
     assert server.stackwise("resume", "run", cwd=folder).code == 0
 
 
@@ -222,7 +222,9 @@ def test_a_run_without_one_whole_checkpoint_is_not_begun_anew_over_what_there_is
     assert begin(server, folder, signals={5: ["KILL"]}).code == -9
     for tensors in (folder / "run" / "checkpoints").rglob("tensors.safetensors"):
         tensors.write_bytes(tensors.read_bytes()[:-1])
-    before = {path: path.read_bytes() for path in (folder / "run").rglob("*") if path.is_file() and path.name != "lock"}
+    before = {
+        path: path.read_bytes() for path in (folder / "run").rglob("*") if path.is_file() and path.name not in ("lock", "writer.json")
+    }
     for command in (("resume", "run"), ("run", "exp.yaml", "--output", "run", "--resume", "auto")):
         told = server.stackwise(*command, cwd=folder)
         assert (
@@ -252,7 +254,7 @@ def test_what_is_past_stays_and_what_is_to_come_may_change(server: ForkServer, f
         assert ended.code == 2 and "Traceback" not in ended.err, (setting, ended.err)
         return ended.err
 
-    files = {path: path.read_bytes() for path in (folder / "run").rglob("*") if path.is_file() and path.name != "lock"}
+    files = {path: path.read_bytes() for path in (folder / "run").rglob("*") if path.is_file() and path.name not in ("lock", "writer.json")}
     assert "every stream" in refused("run.seed=2")
     assert "has ended, at step 10" in refused("phases.one.until=40%")
     assert "was entered at step 10" in refused("phases.two.enter.growth.moments=reset")
@@ -290,7 +292,9 @@ def test_other_data_are_refused(server: ForkServer, folder: Path) -> None:
     (folder / "exp.yaml").write_text(re.sub(r"use: data.memory.*?heldout: 0.2", "use: data.text-files, paths: [a.txt], heldout: 0", text))
     (folder / "a.txt").write_text("one two three four five six seven " * 20)
     assert begin(server, folder, signals={7: ["KILL"]}).code == -9
-    before = {path: path.read_bytes() for path in (folder / "run").rglob("*") if path.is_file() and path.name != "lock"}
+    before = {
+        path: path.read_bytes() for path in (folder / "run").rglob("*") if path.is_file() and path.name not in ("lock", "writer.json")
+    }
     (folder / "a.txt").write_text("one two three four five six sevem " * 20)
     told = server.stackwise("resume", "run", cwd=folder)
     assert told.code == 2 and "the data changed since the checkpoint: source 'a'" in told.err, told.err
@@ -335,7 +339,9 @@ def test_a_provider_of_another_version_is_told_and_an_incompatible_one_refused(
     command = ("run", "exp.yaml", "--output", "run")
     first = server.stackwise(*command, cwd=folder, patch=installed(folder / "first", saved), signals={7: ["KILL"]})
     assert first.code == -9, first.err
-    before = {path: path.read_bytes() for path in (folder / "run").rglob("*") if path.is_file() and path.name != "lock"}
+    before = {
+        path: path.read_bytes() for path in (folder / "run").rglob("*") if path.is_file() and path.name not in ("lock", "writer.json")
+    }
     told = server.stackwise("resume", "run", cwd=folder, patch=installed(folder / "second", now))
     if refused:
         assert told.code == 2 and f"incompatible versions (fake-keep {saved} → {now})" in told.err, told.err

@@ -28,8 +28,14 @@ def run(server: ForkServer, folder: Path, signals: dict[int, list[str]]) -> Ende
     return server.stackwise("run", "exp.yaml", "--output", "run", *SPARSE, cwd=folder, signals=signals)
 
 
-@pytest.mark.parametrize(("name", "code"), [("TERM", 143), ("INT", 130)])
-@pytest.mark.parametrize("step", [15, pytest.param(16, marks=pytest.mark.slow), pytest.param(0, marks=pytest.mark.slow)])
+def stopping() -> list[object]:
+    """Every signal that stops, at some step; the ones of old at more."""
+    cases = [("TERM", 143, 15), ("INT", 130, 15), ("HUP", 129, 15), ("USR2", 128 + signal.SIGUSR2, 15), ("XCPU", 128 + signal.SIGXCPU, 15)]
+    more = [(name, code, step) for name, code in (("TERM", 143), ("INT", 130)) for step in (16, 0)]
+    return [*cases, *(pytest.param(*case, marks=pytest.mark.slow) for case in more)]
+
+
+@pytest.mark.parametrize(("name", "code", "step"), stopping())
 def test_one_signal_saves_the_state_behind_the_step_and_leaves(
     server: ForkServer, uninterrupted: Outcome, tmp_path: Path, name: str, code: int, step: int
 ) -> None:
@@ -49,6 +55,18 @@ def test_the_second_signal_leaves_at_once(server: ForkServer, tmp_path: Path, na
     assert ended.code == code
     assert saved_steps(tmp_path / "run") == [4]  # asked for at step 3; nothing was written after the second signal
     assert server.stackwise("resume", "run", cwd=tmp_path, signals={5: ["KILL"]}).code == -9
+
+
+def test_a_limit_of_processor_time_that_repeats_itself_is_no_second_wish(server: ForkServer, tmp_path: Path) -> None:
+    assert run(server, tmp_path, {20: ["XCPU", "XCPU", "XCPU"]}).code == 128 + signal.SIGXCPU
+    assert saved_steps(tmp_path / "run") == [21]
+
+
+def test_what_nohup_has_ignored_stays_ignored(server: ForkServer, tmp_path: Path) -> None:
+    (tmp_path / "exp.yaml").write_text(CONFIG)
+    patch = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)"
+    ended = server.stackwise("run", "exp.yaml", "--output", "run", *SPARSE, cwd=tmp_path, signals={15: ["HUP"]}, patch=patch)
+    assert ended.code == 0 and status(tmp_path / "run")["status"] == "finished"
 
 
 def test_usr1_saves_and_goes_on(server: ForkServer, uninterrupted: Outcome, tmp_path: Path) -> None:

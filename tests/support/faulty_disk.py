@@ -20,7 +20,9 @@ from attrs import define, field, frozen
 from stackwise.storage import disk
 from stackwise.storage.checkpoints.store import Checkpoint, CheckpointStore
 
-CALLS = ("mkdir", "open", "write", "fsync", "fstat", "close", "rename", "lstat", "listdir", "unlink", "rmdir")
+CALLS = ("mkdir", "open", "write", "fsync", "fstat", "close", "chmod", "replace", "lstat", "listdir", "unlink", "rmdir")
+TENSORS = "save_file"
+"""The library's own call: it writes a file of tensors beside its place, and renames it."""
 
 Rule = Callable[[int, str, Callable[..., Any], tuple[Any, ...]], Any]
 """(number of the call from 0, its name, the real one, its arguments) → what it returns or raises."""
@@ -35,19 +37,20 @@ def ruled(rule: Rule) -> Iterator[None]:
         real = getattr(os, name)
         return lambda *arguments: rule(next(numbers), name, real, arguments)
 
-    constants = {name: getattr(os, name) for name in dir(os) if name.startswith("O_")}
-    disk.os = SimpleNamespace(**constants, **{name: wrap(name) for name in CALLS})
+    save_file = disk.save_file
+    disk.os = SimpleNamespace(**{name: wrap(name) for name in CALLS})
+    disk.save_file = lambda tensors, path, metadata: rule(next(numbers), TENSORS, save_file, (tensors, path, metadata))
     try:
         yield
     finally:
-        disk.os = os
+        disk.os, disk.save_file = os, save_file
 
 
 def failing(at: int, error: int, *, once: bool = True) -> Rule:
     """The call of that number fails; with `once` false all that change something after it do as well, as on a disk that stays full."""
 
     def rule(number: int, name: str, real: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-        stays = not once and number > at and name in ("mkdir", "open", "write", "fsync", "rename")
+        stays = not once and number > at and name in ("mkdir", "open", "write", TENSORS, "fsync", "replace")
         if number == at or stays:
             raise OSError(error, os.strerror(error))
         return real(*arguments)
@@ -65,6 +68,9 @@ def exiting(at: int, *, torn: bool = False) -> Rule:
         if number == at:
             if torn and name == "write":
                 real(arguments[0], arguments[1][: len(arguments[1]) // 2])
+            if torn and name == TENSORS:
+                real(*arguments)
+                os.truncate(arguments[1], arguments[1].stat().st_size // 2)
             os._exit(CRASHED)
         return None if name == "fsync" else real(*arguments)
 
@@ -172,6 +178,9 @@ class RecordingDisk:
             self._opened[result] = self._open(*arguments[:2])
         elif name == "write":
             self._opened[arguments[0]].content += bytes(arguments[1][:result])
+        elif name == TENSORS:
+            parent, leaf = self._place(arguments[1])
+            parent.entries[leaf] = _File(arguments[1].read_bytes())
         elif name == "fsync":
             self._force(self._opened[arguments[0]])
         elif name == "mkdir":
@@ -180,7 +189,7 @@ class RecordingDisk:
         elif name in ("unlink", "rmdir"):
             parent, leaf = self._place(arguments[0])
             del parent.entries[leaf]
-        elif name == "rename":
+        elif name == "replace":
             (old, leaf), (new, other) = map(self._place, arguments)
             new.entries[other] = old.entries.pop(leaf)
         return result

@@ -65,6 +65,10 @@ class ConfigError(UserError):
 class UnknownComponentError(UserError):
     """A component id that no installed provider offers."""
 
+    def __init__(self, message: str, *, id: str, kind: str | None = None) -> None:
+        self.id, self.kind = id, kind
+        super().__init__(message)
+
 
 class SelectorError(UserError):
     """A selector that matches nothing, or is not a selector."""
@@ -98,7 +102,7 @@ class DiskError(UserError):
 
 @contextmanager
 def disk_errors(place: object, advice: str) -> Iterator[None]:
-    """Tell what the operating system refuses to write as the disk's error.
+    """Report what the operating system refuses to write as a disk error.
 
     Args:
         place: what could not be written.
@@ -129,9 +133,9 @@ class RunStopped(StackwiseError):
 
 
 def asks_too_much(error: BaseException) -> bool:
-    """Whether torch refused a tensor because its size in bytes is no 64-bit number; there is no class of its own for that."""
-    said = ("Storage size calculation overflowed", "Overflow when unpacking long", "numel: integer multiplication overflow")
-    return isinstance(error, OverflowError) or (isinstance(error, RuntimeError) and any(words in str(error) for words in said))
+    """Whether torch refused a tensor because its size in bytes is no 64-bit number; torch has no class for that."""
+    messages = ("Storage size calculation overflowed", "Overflow when unpacking long", "numel: integer multiplication overflow")
+    return isinstance(error, OverflowError) or (isinstance(error, RuntimeError) and any(message in str(error) for message in messages))
 
 
 def near_names(name: str, known: Iterable[str], count: int = 3) -> list[str]:

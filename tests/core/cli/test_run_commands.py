@@ -55,7 +55,7 @@ def test_a_run_leaves_everything_that_happened_and_weights_that_load_into_a_mode
     done = distributions.run_stackwise("run", str(config), "--output", str(tmp_path / "out"))
     assert done.returncode == 0, done.stderr
     out = tmp_path / "out"
-    files = {"config.yaml", "plan.json", "events.jsonl", "metrics.jsonl", "status.json", "lock", "checkpoints", "final"}
+    files = {"config.yaml", "plan.json", "events.jsonl", "metrics.jsonl", "status.json", "lock", "writer.json", "checkpoints", "final"}
     assert {path.name for path in out.iterdir()} == files
     events = lines(out / "events.jsonl")
     assert [e["event"] for e in events if e["event"] not in ("evaluated", "checkpoint_saved")] == [

@@ -41,7 +41,7 @@ REGISTRY = Registry(
 def said(kind: Kind, id: str) -> str:
     with pytest.raises(UnknownComponentError) as caught:
         REGISTRY.get(kind, id)
-    assert caught.value.exit_code == 2
+    assert (caught.value.exit_code, caught.value.kind, caught.value.id) == (2, kind, id)
     return str(caught.value)
 
 

@@ -122,6 +122,11 @@ def changed(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None
     return apply
 
 
+def flip_last_bit(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+
 WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
     "import path": (changed(lambda d: d["parts"]["rack"].update(use="os:system")), "component"),
     "unknown component": (changed(lambda d: d["parts"]["rack"].update(use="transformer.encodr")), "unknown rack"),
@@ -136,7 +141,7 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
     "gate nowhere": (changed(lambda d: d.update(gates={"value": 0.5, "modules": ["rack.nothing"]})), "does not describe a model"),
     "gate no number": (changed(lambda d: d.update(gates={"value": "half", "modules": []})), "does not describe a model"),
     "adapter missing": (changed(lambda d: d.update(adapters={})), "not this model's"),
-    "flipped bit": (lambda d: (d / "weights.safetensors").write_bytes((d / "weights.safetensors").read_bytes()[:-1] + b"?"), "damaged"),
+    "flipped bit": (lambda d: flip_last_bit(d / "weights.safetensors"), "damaged"),
     "no JSON": (lambda d: (d / "weights.json").write_text("{"), "no readable weights"),
     "no map": (lambda d: (d / "weights.json").write_text("[]"), "no map"),
 }

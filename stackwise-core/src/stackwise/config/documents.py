@@ -10,7 +10,7 @@ from typing import Final
 
 from stackwise.config.merging import is_table, merge
 from stackwise.config.nodes import Node, describe
-from stackwise.config.reader import MAX_BYTES, read_yaml
+from stackwise.config.reader import MAX_BYTES, MAX_DEPTH, MAX_KEY, read_yaml
 from stackwise.errors import ConfigError, Position, Problem, did_you_mean
 
 MAX_CHAIN: Final = 16
@@ -111,13 +111,15 @@ def override(document: Node, settings: Sequence[str]) -> Node:
     """
     problems: list[Problem] = []
     for setting in settings:
-        where = Position(f"--set {setting}")
+        where = Position(f"--set {setting if len(setting) <= MAX_KEY else setting[:MAX_KEY] + '…'}")
         key, equals, text = setting.partition("=")
         keys = tuple(key.split("."))
         if not equals or not text.strip() or not _KEYS.match(key):
             problems.append(
                 Problem("a setting is a dotted key, '=' and a value: `--set optimizer.lr=1e-3`; the value null removes", where=where)
             )
+        elif len(keys) > MAX_DEPTH:
+            problems.append(Problem(f"a key of {len(keys)} names: no config is nested more than {MAX_DEPTH} deep", where=where))
         elif keys[0] == "extends":
             problems.append(Problem("`extends` is decided in the file: it cannot be set from outside", where=where))
         elif any(is_table(keys[:count]) for count in range(len(keys))):
@@ -142,7 +144,12 @@ def override(document: Node, settings: Sequence[str]) -> Node:
 def _stray_phase(document: Node, name: str) -> str | None:
     phases = document.entries.get("phases")
     names = phases.entries if phases else {}
-    return None if name in names else f"there is no phase '{name}' to change{did_you_mean(name, names)}"
+    if name in names:
+        return None
+    if not names:
+        form = f"`phases: {{{name}: {{until: 100%}}}}`"
+        return f"there are no phases to change: declare them in the file, {form}, or set the key without `phases`"
+    return f"there is no phase '{name}' to change{did_you_mean(name, names)}"
 
 
 def _placed(node: Node, where: Position) -> Node:

@@ -8,9 +8,10 @@ import attrs
 from attrs import field, frozen
 from cattrs.errors import AttributeValidationNote, BaseValidationError, ForbiddenExtraKeysError, IterableValidationNote
 
+from stackwise.config.hints import unknown_key
 from stackwise.config.nodes import KeyPath
 from stackwise.contracts.options import config_key
-from stackwise.errors import ProviderError, UserError, did_you_mean
+from stackwise.errors import ProviderError, UserError
 
 
 @frozen
@@ -32,15 +33,25 @@ def faults_of(error: Exception, path: KeyPath = ()) -> list[Fault]:
     if isinstance(error, BaseValidationError):
         keys = {a.name: config_key(a) for a in attrs.fields(error.cl)} if attrs.has(error.cl) else {}
         faults = [fault for inner in error.exceptions for fault in faults_of(inner, here)]
-        return [attrs.evolve(fault, path=_renamed(fault.path, len(here), keys)) for fault in faults]
+        return [_explained(attrs.evolve(fault, path=_renamed(fault.path, len(here), keys)), len(here), error.cl) for fault in faults]
     if isinstance(error, ForbiddenExtraKeysError):
         known = [config_key(a) for a in attrs.fields(error.cl) if a.init]
-        return [Fault((*here, key), f"unknown key{did_you_mean(key, known)}") for key in sorted(map(str, error.extra_fields))]
+        return [Fault((*here, key), unknown_key(key, known, elsewhere=False)) for key in sorted(map(str, error.extra_fields))]
     if isinstance(error, KeyError) and len(here) > len(path):  # without a note of where, a class raised it on its own account
         return [Fault(here, "is missing: give it a value", missing=True)]
     if isinstance(error, ValueError | UserError):
         return [Fault(here, str(error))]
     raise ProviderError(f"{'.'.join(here) or 'options'}: {type(error).__name__}: {error}") from error
+
+
+def _explained(fault: Fault, depth: int, cls: type) -> Fault:
+    """A missing key of the core says what it is, and how it is written."""
+    if not fault.missing or len(fault.path) != depth + 1 or not attrs.has(cls):
+        return fault
+    about = {config_key(a): a.metadata for a in attrs.fields(cls)}.get(fault.path[depth], {})
+    if not about.get("doc") or not about.get("examples"):
+        return fault
+    return attrs.evolve(fault, message=f"is missing: {about['doc']}; write `{fault.path[depth]}: {about['examples'][0]}`")
 
 
 def _noted(error: Exception) -> KeyPath:

@@ -7,7 +7,7 @@ from typing import Any
 
 from attrs import frozen
 
-from stackwise.contracts.options import REQUIRED, described
+from stackwise.contracts.options import REQUIRED, describe_field
 
 FORMAT = 1
 """The version of the config format, written as `stackwise: 1`."""
@@ -46,7 +46,7 @@ def key(
     """
     about = {"examples": (example,) if isinstance(example, str) else example, "absent": absent, "form": form, "key": named, "rule": rule}
     said = {name: value for name, value in {**about, "above": above}.items() if value not in (None, "", ())}
-    return described(default, doc=doc, minimum=minimum, maximum=maximum, factory=factory, extra=said)
+    return describe_field(default, doc=doc, minimum=minimum, maximum=maximum, factory=factory, extra=said)
 
 
 @frozen(kw_only=True)

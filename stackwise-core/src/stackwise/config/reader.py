@@ -23,6 +23,7 @@ _UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U000100
 _TAB_INDENT = re.compile(r"^ *\t", re.MULTILINE)
 _NULLS = frozenset({"", "~", "null", "Null", "NULL"})
 _BOOLS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
+_KEY = re.compile(r"\s*[A-Za-z0-9_.-]+\s*:")
 _INT = re.compile(r"[-+]?[0-9]+\Z")
 _RADIX = re.compile(r"0o[0-7]+\Z|0x[0-9a-fA-F]+\Z")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?\Z")
@@ -194,4 +195,18 @@ class _Reader:
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
         reason = ", ".join(filter(None, (getattr(error, "problem", None), getattr(error, "context", None)))) or str(error)
         where = Position(self.source, mark.line + 1, mark.column + 1) if mark else Position(self.source)
-        return self._stop(f"this is not YAML: {reason}", where)
+        return self._stop(f"this is not YAML: {reason}{_indentation(self.text, mark.line) if mark else ''}", where)
+
+
+def _indentation(text: str, number: int) -> str:
+    """What is wrong with the indentation of a line, as far as the lines above it say; line numbers count from 0."""
+    lines = [line for line in text.splitlines()[: number + 1] if line.strip() and not line.lstrip().startswith("#")]
+    if len(lines) < 2 or not _KEY.match(lines[-1]) or not _KEY.match(lines[-2]):
+        return ""
+    own, above = (len(line) - len(line.lstrip()) for line in (lines[-1], lines[-2]))
+    if own > above and lines[-2].partition(":")[2].strip():
+        name = lines[-2].strip().partition(":")[0]
+        return f"; this line is indented deeper than `{name}` above it, which has its value already: keys of one map start in one column"
+    if own < above and own not in {len(line) - len(line.lstrip()) for line in lines[:-1]}:
+        return f"; this line is indented by {own} spaces, and no line above it is: keys of one map start in one column"
+    return ""

@@ -10,6 +10,12 @@ from stackwise.timeline.schedules import Constant, Piecewise, Schedule
 COUNT = "count"
 SELECTORS = "list of selectors"
 
+MOST_STEPS = 10**15
+"""Or tokens, samples or epochs of a run."""
+
+MOST_ROWS = 2**31 - 1
+"""Rows, positions or micro-batches of a step: more is a slip of the keyboard, and no memory holds it."""
+
 _BEST = re.compile(r"[A-Za-z0-9_-]+\.[^\s.]+( \((min|max)\))?\Z")
 _RUN_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}\Z")
 
@@ -18,7 +24,7 @@ def broken_length(value: Duration) -> str | None:
     """The rule that a horizon breaks."""
     if value.unit == "fraction" or value.value <= 0:
         return f"a horizon of {value} is no length: give it in steps, tokens, samples or epochs, above zero"
-    return None
+    return f"a horizon above {float(MOST_STEPS):g} {value.measure} is never reached" if value.value > MOST_STEPS else None
 
 
 def broken_run_name(value: str) -> str | None:
@@ -44,11 +50,15 @@ def broken_count(value: int | Schedule | None) -> str | None:
         counts, instants = list(value.values.values()), list(value.values)
         if any(count < 1 or count != int(count) for count in counts):
             return "every value is a whole number of at least 1"
+        if max(counts, default=1) > MOST_ROWS:
+            return f"{max(counts):g} is above the maximum of {MOST_ROWS:,}"
         if not instants or Duration.parse(instants[0]).value != 0:
             return "the first value holds from the start of the window: give one at 0%"
         return None
     if value is None or isinstance(value, int):
-        return None if value is None or value >= 1 else f"{value} is below the minimum of 1"
+        if value is None or 1 <= value <= MOST_ROWS:
+            return None
+        return f"{value} is below the minimum of 1" if value < 1 else f"{value} is above the maximum of {MOST_ROWS:,}"
     if isinstance(value, Constant):
         return f"{value.value:g} is not a whole number"
     return "a count is a whole number, or a piecewise schedule of whole numbers"

@@ -80,15 +80,18 @@ class RunConfig:
     precision: Literal["float32", "bf16"] = key(
         "float32", doc="precision of the forward pass; weights and moments stay float32", example="bf16"
     )
-    threads: int | None = key(None, absent="as the machine has", doc="processor threads", minimum=1, example="2")
+    threads: int | None = key(None, absent="as the machine has", doc="processor threads", minimum=1, maximum=4096, example="2")
     read_ahead: int | None = key(
         None,
         absent="2 on CUDA, 0 on a CPU",
         doc="steps whose batches a thread makes ahead; the stream is the same for any number",
         minimum=0,
+        maximum=10_000,
         example="0",
     )
-    workers: int = key(0, doc="processes that read each source; the stream is the same for any number", minimum=0, example="2")
+    workers: int = key(
+        0, doc="processes that read each source; the stream is the same for any number", minimum=0, maximum=1024, example="2"
+    )
     checkpoint: CheckpointConfig = key(
         factory=CheckpointConfig,
         absent="see below",

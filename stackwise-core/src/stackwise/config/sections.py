@@ -10,11 +10,13 @@ import attrs
 
 from stackwise.config.experiment import EnterConfig, EvaluateConfig
 from stackwise.config.faults import Fault, faults_of
+from stackwise.config.hints import unknown_key
 from stackwise.config.nodes import KeyPath, Node, describe
 from stackwise.config.planes import DataConfig, GroupConfig, ModelConfig, OptimizerConfig, Ref, StartConfig, WeightAdapterConfig
 from stackwise.config.run import RunConfig
 from stackwise.config.strict import MISTAKES, convert
 from stackwise.contracts.components import Built
+from stackwise.contracts.options import config_key
 from stackwise.errors import did_you_mean
 from stackwise.timeline.duration import Duration
 from stackwise.timeline.schedules import Constant
@@ -105,6 +107,10 @@ class Section:
 
         `fallback` holds what stands in for a required value that is missing or at fault.
         """
+        fields: tuple[attrs.Attribute[Any], ...] = attrs.fields(cls)  # type: ignore[arg-type]  # an attrs class
+        keys = [config_key(a) for a in fields if a.metadata.get("doc")]
+        for key in [key for key in self.children if key not in keys]:
+            self.fault((key,), unknown_key(key, keys, self.children.pop(key).plain()))
         raw = {**{key: child.plain() for key, child in self.children.items()}, **ready}
         try:
             return self._convert(raw, cls)

@@ -11,6 +11,7 @@ from stackwise.config.experiment import (
     PhaseConfig,
 )
 from stackwise.config.faults import Fault
+from stackwise.config.hints import unknown_key
 from stackwise.config.keys import FORMAT, IN_PHASE, PLANES, SECTIONS
 from stackwise.config.merging import merge
 from stackwise.config.nodes import Node, describe
@@ -94,7 +95,7 @@ def _check_format(root: Node, problems: _Problems) -> None:
     section = Section(root, (), "a config is a map of sections")
     for key in section.children:
         if key not in SECTIONS:
-            section.fault((key,), f"unknown key{did_you_mean(key, SECTIONS)}")
+            section.fault((key,), unknown_key(key, SECTIONS, section.children[key].plain()))
     version = section.take("stackwise")
     if version is not None and not (type(version.value) is int and version.value == FORMAT):
         section.fault(("stackwise",), f"{describe(version.plain())} is no config format that is read here: write `stackwise: {FORMAT}`")
@@ -162,17 +163,23 @@ def _phase_nodes(root: Node, problems: _Problems) -> Mapping[str, Node]:
         return single
     deltas: dict[str, Node] = {}
     for name, delta in node.value.items():
+        if name in _KEYS_OF_A_PHASE and len(node.value) > 1:
+            message = f"stands beside the phases, as if it were one: indent it below the phase it belongs to, <name>: {{{name}: …}}"
+            problems.add(root, (Fault(("phases", name), message),))
+            continue
         if broken := broken_name(name):
             problems.add(root, (Fault(("phases", name), broken),))
-        section = Section(delta, ("phases", name), "write {until: 50%, …}")
-        for key in delta.entries:
-            if key not in _KEYS_OF_A_PHASE:
-                hint = (
-                    " — it stands outside the phases and holds for the whole run"
-                    if key in SECTIONS
-                    else did_you_mean(key, _KEYS_OF_A_PHASE)
-                )
-                section.fault((key,), f"unknown key in a phase{hint}")
-        problems.add(root, tuple(section.faults))
+        problems.add(root, _stray_keys(name, delta))
         deltas[name] = delta if delta.kind == "map" else Node("map", {}, delta.position)
-    return deltas
+    return deltas or single
+
+
+def _stray_keys(name: str, delta: Node) -> tuple[Fault, ...]:
+    """Keys of a phase that no phase has."""
+    section = Section(delta, ("phases", name), "write {until: 50%, …}")
+    for key, child in delta.entries.items():
+        if key in SECTIONS and key not in _KEYS_OF_A_PHASE:
+            section.fault((key,), "unknown key in a phase — it stands outside the phases and holds for the whole run")
+        elif key not in _KEYS_OF_A_PHASE:
+            section.fault((key,), unknown_key(key, _KEYS_OF_A_PHASE, child.plain()).replace("unknown key", "unknown key in a phase", 1))
+    return tuple(section.faults)

@@ -51,27 +51,27 @@ def option(
         key: the name in the config when it is not a Python identifier (`from`).
     """
     extra = {"key": key} if key else {}
-    return described(default, doc=doc, minimum=minimum, maximum=maximum, below=below, choices=choices, factory=factory, extra=extra)
+    return describe_field(default, doc=doc, minimum=minimum, maximum=maximum, below=below, choices=choices, factory=factory, extra=extra)
 
 
 def scheduled(
     default: Any = REQUIRED, *, doc: str, minimum: float | None = None, maximum: float | None = None, below: float | None = None
 ) -> Any:
     """A number that may follow time: a number or a schedule in the config, the value in force in the factory."""
-    return described(default, doc=doc, minimum=minimum, maximum=maximum, below=below, extra={"scheduled": True})
+    return describe_field(default, doc=doc, minimum=minimum, maximum=maximum, below=below, extra={"scheduled": True})
 
 
 def dimension(name: str, *, doc: str, default: int | None = None) -> Any:
     """The size of the spec dimension `name`; filled from the junctions when left out."""
-    return described(default, doc=doc, minimum=1, extra={"dimension": name})
+    return describe_field(default, doc=doc, minimum=1, extra={"dimension": name})
 
 
 def follows_task(need: str, *, doc: str, choices: Sequence[object] | None = None) -> Any:
     """An option that takes what the task needs (`attention`) unless the config says otherwise."""
-    return described(None, doc=doc, choices=choices, extra={"follows_task": need})
+    return describe_field(None, doc=doc, choices=choices, extra={"follows_task": need})
 
 
-def described(
+def describe_field(
     default: Any,
     *,
     doc: str,

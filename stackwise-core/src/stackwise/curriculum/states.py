@@ -14,6 +14,9 @@ from stackwise.curriculum.parts import Part
 from stackwise.errors import ScheduleError
 from stackwise.timeline.schedules import Curve
 
+MOST_MICRO_BATCHES = 65_536
+"""Of one step; each is named in the plan."""
+
 
 @frozen(kw_only=True)
 class BatchShape:
@@ -37,8 +40,10 @@ class BatchShape:
             step_tokens: positions of a step; it splits itself into micro-batches of nearly equal size.
 
         Raises:
-            ScheduleError: a budget below one row, or without a row length.
+            ScheduleError: a budget below one row or without a row length, or more micro-batches than a plan can name.
         """
+        if accumulate > MOST_MICRO_BATCHES:
+            raise ScheduleError(f"a step of {accumulate:,} micro-batches: at most {MOST_MICRO_BATCHES:,}")
         if step_tokens is None:
             return cls(micro_batches=(batch_size,) * accumulate, seq_len=seq_len)
         if seq_len is None:
@@ -49,6 +54,8 @@ class BatchShape:
                 f"a budget of {step_tokens} tokens a step does not hold one row of {seq_len}: raise step_tokens or shorten seq_len"
             )
         count = 1 if batch_size is None else -(-rows // batch_size)
+        if count > MOST_MICRO_BATCHES:
+            raise ScheduleError(f"a step of {count:,} micro-batches: at most {MOST_MICRO_BATCHES:,}")
         size, larger = divmod(rows, count)
         return cls(micro_batches=(size + 1,) * larger + (size,) * (count - larger), seq_len=seq_len)
 

@@ -39,22 +39,22 @@ def lists_of(source: str, allow: Collection[str] | None, block: Collection[str] 
         allow: names of the only providers to import, or None.
         block: names of providers not to import, or None.
     """
-    found = []
+    lists = []
     if allow is not None:
-        found.append(ProviderList(source=source.format("allow"), names=frozenset(allow), allows=True))
+        lists.append(ProviderList(source=source.format("allow"), names=frozenset(allow), allows=True))
     if block:
-        found.append(ProviderList(source=source.format("block"), names=frozenset(block), allows=False))
-    return tuple(found)
+        lists.append(ProviderList(source=source.format("block"), names=frozenset(block), allows=False))
+    return tuple(lists)
 
 
 def environment_lists(environment: Mapping[str, str] | None = None) -> tuple[ProviderList, ...]:
     """The lists of the environment; a variable that is empty is one that is not set."""
     variables = os.environ if environment is None else environment
-    found = []
+    lists = []
     for variable, allows in ((ALLOW, True), (BLOCK, False)):
         if names := [name.strip() for name in variables.get(variable, "").split(",") if name.strip()]:
-            found.append(ProviderList(source=variable, names=frozenset(names), allows=allows))
-    return tuple(found)
+            lists.append(ProviderList(source=variable, names=frozenset(names), allows=allows))
+    return tuple(lists)
 
 
 _OBSERVED: ContextVar[tuple[ProviderList, ...]] = ContextVar("observed", default=())
@@ -62,7 +62,7 @@ _OBSERVED: ContextVar[tuple[ProviderList, ...]] = ContextVar("observed", default
 
 @contextmanager
 def observing(lists: Iterable[ProviderList]) -> Iterator[None]:
-    """Every discovery inside keeps to these lists, on top of others: a command is called under those of its command line."""
+    """Every discovery inside obeys these lists as well, as a command obeys those of its command line."""
     token = _OBSERVED.set((*_OBSERVED.get(), *lists))
     try:
         yield

@@ -26,7 +26,7 @@ class _Piece(NamedTuple):
 
 
 class _StandIn:
-    """What foreign code finds as stdout: stderr for now, and it may close it."""
+    """Stands for stdout while foreign code runs: writes to stderr, and may be closed."""
 
     def __init__(self) -> None:
         self.stands_for = "stderr"
@@ -108,7 +108,7 @@ _DTYPE = "the default dtype of torch"
 
 
 def _torch_defaults() -> tuple[tuple[_Piece, Any], ...]:
-    """What torch does unless it is told otherwise, each with what it is in a process where nobody has said anything."""
+    """The defaults of torch, each with its value in a fresh process."""
     torch = sys.modules.get("torch")
     if torch is None or not hasattr(torch, "get_rng_state"):
         return ()
@@ -124,17 +124,17 @@ def _torch_defaults() -> tuple[tuple[_Piece, Any], ...]:
 
 
 def _write_default_device(before: Any) -> None:
-    """The CPU is what torch takes where nobody has said anything; saying it would pass every later call through a mode."""
+    """The CPU is set as None: as a device it would send every later call through a mode."""
     sys.modules["torch"].set_default_device(None if before.type == "cpu" else before)
 
 
 def _write_path(before: list[str]) -> None:
-    """What was taken off stands in front again; what a library added stays, since its modules may be imported from there."""
+    """Entries that were removed come back in front; those that a library added stay, since its modules may be imported from there."""
     sys.path[:] = [*before, *(entry for entry in sys.path if entry not in before)]
 
 
 _TORCHS_OWN = ("TORCHINDUCTOR_", "TRITON_")
-"""How variables begin that torch sets for itself when parts of it are imported."""
+"""Prefixes of variables that torch sets for itself when parts of it are imported."""
 
 
 def _read_environment() -> dict[str, str]:

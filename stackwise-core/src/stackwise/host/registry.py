@@ -134,7 +134,9 @@ class Registry:
             )
         for p in claimants:
             if p.refused:
-                raise UnknownComponentError(f"'{id}' cannot be used: provider '{name}' ({p.distribution} {p.version}) was {p.status}")
+                raise UnknownComponentError(
+                    f"'{id}' cannot be used: provider '{name}' ({p.distribution} {p.version}) was {p.status}", id=id
+                )
             if not p.ok:
                 raise ProviderError(
                     f"'{id}' cannot be used: provider '{name}' ({p.distribution} {p.version}) is broken: {p.status}",
@@ -144,23 +146,26 @@ class Registry:
 
     def unknown(self, kind: Kind | None, id: str) -> UnknownComponentError:
         """The error for an id that no working provider offers; `kind` None: any kind was welcome."""
+        return UnknownComponentError(f"unknown {kind or 'component'} '{id}': {self._why_unknown(kind, id)}", id=id, kind=kind)
+
+    def _why_unknown(self, kind: Kind | None, id: str) -> str:
+        """The rest of the sentence: near names, another kind, or what may be missing."""
         provider, dot, _ = id.partition(".")
         known = [c.id for c in self if kind in (None, c.kind)]
-        what = kind or "component"
+        near = near_names(id, known)
         if not dot:
             endings = {c.partition(".")[2]: c for c in known}
             near = [endings[n] for n in near_names(id, endings)]
             hint = did_you_mean(near[0], near) if near else did_you_mean(id, known)
-            return UnknownComponentError(f"unknown {what} '{id}': a component id has the form '<provider>.<component>'{hint}")
+            return f"a component id has the form '<provider>.<component>'{hint}"
         if others := [c.kind for c in self.named(id)]:
-            kinds = " and ".join(others)
-            return UnknownComponentError(f"unknown {what} '{id}': there is a component of this name, but it is of kind {kinds}")
+            return f"there is a component of this name, but it is of kind {' and '.join(others)}"
         if self.provider(provider) is not None:
-            hint = did_you_mean(id, known if near_names(id, known) else [c for c in known if c.startswith(f"{provider}.")])
-            return UnknownComponentError(f"unknown {what} '{id}': provider '{provider}' is installed, but has no {what} of this name{hint}")
-        guess = did_you_mean(id, known) if near_names(id, known) else "."
-        return UnknownComponentError(
-            f"unknown {what} '{id}': no provider '{provider}' is installed{guess} "
+            hint = did_you_mean(id, known if near else [c for c in known if c.startswith(f"{provider}.")])
+            return f"provider '{provider}' is installed, but has no {kind or 'component'} of this name{hint}"
+        guess = did_you_mean(id, known) if near else "."
+        return (
+            f"no provider '{provider}' is installed{guess} "
             f"If the name is right, install its distribution, by convention: pip install stackwise-providers-{provider}"
         )
 

@@ -17,7 +17,7 @@ from stackwise.errors import UserError
 from stackwise.host.discovery import discover
 from stackwise.host.provider import Provider
 from stackwise.storage.checkpoints.store import CheckpointStore
-from stackwise.storage.lock import holder, is_held
+from stackwise.storage.lock import is_held, read_writer
 from stackwise.storage.run_directory import CHECKPOINTS, CONFIG, FINAL, read_status
 from stackwise.storage.weights import WEIGHTS, read_weights
 
@@ -148,7 +148,7 @@ def _disk(path: Path) -> Disk:
 
 
 def _run_health(run: Path) -> RunHealth:
-    status, who = read_status(run), holder(run) or {}
+    status, who = read_status(run), read_writer(run) or {}
     steps = status.get("steps")
     checkpoints = CheckpointStore(run / CHECKPOINTS)
     return RunHealth(

@@ -8,11 +8,19 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
-STOPPING = (signal.SIGTERM, signal.SIGINT)
+from stackwise.storage import posix
+
+STOPPING = posix.signals("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR2", "SIGXCPU")
+SAVING = posix.signals("SIGUSR1")
+_REPEATED = posix.signals("SIGXCPU")
+"""Sent again every second of processor time, until the hard limit: no second wish to stop."""
 
 
 class Signals:
-    """A context in which SIGTERM and SIGINT ask for a stop and SIGUSR1 for a checkpoint; the second stop leaves at once.
+    """A context in which a signal asks for a stop, and SIGUSR1 for a checkpoint; the second stop leaves at once.
+
+    SIGTERM and Ctrl-C stop, and so do a terminal that closes (SIGHUP, unless `nohup` has it ignored), a batch system that warns
+    (SIGUSR2) and a limit of processor time (SIGXCPU).
 
     Outside the main thread, where no handler can be set, it does nothing.
     """
@@ -30,8 +38,9 @@ class Signals:
 
     def __enter__(self) -> Signals:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._ask_to_stop) for number in STOPPING}
-            self._before[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, self._ask_to_save)
+            ignored = {number for number in posix.signals("SIGHUP") if signal.getsignal(number) is signal.SIG_IGN}
+            handlers = dict.fromkeys(STOPPING, self._ask_to_stop) | dict.fromkeys(SAVING, self._ask_to_save)
+            self._before = {number: signal.signal(number, handler) for number, handler in handlers.items() if number not in ignored}
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -40,6 +49,8 @@ class Signals:
         self._before = {}
 
     def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
+        if self.stop is not None and number in _REPEATED:
+            return
         if self.stop is not None:
             os._exit(128 + number)  # whatever training waits for, the last checkpoint is whole
         self.stop = signal.Signals(number)

@@ -45,7 +45,7 @@ def model_at(checkpoint: Checkpoint) -> SavedModel:
         ProviderError: a component that cannot be built.
     """
     described = Described.read(checkpoint.about, checkpoint.step)
-    found = declared_at(make_plan(config.experiment(described.config), discover(), described.past), checkpoint.step, described.fingerprints)
+    found = declared_at(make_plan(config.experiment(described.config), discover(), describe_field.past), checkpoint.step, described.fingerprints)
     saved = checkpoint.load_state()
     if differences := load_named_tensors(found.model, saved["model"]):
         raise UserError(f"the weights in {checkpoint.path} are not its model's:\n  " + "\n  ".join(differences))

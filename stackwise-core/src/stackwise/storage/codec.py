@@ -1,83 +1,183 @@
-"""Nested state ↔ named tensors and a plain document, without loss: files hold the one or the other."""
+"""Nested state ↔ JSON beside named tensors, without loss: nan, infinities, integers of any size, tuples and keys of any kind included.
+
+What JSON does not have is written as a map with one key that begins with `$`; a map of the user's with such keys is written as `$map`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping
+from math import isfinite
 from typing import Any
 
 import torch
 
-from stackwise.errors import ProviderError
+TENSOR, MAP, TUPLE, FLOAT, INT = "$tensor", "$map", "$tuple", "$float", "$int"
+_LONG_INT_BITS = 8192
+"""Beyond this an integer is written in hexadecimal: Python refuses long decimal ones."""
 
-TENSOR, MAP, TUPLE = "$tensor", "$map", "$tuple"
-"""The one key of the maps that stand for what JSON does not have."""
+
+class EncodingError(TypeError):
+    """A value that no file of ours can hold.
+
+    Args:
+        path: where it stands.
+        kind: the name of its class.
+    """
+
+    def __init__(self, path: str, kind: str) -> None:
+        self.path, self.kind = path, kind
+        super().__init__(f"{path} is a {kind}: a file of ours holds maps, lists, tuples, tensors, text, numbers, booleans and None")
 
 
-def split_state(state: Any) -> tuple[dict[str, torch.Tensor], Any]:
+def split_state(state: Any, name: str = "the state") -> tuple[dict[str, torch.Tensor], Any]:
     """Set the tensors of a nested state apart.
 
     Args:
-        state: dicts, lists, tuples, tensors, numbers, texts, None.
+        state: dicts, lists, tuples, tensors, text, numbers, booleans, None.
+        name: what the state is called in an error.
 
     Returns:
-        The tensors as they are, by their path with slashes, and the rest: maps with text keys, lists, texts, numbers, None.
+        The tensors as they are, by their path with slashes; and the rest, as JSON can hold it.
 
     Raises:
-        ProviderError: something else is in it; the sentence says where.
+        EncodingError: something else is in it.
     """
     tensors: dict[str, torch.Tensor] = {}
-    return tensors, _encode(state, (), tensors)
+    return tensors, _encode(state, (), name, tensors)
 
 
-def join_state(tensors: Mapping[str, torch.Tensor], document: Any) -> Any:
+def join_state(document: Any, tensor: Callable[[str], Any]) -> Any:
     """The state that `split_state` took apart.
 
+    Args:
+        document: the rest of it.
+        tensor: the tensor of a name.
+
     Raises:
-        KeyError: a tensor that the document names is missing.
+        ValueError: a document that `split_state` does not make, or that names a tensor that is not there.
     """
-    if isinstance(document, list):
-        return [join_state(tensors, entry) for entry in document]
-    if not isinstance(document, Mapping):
-        return document
-    tag = next(iter(document)) if len(document) == 1 else None
-    if tag == TENSOR:
-        return tensors[document[TENSOR]]
-    if tag == TUPLE:
-        return tuple(join_state(tensors, entry) for entry in document[TUPLE])
-    if tag == MAP:
-        return {_hashable(join_state(tensors, key)): join_state(tensors, value) for key, value in document[MAP]}
-    return {key: join_state(tensors, value) for key, value in document.items()}
+    try:
+        return _decode(document, tensor)
+    except KeyError as error:
+        raise ValueError(f"there is no tensor {error}") from None
+    except (TypeError, AttributeError, OverflowError) as error:
+        raise ValueError(f"it is not as it was encoded: {error}") from None
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
-def _encode(value: Any, path: tuple[str, ...], tensors: dict[str, torch.Tensor]) -> Any:
-    if value is None or type(value) in (bool, int, float, str):
+def to_json(document: Mapping[str, Any]) -> bytes:
+    """A document without tensors as JSON bytes; its keys are text, and begin with no `$`.
+
+    Raises:
+        EncodingError: a value of another kind.
+    """
+    return as_bytes(encode(document, "document"))
+
+
+def encode(value: Any, name: str) -> Any:
+    """A value without tensors, as JSON can hold it.
+
+    Raises:
+        EncodingError: something else is in it.
+    """
+    tensors, encoded = split_state(value, name)
+    for path in tensors:
+        raise EncodingError(f"{name}.{path.replace('/', '.')}", "Tensor")
+    return encoded
+
+
+def as_bytes(encoded: Any) -> bytes:
+    """What is encoded already, as a JSON file."""
+    return (json.dumps(encoded, indent=1, allow_nan=False) + "\n").encode()
+
+
+def from_json(content: bytes) -> dict[str, Any]:
+    """The document that `to_json` was given.
+
+    Raises:
+        ValueError: no JSON object, or one that `to_json` does not write.
+    """
+    document = join_state(read_object(content), refuse_tensor)
+    if not isinstance(document, dict):
+        raise ValueError(f"it holds a {type(document).__name__}, not an object")
+    return document
+
+
+def read_object(content: bytes) -> dict[str, Any]:
+    """A JSON object, still encoded.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        document: Any = json.loads(content, parse_constant=_refuse_constant, parse_float=_finite)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if not isinstance(document, dict):
+        raise ValueError(f"it holds a {type(document).__name__}, not an object")
+    return document
+
+
+def _encode(value: Any, path: tuple[str, ...], name: str, tensors: dict[str, torch.Tensor]) -> Any:
+    if value is None or isinstance(value, bool | str):
         return value
+    if isinstance(value, int):
+        return int(value) if value.bit_length() <= _LONG_INT_BITS else {INT: hex(value)}
+    if isinstance(value, float):
+        return float(value) if isfinite(value) else {FLOAT: str(float(value))}
     if isinstance(value, torch.Tensor):
-        return {TENSOR: _named(value.detach(), "/".join(path), tensors)}
+        return {TENSOR: _add(value.detach(), "/".join(path), tensors)}
     if isinstance(value, Mapping):
-        return _encode_map(value, path, tensors)
+        entries = [(key, _encode(inner, (*path, str(key)), name, tensors)) for key, inner in value.items()]
+        if all(type(key) is str and not key.startswith("$") for key in value):
+            return dict(entries)
+        return {MAP: [[_encode(key, path, name, tensors), inner] for key, inner in entries]}
     if type(value) in (list, tuple):
-        entries = [_encode(entry, (*path, str(i)), tensors) for i, entry in enumerate(value)]
-        return entries if type(value) is list else {TUPLE: entries}
-    raise ProviderError(
-        f"the state at {'.'.join(path)} is a {type(value).__name__}, which no file of ours can hold: "
-        "a state_dict is made of dicts, lists, tuples, tensors, numbers, texts and None"
-    )
+        items = [_encode(entry, (*path, str(i)), name, tensors) for i, entry in enumerate(value)]
+        return items if type(value) is list else {TUPLE: items}
+    raise EncodingError(".".join((name, *path)), type(value).__name__)
 
 
-def _encode_map(value: Mapping[Any, Any], path: tuple[str, ...], tensors: dict[str, torch.Tensor]) -> Any:
-    entries = [(key, _encode(inner, (*path, str(key)), tensors)) for key, inner in value.items()]
-    if all(type(key) is str and not key.startswith("$") for key in value):
-        return dict(entries)
-    return {MAP: [[_encode(key, path, tensors), inner] for key, inner in entries]}
+def _decode(value: Any, tensor: Callable[[str], Any]) -> Any:
+    if isinstance(value, list):
+        return [_decode(entry, tensor) for entry in value]
+    if not isinstance(value, dict):
+        return value
+    if len(value) != 1 or not (mark := next(iter(value))).startswith("$"):
+        return {key: _decode(inner, tensor) for key, inner in value.items()}
+    held = value[mark]
+    if mark == TENSOR:
+        return tensor(held)
+    if mark == TUPLE:
+        return tuple(_decode(entry, tensor) for entry in held)
+    if mark == MAP:
+        return {_decode(key, tensor): _decode(inner, tensor) for key, inner in held}
+    if mark == FLOAT:
+        return float(held)
+    if mark == INT:
+        return int(held, 16)
+    raise ValueError(f"nothing is written as {mark!r}")
 
 
-def _named(tensor: torch.Tensor, name: str, tensors: dict[str, torch.Tensor]) -> str:
+def _add(tensor: torch.Tensor, name: str, tensors: dict[str, torch.Tensor]) -> str:
     while name in tensors:  # keys that hold slashes themselves may meet
         name += "'"
     tensors[name] = tensor
     return name
 
 
-def _hashable(key: Any) -> Any:
-    return tuple(map(_hashable, key)) if isinstance(key, Sequence) and not isinstance(key, str) else key
+def refuse_tensor(name: str) -> Any:
+    """For `join_state` where no tensor belongs."""
+    raise ValueError(f"it names the tensor {name!r}, and has none")
+
+
+def _refuse_constant(constant: str) -> Any:
+    raise ValueError(f"{constant} is no JSON")
+
+
+def _finite(text: str) -> float:
+    if not isfinite(number := float(text)):
+        raise ValueError(f"{text} is beyond any number")
+    return number

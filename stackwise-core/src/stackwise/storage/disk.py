@@ -1,15 +1,20 @@
-"""Every call that changes the file system for a checkpoint: one module, so that a test can fail or end the process at any of them.
+"""Every call that changes files: one module, so that a test can fail or end the process at any of them.
 
 A file is whole and forced to disk when `write_file` returns; nothing is ever written in place.
 """
 
-# ruff: noqa: PTH102, PTH104, PTH106, PTH108, PTH208 -- system calls by their own names, so that a test wraps `os` and has them all
+# ruff: noqa: PTH101, PTH102, PTH105, PTH106, PTH108, PTH208 -- system calls by their own names, so that a test wraps `os` and has them all
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterable
 from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+from stackwise.storage import posix
 
 
 def make_directory(path: Path) -> None:
@@ -17,13 +22,12 @@ def make_directory(path: Path) -> None:
     os.mkdir(path)
 
 
-def write_file(path: Path, chunks: Iterable[bytes | memoryview], written: Callable[[], object] = lambda: None) -> int:
-    """Make a new file of these chunks and force it to disk.
+def write_file(path: Path, content: bytes) -> int:
+    """Make a new small file and force it to disk.
 
     Args:
         path: a file that does not exist.
-        chunks: its content, in order.
-        written: called when every byte is in the file, before the disk is waited for.
+        content: of it.
 
     Returns:
         Its size in bytes.
@@ -31,10 +35,9 @@ def write_file(path: Path, chunks: Iterable[bytes | memoryview], written: Callab
     Raises:
         OSError: the disk refuses, or holds fewer bytes than it was given.
     """
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    handle = os.open(path, posix.CREATE, 0o666)
     try:
-        size = sum(_write(handle, memoryview(chunk)) for chunk in chunks)
-        written()
+        size = _write(handle, memoryview(content))
         os.fsync(handle)
         held = os.fstat(handle).st_size
     finally:
@@ -42,6 +45,33 @@ def write_file(path: Path, chunks: Iterable[bytes | memoryview], written: Callab
     if held != size:
         raise OSError(f"{path.name} holds {held} bytes on disk, {size} were written")
     return size
+
+
+def write_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+    """Make a new safetensors file, not yet forced to disk.
+
+    The library writes a temporary file that its owner alone may read, and renames it: the file gets the rights that others here have.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    handle = os.open(path, posix.CREATE, 0o666)
+    rights = stat.S_IMODE(os.fstat(handle).st_mode)
+    os.close(handle)
+    try:
+        save_file(tensors, path, metadata)
+    except SafetensorError as error:  # the tensors are such as it can hold, so the system is what refuses
+        raise OSError(str(error)) from None
+    os.chmod(path, rights)
+
+
+def sync_file(path: Path) -> None:
+    """Force a file to disk."""
+    handle = os.open(path, posix.WRITE)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _write(handle: int, chunk: memoryview) -> int:
@@ -55,8 +85,10 @@ def _write(handle: int, chunk: memoryview) -> int:
 
 
 def sync_directory(path: Path) -> None:
-    """Force a directory's entries to disk."""
-    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    """Force a directory's entries to disk, where the system can."""
+    if posix.DIRECTORY is None:
+        return
+    handle = os.open(path, posix.DIRECTORY)
     try:
         os.fsync(handle)
     finally:
@@ -64,8 +96,8 @@ def sync_directory(path: Path) -> None:
 
 
 def rename(old: Path, new: Path) -> None:
-    """Give a file or directory another name; `new` is not there, or is an empty directory."""
-    os.rename(old, new)
+    """Give a file or directory another name; `new` is not there, or a file in the place of a file, or an empty directory."""
+    os.replace(old, new)
 
 
 def remove_tree(path: Path, first: str | None = None) -> None:

@@ -2,61 +2,69 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import socket
+import stat
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
+
+from filelock import BaseFileLock, FileLock, Timeout
 
 from stackwise.errors import UserError
+from stackwise.storage.regular import read_regular
 
-LOCK = "lock"
+LOCK, WRITER = "lock", "writer.json"
+"""The file that is locked, and the one that says who did: a locking library may do with its file what it likes."""
+
+
+class HeldError(UserError):
+    """Another process writes to the run directory."""
+
+    def __init__(self, directory: Path, writer: Mapping[str, Any] | None) -> None:
+        self.directory, self.writer = directory, writer
+        name = "another process" if writer is None else f"process {writer.get('pid')} on host {writer.get('host')}"
+        super().__init__(f"{directory} is being written by {name}: wait for its end, or stop it")
 
 
 class RunLock:
-    """Held from its making until `release`.
+    """Held from its making until `release`; a child process does not inherit it.
 
     Args:
         directory: the run directory.
 
     Raises:
-        UserError: another process holds it; the sentence names pid and host.
+        HeldError: another process holds it; the sentence names pid and host.
+        UserError: the lock is no file of ours.
     """
 
     def __init__(self, directory: Path) -> None:
-        self._file: TextIO = (directory / LOCK).open("a+", encoding="utf-8")  # held open until it is released
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._file.close()
-            raise _held(directory) from None
-        self._file.truncate(0)
-        json.dump({"pid": os.getpid(), "host": socket.gethostname()}, self._file)
-        self._file.flush()
+        self._lock = _acquire(directory)
+        (directory / WRITER).unlink(missing_ok=True)  # a link is removed, never written through
+        (directory / WRITER).write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}), "utf-8")
 
     def release(self) -> None:
-        """Let go; the file stays, because removing it could unlock another's."""
-        self._file.close()
+        """Let go; the files stay, because removing them could unlock another's."""
+        self._lock.release()
 
 
-def holder(directory: Path) -> dict[str, Any] | None:
-    """Pid and host of the process that wrote the lock last, whether or not it still holds it."""
+def read_writer(directory: Path) -> dict[str, Any] | None:
+    """Pid and host of the process that locked the directory last, whether or not it still holds it."""
     try:
-        content = json.loads((directory / LOCK).read_text("utf-8"))
-    except (OSError, ValueError):
+        content = json.loads(read_regular(directory / WRITER))
+    except (OSError, ValueError, RecursionError):
         return None
     return content if isinstance(content, dict) else None
 
 
 def is_held(directory: Path) -> bool:
-    """Whether a process writes to the run directory now."""
+    """Whether a process writes to the run directory now; False where that cannot be seen."""
     try:
-        with (directory / LOCK).open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # let go as the file closes
-    except BlockingIOError:
+        refuse_held(directory)
+    except HeldError:
         return True
-    except OSError:
+    except (OSError, UserError):
         return False
     return False
 
@@ -65,15 +73,20 @@ def refuse_held(directory: Path) -> None:
     """Look before anything heavy is imported, so that the second process is told at once.
 
     Raises:
-        UserError: a process writes there; the sentence names pid and host.
+        HeldError: a process writes there; the sentence names pid and host.
+        UserError: the lock is no file of ours.
     """
-    if is_held(directory):
-        raise _held(directory)
+    if os.path.lexists(directory / LOCK):
+        _acquire(directory).release()
 
 
-def _held(directory: Path) -> UserError:
-    return UserError(f"{directory} is being written by {_told(holder(directory))}: wait for its end, or stop it")
-
-
-def _told(who: dict[str, Any] | None) -> str:
-    return "another process" if who is None else f"process {who.get('pid')} on host {who.get('host')}"
+def _acquire(directory: Path) -> BaseFileLock:
+    path = directory / LOCK
+    if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
+        raise UserError(f"{path} is no regular file, so it cannot lock the run directory: remove it")
+    lock = FileLock(path, thread_local=False)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise HeldError(directory, read_writer(directory)) from None
+    return lock

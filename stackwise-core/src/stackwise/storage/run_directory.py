@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ from stackwise.contracts.events import Evaluated, Event, StepDone, from_json, to
 from stackwise.errors import DiskError, UserError, disk_errors
 from stackwise.storage import disk
 from stackwise.storage.lock import RunLock, is_held
+from stackwise.storage.publish import publish, replace_file
 
 FLUSH_EVERY_S = 1.0
 CONFIG, PLAN, STATUS, EVENTS, METRICS = "config.yaml", "plan.json", "status.json", "events.jsonl", "metrics.jsonl"
@@ -78,21 +78,20 @@ class RunDirectory:
     @classmethod
     def _made(cls, fresh: Path, places: Iterable[Path], fill: Callable[[RunDirectory], object]) -> RunDirectory:
         """Fill a directory and give it the first name that is free; nothing is left of it when that fails."""
-        fresh.mkdir()
+        opened: list[RunDirectory] = []
+
+        def fill_it(path: Path) -> None:
+            opened.append(cls(path))
+            fill(opened[0])
+
         try:
-            made = cls(fresh)
-            try:
-                fill(made)
-                disk.sync_directory(fresh)
-                made.path = _named(fresh, places)
-            except BaseException:
-                made.close()
-                raise
+            place = publish(fresh, fill_it, places)
         except BaseException:
-            with suppress(OSError):
-                disk.remove_tree(fresh)
+            for run in opened:
+                run.close()
             raise
-        return made
+        opened[0].path = place
+        return opened[0]
 
     @classmethod
     def open(cls, path: Path) -> RunDirectory:
@@ -224,24 +223,6 @@ def _numbered(parent: Path, name: str) -> Iterator[Path]:
     return (place for number in count(1) if not os.path.lexists(place := parent / f"{name}-{number:03d}"))
 
 
-def _named(fresh: Path, places: Iterable[Path]) -> Path:
-    """Give a directory the first name that nothing has.
-
-    Raises:
-        FileExistsError: all are taken.
-    """
-    for place in places:
-        try:
-            fresh.rename(place)
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-                raise
-        else:
-            disk.sync_directory(place.parent)
-            return place
-    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(place))
-
-
 def refuse_existing(path: Path) -> None:
     """Look before anything is read or built.
 
@@ -275,21 +256,6 @@ def final_weights(path: Path) -> Path | None:
     """Where a run directory's final weights are; None before its end, also where it was extended after an earlier one."""
     finished = (path / FINAL).is_dir() and read_status(path).get("status") == FINISHED
     return path / FINAL if finished else None
-
-
-def replace_file(path: Path, text: str) -> None:
-    """Write a small file, whole or not at all."""
-    fresh = path.with_name(f".{path.name}.writing")
-    try:
-        with fresh.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
-    except OSError:
-        with suppress(OSError):
-            fresh.unlink()
-        raise
 
 
 def _take_back(source: Path, target: Path, step: int) -> None:

@@ -1,44 +1,25 @@
-"""Named tensors as one safetensors file, hashed while it is written.
-
-The format (huggingface.co/docs/safetensors): eight bytes with the length of the header, a JSON header with dtype, shape and offsets of
-every tensor, then their bytes in that order, little-endian and without holes. Writing it from the tensors' own memory spares the
-second copy of everything that the library would build; reading is left to the library.
-"""
+"""Named tensors as one safetensors file: written by the library, hashed and read back while the disk takes it."""
 
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
-from threading import Event, Thread
+from threading import Thread
 
 import torch
 from attrs import frozen
-from safetensors import SafetensorError
-from safetensors.torch import load
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 
 from stackwise.storage import disk
+from stackwise.storage.regular import open_regular
 
-_DTYPES = {
-    torch.bool: "BOOL",
-    torch.uint8: "U8",
-    torch.int8: "I8",
-    torch.uint16: "U16",
-    torch.int16: "I16",
-    torch.uint32: "U32",
-    torch.int32: "I32",
-    torch.uint64: "U64",
-    torch.int64: "I64",
-    torch.float8_e4m3fn: "F8_E4M3",
-    torch.float8_e5m2: "F8_E5M2",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.float32: "F32",
-    torch.float64: "F64",
-    torch.complex64: "C64",
-}
+_INTEGERS = (torch.uint8, torch.int8, torch.uint16, torch.int16, torch.uint32, torch.int32, torch.uint64, torch.int64)
+_FLOATS = (torch.float8_e4m3fn, torch.float8_e5m2, torch.float16, torch.bfloat16, torch.float32, torch.float64)
+DTYPES = (torch.bool, *_INTEGERS, *_FLOATS, torch.complex64)
+"""What a file can hold."""
 _PIECE = 1 << 18
 _METADATA, _SAME = "__metadata__", "same_as"
 
@@ -62,86 +43,119 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> FileRecord
         TypeError: a tensor that safetensors cannot hold, by name.
         OSError: the disk refuses, or gives back other bytes.
     """
-    if sys.byteorder != "little":
-        raise OSError("safetensors files are written in the machine's byte order, and this machine's is not little-endian")
     own, same = distinct(tensors)
-    return _write_verified(path, [_header(own, same), *(_bytes_of(tensor) for tensor in own.values())])
+    plain = _unshared(own)
+    disk.write_tensors(path, plain, {"format": "pt", _SAME: json.dumps(same)})
+    reading = _Reading(path, plain)
+    reading.start()
+    try:
+        disk.sync_file(path)
+    finally:
+        reading.join()
+    return reading.result()
 
 
 def write_whole(path: Path, content: bytes) -> FileRecord:
     """Write a small new file and force it to disk."""
-    return FileRecord(sha256(content).hexdigest(), disk.write_file(path, [content]))
+    return FileRecord(sha256(content).hexdigest(), disk.write_file(path, content))
 
 
-class _Check(Thread):
-    """The digest of what is written, and then whether the file reads back so; sha256 lets the writing and the disk go on beside it."""
+class _Reading(Thread):
+    """Reads a file back beside the fsync, because sha256 lets the disk go on; an executor would take no work as the interpreter ends."""
 
-    def __init__(self, path: Path, chunks: Sequence[bytes | memoryview]) -> None:
+    def __init__(self, path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
         super().__init__(name="checkpoint digest")
-        self._path, self._chunks = path, chunks
-        self._written, self._abandoned = Event(), False
-        self.digest = ""
-        self.error: OSError | None = None
+        self._path, self._tensors = path, tensors
+        self._outcome: FileRecord | OSError = OSError(f"{path.name} could not be read back")
 
     def run(self) -> None:
-        digest = sha256()
-        for chunk in self._chunks:
-            digest.update(chunk)
-        self.digest = digest.hexdigest()
-        self._written.wait()
-        if not self._abandoned:
-            try:
-                self._compare()
-            except OSError as error:
-                self.error = error
+        try:
+            self._outcome = _record_of(self._path, self._tensors)
+        except OSError as error:
+            self._outcome = error
 
-    def written(self) -> None:
-        """The file is complete, though not yet on disk."""
-        self._written.set()
-
-    def abandon(self) -> None:
-        """There is no file to read back."""
-        self._abandoned = True
-        self._written.set()
-
-    def _compare(self) -> None:
-        """Read in pieces that fit the processor's cache; equal bytes have equal digests, and cost a tenth."""
-        with self._path.open("rb") as file:
-            for chunk in self._chunks:
-                for start in range(0, len(chunk), _PIECE):
-                    piece = bytes(chunk[start : start + _PIECE])
-                    if file.read(len(piece)) != piece:
-                        raise OSError(f"{self._path.name} does not read back as it was written")
+    def result(self) -> FileRecord:
+        """Of the finished thread."""
+        if isinstance(self._outcome, OSError):
+            raise self._outcome
+        return self._outcome
 
 
-def _write_verified(path: Path, chunks: Sequence[bytes | memoryview]) -> FileRecord:
-    """Write a new file, force it to disk and read it back."""
-    check = _Check(path, chunks)
-    check.start()
-    try:
-        size = disk.write_file(path, chunks, written=check.written)
-    except BaseException:
-        check.abandon()
-        raise
-    finally:
-        check.join()
-    if check.error is not None:
-        raise check.error
-    return FileRecord(check.digest, size)
+def _record_of(path: Path, tensors: Mapping[str, torch.Tensor]) -> FileRecord:
+    """The record of a file that holds exactly these tensors, read in pieces that fit the processor's cache.
 
-
-def read_tensors(content: bytes) -> dict[str, torch.Tensor]:
-    """The tensors of a file's bytes under all their names.
+    A file is eight bytes that count its header's, the header, and the bytes of the tensors in the order of `offset_keys`, without holes.
 
     Raises:
-        ValueError: the bytes are no safetensors file of ours.
+        OSError: it cannot be read, or holds something else.
     """
-    same = _same_names(content)
+    wrong = OSError(f"{path.name} does not read back as it was written")
     try:
-        own = load(content)
+        with safe_open(path, framework="pt") as held:
+            names = held.offset_keys()
+    except SafetensorError:
+        raise wrong from None
+    if set(names) != tensors.keys():
+        raise wrong
+    digest = sha256()
+    with open_regular(path) as file:
+        count = file.read(8)
+        digest.update(count)
+        digest.update(file.read(int.from_bytes(count, "little")))
+        for name in names:
+            memory = tensors[name].reshape(-1).view(torch.uint8).numpy().data
+            for start in range(0, len(memory), _PIECE):
+                expected = bytes(memory[start : start + _PIECE])
+                if (piece := file.read(len(expected))) != expected:
+                    raise wrong
+                digest.update(piece)
+        size = file.tell()
+        if file.read(1):
+            raise wrong
+    return FileRecord(digest.hexdigest(), size)
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a file under all their names, in memory of their own: the file may change or go.
+
+    Raises:
+        ValueError: the file is no safetensors file of ours.
+        OSError: it cannot be read.
+    """
+    same = same_names(path)
+    try:
+        own = load_file(path, backend="pread")
         return own | {name: own[first] for name, first in same.items()}
     except (SafetensorError, KeyError, RuntimeError) as error:
         raise ValueError(f"its tensors cannot be read: {error}") from None
+
+
+def tensor_names(path: Path) -> set[str]:
+    """All the names of a file, without its tensors.
+
+    Raises:
+        ValueError: the file is no safetensors file of ours.
+    """
+    same = same_names(path)
+    with safe_open(path, framework="pt") as held:
+        own = set(held.keys())
+    if not own.issuperset(same.values()):
+        raise ValueError("names share tensors that it does not hold")
+    return own | same.keys()
+
+
+def same_names(path: Path) -> dict[str, str]:
+    """The names that share another's tensor.
+
+    Raises:
+        ValueError: the file is no safetensors file of ours.
+    """
+    try:
+        with safe_open(path, framework="pt") as held:
+            same = json.loads((held.metadata() or {}).get(_SAME, "{}"))
+        return {str(name): str(first) for name, first in same.items()}
+    except (SafetensorError, ValueError, AttributeError, RecursionError) as error:
+        raise ValueError(f"its header cannot be read: {error}") from None
 
 
 def distinct(tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
@@ -163,34 +177,17 @@ def _check(name: str, tensor: torch.Tensor) -> None:
     """Refuse what the file cannot hold before anything is written."""
     if name == _METADATA or any("\ud800" <= letter <= "\udfff" for letter in name):
         raise TypeError(f"{name!r} cannot name a tensor in a safetensors file: use Unicode text other than '{_METADATA}'")
-    if tensor.dtype not in _DTYPES or tensor.layout is not torch.strided or tensor.is_meta or tensor.is_quantized:
+    if tensor.dtype not in DTYPES or tensor.layout is not torch.strided or tensor.is_meta or tensor.is_quantized:
         raise TypeError(f"{name} is a {tensor.layout} tensor of {tensor.dtype} on {tensor.device}: safetensors cannot hold its values")
 
 
-def _header(own: Mapping[str, torch.Tensor], same: Mapping[str, str]) -> bytes:
-    header: dict[str, object] = {_METADATA: {"format": "pt", _SAME: json.dumps(same)}}
-    start = 0
-    for name, tensor in own.items():
-        stop = start + tensor.numel() * tensor.element_size()
-        header[name] = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, stop]}
-        start = stop
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # the tensors start aligned
-    return len(text).to_bytes(8, "little") + text
-
-
-def _bytes_of(tensor: torch.Tensor) -> memoryview:
-    """A CPU tensor's own memory where it is contiguous, else that of a copy."""
-    plain = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous()
-    return plain.reshape(-1).view(torch.uint8).numpy().data
-
-
-def _same_names(content: bytes) -> dict[str, str]:
-    """The names that share another's tensor, from the header's metadata."""
-    length = int.from_bytes(content[:8], "little")
-    try:
-        header = json.loads(content[8 : 8 + length])
-        same = json.loads(header.get(_METADATA, {}).get(_SAME, "{}"))
-        return {str(name): str(first) for name, first in same.items()}
-    except (ValueError, AttributeError, TypeError, RecursionError) as error:
-        raise ValueError(f"its header cannot be read: {type(error).__name__}") from None
+def _unshared(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Contiguous CPU tensors, each its own memory where it is so already; the library refuses those that overlap, so they are copied."""
+    plain: dict[str, torch.Tensor] = {}
+    memory: set[int] = set()
+    for name, tensor in tensors.items():
+        own = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous()
+        start = own.untyped_storage().data_ptr()
+        plain[name] = own.clone() if start in memory and own.numel() else own
+        memory.add(start)
+    return plain

@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,8 @@ import torch
 
 from stackwise.errors import UserError, disk_errors
 from stackwise.storage import disk
+from stackwise.storage.publish import WRITING, publish, recover
+from stackwise.storage.regular import digest_regular, read_regular, stamp_of
 from stackwise.storage.tensor_file import read_tensors, write_tensors
 
 WEIGHTS, DESCRIPTION = "weights.safetensors", "weights.json"
@@ -39,10 +40,7 @@ def save_weights(tensors: Mapping[str, torch.Tensor], directory: Path, about: Ma
 
 
 def _save(tensors: Mapping[str, torch.Tensor], directory: Path, about: Mapping[str, Any]) -> None:
-    fresh = directory.with_name(f".{directory.name}.{os.getpid()}.writing")
-    disk.remove_tree(fresh)
-    try:
-        disk.make_directory(fresh)
+    def fill(fresh: Path) -> None:
         record = write_tensors(fresh / WEIGHTS, tensors)
         description = {
             "format": 1,
@@ -50,29 +48,16 @@ def _save(tensors: Mapping[str, torch.Tensor], directory: Path, about: Mapping[s
             "sha256": record.sha256,
             "tensors": {name: {"shape": list(t.shape), "dtype": str(t.dtype).removeprefix("torch.")} for name, t in tensors.items()},
         }
-        disk.write_file(fresh / DESCRIPTION, [(json.dumps(description, indent=1, default=str) + "\n").encode()])
-        disk.sync_directory(fresh)
-        _put_in_place(fresh, directory)
-        disk.sync_directory(directory.parent)
-    except BaseException:
-        with suppress(OSError):
-            disk.remove_tree(fresh)
-        raise
+        disk.write_file(fresh / DESCRIPTION, (json.dumps(description, indent=1, default=str) + "\n").encode())
 
-
-def _put_in_place(fresh: Path, directory: Path) -> None:
-    """Rename a whole new directory to its name; one that has the name stands aside until then, and returns when it fails."""
-    if not directory.exists():
-        disk.rename(fresh, directory)
-        return
-    aside = directory.with_name(f".{directory.name}.{os.getpid()}.replaced")
-    disk.rename(directory, aside)
+    fresh = directory.with_name(f".{directory.name}.{os.getpid()}{WRITING}")  # its own in each process that exports to one place
+    disk.remove_tree(fresh)
+    recover(directory, Path.is_dir)
     try:
-        disk.rename(fresh, directory)
-    except BaseException:
-        disk.rename(aside, directory)
-        raise
-    disk.remove_tree(aside)
+        publish(fresh, fill, [directory], replace=True)
+    finally:
+        with suppress(OSError):  # the next one removes what is left
+            recover(directory, Path.is_dir)
 
 
 def read_weights(directory: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -81,17 +66,19 @@ def read_weights(directory: Path) -> tuple[dict[str, torch.Tensor], dict[str, An
     Raises:
         UserError: no weights there, or bytes that are not those described.
     """
-    description = read_description(directory)
+    description, path = read_description(directory), directory / WEIGHTS
     try:
-        content = (directory / WEIGHTS).read_bytes()
+        digest, stamp = digest_regular(path)
+        if digest != description.get("sha256"):
+            raise UserError(f"{path} is damaged: its sha256 is not the one {DESCRIPTION} states")
+        tensors = read_tensors(path)
+        if stamp_of(path) != stamp:
+            raise UserError(f"{path} changed while it was read")
     except OSError as error:
         raise UserError(f"{directory} holds no readable weights: {error}") from None
-    if sha256(content).hexdigest() != description.get("sha256"):
-        raise UserError(f"{directory / WEIGHTS} is damaged: its sha256 is not the one {DESCRIPTION} states")
-    try:
-        return read_tensors(content), description
     except ValueError as error:
-        raise UserError(f"{directory / WEIGHTS} is no file of weights: {error}") from None
+        raise UserError(f"{path} is no file of weights: {error}") from None
+    return tensors, description
 
 
 def read_description(directory: Path) -> dict[str, Any]:
@@ -101,7 +88,7 @@ def read_description(directory: Path) -> dict[str, Any]:
         UserError: nothing that can be read.
     """
     try:
-        description: Any = json.loads((directory / DESCRIPTION).read_text("utf-8"))
+        description: Any = json.loads(read_regular(directory / DESCRIPTION))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{directory} holds no readable weights: {error}") from None
     if not isinstance(description, dict):

@@ -312,9 +312,12 @@ class _Layout:
     def check_end(self) -> None:
         last, reached = self.extents[-1], self._now(self.horizon.measure)
         if reached < self.horizon.value:
-            raise ScheduleError(f"the last phase '{last.name}' ends at {last.end}, before the horizon of {self.horizon}\n{self._draw()}")
+            fix = "leave its `until` out, or write `until: 100%`"
+            message = f"the last phase '{last.name}' ends at {last.end}, before the horizon of {self.horizon}: {fix}"
+            raise ScheduleError(f"{message}\n{self._draw()}")
         if reached >= self.horizon.value + _per_step(self.pieces[-1].rate, self.horizon.measure):
-            raise ScheduleError(f"phase '{last.name}' ends at {last.end}, after the horizon of {self.horizon}\n{self._draw()}")
+            fix = "write `until: 100%`, or raise run.horizon"
+            raise ScheduleError(f"phase '{last.name}' ends at {last.end}, after the horizon of {self.horizon}: {fix}\n{self._draw()}")
 
     def _now(self, measure: str) -> Fraction:
         return Fraction(self.step) if measure == "steps" else self.consumed.get(measure, Fraction(0))

@@ -39,7 +39,8 @@ class Duration:
         if isinstance(text, Duration):
             return text
         if not isinstance(text, str):
-            raise ScheduleError(f"{text!r} has no unit: {_WAYS}")
+            own = f", as in '{text} steps' or '{text} epochs'" if isinstance(text, int) and not isinstance(text, bool) else ""
+            raise ScheduleError(f"{text!r} has no unit{own}: {_WAYS}")
         match = _DURATION.match(text)
         if match is None or match[2] not in _UNITS or (match[3] and _UNITS[match[2]] != "epochs"):
             raise ScheduleError(f"{text!r} is not a duration: {_WAYS}")

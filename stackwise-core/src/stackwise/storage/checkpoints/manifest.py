@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import platform
 import stat
-from collections.abc import Mapping
-from hashlib import file_digest, sha256
+from collections.abc import Collection, Mapping
+from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -14,14 +14,14 @@ from typing import Any
 import attrs
 import torch
 from attrs import Factory, frozen
-from safetensors import SafetensorError, safe_open
 
 from stackwise import __version__
-from stackwise.storage import documents
-from stackwise.storage.tensor_file import FileRecord
+from stackwise.storage import codec
+from stackwise.storage.regular import Stamp, digest_regular, read_regular
+from stackwise.storage.tensor_file import FileRecord, tensor_names
 
 TENSORS, STATE, MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
-FORMAT = 1
+FORMAT = 2
 _LARGEST_MANIFEST = 1 << 20
 
 
@@ -44,7 +44,7 @@ class Manifest:
     def to_bytes(self) -> bytes:
         """The manifest as a JSON file, its own digest among its keys."""
         body = {"format": FORMAT, **attrs.asdict(self)}
-        return documents.encode({**body, "sha256": _digest(body)})
+        return codec.to_json({**body, "sha256": _digest(body)})
 
 
 def own_versions() -> dict[str, str]:
@@ -67,64 +67,80 @@ def read_manifest(directory: Path) -> Manifest:
         manifest = _parse(_read(directory / MANIFEST, _LARGEST_MANIFEST))
     except FileNotFoundError:
         raise DamagedError(f"it has no {MANIFEST}: it was never finished, or is being removed") from None
-    except OSError as error:
-        raise DamagedError(f"{MANIFEST} cannot be read: {error.strerror}") from None
     for name, record in manifest.files.items():
         _check_size(directory / name, record)
     return manifest
 
 
-def check_files(directory: Path, manifest: Manifest) -> dict[str, Any]:
-    """Read every file of a checkpoint, holding none of its tensors in memory; returns its document.
+@frozen
+class Content:
+    """What the files of a checkpoint hold, its tensors left on disk."""
+
+    document: Mapping[str, Any]
+    """Still encoded; every tensor that it names is there."""
+    stamp: Stamp
+    """Of the file of tensors when its digest was right."""
+
+
+def check_files(directory: Path, manifest: Manifest) -> Content:
+    """Read every file of a checkpoint, holding none of its tensors in memory.
 
     Raises:
         DamagedError: bytes that are not those the manifest states, or that are no tensors and document.
     """
-    record = manifest.files[TENSORS]
-    _check_size(directory / TENSORS, record)
+    stamp = _check_tensors(directory / TENSORS, manifest.files[TENSORS])
     try:
-        with (directory / TENSORS).open("rb") as file:
-            _compare(TENSORS, record, file_digest(file, "sha256").hexdigest())
-        with safe_open(directory / TENSORS, framework="pt") as tensors:
-            tensors.keys()
-        return documents.decode(read_verified(directory, manifest, STATE))
-    except OSError as error:
-        raise DamagedError(f"{TENSORS} cannot be read: {error.strerror}") from None
-    except SafetensorError as error:
-        raise DamagedError(f"{TENSORS} has the digest that {MANIFEST} states, but is no safetensors file: {error}") from None
+        document = codec.read_object(_read_verified(directory / STATE, manifest.files[STATE]))
+        names = tensor_names(directory / TENSORS)
+        if unnamed := names - _tensors_named_in(document, names):
+            raise ValueError(f"no state names the tensor {min(unnamed)!r}")
     except DamagedError:
         raise
-    except ValueError as error:
-        raise DamagedError(f"{STATE} has the digest that {MANIFEST} states, but is no document: {error}") from None
+    except (OSError, ValueError) as error:
+        raise DamagedError(f"its files have the digests that {MANIFEST} states, but cannot be understood: {error}") from None
+    return Content(document, stamp)
 
 
-def read_verified(directory: Path, manifest: Manifest, name: str) -> bytes:
-    """The bytes of one file of a checkpoint.
+def _tensors_named_in(document: Any, names: Collection[str]) -> set[str]:
+    """The tensors that an encoded document names; one that is not among the names is a `ValueError`."""
+    named: set[str] = set()
 
-    Raises:
-        DamagedError: they are not those the manifest states.
-    """
-    record = manifest.files[name]
-    _check_size(directory / name, record)
+    def note(name: str) -> None:
+        if name not in names:
+            raise KeyError(name)
+        named.add(name)
+
+    codec.join_state(document, note)
+    return named
+
+
+def _check_tensors(path: Path, record: FileRecord) -> Stamp:
     try:
-        content = _read(directory / name, record.bytes)
+        digest, stamp = digest_regular(path)
     except OSError as error:
-        raise DamagedError(f"{name} cannot be read: {error.strerror}") from None
-    _compare(name, record, sha256(content).hexdigest())
+        raise DamagedError(f"{path.name} cannot be read: {error.strerror}") from None
+    _compare(path.name, record, digest)
+    return stamp
+
+
+def _read_verified(path: Path, record: FileRecord) -> bytes:
+    content = _read(path, record.bytes)
+    _compare(path.name, record, sha256(content).hexdigest())
     return content
 
 
-def _compare(name: str, record: FileRecord, found: str) -> None:
-    if found != record.sha256:
+def _compare(name: str, record: FileRecord, digest: str) -> None:
+    if digest != record.sha256:
         raise DamagedError(f"{name} is damaged: its sha256 is not the one {MANIFEST} states")
 
 
 def _read(path: Path, limit: int) -> bytes:
-    with path.open("rb") as file:
-        content = file.read(limit + 1)
-    if len(content) > limit:
-        raise DamagedError(f"{path.name} is larger than {limit} bytes")
-    return content
+    try:
+        return read_regular(path, limit)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise DamagedError(f"{path.name} cannot be read: {error.strerror}") from None
 
 
 def _check_size(path: Path, record: FileRecord) -> None:
@@ -141,17 +157,19 @@ def _check_size(path: Path, record: FileRecord) -> None:
 
 def _parse(content: bytes) -> Manifest:
     try:
-        body = documents.decode(content)
+        body = codec.from_json(content)
         stated = body.pop("sha256", None)
         if body.get("format") != FORMAT:
-            raise DamagedError(f"{MANIFEST} has the format {body.get('format')!r}; this version reads {FORMAT}")
+            raise DamagedError(
+                f"{MANIFEST} has the format {body.get('format')!r}, and this version reads {FORMAT}: use the version that wrote it"
+            )
         _check_names(body.get("files"))
         if stated != _digest(body):
             raise DamagedError(f"{MANIFEST} is damaged: its content does not match its own sha256")
         return _structured(body)
     except DamagedError:
         raise
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         raise DamagedError(f"{MANIFEST} cannot be understood: {error}") from None
 
 
@@ -179,5 +197,5 @@ def _structured(body: Mapping[str, Any]) -> Manifest:
 
 def _digest(body: Mapping[str, Any]) -> str:
     """Of the content, not of the layout: keys in order, no spaces."""
-    plain = json.loads(documents.encode(body))
+    plain = json.loads(codec.to_json(body))
     return sha256(json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

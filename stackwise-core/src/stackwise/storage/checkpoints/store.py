@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from attrs import evolve, field, frozen
 
-from stackwise.errors import DiskError, UserError, disk_errors
-from stackwise.storage import disk, documents
+from stackwise.errors import DiskError, ProviderError, UserError, disk_errors
+from stackwise.storage import disk
 from stackwise.storage.checkpoints.background import Background, Snapshot
 from stackwise.storage.checkpoints.manifest import (
     MANIFEST,
@@ -23,16 +23,16 @@ from stackwise.storage.checkpoints.manifest import (
     check_files,
     own_versions,
     read_manifest,
-    read_verified,
 )
 from stackwise.storage.checkpoints.retention import Direction, Kept, Retention
-from stackwise.storage.codec import join_state, split_state
+from stackwise.storage.codec import EncodingError, as_bytes, encode, join_state, refuse_tensor, split_state
+from stackwise.storage.publish import REPLACED, WRITING, aside_of, publish, recover, writing_beside
+from stackwise.storage.regular import Stamp, stamp_of
 from stackwise.storage.tensor_file import read_tensors, write_tensors, write_whole
 
 _NAME = re.compile(r"step-(\d{9,})")
-_WRITING, _REPLACED = ".writing", ".replaced"
-_STATE = "machine"
-"""The key of the document under which the state stands, its tensors set apart."""
+_ABOUT, _STATE = "about", "state"
+"""The keys of a checkpoint's document, both encoded."""
 
 
 @frozen
@@ -54,6 +54,7 @@ class Checkpoint:
     """What it was saved with beside the state."""
     manifest: Manifest = field(repr=False)
     _encoded: Any = field(repr=False)
+    _stamp: Stamp = field(repr=False)
 
     @property
     def name(self) -> str:
@@ -61,17 +62,18 @@ class Checkpoint:
         return name_of(self.step)
 
     def load_state(self) -> Any:
-        """The nested state that was saved, its tensors on the CPU, digests verified as they are read; tied tensors are one again.
+        """The nested state that was saved, its tensors on the CPU, in memory of their own; tied tensors are one again.
 
         Raises:
-            UserError: the files changed since the checkpoint was opened, or do not belong together.
+            UserError: the files changed since the checkpoint was opened, when their digests were verified.
         """
         try:
-            return join_state(read_tensors(read_verified(self.path, self.manifest, TENSORS)), self._encoded)
-        except ValueError as error:
+            tensors = read_tensors(self.path / TENSORS)
+            if stamp_of(self.path / TENSORS) != self._stamp:
+                raise ValueError(f"{TENSORS} changed since its digest was verified")
+            return join_state(self._encoded, tensors.__getitem__)
+        except (OSError, ValueError) as error:
             raise UserError(f"checkpoint {self.path} cannot be loaded: {error}") from None
-        except KeyError as error:
-            raise UserError(f"checkpoint {self.path} cannot be loaded: its {TENSORS} holds no {error}") from None
 
 
 class CheckpointStore:
@@ -135,8 +137,11 @@ class CheckpointStore:
             TypeError: a tensor that safetensors, or a value that JSON cannot hold, with its name.
         """
         self.wait()
-        tensors, encoded = split_state(state)
-        content = documents.encode({**about, _STATE: encoded})
+        try:
+            tensors, encoded = split_state(state)
+        except EncodingError as error:
+            raise ProviderError(f"{error}; a state_dict is made of nothing else") from None
+        content = as_bytes({_ABOUT: encode(about, _ABOUT), _STATE: encoded})
         chosen = {name: float(value) for name, value in (metrics or {}).items()}
         if asynchronous:
             copies = self._snapshot.take(tensors)
@@ -223,8 +228,8 @@ class CheckpointStore:
         found = []
         with suppress(FileNotFoundError, NotADirectoryError):
             for path in self.directory.iterdir():
-                stem = path.name.removeprefix(".").removesuffix(_REPLACED)
-                aside = path.name == f".{stem}{_REPLACED}"
+                stem = path.name.removeprefix(".").removesuffix(REPLACED)
+                aside = path.name == f".{stem}{REPLACED}"
                 if (match := _NAME.fullmatch(stem)) and (aside or path.name == stem):
                     found.append((int(match[1]), not aside, path))
         return ((step, path) for step, _, path in sorted(found, reverse=True))
@@ -239,25 +244,20 @@ class CheckpointStore:
             self._tidied = False
             raise
         try:
-            disk.remove_tree(_aside(place), first=MANIFEST)
+            disk.remove_tree(aside_of(place), first=MANIFEST)
             self._prune(step)
         except OSError as error:
             self._tidied = False
             raise DiskError(f"disk error: {place} is saved, but an older one could not be removed: {_reason(error)}") from error
 
     def _write(self, place: Path, manifest: Manifest, tensors: Mapping[str, torch.Tensor], document: bytes) -> None:
-        """A directory beside the target, its files forced to disk, the manifest last; then it gets its name."""
-        fresh = place.with_name(f".{place.name}{_WRITING}")
-        try:
-            disk.make_directory(fresh)
+        """The files, each forced to disk, the manifest last; then the directory gets its name."""
+
+        def fill(fresh: Path) -> None:
             files = {TENSORS: write_tensors(fresh / TENSORS, tensors), STATE: write_whole(fresh / STATE, document)}
-            disk.write_file(fresh / MANIFEST, [evolve(manifest, files=files).to_bytes()])
-            disk.sync_directory(fresh)
-            _publish(fresh, place)
-        except BaseException:
-            with suppress(OSError):
-                disk.remove_tree(fresh)
-            raise
+            disk.write_file(fresh / MANIFEST, evolve(manifest, files=files).to_bytes())
+
+        publish(writing_beside(place), fill, [place], replace=True)
 
     def _prune(self, newest: int) -> None:
         """Remove what the rules do not keep; the new checkpoint was read back before it got its name."""
@@ -280,34 +280,12 @@ class CheckpointStore:
         _make_directories(self.directory)
         for path in sorted(self.directory.iterdir()):
             name, suffix = path.stem.removeprefix("."), path.suffix
-            if not path.name.startswith(".") or not _NAME.fullmatch(name):
-                continue
-            place = self.directory / name
-            if suffix == _WRITING or (suffix == _REPLACED and not verify(place)):
-                disk.remove_tree(path, first=MANIFEST)
-            elif suffix == _REPLACED:
-                disk.remove_tree(place, first=MANIFEST)
-                disk.rename(path, place)
-                disk.sync_directory(self.directory)
+            if path.name.startswith(".") and _NAME.fullmatch(name):
+                if suffix == WRITING:
+                    disk.remove_tree(path, first=MANIFEST)
+                elif suffix == REPLACED:
+                    recover(self.directory / name, lambda place: not verify(place))
         self._tidied = True
-
-
-def _publish(fresh: Path, place: Path) -> None:
-    """Rename; an older checkpoint of the same name stands aside until the new one is durable, and is found there meanwhile."""
-    replaces = place.exists()
-    if replaces:
-        disk.rename(place, _aside(place))
-    try:
-        disk.rename(fresh, place)
-    except BaseException:
-        if replaces:
-            disk.rename(_aside(place), place)
-        raise
-    disk.sync_directory(place.parent)
-
-
-def _aside(place: Path) -> Path:
-    return place.with_name(f".{place.name}{_REPLACED}")
 
 
 def name_of(step: int) -> str:
@@ -336,17 +314,22 @@ def verify(path: Path) -> list[str]:
 
 def _open(step: int, path: Path) -> Checkpoint:
     manifest = _manifest_of(path)
-    about = check_files(path, manifest)
-    if _STATE not in about:
-        raise DamagedError(f"{STATE} holds no state")
-    encoded = about.pop(_STATE)
-    return Checkpoint(step=step, path=path, about=about, manifest=manifest, encoded=encoded)
+    content = check_files(path, manifest)
+    if content.document.keys() != {_ABOUT, _STATE}:
+        raise DamagedError(f"{STATE} does not hold what a checkpoint says and its state")
+    try:
+        about = join_state(content.document[_ABOUT], refuse_tensor)
+    except ValueError as error:
+        raise DamagedError(f"{STATE} cannot be understood: {error}") from None
+    if not isinstance(about, dict):
+        raise DamagedError(f"{STATE} says nothing of the run")
+    return Checkpoint(step=step, path=path, about=about, manifest=manifest, encoded=content.document[_STATE], stamp=content.stamp)
 
 
 def _manifest_of(path: Path) -> Manifest:
     """The manifest of a directory that is named after its step."""
     manifest = read_manifest(path)
-    stem = path.name.removeprefix(".").removesuffix(_REPLACED)
+    stem = path.name.removeprefix(".").removesuffix(REPLACED)
     if stem != name_of(manifest.step):
         raise DamagedError(f"{MANIFEST} is that of {name_of(manifest.step)}")
     return manifest

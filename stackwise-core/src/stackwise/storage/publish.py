@@ -1,0 +1,114 @@
+"""Files and directories that appear whole or not at all: made beside their place, forced to disk, and renamed.
+
+A process that ends anywhere, or a power cut, leaves the old one or the new one under the name, or for a moment the old one aside.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from stackwise.storage import disk
+
+WRITING, REPLACED = ".writing", ".replaced"
+"""Ends of the names of what is being made, and of what stands aside for its replacement; both begin with a dot."""
+
+
+def writing_beside(place: Path) -> Path:
+    """Where what is to be at `place` is made."""
+    return place.with_name(f".{place.name}{WRITING}")
+
+
+def aside_of(place: Path) -> Path:
+    """Where what was at `place` stands until its replacement is durable."""
+    return place.with_name(f".{place.name}{REPLACED}")
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Write a small file, whole or not at all.
+
+    Raises:
+        OSError: the disk refuses; what was there is untouched.
+    """
+    fresh = writing_beside(path)
+    disk.remove_tree(fresh)
+    try:
+        disk.write_file(fresh, text.encode())
+        disk.rename(fresh, path)
+    except OSError:
+        with suppress(OSError):
+            disk.remove_tree(fresh)
+        raise
+    disk.sync_directory(path.parent)
+
+
+def publish(fresh: Path, fill: Callable[[Path], object], places: Iterable[Path], *, replace: bool = False) -> Path:
+    """Make a directory and give it the first name that is free.
+
+    Args:
+        fresh: where it is made, beside its place.
+        fill: writes its files, each forced to disk, into the directory that it is given.
+        places: the names, best first.
+        replace: have it take the first of them from an older directory, which stands at `aside_of` afterwards, for the caller to remove;
+            it is put back where anything fails.
+
+    Returns:
+        The name that it got.
+
+    Raises:
+        FileExistsError: every name is taken.
+        OSError: the disk refuses; nothing of the new directory is left.
+    """
+    try:
+        disk.make_directory(fresh)
+        fill(fresh)
+        disk.sync_directory(fresh)
+        place = _take_from_older(fresh, next(iter(places))) if replace else _take_first_free(fresh, places)
+        disk.sync_directory(place.parent)
+    except BaseException:
+        with suppress(OSError):
+            disk.remove_tree(fresh)
+        raise
+    return place
+
+
+def recover(place: Path, is_whole: Callable[[Path], bool]) -> None:
+    """Remove what stood aside for `place`, or put it back where its replacement is not whole."""
+    aside = aside_of(place)
+    if not os.path.lexists(aside):
+        return
+    if not is_whole(place):
+        disk.remove_tree(place)
+        disk.rename(aside, place)
+        disk.sync_directory(place.parent)
+    disk.remove_tree(aside)
+
+
+def _take_from_older(fresh: Path, place: Path) -> Path:
+    older = place.exists()
+    if older:
+        disk.rename(place, aside_of(place))
+    try:
+        disk.rename(fresh, place)
+    except BaseException:
+        if older:
+            disk.rename(aside_of(place), place)
+        raise
+    return place
+
+
+def _take_first_free(fresh: Path, places: Iterable[Path]) -> Path:
+    """A rename refuses a name that another process took since it was free, unless that is an empty directory."""
+    taken = fresh
+    for taken in places:
+        try:
+            disk.rename(fresh, taken)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise
+        else:
+            return taken
+    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(taken))
