@@ -12,7 +12,7 @@ from fresh_draws import fresh_generator
 from tiny_walks import base, drive, losses, machine_of, plan_of, problems_of, same_tensors, weights
 
 from stackwise import Moment, UserError
-from stackwise.planes.model.module import named_tensors
+from stackwise.planes.model.state import named_tensors
 from stackwise.storage.weights import save_weights
 from stackwise_providers_transformer.pair_options import PreferenceOptions
 from stackwise_providers_transformer.preference import Preference

@@ -129,7 +129,7 @@ def test_a_state_of_another_machine_is_refused_with_every_difference() -> None:
     deeper = machine_of(base(), model={"rack": {"stacks": [{"base": 3}], "width": 12}})
     with pytest.raises(UserError) as caught:
         deeper.restore(state)
-    assert "rack.stacks.base.2" in str(caught.value) and "(16, 8)" in str(caught.value) and "exp_avg" in str(caught.value)
+    assert "rack.stacks.base.2" in str(caught.value) and "[16, 8]" in str(caught.value) and "exp_avg" in str(caught.value)
     with pytest.raises(DataError, match=r"\['a'\].*\['b'\]"):
         machine_of({**base(), "data": {"sources": {"b": memory()}, "batch_size": 2, "seq_len": 4}}).restore(state)
     with pytest.raises(UserError, match="has trained already"):

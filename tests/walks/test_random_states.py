@@ -80,7 +80,11 @@ class Walk:
     def _check_sets(self) -> None:
         ids = [id(p) for p in held(self.machine)]
         assert len(ids) == len(set(ids))
-        assert set(ids) == {id(p) for p in self.machine.model.model.parameters() if p.requires_grad}
+        learning = self.machine.optimizer.learning
+        assert set(ids) == {id(p) for p in learning.values()}
+        trainable = {name: p for name, p in self.machine.model.model.named_parameters() if p.requires_grad}
+        assert learning.keys() == trainable.keys()
+        assert all((learning[name] is p) == (p.dtype == torch.float32) for name, p in trainable.items())
         model, declared = self.machine.model.model, self.phases[self._index()]
         assert (model.head.weight is model.embedding.weight) == declared.tied
         assert [n for n, p in model.named_parameters() if p.requires_grad == is_frozen(declared, n)] == []
@@ -130,12 +134,7 @@ class Walk:
         if not same and not parameter.requires_grad:
             return  # frozen: no optimizer says what it keeps of it
         expected = {key: value for key, value in old.items() if same or key in wanted}
-        recast = self.weights[source].dtype != tensor.dtype
-        given = {
-            key: value.to(tensor.dtype) if recast and value.dim() and value.dtype == self.weights[source].dtype else value
-            for key, value in expected.items()
-        }
-        assert name in state and same_tensors(state[name], given), name
+        assert name in state and same_tensors(state[name], expected), name
 
     def _leaves(self, before: Declared, after: Declared, name: str, source: str) -> bool:
         """Whether the optimizer of the phase before trains the parameter no more, the very object."""
@@ -168,7 +167,7 @@ class Walk:
         for name, tensor in average.state_by_name().items():
             source = sources[name]
             goes_on = before.ema and source in self.average and not (merged and ".mlp." in name)
-            expected = self.average[source].to(tensor.dtype) if goes_on and source is not None else now[name]
+            expected = self.average[source].to(tensor.dtype) if goes_on and source is not None else now[name].to(tensor.dtype)
             assert torch.equal(tensor, expected), name
 
     def _check_step(self, event: StepDone) -> None:

@@ -74,6 +74,7 @@ _FACE = {
     "PhaseSchedule": "stackwise.curriculum.schedule",
     "Model": "stackwise.planes.model.module",
     "TrainingMachine": "stackwise.machine.machine",
+    "Settings": "stackwise.machine.settings",
     "carry": "stackwise.planes.carry",
     "Experiment": "stackwise.config",
     "load": "stackwise.config",

@@ -39,6 +39,7 @@ class ClassificationOptions:
             inputs={**field, **mask},
             outputs={"logits": _CLASSES},
             attention=self.attention,
+            metrics=("accuracy",),
         )
 
 

@@ -29,7 +29,7 @@ class MaskingOptions:
         """Id of the mask symbol, the default filled in."""
         return self.symbols if self.mask_token is None else self.mask_token
 
-    def spec(self, **optional: TensorSpec) -> TaskSpec:
+    def spec(self, *metrics: str, **optional: TensorSpec) -> TaskSpec:
         """Bidirectional attention, and room for the mask symbol beside the loader's ids."""
         beyond: tuple[Beyond, ...] = (Beyond("vocab", "symbols", 1),)
         if self.mask_token is not None:
@@ -41,6 +41,7 @@ class MaskingOptions:
             outputs={"logits": _LOGITS},
             attention="bidirectional",
             beyond=beyond,
+            metrics=metrics,
         )
 
 
@@ -63,7 +64,8 @@ class MaskedLMOptions(MaskingOptions):
 
     def to_spec(self) -> TaskSpec:
         """As `MaskingOptions.spec`; words may come with the tokens."""
-        return self.spec(words=_INTEGERS) if self.whole_words else self.spec()
+        words = {"words": _INTEGERS} if self.whole_words else {}
+        return self.spec("accuracy", "loss_on_masks", **words)
 
 
 @frozen(kw_only=True)
@@ -76,4 +78,4 @@ class MaskDiffusionOptions(MaskingOptions):
 
     def to_spec(self) -> TaskSpec:
         """As `MaskingOptions.spec`."""
-        return self.spec()
+        return self.spec("bits_per_byte", "bits_per_token", "accuracy_on_masks")

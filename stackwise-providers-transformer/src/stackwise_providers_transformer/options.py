@@ -220,4 +220,5 @@ class CausalLMOptions:
             outputs={"logits": _LOGITS},
             attention="causal",
             lookahead=1,
+            metrics=("bits_per_byte", "bits_per_token"),
         )

@@ -58,6 +58,7 @@ class Seq2SeqOptions:
         else:
             embedded = {"memory": ("tokens", "source")}
             shape = {"inputs": {"tokens": _TOKENS, "source": _SOURCE}, "side": ("memory",), "attention": "causal", "embedded": embedded}
+        shape["metrics"] = ("bits_per_byte", "bits_per_token", "accuracy")
         if self.pairs == "spans":
             beyond = (Beyond("vocab", "symbols", self.span_sentinels + 1),)
             seen = {"mask": _MASK, "segments": _SEGMENTS}  # and refused
@@ -108,5 +109,6 @@ class PreferenceOptions:
             outputs=_OUTPUTS,
             attention="causal",
             lookahead=1,
+            metrics=("accuracy", "reward_margin", "likelihood_accuracy"),
             reference=(self.reference or "phase entry") if self.method == "dpo" else None,
         )

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_walks import base, drive, machine_of, moments, plan_of, problems_of
@@ -42,6 +43,24 @@ def test_parameters_are_those_of_the_closed_form_and_of_the_real_model(depth: in
     assert cost.parameters == sum(p.numel() for p in machine.model.model.parameters())
     state = moments(machine)
     assert cost.optimizer_bytes == sum(t.numel() * t.element_size() for entries in state.values() for t in entries.values())
+
+
+@pytest.mark.parametrize("precision", [{}, {"rack": "bfloat16"}])
+def test_bytes_of_the_optimizer_are_moments_masters_and_the_average_in_float32(precision: dict[str, str]) -> None:
+    config = decoder()
+    config["model"]["precision"] = precision
+    config["optimizer"] = {"use": "optim.adamw", "lr": 0.01, "ema": {"decay": 0.9}}
+    (cost,) = price(plan_of(config))
+    machine = machine_of(config)
+    drive(machine)
+    state = machine.optimizer.state_dict()
+    kept = [
+        *state["masters"].values(),
+        *state["average"].values(),
+        *(t for entries in state["parameters"].values() for t in entries.values()),
+    ]
+    assert {t.dtype for t in kept} == {torch.float32} and bool(state["masters"]) == bool(precision)
+    assert cost.optimizer_bytes == sum(4 * t.numel() for t in kept)
 
 
 @pytest.mark.parametrize(("depth", "accumulate"), [(1, 1), (3, 1), (2, 3)])

@@ -14,7 +14,7 @@ import torch
 from click.testing import CliRunner
 
 from stackwise.cli import main
-from stackwise.planes.model.module import named_tensors
+from stackwise.planes.model.state import named_tensors
 from stackwise.runs import diagnosis
 from stackwise.storage.checkpoints.store import CheckpointStore
 from stackwise.storage.lock import RunLock

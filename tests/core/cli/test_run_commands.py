@@ -15,8 +15,9 @@ from click.testing import CliRunner
 
 import stackwise
 from stackwise.cli import main
-from stackwise.planes.model.module import Model, named_tensors
-from stackwise.storage.weights import load_weights
+from stackwise.planes.model.module import Model
+from stackwise.planes.model.state import load_named_tensors
+from stackwise.storage.weights import read_weights
 
 CONFIG = """\
 run: {horizon: 8 steps, seed: 3, device: cpu}
@@ -73,7 +74,8 @@ def test_a_run_leaves_everything_that_happened_and_weights_that_load_into_a_mode
     machine = stackwise.assemble(stackwise.load(config, ["run.horizon=1 step", "phases=null", "model.rack.stacks=[{base: 2}]"]))
     list(machine.train())
     model = Model(*(machine.model.model.get_submodule(role) for role in ("embedding", "rack", "head")))
-    about = load_weights(named_tensors(model), out / "final")
+    saved, about = read_weights(out / "final")
+    load_named_tensors(model, saved, "the final weights")
     assert about["step"] == 8 and set(about["parts"]) == {"embedding", "rack", "head"}
     assert set(about["tensors"]) == {name for name, _ in model.named_parameters()}
 

@@ -43,7 +43,7 @@ def test_a_failure_tells_what_was_found_the_promise_and_the_usual_cause(tmp_path
     done = run(tmp_path, VICTIM, {}, "-k", "check_totals or cold")
     assert done.returncode == 1
     assert "FAILED test_it.py::test_conforms[task:listed.v/check_totals]" in done.stdout
-    assert "return a sum, not a mean" in done.stdout and "Usual cause: a mean where a sum is due" in done.stdout
+    assert "return a sum, not a mean" in done.stdout and "Usual cause: a mean instead of a sum" in done.stdout
     assert "PASSED test_it.py::test_collected_cold" in done.stdout
 
 

@@ -8,6 +8,7 @@ import attrs
 import pytest
 from tiny_walks import base, drive, machine_of, plan_of
 
+from stackwise.errors import UserError
 from stackwise.saved.provenance import Described, changed_files, describe
 
 
@@ -42,3 +43,26 @@ def test_each_of_two_providers_of_one_distribution_is_compared_with_itself() -> 
     for changed, rows in ((one, [{**saved[0], "sha256": "0" * 64}, saved[1]]), (two, [saved[0], {**saved[1], "sha256": "0" * 64}])):
         (told,) = changed_files(rows, plan)
         assert told.startswith(f"provider '{changed.name}' (both 1.0) has other files than then")
+
+
+WRONG: dict[str, Any] = {
+    "format": [2, None, "1", 10**400],
+    "config": [None, 5, "config.yaml", []],
+    "clock": [None, {}, [], {"horizon": ["1/0", "steps", "x"], "starts": [0, 1], "pieces": []}, {"horizon": 5}],
+    "versions": [None, [], {"torch": 2}, {"torch": None}],
+    "fingerprints": [None, "x", 7],
+    "providers": [None, 5, [None], [{}], [{"provider": "a", "version": 1, "sha256": "x"}]],
+    "parent": [5, "run", []],
+    "reason": [None, 5, []],
+}
+
+
+@pytest.mark.parametrize("key", WRONG)
+def test_what_does_not_say_what_a_checkpoint_says_is_the_users(key: str) -> None:
+    saved = about()
+    for value in WRONG[key]:
+        with pytest.raises(UserError):
+            Described.read({**saved, key: value}, 1)
+    if key not in ("reason", "providers"):
+        with pytest.raises(UserError):
+            Described.read({name: value for name, value in saved.items() if name != key}, 1)

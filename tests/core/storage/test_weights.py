@@ -5,15 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from stackwise.errors import DiskError, UserError
-from stackwise.planes.model.module import named_tensors
+from stackwise.planes.model.state import load_named_tensors, named_tensors
 from stackwise.storage import disk
-from stackwise.storage.weights import DESCRIPTION, WEIGHTS, load_weights, save_weights
+from stackwise.storage.weights import DESCRIPTION, WEIGHTS, read_weights, save_weights
+
+
+def load_weights(model: nn.Module, directory: Path) -> dict[str, Any]:
+    saved, about = read_weights(directory)
+    load_named_tensors(model, saved, f"the weights in {directory}")
+    return about
 
 
 class Tied(nn.Module):
@@ -34,7 +41,7 @@ def test_what_was_saved_is_loaded_bit_for_bit_and_tied_parameters_lie_there_once
     one, two = Tied(0), Tied(1)
     cache = two.get_buffer("cache").clone()
     save_weights(named_tensors(one), tmp_path / "final", {"step": 7})
-    about = load_weights(named_tensors(two), tmp_path / "final")
+    about = load_weights(two, tmp_path / "final")
     assert list(about["tensors"]) == ["a.weight", "a.bias", "turned", "mean"] or set(about["tensors"]) == {
         "a.weight",
         "a.bias",
@@ -57,14 +64,14 @@ def test_every_difference_is_named_at_once_and_nothing_is_loaded(tmp_path: Path)
     other.mean = nn.Parameter(torch.zeros(2, dtype=torch.float64))
     before = {name: tensor.clone() for name, tensor in named_tensors(other).items()}
     with pytest.raises(UserError) as caught:
-        load_weights(named_tensors(other), tmp_path / "w")
+        load_weights(other, tmp_path / "w")
     text = str(caught.value)
     for sentence in (
-        "a.weight: torch.float32 (3, 4) in the file",
-        "a.bias",
-        "missing in the file: extra",
+        "of another shape: a.weight is [3, 4] in the weights and [2, 4] in the model",
+        "of another shape: a.bias",
+        "missing in the weights: extra",
         "not in the model: turned",
-        "mean: torch.float32 (2,)",
+        "of another dtype: mean is float32 in the weights and float64 in the model",
     ):
         assert sentence in text
     assert all(torch.equal(tensor, before[name]) for name, tensor in named_tensors(other).items())
@@ -75,19 +82,19 @@ def test_a_tampered_file_is_refused(tmp_path: Path, damage: Callable[[bytes], by
     place = save_weights(named_tensors(Tied()), tmp_path / "w", {}) / WEIGHTS
     place.write_bytes(damage(place.read_bytes()))
     with pytest.raises(UserError, match="is damaged"):
-        load_weights(named_tensors(Tied()), tmp_path / "w")
+        load_weights(Tied(), tmp_path / "w")
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "{}"])
 def test_a_description_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
     (save_weights(named_tensors(Tied()), tmp_path / "w", {}) / DESCRIPTION).write_text(text)
     with pytest.raises(UserError):
-        load_weights(named_tensors(Tied()), tmp_path / "w")
+        load_weights(Tied(), tmp_path / "w")
 
 
 def test_nothing_there_is_the_users_mistake(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no readable weights"):
-        load_weights(named_tensors(Tied()), tmp_path / "nowhere")
+        load_weights(Tied(), tmp_path / "nowhere")
 
 
 class DiskFull(OSError):
@@ -121,7 +128,7 @@ def test_a_save_that_fails_anywhere_leaves_the_old_one_whole(tmp_path: Path, mon
             assert isinstance(error.__cause__, DiskFull) and str(tmp_path / "w") in str(error)
             failed = True
     found = Tied(2)
-    which = load_weights(named_tensors(found), tmp_path / "w")["which"]
+    which = load_weights(found, tmp_path / "w")["which"]
     assert torch.equal(found.a.weight, {"old": old, "new": new}[which].a.weight)
     assert failed or which == "new"
     assert count < broken or failed
@@ -132,7 +139,7 @@ def test_an_old_one_is_replaced_by_the_new_one(tmp_path: Path) -> None:
     save_weights(named_tensors(Tied(0)), tmp_path / "w", {"step": 1})
     save_weights(named_tensors(Tied(1)), tmp_path / "w", {"step": 2})
     found = Tied(2)
-    assert load_weights(named_tensors(found), tmp_path / "w")["step"] == 2
+    assert load_weights(found, tmp_path / "w")["step"] == 2
     assert torch.equal(found.a.weight, Tied(1).a.weight)
 
 
@@ -142,4 +149,4 @@ def test_the_files_are_data_and_nothing_is_executed(tmp_path: Path) -> None:
     assert json.loads((place / DESCRIPTION).read_text())["note"] == "x"
     (place / WEIGHTS).write_bytes(b"cposix\nsystem\n(S'touch here'\ntR.")
     with pytest.raises(UserError, match="is damaged"):
-        load_weights(named_tensors(Tied()), tmp_path / "w")
+        load_weights(Tied(), tmp_path / "w")

@@ -30,6 +30,7 @@ from stackwise.planes.model.difference import WEIGHT_ADAPTERS, Boundary
 from stackwise.planes.model.plane import ModelPlane
 from stackwise.planes.model.transfer import ModelReceipt
 from stackwise.planes.optimizer.groups import group_parameters
+from stackwise.planes.optimizer.weight_copies import SIXTEEN_BITS, learning_dtype
 from stackwise.timeline.schedules import Curve
 
 
@@ -239,11 +240,16 @@ def _envelope(reaction: Part | None) -> tuple[float, float] | None:
 
 
 def _optimizer_bytes(plan: Plan, phase: CompiledPhase, groups: list[ParameterGroup]) -> int | None:
-    spec = plan.joined[phase.index].drafts.optimizer.spec
-    if not isinstance(spec, OptimizerSpec):
+    """Moments, masters of what is held in sixteen bits, and the average of the weights, all of them in float32 at least."""
+    spec, state = plan.joined[phase.index].drafts.optimizer.spec, phase.state
+    if not isinstance(spec, OptimizerSpec) or state is None:
         return None
-    named = [item for group in groups for item in group.parameters.items()]
-    return sum(spec.count(name, tuple(p.shape)) * p.element_size() for name, p in named)
+    total = 0
+    for name, parameter in (item for group in groups for item in group.parameters.items()):
+        copies = (state.optimizer.ema is not None) + (parameter.dtype in SIXTEEN_BITS)
+        elements = spec.count(name, tuple(parameter.shape)) + copies * parameter.numel()
+        total += elements * learning_dtype(parameter.dtype).itemsize
+    return total
 
 
 def _flops(walk: _Walk, phase: CompiledPhase) -> int | None:

@@ -31,13 +31,12 @@ from stackwise.plan.reads import shortages
 from stackwise.planes.data.plane import DataPlane
 from stackwise.planes.data.readers.processes import ProcessLoader
 from stackwise.planes.model.initialisation import build_seed, drawing_from
-from stackwise.planes.model.module import named_tensors
 from stackwise.planes.model.plane import ModelPlane
-from stackwise.planes.model.transfer import Tensors
+from stackwise.planes.model.state import Tensors, load_named_tensors
 from stackwise.planes.objective import Objective
 from stackwise.planes.optimizer.plane import OptimizerPlane
 from stackwise.storage.pretrained import read_pretrained
-from stackwise.storage.weights import load_weights
+from stackwise.storage.weights import read_weights
 from stackwise.timeline.streams import step_seed, stream_key
 
 
@@ -65,11 +64,11 @@ def _assemble(plan: Plan, observers: Observers | None) -> TrainingMachine:
     placement = Placement(run.device, run.precision, compiles=run.compile)
     parts = Workshop(plan)
     data = parts.data("train", placement)
-    _rehearse(plan, data)
+    read_first_rows(plan, data)
     return TrainingMachine(
         model=ModelPlane(parts.module, device=placement.device, start=_start(plan)),
         data=data,
-        task=Objective(parts.task, load=lambda model, directory: load_weights(named_tensors(model), Path(directory))),
+        task=Objective(parts.task, load=_load_reference),
         optimizer=OptimizerPlane(parts.optimizer, parts.reaction),
         schedule=plan.schedule,
         evaluations=[parts.evaluation(declared, placement) for declared in plan.evaluations],
@@ -220,27 +219,31 @@ class Workshop:
         )
 
 
+def _load_reference(model: nn.Module, directory: str) -> None:
+    load_named_tensors(model, read_weights(Path(directory))[0], f"the weights in {directory}")
+
+
 def _start(plan: Plan) -> Callable[[], tuple[Tensors, Sequence[str]]] | None:
     """The weights that the config begins from, read when they are needed."""
     declared = plan.experiment.phases[0].model.start
     return None if declared is None else lambda: (read_pretrained(Path(declared.from_)), declared.drop)
 
 
-def _rehearse(plan: Plan, data: DataPlane) -> None:
+def read_first_rows(plan: Plan, data: DataPlane) -> None:
     """Read a row of everything that the timeline names.
 
     Raises:
         DataError: data that cannot be trained on.
         ConfigError: a source that does not start over, and of which more is asked than it holds.
     """
-    schedule, told = plan.schedule, plan.experiment.phases
-    asked = [
+    schedule, declared = plan.schedule, plan.experiment.phases
+    reads = [
         (phase.state, task.lookahead if isinstance(task := joined.drafts.task.spec, TaskSpec) else 0, schedule.at(step=phase.start))
         for phase, joined in zip(schedule, plan.joined, strict=True)
         if phase.state is not None
     ]
-    sizes = data.rehearse([(state.data, lookahead, moment) for state, lookahead, moment in asked])
-    if problems := shortages(schedule.clock, schedule.phases, plan.joined, told, sizes):
+    sizes = data.rehearse([(state.data, lookahead, moment) for state, lookahead, moment in reads])
+    if problems := shortages(schedule.clock, schedule.phases, plan.joined, declared, sizes):
         raise ConfigError(problems)
 
 

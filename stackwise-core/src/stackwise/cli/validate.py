@@ -23,7 +23,8 @@ def validate(file: Path, overrides: tuple[str, ...], cold: bool) -> None:
     """Check the config FILE and report every mistake at once, with its line and column.
 
     The first half needs no torch: keys, options, the timeline, and whether all parts fit at their junctions. Then every phase is built
-    on the meta device, which costs no memory, to check shapes and that selectors match parameters.
+    on the meta device, which costs no memory, to check shapes and that selectors match parameters; and the device, the weights to start
+    from and a row of everything that is read are looked at. No step is made and nothing is written.
     """
     from stackwise import config
     from stackwise.host.discovery import discover
@@ -32,9 +33,13 @@ def validate(file: Path, overrides: tuple[str, ...], cold: bool) -> None:
     plan = make_plan(config.load(file, overrides), discover())
     if not cold:
         from stackwise.assembly.pricing import price
+        from stackwise.assembly.rehearsal import rehearse
 
         price(plan)
+        rehearse(plan)
     phases = ", ".join(f"{phase.name} {phase.start}–{phase.stop}" for phase in plan.schedule)
     click.echo(f"{file} is valid: {plan.schedule.steps:,} steps ({phases})")
     for bridge in plan.bridges:
         click.echo(f"bridged  {bridge}")
+    unseen = "shapes, selectors, the device, weights to start from, data; and " if cold else ""
+    click.echo(f"not checked  {unseen}what only steps show: whether memory suffices, losses stay finite, and later rows can be read")

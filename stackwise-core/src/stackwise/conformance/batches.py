@@ -1,4 +1,4 @@
-"""What tasks and transforms promise about the batch they are handed, and about chance."""
+"""What tasks and transforms promise about the batch they get, and about randomness."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from stackwise.contracts.specs import TransformSpec
 
 
 def check_own_stream(subject: Subject) -> None:
-    """All chance comes from the generator that is handed in: the same seed gives the same batch, and no other stream is drawn from.
+    """All randomness comes from the generator that is passed in: the same seed gives the same batch, and no other stream is drawn from.
 
     Usual cause: `torch.rand(...)` without `generator=generator`; numpy's or Python's own generator.
     """
@@ -29,11 +29,11 @@ def check_own_stream(subject: Subject) -> None:
     finally:
         torch.set_rng_state(before)
     must(not drawn, "it draws from torch's own generator: pass generator=generator to every draw")
-    must(bench.same(first, second), "the same batch and the same seed give two results: some chance does not come from the generator")
+    must(bench.same(first, second), "the same batch and the same seed give two results: some randomness does not come from the generator")
 
 
 def check_leaves_the_batch(subject: Subject) -> None:
-    """The batch that is handed in stays as it was.
+    """The batch that is passed in stays as it was.
 
     Usual cause: an operation in place (`add_`, `masked_fill_`), or a field set in the mapping that came.
     """
@@ -41,7 +41,7 @@ def check_leaves_the_batch(subject: Subject) -> None:
     copies = bench.copy_of(batch)
     _applied(subject, artifact_of(subject), batch)
     changed = [name for name in {**copies, **batch} if name not in batch or name not in copies or not bench.same(copies[name], batch[name])]
-    must(not changed, f"it changes {', '.join(changed)} of the batch that it was handed")
+    must(not changed, f"it changes {', '.join(changed)} of the batch that was passed to it")
 
 
 def check_transformed_fields(subject: Subject) -> None:

@@ -165,5 +165,5 @@ PREREQUISITES = (
     "check_batch_spec",
     "check_transformed_fields",
 )
-"""What the other checks stand on, as far as their kind has it: an example, a spec, an artifact, and that it does alone what its spec
+"""What the other checks build on, where their kind has it: an example, a spec, an artifact, and that it does alone what its spec
 says. Where one of these fails and was not expected to, the others are blocked, but declarations only by declarations before them."""

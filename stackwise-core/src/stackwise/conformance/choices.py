@@ -38,7 +38,7 @@ def check_every_choice(subject: Subject) -> None:
 
 
 def _works(subject: Subject) -> bool:
-    """Hold it against the promises that all others stand on, and use it once; False where an optional library is not installed.
+    """Run the checks that all others build on, and use it once; False where an optional library is not installed.
 
     Raises:
         Broken: a promise is not kept. Any other exception is the component's own.

@@ -51,7 +51,7 @@ def check_import_budget(subject: Subject) -> None:
     """
     report = _import_report(_cold_targets(subject), tuple(sys.path))
     if report["hot"]:
-        raise NotApplicable("torch is imported, which check_loads_cold tells")
+        raise NotApplicable("torch is imported, which check_loads_cold reports")
     seconds = float(report["seconds"])
     must(seconds <= IMPORT_BUDGET_S, f"importing {', '.join(_cold_targets(subject))} took {seconds:.2f} s, more than {IMPORT_BUDGET_S} s")
 
@@ -89,7 +89,7 @@ def check_yaml_round_trip(subject: Subject) -> None:
 
 
 def check_mistakes_are_told(subject: Subject) -> None:
-    """A mistake in an option is reported at its path, and never crashes: an unknown key, a wrong type, a value nobody expects.
+    """A mistake in an option is reported at its path and never crashes: an unknown key, a wrong type, a value nobody expects.
 
     Usual cause: a look-up or arithmetic in `__attrs_post_init__` on a value that was not checked; raise UserError with a sentence.
     """
@@ -98,11 +98,11 @@ def check_mistakes_are_told(subject: Subject) -> None:
             problems = subject.problems(raw)
         except Exception as error:
             value = raw.get(key)
-            must(False, f"{key}: {value!r} crashed with {type(error).__name__}: {error}, where a sentence was due")
+            must(False, f"{key}: {value!r} crashed with {type(error).__name__}: {error}, instead of a sentence")
         if key.startswith("no-such"):
             must(any(problem.path == f"example.{key}" for problem in problems), f"the unknown key '{key}' was not refused at its path")
         for problem in problems:
-            must(problem.path.startswith("example"), f"{key}: the mistake was told without its path: {problem}")
+            must(problem.path.startswith("example"), f"{key}: the mistake was reported without its path: {problem}")
 
 
 def check_spec_is_cold(subject: Subject) -> None:

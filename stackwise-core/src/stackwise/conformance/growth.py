@@ -32,7 +32,7 @@ def check_map_is_complete(subject: Subject) -> None:
         new_blocks = {(stack, i) for stack, blocks in stacks.items() for i in range(blocks)}
         must(set(origins) == new_blocks, f"for {_drawn(stacks)} the map differs from its blocks in {sorted(set(origins) ^ new_blocks)}")
         for block, origin in origins.items():
-            must(isinstance(origin, BlockOrigin), f"the origin of {block} is a {type(origin).__name__}: a BlockOrigin is due")
+            must(isinstance(origin, BlockOrigin), f"the origin of {block} is a {type(origin).__name__}, not a BlockOrigin")
             source = origin.source
             known = source is None or (source[0] in OLD and 0 <= source[1] < OLD[source[0]])
             must(known, f"block {block} comes from {source}, and the old rack has {_drawn(OLD)}")

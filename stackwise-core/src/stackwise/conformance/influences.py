@@ -1,4 +1,4 @@
-"""What an output may depend on: its own row, what lies behind it, its own document, and in evaluation nothing of chance."""
+"""What an output may depend on: its own row, what lies behind it, its own document, and in evaluation no randomness."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def check_rows_stand_alone(subject: Subject) -> None:
     inputs = given_for(spec)
     whole = _outputs(module, spec, inputs)
     if not bench.same(whole, _outputs(module, spec, inputs, SEED + 1)):
-        raise NotApplicable("chance changes its outputs, which check_evaluation_is_still tells")
+        raise NotApplicable("randomness changes its outputs, which check_evaluation_is_still reports")
     for i in range(ROWS):
         alone = _outputs(module, spec, {name: _row(tensor, fields_of(spec)[name], i) for name, tensor in inputs.items()})
         for name, tensor in alone.items():

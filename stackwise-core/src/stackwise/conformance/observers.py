@@ -50,7 +50,7 @@ def check_leaves_events(subject: Subject) -> None:
     observer = artifact_of(subject)
     for event in events():
         parts = [bench.copy_of(part) for part in event]
-        with suppress(Exception):  # check_takes_every_event tells it
+        with suppress(Exception):  # check_takes_every_event reports it
             observer(event)
         changed = [name for name, before, part in zip(event._fields, parts, event, strict=True) if repr(before) != repr(part)]
         must(not changed, f"it changes {', '.join(changed)} of {type(event).__name__}")

@@ -136,7 +136,7 @@ def check_moments(subject: Subject) -> None:
             start, single, double = (bowl.optimizer.state[bowl.parameters[name]].get(entry) for bowl in (still, once, twice))
             for value in (single, double):
                 shaped = isinstance(value, Tensor) and (not power or value.shape == parameter.shape)
-                must(shaped, f"'{entry}' is declared for {name} and is {_form(value)} in its state: a tensor of its shape is due")
+                must(shaped, f"'{entry}' is declared for {name} and is {_form(value)} in its state, not a tensor of its shape")
             left = start if isinstance(start, Tensor) else 0  # what is there without any gradient
             if isinstance(power, int) and power and bool((single - left).any()):
                 times = float((double - left).abs().sum() / (single - left).abs().sum())

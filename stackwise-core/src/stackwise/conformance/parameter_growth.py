@@ -51,7 +51,7 @@ def check_parameter_map(subject: Subject) -> None:
     before, after = _shapes(change.old), _shapes(change.new)
     for name, origin in change.origins.items():
         must(name in after, f"it maps '{name}', and the new model has no such parameter")
-        must(isinstance(origin, CopyOf | Fresh), f"the origin of {name} is a {type(origin).__name__}: CopyOf or Fresh is due")
+        must(isinstance(origin, CopyOf | Fresh), f"the origin of {name} is a {type(origin).__name__}, neither CopyOf nor Fresh")
         if isinstance(origin, CopyOf):
             must(origin.source in before, f"{name} comes from '{origin.source}', and the old model has no such parameter")
             _check_dimensions(name, origin, before[origin.source], after[name])
@@ -81,7 +81,7 @@ def check_gradients_follow_the_map(subject: Subject) -> None:
     batch = _batch(change)
     carry(change.old, torch.optim.SGD(change.old.parameters(), lr=0.1), change.new, artifact_of(subject))
     if _largest_change(change, batch)[1] > EXACT:
-        raise NotApplicable("it changes the function, which check_parameter_map_preserves_function tells")
+        raise NotApplicable("it changes the function, which check_parameter_map_preserves_function reports")
     before, after = (_gradients(model, batch) for model in (change.old, change.new))
     for name, origin in change.origins.items():
         if not isinstance(origin, CopyOf) or name not in after or origin.source not in before:

@@ -91,7 +91,7 @@ def _run(subject: Subject, check: Check) -> Outcome:
     reason = ""
     with _absolute_path(), TemporaryDirectory(prefix="stackwise-check-") as folder, guarded(), warnings.catch_warnings():
         os.chdir(folder)
-        warnings.simplefilter("ignore", StateChanged)  # check_leaves_the_process_alone tells it
+        warnings.simplefilter("ignore", StateChanged)  # check_leaves_the_process_alone reports it
         try:
             with reported(subject):
                 check.load()(subject)

@@ -223,7 +223,7 @@ def _word(module: str) -> str:
 
 @contextmanager
 def reported(subject: Subject) -> Iterator[None]:
-    """What goes wrong becomes a finding: the core's sentence as it stands, any other exception with its type and its place in the
+    """Turn what goes wrong into a finding: the core's sentence as it stands, any other exception with its type and its place in the
     component's own code."""
     try:
         yield

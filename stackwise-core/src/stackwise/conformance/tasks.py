@@ -46,7 +46,7 @@ def check_prepared_batch(subject: Subject) -> None:
 def check_totals(subject: Subject) -> None:
     """`loss` returns sums and their denominators: those of a batch are those of its halves together, metrics included.
 
-    Usual cause: a mean where a sum is due; a denominator that counts rows where targets are summed.
+    Usual cause: a mean instead of a sum; a denominator that counts rows where targets are summed.
     """
     task = bench.task_of(subject)
     batch = bench.prepare(subject, task)

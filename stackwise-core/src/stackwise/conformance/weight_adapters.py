@@ -17,7 +17,7 @@ def check_adds_nothing_at_first(subject: Subject) -> None:
     adapter, weight, inputs = bench.build_module(subject), bench.weight(), _inputs()
     with torch.no_grad():
         added = adapter(inputs)
-        must(added.shape == (4, 5), f"for inputs [4, 3] beside a matrix [5, 3] it gives {list(added.shape)}: [4, 5] is due")
+        must(added.shape == (4, 5), f"for inputs [4, 3] beside a matrix [5, 3] it gives {list(added.shape)}, not [4, 5]")
         must(not bool(added.any()), f"a fresh adapter already adds up to {float(added.abs().max()):.3g}")
         must(torch.equal(merge(adapter, weight), weight), "merged() of a fresh adapter is another matrix")
 

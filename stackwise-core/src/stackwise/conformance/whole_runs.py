@@ -64,7 +64,7 @@ def _steps(machine: TrainingMachine) -> Iterator[StepDone]:
     try:
         yield from (event for event in machine.train() if isinstance(event, StepDone))
     except TrainingHalted:
-        raise NotApplicable("its steps are not finite, which check_finite_loss tells") from None
+        raise NotApplicable("its steps are not finite, which check_finite_loss reports") from None
 
 
 def _machine(subject: Subject) -> TrainingMachine:

@@ -178,6 +178,9 @@ class TaskSpec:
     embedded: Mapping[str, tuple[str, str]] = Factory(dict)
     """Side input of the rack → (field of the embedding, field of the prepared batch): the side input is what the embedding makes
     of that field (`{"memory": ("tokens", "source")}`)."""
+    metrics: tuple[str, ...] | None = None
+    """Names of all metrics that `loss` may return beside `loss`, so that a config that names one is checked before the run; None: the
+    task does not say, and any name is taken."""
     reference: str | None = None
     """A frozen copy of the model, in eval mode, whose outputs `loss` gets as `reference`: `phase entry`, the model as it is when
     this task comes into force; or the directory of saved weights, read then. None: no copy is kept."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from attrs import asdict, define, fields
 
-from stackwise.machine.step import NO_TARGET, Outcome
+from stackwise.machine.step import NO_TARGET, OVERFLOW, Outcome
 
 
 @define
@@ -33,7 +33,7 @@ class Counts:
             self.without_targets_in_a_row += 1
         else:
             self.skipped += 1
-            self.not_finite_in_a_row += 1
+            self.not_finite_in_a_row += outcome.skipped != OVERFLOW  # the scale falls until it fits, or can fall no more
 
     def as_map(self) -> dict[str, Any]:
         """For the saved state."""

@@ -19,8 +19,8 @@ from stackwise.machine.observers import Observers
 from stackwise.machine.settings import Settings
 from stackwise.planes.data.plane import DataPlane
 from stackwise.planes.model.difference import Boundary, build_steps
-from stackwise.planes.model.module import load_named_tensors, named_tensors
 from stackwise.planes.model.plane import ModelPlane
+from stackwise.planes.model.state import load_named_state, named_state
 from stackwise.planes.model.transfer import ModelReceipt
 from stackwise.planes.objective import Objective
 from stackwise.planes.optimizer.moments import MomentsReceipt
@@ -134,7 +134,7 @@ class LiveState:
             "optimizer": self.optimizer.state_dict(),
             "data": self.data.state_dict(),
             "task": self.objective.state_dict(),
-            "reference": None if reference is None else {"phase": self._reference_phase, "model": named_tensors(reference)},
+            "reference": None if reference is None else {"phase": self._reference_phase, "model": named_state(reference)},
             "observers": self.observers.state_dict(),
         }
 
@@ -191,7 +191,6 @@ class LiveState:
             reference: nn.Module = deepcopy(self.model.model)
         else:
             reference = self.model.another(self._schedule.phases[: phase.index + 1], self._schedule.clock.t(phase.start))
-        if differences := load_named_tensors(reference, saved["model"]):
-            raise UserError("the saved reference is not the declared model's:\n  " + "\n  ".join(differences))
+        load_named_state(reference, saved["model"], "the weights of the saved reference")
         self.objective.hold_reference(reference)
         self._reference_phase = phase.index

@@ -23,6 +23,7 @@ Metrics = Mapping[str, tuple[Any, Any]]
 
 
 NO_TARGET = "it has no target"
+OVERFLOW = "a gradient was too large for float16: the scale of the loss is halved"
 """Why a step is skipped that is not at fault."""
 
 
@@ -89,26 +90,41 @@ class Step:
             return NO_TARGET
         if not isfinite(loss):
             return "its loss is not finite"
+        if not self._keep_in_range(isfinite(norm)):
+            return OVERFLOW
         if not isfinite(norm):
             return "its gradient is not finite"
         buffer = self._buffers.not_finite()
         return "" if buffer is None else f"it made the buffer {buffer} not finite"
 
+    def _keep_in_range(self, finite: bool) -> bool:
+        """Whether the scale of a float16 model's loss stays as it is; otherwise it falls, and a later step may fit."""
+        scale = self._live.optimizer.loss_scale
+        return scale is None or not scale.watch(finite=finite)
+
     def _backward(self, batches: Sequence[Batch], moment: Moment) -> tuple[float, float, dict[str, float]]:
         """Gradients of the mean over all targets of the step, exact under accumulation because sums and weights are kept apart."""
+        parameters, scale = self._live.optimizer.parameters, self._live.optimizer.loss_scale
         if len(batches) == 1:
             total, weight, metrics = self._forward(batches[0], moment)
-            torch.autograd.backward(total, self._share(total, weight))
+            share = self._share(total, weight)
+            torch.autograd.backward(total, share if scale is None else share * scale.factor)
+            if scale is not None:
+                _scale_gradients(parameters, 1.0 / scale.factor)
             targets = float(weight)
             return _ratio(total.item(), targets), targets, _means((metrics,)) if metrics else {}
         totals = targets = 0.0
-        parts = []
+        unit = 1.0
+        """Of the gradients that are summed: where float16 could not hold those of a sum, near those of a mean."""
+        parts: list[Metrics] = []
         for batch in batches:
             total, weight, metrics = self._forward(batch, moment)
-            torch.autograd.backward(total)
+            if scale is not None and not parts:
+                unit = scale.factor / (float(weight) or 1.0)
+            torch.autograd.backward(total, None if scale is None else total.new_full((), unit))
             totals, targets = totals + total.item(), targets + float(weight)
             parts.append(metrics)
-        _scale_gradients(self._live.optimizer.parameters, _ratio(1.0, targets))
+        _scale_gradients(parameters, _ratio(1.0, targets) / unit)
         return _ratio(totals, targets), targets, _means(parts)
 
     def _share(self, total: torch.Tensor, weight: torch.Tensor | float) -> torch.Tensor:
@@ -136,14 +152,23 @@ def gradient_norm(parameters: Sequence[nn.Parameter]) -> float:
     """Global L2 norm of the gradients; not finite when any of them is not.
 
     Raises:
-        UserError: no parameter has a gradient: the loss does not depend on anything trainable.
+        UserError: no parameter has a gradient, because the loss does not depend on anything trainable; a gradient is sparse.
     """
     gradients = [gradient for p in parameters if (gradient := p.grad) is not None]
     if not gradients:
         raise UserError(
             "no trainable parameter has a gradient: the loss does not depend on what is trained; thaw something that it passes through"
         )
-    norms = torch._foreach_norm(gradients)
+    try:
+        norms = torch._foreach_norm(gradients)
+    except NotImplementedError:
+        shapes = [list(gradient.shape) for gradient in gradients if gradient.is_sparse]
+        if not shapes:
+            raise
+        raise UserError(
+            f"the gradient of a parameter of shape {shapes[0]} is sparse, and norms, clipping and accumulation here read dense ones: "
+            "build its layer with sparse=False"
+        ) from None
     if gradients[0].is_cpu:  # reading one by one is cheaper than a kernel that stacks them; a device would wait at each
         return hypot(*[norm.item() for norm in norms])
     return hypot(*torch.stack(norms).tolist())

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from stackwise.config import PhaseConfig
+from stackwise.config import Experiment, PhaseConfig
 from stackwise.contracts.selectors import compile_selector
-from stackwise.contracts.specs import HeadSpec, Spec
+from stackwise.contracts.specs import HeadSpec, Spec, TaskSpec
 from stackwise.curriculum.states import DataState
 from stackwise.errors import Problem, SelectorError, did_you_mean
 from stackwise.plan.parts import Draft
 from stackwise.timeline.clock import Clock
+
+Tasks = Sequence[Draft | None]
+"""The tasks of the timeline; None for one that has a mistake."""
 
 
 def crossing_problems(phase: PhaseConfig, first: PhaseConfig) -> Iterator[Problem]:
@@ -52,17 +55,36 @@ def name_problems(phase: PhaseConfig, optimizer: Draft | None) -> Iterator[Probl
             yield _at(phase, f"optimizer.groups.{group.name}.{name}", message)
 
 
-def watch_problems(phase: PhaseConfig, reaction: Draft | None, evaluations: Sequence[str]) -> Iterator[Problem]:
+def watch_problems(phase: PhaseConfig, reaction: Draft | None, evaluations: Sequence[str], tasks: Tasks) -> Iterator[Problem]:
     """A reaction that says what it watches watches something that will be measured."""
     if reaction is None or not hasattr(reaction.options, "watches"):
         return
-    known = ["train", *evaluations]
+    path, known = f"{reaction.path}.metric" if hasattr(reaction.options, "metric") else reaction.path, ["train", *evaluations]
     for metric in reaction.options.watches():
         name = metric.partition(".")[0]
         if name not in known:
-            path = f"{reaction.path}.metric" if hasattr(reaction.options, "metric") else reaction.path
             message = f"{reaction.label} watches '{metric}', and there is no evaluation '{name}'{did_you_mean(name, known)}"
             yield _at(phase, path, message)
+        elif unknown := _unknown_metric(metric, tasks):
+            yield _at(phase, path, f"{reaction.label} watches '{metric}', and {unknown}")
+
+
+def best_problems(experiment: Experiment, tasks: Tasks) -> Iterator[Problem]:
+    """The metric that the best checkpoint is chosen by is one that the evaluations will have."""
+    best = experiment.run.checkpoint.best_metric
+    if best is not None and (unknown := _unknown_metric(best[0], tasks)):
+        yield experiment.problem("run.checkpoint.best", unknown)
+
+
+def _unknown_metric(metric: str, tasks: Tasks) -> str | None:
+    """Why no evaluation will have a metric; None where one may: it is the loss, a task names it, or a task does not say its own."""
+    name, known = metric.partition(".")[2], {"loss"}
+    for task in tasks:
+        spec = None if task is None else task.spec
+        if not isinstance(spec, TaskSpec) or spec.metrics is None:
+            return None
+        known.update(spec.metrics)
+    return None if name in known else f"no task on the timeline has the metric '{name}'{did_you_mean(name, known)}"
 
 
 def tie_problems(phase: PhaseConfig, head: Spec | None) -> Iterator[Problem]:

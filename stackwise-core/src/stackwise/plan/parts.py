@@ -175,6 +175,12 @@ def _says_the_same(one: Ref, other: Ref) -> bool:
         return False
 
 
+def _is_schedule(value: object) -> bool:
+    """Whether the option of a user's own callable is a schedule object, or written as one; modules have a `compile` too."""
+    written = isinstance(value, Mapping) and len(value) == 1 and next(iter(value)) in TAGS
+    return written or (hasattr(value, "compile") and hasattr(value, "over"))
+
+
 @define
 class Drafts:
     """Makes drafts, each reference once, and collects what is wrong with them."""
@@ -264,12 +270,27 @@ class Drafts:
             if kind == "rack" and "stacks" in options:
                 options["stacks"] = read_stacks(options["stacks"])
             for name, value in ref.options.items():
-                if hasattr(value, "compile") or (isinstance(value, Mapping) and len(value) == 1 and next(iter(value)) in TAGS):
+                if _is_schedule(value):
                     schedules[name] = parse_schedule(options.pop(name))
                 elif kind == "optimizer" and name in ("lr", "weight_decay"):
-                    schedules[name] = Constant(value=options.pop(name))
+                    schedules[name] = _constant(name, options.pop(name))
         except UserError as error:
             self.problems.append(Problem(str(error), ref.path))
             return None
         name = getattr(ref.given.make, "__name__", type(ref.given.make).__name__)
         return Draft(kind=kind, id=name, path=ref.path, options=options, schedules=schedules, given=ref.given)
+
+
+def _constant(name: str, value: Any) -> Schedule:
+    """A number that a user's own callable takes, and that the core may set at every step.
+
+    Raises:
+        UserError: no number.
+    """
+    try:
+        return Constant(value=float(value))
+    except (TypeError, ValueError):
+        form = (
+            "what follows time is written as a schedule, as in {'linear': {'from': 1e-3, 'to': 0}}, so that it can be planned and resumed"
+        )
+        raise UserError(f"{name}: {value!r} is not a number: {form}") from None

@@ -18,7 +18,7 @@ from stackwise.errors import ConfigError, Problem, ScheduleError
 from stackwise.host.provider import Provider
 from stackwise.host.registry import Registry
 from stackwise.plan.blocks import Growing
-from stackwise.plan.checks import crossing_problems, mix_problems, name_problems, tie_problems, watch_problems
+from stackwise.plan.checks import best_problems, crossing_problems, mix_problems, name_problems, tie_problems, watch_problems
 from stackwise.plan.curves import Curves
 from stackwise.plan.evaluations import EvaluationPlan, evaluation_plan
 from stackwise.plan.extents import counts_epochs, extent_of
@@ -73,6 +73,7 @@ class _Planner:
         self.problems += self.experiment.problems
         phases = [_Phase(config) for config in self.experiment.phases]
         drafted = [self._draft(phase.config) for phase in phases]
+        self.problems += best_problems(self.experiment, self._tasks())
         observers = [self.drafts.of("observer", ref) for ref in self.experiment.observers]
         self._collect(phases[0].config)
         for phase, drafts in zip(phases, drafted, strict=True):
@@ -132,7 +133,8 @@ class _Planner:
         reaction = of("reaction", phase.optimizer.reaction) if phase.optimizer.reaction is not None else None
         self.problems += crossing_problems(phase, self.experiment.phases[0])
         self.problems += name_problems(phase, parts["optimizer"])
-        self.problems += watch_problems(phase, reaction, [evaluation.name for evaluation in self.experiment.evaluate])
+        evaluations, tasks = [evaluation.name for evaluation in self.experiment.evaluate], self._tasks()
+        self.problems += watch_problems(phase, reaction, evaluations, tasks)
         self._collect(phase)
         needed = [
             *parts.values(),
@@ -152,6 +154,10 @@ class _Planner:
             reaction=reaction,
             growth=growth,
         )
+
+    def _tasks(self) -> list[Draft | None]:
+        """The tasks of all phases, each once."""
+        return [self.drafts.of("task", ref) for ref in {id(phase.task): phase.task for phase in self.experiment.phases}.values()]
 
     def _join(self, phase: PhaseConfig, drafts: PhaseDrafts) -> Joined:
         """The drafts joined; phases with the same parts at the junctions are joined once."""

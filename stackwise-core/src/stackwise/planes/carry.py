@@ -12,7 +12,8 @@ from torch import nn
 
 from stackwise.contracts.growth import BlockOrigin, CopyOf, GrowthOperator, GrowthRequest, Origin, ParameterGrowth
 from stackwise.errors import UserError, did_you_mean
-from stackwise.planes.model.transfer import ModelReceipt, carry_buffers, load, origins, sources, zero_residuals
+from stackwise.planes.model.state import carry_state, extra_states
+from stackwise.planes.model.transfer import ModelReceipt, load, origins, sources, zero_residuals
 from stackwise.planes.optimizer.moments import Crossing, Kept, MomentsReceipt
 from stackwise.planes.optimizer.weight_copies import source_of
 
@@ -87,7 +88,7 @@ def carry(
     trained = {name: parameter.requires_grad for name, parameter in new_model.named_parameters()}
     receipt = load(old, new_model, origin_of, device=_device(old))
     new_model.to(_device(old))
-    carry_buffers(dict(model.named_buffers()), new_model, source)
+    carry_state({**dict(model.named_buffers()), **extra_states(model)}, new_model, source, passing={})
     zero_residuals(new_model, blocks, residual_outputs, block_map, {*receipt.fresh, *receipt.copied})
     parameters = dict(new_model.named_parameters())
     for name, parameter in parameters.items():

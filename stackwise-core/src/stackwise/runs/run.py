@@ -18,7 +18,7 @@ from stackwise.errors import DiskError, RunStopped, UserError
 from stackwise.host.discovery import discover
 from stackwise.host.registry import blaming
 from stackwise.plan import make_plan
-from stackwise.planes.model.module import named_tensors
+from stackwise.planes.model.state import named_tensors
 from stackwise.reports.progress import Progress
 from stackwise.reports.summary import Summary
 from stackwise.runs.loop import RunLoop

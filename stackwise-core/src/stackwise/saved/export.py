@@ -17,23 +17,24 @@ from torch import nn
 from stackwise.assembly.workshop import build_module
 from stackwise.config import structure_options
 from stackwise.contracts.components import BuildContext, Kind
-from stackwise.contracts.options import Stack, config_key, scheduled_fields
-from stackwise.contracts.protocols import Scheduled
+from stackwise.contracts.options import Stack, config_key
 from stackwise.curriculum.bridges import Bridge
 from stackwise.curriculum.parts import Part
 from stackwise.curriculum.schedule import CompiledPhase
+from stackwise.curriculum.states import ModelState, WeightAdapterState
 from stackwise.errors import UserError, disk_errors
 from stackwise.host.discovery import discover
 from stackwise.host.registry import Registry
 from stackwise.plan import Plan
 from stackwise.planes.model.gates import Gates, gated_modules
-from stackwise.planes.model.module import Model, load_named_tensors, named_tensors, rack_spec
-from stackwise.planes.model.weight_adapters import targets
+from stackwise.planes.model.module import Model, rack_spec
+from stackwise.planes.model.plane import ModelPlane
+from stackwise.planes.model.state import load_named_tensors, named_tensors
 from stackwise.saved.model import model_at
 from stackwise.storage.checkpoints.store import Checkpoint, CheckpointStore
 from stackwise.storage.run_directory import CHECKPOINTS, CONFIG, final_weights
-from stackwise.storage.weights import DESCRIPTION, load_weights, read_description, save_weights
-from stackwise.timeline.schedules import Constant
+from stackwise.storage.weights import DESCRIPTION, read_description, read_weights, save_weights
+from stackwise.timeline.schedules import Constant, Curve
 
 _ROLES: tuple[Kind, ...] = ("embedding", "rack", "head")
 _OWN_KEYS = ("format", "sha256", "tensors")
@@ -86,7 +87,7 @@ def load_exported(directory: Path | str, registry: Registry | None = None) -> Mo
     directory = Path(directory)
     about = read_description(directory)
     model = _build(about, directory, registry)
-    load_weights(named_tensors(model), directory)
+    load_named_tensors(model, read_weights(directory)[0], f"the weights in {directory}")
     return model.eval()
 
 
@@ -135,8 +136,7 @@ def _at(checkpoint: Checkpoint) -> tuple[Model, dict[str, Any]]:
     found = model_at(checkpoint)
     about = describe_model(found.phase, found.plan.schedule.clock.t(found.step), found.model)
     model = _build(about, checkpoint.path, found.plan.registry)
-    if differences := load_named_tensors(model, named_tensors(found.model)):
-        raise UserError(f"the model of {checkpoint.path} cannot be built from its description:\n  " + "\n  ".join(differences))
+    load_named_tensors(model, named_tensors(found.model), f"the weights in {checkpoint.path}")
     return model, {"step": found.step, **about, "data": found.fingerprints, **made_by(found.plan)}
 
 
@@ -149,43 +149,39 @@ def made_by(plan: Plan) -> dict[str, Any]:
 
 
 def _build(about: Mapping[str, Any], directory: Path, registry: Registry | None) -> Model:
-    """The model of a description, its weights as they are initialised."""
+    """The model of a description, its weights as they are initialised: the model plane enters the state that is described."""
     with _understood(directory):
-        nodes = {role: about["parts"][role] for role in _ROLES}
-        between = {str(junction): list(entries) for junction, entries in about.get("adapters", {}).items()}
-        beside = dict(about.get("weight_adapters", {}))
-        everything = [*nodes.values(), *(node for entries in between.values() for node in entries), *beside.values()]
-        known = registry if registry is not None else discover(allow={str(node["use"]).partition(".")[0] for node in everything})
-        parts = {role: _part(role, nodes[role], known, directory) for role in _ROLES}
-        adapters = {j: [_part("adapter", node, known, directory) for node in entries] for j, entries in between.items()}
-        attached = {name: (_part("weight-adapter", node, known, directory), tuple(node["select"])) for name, node in beside.items()}
-        bridges = [Bridge(**bridge) for bridge in about.get("bridges", [])]
-        precision: dict[str, str] = {role: str(about["precision"][role]) for role in _ROLES if role in about.get("precision", {})}
+        between, beside = dict(about.get("adapters", {})), dict(about.get("weight_adapters", {}))
+        nodes = [*(about["parts"][role] for role in _ROLES), *(node for entries in between.values() for node in entries), *beside.values()]
+        known = registry if registry is not None else discover(allow={str(node["use"]).partition(".")[0] for node in nodes})
+        state = ModelState(
+            embedding=_part("embedding", about["parts"]["embedding"], known, directory),
+            rack=_part("rack", about["parts"]["rack"], known, directory),
+            head=_part("head", about["parts"]["head"], known, directory),
+            adapters={str(j): tuple(_part("adapter", node, known, directory) for node in entries) for j, entries in between.items()},
+            bridges=tuple(Bridge(**bridge) for bridge in about.get("bridges", [])),
+            weight_adapters={
+                name: WeightAdapterState(part=_part("weight-adapter", node, known, directory), select=tuple(node["select"]))
+                for name, node in beside.items()
+            },
+            precision={role: str(about["precision"][role]) for role in _ROLES if role in about.get("precision", {})},
+        )
         gates = about.get("gates", {})
         gate, gated = float(gates.get("value", 1.0)), [str(path) for path in gates.get("modules", ())]
+    parts = {role: getattr(state, role) for role in _ROLES}
     context = BuildContext(seed=0, specs={role: part.options.to_spec() for role, part in parts.items() if hasattr(part.options, "to_spec")})
-    built = {role: _module(part, known, context) for role, part in parts.items()}
-    joints = {junction: [_module(part, known, context) for part in entries] for junction, entries in adapters.items()}
-    for role, module in built.items():
-        if role in precision:
-            module.to(getattr(torch, precision[role]))
-    model = Model(built["embedding"], built["rack"], built["head"], adapters=joints, bridges=bridges, precision=precision)
-    model.attach(
-        {
-            (name, path): _module(part, known, context, model.get_parameter(f"{path}.weight"))
-            for name, (part, select) in attached.items()
-            for path in targets(model, select, name)
-        }
-    )
+    plane = ModelPlane(lambda path, part, step, *extra: build_module(part, known, context, *extra))
+    plane.enter(state)
+    plane.apply_values(0.0)
     if gated:
         with _understood(directory):
-            Gates([model.get_submodule(path) for path in gated], gate, torch.device("cpu"))
-    if (noted := about.get("specs")) is not None and noted != (found := _specs(model)):
+            Gates([plane.model.get_submodule(path) for path in gated], gate, torch.device("cpu"))
+    if (noted := about.get("specs")) is not None and noted != (found := _specs(plane.model)):
         changed = [f"{role} was {noted.get(role)}, is {found.get(role)}" for role in found if noted.get(role) != found.get(role)]
         raise UserError(
             f"the model in {directory} was made by {_made_by(about)}, and what is installed builds another: " + "; ".join(changed)
         )
-    return model
+    return plane.model
 
 
 def _part(kind: Kind, node: Mapping[str, Any], registry: Registry, directory: Path) -> Part:
@@ -196,14 +192,8 @@ def _part(kind: Kind, node: Mapping[str, Any], registry: Registry, directory: Pa
     if problems:
         raise UserError(f"{directory / DESCRIPTION}: " + "; ".join(map(str, problems)))
     values = {name: schedule.value for name, schedule in schedules.items() if isinstance(schedule, Constant)}
-    return Part(kind=kind, id=use, options=attrs.evolve(options, **values))
-
-
-def _module(part: Part, registry: Registry, context: BuildContext, *extra: object) -> nn.Module:
-    module = build_module(part, registry, context, *extra)
-    if isinstance(module, Scheduled) and (names := scheduled_fields(type(part.options))):
-        module.apply_values({name: getattr(part.options, name) for name in names})
-    return module
+    curves = {name: Curve.constant(value) for name, value in values.items()}
+    return Part(kind=kind, id=use, options=attrs.evolve(options, **values), curves=curves)
 
 
 def _specs(model: nn.Module) -> dict[str, dict[str, str]]:

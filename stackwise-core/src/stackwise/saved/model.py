@@ -12,11 +12,11 @@ from stackwise import config
 from stackwise.assembly.workshop import Workshop
 from stackwise.curriculum.schedule import CompiledPhase
 from stackwise.curriculum.states import TrainingState
-from stackwise.errors import UserError
 from stackwise.host.discovery import discover
 from stackwise.plan import Plan, make_plan
-from stackwise.planes.model.module import Model, load_named_tensors, named_tensors
+from stackwise.planes.model.module import Model
 from stackwise.planes.model.plane import ModelPlane
+from stackwise.planes.model.state import load_named_state, load_named_tensors, named_tensors
 from stackwise.planes.optimizer.plane import OptimizerPlane
 from stackwise.saved.provenance import Described
 from stackwise.storage.checkpoints.store import Checkpoint
@@ -45,12 +45,11 @@ def model_at(checkpoint: Checkpoint) -> SavedModel:
         ProviderError: a component that cannot be built.
     """
     described = Described.read(checkpoint.about, checkpoint.step)
-    found = declared_at(make_plan(config.experiment(described.config), discover(), describe_field.past), checkpoint.step, described.fingerprints)
+    found = declared_at(make_plan(config.experiment(described.config), discover(), described.past), checkpoint.step, described.fingerprints)
     saved = checkpoint.load_state()
-    if differences := load_named_tensors(found.model, saved["model"]):
-        raise UserError(f"the weights in {checkpoint.path} are not its model's:\n  " + "\n  ".join(differences))
+    load_named_state(found.model, saved["model"], f"the weights in {checkpoint.path}")
     if described.trains_elsewhere:
-        load_named_tensors(found.model, _to_judge(found, saved["optimizer"]))
+        load_named_tensors(found.model, _to_judge(found, saved["optimizer"]), "the averaged weights")
     found.model.requires_grad_(False)
     return found
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from attrs import frozen
+from attrs import field, frozen
+from attrs.validators import deep_iterable, deep_mapping, instance_of, optional
 
 import stackwise
 from stackwise.contracts.protocols import TrainsElsewhere
@@ -18,6 +19,12 @@ from stackwise.timeline.clock import Past
 from stackwise.timeline.clock_json import clock_as_json, clock_from_json
 
 FORMAT = 1
+_TEXT, _MAP = instance_of(str), instance_of(Mapping)  # type: ignore[type-abstract]  # any map will do
+
+
+def _names_its_files(row: object, attribute: object, value: Mapping[str, Any]) -> None:
+    if not isinstance(value, dict) or not all(isinstance(value.get(key), str) for key in ("provider", "version", "sha256")):
+        raise ValueError("a provider has no name, version and digest")
 
 
 @frozen(kw_only=True)
@@ -38,14 +45,14 @@ class Origin:
 class Described:
     """What a checkpoint says of its run beside the state."""
 
-    config: Mapping[str, Any]
+    config: Mapping[str, Any] = field(validator=_MAP)
     past: Past
-    reason: str
+    reason: str = field(validator=_TEXT)
     """Why it was saved; a checkpoint that does not say is taken for one of the cadence."""
-    versions: Mapping[str, str]
-    fingerprints: Mapping[str, Any]
-    parent: Mapping[str, Any] | None = None
-    providers: Sequence[Mapping[str, Any]] = ()
+    versions: Mapping[str, str] = field(validator=deep_mapping(_TEXT, _TEXT, _MAP))
+    fingerprints: Mapping[str, Any] = field(validator=_MAP)
+    parent: Mapping[str, Any] | None = field(default=None, validator=optional(_MAP))
+    providers: Sequence[Mapping[str, Any]] = field(default=(), validator=deep_iterable(_names_its_files, instance_of((list, tuple))))
     """The code of providers that it was saved by."""
     trains_elsewhere: bool = True
     """Whether the optimizer may show other weights to judge than those that it holds."""
@@ -57,21 +64,25 @@ class Described:
         """Read what `describe` wrote of a checkpoint of that step.
 
         Raises:
-            UserError: a checkpoint of another format.
+            UserError: a checkpoint of another format, or one that does not say what a checkpoint says.
         """
         if about.get("format") != FORMAT:
             raise UserError(f"the checkpoint is of format {about.get('format')}, this version reads {FORMAT}: resume with its own")
-        return cls(
-            config=about["config"],
-            past=Past(step, clock_from_json(about["clock"])),
-            reason=about.get("reason", "cadence"),
-            versions=about["versions"],
-            fingerprints=about["fingerprints"],
-            parent=about["parent"],
-            providers=about.get("providers", ()),
-            trains_elsewhere=about.get("trains_elsewhere", True),
-            threads=about.get("threads"),
-        )
+        try:
+            return cls(
+                config=about["config"],
+                past=Past(step, clock_from_json(about["clock"])),
+                reason=about.get("reason", "cadence"),
+                versions=about["versions"],
+                fingerprints=about["fingerprints"],
+                parent=about["parent"],
+                providers=about.get("providers", ()),
+                trains_elsewhere=about.get("trains_elsewhere", True),
+                threads=about.get("threads"),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+            sentence = error.args[0] if error.args else error
+            raise UserError(f"what the checkpoint of step {step} says of its run cannot be understood: {sentence}") from None
 
 
 def describe(plan: Plan, machine: TrainingMachine, parent: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -94,25 +94,3 @@ def read_description(directory: Path) -> dict[str, Any]:
     if not isinstance(description, dict):
         raise UserError(f"{directory / DESCRIPTION} is damaged: it holds no map")
     return description
-
-
-def load_weights(own: Mapping[str, torch.Tensor], directory: Path) -> dict[str, Any]:
-    """Read weights into tensors of the same names, shapes and dtypes; returns the description.
-
-    Raises:
-        UserError: no weights there, bytes that are not those described, or any difference of names, shapes and dtypes, all named.
-    """
-    saved, description = read_weights(directory)
-    differences = [f"missing in the file: {name}" for name in own.keys() - saved.keys()]
-    differences += [f"not in the model: {name}" for name in saved.keys() - own.keys()]
-    differences += [
-        f"{name}: {saved[name].dtype} {tuple(saved[name].shape)} in the file, {own[name].dtype} {tuple(own[name].shape)} in the model"
-        for name in own.keys() & saved.keys()
-        if saved[name].shape != own[name].shape or saved[name].dtype != own[name].dtype
-    ]
-    if differences:
-        raise UserError(f"the weights in {directory} are not this model's:\n  " + "\n  ".join(sorted(differences)))
-    with torch.no_grad():
-        for name, tensor in own.items():
-            tensor.copy_(saved[name])
-    return description

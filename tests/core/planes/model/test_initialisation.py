@@ -9,45 +9,19 @@ from typing import Any
 import numpy
 import pytest
 import torch
-from tiny_walks import VOCAB, base, drive, machine_of, weights
+from own_blocks import WIDTH, Deeper, config, linear
+from tiny_walks import base, drive, machine_of, weights
 from torch import nn
 
 import stackwise
-from stackwise import Built, UserError
-from stackwise.contracts.growth import BlockOrigin
+from stackwise import UserError
 from stackwise.curriculum.schedule import CompiledPhase
 from stackwise.curriculum.transitions import Enter, Transition
 from stackwise.machine.machine import TrainingMachine
 from stackwise.planes.model.difference import build_steps
 from stackwise.planes.model.initialisation import build_seed, check_shapes, drawing_from
 
-WIDTH = 8
 QUARTER = torch.full((WIDTH, WIDTH), 0.25)
-
-
-class Rack(nn.Module):
-    """Blocks as a test wants them."""
-
-    def __init__(self, stacks: dict[str, int], block: Callable[[], nn.Module]) -> None:
-        super().__init__()
-        self.stacks = nn.ModuleDict({name: nn.ModuleList(block() for _ in range(count)) for name, count in stacks.items()})
-        self.table = torch.randn(4)  # a plain attribute, which no state dict holds
-
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        for stack in self.stacks.children():
-            for block in stack.children():
-                hidden = hidden + block(hidden)
-        return hidden + 0 * self.table.sum()
-
-
-def linear() -> nn.Linear:
-    return nn.Linear(WIDTH, WIDTH)
-
-
-def config(block: Callable[[], nn.Module] = linear, base_blocks: int = 2, **changes: Any) -> dict[str, Any]:
-    rack = Built(Rack, stacks=[{"base": base_blocks}], block=block)
-    model = {**base()["model"], "embedding": {"use": "transformer.token", "width": WIDTH, "vocab": VOCAB}, "rack": rack}
-    return base(model=model, **changes)
 
 
 def begun(declared: dict[str, Any]) -> TrainingMachine:
@@ -131,16 +105,6 @@ def test_a_constructor_that_fails_leaves_the_generators_as_they_were() -> None:
         random.random()
         raise ZeroDivisionError
     assert random.getstate() == state
-
-
-class Deeper:
-    """New blocks are fresh."""
-
-    preserves_function = False
-
-    def map_blocks(self, request: Any) -> dict[tuple[str, int], BlockOrigin]:
-        old = request.old_stacks["base"]
-        return {("base", i): BlockOrigin(source=("base", i) if i < old else None) for i in range(request.new_stacks["base"])}
 
 
 def test_new_blocks_differ_from_each_other_at_one_boundary_and_between_boundaries() -> None:

@@ -142,31 +142,3 @@ def _side_of(rack: nn.Module) -> tuple[str, ...]:
 def set_parameter(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
     owner, _, leaf = name.rpartition(".")
     module.get_submodule(owner).register_parameter(leaf, parameter)
-
-
-def named_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Parameters, tied ones once, and persistent buffers, by canonical name."""
-    tensors: dict[str, torch.Tensor] = {name: parameter.detach() for name, parameter in model.named_parameters()}
-    persistent = model.state_dict().keys()
-    return tensors | {name: buffer for name, buffer in model.named_buffers() if name in persistent}
-
-
-def load_named_tensors(model: nn.Module, saved: Mapping[str, torch.Tensor]) -> list[str]:
-    """Write `named_tensors` back into a model of the same names, shapes and dtypes.
-
-    Returns:
-        Every difference, as a sentence each; where there is one nothing is written.
-    """
-    own = named_tensors(model)
-    differences = [f"{name} is not among the saved tensors" for name in own if name not in saved]
-    differences += [f"{name} is saved and not in the model" for name in saved if name not in own]
-    differences += [
-        f"{name} is saved as {saved[name].dtype} {tuple(saved[name].shape)} and is {tensor.dtype} {tuple(tensor.shape)} in the model"
-        for name, tensor in own.items()
-        if name in saved and (saved[name].shape != tensor.shape or saved[name].dtype != tensor.dtype)
-    ]
-    if not differences:
-        with torch.no_grad():
-            for name, tensor in own.items():
-                tensor.copy_(saved[name])
-    return differences

@@ -28,9 +28,10 @@ from stackwise.planes.model.difference import (
 )
 from stackwise.planes.model.gates import Gates, gated_modules
 from stackwise.planes.model.initialisation import check_shapes
-from stackwise.planes.model.module import Model, load_named_tensors, named_tensors, rack_spec
+from stackwise.planes.model.module import Model, rack_spec
 from stackwise.planes.model.start import check_start
-from stackwise.planes.model.transfer import ModelReceipt, Source, Tensors, carry_buffers, load, origins, sources, zero_residuals
+from stackwise.planes.model.state import Tensors, carry_state, check_savable, extra_states, load_named_state, named_state, passing_buffers
+from stackwise.planes.model.transfer import ModelReceipt, Source, load, origins, sources, zero_residuals
 from stackwise.planes.model.weight_adapters import Attached, merge, targets
 
 MAX_PARAMETERS = 2**40
@@ -72,6 +73,8 @@ class ModelPlane:
         self._gate = UNGATED
         self._fixed: set[str] = set()
         """Parameters that their module itself made without a gradient: no config thaws them."""
+        self._built_buffers: dict[str, torch.Tensor] = {}
+        """Buffers that are not persistent, as their module was built with them."""
         self.model: Model
 
     @classmethod
@@ -139,18 +142,17 @@ class ModelPlane:
         if self._gates is not None:
             self._gates.set(self._gate(t))
 
-    def state_dict(self) -> dict[str, torch.Tensor]:
-        """Parameters, tied ones once, and persistent buffers, by canonical name; the tensors themselves, not copies."""
-        return named_tensors(self.model)
+    def state_dict(self) -> dict[str, Any]:
+        """Parameters, tied ones once, buffers and extra states, by canonical name; the tensors themselves, not copies."""
+        return named_state(self.model)
 
-    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Write what `state_dict` returned into a model that was entered into the same declared state.
 
         Raises:
             UserError: any difference of names, shapes and dtypes, all of them named; nothing is written then.
         """
-        if differences := load_named_tensors(self.model, state):
-            raise UserError("the saved weights are not this model's:\n  " + "\n  ".join(differences))
+        load_named_state(self.model, state, "the saved weights")
 
     def another(self, phases: Sequence[CompiledPhase], t: float) -> Model:
         """A model as the last of these phases declares it beside the one in place, to be filled with saved values.
@@ -171,15 +173,16 @@ class ModelPlane:
     def _transform(
         self, before: ModelState | None, state: ModelState, boundary: Boundary, built: Mapping[str, int], settle: Settle
     ) -> ModelReceipt:
-        old, old_buffers, drop = self._extract(before)
+        old, old_state, drop = self._extract(before)
         new = self._build_model(before, state, boundary, built)
         _check_size(new)
+        check_savable(new)
         new.wire()
         residual_outputs = rack_spec(new.rack).residual_outputs
         path = "rack." + rack_spec(new.rack).block_path
         source = sources(path, boundary.blocks if before is not None else {}, replaced(before, state))
         if before is None and self._start is not None:
-            old = old_buffers = check_start(old, new, drop)
+            old = old_state = check_start(old, new, drop)
         found = origins(
             old,
             new,
@@ -192,10 +195,11 @@ class ModelPlane:
         merged = self._merge(before, state, new, source, settle) if boundary.enter.weight_adapters == "merge" else ()
         receipt = load(old, new, found, device=self._device, dtype_of=lambda name: _dtype(state.precision.get(_part_of(name))))
         new.to(self._device)
-        carry_buffers(old_buffers, new, source)
+        carry_state(old_state, new, source, self._changed_buffers())
         if before is not None:
             zero_residuals(new, path, residual_outputs, boundary.blocks, {*receipt.fresh, *receipt.copied})
         self._put_in_place(new)
+        self._built_buffers = {name: buffer.clone() for name, buffer in passing_buffers(self.model).items()}
         return evolve(receipt, merged=merged)
 
     def _fresh(self, new: Model, boundary: Boundary, drop: Sequence[str]) -> set[str]:
@@ -214,15 +218,23 @@ class ModelPlane:
                     "give a Built(callable, options) in place of a finished object"
                 )
 
-    def _extract(self, before: ModelState | None) -> tuple[Tensors, Tensors, Sequence[str]]:
-        """Parameters of the model that is left, tied ones under each of their names, and its buffers; at the start the tensors to
-        begin from, and selectors of what not to take."""
+    def _extract(self, before: ModelState | None) -> tuple[Tensors, Mapping[str, Any], Sequence[str]]:
+        """Parameters of the model that is left, tied ones under each of their names, and its buffers and extra states; at the start
+        the tensors to begin from, and selectors of what not to take."""
         if before is not None:
-            return dict(self.model.named_parameters(remove_duplicate=False)), dict(self.model.named_buffers()), ()
+            parameters = dict(self.model.named_parameters(remove_duplicate=False))
+            return parameters, {**dict(self.model.named_buffers()), **extra_states(self.model)}, ()
         if self._start is None:
             return {}, {}, ()
         tensors, drop = self._start()
         return tensors, {}, drop
+
+    def _changed_buffers(self) -> dict[str, torch.Tensor]:
+        """Buffers that no file of weights holds and that training changed."""
+        if not hasattr(self, "model"):
+            return {}
+        held = passing_buffers(self.model)
+        return {name: buffer for name, buffer in held.items() if not _equal(buffer, self._built_buffers.get(name))}
 
     def _build_model(self, before: ModelState | None, state: ModelState, boundary: Boundary, built: Mapping[str, int]) -> Model:
         modules = {}
@@ -306,6 +318,10 @@ def _part_of(name: str) -> str:
     """The role that a parameter belongs to; a weight adapter to that of the matrix it stands beside."""
     segments = name.split(".")
     return segments[2] if segments[0] == "weight_adapters" else segments[0]
+
+
+def _equal(buffer: torch.Tensor, other: torch.Tensor | None) -> bool:
+    return other is not None and (buffer.is_meta or torch.equal(buffer, other))
 
 
 def _dtype(name: str | None) -> torch.dtype | None:

@@ -17,8 +17,8 @@ from stackwise.errors import ProviderError, UserError
 from stackwise.planes.model.difference import WEIGHT_ADAPTERS
 from stackwise.planes.model.module import set_parameter
 from stackwise.planes.model.parameter_map import fill
+from stackwise.planes.model.state import Tensors
 
-Tensors = Mapping[str, torch.Tensor]
 Source = Callable[[str], str | None]
 """Canonical name in the new model → the name its values had in the old one; None where there was none."""
 
@@ -212,15 +212,6 @@ def _adopters(old: Tensors, origins: Mapping[str, Origin], dtypes: Mapping[str, 
 def first_names(tensors: Tensors) -> dict[int, str]:
     """Identity of a tensor → its canonical name, the first of those it is tied under."""
     return {id(tensor): name for name, tensor in reversed(list(tensors.items()))}
-
-
-def carry_buffers(old: Tensors, new: nn.Module, source: Source) -> None:
-    """Running statistics and other persistent buffers follow their block."""
-    persistent = new.state_dict().keys()
-    for name, buffer in new.named_buffers():
-        there = source(name)
-        if name in persistent and there is not None and there in old and old[there].shape == buffer.shape and old[there] is not buffer:
-            buffer.copy_(old[there])
 
 
 def zero_residuals(

@@ -15,8 +15,8 @@ from stackwise.planes.optimizer.weight_copies import SIXTEEN_BITS, carry_copy, c
 class Masters:
     """The weights that an optimizer steps where parameters are held in float16 or bfloat16 (arXiv 1710.03740, section 3.1).
 
-    Near 1.0 the next bfloat16 is 2⁻⁷ away, so an update below 2⁻⁸ would be rounded away, at every step anew. The master takes it in,
-    and the parameter is the master rounded. Gradients are float32 as well, so that the sum over micro-batches loses nothing.
+    Above 1.0 the next bfloat16 is 2⁻⁷ away, so an update below 2⁻⁸ would be rounded away, at every step anew. The master takes it
+    in, and the parameter is the master rounded. Gradients are float32 as well, so that the sum over micro-batches loses nothing.
 
     Args:
         parameters: every parameter of the model in place, by canonical name; frozen ones keep the master they trained with.

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Collection, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
@@ -28,6 +29,7 @@ class NamedOptimizer:
         fault: raised where the parameters are others.
 
     Raises:
+        UserError: an optimizer that cannot step here.
         UserError, ProviderError: the optimizer's parameters are not exactly these.
     """
 
@@ -40,6 +42,7 @@ class NamedOptimizer:
     ) -> None:
         self.torch = torch_optimizer
         self.parameters = dict(parameters)
+        _check_fits(torch_optimizer)
         _check_members(torch_optimizer, parameters, fault)
         self._names = {id(parameter): name for name, parameter in parameters.items()}
         self._built = [deepcopy({key: value for key, value in g.items() if key != "params"}) for g in torch_optimizer.param_groups]
@@ -130,6 +133,19 @@ class NamedOptimizer:
     def _groups(self) -> dict[str, dict[str, Any]]:
         """Name → its torch group."""
         return {self._names[id(parameter)]: group for group in self.torch.param_groups for parameter in group["params"]}
+
+
+def _check_fits(optimizer: torch.optim.Optimizer) -> None:
+    """An optimizer moves weights by the dense gradients of one backward pass, and evaluates nothing itself."""
+    name = type(optimizer).__name__
+    closure = inspect.signature(type(optimizer).step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        raise UserError(
+            f"{name} evaluates the loss several times a step, by a closure, and a step here has one gradient: "
+            "write an optimizer that steps by it, such as torch.optim.AdamW or SGD"
+        )
+    if isinstance(optimizer, torch.optim.SparseAdam):
+        raise UserError(f"{name} takes sparse gradients alone, and gradients here are dense: write torch.optim.Adam")
 
 
 def _check_members(

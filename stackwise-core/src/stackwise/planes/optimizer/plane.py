@@ -18,6 +18,7 @@ from stackwise.errors import ProviderError, UserError
 from stackwise.planes.model.transfer import ModelReceipt
 from stackwise.planes.optimizer.average import WeightAverage
 from stackwise.planes.optimizer.groups import Values, group_parameters, selection
+from stackwise.planes.optimizer.loss_scale import LossScale
 from stackwise.planes.optimizer.masters import Masters
 from stackwise.planes.optimizer.moments import Carried, Crossing, Kept, MomentsReceipt
 from stackwise.planes.optimizer.named_optimizer import NamedOptimizer
@@ -52,6 +53,8 @@ class OptimizerPlane:
         """Largest gradient norm; None: no clipping."""
         self.average: WeightAverage | None = None
         self.reaction: Reaction | None = None
+        self.loss_scale: LossScale | None = None
+        """Of a model with float16 in it; None for every other."""
         self.parameters: list[nn.Parameter] = []
         """The trainable parameters of the model, each once; their gradients are read here."""
 
@@ -75,6 +78,11 @@ class OptimizerPlane:
     def optimizer(self) -> torch.optim.Optimizer:
         """The torch optimizer in place."""
         return self._named.torch
+
+    @property
+    def learning(self) -> Mapping[str, nn.Parameter]:
+        """Name → what the optimizer steps: each trainable parameter, or its float32 master."""
+        return self._named.parameters
 
     @property
     def lr(self) -> float:
@@ -189,6 +197,7 @@ class OptimizerPlane:
         else:
             moments = self._rebuild(state, parameters, t, crossed, policy, warming)
         before, self._state, self._warming, self.clip = self._state, state, warming, state.clip
+        self._scale(parameters)
         self._react(before, state)
         self._keep_average(state, crossed)
         factor = state.lr_factor(sum(parameter.numel() for parameter in parameters.values()))
@@ -227,7 +236,8 @@ class OptimizerPlane:
         trainable = {name: learning[name] for name, parameter in parameters.items() if parameter.requires_grad}
         groups = group_parameters(state, trainable, t, warming=warming, frozen=parameters.keys() - trainable.keys())
         followed = {group.name: frozenset(group.curves) for group in state.groups}
-        new = NamedOptimizer(self._build(state.part, t, groups), trainable, followed, ProviderError)
+        fault = ProviderError if state.part.given is None else UserError  # a user's own callable is no provider
+        new = NamedOptimizer(self._build(state.part, t, groups), trainable, followed, fault)
         same = last is not None and last.part.id == state.part.id and type(new.torch) is type(self.optimizer)
         if last is not None and not same:
             self.settle(self.parameters)  # what `leave` could not know: a component of the same id may make another optimizer
@@ -242,12 +252,19 @@ class OptimizerPlane:
     def _crossing(self, receipt: ModelReceipt, parameters: Mapping[str, nn.Parameter], same: bool, policy: Enter) -> Crossing:
         """How moments cross: those of settled weights end, and those of a master stay float32 whatever its parameter is held in."""
         ended = {name for name in receipt.adopted if parameters[name] in self._settled}
-        recast = {name: learning_dtype(was) for name, was in receipt.recast.items()}
+        recast = {name: was for name, was in receipt.recast.items() if learning_dtype(was) != learning_dtype(parameters[name].dtype)}
         return Crossing(receipt=attrs.evolve(receipt, recast=recast), same=same, moments=policy.moments, ended=ended)
 
     def _hold(self, named: NamedOptimizer, parameters: Mapping[str, nn.Parameter]) -> None:
         self._named, self._model = named, dict(parameters)
         self.parameters = [parameter for parameter in parameters.values() if parameter.requires_grad]
+
+    def _scale(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        """Frozen float16 counts as well, because gradients pass through it."""
+        if not any(parameter.dtype == torch.float16 for parameter in parameters.values()):
+            self.loss_scale = None
+        elif self.loss_scale is None:
+            self.loss_scale = LossScale()
 
     def _react(self, before: OptimizerState | None, state: OptimizerState) -> None:
         """An unchanged reaction goes on with what it has seen; another one begins."""
@@ -292,6 +309,7 @@ class OptimizerPlane:
             "groups": self._named.counts(),
             "parked": {name: {"moments": kept.powers, "changed": dict(kept.counts)} for name, kept in self._parked.items()},
             "masters": {name: master.detach() for name, master in self._masters.by_name().items()},
+            "loss_scale": self.loss_scale.state_dict() if self.loss_scale is not None else None,
             "fresh": list(self._warming),
             "average": self.average.state_by_name() if self.average is not None else None,
             "reaction": self.reaction.state_dict() if self.reaction is not None else None,
@@ -310,6 +328,8 @@ class OptimizerPlane:
         said = {name: Kept(powers=saved["moments"], counts=saved["changed"]) for name, saved in state.get("parked", {}).items()}
         self._parked = {name: attrs.evolve(said.get(name, Kept()), entries=dict(entries)) for name, entries in frozen.items()}
         self._masters.load(state.get("masters", {}), self._model)
+        if self.loss_scale is not None:
+            self.loss_scale.load_state_dict(state["loss_scale"])
         if self.average is not None:
             self.average.load_state_by_name(state["average"])
         if self.reaction is not None:

@@ -1,0 +1,58 @@
+"""What can be known of a run without a step: its device, the weights it begins from, and a row of everything it reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from stackwise.assembly.workshop import Workshop, read_first_rows
+from stackwise.config import Experiment
+from stackwise.errors import ConfigError, DataError, Problem, UserError
+from stackwise.host.registry import blaming
+from stackwise.machine.placement import Placement
+from stackwise.plan import Plan
+from stackwise.storage.pretrained import read_pretrained
+
+
+def rehearse(plan: Plan) -> None:
+    """Look at all that the run will need before its first step; no module is built and nothing is written.
+
+    Raises:
+        ConfigError: every device, file and source that is not there or cannot be trained on, at once.
+        ProviderError: a component that is needed cannot be built.
+    """
+    with blaming(plan.providers):
+        problems = list(_problems(plan))
+    if problems:
+        raise ConfigError(problems)
+
+
+def _problems(plan: Plan) -> Iterator[Problem]:
+    experiment, parts = plan.experiment, Workshop(plan)
+    run, start, placement = experiment.run, experiment.phases[0].model.start, Placement("cpu", experiment.run.precision)
+    yield from _told(experiment, "run.device", lambda: Placement(run.device, run.precision))
+    if start is not None:
+        yield from _told(experiment, "model.start.from", lambda: read_pretrained(Path(start.from_)))
+
+    def train() -> None:
+        data = parts.data("train", placement)
+        try:
+            read_first_rows(plan, data)
+        finally:
+            data.close()
+
+    yield from _told(experiment, "data.sources", train)
+    for declared in plan.evaluations:
+        yield from _told(experiment, f"evaluate.{declared.name}", lambda: parts.evaluation(declared, placement))  # noqa: B023  # called at once
+
+
+def _told(experiment: Experiment, path: str, look: Callable[[], object]) -> Iterator[Problem]:
+    """The user's mistakes that a look at something shows; what says its own place keeps it."""
+    try:
+        look()
+    except ConfigError as error:
+        yield from error.problems
+    except DataError as error:
+        yield Problem(str(error))
+    except UserError as error:
+        yield experiment.problem(path, str(error))

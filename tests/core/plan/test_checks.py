@@ -1,0 +1,87 @@
+"""What a phase says that cannot be meant is a `ConfigError` with the path of its key."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from task_configs import ROWS, masked_bytes
+from tiny_walks import base, drive, machine_of, memory, plan_of, problems_of
+
+from stackwise import Evaluated
+from stackwise.contracts.specs import TaskSpec
+
+PHASES = {"first": {"until": "50%"}, "second": {}}
+
+
+def laid(path: str, value: Any) -> dict[str, Any]:
+    """A config of two phases with one key changed."""
+    config = base(phases={name: dict(phase) for name, phase in PHASES.items()}, evaluate={"heldout": {"batches": 1}})
+    keys, node = path.split("."), config
+    for key in keys[:-1]:
+        node[key] = dict(node.get(key, {}))
+        node = node[key]
+    node[keys[-1]] = value
+    return config
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "told"),
+    [
+        ("phases.first.enter", {"growth": {"use": "transformer.stack"}}, "enter.growth"),
+        ("phases.first.enter", {"fresh": ["head"]}, "enter.fresh"),
+        ("phases.first.enter", {"rewarm": "2 steps"}, "enter.rewarm"),
+        ("phases.first.enter", {"moments": "reset"}, "enter.moments"),
+        ("phases.first.enter", {"weight_adapters": "drop"}, "enter.weight_adapters"),
+        ("phases.second.model", {"start": {"from": "runs/a"}}, "model.start"),
+        ("model.freeze", ["rack.stacks.base.5-1"], "model.freeze"),
+        ("optimizer.groups", {"slow": {"select": ["head"], "rate": 1.0}}, "optimizer.groups.slow.rate"),
+        ("optimizer.groups", {"slow": {"select": ["head"], "lr": -1.0}}, "optimizer.groups.slow.lr"),
+        ("optimizer.reaction", {"use": "optim.plateau", "metric": "held.loss"}, "optimizer.reaction.metric"),
+        ("optimizer.reaction", {"use": "optim.plateau", "metric": "heldout.los"}, "optimizer.reaction.metric"),
+        ("optimizer.reaction", {"use": "optim.plateau", "metric": "train.accuracy"}, "optimizer.reaction.metric"),
+        ("optimizer.lr_scaling", {"parameters": {"exponent": -0.5}}, "optimizer.lr_scaling.parameters"),
+        ("run.checkpoint", {"best": "held.loss"}, "run.checkpoint.best"),
+        ("run.checkpoint", {"best": "heldout.los"}, "run.checkpoint.best"),
+        ("run.checkpoint", {"best": "heldout.accuracy (max)"}, "run.checkpoint.best"),
+    ],
+)
+def test_a_mistake_stands_at_its_key(path: str, value: Any, told: str):
+    (problem,) = problems_of(laid(path, value))
+    assert problem.path == told and problem.where is not None
+
+
+@pytest.mark.parametrize("metric", ["heldout.loss", "heldout.bits_per_token", "train.loss"])
+def test_a_metric_that_will_be_there_is_taken(metric: str):
+    assert problems_of(laid("optimizer.reaction", {"use": "optim.plateau", "metric": metric})) == ()
+
+
+def test_the_metric_of_any_phase_may_be_the_best():
+    config = laid("run.checkpoint", {"best": "heldout.loss_on_masks"})
+    assert [problem.path for problem in problems_of(config)] == ["run.checkpoint.best"]
+    config["task"] = {"use": "transformer.masked-lm"}
+    config["model"] = {**config["model"], "rack": {"use": "transformer.conv", "width": 8, "stacks": [{"base": 1}], "kernel": 3}}
+    assert "run.checkpoint.best" not in [problem.path for problem in problems_of(config)]
+
+
+def test_weights_of_a_mixture_are_never_all_zero_nor_below_zero():
+    sources = {"a": memory(), "b": memory(seed=1)}
+    falling = {"linear": {"from": 1.0, "to": 0.0}}
+    mixed = {**base()["data"], "sources": sources}
+    (problem,) = problems_of(base(), data={**mixed, "mix": {"a": {"piecewise": {"values": {"0%": 1, "50%": 0}}}, "b": 0}})
+    assert problem.path == "data.mix" and "step 6" in problem.message
+    (problem,) = problems_of(base(), data={**mixed, "mix": {"a": {"linear": {"from": 1.0, "to": -1.0}}, "b": 1}})
+    assert problem.path == "data.mix.a"
+    assert problems_of(base(), data={**mixed, "mix": {"a": falling, "b": 1}}) == ()
+
+
+CONFIGS = {make for rows in ROWS.values() for make, *_ in rows} - {masked_bytes}  # the task of `masked`
+
+
+@pytest.mark.parametrize("make", [pytest.param(make, id=make.__name__) for make in sorted(CONFIGS, key=lambda make: str(make.__name__))])
+def test_a_task_names_every_metric_that_it_returns(make: Any):
+    config = make()
+    spec = plan_of(config).joined[0].drafts.task.spec
+    (first, *_) = [event for event in drive(machine_of(config)) if isinstance(event, Evaluated)]
+    assert isinstance(spec, TaskSpec) and spec.metrics is not None
+    assert set(first.metrics) <= {"loss", *spec.metrics}
