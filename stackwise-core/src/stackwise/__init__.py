@@ -83,7 +83,6 @@ _FACE = {
     "discover": "stackwise.host.discovery",
     "assemble": "stackwise.assembly.workshop",
     "run": "stackwise.runs.run",
-    "Settings": "stackwise.machine.settings",
     "load_exported": "stackwise.saved.export",
     "generate": "stackwise.saved.generate",
     "Plan": "stackwise.plan",
