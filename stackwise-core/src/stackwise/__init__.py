@@ -91,6 +91,10 @@ _FACE = {
     "PhaseEntered": "stackwise.contracts.events",
     "Evaluated": "stackwise.contracts.events",
     "Reacted": "stackwise.contracts.events",
+    "CheckpointSaved": "stackwise.contracts.events",
+    "CheckpointRefused": "stackwise.contracts.events",
+    "ConfigChanged": "stackwise.contracts.events",
+    "Rewound": "stackwise.contracts.events",
     "RunFinished": "stackwise.contracts.events",
     # errors
     "StackwiseError": "stackwise.errors",

@@ -219,8 +219,8 @@ def _check_enter(plan: Plan, phase: CompiledPhase, receipt: ModelReceipt) -> Non
 def _lr(state: TrainingState, taken: frozenset[str]) -> Curve | None:
     """The curve of the parameters that no group takes, of the first group where groups take them all; what the log reports."""
     groups = [group for group in state.optimizer.groups if group.name in taken]
-    told = next((group for group in groups if group.name == "default"), groups[0])
-    return told.curves.get("lr")
+    shown = next((group for group in groups if group.name == "default"), groups[0])
+    return shown.curves.get("lr")
 
 
 def _envelope(reaction: Part | None) -> tuple[float, float] | None:

@@ -79,7 +79,7 @@ def _assemble(plan: Plan, observers: Observers | None) -> TrainingMachine:
             halt_after=1 if run.non_finite == "halt" else run.halt_after,
             probe=run.probe,
             grow=parts.growth,
-            bridges=[str(bridge) for bridge in plan.bridges],
+            bridges=[*(str(bridge) for bridge in plan.bridges), *_notes(plan, data)],
             providers=[f"{provider.distribution} {provider.version} sha256:{provider.file_digest}" for provider in plan.providers],
         ),
     )
@@ -204,8 +204,8 @@ class Workshop:
         with _as_faults_of(part):
             if isinstance(part.given, Built):
                 return part.given.make(*extra, **_plain_stacks(options))
-            found = self._plan.registry.get(part.kind, part.id)  # type: ignore[arg-type]  # a Part's kind is a Kind
-            return found.build(options, self._context(part, consumer, split), *extra)
+            registered = self._plan.registry.get(part.kind, part.id)  # type: ignore[arg-type]  # a Part's kind is a Kind
+            return registered.build(options, self._context(part, consumer, split), *extra)
 
     def _context(self, part: Part, consumer: str, split: str) -> BuildContext:
         plan = self._plan
@@ -227,6 +227,28 @@ def _start(plan: Plan) -> Callable[[], tuple[Tensors, Sequence[str]]] | None:
     """The weights that the config begins from, read when they are needed."""
     declared = plan.experiment.phases[0].model.start
     return None if declared is None else lambda: (read_pretrained(Path(declared.from_)), declared.drop)
+
+
+def _notes(plan: Plan, data: DataPlane) -> list[str]:
+    """What the config accepts that a reader of the log should know.
+
+    Raises:
+        ConfigError: it names or accepts what is not there.
+    """
+    inexact = {name: loader.inexact for name, loader in data.brought().items() if loader.inexact is not None}
+    told = plan.experiment.phases[-1]
+    problems = []
+    if told.data.accept_inexact_resume and not inexact:
+        problems.append(told.problem("data.accept_inexact_resume", "every source has a state or a length: there is nothing to accept"))
+    if told.data.fields and not data.brought():
+        problems.append(told.problem("data.fields", "no source delivers ready-made batches, whose entries could be named"))
+    if problems:
+        raise ConfigError(problems)
+    reading = [evaluation.name for evaluation in plan.evaluations if evaluation.training_rows]
+    return [
+        *(f"source:{name}: a resume may not be exact, which data.accept_inexact_resume accepts: {why}" for name, why in inexact.items()),
+        *(f"evaluation:{name}: reads rows that training reads, which training_rows accepts" for name in reading),
+    ]
 
 
 def read_first_rows(plan: Plan, data: DataPlane) -> None:
@@ -259,9 +281,9 @@ def build_module(part: Part, registry: Registry, context: BuildContext, *extra: 
     Raises:
         ProviderError: it cannot be built, or is no module.
     """
-    found = registry.get(part.kind, part.id)  # type: ignore[arg-type]  # a Part's kind is a Kind
+    registered = registry.get(part.kind, part.id)  # type: ignore[arg-type]  # a Part's kind is a Kind
     with drawing_from(context.seed), _as_faults_of(part):
-        module = found.build(part.options, context, *extra)
+        module = registered.build(part.options, context, *extra)
     if not isinstance(module, nn.Module):
         raise ProviderError(f"{part.kind} {part.id} was built as a {type(module).__name__}: it must be an nn.Module")
     return module

@@ -57,7 +57,7 @@ class LiveState:
         device = settings.placement.device
         self.placement, self._schedule, self._grow = settings.placement, schedule, settings.grow
         self.model = model if isinstance(model, ModelPlane) else ModelPlane.of(model, device)
-        self.data = data if isinstance(data, DataPlane) else DataPlane.of(data, device)
+        self.data = data if isinstance(data, DataPlane) else DataPlane.of(data, device, settings.seed)
         self.objective = task if isinstance(task, Objective) else Objective.of(task)
         self.optimizer = optimizer if isinstance(optimizer, OptimizerPlane) else OptimizerPlane.of(optimizer, self.model.trainable())
         self.observers = observers if isinstance(observers, Observers) else Observers(observers)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import atexit
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from time import perf_counter
 from typing import Any
-from weakref import ref
+from weakref import finalize, ref
 
 import torch
 from torch import nn
@@ -75,7 +74,8 @@ class TrainingMachine:
         """The next step to run."""
         self._counts = Counts()
         self._begun = False
-        self._at_exit: Callable[[], None]
+        self._walks: list[ref[Generator[Event, None, None]]] = []
+        finalize(self, _close, self._walks)
 
     @property
     def placement(self) -> Placement:
@@ -159,31 +159,26 @@ class TrainingMachine:
 
     # -- training -------------------------------------------------------------------------------------------------
 
-    def train(self) -> Generator[Event, None, None]:
+    def train(self) -> Iterator[Event]:
         """Run every step that is left, yielding each event as it happens; observers hear it first.
-
-        Whoever leaves half-way may `close()` it, so that reader threads and processes end; it closes itself when it is collected, and at
-        the end of the process while there is still everything to close it with.
 
         Raises:
             TrainingHalted: too many steps in a row were not finite.
             DataError: too many steps in a row had no target.
         """
-        events = self._train()
-        self._at_exit = partial(_close, ref(events))
-        atexit.register(self._at_exit)
-        return events
+        walk = self._walk()
+        self._walks[:] = [ref(walk)]
+        for event in walk:
+            self.live.observers.tell(event)
+            yield event
 
-    def _train(self) -> Generator[Event, None, None]:
+    def _walk(self) -> Generator[Event, None, None]:
         try:
-            for event in self._walk():
-                self.live.observers.tell(event)
-                yield event
+            yield from self._phases()
         finally:
-            atexit.unregister(self._at_exit)
             self.live.data.end()
 
-    def _walk(self) -> Iterator[Event]:
+    def _phases(self) -> Iterator[Event]:
         settings, device = self.settings, str(self.placement.device)
         yield RunStarted(
             self.schedule.steps, device, self.placement.precision, tuple(settings.bridges), self.step, tuple(settings.providers)
@@ -305,7 +300,8 @@ class TrainingMachine:
             yield Reacted(step, phase, before, self.optimizer.reaction.factor, why)
 
 
-def _close(walk: ref[Generator[Event, None, None]]) -> None:
-    events = walk()
-    if events is not None:
-        events.close()
+def _close(walks: Sequence[ref[Generator[Event, None, None]]]) -> None:
+    """End a walk that was left half-walked, before the interpreter takes its modules apart."""
+    for each in walks:
+        if (walk := each()) is not None:
+            walk.close()
