@@ -104,8 +104,8 @@ class LiveState:
     def _enter_optimizer(self, phase: CompiledPhase, state: TrainingState, receipt: ModelReceipt | None) -> MomentsReceipt:
         t = self._schedule.clock.t(phase.start)
         self.model.apply_values(t)
-        parameters = dict(self.model.model.named_parameters())
-        return self.optimizer.enter(state.optimizer, parameters, t, receipt=receipt, enter=phase.enter)
+        parameters, buffers = dict(self.model.model.named_parameters()), dict(self.model.model.named_buffers())
+        return self.optimizer.enter(state.optimizer, parameters, t, receipt=receipt, enter=phase.enter, buffers=buffers)
 
     def _take_reference(self, phase: CompiledPhase) -> None:
         due = self.objective.task.get_spec().reference is not None and not self.keeps_task(phase)
@@ -158,8 +158,8 @@ class LiveState:
         self.data.enter(attrs.evolve(state.data, sources={**parked, **state.data.sources}), lookahead=self.objective.lookahead)
         self.data.enter(state.data, lookahead=self.objective.lookahead)
         self.model.enter(state.model, Boundary.of(phase), restoring=build_steps(self._schedule.phases[: phase.index + 1]))
-        parameters = dict(self.model.model.named_parameters())
-        self.optimizer.enter(state.optimizer, parameters, t, enter=phase.enter, fresh=saved["optimizer"]["fresh"])
+        parameters, buffers = dict(self.model.model.named_parameters()), dict(self.model.model.named_buffers())
+        self.optimizer.enter(state.optimizer, parameters, t, enter=phase.enter, fresh=saved["optimizer"]["fresh"], buffers=buffers)
         self._get_ready(t)
         self.phase = phase
 
