@@ -7,11 +7,12 @@ import subprocess
 import sys
 from inspect import getmembers
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 import stackwise
-from stackwise.contracts import generation, growth, protocols
+from stackwise.contracts import events, generation, growth, protocols
 
 
 def test_every_name_is_there():
@@ -29,7 +30,7 @@ def test_type_checkers_find_each_name_where_the_table_says():
     assert {name: stackwise._FACE[name] for name in typed} == typed
     rooms = ("stackwise.contracts.", "stackwise.errors")
     missing = {name for name, module in stackwise._FACE.items() if module.startswith(rooms) and name not in typed}
-    assert missing <= {"Built", "StepDone", "RunStarted", "PhaseEntered", "Evaluated", "Reacted", "RunFinished"}
+    assert missing <= {"Built", *(event.__name__ for event in get_args(events.Event))}
 
 
 def test_every_shape_of_a_component_is_a_name_of_the_face():
@@ -37,6 +38,10 @@ def test_every_shape_of_a_component_is_a_name_of_the_face():
         name for module in (protocols, growth, generation) for name, value in getmembers(module) if getattr(value, "_is_protocol", False)
     }
     assert shapes - {"Protocol"} <= set(stackwise.__all__)
+
+
+def test_every_event_is_a_name_of_the_face():
+    assert {event.__name__ for event in get_args(events.Event)} <= set(stackwise.__all__)
 
 
 def test_importing_the_face_loads_no_library():

@@ -82,6 +82,7 @@ _FACE = {
     "make_plan": "stackwise.plan",
     "discover": "stackwise.host.discovery",
     "assemble": "stackwise.assembly.workshop",
+    "run": "stackwise.runs.run",
     "load_exported": "stackwise.saved.export",
     "generate": "stackwise.saved.generate",
     "Plan": "stackwise.plan",
@@ -90,6 +91,10 @@ _FACE = {
     "PhaseEntered": "stackwise.contracts.events",
     "Evaluated": "stackwise.contracts.events",
     "Reacted": "stackwise.contracts.events",
+    "CheckpointSaved": "stackwise.contracts.events",
+    "CheckpointRefused": "stackwise.contracts.events",
+    "ConfigChanged": "stackwise.contracts.events",
+    "Rewound": "stackwise.contracts.events",
     "RunFinished": "stackwise.contracts.events",
     # errors
     "StackwiseError": "stackwise.errors",

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from math import isinf
 from typing import Any
 
 from stackwise.assembly.pricing import PhasePrice
 from stackwise.curriculum.schedule import CompiledPhase
 from stackwise.curriculum.transitions import Transition
-from stackwise.plan import Plan
+from stackwise.plan import EvaluationPlan, Plan
+from stackwise.reports.remarks import memory_here, remarks
 from stackwise.reports.summary import table
 
 
@@ -23,6 +25,8 @@ def plan_as_json(plan: Plan, prices: tuple[PhasePrice, ...]) -> dict[str, Any]:
         "tokens": clock.tokens(clock.steps),
         "phases": [_phase_as_json(phase, cost) for phase, cost in zip(plan.schedule, prices, strict=True)],
         "evaluations": {name: list(steps) for name, steps in plan.schedule.evaluate_at.items()},
+        "evaluation_sources": {each.name: list(each.state.sources) for each in plan.evaluations},
+        "remarks": remarks(plan, prices, memory_here()),
         "bridges": [str(bridge) for bridge in plan.bridges],
         "providers": [provider.provenance() for provider in plan.providers],
     }
@@ -82,13 +86,44 @@ def plan_as_text(plan: Plan, prices: tuple[PhasePrice, ...]) -> str:
             lines += ["", *_transition_lines(plan, phase, phase.transition, cost)]
     if plan.bridges:
         lines += ["", *(f"bridge  {bridge}" for bridge in plan.bridges)]
-    for name, steps in plan.schedule.evaluate_at.items():
-        where = "on both sides of every boundary" + (" and in between" if set(steps) - set(clock.starts) else "")
-        lines += [
-            "",
-            f"evaluate  {name}: at {len(steps)} steps, {where} (first at step {steps[0]}, last at {steps[-1]})",
-        ]
+    for evaluation in plan.evaluations:
+        lines += ["", *_evaluation_lines(plan, evaluation)]
+    lines += ["", *notes] if (notes := [f"note  {remark}" for remark in remarks(plan, prices, memory_here())]) else []
     return "\n".join(lines)
+
+
+def _evaluation_lines(plan: Plan, evaluation: EvaluationPlan) -> list[str]:
+    """When an evaluation runs, and what it reads each time."""
+    steps, shape = plan.schedule.evaluate_at[evaluation.name], evaluation.state.shape(0)
+    where = "on both sides of every boundary" + (" and in between" if set(steps) - set(plan.schedule.clock.starts) else "")
+    own = next(each.sources for each in plan.experiment.evaluate if each.name == evaluation.name) is not None
+    shares = {name: curve(0.0) for name, curve in evaluation.state.mix.items()}
+    length = "" if shape.seq_len is None else f" × {shape.seq_len:,} positions"
+    rows = "as they come" if shape.rows is None else f"of {shape.rows:,} rows{length}"
+    what = "sources of its own" if own else "held-out rows of the training sources"
+    return [
+        f"evaluate  {evaluation.name}: at {len(steps)} steps, {where} (first at step {steps[0]}, last at {steps[-1]})",
+        f"  reads {evaluation.batches:,} batches {rows} from {what}: {_mixture(shares)}",
+    ]
+
+
+def _mixture(weights: Mapping[str, float]) -> str:
+    """`a 75%, b 25%`."""
+    if len(weights) == 1:
+        return next(iter(weights))
+    total = sum(weights.values()) or 1.0
+    return ", ".join(f"{name} {100 * weight / total:.3g}%" for name, weight in weights.items())
+
+
+def _mixture_line(plan: Plan, phase: CompiledPhase) -> list[str]:
+    """The shares of the sources on both sides of a boundary, where they differ."""
+    before, clock = plan.schedule.phases[phase.index - 1].state, plan.schedule.clock
+    if before is None or phase.state is None:
+        return []
+    last, first = clock.t(phase.start - 1), clock.t(phase.start)
+    old = _mixture({name: curve(last) for name, curve in before.data.mix.items()})
+    new = _mixture({name: curve(first) for name, curve in phase.state.data.mix.items()})
+    return [] if old == new else [f"  mixture: {old} → {new}"]
 
 
 def _source_lines(prices: tuple[PhasePrice, ...]) -> list[str]:
@@ -137,6 +172,7 @@ def _transition_lines(plan: Plan, phase: CompiledPhase, crossing: Transition, co
     t = plan.schedule.clock.t(phase.start)
     lines = [f"{before} → {phase.name} at step {phase.start:,} (t {t:.1%})"]
     lines += [f"  {change.path}: {change.before} → {change.after}" for change in crossing.changes]
+    lines += _mixture_line(plan, phase)
     if crossing.blocks:
         growth = f" by {phase.enter.growth.id}" if phase.enter.growth is not None else ""
         lines.append(f"  blocks{growth}: {_block_map(crossing)}")

@@ -1,0 +1,66 @@
+"""What a plan declares that can hardly be meant: it is allowed, and said."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+from stackwise.assembly.pricing import PhasePrice
+from stackwise.curriculum.schedule import CompiledPhase
+from stackwise.plan import Plan
+
+MANY_EPOCHS = 1000
+
+
+def remarks(plan: Plan, prices: Sequence[PhasePrice], memory_bytes: int | None) -> list[str]:
+    """One sentence each.
+
+    Args:
+        plan: the compiled experiment.
+        prices: one a phase.
+        memory_bytes: of the machine; None where it cannot be said.
+    """
+    return [*_memory(prices, memory_bytes), *_epochs(prices), *_stale_evaluations(plan)]
+
+
+def memory_here() -> int | None:
+    """Bytes of memory of this machine; None where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def _memory(prices: Sequence[PhasePrice], memory_bytes: int | None) -> Iterator[str]:
+    for cost in prices:
+        if memory_bytes is not None and (cost.optimizer_bytes or 0) > memory_bytes:
+            state, memory = (amount / 1e9 for amount in (cost.optimizer_bytes or 0, memory_bytes))
+            yield f"phase '{cost.name}': the optimizer state alone takes {state:,.1f} GB, and this machine has {memory:,.1f} GB of memory"
+
+
+def _epochs(prices: Sequence[PhasePrice]) -> Iterator[str]:
+    epochs: dict[str, float] = defaultdict(float)
+    for cost in prices:
+        for name, read in cost.sources.items():
+            epochs[name] += read.epochs or 0.0
+    for name, count in epochs.items():
+        if count >= MANY_EPOCHS:
+            yield f"source '{name}' is read {count:,.0f} times over: the run is long for so little data"
+
+
+def _stale_evaluations(plan: Plan) -> Iterator[str]:
+    """An evaluation without sources of its own reads those of the first phase, whatever later ones train on."""
+    inherited = [each.name for each in plan.experiment.evaluate if each.sources is None]
+    first = plan.schedule.phases[0]
+    for name in sorted(_trained_on(first)):
+        gone = [phase.name for phase in plan.schedule if name not in _trained_on(phase)]
+        if inherited and gone:
+            readers, phases = ", ".join(inherited), ", ".join(f"'{phase}'" for phase in gone)
+            advice = "`sources` of its own would say what is meant"
+            yield f"evaluate {readers}: reads '{name}', which phase {phases} no longer trains on; {advice}"
+
+
+def _trained_on(phase: CompiledPhase) -> set[str]:
+    """The sources that have a weight at some instant of a phase."""
+    return set() if phase.state is None else {name for name, curve in phase.state.data.mix.items() if any(k.value for k in curve.knots)}
