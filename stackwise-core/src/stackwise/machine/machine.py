@@ -159,7 +159,7 @@ class TrainingMachine:
 
     # -- training -------------------------------------------------------------------------------------------------
 
-    def train(self) -> Iterator[Event]:
+    def train(self) -> Generator[Event, None, None]:
         """Run every step that is left, yielding each event as it happens; observers hear it first.
 
         Raises:

@@ -127,12 +127,12 @@ def _joined_sources(
     """Own sources with their options filled, and the bridges to the first phase's task."""
     fields = [set(spec.fields) if isinstance(spec := draft.spec, BatchSpec) else set() for draft in own.values()]
     known = {need: field for need, field in rename.items() if all(field in delivered for delivered in fields)}
-    found = [join(attrs.evolve(each.drafts, sources=own), known) for each in joined]
+    joins = [join(attrs.evolve(each.drafts, sources=own), known) for each in joined]
     prefix = f"evaluate.{config.name}.sources."
-    for problem in dict.fromkeys(problem for each in found for problem in each.problems):
+    for problem in dict.fromkeys(problem for each in joins for problem in each.problems):
         if (path := problem.path).startswith("data."):
             path = prefix + path.removeprefix("data.sources.") if path.startswith("data.sources.") else prefix.rstrip(".")
         drafts.problems.append(attrs.evolve(problem, path=path))
-    filled = found[0].drafts.sources
+    filled = joins[0].drafts.sources
     sources = {name: draft.part(drafts.settled(draft)) for name, draft in filled.items()}
-    return sources, tuple(bridge for bridge in found[0].bridges if bridge.junction.startswith("source:"))
+    return sources, tuple(bridge for bridge in joins[0].bridges if bridge.junction.startswith("source:"))
