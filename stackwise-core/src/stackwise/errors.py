@@ -55,10 +55,10 @@ class UserError(StackwiseError):
 
 
 class ConfigError(UserError):
-    """A config with mistakes; `problems` holds every one of them."""
+    """A config with mistakes; `problems` holds every one of them, each once."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
-        self.problems = tuple(problems)
+        self.problems = tuple(dict.fromkeys(problems))
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
 

@@ -142,6 +142,10 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
     "gate no number": (changed(lambda d: d.update(gates={"value": "half", "modules": []})), "does not describe a model"),
     "adapter missing": (changed(lambda d: d.update(adapters={})), "not this model's"),
     "flipped bit": (lambda d: flip_last_bit(d / "weights.safetensors"), "damaged"),
+    "not the whole model": (
+        changed(lambda d: d.update(unheld=["rack.stacks.base.0._extra_state"])),
+        r"rack\.stacks\.base\.0\._extra_state",
+    ),
     "no JSON": (lambda d: (d / "weights.json").write_text("{"), "no readable weights"),
     "no map": (lambda d: (d / "weights.json").write_text("[]"), "no map"),
 }

@@ -55,4 +55,4 @@ def _told(experiment: Experiment, path: str, look: Callable[[], object]) -> Iter
     except DataError as error:
         yield Problem(str(error))
     except UserError as error:
-        yield experiment.problem(path, str(error))
+        yield experiment.problem(path, str(error).removeprefix(f"{path}: "))

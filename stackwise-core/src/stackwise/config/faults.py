@@ -51,7 +51,9 @@ def _explained(fault: Fault, depth: int, cls: type) -> Fault:
     about = {config_key(a): a.metadata for a in attrs.fields(cls)}.get(fault.path[depth], {})
     if not about.get("doc") or not about.get("examples"):
         return fault
-    return attrs.evolve(fault, message=f"is missing: {about['doc']}; write `{fault.path[depth]}: {about['examples'][0]}`")
+    example = str(about["examples"][0])
+    form = example if f"{fault.path[depth]}:" in example else f"{fault.path[depth]}: {example}"  # of a schedule's key the whole schedule
+    return attrs.evolve(fault, message=f"is missing: {about['doc']}; write `{form}`")
 
 
 def _noted(error: Exception) -> KeyPath:

@@ -66,7 +66,7 @@ class States:
     def _weight(self, phase: PhaseConfig, source: str) -> Curve:
         path = f"data.mix.{source}"
         if source not in phase.data.mix:
-            message = f"source '{source}' has no weight in data.mix: give one, 0 to leave it out"
+            message = f"source '{source}' has no weight: give it one (0 leaves it out)"
             self.problems.append(Problem(message, "data.mix", phase.locate("data.mix")))
             return Curve.constant(0.0)
         return self.curves.of(phase, path, "mix", phase.data.mix[source])

@@ -200,7 +200,7 @@ def _save_final(loop: RunLoop) -> None:
     for weights, place in places.items():
         with optimizer.evaluating(weights):
             about = describe_model(plan.schedule.phases[-1], 1.0, model)
-            about = {"step": machine.step, **about, "data": machine.data.fingerprints(), **made_by(plan)}
+            about |= {"step": machine.step, "data": machine.data.fingerprints(), **made_by(plan)}
             save_weights(named_tensors(model), loop.directory.path / place, about)
 
 

@@ -29,7 +29,7 @@ from stackwise.plan import Plan
 from stackwise.planes.model.gates import Gates, gated_modules
 from stackwise.planes.model.module import Model, rack_spec
 from stackwise.planes.model.plane import ModelPlane
-from stackwise.planes.model.state import load_named_tensors, named_tensors
+from stackwise.planes.model.state import extra_states, load_named_tensors, named_tensors
 from stackwise.saved.model import model_at
 from stackwise.storage.checkpoints.store import Checkpoint, CheckpointStore
 from stackwise.storage.run_directory import CHECKPOINTS, CONFIG, final_weights
@@ -61,6 +61,7 @@ def describe_model(phase: CompiledPhase, t: float, model: Model) -> dict[str, An
         "gates": _gates(phase, t, model),
         "precision": dict(state.precision),
         "specs": _specs(model),
+        "unheld": list(extra_states(model)),
     }
 
 
@@ -86,9 +87,23 @@ def load_exported(directory: Path | str, registry: Registry | None = None) -> Mo
     """
     directory = Path(directory)
     about = read_description(directory)
+    refuse_unheld(about, directory)
     model = _build(about, directory, registry)
     load_named_tensors(model, read_weights(directory)[0], f"the weights in {directory}")
     return model.eval()
+
+
+def refuse_unheld(about: Mapping[str, Any], place: Path) -> None:
+    """Weights alone are not the model where it computes by more than they hold.
+
+    Raises:
+        UserError: so it is, as the description says; each thing is named.
+    """
+    if names := about.get("unheld"):
+        raise UserError(
+            f"the weights of {place} are not the whole model: {', '.join(map(str, names))} are states of its modules, and a file of "
+            "weights holds parameters and persistent buffers: make them persistent buffers, or go on from a checkpoint, which holds them"
+        )
 
 
 def export(run: Path, directory: Path, step: int | None = None) -> int:
@@ -137,7 +152,9 @@ def _at(checkpoint: Checkpoint) -> tuple[Model, dict[str, Any]]:
     about = describe_model(found.phase, found.plan.schedule.clock.t(found.step), found.model)
     model = _build(about, checkpoint.path, found.plan.registry)
     load_named_tensors(model, named_tensors(found.model), f"the weights in {checkpoint.path}")
-    return model, {"step": found.step, **about, "data": found.fingerprints, **made_by(found.plan)}
+    about |= {"step": found.step, "data": found.fingerprints, **made_by(found.plan)}
+    refuse_unheld(about, checkpoint.path)
+    return model, about
 
 
 def made_by(plan: Plan) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from stackwise.host.discovery import discover
 from stackwise.host.registry import blaming
 from stackwise.plan import make_plan
 from stackwise.planes.model.state import load_named_tensors
+from stackwise.saved.export import refuse_unheld
 from stackwise.saved.model import SavedModel, declared_at, model_at
 from stackwise.storage.checkpoints.store import CheckpointStore
 from stackwise.storage.run_directory import CHECKPOINTS, CONFIG, final_weights
@@ -85,6 +86,7 @@ def _open(run: Path) -> SavedModel:
 
 def _finished(run: Path, final: Path) -> SavedModel:
     about, plan = read_description(final), make_plan(config.load(run / CONFIG), discover())
+    refuse_unheld(about, final)
     found = declared_at(plan, about.get("step", plan.schedule.steps), about.get("data", {}))
     load_named_tensors(found.model.requires_grad_(False), read_weights(final)[0], f"the weights in {final}")
     return found

@@ -14,7 +14,8 @@ _DURATION = re.compile(  # digits and exponents are bounded, because exact fract
     r"\s*([0-9][0-9_]{0,30}(?:\.[0-9]{0,30})?(?:[eE][+-]?[0-9]{1,2})?|\.[0-9]{1,30}(?:[eE][+-]?[0-9]{1,2})?)\s*(%|[a-z]{1,9})(?:\s+of\s+([A-Za-z0-9_-]{1,100}))?\s*\Z"
 )
 _UNITS = {"%": "fraction"} | {word: unit for unit in ("steps", "tokens", "samples", "epochs") for word in (unit, unit[:-1])}
-_WAYS = "write '500 steps', '30%', '2e6 tokens', '10000 samples' or '3 epochs of <source>'"
+_OTHER_WAYS = "'30%', '2e6 tokens', '10000 samples' or '3 epochs of <source>'"
+_WAYS = f"write '500 steps', {_OTHER_WAYS}"
 
 
 @frozen
@@ -39,8 +40,9 @@ class Duration:
         if isinstance(text, Duration):
             return text
         if not isinstance(text, str):
-            own = f", as in '{text} steps' or '{text} epochs'" if isinstance(text, int) and not isinstance(text, bool) else ""
-            raise ScheduleError(f"{text!r} has no unit{own}: {_WAYS}")
+            number = isinstance(text, int) and not isinstance(text, bool)
+            ways = f"write '{text} steps' or '{text} epochs', or in another unit {_OTHER_WAYS}" if number else _WAYS
+            raise ScheduleError(f"{text!r} has no unit: {ways}")
         match = _DURATION.match(text)
         if match is None or match[2] not in _UNITS or (match[3] and _UNITS[match[2]] != "epochs"):
             raise ScheduleError(f"{text!r} is not a duration: {_WAYS}")

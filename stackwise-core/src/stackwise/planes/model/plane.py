@@ -30,7 +30,15 @@ from stackwise.planes.model.gates import Gates, gated_modules
 from stackwise.planes.model.initialisation import check_shapes
 from stackwise.planes.model.module import Model, explaining_ties, rack_spec
 from stackwise.planes.model.start import check_start
-from stackwise.planes.model.state import Tensors, carry_state, check_savable, extra_states, load_named_state, named_state, passing_buffers
+from stackwise.planes.model.state import (
+    Tensors,
+    carry_state,
+    check_savable,
+    extra_states,
+    load_named_state,
+    named_state,
+    passing_buffers,
+)
 from stackwise.planes.model.transfer import ModelReceipt, Source, load, origins, sources, zero_residuals
 from stackwise.planes.model.weight_adapters import Attached, merge, targets
 
