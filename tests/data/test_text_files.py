@@ -45,7 +45,7 @@ def test_documents_stand_in_the_order_of_their_paths(corpus: dict[str, bytes]) -
     options = TextFilesOptions(paths=("texts/b/*.txt", "texts/a/*.txt", "texts/a/0.txt"), heldout=0, shuffle=False)
     loader = build_text_files(options, BuildContext(seed=1, max_length=1))
     text = b"\0".join(corpus[name] for name in sorted(corpus))
-    assert loader.fingerprint() == {"files": 40, "bytes": len(text), "sha256": hashlib.sha256(text).hexdigest()}
+    assert loader.fingerprint() == {"files": 40, "bytes": len(text), "sha256": hashlib.sha256(text).hexdigest(), "vocabulary": "bytes"}
     assert _bytes_of(loader, len(text)) == text
 
 

@@ -290,6 +290,7 @@ CORE: dict[str, list[tuple[Any, str, Any]]] = {
     "run.precision": [(whole, "run/precision", "bf16")],
     "run.threads": [(whole, "run/threads", 2)],
     "run.non_finite": [(diverging, "run/non_finite", "halt")],
+    "run.vocabularies": [(whole, "run/vocabularies", "mixed")],
     "run.probe": [(whole, "run/probe", False)],
     "run.providers": [(whole, "run/providers", {"block": ["transformer"]}), (whole, "run/providers", {"allow": ["optim", "data"]})],
     "run.halt_after": [(diverging, "run/halt_after", 1)],

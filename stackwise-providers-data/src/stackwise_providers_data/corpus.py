@@ -29,7 +29,7 @@ from stackwise_providers_data.tokenizer_options import Tokenizer
 _IN_MEMORY_BYTES = 64 << 20
 _BATCH_BYTES, _BATCH_DOCUMENTS = 4 << 20, 1024
 _RACY_NS = 2 * 10**9
-_FORMAT = 1
+_FORMAT = 2
 
 
 class Documents(Protocol):
@@ -101,7 +101,7 @@ def open_corpus(documents: Documents, declared: Tokenizer, *, held: bool, ends: 
         return found
     tokenizer = open_tokenizer(documents, declared)
     digest = _digest(documents, held=held)
-    name = f"tokens-{digest[:32]}-{tokenizer.key}{'' if ends is None else '-' + ''.join('se'[end] for end in ends)}"
+    name = f"tokens-{_FORMAT}-{digest[:32]}-{tokenizer.key}{'' if ends is None else '-' + ''.join('se'[end] for end in ends)}"
     path, notes = obtain(name, lambda folder: _write(documents, tokenizer, held, ends, digest, folder))
     if not racy:
         remember(key, {"entry": name})
@@ -144,7 +144,13 @@ def _listed(documents: Documents, listed: Mapping[str, Any]) -> Corpus | None:
 def _fingerprint(documents: Documents, notes: Mapping[str, Any]) -> dict[str, Any]:
     counted = "bytes" if notes["dtype"] == "uint8" else "tokens"
     learnt = {"tokenizer": notes["tokenizer"]} if "tokenizer" in notes else {}
-    return {documents.noun: notes["documents"], counted: notes["tokens"], "sha256": notes["sha256"], **learnt}
+    return {
+        documents.noun: notes["documents"],
+        counted: notes["tokens"],
+        "sha256": notes["sha256"],
+        **learnt,
+        "vocabulary": notes["vocabulary"],
+    }
 
 
 def _listing_key(
@@ -225,7 +231,15 @@ class _Layout:
         between = len(self._separator) if self._ends is None else 0
         dtype = self._tokenizer.dtype.name
         about = {} if isinstance(self._tokenizer, ByteTokenizer) else {"tokenizer": self._tokenizer.key}
-        return {"documents": len(self.starts), "tokens": self._size, "dtype": dtype, "between": between, "sha256": digest, **about}
+        return {
+            "documents": len(self.starts),
+            "tokens": self._size,
+            "dtype": dtype,
+            "between": between,
+            "sha256": digest,
+            **about,
+            "vocabulary": self._tokenizer.vocabulary,
+        }
 
     def _placed(self, ids: npt.NDArray[Any]) -> npt.NDArray[Any]:
         self._size += len(ids)

@@ -30,6 +30,8 @@ class TextTokenizer(Protocol):
     """The id that stands between two documents."""
     key: str
     """What the ids depend on."""
+    vocabulary: str
+    """Which text each id stands for; equal for tokenizers that differ in their separator alone."""
 
     def encode(self, documents: Sequence[Document]) -> list[npt.NDArray[Any]]: ...
 
@@ -39,7 +41,7 @@ class ByteTokenizer:
 
     dtype = np.dtype(np.uint8)
     separator: int | None = 0
-    key = "bytes"
+    key = vocabulary = "bytes"
 
     def encode(self, documents: Sequence[Document]) -> list[npt.NDArray[Any]]:
         """The bytes of each document."""
@@ -51,15 +53,17 @@ class LibraryTokenizer:
 
     Args:
         tokenizer: the library's own object.
-        content: what it was made from; its digest is the key.
+        content: its `tokenizer.json`, whose digest names the vocabulary.
         separator: the id between documents.
         ids: number of ids.
+        learnt: whether it was learnt here, so that its separator is its own and needs no part in the key.
     """
 
-    def __init__(self, tokenizer: Any, content: bytes, *, separator: int | None, ids: int) -> None:
+    def __init__(self, tokenizer: Any, content: bytes, *, separator: int | None, ids: int, learnt: bool) -> None:
         self.library = tokenizer
         self.separator = separator
-        self.key = _key(content)
+        self.key = _key(content if learnt else content + repr(separator).encode())
+        self.vocabulary = _key(content)
         self.dtype = np.dtype(np.uint16 if ids <= 2**16 else np.uint32)
 
     def encode(self, documents: Sequence[Document]) -> list[npt.NDArray[Any]]:
@@ -104,7 +108,7 @@ def make_tokenizer(
     library = require("tokenizers", "tokenizers", "tokenizer: a vocabulary larger than the bytes")
     if declared.bpe is not None:
         content = _trained(library, declared.bpe, training, training_digest(), name)
-        return LibraryTokenizer(_learnt(library, content), content, separator=0, ids=declared.bpe.vocab)
+        return LibraryTokenizer(_learnt(library, content), content, separator=0, ids=declared.bpe.vocab, learnt=True)
     assert declared.file is not None
     vocab = file_vocab(declared.file)
     if declared.separator is not None and declared.separator not in vocab:
@@ -117,7 +121,7 @@ def make_tokenizer(
     tokenizer.no_padding()
     tokenizer.no_truncation()
     separator = None if declared.separator is None else vocab[declared.separator]
-    return LibraryTokenizer(tokenizer, content + repr(separator).encode(), separator=separator, ids=vocab_size(declared))
+    return LibraryTokenizer(tokenizer, content, separator=separator, ids=vocab_size(declared), learnt=False)
 
 
 def _trained(library: Any, options: BpeTraining, training: Callable[[], Iterator[Document]], digest: str, name: str) -> bytes:

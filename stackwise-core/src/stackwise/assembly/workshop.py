@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from stackwise.assembly.vocabularies import check_vocabularies
 from stackwise.config import Experiment
 from stackwise.contracts.components import BuildContext, Built
 from stackwise.contracts.protocols import Observer, ParameterGroup, Reaction
@@ -67,6 +68,8 @@ def _assemble(plan: Plan, observers: Observers | None) -> TrainingMachine:
     parts = Workshop(plan)
     data = parts.data("train", placement)
     read_first_rows(plan, data)
+    evaluations = [parts.evaluation(declared, placement) for declared in plan.evaluations]
+    check_vocabularies(plan, data, evaluations)
     _check_growth(plan)
     return TrainingMachine(
         model=ModelPlane(parts.module, device=placement.device, start=_start(plan)),
@@ -74,7 +77,7 @@ def _assemble(plan: Plan, observers: Observers | None) -> TrainingMachine:
         task=Objective(parts.task, load=_load_reference),
         optimizer=OptimizerPlane(parts.optimizer, parts.reaction),
         schedule=plan.schedule,
-        evaluations=[parts.evaluation(declared, placement) for declared in plan.evaluations],
+        evaluations=evaluations,
         observers=observers if observers is not None else [parts.observer(part) for part in plan.observers],
         settings=Settings(
             seed=run.seed,

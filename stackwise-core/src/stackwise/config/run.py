@@ -101,6 +101,11 @@ class RunConfig:
     non_finite: Literal["skip", "halt", "rewind"] = key(
         "skip", doc="what steps whose loss or gradient is not finite lead to, beside changing nothing", example="rewind"
     )
+    vocabularies: Literal["one", "several"] = key(
+        "one",
+        doc="whether token ids of different vocabularies may meet in the model; `several` says that it is meant",
+        example="several",
+    )
     halt_after: int = key(3, doc="steps in a row whose loss or gradient is not finite, after which the run halts", minimum=1, example="5")
     probe: bool = key(
         True,

@@ -97,9 +97,19 @@ class Loader(Protocol):
 
 @runtime_checkable
 class Fingerprinted(Protocol):
-    """A loader that can say which data it read: file count, bytes and a digest."""
+    """A loader that can say which data it read: file count, bytes and a digest.
+
+    Under the key `vocabulary` it may say, in text, which vocabulary its ids are of: the digest of a tokenizer, say. Two different texts
+    never meet in one model unless the config says so. A loader without that key is not compared.
+    """
 
     def fingerprint(self) -> Mapping[str, Any]: ...
+
+
+def vocabulary_of(fingerprint: Mapping[str, Any] | None) -> str | None:
+    """The vocabulary that a fingerprint names; None where it names none."""
+    named = None if fingerprint is None else fingerprint.get("vocabulary")
+    return None if named is None else str(named)
 
 
 @runtime_checkable

@@ -11,6 +11,7 @@ from attrs import evolve, frozen
 from stackwise import config
 from stackwise.assembly.workshop import Workshop
 from stackwise.contracts.generation import Generates, GenerationSettings, HasTextCodec, TextCodec
+from stackwise.contracts.protocols import vocabulary_of
 from stackwise.contracts.specs import BatchSpec
 from stackwise.curriculum.states import TrainingState
 from stackwise.errors import ProviderError, UserError
@@ -108,9 +109,13 @@ def _codec(trained: SavedModel) -> TextCodec:
     """Text ↔ ids as the first source in force that knows has them: the sources of a mixture share their ids.
 
     Raises:
-        UserError: none does.
+        UserError: none does, or they have ids of several vocabularies.
     """
     sources = trained.state.data.sources
+    known = {name: named for name in sources if (named := vocabulary_of(trained.fingerprints.get(name))) is not None}
+    if len(set(known.values())) > 1:
+        listed = ", ".join(f"'{name}' {vocabulary}" for name, vocabulary in known.items())
+        raise UserError(f"the sources in force have ids of several vocabularies ({listed}): give the prompt as ids (--ids)")
     for name, part in sources.items():
         if isinstance(part.options, HasTextCodec):
             codec = part.options.text_codec(trained.fingerprints.get(name, {}))

@@ -153,6 +153,11 @@ class DataPlane:
         """What each source that can say so reads, sources no longer named included."""
         return {name: source.fingerprint for name, source in self._all().items() if source.fingerprint is not None}
 
+    def vocabularies(self) -> list[tuple[str, str]]:
+        """Source and vocabulary of its ids, for all that say it, sources of phases to come included."""
+        sources = (*self._all().values(), *self._ready)
+        return [(source.name, source.vocabulary) for source in sources if source.vocabulary is not None]
+
     def state_dict(self) -> dict[str, Any]:
         """Read positions, ledger and mixture as of the last step taken, by source name."""
         return self._ahead.state() if self._open else self._snapshot()

@@ -8,7 +8,7 @@ from typing import Any
 from attrs import define, field
 
 from stackwise.contracts.components import Built
-from stackwise.contracts.protocols import Batch, Fingerprinted, Loader
+from stackwise.contracts.protocols import Batch, Fingerprinted, Loader, vocabulary_of
 from stackwise.contracts.specs import EpochSize
 from stackwise.curriculum.bridges import Bridge
 from stackwise.curriculum.parts import Part
@@ -45,6 +45,11 @@ class Source:
     def __attrs_post_init__(self) -> None:
         self.follow(self.part)
         self.fingerprint = self.loader.fingerprint() if isinstance(self.loader, Fingerprinted) else None
+
+    @property
+    def vocabulary(self) -> str | None:
+        """Which vocabulary the ids are of, where the loader says it."""
+        return vocabulary_of(self.fingerprint)
 
     def follow(self, part: Part) -> None:
         """Go on under a declaration of the same structure, whose schedules may be others."""

@@ -1,0 +1,74 @@
+"""Ids of two vocabularies meet in one model only where the config says so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from stackwise.contracts.protocols import vocabulary_of
+from stackwise.errors import ConfigError, Problem, UserError
+from stackwise.machine.evaluation import Evaluation
+from stackwise.plan import Plan
+from stackwise.planes.data.plane import DataPlane
+from stackwise.storage.run_directory import CONFIG, final_weights
+from stackwise.storage.weights import read_description
+
+
+def check_vocabularies(plan: Plan, data: DataPlane, evaluations: Sequence[Evaluation]) -> None:
+    """Hold the vocabularies of all sources, of the evaluations and of the weights to start from against each other.
+
+    Args:
+        plan: the compiled experiment.
+        data: every source of training is built.
+        evaluations: their sources are built.
+
+    Raises:
+        ConfigError: two differ, and `run.vocabularies` is `one`; every place that differs from the first is named.
+    """
+    if plan.experiment.run.vocabularies == "several":
+        return
+    known = [*_started_from(plan), *_read(data, evaluations)]
+    if not known:
+        return
+    (first, _, vocabulary), *others = known
+    if problems := [_problem(plan, place, path, other, first, vocabulary) for place, path, other in others if other != vocabulary]:
+        raise ConfigError(problems)
+
+
+_Known = tuple[str, str, str]
+"""Words for a place, its path in the config, and the vocabulary there."""
+
+
+def _read(data: DataPlane, evaluations: Sequence[Evaluation]) -> Iterator[_Known]:
+    for name, vocabulary in data.vocabularies():
+        yield f"source '{name}'", f"data.sources.{name}", vocabulary
+    for evaluation in evaluations:
+        for name, vocabulary in evaluation.data.vocabularies():
+            yield f"source '{name}' of evaluation '{evaluation.name}'", f"evaluate.{evaluation.name}.sources.{name}", vocabulary
+
+
+def _started_from(plan: Plan) -> Iterator[_Known]:
+    """What the weights to start from were trained on, as far as their description says it; whether they can be read is asked later."""
+    start = plan.experiment.phases[0].model.start
+    if start is None:
+        return
+    path = Path(start.from_)
+    directory = (final_weights(path) if (path / CONFIG).is_file() else path) or path
+    about: Mapping[str, object] = {}
+    with suppress(UserError):
+        about = read_description(directory)
+    sources = about.get("data")
+    for name, fingerprint in sources.items() if isinstance(sources, Mapping) else ():
+        vocabulary = vocabulary_of(fingerprint) if isinstance(fingerprint, Mapping) else None
+        if vocabulary is not None:
+            yield f"source '{name}' of {path}, which the run starts from", "model.start.from", vocabulary
+
+
+def _problem(plan: Plan, place: str, path: str, vocabulary: str, first: str, expected: str) -> Problem:
+    return plan.experiment.problem(
+        path,
+        f"{place} has ids of the vocabulary {vocabulary}, and {first} has ids of {expected}: one id would mean two things to the model. "
+        "Give both the same tokenizer (`tokenizer: {file: …}` takes any tokenizer.json, a learnt one included), or write "
+        "`run: {vocabularies: several}` if it is meant",
+    )
