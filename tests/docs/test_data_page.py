@@ -72,7 +72,7 @@ def test_the_instants_of_a_phase_replace_those_before_it() -> None:
 
 
 def test_the_code_makes_phases() -> None:
-    ((_, code),) = titled("python")
+    (_, code), *_ = titled("python")
     config = {**below(), "data": {"batch_size": 2, "sources": {"stdlib": {"use": "data.python-stdlib"}}}}
     names: dict[str, Any] = {"stackwise": stackwise, "config": config}
     exec(code, names)

@@ -166,7 +166,7 @@ def test_a_branch_that_is_killed_while_it_is_made_is_no_run(server: ForkServer, 
 
 def test_what_has_not_changed_is_not_priced_again(server: ForkServer, folder: Path) -> None:
     assert begin(server, folder, signals={7: ["KILL"]}).code == -9
-    unpriced = "import stackwise.runs.run as r\ndef price(plan): raise RuntimeError('priced')\nr.price = price"
+    unpriced = "import stackwise.runs.rest as r\ndef price(plan): raise RuntimeError('priced')\nr.price = price"
     plan = (folder / "run" / "plan.json").read_text()
     assert server.stackwise("resume", "run", cwd=folder, signals={9: ["KILL"]}, patch=unpriced).code == -9
     changed = server.stackwise("resume", "run", "--set", "run.checkpoint.every=3 steps", cwd=folder, patch=unpriced)
@@ -187,7 +187,7 @@ def test_auto_begins_goes_on_and_says_when_it_is_over(server: ForkServer, folder
     assert whole.code == 0
     assert outcome(folder, "runs/small-001").state == outcome(folder).state
     third = server.stackwise(*auto, cwd=folder)
-    assert third.code == 0 and "finished before, after 20 steps" in third.out
+    assert third.code == 0 and "finished already, after 20 steps" in third.out
     fourth = server.stackwise("resume", "run", cwd=folder)
     assert fourth.code == 0 and "nothing is left to train" in fourth.out
     assert len(list((folder / "runs").iterdir())) == 1

@@ -192,10 +192,7 @@ def _counts(values: st.SearchStrategy[int]) -> st.SearchStrategy[Any]:
     return values | st.tuples(values, st.integers(1, 99), values).map(lambda drawn: ((0, drawn[0]), (drawn[1], drawn[2])))
 
 
-def _weights(names: list[str], dyadic: bool) -> st.SearchStrategy[dict[str, Any]]:
-    if dyadic:
-        cuts = st.lists(st.integers(1, 7), min_size=len(names) - 1, max_size=len(names) - 1, unique=True).map(lambda c: [0, *sorted(c), 8])
-        return cuts.map(lambda c: {name: c[i + 1] - c[i] for i, name in enumerate(names)})
+def _weights(names: list[str]) -> st.SearchStrategy[dict[str, Any]]:
     positive = st.integers(1, 5)
     weight = st.integers(0, 5) | st.tuples(st.integers(0, 5), positive)
     kept = st.fixed_dictionaries({names[0]: positive, **dict.fromkeys(names[1:], weight)})
@@ -203,12 +200,9 @@ def _weights(names: list[str], dyadic: bool) -> st.SearchStrategy[dict[str, Any]
 
 
 @st.composite
-def scenarios(draw: st.DrawFn, steady: bool = False, most_sources: int = 4) -> Scenario:
-    """One to four sources over one to four phases of one to eight steps.
-
-    With `steady` every source takes part in every phase, with shares that are eighths.
-    """
-    names = list("abcd"[: draw(st.integers(2 if steady else 1, most_sources))])
+def scenarios(draw: st.DrawFn, most_sources: int = 4) -> Scenario:
+    """One to four sources over one to four phases of one to eight steps."""
+    names = list("abcd"[: draw(st.integers(1, most_sources))])
     sources = {}
     for name in names:
         is_stream = draw(st.booleans())
@@ -216,7 +210,7 @@ def scenarios(draw: st.DrawFn, steady: bool = False, most_sources: int = 4) -> S
         sources[name] = Source(name=name, is_stream=is_stream, size=size, shuffle=draw(st.booleans()))
     segments = []
     for _ in range(draw(st.integers(1, 4))):
-        present = names if steady else sorted(draw(st.sets(st.sampled_from(names), min_size=1)))
+        present = sorted(draw(st.sets(st.sampled_from(names), min_size=1)))
         budget = draw(st.none() | st.integers(LONGEST_ROW - 1, 40))
         segments.append(
             Segment(
@@ -225,7 +219,7 @@ def scenarios(draw: st.DrawFn, steady: bool = False, most_sources: int = 4) -> S
                 seq_len=draw(_counts(st.integers(2, LONGEST_ROW - 1))),
                 accumulate=None if budget else draw(st.none() | st.integers(1, 3)),
                 step_tokens=budget,
-                weights=draw(_weights(present, steady)),
+                weights=draw(_weights(present)),
             )
         )
     return Scenario(sources=sources, segments=tuple(segments), seed=draw(st.integers(0, 9)))

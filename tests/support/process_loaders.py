@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -94,6 +95,13 @@ class Killed(Failing):
 
     def fail(self) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Hanging(Failing):
+    """Waits for what never comes."""
+
+    def fail(self) -> None:
+        time.sleep(300)
 
 
 class NoTensors(Rows):

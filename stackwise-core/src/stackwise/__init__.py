@@ -82,6 +82,7 @@ _FACE = {
     "make_plan": "stackwise.plan",
     "discover": "stackwise.host.discovery",
     "assemble": "stackwise.assembly.workshop",
+    "run": "stackwise.runs.run",
     "load_exported": "stackwise.saved.export",
     "generate": "stackwise.saved.generate",
     "Plan": "stackwise.plan",

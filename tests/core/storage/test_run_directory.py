@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from math import inf, nan
 from pathlib import Path
 from time import time
@@ -14,7 +15,7 @@ import yaml
 from stackwise.contracts.events import Evaluated, RunFinished, StepDone
 from stackwise.errors import UserError
 from stackwise.storage import run_directory as rundir
-from stackwise.storage.lock import RunLock
+from stackwise.storage.lock import RunLock, is_held
 from stackwise.storage.run_directory import RunDirectory
 
 
@@ -143,3 +144,49 @@ def test_what_a_killed_process_left_half_made_is_swept_when_it_is_old_and_nobody
     RunDirectory.create(tmp_path / "run", "n", nothing).close()
     holder.release()
     assert {path.name for path in tmp_path.iterdir()} == {"run", ".2-held.making", ".3-young.making", "5-visible.making", ".6-other"}
+
+
+STRANGE: dict[str, Callable[[Path, Path], object]] = {
+    "link": lambda place, other: place.symlink_to(other),
+    "pipe": lambda place, other: os.mkfifo(place),
+    "device": lambda place, other: place.symlink_to("/dev/null"),
+    "directory": lambda place, other: place.mkdir(),
+}
+
+
+@pytest.mark.parametrize("name", ["events.jsonl", "metrics.jsonl"])
+@pytest.mark.parametrize("kind", STRANGE)
+def test_a_log_that_is_no_file_is_never_opened(tmp_path: Path, name: str, kind: str) -> None:
+    RunDirectory.create(tmp_path / "run", "n", lambda made: made.declare({"a": 1}, {"providers": []})).close()
+    (other := tmp_path / "precious").write_text("x")
+    (tmp_path / "run" / name).unlink()
+    STRANGE[kind](tmp_path / "run" / name, other)
+    with pytest.raises(UserError):
+        RunDirectory.open(tmp_path / "run")
+    assert other.read_text() == "x" and not is_held(tmp_path / "run")
+
+
+@pytest.mark.parametrize("kind", STRANGE)
+def test_small_files_are_neither_read_from_nor_written_through_what_is_none(tmp_path: Path, kind: str) -> None:
+    run = RunDirectory.create(tmp_path / "run", "n", nothing)
+    (other := tmp_path / "precious").write_text('{"status": "finished"}')
+    for name in ("status.json", ".status.json.writing"):
+        STRANGE[kind](run.path / name, other)
+    assert run.status() == {}
+    if kind != "directory":
+        run.write_status({"status": "running"})
+        assert run.status() == {"status": "running"} and not (run.path / "status.json").is_symlink()
+    run.close()
+    assert other.read_text() == '{"status": "finished"}'
+
+
+@pytest.mark.parametrize("content", [b"[" * 200_000, b"\xff", b"[]", b"null", b"{", b'{"status": ' + b"9" * 5000 + b"}"])
+def test_a_status_that_is_none_says_nothing(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "status.json").write_bytes(content)
+    assert rundir.read_status(tmp_path) == {}
+
+
+def test_a_sparse_document_of_gigabytes_is_refused_by_its_size(tmp_path: Path) -> None:
+    with (tmp_path / "status.json").open("wb") as file:
+        file.truncate(20 << 30)
+    assert rundir.read_status(tmp_path) == {}

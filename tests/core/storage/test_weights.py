@@ -14,6 +14,7 @@ from torch import nn
 from stackwise.errors import DiskError, UserError
 from stackwise.planes.model.state import load_named_tensors, named_tensors
 from stackwise.storage import disk
+from stackwise.storage.tensor_file import DTYPES
 from stackwise.storage.weights import DESCRIPTION, WEIGHTS, read_weights, save_weights
 
 
@@ -150,3 +151,27 @@ def test_the_files_are_data_and_nothing_is_executed(tmp_path: Path) -> None:
     (place / WEIGHTS).write_bytes(b"cposix\nsystem\n(S'touch here'\ntR.")
     with pytest.raises(UserError, match="is damaged"):
         load_weights(Tied(), tmp_path / "w")
+
+
+def test_equal_weights_are_equal_files(tmp_path: Path) -> None:
+    """Whoever compares two runs compares the digests of their files."""
+    untied = {"b": torch.ones(2), "a": torch.zeros(3)}
+    for which, tensors in {"tied": named_tensors(Tied()), "untied": untied}.items():
+        files = {(save_weights(tensors, tmp_path / f"{which}{i}", {}) / WEIGHTS).read_bytes() for i in range(12)}
+        assert len(files) == 1
+
+
+def test_every_dtype_comes_back_and_another_is_refused_by_name(tmp_path: Path) -> None:
+    tensors = {str(dtype): torch.zeros(2, 3).to(dtype) for dtype in DTYPES}
+    read, _ = read_weights(save_weights(tensors, tmp_path / "w", {}))
+    assert {name: tensor.dtype for name, tensor in read.items()} == {name: tensor.dtype for name, tensor in tensors.items()}
+    with pytest.raises(TypeError, match="odd"):
+        save_weights({"odd": torch.zeros(2, dtype=torch.complex128)}, tmp_path / "x", {})
+
+
+def test_tensors_that_overlap_and_those_that_others_may_read(tmp_path: Path) -> None:
+    whole = torch.arange(6.0)
+    place = save_weights({"whole": whole, "part": whole[2:4], "turned": whole.view(2, 3).t()}, tmp_path / "w", {})
+    read, _ = read_weights(place)
+    assert torch.equal(read["part"], whole[2:4]) and torch.equal(read["turned"], whole.view(2, 3).t())
+    assert (place / WEIGHTS).stat().st_mode == (place / DESCRIPTION).stat().st_mode

@@ -27,6 +27,7 @@ from stackwise.host.registry import blaming
 from stackwise.plan import Plan
 from stackwise.plan.reads import Reads, declared_sizes, reads_of
 from stackwise.planes.model.difference import WEIGHT_ADAPTERS, Boundary
+from stackwise.planes.model.module import explaining_ties
 from stackwise.planes.model.plane import ModelPlane
 from stackwise.planes.model.transfer import ModelReceipt
 from stackwise.planes.optimizer.groups import group_parameters
@@ -114,10 +115,9 @@ class _Walk:
         if phase.enter.growth is None and not phase.enter.fresh and declared == self._model:
             return ModelReceipt(adopted={name: name for name, _ in self.plane.model.named_parameters()})
         self._model, self._charged = declared, None
-        growth = self.shop.growth(phase.enter.growth) if phase.enter.growth is not None else None
         config = self.plan.experiment.phases[phase.index]
         with _placed_at(config, "model.freeze", "model" if phase.enter.growth is None else "enter.growth"):
-            return self.plane.enter(state.model, Boundary.of(phase, growth))
+            return self.plane.enter(state.model, Boundary.of(phase))
 
     def figures(self, phase: CompiledPhase, state: TrainingState) -> _Figures:
         """The figures of the phase that was entered last."""
@@ -126,7 +126,8 @@ class _Walk:
             trainable, first = self.plane.trainable(), self.plan.schedule.clock.t(phase.start)
             with _placed_at(self.plan.experiment.phases[phase.index], "optimizer.groups", "optimizer.groups"):
                 frozen = [name for name, _ in self.plane.model.named_parameters() if name not in trainable]
-                groups = group_parameters(state.optimizer, trainable, first, frozen=frozen)
+                with explaining_ties(self.plane.model):
+                    groups = group_parameters(state.optimizer, trainable, first, frozen=frozen)
             self._charged = charged
             self._figures = _Figures(
                 parameters=sum(p.numel() for p in self.plane.model.parameters()),
@@ -219,8 +220,8 @@ def _check_enter(plan: Plan, phase: CompiledPhase, receipt: ModelReceipt) -> Non
 def _lr(state: TrainingState, taken: frozenset[str]) -> Curve | None:
     """The curve of the parameters that no group takes, of the first group where groups take them all; what the log reports."""
     groups = [group for group in state.optimizer.groups if group.name in taken]
-    told = next((group for group in groups if group.name == "default"), groups[0])
-    return told.curves.get("lr")
+    shown = next((group for group in groups if group.name == "default"), groups[0])
+    return shown.curves.get("lr")
 
 
 def _envelope(reaction: Part | None) -> tuple[float, float] | None:

@@ -39,7 +39,7 @@ def _problems(plan: Plan) -> Iterator[Problem]:
         try:
             read_first_rows(plan, data)
         finally:
-            data.close()
+            data.end()
 
     yield from _told(experiment, "data.sources", train)
     for declared in plan.evaluations:

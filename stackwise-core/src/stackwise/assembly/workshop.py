@@ -27,10 +27,12 @@ from stackwise.machine.observers import Observers
 from stackwise.machine.placement import Placement
 from stackwise.machine.settings import Settings
 from stackwise.plan import EvaluationPlan, Plan, make_plan
+from stackwise.plan.blocks import names_residual_outputs, needs_residual_outputs, no_residual_outputs
 from stackwise.plan.reads import shortages
 from stackwise.planes.data.plane import DataPlane
 from stackwise.planes.data.readers.processes import ProcessLoader
 from stackwise.planes.model.initialisation import build_seed, drawing_from
+from stackwise.planes.model.module import rack_spec
 from stackwise.planes.model.plane import ModelPlane
 from stackwise.planes.model.state import Tensors, load_named_tensors
 from stackwise.planes.objective import Objective
@@ -65,6 +67,7 @@ def _assemble(plan: Plan, observers: Observers | None) -> TrainingMachine:
     parts = Workshop(plan)
     data = parts.data("train", placement)
     read_first_rows(plan, data)
+    _check_growth(plan)
     return TrainingMachine(
         model=ModelPlane(parts.module, device=placement.device, start=_start(plan)),
         data=data,
@@ -78,8 +81,7 @@ def _assemble(plan: Plan, observers: Observers | None) -> TrainingMachine:
             placement=placement,
             halt_after=1 if run.non_finite == "halt" else run.halt_after,
             probe=run.probe,
-            grow=parts.growth,
-            bridges=[str(bridge) for bridge in plan.bridges],
+            bridges=[*(str(bridge) for bridge in plan.bridges), *_notes(plan, data)],
             providers=[f"{provider.distribution} {provider.version} sha256:{provider.file_digest}" for provider in plan.providers],
         ),
     )
@@ -118,10 +120,6 @@ class Workshop:
     def task(self, part: Part) -> Any:
         """The objective of a declared task."""
         return self._make(part, "task")
-
-    def growth(self, part: Part) -> Any:
-        """A growth operator."""
-        return self._make(part, "growth")
 
     def reaction(self, part: Part) -> Reaction:
         """An answer to the training signal."""
@@ -204,8 +202,8 @@ class Workshop:
         with _as_faults_of(part):
             if isinstance(part.given, Built):
                 return part.given.make(*extra, **_plain_stacks(options))
-            found = self._plan.registry.get(part.kind, part.id)  # type: ignore[arg-type]  # a Part's kind is a Kind
-            return found.build(options, self._context(part, consumer, split), *extra)
+            registered = self._plan.registry.get(part.kind, part.id)  # type: ignore[arg-type]  # a Part's kind is a Kind
+            return registered.build(options, self._context(part, consumer, split), *extra)
 
     def _context(self, part: Part, consumer: str, split: str) -> BuildContext:
         plan = self._plan
@@ -229,6 +227,28 @@ def _start(plan: Plan) -> Callable[[], tuple[Tensors, Sequence[str]]] | None:
     return None if declared is None else lambda: (read_pretrained(Path(declared.from_)), declared.drop)
 
 
+def _notes(plan: Plan, data: DataPlane) -> list[str]:
+    """What the config accepts that a reader of the log should know.
+
+    Raises:
+        ConfigError: it names or accepts what is not there.
+    """
+    inexact = {name: loader.inexact for name, loader in data.brought().items() if loader.inexact is not None}
+    told = plan.experiment.phases[-1]
+    problems = []
+    if told.data.accept_inexact_resume and not inexact:
+        problems.append(told.problem("data.accept_inexact_resume", "every source has a state or a length: there is nothing to accept"))
+    if told.data.fields and not data.brought():
+        problems.append(told.problem("data.fields", "no source delivers ready-made batches, whose entries could be named"))
+    if problems:
+        raise ConfigError(problems)
+    reading = [evaluation.name for evaluation in plan.evaluations if evaluation.training_rows]
+    return [
+        *(f"source:{name}: a resume may not be exact, which data.accept_inexact_resume accepts: {why}" for name, why in inexact.items()),
+        *(f"evaluation:{name}: reads rows that training reads, which training_rows accepts" for name in reading),
+    ]
+
+
 def read_first_rows(plan: Plan, data: DataPlane) -> None:
     """Read a row of everything that the timeline names.
 
@@ -247,6 +267,25 @@ def read_first_rows(plan: Plan, data: DataPlane) -> None:
         raise ConfigError(problems)
 
 
+def _check_growth(plan: Plan) -> None:
+    """Growth that needs the rack's residual outputs has a rack that names them, where a user's own module alone can say.
+
+    Raises:
+        ConfigError: it names none.
+    """
+    for phase, joined in zip(plan.schedule, plan.joined, strict=True):
+        rack, growth = joined.drafts.rack, joined.drafts.growth
+        if growth is None or phase.state is None or not needs_residual_outputs(phase.blocks) or names_residual_outputs(rack) is not None:
+            continue
+        try:
+            module = Workshop(plan, device="meta").module("rack", phase.state.model.rack, phase.start)
+        except Exception:  # a constructor that needs values: the boundary will say
+            continue
+        if not rack_spec(module).residual_outputs:
+            message = f"{growth.id} cannot make this change: {no_residual_outputs(rack.label)}"
+            raise ConfigError([plan.experiment.phases[phase.index].problem(growth.path, message)])
+
+
 def build_module(part: Part, registry: Registry, context: BuildContext, *extra: object) -> nn.Module:
     """A module of a model outside any plan; the process's generators stay as they were.
 
@@ -259,9 +298,9 @@ def build_module(part: Part, registry: Registry, context: BuildContext, *extra: 
     Raises:
         ProviderError: it cannot be built, or is no module.
     """
-    found = registry.get(part.kind, part.id)  # type: ignore[arg-type]  # a Part's kind is a Kind
+    registered = registry.get(part.kind, part.id)  # type: ignore[arg-type]  # a Part's kind is a Kind
     with drawing_from(context.seed), _as_faults_of(part):
-        module = found.build(part.options, context, *extra)
+        module = registered.build(part.options, context, *extra)
     if not isinstance(module, nn.Module):
         raise ProviderError(f"{part.kind} {part.id} was built as a {type(module).__name__}: it must be an nn.Module")
     return module

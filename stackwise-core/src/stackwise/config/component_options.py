@@ -23,8 +23,8 @@ def parse_schedule(value: object) -> Schedule:
     try:
         schedule: Schedule = convert(value, Schedule)
     except MISTAKES as error:
-        told = [f"{'.'.join(fault.path)}: {fault.message}" if fault.path else fault.message for fault in faults_of(error)]
-        raise ScheduleError("\n".join(told)) from None
+        messages = [f"{'.'.join(fault.path)}: {fault.message}" if fault.path else fault.message for fault in faults_of(error)]
+        raise ScheduleError("\n".join(messages)) from None
     return schedule
 
 

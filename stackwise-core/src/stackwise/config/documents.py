@@ -43,32 +43,32 @@ class _Extending:
     def __init__(self) -> None:
         self.files = 0
 
-    def file(self, path: Path, chain: tuple[Path, ...], asked: Position) -> Node:
+    def file(self, path: Path, chain: tuple[Path, ...], where: Position) -> Node:
         """One file; `chain` holds the resolved files that led here."""
-        place = _resolved(path, asked)
+        place = _resolved(path, where)
         if place in chain:
             names = " → ".join(step.name for step in (*chain[chain.index(place) :], place))
-            raise ConfigError([Problem(f"the files extend each other in a circle: {names}", "extends", asked)])
+            raise ConfigError([Problem(f"the files extend each other in a circle: {names}", "extends", where)])
         self.files += 1
         if len(chain) >= MAX_CHAIN or self.files > MAX_FILES:
-            raise ConfigError([Problem(f"a config extends at most {MAX_CHAIN} files in a row and {MAX_FILES} in all", "extends", asked)])
-        document = _read(path, asked)
+            raise ConfigError([Problem(f"a config extends at most {MAX_CHAIN} files in a row and {MAX_FILES} in all", "extends", where)])
+        document = _read(path, where)
         if document.kind != "map":
             raise ConfigError([Problem("a config is a map of sections: run, task, data, model, optimizer, …", where=document.position)])
         return self.document(document, path.parent, (*chain, place))
 
     def document(self, document: Node, folder: Path, chain: tuple[Path, ...]) -> Node:
         """A document without its `extends`, on top of the files named there."""
-        asked = document.entries.get("extends")
-        if asked is None:
+        extends = document.entries.get("extends")
+        if extends is None:
             return document
         rest = Node("map", {key: node for key, node in document.value.items() if key != "extends"}, document.position)
-        below = [self.file(folder / str(name.value), chain, name.position) for name in _names(asked)]
+        below = [self.file(folder / str(name.value), chain, name.position) for name in _names(extends)]
         return reduce(merge, [*below, rest])
 
 
-def _names(asked: Node) -> Sequence[Node]:
-    names = asked.value if asked.kind == "list" else (asked,)
+def _names(extends: Node) -> Sequence[Node]:
+    names = extends.value if extends.kind == "list" else (extends,)
     for name in names:
         if not isinstance(name.value, str) or not name.value or "\0" in name.value:
             message = f"{describe(name.plain())} names no file: write `extends: base.yaml`, or a list of such names"
@@ -76,24 +76,24 @@ def _names(asked: Node) -> Sequence[Node]:
     return tuple(names)
 
 
-def _resolved(path: Path, asked: Position) -> Path:
+def _resolved(path: Path, where: Position) -> Path:
     try:
         return path.resolve()
     except (OSError, RuntimeError, ValueError) as error:
-        raise ConfigError([Problem(f"{str(path)!r} is no path to a file: {error}", where=asked)]) from None
+        raise ConfigError([Problem(f"{str(path)!r} is no path to a file: {error}", where=where)]) from None
 
 
-def _read(path: Path, asked: Position) -> Node:
+def _read(path: Path, where: Position) -> Node:
     try:
         if not path.exists():
-            raise ConfigError([Problem(f"there is no file '{path}'", where=asked)])
+            raise ConfigError([Problem(f"there is no file '{path}'", where=where)])
         if not path.is_file():
-            raise ConfigError([Problem(f"'{path}' is not a file", where=asked)])
+            raise ConfigError([Problem(f"'{path}' is not a file", where=where)])
         with path.open("rb") as file:
             data = file.read(4 * MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise ConfigError([Problem(f"'{path}' cannot be read: {reason}", where=asked)]) from None
+        raise ConfigError([Problem(f"'{path}' cannot be read: {reason}", where=where)]) from None
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -62,6 +62,11 @@ class EvaluateConfig:
         doc="loaders of its own, in equal shares",
         example='{books: {use: data.text-files, paths: ["books/*.txt"]}}',
     )
+    training_rows: bool = key(
+        False,
+        doc="whether it may read what training reads, where data given in code have no held-out part; the log repeats it",
+        example="true",
+    )
     weights: Literal["live", "ema"] = key("live", doc="which weights: those that train, or their average", example="ema")
     task: Mapping[str, float] = key(
         factory=dict,

@@ -52,16 +52,16 @@ def sample(deltas: Callable[[float], Mapping[str, Any]], at: Sequence[str]) -> l
     values = [share.value for share in shares]
     ordered = sorted(set(values)) == values and values[:1] == [0] and values[-1] < 1
     if not ordered or any(share.unit != "fraction" for share in shares):
-        told = f"{list(at)} are no instants to sample at: shares of the run below 100%, each later than the one before, the first 0%"
-        raise ConfigError([Problem(told, "phases", IN_CODE)])
+        message = f"{list(at)} are no instants to sample at: shares of the run below 100%, each later than the one before, the first 0%"
+        raise ConfigError([Problem(message, "phases", IN_CODE)])
     phases = []
     for i, share in enumerate(shares):
-        found = deltas(float(share.value))
-        if not isinstance(found, Mapping) or "until" in found:
-            told = f"the curriculum gives {describe(found)} at {share}: a map of deltas without `until`"
-            raise ConfigError([Problem(told, "phases", IN_CODE)])
+        delta = deltas(float(share.value))
+        if not isinstance(delta, Mapping) or "until" in delta:
+            message = f"the curriculum gives {describe(delta)} at {share}: a map of deltas without `until`"
+            raise ConfigError([Problem(message, "phases", IN_CODE)])
         until = {"until": str(at[i + 1])} if i + 1 < len(at) else {}
-        phases.append(Phase(f"part-{i}", **until, **found))
+        phases.append(Phase(f"part-{i}", **until, **delta))
     return phases
 
 

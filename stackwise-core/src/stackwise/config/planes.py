@@ -68,6 +68,18 @@ class DataConfig:
     rename: Mapping[str, str] = key(
         factory=dict, form="field → field", doc="field the task needs → field the loader delivers", example="{tokens: input_ids}"
     )
+    fields: tuple[str, ...] = key(
+        (),
+        form="list of field names",
+        doc="names of the entries of ready-made batches that are tuples, in order",
+        example="[images, labels]",
+    )
+    accept_inexact_resume: bool = key(
+        False,
+        doc="whether a source given in code may have neither a state nor a length, so that a resume reads it anew from its start and "
+        "nobody can tell whether it delivers the same; the log repeats it",
+        example="true",
+    )
     transforms: tuple[Ref, ...] = key(
         (), doc="changes of a training batch before the task, in order", example="[{use: waves.jitter, amount: 0.1}]"
     )

@@ -92,10 +92,10 @@ class _Reader:
             raise self._stop(
                 f"more than {MAX_BYTES} characters: a config is small; data belongs into files of its own", Position(self.source, 1, 1)
             )
-        if found := _UNPRINTABLE.search(self.text):
-            raise self._stop(f"character {found[0]!r} is not text", self._position_of(found.start()))
-        if found := _TAB_INDENT.search(self.text):
-            raise self._stop("a tab in the indentation: indent with spaces", self._position_of(found.end() - 1))
+        if match := _UNPRINTABLE.search(self.text):
+            raise self._stop(f"character {match[0]!r} is not text", self._position_of(match.start()))
+        if match := _TAB_INDENT.search(self.text):
+            raise self._stop("a tab in the indentation: indent with spaces", self._position_of(match.end() - 1))
 
     def _document(self) -> Node:
         next(self.events)  # the start of the stream

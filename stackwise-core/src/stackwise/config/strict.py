@@ -111,8 +111,8 @@ def _union(value: Any, wanted: Any) -> Any:
         raise errors[0]
     if not errors:
         raise ValueError(f"{describe(value)} is a map, where a single value is wanted")
-    told = [fault.message for error in errors for fault in faults_of(error)]
-    raise ValueError("; ".join(dict.fromkeys(told)))
+    messages = [fault.message for error in errors for fault in faults_of(error)]
+    raise ValueError("; ".join(dict.fromkeys(messages)))
 
 
 def _each(entries: Iterable[tuple[str, Any, Any]]) -> list[Any]:

@@ -74,7 +74,7 @@ class BatchSpec:
 
 @frozen(kw_only=True)
 class EpochSize:
-    """What one epoch of a source holds: whole rows, or entries of a stream that rows are cut from. One of the two is given.
+    """What one epoch of a source holds: whole rows, entries of a stream that rows are cut from, or ready-made batches. One is given.
 
     A loader's options may say it cold through `epoch_size(split) -> EpochSize | None`, which may look at names and sizes of
     files but reads no content. Where that is None and a duration counts epochs, they may count them: `count_epoch(split)` reads
@@ -83,6 +83,7 @@ class EpochSize:
 
     rows: int | None = None
     entries: int | None = None
+    batches: int | None = None
     repeats: bool = True
     """Whether another epoch follows; a run that asks for more of a source that does not repeat is refused before it begins."""
 

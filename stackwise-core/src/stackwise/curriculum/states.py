@@ -82,6 +82,10 @@ class DataState:
     bridges: tuple[Bridge, ...] = ()
     """Lossless differences between sources and task."""
     transforms: tuple[Part, ...] = ()
+    fields: tuple[str, ...] = ()
+    """Names of the entries of ready-made batches that are tuples."""
+    accept_inexact_resume: bool = False
+    """Whether a source may have neither a state nor a length."""
 
     def shape(self, step: int) -> BatchShape:
         """The shape of step k."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
-from attrs import Factory, frozen
+from attrs import Factory, field, frozen
 
 from stackwise.contracts.growth import BlockOrigin
 from stackwise.curriculum.parts import Part
@@ -43,6 +43,8 @@ class Transition:
     changes: tuple[Change, ...]
     blocks: Mapping[tuple[str, int], BlockOrigin] = Factory(dict)
     """Every block of the new rack → its origin, when the stacks change."""
+    operator: object = field(default=None, eq=False, repr=False)
+    """The growth operator, the one object that plan, prices and run ask; None where nothing grows."""
     preserves_function: bool = True
     notes: tuple[str, ...] = ()
     """What is lost or started anew on purpose, in sentences."""

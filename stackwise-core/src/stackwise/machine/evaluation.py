@@ -16,6 +16,7 @@ from stackwise.errors import DataError
 from stackwise.machine.buffers import KeptBuffers
 from stackwise.machine.placement import Placement
 from stackwise.planes.data.plane import DataPlane
+from stackwise.planes.data.randomness import seed_others
 from stackwise.planes.objective import Objective
 from stackwise.timeline.duration import Moment
 from stackwise.timeline.streams import step_seed, stream_key
@@ -78,6 +79,7 @@ class Evaluation:
                 for i in range(self.batches):
                     fixed = moment._replace(step=i, t=0.0, phase_t=0.0)
                     for batch in self.data.batches(fixed):
+                        seed_others(step_seed(key, i))
                         for process_wide in placement.generators():  # for a model that draws even when it evaluates
                             process_wide.manual_seed(step_seed(key, i))
                         prepared = prepare(batch, fixed, generator.manual_seed(step_seed(key, i)))

@@ -19,6 +19,7 @@ from stackwise.machine.observers import Observers
 from stackwise.machine.settings import Settings
 from stackwise.planes.data.plane import DataPlane
 from stackwise.planes.model.difference import Boundary, build_steps
+from stackwise.planes.model.module import explaining_ties
 from stackwise.planes.model.plane import ModelPlane
 from stackwise.planes.model.state import load_named_state, named_state
 from stackwise.planes.model.transfer import ModelReceipt
@@ -32,7 +33,7 @@ class LiveState:
 
     Args:
         schedule: the timeline of declared states.
-        settings: placement, and who builds growth operators.
+        settings: placement.
         model: a model plane, or a finished module.
         data: a data plane, a loader, or an iterable of batches.
         task: an objective, or a finished task.
@@ -55,9 +56,9 @@ class LiveState:
         observers: Observers | Sequence[Observer],
     ) -> None:
         device = settings.placement.device
-        self.placement, self._schedule, self._grow = settings.placement, schedule, settings.grow
+        self.placement, self._schedule = settings.placement, schedule
         self.model = model if isinstance(model, ModelPlane) else ModelPlane.of(model, device)
-        self.data = data if isinstance(data, DataPlane) else DataPlane.of(data, device)
+        self.data = data if isinstance(data, DataPlane) else DataPlane.of(data, device, settings.seed)
         self.objective = task if isinstance(task, Objective) else Objective.of(task)
         self.optimizer = optimizer if isinstance(optimizer, OptimizerPlane) else OptimizerPlane.of(optimizer, self.model.trainable())
         self.observers = observers if isinstance(observers, Observers) else Observers(observers)
@@ -97,15 +98,15 @@ class LiveState:
 
     def _enter_model(self, phase: CompiledPhase, state: TrainingState) -> ModelReceipt:
         """An optimizer that trains at other points lets go first: what it will not train any more holds the weights to keep."""
-        growth = self._grow(phase.enter.growth) if self._grow is not None and phase.enter.growth is not None else None
         self.optimizer.leave(state.optimizer)
-        return self.model.enter(state.model, Boundary.of(phase, growth), settle=self.optimizer.settle)
+        return self.model.enter(state.model, Boundary.of(phase), settle=self.optimizer.settle)
 
     def _enter_optimizer(self, phase: CompiledPhase, state: TrainingState, receipt: ModelReceipt | None) -> MomentsReceipt:
         t = self._schedule.clock.t(phase.start)
         self.model.apply_values(t)
-        parameters = dict(self.model.model.named_parameters())
-        return self.optimizer.enter(state.optimizer, parameters, t, receipt=receipt, enter=phase.enter)
+        parameters, buffers = dict(self.model.model.named_parameters()), dict(self.model.model.named_buffers())
+        with explaining_ties(self.model.model):
+            return self.optimizer.enter(state.optimizer, parameters, t, receipt=receipt, enter=phase.enter, buffers=buffers)
 
     def _take_reference(self, phase: CompiledPhase) -> None:
         due = self.objective.task.get_spec().reference is not None and not self.keeps_task(phase)
@@ -158,8 +159,8 @@ class LiveState:
         self.data.enter(attrs.evolve(state.data, sources={**parked, **state.data.sources}), lookahead=self.objective.lookahead)
         self.data.enter(state.data, lookahead=self.objective.lookahead)
         self.model.enter(state.model, Boundary.of(phase), restoring=build_steps(self._schedule.phases[: phase.index + 1]))
-        parameters = dict(self.model.model.named_parameters())
-        self.optimizer.enter(state.optimizer, parameters, t, enter=phase.enter, fresh=saved["optimizer"]["fresh"])
+        parameters, buffers = dict(self.model.model.named_parameters()), dict(self.model.model.named_buffers())
+        self.optimizer.enter(state.optimizer, parameters, t, enter=phase.enter, fresh=saved["optimizer"]["fresh"], buffers=buffers)
         self._get_ready(t)
         self.phase = phase
 

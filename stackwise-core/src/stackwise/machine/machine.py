@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from time import perf_counter
 from typing import Any
+from weakref import finalize, ref
 
 import torch
 from torch import nn
@@ -73,6 +74,8 @@ class TrainingMachine:
         """The next step to run."""
         self._counts = Counts()
         self._begun = False
+        self._walks: list[ref[Generator[Event, None, None]]] = []
+        finalize(self, _close, self._walks)
 
     @property
     def placement(self) -> Placement:
@@ -156,21 +159,26 @@ class TrainingMachine:
 
     # -- training -------------------------------------------------------------------------------------------------
 
-    def train(self) -> Iterator[Event]:
+    def train(self) -> Generator[Event, None, None]:
         """Run every step that is left, yielding each event as it happens; observers hear it first.
 
         Raises:
             TrainingHalted: too many steps in a row were not finite.
             DataError: too many steps in a row had no target.
         """
+        walk = self._walk()
+        self._walks[:] = [ref(walk)]
+        for event in walk:
+            self.live.observers.tell(event)
+            yield event
+
+    def _walk(self) -> Generator[Event, None, None]:
         try:
-            for event in self._walk():
-                self.live.observers.tell(event)
-                yield event
+            yield from self._phases()
         finally:
             self.live.data.end()
 
-    def _walk(self) -> Iterator[Event]:
+    def _phases(self) -> Iterator[Event]:
         settings, device = self.settings, str(self.placement.device)
         yield RunStarted(
             self.schedule.steps, device, self.placement.precision, tuple(settings.bridges), self.step, tuple(settings.providers)
@@ -290,3 +298,10 @@ class TrainingMachine:
         if done is not None and self.optimizer.reaction is not None:
             before, why = done
             yield Reacted(step, phase, before, self.optimizer.reaction.factor, why)
+
+
+def _close(walks: Sequence[ref[Generator[Event, None, None]]]) -> None:
+    """End a walk that was left half-walked, before the interpreter takes its modules apart."""
+    for each in walks:
+        if (walk := each()) is not None:
+            walk.close()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from attrs import Factory, frozen
 
@@ -22,8 +21,6 @@ class Settings:
     """Steps in a row that may be skipped as not finite before training halts."""
     probe: bool = False
     """Whether every change of the model is judged on the last batch, before and after."""
-    grow: Callable[[Any], object] | None = None
-    """Builds the growth operator of a declared part; None where no phase grows."""
     bridges: Sequence[str] = ()
     """Junctions that assembly bridged, in sentences, reported at the start."""
     providers: Sequence[str] = ()

@@ -14,6 +14,7 @@ from stackwise.errors import UserError
 from stackwise.machine.buffers import TrainedBuffers
 from stackwise.machine.evaluation import number
 from stackwise.machine.live import LiveState
+from stackwise.planes.data.randomness import seed_others
 from stackwise.planes.objective import check_loss
 from stackwise.timeline.duration import Moment
 from stackwise.timeline.streams import step_seed, stream_key
@@ -65,6 +66,7 @@ class Step:
         """Begin the streams of a step, so that no generator's state has to be saved."""
         self._generator.manual_seed(step_seed(self._task_key, step))
         seed = step_seed(self._model_key, step)
+        seed_others(seed)
         for generator in self._generators:
             generator.manual_seed(seed)
 

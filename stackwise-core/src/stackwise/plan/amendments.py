@@ -68,9 +68,9 @@ def _seed_problems(old: Experiment, new: Experiment) -> Iterator[Problem]:
 
 def _name_problems(old: Experiment, new: Experiment, past: Past) -> Iterator[Problem]:
     done = [phase.name for phase in old.phases[: past.phase_index + 1]]
-    found = [phase.name for phase in new.phases[: past.phase_index + 1]]
-    if done != found:
-        yield Problem(f"{past.step} steps are done, the last in phase '{done[-1]}': the first phases stay {done}, not {found}", "phases")
+    names = [phase.name for phase in new.phases[: past.phase_index + 1]]
+    if done != names:
+        yield Problem(f"{past.step} steps are done, the last in phase '{done[-1]}': the first phases stay {done}, not {names}", "phases")
 
 
 @frozen

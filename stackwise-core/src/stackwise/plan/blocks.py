@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 from attrs import frozen
 
@@ -34,7 +35,7 @@ class Growing:
         draft = self.draft
         operator: GrowthOperator
         if isinstance(draft.given, Built):
-            operator = draft.given.make(**draft.options)
+            operator = draft.given.make(**self.part.options_at(0.0))
         elif draft.registered is None:
             operator = draft.given
         else:
@@ -110,7 +111,32 @@ def grown_blocks(old: ModelState, new: ModelState, operator: GrowthOperator, gro
         message = f"{growth.label} mapped blocks {origins} where the new rack has {blocks}, or from blocks that do not exist"
         drafts.faults.append(ProviderError(message))
         return {}
+    if needs_residual_outputs(origins) and names_residual_outputs(rack) is False:
+        drafts.problems.append(Problem(f"{growth.id} cannot make this change: {no_residual_outputs(rack.label)}", growth.path))
     return {block: origins[block] for block in blocks}
+
+
+def needs_residual_outputs(blocks: BlockMap) -> bool:
+    """Whether the rack has to say which parameters of a block write into the residual stream."""
+    return any(origin.zero_residual or origin.gated for origin in blocks.values())
+
+
+def names_residual_outputs(rack: Draft) -> bool | None:
+    """Whether the rack's module will name them; None where only the module can say."""
+    if rack.registered is not None:
+        return bool(rack.spec.residual_outputs) if isinstance(rack.spec, RackSpec) else None
+    make = rack.given.make if isinstance(rack.given, Built) else type(rack.given)
+    while isinstance(make, partial):
+        make = make.func
+    return False if isinstance(make, type) and not hasattr(make, "to_spec") else None
+
+
+def no_residual_outputs(rack: str) -> str:
+    """The sentence for a rack that does not name them."""
+    return (
+        f"it changes the residual outputs of new blocks, and {rack} does not name them: let its `to_spec` return "
+        "RackSpec(residual_outputs=...), or use an operator that copies"
+    )
 
 
 def keeps_every_block(old: ModelState, blocks: BlockMap) -> bool:

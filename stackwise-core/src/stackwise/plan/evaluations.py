@@ -30,6 +30,8 @@ class EvaluationPlan:
     values: Mapping[str, Mapping[str, float]] = Factory(dict)
     """Task id → fixed values of its options that follow time in training."""
     weights: str = "live"
+    training_rows: bool = False
+    """Whether it reads what training reads."""
 
 
 def evaluation_plan(
@@ -59,13 +61,23 @@ def evaluation_plan(
         _check_inherited(config, base, drafts)
     else:
         own = {name: draft for name, ref in config.sources.items() if (draft := drafts.of("loader", ref)) is not None}
+        for name, draft in own.items():
+            if hasattr(draft.given, "__next__"):
+                message = f"a {draft.id} is read once, and an evaluation reads the same each time: give a list, or what can start over"
+                drafts.problems.append(Problem(message, f"evaluate.{config.name}.sources.{name}"))
         sources, bridges = _joined_sources(config, own, joined, rename, drafts)
         state = attrs.evolve(state, sources=sources, bridges=bridges, mix=dict.fromkeys(sources, Curve.constant(1.0)))
     if config.weights == "ema" and any(each.optimizer.ema is None for each in states):
         message = "asks for averaged weights, and not every phase keeps an average: declare optimizer.ema for the whole run"
         drafts.problems.append(Problem(message, f"evaluate.{config.name}.weights"))
     values = _task_values(config, states, drafts)
-    return EvaluationPlan(name=config.name, state=state, batches=config.batches, values=values, weights=config.weights)
+    if config.training_rows and (config.sources is not None or all(part.given is None for part in base.sources.values())):
+        message = "it reads no training rows: it has sources of its own, or those of training have a held-out part; leave this out"
+        drafts.problems.append(Problem(message, f"evaluate.{config.name}.training_rows"))
+    on_training = config.sources is None and any(part.given is not None for part in base.sources.values())
+    return EvaluationPlan(
+        name=config.name, state=state, batches=config.batches, values=values, weights=config.weights, training_rows=on_training
+    )
 
 
 def _task_values(config: EvaluateConfig, states: Sequence[TrainingState], drafts: Drafts) -> dict[str, dict[str, float]]:
@@ -86,14 +98,27 @@ def _prepares(transform: Draft) -> bool:
 
 
 def _check_inherited(config: EvaluateConfig, base: DataState, drafts: Drafts) -> None:
-    """A finished stream has one read position, which training moves: an evaluation on it would not be on fixed data."""
+    """Only a registered loader knows of held-out rows; and a finished stream has one read position, which training moves."""
     for name, part in base.sources.items():
-        if not isinstance(part.given, Built) and (isinstance(part.given, Loader) or hasattr(part.given, "__next__")):
+        if part.given is None:
+            continue
+        if not isinstance(part.given, Built) and (_has_one_position(part.given) or hasattr(part.given, "state_dict")):
             message = (
                 f"evaluation '{config.name}' would read on in the finished object of training source '{name}': "
                 "give it `sources` of its own, or give training a Built(callable, options)"
             )
-            drafts.problems.append(Problem(message, f"evaluate.{config.name}"))
+        elif not config.training_rows:
+            message = (
+                f"evaluation '{config.name}' would read the training rows of source '{name}', which is given in code and has no held-out "
+                f"part: give it `sources` of its own, or say `training_rows: true`"
+            )
+        else:
+            continue
+        drafts.problems.append(Problem(message, f"evaluate.{config.name}"))
+
+
+def _has_one_position(given: object) -> bool:
+    return isinstance(given, Loader) or hasattr(given, "__next__")
 
 
 def _joined_sources(
@@ -102,12 +127,12 @@ def _joined_sources(
     """Own sources with their options filled, and the bridges to the first phase's task."""
     fields = [set(spec.fields) if isinstance(spec := draft.spec, BatchSpec) else set() for draft in own.values()]
     known = {need: field for need, field in rename.items() if all(field in delivered for delivered in fields)}
-    found = [join(attrs.evolve(each.drafts, sources=own), known) for each in joined]
+    joins = [join(attrs.evolve(each.drafts, sources=own), known) for each in joined]
     prefix = f"evaluate.{config.name}.sources."
-    for problem in dict.fromkeys(problem for each in found for problem in each.problems):
+    for problem in dict.fromkeys(problem for each in joins for problem in each.problems):
         if (path := problem.path).startswith("data."):
             path = prefix + path.removeprefix("data.sources.") if path.startswith("data.sources.") else prefix.rstrip(".")
         drafts.problems.append(attrs.evolve(problem, path=path))
-    filled = found[0].drafts.sources
+    filled = joins[0].drafts.sources
     sources = {name: draft.part(drafts.settled(draft)) for name, draft in filled.items()}
-    return sources, tuple(bridge for bridge in found[0].bridges if bridge.junction.startswith("source:"))
+    return sources, tuple(bridge for bridge in joins[0].bridges if bridge.junction.startswith("source:"))

@@ -123,6 +123,8 @@ def epochs_of(rows: Fraction, shape: BatchShape, size: EpochSize | None, lookahe
     """The epochs of a source that so many of its rows are; None where its size is unknown, or nothing: the run will say so."""
     if size is None:
         return None
+    if size.batches is not None:
+        return Fraction(len(shape.micro_batches), size.batches) if size.batches else None
     if size.rows is not None:
         return rows / size.rows if size.rows else None
     if not size.entries or shape.seq_len is None:

@@ -105,6 +105,9 @@ class Draft:
         if hasattr(teller, "epoch_size"):
             with suppress(UserError), self._asked("epoch_size"):  # the run, which reads the data, will say what is wrong with it
                 size = teller.epoch_size("train") if self.registered is not None else teller.epoch_size()
+        if size is None and self.kind == "loader" and hasattr(self.given, "__len__"):
+            with suppress(TypeError, NotImplementedError):  # a DataLoader over an iterable dataset that has no length
+                size = EpochSize(batches=len(self.given))
         if size is None and self.counting and hasattr(self.options, "count_epoch"):
             with self._asked("count_epoch"):
                 size = self.options.count_epoch("train")

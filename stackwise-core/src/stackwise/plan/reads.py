@@ -40,7 +40,7 @@ def reads_of(phase: CompiledPhase, joined: Joined, clock: Clock, sizes: Sizes) -
     if state is None:
         return {}
     lookahead = task.lookahead if isinstance(task, TaskSpec) else 0
-    found = dict.fromkeys(state.data.sources, Reads(0.0, 0.0))
+    totals = dict.fromkeys(state.data.sources, Reads(0.0, 0.0))
     steady = all(curve.is_constant for curve in state.data.mix.values())
     starts = [*(start for start, _ in state.data.shapes), phase.stop]
     for (start, shape), stop in zip(state.data.shapes, starts[1:], strict=True):
@@ -49,9 +49,9 @@ def reads_of(phase: CompiledPhase, joined: Joined, clock: Clock, sizes: Sizes) -
         shares = _shares(state.data.mix, [clock.t(start)] if steady else _instants(clock, start, stop))
         for name, share in shares.items():
             rows = share * (stop - start) * shape.rows
-            part, known = epochs_of(Fraction(rows), shape, sizes.get(name), lookahead), found[name].epochs
-            found[name] = Reads(found[name].rows + rows, None if part is None or known is None else known + float(part))
-    return found
+            part, known = epochs_of(Fraction(rows), shape, sizes.get(name), lookahead), totals[name].epochs
+            totals[name] = Reads(totals[name].rows + rows, None if part is None or known is None else known + float(part))
+    return totals
 
 
 def declared_sizes(joined: Joined) -> Sizes:

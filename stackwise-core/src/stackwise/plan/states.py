@@ -59,6 +59,8 @@ class States:
             mix={name: self._weight(phase, name) for name in drafts.sources},
             bridges=tuple(bridge for bridge in joined.bridges if bridge.junction.startswith("source:")),
             transforms=tuple(self.part(phase, draft) for draft in drafts.transforms),
+            fields=phase.data.fields,
+            accept_inexact_resume=phase.data.accept_inexact_resume,
         )
 
     def _weight(self, phase: PhaseConfig, source: str) -> Curve:

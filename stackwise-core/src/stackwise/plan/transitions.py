@@ -73,6 +73,7 @@ def transition(boundary: Boundary, drafts: Drafts) -> Transition:
     return Transition(
         changes=changes_between(boundary.before, boundary.after),
         blocks=blocks,
+        operator=operator,
         preserves_function=kept and grown and not lost and (same or (maps_tensors and _only_sizes_differ(old, new))),
         notes=tuple(_notes(boundary)),
         touches_function=old.embedding.id == new.embedding.id

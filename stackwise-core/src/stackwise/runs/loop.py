@@ -18,7 +18,7 @@ from stackwise.runs.saving import Saving
 from stackwise.runs.signals import Signals
 from stackwise.saved.provenance import Described, describe
 from stackwise.storage.checkpoints.store import Checkpoint, CheckpointStore, step_of
-from stackwise.storage.run_directory import RunDirectory
+from stackwise.storage.run_directory import CHECKPOINTS, RunDirectory
 
 MAX_REWINDS = 3
 """To one checkpoint; after that the run halts."""
@@ -50,6 +50,21 @@ class RunLoop:
     _saving: Saving = field(init=False)
     _rewinds: dict[int, int] = field(factory=dict, init=False)
 
+    @classmethod
+    def of(
+        cls,
+        plan: Plan,
+        machine: TrainingMachine,
+        directory: RunDirectory,
+        progress: Progress,
+        parent: Mapping[str, Any] | None = None,
+        reason: str | None = None,
+    ) -> RunLoop:
+        """A loop with the checkpoints of its directory; the one to go on from is never pruned."""
+        kept = plan.experiment.run.checkpoint
+        store = CheckpointStore(directory.path / CHECKPOINTS, keep_last=kept.keep_last, best=kept.best_metric, pins={machine.step})
+        return cls(plan=plan, machine=machine, directory=directory, store=store, progress=progress, parent=parent, reason=reason)
+
     def __attrs_post_init__(self) -> None:
         self._saving = Saving(self.store, self.plan.experiment.run.checkpoint, self.plan.schedule, self.about, self.directory.sync)
         if self.reason is not None:
@@ -57,11 +72,8 @@ class RunLoop:
         self.summary = Summary.of(self.directory.history())
         self.machine.observers.listen(self._hear)
 
-    def train(self) -> TrainingMachine:
-        """Run every step that is left.
-
-        Returns:
-            The machine at the end: another one than at the beginning where training was rewound.
+    def train(self) -> None:
+        """Run every step that is left; where training is rewound another machine takes over.
 
         Raises:
             RunStopped: a signal asked for it; the state is saved.
@@ -73,7 +85,7 @@ class RunLoop:
                 try:
                     self._walk(signals)
                     self.store.wait()
-                    return self.machine
+                    return
                 except TrainingHalted as halted:
                     if self.plan.experiment.run.non_finite != "rewind":
                         raise
@@ -98,7 +110,7 @@ class RunLoop:
                 if signals.stop is not None or (isinstance(event, StepDone) and signals.take_save()):
                     self._obey(signals, event)
         finally:
-            events.close()  # type: ignore[attr-defined]  # a generator: its reader threads and processes end here, not when it is collected
+            events.close()  # reader threads and processes end here, not when it is collected
 
     def _obey(self, signals: Signals, event: Event) -> None:
         """Save now, and leave when asked to; between a step and the next an event may come at which there is nothing new to save."""
@@ -145,6 +157,11 @@ class RunLoop:
             if step <= self.machine.step and not (state := checkpoint.load_state())["not_finite_in_a_row"]:
                 return checkpoint, state
         return None
+
+    def write_status(self, status: str) -> None:
+        """Say in `status.json` how the run stands."""
+        ledger, parent = self.machine.data.ledger(), {} if self.parent is None else {"parent": self.parent}
+        self.directory.write_status({"status": status, "steps": self.machine.step, "data": ledger, **parent})
 
     def about(self) -> Mapping[str, Any]:
         """What a checkpoint of this run says beside the machine's state."""

@@ -38,14 +38,14 @@ def due_steps(config: CheckpointConfig, schedule: PhaseSchedule) -> dict[int, Du
 class _Pending:
     """A state that waits for the evaluations of the same weights, so that it is saved with their metrics.
 
-    It is taken before them: who goes on from it will see them again.
+    The state is from before them, so a run that resumes there repeats them.
     """
 
     due: Due
     step: int
     state: Mapping[str, Any] = field(factory=dict)
     on_disk: bool = False
-    """Whether it was saved by whoever went before, so that it is only told of."""
+    """Already on disk (resume): announce it, do not save again."""
     awaited: set[str] = field(factory=set)
     metrics: dict[str, float] = field(factory=dict)
 
@@ -82,12 +82,12 @@ class Saving:
         """The newest state that was saved."""
 
     def go_on(self, step: int, reason: str) -> None:
-        """Begin with the state before `step`, which is on disk: it is told of again, like the evaluations that come again before it."""
+        """Begin at a state that is on disk: it is announced again, after the evaluations that are repeated there."""
         self.last_step = step
         self._wait_for(_Pending(Due(reason), step, on_disk=True))
 
     def after(self, event: Event, machine: TrainingMachine) -> Iterator[Event]:
-        """Save if it is due now that this has happened; yields what came of it."""
+        """Save if this event makes it due; yields what came of it."""
         if isinstance(event, StepDone):
             due = self._due.get(event.step + 1)
             if due is None or self.last_step == machine.step:

@@ -67,7 +67,8 @@ def _to_judge(found: SavedModel, saved: Mapping[str, Any]) -> dict[str, torch.Te
     shop, phase = Workshop(found.plan), found.phase
     optimizer = OptimizerPlane(shop.optimizer, shop.reaction)
     t = found.plan.schedule.clock.t(found.step)
-    optimizer.enter(found.state.optimizer, dict(found.model.named_parameters()), t, enter=phase.enter, fresh=saved["fresh"])
+    parameters, buffers = dict(found.model.named_parameters()), dict(found.model.named_buffers())
+    optimizer.enter(found.state.optimizer, parameters, t, enter=phase.enter, fresh=saved["fresh"], buffers=buffers)
     optimizer.load_state_dict(saved)
     with optimizer.evaluating():
         return {name: tensor.clone() for name, tensor in named_tensors(found.model).items()}

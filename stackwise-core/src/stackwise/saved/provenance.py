@@ -56,6 +56,8 @@ class Described:
     """The code of providers that it was saved by."""
     trains_elsewhere: bool = True
     """Whether the optimizer may show other weights to judge than those that it holds."""
+    threads: int | None = None
+    """How many threads torch computed with; None: it does not say."""
 
     @classmethod
     def read(cls, about: Mapping[str, Any], step: int) -> Described:
@@ -76,6 +78,7 @@ class Described:
                 parent=about["parent"],
                 providers=about.get("providers", ()),
                 trains_elsewhere=about.get("trains_elsewhere", True),
+                threads=about.get("threads"),
             )
         except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             sentence = error.args[0] if error.args else error
@@ -93,6 +96,7 @@ def describe(plan: Plan, machine: TrainingMachine, parent: Mapping[str, Any] | N
         "fingerprints": machine.data.fingerprints(),
         "trains_elsewhere": isinstance(machine.optimizer.optimizer, TrainsElsewhere),
         "parent": parent,
+        "threads": torch.get_num_threads(),
     }
 
 
@@ -131,6 +135,14 @@ def changed_files(saved: Sequence[Mapping[str, Any]], plan: Plan) -> list[str]:
         f"provider '{found.name}' ({found.distribution} {found.version}) has other files than then: the rest need not be equal to the bit"
         for found in changed
     ]
+
+
+def changed_threads(saved: int | None) -> list[str]:
+    """A sentence where torch computes with another number of threads than when the checkpoint was saved: sums are split otherwise."""
+    now = torch.get_num_threads()
+    if saved is None or saved == now:
+        return []
+    return [f"torch computes with {now} threads, had {saved}: the rest need not be equal to the bit; run.threads sets the number"]
 
 
 def check_fingerprints(saved: Mapping[str, Any], machine: TrainingMachine) -> None:

@@ -14,6 +14,8 @@ CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BASE
 """Flags to make a file that does not exist."""
 WRITE = os.O_RDWR | _BASE | NO_LINK
 """Flags to force a file of ours to disk, which some systems do only for who may write it."""
+APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | _BASE | NO_LINK | getattr(os, "O_NONBLOCK", 0)
+"""Flags to add to a file, or make it; no link is followed, and no pipe waited for."""
 DIRECTORY: int | None = os.O_RDONLY | _BASE | os.O_DIRECTORY if hasattr(os, "O_DIRECTORY") else None
 """Flags to open a directory; None where a directory cannot be opened, nor its entries forced to disk."""
 

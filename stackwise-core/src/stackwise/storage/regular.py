@@ -8,9 +8,9 @@ import stat
 from hashlib import file_digest
 from io import BufferedReader, FileIO
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
-from stackwise.storage.posix import READ
+from stackwise.storage.posix import APPEND, READ
 
 
 class Stamp(NamedTuple):
@@ -35,8 +35,7 @@ def open_regular(path: Path) -> BufferedReader:
     """
     handle = os.open(path, READ)
     try:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise OSError(errno.EINVAL, "it is no regular file", str(path))
+        _refuse_irregular(handle, path)
         return BufferedReader(FileIO(handle))
     except BaseException:
         os.close(handle)
@@ -54,6 +53,26 @@ def read_regular(path: Path, limit: int = LARGEST_DOCUMENT) -> bytes:
         if size > limit:
             raise OSError(errno.EFBIG, f"it has {size:,} bytes, and {limit:,} at most are read", str(path))
         return file.read(limit)
+
+
+def append_regular(path: Path) -> TextIO:
+    """A text file to add lines to, made where there is none.
+
+    Raises:
+        OSError: a link, pipe, device or directory stands in its place.
+    """
+    handle = os.open(path, APPEND, 0o666)
+    try:
+        _refuse_irregular(handle, path)
+        return os.fdopen(handle, "a", encoding="utf-8")
+    except BaseException:
+        os.close(handle)
+        raise
+
+
+def _refuse_irregular(handle: int, path: Path) -> None:
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
 
 
 def digest_regular(path: Path) -> tuple[str, Stamp]:

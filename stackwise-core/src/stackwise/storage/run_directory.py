@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
+from io import TextIOWrapper
 from itertools import count
 from math import isfinite
 from pathlib import Path
@@ -20,6 +21,7 @@ from stackwise.errors import DiskError, UserError, disk_errors
 from stackwise.storage import disk
 from stackwise.storage.lock import RunLock, is_held
 from stackwise.storage.publish import publish, replace_file
+from stackwise.storage.regular import append_regular, open_regular, read_regular
 
 FLUSH_EVERY_S = 1.0
 CONFIG, PLAN, STATUS, EVENTS, METRICS = "config.yaml", "plan.json", "status.json", "events.jsonl", "metrics.jsonl"
@@ -44,7 +46,11 @@ class RunDirectory:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock = RunLock(path)
-        self._open_logs()
+        try:
+            self._open_logs()
+        except BaseException:
+            self._lock.release()
+            raise
 
     @classmethod
     def create(cls, path: Path | None, name: str, fill: Callable[[RunDirectory], object]) -> RunDirectory:
@@ -117,9 +123,9 @@ class RunDirectory:
     def declares(self, config: Mapping[str, Any], providers: Sequence[Mapping[str, Any]]) -> bool:
         """Whether this config and its plan, made with these providers, are written here already."""
         try:
-            written: Any = json.loads((self.path / PLAN).read_text("utf-8"))
-            return written["providers"] == list(providers) and (self.path / CONFIG).read_text("utf-8") == _as_yaml(config)
-        except (OSError, ValueError, KeyError, TypeError):
+            written: Any = json.loads(read_regular(self.path / PLAN))
+            return written["providers"] == list(providers) and read_regular(self.path / CONFIG).decode() == _as_yaml(config)
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return False
 
     def write_status(self, status: Mapping[str, Any]) -> None:
@@ -191,9 +197,14 @@ class RunDirectory:
         self._flushed = monotonic()
 
     def _open_logs(self) -> None:
-        self._events: TextIO = (self.path / EVENTS).open("a", encoding="utf-8")  # held open for the run
-        self._metrics: TextIO = (self.path / METRICS).open("a", encoding="utf-8")  # closed by close()
-        self._flushed = monotonic()
+        """Both, or none; `close` closes them."""
+        events: TextIO = append_regular(self.path / EVENTS)
+        try:
+            self._metrics: TextIO = append_regular(self.path / METRICS)
+        except BaseException:
+            events.close()
+            raise
+        self._events, self._flushed = events, monotonic()
 
     def _close_logs(self) -> None:
         try:
@@ -246,8 +257,8 @@ def _as_yaml(config: Mapping[str, Any]) -> str:
 def read_status(path: Path) -> Mapping[str, Any]:
     """What a run directory's `status.json` says; empty where there is none to read."""
     try:
-        content = json.loads((path / STATUS).read_text("utf-8"))
-    except (OSError, ValueError):
+        content = json.loads(read_regular(path / STATUS))
+    except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
 
@@ -288,12 +299,12 @@ def _whole_lines(path: Path) -> Iterator[str]:
     """The lines that are JSON maps; one that a crash cut short is none."""
     if not path.exists():
         return
-    with path.open(encoding="utf-8", errors="replace") as file:
+    with TextIOWrapper(open_regular(path), encoding="utf-8", errors="replace") as file:
         for line in file:
             try:
                 if line.endswith("\n") and isinstance(json.loads(line), dict):
                     yield line
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
 
 

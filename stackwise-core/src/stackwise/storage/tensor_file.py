@@ -45,7 +45,9 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> FileRecord
     """
     own, same = distinct(tensors)
     plain = _unshared(own)
-    disk.write_tensors(path, plain, {"format": "pt", _SAME: json.dumps(same)})
+    disk.write_tensors(
+        path, plain, {_SAME: json.dumps(same)} if same else {"format": "pt"}
+    )  # of two keys the library would shuffle the order
     reading = _Reading(path, plain)
     reading.start()
     try:

@@ -17,8 +17,8 @@ from stackwise.curriculum.parts import Part
 from stackwise.curriculum.states import BatchShape, DataState
 from stackwise.errors import DataError, ProviderError
 from stackwise.planes.data.batches import check_batch
-from stackwise.planes.data.iterable_loader import IterableLoader, as_loader
 from stackwise.planes.data.plane import DataPlane
+from stackwise.planes.data.ready_made import as_loader
 from stackwise.timeline.duration import Moment
 from stackwise.timeline.schedules import Curve, Knot
 
@@ -290,11 +290,11 @@ def batches(count: int, rows: int = 2) -> list[dict[str, torch.Tensor]]:
 
 
 def test_a_list_starts_over_and_its_place_is_kept() -> None:
-    loader = IterableLoader(batches(3))
+    loader = as_loader(batches(3))
     seen = [float(loader.take(None, None)["x"][0, 0]) for _ in range(7)]
     assert seen == [0, 1, 2, 0, 1, 2, 0]
     state = loader.state_dict()
-    other = IterableLoader(batches(3))
+    other = as_loader(batches(3))
     other.load_state_dict(state)
     assert [float(other.take(None, None)["x"][0, 0]) for _ in range(2)] == [1, 2]
     other.load_state_dict({"taken": 0})
@@ -306,13 +306,13 @@ def once(count: int) -> Iterator[dict[str, torch.Tensor]]:
 
 
 def test_an_iterator_runs_out_aloud_and_does_not_go_back() -> None:
-    loader = IterableLoader(once(2))
+    loader = as_loader(once(2))
     loader.take(None, None)
-    loader.load_state_dict({"taken": 2})
+    loader.load_state_dict({"taken": 2, "first": None})
     with pytest.raises(DataError, match="ran out after 2"):
         loader.take(None, None)
     with pytest.raises(DataError, match="cannot go back"):
-        loader.load_state_dict({"taken": 0})
+        loader.load_state_dict({"taken": 0, "first": None})
 
 
 @pytest.mark.parametrize(
@@ -320,13 +320,13 @@ def test_an_iterator_runs_out_aloud_and_does_not_go_back() -> None:
     [
         ([], None, "is empty"),
         ([torch.zeros(2)], None, "batch 0 is a Tensor"),
-        ([(torch.zeros(2), torch.zeros(2))], None, "batch 0 is a tuple"),
+        ([(torch.zeros(2), torch.zeros(2))], None, "batch 0 is a tuple of 2 without names"),
         (batches(1, rows=3), 2, "has 3 rows where 2 were asked for"),
     ],
 )
 def test_what_is_no_stream_of_batches_is_refused(source: list[Any], rows: int | None, rule: str) -> None:
     with pytest.raises(DataError, match=rule):
-        IterableLoader(source).take(rows, None)
+        as_loader(source).take(rows, None)
 
 
 def test_a_loader_stays_itself_and_what_is_neither_is_refused() -> None:

@@ -19,7 +19,7 @@ import torch
 from stackwise.contracts.protocols import Batch, Fingerprinted, Loader, Scheduled
 from stackwise.contracts.specs import EpochSize
 from stackwise.errors import DataError, ProviderError
-from stackwise.planes.data.readers.processes import ProcessLoader
+from stackwise.planes.data.readers.processes import ProcessLoader, ReaderStopped
 
 pytestmark = pytest.mark.slow  # every process imports torch
 
@@ -165,7 +165,7 @@ def test_a_killed_process_is_named_and_nothing_hangs() -> None:
     loader = ProcessLoader(loaders.Killed, 2)
     for _ in range(6):
         loader.ask(8, 2)
-    with pytest.raises(ProviderError, match=r"reader process \d of 2 \(pid \d+\) ended with exit code -9"):
+    with pytest.raises(ReaderStopped, match=r"reader process \d of 2 \(pid \d+\) ended with exit code -9"):
         for _ in range(6):
             loader.take(8, 2)
     loader.close()
@@ -184,6 +184,16 @@ def test_a_loader_that_cannot_be_built(build: Any, fault: type[Exception], messa
     before = children()
     with pytest.raises(fault, match=message):
         ProcessLoader(build, 1)
+    assert children() == before
+
+
+def test_a_process_that_hangs_is_named_and_does_not_outlive_its_loader() -> None:
+    before = children()
+    loader = ProcessLoader(loaders.Hanging, 2, patience_s=0.5)
+    with pytest.raises(ReaderStopped, match=r"reader process 2 of 2 \(pid \d+\) has delivered nothing for 0.5 s"):
+        for _ in range(6):
+            loader.take(8, 2)
+    loader.close()
     assert children() == before
 
 

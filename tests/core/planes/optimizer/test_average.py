@@ -67,3 +67,26 @@ def test_saved_averages_of_another_model_are_refused() -> None:
     for saved in ({}, {"a": torch.ones(3)}, {"a": torch.ones(2), "b": torch.ones(2)}):
         with pytest.raises(UserError):
             plane.average.load_state_by_name(saved)
+
+
+def test_statistics_of_norm_layers_are_averaged_with_the_weights_and_follow_their_layer() -> None:
+    plane, parameters = OptimizerPlane(adam), named("one.weight")
+    buffers = {"one.running_mean": torch.zeros(2), "one.table": torch.zeros(2)}
+    plane.enter(AVERAGED, parameters, 0.0, buffers=buffers)
+    for buffer in buffers.values():
+        buffer.fill_(8.0)
+    step(plane)
+    with plane.evaluating("ema"):
+        assert buffers["one.running_mean"].tolist() == [2.0, 2.0] and buffers["one.table"].tolist() == [8.0, 8.0]
+    assert buffers["one.running_mean"].tolist() == [8.0, 8.0]
+    after = {**parameters, **named("two.weight", "new.weight")}
+    buffers |= {"two.running_mean": torch.ones(2), "new.running_mean": torch.ones(2), "bare.running_mean": torch.ones(2)}
+    receipt = ModelReceipt(adopted={"one.weight": "one.weight"}, copied={"two.weight": CopyOf(source="one.weight")}, fresh=("new.weight",))
+    plane.enter(AVERAGED, after, 0.5, receipt=receipt, buffers=buffers)
+    now = plane.average.state_by_name()  # type: ignore[union-attr]
+    assert {name: average.tolist() for name, average in now.items() if name.endswith("mean")} == {
+        "one.running_mean": [2.0, 2.0],
+        "two.running_mean": [2.0, 2.0],
+        "new.running_mean": [1.0, 1.0],
+        "bare.running_mean": [1.0, 1.0],
+    }

@@ -84,12 +84,12 @@ def option_schema(attribute: attrs.Attribute[Any], wanted: Any) -> Schema:
     """The schema of one option: its type, its rules, its documentation. A null always stands for an option left out."""
     rules = attribute.metadata
     if rules.get("stacks"):
-        found = dict(STACKS)
+        schema = dict(STACKS)
     elif rules.get("scheduled"):
-        found = _scheduled(rules)
+        schema = _scheduled(rules)
     else:
-        found = _bounded(schema_of(wanted), rules)
-    return nullable(found) | told_of(attribute)
+        schema = _bounded(schema_of(wanted), rules)
+    return nullable(schema) | told_of(attribute)
 
 
 def told_of(attribute: attrs.Attribute[Any]) -> Schema:

@@ -100,13 +100,13 @@ def _section(name: str, whole: bool) -> Schema:
 def _class(cls: type, *, whole: bool, left_out: tuple[str, ...] = ()) -> Schema:
     """A section: its plain keys by their types, its components by their kinds."""
     held = [a.name for a in attrs.fields(cls) if (cls.__name__, a.name) in _REFERENCES]
-    made = class_schema(cls, whole=whole, left_out=(*held, *left_out))
+    schema = class_schema(cls, whole=whole, left_out=(*held, *left_out))
     for attribute in attrs.fields(cls):
         if attribute.name in held:
-            made["properties"][config_key(attribute)] = nullable(_reference(cls, attribute, whole)) | told_of(attribute)
+            schema["properties"][config_key(attribute)] = nullable(_reference(cls, attribute, whole)) | told_of(attribute)
             if whole and attribute.default is attrs.NOTHING:
-                made.setdefault("required", []).append(config_key(attribute))
-    return made
+                schema.setdefault("required", []).append(config_key(attribute))
+    return schema
 
 
 def _reference(cls: type, attribute: attrs.Attribute[Any], whole: bool) -> Schema:
@@ -134,9 +134,9 @@ def _named(entry: Schema) -> Schema:
 
 def _component_definitions(components: Mapping[tuple[Kind, str], Registered]) -> Iterator[tuple[str, Schema]]:
     """`<kind>:<id>` → the component's node, and the same as a delta that leaves out what it does not change."""
-    for found in components.values():
+    for component in components.values():
         for whole in (True, False):
-            yield _definition(found, whole), _node(found, whole)
+            yield _definition(component, whole), _node(component, whole)
 
 
 def _definition(found: Registered, whole: bool) -> str:
@@ -148,13 +148,13 @@ def _node(found: Registered, whole: bool) -> Schema:
         options = found.load_options()
     except ProviderError as error:
         return {"type": "object", "description": str(error)}
-    made = class_schema(options, whole=whole)
-    made["properties"] = {
+    schema = class_schema(options, whole=whole)
+    schema["properties"] = {
         "use": {"const": found.id, "description": found.component.summary},
-        **made["properties"],
+        **schema["properties"],
         **_owned(found.kind, options),
     }
-    return made
+    return schema
 
 
 def _owned(kind: Kind, options: type) -> dict[str, Schema]:
@@ -189,12 +189,12 @@ def _by_use(kind: Kind, components: Mapping[tuple[Kind, str], Registered], *, wh
         }
         for c in found
     ]
-    made: Schema = {"type": "object", "properties": {"use": {"enum": [c.id for c in found]}}}
+    schema: Schema = {"type": "object", "properties": {"use": {"enum": [c.id for c in found]}}}
     if chosen:
-        made["allOf"] = chosen
+        schema["allOf"] = chosen
     else:
-        made["properties"] = {"use": False}  # nothing of this kind is installed
+        schema["properties"] = {"use": False}  # nothing of this kind is installed
     if whole:
-        return made | {"required": ["use"]}
+        return schema | {"required": ["use"]}
     any_of: Schema = {"anyOf": [{"$ref": f"#/$defs/{_definition(c, False)}"} for c in found]} if found else {"maxProperties": 0}
-    return made | {"if": {"not": {"required": ["use"]}}, "then": any_of}
+    return schema | {"if": {"not": {"required": ["use"]}}, "then": any_of}

@@ -91,7 +91,7 @@ def join(drafts: PhaseDrafts, rename: Mapping[str, str]) -> Joined:
             sides[role] = Side(role=role, label=draft.label, spec=spec, dims=draft.sizes, open=draft.open_sizes, pinned=draft.pinned)
     unified = unify(sides, rename, complete=not problems)
     unseen = [role for role in drafts.by_role() if role.startswith("source:") and role not in sides]
-    asked = [Bridge(f"{role}-task", "rename", f"{old} → {new}", "task", new, old, new) for role in unseen for new, old in rename.items()]
+    renames = [Bridge(f"{role}-task", "rename", f"{old} → {new}", "task", new, old, new) for role in unseen for new, old in rename.items()]
     attention = _attention(sides)
     filled = {}
     for role, draft in drafts.by_role().items():
@@ -102,7 +102,7 @@ def join(drafts: PhaseDrafts, rename: Mapping[str, str]) -> Joined:
             filled[role] = draft
     return Joined(
         drafts=_replace(drafts, filled),
-        bridges=(*unified.bridges, *asked),
+        bridges=(*unified.bridges, *renames),
         problems=(*problems, *unified.problems),
         sizes=unified.values,
         optional=unified.optional,

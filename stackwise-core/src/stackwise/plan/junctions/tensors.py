@@ -63,59 +63,61 @@ def _join_dims(m: Meeting, sheet: Sheet) -> bool:
 
 
 def _refuse_sizes(m: Meeting, left: Dim, right: Dim, sheet: Sheet) -> None:
-    sizes, given, taken = sheet.sizes, m.giver.term(left), m.taker.term(right)
-    fix = f"make both the same (`{right}: {sizes.size(given)}` at {m.taker.path})"
+    sizes, delivered, needed = sheet.sizes, m.giver.term(left), m.taker.term(right)
+    fix = f"make both the same (`{right}: {sizes.size(delivered)}` at {m.taker.path})"
     if m.in_model and _is_sequence(m.delivered) and _is_sequence(m.needed):
         fix += f", or {m.adapter('core.project')}"
     message = (
-        f"'{m.name}' has {left} {sizes.size(given)} where {m.giver.label} gives it{sheet.because(given, m.giver)}, but "
-        f"{right} {sizes.size(taken)} where {m.taker.label} takes it{sheet.because(taken, m.taker)}: {fix}"
+        f"'{m.name}' has {left} {sizes.size(delivered)} where {m.giver.label} gives it{sheet.because(delivered, m.giver)}, but "
+        f"{right} {sizes.size(needed)} where {m.taker.label} takes it{sheet.because(needed, m.taker)}: {fix}"
     )
     sheet.refuse(message, m.taker.path, m.giver, m.taker)
 
 
 def _join_dtype(m: Meeting, sheet: Sheet) -> None:
-    given, taken = m.delivered.dtype, m.needed.dtype
-    if given == taken or kind_of(given) == taken:
+    delivered, needed = m.delivered.dtype, m.needed.dtype
+    if delivered == needed or kind_of(delivered) == needed:
         return
-    if taken in widenings(given):
-        sheet.bridges.append(m.bridge("cast", f"{m.name} {given} → {taken}", given, taken))
+    if needed in widenings(delivered):
+        sheet.bridges.append(m.bridge("cast", f"{m.name} {delivered} → {needed}", delivered, needed))
         return
-    floats = m.in_model and kind_of(given) == kind_of(taken) == "floating"
-    fix = m.adapter(f"core.precision, dtype: {taken}") if floats else f"{choose_another(m.giver, m.taker)}, or convert it in a transform"
-    message = f"{m.giver.label} gives '{m.name}' as {given}, but {m.taker.label} takes {taken}, which is no widening without loss: {fix}"
+    floats = m.in_model and kind_of(delivered) == kind_of(needed) == "floating"
+    fix = m.adapter(f"core.precision, dtype: {needed}") if floats else f"{choose_another(m.giver, m.taker)}, or convert it in a transform"
+    message = (
+        f"{m.giver.label} gives '{m.name}' as {delivered}, but {m.taker.label} takes {needed}, which is no widening without loss: {fix}"
+    )
     sheet.refuse(message, m.taker.path, m.giver, m.taker)
 
 
 def _join_bounds(m: Meeting, sheet: Sheet) -> bool:
-    given, taken = m.delivered.bounds, m.needed.bounds
-    if taken is None or given is None:
-        return taken is not None
-    if given[0] < taken[0]:
-        message = f"{m.giver.label} gives '{m.name}' from {given[0]} on, but {m.taker.label} takes none below {taken[0]}"
+    delivered, needed = m.delivered.bounds, m.needed.bounds
+    if needed is None or delivered is None:
+        return needed is not None
+    if delivered[0] < needed[0]:
+        message = f"{m.giver.label} gives '{m.name}' from {delivered[0]} on, but {m.taker.label} takes none below {needed[0]}"
         sheet.refuse(message, m.taker.path, m.giver, m.taker)
-    if given[1] in RUNTIME_DIMS or taken[1] in RUNTIME_DIMS:
+    if delivered[1] in RUNTIME_DIMS or needed[1] in RUNTIME_DIMS:
         return False
-    sheet.sizes.limit(m.giver.term(given[1]), m.taker.term(taken[1]))
+    sheet.sizes.limit(m.giver.term(delivered[1]), m.taker.term(needed[1]))
     return True
 
 
 def check_upper_bound(m: Meeting, sheet: Sheet) -> None:
     """Hold the bounds of two tensors against each other, once every size is known."""
     assert m.needed.bounds is not None  # what `join_tensors` left to be held
-    taken = m.taker.term(m.needed.bounds[1])
+    needed = m.taker.term(m.needed.bounds[1])
     if m.delivered.bounds is None:
-        _note_bounds(m, (m.needed.bounds[0], sheet.sizes.size(taken)), sheet)
+        _note_bounds(m, (m.needed.bounds[0], sheet.sizes.size(needed)), sheet)
         return
-    given = m.giver.term(m.delivered.bounds[1])
-    low, high = sheet.sizes.size(given), sheet.sizes.size(taken)
+    delivered = m.giver.term(m.delivered.bounds[1])
+    low, high = sheet.sizes.size(delivered), sheet.sizes.size(needed)
     if low is None or high is None or low <= high:
         return
-    where = sheet.declared_at(taken)
+    where = sheet.declared_at(needed)
     fix = f"set {where} to at least {low}" if where else choose_another(m.giver, m.taker)
     message = (
-        f"{m.giver.label} gives '{m.name}' below {low}{sheet.because(given, m.giver)}, but {m.taker.label} takes only values below "
-        f"{high}{sheet.because(taken, m.taker)}: {fix}"
+        f"{m.giver.label} gives '{m.name}' below {low}{sheet.because(delivered, m.giver)}, but {m.taker.label} takes only values below "
+        f"{high}{sheet.because(needed, m.taker)}: {fix}"
     )
     sheet.refuse(message, where or m.taker.path, m.giver, m.taker)
 

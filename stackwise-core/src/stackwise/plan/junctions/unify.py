@@ -91,18 +91,18 @@ class _Joining:
     def every_junction(self) -> None:
         """In the order of the batch's way through the model."""
         task, rack = self.sheet.sides.get("task"), self.sheet.sides.get("rack")
-        delivery, asked = self.delivery, self._spec("task", TaskSpec)
+        delivery, spec = self.delivery, self._spec("task", TaskSpec)
         if task is not None and delivery is not None:
             self._sources(task, delivery)
             self._embedding(task, delivery)
         for junction in MODEL_JUNCTIONS:
             self._hidden(junction)
-        if task is not None and asked is not None:
-            self._outputs(task, asked)
-        if task is None or asked is None or delivery is None or rack is None or not isinstance(rack.spec, RackSpec):
+        if task is not None and spec is not None:
+            self._outputs(task, spec)
+        if task is None or spec is None or delivery is None or rack is None or not isinstance(rack.spec, RackSpec):
             return
         self._side_inputs(task, rack, delivery)
-        self._embedded(task, rack, asked.embedded)
+        self._embedded(task, rack, spec.embedded)
         self._attention(task, rack)
 
     def beyond(self) -> list[tuple[Side, Beyond]]:
@@ -158,25 +158,25 @@ class _Joining:
                 delivered, needed = giver.spec.output, taker.spec.input
                 self._join(Meeting(junction=junction, giver=giver, taker=taker, name="hidden", delivered=delivered, needed=needed))
 
-    def _outputs(self, task: Side, asked: TaskSpec) -> None:
-        given = self._spec("head", HeadSpec)
-        if given is not None:
+    def _outputs(self, task: Side, spec: TaskSpec) -> None:
+        head_spec = self._spec("head", HeadSpec)
+        if head_spec is not None:
             head = self.sheet.sides["head"]
-            match = Match(junction="head-task", giver=head, taker=task, delivered=given.outputs, needed=asked.outputs, rename={})
+            match = Match(junction="head-task", giver=head, taker=task, delivered=head_spec.outputs, needed=spec.outputs, rename={})
             for meeting in match.meetings(self.sheet):
                 self._join(meeting)
 
     def _side_inputs(self, task: Side, rack: Side, delivery: Delivery) -> None:
         """What the rack and the head take beside the hidden state."""
         assert isinstance(rack.spec, RackSpec)
-        asked, takes = delivery.task, rack.spec.side
-        for name in (name for name in asked.side if name not in takes):
+        spec, takes = delivery.task, rack.spec.side
+        for name in (name for name in spec.side if name not in takes):
             taken = ", ".join(takes) or "none"
             message = (
                 f"{task.label} needs a rack that takes the side input '{name}', but {rack.label} takes {taken}: choose a rack that does"
             )
             self.sheet.refuse(message, "model.rack", task, rack)
-        for name in (name for name in rack.spec.needs if name not in asked.embedded and name not in asked.inputs):
+        for name in (name for name in rack.spec.needs if name not in spec.embedded and name not in spec.inputs):
             needs = f"{rack.label} does not run without the side input '{name}', which {task.label} does not give"
             self.sheet.refuse(f"{needs}: choose another rack, or a task that gives it", "model.rack", task, rack)
         if (unheeded := delivery.unheeded(takes)) is not None:
@@ -206,12 +206,14 @@ class _Joining:
         assert isinstance(rack.spec, RackSpec)
         if embedding is None or spec is None:
             return
-        for name, (own, given) in embedded.items():
+        for name, (own, source) in embedded.items():
             if own not in spec.inputs:
-                message = f"{task.label} has '{given}' embedded as '{own}', which {embedding.label} does not take: choose another embedding"
+                message = (
+                    f"{task.label} has '{source}' embedded as '{own}', which {embedding.label} does not take: choose another embedding"
+                )
                 self.sheet.refuse(message, "model.embedding", task, embedding)
             elif (needed := rack.spec.side.get(name)) is not None:
-                self.sheet.bridges.append(Bridge("task-rack", "embed", f"{given} → {name} as {own}", "rack", name, given, own))
+                self.sheet.bridges.append(Bridge("task-rack", "embed", f"{source} → {name} as {own}", "rack", name, source, own))
                 delivered = attrs.evolve(spec.output, dims=(*needed.dims[:2], *spec.output.dims[2:]))
                 self._join(Meeting(junction="task-rack", giver=embedding, taker=rack, name=name, delivered=delivered, needed=needed))
 

@@ -1,27 +1,40 @@
-"""Ready-made batches as a loader."""
+"""Ready-made batches as loaders: lists, DataLoaders, iterables with a state or a length, generators.
+
+Whatever it draws on the way, a source draws from generators seeded by (run, source, place), so that one seed gives one stream; and its
+place is saved so that the next batch after a resume is the next batch.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from hashlib import blake2b
 from typing import Any
 
-from stackwise.contracts.protocols import Batch, Loader
+import torch
+
+from stackwise.contracts.protocols import Batch
 from stackwise.contracts.specs import BatchSpec
 from stackwise.errors import DataError
 from stackwise.planes.data.batches import rows_of
+from stackwise.planes.data.randomness import seeded
+from stackwise.timeline.streams import step_seed, stream_key
 
 
 class IterableLoader:
-    """A plain iterable of batches as a loader: each `take` is the next batch, starting over at the end.
+    """A stream of ready-made batches: each `take` is the next one as it comes, starting over at the end.
 
-    Raises:
-        DataError: empty, a generator that ran out, items that are not mappings of tensors, or a size other than asked for.
+    Args:
+        source: what delivers the batches.
+        seed: of the stream that its code draws from.
+        fields: names of the entries of batches that are tuples.
     """
 
-    def __init__(self, batches: Iterable[Batch]) -> None:
-        self._batches = batches
-        self._iterator: Iterator[Batch] = iter(batches)
-        self._one_shot = self._iterator is batches
+    inexact: str | None = None
+    """Why a resume cannot be sure to go on with the right batch; None where it is."""
+
+    def __init__(self, source: Any, seed: int = 0, fields: Sequence[str] = ()) -> None:
+        self._source, self._fields = source, tuple(fields)
+        self._next_key, self._start_key = stream_key(seed, "next"), stream_key(seed, "start")
         self._taken = 0
 
     def get_batch_spec(self) -> BatchSpec:
@@ -29,56 +42,179 @@ class IterableLoader:
         return BatchSpec(fields={})
 
     def take(self, rows: int | None, length: int | None) -> Batch:
-        """The next batch as it comes."""
-        batch = next(self._iterator, None)
-        if batch is None:
-            if self._one_shot:
-                raise DataError(f"the iterator of batches ran out after {self._taken}: give a list, or an iterable that can start over")
-            self._iterator = iter(self._batches)
-            batch = next(self._iterator, None)
-            if batch is None:
-                raise DataError("the iterable of batches is empty: nothing to train on")
-        self._taken += 1
-        if not isinstance(batch, Mapping):
-            raise DataError(f"batch {self._taken - 1} is a {type(batch).__name__}: a batch is a mapping of field name → tensor")
-        if rows is not None and (found := rows_of(batch)) != rows:
-            raise DataError(
-                f"batch {self._taken - 1} has {found} rows where {rows} were asked for: leave data.batch_size out for ready-made batches"
-            )
-        if length is not None:
-            self._check_length(batch, length)
-        return batch
+        """The next batch.
 
-    def _check_length(self, batch: Batch, length: int) -> None:
-        lengths = {int(tensor.shape[1]) for tensor in batch.values() if tensor.dim() > 1}
+        Raises:
+            DataError: no batch is left or there never was one, it is no mapping of tensors, or of a size other than asked for.
+        """
+        batch = self._named(self._next())
+        self._taken += 1
+        if rows is not None and (size := rows_of(batch)) != rows:
+            raise DataError(
+                f"batch {self._taken - 1} has {size} rows where {rows} were asked for: leave data.batch_size out for ready-made batches"
+            )
+        lengths = {int(tensor.shape[1]) for tensor in batch.values() if tensor.dim() > 1} if length is not None else set()
         if lengths and length not in lengths:
             raise DataError(
                 f"the rows of batch {self._taken - 1} are {' and '.join(map(str, sorted(lengths)))} long where {length} were asked for: "
                 "leave data.seq_len out for ready-made batches"
             )
+        return batch
 
     def state_dict(self) -> dict[str, Any]:
         """How many batches were taken."""
         return {"taken": self._taken}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Wind forward to the batch after `taken`."""
-        if self._one_shot and self._taken > state["taken"]:
-            raise DataError("an iterator cannot go back: give a list, or an iterable that can start over")
-        if not self._one_shot:
-            self._iterator, self._taken = iter(self._batches), 0
+        """Go to the batch after `taken`."""
+        self._taken = state["taken"]
+
+    def close(self) -> None:
+        """Let go of what reads ahead; the place stays."""
+
+    def _next(self) -> object:
+        raise NotImplementedError
+
+    def _named(self, batch: object) -> Batch:
+        """The batch by field: a mapping is one, and the entries of a tuple are named by itself or by the config."""
+        place = f"batch {self._taken}"
+        if isinstance(batch, Sequence) and not isinstance(batch, str):
+            names = self._fields or getattr(batch, "_fields", ())
+            if not names:
+                raise DataError(
+                    f"{place} is a {type(batch).__name__} of {len(batch)} without names: name its entries in order by "
+                    f"data.fields ([{', '.join(f'field_{i}' for i in range(len(batch)))}]), or deliver a mapping of field name → tensor"
+                )
+            if len(names) != len(batch):
+                raise DataError(f"{place} has {len(batch)} entries, and data.fields names {len(names)}: {', '.join(names)}")
+            batch = dict(zip(names, batch, strict=True))
+        elif self._fields and isinstance(batch, Mapping):
+            raise DataError(
+                f"{place} names its own fields ({', '.join(batch)}), so data.fields has nothing to name: leave it out, or rename"
+            )
+        if not isinstance(batch, Mapping):
+            raise DataError(f"{place} is a {type(batch).__name__}: a batch is a mapping of field name → tensor")
+        for name, value in batch.items():
+            if not isinstance(value, torch.Tensor):
+                raise DataError(f"'{name}' of {place} is a {type(value).__name__}, and a field is a tensor: convert it, or leave it out")
+        return batch
+
+    def _is_empty(self) -> DataError:
+        return DataError("the iterable of batches is empty: nothing to train on")
+
+
+class ListLoader(IterableLoader):
+    """A list or tuple of batches."""
+
+    def _next(self) -> object:
+        if not self._source:
+            raise self._is_empty()
+        return self._source[self._taken % len(self._source)]
+
+
+class ReplayedLoader(IterableLoader):
+    """An iterable that keeps no state: a resume reads it again from its start, and holds its first batch against the one it began with."""
+
+    def __init__(self, source: Any, seed: int = 0, fields: Sequence[str] = ()) -> None:
+        super().__init__(source, seed, fields)
+        self._iterator: Iterator[object] | None = None
+        self._one_shot = isinstance(source, Iterator)
+        if length_of(source) is None:
+            self.inexact = (
+                f"a {type(source).__name__} has neither a state nor a length, so nobody can tell whether it would go on where it stopped"
+            )
+        generator = getattr(source, "generator", None)
+        self._generator = generator if isinstance(generator, torch.Generator) else None
+        self._order = None if self._generator is None else self._generator.get_state()
+        self._first: str | None = None
+
+    def _next(self) -> object:
+        for _ in range(2):
+            if self._iterator is None:
+                with seeded(step_seed(self._start_key, self._taken)):
+                    self._iterator = iter(self._source)
+            with seeded(step_seed(self._next_key, self._taken)):
+                batch = next(self._iterator, None)
+            if batch is not None:
+                if not self._taken:
+                    self._recognise(batch)
+                return batch
+            if self._one_shot:
+                raise DataError(f"the iterator of batches ran out after {self._taken}: give a list, or an iterable that can start over")
+            self._iterator = None
+        raise self._is_empty()
+
+    def _recognise(self, batch: object) -> None:
+        digest = blake2b(digest_size=16)
+        for name, tensor in self._named(batch).items():
+            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        if self._first is not None and self._first != digest.hexdigest():
+            raise DataError(
+                f"a {type(self._source).__name__} was read again from its start and delivers another first batch than before: give it a "
+                "fixed order, or state_dict and load_state_dict (torchdata's StatefulDataLoader has them)"
+            )
+        self._first = digest.hexdigest()
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many batches were taken, and a digest of the first."""
+        return {"taken": self._taken, "first": self._first}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Read on from the start to the batch after `taken`.
+
+        Raises:
+            DataError: an iterator that is further already, or an iterable that begins with another batch than before.
+        """
+        if self._taken > state["taken"] or not self._one_shot:
+            if self._one_shot:
+                raise DataError("an iterator cannot go back: give a list, or an iterable that can start over")
+            self._iterator, self._taken = None, 0
+            if self._generator is not None and self._order is not None:
+                self._generator.set_state(self._order)
+        self._first = state["first"] or self._first
         while self._taken < state["taken"]:
             self.take(None, None)
 
 
-def as_loader(source: object) -> Loader:
-    """A loader stays itself; any other iterable is adapted.
+class StatefulLoader(IterableLoader):
+    """An iterable that knows its own place: `state_dict` and `load_state_dict`, as torchdata's StatefulDataLoader has them."""
 
-    Raises:
-        DataError: neither.
-    """
-    if isinstance(source, Loader):
-        return source
-    if isinstance(source, Iterable):
-        return IterableLoader(source)
-    raise DataError(f"a {type(source).__name__} is no data: give a loader (take, state_dict) or an iterable of batches")
+    def __init__(self, source: Any, seed: int = 0, fields: Sequence[str] = ()) -> None:
+        super().__init__(source, seed, fields)
+        self._iterator: Iterator[object] | None = None
+        sampler = getattr(source, "sampler", None)
+        own = getattr(sampler, "generator", None)
+        if isinstance(own, torch.Generator) and source.generator is None and type(sampler).__module__.startswith("torchdata."):
+            own.manual_seed(step_seed(self._start_key, 0))  # torchdata made it, from a seed that every process draws anew
+
+    def _next(self) -> object:
+        for _ in range(2):
+            if self._iterator is None:
+                with seeded(step_seed(self._start_key, self._taken)):
+                    self._iterator = iter(self._source)
+            with seeded(step_seed(self._next_key, self._taken)):
+                batch = next(self._iterator, None)
+            if batch is not None:
+                return batch
+            self._iterator = None
+        raise self._is_empty()
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many batches were taken, and the state of the iterable."""
+        return {"taken": self._taken, "source": self._source.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Hand the iterable its state; the next batch begins an iteration of it."""
+        self._iterator, self._taken = None, state["taken"]
+        self._source.load_state_dict(state["source"])
+
+
+def length_of(source: object) -> int | None:
+    """How many batches an iterable says it holds."""
+    if isinstance(source, Iterator) or not hasattr(source, "__len__"):
+        return None
+    try:
+        return len(source)
+    except (TypeError, NotImplementedError):  # a DataLoader over an iterable dataset that has none
+        return None

@@ -15,14 +15,16 @@ from stackwise.curriculum.parts import Part
 from stackwise.curriculum.states import DataState
 from stackwise.errors import DataError
 from stackwise.planes.data.batches import check_limits, join_rows
-from stackwise.planes.data.iterable_loader import IterableLoader, as_loader
+from stackwise.planes.data.iterable_loader import IterableLoader
 from stackwise.planes.data.mixture import Mixture
 from stackwise.planes.data.read_ahead import ReadAhead
-from stackwise.planes.data.readers.processes import ProcessLoader
+from stackwise.planes.data.readers.processes import ProcessLoader, ReaderStopped
+from stackwise.planes.data.ready_made import as_loader
 from stackwise.planes.data.sources import Delivered, Source
 from stackwise.planes.data.transforms import BuildTransform, Transforms
 from stackwise.timeline.duration import Moment
 from stackwise.timeline.schedules import Curve
+from stackwise.timeline.streams import step_seed, stream_key
 
 BuildLoader = Callable[[str, Part], Any]
 
@@ -47,7 +49,7 @@ class DataPlane:
         build: makes the loader of a declared source; called once a source and again only when its structure changes.
         build_transform: makes a declared transform.
         device: where batches go.
-        seed: the run's seed, for the transforms' streams.
+        seed: the run's seed, for the streams of transforms and of ready-made batches.
         read_ahead: steps whose batches are made ahead by a thread.
         workers: reader processes a source; `build` then gives `ProcessLoader`s.
     """
@@ -62,7 +64,7 @@ class DataPlane:
         read_ahead: int = 0,
         workers: int = 0,
     ) -> None:
-        self._build, self._transforms = build, Transforms(build_transform, seed)
+        self._build, self._transforms, self._seed = build, Transforms(build_transform, seed), seed
         self._device = device if device is not None and device.type != "cpu" else None
         self._workers = workers
         self._mixture = Mixture()
@@ -83,11 +85,11 @@ class DataPlane:
         self._open = False
 
     @classmethod
-    def of(cls, batches: object, device: torch.device | None = None) -> DataPlane:
+    def of(cls, batches: object, device: torch.device | None = None, seed: int = 0) -> DataPlane:
         """A plane over one finished source: a loader, or an iterable of batches."""
         part = Part(kind="loader", id=type(batches).__name__, given=batches)
-        plane = cls(lambda name, part: batches, device=device)
-        plane.enter(DataState(sources={"data": part}, mix={"data": Curve.constant(1.0)}), lookahead=0)
+        plane = cls(lambda name, part: batches, device=device, seed=seed)
+        plane.enter(DataState(sources={"data": part}, mix={"data": Curve.constant(1.0)}, accept_inexact_resume=True), lookahead=0)
         return plane
 
     def enter(self, state: DataState, *, lookahead: int) -> None:
@@ -98,7 +100,7 @@ class DataPlane:
         for name, part in state.sources.items():
             source = known.get(name)
             if source is None or source.part.structure != part.structure:
-                source = Source(name, part, self._loader(name, part), source.delivered if source else Delivered())
+                source = Source(name, part, self._loader(name, part, state), source.delivered if source else Delivered())
             else:
                 source.follow(part)
             sources[name] = source
@@ -111,8 +113,8 @@ class DataPlane:
 
     def open(self, moments: Iterator[Moment]) -> None:
         """Begin to read ahead for the steps that are left of a phase."""
-        if all(isinstance(source.loader, IterableLoader) for source in self._sources.values()):
-            return
+        if any(isinstance(source.loader, IterableLoader) for source in self._sources.values()):
+            return  # their code may draw from the process's generators, which belong to the model while a thread would read
         coming, self._coming = tee(moments)
         self._planned.clear()
         self._open = True  # before the thread starts, which asks for it
@@ -121,18 +123,22 @@ class DataPlane:
     def close(self) -> None:
         """Stop reading ahead; what was made and not taken is dropped, and the read positions are those of the last step taken."""
         if self._open:
-            self._ahead.close()
+            further = self._ahead.close() or bool(self._planned)
             self._open = False
-            self._planned.clear()
-            if (taken := self._ahead.state()) != self._snapshot():
-                self.load_state_dict(taken)
+            if further:
+                self.load_state_dict(self._ahead.state())
 
     def end(self) -> None:
         """Stop reading ahead and end reader processes: the run is over."""
         self.close()
         for source in (*self._all().values(), *self._ready):
-            if isinstance(source.loader, ProcessLoader):
+            if isinstance(source.loader, ProcessLoader | IterableLoader):
                 source.loader.close()
+
+    def brought(self) -> dict[str, IterableLoader]:
+        """The sources of ready-made batches, those of phases to come included."""
+        loaders = {source.name: source.loader for source in (*self._all().values(), *self._ready)}
+        return {name: loader for name, loader in loaders.items() if isinstance(loader, IterableLoader)}
 
     def batches(self, moment: Moment) -> list[Batch]:
         """The micro-batches of one step."""
@@ -222,20 +228,29 @@ class DataPlane:
             for name, source in self._sources.items():
                 source.loader.load_state_dict(before[name])
 
-    def _loader(self, name: str, part: Part) -> Loader:
+    def _loader(self, name: str, part: Part, state: DataState) -> Loader:
         """The loader of a source that begins: one that was made ready, else a new one."""
         for source in self._ready:
             if source.name == name and source.part.structure == part.structure:
                 self._ready.remove(source)
                 return source.loader
-        return as_loader(self._build(name, part))
+        loader = as_loader(self._build(name, part), step_seed(stream_key(self._seed, "batches", name), 0), state.fields)
+        if isinstance(loader, IterableLoader) and loader.inexact is not None and not state.accept_inexact_resume:
+            raise DataError(
+                f"source '{name}': {loader.inexact}: give it a `__len__` and a fixed order, or `state_dict` and `load_state_dict` "
+                "(torchdata's StatefulDataLoader has them), or say `data.accept_inexact_resume: true`"
+            )
+        return loader
 
     # -- making a step's batches ----------------------------------------------------------------------------------
 
     def _produce(self, moment: Moment) -> list[Batch]:
         self._transforms.begin(moment)
         planned = self._next_planned(moment)
-        batches = [self._read(takes, planned.seq_len) for takes in planned.takes]
+        try:
+            batches = [self._read(takes, planned.seq_len) for takes in planned.takes]
+        except ReaderStopped as error:
+            raise ReaderStopped(f"step {moment.step}, {error}") from error
         self._debts = planned.debts
         return [self._finish(batch, moment) for batch in batches]
 

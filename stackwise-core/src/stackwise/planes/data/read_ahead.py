@@ -84,11 +84,16 @@ class ReadAhead(Generic[T, S]):
             return self._run.delivered_state
         return self._left_behind[0] if self._left_behind else self._state()
 
-    def close(self) -> None:
-        """Stop and join the thread, a production in progress being finished first; what was made and not taken is dropped."""
+    def close(self) -> bool:
+        """Stop and join the thread, a production in progress being finished first; what was made and not taken is dropped.
+
+        Returns:
+            Whether the producer is further than what was taken.
+        """
         run, self._run = self._run, None
         if run is not None and run.stop():
             self._left_behind = [run.delivered_state]
+        return bool(self._left_behind)
 
 
 class _Run(Generic[T, S]):

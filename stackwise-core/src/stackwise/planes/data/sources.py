@@ -15,6 +15,7 @@ from stackwise.curriculum.parts import Part
 from stackwise.errors import DataError, ProviderError
 from stackwise.planes.data.batches import check_batch, refuse_outside, rows_of
 from stackwise.planes.data.iterable_loader import IterableLoader
+from stackwise.planes.data.readers.processes import ReaderStopped
 from stackwise.planes.followers import Follower
 from stackwise.planes.model.bridges import Field, fields_across, take
 
@@ -88,6 +89,8 @@ class Source:
             batch = self.loader.take(rows, length)
         except DataError as error:
             raise DataError(f"source '{self.name}': {error}") from error
+        except ReaderStopped as error:
+            raise ReaderStopped(f"source '{self.name}': {error}") from error
         if not self.delivered.rows:
             check_batch(self.name, batch, self.loader.get_batch_spec(), length)
         delivered = rows_of(batch)

@@ -32,8 +32,9 @@ class Boundary:
     """The phase's own word on how to cross."""
 
     @classmethod
-    def of(cls, phase: CompiledPhase, growth: object = None) -> Boundary:
+    def of(cls, phase: CompiledPhase) -> Boundary:
         """The boundary that a phase begins with."""
+        growth = phase.transition.operator if phase.transition is not None else None
         return cls(step=phase.start, blocks=phase.blocks, growth=growth, gate=phase.gate, enter=phase.enter)
 
     def rebuilds(self, before: ModelState | None, after: ModelState) -> bool:
@@ -66,7 +67,7 @@ def build_steps(phases: Sequence[CompiledPhase]) -> dict[str, int]:
         if phase.state is None:
             continue
         after = phase.state.model
-        if Boundary.of(phase, phase.enter.growth).rebuilds(before, after):
+        if Boundary.of(phase).rebuilds(before, after):
             anew = before is None or bool(phase.enter.fresh)
             steps |= {path: phase.start for path, _ in parts_of(after) if anew or not goes_on(before, after, path)}
             steps[WEIGHT_ADAPTERS] = phase.start  # they are few and small: every crossing builds them anew

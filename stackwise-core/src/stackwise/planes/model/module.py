@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
 from stackwise.contracts.protocols import Batch
+from stackwise.contracts.selectors import matching
 from stackwise.contracts.specs import EmbeddingSpec, HeadSpec, RackSpec
 from stackwise.curriculum.bridges import Bridge
-from stackwise.planes.model.bridges import Precision, fields_across, hidden_bridges, take
+from stackwise.errors import SelectorError
+from stackwise.planes.model.bridges import Field, Precision, fields_across, hidden_bridges, take
 from stackwise.planes.model.weight_adapters import Attached, WeightAdapters, attach
 
 
@@ -69,6 +72,8 @@ class Model(nn.Module):
         self._embedded = tuple((b.field, b.after, b.before) for b in at_rack if b.kind == "embed")
         self._head_side = fields_across(_head_side(self.head), (b for b in self._into("head") if b.junction == "task-head"))
         self._outputs = tuple(b for b in self._into("task") if b.junction == "head-task")
+        self._fields_out: tuple[Field, ...] = ()
+        self._taken: dict[str, None] = {}
         self._before_rack = self._chain("embedding-rack", "rack")
         self._before_head = self._chain("rack-head", "head")
         spec = _spec_of(self.head)
@@ -87,10 +92,12 @@ class Model(nn.Module):
         for step in self._before_head:
             hidden = step(hidden)
         outputs: Mapping[str, torch.Tensor] = self.head(hidden, **take(self._head_side, batch))
-        if self._outputs:
-            names = {*outputs, *(bridge.field for bridge in self._outputs)}
-            return take(fields_across(names, self._outputs), outputs)
-        return outputs
+        if not self._outputs:
+            return outputs
+        if self._taken.keys() != outputs.keys():
+            names = dict.fromkeys((*outputs, *(bridge.field for bridge in self._outputs)))
+            self._fields_out, self._taken = fields_across(names, self._outputs), dict.fromkeys(outputs)
+        return take(self._fields_out, outputs)
 
     def _chain(self, junction: str, role: str) -> tuple[nn.Module, ...]:
         """What the hidden state passes on its way into a part: declared adapters, and the bridges into each."""
@@ -142,3 +149,26 @@ def _side_of(rack: nn.Module) -> tuple[str, ...]:
 def set_parameter(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
     owner, _, leaf = name.rpartition(".")
     module.get_submodule(owner).register_parameter(leaf, parameter)
+
+
+@contextmanager
+def explaining_ties(model: nn.Module) -> Iterator[None]:
+    """Where a selector matches only what is tied to another parameter, say so: one of the two has a name, the first.
+
+    Raises:
+        SelectorError: as within, with the parameter to name in place of near names.
+    """
+    try:
+        yield
+    except SelectorError as error:
+        first = {id(parameter): name for name, parameter in model.named_parameters()}
+        names = dict(model.named_parameters(remove_duplicate=False))
+        tied = matching((error.selector,), [name for name, p in names.items() if first[id(p)] != name]) if error.selector else []
+        if not tied:
+            raise
+        one = first[id(names[tied[0]])]
+        raise SelectorError(
+            f"selector '{error.selector}' matches {tied[0]} alone, which is tied to {one}: they are one parameter, so name '{one}', "
+            "or untie the two",
+            error.selector,
+        ) from None

@@ -28,7 +28,7 @@ from stackwise.planes.model.difference import (
 )
 from stackwise.planes.model.gates import Gates, gated_modules
 from stackwise.planes.model.initialisation import check_shapes
-from stackwise.planes.model.module import Model, rack_spec
+from stackwise.planes.model.module import Model, explaining_ties, rack_spec
 from stackwise.planes.model.start import check_start
 from stackwise.planes.model.state import Tensors, carry_state, check_savable, extra_states, load_named_state, named_state, passing_buffers
 from stackwise.planes.model.transfer import ModelReceipt, Source, load, origins, sources, zero_residuals
@@ -187,7 +187,7 @@ class ModelPlane:
             old,
             new,
             source,
-            growth=boundary.growth,
+            growth=boundary.growth if before is not None else None,
             request=growth_request(before, state, residual_outputs) if before is not None else None,
             fresh=self._fresh(new, boundary, drop),
         )
@@ -204,7 +204,8 @@ class ModelPlane:
 
     def _fresh(self, new: Model, boundary: Boundary, drop: Sequence[str]) -> set[str]:
         named = dict(new.named_parameters())
-        return set(select(boundary.enter.fresh, named)) | set(matching(drop, named))
+        with explaining_ties(new):
+            return set(select(boundary.enter.fresh, named)) | set(matching(drop, named))
 
     def _check_drawn(self, new: Model, found: Mapping[str, Origin]) -> None:
         """What takes values from its module has a module that was built for it, and not the one that was trained."""
@@ -247,7 +248,9 @@ class ModelPlane:
         new = Model(modules["embedding"], modules["rack"], modules["head"], adapters=adapters, precision=state.precision)
         attached = {}
         for name, declared in state.weight_adapters.items():
-            for path in targets(new, declared.select, name):
+            with explaining_ties(new):
+                chosen = targets(new, declared.select, name)
+            for path in chosen:
                 weight, step = new.get_parameter(f"{path}.weight"), built.get(WEIGHT_ADAPTERS, boundary.step)
                 attached[name, path] = self._made(f"{WEIGHT_ADAPTERS}{name}.{path}", declared.part, step, weight)
         new.attach(attached)
@@ -290,7 +293,8 @@ class ModelPlane:
 
     def _freeze(self, state: ModelState, settle: Settle) -> None:
         named = dict(self.model.named_parameters())
-        held = self._fixed.union(select(state.freeze, named))
+        with explaining_ties(self.model):
+            held = self._fixed.union(select(state.freeze, named))
         if held.issuperset(named):
             raise UserError(f"model.freeze {list(state.freeze)} leaves nothing to train: every parameter is frozen")
         settle(parameter for name, parameter in named.items() if name in held)

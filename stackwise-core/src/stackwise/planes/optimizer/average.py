@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 
 import torch
 from torch import nn
@@ -12,27 +13,37 @@ from stackwise.errors import UserError
 from stackwise.planes.model.transfer import ModelReceipt
 from stackwise.planes.optimizer.weight_copies import carry_copy, copy_of, source_of
 
+STATISTICS = (".running_mean", ".running_var")
+"""End the names of the running statistics of torch's norm layers."""
+
 
 class WeightAverage:
     """avg ← decay·avg + (1 − decay)·weight after every step (Polyak and Juditsky 1992; constant decay as in arXiv 1706.03762).
 
     A fresh parameter begins its average at its own first value. So does a matrix that took in a weight adapter, because it is
     another matrix now. An adopted parameter keeps its average, a copied one copies it.
+
+    The running statistics of norm layers are averaged with the weights: those of the live weights belong to other activations.
     """
 
     def __init__(self) -> None:
         self._average: dict[str, torch.Tensor] = {}
-        self._parameters: dict[str, nn.Parameter] = {}
-        self._model: Mapping[str, nn.Parameter] = {}
+        self._weights: dict[str, torch.Tensor] = {}
+        """What is averaged, by name."""
+        self._model: dict[str, torch.Tensor] = {}
 
-    def enter(self, parameters: Mapping[str, nn.Parameter], receipt: ModelReceipt) -> None:
+    def enter(
+        self, parameters: Mapping[str, nn.Parameter], receipt: ModelReceipt, buffers: Mapping[str, torch.Tensor] = MappingProxyType({})
+    ) -> None:
         """Follow the model across a boundary.
 
         Args:
             parameters: every parameter of the model in place by canonical name, frozen ones included.
             receipt: what the boundary did to them.
+            buffers: those of the model by name, of which the running statistics of norm layers are averaged.
         """
-        before, self._average, self._model = self._average, {}, parameters
+        statistics = {name: buffer for name, buffer in buffers.items() if name.endswith(STATISTICS)}
+        before, self._average, self._model = self._average, {}, {**parameters, **statistics}
         for name, parameter in parameters.items():
             merged = source_of(name, receipt) in receipt.merged
             average = None if merged else carry_copy(name, parameter, before, receipt)
@@ -40,25 +51,29 @@ class WeightAverage:
                 self._average[name] = average
             elif merged or parameter.requires_grad:
                 self._average[name] = copy_of(parameter)
-        self._parameters = {name: parameters[name] for name in self._average}
+        for name, source in _statistics_before(statistics, parameters, receipt).items():
+            old = before.get(source)
+            goes_on = old is not None and old.shape == statistics[name].shape
+            self._average[name] = old.clone() if old is not None and goes_on else copy_of(statistics[name])
+        self._weights = {name: self._model[name] for name in self._average}
 
     def update(self, decay: float) -> None:
         """Take in the weights as they are."""
         averages = list(self._average.values())
-        weights = [p.detach().to(average.dtype) for p, average in zip(self._parameters.values(), averages, strict=True)]
+        weights = [weight.detach().to(average.dtype) for weight, average in zip(self._weights.values(), averages, strict=True)]
         torch._foreach_lerp_(averages, weights, 1.0 - decay)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """The model with averaged weights; its own come back afterwards."""
-        own = {name: parameter.data for name, parameter in self._parameters.items()}
-        for name, parameter in self._parameters.items():
-            parameter.data = self._average[name].to(parameter.dtype)
+        """The model with averaged weights and statistics; its own come back afterwards."""
+        own = {name: weight.data for name, weight in self._weights.items()}
+        for name, weight in self._weights.items():
+            weight.data = self._average[name].to(weight.dtype)
         try:
             yield
         finally:
-            for name, parameter in self._parameters.items():
-                parameter.data = own[name]
+            for name, weight in self._weights.items():
+                weight.data = own[name]
 
     def state_by_name(self) -> dict[str, torch.Tensor]:
         """The averages by canonical name."""
@@ -73,5 +88,22 @@ class WeightAverage:
         wrong = [name for name, average in state.items() if name not in self._model or self._model[name].shape != average.shape]
         if wrong or self._average.keys() - state.keys():
             raise UserError(f"saved averages are not of this model: {', '.join([*wrong, *(self._average.keys() - state.keys())][:5])}")
-        self._parameters = {name: p for name, p in self._model.items() if name in state}  # frozen ones that once trained too
-        self._average = {name: state[name].to(parameter.device, copy=True) for name, parameter in self._parameters.items()}
+        self._weights = {name: weight for name, weight in self._model.items() if name in state}  # frozen ones that once trained too
+        self._average = {name: state[name].to(weight.device, copy=True) for name, weight in self._weights.items()}
+
+
+def _statistics_before(statistics: Iterable[str], parameters: Iterable[str], receipt: ModelReceipt) -> dict[str, str]:
+    """Name of a running statistic → its name before: where the parameters of its layer were. Layers without any keep theirs while
+    nothing moves, and begin anew (an empty name) where something does."""
+    layers = {_layer(name): _layer(source_of(name, receipt) or "") for name in parameters}
+    stay = not receipt.moved
+    before = {}
+    for name in statistics:
+        layer, leaf = _layer(name), name.rpartition(".")[2]
+        there = layers.get(layer, layer if stay else "")
+        before[name] = f"{there}.{leaf}" if there else ""
+    return before
+
+
+def _layer(name: str) -> str:
+    return name.rpartition(".")[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from types import MappingProxyType
 from typing import Any
 
 import attrs
@@ -174,6 +175,7 @@ class OptimizerPlane:
         receipt: ModelReceipt | None = None,
         enter: Enter | None = None,
         fresh: Collection[str] = (),
+        buffers: Mapping[str, torch.Tensor] = MappingProxyType({}),
     ) -> MomentsReceipt:
         """Cross into a declared state over the parameters that are trainable now; `apply_values` puts its values in force.
 
@@ -184,6 +186,7 @@ class OptimizerPlane:
             receipt: what the model plane did to the parameters; None at the start.
             enter: the phase's policy for moments.
             fresh: parameters that warm up again, where no receipt says so because saved state follows.
+            buffers: those of the model; an average of the weights takes in the statistics of norm layers.
 
         Raises:
             UserError: a group that selects nothing.
@@ -199,7 +202,7 @@ class OptimizerPlane:
         before, self._state, self._warming, self.clip = self._state, state, warming, state.clip
         self._scale(parameters)
         self._react(before, state)
-        self._keep_average(state, crossed)
+        self._keep_average(state, crossed, buffers)
         factor = state.lr_factor(sum(parameter.numel() for parameter in parameters.values()))
         self._values = Values(self.optimizer, state, factor=factor, rewarm=policy.rewarm)
         return moments
@@ -275,13 +278,13 @@ class OptimizerPlane:
             assert self._build_reaction is not None  # a declared reaction comes from a plan, which brings its builder
             self.reaction = self._build_reaction(part)
 
-    def _keep_average(self, state: OptimizerState, receipt: ModelReceipt) -> None:
+    def _keep_average(self, state: OptimizerState, receipt: ModelReceipt, buffers: Mapping[str, torch.Tensor]) -> None:
         if state.ema is None:
             self.average = None
             return
         if self.average is None:
             self.average, receipt = WeightAverage(), ModelReceipt()
-        self.average.enter(self._model, receipt)
+        self.average.enter(self._model, receipt, buffers)
 
     # -- state ----------------------------------------------------------------------------------------------------
 

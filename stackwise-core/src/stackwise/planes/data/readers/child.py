@@ -12,14 +12,13 @@ from typing import Any
 import torch
 from attrs import frozen
 
-from stackwise.contracts.protocols import Loader, Skippable
+from stackwise.contracts.protocols import Batch, Loader, Skippable
 from stackwise.errors import ProviderError
-from stackwise.planes.data.readers.shared_batches import BatchWriter, SharedBatch
-
-SLOTS = 2
-"""Batches of one process that may wait to be collected."""
 
 OPTIONAL_METHODS = ("epoch_size", "apply_values", "fingerprint")
+
+Layout = tuple[tuple[str, torch.dtype, tuple[int, ...]], ...]
+"""Name, dtype and shape of each tensor whose bytes follow a message."""
 
 
 @frozen
@@ -54,33 +53,45 @@ class Failure:
 
 @frozen
 class Delivery:
-    """A batch in a slot, and the loader's state behind it."""
+    """The loader's state behind a batch, whose bytes follow."""
 
-    slot: int
-    batch: SharedBatch
+    layout: Layout
     state: dict[str, Any]
 
 
 @frozen
-class Undelivered:
-    """What was raised in place of a batch."""
-
-    failure: Failure
-
-
-@frozen
 class Answer:
-    """What a call returned, or why it did not."""
+    """What a call returned, or why it did not; a failure may also come in the place of a batch."""
 
     value: Any
     failure: Failure | None = None
+
+
+def send_batch(connection: Connection, batch: Batch, state: dict[str, Any]) -> None:
+    """Send a batch and the state behind it."""
+    tensors = {name: tensor.contiguous() for name, tensor in batch.items()}
+    layout = tuple((name, tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items())
+    connection.send_bytes(pickle.dumps(Delivery(layout, state)))
+    for tensor in tensors.values():
+        if tensor.numel():
+            connection.send_bytes(tensor.reshape(-1).view(torch.uint8).numpy().data)
+
+
+def receive_batch(connection: Connection, layout: Layout) -> dict[str, torch.Tensor]:
+    """The tensors whose layout came."""
+    batch = {}
+    for name, dtype, shape in layout:
+        batch[name] = tensor = torch.empty(shape, dtype=dtype)
+        if tensor.numel():
+            connection.recv_bytes_into(tensor.view(-1).view(torch.uint8).numpy().data)
+    return batch
 
 
 def serve(connection: Connection, build: bytes, place: str) -> None:
     """Follow orders until told to end, or until the other end is gone.
 
     Args:
-        connection: orders in, answers out; both pickled.
+        connection: orders in, batches and answers out.
         build: the pickled callable that makes the loader.
         place: which process this is, for messages.
     """
@@ -93,49 +104,45 @@ def serve(connection: Connection, build: bytes, place: str) -> None:
     except BaseException as error:  # SystemExit of a loader included: the training process has to hear of it
         _send(connection, Answer(None, Failure.of(error, place)))
         return
-    _send(connection, Answer(offers))
     child = _Child(connection, loader, place)
     try:
+        _send(connection, Answer(offers))
         while (order := pickle.loads(connection.recv_bytes()))[0] != "end":
             child.follow(order[0], order[1:])
     except (EOFError, OSError):  # the training process is gone without a word: there is nobody to tell
-        child.abandon()
+        return
 
 
 class _Child:
-    """One loader, one segment a slot."""
+    """One loader."""
 
     def __init__(self, connection: Connection, loader: Loader, place: str) -> None:
         self._connection, self._loader, self._place = connection, loader, place
-        self._writers = [BatchWriter() for _ in range(SLOTS)]
-        self._taken = 0
         self._late: BaseException | None = None
         """What an order raised that has no answer: it comes in place of the next batch."""
-
-    def abandon(self) -> None:
-        """Remove what nobody will read."""
-        for writer in self._writers:
-            writer.abandon()
 
     def follow(self, order: str, arguments: tuple[Any, ...]) -> None:
         """Carry out one order; only `skip` and `apply_values` have no answer."""
         if order == "take":
-            _send(self._connection, self._take(*arguments))
+            self._take(*arguments)
         elif order in ("skip", "apply_values"):
             self._in_passing(order, arguments)
         else:
             _send(self._connection, self._call(order, arguments))
 
-    def _take(self, rows: int | None, length: int | None) -> Delivery | Undelivered:
-        slot, self._taken = self._taken % SLOTS, self._taken + 1
+    def _take(self, rows: int | None, length: int | None) -> None:
         late, self._late = self._late, None
         try:
             if late is not None:
                 raise late
             batch = self._loader.take(rows, length)
-            return Delivery(slot, self._writers[slot].write(batch), self._loader.state_dict())
+            if not isinstance(batch, Mapping) or not all(isinstance(tensor, torch.Tensor) for tensor in batch.values()):
+                raise ProviderError(f"a loader delivered a {type(batch).__name__} that is no mapping of field name → tensor")
+            state = self._loader.state_dict()
         except BaseException as error:  # SystemExit of a loader included
-            return Undelivered(Failure.of(error, self._place))
+            _send(self._connection, Answer(None, Failure.of(error, self._place)))
+        else:
+            send_batch(self._connection, batch, state)
 
     def _in_passing(self, order: str, arguments: tuple[Any, ...]) -> None:
         try:
@@ -161,5 +168,5 @@ class _Child:
             return Answer(None, Failure.of(error, self._place))
 
 
-def _send(connection: Connection, message: Delivery | Undelivered | Answer) -> None:
+def _send(connection: Connection, message: Answer) -> None:
     connection.send_bytes(pickle.dumps(message))

@@ -17,10 +17,19 @@ from typing import Any
 from stackwise.contracts.protocols import Batch, Loader
 from stackwise.contracts.specs import BatchSpec
 from stackwise.errors import ProviderError
-from stackwise.planes.data.readers.child import SLOTS, Answer, Delivery, Undelivered, serve
-from stackwise.planes.data.readers.shared_batches import BatchReader
+from stackwise.planes.data.readers.child import Answer, Delivery, Failure, receive_batch, serve
+
+UNDER_WAY = 2
+"""Batches of one process that may wait to be collected."""
+
+PATIENCE_S = 600.0
+"""How long a batch is waited for."""
 
 _JOIN_S = 5.0
+
+
+class ReaderStopped(ProviderError):
+    """A reader process ended by itself, or hangs."""
 
 
 class ProcessLoader:
@@ -31,9 +40,11 @@ class ProcessLoader:
     Args:
         build: makes the loader; picklable, called once in each process.
         workers: processes, at least 1.
+        patience_s: how long a batch is waited for.
 
     Raises:
-        ProviderError: `build` cannot be sent to another process, or a process ended by itself.
+        ProviderError: `build` cannot be sent to another process.
+        ReaderStopped: a process ended by itself.
         Exception: whatever `build` raises.
     """
 
@@ -41,7 +52,7 @@ class ProcessLoader:
     apply_values: Callable[[Mapping[str, float]], None]
     fingerprint: Callable[[], Mapping[str, Any]]
 
-    def __init__(self, build: Callable[[], Loader], workers: int) -> None:
+    def __init__(self, build: Callable[[], Loader], workers: int, patience_s: float = PATIENCE_S) -> None:
         if workers < 1:
             raise ValueError(f"{workers} reader processes read nothing: give 1 or more")
         self._asked: deque[tuple[_Reader, int | None, int | None]] = deque()
@@ -51,7 +62,7 @@ class ProcessLoader:
         self._end = weakref.finalize(self, _end_all, self._readers)
         """Also called when the interpreter exits."""
         try:
-            self._start(build, workers)
+            self._start(build, workers, patience_s)
         except BaseException:
             self.close()
             raise
@@ -73,7 +84,7 @@ class ProcessLoader:
         """The oldest batch asked for, or the next one when none is.
 
         Raises:
-            ProviderError: a process ended by itself.
+            ReaderStopped: a process ended by itself, or delivers nothing for too long.
             RuntimeError: the oldest request was another one, or the loader is closed.
             Exception: whatever the loader raises at this request.
         """
@@ -109,7 +120,7 @@ class ProcessLoader:
         self._asked.clear()
         self._end()
 
-    def _start(self, build: Callable[[], Loader], workers: int) -> None:
+    def _start(self, build: Callable[[], Loader], workers: int, patience_s: float) -> None:
         try:
             pickled = pickle.dumps(build)
         except Exception as error:  # pickling runs code of the object, which may raise anything
@@ -118,7 +129,7 @@ class ProcessLoader:
                 "build it by a function or class at the top of a module"
             ) from error
         for index in range(workers):
-            self._readers.append(_Reader(pickled, f"{index + 1} of {workers}"))
+            self._readers.append(_Reader(pickled, f"{index + 1} of {workers}", patience_s))
         offers, *_ = _values([reader.answer() for reader in self._readers])
         self._spec: BatchSpec = offers["spec"]
         self._state = offers["state"]
@@ -145,19 +156,19 @@ class ProcessLoader:
 
 
 class _Reader:
-    """One process as seen from here. At most `SLOTS` of its batches are under way; later orders wait until one is collected."""
+    """One process as seen from here. At most `UNDER_WAY` of its batches are on their way; later orders wait until one is collected."""
 
-    def __init__(self, build: bytes, place: str) -> None:
-        self._place = place
+    def __init__(self, build: bytes, place: str, patience_s: float) -> None:
+        self._place, self._patience_s = place, patience_s
         context = multiprocessing.get_context("spawn")
         self._connection, other = context.Pipe()
         self._process = context.Process(target=serve, args=(other, build, place), name=f"stackwise-reader-{place}", daemon=True)
         self._process.start()
         other.close()
         self._orders: deque[tuple[Any, ...]] = deque()
-        self._made: deque[tuple[Batch, dict[str, Any]] | Undelivered] = deque()
-        self._slots = [BatchReader() for _ in range(SLOTS)]
+        self._delivered: deque[tuple[Batch, dict[str, Any]] | Failure] = deque()
         self._under_way = 0
+        self._offered = False
 
     def tell(self, order: str, *arguments: Any) -> None:
         """Give an order that takes its turn behind those before it."""
@@ -170,29 +181,29 @@ class _Reader:
 
     def collect(self) -> tuple[Batch, dict[str, Any]]:
         """The oldest batch ordered, and the state behind it."""
-        if not self._made:
-            message = self._receive()
-            assert not isinstance(message, Answer)
-            self._keep(message)
-        made = self._made.popleft()
-        if isinstance(made, Undelivered):
-            raise made.failure.as_error()
-        return made
+        if not self._delivered:
+            self._keep(self._receive())
+        delivered = self._delivered.popleft()
+        if isinstance(delivered, Failure):
+            raise delivered.as_error()
+        return delivered
 
     def answer(self) -> Answer:
-        """The answer to the oldest call."""
-        while not isinstance(message := self._receive(), Answer):
-            self._keep(message)
-        return message
+        """The answer to the oldest call; the batches ordered before it come first."""
+        before = self._under_way if self._offered else 0
+        for _ in range(before):
+            self._keep(self._receive())
+        answer = self._receive()
+        assert isinstance(answer, Answer)
+        self._offered = True
+        return answer
 
     def drop(self) -> None:
         """Forget every batch ordered; those under way are waited for."""
         self._orders.clear()
         while self._under_way:
-            message = self._receive()
-            assert not isinstance(message, Answer)
-            self._keep(message)
-        self._made.clear()
+            self._keep(self._receive())
+        self._delivered.clear()
 
     def hang_up(self) -> None:
         """Ask the process to end once it has followed the orders it has."""
@@ -201,35 +212,27 @@ class _Reader:
             self._connection.send_bytes(pickle.dumps(("end",)))
 
     def end(self) -> None:
-        """Wait for the end of the process, enforce it if it takes long, and take in what is under way, so that no memory is left."""
-        if not self._drained(_JOIN_S):
+        """Wait for the end of the process, and enforce it if it takes long."""
+        with contextlib.suppress(EOFError, OSError):
+            while self._connection.poll(_JOIN_S):
+                self._connection.recv_bytes()
             self._process.kill()
-            self._drained(None)
         self._process.join()
         self._process.close()
         self._connection.close()
-        for slot in self._slots:
-            slot.close()
 
-    def _drained(self, seconds: float | None) -> bool:
-        """Receive until the other end is closed; False when it stays silent for `seconds`."""
-        try:
-            while self._connection.poll(seconds):
-                message = pickle.loads(self._connection.recv_bytes())
-                if isinstance(message, Delivery):
-                    self._slots[message.slot].read(message.batch)
-        except (EOFError, OSError):
-            return True
-        return False
-
-    def _keep(self, message: Delivery | Undelivered) -> None:
-        """Copy a batch out of its slot, which makes room for another one."""
-        self._made.append((self._slots[message.slot].read(message.batch), message.state) if isinstance(message, Delivery) else message)
+    def _keep(self, message: tuple[Batch, dict[str, Any]] | Answer) -> None:
+        """Take in a batch, or what was raised in its place; that makes room for another one."""
+        if isinstance(message, Answer):
+            assert message.failure is not None
+            self._delivered.append(message.failure)
+        else:
+            self._delivered.append(message)
         self._under_way -= 1
         self._send_orders()
 
     def _send_orders(self) -> None:
-        while self._orders and (self._orders[0][0] != "take" or self._under_way < SLOTS):
+        while self._orders and (self._orders[0][0] != "take" or self._under_way < UNDER_WAY):
             order = self._orders.popleft()
             self._under_way += order[0] == "take"
             self._send(order)
@@ -240,18 +243,28 @@ class _Reader:
         except OSError as error:
             raise self._ended() from error
 
-    def _receive(self) -> Delivery | Undelivered | Answer:
+    def _receive(self) -> tuple[Batch, dict[str, Any]] | Answer:
         try:
-            message: Delivery | Undelivered | Answer = pickle.loads(self._connection.recv_bytes())
+            if self._offered and not self._connection.poll(self._patience_s):  # a loader may take as long as it needs to be built
+                raise self._hangs()
+            message: Delivery | Answer = pickle.loads(self._connection.recv_bytes())
+            if isinstance(message, Answer):
+                return message
+            return receive_batch(self._connection, message.layout), message.state
         except (EOFError, OSError) as error:
             raise self._ended() from error
-        return message
 
-    def _ended(self) -> ProviderError:
+    def _ended(self) -> ReaderStopped:
         self._process.join(_JOIN_S)
-        return ProviderError(
+        return ReaderStopped(
             f"reader process {self._place} (pid {self._process.pid}) ended with exit code {self._process.exitcode} while it was needed: "
             "its loader ended the process, or something killed it (short of memory?); resume from the last checkpoint"
+        )
+
+    def _hangs(self) -> ReaderStopped:
+        return ReaderStopped(
+            f"reader process {self._place} (pid {self._process.pid}) has delivered nothing for {self._patience_s:g} s: its loader waits "
+            "for something (a file system that is gone?); resume from the last checkpoint, or read without run.workers"
         )
 
 

@@ -1,0 +1,195 @@
+"""A torch DataLoader over a dataset with indices: the same samples in the same order, with a place that can be saved.
+
+The order is the sampler's own, drawn from the loader's generator as it was handed over, or from the run's seed where it has none. Batches
+are requested by (epoch, number, indices): what was delivered before a resume is neither read nor drawn again, and what `__getitem__`,
+`collate_fn` and their libraries draw depends on the request alone, so that the number of workers changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from copy import deepcopy
+from itertools import count
+from typing import Any, NamedTuple
+
+import torch
+from torch.utils.data import DataLoader
+
+from stackwise.errors import DataError
+from stackwise.planes.data.iterable_loader import IterableLoader
+from stackwise.planes.data.randomness import seeded
+from stackwise.timeline.streams import step_seed, stream_key
+
+PATIENCE_S = 600.0
+"""How long a batch of worker processes is waited for, where the DataLoader has no `timeout` of its own."""
+
+
+class _Request(NamedTuple):
+    """One batch before it is read."""
+
+    epoch: int
+    number: int
+    indices: Any
+
+
+class _Place(NamedTuple):
+    """The next batch: its epoch, its number in it, and the state of the sampler's generator at the start of that epoch."""
+
+    epoch: int
+    number: int
+    order: torch.Tensor | None
+
+
+class _Order(NamedTuple):
+    """A sampler with what it draws from. Copied before use, so that the user's own objects stay as they were handed over."""
+
+    sampler: Any
+    generator: torch.Generator | None
+    """The loader's own."""
+
+    @property
+    def drawn_from(self) -> torch.Generator | None:
+        """The one generator that the order comes from, where there is one."""
+        inner = getattr(self.sampler, "sampler", None)
+        own = (self.generator, getattr(self.sampler, "generator", None), getattr(inner, "generator", None))
+        return next((each for each in own if isinstance(each, torch.Generator)), None)
+
+
+class SampledLoader(IterableLoader):
+    """A DataLoader with a sampler, read from any place."""
+
+    def __init__(self, source: DataLoader[Any], seed: int = 0, fields: Sequence[str] = ()) -> None:
+        super().__init__(source, seed, fields)
+        self._seed = seed
+        sampler = source.sampler if source.batch_sampler is None else source.batch_sampler
+        self._unused = self._copied(_Order(sampler, source.generator))
+        self._is_plain = all(type(each).__module__.startswith("torch.utils.data") for each in (source.sampler, sampler))
+        """Whether the sampler is torch's own: it draws when an epoch begins, and keeps nothing but its generator from epoch to epoch."""
+        generator = self._unused.drawn_from
+        self._place = _Place(0, 0, None if generator is None else generator.get_state())
+        self._batches: Iterator[object] | None = None
+        self._requested: deque[_Place] = deque()
+        """The places behind the batches that are on their way."""
+
+    def _copied(self, order: _Order) -> _Order:
+        dataset = self._source.dataset
+        try:
+            return deepcopy(order, {id(dataset): dataset})  # samplers refer to the dataset, which is not copied with them
+        except Exception as error:  # copying runs code of the object, which may raise anything
+            raise DataError(
+                f"the sampler of this DataLoader cannot be copied ({type(error).__name__}: {error}), so its order cannot be found again on "
+                "a resume: make it copyable, or use torchdata's StatefulDataLoader"
+            ) from error
+
+    def _next(self) -> object:
+        if self._batches is None:
+            self._requested.clear()
+            self._batches = self._read(self._requests(self._place))
+        try:
+            batch = next(self._batches)
+        except StopIteration:
+            self._batches = None
+            raise self._is_empty() from None
+        except RuntimeError as error:
+            if not (self._source.num_workers and str(error).startswith(("DataLoader worker", "DataLoader timed out"))):
+                raise
+            raise DataError(
+                f"batch {self._place.number} of epoch {self._place.epoch} did not come ({error}): a worker of this DataLoader was ended "
+                "from outside (short of memory?), or waits; look at its dataset, or give it a longer `timeout`"
+            ) from error
+        self._place = self._requested.popleft()
+        return batch
+
+    def _requests(self, start: _Place) -> Iterator[_Request]:
+        """Every request from a place on, without end."""
+        order = self._copied(self._unused)
+        generator = order.drawn_from
+        epoch = start.epoch if self._is_plain else 0  # a sampler of the user's may keep anything from epoch to epoch: walk it through them
+        if self._is_plain and generator is not None and start.order is not None:
+            generator.set_state(start.order)
+        while True:
+            begun = None if generator is None else generator.get_state()
+            number = -1
+            for number, indices in enumerate(self._epoch(order, epoch)):
+                if (epoch, number) >= (start.epoch, start.number):
+                    self._requested.append(_Place(epoch, number + 1, begun))
+                    yield _Request(epoch, number, indices)
+            if number < 0:
+                return
+            epoch += 1
+
+    def _epoch(self, order: _Order, epoch: int) -> Iterator[Any]:
+        """What the sampler draws in one epoch, as a plain loop over the loader has it."""
+        key = stream_key(self._seed, "order", epoch)
+        with seeded(step_seed(key, 0)):
+            for each in (order.sampler, getattr(order.sampler, "sampler", None)):
+                if callable(set_epoch := getattr(each, "set_epoch", None)):
+                    set_epoch(epoch)
+            if order.generator is not None:  # a DataLoader draws the seed of its workers first
+                torch.empty((), dtype=torch.int64).random_(generator=order.generator)
+            indices = iter(order.sampler)
+        for draw in count(1):
+            with seeded(step_seed(key, draw)) if draw == 1 or not self._is_plain else nullcontext():
+                try:
+                    drawn = next(indices)
+                except StopIteration:
+                    return
+            yield drawn
+
+    def _read(self, requests: Iterator[_Request]) -> Iterator[object]:
+        source = self._source
+        fetch = _Fetch(source.dataset, source.collate_fn, source.batch_sampler is not None, self._seed)
+        if not source.num_workers:
+            return map(fetch.__getitem__, requests)
+        return iter(
+            DataLoader(
+                fetch,  # type: ignore[arg-type]  # it is indexed by requests
+                batch_size=None,
+                sampler=requests,
+                collate_fn=_as_it_is,
+                num_workers=source.num_workers,
+                pin_memory=source.pin_memory,
+                timeout=source.timeout or PATIENCE_S,
+                worker_init_fn=source.worker_init_fn,
+                multiprocessing_context=source.multiprocessing_context,
+                prefetch_factor=source.prefetch_factor,
+            )
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """The place."""
+        return {"taken": self._taken, **self._place._asdict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go to a place; nothing is read for it."""
+        self.close()
+        self._taken = state["taken"]
+        self._place = _Place(state["epoch"], state["number"], state["order"])
+
+    def close(self) -> None:
+        """End the workers; the next batch starts them anew."""
+        self._batches = None
+
+
+class _Fetch:
+    """The dataset by requests; it runs in the workers, where there are any."""
+
+    def __init__(self, dataset: Any, collate: Callable[[Any], Any], batched: bool, seed: int) -> None:
+        self.dataset, self.collate, self.batched, self.seed = dataset, collate, batched, seed
+
+    def __getitem__(self, request: _Request) -> object:
+        """The batch, made on generators of its own."""
+        with seeded(step_seed(stream_key(self.seed, "rows", request.epoch), request.number)):
+            if not self.batched:
+                samples = self.dataset[request.indices]
+            elif callable(getattr(self.dataset, "__getitems__", None)):
+                samples = self.dataset.__getitems__(request.indices)
+            else:
+                samples = [self.dataset[index] for index in request.indices]
+            return self.collate(samples)
+
+
+def _as_it_is(batch: object) -> object:
+    return batch

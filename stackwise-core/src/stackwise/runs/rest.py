@@ -1,0 +1,177 @@
+"""What is left of a run that goes on or branches: planned and checked before anything on disk is touched."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from attrs import frozen
+
+from stackwise import config
+from stackwise.assembly.pricing import price
+from stackwise.assembly.workshop import assemble
+from stackwise.config import Experiment
+from stackwise.contracts.events import ConfigChanged
+from stackwise.errors import UserError
+from stackwise.host.discovery import discover
+from stackwise.host.registry import blaming
+from stackwise.machine.machine import TrainingMachine
+from stackwise.plan import Plan, make_plan
+from stackwise.plan.amendments import amend
+from stackwise.reports.plan_text import plan_as_json
+from stackwise.saved.provenance import (
+    Described,
+    changed_files,
+    changed_threads,
+    changed_versions,
+    check_fingerprints,
+    named_config,
+)
+from stackwise.storage.checkpoints.store import Checkpoint, CheckpointStore, Skipped, step_of
+from stackwise.storage.run_directory import CHECKPOINTS, CONFIG, RunDirectory
+from stackwise.timeline.duration import Duration
+
+
+@frozen
+class Declaration:
+    """Config and plan as a run directory holds them; whoever has one knows that every phase can be built."""
+
+    config: Mapping[str, Any]
+    plan: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, plan: Plan) -> Declaration:
+        """Price a plan."""
+        return cls(named_config(plan), plan_as_json(plan, price(plan)))
+
+    def write(self, directory: RunDirectory) -> None:
+        """Into a run directory."""
+        directory.declare(self.config, self.plan)
+
+
+@frozen
+class Rest:
+    """The steps behind a checkpoint, or all of them where there is none."""
+
+    plan: Plan
+    checkpoint: Checkpoint | None = None
+    saved: Described | None = None
+    changes: Sequence[ConfigChanged] = ()
+
+    @classmethod
+    def after(cls, checkpoint: Checkpoint | None, experiment: Experiment) -> Rest:
+        """The plan of a config behind what a checkpoint has done.
+
+        Raises:
+            ConfigError: a mistake in the config, or a change of what holds for steps that are done.
+        """
+        registry = discover()
+        if checkpoint is None:
+            return cls(make_plan(experiment, registry))
+        saved = Described.read(checkpoint.about, checkpoint.step)
+        plan, changes = amend(config.experiment(saved.config), experiment, saved.past, registry)
+        return cls(plan, checkpoint, saved, changes)
+
+    @property
+    def step(self) -> int:
+        """The first step that is left."""
+        return self.checkpoint.step if self.checkpoint is not None else 0
+
+    @property
+    def parent(self) -> Mapping[str, Any] | None:
+        """The checkpoint of another run that this one was branched from."""
+        return self.saved.parent if self.saved is not None else None
+
+    @property
+    def reason(self) -> str | None:
+        """Why the checkpoint was saved."""
+        return self.saved.reason if self.saved is not None else None
+
+    def is_declared_in(self, directory: RunDirectory) -> bool:
+        """Whether a run directory holds this config and its plan already, which nothing has changed since."""
+        as_before = self.checkpoint is not None and not self.changes
+        return as_before and directory.declares(named_config(self.plan), [provider.provenance() for provider in self.plan.providers])
+
+    def notes(self) -> list[str]:
+        """What else is not as it was."""
+        if self.saved is None:
+            return []
+        versions, files = changed_versions(self.saved.versions, self.plan), changed_files(self.saved.providers, self.plan)
+        return [*versions, *files, *changed_threads(self.saved.threads)]
+
+    def machine(self) -> TrainingMachine:
+        """The machine at the step to go on from.
+
+        Raises:
+            UserError: versions that promise nothing about what others saved, or a state that is not of this declaration.
+            DataError: the data changed.
+        """
+        if self.saved is not None:
+            changed_versions(self.saved.versions, self.plan)  # refused before anything is built; its sentences are for later
+        machine = assemble(self.plan)
+        if self.checkpoint is None or self.saved is None:
+            return machine
+        try:
+            with blaming(self.plan.providers):
+                machine.restore(self.checkpoint.load_state())
+            check_fingerprints(self.saved.fingerprints, machine)
+        except BaseException:
+            machine.data.end()
+            raise
+        return machine
+
+
+def newest_in(directory: Path) -> tuple[Checkpoint | None, list[Skipped]]:
+    """The newest whole checkpoint of a run, and those that are passed over; None where nothing was saved yet.
+
+    Raises:
+        UserError: there are some and none is whole: to begin anew would write over what may be whole elsewhere, or can be mended.
+    """
+    checkpoint, skipped = CheckpointStore(directory / CHECKPOINTS).newest()
+    if checkpoint is None and skipped:
+        reasons = "".join(f"\n  {each.name}: {each.reason}" for each in skipped)
+        raise UserError(
+            f"{directory} cannot go on, as none of its {len(skipped)} checkpoints is whole: mend them, or remove "
+            f"{directory / CHECKPOINTS} to have the run begin anew{reasons}"
+        )
+    return checkpoint, skipped
+
+
+def checkpoint_at(directory: Path, at: str) -> tuple[Checkpoint, list[Skipped]]:
+    """The checkpoint of a run that `--at` names; of a share the newest whole one up to there, and those that it passes over.
+
+    Raises:
+        UserError: it names none that is there.
+    """
+    store = CheckpointStore(directory / CHECKPOINTS)
+    if at in store.names():
+        return store.at(step_of(at)), []
+    number = at.removeprefix("step").strip()
+    if number.isdecimal():
+        return store.at(int(number)), []
+    share = Duration.parse(at)
+    newest, _ = store.newest()
+    if newest is None:
+        raise UserError(f"{directory} has no whole checkpoint to branch from")
+    limit = Described.read(newest.about, newest.step).past.clock.step_of(share)
+    checkpoint, skipped = store.newest(up_to=limit)
+    if checkpoint is None:
+        damaged = "".join(f"; {each.name} is damaged: {each.reason}" for each in skipped)
+        steps = ", ".join(str(step_of(name)) for name in store.names())
+        raise UserError(
+            f"{directory} has no whole checkpoint up to step {limit} ({at}){damaged}; there are those of steps {steps}: "
+            "run.checkpoint.keep_last and keep_every say which stay"
+        )
+    return checkpoint, skipped
+
+
+def config_of(directory: Path) -> Path:
+    """A run directory's own config.
+
+    Raises:
+        UserError: it is no run directory.
+    """
+    if not (directory / CONFIG).is_file():
+        raise UserError(f"{directory} is no run directory: there is no {CONFIG} in it")
+    return directory / CONFIG
