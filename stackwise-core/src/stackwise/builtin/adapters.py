@@ -1,6 +1,6 @@
 """The adapters of `core`: they hold parameters or lose precision, so they stand only where a config asks for them.
 
-What differs without loss is crossed unasked, see `planes/bridges.py`. Shapes: B batch, T time, D width.
+What differs without loss is crossed unasked, see `planes/model/bridges.py`. Shapes: B batch, T time, D width.
 """
 
 from __future__ import annotations

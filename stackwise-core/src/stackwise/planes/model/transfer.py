@@ -154,6 +154,8 @@ def load(
 ) -> ModelReceipt:
     """Put adopted Parameter objects in place and copy the copied; the fresh keep the values that their module gave them.
 
+    One pass over the parameters: its branches are the kinds of origin, and apart each would need all that the others know.
+
     Args:
         old: tensors by canonical name; those that are Parameters may be adopted.
         new: the model to fill; its ties are made.
