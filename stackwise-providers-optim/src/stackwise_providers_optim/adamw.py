@@ -30,9 +30,9 @@ def build_adamw(options: AdamWOptions, context: BuildContext, groups: Sequence[P
     Raises:
         UserError: a group value that AdamW does not have, or no parameter at all.
     """
-    made = torch_groups(options, groups, moments=MOMENTS)
+    entries = torch_groups(options, groups, moments=MOMENTS)
     fused = all(can_fuse(p) for group in groups for p in group.parameters.values())
-    optimizer = torch.optim.AdamW(made, fused=fused or None)
+    optimizer = torch.optim.AdamW(entries, fused=fused or None)
     optimizer.register_step_pre_hook(_set_betas)
     _set_betas(optimizer)
     return optimizer

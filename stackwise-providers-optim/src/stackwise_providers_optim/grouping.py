@@ -35,17 +35,17 @@ def torch_groups(
     Raises:
         UserError: a group value that the optimizer does not have, or no parameter at all.
     """
-    made = []
+    result = []
     for group in groups:
         values = values_of(options, group)
         for parameters, decays in _split(options, group):
             entries = {**values, "group": group.name, "moments": dict(moments), "fixed": () if decays else (decay_key,)}
             if not decays and decay_key in entries:
                 entries[decay_key] = 0.0
-            made.append({**entries, "params": list(parameters.items())})
-    if not made:
+            result.append({**entries, "params": list(parameters.items())})
+    if not result:
         raise UserError("optimizer: no parameter is left to train: freeze less")
-    return made
+    return result
 
 
 def values_of(options: DecayOptions, group: ParameterGroup) -> dict[str, float]:

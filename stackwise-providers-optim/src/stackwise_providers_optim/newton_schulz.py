@@ -31,12 +31,12 @@ def orthogonalize(matrices: Sequence[Tensor], steps: int, dtype: torch.dtype) ->
 
     Source: Jordan et al. 2024, kellerjordan.github.io/posts/muon, section "Definition".
     """
-    done: list[Tensor | None] = [None] * len(matrices)
+    results: list[Tensor | None] = [None] * len(matrices)
     for members in _batches(matrices):
         wide_BMN = torch.stack([_wide(matrices[i]).to(dtype) for i in members])
         for i, result_MN in zip(members, _iterate(wide_BMN, steps), strict=True):
-            done[i] = result_MN.T if _is_tall(matrices[i]) else result_MN
-    return [matrix for matrix in done if matrix is not None]
+            results[i] = result_MN.T if _is_tall(matrices[i]) else result_MN
+    return [matrix for matrix in results if matrix is not None]
 
 
 def _iterate(x_BMN: Tensor, steps: int) -> Tensor:

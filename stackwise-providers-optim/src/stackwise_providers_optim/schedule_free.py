@@ -40,25 +40,25 @@ class ScheduleFreeAdamW(torch.optim.Optimizer):
     """
 
     def __init__(self, params: Any, *, step_power: float = 0.0, lr_power: float = 2.0) -> None:
-        self._apart: dict[torch.Tensor, torch.Tensor] = {}
+        self._y: dict[torch.Tensor, torch.Tensor] = {}
         super().__init__(params, {"step_power": step_power, "lr_power": lr_power})
 
     @torch.no_grad()
     def eval(self) -> None:
         """Let the parameters hold x; they need the memory of one more copy until `train()`."""
-        if self._apart:
+        if self._y:
             return
         for parameter, state in self.state.items():
             if "z" in state:
-                self._apart[parameter] = parameter.clone()
+                self._y[parameter] = parameter.clone()
                 parameter.lerp_(state["z"], 1 - 1 / float(state["beta1"]))
 
     @torch.no_grad()
     def train(self) -> None:
         """Let the parameters hold y again."""
-        for parameter, y in self._apart.items():
+        for parameter, y in self._y.items():
             parameter.copy_(y)
-        self._apart = {}
+        self._y = {}
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]  # no closure is ever given
@@ -67,7 +67,7 @@ class ScheduleFreeAdamW(torch.optim.Optimizer):
         Raises:
             RuntimeError: the parameters hold x.
         """
-        if self._apart:
+        if self._y:
             raise RuntimeError("schedule-free: the parameters hold the average x, gradients belong to y: call train() before step()")
         for group in self.param_groups:
             for counters, parameters in self._alike(group).items():
@@ -125,5 +125,5 @@ def build_schedule_free(options: ScheduleFreeOptions, context: BuildContext, gro
     Raises:
         UserError: a group value that it does not have, or no parameter at all.
     """
-    made = torch_groups(options, groups, moments=MOMENTS)
-    return ScheduleFreeAdamW(made, step_power=options.step_power, lr_power=options.lr_power)
+    entries = torch_groups(options, groups, moments=MOMENTS)
+    return ScheduleFreeAdamW(entries, step_power=options.step_power, lr_power=options.lr_power)

@@ -43,8 +43,8 @@ class SGD(torch.optim.Optimizer):
         buffers = [self._buffer(p) for p in parameters]
         torch._foreach_mul_(buffers, group["momentum"])
         torch._foreach_add_(buffers, update)
-        moved = list(torch._foreach_add(update, buffers, alpha=group["momentum"])) if group["nesterov"] else buffers
-        torch._foreach_add_(parameters, moved, alpha=-lr)
+        direction = list(torch._foreach_add(update, buffers, alpha=group["momentum"])) if group["nesterov"] else buffers
+        torch._foreach_add_(parameters, direction, alpha=-lr)
 
     def _buffer(self, parameter: torch.Tensor) -> torch.Tensor:
         state: dict[str, torch.Tensor] = self.state[parameter]

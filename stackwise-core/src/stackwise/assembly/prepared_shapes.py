@@ -48,12 +48,12 @@ def prepared_shapes(plan: Plan, phase: CompiledPhase, shop: Workshop, *, rows: i
     assert isinstance(task, TaskSpec)  # a task without a spec is not priced
     offered = {name: spec for name, spec in task.inputs.items() if name not in task.optional or name in joined.optional}
     sizes = {dim: size for (role, dim), size in joined.sizes.items() if role == "task"}
-    declared = _sized(offered, {**sizes, "batch": rows, "time": length, "source": length})
-    given = {**task.batch, **{name: spec for name, spec in task.optional.items() if name in joined.optional}}
-    delivered = _sized(given, {**sizes, "batch": rows, "time": None if length is None else length + task.lookahead})
-    if declared is None or delivered is None or not _may_be_tried(joined, delivered):
+    declared = _shapes(offered, {**sizes, "batch": rows, "time": length, "source": length})
+    inputs = {**task.batch, **{name: spec for name, spec in task.optional.items() if name in joined.optional}}
+    delivered = _shapes(inputs, {**sizes, "batch": rows, "time": None if length is None else length + task.lookahead})
+    if declared is None or delivered is None or not _can_try(joined, delivered):
         return declared
-    batch = {name: _empty(given[name], *delivered[name]) for name in given}
+    batch = {name: _empty(inputs[name], *delivered[name]) for name in inputs}
     try:
         prepared = _prepare(plan, phase, shop, batch)
     except DataError:  # of values that nobody delivered
@@ -81,7 +81,7 @@ def _prepare(plan: Plan, phase: CompiledPhase, shop: Workshop, batch: dict[str, 
         raise ConfigError([plan.experiment.phases[phase.index].problem("task", message)]) from error
 
 
-def _may_be_tried(joined: Joined, delivered: Shapes) -> bool:
+def _can_try(joined: Joined, delivered: Shapes) -> bool:
     """Whether all that the task will be given is known, and it is an object of this plan alone."""
     task, sources = joined.drafts.task, joined.drafts.sources.values()
     finished = task.given is not None and not isinstance(task.given, Built)
@@ -89,20 +89,20 @@ def _may_be_tried(joined: Joined, delivered: Shapes) -> bool:
     return not finished and small and all(isinstance(source.spec, BatchSpec) for source in sources)
 
 
-def _sized(specs: Mapping[str, TensorSpec], sizes: Mapping[str, int | None]) -> Shapes | None:
+def _shapes(specs: Mapping[str, TensorSpec], sizes: Mapping[str, int | None]) -> Shapes | None:
     """The shapes of specs; None where a size is unknown."""
-    found: Shapes = {}
+    shapes: Shapes = {}
     for name, spec in specs.items():
         shape = [dim if isinstance(dim, int) else sizes.get(dim) for dim in spec.dims]
         if any(size is None for size in shape):
             return None
-        found[name] = tuple(size for size in shape if size is not None), _dtype(spec)
-    return found or None
+        shapes[name] = tuple(size for size in shape if size is not None), _dtype(spec)
+    return shapes or None
 
 
 def _dtype(spec: TensorSpec) -> torch.dtype:
-    named = {"floating": torch.float32, "integer": torch.int64}
-    dtype = named.get(spec.dtype) or getattr(torch, spec.dtype)
+    dtypes = {"floating": torch.float32, "integer": torch.int64}
+    dtype = dtypes.get(spec.dtype) or getattr(torch, spec.dtype)
     assert isinstance(dtype, torch.dtype)
     return dtype
 

@@ -28,19 +28,19 @@ def check_vocabularies(plan: Plan, data: DataPlane, evaluations: Sequence[Evalua
     """
     if plan.experiment.run.vocabularies == "several":
         return
-    known = [*_started_from(plan), *_read(data, evaluations)]
-    if not known:
+    entries = [*_start_vocabularies(plan), *_source_vocabularies(data, evaluations)]
+    if not entries:
         return
-    (first, _, vocabulary), *others = known
+    (first, _, vocabulary), *others = entries
     if problems := [_problem(plan, place, path, other, first, vocabulary) for place, path, other in others if other != vocabulary]:
         raise ConfigError(problems)
 
 
-_Known = tuple[str, str, str]
+_Entry = tuple[str, str, str]
 """Words for a place, its path in the config, and the vocabulary there."""
 
 
-def _read(data: DataPlane, evaluations: Sequence[Evaluation]) -> Iterator[_Known]:
+def _source_vocabularies(data: DataPlane, evaluations: Sequence[Evaluation]) -> Iterator[_Entry]:
     for name, vocabulary in data.vocabularies():
         yield f"source '{name}'", f"data.sources.{name}", vocabulary
     for evaluation in evaluations:
@@ -48,7 +48,7 @@ def _read(data: DataPlane, evaluations: Sequence[Evaluation]) -> Iterator[_Known
             yield f"source '{name}' of evaluation '{evaluation.name}'", f"evaluate.{evaluation.name}.sources.{name}", vocabulary
 
 
-def _started_from(plan: Plan) -> Iterator[_Known]:
+def _start_vocabularies(plan: Plan) -> Iterator[_Entry]:
     """What the weights to start from were trained on, as far as their description says it; whether they can be read is asked later."""
     start = plan.experiment.phases[0].model.start
     if start is None:

@@ -65,20 +65,20 @@ def _assemble(plan: Plan, observers: Observers | None) -> TrainingMachine:
     if run.threads is not None:
         torch.set_num_threads(run.threads)
     placement = Placement(run.device, run.precision, compiles=run.compile)
-    parts = Workshop(plan)
-    data = parts.data("train", placement)
+    shop = Workshop(plan)
+    data = shop.data("train", placement)
     read_first_rows(plan, data)
-    evaluations = [parts.evaluation(declared, placement) for declared in plan.evaluations]
+    evaluations = [shop.evaluation(declared, placement) for declared in plan.evaluations]
     check_vocabularies(plan, data, evaluations)
     _check_growth(plan)
     return TrainingMachine(
-        model=ModelPlane(parts.module, device=placement.device, start=_start(plan)),
+        model=ModelPlane(shop.module, device=placement.device, start=_start(plan)),
         data=data,
-        task=Objective(parts.task, load=_load_reference),
-        optimizer=OptimizerPlane(parts.optimizer, parts.reaction),
+        task=Objective(shop.task, load=_load_reference),
+        optimizer=OptimizerPlane(shop.optimizer, shop.reaction),
         schedule=plan.schedule,
         evaluations=evaluations,
-        observers=observers if observers is not None else [parts.observer(part) for part in plan.observers],
+        observers=observers if observers is not None else [shop.observer(part) for part in plan.observers],
         settings=Settings(
             seed=run.seed,
             placement=placement,
@@ -145,8 +145,8 @@ class Workshop:
             with _as_faults_of(part):
                 optimizer: torch.optim.Optimizer = part.given.make(entries, **part.options_at(t))
             return optimizer
-        made: torch.optim.Optimizer = self._make(part, "optimizer", groups, t=t)
-        return made
+        result: torch.optim.Optimizer = self._make(part, "optimizer", groups, t=t)
+        return result
 
     def data(self, split: str, placement: Placement) -> DataPlane:
         """The data plane of a split."""
@@ -168,9 +168,9 @@ class Workshop:
         except ConfigError:
             raise
         except UserError as error:
-            declared = self._declared.get(id(part))
-            path = f"evaluate.{split}.sources.{name}" if declared is None else f"data.sources.{name}"
-            problem = (declared or self._plan.experiment.phases[0]).problem(path, str(error))
+            phase = self._declared.get(id(part))
+            path = f"evaluate.{split}.sources.{name}" if phase is None else f"data.sources.{name}"
+            problem = (phase or self._plan.experiment.phases[0]).problem(path, str(error))
             raise type(error)(str(problem)) from error
 
     def _loader(self, name: str, part: Part, split: str, workers: int) -> Any:
@@ -205,8 +205,8 @@ class Workshop:
         with _as_faults_of(part):
             if isinstance(part.given, Built):
                 return part.given.make(*extra, **_plain_stacks(options))
-            registered = self._plan.registry.get(part.kind, part.id)  # type: ignore[arg-type]  # a Part's kind is a Kind
-            return registered.build(options, self._context(part, consumer, split), *extra)
+            component = self._plan.registry.get(part.kind, part.id)  # type: ignore[arg-type]  # a Part's kind is a Kind
+            return component.build(options, self._context(part, consumer, split), *extra)
 
     def _context(self, part: Part, consumer: str, split: str) -> BuildContext:
         plan = self._plan
@@ -237,12 +237,12 @@ def _notes(plan: Plan, data: DataPlane) -> list[str]:
         ConfigError: it names or accepts what is not there.
     """
     inexact = {name: loader.inexact for name, loader in data.brought().items() if loader.inexact is not None}
-    told = plan.experiment.phases[-1]
+    phase = plan.experiment.phases[-1]
     problems = []
-    if told.data.accept_inexact_resume and not inexact:
-        problems.append(told.problem("data.accept_inexact_resume", "every source has a state or a length: there is nothing to accept"))
-    if told.data.fields and not data.brought():
-        problems.append(told.problem("data.fields", "no source delivers ready-made batches, whose entries could be named"))
+    if phase.data.accept_inexact_resume and not inexact:
+        problems.append(phase.problem("data.accept_inexact_resume", "every source has a state or a length: there is nothing to accept"))
+    if phase.data.fields and not data.brought():
+        problems.append(phase.problem("data.fields", "no source delivers ready-made batches, whose entries could be named"))
     if problems:
         raise ConfigError(problems)
     reading = [evaluation.name for evaluation in plan.evaluations if evaluation.training_rows]
@@ -301,9 +301,9 @@ def build_module(part: Part, registry: Registry, context: BuildContext, *extra: 
     Raises:
         ProviderError: it cannot be built, or is no module.
     """
-    registered = registry.get(part.kind, part.id)  # type: ignore[arg-type]  # a Part's kind is a Kind
+    component = registry.get(part.kind, part.id)  # type: ignore[arg-type]  # a Part's kind is a Kind
     with drawing_from(context.seed), _as_faults_of(part):
-        module = registered.build(part.options, context, *extra)
+        module = component.build(part.options, context, *extra)
     if not isinstance(module, nn.Module):
         raise ProviderError(f"{part.kind} {part.id} was built as a {type(module).__name__}: it must be an nn.Module")
     return module

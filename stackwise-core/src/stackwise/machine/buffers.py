@@ -21,7 +21,7 @@ class KeptBuffers:
 
     def __init__(self, model: nn.Module, paths: Iterable[str] | None = None) -> None:
         self._places = [(path, *_place(model, path)) for path in ([p for p, _ in model.named_buffers()] if paths is None else paths)]
-        self._held: list[torch.Tensor | None] = []
+        self._objects: list[torch.Tensor | None] = []
         self._copies: list[torch.Tensor | None] = []
         self.keep()
 
@@ -30,15 +30,15 @@ class KeptBuffers:
 
     def keep(self) -> None:
         """Copy the values of now."""
-        self._held = [getattr(owner, name) for _, owner, name in self._places]
-        self._copies = [None if buffer is None else buffer.detach().clone() for buffer in self._held]
+        self._objects = [getattr(owner, name) for _, owner, name in self._places]
+        self._copies = [None if buffer is None else buffer.detach().clone() for buffer in self._objects]
 
     def put_back(self) -> None:
         """Give every buffer the object and the values that were kept."""
-        for (_, owner, name), held, copy in zip(self._places, self._held, self._copies, strict=True):
-            setattr(owner, name, held)
-            if held is not None and copy is not None and not torch.equal(held, copy):  # else left alone: an expanded one is not written
-                held.detach().copy_(copy)
+        for (_, owner, name), buffer, copy in zip(self._places, self._objects, self._copies, strict=True):
+            setattr(owner, name, buffer)
+            if buffer is not None and copy is not None and not torch.equal(buffer, copy):  # else left alone: an expanded one is not written
+                buffer.detach().copy_(copy)
 
     def changed(self) -> set[str]:
         """Paths of the buffers that are not as they were kept."""

@@ -77,22 +77,22 @@ class Evaluation:
             with objective.fixed(self.values) as task, judging(model), placement.forward_context():
                 prepare = task.prepare_evaluation if isinstance(task, PreparesEvaluations) else task.prepare
                 for i in range(self.batches):
-                    fixed = moment._replace(step=i, t=0.0, phase_t=0.0)
-                    for batch in self.data.batches(fixed):
+                    instant = moment._replace(step=i, t=0.0, phase_t=0.0)
+                    for batch in self.data.batches(instant):
                         seed_others(step_seed(key, i))
                         for process_wide in placement.generators():  # for a model that draws even when it evaluates
                             process_wide.manual_seed(step_seed(key, i))
-                        prepared = prepare(batch, fixed, generator.manual_seed(step_seed(key, i)))
+                        prepared = prepare(batch, instant, generator.manual_seed(step_seed(key, i)))
                         with gradients_if_asked(prepared):
                             total, weight, metrics = objective.loss(model, prepared)
                         for name, pair in {"loss": (total, weight), **metrics}.items():
-                            sums[name] = _added(sums.get(name, (0.0, 0.0)), pair)
+                            sums[name] = _sum(sums.get(name, (0.0, 0.0)), pair)
         finally:
             self.data.load_state_dict(start)
         return _means(self.name, sums)
 
 
-def _added(sums: tuple[float, float], pair: tuple[Any, Any]) -> tuple[float, float]:
+def _sum(sums: tuple[float, float], pair: tuple[Any, Any]) -> tuple[float, float]:
     return sums[0] + number(pair[0]), sums[1] + number(pair[1])
 
 

@@ -109,8 +109,8 @@ class LiveState:
             return self.optimizer.enter(state.optimizer, parameters, t, receipt=receipt, enter=phase.enter, buffers=buffers)
 
     def _take_reference(self, phase: CompiledPhase) -> None:
-        due = self.objective.task.get_spec().reference is not None and not self.keeps_task(phase)
-        with self.optimizer.evaluating() if due else nullcontext():
+        takes_copy = self.objective.task.get_spec().reference is not None and not self.keeps_task(phase)
+        with self.optimizer.evaluating() if takes_copy else nullcontext():
             if self.objective.take_reference(self.model.model):
                 self._reference_phase = phase.index
 

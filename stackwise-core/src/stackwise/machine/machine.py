@@ -202,15 +202,15 @@ class TrainingMachine:
             self.live.reach(phase.start)
             yield from self._evaluate(phase.start, self.schedule.phases[phase.index - 1].name, "exit")
         before = self._probe.before(phase)
-        started = perf_counter()
+        start = perf_counter()
         model, moments = self.live.enter(phase)
         self.placement.synchronize()
-        seconds = perf_counter() - started
+        seconds = perf_counter() - start
         self._counts.seconds += seconds
-        yield self._entered(phase, model, moments, self._probe.after(before), seconds)
+        yield self._entry_event(phase, model, moments, self._probe.after(before), seconds)
         yield from self._evaluate(phase.start, phase.name, "entry")
 
-    def _entered(self, phase: CompiledPhase, model: ModelReceipt, moments: MomentsReceipt, verdict: Verdict, seconds: float) -> Event:
+    def _entry_event(self, phase: CompiledPhase, model: ModelReceipt, moments: MomentsReceipt, verdict: Verdict, seconds: float) -> Event:
         parameters = list(self.model.model.parameters())
         return PhaseEntered(
             step=phase.start,
@@ -239,15 +239,15 @@ class TrainingMachine:
         self._step.get_ready()
         live.data.open(self.schedule.moments(phase, self.step))
         for moment, tokens in self.schedule.walk(phase, self.step):
-            started = perf_counter()
+            start = perf_counter()
             if moves:
                 live.apply_values(moment.t)
             if moment.step in due:
                 yield from self._evaluate(moment.step, phase.name, "cadence")
-                started = perf_counter()
+                start = perf_counter()
             outcome = self._train_step(moment)
             self.step += 1
-            seconds = perf_counter() - started
+            seconds = perf_counter() - start
             counts.add(outcome, seconds)
             loss, norm, why, metrics = outcome
             if live.optimizer.reaction is not None and not why:
@@ -285,18 +285,18 @@ class TrainingMachine:
         for name, evaluation in self.evaluations.items():
             if step not in self.schedule.evaluate_at.get(name, ()):
                 continue
-            started = perf_counter()
+            start = perf_counter()
             with self.optimizer.evaluating(evaluation.weights):
                 metrics = evaluation.run(self.model.model, self.objective, self.placement, self.schedule.at(step=step))
-            yield Evaluated(step, phase, name, at, metrics, perf_counter() - started)
+            yield Evaluated(step, phase, name, at, metrics, perf_counter() - start)
             if at != "entry":  # the same instant as the exit before it, seen by a model that has not trained since
                 yield from self._react(step, phase, {f"{name}.{metric}": value for metric, value in metrics.items()})
 
     def _react(self, step: int, phase: str, metrics: Mapping[str, float]) -> Iterator[Event]:
         """Show the declared reaction what was measured; what it does is an event."""
-        done = self.optimizer.watch(step, metrics)
-        if done is not None and self.optimizer.reaction is not None:
-            before, why = done
+        answer = self.optimizer.watch(step, metrics)
+        if answer is not None and self.optimizer.reaction is not None:
+            before, why = answer
             yield Reacted(step, phase, before, self.optimizer.reaction.factor, why)
 
 

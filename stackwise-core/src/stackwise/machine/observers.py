@@ -21,7 +21,7 @@ class Observers:
 
     def __init__(self, declared: Sequence[Observer] = ()) -> None:
         self._declared = tuple(declared)
-        self._heard_by = list(declared)
+        self._active = list(declared)
         self._listeners: list[Observer] = []
 
     def listen(self, listener: Observer) -> None:
@@ -30,8 +30,8 @@ class Observers:
 
     def tell(self, event: Event) -> None:
         """Let everybody hear an event."""
-        if self._heard_by:
-            for observer in tuple(self._heard_by):
+        if self._active:
+            for observer in tuple(self._active):
                 self._tell_declared(observer, event)
         for listener in self._listeners:
             listener(event)
@@ -40,7 +40,7 @@ class Observers:
         try:
             observer(event)
         except Exception as error:
-            self._heard_by.remove(observer)
+            self._active.remove(observer)
             sentence = f"observer {observer!r} raised {type(error).__name__}: {error}; it is dropped and the run goes on"
             warn(sentence, RuntimeWarning, stacklevel=4)
 

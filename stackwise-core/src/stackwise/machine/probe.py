@@ -39,15 +39,15 @@ class Verdict:
 class Probe:
     """Keeps the last batch before a boundary and judges the live model with it."""
 
-    def __init__(self, live: LiveState, seed: int, wanted: bool) -> None:
-        self._live, self._key, self._wanted = live, stream_key(seed, "probe"), wanted
+    def __init__(self, live: LiveState, seed: int, enabled: bool) -> None:
+        self._live, self._key, self._enabled = live, stream_key(seed, "probe"), enabled
         self._last: tuple[Batch, Moment] | None = None
         self.step = -1
         """The step whose batch is kept."""
 
     def look_out(self, phase: CompiledPhase, steps: int) -> None:
         """Keep the last batch of a phase, unless it is the run's last."""
-        if self._wanted and phase.stop < steps:
+        if self._enabled and phase.stop < steps:
             self.step = phase.stop - 1
 
     def keep(self, batch: Batch, moment: Moment) -> None:
@@ -56,7 +56,7 @@ class Probe:
 
     def before(self, phase: CompiledPhase) -> Judgement | None:
         """Judge what is left; None where the boundary leaves the function alone, or one batch does not fit both sides."""
-        if not self._wanted or self._last is None or phase.transition is None:
+        if not self._enabled or self._last is None or phase.transition is None:
             return None
         if not (phase.transition.touches_function and self._live.keeps_task(phase)):
             return None

@@ -77,7 +77,7 @@ class Step:
         loss, targets, metrics = self._backward(batches, moment)
         parameters = optimizer.parameters
         norm = gradient_norm(parameters)
-        if why := self._why_skipped(loss, norm, targets):
+        if why := self._skip_reason(loss, norm, targets):
             self._buffers.put_back()
         else:
             if optimizer.clip is not None and norm > optimizer.clip:
@@ -87,7 +87,7 @@ class Step:
             parameter.grad = None
         return Outcome(loss, norm, why, metrics)
 
-    def _why_skipped(self, loss: float, norm: float, targets: float) -> str:
+    def _skip_reason(self, loss: float, norm: float, targets: float) -> str:
         if not targets:
             return NO_TARGET
         if not isfinite(loss):
@@ -198,6 +198,6 @@ def _means(parts: Sequence[Metrics]) -> dict[str, float]:
 def _rates(optimizer: torch.optim.Optimizer) -> list[tuple[str, dict[str, Any], str]]:
     """Name, torch group and key of every learning rate; nothing where `lr` is the only one."""
     groups = optimizer.param_groups
-    named = [(group.get("group", str(i) if len(groups) > 1 else "default"), group) for i, group in enumerate(groups)]
-    rates = {f"{name}.{key}": (group, key) for name, group in named for key in group if key == "lr" or key.endswith("_lr")}
+    pairs = [(group.get("group", str(i) if len(groups) > 1 else "default"), group) for i, group in enumerate(groups)]
+    rates = {f"{name}.{key}": (group, key) for name, group in pairs for key in group if key == "lr" or key.endswith("_lr")}
     return [(name, *place) for name, place in rates.items()] if len(rates) > 1 else []

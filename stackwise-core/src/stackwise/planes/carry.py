@@ -29,7 +29,7 @@ class CarryReceipt:
 
 
 @frozen
-class _Mapped:
+class _TensorMap:
     """A growth operator that is a map by tensor."""
 
     origins: Mapping[str, Origin]
@@ -83,16 +83,16 @@ def carry(
         raise UserError("a gate follows the time of a run, which a loop of one's own has not: use an operator that does not gate")
     membership = _Membership.of(optimizer, old)
     source = sources(blocks, block_map)
-    operator = _Mapped(growth) if isinstance(growth, Mapping) else growth
+    operator = _TensorMap(growth) if isinstance(growth, Mapping) else growth
     origin_of = origins(old, new_model, source, growth=operator, request=request)
-    trained = {name: parameter.requires_grad for name, parameter in new_model.named_parameters()}
+    requires_grad = {name: parameter.requires_grad for name, parameter in new_model.named_parameters()}
     receipt = load(old, new_model, origin_of, device=_device(old))
     new_model.to(_device(old))
     carry_state({**dict(model.named_buffers()), **extra_states(model)}, new_model, source, passing={})
     zero_residuals(new_model, blocks, residual_outputs, block_map, {*receipt.fresh, *receipt.copied})
     parameters = dict(new_model.named_parameters())
     for name, parameter in parameters.items():
-        parameter.requires_grad_(trained[name])
+        parameter.requires_grad_(requires_grad[name])
     return CarryReceipt(model=receipt, moments=membership.regroup(parameters, Crossing(receipt=receipt, moments=moments), group_of))
 
 
@@ -121,8 +121,8 @@ def _stacks(model: nn.Module, path: str) -> dict[str, int]:
 def _block_map(growth: object, request: GrowthRequest, path: str) -> Mapping[tuple[str, int], BlockOrigin]:
     old, new = request.old_stacks, request.new_stacks
     if not hasattr(growth, "map_blocks"):
-        known = {(stack, index) for stack, count in old.items() for index in range(count)}
-        fresh = [(s, i) for s, count in new.items() for i in range(count) if (s, i) not in known]
+        old_blocks = {(stack, index) for stack, count in old.items() for index in range(count)}
+        fresh = [(s, i) for s, count in new.items() for i in range(count) if (s, i) not in old_blocks]
         if fresh and growth is None:
             stack, index = fresh[0]
             raise UserError(
@@ -178,9 +178,9 @@ class _Membership:
         trainable = {name: parameter for name, parameter in parameters.items() if parameter.requires_grad}
         index = {name: self._index(name, crossing.receipt, group_of) for name in trainable}
         powers = {name: group["moments"] for name, i in index.items() if "moments" in (group := optimizer.param_groups[i])}
-        carried = crossing.carry(self.kept, parameters, powers)
+        moments = crossing.carry(self.kept, parameters, powers)
         optimizer.state.clear()
-        for name, entries in carried.entries.items():
+        for name, entries in moments.entries.items():
             if name in trainable:
                 optimizer.state[trainable[name]] = entries
         for i, group in enumerate(optimizer.param_groups):
@@ -188,7 +188,7 @@ class _Membership:
             group["params"] = [trainable[name] for name in members]
             if "param_names" in group:
                 group["param_names"] = members
-        return carried.receipt
+        return moments.receipt
 
     def _index(self, name: str, receipt: ModelReceipt, group_of: Callable[[str], int] | None) -> int:
         """The group of a parameter: that of what it was or copies, else of its like in other blocks, else the only one."""

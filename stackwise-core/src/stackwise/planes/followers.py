@@ -19,10 +19,10 @@ class Follower:
         ProviderError: options follow time, and the artifact does not take them.
     """
 
-    def __init__(self, part: Part, artifact: object, called: str) -> None:
+    def __init__(self, part: Part, artifact: object, label: str) -> None:
         if part.curves and not isinstance(artifact, Scheduled):
             raise ProviderError(
-                f"{part.id} declares options that follow time ({', '.join(part.curves)}) but {called} has no apply_values: give it one"
+                f"{part.id} declares options that follow time ({', '.join(part.curves)}) but {label} has no apply_values: give it one"
             )
         self._artifact = artifact
         self._curves = self._due = tuple(part.curves.items())

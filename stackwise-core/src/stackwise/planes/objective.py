@@ -59,7 +59,7 @@ class Objective:
     def __init__(self, build: Callable[[Part], Task] | None = None, load: Callable[[nn.Module, str], object] | None = None) -> None:
         self._build, self._load = build, load
         self._part: Part | None = None
-        self._referenced: Task | None = None
+        self._reference_task: Task | None = None
         """The task that `reference` belongs to."""
         self.reference: nn.Module | None = None
         """The frozen copy that the task in force compares with; None where it asks for none."""
@@ -93,22 +93,22 @@ class Objective:
         Raises:
             UserError: saved weights that cannot be read, or are not this model's.
         """
-        if self._referenced is self.task:
+        if self._reference_task is self.task:
             return False
-        declared = self.task.get_spec().reference
-        self._referenced, self.reference = self.task, None
-        if declared is None:
+        reference = self.task.get_spec().reference
+        self._reference_task, self.reference = self.task, None
+        if reference is None:
             return False
         self.reference = deepcopy(model).requires_grad_(False).eval()
-        if declared != AT_ENTRY:
+        if reference != AT_ENTRY:
             if self._load is None:
-                raise UserError(f"a finished task names the saved weights {declared} as its reference: only a declared task can")
-            self._load(self.reference, declared)
+                raise UserError(f"a finished task names the saved weights {reference} as its reference: only a declared task can")
+            self._load(self.reference, reference)
         return True
 
     def hold_reference(self, reference: nn.Module) -> None:
         """Compare with a reference that was taken before and saved."""
-        self._referenced, self.reference = self.task, reference.requires_grad_(False).eval()
+        self._reference_task, self.reference = self.task, reference.requires_grad_(False).eval()
 
     def loss(self, model: nn.Module, prepared: Batch) -> Any:
         """What the task makes of the model's outputs, and of the reference's where there is one."""
@@ -119,8 +119,8 @@ class Objective:
         if self.reference is None:
             return self.task.loss(outputs, prepared)
         with torch.no_grad():
-            known = self.reference(prepared)
-        return self.task.loss(outputs, prepared, reference=known)  # type: ignore[call-arg]  # its spec declares the reference
+            reference_outputs = self.reference(prepared)
+        return self.task.loss(outputs, prepared, reference=reference_outputs)  # type: ignore[call-arg]  # its spec declares the reference
 
     @contextmanager
     def fixed(self, values: Mapping[str, Mapping[str, float]]) -> Iterator[Task]:

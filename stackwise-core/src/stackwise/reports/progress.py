@@ -41,9 +41,9 @@ class Progress:
         self._colour = self._live and "NO_COLOR" not in os.environ
         encoding = (getattr(self._stream, "encoding", None) or "ascii").lower()
         self._full, self._empty, self._edge = ("━", "─", "┃") if "utf" in encoding else ("=", "-", "|")
-        self._shown = self._first = 0.0
+        self._last_draw = self._start = 0.0
         self._speed = 0.0
-        self._begun_at = 0
+        self._start_step = 0
         self._window: tuple[float, int] = (0.0, 0)
         self._seconds = 0.0
         """Of training, evaluation left out."""
@@ -57,7 +57,7 @@ class Progress:
             for bridge in event.bridges:
                 self.say(f"      bridged {bridge}")
         elif isinstance(event, PhaseEntered):
-            self.say(self._entered(event))
+            self.say(self._entry_text(event))
         elif isinstance(event, Evaluated):
             metrics = "  ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in event.metrics.items())
             self.say(f"      {event.phase} {event.step}/{self._schedule.steps}  {event.name} ({event.at})  {metrics}")
@@ -76,20 +76,20 @@ class Progress:
         """Rates and remaining time count from here: steps done before belong to another process or another try."""
         left = f"{event.steps - event.step:,} of {event.steps:,}" if event.step else f"{event.steps:,}"
         self.say(f"run   {left} steps on {event.device}, {event.precision}")
-        self._begun_at, self._first = event.step, 0.0
+        self._start_step, self._start = event.step, 0.0
         self._window = (self._seconds, self._schedule.clock.tokens(event.step))
 
     def _step(self, event: StepDone) -> None:
         now = monotonic()
-        if self._first == 0.0:
-            self._first = self._shown = now
+        if self._start == 0.0:
+            self._start = self._last_draw = now
         self._seconds += event.seconds
         if event.skipped:
             values = f"loss {event.loss}, gradient {event.grad_norm}"
             self.say(f"      step {event.step} is skipped, as {event.why or 'something is not finite'} ({values}); nothing was changed")
-        if now - self._shown < (REDRAW_EVERY_S if self._live else LINE_EVERY_S):
+        if now - self._last_draw < (REDRAW_EVERY_S if self._live else LINE_EVERY_S):
             return
-        self._shown = now
+        self._last_draw = now
         since, tokens = self._window
         if self._seconds - since > 1.0:
             self._speed = (event.tokens - tokens) / (self._seconds - since)
@@ -111,7 +111,7 @@ class Progress:
 
     def _text(self, event: StepDone, now: float) -> str:
         done = event.step + 1
-        left = (now - self._first) / max(done - self._begun_at - 1, 1) * (self._schedule.steps - done)
+        left = (now - self._start) / max(done - self._start_step - 1, 1) * (self._schedule.steps - done)
         speed = f"  {self._speed:,.0f} tokens/s" if self._speed else ""
         return f"{event.phase} {done}/{self._schedule.steps}  loss {event.loss:.4f}  lr {event.lr:.2e}{speed}  {_clock(left)} left"
 
@@ -126,7 +126,7 @@ class Progress:
             cells.append(f"\x1b[{colour}m{segment}\x1b[0m" if self._colour else segment)
         return self._edge.join(cells)
 
-    def _entered(self, event: PhaseEntered) -> str:
+    def _entry_text(self, event: PhaseEntered) -> str:
         text = f"enter {event.phase} at step {event.step}: {event.parameters:,} parameters, {event.trainable:,} trained"
         if event.phase_index == 0:
             return text

@@ -54,9 +54,9 @@ def _stale_evaluations(plan: Plan) -> Iterator[str]:
     inherited = [each.name for each in plan.experiment.evaluate if each.sources is None]
     first = plan.schedule.phases[0]
     for name in sorted(_trained_on(first)):
-        gone = [phase.name for phase in plan.schedule if name not in _trained_on(phase)]
-        if inherited and gone:
-            readers, phases = ", ".join(inherited), ", ".join(f"'{phase}'" for phase in gone)
+        without = [phase.name for phase in plan.schedule if name not in _trained_on(phase)]
+        if inherited and without:
+            readers, phases = ", ".join(inherited), ", ".join(f"'{phase}'" for phase in without)
             advice = "`sources` of its own would say what is meant"
             yield f"evaluate {readers}: reads '{name}', which phase {phases} no longer trains on; {advice}"
 

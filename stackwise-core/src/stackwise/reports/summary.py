@@ -60,19 +60,19 @@ class Summary:
 
     def text(self) -> str:
         """A table of the phases, then totals."""
-        shown = self._metric()
+        columns = self._metric()
         header = [
             "phase",
             "steps",
             "tokens",
             "parameters",
             "lr first → last",
-            *(f"{n} {m.replace('_', ' ')}: entry → exit" for n, m in shown),
+            *(f"{n} {m.replace('_', ' ')}: entry → exit" for n, m in columns),
             "seconds",
         ]
         rows = [header]
         for line in self.phases:
-            scores = [f"{_score(line.entry, n, m)} → {_score(line.exit, n, m)}" for n, m in shown]
+            scores = [f"{_score(line.entry, n, m)} → {_score(line.exit, n, m)}" for n, m in columns]
             lr = f"{line.lr_first:.2g} → {line.lr_last:.2g}"
             rows.append(
                 [line.name, f"{line.steps:,}", f"{line.tokens:,}", f"{line.entered.parameters:,}", lr, *scores, f"{line.seconds:.1f}"]

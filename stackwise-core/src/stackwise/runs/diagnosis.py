@@ -140,22 +140,22 @@ def _environment() -> Environment:
 
 def _disk(path: Path) -> Disk:
     """The disk of a path that may not exist yet: that of the nearest parent that does."""
-    there = path.absolute()
-    while not there.exists():
-        there = there.parent
-    usage = shutil.disk_usage(there)
-    return Disk(path=str(path), free_bytes=usage.free, total_bytes=usage.total, writable=os.access(there, os.W_OK))
+    folder = path.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    usage = shutil.disk_usage(folder)
+    return Disk(path=str(path), free_bytes=usage.free, total_bytes=usage.total, writable=os.access(folder, os.W_OK))
 
 
 def _run_health(run: Path) -> RunHealth:
-    status, who = read_status(run), read_writer(run) or {}
+    status, writer = read_status(run), read_writer(run) or {}
     steps = status.get("steps")
     checkpoints = CheckpointStore(run / CHECKPOINTS)
     return RunHealth(
         path=str(run),
         status=str(status.get("status", "unknown: there is no readable status.json")),
         steps=steps if isinstance(steps, int) else None,
-        written_by=f"process {who.get('pid')} on host {who.get('host')}" if is_held(run) else None,
+        written_by=f"process {writer.get('pid')} on host {writer.get('host')}" if is_held(run) else None,
         checkpoints=tuple(
             Examined(name=path.name, bytes=_size(path), problems=tuple(problems)) for path, problems in checkpoints.examine()
         ),

@@ -157,10 +157,10 @@ def checkpoint_at(directory: Path, at: str) -> tuple[Checkpoint, list[Skipped]]:
     limit = Described.read(newest.about, newest.step).past.clock.step_of(share)
     checkpoint, skipped = store.newest(up_to=limit)
     if checkpoint is None:
-        damaged = "".join(f"; {each.name} is damaged: {each.reason}" for each in skipped)
+        damage = "".join(f"; {each.name} is damaged: {each.reason}" for each in skipped)
         steps = ", ".join(str(step_of(name)) for name in store.names())
         raise UserError(
-            f"{directory} has no whole checkpoint up to step {limit} ({at}){damaged}; there are those of steps {steps}: "
+            f"{directory} has no whole checkpoint up to step {limit} ({at}){damage}; there are those of steps {steps}: "
             "run.checkpoint.keep_last and keep_every say which stay"
         )
     return checkpoint, skipped

@@ -117,10 +117,10 @@ def branch(directory: Path, at: str, overrides: Sequence[str] = (), output: Path
     rest = Rest.after(checkpoint, config.load(config_of(directory), overrides))
     machine = rest.machine()
     origin = Origin(run=str(directory), step=checkpoint.step, sha256=sha256((checkpoint.path / "manifest.json").read_bytes()).hexdigest())
-    declared, parent, reason = Declaration.of(rest.plan), origin.as_json(), "branch"
+    declaration, parent, reason = Declaration.of(rest.plan), origin.as_json(), "branch"
 
     def share_the_past(new: RunDirectory) -> None:
-        declared.write(new)
+        declaration.write(new)
         new.cut(checkpoint.step, of=directory)
         about = {**describe(rest.plan, machine, parent), "reason": reason}
         CheckpointStore(new.path / CHECKPOINTS).save(checkpoint.step, machine.state(), about, pin=reason)
@@ -143,14 +143,14 @@ def _go_on(path: Path, experiment: Experiment, stream: TextIO | None) -> Result:
             directory.close()
             return Result(path, summary, finished_before=True)
         machine = rest.machine()
-        declared = None if rest.is_declared_in(directory) else Declaration.of(rest.plan)
+        declaration = None if rest.is_declared_in(directory) else Declaration.of(rest.plan)
         progress = Progress(rest.plan.schedule, stream)
         _say_skipped(progress, skipped)
         from_ = f"checkpoint {checkpoint.name}" if checkpoint is not None else "the beginning, as there is no checkpoint"
         progress.say(f"resume {path} at step {rest.step:,} of {rest.plan.schedule.steps:,}, from {from_}")
         directory.cut(rest.step)
-        if declared is not None:
-            declared.write(directory)
+        if declaration is not None:
+            declaration.write(directory)
         loop = RunLoop.of(rest.plan, machine, directory, progress, rest.parent, rest.reason)
     except BaseException:
         directory.close()
@@ -216,10 +216,10 @@ def _existing(output: Path | None, name: str) -> Path | None:
     """The run to go on with: at `output`, or the newest of this name."""
     if output is not None:
         return output if output.exists() else None
-    numbered = [
+    candidates = [
         path.parent for path in Path("runs").glob(f"{escape(name)}-*/{CONFIG}") if path.parent.name.removeprefix(f"{name}-").isdecimal()
     ]
-    return max(numbered, key=lambda path: int(path.name.removeprefix(f"{name}-")), default=None)
+    return max(candidates, key=lambda path: int(path.name.removeprefix(f"{name}-")), default=None)
 
 
 def _say_skipped(progress: Progress, skipped: Sequence[Skipped]) -> None:

@@ -109,7 +109,7 @@ class Saving:
         self._pending = pending
 
     def _save(self, pending: _Pending) -> Event:
-        started, self._pending = perf_counter(), None
+        start, self._pending = perf_counter(), None
         if pending.on_disk:
             return CheckpointSaved(pending.step, name_of(pending.step), 0.0, pending.due.reason)
         if strange := not_finite({name: pending.state[name] for name in ("model", "optimizer")}):
@@ -124,7 +124,7 @@ class Saving:
             pin=pending.due.pin,
         )
         self.last_step = pending.step
-        return CheckpointSaved(pending.step, name_of(pending.step), perf_counter() - started, pending.due.reason)
+        return CheckpointSaved(pending.step, name_of(pending.step), perf_counter() - start, pending.due.reason)
 
 
 def not_finite(state: Any) -> str | None:

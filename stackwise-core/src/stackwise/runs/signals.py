@@ -33,8 +33,8 @@ class Signals:
 
     def take_save(self) -> bool:
         """Whether a checkpoint was asked for since the last call."""
-        asked, self._save = self._save, False
-        return asked
+        request, self._save = self._save, False
+        return request
 
     def __enter__(self) -> Signals:
         if threading.current_thread() is threading.main_thread():
