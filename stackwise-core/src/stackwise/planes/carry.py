@@ -1,4 +1,4 @@
-"""`carry`: growth for a training loop of one's own. Weights and moments go from a model to a larger one, by name."""
+"""`carry`: growth in your own training loop. Carries weights and moments from a model to a larger one, by name."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CANONICAL = "rack.stacks.{stack}.{index}"
 
 @frozen(kw_only=True)
 class CarryReceipt:
-    """What was done: to the parameters by name, and to their moments by number."""
+    """What happened to the parameters, by name, and to their moments, in numbers."""
 
     model: ModelReceipt
     moments: MomentsReceipt
@@ -30,7 +30,7 @@ class CarryReceipt:
 
 @frozen
 class _TensorMap:
-    """A growth operator that is a map by tensor."""
+    """A growth operator that returns a ready map by tensor."""
 
     origins: Mapping[str, Origin]
 
@@ -51,26 +51,26 @@ def carry(
     moments: Literal["copy", "reset"] = "copy",
     group_of: Callable[[str], int] | None = None,
 ) -> CarryReceipt:
-    """Take the weights of a model and the moments of its optimizer over into another model, in place.
+    """Carry the weights of a model and the moments of its optimizer into another model, in place.
 
-    Parameters of the same name and shape are adopted: `new_model` goes on with the very Parameter objects of `model`. Blocks that
-    are new copy or start anew as the growth operator says. The optimizer keeps its groups and its state; parameters that left are
-    gone from it, new ones join the group of what they copy, or of their like in other blocks. Go on training with `new_model` and
-    the same `optimizer`.
+    Parameters of the same name and shape are adopted: `new_model` takes the Parameter objects of `model`. New blocks copy or start
+    anew as the growth operator says. The optimizer keeps its groups and state but loses the parameters that left; a new parameter
+    joins the group of the one it copies, or of the same parameter in other blocks. Go on training with `new_model` and the same
+    `optimizer`.
 
     Args:
-        model: the model so far; it shares parameters with the new one afterwards and should be let go.
+        model: the old model; afterwards it shares parameters with the new one, so drop it.
         optimizer: any torch optimizer over parameters of `model`.
-        new_model: built with the new shape; what it was initialised with stays where parameters are fresh.
-        growth: an operator over blocks or tensors, or a map from new names to `CopyOf` and `Fresh`; none: names must match.
+        new_model: built with the new shape; fresh parameters keep their initial values.
+        growth: an operator over blocks or tensors, or a map from new names to `CopyOf` and `Fresh`; without it names must match.
         blocks: path of a block with `{index}`, and `{stack}` where there are several lists of blocks (`layers.{index}`).
         residual_outputs: parameters of a block that write into the residual stream; needed by operators that zero them.
         moments: whether copied parameters copy the moments of their source.
         group_of: name of a fresh parameter → index of its group, where there are several groups and names do not tell.
 
     Raises:
-        UserError: a shape that changes without a map, a map of names that are not there, `blocks` that stand nowhere, a block that
-            nothing says the origin of, a parameter without a group.
+        UserError: a shape that changes without a map, a map with unknown names, `blocks` that match nothing, a block without an
+            origin, a parameter without a group.
     """
     old = dict(model.named_parameters(remove_duplicate=False))
     if isinstance(growth, Mapping):
@@ -148,13 +148,13 @@ def _device(parameters: Mapping[str, nn.Parameter]) -> torch.device:
 
 @frozen
 class _Membership:
-    """Which group of the optimizer each parameter is in, and the state it has there, by name."""
+    """Group and optimizer state of each parameter, by name."""
 
     optimizer: torch.optim.Optimizer
     groups: Mapping[str, int]
     """Name → index of its group."""
     like: Mapping[str, int]
-    """The same by the name without its block numbers."""
+    """Name without block numbers → index of the group."""
     kept: Mapping[str, Kept]
 
     @classmethod
@@ -173,7 +173,7 @@ class _Membership:
         return cls(optimizer, groups, {_without_numbers(name): index for name, index in groups.items()}, kept)
 
     def regroup(self, parameters: Mapping[str, nn.Parameter], crossing: Crossing, group_of: Callable[[str], int] | None) -> MomentsReceipt:
-        """Let the same optimizer hold the parameters of the new model, with the state that goes on."""
+        """Put the parameters of the new model and their carried state into the optimizer."""
         optimizer = self.optimizer
         trainable = {name: parameter for name, parameter in parameters.items() if parameter.requires_grad}
         index = {name: self._index(name, crossing.receipt, group_of) for name in trainable}
@@ -191,7 +191,7 @@ class _Membership:
         return moments.receipt
 
     def _index(self, name: str, receipt: ModelReceipt, group_of: Callable[[str], int] | None) -> int:
-        """The group of a parameter: that of what it was or copies, else of its like in other blocks, else the only one."""
+        """Group of a parameter: that of its source, else of the same parameter in other blocks, else the only group."""
         source = source_of(name, receipt)
         if source is not None and source in self.groups:
             return self.groups[source]
@@ -206,5 +206,5 @@ class _Membership:
 
 
 def _without_numbers(name: str) -> str:
-    """The name with its block numbers taken out."""
+    """The name with `*` for each block number."""
     return re.sub(r"(?<=\.)\d+(?=\.)", "*", name)

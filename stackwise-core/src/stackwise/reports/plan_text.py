@@ -1,4 +1,4 @@
-"""A priced plan as text a person reads and as JSON a script reads."""
+"""A priced plan as text for people and as JSON for scripts."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ _COLOURS = (36, 32, 33, 35, 34)
 
 
 class Progress:
-    """An observer that shows where the run is, for as long as somebody is there to see it: nobody who leaves stops a run.
+    """An observer that shows where the run is; a terminal or pipe that goes away never stops the run.
 
     Args:
         schedule: the timeline to draw.
@@ -46,7 +46,7 @@ class Progress:
         self._start_step = 0
         self._window: tuple[float, int] = (0.0, 0)
         self._seconds = 0.0
-        """Of training, evaluation left out."""
+        """Of training, without evaluation."""
 
     def __call__(self, event: Event) -> None:
         """Show one event, if it is time to."""
@@ -73,7 +73,7 @@ class Progress:
             self._clear()
 
     def _begin(self, event: RunStarted) -> None:
-        """Rates and remaining time count from here: steps done before belong to another process or another try."""
+        """Rates and remaining time count from here: earlier steps belong to another process, or are before a rewind."""
         left = f"{event.steps - event.step:,} of {event.steps:,}" if event.step else f"{event.steps:,}"
         self.say(f"run   {left} steps on {event.device}, {event.precision}")
         self._start_step, self._start = event.step, 0.0
@@ -101,7 +101,7 @@ class Progress:
             self.say(text)
 
     def _live_line(self, done: int, text: str) -> str:
-        """Bar and text in less than the terminal's width, because a line that wraps is not erased; the text alone where it is narrow."""
+        """Bar and text within the terminal's width, as a line that wraps could not be erased; the text alone where it is narrow."""
         room = self._columns() - 1
         if room < 60:
             return text[:room]
@@ -149,14 +149,14 @@ class Progress:
             self._write("\r\x1b[2K")
 
     def _columns(self) -> int:
-        """Of the terminal; some number where it is gone, which the next writing finds out."""
+        """Width of the terminal; 80 where it is gone, which the next write notices."""
         try:
             return os.get_terminal_size(self._stream.fileno()).columns if self._stream is not None else 80
         except (OSError, ValueError):
             return 80
 
     def _write(self, text: str) -> None:
-        """To the stream, until it takes nothing any more: its reader left, its disk is full, its terminal is gone."""
+        """Write to the stream until it fails: its reader left, its disk is full, or its terminal is gone."""
         if self._stream is None:
             return
         try:

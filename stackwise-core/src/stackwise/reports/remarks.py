@@ -1,4 +1,4 @@
-"""What a plan declares that can hardly be meant: it is allowed, and said."""
+"""Remarks on what a plan may declare but hardly means."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def remarks(plan: Plan, prices: Sequence[PhasePrice], memory_bytes: int | None) 
     Args:
         plan: the compiled experiment.
         prices: one a phase.
-        memory_bytes: of the machine; None where it cannot be said.
+        memory_bytes: of the machine; None where unknown.
     """
     return [*_memory(prices, memory_bytes), *_epochs(prices), *_stale_evaluations(plan)]
 

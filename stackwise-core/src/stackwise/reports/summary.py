@@ -1,4 +1,4 @@
-"""The summary of a finished run that a person can read, made from its events alone."""
+"""A readable summary of a finished run, from its events alone."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class PhaseLine:
 
 @define
 class Summary:
-    """Collects events; call it with each one, read it at the end."""
+    """Collects events: call it with each one and read it at the end."""
 
     phases: list[PhaseLine] = field(factory=list)
     finished: RunFinished | None = None
@@ -35,7 +35,7 @@ class Summary:
 
     @classmethod
     def of(cls, events: Iterable[Event]) -> Summary:
-        """The summary of events that have happened."""
+        """The summary of past events."""
         summary = cls()
         for event in events:
             summary(event)
