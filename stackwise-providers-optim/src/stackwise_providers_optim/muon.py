@@ -17,13 +17,13 @@ from stackwise_providers_optim.newton_schulz import orthogonalize
 from stackwise_providers_optim.options import MuonOptions, is_hidden_matrix
 
 HIDDEN_MOMENTS = {"exp_avg": 1}
-"""The momentum is a running mean like Adam's first moment and has its name, so that the one can go on as the other."""
+"""The momentum is a running mean like Adam's first moment and shares its name, so that either can continue as the other."""
 
 
 class Muon(torch.optim.Optimizer):
     """m ← μm + (1−μ)g; p ← (1 − lr·λ)p − lr·scale·NS(m), Nesterov: NS of (1−μ)g + μm; every other parameter is AdamW's.
 
-    The Newton–Schulz iteration of all matrices of one shape is one batch, over all groups.
+    All matrices of one shape are orthogonalised in one batch, across groups.
 
     Args:
         params: torch groups whose `rule` is `muon` or `adamw`; the former follow `lr`, `weight_decay` and `momentum`, the latter
@@ -54,7 +54,7 @@ class Muon(torch.optim.Optimizer):
         self._step_muon(moves)
 
     def _momentum(self, group: TorchGroup, parameters: list[torch.Tensor]) -> list[torch.Tensor]:
-        """What is to be orthogonalised."""
+        """Update the momentum; returns the matrices to orthogonalise."""
         buffers, grads, momentum = [self._buffer(p) for p in parameters], gradients(parameters), group["momentum"]
         torch._foreach_lerp_(buffers, grads, 1 - momentum)
         return list(torch._foreach_lerp(grads, buffers, momentum)) if group["nesterov"] else buffers
@@ -122,7 +122,7 @@ def build_muon(options: MuonOptions, context: BuildContext, groups: Sequence[Par
     """The factory of `muon`.
 
     Raises:
-        UserError: a selector of `matrices` that names nothing trainable, or a vector; a group value that Muon does not have; no
+        UserError: a selector of `matrices` that matches nothing trainable, or a vector; a group value that Muon does not have; no
             parameter at all.
     """
     _check_matrices(options, groups)

@@ -1,4 +1,4 @@
-"""Optimizers of a library by name: arguments checked against the class before it is made."""
+"""Optimizers of a library by name: arguments are checked against the class before the call."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def make(
     """Call the class of an optimizer with groups and the further arguments.
 
     Args:
-        made: the class.
+        cls: the class.
         options: its name, values and further arguments.
         groups: canonical name → parameter, and the values in force.
         alone: whether every parameter gets a torch group of its own.
@@ -74,7 +74,7 @@ def arguments_of(cls: type[torch.optim.Optimizer]) -> dict[str, inspect.Paramete
 
 
 def _immutable(value: Any) -> Any:
-    """Lists of a config as the tuples that optimizers are written for (betas)."""
+    """Lists of a config as tuples, which optimizers expect (betas)."""
     return tuple(map(_immutable, value)) if isinstance(value, list | tuple) else value
 
 

@@ -53,13 +53,13 @@ class Plateau:
         self._pause = 0
 
     def watch(self, step: int, metrics: Mapping[str, float]) -> str | None:
-        """Take in the watched metric, where it is among `metrics`.
+        """Look at the watched metric, if it is among `metrics`.
 
         Returns:
             Why the factor fell; None when it did not.
 
         Raises:
-            UserError: an evaluation that does not have the metric.
+            UserError: the evaluation does not have the metric.
         """
         if (value := self._read(metrics)) is None:
             return None
@@ -78,7 +78,7 @@ class Plateau:
         return {"factor": self.factor, "best": self._best, "waited": self._stall, "resting": self._pause}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state_dict` was taken."""
+        """Load what `state_dict` returned."""
         self.factor, self._best, self._stall, self._pause = (state[key] for key in ("factor", "best", "waited", "resting"))
 
     def _read(self, metrics: Mapping[str, float]) -> float | None:

@@ -16,12 +16,12 @@ class SGD(torch.optim.Optimizer):
     """b ← μb + g; p ← p − lr·b, or p ← p − lr·(g + μb) with Nesterov's momentum (Sutskever et al. 2013, section 2).
 
     Weight decay is coupled, g ← g + λp, or decoupled, p ← (1 − lr·λ)p (arXiv 1711.05101, algorithm 1). The buffer b is kept
-    while μ is 0 as well, so that a schedule may raise it later.
+    even while μ is 0, so that a schedule may raise μ later.
 
     Args:
         params: torch groups with `lr`, `momentum` and `weight_decay`.
         nesterov: whether to look ahead along the momentum.
-        coupled: which weight decay.
+        coupled: whether weight decay is coupled.
     """
 
     def __init__(self, params: Any, *, nesterov: bool = False, coupled: bool = False) -> None:

@@ -1,6 +1,6 @@
-"""What a task makes of a batch, found by having it prepare an empty one: fields, shapes and dtypes that the model is given.
+"""Fields, shapes and dtypes of a prepared batch, found by letting the task prepare a dummy one.
 
-So a source whose fields the task cannot use, and rows that become longer or shorter than `seq_len`, show themselves before the run.
+So a source whose fields the task cannot use, or rows that get longer or shorter than `seq_len`, are found before the run.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ Shapes = dict[str, tuple[tuple[int, ...], torch.dtype]]
 """Field → shape and dtype."""
 
 MOST_ENTRIES = 2**22
-"""Of a field that is made in order to try a task; larger batches have the shapes that the spec declares."""
+"""Of a field of the dummy batch; a larger batch gets the shapes that the spec declares."""
 
 
 def prepared_shapes(plan: Plan, phase: CompiledPhase, shop: Workshop, *, rows: int | None, length: int | None) -> Shapes | None:
-    """Shapes and dtypes of what the embedding, rack and head are given of a batch.
+    """Shapes and dtypes of the batch fields that embedding, rack and head take.
 
     Args:
-        plan: where the phase is from.
+        plan: of the phase.
         phase: one with a declared state.
         shop: builds the task.
         rows: of the micro-batch.
         length: seq_len.
 
     Returns:
-        Those of the prepared batch; of the task's spec where the task or a source was given finished, a source does not say its fields,
-        the batch is large, or the task finds fault with its values, which are made up; None where a size is unknown.
+        Those of the prepared batch, or of the task's spec where the task is a finished object, a source does not state its fields, the
+        batch is large, or the task rejects the dummy values; None where a size is unknown.
 
     Raises:
         ConfigError: the task refuses the batch.
-        ProviderError: the task cannot prepare a batch of its own spec, or gives the model nothing that it declares for it.
+        ProviderError: the task cannot prepare a batch of its own spec, or returns none of the fields it declares for the model.
     """
     joined = plan.joined[phase.index]
     task = joined.drafts.task.spec
@@ -56,7 +56,7 @@ def prepared_shapes(plan: Plan, phase: CompiledPhase, shop: Workshop, *, rows: i
     batch = {name: _empty(inputs[name], *delivered[name]) for name in inputs}
     try:
         prepared = _prepare(plan, phase, shop, batch)
-    except DataError:  # of values that nobody delivered
+    except DataError:  # the task rejects the dummy values
         return declared
     shapes = {name: (tuple(prepared[name].shape), prepared[name].dtype) for name in offered if name in prepared}
     if not shapes:
@@ -82,7 +82,7 @@ def _prepare(plan: Plan, phase: CompiledPhase, shop: Workshop, batch: dict[str, 
 
 
 def _can_try(joined: Joined, delivered: Shapes) -> bool:
-    """Whether all that the task will be given is known, and it is an object of this plan alone."""
+    """Whether all fields that reach the task are known and small, and the task is built by this plan and no finished object."""
     task, sources = joined.drafts.task, joined.drafts.sources.values()
     finished = task.given is not None and not isinstance(task.given, Built)
     small = all(torch.Size(shape).numel() <= MOST_ENTRIES for shape, _ in delivered.values())
@@ -108,6 +108,6 @@ def _dtype(spec: TensorSpec) -> torch.dtype:
 
 
 def _empty(spec: TensorSpec, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    """A field at its lowest value; of a mask everything is real."""
+    """A dummy field at its lowest value; a mask is all true."""
     lowest = True if dtype is torch.bool else 0 if spec.bounds is None else spec.bounds[0]
     return torch.full(shape, lowest, dtype=dtype)

@@ -1,4 +1,4 @@
-"""What can be known of a run without a step: its device, the weights it begins from, and a row of everything it reads."""
+"""Check what a run needs without a step: its device, the weights it starts from, and a row of every source."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from stackwise.storage.pretrained import read_pretrained
 
 
 def rehearse(plan: Plan) -> None:
-    """Look at all that the run will need before its first step; no module is built and nothing is written.
+    """Check everything that the run needs before its first step; no module is built and nothing is written.
 
     Raises:
-        ConfigError: every device, file and source that is not there or cannot be trained on, at once.
+        ConfigError: every device, file and source that is missing or cannot be trained on, at once.
         ProviderError: a component that is needed cannot be built.
     """
     with blaming(plan.providers):
@@ -47,7 +47,7 @@ def _problems(plan: Plan) -> Iterator[Problem]:
 
 
 def _faults(experiment: Experiment, path: str, look: Callable[[], object]) -> Iterator[Problem]:
-    """The user's mistakes that a look at something shows; what says its own place keeps it."""
+    """The user errors that `look` raises, each with its own place or with `path`."""
     try:
         look()
     except ConfigError as error:

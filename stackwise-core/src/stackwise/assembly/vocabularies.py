@@ -1,4 +1,4 @@
-"""Ids of two vocabularies meet in one model only where the config says so."""
+"""Check that ids of two vocabularies meet in one model only where the config allows it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from stackwise.storage.weights import read_description
 
 
 def check_vocabularies(plan: Plan, data: DataPlane, evaluations: Sequence[Evaluation]) -> None:
-    """Hold the vocabularies of all sources, of the evaluations and of the weights to start from against each other.
+    """Compare the vocabularies of all sources, of the evaluations and of the weights to start from.
 
     Args:
         plan: the compiled experiment.
-        data: every source of training is built.
-        evaluations: their sources are built.
+        data: the training data plane, every source built.
+        evaluations: with every source built.
 
     Raises:
         ConfigError: two differ, and `run.vocabularies` is `one`; every place that differs from the first is named.
@@ -37,7 +37,7 @@ def check_vocabularies(plan: Plan, data: DataPlane, evaluations: Sequence[Evalua
 
 
 _Entry = tuple[str, str, str]
-"""Words for a place, its path in the config, and the vocabulary there."""
+"""Description of a place, its path in the config, and its vocabulary."""
 
 
 def _source_vocabularies(data: DataPlane, evaluations: Sequence[Evaluation]) -> Iterator[_Entry]:
@@ -49,7 +49,7 @@ def _source_vocabularies(data: DataPlane, evaluations: Sequence[Evaluation]) -> 
 
 
 def _start_vocabularies(plan: Plan) -> Iterator[_Entry]:
-    """What the weights to start from were trained on, as far as their description says it; whether they can be read is asked later."""
+    """Vocabularies that the weights to start from were trained on, where their description says; the weights are read later."""
     start = plan.experiment.phases[0].model.start
     if start is None:
         return
