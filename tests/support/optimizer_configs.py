@@ -114,7 +114,7 @@ ROWS: dict[str, list[Row]] = {
         },
         "optimizer/reaction",
         use="optim.adamw",
-        lr=0.01,
+        lr=0.03,
     ),
 }
 """`<provider>.<component>.<option>` → (base config, where, another value)."""

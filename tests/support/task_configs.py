@@ -56,6 +56,11 @@ def masked(**options: Any) -> dict[str, Any]:
     return _config({"name": "masked-lm", "rate": 0.3, **options}, STREAM)
 
 
+def supervised() -> dict[str, Any]:
+    """A language model that is fine-tuned on responses."""
+    return _config({"name": "causal-lm"}, _rows(tokens=_drawn(80, 13), prefix=torch.full((80,), 3)), {**TOKEN, "vocab": VOCAB})
+
+
 def masked_bytes() -> dict[str, Any]:
     """A masked language model of bytes."""
     return _config({"name": "masked-lm", "rate": 0.3}, {"use": "data.text-files", "paths": ["*.txt"], "heldout": 0.5})
@@ -104,6 +109,7 @@ ROWS: dict[str, list[tuple[Any, str, Any]]] = {
     "transformer.masked-lm.rate": [(masked, _TASK + "rate", 0.6), (masked, _TASK + "rate", {"linear": {"from": 0.3, "to": 0.9}})],
     "transformer.masked-lm.masked": [(masked, _TASK + "masked", 0.3)],
     "transformer.masked-lm.random": [(masked, _TASK + "random", 0.2), (masked, _TASK + "random", 0.3)],
+    "transformer.causal-lm.targets": [(supervised, _TASK + "targets", "all")],
     "transformer.masked-lm.whole_words": [(masked_bytes, _TASK + "whole_words", True), (masked, _TASK + "whole_words", True)],
     "transformer.masked-lm.special": [(masked, _TASK + "special", [0, 1, 2])],
     "transformer.mask-diffusion.noise": [(diffusion, _TASK + "noise", "cosine")],

@@ -229,7 +229,7 @@ def test_plan_log_and_checkpoint_say_whose_code_ran_down_to_its_files(registry: 
     (state,) = {path.read_text(encoding="utf-8") for path in (tmp_path / "out" / "checkpoints").glob("*6/state.json")}
     assert planned == {**waves.provenance()} and len(planned["sha256"]) == 64
     assert json.loads(begun)["providers"] == [f"{waves.distribution} {waves.version} sha256:{planned['sha256']}"]
-    assert json.loads(state)["providers"] == [planned]
+    assert json.loads(state)["about"]["providers"] == [planned]
 
 
 def test_other_files_of_the_same_version_are_told_when_a_run_goes_on(plan: Make) -> None:

@@ -141,7 +141,7 @@ def test_selectors_are_tried_before_the_run(change: dict[str, Any], rule: str) -
 @pytest.mark.parametrize(
     ("second", "key"),
     [
-        ({"enter": {"fresh": ["head"]}}, "phases.two.enter.fresh: selector 'head' matches no parameter"),
+        ({"enter": {"fresh": ["head"]}}, "phases.two.enter.fresh: selector 'head' matches head.weight alone"),
         ({"model": {"freeze": ["heads"]}}, "phases.two.model.freeze: selector 'heads' matches no parameter"),
         ({"enter": {"rewarm": "2 steps"}}, "phases.two.enter.rewarm: it has nothing to act on here, where no parameter is fresh"),
         ({"enter": {"moments": "reset"}}, "phases.two.enter.moments: it .* where no parameter is a copy and the optimizer stays"),
