@@ -44,12 +44,12 @@ class ArrayFilesOptions(RowOptions):
         Raises:
             DataError: a file that cannot be read or is damaged, arrays without rows, fields of unequal numbers of rows.
         """
-        found = {field: find_array(field, reference) for field, reference in self.files.items()}
-        for array in found.values():
+        arrays = {field: find_array(field, reference) for field, reference in self.files.items()}
+        for array in arrays.values():
             if not array.shape.sizes or 0 in array.shape.sizes:
                 raise DataError(f"{array.label}: a shape of {list(array.shape.sizes)} holds no row: give at least one")
-        refuse_unequal("files", {field: array.shape for field, array in found.items()})
-        return found
+        refuse_unequal("files", {field: array.shape for field, array in arrays.items()})
+        return arrays
 
     def is_stream(self, arrays: Mapping[str, StoredArray]) -> bool:
         """Whether the arrays are a stream of tokens.

@@ -41,12 +41,12 @@ def refuse_unequal(option: str, shapes: Mapping[str, ArrayShape]) -> None:
     """Refuse fields of unequal numbers of rows.
 
     Raises:
-        DataError: so they are.
+        DataError: they are unequal.
     """
     rows = {name: array.sizes[0] for name, array in shapes.items()}
     if len(set(rows.values())) > 1:
-        told = ", ".join(f"{name} {count}" for name, count in rows.items())
-        raise DataError(f"{option}: the fields have unequal numbers of rows ({told}): cut them to one number")
+        counts = ", ".join(f"{name} {count}" for name, count in rows.items())
+        raise DataError(f"{option}: the fields have unequal numbers of rows ({counts}): cut them to one number")
 
 
 def time_fields(named: Sequence[str] | None, shapes: Mapping[str, ArrayShape]) -> frozenset[str]:

@@ -87,8 +87,8 @@ class BandedWalk:
             return self._ordinary.advance(count)
         begun, offset = self._inside()
         rest = self._size - offset if offset else 0
-        drawn = self._draw(-(-max(0, count - rest) // self._size))
-        units = np.concatenate([np.array([begun], dtype=np.int64), drawn]) if offset else drawn
+        draws = self._draw(-(-max(0, count - rest) // self._size))
+        units = np.concatenate([np.array([begun], dtype=np.int64), draws]) if offset else draws
         last = int(units[-1])
         self._offset = (offset + count) % self._size
         self._begun = last if self._offset else -1
@@ -130,34 +130,34 @@ class BandedWalk:
 
     def _draw(self, count: int) -> Indices:
         """The next `count` units, each from a visible band."""
-        drawn = np.empty(count, dtype=np.int64)
-        chosen = self._chosen(count)
-        for band in np.unique(chosen).tolist():
-            places = np.flatnonzero(chosen == band)
-            drawn[places] = self._ranked[self._next_of(band, len(places)) + self._edges[band]]
-        return drawn
+        draws = np.empty(count, dtype=np.int64)
+        bands = self._bands_of_draws(count)
+        for band in np.unique(bands).tolist():
+            places = np.flatnonzero(bands == band)
+            draws[places] = self._ranked[self._next_of(band, len(places)) + self._edges[band]]
+        return draws
 
-    def _chosen(self, count: int) -> Indices:
+    def _bands_of_draws(self, count: int) -> Indices:
         """The band of each of the next `count` draws; a pure function of (seed, draws so far, exposure) where data repeats."""
         numbers = np.arange(count, dtype=np.uint64) + np.uint64(sum(self._counts))
         words: Words = scramble(numbers * np.uint64(_GOLDEN), np.uint64(self._seed % 2**64))
         edges = self._edges[: self.visible + 1]
         places = ((words >> np.uint64(11)).astype(np.float64) * (2.0**-53 * int(edges[-1]))).astype(np.int64)
-        chosen = np.searchsorted(edges, places, side="right") - 1
-        return chosen if self.repeat else self._with_unread(chosen)
+        bands = np.searchsorted(edges, places, side="right") - 1
+        return bands if self.repeat else self._with_unread(bands)
 
-    def _with_unread(self, chosen: Indices) -> Indices:
-        """The same choices, those that fall on a band that is read through moved on to the next visible one that is not."""
-        left = [order.count - read for order, read in zip(self._orders[: self.visible], self._counts, strict=False)]
-        if len(chosen) > sum(left):
+    def _with_unread(self, bands: Indices) -> Indices:
+        """The same bands, but a draw from an exhausted band moves on to the next visible one that is not."""
+        unread = [order.count - read for order, read in zip(self._orders[: self.visible], self._counts, strict=False)]
+        if len(bands) > sum(unread):
             total = int(self._edges[self.visible])
-            raise exhausted(self._name, f"its {total} visible pages or documents have {sum(left)} left, {len(chosen)} are asked for")
-        for i, band in enumerate(chosen.tolist()):
-            while not left[band]:
+            raise exhausted(self._name, f"its {total} visible pages or documents have {sum(unread)} left, {len(bands)} are asked for")
+        for i, band in enumerate(bands.tolist()):
+            while not unread[band]:
                 band = (band + 1) % self.visible
-            left[band] -= 1
-            chosen[i] = band
-        return chosen
+            unread[band] -= 1
+            bands[i] = band
+        return bands
 
     def _next_of(self, band: int, count: int) -> Indices:
         """Places within a band, its next `count`."""

@@ -34,10 +34,10 @@ def cache_folder() -> Path:
     Raises:
         UserError: `STACKWISE_CACHE` cannot be written to, or no other folder can.
     """
-    if asked := os.environ.get("STACKWISE_CACHE"):
-        if (reason := _unwritable(Path(asked))) is not None:
-            raise UserError(f"STACKWISE_CACHE: {asked!r} cannot be written to: {reason}: name a folder that can")
-        return Path(asked)
+    if setting := os.environ.get("STACKWISE_CACHE"):
+        if (reason := _unwritable(Path(setting))) is not None:
+            raise UserError(f"STACKWISE_CACHE: {setting!r} cannot be written to: {reason}: name a folder that can")
+        return Path(setting)
     base = os.environ.get("XDG_CACHE_HOME")
     usual = Path(base if base and Path(base).is_absolute() else os.path.expanduser("~/.cache"), "stackwise")  # noqa: PTH111 - Path.expanduser raises where there is no home
     if (reason := _unwritable(usual)) is None:
@@ -110,8 +110,8 @@ def recall(name: str) -> dict[str, Any] | None:
 
 def _publish(target: Path, build: Callable[[Path], Mapping[str, Any]]) -> dict[str, Any]:
     prefix = f".{target.name}.building-"
-    for left in target.parent.glob(f"{prefix}*"):
-        shutil.rmtree(left, ignore_errors=True)
+    for leftover in target.parent.glob(f"{prefix}*"):
+        shutil.rmtree(leftover, ignore_errors=True)
     building = Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
     try:
         notes = dict(build(building))

@@ -157,7 +157,7 @@ def _listing_key(
     documents: Documents, files: Sequence[Path], declared: Tokenizer, held: bool, ends: tuple[bool, ...] | None
 ) -> tuple[str, bool]:
     """The name under which the entry of these files is remembered, and whether a file is too young for its time to tell of changes."""
-    stats = [(str(path.resolve()), (found := path.stat()).st_size, found.st_mtime_ns) for path in files]
+    stats = [(str(path.resolve()), (status := path.stat()).st_size, status.st_mtime_ns) for path in files]
     tokenizer: Any = declared if isinstance(declared, str) else attrs.asdict(declared)
     if not isinstance(declared, str) and declared.file is not None:
         tokenizer["digest"] = hashlib.sha256(Path(declared.file).read_bytes()).hexdigest()

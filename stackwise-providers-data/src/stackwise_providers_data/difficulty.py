@@ -37,47 +37,47 @@ def rank(score: Score, tokens: npt.NDArray[Any], units: Spans, starts: Indices |
     """
     begins, ends = units.starts, units.stops
     if score == "rarity":
-        found = _rarity(tokens, begins, ends, name)
+        scores = _rarity(tokens, begins, ends, name)
     elif score == "compression":
-        found = _compression(tokens, begins, ends, name)
+        scores = _compression(tokens, begins, ends, name)
     elif whole:
-        found = (ends - begins).astype(np.float64)
+        scores = (ends - begins).astype(np.float64)
     elif starts is not None:
-        found = _mean_length(begins, ends, starts, len(tokens))
+        scores = _mean_length(begins, ends, starts, len(tokens))
     else:
         raise DataError(f"{name}: a difficulty by length needs documents: name their starts, or rank by compression or rarity")
-    return np.argsort(found, kind="stable").astype(np.int64, copy=False)
+    return np.argsort(scores, kind="stable").astype(np.int64, copy=False)
 
 
 def _mean_length(begins: Indices, ends: Indices, starts: Indices, total: int) -> Scores:
     lengths = np.diff(np.append(starts, total)).astype(np.float64)
     before = np.concatenate([[0.0], np.cumsum(lengths**2)])
 
-    def summed(places: Indices) -> Scores:
-        """Sum over the tokens before each place of the length of their document."""
+    def length_sum(places: Indices) -> Scores:
+        """Sum of the document lengths of all tokens before each place."""
         documents = np.searchsorted(starts, places, side="right") - 1
         return before[documents] + (places - starts[documents]) * lengths[documents]
 
-    return np.asarray((summed(ends) - summed(begins)) / (ends - begins), dtype=np.float64)
+    return np.asarray((length_sum(ends) - length_sum(begins)) / (ends - begins), dtype=np.float64)
 
 
 def _rarity(tokens: npt.NDArray[Any], begins: Indices, ends: Indices, name: str) -> Scores:
     progress = ProgressLines(f"{name}: counting tokens", len(tokens))
     counts = np.zeros(1, dtype=np.int64)
     for first in range(0, len(tokens), _CHUNK):
-        found = np.bincount(tokens[first : first + _CHUNK])
-        counts = np.pad(counts, (0, max(0, len(found) - len(counts))))
-        counts[: len(found)] += found
+        chunk_counts = np.bincount(tokens[first : first + _CHUNK])
+        counts = np.pad(counts, (0, max(0, len(chunk_counts) - len(counts))))
+        counts[: len(chunk_counts)] += chunk_counts
         progress.reached(first)
     with np.errstate(divide="ignore"):
         nats = -np.log(counts / len(tokens))
     step = max(1, _CHUNK // max(1, int(np.max(ends - begins))))
     scores = np.empty(len(begins), dtype=np.float64)
     for first in range(0, len(begins), step):
-        chosen = slice(first, first + step)
-        lengths = ends[chosen] - begins[chosen]
-        places = np.repeat(begins[chosen] - np.cumsum(lengths) + lengths, lengths) + np.arange(int(lengths.sum()))
-        scores[chosen] = np.add.reduceat(nats[tokens[places]], np.cumsum(lengths) - lengths)
+        batch = slice(first, first + step)
+        lengths = ends[batch] - begins[batch]
+        places = np.repeat(begins[batch] - np.cumsum(lengths) + lengths, lengths) + np.arange(int(lengths.sum()))
+        scores[batch] = np.add.reduceat(nats[tokens[places]], np.cumsum(lengths) - lengths)
     return scores
 
 

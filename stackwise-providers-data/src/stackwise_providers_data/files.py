@@ -96,10 +96,10 @@ class FileDocuments:
         Raises:
             DataError: none.
         """
-        chosen = [self.by_path[path] for path in sorted(self.by_path) if is_heldout(path, self.heldout) == held]
-        if not chosen:
+        paths = [self.by_path[path] for path in sorted(self.by_path) if is_heldout(path, self.heldout) == held]
+        if not paths:
             raise refuse_none(self.name, self.heldout, len(self.by_path), self.noun, held=held)
-        return chosen
+        return paths
 
     def sizes(self, *, held: bool) -> list[int]:
         """Bytes of each file of a split."""

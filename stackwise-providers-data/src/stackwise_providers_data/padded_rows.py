@@ -21,8 +21,8 @@ def gather_padded(
     """Rows of at most `length` tokens from each start, int64 [R, length], and which entries are tokens, bool [R, length]."""
     places = np.arange(length)
     mask = places < counts[:, None]
-    found = tokens[np.where(mask, starts[:, None] + places, 0)]
-    return np.where(mask, found, pad).astype(np.int64, copy=False), mask
+    ids = tokens[np.where(mask, starts[:, None] + places, 0)]
+    return np.where(mask, ids, pad).astype(np.int64, copy=False), mask
 
 
 class PaddedRows(WalkedLoader):

@@ -59,8 +59,8 @@ class JsonLines:
         Raises:
             DataError: a glob without a match.
         """
-        found = globbed(self.paths)
-        return [found[path] for path in sorted(found)]
+        paths = globbed(self.paths)
+        return [paths[path] for path in sorted(paths)]
 
     def __iter__(self) -> Iterator[Record]:
         """`file:line` and the object on it.
@@ -108,18 +108,18 @@ class DatasetRows:
         library = require("datasets", "datasets", "hf-dataset")
         self._path = Path(path)
         try:
-            found = library.load_from_disk(str(self._path))
+            dataset = library.load_from_disk(str(self._path))
         except FileNotFoundError as fault:
             raise DataError(f"path: {path!r} holds no dataset: give the folder that save_to_disk wrote") from fault
         except Exception as fault:  # whatever the library and its readers raise on damaged files
             raise DataError(f"path: the dataset in {path!r} cannot be read: {fault}") from fault
-        if isinstance(found, dict):
-            if part not in found:
-                raise DataError(f"part: {path!r} holds {', '.join(sorted(found))} and no '{part}': name one of them")
-            found = found[part]
-        if missing := [field for field in wanted if field not in found.column_names]:
-            raise DataError(f"{path}: there is no field '{missing[0]}'; the dataset has {', '.join(found.column_names)}")
-        self._rows = found.select_columns(list(wanted)).with_format(None)
+        if isinstance(dataset, dict):
+            if part not in dataset:
+                raise DataError(f"part: {path!r} holds {', '.join(sorted(dataset))} and no '{part}': name one of them")
+            dataset = dataset[part]
+        if missing := [field for field in wanted if field not in dataset.column_names]:
+            raise DataError(f"{path}: there is no field '{missing[0]}'; the dataset has {', '.join(dataset.column_names)}")
+        self._rows = dataset.select_columns(list(wanted)).with_format(None)
 
     def files(self) -> list[Path]:
         """Every file of the folder."""
@@ -182,15 +182,15 @@ class RecordDocuments:
         Raises:
             DataError: none.
         """
-        total = found = 0
+        total = count = 0
         keys = [getattr(self.options, key) for key in (*self.options.columns, "features", "label") if getattr(self.options, key)]
         for place, record in self.records:
             total += 1
             content = json.dumps([_field(place, record, key) for key in keys], default=str)
             if is_heldout(content, self.options.heldout) == held:
-                found += 1
+                count += 1
                 yield place, record
-        if not found:
+        if not count:
             raise refuse_none(self.name, self.options.heldout, total, self.records.noun, held=held)
 
     def read(self, *, held: bool) -> Iterator[tuple[str, bytes]]:

@@ -20,8 +20,8 @@ class Spans:
 
     def filled(self) -> Spans:
         """Those that hold a token."""
-        held = self.stops > self.starts
-        return Spans(self.starts[held], self.stops[held])
+        nonempty = self.stops > self.starts
+        return Spans(self.starts[nonempty], self.stops[nonempty])
 
     def split(self, length: int) -> Spans:
         """The same stretches, each longer than `length` cut into pieces of `length` and a rest."""

@@ -72,8 +72,8 @@ class LibraryTokenizer:
         Raises:
             DataError: a document that is not UTF-8.
         """
-        found = self.library.encode_batch_fast([as_text(*document) for document in documents], add_special_tokens=False)
-        return [np.array(encoding.ids, dtype=self.dtype) for encoding in found]
+        encodings = self.library.encode_batch_fast([as_text(*document) for document in documents], add_special_tokens=False)
+        return [np.array(encoding.ids, dtype=self.dtype) for encoding in encodings]
 
 
 def as_text(label: str, content: bytes) -> str:
@@ -126,9 +126,9 @@ def make_tokenizer(
 
 def _trained(library: Any, options: BpeTraining, training: Callable[[], Iterator[Document]], digest: str, name: str) -> bytes:
     """The `tokenizer.json` of a BPE learnt from the training split, learnt once for the same content and options."""
-    asked = f"{attrs.asdict(options)} {library.__version__} {digest}"
+    identity = f"{attrs.asdict(options)} {library.__version__} {digest}"
     path, _ = obtain(
-        f"bpe-{hashlib.sha256(asked.encode()).hexdigest()[:32]}", lambda folder: _train(library, options, training, folder, name)
+        f"bpe-{hashlib.sha256(identity.encode()).hexdigest()[:32]}", lambda folder: _train(library, options, training, folder, name)
     )
     content = (path / "tokenizer.json").read_bytes()
     if recall(note := _note(_key(content))) is None:

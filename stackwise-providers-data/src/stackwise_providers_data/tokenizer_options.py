@@ -86,11 +86,11 @@ def file_vocab(path: str) -> dict[str, int]:
         vocab = content["model"]["vocab"]
         if isinstance(vocab, list):  # a unigram model lists pairs of token and score in the order of their ids
             vocab = {token: i for i, (token, _) in enumerate(vocab)}
-        found = {**vocab, **{entry["content"]: entry["id"] for entry in content.get("added_tokens", ())}}
+        ids = {**vocab, **{entry["content"]: entry["id"] for entry in content.get("added_tokens", ())}}
     except OSError as fault:
         raise DataError(f"tokenizer.file: {path!r} cannot be read: {fault.strerror}: mend the path") from fault
     except (ValueError, KeyError, TypeError, AttributeError) as fault:
         raise DataError(f"tokenizer.file: {path!r} is no tokenizer.json: save one with the tokenizers library") from fault
-    if not found or not all(isinstance(i, int) and not isinstance(i, bool) and i >= 0 for i in found.values()):
+    if not ids or not all(isinstance(i, int) and not isinstance(i, bool) and i >= 0 for i in ids.values()):
         raise DataError(f"tokenizer.file: the vocabulary of {path!r} is empty or holds ids that are no whole numbers")
-    return found
+    return ids

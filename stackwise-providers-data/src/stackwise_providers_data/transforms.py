@@ -34,9 +34,9 @@ class TokenNoise:
             DataError: the field is missing, or holds no integers.
         """
         entries = _field(batch, self._field, "token-noise", floating=False)
-        drawn = torch.randint(self._vocab, entries.shape, generator=generator, dtype=torch.int64)
+        noise = torch.randint(self._vocab, entries.shape, generator=generator, dtype=torch.int64)
         hit = torch.rand(entries.shape, generator=generator) < self.rate
-        return {**batch, self._field: torch.where(hit, drawn.to(entries.dtype), entries)}
+        return {**batch, self._field: torch.where(hit, noise.to(entries.dtype), entries)}
 
 
 class Truncate:
@@ -64,8 +64,8 @@ class Truncate:
             mask = torch.ones_like(_named(batch, self._field, "truncate")[..., :], dtype=torch.bool)
         if mask.dim() != 2 or mask.dtype != torch.bool:
             raise DataError(f"truncate: '{self._mask}' is {mask.dtype}{list(mask.shape)}: a mask is bool [batch, time]")
-        kept = torch.ceil(mask.sum(1).double() * self.keep - 1e-9).clamp(min=1)
-        return {**batch, self._mask: mask & (mask.cumsum(1) <= kept[:, None])}
+        counts = torch.ceil(mask.sum(1).double() * self.keep - 1e-9).clamp(min=1)
+        return {**batch, self._mask: mask & (mask.cumsum(1) <= counts[:, None])}
 
 
 class FeatureNoise:

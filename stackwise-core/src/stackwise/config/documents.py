@@ -1,4 +1,4 @@
-"""Files, what they extend, and `--set`: everything that happens before a config has meaning."""
+"""Files, `extends` and `--set`: the steps that yield one tree, before it is read as a config."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def read_file(path: Path) -> Node:
     """A config file with everything it extends, as one tree.
 
     Raises:
-        ConfigError: a file that is not there, not readable, not YAML, or that extends itself.
+        ConfigError: a file is missing, unreadable, not YAML, or extends itself.
     """
-    return _Extending().file(path, (), Position(str(path)))
+    return _Extends().file(path, (), Position(str(path)))
 
 
 def extend(document: Node, folder: Path) -> Node:
@@ -34,10 +34,10 @@ def extend(document: Node, folder: Path) -> Node:
     Raises:
         ConfigError: as `read_file`.
     """
-    return _Extending().document(document, folder, ())
+    return _Extends().document(document, folder, ())
 
 
-class _Extending:
+class _Extends:
     """Reads a tree of files once, counting them."""
 
     def __init__(self) -> None:
@@ -107,7 +107,7 @@ def override(document: Node, settings: Sequence[str]) -> Node:
     """`document` with every `a.b=c` of `--set` laid on it in order; c is read as YAML.
 
     Raises:
-        ConfigError: settings that are not of that form, or that reach into a phase there is not; all of them at once.
+        ConfigError: settings that are not of that form, or that name an unknown phase; all of them at once.
     """
     problems: list[Problem] = []
     for setting in settings:
@@ -129,7 +129,7 @@ def override(document: Node, settings: Sequence[str]) -> Node:
             problems.append(Problem(stray, where=where))
         else:
             try:
-                node = _placed(read_yaml(text, where.source), where)
+                node = _at_position(read_yaml(text, where.source), where)
             except ConfigError as error:
                 problems += [Problem(problem.message, where=where) for problem in error.problems]
                 continue
@@ -152,10 +152,10 @@ def _stray_phase(document: Node, name: str) -> str | None:
     return f"there is no phase '{name}' to change{did_you_mean(name, names)}"
 
 
-def _placed(node: Node, where: Position) -> Node:
-    """The tree of a setting's value: one position, the setting itself."""
+def _at_position(node: Node, where: Position) -> Node:
+    """The same tree with every node at the position of the setting."""
     if node.kind == "map":
-        return Node("map", {key: _placed(child, where) for key, child in node.value.items()}, where)
+        return Node("map", {key: _at_position(child, where) for key, child in node.value.items()}, where)
     if node.kind == "list":
-        return Node("list", tuple(_placed(child, where) for child in node.value), where)
+        return Node("list", tuple(_at_position(child, where) for child in node.value), where)
     return Node(node.kind, node.value, where)

@@ -1,8 +1,8 @@
 """The one merge rule, for `extends`, phases and `--set` alike.
 
-Maps merge; lists, scalars and objects replace; null removes what is there; a changed `use` and a changed schedule tag
+Maps merge; lists, scalars and objects replace; null removes; a changed `use` and a changed schedule tag
 replace their whole node, so that no option of the old component or schedule leaks into the new one. The table of a
-`piecewise` schedule is one value and replaces: between the instants of two tables there is no order that anyone wrote.
+`piecewise` schedule is replaced as a whole: nobody wrote an order between the instants of two tables.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ def merge(under: Node, over: Node, path: KeyPath = ()) -> Node:
 
     Args:
         under: what was declared so far.
-        over: what is declared now; it owns position and layer of whatever it touches.
-        path: where both stand in the config; the tag rule does not hold for maps whose keys are names people choose.
+        over: what is declared now; nodes that it changes get its position and layer.
+        path: of both in the config; maps whose keys are chosen names are exempt from the tag rule.
     """
     if under.kind == "object" and over.kind == "map" and "use" not in over.value and _is_component(path):
         return Node("map", {"use": under, **over.value}, over.position, over.layer)
@@ -48,7 +48,7 @@ def _replaces(under: Node, over: Node, path: KeyPath) -> bool:
 
 
 def is_table(path: KeyPath) -> bool:
-    """Whether the instants and values of a `piecewise` schedule stand there."""
+    """Whether `path` is the table of a `piecewise` schedule."""
     return path[-2:] == ("piecewise", "values") and not _has_chosen_names(path[:-2])
 
 
@@ -65,7 +65,7 @@ def _tag(node: Node) -> str | None:
 
 
 def _is_component(path: KeyPath) -> bool:
-    """Whether a component stands there: options laid on a finished object are its options, which it will refuse."""
+    """Whether `path` is a component: keys merged onto a finished object become its options, and are refused later."""
     plane = _in_plane(path)
     return plane in _COMPONENTS or (len(plane) == 3 and plane[:2] == ("data", "sources"))
 

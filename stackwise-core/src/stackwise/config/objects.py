@@ -15,7 +15,7 @@ from stackwise.errors import ConfigError, Position, Problem
 from stackwise.timeline.duration import Duration
 
 IN_CODE = Position("<config>")
-"""The place of everything that was written in Python."""
+"""The position of everything written in Python."""
 
 
 @frozen(init=False)
@@ -38,8 +38,8 @@ class Phase:
 def sample(deltas: Callable[[float], Mapping[str, Any]], at: Sequence[str]) -> list[Phase]:
     """A curriculum given as a function of run time, as phases: `phases=sample(lambda t: {"data": {"seq_len": ...}}, at=["0%", "50%"])`.
 
-    The function is asked once at every declared instant; what it returns holds until the next one, so the result is planned,
-    logged and resumed like any other phases.
+    The function is called once per instant; its result holds until the next, so these phases are planned, logged and resumed
+    like any others.
 
     Args:
         deltas: run time in [0, 1) → what is declared from there on (`task`, `data`, `model`, `optimizer`, `enter`).
@@ -107,7 +107,7 @@ def _node(value: Any, path: KeyPath, problems: list[Problem]) -> Node:
 
 
 def _part(value: Any) -> Node:
-    """A component given in code; the options of a `Built` stand beside its `use`, so that phases can change them one by one."""
+    """A component given in code; the options of a `Built` become keys beside its `use`, so that a phase can change one of them."""
     if not isinstance(value, Built):
         return Node("object", value, IN_CODE)
     options = {key: Node("object", entry, IN_CODE) for key, entry in value.options.items()}
@@ -115,7 +115,7 @@ def _part(value: Any) -> Node:
 
 
 def _is_source(path: KeyPath) -> bool:
-    """A list there is a stream of batches, not part of the config."""
+    """Whether a list at `path` is a stream of batches rather than config."""
     return path[-2:-1] == ("sources",) and (path[:-2] == ("data",) or (len(path) == 4 and path[0] == "evaluate"))
 
 

@@ -1,4 +1,4 @@
-"""Sections of a config → their classes. Mistakes are collected, never raised; a value at fault gives way to its default."""
+"""Sections of a config → their classes. Mistakes are collected, never raised; a value at fault is replaced by its default."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def broken_name(name: str) -> str | None:
 
 
 class Section:
-    """One map of a config on its way to a class, with the mistakes found in it. A null is read as a key left out."""
+    """One map of a config, and the mistakes in it. A null counts as an absent key."""
 
     def __init__(self, node: Node | None, path: KeyPath, wanted: str) -> None:
         self.path = path
@@ -44,15 +44,15 @@ class Section:
         self.children = {key: child for key, child in node.entries.items() if not child.is_null}
 
     def fault(self, path: KeyPath, message: str, *, missing: bool = False) -> None:
-        """Note a mistake at `path` below this section."""
+        """Record a mistake at `path` below this section."""
         self.faults.append(Fault((*self.path, *path), message, missing=missing))
 
     def take(self, key: str) -> Node | None:
-        """The child, which is then no longer left over."""
+        """Remove and return a child."""
         return self.children.pop(key, None)
 
     def take_map(self, key: str, wanted: str) -> Mapping[str, Node]:
-        """The children of a child whose keys are names."""
+        """Remove a child whose keys are names, and return its children."""
         inner = Section(self.take(key), (*self.path, key), wanted)
         for name in list(inner.children):
             if broken := broken_name(name):
@@ -62,7 +62,7 @@ class Section:
         return inner.children
 
     def ref(self, node: Node | None, path: KeyPath, owned: tuple[str, ...] = ()) -> Ref:
-        """A component at `path` below this section; `owned` are keys beside its options that the core reads itself."""
+        """A component at `path` below this section; `owned` are the keys that the core reads, not the component."""
         dotted = ".".join((*self.path, *path))
         if node is None or node.is_null:
             self.fault(path, "is missing: name a component with `use: <provider>.<component>`", missing=True)
@@ -70,13 +70,13 @@ class Section:
         if node.kind == "object":
             return Ref(given=node.value, path=dotted)
         if node.kind != "map":
-            written = describe(node.plain())
+            value = describe(node.plain())
             hint = f"write {{use: {node.value}}}" if isinstance(node.value, str) else "write {use: <provider>.<component>}"
-            self.fault(path, f"{written} is no component: {hint}")
+            self.fault(path, f"{value} is no component: {hint}")
             return Ref(path=dotted)
-        return self._named(node, path, dotted, owned)
+        return self._read_ref(node, path, dotted, owned)
 
-    def _named(self, node: Node, path: KeyPath, dotted: str, owned: tuple[str, ...]) -> Ref:
+    def _read_ref(self, node: Node, path: KeyPath, dotted: str, owned: tuple[str, ...]) -> Ref:
         use = node.child("use")
         options = {key: child.plain() for key, child in node.entries.items() if key not in owned and key != "use"}
         if use is None or use.is_null:
@@ -103,9 +103,9 @@ class Section:
         return tuple(self.ref(entry, (*path, str(i))) for i, entry in enumerate(node.value))
 
     def build(self, cls: type[_T], ready: Mapping[str, Any], fallback: Mapping[str, Any] | None = None) -> _T:
-        """An instance of `cls` from what is `ready` and the children that are left, which become its plain values.
+        """An instance of `cls` from the `ready` fields and the remaining children, taken as plain values.
 
-        `fallback` holds what stands in for a required value that is missing or at fault.
+        `fallback` replaces required values that are missing or at fault.
         """
         fields: tuple[attrs.Attribute[Any], ...] = attrs.fields(cls)  # type: ignore[arg-type]  # an attrs class
         keys = [config_key(a) for a in fields if a.metadata.get("doc")]
@@ -121,22 +121,22 @@ class Section:
         return self._convert({**(fallback or {}), **{key: value for key, value in raw.items() if key not in wrong}}, cls)
 
     def _convert(self, raw: Mapping[str, Any], cls: type[_T]) -> _T:
-        made: _T = convert(raw, cls)
-        return made
+        instance: _T = convert(raw, cls)
+        return instance
 
 
 OPTIMIZER_KEYS = ("groups", "clip", "lr_scaling", "ema", "reaction")
 """Keys of `optimizer:` that the core reads itself."""
 
 Read = tuple[_T, tuple[Fault, ...]]
-"""What was read, and the mistakes on the way."""
+"""The result, and the mistakes in what was read."""
 
 
 def read_run(node: Node | None, default_name: str) -> Read[RunConfig]:
     """`run:`; its name defaults to the file's."""
     section = Section(node, ("run",), "write run: {horizon: 500 steps}")
-    named = {} if "name" in section.children else {"name": default_name}
-    run = section.build(RunConfig, named, {"name": default_name, "horizon": "1 steps"})
+    ready = {} if "name" in section.children else {"name": default_name}
+    run = section.build(RunConfig, ready, {"name": default_name, "horizon": "1 steps"})
     return run, tuple(section.faults)
 
 
@@ -147,12 +147,12 @@ def read_task(node: Node | None) -> Read[Ref]:
 
 
 def read_data(node: Node | None) -> Read[DataConfig]:
-    """`data:`; a mix that is left out weighs all sources equally."""
+    """`data:`; without a mix, all sources weigh the same."""
     section = Section(node, ("data",), "write data: {sources: {<name>: {use: <provider>.<component>}}}")
-    written = section.take_map("sources", "write sources: {<name>: {use: <provider>.<component>}}")
-    if not written and not section.faults:
+    nodes = section.take_map("sources", "write sources: {<name>: {use: <provider>.<component>}}")
+    if not nodes and not section.faults:
         section.fault(("sources",), "is missing: name at least one source, {<name>: {use: <provider>.<component>}}", missing=True)
-    sources = {name: section.ref(child, ("sources", name)) for name, child in written.items()}
+    sources = {name: section.ref(child, ("sources", name)) for name, child in nodes.items()}
     transforms = section.refs(section.take("transforms"), ("transforms",))
     data = section.build(DataConfig, {"sources": sources, "transforms": transforms})
     if data.step_tokens is not None and data.accumulate is not None:
@@ -194,8 +194,8 @@ def read_model(node: Node | None) -> Read[ModelConfig]:
 def _read_weight_adapters(section: Section) -> dict[str, WeightAdapterConfig]:
     """`model.weight_adapters:`; `select` belongs to the core, all other keys to the component."""
     adapters = {}
-    wanted = "write weight_adapters: {<name>: {use: <provider>.<component>, select: [<selector>]}}"
-    for name, child in section.take_map("weight_adapters", wanted).items():
+    form = "write weight_adapters: {<name>: {use: <provider>.<component>, select: [<selector>]}}"
+    for name, child in section.take_map("weight_adapters", form).items():
         part = section.ref(child, ("weight_adapters", name), owned=("select",))
         inner = Section(None, ("model", "weight_adapters", name), "")
         if child.kind == "map" and (select := child.child("select")) is not None:
@@ -220,10 +220,10 @@ def read_optimizer(node: Node | None) -> Read[OptimizerConfig]:
         if name == "default":
             inner.fault((), "the name 'default' is taken by the parameters that no group selects: choose another")
         select = inner.take("select")
-        named = {"name": name, "options": {key: inner.children.pop(key).plain() for key in list(inner.children)}}
+        fields = {"name": name, "options": {key: inner.children.pop(key).plain() for key in list(inner.children)}}
         if select is not None:
             inner.children["select"] = select
-        groups.append(inner.build(GroupConfig, named, {"select": ()}))
+        groups.append(inner.build(GroupConfig, fields, {"select": ()}))
         if not groups[-1].select and not inner.faults:
             inner.fault(("select",), "selects nothing: name at least one selector")
         section.faults += inner.faults
@@ -246,8 +246,8 @@ def read_enter(node: Node | None) -> Read[EnterConfig]:
         if "moments" in section.children:
             inner.fault(("moments",), "stands beside enter.moments, which says the same: keep one of the two")
         inner.children = {"moments": moments}
-    beside = inner.build(EnterConfig, {})
-    ready: dict[str, Any] = {"growth": ref, **({"moments": beside.moments} if "moments" in inner.children else {})}
+    growth_keys = inner.build(EnterConfig, {})
+    ready: dict[str, Any] = {"growth": ref, **({"moments": growth_keys.moments} if "moments" in inner.children else {})}
     enter = section.build(EnterConfig, ready)
     return enter, (*section.faults, *inner.faults)
 
@@ -263,8 +263,8 @@ def read_evaluations(node: Node | None) -> Read[tuple[EvaluateConfig, ...]]:
             section.fault((), "the name 'train' is taken by the training data itself: choose another")
         ready: dict[str, Any] = {"name": name}
         if "sources" in section.children:
-            written = section.take_map("sources", "write sources: {<name>: {use: <provider>.<component>}}")
-            ready["sources"] = {source: section.ref(entry, ("sources", source)) for source, entry in written.items()}
+            nodes = section.take_map("sources", "write sources: {<name>: {use: <provider>.<component>}}")
+            ready["sources"] = {source: section.ref(entry, ("sources", source)) for source, entry in nodes.items()}
         if (own := section.take("name")) is not None:
             section.fault(("name",), f"unknown key: the evaluation is named '{name}' by its own key (not {describe(own.plain())})")
         evaluations.append(section.build(EvaluateConfig, ready))

@@ -1,6 +1,6 @@
-"""Strict conversion of plain values to types, on cattrs: nothing is coerced, every mistake is told, each with its path.
+"""Strict conversion of plain values to types, on cattrs: nothing is coerced, every mistake is reported with its path.
 
-An int is a number where a float is asked; a float is never an int, a bool never a number, a text never a list.
+An int passes for a float; a float never for an int, a bool never for a number, a text never for a list.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from stackwise.timeline.duration import Duration
 from stackwise.timeline.schedules import TAGS, Constant, Piecewise, Schedule
 
 MISTAKES: Final = (ValueError, UserError, BaseValidationError)
-"""What `convert` raises when the value is at fault."""
+"""What `convert` raises if the value is at fault."""
 
 
 _SCALARS = (int, float, str, bool)
@@ -35,7 +35,7 @@ def convert(value: Any, wanted: Any) -> Any:
     """`value` as an instance of the type `wanted`.
 
     Raises:
-        ValueError, UserError, BaseValidationError: `MISTAKES`; `faults_of` tells them one by one.
+        ValueError, UserError, BaseValidationError: `MISTAKES`; `faults_of` lists them.
     """
     return _CONVERTER.structure(value, wanted)
 
@@ -116,7 +116,7 @@ def _union(value: Any, wanted: Any) -> Any:
 
 
 def _each(entries: Iterable[tuple[str, Any, Any]]) -> list[Any]:
-    """Convert (key, value, type) one by one; every mistake is kept with its key."""
+    """Convert every (key, value, type), collecting the mistakes with their keys."""
     results: list[Any] = []
     errors: list[Exception] = []
     for key, value, wanted in entries:
@@ -186,7 +186,7 @@ def _instants(schedule: Piecewise) -> None:
 
 
 def _instance(value: Any, wanted: Any) -> Any:
-    """Types that nothing else is said about: only their own instances."""
+    """Any other type accepts its own instances only."""
     kind = _shape(wanted)
     unchecked = not isinstance(kind, type) or getattr(kind, "_is_protocol", False) or kind is object
     if unchecked or isinstance(value, kind):
@@ -231,7 +231,7 @@ def _attrs_class(wanted: Any, _: Converter) -> Callable[[Any, Any], Any]:
 
 
 def _strict_converter() -> Converter:
-    """Hooks for every type that options may have; of the predicates, the later registered one counts."""
+    """Hooks for every type that options may have; if several predicates match, the last registered wins."""
     converter = Converter(detailed_validation=True, forbid_extra_keys=True)
     converter.register_structure_hook_func(lambda wanted: True, _instance)
     converter.register_structure_hook_factory(lambda wanted: attrs.has(_shape(wanted)), _attrs_class)

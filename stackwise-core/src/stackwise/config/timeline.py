@@ -1,4 +1,4 @@
-"""The merged tree → an `Experiment`: every phase with its effective sections, every mistake told once with its place."""
+"""The merged tree → an `Experiment`: every phase with its effective sections, every mistake once, with its place."""
 
 from __future__ import annotations
 
@@ -67,24 +67,24 @@ def read_experiment(root: Node, default_name: str) -> Experiment:
 
 
 class _Problems:
-    """Mistakes by identity: what lives in the base and shows in every phase is one."""
+    """The mistakes, each once: one in the base config is found again in every phase."""
 
     def __init__(self) -> None:
-        self.found: dict[object, Problem] = {}
+        self._problems: dict[object, Problem] = {}
 
     def add(self, tree: Node, faults: tuple[Fault, ...], names: tuple[str, ...] = ()) -> None:
-        """Place faults in the tree they were found in; a missing key has no place of its own and is told at its first."""
+        """Locate faults in their tree; a missing key has no position, so it is reported once, in the first phase that lacks it."""
         for fault in faults:
             near = tree.nearest(fault.path)
             path = ".".join(fault.path)
-            written = path if near.layer < 0 or (fault.missing and fault.path[0] != "enter") else f"phases.{names[near.layer]}.{path}"
-            key = (path, fault.message) if fault.missing else (written, fault.message, near.position)
-            self.found.setdefault(key, Problem(fault.message, written, near.position))
+            place = path if near.layer < 0 or (fault.missing and fault.path[0] != "enter") else f"phases.{names[near.layer]}.{path}"
+            key = (path, fault.message) if fault.missing else (place, fault.message, near.position)
+            self._problems.setdefault(key, Problem(fault.message, place, near.position))
 
     def in_reading_order(self) -> tuple[Problem, ...]:
         """Source by source, from top to bottom."""
-        sources = list(dict.fromkeys(problem.where.source for problem in self.found.values() if problem.where))
-        return tuple(sorted(self.found.values(), key=lambda problem: _order(problem.where, sources)))
+        sources = list(dict.fromkeys(problem.where.source for problem in self._problems.values() if problem.where))
+        return tuple(sorted(self._problems.values(), key=lambda problem: _order(problem.where, sources)))
 
 
 def _order(where: Position | None, sources: list[str]) -> tuple[int, int, int]:
@@ -103,16 +103,16 @@ def _check_format(root: Node, problems: _Problems) -> None:
 
 
 class _Cached:
-    """Reads a node once: a section that a phase does not touch is the same node, and so the same config."""
+    """Reads each node once: a section that a phase leaves unchanged is the same node, so it gives the same config."""
 
     def __init__(self) -> None:
-        self.known: dict[tuple[Any, int], tuple[Node | None, Any]] = {}
+        self._results: dict[tuple[Any, int], tuple[Node | None, Any]] = {}
 
     def __call__(self, read: Callable[[Node | None], Read[_T]], node: Node | None) -> Read[_T]:
         key = (read, id(node))
-        if key not in self.known:
-            self.known[key] = (node, read(node))
-        result: Read[_T] = self.known[key][1]
+        if key not in self._results:
+            self._results[key] = (node, read(node))
+        result: Read[_T] = self._results[key][1]
         return result
 
 
@@ -123,8 +123,8 @@ def _read_phases(root: Node, problems: _Problems) -> tuple[PhaseConfig, ...]:
     cached = _Cached()
     phases = []
     for index, (name, delta) in enumerate(deltas.items()):
-        touched = {key: delta.entries[key] for key in PLANES if key in delta.entries}
-        effective = merge(effective, Node("map", touched, delta.position).in_layer(index))
+        changes = {key: delta.entries[key] for key in PLANES if key in delta.entries}
+        effective = merge(effective, Node("map", changes, delta.position).in_layer(index))
         own = {key: delta.entries[key].in_layer(index) for key in ("until", "enter") if key in delta.entries}
         tree = Node("map", {**effective.value, **own}, effective.position, effective.layer)
         until, faults = read_until(own.get("until"), ("phases", name, "until"), last=index == len(names) - 1)

@@ -147,17 +147,17 @@ def _decode(value: Any, tensor: Callable[[str], Any]) -> Any:
         return value
     if len(value) != 1 or not (mark := next(iter(value))).startswith("$"):
         return {key: _decode(inner, tensor) for key, inner in value.items()}
-    held = value[mark]
+    content = value[mark]
     if mark == TENSOR:
-        return tensor(held)
+        return tensor(content)
     if mark == TUPLE:
-        return tuple(_decode(entry, tensor) for entry in held)
+        return tuple(_decode(entry, tensor) for entry in content)
     if mark == MAP:
-        return {_decode(key, tensor): _decode(inner, tensor) for key, inner in held}
+        return {_decode(key, tensor): _decode(inner, tensor) for key, inner in content}
     if mark == FLOAT:
-        return float(held)
+        return float(content)
     if mark == INT:
-        return int(held, 16)
+        return int(content, 16)
     raise ValueError(f"nothing is written as {mark!r}")
 
 

@@ -39,11 +39,11 @@ def write_file(path: Path, content: bytes) -> int:
     try:
         size = _write(handle, memoryview(content))
         os.fsync(handle)
-        held = os.fstat(handle).st_size
+        size_on_disk = os.fstat(handle).st_size
     finally:
         os.close(handle)
-    if held != size:
-        raise OSError(f"{path.name} holds {held} bytes on disk, {size} were written")
+    if size_on_disk != size:
+        raise OSError(f"{path.name} holds {size_on_disk} bytes on disk, {size} were written")
     return size
 
 
@@ -76,12 +76,12 @@ def sync_file(path: Path) -> None:
 
 def _write(handle: int, chunk: memoryview) -> int:
     """Write all of a chunk: one call may take less than it is given, 2 GiB at most on Linux."""
-    written = 0
-    while written < chunk.nbytes:
-        written += (taken := os.write(handle, chunk[written:]))
-        if not taken:
+    total = 0
+    while total < chunk.nbytes:
+        total += (count := os.write(handle, chunk[total:]))
+        if not count:
             raise OSError("the disk takes no more bytes")
-    return written
+    return total
 
 
 def sync_directory(path: Path) -> None:

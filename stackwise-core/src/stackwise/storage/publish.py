@@ -102,13 +102,13 @@ def _take_from_older(fresh: Path, place: Path) -> Path:
 
 def _take_first_free(fresh: Path, places: Iterable[Path]) -> Path:
     """A rename refuses a name that another process took since it was free, unless that is an empty directory."""
-    taken = fresh
-    for taken in places:
+    place = fresh
+    for place in places:
         try:
-            disk.rename(fresh, taken)
+            disk.rename(fresh, place)
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                 raise
         else:
-            return taken
-    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(taken))
+            return place
+    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(place))

@@ -222,11 +222,11 @@ class RunDirectory:
 
 
 def _sweep(parent: Path) -> None:
-    """Remove what processes that were killed have left half filled."""
-    for left in parent.glob(f".*{_MAKING}"):
+    """Remove half-filled directories of processes that were killed."""
+    for leftover in parent.glob(f".*{_MAKING}"):
         with suppress(OSError):
-            if time() - left.stat().st_mtime > _LEFT_AFTER_S and not is_held(left):
-                disk.remove_tree(left)
+            if time() - leftover.stat().st_mtime > _LEFT_AFTER_S and not is_held(leftover):
+                disk.remove_tree(leftover)
 
 
 def _numbered(parent: Path, name: str) -> Iterator[Path]:
@@ -270,10 +270,10 @@ def final_weights(path: Path) -> Path | None:
 
 
 def _take_back(source: Path, target: Path, step: int) -> None:
-    """Write the logs of `source` into `target` as they were when step `step` was next: what happens at `step` comes after."""
+    """Write the logs of `source` into `target` as they were just before step `step`."""
     for name in (EVENTS, METRICS):
-        kept = [line for line in _whole_lines(source / name) if json.loads(line).get("step", step) < step]
-        replace_file(target / name, "".join(kept))
+        lines = [line for line in _whole_lines(source / name) if json.loads(line).get("step", step) < step]
+        replace_file(target / name, "".join(lines))
 
 
 def read_history(path: Path) -> Iterator[Event]:

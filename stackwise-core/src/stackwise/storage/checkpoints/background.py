@@ -29,9 +29,9 @@ class Snapshot:
         return {name: self._memory[same.get(name, name)] for name in tensors}
 
     def _memory_for(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
-        held = self._memory.get(name)
-        if held is not None and held.shape == tensor.shape and held.dtype == tensor.dtype:
-            return held
+        memory = self._memory.get(name)
+        if memory is not None and memory.shape == tensor.shape and memory.dtype == tensor.dtype:
+            return memory
         return torch.empty(tensor.shape, dtype=tensor.dtype)
 
 
@@ -57,8 +57,8 @@ class Background:
         """Return when no work is under way; raises what it raised, once."""
         if self._work is not None:
             wait([self._work])
-            done, self._work = self._work, None
-            done.result()
+            work, self._work = self._work, None
+            work.result()
 
     def close(self) -> None:
         """Let the thread go; the work has been waited for."""

@@ -146,25 +146,25 @@ def _read(path: Path, limit: int) -> bytes:
 def _check_size(path: Path, record: FileRecord) -> None:
     """Opens nothing, so that a pipe or device in a file's place blocks nobody."""
     try:
-        found = path.lstat()
+        status = path.lstat()
     except OSError as error:
         raise DamagedError(f"{path.name} cannot be read: {error.strerror}") from None
-    if not stat.S_ISREG(found.st_mode):
+    if not stat.S_ISREG(status.st_mode):
         raise DamagedError(f"{path.name} is no regular file")
-    if found.st_size != record.bytes:
-        raise DamagedError(f"{path.name} has {found.st_size} bytes, {MANIFEST} states {record.bytes}")
+    if status.st_size != record.bytes:
+        raise DamagedError(f"{path.name} has {status.st_size} bytes, {MANIFEST} states {record.bytes}")
 
 
 def _parse(content: bytes) -> Manifest:
     try:
         body = codec.from_json(content)
-        stated = body.pop("sha256", None)
+        digest = body.pop("sha256", None)
         if body.get("format") != FORMAT:
             raise DamagedError(
                 f"{MANIFEST} has the format {body.get('format')!r}, and this version reads {FORMAT}: use the version that wrote it"
             )
         _check_names(body.get("files"))
-        if stated != _digest(body):
+        if digest != _digest(body):
             raise DamagedError(f"{MANIFEST} is damaged: its content does not match its own sha256")
         return _structured(body)
     except DamagedError:

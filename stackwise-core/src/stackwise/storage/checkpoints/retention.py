@@ -69,5 +69,5 @@ class Retention:
             return None
         metric, direction = self.best
         sign = 1 if direction == "max" else -1
-        measured = [(sign * kept.metrics[metric], kept.step) for kept in present if not math.isnan(kept.metrics.get(metric, math.nan))]
-        return max(measured)[1] if measured else None
+        scores = [(sign * kept.metrics[metric], kept.step) for kept in present if not math.isnan(kept.metrics.get(metric, math.nan))]
+        return max(scores)[1] if scores else None

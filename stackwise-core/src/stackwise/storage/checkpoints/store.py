@@ -142,18 +142,18 @@ class CheckpointStore:
         except EncodingError as error:
             raise ProviderError(f"{error}; a state_dict is made of nothing else") from None
         content = as_bytes({_ABOUT: encode(about, _ABOUT), _STATE: encoded})
-        chosen = {name: float(value) for name, value in (metrics or {}).items()}
+        numbers = {name: float(value) for name, value in (metrics or {}).items()}
         if asynchronous:
             copies = self._snapshot.take(tensors)
-            self._background.start(lambda: self._save(step, copies, content, chosen, pin))
+            self._background.start(lambda: self._save(step, copies, content, numbers, pin))
         else:
-            self._save(step, tensors, content, chosen, pin)
+            self._save(step, tensors, content, numbers, pin)
 
     def wait(self) -> None:
         """Return when no save is in flight.
 
         Raises:
-            DiskError: the save in flight failed; said once.
+            DiskError: the save in flight failed; raised once.
         """
         self._background.wait()
 
@@ -174,25 +174,25 @@ class CheckpointStore:
         self._pins.add(step)
 
     def forget_after(self, step: int) -> None:
-        """Remove every checkpoint of a later step: training went back behind them, and goes on otherwise.
+        """Remove every checkpoint of a later step: training went back to before them and takes another course.
 
         Raises:
             DiskError: the disk refuses.
         """
         self.wait()
         try:
-            for there, path in self._candidates():
-                if there > step:
+            for saved_step, path in self._candidates():
+                if saved_step > step:
                     disk.remove_tree(path, first=MANIFEST)
         except OSError as error:
             raise DiskError(f"disk error: {self.directory}: a checkpoint could not be removed: {_reason(error)}") from error
 
     def names(self) -> tuple[str, ...]:
-        """Names of the checkpoints that lie there, valid or not, oldest first."""
+        """Names of the checkpoints on disk, valid or not, oldest first."""
         return tuple(dict.fromkeys(name_of(step) for step, _ in self._candidates()))[::-1]
 
     def newest(self, up_to: int | None = None) -> tuple[Checkpoint | None, list[Skipped]]:
-        """The newest valid checkpoint, of all or of those up to a step, and the newer ones among them that are not, with the reason."""
+        """The newest valid checkpoint (up to a step, if given), and the newer ones that were skipped, with the reason."""
         skipped: list[Skipped] = []
         for step, path in self._candidates():
             if up_to is not None and step > up_to:
@@ -210,29 +210,29 @@ class CheckpointStore:
             UserError: there is none, or it is damaged; the sentence lists those there are.
         """
         reasons = []
-        for there, path in self._candidates():
-            if there == step:
+        for saved_step, path in self._candidates():
+            if saved_step == step:
                 try:
                     return _open(step, path)
                 except DamagedError as reason:
                     reasons.append(f"{path} is damaged: {reason}")
-        known = ", ".join(self.names()) or "none"
-        raise UserError("; ".join(reasons) or f"{self.directory} has no checkpoint of step {step} (there: {known})")
+        names = ", ".join(self.names()) or "none"
+        raise UserError("; ".join(reasons) or f"{self.directory} has no checkpoint of step {step} (there: {names})")
 
     def examine(self) -> Iterator[tuple[Path, list[str]]]:
         """Every checkpoint with what is wrong with it, newest first; each file is read."""
         return ((path, verify(path)) for _, path in self._candidates())
 
     def _candidates(self) -> Iterator[tuple[int, Path]]:
-        """Step and place of every checkpoint, newest first; one that stood aside for its replacement comes after that."""
-        found = []
+        """Step and place of every checkpoint, newest first; one set aside for its replacement follows it."""
+        candidates = []
         with suppress(FileNotFoundError, NotADirectoryError):
             for path in self.directory.iterdir():
                 stem = path.name.removeprefix(".").removesuffix(REPLACED)
                 aside = path.name == f".{stem}{REPLACED}"
                 if (match := _NAME.fullmatch(stem)) and (aside or path.name == stem):
-                    found.append((int(match[1]), not aside, path))
-        return ((step, path) for step, _, path in sorted(found, reverse=True))
+                    candidates.append((int(match[1]), not aside, path))
+        return ((step, path) for step, _, path in sorted(candidates, reverse=True))
 
     def _save(self, step: int, tensors: Mapping[str, torch.Tensor], document: bytes, metrics: Mapping[str, float], pin: str | None) -> None:
         place = self.directory / name_of(step)
