@@ -1,6 +1,6 @@
-"""Optimizers for StackWise, and a reaction of the learning rate.
+"""Optimizers for StackWise, and a learning-rate reaction.
 
-Names resolve on first use, so that listing what is installed never imports torch.
+Names resolve on first use, so that listing components never imports torch.
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@ from stackwise_providers_optim.options import AdafactorOptions
 
 _VECTOR_MOMENTS = {"variance": 2, "step": 0}
 _MATRIX_MOMENTS: dict[str, int] = {}
-"""The factors `row_var` and `col_var` have other shapes than their matrix, so no map of the matrix is one of theirs, and a step
-count alone is nothing to go on with."""
+"""Nothing is carried through growth: the factors `row_var` and `col_var` have other shapes than their matrix, so its map does not fit
+them, and the step count alone is of no use."""
 
 
 def build_adafactor(options: AdafactorOptions, context: BuildContext, groups: Sequence[ParameterGroup]) -> torch.optim.Adafactor:
@@ -31,7 +31,7 @@ def build_adafactor(options: AdafactorOptions, context: BuildContext, groups: Se
 
 
 def _by_moments(group: TorchGroup) -> Iterator[TorchGroup]:
-    """Matrices and vectors apart, for they keep other state."""
+    """Split a group into matrices and vectors, whose states differ."""
     matrices = [(name, p) for name, p in group["params"] if p.ndim > 1]
     vectors = [(name, p) for name, p in group["params"] if p.ndim <= 1]
     if matrices:

@@ -18,32 +18,32 @@ _FUSED_DEVICES = frozenset({"cpu", "cuda"})
 def build_adamw(options: AdamWOptions, context: BuildContext, groups: Sequence[ParameterGroup]) -> torch.optim.AdamW:
     """The factory of `adamw`.
 
-    Each group becomes up to two torch groups that carry its name as `group`: what decays, and what does not, whose
-    `weight_decay` stays 0 and is named in `fixed`. `beta1` and `beta2` of a torch group are what counts: its `betas` are
-    set from them before every step.
+    Each group becomes up to two torch groups that carry its name as `group`: one with weight decay, and one whose
+    `weight_decay` stays 0 and is named in `fixed`. Set `beta1` and `beta2` of a torch group: its `betas` are derived from them
+    before every step.
 
     Args:
-        options: values for every group that gives none of its own.
+        options: values for groups without their own.
         context: unused; AdamW draws nothing.
         groups: canonical name → parameter, and the values in force.
 
     Raises:
         UserError: a group value that AdamW does not have, or no parameter at all.
     """
-    made = torch_groups(options, groups, moments=MOMENTS)
+    entries = torch_groups(options, groups, moments=MOMENTS)
     fused = all(can_fuse(p) for group in groups for p in group.parameters.values())
-    optimizer = torch.optim.AdamW(made, fused=fused or None)
+    optimizer = torch.optim.AdamW(entries, fused=fused or None)
     optimizer.register_step_pre_hook(_set_betas)
     _set_betas(optimizer)
     return optimizer
 
 
 def can_fuse(parameter: torch.Tensor) -> bool:
-    """Whether torch has a fused step for a parameter of this type and device."""
+    """Whether torch has a fused step for a parameter of this dtype and device."""
     return parameter.is_floating_point() and parameter.device.type in _FUSED_DEVICES
 
 
 def _set_betas(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-    """A hook, for a `step` of a subclass would run the user's own hooks twice."""
+    """Set `betas` in a hook, as overriding `step` would run the user's own hooks twice."""
     for group in optimizer.param_groups:
         group["betas"] = (group["beta1"], group["beta2"])

@@ -1,4 +1,4 @@
-"""Optimizers of the library pytorch-optimizer by name, with the counters of their groups kept for each parameter."""
+"""Optimizers of the library pytorch-optimizer by name, with group counters kept per parameter."""
 
 from __future__ import annotations
 
@@ -39,19 +39,19 @@ UNFIT = {
 """Name → why it cannot train here."""
 
 _COUNTER = "group."
-"""Begins the state entries that hold a counter of the parameter's group."""
+"""Prefix of state entries that hold a counter of the parameter's group."""
 
 
 @frozen
 class _Counters:
-    """Carries what an optimizer counts in its groups into the state of their parameters, and back.
+    """Moves what an optimizer counts in its groups to the state of their parameters, and back.
 
-    Most optimizers of the library keep their step count in the group. There it would be lost when a phase builds the optimizer anew, and
-    a parameter that grew later would inherit it. So each parameter has a group of its own, and its counters are its state.
+    Most optimizers of the library keep their step count in the group. There it would be lost when a phase rebuilds the optimizer, and
+    parameters added by growth would inherit it. So each parameter gets its own group, and the group's counters are saved as its state.
     """
 
     initial: dict[int, TorchGroup]
-    """First parameter of a group, by identity → entries of the group as they were made."""
+    """id of a group's parameter → initial entries of the group."""
 
     def restore(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         """Before a step."""

@@ -1,4 +1,4 @@
-"""Parameter groups of the core → groups of torch, with what decays and what does not told apart."""
+"""Parameter groups of the core → torch groups, split by weight decay."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def torch_groups(
     moments: Mapping[str, int | str],
     decay_key: str = "weight_decay",
 ) -> list[TorchGroup]:
-    """Make up to two torch groups of each group: what decays, and what does not, whose decay stays 0 and is named in `fixed`.
+    """Make up to two torch groups of each group: one with weight decay, and one whose decay stays 0 and is named in `fixed`.
 
     Args:
-        options: values for every group that gives none of its own.
+        options: values for groups without their own.
         groups: canonical name → parameter, and the values in force.
         moments: what the optimizer keeps, as the contract of `ParameterGroup` has it; empty: it does not say.
         decay_key: the entry of a torch group that holds its weight decay.
@@ -35,24 +35,24 @@ def torch_groups(
     Raises:
         UserError: a group value that the optimizer does not have, or no parameter at all.
     """
-    made = []
+    result = []
     for group in groups:
         values = values_of(options, group)
         for parameters, decays in _split(options, group):
             entries = {**values, "group": group.name, "moments": dict(moments), "fixed": () if decays else (decay_key,)}
             if not decays and decay_key in entries:
                 entries[decay_key] = 0.0
-            made.append({**entries, "params": list(parameters.items())})
-    if not made:
+            result.append({**entries, "params": list(parameters.items())})
+    if not result:
         raise UserError("optimizer: no parameter is left to train: freeze less")
-    return made
+    return result
 
 
 def values_of(options: DecayOptions, group: ParameterGroup) -> dict[str, float]:
-    """The value of every option that may follow time: the group's, else the optimizer's.
+    """Values of the options that may follow time: the group's, else the optimizer's.
 
     Raises:
-        UserError: a value of the group that is none of these.
+        UserError: the group has a value that is no such option.
     """
     names = [a.name for a in attrs.fields(type(options)) if a.metadata.get("scheduled")]
     if unknown := sorted(set(group.values) - set(names)):
@@ -61,7 +61,7 @@ def values_of(options: DecayOptions, group: ParameterGroup) -> dict[str, float]:
 
 
 def _split(options: DecayOptions, group: ParameterGroup) -> Iterator[tuple[dict[str, torch.nn.Parameter], bool]]:
-    """The parameters that decay and those that do not, where there are any."""
+    """The parameters with weight decay and those without; empty sets are left out."""
     decayed = {name: p for name, p in group.parameters.items() if options.decay == "all" or _is_matrix(name, p)}
     spared = {name: p for name, p in group.parameters.items() if name not in decayed}
     if decayed:
@@ -75,7 +75,7 @@ def _is_matrix(name: str, parameter: torch.Tensor) -> bool:
 
 
 def with_gradient(group: TorchGroup) -> list[torch.Tensor]:
-    """The parameters of a torch group that a step moves."""
+    """The parameters of a torch group that have a gradient."""
     return [p for p in group["params"] if p.grad is not None]
 
 

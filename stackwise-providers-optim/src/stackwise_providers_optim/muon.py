@@ -17,13 +17,13 @@ from stackwise_providers_optim.newton_schulz import orthogonalize
 from stackwise_providers_optim.options import MuonOptions, is_hidden_matrix
 
 HIDDEN_MOMENTS = {"exp_avg": 1}
-"""The momentum is a running mean like Adam's first moment and has its name, so that the one can go on as the other."""
+"""The momentum is a running mean like Adam's first moment and shares its name, so that either can continue as the other."""
 
 
 class Muon(torch.optim.Optimizer):
     """m ← μm + (1−μ)g; p ← (1 − lr·λ)p − lr·scale·NS(m), Nesterov: NS of (1−μ)g + μm; every other parameter is AdamW's.
 
-    The Newton–Schulz iteration of all matrices of one shape is one batch, over all groups.
+    All matrices of one shape are orthogonalised in one batch, across groups.
 
     Args:
         params: torch groups whose `rule` is `muon` or `adamw`; the former follow `lr`, `weight_decay` and `momentum`, the latter
@@ -43,25 +43,25 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]  # no closure is ever given
         """Move every parameter that has a gradient."""
-        moved: list[tuple[torch.Tensor, torch.Tensor, TorchGroup]] = []
+        moves: list[tuple[torch.Tensor, torch.Tensor, TorchGroup]] = []
         for group in self.param_groups:
             if not (parameters := with_gradient(group)):
                 continue
             if group["rule"] == "adamw":
                 self._step_adamw(group, parameters)
             else:
-                moved += zip(parameters, self._momentum(group, parameters), [group] * len(parameters), strict=True)
-        self._step_muon(moved)
+                moves += zip(parameters, self._momentum(group, parameters), [group] * len(parameters), strict=True)
+        self._step_muon(moves)
 
     def _momentum(self, group: TorchGroup, parameters: list[torch.Tensor]) -> list[torch.Tensor]:
-        """What is to be orthogonalised."""
+        """Update the momentum; returns the matrices to orthogonalise."""
         buffers, grads, momentum = [self._buffer(p) for p in parameters], gradients(parameters), group["momentum"]
         torch._foreach_lerp_(buffers, grads, 1 - momentum)
         return list(torch._foreach_lerp(grads, buffers, momentum)) if group["nesterov"] else buffers
 
-    def _step_muon(self, moved: list[tuple[torch.Tensor, torch.Tensor, TorchGroup]]) -> None:
-        for dtype in {self._dtype(p) for p, _, _ in moved}:
-            members = [entry for entry in moved if self._dtype(entry[0]) is dtype]
+    def _step_muon(self, moves: list[tuple[torch.Tensor, torch.Tensor, TorchGroup]]) -> None:
+        for dtype in {self._dtype(p) for p, _, _ in moves}:
+            members = [entry for entry in moves if self._dtype(entry[0]) is dtype]
             updates = orthogonalize([update.flatten(1) for _, update, _ in members], self._ns_steps, dtype)
             for (parameter, _, group), update in zip(members, updates, strict=True):
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
@@ -122,24 +122,24 @@ def build_muon(options: MuonOptions, context: BuildContext, groups: Sequence[Par
     """The factory of `muon`.
 
     Raises:
-        UserError: a selector of `matrices` that names nothing trainable, or a vector; a group value that Muon does not have; no
+        UserError: a selector of `matrices` that matches nothing trainable, or a vector; a group value that Muon does not have; no
             parameter at all.
     """
     _check_matrices(options, groups)
     hidden, rest = [], []
     for group in groups:
-        named = {name: p for name, p in group.parameters.items() if is_hidden_matrix(options.matrices, name, tuple(p.shape))}
-        other = {name: p for name, p in group.parameters.items() if name not in named}
-        hidden += [attrs.evolve(group, parameters=named)] if named else []
-        rest += [attrs.evolve(group, parameters=other)] if other else []
+        matrices = {name: p for name, p in group.parameters.items() if is_hidden_matrix(options.matrices, name, tuple(p.shape))}
+        others = {name: p for name, p in group.parameters.items() if name not in matrices}
+        hidden += [attrs.evolve(group, parameters=matrices)] if matrices else []
+        rest += [attrs.evolve(group, parameters=others)] if others else []
     every = attrs.evolve(options, decay="all")
-    made = [{**group, "rule": "muon"} for group in (torch_groups(every, hidden, moments=HIDDEN_MOMENTS) if hidden else [])]
+    entries = [{**group, "rule": "muon"} for group in (torch_groups(every, hidden, moments=HIDDEN_MOMENTS) if hidden else [])]
     if rest or not hidden:
-        made += [
+        entries += [
             {**group, "rule": "adamw", "fused": all(can_fuse(p) for _, p in group["params"])}
             for group in torch_groups(options, rest, moments=MOMENTS, decay_key="adamw_weight_decay")
         ]
-    return Muon(made, nesterov=options.nesterov, scale=options.scale, ns_steps=options.ns_steps, precision=options.precision)
+    return Muon(entries, nesterov=options.nesterov, scale=options.scale, ns_steps=options.ns_steps, precision=options.precision)
 
 
 def _check_matrices(options: MuonOptions, groups: Sequence[ParameterGroup]) -> None:

@@ -1,4 +1,4 @@
-"""Optimizers of a library by name: arguments checked against the class before it is made."""
+"""Optimizers of a library by name: arguments are checked against the class before the call."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def check_name(name: str, known: Iterable[str], library: str) -> None:
 
 
 def make(
-    made: type[torch.optim.Optimizer], options: NamedOptions, groups: Sequence[ParameterGroup], *, alone: bool = False
+    cls: type[torch.optim.Optimizer], options: NamedOptions, groups: Sequence[ParameterGroup], *, alone: bool = False
 ) -> torch.optim.Optimizer:
     """Call the class of an optimizer with groups and the further arguments.
 
     Args:
-        made: the class.
+        cls: the class.
         options: its name, values and further arguments.
         groups: canonical name → parameter, and the values in force.
         alone: whether every parameter gets a torch group of its own.
@@ -42,20 +42,20 @@ def make(
     Raises:
         UserError: an argument that the class does not have or does not take.
     """
-    known = arguments_of(made)
+    arguments = arguments_of(cls)
     entries = torch_groups(options, groups, moments={})
     further = {key: _immutable(value) for key, value in options.options.items()}
     for key in further:
         if key in _OPTIONS:
             raise UserError(f"optimizer.options.{key}: write it beside `use`, as optimizer.{key}, where it may follow time")
-        if key not in known:
-            raise UserError(f"optimizer.options.{key}: {options.name} has no argument '{key}'{_near(key, known)}")
-    if "weight_decay" not in known:
+        if key not in arguments:
+            raise UserError(f"optimizer.options.{key}: {options.name} has no argument '{key}'{_near(key, arguments)}")
+    if "weight_decay" not in arguments:
         _forgo_decay(options.name, entries)
     if alone:
-        entries = [{**entry, "params": [named]} for entry in entries for named in entry["params"]]
+        entries = [{**entry, "params": [pair]} for entry in entries for pair in entry["params"]]
     try:
-        return made(entries, **further)
+        return cls(entries, **further)
     except (ValueError, TypeError, NotImplementedError) as error:
         raise UserError(f"optimizer: {options.name} does not take these options: {error}") from error
 
@@ -66,15 +66,15 @@ def _forgo_decay(name: str, entries: Sequence[TorchGroup]) -> None:
             raise UserError(f"optimizer.weight_decay: {name} has none: leave it out")
 
 
-def arguments_of(made: type[torch.optim.Optimizer]) -> dict[str, inspect.Parameter]:
+def arguments_of(cls: type[torch.optim.Optimizer]) -> dict[str, inspect.Parameter]:
     """The arguments of a class by name, but for `params`."""
-    signature = inspect.signature(made.__init__)
-    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return {name: p for name, p in signature.parameters.items() if name not in ("self", "params") and p.kind in named}
+    signature = inspect.signature(cls.__init__)
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {name: p for name, p in signature.parameters.items() if name not in ("self", "params") and p.kind in kinds}
 
 
 def _immutable(value: Any) -> Any:
-    """Lists of a config as the tuples that optimizers are written for (betas)."""
+    """Lists of a config as tuples, which optimizers expect (betas)."""
     return tuple(map(_immutable, value)) if isinstance(value, list | tuple) else value
 
 

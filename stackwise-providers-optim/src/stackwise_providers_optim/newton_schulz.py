@@ -11,32 +11,35 @@ import torch
 from torch import Tensor
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-"""Of the odd quintic aX + b(XXᵀ)X + c(XXᵀ)²X (Jordan et al. 2024, "Coefficients")."""
+"""Of the odd quintic aX + b(XXᵀ)X + c(XXᵀ)²X (Jordan et al. 2024, "Coefficients").
+
+Why it works: with X = U·S·Vᵀ it is U·p(S)·Vᵀ, p(s) = as + bs³ + cs⁵, so it changes singular values alone. The slope a at 0 lifts
+small ones fast, and once near 1 they stay near 1, though they do not converge to it: Muon needs no more."""
 
 _TINY = 1e-7
 _BATCH_ELEMENTS = 2**24
-"""Above it a batch is split: such matrices keep a device busy one by one, and a stack of them costs memory."""
+"""Larger batches are split: big matrices keep a device busy one by one, and stacking them costs memory."""
 
 
 def orthogonalize(matrices: Sequence[Tensor], steps: int, dtype: torch.dtype) -> list[Tensor]:
     """Bring the singular values of every matrix near 1: U·S·Vᵀ becomes about U·Vᵀ.
 
     Args:
-        matrices: of any shapes [rows, columns]; those of equal shape, also when one is turned, are computed together.
+        matrices: of any shapes [rows, columns]; those of equal shape, up to transposition, form one batch.
         steps: how often the polynomial is applied.
-        dtype: of the computation and of the result.
+        dtype: of the computation and the result.
 
     Returns:
-        One matrix for each, in order, of the same shape.
+        The results in order, of the same shapes.
 
     Source: Jordan et al. 2024, kellerjordan.github.io/posts/muon, section "Definition".
     """
-    done: list[Tensor | None] = [None] * len(matrices)
+    results: list[Tensor | None] = [None] * len(matrices)
     for members in _batches(matrices):
         wide_BMN = torch.stack([_wide(matrices[i]).to(dtype) for i in members])
         for i, result_MN in zip(members, _iterate(wide_BMN, steps), strict=True):
-            done[i] = result_MN.T if _is_tall(matrices[i]) else result_MN
-    return [matrix for matrix in done if matrix is not None]
+            results[i] = result_MN.T if _is_tall(matrices[i]) else result_MN
+    return [matrix for matrix in results if matrix is not None]
 
 
 def _iterate(x_BMN: Tensor, steps: int) -> Tensor:
@@ -50,7 +53,7 @@ def _iterate(x_BMN: Tensor, steps: int) -> Tensor:
 
 
 def _batches(matrices: Sequence[Tensor]) -> list[list[int]]:
-    """Indices of matrices that are computed together."""
+    """Indices of the matrices of each batch."""
     alike: dict[tuple[int, int, torch.device], list[int]] = {}
     for i, matrix in enumerate(matrices):
         rows, columns = sorted(matrix.shape)

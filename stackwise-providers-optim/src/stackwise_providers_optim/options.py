@@ -36,7 +36,7 @@ def _moment_iterate_and_average(shape: Shape) -> int:
 
 @frozen(kw_only=True)
 class DecayOptions:
-    """Which parameters a weight decay takes hold of; the same for every optimizer."""
+    """Which parameters have weight decay; the same for every optimizer."""
 
     decay: Literal["matrices", "all"] = option(
         "matrices", doc="what decays: matrices (not the embedding, not norms and biases), or all", choices=("matrices", "all")

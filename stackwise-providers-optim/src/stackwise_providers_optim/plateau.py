@@ -49,37 +49,37 @@ class Plateau:
         self._options = options
         self.factor = 1.0
         self._best: float | None = None
-        self._waited = 0
-        self._resting = 0
+        self._stall = 0
+        self._pause = 0
 
     def watch(self, step: int, metrics: Mapping[str, float]) -> str | None:
-        """Take in the watched metric, where it is among `metrics`.
+        """Look at the watched metric, if it is among `metrics`.
 
         Returns:
             Why the factor fell; None when it did not.
 
         Raises:
-            UserError: an evaluation that does not have the metric.
+            UserError: the evaluation does not have the metric.
         """
         if (value := self._read(metrics)) is None:
             return None
         if self._improves(value):
-            self._best, self._waited = value, 0
+            self._best, self._stall = value, 0
         else:
-            self._waited += 1
-        if self._resting:
-            self._resting, self._waited = self._resting - 1, 0
-        if self._waited <= self._options.patience:
+            self._stall += 1
+        if self._pause:
+            self._pause, self._stall = self._pause - 1, 0
+        if self._stall <= self._options.patience:
             return None
         return self._fall()
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that later answers depend on."""
-        return {"factor": self.factor, "best": self._best, "waited": self._waited, "resting": self._resting}
+        return {"factor": self.factor, "best": self._best, "waited": self._stall, "resting": self._pause}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state_dict` was taken."""
-        self.factor, self._best, self._waited, self._resting = (state[key] for key in ("factor", "best", "waited", "resting"))
+        """Load what `state_dict` returned."""
+        self.factor, self._best, self._stall, self._pause = (state[key] for key in ("factor", "best", "waited", "resting"))
 
     def _read(self, metrics: Mapping[str, float]) -> float | None:
         name = self._options.metric
@@ -98,8 +98,8 @@ class Plateau:
         return value < self._best - margin if self._options.mode == "min" else value > self._best + margin
 
     def _fall(self) -> str | None:
-        options, waited, before = self._options, self._waited, self.factor
-        self._waited, self._resting = 0, options.cooldown
+        options, waited, before = self._options, self._stall, self.factor
+        self._stall, self._pause = 0, options.cooldown
         self.factor = max(before * options.factor, options.lowest)
         if self.factor == before:
             return None

@@ -13,23 +13,23 @@ from stackwise_providers_optim.options import ScheduleFreeOptions
 
 
 class _Counters(NamedTuple):
-    """What a parameter remembers in numbers."""
+    """Scalar state of a parameter."""
 
     step: float
     weight_sum: float
     lr_max: float
     beta1: float
-    """With which the parameter's y was made of x and z."""
+    """The β₁ of the parameter's present y."""
 
 
 MOMENTS: dict[str, int | str] = {"exp_avg_sq": 2, "z": "weight", **dict.fromkeys(_Counters._fields, 0)}
 
 
 class ScheduleFreeAdamW(torch.optim.Optimizer):
-    """Gradients at y = (1−β₁)z + β₁x, Adam's steps without a first moment on z, and x the weighted mean of all z.
+    """Gradients at y = (1−β₁)z + β₁x, Adam steps without a first moment on z, and x the weighted mean of all z.
 
-    While training the parameters hold y and the state holds z. `eval()` puts x in their place, which is what to evaluate and to
-    keep; `train()` puts y back, bit for bit. A change of β₁ moves y and leaves x and z as they are.
+    In training the parameters hold y and the state holds z. x is not stored: it follows from y and z. `eval()` writes x, the weights
+    to evaluate and keep, into the parameters; `train()` puts y back, bit for bit. A change of β₁ moves y, not x or z.
 
     Args:
         params: torch groups with `lr`, `weight_decay`, `beta1`, `beta2` and `eps`.
@@ -40,25 +40,25 @@ class ScheduleFreeAdamW(torch.optim.Optimizer):
     """
 
     def __init__(self, params: Any, *, step_power: float = 0.0, lr_power: float = 2.0) -> None:
-        self._apart: dict[torch.Tensor, torch.Tensor] = {}
+        self._y: dict[torch.Tensor, torch.Tensor] = {}
         super().__init__(params, {"step_power": step_power, "lr_power": lr_power})
 
     @torch.no_grad()
     def eval(self) -> None:
-        """Let the parameters hold x; they need the memory of one more copy until `train()`."""
-        if self._apart:
+        """Write x into the parameters; until `train()` a copy of y is kept."""
+        if self._y:
             return
         for parameter, state in self.state.items():
             if "z" in state:
-                self._apart[parameter] = parameter.clone()
+                self._y[parameter] = parameter.clone()
                 parameter.lerp_(state["z"], 1 - 1 / float(state["beta1"]))
 
     @torch.no_grad()
     def train(self) -> None:
-        """Let the parameters hold y again."""
-        for parameter, y in self._apart.items():
+        """Write y back into the parameters."""
+        for parameter, y in self._y.items():
             parameter.copy_(y)
-        self._apart = {}
+        self._y = {}
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]  # no closure is ever given
@@ -67,14 +67,14 @@ class ScheduleFreeAdamW(torch.optim.Optimizer):
         Raises:
             RuntimeError: the parameters hold x.
         """
-        if self._apart:
+        if self._y:
             raise RuntimeError("schedule-free: the parameters hold the average x, gradients belong to y: call train() before step()")
         for group in self.param_groups:
             for counters, parameters in self._alike(group).items():
                 self._step(group, parameters, counters)
 
     def _alike(self, group: dict[str, Any]) -> dict[_Counters, list[torch.Tensor]]:
-        """Parameters by what they remember: those that grew later have counters of their own."""
+        """Parameters grouped by equal counters: those added by growth have their own."""
         alike: dict[_Counters, list[torch.Tensor]] = {}
         for parameter in with_gradient(group):
             state = self.state[parameter]
@@ -101,7 +101,7 @@ class ScheduleFreeAdamW(torch.optim.Optimizer):
             _remember(self.state[parameter], _Counters(step, weight_sum, lr_max, beta1))
 
     def _normalised(self, group: dict[str, Any], y: list[torch.Tensor], correction: float) -> list[torch.Tensor]:
-        """The gradient over the root of its second moment, with the weight decay at y."""
+        """The gradient divided by the root of its second moment, plus the weight decay at y."""
         grads, squares, beta2 = gradients(y), [self.state[p]["exp_avg_sq"] for p in y], group["beta2"]
         torch._foreach_mul_(squares, beta2)
         torch._foreach_addcmul_(squares, grads, grads, value=1 - beta2)
@@ -125,5 +125,5 @@ def build_schedule_free(options: ScheduleFreeOptions, context: BuildContext, gro
     Raises:
         UserError: a group value that it does not have, or no parameter at all.
     """
-    made = torch_groups(options, groups, moments=MOMENTS)
-    return ScheduleFreeAdamW(made, step_power=options.step_power, lr_power=options.lr_power)
+    entries = torch_groups(options, groups, moments=MOMENTS)
+    return ScheduleFreeAdamW(entries, step_power=options.step_power, lr_power=options.lr_power)

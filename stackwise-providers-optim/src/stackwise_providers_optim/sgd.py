@@ -16,12 +16,12 @@ class SGD(torch.optim.Optimizer):
     """b ← μb + g; p ← p − lr·b, or p ← p − lr·(g + μb) with Nesterov's momentum (Sutskever et al. 2013, section 2).
 
     Weight decay is coupled, g ← g + λp, or decoupled, p ← (1 − lr·λ)p (arXiv 1711.05101, algorithm 1). The buffer b is kept
-    while μ is 0 as well, so that a schedule may raise it later.
+    even while μ is 0, so that a schedule may raise μ later.
 
     Args:
         params: torch groups with `lr`, `momentum` and `weight_decay`.
         nesterov: whether to look ahead along the momentum.
-        coupled: which weight decay.
+        coupled: whether weight decay is coupled.
     """
 
     def __init__(self, params: Any, *, nesterov: bool = False, coupled: bool = False) -> None:
@@ -43,8 +43,8 @@ class SGD(torch.optim.Optimizer):
         buffers = [self._buffer(p) for p in parameters]
         torch._foreach_mul_(buffers, group["momentum"])
         torch._foreach_add_(buffers, update)
-        moved = list(torch._foreach_add(update, buffers, alpha=group["momentum"])) if group["nesterov"] else buffers
-        torch._foreach_add_(parameters, moved, alpha=-lr)
+        direction = list(torch._foreach_add(update, buffers, alpha=group["momentum"])) if group["nesterov"] else buffers
+        torch._foreach_add_(parameters, direction, alpha=-lr)
 
     def _buffer(self, parameter: torch.Tensor) -> torch.Tensor:
         state: dict[str, torch.Tensor] = self.state[parameter]

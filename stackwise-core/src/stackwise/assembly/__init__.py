@@ -1,1 +1,1 @@
-"""From a plan to live artifacts: factories are called here, and what they will cost is priced."""
+"""From a plan to live artifacts: calls the factories, and prices what they will cost."""

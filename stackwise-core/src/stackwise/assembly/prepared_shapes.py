@@ -1,6 +1,6 @@
-"""What a task makes of a batch, found by having it prepare an empty one: fields, shapes and dtypes that the model is given.
+"""Fields, shapes and dtypes of a prepared batch, found by letting the task prepare a dummy one.
 
-So a source whose fields the task cannot use, and rows that become longer or shorter than `seq_len`, show themselves before the run.
+So a source whose fields the task cannot use, or rows that get longer or shorter than `seq_len`, are found before the run.
 """
 
 from __future__ import annotations
@@ -22,41 +22,41 @@ Shapes = dict[str, tuple[tuple[int, ...], torch.dtype]]
 """Field → shape and dtype."""
 
 MOST_ENTRIES = 2**22
-"""Of a field that is made in order to try a task; larger batches have the shapes that the spec declares."""
+"""Of a field of the dummy batch; a larger batch gets the shapes that the spec declares."""
 
 
 def prepared_shapes(plan: Plan, phase: CompiledPhase, shop: Workshop, *, rows: int | None, length: int | None) -> Shapes | None:
-    """Shapes and dtypes of what the embedding, rack and head are given of a batch.
+    """Shapes and dtypes of the batch fields that embedding, rack and head take.
 
     Args:
-        plan: where the phase is from.
+        plan: of the phase.
         phase: one with a declared state.
         shop: builds the task.
         rows: of the micro-batch.
         length: seq_len.
 
     Returns:
-        Those of the prepared batch; of the task's spec where the task or a source was given finished, a source does not say its fields,
-        the batch is large, or the task finds fault with its values, which are made up; None where a size is unknown.
+        Those of the prepared batch, or of the task's spec where the task is a finished object, a source does not state its fields, the
+        batch is large, or the task rejects the dummy values; None where a size is unknown.
 
     Raises:
         ConfigError: the task refuses the batch.
-        ProviderError: the task cannot prepare a batch of its own spec, or gives the model nothing that it declares for it.
+        ProviderError: the task cannot prepare a batch of its own spec, or returns none of the fields it declares for the model.
     """
     joined = plan.joined[phase.index]
     task = joined.drafts.task.spec
     assert isinstance(task, TaskSpec)  # a task without a spec is not priced
     offered = {name: spec for name, spec in task.inputs.items() if name not in task.optional or name in joined.optional}
     sizes = {dim: size for (role, dim), size in joined.sizes.items() if role == "task"}
-    declared = _sized(offered, {**sizes, "batch": rows, "time": length, "source": length})
-    given = {**task.batch, **{name: spec for name, spec in task.optional.items() if name in joined.optional}}
-    delivered = _sized(given, {**sizes, "batch": rows, "time": None if length is None else length + task.lookahead})
-    if declared is None or delivered is None or not _may_be_tried(joined, delivered):
+    declared = _shapes(offered, {**sizes, "batch": rows, "time": length, "source": length})
+    inputs = {**task.batch, **{name: spec for name, spec in task.optional.items() if name in joined.optional}}
+    delivered = _shapes(inputs, {**sizes, "batch": rows, "time": None if length is None else length + task.lookahead})
+    if declared is None or delivered is None or not _can_try(joined, delivered):
         return declared
-    batch = {name: _empty(given[name], *delivered[name]) for name in given}
+    batch = {name: _empty(inputs[name], *delivered[name]) for name in inputs}
     try:
         prepared = _prepare(plan, phase, shop, batch)
-    except DataError:  # of values that nobody delivered
+    except DataError:  # the task rejects the dummy values
         return declared
     shapes = {name: (tuple(prepared[name].shape), prepared[name].dtype) for name in offered if name in prepared}
     if not shapes:
@@ -81,33 +81,33 @@ def _prepare(plan: Plan, phase: CompiledPhase, shop: Workshop, batch: dict[str, 
         raise ConfigError([plan.experiment.phases[phase.index].problem("task", message)]) from error
 
 
-def _may_be_tried(joined: Joined, delivered: Shapes) -> bool:
-    """Whether all that the task will be given is known, and it is an object of this plan alone."""
+def _can_try(joined: Joined, delivered: Shapes) -> bool:
+    """Whether all fields that reach the task are known and small, and the task is built by this plan and no finished object."""
     task, sources = joined.drafts.task, joined.drafts.sources.values()
     finished = task.given is not None and not isinstance(task.given, Built)
     small = all(torch.Size(shape).numel() <= MOST_ENTRIES for shape, _ in delivered.values())
     return not finished and small and all(isinstance(source.spec, BatchSpec) for source in sources)
 
 
-def _sized(specs: Mapping[str, TensorSpec], sizes: Mapping[str, int | None]) -> Shapes | None:
+def _shapes(specs: Mapping[str, TensorSpec], sizes: Mapping[str, int | None]) -> Shapes | None:
     """The shapes of specs; None where a size is unknown."""
-    found: Shapes = {}
+    shapes: Shapes = {}
     for name, spec in specs.items():
         shape = [dim if isinstance(dim, int) else sizes.get(dim) for dim in spec.dims]
         if any(size is None for size in shape):
             return None
-        found[name] = tuple(size for size in shape if size is not None), _dtype(spec)
-    return found or None
+        shapes[name] = tuple(size for size in shape if size is not None), _dtype(spec)
+    return shapes or None
 
 
 def _dtype(spec: TensorSpec) -> torch.dtype:
-    named = {"floating": torch.float32, "integer": torch.int64}
-    dtype = named.get(spec.dtype) or getattr(torch, spec.dtype)
+    dtypes = {"floating": torch.float32, "integer": torch.int64}
+    dtype = dtypes.get(spec.dtype) or getattr(torch, spec.dtype)
     assert isinstance(dtype, torch.dtype)
     return dtype
 
 
 def _empty(spec: TensorSpec, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    """A field at its lowest value; of a mask everything is real."""
+    """A dummy field at its lowest value; a mask is all true."""
     lowest = True if dtype is torch.bool else 0 if spec.bounds is None else spec.bounds[0]
     return torch.full(shape, lowest, dtype=dtype)

@@ -1,7 +1,7 @@
-"""Pricing: what every phase of a plan costs and carries over, found by walking the same planes on the meta device.
+"""Pricing: what every phase of a plan costs and carries over, by walking the same planes on the meta device.
 
-No weight exists and no data is read; a model that cannot be built, a selector that matches nothing or a shape that changes
-without an operator shows itself here, before the run.
+No weight is allocated and no data is read. A model that cannot be built, a selector that matches nothing, or a shape that
+changes without an operator is reported here, before the run.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class PhasePrice:
     lr: tuple[float, float] | None
     """At the first and the last step."""
     envelope: tuple[float, float] | None
-    """Between what the declared reaction may multiply every learning rate; None: there is none."""
+    """Least and largest factor by which the declared reaction may multiply every learning rate; None without a reaction."""
     receipt: ModelReceipt
     """What crossing into the phase does to the parameters, by name."""
     sources: Mapping[str, Reads]
@@ -74,37 +74,37 @@ def price(plan: Plan) -> tuple[PhasePrice, ...]:
 
 
 @define
-class _Counted:
-    """FLOPs of a batch by its shape, for as long as phases compute alike: most change schedules and data only."""
+class _FlopCounts:
+    """FLOPs per batch shape, reused while phases compute the same: most phases change schedules and data only."""
 
     computes: object = None
     flops: dict[tuple[int | None, int | None], int | None] = Factory(dict)
 
     def turn_to(self, computes: object) -> None:
-        """Forget what another computation cost."""
+        """Drop the counts where the computation is another one."""
         if computes != self.computes:
             self.computes, self.flops = computes, {}
 
 
 @frozen
 class _Figures:
-    """What a phase is charged for its model and its optimizer, whatever it is fed."""
+    """Figures of a phase that depend on its model and optimizer, not on its data."""
 
     parameters: int
     trainable: int
     optimizer_bytes: int | None
     groups: frozenset[str]
-    """Names of the groups that take a parameter."""
+    """Names of the groups that hold a parameter."""
 
 
 @define
 class _Walk:
-    """The model on the meta device, walked through the phases; one that declares the model of the phase before is not built again."""
+    """The model on the meta device, walked through the phases; a phase with the model of the one before builds nothing."""
 
     plan: Plan
     plane: ModelPlane
     shop: Workshop
-    counted: _Counted = Factory(_Counted)
+    counts: _FlopCounts = Factory(_FlopCounts)
     _model: object = None
     _charged: object = None
     _figures: _Figures | None = None
@@ -143,8 +143,14 @@ def _declared_model(state: TrainingState) -> object:
     model = state.model
     adapters = [(junction, part) for junction, parts in model.adapters.items() for part in parts]
     parts = [(role, getattr(model, role)) for role in ("embedding", "rack", "head")] + adapters
-    beside = [(name, declared.select, declared.part.structure) for name, declared in model.weight_adapters.items()]
-    return [(role, part.structure, sorted(part.curves)) for role, part in parts], beside, model.precision, model.freeze, model.bridges
+    weight_adapters = [(name, declared.select, declared.part.structure) for name, declared in model.weight_adapters.items()]
+    return (
+        [(role, part.structure, sorted(part.curves)) for role, part in parts],
+        weight_adapters,
+        model.precision,
+        model.freeze,
+        model.bridges,
+    )
 
 
 def _price_phase(plan: Plan, phase: CompiledPhase, walk: _Walk) -> PhasePrice:
@@ -175,7 +181,7 @@ def _price_phase(plan: Plan, phase: CompiledPhase, walk: _Walk) -> PhasePrice:
 
 @contextmanager
 def _placed_at(phase: PhaseConfig, path: str, other: str) -> Iterator[None]:
-    """What is found wrong is told with the place it was written at: a selector at its key or `path`, another thing at `other`."""
+    """Report a mistake at its place in the config: a selector at its own key, else at `path`; anything else at `other`."""
     try:
         yield
     except SelectorError as error:
@@ -188,26 +194,27 @@ def _placed_at(phase: PhaseConfig, path: str, other: str) -> Iterator[None]:
 
 
 def _selectors(phase: PhaseConfig) -> dict[str, tuple[str, ...]]:
-    """Key → the selectors it holds that the model is asked for."""
-    beside = {f"model.weight_adapters.{name}.select": tuple(adapter.select) for name, adapter in phase.model.weight_adapters.items()}
-    return {"model.freeze": tuple(phase.model.freeze), "enter.fresh": tuple(phase.enter.fresh), **beside}
+    """Config key → its selectors over the model's parameters."""
+    adapters = {f"model.weight_adapters.{name}.select": tuple(adapter.select) for name, adapter in phase.model.weight_adapters.items()}
+    return {"model.freeze": tuple(phase.model.freeze), "enter.fresh": tuple(phase.enter.fresh), **adapters}
 
 
 def _check_enter(plan: Plan, phase: CompiledPhase, receipt: ModelReceipt) -> None:
-    """What a phase says of how it is entered has something to act on.
+    """Check that every `enter` option of a phase has something to act on.
 
     Raises:
-        ConfigError: it has not.
+        ConfigError: one has not.
     """
     state, last = phase.state, plan.schedule.phases[phase.index - 1].state
     assert state is not None and last is not None  # a plan's phases are declared
-    replaced, left = state.optimizer.part.id != last.optimizer.part.id, any(name.startswith(WEIGHT_ADAPTERS) for name in receipt.dropped)
+    optimizer_changes = state.optimizer.part.id != last.optimizer.part.id
+    adapter_leaves = any(name.startswith(WEIGHT_ADAPTERS) for name in receipt.dropped)
     idle = {
         "rewarm": "no parameter is fresh" if phase.enter.rewarm is not None and not receipt.fresh else "",
         "moments": "no parameter is a copy and the optimizer stays"
-        if phase.enter.moments == "reset" and not (receipt.copied or replaced)
+        if phase.enter.moments == "reset" and not (receipt.copied or optimizer_changes)
         else "",
-        "weight_adapters": "no weight adapter leaves" if phase.enter.weight_adapters == "drop" and not left else "",
+        "weight_adapters": "no weight adapter leaves" if phase.enter.weight_adapters == "drop" and not adapter_leaves else "",
     }
     config = plan.experiment.phases[phase.index]
     problems = [
@@ -217,15 +224,15 @@ def _check_enter(plan: Plan, phase: CompiledPhase, receipt: ModelReceipt) -> Non
         raise ConfigError(problems)
 
 
-def _lr(state: TrainingState, taken: frozenset[str]) -> Curve | None:
-    """The curve of the parameters that no group takes, of the first group where groups take them all; what the log reports."""
-    groups = [group for group in state.optimizer.groups if group.name in taken]
-    shown = next((group for group in groups if group.name == "default"), groups[0])
-    return shown.curves.get("lr")
+def _lr(state: TrainingState, names: frozenset[str]) -> Curve | None:
+    """The curve that the log reports: of the `default` group, else of the first group that holds a parameter."""
+    groups = [group for group in state.optimizer.groups if group.name in names]
+    main = next((group for group in groups if group.name == "default"), groups[0])
+    return main.curves.get("lr")
 
 
 def _envelope(reaction: Part | None) -> tuple[float, float] | None:
-    """What the reaction's options say of its factor; a component that does not say may do anything, which the plan says too.
+    """The bounds that the reaction's options state for its factor; without a statement, any factor is possible.
 
     Raises:
         ProviderError: an answer that is no envelope.
@@ -241,7 +248,7 @@ def _envelope(reaction: Part | None) -> tuple[float, float] | None:
 
 
 def _optimizer_bytes(plan: Plan, phase: CompiledPhase, groups: list[ParameterGroup]) -> int | None:
-    """Moments, masters of what is held in sixteen bits, and the average of the weights, all of them in float32 at least."""
+    """Bytes of moments, master copies of 16-bit parameters and the average of the weights, each at least float32."""
     spec, state = plan.joined[phase.index].drafts.optimizer.spec, phase.state
     if not isinstance(spec, OptimizerSpec) or state is None:
         return None
@@ -255,20 +262,20 @@ def _optimizer_bytes(plan: Plan, phase: CompiledPhase, groups: list[ParameterGro
 
 def _flops(walk: _Walk, phase: CompiledPhase) -> int | None:
     """FLOPs of all steps of a phase, counted over a forward and backward pass of each batch shape on the meta device."""
-    plan, known, state = walk.plan, walk.counted, phase.state
+    plan, counts, state = walk.plan, walk.counts, phase.state
     if state is None:
         return None
     starts = [*(start for start, _ in state.data.shapes), phase.stop]
-    counted: Counter[tuple[int | None, int | None]] = Counter()
+    steps: Counter[tuple[int | None, int | None]] = Counter()
     for (start, shape), stop in zip(state.data.shapes, starts[1:], strict=True):
         for rows in shape.micro_batches:
-            counted[rows, shape.seq_len] += stop - start
-    known.turn_to(_computation(plan, phase, state))
+            steps[rows, shape.seq_len] += stop - start
+    counts.turn_to(_computation(plan, phase, state))
     total = 0
-    for (rows, length), times in counted.items():
-        if (rows, length) not in known.flops:
-            known.flops[rows, length] = _batch_flops(walk, phase, rows, length)
-        flops = known.flops[rows, length]
+    for (rows, length), times in steps.items():
+        if (rows, length) not in counts.flops:
+            counts.flops[rows, length] = _batch_flops(walk, phase, rows, length)
+        flops = counts.flops[rows, length]
         if flops is None:
             return None
         total += flops * times
@@ -279,8 +286,16 @@ def _computation(plan: Plan, phase: CompiledPhase, state: TrainingState) -> obje
     """What the cost of a batch depends on beside its shape."""
     joined, model = plan.joined[phase.index], state.model
     parts = [state.task, model.embedding, model.rack, model.head, *(part for group in model.adapters.values() for part in group)]
-    beside = [(name, declared.select, declared.part.structure) for name, declared in model.weight_adapters.items()]
-    return [part.structure for part in parts], beside, list(model.adapters), model.freeze, model.bridges, joined.optional, joined.sizes
+    weight_adapters = [(name, declared.select, declared.part.structure) for name, declared in model.weight_adapters.items()]
+    return (
+        [part.structure for part in parts],
+        weight_adapters,
+        list(model.adapters),
+        model.freeze,
+        model.bridges,
+        joined.optional,
+        joined.sizes,
+    )
 
 
 def _batch_flops(walk: _Walk, phase: CompiledPhase, rows: int | None, length: int | None) -> int | None:
@@ -303,13 +318,13 @@ def _batch_flops(walk: _Walk, phase: CompiledPhase, rows: int | None, length: in
         message = f"the model with {drafts.rack.label} does not run on what {drafts.task.label} makes of a batch: {error}"
         raise ConfigError([plan.experiment.phases[phase.index].problem("model.rack", message)]) from error
     except Exception as error:
-        given = ", ".join(f"{name} {list(shape)}" for name, (shape, _) in shapes.items())
+        sizes = ", ".join(f"{name} {list(shape)}" for name, (shape, _) in shapes.items())
         if asks_too_much(error):
             raise UserError(
-                f"phase '{phase.name}': no memory holds what the model makes of {given}: batch_size or seq_len is too large"
+                f"phase '{phase.name}': no memory holds what the model makes of {sizes}: batch_size or seq_len is too large"
             ) from error
         raise _fault(state.model.rack)(
-            f"phase '{phase.name}': the model does not run on shapes {given}: {type(error).__name__}: {error}"
+            f"phase '{phase.name}': the model does not run on shapes {sizes}: {type(error).__name__}: {error}"
         ) from error
     for parameter in model.parameters():
         parameter.grad = None

@@ -1,4 +1,4 @@
-"""What can be known of a run without a step: its device, the weights it begins from, and a row of everything it reads."""
+"""Check what a run needs without a step: its device, the weights it starts from, and a row of every source."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from stackwise.storage.pretrained import read_pretrained
 
 
 def rehearse(plan: Plan) -> None:
-    """Look at all that the run will need before its first step; no module is built and nothing is written.
+    """Check everything that the run needs before its first step; no module is built and nothing is written.
 
     Raises:
-        ConfigError: every device, file and source that is not there or cannot be trained on, at once.
+        ConfigError: every device, file and source that is missing or cannot be trained on, at once.
         ProviderError: a component that is needed cannot be built.
     """
     with blaming(plan.providers):
@@ -28,26 +28,26 @@ def rehearse(plan: Plan) -> None:
 
 
 def _problems(plan: Plan) -> Iterator[Problem]:
-    experiment, parts = plan.experiment, Workshop(plan)
+    experiment, shop = plan.experiment, Workshop(plan)
     run, start, placement = experiment.run, experiment.phases[0].model.start, Placement("cpu", experiment.run.precision)
-    yield from _told(experiment, "run.device", lambda: Placement(run.device, run.precision))
+    yield from _faults(experiment, "run.device", lambda: Placement(run.device, run.precision))
     if start is not None:
-        yield from _told(experiment, "model.start.from", lambda: read_pretrained(Path(start.from_)))
+        yield from _faults(experiment, "model.start.from", lambda: read_pretrained(Path(start.from_)))
 
     def train() -> None:
-        data = parts.data("train", placement)
+        data = shop.data("train", placement)
         try:
             read_first_rows(plan, data)
         finally:
             data.end()
 
-    yield from _told(experiment, "data.sources", train)
-    for declared in plan.evaluations:
-        yield from _told(experiment, f"evaluate.{declared.name}", lambda: parts.evaluation(declared, placement))  # noqa: B023  # called at once
+    yield from _faults(experiment, "data.sources", train)
+    for evaluation in plan.evaluations:
+        yield from _faults(experiment, f"evaluate.{evaluation.name}", lambda: shop.evaluation(evaluation, placement))  # noqa: B023  # called at once
 
 
-def _told(experiment: Experiment, path: str, look: Callable[[], object]) -> Iterator[Problem]:
-    """The user's mistakes that a look at something shows; what says its own place keeps it."""
+def _faults(experiment: Experiment, path: str, look: Callable[[], object]) -> Iterator[Problem]:
+    """The user errors that `look` raises, each with its own place or with `path`."""
     try:
         look()
     except ConfigError as error:

@@ -1,4 +1,4 @@
-"""Ids of two vocabularies meet in one model only where the config says so."""
+"""Check that ids of two vocabularies meet in one model only where the config allows it."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from stackwise.storage.weights import read_description
 
 
 def check_vocabularies(plan: Plan, data: DataPlane, evaluations: Sequence[Evaluation]) -> None:
-    """Hold the vocabularies of all sources, of the evaluations and of the weights to start from against each other.
+    """Compare the vocabularies of all sources, of the evaluations and of the weights to start from.
 
     Args:
         plan: the compiled experiment.
-        data: every source of training is built.
-        evaluations: their sources are built.
+        data: the training data plane, every source built.
+        evaluations: with every source built.
 
     Raises:
         ConfigError: two differ, and `run.vocabularies` is `one`; every place that differs from the first is named.
     """
     if plan.experiment.run.vocabularies == "several":
         return
-    known = [*_started_from(plan), *_read(data, evaluations)]
-    if not known:
+    entries = [*_start_vocabularies(plan), *_source_vocabularies(data, evaluations)]
+    if not entries:
         return
-    (first, _, vocabulary), *others = known
+    (first, _, vocabulary), *others = entries
     if problems := [_problem(plan, place, path, other, first, vocabulary) for place, path, other in others if other != vocabulary]:
         raise ConfigError(problems)
 
 
-_Known = tuple[str, str, str]
-"""Words for a place, its path in the config, and the vocabulary there."""
+_Entry = tuple[str, str, str]
+"""Description of a place, its path in the config, and its vocabulary."""
 
 
-def _read(data: DataPlane, evaluations: Sequence[Evaluation]) -> Iterator[_Known]:
+def _source_vocabularies(data: DataPlane, evaluations: Sequence[Evaluation]) -> Iterator[_Entry]:
     for name, vocabulary in data.vocabularies():
         yield f"source '{name}'", f"data.sources.{name}", vocabulary
     for evaluation in evaluations:
@@ -48,8 +48,8 @@ def _read(data: DataPlane, evaluations: Sequence[Evaluation]) -> Iterator[_Known
             yield f"source '{name}' of evaluation '{evaluation.name}'", f"evaluate.{evaluation.name}.sources.{name}", vocabulary
 
 
-def _started_from(plan: Plan) -> Iterator[_Known]:
-    """What the weights to start from were trained on, as far as their description says it; whether they can be read is asked later."""
+def _start_vocabularies(plan: Plan) -> Iterator[_Entry]:
+    """Vocabularies that the weights to start from were trained on, where their description says; the weights are read later."""
     start = plan.experiment.phases[0].model.start
     if start is None:
         return

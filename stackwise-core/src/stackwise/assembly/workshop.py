@@ -44,12 +44,12 @@ from stackwise.timeline.streams import step_seed, stream_key
 
 
 def assemble(source: Plan | Experiment, registry: Registry | None = None, *, observers: Observers | None = None) -> TrainingMachine:
-    """Make the machine of a plan, or of an experiment planned here.
+    """Build the machine of a plan, or of an experiment, which is planned first.
 
     Args:
         source: a plan, or an experiment.
         registry: the components an experiment may name; discovered when left out.
-        observers: those of a machine that this one takes over from; the declared ones are built when left out.
+        observers: those of the machine that this one replaces; when left out, the declared ones are built.
 
     Raises:
         ConfigError: mistakes in the experiment.
@@ -65,20 +65,20 @@ def _assemble(plan: Plan, observers: Observers | None) -> TrainingMachine:
     if run.threads is not None:
         torch.set_num_threads(run.threads)
     placement = Placement(run.device, run.precision, compiles=run.compile)
-    parts = Workshop(plan)
-    data = parts.data("train", placement)
+    shop = Workshop(plan)
+    data = shop.data("train", placement)
     read_first_rows(plan, data)
-    evaluations = [parts.evaluation(declared, placement) for declared in plan.evaluations]
+    evaluations = [shop.evaluation(declared, placement) for declared in plan.evaluations]
     check_vocabularies(plan, data, evaluations)
     _check_growth(plan)
     return TrainingMachine(
-        model=ModelPlane(parts.module, device=placement.device, start=_start(plan)),
+        model=ModelPlane(shop.module, device=placement.device, start=_start(plan)),
         data=data,
-        task=Objective(parts.task, load=_load_reference),
-        optimizer=OptimizerPlane(parts.optimizer, parts.reaction),
+        task=Objective(shop.task, load=_load_reference),
+        optimizer=OptimizerPlane(shop.optimizer, shop.reaction),
         schedule=plan.schedule,
         evaluations=evaluations,
-        observers=observers if observers is not None else [parts.observer(part) for part in plan.observers],
+        observers=observers if observers is not None else [shop.observer(part) for part in plan.observers],
         settings=Settings(
             seed=run.seed,
             placement=placement,
@@ -91,7 +91,7 @@ def _assemble(plan: Plan, observers: Observers | None) -> TrainingMachine:
 
 
 class Workshop:
-    """Builds every artifact a plan declares; planes see only its bound methods.
+    """Builds every artifact that a plan declares; planes get only its bound methods.
 
     Args:
         plan: the compiled experiment.
@@ -110,10 +110,10 @@ class Workshop:
             if phase.state is not None
             for part in phase.state.data.sources.values()
         }
-        """The phase that each source is declared in."""
+        """id of a source's part → the phase that declares it."""
 
     def module(self, role: str, part: Part, step: int, *extra: Any) -> nn.Module:
-        """A module of the model; what it draws while it is built comes from the stream of its role at the step."""
+        """A module of the model; its constructor draws from the stream of its role at the step."""
         with drawing_from(build_seed(self._seed, role, step)), self._device:
             module = self._make(part, role, *extra)
         if not isinstance(module, nn.Module):
@@ -145,8 +145,8 @@ class Workshop:
             with _as_faults_of(part):
                 optimizer: torch.optim.Optimizer = part.given.make(entries, **part.options_at(t))
             return optimizer
-        made: torch.optim.Optimizer = self._make(part, "optimizer", groups, t=t)
-        return made
+        result: torch.optim.Optimizer = self._make(part, "optimizer", groups, t=t)
+        return result
 
     def data(self, split: str, placement: Placement) -> DataPlane:
         """The data plane of a split."""
@@ -162,19 +162,19 @@ class Workshop:
         )
 
     def _placed_loader(self, name: str, part: Part, *, split: str, workers: int) -> Any:
-        """The loader of a source; what is wrong with its data is told with the place that the source was written at."""
+        """The loader of a source; errors in its data name the source's place in the config."""
         try:
             return self._loader(name, part, split, workers)
         except ConfigError:
             raise
         except UserError as error:
-            declared = self._declared.get(id(part))
-            path = f"evaluate.{split}.sources.{name}" if declared is None else f"data.sources.{name}"
-            problem = (declared or self._plan.experiment.phases[0]).problem(path, str(error))
+            phase = self._declared.get(id(part))
+            path = f"evaluate.{split}.sources.{name}" if phase is None else f"data.sources.{name}"
+            problem = (phase or self._plan.experiment.phases[0]).problem(path, str(error))
             raise type(error)(str(problem)) from error
 
     def _loader(self, name: str, part: Part, split: str, workers: int) -> Any:
-        """The loader of a source; in reader processes where the run asks for them and it is no ready-made stream."""
+        """The loader of a source, in reader processes if the run asks for them and the source is no finished object."""
         if not workers or (part.given is not None and not isinstance(part.given, Built)):
             return self._make(part, f"data.{name}", split=split)
         options = part.options_at(0.0)
@@ -183,7 +183,7 @@ class Workshop:
         return ProcessLoader(partial(_build_loader, part.id, options, self._context(part, f"data.{name}", split)), workers)
 
     def evaluation(self, declared: EvaluationPlan, placement: Placement) -> Evaluation:
-        """A named evaluation with its data read and ready."""
+        """A named evaluation, its data checked and entered."""
         data = self.data(declared.name, placement)
         first = self._plan.schedule.at(step=0)
         data.rehearse([(declared.state, self._plan.lookahead, first)])
@@ -205,8 +205,8 @@ class Workshop:
         with _as_faults_of(part):
             if isinstance(part.given, Built):
                 return part.given.make(*extra, **_plain_stacks(options))
-            registered = self._plan.registry.get(part.kind, part.id)  # type: ignore[arg-type]  # a Part's kind is a Kind
-            return registered.build(options, self._context(part, consumer, split), *extra)
+            component = self._plan.registry.get(part.kind, part.id)  # type: ignore[arg-type]  # a Part's kind is a Kind
+            return component.build(options, self._context(part, consumer, split), *extra)
 
     def _context(self, part: Part, consumer: str, split: str) -> BuildContext:
         plan = self._plan
@@ -225,24 +225,24 @@ def _load_reference(model: nn.Module, directory: str) -> None:
 
 
 def _start(plan: Plan) -> Callable[[], tuple[Tensors, Sequence[str]]] | None:
-    """The weights that the config begins from, read when they are needed."""
+    """Reads the weights to start from; None where the config names none."""
     declared = plan.experiment.phases[0].model.start
     return None if declared is None else lambda: (read_pretrained(Path(declared.from_)), declared.drop)
 
 
 def _notes(plan: Plan, data: DataPlane) -> list[str]:
-    """What the config accepts that a reader of the log should know.
+    """Notes for the log on what the config accepts.
 
     Raises:
-        ConfigError: it names or accepts what is not there.
+        ConfigError: it accepts or names something that no source has.
     """
     inexact = {name: loader.inexact for name, loader in data.brought().items() if loader.inexact is not None}
-    told = plan.experiment.phases[-1]
+    phase = plan.experiment.phases[-1]
     problems = []
-    if told.data.accept_inexact_resume and not inexact:
-        problems.append(told.problem("data.accept_inexact_resume", "every source has a state or a length: there is nothing to accept"))
-    if told.data.fields and not data.brought():
-        problems.append(told.problem("data.fields", "no source delivers ready-made batches, whose entries could be named"))
+    if phase.data.accept_inexact_resume and not inexact:
+        problems.append(phase.problem("data.accept_inexact_resume", "every source has a state or a length: there is nothing to accept"))
+    if phase.data.fields and not data.brought():
+        problems.append(phase.problem("data.fields", "no source delivers ready-made batches, whose entries could be named"))
     if problems:
         raise ConfigError(problems)
     reading = [evaluation.name for evaluation in plan.evaluations if evaluation.training_rows]
@@ -253,11 +253,11 @@ def _notes(plan: Plan, data: DataPlane) -> list[str]:
 
 
 def read_first_rows(plan: Plan, data: DataPlane) -> None:
-    """Read a row of everything that the timeline names.
+    """Read a row of every source of the timeline.
 
     Raises:
         DataError: data that cannot be trained on.
-        ConfigError: a source that does not start over, and of which more is asked than it holds.
+        ConfigError: a source that does not start over and holds fewer rows than the run reads.
     """
     schedule, declared = plan.schedule, plan.experiment.phases
     reads = [
@@ -271,7 +271,7 @@ def read_first_rows(plan: Plan, data: DataPlane) -> None:
 
 
 def _check_growth(plan: Plan) -> None:
-    """Growth that needs the rack's residual outputs has a rack that names them, where a user's own module alone can say.
+    """Check that a rack names its residual outputs where growth needs them and only the built module can say.
 
     Raises:
         ConfigError: it names none.
@@ -282,7 +282,7 @@ def _check_growth(plan: Plan) -> None:
             continue
         try:
             module = Workshop(plan, device="meta").module("rack", phase.state.model.rack, phase.start)
-        except Exception:  # a constructor that needs values: the boundary will say
+        except Exception:  # a constructor that needs real values: the boundary checks again
             continue
         if not rack_spec(module).residual_outputs:
             message = f"{growth.id} cannot make this change: {no_residual_outputs(rack.label)}"
@@ -290,27 +290,27 @@ def _check_growth(plan: Plan) -> None:
 
 
 def build_module(part: Part, registry: Registry, context: BuildContext, *extra: object) -> nn.Module:
-    """A module of a model outside any plan; the process's generators stay as they were.
+    """Build a module outside any plan; the process-wide generators are left unchanged.
 
     Args:
         part: a registered component with its options complete.
-        registry: where its factory is found.
-        context: what the factory may know.
-        extra: what else its kind is built with.
+        registry: has its factory.
+        context: passed to the factory.
+        extra: further arguments of its kind.
 
     Raises:
         ProviderError: it cannot be built, or is no module.
     """
-    registered = registry.get(part.kind, part.id)  # type: ignore[arg-type]  # a Part's kind is a Kind
+    component = registry.get(part.kind, part.id)  # type: ignore[arg-type]  # a Part's kind is a Kind
     with drawing_from(context.seed), _as_faults_of(part):
-        module = registered.build(part.options, context, *extra)
+        module = component.build(part.options, context, *extra)
     if not isinstance(module, nn.Module):
         raise ProviderError(f"{part.kind} {part.id} was built as a {type(module).__name__}: it must be an nn.Module")
     return module
 
 
 def _depth(declared: int | None, placement: Placement) -> int:
-    """Steps to read ahead: beside a device that computes a thread costs nothing, on a CPU it takes what it saves."""
+    """Steps to read ahead: with a GPU the reader thread is free, on a CPU it costs what it saves."""
     if declared is not None:
         return declared
     return 0 if placement.is_cpu else 2
@@ -332,7 +332,7 @@ def _parts(phase: CompiledPhase) -> Iterator[Part]:
 
 
 def _without_weights(given: Any) -> Any:
-    """A copy of a finished module on the meta device, which leaves the user's own untouched and takes no memory; else the object."""
+    """A copy of a finished module on the meta device, without memory for weights; anything else is returned as it is."""
     if not isinstance(given, nn.Module):
         return given
     weights: dict[int, Any] = {id(p): nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad) for p in given.parameters()}
@@ -341,7 +341,7 @@ def _without_weights(given: Any) -> Any:
 
 
 def _plain_stacks(options: Mapping[str, Any]) -> dict[str, Any]:
-    """A user's callable gets its stacks as an ordered dict of name → blocks."""
+    """The options of a user's callable, with `stacks` as an ordered dict of name → blocks."""
     if "stacks" not in options:
         return dict(options)
     return {**options, "stacks": {stack.name: stack.blocks for stack in options["stacks"]}}
@@ -349,7 +349,7 @@ def _plain_stacks(options: Mapping[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def _as_faults_of(part: Part) -> Iterator[None]:
-    """What a registered factory raises is the provider's fault; what a user's own callable raises is shown as it is."""
+    """Report an error of a registered factory as the provider's; one of a user's own callable passes unchanged."""
     try:
         yield
     except StackwiseError:

@@ -1,4 +1,4 @@
-"""Buffers that a forward pass changes, such as running statistics, are put back where it shall leave no trace."""
+"""Keep the buffers that a forward pass changes, such as running statistics, and put them back where it must leave no trace."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 _WATCHED_STEPS = 3
-"""So many steps show which buffers training changes; copying the others at every step (masks, tables) would buy nothing."""
+"""Steps in which to learn which buffers training changes; copying constant ones (masks, tables) at every step is wasted."""
 
 
 class KeptBuffers:
-    """Copies of the buffers of a model, to go back to.
+    """Copies of a model's buffers, to be put back.
 
     Args:
         model: may exchange a buffer for another of the same name, or for None.
@@ -21,7 +21,7 @@ class KeptBuffers:
 
     def __init__(self, model: nn.Module, paths: Iterable[str] | None = None) -> None:
         self._places = [(path, *_place(model, path)) for path in ([p for p, _ in model.named_buffers()] if paths is None else paths)]
-        self._held: list[torch.Tensor | None] = []
+        self._objects: list[torch.Tensor | None] = []
         self._copies: list[torch.Tensor | None] = []
         self.keep()
 
@@ -29,25 +29,25 @@ class KeptBuffers:
         return bool(self._places)
 
     def keep(self) -> None:
-        """Copy the values of now."""
-        self._held = [getattr(owner, name) for _, owner, name in self._places]
-        self._copies = [None if buffer is None else buffer.detach().clone() for buffer in self._held]
+        """Copy the current values."""
+        self._objects = [getattr(owner, name) for _, owner, name in self._places]
+        self._copies = [None if buffer is None else buffer.detach().clone() for buffer in self._objects]
 
     def put_back(self) -> None:
-        """Give every buffer the object and the values that were kept."""
-        for (_, owner, name), held, copy in zip(self._places, self._held, self._copies, strict=True):
-            setattr(owner, name, held)
-            if held is not None and copy is not None and not torch.equal(held, copy):  # else left alone: an expanded one is not written
-                held.detach().copy_(copy)
+        """Restore every buffer's object and values."""
+        for (_, owner, name), buffer, copy in zip(self._places, self._objects, self._copies, strict=True):
+            setattr(owner, name, buffer)
+            if buffer is not None and copy is not None and not torch.equal(buffer, copy):  # else left alone: an expanded one is not written
+                buffer.detach().copy_(copy)
 
     def changed(self) -> set[str]:
-        """Paths of the buffers that are not as they were kept."""
+        """Paths of the buffers that changed since `keep`."""
         return {path for path, now, copy in self._pairs() if not torch.equal(now, copy)} | {
             path for path, owner, name in self._places if getattr(owner, name) is None
         }
 
     def not_finite(self) -> str | None:
-        """The first buffer that has become not finite: a mask may hold infinities for good."""
+        """The first buffer that has become non-finite; one that was so before, such as a mask of infinities, does not count."""
         for path, now, copy in self._pairs():
             if now.is_floating_point() and not bool(now.isfinite().all()) and bool(copy.isfinite().all()):
                 return path
@@ -61,14 +61,14 @@ class KeptBuffers:
 
 
 class TrainedBuffers:
-    """The buffers that the steps of a phase change, as they were before the step of now."""
+    """Copies, from before the current step, of the buffers that the steps of a phase change."""
 
     def __init__(self, model: nn.Module) -> None:
         self._model, self._kept, self._steps = model, KeptBuffers(model), 0
         self._changed: set[str] = set()
 
     def before_step(self) -> None:
-        """Keep what the step may change: everything in the first steps, then what they have changed."""
+        """Copy what the step may change: all buffers in the first steps, then those that the first steps changed."""
         if not self._kept:
             return
         if 0 < self._steps <= _WATCHED_STEPS:
@@ -80,11 +80,11 @@ class TrainedBuffers:
         self._steps += 1
 
     def not_finite(self) -> str | None:
-        """The first buffer that this step left not finite."""
+        """The first buffer that this step made non-finite."""
         return self._kept.not_finite() if self._kept else None
 
     def put_back(self) -> None:
-        """Undo what the step did to them."""
+        """Undo the step's changes."""
         self._kept.put_back()
 
 

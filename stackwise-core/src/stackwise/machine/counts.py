@@ -12,10 +12,10 @@ from stackwise.machine.step import NO_TARGET, OVERFLOW, Outcome
 
 @define
 class Counts:
-    """Saved with the state, so that a run which goes on counts on."""
+    """Saved with the state, so that a resumed run goes on counting."""
 
     seconds: float = 0.0
-    """Of training: steps and transitions, without evaluation."""
+    """Of training: steps and transitions, without evaluations."""
     skipped: int = 0
     """Steps that changed nothing because something was not finite."""
     not_finite_in_a_row: int = 0
@@ -33,7 +33,7 @@ class Counts:
             self.without_targets_in_a_row += 1
         else:
             self.skipped += 1
-            self.not_finite_in_a_row += outcome.skipped != OVERFLOW  # the scale falls until it fits, or can fall no more
+            self.not_finite_in_a_row += outcome.skipped != OVERFLOW  # an overflow lowers the loss scale instead, as far as that can fall
 
     def as_map(self) -> dict[str, Any]:
         """For the saved state."""
@@ -41,5 +41,5 @@ class Counts:
 
     @classmethod
     def of(cls, saved: Mapping[str, Any]) -> Counts:
-        """What `as_map` wrote; a count that is not there yet begins at 0."""
+        """Read what `as_map` wrote; a missing count begins at 0."""
         return cls(**{field.name: saved[field.name] for field in fields(cls) if field.name in saved})

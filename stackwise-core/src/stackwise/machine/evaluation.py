@@ -1,4 +1,4 @@
-"""Evaluations: fixed data, length and corruption across phases, so that curves compare."""
+"""Evaluations: the same data, length and corruption in every phase, so that curves can be compared."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from stackwise.timeline.streams import step_seed, stream_key
 
 @contextmanager
 def judging(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode; afterwards every module has its mode and every buffer its values again."""
+    """Put the model in evaluation mode; afterwards every module has its mode and every buffer its values back."""
     modes, buffers = {module: module.training for module in model.modules()}, KeptBuffers(model)
     model.eval()
     try:
@@ -36,38 +36,38 @@ def judging(model: nn.Module) -> Iterator[None]:
 
 
 def gradients_if_asked(prepared: Any) -> torch.set_grad_enabled:
-    """A graph is built only for a task that differentiates: one whose prepared batch holds a tensor that requires a gradient.
+    """Record a graph only for a task that differentiates: one whose prepared batch has a tensor that requires a gradient.
 
-    Inference mode would be faster still, but what a module caches in it (a table of positions) could never be trained with.
+    Inference mode would be faster still, but a tensor that a module caches in it (a table of positions) cannot be trained with.
     """
     tensors = prepared.values() if isinstance(prepared, Mapping) else ()
     return torch.set_grad_enabled(any(isinstance(tensor, torch.Tensor) and tensor.requires_grad for tensor in tensors))
 
 
 def number(value: torch.Tensor | float) -> float:
-    """The one number that a tensor holds, whether it has a gradient or not."""
+    """A scalar tensor or a number as a float."""
     return float(value.item() if isinstance(value, torch.Tensor) else value)
 
 
 @frozen(kw_only=True)
 class Evaluation:
-    """One named evaluation on a data plane of its own."""
+    """A named evaluation with its own data plane."""
 
     name: str
     data: DataPlane
     state: DataState
     batches: int
     values: Mapping[str, Mapping[str, float]] = Factory(dict)
-    """Task id → fixed values of its options that follow time in training."""
+    """Task id → fixed values for its options that follow time in training."""
     seed: int = 0
     weights: str = "live"
     """`live`, or `ema` for the averaged ones."""
 
     def run(self, model: nn.Module, objective: Objective, placement: Placement, moment: Moment) -> dict[str, float]:
-        """Means weighted by their own denominators over the same batches every time; nothing of training is touched.
+        """Loss and metrics over the same batches every time, each weighted by its denominator; training state is untouched.
 
         Raises:
-            DataError: no target in all the batches.
+            DataError: no batch has a target.
         """
         self.data.enter(self.state, lookahead=objective.lookahead)
         start = self.data.state_dict()
@@ -77,22 +77,22 @@ class Evaluation:
             with objective.fixed(self.values) as task, judging(model), placement.forward_context():
                 prepare = task.prepare_evaluation if isinstance(task, PreparesEvaluations) else task.prepare
                 for i in range(self.batches):
-                    fixed = moment._replace(step=i, t=0.0, phase_t=0.0)
-                    for batch in self.data.batches(fixed):
+                    instant = moment._replace(step=i, t=0.0, phase_t=0.0)
+                    for batch in self.data.batches(instant):
                         seed_others(step_seed(key, i))
-                        for process_wide in placement.generators():  # for a model that draws even when it evaluates
+                        for process_wide in placement.generators():  # for a model that draws even in evaluation mode
                             process_wide.manual_seed(step_seed(key, i))
-                        prepared = prepare(batch, fixed, generator.manual_seed(step_seed(key, i)))
+                        prepared = prepare(batch, instant, generator.manual_seed(step_seed(key, i)))
                         with gradients_if_asked(prepared):
                             total, weight, metrics = objective.loss(model, prepared)
                         for name, pair in {"loss": (total, weight), **metrics}.items():
-                            sums[name] = _added(sums.get(name, (0.0, 0.0)), pair)
+                            sums[name] = _sum(sums.get(name, (0.0, 0.0)), pair)
         finally:
             self.data.load_state_dict(start)
         return _means(self.name, sums)
 
 
-def _added(sums: tuple[float, float], pair: tuple[Any, Any]) -> tuple[float, float]:
+def _sum(sums: tuple[float, float], pair: tuple[Any, Any]) -> tuple[float, float]:
     return sums[0] + number(pair[0]), sums[1] + number(pair[1])
 
 

@@ -1,4 +1,4 @@
-"""The live training state: beside what is declared at an instant, the planes that hold it."""
+"""The live training state: the planes, which hold what a phase declares."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class LiveState:
         data: a data plane, a loader, or an iterable of batches.
         task: an objective, or a finished task.
         optimizer: an optimizer plane, or a finished optimizer over the model's trainable parameters.
-        observers: who hears the events.
+        observers: called with every event.
 
     Raises:
         UserError: a finished optimizer whose parameters are not the model's trainable ones.
@@ -67,19 +67,19 @@ class LiveState:
         self._reference_phase = -1
 
     def apply_values(self, t: float) -> None:
-        """Put in force what follows time."""
+        """Put in force the values of everything that follows time."""
         self.objective.apply_values(t)
         self.model.apply_values(t)
         self.optimizer.apply_values(t)
 
     def reach(self, boundary: int) -> None:
-        """Put in force what the model follows at the end of a phase, which lies after its last step: a gate stands open there."""
+        """Put in force the model's values at the end of a phase, which lies after its last step: there a gate has fully opened."""
         self.model.apply_values(self._schedule.clock.t(boundary))
 
     # -- crossing a boundary --------------------------------------------------------------------------------------
 
     def enter(self, phase: CompiledPhase) -> tuple[ModelReceipt, MomentsReceipt]:
-        """Cross into the declared state of a phase: task and data, then the model, then the optimizer over what the model has become.
+        """Cross into the declared state of a phase: task and data, then the model, then the optimizer over the new parameters.
 
         Returns:
             What the model plane did to the parameters, and what the optimizer plane did to their moments.
@@ -97,7 +97,7 @@ class LiveState:
         return model, moments
 
     def _enter_model(self, phase: CompiledPhase, state: TrainingState) -> ModelReceipt:
-        """An optimizer that trains at other points lets go first: what it will not train any more holds the weights to keep."""
+        """An averaging optimizer leaves first, so that parameters it will no longer train hold the weights to keep."""
         self.optimizer.leave(state.optimizer)
         return self.model.enter(state.model, Boundary.of(phase), settle=self.optimizer.settle)
 
@@ -109,8 +109,8 @@ class LiveState:
             return self.optimizer.enter(state.optimizer, parameters, t, receipt=receipt, enter=phase.enter, buffers=buffers)
 
     def _take_reference(self, phase: CompiledPhase) -> None:
-        due = self.objective.task.get_spec().reference is not None and not self.keeps_task(phase)
-        with self.optimizer.evaluating() if due else nullcontext():
+        takes_copy = self.objective.task.get_spec().reference is not None and not self.keeps_task(phase)
+        with self.optimizer.evaluating() if takes_copy else nullcontext():
             if self.objective.take_reference(self.model.model):
                 self._reference_phase = phase.index
 
@@ -120,7 +120,7 @@ class LiveState:
         return before is not None and phase.state is not None and before.task.structure == phase.state.task.structure
 
     def _get_ready(self, t: float) -> None:
-        """Placed, in training mode, and with the values of time t."""
+        """Compile if asked, set training mode and put the values of t in force."""
         self.placement.wrap(self.model.model)
         self.model.train()
         self.apply_values(t)
@@ -128,7 +128,7 @@ class LiveState:
     # -- saved states ---------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        """What every plane and the observers hold, by name; the live tensors and no copies."""
+        """State of every plane and of the observers, by name; live tensors, no copies."""
         reference = self.objective.reference
         return {
             "model": self.model.state_dict(),
@@ -140,11 +140,11 @@ class LiveState:
         }
 
     def restore(self, saved: Mapping[str, Any], step: int) -> None:
-        """Build the declared state of the last step before `step` as it stands, and load what `state` returned then, by name.
+        """Build the declared state of the last step before `step` directly, and load what `state` returned then, by name.
 
         Raises:
-            UserError: the saved state is not of this declaration; every difference.
-            DataError: the saved read positions are not of the declared sources.
+            UserError: the saved state is of another declaration; every difference is listed.
+            DataError: the saved read positions are of other sources.
         """
         phase = self._schedule.phase_at(max(step - 1, 0))
         if phase.state is not None:
@@ -153,7 +153,7 @@ class LiveState:
         self._load_reference(saved["reference"])
 
     def _declare(self, phase: CompiledPhase, state: TrainingState, t: float, saved: Mapping[str, Any]) -> None:
-        """Build the declared state of a phase from nothing, without walking the phases before it."""
+        """Build the declared state of a phase from scratch, without walking the phases before it."""
         self.objective.enter(state.task)
         parked = {name: part for name, part in self._sources_around(phase).items() if name in saved["data"]["sources"]}
         self.data.enter(attrs.evolve(state.data, sources={**parked, **state.data.sources}), lookahead=self.objective.lookahead)
@@ -165,13 +165,13 @@ class LiveState:
         self.phase = phase
 
     def _sources_around(self, phase: CompiledPhase) -> dict[str, Part]:
-        """Every source of the run as declared when it was read last before the end of a phase; later ones as when first read."""
+        """Every source of the run: as last declared up to this phase, else as first declared after it."""
         phases = self._schedule.phases
         nearest = (*reversed(phases[phase.index + 1 :]), *phases[: phase.index + 1])
         return {name: part for each in nearest if each.state is not None for name, part in each.state.data.sources.items()}
 
     def _load(self, saved: Mapping[str, Any]) -> None:
-        """Hand each owner its part, the observers last; everything that does not fit is said at once."""
+        """Load each owner's part, observers last; all mismatches are reported at once."""
         faults: list[UserError] = []
         if strange := sorted(saved["optimizer"]["parameters"].keys() - saved["model"].keys()):
             faults.append(UserError(f"optimizer state is saved for parameters that the model does not have: {', '.join(strange)}"))

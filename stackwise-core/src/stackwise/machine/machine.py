@@ -1,4 +1,4 @@
-"""The training machine: walks the timeline, steps, evaluates and yields what happens. It knows no registry, no files and no terminal."""
+"""The training machine: walks the timeline, trains, evaluates and yields events. It knows no registry, no files and no terminal."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from stackwise.planes.optimizer.plane import OptimizerPlane
 from stackwise.timeline.duration import Moment
 
 MOST_WITHOUT_TARGETS = 100
-"""Steps in a row without a single target; after that the data are taken for wrong."""
+"""Steps in a row without a target before training halts, as the data must be wrong."""
 
 
 class TrainingMachine:
@@ -44,9 +44,9 @@ class TrainingMachine:
         task: an objective, or a finished task.
         optimizer: an optimizer plane, or a finished `torch.optim.Optimizer` over the model's trainable parameters.
         schedule: the compiled timeline.
-        evaluations: named evaluations; when they run is in the schedule.
+        evaluations: named evaluations; the schedule says when they run.
         observers: called with every event.
-        settings: the seed, device and precision, and what else has a default.
+        settings: seed, device, precision and more, each with a default.
 
     Raises:
         UserError: a finished optimizer whose parameters are not the model's trainable ones.
@@ -110,16 +110,16 @@ class TrainingMachine:
     # -- saved states ---------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        """Everything that training goes on from, between the steps of `train`: what `restore` takes.
+        """Everything that training goes on from, as `restore` takes it.
 
-        Ask for it when a `StepDone` has been yielded, or an evaluation right after it, before a boundary is crossed.
+        Call it after a yielded `StepDone`, or an evaluation right after that, before the next boundary.
 
         Returns:
             Nested dicts and lists of tensors, texts and numbers (`model` by parameter, `optimizer.parameters` by parameter and entry, …);
-            the live tensors and no copies.
+            live tensors, no copies.
 
         Raises:
-            UserError: before the first step of a declared model, when there is nothing yet.
+            UserError: before the first step of a declared model.
         """
         phase = self.schedule.phase_at(max(self.step - 1, 0))
         if phase.state is not None and self.live.phase is not phase:
@@ -134,17 +134,17 @@ class TrainingMachine:
         }
 
     def restore(self, saved: Mapping[str, Any], *, positions: Mapping[str, Any] | None = None) -> None:
-        """Go to the state that `state` returned, in a machine of the same declaration that has not trained.
+        """Load what `state` returned into a new machine of the same declaration.
 
-        The declared state of that step is built as it stands, without walking the phases before it, and everything is loaded by name.
+        The declared state of that step is built directly, without walking the phases before it, and loaded by name.
 
         Args:
             saved: as `state` returned it.
-            positions: a data plane's state, to read on from there instead of from where the saved one was.
+            positions: a data plane's state to read on from, in place of the saved one.
 
         Raises:
-            UserError: the saved state is not this machine's; every difference.
-            DataError: the saved read positions are not of the declared sources.
+            UserError: the saved state is of another declaration; every difference is listed.
+            DataError: the saved read positions are of other sources.
         """
         seed = self.settings.seed
         if self._begun or self.live.phase is not None:
@@ -197,20 +197,20 @@ class TrainingMachine:
         yield RunFinished(self.step, tokens, counts.seconds, counts.skipped, self.data.ledger(), counts.without_targets)
 
     def _cross(self, phase: CompiledPhase) -> Iterator[Event]:
-        """One boundary: leave the phase before, carry the planes over, enter the next."""
+        """Cross one boundary: evaluate and probe the old phase, carry the planes over, probe and evaluate the new one."""
         if phase.index:
             self.live.reach(phase.start)
             yield from self._evaluate(phase.start, self.schedule.phases[phase.index - 1].name, "exit")
         before = self._probe.before(phase)
-        started = perf_counter()
+        start = perf_counter()
         model, moments = self.live.enter(phase)
         self.placement.synchronize()
-        seconds = perf_counter() - started
+        seconds = perf_counter() - start
         self._counts.seconds += seconds
-        yield self._entered(phase, model, moments, self._probe.after(before), seconds)
+        yield self._entry_event(phase, model, moments, self._probe.after(before), seconds)
         yield from self._evaluate(phase.start, phase.name, "entry")
 
-    def _entered(self, phase: CompiledPhase, model: ModelReceipt, moments: MomentsReceipt, verdict: Verdict, seconds: float) -> Event:
+    def _entry_event(self, phase: CompiledPhase, model: ModelReceipt, moments: MomentsReceipt, verdict: Verdict, seconds: float) -> Event:
         parameters = list(self.model.model.parameters())
         return PhaseEntered(
             step=phase.start,
@@ -239,19 +239,19 @@ class TrainingMachine:
         self._step.get_ready()
         live.data.open(self.schedule.moments(phase, self.step))
         for moment, tokens in self.schedule.walk(phase, self.step):
-            started = perf_counter()
+            start = perf_counter()
             if moves:
                 live.apply_values(moment.t)
             if moment.step in due:
                 yield from self._evaluate(moment.step, phase.name, "cadence")
-                started = perf_counter()
+                start = perf_counter()
             outcome = self._train_step(moment)
             self.step += 1
-            seconds = perf_counter() - started
+            seconds = perf_counter() - start
             counts.add(outcome, seconds)
             loss, norm, why, metrics = outcome
             if live.optimizer.reaction is not None and not why:
-                yield from self._react(moment.step, phase.name, {"train.loss": loss})  # before the state of this step may be saved
+                yield from self._react(moment.step, phase.name, {"train.loss": loss})  # before this step's state can be saved
             lr, rates = live.optimizer.lr, self._step.rates()
             yield StepDone(moment.step, phase.name, loss, norm, lr, tokens, seconds, why != "", why, metrics, rates)
             if why:
@@ -266,7 +266,7 @@ class TrainingMachine:
         return self._step.run(batches, moment)
 
     def _check_progress(self, moment: Moment) -> None:
-        """Halt where too many steps in a row have changed nothing."""
+        """Halt when too many steps in a row have changed nothing."""
         counts, where = self._counts, f"last at step {moment.step} in phase '{moment.phase}'"
         if counts.without_targets_in_a_row >= MOST_WITHOUT_TARGETS:
             raise DataError(
@@ -285,23 +285,23 @@ class TrainingMachine:
         for name, evaluation in self.evaluations.items():
             if step not in self.schedule.evaluate_at.get(name, ()):
                 continue
-            started = perf_counter()
+            start = perf_counter()
             with self.optimizer.evaluating(evaluation.weights):
                 metrics = evaluation.run(self.model.model, self.objective, self.placement, self.schedule.at(step=step))
-            yield Evaluated(step, phase, name, at, metrics, perf_counter() - started)
-            if at != "entry":  # the same instant as the exit before it, seen by a model that has not trained since
+            yield Evaluated(step, phase, name, at, metrics, perf_counter() - start)
+            if at != "entry":  # the model has not trained since the exit evaluation
                 yield from self._react(step, phase, {f"{name}.{metric}": value for metric, value in metrics.items()})
 
     def _react(self, step: int, phase: str, metrics: Mapping[str, float]) -> Iterator[Event]:
-        """Show the declared reaction what was measured; what it does is an event."""
-        done = self.optimizer.watch(step, metrics)
-        if done is not None and self.optimizer.reaction is not None:
-            before, why = done
+        """Pass metrics to the declared reaction and report what it did."""
+        answer = self.optimizer.watch(step, metrics)
+        if answer is not None and self.optimizer.reaction is not None:
+            before, why = answer
             yield Reacted(step, phase, before, self.optimizer.reaction.factor, why)
 
 
 def _close(walks: Sequence[ref[Generator[Event, None, None]]]) -> None:
-    """End a walk that was left half-walked, before the interpreter takes its modules apart."""
+    """Close an unfinished walk before the interpreter shuts down."""
     for each in walks:
         if (walk := each()) is not None:
             walk.close()

@@ -1,4 +1,4 @@
-"""The one way of every event: to the observers that the experiment declares, then to the run's own listeners."""
+"""Passes every event to the declared observers, then to the run's own listeners."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from stackwise.errors import UserError
 
 
 class Observers:
-    """Everybody who hears the events of a run. They outlive the machine: after a rewind the next one tells the same observers.
+    """Observers and listeners of a run. They outlive the machine: after a rewind the new one has the same observers.
 
     Args:
-        declared: observers in their order; one that raises is dropped with a warning, and the run goes on.
+        declared: observers in order; one that raises is dropped with a warning, and the run goes on.
     """
 
     def __init__(self, declared: Sequence[Observer] = ()) -> None:
         self._declared = tuple(declared)
-        self._heard_by = list(declared)
+        self._active = list(declared)
         self._listeners: list[Observer] = []
 
     def listen(self, listener: Observer) -> None:
-        """Have a listener of the run itself hear every event after the declared observers; what it raises ends the run."""
+        """Add a listener of the run itself, called after the declared observers; its errors end the run."""
         self._listeners.append(listener)
 
     def tell(self, event: Event) -> None:
-        """Let everybody hear an event."""
-        if self._heard_by:
-            for observer in tuple(self._heard_by):
+        """Pass an event on."""
+        if self._active:
+            for observer in tuple(self._active):
                 self._tell_declared(observer, event)
         for listener in self._listeners:
             listener(event)
@@ -40,19 +40,19 @@ class Observers:
         try:
             observer(event)
         except Exception as error:
-            self._heard_by.remove(observer)
+            self._active.remove(observer)
             sentence = f"observer {observer!r} raised {type(error).__name__}: {error}; it is dropped and the run goes on"
             warn(sentence, RuntimeWarning, stacklevel=4)
 
     def state_dict(self) -> dict[str, Any]:
-        """What the stateful ones hold, those that were dropped included, by their place; copies, for they hear more before it is saved."""
+        """State of the stateful observers by position, dropped ones included; copies, as more events come before it is saved."""
         return {place: deepcopy(observer.state_dict()) for place, observer in self._stateful().items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Hand each stateful observer what `state_dict` returned of it.
+        """Load each stateful observer's state.
 
         Raises:
-            UserError: others are declared than were saved.
+            UserError: the declared observers are not the saved ones.
         """
         stateful = self._stateful()
         if state.keys() != stateful.keys():

@@ -1,4 +1,4 @@
-"""Placement: device and precision, the one seam through which they enter."""
+"""Placement: device and precision, decided in one place."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from stackwise.errors import UserError
 from stackwise.planes.model.module import Model, rack_spec
 
 _VARIANTS = 64
-"""Graphs that one block may be compiled to along a timeline: trained or judged, frozen here and there, gated, at several lengths.
-Beyond torch's limit of 8 it would go on uncompiled."""
+"""Graphs that one block may compile to along a timeline: training or evaluating, frozen or not, gated, at several lengths. Beyond
+torch's default limit of 8 the block would run uncompiled."""
 
 
 class Placement:
@@ -25,7 +25,7 @@ class Placement:
         compiles: whether torch compiles the model, block by block.
 
     Raises:
-        UserError: CUDA asked for where there is none.
+        UserError: `cuda` without a CUDA device.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Placement:
         self._nothing = nullcontext()
 
     def forward_context(self) -> AbstractContextManager[Any]:
-        """The context every forward pass runs in."""
+        """The context of every forward pass."""
         if self.precision == "bf16":
             return torch.autocast(self.device.type, dtype=torch.bfloat16)
         return self._nothing
@@ -53,13 +53,13 @@ class Placement:
     def wrap(self, model: nn.Module) -> None:
         """Compile what is not compiled yet: every block of the rack on its own, or the whole rack where it names no blocks.
 
-        Names stay, because modules are compiled in place. Blocks of one shape share one graph; gates and other hooks are part of it.
+        Modules are compiled in place, so names stay. Blocks of one shape share a graph; gates and other hooks are part of it.
         """
         if not self.compiles or not isinstance(model, Model):
             return
         from torch._dynamo import config  # seconds to import, and most runs do not compile
 
-        config.skip_nnmodule_hook_guards = False  # else a gate that is put on or taken off would change nothing
+        config.skip_nnmodule_hook_guards = False  # else adding or removing a gate would not recompile
         config.recompile_limit = max(config.recompile_limit, _VARIANTS)
         spec = rack_spec(model.rack)
         paths = [spec.block_path.format(stack=stack, index=i) for stack, count in spec.stacks.items() for i in range(count)]
@@ -74,6 +74,6 @@ class Placement:
         return (torch.default_generator, torch.cuda.default_generators[self.device.index or torch.cuda.current_device()])
 
     def synchronize(self) -> None:
-        """Wait for the device, so that a clock reads finished work."""
+        """Wait for the device, so that timings cover finished work."""
         if not self.is_cpu:
             torch.cuda.synchronize(self.device)

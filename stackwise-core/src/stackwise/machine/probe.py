@@ -1,4 +1,4 @@
-"""The probe: one batch that judges the model before and after a boundary, so that the log says what a transition did to the function."""
+"""The probe: one batch that judges the model before and after a boundary, to log how a transition changed the function."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from stackwise.timeline.streams import step_seed, stream_key
 
 @frozen
 class Judgement:
-    """What a model made of the batch."""
+    """Loss and outputs of a model on the batch."""
 
     loss: float
     outputs: Mapping[str, torch.Tensor]
@@ -27,49 +27,49 @@ class Judgement:
 
 @frozen
 class Verdict:
-    """What a boundary did to the function on the batch."""
+    """How a boundary changed the function on the batch."""
 
     loss_before: float | None = None
-    """None where the boundary leaves the function alone, or the models do not compare."""
+    """None where the boundary keeps the function, or the models cannot be compared."""
     loss_after: float | None = None
     change: float | None = None
-    """Largest absolute difference of any output; None where outputs changed their names or shapes."""
+    """Largest absolute difference of any output; None where names or shapes of outputs changed."""
 
 
 class Probe:
     """Keeps the last batch before a boundary and judges the live model with it."""
 
-    def __init__(self, live: LiveState, seed: int, wanted: bool) -> None:
-        self._live, self._key, self._wanted = live, stream_key(seed, "probe"), wanted
+    def __init__(self, live: LiveState, seed: int, enabled: bool) -> None:
+        self._live, self._key, self._enabled = live, stream_key(seed, "probe"), enabled
         self._last: tuple[Batch, Moment] | None = None
         self.step = -1
-        """The step whose batch is kept."""
+        """The step whose batch to keep."""
 
     def look_out(self, phase: CompiledPhase, steps: int) -> None:
-        """Keep the last batch of a phase, unless it is the run's last."""
-        if self._wanted and phase.stop < steps:
+        """Plan to keep the last batch of a phase, unless it is the run's last phase."""
+        if self._enabled and phase.stop < steps:
             self.step = phase.stop - 1
 
     def keep(self, batch: Batch, moment: Moment) -> None:
-        """Copy the batch that will judge."""
+        """Copy the batch to judge with."""
         self._last = {name: tensor.clone() for name, tensor in batch.items()}, moment
 
     def before(self, phase: CompiledPhase) -> Judgement | None:
-        """Judge what is left; None where the boundary leaves the function alone, or one batch does not fit both sides."""
-        if not self._wanted or self._last is None or phase.transition is None:
+        """Judge the old model; None where the boundary keeps the function, or one batch does not fit both sides."""
+        if not self._enabled or self._last is None or phase.transition is None:
             return None
         if not (phase.transition.touches_function and self._live.keeps_task(phase)):
             return None
         return self._judge(*self._last)
 
     def after(self, before: Judgement | None) -> Verdict:
-        """Judge what was entered, and compare."""
+        """Judge the new model, and compare."""
         if before is None or self._last is None:
             return Verdict()
         return compare(before, self._judge(*self._last))
 
     def _judge(self, batch: Batch, moment: Moment) -> Judgement:
-        """Loss and outputs in evaluation mode, with the task's own draws from a stream of the probe; nothing of training is touched."""
+        """Loss and outputs in evaluation mode; the task draws from the probe's own stream, and training state is untouched."""
         live, generator = self._live, torch.Generator().manual_seed(step_seed(self._key, moment.step))
         model, objective = live.model.model, live.objective
         with live.optimizer.evaluating(), judging(model), live.placement.forward_context():
@@ -81,14 +81,14 @@ class Probe:
         return Judgement(number(total) / number(weight) if number(weight) else nan, detached)
 
     def state(self, step: int) -> dict[str, Any] | None:
-        """The batch, at a boundary, where it will judge the model on both sides."""
+        """The batch, where `step` is the boundary that it judges; else None."""
         if self._last is None or self._last[1].step != step - 1:
             return None
         batch, moment = self._last
         return {"batch": dict(batch), "moment": list(moment)}
 
     def load_state(self, saved: Mapping[str, Any] | None) -> None:
-        """Take back what `state` returned."""
+        """Load what `state` returned."""
         if saved is not None:
             batch = {name: tensor.to(self._live.placement.device) for name, tensor in saved["batch"].items()}
             self._last = batch, Moment(*saved["moment"])

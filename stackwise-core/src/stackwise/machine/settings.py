@@ -1,4 +1,4 @@
-"""How a machine trains, beside what it trains."""
+"""Settings of a machine: how it trains, not what."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from stackwise.machine.placement import Placement
 
 @frozen(kw_only=True)
 class Settings:
-    """Everything that `TrainingMachine` is told beside its parts; each has a default that suits a run in code."""
+    """What `TrainingMachine` takes beside its parts; each default suits a run in code."""
 
     seed: int = 0
-    """Each step seeds its own streams from (seed, consumer, step)."""
+    """Each step seeds its streams from (seed, consumer, step)."""
     placement: Placement = Factory(Placement)
     """Device and precision."""
     halt_after: int = 3
-    """Steps in a row that may be skipped as not finite before training halts."""
+    """Non-finite steps in a row after which training halts."""
     probe: bool = False
-    """Whether every change of the model is judged on the last batch, before and after."""
+    """Whether to judge the model on the last batch before and after every boundary that changes it."""
     bridges: Sequence[str] = ()
-    """Junctions that assembly bridged, in sentences, reported at the start."""
+    """One sentence for each bridged junction, reported at the start."""
     providers: Sequence[str] = ()
-    """Whose code the parts are, in words, reported at the start."""
+    """Name, version and digest of each provider, reported at the start."""

@@ -29,10 +29,10 @@ OVERFLOW = "a gradient was too large for float16: the scale of the loss is halve
 
 
 class Outcome(NamedTuple):
-    """What came of one step."""
+    """The outcome of one step."""
 
     loss: float
-    """Mean over the step's targets; nan where it has none."""
+    """Mean over the step's targets; nan without targets."""
     grad_norm: float
     skipped: str
     """Why the step changed nothing; empty where it trained."""
@@ -41,7 +41,7 @@ class Outcome(NamedTuple):
 
 
 class Step:
-    """Trains the live state by one step at a time."""
+    """Trains the live state one step at a time."""
 
     def __init__(self, live: LiveState, seed: int) -> None:
         self._live = live
@@ -54,16 +54,16 @@ class Step:
         self._rates: list[tuple[str, dict[str, Any], str]] = []
 
     def get_ready(self) -> None:
-        """At the begin of a phase: see which buffers and learning rates there are."""
+        """At the start of a phase: find its buffers and learning rates."""
         self._buffers = TrainedBuffers(self._live.model.model)
         self._rates = _rates(self._live.optimizer.optimizer)
 
     def rates(self) -> dict[str, float]:
-        """Every learning rate in force by its group and key, where there are several."""
+        """Learning rates in force by group and key, where there are several."""
         return {name: float(group[key]) for name, group, key in self._rates}
 
     def seed(self, step: int) -> None:
-        """Begin the streams of a step, so that no generator's state has to be saved."""
+        """Seed the streams of a step, so that no generator's state has to be saved."""
         self._generator.manual_seed(step_seed(self._task_key, step))
         seed = step_seed(self._model_key, step)
         seed_others(seed)
@@ -77,7 +77,7 @@ class Step:
         loss, targets, metrics = self._backward(batches, moment)
         parameters = optimizer.parameters
         norm = gradient_norm(parameters)
-        if why := self._why_skipped(loss, norm, targets):
+        if why := self._skip_reason(loss, norm, targets):
             self._buffers.put_back()
         else:
             if optimizer.clip is not None and norm > optimizer.clip:
@@ -87,7 +87,7 @@ class Step:
             parameter.grad = None
         return Outcome(loss, norm, why, metrics)
 
-    def _why_skipped(self, loss: float, norm: float, targets: float) -> str:
+    def _skip_reason(self, loss: float, norm: float, targets: float) -> str:
         if not targets:
             return NO_TARGET
         if not isfinite(loss):
@@ -100,12 +100,12 @@ class Step:
         return "" if buffer is None else f"it made the buffer {buffer} not finite"
 
     def _keep_in_range(self, finite: bool) -> bool:
-        """Whether the scale of a float16 model's loss stays as it is; otherwise it falls, and a later step may fit."""
+        """Whether the loss scale of a float16 model stays; if not it falls, so that a later step may fit."""
         scale = self._live.optimizer.loss_scale
         return scale is None or not scale.watch(finite=finite)
 
     def _backward(self, batches: Sequence[Batch], moment: Moment) -> tuple[float, float, dict[str, float]]:
-        """Gradients of the mean over all targets of the step, exact under accumulation because sums and weights are kept apart."""
+        """Gradients of the mean over all targets of the step; exact under accumulation, as sums and weights are added separately."""
         parameters, scale = self._live.optimizer.parameters, self._live.optimizer.loss_scale
         if len(batches) == 1:
             total, weight, metrics = self._forward(batches[0], moment)
@@ -117,7 +117,7 @@ class Step:
             return _ratio(total.item(), targets), targets, _means((metrics,)) if metrics else {}
         totals = targets = 0.0
         unit = 1.0
-        """Of the gradients that are summed: where float16 could not hold those of a sum, near those of a mean."""
+        """Factor on the accumulated gradients: in float16 the gradients of a sum would overflow, so they are kept near those of a mean."""
         parts: list[Metrics] = []
         for batch in batches:
             total, weight, metrics = self._forward(batch, moment)
@@ -130,7 +130,7 @@ class Step:
         return _ratio(totals, targets), targets, _means(parts)
 
     def _share(self, total: torch.Tensor, weight: torch.Tensor | float) -> torch.Tensor:
-        """1 / weight as the gradient of the sum: the gradient of the mean without a division in the graph."""
+        """1 / weight, which backward takes as the gradient of the sum: the mean's gradient without a division in the graph."""
         if isinstance(weight, torch.Tensor):
             return torch.ones_like(total) / weight
         share = self._last_share
@@ -154,7 +154,7 @@ def gradient_norm(parameters: Sequence[nn.Parameter]) -> float:
     """Global L2 norm of the gradients; not finite when any of them is not.
 
     Raises:
-        UserError: no parameter has a gradient, because the loss does not depend on anything trainable; a gradient is sparse.
+        UserError: no parameter has a gradient, as the loss depends on nothing trainable; a gradient is sparse.
     """
     gradients = [gradient for p in parameters if (gradient := p.grad) is not None]
     if not gradients:
@@ -171,7 +171,7 @@ def gradient_norm(parameters: Sequence[nn.Parameter]) -> float:
             f"the gradient of a parameter of shape {shapes[0]} is sparse, and norms, clipping and accumulation here read dense ones: "
             "build its layer with sparse=False"
         ) from None
-    if gradients[0].is_cpu:  # reading one by one is cheaper than a kernel that stacks them; a device would wait at each
+    if gradients[0].is_cpu:  # reading one by one is cheaper than stacking; on a GPU each read would synchronise
         return hypot(*[norm.item() for norm in norms])
     return hypot(*torch.stack(norms).tolist())
 
@@ -181,7 +181,7 @@ def _scale_gradients(parameters: Sequence[nn.Parameter], factor: float) -> None:
 
 
 def _ratio(total: float, weight: float) -> float:
-    """A mean; not finite when a step has no target, so that the step is skipped and counted."""
+    """A mean; nan where the step has no target."""
     return total / weight if weight else nan
 
 
@@ -196,8 +196,8 @@ def _means(parts: Sequence[Metrics]) -> dict[str, float]:
 
 
 def _rates(optimizer: torch.optim.Optimizer) -> list[tuple[str, dict[str, Any], str]]:
-    """Name, torch group and key of every learning rate; nothing where `lr` is the only one."""
+    """Name, torch group and key of every learning rate; empty where there is only one."""
     groups = optimizer.param_groups
-    named = [(group.get("group", str(i) if len(groups) > 1 else "default"), group) for i, group in enumerate(groups)]
-    rates = {f"{name}.{key}": (group, key) for name, group in named for key in group if key == "lr" or key.endswith("_lr")}
+    pairs = [(group.get("group", str(i) if len(groups) > 1 else "default"), group) for i, group in enumerate(groups)]
+    rates = {f"{name}.{key}": (group, key) for name, group in pairs for key in group if key == "lr" or key.endswith("_lr")}
     return [(name, *place) for name, place in rates.items()] if len(rates) > 1 else []

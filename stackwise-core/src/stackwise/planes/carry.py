@@ -1,4 +1,4 @@
-"""`carry`: growth for a training loop of one's own. Weights and moments go from a model to a larger one, by name."""
+"""`carry`: growth in your own training loop. Carries weights and moments from a model to a larger one, by name."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ CANONICAL = "rack.stacks.{stack}.{index}"
 
 @frozen(kw_only=True)
 class CarryReceipt:
-    """What was done: to the parameters by name, and to their moments by number."""
+    """What happened to the parameters, by name, and to their moments, in numbers."""
 
     model: ModelReceipt
     moments: MomentsReceipt
 
 
 @frozen
-class _Mapped:
-    """A growth operator that is a map by tensor."""
+class _TensorMap:
+    """A growth operator that returns a ready map by tensor."""
 
     origins: Mapping[str, Origin]
 
@@ -51,26 +51,26 @@ def carry(
     moments: Literal["copy", "reset"] = "copy",
     group_of: Callable[[str], int] | None = None,
 ) -> CarryReceipt:
-    """Take the weights of a model and the moments of its optimizer over into another model, in place.
+    """Carry the weights of a model and the moments of its optimizer into another model, in place.
 
-    Parameters of the same name and shape are adopted: `new_model` goes on with the very Parameter objects of `model`. Blocks that
-    are new copy or start anew as the growth operator says. The optimizer keeps its groups and its state; parameters that left are
-    gone from it, new ones join the group of what they copy, or of their like in other blocks. Go on training with `new_model` and
-    the same `optimizer`.
+    Parameters of the same name and shape are adopted: `new_model` takes the Parameter objects of `model`. New blocks copy or start
+    anew as the growth operator says. The optimizer keeps its groups and state but loses the parameters that left; a new parameter
+    joins the group of the one it copies, or of the same parameter in other blocks. Go on training with `new_model` and the same
+    `optimizer`.
 
     Args:
-        model: the model so far; it shares parameters with the new one afterwards and should be let go.
+        model: the old model; afterwards it shares parameters with the new one, so drop it.
         optimizer: any torch optimizer over parameters of `model`.
-        new_model: built with the new shape; what it was initialised with stays where parameters are fresh.
-        growth: an operator over blocks or tensors, or a map from new names to `CopyOf` and `Fresh`; none: names must match.
+        new_model: built with the new shape; fresh parameters keep their initial values.
+        growth: an operator over blocks or tensors, or a map from new names to `CopyOf` and `Fresh`; without it names must match.
         blocks: path of a block with `{index}`, and `{stack}` where there are several lists of blocks (`layers.{index}`).
         residual_outputs: parameters of a block that write into the residual stream; needed by operators that zero them.
         moments: whether copied parameters copy the moments of their source.
         group_of: name of a fresh parameter → index of its group, where there are several groups and names do not tell.
 
     Raises:
-        UserError: a shape that changes without a map, a map of names that are not there, `blocks` that stand nowhere, a block that
-            nothing says the origin of, a parameter without a group.
+        UserError: a shape that changes without a map, a map with unknown names, `blocks` that match nothing, a block without an
+            origin, a parameter without a group.
     """
     old = dict(model.named_parameters(remove_duplicate=False))
     if isinstance(growth, Mapping):
@@ -83,16 +83,16 @@ def carry(
         raise UserError("a gate follows the time of a run, which a loop of one's own has not: use an operator that does not gate")
     membership = _Membership.of(optimizer, old)
     source = sources(blocks, block_map)
-    operator = _Mapped(growth) if isinstance(growth, Mapping) else growth
+    operator = _TensorMap(growth) if isinstance(growth, Mapping) else growth
     origin_of = origins(old, new_model, source, growth=operator, request=request)
-    trained = {name: parameter.requires_grad for name, parameter in new_model.named_parameters()}
+    requires_grad = {name: parameter.requires_grad for name, parameter in new_model.named_parameters()}
     receipt = load(old, new_model, origin_of, device=_device(old))
     new_model.to(_device(old))
     carry_state({**dict(model.named_buffers()), **extra_states(model)}, new_model, source, passing={})
     zero_residuals(new_model, blocks, residual_outputs, block_map, {*receipt.fresh, *receipt.copied})
     parameters = dict(new_model.named_parameters())
     for name, parameter in parameters.items():
-        parameter.requires_grad_(trained[name])
+        parameter.requires_grad_(requires_grad[name])
     return CarryReceipt(model=receipt, moments=membership.regroup(parameters, Crossing(receipt=receipt, moments=moments), group_of))
 
 
@@ -121,8 +121,8 @@ def _stacks(model: nn.Module, path: str) -> dict[str, int]:
 def _block_map(growth: object, request: GrowthRequest, path: str) -> Mapping[tuple[str, int], BlockOrigin]:
     old, new = request.old_stacks, request.new_stacks
     if not hasattr(growth, "map_blocks"):
-        known = {(stack, index) for stack, count in old.items() for index in range(count)}
-        fresh = [(s, i) for s, count in new.items() for i in range(count) if (s, i) not in known]
+        old_blocks = {(stack, index) for stack, count in old.items() for index in range(count)}
+        fresh = [(s, i) for s, count in new.items() for i in range(count) if (s, i) not in old_blocks]
         if fresh and growth is None:
             stack, index = fresh[0]
             raise UserError(
@@ -148,13 +148,13 @@ def _device(parameters: Mapping[str, nn.Parameter]) -> torch.device:
 
 @frozen
 class _Membership:
-    """Which group of the optimizer each parameter is in, and the state it has there, by name."""
+    """Group and optimizer state of each parameter, by name."""
 
     optimizer: torch.optim.Optimizer
     groups: Mapping[str, int]
     """Name → index of its group."""
     like: Mapping[str, int]
-    """The same by the name without its block numbers."""
+    """Name without block numbers → index of the group."""
     kept: Mapping[str, Kept]
 
     @classmethod
@@ -173,14 +173,14 @@ class _Membership:
         return cls(optimizer, groups, {_without_numbers(name): index for name, index in groups.items()}, kept)
 
     def regroup(self, parameters: Mapping[str, nn.Parameter], crossing: Crossing, group_of: Callable[[str], int] | None) -> MomentsReceipt:
-        """Let the same optimizer hold the parameters of the new model, with the state that goes on."""
+        """Put the parameters of the new model and their carried state into the optimizer."""
         optimizer = self.optimizer
         trainable = {name: parameter for name, parameter in parameters.items() if parameter.requires_grad}
         index = {name: self._index(name, crossing.receipt, group_of) for name in trainable}
         powers = {name: group["moments"] for name, i in index.items() if "moments" in (group := optimizer.param_groups[i])}
-        carried = crossing.carry(self.kept, parameters, powers)
+        moments = crossing.carry(self.kept, parameters, powers)
         optimizer.state.clear()
-        for name, entries in carried.entries.items():
+        for name, entries in moments.entries.items():
             if name in trainable:
                 optimizer.state[trainable[name]] = entries
         for i, group in enumerate(optimizer.param_groups):
@@ -188,10 +188,10 @@ class _Membership:
             group["params"] = [trainable[name] for name in members]
             if "param_names" in group:
                 group["param_names"] = members
-        return carried.receipt
+        return moments.receipt
 
     def _index(self, name: str, receipt: ModelReceipt, group_of: Callable[[str], int] | None) -> int:
-        """The group of a parameter: that of what it was or copies, else of its like in other blocks, else the only one."""
+        """Group of a parameter: that of its source, else of the same parameter in other blocks, else the only group."""
         source = source_of(name, receipt)
         if source is not None and source in self.groups:
             return self.groups[source]
@@ -206,5 +206,5 @@ class _Membership:
 
 
 def _without_numbers(name: str) -> str:
-    """The name with its block numbers taken out."""
+    """The name with `*` for each block number."""
     return re.sub(r"(?<=\.)\d+(?=\.)", "*", name)

@@ -1,4 +1,4 @@
-"""Options that follow time: handed to what they belong to, when they change."""
+"""Options that follow time: handed to their artifact whenever they change."""
 
 from __future__ import annotations
 
@@ -8,38 +8,38 @@ from stackwise.errors import ProviderError
 
 
 class Follower:
-    """Hands an artifact the values in force of those of its options that may follow time.
+    """Hands an artifact the current values of its options that may follow time.
 
     Args:
-        part: its declaration.
-        artifact: what was built of it.
-        called: what messages call the artifact (`task`, `loader`, …).
+        part: the declaration.
+        artifact: the object built from it.
+        label: what messages call the artifact (`task`, `loader`, …).
 
     Raises:
-        ProviderError: options follow time, and the artifact does not take them.
+        ProviderError: options follow time and the artifact has no `apply_values`.
     """
 
-    def __init__(self, part: Part, artifact: object, called: str) -> None:
+    def __init__(self, part: Part, artifact: object, label: str) -> None:
         if part.curves and not isinstance(artifact, Scheduled):
             raise ProviderError(
-                f"{part.id} declares options that follow time ({', '.join(part.curves)}) but {called} has no apply_values: give it one"
+                f"{part.id} declares options that follow time ({', '.join(part.curves)}) but {label} has no apply_values: give it one"
             )
         self._artifact = artifact
         self._curves = self._due = tuple(part.curves.items())
         self._moving = tuple((name, curve) for name, curve in self._curves if not curve.is_constant)
         self.values: dict[str, float] = {}
-        """Those last handed over."""
+        """The values last handed over."""
 
     def apply(self, t: float) -> None:
-        """Hand over the values in force at t, when any of them changed."""
+        """Hand over the values in force at t, if any of them changed."""
         if not self._due:
             return
         values = {**self.values, **{name: curve(t) for name, curve in self._due}}
         self._due = self._moving
         if values != self.values:
-            self._artifact.apply_values(values)  # type: ignore[attr-defined]  # seen when it was made
+            self._artifact.apply_values(values)  # type: ignore[attr-defined]  # checked in the constructor
             self.values = values
 
     def forget(self) -> None:
-        """Hand all values over again next time, because the artifact was changed by somebody else."""
+        """Hand over all values again next time, because the artifact was changed from outside."""
         self.values, self._due = {}, self._curves

@@ -1,4 +1,4 @@
-"""The task in force, exchanged at boundaries like any declared part, and the frozen reference model that it may ask for."""
+"""The task in force, exchanged at boundaries like any part, and the frozen reference model it may ask for."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from stackwise.planes.followers import Follower
 
 
 def check_loss(task: object, result: Any) -> None:
-    """Hold the first result of a task's `loss` against its contract: a sum that gradients reach, its denominator, further metrics.
+    """Check the first result of a task's `loss` against its contract: a differentiable sum, its denominator, further metrics.
 
     Raises:
-        ProviderError: it is something else.
+        ProviderError: the result breaks it.
     """
     what = f"the loss of {type(task).__name__}"
     if not isinstance(result, tuple) or len(result) != 3:
@@ -45,24 +45,24 @@ def _short(value: Any) -> str:
 
 
 AT_ENTRY = "phase entry"
-"""`TaskSpec.reference` of a task whose reference is the model as it enters."""
+"""`TaskSpec.reference` of a task whose reference is the model at phase entry."""
 
 
 class Objective:
     """Owns the task, and its reference.
 
     Args:
-        build: makes the task of a declared part; None when it was given finished.
-        load: reads the saved weights that a task names as its reference into a model.
+        build: builds the task of a declared part; None for a finished task.
+        load: loads the saved weights that a task names as its reference into a model.
     """
 
     def __init__(self, build: Callable[[Part], Task] | None = None, load: Callable[[nn.Module, str], object] | None = None) -> None:
         self._build, self._load = build, load
         self._part: Part | None = None
-        self._referenced: Task | None = None
+        self._reference_task: Task | None = None
         """The task that `reference` belongs to."""
         self.reference: nn.Module | None = None
-        """The frozen copy that the task in force compares with; None where it asks for none."""
+        """The frozen model that the task in force compares with; None where it asks for none."""
         self._follower: Follower | None = None
         self.task: Task
 
@@ -75,7 +75,7 @@ class Objective:
 
     @property
     def lookahead(self) -> int:
-        """Entries each row needs beyond seq_len."""
+        """Entries that each row needs beyond seq_len."""
         return self.task.get_spec().lookahead
 
     def enter(self, part: Part) -> None:
@@ -85,7 +85,7 @@ class Objective:
         self._part, self._follower = part, Follower(part, self.task, "the task")
 
     def take_reference(self, model: nn.Module) -> bool:
-        """Copy the model where the task that just came into force declares a reference; let go of one that is no longer asked for.
+        """Copy the model where a new task declares a reference; drop the reference of the task before.
 
         Returns:
             Whether a copy was taken.
@@ -93,38 +93,38 @@ class Objective:
         Raises:
             UserError: saved weights that cannot be read, or are not this model's.
         """
-        if self._referenced is self.task:
+        if self._reference_task is self.task:
             return False
-        declared = self.task.get_spec().reference
-        self._referenced, self.reference = self.task, None
-        if declared is None:
+        reference = self.task.get_spec().reference
+        self._reference_task, self.reference = self.task, None
+        if reference is None:
             return False
         self.reference = deepcopy(model).requires_grad_(False).eval()
-        if declared != AT_ENTRY:
+        if reference != AT_ENTRY:
             if self._load is None:
-                raise UserError(f"a finished task names the saved weights {declared} as its reference: only a declared task can")
-            self._load(self.reference, declared)
+                raise UserError(f"a finished task names the saved weights {reference} as its reference: only a declared task can")
+            self._load(self.reference, reference)
         return True
 
     def hold_reference(self, reference: nn.Module) -> None:
-        """Compare with a reference that was taken before and saved."""
-        self._referenced, self.reference = self.task, reference.requires_grad_(False).eval()
+        """Use a reference restored from a checkpoint."""
+        self._reference_task, self.reference = self.task, reference.requires_grad_(False).eval()
 
     def loss(self, model: nn.Module, prepared: Batch) -> Any:
-        """What the task makes of the model's outputs, and of the reference's where there is one."""
+        """The task's loss of a batch, with the outputs of the reference where there is one."""
         return self.judge(model(prepared), prepared)
 
     def judge(self, outputs: Mapping[str, torch.Tensor], prepared: Batch) -> Any:
-        """What the task makes of these outputs, and of the reference's where there is one."""
+        """The task's loss of these outputs, with those of the reference where there is one."""
         if self.reference is None:
             return self.task.loss(outputs, prepared)
         with torch.no_grad():
-            known = self.reference(prepared)
-        return self.task.loss(outputs, prepared, reference=known)  # type: ignore[call-arg]  # its spec declares the reference
+            reference_outputs = self.reference(prepared)
+        return self.task.loss(outputs, prepared, reference=reference_outputs)  # type: ignore[call-arg]  # its spec declares the reference
 
     @contextmanager
     def fixed(self, values: Mapping[str, Mapping[str, float]]) -> Iterator[Task]:
-        """The task with the values given for it (by id) instead of those in force, which come back afterwards."""
+        """The task with fixed values (by task id) for the options that follow time; afterwards those in force return."""
         own = values.get(self._part.id, {}) if self._part is not None else {}
         if not own or self._follower is None or not isinstance(self.task, Scheduled):
             yield self.task
@@ -136,11 +136,11 @@ class Objective:
             self.task.apply_values(self._follower.values)
 
     def state_dict(self) -> dict[str, Any]:
-        """What the task holds; empty for one that does not change as it is used."""
+        """State of the task; empty for a stateless one."""
         return dict(self.task.state_dict()) if isinstance(self.task, Stateful) else {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Hand the task what `state_dict` returned.
+        """Load what `state_dict` returned.
 
         Raises:
             UserError: there is state and the task takes none.
@@ -153,6 +153,6 @@ class Objective:
             raise UserError(f"the saved task holds {', '.join(sorted(state))}, and {type(self.task).__name__} takes no state")
 
     def apply_values(self, t: float) -> None:
-        """Hand the task the values in force at t, when they changed."""
+        """Hand the task the values in force at t, if they changed."""
         if self._follower is not None:
             self._follower.apply(t)

@@ -1,4 +1,4 @@
-"""A priced plan as text a person reads and as JSON a script reads."""
+"""A priced plan as text for people and as JSON for scripts."""
 
 from __future__ import annotations
 
@@ -133,8 +133,8 @@ def _source_lines(prices: tuple[PhasePrice, ...]) -> list[str]:
     for cost in prices:
         for name, read in cost.sources.items():
             rows[name] += read.rows  # type: ignore[assignment]  # a Counter of floats counts as well
-            known = epochs.get(name, 0.0)
-            epochs[name] = None if read.epochs is None or known is None else known + read.epochs
+            so_far = epochs.get(name, 0.0)
+            epochs[name] = None if read.epochs is None or so_far is None else so_far + read.epochs
     if not rows:
         return []
     words = [f"{name} {count:,.0f} rows" + ("" if (e := epochs[name]) is None else f" ({e:.2f} epochs)") for name, count in rows.items()]
@@ -143,11 +143,13 @@ def _source_lines(prices: tuple[PhasePrice, ...]) -> list[str]:
 
 def _reaction_lines(plan: Plan, prices: tuple[PhasePrice, ...]) -> list[str]:
     """`reacts  optim.plateau in shallow, deep: every learning rate × 0.01 to 1`."""
-    told: dict[tuple[str, tuple[float, float]], list[str]] = {}
+    phases_of: dict[tuple[str, tuple[float, float]], list[str]] = {}
     for phase, cost in zip(plan.schedule, prices, strict=True):
         if cost.envelope is not None and phase.state is not None and phase.state.optimizer.reaction is not None:
-            told.setdefault((phase.state.optimizer.reaction.id, cost.envelope), []).append(phase.name)
-    lines = [f"reacts  {id} in {', '.join(names)}: every learning rate × {low:g} to {high:g}" for (id, (low, high)), names in told.items()]
+            phases_of.setdefault((phase.state.optimizer.reaction.id, cost.envelope), []).append(phase.name)
+    lines = [
+        f"reacts  {id} in {', '.join(names)}: every learning rate × {low:g} to {high:g}" for (id, (low, high)), names in phases_of.items()
+    ]
     return ["", *lines] if lines else []
 
 
@@ -176,8 +178,8 @@ def _transition_lines(plan: Plan, phase: CompiledPhase, crossing: Transition, co
     if crossing.blocks:
         growth = f" by {phase.enter.growth.id}" if phase.enter.growth is not None else ""
         lines.append(f"  blocks{growth}: {_block_map(crossing)}")
-    done = cost.receipt
-    counts = f"adopted {len(done.adopted)}, copied {len(done.copied)}, fresh {len(done.fresh)}, dropped {len(done.dropped)}"
+    receipt = cost.receipt
+    counts = f"adopted {len(receipt.adopted)}, copied {len(receipt.copied)}, fresh {len(receipt.fresh)}, dropped {len(receipt.dropped)}"
     moments = f"; moments of copied parameters: {phase.enter.moments}" if cost.receipt.copied else ""
     lines.append(f"  parameters: {counts}{moments}")
     lines.append("  the function is preserved" if crossing.preserves_function else "  the function is NOT preserved")
@@ -196,8 +198,8 @@ def _block_map(crossing: Transition) -> str:
             "fresh" if origin.source is None else str(origin.source[1]) if origin.source[0] == stack else "{}.{}".format(*origin.source)
         )
         words.setdefault(stack, []).append(f"{index}←{source}")
-    kept = [f"{stack} keeps {count}" for stack, count in stays.items()]
-    return ", ".join([*kept, *(f"{stack} {' '.join(moves)}" for stack, moves in words.items())])
+    counts = [f"{stack} keeps {count}" for stack, count in stays.items()]
+    return ", ".join([*counts, *(f"{stack} {' '.join(moves)}" for stack, moves in words.items())])
 
 
 def _bytes(count: int) -> str:

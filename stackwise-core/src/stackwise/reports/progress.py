@@ -27,7 +27,7 @@ _COLOURS = (36, 32, 33, 35, 34)
 
 
 class Progress:
-    """An observer that shows where the run is, for as long as somebody is there to see it: nobody who leaves stops a run.
+    """An observer that shows where the run is; a terminal or pipe that goes away never stops the run.
 
     Args:
         schedule: the timeline to draw.
@@ -41,12 +41,12 @@ class Progress:
         self._colour = self._live and "NO_COLOR" not in os.environ
         encoding = (getattr(self._stream, "encoding", None) or "ascii").lower()
         self._full, self._empty, self._edge = ("━", "─", "┃") if "utf" in encoding else ("=", "-", "|")
-        self._shown = self._first = 0.0
+        self._last_draw = self._start = 0.0
         self._speed = 0.0
-        self._begun_at = 0
+        self._start_step = 0
         self._window: tuple[float, int] = (0.0, 0)
         self._seconds = 0.0
-        """Of training, evaluation left out."""
+        """Of training, without evaluation."""
 
     def __call__(self, event: Event) -> None:
         """Show one event, if it is time to."""
@@ -57,7 +57,7 @@ class Progress:
             for bridge in event.bridges:
                 self.say(f"      bridged {bridge}")
         elif isinstance(event, PhaseEntered):
-            self.say(self._entered(event))
+            self.say(self._entry_text(event))
         elif isinstance(event, Evaluated):
             metrics = "  ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in event.metrics.items())
             self.say(f"      {event.phase} {event.step}/{self._schedule.steps}  {event.name} ({event.at})  {metrics}")
@@ -73,23 +73,23 @@ class Progress:
             self._clear()
 
     def _begin(self, event: RunStarted) -> None:
-        """Rates and remaining time count from here: steps done before belong to another process or another try."""
+        """Rates and remaining time count from here: earlier steps belong to another process, or are before a rewind."""
         left = f"{event.steps - event.step:,} of {event.steps:,}" if event.step else f"{event.steps:,}"
         self.say(f"run   {left} steps on {event.device}, {event.precision}")
-        self._begun_at, self._first = event.step, 0.0
+        self._start_step, self._start = event.step, 0.0
         self._window = (self._seconds, self._schedule.clock.tokens(event.step))
 
     def _step(self, event: StepDone) -> None:
         now = monotonic()
-        if self._first == 0.0:
-            self._first = self._shown = now
+        if self._start == 0.0:
+            self._start = self._last_draw = now
         self._seconds += event.seconds
         if event.skipped:
             values = f"loss {event.loss}, gradient {event.grad_norm}"
             self.say(f"      step {event.step} is skipped, as {event.why or 'something is not finite'} ({values}); nothing was changed")
-        if now - self._shown < (REDRAW_EVERY_S if self._live else LINE_EVERY_S):
+        if now - self._last_draw < (REDRAW_EVERY_S if self._live else LINE_EVERY_S):
             return
-        self._shown = now
+        self._last_draw = now
         since, tokens = self._window
         if self._seconds - since > 1.0:
             self._speed = (event.tokens - tokens) / (self._seconds - since)
@@ -101,7 +101,7 @@ class Progress:
             self.say(text)
 
     def _live_line(self, done: int, text: str) -> str:
-        """Bar and text in less than the terminal's width, because a line that wraps is not erased; the text alone where it is narrow."""
+        """Bar and text within the terminal's width, as a line that wraps could not be erased; the text alone where it is narrow."""
         room = self._columns() - 1
         if room < 60:
             return text[:room]
@@ -111,7 +111,7 @@ class Progress:
 
     def _text(self, event: StepDone, now: float) -> str:
         done = event.step + 1
-        left = (now - self._first) / max(done - self._begun_at - 1, 1) * (self._schedule.steps - done)
+        left = (now - self._start) / max(done - self._start_step - 1, 1) * (self._schedule.steps - done)
         speed = f"  {self._speed:,.0f} tokens/s" if self._speed else ""
         return f"{event.phase} {done}/{self._schedule.steps}  loss {event.loss:.4f}  lr {event.lr:.2e}{speed}  {_clock(left)} left"
 
@@ -126,7 +126,7 @@ class Progress:
             cells.append(f"\x1b[{colour}m{segment}\x1b[0m" if self._colour else segment)
         return self._edge.join(cells)
 
-    def _entered(self, event: PhaseEntered) -> str:
+    def _entry_text(self, event: PhaseEntered) -> str:
         text = f"enter {event.phase} at step {event.step}: {event.parameters:,} parameters, {event.trainable:,} trained"
         if event.phase_index == 0:
             return text
@@ -149,14 +149,14 @@ class Progress:
             self._write("\r\x1b[2K")
 
     def _columns(self) -> int:
-        """Of the terminal; some number where it is gone, which the next writing finds out."""
+        """Width of the terminal; 80 where it is gone, which the next write notices."""
         try:
             return os.get_terminal_size(self._stream.fileno()).columns if self._stream is not None else 80
         except (OSError, ValueError):
             return 80
 
     def _write(self, text: str) -> None:
-        """To the stream, until it takes nothing any more: its reader left, its disk is full, its terminal is gone."""
+        """Write to the stream until it fails: its reader left, its disk is full, or its terminal is gone."""
         if self._stream is None:
             return
         try:

@@ -1,4 +1,4 @@
-"""What a plan declares that can hardly be meant: it is allowed, and said."""
+"""Remarks on what a plan may declare but hardly means."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ def remarks(plan: Plan, prices: Sequence[PhasePrice], memory_bytes: int | None) 
     Args:
         plan: the compiled experiment.
         prices: one a phase.
-        memory_bytes: of the machine; None where it cannot be said.
+        memory_bytes: of the machine; None where unknown.
     """
     return [*_memory(prices, memory_bytes), *_epochs(prices), *_stale_evaluations(plan)]
 
 
 def memory_here() -> int | None:
     """Bytes of memory of this machine; None where the system does not say."""
+    ask = getattr(os, "sysconf", None)  # not on every system
     try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
+        return None if ask is None else ask("SC_PAGE_SIZE") * ask("SC_PHYS_PAGES")
+    except (ValueError, OSError):
         return None
 
 
@@ -54,9 +55,9 @@ def _stale_evaluations(plan: Plan) -> Iterator[str]:
     inherited = [each.name for each in plan.experiment.evaluate if each.sources is None]
     first = plan.schedule.phases[0]
     for name in sorted(_trained_on(first)):
-        gone = [phase.name for phase in plan.schedule if name not in _trained_on(phase)]
-        if inherited and gone:
-            readers, phases = ", ".join(inherited), ", ".join(f"'{phase}'" for phase in gone)
+        without = [phase.name for phase in plan.schedule if name not in _trained_on(phase)]
+        if inherited and without:
+            readers, phases = ", ".join(inherited), ", ".join(f"'{phase}'" for phase in without)
             advice = "`sources` of its own would say what is meant"
             yield f"evaluate {readers}: reads '{name}', which phase {phases} no longer trains on; {advice}"
 

@@ -1,4 +1,4 @@
-"""The summary of a finished run that a person can read, made from its events alone."""
+"""A readable summary of a finished run, from its events alone."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class PhaseLine:
 
 @define
 class Summary:
-    """Collects events; call it with each one, read it at the end."""
+    """Collects events: call it with each one and read it at the end."""
 
     phases: list[PhaseLine] = field(factory=list)
     finished: RunFinished | None = None
@@ -35,7 +35,7 @@ class Summary:
 
     @classmethod
     def of(cls, events: Iterable[Event]) -> Summary:
-        """The summary of events that have happened."""
+        """The summary of past events."""
         summary = cls()
         for event in events:
             summary(event)
@@ -60,19 +60,19 @@ class Summary:
 
     def text(self) -> str:
         """A table of the phases, then totals."""
-        shown = self._metric()
+        columns = self._metric()
         header = [
             "phase",
             "steps",
             "tokens",
             "parameters",
             "lr first → last",
-            *(f"{n} {m.replace('_', ' ')}: entry → exit" for n, m in shown),
+            *(f"{n} {m.replace('_', ' ')}: entry → exit" for n, m in columns),
             "seconds",
         ]
         rows = [header]
         for line in self.phases:
-            scores = [f"{_score(line.entry, n, m)} → {_score(line.exit, n, m)}" for n, m in shown]
+            scores = [f"{_score(line.entry, n, m)} → {_score(line.exit, n, m)}" for n, m in columns]
             lr = f"{line.lr_first:.2g} → {line.lr_last:.2g}"
             rows.append(
                 [line.name, f"{line.steps:,}", f"{line.tokens:,}", f"{line.entered.parameters:,}", lr, *scores, f"{line.seconds:.1f}"]

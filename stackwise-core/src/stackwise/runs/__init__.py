@@ -1,1 +1,1 @@
-"""A run from config to final weights: begun, gone on with, branched, stopped, examined."""
+"""A run from config to final weights: begin, resume, branch, stop and examine it."""

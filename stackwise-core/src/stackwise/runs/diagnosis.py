@@ -1,4 +1,4 @@
-"""The state of an installation and of a run directory, as records; nothing is changed on the way."""
+"""The state of an installation and of a run directory, as records; nothing is changed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from stackwise.storage.run_directory import CHECKPOINTS, CONFIG, FINAL, read_sta
 from stackwise.storage.weights import WEIGHTS, read_weights
 
 LITTLE_SPACE = 1 << 30
-"""Below this many free bytes a disk is said to be short of space."""
+"""Free bytes below which a disk is reported as short of space."""
 
 
 @frozen(kw_only=True)
@@ -34,12 +34,12 @@ class Environment:
     platform: str
     torch: str
     cuda_build: str | None
-    """The CUDA version torch was built for; None: for CPUs only."""
+    """The CUDA version torch was built for; None for a CPU build."""
     devices: tuple[str, ...]
     threads: int
     cpus: int
     compiler: str | None
-    """The C++ compiler that `torch.compile` would call on a CPU; None: there is none, and it cannot."""
+    """The C++ compiler that `torch.compile` would call on a CPU; None without one."""
 
 
 @frozen(kw_only=True)
@@ -53,7 +53,7 @@ class Disk:
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """What stands in the way of a run there."""
+        """What prevents a run there."""
         space = (f"only {self.free_bytes / 1e9:.2f} GB are free",) if self.free_bytes < LITTLE_SPACE else ()
         return (*space, *(() if self.writable else ("it cannot be written",)))
 
@@ -75,16 +75,16 @@ class RunHealth:
     status: str
     steps: int | None
     written_by: str | None
-    """Process and host that write to it now; None: nobody does."""
+    """Process and host that write to it now; None where nobody does."""
     checkpoints: tuple[Examined, ...]
     """Newest first."""
     final: Examined | None
     unfinished: tuple[str, ...]
-    """What interrupted saves left; the next save removes it."""
+    """Leftovers of interrupted saves; the next save removes them."""
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """Everything damaged, as sentences."""
+        """One sentence for each damage."""
         everything = (*self.checkpoints, *((self.final,) if self.final is not None else ()))
         return tuple(f"{each.name}: {problem}" for each in everything for problem in each.problems)
 
@@ -100,7 +100,7 @@ class Diagnosis:
 
     @property
     def exit_code(self) -> int:
-        """2 for what the user can mend (disk, damaged run), else 3 for a broken provider, else 0."""
+        """2 for what the user can repair (disk, damaged run), else 3 for a broken provider, else 0."""
         if self.disk.problems or (self.run is not None and self.run.problems):
             return UserError.exit_code
         return 3 if any(not provider.ok for provider in self.providers) else 0
@@ -139,23 +139,23 @@ def _environment() -> Environment:
 
 
 def _disk(path: Path) -> Disk:
-    """The disk of a path that may not exist yet: that of the nearest parent that does."""
-    there = path.absolute()
-    while not there.exists():
-        there = there.parent
-    usage = shutil.disk_usage(there)
-    return Disk(path=str(path), free_bytes=usage.free, total_bytes=usage.total, writable=os.access(there, os.W_OK))
+    """The disk of a path that may not exist yet: that of its nearest existing parent."""
+    folder = path.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    usage = shutil.disk_usage(folder)
+    return Disk(path=str(path), free_bytes=usage.free, total_bytes=usage.total, writable=os.access(folder, os.W_OK))
 
 
 def _run_health(run: Path) -> RunHealth:
-    status, who = read_status(run), read_writer(run) or {}
+    status, writer = read_status(run), read_writer(run) or {}
     steps = status.get("steps")
     checkpoints = CheckpointStore(run / CHECKPOINTS)
     return RunHealth(
         path=str(run),
         status=str(status.get("status", "unknown: there is no readable status.json")),
         steps=steps if isinstance(steps, int) else None,
-        written_by=f"process {who.get('pid')} on host {who.get('host')}" if is_held(run) else None,
+        written_by=f"process {writer.get('pid')} on host {writer.get('host')}" if is_held(run) else None,
         checkpoints=tuple(
             Examined(name=path.name, bytes=_size(path), problems=tuple(problems)) for path, problems in checkpoints.examine()
         ),

@@ -1,4 +1,4 @@
-"""The one loop of a run: every event to who listens, the state to disk when it is due, signals obeyed, rewinds made."""
+"""The loop of a run: logs and shows every event, saves the state when it is due, obeys signals, and rewinds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from stackwise.storage.checkpoints.store import Checkpoint, CheckpointStore, ste
 from stackwise.storage.run_directory import CHECKPOINTS, RunDirectory
 
 MAX_REWINDS = 3
-"""To one checkpoint; after that the run halts."""
+"""To the same checkpoint; the next one halts the run."""
 
 
 @define(kw_only=True)
@@ -35,7 +35,7 @@ class RunLoop:
         store: the checkpoints of that directory.
         progress: shows every event.
         parent: the checkpoint of another run that this one was branched from.
-        reason: why the state to go on from was saved; None: there is none.
+        reason: why the state to go on from was saved; None for a new run.
     """
 
     plan: Plan
@@ -46,7 +46,7 @@ class RunLoop:
     parent: Mapping[str, Any] | None = None
     reason: str | None = None
     summary: Summary = field(init=False)
-    """Of all that the logs hold, what was done before included."""
+    """Of everything in the logs, earlier processes included."""
     _saving: Saving = field(init=False)
     _rewinds: dict[int, int] = field(factory=dict, init=False)
 
@@ -60,9 +60,10 @@ class RunLoop:
         parent: Mapping[str, Any] | None = None,
         reason: str | None = None,
     ) -> RunLoop:
-        """A loop with the checkpoints of its directory; the one to go on from is never pruned."""
-        kept = plan.experiment.run.checkpoint
-        store = CheckpointStore(directory.path / CHECKPOINTS, keep_last=kept.keep_last, best=kept.best_metric, pins={machine.step})
+        """A loop over the checkpoints of its directory; the one it goes on from is never pruned."""
+        checkpoint = plan.experiment.run.checkpoint
+        folder, pins = directory.path / CHECKPOINTS, {machine.step}
+        store = CheckpointStore(folder, keep_last=checkpoint.keep_last, best=checkpoint.best_metric, pins=pins)
         return cls(plan=plan, machine=machine, directory=directory, store=store, progress=progress, parent=parent, reason=reason)
 
     def __attrs_post_init__(self) -> None:
@@ -73,10 +74,10 @@ class RunLoop:
         self.machine.observers.listen(self._hear)
 
     def train(self) -> None:
-        """Run every step that is left; where training is rewound another machine takes over.
+        """Run every step that is left; after a rewind a new machine takes over.
 
         Raises:
-            RunStopped: a signal asked for it; the state is saved.
+            RunStopped: a signal asked for a stop; the state is saved.
             TrainingHalted: too many steps in a row were not finite.
             DiskError: a checkpoint could not be written.
         """
@@ -92,7 +93,7 @@ class RunLoop:
                     self._rewind(halted)
 
     def tell(self, event: Event) -> None:
-        """Let everybody hear an event that is not the machine's own."""
+        """Pass on an event that does not come from the machine."""
         self.machine.observers.tell(event)
 
     def _hear(self, event: Event) -> None:
@@ -104,16 +105,16 @@ class RunLoop:
     def _walk(self, signals: Signals) -> None:
         events = self.machine.train()
         try:
-            for event in events:  # everybody has heard it already
+            for event in events:  # the machine has passed it on already
                 for outcome in self._saving.after(event, self.machine):
                     self.tell(outcome)
                 if signals.stop is not None or (isinstance(event, StepDone) and signals.take_save()):
                     self._obey(signals, event)
         finally:
-            events.close()  # reader threads and processes end here, not when it is collected
+            events.close()  # ends reader threads and processes now, not at garbage collection
 
     def _obey(self, signals: Signals, event: Event) -> None:
-        """Save now, and leave when asked to; between a step and the next an event may come at which there is nothing new to save."""
+        """Save after a step; stop, if asked to, at an event where nothing would be lost."""
         if isinstance(event, StepDone):
             for outcome in self._saving.now(self.machine, "signal"):
                 self.tell(outcome)
@@ -128,16 +129,16 @@ class RunLoop:
         return between and (self.machine.step == 0 or self._saving.last_step == self.machine.step)
 
     def _rewind(self, halted: TrainingHalted) -> None:
-        """Back to the newest good state, with the read positions of now: the data in between are passed over."""
+        """Go back to the newest good state but read on from here: the data in between are skipped."""
         self.store.wait()
-        found = self._newest_good()
-        if found is None:
+        newest = self._newest_good()
+        if newest is None:
             raise halted
-        good, state = found
+        good, state = newest
         self._rewinds[good.step] = self._rewinds.get(good.step, 0) + 1
         if self._rewinds[good.step] > MAX_REWINDS:
             raise TrainingHalted(f"{halted}; {MAX_REWINDS} rewinds to step {good.step} ended alike") from halted
-        where, positions = self.machine.step, self.machine.data.state_dict()
+        halt_step, positions = self.machine.step, self.machine.data.state_dict()
         self.machine = assemble(self.plan, observers=self.machine.observers)
         saved = Described.read(good.about, good.step)
         self.machine.restore(state, positions=positions)
@@ -145,10 +146,10 @@ class RunLoop:
         self.directory.cut(good.step)
         self._saving.go_on(good.step, saved.reason)
         self.summary = Summary.of(self.directory.history())
-        self.tell(Rewound(good.step, where, str(halted)))
+        self.tell(Rewound(good.step, halt_step, str(halted)))
 
     def _newest_good(self) -> tuple[Checkpoint, Mapping[str, Any]] | None:
-        """The newest valid checkpoint that was not saved among steps that were not finite: those changed nothing, and lead here again."""
+        """The newest valid checkpoint not saved in a row of non-finite steps: those changed nothing and would fail again."""
         for step in reversed([step_of(name) for name in self.store.names()]):
             try:
                 checkpoint = self.store.at(step)

@@ -1,4 +1,4 @@
-"""What is left of a run that goes on or branches: planned and checked before anything on disk is touched."""
+"""The rest of a run that is resumed or branched: planned and checked before anything on disk changes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from stackwise.timeline.duration import Duration
 
 @frozen
 class Declaration:
-    """Config and plan as a run directory holds them; whoever has one knows that every phase can be built."""
+    """Config and priced plan as a run directory stores them; a priced plan can be built in every phase."""
 
     config: Mapping[str, Any]
     plan: Mapping[str, Any]
@@ -46,13 +46,13 @@ class Declaration:
         return cls(named_config(plan), plan_as_json(plan, price(plan)))
 
     def write(self, directory: RunDirectory) -> None:
-        """Into a run directory."""
+        """Write both into a run directory."""
         directory.declare(self.config, self.plan)
 
 
 @frozen
 class Rest:
-    """The steps behind a checkpoint, or all of them where there is none."""
+    """The steps after a checkpoint, or all steps without one."""
 
     plan: Plan
     checkpoint: Checkpoint | None = None
@@ -61,10 +61,10 @@ class Rest:
 
     @classmethod
     def after(cls, checkpoint: Checkpoint | None, experiment: Experiment) -> Rest:
-        """The plan of a config behind what a checkpoint has done.
+        """Plan what a config leaves to do after a checkpoint.
 
         Raises:
-            ConfigError: a mistake in the config, or a change of what holds for steps that are done.
+            ConfigError: a mistake in the config, or a change that concerns finished steps.
         """
         registry = discover()
         if checkpoint is None:
@@ -89,12 +89,12 @@ class Rest:
         return self.saved.reason if self.saved is not None else None
 
     def is_declared_in(self, directory: RunDirectory) -> bool:
-        """Whether a run directory holds this config and its plan already, which nothing has changed since."""
+        """Whether a run directory already holds this config and plan, by the same providers."""
         as_before = self.checkpoint is not None and not self.changes
         return as_before and directory.declares(named_config(self.plan), [provider.provenance() for provider in self.plan.providers])
 
     def notes(self) -> list[str]:
-        """What else is not as it was."""
+        """One sentence for each changed version, provider file and number of threads."""
         if self.saved is None:
             return []
         versions, files = changed_versions(self.saved.versions, self.plan), changed_files(self.saved.providers, self.plan)
@@ -104,11 +104,11 @@ class Rest:
         """The machine at the step to go on from.
 
         Raises:
-            UserError: versions that promise nothing about what others saved, or a state that is not of this declaration.
+            UserError: incompatible versions, or a state of another declaration.
             DataError: the data changed.
         """
         if self.saved is not None:
-            changed_versions(self.saved.versions, self.plan)  # refused before anything is built; its sentences are for later
+            changed_versions(self.saved.versions, self.plan)  # refuses before anything is built; `notes` gives the sentences
         machine = assemble(self.plan)
         if self.checkpoint is None or self.saved is None:
             return machine
@@ -123,10 +123,10 @@ class Rest:
 
 
 def newest_in(directory: Path) -> tuple[Checkpoint | None, list[Skipped]]:
-    """The newest whole checkpoint of a run, and those that are passed over; None where nothing was saved yet.
+    """The newest whole checkpoint of a run and the damaged ones after it; None where nothing was saved yet.
 
     Raises:
-        UserError: there are some and none is whole: to begin anew would write over what may be whole elsewhere, or can be mended.
+        UserError: all are damaged: beginning anew would overwrite what can perhaps be repaired.
     """
     checkpoint, skipped = CheckpointStore(directory / CHECKPOINTS).newest()
     if checkpoint is None and skipped:
@@ -139,10 +139,10 @@ def newest_in(directory: Path) -> tuple[Checkpoint | None, list[Skipped]]:
 
 
 def checkpoint_at(directory: Path, at: str) -> tuple[Checkpoint, list[Skipped]]:
-    """The checkpoint of a run that `--at` names; of a share the newest whole one up to there, and those that it passes over.
+    """The checkpoint that `--at` names, for a share the newest whole one up to it, and the damaged ones it skips.
 
     Raises:
-        UserError: it names none that is there.
+        UserError: there is no such checkpoint.
     """
     store = CheckpointStore(directory / CHECKPOINTS)
     if at in store.names():
@@ -157,10 +157,10 @@ def checkpoint_at(directory: Path, at: str) -> tuple[Checkpoint, list[Skipped]]:
     limit = Described.read(newest.about, newest.step).past.clock.step_of(share)
     checkpoint, skipped = store.newest(up_to=limit)
     if checkpoint is None:
-        damaged = "".join(f"; {each.name} is damaged: {each.reason}" for each in skipped)
+        damage = "".join(f"; {each.name} is damaged: {each.reason}" for each in skipped)
         steps = ", ".join(str(step_of(name)) for name in store.names())
         raise UserError(
-            f"{directory} has no whole checkpoint up to step {limit} ({at}){damaged}; there are those of steps {steps}: "
+            f"{directory} has no whole checkpoint up to step {limit} ({at}){damage}; there are those of steps {steps}: "
             "run.checkpoint.keep_last and keep_every say which stay"
         )
     return checkpoint, skipped

@@ -1,4 +1,4 @@
-"""A run from config to final weights, begun, gone on with, or branched from another; it reads straight down."""
+"""Begin, resume or branch a run, from config to final weights."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Result:
     directory: Path
     summary: Summary
     finished_before: bool = False
-    """Whether there was nothing left to do."""
+    """Whether the run had finished before, so that nothing was left to do."""
 
 
 def run(
@@ -51,21 +51,21 @@ def run(
 ) -> Result:
     """Train what a config declares, into a run directory: with logs, progress, checkpoints and the final weights.
 
-    A run that was interrupted goes on by the same call, where `resume` is `auto`.
+    With `resume="auto"` the same call goes on with an interrupted run.
 
     Args:
         source: the config, or an experiment written in code.
-        overrides: `--set` assignments (`run.horizon=4 steps`) laid on a config.
+        overrides: `--set` assignments (`run.horizon=4 steps`) applied to the config.
         output: the run directory, which must not exist unless the run is to go on; `runs/<name>-NNN` when left out.
         stream: where progress goes; standard error when left out.
-        resume: whether to go on with the run at `output`, or the newest of this name: never, where there is one, or always.
+        resume: whether to go on with the run at `output`, or the newest of this name: `never`, `auto` (if there is one) or `must`.
 
     Raises:
         ConfigError: mistakes in the config.
         DataError: data that cannot be trained on.
         ProviderError: a component that broke its contract.
         TrainingHalted: too many steps in a row were not finite.
-        RunStopped: a signal asked for it.
+        RunStopped: a signal asked for a stop.
     """
     experiment, output = _read(source, overrides), Path(output) if output is not None else None
     if resume == "never" and output is not None:
@@ -92,15 +92,15 @@ def resume(directory: Path, overrides: Sequence[str] = (), stream: TextIO | None
         stream: where progress goes; standard error when left out.
 
     Raises:
-        ConfigError: an assignment that would change what steps that are done were declared by.
-        UserError: no run directory, or another process writes there.
+        ConfigError: an assignment that would change the declaration of finished steps.
+        UserError: no run directory, or another process writes to it.
         DataError: the data changed.
     """
     return _go_on(directory, config.load(config_of(directory), overrides), stream)
 
 
 def branch(directory: Path, at: str, overrides: Sequence[str] = (), output: Path | None = None, stream: TextIO | None = None) -> Result:
-    """Begin a run in the middle of another: its past is shared, its future is its own.
+    """Begin a run in the middle of another, whose past it shares.
 
     Args:
         directory: the run to branch from; it is only read, and may be running.
@@ -117,10 +117,10 @@ def branch(directory: Path, at: str, overrides: Sequence[str] = (), output: Path
     rest = Rest.after(checkpoint, config.load(config_of(directory), overrides))
     machine = rest.machine()
     origin = Origin(run=str(directory), step=checkpoint.step, sha256=sha256((checkpoint.path / "manifest.json").read_bytes()).hexdigest())
-    declared, parent, reason = Declaration.of(rest.plan), origin.as_json(), "branch"
+    declaration, parent, reason = Declaration.of(rest.plan), origin.as_json(), "branch"
 
     def share_the_past(new: RunDirectory) -> None:
-        declared.write(new)
+        declaration.write(new)
         new.cut(checkpoint.step, of=directory)
         about = {**describe(rest.plan, machine, parent), "reason": reason}
         CheckpointStore(new.path / CHECKPOINTS).save(checkpoint.step, machine.state(), about, pin=reason)
@@ -133,7 +133,7 @@ def branch(directory: Path, at: str, overrides: Sequence[str] = (), output: Path
 
 
 def _go_on(path: Path, experiment: Experiment, stream: TextIO | None) -> Result:
-    """Everything that can be refused is, before anything in the directory changes."""
+    """Resume; everything that can be refused is refused before the directory changes."""
     directory = RunDirectory.open(path)
     try:
         checkpoint, skipped = newest_in(path)
@@ -143,14 +143,14 @@ def _go_on(path: Path, experiment: Experiment, stream: TextIO | None) -> Result:
             directory.close()
             return Result(path, summary, finished_before=True)
         machine = rest.machine()
-        declared = None if rest.is_declared_in(directory) else Declaration.of(rest.plan)
+        declaration = None if rest.is_declared_in(directory) else Declaration.of(rest.plan)
         progress = Progress(rest.plan.schedule, stream)
         _say_skipped(progress, skipped)
         from_ = f"checkpoint {checkpoint.name}" if checkpoint is not None else "the beginning, as there is no checkpoint"
         progress.say(f"resume {path} at step {rest.step:,} of {rest.plan.schedule.steps:,}, from {from_}")
         directory.cut(rest.step)
-        if declared is not None:
-            declared.write(directory)
+        if declaration is not None:
+            declaration.write(directory)
         loop = RunLoop.of(rest.plan, machine, directory, progress, rest.parent, rest.reason)
     except BaseException:
         directory.close()
@@ -186,14 +186,14 @@ def _train(loop: RunLoop, rest: Rest) -> Result:
 
 
 def _leave(loop: RunLoop, status: str) -> None:
-    """Say how the run ended, and let go of its directory when the save in flight is on disk, whatever the disk says; where the run did
-    not end well, that is the error to show, not what the disk adds to it."""
+    """Write the status, wait for a save in flight and release the directory. After a failed run a disk error here is suppressed, so
+    that the first error is the one shown."""
     with suppress(DiskError) if status != FINISHED else nullcontext(), closing(loop.directory), closing(loop.store):
         loop.write_status(status)
 
 
 def _save_final(loop: RunLoop) -> None:
-    """The weights to keep; an optimizer that trains at other points shows them."""
+    """Save the final weights, averaged ones where the optimizer evaluates at an average, and the EMA beside them."""
     machine, plan = loop.machine, loop.plan
     model, optimizer = machine.model.model, machine.optimizer
     places = {"live": FINAL} | ({"ema": f"{FINAL}-ema"} if optimizer.average is not None else {})
@@ -216,10 +216,10 @@ def _existing(output: Path | None, name: str) -> Path | None:
     """The run to go on with: at `output`, or the newest of this name."""
     if output is not None:
         return output if output.exists() else None
-    numbered = [
+    candidates = [
         path.parent for path in Path("runs").glob(f"{escape(name)}-*/{CONFIG}") if path.parent.name.removeprefix(f"{name}-").isdecimal()
     ]
-    return max(numbered, key=lambda path: int(path.name.removeprefix(f"{name}-")), default=None)
+    return max(candidates, key=lambda path: int(path.name.removeprefix(f"{name}-")), default=None)
 
 
 def _say_skipped(progress: Progress, skipped: Sequence[Skipped]) -> None:

@@ -1,4 +1,4 @@
-"""When the state of a run goes to disk: at its cadence, before boundaries, at the end, and when asked."""
+"""When the state of a run is saved: at its cadence, before boundaries, at the end, and on a signal."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from stackwise.storage.checkpoints.store import CheckpointStore, name_of
 
 @frozen
 class Due:
-    """Why the state before a step is saved; `pin` says why it stays for good, None that it may be pruned."""
+    """Why the state before a step is saved; `pin` says why it is kept for good, None lets it be pruned."""
 
     reason: str
     pin: str | None = None
@@ -36,9 +36,9 @@ def due_steps(config: CheckpointConfig, schedule: PhaseSchedule) -> dict[int, Du
 
 @define
 class _Pending:
-    """A state that waits for the evaluations of the same weights, so that it is saved with their metrics.
+    """A state that waits for the evaluations of the same weights, to be saved with their metrics.
 
-    The state is from before them, so a run that resumes there repeats them.
+    It is taken before them, so a run that resumes there repeats them.
     """
 
     due: Due
@@ -51,19 +51,19 @@ class _Pending:
 
     @classmethod
     def of(cls, machine: TrainingMachine, due: Due) -> _Pending:
-        """The state of now, the tensors live: nothing changes them before the next step."""
+        """The current state with live tensors: nothing changes them before the next step."""
         return cls(due, machine.step, machine.state())
 
 
 class Saving:
-    """Saves the machine's state when it is due. Show it every event, and ask nothing of the machine in between.
+    """Saves the machine's state when it is due. Pass it every event before the machine goes on.
 
     Args:
         store: where to.
-        config: when, and whether beside training.
+        config: when, and whether asynchronously.
         schedule: the timeline.
-        about: what a checkpoint says beside the machine's state.
-        sync: forces to disk what must never be behind a checkpoint: the logs.
+        about: what a checkpoint records beside the machine's state.
+        sync: flushes the logs to disk, which must never be older than a checkpoint.
     """
 
     def __init__(
@@ -79,15 +79,15 @@ class Saving:
         self._evaluate_at = {name: frozenset(steps) for name, steps in schedule.evaluate_at.items()}
         self._pending: _Pending | None = None
         self.last_step: int | None = None
-        """The newest state that was saved."""
+        """Step of the newest saved state."""
 
     def go_on(self, step: int, reason: str) -> None:
-        """Begin at a state that is on disk: it is announced again, after the evaluations that are repeated there."""
+        """Begin at a state on disk: it is announced again after the evaluations repeated there."""
         self.last_step = step
         self._wait_for(_Pending(Due(reason), step, on_disk=True))
 
     def after(self, event: Event, machine: TrainingMachine) -> Iterator[Event]:
-        """Save if this event makes it due; yields what came of it."""
+        """Save if this event makes a save due; yields the outcome."""
         if isinstance(event, StepDone):
             due = self._due.get(event.step + 1)
             if due is None or self.last_step == machine.step:
@@ -100,7 +100,7 @@ class Saving:
             yield self._save(self._pending)
 
     def now(self, machine: TrainingMachine, reason: str) -> Iterator[Event]:
-        """Save at once, right after a step, unless this state is saved already."""
+        """Save at once, unless this state is saved already; call it right after a step."""
         if self.last_step != machine.step:
             yield self._save(self._pending if self._pending is not None else _Pending.of(machine, Due(reason)))
 
@@ -109,7 +109,7 @@ class Saving:
         self._pending = pending
 
     def _save(self, pending: _Pending) -> Event:
-        started, self._pending = perf_counter(), None
+        start, self._pending = perf_counter(), None
         if pending.on_disk:
             return CheckpointSaved(pending.step, name_of(pending.step), 0.0, pending.due.reason)
         if strange := not_finite({name: pending.state[name] for name in ("model", "optimizer")}):
@@ -124,7 +124,7 @@ class Saving:
             pin=pending.due.pin,
         )
         self.last_step = pending.step
-        return CheckpointSaved(pending.step, name_of(pending.step), perf_counter() - started, pending.due.reason)
+        return CheckpointSaved(pending.step, name_of(pending.step), perf_counter() - start, pending.due.reason)
 
 
 def not_finite(state: Any) -> str | None:

@@ -1,4 +1,4 @@
-"""Signals as flags: set when they come, obeyed at the next step boundary."""
+"""Signals as flags: set on arrival, obeyed at the next step boundary."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from stackwise.storage import posix
 STOPPING = posix.signals("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR2", "SIGXCPU")
 SAVING = posix.signals("SIGUSR1")
 _REPEATED = posix.signals("SIGXCPU")
-"""Sent again every second of processor time, until the hard limit: no second wish to stop."""
+"""Sent every second of processor time until the hard limit, so a second one is no second request to stop."""
 
 
 class Signals:
-    """A context in which a signal asks for a stop, and SIGUSR1 for a checkpoint; the second stop leaves at once.
+    """A context in which a signal asks for a stop and SIGUSR1 for a checkpoint; a second stop exits at once.
 
     SIGTERM and Ctrl-C stop, and so do a terminal that closes (SIGHUP, unless `nohup` has it ignored), a batch system that warns
     (SIGUSR2) and a limit of processor time (SIGXCPU).
@@ -33,8 +33,8 @@ class Signals:
 
     def take_save(self) -> bool:
         """Whether a checkpoint was asked for since the last call."""
-        asked, self._save = self._save, False
-        return asked
+        request, self._save = self._save, False
+        return request
 
     def __enter__(self) -> Signals:
         if threading.current_thread() is threading.main_thread():
@@ -52,7 +52,7 @@ class Signals:
         if self.stop is not None and number in _REPEATED:
             return
         if self.stop is not None:
-            os._exit(128 + number)  # whatever training waits for, the last checkpoint is whole
+            os._exit(128 + number)  # safe at any point: the last checkpoint is whole
         self.stop = signal.Signals(number)
 
     def _ask_to_save(self, number: int, frame: FrameType | None) -> None:

@@ -1,6 +1,6 @@
-"""Weights that anyone can load again: the parts by registered id beside the tensors, and back to a model in one call.
+"""Export a model as weights and a description of its parts, and load it again in one call.
 
-No import path is ever written or read: a description names component ids, and only installed providers resolve them.
+No import path is ever written or read: the description names component ids, which only installed providers resolve.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ _OWN_KEYS = ("format", "sha256", "tensors")
 
 
 def describe_model(phase: CompiledPhase, t: float, model: Model) -> dict[str, Any]:
-    """What a model is built from, as JSON can hold it.
+    """What a model is built from, as JSON.
 
     Args:
         phase: the one that declares it.
-        t: the instant; options that follow time, and gates, have their value there.
-        model: the model itself, whose specs are noted to be compared when it is built again.
+        t: the time at which gates and options that follow time are read.
+        model: the model itself; its specs are recorded and compared when it is built again.
     """
     assert phase.state is not None  # a plan's phases are declared
     state = phase.state.model
@@ -66,7 +66,7 @@ def describe_model(phase: CompiledPhase, t: float, model: Model) -> dict[str, An
 
 
 def _gates(phase: CompiledPhase, t: float, model: Model) -> dict[str, Any]:
-    """The gate in force and the modules it stands on; nothing where it stands open."""
+    """The gate's value and the modules it multiplies; empty where the value is 1."""
     modules, value = gated_modules(rack_spec(model.rack), phase.blocks), phase.gate(t)
     return {"value": value, "modules": list(modules)} if modules and torch.tensor(value).item() != 1.0 else {}
 
@@ -94,10 +94,10 @@ def load_exported(directory: Path | str, registry: Registry | None = None) -> Mo
 
 
 def refuse_unheld(about: Mapping[str, Any], place: Path) -> None:
-    """Weights alone are not the model where it computes by more than they hold.
+    """Refuse weights that leave out states of the model's modules.
 
     Raises:
-        UserError: so it is, as the description says; each thing is named.
+        UserError: the description names such states; all of them are listed.
     """
     if names := about.get("unheld"):
         raise UserError(
@@ -109,7 +109,7 @@ def refuse_unheld(about: Mapping[str, Any], place: Path) -> None:
 def export(run: Path, directory: Path, step: int | None = None) -> int:
     """Write the weights of a run where `load_exported` finds all it needs.
 
-    The model is built and the weights are loaded into it on the way, so that what is written is known to load.
+    The model is built from its description and loaded first, so what is written is known to load.
 
     Args:
         run: a run directory; it is only read.
@@ -133,8 +133,8 @@ def export(run: Path, directory: Path, step: int | None = None) -> int:
     elif final is not None:
         model, about = _final(final)
     else:
-        there = ", ".join(str(int(name.removeprefix("step-"))) for name in store.names()) or "none"
-        raise UserError(f"{run} has no final weights, as it has not finished: choose a checkpoint with --step (there: {there})")
+        steps = ", ".join(str(int(name.removeprefix("step-"))) for name in store.names()) or "none"
+        raise UserError(f"{run} has no final weights, as it has not finished: choose a checkpoint with --step (there: {steps})")
     with disk_errors(directory, "nothing of it is left"):
         directory.parent.mkdir(parents=True, exist_ok=True)
     save_weights(named_tensors(model), directory, about)
@@ -147,12 +147,12 @@ def _final(directory: Path) -> tuple[Model, dict[str, Any]]:
 
 
 def _at(checkpoint: Checkpoint) -> tuple[Model, dict[str, Any]]:
-    """The model as it was declared at a checkpoint's step, with the weights to keep, built from its description."""
-    found = model_at(checkpoint)
-    about = describe_model(found.phase, found.plan.schedule.clock.t(found.step), found.model)
-    model = _build(about, checkpoint.path, found.plan.registry)
-    load_named_tensors(model, named_tensors(found.model), f"the weights in {checkpoint.path}")
-    about |= {"step": found.step, "data": found.fingerprints, **made_by(found.plan)}
+    """The model declared at a checkpoint's step, rebuilt from its description, with the weights to keep."""
+    saved = model_at(checkpoint)
+    about = describe_model(saved.phase, saved.plan.schedule.clock.t(saved.step), saved.model)
+    model = _build(about, checkpoint.path, saved.plan.registry)
+    load_named_tensors(model, named_tensors(saved.model), f"the weights in {checkpoint.path}")
+    about |= {"step": saved.step, "data": saved.fingerprints, **made_by(saved.plan)}
     refuse_unheld(about, checkpoint.path)
     return model, about
 
@@ -166,46 +166,50 @@ def made_by(plan: Plan) -> dict[str, Any]:
 
 
 def _build(about: Mapping[str, Any], directory: Path, registry: Registry | None) -> Model:
-    """The model of a description, its weights as they are initialised: the model plane enters the state that is described."""
-    with _understood(directory):
-        between, beside = dict(about.get("adapters", {})), dict(about.get("weight_adapters", {}))
-        nodes = [*(about["parts"][role] for role in _ROLES), *(node for entries in between.values() for node in entries), *beside.values()]
-        known = registry if registry is not None else discover(allow={str(node["use"]).partition(".")[0] for node in nodes})
+    """The model of a description, with initial weights: a model plane enters the described state."""
+    with _description_errors(directory):
+        adapters, weight_adapters = dict(about.get("adapters", {})), dict(about.get("weight_adapters", {}))
+        nodes = [
+            *(about["parts"][role] for role in _ROLES),
+            *(node for entries in adapters.values() for node in entries),
+            *weight_adapters.values(),
+        ]
+        components = registry if registry is not None else discover(allow={str(node["use"]).partition(".")[0] for node in nodes})
         state = ModelState(
-            embedding=_part("embedding", about["parts"]["embedding"], known, directory),
-            rack=_part("rack", about["parts"]["rack"], known, directory),
-            head=_part("head", about["parts"]["head"], known, directory),
-            adapters={str(j): tuple(_part("adapter", node, known, directory) for node in entries) for j, entries in between.items()},
+            embedding=_part("embedding", about["parts"]["embedding"], components, directory),
+            rack=_part("rack", about["parts"]["rack"], components, directory),
+            head=_part("head", about["parts"]["head"], components, directory),
+            adapters={str(j): tuple(_part("adapter", node, components, directory) for node in entries) for j, entries in adapters.items()},
             bridges=tuple(Bridge(**bridge) for bridge in about.get("bridges", [])),
             weight_adapters={
-                name: WeightAdapterState(part=_part("weight-adapter", node, known, directory), select=tuple(node["select"]))
-                for name, node in beside.items()
+                name: WeightAdapterState(part=_part("weight-adapter", node, components, directory), select=tuple(node["select"]))
+                for name, node in weight_adapters.items()
             },
             precision={role: str(about["precision"][role]) for role in _ROLES if role in about.get("precision", {})},
         )
         gates = about.get("gates", {})
-        gate, gated = float(gates.get("value", 1.0)), [str(path) for path in gates.get("modules", ())]
+        gate, gate_paths = float(gates.get("value", 1.0)), [str(path) for path in gates.get("modules", ())]
     parts = {role: getattr(state, role) for role in _ROLES}
     context = BuildContext(seed=0, specs={role: part.options.to_spec() for role, part in parts.items() if hasattr(part.options, "to_spec")})
-    plane = ModelPlane(lambda path, part, step, *extra: build_module(part, known, context, *extra))
+    plane = ModelPlane(lambda path, part, step, *extra: build_module(part, components, context, *extra))
     plane.enter(state)
     plane.apply_values(0.0)
-    if gated:
-        with _understood(directory):
-            Gates([plane.model.get_submodule(path) for path in gated], gate, torch.device("cpu"))
-    if (noted := about.get("specs")) is not None and noted != (found := _specs(plane.model)):
-        changed = [f"{role} was {noted.get(role)}, is {found.get(role)}" for role in found if noted.get(role) != found.get(role)]
+    if gate_paths:
+        with _description_errors(directory):
+            Gates([plane.model.get_submodule(path) for path in gate_paths], gate, torch.device("cpu"))
+    if (recorded := about.get("specs")) is not None and recorded != (specs := _specs(plane.model)):
+        changes = [f"{role} was {recorded.get(role)}, is {specs.get(role)}" for role in specs if recorded.get(role) != specs.get(role)]
         raise UserError(
-            f"the model in {directory} was made by {_made_by(about)}, and what is installed builds another: " + "; ".join(changed)
+            f"the model in {directory} was made by {_provider_names(about)}, and what is installed builds another: " + "; ".join(changes)
         )
     return plane.model
 
 
 def _part(kind: Kind, node: Mapping[str, Any], registry: Registry, directory: Path) -> Part:
-    """A registered component with its options, every one of them checked."""
+    """A registered component with its options checked."""
     use = str(node["use"])
-    registered = registry.get(kind, use)
-    options, schedules, problems = structure_options(registered.load_options(), node["options"], use)
+    component = registry.get(kind, use)
+    options, schedules, problems = structure_options(component.load_options(), node["options"], use)
     if problems:
         raise UserError(f"{directory / DESCRIPTION}: " + "; ".join(map(str, problems)))
     values = {name: schedule.value for name, schedule in schedules.items() if isinstance(schedule, Constant)}
@@ -214,15 +218,15 @@ def _part(kind: Kind, node: Mapping[str, Any], registry: Registry, directory: Pa
 
 
 def _specs(model: nn.Module) -> dict[str, dict[str, str]]:
-    """The boundary of each part in words, as far as it states one."""
-    found: dict[str, dict[str, str]] = {}
+    """The spec of each part that has one, as text."""
+    specs: dict[str, dict[str, str]] = {}
     for role in _ROLES:
         part = getattr(model, role, None)
         ask = getattr(part, "to_spec" if role == "rack" else "get_spec", None)
         if ask is not None:
             spec = ask()
-            found[role] = {a.name: _words(getattr(spec, a.name)) for a in attrs.fields(type(spec))}
-    return found
+            specs[role] = {a.name: _words(getattr(spec, a.name)) for a in attrs.fields(type(spec))}
+    return specs
 
 
 def _words(value: Any) -> str:
@@ -238,13 +242,13 @@ def _as_node(part: Part, t: float) -> dict[str, Any]:
 
 
 def _as_config(value: Any) -> Any:
-    """Options as a config would write them; those left open are left out."""
+    """Options as a config would write them, without those left at None."""
     if isinstance(value, Stack):
         return {value.name: value.blocks}
     if attrs.has(type(value)):
         fields: Iterable[attrs.Attribute[Any]] = attrs.fields(type(value))
-        held = [(a, getattr(value, a.name)) for a in fields if a.init]
-        return {config_key(a): _as_config(inner) for a, inner in held if not (inner is None and a.default is None)}
+        values = [(a, getattr(value, a.name)) for a in fields if a.init]
+        return {config_key(a): _as_config(inner) for a, inner in values if not (inner is None and a.default is None)}
     if isinstance(value, Mapping):
         return {str(key): _as_config(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -253,13 +257,13 @@ def _as_config(value: Any) -> Any:
 
 
 @contextmanager
-def _understood(directory: Path) -> Iterator[None]:
-    """A description that somebody changed is the user's file, not our bug."""
+def _description_errors(directory: Path) -> Iterator[None]:
+    """A description that cannot be read is the user's error, not our bug: somebody changed the file."""
     try:
         yield
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{directory / DESCRIPTION} does not describe a model: {type(error).__name__}: {error}") from None
 
 
-def _made_by(about: Mapping[str, Any]) -> str:
+def _provider_names(about: Mapping[str, Any]) -> str:
     return ", ".join(map(str, about.get("providers", {}).values())) or "unknown versions"

@@ -50,27 +50,27 @@ def generate(run: Path | str, prompt: str | Sequence[int], settings: GenerationS
         seed: of every draw; the same seed gives the same tokens.
 
     Raises:
-        UserError: no run directory, no weights in it, a task that generates nothing, a source without text for a prompt of text, ids
-            that the source does not have; a setting that has no effect on the task, or a prompt that is too long for the model.
-        DataError: the vocabulary of the run is gone, or is not what it was.
+        UserError: no run directory or no weights in it; a task that generates nothing; a prompt of text where no source has a text
+            codec, ids outside the vocabulary, or a prompt too long for the model; a setting without effect on the task.
+        DataError: the vocabulary of the run is missing or has changed.
         ProviderError: a component that cannot be built, or that does not keep to its contract.
     """
-    trained = _open(Path(run))
-    task = _task(trained)
-    codec = _codec(trained) if isinstance(prompt, str) else None
-    given = tuple(codec.encode(prompt)) if codec is not None and isinstance(prompt, str) else tuple(map(int, prompt))
-    settings = evolve(settings, ids=_limit(trained.state) if settings.ids is None else settings.ids)
-    _check_ids(given, settings.ids)
+    saved = _open(Path(run))
+    task = _task(saved)
+    codec = _codec(saved) if isinstance(prompt, str) else None
+    prompt_ids = tuple(codec.encode(prompt)) if codec is not None and isinstance(prompt, str) else tuple(map(int, prompt))
+    settings = evolve(settings, ids=_limit(saved.state) if settings.ids is None else settings.ids)
+    _check_ids(prompt_ids, settings.ids)
     generator = torch.Generator().manual_seed(step_seed(stream_key(seed, "generate"), 0))
-    with blaming(trained.plan.providers):
-        made = task.generate(trained.model, torch.tensor(given, dtype=torch.long), settings, generator)
-    ids = tuple(made.tolist())
-    if ids[: len(given)] != given or len(ids) != len(given) + settings.tokens:
+    with blaming(saved.plan.providers):
+        result = task.generate(saved.model, torch.tensor(prompt_ids, dtype=torch.long), settings, generator)
+    ids = tuple(result.tolist())
+    if ids[: len(prompt_ids)] != prompt_ids or len(ids) != len(prompt_ids) + settings.tokens:
         raise ProviderError(
-            f"task '{trained.state.task.id}' gave {len(ids)} ids for a prompt of {len(given)} and {settings.tokens} to generate, or "
+            f"task '{saved.state.task.id}' gave {len(ids)} ids for a prompt of {len(prompt_ids)} and {settings.tokens} to generate, or "
             "changed the prompt: its generate returns the prompt with that many behind it"
         )
-    return Generated(ids=ids, prompt_tokens=len(given), text=None if codec is None else codec.decode(ids), step=trained.step)
+    return Generated(ids=ids, prompt_tokens=len(prompt_ids), text=None if codec is None else codec.decode(ids), step=saved.step)
 
 
 def _open(run: Path) -> SavedModel:
@@ -80,60 +80,60 @@ def _open(run: Path) -> SavedModel:
         return _finished(run, final)
     checkpoint, skipped = CheckpointStore(run / CHECKPOINTS).newest()
     if checkpoint is None:
-        damaged = "".join(f"; {each.name} is damaged: {each.reason}" for each in skipped)
-        raise UserError(f"{run} holds no weights yet, neither final ones nor a whole checkpoint{damaged}: train it first")
+        damage = "".join(f"; {each.name} is damaged: {each.reason}" for each in skipped)
+        raise UserError(f"{run} holds no weights yet, neither final ones nor a whole checkpoint{damage}: train it first")
     return model_at(checkpoint)
 
 
 def _finished(run: Path, final: Path) -> SavedModel:
     about, plan = read_description(final), make_plan(config.load(run / CONFIG), discover())
     refuse_unheld(about, final)
-    found = declared_at(plan, about.get("step", plan.schedule.steps), about.get("data", {}))
-    load_named_tensors(found.model.requires_grad_(False), read_weights(final)[0], f"the weights in {final}")
-    return found
+    saved = declared_at(plan, about.get("step", plan.schedule.steps), about.get("data", {}))
+    load_named_tensors(saved.model.requires_grad_(False), read_weights(final)[0], f"the weights in {final}")
+    return saved
 
 
-def _task(trained: SavedModel) -> Generates:
-    part = trained.state.task
-    task = Workshop(trained.plan).task(part)
+def _task(saved: SavedModel) -> Generates:
+    part = saved.state.task
+    task = Workshop(saved.plan).task(part)
     if not isinstance(task, Generates):
-        label = trained.plan.joined[trained.phase.index].drafts.task.label
+        label = saved.plan.joined[saved.phase.index].drafts.task.label
         raise UserError(
-            f"{label} of phase '{trained.phase.name}' generates nothing: a run that is to continue prompts ends with a task that does, "
+            f"{label} of phase '{saved.phase.name}' generates nothing: a run that is to continue prompts ends with a task that does, "
             "as a causal language model, a sequence to sequence or a diffusion"
         )
     return task
 
 
-def _codec(trained: SavedModel) -> TextCodec:
-    """Text ↔ ids as the first source in force that knows has them: the sources of a mixture share their ids.
+def _codec(saved: SavedModel) -> TextCodec:
+    """The text codec of the first source that has one: the sources of a mixture share a vocabulary.
 
     Raises:
-        UserError: none does, or they have ids of several vocabularies.
+        UserError: no source has one, or their vocabularies differ.
     """
-    sources = trained.state.data.sources
-    known = {name: named for name in sources if (named := vocabulary_of(trained.fingerprints.get(name))) is not None}
-    if len(set(known.values())) > 1:
-        listed = ", ".join(f"'{name}' {vocabulary}" for name, vocabulary in known.items())
-        raise UserError(f"the sources in force have ids of several vocabularies ({listed}): give the prompt as ids (--ids)")
+    sources = saved.state.data.sources
+    vocabularies = {name: vocabulary for name in sources if (vocabulary := vocabulary_of(saved.fingerprints.get(name))) is not None}
+    if len(set(vocabularies.values())) > 1:
+        pairs = ", ".join(f"'{name}' {vocabulary}" for name, vocabulary in vocabularies.items())
+        raise UserError(f"the sources in force have ids of several vocabularies ({pairs}): give the prompt as ids (--ids)")
     for name, part in sources.items():
         if isinstance(part.options, HasTextCodec):
-            codec = part.options.text_codec(trained.fingerprints.get(name, {}))
+            codec = part.options.text_codec(saved.fingerprints.get(name, {}))
             if codec is not None:
                 return codec
-    told = ", ".join(f"'{name}' ({part.id})" for name, part in sources.items())
-    raise UserError(f"no source in force says what text its ids stand for: {told}; give the prompt as ids (--ids)")
+    names = ", ".join(f"'{name}' ({part.id})" for name, part in sources.items())
+    raise UserError(f"no source in force says what text its ids stand for: {names}; give the prompt as ids (--ids)")
 
 
 def _limit(state: TrainingState) -> int | None:
-    """The number of ids of the sources in force; None where none says it."""
-    found = []
+    """The number of ids of the sources in force; None where no source states it."""
+    bounds = []
     for part in state.data.sources.values():
         spec = part.options.to_spec() if hasattr(part.options, "to_spec") else None
         fields = spec.fields.values() if isinstance(spec, BatchSpec) else ()
-        found += [field.bounds[1] for field in fields if "time" in field.dims and field.bounds is not None]
-    known = [bound for bound in found if isinstance(bound, int)]
-    return max(known, default=None)
+        bounds += [field.bounds[1] for field in fields if "time" in field.dims and field.bounds is not None]
+    sizes = [bound for bound in bounds if isinstance(bound, int)]
+    return max(sizes, default=None)
 
 
 def _check_ids(ids: Sequence[int], limit: int | None) -> None:

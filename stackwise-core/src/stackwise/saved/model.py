@@ -1,4 +1,4 @@
-"""The model that a checkpoint holds, as it was declared then, with the weights that an evaluation of its step judges."""
+"""The model of a checkpoint as declared at its step, with the weights that evaluations use."""
 
 from __future__ import annotations
 
@@ -28,34 +28,35 @@ class SavedModel:
 
     plan: Plan
     phase: CompiledPhase
-    """The one whose last step so far lies before `step`."""
+    """The phase of the last step done."""
     state: TrainingState
     model: Model
     """On the CPU and in evaluation mode."""
     step: int
     fingerprints: Mapping[str, Any]
-    """What the loaders said of their data."""
+    """Source → fingerprint of its data."""
 
 
 def model_at(checkpoint: Checkpoint) -> SavedModel:
-    """The model of a checkpoint; an optimizer that trains at other points shows the weights to judge.
+    """The model of a checkpoint, with averaged weights where the optimizer evaluates at an average.
 
     Raises:
         UserError: a checkpoint of another format, or weights that are not its model's.
         ProviderError: a component that cannot be built.
     """
-    described = Described.read(checkpoint.about, checkpoint.step)
-    found = declared_at(make_plan(config.experiment(described.config), discover(), described.past), checkpoint.step, described.fingerprints)
-    saved = checkpoint.load_state()
-    load_named_state(found.model, saved["model"], f"the weights in {checkpoint.path}")
-    if described.trains_elsewhere:
-        load_named_tensors(found.model, _to_judge(found, saved["optimizer"]), "the averaged weights")
-    found.model.requires_grad_(False)
-    return found
+    description = Described.read(checkpoint.about, checkpoint.step)
+    plan = make_plan(config.experiment(description.config), discover(), description.past)
+    saved = declared_at(plan, checkpoint.step, description.fingerprints)
+    state = checkpoint.load_state()
+    load_named_state(saved.model, state["model"], f"the weights in {checkpoint.path}")
+    if description.trains_elsewhere:
+        load_named_tensors(saved.model, _averaged_weights(saved, state["optimizer"]), "the averaged weights")
+    saved.model.requires_grad_(False)
+    return saved
 
 
 def declared_at(plan: Plan, step: int, fingerprints: Mapping[str, Any]) -> SavedModel:
-    """The model of a step, to be filled with weights: what follows time is as it is declared then."""
+    """The model declared at a step, to be filled with weights; values that follow time are those of the step."""
     phase = plan.schedule.phase_at(max(step - 1, 0))
     assert phase.state is not None  # a plan's phases are declared
     plane = ModelPlane(Workshop(plan).module)
@@ -63,12 +64,12 @@ def declared_at(plan: Plan, step: int, fingerprints: Mapping[str, Any]) -> Saved
     return SavedModel(plan=plan, phase=phase, state=phase.state, model=model, step=step, fingerprints=fingerprints)
 
 
-def _to_judge(found: SavedModel, saved: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    shop, phase = Workshop(found.plan), found.phase
+def _averaged_weights(saved: SavedModel, optimizer_state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    shop, phase = Workshop(saved.plan), saved.phase
     optimizer = OptimizerPlane(shop.optimizer, shop.reaction)
-    t = found.plan.schedule.clock.t(found.step)
-    parameters, buffers = dict(found.model.named_parameters()), dict(found.model.named_buffers())
-    optimizer.enter(found.state.optimizer, parameters, t, enter=phase.enter, fresh=saved["fresh"], buffers=buffers)
-    optimizer.load_state_dict(saved)
+    t = saved.plan.schedule.clock.t(saved.step)
+    parameters, buffers = dict(saved.model.named_parameters()), dict(saved.model.named_buffers())
+    optimizer.enter(saved.state.optimizer, parameters, t, enter=phase.enter, fresh=optimizer_state["fresh"], buffers=buffers)
+    optimizer.load_state_dict(optimizer_state)
     with optimizer.evaluating():
-        return {name: tensor.clone() for name, tensor in named_tensors(found.model).items()}
+        return {name: tensor.clone() for name, tensor in named_tensors(saved.model).items()}

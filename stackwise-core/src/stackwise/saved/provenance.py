@@ -1,4 +1,4 @@
-"""What a checkpoint says beside the machine's state, and whether this installation and these data may go on from it."""
+"""What a checkpoint records beside the machine's state, and the checks before training goes on from it."""
 
 from __future__ import annotations
 
@@ -43,28 +43,28 @@ class Origin:
 
 @frozen(kw_only=True)
 class Described:
-    """What a checkpoint says of its run beside the state."""
+    """What a checkpoint records of its run beside the state."""
 
     config: Mapping[str, Any] = field(validator=_MAP)
     past: Past
     reason: str = field(validator=_TEXT)
-    """Why it was saved; a checkpoint that does not say is taken for one of the cadence."""
+    """Why it was saved; `cadence` where that was not recorded."""
     versions: Mapping[str, str] = field(validator=deep_mapping(_TEXT, _TEXT, _MAP))
     fingerprints: Mapping[str, Any] = field(validator=_MAP)
     parent: Mapping[str, Any] | None = field(default=None, validator=optional(_MAP))
     providers: Sequence[Mapping[str, Any]] = field(default=(), validator=deep_iterable(_names_its_files, instance_of((list, tuple))))
-    """The code of providers that it was saved by."""
+    """Name, version and file digest of the providers in use."""
     trains_elsewhere: bool = True
-    """Whether the optimizer may show other weights to judge than those that it holds."""
+    """Whether the optimizer may evaluate at other weights than it trains."""
     threads: int | None = None
-    """How many threads torch computed with; None: it does not say."""
+    """Threads of torch; None where not recorded."""
 
     @classmethod
     def read(cls, about: Mapping[str, Any], step: int) -> Described:
         """Read what `describe` wrote of a checkpoint of that step.
 
         Raises:
-            UserError: a checkpoint of another format, or one that does not say what a checkpoint says.
+            UserError: another format, or a record that cannot be understood.
         """
         if about.get("format") != FORMAT:
             raise UserError(f"the checkpoint is of format {about.get('format')}, this version reads {FORMAT}: resume with its own")
@@ -101,44 +101,44 @@ def describe(plan: Plan, machine: TrainingMachine, parent: Mapping[str, Any] | N
 
 
 def named_config(plan: Plan) -> dict[str, Any]:
-    """The resolved config, the run's name written out: read from another file it would get another one."""
-    resolved = plan.experiment.resolved
-    return {**resolved, "run": {**resolved["run"], "name": plan.experiment.run.name}}
+    """The resolved config with the run's name written out, which would else follow the file's name."""
+    tree = plan.experiment.resolved
+    return {**tree, "run": {**tree["run"], "name": plan.experiment.run.name}}
 
 
 def versions(plan: Plan) -> dict[str, str]:
-    """What the bits of a run depend on: distribution → version."""
-    used = {provider.distribution: provider.version for provider in plan.providers}
-    return {"python": platform.python_version(), "torch": torch.__version__, "stackwise-core": stackwise.__version__, **used}
+    """Distribution → version, for everything that a run's exact values depend on."""
+    providers = {provider.distribution: provider.version for provider in plan.providers}
+    return {"python": platform.python_version(), "torch": torch.__version__, "stackwise-core": stackwise.__version__, **providers}
 
 
 def changed_versions(saved: Mapping[str, str], plan: Plan) -> list[str]:
-    """Sentences on every version that is another than when the checkpoint was saved.
+    """One sentence for each version that changed since the checkpoint.
 
     Raises:
-        UserError: a provider or the core with another leading number (of 0.x: the second), which promises nothing about its state.
+        UserError: a provider or the core changed its major version (for 0.x its minor), so its saved state may not fit.
     """
     now = versions(plan)
     pairs = [(name, version, now[name]) for name, version in saved.items() if name in now and now[name] != version]
-    refused = [pair for pair in pairs if pair[0] not in ("python", "torch") and _leading(pair[1]) != _leading(pair[2])]
-    if refused:
-        told = "; ".join(f"{name} {was} → {installed}" for name, was, installed in refused)
-        raise UserError(f"the checkpoint was saved by incompatible versions ({told}): install the versions it was saved by")
+    incompatible = [pair for pair in pairs if pair[0] not in ("python", "torch") and _leading(pair[1]) != _leading(pair[2])]
+    if incompatible:
+        changes = "; ".join(f"{name} {was} → {installed}" for name, was, installed in incompatible)
+        raise UserError(f"the checkpoint was saved by incompatible versions ({changes}): install the versions it was saved by")
     return [f"{name} {was} → {installed}: the rest need not be equal to the bit" for name, was, installed in pairs]
 
 
 def changed_files(saved: Sequence[Mapping[str, Any]], plan: Plan) -> list[str]:
-    """Sentences on every provider of the same version whose files are others than when the checkpoint was saved."""
+    """One sentence for each provider whose version is the same and whose files changed."""
     was = {(row["provider"], row["version"]): row["sha256"] for row in saved}
-    changed = [found for found in plan.providers if was.get((found.name, found.version), found.file_digest) != found.file_digest]
+    others = [p for p in plan.providers if was.get((p.name, p.version), p.file_digest) != p.file_digest]
     return [
-        f"provider '{found.name}' ({found.distribution} {found.version}) has other files than then: the rest need not be equal to the bit"
-        for found in changed
+        f"provider '{p.name}' ({p.distribution} {p.version}) has other files than then: the rest need not be equal to the bit"
+        for p in others
     ]
 
 
 def changed_threads(saved: int | None) -> list[str]:
-    """A sentence where torch computes with another number of threads than when the checkpoint was saved: sums are split otherwise."""
+    """A sentence where torch's number of threads changed, as sums are then split otherwise."""
     now = torch.get_num_threads()
     if saved is None or saved == now:
         return []
@@ -146,27 +146,27 @@ def changed_threads(saved: int | None) -> list[str]:
 
 
 def check_fingerprints(saved: Mapping[str, Any], machine: TrainingMachine) -> None:
-    """Hold the data against those that were read before.
+    """Compare the data with those of the checkpoint.
 
     Raises:
-        DataError: they changed; every source that did is named.
+        DataError: they changed; every changed source is named.
     """
-    if told := list(_changed(saved, machine.data.fingerprints())):
-        raise DataError("the data changed since the checkpoint: " + "; ".join(told) + ": put the data back, or begin a new run")
+    if changes := list(_changes(saved, machine.data.fingerprints())):
+        raise DataError("the data changed since the checkpoint: " + "; ".join(changes) + ": put the data back, or begin a new run")
 
 
-def _changed(saved: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+def _changes(saved: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
     for name in saved.keys() & now.keys():
-        was, found = (_plain(each) for each in (saved[name], now[name]))
-        if was != found:
-            parts = [key for key in dict.fromkeys((*was, *found)) if was.get(key) != found.get(key)]
-            if parts == ["vocabulary"] and "vocabulary" not in was:
+        old, new = (_plain(each) for each in (saved[name], now[name]))
+        if old != new:
+            parts = [key for key in dict.fromkeys((*old, *new)) if old.get(key) != new.get(key)]
+            if parts == ["vocabulary"] and "vocabulary" not in old:
                 continue  # saved before fingerprints named it; the digest of the ids is the same
-            yield f"source '{name}' has " + ", ".join(f"{key} {found.get(key)}, had {was.get(key)}" for key in parts)
+            yield f"source '{name}' has " + ", ".join(f"{key} {new.get(key)}, had {old.get(key)}" for key in parts)
 
 
 def _plain(value: Any) -> Any:
-    """As JSON gives it back."""
+    """The value as JSON returns it: lists for tuples."""
     if isinstance(value, Mapping):
         return {str(key): _plain(inner) for key, inner in value.items()}
     return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value

@@ -1,4 +1,4 @@
-"""Lossless bridges at work: renamed and widened fields, permuted hidden states. Which ones is unification's finding.
+"""Apply the lossless bridges that unification found: renamed and widened fields, permuted hidden states.
 
 Shapes: B batch, T time, D width.
 """
@@ -16,7 +16,7 @@ from stackwise.curriculum.bridges import Bridge
 
 
 class Field(NamedTuple):
-    """One named tensor to take: where it lies and the dtype it is widened to, if any."""
+    """One tensor to take from a batch: its name, the batch's name for it, and the dtype to widen it to, if any."""
 
     name: str
     source: str
@@ -24,25 +24,25 @@ class Field(NamedTuple):
 
 
 def fields_across(names: Iterable[str], bridges: Iterable[Bridge]) -> tuple[Field, ...]:
-    """How to take the named tensors across one junction."""
-    own = tuple(bridges)
-    sources = {bridge.field: bridge.before for bridge in own if bridge.kind == "rename"}
-    dtypes = {bridge.field: torch_dtype(bridge.after) for bridge in own if bridge.kind == "cast"}
+    """The fields to take across one junction, as its bridges rename and widen them."""
+    every = tuple(bridges)
+    sources = {bridge.field: bridge.before for bridge in every if bridge.kind == "rename"}
+    dtypes = {bridge.field: torch_dtype(bridge.after) for bridge in every if bridge.kind == "cast"}
     return tuple(Field(name, sources.get(name, name), dtypes.get(name)) for name in names)
 
 
 def take(fields: Sequence[Field], batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The fields by their needed names; those the batch does not have are left out."""
-    taken = {}
+    """The fields under their new names; those missing from the batch are left out."""
+    tensors = {}
     for name, source, dtype in fields:
         if source in batch:
             tensor = batch[source]
-            taken[name] = tensor if dtype is None else tensor.to(dtype)
-    return taken
+            tensors[name] = tensor if dtype is None else tensor.to(dtype)
+    return tensors
 
 
 def hidden_bridges(bridges: Iterable[Bridge]) -> nn.Sequential | None:
-    """One module that brings the hidden state into a part; None where nothing differs. It holds no parameter."""
+    """A module without parameters that converts the hidden state for a part; None where nothing differs."""
     modules: list[nn.Module] = []
     for bridge in bridges:
         if bridge.kind == "permute":
@@ -53,35 +53,35 @@ def hidden_bridges(bridges: Iterable[Bridge]) -> nn.Sequential | None:
 
 
 class Permute(nn.Module):
-    """The same dimensions in another order.
+    """Permute the dimensions of the hidden state.
 
     Args:
-        before: names of the dimensions as they come (`batch time width`).
-        after: the same names as they go (`time batch width`).
+        before: the input's dimensions in order (`batch time width`).
+        after: the output's (`time batch width`).
 
     Raises:
-        ValueError: the two do not name the same dimensions, each once.
+        ValueError: `before` and `after` are not permutations of the same distinct names.
     """
 
     def __init__(self, before: str, after: str) -> None:
         super().__init__()
-        given, taken = before.split(), after.split()
-        if sorted(given) != sorted(taken) or len(set(given)) != len(given):
+        source, target = before.split(), after.split()
+        if sorted(source) != sorted(target) or len(set(source)) != len(source):
             raise ValueError(f"'{before}' and '{after}' are no two orders of the same dimensions, each named once")
         self._spec = AdapterSpec(input=TensorSpec(before), output=TensorSpec(after))
-        self.order = tuple(given.index(dim) for dim in taken)
+        self.order = tuple(source.index(dim) for dim in target)
 
     def get_spec(self) -> AdapterSpec:
         """The two orders."""
         return self._spec
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """The hidden state with its dimensions in the order `after`; a view."""
+        """A view of the hidden state with its dimensions in the order `after`."""
         return hidden.permute(self.order)
 
 
 class Precision(nn.Module):
-    """The hidden state in another floating dtype; the gradient flows back in the dtype it came in."""
+    """Cast the hidden state to another floating dtype; the gradient flows back in the input's dtype."""
 
     def __init__(self, dtype: str) -> None:
         super().__init__()
@@ -99,10 +99,10 @@ class Precision(nn.Module):
 
 
 def torch_dtype(name: str) -> torch.dtype:
-    """The dtype of that name.
+    """The torch dtype of a name.
 
     Raises:
-        ValueError: torch has none.
+        ValueError: there is none.
     """
     dtype = getattr(torch, name, None)
     if not isinstance(dtype, torch.dtype):

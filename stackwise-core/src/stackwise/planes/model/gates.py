@@ -1,7 +1,7 @@
 """Gates: residual branches multiplied by a number that follows time, x + α(t)·F(x) (arXiv 2305.02869, section 3.2).
 
-The gate stands on the modules that own a block's residual outputs, so a rack needs no code for it. It is a tensor, so that its
-value can change without compiling anything anew.
+A gate is a forward hook on the modules that own a block's residual outputs, so a rack needs no code for it. It is a tensor, so
+that its value can change without recompiling.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class Gates:
 
     Args:
         owners: the modules whose outputs are multiplied.
-        value: the gate at first.
-        device: where the model computes.
+        value: the initial gate.
+        device: of the model.
     """
 
     def __init__(self, owners: Iterable[nn.Module], value: float, device: torch.device) -> None:
@@ -33,13 +33,13 @@ class Gates:
         self._handles: list[RemovableHandle] = [owner.register_forward_hook(self._multiply) for owner in owners]
 
     def set(self, value: float) -> None:
-        """The gate in force from now on."""
+        """Set the gate from now on."""
         if value != self._value:
             self._gate.fill_(value)
             self._value = value
 
     def remove(self) -> None:
-        """Take the gate away: from here on the branches count in full."""
+        """Remove the gate, so that the branches count in full."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
@@ -54,11 +54,11 @@ def gated_modules(spec: RackSpec, blocks: Mapping[tuple[str, int], BlockOrigin])
     Raises:
         UserError: the rack names no residual outputs, or one that is not the parameter of a module inside the block.
     """
-    gated = [place for place, origin in blocks.items() if origin.gated]
-    if gated and not spec.residual_outputs:
+    places = [place for place, origin in blocks.items() if origin.gated]
+    if places and not spec.residual_outputs:
         raise UserError("the growth operator gates residual branches of new blocks, but the rack's spec names none: use another")
     owners: dict[str, None] = {}
-    for stack, index in gated:
+    for stack, index in places:
         for output in spec.residual_outputs:
             owner = output.rpartition(".")[0]
             if not owner:

@@ -1,4 +1,4 @@
-"""The model as trained: embedding → rack → head, with whatever stands between them."""
+"""The model as trained: embedding → rack → head, with adapters and bridges between them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from stackwise.planes.model.weight_adapters import Attached, WeightAdapters, att
 
 
 class Model(nn.Module):
-    """Embedding, rack and head in a row, with the adapters between them. Its parameter names are the canonical ones.
+    """Embedding, rack and head in sequence, with adapters between them. Its parameter names are the canonical ones.
 
     Args:
         embedding: `forward(**fields) → hidden`; its spec, or its signature, names the batch fields it takes.
@@ -28,8 +28,8 @@ class Model(nn.Module):
         head: `forward(hidden) → outputs by name`.
         adapters: junction (`embedding-rack`, `rack-head`) → modules from hidden to hidden.
         bridges: lossless differences to cross, as unification found them.
-        weight_adapters: adapter name and path of a module → the adapter beside it.
-        precision: role → dtype its parameters are held in, where that is declared; the hidden state is cast at the junctions.
+        weight_adapters: (adapter name, path of the adapted module) → the adapter.
+        precision: role → declared dtype of its parameters; the hidden state is cast at the junctions.
     """
 
     embedding: nn.Module
@@ -55,7 +55,7 @@ class Model(nn.Module):
         self.wire(bridges)
 
     def attach(self, weight_adapters: Attached) -> None:
-        """Put these weight adapters beside their matrices, in place of those that were there."""
+        """Attach these weight adapters in place of the present ones."""
         for hook in self._hooks:
             hook.remove()
         self.attached = dict(weight_adapters)
@@ -63,17 +63,17 @@ class Model(nn.Module):
         self._hooks = list(attach(self, self.attached))
 
     def wire(self, bridges: Sequence[Bridge] | None = None) -> None:
-        """Read the parts' boundaries and tie what the head declares tied; called again after every exchange of a part."""
+        """Read the parts' specs and tie what the head declares tied; called again whenever a part is exchanged."""
         if bridges is not None:
             self._bridges = tuple(bridges)
         self._inputs = fields_across(_fields_of(self.embedding), self._into("embedding"))
         at_rack = [b for b in self._into("rack") if b.junction == "task-rack"]
         self._side = fields_across(_side_of(self.rack), at_rack)
-        self._embedded = tuple((b.field, b.after, b.before) for b in at_rack if b.kind == "embed")
+        self._side_embeddings = tuple((b.field, b.after, b.before) for b in at_rack if b.kind == "embed")
         self._head_side = fields_across(_head_side(self.head), (b for b in self._into("head") if b.junction == "task-head"))
         self._outputs = tuple(b for b in self._into("task") if b.junction == "head-task")
         self._fields_out: tuple[Field, ...] = ()
-        self._taken: dict[str, None] = {}
+        self._output_names: dict[str, None] = {}
         self._before_rack = self._chain("embedding-rack", "rack")
         self._before_head = self._chain("rack-head", "head")
         spec = _spec_of(self.head)
@@ -86,24 +86,24 @@ class Model(nn.Module):
         for step in self._before_rack:
             hidden = step(hidden)
         side = take(self._side, batch)
-        for name, own, given in self._embedded:
-            side[name] = self.embedding(**take(self._inputs, {**batch, own: batch[given]}))
+        for name, own, source in self._side_embeddings:
+            side[name] = self.embedding(**take(self._inputs, {**batch, own: batch[source]}))
         hidden = self.rack(hidden, **side)
         for step in self._before_head:
             hidden = step(hidden)
         outputs: Mapping[str, torch.Tensor] = self.head(hidden, **take(self._head_side, batch))
         if not self._outputs:
             return outputs
-        if self._taken.keys() != outputs.keys():
+        if self._output_names.keys() != outputs.keys():
             names = dict.fromkeys((*outputs, *(bridge.field for bridge in self._outputs)))
-            self._fields_out, self._taken = fields_across(names, self._outputs), dict.fromkeys(outputs)
+            self._fields_out, self._output_names = fields_across(names, self._outputs), dict.fromkeys(outputs)
         return take(self._fields_out, outputs)
 
     def _chain(self, junction: str, role: str) -> tuple[nn.Module, ...]:
-        """What the hidden state passes on its way into a part: declared adapters, and the bridges into each."""
+        """The modules between two parts: declared adapters, the bridges into each, and casts."""
         steps: list[nn.Module | None] = []
         if self.precision and junction in self.adapters:
-            steps.append(Precision("float32"))  # what adapters are held in
+            steps.append(Precision("float32"))  # the dtype of adapters
         for i, adapter in enumerate(self.adapters.get_submodule(junction).children() if junction in self.adapters else ()):
             steps += [hidden_bridges(self._into(f"adapter:{junction}:{i}")), adapter]
         steps.append(hidden_bridges(b for b in self._into(role) if b.junction == junction))
@@ -116,7 +116,7 @@ class Model(nn.Module):
 
 
 def rack_spec(rack: Any) -> RackSpec:
-    """The rack's own spec, or that of a plain rack: hidden in, hidden out."""
+    """The rack's spec; for a plain module the default, hidden in and hidden out."""
     if hasattr(rack, "to_spec"):
         spec: RackSpec = rack.to_spec()
         return spec
@@ -153,22 +153,22 @@ def set_parameter(module: nn.Module, name: str, parameter: nn.Parameter) -> None
 
 @contextmanager
 def explaining_ties(model: nn.Module) -> Iterator[None]:
-    """Where a selector matches only what is tied to another parameter, say so: one of the two has a name, the first.
+    """Explain a selector that matches only a tied parameter: tied parameters are selected by their first name.
 
     Raises:
-        SelectorError: as within, with the parameter to name in place of near names.
+        SelectorError: from the body, with the first name in place of near names.
     """
     try:
         yield
     except SelectorError as error:
         first = {id(parameter): name for name, parameter in model.named_parameters()}
         names = dict(model.named_parameters(remove_duplicate=False))
-        tied = matching((error.selector,), [name for name, p in names.items() if first[id(p)] != name]) if error.selector else []
-        if not tied:
+        aliases = matching((error.selector,), [name for name, p in names.items() if first[id(p)] != name]) if error.selector else []
+        if not aliases:
             raise
-        one = first[id(names[tied[0]])]
+        one = first[id(names[aliases[0]])]
         raise SelectorError(
-            f"selector '{error.selector}' matches {tied[0]} alone, which is tied to {one}: they are one parameter, so name '{one}', "
+            f"selector '{error.selector}' matches {aliases[0]} alone, which is tied to {one}: they are one parameter, so name '{one}', "
             "or untie the two",
             error.selector,
         ) from None

@@ -1,4 +1,4 @@
-"""How a `CopyOf` fills a tensor from an old one: the same map for weights and for the moments that follow them."""
+"""Fill a tensor from an old one as a `CopyOf` says: the same map for weights and for their moments."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from stackwise.contracts.growth import CopyOf
 
 
 def fill(new: torch.Tensor, old: torch.Tensor, origin: CopyOf) -> None:
-    """Write the mapped values of a weight into `new`, in place; entries without a source are left or zeroed as the map says.
+    """Write a weight's mapped values into `new`, in place; entries without a source stay or become zero, as the map says.
 
     Args:
-        new: the tensor to fill, of the shape that the map leads to.
-        old: the tensor it comes from.
+        new: the tensor to fill, of the mapped shape.
+        old: the source.
         origin: the map.
     """
     _gather(new, old, origin.index, origin.factors, rest=0.0 if origin.rest == "zeros" else None)
 
 
 def fill_moment(new: torch.Tensor, old: torch.Tensor, origin: CopyOf, power: int) -> None:
-    """Write the mapped values of a moment made of the gradient to a power into `new`, in place.
+    """Write the mapped values of a moment of the gradient's `power` into `new`, in place.
 
-    Entries without a source share the step counter of their tensor. With a second moment of zero their first update would be
-    sqrt((1 - beta1)^2 / (1 - beta2)) of the learning rate, 3.16 at (0.9, 0.999): they start from the mean of the second moment.
+    Entries without a source share the step counter of their tensor, so Adam's bias correction is over for them. From a second
+    moment of zero their first update would be (1 - beta1) / sqrt(1 - beta2) times the learning rate, 3.16 at (0.9, 0.999):
+    they start from the mean of the second moment instead.
     """
     rest = float(old.mean()) if power % 2 == 0 and any(-1 in index for index in origin.index.values()) else 0.0
     gradient = {dim: tuple(factor**power for factor in factors) for dim, factors in origin.gradient.items()}
@@ -40,21 +41,21 @@ def _gather(
     rest: float | None,
 ) -> None:
     values = old
-    known = None
+    mask = None
     for dim, positions in index.items():
         places = torch.tensor(positions, device=old.device)
         values = values.index_select(dim, places.clamp(min=0))
         if -1 in positions:
             has_source = _along(places >= 0, dim, values.dim())
-            known = has_source if known is None else known & has_source
+            mask = has_source if mask is None else mask & has_source
     for dim, scales in factors.items():
         values = values * _along(torch.tensor(scales, device=values.device, dtype=values.dtype), dim, values.dim())
-    if known is None:
+    if mask is None:
         new.copy_(values)
     else:
-        new.copy_(torch.where(known, values, new if rest is None else torch.full_like(new, rest)))
+        new.copy_(torch.where(mask, values, new if rest is None else torch.full_like(new, rest)))
 
 
 def _along(vector: torch.Tensor, dim: int, dims: int) -> torch.Tensor:
-    """A vector laid along one dimension of a tensor with `dims` of them."""
+    """A vector reshaped to broadcast along one of `dims` dimensions."""
     return vector.view([-1 if i == dim else 1 for i in range(dims)])

@@ -1,4 +1,4 @@
-"""The model plane: embedding → rack → head, and how a declared change of them is carried over without losing a weight."""
+"""The model plane: embedding → rack → head, and how a declared change of structure keeps the trained weights."""
 
 from __future__ import annotations
 
@@ -43,27 +43,26 @@ from stackwise.planes.model.transfer import ModelReceipt, Source, load, origins,
 from stackwise.planes.model.weight_adapters import Attached, merge, targets
 
 MAX_PARAMETERS = 2**40
-"""Of one model, on one device: 256 GiB in float32."""
+"""Of one model: 4 TiB in float32, more than one device holds."""
 
 BuildPart = Callable[..., nn.Module]
-"""(path in the model, part, step it is built for, *what its kind is built with) → module."""
+"""(path in the model, part, step it is built at, *extra arguments of its kind) → module."""
 
 Settle = Callable[[Iterable[nn.Parameter]], None]
-"""Called with parameters before they are frozen or merged, so that they hold the weights to keep."""
+"""Called with parameters before they are frozen or merged; writes the weights to keep into them (an averaging optimizer)."""
 
 
 def _settle_nothing(parameters: Iterable[nn.Parameter]) -> None:
-    """There is no optimizer that trains at other points than the weights to keep."""
+    """For optimizers that train the weights to keep."""
 
 
 class ModelPlane:
     """Owns the model; crosses declared states by extract → transform → load.
 
     Args:
-        build: makes the module of a declared part; None when the model was given finished, and then no phase can change its
-            structure.
+        build: builds the module of a declared part; None for a finished model, whose structure no phase can change.
         device: where the model lives.
-        start: tensors by canonical name that the first state begins from instead of drawing, and selectors of what not to take.
+        start: reads tensors for the first state to start from, and selectors of those to ignore.
     """
 
     def __init__(
@@ -80,9 +79,9 @@ class ModelPlane:
         self._gates: Gates | None = None
         self._gate = UNGATED
         self._fixed: set[str] = set()
-        """Parameters that their module itself made without a gradient: no config thaws them."""
+        """Parameters that their module built without a gradient: no config thaws them."""
         self._built_buffers: dict[str, torch.Tensor] = {}
-        """Buffers that are not persistent, as their module was built with them."""
+        """Initial values of buffers that are not persistent."""
         self.model: Model
 
     @classmethod
@@ -109,8 +108,8 @@ class ModelPlane:
         Args:
             state: the declaration to reach.
             boundary: how to cross; at step 0 without growth when left out.
-            restoring: when saved values follow, the step that each part was built at (`build_steps`).
-            settle: called with parameters before they are frozen or merged, so that they hold the weights to keep.
+            restoring: step at which each part was built (`build_steps`), when saved values are loaded next.
+            settle: see `Settle`.
 
         Raises:
             UserError: a parameter changes its shape and no operator says how; a selector that matches nothing; nothing trainable;
@@ -134,7 +133,7 @@ class ModelPlane:
         return receipt
 
     def train(self) -> None:
-        """Put every module in training mode, but those that are wholly frozen in the mode declared for them."""
+        """Put every module in training mode; wholly frozen ones take the declared `frozen_mode`."""
         self.model.train()
         if self._state is None or self._state.frozen_mode == "train":
             return
@@ -144,30 +143,33 @@ class ModelPlane:
                 module.eval()
 
     def apply_values(self, t: float) -> None:
-        """Hand every part the values in force at t, when they changed."""
+        """Hand every part the values in force at t, if they changed."""
         for follower in self._followers:
             follower.apply(t)
         if self._gates is not None:
             self._gates.set(self._gate(t))
 
     def state_dict(self) -> dict[str, Any]:
-        """Parameters, tied ones once, buffers and extra states, by canonical name; the tensors themselves, not copies."""
-        return named_state(self.model)
+        """Parameters, tied ones once, buffers and extra states, by canonical name; the tensors themselves, not copies.
+
+        Passing buffers are copied: those that follow time move on before a state that waits for its evaluations is saved.
+        """
+        return named_state(self.model) | {name: buffer.clone() for name, buffer in passing_buffers(self.model).items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Write what `state_dict` returned into a model that was entered into the same declared state.
+        """Load what `state_dict` returned for the same declared state.
 
         Raises:
-            UserError: any difference of names, shapes and dtypes, all of them named; nothing is written then.
+            UserError: names, shapes or dtypes differ; all differences are listed and nothing is written.
         """
         load_named_state(self.model, state, "the saved weights")
 
     def another(self, phases: Sequence[CompiledPhase], t: float) -> Model:
-        """A model as the last of these phases declares it beside the one in place, to be filled with saved values.
+        """Build a second model as the last of these phases declares it, to be filled with saved values.
 
         Args:
-            phases: a schedule's, from the first one on; the last has a declared state.
-            t: the instant whose values are in force in what follows time, gates included.
+            phases: of a schedule, from the first on; the last has a declared state.
+            t: the time whose values are in force, gates included.
         """
         phase = phases[-1]
         assert phase.state is not None
@@ -191,7 +193,7 @@ class ModelPlane:
         source = sources(path, boundary.blocks if before is not None else {}, replaced(before, state))
         if before is None and self._start is not None:
             old = old_state = check_start(old, new, drop)
-        found = origins(
+        origin_of = origins(
             old,
             new,
             source,
@@ -199,9 +201,9 @@ class ModelPlane:
             request=growth_request(before, state, residual_outputs) if before is not None else None,
             fresh=self._fresh(new, boundary, drop),
         )
-        self._check_drawn(new, found)
+        self._check_drawn(new, origin_of)
         merged = self._merge(before, state, new, source, settle) if boundary.enter.weight_adapters == "merge" else ()
-        receipt = load(old, new, found, device=self._device, dtype_of=lambda name: _dtype(state.precision.get(_part_of(name))))
+        receipt = load(old, new, origin_of, device=self._device, dtype_of=lambda name: _dtype(state.precision.get(_part_of(name))))
         new.to(self._device)
         carry_state(old_state, new, source, self._changed_buffers())
         if before is not None:
@@ -211,25 +213,25 @@ class ModelPlane:
         return evolve(receipt, merged=merged)
 
     def _fresh(self, new: Model, boundary: Boundary, drop: Sequence[str]) -> set[str]:
-        named = dict(new.named_parameters())
+        parameters = dict(new.named_parameters())
         with explaining_ties(new):
-            return set(select(boundary.enter.fresh, named)) | set(matching(drop, named))
+            return set(select(boundary.enter.fresh, parameters)) | set(matching(drop, parameters))
 
-    def _check_drawn(self, new: Model, found: Mapping[str, Origin]) -> None:
-        """What takes values from its module has a module that was built for it, and not the one that was trained."""
-        trained = {id(parameter) for parameter in self.model.parameters()} if hasattr(self, "model") else set()
-        for name, parameter in new.named_parameters() if trained else ():
-            origin = found[name]
-            drawn = isinstance(origin, Fresh) or (origin.rest == "module" and any(-1 in index for index in origin.index.values()))
-            if drawn and id(parameter) in trained:
+    def _check_drawn(self, new: Model, origin_of: Mapping[str, Origin]) -> None:
+        """Refuse a fresh parameter whose module is the trained object itself, and so holds no fresh values."""
+        old_ids = {id(parameter) for parameter in self.model.parameters()} if hasattr(self, "model") else set()
+        for name, parameter in new.named_parameters() if old_ids else ():
+            origin = origin_of[name]
+            needs_draw = isinstance(origin, Fresh) or (origin.rest == "module" and any(-1 in index for index in origin.index.values()))
+            if needs_draw and id(parameter) in old_ids:
                 raise UserError(
                     f"{name} is to start anew, but its module is the very object that was there and cannot be built again: "
                     "give a Built(callable, options) in place of a finished object"
                 )
 
     def _extract(self, before: ModelState | None) -> tuple[Tensors, Mapping[str, Any], Sequence[str]]:
-        """Parameters of the model that is left, tied ones under each of their names, and its buffers and extra states; at the start
-        the tensors to begin from, and selectors of what not to take."""
+        """Parameters of the old model (tied ones under every name), its buffers and extra states; at the start of a run the tensors
+        to start from, and selectors of those to ignore."""
         if before is not None:
             parameters = dict(self.model.named_parameters(remove_duplicate=False))
             return parameters, {**dict(self.model.named_buffers()), **extra_states(self.model)}, ()
@@ -239,17 +241,17 @@ class ModelPlane:
         return tensors, {}, drop
 
     def _changed_buffers(self) -> dict[str, torch.Tensor]:
-        """Buffers that no file of weights holds and that training changed."""
+        """Non-persistent buffers that training changed."""
         if not hasattr(self, "model"):
             return {}
-        held = passing_buffers(self.model)
-        return {name: buffer for name, buffer in held.items() if not _equal(buffer, self._built_buffers.get(name))}
+        buffers = passing_buffers(self.model)
+        return {name: buffer for name, buffer in buffers.items() if not _equal(buffer, self._built_buffers.get(name))}
 
     def _build_model(self, before: ModelState | None, state: ModelState, boundary: Boundary, built: Mapping[str, int]) -> Model:
         modules = {}
         for path, part in parts_of(state):
             stays = not boundary.enter.fresh and goes_on(before, state, path)
-            modules[path] = self.model.get_submodule(path) if stays else self._made(path, part, built.get(path, boundary.step))
+            modules[path] = self.model.get_submodule(path) if stays else self._build_part(path, part, built.get(path, boundary.step))
         adapters = {
             junction: [modules[f"adapters.{junction}.{i}"] for i in range(len(parts))] for junction, parts in state.adapters.items()
         }
@@ -257,14 +259,14 @@ class ModelPlane:
         attached = {}
         for name, declared in state.weight_adapters.items():
             with explaining_ties(new):
-                chosen = targets(new, declared.select, name)
-            for path in chosen:
+                paths = targets(new, declared.select, name)
+            for path in paths:
                 weight, step = new.get_parameter(f"{path}.weight"), built.get(WEIGHT_ADAPTERS, boundary.step)
-                attached[name, path] = self._made(f"{WEIGHT_ADAPTERS}{name}.{path}", declared.part, step, weight)
+                attached[name, path] = self._build_part(f"{WEIGHT_ADAPTERS}{name}.{path}", declared.part, step, weight)
         new.attach(attached)
         return new
 
-    def _made(self, path: str, part: Part, step: int, *extra: Any) -> nn.Module:
+    def _build_part(self, path: str, part: Part, step: int, *extra: Any) -> nn.Module:
         if self._build is None:
             raise UserError(f"{path} was given as a finished object, so no phase can change its structure: give a Built(callable, options)")
         module = self._build(path, part, step, *extra)
@@ -274,7 +276,7 @@ class ModelPlane:
         return module
 
     def _merge(self, before: ModelState | None, state: ModelState, new: Model, source: Source, settle: Settle) -> tuple[str, ...]:
-        """Let the matrices take in the weight adapters that they go on without; returns the names of the matrices."""
+        """Merge the weight adapters that leave into their matrices; returns the names of the matrices."""
         if before is None:
             return ()
         staying = set()
@@ -297,18 +299,18 @@ class ModelPlane:
         new.attach({})
         self.model.attach(attached)
 
-    # -- what the state says of the model in place ----------------------------------------------------------------
+    # -- freezing, gates and values over time ---------------------------------------------------------------------
 
     def _freeze(self, state: ModelState, settle: Settle) -> None:
-        named = dict(self.model.named_parameters())
+        parameters = dict(self.model.named_parameters())
         with explaining_ties(self.model):
-            held = self._fixed.union(select(state.freeze, named))
-        if held.issuperset(named):
+            frozen = self._fixed.union(select(state.freeze, parameters))
+        if frozen.issuperset(parameters):
             raise UserError(f"model.freeze {list(state.freeze)} leaves nothing to train: every parameter is frozen")
-        settle(parameter for name, parameter in named.items() if name in held)
-        for name, parameter in named.items():
-            parameter.requires_grad_(name not in held)
-            if name in held:
+        settle(parameter for name, parameter in parameters.items() if name in frozen)
+        for name, parameter in parameters.items():
+            parameter.requires_grad_(name not in frozen)
+            if name in frozen:
                 parameter.grad = None
 
     def _hold_gates(self, boundary: Boundary) -> None:
@@ -327,7 +329,7 @@ class ModelPlane:
 
 
 def _part_of(name: str) -> str:
-    """The role that a parameter belongs to; a weight adapter to that of the matrix it stands beside."""
+    """The role of a parameter; for a weight adapter, that of the matrix it adapts."""
     segments = name.split(".")
     return segments[2] if segments[0] == "weight_adapters" else segments[0]
 

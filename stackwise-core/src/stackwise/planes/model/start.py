@@ -1,4 +1,4 @@
-"""Trained weights to begin from, held against the model that begins with them."""
+"""Check the trained weights that a model starts from."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from stackwise.planes.model.state import EXTRA_STATE, Tensors, differences
 
 
 def check_start(tensors: Tensors, model: nn.Module, drop: Sequence[str]) -> Tensors:
-    """Weights to start from are this model's, but for what is dropped on purpose, and for weight adapters that they know nothing of.
+    """Check that weights to start from fit the model, apart from dropped tensors and weight adapters that the weights do not have.
 
     Args:
-        tensors: all that was read, by name.
-        model: the model to fill; its ties are made.
-        drop: selectors of what starts anew, or is left in the file.
+        tensors: the weights by name.
+        model: the model to fill, already tied.
+        drop: selectors of parameters to draw anew and of tensors to ignore.
 
     Returns:
-        What is taken.
+        The tensors to use.
 
     Raises:
         SelectorError: a selector that matches nothing, in the weights or in the model.
-        UserError: tensors that are missing, left over, of another shape, or different where the model ties them; all of them named.
+        UserError: tensors that are missing, left over, of another shape, or different where the model ties them; all are listed.
     """
-    needed = {name: tensor for name, tensor in model.state_dict(keep_vars=True).items() if name.rpartition(".")[2] != EXTRA_STATE}
-    dropped = set(select(drop, dict.fromkeys((*needed, *tensors))))
-    given = {name: tensor for name, tensor in tensors.items() if name not in dropped}
-    if told := differences(needed, given, dropped | _unknown_adapters(needed, given), dtypes=False):
+    own = {name: tensor for name, tensor in model.state_dict(keep_vars=True).items() if name.rpartition(".")[2] != EXTRA_STATE}
+    omitted = set(select(drop, dict.fromkeys((*own, *tensors))))
+    rest = {name: tensor for name, tensor in tensors.items() if name not in omitted}
+    if faults := differences(own, rest, omitted | _unknown_adapters(own, rest), dtypes=False):
         raise UserError(
             "the weights of model.start are not this model's; name in `drop` what is to start anew or to be left out:\n  "
-            + "\n  ".join(told)
+            + "\n  ".join(faults)
         )
-    return given
+    return rest
 
 
-def _unknown_adapters(needed: Mapping[str, torch.Tensor], given: Tensors) -> set[str]:
-    """Names of the weight adapters of which the weights hold nothing: they begin as they are, as beside any base."""
-    known = {name.split(".")[1] for name in given if name.startswith(WEIGHT_ADAPTERS)}
-    return {name for name in needed if name.startswith(WEIGHT_ADAPTERS) and name.split(".")[1] not in known}
+def _unknown_adapters(own: Mapping[str, torch.Tensor], tensors: Tensors) -> set[str]:
+    """Parameters of the adapters that the weights do not have: they keep their initial values."""
+    adapters = {name.split(".")[1] for name in tensors if name.startswith(WEIGHT_ADAPTERS)}
+    return {name for name in own if name.startswith(WEIGHT_ADAPTERS) and name.split(".")[1] not in adapters}

@@ -1,7 +1,8 @@
-"""Parameters from an old model to a new one, by name: the transform and load of the model plane, and of `stackwise.carry`.
+"""Carry parameters from an old model to a new one, by name: for the model plane and for `stackwise.carry`.
 
 Nothing here knows what a phase is. An *origin* says for each new parameter where its values come from; `load` then adopts the
-same Parameter object where nothing about it changed, copies through the map where something did, and draws what is fresh.
+same Parameter object where nothing about it changed, copies through the map where something did, and leaves fresh ones as
+their module drew them.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from stackwise.planes.model.parameter_map import fill
 from stackwise.planes.model.state import Tensors
 
 Source = Callable[[str], str | None]
-"""Canonical name in the new model → the name its values had in the old one; None where there was none."""
+"""Canonical name in the new model → its name in the old one; None where the old model has none."""
 
 
 @frozen(kw_only=True)
@@ -34,9 +35,9 @@ class ModelReceipt:
     dropped: tuple[str, ...] = ()
     """Names of the old model that no parameter of the new one adopted or copied."""
     recast: Mapping[str, torch.dtype] = field(factory=dict)
-    """Copied name → the dtype that its source had, where it is another one now."""
+    """Copied name → the dtype of its source, where the new one differs."""
     merged: tuple[str, ...] = ()
-    """Old names of matrices that took in a weight adapter which left."""
+    """Old names of matrices into which a weight adapter was merged."""
 
     @property
     def moved(self) -> bool:
@@ -45,14 +46,14 @@ class ModelReceipt:
 
 
 def sources(path: str, blocks: Mapping[tuple[str, int], BlockOrigin], replaced: Collection[str] = ()) -> Source:
-    """Where the values of a name were, from the origins of the blocks.
+    """Map new names to old ones by the origins of the blocks.
 
     Args:
         path: canonical path of a block, `rack.stacks.{stack}.{index}`.
-        blocks: new block → its origin; none: every block stays.
-        replaced: prefixes of the canonical names whose module is another one now.
+        blocks: new block → its origin; when empty, every block stays.
+        replaced: prefixes of canonical names whose module was replaced.
     """
-    moved = {
+    old_blocks = {
         path.format(stack=stack, index=index): None
         if origin.source is None
         else path.format(stack=origin.source[0], index=origin.source[1])
@@ -65,13 +66,13 @@ def sources(path: str, blocks: Mapping[tuple[str, int], BlockOrigin], replaced: 
             return None
         if name.startswith(WEIGHT_ADAPTERS):
             adapter, _, beside = name.removeprefix(WEIGHT_ADAPTERS).partition(".")
-            there = source(beside)
-            return None if there is None else f"{WEIGHT_ADAPTERS}{adapter}.{there}"
+            old = source(beside)
+            return None if old is None else f"{WEIGHT_ADAPTERS}{adapter}.{old}"
         segments = name.split(".")
-        here = ".".join(segments[:depth])
-        if here in moved:
-            there = moved[here]
-            return None if there is None else there + name[len(here) :]
+        block = ".".join(segments[:depth])
+        if block in old_blocks:
+            old = old_blocks[block]
+            return None if old is None else old + name[len(block) :]
         return name
 
     return source
@@ -91,52 +92,54 @@ def origins(
     Args:
         old: tensors by canonical name, tied ones under each of theirs.
         new: the model to fill.
-        source: where the values of a name were.
-        growth: an operator, asked for a map by tensor if it can give one.
-        request: what it is asked.
-        fresh: names that start anew whatever was there.
+        source: new name → old name.
+        growth: an operator; a `ParameterGrowth` maps tensor by tensor.
+        request: what the operator is called with.
+        fresh: names that start anew even if the old model has them.
 
     Raises:
         UserError: a parameter changes its shape and no operator says how; an operator refuses.
-        ProviderError: an operator names a tensor that is not there.
+        ProviderError: an operator names a tensor that does not exist.
     """
-    found: dict[str, Origin] = {}
+    origin_of: dict[str, Origin] = {}
     shapes = {name: tuple(parameter.shape) for name, parameter in new.named_parameters()}
     for name in shapes:
-        there = source(name)
-        found[name] = CopyOf(source=there) if there is not None and there in old else Fresh()
+        old_name = source(name)
+        origin_of[name] = CopyOf(source=old_name) if old_name is not None and old_name in old else Fresh()
     if isinstance(growth, ParameterGrowth):
-        found |= _mapped(growth, request or GrowthRequest(old_stacks={}, new_stacks={}), old, shapes, source)
-    found |= {name: Fresh() for name in fresh}
-    for name, origin in found.items():
+        origin_of |= _operator_origins(growth, request or GrowthRequest(old_stacks={}, new_stacks={}), old, shapes, source)
+    origin_of |= {name: Fresh() for name in fresh}
+    for name, origin in origin_of.items():
         if isinstance(origin, CopyOf):
             _check_shape(name, shapes[name], old[origin.source], origin)
-    return found
+    return origin_of
 
 
-def _mapped(
+def _operator_origins(
     growth: ParameterGrowth, request: GrowthRequest, old: Tensors, shapes: Mapping[str, tuple[int, ...]], source: Source
 ) -> dict[str, Origin]:
-    """What an operator says tensor by tensor. It speaks of blocks where they are now; where they come from is `source`'s to say."""
-    before = {name: tuple(old[there].shape) for name in shapes if (there := source(name)) is not None and there in old}
+    """An operator's map by tensor, in which blocks have their new positions; `source` turns those into old names."""
+    before = {name: tuple(old[old_name].shape) for name in shapes if (old_name := source(name)) is not None and old_name in old}
     try:
-        said = growth.map_parameters(before, shapes, request)
+        answer = growth.map_parameters(before, shapes, request)
     except ValueError as error:
         raise UserError(f"{type(growth).__name__} cannot make this change: {error}") from error
-    unknown = [name for name in said if name not in shapes]
-    unknown += [origin.source for origin in said.values() if isinstance(origin, CopyOf) and origin.source not in before]
+    unknown = [name for name in answer if name not in shapes]
+    unknown += [origin.source for origin in answer.values() if isinstance(origin, CopyOf) and origin.source not in before]
     if unknown:
         raise ProviderError(f"{type(growth).__name__} maps '{unknown[0]}', and there is no such parameter to map")
-    was = {name: there for name in before if (there := source(name)) is not None}
-    return {name: evolve(origin, source=was[origin.source]) if isinstance(origin, CopyOf) else origin for name, origin in said.items()}
+    old_names = {name: old_name for name in before if (old_name := source(name)) is not None}
+    return {
+        name: evolve(origin, source=old_names[origin.source]) if isinstance(origin, CopyOf) else origin for name, origin in answer.items()
+    }
 
 
 def _check_shape(name: str, shape: tuple[int, ...], old: torch.Tensor, origin: CopyOf) -> None:
-    mapped = tuple(len(origin.index[dim]) if dim in origin.index else size for dim, size in enumerate(old.shape))
-    if mapped == shape:
+    result = tuple(len(origin.index[dim]) if dim in origin.index else size for dim, size in enumerate(old.shape))
+    if result == shape:
         return
     if origin.index:
-        raise ProviderError(f"{name}: the map leads from {tuple(old.shape)} to {mapped}, but the parameter has {shape}")
+        raise ProviderError(f"{name}: the map leads from {tuple(old.shape)} to {result}, but the parameter has {shape}")
     raise UserError(
         f"{name} changes its shape from {tuple(old.shape)} to {shape} at this phase, and no growth operator says how: keep the size, "
         f"declare `enter: {{growth: {{use: ...}}}}` with an operator for widths, or let it start anew with `enter: {{fresh: [{name}]}}`; "
@@ -152,21 +155,21 @@ def load(
     device: torch.device,
     dtype_of: Callable[[str], torch.dtype | None] = lambda name: None,
 ) -> ModelReceipt:
-    """Put adopted Parameter objects in place and copy the copied; the fresh keep the values that their module gave them.
+    """Adopt, copy or leave fresh every parameter of the new model; fresh ones keep the values that their module drew.
 
-    One pass over the parameters: its branches are the kinds of origin, and apart each would need all that the others know.
+    One pass over the parameters with a branch for each kind of origin: as functions the branches would share all their state.
 
     Args:
         old: tensors by canonical name; those that are Parameters may be adopted.
         new: the model to fill; its ties are made.
         origins: where every parameter comes from.
         device: where new parameters live.
-        dtype_of: dtype that a parameter is held in; None: the one it was built with.
+        dtype_of: declared dtype of a parameter; None: as it was built.
     """
     canonical = first_names(old)
-    values = {name: tensor.detach() for name, tensor in old.items()}  # a module that stays may give and take at once
-    held = {name: dtype_of(name) or parameter.dtype for name, parameter in new.named_parameters()}
-    adopters = _adopters(old, origins, held, device)
+    values = {name: tensor.detach() for name, tensor in old.items()}  # a module that stays may be source and target at once
+    dtypes = {name: dtype_of(name) or parameter.dtype for name, parameter in new.named_parameters()}
+    adopters = _adopters(old, origins, dtypes, device)
     aliases: dict[int, list[str]] = {}
     for name, parameter in new.named_parameters(remove_duplicate=False):
         aliases.setdefault(id(parameter), []).append(name)
@@ -174,7 +177,7 @@ def load(
     copied: dict[str, CopyOf] = {}
     recast: dict[str, torch.dtype] = {}
     for name, parameter in list(new.named_parameters()):
-        origin, dtype = origins[name], held[name]
+        origin, dtype = origins[name], dtypes[name]
         if isinstance(origin, Fresh):
             zeros = origin.init == "zeros"
             parameter.data = torch.zeros_like(parameter, dtype=dtype, device=device) if zeros else parameter.data.to(device, dtype)
@@ -193,26 +196,26 @@ def load(
         if source.dtype != dtype:
             recast[name] = source.dtype
     fresh = tuple(name for name, origin in origins.items() if isinstance(origin, Fresh))
-    used = {*adopted.values(), *(origin.source for origin in copied.values())}
-    dropped = tuple(name for name in canonical.values() if name not in used)
+    used_names = {*adopted.values(), *(origin.source for origin in copied.values())}
+    dropped = tuple(name for name in canonical.values() if name not in used_names)
     return ModelReceipt(adopted=adopted, copied=copied, fresh=fresh, dropped=dropped, recast=recast)
 
 
 def _adopters(old: Tensors, origins: Mapping[str, Origin], dtypes: Mapping[str, torch.dtype], device: torch.device) -> dict[int, str]:
-    """Identity of an old parameter → the new name that goes on with the very object: its own, else the first that takes it whole."""
-    wanting = [(name, origin) for name, origin in origins.items() if isinstance(origin, CopyOf) and origin.whole]
-    found: dict[int, str] = {}
+    """id of an old parameter → the new name that adopts the object: its own name, else the first that copies it whole."""
+    candidates = [(name, origin) for name, origin in origins.items() if isinstance(origin, CopyOf) and origin.whole]
+    adopters: dict[int, str] = {}
     for own in (True, False):
-        for name, origin in wanting:
-            there = old[origin.source]
-            goes_on = isinstance(there, nn.Parameter) and there.dtype == dtypes[name] and there.device.type == device.type
-            if goes_on and (origin.source == name) is own:
-                found.setdefault(id(there), name)
-    return found
+        for name, origin in candidates:
+            parameter = old[origin.source]
+            adoptable = isinstance(parameter, nn.Parameter) and parameter.dtype == dtypes[name] and parameter.device.type == device.type
+            if adoptable and (origin.source == name) is own:
+                adopters.setdefault(id(parameter), name)
+    return adopters
 
 
 def first_names(tensors: Tensors) -> dict[int, str]:
-    """Identity of a tensor → its canonical name, the first of those it is tied under."""
+    """id of a tensor → its canonical name, the first of its tied names."""
     return {id(tensor): name for name, tensor in reversed(list(tensors.items()))}
 
 
@@ -226,15 +229,15 @@ def zero_residuals(
     """Zero the residual outputs of the new blocks that ask for it, and the biases beside them.
 
     Args:
-        model: the model in place.
+        model: the new model.
         path: canonical path of a block, `rack.stacks.{stack}.{index}`.
         residual_outputs: parameters of a block that write into the residual stream.
         blocks: new block → its origin.
-        new: names that started anew or are copies; an old parameter that goes on is not touched.
+        new: names of fresh and copied parameters; an adopted one is not touched.
 
     Raises:
-        UserError: the residual outputs are not known.
-        ProviderError: the block is an old one that goes on.
+        UserError: the rack names no residual outputs.
+        ProviderError: the operator zeroes a block that was adopted.
     """
     zero = set()
     for (stack, index), origin in blocks.items():

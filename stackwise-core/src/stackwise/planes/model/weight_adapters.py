@@ -1,7 +1,7 @@
 """Weight adapters: small trained modules beside matrices (LoRA), attached without renaming anything.
 
-An adapter lives under `weight_adapters.<name>.<module that it stands beside>` of the model, so the names of the model itself
-stay what they were. What it returns is added to the output of that module by a forward hook.
+An adapter lives at `weight_adapters.<name>.<path of its module>` in the model, so no other name changes. A forward hook adds its
+output to that of the module.
 """
 
 from __future__ import annotations
@@ -16,33 +16,33 @@ from stackwise.contracts.selectors import select
 from stackwise.errors import UserError
 
 Attached = Mapping[tuple[str, str], nn.Module]
-"""Adapter name and path of the module it stands beside → the adapter."""
+"""(adapter name, path of the adapted module) → the adapter."""
 
 
 def targets(model: nn.Module, selectors: Sequence[str], name: str) -> list[str]:
-    """Paths of the modules whose matrix the selectors choose.
+    """Paths of the linear maps whose matrices the selectors match.
 
     Raises:
-        UserError: a selector that matches nothing, or only what is no matrix of a linear map; a matrix that is tied to another
-            parameter, which merging would change as well.
+        UserError: a selector that matches nothing, or no matrix of a linear map; a matrix tied to another parameter, which merging
+            would change as well.
     """
     parameters = {n: p for n, p in model.named_parameters() if not n.startswith("weight_adapters.")}
-    chosen = select(selectors, parameters)
-    _check_untied(model, chosen, name)
-    paths = [path for n in chosen if _is_linear(model, path := n.removesuffix(".weight"), n, parameters[n])]
+    selection = select(selectors, parameters)
+    _check_untied(model, selection, name)
+    paths = [path for n in selection if _is_linear(model, path := n.removesuffix(".weight"), n, parameters[n])]
     if not paths:
         raise UserError(
-            f"model.weight_adapters.{name} selects {', '.join(chosen[:3])}, and none of these is the matrix of a linear map: "
+            f"model.weight_adapters.{name} selects {', '.join(selection[:3])}, and none of these is the matrix of a linear map: "
             "select parameters named `weight` of two dimensions outside embeddings"
         )
     return paths
 
 
-def _check_untied(model: nn.Module, chosen: Sequence[str], adapter: str) -> None:
+def _check_untied(model: nn.Module, selection: Sequence[str], adapter: str) -> None:
     names: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
-    for name in chosen:
+    for name in selection:
         first, *others = names[id(model.get_parameter(name))]
         linear = next((n for n in (first, *others) if _is_linear(model, n.removesuffix(".weight"), n, model.get_parameter(n))), None)
         if others and linear is not None:
@@ -57,7 +57,7 @@ def _is_linear(model: nn.Module, path: str, name: str, parameter: nn.Parameter) 
 
 
 class WeightAdapters(nn.Module):
-    """All adapters of a model, in nested modules named as what they stand beside."""
+    """All adapters of a model, in nested modules that repeat the names of the adapted ones."""
 
     def __init__(self, attached: Attached) -> None:
         super().__init__()
@@ -70,29 +70,29 @@ class WeightAdapters(nn.Module):
             place.add_module(path.rpartition(".")[2], adapter)
 
 
-class _Beside:
-    """The forward hook that adds what an adapter returns; an object, so that a copied model calls its own adapter."""
+class _AddOutput:
+    """A forward hook that adds an adapter's output; an object and no closure, so that a deep copy calls its own adapter."""
 
     def __init__(self, adapter: nn.Module) -> None:
         self.adapter = adapter
 
     def __call__(self, module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
-        added: torch.Tensor = self.adapter(inputs[0])
-        return output + added
+        delta: torch.Tensor = self.adapter(inputs[0])
+        return output + delta
 
 
 def attach(model: nn.Module, attached: Attached) -> Iterator[RemovableHandle]:
-    """Hook every adapter to the module it stands beside; yields the handles."""
+    """Hook every adapter to its module; yields the handles."""
     for (_, path), adapter in attached.items():
-        yield model.get_submodule(path).register_forward_hook(_Beside(adapter))
+        yield model.get_submodule(path).register_forward_hook(_AddOutput(adapter))
 
 
 def merge(model: nn.Module, leaving: Attached) -> tuple[str, ...]:
-    """Let every matrix take in the adapters that leave; returns the names of the matrices."""
-    merged: dict[str, None] = {}
+    """Merge the adapters that leave into their matrices; returns the names of the matrices."""
+    matrices: dict[str, None] = {}
     with torch.no_grad():
         for (_, path), adapter in leaving.items():
             weight = model.get_parameter(f"{path}.weight")
             weight.copy_(adapter.merged(weight))  # type: ignore[operator]  # the contract of weight adapters
-            merged[f"{path}.weight"] = None
-    return tuple(merged)
+            matrices[f"{path}.weight"] = None
+    return tuple(matrices)
