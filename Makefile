@@ -17,7 +17,7 @@ READY_DEV := $(VENV)/.stackwise-dev-installed
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast check docs bench bench-quality clean
+.PHONY: help run test test-all test-fast check docs bench bench-quality clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*##/ —/'
@@ -25,11 +25,14 @@ help:  ## list the targets
 run: $(READY)  ## install StackWise into VENV and train the first example (CONFIG=… for another)
 	$(BIN)/stackwise run $(CONFIG)
 
-test: $(READY_DEV)  ## every test, clean-environment installs included
+test: $(READY_DEV)  ## the tests, clean-environment installs included
+	$(TEST) -n $(JOBS) --dist loadfile -m "not rare"
+
+test-all: $(READY_DEV)  ## every test, the rare ones too
 	$(TEST) -n $(JOBS) --dist loadfile
 
 test-fast: $(READY_DEV)  ## the tests that take seconds
-	$(TEST) -n $(JOBS) --dist loadfile -m "not slow"
+	$(TEST) -n $(JOBS) --dist loadfile -m "not slow and not rare"
 
 check: $(READY_DEV)  ## lint, format, types, floors and import circles
 	$(BIN)/ruff check .

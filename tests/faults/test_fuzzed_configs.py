@@ -153,7 +153,7 @@ def test_vast_values_get_a_verdict(setting: str, cold: bool) -> None:
 
 
 def test_weights_that_move_over_a_vast_run_are_summed_in_time() -> None:
-    assert verdict(EXAMPLES["mixture-shift"], "--set", f"run.horizon={10**20} steps") == 0
+    assert verdict(EXAMPLES["mixture-shift"], "--set", f"run.horizon={10**15} steps") == 0
 
 
 @settings(max_examples=50, deadline=None)

@@ -93,7 +93,7 @@ def test_killed_three_times_with_read_ahead(server: ForkServer, uninterrupted: O
     assert outcome(tmp_path) == uninterrupted
 
 
-@pytest.mark.slow
+@pytest.mark.rare
 def test_killed_three_times_with_two_reader_processes(server: ForkServer, uninterrupted: Outcome, tmp_path: Path) -> None:
     begin(server, tmp_path, "run.workers=2", kill=7)
     for kill in (8, 24, None):

@@ -169,8 +169,8 @@ def test_a_plan_says_truly_whether_the_function_is_preserved(plan: Make, delta: 
 
 def test_options_that_may_follow_time_reach_what_lives_at_one_instant(plan: Make) -> None:
     made = plan({**GROW, "enter": {"growth": {"use": "faulty.grow", "rate": 3.0}}}, observers=[{"use": "faulty.watch", "rate": 5.0}])
-    growth = made.schedule.phases[1].enter.growth
-    assert growth is not None and Workshop(made).growth(growth).rate == 3.0
+    operator: Any = crossing(made).operator
+    assert operator.rate == 3.0
     observer: Any = Workshop(made).observer(made.observers[0])
     assert observer.__defaults__ == (5.0,)
     with pytest.raises(ConfigError, match=r"observers.0.rate: .* has no time to follow here: give a number"):

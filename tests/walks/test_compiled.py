@@ -106,6 +106,7 @@ def test_what_is_unfrozen_after_compilation_gets_its_gradient() -> None:
             assert still == (frozen if event.step == 3 else set())
 
 
+@pytest.mark.rare
 def test_more_variants_than_torch_allows_by_default_are_all_compiled() -> None:
     from torch._dynamo.utils import counters
 

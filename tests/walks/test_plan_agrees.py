@@ -67,6 +67,8 @@ def hold_against_each_other(plan: Plan) -> list[Event]:
     state = moments(machine)
     names = machine.model.trainable()
     kept = sum(t.numel() * t.element_size() for name in names if name in state for t in state[name].values())
+    average = machine.optimizer.average
+    kept += sum(t.numel() * t.element_size() for t in average.state_by_name().values()) if average is not None else 0
     assert kept == planned["phases"][-1]["optimizer_state_bytes"]
     return events
 

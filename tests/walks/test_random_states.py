@@ -196,7 +196,7 @@ def test_model_and_optimizer_keep_their_invariants_over_every_curriculum(phases:
     Walk(phases, seed).run()
 
 
-@pytest.mark.slow
+@pytest.mark.rare
 @walks(400)
 @given(states(), st.integers(0, 1000))
 def test_the_same_over_many_more(phases: tuple[Declared, ...], seed: int) -> None:

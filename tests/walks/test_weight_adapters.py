@@ -183,7 +183,7 @@ class LinearEmbedding(nn.Module):
     [
         (["embedding"], "none of these is the matrix of a linear map"),
         (["*norm*"], "none of these is the matrix of a linear map"),
-        (["head"], "matches no parameter"),
+        (["head"], "tied to embedding.weight"),
     ],
 )
 def test_embeddings_norms_and_tied_heads_are_refused(select: list[str], says: str) -> None:

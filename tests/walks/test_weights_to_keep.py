@@ -203,7 +203,7 @@ def test_an_optimizer_that_counts_in_its_groups_goes_on_counting_when_a_part_is_
                 parameter.data.copy_(kept)
                 parameter.requires_grad_(False)
                 parameter.grad = None
-        batch = machine.data._sources["data"].loader._batches[event.step]  # type: ignore[attr-defined]  # the list it was given
+        batch = machine.data._sources["data"].loader._source[event.step]  # type: ignore[attr-defined]  # the list it was given
         (model(batch)["out"] - batch["y"]).square().mean().backward()
         optimizer.step()
         optimizer.zero_grad()

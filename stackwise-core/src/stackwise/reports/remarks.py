@@ -26,9 +26,10 @@ def remarks(plan: Plan, prices: Sequence[PhasePrice], memory_bytes: int | None) 
 
 def memory_here() -> int | None:
     """Bytes of memory of this machine; None where the system does not say."""
+    ask = getattr(os, "sysconf", None)  # not on every system
     try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
+        return None if ask is None else ask("SC_PAGE_SIZE") * ask("SC_PHYS_PAGES")
+    except (ValueError, OSError):
         return None
 
 

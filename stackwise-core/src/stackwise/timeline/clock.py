@@ -1,6 +1,6 @@
-"""The clock: every duration of a run resolved, once and by one resolver, to an integer step.
+"""The clock: resolves every duration of a run to an integer step, once and in one place.
 
-What a step consumes (tokens, samples, epochs of a source) may change inside a phase; between such changes the clock is linear.
+What a step consumes (tokens, samples, epochs of a source) may change inside a phase; between two changes consumption is linear in the step.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Switch:
 
 @frozen(kw_only=True)
 class Extent:
-    """One phase, to be laid on the timeline."""
+    """One phase, before it is laid out on the timeline."""
 
     name: str
     end: Duration
@@ -53,7 +53,7 @@ class Extent:
 
 @frozen
 class Piece:
-    """Steps from `start` on that all consume the same."""
+    """The steps from `start` on that all consume the same amounts."""
 
     start: int
     before: Mapping[str, Fraction]
@@ -80,7 +80,7 @@ class Clock:
     pieces: tuple[Piece, ...]
     _piece_starts: tuple[int, ...] = field(init=False, repr=False, eq=False)
     _linear: tuple[tuple[float, float], ...] = field(init=False, repr=False, eq=False)
-    """For each piece the horizon's measure before it and a step's share, as plain numbers (exact where whole)."""
+    """Per piece, in the horizon's measure: consumption before it, and per step; as plain numbers (exact where whole)."""
     _span: float = field(init=False, repr=False, eq=False)
 
     def __attrs_post_init__(self) -> None:
@@ -118,11 +118,11 @@ class Clock:
         return int(self.consumed(step, "tokens"))
 
     def consumed(self, step: int, measure: str) -> Fraction:
-        """What of a measure was consumed before step k."""
+        """The amount of a measure consumed before step k."""
         return self.pieces[self._piece(step)].consumed(step, measure)
 
     def consumption(self, step: int) -> dict[str, Fraction]:
-        """What was consumed before step k of every measure but steps."""
+        """The amounts consumed before step k, of every measure but steps."""
         piece = self.pieces[self._piece(step)]
         return {measure: piece.consumed(step, measure) for measure in (*piece.before, *(m for m in piece.rate if m not in piece.before))}
 
@@ -150,7 +150,7 @@ class Clock:
     def step_at(self, t: float | Fraction) -> int:
         """The first step that runs at or after t."""
         step = self._step_reaching(Fraction(t) * self.horizon.value, self.horizon.measure)
-        return step - 1 if step > 0 and self.t(step - 1) >= t else step  # a float lies beside the decimal it was written as
+        return step - 1 if step > 0 and self.t(step - 1) >= t else step  # a float may lie just beside the decimal it was written as
 
     def step_of(self, duration: Duration) -> int:
         """The step at which a duration counted from the start of the run has passed, rounded up to a step.
@@ -196,8 +196,8 @@ class Clock:
         i = bisect_right(self.pieces, amount, key=lambda piece: piece.consumed(piece.start, measure)) - 1
         piece = self.pieces[i]
         stop = self._piece_starts[i + 1] if i + 1 < len(self.pieces) else self.steps
-        left = amount - piece.consumed(piece.start, measure)
-        return min(piece.start + ceil(left / _per_step(piece.rate, measure)), stop) if left else piece.start
+        rest = amount - piece.consumed(piece.start, measure)
+        return min(piece.start + ceil(rest / _per_step(piece.rate, measure)), stop) if rest else piece.start
 
 
 def compile_clock(horizon: Duration, names: Sequence[str], ends: Sequence[Duration], tokens_per_step: Sequence[int | None]) -> Clock:
@@ -216,14 +216,14 @@ def compile_clock(horizon: Duration, names: Sequence[str], ends: Sequence[Durati
 
 @frozen
 class Past:
-    """The first `step` steps of a run that goes on, as the clock it ran by had them: later declarations cannot move them."""
+    """The first `step` steps of a resumed run, on the clock it ran by: later declarations cannot move them."""
 
     step: int
     clock: Clock
 
     @property
     def phase_index(self) -> int:
-        """The first phase whose end is still open; those before it lie behind whole."""
+        """The first phase that is not over."""
         return self.clock.phase_index(self.step)
 
 
@@ -233,7 +233,7 @@ def lay_out(horizon: Duration, extents: Sequence[Extent], past: Past | None = No
     Args:
         horizon: the length of the run.
         extents: the phases.
-        past: what was run already: its boundaries and what its steps consumed stay, whatever the extents say.
+        past: the steps already run: their boundaries and consumption stay, whatever the extents say.
 
     Raises:
         ScheduleError: an empty or backward phase, a gap or an overrun at the end, an end in the past, or a measure that the data
@@ -250,7 +250,7 @@ def lay_out(horizon: Duration, extents: Sequence[Extent], past: Past | None = No
 
 @define
 class _Layout:
-    """The timeline while it is laid out, phase by phase."""
+    """The timeline under construction, phase by phase."""
 
     horizon: Duration
     extents: Sequence[Extent]
@@ -259,11 +259,11 @@ class _Layout:
     step: int = 0
     consumed: dict[str, Fraction] = field(factory=dict)
     marks: list[dict[str, Fraction]] = field(factory=list)
-    """What was consumed at the start of each phase; `steps` among it."""
+    """The amounts consumed before each phase, `steps` included."""
 
     @classmethod
     def after(cls, past: Past, horizon: Duration, extents: Sequence[Extent]) -> _Layout:
-        """A timeline that is laid already as far as the past reaches."""
+        """A timeline that is already laid out up to the end of the past."""
         clock = past.clock
         starts = clock.starts[: past.phase_index + 1]
         if len(starts) > len(extents):
@@ -279,6 +279,11 @@ class _Layout:
         )
 
     def lay(self, index: int) -> None:
+        """Lay out one phase, as pieces.
+
+        While no value changes, consumption is linear in the step, so the end of the phase and every pending switch are each one
+        division away. A piece ends at the nearest of them; the switch is applied, which may change the rate, and all are computed anew.
+        """
         extent = self.extents[index]
         if len(self.marks) == index:
             self.marks.append({**self.consumed, "steps": Fraction(self.step)})
@@ -323,7 +328,7 @@ class _Layout:
         return Fraction(self.step) if measure == "steps" else self.consumed.get(measure, Fraction(0))
 
     def _reach(self, target: tuple[Fraction, str], rate: Rate, extent: Extent) -> int:
-        """The step at which an absolute amount is reached at the present rate; not before the present step for amounts in the past."""
+        """The step at which the current rate reaches an absolute amount; at or before the current step if it lies in the past."""
         amount, measure = target
         share = _per_step(rate, measure)
         if not share:
@@ -343,11 +348,11 @@ class _Layout:
             stop = self.marks[switch.window + 1].get(measure, Fraction(0))
         else:
             end = self.extents[switch.window].end
-            stop, counted = _absolute(end, self.horizon)
-            if counted != measure:
+            stop, end_measure = _absolute(end, self.horizon)
+            if end_measure != measure:
                 raise ScheduleError(
                     f"{switch.at} of phase '{self.extents[switch.window].name}' cannot be found before the phase is laid out, because it "
-                    f"ends at {end} and the horizon counts {measure}: give the instant in {counted}"
+                    f"ends at {end} and the horizon counts {measure}: give the instant in {end_measure}"
                 )
         return start + switch.at.value * (stop - start), measure
 
@@ -360,7 +365,7 @@ class _Layout:
 
 
 def _absolute(duration: Duration, horizon: Duration) -> tuple[Fraction, str]:
-    """A duration from the start of the run as an amount of a measure."""
+    """A duration from the start of the run, as an amount and its measure."""
     if duration.unit == "fraction":
         return duration.value * horizon.value, horizon.measure
     return duration.value, duration.measure

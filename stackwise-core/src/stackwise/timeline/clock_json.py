@@ -1,4 +1,4 @@
-"""A compiled clock as JSON and back, exactly: what a checkpoint says of the time behind it."""
+"""A compiled clock to JSON and back, exactly: checkpoints keep the clock their steps ran by."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from stackwise.timeline.duration import Duration
 
 
 def clock_as_json(clock: Clock) -> dict[str, Any]:
-    """Horizon, boundaries and pieces; fractions as texts."""
+    """Horizon, boundaries and pieces; fractions as strings."""
     horizon = clock.horizon
     return {
         "horizon": [str(horizon.value), horizon.unit, horizon.source],

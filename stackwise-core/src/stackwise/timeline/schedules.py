@@ -37,7 +37,7 @@ class Knot(NamedTuple):
 
 
 class _Piece(NamedTuple):
-    """The way from one knot to the next: value + rise · ease((t - start) / span)."""
+    """The segment from one knot to the next: value + rise · ease((t - start) / span)."""
 
     start: float
     value: float
@@ -48,7 +48,7 @@ class _Piece(NamedTuple):
 
 @frozen
 class Curve:
-    """A compiled schedule: knots in increasing t, the outer values held outside them. Equality is meaning."""
+    """A compiled schedule: knots in increasing t, constant before the first and after the last. Curves are equal if their knots are."""
 
     knots: tuple[Knot, ...]
     _times: tuple[float, ...] = field(init=False, repr=False, eq=False)
@@ -56,8 +56,8 @@ class Curve:
 
     def __attrs_post_init__(self) -> None:
         object.__setattr__(self, "_times", tuple(knot.t for knot in self.knots))
-        ways = zip(self.knots, self.knots[1:], strict=False)
-        pieces = [_Piece(one.t, one.value, next.value - one.value, next.t - one.t, _EASE[one.shape]) for one, next in ways]
+        pairs = zip(self.knots, self.knots[1:], strict=False)
+        pieces = [_Piece(one.t, one.value, next.value - one.value, next.t - one.t, _EASE[one.shape]) for one, next in pairs]
         last = self.knots[-1]
         object.__setattr__(self, "_pieces", (*pieces, _Piece(last.t, last.value, 0.0, 1.0, _EASE["hold"])))
 

@@ -1,4 +1,4 @@
-"""Batches as such: held against their spec, counted in rows, joined."""
+"""Operations on batches: check against a spec, count rows, join."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from stackwise.errors import DataError, ProviderError
 
 
 def check_batch(source: str, batch: Batch, spec: BatchSpec, length: int | None = None) -> None:
-    """Hold the first batch of a source against its own spec and the `length` that was asked for.
+    """Check the first batch of a source against its spec and the requested `length`.
 
     Raises:
         ProviderError: a field missing, or of another rank or dtype than declared.
@@ -42,22 +42,22 @@ def check_limits(source: str, name: str, tensor: torch.Tensor, limits: tuple[int
     """Refuse entries of an integer field outside limits[0] <= v < limits[1].
 
     Raises:
-        DataError: so they are.
+        DataError: an entry is outside.
     """
     if tensor.numel():
         low, high = (int(bound) for bound in torch.aminmax(tensor))
         refuse_outside(source, name, (low, high + 1), limits)
 
 
-def refuse_outside(source: str, name: str, held: tuple[int, int], limits: tuple[int, int]) -> None:
-    """Refuse a field that holds values of `held` that `limits` leave out; both without their upper end.
+def refuse_outside(source: str, name: str, values: tuple[int, int], limits: tuple[int, int]) -> None:
+    """Refuse a field whose `values` reach outside `limits`; both are half-open ranges.
 
     Raises:
-        DataError: so it does.
+        DataError: they do.
     """
-    if held[0] < limits[0] or held[1] > limits[1]:
+    if values[0] < limits[0] or values[1] > limits[1]:
         raise DataError(
-            f"source '{source}': '{name}' holds values from {held[0]} to {held[1] - 1}, and the model takes {limits[0]} to "
+            f"source '{source}': '{name}' holds values from {values[0]} to {values[1] - 1}, and the model takes {limits[0]} to "
             f"{limits[1] - 1}: mend the data, or give the model the size that they need"
         )
 
@@ -68,10 +68,10 @@ def rows_of(batch: Batch) -> int:
 
 
 def join_rows(parts: Sequence[tuple[str, Batch]]) -> Batch:
-    """The rows of several sources in one batch, of the fields that all of them have.
+    """Concatenate the rows of several sources, keeping the fields that all of them have.
 
     Raises:
-        DataError: sources without a field in common.
+        DataError: the sources have no field in common.
     """
     if len(parts) == 1:
         return parts[0][1]

@@ -1,7 +1,7 @@
 """Read-ahead: a thread makes the batches of coming steps while the current one trains.
 
-Every step's request is known from the schedule, so the thread does what the loop would have done, in the same order; only the clock
-changes. A batch counts as delivered when the loop has taken it, and `state` is the state behind that batch, however far the thread is.
+The schedule fixes every step's request beforehand, so the thread makes the batches the loop would have made, in the same order; only the
+wall-clock time changes. `state` is the loader state after the last batch the loop took, however far ahead the thread is.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ S = TypeVar("S")
 
 
 @frozen
-class _Made(Generic[T, S]):
+class _Item(Generic[T, S]):
     """One step's batches, and the state right after they were made."""
 
     step: int
@@ -29,25 +29,25 @@ class _Made(Generic[T, S]):
 
 
 @frozen
-class _Failed:
-    """What went wrong in place of the next batch."""
+class _Failure:
+    """The exception raised instead of the next batch."""
 
     error: BaseException
 
 
 class _End:
-    """Behind the last step."""
+    """Follows the last step."""
 
 
 class ReadAhead(Generic[T, S]):
-    """Makes what is asked for at coming moments, at most `depth` steps ahead.
+    """Makes the batches of coming steps, at most `depth` steps ahead.
 
-    Between `open` and `close`, what `produce` and `state` touch belongs to the thread.
+    Between `open` and `close`, only the thread may touch what `produce` and `state` use.
 
     Args:
         produce: makes one step's batches; called in the order of the moments.
         state: the state after the last production, as a snapshot that later productions do not change.
-        depth: most steps that are made and not taken yet; 0: `next` calls `produce` itself and there is no thread.
+        depth: most steps made but not yet taken; 0: no thread, `next` calls `produce` itself.
     """
 
     def __init__(self, produce: Callable[[Moment], T], state: Callable[[], S], depth: int) -> None:
@@ -55,18 +55,18 @@ class ReadAhead(Generic[T, S]):
             raise ValueError(f"a read-ahead of {depth} steps goes backwards: give 0 (none) or more")
         self._produce, self._state, self._depth = produce, state, depth
         self._run: _Run[T, S] | None = None
-        self._left_behind: list[S] = []
-        """The state of the last delivered step after closing early, while the producer is further; empty: they agree."""
+        self._delivered_state: list[S] = []
+        """After an early close: the state after the last delivered step, if the producer is further ahead; else empty."""
 
     def open(self, moments: Iterator[Moment]) -> None:
-        """Begin with the steps that are left of a phase; a run that is still open is closed."""
+        """Start on the remaining steps of a phase, after closing a run that is still open."""
         self.close()
-        self._left_behind = []
+        self._delivered_state = []
         if self._depth:
             self._run = _Run(self._produce, self._state, self._depth, moments)
 
     def next(self, moment: Moment) -> T:
-        """What was made for a step; waits for it.
+        """Wait for the batches of a step.
 
         Raises:
             Exception: whatever `produce` raised for this step, and never before this step.
@@ -82,18 +82,18 @@ class ReadAhead(Generic[T, S]):
         """The state as of the last step that `next` returned; as of opening before the first."""
         if self._run is not None:
             return self._run.delivered_state
-        return self._left_behind[0] if self._left_behind else self._state()
+        return self._delivered_state[0] if self._delivered_state else self._state()
 
     def close(self) -> bool:
-        """Stop and join the thread, a production in progress being finished first; what was made and not taken is dropped.
+        """Stop and join the thread, once it has finished the step in progress; what nobody took is dropped.
 
         Returns:
-            Whether the producer is further than what was taken.
+            Whether the producer is ahead of the last delivered step.
         """
         run, self._run = self._run, None
         if run is not None and run.stop():
-            self._left_behind = [run.delivered_state]
-        return bool(self._left_behind)
+            self._delivered_state = [run.delivered_state]
+        return bool(self._delivered_state)
 
 
 class _Run(Generic[T, S]):
@@ -102,38 +102,38 @@ class _Run(Generic[T, S]):
     def __init__(self, produce: Callable[[Moment], T], state: Callable[[], S], depth: int, moments: Iterator[Moment]) -> None:
         self.delivered_state = state()
         self._produce, self._state = produce, state
-        self._made: SimpleQueue[_Made[T, S] | _Failed | _End] = SimpleQueue()
+        self._items: SimpleQueue[_Item[T, S] | _Failure | _End] = SimpleQueue()
         self._permits: SimpleQueue[None] = SimpleQueue()
         for _ in range(depth):
             self._permits.put(None)
         self._stopping = False
-        self._over: _Failed | _End | None = None
+        self._outcome: _Failure | _End | None = None
         self._thread = Thread(target=self._make_all, args=(moments,), name="stackwise-read-ahead", daemon=True)
         self._thread.start()
 
     def next(self, moment: Moment) -> T:
         """Take the next result and let the thread make one more."""
-        made = self._over or self._made.get()
-        if isinstance(made, _Made):
-            if made.step != moment.step:
-                raise RuntimeError(f"step {moment.step} is asked for where step {made.step} comes next")
+        item = self._outcome or self._items.get()
+        if isinstance(item, _Item):
+            if item.step != moment.step:
+                raise RuntimeError(f"step {moment.step} is asked for where step {item.step} comes next")
             self._permits.put(None)
-            self.delivered_state = made.state
-            return made.value
-        self._over = made
-        if isinstance(made, _Failed):
-            raise made.error
+            self.delivered_state = item.state
+            return item.value
+        self._outcome = item
+        if isinstance(item, _Failure):
+            raise item.error
         raise RuntimeError(f"step {moment.step} lies behind the steps that the read-ahead was opened with")
 
     def stop(self) -> bool:
-        """End the thread; whether anything was begun that nobody took."""
+        """Stop the thread, and say whether it made or began a step that nobody took."""
         self._stopping = True
         self._permits.put(None)
         self._thread.join()
-        if isinstance(self._over, _Failed):
+        if isinstance(self._outcome, _Failure):
             return True
         try:
-            return not isinstance(self._made.get_nowait(), _End)
+            return not isinstance(self._items.get_nowait(), _End)
         except Empty:
             return False
 
@@ -144,8 +144,8 @@ class _Run(Generic[T, S]):
                 if self._stopping:
                     return
                 value = self._produce(moment)
-                self._made.put(_Made(moment.step, value, self._state()))
-        except BaseException as error:  # the loop that waits must get it, whatever it is
-            self._made.put(_Failed(error))
+                self._items.put(_Item(moment.step, value, self._state()))
+        except BaseException as error:  # passed on to the loop, which waits for it
+            self._items.put(_Failure(error))
         else:
-            self._made.put(_End())
+            self._items.put(_End())

@@ -28,11 +28,11 @@ class _Link(NamedTuple):
 
 
 class Transforms:
-    """Those of the state in force; called with every micro-batch of a step that was begun.
+    """The transforms of the phase in force, applied to every micro-batch of the current step.
 
     Args:
-        build: makes a declared transform; None where none is ever declared.
-        seed: the run's seed. What a transform draws depends on it, on its place and id, and on the step.
+        build: makes a transform from its declaration; None if no phase declares any.
+        seed: of the run. A transform's random numbers depend on it, on the transform's place and id, and on the step.
     """
 
     def __init__(self, build: BuildTransform | None, seed: int) -> None:
@@ -40,32 +40,32 @@ class Transforms:
         self._chain: list[_Link] = []
 
     def enter(self, parts: Sequence[Part]) -> None:
-        """Cross into those declared; one that is declared as before, at its place, stays."""
-        known = {(i, link.part.structure): link for i, link in enumerate(self._chain)}
-        links = [(part, known.get((i, part.structure)) or self._made(i, part)) for i, part in enumerate(parts)]
+        """Switch to the declared transforms; one whose declaration and place are unchanged is kept."""
+        current = {(i, link.part.structure): link for i, link in enumerate(self._chain)}
+        links = [(part, current.get((i, part.structure)) or self._build_link(i, part)) for i, part in enumerate(parts)]
         self._chain = [link._replace(part=part, follower=Follower(part, link.transform, "the transform")) for part, link in links]
 
     def begin(self, moment: Moment) -> None:
-        """Seed the streams of a step, which its micro-batches share, and hand over the values in force."""
+        """Seed the streams of a step, which its micro-batches share, and apply the values in force."""
         for link in self._chain:
             link.follower.apply(moment.t)
             link.generator.manual_seed(step_seed(link.key, moment.step))
 
     def __call__(self, batch: Batch, moment: Moment) -> Batch:
-        """The next micro-batch of the step that was begun, after all of them."""
+        """Apply all transforms to the next micro-batch of the current step."""
         for link in self._chain:
             batch = link.transform(batch, moment, link.generator)
         return batch
 
     def state_dict(self) -> dict[str, Any]:
-        """State of those that have any, by their place."""
+        """State of the stateful transforms, by place."""
         return {str(i): transform.state_dict() for i, transform in self._stateful().items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned.
 
         Raises:
-            DataError: the transforms with state are others than the declared ones.
+            DataError: the saved state belongs to other transforms than those declared.
         """
         stateful = self._stateful()
         if set(state) != set(map(str, stateful)):
@@ -80,7 +80,7 @@ class Transforms:
     def __bool__(self) -> bool:
         return bool(self._chain)
 
-    def _made(self, index: int, part: Part) -> _Link:
+    def _build_link(self, index: int, part: Part) -> _Link:
         assert self._build is not None
         transform, key = self._build(part), stream_key(self._seed, "transform", index, part.id)
         return _Link(part, Follower(part, transform, "the transform"), transform, torch.Generator(), key)

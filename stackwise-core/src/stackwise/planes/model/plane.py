@@ -150,8 +150,11 @@ class ModelPlane:
             self._gates.set(self._gate(t))
 
     def state_dict(self) -> dict[str, Any]:
-        """Parameters, tied ones once, buffers and extra states, by canonical name; the tensors themselves, not copies."""
-        return named_state(self.model)
+        """Parameters, tied ones once, buffers and extra states, by canonical name; the tensors themselves, not copies.
+
+        Passing buffers are copied: those that follow time move on before a state that waits for its evaluations is saved.
+        """
+        return named_state(self.model) | {name: buffer.clone() for name, buffer in passing_buffers(self.model).items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load what `state_dict` returned for the same declared state.

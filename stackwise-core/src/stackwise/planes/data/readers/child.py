@@ -32,7 +32,7 @@ class Failure:
 
     @classmethod
     def of(cls, error: BaseException, place: str) -> Failure:
-        """The exception as it can be sent: itself, or a `ProviderError` with its name and message."""
+        """A failure that can be sent: the exception itself, or else a `ProviderError` with its name and message."""
         where = f"in reader process {place}:\n{''.join(traceback.format_exception(error))}"
         fields = {name: value for name, value in vars(error).items() if name != "__notes__"}
         failure = cls(type(error), error.args, fields, where)
@@ -53,7 +53,7 @@ class Failure:
 
 @frozen
 class Delivery:
-    """The loader's state behind a batch, whose bytes follow."""
+    """Header of a batch, whose bytes follow: its layout, and the loader's state after it."""
 
     layout: Layout
     state: dict[str, Any]
@@ -61,14 +61,14 @@ class Delivery:
 
 @frozen
 class Answer:
-    """What a call returned, or why it did not; a failure may also come in the place of a batch."""
+    """What a call returned, or its failure; a failure also stands in for a batch."""
 
     value: Any
     failure: Failure | None = None
 
 
 def send_batch(connection: Connection, batch: Batch, state: dict[str, Any]) -> None:
-    """Send a batch and the state behind it."""
+    """Send a batch and the state after it."""
     tensors = {name: tensor.contiguous() for name, tensor in batch.items()}
     layout = tuple((name, tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items())
     connection.send_bytes(pickle.dumps(Delivery(layout, state)))
@@ -78,7 +78,7 @@ def send_batch(connection: Connection, batch: Batch, state: dict[str, Any]) -> N
 
 
 def receive_batch(connection: Connection, layout: Layout) -> dict[str, torch.Tensor]:
-    """The tensors whose layout came."""
+    """Receive the tensors that a layout announced."""
     batch = {}
     for name, dtype, shape in layout:
         batch[name] = tensor = torch.empty(shape, dtype=dtype)
@@ -101,7 +101,7 @@ def serve(connection: Connection, build: bytes, place: str) -> None:
         loader = pickle.loads(build)()
         methods = [name for name in OPTIONAL_METHODS if callable(getattr(loader, name, None))]
         offers = {"spec": loader.get_batch_spec(), "state": loader.state_dict(), "methods": methods}
-    except BaseException as error:  # SystemExit of a loader included: the training process has to hear of it
+    except BaseException as error:  # also a SystemExit of the loader: the training process must learn of it
         _send(connection, Answer(None, Failure.of(error, place)))
         return
     child = _Child(connection, loader, place)
@@ -109,7 +109,7 @@ def serve(connection: Connection, build: bytes, place: str) -> None:
         _send(connection, Answer(offers))
         while (order := pickle.loads(connection.recv_bytes()))[0] != "end":
             child.follow(order[0], order[1:])
-    except (EOFError, OSError):  # the training process is gone without a word: there is nobody to tell
+    except (EOFError, OSError):  # the training process is gone: there is nobody to tell
         return
 
 
@@ -118,20 +118,20 @@ class _Child:
 
     def __init__(self, connection: Connection, loader: Loader, place: str) -> None:
         self._connection, self._loader, self._place = connection, loader, place
-        self._late: BaseException | None = None
-        """What an order raised that has no answer: it comes in place of the next batch."""
+        self._pending_error: BaseException | None = None
+        """Raised by an order without an answer; reported in place of the next batch."""
 
     def follow(self, order: str, arguments: tuple[Any, ...]) -> None:
-        """Carry out one order; only `skip` and `apply_values` have no answer."""
+        """Carry out one order; all but `skip` and `apply_values` are answered."""
         if order == "take":
             self._take(*arguments)
         elif order in ("skip", "apply_values"):
-            self._in_passing(order, arguments)
+            self._follow_silently(order, arguments)
         else:
             _send(self._connection, self._call(order, arguments))
 
     def _take(self, rows: int | None, length: int | None) -> None:
-        late, self._late = self._late, None
+        late, self._pending_error = self._pending_error, None
         try:
             if late is not None:
                 raise late
@@ -144,7 +144,7 @@ class _Child:
         else:
             send_batch(self._connection, batch, state)
 
-    def _in_passing(self, order: str, arguments: tuple[Any, ...]) -> None:
+    def _follow_silently(self, order: str, arguments: tuple[Any, ...]) -> None:
         try:
             if order == "apply_values":
                 self._loader.apply_values(*arguments)  # type: ignore[attr-defined]  # ordered only of loaders that have it
@@ -154,14 +154,14 @@ class _Child:
                 self._loader.take(*arguments)
         except BaseException as error:
             if order == "apply_values" or isinstance(self._loader, Skippable):
-                self._late = error
+                self._pending_error = error
             # a batch that cannot be taken is reported by the process whose turn it is
 
     def _call(self, method: str, arguments: tuple[Any, ...]) -> Answer:
         try:
             value = getattr(self._loader, method)(*arguments)
             if method == "load_state_dict":
-                self._late = None
+                self._pending_error = None
                 value = self._loader.state_dict()
             return Answer(value)
         except BaseException as error:

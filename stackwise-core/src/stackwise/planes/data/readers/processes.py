@@ -1,7 +1,7 @@
 """A loader that runs in several processes and delivers the stream it would deliver in one.
 
-Request k goes to process k mod n; the others move their cursors past it. So each of them knows the whole stream's position, the state
-that comes with batch k is the state after batch k, and neither rows nor order depend on the number of processes.
+Request k goes to process k mod n; the others skip it. So every process is at the same position of the stream, the state sent with batch k
+is the state after batch k, and neither rows nor order depend on the number of processes.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class ReaderStopped(ProviderError):
 class ProcessLoader:
     """The loader that `build` makes, read by `workers` processes.
 
-    It has `epoch_size`, `apply_values` and `fingerprint` when that loader has them; new values hold for what is asked for after them.
+    It has `epoch_size`, `apply_values` and `fingerprint` if that loader has them; new values hold for the requests that follow.
 
     Args:
         build: makes the loader; picklable, called once in each process.
@@ -55,7 +55,7 @@ class ProcessLoader:
     def __init__(self, build: Callable[[], Loader], workers: int, patience_s: float = PATIENCE_S) -> None:
         if workers < 1:
             raise ValueError(f"{workers} reader processes read nothing: give 1 or more")
-        self._asked: deque[tuple[_Reader, int | None, int | None]] = deque()
+        self._requests: deque[tuple[_Reader, int | None, int | None]] = deque()
         self._count = 0
         self._state: dict[str, Any] = {}
         self._readers: list[_Reader] = []
@@ -77,38 +77,38 @@ class ProcessLoader:
         turn = readers[self._count % len(readers)]
         for reader in readers:
             reader.tell("take" if reader is turn else "skip", rows, length)
-        self._asked.append((turn, rows, length))
+        self._requests.append((turn, rows, length))
         self._count += 1
 
     def take(self, rows: int | None, length: int | None) -> Batch:
-        """The oldest batch asked for, or the next one when none is.
+        """The oldest requested batch; requests one if there is no request.
 
         Raises:
             ReaderStopped: a process ended by itself, or delivers nothing for too long.
             RuntimeError: the oldest request was another one, or the loader is closed.
             Exception: whatever the loader raises at this request.
         """
-        if not self._asked:
+        if not self._requests:
             self.ask(rows, length)
-        reader, *asked = self._asked[0]
-        if asked != [rows, length]:
-            raise RuntimeError(f"rows={rows}, length={length} is taken where rows={asked[0]}, length={asked[1]} was asked for first")
-        self._asked.popleft()
+        reader, *request = self._requests[0]
+        if request != [rows, length]:
+            raise RuntimeError(f"rows={rows}, length={length} is taken where rows={request[0]}, length={request[1]} was asked for first")
+        self._requests.popleft()
         batch, self._state = reader.collect()
         return batch
 
     def state_dict(self) -> dict[str, Any]:
-        """The state after the last batch that was taken, however many are asked for."""
+        """The state after the last batch taken, however many are requested."""
         return dict(self._state)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Drop what was asked for, and go to a state.
+        """Drop all requests and restore a state.
 
         Raises:
-            Exception: whatever the loader raises at a state that is none of its own.
+            Exception: whatever the loader raises at a state that is not its own.
         """
         readers = self._open_readers()
-        self._asked.clear()
+        self._requests.clear()
         for reader in readers:
             reader.drop()
         for reader in readers:
@@ -116,8 +116,8 @@ class ProcessLoader:
         self._state, *_ = _values([reader.answer() for reader in readers])
 
     def close(self) -> None:
-        """End the processes; nothing can be taken after that."""
-        self._asked.clear()
+        """End the processes; nothing can be taken afterwards."""
+        self._requests.clear()
         self._end()
 
     def _start(self, build: Callable[[], Loader], workers: int, patience_s: float) -> None:
@@ -156,7 +156,7 @@ class ProcessLoader:
 
 
 class _Reader:
-    """One process as seen from here. At most `UNDER_WAY` of its batches are on their way; later orders wait until one is collected."""
+    """The parent's side of one process. At most `UNDER_WAY` batches are in flight; later orders wait until one is collected."""
 
     def __init__(self, build: bytes, place: str, patience_s: float) -> None:
         self._place, self._patience_s = place, patience_s
@@ -166,53 +166,53 @@ class _Reader:
         self._process.start()
         other.close()
         self._orders: deque[tuple[Any, ...]] = deque()
-        self._delivered: deque[tuple[Batch, dict[str, Any]] | Failure] = deque()
+        self._deliveries: deque[tuple[Batch, dict[str, Any]] | Failure] = deque()
         self._under_way = 0
-        self._offered = False
+        self._has_answered = False
 
     def tell(self, order: str, *arguments: Any) -> None:
-        """Give an order that takes its turn behind those before it."""
+        """Queue an order."""
         self._orders.append((order, *arguments))
         self._send_orders()
 
     def call(self, method: str, *arguments: Any) -> None:
-        """Have a method called at once, ahead of waiting orders; `answer` gets what it returns."""
+        """Call a method ahead of the queued orders; `answer` receives its result."""
         self._send((method, *arguments))
 
     def collect(self) -> tuple[Batch, dict[str, Any]]:
-        """The oldest batch ordered, and the state behind it."""
-        if not self._delivered:
+        """The oldest ordered batch, and the state after it."""
+        if not self._deliveries:
             self._keep(self._receive())
-        delivered = self._delivered.popleft()
-        if isinstance(delivered, Failure):
-            raise delivered.as_error()
-        return delivered
+        delivery = self._deliveries.popleft()
+        if isinstance(delivery, Failure):
+            raise delivery.as_error()
+        return delivery
 
     def answer(self) -> Answer:
-        """The answer to the oldest call; the batches ordered before it come first."""
-        before = self._under_way if self._offered else 0
+        """The answer to the oldest call; batches ordered before it are received first and kept."""
+        before = self._under_way if self._has_answered else 0
         for _ in range(before):
             self._keep(self._receive())
         answer = self._receive()
         assert isinstance(answer, Answer)
-        self._offered = True
+        self._has_answered = True
         return answer
 
     def drop(self) -> None:
-        """Forget every batch ordered; those under way are waited for."""
+        """Drop every ordered batch, after receiving those in flight."""
         self._orders.clear()
         while self._under_way:
             self._keep(self._receive())
-        self._delivered.clear()
+        self._deliveries.clear()
 
     def hang_up(self) -> None:
-        """Ask the process to end once it has followed the orders it has."""
+        """Ask the process to end after the orders already sent."""
         self._orders.clear()
         with contextlib.suppress(OSError):
             self._connection.send_bytes(pickle.dumps(("end",)))
 
     def end(self) -> None:
-        """Wait for the end of the process, and enforce it if it takes long."""
+        """Wait for the process to end; kill it if it takes long."""
         with contextlib.suppress(EOFError, OSError):
             while self._connection.poll(_JOIN_S):
                 self._connection.recv_bytes()
@@ -222,12 +222,12 @@ class _Reader:
         self._connection.close()
 
     def _keep(self, message: tuple[Batch, dict[str, Any]] | Answer) -> None:
-        """Take in a batch, or what was raised in its place; that makes room for another one."""
+        """Keep a received batch, or the failure in its place, and send the next order."""
         if isinstance(message, Answer):
             assert message.failure is not None
-            self._delivered.append(message.failure)
+            self._deliveries.append(message.failure)
         else:
-            self._delivered.append(message)
+            self._deliveries.append(message)
         self._under_way -= 1
         self._send_orders()
 
@@ -241,27 +241,27 @@ class _Reader:
         try:
             self._connection.send_bytes(pickle.dumps(order))
         except OSError as error:
-            raise self._ended() from error
+            raise self._exit_error() from error
 
     def _receive(self) -> tuple[Batch, dict[str, Any]] | Answer:
         try:
-            if self._offered and not self._connection.poll(self._patience_s):  # a loader may take as long as it needs to be built
-                raise self._hangs()
+            if self._has_answered and not self._connection.poll(self._patience_s):  # a loader may take as long as it needs to be built
+                raise self._timeout_error()
             message: Delivery | Answer = pickle.loads(self._connection.recv_bytes())
             if isinstance(message, Answer):
                 return message
             return receive_batch(self._connection, message.layout), message.state
         except (EOFError, OSError) as error:
-            raise self._ended() from error
+            raise self._exit_error() from error
 
-    def _ended(self) -> ReaderStopped:
+    def _exit_error(self) -> ReaderStopped:
         self._process.join(_JOIN_S)
         return ReaderStopped(
             f"reader process {self._place} (pid {self._process.pid}) ended with exit code {self._process.exitcode} while it was needed: "
             "its loader ended the process, or something killed it (short of memory?); resume from the last checkpoint"
         )
 
-    def _hangs(self) -> ReaderStopped:
+    def _timeout_error(self) -> ReaderStopped:
         return ReaderStopped(
             f"reader process {self._place} (pid {self._process.pid}) has delivered nothing for {self._patience_s:g} s: its loader waits "
             "for something (a file system that is gone?); resume from the last checkpoint, or read without run.workers"
@@ -269,7 +269,7 @@ class _Reader:
 
 
 def _values(answers: list[Answer]) -> list[Any]:
-    """What calls returned; raises the first failure among them."""
+    """The results of the calls; raises the first failure among them."""
     for answer in answers:
         if answer.failure is not None:
             raise answer.failure.as_error()
