@@ -1,4 +1,4 @@
-"""A component between neutral partners: the boundaries that its spec leaves to others, the parts around it, and one step through them."""
+"""A component between neutral partners: the specs that the other parts need, the parts themselves, and one step through the whole."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _S = TypeVar("_S")
 
 
 def _neutral() -> Boundaries:
-    """One number a position goes through a hidden state of three dimensions and comes out as one number a position."""
+    """One number a position in, a hidden state of three dimensions, one number a position out."""
     return Boundaries(
         batch=BatchSpec(fields={"level": LEVEL}),
         task=TaskSpec(batch={"level": LEVEL}, inputs={"level": LEVEL}, outputs={"out": LEVEL}),
@@ -60,7 +60,7 @@ class Boundaries:
     rack: RackSpec
     head: HeadSpec
     ties: Mapping[str, str] = Factory(dict)
-    """Parameter of the head → canonical name of the partner's parameter that it is."""
+    """Parameter of the head → canonical name of the partner's parameter that it is tied to."""
 
 
 def with_sizes(spec: _S, sizes: Mapping[str, int]) -> _S:
@@ -84,7 +84,7 @@ def with_sizes(spec: _S, sizes: Mapping[str, int]) -> _S:
 
 
 def boundaries(subject: Subject) -> Boundaries:
-    """What stands around a component, so that it fits on every side.
+    """Specs for the parts around a component that fit it on every side.
 
     Raises:
         Broken: its spec is not one of its kind.
@@ -126,7 +126,7 @@ def _fed(around: Boundaries, fields: Mapping[str, TensorSpec], embedding: Embedd
 
 
 def _between(around: Boundaries, first: TensorSpec, last: TensorSpec) -> Boundaries:
-    """A hidden state of other form on the way into the rack and out of it."""
+    """Boundaries with the hidden state `first` before the rack and `last` behind it."""
     out = TensorSpec(tuple(dim for dim in last.dims if dim in ("batch", "time")), "float32")
     return attrs.evolve(
         around,
@@ -138,7 +138,7 @@ def _between(around: Boundaries, first: TensorSpec, last: TensorSpec) -> Boundar
 
 
 def _around_rack(around: Boundaries, spec: RackSpec) -> Boundaries:
-    """A loader delivers, and the task hands on, the side inputs that the rack does not run without."""
+    """A loader and a task that supply the side inputs that the rack requires."""
     between = _between(around, spec.input, spec.output)
     needed = {name: spec.side[name] for name in spec.needs}
     fields = {**between.batch.fields, **needed}
@@ -148,7 +148,7 @@ def _around_rack(around: Boundaries, spec: RackSpec) -> Boundaries:
 
 
 def _around_task(around: Boundaries, spec: TaskSpec) -> Boundaries:
-    """An embedding reads every field but side inputs; a second row goes to the rack alone, embedded or as it is."""
+    """The embedding reads every field except side inputs. A second row goes only to the rack, embedded or as it is."""
     embedded = {given for _, given in spec.embedded.values()}
     side = {n: f for n, f in spec.inputs.items() if n in spec.side or n in spec.optional or ("source" in f.dims and n not in embedded)}
     read = {name: field for name, field in spec.inputs.items() if name not in side and name not in embedded}
@@ -165,7 +165,7 @@ def _around_task(around: Boundaries, spec: TaskSpec) -> Boundaries:
 
 
 def _around_transform(around: Boundaries, spec: TransformSpec, nearby: Mapping[str, TensorSpec]) -> Boundaries:
-    """A loader of what the transform needs, or of what loaders nearby deliver where it needs nothing; a model that reads the result."""
+    """A loader of the fields that the transform needs (or, if it names none, of those of loaders nearby); a model of its result."""
     delivered = dict(spec.inputs) or nearby or {"level": LEVEL}
     read = {**delivered, **spec.outputs}
     made = _fed(around, read, EmbeddingSpec(inputs=read, output=_hidden_for(read)))
@@ -173,7 +173,7 @@ def _around_transform(around: Boundaries, spec: TransformSpec, nearby: Mapping[s
 
 
 def _fields_nearby(subject: Subject) -> dict[str, TensorSpec]:
-    """What a transform without a spec is likely to change: the fields that the loaders and tasks of its own provider name."""
+    """Fields that a transform without a spec probably changes: those that loaders and tasks of the same provider name."""
     fields_by_name: dict[str, TensorSpec] = {}
     for registered in subject.registry:
         if registered.provider == subject.registered.provider and registered.kind in ("loader", "task"):
@@ -195,8 +195,8 @@ def _hidden_for(fields: Mapping[str, TensorSpec]) -> TensorSpec:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Draw from a stream of its own, as a run builds and steps. Afterwards the process's generator is as before; where the code
-    reseeded it, that stays visible."""
+    """Use a random stream of its own, as a run does when it builds and steps, and put the process's generator back afterwards. If the
+    code reseeded the generator, that stays visible."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield
@@ -216,7 +216,7 @@ def build_module(subject: Subject, *, options: Any = None, seed: int = SEED, dev
 
 
 def specs(subject: Subject) -> dict[str, Any]:
-    """What a build context says of the junctions."""
+    """The specs of the junctions, as a build context gives them."""
     around = boundaries(subject)
     return {"batch": around.batch, "task": around.task, "embedding": around.embedding, "rack": around.rack, "head": around.head}
 
@@ -230,7 +230,7 @@ def weight(device: str = "cpu") -> Tensor:
 def model_around(
     subject: Subject, own: nn.Module | None = None, *, seed: int = SEED, device: str = "cpu", zero_head: bool = False
 ) -> Model:
-    """The whole model: the subject's module where it is one, neutral partners elsewhere."""
+    """The whole model: the subject's module if it has one, and neutral partners for the rest."""
     around = boundaries(subject)
     own = build_module(subject, seed=seed, device=device) if own is None and subject.kind in _ROLES else own
     extra = _tied(around, own)
@@ -272,13 +272,13 @@ _ROLES = ("embedding", "rack", "head", "adapter")
 
 
 def tied_parameters(subject: Subject, role: str) -> dict[str, tuple[int, ...]]:
-    """Parameters by name that the partner in a role must have, because the subject, a head, is tied to them."""
+    """Parameters by name that the partner in a role must have because the subject (a head) is tied to them."""
     own = build_module(subject) if subject.kind == "head" else None
     return _tied(boundaries(subject), own).get(role, {})
 
 
 def _tied(around: Boundaries, head: nn.Module | None) -> dict[str, dict[str, tuple[int, ...]]]:
-    """Role → parameters that the partner in it must have, because the head is tied to them."""
+    """Role → parameters that the partner in that role must have because the head is tied to them."""
     parameters: dict[str, dict[str, tuple[int, ...]]] = {}
     for own, canonical in around.ties.items():
         role, _, name = canonical.partition(".")
@@ -288,19 +288,19 @@ def _tied(around: Boundaries, head: nn.Module | None) -> dict[str, dict[str, tup
 
 
 def task_of(subject: Subject, options: Any = None) -> Any:
-    """The subject where it is a task, the neutral one elsewhere."""
+    """The subject if it is a task, else the neutral task."""
     return subject.build(options=options) if subject.kind == "task" else partners.NeutralTask(boundaries(subject).task)
 
 
 def objective(task: Any, model: nn.Module) -> Objective:
-    """The task as the core asks it, with the reference that it declares: the model as it is now."""
+    """The task as the core calls it. If it declares a reference, that is the model as it is now."""
     asked_task = Objective.of(task)
     asked_task.take_reference(model)
     return asked_task
 
 
 def output_shapes(subject: Subject, batch: Mapping[str, Tensor]) -> tuple[int, int]:
-    """Rows and positions of a prepared batch, which are those of the outputs; a task may make more of them than it was handed."""
+    """Rows and positions of a prepared batch, and so of the outputs; a task may make more of them than it received."""
     for name, field in boundaries(subject).embedding.inputs.items():
         if name in batch and "time" in field.dims:
             shape = dict(zip(field.dims, batch[name].shape, strict=False))
@@ -309,21 +309,21 @@ def output_shapes(subject: Subject, batch: Mapping[str, Tensor]) -> tuple[int, i
 
 
 def outputs(subject: Subject, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Random outputs of a model for a prepared batch, which gradients flow back to."""
+    """Random outputs of a model for a prepared batch; they require gradients."""
     generator = Generator().manual_seed(SEED)
     specs_by_name = boundaries(subject).task.outputs
     return {name: partners.draw(spec, *output_shapes(subject, batch), generator).requires_grad_() for name, spec in specs_by_name.items()}
 
 
 def rows(subject: Subject, *, count: int = ROWS, length: int = LENGTH, seed: int = SEED) -> dict[str, Tensor]:
-    """Random rows as the task or the transform gets them, the task's lookahead included."""
+    """Random rows as the task or the transform receives them, including the task's lookahead."""
     around = boundaries(subject)
     generator = Generator().manual_seed(seed)
     return {name: partners.draw(field, count, length + around.task.lookahead, generator) for name, field in around.batch.fields.items()}
 
 
 def prepare(subject: Subject, task: Any, **shape: int) -> dict[str, Tensor]:
-    """A batch as embedding and loss read it."""
+    """A batch as the embedding and the loss read it."""
     batch: dict[str, Tensor] = dict(task.prepare(rows(subject, **shape), MOMENT, Generator().manual_seed(SEED)))
     return batch
 

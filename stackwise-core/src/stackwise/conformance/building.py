@@ -1,4 +1,4 @@
-"""The factory of any component: it builds, it leaves the process alone, and what it builds takes the values in force."""
+"""The factory of any component: it builds, it leaves the process alone, and what it builds follows the values of its schedules."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _METHODS: Mapping[Kind, tuple[str, ...]] = {
     "transform": ("__call__",),
     "observer": ("__call__",),
 }
-"""What an artifact of a kind must have, beside the class of modules and optimizers; a plain rack leaves its spec to its options."""
+"""Methods that an artifact of a kind must have; a plain rack may leave its spec to its options."""
 
 _UNLIKELY = 8_236_541_907
-"""A seed that nobody sets."""
+"""A seed that no component will set."""
 
 
 def check_builds(subject: Subject) -> None:
-    """The factory builds from the example what its kind is: a module, an optimizer, an object with the methods of the contract.
+    """From the example the factory builds what its kind asks for: a module, an optimizer, an object with the methods of the contract.
 
     Usual cause: the factory's signature is not `(options, context)`; a method has another name.
     """
@@ -55,7 +55,7 @@ def check_builds(subject: Subject) -> None:
 
 
 def check_leaves_the_process_alone(subject: Subject) -> None:
-    """Building and using a component changes nothing of the process: no reseeding, no default dtype, no directory, no threads.
+    """Building and using a component changes nothing in the process: no reseeding, no default dtype, no directory, no threads.
 
     Usual cause: `torch.manual_seed`, `torch.set_default_dtype`, `os.chdir` or `random.seed` in a factory or a forward pass.
     """
@@ -71,7 +71,7 @@ def check_leaves_the_process_alone(subject: Subject) -> None:
 
 
 def check_values_arrive(subject: Subject) -> None:
-    """An artifact that `apply_values` moved to other values behaves as one that was built with them.
+    """After `apply_values` an artifact behaves like one that was built with these values.
 
     Usual cause: `apply_values` is missing, misses an option, or a module deep inside keeps the value it was built with.
     """
@@ -108,7 +108,7 @@ def artifact_of(subject: Subject, options: Any = None) -> Any:
 
 
 def use_once(subject: Subject) -> Any:
-    """Build it and use it once, as a run would; what came out."""
+    """Build it, use it once as a run would, and return the result."""
     artifact = artifact_of(subject)
     match subject.kind:
         case "embedding" | "rack" | "head" | "adapter" | "task" | "transform" | "loader":

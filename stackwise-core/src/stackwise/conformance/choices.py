@@ -1,4 +1,4 @@
-"""A component at other options than those of its example."""
+"""A component with other options than its example has."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from stackwise.errors import UserError
 
 
 def check_every_choice(subject: Subject) -> None:
-    """Every value of an option that has a few (true and false, a list of choices) works beside the rest of the example as the
-    example does, or is refused with a sentence.
+    """Where an option has only a few values (true and false, a list of choices), each of them works in the example, or is refused with
+    a sentence.
 
-    Usual cause: a choice that is documented and not written, or has another shape than the spec says.
+    Usual cause: a choice that is documented and not implemented, or gives another shape than the spec says.
     """
     attempts = 0
     for key, value in _choices(subject):
@@ -38,7 +38,7 @@ def check_every_choice(subject: Subject) -> None:
 
 
 def _works(subject: Subject) -> bool:
-    """Run the checks that all others build on, and use it once; False where an optional library is not installed.
+    """Run the prerequisite checks, and use it once; False if an optional library is not installed.
 
     Raises:
         Broken: a promise is not kept. Any other exception is the component's own.
@@ -55,7 +55,7 @@ def _works(subject: Subject) -> bool:
 
 
 def _choices(subject: Subject) -> Iterator[tuple[str, Any]]:
-    """Key and value, for every option of few values and every one of them but the example's."""
+    """Key and value, for every option with few values, except the values of the example."""
     options = subject.registered.load_options()
     types, current = get_type_hints(options), subject.draft().options
     for attribute in attrs.fields(options):

@@ -35,17 +35,17 @@ def check_example(subject: Subject) -> None:
 
 
 def check_loads_cold(subject: Subject) -> None:
-    """The module of the entry point and that of the options are read without torch; so is a growth operator's, as its map is part of
-    the plan.
+    """Importing the module of the entry point and that of the options does not import torch; nor does importing a growth operator's, as
+    its map is part of the plan.
 
-    Usual cause: the package's `__init__`, or the module itself, imports the module with the modules.
+    Usual cause: the package's `__init__`, or the module itself, imports the file that holds the `nn.Module` classes.
     """
     hot = _import_report(_cold_targets(subject), tuple(sys.path))["hot"]
     must(not hot, f"importing {hot} imports torch: keep what is read before a run in modules that do not")
 
 
 def check_import_budget(subject: Subject) -> None:
-    """Reading entry point and options costs less than a quarter of a second of processor time beside what StackWise itself costs.
+    """Importing entry point and options takes less than a quarter of a second of processor time, StackWise itself not counted.
 
     Usual cause: a heavy library (pandas, datasets, scipy) imported at the top of either module instead of in the factory.
     """
@@ -131,9 +131,9 @@ def check_spec_is_cold(subject: Subject) -> None:
 
 
 def check_dimensions_are_joined(subject: Subject) -> None:
-    """Every option made with `dimension` that the example gives sizes a dimension of the component's own spec, which joins it to others.
+    """Every `dimension` option in the example is the size of a dimension in the component's spec, through which it joins other parts.
 
-    Usual cause: a tensor without its `bounds=(0, "vocab")`; a dimension that the option spells otherwise than the spec.
+    Usual cause: a tensor without its `bounds=(0, "vocab")`; a dimension whose name in the option differs from that in the spec.
     """
     options, draft = subject.registered.load_options(), subject.draft()
     dims_by_option = {name: dim for name, dim in dimension_fields(options).items() if getattr(draft.options, name) is not None}
@@ -165,7 +165,7 @@ print(json.dumps({"hot": ", ".join(hot), "seconds": time.process_time() - start}
 
 @cache
 def _import_report(modules: tuple[str, ...], path: tuple[str, ...]) -> Mapping[str, Any]:
-    """What importing modules one after the other brings along and costs, in a process of its own."""
+    """What importing the modules in turn brings along and costs, measured in a process of its own."""
     command = [sys.executable, "-c", _IMPORT, json.dumps(path), *modules]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     must(done.returncode == 0, f"{', '.join(modules)} does not import in a fresh process:\n{done.stderr[-2000:]}")
@@ -225,7 +225,7 @@ def _plain(value: Any) -> Any:
 
 
 def _mistakes(subject: Subject) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Key → the example with that key as nobody would expect it."""
+    """Key → the example with an unexpected value under that key."""
     yield "no-such-option", {**subject.example, "no-such-option": 1}
     for attribute in attrs.fields(subject.registered.load_options()):
         key = config_key(attribute)

@@ -41,7 +41,7 @@ def check_map_is_complete(subject: Subject) -> None:
 def check_map_is_pure(subject: Subject) -> None:
     """The same request gets the same map, from the same operator and from another one.
 
-    Usual cause: chance in the map; a counter that survives the call.
+    Usual cause: random numbers in the map; a counter that survives the call.
     """
     first = artifact_of(subject)
     for new, origins in _maps(subject).items():
@@ -51,7 +51,7 @@ def check_map_is_pure(subject: Subject) -> None:
 
 
 def check_refusals(subject: Subject) -> None:
-    """A change that the operator cannot make is a ValueError whose sentence says which it can; no other exception comes out.
+    """For a change that it cannot make, the operator raises a ValueError whose sentence says which it can make, and no other exception.
 
     Usual cause: a division by the old depth, or a look-up of a stack that is new.
     """

@@ -1,4 +1,4 @@
-"""What an output may depend on: its own row, what lies behind it, its own document, and in evaluation no randomness."""
+"""What an output may depend on: its own row, earlier positions, its own document; in evaluation on no random number."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from stackwise.conformance.subject import LENGTH, ROWS, SEED, NotApplicable, Sub
 from stackwise.contracts.specs import RackSpec
 
 TOLERANCE = 1e-4
-"""Largest difference, as a share of the largest value, that sums in another order explain."""
+"""Largest difference, as a share of the largest value, that another order of summation can cause."""
 
 BOUNDARIES: Mapping[str, tuple[tuple[int, int], tuple[bool, ...]]] = {"segments": ((0, 1), (True, False)), "mask": ((1, 0), (True,))}
-"""Side input → its values in the first and the second half of a row; which half, the later or the earlier, is hidden from the other.
-Padding is hidden from what is real; what stands where nothing is real does not count."""
+"""Side input → its values in the first and second half of a row, and which half (later or earlier) must not influence the other.
+Padding must not influence real positions; outputs at padding do not matter."""
 
 
 def check_leaves_its_inputs(subject: Subject) -> None:
-    """A forward pass leaves the tensors that it is given as they were: others read them too.
+    """A forward pass does not change its input tensors: others read them too.
 
     Usual cause: an operation in place on the input: `hidden += …`, `nn.ReLU(inplace=True)` as the first layer.
     """
@@ -47,7 +47,7 @@ def check_evaluation_is_still(subject: Subject) -> None:
 
 
 def check_rows_stand_alone(subject: Subject) -> None:
-    """In eval mode a row gives what it gives in a batch of its own: the rows of a batch know nothing of each other.
+    """In eval mode a row gives the same output in a batch as alone: rows of a batch do not influence each other.
 
     Usual cause: attention over the wrong dimension (`nn.MultiheadAttention` without `batch_first=True`); statistics over the batch.
     """
@@ -66,7 +66,7 @@ def check_rows_stand_alone(subject: Subject) -> None:
 
 
 def check_causal(subject: Subject) -> None:
-    """Under causal attention a position depends on itself and on those before it: what comes later changes nothing of its output.
+    """Under causal attention the output at a position depends on that position and earlier ones, and on nothing later.
 
     Usual cause: a mask left out or transposed; a convolution padded on both sides; a norm or a mean over time.
     """
@@ -83,9 +83,9 @@ def check_causal(subject: Subject) -> None:
 
 
 def check_boundaries_are_honoured(subject: Subject) -> None:
-    """Where `segments` or `mask` part a row, documents do not leak into each other, and what is real sees no padding.
+    """Documents of one row (`segments`) do not influence each other, and padding (`mask`) does not influence real positions.
 
-    Usual cause: the side input is accepted, so that the spec can name it, and not used; used by attention and not by a convolution.
+    Usual cause: the side input is accepted and never used, or attention uses it and a convolution does not.
     """
     spec = _rack_spec(subject)
     names = [name for name in BOUNDARIES if name in spec.side and [dim for dim in spec.side[name].dims if dim != "batch"] == ["time"]]
@@ -125,7 +125,7 @@ def _promised(spec: Any, name: str) -> Any:
 
 
 def _row(tensor: Tensor, spec: Any, i: int) -> Tensor:
-    """One row of a tensor, still a batch."""
+    """One row of a tensor, as a batch of one."""
     return tensor.narrow(spec.dims.index("batch"), i, 1) if "batch" in spec.dims else tensor
 
 

@@ -17,13 +17,13 @@ from stackwise.contracts.specs import BatchSpec
 from stackwise.errors import DataError
 
 SAMPLED = 64
-"""Takes after which two splits are taken to be disjoint."""
+"""Number of takes that are compared between two splits."""
 
 LONG = 4 * LENGTH
-"""Positions of the rows that are compared, so that few are alike by chance."""
+"""Length of the rows that are compared, so that few are equal by chance."""
 
 BY_CHANCE = 0.25
-"""Share of rows that may be alike in two splits: licence headers and blank lines recur in honest text."""
+"""Share of rows that may be equal in two splits: licence headers and blank lines recur in real text."""
 
 
 def check_seeded_rows(subject: Subject) -> None:
@@ -39,7 +39,7 @@ def check_seeded_rows(subject: Subject) -> None:
 def check_rows_stay(subject: Subject) -> None:
     """A batch that was taken stays as it was when the next is taken: others are read ahead while it waits.
 
-    Usual cause: one buffer that every take fills anew, and a view of it that is handed out.
+    Usual cause: one buffer that every take fills again, and a returned view of it.
     """
     loader = _loader(subject)
     first = dict(loader.take(ROWS, LENGTH))
@@ -50,7 +50,7 @@ def check_rows_stay(subject: Subject) -> None:
 
 
 def check_resumed_rows(subject: Subject) -> None:
-    """A loader that loads the state of another goes on as the other does; going back works as well. The state is plain data.
+    """A loader that loads the state of another continues as the other does, also when that means going back. The state is plain data.
 
     Usual cause: a cursor that counts batches, a shuffle buffer or a half-read row that is not in the state.
     """
@@ -89,7 +89,7 @@ def check_batch_spec(subject: Subject) -> None:
 
 
 def check_splits_are_disjoint(subject: Subject) -> None:
-    """Rows of an evaluation are none that training sees.
+    """An evaluation reads no row that training sees.
 
     Usual cause: `context.split` is not looked at; rows are held out by position in a stream that is shuffled anew.
     """
@@ -107,9 +107,9 @@ def check_splits_are_disjoint(subject: Subject) -> None:
 
 
 def check_worker_count(subject: Subject) -> None:
-    """A loader is built alike in another process from its pickled options; skipping rows leaves what taking them would.
+    """A loader built from pickled options in another process is the same; after skipping rows it continues as after taking them.
 
-    Usual cause: a lambda or an open file among the options; `skip` counts otherwise than `take`.
+    Usual cause: a lambda or an open file among the options; `skip` and `take` count differently.
     """
     options, context = pickle.loads(pickle.dumps((subject.options(), subject.context(specs=bench.specs(subject)))))
     with bench.seeded(SEED):

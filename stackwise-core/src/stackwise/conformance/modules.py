@@ -57,7 +57,7 @@ def check_builds_on_meta(subject: Subject) -> None:
 def check_measured_shapes(subject: Subject) -> None:
     """What a module takes and gives has the shapes and dtypes of its spec, for any number of rows and positions.
 
-    Usual cause: `forward` calls a field otherwise than the spec; a dimension squeezed away, a transposed output.
+    Usual cause: `forward` gives a field another name than the spec; a dimension squeezed away, a transposed output.
     """
     module = bench.build_module(subject).eval()
     own, spec = _own_spec(module), bench.with_sizes(subject.options().to_spec(), subject.sizes())
@@ -91,7 +91,7 @@ def check_finite_loss(subject: Subject) -> None:
 def check_gradients_reach_every_parameter(subject: Subject) -> None:
     """Every trainable parameter of a module receives a gradient.
 
-    Usual cause: a layer that is made and never called, or a `detach` on the way.
+    Usual cause: a layer that is created and never called, or a `detach` on the way.
     """
     module = bench.build_module(subject)
     model, _, _ = _one_step(subject, module)
@@ -102,7 +102,7 @@ def check_gradients_reach_every_parameter(subject: Subject) -> None:
 
 
 def outputs(subject: Subject, module: nn.Module) -> Any:
-    """What the module gives for fixed input."""
+    """The outputs of the module for a fixed input."""
     with bench.seeded(SEED), torch.no_grad():
         if subject.kind == "weight-adapter":
             return module(torch.randn(4, 3))
@@ -143,7 +143,7 @@ def given_for(spec: Any, count: int = ROWS, length: int = LENGTH) -> dict[str, T
 
 
 def forward(module: nn.Module, spec: Any, inputs: dict[str, Tensor]) -> Any:
-    """What a module gives for them, alone."""
+    """The outputs of the module alone for these inputs."""
     if isinstance(spec, EmbeddingSpec):
         return module(**inputs)
     return module(inputs["hidden"], **{name: tensor for name, tensor in inputs.items() if name != "hidden"})

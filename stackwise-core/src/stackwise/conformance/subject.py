@@ -31,18 +31,18 @@ Source = str | ModuleType | Mapping[Kind, Iterable[Component]]
 """Where components come from: the name of an installed provider or the id of one component; a module with hooks; or kind → components."""
 
 SEED, ROWS, LENGTH, SOURCE, STEPS = 7, 4, 8, 5, 6
-"""Of everything the kit builds: seed, rows of a batch, positions of a row that the model sees, those of a second row, steps of a run."""
+"""What the kit uses everywhere: seed, rows of a batch, positions of a row, positions of a second row, steps of a run."""
 
 OPEN_SIZE = 4
-"""Size of a dimension that neither the example nor a neighbour gives."""
+"""Size of a dimension if neither the example nor a neighbour gives one."""
 
 
 class Broken(AssertionError):
-    """A promise of the contract that a component breaks, in a sentence."""
+    """A component breaks a promise of the contract; the message is a sentence."""
 
 
 class NotApplicable(Exception):
-    """Why a check says nothing about a component, in a sentence."""
+    """A check does not apply to a component; the message says why."""
 
 
 def must(condition: bool, sentence: str) -> None:
@@ -70,7 +70,7 @@ class Subject:
 
     @property
     def article(self) -> str:
-        """`a` or `an`, as its kind is spoken."""
+        """`a` or `an`, whichever its kind takes."""
         return "an" if self.kind[0] in "aeiou" else "a"
 
     @property
@@ -79,7 +79,7 @@ class Subject:
         return self.registered.component.example
 
     def problems(self, raw: Mapping[str, Any]) -> tuple[Problem, ...]:
-        """What the core says against these options."""
+        """Mistakes that the core finds in these options."""
         drafts = Drafts(self.registry)
         drafts.of(self.kind, Ref(use=self.registered.id, options=raw, path="example"))
         if drafts.faults:
@@ -101,19 +101,19 @@ class Subject:
         return draft
 
     def spec(self) -> Spec | None:
-        """The spec of the example's options; None where they say none."""
+        """The spec of the example's options, or None if they give none."""
         return self.draft().spec
 
     def sizes(self) -> dict[str, int]:
-        """Dimension → size, those left open filled, those that reach beyond others large enough."""
+        """Dimension → size: open ones are filled, and those that must exceed others are large enough."""
         draft = self.draft()
         known = {**dict.fromkeys(draft.open_sizes, OPEN_SIZE), **draft.sizes}
         return {**known, **_reached(draft.spec, known)} if isinstance(draft.spec, TaskSpec) else known
 
     def options(self, attention: str | None = None, /, **values: Any) -> Any:
-        """The example's options as a factory gets them: all filled, what follows time at its first value, then `values` laid on.
+        """The example's options as a factory gets them: nothing open, schedules at their first value, then changed by `values`.
 
-        Left out, `attention` is what the task needs, or the first mode that the rack offers.
+        If `attention` is left out, it is what the task needs, or the first mode that the rack offers.
         """
         draft = self.draft()
         spec = draft.spec
@@ -141,7 +141,7 @@ class Subject:
 
 
 def _reached(spec: TaskSpec, known: Mapping[str, int]) -> dict[str, int]:
-    """The smallest sizes of the dimensions that reach beyond others, as unification settles them."""
+    """The smallest sizes of the dimensions that must exceed others, as unification chooses them."""
     sizes = Sizes()
     others = {each.other: OPEN_SIZE for each in spec.beyond if isinstance(each.other, str) and each.other not in known}
     for dim, size in {**others, **known}.items():
@@ -159,7 +159,7 @@ def _first_value(schedule: Schedule) -> float:
 
 
 def subjects_of(source: Source) -> tuple[Subject, ...]:
-    """Every component of a source, in listing order; nothing of them but their provider's light module is imported.
+    """Every component of a source, in listing order. Only the provider's light module is imported.
 
     Args:
         source: see `Source`; an installed provider or component is found by name, everything else need not be installed.
@@ -183,7 +183,7 @@ def subjects_of(source: Source) -> tuple[Subject, ...]:
 
 
 def _installed(name: str) -> tuple[Provider, str | None]:
-    """The provider of that name, or of the component that is named, and then which one."""
+    """The provider of that name; or that of the component of that name, and the component."""
     kind, colon, id = name.rpartition(":")
     if colon and kind not in KINDS:
         raise UserError(f"'{kind}' in '{name}' is no kind of component{did_you_mean(kind, KINDS)}")
@@ -223,8 +223,8 @@ def _word(module: str) -> str:
 
 @contextmanager
 def reported(subject: Subject) -> Iterator[None]:
-    """Turn what goes wrong into a finding: the core's sentence as it stands, any other exception with its type and its place in the
-    component's own code."""
+    """Turn an error into a finding: the core's errors by their sentence, any other exception with its type and its place in the
+    component's code."""
     try:
         yield
     except (Broken, NotApplicable):
@@ -236,7 +236,7 @@ def reported(subject: Subject) -> Iterator[None]:
 
 
 def _place(subject: Subject, error: BaseException) -> str:
-    """The innermost line of the component's own package that was running, in brackets; nothing where none was."""
+    """The innermost line of the component's package in the traceback, in brackets; empty if there is none."""
     package = sys.modules.get(subject.registered.component.factory.partition(".")[0].partition(":")[0])
     file = Path(getattr(package, "__file__", None) or ".")
     own = file.parent if file.name == "__init__.py" else file

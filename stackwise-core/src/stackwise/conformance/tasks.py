@@ -15,11 +15,11 @@ from stackwise.planes.objective import Objective
 
 FLOOR_STEPS = 60
 FLOOR_SHARE = 0.3
-"""By how much more of the loss, or of what was gained on it where that is more, a model that sees its inputs may lower it on noise than
-one that sees those of other rows."""
+"""On noise, how much lower the loss may end for a model that sees its own inputs than for one that sees those of other rows: as a share
+of the latter's loss, or of how far that one came down, whichever is larger."""
 
 FLOOR_STREAMS = 3
-"""Streams of noise of which every one must show more than that: a loss that never settles, such as a likelihood, can do so by chance."""
+"""Streams of noise that are tried. A task fails only if all show more: with a loss that never settles (a likelihood) one may by chance."""
 
 
 def check_prepared_batch(subject: Subject) -> None:
@@ -66,8 +66,8 @@ def check_totals(subject: Subject) -> None:
 def check_noise_floor(subject: Subject) -> None:
     """On noise, a model that looks at one position at a time learns no more from its inputs than from those of other rows.
 
-    Usual cause: targets that are not shifted against the inputs, or stand among them: the model is shown the answer. Where that is
-    the task, as in denoising, its spec says `reconstructs=True`.
+    Usual cause: targets that are not shifted against the inputs, or are among them, so that the model sees the answer. A task that
+    is meant to show it, such as denoising, says `reconstructs=True` in its spec.
     """
     if _spec(subject).reconstructs:
         raise NotApplicable("its spec says that its inputs hold what is to be predicted")
@@ -79,7 +79,7 @@ def check_noise_floor(subject: Subject) -> None:
 
 
 def check_loss_in_float32(subject: Subject) -> None:
-    """Outputs in bfloat16, as `precision: bf16` gives them, have the loss that their values have in float32.
+    """The loss of outputs in bfloat16 (`precision: bf16`) is the loss of the same values in float32.
 
     Usual cause: `outputs["logits"]` used as it comes: say `.float()` before the sum.
     """
@@ -96,7 +96,7 @@ def check_loss_in_float32(subject: Subject) -> None:
 
 
 def check_mask_is_honoured(subject: Subject) -> None:
-    """Where a batch comes with a `mask`, what stands under it, which is padding, changes neither the loss nor its denominator.
+    """Padding, which `mask` marks where a batch has one, changes neither the loss nor its denominator.
 
     Usual cause: a mask among the spec's `optional` fields that `prepare` hands on and `loss` does not look at.
     """
@@ -130,7 +130,7 @@ def check_mask_is_honoured(subject: Subject) -> None:
 
 
 def _learnt_on_noise(subject: Subject, stream: int, *, blind: bool) -> tuple[float, float]:
-    """The loss that a pointwise model begins with and comes to on noise; a blind one sees the inputs of other rows, the loss never."""
+    """First and final loss of a pointwise model on noise. A blind model gets the inputs of other rows; the loss gets the right ones."""
     task = bench.task_of(subject)
     model = bench.model_around(subject, zero_head=True).train()
     judged = bench.objective(task, model)
@@ -155,7 +155,7 @@ def _lowered(tensor: Tensor) -> Tensor:
 
 
 def _along(positions: Tensor, tensor: Tensor, field: TensorSpec) -> Tensor:
-    """Something said of every position, shaped to stand beside a tensor."""
+    """One value a position, shaped so that it broadcasts against a tensor."""
     return positions.reshape([-1 if dim == "time" else 1 for dim in field.dims])
 
 
@@ -164,7 +164,7 @@ def _spec(subject: Subject) -> TaskSpec:
 
 
 def _check_form(name: str, field: TensorSpec, tensor: Tensor, runtime: dict[str, int]) -> None:
-    """Hold one field against its spec; what the request decides is one number over all fields, gathered in `runtime`."""
+    """Compare one field with its spec. Sizes that the request decides must agree between all fields; `runtime` collects them."""
     shape = tuple(tensor.shape)
     must(len(shape) == len(field.dims), f"'{name}' has shape {shape}, and {field} is promised")
     for dim, size in zip(field.dims, shape, strict=True):
@@ -179,7 +179,7 @@ def _check_form(name: str, field: TensorSpec, tensor: Tensor, runtime: dict[str,
 
 
 def _check_runtime(runtime: Mapping[str, int], spec: TaskSpec, length: int) -> None:
-    """Every row is handed on, once or several times; positions are as many as asked for, or another number that the task makes."""
+    """Every row is there, once or several times; the number of positions is the requested one, unless the task makes its own."""
     rows, time = runtime.get("batch", ROWS), runtime.get("time", length)
     must(rows % ROWS == 0, f"{rows} rows are prepared out of {ROWS}: hand every row on")
     sentence = (
@@ -189,7 +189,7 @@ def _check_runtime(runtime: Mapping[str, int], spec: TaskSpec, length: int) -> N
 
 
 def _half(batch: Mapping[str, Tensor], part: slice) -> dict[str, Tensor]:
-    """Half the rows; where a task made several of each, half of each."""
+    """Half of the rows; if a task made several copies of the rows, half of each copy."""
 
     def halved(tensor: Tensor) -> Tensor:
         if not tensor.dim() or tensor.shape[0] % ROWS:

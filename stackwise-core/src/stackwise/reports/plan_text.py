@@ -148,7 +148,7 @@ def _reaction_lines(plan: Plan, prices: tuple[PhasePrice, ...]) -> list[str]:
         if cost.envelope is not None and phase.state is not None and phase.state.optimizer.reaction is not None:
             phases_of.setdefault((phase.state.optimizer.reaction.id, cost.envelope), []).append(phase.name)
     lines = [
-        f"reacts  {id} in {', '.join(names)}: every learning rate × {low:g} to {high:g}" for (id, (low, high)), names in phases_of.items()
+        f"reacts  {id} in {', '.join(phases)}: every learning rate × {low:g} to {high:g}" for (id, (low, high)), phases in phases_of.items()
     ]
     return ["", *lines] if lines else []
 
