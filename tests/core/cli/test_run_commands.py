@@ -54,7 +54,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_a_run_leaves_everything_that_happened_and_weights_that_load_into_a_model_made_in_code(
+def test_a_run_leaves_what_happened_and_weights_that_load_into_a_model_made_in_code(
     distributions: ModuleType, config: Path, tmp_path: Path
 ) -> None:
     done = distributions.run_stackwise("run", str(config), "--output", str(tmp_path / "out"))
