@@ -27,12 +27,12 @@ class CrossBlock(Block):
 
     def __init__(self, options: DecoderOptions) -> None:
         super().__init__(options)
-        self.cross_norm = make_norm(options.norm, options.width, bias=options.bias)
+        self.cross_norm = make_norm(options.norms, options.width, bias=options.biases.norm)
         self.cross = CrossAttention(
             width=options.width,
             heads=options.heads,
             kv_heads=options.kv_heads or options.heads,
-            bias=options.bias,
+            bias=options.biases.output,
             std=options.init_std,
             output_std=options.residual_std,
         )
@@ -67,8 +67,8 @@ class EncoderDecoder(nn.Module):
                 raise UserError(f"stacks: torch keeps the name '{stack.name}' for its modules: call the stack otherwise")
             reads = stack.name in options.encoder
             self.stacks[stack.name] = nn.ModuleList(Block(reading) if reads else CrossBlock(writing) for _ in range(stack.blocks))
-        self.source_norm = make_norm(options.norm, options.width, bias=options.bias)
-        self.norm = make_norm(options.norm, options.width, bias=options.bias)
+        self.source_norm = make_norm(options.norms, options.width, bias=options.biases.norm)
+        self.norm = make_norm(options.norms, options.width, bias=options.biases.norm)
 
     def to_spec(self) -> RackSpec:
         """Hidden state of the target in and out; that of the source comes as `memory`."""

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from stackwise.assembly.start import read_start
 from stackwise.assembly.vocabularies import check_vocabularies
 from stackwise.config import Experiment
 from stackwise.contracts.components import BuildContext, Built
@@ -38,7 +39,6 @@ from stackwise.planes.model.plane import ModelPlane
 from stackwise.planes.model.state import Tensors, load_named_tensors
 from stackwise.planes.objective import Objective
 from stackwise.planes.optimizer.plane import OptimizerPlane
-from stackwise.storage.pretrained import read_pretrained
 from stackwise.storage.weights import read_weights
 from stackwise.timeline.streams import step_seed, stream_key
 
@@ -227,7 +227,7 @@ def _load_reference(model: nn.Module, directory: str) -> None:
 def _start(plan: Plan) -> Callable[[], tuple[Tensors, Sequence[str]]] | None:
     """Reads the weights to start from; None where the config names none."""
     declared = plan.experiment.phases[0].model.start
-    return None if declared is None else lambda: (read_pretrained(Path(declared.from_)), declared.drop)
+    return None if declared is None else lambda: (read_start(plan), declared.drop)
 
 
 def _notes(plan: Plan, data: DataPlane) -> list[str]:

@@ -37,6 +37,7 @@ Kind = Literal[
     "growth",
     "reaction",
     "observer",
+    "format",
 ]
 
 

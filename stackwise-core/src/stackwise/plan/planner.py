@@ -75,6 +75,8 @@ class _Planner:
         drafted = [self._draft(phase.config) for phase in phases]
         self.problems += best_problems(self.experiment, self._tasks())
         observers = [self.drafts.of("observer", ref) for ref in self.experiment.observers]
+        start = self.experiment.phases[0].model.start
+        form = self.drafts.of("format", start.format) if start is not None and start.format is not None else None
         self._collect(phases[0].config)
         for phase, drafts in zip(phases, drafted, strict=True):
             phase.joined = None if drafts is None else self._join(phase.config, drafts)
@@ -84,6 +86,7 @@ class _Planner:
         schedule = self._schedule(clock, phases)
         evaluations = self._evaluations(phases)
         observing = tuple(draft.part(self.drafts.settled(draft)) for draft in observers if draft is not None)
+        start_format = None if form is None else form.part(self.drafts.settled(form))
         self._collect(phases[-1].config)
         if self.problems or self.drafts.faults:
             self._stop()
@@ -91,7 +94,7 @@ class _Planner:
         self.problems += shortages(clock, schedule.phases, joined, self.experiment.phases, [declared_sizes(each) for each in joined])
         if self.problems:
             self._stop()
-        parts = [*observing, *(part for each in evaluations for part in each.state.sources.values())]
+        parts = [*observing, *((start_format,) if start_format else ()), *(part for each in evaluations for part in each.state.sources.values())]
         return self._whole(
             Plan(
                 experiment=self.experiment,
@@ -100,6 +103,7 @@ class _Planner:
                 joined=joined,
                 evaluations=evaluations,
                 observers=observing,
+                start_format=start_format,
                 providers=self._providers(joined, parts),
             )
         )
