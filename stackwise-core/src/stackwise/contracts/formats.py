@@ -4,6 +4,9 @@ A format's factory is called with (options, context), like any other. The smalle
 
 ```python
 class Plain:
+    def example(self):
+        return {"rack": {"use": "demo.rack", "width": 4}, …}
+
     def recognises(self, folder):
         return (folder / "model.json").is_file()
 
@@ -53,6 +56,10 @@ class WeightFormat(Protocol):
     Bad folders are the user's: `read` and `write` raise `UserError` with the file, what is wrong, and what to do. Every setting of a
     folder is used or refused by name, and so is every tensor.
     """
+
+    def example(self) -> Mapping[str, Mapping[str, Any]]:
+        """A tiny `model` section, as `StoredModel.model`, that the format can hold: the conformance kit writes it and reads it back."""
+        ...
 
     def recognises(self, folder: Path) -> bool:
         """Whether a folder is of this format, from its names and small files; any folder may be asked about."""

@@ -29,6 +29,14 @@ class HuggingFaceFormat:
     def __init__(self, options: HuggingFaceOptions) -> None:
         self._options = options
 
+    def example(self) -> dict[str, dict[str, Any]]:
+        """A tiny Llama."""
+        return {
+            "embedding": {"use": "transformer.token", "vocab": 8},
+            "rack": {"use": "transformer.decoder", "width": 8, "heads": 2, "kv_heads": 1, "stacks": [{"base": 2}], "ff": 12},
+            "head": {"use": "transformer.lm", "tied": False},
+        }
+
     def recognises(self, folder: Path) -> bool:
         """Whether its `config.json` names a `model_type`."""
         try:
