@@ -45,8 +45,8 @@ def rope(kind: str, **options: Any) -> dict[str, Any]:
 ORIGINAL = {"original_max_position_embeddings": 8}
 CONFIGS: dict[str, hf.PreTrainedConfig] = {
     "gpt2": hf.GPT2Config(vocab_size=VOCAB, n_embd=32, n_layer=BLOCKS, n_head=4, n_positions=64, bos_token_id=1, eos_token_id=2),
-    "pythia": hf.GPTNeoXConfig(**SIZES, rotary_pct=0.25),
-    "neox-sequential": hf.GPTNeoXConfig(**SIZES, rotary_pct=1.0, use_parallel_residual=False, attention_bias=False),
+    "pythia": hf.GPTNeoXConfig(**{**SIZES, "rotary_pct": 0.25}),
+    "neox-sequential": hf.GPTNeoXConfig(**{**SIZES, "rotary_pct": 1.0}, use_parallel_residual=False, attention_bias=False),
     "llama2": hf.LlamaConfig(**SIZES, rms_norm_eps=1e-5),
     "llama3": hf.LlamaConfig(
         **GROUPED, tie_word_embeddings=True, **rope("llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, **ORIGINAL)
@@ -58,7 +58,7 @@ CONFIGS: dict[str, hf.PreTrainedConfig] = {
     "qwen2-windows": hf.Qwen2Config(**GROUPED, use_sliding_window=True, sliding_window=WINDOW, max_window_layers=1),
     "qwen3": hf.Qwen3Config(**WIDE, tie_word_embeddings=True),
     "gemma2": hf.Gemma2Config(**GEMMA, attn_logit_softcapping=2.0, final_logit_softcapping=3.0),
-    "gemma3": hf.Gemma3TextConfig(**GEMMA, sliding_window_pattern=2),
+    "gemma3": hf.Gemma3TextConfig(**{**GEMMA, "sliding_window_pattern": 2}),
     "smollm3": hf.SmolLM3Config(**GROUPED, no_rope_layer_interval=2),
     "olmo2": hf.Olmo2Config(**GROUPED),
     "bert": hf.BertConfig(**SIZES),
@@ -79,7 +79,7 @@ def drawn(config: hf.PreTrainedConfig) -> hf.PreTrainedModel:
     """A model of transformers in which no parameter is without effect, norms and biases included."""
     auto = hf.AutoModelForMaskedLM if "bert" in config.model_type else hf.AutoModelForCausalLM
     torch.manual_seed(0)
-    model: hf.PreTrainedModel = auto.from_config(config).eval()
+    model: hf.PreTrainedModel = auto.from_config(config).eval()  # type: ignore[no-untyped-call]
     for name, parameter in model.named_parameters():
         parameter.data.add_(torch.randn(parameter.shape) * (0.4 if ".0." in name else 0.15))
     return model
@@ -163,7 +163,9 @@ def test_documents_packed_in_one_row_do_not_see_each_other(folders: Any, name: s
 
 
 def greedy(model: hf.PreTrainedModel, prompt: torch.Tensor, count: int) -> list[int]:
-    made = model.generate(prompt, do_sample=False, max_new_tokens=count, min_new_tokens=count, attention_mask=torch.ones_like(prompt))
+    made: torch.Tensor = model.generate(  # type: ignore[operator]
+        prompt, do_sample=False, max_new_tokens=count, min_new_tokens=count, attention_mask=torch.ones_like(prompt)
+    )
     return [int(token) for token in made[0]]
 
 
@@ -220,7 +222,7 @@ def test_rotary_scaling_agrees(name: str, tmp_path: Path) -> None:
 
 @torch.inference_mode()
 def test_older_folders_say_rotary_positions_in_other_fields(folders: Any, tmp_path: Path) -> None:
-    older = {
+    older: dict[str, dict[str, Any]] = {
         "llama3": {"rope_theta": 5000.0, "rope_scaling": {"type": "linear", "factor": 2.0}},
         "pythia": {"rotary_emb_base": 5000, "rotary_pct": 0.5},
         "gemma3": {"rope_theta": 5000.0, "rope_local_base_freq": 50.0, "rope_scaling": {"rope_type": "linear", "factor": 2.0}},

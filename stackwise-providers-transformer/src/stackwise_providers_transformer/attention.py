@@ -70,9 +70,7 @@ class Attention(nn.Module):
         normed: torch.Tensor = norm(x_BNTH.to(norm.weight.dtype))
         return normed
 
-    def _attend(
-        self, q_BNTH: torch.Tensor, k_BKTH: torch.Tensor, v_BKTH: torch.Tensor, mask_B1TT: torch.Tensor | None
-    ) -> torch.Tensor:
+    def _attend(self, q_BNTH: torch.Tensor, k_BKTH: torch.Tensor, v_BKTH: torch.Tensor, mask_B1TT: torch.Tensor | None) -> torch.Tensor:
         """Attend in the precision of v; on a CPU in float32 or better, because its kernels of low precision are slow."""
         dtype, device = v_BKTH.dtype, v_BKTH.device.type
         if device != "cpu":

@@ -69,9 +69,7 @@ class RotaryScaling:
     high: float | None = option(None, doc="llama3: wavelengths below original / high stay", minimum=0)
     fast: float | None = option(None, doc="yarn: turns over the original length above which wavelengths stay; 32 when left out", minimum=0)
     slow: float | None = option(None, doc="yarn: turns below which they are divided by the factor; 1 when left out", minimum=0)
-    temperature: float | None = option(
-        None, doc="yarn: factor on turned queries and keys; 0.1 ln(factor) + 1 when left out", minimum=0
-    )
+    temperature: float | None = option(None, doc="yarn: factor on turned queries and keys; 0.1 ln(factor) + 1 when left out", minimum=0)
     truncate: bool | None = option(None, doc="yarn: whether the ends of the ramp are rounded outwards to whole pairs; true when left out")
 
     def __attrs_post_init__(self) -> None:

@@ -71,13 +71,16 @@ class Block(nn.Module):
         """x with what a branch adds to it."""
         if self.at == "post":
             return _normed(norm, x_BTD + self.dropout(branch(x_BTD)))
-        added_BTD = _normed(norm, branch(x_BTD)) if self.at == "output" else branch(_normed(norm, x_BTD))
-        added_BTD = self.dropout(_normed(output_norm, added_BTD))
+        made_BTD = _normed(norm, branch(x_BTD)) if self.at == "output" else branch(_normed(norm, x_BTD))
+        added_BTD: torch.Tensor = self.dropout(_normed(output_norm, made_BTD))
         return x_BTD + added_BTD
 
 
 def _normed(norm: nn.Module | None, x_BTD: torch.Tensor) -> torch.Tensor:
-    return x_BTD if norm is None else norm(x_BTD)  # type: ignore[no-any-return]  # a norm gives a tensor
+    if norm is None:
+        return x_BTD
+    normed: torch.Tensor = norm(x_BTD)
+    return normed
 
 
 class Decoder(nn.Module):

@@ -41,6 +41,7 @@ class CrossBlock(Block):
         self, hidden_BTD: torch.Tensor, turn: Rotation | None, memory_BSD: torch.Tensor, mask_B11S: torch.Tensor | None
     ) -> torch.Tensor:
         """hidden [B, T, D] and memory [B, S, D] → [B, T, D]."""
+        assert self.attention_norm is not None  # its options keep it
         hidden_BTD = hidden_BTD + self.dropout(self.attention(self.attention_norm(hidden_BTD), turn, None))
         hidden_BTD = hidden_BTD + self.dropout(self.cross(self.cross_norm(hidden_BTD), memory_BSD, mask_B11S))
         added_BTD: torch.Tensor = self.dropout(self.mlp(self.mlp_norm(hidden_BTD)))

@@ -34,13 +34,14 @@ def rotation(
         base: base of the wavelengths, in positions.
         scaling: other wavelengths.
     """
+    grown: float | torch.Tensor = base
     dtype = torch.promote_types(hidden_BTD.dtype, torch.float32)
     if scaling is not None and scaling.kind in ("ntk", "dynamic"):
-        base = _larger_base(base, scaling, pairs, hidden_BTD.shape[1], positions_BT)
+        grown = _larger_base(base, scaling, pairs, hidden_BTD.shape[1], positions_BT)
     frequency_P = torch.arange(pairs, device=hidden_BTD.device, dtype=dtype).mul_(-1.0 / pairs)
-    frequency_P = torch.pow(base, frequency_P)
+    frequency_P = torch.pow(grown, frequency_P)
     if scaling is not None:
-        frequency_P = _scaled(frequency_P, base, scaling)
+        frequency_P = _scaled(frequency_P, grown, scaling)
     if positions_BT is None:
         angle = torch.arange(hidden_BTD.shape[1], device=hidden_BTD.device, dtype=dtype)[:, None] * frequency_P
     else:
@@ -60,7 +61,7 @@ def rotate(x_BNTH: torch.Tensor, turn: Rotation, *, neighbours: bool = False) ->
     if turned < x_BNTH.shape[-1]:
         x_BNTH, rest = x_BNTH[..., :turned], x_BNTH[..., turned:]
     if neighbours:
-        first, second = x_BNTH.unflatten(-1, (-1, 2)).unbind(-1)
+        first, second = x_BNTH.view(*x_BNTH.shape[:-1], turned // 2, 2).unbind(-1)
         pair = (first * turn.cosine - second * turn.sine, second * turn.cosine + first * turn.sine)
         out = torch.stack(pair, dim=-1).flatten(-2)
     else:

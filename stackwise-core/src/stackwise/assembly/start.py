@@ -12,7 +12,7 @@ import torch
 from stackwise.config import structure_options
 from stackwise.contracts.components import BuildContext, Kind
 from stackwise.contracts.formats import StoredModel, WeightFormat
-from stackwise.contracts.options import config_key
+from stackwise.contracts.options import config_key, dimension_fields
 from stackwise.errors import UserError, did_you_mean
 from stackwise.host.provider import Registered
 from stackwise.host.registry import Registry, blaming
@@ -100,6 +100,30 @@ def format_named(name: str, registry: Registry) -> tuple[Registered, WeightForma
         hint = did_you_mean(name, [known.id for known in formats])
         raise UserError(f"'{name}' names {'several formats' if found else 'no installed format'}{hint}")
     return found[0], found[0].build(found[0].load_options()(), _ANYTHING)
+
+
+def options_of(model: Mapping[str, Mapping[str, Any]], registry: Registry) -> dict[Kind, tuple[str, Any]]:
+    """Role → component and options of a `model` section, sizes left out filled from the parts that have them.
+
+    Raises:
+        UserError: options that a component refuses.
+    """
+    options: dict[Kind, tuple[str, Any]] = {}
+    sizes: dict[str, int] = {}
+    for role in ROLES:
+        node = dict(model[role])
+        use = node.pop("use")
+        made, _, problems = structure_options(registry.get(role, use).load_options(), node, f"model.{role}")
+        if problems:
+            raise UserError("; ".join(map(str, problems)))
+        options[role] = (use, made)
+        sizes |= {dim: value for name, dim in dimension_fields(type(made)).items() if (value := getattr(made, name)) is not None}
+    return {role: (use, attrs.evolve(made, **_open(made, sizes))) for role, (use, made) in options.items()}
+
+
+def _open(options: Any, sizes: Mapping[str, int]) -> dict[str, int]:
+    named = dimension_fields(type(options)).items()
+    return {name: sizes[dim] for name, dim in named if getattr(options, name) is None and dim in sizes}
 
 
 def _check_same(plan: Plan, stored: StoredModel, folder: Path, meant: tuple[str, ...]) -> None:

@@ -94,7 +94,11 @@ class _Planner:
         self.problems += shortages(clock, schedule.phases, joined, self.experiment.phases, [declared_sizes(each) for each in joined])
         if self.problems:
             self._stop()
-        parts = [*observing, *((start_format,) if start_format else ()), *(part for each in evaluations for part in each.state.sources.values())]
+        parts = [
+            *observing,
+            *((start_format,) if start_format else ()),
+            *(part for each in evaluations for part in each.state.sources.values()),
+        ]
         return self._whole(
             Plan(
                 experiment=self.experiment,

@@ -12,7 +12,14 @@ from typing import Any
 import attrs
 
 from stackwise import UserError
-from stackwise_providers_transformer.block_options import BiasOptions, NormOptions, RotaryOptions, ScoreOptions, WindowOptions, repeated_pattern
+from stackwise_providers_transformer.block_options import (
+    BiasOptions,
+    NormOptions,
+    RotaryOptions,
+    ScoreOptions,
+    WindowOptions,
+    repeated_pattern,
+)
 from stackwise_providers_transformer.decoder import Decoder
 from stackwise_providers_transformer.embedding import TokenEmbedding
 from stackwise_providers_transformer.head import LMHead
@@ -64,7 +71,9 @@ def architecture_of(model: Any) -> Architecture:
     wanted = {"embedding": TokenEmbedding, "rack": Decoder, "head": LMHead}
     for role, kind in wanted.items():
         if not isinstance(part := getattr(model, role), kind):
-            raise UserError(f"model.{role} is a {type(part).__name__}: such folders hold transformer.token, transformer.decoder, transformer.lm")
+            raise UserError(
+                f"model.{role} is a {type(part).__name__}: such folders hold transformer.token, transformer.decoder, transformer.lm"
+            )
     embedding, rack, head = model.embedding.options, model.rack.options, model.head.options
     found = {"embedding.vocab": embedding.vocab, "embedding.scale": embedding.scale, "embedding.types": embedding.types}
     found |= {f"head.{name}": getattr(head, name) for name in ("tied", "bias", "cap", "transform")}
@@ -124,7 +133,9 @@ def nodes_of(architecture: Architecture) -> dict[str, dict[str, Any]]:
     rack |= {name: own[f"rack.{name}"] for name in ("qk_norm", "residual", "attention", "max_positions") if f"rack.{name}" in own}
     if rack.get("qk_norm") == "heads":
         rack["qk_norm"] = True
-    rack |= {name: group for name, of in (("scores", ScoreOptions), ("window", WindowOptions)) if (group := _group(own, f"rack.{name}", of))}
+    rack |= {
+        name: group for name, of in (("scores", ScoreOptions), ("window", WindowOptions)) if (group := _group(own, f"rack.{name}", of))
+    }
     rotary = _group(own, "rack.rotary", RotaryOptions)
     if architecture["rack.positions"] == "rope":
         rack |= {"rope_base": rotary["base"]} if set(rotary) == {"base"} else {"rotary": rotary} if rotary else {}

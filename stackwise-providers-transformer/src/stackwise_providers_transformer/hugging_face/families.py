@@ -28,7 +28,14 @@ class Family:
 
 
 GATES = {"silu": "swiglu", "gelu": "geglu", "gelu_pytorch_tanh": "geglu-tanh", "gelu_new": "geglu-tanh", "relu": "reglu"}
-ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu-tanh", "gelu_pytorch_tanh": "gelu-tanh", "gelu_fast": "gelu-tanh", "relu": "relu", "silu": "silu"}
+ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_new": "gelu-tanh",
+    "gelu_pytorch_tanh": "gelu-tanh",
+    "gelu_fast": "gelu-tanh",
+    "relu": "relu",
+    "silu": "silu",
+}
 LAYER_NORM = Always({"rack.norm.kind": "layernorm", "rack.bias.norm": True})
 SIZES = (
     Same.of("vocab_size", "embedding.vocab"),
@@ -42,7 +49,9 @@ ALIKE = Fixed("rack.kv_heads", lambda read: read["rack.heads"])
 ATTENTION_BIAS = Same.of("attention_bias", "rack.bias.qkv", "rack.bias.output", default=False)
 
 
-def _llama(*rules: Rule, tied: bool, eps: float, act: str = "hidden_act", base: float = 10000.0, head: HeadSize | None = None) -> tuple[Rule, ...]:
+def _llama(
+    *rules: Rule, tied: bool, eps: float, act: str = "hidden_act", base: float = 10000.0, head: HeadSize | None = None
+) -> tuple[Rule, ...]:
     """The rules that Llama's descendants share, and a family's own."""
     shared = (
         *SIZES,
@@ -82,7 +91,9 @@ SANDWICH = (
     one("mlp_norm", "pre_feedforward_layernorm"),
     one("mlp_output_norm", "post_feedforward_layernorm"),
 )
-QWEN_WINDOWS = Windows("sliding_window", lambda i, config: i >= config.get("max_window_layers", 28), switch="use_sliding_window", usual=4096)
+QWEN_WINDOWS = Windows(
+    "sliding_window", lambda i, config: i >= config.get("max_window_layers", 28), switch="use_sliding_window", usual=4096
+)
 GEMMA = (
     Always({"rack.norm.gain": "offset", "rack.norm.at": "sandwich"}),
     Fixed("embedding.scale", lambda read: read["rack.width"] ** 0.5),
@@ -114,9 +125,7 @@ QWEN2 = Family(
 QWEN3 = Family(
     model_type="qwen3",
     architecture="Qwen3ForCausalLM",
-    rules=_llama(
-        Always({"rack.qk_norm": "heads"}), ATTENTION_BIAS, QWEN_WINDOWS, tied=False, eps=1e-6, head=HeadSize(default=128)
-    ),
+    rules=_llama(Always({"rack.qk_norm": "heads"}), ATTENTION_BIAS, QWEN_WINDOWS, tied=False, eps=1e-6, head=HeadSize(default=128)),
     names=_llama_names(*QUERY_KEY_NORMS),
 )
 SMOLLM3 = Family(
@@ -361,7 +370,6 @@ MODERNBERT = Family(
 )
 
 FAMILIES: Mapping[str, Family] = {
-    family.model_type: family
-    for family in (LLAMA, MISTRAL, QWEN2, QWEN3, SMOLLM3, OLMO2, GEMMA2, GEMMA3, GPT2, GPT_NEOX, MODERNBERT, BERT)
+    family.model_type: family for family in (LLAMA, MISTRAL, QWEN2, QWEN3, SMOLLM3, OLMO2, GEMMA2, GEMMA3, GPT2, GPT_NEOX, MODERNBERT, BERT)
 }
 """Those that are known; an export without a folder to follow takes the first that has words for the model."""

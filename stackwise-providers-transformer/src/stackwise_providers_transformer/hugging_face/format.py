@@ -7,8 +7,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from stackwise import BuildContext, StoredModel, UserError
 from stackwise_providers_transformer.format_options import HuggingFaceOptions
 from stackwise_providers_transformer.hugging_face.architecture import FREE, PLAIN, Architecture, architecture_of, nodes_of
@@ -74,6 +72,8 @@ class HuggingFaceFormat:
             fields["dtype"] = "float32"
         write_shards(their_tensors(tensors, family.names, architecture), folder, self._options.file_bytes)
         _write_json(folder / CONFIG, fields)
+        for path in folder.glob("*.safetensors"):
+            path.chmod((folder / CONFIG).stat().st_mode)  # the library lets nobody else read what it writes
         generation = (origin / GENERATION) if origin is not None else None
         if generation is not None and generation.is_file():
             (folder / GENERATION).write_bytes(generation.read_bytes())
@@ -123,7 +123,7 @@ def read_architecture(config: Config, family: Family) -> Architecture:
         rule.read(config, architecture)
     if left := config.left():
         raise UserError(
-            f"{config.path}: {', '.join(f'{name}: {config.fields[name]!r}' for name in left)}: not known for {family.model_type} models, so "
+            f"{config.path}: {', '.join(f'{name}: {config.fields[name]!r}' for name in left)}: unknown for {family.model_type} models, so "
             "that what the model computes is not certain"
         )
     return architecture

@@ -76,7 +76,7 @@ class Stacked:
     def store(self, ours: Tensors, sizes: Architecture) -> Tensors:
         """Take them apart."""
         heads, kv_heads, features = (sizes[f"rack.{name}"] for name in ("heads", "kv_heads", "head_size"))
-        return ours[0].split([heads * features, kv_heads * features, kv_heads * features])
+        return torch.split(ours[0], [heads * features, kv_heads * features, kv_heads * features])
 
 
 @frozen
@@ -110,7 +110,7 @@ class Halves:
 
 
 def _swapped(tensor: torch.Tensor, sizes: tuple[int, int, int]) -> torch.Tensor:
-    return tensor.unflatten(0, sizes).transpose(0, 1).reshape(tensor.shape)
+    return tensor.reshape(*sizes, *tensor.shape[1:]).transpose(0, 1).reshape(tensor.shape)
 
 
 Entry = tuple[tuple[str, ...], Form]

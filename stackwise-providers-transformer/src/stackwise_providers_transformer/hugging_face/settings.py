@@ -17,19 +17,70 @@ from stackwise_providers_transformer.hugging_face.architecture import Architectu
 NOTHING: Any = object()
 
 KEPT = frozenset(
-    "architectures model_type transformers_version dtype torch_dtype _name_or_path use_cache initializer_range initializer_cutoff_factor "
-    "bos_token_id eos_token_id pad_token_id cls_token_id sep_token_id unk_token_id mask_token_id max_position_embeddings max_window_layers "
-    "_sliding_window_pattern sliding_window_pattern no_rope_layer_interval global_attn_every_n_layers summary_activation "
-    "summary_first_dropout summary_proj_to_labels summary_type summary_use_proj classifier_dropout classifier_pooling "
-    "deterministic_flash_attn sparse_prediction sparse_pred_ignore_index reference_compile id2label label2id problem_type return_dict "
-    "output_attentions output_hidden_states gradient_checkpointing task_specific_params n_ctx position_embedding_type_ids cache_implementation "
-    "reorder_and_upcast_attn attn_implementation _attn_implementation repad_logits_with_grad embedding_size".split()
+    [
+        "architectures",
+        "model_type",
+        "transformers_version",
+        "dtype",
+        "torch_dtype",
+        "_name_or_path",
+        "use_cache",
+        "initializer_range",
+        "initializer_cutoff_factor",
+        "bos_token_id",
+        "eos_token_id",
+        "pad_token_id",
+        "cls_token_id",
+        "sep_token_id",
+        "unk_token_id",
+        "mask_token_id",
+        "max_position_embeddings",
+        "max_window_layers",
+        "_sliding_window_pattern",
+        "sliding_window_pattern",
+        "no_rope_layer_interval",
+        "global_attn_every_n_layers",
+        "summary_activation",
+        "summary_first_dropout",
+        "summary_proj_to_labels",
+        "summary_type",
+        "summary_use_proj",
+        "classifier_dropout",
+        "classifier_pooling",
+        "deterministic_flash_attn",
+        "sparse_prediction",
+        "sparse_pred_ignore_index",
+        "reference_compile",
+        "id2label",
+        "label2id",
+        "problem_type",
+        "return_dict",
+        "output_attentions",
+        "output_hidden_states",
+        "gradient_checkpointing",
+        "task_specific_params",
+        "n_ctx",
+        "cache_implementation",
+        "reorder_and_upcast_attn",
+        "attn_implementation",
+        "_attn_implementation",
+        "repad_logits_with_grad",
+    ]
 )
 """Fields that change nothing of what the architecture computes; an export takes them over from the folder that a run began from."""
 
 DROPOUTS = frozenset(
-    "attention_dropout hidden_dropout resid_pdrop embd_pdrop attn_pdrop hidden_dropout_prob attention_probs_dropout_prob mlp_dropout "
-    "embedding_dropout".split()
+    [
+        "attention_dropout",
+        "hidden_dropout",
+        "resid_pdrop",
+        "embd_pdrop",
+        "attn_pdrop",
+        "hidden_dropout_prob",
+        "attention_probs_dropout_prob",
+        "mlp_dropout",
+        "embedding_dropout",
+    ]
 )
 """Fields of training alone: here dropout is an option of the rack that may follow time."""
 

@@ -186,8 +186,7 @@ def their_tensors(tensors: Mapping[str, torch.Tensor], names: Names, sizes: Arch
     for ours, form in names.entries(sizes["rack.blocks"]):
         if all(name in tensors for name in ours):
             left -= set(ours)
-            for name, tensor in zip(form.theirs, form.store([tensors[each] for each in ours], sizes), strict=True):
-                yield name, tensor
+            yield from zip(form.theirs, form.store([tensors[each] for each in ours], sizes), strict=True)
     if left:
         raise UserError(f"the folder's family has no place for {', '.join(sorted(left)[:5])}")
 
@@ -220,7 +219,7 @@ def write_shards(tensors: Iterable[tuple[str, torch.Tensor]], folder: Path, most
     if len(files) == 1:
         (folder / "part-0.safetensors").rename(folder / ONE)
         return
-    index = {}
+    index: dict[str, str] = {}
     for i, names in enumerate(files):
         file = f"model-{i + 1:05}-of-{len(files):05}.safetensors"
         (folder / f"part-{i}.safetensors").rename(folder / file)
