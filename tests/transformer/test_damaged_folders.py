@@ -1,4 +1,4 @@
-"""Folders of transformers that are damaged, incomplete, or of models that are not known: each is refused by a sentence that names what is wrong."""
+"""Folders of transformers that are damaged, incomplete, or of unknown models: each is refused by a sentence that names what is wrong."""
 
 from __future__ import annotations
 
