@@ -70,7 +70,7 @@ class RunLoop:
         self._saving = Saving(self.store, self.plan.experiment.run.checkpoint, self.plan.schedule, self.about, self.directory.sync)
         if self.reason is not None:
             self._saving.go_on(self.machine.step, self.reason)
-        self.summary = Summary.of(self.directory.history())
+        self.summary = summary_of(self.directory, self.progress)
         self.machine.observers.listen(self._hear)
 
     def train(self) -> None:
@@ -145,7 +145,7 @@ class RunLoop:
         self.store.forget_after(good.step)
         self.directory.cut(good.step)
         self._saving.go_on(good.step, saved.reason)
-        self.summary = Summary.of(self.directory.history())
+        self.summary = summary_of(self.directory, self.progress)
         self.tell(Rewound(good.step, halt_step, str(halted)))
 
     def _newest_good(self) -> tuple[Checkpoint, Mapping[str, Any]] | None:
@@ -167,3 +167,12 @@ class RunLoop:
     def about(self) -> Mapping[str, Any]:
         """What a checkpoint of this run says beside the machine's state."""
         return describe(self.plan, self.machine, self.parent)
+
+
+def summary_of(directory: RunDirectory, progress: Progress) -> Summary:
+    """The summary of what the logs hold; what is passed over in them is said."""
+    log = directory.log()
+    summary = Summary.of(log.events())
+    for remark in log.remarks():
+        progress.say(f"      {remark}")
+    return summary

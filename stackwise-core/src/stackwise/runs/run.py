@@ -21,7 +21,7 @@ from stackwise.plan import make_plan
 from stackwise.planes.model.state import named_tensors
 from stackwise.reports.progress import Progress
 from stackwise.reports.summary import Summary
-from stackwise.runs.loop import RunLoop
+from stackwise.runs.loop import RunLoop, summary_of
 from stackwise.runs.rest import Declaration, Rest, checkpoint_at, config_of, newest_in
 from stackwise.saved.export import describe_model, made_by
 from stackwise.saved.provenance import Origin, describe
@@ -139,7 +139,7 @@ def _go_on(path: Path, experiment: Experiment, stream: TextIO | None) -> Result:
         checkpoint, skipped = newest_in(path)
         rest = Rest.after(checkpoint, experiment)
         if directory.status().get("status") == FINISHED and rest.step >= rest.plan.schedule.steps:
-            summary = Summary.of(directory.history())
+            summary = summary_of(directory, Progress(rest.plan.schedule, stream))
             directory.close()
             return Result(path, summary, finished_before=True)
         machine = rest.machine()
