@@ -15,7 +15,6 @@ from torch import nn
 
 import stackwise
 from stackwise import DataError, Evaluated, PhaseSchedule, RunFinished, StepDone, TaskSpec, TrainingHalted, UserError
-from stackwise.contracts.events import RunStarted
 from stackwise.machine.machine import TrainingMachine
 from stackwise.machine.settings import Settings
 

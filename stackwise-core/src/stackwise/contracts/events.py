@@ -101,7 +101,7 @@ class CheckpointSaved(NamedTuple):
     seconds: float
     """How long training stood still."""
     reason: str
-    """`cadence`, `phase`, `signal`, `end`, or `branch` where a run was branched from another."""
+    """`cadence`, `phase`, `signal`, `end`, `moved` where the run directory was, or `branch` where a run was branched from another."""
 
 
 class CheckpointRefused(NamedTuple):

@@ -14,7 +14,7 @@ from attrs import frozen
 from stackwise import config
 from stackwise.assembly.workshop import assemble
 from stackwise.config import Experiment
-from stackwise.errors import DiskError, RunStopped, UserError
+from stackwise.errors import RunStopped, UserError
 from stackwise.host.discovery import discover
 from stackwise.host.registry import blaming
 from stackwise.plan import make_plan
@@ -25,7 +25,7 @@ from stackwise.runs.loop import RunLoop, summary_of
 from stackwise.runs.rest import Declaration, Rest, checkpoint_at, config_of, newest_in
 from stackwise.saved.export import describe_model, made_by
 from stackwise.saved.provenance import Origin, describe
-from stackwise.storage.checkpoints.store import CheckpointStore, Skipped
+from stackwise.storage.checkpoints.store import DAMAGED, CheckpointStore, Skipped
 from stackwise.storage.run_directory import CHECKPOINTS, CONFIG, FINAL, FINISHED, RunDirectory, refuse_existing
 from stackwise.storage.weights import save_weights
 
@@ -148,6 +148,12 @@ def _go_on(path: Path, experiment: Experiment, stream: TextIO | None) -> Result:
         _say_skipped(progress, skipped)
         from_ = f"checkpoint {checkpoint.name}" if checkpoint is not None else "the beginning, as there is no checkpoint"
         progress.say(f"resume {path} at step {rest.step:,} of {rest.plan.schedule.steps:,}, from {from_}")
+        if skipped:
+            directory.check_place()
+            CheckpointStore(path / CHECKPOINTS).set_aside(skipped)
+            progress.say(
+                f"      {len(skipped)} damaged: kept beside the others with the ending '{DAMAGED}', and of no further use to the run"
+            )
         directory.cut(rest.step)
         if declaration is not None:
             declaration.write(directory)
@@ -186,9 +192,9 @@ def _train(loop: RunLoop, rest: Rest) -> Result:
 
 
 def _leave(loop: RunLoop, status: str) -> None:
-    """Write the status, wait for a save in flight and release the directory. After a failed run a disk error here is suppressed, so
-    that the first error is the one shown."""
-    with suppress(DiskError) if status != FINISHED else nullcontext(), closing(loop.directory), closing(loop.store):
+    """Write the status, wait for a save in flight and release the directory. After a failed run an error here is suppressed, so that
+    the first one is shown."""
+    with suppress(UserError) if status != FINISHED else nullcontext(), closing(loop.directory), closing(loop.store):
         loop.write_status(status)
 
 
@@ -196,6 +202,7 @@ def _save_final(loop: RunLoop) -> None:
     """Save the final weights, averaged ones where the optimizer evaluates at an average, and the EMA beside them."""
     machine, plan = loop.machine, loop.plan
     model, optimizer = machine.model.model, machine.optimizer
+    loop.directory.check_place()
     places = {"live": FINAL} | ({"ema": f"{FINAL}-ema"} if optimizer.average is not None else {})
     for weights, place in places.items():
         with optimizer.evaluating(weights):

@@ -118,7 +118,7 @@ def typed(value: Any, wanted: Any, name: str) -> Any:
         return typed(value, next(arm for arm in arms if arm is not NoneType), name)
     if kind is tuple and isinstance(value, list):
         return tuple(typed(entry, arms[0], f"{name}.{i}") for i, entry in enumerate(value))
-    if kind is Mapping and isinstance(value, dict):
+    if kind in (Mapping, dict) and isinstance(value, dict):
         return {key: typed(entry, arms[1], f"{name}.{key}") for key, entry in value.items()}
     if kind is float and isinstance(value, str) and value in _TEXT_OF_FLOATS:
         return float(value)

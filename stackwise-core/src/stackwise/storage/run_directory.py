@@ -16,8 +16,8 @@ import yaml
 
 from stackwise.contracts.events import Event, StepDone
 from stackwise.errors import DiskError, UserError, disk_errors
-from stackwise.storage import disk
-from stackwise.storage.lock import RunLock, is_held
+from stackwise.storage import disk, posix
+from stackwise.storage.lock import MovedError, RunLock, is_held
 from stackwise.storage.logs import EVENTS, METRICS, Log, lines_of
 from stackwise.storage.publish import publish, replace_file
 from stackwise.storage.regular import append_regular, read_regular
@@ -111,8 +111,20 @@ class RunDirectory:
         except OSError as error:
             raise UserError(f"{path} cannot be written: {error.strerror or error}") from None
 
+    def check_place(self) -> None:
+        """Look whether the path still leads to the directory that was opened; called before anything is published in it.
+
+        Raises:
+            MovedError: it does not; the logs went with the directory.
+            UserError: its lock is another.
+        """
+        if not self._lock.holds(self.path):
+            log = posix.place_of(self._logs[EVENTS].fileno())
+            raise MovedError(self.path, log.parent if log is not None and self._lock.holds(log.parent) else None)
+
     def declare(self, config: Mapping[str, Any], plan: Mapping[str, Any]) -> None:
         """Write the config as it was understood, every `extends` and `--set` applied, and its plan, which never stands beside another's."""
+        self.check_place()
         with self._disk_errors():
             (self.path / PLAN).unlink(missing_ok=True)
             replace_file(self.path / CONFIG, _as_yaml(config))
@@ -159,13 +171,20 @@ class RunDirectory:
             step: the step to go on from.
             of: the run directory whose past it is; this one when left out.
         """
+        self.check_place()
         with self._disk_errors():
             self._close_logs()
             _take_back(of if of is not None else self.path, self.path, step)
             self._open_logs()
 
     def sync(self) -> None:
-        """Force the logs to disk, so that they are never behind a checkpoint."""
+        """Force the logs to disk, so that they are never behind a checkpoint.
+
+        Raises:
+            MovedError: the directory is elsewhere now.
+            DiskError: the disk refuses.
+        """
+        self.check_place()
         with self._disk_errors():
             self._flush()
             for log in self._logs.values():
@@ -202,6 +221,7 @@ class RunDirectory:
                 closed.callback(log.close)
 
     def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        self.check_place()
         with self._disk_errors():
             replace_file(self.path / name, json.dumps(content, indent=1, allow_nan=False, default=str) + "\n")
 

@@ -23,7 +23,13 @@ from stackwise.storage.tensor_file import FileRecord, tensor_names
 TENSORS, STATE, MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
 FORMAT = 2
 _LARGEST_MANIFEST = 1 << 20
-_FIELDS = {"step": int, "files": Mapping[str, dict], "metrics": Mapping[str, float], "pin": str | None, "versions": Mapping[str, str]}
+_FIELDS = {
+    "step": int,
+    "files": Mapping[str, dict[str, Any]],
+    "metrics": Mapping[str, float],
+    "pin": str | None,
+    "versions": Mapping[str, str],
+}
 _FILE_FIELDS = {"sha256": str, "bytes": int}
 
 
