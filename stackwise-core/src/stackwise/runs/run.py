@@ -80,7 +80,7 @@ def run(
     rest = Rest(make_plan(experiment, discover()))
     machine = assemble(rest.plan)
     directory = RunDirectory.create(output, experiment.run.name, Declaration.of(rest.plan).write)
-    return _train(RunLoop.of(rest.plan, machine, directory, Progress(rest.plan.schedule, stream)), rest)
+    return _train(RunLoop.of(rest.plan, machine, directory, Progress(rest.plan.schedule, stream)), rest, fresh=True)
 
 
 def resume(directory: Path, overrides: Sequence[str] = (), stream: TextIO | None = None) -> Result:
@@ -129,7 +129,7 @@ def branch(directory: Path, at: str, overrides: Sequence[str] = (), output: Path
     progress = Progress(rest.plan.schedule, stream)
     _say_skipped(progress, skipped)
     progress.say(f"branch {new.path} from {directory} at step {checkpoint.step:,} of {rest.plan.schedule.steps:,}")
-    return _train(RunLoop.of(rest.plan, machine, new, progress, parent, reason), rest)
+    return _train(RunLoop.of(rest.plan, machine, new, progress, parent, reason), rest, fresh=True)
 
 
 def _go_on(path: Path, experiment: Experiment, stream: TextIO | None) -> Result:
@@ -164,9 +164,12 @@ def _go_on(path: Path, experiment: Experiment, stream: TextIO | None) -> Result:
     return _train(loop, rest)
 
 
-def _train(loop: RunLoop, rest: Rest) -> Result:
-    """Train to the end, write the final weights, and say in `status.json` how it ended."""
-    status = "failed"
+def _train(loop: RunLoop, rest: Rest, *, fresh: bool = False) -> Result:
+    """Train to the end, write the final weights, and say in `status.json` how it ended.
+
+    A fresh directory in which not one step was done is removed when training fails: nothing is in it that the config does not say.
+    """
+    status, failed = "failed", False
     try:
         loop.write_status("running")
         for note in rest.notes():
@@ -184,18 +187,22 @@ def _train(loop: RunLoop, rest: Rest) -> Result:
         status = f"stopped by {error.by.name}"
         raise
     except Exception as error:
-        status = f"failed: {error}"
+        status, failed = f"failed: {error}", True
         raise
     finally:
-        _leave(loop, status)
+        _leave(loop, status, discard=failed and fresh and loop.machine.step == rest.step)
     return Result(loop.directory.path, loop.summary)
 
 
-def _leave(loop: RunLoop, status: str) -> None:
-    """Write the status, wait for a save in flight and release the directory. After a failed run an error here is suppressed, so that
-    the first one is shown."""
+def _leave(loop: RunLoop, status: str, *, discard: bool) -> None:
+    """Write the status, or remove the directory; wait for a save in flight and let others write. After a failed run an error here is
+    suppressed, so that the first one is shown."""
     with suppress(UserError) if status != FINISHED else nullcontext(), closing(loop.directory), closing(loop.store):
-        loop.write_status(status)
+        if discard:
+            loop.store.wait()
+            loop.directory.remove()
+        else:
+            loop.write_status(status)
 
 
 def _save_final(loop: RunLoop) -> None:

@@ -53,7 +53,7 @@ class Described:
     reason: str = field(validator=_TEXT)
     """Why it was saved; `cadence` where that was not recorded."""
     versions: Mapping[str, str] = field(validator=deep_mapping(_TEXT, _TEXT, _MAP))
-    fingerprints: Mapping[str, Any] = field(validator=_MAP)
+    fingerprints: Mapping[str, Any] = field(validator=deep_mapping(_TEXT, _MAP, _MAP))
     parent: Mapping[str, Any] | None = field(default=None, validator=optional(_MAP))
     providers: Sequence[Mapping[str, Any]] = field(default=(), validator=deep_iterable(_names_its_files, instance_of((list, tuple))))
     """Name, version and file digest of the providers in use."""
@@ -99,7 +99,7 @@ def loading(checkpoint: Checkpoint, plan: Plan) -> Iterator[None]:
     try:
         with blaming(plan.providers):
             yield
-    except (StackwiseError, torch.OutOfMemoryError):
+    except StackwiseError:
         raise
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
         raise UserError(

@@ -198,6 +198,17 @@ class RunDirectory:
         finally:
             self._lock.release()
 
+    def remove(self) -> None:
+        """Remove the directory and all that is in it.
+
+        Raises:
+            MovedError: the path leads elsewhere now; nothing is removed.
+            DiskError: the disk refuses.
+        """
+        self.check_place()
+        with self._disk_errors():
+            disk.remove_tree(self.path)
+
     def _disk_errors(self) -> AbstractContextManager[None]:
         return disk_errors(self.path, "the checkpoints in it are untouched: free space or mend the disk, then resume")
 
