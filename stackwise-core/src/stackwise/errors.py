@@ -152,6 +152,15 @@ def bytes_asked(error: BaseException) -> str:
     return f" ({match[1]} were asked for at once)" if match else ""
 
 
+_NO_TEXT = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u061c\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069]")
+"""Control characters but tabs and newlines, and the marks that turn the direction of text."""
+
+
+def printable(text: str) -> str:
+    """A text that came from outside, for a terminal: what would move its cursor or turn the direction is escaped (`\\x1b`, `\\u202e`)."""
+    return _NO_TEXT.sub(lambda match: ascii(match[0])[1:-1], text)
+
+
 def near_names(name: str, known: Iterable[str], count: int = 3) -> list[str]:
     """The known names most like `name`, best first."""
     return difflib.get_close_matches(name, list(known), n=count, cutoff=0.6)

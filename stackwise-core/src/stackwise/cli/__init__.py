@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import click
 
 from stackwise import __version__
+from stackwise.cli.escaping import escaped_streams
 from stackwise.errors import DiskError, ProviderError, RunStopped, StackwiseError, bytes_asked, did_you_mean, lacks_memory
 from stackwise.host.admission import lists_of, observing
 from stackwise.host.isolation import stray_threads
@@ -68,7 +69,8 @@ class _LazyGroup(click.Group):
 
     def main(self, *args: Any, **extra: Any) -> Any:
         try:
-            return super().main(*args, **extra)
+            with escaped_streams():
+                return super().main(*args, **extra)
         except SystemExit as end:
             if stray_threads():
                 _leave(end.code)
