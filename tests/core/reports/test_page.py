@@ -167,5 +167,6 @@ def test_a_long_run_is_a_small_page_and_keeps_what_stands_out(run: Path, tmp_pat
 
 
 def test_the_page_is_made_without_torch(run: Path):
-    code = "import sys; from stackwise.cli.report import report as r; r(sys.argv[1:], standalone_mode=False); assert 'torch' not in sys.modules"
+    code = "import sys; from stackwise.cli.report import report as r; r(sys.argv[1:], standalone_mode=False)"
+    code += "; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code, str(run), "-o", str(run / "cold.html")], check=True, capture_output=True)
