@@ -44,7 +44,7 @@ def rows(high: int = VOCAB - 1, length: int = 8) -> dict[str, Any]:
         ),
         ({"sources": {"b": rows(-1)}}, "source 'b': 'tokens' holds values from -1 to"),
         ({"sources": {"b": rows(length=4)}}, "source 'b': .*has no 5 entries along its second axis"),
-        ({"transforms": [{"use": "data.feature-noise", "std": 1.0}]}, "the batch has no field 'features'"),
+        ({"transforms": [{"use": "data.feature-noise", "std": 1.0}]}, r"data\.transforms\.0: .*needs the field 'features'"),
     ],
 )
 @pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
