@@ -9,6 +9,7 @@ from typing import Literal
 
 from attrs import Factory, frozen
 
+from stackwise.contracts.specs import RackSpec
 from stackwise.curriculum.bridges import Bridge
 from stackwise.curriculum.parts import Part
 from stackwise.errors import ScheduleError
@@ -117,6 +118,8 @@ class ModelState:
     freeze: tuple[str, ...] = ()
     stacks: Mapping[str, int] = Factory(dict)
     """Stack name → blocks, in forward order; empty when the rack declares none."""
+    rack_spec: RackSpec | None = None
+    """Of a whole module in the place of the rack: what the config says of its blocks; None: the rack's own module says it."""
     bridges: tuple[Bridge, ...] = ()
     """Lossless differences from the task's batch to the head's outputs."""
     weight_adapters: Mapping[str, WeightAdapterState] = Factory(dict)

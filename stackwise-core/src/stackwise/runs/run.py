@@ -18,12 +18,11 @@ from stackwise.errors import DiskError, RunStopped, UserError
 from stackwise.host.discovery import discover
 from stackwise.host.registry import blaming
 from stackwise.plan import make_plan
-from stackwise.planes.model.state import named_tensors
 from stackwise.reports.progress import Progress
 from stackwise.reports.summary import Summary
 from stackwise.runs.loop import RunLoop
 from stackwise.runs.rest import Declaration, Rest, checkpoint_at, config_of, newest_in
-from stackwise.saved.export import describe_model, made_by
+from stackwise.saved.export import describe_model, exported_tensors, made_by
 from stackwise.saved.provenance import Origin, describe
 from stackwise.storage.checkpoints.store import CheckpointStore, Skipped
 from stackwise.storage.run_directory import CHECKPOINTS, CONFIG, FINAL, FINISHED, RunDirectory, refuse_existing
@@ -201,7 +200,7 @@ def _save_final(loop: RunLoop) -> None:
         with optimizer.evaluating(weights):
             about = describe_model(plan.schedule.phases[-1], 1.0, model)
             about |= {"step": machine.step, "data": machine.data.fingerprints(), **made_by(plan)}
-            save_weights(named_tensors(model), loop.directory.path / place, about)
+            save_weights(exported_tensors(model), loop.directory.path / place, about)
 
 
 def _read(source: Path | str | Experiment, overrides: Sequence[str]) -> Experiment:
