@@ -32,6 +32,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "branch": ("stackwise.cli.branch:branch", "Begin a run in the middle of another."),
     "export": ("stackwise.cli.export:export", "Write the weights of a run for use elsewhere."),
     "generate": ("stackwise.cli.generate:generate", "Continue a prompt with the model of a run."),
+    "report": ("stackwise.cli.report:report", "Write the page of one run or several."),
     "doctor": ("stackwise.cli.doctor:doctor", "Examine the installation, and a run directory."),
     "completion": ("stackwise.cli.completion:completion", "Print the code that completes words in your shell."),
 }
