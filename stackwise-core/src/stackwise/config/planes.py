@@ -70,6 +70,12 @@ class DataConfig:
     rename: Mapping[str, str] = key(
         factory=dict, form="field → field", doc="field the task needs → field the loader delivers", example="{tokens: input_ids}"
     )
+    drop: tuple[str, ...] = key(
+        (),
+        form="list of field names",
+        doc="fields that a loader delivers and the task is not to read; what is neither read nor dropped is refused",
+        example="[label]",
+    )
     fields: tuple[str, ...] = key(
         (),
         form="list of field names",
