@@ -125,12 +125,18 @@ def two_sources() -> dict[str, Any]:
 def two_fields() -> dict[str, Any]:
     fields = {name: stream(600, seed).view(100, 6) for seed, name in enumerate(("first", "second"))}
     config = laid(whole(), "data/sources", {"a": {"use": "data.memory", "arrays": fields, "heldout": 0.2}})
-    return laid(config, "data/rename", {"tokens": "first"})
+    return laid(config, "data/rename", {"tokens": "first", "segments": "second"})
+
+
+def a_field_more() -> dict[str, Any]:
+    fields = {"tokens": stream(600).view(100, 6), "segments": stream(600, 1).view(100, 6)}
+    return laid(whole(), "data/sources", {"a": {"use": "data.memory", "arrays": fields, "heldout": 0.2}})
 
 
 def in_rows() -> dict[str, Any]:
     arrays = {"tokens": stream(800).view(100, 8), "other": stream(800, 1).view(100, 8)}
-    return laid(whole(), "data/sources", {"a": {"use": "data.memory", "arrays": arrays, "heldout": 0.2}})
+    config = laid(whole(), "data/sources", {"a": {"use": "data.memory", "arrays": arrays, "heldout": 0.2}})
+    return laid(config, "data/drop", ["other"])
 
 
 def adapted() -> dict[str, Any]:
@@ -312,7 +318,8 @@ CORE: dict[str, list[tuple[Any, str, Any]]] = {
     "data.seq_len": [(whole, "data/seq_len", 5)],
     "data.accumulate": [(whole, "data/accumulate", 2)],
     "data.step_tokens": [(whole, "data/step_tokens", 24)],
-    "data.rename": [(two_fields, "data/rename", {"tokens": "second"})],
+    "data.rename": [(two_fields, "data/rename", {"tokens": "second", "segments": "first"})],
+    "data.drop": [(a_field_more, "data/drop", ["segments"])],
     "data.fields": [(whole, "data/fields", ["tokens"])],
     "data.accept_inexact_resume": [(whole, "data/accept_inexact_resume", True)],
     "data.transforms": [(whole, "data/transforms", [reverse])],

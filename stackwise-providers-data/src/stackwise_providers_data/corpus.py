@@ -73,6 +73,8 @@ class Corpus:
     between: int
     """Separators after each document but the last that do not belong to it: 0 or 1."""
     fingerprint: Mapping[str, Any]
+    beside: Mapping[str, npt.NDArray[Any]] = attrs.Factory(dict)
+    """Field → one entry a token, delivered as the tokens are."""
 
     def spans(self) -> Spans:
         """The documents without their separators."""

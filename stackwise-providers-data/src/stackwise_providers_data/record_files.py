@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from stackwise import BuildContext, DataError
+from stackwise_providers_data.chat import Conversations, open_conversations
 from stackwise_providers_data.corpus import Corpus
 from stackwise_providers_data.examples import Assemble, Examples, Fields, TextColumns
 from stackwise_providers_data.permutation import Indices
@@ -32,6 +33,8 @@ def build_records(options: RecordOptions, context: BuildContext) -> TextRows | E
         check_pad(options.pad, vocab_size(options.tokenizer))
     if mode == "text":
         return cut_rows(open_texts(documents, held=held), options, options.to_spec(), context)
+    if isinstance(documents, Conversations):
+        return cut_rows(open_conversations(documents, held=held), options, options.to_spec(), context)
     if mode == "features":
         return _features(documents, options, context, held=held)
     corpus = open_texts(documents, held=held)

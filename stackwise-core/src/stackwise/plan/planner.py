@@ -9,7 +9,7 @@ import attrs
 from attrs import define, field
 
 from stackwise.config import Experiment, PhaseConfig
-from stackwise.contracts.specs import TaskSpec
+from stackwise.contracts.specs import BatchSpec, TaskSpec, TransformSpec
 from stackwise.curriculum.parts import Part
 from stackwise.curriculum.schedule import CompiledPhase, PhaseSchedule
 from stackwise.curriculum.states import TrainingState
@@ -18,7 +18,7 @@ from stackwise.errors import ConfigError, Problem, ScheduleError
 from stackwise.host.provider import Provider
 from stackwise.host.registry import Registry
 from stackwise.plan.blocks import Growing
-from stackwise.plan.checks import best_problems, crossing_problems, mix_problems, name_problems, tie_problems, watch_problems
+from stackwise.plan.checks import best_problems, crossing_problems, drop_problems, mix_problems, name_problems, tie_problems, watch_problems
 from stackwise.plan.curves import Curves
 from stackwise.plan.evaluations import EvaluationPlan, evaluation_plan
 from stackwise.plan.extents import counts_epochs, extent_of
@@ -85,6 +85,7 @@ class _Planner:
             self._stop()
         schedule = self._schedule(clock, phases)
         evaluations = self._evaluations(phases)
+        self._check_drops(phases)
         observing = tuple(draft.part(self.drafts.settled(draft)) for draft in observers if draft is not None)
         start_format = None if form is None else form.part(self.drafts.settled(form))
         self._collect(phases[-1].config)
@@ -169,9 +170,9 @@ class _Planner:
 
     def _join(self, phase: PhaseConfig, drafts: PhaseDrafts) -> Joined:
         """The drafts joined; phases with the same parts at the junctions are joined once."""
-        key = (*map(id, drafts.by_role().values()), tuple(phase.data.rename.items()))
+        key = (*map(id, drafts.by_role().values()), tuple(phase.data.rename.items()), phase.data.drop, *map(id, drafts.transforms))
         if key not in self._joined:
-            joined = join(drafts, phase.data.rename)
+            joined = join(drafts, phase.data.rename, phase.data.drop)
             self.problems += [_placed(problem, phase) for problem in joined.problems]
             self._joined[key] = joined
         known = self._joined[key]
@@ -245,10 +246,23 @@ class _Planner:
     def _evaluations(self, phases: Sequence[_Phase]) -> tuple[EvaluationPlan, ...]:
         joined = [phase.joined for phase in phases if phase.joined is not None]
         states = [phase.state for phase in phases if phase.state is not None]
-        rename = phases[0].config.data.rename
-        return tuple(
-            evaluation_plan(config, states, joined, rename, self.drafts) for config in (self.experiment.evaluate if states else ())
-        )
+        data = phases[0].config.data
+        return tuple(evaluation_plan(config, states, joined, data, self.drafts) for config in (self.experiment.evaluate if states else ()))
+
+    def _check_drops(self, phases: Sequence[_Phase]) -> None:
+        """Fields to drop are those of any source of the run, evaluations' own included, since phases inherit what is dropped."""
+        joined = [phase.joined.drafts for phase in phases if phase.joined is not None]
+        refs = [ref for each in self.experiment.evaluate for ref in (each.sources or {}).values()]
+        sources = [*(draft for drafts in joined for draft in drafts.sources.values()), *(self.drafts.of("loader", ref) for ref in refs)]
+        specs = [*(draft and draft.spec for draft in sources), *(draft.spec for drafts in joined for draft in drafts.transforms)]
+        known = len(joined) == len(phases) and all(isinstance(draft and draft.spec, BatchSpec) for draft in sources)
+        fields = {
+            name
+            for spec in specs
+            for name in (spec.fields if isinstance(spec, BatchSpec) else spec.outputs if isinstance(spec, TransformSpec) else ())
+        }
+        for phase in phases:
+            self.problems += drop_problems(phase.config, frozenset(fields) if known else None)
 
     # -- mistakes -------------------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ No import path is ever written or read: the description names component ids, whi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,14 +27,15 @@ from stackwise.host.discovery import discover
 from stackwise.host.registry import Registry
 from stackwise.plan import Plan
 from stackwise.planes.model.gates import Gates, gated_modules
-from stackwise.planes.model.module import Model, rack_spec
+from stackwise.planes.model.module import Model
 from stackwise.planes.model.plane import ModelPlane
-from stackwise.planes.model.state import extra_states, load_named_tensors, named_tensors
+from stackwise.planes.model.state import load_named_tensors, named_tensors
+from stackwise.planes.model.whole import own_tensors
 from stackwise.saved.formats import write_folder
-from stackwise.saved.model import model_at
+from stackwise.saved.model import left_out, model_at
 from stackwise.storage.checkpoints.store import Checkpoint, CheckpointStore
 from stackwise.storage.run_directory import CHECKPOINTS, CONFIG, final_weights
-from stackwise.storage.weights import DESCRIPTION, read_description, read_weights, save_weights
+from stackwise.storage.weights import DESCRIPTION, WEIGHTS, read_description, read_weights, save_weights
 from stackwise.timeline.schedules import Constant, Curve
 
 _ROLES: tuple[Kind, ...] = ("embedding", "rack", "head")
@@ -42,13 +43,14 @@ _OWN_KEYS = ("format", "sha256", "tensors")
 """Keys that `save_weights` writes itself."""
 
 
-def describe_model(phase: CompiledPhase, t: float, model: Model) -> dict[str, Any]:
+def describe_model(phase: CompiledPhase, t: float, model: Model, unheld: Sequence[str]) -> dict[str, Any]:
     """What a model is built from, as JSON.
 
     Args:
         phase: the one that declares it.
         t: the time at which gates and options that follow time are read.
         model: the model itself; its specs are recorded and compared when it is built again.
+        unheld: names of states that its weights leave out.
     """
     assert phase.state is not None  # a plan's phases are declared
     state = phase.state.model
@@ -62,13 +64,20 @@ def describe_model(phase: CompiledPhase, t: float, model: Model) -> dict[str, An
         "gates": _gates(phase, t, model),
         "precision": dict(state.precision),
         "specs": _specs(model),
-        "unheld": list(extra_states(model)),
+        "unheld": list(unheld),
+        **({} if model.declared is None else {"module": type(model.rack).__name__}),
     }
+
+
+def exported_tensors(model: Model) -> dict[str, torch.Tensor]:
+    """What a file of weights holds: tensors by canonical name, those of a whole module by the names of its own `state_dict`."""
+    tensors = named_tensors(model)
+    return tensors if model.declared is None else own_tensors(model.rack, tensors)
 
 
 def _gates(phase: CompiledPhase, t: float, model: Model) -> dict[str, Any]:
     """The gate's value and the modules it multiplies; empty where the value is 1."""
-    modules, value = gated_modules(rack_spec(model.rack), phase.blocks), phase.gate(t)
+    modules, value = gated_modules(model.rack_spec, phase.blocks), phase.gate(t)
     return {"value": value, "modules": list(modules)} if modules and torch.tensor(value).item() != 1.0 else {}
 
 
@@ -89,6 +98,11 @@ def load_exported(directory: Path | str, registry: Registry | None = None) -> Mo
     directory = Path(directory)
     about = read_description(directory)
     refuse_unheld(about, directory)
+    if (module := about.get("module")) is not None:
+        raise UserError(
+            f"{directory} holds a whole module, {module}, which no provider builds: load_file({str(directory / WEIGHTS)!r}) of "
+            "safetensors.torch gives its tensors by its own names, for load_state_dict of a module that you build"
+        )
     model = _build(about, directory, registry)
     load_named_tensors(model, read_weights(directory)[0], f"the weights in {directory}")
     return model.eval()
@@ -102,8 +116,8 @@ def refuse_unheld(about: Mapping[str, Any], place: Path) -> None:
     """
     if names := about.get("unheld"):
         raise UserError(
-            f"the weights of {place} are not the whole model: {', '.join(map(str, names))} are states of its modules, and a file of "
-            "weights holds parameters and persistent buffers: make them persistent buffers, or go on from a checkpoint, which holds them"
+            f"the weights of {place} are not the whole model: {', '.join(map(str, names))} changed in training, and a file of weights "
+            "holds parameters and persistent buffers: make them persistent buffers, or go on from a checkpoint, which holds them"
         )
 
 
@@ -154,7 +168,7 @@ def _final(directory: Path) -> tuple[Model, dict[str, Any]]:
 def _at(checkpoint: Checkpoint) -> tuple[Model, dict[str, Any]]:
     """The model declared at a checkpoint's step, rebuilt from its description, with the weights to keep."""
     saved = model_at(checkpoint)
-    about = describe_model(saved.phase, saved.plan.schedule.clock.t(saved.step), saved.model)
+    about = describe_model(saved.phase, saved.plan.schedule.clock.t(saved.step), saved.model, left_out(saved))
     model = _build(about, checkpoint.path, saved.plan.registry)
     load_named_tensors(model, named_tensors(saved.model), f"the weights in {checkpoint.path}")
     about |= {"step": saved.step, "data": saved.fingerprints, **made_by(saved.plan)}

@@ -11,11 +11,13 @@ from stackwise.contracts.growth import CopyOf, Origin
 from stackwise.contracts.selectors import select
 from stackwise.errors import UserError
 from stackwise.planes.model.difference import WEIGHT_ADAPTERS
+from stackwise.planes.model.module import Model
 from stackwise.planes.model.state import EXTRA_STATE, Tensors, differences, write
 from stackwise.planes.model.transfer import ModelReceipt
+from stackwise.planes.model.whole import names_inside
 
 
-def check_start(tensors: Tensors, model: nn.Module, drop: Sequence[str]) -> Tensors:
+def check_start(tensors: Tensors, model: nn.Module, drop: Sequence[str]) -> tuple[Tensors, Tensors]:
     """Check that weights to start from fit the model, apart from dropped tensors and weight adapters that the weights do not have.
 
     Args:
@@ -24,12 +26,15 @@ def check_start(tensors: Tensors, model: nn.Module, drop: Sequence[str]) -> Tens
         drop: selectors of parameters to draw anew and of tensors to ignore.
 
     Returns:
-        What stands for the tensors to use: each of the right shape, without values where `shapes` was looked at.
+        The weights under the model's names, and what stands for those to use: each of the right shape, without values where `shapes` was
+        looked at.
 
     Raises:
         SelectorError: a selector that matches nothing, in the weights or in the model.
         UserError: tensors that are missing, left over, of another shape, or different where the model ties them; all are listed.
     """
+    if isinstance(model, Model) and model.declared is not None:
+        tensors = names_inside(model.rack, tensors)
     own = {name: tensor for name, tensor in model.state_dict(keep_vars=True).items() if name.rpartition(".")[2] != EXTRA_STATE}
     omitted = set(select(drop, dict.fromkeys((*own, *tensors))))
     shapes: Mapping[str, tuple[int, ...]] | None = getattr(tensors, "shapes", None)
@@ -42,7 +47,7 @@ def check_start(tensors: Tensors, model: nn.Module, drop: Sequence[str]) -> Tens
             "the weights of model.start are not this model's; name in `drop` what is to start anew or to be left out:\n  "
             + "\n  ".join(faults)
         )
-    return rest
+    return tensors, rest
 
 
 def fill_start(
