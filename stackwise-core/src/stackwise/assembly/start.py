@@ -18,6 +18,7 @@ from stackwise.host.provider import Registered
 from stackwise.host.registry import Registry, blaming
 from stackwise.plan import Plan
 from stackwise.storage.pretrained import is_ours, read_pretrained
+from stackwise.storage.weights import WEIGHTS
 
 ROLES: tuple[Kind, ...] = ("embedding", "rack", "head")
 _ANYTHING = BuildContext(seed=0)
@@ -83,8 +84,8 @@ def recognising(folder: Path, registry: Registry) -> Registered:
         raise UserError(f"{folder} may be of the formats {' and '.join(known.id for known in names)}: say which with `format: {{use: …}}`")
     installed = ", ".join(known.id for known in formats) or "none"
     raise UserError(
-        f"{folder} holds no weights that are known here: give a run directory, a directory of weights, a safetensors file, or a folder of "
-        f"an installed format ({installed})"
+        f"there are no weights at {folder}: no installed format ({installed}) recognises the folder, and {folder / WEIGHTS} is no file; give "
+        "a run directory, a directory of weights, a safetensors file, or a folder of such a format"
     )
 
 

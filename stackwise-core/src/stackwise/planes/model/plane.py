@@ -237,13 +237,10 @@ class ModelPlane:
 
     def _fill(self, start: Tensors | None, old: Tensors, new: Model, origins: Mapping[str, Origin], state: ModelState) -> ModelReceipt:
         """Fill the new model from the weights to start from, or else from the old model."""
-
-        def dtype_of(name: str) -> torch.dtype | None:
-            return _dtype(state.precision.get(_part_of(name)))
-
+        dtypes = {name: _dtype(state.precision.get(_part_of(name))) for name in origins}
         if start is not None:
-            return fill_start(start, old, new, origins, device=self._device, dtype_of=dtype_of)
-        return load(old, new, origins, device=self._device, dtype_of=dtype_of)
+            return fill_start(start, old, new, origins, device=self._device, dtype_of=dtypes.get)
+        return load(old, new, origins, device=self._device, dtype_of=dtypes.get)
 
     def _fresh(self, new: Model, boundary: Boundary, drop: Sequence[str]) -> set[str]:
         parameters = dict(new.named_parameters())
