@@ -131,6 +131,7 @@ class TrainingMachine:
             **self._counts.as_map(),
             **self.live.state(),
             "last_batch": self._probe.state(self.step),
+            "draws": self._step.draws.state_dict(),
         }
 
     def restore(self, saved: Mapping[str, Any], *, positions: Mapping[str, Any] | None = None) -> None:
@@ -155,6 +156,8 @@ class TrainingMachine:
             saved = {**saved, "data": {**positions, "transforms": saved["data"]["transforms"]}}
         self.live.restore(saved, saved["step"])
         self._probe.load_state(saved["last_batch"])
+        if "draws" in saved:  # an older state has none: its steps were seeded one by one
+            self._step.draws.load_state_dict(saved["draws"])
         self._counts, self.step = Counts.of(saved), saved["step"]
 
     # -- training -------------------------------------------------------------------------------------------------
@@ -260,10 +263,11 @@ class TrainingMachine:
     def _train_step(self, moment: Moment) -> Outcome:
         self._begun = True
         self._step.seed(moment.step)
-        batches = self.live.data.batches(moment)
-        if moment.step == self._probe.step:
-            self._probe.keep(batches[-1], moment)
-        return self._step.run(batches, moment)
+        with self._step.draws:
+            batches = self.live.data.batches(moment)
+            if moment.step == self._probe.step:
+                self._probe.keep(batches[-1], moment)
+            return self._step.run(batches, moment)
 
     def _check_progress(self, moment: Moment) -> None:
         """Halt when too many steps in a row have changed nothing."""
@@ -294,7 +298,8 @@ class TrainingMachine:
 
     def _react(self, step: int, phase: str, metrics: Mapping[str, float]) -> Iterator[Event]:
         """Pass metrics to the declared reaction and report what it did."""
-        answer = self.optimizer.watch(step, metrics)
+        with self._step.draws:
+            answer = self.optimizer.watch(step, metrics)
         if answer is not None and self.optimizer.reaction is not None:
             before, why = answer
             yield Reacted(step, phase, before, self.optimizer.reaction.factor, why)

@@ -14,7 +14,7 @@ from stackwise.errors import UserError
 from stackwise.machine.buffers import TrainedBuffers
 from stackwise.machine.evaluation import number
 from stackwise.machine.live import LiveState
-from stackwise.planes.data.randomness import seed_others
+from stackwise.planes.data.randomness import OwnDraws
 from stackwise.planes.objective import check_loss
 from stackwise.timeline.duration import Moment
 from stackwise.timeline.streams import step_seed, stream_key
@@ -46,6 +46,8 @@ class Step:
     def __init__(self, live: LiveState, seed: int) -> None:
         self._live = live
         self._task_key, self._model_key = stream_key(seed, "task"), stream_key(seed, "model")
+        self.draws = OwnDraws(step_seed(self._model_key, 0))
+        """What the code of a step draws from without naming a generator of torch."""
         self._generator = torch.Generator()
         self._generators = live.placement.generators()
         self._last_share: tuple[float, torch.Tensor] | None = None
@@ -55,6 +57,7 @@ class Step:
 
     def get_ready(self) -> None:
         """At the start of a phase: find its buffers and learning rates."""
+        self.draws.begin()
         self._buffers = TrainedBuffers(self._live.model.model)
         self._rates = _rates(self._live.optimizer.optimizer)
 
@@ -63,10 +66,9 @@ class Step:
         return {name: float(group[key]) for name, group, key in self._rates}
 
     def seed(self, step: int) -> None:
-        """Seed the streams of a step, so that no generator's state has to be saved."""
+        """Seed torch's streams of a step."""
         self._generator.manual_seed(step_seed(self._task_key, step))
         seed = step_seed(self._model_key, step)
-        seed_others(seed)
         for generator in self._generators:
             generator.manual_seed(seed)
 
