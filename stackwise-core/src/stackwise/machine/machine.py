@@ -17,6 +17,7 @@ from stackwise.curriculum.schedule import CompiledPhase, PhaseSchedule
 from stackwise.errors import DataError, TrainingHalted, UserError
 from stackwise.machine.counts import Counts
 from stackwise.machine.evaluation import Evaluation
+from stackwise.machine.faults import worker_fault
 from stackwise.machine.live import LiveState
 from stackwise.machine.observers import Observers
 from stackwise.machine.placement import Placement
@@ -24,12 +25,14 @@ from stackwise.machine.probe import Probe, Verdict
 from stackwise.machine.settings import Settings
 from stackwise.machine.step import Outcome, Step
 from stackwise.planes.data.plane import DataPlane
+from stackwise.planes.data.randomness import seeded
 from stackwise.planes.model.plane import ModelPlane
 from stackwise.planes.model.transfer import ModelReceipt
 from stackwise.planes.objective import Objective
 from stackwise.planes.optimizer.moments import MomentsReceipt
 from stackwise.planes.optimizer.plane import OptimizerPlane
 from stackwise.timeline.duration import Moment
+from stackwise.timeline.streams import step_seed, stream_key
 
 MOST_WITHOUT_TARGETS = 100
 """Steps in a row without a target before training halts, as the data must be wrong."""
@@ -178,6 +181,11 @@ class TrainingMachine:
     def _walk(self) -> Generator[Event, None, None]:
         try:
             yield from self._phases()
+        except RuntimeError as error:
+            sources = [name for name, loader in self.live.data.brought().items() if loader.workers]
+            if not sources or (fault := worker_fault(error, sources)) is None:
+                raise
+            raise fault from error
         finally:
             self.live.data.end()
 
@@ -298,9 +306,11 @@ class TrainingMachine:
 
     def _react(self, step: int, phase: str, metrics: Mapping[str, float]) -> Iterator[Event]:
         """Pass metrics to the declared reaction and report what it did."""
-        with self._step.draws:
+        if self.optimizer.reaction is None:
+            return
+        with seeded(step_seed(stream_key(self.settings.seed, "reaction", *metrics), step)):
             answer = self.optimizer.watch(step, metrics)
-        if answer is not None and self.optimizer.reaction is not None:
+        if answer is not None:
             before, why = answer
             yield Reacted(step, phase, before, self.optimizer.reaction.factor, why)
 

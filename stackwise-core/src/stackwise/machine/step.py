@@ -13,6 +13,7 @@ from stackwise.contracts.protocols import Batch
 from stackwise.errors import UserError
 from stackwise.machine.buffers import TrainedBuffers
 from stackwise.machine.evaluation import number
+from stackwise.machine.faults import memory_fault
 from stackwise.machine.live import LiveState
 from stackwise.planes.data.randomness import OwnDraws
 from stackwise.planes.objective import check_loss
@@ -73,7 +74,19 @@ class Step:
             generator.manual_seed(seed)
 
     def run(self, batches: Sequence[Batch], moment: Moment) -> Outcome:
-        """Forward, backward and, when everything is finite, the update."""
+        """Forward, backward and, when everything is finite, the update.
+
+        Raises:
+            UserError: the memory does not suffice.
+        """
+        try:
+            return self._run(batches, moment)
+        except (RuntimeError, MemoryError) as error:
+            if (fault := memory_fault(error, batches, moment)) is None:
+                raise
+            raise fault from error
+
+    def _run(self, batches: Sequence[Batch], moment: Moment) -> Outcome:
         optimizer = self._live.optimizer
         self._buffers.before_step()
         loss, targets, metrics = self._backward(batches, moment)

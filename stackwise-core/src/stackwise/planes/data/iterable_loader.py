@@ -37,6 +37,11 @@ class IterableLoader:
         self._next_key, self._start_key = stream_key(seed, "next"), stream_key(seed, "start")
         self._taken = 0
 
+    @property
+    def workers(self) -> int:
+        """Processes of the source's own that read for it."""
+        return int(getattr(self._source, "num_workers", 0) or 0)
+
     def get_batch_spec(self) -> BatchSpec:
         """Nothing is known of the fields before the first batch."""
         return BatchSpec(fields={})
@@ -146,8 +151,8 @@ class RepeatedLoader(IterableLoader):
         if length is None or (number == length if over else number < length):
             return
         raise DataError(
-            f"a {type(self._source).__name__} has a length of {length} and delivers {number if over else 'more'} batches an epoch: mend its "
-            "__len__, because epochs are counted by it"
+            f"a {type(self._source).__name__} has a length of {length} and delivers {number if over else 'more'} batches an epoch: "
+            "mend its __len__, because epochs are counted by it"
         )
 
     def _end(self) -> None:
