@@ -53,18 +53,20 @@ class Step:
         self._generators = live.placement.generators()
         self._last_share: tuple[float, torch.Tensor] | None = None
         self._checked_task: object = None
-        self._buffers: TrainedBuffers
+        self._buffers: TrainedBuffers | None = None
+        """None for a model without buffers."""
         self._rates: list[tuple[str, dict[str, Any], str]] = []
 
     def get_ready(self) -> None:
         """At the start of a phase: find its buffers and learning rates."""
         self.draws.begin()
-        self._buffers = TrainedBuffers(self._live.model.model)
+        model = self._live.model.model
+        self._buffers = TrainedBuffers(model) if next(model.buffers(), None) is not None else None
         self._rates = _rates(self._live.optimizer.optimizer)
 
     def rates(self) -> dict[str, float]:
         """Learning rates in force by group and key, where there are several."""
-        return {name: float(group[key]) for name, group, key in self._rates}
+        return {name: float(group[key]) for name, group, key in self._rates} if self._rates else {}
 
     def seed(self, step: int) -> None:
         """Seed torch's streams of a step."""
@@ -87,13 +89,15 @@ class Step:
             raise fault from error
 
     def _run(self, batches: Sequence[Batch], moment: Moment) -> Outcome:
-        optimizer = self._live.optimizer
-        self._buffers.before_step()
+        optimizer, buffers = self._live.optimizer, self._buffers
+        if buffers is not None:
+            buffers.before_step()
         loss, targets, metrics = self._backward(batches, moment)
         parameters = optimizer.parameters
         norm = gradient_norm(parameters)
         if why := self._skip_reason(loss, norm, targets):
-            self._buffers.put_back()
+            if buffers is not None:
+                buffers.put_back()
         else:
             if optimizer.clip is not None and norm > optimizer.clip:
                 _scale_gradients(parameters, optimizer.clip / norm)
@@ -111,7 +115,7 @@ class Step:
             return OVERFLOW
         if not isfinite(norm):
             return "its gradient is not finite"
-        buffer = self._buffers.not_finite()
+        buffer = None if self._buffers is None else self._buffers.not_finite()
         return "" if buffer is None else f"it made the buffer {buffer} not finite"
 
     def _keep_in_range(self, finite: bool) -> bool:
