@@ -17,10 +17,11 @@ from typing import Any, TextIO
 import yaml
 
 from stackwise.contracts.events import Evaluated, Event, StepDone, from_json, to_json
+from stackwise.contracts.tokenizers import Tokenizers
 from stackwise.errors import DiskError, UserError, disk_errors
 from stackwise.storage import disk
 from stackwise.storage.lock import RunLock, is_held
-from stackwise.storage.publish import publish, replace_file
+from stackwise.storage.publish import publish, replace_file, write_tokenizers
 from stackwise.storage.regular import append_regular, open_regular, read_regular
 
 FLUSH_EVERY_S = 1.0
@@ -113,9 +114,11 @@ class RunDirectory:
         except OSError as error:
             raise UserError(f"{path} cannot be written: {error.strerror or error}") from None
 
-    def declare(self, config: Mapping[str, Any], plan: Mapping[str, Any]) -> None:
-        """Write the config as it was understood, every `extends` and `--set` applied, and its plan, which never stands beside another's."""
+    def declare(self, config: Mapping[str, Any], plan: Mapping[str, Any], tokenizers: Tokenizers) -> None:
+        """Write the config as it was understood, every `extends` and `--set` applied, and its plan, which never stands beside another's;
+        and the tokenizers of its sources."""
         with self._disk_errors():
+            write_tokenizers(self.path, tokenizers)
             (self.path / PLAN).unlink(missing_ok=True)
             replace_file(self.path / CONFIG, _as_yaml(config))
         self._write_json(PLAN, plan)
