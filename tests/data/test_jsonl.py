@@ -203,7 +203,7 @@ def test_short_examples_come_first_by_length() -> None:
         ('{"x": [1], "id": 0}', {"features": "x", "label": "id"}, "c.jsonl:2: 'x' holds 1 numbers, 2 are wanted"),
         ('{"x": [1, "a"], "id": 0}', {"features": "x", "label": "id"}, "c.jsonl:2: 'x' is no list of numbers"),
         ('{"x": [1, NaN], "id": 0}', {"features": "x", "label": "id"}, "c.jsonl:2: 'x' holds NaN or infinity"),
-        ('{"text": "", "id": 0}', {"text": "text", "label": "id"}, "example 20 of 31 of this split holds no text"),
+        ('{"text": "", "id": 0}', {"text": "text", "label": "id"}, "example 20 of 31 of this part holds no text"),
     ],
 )
 def test_lines_that_cannot_be_used_are_named(line: str, options: dict[str, Any], words: str) -> None:
@@ -221,7 +221,7 @@ def test_features_of_another_width_than_the_model_takes() -> None:
 
 
 def test_no_lines_for_a_split() -> None:
-    with pytest.raises(DataError, match="jsonl: a heldout of 0 leaves none of 30 lines for the evaluations: raise heldout"):
+    with pytest.raises(DataError, match="jsonl: a heldout of 0 leaves none of 30 lines for the evaluations"):
         _build(text="text", split="final")
     with pytest.raises(DataError, match="no file matches"):
         _build(text="text", paths=("*.json",))

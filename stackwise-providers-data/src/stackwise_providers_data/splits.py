@@ -18,10 +18,10 @@ HASHES = 2**64
 
 
 def part_of(context: BuildContext, heldout: float | None) -> Part:
-    """The part that a loader is built for: a source of an evaluation alone is read whole, unless its options say a share."""
+    """The part that a loader is built for: a source of an evaluation alone is read whole, unless its options hold a share of it out."""
     if context.split == "train":
         return "training"
-    return "whole" if context.whole and heldout is None else "heldout"
+    return "whole" if context.whole and not heldout else "heldout"
 
 
 def part_of_split(split: str) -> Part:

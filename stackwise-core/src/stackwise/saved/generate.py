@@ -57,7 +57,7 @@ def generate(run: Path | str, prompt: str | Sequence[int], settings: GenerationS
         DataError: the vocabulary of the run is missing or has changed.
         ProviderError: a component that cannot be built, or that does not keep to its contract.
     """
-    source = _open(Path(run), discover())
+    source = _open(Path(run))
     codec = source.codec() if isinstance(prompt, str) else None
     prompt_ids = tuple(codec.encode(prompt)) if codec is not None and isinstance(prompt, str) else tuple(map(int, prompt))
     settings = evolve(settings, ids=source.ids if settings.ids is None else settings.ids)
@@ -121,8 +121,9 @@ class _TextModel:
         return codec
 
 
-def _open(path: Path, registry: Registry) -> _TextModel:
+def _open(path: Path) -> _TextModel:
     """The final weights of a run, those of its newest whole checkpoint, or those of an export."""
+    registry = discover()
     if not (path / CONFIG).is_file():
         if not (path / DESCRIPTION).is_file():
             raise UserError(f"{path} is no run directory, as there is no {CONFIG} in it, and no export, as there is no {DESCRIPTION}")
