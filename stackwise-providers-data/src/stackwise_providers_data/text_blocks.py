@@ -16,7 +16,9 @@ from stackwise_providers_data.splits import Part, is_in
 
 _BLOCK_BYTES = 64 << 10
 _SMALLEST_BLOCK_BYTES = 8
+_LEAST_BLOCKS = 20
 _WINDOW_BYTES = 4096
+_LONGEST_CHARACTER_BYTES = 4
 
 
 def least_bytes(share: float) -> int:
@@ -57,7 +59,7 @@ def stretches(path: Path, size: int, share: float, part: Part) -> list[tuple[int
 
 
 def _least_blocks(share: float) -> int:
-    return max(2, ceil(1 / min(share, 1 - share) - 1e-9))
+    return max(_LEAST_BLOCKS, ceil(1 / min(share, 1 - share) - 1e-9))
 
 
 def _heldout_blocks(count: int, share: float) -> list[bool]:
@@ -77,8 +79,8 @@ def _edges(path: Path, size: int, count: int) -> list[int]:
 def _cut(file: IO[bytes], place: int, reach: int) -> int:
     """The first begin of a line within reach of a place, else of a character, else the place."""
     file.seek(place - 1)
-    window = file.read(reach + 1)
-    if (end := window.find(b"\n")) >= 0:
+    window = file.read(max(reach, _LONGEST_CHARACTER_BYTES) + 1)
+    if (end := window.find(b"\n", 0, reach + 1)) >= 0:
         return place + end
-    continued = next((i for i, byte in enumerate(window[1:5]) if byte & 0xC0 != 0x80), 0)
+    continued = next((i for i, byte in enumerate(window[1 : _LONGEST_CHARACTER_BYTES + 1]) if byte & 0xC0 != 0x80), 0)
     return place + continued
