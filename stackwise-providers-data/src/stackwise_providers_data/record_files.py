@@ -49,7 +49,9 @@ def build_records(options: RecordOptions, context: BuildContext) -> TextRows | E
     units = _whole_examples(corpus, len(options.columns))
     walk = make_walk(corpus, len(units), lambda: units, options, context)
     fingerprint = {**corpus.fingerprint, "sha256": digest}
-    return Examples(assemble, options.to_spec(), walk=walk, fingerprint=fingerprint, name=documents.name)
+    is_cut = mode in ("reply", "preference") and options.layout != "separate"
+    responses = columns.responses if is_cut else None
+    return Examples(assemble, options.to_spec(), walk=walk, fingerprint=fingerprint, name=documents.name, responses=responses)
 
 
 def _whole_examples(corpus: Corpus, columns: int) -> Spans:

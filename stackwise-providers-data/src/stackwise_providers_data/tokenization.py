@@ -80,13 +80,19 @@ def load_tokenizer(file: TokenizerFile) -> Any:
 
     Raises:
         UserError: the tokenizers library is not installed.
-        DataError: the library cannot read the file.
+        DataError: the library cannot read the file, or gives its tokens other ids than the file does.
     """
     library = require("tokenizers", "tokenizers", "tokenizer: a vocabulary larger than the bytes")
     try:
         tokenizer = library.Tokenizer.from_buffer(file.content)
     except Exception as fault:  # the library raises nothing narrower
         raise DataError(f"{file.label} is no tokenizer.json: {fault}") from fault
+    for token, id in file.ids.items():
+        if (given := tokenizer.token_to_id(token)) != id:
+            raise DataError(
+                f"{file.label} gives {token!r} the id {id}, and the tokenizers library reads it as {given}: ids follow one another "
+                "without a gap, those of the base vocabulary first: save the tokenizer again"
+            )
     tokenizer.no_padding()
     tokenizer.no_truncation()
     tokenizer.encode_special_tokens = _splits_special_tokens(file)
