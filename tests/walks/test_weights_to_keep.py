@@ -111,8 +111,14 @@ def test_merged_adapters_are_those_that_were_judged(frozen: list[str]) -> None:
 def test_a_reference_is_the_model_that_was_judged() -> None:
     drawn = torch.randint(VOCAB, (2, 60, 6), generator=torch.Generator().manual_seed(5))
     arrays = {"chosen": drawn[0], "rejected": drawn[1], "prefix": torch.full((60,), 2)}
-    data = {"sources": {"a": {"use": "data.memory", "arrays": arrays}}, "rename": {"tokens": "chosen"}, "batch_size": 4, "seq_len": 5}
-    machine = walk({"task": {"use": "transformer.preference"}, "data": {"rename": {"tokens": None}}}, data=data, evaluate={})
+    data = {
+        "sources": {"a": {"use": "data.memory", "arrays": arrays}},
+        "rename": {"tokens": "chosen"},
+        "drop": ["rejected"],
+        "batch_size": 4,
+        "seq_len": 5,
+    }
+    machine = walk({"task": {"use": "transformer.preference"}, "data": {"rename": {"tokens": None}, "drop": None}}, data=data, evaluate={})
     for event in machine.train():
         if isinstance(event, StepDone) and event.step == 5:
             y, state = weights(machine), moments(machine)

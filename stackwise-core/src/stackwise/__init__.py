@@ -72,6 +72,7 @@ _FACE = {
     "HasTokenizer": "stackwise.contracts.tokenizers",
     # for users in code
     "Built": "stackwise.contracts.components",
+    "Loss": "stackwise.builtin.loss",
     "Duration": "stackwise.timeline.duration",
     "Phase": "stackwise.config",
     "sample": "stackwise.config",
@@ -113,6 +114,7 @@ _FACE = {
 __all__ = ["__version__", *_FACE]
 
 if TYPE_CHECKING:  # the types that provider authors and users check against; the table above stays the one place that resolves them
+    from stackwise.builtin.loss import Loss as Loss
     from stackwise.contracts.components import BuildContext as BuildContext
     from stackwise.contracts.components import Built as Built
     from stackwise.contracts.components import Component as Component

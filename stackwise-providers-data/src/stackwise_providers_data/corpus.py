@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from attrs import frozen
+from attrs import Factory, frozen
 
 from stackwise import DataError
 from stackwise_providers_data.bpe import learn_bpe
@@ -45,6 +45,8 @@ class Corpus:
     between: int
     """Separators after each document but the last that do not belong to it: 0 or 1."""
     fingerprint: Mapping[str, Any]
+    beside: Mapping[str, npt.NDArray[Any]] = Factory(dict)
+    """Field → one entry a token, delivered as the tokens are."""
 
     def spans(self) -> Spans:
         """The documents without their separators."""

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from stackwise import BuildContext, DataError
+from stackwise_providers_data.chat import Conversations, open_conversations
 from stackwise_providers_data.corpus import Corpus
 from stackwise_providers_data.examples import Assemble, Examples, Fields, TextColumns
 from stackwise_providers_data.permutation import Indices
@@ -29,14 +30,16 @@ def build_records(options: RecordOptions, context: BuildContext) -> TextRows | E
     """
     documents, part = options.documents(), part_of(context, options.heldout)
     mode = options.mode
-    if mode != "features":
-        check_pad(options.pad, vocab_size(options.tokenizer))
-    if mode == "text":
-        return cut_rows(open_texts(documents, part), options, options.to_spec(), context, pad=pad_id(options.pad, options.tokenizer))
     if mode == "features":
         return _features(documents, options, context, part)
+    check_pad(options.pad, vocab_size(options.tokenizer))
+    pad = pad_id(options.pad, options.tokenizer)
+    if mode == "text":
+        return cut_rows(open_texts(documents, part), options, options.to_spec(), context, pad=pad)
+    if isinstance(documents, Conversations):
+        return cut_rows(open_conversations(documents, part), options, options.to_spec(), context, pad=pad)
     corpus = open_texts(documents, part)
-    columns = TextColumns(corpus, options.columns, pad_id(options.pad, options.tokenizer))
+    columns = TextColumns(corpus, options.columns, pad)
     digest = corpus.fingerprint["sha256"]
     if mode == "labelled":
         labels = documents.labels(part)

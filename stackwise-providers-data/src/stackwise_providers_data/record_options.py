@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from attrs import frozen
 
 from stackwise import BatchSpec, EpochSize, TensorSpec, UserError, dimension, option
+from stackwise_providers_data.chat_options import TEMPLATE_DOC, Template, check_template, open_template
 from stackwise_providers_data.files import check_globs
 from stackwise_providers_data.splits import part_of_split
 from stackwise_providers_data.text_options import HELDOUT, TextOptions
@@ -17,8 +18,9 @@ from stackwise_providers_data.tokenizer_options import BYTES, check_tokenizer, t
 if TYPE_CHECKING:
     from stackwise_providers_data.records import RecordDocuments, Records
 
-Mode = Literal["text", "labelled", "features", "reply", "preference"]
+Mode = Literal["text", "labelled", "features", "reply", "preference", "chat"]
 
+_FIELDS = ("text", "label", "features", "prompt", "response", "chosen", "rejected", "messages")
 _MASK = TensorSpec("batch time", "bool")
 _COUNT = TensorSpec("batch", "int64")
 _MODES: dict[frozenset[str], Mode] = {
@@ -26,6 +28,7 @@ _MODES: dict[frozenset[str], Mode] = {
     frozenset({"text", "label"}): "labelled",
     frozenset({"features", "label"}): "features",
     frozenset({"prompt", "response"}): "reply",
+    frozenset({"messages"}): "chat",
     frozenset({"chosen", "rejected"}): "preference",
     frozenset({"prompt", "chosen", "rejected"}): "preference",
 }
@@ -44,6 +47,10 @@ class RecordOptions(TextOptions, ABC):
     response: str | None = option(None, doc="field with what follows the prompt")
     chosen: str | None = option(None, doc="field with the better of two responses")
     rejected: str | None = option(None, doc="field with the worse of two responses")
+    messages: str | None = option(
+        None, doc='field with a conversation, [{"role": "user", "content": "…"}, …]: the assistant\'s turns are learnt'
+    )
+    template: Template = option(None, doc=TEMPLATE_DOC)
     layout: Literal["joined", "separate"] | None = option(
         None, doc="prompt and response as one row with the number of prompt tokens as `prefix` (the default), or as two rows"
     )
@@ -63,10 +70,15 @@ class RecordOptions(TextOptions, ABC):
         """
         mode = self.mode
         check_tokenizer(self.tokenizer)
-        if mode == "text":
+        if mode in ("text", "chat"):
             super().check()
-            self._refuse(("classes", "layout"), "text alone")
+            self._refuse(("classes", "layout"), "text alone" if mode == "text" else "conversations")
+            if mode == "chat":
+                check_template(self.template, self.tokenizer)
+            else:
+                self._refuse(("template",), "text alone")
             return
+        self._refuse(("template",), f"examples of {mode}")
         if self.rows not in (None, "padded"):
             raise UserError(f"rows: {self.rows} rows run through documents: examples of {mode} stand one a row: leave rows out")
         useless = {
@@ -91,7 +103,7 @@ class RecordOptions(TextOptions, ABC):
         Raises:
             UserError: they make no example.
         """
-        named = frozenset(key for key in ("text", "label", "features", "prompt", "response", "chosen", "rejected") if getattr(self, key))
+        named = frozenset(key for key in _FIELDS if getattr(self, key))
         if named not in _MODES:
             ways = "; ".join(" + ".join(sorted(keys)) for keys in _MODES)
             raise UserError(f"the fields named are {', '.join(sorted(named)) or 'none'}: name those of one kind of example: {ways}")
@@ -100,7 +112,12 @@ class RecordOptions(TextOptions, ABC):
     @property
     def columns(self) -> tuple[str, ...]:
         """Keys of the fields with text, in the order in which they are read."""
-        return tuple(key for key in ("text", "prompt", "response", "chosen", "rejected") if getattr(self, key))
+        return tuple(key for key in ("text", "messages", "prompt", "response", "chosen", "rejected") if getattr(self, key))
+
+    @property
+    def is_padded(self) -> bool:
+        """Whether a row holds one document; conversations stand one a row where nothing is said."""
+        return super().is_padded or (self.rows is None and self.messages is not None)
 
     def to_spec(self) -> BatchSpec:
         """The fields of a batch.
@@ -111,6 +128,8 @@ class RecordOptions(TextOptions, ABC):
         mode = self.mode
         if mode == "text":
             return self.fields(token_spec(self.tokenizer))
+        if mode == "chat":
+            return BatchSpec(fields={**self.fields(token_spec(self.tokenizer)).fields, "loss_mask": _MASK})
         label = TensorSpec("batch", "int64", bounds=None if self.classes is None else (0, len(self.classes)))
         if mode == "features":
             return BatchSpec(fields={"features": TensorSpec(("batch", "features"), "float32"), "label": label})
@@ -141,6 +160,10 @@ class RecordOptions(TextOptions, ABC):
         """
         from stackwise_providers_data.records import RecordDocuments  # reads the data
 
+        if self.mode == "chat":
+            from stackwise_providers_data.chat import Conversations
+
+            return Conversations(self.records(), self, open_template(self.template, self.tokenizer))
         return RecordDocuments(self.records(), self)
 
     def count_epoch(self, split: str) -> EpochSize | None:
@@ -155,6 +178,11 @@ class RecordOptions(TextOptions, ABC):
         documents, part = self.documents(), part_of_split(split)
         if self.mode == "text":
             return self.epoch_in(open_texts(documents, part))
+        if self.mode == "chat":
+            from stackwise_providers_data.chat import Conversations, open_conversations
+
+            assert isinstance(documents, Conversations)
+            return self.epoch_in(open_conversations(documents, part))
         if self.mode == "features":
             return EpochSize(rows=sum(1 for _ in documents.chosen(part)), repeats=self.repeat)
         return EpochSize(rows=len(open_texts(documents, part).starts) // len(self.columns), repeats=self.repeat)

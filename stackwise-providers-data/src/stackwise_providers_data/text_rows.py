@@ -56,6 +56,7 @@ def cut_rows(
         name=corpus.name,
         starts=corpus.starts if options.rows == "packed" else None,
         walk=walk,
+        beside=corpus.beside,
     )
 
 
@@ -66,7 +67,9 @@ def _padded(corpus: Corpus, options: RowOptions, spec: BatchSpec, context: Build
     if options.overflow == "split":
         spans = spans.split(context.max_length or _PIECE_TOKENS)
     walk = make_walk(corpus, len(spans), lambda: spans, options, context)
-    return PaddedRows(corpus.tokens, spans, spec, pad=pad, walk=walk, fingerprint=corpus.fingerprint, name=corpus.name)
+    return PaddedRows(
+        corpus.tokens, spans, spec, pad=pad, walk=walk, fingerprint=corpus.fingerprint, name=corpus.name, beside=corpus.beside
+    )
 
 
 def _pages(count: int, size: int) -> Spans:

@@ -19,7 +19,7 @@ from stackwise.contracts.protocols import Observer, ParameterGroup, Reaction
 from stackwise.contracts.specs import TaskSpec
 from stackwise.curriculum.parts import Part
 from stackwise.curriculum.schedule import CompiledPhase
-from stackwise.errors import ConfigError, ProviderError, StackwiseError, UserError, asks_too_much
+from stackwise.errors import ConfigError, ProviderError, StackwiseError, UserError, asks_too_much, bytes_asked
 from stackwise.host.discovery import discover
 from stackwise.host.registry import Registry, blaming
 from stackwise.machine.evaluation import Evaluation
@@ -28,14 +28,15 @@ from stackwise.machine.observers import Observers
 from stackwise.machine.placement import Placement
 from stackwise.machine.settings import Settings
 from stackwise.plan import EvaluationPlan, Plan, make_plan
-from stackwise.plan.blocks import names_residual_outputs, needs_residual_outputs, no_residual_outputs
 from stackwise.plan.reads import shortages
 from stackwise.planes.data.plane import DataPlane
 from stackwise.planes.data.readers.processes import ProcessLoader
-from stackwise.planes.model.initialisation import build_seed, drawing_from
-from stackwise.planes.model.module import rack_spec
+from stackwise.planes.model.difference import Boundary, parts_of
+from stackwise.planes.model.initialisation import build_seed, check_shapes, drawing_from
+from stackwise.planes.model.module import Model
 from stackwise.planes.model.plane import ModelPlane
 from stackwise.planes.model.state import Tensors, load_named_tensors
+from stackwise.planes.model.whole import check_unwrapped, names_inside
 from stackwise.planes.objective import Objective
 from stackwise.planes.optimizer.plane import OptimizerPlane
 from stackwise.storage.pretrained import read_pretrained
@@ -70,7 +71,7 @@ def _assemble(plan: Plan, observers: Observers | None) -> TrainingMachine:
     read_first_rows(plan, data)
     evaluations = [shop.evaluation(declared, placement) for declared in plan.evaluations]
     check_vocabularies(plan, data, evaluations)
-    _check_growth(plan)
+    _check_boundaries(plan)
     return TrainingMachine(
         model=ModelPlane(shop.module, device=placement.device, start=_start(plan)),
         data=data,
@@ -114,11 +115,21 @@ class Workshop:
 
     def module(self, role: str, part: Part, step: int, *extra: Any) -> nn.Module:
         """A module of the model; its constructor draws from the stream of its role at the step."""
-        with drawing_from(build_seed(self._seed, role, step)), self._device:
-            module = self._make(part, role, *extra)
+        with drawing_from(build_seed(self._seed, role, step)):
+            module = self._build(part, role, *extra)
         if not isinstance(module, nn.Module):
             raise ProviderError(f"{part.kind} {part.id} was built as a {type(module).__name__}: it must be an nn.Module")
         return module
+
+    def _build(self, part: Part, role: str, *extra: Any) -> Any:
+        """A module on the device; of a user's constructor that needs real values (`linspace(...).tolist()`), the shape on meta."""
+        try:
+            with self._device:
+                return self._make(part, role, *extra)
+        except Exception:
+            if self._device.type != "meta" or not isinstance(part.given, Built):
+                raise
+        return _without_weights(self._make(part, role, *extra))
 
     def task(self, part: Part) -> Any:
         """The objective of a declared task."""
@@ -200,6 +211,9 @@ class Workshop:
 
     def _make(self, part: Part, consumer: str, *extra: Any, split: str = "train", t: float = 0.0) -> Any:
         if part.given is not None and not isinstance(part.given, Built):
+            if isinstance(part.given, nn.Module):
+                check_unwrapped(part.given, consumer)
+                check_shapes(part.given, consumer)
             return _without_weights(part.given) if self._device.type == "meta" else part.given
         options = self._options(part, t)
         with _as_faults_of(part):
@@ -227,7 +241,10 @@ class Workshop:
 
 
 def _load_reference(model: nn.Module, directory: str) -> None:
-    load_named_tensors(model, read_weights(Path(directory))[0], f"the weights in {directory}")
+    tensors = read_weights(Path(directory))[0]
+    if isinstance(model, Model) and model.declared is not None:
+        tensors = names_inside(model.rack, tensors)
+    load_named_tensors(model, tensors, f"the weights in {directory}")
 
 
 def _start(plan: Plan) -> Callable[[], tuple[Tensors, Sequence[str]]] | None:
@@ -276,23 +293,24 @@ def read_first_rows(plan: Plan, data: DataPlane) -> None:
         raise ConfigError(problems)
 
 
-def _check_growth(plan: Plan) -> None:
-    """Check that a rack names its residual outputs where growth needs them and only the built module can say.
+def _check_boundaries(plan: Plan) -> None:
+    """Cross every boundary on the meta device where a part of the model is the user's own: what cannot be crossed is said before the run.
 
     Raises:
-        ConfigError: it names none.
+        ConfigError: a boundary that cannot be crossed.
     """
-    for phase, joined in zip(plan.schedule, plan.joined, strict=True):
-        rack, growth = joined.drafts.rack, joined.drafts.growth
-        if growth is None or phase.state is None or not needs_residual_outputs(phase.blocks) or names_residual_outputs(rack) is not None:
-            continue
+    states = [(phase, phase.state.model) for phase in plan.schedule if phase.state is not None]
+    if len(states) == 1 or all(part.given is None for _, state in states for _, part in parts_of(state)):
+        return
+    plane = ModelPlane(Workshop(plan, device="meta").module, device=torch.device("meta"))
+    for phase, state in states:
         try:
-            module = Workshop(plan, device="meta").module("rack", phase.state.model.rack, phase.start)
-        except Exception:  # a constructor that needs real values: the boundary checks again
-            continue
-        if not rack_spec(module).residual_outputs:
-            message = f"{growth.id} cannot make this change: {no_residual_outputs(rack.label)}"
-            raise ConfigError([plan.experiment.phases[phase.index].problem(growth.path, message)])
+            plane.enter(state, Boundary.of(phase))
+        except ConfigError:
+            raise
+        except UserError as error:
+            path = "model" if phase.enter.growth is None else "enter.growth"
+            raise ConfigError([plan.experiment.phases[phase.index].problem(path, str(error))]) from error
 
 
 def build_module(part: Part, registry: Registry, context: BuildContext, *extra: object) -> nn.Module:
@@ -316,15 +334,7 @@ def build_module(part: Part, registry: Registry, context: BuildContext, *extra: 
 
 
 def build_task(part: Part, registry: Registry) -> Any:
-    """Build a task outside any plan.
-
-    Args:
-        part: a registered component with its options complete.
-        registry: has its factory.
-
-    Raises:
-        ProviderError: it cannot be built.
-    """
+    """A task outside any plan; ProviderError where it cannot be built."""
     with _as_faults_of(part):
         return registry.get("task", part.id).build(part.options, BuildContext(seed=0, specs={"task": part.options.to_spec()}))
 
@@ -378,7 +388,9 @@ def _as_faults_of(part: Part) -> Iterator[None]:
         if part.given is not None:
             raise
         if asks_too_much(error):
-            raise UserError(f"{part.kind} '{part.id}': no memory holds tensors of the sizes that its options ask for") from error
+            raise UserError(
+                f"{part.kind} '{part.id}': no memory holds tensors of the sizes that its options ask for{bytes_asked(error)}"
+            ) from error
         raise ProviderError(
             f"{part.kind} '{part.id}' could not be built: {type(error).__name__}: {error}", provider=part.id.partition(".")[0]
         ) from error

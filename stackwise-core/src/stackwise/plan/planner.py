@@ -9,7 +9,7 @@ import attrs
 from attrs import define, field
 
 from stackwise.config import Experiment, PhaseConfig
-from stackwise.contracts.specs import TaskSpec
+from stackwise.contracts.specs import BatchSpec, Spec, TaskSpec, TransformSpec
 from stackwise.contracts.tokenizers import Tokenizers
 from stackwise.curriculum.parts import Part
 from stackwise.curriculum.schedule import CompiledPhase, PhaseSchedule
@@ -19,7 +19,7 @@ from stackwise.errors import ConfigError, Problem, ScheduleError, UserError
 from stackwise.host.provider import Provider
 from stackwise.host.registry import Registry
 from stackwise.plan.blocks import Growing
-from stackwise.plan.checks import best_problems, crossing_problems, mix_problems, name_problems, tie_problems, watch_problems
+from stackwise.plan.checks import best_problems, crossing_problems, drop_problems, mix_problems, name_problems, tie_problems, watch_problems
 from stackwise.plan.curves import Curves
 from stackwise.plan.evaluations import EvaluationPlan, evaluation_plan
 from stackwise.plan.extents import counts_epochs, extent_of
@@ -91,6 +91,7 @@ class _Planner:
         schedule = self._schedule(clock, phases)
         evaluations = self._evaluations(phases)
         self.problems += vocabulary_problems(self.experiment, self._text_sources(phases, evaluations), self.tokenizers)
+        self._check_drops(phases)
         observing = tuple(draft.part(self.drafts.settled(draft)) for draft in observers if draft is not None)
         self._collect(phases[-1].config)
         if self.problems or self.drafts.faults:
@@ -170,9 +171,9 @@ class _Planner:
 
     def _join(self, phase: PhaseConfig, drafts: PhaseDrafts) -> Joined:
         """The drafts joined; phases with the same parts at the junctions are joined once."""
-        key = (*map(id, drafts.by_role().values()), tuple(phase.data.rename.items()))
+        key = (*map(id, drafts.by_role().values()), tuple(phase.data.rename.items()), phase.data.drop, *map(id, drafts.transforms))
         if key not in self._joined:
-            joined = join(drafts, phase.data.rename)
+            joined = join(drafts, phase.data.rename, phase.data.drop)
             self.problems += [_placed(problem, phase) for problem in joined.problems]
             self._joined[key] = joined
         known = self._joined[key]
@@ -262,10 +263,24 @@ class _Planner:
     def _evaluations(self, phases: Sequence[_Phase]) -> tuple[EvaluationPlan, ...]:
         joined = [phase.joined for phase in phases if phase.joined is not None]
         states = [phase.state for phase in phases if phase.state is not None]
-        rename = phases[0].config.data.rename
-        return tuple(
-            evaluation_plan(config, states, joined, rename, self.drafts) for config in (self.experiment.evaluate if states else ())
-        )
+        data = phases[0].config.data
+        return tuple(evaluation_plan(config, states, joined, data, self.drafts) for config in (self.experiment.evaluate if states else ()))
+
+    def _check_drops(self, phases: Sequence[_Phase]) -> None:
+        """Fields to drop are those of any source of the run, evaluations' own included, since phases inherit what is dropped."""
+        joined = [phase.joined.drafts for phase in phases if phase.joined is not None]
+        refs = [ref for each in self.experiment.evaluate for ref in (each.sources or {}).values()]
+        sources = [*(draft for drafts in joined for draft in drafts.sources.values()), *(self.drafts.of("loader", ref) for ref in refs)]
+        delivered = [_spec_of(draft) for draft in sources]
+        specs = [*delivered, *(draft.spec for drafts in joined for draft in drafts.transforms)]
+        known = len(joined) == len(phases) and all(isinstance(spec, BatchSpec) for spec in delivered)
+        fields = {
+            name
+            for spec in specs
+            for name in (spec.fields if isinstance(spec, BatchSpec) else spec.outputs if isinstance(spec, TransformSpec) else ())
+        }
+        for phase in phases:
+            self.problems += drop_problems(phase.config, frozenset(fields) if known else None)
 
     def _text_sources(self, phases: Sequence[_Phase], evaluations: Sequence[EvaluationPlan]) -> list[TextSource]:
         own = {config.name for config in self.experiment.evaluate if config.sources is not None}
@@ -308,6 +323,14 @@ def _place(problem: Problem) -> tuple[str, int, int]:
 
 def _placed(problem: Problem, phase: PhaseConfig) -> Problem:
     return problem if problem.where is not None else attrs.evolve(problem, where=phase.locate(problem.path))
+
+
+def _spec_of(draft: Draft | None) -> Spec | None:
+    """What a source delivers; None where it cannot say, of which the junctions tell."""
+    try:
+        return None if draft is None else draft.spec
+    except UserError:
+        return None
 
 
 def _lookahead(task: Draft) -> int:

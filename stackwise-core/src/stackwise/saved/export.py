@@ -28,14 +28,15 @@ from stackwise.host.discovery import discover
 from stackwise.host.registry import Registry
 from stackwise.plan import Plan
 from stackwise.planes.model.gates import Gates, gated_modules
-from stackwise.planes.model.module import Model, rack_spec
+from stackwise.planes.model.module import Model
 from stackwise.planes.model.plane import ModelPlane
 from stackwise.planes.model.state import extra_states, load_named_tensors, named_tensors
+from stackwise.planes.model.whole import own_tensors
 from stackwise.saved.model import model_at
 from stackwise.storage.checkpoints.store import Checkpoint, CheckpointStore
 from stackwise.storage.run_directory import CHECKPOINTS, CONFIG, final_weights
 from stackwise.storage.tokenizers import read_tokenizers
-from stackwise.storage.weights import DESCRIPTION, read_description, read_weights, save_weights
+from stackwise.storage.weights import DESCRIPTION, WEIGHTS, read_description, read_weights, save_weights
 from stackwise.timeline.schedules import Constant, Curve
 
 _ROLES: tuple[Kind, ...] = ("embedding", "rack", "head")
@@ -65,12 +66,19 @@ def describe_model(phase: CompiledPhase, t: float, model: Model) -> dict[str, An
         "precision": dict(state.precision),
         "specs": _specs(model),
         "unheld": list(extra_states(model)),
+        **({} if model.declared is None else {"module": type(model.rack).__name__}),
     }
+
+
+def exported_tensors(model: Model) -> dict[str, torch.Tensor]:
+    """What a file of weights holds: tensors by canonical name, those of a whole module by the names of its own `state_dict`."""
+    tensors = named_tensors(model)
+    return tensors if model.declared is None else own_tensors(model.rack, tensors)
 
 
 def _gates(phase: CompiledPhase, t: float, model: Model) -> dict[str, Any]:
     """The gate's value and the modules it multiplies; empty where the value is 1."""
-    modules, value = gated_modules(rack_spec(model.rack), phase.blocks), phase.gate(t)
+    modules, value = gated_modules(model.rack_spec, phase.blocks), phase.gate(t)
     return {"value": value, "modules": list(modules)} if modules and torch.tensor(value).item() != 1.0 else {}
 
 
@@ -120,6 +128,11 @@ def load_exported(directory: Path | str, registry: Registry | None = None) -> Mo
     directory = Path(directory)
     about = read_description(directory)
     refuse_unheld(about, directory)
+    if (module := about.get("module")) is not None:
+        raise UserError(
+            f"{directory} holds a whole module, {module}, which no provider builds: load_file({str(directory / WEIGHTS)!r}) of "
+            "safetensors.torch gives its tensors by its own names, for load_state_dict of a module that you build"
+        )
     model = _build(about, directory, registry)
     load_named_tensors(model, read_weights(directory)[0], f"the weights in {directory}")
     return model.eval()

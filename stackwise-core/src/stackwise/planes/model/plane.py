@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from stackwise.curriculum.states import ModelState
 from stackwise.errors import UserError
 from stackwise.planes.followers import Follower
 from stackwise.planes.model.difference import (
+    ROLES,
     WEIGHT_ADAPTERS,
     Boundary,
     build_steps,
@@ -28,7 +29,7 @@ from stackwise.planes.model.difference import (
 )
 from stackwise.planes.model.gates import Gates, gated_modules
 from stackwise.planes.model.initialisation import check_shapes
-from stackwise.planes.model.module import Model, explaining_ties, rack_spec
+from stackwise.planes.model.module import Model, explaining_ties
 from stackwise.planes.model.start import check_start
 from stackwise.planes.model.state import (
     Tensors,
@@ -41,6 +42,7 @@ from stackwise.planes.model.state import (
 )
 from stackwise.planes.model.transfer import ModelReceipt, Source, load, origins, sources, zero_residuals
 from stackwise.planes.model.weight_adapters import Attached, merge, targets
+from stackwise.planes.model.whole import check_blocks, check_unwrapped
 
 MAX_PARAMETERS = 2**40
 """Of one model: 4 TiB in float32, more than one device holds."""
@@ -187,9 +189,10 @@ class ModelPlane:
         new = self._build_model(before, state, boundary, built)
         _check_size(new)
         check_savable(new)
+        if state.rack_spec is not None:
+            check_blocks(new.rack, state.rack_spec)
         new.wire()
-        residual_outputs = rack_spec(new.rack).residual_outputs
-        path = "rack." + rack_spec(new.rack).block_path
+        residual_outputs, path = new.rack_spec.residual_outputs, f"rack.{new.rack_spec.block_path}"
         source = sources(path, boundary.blocks if before is not None else {}, replaced(before, state))
         if before is None and self._start is not None:
             old = old_state = check_start(old, new, drop)
@@ -202,6 +205,8 @@ class ModelPlane:
             fresh=self._fresh(new, boundary, drop),
         )
         self._check_drawn(new, origin_of)
+        if before is not None and state.rack_spec is not None:
+            _check_new(origin_of, source, self._fresh(new, boundary, drop), replaced(before, state))
         merged = self._merge(before, state, new, source, settle) if boundary.enter.weight_adapters == "merge" else ()
         receipt = load(old, new, origin_of, device=self._device, dtype_of=lambda name: _dtype(state.precision.get(_part_of(name))))
         new.to(self._device)
@@ -255,7 +260,8 @@ class ModelPlane:
         adapters = {
             junction: [modules[f"adapters.{junction}.{i}"] for i in range(len(parts))] for junction, parts in state.adapters.items()
         }
-        new = Model(modules["embedding"], modules["rack"], modules["head"], adapters=adapters, precision=state.precision)
+        embedding, rack, head = (modules[role] for role in ROLES)
+        new = Model(embedding, rack, head, adapters=adapters, precision=state.precision, declared=state.rack_spec)
         attached = {}
         for name, declared in state.weight_adapters.items():
             with explaining_ties(new):
@@ -271,6 +277,7 @@ class ModelPlane:
             raise UserError(f"{path} was given as a finished object, so no phase can change its structure: give a Built(callable, options)")
         module = self._build(path, part, step, *extra)
         check_shapes(module, path)
+        check_unwrapped(module, path)
         self._fixed = {name for name in self._fixed if not name.startswith(f"{path}.")}
         self._fixed |= {f"{path}.{name}" for name, parameter in module.named_parameters() if not parameter.requires_grad}
         return module
@@ -294,7 +301,7 @@ class ModelPlane:
             return
         for name in ("embedding", "rack", "head", "adapters"):
             setattr(self.model, name, getattr(new, name))
-        self.model.precision = new.precision
+        self.model.precision, self.model.declared = new.precision, new.declared
         attached = new.attached
         new.attach({})
         self.model.attach(attached)
@@ -314,7 +321,7 @@ class ModelPlane:
                 parameter.grad = None
 
     def _hold_gates(self, boundary: Boundary) -> None:
-        owners = gated_modules(rack_spec(self.model.rack), boundary.blocks) if boundary.blocks else ()
+        owners = gated_modules(self.model.rack_spec, boundary.blocks) if boundary.blocks else ()
         if owners:
             self._gate = boundary.gate
             self._gates = Gates(map(self.model.get_submodule, owners), boundary.gate(0.0), self._device)
@@ -343,6 +350,21 @@ def _dtype(name: str | None) -> torch.dtype | None:
         return None
     dtype: torch.dtype = getattr(torch, name)
     return dtype
+
+
+def _check_new(origin_of: Mapping[str, Origin], source: Source, fresh: Collection[str], anew: Collection[str]) -> None:
+    """A whole module that goes on has the parameters it had, apart from those of new blocks and those named in `enter.fresh`.
+
+    Raises:
+        UserError: an option gave it others, which would start anew without a word.
+    """
+    strange = [n for n, o in origin_of.items() if isinstance(o, Fresh) and source(n) is not None and n not in fresh]
+    strange = [name for name in strange if not name.startswith(("weight_adapters.", *anew))]
+    if strange:
+        raise UserError(
+            f"{', '.join(strange[:3])}{' and others' if len(strange) > 3 else ''} would be new in this phase, and nothing says so: name "
+            "the option that is a number of blocks in model.blocks, or what is to start anew in `enter: {fresh: [...]}`"
+        )
 
 
 def _check_size(model: Model) -> None:

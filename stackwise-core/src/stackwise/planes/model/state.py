@@ -82,10 +82,10 @@ def load_named_tensors(model: nn.Module, saved: Tensors, what: str) -> None:
     Raises:
         UserError: any difference, all of them named; nothing is written then.
     """
-    own = named_tensors(model)
-    if told := differences(own, saved):
+    every = {name: tensor for name, tensor in model.state_dict(keep_vars=True).items() if name.rpartition(".")[2] != EXTRA_STATE}
+    if told := differences(every, saved):
         raise UserError(f"{what} are not this model's:\n  " + "\n  ".join(told))
-    for name, tensor in own.items():
+    for name, tensor in named_tensors(model).items():
         write(tensor, saved[name])
 
 

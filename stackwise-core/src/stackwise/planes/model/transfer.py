@@ -59,7 +59,7 @@ def sources(path: str, blocks: Mapping[tuple[str, int], BlockOrigin], replaced: 
         else path.format(stack=origin.source[0], index=origin.source[1])
         for (stack, index), origin in blocks.items()
     }
-    depth = path.count(".") + 1
+    depths = sorted({block.count(".") + 1 for block in old_blocks})
 
     def source(name: str) -> str | None:
         if any(name.startswith(prefix) for prefix in replaced):
@@ -69,11 +69,11 @@ def sources(path: str, blocks: Mapping[tuple[str, int], BlockOrigin], replaced: 
             old = source(beside)
             return None if old is None else f"{WEIGHT_ADAPTERS}{adapter}.{old}"
         segments = name.split(".")
-        block = ".".join(segments[:depth])
-        if block in old_blocks:
-            old = old_blocks[block]
-            return None if old is None else old + name[len(block) :]
-        return name
+        block = next((block for depth in depths if (block := ".".join(segments[:depth])) in old_blocks), None)
+        if block is None:
+            return name
+        old = old_blocks[block]
+        return None if old is None else old + name[len(block) :]
 
     return source
 
