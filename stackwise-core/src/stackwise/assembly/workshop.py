@@ -39,7 +39,7 @@ from stackwise.planes.model.state import Tensors, load_named_tensors
 from stackwise.planes.model.whole import check_unwrapped, names_inside
 from stackwise.planes.objective import Objective
 from stackwise.planes.optimizer.plane import OptimizerPlane
-from stackwise.storage.pretrained import read_pretrained
+from stackwise.storage.pretrained import read_pretrained, states_left_out
 from stackwise.storage.weights import read_weights
 from stackwise.timeline.streams import step_seed, stream_key
 
@@ -269,7 +269,10 @@ def _notes(plan: Plan, data: DataPlane) -> list[str]:
     if problems:
         raise ConfigError(problems)
     reading = [evaluation.name for evaluation in plan.evaluations if evaluation.training_rows]
+    start = plan.experiment.phases[0].model.start
+    missing = () if start is None else states_left_out(Path(start.from_))
     return [
+        *(f"model.start:{name}: it changed in training, and files of weights cannot hold it: it begins as it is built" for name in missing),
         *(f"source:{name}: a resume may not be exact, which data.accept_inexact_resume accepts: {why}" for name, why in inexact.items()),
         *(f"evaluation:{name}: reads rows that training reads, which training_rows accepts" for name in reading),
     ]

@@ -208,11 +208,15 @@ def _save_final(loop: RunLoop) -> None:
     """Save the final weights, averaged ones where the optimizer evaluates at an average, and the EMA beside them."""
     machine, plan = loop.machine, loop.plan
     model, optimizer = machine.model.model, machine.optimizer
+    if names := machine.model.left_out(plan.schedule.phases):
+        loop.progress.say(
+            f"      the final weights leave out {', '.join(names)}: states that a file of weights cannot hold; checkpoints do"
+        )
     loop.directory.check_place()
     places = {"live": FINAL} | ({"ema": f"{FINAL}-ema"} if optimizer.average is not None else {})
     for weights, place in places.items():
         with optimizer.evaluating(weights):
-            about = describe_model(plan.schedule.phases[-1], 1.0, model)
+            about = describe_model(plan.schedule.phases[-1], 1.0, model, names)
             about |= describe_run(plan, plan.schedule.phases[-1], machine.step, machine.data.fingerprints())
             save_weights(exported_tensors(model), loop.directory.path / place, about, plan.tokenizers)
 
