@@ -19,9 +19,9 @@ from stackwise.storage.lock import RunLock
 
 
 @pytest.fixture(scope="module")
-def records(tmp_path_factory: pytest.TempPathFactory) -> list[RunRecord]:
+def records(run: Path, tmp_path_factory: pytest.TempPathFactory) -> list[RunRecord]:
     folder = tmp_path_factory.mktemp("several")
-    runs = [make_run(folder, "one"), make_run(folder, "two", seed=4), make_run(folder, "three", lr=5e-2, steps=12)]
+    runs = [Path(shutil.copytree(run, folder / "one")), make_run(folder, "two", seed=4), make_run(folder, "three", lr=5e-2, steps=12)]
     return [read_run(run) for run in runs]
 
 
