@@ -19,7 +19,7 @@ from stackwise.contracts.protocols import Observer, ParameterGroup, Reaction
 from stackwise.contracts.specs import TaskSpec
 from stackwise.curriculum.parts import Part
 from stackwise.curriculum.schedule import CompiledPhase
-from stackwise.errors import ConfigError, ProviderError, StackwiseError, UserError, asks_too_much
+from stackwise.errors import ConfigError, ProviderError, StackwiseError, UserError, asks_too_much, bytes_asked
 from stackwise.host.discovery import discover
 from stackwise.host.registry import Registry, blaming
 from stackwise.machine.evaluation import Evaluation
@@ -39,7 +39,7 @@ from stackwise.planes.model.state import Tensors, load_named_tensors
 from stackwise.planes.model.whole import check_unwrapped, names_inside
 from stackwise.planes.objective import Objective
 from stackwise.planes.optimizer.plane import OptimizerPlane
-from stackwise.storage.pretrained import read_pretrained
+from stackwise.storage.pretrained import read_pretrained, states_left_out
 from stackwise.storage.weights import read_weights
 from stackwise.timeline.streams import step_seed, stream_key
 
@@ -263,7 +263,10 @@ def _notes(plan: Plan, data: DataPlane) -> list[str]:
     if problems:
         raise ConfigError(problems)
     reading = [evaluation.name for evaluation in plan.evaluations if evaluation.training_rows]
+    start = plan.experiment.phases[0].model.start
+    missing = () if start is None else states_left_out(Path(start.from_))
     return [
+        *(f"model.start:{name}: it changed in training, and files of weights cannot hold it: it begins as it is built" for name in missing),
         *(f"source:{name}: a resume may not be exact, which data.accept_inexact_resume accepts: {why}" for name, why in inexact.items()),
         *(f"evaluation:{name}: reads rows that training reads, which training_rows accepts" for name in reading),
     ]
@@ -376,7 +379,9 @@ def _as_faults_of(part: Part) -> Iterator[None]:
         if part.given is not None:
             raise
         if asks_too_much(error):
-            raise UserError(f"{part.kind} '{part.id}': no memory holds tensors of the sizes that its options ask for") from error
+            raise UserError(
+                f"{part.kind} '{part.id}': no memory holds tensors of the sizes that its options ask for{bytes_asked(error)}"
+            ) from error
         raise ProviderError(
             f"{part.kind} '{part.id}' could not be built: {type(error).__name__}: {error}", provider=part.id.partition(".")[0]
         ) from error

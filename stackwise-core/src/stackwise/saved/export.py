@@ -5,7 +5,7 @@ No import path is ever written or read: the description names component ids, whi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,9 +29,9 @@ from stackwise.plan import Plan
 from stackwise.planes.model.gates import Gates, gated_modules
 from stackwise.planes.model.module import Model
 from stackwise.planes.model.plane import ModelPlane
-from stackwise.planes.model.state import extra_states, load_named_tensors, named_tensors
+from stackwise.planes.model.state import load_named_tensors, named_tensors
 from stackwise.planes.model.whole import own_tensors
-from stackwise.saved.model import model_at
+from stackwise.saved.model import left_out, model_at
 from stackwise.storage.checkpoints.store import Checkpoint, CheckpointStore
 from stackwise.storage.run_directory import CHECKPOINTS, CONFIG, final_weights
 from stackwise.storage.weights import DESCRIPTION, WEIGHTS, read_description, read_weights, save_weights
@@ -42,13 +42,14 @@ _OWN_KEYS = ("format", "sha256", "tensors")
 """Keys that `save_weights` writes itself."""
 
 
-def describe_model(phase: CompiledPhase, t: float, model: Model) -> dict[str, Any]:
+def describe_model(phase: CompiledPhase, t: float, model: Model, unheld: Sequence[str]) -> dict[str, Any]:
     """What a model is built from, as JSON.
 
     Args:
         phase: the one that declares it.
         t: the time at which gates and options that follow time are read.
         model: the model itself; its specs are recorded and compared when it is built again.
+        unheld: names of states that its weights leave out.
     """
     assert phase.state is not None  # a plan's phases are declared
     state = phase.state.model
@@ -62,7 +63,7 @@ def describe_model(phase: CompiledPhase, t: float, model: Model) -> dict[str, An
         "gates": _gates(phase, t, model),
         "precision": dict(state.precision),
         "specs": _specs(model),
-        "unheld": list(extra_states(model)),
+        "unheld": list(unheld),
         **({} if model.declared is None else {"module": type(model.rack).__name__}),
     }
 
@@ -114,8 +115,8 @@ def refuse_unheld(about: Mapping[str, Any], place: Path) -> None:
     """
     if names := about.get("unheld"):
         raise UserError(
-            f"the weights of {place} are not the whole model: {', '.join(map(str, names))} are states of its modules, and a file of "
-            "weights holds parameters and persistent buffers: make them persistent buffers, or go on from a checkpoint, which holds them"
+            f"the weights of {place} are not the whole model: {', '.join(map(str, names))} changed in training, and a file of weights "
+            "holds parameters and persistent buffers: make them persistent buffers, or go on from a checkpoint, which holds them"
         )
 
 
@@ -162,7 +163,7 @@ def _final(directory: Path) -> tuple[Model, dict[str, Any]]:
 def _at(checkpoint: Checkpoint) -> tuple[Model, dict[str, Any]]:
     """The model declared at a checkpoint's step, rebuilt from its description, with the weights to keep."""
     saved = model_at(checkpoint)
-    about = describe_model(saved.phase, saved.plan.schedule.clock.t(saved.step), saved.model)
+    about = describe_model(saved.phase, saved.plan.schedule.clock.t(saved.step), saved.model, left_out(saved))
     model = _build(about, checkpoint.path, saved.plan.registry)
     load_named_tensors(model, named_tensors(saved.model), f"the weights in {checkpoint.path}")
     about |= {"step": saved.step, "data": saved.fingerprints, **made_by(saved.plan)}
