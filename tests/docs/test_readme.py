@@ -27,10 +27,10 @@ def test_the_configs_are_those_of_the_examples() -> None:
     assert blocks("yaml") == [(ROOT / "examples" / name).read_text(encoding="utf-8") for name in examples]
 
 
-def test_the_code_is_that_of_the_example() -> None:
-    source = (ROOT / "examples" / "code_first.py").read_text(encoding="utf-8")
+def test_the_code_is_that_of_the_examples() -> None:
+    source = "".join((ROOT / "examples" / name).read_text(encoding="utf-8") for name in ("code_first.py", "code_first_module.py"))
     pieces = [piece for block in blocks("python") for piece in block.rstrip("\n").split("\n\n\n")]
-    assert len(pieces) == 3
+    assert len(pieces) == 4
     assert all(piece in source or textwrap.indent(piece, "    ") in source for piece in pieces)
 
 

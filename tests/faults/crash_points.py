@@ -1,6 +1,6 @@
 """Saves that end the process at each of their file-system calls in turn; run as a script, as each child is forked from one small process.
 
-Usage: python crash_points.py SCENARIO DIRECTORY; prints one JSON object a crash: the call, and what lies there afterwards.
+Usage: python crash_points.py DIRECTORY; prints one JSON object a crash: the scenario, the call, and what lies there afterwards.
 """
 
 from __future__ import annotations
@@ -103,5 +103,6 @@ def after_recovery(make: Store, checkpoints: Path) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    for line in sweep(sys.argv[1], Path(sys.argv[2])):
-        print(json.dumps(line))
+    for name in SCENARIOS:
+        for line in sweep(name, Path(sys.argv[1]) / name):
+            print(json.dumps({"scenario": name, **line}))

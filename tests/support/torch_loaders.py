@@ -143,7 +143,10 @@ class NextToken:
 
         tokens = stackwise.TensorSpec("batch time", "int64")
         return stackwise.TaskSpec(
-            batch={"tokens": tokens}, inputs={"tokens": tokens}, outputs={"logits": stackwise.TensorSpec("batch time vocab")}
+            batch={"tokens": tokens},
+            optional={"id": stackwise.TensorSpec("batch", "int64"), "drawn": stackwise.TensorSpec("batch")},
+            inputs={"tokens": tokens},
+            outputs={"logits": stackwise.TensorSpec("batch time vocab")},
         )
 
     def prepare(self, batch: Any, moment: Any, generator: torch.Generator) -> Any:

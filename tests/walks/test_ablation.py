@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from tiny_walks import machine_of
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.rare
 DEPTH, GROWN, STEPS = 2, 4, 900
 
 

@@ -38,7 +38,7 @@ def expected() -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("run", [{"read_ahead": 1}, {"read_ahead": 5}, {"workers": 2}, {"workers": 2, "read_ahead": 3}], ids=str)
+@pytest.mark.parametrize("run", [{"read_ahead": 1}, {"read_ahead": 5}, {"workers": 2, "read_ahead": 3}], ids=str)
 def test_threads_and_processes_change_no_bit(run: dict[str, int]) -> None:
     assert digest(busy(**run)) == expected()
 

@@ -24,6 +24,7 @@ from stackwise import (
 
 _HIDDEN = TensorSpec("batch time width")
 _TOKENS = TensorSpec("batch time", "int64", bounds=(0, "vocab"))
+_MASK = TensorSpec("batch time", "bool")
 _DOCUMENTS = {"segments": TensorSpec("batch time", "int64"), "positions": TensorSpec("batch time", "int64")}
 _LOGITS = TensorSpec("batch time vocab")
 
@@ -215,7 +216,7 @@ class CausalLMOptions:
         chosen = self.targets is not None  # a choice that no loader gives cause for would have no effect: its field is needed
         return TaskSpec(
             batch={"tokens": _TOKENS, **(prompt if chosen else {})},
-            optional={**_DOCUMENTS, "mask": TensorSpec("batch time", "bool"), **({} if chosen else prompt)},
+            optional={**_DOCUMENTS, "mask": _MASK, "loss_mask": _MASK, **({} if chosen else prompt)},
             inputs={"tokens": _TOKENS, **_DOCUMENTS},
             outputs={"logits": _LOGITS},
             attention="causal",

@@ -19,7 +19,7 @@ from stackwise.contracts.protocols import Observer, ParameterGroup, Reaction
 from stackwise.contracts.specs import TaskSpec
 from stackwise.curriculum.parts import Part
 from stackwise.curriculum.schedule import CompiledPhase
-from stackwise.errors import ConfigError, ProviderError, StackwiseError, UserError, asks_too_much
+from stackwise.errors import ConfigError, ProviderError, StackwiseError, UserError, asks_too_much, bytes_asked
 from stackwise.host.discovery import discover
 from stackwise.host.registry import Registry, blaming
 from stackwise.machine.evaluation import Evaluation
@@ -28,17 +28,18 @@ from stackwise.machine.observers import Observers
 from stackwise.machine.placement import Placement
 from stackwise.machine.settings import Settings
 from stackwise.plan import EvaluationPlan, Plan, make_plan
-from stackwise.plan.blocks import names_residual_outputs, needs_residual_outputs, no_residual_outputs
 from stackwise.plan.reads import shortages
 from stackwise.planes.data.plane import DataPlane
 from stackwise.planes.data.readers.processes import ProcessLoader
-from stackwise.planes.model.initialisation import build_seed, drawing_from
-from stackwise.planes.model.module import rack_spec
+from stackwise.planes.model.difference import Boundary, parts_of
+from stackwise.planes.model.initialisation import build_seed, check_shapes, drawing_from
+from stackwise.planes.model.module import Model
 from stackwise.planes.model.plane import ModelPlane
 from stackwise.planes.model.state import Tensors, load_named_tensors
+from stackwise.planes.model.whole import check_unwrapped, names_inside
 from stackwise.planes.objective import Objective
 from stackwise.planes.optimizer.plane import OptimizerPlane
-from stackwise.storage.pretrained import read_pretrained
+from stackwise.storage.pretrained import read_pretrained, states_left_out
 from stackwise.storage.weights import read_weights
 from stackwise.timeline.streams import step_seed, stream_key
 
@@ -57,7 +58,7 @@ def assemble(source: Plan | Experiment, registry: Registry | None = None, *, obs
     """
     plan = source if isinstance(source, Plan) else make_plan(source, registry if registry is not None else discover())
     with blaming(plan.providers):
-        return _assemble(plan, observers)
+        return _assemble(plan.with_tokenizers(), observers)
 
 
 def _assemble(plan: Plan, observers: Observers | None) -> TrainingMachine:
@@ -70,7 +71,7 @@ def _assemble(plan: Plan, observers: Observers | None) -> TrainingMachine:
     read_first_rows(plan, data)
     evaluations = [shop.evaluation(declared, placement) for declared in plan.evaluations]
     check_vocabularies(plan, data, evaluations)
-    _check_growth(plan)
+    _check_boundaries(plan)
     return TrainingMachine(
         model=ModelPlane(shop.module, device=placement.device, start=_start(plan)),
         data=data,
@@ -114,11 +115,21 @@ class Workshop:
 
     def module(self, role: str, part: Part, step: int, *extra: Any) -> nn.Module:
         """A module of the model; its constructor draws from the stream of its role at the step."""
-        with drawing_from(build_seed(self._seed, role, step)), self._device:
-            module = self._make(part, role, *extra)
+        with drawing_from(build_seed(self._seed, role, step)):
+            module = self._build(part, role, *extra)
         if not isinstance(module, nn.Module):
             raise ProviderError(f"{part.kind} {part.id} was built as a {type(module).__name__}: it must be an nn.Module")
         return module
+
+    def _build(self, part: Part, role: str, *extra: Any) -> Any:
+        """A module on the device; of a user's constructor that needs real values (`linspace(...).tolist()`), the shape on meta."""
+        try:
+            with self._device:
+                return self._make(part, role, *extra)
+        except Exception:
+            if self._device.type != "meta" or not isinstance(part.given, Built):
+                raise
+        return _without_weights(self._make(part, role, *extra))
 
     def task(self, part: Part) -> Any:
         """The objective of a declared task."""
@@ -177,7 +188,7 @@ class Workshop:
         """The loader of a source, in reader processes if the run asks for them and the source is no finished object."""
         if not workers or (part.given is not None and not isinstance(part.given, Built)):
             return self._make(part, f"data.{name}", split=split)
-        options = part.options_at(0.0)
+        options = self._options(part, 0.0)
         if isinstance(part.given, Built):
             return ProcessLoader(partial(part.given.make, **options), workers)
         return ProcessLoader(partial(_build_loader, part.id, options, self._context(part, f"data.{name}", split)), workers)
@@ -200,19 +211,28 @@ class Workshop:
 
     def _make(self, part: Part, consumer: str, *extra: Any, split: str = "train", t: float = 0.0) -> Any:
         if part.given is not None and not isinstance(part.given, Built):
+            if isinstance(part.given, nn.Module):
+                check_unwrapped(part.given, consumer)
+                check_shapes(part.given, consumer)
             return _without_weights(part.given) if self._device.type == "meta" else part.given
-        options = part.options_at(t)
+        options = self._options(part, t)
         with _as_faults_of(part):
             if isinstance(part.given, Built):
                 return part.given.make(*extra, **_plain_stacks(options))
             component = self._plan.registry.get(part.kind, part.id)  # type: ignore[arg-type]  # a Part's kind is a Kind
             return component.build(options, self._context(part, consumer, split), *extra)
 
+    def _options(self, part: Part, t: float) -> Any:
+        """The options of a part with the values in force at t; those of a loader with its tokenizer."""
+        options = part.options_at(t)
+        return self._plan.tokenizers.bind(part.id, options) if part.kind == "loader" and part.given is None else options
+
     def _context(self, part: Part, consumer: str, split: str) -> BuildContext:
         plan = self._plan
         return BuildContext(
             seed=step_seed(stream_key(self._seed, consumer), 0),
             split=split,
+            whole=part.kind == "loader" and split != "train" and id(part) not in self._declared,
             steps=plan.schedule.steps,
             max_rows=plan.max_rows,
             max_length=plan.max_length,
@@ -221,7 +241,10 @@ class Workshop:
 
 
 def _load_reference(model: nn.Module, directory: str) -> None:
-    load_named_tensors(model, read_weights(Path(directory))[0], f"the weights in {directory}")
+    tensors = read_weights(Path(directory))[0]
+    if isinstance(model, Model) and model.declared is not None:
+        tensors = names_inside(model.rack, tensors)
+    load_named_tensors(model, tensors, f"the weights in {directory}")
 
 
 def _start(plan: Plan) -> Callable[[], tuple[Tensors, Sequence[str]]] | None:
@@ -246,7 +269,10 @@ def _notes(plan: Plan, data: DataPlane) -> list[str]:
     if problems:
         raise ConfigError(problems)
     reading = [evaluation.name for evaluation in plan.evaluations if evaluation.training_rows]
+    start = plan.experiment.phases[0].model.start
+    missing = () if start is None else states_left_out(Path(start.from_))
     return [
+        *(f"model.start:{name}: it changed in training, and files of weights cannot hold it: it begins as it is built" for name in missing),
         *(f"source:{name}: a resume may not be exact, which data.accept_inexact_resume accepts: {why}" for name, why in inexact.items()),
         *(f"evaluation:{name}: reads rows that training reads, which training_rows accepts" for name in reading),
     ]
@@ -270,23 +296,24 @@ def read_first_rows(plan: Plan, data: DataPlane) -> None:
         raise ConfigError(problems)
 
 
-def _check_growth(plan: Plan) -> None:
-    """Check that a rack names its residual outputs where growth needs them and only the built module can say.
+def _check_boundaries(plan: Plan) -> None:
+    """Cross every boundary on the meta device where a part of the model is the user's own: what cannot be crossed is said before the run.
 
     Raises:
-        ConfigError: it names none.
+        ConfigError: a boundary that cannot be crossed.
     """
-    for phase, joined in zip(plan.schedule, plan.joined, strict=True):
-        rack, growth = joined.drafts.rack, joined.drafts.growth
-        if growth is None or phase.state is None or not needs_residual_outputs(phase.blocks) or names_residual_outputs(rack) is not None:
-            continue
+    states = [(phase, phase.state.model) for phase in plan.schedule if phase.state is not None]
+    if len(states) == 1 or all(part.given is None for _, state in states for _, part in parts_of(state)):
+        return
+    plane = ModelPlane(Workshop(plan, device="meta").module, device=torch.device("meta"))
+    for phase, state in states:
         try:
-            module = Workshop(plan, device="meta").module("rack", phase.state.model.rack, phase.start)
-        except Exception:  # a constructor that needs real values: the boundary checks again
-            continue
-        if not rack_spec(module).residual_outputs:
-            message = f"{growth.id} cannot make this change: {no_residual_outputs(rack.label)}"
-            raise ConfigError([plan.experiment.phases[phase.index].problem(growth.path, message)])
+            plane.enter(state, Boundary.of(phase))
+        except ConfigError:
+            raise
+        except UserError as error:
+            path = "model" if phase.enter.growth is None else "enter.growth"
+            raise ConfigError([plan.experiment.phases[phase.index].problem(path, str(error))]) from error
 
 
 def build_module(part: Part, registry: Registry, context: BuildContext, *extra: object) -> nn.Module:
@@ -307,6 +334,12 @@ def build_module(part: Part, registry: Registry, context: BuildContext, *extra: 
     if not isinstance(module, nn.Module):
         raise ProviderError(f"{part.kind} {part.id} was built as a {type(module).__name__}: it must be an nn.Module")
     return module
+
+
+def build_task(part: Part, registry: Registry) -> Any:
+    """A task outside any plan; ProviderError where it cannot be built."""
+    with _as_faults_of(part):
+        return registry.get("task", part.id).build(part.options, BuildContext(seed=0, specs={"task": part.options.to_spec()}))
 
 
 def _depth(declared: int | None, placement: Placement) -> int:
@@ -358,7 +391,9 @@ def _as_faults_of(part: Part) -> Iterator[None]:
         if part.given is not None:
             raise
         if asks_too_much(error):
-            raise UserError(f"{part.kind} '{part.id}': no memory holds tensors of the sizes that its options ask for") from error
+            raise UserError(
+                f"{part.kind} '{part.id}': no memory holds tensors of the sizes that its options ask for{bytes_asked(error)}"
+            ) from error
         raise ProviderError(
             f"{part.kind} '{part.id}' could not be built: {type(error).__name__}: {error}", provider=part.id.partition(".")[0]
         ) from error

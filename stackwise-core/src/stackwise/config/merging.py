@@ -79,5 +79,7 @@ def _has_chosen_names(path: KeyPath) -> bool:
     return plane in _CHOSEN or (len(plane) == 3 and plane[0] == "evaluate" and plane[2] == "sources")
 
 
-_COMPONENTS = frozenset({("task",), ("model", "embedding"), ("model", "rack"), ("model", "head"), ("optimizer",)})
-_CHOSEN = frozenset({("phases",), ("evaluate",), ("data", "sources"), ("data", "mix"), ("data", "rename"), ("optimizer", "groups")})
+_COMPONENTS = frozenset({("task",), ("model", "embedding"), ("model", "rack"), ("model", "head"), ("model", "module"), ("optimizer",)})
+_CHOSEN = frozenset(
+    {("phases",), ("evaluate",), ("data", "sources"), ("data", "mix"), ("data", "rename"), ("model", "blocks"), ("optimizer", "groups")}
+)

@@ -89,6 +89,8 @@ def _node(value: Any, path: KeyPath, problems: list[Problem]) -> Node:
     plane = path[2:] if path[:1] == ("phases",) else path
     if plane == ("data",) and not (value is None or isinstance(value, Mapping | bool | int | float | str)):
         return Node("map", {"sources": Node("map", {"data": _part(value)}, IN_CODE)}, IN_CODE)
+    if plane == ("model",) and not (value is None or isinstance(value, Mapping | bool | int | float | str | list | tuple)):
+        return Node("map", {"module": _part(value)}, IN_CODE)
     if isinstance(value, Built):
         return _part(value)
     if isinstance(value, Mapping):

@@ -27,6 +27,8 @@ class Ref:
     """A `Built` or a finished object."""
     path: str = ""
     """Where it stands in the phase's tree (`model.rack`)."""
+    blocks: Mapping[str, str] | None = None
+    """Of a whole module in the place of the rack: path of a list of blocks → the option that says how many; else None."""
 
 
 @frozen(kw_only=True)
@@ -67,6 +69,12 @@ class DataConfig:
     )
     rename: Mapping[str, str] = key(
         factory=dict, form="field → field", doc="field the task needs → field the loader delivers", example="{tokens: input_ids}"
+    )
+    drop: tuple[str, ...] = key(
+        (),
+        form="list of field names",
+        doc="fields that a loader delivers and the task is not to read; what is neither read nor dropped is refused",
+        example="[label]",
     )
     fields: tuple[str, ...] = key(
         (),
@@ -120,6 +128,19 @@ class ModelConfig:
         example="{use: transformer.decoder, width: 64, heads: 4, stacks: [{base: 2}]}",
     )
     head: Ref = key(doc="hidden state → outputs", example="{use: transformer.lm}")
+    module: Ref | None = key(
+        None,
+        form="module or `Built`, in code",
+        doc="one module from batch fields to outputs, in the place of embedding, rack and head; its parameters are named "
+        "`rack.<its own name>` here, and by their own names in files of weights",
+    )
+    blocks: Mapping[str, str] = key(
+        factory=dict,
+        form="attribute → option",
+        doc="the lists of blocks of `module` (`nn.ModuleList`, `nn.Sequential`) that can grow, in forward order → the option of its "
+        "`Built` that says how many there are",
+        example="{encoder.layers: depth}",
+    )
     adapters: Mapping[Literal["embedding-rack", "rack-head"], tuple[Ref, ...]] = key(
         factory=dict,
         form="junction → list of components",

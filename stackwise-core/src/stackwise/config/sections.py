@@ -15,7 +15,7 @@ from stackwise.config.nodes import KeyPath, Node, describe
 from stackwise.config.planes import DataConfig, GroupConfig, ModelConfig, OptimizerConfig, Ref, StartConfig, WeightAdapterConfig
 from stackwise.config.run import RunConfig
 from stackwise.config.strict import MISTAKES, convert
-from stackwise.contracts.components import Built
+from stackwise.contracts.components import Built, Deferred
 from stackwise.contracts.options import config_key
 from stackwise.errors import did_you_mean
 from stackwise.timeline.duration import Duration
@@ -175,7 +175,8 @@ def read_data(node: Node | None) -> Read[DataConfig]:
 def read_model(node: Node | None) -> Read[ModelConfig]:
     """`model:`."""
     section = Section(node, ("model",), "write model: {embedding: …, rack: …, head: …}")
-    ready: dict[str, Any] = {part: section.ref(section.take(part), (part,)) for part in ("embedding", "rack", "head")}
+    ready: dict[str, Any] = _read_module(section)
+    ready = ready or {part: section.ref(section.take(part), (part,)) for part in ("embedding", "rack", "head")}
     junctions = section.take_map("adapters", "write adapters: {embedding-rack: [{use: <provider>.<component>}]}")
     ready["adapters"] = {junction: section.refs(child, ("adapters", junction)) for junction, child in junctions.items()}
     ready["weight_adapters"] = _read_weight_adapters(section)
@@ -188,7 +189,28 @@ def read_model(node: Node | None) -> Read[ModelConfig]:
             ready["start"] = inner.build(StartConfig, {}, {"from_": ""})
         section.faults += inner.faults
     model = section.build(ModelConfig, ready)
+    if model.module is not None:
+        model = attrs.evolve(model, rack=attrs.evolve(model.module, blocks=model.blocks))
+    elif model.blocks:
+        section.fault(("blocks",), "belongs to model.module, a whole module; a rack names its blocks in `stacks`")
     return model, tuple(section.faults)
+
+
+def _read_module(section: Section) -> dict[str, Any]:
+    """A whole module, which stands in the place of the rack, with what hands it fields and names its outputs; empty without one."""
+    node = section.take("module")
+    if node is None:
+        return {}
+    given = node if node.kind == "object" else node.child("use") if node.kind == "map" else None
+    module = section.ref(node, ("module",)) if given is not None and given.kind == "object" else Ref(path="model.module")
+    if module.given is None:
+        form = "model={'module': Net(...)} or {'module': Built(Net, depth=4)}; a YAML file names an embedding, a rack and a head"
+        section.fault(("module",), f"a whole module is given in code, {form}")
+    for role in (role for role in ("embedding", "rack", "head", "adapters") if section.take(role) is not None):
+        section.fault((role,), "stands beside model.module, which is the whole model: keep one of the two")
+    whole, path = "stackwise.planes.model.whole", "model.module"
+    embedding, head = (Ref(given=Built(Deferred(f"{whole}:{part}")), path=path) for part in ("Fields", "Outputs"))
+    return {"module": module, "embedding": embedding, "rack": module, "head": head}
 
 
 def _read_weight_adapters(section: Section) -> dict[str, WeightAdapterConfig]:

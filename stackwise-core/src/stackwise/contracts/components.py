@@ -8,6 +8,7 @@ A provider publishes `Component` records through the hooks of `hookspecs.py`; ea
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from typing import Any, Literal
 
 from attrs import Factory, frozen
@@ -77,6 +78,8 @@ class BuildContext:
     """Seed of this component's own stream, derived from the run's seed and the component's place."""
     split: str = "train"
     """`train`, or the name of an evaluation: loaders deliver documents disjoint from training for any other name."""
+    whole: bool = False
+    """Whether a loader belongs to an evaluation alone (its own `sources`): it then delivers all of its data, and not a part held out."""
     steps: int = 1
     """Steps of the whole run."""
     max_rows: int | None = None
@@ -85,6 +88,22 @@ class BuildContext:
     """Longest row anywhere on the timeline, the task's lookahead included."""
     specs: Mapping[str, Any] = Factory(dict)
     """Specs at the junctions with their solved sizes: `batch`, `embedding`, `rack`, `head`, `task`."""
+
+
+@frozen
+class Deferred:
+    """A callable of the core by name, imported when it is called: so the cold wing can declare what only torch can build."""
+
+    target: str
+    """`"module:attribute"`."""
+
+    @property
+    def __name__(self) -> str:
+        return self.target.partition(":")[2]
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        module, _, attribute = self.target.partition(":")
+        return getattr(import_module(module), attribute)(*arguments, **options)
 
 
 @frozen(init=False)

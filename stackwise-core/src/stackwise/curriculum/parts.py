@@ -28,6 +28,8 @@ class Part:
     """Every option that may follow time, by name."""
     given: Any = None
     """The `Built` or the finished object; None when the id names a registered component."""
+    counts: tuple[str, ...] = ("stacks",)
+    """Options of a user's own callable that say how many blocks there are: a growth operator answers for them."""
 
     @property
     def structure(self) -> tuple[Any, ...]:

@@ -9,6 +9,7 @@ from typing import Literal
 
 from attrs import Factory, frozen
 
+from stackwise.contracts.specs import RackSpec
 from stackwise.curriculum.bridges import Bridge
 from stackwise.curriculum.parts import Part
 from stackwise.errors import ScheduleError
@@ -80,7 +81,9 @@ class DataState:
     shapes: tuple[tuple[int, BatchShape], ...] = ((0, BatchShape()),)
     """First step of each stretch of the phase → the shape of its steps."""
     bridges: tuple[Bridge, ...] = ()
-    """Lossless differences between sources and task."""
+    """Lossless differences between sources and task, and the fields that are dropped."""
+    reads: frozenset[str] | None = None
+    """The fields that task and transforms read, as the sources call them; None where one of them does not say what it reads."""
     transforms: tuple[Part, ...] = ()
     fields: tuple[str, ...] = ()
     """Names of the entries of ready-made batches that are tuples."""
@@ -115,6 +118,8 @@ class ModelState:
     freeze: tuple[str, ...] = ()
     stacks: Mapping[str, int] = Factory(dict)
     """Stack name → blocks, in forward order; empty when the rack declares none."""
+    rack_spec: RackSpec | None = None
+    """Of a whole module in the place of the rack: what the config says of its blocks; None: the rack's own module says it."""
     bridges: tuple[Bridge, ...] = ()
     """Lossless differences from the task's batch to the head's outputs."""
     weight_adapters: Mapping[str, WeightAdapterState] = Factory(dict)

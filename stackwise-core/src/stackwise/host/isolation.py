@@ -160,8 +160,12 @@ def stray_threads() -> list[threading.Thread]:
     return [thread for thread in _STRAYS if thread.is_alive() and not thread.daemon]
 
 
+_SIGNALS = tuple(map(int, signal.valid_signals()))
+"""Listed once: a guard reads all handlers twice, and the enumeration costs more than they do."""
+
+
 def _read_handlers() -> dict[int, Any]:
-    return {number: signal.getsignal(number) for number in signal.valid_signals()}
+    return {number: signal.getsignal(number) for number in _SIGNALS}
 
 
 def _write_handlers(before: dict[int, Any]) -> None:

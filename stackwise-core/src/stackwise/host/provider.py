@@ -49,22 +49,30 @@ class Registered:
         )
 
     def load_options(self) -> type:
-        """The options class, imported now.
+        """The options class, imported at the first call.
 
         Raises:
             ProviderError: the module does not import, lacks the attribute, or holds no attrs class there.
         """
+        return self._options
+
+    @cached_property
+    def _options(self) -> type:
         options = self._load("options", self.component.options)
         if not isinstance(options, type) or not attrs.has(options):
             self._fail("options", self.component.options, f"it is {_article(options)}; options are an attrs class")
         return options
 
     def load_factory(self) -> Any:
-        """The callable that builds the component, imported now; this may import torch.
+        """The callable that builds the component, imported at the first call; this may import torch.
 
         Raises:
             ProviderError: the module does not import, lacks the attribute, or holds nothing callable there.
         """
+        return self._factory
+
+    @cached_property
+    def _factory(self) -> Any:
         factory = self._load("factory", self.component.factory)
         if not callable(factory):
             self._fail("factory", self.component.factory, f"it is {_article(factory)}; a factory can be called")

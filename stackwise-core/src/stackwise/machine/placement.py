@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from stackwise.errors import UserError
-from stackwise.planes.model.module import Model, rack_spec
+from stackwise.planes.model.module import Model
 
 _VARIANTS = 64
 """Graphs that one block may compile to along a timeline: training or evaluating, frozen or not, gated, at several lengths. Beyond
@@ -61,7 +61,7 @@ class Placement:
 
         config.skip_nnmodule_hook_guards = False  # else adding or removing a gate would not recompile
         config.recompile_limit = max(config.recompile_limit, _VARIANTS)
-        spec = rack_spec(model.rack)
+        spec = model.rack_spec
         paths = [spec.block_path.format(stack=stack, index=i) for stack, count in spec.stacks.items() for i in range(count)]
         for block in [model.rack.get_submodule(path) for path in paths] or [model.rack]:
             if block._compiled_call_impl is None:

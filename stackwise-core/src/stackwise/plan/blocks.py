@@ -70,7 +70,7 @@ class Growing:
             drafts.problems.append(Problem(f"{message}, as in {{linear: {{from: 0, to: 1, over: phase}}}}", path))
 
 
-def kept_blocks(phase: PhaseConfig, old: ModelState, new: ModelState, drafts: Drafts) -> BlockMap:
+def kept_blocks(phase: PhaseConfig, old: ModelState, new: ModelState, drafts: Drafts, rack: Draft) -> BlockMap:
     """Every block where it was, without an operator; a block that was not there is a problem."""
     known = set(_blocks(old))
     if fresh := [block for block in _blocks(new) if block not in known]:
@@ -80,7 +80,7 @@ def kept_blocks(phase: PhaseConfig, old: ModelState, new: ModelState, drafts: Dr
             f"block {index} of stack '{stack}' is new in phase '{phase.name}', and nothing says where it comes from: "
             f"declare `enter: {{growth: {{use: ...}}}}` in the phase (operators: {names})"
         )
-        path = "model.rack.stacks"
+        path = f"{rack.path}.{'stacks' if rack.blocks is None else rack.blocks[stack]}"
         drafts.problems.append(Problem(message, path, phase.locate(path)))
     return {block: BlockOrigin(source=block if block in known else None) for block in _blocks(new)}
 
@@ -112,7 +112,7 @@ def grown_blocks(old: ModelState, new: ModelState, operator: GrowthOperator, gro
         drafts.faults.append(ProviderError(message))
         return {}
     if needs_residual_outputs(origins) and names_residual_outputs(rack) is False:
-        drafts.problems.append(Problem(f"{growth.id} cannot make this change: {no_residual_outputs(rack.label)}", growth.path))
+        drafts.problems.append(Problem(f"{growth.id} cannot make this change: {no_residual_outputs(rack)}", growth.path))
     return {block: origins[block] for block in blocks}
 
 
@@ -123,7 +123,7 @@ def needs_residual_outputs(blocks: BlockMap) -> bool:
 
 def names_residual_outputs(rack: Draft) -> bool | None:
     """Whether the rack's module will name them; None where only the module can say."""
-    if rack.registered is not None:
+    if rack.registered is not None or rack.blocks is not None:
         return bool(rack.spec.residual_outputs) if isinstance(rack.spec, RackSpec) else None
     make = rack.given.make if isinstance(rack.given, Built) else type(rack.given)
     while isinstance(make, partial):
@@ -131,12 +131,11 @@ def names_residual_outputs(rack: Draft) -> bool | None:
     return False if isinstance(make, type) and not hasattr(make, "to_spec") else None
 
 
-def no_residual_outputs(rack: str) -> str:
+def no_residual_outputs(rack: Draft) -> str:
     """The sentence for a rack that does not name them."""
-    return (
-        f"it changes the residual outputs of new blocks, and {rack} does not name them: let its `to_spec` return "
-        "RackSpec(residual_outputs=...), or use an operator that copies"
-    )
+    spec = "RackSpec(residual_outputs=...)"
+    fix = f"let its `to_spec` return {spec}" if rack.blocks is None else f"write Built({rack.id}, spec={spec}, ...)"
+    return f"it changes the residual outputs of new blocks, and {rack.label} does not name them: {fix}, or use an operator that copies"
 
 
 def keeps_every_block(old: ModelState, blocks: BlockMap) -> bool:

@@ -34,6 +34,12 @@ def crossing_problems(phase: PhaseConfig, first: PhaseConfig) -> Iterator[Proble
         yield _at(phase, "model.start", message)
 
 
+def drop_problems(phase: PhaseConfig, delivered: frozenset[str] | None) -> Iterator[Problem]:
+    """What is dropped is a field that some source of the run delivers; None: one of them does not say what it delivers."""
+    for name in (name for name in phase.data.drop if delivered is not None and name not in delivered):
+        yield _at(phase, "data.drop", f"no source of the run delivers a field '{name}'{did_you_mean(name, delivered or ())}")
+
+
 def name_problems(phase: PhaseConfig, optimizer: Draft | None) -> Iterator[Problem]:
     """Selectors are selectors, and groups set what the optimizer has."""
     model = phase.model

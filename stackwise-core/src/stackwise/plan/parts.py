@@ -13,10 +13,11 @@ from attrs import Factory, define, field, frozen
 
 from stackwise.config import Ref, parse_schedule, structure_options
 from stackwise.contracts.components import SPEC_OF, Built, Kind
-from stackwise.contracts.options import dimension_fields, read_stacks, scheduled_fields
+from stackwise.contracts.options import MAX_BLOCKS, dimension_fields, read_stacks, scheduled_fields
 from stackwise.contracts.specs import EpochSize, RackSpec, Spec
+from stackwise.contracts.tokenizers import Tokenizers
 from stackwise.curriculum.parts import Part
-from stackwise.errors import Problem, ProviderError, UnknownComponentError, UserError
+from stackwise.errors import Problem, ProviderError, UnknownComponentError, UserError, did_you_mean
 from stackwise.host.provider import Registered
 from stackwise.host.registry import Registry
 from stackwise.timeline.schedules import TAGS, Constant, Curve, Schedule
@@ -38,6 +39,8 @@ class Draft:
     given: Any = None
     counting: bool = False
     """Whether a duration counts epochs: a loader that does not know its size may then read its data."""
+    blocks: Mapping[str, str] | None = None
+    """Of a whole module: path of a list of blocks → the option that says how many; None for every other part."""
 
     @property
     def label(self) -> str:
@@ -51,6 +54,8 @@ class Draft:
         """The boundary as far as it is known before building; None where only the artifact can say."""
         if self.registered is not None:
             return self._registered_spec(self.registered)
+        if self.blocks is not None:
+            return self._module_spec(self.blocks)
         if isinstance(self.given, Built):
             return self._built_spec()
         for name in ("get_spec", "to_spec", "get_batch_spec"):
@@ -92,6 +97,11 @@ class Draft:
             return self.given.spec  # type: ignore[no-any-return]  # the user's own object
         stacks = {stack.name: stack.blocks for stack in self.options.get("stacks", ())}
         return attrs.evolve(self.given.spec or RackSpec(), stacks=stacks)
+
+    def _module_spec(self, blocks: Mapping[str, str]) -> RackSpec:
+        """A whole module in the place of a rack: its lists of blocks are the stacks, under their own names."""
+        own = self.given.spec if isinstance(self.given, Built) and isinstance(self.given.spec, RackSpec) else RackSpec()
+        return attrs.evolve(own, block_path="{stack}.{index}", stacks={path: self.options[option] for path, option in blocks.items()})
 
     @cached_property
     def epoch_size(self) -> EpochSize | None:
@@ -162,7 +172,8 @@ class Draft:
 
     def part(self, curves: Mapping[str, Curve]) -> Part:
         """The finished part."""
-        return Part(kind=self.kind, id=self.id, options=self.options, curves=curves, given=self.given)
+        counts = ("stacks",) if self.blocks is None else tuple(self.blocks.values())
+        return Part(kind=self.kind, id=self.id, options=self.options, curves=curves, given=self.given, counts=counts)
 
 
 RECENT_REFS = 8
@@ -170,7 +181,7 @@ RECENT_REFS = 8
 
 def _says_the_same(one: Ref, other: Ref) -> bool:
     """Whether two references ask for the same thing; arrays among the options, which do not compare, count as different."""
-    if one.use != other.use or one.given is not other.given:
+    if one.use != other.use or one.given is not other.given or one.blocks != other.blocks:
         return False
     try:
         return bool(one.options == other.options)
@@ -190,9 +201,13 @@ class Drafts:
 
     registry: Registry
     counting: bool = field(default=False, kw_only=True)
+    tokenizers: Tokenizers = field(factory=Tokenizers, kw_only=True)
+    """Of a run that goes on: loaders with their settings use them."""
     problems: list[Problem] = field(factory=list)
     faults: list[ProviderError] = field(factory=list)
     _known: dict[tuple[str, int], tuple[Ref, Draft | None]] = field(factory=dict)
+    _bound: dict[int, tuple[Draft, Draft]] = field(factory=dict)
+    """id of a draft → the draft and its twin with a tokenizer."""
     _recent: dict[tuple[str, str], deque[Ref]] = field(factory=dict)
     """Kind and path → the references last seen there: a phase that repeats one gets its draft, and what was found out about it."""
     _classes: dict[str, tuple[Registered, type]] = field(factory=dict)
@@ -208,6 +223,15 @@ class Drafts:
             self._known[key] = (ref, draft)
             recent.append(ref)
         return self._known[key][1]
+
+    def bound(self, sources: Mapping[str, Draft]) -> dict[str, Draft]:
+        """The drafts of loaders with the tokenizers that are known by now; each draft has one such twin."""
+        twins: dict[str, Draft] = {}
+        for name, draft in sources.items():
+            if draft.registered is not None and id(draft) not in self._bound:
+                self._bound[id(draft)] = draft, attrs.evolve(draft, options=self.tokenizers.bind(draft.id, draft.options))
+            twins[name] = self._bound[id(draft)][1] if draft.registered is not None else draft
+        return twins
 
     def settled(self, draft: Draft) -> dict[str, Curve]:
         """The values of options that may follow time, for a part that time does not reach: one that follows it is a problem."""
@@ -242,7 +266,7 @@ class Drafts:
             kind=kind,
             id=ref.use,
             path=ref.path,
-            options=options,
+            options=self.tokenizers.bind(ref.use, options) if kind == "loader" else options,
             schedules=everything,
             registered=registered,
             counting=self.counting,
@@ -267,7 +291,8 @@ class Drafts:
                 self.problems.append(
                     Problem(f"a finished {kind} takes no options ({', '.join(ref.options)}): give a Built(callable, options)", ref.path)
                 )
-            return Draft(kind=kind, id=type(ref.given).__name__, path=ref.path, options=None, given=ref.given)
+            self.problems += broken_blocks(ref)
+            return Draft(kind=kind, id=type(ref.given).__name__, path=ref.path, options=None, given=ref.given, blocks=ref.blocks and {})
         options, schedules = dict(ref.options), {}
         try:
             if kind == "rack" and "stacks" in options:
@@ -280,8 +305,28 @@ class Drafts:
         except UserError as error:
             self.problems.append(Problem(str(error), ref.path))
             return None
+        if problems := list(broken_blocks(ref)):
+            self.problems += problems
+            return None
         name = getattr(ref.given.make, "__name__", type(ref.given.make).__name__)
-        return Draft(kind=kind, id=name, path=ref.path, options=options, schedules=schedules, given=ref.given)
+        return Draft(kind=kind, id=name, path=ref.path, options=options, schedules=schedules, given=ref.given, blocks=ref.blocks)
+
+
+def broken_blocks(ref: Ref) -> Iterator[Problem]:
+    """What is wrong with the lists of blocks that a whole module is said to have."""
+    for path, option in (ref.blocks or {}).items():
+        if not isinstance(ref.given, Built):
+            name = type(ref.given).__name__
+            message = f"a finished {name} cannot be built with more blocks: give Built({name}, {option}=…), or leave model.blocks out"
+            yield Problem(message, f"model.blocks.{path}")
+            continue
+        count = ref.options.get(option)
+        if option not in ref.options:
+            fix = did_you_mean(option, ref.options) or f": write it into the Built, {option}=…, even if it has a default"
+            yield Problem(f"no option '{option}' is given, which is to say how many blocks {path} holds{fix}", f"model.blocks.{path}")
+        elif isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MAX_BLOCKS:
+            message = f"{option} = {count!r} is to say how many blocks {path} holds: a whole number from 1 to {MAX_BLOCKS:,}"
+            yield Problem(message, f"{ref.path}.{option}")
 
 
 def _constant(name: str, value: Any) -> Schedule:

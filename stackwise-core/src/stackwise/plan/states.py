@@ -58,6 +58,7 @@ class States:
             sources={name: self.part(phase, draft) for name, draft in drafts.sources.items()},
             mix={name: self._weight(phase, name) for name in drafts.sources},
             bridges=tuple(bridge for bridge in joined.bridges if bridge.junction.startswith("source:")),
+            reads=joined.reads,
             transforms=tuple(self.part(phase, draft) for draft in drafts.transforms),
             fields=phase.data.fields,
             accept_inexact_resume=phase.data.accept_inexact_resume,
@@ -80,6 +81,7 @@ class States:
             adapters={junction: tuple(self.part(phase, draft) for draft in group) for junction, group in drafts.adapters.items()},
             freeze=config.freeze,
             stacks=spec.stacks if isinstance(spec, RackSpec) else {},
+            rack_spec=spec if isinstance(spec, RackSpec) and drafts.rack.blocks is not None else None,
             bridges=tuple(bridge for bridge in joined.bridges if not bridge.junction.startswith("source:")),
             weight_adapters={
                 name: WeightAdapterState(part=self.part(phase, draft), select=config.weight_adapters[name].select)

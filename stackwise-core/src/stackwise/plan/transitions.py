@@ -86,15 +86,18 @@ def _block_map(boundary: Boundary, operator: GrowthOperator | None, drafts: Draf
     old, new, growing = boundary.old.model, boundary.new.model, boundary.growing
     if boundary.is_restacked and old.rack.id == new.rack.id:
         if growing is None:
-            return kept_blocks(boundary.after, old, new, drafts)
+            return kept_blocks(boundary.after, old, new, drafts, boundary.rack)
         if operator is None:
             return {}  # why there is none is among the faults
         blocks = grown_blocks(old, new, operator, growing.draft, boundary.rack, drafts)
         growing.check_gate(bool(operator.preserves_function), blocks, drafts)
         return blocks
     if growing is not None and not isinstance(operator, ParameterGrowth):
-        growth = growing.draft
-        drafts.problems.append(Problem(f"{growth.id} has nothing to grow: the stacks are those of the phase before", growth.path))
+        growth, why = growing.draft, "the stacks are those of the phase before"
+        if boundary.rack.blocks is not None and not boundary.rack.blocks:
+            form = f"{{'module': Built({boundary.rack.id}, depth=2), 'blocks': {{'layers': 'depth'}}}}"
+            why = f"{boundary.rack.id} is one piece; say which attribute is a list of blocks and which option is its length, model={form}"
+        drafts.problems.append(Problem(f"{growth.id} has nothing to grow: {why}", growth.path))
     return {}
 
 
@@ -193,7 +196,7 @@ def _is_size(value: Any) -> bool:
 
 def _without_stacks(part: Part) -> Part:
     if isinstance(part.options, Mapping):
-        return attrs.evolve(part, options={key: value for key, value in part.options.items() if key != "stacks"})
+        return attrs.evolve(part, options={key: value for key, value in part.options.items() if key not in part.counts})
     if part.options is None:
         return part
     names = [a.name for a in attrs.fields(type(part.options)) if a.metadata.get("stacks")]

@@ -94,7 +94,11 @@ def _plane(name: str, *, whole: bool) -> Schema:
 def _section(name: str, whole: bool) -> Schema:
     if name == "optimizer":
         return {"$ref": f"#/$defs/optimizer-{'component' if whole else 'delta'}"}
-    return _class(DataConfig if name == "data" else ModelConfig, whole=whole)
+    if name == "data":
+        return _class(DataConfig, whole=whole)
+    schema = _class(ModelConfig, whole=whole, left_out=("module",))
+    schema["properties"]["module"] = {"type": "null"} | told_of(attrs.fields_dict(ModelConfig)["module"])  # no file can hold one
+    return schema
 
 
 def _class(cls: type, *, whole: bool, left_out: tuple[str, ...] = ()) -> Schema:

@@ -85,6 +85,8 @@ class DataPlane:
         """Whether anything is done to a batch that was read."""
         self._limits: dict[str, tuple[int, int]] = {}
         """Of fields whose values a source does not say: those that the task takes."""
+        self._drops: frozenset[str] = frozenset()
+        """Fields that go no further than the transforms."""
         self._ready: list[Source] = []
         """Sources of phases to come, built to be looked at, in the order in which they are needed."""
         self._state: DataState | None = None
@@ -117,7 +119,8 @@ class DataPlane:
         self._transforms.enter(state.transforms)
         self._limits = {}
         for source in sources.values():
-            self._limits |= source.cross(state.bridges, checked=bool(state.transforms))
+            self._limits |= source.cross(state)
+        self._drops = frozenset(bridge.field for bridge in state.bridges if bridge.kind == "drop")
         self._parked = {name: source for name, source in known.items() if name not in sources}
         self._sources, self._state, self._lookahead = sources, state, lookahead
         self._following = [source for source in sources.values() if source.part.curves]
@@ -316,6 +319,8 @@ class DataPlane:
 
     def _finish(self, batch: Batch, moment: Moment) -> Batch:
         batch = self._transforms(batch, moment)
+        if self._drops:
+            batch = {name: tensor for name, tensor in batch.items() if name not in self._drops}
         for name, limits in self._limits.items():
             if name in batch:
                 check_limits(" and ".join(self._sources), name, batch[name], limits)

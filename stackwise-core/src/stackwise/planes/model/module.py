@@ -17,6 +17,7 @@ from stackwise.curriculum.bridges import Bridge
 from stackwise.errors import SelectorError
 from stackwise.planes.model.bridges import Field, Precision, fields_across, hidden_bridges, take
 from stackwise.planes.model.weight_adapters import Attached, WeightAdapters, attach
+from stackwise.planes.model.whole import Fields, explain_dtypes
 
 
 class Model(nn.Module):
@@ -30,6 +31,7 @@ class Model(nn.Module):
         bridges: lossless differences to cross, as unification found them.
         weight_adapters: (adapter name, path of the adapted module) → the adapter.
         precision: role → declared dtype of its parameters; the hidden state is cast at the junctions.
+        declared: spec of a whole module in the place of the rack, which has none of its own.
     """
 
     embedding: nn.Module
@@ -45,14 +47,20 @@ class Model(nn.Module):
         bridges: Sequence[Bridge] = (),
         weight_adapters: Attached | None = None,
         precision: Mapping[str, str] | None = None,
+        declared: RackSpec | None = None,
     ) -> None:
         super().__init__()
         self.embedding, self.rack, self.head = embedding, rack, head
         self.adapters = nn.ModuleDict({junction: nn.ModuleList(modules) for junction, modules in (adapters or {}).items() if modules})
         self._hooks: list[Any] = []
-        self.precision = dict(precision or {})
+        self.precision, self.declared = dict(precision or {}), declared
         self.attach(weight_adapters or {})
         self.wire(bridges)
+
+    @property
+    def rack_spec(self) -> RackSpec:
+        """The spec of the rack."""
+        return rack_spec(self.rack) if self.declared is None else self.declared
 
     def attach(self, weight_adapters: Attached) -> None:
         """Attach these weight adapters in place of the present ones."""
@@ -66,6 +74,8 @@ class Model(nn.Module):
         """Read the parts' specs and tie what the head declares tied; called again whenever a part is exchanged."""
         if bridges is not None:
             self._bridges = tuple(bridges)
+        if isinstance(self.embedding, Fields):
+            self.embedding.read(self.rack)
         self._inputs = fields_across(_fields_of(self.embedding), self._into("embedding"))
         at_rack = [b for b in self._into("rack") if b.junction == "task-rack"]
         self._side = fields_across(_side_of(self.rack), at_rack)
@@ -88,7 +98,12 @@ class Model(nn.Module):
         side = take(self._side, batch)
         for name, own, source in self._side_embeddings:
             side[name] = self.embedding(**take(self._inputs, {**batch, own: batch[source]}))
-        hidden = self.rack(hidden, **side)
+        try:
+            hidden = self.rack(hidden, **side)
+        except RuntimeError:
+            if self.declared is not None:
+                explain_dtypes(self.rack, self._inputs[0].name, hidden)
+            raise
         for step in self._before_head:
             hidden = step(hidden)
         outputs: Mapping[str, torch.Tensor] = self.head(hidden, **take(self._head_side, batch))
@@ -133,6 +148,8 @@ def _spec_of(part: Any) -> Any:
 
 
 def _fields_of(embedding: nn.Module) -> tuple[str, ...]:
+    if isinstance(embedding, Fields):
+        return embedding.names
     spec = _spec_of(embedding)
     if isinstance(spec, EmbeddingSpec):
         return tuple(spec.inputs)

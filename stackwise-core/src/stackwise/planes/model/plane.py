@@ -17,6 +17,7 @@ from stackwise.curriculum.states import ModelState
 from stackwise.errors import UserError
 from stackwise.planes.followers import Follower
 from stackwise.planes.model.difference import (
+    ROLES,
     WEIGHT_ADAPTERS,
     Boundary,
     build_steps,
@@ -28,19 +29,23 @@ from stackwise.planes.model.difference import (
 )
 from stackwise.planes.model.gates import Gates, gated_modules
 from stackwise.planes.model.initialisation import check_shapes
-from stackwise.planes.model.module import Model, explaining_ties, rack_spec
+from stackwise.planes.model.module import Model, explaining_ties
 from stackwise.planes.model.start import check_start
 from stackwise.planes.model.state import (
     Tensors,
     carry_state,
     check_savable,
     extra_states,
+    is_finite,
     load_named_state,
     named_state,
     passing_buffers,
+    same_values,
+    unheld,
 )
-from stackwise.planes.model.transfer import ModelReceipt, Source, load, origins, sources, zero_residuals
+from stackwise.planes.model.transfer import ModelReceipt, Source, check_new, load, origins, sources, zero_residuals
 from stackwise.planes.model.weight_adapters import Attached, merge, targets
+from stackwise.planes.model.whole import check_blocks, check_unwrapped
 
 MAX_PARAMETERS = 2**40
 """Of one model: 4 TiB in float32, more than one device holds."""
@@ -82,6 +87,8 @@ class ModelPlane:
         """Parameters that their module built without a gradient: no config thaws them."""
         self._built_buffers: dict[str, torch.Tensor] = {}
         """Initial values of buffers that are not persistent."""
+        self._infinite: dict[str, torch.Tensor] = {}
+        """Initial values of buffers that their module built with infinities or nan in them, as masks."""
         self.model: Model
 
     @classmethod
@@ -156,6 +163,12 @@ class ModelPlane:
         """
         return named_state(self.model) | {name: buffer.clone() for name, buffer in passing_buffers(self.model).items()}
 
+    def built_so(self) -> set[str]:
+        """Names of buffers that may hold infinities: they are as their module built them, or a cache that its first use made."""
+        buffers = dict(self.model.named_buffers())
+        kept = {name for name, built in self._infinite.items() if name in buffers and _equal(buffers[name], built)}
+        return kept | (passing_buffers(self.model).keys() - self._built_buffers.keys())
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load what `state_dict` returned for the same declared state.
 
@@ -178,6 +191,10 @@ class ModelPlane:
         plane.apply_values(t)
         return plane.model
 
+    def left_out(self, phases: Sequence[CompiledPhase]) -> list[str]:
+        """Names of the states that a file of weights leaves out of the model as it stands at the end of these phases."""
+        return unheld(self.model, self.another(phases, 1.0) if passing_buffers(self.model) else self.model)
+
     # -- extract, transform, load ---------------------------------------------------------------------------------
 
     def _transform(
@@ -187,9 +204,10 @@ class ModelPlane:
         new = self._build_model(before, state, boundary, built)
         _check_size(new)
         check_savable(new)
+        if state.rack_spec is not None:
+            check_blocks(new.rack, state.rack_spec)
         new.wire()
-        residual_outputs = rack_spec(new.rack).residual_outputs
-        path = "rack." + rack_spec(new.rack).block_path
+        residual_outputs, path = new.rack_spec.residual_outputs, f"rack.{new.rack_spec.block_path}"
         source = sources(path, boundary.blocks if before is not None else {}, replaced(before, state))
         if before is None and self._start is not None:
             old = old_state = check_start(old, new, drop)
@@ -202,6 +220,10 @@ class ModelPlane:
             fresh=self._fresh(new, boundary, drop),
         )
         self._check_drawn(new, origin_of)
+        if before is not None and state.rack_spec is not None:
+            check_new(origin_of, source, self._fresh(new, boundary, drop), replaced(before, state))
+        if before is not None:
+            self._settle_sources(state, new, origin_of, settle)
         merged = self._merge(before, state, new, source, settle) if boundary.enter.weight_adapters == "merge" else ()
         receipt = load(old, new, origin_of, device=self._device, dtype_of=lambda name: _dtype(state.precision.get(_part_of(name))))
         new.to(self._device)
@@ -255,7 +277,8 @@ class ModelPlane:
         adapters = {
             junction: [modules[f"adapters.{junction}.{i}"] for i in range(len(parts))] for junction, parts in state.adapters.items()
         }
-        new = Model(modules["embedding"], modules["rack"], modules["head"], adapters=adapters, precision=state.precision)
+        embedding, rack, head = (modules[role] for role in ROLES)
+        new = Model(embedding, rack, head, adapters=adapters, precision=state.precision, declared=state.rack_spec)
         attached = {}
         for name, declared in state.weight_adapters.items():
             with explaining_ties(new):
@@ -271,8 +294,11 @@ class ModelPlane:
             raise UserError(f"{path} was given as a finished object, so no phase can change its structure: give a Built(callable, options)")
         module = self._build(path, part, step, *extra)
         check_shapes(module, path)
+        check_unwrapped(module, path)
         self._fixed = {name for name in self._fixed if not name.startswith(f"{path}.")}
         self._fixed |= {f"{path}.{name}" for name, parameter in module.named_parameters() if not parameter.requires_grad}
+        self._infinite = {name: buffer for name, buffer in self._infinite.items() if not name.startswith(f"{path}.")}
+        self._infinite |= {f"{path}.{name}": buffer.clone() for name, buffer in module.named_buffers() if not is_finite(buffer)}
         return module
 
     def _merge(self, before: ModelState | None, state: ModelState, new: Model, source: Source, settle: Settle) -> tuple[str, ...]:
@@ -288,13 +314,23 @@ class ModelPlane:
         settle(p for (_, path), adapter in leaving.items() for p in (*adapter.parameters(), self.model.get_parameter(f"{path}.weight")))
         return merge(self.model, leaving) if leaving else ()
 
+    def _settle_sources(self, state: ModelState, new: Model, origin_of: Mapping[str, Origin], settle: Settle) -> None:
+        """A parameter that is copied and then frozen holds the weights to keep, so its source holds them before the copy is taken; but
+        for a source that something goes on to train from."""
+        targets: dict[str, set[str]] = {}
+        for name, origin in origin_of.items():
+            if not isinstance(origin, Fresh):
+                targets.setdefault(origin.source, set()).add(name)
+        frozen, old = self._frozen(state, new), dict(self.model.named_parameters(remove_duplicate=False))
+        settle(old[source] for source, names in targets.items() if names <= frozen and source in old)
+
     def _put_in_place(self, new: Model) -> None:
         if not hasattr(self, "model"):
             self.model = new
             return
         for name in ("embedding", "rack", "head", "adapters"):
             setattr(self.model, name, getattr(new, name))
-        self.model.precision = new.precision
+        self.model.precision, self.model.declared = new.precision, new.declared
         attached = new.attached
         new.attach({})
         self.model.attach(attached)
@@ -302,9 +338,7 @@ class ModelPlane:
     # -- freezing, gates and values over time ---------------------------------------------------------------------
 
     def _freeze(self, state: ModelState, settle: Settle) -> None:
-        parameters = dict(self.model.named_parameters())
-        with explaining_ties(self.model):
-            frozen = self._fixed.union(select(state.freeze, parameters))
+        parameters, frozen = dict(self.model.named_parameters()), self._frozen(state, self.model)
         if frozen.issuperset(parameters):
             raise UserError(f"model.freeze {list(state.freeze)} leaves nothing to train: every parameter is frozen")
         settle(parameter for name, parameter in parameters.items() if name in frozen)
@@ -313,8 +347,13 @@ class ModelPlane:
             if name in frozen:
                 parameter.grad = None
 
+    def _frozen(self, state: ModelState, model: Model) -> set[str]:
+        """Names of the parameters that do not learn."""
+        with explaining_ties(model):
+            return self._fixed.union(select(state.freeze, dict(model.named_parameters())))
+
     def _hold_gates(self, boundary: Boundary) -> None:
-        owners = gated_modules(rack_spec(self.model.rack), boundary.blocks) if boundary.blocks else ()
+        owners = gated_modules(self.model.rack_spec, boundary.blocks) if boundary.blocks else ()
         if owners:
             self._gate = boundary.gate
             self._gates = Gates(map(self.model.get_submodule, owners), boundary.gate(0.0), self._device)
@@ -335,7 +374,7 @@ def _part_of(name: str) -> str:
 
 
 def _equal(buffer: torch.Tensor, other: torch.Tensor | None) -> bool:
-    return other is not None and (buffer.is_meta or torch.equal(buffer, other))
+    return other is not None and (buffer.is_meta or (buffer.shape == other.shape and same_values(buffer, other)))
 
 
 def _dtype(name: str | None) -> torch.dtype | None:

@@ -10,7 +10,9 @@ from torch import nn
 from stackwise.contracts.selectors import select
 from stackwise.errors import UserError
 from stackwise.planes.model.difference import WEIGHT_ADAPTERS
+from stackwise.planes.model.module import Model
 from stackwise.planes.model.state import EXTRA_STATE, Tensors, differences
+from stackwise.planes.model.whole import names_inside
 
 
 def check_start(tensors: Tensors, model: nn.Module, drop: Sequence[str]) -> Tensors:
@@ -28,6 +30,8 @@ def check_start(tensors: Tensors, model: nn.Module, drop: Sequence[str]) -> Tens
         SelectorError: a selector that matches nothing, in the weights or in the model.
         UserError: tensors that are missing, left over, of another shape, or different where the model ties them; all are listed.
     """
+    if isinstance(model, Model) and model.declared is not None:
+        tensors = names_inside(model.rack, tensors)
     own = {name: tensor for name, tensor in model.state_dict(keep_vars=True).items() if name.rpartition(".")[2] != EXTRA_STATE}
     omitted = set(select(drop, dict.fromkeys((*own, *tensors))))
     rest = {name: tensor for name, tensor in tensors.items() if name not in omitted}

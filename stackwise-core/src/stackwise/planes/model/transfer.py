@@ -59,7 +59,7 @@ def sources(path: str, blocks: Mapping[tuple[str, int], BlockOrigin], replaced: 
         else path.format(stack=origin.source[0], index=origin.source[1])
         for (stack, index), origin in blocks.items()
     }
-    depth = path.count(".") + 1
+    depths = sorted({block.count(".") + 1 for block in old_blocks})
 
     def source(name: str) -> str | None:
         if any(name.startswith(prefix) for prefix in replaced):
@@ -69,11 +69,11 @@ def sources(path: str, blocks: Mapping[tuple[str, int], BlockOrigin], replaced: 
             old = source(beside)
             return None if old is None else f"{WEIGHT_ADAPTERS}{adapter}.{old}"
         segments = name.split(".")
-        block = ".".join(segments[:depth])
-        if block in old_blocks:
-            old = old_blocks[block]
-            return None if old is None else old + name[len(block) :]
-        return name
+        block = next((block for depth in depths if (block := ".".join(segments[:depth])) in old_blocks), None)
+        if block is None:
+            return name
+        old = old_blocks[block]
+        return None if old is None else old + name[len(block) :]
 
     return source
 
@@ -113,6 +113,21 @@ def origins(
         if isinstance(origin, CopyOf):
             _check_shape(name, shapes[name], old[origin.source], origin)
     return origin_of
+
+
+def check_new(origin_of: Mapping[str, Origin], source: Source, fresh: Collection[str], anew: Collection[str]) -> None:
+    """A whole module that goes on has the parameters it had, apart from those of new blocks and those named in `enter.fresh`.
+
+    Raises:
+        UserError: an option gave it others, which would start anew without a word.
+    """
+    strange = [n for n, o in origin_of.items() if isinstance(o, Fresh) and source(n) is not None and n not in fresh]
+    strange = [name for name in strange if not name.startswith((WEIGHT_ADAPTERS, *anew))]
+    if strange:
+        raise UserError(
+            f"{', '.join(strange[:3])}{' and others' if len(strange) > 3 else ''} would be new in this phase, and nothing says so: name "
+            "the option that is a number of blocks in model.blocks, or what is to start anew in `enter: {fresh: [...]}`"
+        )
 
 
 def _operator_origins(
