@@ -36,7 +36,7 @@ def _merging_word(name: str, entries: Mapping[str, Node]) -> str | None:
     if name == REPLACE:
         return f"stands alone: write {{{REPLACE}: {{<name>: …}}}} and all names in it, or none of them in it to add to what was there"
     holds_names = "use" not in entries[name].entries and any(child.kind == "map" for child in entries[name].entries.values())
-    if not holds_names or len(entries) > 1:
+    if not holds_names:
         return None
     if name in _ADDING:
         return "is no word here: names that are written are added to what was there, so write {<name>: …}"
