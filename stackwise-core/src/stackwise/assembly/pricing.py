@@ -22,7 +22,7 @@ from stackwise.contracts.specs import OptimizerSpec, TaskSpec
 from stackwise.curriculum.parts import Part
 from stackwise.curriculum.schedule import CompiledPhase
 from stackwise.curriculum.states import TrainingState
-from stackwise.errors import ConfigError, ProviderError, SelectorError, UserError, asks_too_much
+from stackwise.errors import ConfigError, ProviderError, SelectorError, UserError, asks_too_much, bytes_asked
 from stackwise.host.registry import blaming
 from stackwise.plan import Plan
 from stackwise.plan.reads import Reads, declared_sizes, reads_of
@@ -321,7 +321,7 @@ def _batch_flops(walk: _Walk, phase: CompiledPhase, rows: int | None, length: in
         sizes = ", ".join(f"{name} {list(shape)}" for name, (shape, _) in shapes.items())
         if asks_too_much(error):
             raise UserError(
-                f"phase '{phase.name}': no memory holds what the model makes of {sizes}: batch_size or seq_len is too large"
+                f"phase '{phase.name}': no memory holds what the model makes of {sizes}{bytes_asked(error)}: lower batch_size or seq_len"
             ) from error
         raise _fault(state.model.rack)(
             f"phase '{phase.name}': the model does not run on shapes {sizes}: {type(error).__name__}: {error}"

@@ -19,7 +19,7 @@ from stackwise.contracts.protocols import Observer, ParameterGroup, Reaction
 from stackwise.contracts.specs import TaskSpec
 from stackwise.curriculum.parts import Part
 from stackwise.curriculum.schedule import CompiledPhase
-from stackwise.errors import ConfigError, ProviderError, StackwiseError, UserError, asks_too_much
+from stackwise.errors import ConfigError, ProviderError, StackwiseError, UserError, asks_too_much, bytes_asked
 from stackwise.host.discovery import discover
 from stackwise.host.registry import Registry, blaming
 from stackwise.machine.evaluation import Evaluation
@@ -376,7 +376,9 @@ def _as_faults_of(part: Part) -> Iterator[None]:
         if part.given is not None:
             raise
         if asks_too_much(error):
-            raise UserError(f"{part.kind} '{part.id}': no memory holds tensors of the sizes that its options ask for") from error
+            raise UserError(
+                f"{part.kind} '{part.id}': no memory holds tensors of the sizes that its options ask for{bytes_asked(error)}"
+            ) from error
         raise ProviderError(
             f"{part.kind} '{part.id}' could not be built: {type(error).__name__}: {error}", provider=part.id.partition(".")[0]
         ) from error

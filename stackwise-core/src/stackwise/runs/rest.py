@@ -15,7 +15,6 @@ from stackwise.config import Experiment
 from stackwise.contracts.events import ConfigChanged
 from stackwise.errors import UserError
 from stackwise.host.discovery import discover
-from stackwise.host.registry import blaming
 from stackwise.machine.machine import TrainingMachine
 from stackwise.plan import Plan, make_plan
 from stackwise.plan.amendments import amend
@@ -26,6 +25,7 @@ from stackwise.saved.provenance import (
     changed_threads,
     changed_versions,
     check_fingerprints,
+    loading,
     named_config,
 )
 from stackwise.storage.checkpoints.store import Checkpoint, CheckpointStore, Skipped, step_of
@@ -113,8 +113,10 @@ class Rest:
         if self.checkpoint is None or self.saved is None:
             return machine
         try:
-            with blaming(self.plan.providers):
+            with loading(self.checkpoint, self.plan):
                 machine.restore(self.checkpoint.load_state())
+                if machine.step != self.checkpoint.step:
+                    raise ValueError(f"its step is {machine.step}, the checkpoint's {self.checkpoint.step}")
             check_fingerprints(self.saved.fingerprints, machine)
         except BaseException:
             machine.data.end()

@@ -109,12 +109,14 @@ class Saving:
         self._pending = pending
 
     def _save(self, pending: _Pending) -> Event:
-        start, self._pending = perf_counter(), None
+        start = perf_counter()
+        if not pending.on_disk:
+            self._sync()  # may raise, with the pending state kept
+        self._pending = None
         if pending.on_disk:
             return CheckpointSaved(pending.step, name_of(pending.step), 0.0, pending.due.reason)
         if strange := not_finite({name: pending.state[name] for name in ("model", "optimizer")}):
             return CheckpointRefused(pending.step, f"{strange} is not finite: such a state is never saved as a good one")
-        self._sync()
         self._store.save(
             pending.step,
             pending.state,

@@ -18,7 +18,7 @@ from stackwise.planes.model.module import Model
 from stackwise.planes.model.plane import ModelPlane
 from stackwise.planes.model.state import load_named_state, load_named_tensors, named_tensors
 from stackwise.planes.optimizer.plane import OptimizerPlane
-from stackwise.saved.provenance import Described
+from stackwise.saved.provenance import Described, loading
 from stackwise.storage.checkpoints.store import Checkpoint
 
 
@@ -47,10 +47,11 @@ def model_at(checkpoint: Checkpoint) -> SavedModel:
     description = Described.read(checkpoint.about, checkpoint.step)
     plan = make_plan(config.experiment(description.config), discover(), description.past)
     saved = declared_at(plan, checkpoint.step, description.fingerprints)
-    state = checkpoint.load_state()
-    load_named_state(saved.model, state["model"], f"the weights in {checkpoint.path}")
-    if description.trains_elsewhere:
-        load_named_tensors(saved.model, _averaged_weights(saved, state["optimizer"]), "the averaged weights")
+    with loading(checkpoint, plan):
+        state = checkpoint.load_state()
+        load_named_state(saved.model, state["model"], f"the weights in {checkpoint.path}")
+        if description.trains_elsewhere:
+            load_named_tensors(saved.model, _averaged_weights(saved, state["optimizer"]), "the averaged weights")
     saved.model.requires_grad_(False)
     return saved
 
