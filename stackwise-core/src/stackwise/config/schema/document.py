@@ -138,7 +138,10 @@ def _named(entry: Schema) -> Schema:
 
 def _replaceable(names: Schema) -> Schema:
     """A map of chosen names, added to those that were there or, under `replace`, in their place."""
-    return {"anyOf": [names, {"type": "object", "properties": {REPLACE: names}, "required": [REPLACE], "additionalProperties": False}]}
+    told = {key: names[key] for key in ("description", "examples", "default") if key in names}
+    names = {key: value for key, value in names.items() if key not in told}
+    replace: Schema = {"type": "object", "properties": {REPLACE: names}, "required": [REPLACE], "additionalProperties": False}
+    return {**told, "anyOf": [names, replace]}
 
 
 # -- components -------------------------------------------------------------------------------------------------------
