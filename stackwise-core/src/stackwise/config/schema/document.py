@@ -138,7 +138,7 @@ def _named(entry: Schema) -> Schema:
 
 def _replaceable(names: Schema) -> Schema:
     """A map of chosen names, added to those that were there or, under `replace`, in their place."""
-    told = {key: names[key] for key in ("description", "examples", "default") if key in names}
+    told: Schema = {key: value for key, value in names.items() if key in ("description", "examples", "default")}
     names = {key: value for key, value in names.items() if key not in told}
     replace: Schema = {"type": "object", "properties": {REPLACE: names}, "required": [REPLACE], "additionalProperties": False}
     return {**told, "anyOf": [names, replace]}
