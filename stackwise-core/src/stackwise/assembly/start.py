@@ -84,8 +84,8 @@ def recognising(folder: Path, registry: Registry) -> Registered:
         raise UserError(f"{folder} may be of the formats {' and '.join(known.id for known in names)}: say which with `format: {{use: …}}`")
     installed = ", ".join(known.id for known in formats) or "none"
     raise UserError(
-        f"there are no weights at {folder}: no installed format ({installed}) recognises the folder, and {folder / WEIGHTS} is no file; give "
-        "a run directory, a directory of weights, a safetensors file, or a folder of such a format"
+        f"there are no weights at {folder}: no installed format ({installed}) recognises the folder, and {folder / WEIGHTS} is no file; "
+        "give a run directory, a directory of weights, a safetensors file, or a folder of such a format"
     )
 
 
