@@ -34,7 +34,7 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
     "plan": ("timeline", "contracts", "curriculum", "host", "config"),
     "machine": ("timeline", "contracts", "curriculum", "planes"),
     "assembly": LOWER,
-    "reports": ("contracts", "curriculum", "plan", "assembly"),
+    "reports": ("timeline", "contracts", "curriculum", "storage", "plan", "assembly"),
     "saved": (*LOWER, "assembly"),
     "conformance": (*(room for room in LOWER if room != "storage"), "assembly"),
     "runs": (*LOWER, "assembly", "reports", "saved"),

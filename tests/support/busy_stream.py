@@ -16,7 +16,7 @@ def busy(**run: Any) -> dict[str, Any]:
     """Three sources that come and go, weights and lengths that follow time, noise: a few epochs of each in 24 steps."""
     draw = torch.Generator().manual_seed(5)
     tokens = {name: {"tokens": torch.randint(VOCAB, (size,), generator=draw)} for name, size in (("a", 150), ("b", 90))}
-    rows = {"tokens": torch.randint(VOCAB, (11, 9), generator=draw), "id": torch.arange(11)}
+    rows = {"tokens": torch.randint(VOCAB, (11, 9), generator=draw)}
     source = {name: {"use": "data.memory", "arrays": arrays, "heldout": 0.2} for name, arrays in {**tokens, "c": rows}.items()}
     return base(
         run={"name": "busy", "seed": 11, "horizon": "24 steps", "device": "cpu", **run},

@@ -46,7 +46,7 @@ class Source:
             arrays = {"tokens": torch.arange(self.first, self.first + self.size)}
         else:
             tokens = torch.arange(self.first, self.first + self.size * LONGEST_ROW).view(self.size, LONGEST_ROW)
-            arrays = {"tokens": tokens, "id": torch.arange(self.size)}
+            arrays = {"tokens": tokens}
         return {"use": "data.memory", "arrays": arrays, "shuffle": self.shuffle}
 
     def rows(self, seed: int, page: int) -> Iterator[int]:

@@ -6,7 +6,7 @@ A maker writes what its config reads into the working directory.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,8 @@ def _record(i: int) -> dict[str, Any]:
         "others": generator.normal(size=WIDTH).tolist(),
         "question": f"what is {i}?",
         "query": f"which is {i}?",
+        "talk": [{"role": "user", "content": f"what is {i}?"}, {"role": "assistant", "content": f"it is {i}"}],
+        "chat": [{"role": "user", "content": f"which is {i}?"}, {"role": "assistant", "content": f"that is {i}"}],
         "answer": f"it is {i + 1}",
         "reply": f"it was {i + 2}",
     }
@@ -88,14 +90,21 @@ def _config(source: dict[str, Any], **data: Any) -> dict[str, Any]:
     return base(data={"sources": {"a": source}, "batch_size": 2, "seq_len": 12, **data}, model=model)
 
 
-def records(rename: Mapping[str, str] | None = None, **fields: Any) -> Callable[[], dict[str, Any]]:
+def records(rename: Mapping[str, str] | None = None, drop: Sequence[str] = (), **fields: Any) -> Callable[[], dict[str, Any]]:
     """A maker of a language model over JSON lines."""
 
     def make() -> dict[str, Any]:
         source = {"use": "data.jsonl", "paths": _lines(), "heldout": 0.3, **fields}
-        return _config(source, **({"rename": rename} if rename else {}))
+        return _config(source, **({"rename": rename} if rename else {}), drop=drop)
 
     return make
+
+
+def conversations() -> dict[str, Any]:
+    """A language model over conversations, in rows that hold a whole one."""
+    config = records(messages="talk", template="chatml")()
+    config["data"]["seq_len"] = 96
+    return config
 
 
 def numbers() -> dict[str, Any]:
@@ -103,6 +112,13 @@ def numbers() -> dict[str, Any]:
     config = _config({"use": "data.jsonl", "paths": _lines(), "features": "numbers", "label": "label"}, seq_len=None)
     config["task"] = Built(Classify, spec=CLASSIFY)
     config["model"] |= {"embedding": Built(Lift, spec=LIFT, width=8), "head": {"use": "transformer.lm", "tied": False, "vocab": 2}}
+    return config
+
+
+def named_numbers() -> dict[str, Any]:
+    """The same with classes by name."""
+    config = numbers()
+    config["data"]["sources"]["a"] |= {"label": "kind", "classes": ["odd", "even"]}
     return config
 
 
@@ -144,7 +160,9 @@ def array_rows() -> dict[str, Any]:
     """A language model over rows of ids."""
     generator = np.random.default_rng(1)
     np.savez("rows.npz", tokens=generator.integers(VOCAB, size=(80, 16)), other=generator.integers(VOCAB, size=(80, 16)))
-    config = _config({"use": "data.array-files", "files": {"tokens": "rows.npz:tokens", "other": "rows.npz:other"}, "heldout": 0.2})
+    config = _config(
+        {"use": "data.array-files", "files": {"tokens": "rows.npz:tokens", "other": "rows.npz:other"}, "heldout": 0.2}, drop=["other"]
+    )
     config["model"]["embedding"]["vocab"] = VOCAB
     return config
 
@@ -166,10 +184,12 @@ def shortened() -> dict[str, Any]:
 _RISING = {"linear": {"from": 0.0, "to": 0.9}}
 _SOURCE, _TRANSFORM = "data/sources/a/", "data/transforms"
 _text = records(text="text")
-_labelled = records(text="text", label="label")
-_named = records(text="text", label="kind", classes=["odd", "even"])
+_labelled = records(text="text", label="label", drop=["label"])
+_TURNS = "{% for m in messages %}{{ m.role + ':' + m.content + '.' }}{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
 _reply = records(prompt="question", response="answer")
-_preference = records(rename={"tokens": "chosen"}, chosen="answer", rejected="reply")
+_preference = records(
+    rename={"tokens": "chosen", "mask": "chosen_mask"}, drop=["rejected", "rejected_mask"], chosen="answer", rejected="reply"
+)
 
 
 def _transform(name: str, **options: Any) -> list[dict[str, Any]]:
@@ -180,13 +200,15 @@ ROWS: dict[str, list[tuple[Any, str, Any]]] = {
     "data.jsonl.paths": [(_text, _SOURCE + "paths", ["two.jsonl"])],
     "data.jsonl.text": [(_text, _SOURCE + "text", "title")],
     "data.jsonl.label": [(_labelled, _SOURCE + "label", "sort"), (_text, _SOURCE + "label", "label")],
-    "data.jsonl.classes": [(_named, _SOURCE + "classes", ["even", "odd"]), (_text, _SOURCE + "classes", ["odd", "even"])],
+    "data.jsonl.classes": [(named_numbers, _SOURCE + "classes", ["even", "odd"]), (_text, _SOURCE + "classes", ["odd", "even"])],
     "data.jsonl.features": [(numbers, _SOURCE + "features", "others")],
     "data.jsonl.width": [(numbers, _SOURCE + "width", WIDTH + 1)],
     "data.jsonl.prompt": [(_reply, _SOURCE + "prompt", "query"), (_preference, _SOURCE + "prompt", "question")],
     "data.jsonl.response": [(_reply, _SOURCE + "response", "reply")],
     "data.jsonl.chosen": [(_preference, _SOURCE + "chosen", "title")],
     "data.jsonl.rejected": [(_preference, _SOURCE + "rejected", "title")],
+    "data.jsonl.messages": [(conversations, _SOURCE + "messages", "chat")],
+    "data.jsonl.template": [(conversations, _SOURCE + "template", {"text": _TURNS}), (_text, _SOURCE + "template", "chatml")],
     "data.jsonl.layout": [(_reply, _SOURCE + "layout", "separate"), (_text, _SOURCE + "layout", "joined")],
     "data.jsonl.tokenizer": [(_text, _SOURCE + "tokenizer", {"bpe": {"vocab": 280}})],
     "data.jsonl.heldout": [(_text, _SOURCE + "heldout", 0.6)],
@@ -195,7 +217,7 @@ ROWS: dict[str, list[tuple[Any, str, Any]]] = {
     "data.array-files.files": [(arrays, _SOURCE + "files", {"tokens": "second.npy"})],
     "data.array-files.documents": [(arrays, _SOURCE + "documents", "later.npy")],
     "data.array-files.vocab": [(arrays, _SOURCE + "vocab", VOCAB + 1)],
-    "data.array-files.time": [(array_rows, _SOURCE + "time", ["tokens"]), (arrays, _SOURCE + "time", ["tokens"])],
+    "data.array-files.time": [(array_rows, _SOURCE + "time", ["other"]), (arrays, _SOURCE + "time", ["tokens"])],
     "data.array-files.heldout": [(array_rows, _SOURCE + "heldout", 0.5)],
     "data.token-noise.rate": [(noised, _TRANSFORM, _transform("token-noise", rate=rate, vocab=VOCAB)) for rate in (0.5, _RISING)],
     "data.token-noise.field": [(noised, _TRANSFORM, _transform("token-noise", rate=0.3, vocab=VOCAB, field="other"))],

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.data import Dataset, IterableDataset, Sampler
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 VOCAB, WIDTH, ROWS, LENGTH = 16, 8, 30, 5
 
@@ -57,6 +57,11 @@ class Dying(Numbered):
         elif index == self.at:
             os.kill(os.getpid(), signal.SIGKILL)
         return super().__getitem__(index)
+
+
+def loader_of() -> DataLoader[Sample]:
+    """A loader to be built."""
+    return DataLoader(Numbered(), batch_size=5)
 
 
 class Stream(IterableDataset[Sample]):
@@ -138,7 +143,10 @@ class NextToken:
 
         tokens = stackwise.TensorSpec("batch time", "int64")
         return stackwise.TaskSpec(
-            batch={"tokens": tokens}, inputs={"tokens": tokens}, outputs={"logits": stackwise.TensorSpec("batch time vocab")}
+            batch={"tokens": tokens},
+            optional={"id": stackwise.TensorSpec("batch", "int64"), "drawn": stackwise.TensorSpec("batch")},
+            inputs={"tokens": tokens},
+            outputs={"logits": stackwise.TensorSpec("batch time vocab")},
         )
 
     def prepare(self, batch: Any, moment: Any, generator: torch.Generator) -> Any:

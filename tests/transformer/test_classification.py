@@ -176,12 +176,13 @@ def test_pre_training_then_classification_over_one_rack_with_another_head() -> N
     arrays = sequences()["arrays"]
     config = base(
         task={"use": "transformer.masked-lm"},
-        data={"sources": {"a": {**sequences()}}, "batch_size": 16, "seq_len": 12},
+        data={"sources": {"a": {**sequences()}}, "batch_size": 16, "seq_len": 12, "drop": ["label"]},
         model={"embedding": {"use": "transformer.token", "vocab": 5}, "rack": RACKS["decoder"], "head": {"use": "transformer.lm"}},
         phases={
             "pre-train": {"until": "6 steps"},
             "classify": {
                 "task": {"use": "transformer.classification"},
+                "data": {"drop": None},
                 "model": {"head": {"use": "transformer.classifier", "classes": 2}},
             },
         },

@@ -170,12 +170,12 @@ def test_causal_then_preference_and_the_reference_is_the_model_at_entry() -> Non
     data = {"sources": {"a": {"use": "data.memory", "arrays": _pairs()}}, "batch_size": 8, "seq_len": 9}
     phases = {
         "causal": {"until": "6 steps"},
-        "preference": {"until": "9 steps", "task": {"use": "transformer.preference"}, "data": {"rename": {"tokens": None}}},
+        "preference": {"until": "9 steps", "task": {"use": "transformer.preference"}, "data": {"rename": {"tokens": None}, "drop": None}},
         "longer": {"optimizer": {"lr": 0.002}},
     }
     rack = {"use": "transformer.decoder", "width": 8, "heads": 2, "stacks": [{"base": 2}], "dropout": 0.3}
     embedding = {"use": "transformer.token", "vocab": 16}
-    config = base(data={**data, "rename": {"tokens": "chosen"}}, phases=phases)
+    config = base(data={**data, "rename": {"tokens": "chosen"}, "drop": ["rejected"]}, phases=phases)
     machine = machine_of(config, model={"rack": rack, "embedding": embedding})
     walk, at_entry, before, references = machine.train(), {}, {}, []
     for event in walk:

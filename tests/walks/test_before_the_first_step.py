@@ -40,7 +40,7 @@ WRONG = [
         {"sources": {"b": rows(VOCAB + 3)}},
         rf"source 'b': 'tokens' holds values from 0 to {VOCAB + 3}, and the model takes 0 to {VOCAB - 1}",
     ),
-    ({"transforms": [{"use": "data.feature-noise", "std": 1.0}]}, "the batch has no field 'features'"),
+    ({"transforms": [{"use": "data.feature-noise", "std": 1.0}]}, r"data\.transforms\.0: .*needs the field 'features'"),
     ({"sources": {"b": rows(length=4)}}, "source 'b': .*has no 5 entries along its second axis"),
     ({"sources": {"b": rows(-1)}}, "source 'b': 'tokens' holds values from -1 to"),
 ]

@@ -125,12 +125,18 @@ def two_sources() -> dict[str, Any]:
 def two_fields() -> dict[str, Any]:
     fields = {name: stream(600, seed).view(100, 6) for seed, name in enumerate(("first", "second"))}
     config = laid(whole(), "data/sources", {"a": {"use": "data.memory", "arrays": fields, "heldout": 0.2}})
-    return laid(config, "data/rename", {"tokens": "first"})
+    return laid(config, "data/rename", {"tokens": "first", "segments": "second"})
+
+
+def a_field_more() -> dict[str, Any]:
+    fields = {"tokens": stream(600).view(100, 6), "segments": stream(600, 1).view(100, 6)}
+    return laid(whole(), "data/sources", {"a": {"use": "data.memory", "arrays": fields, "heldout": 0.2}})
 
 
 def in_rows() -> dict[str, Any]:
     arrays = {"tokens": stream(800).view(100, 8), "other": stream(800, 1).view(100, 8)}
-    return laid(whole(), "data/sources", {"a": {"use": "data.memory", "arrays": arrays, "heldout": 0.2}})
+    config = laid(whole(), "data/sources", {"a": {"use": "data.memory", "arrays": arrays, "heldout": 0.2}})
+    return laid(config, "data/drop", ["other"])
 
 
 def adapted() -> dict[str, Any]:
@@ -312,7 +318,8 @@ CORE: dict[str, list[tuple[Any, str, Any]]] = {
     "data.seq_len": [(whole, "data/seq_len", 5)],
     "data.accumulate": [(whole, "data/accumulate", 2)],
     "data.step_tokens": [(whole, "data/step_tokens", 24)],
-    "data.rename": [(two_fields, "data/rename", {"tokens": "second"})],
+    "data.rename": [(two_fields, "data/rename", {"tokens": "second", "segments": "first"})],
+    "data.drop": [(a_field_more, "data/drop", ["segments"])],
     "data.fields": [(whole, "data/fields", ["tokens"])],
     "data.accept_inexact_resume": [(whole, "data/accept_inexact_resume", True)],
     "data.transforms": [(whole, "data/transforms", [reverse])],
@@ -352,6 +359,13 @@ OPTIONS: dict[str, list[tuple[Any, str, Any]]] = {
     "transformer.token.vocab": [(whole, "model/embedding/vocab", 20)],
     "transformer.token.width": [(whole, "model/embedding/width", 12)],
     "transformer.token.init_std": [(whole, "model/embedding/init_std", 0.1)],
+    "transformer.token.scale": [(whole, "model/embedding/scale", 2.0)],
+    "transformer.token.types": [(whole, "model/embedding/types", 2)],
+    "transformer.decoder.head_size": [(whole, RACK + "head_size", 6)],
+    "transformer.decoder.residual": [(whole, RACK + "residual", "parallel")],
+    "transformer.decoder.scores": [(whole, RACK + "scores", {"cap": 0.5}), (whole, RACK + "scores", {"scale": 2.0})],
+    "transformer.decoder.window": [(whole, RACK + "window", {"size": 2})],
+    "transformer.decoder.rotary": [(whole, RACK + "rotary", {"share": 0.5}), (whole, RACK + "rotary", {"pairs": "neighbours"})],
     "transformer.decoder.width": [(whole, RACK + "width", 12)],
     "transformer.decoder.heads": [(whole, RACK + "heads", 1)],
     "transformer.decoder.kv_heads": [(whole, RACK + "kv_heads", 1)],
@@ -371,6 +385,12 @@ OPTIONS: dict[str, list[tuple[Any, str, Any]]] = {
     "transformer.lm.vocab": [(whole, HEAD + "vocab", 20)],
     "transformer.lm.width": [(whole, HEAD + "width", 12)],
     "transformer.lm.tied": [(whole, HEAD + "tied", True)],
+    "transformer.lm.bias": [(whole, HEAD + "bias", True)],
+    "transformer.lm.cap": [(whole, HEAD + "cap", 0.1)],
+    "transformer.lm.transform": [(whole, HEAD + "transform", {"activation": "relu"})],
+    # a format is no part of a run: tests/transformer/test_damaged_folders.py and test_hugging_face.py show what its options do
+    "transformer.hf.pickle": [],
+    "transformer.hf.file_bytes": [],
     "transformer.lm.init_std": [(whole, HEAD + "init_std", 0.1)],
     "transformer.stack.source": [(begun("transformer.stack"), GROWTH + "/source", "b"), (whole, GROWTH + "/source", "base")],
     "transformer.interleave.source": [(begun("transformer.interleave"), GROWTH + "/source", "b")],

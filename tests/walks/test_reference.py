@@ -20,7 +20,7 @@ GATED = {**GROWN, "enter": {"growth": {"use": "transformer.gated", "gate": {"lin
 BESIDE = {
     "model": {"weight_adapters": {"style": {"use": "transformer.lora", "rank": 2, "select": ["rack"]}}, "freeze": ["embedding", "rack"]}
 }
-PREFERENCE = {"task": {"use": "transformer.preference"}, "data": {"rename": {"tokens": None}}}
+PREFERENCE = {"task": {"use": "transformer.preference"}, "data": {"rename": {"tokens": None}, "drop": None}}
 TIMELINES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "plain": ({}, {}),
     "dropout, which the reference has none of": ({"model": {"rack": {"dropout": 0.3}}}, {}),
@@ -39,7 +39,13 @@ def timeline(name: str) -> dict[str, Any]:
     entry, later = TIMELINES[name]
     drawn = torch.randint(VOCAB, (2, 60, 6), generator=torch.Generator().manual_seed(5))
     arrays = {"chosen": drawn[0], "rejected": drawn[1], "prefix": torch.full((60,), 2)}
-    data = {"sources": {"a": {"use": "data.memory", "arrays": arrays}}, "rename": {"tokens": "chosen"}, "batch_size": 4, "seq_len": 5}
+    data = {
+        "sources": {"a": {"use": "data.memory", "arrays": arrays}},
+        "rename": {"tokens": "chosen"},
+        "drop": ["rejected"],
+        "batch_size": 4,
+        "seq_len": 5,
+    }
     phases = {"causal": {"until": "4 steps"}, "preference": {"until": "8 steps", **PREFERENCE, **entry}, "later": later}
     return base(data=data, phases=phases)
 

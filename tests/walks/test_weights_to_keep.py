@@ -111,8 +111,14 @@ def test_merged_adapters_are_those_that_were_judged(frozen: list[str]) -> None:
 def test_a_reference_is_the_model_that_was_judged() -> None:
     drawn = torch.randint(VOCAB, (2, 60, 6), generator=torch.Generator().manual_seed(5))
     arrays = {"chosen": drawn[0], "rejected": drawn[1], "prefix": torch.full((60,), 2)}
-    data = {"sources": {"a": {"use": "data.memory", "arrays": arrays}}, "rename": {"tokens": "chosen"}, "batch_size": 4, "seq_len": 5}
-    machine = walk({"task": {"use": "transformer.preference"}, "data": {"rename": {"tokens": None}}}, data=data, evaluate={})
+    data = {
+        "sources": {"a": {"use": "data.memory", "arrays": arrays}},
+        "rename": {"tokens": "chosen"},
+        "drop": ["rejected"],
+        "batch_size": 4,
+        "seq_len": 5,
+    }
+    machine = walk({"task": {"use": "transformer.preference"}, "data": {"rename": {"tokens": None}, "drop": None}}, data=data, evaluate={})
     for event in machine.train():
         if isinstance(event, StepDone) and event.step == 5:
             y, state = weights(machine), moments(machine)
@@ -273,3 +279,16 @@ def test_an_optimizer_that_begins_in_evaluation_is_put_into_training() -> None:
     parameter.grad = torch.ones(2)
     plane.step(0.0)  # which it refuses in evaluation
     assert float(parameter.detach().max()) < 1
+
+
+def test_what_is_widened_and_frozen_at_one_boundary_is_widened_from_the_average() -> None:
+    """The plan says that the function is kept, so the copy is taken of x; what the frozen copy was trained at goes with it."""
+    wider = {"rack": {"width": 16, "heads": 4}, "freeze": ["rack.stacks.base.0"]}
+    machine, events = walk({"model": wider, "enter": {"growth": {"use": "transformer.widen"}}}, {"model": {"freeze": []}}), []
+    for event in machine.train():
+        events.append(event)
+        if isinstance(event, PhaseEntered) and event.phase_index == 1:
+            assert event.probe_change is not None and event.probe_change <= 1e-6
+    before, after = losses_around(events, 6)
+    assert before == pytest.approx(after, abs=1e-6)
+    assert losses_around(events, 12)[0] == losses_around(events, 12)[1]

@@ -21,8 +21,12 @@ _FACE = {
     "BlockOrigin": "stackwise.contracts.growth",
     "CopyOf": "stackwise.contracts.growth",
     "Fresh": "stackwise.contracts.growth",
+    "StoredModel": "stackwise.contracts.formats",
     "GenerationSettings": "stackwise.contracts.generation",
     "TextCodec": "stackwise.contracts.generation",
+    "Tokenizer": "stackwise.contracts.tokenizers",
+    "RunTokenizer": "stackwise.contracts.tokenizers",
+    "read_tokenizers": "stackwise.storage.tokenizers",
     "option": "stackwise.contracts.options",
     "scheduled": "stackwise.contracts.options",
     "dimension": "stackwise.contracts.options",
@@ -62,10 +66,12 @@ _FACE = {
     "TrainsElsewhere": "stackwise.contracts.protocols",
     "Transform": "stackwise.contracts.protocols",
     "WeightAdapter": "stackwise.contracts.protocols",
+    "WeightFormat": "stackwise.contracts.formats",
     "GrowthOperator": "stackwise.contracts.growth",
     "ParameterGrowth": "stackwise.contracts.growth",
     "Generates": "stackwise.contracts.generation",
     "HasTextCodec": "stackwise.contracts.generation",
+    "HasTokenizer": "stackwise.contracts.tokenizers",
     # for users in code
     "Built": "stackwise.contracts.components",
     "Loss": "stackwise.builtin.loss",
@@ -114,6 +120,8 @@ if TYPE_CHECKING:  # the types that provider authors and users check against; th
     from stackwise.contracts.components import BuildContext as BuildContext
     from stackwise.contracts.components import Built as Built
     from stackwise.contracts.components import Component as Component
+    from stackwise.contracts.formats import StoredModel as StoredModel
+    from stackwise.contracts.formats import WeightFormat as WeightFormat
     from stackwise.contracts.generation import Generates as Generates
     from stackwise.contracts.generation import GenerationSettings as GenerationSettings
     from stackwise.contracts.generation import HasTextCodec as HasTextCodec
@@ -163,6 +171,9 @@ if TYPE_CHECKING:  # the types that provider authors and users check against; th
     from stackwise.contracts.specs import TaskSpec as TaskSpec
     from stackwise.contracts.specs import TensorSpec as TensorSpec
     from stackwise.contracts.specs import TransformSpec as TransformSpec
+    from stackwise.contracts.tokenizers import HasTokenizer as HasTokenizer
+    from stackwise.contracts.tokenizers import RunTokenizer as RunTokenizer
+    from stackwise.contracts.tokenizers import Tokenizer as Tokenizer
     from stackwise.curriculum.schedule import PhaseSchedule as PhaseSchedule
     from stackwise.errors import ConfigError as ConfigError
     from stackwise.errors import DataError as DataError
@@ -171,6 +182,7 @@ if TYPE_CHECKING:  # the types that provider authors and users check against; th
     from stackwise.errors import StackwiseError as StackwiseError
     from stackwise.errors import TrainingHalted as TrainingHalted
     from stackwise.errors import UserError as UserError
+    from stackwise.storage.tokenizers import read_tokenizers as read_tokenizers
     from stackwise.timeline.duration import Duration as Duration
     from stackwise.timeline.duration import Moment as Moment
 

@@ -7,6 +7,7 @@ exception is a bug of StackWise itself.
 from __future__ import annotations
 
 import difflib
+import re
 import signal
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -132,10 +133,32 @@ class RunStopped(StackwiseError):
         super().__init__(message)
 
 
+def lacks_memory(error: BaseException) -> bool:
+    """Whether memory did not suffice; torch says so of a CPU in words only, and this module does not import it."""
+    out_on_cpu = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or out_on_cpu
+
+
 def asks_too_much(error: BaseException) -> bool:
-    """Whether torch refused a tensor because its size in bytes is no 64-bit number; torch has no class for that."""
+    """Whether memory does not suffice, or torch refused a tensor because its size in bytes is no 64-bit number."""
     messages = ("Storage size calculation overflowed", "Overflow when unpacking long", "numel: integer multiplication overflow")
-    return isinstance(error, OverflowError) or (isinstance(error, RuntimeError) and any(message in str(error) for message in messages))
+    overflow = isinstance(error, RuntimeError) and any(message in str(error) for message in messages)
+    return lacks_memory(error) or overflow or isinstance(error, OverflowError)
+
+
+def bytes_asked(error: BaseException) -> str:
+    """How much an error about memory says was asked for, as an end of a sentence; empty where it does not say."""
+    match = re.search(r"allocate ([0-9.]+ ?(?:bytes|[KMGTPE]iB))", str(error))
+    return f" ({match[1]} were asked for at once)" if match else ""
+
+
+_NO_TEXT = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u061c\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069]")
+"""Control characters but tabs and newlines, and the marks that turn the direction of text."""
+
+
+def printable(text: str) -> str:
+    """A text that came from outside, for a terminal: what would move its cursor or turn the direction is escaped (`\\x1b`, `\\u202e`)."""
+    return _NO_TEXT.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
 def near_names(name: str, known: Iterable[str], count: int = 3) -> list[str]:

@@ -36,6 +36,7 @@ class PaddedRows(WalkedLoader):
         walk: the way through the documents.
         fingerprint: what the tokens were read from.
         name: the corpus, for messages.
+        beside: field → one entry a token, delivered as the tokens are, false or 0 behind the end.
     """
 
     def __init__(
@@ -48,8 +49,10 @@ class PaddedRows(WalkedLoader):
         walk: Walk,
         fingerprint: Mapping[str, Any],
         name: str,
+        beside: Mapping[str, npt.NDArray[Any]] | None = None,
     ) -> None:
         super().__init__(walk, spec, fingerprint=fingerprint, name=name)
+        self._beside = beside or {}
         self.field = next(iter(spec.fields))
         self._tokens, self._spans, self._pad = tokens, spans, pad
 
@@ -63,7 +66,11 @@ class PaddedRows(WalkedLoader):
         assert length is not None
         starts = self._spans.starts[chosen]
         tokens, mask = gather_padded(self._tokens, starts, self._spans.stops[chosen] - starts, length, self._pad)
-        return {self.field: torch.from_numpy(tokens), "mask": torch.from_numpy(mask)}
+        batch = {self.field: torch.from_numpy(tokens), "mask": torch.from_numpy(mask)}
+        places = np.where(mask, starts[:, None] + np.arange(length), 0)
+        for name, entries in self._beside.items():
+            batch[name] = torch.from_numpy(np.where(mask, entries[places], np.zeros((), dtype=entries.dtype)))
+        return batch
 
     def _entries(self, rows: int | None, length: int | None) -> int:
         if not length:

@@ -57,7 +57,9 @@ class RowOptions:
 
     def fields(self, tokens: TensorSpec) -> BatchSpec:
         """`tokens`, and what the form of the rows adds."""
-        extra = {"packed": {"segments": _INTEGERS, "positions": _INTEGERS}, "padded": {"mask": _MASK}}.get(self.rows or "stream", {})
+        extra = {"packed": {"segments": _INTEGERS, "positions": _INTEGERS}, "padded": {"mask": _MASK}}.get(
+            "padded" if self.is_padded else self.rows or "stream", {}
+        )
         return BatchSpec(fields={"tokens": tokens, **extra})
 
     def epoch_in(self, corpus: Corpus) -> EpochSize | None:

@@ -40,6 +40,7 @@ class TokenStream(WalkedLoader):
         name: the corpus, for messages.
         starts: where each document begins, rising, int64; rows then tell their documents apart.
         walk: the way through the pages, when it is not the ordinary one.
+        beside: field → one entry a token, delivered as the tokens are.
 
     Raises:
         DataError: fewer tokens than one page.
@@ -58,6 +59,7 @@ class TokenStream(WalkedLoader):
         repeat: bool = True,
         starts: Indices | None = None,
         walk: Walk | None = None,
+        beside: Mapping[str, npt.NDArray[Any]] | None = None,
     ) -> None:
         page_tokens = page_size(page_tokens, len(tokens))
         if len(tokens) < page_tokens:
@@ -67,7 +69,8 @@ class TokenStream(WalkedLoader):
         super().__init__(walk or ordinary, spec, fingerprint=fingerprint, name=name)
         self.field = next(iter(spec.fields))
         self.page_tokens, self.pages = page_tokens, pages
-        self._page_rows = np.asarray(tokens[: pages * page_tokens]).reshape(pages, page_tokens)  # a memmap is slower to index
+        self._page_rows = self._paged(tokens)
+        self._beside = {name: self._paged(entries) for name, entries in (beside or {}).items()}
         self._starts = starts
 
     def take(self, rows: int | None, length: int | None) -> dict[str, torch.Tensor]:
@@ -80,10 +83,16 @@ class TokenStream(WalkedLoader):
         assert rows is not None and length is not None
         tokens = self._page_rows[pages].reshape(-1)[before : before + rows * length]
         batch = {self.field: torch.from_numpy(tokens.astype(np.int64, copy=False)).view(rows, length)}
+        for name, entries in self._beside.items():
+            batch[name] = torch.from_numpy(entries[pages].reshape(-1)[before : before + rows * length]).view(rows, length)
         if self._starts is not None:
             segments, positions = documents_in_rows(pages, before, self._starts, self.page_tokens, (rows, length))
             batch |= {"segments": torch.from_numpy(segments), "positions": torch.from_numpy(positions)}
         return batch
+
+    def _paged(self, entries: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """One entry a token, as pages; a memmap is slower to index."""
+        return np.asarray(entries[: self.pages * self.page_tokens]).reshape(self.pages, self.page_tokens)
 
     def _entries(self, rows: int | None, length: int | None) -> int:
         if not rows or not length:

@@ -15,7 +15,6 @@ from torch import nn
 
 import stackwise
 from stackwise import DataError, Evaluated, PhaseSchedule, RunFinished, StepDone, TaskSpec, TrainingHalted, UserError
-from stackwise.contracts.events import RunStarted, to_json
 from stackwise.machine.machine import TrainingMachine
 from stackwise.machine.settings import Settings
 
@@ -312,18 +311,6 @@ def test_an_evaluation_leaves_every_module_in_its_mode() -> None:
     for event in machine.train():
         if isinstance(event, StepDone):
             assert all(module.training for module in machine.model.model.modules())
-
-
-def test_events_are_json_with_their_name() -> None:
-    events = drive(machine_of(base()))
-    assert isinstance(events[0], RunStarted)
-    assert [to_json(event)["event"] for event in (events[0], events[1], events[2], events[-1])] == [
-        "run_started",
-        "phase_entered",
-        "step_done",
-        "run_finished",
-    ]
-    assert to_json(events[2])["step"] == 0
 
 
 def test_a_finished_optimizer_over_other_parameters_is_refused() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from stackwise.assembly.start import read_start
 from stackwise.assembly.vocabularies import check_vocabularies
 from stackwise.config import Experiment
 from stackwise.contracts.components import BuildContext, Built
@@ -19,7 +20,7 @@ from stackwise.contracts.protocols import Observer, ParameterGroup, Reaction
 from stackwise.contracts.specs import TaskSpec
 from stackwise.curriculum.parts import Part
 from stackwise.curriculum.schedule import CompiledPhase
-from stackwise.errors import ConfigError, ProviderError, StackwiseError, UserError, asks_too_much
+from stackwise.errors import ConfigError, ProviderError, StackwiseError, UserError, asks_too_much, bytes_asked
 from stackwise.host.discovery import discover
 from stackwise.host.registry import Registry, blaming
 from stackwise.machine.evaluation import Evaluation
@@ -39,7 +40,7 @@ from stackwise.planes.model.state import Tensors, load_named_tensors
 from stackwise.planes.model.whole import check_unwrapped, names_inside
 from stackwise.planes.objective import Objective
 from stackwise.planes.optimizer.plane import OptimizerPlane
-from stackwise.storage.pretrained import read_pretrained
+from stackwise.storage.pretrained import states_left_out
 from stackwise.storage.weights import read_weights
 from stackwise.timeline.streams import step_seed, stream_key
 
@@ -58,7 +59,7 @@ def assemble(source: Plan | Experiment, registry: Registry | None = None, *, obs
     """
     plan = source if isinstance(source, Plan) else make_plan(source, registry if registry is not None else discover())
     with blaming(plan.providers):
-        return _assemble(plan, observers)
+        return _assemble(plan.with_tokenizers(), observers)
 
 
 def _assemble(plan: Plan, observers: Observers | None) -> TrainingMachine:
@@ -188,7 +189,7 @@ class Workshop:
         """The loader of a source, in reader processes if the run asks for them and the source is no finished object."""
         if not workers or (part.given is not None and not isinstance(part.given, Built)):
             return self._make(part, f"data.{name}", split=split)
-        options = part.options_at(0.0)
+        options = self._options(part, 0.0)
         if isinstance(part.given, Built):
             return ProcessLoader(partial(part.given.make, **options), workers)
         return ProcessLoader(partial(_build_loader, part.id, options, self._context(part, f"data.{name}", split)), workers)
@@ -215,18 +216,24 @@ class Workshop:
                 check_unwrapped(part.given, consumer)
                 check_shapes(part.given, consumer)
             return _without_weights(part.given) if self._device.type == "meta" else part.given
-        options = part.options_at(t)
+        options = self._options(part, t)
         with _as_faults_of(part):
             if isinstance(part.given, Built):
                 return part.given.make(*extra, **_plain_stacks(options))
             component = self._plan.registry.get(part.kind, part.id)  # type: ignore[arg-type]  # a Part's kind is a Kind
             return component.build(options, self._context(part, consumer, split), *extra)
 
+    def _options(self, part: Part, t: float) -> Any:
+        """The options of a part with the values in force at t; those of a loader with its tokenizer."""
+        options = part.options_at(t)
+        return self._plan.tokenizers.bind(part.id, options) if part.kind == "loader" and part.given is None else options
+
     def _context(self, part: Part, consumer: str, split: str) -> BuildContext:
         plan = self._plan
         return BuildContext(
             seed=step_seed(stream_key(self._seed, consumer), 0),
             split=split,
+            whole=part.kind == "loader" and split != "train" and id(part) not in self._declared,
             steps=plan.schedule.steps,
             max_rows=plan.max_rows,
             max_length=plan.max_length,
@@ -244,7 +251,7 @@ def _load_reference(model: nn.Module, directory: str) -> None:
 def _start(plan: Plan) -> Callable[[], tuple[Tensors, Sequence[str]]] | None:
     """Reads the weights to start from; None where the config names none."""
     declared = plan.experiment.phases[0].model.start
-    return None if declared is None else lambda: (read_pretrained(Path(declared.from_)), declared.drop)
+    return None if declared is None else lambda: (read_start(plan), declared.drop)
 
 
 def _notes(plan: Plan, data: DataPlane) -> list[str]:
@@ -263,7 +270,10 @@ def _notes(plan: Plan, data: DataPlane) -> list[str]:
     if problems:
         raise ConfigError(problems)
     reading = [evaluation.name for evaluation in plan.evaluations if evaluation.training_rows]
+    start = plan.experiment.phases[0].model.start
+    missing = () if start is None else states_left_out(Path(start.from_))
     return [
+        *(f"model.start:{name}: it changed in training, and files of weights cannot hold it: it begins as it is built" for name in missing),
         *(f"source:{name}: a resume may not be exact, which data.accept_inexact_resume accepts: {why}" for name, why in inexact.items()),
         *(f"evaluation:{name}: reads rows that training reads, which training_rows accepts" for name in reading),
     ]
@@ -327,6 +337,12 @@ def build_module(part: Part, registry: Registry, context: BuildContext, *extra: 
     return module
 
 
+def build_task(part: Part, registry: Registry) -> Any:
+    """A task outside any plan; ProviderError where it cannot be built."""
+    with _as_faults_of(part):
+        return registry.get("task", part.id).build(part.options, BuildContext(seed=0, specs={"task": part.options.to_spec()}))
+
+
 def _depth(declared: int | None, placement: Placement) -> int:
     """Steps to read ahead: with a GPU the reader thread is free, on a CPU it costs what it saves."""
     if declared is not None:
@@ -376,7 +392,9 @@ def _as_faults_of(part: Part) -> Iterator[None]:
         if part.given is not None:
             raise
         if asks_too_much(error):
-            raise UserError(f"{part.kind} '{part.id}': no memory holds tensors of the sizes that its options ask for") from error
+            raise UserError(
+                f"{part.kind} '{part.id}': no memory holds tensors of the sizes that its options ask for{bytes_asked(error)}"
+            ) from error
         raise ProviderError(
             f"{part.kind} '{part.id}' could not be built: {type(error).__name__}: {error}", provider=part.id.partition(".")[0]
         ) from error

@@ -14,13 +14,15 @@ from typing import Any, NoReturn
 import click
 
 from stackwise import __version__
-from stackwise.errors import DiskError, ProviderError, RunStopped, StackwiseError, did_you_mean
+from stackwise.cli.escaping import escaped_streams
+from stackwise.errors import DiskError, ProviderError, RunStopped, StackwiseError, bytes_asked, did_you_mean, lacks_memory
 from stackwise.host.admission import lists_of, observing
 from stackwise.host.isolation import stray_threads
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "list-providers": ("stackwise.cli.list_providers:list_providers", "List installed providers and what is wrong with them."),
     "show": ("stackwise.cli.show:show", "Explain one component: options, spec, example."),
+    "init": ("stackwise.cli.init:init", "Write a config to begin with."),
     "validate": ("stackwise.cli.validate:validate", "Check a config and report every mistake at once."),
     "plan": ("stackwise.cli.plan:plan", "Show the timeline and its transitions before anything runs."),
     "run": ("stackwise.cli.run:run", "Train what a config declares."),
@@ -31,6 +33,10 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "branch": ("stackwise.cli.branch:branch", "Begin a run in the middle of another."),
     "export": ("stackwise.cli.export:export", "Write the weights of a run for use elsewhere."),
     "generate": ("stackwise.cli.generate:generate", "Continue a prompt with the model of a run."),
+    "report": ("stackwise.cli.report:report", "Write the page of one run or several."),
+    "preview": ("stackwise.cli.preview:preview", "Show what the model gets, before anything trains."),
+    "runs": ("stackwise.cli.runs:runs", "List the runs of a directory."),
+    "compare": ("stackwise.cli.compare:compare", "Compare runs: what differs, and what each reached."),
     "doctor": ("stackwise.cli.doctor:doctor", "Examine the installation, and a run directory."),
     "completion": ("stackwise.cli.completion:completion", "Print the code that completes words in your shell."),
 }
@@ -68,7 +74,8 @@ class _LazyGroup(click.Group):
 
     def main(self, *args: Any, **extra: Any) -> Any:
         try:
-            return super().main(*args, **extra)
+            with escaped_streams():
+                return super().main(*args, **extra)
         except SystemExit as end:
             if stray_threads():
                 _leave(end.code)
@@ -90,6 +97,8 @@ class _LazyGroup(click.Group):
             if isinstance(error, OSError) and error.errno in DISK_REFUSES:
                 _silence_stdout()
                 raise click.exceptions.Exit(_report(ctx, error, f"disk error: {error}", DiskError.exit_code)) from error
+            if lacks_memory(error):
+                raise click.exceptions.Exit(_report(ctx, error, f"memory does not suffice{bytes_asked(error)}", 2)) from error
             text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
             advice = "" if ctx.params.get("debug") else "; 'stackwise --debug …' prints where"
             code = _report(ctx, error, f"this is a bug in StackWise, please report it: {text}{advice}", 1)

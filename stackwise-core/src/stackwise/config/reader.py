@@ -48,7 +48,7 @@ def resolve_scalar(text: str) -> bool | int | float | str | None:
     """The value of a plain scalar by the YAML 1.2 core schema (section 10.3.2).
 
     Raises:
-        ValueError: a number that is not finite, or longer than 30 digits.
+        ValueError: a number that is not finite, too small, or longer than 30 digits.
     """
     if text in _NULLS:
         return None
@@ -61,6 +61,8 @@ def resolve_scalar(text: str) -> bool | int | float | str | None:
     if _FLOAT.match(text):
         if not isfinite(value := float(text)):
             raise ValueError(f"{text} is too large for a number: give a finite one")
+        if value == 0 and any(digit in "123456789" for digit in re.split("[eE]", text)[0]):
+            raise ValueError(f"{text} is too small for a number: it would be 0; write 0, or one of at least 5e-324")
         return value
     if _NOT_FINITE.match(text):
         raise ValueError(f"{text} is not finite: give a finite number")
@@ -208,5 +210,7 @@ def _indentation(text: str, number: int) -> str:
         name = lines[-2].strip().partition(":")[0]
         return f"; this line is indented deeper than `{name}` above it, which has its value already: keys of one map start in one column"
     if own < above and own not in {len(line) - len(line.lstrip()) for line in lines[:-1]}:
-        return f"; this line is indented by {own} spaces, and no line above it is: keys of one map start in one column"
+        return (
+            f"; this line is indented by {own} space{'s' if own > 1 else ''}, and no line above it is: keys of one map start in one column"
+        )
     return ""

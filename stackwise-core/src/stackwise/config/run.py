@@ -19,7 +19,7 @@ class CheckpointConfig:
     every: Duration = key(
         Duration.parse("10%"), rule=broken_cadence, doc="cadence; `100%` leaves the end, and what else is asked for", example="2e6 tokens"
     )
-    keep_last: int = key(2, doc="how many of the newest stay", minimum=1, example="5")
+    keep_last: int = key(2, doc="how many of the newest stay", minimum=1, maximum=1_000_000, example="5")
     keep_every: Duration | None = key(None, rule=broken_cadence, doc="cadence of checkpoints that stay for good", example="25%")
     best: str | None = key(
         None,
@@ -106,7 +106,13 @@ class RunConfig:
         doc="whether token ids of different vocabularies may meet in the model; `several` says that it is meant",
         example="several",
     )
-    halt_after: int = key(3, doc="steps in a row whose loss or gradient is not finite, after which the run halts", minimum=1, example="5")
+    halt_after: int = key(
+        3,
+        doc="steps in a row whose loss or gradient is not finite, after which the run halts",
+        minimum=1,
+        maximum=1_000_000,
+        example="5",
+    )
     probe: bool = key(
         True,
         doc="whether each change of the model is judged on the last batch, before and after: loss and largest change of an output, "

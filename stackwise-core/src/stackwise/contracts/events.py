@@ -6,7 +6,7 @@ Checkpointing, logs, progress bars and trackers consume them; nothing in an even
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 
 class RunStarted(NamedTuple):
@@ -101,7 +101,7 @@ class CheckpointSaved(NamedTuple):
     seconds: float
     """How long training stood still."""
     reason: str
-    """`cadence`, `phase`, `signal`, `end`, or `branch` where a run was branched from another."""
+    """`cadence`, `phase`, `signal`, `end`, `moved` where the run directory was, or `branch` where a run was branched from another."""
 
 
 class CheckpointRefused(NamedTuple):
@@ -146,29 +146,3 @@ class RunFinished(NamedTuple):
 Event = (
     RunStarted | PhaseEntered | StepDone | Evaluated | Reacted | CheckpointSaved | CheckpointRefused | ConfigChanged | Rewound | RunFinished
 )
-
-
-def to_json(event: Event) -> dict[str, Any]:
-    """The event as a flat map with its name under `event`."""
-    return {"event": _snake(type(event).__name__), **event._asdict()}
-
-
-def from_json(line: Mapping[str, Any]) -> Event:
-    """The event that `to_json` wrote.
-
-    Raises:
-        ValueError: it is none.
-    """
-    fields = dict(line)
-    kind = _KINDS.get(fields.pop("event", ""))
-    if kind is None or not set(fields) <= set(kind._fields):
-        raise ValueError(f"{dict(line)} is no event")
-    event: Event = kind(**fields)
-    return event
-
-
-def _snake(name: str) -> str:
-    return "".join("_" + c.lower() if c.isupper() else c for c in name).lstrip("_")
-
-
-_KINDS: dict[str, Any] = {_snake(kind.__name__): kind for kind in get_args(Event)}

@@ -13,12 +13,12 @@ class Bridge:
 
     junction: str
     """`source:NAME-task`, `task-embedding`, `task-rack`, `embedding-rack`, `rack-head`, `task-head` or `head-task`."""
-    kind: Literal["rename", "cast", "permute", "embed", "note", "bounds"]
+    kind: Literal["rename", "cast", "permute", "embed", "note", "bounds", "drop"]
     detail: str
     into: str = ""
     """Role of the receiving part (an adapter's, where adapters stand in between)."""
     field: str = ""
-    """Name of the tensor on the receiving side; `hidden` inside the model."""
+    """Name of the tensor on the receiving side; `hidden` inside the model; of `drop` the field that goes no further."""
     before: str = ""
     """The delivered name, dtype or dimension order."""
     after: str = ""

@@ -81,7 +81,9 @@ class DataState:
     shapes: tuple[tuple[int, BatchShape], ...] = ((0, BatchShape()),)
     """First step of each stretch of the phase → the shape of its steps."""
     bridges: tuple[Bridge, ...] = ()
-    """Lossless differences between sources and task."""
+    """Lossless differences between sources and task, and the fields that are dropped."""
+    reads: frozenset[str] | None = None
+    """The fields that task and transforms read, as the sources call them; None where one of them does not say what it reads."""
     transforms: tuple[Part, ...] = ()
     fields: tuple[str, ...] = ()
     """Names of the entries of ready-made batches that are tuples."""

@@ -14,7 +14,16 @@ import attrs
 from attrs import define, field
 
 from stackwise.contracts.components import Kind
-from stackwise.errors import ProviderError, StackwiseError, UnknownComponentError, UserError, did_you_mean, near_names
+from stackwise.errors import (
+    ProviderError,
+    StackwiseError,
+    UnknownComponentError,
+    UserError,
+    bytes_asked,
+    did_you_mean,
+    lacks_memory,
+    near_names,
+)
 from stackwise.host.admission import ProviderList, refusal
 from stackwise.host.offers import Offer
 from stackwise.host.provider import KINDS, Provider, Registered, explain
@@ -176,12 +185,18 @@ def blaming(providers: Iterable[Provider]) -> Iterator[None]:
 
     Raises:
         ProviderError: an exception that was raised in the code of one of them, or in what that called.
+        UserError: memory did not suffice, which is nobody's defect.
     """
     try:
         yield
     except StackwiseError:
         raise
     except Exception as error:
+        if lacks_memory(error):
+            raise UserError(
+                f"memory does not suffice{bytes_asked(error)}: lower data.batch_size (data.accumulate keeps the step as large) or "
+                "data.seq_len, or make the model smaller; the newest checkpoint is untouched"
+            ) from error
         fault = _fault_of(error, providers)
         if fault is None:
             raise

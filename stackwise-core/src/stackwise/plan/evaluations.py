@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import attrs
 from attrs import Factory, frozen
 
-from stackwise.config import EvaluateConfig
+from stackwise.config import DataConfig, EvaluateConfig
 from stackwise.contracts.components import Built
 from stackwise.contracts.protocols import Loader
 from stackwise.contracts.specs import BatchSpec, TransformSpec
@@ -35,7 +35,7 @@ class EvaluationPlan:
 
 
 def evaluation_plan(
-    config: EvaluateConfig, states: Sequence[TrainingState], joined: Sequence[Joined], rename: Mapping[str, str], drafts: Drafts
+    config: EvaluateConfig, states: Sequence[TrainingState], joined: Sequence[Joined], data: DataConfig, drafts: Drafts
 ) -> EvaluationPlan:
     """The data of one evaluation, the same at every instant; problems are collected in `drafts`.
 
@@ -43,7 +43,7 @@ def evaluation_plan(
         config: what was declared.
         states: the states of all phases; what the evaluation leaves out is taken from the first, or the longest.
         joined: the joined drafts of all phases, whose tasks the evaluation's own sources must serve.
-        rename: field the task needs → field the training sources deliver, followed where an own source has that field.
+        data: that of training; its `rename` and `drop` are followed where an own source has the field.
         drafts: makes the drafts of own sources.
     """
     base = states[0].data
@@ -65,8 +65,8 @@ def evaluation_plan(
             if hasattr(draft.given, "__next__"):
                 message = f"a {draft.id} is read once, and an evaluation reads the same each time: give a list, or what can start over"
                 drafts.problems.append(Problem(message, f"evaluate.{config.name}.sources.{name}"))
-        sources, bridges = _joined_sources(config, own, joined, rename, drafts)
-        state = attrs.evolve(state, sources=sources, bridges=bridges, mix=dict.fromkeys(sources, Curve.constant(1.0)))
+        sources, bridges, reads = _joined_sources(config, own, joined, data, drafts)
+        state = attrs.evolve(state, sources=sources, bridges=bridges, reads=reads, mix=dict.fromkeys(sources, Curve.constant(1.0)))
     if config.weights == "ema" and any(each.optimizer.ema is None for each in states):
         message = "asks for averaged weights, and not every phase keeps an average: declare optimizer.ema for the whole run"
         drafts.problems.append(Problem(message, f"evaluate.{config.name}.weights"))
@@ -122,12 +122,12 @@ def _has_one_position(given: object) -> bool:
 
 
 def _joined_sources(
-    config: EvaluateConfig, own: Mapping[str, Draft], joined: Sequence[Joined], rename: Mapping[str, str], drafts: Drafts
-) -> tuple[dict[str, Part], tuple[Bridge, ...]]:
-    """Own sources with their options filled, and the bridges to the first phase's task."""
+    config: EvaluateConfig, own: Mapping[str, Draft], joined: Sequence[Joined], data: DataConfig, drafts: Drafts
+) -> tuple[dict[str, Part], tuple[Bridge, ...], frozenset[str] | None]:
+    """Own sources with their options filled, the bridges to the first phase's task, and what is read."""
     fields = [set(spec.fields) if isinstance(spec := draft.spec, BatchSpec) else set() for draft in own.values()]
-    known = {need: field for need, field in rename.items() if all(field in delivered for delivered in fields)}
-    joins = [join(attrs.evolve(each.drafts, sources=own), known) for each in joined]
+    known = {need: field for need, field in data.rename.items() if all(field in delivered for delivered in fields)}
+    joins = [join(attrs.evolve(each.drafts, sources=own), known, data.drop) for each in joined]
     prefix = f"evaluate.{config.name}.sources."
     for problem in dict.fromkeys(problem for each in joins for problem in each.problems):
         if (path := problem.path).startswith("data."):
@@ -135,4 +135,4 @@ def _joined_sources(
         drafts.problems.append(attrs.evolve(problem, path=path))
     filled = joins[0].drafts.sources
     sources = {name: draft.part(drafts.settled(draft)) for name, draft in filled.items()}
-    return sources, tuple(bridge for bridge in joins[0].bridges if bridge.junction.startswith("source:"))
+    return sources, tuple(bridge for bridge in joins[0].bridges if bridge.junction.startswith("source:")), joins[0].reads

@@ -58,6 +58,7 @@ class States:
             sources={name: self.part(phase, draft) for name, draft in drafts.sources.items()},
             mix={name: self._weight(phase, name) for name in drafts.sources},
             bridges=tuple(bridge for bridge in joined.bridges if bridge.junction.startswith("source:")),
+            reads=joined.reads,
             transforms=tuple(self.part(phase, draft) for draft in drafts.transforms),
             fields=phase.data.fields,
             accept_inexact_resume=phase.data.accept_inexact_resume,

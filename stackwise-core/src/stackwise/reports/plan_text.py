@@ -11,6 +11,7 @@ from stackwise.assembly.pricing import PhasePrice
 from stackwise.curriculum.schedule import CompiledPhase
 from stackwise.curriculum.transitions import Transition
 from stackwise.plan import EvaluationPlan, Plan
+from stackwise.reports.lanes import lanes_of
 from stackwise.reports.remarks import memory_here, remarks
 from stackwise.reports.summary import table
 
@@ -24,6 +25,7 @@ def plan_as_json(plan: Plan, prices: tuple[PhasePrice, ...]) -> dict[str, Any]:
         "steps": clock.steps,
         "tokens": clock.tokens(clock.steps),
         "phases": [_phase_as_json(phase, cost) for phase, cost in zip(plan.schedule, prices, strict=True)],
+        "lanes": lanes_of(plan, prices),
         "evaluations": {name: list(steps) for name, steps in plan.schedule.evaluate_at.items()},
         "evaluation_sources": {each.name: list(each.state.sources) for each in plan.evaluations},
         "remarks": remarks(plan, prices, memory_here()),

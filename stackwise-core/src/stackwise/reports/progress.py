@@ -20,6 +20,7 @@ from stackwise.contracts.events import (
     StepDone,
 )
 from stackwise.curriculum.schedule import PhaseSchedule
+from stackwise.errors import printable
 
 LINE_EVERY_S = 5.0
 REDRAW_EVERY_S = 0.1
@@ -36,7 +37,8 @@ class Progress:
 
     def __init__(self, schedule: PhaseSchedule, stream: TextIO | None = None) -> None:
         self._schedule = schedule
-        self._stream: TextIO | None = stream if stream is not None else sys.stderr
+        stream = stream if stream is not None else sys.stderr
+        self._stream: TextIO | None = getattr(stream, "unescaped", stream)  # its lines are escaped here, its own sequences are not
         self._live = self._stream is not None and self._stream.isatty() and os.environ.get("TERM") != "dumb"
         self._colour = self._live and "NO_COLOR" not in os.environ
         encoding = (getattr(self._stream, "encoding", None) or "ascii").lower()
@@ -96,7 +98,7 @@ class Progress:
             self._window = (self._seconds, event.tokens)
         text = self._text(event, now)
         if self._live:
-            self._write("\r\x1b[2K" + self._live_line(event.step + 1, text))
+            self._write("\r\x1b[2K" + self._live_line(event.step + 1, printable(text)))
         else:
             self.say(text)
 
@@ -142,7 +144,7 @@ class Progress:
         """One line, above the bar where there is one."""
         self._clear()
         encoding = getattr(self._stream, "encoding", None) or "ascii"
-        self._write(text.encode(encoding, "replace").decode(encoding) + "\n")
+        self._write(printable(text).encode(encoding, "replace").decode(encoding) + "\n")
 
     def _clear(self) -> None:
         if self._live:

@@ -14,7 +14,8 @@ class PhaseLine:
     """What happened in one phase."""
 
     name: str
-    entered: PhaseEntered
+    entered: PhaseEntered | None
+    """None where the log does not tell of it."""
     steps: int = 0
     tokens: int = 0
     seconds: float = 0.0
@@ -44,9 +45,9 @@ class Summary:
     def __call__(self, event: Event) -> None:
         """Take one event in."""
         if isinstance(event, PhaseEntered):
-            self.phases.append(PhaseLine(event.phase, event))
+            self._line(event.phase).entered = event
         elif isinstance(event, StepDone):
-            line = self.phases[-1]
+            line = self._line(event.phase)
             line.lr_first = event.lr if line.steps == 0 else line.lr_first
             line.lr_last = event.lr
             line.steps += 1
@@ -54,9 +55,16 @@ class Summary:
             line.tokens += event.tokens - self._tokens
             self._tokens = event.tokens
         elif isinstance(event, Evaluated) and event.at in ("entry", "exit"):
-            (self.phases[-1].entry if event.at == "entry" else self.phases[-1].exit)[event.name] = event.metrics
+            line = self._line(event.phase)
+            (line.entry if event.at == "entry" else line.exit)[event.name] = event.metrics
         elif isinstance(event, RunFinished):
             self.finished = event
+
+    def _line(self, phase: str) -> PhaseLine:
+        """That of a phase, begun where it is not the one before."""
+        if not self.phases or self.phases[-1].name != phase:
+            self.phases.append(PhaseLine(phase, None))
+        return self.phases[-1]
 
     def text(self) -> str:
         """A table of the phases, then totals."""
@@ -74,13 +82,12 @@ class Summary:
         for line in self.phases:
             scores = [f"{_score(line.entry, n, m)} → {_score(line.exit, n, m)}" for n, m in columns]
             lr = f"{line.lr_first:.2g} → {line.lr_last:.2g}"
-            rows.append(
-                [line.name, f"{line.steps:,}", f"{line.tokens:,}", f"{line.entered.parameters:,}", lr, *scores, f"{line.seconds:.1f}"]
-            )
+            parameters = "–" if line.entered is None else f"{line.entered.parameters:,}"
+            rows.append([line.name, f"{line.steps:,}", f"{line.tokens:,}", parameters, lr, *scores, f"{line.seconds:.1f}"])
         lines = table(rows)
         if self.finished is not None:
             done = self.finished
-            sources = ", ".join(f"{name} {count['rows']:,} rows" for name, count in done.ledger.items())
+            sources = ", ".join(f"{name} {count.get('rows', 0):,} rows" for name, count in done.ledger.items())
             skipped = f", {done.skipped} not finite and skipped" if done.skipped else ""
             skipped += f", {done.without_targets} skipped for want of a target" if done.without_targets else ""
             lines.append(f"{done.steps:,} steps, {done.tokens:,} tokens in {done.seconds:.1f} s of training{skipped}; delivered: {sources}")

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from attrs import define, field
 
 from stackwise.assembly.workshop import assemble
 from stackwise.contracts.events import Evaluated, Event, PhaseEntered, Rewound, RunStarted, StepDone
-from stackwise.errors import RunStopped, TrainingHalted, UserError
+from stackwise.errors import DiskError, RunStopped, TrainingHalted, UserError
 from stackwise.machine.machine import TrainingMachine
 from stackwise.plan import Plan
 from stackwise.reports.progress import Progress
 from stackwise.reports.summary import Summary
 from stackwise.runs.saving import Saving
 from stackwise.runs.signals import Signals
-from stackwise.saved.provenance import Described, describe
+from stackwise.saved.provenance import Described, describe, loading
 from stackwise.storage.checkpoints.store import Checkpoint, CheckpointStore, step_of
+from stackwise.storage.lock import MovedError
 from stackwise.storage.run_directory import CHECKPOINTS, RunDirectory
 
 MAX_REWINDS = 3
@@ -67,10 +69,11 @@ class RunLoop:
         return cls(plan=plan, machine=machine, directory=directory, store=store, progress=progress, parent=parent, reason=reason)
 
     def __attrs_post_init__(self) -> None:
+        self._rewinds |= rewinds_in(self.directory.status())
         self._saving = Saving(self.store, self.plan.experiment.run.checkpoint, self.plan.schedule, self.about, self.directory.sync)
         if self.reason is not None:
             self._saving.go_on(self.machine.step, self.reason)
-        self.summary = Summary.of(self.directory.history())
+        self.summary = summary_of(self.directory, self.progress)
         self.machine.observers.listen(self._hear)
 
     def train(self) -> None:
@@ -79,6 +82,7 @@ class RunLoop:
         Raises:
             RunStopped: a signal asked for a stop; the state is saved.
             TrainingHalted: too many steps in a row were not finite.
+            MovedError: the run directory is elsewhere now; the state is saved there, if it can be found.
             DiskError: a checkpoint could not be written.
         """
         with Signals() as signals:
@@ -87,6 +91,8 @@ class RunLoop:
                     self._walk(signals)
                     self.store.wait()
                     return
+                except (MovedError, DiskError) as error:
+                    raise self._follow(error) from None
                 except TrainingHalted as halted:
                     if self.plan.experiment.run.non_finite != "rewind":
                         raise
@@ -128,6 +134,23 @@ class RunLoop:
         between = isinstance(event, RunStarted | PhaseEntered | Evaluated)
         return between and (self.machine.step == 0 or self._saving.last_step == self.machine.step)
 
+    def _follow(self, error: UserError) -> UserError:
+        """Save the state where the run directory is now; the error that ends the run, as nobody who moved it expects it to be written."""
+        try:
+            self.directory.check_place()
+        except MovedError as moved:
+            if moved.place is None:
+                return moved
+            with suppress(DiskError):  # a save that was in flight lost its directory; this one holds more
+                self.store.wait()
+            self.directory.path, self.store.directory = moved.place, moved.place / CHECKPOINTS
+            for outcome in self._saving.now(self.machine, "moved"):
+                self.tell(outcome)
+            self.store.wait()
+            saved = f"the state before step {self._saving.last_step} is saved there; go on by: stackwise resume {moved.place}"
+            return MovedError(moved.directory, moved.place, saved)
+        return error
+
     def _rewind(self, halted: TrainingHalted) -> None:
         """Go back to the newest good state but read on from here: the data in between are skipped."""
         self.store.wait()
@@ -145,7 +168,8 @@ class RunLoop:
         self.store.forget_after(good.step)
         self.directory.cut(good.step)
         self._saving.go_on(good.step, saved.reason)
-        self.summary = Summary.of(self.directory.history())
+        self.summary = summary_of(self.directory, self.progress)
+        self.write_status("running")  # a process that is killed now has counted this rewind
         self.tell(Rewound(good.step, halt_step, str(halted)))
 
     def _newest_good(self) -> tuple[Checkpoint, Mapping[str, Any]] | None:
@@ -155,15 +179,34 @@ class RunLoop:
                 checkpoint = self.store.at(step)
             except UserError:
                 continue
-            if step <= self.machine.step and not (state := checkpoint.load_state())["not_finite_in_a_row"]:
-                return checkpoint, state
+            with loading(checkpoint, self.plan):
+                if step <= self.machine.step and not (state := checkpoint.load_state())["not_finite_in_a_row"]:
+                    return checkpoint, state
         return None
 
     def write_status(self, status: str) -> None:
         """Say in `status.json` how the run stands."""
-        ledger, parent = self.machine.data.ledger(), {} if self.parent is None else {"parent": self.parent}
-        self.directory.write_status({"status": status, "steps": self.machine.step, "data": ledger, **parent})
+        more: dict[str, Any] = {} if self.parent is None else {"parent": self.parent}
+        if self._rewinds:
+            more["rewinds"] = {str(step): count for step, count in self._rewinds.items()}
+        self.directory.write_status({"status": status, "steps": self.machine.step, "data": self.machine.data.ledger(), **more})
 
     def about(self) -> Mapping[str, Any]:
         """What a checkpoint of this run says beside the machine's state."""
         return describe(self.plan, self.machine, self.parent)
+
+
+def rewinds_in(status: Mapping[str, Any]) -> dict[int, int]:
+    """Step → rewinds to it so far, earlier processes' included, as `status.json` says."""
+    rewinds = status.get("rewinds")
+    pairs = rewinds.items() if isinstance(rewinds, dict) else ()
+    return {int(step): count for step, count in pairs if step.isdecimal() and len(step) < 20 and type(count) is int}
+
+
+def summary_of(directory: RunDirectory, progress: Progress) -> Summary:
+    """The summary of what the logs hold; what is passed over in them is said."""
+    log = directory.log()
+    summary = Summary.of(log.events())
+    for remark in log.remarks():
+        progress.say(f"      {remark}")
+    return summary

@@ -14,17 +14,17 @@ from attrs import frozen
 from stackwise import config
 from stackwise.assembly.workshop import assemble
 from stackwise.config import Experiment
-from stackwise.errors import DiskError, RunStopped, UserError
+from stackwise.errors import RunStopped, UserError
 from stackwise.host.discovery import discover
 from stackwise.host.registry import blaming
 from stackwise.plan import make_plan
 from stackwise.reports.progress import Progress
 from stackwise.reports.summary import Summary
-from stackwise.runs.loop import RunLoop
+from stackwise.runs.loop import RunLoop, summary_of
 from stackwise.runs.rest import Declaration, Rest, checkpoint_at, config_of, newest_in
-from stackwise.saved.export import describe_model, exported_tensors, made_by
+from stackwise.saved.export import describe_model, describe_run, exported_tensors
 from stackwise.saved.provenance import Origin, describe
-from stackwise.storage.checkpoints.store import CheckpointStore, Skipped
+from stackwise.storage.checkpoints.store import DAMAGED, CheckpointStore, Skipped
 from stackwise.storage.run_directory import CHECKPOINTS, CONFIG, FINAL, FINISHED, RunDirectory, refuse_existing
 from stackwise.storage.weights import save_weights
 
@@ -76,10 +76,10 @@ def run(
         if resume == "must":
             where = output if output is not None else f"runs/{experiment.run.name}-NNN"
             raise UserError(f"there is no run at {where} to go on with: leave --resume out to begin one")
-    rest = Rest(make_plan(experiment, discover()))
+    rest = Rest(make_plan(experiment, discover()).with_tokenizers())
     machine = assemble(rest.plan)
     directory = RunDirectory.create(output, experiment.run.name, Declaration.of(rest.plan).write)
-    return _train(RunLoop.of(rest.plan, machine, directory, Progress(rest.plan.schedule, stream)), rest)
+    return _train(RunLoop.of(rest.plan, machine, directory, Progress(rest.plan.schedule, stream)), rest, fresh=True)
 
 
 def resume(directory: Path, overrides: Sequence[str] = (), stream: TextIO | None = None) -> Result:
@@ -113,7 +113,7 @@ def branch(directory: Path, at: str, overrides: Sequence[str] = (), output: Path
         UserError: there is no whole checkpoint there.
     """
     checkpoint, skipped = checkpoint_at(directory, at)
-    rest = Rest.after(checkpoint, config.load(config_of(directory), overrides))
+    rest = Rest.after(checkpoint, config.load(config_of(directory), overrides), directory)
     machine = rest.machine()
     origin = Origin(run=str(directory), step=checkpoint.step, sha256=sha256((checkpoint.path / "manifest.json").read_bytes()).hexdigest())
     declaration, parent, reason = Declaration.of(rest.plan), origin.as_json(), "branch"
@@ -128,7 +128,7 @@ def branch(directory: Path, at: str, overrides: Sequence[str] = (), output: Path
     progress = Progress(rest.plan.schedule, stream)
     _say_skipped(progress, skipped)
     progress.say(f"branch {new.path} from {directory} at step {checkpoint.step:,} of {rest.plan.schedule.steps:,}")
-    return _train(RunLoop.of(rest.plan, machine, new, progress, parent, reason), rest)
+    return _train(RunLoop.of(rest.plan, machine, new, progress, parent, reason), rest, fresh=True)
 
 
 def _go_on(path: Path, experiment: Experiment, stream: TextIO | None) -> Result:
@@ -136,9 +136,9 @@ def _go_on(path: Path, experiment: Experiment, stream: TextIO | None) -> Result:
     directory = RunDirectory.open(path)
     try:
         checkpoint, skipped = newest_in(path)
-        rest = Rest.after(checkpoint, experiment)
+        rest = Rest.after(checkpoint, experiment, path)
         if directory.status().get("status") == FINISHED and rest.step >= rest.plan.schedule.steps:
-            summary = Summary.of(directory.history())
+            summary = summary_of(directory, Progress(rest.plan.schedule, stream))
             directory.close()
             return Result(path, summary, finished_before=True)
         machine = rest.machine()
@@ -147,6 +147,12 @@ def _go_on(path: Path, experiment: Experiment, stream: TextIO | None) -> Result:
         _say_skipped(progress, skipped)
         from_ = f"checkpoint {checkpoint.name}" if checkpoint is not None else "the beginning, as there is no checkpoint"
         progress.say(f"resume {path} at step {rest.step:,} of {rest.plan.schedule.steps:,}, from {from_}")
+        if skipped:
+            directory.check_place()
+            CheckpointStore(path / CHECKPOINTS).set_aside(skipped)
+            progress.say(
+                f"      {len(skipped)} damaged: kept beside the others with the ending '{DAMAGED}', and of no further use to the run"
+            )
         directory.cut(rest.step)
         if declaration is not None:
             declaration.write(directory)
@@ -157,9 +163,12 @@ def _go_on(path: Path, experiment: Experiment, stream: TextIO | None) -> Result:
     return _train(loop, rest)
 
 
-def _train(loop: RunLoop, rest: Rest) -> Result:
-    """Train to the end, write the final weights, and say in `status.json` how it ended."""
-    status = "failed"
+def _train(loop: RunLoop, rest: Rest, *, fresh: bool = False) -> Result:
+    """Train to the end, write the final weights, and say in `status.json` how it ended.
+
+    A fresh directory in which not one step was done is removed when training fails: nothing is in it that the config does not say.
+    """
+    status, failed = "failed", False
     try:
         loop.write_status("running")
         for note in rest.notes():
@@ -177,30 +186,39 @@ def _train(loop: RunLoop, rest: Rest) -> Result:
         status = f"stopped by {error.by.name}"
         raise
     except Exception as error:
-        status = f"failed: {error}"
+        status, failed = f"failed: {error}", True
         raise
     finally:
-        _leave(loop, status)
+        _leave(loop, status, discard=failed and fresh and loop.machine.step == rest.step)
     return Result(loop.directory.path, loop.summary)
 
 
-def _leave(loop: RunLoop, status: str) -> None:
-    """Write the status, wait for a save in flight and release the directory. After a failed run a disk error here is suppressed, so
-    that the first error is the one shown."""
-    with suppress(DiskError) if status != FINISHED else nullcontext(), closing(loop.directory), closing(loop.store):
-        loop.write_status(status)
+def _leave(loop: RunLoop, status: str, *, discard: bool) -> None:
+    """Write the status, or remove the directory; wait for a save in flight and let others write. After a failed run an error here is
+    suppressed, so that the first one is shown."""
+    with suppress(UserError) if status != FINISHED else nullcontext(), closing(loop.directory), closing(loop.store):
+        if discard:
+            loop.store.wait()
+            loop.directory.remove()
+        else:
+            loop.write_status(status)
 
 
 def _save_final(loop: RunLoop) -> None:
     """Save the final weights, averaged ones where the optimizer evaluates at an average, and the EMA beside them."""
     machine, plan = loop.machine, loop.plan
     model, optimizer = machine.model.model, machine.optimizer
+    if names := machine.model.left_out(plan.schedule.phases):
+        loop.progress.say(
+            f"      the final weights leave out {', '.join(names)}: states that a file of weights cannot hold; checkpoints do"
+        )
+    loop.directory.check_place()
     places = {"live": FINAL} | ({"ema": f"{FINAL}-ema"} if optimizer.average is not None else {})
     for weights, place in places.items():
         with optimizer.evaluating(weights):
-            about = describe_model(plan.schedule.phases[-1], 1.0, model)
-            about |= {"step": machine.step, "data": machine.data.fingerprints(), **made_by(plan)}
-            save_weights(exported_tensors(model), loop.directory.path / place, about)
+            about = describe_model(plan.schedule.phases[-1], 1.0, model, names)
+            about |= describe_run(plan, plan.schedule.phases[-1], machine.step, machine.data.fingerprints())
+            save_weights(exported_tensors(model), loop.directory.path / place, about, plan.tokenizers)
 
 
 def _read(source: Path | str | Experiment, overrides: Sequence[str]) -> Experiment:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,11 +13,13 @@ from attrs.validators import deep_iterable, deep_mapping, instance_of, optional
 
 import stackwise
 from stackwise.contracts.protocols import TrainsElsewhere
-from stackwise.errors import DataError, UserError
+from stackwise.errors import DataError, StackwiseError, UserError
+from stackwise.host.registry import blaming
 from stackwise.machine.machine import TrainingMachine
 from stackwise.plan import Plan
+from stackwise.saved.clock import clock_as_json, clock_from_json
+from stackwise.storage.checkpoints.store import Checkpoint
 from stackwise.timeline.clock import Past
-from stackwise.timeline.clock_json import clock_as_json, clock_from_json
 
 FORMAT = 1
 _TEXT, _MAP = instance_of(str), instance_of(Mapping)  # type: ignore[type-abstract]  # any map will do
@@ -50,7 +53,7 @@ class Described:
     reason: str = field(validator=_TEXT)
     """Why it was saved; `cadence` where that was not recorded."""
     versions: Mapping[str, str] = field(validator=deep_mapping(_TEXT, _TEXT, _MAP))
-    fingerprints: Mapping[str, Any] = field(validator=_MAP)
+    fingerprints: Mapping[str, Any] = field(validator=deep_mapping(_TEXT, _MAP, _MAP))
     parent: Mapping[str, Any] | None = field(default=None, validator=optional(_MAP))
     providers: Sequence[Mapping[str, Any]] = field(default=(), validator=deep_iterable(_names_its_files, instance_of((list, tuple))))
     """Name, version and file digest of the providers in use."""
@@ -83,6 +86,27 @@ class Described:
         except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             sentence = error.args[0] if error.args else error
             raise UserError(f"what the checkpoint of step {step} says of its run cannot be understood: {sentence}") from None
+
+
+@contextmanager
+def loading(checkpoint: Checkpoint, plan: Plan) -> Iterator[None]:
+    """Load the state of a checkpoint: its digests are right, and what it says may still be no state of this declaration.
+
+    Raises:
+        UserError: it is none.
+        ProviderError: a component fails on its own part of it.
+    """
+    try:
+        with blaming(plan.providers):
+            yield
+    except StackwiseError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
+        raise UserError(
+            f"the state in {checkpoint.path} is not one of the run that its config declares ({type(error).__name__}: {error}): somebody "
+            "changed it, and its digests, after it was written, or this is a bug in StackWise; remove that directory to go on from the "
+            "checkpoint before it"
+        ) from error
 
 
 def describe(plan: Plan, machine: TrainingMachine, parent: Mapping[str, Any] | None) -> dict[str, Any]:

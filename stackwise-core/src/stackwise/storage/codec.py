@@ -8,11 +8,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from math import isfinite
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin
 
 import torch
 
 TENSOR, MAP, TUPLE, FLOAT, INT = "$tensor", "$map", "$tuple", "$float", "$int"
+_TEXT_OF_FLOATS = ("nan", "inf", "-inf")
 _LONG_INT_BITS = 8192
 """Beyond this an integer is written in hexadecimal: Python refuses long decimal ones."""
 
@@ -93,6 +95,40 @@ def as_bytes(encoded: Any) -> bytes:
     return (json.dumps(encoded, indent=1, allow_nan=False) + "\n").encode()
 
 
+def to_line(document: Mapping[str, Any]) -> str:
+    """A document as one line of a log, for anybody to read: nan and infinities are text, and what JSON does not have is text too."""
+    return json.dumps(_plain(document), default=str, allow_nan=False) + "\n"
+
+
+def typed(value: Any, wanted: Any, name: str) -> Any:
+    """A value of a log's line as the type that its field has; the types say whether the text "nan" is a number or a name.
+
+    Args:
+        value: as JSON holds it.
+        wanted: int, float, str, bool, None, Any, a union, a tuple or a mapping of them.
+        name: of the field.
+
+    Raises:
+        ValueError: it is of another type, or a whole number beyond 64 bits; the sentence names the field.
+    """
+    kind, arms = get_origin(wanted) or wanted, get_args(wanted)
+    if kind is UnionType and value is None and NoneType in arms:
+        return None
+    if kind is UnionType:
+        return typed(value, next(arm for arm in arms if arm is not NoneType), name)
+    if kind is tuple and isinstance(value, list):
+        return tuple(typed(entry, arms[0], f"{name}.{i}") for i, entry in enumerate(value))
+    if kind in (Mapping, dict) and isinstance(value, dict):
+        return {key: typed(entry, arms[1], f"{name}.{key}") for key, entry in value.items()}
+    if kind is float and isinstance(value, str) and value in _TEXT_OF_FLOATS:
+        return float(value)
+    if kind is float and isinstance(value, int) and type(value) is not bool and value.bit_length() < 64:
+        return float(value)
+    if kind is Any or (type(value) is kind and not (kind is int and value.bit_length() >= 64)):
+        return value
+    raise ValueError(f"{name} is {_shown(value)}, where a {getattr(kind, '__name__', kind)} belongs")
+
+
 def from_json(content: bytes) -> dict[str, Any]:
     """The document that `to_json` was given.
 
@@ -171,6 +207,19 @@ def _add(tensor: torch.Tensor, name: str, tensors: dict[str, torch.Tensor]) -> s
 def refuse_tensor(name: str) -> Any:
     """For `join_state` where no tensor belongs."""
     raise ValueError(f"it names the tensor {name!r}, and has none")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return str(float(value)) if isinstance(value, float) and not isfinite(value) else value
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 40 else f"{text[:40]}…"
 
 
 def _refuse_constant(constant: str) -> Any:

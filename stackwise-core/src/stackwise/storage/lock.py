@@ -28,6 +28,21 @@ class HeldError(UserError):
         super().__init__(f"{directory} is being written by {name}: wait for its end, or stop it")
 
 
+class MovedError(UserError):
+    """The run directory is no longer where it was when the run began to write there.
+
+    Args:
+        directory: where it was.
+        place: where it is now; None where that cannot be known.
+        saved: what became of the state.
+    """
+
+    def __init__(self, directory: Path, place: Path | None, saved: str = "nothing more was written") -> None:
+        self.directory, self.place = directory, place
+        now = f"is at {place} now" if place is not None else "was moved away, removed or replaced"
+        super().__init__(f"{directory} {now}, while a run trains in it; {saved}")
+
+
 class RunLock:
     """Held from its making until `release`; a child process does not inherit it.
 
@@ -41,8 +56,22 @@ class RunLock:
 
     def __init__(self, directory: Path) -> None:
         self._lock = _acquire(directory)
+        self._held = directory.stat(), (directory / LOCK).stat()
         (directory / WRITER).unlink(missing_ok=True)  # a link is removed, never written through
         (directory / WRITER).write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}), "utf-8")
+
+    def holds(self, directory: Path) -> bool:
+        """Whether a path still leads to the directory that was locked.
+
+        Raises:
+            UserError: it does, and the lock in it is another: a second process may write there.
+        """
+        place, lock = _stat(directory), _stat(directory / LOCK)
+        if place is None or not os.path.samestat(place, self._held[0]):
+            return False
+        if lock is None or not os.path.samestat(lock, self._held[1]):
+            raise UserError(f"{directory / LOCK} was removed or replaced while a run trains here, so another may write too: this one stops")
+        return True
 
     def release(self) -> None:
         """Let go; the files stay, because removing them could unlock another's."""
@@ -90,3 +119,10 @@ def _acquire(directory: Path) -> BaseFileLock:
     except Timeout:
         raise HeldError(directory, read_writer(directory)) from None
     return lock
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except OSError:
+        return None

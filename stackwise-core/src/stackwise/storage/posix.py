@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import suppress
+from pathlib import Path
 
 _BASE = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 NO_LINK = getattr(os, "O_NOFOLLOW", 0)
@@ -27,3 +29,12 @@ def signals(*names: str) -> tuple[signal.Signals, ...]:
         names: as of the `signal` module (`SIGHUP`).
     """
     return tuple(signal.Signals[name] for name in names if name in signal.Signals.__members__)
+
+
+def place_of(handle: int) -> Path | None:
+    """Where an open file is now, also after its directory was renamed; None where the system does not tell, or the file was removed."""
+    with suppress(OSError):
+        place = Path(f"/proc/self/fd/{handle}").readlink()
+        if os.path.samestat(place.stat(), os.fstat(handle)):
+            return place
+    return None

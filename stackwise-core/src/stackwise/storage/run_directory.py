@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
-from io import TextIOWrapper
+from contextlib import AbstractContextManager, ExitStack, suppress
 from itertools import count
-from math import isfinite
 from pathlib import Path
 from secrets import token_hex
 from time import monotonic, time
@@ -16,21 +14,22 @@ from typing import Any, TextIO
 
 import yaml
 
-from stackwise.contracts.events import Evaluated, Event, StepDone, from_json, to_json
+from stackwise.contracts.events import Event, StepDone
+from stackwise.contracts.tokenizers import Tokenizers
 from stackwise.errors import DiskError, UserError, disk_errors
-from stackwise.storage import disk
-from stackwise.storage.lock import RunLock, is_held
-from stackwise.storage.publish import publish, replace_file
-from stackwise.storage.regular import append_regular, open_regular, read_regular
+from stackwise.storage import disk, posix
+from stackwise.storage.lock import MovedError, RunLock, is_held
+from stackwise.storage.logs import EVENTS, METRICS, Log, lines_of
+from stackwise.storage.publish import publish, replace_file, write_tokenizers
+from stackwise.storage.regular import append_regular, read_regular
 
 FLUSH_EVERY_S = 1.0
-CONFIG, PLAN, STATUS, EVENTS, METRICS = "config.yaml", "plan.json", "status.json", "events.jsonl", "metrics.jsonl"
+CONFIG, PLAN, STATUS = "config.yaml", "plan.json", "status.json"
 CHECKPOINTS, FINAL = "checkpoints", "final"
 FINISHED = "finished"
 """What `status.json` says of a run that has nothing left to do."""
 _MAKING, _LEFT_AFTER_S = ".making", 3600.0
 """Ends the name of a directory that is being filled; how old one is at least that a killed process has left."""
-_NOT_FINITE = {"nan", "inf", "-inf"}
 
 
 class RunDirectory:
@@ -113,9 +112,23 @@ class RunDirectory:
         except OSError as error:
             raise UserError(f"{path} cannot be written: {error.strerror or error}") from None
 
-    def declare(self, config: Mapping[str, Any], plan: Mapping[str, Any]) -> None:
-        """Write the config as it was understood, every `extends` and `--set` applied, and its plan, which never stands beside another's."""
+    def check_place(self) -> None:
+        """Look whether the path still leads to the directory that was opened; called before anything is published in it.
+
+        Raises:
+            MovedError: it does not; the logs went with the directory.
+            UserError: its lock is another.
+        """
+        if not self._lock.holds(self.path):
+            log = posix.place_of(self._logs[EVENTS].fileno())
+            raise MovedError(self.path, log.parent if log is not None and self._lock.holds(log.parent) else None)
+
+    def declare(self, config: Mapping[str, Any], plan: Mapping[str, Any], tokenizers: Tokenizers) -> None:
+        """Write the config as it was understood, every `extends` and `--set` applied, and its plan, which never stands beside another's;
+        and the tokenizers of its sources."""
+        self.check_place()
         with self._disk_errors():
+            write_tokenizers(self.path, tokenizers)
             (self.path / PLAN).unlink(missing_ok=True)
             replace_file(self.path / CONFIG, _as_yaml(config))
         self._write_json(PLAN, plan)
@@ -143,22 +156,16 @@ class RunDirectory:
             DiskError: the disk refuses.
         """
         with self._disk_errors():
-            if isinstance(event, StepDone):
-                fields = event._asdict().items()
-                self._write(self._metrics, {key: value for key, value in fields if value or key not in StepDone._field_defaults})
-            else:
-                self._write(self._events, to_json(event))
-                if isinstance(event, Evaluated):
-                    line = {"step": event.step, "phase": event.phase, "evaluation": event.name, "at": event.at, **event.metrics}
-                    self._write(self._metrics, line)
+            for name, line in lines_of(event):
+                self._logs[name].write(line)
             if not isinstance(event, StepDone) or monotonic() - self._flushed > FLUSH_EVERY_S:
                 self._flush()
 
-    def history(self) -> Iterator[Event]:
-        """The events that the logs hold, in their order."""
+    def log(self) -> Log:
+        """The logs, up to now, to be read."""
         with self._disk_errors():
             self._flush()
-        return read_history(self.path)
+        return Log(self.path)
 
     def cut(self, step: int, of: Path | None = None) -> None:
         """Have the logs tell what happened before step `step`, and no more; each is replaced as a whole or not at all.
@@ -167,16 +174,23 @@ class RunDirectory:
             step: the step to go on from.
             of: the run directory whose past it is; this one when left out.
         """
+        self.check_place()
         with self._disk_errors():
             self._close_logs()
             _take_back(of if of is not None else self.path, self.path, step)
             self._open_logs()
 
     def sync(self) -> None:
-        """Force the logs to disk, so that they are never behind a checkpoint."""
+        """Force the logs to disk, so that they are never behind a checkpoint.
+
+        Raises:
+            MovedError: the directory is elsewhere now.
+            DiskError: the disk refuses.
+        """
+        self.check_place()
         with self._disk_errors():
             self._flush()
-            for log in (self._events, self._metrics):
+            for log in self._logs.values():
                 os.fsync(log.fileno())
 
     def close(self) -> None:
@@ -187,38 +201,43 @@ class RunDirectory:
         finally:
             self._lock.release()
 
+    def remove(self) -> None:
+        """Remove the directory and all that is in it.
+
+        Raises:
+            MovedError: the path leads elsewhere now; nothing is removed.
+            DiskError: the disk refuses.
+        """
+        self.check_place()
+        with self._disk_errors():
+            disk.remove_tree(self.path)
+
     def _disk_errors(self) -> AbstractContextManager[None]:
         return disk_errors(self.path, "the checkpoints in it are untouched: free space or mend the disk, then resume")
 
     def _flush(self) -> None:
         """Hand what is buffered to the operating system."""
-        self._events.flush()
-        self._metrics.flush()
+        for log in self._logs.values():
+            log.flush()
         self._flushed = monotonic()
 
     def _open_logs(self) -> None:
         """Both, or none; `close` closes them."""
-        events: TextIO = append_regular(self.path / EVENTS)
-        try:
-            self._metrics: TextIO = append_regular(self.path / METRICS)
-        except BaseException:
-            events.close()
-            raise
-        self._events, self._flushed = events, monotonic()
+        with ExitStack() as opened:
+            logs = {name: opened.enter_context(append_regular(self.path / name)) for name in (EVENTS, METRICS)}
+            opened.pop_all()
+        self._logs: Mapping[str, TextIO] = logs
+        self._flushed = monotonic()
 
     def _close_logs(self) -> None:
-        try:
-            self._events.close()
-        finally:
-            self._metrics.close()
+        with ExitStack() as closed:
+            for log in self._logs.values():
+                closed.callback(log.close)
 
     def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        self.check_place()
         with self._disk_errors():
             replace_file(self.path / name, json.dumps(content, indent=1, allow_nan=False, default=str) + "\n")
-
-    @staticmethod
-    def _write(file: TextIO, line: Mapping[str, Any]) -> None:
-        file.write(json.dumps(_finite(line), default=str) + "\n")
 
 
 def _sweep(parent: Path) -> None:
@@ -272,51 +291,4 @@ def final_weights(path: Path) -> Path | None:
 def _take_back(source: Path, target: Path, step: int) -> None:
     """Write the logs of `source` into `target` as they were just before step `step`."""
     for name in (EVENTS, METRICS):
-        lines = [line for line in _whole_lines(source / name) if json.loads(line).get("step", step) < step]
-        replace_file(target / name, "".join(lines))
-
-
-def read_history(path: Path) -> Iterator[Event]:
-    """The events in a run directory, steps among them where they belong."""
-    steps = (StepDone(**{"skipped": False, **line}) for line in _lines(path / METRICS) if "evaluation" not in line)
-    step = next(steps, None)
-    for line in _lines(path / EVENTS):
-        event = from_json(line)
-        while step is not None and step.step < getattr(event, "step", step.step + 1):
-            yield step
-            step = next(steps, None)
-        yield event
-    while step is not None:
-        yield step
-        step = next(steps, None)
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    return (_restored(json.loads(line)) for line in _whole_lines(path))
-
-
-def _whole_lines(path: Path) -> Iterator[str]:
-    """The lines that are JSON maps; one that a crash cut short is none."""
-    if not path.exists():
-        return
-    with TextIOWrapper(open_regular(path), encoding="utf-8", errors="replace") as file:
-        for line in file:
-            try:
-                if line.endswith("\n") and isinstance(json.loads(line), dict):
-                    yield line
-            except (ValueError, RecursionError):
-                continue
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no nan or inf: they are written as text."""
-    if isinstance(value, Mapping):
-        return {key: _finite(inner) for key, inner in value.items()}
-    return str(value) if isinstance(value, float) and not isfinite(value) else value
-
-
-def _restored(value: Any) -> Any:
-    """What `_finite` wrote as text is a number again."""
-    if isinstance(value, Mapping):
-        return {key: _restored(inner) for key, inner in value.items()}
-    return float(value) if isinstance(value, str) and value in _NOT_FINITE else value
+        replace_file(target / name, "".join(Log(source).lines_before(name, step)))

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stackwise.contracts.specs import HIDDEN, AdapterSpec, BatchSpec, Beyond, EmbeddingSpec, HeadSpec, RackSpec, TaskSpec, TensorSpec
+from stackwise.plan.junctions.fields import Passage
 from stackwise.plan.junctions.sides import Side
 from stackwise.plan.junctions.unify import Unified, unify
 
@@ -202,8 +203,8 @@ def test_two_fitting_fields_are_for_the_user_to_choose_from():
     loader = side("source:bytes", BatchSpec(fields={"a": field, "b": field}))
     unified = unify(language_model(loader=loader))
     assert "more than one of it would fit" in messages(unified) and "data.rename: {tokens: FIELD}" in messages(unified)
-    chosen = unify(language_model(loader=loader), {"tokens": "b"})
-    assert chosen.problems == () and chosen.bridges[0].before == "b"
+    chosen = unify(language_model(loader=loader), {"tokens": "b"}, Passage(drop=("a",)))
+    assert chosen.problems == () and [b.before for b in chosen.bridges if b.kind == "rename"] == ["b"]
 
 
 def test_one_number_a_row_is_never_taken_for_another():
@@ -324,8 +325,8 @@ def test_sizes_of_delivered_optional_fields_are_joined():
 
 def test_an_optional_field_may_be_renamed_by_request_but_is_never_guessed():
     source = side("source:a", reader(documents=ENTRY))
-    guessed = unify(documents_model(source))
-    assert guessed.problems == () and guessed.bridges == () and guessed.optional == frozenset()
+    guessed = unify(documents_model(source), None, Passage(drop=("documents",)))
+    assert guessed.problems == () and kinds(guessed) == ["drop"] and guessed.optional == frozenset()
     asked = unify(documents_model(source), {"segments": "documents"})
     assert asked.problems == () and asked.optional == {"segments"}
     assert [(b.kind, b.field, b.before) for b in asked.bridges] == [("rename", "segments", "documents")]
@@ -375,8 +376,34 @@ def test_sources_of_a_mixture_deliver_the_same_optional_fields(order: tuple[str,
     assert alike.problems == ()
 
 
-def test_fields_that_no_task_uses_may_differ_between_sources():
-    assert unify(documents_model(side("source:a", reader(line=ENTRY)), side("source:b", reader()))).problems == ()
+def test_dropped_fields_may_differ_between_sources():
+    sources = side("source:a", reader(line=ENTRY)), side("source:b", reader())
+    unified = unify(documents_model(*sources), None, Passage(drop=("line",)))
+    assert unified.problems == () and [(b.junction, b.kind, b.field) for b in unified.bridges] == [("source:a-task", "drop", "line")]
+
+
+def test_a_field_that_nobody_reads_is_refused_with_the_line_to_write():
+    (problem,) = unify(documents_model(side("source:a", reader(line=ENTRY, mask=REAL)))).problems
+    assert problem.path == "data.sources.a"
+    for part in ("<source:a> delivers 'line'", "<task> does not read", "`data: {drop: [line]}`"):
+        assert part in problem.message
+
+
+def test_a_field_that_a_transform_reads_is_read_and_a_silent_transform_may_read_any():
+    model = documents_model(side("source:a", reader(line=ENTRY)))
+    for reading in (frozenset({"line"}), None):
+        assert unify(model, None, Passage(transforms=reading)).problems == ()
+    assert unify(model, None, Passage(transforms=frozenset({"line"}))).reads == {"tokens", "segments", "positions", "mask", "line"}
+
+
+def test_an_optional_field_may_be_dropped_and_a_needed_one_may_not():
+    packed = side("source:a", reader(segments=ENTRY, positions=ENTRY))
+    unified = unify(documents_model(packed, rack=RackSpec()), None, Passage(drop=("segments", "positions")))
+    assert unified.problems == () and unified.optional == frozenset()
+    (problem,) = unify(documents_model(packed), None, Passage(drop=("tokens",))).problems
+    assert problem.path == "data.drop" and "<task> needs it" in problem.message
+    (renamed,) = unify(language_model(loader=side("source:bytes", bytes_loader(name="a"))), {"tokens": "a"}, Passage(drop=("a",))).problems
+    assert renamed.path == "data.drop"
 
 
 def test_attention_the_rack_does_not_offer_is_refused_and_an_undeclared_one_noted():

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from attrs import frozen
 
-from stackwise.contracts.specs import TaskSpec, TensorSpec
+from stackwise.contracts.specs import BatchSpec, TaskSpec, TensorSpec
 from stackwise.curriculum.bridges import Bridge
 from stackwise.errors import did_you_mean
 from stackwise.plan.junctions.comparison import fits
@@ -65,6 +65,33 @@ class Delivery:
             if lost := tuple(name for name in self.optional(role) if name in self.task.inputs and name not in taken):
                 return role, lost
         return None
+
+
+@frozen
+class Passage:
+    """What happens to the fields of the sources before the task.
+
+    Args:
+        drop: fields that go no further, as the config asks.
+        transforms: fields that transforms read; None where one of them does not say what it reads.
+    """
+
+    drop: tuple[str, ...] = ()
+    transforms: frozenset[str] | None = frozenset()
+
+    def reads(self, names: Iterable[str]) -> frozenset[str] | None:
+        """What is read where the task reads these names; None where that cannot be known."""
+        return None if self.transforms is None else self.transforms | {*names}
+
+    def drops(self, giver: Side) -> list[Bridge]:
+        """A bridge for each field of a source that is dropped."""
+        delivered = giver.spec.fields if isinstance(giver.spec, BatchSpec) else self.drop
+        return [dropped(giver.role, name) for name in self.drop if name in delivered]
+
+
+def dropped(role: str, name: str) -> Bridge:
+    """The record of a field of a source that the config drops."""
+    return Bridge(f"{role}-task", "drop", name, "task", name)
 
 
 @frozen(kw_only=True)

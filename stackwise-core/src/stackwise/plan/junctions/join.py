@@ -11,6 +11,7 @@ from attrs import Factory, frozen
 from stackwise.contracts.specs import BatchSpec, RackSpec, Spec, TaskSpec, TensorSpec, TransformSpec
 from stackwise.curriculum.bridges import Bridge
 from stackwise.errors import Problem, UserError
+from stackwise.plan.junctions.fields import Passage, dropped
 from stackwise.plan.junctions.sides import Side
 from stackwise.plan.junctions.unify import unify
 from stackwise.plan.parts import Draft
@@ -50,6 +51,8 @@ class Joined:
     sizes: Mapping[tuple[str, str], int] = Factory(dict)
     optional: frozenset[str] = frozenset()
     """The optional fields of the task that a source delivers."""
+    reads: frozenset[str] | None = None
+    """The fields that are read, as the sources call them; None where the task or a transform does not say."""
 
     def specs(self) -> dict[str, Any]:
         """The specs at the junctions, for build contexts; `batch` is the first source's."""
@@ -79,8 +82,14 @@ class Joined:
         return attrs.evolve(spec, **changes)
 
 
-def join(drafts: PhaseDrafts, rename: Mapping[str, str]) -> Joined:
-    """Unify the specs of a phase and fill what the options leave open."""
+def join(drafts: PhaseDrafts, rename: Mapping[str, str], drop: tuple[str, ...] = ()) -> Joined:
+    """Unify the specs of a phase and fill what the options leave open.
+
+    Args:
+        drafts: of one phase.
+        rename: field the task needs → field the loaders deliver.
+        drop: fields of the loaders that go no further.
+    """
     sides = {}
     problems: list[Problem] = []
     for role, draft in drafts.by_role().items():
@@ -89,9 +98,10 @@ def join(drafts: PhaseDrafts, rename: Mapping[str, str]) -> Joined:
             if isinstance(spec, BatchSpec):
                 spec = _transformed(spec, draft, drafts.transforms, problems)
             sides[role] = Side(role=role, label=draft.label, spec=spec, dims=draft.sizes, open=draft.open_sizes, pinned=draft.pinned)
-    unified = unify(sides, rename, complete=not problems)
+    unified = unify(sides, rename, Passage(drop, _read_before(drafts.transforms)), complete=not problems)
     unseen = [role for role in drafts.by_role() if role.startswith("source:") and role not in sides]
     renames = [Bridge(f"{role}-task", "rename", f"{old} → {new}", "task", new, old, new) for role in unseen for new, old in rename.items()]
+    drops = [dropped(role, name) for role in unseen for name in drop]
     attention = _attention(sides)
     filled = {}
     for role, draft in drafts.by_role().items():
@@ -102,10 +112,11 @@ def join(drafts: PhaseDrafts, rename: Mapping[str, str]) -> Joined:
             filled[role] = draft
     return Joined(
         drafts=_replace(drafts, filled),
-        bridges=(*unified.bridges, *renames),
+        bridges=(*unified.bridges, *renames, *drops),
         problems=(*problems, *unified.problems),
         sizes=unified.values,
         optional=unified.optional,
+        reads=unified.reads,
     )
 
 
@@ -115,6 +126,15 @@ def _attention(sides: Mapping[str, Side]) -> str | None:
     wanted = task.attention if isinstance(task, TaskSpec) else None
     offered = rack.attention if isinstance(rack, RackSpec) else ()
     return wanted if not offered or wanted in offered else None
+
+
+def _read_before(transforms: tuple[Draft, ...]) -> frozenset[str] | None:
+    """The fields that transforms say they read; None with a transform given in code that says nothing, or one with a mistake."""
+    mistakes: list[Problem] = []  # told where the fields of a source are followed
+    specs = [(draft, _spec(draft, mistakes)) for draft in transforms]
+    if mistakes or any(draft.registered is None and spec is None for draft, spec in specs):
+        return None
+    return frozenset(name for _, spec in specs if isinstance(spec, TransformSpec) for name in spec.inputs)
 
 
 def _transformed(spec: BatchSpec, source: Draft, transforms: tuple[Draft, ...], problems: list[Problem]) -> BatchSpec:

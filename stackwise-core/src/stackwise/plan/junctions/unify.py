@@ -16,7 +16,7 @@ from attrs import field, frozen
 from stackwise.contracts.specs import AdapterSpec, BatchSpec, Beyond, EmbeddingSpec, HeadSpec, RackSpec, TaskSpec, TensorSpec
 from stackwise.curriculum.bridges import Bridge
 from stackwise.errors import Problem, did_you_mean
-from stackwise.plan.junctions.fields import Delivery, Match
+from stackwise.plan.junctions.fields import Delivery, Match, Passage
 from stackwise.plan.junctions.sides import Sheet, Side, quoted
 from stackwise.plan.junctions.sizes import Variable
 from stackwise.plan.junctions.tensors import MODEL_JUNCTIONS, Meeting, check_upper_bound, join_tensors
@@ -34,21 +34,26 @@ class Unified:
     problems: tuple[Problem, ...] = ()
     optional: frozenset[str] = frozenset()
     """The optional fields of the task that a source delivers."""
+    reads: frozenset[str] | None = None
+    """The fields that are read, as the sources call them; None where the task or a transform does not say."""
 
 
-def unify(sides: Mapping[str, Side], rename: Mapping[str, str] | None = None, *, complete: bool = True) -> Unified:
+def unify(
+    sides: Mapping[str, Side], rename: Mapping[str, str] | None = None, passage: Passage | None = None, *, complete: bool = True
+) -> Unified:
     """Join the specs of all parts.
 
     Args:
         sides: role → part; a junction with an absent end is left out.
         rename: field the task needs → field the loaders deliver, as the config asks.
+        passage: what is dropped, and what transforms read, on the way from the loaders to the task.
         complete: whether no part is absent by a mistake that is told already; else sizes that it might give are not missed.
     """
     sheet = Sheet(sides=sides)
     for side in sides.values():
         for dim, size in side.dims.items():
             sheet.sizes.fix((side.role, dim), size)
-    joining = _Joining(sheet, rename or {})
+    joining = _Joining(sheet, rename or {}, passage or Passage())
     joining.every_junction()
     beyond = joining.beyond()
     for task, each in beyond:
@@ -67,6 +72,7 @@ def unify(sides: Mapping[str, Side], rename: Mapping[str, str] | None = None, *,
         bridges=tuple(sheet.bridges),
         problems=tuple(sheet.problems),
         optional=frozenset() if joining.delivery is None else joining.delivery.anywhere(),
+        reads=joining.reads,
     )
 
 
@@ -76,8 +82,10 @@ class _Joining:
 
     sheet: Sheet
     rename: Mapping[str, str]
+    passage: Passage
     bounded: list[Meeting] = field(factory=list)
     """Tensors whose bounds are held against each other once every size is known."""
+    reads: frozenset[str] | None = None
 
     @property
     def delivery(self) -> Delivery | None:
@@ -85,12 +93,18 @@ class _Joining:
         task = self._spec("task", TaskSpec)
         if task is None:
             return None
-        sources = {role: side.spec.fields for role, side in self.sheet.sides.items() if side.is_source and isinstance(side.spec, BatchSpec)}
+        dropped = self.passage.drop
+        sources = {
+            role: {name: spec for name, spec in side.spec.fields.items() if name not in dropped}
+            for role, side in self.sheet.sides.items()
+            if side.is_source and isinstance(side.spec, BatchSpec)
+        }
         return Delivery(task, sources, self.rename)
 
     def every_junction(self) -> None:
         """In the order of the batch's way through the model."""
         task, rack = self.sheet.sides.get("task"), self.sheet.sides.get("rack")
+        self._check_drops()
         delivery, spec = self.delivery, self._spec("task", TaskSpec)
         if task is not None and delivery is not None:
             self._sources(task, delivery)
@@ -122,15 +136,42 @@ class _Joining:
         known = {**delivery.task.batch, **delivery.task.optional}
         for name in (name for name in self.rename if name not in known):
             self.sheet.refuse(f"{task.label} needs no field '{name}'{did_you_mean(name, known)}", f"data.rename.{name}", task)
+        self.reads = self.passage.reads(self.rename.get(name, name) for name in known)
         for role, fields in delivery.sources.items():
-            needed = delivery.used(role)
-            match = Match(
-                junction=f"{role}-task", giver=self.sheet.sides[role], taker=task, delivered=fields, needed=needed, rename=self.rename
-            )
+            needed, giver = delivery.used(role), self.sheet.sides[role]
+            self.sheet.bridges.extend(self.passage.drops(giver))
+            mistakes = len(self.sheet.problems)
+            match = Match(junction=f"{role}-task", giver=giver, taker=task, delivered=fields, needed=needed, rename=self.rename)
             for meeting in match.meetings(self.sheet):
                 self._join(meeting)
+            renamed = {bridge.before for bridge in self.sheet.bridges if bridge.kind == "rename" and bridge.junction == match.junction}
+            if self.reads is not None:
+                self.reads |= renamed
+                if len(self.sheet.problems) == mistakes:  # else what the task misses may be among what it does not read
+                    self._refuse_unread(giver, task, [name for name in fields if name not in self.reads])
         if (uneven := delivery.uneven()) is not None:
             self._refuse_uneven(task, self.sheet.sides[uneven[0]], self.sheet.sides[uneven[1]], uneven[2])
+
+    def _check_drops(self) -> None:
+        """What the task cannot do without, or what is renamed, is not dropped as well."""
+        task = self._spec("task", TaskSpec)
+        needed = {} if task is None else {self.rename.get(name, name): name for name in task.batch}
+        for name in (name for name in self.passage.drop if name in needed or name in self.rename.values()):
+            why = f"{self.sheet.sides['task'].label} needs it" if name in needed else "data.rename gives it another name"
+            self.sheet.refuse(f"'{name}' is dropped, but {why}: leave it out", "data.drop")
+        kept = tuple(name for name in self.passage.drop if name not in needed and name not in self.rename.values())
+        self.passage = attrs.evolve(self.passage, drop=kept)
+
+    def _refuse_unread(self, giver: Side, task: Side, fields: list[str]) -> None:
+        """What is delivered and read by nobody may be the padding or the label that somebody counts on."""
+        if not fields:
+            return
+        drop = ", ".join((*self.passage.drop, *fields))
+        message = (
+            f"{giver.label} delivers {quoted(fields)}, which {task.label} does not read: write `data: {{drop: [{drop}]}}` where that is "
+            "meant, or choose a task whose spec names it, or give it the name that the task reads by `data.rename`"
+        )
+        self.sheet.refuse(message, giver.path, giver, task)
 
     def _refuse_uneven(self, task: Side, giver: Side, other: Side, fields: tuple[str, ...]) -> None:
         """Rows of a mixture stand in one batch, so its sources deliver the same optional fields."""
@@ -191,7 +232,8 @@ class _Joining:
         takes = f"only {quoted(rack.spec.side)}" if rack.spec.side else "no side input"
         message = (
             f"{source.label} delivers {quoted(fields)}, which {task.label} hands on as side inputs, but {rack.label} takes {takes}: "
-            f"choose a rack that takes {quoted(fields)}, or set `rows: stream` at {source.path}"
+            f"choose a rack that takes {quoted(fields)}, set `rows: stream` at {source.path}, "
+            f"or write `data: {{drop: [{', '.join(fields)}]}}`"
         )
         self.sheet.refuse(message, "model.rack", source, task, rack)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from attrs import define, field
@@ -10,8 +10,8 @@ from attrs import define, field
 from stackwise.contracts.components import Built
 from stackwise.contracts.protocols import Batch, Fingerprinted, Loader, vocabulary_of
 from stackwise.contracts.specs import EpochSize
-from stackwise.curriculum.bridges import Bridge
 from stackwise.curriculum.parts import Part
+from stackwise.curriculum.states import DataState
 from stackwise.errors import DataError, ProviderError
 from stackwise.planes.data.batches import check_batch, refuse_outside, rows_of
 from stackwise.planes.data.iterable_loader import IterableLoader
@@ -41,6 +41,8 @@ class Source:
     """What the loader reads, asked at once: later it may belong to a thread or be a process that has ended."""
     fields: tuple[Field, ...] = ()
     """The fields that change their name or dtype on the way to the task."""
+    reads: frozenset[str] | None = None
+    """What may be delivered to the phase: fields that are read, and those that are dropped; None where that is known no more, or not."""
 
     def __attrs_post_init__(self) -> None:
         self.follow(self.part)
@@ -55,12 +57,11 @@ class Source:
         """Go on under a declaration of the same structure, whose schedules may be others."""
         self.part, self.follower = part, Follower(part, self.loader, "the loader")
 
-    def cross(self, bridges: Iterable[Bridge], checked: bool) -> dict[str, tuple[int, int]]:
+    def cross(self, state: DataState) -> dict[str, tuple[int, int]]:
         """Take over the bridges to the task of a phase, once for all of its batches.
 
         Args:
-            bridges: those of all sources.
-            checked: whether values must be looked at batch by batch, because they change on the way to the task.
+            state: the data of the phase; with transforms, values are looked at batch by batch, because they change on the way.
 
         Returns:
             Field → the values that the task takes, for those whose values the loader does not state.
@@ -68,15 +69,19 @@ class Source:
         Raises:
             DataError: the loader states values that the task does not take.
         """
-        own = [bridge for bridge in bridges if bridge.junction == f"source:{self.name}-task"]
+        own = [bridge for bridge in state.bridges if bridge.junction == f"source:{self.name}-task"]
+        drops = frozenset(bridge.field for bridge in own if bridge.kind == "drop")
+        own = [bridge for bridge in own if bridge.kind != "drop"]
         self.fields = fields_across([bridge.field for bridge in own], own)
+        declares = not isinstance(self.loader, IterableLoader)  # what it declares was held against the task while the run was planned
+        self.reads = None if declares or state.reads is None else state.reads | drops
         limits: dict[str, tuple[int, int]] = {}
         for bridge in own:
             if bridge.limits is None:
                 continue
             ((_, delivered, _),) = fields_across([bridge.field], own)
             spec = self.loader.get_batch_spec().fields.get(delivered)
-            if checked or spec is None or spec.bounds is None or not isinstance(spec.bounds[1], int):
+            if state.transforms or spec is None or spec.bounds is None or not isinstance(spec.bounds[1], int):
                 limits[bridge.field] = bridge.limits
             else:
                 refuse_outside(self.name, delivered, (spec.bounds[0], spec.bounds[1]), bridge.limits)
@@ -98,6 +103,7 @@ class Source:
             raise ReaderStopped(f"source '{self.name}': {error}") from error
         if not self.delivered.rows:
             check_batch(self.name, batch, self.loader.get_batch_spec(), length)
+        self._refuse_unread(batch)
         delivered = rows_of(batch)
         if rows is not None and delivered != rows:
             wanted = "1 row" if rows == 1 else f"{rows} rows"
@@ -109,6 +115,17 @@ class Source:
         self.delivered.rows += delivered
         self.delivered.tokens += delivered * seq_len if seq_len is not None else 0
         return batch
+
+    def _refuse_unread(self, batch: Batch) -> None:
+        """What the first batch of a phase holds beyond what is read is refused: it may be the padding that somebody counts on."""
+        unread = [] if self.reads is None else [name for name in batch if name not in self.reads]
+        if unread:
+            names = ", ".join(unread)
+            raise DataError(
+                f"source '{self.name}' delivers {names}, which the task does not read: say `data.drop: [{names}]` where that is meant, "
+                "name it in the task's spec, or give it the name that the task reads by `data.rename`"
+            )
+        self.reads = None
 
     def epoch_size(self) -> EpochSize | None:
         """What one epoch holds, where the loader says so."""

@@ -23,6 +23,14 @@ from stackwise.storage.tensor_file import FileRecord, tensor_names
 TENSORS, STATE, MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
 FORMAT = 2
 _LARGEST_MANIFEST = 1 << 20
+_FIELDS = {
+    "step": int,
+    "files": Mapping[str, dict[str, Any]],
+    "metrics": Mapping[str, float],
+    "pin": str | None,
+    "versions": Mapping[str, str],
+}
+_FILE_FIELDS = {"sha256": str, "bytes": int}
 
 
 class DamagedError(ValueError):
@@ -169,7 +177,9 @@ def _parse(content: bytes) -> Manifest:
         return _structured(body)
     except DamagedError:
         raise
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+    except KeyError as error:
+        raise DamagedError(f"{MANIFEST} cannot be understood: {error} is missing") from None
+    except (ValueError, TypeError, OverflowError) as error:
         raise DamagedError(f"{MANIFEST} cannot be understood: {error}") from None
 
 
@@ -185,14 +195,14 @@ def _check_names(files: Any) -> None:
 
 
 def _structured(body: Mapping[str, Any]) -> Manifest:
-    step, pin = body["step"], body["pin"]
-    if not isinstance(step, int) or isinstance(step, bool) or step < 0 or not isinstance(pin, str | None):
-        raise ValueError("its step is no step, or its pin no text")
-    files = {name: FileRecord(str(record["sha256"]), int(record["bytes"])) for name, record in body["files"].items()}
-    if any(record.bytes < 0 for record in files.values()):
-        raise ValueError("it states a negative size")
-    metrics = {name: float(value) for name, value in body["metrics"].items()}
-    return Manifest(step=step, files=files, metrics=metrics, pin=pin, versions=body["versions"])
+    fields = {name: codec.typed(body[name], wanted, name) for name, wanted in _FIELDS.items()}
+    files = {
+        name: FileRecord(**{part: codec.typed(record[part], wanted, f"files.{name}.{part}") for part, wanted in _FILE_FIELDS.items()})
+        for name, record in fields["files"].items()
+    }
+    if fields["step"] < 0 or any(record.bytes < 0 for record in files.values()):
+        raise ValueError("its step or a size is negative")
+    return Manifest(**{**fields, "files": files})
 
 
 def _digest(body: Mapping[str, Any]) -> str:

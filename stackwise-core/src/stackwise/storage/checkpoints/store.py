@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,8 @@ from stackwise.storage.regular import Stamp, stamp_of
 from stackwise.storage.tensor_file import read_tensors, write_tensors, write_whole
 
 _NAME = re.compile(r"step-(\d{9,})")
+DAMAGED = ".damaged"
+"""Ends the names of checkpoints that were set aside."""
 _ABOUT, _STATE = "about", "state"
 """The keys of a checkpoint's document, both encoded."""
 
@@ -80,7 +82,7 @@ class CheckpointStore:
     """A directory of checkpoints with one writer.
 
     Args:
-        directory: where they are; made, with its parents, by the first save.
+        directory: where they are; made by the first save, in a directory that exists.
         keep_last: how many of the newest stay; None keeps every one.
         keep_every: checkpoints at multiples of so many steps stay too.
         best: (metric, "min" or "max"): the best one by a metric given to `save` stays too.
@@ -187,6 +189,21 @@ class CheckpointStore:
         except OSError as error:
             raise DiskError(f"disk error: {self.directory}: a checkpoint could not be removed: {_reason(error)}") from error
 
+    def set_aside(self, skipped: Iterable[Skipped]) -> None:
+        """Give damaged checkpoints names that are no checkpoint's, as training takes its own course past their steps.
+
+        One that is mended later (a disk that was away, say) would else be the newest, and of another course.
+
+        Raises:
+            DiskError: the disk refuses.
+        """
+        with disk_errors(self.directory, "nothing was removed: free space or mend the disk, then resume"):
+            for each in skipped:
+                place = self.directory / f"{each.name.strip('.')}{DAMAGED}"
+                disk.remove_tree(place)
+                disk.rename(self.directory / each.name, place)
+            disk.sync_directory(self.directory)
+
     def names(self) -> tuple[str, ...]:
         """Names of the checkpoints on disk, valid or not, oldest first."""
         return tuple(dict.fromkeys(name_of(step) for step, _ in self._candidates()))[::-1]
@@ -277,7 +294,9 @@ class CheckpointStore:
         """Make the directory, and finish or undo what an earlier save was stopped in."""
         if self._tidied:
             return
-        _make_directories(self.directory)
+        if not self.directory.is_dir():
+            disk.make_directory(self.directory)  # not its parents: a run directory that was moved away must not come back empty
+            disk.sync_directory(self.directory.parent)
         for path in sorted(self.directory.iterdir()):
             name, suffix = path.stem.removeprefix("."), path.suffix
             if path.name.startswith(".") and _NAME.fullmatch(name):
@@ -333,15 +352,6 @@ def _manifest_of(path: Path) -> Manifest:
     if stem != name_of(manifest.step):
         raise DamagedError(f"{MANIFEST} is that of {name_of(manifest.step)}")
     return manifest
-
-
-def _make_directories(path: Path) -> None:
-    """Make a directory and the parents it lacks, each durable in its own parent."""
-    if path.is_dir():
-        return
-    _make_directories(path.parent)
-    disk.make_directory(path)
-    disk.sync_directory(path.parent)
 
 
 def _reason(error: OSError) -> str:

@@ -1,0 +1,192 @@
+"""Several runs side by side: the keys that differ, runs that differ in their seed alone, and metrics where all had consumed as much."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import isfinite, sqrt
+from statistics import fmean, stdev
+from typing import Any, Literal
+
+from attrs import asdict, frozen
+
+from stackwise.reports.record import RunRecord, read_steps
+
+ABSENT = "–"
+SEED_KEYS = frozenset({"run.seed", "run.name"})
+"""Runs that differ in these alone are one experiment."""
+Axis = Literal["steps", "tokens"]
+
+# the 97.5% quantile of Student's t for 1, 2, ... degrees of freedom (any statistics textbook's table); 1.96 in the limit
+_T: tuple[float, ...] = (
+    12.706,
+    4.303,
+    3.182,
+    2.776,
+    2.571,
+    2.447,
+    2.365,
+    2.306,
+    2.262,
+    2.228,
+    2.201,
+    2.179,
+    2.160,
+    2.145,
+    2.131,
+    2.120,
+    2.110,
+    2.101,
+    2.093,
+    2.086,
+    2.080,
+    2.074,
+    2.069,
+    2.064,
+    2.060,
+    2.056,
+    2.052,
+    2.048,
+    2.045,
+    2.042,
+)
+
+
+def differing_keys(records: Sequence[RunRecord]) -> dict[str, list[str]]:
+    """Dotted key → its value in each run, for every key that is not the same in all."""
+    keys = dict.fromkeys(key for record in records for key in record.config)
+    rows = {key: [record.config.get(key, ABSENT) for record in records] for key in keys}
+    return {key: values for key, values in rows.items() if len(set(values)) > 1}
+
+
+def seed_groups(records: Sequence[RunRecord]) -> list[int]:
+    """For each run the number of its group, from 0: those of one group differ in nothing but seed and name."""
+    groups: dict[tuple[tuple[str, str], ...], int] = {}
+    keys = [tuple(sorted((k, v) for k, v in record.config.items() if k not in SEED_KEYS)) for record in records]
+    return [groups.setdefault(key, len(groups)) for key in keys]
+
+
+@frozen(kw_only=True)
+class Interval:
+    """Mean over seeds and half the width of its 95% interval by Student's t; None for a single run."""
+
+    mean: float
+    half_width: float | None
+    count: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Interval:
+        """The interval of some figures.
+
+        Args:
+            values: one a seed, at least one.
+        """
+        if len(values) < 2:
+            return cls(mean=values[0], half_width=None, count=1)
+        quantile = _T[len(values) - 2] if len(values) - 2 < len(_T) else 1.96
+        return cls(mean=fmean(values), half_width=quantile * stdev(values) / sqrt(len(values)), count=len(values))
+
+    def __str__(self) -> str:
+        return f"{self.mean:.4f}" if self.half_width is None else f"{self.mean:.4f} ± {self.half_width:.2g}"
+
+
+@frozen(kw_only=True)
+class Figure:
+    """One value of one metric."""
+
+    evaluation: str
+    metric: str
+    value: float
+    step: int
+
+    def __str__(self) -> str:
+        return f"{self.evaluation} {self.metric.replace('_', ' ')} {self.value:.4g}"
+
+    def as_json(self) -> dict[str, Any]:
+        """By field."""
+        return asdict(self)
+
+
+def last_of(record: RunRecord) -> Figure | None:
+    """The newest figure of the first evaluation: what its task reports beside the loss, else the loss."""
+    evaluations = record.evaluations
+    if not evaluations:
+        return None
+    name = evaluations[0]["name"]
+    last = next(event for event in reversed(evaluations) if event["name"] == name)
+    metric = next((metric for metric in last["metrics"] if metric != "loss"), "loss")
+    return Figure(evaluation=name, metric=metric, value=float(last["metrics"].get(metric, "nan")), step=last["step"])
+
+
+def best_of(record: RunRecord) -> Figure | None:
+    """The best figure of the metric that decides which checkpoint is best, else the lowest loss of the first evaluation."""
+    evaluations = record.evaluations
+    if not evaluations:
+        return None
+    name, most = record.best or (f"{evaluations[0]['name']}.loss", False)
+    evaluation, _, metric = name.partition(".")
+    figures = [
+        Figure(evaluation=evaluation, metric=metric, value=float(event["metrics"][metric]), step=event["step"])
+        for event in evaluations
+        if event["name"] == evaluation and isfinite(float(event["metrics"].get(metric, "nan")))
+    ]
+    return (max if most else min)(figures, key=lambda figure: figure.value, default=None)
+
+
+@frozen(kw_only=True)
+class Reached:
+    """One metric of one evaluation, in each run where all had consumed as much."""
+
+    evaluation: str
+    metric: str
+    at: int
+    """Steps or tokens."""
+    values: tuple[float | None, ...]
+    steps: tuple[int | None, ...]
+    """Where each run was evaluated last up to there."""
+
+
+def compare(records: Sequence[RunRecord], axis: Axis = "steps") -> list[Reached]:
+    """Every metric at the farthest point that all runs have reached; before a boundary where one lies there."""
+    histories = [_history(record, axis) for record in records]
+    names = dict.fromkeys(name for history in histories for name in history)
+    rows = []
+    for evaluation, metric in names:
+        ends = [max(history[evaluation, metric]) for history in histories if (evaluation, metric) in history]
+        at = min(ends)
+        found = [_last_until(history.get((evaluation, metric), {}), at) for history in histories]
+        rows.append(
+            Reached(
+                evaluation=evaluation,
+                metric=metric,
+                at=at,
+                values=tuple(None if each is None else each[1] for each in found),
+                steps=tuple(None if each is None else each[0] for each in found),
+            )
+        )
+    return rows
+
+
+def intervals(row: Reached, groups: Sequence[int]) -> dict[int, Interval]:
+    """Group → mean and interval of what its runs have reached, for groups of which one has."""
+    values: dict[int, list[float]] = {}
+    for group, value in zip(groups, row.values, strict=True):
+        if value is not None:
+            values.setdefault(group, []).append(value)
+    return {group: Interval.of(members) for group, members in sorted(values.items())}
+
+
+def _history(record: RunRecord, axis: Axis) -> dict[tuple[str, str], dict[int, tuple[int, float]]]:
+    """Evaluation and metric → position → step and value; of two sides of a boundary the one before it."""
+    history: dict[tuple[str, str], dict[int, tuple[int, float]]] = {}
+    tokens = read_steps(record.path).tokens_before if axis == "tokens" else {}
+    for event in record.evaluations:
+        step = int(event["step"])
+        position = tokens.get(step, 0) if axis == "tokens" else step
+        for metric, value in event["metrics"].items():
+            history.setdefault((event["name"], metric), {}).setdefault(position, (step, float(value)))
+    return history
+
+
+def _last_until(history: Mapping[int, tuple[int, float]], at: int) -> tuple[int, float] | None:
+    reached = [position for position in history if position <= at]
+    return history[max(reached)] if reached else None

@@ -1,0 +1,117 @@
+"""The timeline as it is drawn: for each phase one lane a plane, with every value that follows time at a few of its steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from stackwise.assembly.pricing import PhasePrice
+from stackwise.contracts.selectors import matches
+from stackwise.curriculum.parts import Part
+from stackwise.curriculum.schedule import CompiledPhase
+from stackwise.plan import Plan
+from stackwise.timeline.clock import Clock
+from stackwise.timeline.schedules import Curve
+
+INSTANTS = 32
+"""Steps of a phase at which a value that moves is told; its knots come on top."""
+
+Samples = list[list[float]]
+"""Pairs of step and value."""
+
+
+def lanes_of(plan: Plan, prices: Iterable[PhasePrice]) -> list[dict[str, Any]]:
+    """Task, data, model and optimizer of every phase, as a picture shows them."""
+    return [_Lane(plan.schedule.clock, phase, price).as_json() for phase, price in zip(plan.schedule, prices, strict=True)]
+
+
+class _Lane:
+    """The drawing of one phase."""
+
+    def __init__(self, clock: Clock, phase: CompiledPhase, price: PhasePrice) -> None:
+        assert phase.state is not None  # a plan's phases are declared
+        self._clock, self._phase, self._price, self._state = clock, phase, price, phase.state
+
+    def as_json(self) -> dict[str, Any]:
+        return {"task": self._task(), "data": self._data(), "model": self._model(), "optimizer": self._optimizer()}
+
+    def _samples(self, curve: Curve, factor: float = 1.0) -> Samples:
+        """Step and value, at the first and last step, at knots and in between; one pair where the value stands still."""
+        first, last = self._phase.start, self._phase.stop - 1
+        if curve.is_constant or first == last:
+            return [[first, factor * curve(self._clock.t(first))]]
+        knots = {self._clock.step_at(knot.t) for knot in curve.knots}
+        even = {first + round((last - first) * i / INSTANTS) for i in range(INSTANTS + 1)}
+        steps = sorted(step for step in even | knots | {k - 1 for k in knots} if first <= step <= last)
+        samples = [[step, factor * curve(self._clock.t(step))] for step in steps]
+        return samples if any(value != samples[0][1] for _, value in samples) else samples[:1]
+
+    def _values(self, *parts: Part) -> dict[str, Samples]:
+        """Options of some parts that follow time, and do."""
+        return {f"{part.id} {name}": self._samples(curve) for part in parts for name, curve in part.curves.items() if not curve.is_constant}
+
+    def _task(self) -> dict[str, Any]:
+        return {"use": self._state.task.id, "values": self._values(self._state.task)}
+
+    def _data(self) -> dict[str, Any]:
+        data = self._state.data
+        return {
+            "sources": {name: part.id for name, part in data.sources.items()},
+            "mix": {name: self._samples(curve) for name, curve in data.mix.items()},
+            "shapes": [[start, shape.rows, shape.seq_len, len(shape.micro_batches)] for start, shape in data.shapes],
+            "transforms": [part.id for part in data.transforms],
+            "values": self._values(*data.transforms),
+        }
+
+    def _model(self) -> dict[str, Any]:
+        model, gate = self._state.model, self._phase.gate
+        return {
+            **{role: getattr(model, role).id for role in ("embedding", "rack", "head")},
+            "bars": [
+                self._bar("embedding", "embedding."),
+                *(self._block(name, i) for name, count in model.stacks.items() for i in range(count)),
+                *([] if model.stacks else [self._bar("rack", "rack.")]),
+                self._bar("head", "head."),
+            ],
+            "freeze": list(model.freeze),
+            "weight_adapters": {name: {"use": a.part.id, "select": list(a.select)} for name, a in model.weight_adapters.items()},
+            "gate": None if gate.is_constant else self._samples(gate),
+            "values": self._values(model.embedding, model.rack, model.head),
+        }
+
+    def _block(self, stack: str, index: int) -> dict[str, Any]:
+        """A block: where it comes from is the plan's, or where it stood when the stacks do not change."""
+        bar = self._bar(f"{stack} {index}", f"rack.stacks.{stack}.{index}.")
+        origin = self._phase.blocks.get((stack, index))
+        if origin is None:
+            return bar
+        if origin.source is None:
+            return {**bar, "from": "fresh"}
+        source, old = origin.source
+        if (source, old) == (stack, index):
+            return {**bar, "from": "kept"}
+        return {**bar, "from": "copied", "origin": str(old) if source == stack else f"{source} {old}"}
+
+    def _bar(self, label: str, prefix: str) -> dict[str, Any]:
+        receipt, freeze = self._price.receipt, self._state.model.freeze
+        names = [name for name in (*receipt.adopted, *receipt.copied, *receipt.fresh) if name.startswith(prefix)]
+        came = "kept"
+        if self._phase.index:
+            came = "fresh" if set(names) & set(receipt.fresh) else "copied" if set(names) & set(receipt.copied) else "kept"
+        frozen = [name for name in names if matches(freeze, name)]
+        return {"label": label, "from": came, "frozen": "all" if names and frozen == names else "some" if frozen else "none"}
+
+    def _optimizer(self) -> dict[str, Any]:
+        optimizer = self._state.optimizer
+        factor = optimizer.lr_factor(self._price.parameters)
+        groups: Mapping[str, Mapping[str, Curve]] = {group.name: group.curves for group in optimizer.groups}
+        return {
+            "use": optimizer.part.id,
+            "groups": {
+                name: {key: self._samples(curve, factor if key.endswith("lr") else 1.0) for key, curve in curves.items()}
+                for name, curves in groups.items()
+            },
+            "clip": optimizer.clip,
+            "ema": None if optimizer.ema is None else self._samples(optimizer.ema),
+            "reaction": None if optimizer.reaction is None else optimizer.reaction.id,
+        }

@@ -1,0 +1,267 @@
+"""A run directory as a person reads it: config, plan, logs, status and checkpoints, without torch and without changing anything."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from io import SEEK_END, TextIOWrapper
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from attrs import Factory, frozen
+
+from stackwise.errors import UserError
+from stackwise.storage.lock import is_held
+from stackwise.storage.regular import open_regular, read_regular
+
+CONFIG, PLAN, STATUS, EVENTS, METRICS, CHECKPOINTS = (
+    "config.yaml",
+    "plan.json",
+    "status.json",
+    "events.jsonl",
+    "metrics.jsonl",
+    "checkpoints",
+)
+MOST_KEYS = 2000
+"""Keys of a config that are compared and shown."""
+_TAIL_BYTES = 1 << 16
+_CORE_COLUMNS = ("loss", "grad_norm", "lr", "tokens", "seconds")
+
+
+@frozen
+class Steps:
+    """What the log says of every step: one entry a step in each column."""
+
+    step: np.ndarray
+    columns: Mapping[str, np.ndarray]
+    """`loss`, `grad_norm`, `lr`, `tokens`, `seconds`, `metrics.<name>`, `rates.<group>.<key>`; nan where a line says nothing."""
+    skipped: Mapping[int, str] = Factory(dict)
+    """Step that changed nothing → why."""
+
+    @property
+    def positions(self) -> Mapping[str, np.ndarray]:
+        """What was consumed before each step, and before the one that would be next: steps, tokens, training seconds."""
+        before = {name: np.concatenate([[0.0], self.columns[name]]) for name in ("tokens", "seconds")}
+        last = self.step[-1:] + 1
+        return {
+            "steps": np.concatenate([self.step, last]),
+            "tokens": before["tokens"][: len(self.step) + 1],
+            "seconds": np.cumsum(np.nan_to_num(before["seconds"])),
+        }
+
+    @property
+    def tokens_before(self) -> Mapping[int, int]:
+        """Step → tokens consumed before it, the one that would be next included."""
+        positions = self.positions
+        return dict(zip(map(int, positions["steps"]), map(int, positions["tokens"]), strict=True))
+
+
+@frozen(kw_only=True)
+class RunRecord:
+    """One run, read from its directory."""
+
+    path: Path
+    config: Mapping[str, str]
+    """Dotted key → value, as it is written."""
+    config_text: str
+    plan: Mapping[str, Any]
+    status: str
+    """As `status.json` says; `running` only while a process holds the directory, else `killed`."""
+    parent: Mapping[str, Any] | None
+    """Where it was branched from."""
+    events: tuple[Mapping[str, Any], ...]
+    """Everything but steps, each with its kind under `event`."""
+    checkpoints: tuple[Mapping[str, Any], ...]
+    """The manifests that are there, by step."""
+    bytes: int
+    """On disk."""
+    began: float
+    """Seconds since the epoch at which its config was written last."""
+    passed_over: int = 0
+    """Lines of the logs that are no JSON objects."""
+
+    @property
+    def name(self) -> str:
+        """Of the directory."""
+        return self.path.resolve().name
+
+    @property
+    def phases(self) -> tuple[Mapping[str, Any], ...]:
+        """As planned, in order."""
+        return tuple(self.plan.get("phases", ()))
+
+    def of_kind(self, *kinds: str) -> Iterator[Mapping[str, Any]]:
+        """The events of these kinds, in order."""
+        return (event for event in self.events if event.get("event") in kinds)
+
+    @property
+    def evaluations(self) -> list[Mapping[str, Any]]:
+        """Every evaluation, in order."""
+        return list(self.of_kind("evaluated"))
+
+    @property
+    def last_step(self) -> int:
+        """Steps done, from the last line of the metrics; 0 before the first."""
+        for line in reversed(_last_lines(self.path / METRICS)):
+            if "evaluation" not in line and isinstance(line.get("step"), int):
+                return int(line["step"]) + 1
+        return 0
+
+    @property
+    def phase(self) -> str | None:
+        """The phase it has come to, by its last step; None before the first."""
+        step = self.last_step - 1
+        return next((phase["name"] for phase in self.phases if phase["start"] <= step < phase["stop"]), None)
+
+    @property
+    def best(self) -> tuple[str, bool] | None:
+        """The metric that decides which checkpoint is best, and whether more of it is better."""
+        declared = self.config.get("run.checkpoint.best")
+        if not declared:
+            return None
+        name, _, direction = declared.partition(" ")
+        return name, direction == "(max)"
+
+    @property
+    def best_step(self) -> int | None:
+        """Step of the best checkpoint on disk by the metric that the config names."""
+        if self.best is None:
+            return None
+        name, most = self.best
+        scored = [(each["metrics"][name], each["step"]) for each in self.checkpoints if _is_number(each.get("metrics", {}).get(name))]
+        return None if not scored else (max(scored) if most else min(scored))[1]
+
+
+def read_run(path: Path) -> RunRecord:
+    """Read everything of a run directory but its steps.
+
+    Raises:
+        UserError: it is none.
+    """
+    if not (path / CONFIG).is_file():
+        raise UserError(f"{path} is no run directory: there is no {CONFIG} in it; `stackwise runs` lists those that there are")
+    text = _text_of(path / CONFIG)
+    status, faults = _object(path / STATUS), [0]
+    said = str(status.get("status", "began"))
+    return RunRecord(
+        path=path,
+        config=_flat_config(text),
+        config_text=text,
+        plan=_object(path / PLAN),
+        status="killed" if said == "running" and not is_held(path) else said,
+        parent=status.get("parent"),
+        events=tuple(_lines(path / EVENTS, faults)),
+        checkpoints=tuple(_manifests(path / CHECKPOINTS)),
+        bytes=sum(file.lstat().st_size for file in path.rglob("*") if file.is_file() and not file.is_symlink()),
+        began=(path / CONFIG).stat().st_mtime,
+        passed_over=faults[0],
+    )
+
+
+def read_steps(path: Path) -> Steps:
+    """Every step that the metrics of a run directory tell of, as columns; a step that stands twice counts where it stands last."""
+    rows = {line["step"]: line for line in _lines(path / METRICS, [0]) if "evaluation" not in line and isinstance(line.get("step"), int)}
+    lines = [rows[step] for step in sorted(rows)]
+    names: dict[str, None] = dict.fromkeys(_CORE_COLUMNS)
+    for line in lines:
+        for group in ("metrics", "rates"):
+            if line.get(group):
+                names |= dict.fromkeys(f"{group}.{key}" for key in line[group])
+    return Steps(
+        np.array([line["step"] for line in lines], dtype=np.int64),
+        {name: np.array([_value(line, name) for line in lines], dtype=np.float64) for name in names},
+        {line["step"]: str(line.get("why", "")) for line in lines if line.get("skipped")},
+    )
+
+
+def last_values(path: Path) -> Mapping[str, Any]:
+    """The last step's line of the metrics, read from the end of the file."""
+    return next((line for line in reversed(_last_lines(path / METRICS)) if "evaluation" not in line), {})
+
+
+def _value(line: Mapping[str, Any], name: str) -> float:
+    group, _, key = name.partition(".")
+    value = line.get(name) if not key else line.get(group, {}).get(key)
+    return float(value) if value is not None and _is_number(value) else float("nan")
+
+
+def _is_number(value: Any) -> bool:
+    return (isinstance(value, int | float) and not isinstance(value, bool)) or value in ("nan", "inf", "-inf")
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return read_regular(path).decode(errors="replace")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+def _object(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(read_regular(path))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _flat_config(text: str) -> dict[str, str]:
+    """Dotted keys and the text of their values; lists stay whole."""
+    try:
+        tree = yaml.load(text, Loader=yaml.BaseLoader)  # scalars stay text, and no tag makes an object
+    except (yaml.YAMLError, RecursionError):
+        return {}
+    flat: dict[str, str] = {}
+    _flatten(tree, "", flat)
+    return dict(list(flat.items())[:MOST_KEYS])
+
+
+def _flatten(value: Any, path: str, flat: dict[str, str]) -> None:
+    if isinstance(value, dict) and value:
+        for key, inner in value.items():
+            _flatten(inner, f"{path}.{key}" if path else str(key), flat)
+    else:
+        flat[path] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _lines(path: Path, faults: list[int]) -> Iterator[dict[str, Any]]:
+    """The JSON objects of a log; a last line that is being written is none, others that are none are counted."""
+    if not path.is_file():
+        return
+    with TextIOWrapper(open_regular(path), encoding="utf-8", errors="replace") as file:
+        for text in file:
+            content = _parsed(text) if text.endswith("\n") else None
+            if content is not None:
+                yield content
+            else:
+                faults[0] += text.endswith("\n")
+
+
+def _parsed(text: str) -> dict[str, Any] | None:
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _last_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects within the last bytes of a log."""
+    try:
+        with open_regular(path) as file:
+            size = file.seek(0, SEEK_END)
+            file.seek(max(0, size - _TAIL_BYTES))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return []
+    return [content for line in text.splitlines() if (content := _parsed(line)) is not None]
+
+
+def _manifests(folder: Path) -> Iterator[dict[str, Any]]:
+    """What the checkpoints say of themselves; `stackwise doctor` is who verifies them."""
+    for path in sorted(folder.glob("step-*/manifest.json")):
+        content = _object(path)
+        if isinstance(content.get("step"), int):
+            files = content.get("files", {}).values()
+            yield {**content, "bytes": sum(int(file.get("bytes", 0)) for file in files)}

@@ -1,0 +1,141 @@
+"""The logs of a run: every event as a line, steps and evaluations as metrics too, and the events that the lines say.
+
+A log is evidence, not a program: a line that cannot be understood stops no run. It is passed over, and the reader is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from io import TextIOWrapper
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+from attrs import field, frozen
+
+from stackwise.contracts.events import Evaluated, Event, StepDone
+from stackwise.storage import codec
+from stackwise.storage.regular import open_regular
+
+EVENTS, METRICS = "events.jsonl", "metrics.jsonl"
+MOST_REMARKS = 3
+"""Lines that cannot be understood are named one by one up to here, and then counted."""
+
+
+@frozen
+class Log:
+    """The two logs of a run directory, to be read.
+
+    Args:
+        directory: where they are.
+    """
+
+    directory: Path
+    _faults: list[str] = field(factory=list, init=False)
+
+    def events(self) -> Iterator[Event]:
+        """The events in their order, steps among them where they belong.
+
+        A newer version's events and fields are left out. `remarks` holds what else was passed over, when all have been read.
+        """
+        self._faults.clear()
+        steps = self._steps()
+        step = next(steps, None)
+        for place, line in self._documents(EVENTS):
+            event = self._understood(place, line, _KINDS.get(_text(line.get("event"))))
+            if event is None:
+                continue
+            while step is not None and step.step < getattr(event, "step", step.step + 1):
+                yield step
+                step = next(steps, None)
+            yield event
+        while step is not None:
+            yield step
+            step = next(steps, None)
+
+    def remarks(self) -> list[str]:
+        """One sentence for each of the first lines that were passed over, and one that counts the others."""
+        others = len(self._faults) - MOST_REMARKS
+        more = [f"{others:,} more lines of the logs are passed over"] if others > 0 else []
+        return [*(f"{fault}: passed over" for fault in self._faults[:MOST_REMARKS]), *more]
+
+    def lines_before(self, name: str, step: int) -> Iterator[str]:
+        """The lines of one log that tell of the steps before one, as they are written."""
+        for _, text, line in self._lines(name):
+            at = line.get("step", step)
+            if isinstance(at, int) and at < step:
+                yield text
+
+    def _steps(self) -> Iterator[StepDone]:
+        """The steps of the metrics, each once and in order."""
+        last = -1
+        for place, line in self._documents(METRICS):
+            if "evaluation" in line:
+                continue
+            step = self._understood(place, line, StepDone)
+            if step is None:
+                continue
+            if step.step <= last:
+                self._faults.append(f"{place}: step {step.step} stands behind step {last}")
+                continue
+            if step.step > last + 1:
+                self._faults.append(f"{place}: step {step.step} follows step {last}, so those between are missing")
+            last = step.step
+            yield step
+
+    def _understood(self, place: str, line: Mapping[str, Any], kind: Any) -> Any:
+        """The event of a line; None for a newer version's, and for one that is none."""
+        if kind is None:
+            if not isinstance(line.get("event"), str):
+                self._faults.append(f"{place}: event is no name")
+            return None
+        try:
+            return kind(**{name: codec.typed(line[name], wanted, name) for name, wanted in _FIELDS[kind].items() if name in line})
+        except ValueError as error:
+            self._faults.append(f"{place}: {error}")
+        except TypeError:
+            missing = next(name for name in kind._fields if name not in line and name not in kind._field_defaults)
+            self._faults.append(f"{place}: {missing} is missing")
+        return None
+
+    def _documents(self, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        return ((f"{self.directory / name}:{number}", line) for number, _, line in self._lines(name))
+
+    def _lines(self, name: str) -> Iterator[tuple[int, str, dict[str, Any]]]:
+        """Number, text and content of the lines that are JSON objects; a last one that a crash cut short is none."""
+        path = self.directory / name
+        if not path.exists():
+            return
+        with TextIOWrapper(open_regular(path), encoding="utf-8", errors="replace") as file:
+            for number, text in enumerate(file, 1):
+                try:
+                    content = codec.read_object(text.encode())
+                except ValueError:
+                    if text.endswith("\n"):
+                        self._faults.append(f"{path}:{number}: it is no JSON object")
+                    continue
+                if text.endswith("\n"):
+                    yield number, text, content
+
+
+def lines_of(event: Event) -> Iterator[tuple[str, str]]:
+    """The lines of an event, each with the log that it goes to: steps and evaluations are metrics, all but steps are events."""
+    if isinstance(event, StepDone):
+        fields = event._asdict().items()
+        yield METRICS, codec.to_line({key: value for key, value in fields if value or key not in StepDone._field_defaults})
+        return
+    yield EVENTS, codec.to_line({"event": name_of(type(event)), **event._asdict()})
+    if isinstance(event, Evaluated):
+        yield METRICS, codec.to_line({"step": event.step, "phase": event.phase, "evaluation": event.name, "at": event.at, **event.metrics})
+
+
+def name_of(kind: type) -> str:
+    """What a class of events is called in a log: `run_started`."""
+    return "".join("_" + letter.lower() if letter.isupper() else letter for letter in kind.__name__).lstrip("_")
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+_KINDS: dict[str, Any] = {name_of(kind): kind for kind in get_args(Event)}
+_FIELDS: dict[Any, dict[str, Any]] = {kind: get_type_hints(kind) for kind in get_args(Event)}

@@ -1,0 +1,110 @@
+"""The page in a real browser: both widths, both themes, zoom, axes, hover, and nothing in the console."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from shown_runs import make_run
+
+from stackwise.reports.page.render import render_page
+from stackwise.reports.record import read_run
+
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+FLAGS = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update"
+pytestmark = [
+    pytest.mark.rare,
+    pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs chromium and chromedriver on the path"),
+]
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    webdriver = pytest.importorskip("selenium.webdriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    for flag in [*FLAGS.split(), "--disable-sync", f"--user-data-dir={tmp_path_factory.mktemp('profile')}"]:
+        options.add_argument(flag)
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("shown")
+    page = folder / "page.html"
+    page.write_text(render_page([read_run(make_run(folder))]), encoding="utf-8")
+    return page.as_uri()
+
+
+def open_page(browser: Any, address: str, width: int, scheme: str) -> None:
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False})
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
+    browser.get(address)
+
+
+def window(browser: Any) -> list[float]:
+    """Ends of the axis that the first tick labels of the timeline's first chart stand on, from its readable state."""
+    return [float(part) for part in browser.find_element("id", "charts").get_attribute("data-view").split()]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [380, 1600])
+def test_it_fits_draws_and_complains_of_nothing(browser: Any, address: str, width: int, scheme: str, tmp_path: Path):
+    browser.get_log("browser"), browser.get_log("performance")
+    open_page(browser, address, width, scheme)
+    assert browser.find_element("tag name", "html").get_attribute("data-ready") == "yes"
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    assert len(browser.find_elements("css selector", "#charts canvas")) >= 4
+    assert len(browser.find_elements("css selector", "#timelines svg rect")) > 10
+    background = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
+    assert (sum(map(int, background[4:-1].split(", "))) > 384) == (scheme == "light")
+    smallest = browser.execute_script(
+        "return Math.min(...[...document.querySelectorAll('main *, svg text')].filter(e => e.textContent.trim() && !e.children.length)"
+        ".map(e => parseFloat(getComputedStyle(e).fontSize)))"
+    )
+    assert smallest >= 11
+    assert browser.get_log("browser") == []
+    asked = [entry["message"] for entry in browser.get_log("performance") if '"Network.requestWillBeSent"' in entry["message"]]
+    assert all('"url":"file:' in message for message in asked) and len(asked) == 1
+
+
+def test_axis_zoom_and_theme_work_by_keyboard_and_mouse(browser: Any, address: str):
+    from selenium.webdriver import ActionChains, Keys
+
+    open_page(browser, address, 1200, "light")
+    assert window(browser) == [0, 24]
+    tokens = browser.find_element("css selector", "input[value=tokens]")
+    tokens.send_keys(Keys.SPACE)
+    assert window(browser) == [0, 192]
+    browser.find_element("css selector", "[data-zoom=in]").send_keys(Keys.ENTER)
+    assert window(browser) == pytest.approx([48, 144])
+    browser.find_element("css selector", "[data-zoom=right]").send_keys(Keys.ENTER)
+    assert window(browser) == pytest.approx([96, 192])
+    browser.find_element("css selector", "[data-zoom=all]").send_keys(Keys.ENTER)
+    assert window(browser) == [0, 192]
+
+    plot = browser.find_element("css selector", "#charts .u-over")
+    width = plot.size["width"]
+    ActionChains(browser).move_to_element_with_offset(plot, -width // 4, 0).click_and_hold().move_by_offset(
+        width // 2, 0
+    ).release().perform()
+    low, high = window(browser)
+    assert (low, high) == (pytest.approx(48, abs=2), pytest.approx(144, abs=2))
+    ActionChains(browser).move_to_element(plot).perform()
+    assert browser.find_element("id", "readout").text.startswith("step 12 · grown")
+    assert browser.find_element("css selector", ".chart figcaption .key span").text
+    ActionChains(browser).double_click(plot).perform()
+    assert window(browser) == [0, 192]
+
+    browser.find_element("css selector", "#theme option[value=dark]").click()
+    assert browser.execute_script("return getComputedStyle(document.documentElement).colorScheme") == "dark"
+    key = browser.find_element("css selector", ".key")
+    key.send_keys(Keys.ENTER)
+    assert key.get_attribute("aria-pressed") == "false"
+    assert browser.get_log("browser") == []
