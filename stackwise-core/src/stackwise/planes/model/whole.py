@@ -64,13 +64,12 @@ class Outputs(nn.Module):
         Raises:
             UserError: neither a tensor nor a map.
         """
-        if isinstance(outputs, Tensor):
-            outputs = {"output": outputs}
-        elif not isinstance(outputs, Mapping):
+        if not isinstance(outputs, Tensor | Mapping):
             raise UserError(f"the module returns a {type(outputs).__name__}: let its forward return a tensor, or a map of name → tensor")
+        named: Mapping[str, Tensor] = {"output": outputs} if isinstance(outputs, Tensor) else outputs
         if self.dtype is None:
-            return outputs
-        return {name: value.to(self.dtype) if _is_floating(value) else value for name, value in outputs.items()}
+            return named
+        return {name: value.to(self.dtype) if _is_floating(value) else value for name, value in named.items()}
 
 
 def _is_floating(value: object) -> bool:
