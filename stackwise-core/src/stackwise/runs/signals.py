@@ -68,7 +68,8 @@ class Signals:
     @staticmethod
     def _give_up(by: signal.Signals) -> None:
         with suppress(OSError, ValueError):
-            print(f"stopped: {by.name} came {PATIENCE_S:.0f} s ago and the step has not ended; nothing was saved since", file=sys.stderr)
+            text = f"stopped: {by.name} came {PATIENCE_S:.0f} s ago and the step has not ended; nothing was saved since"
+            print(text, file=sys.stderr, flush=True)
         os._exit(128 + by)  # as after a second signal
 
     def _ask_to_save(self, number: int, frame: FrameType | None) -> None:
