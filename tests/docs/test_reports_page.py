@@ -15,7 +15,8 @@ from stackwise.cli import main
 from stackwise.reports.drawing import BUCKETS, SMOOTH_SHARE
 
 PAGE = (Path(__file__).parents[2] / "docs" / "reports.md").read_text(encoding="utf-8")
-COMMANDS = re.findall(r"^\$ stackwise (.*)$", PAGE, re.MULTILINE)
+COMMANDS = [command for command in re.findall(r"^\$ stackwise (.*)$", PAGE, re.MULTILINE) if "--live" not in command]
+"""One that serves until it is interrupted is tested in tests/core/reports/test_live_page.py."""
 
 
 @pytest.fixture(scope="module")

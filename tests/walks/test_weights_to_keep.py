@@ -279,3 +279,16 @@ def test_an_optimizer_that_begins_in_evaluation_is_put_into_training() -> None:
     parameter.grad = torch.ones(2)
     plane.step(0.0)  # which it refuses in evaluation
     assert float(parameter.detach().max()) < 1
+
+
+def test_what_is_widened_and_frozen_at_one_boundary_is_widened_from_the_average() -> None:
+    """The plan says that the function is kept, so the copy is taken of x; what the frozen copy was trained at goes with it."""
+    wider = {"rack": {"width": 16, "heads": 4}, "freeze": ["rack.stacks.base.0"]}
+    machine, events = walk({"model": wider, "enter": {"growth": {"use": "transformer.widen"}}}, {"model": {"freeze": []}}), []
+    for event in machine.train():
+        events.append(event)
+        if isinstance(event, PhaseEntered) and event.phase_index == 1:
+            assert event.probe_change is not None and event.probe_change <= 1e-6
+    before, after = losses_around(events, 6)
+    assert before == pytest.approx(after, abs=1e-6)
+    assert losses_around(events, 12)[0] == losses_around(events, 12)[1]

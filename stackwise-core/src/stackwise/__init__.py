@@ -23,6 +23,9 @@ _FACE = {
     "Fresh": "stackwise.contracts.growth",
     "GenerationSettings": "stackwise.contracts.generation",
     "TextCodec": "stackwise.contracts.generation",
+    "Tokenizer": "stackwise.contracts.tokenizers",
+    "RunTokenizer": "stackwise.contracts.tokenizers",
+    "read_tokenizers": "stackwise.storage.tokenizers",
     "option": "stackwise.contracts.options",
     "scheduled": "stackwise.contracts.options",
     "dimension": "stackwise.contracts.options",
@@ -66,6 +69,7 @@ _FACE = {
     "ParameterGrowth": "stackwise.contracts.growth",
     "Generates": "stackwise.contracts.generation",
     "HasTextCodec": "stackwise.contracts.generation",
+    "HasTokenizer": "stackwise.contracts.tokenizers",
     # for users in code
     "Built": "stackwise.contracts.components",
     "Loss": "stackwise.builtin.loss",
@@ -163,6 +167,9 @@ if TYPE_CHECKING:  # the types that provider authors and users check against; th
     from stackwise.contracts.specs import TaskSpec as TaskSpec
     from stackwise.contracts.specs import TensorSpec as TensorSpec
     from stackwise.contracts.specs import TransformSpec as TransformSpec
+    from stackwise.contracts.tokenizers import HasTokenizer as HasTokenizer
+    from stackwise.contracts.tokenizers import RunTokenizer as RunTokenizer
+    from stackwise.contracts.tokenizers import Tokenizer as Tokenizer
     from stackwise.curriculum.schedule import PhaseSchedule as PhaseSchedule
     from stackwise.errors import ConfigError as ConfigError
     from stackwise.errors import DataError as DataError
@@ -171,6 +178,7 @@ if TYPE_CHECKING:  # the types that provider authors and users check against; th
     from stackwise.errors import StackwiseError as StackwiseError
     from stackwise.errors import TrainingHalted as TrainingHalted
     from stackwise.errors import UserError as UserError
+    from stackwise.storage.tokenizers import read_tokenizers as read_tokenizers
     from stackwise.timeline.duration import Duration as Duration
     from stackwise.timeline.duration import Moment as Moment
 

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import csv
+import json
+import shutil
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from scipy import stats
 from shown_runs import log, make_run
 
+from stackwise.cli import main
 from stackwise.reports.comparison import Interval, compare, differing_keys, seed_groups
 from stackwise.reports.record import RunRecord, read_run
+from stackwise.storage.lock import RunLock
 
 
 @pytest.fixture(scope="module")
-def records(tmp_path_factory: pytest.TempPathFactory) -> list[RunRecord]:
+def records(run: Path, tmp_path_factory: pytest.TempPathFactory) -> list[RunRecord]:
     folder = tmp_path_factory.mktemp("several")
-    runs = [make_run(folder, "one"), make_run(folder, "two", seed=4), make_run(folder, "three", lr=5e-2, steps=12)]
+    runs = [Path(shutil.copytree(run, folder / "one")), make_run(folder, "two", seed=4), make_run(folder, "three", lr=5e-2, steps=12)]
     return [read_run(run) for run in runs]
 
 
@@ -52,3 +58,46 @@ def test_intervals_are_students():
         spread = Interval.of([0.0] * (count - 1) + [1.0]).half_width
         expected = stats.t.ppf(0.975, count - 1) * stats.sem([0.0] * (count - 1) + [1.0])
         assert spread == pytest.approx(expected, rel=1e-3 if count < 32 else 0.05)
+
+
+def test_runs_lists_what_each_has_reached(records: list[RunRecord]):
+    done = CliRunner().invoke(main, ["runs", str(records[0].path.parent), "--json"])
+    assert done.exit_code == 0, done.output
+    rows = {row["name"]: row for row in json.loads(done.output)}
+    assert list(rows) == ["one", "two", "three"]  # as they began
+    for record in records:
+        row, evaluated = rows[record.name], [e for e in log(Path(record.path), "events.jsonl") if e["event"] == "evaluated"]
+        steps = {"one": 24, "two": 24, "three": 12}[record.name]
+        assert (row["status"], row["phase"], row["step"], row["steps"], row["parent"]) == ("finished", "grown", steps, steps, None)
+        metric = row["last"]["metric"]
+        assert (row["last"]["evaluation"], row["last"]["value"]) == ("held", evaluated[-1]["metrics"][metric])
+        assert row["best"]["value"] == min(e["metrics"]["loss"] for e in evaluated)
+        assert row["bytes"] == sum(path.stat().st_size for path in Path(record.path).rglob("*") if path.is_file())
+    text = CliRunner().invoke(main, ["runs", str(records[0].path.parent)]).output
+    assert [line.split()[0] for line in text.splitlines()[2:]] == ["one", "two", "three"]
+
+
+def test_a_run_whose_process_is_gone_is_not_called_running(records: list[RunRecord], tmp_path: Path):
+    shutil.copytree(records[0].path, tmp_path / "gone")
+    (tmp_path / "gone" / "status.json").write_text('{"status": "running", "steps": 3}')
+    assert read_run(tmp_path / "gone").status == "killed"
+    lock = RunLock(tmp_path / "gone")
+    assert read_run(tmp_path / "gone").status == "running"
+    lock.release()
+
+
+def test_compare_prints_the_same_figures_in_every_form(records: list[RunRecord]):
+    paths = [str(record.path) for record in records]
+    told = json.loads(CliRunner().invoke(main, ["compare", *paths, "--json"]).output)
+    assert told["groups"] == [0, 0, 1] and told["keys"] == differing_keys(records)
+    loss = next(row for row in told["reached"] if row["metric"] == "loss")
+    lines = list(csv.DictReader(CliRunner().invoke(main, ["compare", *paths, "--csv"]).output.splitlines()))
+    assert [float(line["value"]) for line in lines if line["metric"] == "loss"] == loss["values"]
+    assert loss["groups"]["0"]["mean"] == pytest.approx(sum(loss["values"][:2]) / 2)
+    text = CliRunner().invoke(main, ["compare", *paths]).output
+    row = next(line for line in text.splitlines() if line.startswith("held loss"))
+    assert row.split()[3:6] == [f"{value:.4f}" for value in loss["values"]]
+
+
+def test_one_run_is_nothing_to_compare(records: list[RunRecord]):
+    assert CliRunner().invoke(main, ["compare", str(records[0].path)]).exit_code == 2

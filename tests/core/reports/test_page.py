@@ -27,11 +27,6 @@ HOSTILE = "</script><script>alert(1)</script><img src=x onerror=\"alert('2')\">&
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_run(tmp_path_factory.mktemp("shown"))
-
-
-@pytest.fixture(scope="module")
 def page(run: Path) -> Page:
     return Page(render_page([read_run(run)]))
 

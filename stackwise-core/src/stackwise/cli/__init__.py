@@ -33,6 +33,9 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "export": ("stackwise.cli.export:export", "Write the weights of a run for use elsewhere."),
     "generate": ("stackwise.cli.generate:generate", "Continue a prompt with the model of a run."),
     "report": ("stackwise.cli.report:report", "Write the page of one run or several."),
+    "preview": ("stackwise.cli.preview:preview", "Show what the model gets, before anything trains."),
+    "runs": ("stackwise.cli.runs:runs", "List the runs of a directory."),
+    "compare": ("stackwise.cli.compare:compare", "Compare runs: what differs, and what each reached."),
     "doctor": ("stackwise.cli.doctor:doctor", "Examine the installation, and a run directory."),
     "completion": ("stackwise.cli.completion:completion", "Print the code that completes words in your shell."),
 }

@@ -12,6 +12,7 @@ import click
 Examples:
   stackwise report runs/grow-bytes-001
   stackwise report runs/seed-1 runs/seed-2 runs/other -o comparison.html
+  stackwise report --live runs/grow-bytes-001
 
 Exit codes: 0 done, 2 a RUN is no run directory, or the page cannot be
 written.
@@ -21,11 +22,17 @@ written.
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="The page.  [default: RUN/report.html, or report.html]"
 )
-def report(runs: tuple[Path, ...], output: Path | None) -> None:
+@click.option("--live", is_flag=True, help="Serve the page on this machine and keep it new while the runs train; Ctrl-C ends it.")
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port of --live.  [default: a free one]")
+def report(runs: tuple[Path, ...], output: Path | None, live: bool, port: int) -> None:
     """Write one HTML page that shows one RUN or several: timeline, curves, boundaries, evaluations, and what the runs differ in.
 
-    The page is one file that fetches nothing. A run may still be training; it is only read.
+    The page is one file that fetches nothing. A run may still be training; it is only read. With --live no file is written: the page is
+    served on the loopback address, under an address that holds a random token.
     """
+    if live:
+        _serve(runs, output, port)
+        return
     from stackwise.reports.page.render import render_page
     from stackwise.reports.record import read_run
 
@@ -33,6 +40,19 @@ def report(runs: tuple[Path, ...], output: Path | None) -> None:
     page = render_page([read_run(path) for path in runs])
     write_page(place, page)
     click.echo(f"{place} ({len(page.encode()) / 1e6:.2f} MB)")
+
+
+def _serve(runs: tuple[Path, ...], output: Path | None, port: int) -> None:
+    from contextlib import suppress
+
+    from stackwise.errors import UserError
+    from stackwise.reports.page.live import LivePage
+
+    if output is not None:
+        raise UserError("--live writes no file: leave -o out")
+    with LivePage(runs, port) as page, suppress(KeyboardInterrupt):
+        click.echo(f"{page.address}  (Ctrl-C ends it)")
+        page.serve()
 
 
 def write_page(place: Path, page: str) -> None:

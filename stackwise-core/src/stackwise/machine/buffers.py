@@ -49,7 +49,7 @@ class KeptBuffers:
     def not_finite(self) -> str | None:
         """The first buffer that has become non-finite; one that was so before, such as a mask of infinities, does not count."""
         for path, now, copy in self._pairs():
-            if now.is_floating_point() and not bool(now.isfinite().all()) and bool(copy.isfinite().all()):
+            if (now.is_floating_point() or now.is_complex()) and not bool(now.isfinite().all()) and bool(copy.isfinite().all()):
                 return path
         return None
 

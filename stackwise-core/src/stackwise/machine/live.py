@@ -60,7 +60,9 @@ class LiveState:
         self.model = model if isinstance(model, ModelPlane) else ModelPlane.of(model, device)
         self.data = data if isinstance(data, DataPlane) else DataPlane.of(data, device, settings.seed)
         self.objective = task if isinstance(task, Objective) else Objective.of(task)
-        self.optimizer = optimizer if isinstance(optimizer, OptimizerPlane) else OptimizerPlane.of(optimizer, self.model.trainable())
+        if not isinstance(optimizer, OptimizerPlane):
+            optimizer = OptimizerPlane.of(optimizer, self.model.trainable(), dict(self.model.model.named_parameters()))
+        self.optimizer: OptimizerPlane = optimizer
         self.observers = observers if isinstance(observers, Observers) else Observers(observers)
         self.phase: CompiledPhase | None = None
         """The phase whose declared state the planes hold; None before the first."""

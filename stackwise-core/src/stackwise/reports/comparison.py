@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import sqrt
+from math import isfinite, sqrt
 from statistics import fmean, stdev
-from typing import Literal
+from typing import Any, Literal
 
-from attrs import frozen
+from attrs import asdict, frozen
 
 from stackwise.reports.record import RunRecord, read_steps
 
@@ -85,6 +85,52 @@ class Interval:
         quantile = _T[len(values) - 2] if len(values) - 2 < len(_T) else 1.96
         return cls(mean=fmean(values), half_width=quantile * stdev(values) / sqrt(len(values)), count=len(values))
 
+    def __str__(self) -> str:
+        return f"{self.mean:.4f}" if self.half_width is None else f"{self.mean:.4f} ± {self.half_width:.2g}"
+
+
+@frozen(kw_only=True)
+class Figure:
+    """One value of one metric."""
+
+    evaluation: str
+    metric: str
+    value: float
+    step: int
+
+    def __str__(self) -> str:
+        return f"{self.evaluation} {self.metric.replace('_', ' ')} {self.value:.4g}"
+
+    def as_json(self) -> dict[str, Any]:
+        """By field."""
+        return asdict(self)
+
+
+def last_of(record: RunRecord) -> Figure | None:
+    """The newest figure of the first evaluation: what its task reports beside the loss, else the loss."""
+    evaluations = record.evaluations
+    if not evaluations:
+        return None
+    name = evaluations[0]["name"]
+    last = next(event for event in reversed(evaluations) if event["name"] == name)
+    metric = next((metric for metric in last["metrics"] if metric != "loss"), "loss")
+    return Figure(evaluation=name, metric=metric, value=float(last["metrics"].get(metric, "nan")), step=last["step"])
+
+
+def best_of(record: RunRecord) -> Figure | None:
+    """The best figure of the metric that decides which checkpoint is best, else the lowest loss of the first evaluation."""
+    evaluations = record.evaluations
+    if not evaluations:
+        return None
+    name, most = record.best or (f"{evaluations[0]['name']}.loss", False)
+    evaluation, _, metric = name.partition(".")
+    figures = [
+        Figure(evaluation=evaluation, metric=metric, value=float(event["metrics"][metric]), step=event["step"])
+        for event in evaluations
+        if event["name"] == evaluation and isfinite(float(event["metrics"].get(metric, "nan")))
+    ]
+    return (max if most else min)(figures, key=lambda figure: figure.value, default=None)
+
 
 @frozen(kw_only=True)
 class Reached:
@@ -118,6 +164,15 @@ def compare(records: Sequence[RunRecord], axis: Axis = "steps") -> list[Reached]
             )
         )
     return rows
+
+
+def intervals(row: Reached, groups: Sequence[int]) -> dict[int, Interval]:
+    """Group → mean and interval of what its runs have reached, for groups of which one has."""
+    values: dict[int, list[float]] = {}
+    for group, value in zip(groups, row.values, strict=True):
+        if value is not None:
+            values.setdefault(group, []).append(value)
+    return {group: Interval.of(members) for group, members in sorted(values.items())}
 
 
 def _history(record: RunRecord, axis: Axis) -> dict[tuple[str, str], dict[int, tuple[int, float]]]:

@@ -110,6 +110,12 @@ class RunRecord:
         return 0
 
     @property
+    def phase(self) -> str | None:
+        """The phase it has come to, by its last step; None before the first."""
+        step = self.last_step - 1
+        return next((phase["name"] for phase in self.phases if phase["start"] <= step < phase["stop"]), None)
+
+    @property
     def best(self) -> tuple[str, bool] | None:
         """The metric that decides which checkpoint is best, and whether more of it is better."""
         declared = self.config.get("run.checkpoint.best")

@@ -44,6 +44,8 @@ class _Pending:
     due: Due
     step: int
     state: Mapping[str, Any] = field(factory=dict)
+    built_so: set[str] = field(factory=set)
+    """Buffers that may hold infinities, since their module built them so."""
     on_disk: bool = False
     """Already on disk (resume): announce it, do not save again."""
     awaited: set[str] = field(factory=set)
@@ -52,7 +54,7 @@ class _Pending:
     @classmethod
     def of(cls, machine: TrainingMachine, due: Due) -> _Pending:
         """The current state with live tensors: nothing changes them before the next step."""
-        return cls(due, machine.step, machine.state())
+        return cls(due, machine.step, machine.state(), machine.model.built_so())
 
 
 class Saving:
@@ -115,7 +117,8 @@ class Saving:
         self._pending = None
         if pending.on_disk:
             return CheckpointSaved(pending.step, name_of(pending.step), 0.0, pending.due.reason)
-        if strange := not_finite({name: pending.state[name] for name in ("model", "optimizer")}):
+        model = {name: value for name, value in pending.state["model"].items() if name not in pending.built_so}
+        if strange := not_finite({"model": model, "optimizer": pending.state["optimizer"]}):
             return CheckpointRefused(pending.step, f"{strange} is not finite: such a state is never saved as a good one")
         self._store.save(
             pending.step,

@@ -16,10 +16,11 @@ from stackwise.host.discovery import discover
 from stackwise.plan import Plan, make_plan
 from stackwise.planes.model.module import Model
 from stackwise.planes.model.plane import ModelPlane
-from stackwise.planes.model.state import load_named_state, load_named_tensors, named_tensors
+from stackwise.planes.model.state import load_named_state, load_named_tensors, named_tensors, passing_buffers, unheld
 from stackwise.planes.optimizer.plane import OptimizerPlane
 from stackwise.saved.provenance import Described, loading
 from stackwise.storage.checkpoints.store import Checkpoint
+from stackwise.storage.tokenizers import read_tokenizers
 
 
 @frozen(kw_only=True)
@@ -45,7 +46,8 @@ def model_at(checkpoint: Checkpoint) -> SavedModel:
         ProviderError: a component that cannot be built.
     """
     description = Described.read(checkpoint.about, checkpoint.step)
-    plan = make_plan(config.experiment(description.config), discover(), description.past)
+    tokenizers = read_tokenizers(checkpoint.path.parent.parent)
+    plan = make_plan(config.experiment(description.config), discover(), description.past.clock, tokenizers)
     saved = declared_at(plan, checkpoint.step, description.fingerprints)
     with loading(checkpoint, plan):
         state = checkpoint.load_state()
@@ -63,6 +65,16 @@ def declared_at(plan: Plan, step: int, fingerprints: Mapping[str, Any]) -> Saved
     plane = ModelPlane(Workshop(plan).module)
     model = plane.another(plan.schedule.phases[: phase.index + 1], plan.schedule.clock.t(step)).eval()
     return SavedModel(plan=plan, phase=phase, state=phase.state, model=model, step=step, fingerprints=fingerprints)
+
+
+def left_out(saved: SavedModel) -> list[str]:
+    """Names of the states of a checkpoint's model that a file of weights leaves out."""
+    schedule = saved.plan.schedule
+    if not passing_buffers(saved.model):
+        return unheld(saved.model, saved.model)
+    t = schedule.clock.t(max(saved.step - 1, 0))  # of the values in the buffers that follow time
+    twin = ModelPlane(Workshop(saved.plan).module).another(schedule.phases[: saved.phase.index + 1], t)
+    return unheld(saved.model, twin)
 
 
 def _averaged_weights(saved: SavedModel, optimizer_state: Mapping[str, Any]) -> dict[str, torch.Tensor]:

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from stackwise.errors import UserError
 from stackwise.storage.run_directory import CONFIG, final_weights
-from stackwise.storage.weights import WEIGHTS
+from stackwise.storage.weights import DESCRIPTION, WEIGHTS, read_description
 
 
 def read_pretrained(path: Path) -> dict[str, torch.Tensor]:
@@ -32,6 +32,18 @@ def read_pretrained(path: Path) -> dict[str, torch.Tensor]:
         return load_file(file, backend="pread")  # not mapped: a file that shrinks under a map ends the process
     except (OSError, SafetensorError) as error:
         raise UserError(f"model.start.from: {file} is no readable safetensors file: {error}") from None
+
+
+def states_left_out(path: Path) -> tuple[str, ...]:
+    """Names of the states that the weights at a path leave out, as far as a description beside them says so.
+
+    Raises:
+        UserError: a run that has not finished, or a damaged description.
+    """
+    if path.is_file() or not (directory := _directory_of_weights(path)).joinpath(DESCRIPTION).is_file():
+        return ()
+    names = read_description(directory).get("unheld")
+    return tuple(map(str, names)) if isinstance(names, list) else ()
 
 
 def _directory_of_weights(path: Path) -> Path:

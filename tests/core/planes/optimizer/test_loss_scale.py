@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import log2
 
+import pytest
 import torch
 from small_planes import adam, named, state
+from torch import nn
 
+from stackwise import PhaseSchedule, StepDone, TrainingMachine
+from stackwise.builtin.loss import LossTask
 from stackwise.planes.optimizer.loss_scale import FIRST, LARGEST, PATIENCE_STEPS, LossScale
 from stackwise.planes.optimizer.plane import OptimizerPlane
 
@@ -38,3 +43,28 @@ def test_a_plane_has_one_where_anything_is_float16_frozen_or_not() -> None:
         plane = OptimizerPlane(adam)
         plane.enter(state(), parameters, 0.0)
         assert (plane.loss_scale is not None) == scaled
+
+
+class ThroughHalf(nn.Module):
+    """A trained number, seen through a frozen one in float16; the gradient that arrives there is 1e-8, below float16."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.own = nn.Parameter(torch.ones(1))
+        self.gain = nn.Parameter(torch.ones(1, dtype=torch.float16), requires_grad=False)
+
+    def forward(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {"output": (self.own.half() * self.gain).float() * batch["x"]}
+
+
+def test_a_finished_optimizer_has_one_where_gradients_pass_through_frozen_float16() -> None:
+    model = ThroughHalf()
+    machine = TrainingMachine(
+        model=model,
+        data=[{"x": torch.full((1,), 1e-8)}],
+        task=LossTask(torch.sum, (), {}),
+        optimizer=torch.optim.SGD([model.own], lr=0.1),
+        schedule=PhaseSchedule.single(steps=1),
+    )
+    (step,) = [event for event in machine.train() if isinstance(event, StepDone)]
+    assert step.grad_norm == pytest.approx(1e-8, rel=1e-2) and not step.skipped

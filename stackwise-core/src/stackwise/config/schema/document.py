@@ -9,6 +9,7 @@ import attrs
 
 from stackwise.config import DataConfig, EnterConfig, EvaluateConfig, GroupConfig, ModelConfig, OptimizerConfig, RunConfig
 from stackwise.config.keys import FORMAT, IN_PHASE, PLANES, SECTIONS
+from stackwise.config.merging import REPLACE
 from stackwise.config.planes import WeightAdapterConfig
 from stackwise.config.schema.annotations import Schema, class_schema, nullable, option_schema, time_definitions, told_of
 from stackwise.contracts.components import Kind
@@ -95,7 +96,9 @@ def _section(name: str, whole: bool) -> Schema:
     if name == "optimizer":
         return {"$ref": f"#/$defs/optimizer-{'component' if whole else 'delta'}"}
     if name == "data":
-        return _class(DataConfig, whole=whole)
+        data = _class(DataConfig, whole=whole)
+        data["properties"] |= {key: _replaceable(data["properties"][key]) for key in ("mix", "rename")}
+        return data
     schema = _class(ModelConfig, whole=whole, left_out=("module",))
     schema["properties"]["module"] = {"type": "null"} | told_of(attrs.fields_dict(ModelConfig)["module"])  # no file can hold one
     return schema
@@ -130,7 +133,15 @@ _JUNCTIONS = ("embedding-rack", "rack-head")
 
 
 def _named(entry: Schema) -> Schema:
-    return {"type": "object", "propertyNames": _NAMES, "additionalProperties": entry}
+    return _replaceable({"type": "object", "propertyNames": _NAMES, "additionalProperties": entry})
+
+
+def _replaceable(names: Schema) -> Schema:
+    """A map of chosen names, added to those that were there or, under `replace`, in their place."""
+    told: Schema = {key: value for key, value in names.items() if key in ("description", "examples", "default")}
+    names = {key: value for key, value in names.items() if key not in told}
+    replace: Schema = {"type": "object", "properties": {REPLACE: names}, "required": [REPLACE], "additionalProperties": False}
+    return {**told, "anyOf": [names, replace]}
 
 
 # -- components -------------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -36,11 +36,14 @@ from stackwise.planes.model.state import (
     carry_state,
     check_savable,
     extra_states,
+    is_finite,
     load_named_state,
     named_state,
     passing_buffers,
+    same_values,
+    unheld,
 )
-from stackwise.planes.model.transfer import ModelReceipt, Source, load, origins, sources, zero_residuals
+from stackwise.planes.model.transfer import ModelReceipt, Source, check_new, load, origins, sources, zero_residuals
 from stackwise.planes.model.weight_adapters import Attached, merge, targets
 from stackwise.planes.model.whole import check_blocks, check_unwrapped
 
@@ -84,6 +87,8 @@ class ModelPlane:
         """Parameters that their module built without a gradient: no config thaws them."""
         self._built_buffers: dict[str, torch.Tensor] = {}
         """Initial values of buffers that are not persistent."""
+        self._infinite: dict[str, torch.Tensor] = {}
+        """Initial values of buffers that their module built with infinities or nan in them, as masks."""
         self.model: Model
 
     @classmethod
@@ -158,6 +163,12 @@ class ModelPlane:
         """
         return named_state(self.model) | {name: buffer.clone() for name, buffer in passing_buffers(self.model).items()}
 
+    def built_so(self) -> set[str]:
+        """Names of buffers that may hold infinities: they are as their module built them, or a cache that its first use made."""
+        buffers = dict(self.model.named_buffers())
+        kept = {name for name, built in self._infinite.items() if name in buffers and _equal(buffers[name], built)}
+        return kept | (passing_buffers(self.model).keys() - self._built_buffers.keys())
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load what `state_dict` returned for the same declared state.
 
@@ -179,6 +190,10 @@ class ModelPlane:
         plane.enter(phase.state.model, Boundary.of(phase), restoring=build_steps(phases))
         plane.apply_values(t)
         return plane.model
+
+    def left_out(self, phases: Sequence[CompiledPhase]) -> list[str]:
+        """Names of the states that a file of weights leaves out of the model as it stands at the end of these phases."""
+        return unheld(self.model, self.another(phases, 1.0) if passing_buffers(self.model) else self.model)
 
     # -- extract, transform, load ---------------------------------------------------------------------------------
 
@@ -206,7 +221,9 @@ class ModelPlane:
         )
         self._check_drawn(new, origin_of)
         if before is not None and state.rack_spec is not None:
-            _check_new(origin_of, source, self._fresh(new, boundary, drop), replaced(before, state))
+            check_new(origin_of, source, self._fresh(new, boundary, drop), replaced(before, state))
+        if before is not None:
+            self._settle_sources(state, new, origin_of, settle)
         merged = self._merge(before, state, new, source, settle) if boundary.enter.weight_adapters == "merge" else ()
         receipt = load(old, new, origin_of, device=self._device, dtype_of=lambda name: _dtype(state.precision.get(_part_of(name))))
         new.to(self._device)
@@ -280,6 +297,8 @@ class ModelPlane:
         check_unwrapped(module, path)
         self._fixed = {name for name in self._fixed if not name.startswith(f"{path}.")}
         self._fixed |= {f"{path}.{name}" for name, parameter in module.named_parameters() if not parameter.requires_grad}
+        self._infinite = {name: buffer for name, buffer in self._infinite.items() if not name.startswith(f"{path}.")}
+        self._infinite |= {f"{path}.{name}": buffer.clone() for name, buffer in module.named_buffers() if not is_finite(buffer)}
         return module
 
     def _merge(self, before: ModelState | None, state: ModelState, new: Model, source: Source, settle: Settle) -> tuple[str, ...]:
@@ -295,6 +314,16 @@ class ModelPlane:
         settle(p for (_, path), adapter in leaving.items() for p in (*adapter.parameters(), self.model.get_parameter(f"{path}.weight")))
         return merge(self.model, leaving) if leaving else ()
 
+    def _settle_sources(self, state: ModelState, new: Model, origin_of: Mapping[str, Origin], settle: Settle) -> None:
+        """A parameter that is copied and then frozen holds the weights to keep, so its source holds them before the copy is taken; but
+        for a source that something goes on to train from."""
+        targets: dict[str, set[str]] = {}
+        for name, origin in origin_of.items():
+            if not isinstance(origin, Fresh):
+                targets.setdefault(origin.source, set()).add(name)
+        frozen, old = self._frozen(state, new), dict(self.model.named_parameters(remove_duplicate=False))
+        settle(old[source] for source, names in targets.items() if names <= frozen and source in old)
+
     def _put_in_place(self, new: Model) -> None:
         if not hasattr(self, "model"):
             self.model = new
@@ -309,9 +338,7 @@ class ModelPlane:
     # -- freezing, gates and values over time ---------------------------------------------------------------------
 
     def _freeze(self, state: ModelState, settle: Settle) -> None:
-        parameters = dict(self.model.named_parameters())
-        with explaining_ties(self.model):
-            frozen = self._fixed.union(select(state.freeze, parameters))
+        parameters, frozen = dict(self.model.named_parameters()), self._frozen(state, self.model)
         if frozen.issuperset(parameters):
             raise UserError(f"model.freeze {list(state.freeze)} leaves nothing to train: every parameter is frozen")
         settle(parameter for name, parameter in parameters.items() if name in frozen)
@@ -319,6 +346,11 @@ class ModelPlane:
             parameter.requires_grad_(name not in frozen)
             if name in frozen:
                 parameter.grad = None
+
+    def _frozen(self, state: ModelState, model: Model) -> set[str]:
+        """Names of the parameters that do not learn."""
+        with explaining_ties(model):
+            return self._fixed.union(select(state.freeze, dict(model.named_parameters())))
 
     def _hold_gates(self, boundary: Boundary) -> None:
         owners = gated_modules(self.model.rack_spec, boundary.blocks) if boundary.blocks else ()
@@ -342,7 +374,7 @@ def _part_of(name: str) -> str:
 
 
 def _equal(buffer: torch.Tensor, other: torch.Tensor | None) -> bool:
-    return other is not None and (buffer.is_meta or torch.equal(buffer, other))
+    return other is not None and (buffer.is_meta or (buffer.shape == other.shape and same_values(buffer, other)))
 
 
 def _dtype(name: str | None) -> torch.dtype | None:
@@ -350,21 +382,6 @@ def _dtype(name: str | None) -> torch.dtype | None:
         return None
     dtype: torch.dtype = getattr(torch, name)
     return dtype
-
-
-def _check_new(origin_of: Mapping[str, Origin], source: Source, fresh: Collection[str], anew: Collection[str]) -> None:
-    """A whole module that goes on has the parameters it had, apart from those of new blocks and those named in `enter.fresh`.
-
-    Raises:
-        UserError: an option gave it others, which would start anew without a word.
-    """
-    strange = [n for n, o in origin_of.items() if isinstance(o, Fresh) and source(n) is not None and n not in fresh]
-    strange = [name for name in strange if not name.startswith(("weight_adapters.", *anew))]
-    if strange:
-        raise UserError(
-            f"{', '.join(strange[:3])}{' and others' if len(strange) > 3 else ''} would be new in this phase, and nothing says so: name "
-            "the option that is a number of blocks in model.blocks, or what is to start anew in `enter: {fresh: [...]}`"
-        )
 
 
 def _check_size(model: Model) -> None:

@@ -41,6 +41,35 @@ def extra_states(model: nn.Module) -> dict[str, Any]:
     }
 
 
+def unheld(model: nn.Module, twin: nn.Module) -> list[str]:
+    """What a file of weights leaves out of a trained model: extra states, and buffers that are not persistent and that training changed.
+
+    A buffer that the first use makes is a cache, which a loaded model makes again.
+
+    Args:
+        model: the trained one.
+        twin: a new one of the same declaration and instant, with the values that its constructors made.
+    """
+    now = passing_buffers(model)
+    changed = [
+        name
+        for name, built in passing_buffers(twin).items()
+        if (buffer := now.get(name)) is not None and buffer.shape == built.shape and not same_values(buffer, built)
+    ]
+    return [*extra_states(model), *changed]
+
+
+def same_values(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two tensors of one shape hold the same values; nan is the same as nan."""
+    other = other.to(one.device)
+    return bool(((one == other) | ((one != one) & (other != other))).all())  # nan alone differs from itself
+
+
+def is_finite(buffer: torch.Tensor) -> bool:
+    """Whether a buffer holds neither infinity nor nan; on the meta device it holds nothing."""
+    return buffer.is_meta or not (buffer.is_floating_point() or buffer.is_complex()) or bool(buffer.isfinite().all())
+
+
 def named_state(model: nn.Module) -> dict[str, Any]:
     """All that a model goes on from: `named_tensors`, the buffers that are not persistent, and extra states."""
     return named_tensors(model) | passing_buffers(model) | extra_states(model)

@@ -115,6 +115,21 @@ def origins(
     return origin_of
 
 
+def check_new(origin_of: Mapping[str, Origin], source: Source, fresh: Collection[str], anew: Collection[str]) -> None:
+    """A whole module that goes on has the parameters it had, apart from those of new blocks and those named in `enter.fresh`.
+
+    Raises:
+        UserError: an option gave it others, which would start anew without a word.
+    """
+    strange = [n for n, o in origin_of.items() if isinstance(o, Fresh) and source(n) is not None and n not in fresh]
+    strange = [name for name in strange if not name.startswith((WEIGHT_ADAPTERS, *anew))]
+    if strange:
+        raise UserError(
+            f"{', '.join(strange[:3])}{' and others' if len(strange) > 3 else ''} would be new in this phase, and nothing says so: name "
+            "the option that is a number of blocks in model.blocks, or what is to start anew in `enter: {fresh: [...]}`"
+        )
+
+
 def _operator_origins(
     growth: ParameterGrowth, request: GrowthRequest, old: Tensors, shapes: Mapping[str, tuple[int, ...]], source: Source
 ) -> dict[str, Origin]:

@@ -77,7 +77,7 @@ class Crossing:
         receipt: what the boundary did to the parameters.
         same: whether the optimizer goes on as the component that it was; another one takes over only what it declares to keep.
         moments: whether copied parameters, and all parameters of another optimizer, take state over.
-        ended: adopted parameters whose state does not go on, though a copy of them may take it over.
+        ended: parameters whose state does not go on, though a copy of an adopted one may take it over.
     """
 
     receipt: ModelReceipt
@@ -121,7 +121,7 @@ class Crossing:
         carried: dict[str, dict[str, Any]] = {}
         for name, origin in self.receipt.copied.items() if self._copies else ():
             entries = self._usable(old.get(origin.source), declared.get(name))
-            if entries is not None:
+            if entries is not None and name not in self.ended:
                 mapped = map_entries(entries, weights[name], origin, declared.get(name), self.receipt.recast.get(name))
                 carried |= {} if mapped is None else {name: mapped}
         return carried

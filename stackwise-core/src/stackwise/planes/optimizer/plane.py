@@ -60,8 +60,13 @@ class OptimizerPlane:
         """The trainable parameters of the model, each once; their gradients are read here."""
 
     @classmethod
-    def of(cls, optimizer: torch.optim.Optimizer, trainable: Mapping[str, nn.Parameter]) -> OptimizerPlane:
-        """A plane around a finished optimizer over the model's trainable parameters.
+    def of(
+        cls,
+        optimizer: torch.optim.Optimizer,
+        trainable: Mapping[str, nn.Parameter],
+        frozen: Mapping[str, nn.Parameter] = MappingProxyType({}),
+    ) -> OptimizerPlane:
+        """A plane around a finished optimizer over the model's trainable parameters; gradients pass through the frozen ones.
 
         Raises:
             UserError: the optimizer's parameters are not exactly the model's trainable ones; parameters in sixteen bits.
@@ -73,6 +78,7 @@ class OptimizerPlane:
                 f"{narrow[0]} is held in {trainable[narrow[0]].dtype}, and a finished optimizer steps it without a float32 master, so that "
                 "small updates are lost: give Built(callable, options) in place of the optimizer, or hold the model in float32"
             )
+        plane._scale({**frozen, **trainable})
         return plane
 
     @property
@@ -254,7 +260,9 @@ class OptimizerPlane:
 
     def _crossing(self, receipt: ModelReceipt, parameters: Mapping[str, nn.Parameter], same: bool, policy: Enter) -> Crossing:
         """How moments cross: those of settled weights end, and those of a master stay float32 whatever its parameter is held in."""
+        sources = {name: origin.source for name, origin in receipt.copied.items() if not parameters[name].requires_grad}
         ended = {name for name in receipt.adopted if parameters[name] in self._settled}
+        ended |= {name for name, source in sources.items() if self._model.get(source) in self._settled}
         recast = {name: was for name, was in receipt.recast.items() if learning_dtype(was) != learning_dtype(parameters[name].dtype)}
         return Crossing(receipt=attrs.evolve(receipt, recast=recast), same=same, moments=policy.moments, ended=ended)
 

@@ -33,7 +33,7 @@ def view_of(record: RunRecord) -> dict[str, Any]:
         "tokens": int(np.nan_to_num(steps.columns["tokens"][-1])) if len(steps.step) else 0,
         "seconds": float(np.nansum(steps.columns["seconds"])),
         "flops": sum(phase.get("training_flops") or 0 for phase in record.phases),
-        "headline": headline(record),
+        "headline": comparison.last_of(record),
         "phases": phase_rows(record.plan, record.evaluations),
         "cards": cards_of(record.plan, entered),
         "evaluations": _evaluation_rows(record),
@@ -43,17 +43,6 @@ def view_of(record: RunRecord) -> dict[str, Any]:
         "versions": versions,
         "remarks": record.plan.get("remarks", []),
     }
-
-
-def headline(record: RunRecord) -> dict[str, Any] | None:
-    """The last figure of the first evaluation: what its task reports beside the loss, else the loss."""
-    evaluations = record.evaluations
-    if not evaluations:
-        return None
-    name = evaluations[0]["name"]
-    last = next(event for event in reversed(evaluations) if event["name"] == name)
-    metric = next((metric for metric in last["metrics"] if metric != "loss"), "loss")
-    return {"evaluation": name, "metric": metric, "value": last["metrics"].get(metric), "step": last["step"]}
 
 
 def phase_rows(plan: Mapping[str, Any], evaluations: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -138,13 +127,7 @@ def _step_rows(steps: Steps) -> dict[str, Any]:
 
 def comparison_tables(records: Sequence[RunRecord], groups: Sequence[int]) -> dict[str, Any]:
     """What several runs differ in, and what each has reached where all had made as many steps."""
-    reached = []
-    for row in comparison.compare(records):
-        by_group = {
-            group: [v for v, g in zip(row.values, groups, strict=True) if g == group and v is not None] for group in sorted(set(groups))
-        }
-        intervals = {group: comparison.Interval.of(values) for group, values in by_group.items() if values}
-        reached.append({"row": row, "intervals": intervals})
+    reached = [{"row": row, "intervals": comparison.intervals(row, groups)} for row in comparison.compare(records)]
     return {
         "names": [record.name for record in records],
         "groups": list(groups),

@@ -1,0 +1,64 @@
+"""A preview is what the first step trains on, bit by bit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from click.testing import CliRunner
+from tiny_walks import VOCAB, base, machine_of, memory, plan_of
+
+from stackwise.assembly.preview import previews
+from stackwise.cli import main
+
+MASKED = base(
+    model={**base()["model"], "embedding": {"use": "transformer.token", "vocab": VOCAB + 1}},  # one for the mask
+    task={"use": "transformer.masked-lm", "rate": {"linear": {"from": 0.5, "to": 0.1}}},
+    data={"sources": {"a": memory(), "b": memory(seed=1)}, "mix": {"a": 3, "b": 1}, "batch_size": 8, "seq_len": 6},
+)
+
+
+@pytest.mark.parametrize("config", [base(), MASKED], ids=["causal", "masked-mixture"])
+def test_it_is_the_batch_of_the_first_step(config: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
+    shown = next(iter(previews(plan_of(config))))
+    machine, batches = machine_of(config), []
+
+    def judge(outputs: Any, batch: Any) -> Any:
+        batches.append({name: tensor.clone() for name, tensor in batch.items()})
+        return loss(outputs, batch)
+
+    for event in machine.train():
+        if type(event).__name__ == "PhaseEntered":
+            loss = machine.objective.task.loss
+            monkeypatch.setattr(machine.objective.task, "loss", judge)
+        if type(event).__name__ == "StepDone":
+            break
+    assert shown.batch.keys() == batches[0].keys()
+    assert all(torch.equal(shown.batch[name], batches[0][name]) for name in batches[0])
+    assert sum(shown.rows.values()) == len(next(iter(shown.batch.values())))
+
+
+def test_the_command_shows_every_phase_and_source(tmp_path: Path):
+    config = {
+        **base(),
+        "data": {
+            "sources": {name: {"use": "data.memory", "arrays": {"tokens": [k] * 200}} for name, k in {"a": 1, "b": 2}.items()},
+            "batch_size": 4,
+            "seq_len": 5,
+        },
+        "phases": {"one": {"until": "50%"}, "two": {"data": {"seq_len": 3}}},
+    }
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
+    done = CliRunner().invoke(main, ["preview", str(tmp_path / "c.yaml"), "--json", "--rows", "1"])
+    assert done.exit_code == 0, done.output
+    one, two = json.loads(done.output)
+    assert (one["phase"], two["phase"], two["step"]) == ("one", "two", 6)
+    assert [(row["source"], row["fields"]["tokens"]) for row in one["rows"]] == [("a", [1] * 5), ("b", [2] * 5)]
+    assert [row["fields"]["tokens"] for row in two["rows"]] == [[1] * 3, [2] * 3]
+    text = CliRunner().invoke(main, ["preview", str(tmp_path / "c.yaml"), "--phase", "two"]).output
+    assert "phase two, step 6" in text and "1×3" in text and "phase one" not in text
+    assert CliRunner().invoke(main, ["preview", str(tmp_path / "c.yaml"), "--phase", "too"]).exit_code == 2
