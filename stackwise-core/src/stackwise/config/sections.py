@@ -202,7 +202,9 @@ def read_model(node: Node | None) -> Read[ModelConfig]:
         if "from" not in inner.children:
             inner.fault(("from",), "is missing: name a run directory, a directory of weights or a safetensors file", missing=True)
         else:
-            ready["start"] = inner.build(StartConfig, {}, {"from_": ""})
+            form = inner.take("format")
+            parts = {} if form is None else {"format": section.ref(form, ("start", "format"))}
+            ready["start"] = inner.build(StartConfig, parts, {"from_": ""})
         section.faults += inner.faults
     model = section.build(ModelConfig, ready)
     if model.module is not None:

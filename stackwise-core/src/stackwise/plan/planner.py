@@ -91,6 +91,8 @@ class _Planner:
         drafted = [self._draft(phase.config) for phase in phases]
         self.problems += best_problems(self.experiment, self._tasks())
         observers = [self.drafts.of("observer", ref) for ref in self.experiment.observers]
+        start = self.experiment.phases[0].model.start
+        form = self.drafts.of("format", start.format) if start is not None and start.format is not None else None
         self._collect(phases[0].config)
         for phase, drafts in zip(phases, self._with_tokenizers(phases, drafted), strict=True):
             phase.joined = None if drafts is None else self._join(phase.config, drafts)
@@ -102,6 +104,7 @@ class _Planner:
         self.problems += vocabulary_problems(self.experiment, self._text_sources(phases, evaluations), self.tokenizers)
         self._check_drops(phases)
         observing = tuple(draft.part(self.drafts.settled(draft)) for draft in observers if draft is not None)
+        start_format = None if form is None else form.part(self.drafts.settled(form))
         self._collect(phases[-1].config)
         if self.problems or self.drafts.faults:
             self._stop()
@@ -109,7 +112,11 @@ class _Planner:
         self.problems += shortages(clock, schedule.phases, joined, self.experiment.phases, [declared_sizes(each) for each in joined])
         if self.problems:
             self._stop()
-        parts = [*observing, *(part for each in evaluations for part in each.state.sources.values())]
+        parts = [
+            *observing,
+            *((start_format,) if start_format else ()),
+            *(part for each in evaluations for part in each.state.sources.values()),
+        ]
         return self._whole(
             Plan(
                 experiment=self.experiment,
@@ -118,6 +125,7 @@ class _Planner:
                 joined=joined,
                 evaluations=evaluations,
                 observers=observing,
+                start_format=start_format,
                 providers=self._providers(joined, parts),
                 tokenizers=self.tokenizers,
             )

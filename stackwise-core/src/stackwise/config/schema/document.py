@@ -10,7 +10,7 @@ import attrs
 from stackwise.config import DataConfig, EnterConfig, EvaluateConfig, GroupConfig, ModelConfig, OptimizerConfig, RunConfig
 from stackwise.config.keys import FORMAT, IN_PHASE, PLANES, SECTIONS
 from stackwise.config.merging import REPLACE
-from stackwise.config.planes import WeightAdapterConfig
+from stackwise.config.planes import StartConfig, WeightAdapterConfig
 from stackwise.config.schema.annotations import Schema, class_schema, nullable, option_schema, time_definitions, told_of
 from stackwise.contracts.components import Kind
 from stackwise.contracts.options import config_key, scheduled_fields
@@ -29,6 +29,7 @@ _REFERENCES: Mapping[tuple[str, str], Kind] = {
     ("OptimizerConfig", "part"): "optimizer",
     ("OptimizerConfig", "reaction"): "reaction",
     ("EnterConfig", "growth"): "growth",
+    ("StartConfig", "format"): "format",
     ("EvaluateConfig", "sources"): "loader",
 }
 """Class and attribute that hold components → their kind."""
@@ -113,6 +114,8 @@ def _class(cls: type, *, whole: bool, left_out: tuple[str, ...] = ()) -> Schema:
             schema["properties"][config_key(attribute)] = nullable(_reference(cls, attribute, whole)) | told_of(attribute)
             if whole and attribute.default is attrs.NOTHING:
                 schema.setdefault("required", []).append(config_key(attribute))
+    if cls is ModelConfig:
+        schema["properties"]["start"] = nullable(_class(StartConfig, whole=whole)) | told_of(attrs.fields_dict(cls)["start"])
     return schema
 
 
