@@ -18,7 +18,7 @@ from stackwise_providers_data.tokenizer_options import BYTES, check_tokenizer, t
 if TYPE_CHECKING:
     from stackwise_providers_data.records import RecordDocuments, Records
 
-Mode = Literal["text", "labelled", "features", "reply", "preference", "chat"]
+Mode = Literal["text", "labelled", "features", "reply", "preference", "chat", "table"]
 
 _FIELDS = ("text", "label", "features", "prompt", "response", "chosen", "rejected", "messages")
 _MASK = TensorSpec("batch time", "bool")
