@@ -9,6 +9,7 @@ from typing import Any
 
 from stackwise.assembly.start import format_named, recognising
 from stackwise.config import load
+from stackwise.contracts.tokenizers import Tokenizers
 from stackwise.errors import UserError, disk_errors
 from stackwise.host.discovery import discover
 from stackwise.host.registry import Registry, blaming
@@ -18,12 +19,13 @@ from stackwise.storage.publish import WRITING, publish
 from stackwise.storage.run_directory import CONFIG
 
 
-def write_folder(model: Model, about: Mapping[str, Any], directory: Path, name: str, run: Path) -> None:
+def write_folder(model: Model, about: Mapping[str, Any], tokenizers: Tokenizers, directory: Path, *, name: str, run: Path) -> None:
     """Write a model into a new folder, all or nothing.
 
     Args:
         model: on the CPU.
         about: what it was built from, as `describe_model` says it.
+        tokenizers: those of the run.
         directory: where to; its parent exists.
         name: of the format, `hf` or `transformer.hf`.
         run: the run directory that the model is of; what it began from may hold more that the format keeps.
@@ -37,9 +39,10 @@ def write_folder(model: Model, about: Mapping[str, Any], directory: Path, name: 
     known, form = format_named(name, registry)
     _check_plain(about)
     origin = _origin(run, known.id, registry)
+    files = tokenizers.entries[0].tokenizer.files if len(tokenizers.entries) == 1 else {}
 
     def fill(fresh: Path) -> None:
-        form.write(model, fresh, origin)
+        form.write(model, fresh, origin, files)
         for path in sorted(path for path in fresh.rglob("*") if path.is_file()):
             disk.sync_file(path)
 
