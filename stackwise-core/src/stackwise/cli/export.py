@@ -29,7 +29,8 @@ def export(run: Path, directory: Path, step: int | None) -> None:
     """Write the weights of a RUN directory into a new DIRECTORY.
 
     DIRECTORY will hold weights.safetensors, weights.json with the task and the parts by component id, their options and specs, and the
-    versions of their providers, and the tokenizers of the run. The model is built and loaded on the way: what was exported does load where the same providers are installed.
+    versions of their providers, and the tokenizers of the run. The model is built and loaded on the way: what was exported does load where
+    the same providers are installed.
     """
     from stackwise.saved.export import export as export_weights
 
