@@ -184,3 +184,17 @@ def test_data_that_change_before_a_run_are_read_as_they_are_and_before_a_resume_
     Path("texts/one.txt").write_text(ONE)
     with pytest.raises(DataError, match="source 'a'"):
         resume(directory, ["run.horizon=3 steps"], stream=io.StringIO())
+
+
+def test_a_folder_of_hugging_face_has_the_tokenizer_of_the_run_where_others_look_for_it() -> None:
+    """The tokenizers library reads it, and gives the ids that the run was trained on."""
+    import tokenizers
+
+    directory = trained(config_of({"a": text("one")}))
+    export(directory, Path("folder"), form="hf")
+    (entry,) = read_tokenizers(directory).entries
+    assert Path("folder/tokenizer.json").read_bytes() == entry.tokenizer.files["tokenizer.json"]
+    ids = tokenizers.Tokenizer.from_file("folder/tokenizer.json").encode("the cat").ids
+    assert list(generate(directory, "the cat", GREEDY).ids[: len(ids)]) == ids
+    later = config_of({"b": text("two", {"file": "folder"})})
+    assert vocabularies(trained(later, "later")) == [entry.tokenizer.vocabulary]

@@ -27,6 +27,7 @@ _METHODS: Mapping[Kind, tuple[str, ...]] = {
     "weight-adapter": ("forward", "merged"),
     "transform": ("__call__",),
     "observer": ("__call__",),
+    "format": ("recognises", "read", "write", "example"),
 }
 """Methods that an artifact of a kind must have; a plain rack may leave its spec to its options."""
 
