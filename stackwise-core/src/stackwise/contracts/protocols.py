@@ -7,20 +7,13 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from attrs import define, field
 
-from stackwise.contracts.specs import (
-    AdapterSpec,
-    BatchSpec,
-    EmbeddingSpec,
-    HeadSpec,
-    RackSpec,
-    TaskSpec,
-)
+from stackwise.contracts.components import BuildContext
+from stackwise.contracts.specs import AdapterSpec, BatchSpec, EmbeddingSpec, HeadSpec, RackSpec, TaskSpec
 
 if TYPE_CHECKING:
     import torch
 
     from stackwise.timeline.duration import Moment
-from stackwise.contracts.components import BuildContext
 
 Batch = Mapping[str, "torch.Tensor"]
 """Field name → tensor; the first dimension is the row."""
