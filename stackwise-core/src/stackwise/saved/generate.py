@@ -55,7 +55,7 @@ def generate(run: Path | str, prompt: str | Sequence[int], settings: GenerationS
         DataError: the vocabulary of the run is missing or has changed.
         ProviderError: a component that cannot be built, or that does not keep to its contract.
     """
-    saved = _open(Path(run))
+    saved = open_saved(Path(run))
     task = _task(saved)
     codec = _codec(saved) if isinstance(prompt, str) else None
     prompt_ids = tuple(codec.encode(prompt)) if codec is not None and isinstance(prompt, str) else tuple(map(int, prompt))
@@ -73,7 +73,12 @@ def generate(run: Path | str, prompt: str | Sequence[int], settings: GenerationS
     return Generated(ids=ids, prompt_tokens=len(prompt_ids), text=None if codec is None else codec.decode(ids), step=saved.step)
 
 
-def _open(run: Path) -> SavedModel:
+def open_saved(run: Path) -> SavedModel:
+    """The model of a run with its final weights, or those of its newest whole checkpoint.
+
+    Raises:
+        UserError: no run directory, or no weights in it.
+    """
     if not (run / CONFIG).is_file():
         raise UserError(f"{run} is no run directory: there is no {CONFIG} in it")
     if (final := final_weights(run)) is not None:
