@@ -182,7 +182,7 @@ def test_templates_that_are_none_are_refused() -> None:
         JsonlOptions(paths=("x",), text="text", template="chatml")
     with pytest.raises(UserError, match="no chat template"):
         _loader([[USER, ASSISTANT]], template=TemplateOptions(text="{% for %}"))
-    with pytest.raises(DataError, match="holds no chat template"):
+    with pytest.raises(DataError, match="there is no chat template"):
         _loader([[USER, ASSISTANT]], template=None, tokenizer=_folder())
 
 

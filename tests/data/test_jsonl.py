@@ -132,7 +132,7 @@ def test_labelled_features() -> None:
         loader.take(2, 5)
 
 
-@pytest.mark.parametrize("length", [6, 14, 40])
+@pytest.mark.parametrize("length", [8, 14, 40])
 def test_a_prompt_and_its_response_in_one_row(length: int) -> None:
     batch = _build(prompt="q", response="a", pad=1).take(30, length)
     for i, line in enumerate(LINES):
@@ -151,7 +151,7 @@ def test_a_prompt_and_its_response_in_two_rows() -> None:
 
 
 @pytest.mark.parametrize("prompt", [None, "q"])
-@pytest.mark.parametrize("length", [5, 12, 40])
+@pytest.mark.parametrize("length", [8, 12, 40])
 def test_two_responses_to_compare(prompt: str | None, length: int) -> None:
     batch = _build(prompt=prompt, chosen="a", rejected="b").take(30, length)
     for i, line in enumerate(LINES):
@@ -203,7 +203,7 @@ def test_short_examples_come_first_by_length() -> None:
         ('{"x": [1], "id": 0}', {"features": "x", "label": "id"}, "c.jsonl:2: 'x' holds 1 numbers, 2 are wanted"),
         ('{"x": [1, "a"], "id": 0}', {"features": "x", "label": "id"}, "c.jsonl:2: 'x' is no list of numbers"),
         ('{"x": [1, NaN], "id": 0}', {"features": "x", "label": "id"}, "c.jsonl:2: 'x' holds NaN or infinity"),
-        ('{"text": "", "id": 0}', {"text": "text", "label": "id"}, "example 20 of 31 of this split holds no text"),
+        ('{"text": "", "id": 0}', {"text": "text", "label": "id"}, "example 20 of 31 of this part holds no text"),
     ],
 )
 def test_lines_that_cannot_be_used_are_named(line: str, options: dict[str, Any], words: str) -> None:
@@ -221,7 +221,7 @@ def test_features_of_another_width_than_the_model_takes() -> None:
 
 
 def test_no_lines_for_a_split() -> None:
-    with pytest.raises(DataError, match="jsonl: a heldout of 0 leaves none of 30 lines for the evaluations: raise heldout"):
+    with pytest.raises(DataError, match="jsonl: a heldout of 0 leaves none of 30 lines for the evaluations"):
         _build(text="text", split="final")
     with pytest.raises(DataError, match="no file matches"):
         _build(text="text", paths=("*.json",))
@@ -244,3 +244,31 @@ def test_no_lines_for_a_split() -> None:
 def test_options_that_make_no_example(options: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match=words):
         JsonlOptions(**{"paths": ("*.jsonl",), **options})
+
+
+def _pairs(**options: Any) -> Any:
+    """Prompts of 3, 6 and 9 bytes; a response of 2 and the end."""
+    lines = [{"q": "abc" * (i % 3 + 1), "a": "so", "b": "no", "n": i} for i in range(9)]
+    Path("pairs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return _build(paths=("pairs.jsonl",), prompt="q", **options)
+
+
+@pytest.mark.parametrize("options", [{"response": "a"}, {"chosen": "a", "rejected": "b"}], ids=["responses", "preferences"])
+@pytest.mark.parametrize(("length", "missing"), [(10, 0), (9, 3), (6, 6)])
+def test_responses_that_are_cut_away_are_counted(
+    options: dict[str, Any], length: int, missing: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A prompt as long as the row leaves no room for its response."""
+    loader = _pairs(**options)
+    for _ in range(3):
+        loader.take(2, length)
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == (missing > 0)
+    assert all(f"{missing} of 9 examples" in line for line in told)
+
+
+def test_rows_too_short_for_any_response_are_refused() -> None:
+    loader = _pairs(response="a")
+    with pytest.raises(DataError, match="none of its 9 examples has a token of its response in rows of 3"):
+        loader.take(2, 3)
+    assert _pairs(response="a", layout="separate").take(2, 3)["response_mask"].all()

@@ -10,7 +10,7 @@ import torch
 
 from stackwise import BatchSpec, BuildContext, DataError, TensorSpec, UserError
 from stackwise_providers_data.memory import build_memory
-from stackwise_providers_data.options import MemoryOptions
+from stackwise_providers_data.memory_options import MemoryOptions
 from stackwise_providers_data.row_stream import RowStream
 from stackwise_providers_data.token_stream import TokenStream
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from stackwise import BuildContext, DataError, UserError
-from stackwise_providers_data.files import is_heldout
 from stackwise_providers_data.options import StdlibOptions, TextFilesOptions
+from stackwise_providers_data.splits import is_heldout
 from stackwise_providers_data.text_files import build_python_stdlib, build_text_files
 from stackwise_providers_data.token_stream import TokenStream
 
@@ -72,8 +72,8 @@ def test_a_larger_share_keeps_what_was_held_out() -> None:
     [
         ({"paths": ("nowhere/*.txt",)}, "train", r"paths: no file matches 'nowhere/\*.txt'"),
         ({"paths": ("texts",)}, "train", "no file matches 'texts'"),
-        ({"heldout": 0.0}, "final", "a heldout of 0 leaves none of 40 files for the evaluations: raise heldout"),
-        ({"heldout": 1.0}, "train", "leaves none of 40 files for training: lower heldout"),
+        ({"heldout": 0.0}, "final", "a heldout of 0 leaves none of 40 files for the evaluations: write heldout: 0.05"),
+        ({"heldout": 1.0}, "train", "leaves none of 40 files for training: write heldout: 0.05"),
         ({"paths": ("texts/a/0.txt",), "heldout": 0.0}, "train", "9 tokens are fewer than the 64 of one row"),
     ],
 )
@@ -90,13 +90,16 @@ def test_an_empty_file_is_no_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         build_text_files(TextFilesOptions(paths=("empty.txt",), heldout=0), BuildContext(seed=1))
 
 
-def test_a_file_that_cannot_be_read_is_named(corpus: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(path: Path) -> bytes:
-        raise PermissionError(13, os.strerror(13), str(path))
-
-    monkeypatch.setattr(Path, "read_bytes", refuse)
-    with pytest.raises(DataError, match=r"'texts/a/0.txt' cannot be read: Permission denied"):
-        build_text_files(TextFilesOptions(paths=("texts/a/*.txt",), heldout=0), BuildContext(seed=1))
+@pytest.mark.skipif(not hasattr(os, "seteuid") or os.geteuid() != 0, reason="only root can put off its rights")
+def test_a_file_that_cannot_be_read_is_named(corpus: dict[str, bytes]) -> None:
+    Path("texts/a/0.txt").chmod(0)
+    Path.cwd().chmod(0o755)
+    os.seteuid(65534)
+    try:
+        with pytest.raises(DataError, match=r"'texts/a/0.txt' cannot be read: Permission denied"):
+            build_text_files(TextFilesOptions(paths=("texts/a/*.txt",), heldout=0), BuildContext(seed=1))
+    finally:
+        os.seteuid(0)
 
 
 def test_nothing_is_read_before_building() -> None:

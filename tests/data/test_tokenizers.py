@@ -14,8 +14,9 @@ import pytest
 
 from stackwise import BuildContext, DataError, EpochSize, TensorSpec, UserError
 from stackwise_providers_data import corpus as corpora
-from stackwise_providers_data.files import FileDocuments, is_heldout
+from stackwise_providers_data.files import FileDocuments
 from stackwise_providers_data.options import TextFilesOptions
+from stackwise_providers_data.splits import Part, is_heldout
 from stackwise_providers_data.text_files import build_text_files
 from stackwise_providers_data.tokenizer_options import SEPARATOR, BpeTraining, TokenizerOptions
 
@@ -76,7 +77,7 @@ def test_what_is_kept_is_not_read_again(here: Path, monkeypatch: pytest.MonkeyPa
     first = _build()
     ids = _ids(first)
 
-    def refuse(self: FileDocuments, *, held: bool) -> Iterator[tuple[str, bytes]]:
+    def refuse(self: FileDocuments, part: Part) -> Iterator[tuple[str, bytes]]:
         raise AssertionError("it was read already")
 
     with monkeypatch.context() as patch:
@@ -110,9 +111,9 @@ def test_documents_that_change_while_they_are_read(here: Path, monkeypatch: pyte
     read = FileDocuments.read
     passes = []
 
-    def restless(self: FileDocuments, *, held: bool) -> Iterator[tuple[str, bytes]]:
-        passes.append(held)
-        for label, content in read(self, held=held):
+    def restless(self: FileDocuments, part: Part) -> Iterator[tuple[str, bytes]]:
+        passes.append(part)
+        for label, content in read(self, part):
             yield label, content + bytes([len(passes)])
 
     monkeypatch.setattr(FileDocuments, "read", restless)
@@ -167,7 +168,7 @@ def test_a_tokenizer_file(here: Path) -> None:
     assert _ids(_build(ended, **options)) == [4, 3, 5, 6, 2, 1, 3]
     spec = TextFilesOptions(paths=("*.txt",), tokenizer=ended).to_spec()
     assert spec.fields["tokens"] == TensorSpec("batch time", "int64", bounds=(0, 7))
-    with pytest.raises(DataError, match=r"tokenizer\.separator: '<eos>' is no token of 'tokenizer\.json'"):
+    with pytest.raises(DataError, match=r"tokenizer\.separator: '<eos>' is no token of .*'tokenizer\.json'"):
         _build(TokenizerOptions(file="tokenizer.json", separator="<eos>"), **options)
     with pytest.raises(DataError, match="pad: 7 is no id of a vocabulary of 7"):
         _build(ended, rows="padded", pad=7, **options)

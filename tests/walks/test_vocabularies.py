@@ -12,9 +12,10 @@ import torch
 import yaml
 
 import stackwise
-from stackwise import BatchSpec, ConfigError, GenerationSettings, TensorSpec, UserError, generate
+from stackwise import BatchSpec, ConfigError, GenerationSettings, TensorSpec, UserError, discover, generate, make_plan
 from stackwise.runs.run import run
 from stackwise.saved.export import export
+from stackwise_providers_data.tokenization import byte_tokenizer
 
 BPE = {"bpe": {"vocab": 270}}
 
@@ -90,14 +91,34 @@ def test_a_loader_of_ones_own_names_its_vocabulary_or_is_not_compared() -> None:
     stackwise.assemble(stackwise.experiment(config_of({"a": Ids("greek"), "b": Ids("latin")}, run={"vocabularies": "several"})))
 
 
-@pytest.mark.parametrize("other", ["bytes", BPE], ids=["bytes", "another that was learnt"])
-def test_sources_of_one_run(other: Any) -> None:
-    assert [path for path, _ in refused({"a": text("one", BPE), "b": text("two", other)})] == ["data.sources.b"]
+@pytest.mark.parametrize("other", ["bytes", {"bpe": {"vocab": 270, "min_frequency": 3}}], ids=["bytes", "another that is learnt"])
+def test_sources_of_one_run_are_compared_before_any_data_are_read(other: Any) -> None:
+    Path("one.txt").unlink()
+    Path("two.txt").unlink()
+    with pytest.raises(ConfigError) as caught:
+        make_plan(stackwise.experiment(config_of({"a": text("one", BPE), "b": text("two", other)})), discover())
+    assert [problem.path for problem in caught.value.problems] == ["data.sources.b"]
+
+
+def test_tokenizer_files_are_compared_while_a_run_is_planned() -> None:
+    byte_level = byte_tokenizer().files["tokenizer.json"]
+    for name, content in {"x": byte_level, "y": byte_level, "z": byte_level + b" "}.items():
+        Path(f"{name}.json").write_bytes(content)
+
+    def sources(other: str) -> dict[str, Any]:
+        return {"a": text("one", {"file": "x.json"}), "b": text("two", {"file": other})}
+
+    make_plan(stackwise.experiment(config_of(sources("y.json"))), discover())
+    make_plan(stackwise.experiment(config_of(sources("z.json"), run={"vocabularies": "several"})), discover())
+    for wrong in ("z.json", "missing.json"):
+        with pytest.raises(ConfigError) as caught:
+            make_plan(stackwise.experiment(config_of(sources(wrong))), discover())
+        assert [problem.path for problem in caught.value.problems] == ["data.sources.b"]
 
 
 def test_sources_of_a_later_phase() -> None:
     phases = {"first": {"until": "50%"}, "last": {"until": "100%", "data": {"sources": {"a": None, "b": text("two", "bytes")}}}}
-    assert [path for path, _ in refused({"a": text("one", BPE)}, phases=phases)] == ["data.sources.b"]
+    assert [path for path, _ in refused({"a": text("one", BPE)}, phases=phases)] == ["phases.last.data.sources.b"]
 
 
 def test_sources_of_an_evaluation() -> None:

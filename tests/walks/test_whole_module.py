@@ -138,8 +138,10 @@ def test_growth_copies_the_named_list_and_adopts_the_rest() -> None:
 def test_growth_that_keeps_the_function_keeps_the_outputs() -> None:
     zeroed = {"growth": {"use": "transformer.identity"}}
     outputs = blocks(spec=RackSpec(residual_outputs=("out.weight",)))
-    changes = [e.probe_change for e in stackwise.assemble(declared(outputs, grown(enter=zeroed))).train() if hasattr(e, "probe_change")]
-    assert changes == [None, 0.0]
+    plan = stackwise.make_plan(declared(outputs, grown(enter=zeroed)), stackwise.discover())
+    promised = plan.schedule.phases[1].transition
+    assert promised is not None and promised.preserves_function
+    assert [event.probe_change for event in stackwise.assemble(plan).train() if hasattr(event, "probe_change")] == [None, 0.0]
 
 
 def test_selectors_freeze_and_group_blocks() -> None:

@@ -23,6 +23,9 @@ _FACE = {
     "Fresh": "stackwise.contracts.growth",
     "GenerationSettings": "stackwise.contracts.generation",
     "TextCodec": "stackwise.contracts.generation",
+    "Tokenizer": "stackwise.contracts.tokenizers",
+    "RunTokenizer": "stackwise.contracts.tokenizers",
+    "read_tokenizers": "stackwise.storage.tokenizers",
     "option": "stackwise.contracts.options",
     "scheduled": "stackwise.contracts.options",
     "dimension": "stackwise.contracts.options",
@@ -51,6 +54,7 @@ _FACE = {
     "Head": "stackwise.contracts.protocols",
     "Loader": "stackwise.contracts.protocols",
     "Observer": "stackwise.contracts.protocols",
+    "MeetsRun": "stackwise.contracts.protocols",
     "PreparesEvaluations": "stackwise.contracts.protocols",
     "Rack": "stackwise.contracts.protocols",
     "Reaction": "stackwise.contracts.protocols",
@@ -66,6 +70,7 @@ _FACE = {
     "ParameterGrowth": "stackwise.contracts.growth",
     "Generates": "stackwise.contracts.generation",
     "HasTextCodec": "stackwise.contracts.generation",
+    "HasTokenizer": "stackwise.contracts.tokenizers",
     # for users in code
     "Built": "stackwise.contracts.components",
     "Loss": "stackwise.builtin.loss",
@@ -88,6 +93,7 @@ _FACE = {
     "generate": "stackwise.saved.generate",
     "Plan": "stackwise.plan",
     "StepDone": "stackwise.contracts.events",
+    "RunFacts": "stackwise.contracts.events",
     "RunStarted": "stackwise.contracts.events",
     "PhaseEntered": "stackwise.contracts.events",
     "Evaluated": "stackwise.contracts.events",
@@ -114,6 +120,7 @@ if TYPE_CHECKING:  # the types that provider authors and users check against; th
     from stackwise.contracts.components import BuildContext as BuildContext
     from stackwise.contracts.components import Built as Built
     from stackwise.contracts.components import Component as Component
+    from stackwise.contracts.events import RunFacts as RunFacts
     from stackwise.contracts.generation import Generates as Generates
     from stackwise.contracts.generation import GenerationSettings as GenerationSettings
     from stackwise.contracts.generation import HasTextCodec as HasTextCodec
@@ -137,6 +144,7 @@ if TYPE_CHECKING:  # the types that provider authors and users check against; th
     from stackwise.contracts.protocols import Fingerprinted as Fingerprinted
     from stackwise.contracts.protocols import Head as Head
     from stackwise.contracts.protocols import Loader as Loader
+    from stackwise.contracts.protocols import MeetsRun as MeetsRun
     from stackwise.contracts.protocols import Observer as Observer
     from stackwise.contracts.protocols import ParameterGroup as ParameterGroup
     from stackwise.contracts.protocols import PreparesEvaluations as PreparesEvaluations
@@ -163,6 +171,9 @@ if TYPE_CHECKING:  # the types that provider authors and users check against; th
     from stackwise.contracts.specs import TaskSpec as TaskSpec
     from stackwise.contracts.specs import TensorSpec as TensorSpec
     from stackwise.contracts.specs import TransformSpec as TransformSpec
+    from stackwise.contracts.tokenizers import HasTokenizer as HasTokenizer
+    from stackwise.contracts.tokenizers import RunTokenizer as RunTokenizer
+    from stackwise.contracts.tokenizers import Tokenizer as Tokenizer
     from stackwise.curriculum.schedule import PhaseSchedule as PhaseSchedule
     from stackwise.errors import ConfigError as ConfigError
     from stackwise.errors import DataError as DataError
@@ -171,6 +182,7 @@ if TYPE_CHECKING:  # the types that provider authors and users check against; th
     from stackwise.errors import StackwiseError as StackwiseError
     from stackwise.errors import TrainingHalted as TrainingHalted
     from stackwise.errors import UserError as UserError
+    from stackwise.storage.tokenizers import read_tokenizers as read_tokenizers
     from stackwise.timeline.duration import Duration as Duration
     from stackwise.timeline.duration import Moment as Moment
 

@@ -11,7 +11,7 @@ from typing import Any
 _FACE = {
     "StdlibOptions": "options",
     "TextFilesOptions": "options",
-    "MemoryOptions": "options",
+    "MemoryOptions": "memory_options",
     "JsonlOptions": "record_options",
     "HfDatasetOptions": "record_options",
     "ArrayFilesOptions": "array_options",

@@ -18,13 +18,14 @@ from attrs import asdict, frozen
 
 from stackwise import BuildContext, DataError
 from stackwise_providers_data.array_headers import StoredArray, find_array
-from stackwise_providers_data.array_options import ArrayFilesOptions, of_split
+from stackwise_providers_data.array_options import ArrayFilesOptions
 from stackwise_providers_data.array_shapes import with_bounds
 from stackwise_providers_data.cache import recall, remember
 from stackwise_providers_data.corpus import Corpus
 from stackwise_providers_data.permutation import Indices
 from stackwise_providers_data.progress_lines import ProgressLines
 from stackwise_providers_data.row_stream import RowStream
+from stackwise_providers_data.splits import no_rows, part_of, rows_of
 from stackwise_providers_data.text_rows import TextRows, check_pad, cut_rows
 
 _REMEMBERED_BYTES = 64 << 20
@@ -59,7 +60,7 @@ def build_array_files(options: ArrayFilesOptions, context: BuildContext) -> Text
         if content.broken is not None:
             raise DataError(f"{stored[field].label}: row {content.broken} holds NaN or infinity: drop or fill it")
     total = next(iter(stored.values())).shape.sizes[0]
-    part = _part(total, options, context.split, "rows")
+    part = _part(total, options, context, "rows")
     fields = {field: torch.from_numpy(_read(array, aligned=True)[part]) for field, array in stored.items()}
     digest = hashlib.sha256(json.dumps([[field, content.sha256] for field, content in sorted(contents.items())]).encode())
     digest.update(f"{part.start} {part.stop}".encode())
@@ -83,26 +84,25 @@ def _stream(options: ArrayFilesOptions, array: StoredArray, context: BuildContex
     total = array.shape.sizes[0]
     starts = np.zeros(1, dtype=np.int64)
     if options.documents is None:
-        part = _part(total, options, context.split, "tokens")
+        part = _part(total, options, context, "tokens")
     else:
         starts = _starts(options.documents, total)
-        chosen = _part(len(starts), options, context.split, "documents")
+        chosen = _part(len(starts), options, context, "documents")
         edges = np.append(starts, total)
-        part = slice(int(edges[chosen.start or 0]), int(edges[chosen.stop]))
+        part = slice(int(edges[chosen.start]), int(edges[chosen.stop]))
         starts = starts[chosen] - part.start
     tokens = _read(array)[part]
-    fingerprint = {"tokens": len(tokens), "first": part.start or 0, "sha256": content.sha256}
+    fingerprint = {"tokens": len(tokens), "first": part.start, "sha256": content.sha256}
     corpus = Corpus(array.label, tokens, starts, 0, fingerprint)
     check_pad(options.pad, options.vocab)
     return cut_rows(corpus, options, options.to_spec(), context, has_documents=options.documents is not None)
 
 
-def _part(total: int, options: ArrayFilesOptions, split: str, noun: str) -> slice:
-    part = of_split(total, options.heldout, split)
-    if not len(range(total)[part]):
-        what, fix = ("training", "lower") if split == "train" else (f"the evaluation '{split}'", "raise")
-        raise DataError(f"files: a heldout of {options.heldout:g} leaves none of {total} {noun} for {what}: {fix} heldout or give more")
-    return part
+def _part(total: int, options: ArrayFilesOptions, context: BuildContext, noun: str) -> slice:
+    rows = rows_of(part_of(context, options.heldout), total, options.heldout)
+    if not len(range(total)[rows]):
+        raise no_rows("files", options.heldout, total, noun, context.split)
+    return rows
 
 
 def _starts(reference: str, total: int) -> Indices:

@@ -10,6 +10,7 @@ from stackwise import BatchSpec, DataError, EpochSize, TensorSpec, UserError, di
 from stackwise_providers_data.array_headers import StoredArray, find_array
 from stackwise_providers_data.array_shapes import is_token_stream, refuse_unequal, row_spec, time_fields
 from stackwise_providers_data.row_options import RowOptions
+from stackwise_providers_data.splits import part_of_split, rows_of
 
 
 @frozen(kw_only=True)
@@ -22,7 +23,12 @@ class ArrayFilesOptions(RowOptions):
     time: tuple[str, ...] | None = option(
         None, doc="of rows: fields whose second axis is cut to the row's length; the integer ones with two axes when left out"
     )
-    heldout: float = option(0.0, doc="share at the end of the arrays (of the documents) that only evaluations see", minimum=0, maximum=1)
+    heldout: float | None = option(
+        None,
+        doc="share at the end of the arrays (of the documents) that only evaluations see; nothing when left out",
+        minimum=0,
+        maximum=1,
+    )
 
     def check(self) -> None:
         """Refuse options that cannot be.
@@ -91,13 +97,7 @@ class ArrayFilesOptions(RowOptions):
         """
         arrays = self.arrays()
         total = next(iter(arrays.values())).shape.sizes[0]
-        count = len(range(total)[of_split(total, self.heldout, split)])
+        count = len(range(total)[rows_of(part_of_split(split), total, self.heldout)])
         if not self.is_stream(arrays):
             return EpochSize(rows=count, repeats=self.repeat)
         return EpochSize(entries=count, repeats=self.repeat) if self.documents is None else None
-
-
-def of_split(total: int, heldout: float, split: str) -> slice:
-    """The things of a split, of `total`; those held out stand at the end."""
-    first_held = total - round(heldout * total)
-    return slice(first_held) if split == "train" else slice(first_held, total)

@@ -19,6 +19,7 @@ from stackwise_providers_data.cache import obtain
 from stackwise_providers_data.chat_templates import RESERVED, ROLES, ChatTemplate, Message, Rendered
 from stackwise_providers_data.corpus import Corpus, open_tokenizer
 from stackwise_providers_data.records import RecordDocuments
+from stackwise_providers_data.splits import Part
 from stackwise_providers_data.tokenization import ByteTokenizer, LibraryTokenizer, TextTokenizer
 
 LOSS_MASK = "loss_mask"
@@ -35,41 +36,41 @@ class Conversations(RecordDocuments):
         """What is read, the share held out, and the template."""
         return [super().identity(), self.template.digest]
 
-    def conversations(self, *, held: bool) -> Iterator[tuple[str, list[Message]]]:
-        """Place and messages of every record of a split.
+    def conversations(self, part: Part) -> Iterator[tuple[str, list[Message]]]:
+        """Place and messages of every record of a part.
 
         Raises:
             DataError: no record, or one that holds no conversation.
         """
         (field,) = (getattr(self.options, key) for key in self.options.columns)
-        for place, record in self.chosen(held=held):
+        for place, record in self.chosen(part):
             yield place, _messages(place, record, field)
 
-    def read(self, *, held: bool) -> Iterator[tuple[str, bytes]]:
-        """Place and text of every conversation of a split.
+    def read(self, part: Part) -> Iterator[tuple[str, bytes]]:
+        """Place and text of every conversation of a part.
 
         Raises:
             DataError: no record, one that holds no conversation, or a template that does not show it.
         """
-        for place, rendered in self.rendered(held=held):
+        for place, rendered in self.rendered(part):
             yield place, rendered.text.encode()
 
-    def rendered(self, *, held: bool) -> Iterator[tuple[str, Rendered]]:
+    def rendered(self, part: Part) -> Iterator[tuple[str, Rendered]]:
         """The same as text, with the assistant's part in it."""
-        for place, messages in self.conversations(held=held):
+        for place, messages in self.conversations(part):
             yield place, self.template.render(messages, place)
 
-    def digest(self, *, held: bool) -> str:
-        """Digest of the conversations of a split and of the template."""
+    def digest(self, part: Part) -> str:
+        """Digest of the conversations of a part and of the template."""
         digest = hashlib.sha256(self.template.digest.encode())
-        for _, messages in self.conversations(held=held):
+        for _, messages in self.conversations(part):
             line = json.dumps(messages).encode()
             digest.update(len(line).to_bytes(8, "little") + line)
         return digest.hexdigest()
 
 
-def open_conversations(documents: Conversations, *, held: bool) -> Corpus:
-    """The tokens of a split, a document a conversation, with `loss_mask` beside them: true on what the assistant wrote.
+def open_conversations(documents: Conversations, part: Part) -> Corpus:
+    """The tokens of a part, a document a conversation, with `loss_mask` beside them: true on what the assistant wrote.
 
     A token counts that lies in what the assistant wrote or partly in it.
 
@@ -78,8 +79,8 @@ def open_conversations(documents: Conversations, *, held: bool) -> Corpus:
         UserError: a library is missing, or the cache cannot be written.
     """
     tokenizer = open_tokenizer(documents, documents.options.tokenizer)
-    name = f"chat-{_FORMAT}-{documents.digest(held=held)[:32]}-{tokenizer.key}"
-    path, notes = obtain(name, lambda folder: _write(documents, tokenizer, held, folder))
+    name = f"chat-{_FORMAT}-{documents.digest(part)[:32]}-{tokenizer.key}"
+    path, notes = obtain(name, lambda folder: _write(documents, tokenizer, part, folder))
     tokens = np.asarray(np.memmap(path / "tokens.bin", dtype=tokenizer.dtype, mode="r"))
     starts = np.asarray(np.memmap(path / "starts.bin", dtype=np.int64, mode="r"))
     mask = np.asarray(np.memmap(path / "loss.bin", dtype=np.bool_, mode="r"))
@@ -95,9 +96,9 @@ def open_conversations(documents: Conversations, *, held: bool) -> Corpus:
     return Corpus(documents.name, tokens, starts, 0, fingerprint, beside={LOSS_MASK: mask})
 
 
-def _write(documents: Conversations, tokenizer: TextTokenizer, held: bool, folder: Path) -> Mapping[str, Any]:
+def _write(documents: Conversations, tokenizer: TextTokenizer, part: Part, folder: Path) -> Mapping[str, Any]:
     starts, size, assistant, written = [], 0, 0, hashlib.sha256()
-    rendered = documents.rendered(held=held)
+    rendered = documents.rendered(part)
     with (folder / "tokens.bin").open("wb") as tokens, (folder / "loss.bin").open("wb") as loss:
         while batch := list(islice(rendered, _BATCH)):
             for ids, mask in encode(tokenizer, batch):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import frozen
 
 from stackwise import DataError, UserError, option
-from stackwise_providers_data.tokenizer_options import Tokenizer
+from stackwise_providers_data.tokenizer_options import TokenizerChoice
 
 if TYPE_CHECKING:
     from stackwise_providers_data.chat_templates import ChatTemplate
@@ -49,19 +49,19 @@ Template = str | TemplateOptions | None
 """`chatml`, one's own, or None for the tokenizer's."""
 
 
-def check_template(template: Template, tokenizer: Tokenizer) -> None:
-    """Refuse a name that no template has, and a tokenizer that has none to offer.
+def check_template(template: Template, tokenizer: TokenizerChoice) -> None:
+    """Check that a template that is given by name is there, and that a tokenizer that is to bring one can.
 
     Raises:
-        UserError: so it is.
+        UserError: it is not, or cannot.
     """
     if isinstance(template, str) and template != CHATML:
         raise UserError(f"template: there is none named {template!r}: write chatml, {{file: path}} or {{text: …}}")
-    if template is None and _folder(tokenizer) is None:
+    if template is None and (isinstance(tokenizer, str) or tokenizer.training is not None):
         raise UserError("template: this tokenizer brings no chat template: write template: chatml, {file: path} or {text: …}")
 
 
-def open_template(template: Template, tokenizer: Tokenizer) -> ChatTemplate:
+def open_template(template: Template, tokenizer: TokenizerChoice) -> ChatTemplate:
     """The template that options name.
 
     Raises:
@@ -70,50 +70,51 @@ def open_template(template: Template, tokenizer: Tokenizer) -> ChatTemplate:
     """
     from stackwise_providers_data import chat_templates  # jinja2, which the options do without
 
-    folder = _folder(tokenizer)
-    settings = {} if folder is None else _settings(folder)
+    label, files = _files(tokenizer)
+    settings = _settings(label, files)
     tokens = {key: token for key in settings if key.endswith("_token") and (token := _content(settings[key])) is not None}
     if isinstance(template, str):
         return chat_templates.ChatTemplate(chat_templates.CHATML, "the template chatml", tokens)
     if template is not None:
         own = {"bos_token": template.bos_token, "eos_token": template.eos_token}
         given = {key: token for key, token in own.items() if token is not None}
-        label = "the template of the config" if template.file is None else f"the template {template.file!r}"
-        return chat_templates.ChatTemplate(template.source(), label, {**tokens, **given})
-    assert folder is not None  # the options are checked
-    return chat_templates.ChatTemplate(_of_folder(folder, settings), f"the chat template in {str(folder)!r}", tokens)
+        own_label = "the template of the config" if template.file is None else f"the template {template.file!r}"
+        return chat_templates.ChatTemplate(template.source(), own_label, {**tokens, **given})
+    return chat_templates.ChatTemplate(_of_files(label, files, settings), f"the chat template beside {label}", tokens)
 
 
-def _folder(tokenizer: Tokenizer) -> Path | None:
-    """Where the files of a tokenizer lie that was not learnt here."""
-    if isinstance(tokenizer, str) or tokenizer.file is None:
-        return None
-    place = Path(tokenizer.file)
-    return place if place.is_dir() else place.parent
+def _files(tokenizer: TokenizerChoice) -> tuple[str, Mapping[str, bytes]]:
+    """A tokenizer that was not learnt here: what messages call it, and its files; those beside a single file come from its folder."""
+    file = None if isinstance(tokenizer, str) or tokenizer.training is not None else tokenizer.read()
+    if file is None or isinstance(tokenizer, str):
+        return "the tokenizer", {}
+    beside: dict[str, bytes] = {}
+    if tokenizer.file is not None and not (place := Path(tokenizer.file)).is_dir():
+        paths = {name: place.parent / name for name in (_SETTINGS, _JINJA)}
+        beside = {name: _read(path, "tokenizer.file") for name, path in paths.items() if path.is_file()}
+    return file.label, {**beside, **file.files}
 
 
-def _of_folder(folder: Path, settings: Mapping[str, Any]) -> str:
-    if (folder / _JINJA).is_file():
-        return _read(folder / _JINJA, "tokenizer.file").decode(errors="replace")
+def _of_files(label: str, files: Mapping[str, bytes], settings: Mapping[str, Any]) -> str:
+    if _JINJA in files:
+        return files[_JINJA].decode(errors="replace")
     template = settings.get("chat_template")
     if isinstance(template, list):
         named = {str(each.get("name")): each.get("template") for each in template if isinstance(each, Mapping)}
         template = named.get("default")
     if not isinstance(template, str):
         raise DataError(
-            f"template: {str(folder)!r} holds no chat template ({_JINJA}, or `chat_template` in {_SETTINGS}): write template: chatml, "
+            f"template: there is no chat template beside {label} ({_JINJA}, or `chat_template` in {_SETTINGS}): write template: chatml, "
             "{file: path} or {text: …}"
         )
     return template
 
 
-def _settings(folder: Path) -> Mapping[str, Any]:
-    if not (folder / _SETTINGS).is_file():
-        return {}
+def _settings(label: str, files: Mapping[str, bytes]) -> Mapping[str, Any]:
     try:
-        settings = json.loads(_read(folder / _SETTINGS, "tokenizer.file"))
+        settings = json.loads(files.get(_SETTINGS, b"{}"))
     except (ValueError, RecursionError) as fault:
-        raise DataError(f"{str(folder / _SETTINGS)!r} is no JSON: {fault}: save the folder again") from fault
+        raise DataError(f"{_SETTINGS} beside {label} is no JSON: {fault}: save the folder again") from fault
     return settings if isinstance(settings, Mapping) else {}
 
 

@@ -11,55 +11,27 @@ import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import attrs
 import numpy as np
 import numpy.typing as npt
-from attrs import frozen
+from attrs import Factory, frozen
 
 from stackwise import DataError
+from stackwise_providers_data.bpe import learn_bpe
 from stackwise_providers_data.cache import cache_folder, obtain, read_entry, recall, remember
+from stackwise_providers_data.documents import ContentDigest, Document, Documents, digest_of
 from stackwise_providers_data.permutation import Indices
 from stackwise_providers_data.progress_lines import ProgressLines
 from stackwise_providers_data.spans import Spans
-from stackwise_providers_data.tokenization import ByteTokenizer, Document, TextTokenizer, make_tokenizer
-from stackwise_providers_data.tokenizer_options import Tokenizer
+from stackwise_providers_data.splits import Part
+from stackwise_providers_data.tokenization import ByteTokenizer, LibraryTokenizer, TextTokenizer
+from stackwise_providers_data.tokenizer_options import TokenizerChoice
 
 _IN_MEMORY_BYTES = 64 << 20
 _BATCH_BYTES, _BATCH_DOCUMENTS = 4 << 20, 1024
 _RACY_NS = 2 * 10**9
 _FORMAT = 2
-
-
-class Documents(Protocol):
-    """Where documents come from."""
-
-    @property
-    def name(self) -> str:
-        """What messages call them."""
-        ...
-
-    @property
-    def noun(self) -> str:
-        """What one is, in the plural."""
-        ...
-
-    def files(self) -> Sequence[Path]:
-        """Every file that the documents of both splits are read from."""
-        ...
-
-    def identity(self) -> Any:
-        """What else decides which documents a split holds, as JSON."""
-        ...
-
-    def read(self, *, held: bool) -> Iterator[Document]:
-        """The documents that are held out, or the others; at least one.
-
-        Raises:
-            DataError: none, or one that cannot be read.
-        """
-        ...
 
 
 @frozen(eq=False)
@@ -73,7 +45,7 @@ class Corpus:
     between: int
     """Separators after each document but the last that do not belong to it: 0 or 1."""
     fingerprint: Mapping[str, Any]
-    beside: Mapping[str, npt.NDArray[Any]] = attrs.Factory(dict)
+    beside: Mapping[str, npt.NDArray[Any]] = Factory(dict)
     """Field → one entry a token, delivered as the tokens are."""
 
     def spans(self) -> Spans:
@@ -81,13 +53,13 @@ class Corpus:
         return Spans(self.starts, np.append(self.starts[1:] - self.between, len(self.tokens)).astype(np.int64, copy=False))
 
 
-def open_corpus(documents: Documents, declared: Tokenizer, *, held: bool, ends: tuple[bool, ...] | None = None) -> Corpus:
-    """The tokens of a split.
+def open_corpus(documents: Documents, declared: TokenizerChoice, part: Part, ends: tuple[bool, ...] | None = None) -> Corpus:
+    """The tokens of a part of the documents.
 
     Args:
         documents: where they come from.
         declared: options of the tokenizer.
-        held: the documents held out, or the others.
+        part: which of them.
         ends: None: a separator between two documents. Else for each document of a recurring group whether a separator ends it,
             which then belongs to it.
 
@@ -97,33 +69,39 @@ def open_corpus(documents: Documents, declared: Tokenizer, *, held: bool, ends: 
     """
     files = documents.files()
     if isinstance(declared, str) and sum(path.stat().st_size for path in files) <= _IN_MEMORY_BYTES:
-        return _in_memory(documents, held, ends)
-    key, racy = _listing_key(documents, files, declared, held, ends)
-    if not racy and (listed := recall(key)) is not None and (found := _listed(documents, listed)) is not None:
-        return found
+        return _in_memory(documents, part, ends)
+    key, racy = _listing_key(documents, files, declared, part, ends)
+    if not racy and (listing := recall(key)) is not None and (known := _of_listing(documents, listing)) is not None:
+        return known
     tokenizer = open_tokenizer(documents, declared)
-    digest = _digest(documents, held=held)
+    digest = digest_of([documents], part)
     name = f"tokens-{_FORMAT}-{digest[:32]}-{tokenizer.key}{'' if ends is None else '-' + ''.join('se'[end] for end in ends)}"
-    path, notes = obtain(name, lambda folder: _write(documents, tokenizer, held, ends, digest, folder))
+    path, notes = obtain(name, lambda folder: _write(documents, tokenizer, part, ends, digest, folder))
     if not racy:
         remember(key, {"entry": name})
     return _mapped(documents, path, notes)
 
 
-def open_tokenizer(documents: Documents, declared: Tokenizer) -> TextTokenizer:
-    """The tokenizer of documents, learnt from their training split where options ask for that.
+def open_tokenizer(documents: Documents, declared: TokenizerChoice) -> TextTokenizer:
+    """The tokenizer that options declare; one that belongs to no run yet is learnt from the training part of these documents alone.
 
     Raises:
         DataError: a file that is no tokenizer; documents that cannot be read.
         UserError: a library is missing, or the cache cannot be written.
     """
-    return make_tokenizer(declared, lambda: documents.read(held=False), lambda: _digest(documents, held=False), documents.name)
+    if isinstance(declared, str):
+        return ByteTokenizer()
+    file, training = declared.read(), declared.training
+    if file is None and training is not None:
+        file = learn_bpe(training, [documents])
+    assert file is not None
+    ids = file.size if training is None else training.vocab
+    return LibraryTokenizer(file, separator=declared.separator, ids=ids, learnt=training is not None)
 
 
-def _in_memory(documents: Documents, held: bool, ends: tuple[bool, ...] | None) -> Corpus:
-    tokenizer = make_tokenizer("bytes", lambda: iter(()), lambda: "", documents.name)
-    layout = _Layout(tokenizer, ends)
-    pieces = list(layout.pieces(documents.read(held=held)))
+def _in_memory(documents: Documents, part: Part, ends: tuple[bool, ...] | None) -> Corpus:
+    layout = _Layout(ByteTokenizer(), ends)
+    pieces = list(layout.pieces(documents.read(part)))
     tokens = np.concatenate(pieces) if pieces else np.empty(0, dtype=np.uint8)
     notes = layout.notes(hashlib.sha256(tokens.data).hexdigest())
     return Corpus(documents.name, tokens, np.array(layout.starts, dtype=np.int64), notes["between"], _fingerprint(documents, notes))
@@ -137,8 +115,8 @@ def _mapped(documents: Documents, path: Path, notes: Mapping[str, Any]) -> Corpu
     return Corpus(documents.name, tokens, starts, notes["between"], _fingerprint(documents, notes))
 
 
-def _listed(documents: Documents, listed: Mapping[str, Any]) -> Corpus | None:
-    path = cache_folder() / Path(str(listed.get("entry"))).name
+def _of_listing(documents: Documents, listing: Mapping[str, Any]) -> Corpus | None:
+    path = cache_folder() / Path(str(listing.get("entry"))).name
     notes = read_entry(path)
     return None if notes is None else _mapped(documents, path, notes)
 
@@ -156,32 +134,27 @@ def _fingerprint(documents: Documents, notes: Mapping[str, Any]) -> dict[str, An
 
 
 def _listing_key(
-    documents: Documents, files: Sequence[Path], declared: Tokenizer, held: bool, ends: tuple[bool, ...] | None
+    documents: Documents, files: Sequence[Path], declared: TokenizerChoice, part: Part, ends: tuple[bool, ...] | None
 ) -> tuple[str, bool]:
     """The name under which the entry of these files is remembered, and whether a file is too young for its time to tell of changes."""
     stats = [(str(path.resolve()), (status := path.stat()).st_size, status.st_mtime_ns) for path in files]
-    tokenizer: Any = declared if isinstance(declared, str) else attrs.asdict(declared)
-    if not isinstance(declared, str) and declared.file is not None:
-        tokenizer["digest"] = hashlib.sha256(Path(declared.file).read_bytes()).hexdigest()
-    text = json.dumps([_FORMAT, documents.name, documents.identity(), stats, tokenizer, held, ends])
+    tokenizer: Any = declared
+    if not isinstance(declared, str):
+        file = declared.read()
+        beside = [] if file is None else [file.vocabulary, dict(file.settings)]
+        tokenizer = [declared.settings(), *beside]
+    text = json.dumps([_FORMAT, documents.name, documents.identity(), stats, tokenizer, part, ends], default=str)
     youngest = max((changed for _, _, changed in stats), default=0)
     return f"listing-{hashlib.sha256(text.encode()).hexdigest()[:32]}.json", youngest > time.time_ns() - _RACY_NS
 
 
-def _digest(documents: Documents, *, held: bool) -> str:
-    content = _Content()
-    for _ in content.passing(documents.read(held=held)):
-        pass
-    return content.hexdigest()
-
-
 def _write(
-    documents: Documents, tokenizer: TextTokenizer, held: bool, ends: tuple[bool, ...] | None, digest: str, folder: Path
+    documents: Documents, tokenizer: TextTokenizer, part: Part, ends: tuple[bool, ...] | None, digest: str, folder: Path
 ) -> Mapping[str, Any]:
-    layout, content, written = _Layout(tokenizer, ends), _Content(), hashlib.sha256()
+    layout, content, written = _Layout(tokenizer, ends), ContentDigest(), hashlib.sha256()
     progress = ProgressLines(f"{documents.name}: tokenizing, megabytes read", sum(p.stat().st_size for p in documents.files()), scale=10**6)
     with (folder / "tokens.bin").open("wb") as file:
-        for piece in layout.pieces(content.passing(documents.read(held=held))):
+        for piece in layout.pieces(content.through(documents.read(part))):
             file.write(piece.data)
             written.update(piece.data)
             progress.reached(content.size)
@@ -189,24 +162,6 @@ def _write(
         raise DataError(f"{documents.name}: the documents changed while they were read: start again when nothing writes to them")
     np.array(layout.starts, dtype=np.int64).tofile(folder / "starts.bin")
     return layout.notes(written.hexdigest())
-
-
-class _Content:
-    """A digest of documents that pass by: their sizes and contents."""
-
-    def __init__(self) -> None:
-        self._digest = hashlib.sha256()
-        self.size = 0
-
-    def passing(self, documents: Iterable[Document]) -> Iterator[Document]:
-        for label, content in documents:
-            self._digest.update(len(content).to_bytes(8, "little"))
-            self._digest.update(content)
-            self.size += len(content)
-            yield label, content
-
-    def hexdigest(self) -> str:
-        return self._digest.hexdigest()
 
 
 class _Layout:
@@ -223,11 +178,11 @@ class _Layout:
         for batch in _batches(documents):
             for ids in self._tokenizer.encode(batch):
                 if self._ends is None and self.starts:
-                    yield self._placed(self._separator)
+                    yield self._counted(self._separator)
                 self.starts.append(self._size)
-                yield self._placed(ids)
+                yield self._counted(ids)
                 if self._ends is not None and self._ends[(len(self.starts) - 1) % len(self._ends)]:
-                    yield self._placed(self._separator)
+                    yield self._counted(self._separator)
 
     def notes(self, digest: str) -> dict[str, Any]:
         between = len(self._separator) if self._ends is None else 0
@@ -243,7 +198,7 @@ class _Layout:
             "vocabulary": self._tokenizer.vocabulary,
         }
 
-    def _placed(self, ids: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    def _counted(self, ids: npt.NDArray[Any]) -> npt.NDArray[Any]:
         self._size += len(ids)
         return ids
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -29,11 +30,23 @@ class Examples(WalkedLoader):
         walk: the way through the examples.
         fingerprint: what they were read from.
         name: the source, for messages.
+        responses: length of a row → whether each example has a token of its response in it, bool [examples]; None where nothing is cut off.
     """
 
-    def __init__(self, assemble: Assemble, spec: BatchSpec, *, walk: Walk, fingerprint: Mapping[str, Any], name: str) -> None:
+    def __init__(
+        self,
+        assemble: Assemble,
+        spec: BatchSpec,
+        *,
+        walk: Walk,
+        fingerprint: Mapping[str, Any],
+        name: str,
+        responses: Callable[[int], npt.NDArray[np.bool_]] | None = None,
+    ) -> None:
         super().__init__(walk, spec, fingerprint=fingerprint, name=name)
-        self._assemble = assemble
+        self._assemble, self._responses = assemble, responses
+        self._lengths: set[int] = set()
+        """Lengths of rows whose responses have been looked at."""
         self._needs_length = any("time" in field.dims for field in spec.fields.values())
 
     def take(self, rows: int | None, length: int | None) -> dict[str, torch.Tensor]:
@@ -41,10 +54,31 @@ class Examples(WalkedLoader):
 
         Raises:
             DataError: no number of rows, no length where texts are padded to it, one where nothing has it; or the end, where
-                nothing repeats.
+                nothing repeats; or rows too short for any response.
         """
+        self._look_at_responses(length or 0)
         chosen, _ = self._walk.advance(self._entries(rows, length))
         return {name: torch.from_numpy(array) for name, array in self._assemble(chosen, length or 0).items()}
+
+    def _look_at_responses(self, length: int) -> None:
+        """Say how many examples have no token of their response in rows of this length, once for each length.
+
+        Raises:
+            DataError: none has one.
+        """
+        if self._responses is None or length in self._lengths:
+            return
+        self._lengths.add(length)
+        present = self._responses(length)
+        if not (missing := int((~present).sum())):
+            return
+        if missing == len(present):
+            raise DataError(
+                f"{self.name}: none of its {missing} examples has a token of its response in rows of {length}, as responses are empty or "
+                "prompts fill the rows: no response would be read: raise seq_len or shorten the prompts"
+            )
+        left = f"{missing} of {len(present)} examples have no token of their response in rows of {length}"
+        print(f"data: {self.name}: {left}: no target, where the response alone counts", file=sys.stderr)
 
     def _entries(self, rows: int | None, length: int | None) -> int:
         if self._needs_length and not length:
@@ -100,6 +134,14 @@ class TextColumns:
         rejected, rejected_mask = self._behind_prompt("rejected", examples, length)
         prefix = self._prefix(examples, length)
         return {"chosen": chosen, "chosen_mask": chosen_mask, "rejected": rejected, "rejected_mask": rejected_mask, "prefix": prefix}
+
+    def responses(self, length: int) -> npt.NDArray[np.bool_]:
+        """Whether each example has a token of a response in a row of this length, bool [examples]."""
+        columns = [column for column in self._starts if column != "prompt"]
+        filled = np.any([self._stops[column] > self._starts[column] for column in columns], axis=0)
+        if "prompt" not in self._starts:
+            return np.asarray(filled)
+        return np.asarray(filled & (self._stops["prompt"] - self._starts["prompt"] < length))
 
     def _prefix(self, examples: Indices, length: int) -> npt.NDArray[np.int64]:
         if "prompt" not in self._starts:

@@ -1,37 +1,42 @@
-"""Which files a corpus is read from, and which of them a split sees; found without importing torch or reading content.
+"""Which files a corpus is read from, and which of them a split sees; found without importing torch.
 
-A file is held out by a hash of its path alone, so that training and evaluations never share one, whatever the seed, and adding files moves
-no other across.
+A file is held out by a hash of its path, so that adding files moves no other across. Where that would leave one side without a file, as
+it does where there are few, every file is cut into blocks instead.
 """
 
 from __future__ import annotations
 
 import glob
-import hashlib
 import os
+import re
 import sysconfig
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from attrs import frozen
 
 from stackwise import DataError, UserError
+from stackwise_providers_data.splits import Part, is_heldout, is_in, no_documents
+from stackwise_providers_data.text_blocks import least_bytes, stretches
 
 _LEFT_OUT = frozenset({"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"})
-
-
-def is_heldout(content: str | bytes, share: float) -> bool:
-    """Whether something belongs to the evaluations: the first 64 bits of its SHA-256, as a fraction, lie below `share`."""
-    raw = content.encode() if isinstance(content, str) else content
-    return int.from_bytes(hashlib.sha256(raw).digest()[:8], "big") < share * 2**64
+_COMPRESSED = {
+    "gzip": re.compile(rb"\x1f\x8b\x08"),
+    "bzip2": re.compile(rb"BZh[1-9]1AY&SY"),
+    "xz": re.compile(rb"\xfd7zXZ\x00"),
+    "zstd": re.compile(rb"\x28\xb5\x2f\xfd"),
+    "zip": re.compile(rb"PK\x03\x04"),
+}
+MAGIC_BYTES = 10
+"""As many as it takes to tell that a file is compressed."""
 
 
 def check_globs(paths: object) -> None:
-    """Refuse what is no list of globs.
+    """Check that paths are a list of globs.
 
     Raises:
-        UserError: so it is.
+        UserError: they are not.
     """
     if not isinstance(paths, list | tuple) or not paths or not all(isinstance(path, str) and path for path in paths):
         raise UserError(f"paths: {paths!r} is no list of globs: write [corpus/**/*.txt]")
@@ -41,20 +46,25 @@ def globbed(paths: Sequence[str]) -> dict[str, Path]:
     """The files that globs find, by the path as the glob spells it.
 
     Raises:
-        DataError: a glob without a match, or one that matches a link to nothing.
+        DataError: a glob without a match, one that matches folders alone, or a link to nothing.
     """
     files: dict[str, Path] = {}
     for pattern in paths:
         matches = glob.glob(pattern, recursive=True)  # noqa: PTH207 - Path.glob refuses absolute patterns
         if broken := [path for path in matches if Path(path).is_symlink() and not Path(path).exists()]:
             raise DataError(f"{broken[0]!r} cannot be read: the link leads nowhere: mend it or leave it out")
-        found = [path for path in matches if Path(path).is_file()]
-        if not found:
-            raise DataError(
-                f"paths: no file matches {pattern!r} in the working directory {str(Path.cwd())!r}: mend the glob or change there"
-            )
-        files |= {Path(path).as_posix(): Path(path) for path in found}
+        regular = [path for path in matches if Path(path).is_file()]
+        if not regular:
+            raise _no_match(pattern, matches)
+        files |= {Path(path).as_posix(): Path(path) for path in regular}
     return files
+
+
+def _no_match(pattern: str, matches: Sequence[str]) -> DataError:
+    if folders := [path for path in matches if Path(path).is_dir()]:
+        inside = f"{folders[0].rstrip('/')}/**/*"
+        return DataError(f"paths: no file matches {pattern!r}: {folders[0]!r} is a folder: write {inside!r} to read the files in it")
+    return DataError(f"paths: no file matches {pattern!r} in the working directory {str(Path.cwd())!r}: mend the glob or change there")
 
 
 def stdlib_files() -> dict[str, Path]:
@@ -73,63 +83,109 @@ def stdlib_files() -> dict[str, Path]:
     return files
 
 
-def refuse_none(name: str, heldout: float, total: int, noun: str, *, held: bool) -> DataError:
-    """The error of a split without documents."""
-    if not total:
-        return DataError(f"{name}: there are no {noun}, the data are empty: give some")
-    what, fix = ("the evaluations", "raise") if held else ("training", "lower")
-    return DataError(f"{name}: a heldout of {heldout:g} leaves none of {total} {noun} for {what}: {fix} heldout or give more {noun}")
+class Stretch(NamedTuple):
+    """A stretch of a file, in bytes."""
+
+    path: Path
+    start: int
+    stop: int
 
 
 @frozen(eq=False)
 class FileDocuments:
-    """Every file is a document; those of a split in the order of their paths."""
+    """Every file is a document, or every stretch of blocks of one part; in the order of their paths."""
 
     name: str
     by_path: Mapping[str, Path]
     heldout: float
-    noun: str = "files"
+    """Share that is held out."""
 
-    def chosen(self, *, held: bool) -> list[Path]:
-        """The files of a split.
+    @property
+    def by_blocks(self) -> bool:
+        """Whether files are cut, because their hashes put all of them on one side."""
+        heldout = [is_heldout(path, self.heldout) for path in self.by_path]
+        return 0 < self.heldout < 1 and (all(heldout) or not any(heldout))
+
+    @property
+    def noun(self) -> str:
+        """What a document is, in the plural."""
+        return "pieces" if self.by_blocks else "files"
+
+    def documents(self, part: Part) -> list[Stretch]:
+        """The documents of a part.
 
         Raises:
-            DataError: none.
+            DataError: none, or a file that cannot be read.
         """
-        paths = [self.by_path[path] for path in sorted(self.by_path) if is_heldout(path, self.heldout) == held]
-        if not paths:
-            raise refuse_none(self.name, self.heldout, len(self.by_path), self.noun, held=held)
-        return paths
+        paths, by_blocks = sorted(self.by_path), self.by_blocks
+        if not by_blocks:
+            paths = [path for path in paths if is_in(part, heldout=is_heldout(path, self.heldout))]
+        documents: list[Stretch] = []
+        for path in (self.by_path[path] for path in paths):
+            try:
+                size = path.stat().st_size
+                pieces = stretches(path, size, self.heldout, part) if by_blocks else [(0, size)]
+            except OSError as fault:
+                raise unreadable(path, fault) from fault
+            documents += [Stretch(path, *piece) for piece in pieces]
+        if by_blocks and not documents:
+            raise DataError(
+                f"{self.name}: a heldout of {self.heldout:g} takes one file of at least {least_bytes(self.heldout)} bytes, and the largest "
+                f"of {len(paths)} is smaller: give more text, or give the evaluation `sources` of its own and write heldout: 0 here"
+            )
+        if not documents:
+            raise no_documents(self.name, self.heldout, len(self.by_path), "files", part)
+        return documents
 
-    def sizes(self, *, held: bool) -> list[int]:
-        """Bytes of each file of a split."""
-        return [path.stat().st_size for path in self.chosen(held=held)]
+    def sizes(self, part: Part) -> list[int]:
+        """Bytes of each document of a part."""
+        return [stop - start for _, start, stop in self.documents(part)]
 
     def files(self) -> list[Path]:
         """All files."""
         return [self.by_path[path] for path in sorted(self.by_path)]
 
     def identity(self) -> Any:
-        """The paths as spelt, which decide what is held out."""
-        return [sorted(self.by_path), self.heldout]
+        """The paths as spelt, which decide what is held out, and how it is held out."""
+        return [sorted(self.by_path), self.heldout, *(["by blocks"] if self.by_blocks else [])]
 
-    def read(self, *, held: bool) -> Iterator[tuple[str, bytes]]:
-        """Path and content of each file of a split.
+    def read(self, part: Part) -> Iterator[tuple[str, bytes]]:
+        """Place and content of each document of a part.
 
         Raises:
-            DataError: no files, or one that cannot be read.
+            DataError: no documents, or a file that cannot be read or is compressed.
         """
-        for path in self.chosen(held=held):
-            yield repr(str(path)), read_bytes(path)
+        for path, start, stop in self.documents(part):
+            label = repr(str(path)) if (start, stop) == (0, path.stat().st_size) else f"{str(path)!r}, bytes {start} to {stop},"
+            yield label, read_bytes(path, start, stop)
 
 
-def read_bytes(path: Path) -> bytes:
-    """The content of a file.
+def read_bytes(path: Path, start: int = 0, stop: int | None = None) -> bytes:
+    """The content of a file, or a stretch of it.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: it cannot be read, or is compressed.
     """
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            refuse_compressed(path, file.read(MAGIC_BYTES))
+            file.seek(start)
+            return file.read() if stop is None else file.read(stop - start)
     except OSError as fault:
-        raise DataError(f"{str(path)!r} cannot be read: {fault.strerror}: mend its permissions or leave it out") from fault
+        raise unreadable(path, fault) from fault
+
+
+def refuse_compressed(path: Path, begin: bytes) -> None:
+    """Check that a file does not begin as a compressed one does.
+
+    Raises:
+        DataError: it does.
+    """
+    for how, magic in _COMPRESSED.items():
+        if magic.match(begin):
+            raise DataError(f"{str(path)!r} is compressed ({how}), and text is wanted: unpack it")
+
+
+def unreadable(path: Path, fault: OSError) -> DataError:
+    """The error of a file that the system does not let us read."""
+    return DataError(f"{str(path)!r} cannot be read: {fault.strerror}: mend its permissions or leave it out")

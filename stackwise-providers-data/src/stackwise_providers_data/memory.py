@@ -11,8 +11,9 @@ import torch
 
 from stackwise import BuildContext, DataError
 from stackwise_providers_data.array_shapes import is_token_stream, with_bounds
-from stackwise_providers_data.options import MemoryOptions
+from stackwise_providers_data.memory_options import MemoryOptions
 from stackwise_providers_data.row_stream import RowStream
+from stackwise_providers_data.splits import no_rows, part_of, rows_of
 from stackwise_providers_data.token_stream import TokenStream
 
 
@@ -26,7 +27,7 @@ def build_memory(options: MemoryOptions, context: BuildContext) -> TokenStream |
     tensors = {name: _as_tensor(array, shapes[name].dtype) for name, array in options.arrays.items()}
     for name, tensor in tensors.items():
         _refuse_nan(name, tensor)
-    tensors = _of_split(tensors, options.heldout, context.split)
+    tensors = _of_split(tensors, options.heldout, context)
     fingerprint = _fingerprint(tensors)
     if not is_token_stream(shapes):
         return RowStream(
@@ -58,15 +59,12 @@ def _as_tensor(array: Any, dtype: str) -> torch.Tensor:
     return torch.as_tensor(array, dtype=getattr(torch, dtype), device="cpu").detach()
 
 
-def _of_split(tensors: Mapping[str, torch.Tensor], heldout: float, split: str) -> dict[str, torch.Tensor]:
-    rows = len(next(iter(tensors.values())))
-    first_held = rows - round(heldout * rows)
-    start, stop = (0, first_held) if split == "train" else (first_held, rows)
-    if start == stop:
-        what = "training" if split == "train" else f"the evaluation '{split}'"
-        fix = "lower" if split == "train" else "raise"
-        raise DataError(f"arrays: a heldout of {heldout:g} leaves none of {rows} rows for {what}: {fix} heldout or give more rows")
-    return {name: tensor[start:stop] for name, tensor in tensors.items()}
+def _of_split(tensors: Mapping[str, torch.Tensor], heldout: float | None, context: BuildContext) -> dict[str, torch.Tensor]:
+    total = len(next(iter(tensors.values())))
+    rows = rows_of(part_of(context, heldout), total, heldout)
+    if not len(range(total)[rows]):
+        raise no_rows("arrays", heldout, total, "rows", context.split)
+    return {name: tensor[rows] for name, tensor in tensors.items()}
 
 
 def _refuse_nan(name: str, tensor: torch.Tensor) -> None:

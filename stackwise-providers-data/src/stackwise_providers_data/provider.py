@@ -50,7 +50,7 @@ def stackwise_loaders() -> list[Component]:
         ),
         Component(
             name="memory",
-            options=f"{_PACKAGE}.options:MemoryOptions",
+            options=f"{_PACKAGE}.memory_options:MemoryOptions",
             factory=f"{_PACKAGE}.memory:build_memory",
             summary="arrays that are already there: one stream of token ids, or rows of several fields",
             example={"arrays": {"tokens": [0, 1, 2, 3] * 128}, "vocab": 4, "heldout": 0.25},

@@ -15,8 +15,9 @@ from stackwise_providers_data.permutation import Indices
 from stackwise_providers_data.record_options import RecordOptions
 from stackwise_providers_data.records import RecordDocuments, open_texts
 from stackwise_providers_data.spans import Spans
+from stackwise_providers_data.splits import Part, part_of
 from stackwise_providers_data.text_rows import TextRows, check_pad, cut_rows, make_walk
-from stackwise_providers_data.tokenizer_options import vocab_size
+from stackwise_providers_data.tokenizer_options import pad_id, vocab_size
 from stackwise_providers_data.walk import EpochWalk
 
 
@@ -27,21 +28,21 @@ def build_records(options: RecordOptions, context: BuildContext) -> TextRows | E
         DataError: no files or records, a record that does not hold what is asked, a split without records.
         UserError: a library that is missing, or a cache that cannot be written.
     """
-    documents, held = options.documents(), context.split != "train"
+    documents, part = options.documents(), part_of(context, options.heldout)
     mode = options.mode
-    if mode != "features":
-        check_pad(options.pad, vocab_size(options.tokenizer))
-    if mode == "text":
-        return cut_rows(open_texts(documents, held=held), options, options.to_spec(), context)
-    if isinstance(documents, Conversations):
-        return cut_rows(open_conversations(documents, held=held), options, options.to_spec(), context)
     if mode == "features":
-        return _features(documents, options, context, held=held)
-    corpus = open_texts(documents, held=held)
-    columns = TextColumns(corpus, options.columns, options.pad or 0)
+        return _features(documents, options, context, part)
+    check_pad(options.pad, vocab_size(options.tokenizer))
+    pad = pad_id(options.pad, options.tokenizer)
+    if mode == "text":
+        return cut_rows(open_texts(documents, part), options, options.to_spec(), context, pad=pad)
+    if isinstance(documents, Conversations):
+        return cut_rows(open_conversations(documents, part), options, options.to_spec(), context, pad=pad)
+    corpus = open_texts(documents, part)
+    columns = TextColumns(corpus, options.columns, pad)
     digest = corpus.fingerprint["sha256"]
     if mode == "labelled":
-        labels = documents.labels(held=held)
+        labels = documents.labels(part)
         digest = hashlib.sha256(digest.encode() + labels.tobytes()).hexdigest()
         assemble: Assemble = columns.labelled(labels)
     elif mode == "preference":
@@ -51,7 +52,9 @@ def build_records(options: RecordOptions, context: BuildContext) -> TextRows | E
     units = _whole_examples(corpus, len(options.columns))
     walk = make_walk(corpus, len(units), lambda: units, options, context)
     fingerprint = {**corpus.fingerprint, "sha256": digest}
-    return Examples(assemble, options.to_spec(), walk=walk, fingerprint=fingerprint, name=documents.name)
+    is_cut = mode in ("reply", "preference") and options.layout != "separate"
+    responses = columns.responses if is_cut else None
+    return Examples(assemble, options.to_spec(), walk=walk, fingerprint=fingerprint, name=documents.name, responses=responses)
 
 
 def _whole_examples(corpus: Corpus, columns: int) -> Spans:
@@ -63,19 +66,19 @@ def _whole_examples(corpus: Corpus, columns: int) -> Spans:
     spans = corpus.spans()
     units = Spans(spans.starts[::columns], spans.stops[columns - 1 :: columns])
     if len(empty := np.flatnonzero(units.stops <= units.starts)):
-        raise DataError(f"{corpus.name}: example {int(empty[0])} of {len(units)} of this split holds no text: remove it")
+        raise DataError(f"{corpus.name}: example {int(empty[0])} of {len(units)} of this part holds no text: remove it")
     return units
 
 
-def _features(documents: RecordDocuments, options: RecordOptions, context: BuildContext, *, held: bool) -> Examples:
-    features, labels = documents.numbers(held=held, width=options.width), documents.labels(held=held)
+def _features(documents: RecordDocuments, options: RecordOptions, context: BuildContext, part: Part) -> Examples:
+    features, labels = documents.numbers(part, options.width), documents.labels(part)
     digest = hashlib.sha256(features.tobytes() + labels.tobytes()).hexdigest()
 
     def assemble(examples: Indices, length: int) -> Fields:
         return {"features": features[examples], "label": labels[examples]}
 
     walk = EpochWalk(len(labels), seed=context.seed, shuffle=options.shuffle, repeat=options.repeat, unit="rows", name=documents.name)
-    if not held:
+    if part == "training":
         walk.apply_values({"exposed": options.exposed})
     fingerprint: dict[str, Any] = {documents.records.noun: len(labels), "sha256": digest}
     return Examples(assemble, options.to_spec(), walk=walk, fingerprint=fingerprint, name=documents.name)

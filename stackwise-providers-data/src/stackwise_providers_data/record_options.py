@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from attrs import frozen
 
-from stackwise import BatchSpec, EpochSize, TensorSpec, TextCodec, UserError, dimension, option
+from stackwise import BatchSpec, EpochSize, TensorSpec, UserError, dimension, option
 from stackwise_providers_data.chat_options import TEMPLATE_DOC, Template, check_template, open_template
 from stackwise_providers_data.files import check_globs
-from stackwise_providers_data.options import TOKENIZER_DOC
-from stackwise_providers_data.row_options import RowOptions
-from stackwise_providers_data.tokenizer_options import BYTES, Tokenizer, check_tokenizer, token_spec
+from stackwise_providers_data.splits import part_of_split
+from stackwise_providers_data.text_options import HELDOUT, TextOptions
+from stackwise_providers_data.tokenizer_options import BYTES, check_tokenizer, token_spec
 
 if TYPE_CHECKING:
     from stackwise_providers_data.records import RecordDocuments, Records
@@ -35,7 +35,7 @@ _MODES: dict[frozenset[str], Mode] = {
 
 
 @frozen(kw_only=True)
-class RecordOptions(RowOptions, ABC):
+class RecordOptions(TextOptions, ABC):
     """Which fields of a record are read, and what becomes of them."""
 
     text: str | None = option(None, doc="field with a document")
@@ -54,14 +54,19 @@ class RecordOptions(RowOptions, ABC):
     layout: Literal["joined", "separate"] | None = option(
         None, doc="prompt and response as one row with the number of prompt tokens as `prefix` (the default), or as two rows"
     )
-    tokenizer: Tokenizer = option(BYTES, doc=TOKENIZER_DOC)
-    heldout: float = option(0.05, doc="share of the records, chosen by a hash of their content, for evaluations only", minimum=0, maximum=1)
+    heldout: float | None = option(
+        None,
+        doc="share of the records, chosen by a hash of their content, that only evaluations see; 0.05 when left out, and nothing of a "
+        "source that an evaluation alone reads",
+        minimum=0,
+        maximum=1,
+    )
 
     def check(self) -> None:
-        """Refuse fields that make no example together, and options that would have no effect.
+        """Check that the fields make an example together, and that every option has an effect.
 
         Raises:
-            UserError: so it is.
+            UserError: they do not, or one has none.
         """
         mode = self.mode
         check_tokenizer(self.tokenizer)
@@ -87,11 +92,16 @@ class RecordOptions(RowOptions, ABC):
             raise UserError("tokenizer: it has no effect on examples of features: leave it out")
 
     @property
+    def share(self) -> float:
+        """The share held out."""
+        return HELDOUT if self.heldout is None else self.heldout
+
+    @property
     def mode(self) -> Mode:
         """What the named fields are together.
 
         Raises:
-            UserError: nothing.
+            UserError: they make no example.
         """
         named = frozenset(key for key in _FIELDS if getattr(self, key))
         if named not in _MODES:
@@ -165,29 +175,21 @@ class RecordOptions(RowOptions, ABC):
         """
         from stackwise_providers_data.records import open_texts  # reads the data; the options alone read nothing
 
-        documents, held = self.documents(), split != "train"
+        documents, part = self.documents(), part_of_split(split)
         if self.mode == "text":
-            return self.epoch_in(open_texts(documents, held=held))
+            return self.epoch_in(open_texts(documents, part))
         if self.mode == "chat":
             from stackwise_providers_data.chat import Conversations, open_conversations
 
             assert isinstance(documents, Conversations)
-            return self.epoch_in(open_conversations(documents, held=held))
+            return self.epoch_in(open_conversations(documents, part))
         if self.mode == "features":
-            return EpochSize(rows=sum(1 for _ in documents.chosen(held=held)), repeats=self.repeat)
-        return EpochSize(rows=len(open_texts(documents, held=held).starts) // len(self.columns), repeats=self.repeat)
+            return EpochSize(rows=sum(1 for _ in documents.chosen(part)), repeats=self.repeat)
+        return EpochSize(rows=len(open_texts(documents, part).starts) // len(self.columns), repeats=self.repeat)
 
-    def text_codec(self, fingerprint: Mapping[str, Any]) -> TextCodec | None:
-        """Text ↔ the ids that are delivered; None of features.
-
-        Raises:
-            DataError: the vocabulary is another one than that of the fingerprint, or cannot be had any more.
-        """
-        from stackwise_providers_data.text_codec import open_codec  # reads a cache; the options alone read nothing
-
-        if self.mode == "features":
-            return None
-        return open_codec(None, self.tokenizer, fingerprint)
+    def tokenizer_settings(self) -> Mapping[str, Any] | None:
+        """What the config says of the tokenizer, as JSON; None of features."""
+        return None if self.mode == "features" else super().tokenizer_settings()
 
     def _refuse(self, keys: tuple[str, ...], where: str) -> None:
         for key in keys:
@@ -202,10 +204,10 @@ class JsonlOptions(RecordOptions):
     paths: tuple[str, ...] = option(doc="globs, `**` included, read from the working directory")
 
     def check(self) -> None:
-        """Refuse options that cannot be.
+        """Check the fields and the globs.
 
         Raises:
-            UserError: so it is.
+            UserError: fields that make no example, an option without effect, or paths that are no globs.
         """
         super().check()
         check_globs(self.paths)

@@ -1,6 +1,8 @@
 """Records, one mapping a line or row, and what they hold: documents of text, labels, lists of numbers.
 
-A record is held out by a hash of the contents that are read from it, so that equal records always lie in the same split.
+A record is held out by a hash of the contents that are read from it, so that equal records always lie in the same part. Where the share
+would leave a part without a record, as it does where there are few, the records with the lowest hashes are held out: the share of
+them, at least one and not all.
 """
 
 from __future__ import annotations
@@ -18,8 +20,9 @@ from attrs import frozen
 from stackwise import DataError
 from stackwise_providers_data.corpus import Corpus, open_corpus
 from stackwise_providers_data.extras import require
-from stackwise_providers_data.files import globbed, is_heldout, refuse_none
-from stackwise_providers_data.tokenizer_options import Tokenizer
+from stackwise_providers_data.files import MAGIC_BYTES, globbed, refuse_compressed, unreadable
+from stackwise_providers_data.splits import HASHES, Part, is_in, no_documents, split_hash
+from stackwise_providers_data.tokenizer_options import TokenizerChoice
 
 Record = tuple[str, Mapping[str, Any]]
 """Where a record comes from, for messages, and its fields."""
@@ -71,18 +74,22 @@ class JsonLines:
         for path in self.files():
             try:
                 with path.open("rb") as file:
+                    refuse_compressed(path, file.peek(MAGIC_BYTES)[:MAGIC_BYTES])
                     for number, line in enumerate(file, 1):
                         if line.strip():
-                            yield f"{path}:{number}", _parsed(f"{path}:{number}", line)
+                            yield f"{path}:{number}", _record_of(f"{path}:{number}", line)
             except OSError as fault:
-                raise DataError(f"{str(path)!r} cannot be read: {fault.strerror}: mend its permissions or leave it out") from fault
+                raise unreadable(path, fault) from fault
 
 
-def _parsed(place: str, line: bytes) -> Mapping[str, Any]:
+def _record_of(place: str, line: bytes) -> Mapping[str, Any]:
     try:
         record = json.loads(line)
+    except UnicodeDecodeError as fault:
+        raise DataError(f"{place}: this line is not UTF-8 at byte {fault.start}: save the file as UTF-8") from fault
     except (ValueError, RecursionError) as fault:
-        raise DataError(f"{place}: this line is no JSON: {fault}: mend or remove it") from fault
+        cut = "" if line.endswith(b"\n") else " (the file ends in it: it may be cut off)"
+        raise DataError(f"{place}: this line is no JSON{cut}: {fault}: mend or remove it") from fault
     if not isinstance(record, dict):
         raise DataError(f'{place}: this line holds a {type(record).__name__}: every line is an object of fields, like {{"text": "…"}}')
     return record
@@ -131,7 +138,7 @@ class DatasetRows:
             yield f"{self._path} row {i}", row
 
 
-class Asked(Protocol):
+class RecordFields(Protocol):
     """What options say of the records that they read; each of `columns` is the key of a field as well."""
 
     @property
@@ -145,9 +152,9 @@ class Asked(Protocol):
     @property
     def features(self) -> str | None: ...
     @property
-    def heldout(self) -> float: ...
+    def share(self) -> float: ...
     @property
-    def tokenizer(self) -> Tokenizer: ...
+    def tokenizer(self) -> TokenizerChoice: ...
 
 
 @frozen(eq=False)
@@ -155,7 +162,7 @@ class RecordDocuments:
     """The texts of records, column after column, as documents."""
 
     records: Records
-    options: Asked
+    options: RecordFields
 
     @property
     def name(self) -> str:
@@ -174,52 +181,70 @@ class RecordDocuments:
     def identity(self) -> Any:
         """The fields that are read, and the share held out."""
         options = self.options
-        return [[getattr(options, key) for key in options.columns], options.label, options.heldout, getattr(options, "part", None)]
+        columns = [getattr(options, key) for key in options.columns]
+        return [columns, options.label, options.share, getattr(options, "part", None), "both parts have records"]
 
-    def chosen(self, *, held: bool) -> Iterator[Record]:
-        """The records of a split.
+    def chosen(self, part: Part) -> Iterator[Record]:
+        """The records of a part.
 
         Raises:
             DataError: none.
         """
         total = count = 0
-        keys = [getattr(self.options, key) for key in (*self.options.columns, "features", "label") if getattr(self.options, key)]
+        limit = HASHES if part == "whole" else self._hash_limit()
         for place, record in self.records:
             total += 1
-            content = json.dumps([_field(place, record, key) for key in keys], default=str)
-            if is_heldout(content, self.options.heldout) == held:
+            if is_in(part, heldout=self._hash(place, record) < limit):
                 count += 1
                 yield place, record
         if not count:
-            raise refuse_none(self.name, self.options.heldout, total, self.records.noun, held=held)
+            raise no_documents(self.name, self.options.share, total, self.records.noun, part)
 
-    def read(self, *, held: bool) -> Iterator[tuple[str, bytes]]:
-        """Place and text of every column of every record of a split.
+    def _hash(self, place: str, record: Mapping[str, Any]) -> int:
+        keys = [getattr(self.options, key) for key in (*self.options.columns, "features", "label") if getattr(self.options, key)]
+        return split_hash(json.dumps([_field(place, record, key) for key in keys], default=str))
+
+    def _hash_limit(self) -> float:
+        """The hash below which records are held out. Reading stops as soon as both parts are known to have a record."""
+        share, limit = self.options.share, self.options.share * HASHES
+        if share in (0, 1):
+            return limit
+        hashes, lowest, highest = set[int](), HASHES, -1
+        for place, record in self.records:
+            hashes.add(place_in_order := self._hash(place, record))
+            lowest, highest = min(lowest, place_in_order), max(highest, place_in_order)
+            if lowest < limit <= highest:
+                return limit
+        distinct = sorted(hashes)
+        return distinct[min(max(1, round(share * len(distinct))), len(distinct) - 1)] if len(distinct) > 1 else 0
+
+    def read(self, part: Part) -> Iterator[tuple[str, bytes]]:
+        """Place and text of every column of every record of a part.
 
         Raises:
             DataError: no record, or a field that is missing or no text.
         """
-        for place, record in self.chosen(held=held):
+        for place, record in self.chosen(part):
             for column in self.options.columns:
                 yield place, _text(place, record, getattr(self.options, column))
 
-    def labels(self, *, held: bool) -> npt.NDArray[np.int64]:
-        """The class of every record of a split, int64 [records].
+    def labels(self, part: Part) -> npt.NDArray[np.int64]:
+        """The class of every record of a part, int64 [records].
 
         Raises:
             DataError: a label that is no id, or none of the classes.
         """
-        return np.array([self._label(place, record) for place, record in self.chosen(held=held)], dtype=np.int64)
+        return np.array([self._label(place, record) for place, record in self.chosen(part)], dtype=np.int64)
 
-    def numbers(self, *, held: bool, width: int | None) -> npt.NDArray[np.float32]:
-        """The features of every record of a split, float32 [records, width].
+    def numbers(self, part: Part, width: int | None) -> npt.NDArray[np.float32]:
+        """The features of every record of a part, float32 [records, width].
 
         Raises:
             DataError: lists that hold more than finite numbers, or are not of one length.
         """
         assert self.options.features is not None
         rows = []
-        for place, record in self.chosen(held=held):
+        for place, record in self.chosen(part):
             row = _numbers(place, record, self.options.features)
             width = len(row) if width is None else width
             if len(row) != width:
@@ -241,8 +266,8 @@ class RecordDocuments:
         return classes.index(value)
 
 
-def open_texts(documents: RecordDocuments, *, held: bool) -> Corpus:
-    """The texts of a split's records; what follows a prompt ends with a separator of its own.
+def open_texts(documents: RecordDocuments, part: Part) -> Corpus:
+    """The texts of a part of the records; what follows a prompt ends with a separator of its own.
 
     Raises:
         DataError: records that cannot be read or tokenized.
@@ -251,7 +276,7 @@ def open_texts(documents: RecordDocuments, *, held: bool) -> Corpus:
     options = documents.options
     one_text = options.mode in ("text", "labelled")
     ends = None if one_text else tuple(column != "prompt" for column in options.columns)
-    return open_corpus(documents, options.tokenizer, held=held, ends=ends)
+    return open_corpus(documents, options.tokenizer, part, ends=ends)
 
 
 def _field(place: str, record: Mapping[str, Any], field: str) -> Any:

@@ -1,14 +1,12 @@
-"""Text ↔ ids, as the tokenizer of a corpus has them, for prompts and for what is generated."""
+"""Text ↔ ids, as the tokenizer of a run has them, for prompts and for what is generated."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from stackwise import DataError, UserError
-from stackwise_providers_data.corpus import Documents, open_tokenizer
-from stackwise_providers_data.tokenization import LibraryTokenizer, make_tokenizer, recall_learnt
-from stackwise_providers_data.tokenizer_options import Tokenizer
+from stackwise import Tokenizer, UserError
+from stackwise_providers_data.tokenization import load_tokenizer
+from stackwise_providers_data.tokenizer_files import TokenizerFile, tokenizer_in
 
 
 class ByteCodec:
@@ -24,10 +22,15 @@ class ByteCodec:
 
 
 class LibraryCodec:
-    """A tokenizer of the tokenizers library."""
+    """A tokenizer of the tokenizers library.
 
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
+    Raises:
+        UserError: the library is not installed.
+        DataError: the library cannot read the file.
+    """
+
+    def __init__(self, file: TokenizerFile) -> None:
+        self._tokenizer = load_tokenizer(file)
 
     def encode(self, text: str) -> list[int]:
         """The ids, without special tokens of the tokenizer's own template.
@@ -46,36 +49,13 @@ class LibraryCodec:
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=False))
 
 
-def open_codec(documents: Callable[[], Documents] | None, declared: Tokenizer, fingerprint: Mapping[str, Any]) -> ByteCodec | LibraryCodec:
-    """The codec of a corpus.
-
-    Args:
-        documents: finds the documents, which a learnt vocabulary that the cache has lost is learnt from again; None where that
-            cannot be.
-        declared: options of the tokenizer.
-        fingerprint: what the corpus was when a model was trained on it.
+def codec_of(tokenizer: Tokenizer) -> ByteCodec | LibraryCodec:
+    """The codec of the tokenizer of a run.
 
     Raises:
-        DataError: the vocabulary is another one than it was, or cannot be had any more.
         UserError: the tokenizers library is not installed.
+        DataError: the files are no tokenizer.
     """
-    if isinstance(declared, str):
+    if tokenizer.vocabulary == "bytes":
         return ByteCodec()
-    known = fingerprint.get("tokenizer")
-    if declared.bpe is not None and known is not None and (learnt := recall_learnt(known)) is not None:
-        return LibraryCodec(learnt)
-    if declared.bpe is None:
-        tokenizer = make_tokenizer(declared, lambda: iter(()), lambda: "", "tokenizer")
-    elif documents is not None:
-        tokenizer = open_tokenizer(documents(), declared)
-    else:
-        raise DataError(
-            "tokenizer: the cache does not hold the vocabulary that was learnt: set STACKWISE_CACHE to the folder that it was learnt in"
-        )
-    assert isinstance(tokenizer, LibraryTokenizer)
-    if known is not None and tokenizer.key != known:
-        raise DataError(
-            f"tokenizer: the vocabulary has the digest {tokenizer.key}, and the model was trained with {known}: put back the "
-            + ("documents that it was learnt from" if declared.bpe is not None else f"file {declared.file!r}")
-        )
-    return LibraryCodec(tokenizer.library)
+    return LibraryCodec(tokenizer_in(tokenizer.files, "the tokenizer of the run"))

@@ -23,7 +23,9 @@ TextRows = TokenStream | PaddedRows
 _PIECE_TOKENS = 1024
 
 
-def cut_rows(corpus: Corpus, options: RowOptions, spec: BatchSpec, context: BuildContext, *, has_documents: bool = True) -> TextRows:
+def cut_rows(
+    corpus: Corpus, options: RowOptions, spec: BatchSpec, context: BuildContext, *, pad: int | None = None, has_documents: bool = True
+) -> TextRows:
     """The loader of a corpus.
 
     Args:
@@ -31,6 +33,7 @@ def cut_rows(corpus: Corpus, options: RowOptions, spec: BatchSpec, context: Buil
         options: the form of the rows, their order, what is exposed.
         spec: what the loader delivers.
         context: seed, split, longest row.
+        pad: id behind the end of padded rows; that of the options, or 0, when left out.
         has_documents: whether the documents of the corpus mean anything.
 
     Raises:
@@ -38,7 +41,7 @@ def cut_rows(corpus: Corpus, options: RowOptions, spec: BatchSpec, context: Buil
         UserError: `exposed` below 1 without a difficulty.
     """
     if options.is_padded:
-        return _padded(corpus, options, spec, context)
+        return _padded(corpus, options, spec, context, (options.pad or 0) if pad is None else pad)
     size = page_size(context.max_length, len(corpus.tokens))
     pages = len(corpus.tokens) // size
     starts = corpus.starts if has_documents else None
@@ -57,7 +60,7 @@ def cut_rows(corpus: Corpus, options: RowOptions, spec: BatchSpec, context: Buil
     )
 
 
-def _padded(corpus: Corpus, options: RowOptions, spec: BatchSpec, context: BuildContext) -> PaddedRows:
+def _padded(corpus: Corpus, options: RowOptions, spec: BatchSpec, context: BuildContext, pad: int) -> PaddedRows:
     spans = corpus.spans().filled()
     if not len(spans):
         raise DataError(f"{corpus.name}: no document holds a token: give documents with text")
@@ -65,7 +68,7 @@ def _padded(corpus: Corpus, options: RowOptions, spec: BatchSpec, context: Build
         spans = spans.split(context.max_length or _PIECE_TOKENS)
     walk = make_walk(corpus, len(spans), lambda: spans, options, context)
     return PaddedRows(
-        corpus.tokens, spans, spec, pad=options.pad or 0, walk=walk, fingerprint=corpus.fingerprint, name=corpus.name, beside=corpus.beside
+        corpus.tokens, spans, spec, pad=pad, walk=walk, fingerprint=corpus.fingerprint, name=corpus.name, beside=corpus.beside
     )
 
 
@@ -114,10 +117,10 @@ def make_walk(
 
 
 def check_pad(pad: int | None, vocab: int | None) -> None:
-    """Refuse an id to pad with that the vocabulary has not.
+    """Check that the id to pad with is one of the vocabulary.
 
     Raises:
-        DataError: so it is.
+        DataError: it is not.
     """
     if pad is not None and vocab is not None and pad >= vocab:
         raise DataError(f"pad: {pad} is no id of a vocabulary of {vocab}: ids lie in [0, {vocab})")

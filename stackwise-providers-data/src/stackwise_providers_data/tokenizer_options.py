@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-from attrs import frozen
+import attrs
+from attrs import field, frozen
 
-from stackwise import DataError, TensorSpec, UserError, option
+from stackwise import TensorSpec, Tokenizer, UserError, option
+from stackwise_providers_data.tokenizer_files import TokenizerFile, tokenizer_at, tokenizer_in, tokenizer_of_run
 
 BYTES = "bytes"
 SEPARATOR = "<|endoftext|>"
+TOKENIZER_DOC = (
+    "`bytes`, {bpe: 4096} learnt from the training documents, {file: tokenizer.json or a folder as Hugging Face writes it}, or "
+    "{run: a former run, its tokenizer}"
+)
 
 
 @frozen(kw_only=True)
 class BpeTraining:
-    """A byte-level BPE vocabulary learnt from the training split (Sennrich et al., arXiv 1508.07909; bytes as in GPT-2)."""
+    """A byte-level BPE vocabulary that is learnt (Sennrich et al., arXiv 1508.07909; bytes as in GPT-2)."""
 
     vocab: int = option(4096, doc="number of token ids: 256 bytes, one separator, the rest merges", minimum=257, maximum=2**31 - 1)
     min_frequency: int = option(2, doc="how often a pair occurs before it is merged", minimum=1)
@@ -24,34 +29,80 @@ class BpeTraining:
 
 @frozen(kw_only=True)
 class TokenizerOptions:
-    """One of two ways to a vocabulary larger than the bytes."""
+    """One of three ways to a vocabulary larger than the bytes."""
 
-    bpe: BpeTraining | None = option(None, doc="learn a byte-level BPE from the training split; it is kept in the cache")
-    file: str | None = option(None, doc="path of a `tokenizer.json` as the tokenizers library writes it")
-    separator: str | None = option(None, doc="token of that file to put between documents; none when left out")
+    bpe: BpeTraining | int | None = option(
+        None, doc="size of a byte-level BPE learnt from the training documents of all sources with equal settings"
+    )
+    file: str | None = option(None, doc="path of a `tokenizer.json`, or of a folder that holds one as Hugging Face writes it")
+    run: str | None = option(None, doc="run directory, final weights or export whose tokenizer is used")
+    separator: str | None = option(
+        None,
+        doc="token between documents, by itself or by its role (`eos`); when left out the end of text that a folder or a run names, "
+        "else none",
+    )
+    kept: Tokenizer | None = field(default=None, init=False, eq=False, repr=False)
+    """The tokenizer of the run that these options belong to; it stands in for what the options name."""
 
     def __attrs_post_init__(self) -> None:
-        if (self.bpe is None) == (self.file is None):
-            raise UserError("tokenizer: give either bpe: {vocab: 4096} or file: path/to/tokenizer.json")
-        if self.separator is not None and self.file is None:
+        if sum(way is not None for way in (self.bpe, self.file, self.run)) != 1:
+            raise UserError("tokenizer: give one of bpe: 4096, file: path/to/tokenizer.json and run: path/to/a/run")
+        if self.separator is not None and self.bpe is not None:
             raise UserError(f"separator: a learnt vocabulary separates documents by {SEPARATOR!r} of its own: leave it out, or give a file")
+        if isinstance(self.bpe, int):
+            BpeTraining(vocab=self.bpe)  # refuses a size out of range
+
+    @property
+    def training(self) -> BpeTraining | None:
+        """How a vocabulary is learnt; None where one is read."""
+        return BpeTraining(vocab=self.bpe) if isinstance(self.bpe, int) else self.bpe
+
+    def settings(self) -> dict[str, Any]:
+        """What the config says, as JSON."""
+        if self.training is not None:
+            return {"bpe": attrs.asdict(self.training)}
+        way = {"file": self.file} if self.file is not None else {"run": self.run}
+        return way if self.separator is None else {**way, "separator": self.separator}
+
+    def with_tokenizer(self, tokenizer: Tokenizer) -> TokenizerOptions:
+        """The same options, for a run that has this tokenizer."""
+        bound = attrs.evolve(self)
+        object.__setattr__(bound, "kept", tokenizer)
+        return bound
+
+    def read(self) -> TokenizerFile | None:
+        """The tokenizer that is used; None where one is to be learnt.
+
+        Raises:
+            DataError: the file, folder or run cannot be read, or holds no tokenizer.
+        """
+        if self.kept is not None:
+            return tokenizer_in(self.kept.files, "the tokenizer of the run")
+        if self.file is not None:
+            return tokenizer_at(self.file)
+        return None if self.run is None else tokenizer_of_run(self.run)
 
 
-Tokenizer = str | TokenizerOptions
-"""`bytes`, or one of the two others."""
+TokenizerChoice = str | TokenizerOptions
+"""`bytes`, or one of the others."""
 
 
 def check_tokenizer(tokenizer: object) -> None:
-    """Refuse text other than `bytes`.
+    """Check that a tokenizer given as text is `bytes`.
 
     Raises:
-        UserError: so it is.
+        UserError: it is not.
     """
     if isinstance(tokenizer, str) and tokenizer != BYTES:
-        raise UserError(f"tokenizer: {tokenizer!r} is none: write bytes, {{bpe: {{vocab: 4096}}}} or {{file: path/to/tokenizer.json}}")
+        raise UserError(f"tokenizer: {tokenizer!r} is none: write bytes, {{bpe: 4096}}, {{file: path/to/tokenizer.json}} or {{run: path}}")
 
 
-def token_spec(tokenizer: Tokenizer) -> TensorSpec:
+def settings_of(tokenizer: TokenizerChoice) -> Mapping[str, Any]:
+    """What the config says of a tokenizer, as JSON."""
+    return {"tokenizer": BYTES} if isinstance(tokenizer, str) else tokenizer.settings()
+
+
+def token_spec(tokenizer: TokenizerChoice) -> TensorSpec:
     """Ids below the vocabulary, with the unit that metrics need.
 
     Raises:
@@ -61,36 +112,28 @@ def token_spec(tokenizer: Tokenizer) -> TensorSpec:
     return TensorSpec("batch time", "int64", bounds=(0, vocab_size(tokenizer)), unit=unit)
 
 
-def vocab_size(tokenizer: Tokenizer) -> int:
-    """Number of ids: 256, as many as are asked for, or one more than the largest of the file.
+def vocab_size(tokenizer: TokenizerChoice) -> int:
+    """Number of ids: 256, as many as are asked for, or one more than the largest of the file, added tokens included.
 
     Raises:
         DataError: the file of the tokenizer cannot be read.
     """
     if isinstance(tokenizer, str):
         return 256
-    if tokenizer.bpe is not None:
-        return tokenizer.bpe.vocab
-    assert tokenizer.file is not None
-    return 1 + max(file_vocab(tokenizer.file).values())
+    if tokenizer.training is not None:
+        return tokenizer.training.vocab
+    file = tokenizer.read()
+    assert file is not None
+    return file.size
 
 
-def file_vocab(path: str) -> dict[str, int]:
-    """Token → id of a `tokenizer.json`.
+def pad_id(pad: int | None, tokenizer: TokenizerChoice) -> int:
+    """The id behind the end of a padded row: the one given, the pad token that the tokenizer names, or 0.
 
     Raises:
-        DataError: it cannot be read, or is no such file.
+        DataError: the file of the tokenizer cannot be read.
     """
-    try:
-        content: Any = json.loads(Path(path).read_bytes())
-        vocab = content["model"]["vocab"]
-        if isinstance(vocab, list):  # a unigram model lists pairs of token and score in the order of their ids
-            vocab = {token: i for i, (token, _) in enumerate(vocab)}
-        ids = {**vocab, **{entry["content"]: entry["id"] for entry in content.get("added_tokens", ())}}
-    except OSError as fault:
-        raise DataError(f"tokenizer.file: {path!r} cannot be read: {fault.strerror}: mend the path") from fault
-    except (ValueError, KeyError, TypeError, AttributeError) as fault:
-        raise DataError(f"tokenizer.file: {path!r} is no tokenizer.json: save one with the tokenizers library") from fault
-    if not ids or not all(isinstance(i, int) and not isinstance(i, bool) and i >= 0 for i in ids.values()):
-        raise DataError(f"tokenizer.file: the vocabulary of {path!r} is empty or holds ids that are no whole numbers")
-    return ids
+    if pad is not None or isinstance(tokenizer, str):
+        return pad or 0
+    file = tokenizer.read()
+    return 0 if file is None else file.role("pad") or 0

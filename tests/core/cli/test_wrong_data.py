@@ -136,6 +136,7 @@ def config(source: dict[str, Any]) -> dict[str, Any]:
 def test_features_that_are_no_finite_numbers_name_their_record(entry: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     broken = numbers()
+    broken["data"]["sources"]["a"]["heldout"] = 0
     lines = [json.dumps({"numbers": [0.5, 1.0, entry if i == 3 else 2.0], "label": 0}) for i in range(20)]
     Path("one.jsonl").write_text("\n".join(lines), encoding="utf-8")
     with pytest.raises(stackwise.DataError, match=r"one\.jsonl.*4.*numbers"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,7 +15,7 @@ import yaml
 from click.testing import CliRunner, Result
 
 import stackwise
-from stackwise import DataError, GenerationSettings, UserError, generate
+from stackwise import GenerationSettings, UserError, generate
 from stackwise.cli import main
 from stackwise.runs.run import run
 from stackwise.saved.generate import _open
@@ -241,26 +240,3 @@ def test_a_task_that_loses_the_prompt_is_the_providers_fault(here: Path, monkeyp
     monkeypatch.setattr(CausalLM, "generate", lambda self, model, prompt, settings, generator: prompt + 1)
     refused = call(directory, "--prompt", "a", "--tokens", "1")
     assert refused.exit_code == 3 and "task 'transformer.causal-lm' gave 1 ids" in refused.output
-
-
-def _learnt() -> Mapping[str, Any]:
-    pytest.importorskip("tokenizers")
-    tokenizer = {"bpe": {"vocab": 260}}
-    source = {"use": "data.text-files", "paths": ["*.txt"], "heldout": 0, "tokenizer": tokenizer}
-    return {"sources": {"text": source}, "batch_size": 4, "seq_len": 12}
-
-
-def test_a_learnt_vocabulary_comes_from_the_cache_or_is_learnt_again(here: Path) -> None:
-    directory = trained(here, data=_learnt())
-    made = generate(directory, "abcabc", GREEDY)
-    assert made.prompt_tokens < 6 and made.text is not None and made.text.startswith("abcabcabc")
-    kept = [path.rename(path.with_suffix(".away")) for path in here.glob("*.txt")]
-    assert generate(directory, "abcabc", GREEDY) == made  # no document is read
-    for path in kept:
-        path.rename(path.with_suffix(".txt"))
-    shutil.rmtree(here / "cache")
-    assert generate(directory, "abcabc", GREEDY) == made
-    shutil.rmtree(here / "cache")
-    Path("one.txt").write_text("xyz" * 400)
-    with pytest.raises(DataError, match="put back the documents"):
-        generate(directory, "abcabc", GREEDY)

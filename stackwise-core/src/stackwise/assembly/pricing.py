@@ -6,23 +6,21 @@ changes without an operator is reported here, before the run.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
-from attrs import Factory, define, frozen
-from torch.utils.flop_counter import FlopCounterMode
+from attrs import define, field, frozen
 
-from stackwise.assembly.prepared_shapes import prepared_shapes
+from stackwise.assembly.flops import FlopCounts
 from stackwise.assembly.workshop import Workshop
 from stackwise.config import PhaseConfig
 from stackwise.contracts.protocols import ParameterGroup
-from stackwise.contracts.specs import OptimizerSpec, TaskSpec
+from stackwise.contracts.specs import OptimizerSpec
 from stackwise.curriculum.parts import Part
 from stackwise.curriculum.schedule import CompiledPhase
 from stackwise.curriculum.states import TrainingState
-from stackwise.errors import ConfigError, ProviderError, SelectorError, UserError, asks_too_much, bytes_asked
+from stackwise.errors import ConfigError, ProviderError, SelectorError, UserError
 from stackwise.host.registry import blaming
 from stackwise.plan import Plan
 from stackwise.plan.reads import Reads, declared_sizes, reads_of
@@ -73,19 +71,6 @@ def price(plan: Plan) -> tuple[PhasePrice, ...]:
         return tuple(_price_phase(plan, phase, walk) for phase in plan.schedule)
 
 
-@define
-class _FlopCounts:
-    """FLOPs per batch shape, reused while phases compute the same: most phases change schedules and data only."""
-
-    computes: object = None
-    flops: dict[tuple[int | None, int | None], int | None] = Factory(dict)
-
-    def turn_to(self, computes: object) -> None:
-        """Drop the counts where the computation is another one."""
-        if computes != self.computes:
-            self.computes, self.flops = computes, {}
-
-
 @frozen
 class _Figures:
     """Figures of a phase that depend on its model and optimizer, not on its data."""
@@ -104,10 +89,13 @@ class _Walk:
     plan: Plan
     plane: ModelPlane
     shop: Workshop
-    counts: _FlopCounts = Factory(_FlopCounts)
+    counts: FlopCounts = field(init=False)
     _model: object = None
     _charged: object = None
     _figures: _Figures | None = None
+
+    def __attrs_post_init__(self) -> None:
+        self.counts = FlopCounts(self.plan, self.shop)
 
     def enter(self, phase: CompiledPhase, state: TrainingState) -> ModelReceipt:
         """Cross into a phase."""
@@ -171,7 +159,7 @@ def _price_phase(plan: Plan, phase: CompiledPhase, walk: _Walk) -> PhasePrice:
         parameters=figures.parameters,
         trainable=figures.trainable,
         optimizer_bytes=figures.optimizer_bytes,
-        flops=_flops(walk, phase),
+        flops=walk.counts.of(phase, walk.plane.model),
         sources=reads_of(phase, joined, clock, declared_sizes(joined)),
         lr=None if lr is None else (scale * lr(first), scale * lr(last)),
         envelope=_envelope(state.optimizer.reaction),
@@ -258,78 +246,3 @@ def _optimizer_bytes(plan: Plan, phase: CompiledPhase, groups: list[ParameterGro
         elements = spec.count(name, tuple(parameter.shape)) + copies * parameter.numel()
         total += elements * learning_dtype(parameter.dtype).itemsize
     return total
-
-
-def _flops(walk: _Walk, phase: CompiledPhase) -> int | None:
-    """FLOPs of all steps of a phase, counted over a forward and backward pass of each batch shape on the meta device."""
-    plan, counts, state = walk.plan, walk.counts, phase.state
-    if state is None:
-        return None
-    starts = [*(start for start, _ in state.data.shapes), phase.stop]
-    steps: Counter[tuple[int | None, int | None]] = Counter()
-    for (start, shape), stop in zip(state.data.shapes, starts[1:], strict=True):
-        for rows in shape.micro_batches:
-            steps[rows, shape.seq_len] += stop - start
-    counts.turn_to(_computation(plan, phase, state))
-    total = 0
-    for (rows, length), times in steps.items():
-        if (rows, length) not in counts.flops:
-            counts.flops[rows, length] = _batch_flops(walk, phase, rows, length)
-        flops = counts.flops[rows, length]
-        if flops is None:
-            return None
-        total += flops * times
-    return total
-
-
-def _computation(plan: Plan, phase: CompiledPhase, state: TrainingState) -> object:
-    """What the cost of a batch depends on beside its shape."""
-    joined, model = plan.joined[phase.index], state.model
-    parts = [state.task, model.embedding, model.rack, model.head, *(part for group in model.adapters.values() for part in group)]
-    weight_adapters = [(name, declared.select, declared.part.structure) for name, declared in model.weight_adapters.items()]
-    return (
-        [part.structure for part in parts],
-        weight_adapters,
-        list(model.adapters),
-        model.freeze,
-        model.bridges,
-        joined.optional,
-        joined.sizes,
-    )
-
-
-def _batch_flops(walk: _Walk, phase: CompiledPhase, rows: int | None, length: int | None) -> int | None:
-    plan, model, state = walk.plan, walk.plane.model, phase.state
-    drafts = plan.joined[phase.index].drafts
-    if state is None or not isinstance(drafts.task.spec, TaskSpec):
-        return None
-    shapes = prepared_shapes(plan, phase, walk.shop, rows=rows, length=length)
-    if shapes is None:
-        return None
-    counter = FlopCounterMode(display=False)
-    try:
-        batch = {name: torch.zeros(shape, dtype=dtype, device="meta") for name, (shape, dtype) in shapes.items()}
-        with counter:
-            outputs = model(batch)
-            sum(output.sum() for output in outputs.values() if output.is_floating_point()).backward()
-    except (ProviderError, ConfigError):
-        raise
-    except UserError as error:
-        message = f"the model with {drafts.rack.label} does not run on what {drafts.task.label} makes of a batch: {error}"
-        raise ConfigError([plan.experiment.phases[phase.index].problem("model.rack", message)]) from error
-    except Exception as error:
-        sizes = ", ".join(f"{name} {list(shape)}" for name, (shape, _) in shapes.items())
-        if asks_too_much(error):
-            raise UserError(
-                f"phase '{phase.name}': no memory holds what the model makes of {sizes}{bytes_asked(error)}: lower batch_size or seq_len"
-            ) from error
-        raise _fault(state.model.rack)(
-            f"phase '{phase.name}': the model does not run on shapes {sizes}: {type(error).__name__}: {error}"
-        ) from error
-    for parameter in model.parameters():
-        parameter.grad = None
-    return counter.get_total_flops()
-
-
-def _fault(rack: Part) -> type[UserError] | type[ProviderError]:
-    return ProviderError if rack.given is None else UserError

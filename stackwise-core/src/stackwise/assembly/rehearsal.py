@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
+from stackwise.assembly.vocabularies import check_vocabularies
 from stackwise.assembly.workshop import Workshop, read_first_rows
 from stackwise.config import Experiment
 from stackwise.errors import ConfigError, DataError, Problem, UserError
 from stackwise.host.registry import blaming
+from stackwise.machine.evaluation import Evaluation
 from stackwise.machine.placement import Placement
 from stackwise.plan import Plan
 from stackwise.storage.pretrained import read_pretrained
@@ -28,22 +31,34 @@ def rehearse(plan: Plan) -> None:
 
 
 def _problems(plan: Plan) -> Iterator[Problem]:
-    experiment, shop = plan.experiment, Workshop(plan)
+    experiment = plan.experiment
     run, start, placement = experiment.run, experiment.phases[0].model.start, Placement("cpu", experiment.run.precision)
     yield from _faults(experiment, "run.device", lambda: Placement(run.device, run.precision))
     if start is not None:
         yield from _faults(experiment, "model.start.from", lambda: read_pretrained(Path(start.from_)))
 
+    plans: list[Plan] = []
+    yield from _faults(experiment, "data.sources", lambda: plans.append(plan.with_tokenizers()))
+    if plans:
+        yield from _data_problems(plans[0], placement)
+
+
+def _data_problems(plan: Plan, placement: Placement) -> Iterator[Problem]:
+    """What is wrong with the data of a plan whose tokenizers are made."""
+    experiment, shop = plan.experiment, Workshop(plan)
+    data, evaluations = shop.data("train", placement), list[Evaluation]()
+
     def train() -> None:
-        data = shop.data("train", placement)
         try:
             read_first_rows(plan, data)
         finally:
             data.end()
 
-    yield from _faults(experiment, "data.sources", train)
-    for evaluation in plan.evaluations:
-        yield from _faults(experiment, f"evaluate.{evaluation.name}", lambda: shop.evaluation(evaluation, placement))  # noqa: B023  # called at once
+    problems = list(_faults(experiment, "data.sources", train))
+    for declared in plan.evaluations:
+        look = partial(lambda each: evaluations.append(shop.evaluation(each, placement)), declared)
+        problems += _faults(experiment, f"evaluate.{declared.name}", look)
+    yield from problems or _faults(experiment, "run.vocabularies", lambda: check_vocabularies(plan, data, evaluations))
 
 
 def _faults(experiment: Experiment, path: str, look: Callable[[], object]) -> Iterator[Problem]:

@@ -7,9 +7,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from stackwise.contracts.protocols import vocabulary_of
-from stackwise.errors import ConfigError, Problem, UserError
+from stackwise.errors import ConfigError, UserError
 from stackwise.machine.evaluation import Evaluation
 from stackwise.plan import Plan
+from stackwise.plan.vocabularies import vocabulary_problem
 from stackwise.planes.data.plane import DataPlane
 from stackwise.storage.run_directory import CONFIG, final_weights
 from stackwise.storage.weights import read_description
@@ -32,8 +33,9 @@ def check_vocabularies(plan: Plan, data: DataPlane, evaluations: Sequence[Evalua
     if not entries:
         return
     (first, _, vocabulary), *others = entries
-    if problems := [_problem(plan, place, path, other, first, vocabulary) for place, path, other in others if other != vocabulary]:
-        raise ConfigError(problems)
+    different = [(place, path, other) for place, path, other in others if other != vocabulary]
+    if different:
+        raise ConfigError([vocabulary_problem(plan.experiment, *entry, first, vocabulary) for entry in different])
 
 
 _Entry = tuple[str, str, str]
@@ -63,12 +65,3 @@ def _start_vocabularies(plan: Plan) -> Iterator[_Entry]:
         vocabulary = vocabulary_of(fingerprint) if isinstance(fingerprint, Mapping) else None
         if vocabulary is not None:
             yield f"source '{name}' of {path}, which the run starts from", "model.start.from", vocabulary
-
-
-def _problem(plan: Plan, place: str, path: str, vocabulary: str, first: str, expected: str) -> Problem:
-    return plan.experiment.problem(
-        path,
-        f"{place} has ids of the vocabulary {vocabulary}, and {first} has ids of {expected}: one id would mean two things to the model. "
-        "Give both the same tokenizer (`tokenizer: {file: …}` takes any tokenizer.json, a learnt one included), or write "
-        "`run: {vocabularies: several}` if it is meant",
-    )

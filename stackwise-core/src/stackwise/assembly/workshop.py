@@ -58,7 +58,7 @@ def assemble(source: Plan | Experiment, registry: Registry | None = None, *, obs
     """
     plan = source if isinstance(source, Plan) else make_plan(source, registry if registry is not None else discover())
     with blaming(plan.providers):
-        return _assemble(plan, observers)
+        return _assemble(plan.with_tokenizers(), observers)
 
 
 def _assemble(plan: Plan, observers: Observers | None) -> TrainingMachine:
@@ -188,7 +188,7 @@ class Workshop:
         """The loader of a source, in reader processes if the run asks for them and the source is no finished object."""
         if not workers or (part.given is not None and not isinstance(part.given, Built)):
             return self._make(part, f"data.{name}", split=split)
-        options = part.options_at(0.0)
+        options = self._options(part, 0.0)
         if isinstance(part.given, Built):
             return ProcessLoader(partial(part.given.make, **options), workers)
         return ProcessLoader(partial(_build_loader, part.id, options, self._context(part, f"data.{name}", split)), workers)
@@ -215,18 +215,24 @@ class Workshop:
                 check_unwrapped(part.given, consumer)
                 check_shapes(part.given, consumer)
             return _without_weights(part.given) if self._device.type == "meta" else part.given
-        options = part.options_at(t)
+        options = self._options(part, t)
         with _as_faults_of(part):
             if isinstance(part.given, Built):
                 return part.given.make(*extra, **_plain_stacks(options))
             component = self._plan.registry.get(part.kind, part.id)  # type: ignore[arg-type]  # a Part's kind is a Kind
             return component.build(options, self._context(part, consumer, split), *extra)
 
+    def _options(self, part: Part, t: float) -> Any:
+        """The options of a part with the values in force at t; those of a loader with its tokenizer."""
+        options = part.options_at(t)
+        return self._plan.tokenizers.bind(part.id, options) if part.kind == "loader" and part.given is None else options
+
     def _context(self, part: Part, consumer: str, split: str) -> BuildContext:
         plan = self._plan
         return BuildContext(
             seed=step_seed(stream_key(self._seed, consumer), 0),
             split=split,
+            whole=part.kind == "loader" and split != "train" and id(part) not in self._declared,
             steps=plan.schedule.steps,
             max_rows=plan.max_rows,
             max_length=plan.max_length,
@@ -328,6 +334,12 @@ def build_module(part: Part, registry: Registry, context: BuildContext, *extra: 
     if not isinstance(module, nn.Module):
         raise ProviderError(f"{part.kind} {part.id} was built as a {type(module).__name__}: it must be an nn.Module")
     return module
+
+
+def build_task(part: Part, registry: Registry) -> Any:
+    """A task outside any plan; ProviderError where it cannot be built."""
+    with _as_faults_of(part):
+        return registry.get("task", part.id).build(part.options, BuildContext(seed=0, specs={"task": part.options.to_spec()}))
 
 
 def _depth(declared: int | None, placement: Placement) -> int:

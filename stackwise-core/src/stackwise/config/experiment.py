@@ -59,7 +59,7 @@ class EvaluateConfig:
     sources: Mapping[str, Ref] | None = key(
         None,
         absent="the first phase's",
-        doc="loaders of its own, in equal shares",
+        doc="loaders of its own, in equal shares, read whole",
         example='{books: {use: data.text-files, paths: ["books/*.txt"]}}',
     )
     training_rows: bool = key(

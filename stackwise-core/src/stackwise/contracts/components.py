@@ -78,6 +78,8 @@ class BuildContext:
     """Seed of this component's own stream, derived from the run's seed and the component's place."""
     split: str = "train"
     """`train`, or the name of an evaluation: loaders deliver documents disjoint from training for any other name."""
+    whole: bool = False
+    """Whether a loader belongs to an evaluation alone (its own `sources`): it then delivers all of its data, and not a part held out."""
     steps: int = 1
     """Steps of the whole run."""
     max_rows: int | None = None

@@ -9,6 +9,7 @@ from attrs import frozen
 
 from stackwise.config import Experiment, PhaseConfig
 from stackwise.contracts.events import ConfigChanged
+from stackwise.contracts.tokenizers import Tokenizers
 from stackwise.curriculum.parts import Part
 from stackwise.curriculum.states import TrainingState
 from stackwise.errors import ConfigError, Problem, ScheduleError
@@ -21,7 +22,9 @@ ABSENT = "(nothing)"
 _SHAPE = {"data.batch_size", "data.seq_len", "data.accumulate", "data.step_tokens"}
 
 
-def amend(old: Experiment, new: Experiment, past: Past, registry: Registry) -> tuple[Plan, list[ConfigChanged]]:
+def amend(
+    old: Experiment, new: Experiment, past: Past, registry: Registry, tokenizers: Tokenizers | None = None
+) -> tuple[Plan, list[ConfigChanged]]:
     """Plan a run that goes on, and tell what about it is new.
 
     Args:
@@ -29,6 +32,7 @@ def amend(old: Experiment, new: Experiment, past: Past, registry: Registry) -> t
         new: the config for the rest.
         past: the steps that are done.
         registry: the components they may name.
+        tokenizers: those that the run has.
 
     Returns:
         The plan of the new config with the past as it was, and every key that changed.
@@ -38,12 +42,13 @@ def amend(old: Experiment, new: Experiment, past: Past, registry: Registry) -> t
     """
     changes = [ConfigChanged(past.step, key, was, now) for key, was, now in differences(old.resolved, new.resolved)]
     if not changes:
-        return make_plan(new, registry, past), []
+        return make_plan(new, registry, past, tokenizers), []
     new.check()
     problems = [*_seed_problems(old, new), *_name_problems(old, new, past)]
     if problems:
         raise ConfigError(problems)
-    review = _Review(past, make_plan(old, registry, past), make_plan(new, registry, past), registry)
+    planned, amended = (make_plan(each, registry, past, tokenizers) for each in (old, new))
+    review = _Review(past, planned, amended, registry)
     if problems := list(review.problems()):
         raise ConfigError(problems)
     return review.new, changes
@@ -136,7 +141,7 @@ class _Review:
     def _clock_alone(self) -> Clock | None:
         """The clock of the new config without a past; None where it has none."""
         try:
-            return make_plan(self.new.experiment, self.registry).schedule.clock
+            return make_plan(self.new.experiment, self.registry, tokenizers=self.new.tokenizers).schedule.clock
         except (ConfigError, ScheduleError):
             return None
 

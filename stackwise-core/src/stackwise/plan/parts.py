@@ -15,6 +15,7 @@ from stackwise.config import Ref, parse_schedule, structure_options
 from stackwise.contracts.components import SPEC_OF, Built, Kind
 from stackwise.contracts.options import MAX_BLOCKS, dimension_fields, read_stacks, scheduled_fields
 from stackwise.contracts.specs import EpochSize, RackSpec, Spec
+from stackwise.contracts.tokenizers import Tokenizers
 from stackwise.curriculum.parts import Part
 from stackwise.errors import Problem, ProviderError, UnknownComponentError, UserError, did_you_mean
 from stackwise.host.provider import Registered
@@ -200,9 +201,13 @@ class Drafts:
 
     registry: Registry
     counting: bool = field(default=False, kw_only=True)
+    tokenizers: Tokenizers = field(factory=Tokenizers, kw_only=True)
+    """Of a run that goes on: loaders with their settings use them."""
     problems: list[Problem] = field(factory=list)
     faults: list[ProviderError] = field(factory=list)
     _known: dict[tuple[str, int], tuple[Ref, Draft | None]] = field(factory=dict)
+    _bound: dict[int, tuple[Draft, Draft]] = field(factory=dict)
+    """id of a draft → the draft and its twin with a tokenizer."""
     _recent: dict[tuple[str, str], deque[Ref]] = field(factory=dict)
     """Kind and path → the references last seen there: a phase that repeats one gets its draft, and what was found out about it."""
     _classes: dict[str, tuple[Registered, type]] = field(factory=dict)
@@ -218,6 +223,15 @@ class Drafts:
             self._known[key] = (ref, draft)
             recent.append(ref)
         return self._known[key][1]
+
+    def bound(self, sources: Mapping[str, Draft]) -> dict[str, Draft]:
+        """The drafts of loaders with the tokenizers that are known by now; each draft has one such twin."""
+        twins: dict[str, Draft] = {}
+        for name, draft in sources.items():
+            if draft.registered is not None and id(draft) not in self._bound:
+                self._bound[id(draft)] = draft, attrs.evolve(draft, options=self.tokenizers.bind(draft.id, draft.options))
+            twins[name] = self._bound[id(draft)][1] if draft.registered is not None else draft
+        return twins
 
     def settled(self, draft: Draft) -> dict[str, Curve]:
         """The values of options that may follow time, for a part that time does not reach: one that follows it is a problem."""
@@ -252,7 +266,7 @@ class Drafts:
             kind=kind,
             id=ref.use,
             path=ref.path,
-            options=options,
+            options=self.tokenizers.bind(ref.use, options) if kind == "loader" else options,
             schedules=everything,
             registered=registered,
             counting=self.counting,

@@ -9,12 +9,13 @@ import attrs
 from attrs import define, field
 
 from stackwise.config import Experiment, PhaseConfig
-from stackwise.contracts.specs import BatchSpec, TaskSpec, TransformSpec
+from stackwise.contracts.specs import BatchSpec, Spec, TaskSpec, TransformSpec
+from stackwise.contracts.tokenizers import Tokenizers
 from stackwise.curriculum.parts import Part
 from stackwise.curriculum.schedule import CompiledPhase, PhaseSchedule
 from stackwise.curriculum.states import TrainingState
 from stackwise.curriculum.transitions import Enter
-from stackwise.errors import ConfigError, Problem, ScheduleError
+from stackwise.errors import ConfigError, Problem, ScheduleError, UserError
 from stackwise.host.provider import Provider
 from stackwise.host.registry import Registry
 from stackwise.plan.blocks import Growing
@@ -28,23 +29,27 @@ from stackwise.plan.reads import declared_sizes, shortages
 from stackwise.plan.record import Plan
 from stackwise.plan.states import States
 from stackwise.plan.transitions import Boundary, transition
+from stackwise.plan.vocabularies import TextSource, make_tokenizers, text_sources, vocabulary_problems
 from stackwise.timeline.clock import Clock, Past, lay_out
 from stackwise.timeline.duration import Duration
 
 
-def make_plan(experiment: Experiment, registry: Registry, past: Past | None = None) -> Plan:
+def make_plan(experiment: Experiment, registry: Registry, past: Past | Clock | None = None, tokenizers: Tokenizers | None = None) -> Plan:
     """Compile an experiment.
 
     Args:
         experiment: what is declared.
         registry: the components it may name.
-        past: what was run already, when it goes on from a checkpoint: its boundaries stay the steps they were.
+        past: what was run already, when it goes on from a checkpoint: its boundaries stay the steps they were. Given the whole clock of a
+            run, the plan has that clock, and no data is counted.
+        tokenizers: those that the run has already.
 
     Raises:
         ConfigError: every mistake of the config and of the components' options, at once.
         ProviderError: a component that is needed cannot be used.
     """
-    return _Planner(experiment, registry.under(experiment.run.providers.lists()), past).plan()
+    known = tokenizers if tokenizers is not None else Tokenizers()
+    return _Planner(experiment, registry.under(experiment.run.providers.lists()), past, known).plan()
 
 
 @define
@@ -60,13 +65,15 @@ class _Phase:
 class _Planner:
     experiment: Experiment
     registry: Registry
-    past: Past | None = None
+    past: Past | Clock | None = None
+    tokenizers: Tokenizers = field(factory=Tokenizers)
     problems: list[Problem] = field(factory=list)
     drafts: Drafts = field(init=False)
     _joined: dict[tuple[object, ...], Joined] = field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
-        self.drafts = Drafts(self.registry, counting=counts_epochs(self.experiment.resolved))
+        counting = not isinstance(self.past, Clock) and counts_epochs(self.experiment.resolved)
+        self.drafts = Drafts(self.registry, counting=counting, tokenizers=self.tokenizers)
 
     def plan(self) -> Plan:
         """Go as far as the config allows, so that one pass finds every mistake; stop only where nothing can follow."""
@@ -76,13 +83,14 @@ class _Planner:
         self.problems += best_problems(self.experiment, self._tasks())
         observers = [self.drafts.of("observer", ref) for ref in self.experiment.observers]
         self._collect(phases[0].config)
-        for phase, drafts in zip(phases, drafted, strict=True):
+        for phase, drafts in zip(phases, self._with_tokenizers(phases, drafted), strict=True):
             phase.joined = None if drafts is None else self._join(phase.config, drafts)
         clock = self._clock(phases)
         if clock is None:
             self._stop()
         schedule = self._schedule(clock, phases)
         evaluations = self._evaluations(phases)
+        self.problems += vocabulary_problems(self.experiment, self._text_sources(phases, evaluations), self.tokenizers)
         self._check_drops(phases)
         observing = tuple(draft.part(self.drafts.settled(draft)) for draft in observers if draft is not None)
         self._collect(phases[-1].config)
@@ -102,6 +110,7 @@ class _Planner:
                 evaluations=evaluations,
                 observers=observing,
                 providers=self._providers(joined, parts),
+                tokenizers=self.tokenizers,
             )
         )
 
@@ -171,10 +180,26 @@ class _Planner:
         beside = {name: getattr(drafts, name) for name in ("growth", "optimizer", "transforms", "weight_adapters", "reaction")}
         return attrs.evolve(known, drafts=attrs.evolve(known.drafts, **beside))
 
+    def _with_tokenizers(self, phases: Sequence[_Phase], drafted: Sequence[PhaseDrafts | None]) -> Sequence[PhaseDrafts | None]:
+        """The drafts, their sources with the tokenizers of the run where epochs are counted in tokens."""
+        if not self.drafts.counting:
+            return drafted
+        sources = text_sources(
+            [(phase.config, drafts.sources) for phase, drafts in zip(phases, drafted, strict=True) if drafts is not None]
+        )
+        try:
+            self.drafts.tokenizers = self.tokenizers = make_tokenizers(sources, self.tokenizers)
+        except UserError as error:
+            self.problems.append(Problem(str(error)))
+            return drafted
+        return [None if drafts is None else attrs.evolve(drafts, sources=self.drafts.bound(drafts.sources)) for drafts in drafted]
+
     # -- time -----------------------------------------------------------------------------------------------------
 
     def _clock(self, phases: Sequence[_Phase]) -> Clock | None:
         """The compiled clock; None, with the reason among the problems, where the timeline does not hold together."""
+        if isinstance(self.past, Clock):
+            return self.past
         try:
             return lay_out(self.experiment.run.horizon, [extent_of(phase.config, phase.joined) for phase in phases], self.past)
         except ConfigError as error:
@@ -246,8 +271,9 @@ class _Planner:
         joined = [phase.joined.drafts for phase in phases if phase.joined is not None]
         refs = [ref for each in self.experiment.evaluate for ref in (each.sources or {}).values()]
         sources = [*(draft for drafts in joined for draft in drafts.sources.values()), *(self.drafts.of("loader", ref) for ref in refs)]
-        specs = [*(draft and draft.spec for draft in sources), *(draft.spec for drafts in joined for draft in drafts.transforms)]
-        known = len(joined) == len(phases) and all(isinstance(draft and draft.spec, BatchSpec) for draft in sources)
+        delivered = [_spec_of(draft) for draft in sources]
+        specs = [*delivered, *(draft.spec for drafts in joined for draft in drafts.transforms)]
+        known = len(joined) == len(phases) and all(isinstance(spec, BatchSpec) for spec in delivered)
         fields = {
             name
             for spec in specs
@@ -255,6 +281,11 @@ class _Planner:
         }
         for phase in phases:
             self.problems += drop_problems(phase.config, frozenset(fields) if known else None)
+
+    def _text_sources(self, phases: Sequence[_Phase], evaluations: Sequence[EvaluationPlan]) -> list[TextSource]:
+        own = {config.name for config in self.experiment.evaluate if config.sources is not None}
+        declared = [(phase.config, phase.state.data.sources) for phase in phases if phase.state is not None]
+        return text_sources(declared, [(each.name, each.state.sources) for each in evaluations if each.name in own])
 
     # -- mistakes -------------------------------------------------------------------------------------------------
 
@@ -292,6 +323,14 @@ def _place(problem: Problem) -> tuple[str, int, int]:
 
 def _placed(problem: Problem, phase: PhaseConfig) -> Problem:
     return problem if problem.where is not None else attrs.evolve(problem, where=phase.locate(problem.path))
+
+
+def _spec_of(draft: Draft | None) -> Spec | None:
+    """What a source delivers; None where it cannot say, of which the junctions tell."""
+    try:
+        return None if draft is None else draft.spec
+    except UserError:
+        return None
 
 
 def _lookahead(task: Draft) -> int:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from attrs import frozen
+from attrs import evolve, field, frozen
 
 from stackwise.config import Experiment
+from stackwise.contracts.tokenizers import Tokenizers
 from stackwise.curriculum.bridges import Bridge
 from stackwise.curriculum.parts import Part
 from stackwise.curriculum.schedule import PhaseSchedule
 from stackwise.host.provider import Provider
-from stackwise.host.registry import Registry
+from stackwise.host.registry import Registry, blaming
 from stackwise.plan.evaluations import EvaluationPlan
 from stackwise.plan.junctions.join import Joined
+from stackwise.plan.vocabularies import TextSource, make_tokenizers, text_sources
 
 
 @frozen(kw_only=True)
@@ -32,6 +34,24 @@ class Plan:
     """Longest row asked of a loader, lookahead included."""
     lookahead: int = 0
     """Entries a row needs beyond seq_len, the most any task asks."""
+
+    tokenizers: Tokenizers = field(factory=Tokenizers)
+    """Those that are known: of a run that goes on, its own; of a new run none, until `with_tokenizers` makes them."""
+
+    def with_tokenizers(self) -> Plan:
+        """The plan with the tokenizers of all its sources; vocabularies are learnt where sources ask for that.
+
+        Raises:
+            UserError: a file that cannot be read, or data that no vocabulary can be learnt from.
+        """
+        with blaming(self.providers):
+            return evolve(self, tokenizers=make_tokenizers(self.text_sources(), self.tokenizers))
+
+    def text_sources(self) -> list[TextSource]:
+        """The sources of phases and evaluations that declare a tokenizer."""
+        phases = [(self.experiment.phases[phase.index], phase.state.data.sources) for phase in self.schedule if phase.state is not None]
+        own = {config.name for config in self.experiment.evaluate if config.sources is not None}
+        return text_sources(phases, [(each.name, each.state.sources) for each in self.evaluations if each.name in own])
 
     @property
     def bridges(self) -> tuple[Bridge, ...]:

@@ -13,6 +13,7 @@ from stackwise.assembly.pricing import price
 from stackwise.assembly.workshop import assemble
 from stackwise.config import Experiment
 from stackwise.contracts.events import ConfigChanged
+from stackwise.contracts.tokenizers import Tokenizers
 from stackwise.errors import UserError
 from stackwise.host.discovery import discover
 from stackwise.machine.machine import TrainingMachine
@@ -30,24 +31,26 @@ from stackwise.saved.provenance import (
 )
 from stackwise.storage.checkpoints.store import Checkpoint, CheckpointStore, Skipped, step_of
 from stackwise.storage.run_directory import CHECKPOINTS, CONFIG, RunDirectory
+from stackwise.storage.tokenizers import read_tokenizers
 from stackwise.timeline.duration import Duration
 
 
 @frozen
 class Declaration:
-    """Config and priced plan as a run directory stores them; a priced plan can be built in every phase."""
+    """Config, priced plan and tokenizers as a run directory stores them; a priced plan can be built in every phase."""
 
     config: Mapping[str, Any]
     plan: Mapping[str, Any]
+    tokenizers: Tokenizers
 
     @classmethod
     def of(cls, plan: Plan) -> Declaration:
         """Price a plan."""
-        return cls(named_config(plan), plan_as_json(plan, price(plan)))
+        return cls(named_config(plan), plan_as_json(plan, price(plan)), plan.tokenizers)
 
     def write(self, directory: RunDirectory) -> None:
-        """Write both into a run directory."""
-        directory.declare(self.config, self.plan)
+        """Write all of it into a run directory."""
+        directory.declare(self.config, self.plan, self.tokenizers)
 
 
 @frozen
@@ -60,18 +63,18 @@ class Rest:
     changes: Sequence[ConfigChanged] = ()
 
     @classmethod
-    def after(cls, checkpoint: Checkpoint | None, experiment: Experiment) -> Rest:
-        """Plan what a config leaves to do after a checkpoint.
+    def after(cls, checkpoint: Checkpoint | None, experiment: Experiment, directory: Path) -> Rest:
+        """Plan what a config leaves to do after a checkpoint, with the tokenizers that the run's directory holds.
 
         Raises:
             ConfigError: a mistake in the config, or a change that concerns finished steps.
         """
-        registry = discover()
+        registry, tokenizers = discover(), read_tokenizers(directory)
         if checkpoint is None:
-            return cls(make_plan(experiment, registry))
+            return cls(make_plan(experiment, registry, tokenizers=tokenizers).with_tokenizers())
         saved = Described.read(checkpoint.about, checkpoint.step)
-        plan, changes = amend(config.experiment(saved.config), experiment, saved.past, registry)
-        return cls(plan, checkpoint, saved, changes)
+        plan, changes = amend(config.experiment(saved.config), experiment, saved.past, registry, tokenizers)
+        return cls(plan.with_tokenizers(), checkpoint, saved, changes)
 
     @property
     def step(self) -> int:

@@ -22,7 +22,7 @@ from stackwise.reports.progress import Progress
 from stackwise.reports.summary import Summary
 from stackwise.runs.loop import RunLoop, summary_of
 from stackwise.runs.rest import Declaration, Rest, checkpoint_at, config_of, newest_in
-from stackwise.saved.export import describe_model, exported_tensors, made_by
+from stackwise.saved.export import describe_model, describe_run, exported_tensors
 from stackwise.saved.provenance import Origin, describe
 from stackwise.storage.checkpoints.store import DAMAGED, CheckpointStore, Skipped
 from stackwise.storage.run_directory import CHECKPOINTS, CONFIG, FINAL, FINISHED, RunDirectory, refuse_existing
@@ -76,7 +76,7 @@ def run(
         if resume == "must":
             where = output if output is not None else f"runs/{experiment.run.name}-NNN"
             raise UserError(f"there is no run at {where} to go on with: leave --resume out to begin one")
-    rest = Rest(make_plan(experiment, discover()))
+    rest = Rest(make_plan(experiment, discover()).with_tokenizers())
     machine = assemble(rest.plan)
     directory = RunDirectory.create(output, experiment.run.name, Declaration.of(rest.plan).write)
     return _train(RunLoop.of(rest.plan, machine, directory, Progress(rest.plan.schedule, stream)), rest, fresh=True)
@@ -113,7 +113,7 @@ def branch(directory: Path, at: str, overrides: Sequence[str] = (), output: Path
         UserError: there is no whole checkpoint there.
     """
     checkpoint, skipped = checkpoint_at(directory, at)
-    rest = Rest.after(checkpoint, config.load(config_of(directory), overrides))
+    rest = Rest.after(checkpoint, config.load(config_of(directory), overrides), directory)
     machine = rest.machine()
     origin = Origin(run=str(directory), step=checkpoint.step, sha256=sha256((checkpoint.path / "manifest.json").read_bytes()).hexdigest())
     declaration, parent, reason = Declaration.of(rest.plan), origin.as_json(), "branch"
@@ -136,7 +136,7 @@ def _go_on(path: Path, experiment: Experiment, stream: TextIO | None) -> Result:
     directory = RunDirectory.open(path)
     try:
         checkpoint, skipped = newest_in(path)
-        rest = Rest.after(checkpoint, experiment)
+        rest = Rest.after(checkpoint, experiment, path)
         if directory.status().get("status") == FINISHED and rest.step >= rest.plan.schedule.steps:
             summary = summary_of(directory, Progress(rest.plan.schedule, stream))
             directory.close()
@@ -217,8 +217,8 @@ def _save_final(loop: RunLoop) -> None:
     for weights, place in places.items():
         with optimizer.evaluating(weights):
             about = describe_model(plan.schedule.phases[-1], 1.0, model, names)
-            about |= {"step": machine.step, "data": machine.data.fingerprints(), **made_by(plan)}
-            save_weights(exported_tensors(model), loop.directory.path / place, about)
+            about |= describe_run(plan, plan.schedule.phases[-1], machine.step, machine.data.fingerprints())
+            save_weights(exported_tensors(model), loop.directory.path / place, about, plan.tokenizers)
 
 
 def _read(source: Path | str | Experiment, overrides: Sequence[str]) -> Experiment:

@@ -18,11 +18,12 @@ from stackwise.machine.placement import Placement
 from stackwise.plan import EvaluationPlan, Plan, make_plan
 from stackwise.planes.model.state import load_named_tensors, named_tensors
 from stackwise.planes.objective import Objective
-from stackwise.saved.generate import open_saved
-from stackwise.saved.model import SavedModel
+from stackwise.saved.model import SavedModel, declared_at, model_at
 from stackwise.saved.provenance import changed_data
-from stackwise.storage.run_directory import CONFIG, FINAL, final_weights
-from stackwise.storage.weights import read_weights
+from stackwise.storage.checkpoints.store import CheckpointStore
+from stackwise.storage.run_directory import CHECKPOINTS, CONFIG, FINAL, final_weights
+from stackwise.storage.tokenizers import read_tokenizers
+from stackwise.storage.weights import read_description, read_weights
 
 SECTION = "evaluate"
 
@@ -43,8 +44,8 @@ def evaluate(run: Path, overrides: Sequence[str] = (), only: Collection[str] = (
     for assignment in overrides:
         if not assignment.startswith((f"{SECTION}.", f"{SECTION}=")):
             raise UserError(f"--set {assignment}: the model is trained already, and only keys under '{SECTION}' can still be said")
-    saved = open_saved(run)
-    plan = make_plan(config.load(run / CONFIG, overrides), discover())
+    saved = _open(run)
+    plan = make_plan(config.load(run / CONFIG, overrides), discover(), tokenizers=read_tokenizers(run))
     names = [each.name for each in plan.evaluations]
     for name in only:
         if name not in names:
@@ -53,6 +54,22 @@ def evaluate(run: Path, overrides: Sequence[str] = (), only: Collection[str] = (
         raise UserError(f"{run} declares no evaluation: give one, as --set {SECTION}.test='{{batches: 8, sources: {{…}}}}'")
     with blaming(plan.providers):
         yield from _results(saved, plan, run, only)
+
+
+def _open(run: Path) -> SavedModel:
+    """The model with its final weights, or those of its newest whole checkpoint."""
+    if not (run / CONFIG).is_file():
+        raise UserError(f"{run} is no run directory: there is no {CONFIG} in it")
+    if (final := final_weights(run)) is not None:
+        about, plan = read_description(final), make_plan(config.load(run / CONFIG), discover(), tokenizers=read_tokenizers(run))
+        saved = declared_at(plan, about.get("step", plan.schedule.steps), about.get("data", {}))
+        load_named_tensors(saved.model.requires_grad_(False), read_weights(final)[0], f"the weights in {final}")
+        return saved
+    checkpoint, skipped = CheckpointStore(run / CHECKPOINTS).newest()
+    if checkpoint is None:
+        damage = "".join(f"; {each.name} is damaged: {each.reason}" for each in skipped)
+        raise UserError(f"{run} holds no weights yet, neither final ones nor a whole checkpoint{damage}: train it first")
+    return model_at(checkpoint)
 
 
 def _results(saved: SavedModel, plan: Plan, run: Path, only: Collection[str]) -> Iterator[Evaluated]:

@@ -18,6 +18,7 @@ from stackwise.assembly.workshop import build_module
 from stackwise.config import structure_options
 from stackwise.contracts.components import BuildContext, Kind
 from stackwise.contracts.options import Stack, config_key
+from stackwise.contracts.specs import BatchSpec
 from stackwise.curriculum.bridges import Bridge
 from stackwise.curriculum.parts import Part
 from stackwise.curriculum.schedule import CompiledPhase
@@ -34,6 +35,7 @@ from stackwise.planes.model.whole import own_tensors
 from stackwise.saved.model import left_out, model_at
 from stackwise.storage.checkpoints.store import Checkpoint, CheckpointStore
 from stackwise.storage.run_directory import CHECKPOINTS, CONFIG, final_weights
+from stackwise.storage.tokenizers import read_tokenizers
 from stackwise.storage.weights import DESCRIPTION, WEIGHTS, read_description, read_weights, save_weights
 from stackwise.timeline.schedules import Constant, Curve
 
@@ -54,6 +56,7 @@ def describe_model(phase: CompiledPhase, t: float, model: Model, unheld: Sequenc
     assert phase.state is not None  # a plan's phases are declared
     state = phase.state.model
     return {
+        "task": _as_node(phase.state.task, t),
         "parts": {role: _as_node(getattr(state, role), t) for role in _ROLES},
         "adapters": {junction: [_as_node(part, t) for part in parts] for junction, parts in state.adapters.items()},
         "bridges": [attrs.asdict(bridge) for bridge in state.bridges],
@@ -78,6 +81,35 @@ def _gates(phase: CompiledPhase, t: float, model: Model) -> dict[str, Any]:
     """The gate's value and the modules it multiplies; empty where the value is 1."""
     modules, value = gated_modules(model.rack_spec, phase.blocks), phase.gate(t)
     return {"value": value, "modules": list(modules)} if modules and torch.tensor(value).item() != 1.0 else {}
+
+
+def describe_run(plan: Plan, phase: CompiledPhase, step: int, fingerprints: Mapping[str, Any]) -> dict[str, Any]:
+    """What a description says of the run that its weights come from.
+
+    Args:
+        plan: of the run.
+        phase: the one that the weights were trained in last.
+        step: of the weights.
+        fingerprints: source → what was read.
+    """
+    assert phase.state is not None  # a plan's phases are declared
+    sources = phase.state.data.sources
+    return {
+        "step": step,
+        "data": fingerprints,
+        "sources": {name: part.id for name, part in sources.items()},
+        "ids": _ids(plan.tokenizers.bind(part.id, part.options) for part in sources.values()),
+        "providers": {provider.name: f"{provider.distribution} {provider.version}" for provider in plan.providers},
+        "provider_files": {provider.name: provider.file_digest for provider in plan.providers},
+    }
+
+
+def _ids(options: Iterable[Any]) -> int | None:
+    """The number of ids that loaders of these options deliver; None where none states it."""
+    specs = [each.to_spec() for each in options if hasattr(each, "to_spec")]
+    fields = [field for spec in specs if isinstance(spec, BatchSpec) for field in spec.fields.values()]
+    bounds = [field.bounds[1] for field in fields if "time" in field.dims and field.bounds is not None]
+    return max((bound for bound in bounds if isinstance(bound, int)), default=None)
 
 
 def load_exported(directory: Path | str, registry: Registry | None = None) -> Model:
@@ -144,14 +176,16 @@ def export(run: Path, directory: Path, step: int | None = None) -> int:
     store, final = CheckpointStore(run / CHECKPOINTS), final_weights(run)
     if step is not None:
         model, about = _at(store.at(step))
+        tokenizers = read_tokenizers(run)
     elif final is not None:
         model, about = _final(final)
+        tokenizers = read_tokenizers(final)
     else:
         steps = ", ".join(str(int(name.removeprefix("step-"))) for name in store.names()) or "none"
         raise UserError(f"{run} has no final weights, as it has not finished: choose a checkpoint with --step (there: {steps})")
     with disk_errors(directory, "nothing of it is left"):
         directory.parent.mkdir(parents=True, exist_ok=True)
-    save_weights(named_tensors(model), directory, about)
+    save_weights(named_tensors(model), directory, about, tokenizers)
     return int(about["step"])
 
 
@@ -166,22 +200,14 @@ def _at(checkpoint: Checkpoint) -> tuple[Model, dict[str, Any]]:
     about = describe_model(saved.phase, saved.plan.schedule.clock.t(saved.step), saved.model, left_out(saved))
     model = _build(about, checkpoint.path, saved.plan.registry)
     load_named_tensors(model, named_tensors(saved.model), f"the weights in {checkpoint.path}")
-    about |= {"step": saved.step, "data": saved.fingerprints, **made_by(saved.plan)}
+    about |= describe_run(saved.plan, saved.phase, saved.step, saved.fingerprints)
     refuse_unheld(about, checkpoint.path)
     return model, about
 
 
-def made_by(plan: Plan) -> dict[str, Any]:
-    """The providers of a plan, for a description."""
-    return {
-        "providers": {provider.name: f"{provider.distribution} {provider.version}" for provider in plan.providers},
-        "provider_files": {provider.name: provider.file_digest for provider in plan.providers},
-    }
-
-
 def _build(about: Mapping[str, Any], directory: Path, registry: Registry | None) -> Model:
     """The model of a description, with initial weights: a model plane enters the described state."""
-    with _description_errors(directory):
+    with description_errors(directory):
         adapters, weight_adapters = dict(about.get("adapters", {})), dict(about.get("weight_adapters", {}))
         nodes = [
             *(about["parts"][role] for role in _ROLES),
@@ -190,13 +216,15 @@ def _build(about: Mapping[str, Any], directory: Path, registry: Registry | None)
         ]
         components = registry if registry is not None else discover(allow={str(node["use"]).partition(".")[0] for node in nodes})
         state = ModelState(
-            embedding=_part("embedding", about["parts"]["embedding"], components, directory),
-            rack=_part("rack", about["parts"]["rack"], components, directory),
-            head=_part("head", about["parts"]["head"], components, directory),
-            adapters={str(j): tuple(_part("adapter", node, components, directory) for node in entries) for j, entries in adapters.items()},
+            embedding=described_part("embedding", about["parts"]["embedding"], components, directory),
+            rack=described_part("rack", about["parts"]["rack"], components, directory),
+            head=described_part("head", about["parts"]["head"], components, directory),
+            adapters={
+                str(j): tuple(described_part("adapter", node, components, directory) for node in entries) for j, entries in adapters.items()
+            },
             bridges=tuple(Bridge(**bridge) for bridge in about.get("bridges", [])),
             weight_adapters={
-                name: WeightAdapterState(part=_part("weight-adapter", node, components, directory), select=tuple(node["select"]))
+                name: WeightAdapterState(part=described_part("weight-adapter", node, components, directory), select=tuple(node["select"]))
                 for name, node in weight_adapters.items()
             },
             precision={role: str(about["precision"][role]) for role in _ROLES if role in about.get("precision", {})},
@@ -209,7 +237,7 @@ def _build(about: Mapping[str, Any], directory: Path, registry: Registry | None)
     plane.enter(state)
     plane.apply_values(0.0)
     if gate_paths:
-        with _description_errors(directory):
+        with description_errors(directory):
             Gates([plane.model.get_submodule(path) for path in gate_paths], gate, torch.device("cpu"))
     if (recorded := about.get("specs")) is not None and recorded != (specs := _specs(plane.model)):
         changes = [f"{role} was {recorded.get(role)}, is {specs.get(role)}" for role in specs if recorded.get(role) != specs.get(role)]
@@ -219,7 +247,7 @@ def _build(about: Mapping[str, Any], directory: Path, registry: Registry | None)
     return plane.model
 
 
-def _part(kind: Kind, node: Mapping[str, Any], registry: Registry, directory: Path) -> Part:
+def described_part(kind: Kind, node: Mapping[str, Any], registry: Registry, directory: Path) -> Part:
     """A registered component with its options checked."""
     use = str(node["use"])
     component = registry.get(kind, use)
@@ -271,7 +299,7 @@ def _as_config(value: Any) -> Any:
 
 
 @contextmanager
-def _description_errors(directory: Path) -> Iterator[None]:
+def description_errors(directory: Path) -> Iterator[None]:
     """A description that cannot be read is the user's error, not our bug: somebody changed the file."""
     try:
         yield

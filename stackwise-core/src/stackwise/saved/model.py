@@ -20,6 +20,7 @@ from stackwise.planes.model.state import load_named_state, load_named_tensors, n
 from stackwise.planes.optimizer.plane import OptimizerPlane
 from stackwise.saved.provenance import Described, loading
 from stackwise.storage.checkpoints.store import Checkpoint
+from stackwise.storage.tokenizers import read_tokenizers
 
 
 @frozen(kw_only=True)
@@ -45,7 +46,8 @@ def model_at(checkpoint: Checkpoint) -> SavedModel:
         ProviderError: a component that cannot be built.
     """
     description = Described.read(checkpoint.about, checkpoint.step)
-    plan = make_plan(config.experiment(description.config), discover(), description.past)
+    tokenizers = read_tokenizers(checkpoint.path.parent.parent)
+    plan = make_plan(config.experiment(description.config), discover(), description.past.clock, tokenizers)
     saved = declared_at(plan, checkpoint.step, description.fingerprints)
     with loading(checkpoint, plan):
         state = checkpoint.load_state()

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from stackwise.contracts.tokenizers import Tokenizers
 from stackwise.storage import disk
+from stackwise.storage.tokenizers import TOKENIZERS, tokenizer_documents
 
 WRITING, REPLACED = ".writing", ".replaced"
 """Ends of the names of what is being made, and of what stands aside for its replacement; both begin with a dot."""
@@ -73,6 +75,30 @@ def publish(fresh: Path, fill: Callable[[Path], object], places: Iterable[Path],
             disk.remove_tree(fresh)
         raise
     return place
+
+
+def write_tokenizers(directory: Path, tokenizers: Tokenizers) -> None:
+    """Keep the tokenizers of a run in a directory; those that it holds already stay as they are.
+
+    Raises:
+        OSError: the disk refuses; no folder is half written.
+    """
+    documents = tokenizer_documents(tokenizers)
+    if not documents:
+        return
+    if not (directory / TOKENIZERS).is_dir():
+        disk.make_directory(directory / TOKENIZERS)
+    for folder, files in documents.items():
+        place = directory / TOKENIZERS / folder
+
+        def fill(fresh: Path, files: Mapping[str, bytes] = files) -> None:
+            for name, content in files.items():
+                disk.write_file(fresh / name, content)
+
+        if not place.exists():
+            disk.remove_tree(writing_beside(place))
+            publish(writing_beside(place), fill, [place])
+    disk.sync_directory(directory / TOKENIZERS)
 
 
 def recover(place: Path, is_whole: Callable[[Path], bool]) -> None:

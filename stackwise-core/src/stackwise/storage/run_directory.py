@@ -15,11 +15,12 @@ from typing import Any, TextIO
 import yaml
 
 from stackwise.contracts.events import Event, StepDone
+from stackwise.contracts.tokenizers import Tokenizers
 from stackwise.errors import DiskError, UserError, disk_errors
 from stackwise.storage import disk, posix
 from stackwise.storage.lock import MovedError, RunLock, is_held
 from stackwise.storage.logs import EVENTS, METRICS, Log, lines_of
-from stackwise.storage.publish import publish, replace_file
+from stackwise.storage.publish import publish, replace_file, write_tokenizers
 from stackwise.storage.regular import append_regular, read_regular
 
 FLUSH_EVERY_S = 1.0
@@ -122,10 +123,12 @@ class RunDirectory:
             log = posix.place_of(self._logs[EVENTS].fileno())
             raise MovedError(self.path, log.parent if log is not None and self._lock.holds(log.parent) else None)
 
-    def declare(self, config: Mapping[str, Any], plan: Mapping[str, Any]) -> None:
-        """Write the config as it was understood, every `extends` and `--set` applied, and its plan, which never stands beside another's."""
+    def declare(self, config: Mapping[str, Any], plan: Mapping[str, Any], tokenizers: Tokenizers) -> None:
+        """Write the config as it was understood, every `extends` and `--set` applied, and its plan, which never stands beside another's;
+        and the tokenizers of its sources."""
         self.check_place()
         with self._disk_errors():
+            write_tokenizers(self.path, tokenizers)
             (self.path / PLAN).unlink(missing_ok=True)
             replace_file(self.path / CONFIG, _as_yaml(config))
         self._write_json(PLAN, plan)

@@ -11,16 +11,19 @@ from typing import Any
 
 import torch
 
+from stackwise.contracts.tokenizers import Tokenizers
 from stackwise.errors import UserError, disk_errors
 from stackwise.storage import disk
-from stackwise.storage.publish import WRITING, publish, recover
+from stackwise.storage.publish import WRITING, publish, recover, write_tokenizers
 from stackwise.storage.regular import digest_regular, read_regular, stamp_of
 from stackwise.storage.tensor_file import read_tensors, write_tensors
 
 WEIGHTS, DESCRIPTION = "weights.safetensors", "weights.json"
 
 
-def save_weights(tensors: Mapping[str, torch.Tensor], directory: Path, about: Mapping[str, Any]) -> Path:
+def save_weights(
+    tensors: Mapping[str, torch.Tensor], directory: Path, about: Mapping[str, Any], tokenizers: Tokenizers | None = None
+) -> Path:
     """Write weights into a new directory, all or nothing.
 
     The directory is made beside its final place, every file is forced to disk, and only then it is renamed; an existing one
@@ -30,16 +33,17 @@ def save_weights(tensors: Mapping[str, torch.Tensor], directory: Path, about: Ma
         tensors: by name; tied ones are written once, under their first name.
         directory: where to; its parent exists.
         about: what else the description says (specs, step, providers).
+        tokenizers: those of the run, kept in the directory as well.
 
     Raises:
         DiskError: the disk refuses; nothing is left behind.
     """
     with disk_errors(directory, "nothing of it is left: free space or mend the disk"):
-        _save(tensors, directory, about)
+        _save(tensors, directory, about, tokenizers if tokenizers is not None else Tokenizers())
     return directory
 
 
-def _save(tensors: Mapping[str, torch.Tensor], directory: Path, about: Mapping[str, Any]) -> None:
+def _save(tensors: Mapping[str, torch.Tensor], directory: Path, about: Mapping[str, Any], tokenizers: Tokenizers) -> None:
     def fill(fresh: Path) -> None:
         record = write_tensors(fresh / WEIGHTS, tensors)
         description = {
@@ -48,6 +52,7 @@ def _save(tensors: Mapping[str, torch.Tensor], directory: Path, about: Mapping[s
             "sha256": record.sha256,
             "tensors": {name: {"shape": list(t.shape), "dtype": str(t.dtype).removeprefix("torch.")} for name, t in tensors.items()},
         }
+        write_tokenizers(fresh, tokenizers)
         disk.write_file(fresh / DESCRIPTION, (json.dumps(description, indent=1, default=str) + "\n").encode())
 
     fresh = directory.with_name(f".{directory.name}.{os.getpid()}{WRITING}")  # its own in each process that exports to one place

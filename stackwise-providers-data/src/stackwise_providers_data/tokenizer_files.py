@@ -1,0 +1,161 @@
+"""A `tokenizer.json` with the special tokens that its folder names, read without a tokenizer library."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from attrs import frozen
+
+from stackwise import DataError, UserError, read_tokenizers
+
+JSON, SETTINGS = "tokenizer.json", "tokenizer_config.json"
+_BESIDE = (SETTINGS, "special_tokens_map.json", "added_tokens.json", "chat_template.jinja")
+_ROLES = ("bos", "eos", "pad", "unk", "sep", "cls", "mask")
+
+
+@frozen(eq=False, slots=False)
+class TokenizerFile:
+    """A tokenizer as files."""
+
+    label: str
+    """What messages call it."""
+    files: Mapping[str, bytes]
+    """`tokenizer.json`, and what stands beside it in a folder of Hugging Face."""
+
+    @property
+    def content(self) -> bytes:
+        """The `tokenizer.json`."""
+        return self.files[JSON]
+
+    @property
+    def vocabulary(self) -> str:
+        """The digest that names the vocabulary."""
+        return vocabulary_name(self.content)
+
+    @cached_property
+    def ids(self) -> dict[str, int]:
+        """Token → id, those added to the base vocabulary included.
+
+        Raises:
+            DataError: it is no `tokenizer.json`.
+        """
+        try:
+            content: Any = json.loads(self.content)
+            vocab = content["model"]["vocab"]
+            if isinstance(vocab, list):  # a unigram model lists pairs of token and score in the order of their ids
+                vocab = {token: i for i, (token, _) in enumerate(vocab)}
+            ids = {**vocab, **{entry["content"]: entry["id"] for entry in content.get("added_tokens") or ()}}
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as fault:
+            raise DataError(f"{self.label} is no tokenizer.json: save one with the tokenizers library") from fault
+        if not ids or not all(isinstance(i, int) and not isinstance(i, bool) and i >= 0 for i in ids.values()):
+            raise DataError(f"the vocabulary of {self.label} is empty or holds ids that are no whole numbers: save it again")
+        return ids
+
+    @property
+    def size(self) -> int:
+        """Number of ids: one more than the largest."""
+        return 1 + max(self.ids.values())
+
+    @cached_property
+    def settings(self) -> Mapping[str, Any]:
+        """What the files beside it say, `tokenizer_config.json` before the others.
+
+        Raises:
+            DataError: one of them is no map.
+        """
+        merged: dict[str, Any] = {}
+        for name in ("special_tokens_map.json", SETTINGS):
+            try:
+                merged |= dict(json.loads(self.files.get(name, b"{}")))
+            except (ValueError, TypeError, RecursionError) as fault:
+                raise DataError(f"{name} beside {self.label} is no map of settings: save the folder again") from fault
+        return merged
+
+    def role(self, name: str) -> int | None:
+        """The id of the token in a role (`bos`, `eos`, `pad`, …); None where no file names it.
+
+        Raises:
+            DataError: the file names a token that the vocabulary has not.
+        """
+        named = self.settings.get(f"{name}_token")
+        token = named.get("content") if isinstance(named, Mapping) else named
+        if token is None:
+            return None
+        if token not in self.ids:
+            raise DataError(f"{self.label} has {token!r} for {name}, which is no token of it: save the folder again")
+        return self.ids[token]
+
+    def id_of(self, token: str) -> int:
+        """The id of a token, given by itself or by its role.
+
+        Raises:
+            DataError: it is neither.
+        """
+        id = self.ids.get(token)
+        id = self.role(token) if id is None and token in _ROLES else id
+        if id is None:
+            roles = ", ".join(role for role in _ROLES if self.role(role) is not None) or "none"
+            raise DataError(
+                f"tokenizer.separator: {token!r} is no token of {self.label} (roles that it names: {roles}): name one, or leave it out"
+            )
+        return id
+
+
+def vocabulary_name(content: bytes) -> str:
+    """The name of the vocabulary of a `tokenizer.json`: the digest of its bytes."""
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def tokenizer_in(files: Mapping[str, bytes], label: str) -> TokenizerFile:
+    """The tokenizer that some files make.
+
+    Raises:
+        DataError: there is no `tokenizer.json` among them.
+    """
+    if JSON not in files:
+        raise DataError(f"{label} has no {JSON} but {', '.join(sorted(files)) or 'nothing'}: put the file back")
+    return TokenizerFile(label, files)
+
+
+def tokenizer_at(path: str) -> TokenizerFile:
+    """The tokenizer of a file, or of a folder that holds `tokenizer.json`.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    place = Path(path)
+    try:
+        if not place.is_dir():
+            return TokenizerFile(f"tokenizer.file: {path!r}", {JSON: place.read_bytes()})
+        beside = {name: (place / name).read_bytes() for name in _BESIDE if (place / name).is_file()}
+        return TokenizerFile(f"tokenizer.file: {path!r}", {JSON: (place / JSON).read_bytes(), **beside})
+    except OSError as fault:
+        raise DataError(f"tokenizer.file: {path!r} cannot be read: {fault.strerror}: give a {JSON}, or a folder that holds one") from fault
+
+
+def tokenizer_of_run(run: str) -> TokenizerFile:
+    """The tokenizer of a run directory, of final weights or of an export.
+
+    Raises:
+        DataError: it holds none, or several, or one that is not what it was.
+    """
+    try:
+        entries = {entry.tokenizer.vocabulary: entry.tokenizer for entry in read_tokenizers(run).entries if JSON in entry.tokenizer.files}
+    except UserError as fault:
+        raise DataError(f"tokenizer.run: {fault}") from fault
+    if len(entries) != 1:
+        what = f"holds several vocabularies ({', '.join(entries)})" if entries else "holds no tokenizer"
+        raise DataError(f"tokenizer.run: {run!r} {what}: give a run over text, or the path of a tokenizer under `file`")
+    ((vocabulary, tokenizer),) = entries.items()
+    file = TokenizerFile(f"tokenizer.run: {run!r}", tokenizer.files)
+    if vocabulary == "bytes":
+        raise DataError(f"tokenizer.run: {run!r} was trained on bytes: write tokenizer: bytes")
+    if vocabulary != file.vocabulary:
+        sentence = f"tokenizer.run: {run!r} was trained with the vocabulary {vocabulary}, and its {JSON} is {file.vocabulary}"
+        raise DataError(f"{sentence}: put the file back")
+    return file
