@@ -78,6 +78,8 @@ def in_schema() -> set[str]:
         for arm in node.get("anyOf", ()):
             walk(arm, path)
         for key, inner in node.get("properties", {}).items():
+            if key == "replace":
+                continue  # a word on merging, which stands in every map of chosen names
             if path.endswith((".adapters.", ".precision.")) or (path == "optimizer.groups.NAME." and key != "select"):
                 continue
             named = f"{path}{'SIZE' if path == 'optimizer.lr_scaling.' else key}"

@@ -36,8 +36,7 @@ for dist in metadata.distributions():
 @pytest.fixture(scope="module")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Distribution → its wheel."""
-    here = tmp_path_factory.mktemp("wheels")
-    return {name: build_wheel(ROOT / name, here) for name in ALL}
+    return {name: build_wheel(ROOT / name, tmp_path_factory) for name in ALL}
 
 
 @pytest.fixture(scope="module")

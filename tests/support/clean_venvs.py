@@ -17,6 +17,8 @@ from importlib.metadata import Distribution, distribution
 from pathlib import Path, PurePosixPath
 from shutil import copytree, ignore_patterns
 
+import pytest
+from filelock import FileLock
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -35,13 +37,23 @@ def run(*command: str | Path, cwd: Path, code: int = 0) -> subprocess.CompletedP
     return done
 
 
-def build_wheel(source: Path, here: Path) -> Path:
-    """The wheel of a distribution, built by way of its sdist from a copy of its source."""
-    name = source.name
-    copytree(source, here / name, ignore=ignore_patterns("build", "dist", "*.egg-info", "__pycache__"))
-    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", here / "dist", here / name, cwd=here)
+def build_wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of a distribution, built by way of its sdist from a copy of its source; once for all processes of one session."""
+    name, base = source.name, tmp_path_factory.getbasetemp()
+    here = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "wheels" / name
+    here.mkdir(parents=True, exist_ok=True)
+    with FileLock(here / "lock"):
+        if not (here / "dist").exists():
+            _build(source, here)
     (built,) = (here / "dist").glob(f"{name.replace('-', '_')}-*.whl")
     return built
+
+
+def _build(source: Path, here: Path) -> None:
+    name = source.name
+    copytree(source, here / name, ignore=ignore_patterns("build", "dist", "*.egg-info", "__pycache__"))
+    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", here / "made", here / name, cwd=here)
+    (here / "made").rename(here / "dist")
 
 
 class Environment:

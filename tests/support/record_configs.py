@@ -100,6 +100,13 @@ def records(rename: Mapping[str, str] | None = None, drop: Sequence[str] = (), *
     return make
 
 
+def conversations() -> dict[str, Any]:
+    """A language model over conversations, in rows that hold a whole one."""
+    config = records(messages="talk", template="chatml")()
+    config["data"]["seq_len"] = 96
+    return config
+
+
 def numbers() -> dict[str, Any]:
     """A classifier of lists of numbers."""
     config = _config({"use": "data.jsonl", "paths": _lines(), "features": "numbers", "label": "label"}, seq_len=None)
@@ -178,7 +185,6 @@ _RISING = {"linear": {"from": 0.0, "to": 0.9}}
 _SOURCE, _TRANSFORM = "data/sources/a/", "data/transforms"
 _text = records(text="text")
 _labelled = records(text="text", label="label", drop=["label"])
-_chat = records(messages="talk", template="chatml")
 _TURNS = "{% for m in messages %}{{ m.role + ':' + m.content + '.' }}{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
 _reply = records(prompt="question", response="answer")
 _preference = records(
@@ -201,8 +207,8 @@ ROWS: dict[str, list[tuple[Any, str, Any]]] = {
     "data.jsonl.response": [(_reply, _SOURCE + "response", "reply")],
     "data.jsonl.chosen": [(_preference, _SOURCE + "chosen", "title")],
     "data.jsonl.rejected": [(_preference, _SOURCE + "rejected", "title")],
-    "data.jsonl.messages": [(_chat, _SOURCE + "messages", "chat")],
-    "data.jsonl.template": [(_chat, _SOURCE + "template", {"text": _TURNS}), (_text, _SOURCE + "template", "chatml")],
+    "data.jsonl.messages": [(conversations, _SOURCE + "messages", "chat")],
+    "data.jsonl.template": [(conversations, _SOURCE + "template", {"text": _TURNS}), (_text, _SOURCE + "template", "chatml")],
     "data.jsonl.layout": [(_reply, _SOURCE + "layout", "separate"), (_text, _SOURCE + "layout", "joined")],
     "data.jsonl.tokenizer": [(_text, _SOURCE + "tokenizer", {"bpe": {"vocab": 280}})],
     "data.jsonl.heldout": [(_text, _SOURCE + "heldout", 0.6)],

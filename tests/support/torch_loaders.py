@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.data import Dataset, IterableDataset, Sampler
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 VOCAB, WIDTH, ROWS, LENGTH = 16, 8, 30, 5
 
@@ -57,6 +57,11 @@ class Dying(Numbered):
         elif index == self.at:
             os.kill(os.getpid(), signal.SIGKILL)
         return super().__getitem__(index)
+
+
+def loader_of() -> DataLoader[Sample]:
+    """A loader to be built."""
+    return DataLoader(Numbered(), batch_size=5)
 
 
 class Stream(IterableDataset[Sample]):

@@ -18,8 +18,8 @@ SOURCE = Path(__file__).parent / "waves-for-stackwise"
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
     """The core and the third party's wheel, and nothing of the project's own providers."""
-    here = tmp_path_factory.mktemp("wheels")
-    made = Environment(tmp_path_factory.mktemp("environment"), [build_wheel(ROOT / CORE, here), build_wheel(SOURCE, here)])
+    wheels = [build_wheel(source, tmp_path_factory) for source in (ROOT / CORE, SOURCE)]
+    made = Environment(tmp_path_factory.mktemp("environment"), wheels)
     copy(SOURCE / "grow-waves.yaml", made.work)
     return made
 

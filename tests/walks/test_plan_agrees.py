@@ -115,7 +115,7 @@ def _names(receipt: ModelReceipt) -> list[str]:
     return [*receipt.adopted, *receipt.copied, *receipt.fresh]
 
 
-def test_the_learning_rate_that_is_planned_and_logged_is_that_of_the_parameters_no_group_takes() -> None:
+def test_the_learning_rate_of_plan_and_log_is_that_of_the_parameters_no_group_takes() -> None:
     groups = {"embedding": {"select": ["embedding"], "lr": 0.5}}
     plan = plan_of(base(optimizer={"use": "optim.adamw", "lr": 0.01, "groups": groups}))
     assert price(plan)[0].lr == (0.01, 0.01)

@@ -135,6 +135,12 @@ def test_workers_change_nothing(workers: int) -> None:
 
 
 @pytest.mark.slow
+def test_a_dataloader_in_reader_processes_is_refused_with_the_way_out() -> None:
+    with pytest.raises(DataError, match=r"data\.sources\.data: run\.workers .* this one is a DataLoader: .* num_workers"):
+        drained(machine_of({"sources": {"data": Built(brought.loader_of)}, "batch_size": 5}, run={"workers": 1}))
+
+
+@pytest.mark.slow
 def test_a_worker_that_hangs_ends_the_run_in_a_sentence() -> None:
     loader = DataLoader(brought.Dying(17, True), batch_size=5, num_workers=1, timeout=2, multiprocessing_context="fork")
     with pytest.raises(DataError, match=r"source 'data': batch 3 of epoch 0 did not come .*timed out after 2"):
@@ -184,6 +190,38 @@ def test_an_iterable_that_begins_otherwise_each_time_is_found_out() -> None:
     data = list(DataLoader(brought.Numbered(), batch_size=5))
     with pytest.raises(DataError, match="delivers another first batch than before"):
         drained(machine_of(data, evaluate={"h": {"batches": 2, "every": "1 steps", "sources": {"h": Shuffling()}}}))
+
+
+class Sized:
+    """Batches that are another number than their length."""
+
+    def __init__(self, length: int, count: int) -> None:
+        self.length, self.count = length, count
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Any:
+        return iter([{"tokens": torch.full((2, 4), i), "id": torch.zeros(2)} for i in range(self.count)])
+
+
+class Placed(Sized):
+    """The same with a state."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: Any) -> None: ...
+
+
+@pytest.mark.parametrize("kind", [Sized, Placed])
+@pytest.mark.parametrize(("count", "said", "read"), [(3, "3 batches", 3), (5, "more batches", 4)])
+def test_a_length_that_is_not_kept_is_told_by_the_end_of_the_epoch(kind: Any, count: int, said: str, read: int) -> None:
+    task = brought.NextToken()
+    with pytest.raises(DataError, match=f"source 'data': a {kind.__name__} has a length of 4 and delivers {said} an epoch"):
+        drained(machine_of(kind(4, count), task=task))
+    assert len(task.seen) == read
+    drained(machine_of(kind(4, 4)))
 
 
 # -- fields, epochs, evaluations -------------------------------------------------------------------------------------
@@ -285,4 +323,6 @@ def test_a_worker_that_dies_is_told_as_that(tmp_path: Path) -> None:
     """torch raises it wherever the signal finds the process, so it may come from the middle of a step."""
     code, _, told = run_program(tmp_path, "brought.Dying(17, False)", "list(machine_of().train())")
     assert code == 1
-    assert "DataLoader worker" in told.splitlines()[-1] and ("killed by signal" in told or "exited unexpectedly" in told)
+    last = told.splitlines()[-1]
+    assert last.startswith("stackwise.errors.DataError: ") and "DataLoader worker (pid" in last and "data" in last.split("pid")[1]
+    assert "killed by signal" in told or "exited unexpectedly" in told

@@ -261,3 +261,24 @@ def test_a_parameter_without_a_gradient_and_hooks_stay_as_they_are() -> None:
     net.register_forward_hook(lambda module, inputs, output: calls.append(output.shape))
     trained(declared(net))
     assert torch.equal(net.spare.weight, spare) and calls == [(ROWS, 4)] * STEPS
+
+
+class Looked(nn.Module):
+    """Ids in, a map out; above 256 an id in bfloat16 would be another one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.map = nn.Embedding(300, 4), nn.Linear(4, 4)
+
+    def forward(self, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"y": self.map(self.table(ids)), "ids": ids}
+
+
+def test_a_module_held_in_sixteen_bits_gets_its_ids_and_gives_float32() -> None:
+    def loss(outputs: dict[str, torch.Tensor], y: torch.Tensor) -> torch.Tensor:
+        assert outputs["y"].dtype == torch.float32 and outputs["ids"].tolist() == [257, 299]
+        return mse_loss(outputs["y"], y)
+
+    data = [{"ids": torch.tensor([257, 299]), "y": torch.zeros(2, 4)}]
+    machine = trained(declared({"module": Built(Looked), "precision": {"rack": "bfloat16"}}, data=data, task=Loss(loss, "y")))
+    assert {parameter.dtype for parameter in machine.model.model.parameters()} == {torch.bfloat16}

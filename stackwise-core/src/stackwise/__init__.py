@@ -21,6 +21,7 @@ _FACE = {
     "BlockOrigin": "stackwise.contracts.growth",
     "CopyOf": "stackwise.contracts.growth",
     "Fresh": "stackwise.contracts.growth",
+    "StoredModel": "stackwise.contracts.formats",
     "GenerationSettings": "stackwise.contracts.generation",
     "TextCodec": "stackwise.contracts.generation",
     "Tokenizer": "stackwise.contracts.tokenizers",
@@ -66,6 +67,7 @@ _FACE = {
     "TrainsElsewhere": "stackwise.contracts.protocols",
     "Transform": "stackwise.contracts.protocols",
     "WeightAdapter": "stackwise.contracts.protocols",
+    "WeightFormat": "stackwise.contracts.formats",
     "GrowthOperator": "stackwise.contracts.growth",
     "ParameterGrowth": "stackwise.contracts.growth",
     "Generates": "stackwise.contracts.generation",
@@ -120,7 +122,12 @@ if TYPE_CHECKING:  # the types that provider authors and users check against; th
     from stackwise.contracts.components import BuildContext as BuildContext
     from stackwise.contracts.components import Built as Built
     from stackwise.contracts.components import Component as Component
+<<<<<<< HEAD
     from stackwise.contracts.events import RunFacts as RunFacts
+=======
+    from stackwise.contracts.formats import StoredModel as StoredModel
+    from stackwise.contracts.formats import WeightFormat as WeightFormat
+>>>>>>> main
     from stackwise.contracts.generation import Generates as Generates
     from stackwise.contracts.generation import GenerationSettings as GenerationSettings
     from stackwise.contracts.generation import HasTextCodec as HasTextCodec

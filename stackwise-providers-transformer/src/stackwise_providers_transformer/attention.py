@@ -10,37 +10,36 @@ import torch.nn.functional as F
 from torch import nn
 
 from stackwise_providers_transformer.kv_cache import KeyValueCache
-from stackwise_providers_transformer.norms import make_norm
+from stackwise_providers_transformer.norms import Norm, make_norm
+from stackwise_providers_transformer.options import DecoderOptions
 from stackwise_providers_transformer.projection import Projection
 from stackwise_providers_transformer.rotary import Rotation, rotate
 
 
 class Attention(nn.Module):
-    """softmax(q·k / sqrt(H))·v for N heads (arXiv 1706.03762, section 3.2).
-
-    Args:
-        width: D.
-        heads: N, a divisor of D.
-        kv_heads: K, a divisor of N: each key and value serves N/K queries (arXiv 2305.13245, section 2.2).
-        causal: whether a position sees only itself and those before it.
-        qk_norm: kind of norm over the features of every query and key (arXiv 2302.05442, section 2), if any.
-        bias: whether the projections and norms add biases.
-        std: deviation at which query, key and value start.
-        output_std: deviation at which the residual output starts.
+    """softmax(q·k / sqrt(H))·v for N heads (arXiv 1706.03762, section 3.2); each of K keys and values serves N/K queries (arXiv
+    2305.13245, section 2.2). Queries and keys may be normed, head by head or all heads at once (arXiv 2302.05442, section 2).
     """
 
-    def __init__(
-        self, *, width: int, heads: int, kv_heads: int, causal: bool, qk_norm: str | None, bias: bool, std: float, output_std: float
-    ) -> None:
+    def __init__(self, options: DecoderOptions) -> None:
         super().__init__()
-        self.heads, self.kv_heads, self.features = heads, kv_heads, width // heads
-        self.causal = causal
-        self.qkv = Projection(width, (heads + 2 * kv_heads) * self.features, std=std, bias=bias)
-        self.query_norm = make_norm(qk_norm, self.features, bias=bias) if qk_norm else None
-        self.key_norm = make_norm(qk_norm, self.features, bias=bias) if qk_norm else None
-        self.output = Projection(width, width, std=output_std, bias=bias)
+        self.heads, self.kv_heads, self.features = options.heads, options.kv_heads or options.heads, options.head_features
+        self.causal = options.causal
+        self.whole_norm = options.qk_norm == "whole"
+        self.neighbours = options.rotary is not None and options.rotary.pairs == "neighbours"
+        self.scale = None if options.scores is None else options.scores.scale
+        self.cap = None if options.scores is None else options.scores.cap
+        std, biases = options.init_std, options.biases
+        self.qkv = Projection(options.width, (self.heads + 2 * self.kv_heads) * self.features, std=std, bias=biases.qkv)
+        self.query_norm, self.key_norm = self._norm(options, self.heads), self._norm(options, self.kv_heads)
+        self.output = Projection(self.heads * self.features, options.width, std=options.residual_std, bias=biases.output)
         self.cache: KeyValueCache | None = None
         """Keys and values of the positions before those that come, while a row grows."""
+
+    def _norm(self, options: DecoderOptions, heads: int) -> Norm | None:
+        if not options.qk_norm:
+            return None
+        return make_norm(options.norms, (heads if self.whole_norm else 1) * self.features, bias=options.biases.norm)
 
     def forward(self, x_BTD: torch.Tensor, turn: Rotation | None, mask_B1TT: torch.Tensor | None) -> torch.Tensor:
         """x [B, T, D] → [B, T, D].
@@ -50,43 +49,76 @@ class Attention(nn.Module):
             turn: rotation of queries and keys by position, if any.
             mask_B1TT: what is added to the scores, causality included; None: none but causality.
         """
-        batch, time, width = x_BTD.shape
+        batch, time, _ = x_BTD.shape
         heads = (self.heads, self.kv_heads, self.kv_heads)
         q_BNTH, k_BKTH, v_BKTH = self.qkv(x_BTD).view(batch, time, sum(heads), self.features).transpose(1, 2).split(heads, dim=1)
         if self.query_norm is not None and self.key_norm is not None:
-            q_BNTH, k_BKTH = _normed(self.query_norm, q_BNTH), _normed(self.key_norm, k_BKTH)
+            q_BNTH, k_BKTH = self._normed(self.query_norm, q_BNTH), self._normed(self.key_norm, k_BKTH)
         if turn is not None:
-            q_BNTH, k_BKTH = rotate(q_BNTH, turn), rotate(k_BKTH, turn)
+            q_BNTH, k_BKTH = rotate(q_BNTH, turn, neighbours=self.neighbours), rotate(k_BKTH, turn, neighbours=self.neighbours)
         if self.cache is not None:
             k_BKTH, v_BKTH = self.cache.extend(k_BKTH, v_BKTH)
-        mixed_BNTH = _attend(q_BNTH, k_BKTH, v_BKTH, mask_B1TT, causal=self.causal)
-        mixed: torch.Tensor = self.output(mixed_BNTH.transpose(1, 2).reshape(batch, time, width))
+        mixed_BNTH = self._attend(q_BNTH, k_BKTH, v_BKTH, mask_B1TT)
+        mixed: torch.Tensor = self.output(mixed_BNTH.transpose(1, 2).reshape(batch, time, self.heads * self.features))
         return mixed
 
+    def _normed(self, norm: Norm, x_BNTH: torch.Tensor) -> torch.Tensor:
+        """The norm in the precision of its weight, which autocast leaves as it is; of each head, or of all heads as one vector."""
+        if self.whole_norm:
+            together_BTX = x_BNTH.transpose(1, 2).flatten(2)
+            return norm(together_BTX.to(norm.weight.dtype)).unflatten(2, (-1, self.features)).transpose(1, 2)  # type: ignore[no-any-return]
+        normed: torch.Tensor = norm(x_BNTH.to(norm.weight.dtype))
+        return normed
 
-def _normed(norm: nn.RMSNorm | nn.LayerNorm, x_BNTH: torch.Tensor) -> torch.Tensor:
-    """The norm in the precision of its weight, which autocast leaves as it is."""
-    normed: torch.Tensor = norm(x_BNTH.to(norm.weight.dtype))
-    return normed
+    def _attend(self, q_BNTH: torch.Tensor, k_BKTH: torch.Tensor, v_BKTH: torch.Tensor, mask_B1TT: torch.Tensor | None) -> torch.Tensor:
+        """Attend in the precision of v; on a CPU in float32 or better, because its kernels of low precision are slow."""
+        dtype, device = v_BKTH.dtype, v_BKTH.device.type
+        if device != "cpu":
+            return self._mixed(q_BNTH, k_BKTH, v_BKTH, mask_B1TT, dtype)
+        precise = torch.promote_types(dtype, torch.float32)
+        if dtype == precise and not torch.is_autocast_enabled(device):
+            return self._mixed(q_BNTH, k_BKTH, v_BKTH, mask_B1TT, dtype)
+        with torch.autocast(device, enabled=False):
+            return self._mixed(q_BNTH, k_BKTH, v_BKTH, mask_B1TT, precise).to(dtype)
 
-
-def _attend(
-    q_BNTH: torch.Tensor, k_BKTH: torch.Tensor, v_BKTH: torch.Tensor, mask_B1TT: torch.Tensor | None, *, causal: bool
-) -> torch.Tensor:
-    """Attend in the precision of v; on a CPU in float32 or better, because its kernels of low precision are slow."""
-    dtype, device = v_BKTH.dtype, v_BKTH.device.type
-    grouped = q_BNTH.shape[1] != k_BKTH.shape[1]
-    causal = causal and mask_B1TT is None and q_BNTH.shape[2] == k_BKTH.shape[2]  # the last position alone sees all
-
-    def attend(to: torch.dtype) -> torch.Tensor:
+    def _mixed(
+        self, q_BNTH: torch.Tensor, k_BKTH: torch.Tensor, v_BKTH: torch.Tensor, mask_B1TT: torch.Tensor | None, to: torch.dtype
+    ) -> torch.Tensor:
+        """The values mixed by the softmax, in one precision."""
+        causal = self.causal and mask_B1TT is None and q_BNTH.shape[2] == k_BKTH.shape[2]  # the last position alone sees all
+        q_BNTH, k_BKTH, v_BKTH = q_BNTH.to(to), k_BKTH.to(to), v_BKTH.to(to)
+        if self.cap is not None:
+            return _capped(q_BNTH, k_BKTH, v_BKTH, mask_B1TT, causal=causal, scale=self.scale, cap=self.cap)
         return F.scaled_dot_product_attention(
-            q_BNTH.to(to), k_BKTH.to(to), v_BKTH.to(to), attn_mask=mask_B1TT, is_causal=causal, enable_gqa=grouped
+            q_BNTH,
+            k_BKTH,
+            v_BKTH,
+            attn_mask=mask_B1TT,
+            is_causal=causal,
+            scale=self.scale,
+            enable_gqa=self.heads != self.kv_heads,
         )
 
-    if device != "cpu":
-        return attend(dtype)
-    precise = torch.promote_types(dtype, torch.float32)
-    if dtype == precise and not torch.is_autocast_enabled(device):
-        return attend(dtype)
-    with torch.autocast(device, enabled=False):
-        return attend(precise).to(dtype)
+
+def _capped(
+    q_BNTH: torch.Tensor,
+    k_BKTH: torch.Tensor,
+    v_BKTH: torch.Tensor,
+    mask_B1TT: torch.Tensor | None,
+    *,
+    causal: bool,
+    scale: float | None,
+    cap: float,
+) -> torch.Tensor:
+    """Attention whose scores stay within ±cap, which no kernel of torch computes."""
+    shared = q_BNTH.shape[1] // k_BKTH.shape[1]
+    if shared > 1:
+        k_BKTH, v_BKTH = k_BKTH.repeat_interleave(shared, dim=1), v_BKTH.repeat_interleave(shared, dim=1)
+    scores = q_BNTH @ k_BKTH.transpose(2, 3) * (q_BNTH.shape[3] ** -0.5 if scale is None else scale)
+    scores = cap * torch.tanh(scores / cap)
+    if mask_B1TT is not None:
+        scores = scores + mask_B1TT
+    elif causal:
+        ahead = torch.ones(scores.shape[2:], dtype=torch.bool, device=scores.device).triu_(1)
+        scores = scores.masked_fill(ahead, -torch.inf)
+    return scores.softmax(dim=-1) @ v_BKTH

@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from stackwise import BuildContext, RackSpec, UserError
+from stackwise_providers_transformer.block_options import NormOptions
 from stackwise_providers_transformer.dropout import Dropout
-from stackwise_providers_transformer.mlp import GELU
+from stackwise_providers_transformer.mlp import PlainMLP
 from stackwise_providers_transformer.norms import make_norm
 from stackwise_providers_transformer.options import check_sizes
 from stackwise_providers_transformer.projection import Projection
@@ -64,10 +65,10 @@ class Block(nn.Module):
     def __init__(self, options: ConvOptions, offsets: Sequence[int]) -> None:
         super().__init__()
         width, std = options.width, options.init_std
-        self.mixing_norm = make_norm(options.norm, width, bias=False)
+        self.mixing_norm = make_norm(NormOptions(kind=options.norm), width, bias=False)
         self.mixing = Mixing(width, offsets, std=std)
-        self.mlp_norm = make_norm(options.norm, width, bias=False)
-        self.mlp = GELU(width=width, features=options.ff or 4 * width, bias=False, std=std, output_std=std)
+        self.mlp_norm = make_norm(NormOptions(kind=options.norm), width, bias=False)
+        self.mlp = PlainMLP(width=width, features=options.ff or 4 * width, bias=False, std=std, output_std=std)
         self.dropout = Dropout(options.dropout)
 
     def forward(self, hidden_BTD: torch.Tensor, seen_BTK: torch.Tensor | None) -> torch.Tensor:
@@ -95,7 +96,7 @@ class Conv(nn.Module):
             if hasattr(self.stacks, stack.name):
                 raise UserError(f"stacks: torch keeps the name '{stack.name}' for its modules: call the stack otherwise")
             self.stacks[stack.name] = nn.ModuleList(Block(options, self.offsets) for _ in range(stack.blocks))
-        self.norm = make_norm(options.norm, options.width, bias=False)
+        self.norm = make_norm(NormOptions(kind=options.norm), options.width, bias=False)
 
     def to_spec(self) -> RackSpec:
         """Hidden state in and out; segments and mask may be given."""

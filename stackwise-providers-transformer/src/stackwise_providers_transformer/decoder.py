@@ -1,11 +1,11 @@
-"""The decoder rack: named stacks of pre-norm transformer blocks.
+"""The decoder rack: named stacks of transformer blocks.
 
 Shapes: B batch, T time, D width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -13,43 +13,74 @@ from torch import nn
 
 from stackwise import BuildContext, RackSpec, UserError
 from stackwise_providers_transformer.attention import Attention
+from stackwise_providers_transformer.block_options import repeated_pattern
 from stackwise_providers_transformer.documents import attention_mask, positions_within
 from stackwise_providers_transformer.dropout import Dropout
 from stackwise_providers_transformer.kv_cache import KeyValueCache
 from stackwise_providers_transformer.learned_positions import LearnedPositions
-from stackwise_providers_transformer.mlp import GELU, SwiGLU
+from stackwise_providers_transformer.mlp import make_mlp
 from stackwise_providers_transformer.norms import make_norm
 from stackwise_providers_transformer.options import DecoderOptions, check_sizes
 from stackwise_providers_transformer.rotary import Rotation, rotation
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)): the identity when both residual outputs are zero."""
+    """Attention and an MLP, each a branch beside the residual stream, with norms where `norm.at` places them.
 
-    def __init__(self, options: DecoderOptions) -> None:
+    Args:
+        options: of the rack.
+        first: whether it is the first block of the rack, which may have no norm before its attention.
+    """
+
+    def __init__(self, options: DecoderOptions, *, first: bool = False) -> None:
         super().__init__()
-        width, bias, std, output_std = options.width, options.bias, options.init_std, options.residual_std
-        mlp = GELU if options.mlp == "gelu" else SwiGLU
-        self.attention_norm = make_norm(options.norm, width, bias=bias)
-        self.attention = Attention(
-            width=width,
-            heads=options.heads,
-            kv_heads=options.kv_heads or options.heads,
-            causal=options.causal,
-            qk_norm=options.norm if options.qk_norm else None,
-            bias=bias,
-            std=std,
-            output_std=output_std,
+        norms, biases = options.norms, options.biases
+        self.at, self.parallel = norms.at, options.residual == "parallel"
+        self.attention_norm = None if first and not norms.first else make_norm(norms, options.width, bias=biases.norm)
+        self.attention = Attention(options)
+        self.mlp_norm = make_norm(norms, options.width, bias=biases.norm)
+        self.mlp = make_mlp(
+            options.mlp,
+            width=options.width,
+            features=options.ff_features,
+            bias=biases.mlp,
+            std=options.init_std,
+            output_std=options.residual_std,
         )
-        self.mlp_norm = make_norm(options.norm, width, bias=bias)
-        self.mlp = mlp(width=width, features=options.ff_features, bias=bias, std=std, output_std=output_std)
+        self.attention_output_norm = make_norm(norms, options.width, bias=biases.norm) if self.at == "sandwich" else None
+        self.mlp_output_norm = make_norm(norms, options.width, bias=biases.norm) if self.at == "sandwich" else None
         self.dropout = Dropout(options.dropout)
 
     def forward(self, hidden_BTD: torch.Tensor, turn: Rotation | None, mask_B1TT: torch.Tensor | None) -> torch.Tensor:
         """hidden [B, T, D] → [B, T, D]; dropout falls on each branch while the block itself is in training mode."""
-        hidden_BTD = hidden_BTD + self.dropout(self.attention(self.attention_norm(hidden_BTD), turn, mask_B1TT))
-        added_BTD: torch.Tensor = self.dropout(self.mlp(self.mlp_norm(hidden_BTD)))
-        return hidden_BTD + added_BTD
+
+        def attend(x_BTD: torch.Tensor) -> torch.Tensor:
+            mixed: torch.Tensor = self.attention(x_BTD, turn, mask_B1TT)
+            return mixed
+
+        if self.parallel:
+            mixed_BTD = hidden_BTD + self.dropout(attend(_normed(self.attention_norm, hidden_BTD)))
+            together_BTD: torch.Tensor = mixed_BTD + self.dropout(self.mlp(self.mlp_norm(hidden_BTD)))
+            return together_BTD
+        hidden_BTD = self._branch(hidden_BTD, attend, self.attention_norm, self.attention_output_norm)
+        return self._branch(hidden_BTD, self.mlp, self.mlp_norm, self.mlp_output_norm)
+
+    def _branch(
+        self, x_BTD: torch.Tensor, branch: Callable[[torch.Tensor], torch.Tensor], norm: nn.Module | None, output_norm: nn.Module | None
+    ) -> torch.Tensor:
+        """x with what a branch adds to it."""
+        if self.at == "post":
+            return _normed(norm, x_BTD + self.dropout(branch(x_BTD)))
+        made_BTD = _normed(norm, branch(x_BTD)) if self.at == "output" else branch(_normed(norm, x_BTD))
+        added_BTD: torch.Tensor = self.dropout(_normed(output_norm, made_BTD))
+        return x_BTD + added_BTD
+
+
+def _normed(norm: nn.Module | None, x_BTD: torch.Tensor) -> torch.Tensor:
+    if norm is None:
+        return x_BTD
+    normed: torch.Tensor = norm(x_BTD)
+    return normed
 
 
 class Decoder(nn.Module):
@@ -64,13 +95,18 @@ class Decoder(nn.Module):
         check_sizes(width=options.width)
         self.options = options
         self.dropout = options.dropout
+        norms, norm_bias = options.norms, options.biases.norm
         self.positions = LearnedPositions(options.max_positions, options.width, std=options.init_std) if options.max_positions else None
+        self.embedding_norm = make_norm(norms, options.width, bias=norm_bias) if norms.embedding else None
         self.stacks = nn.ModuleDict()
         for stack in options.stacks:
             if hasattr(self.stacks, stack.name):
                 raise UserError(f"stacks: torch keeps the name '{stack.name}' for its modules: call the stack otherwise")
-            self.stacks[stack.name] = nn.ModuleList(Block(options) for _ in range(stack.blocks))
-        self.norm = make_norm(options.norm, options.width, bias=options.bias)
+            first = not len(self.stacks)
+            self.stacks[stack.name] = nn.ModuleList(Block(options, first=first and i == 0) for i in range(stack.blocks))
+        self.norm = None if norms.at == "post" else make_norm(norms, options.width, bias=norm_bias)
+        self._turns = repeated_pattern(options.rotary.blocks if options.rotary else None, options.blocks)
+        self._windows = repeated_pattern(options.window.blocks, options.blocks) if options.window else (False,) * options.blocks
         self._attentions = [module for module in self.modules() if isinstance(module, Attention)]
         self._dropouts = [module for module in self.modules() if isinstance(module, Dropout)]
 
@@ -124,39 +160,53 @@ class Decoder(nn.Module):
         Returns:
             [B, T, D].
         """
-        added = None
-        if not (segments is None and prefix is None and mask is None):
-            added = attention_mask(hidden, segments, causal=self.options.causal, prefix_B=prefix, real_BT=mask)
+        before = self._positions_before()
         if segments is not None and positions is None:
             positions = positions_within(segments)
-        if before := self._positions_before():
-            if added is not None or positions is not None:
+        if before:
+            if not (segments is None and prefix is None and mask is None and positions is None):
                 raise ValueError("entries that continue a row take no side input")
             positions = torch.arange(before, before + hidden.shape[1], device=hidden.device)[None]
-            added = _continued(hidden, before)
         if self.positions is not None:
             hidden = self.positions(hidden, positions)
-        turn = self._turn(hidden, positions) if self.options.positions == "rope" else None
-        for blocks in self.stacks.children():
-            for block in blocks.children():
-                hidden = block(hidden, turn, added)
-        normed: torch.Tensor = self.norm(hidden)
-        return normed
+        turns = [self._turn(hidden, positions, windowed=windowed) for windowed in (False, True)]
+        hidden = _normed(self.embedding_norm, hidden)
+
+        def seen(window: int | None) -> torch.Tensor | None:
+            if before:
+                return _continued(hidden, before, window)
+            narrow = window is not None and window < hidden.shape[1]
+            if segments is None and prefix is None and mask is None and not narrow:
+                return None
+            return attention_mask(hidden, segments, causal=self.options.causal, prefix_B=prefix, real_BT=mask, window=window)
+
+        masks = [seen(None), seen(self.options.window.size) if self.options.window is not None else None]
+        blocks = (block for stack in self.stacks.children() for block in stack.children())
+        for block, turned, windowed in zip(blocks, self._turns, self._windows, strict=True):
+            hidden = block(hidden, turns[windowed] if turned else None, masks[windowed])
+        return _normed(self.norm, hidden)
 
     def _positions_before(self) -> int:
         cache = self._attentions[0].cache if self._attentions else None
         return 0 if cache is None else cache.length
 
-    def _turn(self, hidden_BTD: torch.Tensor, positions_BT: torch.Tensor | None) -> Rotation:
-        return rotation(hidden_BTD, positions_BT, pairs=self.options.head_features // 2, base=self.options.rotary_base)
+    def _turn(self, hidden_BTD: torch.Tensor, positions_BT: torch.Tensor | None, *, windowed: bool) -> Rotation | None:
+        """How queries and keys turn, in blocks with the window or in the others; None where they do not, or where there are no such."""
+        options = self.options
+        if options.positions != "rope" or windowed not in self._windows:
+            return None
+        base, scaling = options.rotary_base, options.rotary.scaling if options.rotary else None
+        if windowed and options.window is not None and options.window.base is not None:
+            base, scaling = options.window.base, None
+        return rotation(hidden_BTD, positions_BT, pairs=options.turned_features // 2, base=base, scaling=scaling)
 
 
-def _continued(hidden_BTD: torch.Tensor, before: int) -> torch.Tensor | None:
-    """What is added to the scores [1, 1, T, before + T] of entries that continue a row; None for one, which sees all."""
+def _continued(hidden_BTD: torch.Tensor, before: int, window: int | None) -> torch.Tensor | None:
+    """What is added to the scores [1, 1, T, before + T] of entries that continue a row; None for one that sees all."""
     time = hidden_BTD.shape[1]
-    if time == 1:
+    if time == 1 and (window is None or window > before):
         return None
-    return attention_mask(hidden_BTD.new_empty(1, before + time, 0), None, causal=True)[:, :, before:]
+    return attention_mask(hidden_BTD.new_empty(1, before + time, 0), None, causal=True, window=window)[:, :, before:]
 
 
 def build_decoder(options: DecoderOptions, context: BuildContext) -> Decoder:

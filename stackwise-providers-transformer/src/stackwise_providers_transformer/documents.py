@@ -15,6 +15,7 @@ def attention_mask(
     causal: bool,
     prefix_B: torch.Tensor | None = None,
     real_BT: torch.Tensor | None = None,
+    window: int | None = None,
 ) -> torch.Tensor:
     """What attention adds to its scores: 0 where an entry sees another, -inf elsewhere; [B, 1, T, T], or one for all rows.
 
@@ -27,6 +28,7 @@ def attention_mask(
         causal: whether an entry sees only itself and those before it.
         prefix_B: under causality, how many entries at the begin of a row all entries see (UniLM, arXiv 1905.03197, section 2.2).
         real_BT: whether an entry is real; padding sees only padding, so that no row of scores is empty.
+        window: an entry sees those nearer than this, itself at distance 0; all when None (Longformer, arXiv 2004.05150, section 3.1).
     """
     time = hidden_BTD.shape[1]
     seen_B1TT = torch.ones(1, 1, time, time, dtype=torch.bool, device=hidden_BTD.device)
@@ -35,6 +37,9 @@ def attention_mask(
     if prefix_B is not None:
         in_prefix_BT = torch.arange(time, device=hidden_BTD.device) < prefix_B[:, None]
         seen_B1TT = seen_B1TT | in_prefix_BT[:, None, None, :]
+    if window is not None and window < time:
+        near_1TT = torch.ones(1, 1, time, time, dtype=torch.bool, device=hidden_BTD.device).triu_(1 - window).tril_(window - 1)
+        seen_B1TT = seen_B1TT & near_1TT
     for parts_BT in (segments_BT, real_BT):
         if parts_BT is not None:
             seen_B1TT = seen_B1TT & (parts_BT[:, None, :, None] == parts_BT[:, None, None, :])

@@ -14,7 +14,7 @@ from stackwise_providers_transformer.options import TokenOptions, check_sizes
 
 
 class TokenEmbedding(nn.Module):
-    """One learned vector of D features for each of V token ids.
+    """One learned vector of D features for each of V token ids, times `scale`, and with token types that of type 0 beside it.
 
     Raises:
         UserError: vocabulary or width is unknown.
@@ -25,11 +25,14 @@ class TokenEmbedding(nn.Module):
         check_sizes(vocab=options.vocab, width=options.width)
         self.options = options
         self.weight = nn.Parameter(torch.empty(options.vocab, options.width))
+        self.types = nn.Parameter(torch.empty(options.types, options.width)) if options.types else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Draw every vector anew."""
         nn.init.normal_(self.weight, std=self.options.init_std)
+        if self.types is not None:
+            nn.init.normal_(self.types, std=self.options.init_std)
 
     def get_spec(self) -> EmbeddingSpec:
         """Token ids in, hidden state out."""
@@ -37,7 +40,10 @@ class TokenEmbedding(nn.Module):
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """tokens [B, T] integer → hidden [B, T, D]."""
-        return F.embedding(tokens, self.weight)
+        hidden_BTD = F.embedding(tokens, self.weight)
+        if self.options.scale != 1:
+            hidden_BTD = hidden_BTD * self.options.scale
+        return hidden_BTD if self.types is None else hidden_BTD + self.types[0]
 
 
 def build_token(options: TokenOptions, context: BuildContext) -> TokenEmbedding:

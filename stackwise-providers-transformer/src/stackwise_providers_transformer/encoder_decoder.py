@@ -27,12 +27,12 @@ class CrossBlock(Block):
 
     def __init__(self, options: DecoderOptions) -> None:
         super().__init__(options)
-        self.cross_norm = make_norm(options.norm, options.width, bias=options.bias)
+        self.cross_norm = make_norm(options.norms, options.width, bias=options.biases.norm)
         self.cross = CrossAttention(
             width=options.width,
             heads=options.heads,
             kv_heads=options.kv_heads or options.heads,
-            bias=options.bias,
+            bias=options.biases.output,
             std=options.init_std,
             output_std=options.residual_std,
         )
@@ -41,6 +41,7 @@ class CrossBlock(Block):
         self, hidden_BTD: torch.Tensor, turn: Rotation | None, memory_BSD: torch.Tensor, mask_B11S: torch.Tensor | None
     ) -> torch.Tensor:
         """hidden [B, T, D] and memory [B, S, D] → [B, T, D]."""
+        assert self.attention_norm is not None  # its options keep it
         hidden_BTD = hidden_BTD + self.dropout(self.attention(self.attention_norm(hidden_BTD), turn, None))
         hidden_BTD = hidden_BTD + self.dropout(self.cross(self.cross_norm(hidden_BTD), memory_BSD, mask_B11S))
         added_BTD: torch.Tensor = self.dropout(self.mlp(self.mlp_norm(hidden_BTD)))
@@ -67,8 +68,8 @@ class EncoderDecoder(nn.Module):
                 raise UserError(f"stacks: torch keeps the name '{stack.name}' for its modules: call the stack otherwise")
             reads = stack.name in options.encoder
             self.stacks[stack.name] = nn.ModuleList(Block(reading) if reads else CrossBlock(writing) for _ in range(stack.blocks))
-        self.source_norm = make_norm(options.norm, options.width, bias=options.bias)
-        self.norm = make_norm(options.norm, options.width, bias=options.bias)
+        self.source_norm = make_norm(options.norms, options.width, bias=options.biases.norm)
+        self.norm = make_norm(options.norms, options.width, bias=options.biases.norm)
 
     def to_spec(self) -> RackSpec:
         """Hidden state of the target in and out; that of the source comes as `memory`."""

@@ -10,13 +10,30 @@ import torch.nn.functional as F
 from torch import nn
 
 from stackwise import BuildContext, HeadSpec
-from stackwise_providers_transformer.options import LMOptions, check_sizes
+from stackwise_providers_transformer.mlp import ACTIVATIONS
+from stackwise_providers_transformer.options import LMOptions, TransformOptions, check_sizes
+from stackwise_providers_transformer.projection import Projection
 
 _UNTIED_STD = 0.02
 
 
+class Transform(nn.Module):
+    """norm(activation(dense(x))), which BERT has before its output matrix (arXiv 1810.04805)."""
+
+    def __init__(self, options: TransformOptions, width: int) -> None:
+        super().__init__()
+        self.dense = Projection(width, width, std=_UNTIED_STD, bias=options.bias)
+        self.activation = ACTIVATIONS[options.activation]
+        self.norm = nn.LayerNorm(width, eps=options.eps, bias=options.norm_bias)
+
+    def forward(self, x_BTD: torch.Tensor) -> torch.Tensor:
+        """x [B, T, D] → [B, T, D]."""
+        normed: torch.Tensor = self.norm(self.activation(self.dense(x_BTD)))
+        return normed
+
+
 class LMHead(nn.Module):
-    """Logits by one matrix without bias; where it is tied, whoever assembles the model sets `weight` to the embedding's parameter.
+    """Logits by one matrix; where it is tied, whoever assembles the model sets `weight` to the embedding's parameter.
 
     Raises:
         UserError: vocabulary or width is unknown.
@@ -27,6 +44,8 @@ class LMHead(nn.Module):
         check_sizes(vocab=options.vocab, width=options.width)
         self.options = options
         self.weight = nn.Parameter(torch.empty(options.vocab, options.width))
+        self.bias = nn.Parameter(torch.empty(options.vocab)) if options.bias else None
+        self.transform = Transform(options.transform, options.width) if options.transform is not None else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -36,6 +55,8 @@ class LMHead(nn.Module):
             nn.init.normal_(self.weight, std=std)
         else:
             nn.init.zeros_(self.weight)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
 
     def get_spec(self) -> HeadSpec:
         """Hidden state in, logits out."""
@@ -43,7 +64,11 @@ class LMHead(nn.Module):
 
     def forward(self, hidden: torch.Tensor) -> dict[str, torch.Tensor]:
         """hidden [B, T, D] → logits [B, T, V]."""
-        return {"logits": F.linear(hidden, self.weight)}
+        if self.transform is not None:
+            hidden = self.transform(hidden)
+        logits = F.linear(hidden, self.weight, self.bias)
+        cap = self.options.cap
+        return {"logits": logits if cap is None else cap * torch.tanh(logits / cap)}
 
 
 def build_lm(options: LMOptions, context: BuildContext) -> LMHead:

@@ -21,6 +21,11 @@ from stackwise import (
     scheduled,
     stacks,
 )
+from stackwise_providers_transformer.block_options import BiasOptions, NormOptions, RotaryOptions, ScoreOptions, WindowOptions
+
+MLPS = ("swiglu", "geglu", "geglu-tanh", "reglu", "gelu", "gelu-tanh", "relu", "silu")
+GATED_MLPS = 4
+"""How many of them are gated, the first ones."""
 
 _HIDDEN = TensorSpec("batch time width")
 _TOKENS = TensorSpec("batch time", "int64", bounds=(0, "vocab"))
@@ -46,6 +51,10 @@ class TokenOptions:
 
     vocab: int = dimension("vocab", doc="number of token ids; the loader's bound when left out")
     width: int = dimension("width", doc="features of a vector; the rack's when left out")
+    scale: float = option(1.0, doc="factor on every vector; Gemma's is the square root of the width", minimum=0)
+    types: int | None = option(
+        None, doc="number of token types, of which each has a vector; that of type 0 is added to every token (BERT)", minimum=1
+    )
     init_std: float = option(0.02, doc="standard deviation of the normal draw a vector starts from", minimum=0)
 
     def to_spec(self) -> EmbeddingSpec:
@@ -55,23 +64,37 @@ class TokenOptions:
 
 @frozen(kw_only=True)
 class DecoderOptions:
-    """Pre-norm transformer blocks in named stacks."""
+    """Transformer blocks in named stacks."""
 
     width: int = dimension("width", doc="features at each position")
-    heads: int = option(doc="attention heads; they divide the width", minimum=1)
+    heads: int = option(doc="attention heads; they divide the width unless head_size is given", minimum=1)
+    head_size: int | None = option(None, doc="features of a head; width / heads when left out", minimum=1)
     kv_heads: int | None = option(
         None, doc="key and value heads, each shared by heads / kv_heads queries; as many as heads when left out", minimum=1
     )
     stacks: tuple[Stack, ...] = stacks(doc="named stacks of blocks in forward order, as [{base: 4}, {top: 2}]")
-    mlp: Literal["swiglu", "gelu"] = option("swiglu", doc="form of the block's MLP", choices=("swiglu", "gelu"))
+    mlp: Literal["swiglu", "geglu", "geglu-tanh", "reglu", "gelu", "gelu-tanh", "relu", "silu"] = option(
+        "swiglu", doc="form of the block's MLP: gated (the first four), or an activation between two maps", choices=MLPS
+    )
     ff: int | None = option(
         None,
-        doc="hidden features of the MLP; when left out 8/3 of the width rounded up to a multiple of 8 (swiglu), 4 times the width (gelu)",
+        doc="hidden features of the MLP; when left out 8/3 of the width rounded up to a multiple of 8 (gated), 4 times the width (others)",
         minimum=1,
     )
-    norm: Literal["rmsnorm", "layernorm"] = option("rmsnorm", doc="form of every norm", choices=("rmsnorm", "layernorm"))
-    qk_norm: bool = option(False, doc="whether queries and keys are normed, head by head, before they are turned")
-    bias: bool = option(False, doc="whether linear maps and layer norms add biases; they start at 0")
+    norm: Literal["rmsnorm", "layernorm"] | NormOptions = option(
+        "rmsnorm", doc="form of every norm: rmsnorm or layernorm, or a map with kind, eps, gain, at, embedding, first"
+    )
+    qk_norm: bool | Literal["heads", "whole"] = option(
+        False, doc="whether queries and keys are normed before they are turned: head by head (heads or true), or all heads as one (whole)"
+    )
+    bias: bool | BiasOptions = option(
+        False, doc="whether linear maps and layer norms add biases, which start at 0: all or none, or a map with qkv, output, mlp, norm"
+    )
+    residual: Literal["sequential", "parallel"] = option(
+        "sequential",
+        doc="whether the MLP reads what attention has added, or both read the same hidden state (parallel)",
+        choices=("sequential", "parallel"),
+    )
     dropout: float = scheduled(0.0, doc="share of each residual branch's output that is zeroed in training", minimum=0, maximum=1)
     attention: Literal["causal", "bidirectional", "prefix"] | None = follows_task(
         "attention",
@@ -79,12 +102,17 @@ class DecoderOptions:
         "causal where the task does not say",
         choices=("causal", "bidirectional", "prefix"),
     )
+    scores: ScoreOptions | None = option(None, doc="factor and cap of attention scores: a map with scale, cap")
+    window: WindowOptions | None = option(None, doc="blocks that see near positions only: a map with size, blocks, base")
     positions: Literal["rope", "learned", "none"] = option(
         "rope",
         doc="how a position shows: queries and keys turned by it, a learned vector added to the hidden state, or not at all",
         choices=("rope", "learned", "none"),
     )
     rope_base: float | None = option(None, doc="base of the rotary wavelengths, in positions; 10000 when left out", minimum=1)
+    rotary: RotaryOptions | None = option(
+        None, doc="rotary positions in detail: a map with base (instead of rope_base), share, pairs, blocks, scaling"
+    )
     max_positions: int | None = option(None, doc="learned vectors: the longest row, in positions", minimum=1)
     init_std: float = option(0.02, doc="standard deviation of the normal draw a matrix starts from", minimum=0)
     depth_for_init: int | str = option(
@@ -96,18 +124,22 @@ class DecoderOptions:
         depth = self.depth_for_init
         if depth not in ("none", "current") and (isinstance(depth, bool | str) or depth < 1):
             raise UserError(f"depth_for_init: {depth!r} is neither 'none' nor 'current' nor a number of blocks of at least 1")
+        if self.residual == "parallel" and self.norms.at != "pre":
+            raise UserError(f"residual: parallel branches read a normed hidden state: set norm.at to pre, not {self.norms.at}")
         self._check_heads()
         self._check_positions()
 
     def _check_heads(self) -> None:
-        if self.width and self.width % self.heads:
-            raise UserError(f"heads: {self.heads} heads do not divide a width of {self.width}: choose a divisor of the width")
+        if self.head_size is None and self.width and self.width % self.heads:
+            raise UserError(
+                f"heads: {self.heads} heads do not divide a width of {self.width}: choose a divisor of the width, or give head_size"
+            )
         if self.kv_heads and self.heads % self.kv_heads:
             raise UserError(f"kv_heads: {self.kv_heads} do not divide {self.heads} heads: choose a divisor of heads")
-        if self.positions == "rope" and self.width and self.head_features % 2:
+        if self.positions == "rope" and (self.width or self.head_size) and (self.turned_features % 2 or not self.turned_features):
             raise UserError(
-                f"heads: {self.heads} heads leave {self.head_features} features each of a width of {self.width}; "
-                "rotary positions turn them in pairs: choose an even number of features a head, or other positions"
+                f"heads: {self.heads} heads leave {self.head_features} features each of a width of {self.width}, of which "
+                f"{self.turned_features} turn; rotary positions turn them in pairs: choose an even number, or other positions"
             )
 
     def _check_positions(self) -> None:
@@ -117,6 +149,12 @@ class DecoderOptions:
             raise UserError(f"max_positions: {self.max_positions} has no effect on positions: {self.positions}: leave it out")
         if self.positions != "rope" and self.rope_base is not None:
             raise UserError(f"rope_base: {self.rope_base:g} has no effect on positions: {self.positions}: leave it out")
+        if self.positions != "rope" and self.rotary is not None:
+            raise UserError(f"rotary: without effect on positions: {self.positions}: leave it out")
+        if self.positions != "rope" and self.window is not None and self.window.base is not None:
+            raise UserError(f"window.base: {self.window.base:g} has no effect on positions: {self.positions}: leave it out")
+        if self.rotary is not None and self.rotary.base is not None and self.rope_base is not None:
+            raise UserError("rope_base: stands beside rotary.base, which says the same: keep one of the two")
 
     @property
     def blocks(self) -> int:
@@ -126,7 +164,24 @@ class DecoderOptions:
     @property
     def head_features(self) -> int:
         """Features of a head."""
-        return self.width // self.heads
+        return self.width // self.heads if self.head_size is None else self.head_size
+
+    @property
+    def turned_features(self) -> int:
+        """Features of a head that rotary positions turn."""
+        return int(self.head_features * (1.0 if self.rotary is None else self.rotary.share))
+
+    @property
+    def norms(self) -> NormOptions:
+        """The norms, written out."""
+        return NormOptions(kind=self.norm) if isinstance(self.norm, str) else self.norm
+
+    @property
+    def biases(self) -> BiasOptions:
+        """The biases, written out."""
+        if isinstance(self.bias, BiasOptions):
+            return self.bias
+        return BiasOptions(qkv=self.bias, output=self.bias, mlp=self.bias, norm=self.bias)
 
     @property
     def causal(self) -> bool:
@@ -136,14 +191,15 @@ class DecoderOptions:
     @property
     def rotary_base(self) -> float:
         """Base of the rotary wavelengths, the default filled in."""
-        return 10000.0 if self.rope_base is None else self.rope_base
+        given = self.rope_base if self.rotary is None or self.rotary.base is None else self.rotary.base
+        return 10000.0 if given is None else given
 
     @property
     def ff_features(self) -> int:
         """Hidden features of the MLP, the default filled in."""
         if self.ff is not None:
             return self.ff
-        return 4 * self.width if self.mlp == "gelu" else 8 * ceil(self.width / 3)
+        return 8 * ceil(self.width / 3) if self.mlp in MLPS[:GATED_MLPS] else 4 * self.width
 
     @property
     def residual_std(self) -> float:
@@ -152,6 +208,19 @@ class DecoderOptions:
             return self.init_std
         depth = self.blocks if self.depth_for_init == "current" else int(self.depth_for_init)
         return float(self.init_std / (2 * depth) ** 0.5)
+
+    @property
+    def residual_outputs(self) -> tuple[str, ...]:
+        """Parameters of a block that make it the identity at zero: those a branch ends with; none where a norm stands on the sum."""
+        norms, biases = self.norms, self.biases
+        if norms.at == "post":
+            return ()
+        if norms.at != "pre" and norms.gain == "plain":
+            ends = ("attention_norm", "mlp_norm") if norms.at == "output" else ("attention_output_norm", "mlp_output_norm")
+            kinds = ("weight", "bias") if norms.kind == "layernorm" and biases.norm else ("weight",)
+            return tuple(f"{place}.{kind}" for place in ends for kind in kinds)
+        outputs = {"attention.output": biases.output, "mlp.down": biases.mlp}
+        return tuple(f"{place}.{kind}" for place, has_bias in outputs.items() for kind in ("weight", "bias")[: 1 + has_bias])
 
     def to_spec(self) -> RackSpec:
         """Hidden state in and out; positions, segments and mask may be given, and a prefix where attention knows one."""
@@ -162,15 +231,26 @@ class DecoderOptions:
         }
         if self.attention in (None, "prefix"):
             side["prefix"] = TensorSpec("batch", "integer")
-        outputs = [f"{place}.{kind}" for place in ("attention.output", "mlp.down") for kind in ("weight", "bias")[: 1 + self.bias]]
         return RackSpec(
             input=_HIDDEN,
             output=_HIDDEN,
             side=side,
             attention=("causal", "bidirectional", "prefix") if self.attention is None else (self.attention,),
             stacks={stack.name: stack.blocks for stack in self.stacks},
-            residual_outputs=tuple(outputs),
+            residual_outputs=self.residual_outputs,
         )
+
+
+@frozen(kw_only=True)
+class TransformOptions:
+    """What stands between the hidden state and the output matrix: a map of the width, an activation and a layer norm (BERT)."""
+
+    activation: Literal["gelu", "gelu-tanh", "relu", "silu"] = option(
+        "gelu", doc="function of every entry behind the map", choices=("gelu", "gelu-tanh", "relu", "silu")
+    )
+    bias: bool = option(True, doc="whether the map adds a bias")
+    norm_bias: bool = option(True, doc="whether the layer norm adds a bias")
+    eps: float = option(1e-12, doc="what the layer norm adds to the variance", minimum=0)
 
 
 @frozen(kw_only=True)
@@ -180,6 +260,11 @@ class LMOptions:
     vocab: int = dimension("vocab", doc="number of token ids; the embedding's when left out")
     width: int = dimension("width", doc="features of the hidden state; the rack's when left out")
     tied: bool = option(True, doc="whether the output matrix is the embedding's")
+    bias: bool = option(False, doc="whether every logit has a bias, which starts at 0")
+    cap: float | None = option(None, doc="logits z become cap · tanh(z / cap) (arXiv 2408.00118, section 2); as they are when left out")
+    transform: TransformOptions | None = option(
+        None, doc="a map, an activation and a norm before the output matrix: a map with activation, bias, norm_bias, eps"
+    )
     init_std: float | None = option(
         None, doc="standard deviation an untied matrix starts from, 0.02 when left out; at 0 all tokens start equally likely", minimum=0
     )
@@ -189,6 +274,8 @@ class LMOptions:
             raise UserError(
                 f"init_std: {self.init_std} has no effect on a tied head, whose matrix is the embedding's: leave it out or set tied: false"
             )
+        if self.cap is not None and self.cap <= 0:
+            raise UserError(f"cap: {self.cap:g} is not above 0: leave it out for logits without a cap")
 
     def to_spec(self) -> HeadSpec:
         """Hidden state in, logits out."""

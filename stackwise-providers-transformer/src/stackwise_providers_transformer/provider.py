@@ -171,3 +171,16 @@ def stackwise_weight_adapters() -> list[Component]:
             example={"rank": 2},
         )
     ]
+
+
+@hookimpl
+def stackwise_formats() -> list[Component]:
+    """Folders of transformers."""
+    return [
+        Component(
+            name="hf",
+            options=f"{_PACKAGE}.format_options:HuggingFaceOptions",
+            factory=f"{_PACKAGE}.hugging_face.format:build_hugging_face",
+            summary="folders that transformers reads and writes: GPT-2, NeoX, Llama, Mistral, Qwen, Gemma, SmolLM, OLMo, BERT, ModernBERT",
+        )
+    ]

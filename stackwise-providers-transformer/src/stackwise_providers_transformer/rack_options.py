@@ -7,6 +7,7 @@ from typing import Literal
 from attrs import fields, frozen
 
 from stackwise import RackSpec, Stack, TensorSpec, UserError, dimension, follows_task, option, scheduled, stacks
+from stackwise_providers_transformer.block_options import BiasOptions
 from stackwise_providers_transformer.options import DecoderOptions
 
 _HIDDEN = TensorSpec("batch time width")
@@ -68,6 +69,20 @@ class EncoderDecoderOptions(DecoderOptions):
         if self.attention not in (None, "causal"):
             raise UserError(f"attention: the target of an encoder-decoder is written causally, not {self.attention}: leave it out")
 
+        self._check_forms()
+
+    def _check_forms(self) -> None:
+        """Refuse what the blocks that read a memory do not know."""
+        if self.norms.at != "pre" or self.norms.embedding or not self.norms.first:
+            raise UserError("norm: the blocks of an encoder-decoder norm what a branch reads: leave out at, embedding and first")
+        if isinstance(self.bias, BiasOptions):
+            raise UserError("bias: an encoder-decoder has all biases or none: write true or false")
+        for name in ("head_size", "scores", "window", "rotary"):
+            if getattr(self, name) is not None:
+                raise UserError(f"{name}: the blocks of an encoder-decoder do not know it: leave it out")
+        if self.residual == "parallel":
+            raise UserError("residual: a block that reads a memory has three branches one behind the other: leave it out")
+
     def as_decoder(self, attention: Literal["causal", "bidirectional"]) -> DecoderOptions:
         """What the blocks of one side are made of."""
         shared = {a.name: getattr(self, a.name) for a in fields(DecoderOptions)}
@@ -76,7 +91,7 @@ class EncoderDecoderOptions(DecoderOptions):
     def to_spec(self) -> RackSpec:
         """Hidden state of the target in and out; that of the source comes as `memory`."""
         own = super().to_spec()
-        crossed = [f"cross.output.{kind}" for kind in ("weight", "bias")[: 1 + self.bias]]
+        crossed = [f"cross.output.{kind}" for kind in ("weight", "bias")[: 1 + self.biases.output]]
         return RackSpec(
             input=_HIDDEN,
             output=_HIDDEN,

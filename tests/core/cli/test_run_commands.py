@@ -1,4 +1,4 @@
-"""`validate`, `plan` and `run` as processes on tiny configs."""
+"""`validate`, `plan` and `run` on tiny configs; as processes where a fresh one shows something more."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 import stackwise
 from stackwise.cli import main
@@ -46,11 +46,15 @@ def config(tmp_path: Path) -> Path:
     return path
 
 
+def call(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, [*map(str, arguments)])
+
+
 def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_a_run_leaves_everything_that_happened_and_weights_that_load_into_a_model_made_in_code(
+def test_a_run_leaves_what_happened_and_weights_that_load_into_a_model_made_in_code(
     distributions: ModuleType, config: Path, tmp_path: Path
 ) -> None:
     done = distributions.run_stackwise("run", str(config), "--output", str(tmp_path / "out"))
@@ -80,27 +84,27 @@ def test_a_run_leaves_everything_that_happened_and_weights_that_load_into_a_mode
     assert set(about["tensors"]) == {name for name, _ in model.named_parameters()}
 
 
-def test_an_output_that_exists_is_refused(distributions: ModuleType, config: Path, tmp_path: Path) -> None:
+def test_an_output_that_exists_is_refused(config: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    done = distributions.run_stackwise("run", str(config), "--output", str(tmp_path / "out"))
-    assert done.returncode == 2 and "exists already" in done.stderr and not list((tmp_path / "out").iterdir())
+    done = call("run", config, "--output", tmp_path / "out")
+    assert done.exit_code == 2 and "exists already" in done.stderr and not list((tmp_path / "out").iterdir())
 
 
 @pytest.mark.slow
-def test_reader_processes_leave_the_same_run_behind(distributions: ModuleType, config: Path, tmp_path: Path) -> None:
+def test_reader_processes_leave_the_same_run_behind(config: Path, tmp_path: Path) -> None:
     described = []
     for workers in (0, 2):
         out = tmp_path / f"with-{workers}"
-        done = distributions.run_stackwise("run", str(config), "--set", f"run.workers={workers}", "--output", str(out))
-        assert done.returncode == 0, done.stderr
+        done = call("run", config, "--set", f"run.workers={workers}", "--output", out)
+        assert done.exit_code == 0, done.stderr
         described.append(json.loads((out / "final" / "weights.json").read_text()))
     assert described[0] == described[1] and described[0]["data"]
 
 
-def test_training_that_does_not_stay_finite_halts_with_its_own_code(distributions: ModuleType, config: Path, tmp_path: Path) -> None:
+def test_training_that_does_not_stay_finite_halts_with_its_own_code(config: Path, tmp_path: Path) -> None:
     extreme = ["--set", "optimizer.lr=1e38", "--set", "run.halt_after=2"]
-    done = distributions.run_stackwise("run", str(config), *extreme, "--output", str(tmp_path / "out"))
-    assert done.returncode == 4, done.stderr
+    done = call("run", config, *extreme, "--output", tmp_path / "out")
+    assert done.exit_code == 4, done.stderr
     assert "not finite 2 steps in a row" in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "out" / "final").exists()
     status = json.loads((tmp_path / "out" / "status.json").read_text())
@@ -150,21 +154,18 @@ assert "torch" not in sys.modules
     assert "is valid: 8 steps (one 0–4, two 4–8)" in done.stdout
 
 
-def test_plan_as_json_parses_and_says_what_the_text_says(distributions: ModuleType, config: Path) -> None:
-    as_json = distributions.run_stackwise("plan", str(config), "--json")
-    text = CliRunner().invoke(main, ["plan", str(config)])
-    assert as_json.returncode == text.exit_code == 0
+def test_plan_as_json_parses_and_says_what_the_text_says(config: Path) -> None:
+    as_json, text = call("plan", config, "--json"), call("plan", config)
+    assert as_json.exit_code == text.exit_code == 0
     told = json.loads(as_json.stdout)
     assert [phase["stacks"] for phase in told["phases"]] == [{"base": 1}, {"base": 2}]
     assert all(f"{phase['parameters']:,}" in text.stdout for phase in told["phases"])
 
 
-def test_a_provider_at_fault_has_its_own_code(distributions: ModuleType, config: Path, tmp_path: Path) -> None:
-    site = distributions.Site(tmp_path / "site")
-    site.folder.mkdir()
+def test_a_provider_at_fault_has_its_own_code(site: Any, config: Path) -> None:
     site.install("bad", "raise RuntimeError('no luck')")
-    done = distributions.run_stackwise("run", str(config), "--set", "task.use=bad.thing", sites=[site.folder])
-    assert done.returncode == 3, done.stderr
+    done = call("run", config, "--set", "task.use=bad.thing")
+    assert done.exit_code == 3, done.stderr
     assert "fake-bad 1.0" in done.stderr and "no luck" in done.stderr and "Traceback" not in done.stderr
 
 
@@ -213,8 +214,7 @@ def test_a_declared_observer_hears_everything_and_one_that_raises_is_dropped(
     heard = (tmp_path / "heard").read_text().split()
     assert heard[:2] == ["RunStarted", "PhaseEntered"] and heard[-1] == "RunFinished" and heard.count("StepDone") == 8
     assert done.stderr.count("tired; it is dropped and the run goes on") == 1
-    plain = CliRunner().invoke(main, ["run", str(config), "--output", str(tmp_path / "plain")])
-    assert plain.exit_code == 0
+    assert call("run", config, "--output", tmp_path / "plain").exit_code == 0
     strip = [{k: v for k, v in line.items() if k != "seconds"} for line in lines(tmp_path / "out" / "metrics.jsonl")]
     assert strip == [{k: v for k, v in line.items() if k != "seconds"} for line in lines(tmp_path / "plain" / "metrics.jsonl")]
 

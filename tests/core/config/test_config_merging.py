@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from stackwise.config.documents import override, read_file
-from stackwise.config.merging import merge
+from stackwise.config.merging import merge, settled
 from stackwise.config.reader import read_yaml
+from stackwise.config.timeline import read_experiment
 from stackwise.errors import ConfigError
 
 
@@ -48,6 +49,53 @@ def merged(under: str, over: str) -> object:
 )
 def test_the_rule(under: str, over: str, result: object) -> None:
     assert merged(under, over) == result
+
+
+SOURCES = "{data: {sources: {a: {use: x.a}}, mix: {a: 1}}}"
+
+
+@pytest.mark.parametrize(
+    ("under", "over", "result"),
+    [
+        (
+            SOURCES,
+            "{data: {sources: {b: {use: x.b}}, mix: {b: 2}}}",
+            {"sources": {"a": {"use": "x.a"}, "b": {"use": "x.b"}}, "mix": {"a": 1, "b": 2}},
+        ),
+        (SOURCES, "{data: {sources: {replace: {b: {use: x.b}}}}}", {"sources": {"b": {"use": "x.b"}}}),
+        (SOURCES, "{data: {sources: {replace: {b: {use: x.b}}}, mix: {b: 2}}}", {"sources": {"b": {"use": "x.b"}}, "mix": {"b": 2}}),
+        (SOURCES, "{data: {mix: {replace: {linear: 2}}}}", {"sources": {"a": {"use": "x.a"}}, "mix": {"linear": 2}}),
+        ("{data: {rename: {x: y}}}", "{data: {rename: {replace: {z: y}}}}", {"rename": {"z": "y"}}),
+        ("{data: {sources: {a: {use: x.a, replace: {k: 1}}}}}", "{}", {"sources": {"a": {"use": "x.a", "replace": {"k": 1}}}}),
+    ],
+)
+def test_one_word_puts_names_in_the_place_of_those_that_were_there(under: str, over: str, result: object) -> None:
+    assert settled(merge(read_yaml(under, "under"), read_yaml(over, "over"))).plain()["data"] == result
+
+
+def test_a_phase_that_replaces_does_so_whichever_file_writes_it() -> None:
+    parent = "{data: {sources: {a: {use: x.a}}}, phases: {one: {until: 50%}, two: {data: {sources: {replace: {b: {use: x.b}}}}}}}"
+    child = "{phases: {two: {data: {sources: {c: {use: x.c}}}}}}"
+    read = read_experiment(merge(read_yaml(parent, "parent"), read_yaml(child, "child")), "run")
+    assert [[*phase.data.sources] for phase in read.phases] == [["a"], ["b", "c"]]
+    assert [[*phase.data.mix] for phase in read.phases] == [["a"], ["b", "c"]]
+    again = "{phases: {two: {data: {sources: {replace: {d: {use: x.d}}}}}}}"
+    read = read_experiment(merge(read_yaml(parent, "parent"), read_yaml(again, "child")), "run")
+    assert [[*phase.data.sources] for phase in read.phases] == [["a"], ["d"]]
+
+
+@pytest.mark.parametrize(
+    ("sources", "path"),
+    [
+        ("{replaces: {b: {use: x.b}}}", "phases.two.data.sources.replaces"),
+        ("{add: {b: {use: x.b}}}", "phases.two.data.sources.add"),
+        ("{replace: {b: {use: x.b}}, c: {use: x.c}}", "phases.two.data.sources.replace"),
+    ],
+)
+def test_words_near_it_are_told_of(sources: str, path: str) -> None:
+    text = f"{{data: {{sources: {{}}}}, phases: {{one: {{until: 50%}}, two: {{data: {{sources: {sources}}}}}}}}}"
+    problems = {problem.path: problem for problem in read_experiment(read_yaml(text, "x"), "run").problems}
+    assert path in problems and problems[path].where is not None
 
 
 def test_order_is_that_of_first_mention() -> None:

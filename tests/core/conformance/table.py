@@ -43,6 +43,7 @@ SOUND: dict[Kind, list[Component]] = {
         "growth",
         "reaction",
         "observer",
+        "format",
     )
 }
 
@@ -114,6 +115,8 @@ VICTIMS: dict[str, tuple[Kind, Component]] = {
     "check_reaction_resumes": ("reaction", component("reaction", "v", "broken:amnesic")),
     "check_takes_every_event": ("observer", component("observer", "v", "broken:closed")),
     "check_leaves_events": ("observer", component("observer", "v", "broken:greedy")),
+    "check_format_round_trip": ("format", component("format", "v", "broken:turning")),
+    "check_format_leaves_others_alone": ("format", component("format", "v", "broken:trusting")),
     "check_every_choice": ("adapter", component("adapter", "v", "broken:choosy", "broken_options:TwoSided", narrow=4, wide=6)),
     "check_trains": ("loader", component("loader", "v", "broken:Ending")),
     "check_interrupted_equals_uninterrupted": ("rack", component("rack", "v", "broken:counting")),

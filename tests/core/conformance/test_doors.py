@@ -30,39 +30,57 @@ COLLECTED = set(sys.modules)
 """
 
 
-def run(folder: Path, source: str, expected: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    (folder / "test_it.py").write_text(FILE.format(here=str(HERE), source=source, expected=expected), encoding="utf-8")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-rA", *arguments, str(folder)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False)
-
-
 VICTIM = "{kind: [component]}"
+MISSHAPEN = "dict([VICTIMS['check_measured_shapes'][:1] + ([VICTIMS['check_measured_shapes'][1]],)])"
+FILES: dict[str, tuple[str, dict[str, str], str]] = {
+    "fails": (VICTIM, {}, "check_totals or cold"),
+    "named": (VICTIM, {"check_totals": "sums are not understood yet"}, "check_totals"),
+    "addressed": (VICTIM, {"task:listed.v/check_totals": "sums are not understood yet"}, "check_totals"),
+    "first": (MISSHAPEN, {"check_measured_shapes": "one dimension more"}, "check_measured_shapes or check_same_seed"),
+    "passes": (VICTIM, {"check_own_stream": "draws by itself"}, "check_own_stream"),
+}
+"""File of an author's tests → what it checks, what it expects to fail, and which of its tests run."""
 
 
-def test_a_failure_tells_what_was_found_the_promise_and_the_usual_cause(tmp_path: Path) -> None:
-    done = run(tmp_path, VICTIM, {}, "-k", "check_totals or cold")
-    assert done.returncode == 1
-    assert "FAILED test_it.py::test_conforms[task:listed.v/check_totals]" in done.stdout
-    assert "return a sum, not a mean" in done.stdout and "Usual cause: a mean instead of a sum" in done.stdout
-    assert "PASSED test_it.py::test_collected_cold" in done.stdout
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What pytest says of all of them, in a process of its own."""
+    folder = tmp_path_factory.mktemp("doors")
+    for name, (source, expected, _) in FILES.items():
+        (folder / f"test_{name}.py").write_text(FILE.format(here=str(HERE), source=source, expected=expected), encoding="utf-8")
+    chosen = " or ".join(f"(test_{name}.py and ({tests}))" for name, (_, _, tests) in FILES.items())
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--import-mode=importlib", "-rA", "-k", chosen, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False)
+    assert done.returncode == 1, done.stdout + done.stderr
+    return done.stdout
 
 
-@pytest.mark.parametrize("name", ["check_totals", "task:listed.v/check_totals"])
-def test_an_expected_failure_is_one_with_its_reason(tmp_path: Path, name: str) -> None:
-    done = run(tmp_path, VICTIM, {name: "sums are not understood yet"}, "-k", "check_totals")
-    assert done.returncode == 0 and "XFAIL" in done.stdout and "sums are not understood yet" in done.stdout
+def summary(told: str, name: str) -> list[str]:
+    """The lines of pytest's summary about one file."""
+    return [line for line in told.splitlines() if f" test_{name}.py::" in line and line.split(" ")[0].isupper()]
 
 
-def test_an_expected_failure_of_a_prerequisite_blocks_nothing(tmp_path: Path) -> None:
-    source = "dict([VICTIMS['check_measured_shapes'][:1] + ([VICTIMS['check_measured_shapes'][1]],)])"
-    done = run(tmp_path, source, {"check_measured_shapes": "one dimension more"}, "-k", "check_measured_shapes or check_same_seed")
-    assert done.returncode == 0 and "XFAIL" in done.stdout
-    assert "PASSED test_it.py::test_conforms[head:listed.v/check_same_seed_same_weights]" in done.stdout
+def test_a_failure_tells_what_was_found_the_promise_and_the_usual_cause(told: str) -> None:
+    assert any(line.startswith("FAILED test_fails.py::test_conforms[task:listed.v/check_totals]") for line in summary(told, "fails"))
+    assert "return a sum, not a mean" in told and "Usual cause: a mean instead of a sum" in told
+    assert "PASSED test_fails.py::test_collected_cold" in summary(told, "fails")
 
 
-def test_an_expected_failure_that_passes_is_a_failure(tmp_path: Path) -> None:
-    done = run(tmp_path, VICTIM, {"check_own_stream": "draws by itself"}, "-k", "check_own_stream")
-    assert done.returncode == 1 and "take it off expected_failures" in done.stdout
+@pytest.mark.parametrize("name", ["named", "addressed"])
+def test_an_expected_failure_is_one_with_its_reason(told: str, name: str) -> None:
+    (line,) = summary(told, name)
+    assert line.startswith("XFAIL ") and "sums are not understood yet" in line
+
+
+def test_an_expected_failure_of_a_prerequisite_blocks_nothing(told: str) -> None:
+    lines = summary(told, "first")
+    assert len(lines) == 2 and any(line.startswith("XFAIL ") for line in lines)
+    assert "PASSED test_first.py::test_conforms[head:listed.v/check_same_seed_same_weights]" in lines
+
+
+def test_an_expected_failure_that_passes_is_a_failure(told: str) -> None:
+    (line,) = summary(told, "passes")
+    assert line.startswith("FAILED ") and "take it off expected_failures" in told
 
 
 def test_an_unknown_name_is_refused_with_a_near_one() -> None:

@@ -204,7 +204,7 @@ def without_targets(count: int) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("micro", [1, 2])
-def test_a_step_without_any_target_changes_nothing_and_is_counted_apart_from_what_is_not_finite(micro: int) -> None:
+def test_a_step_without_any_target_changes_nothing_and_is_counted_apart(micro: int) -> None:
     machine = simple([without_targets(4), without_targets(4), rows(4), without_targets(4)], 4, halt_after=1)
     deliver = machine.data.batches
     machine.data.batches = lambda moment: deliver(moment) * micro  # type: ignore[method-assign]
@@ -255,7 +255,7 @@ def with_heldout(**sections: Any) -> dict[str, Any]:
     return base(data=data, **sections)
 
 
-def test_an_evaluation_of_an_unchanged_model_is_identical_each_time_and_equals_the_mean_by_hand() -> None:
+def test_an_evaluation_of_an_unchanged_model_stands_still_and_is_the_mean_by_hand() -> None:
     config = with_heldout(evaluate={"e": {"every": "2 steps", "batches": 3}}, optimizer={"use": "optim.adamw", "lr": 0})
     config["model"]["rack"]["dropout"] = 0.5
     machine = machine_of(config)

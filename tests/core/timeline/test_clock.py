@@ -197,7 +197,7 @@ def test_epochs_of_data_that_must_be_read_are_counted_where_a_duration_asks_for_
     assert 0 <= stream.schedule.steps * 4 * 5 - loader.epoch_size().entries < 4 * 5 + 5  # type: ignore[attr-defined]  # this loader says it
 
 
-def test_data_that_cannot_be_counted_are_told_with_their_place_and_are_not_read_where_nothing_counts_them(tmp_path: Path) -> None:
+def test_data_that_cannot_be_counted_are_told_with_their_place_where_something_counts_them(tmp_path: Path) -> None:
     config = base(data={"sources": {"few": lines(tmp_path)}, "batch_size": 4, "seq_len": 4})
     config["model"]["embedding"]["vocab"] = 256
     (tmp_path / "few.jsonl").write_text('{"other": 1}', encoding="utf-8")

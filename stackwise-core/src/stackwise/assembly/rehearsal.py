@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 
+from stackwise.assembly.start import read_start
 from stackwise.assembly.vocabularies import check_vocabularies
 from stackwise.assembly.workshop import Workshop, read_first_rows
 from stackwise.config import Experiment
@@ -14,7 +14,6 @@ from stackwise.host.registry import blaming
 from stackwise.machine.evaluation import Evaluation
 from stackwise.machine.placement import Placement
 from stackwise.plan import Plan
-from stackwise.storage.pretrained import read_pretrained
 
 
 def rehearse(plan: Plan) -> None:
@@ -35,7 +34,7 @@ def _problems(plan: Plan) -> Iterator[Problem]:
     run, start, placement = experiment.run, experiment.phases[0].model.start, Placement("cpu", experiment.run.precision)
     yield from _faults(experiment, "run.device", lambda: Placement(run.device, run.precision))
     if start is not None:
-        yield from _faults(experiment, "model.start.from", lambda: read_pretrained(Path(start.from_)))
+        yield from _faults(experiment, "model.start.from", lambda: read_start(plan))
 
     plans: list[Plan] = []
     yield from _faults(experiment, "data.sources", lambda: plans.append(plan.with_tokenizers()))

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from stackwise.assembly.start import read_start
 from stackwise.assembly.vocabularies import check_vocabularies
 from stackwise.config import Experiment
 from stackwise.contracts.components import BuildContext, Built
@@ -39,7 +40,7 @@ from stackwise.planes.model.state import Tensors, load_named_tensors
 from stackwise.planes.model.whole import check_unwrapped, names_inside
 from stackwise.planes.objective import Objective
 from stackwise.planes.optimizer.plane import OptimizerPlane
-from stackwise.storage.pretrained import read_pretrained, states_left_out
+from stackwise.storage.pretrained import states_left_out
 from stackwise.storage.weights import read_weights
 from stackwise.timeline.streams import step_seed, stream_key
 
@@ -250,7 +251,7 @@ def _load_reference(model: nn.Module, directory: str) -> None:
 def _start(plan: Plan) -> Callable[[], tuple[Tensors, Sequence[str]]] | None:
     """Reads the weights to start from; None where the config names none."""
     declared = plan.experiment.phases[0].model.start
-    return None if declared is None else lambda: (read_pretrained(Path(declared.from_)), declared.drop)
+    return None if declared is None else lambda: (read_start(plan), declared.drop)
 
 
 def _notes(plan: Plan, data: DataPlane) -> list[str]:

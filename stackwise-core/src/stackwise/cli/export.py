@@ -12,6 +12,7 @@ import click
 Examples:
   stackwise export runs/grow-bytes-001 exported
   stackwise export runs/grow-bytes-001 exported-at-600 --step 600
+  stackwise export runs/grow-bytes-001 for-transformers --format hf
 
 \b
 Back to a model, in code:
@@ -24,14 +25,18 @@ Exit codes: 0 done, 2 no such weights or the disk refuses, 3 a provider's defect
 )
 @click.argument("run", type=click.Path(path_type=Path, file_okay=False))
 @click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--format", "form", metavar="NAME", help="Write a folder of this format, as 'hf' for transformers. [default: our own]")
 @click.option("--step", type=click.IntRange(min=0), help="Take the checkpoint of this step. [default: the final weights]")
-def export(run: Path, directory: Path, step: int | None) -> None:
+def export(run: Path, directory: Path, form: str | None, step: int | None) -> None:
     """Write the weights of a RUN directory into a new DIRECTORY.
 
     DIRECTORY will hold weights.safetensors, and weights.json with the parts by component id, their options and specs, and the versions of
     their providers. The model is built and loaded on the way: what was exported does load where the same providers are installed.
+    With --format it is a folder that another tool reads; what that tool keeps beside weights is taken over from the folder that the run
+    began from, if it is still there.
     """
     from stackwise.saved.export import export as export_weights
 
-    exported_step = export_weights(run, directory, step)
-    click.echo(f"exported step {exported_step} to {directory}: stackwise.load_exported({str(directory)!r}) builds the model")
+    exported_step = export_weights(run, directory, step, form)
+    use = f"stackwise.load_exported({str(directory)!r}) builds the model" if form is None else f"a folder of the format '{form}'"
+    click.echo(f"exported step {exported_step} to {directory}: {use}")

@@ -33,6 +33,7 @@ _PLACES: Mapping[Kind, str] = {
     "growth": "phases.<name>.enter.growth",
     "reaction": "optimizer.reaction",
     "observer": "observers",
+    "format": "model.start.format",
 }
 """Kind → where a config names such a component."""
 

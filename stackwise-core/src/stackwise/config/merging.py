@@ -3,12 +3,19 @@
 Maps merge; lists, scalars and objects replace; null removes; a changed `use` and a changed schedule tag
 replace their whole node, so that no option of the old component or schedule leaks into the new one. The table of a
 `piecewise` schedule is replaced as a whole: nobody wrote an order between the instants of two tables.
+
+In a map of chosen names (sources, weights, groups, …) the word `replace` puts its entries in the place of all that was there:
+`sources: {replace: {chat: …}}`. It is kept until the phases are laid one on another, because that is what it speaks of.
 """
 
 from __future__ import annotations
 
 from stackwise.config.nodes import KeyPath, Node
 from stackwise.timeline.schedules import TAGS
+
+REPLACE = "replace"
+DEEPEST = 3
+"""Keys above the deepest map of chosen names."""
 
 
 def merge(under: Node, over: Node, path: KeyPath = ()) -> Node:
@@ -21,11 +28,15 @@ def merge(under: Node, over: Node, path: KeyPath = ()) -> Node:
     """
     if under.kind == "object" and over.kind == "map" and "use" not in over.value and _is_component(path):
         return Node("map", {"use": under, **over.value}, over.position, over.layer)
-    if under.kind != "map" or over.kind != "map" or is_table(path) or _replaces(under, over, path):
+    if under.kind != "map" or over.kind != "map" or is_table(path) or _replaces(under, over, path) or _replacement(over, path):
         return over
     if not over.value:
         return under
+    if (replacement := _replacement(under, path)) is not None:
+        return Node("map", {REPLACE: merge(replacement, over, path)}, over.position, over.layer)
     entries = dict(under.value)
+    if _in_plane(path) == ("data",) and _replacement(over.child("sources"), (*path, "sources")):
+        entries.pop("mix", None)  # weights are those of sources
     for key, node in over.value.items():
         below = entries.get(key)
         if node.is_null and below is not None:
@@ -35,6 +46,27 @@ def merge(under: Node, over: Node, path: KeyPath = ()) -> Node:
         else:
             entries[key] = merge(below, node, (*path, key))
     return Node("map", entries, over.position, over.layer)
+
+
+def settled(node: Node, path: KeyPath = ()) -> Node:
+    """The same tree with the entries of every `replace` in its place; phases, which are yet to be laid on it, are left out."""
+    if node.kind != "map" or len(path) > DEEPEST:
+        return node
+    if (replacement := _replacement(node, path)) is not None:
+        return replacement
+    if path == ("phases",):
+        return node
+    entries = {key: settled(child, (*path, key)) for key, child in node.value.items()}
+    changed = any(entries[key] is not child for key, child in node.value.items())
+    return Node("map", entries, node.position, node.layer) if changed else node
+
+
+def _replacement(node: Node | None, path: KeyPath) -> Node | None:
+    """What stands in for all that was there; None where `replace` is not said."""
+    if node is None or not _has_chosen_names(path) or [*node.entries] != [REPLACE]:
+        return None
+    inner = node.entries[REPLACE]
+    return inner if inner.kind == "map" else None
 
 
 def _replaces(under: Node, over: Node, path: KeyPath) -> bool:
@@ -81,5 +113,8 @@ def _has_chosen_names(path: KeyPath) -> bool:
 
 _COMPONENTS = frozenset({("task",), ("model", "embedding"), ("model", "rack"), ("model", "head"), ("model", "module"), ("optimizer",)})
 _CHOSEN = frozenset(
-    {("phases",), ("evaluate",), ("data", "sources"), ("data", "mix"), ("data", "rename"), ("model", "blocks"), ("optimizer", "groups")}
+    {
+        *(("phases",), ("evaluate",), ("data", "sources"), ("data", "mix"), ("data", "rename")),
+        *(("model", "blocks"), ("model", "weight_adapters"), ("optimizer", "groups")),
+    }
 )

@@ -110,8 +110,21 @@ class StartConfig:
     from_: str = key(
         named="from",
         form="path",
-        doc="a run that has finished (its final weights), a directory of weights, or a safetensors file with canonical names",
+        doc="a run that has finished (its final weights), a directory of weights, a safetensors file with canonical names, or a folder "
+        "of a format that a provider knows",
         example="runs/base-001",
+    )
+    format: Ref | None = key(
+        None,
+        absent="the one that recognises the folder",
+        doc="format of the folder, a component",
+        example="{use: transformer.hf}",
+    )
+    differs: tuple[str, ...] = key(
+        (),
+        form="list of `<part>.<option>`",
+        doc="options of the model that are meant to differ from those of the folder; any other difference is refused",
+        example="[rack.rotary]",
     )
     drop: tuple[str, ...] = key(
         (), form=SELECTORS, doc="what is not taken: it starts anew in the model, and is left in the file", example="[head]"

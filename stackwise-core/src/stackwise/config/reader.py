@@ -210,5 +210,7 @@ def _indentation(text: str, number: int) -> str:
         name = lines[-2].strip().partition(":")[0]
         return f"; this line is indented deeper than `{name}` above it, which has its value already: keys of one map start in one column"
     if own < above and own not in {len(line) - len(line.lstrip()) for line in lines[:-1]}:
-        return f"; this line is indented by {own} spaces, and no line above it is: keys of one map start in one column"
+        return (
+            f"; this line is indented by {own} space{'s' if own > 1 else ''}, and no line above it is: keys of one map start in one column"
+        )
     return ""

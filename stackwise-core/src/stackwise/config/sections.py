@@ -11,13 +11,14 @@ import attrs
 from stackwise.config.experiment import EnterConfig, EvaluateConfig
 from stackwise.config.faults import Fault, faults_of
 from stackwise.config.hints import unknown_key
+from stackwise.config.merging import REPLACE
 from stackwise.config.nodes import KeyPath, Node, describe
 from stackwise.config.planes import DataConfig, GroupConfig, ModelConfig, OptimizerConfig, Ref, StartConfig, WeightAdapterConfig
 from stackwise.config.run import RunConfig
 from stackwise.config.strict import MISTAKES, convert
 from stackwise.contracts.components import Built, Deferred
 from stackwise.contracts.options import config_key
-from stackwise.errors import did_you_mean
+from stackwise.errors import did_you_mean, near_names
 from stackwise.timeline.duration import Duration
 from stackwise.timeline.schedules import Constant
 
@@ -28,6 +29,21 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}\Z")
 def broken_name(name: str) -> str | None:
     """The rule that a name chosen in a config breaks, or None."""
     return None if _NAME.match(name) else f"{name[:40]!r} is no name: letters, digits, '_' and '-', at most 100 of them"
+
+
+def _merging_word(name: str, entries: Mapping[str, Node]) -> str | None:
+    """What to write instead of a word on merging that is none, or that stands beside names; None for an ordinary name."""
+    if name == REPLACE:
+        return f"stands alone: write {{{REPLACE}: {{<name>: …}}}} and all names in it, or none of them in it to add to what was there"
+    holds_names = "use" not in entries[name].entries and any(child.kind == "map" for child in entries[name].entries.values())
+    if not holds_names:
+        return None
+    if name in _ADDING:
+        return "is no word here: names that are written are added to what was there, so write {<name>: …}"
+    return f"holds names itself: did you mean the word `{REPLACE}`?" if near_names(name, [REPLACE]) else None
+
+
+_ADDING = ("add", "append", "extend", "extends", "merge", "plus")
 
 
 class Section:
@@ -55,7 +71,7 @@ class Section:
         """Remove a child whose keys are names, and return its children."""
         inner = Section(self.take(key), (*self.path, key), wanted)
         for name in list(inner.children):
-            if broken := broken_name(name):
+            if broken := broken_name(name) or _merging_word(name, inner.children):
                 inner.fault((name,), broken)
                 del inner.children[name]
         self.faults += inner.faults
@@ -186,7 +202,9 @@ def read_model(node: Node | None) -> Read[ModelConfig]:
         if "from" not in inner.children:
             inner.fault(("from",), "is missing: name a run directory, a directory of weights or a safetensors file", missing=True)
         else:
-            ready["start"] = inner.build(StartConfig, {}, {"from_": ""})
+            form = inner.take("format")
+            parts = {} if form is None else {"format": section.ref(form, ("start", "format"))}
+            ready["start"] = inner.build(StartConfig, parts, {"from_": ""})
         section.faults += inner.faults
     model = section.build(ModelConfig, ready)
     if model.module is not None:

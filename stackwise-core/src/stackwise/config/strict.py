@@ -99,7 +99,7 @@ def _union(value: Any, wanted: Any) -> Any:
     arms = get_args(wanted)
     if value is None and NoneType in arms:
         return None
-    arms = tuple(arm for arm in arms if arm is not NoneType and not (isinstance(value, Mapping) and arm in _SCALARS))
+    arms = tuple(arm for arm in arms if arm is not NoneType and not (isinstance(value, Mapping) and _is_scalar(arm)))
     exact = [arm for arm in arms if isinstance(arm, type) and type(value) is arm]
     errors: list[Exception] = []
     for arm in exact or arms:
@@ -113,6 +113,10 @@ def _union(value: Any, wanted: Any) -> Any:
         raise ValueError(f"{describe(value)} is a map, where a single value is wanted")
     messages = [fault.message for error in errors for fault in faults_of(error)]
     raise ValueError("; ".join(dict.fromkeys(messages)))
+
+
+def _is_scalar(arm: Any) -> bool:
+    return arm in _SCALARS or get_origin(arm) is Literal
 
 
 def _each(entries: Iterable[tuple[str, Any, Any]]) -> list[Any]:

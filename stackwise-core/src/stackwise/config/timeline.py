@@ -13,7 +13,7 @@ from stackwise.config.experiment import (
 from stackwise.config.faults import Fault
 from stackwise.config.hints import unknown_key
 from stackwise.config.keys import FORMAT, IN_PHASE, PLANES, SECTIONS
-from stackwise.config.merging import merge
+from stackwise.config.merging import merge, settled
 from stackwise.config.nodes import Node, describe
 from stackwise.config.sections import (
     Read,
@@ -43,7 +43,8 @@ def read_experiment(root: Node, default_name: str) -> Experiment:
         root: the tree, `extends` and overrides already applied.
         default_name: what the run is called when the config does not say.
     """
-    problems = _Problems()
+    problems, written = _Problems(), root
+    root = settled(root)
     _check_format(root, problems)
     run, faults = read_run(root.child("run"), default_name)
     problems.add(root, faults)
@@ -60,9 +61,9 @@ def read_experiment(root: Node, default_name: str) -> Experiment:
         phases=phases,
         evaluate=evaluate,
         observers=observers,
-        resolved=root.printable(),
+        resolved=written.printable(),
         problems=problems.in_reading_order(),
-        tree=root,
+        tree=written,
     )
 
 
@@ -124,7 +125,7 @@ def _read_phases(root: Node, problems: _Problems) -> tuple[PhaseConfig, ...]:
     phases = []
     for index, (name, delta) in enumerate(deltas.items()):
         changes = {key: delta.entries[key] for key in PLANES if key in delta.entries}
-        effective = merge(effective, Node("map", changes, delta.position).in_layer(index))
+        effective = settled(merge(effective, Node("map", changes, delta.position).in_layer(index)))
         own = {key: delta.entries[key].in_layer(index) for key in ("until", "enter") if key in delta.entries}
         tree = Node("map", {**effective.value, **own}, effective.position, effective.layer)
         until, faults = read_until(own.get("until"), ("phases", name, "until"), last=index == len(names) - 1)

@@ -22,10 +22,10 @@ def check_own_stream(subject: Subject) -> None:
     artifact, batch = artifact_of(subject), bench.rows(subject)
     before = torch.get_rng_state()
     try:
-        first = _applied(subject, artifact, bench.copy_of(batch))
+        first = _apply(subject, artifact, bench.copy_of(batch))
         drawn = not torch.equal(torch.get_rng_state(), before)
         torch.manual_seed(SEED + 1)
-        second = _applied(subject, artifact, bench.copy_of(batch))
+        second = _apply(subject, artifact, bench.copy_of(batch))
     finally:
         torch.set_rng_state(before)
     must(not drawn, "it draws from torch's own generator: pass generator=generator to every draw")
@@ -39,7 +39,7 @@ def check_leaves_the_batch(subject: Subject) -> None:
     """
     batch = bench.rows(subject)
     copies = bench.copy_of(batch)
-    _applied(subject, artifact_of(subject), batch)
+    _apply(subject, artifact_of(subject), batch)
     changed = [name for name in {**copies, **batch} if name not in batch or name not in copies or not bench.same(copies[name], batch[name])]
     must(not changed, f"it changes {', '.join(changed)} of the batch that was passed to it")
 
@@ -50,7 +50,7 @@ def check_transformed_fields(subject: Subject) -> None:
     Usual cause: a new map that leaves out the fields it does not change; rows dropped by a filter.
     """
     batch = bench.rows(subject)
-    result = _applied(subject, artifact_of(subject), bench.copy_of(batch))
+    result = _apply(subject, artifact_of(subject), bench.copy_of(batch))
     lost = sorted(batch.keys() - result.keys())
     must(not lost, f"{', '.join(lost)} is missing from the result: hand on what is not changed")
     spec = subject.spec()
@@ -66,7 +66,7 @@ def check_transformed_fields(subject: Subject) -> None:
         must(same, f"'{name}' goes from {_form(batch[name])} to {_form(result[name])}, which no spec says: declare it as an output")
 
 
-def _applied(subject: Subject, artifact: Any, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _apply(subject: Subject, artifact: Any, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
     generator = Generator().manual_seed(SEED)
     if subject.kind == "task":
         return dict(artifact.prepare(batch, bench.MOMENT, generator))

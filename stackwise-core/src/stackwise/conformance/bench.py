@@ -100,7 +100,7 @@ def boundaries(subject: Subject) -> Boundaries:
     spec = with_sizes(spec, subject.sizes())
     match spec:
         case EmbeddingSpec():
-            return _fed(around, spec.inputs, spec)
+            return _around_embedding(around, spec.inputs, spec)
         case RackSpec():
             return _around_rack(around, spec)
         case HeadSpec():
@@ -112,13 +112,13 @@ def boundaries(subject: Subject) -> Boundaries:
         case TaskSpec():
             return _around_task(around, spec)
         case BatchSpec():
-            return _fed(around, spec.fields, EmbeddingSpec(inputs=spec.fields, output=_hidden_for(spec.fields)))
+            return _around_embedding(around, spec.fields, EmbeddingSpec(inputs=spec.fields, output=_hidden_for(spec.fields)))
         case TransformSpec():
             return _around_transform(around, spec, {} if spec.inputs else _fields_nearby(subject))
     return around
 
 
-def _fed(around: Boundaries, fields: Mapping[str, TensorSpec], embedding: EmbeddingSpec) -> Boundaries:
+def _around_embedding(around: Boundaries, fields: Mapping[str, TensorSpec], embedding: EmbeddingSpec) -> Boundaries:
     """A loader and a task that hand these fields to this embedding."""
     between = _between(around, embedding.output, embedding.output)
     task = attrs.evolve(between.task, batch=fields, inputs=fields)
@@ -168,7 +168,7 @@ def _around_transform(around: Boundaries, spec: TransformSpec, nearby: Mapping[s
     """A loader of the fields that the transform needs (or, if it names none, of those of loaders nearby); a model of its result."""
     delivered = dict(spec.inputs) or nearby or {"level": LEVEL}
     read = {**delivered, **spec.outputs}
-    made = _fed(around, read, EmbeddingSpec(inputs=read, output=_hidden_for(read)))
+    made = _around_embedding(around, read, EmbeddingSpec(inputs=read, output=_hidden_for(read)))
     return attrs.evolve(made, batch=BatchSpec(fields=delivered))
 
 
@@ -233,7 +233,7 @@ def model_around(
     """The whole model: the subject's module if it has one, and neutral partners for the rest."""
     around = boundaries(subject)
     own = build_module(subject, seed=seed, device=device) if own is None and subject.kind in _ROLES else own
-    extra = _tied(around, own)
+    extra = _tie_shapes(around, own)
     with seeded(SEED), torch.device(device):
         parts: dict[str, Any] = {
             "embedding": partners.NeutralEmbedding(around.embedding, extra.get("embedding")),
@@ -274,10 +274,10 @@ _ROLES = ("embedding", "rack", "head", "adapter")
 def tied_parameters(subject: Subject, role: str) -> dict[str, tuple[int, ...]]:
     """Parameters by name that the partner in a role must have because the subject (a head) is tied to them."""
     own = build_module(subject) if subject.kind == "head" else None
-    return _tied(boundaries(subject), own).get(role, {})
+    return _tie_shapes(boundaries(subject), own).get(role, {})
 
 
-def _tied(around: Boundaries, head: nn.Module | None) -> dict[str, dict[str, tuple[int, ...]]]:
+def _tie_shapes(around: Boundaries, head: nn.Module | None) -> dict[str, dict[str, tuple[int, ...]]]:
     """Role → parameters that the partner in that role must have because the head is tied to them."""
     parameters: dict[str, dict[str, tuple[int, ...]]] = {}
     for own, canonical in around.ties.items():

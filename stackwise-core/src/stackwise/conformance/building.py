@@ -27,6 +27,7 @@ _METHODS: Mapping[Kind, tuple[str, ...]] = {
     "weight-adapter": ("forward", "merged"),
     "transform": ("__call__",),
     "observer": ("__call__",),
+    "format": ("recognises", "read", "write", "example"),
 }
 """Methods that an artifact of a kind must have; a plain rack may leave its spec to its options."""
 
@@ -129,7 +130,7 @@ def _behaviour(subject: Subject, artifact: Any) -> Any:
     """What an artifact gives for the same input and the same random streams."""
     uses: Mapping[Kind, Callable[[], Any]] = {
         "loader": lambda: artifact.take(ROWS, LENGTH),
-        "task": lambda: _of_task(subject, artifact),
+        "task": lambda: _task_result(subject, artifact),
         "transform": lambda: dict(artifact(bench.rows(subject), bench.MOMENT, Generator().manual_seed(SEED))),
     }
     if subject.kind in uses:
@@ -141,7 +142,7 @@ def _behaviour(subject: Subject, artifact: Any) -> Any:
         return bench.copy_of(model(bench.prepare(subject, task)))
 
 
-def _of_task(subject: Subject, task: Any) -> list[Any]:
+def _task_result(subject: Subject, task: Any) -> list[Any]:
     batch = bench.prepare(subject, task)
     judged = bench.objective(task, bench.model_around(subject))
     total, weight, metrics = judged.judge(bench.outputs(subject, batch), batch)

@@ -141,11 +141,15 @@ _TABLE: Mapping[str, Mapping[str, frozenset[Kind]]] = {
         "check_takes_every_event": frozenset({"observer"}),
         "check_leaves_events": frozenset({"observer"}),
     },
+    "formats": {
+        "check_format_round_trip": frozenset({"format"}),
+        "check_format_leaves_others_alone": frozenset({"format"}),
+    },
     "choices": {
         "check_every_choice": _EVERY,
     },
     "whole_runs": {
-        "check_trains": _EVERY,
+        "check_trains": _EVERY - {"format"},
         "check_interrupted_equals_uninterrupted": _MODULES | {"task", "transform"},
     },
 }

@@ -30,12 +30,12 @@ def check_map_is_complete(subject: Subject) -> None:
     for new, origins in _maps(subject).items():
         stacks = dict(new)
         new_blocks = {(stack, i) for stack, blocks in stacks.items() for i in range(blocks)}
-        must(set(origins) == new_blocks, f"for {_drawn(stacks)} the map differs from its blocks in {sorted(set(origins) ^ new_blocks)}")
+        must(set(origins) == new_blocks, f"for {_text(stacks)} the map differs from its blocks in {sorted(set(origins) ^ new_blocks)}")
         for block, origin in origins.items():
             must(isinstance(origin, BlockOrigin), f"the origin of {block} is a {type(origin).__name__}, not a BlockOrigin")
             source = origin.source
             known = source is None or (source[0] in OLD and 0 <= source[1] < OLD[source[0]])
-            must(known, f"block {block} comes from {source}, and the old rack has {_drawn(OLD)}")
+            must(known, f"block {block} comes from {source}, and the old rack has {_text(OLD)}")
 
 
 def check_map_is_pure(subject: Subject) -> None:
@@ -47,7 +47,7 @@ def check_map_is_pure(subject: Subject) -> None:
     for new, origins in _maps(subject).items():
         for operator in (first, first, artifact_of(subject)):
             again = operator.map_blocks(_request(dict(new)))
-            must(dict(again) == dict(origins), f"for {_drawn(dict(new))} the map is another the next time it is asked for")
+            must(dict(again) == dict(origins), f"for {_text(dict(new))} the map is another the next time it is asked for")
 
 
 def check_refusals(subject: Subject) -> None:
@@ -60,9 +60,9 @@ def check_refusals(subject: Subject) -> None:
         try:
             operator.map_blocks(GrowthRequest(old_stacks=old, new_stacks=new, residual_outputs=OUTPUTS))
         except ValueError as error:
-            must(bool(str(error).strip()), f"{_drawn(old)} → {_drawn(new)} is refused without a sentence")
+            must(bool(str(error).strip()), f"{_text(old)} → {_text(new)} is refused without a sentence")
         except Exception as error:
-            sentence = f"{_drawn(old)} → {_drawn(new)} raised {type(error).__name__}: {error}; a change it cannot make is a ValueError"
+            sentence = f"{_text(old)} → {_text(new)} raised {type(error).__name__}: {error}; a change it cannot make is a ValueError"
             must(False, sentence)
 
 
@@ -86,13 +86,11 @@ def check_function_preserved(subject: Subject) -> None:
             _scale(block, 0.0 if origin.zero_residual else float(gate) if origin.gated else 1.0)
         with torch.no_grad():
             change = float((before(hidden) - after(hidden)).abs().max())
-        must(
-            change <= 1e-6, f"{_drawn(OLD)} → {_drawn(dict(new))} is declared to preserve the function and changes it by up to {change:.3g}"
-        )
+        must(change <= 1e-6, f"{_text(OLD)} → {_text(dict(new))} is declared to preserve the function and changes it by up to {change:.3g}")
 
 
 def grown_stacks(subject: Subject) -> Mapping[str, int]:
-    """The first of the changes that the operator makes."""
+    """The new stacks of the first change that the operator makes."""
     return dict(next(iter(_maps(subject))))
 
 
@@ -106,7 +104,7 @@ def _maps(subject: Subject) -> dict[tuple[tuple[str, int], ...], Map]:
             maps[tuple(new.items())] = operator.map_blocks(_request(new))
         except ValueError as error:
             refusals.append(str(error))
-    must(bool(maps), f"it makes none of {', '.join(map(_drawn, CHANGES))} out of {_drawn(OLD)}: {'; '.join(refusals)}")
+    must(bool(maps), f"it makes none of {', '.join(map(_text, CHANGES))} out of {_text(OLD)}: {'; '.join(refusals)}")
     return maps
 
 
@@ -125,5 +123,5 @@ def _scale(block: Any, factor: float) -> None:
         block.out.bias.mul_(factor)
 
 
-def _drawn(stacks: Mapping[str, int]) -> str:
+def _text(stacks: Mapping[str, int]) -> str:
     return "{" + ", ".join(f"{name}: {blocks}" for name, blocks in stacks.items()) + "}"

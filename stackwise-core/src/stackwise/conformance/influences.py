@@ -59,9 +59,9 @@ def check_rows_stand_alone(subject: Subject) -> None:
     for i in range(ROWS):
         alone = _outputs(module, spec, {name: _row(tensor, fields_of(spec)[name], i) for name, tensor in inputs.items()})
         for name, tensor in alone.items():
-            if "batch" not in _promised(spec, name).dims:
+            if "batch" not in _output_spec(spec, name).dims:
                 continue  # one number for the whole batch, such as a loss that balances experts
-            off = _difference(_row(whole[name], _promised(spec, name), i), tensor)
+            off = _difference(_row(whole[name], _output_spec(spec, name), i), tensor)
             must(off <= TOLERANCE, f"row {i} of '{name}' changes by {off:.2g} of its size when the other rows are not there")
 
 
@@ -94,7 +94,7 @@ def check_boundaries_are_honoured(subject: Subject) -> None:
     rack = bench.build_module(subject).eval()
     time = spec.output.dims.index("time")
     for name in names:
-        inputs = {**given_for(spec), name: _parted(spec, name)}
+        inputs = {**given_for(spec), name: _two_halves(spec, name)}
         before = _outputs(rack, spec, inputs)["hidden"]
         for later in BOUNDARIES[name][1]:
             after = _outputs(rack, spec, _other_half(spec, inputs, later=later))["hidden"]
@@ -120,7 +120,7 @@ def _outputs(module: nn.Module, spec: Any, inputs: dict[str, Tensor], seed: int 
         return dict(result) if isinstance(result, Mapping) else {"hidden": result}
 
 
-def _promised(spec: Any, name: str) -> Any:
+def _output_spec(spec: Any, name: str) -> Any:
     return spec.output if hasattr(spec, "output") else spec.outputs[name]
 
 
@@ -137,8 +137,8 @@ def _other_half(spec: RackSpec, inputs: Mapping[str, Tensor], *, later: bool) ->
     return {**inputs, "hidden": torch.cat(halves, time)}
 
 
-def _parted(spec: RackSpec, name: str) -> Tensor:
-    """Two halves of every row, told apart by a side input."""
+def _two_halves(spec: RackSpec, name: str) -> Tensor:
+    """A side input that has one value in the first half of every row and another in the second."""
     field = spec.side[name]
     halves = torch.empty(partners.shape_of(field, ROWS, LENGTH), dtype=partners.dtype_of(field))
     for half, value in enumerate(BOUNDARIES[name][0]):

@@ -60,7 +60,7 @@ def check_resumed_rows(subject: Subject) -> None:
         states.append(bench.copy_of(loader.state_dict()))
         batches.append(_take(loader, rows, length))
     for i in (2, 0, 3, 1):
-        _plain(states[i])
+        _check_plain(states[i])
         other = _loader(subject)
         _take(other, 2)
         other.load_state_dict(bench.copy_of(states[i]))
@@ -85,7 +85,7 @@ def check_batch_spec(subject: Subject) -> None:
         batch = _take(loader, rows, length)
         must(batch.keys() == spec.fields.keys(), f"it delivers {', '.join(batch)}: the spec names {', '.join(spec.fields)}")
         for name, field in spec.fields.items():
-            _hold(name, batch[name], field, partners.shape_of(field, rows, length))
+            _check_field(name, batch[name], field, partners.shape_of(field, rows, length))
 
 
 def check_splits_are_disjoint(subject: Subject) -> None:
@@ -166,7 +166,8 @@ def _rows(loader: Any, length: int) -> Iterator[bytes]:
             )
 
 
-def _hold(name: str, tensor: Tensor, field: Any, shape: tuple[int, ...]) -> None:
+def _check_field(name: str, tensor: Tensor, field: Any, shape: tuple[int, ...]) -> None:
+    """Compare one field of a batch with its spec and the shape that was asked for."""
     must(tuple(tensor.shape) == shape, f"'{name}' has shape {tuple(tensor.shape)}: {field} is {shape} here")
     kind = {"floating": tensor.dtype.is_floating_point, "integer": not tensor.dtype.is_floating_point and tensor.dtype != torch.bool}
     must(kind.get(field.dtype, tensor.dtype == partners.dtype_of(field)), f"'{name}' is {tensor.dtype}: {field.dtype} is promised")
@@ -175,15 +176,15 @@ def _hold(name: str, tensor: Tensor, field: Any, shape: tuple[int, ...]) -> None
         must(field.bounds[0] <= low and high < field.bounds[1], f"'{name}' goes from {low} to {high}: {field} is promised")
 
 
-def _plain(state: Any) -> None:
-    """State is saved beside tensors as JSON, so it is made of maps, lists, numbers, text and tensors."""
+def _check_plain(state: Any) -> None:
+    """Fail unless the state is made of maps, lists, numbers, text and tensors: it is saved as JSON beside a file of tensors."""
     if isinstance(state, Mapping):
         for key, inner in state.items():
             must(isinstance(key, str), f"the state has the key {key!r}: keys are text")
-            _plain(inner)
+            _check_plain(inner)
     elif isinstance(state, list | tuple):
         for inner in state:
-            _plain(inner)
+            _check_plain(inner)
     else:
         plain = state is None or isinstance(state, bool | int | float | str | Tensor)
         must(plain, f"the state holds a {type(state).__name__}: maps, lists, numbers, text and tensors can be saved")

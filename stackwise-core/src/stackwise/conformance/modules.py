@@ -66,7 +66,7 @@ def check_measured_shapes(subject: Subject) -> None:
     for count, length in ((ROWS, LENGTH), (1, 3), (3, LENGTH - 1)):
         with bench.seeded(SEED), torch.no_grad():
             result = forward(module, spec, given_for(spec, count, length))
-        for name, tensor_spec in _promised(spec).items():
+        for name, tensor_spec in _output_specs(spec).items():
             output: Any = result if name == "hidden" else result.get(name) if isinstance(result, dict) else None
             must(isinstance(output, Tensor), f"the output '{name}' is {type(output).__name__}: a tensor is promised")
             free = isinstance(spec, EmbeddingSpec) and not any("time" in field.dims for field in spec.inputs.values())
@@ -154,5 +154,5 @@ def _own_length(spec: TensorSpec, output: Tensor) -> int:
     return output.shape[spec.dims.index("time")] if "time" in spec.dims and output.dim() == len(spec.dims) else LENGTH
 
 
-def _promised(spec: EmbeddingSpec | RackSpec | HeadSpec | AdapterSpec) -> dict[str, Any]:
+def _output_specs(spec: EmbeddingSpec | RackSpec | HeadSpec | AdapterSpec) -> dict[str, Any]:
     return dict(spec.outputs) if isinstance(spec, HeadSpec) else {"hidden": spec.output}

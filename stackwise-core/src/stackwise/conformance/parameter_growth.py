@@ -64,7 +64,7 @@ def check_parameter_map_preserves_function(subject: Subject) -> None:
 
     Usual cause: copies that are read without sharing out what they add; a tied head that reads with the matrix that was widened.
     """
-    change = _preserving(subject)
+    change = _preserving_change(subject)
     batch = _batch(change)
     carry(change.old, torch.optim.SGD(change.old.parameters(), lr=0.1), change.new, artifact_of(subject))
     name, off = _largest_change(change, batch)
@@ -77,7 +77,7 @@ def check_gradients_follow_the_map(subject: Subject) -> None:
 
     Usual cause: `gradient` left out where copies share one gradient, or equal to `factors` where it is their inverse.
     """
-    change = _preserving(subject)
+    change = _preserving_change(subject)
     batch = _batch(change)
     carry(change.old, torch.optim.SGD(change.old.parameters(), lr=0.1), change.new, artifact_of(subject))
     if _largest_change(change, batch)[1] > EXACT:
@@ -86,12 +86,12 @@ def check_gradients_follow_the_map(subject: Subject) -> None:
     for name, origin in change.origins.items():
         if not isinstance(origin, CopyOf) or name not in after or origin.source not in before:
             continue
-        expected, mask = _mapped(before[origin.source], origin, after[name].shape)
+        expected, mask = _map_gradient(before[origin.source], origin, after[name].shape)
         off = float(((after[name] - expected) * mask).abs().max()) / max(float(expected.abs().max()), 1e-6)
         must(off <= 1e-3, f"the gradient of {name} differs from what the map says of it by {off:.2g} of its size")
 
 
-def _preserving(subject: Subject) -> Change:
+def _preserving_change(subject: Subject) -> Change:
     """A change that the operator makes and says to preserve the function."""
     change = _change(subject)
     if not artifact_of(subject).preserves_function:
@@ -122,18 +122,18 @@ def _gradients(model: Model, batch: Mapping[str, torch.Tensor]) -> dict[str, tor
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
-def _mapped(gradient: torch.Tensor, origin: CopyOf, shape: torch.Size) -> tuple[torch.Tensor, torch.Tensor]:
+def _map_gradient(gradient: torch.Tensor, origin: CopyOf, shape: torch.Size) -> tuple[torch.Tensor, torch.Tensor]:
     """What the map says of the new gradient, and where it says something."""
     mask = torch.ones(shape)
     for dim, index in origin.index.items():
         gradient = gradient.index_select(dim, torch.tensor([max(i, 0) for i in index]))
-        mask = mask * _shaped([float(i >= 0) for i in index], dim, len(shape))
+        mask = mask * _reshape([float(i >= 0) for i in index], dim, len(shape))
     for dim, factors in origin.gradient.items():
-        gradient = gradient * _shaped(factors, dim, len(shape))
+        gradient = gradient * _reshape(factors, dim, len(shape))
     return gradient * mask, mask
 
 
-def _shaped(values: Sequence[float], dim: int, dims: int) -> torch.Tensor:
+def _reshape(values: Sequence[float], dim: int, dims: int) -> torch.Tensor:
     return torch.tensor(values).reshape([-1 if d == dim else 1 for d in range(dims)])
 
 

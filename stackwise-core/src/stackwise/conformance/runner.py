@@ -97,7 +97,7 @@ def _run(subject: Subject, check: Check) -> Outcome:
                 check.load()(subject)
         except Broken as error:
             verdict, reason = "failed", str(error)
-            if _guessed(subject, error):
+            if _is_wrong_guess(subject, error):
                 verdict, reason = (
                     "not applicable",
                     f"its spec names no inputs, and it does not work on what nearby loaders deliver: {error.__cause__}",
@@ -118,7 +118,7 @@ def _absolute_path() -> Iterator[None]:
         sys.path[:] = before
 
 
-def _guessed(subject: Subject, error: Broken) -> bool:
+def _is_wrong_guess(subject: Subject, error: Broken) -> bool:
     """Whether a transform that does not say which fields it needs was right to refuse those that were tried."""
     if subject.kind != "transform" or not isinstance(error.__cause__, UserError):
         return False

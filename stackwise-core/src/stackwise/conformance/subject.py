@@ -108,7 +108,7 @@ class Subject:
         """Dimension → size: open ones are filled, and those that must exceed others are large enough."""
         draft = self.draft()
         known = {**dict.fromkeys(draft.open_sizes, OPEN_SIZE), **draft.sizes}
-        return {**known, **_reached(draft.spec, known)} if isinstance(draft.spec, TaskSpec) else known
+        return {**known, **_sizes_beyond(draft.spec, known)} if isinstance(draft.spec, TaskSpec) else known
 
     def options(self, attention: str | None = None, /, **values: Any) -> Any:
         """The example's options as a factory gets them: nothing open, schedules at their first value, then changed by `values`.
@@ -140,7 +140,7 @@ class Subject:
         return factory(self.options() if options is None else options, self.context(seed=seed, split=split, specs=specs), *extra)
 
 
-def _reached(spec: TaskSpec, known: Mapping[str, int]) -> dict[str, int]:
+def _sizes_beyond(spec: TaskSpec, known: Mapping[str, int]) -> dict[str, int]:
     """The smallest sizes of the dimensions that must exceed others, as unification chooses them."""
     sizes = Sizes()
     others = {each.other: OPEN_SIZE for each in spec.beyond if isinstance(each.other, str) and each.other not in known}
@@ -170,11 +170,11 @@ def subjects_of(source: Source) -> tuple[Subject, ...]:
     """
     core = discover(allow={"core"}).claimants("core")
     if isinstance(source, str):
-        provider, id = _installed(source)
+        provider, id = _find_provider(source)
     elif isinstance(source, ModuleType):
         provider, id = _provider_of(components_of(source, name=_word(source.__name__)), source.__name__), None
     else:
-        provider, id = _provider_of(_registered(source)), None
+        provider, id = _provider_of(_register(source)), None
     registry = Registry((*(p for p in core if p.name != provider.name), provider))
     components = [each for each in registry if each.provider == provider.name and id in (None, each.id, f"{each.kind}:{each.id}")]
     if not components:
@@ -182,7 +182,7 @@ def subjects_of(source: Source) -> tuple[Subject, ...]:
     return tuple(Subject(registered=each, registry=registry) for each in components)
 
 
-def _installed(name: str) -> tuple[Provider, str | None]:
+def _find_provider(name: str) -> tuple[Provider, str | None]:
     """The provider of that name; or that of the component of that name, and the component."""
     kind, colon, id = name.rpartition(":")
     if colon and kind not in KINDS:
@@ -200,7 +200,7 @@ def _installed(name: str) -> tuple[Provider, str | None]:
     return provider, name if dot else None
 
 
-def _registered(components: Mapping[Kind, Iterable[Component]]) -> tuple[Registered, ...]:
+def _register(components: Mapping[Kind, Iterable[Component]]) -> tuple[Registered, ...]:
     name = "listed"
     if unknown := [kind for kind in components if kind not in KINDS]:
         raise UserError(f"'{unknown[0]}' is no kind of component{did_you_mean(unknown[0], KINDS)}")

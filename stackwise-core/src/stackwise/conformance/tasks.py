@@ -72,7 +72,7 @@ def check_noise_floor(subject: Subject) -> None:
     if _spec(subject).reconstructs:
         raise NotApplicable("its spec says that its inputs hold what is to be predicted")
     for stream in range(FLOOR_STREAMS):
-        (_, seeing), (first, blind) = (_learnt_on_noise(subject, stream, blind=blind) for blind in (False, True))
+        (_, seeing), (first, blind) = (_losses_on_noise(subject, stream, blind=blind) for blind in (False, True))
         if blind - seeing <= FLOOR_SHARE * max(abs(blind), first - blind):
             return
     raise Broken(f"on noise the loss comes to {seeing:.4g}, and to {blind:.4g} with the inputs of other rows: the inputs hold the answer")
@@ -86,7 +86,7 @@ def check_loss_in_float32(subject: Subject) -> None:
     task = bench.task_of(subject)
     batch = bench.prepare(subject, task)
     judged = bench.objective(task, bench.model_around(subject))
-    lowered = {name: _lowered(tensor) for name, tensor in bench.outputs(subject, batch).items()}
+    lowered = {name: _lower(tensor) for name, tensor in bench.outputs(subject, batch).items()}
     raised = {name: tensor.float() if tensor.dtype == torch.bfloat16 else tensor for name, tensor in lowered.items()}
     with torch.no_grad():
         (total, weight, _), (expected, own_weight, _) = (judged.judge(outputs, batch) for outputs in (lowered, raised))
@@ -129,7 +129,7 @@ def check_mask_is_honoured(subject: Subject) -> None:
     )
 
 
-def _learnt_on_noise(subject: Subject, stream: int, *, blind: bool) -> tuple[float, float]:
+def _losses_on_noise(subject: Subject, stream: int, *, blind: bool) -> tuple[float, float]:
     """First and final loss of a pointwise model on noise. A blind model gets the inputs of other rows; the loss gets the right ones."""
     task = bench.task_of(subject)
     model = bench.model_around(subject, zero_head=True).train()
@@ -150,7 +150,7 @@ def _learnt_on_noise(subject: Subject, stream: int, *, blind: bool) -> tuple[flo
     return losses[0], sum(losses[-20:]) / 20
 
 
-def _lowered(tensor: Tensor) -> Tensor:
+def _lower(tensor: Tensor) -> Tensor:
     return tensor.detach().bfloat16() if tensor.dtype.is_floating_point else tensor.detach()
 
 

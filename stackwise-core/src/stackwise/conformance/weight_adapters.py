@@ -27,7 +27,7 @@ def check_merged_agrees(subject: Subject) -> None:
 
     Usual cause: a factor (alpha / rank) in one of the two places only; a transposed product; `weight += …` in place.
     """
-    adapter, weight, inputs = _moved(subject), bench.weight(), _inputs()
+    adapter, weight, inputs = _trained_adapter(subject), bench.weight(), _inputs()
     copy = weight.clone()
     with torch.no_grad():
         together, alone = inputs @ weight.T + adapter(inputs), inputs @ merge(adapter, weight).T
@@ -41,7 +41,7 @@ def check_every_parameter_learns(subject: Subject) -> None:
 
     Usual cause: the matrix registered as a parameter of the adapter.
     """
-    adapter = _moved(subject)
+    adapter = _trained_adapter(subject)
     adapter(_inputs()).square().sum().backward()
     dry = [name for name, parameter in adapter.named_parameters() if parameter.requires_grad and parameter.grad is None]
     must(not dry, f"no gradient reaches {', '.join(dry)}")
@@ -55,7 +55,7 @@ def merge(adapter: nn.Module, weight: Tensor) -> Tensor:
     return matrix
 
 
-def _moved(subject: Subject) -> nn.Module:
+def _trained_adapter(subject: Subject) -> nn.Module:
     """An adapter some steps into training."""
     adapter = bench.build_module(subject)
     with bench.seeded(SEED), torch.no_grad():

@@ -52,7 +52,7 @@ def check_interrupted_equals_uninterrupted(subject: Subject) -> None:
         if event.step >= half:
             expected.append((event.step, event.loss, event.grad_norm))
         elif event.step + 1 == half:
-            state = _saved(machine)
+            state = _save(machine)
     second = _machine(subject)
     _restore(second, state)
     again = [(event.step, event.loss, event.grad_norm) for event in _steps(second)]
@@ -60,7 +60,7 @@ def check_interrupted_equals_uninterrupted(subject: Subject) -> None:
 
 
 def _steps(machine: TrainingMachine) -> Iterator[StepDone]:
-    """The steps of a run; one that halts because nothing is finite is another check's finding."""
+    """The steps of a run. A run that halts because its numbers are not finite is reported by another check."""
     try:
         yield from (event for event in machine.train() if isinstance(event, StepDone))
     except TrainingHalted:
@@ -72,7 +72,7 @@ def _machine(subject: Subject) -> TrainingMachine:
     return assemble(make_plan(compiled, subject.registry))
 
 
-def _saved(machine: TrainingMachine) -> dict[str, Any]:
+def _save(machine: TrainingMachine) -> dict[str, Any]:
     """What a checkpoint holds: state by name and the read position."""
     state: dict[str, Any] = bench.copy_of(
         {

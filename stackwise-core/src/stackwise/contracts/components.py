@@ -38,6 +38,7 @@ Kind = Literal[
     "growth",
     "reaction",
     "observer",
+    "format",
 ]
 
 

@@ -132,6 +132,12 @@ def stackwise_observers() -> Iterable[Component]:
     return ()
 
 
+@hookspec
+def stackwise_formats() -> Iterable[Component]:
+    """Name the formats: folders of other tools read as models, and written. The factory is called with (options, context)."""
+    return ()
+
+
 HOOKS: Mapping[str, Kind] = {
     "stackwise_embeddings": "embedding",
     "stackwise_racks": "rack",
@@ -145,5 +151,6 @@ HOOKS: Mapping[str, Kind] = {
     "stackwise_weight_adapters": "weight-adapter",
     "stackwise_reactions": "reaction",
     "stackwise_observers": "observer",
+    "stackwise_formats": "format",
 }
 """Hook name → the kind of component it names."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from attrs import define, field
 
+<<<<<<< HEAD
 from stackwise.contracts.events import RunFacts
 from stackwise.contracts.specs import (
     AdapterSpec,
@@ -16,12 +17,15 @@ from stackwise.contracts.specs import (
     RackSpec,
     TaskSpec,
 )
+=======
+from stackwise.contracts.components import BuildContext
+from stackwise.contracts.specs import AdapterSpec, BatchSpec, EmbeddingSpec, HeadSpec, RackSpec, TaskSpec
+>>>>>>> main
 
 if TYPE_CHECKING:
     import torch
 
     from stackwise.timeline.duration import Moment
-from stackwise.contracts.components import BuildContext
 
 Batch = Mapping[str, "torch.Tensor"]
 """Field name → tensor; the first dimension is the row."""

@@ -43,7 +43,7 @@ class TensorSpec:
     """One tensor at a boundary: `TensorSpec("batch time width", "float32")`.
 
     Raises:
-        ValueError: a dtype that there is none of.
+        ValueError: an unknown dtype.
     """
 
     dims: tuple[Dim, ...] = field(converter=_dims)
@@ -159,7 +159,7 @@ class TaskSpec:
     batch: Mapping[str, TensorSpec]
     """Fields it needs from the loader."""
     optional: Mapping[str, TensorSpec] = Factory(dict)
-    """Fields it heeds when a loader delivers them (`segments`, `mask`). Those that `inputs` names too are side inputs which the
+    """Fields it uses when a loader delivers them (`segments`, `mask`). Those that `inputs` names too are side inputs which the
     rack must then take: a boundary that is delivered is honoured. What `prepare` cannot honour it refuses, which is found before
     the run."""
     inputs: Mapping[str, TensorSpec]

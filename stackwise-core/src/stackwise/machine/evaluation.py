@@ -16,7 +16,7 @@ from stackwise.errors import DataError
 from stackwise.machine.buffers import KeptBuffers
 from stackwise.machine.placement import Placement
 from stackwise.planes.data.plane import DataPlane
-from stackwise.planes.data.randomness import seed_others
+from stackwise.planes.data.randomness import seed_others, seeded
 from stackwise.planes.objective import Objective
 from stackwise.timeline.duration import Moment
 from stackwise.timeline.streams import step_seed, stream_key
@@ -74,7 +74,7 @@ class Evaluation:
         key, generator = stream_key(self.seed, "evaluate", self.name), torch.Generator()
         sums: dict[str, tuple[float, float]] = {}
         try:
-            with objective.fixed(self.values) as task, judging(model), placement.forward_context():
+            with seeded(step_seed(key, 0)), objective.fixed(self.values) as task, judging(model), placement.forward_context():
                 prepare = task.prepare_evaluation if isinstance(task, PreparesEvaluations) else task.prepare
                 for i in range(self.batches):
                     instant = moment._replace(step=i, t=0.0, phase_t=0.0)

@@ -17,6 +17,7 @@ from stackwise.curriculum.schedule import CompiledPhase, PhaseSchedule
 from stackwise.errors import DataError, TrainingHalted, UserError
 from stackwise.machine.counts import Counts
 from stackwise.machine.evaluation import Evaluation
+from stackwise.machine.faults import worker_fault
 from stackwise.machine.live import LiveState
 from stackwise.machine.observers import Observers
 from stackwise.machine.placement import Placement
@@ -24,12 +25,14 @@ from stackwise.machine.probe import Probe, Verdict
 from stackwise.machine.settings import Settings
 from stackwise.machine.step import Outcome, Step
 from stackwise.planes.data.plane import DataPlane
+from stackwise.planes.data.randomness import seeded
 from stackwise.planes.model.plane import ModelPlane
 from stackwise.planes.model.transfer import ModelReceipt
 from stackwise.planes.objective import Objective
 from stackwise.planes.optimizer.moments import MomentsReceipt
 from stackwise.planes.optimizer.plane import OptimizerPlane
 from stackwise.timeline.duration import Moment
+from stackwise.timeline.streams import step_seed, stream_key
 
 MOST_WITHOUT_TARGETS = 100
 """Steps in a row without a target before training halts, as the data must be wrong."""
@@ -131,6 +134,7 @@ class TrainingMachine:
             **self._counts.as_map(),
             **self.live.state(),
             "last_batch": self._probe.state(self.step),
+            "draws": self._step.draws.state_dict(),
         }
 
     def restore(self, saved: Mapping[str, Any], *, positions: Mapping[str, Any] | None = None) -> None:
@@ -155,6 +159,8 @@ class TrainingMachine:
             saved = {**saved, "data": {**positions, "transforms": saved["data"]["transforms"]}}
         self.live.restore(saved, saved["step"])
         self._probe.load_state(saved["last_batch"])
+        if "draws" in saved:  # an older state has none: its steps were seeded one by one
+            self._step.draws.load_state_dict(saved["draws"])
         self._counts, self.step = Counts.of(saved), saved["step"]
 
     # -- training -------------------------------------------------------------------------------------------------
@@ -175,6 +181,11 @@ class TrainingMachine:
     def _walk(self) -> Generator[Event, None, None]:
         try:
             yield from self._phases()
+        except RuntimeError as error:
+            sources = [name for name, loader in self.live.data.brought().items() if loader.workers]
+            if not sources or (fault := worker_fault(error, sources)) is None:
+                raise
+            raise fault from error
         finally:
             self.live.data.end()
 
@@ -260,10 +271,11 @@ class TrainingMachine:
     def _train_step(self, moment: Moment) -> Outcome:
         self._begun = True
         self._step.seed(moment.step)
-        batches = self.live.data.batches(moment)
-        if moment.step == self._probe.step:
-            self._probe.keep(batches[-1], moment)
-        return self._step.run(batches, moment)
+        with self._step.draws:
+            batches = self.live.data.batches(moment)
+            if moment.step == self._probe.step:
+                self._probe.keep(batches[-1], moment)
+            return self._step.run(batches, moment)
 
     def _check_progress(self, moment: Moment) -> None:
         """Halt when too many steps in a row have changed nothing."""
@@ -294,8 +306,11 @@ class TrainingMachine:
 
     def _react(self, step: int, phase: str, metrics: Mapping[str, float]) -> Iterator[Event]:
         """Pass metrics to the declared reaction and report what it did."""
-        answer = self.optimizer.watch(step, metrics)
-        if answer is not None and self.optimizer.reaction is not None:
+        if self.optimizer.reaction is None:
+            return
+        with seeded(step_seed(stream_key(self.settings.seed, "reaction", *metrics), step)):
+            answer = self.optimizer.watch(step, metrics)
+        if answer is not None:
             before, why = answer
             yield Reacted(step, phase, before, self.optimizer.reaction.factor, why)
 

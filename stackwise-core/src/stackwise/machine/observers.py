@@ -47,7 +47,7 @@ class Observers:
     def _tell_declared(self, observer: Observer, event: Event) -> None:
         self._guarded(observer, partial(observer, event))
 
-    def _guarded(self, observer: Observer, act: Callable[[], object]) -> None:
+    def _guarded(self, observer: Any, act: Callable[[], object]) -> None:
         try:
             act()
         except Exception as error:

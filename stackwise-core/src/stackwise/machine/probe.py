@@ -13,6 +13,7 @@ from stackwise.contracts.protocols import Batch
 from stackwise.curriculum.schedule import CompiledPhase
 from stackwise.machine.evaluation import gradients_if_asked, judging, number
 from stackwise.machine.live import LiveState
+from stackwise.planes.data.randomness import seeded
 from stackwise.timeline.duration import Moment
 from stackwise.timeline.streams import step_seed, stream_key
 
@@ -70,9 +71,10 @@ class Probe:
 
     def _judge(self, batch: Batch, moment: Moment) -> Judgement:
         """Loss and outputs in evaluation mode; the task draws from the probe's own stream, and training state is untouched."""
-        live, generator = self._live, torch.Generator().manual_seed(step_seed(self._key, moment.step))
+        seed = step_seed(self._key, moment.step)
+        live, generator = self._live, torch.Generator().manual_seed(seed)
         model, objective = live.model.model, live.objective
-        with live.optimizer.evaluating(), judging(model), live.placement.forward_context():
+        with seeded(seed), live.optimizer.evaluating(), judging(model), live.placement.forward_context():
             prepared = objective.task.prepare(batch, moment, generator)
             with gradients_if_asked(prepared):
                 outputs = model(prepared)

@@ -13,8 +13,9 @@ from stackwise.contracts.protocols import Batch
 from stackwise.errors import UserError
 from stackwise.machine.buffers import TrainedBuffers
 from stackwise.machine.evaluation import number
+from stackwise.machine.faults import memory_fault
 from stackwise.machine.live import LiveState
-from stackwise.planes.data.randomness import seed_others
+from stackwise.planes.data.randomness import OwnDraws
 from stackwise.planes.objective import check_loss
 from stackwise.timeline.duration import Moment
 from stackwise.timeline.streams import step_seed, stream_key
@@ -46,39 +47,57 @@ class Step:
     def __init__(self, live: LiveState, seed: int) -> None:
         self._live = live
         self._task_key, self._model_key = stream_key(seed, "task"), stream_key(seed, "model")
+        self.draws = OwnDraws(step_seed(self._model_key, 0))
+        """What the code of a step draws from without naming a generator of torch."""
         self._generator = torch.Generator()
         self._generators = live.placement.generators()
         self._last_share: tuple[float, torch.Tensor] | None = None
         self._checked_task: object = None
-        self._buffers: TrainedBuffers
+        self._buffers: TrainedBuffers | None = None
+        """None for a model without buffers."""
         self._rates: list[tuple[str, dict[str, Any], str]] = []
 
     def get_ready(self) -> None:
         """At the start of a phase: find its buffers and learning rates."""
-        self._buffers = TrainedBuffers(self._live.model.model)
+        self.draws.begin()
+        model = self._live.model.model
+        self._buffers = TrainedBuffers(model) if next(model.buffers(), None) is not None else None
         self._rates = _rates(self._live.optimizer.optimizer)
 
     def rates(self) -> dict[str, float]:
         """Learning rates in force by group and key, where there are several."""
-        return {name: float(group[key]) for name, group, key in self._rates}
+        return {name: float(group[key]) for name, group, key in self._rates} if self._rates else {}
 
     def seed(self, step: int) -> None:
-        """Seed the streams of a step, so that no generator's state has to be saved."""
+        """Seed torch's streams of a step."""
         self._generator.manual_seed(step_seed(self._task_key, step))
         seed = step_seed(self._model_key, step)
-        seed_others(seed)
         for generator in self._generators:
             generator.manual_seed(seed)
 
     def run(self, batches: Sequence[Batch], moment: Moment) -> Outcome:
-        """Forward, backward and, when everything is finite, the update."""
-        optimizer = self._live.optimizer
-        self._buffers.before_step()
+        """Forward, backward and, when everything is finite, the update.
+
+        Raises:
+            UserError: the memory does not suffice.
+        """
+        try:
+            return self._run(batches, moment)
+        except (RuntimeError, MemoryError) as error:
+            if (fault := memory_fault(error, batches, moment)) is None:
+                raise
+            raise fault from error
+
+    def _run(self, batches: Sequence[Batch], moment: Moment) -> Outcome:
+        optimizer, buffers = self._live.optimizer, self._buffers
+        if buffers is not None:
+            buffers.before_step()
         loss, targets, metrics = self._backward(batches, moment)
         parameters = optimizer.parameters
         norm = gradient_norm(parameters)
         if why := self._skip_reason(loss, norm, targets):
-            self._buffers.put_back()
+            if buffers is not None:
+                buffers.put_back()
         else:
             if optimizer.clip is not None and norm > optimizer.clip:
                 _scale_gradients(parameters, optimizer.clip / norm)
@@ -96,7 +115,7 @@ class Step:
             return OVERFLOW
         if not isfinite(norm):
             return "its gradient is not finite"
-        buffer = self._buffers.not_finite()
+        buffer = None if self._buffers is None else self._buffers.not_finite()
         return "" if buffer is None else f"it made the buffer {buffer} not finite"
 
     def _keep_in_range(self, finite: bool) -> bool:

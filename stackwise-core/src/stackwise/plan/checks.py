@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 
 from stackwise.config import Experiment, PhaseConfig
 from stackwise.contracts.selectors import compile_selector
-from stackwise.contracts.specs import HeadSpec, Spec, TaskSpec
+from stackwise.contracts.specs import BatchSpec, HeadSpec, Spec, TaskSpec, TransformSpec
 from stackwise.curriculum.states import DataState
-from stackwise.errors import Problem, SelectorError, did_you_mean
+from stackwise.errors import Problem, ProviderError, SelectorError, UserError, did_you_mean
+from stackwise.plan.junctions.join import PhaseDrafts
 from stackwise.plan.parts import Draft
 from stackwise.timeline.clock import Clock
 
@@ -32,6 +33,18 @@ def crossing_problems(phase: PhaseConfig, first: PhaseConfig) -> Iterator[Proble
     elif phase.model.start != first.model.start:
         message = "only the run as a whole starts from weights: move it out of the phase; a phase takes over the model before it"
         yield _at(phase, "model.start", message)
+
+
+def delivered_fields(sources: Sequence[Draft | None], phases: Sequence[PhaseDrafts]) -> frozenset[str] | None:
+    """The fields that some source delivers or a transform adds; None where one of them does not say."""
+    try:
+        specs = [draft and draft.spec for draft in sources]
+        added = [spec for drafts in phases for draft in drafts.transforms if isinstance(spec := draft.spec, TransformSpec)]
+    except (UserError, ProviderError):
+        return None  # told at the junctions
+    known = [spec for spec in specs if isinstance(spec, BatchSpec)]
+    fields = {name for spec in known for name in spec.fields} | {name for spec in added for name in spec.outputs}
+    return frozenset(fields) if len(known) == len(specs) else None
 
 
 def drop_problems(phase: PhaseConfig, delivered: frozenset[str] | None) -> Iterator[Problem]:

@@ -82,22 +82,31 @@ class _Reading:
     """Source → share of the rows; empty where shares follow time inside the phase."""
     sizes: Mapping[str, EpochSize]
     lookahead: int
+    phase: PhaseConfig
 
     @classmethod
     def of(cls, phase: PhaseConfig, joined: Joined | None) -> _Reading:
         if joined is None:
-            return cls({}, {}, 0)
+            return cls({}, {}, 0, phase)
         weights = {name: phase.data.mix[name] for name in joined.drafts.sources if name in phase.data.mix}
         constant = {name: Fraction(weight.value) for name, weight in weights.items() if isinstance(weight, Constant)}
         total = sum(constant.values())
         shares = {name: weight / total for name, weight in constant.items()} if total and len(constant) == len(weights) else {}
         sizes = {name: size for name, draft in joined.drafts.sources.items() if (size := _size(name, draft, phase)) is not None}
         task = joined.drafts.task.spec
-        return cls(shares, sizes, task.lookahead if isinstance(task, TaskSpec) else 0)
+        return cls(shares, sizes, task.lookahead if isinstance(task, TaskSpec) else 0, phase)
 
     def rate(self, values: Mapping[str, int | None]) -> Rate:
-        """What a step consumes, as far as it can be counted."""
-        shape = shape_of(values)
+        """What a step consumes, as far as it can be counted.
+
+        Raises:
+            ConfigError: counts that make no step.
+        """
+        try:
+            shape = shape_of(values)
+        except ScheduleError as error:
+            key = "accumulate" if values["step_tokens"] is None else "step_tokens"
+            raise ConfigError([self.phase.problem(f"data.{key}", str(error))]) from error
         rate: dict[str, Fraction] = {}
         if shape.rows is not None:
             rate["samples"] = Fraction(shape.rows)

@@ -9,7 +9,7 @@ import attrs
 from attrs import define, field
 
 from stackwise.config import Experiment, PhaseConfig
-from stackwise.contracts.specs import BatchSpec, Spec, TaskSpec, TransformSpec
+from stackwise.contracts.specs import TaskSpec
 from stackwise.contracts.tokenizers import Tokenizers
 from stackwise.curriculum.parts import Part
 from stackwise.curriculum.schedule import CompiledPhase, PhaseSchedule
@@ -19,7 +19,16 @@ from stackwise.errors import ConfigError, Problem, ScheduleError, UserError
 from stackwise.host.provider import Provider
 from stackwise.host.registry import Registry
 from stackwise.plan.blocks import Growing
-from stackwise.plan.checks import best_problems, crossing_problems, drop_problems, mix_problems, name_problems, tie_problems, watch_problems
+from stackwise.plan.checks import (
+    best_problems,
+    crossing_problems,
+    delivered_fields,
+    drop_problems,
+    mix_problems,
+    name_problems,
+    tie_problems,
+    watch_problems,
+)
 from stackwise.plan.curves import Curves
 from stackwise.plan.evaluations import EvaluationPlan, evaluation_plan
 from stackwise.plan.extents import counts_epochs, extent_of
@@ -82,6 +91,8 @@ class _Planner:
         drafted = [self._draft(phase.config) for phase in phases]
         self.problems += best_problems(self.experiment, self._tasks())
         observers = [self.drafts.of("observer", ref) for ref in self.experiment.observers]
+        start = self.experiment.phases[0].model.start
+        form = self.drafts.of("format", start.format) if start is not None and start.format is not None else None
         self._collect(phases[0].config)
         for phase, drafts in zip(phases, self._with_tokenizers(phases, drafted), strict=True):
             phase.joined = None if drafts is None else self._join(phase.config, drafts)
@@ -93,6 +104,7 @@ class _Planner:
         self.problems += vocabulary_problems(self.experiment, self._text_sources(phases, evaluations), self.tokenizers)
         self._check_drops(phases)
         observing = tuple(draft.part(self.drafts.settled(draft)) for draft in observers if draft is not None)
+        start_format = None if form is None else form.part(self.drafts.settled(form))
         self._collect(phases[-1].config)
         if self.problems or self.drafts.faults:
             self._stop()
@@ -100,7 +112,11 @@ class _Planner:
         self.problems += shortages(clock, schedule.phases, joined, self.experiment.phases, [declared_sizes(each) for each in joined])
         if self.problems:
             self._stop()
-        parts = [*observing, *(part for each in evaluations for part in each.state.sources.values())]
+        parts = [
+            *observing,
+            *((start_format,) if start_format else ()),
+            *(part for each in evaluations for part in each.state.sources.values()),
+        ]
         return self._whole(
             Plan(
                 experiment=self.experiment,
@@ -109,6 +125,7 @@ class _Planner:
                 joined=joined,
                 evaluations=evaluations,
                 observers=observing,
+                start_format=start_format,
                 providers=self._providers(joined, parts),
                 tokenizers=self.tokenizers,
             )
@@ -269,18 +286,12 @@ class _Planner:
     def _check_drops(self, phases: Sequence[_Phase]) -> None:
         """Fields to drop are those of any source of the run, evaluations' own included, since phases inherit what is dropped."""
         joined = [phase.joined.drafts for phase in phases if phase.joined is not None]
-        refs = [ref for each in self.experiment.evaluate for ref in (each.sources or {}).values()]
-        sources = [*(draft for drafts in joined for draft in drafts.sources.values()), *(self.drafts.of("loader", ref) for ref in refs)]
-        delivered = [_spec_of(draft) for draft in sources]
-        specs = [*delivered, *(draft.spec for drafts in joined for draft in drafts.transforms)]
-        known = len(joined) == len(phases) and all(isinstance(spec, BatchSpec) for spec in delivered)
-        fields = {
-            name
-            for spec in specs
-            for name in (spec.fields if isinstance(spec, BatchSpec) else spec.outputs if isinstance(spec, TransformSpec) else ())
-        }
+        if not any(phase.config.data.drop for phase in phases) or len(joined) < len(phases):
+            return
+        own = [self.drafts.of("loader", ref) for each in self.experiment.evaluate for ref in (each.sources or {}).values()]
+        fields = delivered_fields([*(draft for drafts in joined for draft in drafts.sources.values()), *own], joined)
         for phase in phases:
-            self.problems += drop_problems(phase.config, frozenset(fields) if known else None)
+            self.problems += drop_problems(phase.config, fields)
 
     def _text_sources(self, phases: Sequence[_Phase], evaluations: Sequence[EvaluationPlan]) -> list[TextSource]:
         own = {config.name for config in self.experiment.evaluate if config.sources is not None}
@@ -291,7 +302,9 @@ class _Planner:
 
     def _collect(self, phase: PhaseConfig) -> None:
         """Take over what the drafts collected, placed by the phase that asked."""
-        self.problems += [_placed(problem, phase) for problem in self.drafts.problems]
+        for problem in self.drafts.problems:
+            outside = problem.where is None and problem.path.partition(".")[0] in ("evaluate", "observers")
+            self.problems.append(self.experiment.problem(problem.path, problem.message) if outside else _placed(problem, phase))
         self.drafts.problems.clear()
 
     def _stop(self) -> NoReturn:
@@ -323,14 +336,6 @@ def _place(problem: Problem) -> tuple[str, int, int]:
 
 def _placed(problem: Problem, phase: PhaseConfig) -> Problem:
     return problem if problem.where is not None else attrs.evolve(problem, where=phase.locate(problem.path))
-
-
-def _spec_of(draft: Draft | None) -> Spec | None:
-    """What a source delivers; None where it cannot say, of which the junctions tell."""
-    try:
-        return None if draft is None else draft.spec
-    except UserError:
-        return None
 
 
 def _lookahead(task: Draft) -> int:

@@ -27,6 +27,8 @@ class Plan:
     """One a phase: filled drafts, specs and bridges."""
     evaluations: tuple[EvaluationPlan, ...] = ()
     observers: tuple[Part, ...] = ()
+    start_format: Part | None = None
+    """Format of the folder that the run begins from, where the config names one."""
     providers: tuple[Provider, ...] = ()
     """The providers that this plan uses."""
     max_rows: int | None = None

@@ -32,6 +32,7 @@ from stackwise.planes.model.module import Model
 from stackwise.planes.model.plane import ModelPlane
 from stackwise.planes.model.state import load_named_tensors, named_tensors
 from stackwise.planes.model.whole import own_tensors
+from stackwise.saved.formats import write_folder
 from stackwise.saved.model import left_out, model_at
 from stackwise.storage.checkpoints.store import Checkpoint, CheckpointStore
 from stackwise.storage.run_directory import CHECKPOINTS, CONFIG, final_weights
@@ -152,8 +153,8 @@ def refuse_unheld(about: Mapping[str, Any], place: Path) -> None:
         )
 
 
-def export(run: Path, directory: Path, step: int | None = None) -> int:
-    """Write the weights of a run where `load_exported` finds all it needs.
+def export(run: Path, directory: Path, step: int | None = None, form: str | None = None) -> int:
+    """Write the weights of a run where `load_exported` finds all it needs, or as a folder of another tool's format.
 
     The model is built from its description and loaded first, so what is written is known to load.
 
@@ -161,6 +162,7 @@ def export(run: Path, directory: Path, step: int | None = None) -> int:
         run: a run directory; it is only read.
         directory: a new directory; its parents are made.
         step: the checkpoint to take; the final weights when left out.
+        form: name of an installed format.
 
     Returns:
         The step of the weights.
@@ -185,7 +187,10 @@ def export(run: Path, directory: Path, step: int | None = None) -> int:
         raise UserError(f"{run} has no final weights, as it has not finished: choose a checkpoint with --step (there: {steps})")
     with disk_errors(directory, "nothing of it is left"):
         directory.parent.mkdir(parents=True, exist_ok=True)
-    save_weights(named_tensors(model), directory, about, tokenizers)
+    if form is None:
+        save_weights(named_tensors(model), directory, about, tokenizers)
+    else:
+        write_folder(model, about, directory, form, run)
     return int(about["step"])
 
 

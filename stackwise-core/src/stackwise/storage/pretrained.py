@@ -34,6 +34,11 @@ def read_pretrained(path: Path) -> dict[str, torch.Tensor]:
         raise UserError(f"model.start.from: {file} is no readable safetensors file: {error}") from None
 
 
+def is_ours(directory: Path) -> bool:
+    """Whether a directory is a run, or holds weights with canonical names."""
+    return (directory / CONFIG).is_file() or (directory / WEIGHTS).is_file()
+
+
 def states_left_out(path: Path) -> tuple[str, ...]:
     """Names of the states that the weights at a path leave out, as far as a description beside them says so.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -516,6 +517,20 @@ class Greedy(Nothing):
             event.metrics.pop("loss")  # type: ignore[attr-defined]  # what is wrong with it
 
 
+class Turning(sound.Folder):
+    def write(self, model: Any, folder: Any, origin: Any) -> None:
+        for parameter in model.parameters():
+            parameter.data = parameter.data.flip(0)
+        super().write(model, folder, origin)
+        for parameter in model.parameters():
+            parameter.data = parameter.data.flip(0)
+
+
+class Trusting(sound.Folder):
+    def read(self, folder: Any) -> Any:
+        return self.take(json.loads((folder / "tiny.json").read_text()))
+
+
 nothing, without_prepare = of(Nothing), of(WithoutPrepare)
 reseeding, stateless, unsqueezed = of(Reseeding), of(Stateless), of(Unsqueezed)
 entropic, exploding, unused, reading = of(Entropic), of(Exploding), of(Unused), of(Reading)
@@ -529,3 +544,4 @@ padding, averaging, leaking, rolling = of(Padding), of(Averaging), of(Leaking), 
 loaded, halved, idle = of(Loaded), of(Halved), of(Idle)
 warm, sinking, chatty, amnesic = of(Warm), of(Sinking), of(Chatty), of(Amnesic)
 closed, greedy = of(Closed), of(Greedy)
+turning, trusting = of(Turning), of(Trusting)

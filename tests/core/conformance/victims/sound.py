@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,34 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from stackwise import BatchSpec, BuildContext, ParameterGroup
+from stackwise import BatchSpec, BuildContext, ParameterGroup, StoredModel, UserError
+
+
+class Folder:
+    """A tiny model as JSON."""
+
+    def __init__(self, options: Any) -> None:
+        self.options = options
+
+    def example(self) -> Any:
+        rack = {"use": "transformer.decoder", "width": 4, "heads": 2, "stacks": [{"base": 1}]}
+        return {"embedding": {"use": "transformer.token", "vocab": 5}, "rack": rack, "head": {"use": "transformer.lm"}}
+
+    def recognises(self, folder: Path) -> bool:
+        return (folder / "tiny.json").is_file()
+
+    def read(self, folder: Path) -> StoredModel:
+        try:
+            return self.take(json.loads((folder / "tiny.json").read_text()))
+        except ValueError as error:
+            raise UserError(f"{folder / 'tiny.json'}: {error}") from None
+
+    def take(self, saved: Any) -> StoredModel:
+        return StoredModel(model=self.example(), tensors={name: torch.tensor(values) for name, values in saved.items()})
+
+    def write(self, model: Any, folder: Path, origin: Path | None) -> None:
+        saved = {name: parameter.tolist() for name, parameter in model.named_parameters()}
+        (folder / "tiny.json").write_text(json.dumps(saved, indent=self.options.indent))
 
 
 class Embedding(nn.Module):
@@ -337,6 +365,10 @@ def build_reaction(options: Any, context: BuildContext) -> Any:
 
 def build_observer(options: Any, context: BuildContext) -> Any:
     return Observer(options)
+
+
+def build_format(options: Any, context: BuildContext) -> Any:
+    return Folder(options)
 
 
 def build_masked(options: Any, context: BuildContext) -> Any:

@@ -120,6 +120,11 @@ class ObserverOptions:
     path: str = option("events.txt", doc="file that gets a line an event")
 
 
+@frozen(kw_only=True)
+class FormatOptions:
+    indent: int = option(0, doc="spaces before an entry of the file")
+
+
 # -- right, though few do it so ---------------------------------------------------------------------------------------
 
 

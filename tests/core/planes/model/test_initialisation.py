@@ -87,7 +87,7 @@ def shifted() -> nn.Module:
     return layer
 
 
-def test_one_seed_is_one_model_whatever_was_drawn_before_and_leaves_the_generators_as_they_were() -> None:
+def test_one_seed_is_one_model_whatever_was_drawn_before_and_no_generator_moves() -> None:
     first = begun(config(shifted))
     torch.rand(3), numpy.random.rand(3), random.random()
     state = torch.get_rng_state(), numpy.random.get_state()[1].tolist(), random.getstate()  # type: ignore[index]  # the old form

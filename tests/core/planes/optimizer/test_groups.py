@@ -68,7 +68,7 @@ def test_the_size_of_the_model_the_reaction_and_the_warm_up_are_factors_on_rates
     assert {group["weight_decay"] for group in plane.optimizer.param_groups} == {0.5}
 
 
-def test_at_entry_a_curve_is_evaluated_for_the_factory_and_to_put_it_in_force_and_a_constant_one_never_again() -> None:
+def test_at_entry_a_curve_is_evaluated_twice_and_a_constant_one_never_again() -> None:
     asked: list[float] = []
 
     class Counted(Curve):

@@ -122,7 +122,7 @@ def test_a_finished_optimizer_cannot_change_what_it_trains() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_where_another_class_comes_of_the_same_component_what_trained_elsewhere_is_left_at_what_was_judged(dtype: torch.dtype) -> None:
+def test_where_the_class_changes_weights_that_trained_elsewhere_are_left_as_they_were_judged(dtype: torch.dtype) -> None:
     classes = iter([schedulefree.AdamWScheduleFree, torch.optim.Adam])
 
     def changing(part: Part, t: float, groups: Sequence[ParameterGroup]) -> torch.optim.Optimizer:

@@ -95,7 +95,7 @@ def test_a_group_that_cannot_have_one_count_is_refused(late: bool) -> None:
         plane.enter(state(), {**parameters, **(named("c") if late else {})}, 0.5, receipt=receipt)
 
 
-def test_what_is_thawed_goes_on_with_the_count_and_the_rule_it_was_frozen_with_also_when_it_was_saved_between() -> None:
+def test_what_is_thawed_goes_on_with_its_count_and_rule_also_when_saved_between() -> None:
     def of_rules(part: Part, t: float, groups: Sequence[ParameterGroup]) -> torch.optim.Optimizer:
         powers: dict[str, dict[str, int]] = {"default": {"step": 0, "exp_avg": 1, "exp_avg_sq": 2}, "first": {"exp_avg": 1}}
         optimizer = adam(part, t, groups)
@@ -126,7 +126,7 @@ def test_what_is_thawed_goes_on_with_the_count_and_the_rule_it_was_frozen_with_a
         }
 
 
-def test_an_optimizer_with_a_closure_or_for_sparse_gradients_is_refused_with_what_to_write_instead() -> None:
+def test_an_optimizer_with_a_closure_or_for_sparse_gradients_is_refused_with_the_way_out() -> None:
     for kind, way_out in ((torch.optim.LBFGS, "AdamW or SGD"), (torch.optim.SparseAdam, r"torch\.optim\.Adam$")):
         parameters = named("a")
         with pytest.raises(UserError, match=way_out):

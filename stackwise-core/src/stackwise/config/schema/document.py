@@ -9,7 +9,8 @@ import attrs
 
 from stackwise.config import DataConfig, EnterConfig, EvaluateConfig, GroupConfig, ModelConfig, OptimizerConfig, RunConfig
 from stackwise.config.keys import FORMAT, IN_PHASE, PLANES, SECTIONS
-from stackwise.config.planes import WeightAdapterConfig
+from stackwise.config.merging import REPLACE
+from stackwise.config.planes import StartConfig, WeightAdapterConfig
 from stackwise.config.schema.annotations import Schema, class_schema, nullable, option_schema, time_definitions, told_of
 from stackwise.contracts.components import Kind
 from stackwise.contracts.options import config_key, scheduled_fields
@@ -28,6 +29,7 @@ _REFERENCES: Mapping[tuple[str, str], Kind] = {
     ("OptimizerConfig", "part"): "optimizer",
     ("OptimizerConfig", "reaction"): "reaction",
     ("EnterConfig", "growth"): "growth",
+    ("StartConfig", "format"): "format",
     ("EvaluateConfig", "sources"): "loader",
 }
 """Class and attribute that hold components → their kind."""
@@ -95,7 +97,9 @@ def _section(name: str, whole: bool) -> Schema:
     if name == "optimizer":
         return {"$ref": f"#/$defs/optimizer-{'component' if whole else 'delta'}"}
     if name == "data":
-        return _class(DataConfig, whole=whole)
+        data = _class(DataConfig, whole=whole)
+        data["properties"] |= {key: _replaceable(data["properties"][key]) for key in ("mix", "rename")}
+        return data
     schema = _class(ModelConfig, whole=whole, left_out=("module",))
     schema["properties"]["module"] = {"type": "null"} | told_of(attrs.fields_dict(ModelConfig)["module"])  # no file can hold one
     return schema
@@ -110,6 +114,8 @@ def _class(cls: type, *, whole: bool, left_out: tuple[str, ...] = ()) -> Schema:
             schema["properties"][config_key(attribute)] = nullable(_reference(cls, attribute, whole)) | told_of(attribute)
             if whole and attribute.default is attrs.NOTHING:
                 schema.setdefault("required", []).append(config_key(attribute))
+    if cls is ModelConfig:
+        schema["properties"]["start"] = nullable(_class(StartConfig, whole=whole)) | told_of(attrs.fields_dict(cls)["start"])
     return schema
 
 
@@ -130,7 +136,15 @@ _JUNCTIONS = ("embedding-rack", "rack-head")
 
 
 def _named(entry: Schema) -> Schema:
-    return {"type": "object", "propertyNames": _NAMES, "additionalProperties": entry}
+    return _replaceable({"type": "object", "propertyNames": _NAMES, "additionalProperties": entry})
+
+
+def _replaceable(names: Schema) -> Schema:
+    """A map of chosen names, added to those that were there or, under `replace`, in their place."""
+    told: Schema = {key: value for key, value in names.items() if key in ("description", "examples", "default")}
+    names = {key: value for key, value in names.items() if key not in told}
+    replace: Schema = {"type": "object", "properties": {REPLACE: names}, "required": [REPLACE], "additionalProperties": False}
+    return {**told, "anyOf": [names, replace]}
 
 
 # -- components -------------------------------------------------------------------------------------------------------

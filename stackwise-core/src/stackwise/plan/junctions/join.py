@@ -129,10 +129,12 @@ def _attention(sides: Mapping[str, Side]) -> str | None:
 
 
 def _read_before(transforms: tuple[Draft, ...]) -> frozenset[str] | None:
-    """The fields that transforms say they read; None with a transform given in code that says nothing."""
-    if any(draft.registered is None and draft.spec is None for draft in transforms):
+    """The fields that transforms say they read; None with a transform given in code that says nothing, or one with a mistake."""
+    mistakes: list[Problem] = []  # told where the fields of a source are followed
+    specs = [(draft, _spec(draft, mistakes)) for draft in transforms]
+    if mistakes or any(draft.registered is None and spec is None for draft, spec in specs):
         return None
-    return frozenset(name for draft in transforms if isinstance(draft.spec, TransformSpec) for name in draft.spec.inputs)
+    return frozenset(name for _, spec in specs if isinstance(spec, TransformSpec) for name in spec.inputs)
 
 
 def _transformed(spec: BatchSpec, source: Draft, transforms: tuple[Draft, ...], problems: list[Problem]) -> BatchSpec:

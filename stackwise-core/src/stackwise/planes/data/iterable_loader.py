@@ -37,6 +37,11 @@ class IterableLoader:
         self._next_key, self._start_key = stream_key(seed, "next"), stream_key(seed, "start")
         self._taken = 0
 
+    @property
+    def workers(self) -> int:
+        """Processes of the source's own that read for it."""
+        return int(getattr(self._source, "num_workers", 0) or 0)
+
     def get_batch_spec(self) -> BatchSpec:
         """Nothing is known of the fields before the first batch."""
         return BatchSpec(fields={})
@@ -77,7 +82,15 @@ class IterableLoader:
 
     def _named(self, batch: object) -> Batch:
         """The batch by field: a mapping is one, and the entries of a tuple are named by itself or by the config."""
-        place = f"batch {self._taken}"
+        by_field = batch if isinstance(batch, dict) and not self._fields else self._by_field(batch, f"batch {self._taken}")
+        for name, value in by_field.items():
+            if not isinstance(value, torch.Tensor):
+                raise DataError(
+                    f"'{name}' of batch {self._taken} is a {type(value).__name__}, and a field is a tensor: convert it, or leave it out"
+                )
+        return by_field
+
+    def _by_field(self, batch: object, place: str) -> Mapping[str, Any]:
         if isinstance(batch, Sequence) and not isinstance(batch, str):
             names = self._fields or getattr(batch, "_fields", ())
             if not names:
@@ -87,16 +100,13 @@ class IterableLoader:
                 )
             if len(names) != len(batch):
                 raise DataError(f"{place} has {len(batch)} entries, and data.fields names {len(names)}: {', '.join(names)}")
-            batch = dict(zip(names, batch, strict=True))
-        elif self._fields and isinstance(batch, Mapping):
+            return dict(zip(names, batch, strict=True))
+        if self._fields and isinstance(batch, Mapping):
             raise DataError(
                 f"{place} names its own fields ({', '.join(batch)}), so data.fields has nothing to name: leave it out, or rename"
             )
         if not isinstance(batch, Mapping):
             raise DataError(f"{place} is a {type(batch).__name__}: a batch is a mapping of field name → tensor")
-        for name, value in batch.items():
-            if not isinstance(value, torch.Tensor):
-                raise DataError(f"'{name}' of {place} is a {type(value).__name__}, and a field is a tensor: convert it, or leave it out")
         return batch
 
     def _is_empty(self) -> DataError:
@@ -112,12 +122,48 @@ class ListLoader(IterableLoader):
         return self._source[self._taken % len(self._source)]
 
 
-class ReplayedLoader(IterableLoader):
-    """An iterable that keeps no state: a resume reads it again from its start, and holds its first batch against the one it began with."""
+class RepeatedLoader(IterableLoader):
+    """An iterable, begun again wherever it ends. One with a length is held to it, because epochs are counted by it."""
 
     def __init__(self, source: Any, seed: int = 0, fields: Sequence[str] = ()) -> None:
         super().__init__(source, seed, fields)
         self._iterator: Iterator[object] | None = None
+        self._number = 0
+        """Batches of the present epoch so far."""
+
+    def _next(self) -> object:
+        for _ in range(2):
+            if self._iterator is None:
+                with seeded(step_seed(self._start_key, self._taken)):
+                    self._iterator = iter(self._source)
+            with seeded(step_seed(self._next_key, self._taken)):
+                batch = next(self._iterator, None)
+            self._hold_to_length(over=batch is None)
+            if batch is not None:
+                self._number += 1
+                return batch
+            self._iterator, self._number = None, 0
+            self._end()
+        raise self._is_empty()
+
+    def _hold_to_length(self, *, over: bool) -> None:
+        length, number = length_of(self._source), self._number
+        if length is None or (number == length if over else number < length):
+            return
+        raise DataError(
+            f"a {type(self._source).__name__} has a length of {length} and delivers {number if over else 'more'} batches an epoch: "
+            "mend its __len__, because epochs are counted by it"
+        )
+
+    def _end(self) -> None:
+        """An epoch is over."""
+
+
+class ReplayedLoader(RepeatedLoader):
+    """An iterable that keeps no state: a resume reads it again from its start, and holds its first batch against the one it began with."""
+
+    def __init__(self, source: Any, seed: int = 0, fields: Sequence[str] = ()) -> None:
+        super().__init__(source, seed, fields)
         self._one_shot = isinstance(source, Iterator)
         if length_of(source) is None:
             self.inexact = (
@@ -129,20 +175,14 @@ class ReplayedLoader(IterableLoader):
         self._first: str | None = None
 
     def _next(self) -> object:
-        for _ in range(2):
-            if self._iterator is None:
-                with seeded(step_seed(self._start_key, self._taken)):
-                    self._iterator = iter(self._source)
-            with seeded(step_seed(self._next_key, self._taken)):
-                batch = next(self._iterator, None)
-            if batch is not None:
-                if not self._taken:
-                    self._recognise(batch)
-                return batch
-            if self._one_shot:
-                raise DataError(f"the iterator of batches ran out after {self._taken}: give a list, or an iterable that can start over")
-            self._iterator = None
-        raise self._is_empty()
+        batch = super()._next()
+        if not self._taken:
+            self._recognise(batch)
+        return batch
+
+    def _end(self) -> None:
+        if self._one_shot:
+            raise DataError(f"the iterator of batches ran out after {self._taken}: give a list, or an iterable that can start over")
 
     def _recognise(self, batch: object) -> None:
         digest = blake2b(digest_size=16)
@@ -169,7 +209,7 @@ class ReplayedLoader(IterableLoader):
         if self._taken > state["taken"] or not self._one_shot:
             if self._one_shot:
                 raise DataError("an iterator cannot go back: give a list, or an iterable that can start over")
-            self._iterator, self._taken = None, 0
+            self._iterator, self._taken, self._number = None, 0, 0
             if self._generator is not None and self._order is not None:
                 self._generator.set_state(self._order)
         self._first = state["first"] or self._first
@@ -177,36 +217,23 @@ class ReplayedLoader(IterableLoader):
             self.take(None, None)
 
 
-class StatefulLoader(IterableLoader):
+class StatefulLoader(RepeatedLoader):
     """An iterable that knows its own place: `state_dict` and `load_state_dict`, as torchdata's StatefulDataLoader has them."""
 
     def __init__(self, source: Any, seed: int = 0, fields: Sequence[str] = ()) -> None:
         super().__init__(source, seed, fields)
-        self._iterator: Iterator[object] | None = None
         sampler = getattr(source, "sampler", None)
         own = getattr(sampler, "generator", None)
         if isinstance(own, torch.Generator) and source.generator is None and type(sampler).__module__.startswith("torchdata."):
             own.manual_seed(step_seed(self._start_key, 0))  # torchdata made it, from a seed that every process draws anew
 
-    def _next(self) -> object:
-        for _ in range(2):
-            if self._iterator is None:
-                with seeded(step_seed(self._start_key, self._taken)):
-                    self._iterator = iter(self._source)
-            with seeded(step_seed(self._next_key, self._taken)):
-                batch = next(self._iterator, None)
-            if batch is not None:
-                return batch
-            self._iterator = None
-        raise self._is_empty()
-
     def state_dict(self) -> dict[str, Any]:
-        """How many batches were taken, and the state of the iterable."""
-        return {"taken": self._taken, "source": self._source.state_dict()}
+        """How many batches were taken, in all and of the present epoch, and the state of the iterable."""
+        return {"taken": self._taken, "number": self._number, "source": self._source.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Hand the iterable its state; the next batch begins an iteration of it."""
-        self._iterator, self._taken = None, state["taken"]
+        self._iterator, self._taken, self._number = None, state["taken"], state["number"]
         self._source.load_state_dict(state["source"])
 
 

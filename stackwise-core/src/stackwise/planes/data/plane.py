@@ -29,12 +29,16 @@ from stackwise.timeline.streams import step_seed, stream_key
 BuildLoader = Callable[[str, Part], Any]
 
 
+_Takes = tuple[tuple[tuple[str, int | None], ...], ...]
+"""For each micro-batch of a step the sources it takes from, and how many rows of each."""
+
+
 class _Planned(NamedTuple):
     """One step before it is read: what each micro-batch takes of each source."""
 
     step: int
     seq_len: int | None
-    takes: tuple[tuple[tuple[str, int | None], ...], ...]
+    takes: _Takes
     debts: dict[str, int]
     """Those of the mixture after this step."""
 
@@ -73,6 +77,12 @@ class DataPlane:
         self._sources: dict[str, Source] = {}
         self._parked: dict[str, Source] = {}
         """Sources a phase dropped: they keep their read position for a later phase that names them again."""
+        self._following: list[Source] = []
+        """Sources with options that follow time."""
+        self._only: str | None = None
+        """The source, where there is one alone."""
+        self._finishes = False
+        """Whether anything is done to a batch that was read."""
         self._limits: dict[str, tuple[int, int]] = {}
         """Of fields whose values a source does not say: those that the task takes."""
         self._drops: frozenset[str] = frozenset()
@@ -113,6 +123,9 @@ class DataPlane:
         self._drops = frozenset(bridge.field for bridge in state.bridges if bridge.kind == "drop")
         self._parked = {name: source for name, source in known.items() if name not in sources}
         self._sources, self._state, self._lookahead = sources, state, lookahead
+        self._following = [source for source in sources.values() if source.part.curves]
+        self._only = next(iter(sources)) if len(sources) == 1 else None
+        self._finishes = bool(self._transforms or self._limits or self._device)
 
     def open(self, moments: Iterator[Moment]) -> None:
         """Begin to read ahead for the steps that are left of a phase."""
@@ -254,18 +267,16 @@ class DataPlane:
 
     def _produce(self, moment: Moment) -> list[Batch]:
         self._transforms.begin(moment)
-        planned = self._next_planned(moment)
+        planned = self._next_planned(moment) if self._workers and self._open else self._plan(moment)
         try:
             batches = [self._read(takes, planned.seq_len) for takes in planned.takes]
         except ReaderStopped as error:
             raise ReaderStopped(f"step {moment.step}, {error}") from error
         self._debts = planned.debts
-        return [self._finish(batch, moment) for batch in batches]
+        return [self._finish(batch, moment) for batch in batches] if self._finishes else batches
 
     def _next_planned(self, moment: Moment) -> _Planned:
-        """The plan of a step; with reader processes the coming steps are planned, and asked for, as well."""
-        if not (self._workers and self._open):
-            return self._plan(moment)
+        """The plan of a step; the coming steps are planned, and asked of the reader processes, as well."""
         while len(self._planned) <= self._workers and (coming := next(self._coming, None)) is not None:
             self._planned.append(self._plan(coming))
         planned = self._planned.popleft()
@@ -275,19 +286,24 @@ class DataPlane:
     def _plan(self, moment: Moment) -> _Planned:
         assert self._state is not None
         shape = self._state.shape(moment.step)
-        for source in self._sources.values():
+        for source in self._following:
             source.follower.apply(moment.t)
-        takes = tuple(self._deal(self._state, moment, rows) for rows in shape.micro_batches)
+        takes = tuple([self._deal(self._state, moment, rows) for rows in shape.micro_batches])
+        if self._workers:
+            self._ask(takes, self._length(shape.seq_len))
+        return _Planned(moment.step, shape.seq_len, takes, self._mixture.debts)
+
+    def _ask(self, takes: _Takes, length: int | None) -> None:
+        """Ask the reader processes for what a step takes."""
         for name, rows in (pair for pairs in takes for pair in pairs):
             loader = self._sources[name].loader
             if isinstance(loader, ProcessLoader):
-                loader.ask(rows, self._length(shape.seq_len))
-        return _Planned(moment.step, shape.seq_len, takes, self._mixture.debts)
+                loader.ask(rows, length)
 
     def _deal(self, state: DataState, moment: Moment, rows: int | None) -> tuple[tuple[str, int | None], ...]:
         """Source → rows of one micro-batch."""
-        if len(self._sources) == 1:
-            return ((next(iter(self._sources)), rows),)
+        if self._only is not None:
+            return ((self._only, rows),)
         if rows is None:
             raise DataError(f"{len(self._sources)} sources are mixed row by row: declare data.batch_size")
         return tuple(self._mixture.take({name: curve(moment.t) for name, curve in state.mix.items()}, rows).items())

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,3 +40,54 @@ def seeded(seed: int) -> Iterator[None]:
         torch.default_generator.set_state(before[0])
         random.setstate(before[1])
         mtrand.set_bit_generator(before[2])
+
+
+class OwnDraws:
+    """A place of training's own in numpy's and Python's generators: what it draws depends on the seed and on its own draws alone.
+
+    `with draws:` is training's turn. numpy's bit generator is exchanged for the turn. Python's cannot be, and its state is dear to copy, so
+    training's place stays in it between turns, and a twin that draws along tells by the next 64 bits whether anybody drew: then, and only
+    then, the state is copied. Whoever else draws from Python's goes on with numbers of their own from then on.
+
+    A normal number that a generator holds back for the next call is dropped at the end of a turn.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._bits, self._twin = np.random.MT19937(), random.Random(seed)
+        np.random.RandomState(self._bits).seed(seed & 0xFFFFFFFF)
+        self._their_bits: Any = None
+        self._their_state: Any = None
+        """Python's, of everybody else; None as long as nobody else draws."""
+
+    def begin(self) -> None:
+        """Put training's place into Python's generator, so that turns cost nothing until somebody draws."""
+        if self._their_state is None:
+            random.setstate(self._twin.getstate())
+
+    def __enter__(self) -> None:
+        self._their_bits = mtrand.get_bit_generator()
+        mtrand.set_bit_generator(self._bits)
+        if random.getrandbits(64) != self._twin.getrandbits(64):
+            self._their_state = random.getstate()
+            random.setstate(self._twin.getstate())
+
+    def __exit__(self, *error: object) -> None:
+        mtrand.set_bit_generator(self._their_bits)
+        if random.getrandbits(64) != self._twin.getrandbits(64):
+            version, words, _ = random.getstate()
+            self._twin.setstate((version, words, None))
+            random.setstate((version, words, None))
+        if self._their_state is not None:
+            random.setstate(self._their_state)
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Both places, as the 624 words and the position of each Mersenne twister."""
+        place = self._bits.state["state"]
+        return {"python": torch.tensor(self._twin.getstate()[1]), "numpy": torch.tensor([*place["key"].tolist(), place["pos"]])}
+
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Go on where `state_dict` was taken."""
+        self._twin.setstate((random.Random.VERSION, tuple(state["python"].tolist()), None))
+        *key, position = state["numpy"].tolist()
+        self._bits.state = {"bit_generator": "MT19937", "state": {"key": np.array(key, np.uint32), "pos": position}}
+        self.begin()

@@ -94,8 +94,8 @@ class Precision(nn.Module):
         )
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """The hidden state `[B, T, D]`, converted."""
-        return hidden.to(self.dtype)
+        """The hidden state `[B, T, D]`, converted; numbers that are not floating, as the ids that a whole module takes, stay."""
+        return hidden.to(self.dtype) if hidden.is_floating_point() else hidden
 
 
 def torch_dtype(name: str) -> torch.dtype:

@@ -17,7 +17,7 @@ from stackwise.curriculum.bridges import Bridge
 from stackwise.errors import SelectorError
 from stackwise.planes.model.bridges import Field, Precision, fields_across, hidden_bridges, take
 from stackwise.planes.model.weight_adapters import Attached, WeightAdapters, attach
-from stackwise.planes.model.whole import Fields, explain_dtypes
+from stackwise.planes.model.whole import Fields, Outputs, explain_dtypes
 
 
 class Model(nn.Module):
@@ -76,6 +76,8 @@ class Model(nn.Module):
             self._bridges = tuple(bridges)
         if isinstance(self.embedding, Fields):
             self.embedding.read(self.rack)
+        if isinstance(self.head, Outputs) and self.precision:
+            self.head.dtype = torch.float32
         self._inputs = fields_across(_fields_of(self.embedding), self._into("embedding"))
         at_rack = [b for b in self._into("rack") if b.junction == "task-rack"]
         self._side = fields_across(_side_of(self.rack), at_rack)
@@ -102,7 +104,7 @@ class Model(nn.Module):
             hidden = self.rack(hidden, **side)
         except RuntimeError:
             if self.declared is not None:
-                explain_dtypes(self.rack, self._inputs[0].name, hidden)
+                explain_dtypes(self.rack, {self._inputs[0].name: hidden, **side})
             raise
         for step in self._before_head:
             hidden = step(hidden)
@@ -122,7 +124,7 @@ class Model(nn.Module):
         for i, adapter in enumerate(self.adapters.get_submodule(junction).children() if junction in self.adapters else ()):
             steps += [hidden_bridges(self._into(f"adapter:{junction}:{i}")), adapter]
         steps.append(hidden_bridges(b for b in self._into(role) if b.junction == junction))
-        if self.precision:
+        if self.precision and not isinstance(self.head if role == "head" else None, Outputs):
             steps.append(Precision(self.precision.get(role, "float32")))
         return tuple(step for step in steps if step is not None)
 

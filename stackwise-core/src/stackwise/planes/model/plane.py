@@ -30,7 +30,7 @@ from stackwise.planes.model.difference import (
 from stackwise.planes.model.gates import Gates, gated_modules
 from stackwise.planes.model.initialisation import check_shapes
 from stackwise.planes.model.module import Model, explaining_ties
-from stackwise.planes.model.start import check_start
+from stackwise.planes.model.start import check_start, fill_start
 from stackwise.planes.model.state import (
     Tensors,
     carry_state,
@@ -209,8 +209,9 @@ class ModelPlane:
         new.wire()
         residual_outputs, path = new.rack_spec.residual_outputs, f"rack.{new.rack_spec.block_path}"
         source = sources(path, boundary.blocks if before is not None else {}, replaced(before, state))
-        if before is None and self._start is not None:
-            old = old_state = check_start(old, new, drop)
+        start = old if before is None and self._start is not None else None
+        if start is not None:
+            start, old = check_start(start, new, drop)
         origin_of = origins(
             old,
             new,
@@ -225,7 +226,7 @@ class ModelPlane:
         if before is not None:
             self._settle_sources(state, new, origin_of, settle)
         merged = self._merge(before, state, new, source, settle) if boundary.enter.weight_adapters == "merge" else ()
-        receipt = load(old, new, origin_of, device=self._device, dtype_of=lambda name: _dtype(state.precision.get(_part_of(name))))
+        receipt = self._fill(start, old, new, origin_of, state)
         new.to(self._device)
         carry_state(old_state, new, source, self._changed_buffers())
         if before is not None:
@@ -233,6 +234,13 @@ class ModelPlane:
         self._put_in_place(new)
         self._built_buffers = {name: buffer.clone() for name, buffer in passing_buffers(self.model).items()}
         return evolve(receipt, merged=merged)
+
+    def _fill(self, start: Tensors | None, old: Tensors, new: Model, origins: Mapping[str, Origin], state: ModelState) -> ModelReceipt:
+        """Fill the new model from the weights to start from, or else from the old model."""
+        dtypes = {name: _dtype(state.precision.get(_part_of(name))) for name in origins}
+        if start is not None:
+            return fill_start(start, old, new, origins, device=self._device, dtype_of=dtypes.get)
+        return load(old, new, origins, device=self._device, dtype_of=dtypes.get)
 
     def _fresh(self, new: Model, boundary: Boundary, drop: Sequence[str]) -> set[str]:
         parameters = dict(new.named_parameters())

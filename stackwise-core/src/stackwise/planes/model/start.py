@@ -1,30 +1,33 @@
-"""Check the trained weights that a model starts from."""
+"""Check the trained weights that a model starts from, and fill it with them one by one."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import torch
 from torch import nn
 
+from stackwise.contracts.growth import CopyOf, Origin
 from stackwise.contracts.selectors import select
 from stackwise.errors import UserError
 from stackwise.planes.model.difference import WEIGHT_ADAPTERS
 from stackwise.planes.model.module import Model
-from stackwise.planes.model.state import EXTRA_STATE, Tensors, differences
+from stackwise.planes.model.state import EXTRA_STATE, Tensors, differences, write
+from stackwise.planes.model.transfer import ModelReceipt
 from stackwise.planes.model.whole import names_inside
 
 
-def check_start(tensors: Tensors, model: nn.Module, drop: Sequence[str]) -> Tensors:
+def check_start(tensors: Tensors, model: nn.Module, drop: Sequence[str]) -> tuple[Tensors, Tensors]:
     """Check that weights to start from fit the model, apart from dropped tensors and weight adapters that the weights do not have.
 
     Args:
-        tensors: the weights by name.
+        tensors: the weights by name. Where they have the attribute `shapes`, only that is looked at.
         model: the model to fill, already tied.
         drop: selectors of parameters to draw anew and of tensors to ignore.
 
     Returns:
-        The tensors to use.
+        The weights under the model's names, and what stands for those to use: each of the right shape, without values where `shapes` was
+        looked at.
 
     Raises:
         SelectorError: a selector that matches nothing, in the weights or in the model.
@@ -34,13 +37,53 @@ def check_start(tensors: Tensors, model: nn.Module, drop: Sequence[str]) -> Tens
         tensors = names_inside(model.rack, tensors)
     own = {name: tensor for name, tensor in model.state_dict(keep_vars=True).items() if name.rpartition(".")[2] != EXTRA_STATE}
     omitted = set(select(drop, dict.fromkeys((*own, *tensors))))
-    rest = {name: tensor for name, tensor in tensors.items() if name not in omitted}
+    shapes: Mapping[str, tuple[int, ...]] | None = getattr(tensors, "shapes", None)
+    if shapes is None:
+        rest = {name: tensor for name, tensor in tensors.items() if name not in omitted}
+    else:
+        rest = {name: torch.empty(shape, device="meta") for name, shape in shapes.items() if name not in omitted}
     if faults := differences(own, rest, omitted | _unknown_adapters(own, rest), dtypes=False):
         raise UserError(
             "the weights of model.start are not this model's; name in `drop` what is to start anew or to be left out:\n  "
             + "\n  ".join(faults)
         )
-    return rest
+    return tensors, rest
+
+
+def fill_start(
+    tensors: Tensors,
+    names: Collection[str],
+    model: nn.Module,
+    origins: Mapping[str, Origin],
+    *,
+    device: torch.device,
+    dtype_of: Callable[[str], torch.dtype | None],
+) -> ModelReceipt:
+    """Write weights to start from into a new model, each as it is read, so that no second model is in memory.
+
+    Args:
+        tensors: by name.
+        names: of those to use, checked.
+        model: the model to fill; its ties are made.
+        origins: canonical name → copied from the tensors, or fresh.
+        device: where the parameters live.
+        dtype_of: declared dtype of a parameter; None: as it was built.
+    """
+    copied, recast = {}, {}
+    for name, parameter in list(model.named_parameters()):
+        parameter.data = parameter.data.to(device, dtype_of(name) or parameter.dtype)
+        if not isinstance(origin := origins[name], CopyOf):
+            continue
+        tensor = tensors[origin.source]
+        parameter.data.copy_(tensor)
+        copied[name] = origin
+        if tensor.dtype != parameter.dtype:
+            recast[name] = tensor.dtype
+    for name, buffer in model.named_buffers():
+        if name in names:
+            write(buffer, tensors[name])
+    fresh = tuple(name for name in origins if name not in copied)
+    return ModelReceipt(copied=copied, fresh=fresh, dropped=tuple(name for name in names if name not in copied), recast=recast)
 
 
 def _unknown_adapters(own: Mapping[str, torch.Tensor], tensors: Tensors) -> set[str]:

@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from stackwise.contracts.specs import RackSpec
@@ -54,17 +55,25 @@ class Fields(nn.Module):
 class Outputs(nn.Module):
     """The head of a whole module: a tensor becomes the output `output`, a map of name → tensor stays one."""
 
+    dtype: torch.dtype | None = None
+    """Of floating outputs, where the module is held in another precision than it was built in; None: as they come."""
+
     def forward(self, outputs: Any) -> Mapping[str, Tensor]:
         """Named outputs.
 
         Raises:
             UserError: neither a tensor nor a map.
         """
-        if isinstance(outputs, Tensor):
-            return {"output": outputs}
-        if not isinstance(outputs, Mapping):
+        if not isinstance(outputs, Tensor | Mapping):
             raise UserError(f"the module returns a {type(outputs).__name__}: let its forward return a tensor, or a map of name → tensor")
-        return outputs
+        named: Mapping[str, Tensor] = {"output": outputs} if isinstance(outputs, Tensor) else outputs
+        if self.dtype is None:
+            return named
+        return {name: value.to(self.dtype) if _is_floating(value) else value for name, value in named.items()}
+
+
+def _is_floating(value: object) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
 
 
 def check_blocks(module: nn.Module, spec: RackSpec) -> None:
@@ -108,15 +117,15 @@ def check_unwrapped(module: nn.Module, path: str) -> None:
             )
 
 
-def explain_dtypes(module: nn.Module, field: str, values: Tensor) -> None:
+def explain_dtypes(module: nn.Module, fields: Mapping[str, Tensor]) -> None:
     """Say why a module failed on a batch, if it is that it holds another dtype than the batch.
 
     Raises:
         UserError: it does.
     """
     dtypes = {parameter.dtype for parameter in module.parameters()}
-    if values.is_floating_point() and dtypes and values.dtype not in dtypes:
-        held, given = (str(dtype).removeprefix("torch.") for dtype in (dtypes.pop(), values.dtype))
+    for field in (name for name, values in fields.items() if _is_floating(values) and dtypes and values.dtype not in dtypes):
+        held, given = (str(dtype).removeprefix("torch.") for dtype in (dtypes.pop(), fields[field].dtype))
         raise UserError(
             f"{type(module).__name__} holds {held} and the field '{field}' is {given}: give the data in {held}, convert it at the start of "
             f"forward, or build the module in {given} (`model: {{precision: {{rack: bfloat16}}}}` trains 16-bit parameters)"

@@ -59,6 +59,8 @@ class NamedOptimizer:
     def default_group(self) -> Mapping[str, Any]:
         """The torch group of the parameters that no declared group takes; the first one where groups take them all."""
         groups = self.torch.param_groups
+        if len(groups) == 1:
+            return groups[0]
         return next((group for group in groups if group.get("group") == "default"), groups[0])
 
     def entries(self) -> dict[str, dict[str, Any]]:

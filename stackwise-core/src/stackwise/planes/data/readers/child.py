@@ -13,7 +13,7 @@ import torch
 from attrs import frozen
 
 from stackwise.contracts.protocols import Batch, Loader, Skippable
-from stackwise.errors import ProviderError
+from stackwise.errors import DataError, ProviderError
 
 OPTIONAL_METHODS = ("epoch_size", "apply_values", "fingerprint")
 
@@ -99,6 +99,11 @@ def serve(connection: Connection, build: bytes, place: str) -> None:
     torch.set_num_threads(1)
     try:
         loader = pickle.loads(build)()
+        if not isinstance(loader, Loader):
+            raise DataError(
+                f"run.workers are processes that read a loader (take, state_dict, …), and this one is a {type(loader).__name__}: leave "
+                "run.workers out, and give a DataLoader its own num_workers"
+            )
         methods = [name for name in OPTIONAL_METHODS if callable(getattr(loader, name, None))]
         offers = {"spec": loader.get_batch_spec(), "state": loader.state_dict(), "methods": methods}
     except BaseException as error:  # also a SystemExit of the loader: the training process must learn of it

@@ -1,0 +1,166 @@
+"""The weights a run begins from, and the formats that read and write folders of other tools."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+
+from stackwise.config import structure_options
+from stackwise.contracts.components import BuildContext, Kind
+from stackwise.contracts.formats import StoredModel, WeightFormat
+from stackwise.contracts.options import config_key, dimension_fields
+from stackwise.errors import UserError, did_you_mean
+from stackwise.host.provider import Registered
+from stackwise.host.registry import Registry, blaming
+from stackwise.plan import Plan
+from stackwise.storage.pretrained import is_ours, read_pretrained
+from stackwise.storage.weights import WEIGHTS
+
+ROLES: tuple[Kind, ...] = ("embedding", "rack", "head")
+_ANYTHING = BuildContext(seed=0)
+
+
+def read_start(plan: Plan) -> Mapping[str, torch.Tensor]:
+    """The tensors that `model.start` names.
+
+    Raises:
+        UserError: nothing there that can be read, or a folder of another model than the config declares.
+        ProviderError: a format that fails.
+    """
+    start = plan.experiment.phases[0].model.start
+    assert start is not None  # whoever calls has looked
+    path = Path(start.from_)
+    if plan.start_format is None and (not path.is_dir() or is_ours(path)):
+        if start.differs:
+            raise UserError("model.start.differs: weights with canonical names say nothing of options: leave it out")
+        return read_pretrained(path)
+    try:
+        stored = read_folder(path, plan.registry, plan.start_format)
+    except UserError as error:
+        raise UserError(f"model.start.from: {error}") from None
+    _check_same(plan, stored, path, start.differs)
+    return stored.tensors
+
+
+def read_folder(folder: Path, registry: Registry, part: Any = None) -> StoredModel:
+    """The model of a folder.
+
+    Args:
+        folder: in a format that a provider knows.
+        registry: the installed components.
+        part: the format as a plan declares it; the one that recognises the folder when left out.
+
+    Raises:
+        UserError: no folder, no format or several that recognise it, or the format refuses it.
+        ProviderError: a format that fails.
+    """
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {folder}")
+    with blaming(registry.providers):
+        if part is None:
+            known = recognising(folder, registry)
+            options = known.load_options()()
+        else:
+            known, options = registry.get("format", part.id), part.options_at(0.0)
+        form: WeightFormat = known.build(options, _ANYTHING)
+        return form.read(folder)
+
+
+def recognising(folder: Path, registry: Registry) -> Registered:
+    """The one format that recognises a folder.
+
+    Raises:
+        UserError: none does, or several.
+    """
+    formats = registry.of_kind("format")
+    names = [known for known in formats if known.build(known.load_options()(), _ANYTHING).recognises(folder)]
+    if len(names) == 1:
+        return names[0]
+    if names:
+        raise UserError(f"{folder} may be of the formats {' and '.join(known.id for known in names)}: say which with `format: {{use: …}}`")
+    installed = ", ".join(known.id for known in formats) or "none"
+    raise UserError(
+        f"there are no weights at {folder}: no installed format ({installed}) recognises the folder, and {folder / WEIGHTS} is no file; "
+        "give a run directory, a directory of weights, a safetensors file, or a folder of such a format"
+    )
+
+
+def format_named(name: str, registry: Registry) -> tuple[Registered, WeightFormat]:
+    """A format by its id, or by the part of it behind the dot; its options at their defaults.
+
+    Raises:
+        UserError: no format of that name, or several.
+    """
+    formats = registry.of_kind("format")
+    found = [known for known in formats if name in (known.id, known.id.partition(".")[2])]
+    if len(found) != 1:
+        hint = did_you_mean(name, [known.id for known in formats])
+        raise UserError(f"'{name}' names {'several formats' if found else 'no installed format'}{hint}")
+    return found[0], found[0].build(found[0].load_options()(), _ANYTHING)
+
+
+def options_of(model: Mapping[str, Mapping[str, Any]], registry: Registry) -> dict[Kind, tuple[str, Any]]:
+    """Role → component and options of a `model` section, sizes left out filled from the parts that have them.
+
+    Raises:
+        UserError: options that a component refuses.
+    """
+    options: dict[Kind, tuple[str, Any]] = {}
+    sizes: dict[str, int] = {}
+    for role in ROLES:
+        node = dict(model[role])
+        use = node.pop("use")
+        made, _, problems = structure_options(registry.get(role, use).load_options(), node, f"model.{role}")
+        if problems:
+            raise UserError("; ".join(map(str, problems)))
+        options[role] = (use, made)
+        sizes |= {dim: value for name, dim in dimension_fields(type(made)).items() if (value := getattr(made, name)) is not None}
+    return {role: (use, attrs.evolve(made, **_open(made, sizes))) for role, (use, made) in options.items()}
+
+
+def _open(options: Any, sizes: Mapping[str, int]) -> dict[str, int]:
+    named = dimension_fields(type(options)).items()
+    return {name: sizes[dim] for name, dim in named if getattr(options, name) is None and dim in sizes}
+
+
+def _check_same(plan: Plan, stored: StoredModel, folder: Path, meant: tuple[str, ...]) -> None:
+    """Refuse a declared model that would compute something else with the folder's weights, but for options that are meant to differ.
+
+    Raises:
+        UserError: it is so; every difference is named.
+    """
+    differences = dict(_differences(plan, stored, folder))
+    for name in meant:
+        if name not in differences:
+            raise UserError(f"model.start.differs: {name} is as in {folder}, or no option that the folder has: leave it out")
+    if told := [sentence for name, sentence in differences.items() if name not in meant]:
+        raise UserError(
+            f"the model of {folder} is not the one declared; write its options (`stackwise init --from {folder}` prints them), or name in "
+            "model.start.differs what is meant to differ:\n  " + "\n  ".join(told)
+        )
+
+
+def _differences(plan: Plan, stored: StoredModel, folder: Path) -> Iterator[tuple[str, str]]:
+    """`<part>.<option>` → the sentence, for every option of the folder that is declared otherwise."""
+    state = plan.schedule.phases[0].state
+    assert state is not None  # a plan's phases are declared
+    for role in ROLES:
+        node, part = dict(stored.model[role]), getattr(state.model, role)
+        if (use := node.pop("use")) != part.id:
+            yield f"{role}.use", f"{role}.use is {part.id}, and {use} in the folder"
+            continue
+        options, _, problems = structure_options(plan.registry.get(role, use).load_options(), node, f"model.{role}")
+        if problems:
+            raise UserError(f"{folder}: " + "; ".join(map(str, problems)))
+        for attribute in attrs.fields(type(options)):
+            name, rules = f"{role}.{config_key(attribute)}", attribute.metadata
+            open_there = config_key(attribute) not in node and (rules.get("dimension") or rules.get("follows_task"))
+            if rules.get("scheduled") or open_there or name in stored.free:
+                continue
+            there, here = getattr(options, attribute.name), getattr(part.options, attribute.name)
+            if there != here:
+                yield name, f"{name} is {here}, and {there} in the folder"

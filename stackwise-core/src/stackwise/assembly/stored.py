@@ -1,0 +1,33 @@
+"""The model of a folder, built without its weights, so that options and tensors are known to fit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from stackwise.assembly.start import options_of
+from stackwise.assembly.workshop import build_module
+from stackwise.contracts.components import BuildContext, Kind
+from stackwise.contracts.formats import StoredModel
+from stackwise.curriculum.parts import Part
+from stackwise.host.registry import Registry
+from stackwise.planes.model.module import Model
+from stackwise.planes.model.start import check_start
+
+
+def build_stored(stored: StoredModel, registry: Registry, device: str = "meta") -> Model:
+    """The model of a folder, without its weights.
+
+    Raises:
+        UserError: options that a component refuses, or tensors that are not this model's.
+    """
+    with torch.device(device):
+        parts: dict[Kind, Any] = {
+            role: build_module(Part(kind=role, id=use, options=made), registry, BuildContext(seed=0))
+            for role, (use, made) in options_of(stored.model, registry).items()
+        }
+    model = Model(parts["embedding"], parts["rack"], parts["head"])
+    model.wire()
+    check_start(stored.tensors, model, ())
+    return model

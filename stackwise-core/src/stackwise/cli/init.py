@@ -1,0 +1,79 @@
+"""`stackwise init`: a config to begin with."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import click
+
+from stackwise.contracts.options import config_key
+from stackwise.errors import UserError
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  stackwise init --from pretrained/SmolLM2-135M
+  stackwise init --from pretrained/SmolLM2-135M --output model.yaml
+
+\b
+A config takes it over with `extends: model.yaml` and says what else there is: run, task, data, optimizer.
+
+Exit codes: 0 done, 2 the folder or the file is at fault, 3 a provider's defect.
+"""
+)
+@click.option(
+    "--from", "folder", type=click.Path(path_type=Path), required=True, help="Folder with a trained model, of an installed format."
+)
+@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="File to write; it must not exist. [default: print]")
+def init(folder: Path, output: Path | None) -> None:
+    """Write the section `model:` of a config for the trained model in a folder.
+
+    Every tensor of the folder is held against the model that the section declares, by name and shape; nothing is downloaded.
+    """
+    from stackwise.assembly.start import read_folder
+    from stackwise.assembly.stored import build_stored
+    from stackwise.host.discovery import discover
+
+    registry = discover()
+    stored = read_folder(folder, registry)
+    model = build_stored(stored, registry)
+    count = sum(parameter.numel() for parameter in model.parameters())
+    text = "\n".join(_lines(folder, stored.model, stored.notes, count, registry)) + "\n"
+    if output is None:
+        click.echo(text, nl=False)
+        return
+    if output.exists():
+        raise UserError(f"{output} exists already: give another file, or remove it")
+    output.write_text(text, encoding="utf-8")
+    click.echo(f"wrote {output}: {count:,} parameters; take it over with `extends: {output.name}`")
+
+
+def _lines(folder: Path, model: Mapping[str, Mapping[str, Any]], notes: tuple[str, ...], count: int, registry: Any) -> Iterator[str]:
+    """The section as YAML, each option with what it is."""
+    yield f"# The model of {folder}: {count:,} parameters."
+    yield from (f"# {note}" for note in notes)
+    yield "model:"
+    yield f"  start: {{from: {_flow(str(folder))}}}"
+    for role, node in model.items():
+        fields = attrs.fields(registry.get(role, node["use"]).load_options())
+        docs = {config_key(attribute): str(attribute.metadata.get("doc") or "") for attribute in fields}
+        yield f"  {role}:"
+        for key, value in node.items():
+            doc = re.split(r"[;:,] ", docs.get(key, ""), maxsplit=1)[0]
+            yield f"    {key}: {_flow(value)}" + (f"  # {doc}" if doc else "")
+
+
+def _flow(value: object) -> str:
+    """A value on one line of YAML."""
+    import json
+
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {_flow(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_flow, value)) + "]"
+    return value if isinstance(value, str) and value.replace("-", "").replace(".", "").replace("_", "").isalpha() else json.dumps(value)

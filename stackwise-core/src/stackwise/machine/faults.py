@@ -1,0 +1,34 @@
+"""Errors of torch that come out of training although nobody's code is wrong: memory that does not suffice, a reader that was ended."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+
+from stackwise.contracts.protocols import Batch
+from stackwise.errors import DataError, UserError
+from stackwise.timeline.duration import Moment
+
+
+def memory_fault(error: BaseException, batches: Sequence[Batch], moment: Moment) -> UserError | None:
+    """What to say of a step for which the memory did not suffice; None where something else is wrong."""
+    if not (isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)):
+        return None
+    shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in batches[0].items())
+    count = f"{len(batches)} micro-batches, the first" if len(batches) > 1 else "a batch"
+    return UserError(
+        f"the memory does not suffice for step {moment.step} in phase '{moment.phase}', {count} of {shapes} "
+        f"({str(error).partition(chr(10))[0] or type(error).__name__}): split the step by data.accumulate, with a smaller data.batch_size, "
+        "shorten data.seq_len, or compute in run.precision: bf16"
+    )
+
+
+def worker_fault(error: RuntimeError, sources: Iterable[str]) -> DataError | None:
+    """What to say when a worker process of a DataLoader died, of which torch tells at any moment; None where something else is wrong."""
+    if not str(error).startswith(("DataLoader worker", "DataLoader timed out")):
+        return None
+    return DataError(
+        f"a worker process of a DataLoader was ended from outside, or waits ({error}); sources that have such loaders: "
+        f"{', '.join(sources)}. Is memory short? Look at the dataset, lower num_workers, or give a longer timeout"
+    )

@@ -1,0 +1,15 @@
+"""The options of formats."""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+from stackwise import option
+
+
+@frozen(kw_only=True)
+class HuggingFaceOptions:
+    """Folders that transformers reads and writes."""
+
+    pickle: bool = option(False, doc="whether weights that are there pickled only are read, as tensors alone (torch's weights_only)")
+    file_bytes: int = option(5_000_000_000, doc="most bytes of a file that is written; a larger model is cut into shards", minimum=1)

@@ -1,0 +1,190 @@
+"""The format of such folders."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from stackwise import BuildContext, StoredModel, UserError
+from stackwise_providers_transformer.format_options import HuggingFaceOptions
+from stackwise_providers_transformer.hugging_face.architecture import FREE, PLAIN, Architecture, architecture_of, nodes_of
+from stackwise_providers_transformer.hugging_face.families import FAMILIES, Family
+from stackwise_providers_transformer.hugging_face.settings import DROPOUTS, KEPT, Config
+from stackwise_providers_transformer.hugging_face.shards import Renamed, Shards, their_tensors, write_shards
+
+CONFIG, GENERATION = "config.json", "generation_config.json"
+
+
+class HuggingFaceFormat:
+    """Reads and writes folders of transformers, without it.
+
+    Args:
+        options: whether pickles are read, and how large files are written.
+    """
+
+    def __init__(self, options: HuggingFaceOptions) -> None:
+        self._options = options
+
+    def example(self) -> dict[str, dict[str, Any]]:
+        """A tiny Llama."""
+        return {
+            "embedding": {"use": "transformer.token", "vocab": 8},
+            "rack": {"use": "transformer.decoder", "width": 8, "heads": 2, "kv_heads": 1, "stacks": [{"base": 2}], "ff": 12},
+            "head": {"use": "transformer.lm", "tied": False},
+        }
+
+    def recognises(self, folder: Path) -> bool:
+        """Whether its `config.json` names a `model_type`."""
+        try:
+            return "model_type" in json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        except (OSError, ValueError, TypeError):
+            return False
+
+    def read(self, folder: Path) -> StoredModel:
+        """The model of a folder; its tensors are read when they are asked for.
+
+        Raises:
+            UserError: a family, a field or a tensor that is not known here, or a damaged file.
+        """
+        config = read_config(folder)
+        family = family_of(config)
+        architecture = read_architecture(config, family)
+        tensors = Renamed(Shards(folder, pickled=self._options.pickle), family.names, architecture)
+        return StoredModel(model=nodes_of(architecture), tensors=tensors, free=FREE, notes=tuple(_notes(config)))
+
+    def write(self, model: Any, folder: Path, origin: Path | None) -> None:
+        """Write `config.json`, `generation_config.json` and the weights.
+
+        Raises:
+            UserError: no family has words for the model.
+        """
+        architecture = architecture_of(model)
+        kept = {} if origin is None else dict(read_config(origin).fields)
+        family, fields = _expressed(architecture, kept)
+        tied = {"head.weight"} if architecture["head.tied"] else set()
+        tensors = {_of_one_stack(name, model): tensor.detach() for name, tensor in model.state_dict().items() if name not in tied}
+        kinds = {str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()}
+        fields = dict.fromkeys(family.ids) | fields
+        fields |= {"model_type": family.model_type, "architectures": [family.architecture], "dtype": max(kinds, key=len)}
+        if len(kinds) > 1:
+            fields["dtype"] = "float32"
+        write_shards(their_tensors(tensors, family.names, architecture), folder, self._options.file_bytes)
+        _write_json(folder / CONFIG, fields)
+        for path in folder.glob("*.safetensors"):
+            path.chmod((folder / CONFIG).stat().st_mode)  # the library lets nobody else read what it writes
+        generation = (origin / GENERATION) if origin is not None else None
+        if generation is not None and generation.is_file():
+            (folder / GENERATION).write_bytes(generation.read_bytes())
+        else:
+            ids = {name: fields.get(name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+            _write_json(folder / GENERATION, {"_from_model_config": True, **{name: id for name, id in ids.items() if id is not None}})
+
+
+def read_config(folder: Path) -> Config:
+    """The fields of a folder.
+
+    Raises:
+        UserError: no `config.json` that can be read.
+    """
+    path = folder / CONFIG
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
+    if not isinstance(fields, Mapping):
+        raise UserError(f"{path} holds no map")
+    return Config(path, fields)
+
+
+def family_of(config: Config) -> Family:
+    """The family that a folder is of.
+
+    Raises:
+        UserError: one that is not known, or a quantized model.
+    """
+    kind = config.get("model_type")
+    if "quantization_config" in config.fields:
+        raise config.refuse("quantization_config", "quantized weights are not read: take the folder they were made of")
+    if kind not in FAMILIES:
+        raise config.refuse("model_type", f"this family is not known here: {', '.join(FAMILIES)} are")
+    return FAMILIES[kind]
+
+
+def read_architecture(config: Config, family: Family) -> Architecture:
+    """What the fields say.
+
+    Raises:
+        UserError: a field or a value that is not known here, by name.
+    """
+    architecture: Architecture = dict(PLAIN)
+    for rule in family.rules:
+        rule.read(config, architecture)
+    if left := config.left():
+        raise UserError(
+            f"{config.path}: {', '.join(f'{name}: {config.fields[name]!r}' for name in left)}: unknown for {family.model_type} models, so "
+            "that what the model computes is not certain"
+        )
+    return architecture
+
+
+def _notes(config: Config) -> Iterator[str]:
+    """Fields of training that are not taken over."""
+    for name in sorted(DROPOUTS & set(config.fields)):
+        if config.fields[name]:
+            yield f"{name}: {config.fields[name]} is not taken over: dropout is the option `dropout` of the rack, and may follow time"
+
+
+def _expressed(architecture: Architecture, kept: Mapping[str, Any]) -> tuple[Family, dict[str, Any]]:
+    """The family and the fields that say an architecture, checked by reading them back.
+
+    Args:
+        architecture: of the model.
+        kept: fields of the folder that the run began from; its family comes first, and fields without effect are taken over.
+
+    Raises:
+        UserError: no family has words for it; what differs from the nearest is named.
+    """
+    first = FAMILIES.get(kept.get("model_type", ""))
+    if first is not None and read_architecture(Config(Path(CONFIG), kept), first) == architecture:
+        return first, dict(kept)
+    order = [*((first,) if first else ()), *(family for family in FAMILIES.values() if family is not first)]
+    nearest: tuple[str, list[str]] | None = None
+    for family in order:
+        fields: dict[str, Any] = {name: value for name, value in kept.items() if name in KEPT | DROPOUTS} if family is first else {}
+        try:
+            for rule in family.rules:
+                rule.write(architecture, fields)
+            again = read_architecture(Config(Path(CONFIG), fields), family)
+        except (UserError, TypeError, ValueError, AttributeError, ZeroDivisionError):
+            continue
+        different = [name for name in {**again, **architecture} if again.get(name) != architecture.get(name)]
+        if not different:
+            return family, fields
+        if nearest is None or len(different) < len(nearest[1]):
+            nearest = (family.model_type, different)
+    said = "" if nearest is None else f"; the nearest is {nearest[0]}, from which it differs in {', '.join(sorted(nearest[1]))}"
+    raise UserError(f"no family of models that transformers knows, and that is known here, computes what this model does{said}")
+
+
+def _of_one_stack(name: str, model: Any) -> str:
+    """The name that a block's parameter has where all blocks make one stack."""
+    parts = name.split(".")
+    if parts[:2] != ["rack", "stacks"]:
+        return name
+    before = 0
+    for stack in model.rack.options.stacks:
+        if stack.name == parts[2]:
+            break
+        before += stack.blocks
+    return ".".join(("rack", "stacks", "base", str(before + int(parts[3])), *parts[4:]))
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def build_hugging_face(options: HuggingFaceOptions, context: BuildContext) -> HuggingFaceFormat:
+    """The factory of `hf`."""
+    return HuggingFaceFormat(options)

@@ -1,0 +1,253 @@
+"""Folders of transformers read and written: every family against transformers itself, a tiny model of each with every parameter drawn."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import torch
+import transformers as hf
+from safetensors.torch import load_file
+
+from stackwise import BuildContext, GenerationSettings, Model, StoredModel
+from stackwise.config import structure_options
+from stackwise.host.discovery import discover
+from stackwise_providers_transformer.continuation import continue_prompt
+from stackwise_providers_transformer.format_options import HuggingFaceOptions
+from stackwise_providers_transformer.hugging_face.families import FAMILIES
+from stackwise_providers_transformer.hugging_face.format import HuggingFaceFormat
+
+VOCAB, BLOCKS, LENGTHS, WINDOW = 53, 3, (1, 7, 23), 6
+SIZES: dict[str, Any] = {
+    "vocab_size": VOCAB,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": BLOCKS,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+GROUPED = {**SIZES, "num_key_value_heads": 2}
+WIDE = {**GROUPED, "head_dim": 16}
+GEMMA = {**WIDE, "query_pre_attn_scalar": 24, "sliding_window": WINDOW}
+
+
+def rope(kind: str, **options: Any) -> dict[str, Any]:
+    return {"rope_parameters": {"rope_type": kind, "rope_theta": 5000.0, **options}}
+
+
+ORIGINAL = {"original_max_position_embeddings": 8}
+CONFIGS: dict[str, hf.PreTrainedConfig] = {
+    "gpt2": hf.GPT2Config(vocab_size=VOCAB, n_embd=32, n_layer=BLOCKS, n_head=4, n_positions=64, bos_token_id=1, eos_token_id=2),
+    "pythia": hf.GPTNeoXConfig(**{**SIZES, "rotary_pct": 0.25}),
+    "neox-sequential": hf.GPTNeoXConfig(**{**SIZES, "rotary_pct": 1.0}, use_parallel_residual=False, attention_bias=False),
+    "llama2": hf.LlamaConfig(**SIZES, rms_norm_eps=1e-5),
+    "llama3": hf.LlamaConfig(
+        **GROUPED, tie_word_embeddings=True, **rope("llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, **ORIGINAL)
+    ),
+    "llama-biases": hf.LlamaConfig(**WIDE, attention_bias=True, mlp_bias=True),
+    "smollm2": hf.LlamaConfig(**GROUPED, tie_word_embeddings=True, **rope("default")),
+    "mistral": hf.MistralConfig(**WIDE, sliding_window=WINDOW),
+    "qwen2": hf.Qwen2Config(**GROUPED),
+    "qwen2-windows": hf.Qwen2Config(**GROUPED, use_sliding_window=True, sliding_window=WINDOW, max_window_layers=1),
+    "qwen3": hf.Qwen3Config(**WIDE, tie_word_embeddings=True),
+    "gemma2": hf.Gemma2Config(**GEMMA, attn_logit_softcapping=2.0, final_logit_softcapping=3.0),
+    "gemma3": hf.Gemma3TextConfig(**{**GEMMA, "sliding_window_pattern": 2}),
+    "smollm3": hf.SmolLM3Config(**GROUPED, no_rope_layer_interval=2),
+    "olmo2": hf.Olmo2Config(**GROUPED),
+    "bert": hf.BertConfig(**SIZES),
+    "modernbert": hf.ModernBertConfig(**SIZES, local_attention=6, cls_token_id=1, sep_token_id=2),
+}
+SCALINGS: dict[str, dict[str, Any]] = {
+    "linear": rope("linear", factor=4.0),
+    "dynamic": rope("dynamic", factor=4.0) | {"max_position_embeddings": 8},
+    "yarn": rope("yarn", factor=4.0, **ORIGINAL),
+    "yarn-all": rope("yarn", factor=4.0, beta_fast=4.0, beta_slow=0.5, attention_factor=1.3, truncate=False, **ORIGINAL),
+    "llama3": rope("llama3", factor=4.0, low_freq_factor=1.0, high_freq_factor=2.0, **ORIGINAL),
+}
+CAUSAL = [name for name in CONFIGS if "bert" not in name]
+FORMAT = HuggingFaceFormat(HuggingFaceOptions())
+
+
+def drawn(config: hf.PreTrainedConfig) -> hf.PreTrainedModel:
+    """A model of transformers in which no parameter is without effect, norms and biases included."""
+    auto = hf.AutoModelForMaskedLM if "bert" in config.model_type else hf.AutoModelForCausalLM
+    torch.manual_seed(0)
+    model: hf.PreTrainedModel = auto.from_config(config).eval()  # type: ignore[no-untyped-call]
+    for name, parameter in model.named_parameters():
+        parameter.data.add_(torch.randn(parameter.shape) * (0.4 if ".0." in name else 0.15))
+    return model
+
+
+def built(stored: StoredModel) -> Model:
+    """Our model of a folder, filled."""
+    registry, parts = discover(), {}
+    sizes = {"width": stored.model["rack"]["width"], "vocab": stored.model["embedding"]["vocab"]}
+    for role, node in stored.model.items():
+        component = registry.get(role, node["use"])  # type: ignore[arg-type]  # the roles are kinds
+        options, _, problems = structure_options(component.load_options(), {k: v for k, v in node.items() if k != "use"}, role)
+        assert not problems, problems
+        options = options if role == "rack" else attrs.evolve(options, **sizes)
+        parts[role] = component.build(options, BuildContext(seed=0))
+    model = Model(**parts)
+    model.wire()
+    assert {name for name, _ in model.named_parameters()} == set(stored.tensors)
+    for name, parameter in model.named_parameters():
+        assert stored.tensors.shapes[name] == parameter.shape  # type: ignore[attr-defined]  # an attribute of the format's own mapping
+        parameter.data.copy_(stored.tensors[name])
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Name → the model of transformers, its folder, and ours read from it; each made once."""
+
+    @cache
+    def make(name: str) -> tuple[hf.PreTrainedModel, Path, Model]:
+        theirs, folder = drawn(CONFIGS[name]), tmp_path_factory.mktemp(name)
+        theirs.save_pretrained(folder)
+        return theirs, folder, built(FORMAT.read(folder))
+
+    return make
+
+
+def rows(length: int, count: int = 2) -> torch.Tensor:
+    return torch.randint(3, VOCAB, (count, length), generator=torch.Generator().manual_seed(length))
+
+
+def close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
+    assert 0.3 < theirs.std() < 3  # logits of order 1
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+
+
+def test_every_family_is_tried() -> None:
+    assert {config.model_type for config in CONFIGS.values()} == set(FAMILIES)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@torch.inference_mode()
+def test_logits_agree_at_every_length(folders: Any, name: str) -> None:
+    theirs, _, ours = folders(name)
+    for length in LENGTHS:
+        close(ours({"tokens": rows(length)})["logits"], theirs(rows(length)).logits)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@torch.inference_mode()
+def test_padding_changes_no_real_position(folders: Any, name: str) -> None:
+    theirs, _, ours = folders(name)
+    sides = ["right"] if "bert" in name else ["right", "left"]
+    for side in sides:
+        mask = torch.ones(2, 15, dtype=torch.bool)
+        mask[1, slice(11, None) if side == "right" else slice(None, 4)] = False
+        places = (mask.long().cumsum(1) - 1).clamp(min=0)
+        batch = {"tokens": rows(15), "mask": mask, "positions": places}
+        expected = theirs(rows(15), attention_mask=mask.long(), position_ids=places).logits
+        close(ours(batch)["logits"][mask], expected[mask])
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@torch.inference_mode()
+def test_documents_packed_in_one_row_do_not_see_each_other(folders: Any, name: str) -> None:
+    theirs, _, ours = folders(name)
+    parts = [rows(9, 1), rows(4, 1), rows(10, 1)]
+    segments = torch.cat([torch.full((1, part.shape[1]), i) for i, part in enumerate(parts)], 1)
+    packed = ours({"tokens": torch.cat(parts, 1), "segments": segments})["logits"]
+    close(packed, torch.cat([theirs(part).logits for part in parts], 1))
+
+
+def greedy(model: hf.PreTrainedModel, prompt: torch.Tensor, count: int) -> list[int]:
+    made: torch.Tensor = model.generate(  # type: ignore[operator]
+        prompt, do_sample=False, max_new_tokens=count, min_new_tokens=count, attention_mask=torch.ones_like(prompt)
+    )
+    return [int(token) for token in made[0]]
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+def test_cached_generation_agrees_token_for_token(folders: Any, name: str) -> None:
+    theirs, _, ours = folders(name)
+    theirs.generation_config.eos_token_id = None
+    settings = GenerationSettings(tokens=14, temperature=0)
+    tokens = set()
+    for length in (5, 9):
+        made = continue_prompt(ours, rows(length, 1)[0], settings, torch.Generator()).tolist()
+        assert made == greedy(theirs, rows(length, 1), 14)
+        tokens |= set(made[length:])
+    assert len(tokens) > 1  # a model that repeats one token agrees with much
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_folder_written_back_is_the_same(folders: Any, name: str, tmp_path: Path) -> None:
+    theirs, folder, ours = folders(name)
+    FORMAT.write(ours, tmp_path, folder)
+    before, after = load_file(folder / "model.safetensors"), load_file(tmp_path / "model.safetensors")
+    assert before.keys() == after.keys() and all(torch.equal(before[key], after[key]) for key in before)
+    assert json.loads((folder / "config.json").read_text()) == json.loads((tmp_path / "config.json").read_text())
+    if "bert" not in name:
+        again = hf.AutoModelForCausalLM.from_pretrained(tmp_path)
+        theirs.generation_config.eos_token_id = again.generation_config.eos_token_id = None
+        assert greedy(again, rows(5, 1), 10) == greedy(theirs, rows(5, 1), 10)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@torch.inference_mode()
+def test_a_folder_without_an_origin_computes_the_same(folders: Any, name: str, tmp_path: Path) -> None:
+    theirs, _, ours = folders(name)
+    FORMAT.write(ours, tmp_path, None)
+    auto = hf.AutoModelForMaskedLM if "bert" in name else hf.AutoModelForCausalLM
+    again = auto.from_pretrained(tmp_path).eval()
+    assert all(parameter.dtype == torch.float32 for parameter in again.parameters())
+    close(again(rows(23)).logits, theirs(rows(23)).logits)
+
+
+@pytest.mark.parametrize("name", SCALINGS)
+@torch.inference_mode()
+def test_rotary_scaling_agrees(name: str, tmp_path: Path) -> None:
+    theirs = drawn(hf.LlamaConfig(**{**GROUPED, **SCALINGS[name]}))
+    theirs.save_pretrained(tmp_path)
+    ours = built(FORMAT.read(tmp_path))
+    assert ours.rack.options.rotary.scaling is not None
+    for length in LENGTHS:
+        close(ours({"tokens": rows(length)})["logits"], theirs(rows(length)).logits)
+    plain = attrs.evolve(ours.rack.options, rotary=attrs.evolve(ours.rack.options.rotary, scaling=None))
+    before, ours.rack.options = ours({"tokens": rows(23)})["logits"], plain
+    assert (before - ours({"tokens": rows(23)})["logits"]).abs().max() > 1e-2
+
+
+@torch.inference_mode()
+def test_older_folders_say_rotary_positions_in_other_fields(folders: Any, tmp_path: Path) -> None:
+    older: dict[str, dict[str, Any]] = {
+        "llama3": {"rope_theta": 5000.0, "rope_scaling": {"type": "linear", "factor": 2.0}},
+        "pythia": {"rotary_emb_base": 5000, "rotary_pct": 0.5},
+        "gemma3": {"rope_theta": 5000.0, "rope_local_base_freq": 50.0, "rope_scaling": {"rope_type": "linear", "factor": 2.0}},
+        "modernbert": {"global_rope_theta": 5000.0, "local_rope_theta": 50.0},
+    }
+    for name, fields in older.items():
+        _, folder, _ = folders(name)
+        place = tmp_path / name
+        place.mkdir()
+        config = json.loads((folder / "config.json").read_text())
+        del config["rope_parameters"]
+        (place / "config.json").write_text(json.dumps({**config, **fields}))
+        (place / "model.safetensors").symlink_to(folder / "model.safetensors")
+        auto = hf.AutoModelForMaskedLM if "bert" in name else hf.AutoModelForCausalLM
+        theirs = auto.from_pretrained(place).eval()
+        close(built(FORMAT.read(place))({"tokens": rows(23)})["logits"], theirs(rows(23)).logits)
+
+
+@pytest.mark.parametrize("bytes_of_a_file", [1, 20_000])
+def test_shards_are_written_and_read(folders: Any, bytes_of_a_file: int, tmp_path: Path) -> None:
+    _, folder, ours = folders("qwen3")
+    HuggingFaceFormat(HuggingFaceOptions(file_bytes=bytes_of_a_file)).write(ours, tmp_path, folder)
+    files = sorted(path.name for path in tmp_path.glob("*.safetensors"))
+    assert len(files) > 2 and not (tmp_path / "model.safetensors").exists()
+    before, again = load_file(folder / "model.safetensors"), hf.AutoModelForCausalLM.from_pretrained(tmp_path).state_dict()
+    assert all(torch.equal(tensor, again[name]) for name, tensor in before.items())
+    for name, tensor in FORMAT.read(tmp_path).tensors.items():
+        assert torch.equal(tensor, ours.get_parameter(name))
