@@ -122,12 +122,9 @@ if TYPE_CHECKING:  # the types that provider authors and users check against; th
     from stackwise.contracts.components import BuildContext as BuildContext
     from stackwise.contracts.components import Built as Built
     from stackwise.contracts.components import Component as Component
-<<<<<<< HEAD
     from stackwise.contracts.events import RunFacts as RunFacts
-=======
     from stackwise.contracts.formats import StoredModel as StoredModel
     from stackwise.contracts.formats import WeightFormat as WeightFormat
->>>>>>> main
     from stackwise.contracts.generation import Generates as Generates
     from stackwise.contracts.generation import GenerationSettings as GenerationSettings
     from stackwise.contracts.generation import HasTextCodec as HasTextCodec

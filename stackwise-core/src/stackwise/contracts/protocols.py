@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from attrs import define, field
 
-<<<<<<< HEAD
+from stackwise.contracts.components import BuildContext
 from stackwise.contracts.events import RunFacts
 from stackwise.contracts.specs import (
     AdapterSpec,
@@ -17,10 +17,6 @@ from stackwise.contracts.specs import (
     RackSpec,
     TaskSpec,
 )
-=======
-from stackwise.contracts.components import BuildContext
-from stackwise.contracts.specs import AdapterSpec, BatchSpec, EmbeddingSpec, HeadSpec, RackSpec, TaskSpec
->>>>>>> main
 
 if TYPE_CHECKING:
     import torch
