@@ -129,6 +129,9 @@ def test_a_rewind_leaves_nothing_of_the_future_that_it_gave_up(server: ForkServe
 def test_rewinding_is_given_up_when_it_does_not_help(server: ForkServer, tmp_path: Path) -> None:
     ended = run(server, tmp_path, "run.non_finite=rewind", when="calls[0] > 12")
     assert ended.code == 4 and "3 rewinds to step 10 ended alike" in ended.err
+    assert status(tmp_path / "run")["rewinds"] == {"10": 4}
+    again = server.stackwise("resume", "run", cwd=tmp_path, patch=SICK % (NAN, "True"))  # a new process does not begin to count anew
+    assert again.code == 4 and "rewinds to step 10 ended alike" in again.err and "back from step" not in again.err, again.err
 
 
 def test_without_a_good_checkpoint_there_is_nothing_to_rewind_to(server: ForkServer, tmp_path: Path) -> None:

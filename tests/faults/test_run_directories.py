@@ -215,8 +215,8 @@ def test_damaged_checkpoints_are_passed_over_with_the_reason(server: ForkServer,
     assert told.code == 0 and "at step 8 of 20" in told.err
     assert "step-000000012 is passed over" in told.err and "step-000000010 is passed over" in told.err
     assert sorted(losses(folder / "run")) == list(range(20))
-    aside = sorted(path.name for path in checkpoints.glob("*.damaged"))  # one that is mended later is of another course
-    assert aside == ["step-000000010.damaged", "step-000000012.damaged"] and saved_steps(folder / "run") == list(range(2, 21, 2))
+    aside = sorted(path.name for path in checkpoints.glob("*.set-aside"))  # one that is mended later is of another course
+    assert aside == ["step-000000010.set-aside", "step-000000012.set-aside"] and saved_steps(folder / "run") == list(range(2, 21, 2))
 
 
 def test_a_run_without_one_whole_checkpoint_is_not_begun_anew_over_what_there_is(server: ForkServer, folder: Path) -> None:

@@ -100,3 +100,24 @@ def test_a_signal_from_outside_at_any_time(tmp_path: Path) -> None:
     _, told = process.communicate(timeout=60)
     assert process.returncode == 143, told
     assert saved_steps(tmp_path / "run")[-1] == status(tmp_path / "run")["steps"] > 0
+
+
+HANGS = """
+import os, signal, threading, stackwise.runs.signals as s
+s.PATIENCE_S = 0.3
+from stackwise.planes.data.plane import DataPlane
+deliver = DataPlane.batches
+def hanging(plane, moment):
+    if moment.step == 5:
+        os.kill(os.getpid(), signal.SIGTERM)
+        threading.Event().wait()
+    return deliver(plane, moment)
+DataPlane.batches = hanging
+"""
+
+
+def test_a_step_that_never_ends_does_not_hold_a_stop_for_ever(server: ForkServer, tmp_path: Path) -> None:
+    (tmp_path / "exp.yaml").write_text(CONFIG)
+    command = ("run", "exp.yaml", "--output", "run", "--set", "run.checkpoint.every=2 steps")
+    ended = server.stackwise(*command, cwd=tmp_path, patch=HANGS)
+    assert ended.code == 143 and "SIGTERM came" in ended.err and saved_steps(tmp_path / "run") == [2, 4], ended.err

@@ -146,8 +146,10 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
         changed(lambda d: d.update(unheld=["rack.stacks.base.0._extra_state"])),
         r"rack\.stacks\.base\.0\._extra_state",
     ),
-    "no JSON": (lambda d: (d / "weights.json").write_text("{"), "no readable weights"),
-    "no map": (lambda d: (d / "weights.json").write_text("[]"), "no map"),
+    "no list of states": (changed(lambda d: d.update(unheld=0.5)), r"weights\.json is damaged: unheld is 0\.5"),
+    "no step": (changed(lambda d: d.update(step="8")), r"weights\.json is damaged: step is"),
+    "no JSON": (lambda d: (d / "weights.json").write_text("{"), r"weights\.json is damaged"),
+    "no map": (lambda d: (d / "weights.json").write_text("[]"), r"weights\.json is damaged.*holds a list"),
 }
 
 

@@ -45,10 +45,27 @@ def test_each_of_two_providers_of_one_distribution_is_compared_with_itself() -> 
         assert told.startswith(f"provider '{changed.name}' (both 1.0) has other files than then")
 
 
+PIECE = {"start": 0, "before": {}, "rate": {}, "values": {}}
+CLOCKS: list[dict[str, Any]] = [
+    {"horizon": ["1", "steps", None], "starts": starts, "pieces": pieces}
+    for starts, pieces in (
+        ([0, 1], []),
+        ([0, 1], [{**PIECE, "start": 1}]),
+        ([0, 1], [PIECE, PIECE]),
+        ([0, 1], [{**PIECE, "values": 3}]),
+        ([0, 1], [{**PIECE, "rate": {"tokens": 8}}]),
+        ([0, 1], [{**PIECE, "start": True}]),
+        ([0], [PIECE]),
+        ([1, 0], [PIECE]),
+        ([0, 5, 5], [PIECE]),
+    )
+]
+"""Clocks that begin late, run backwards, or count what is no number."""
+
 WRONG: dict[str, Any] = {
     "format": [2, None, "1", 10**400],
     "config": [None, 5, "config.yaml", []],
-    "clock": [None, {}, [], {"horizon": ["1/0", "steps", "x"], "starts": [0, 1], "pieces": []}, {"horizon": 5}],
+    "clock": [None, {}, [], {"horizon": ["1/0", "steps", "x"], "starts": [0, 1], "pieces": []}, {"horizon": 5}, *CLOCKS],
     "versions": [None, [], {"torch": 2}, {"torch": None}],
     "fingerprints": [None, "x", 7],
     "providers": [None, 5, [None], [{}], [{"provider": "a", "version": 1, "sha256": "x"}]],

@@ -89,7 +89,7 @@ def _run(run: RunHealth) -> str:
     lines += [_examined(each) for each in run.checkpoints] or ["  there is no checkpoint"]
     lines += [_examined(run.final)] if run.final is not None else []
     lines += [f"  {name}: left by a save that was interrupted; the next save removes it" for name in run.unfinished]
-    lines += [f"  {name}: a damaged checkpoint that a resume set aside; remove it when you like" for name in run.set_aside]
+    lines += [f"  {name}: a checkpoint that a resume passed over; nothing reads it, remove it when you like" for name in run.set_aside]
     return "\n".join(lines)
 
 

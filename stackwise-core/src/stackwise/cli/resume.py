@@ -23,8 +23,8 @@ Exit codes: as for `stackwise run`; 0 also when the run has already finished.
 def resume(directory: Path, overrides: tuple[str, ...]) -> None:
     """Go on with the run in the directory RUN from its newest valid checkpoint.
 
-    The run goes on bit for bit as if it had not been interrupted. A damaged checkpoint is skipped, and the reason printed. The logs are
-    cut back to the checkpoint, so that every step is in them once.
+    The run goes on bit for bit as if it had not been interrupted. A damaged checkpoint is passed over, the reason printed, and the
+    checkpoint kept under a name that ends in '.set-aside'. The logs are cut back, so that every step is in them once.
 
     --set may change only what is still to come: a change of steps already trained is refused, and phases that have ended keep their
     last step even if the horizon moves.

@@ -12,6 +12,7 @@ import click
 Examples:
   stackwise schema > stackwise.schema.json
 
+\b
 Then begin a config with the line
   # yaml-language-server: $schema=stackwise.schema.json
 

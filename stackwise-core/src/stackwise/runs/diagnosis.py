@@ -16,7 +16,7 @@ from stackwise import __version__
 from stackwise.errors import UserError
 from stackwise.host.discovery import discover
 from stackwise.host.provider import Provider
-from stackwise.storage.checkpoints.store import DAMAGED, CheckpointStore
+from stackwise.storage.checkpoints.store import SET_ASIDE, CheckpointStore
 from stackwise.storage.lock import is_held, read_writer
 from stackwise.storage.run_directory import CHECKPOINTS, CONFIG, FINAL, read_status
 from stackwise.storage.weights import WEIGHTS, read_weights
@@ -82,7 +82,7 @@ class RunHealth:
     unfinished: tuple[str, ...]
     """Leftovers of interrupted saves; the next save removes them."""
     set_aside: tuple[str, ...] = ()
-    """Damaged checkpoints that a resume passed over; nothing reads them again."""
+    """Checkpoints that a resume passed over; nothing reads them again."""
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -163,7 +163,7 @@ def _run_health(run: Path) -> RunHealth:
         ),
         final=_final(run / FINAL),
         unfinished=tuple(_unfinished(run)),
-        set_aside=tuple(sorted(path.name for path in (run / CHECKPOINTS).glob(f"*{DAMAGED}"))),
+        set_aside=tuple(sorted(path.name for path in (run / CHECKPOINTS).glob(f"*{SET_ASIDE}"))),
     )
 
 

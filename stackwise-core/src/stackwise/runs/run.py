@@ -24,7 +24,7 @@ from stackwise.runs.loop import RunLoop, summary_of
 from stackwise.runs.rest import Declaration, Rest, checkpoint_at, config_of, newest_in
 from stackwise.saved.export import describe_model, describe_run, exported_tensors
 from stackwise.saved.provenance import Origin, describe
-from stackwise.storage.checkpoints.store import DAMAGED, CheckpointStore, Skipped
+from stackwise.storage.checkpoints.store import SET_ASIDE, CheckpointStore, Skipped
 from stackwise.storage.run_directory import CHECKPOINTS, CONFIG, FINAL, FINISHED, RunDirectory, refuse_existing
 from stackwise.storage.weights import save_weights
 
@@ -151,7 +151,7 @@ def _go_on(path: Path, experiment: Experiment, stream: TextIO | None) -> Result:
             directory.check_place()
             CheckpointStore(path / CHECKPOINTS).set_aside(skipped)
             progress.say(
-                f"      {len(skipped)} damaged: kept beside the others with the ending '{DAMAGED}', and of no further use to the run"
+                f"      {len(skipped)} damaged: kept beside the others with the ending '{SET_ASIDE}', and of no further use to the run"
             )
         directory.cut(rest.step)
         if declaration is not None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
+from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -14,6 +16,8 @@ STOPPING = posix.signals("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR2", "SIGXCPU")
 SAVING = posix.signals("SIGUSR1")
 _REPEATED = posix.signals("SIGXCPU")
 """Sent every second of processor time until the hard limit, so a second one is no second request to stop."""
+PATIENCE_S = 600.0
+"""How long a step under way may take after a request to stop: a reader that hangs must not hold a batch system's job for ever."""
 
 
 class Signals:
@@ -30,6 +34,7 @@ class Signals:
         """The signal that asked for a stop."""
         self._save = False
         self._before: dict[int, Any] = {}
+        self._patience: threading.Timer | None = None
 
     def take_save(self) -> bool:
         """Whether a checkpoint was asked for since the last call."""
@@ -47,6 +52,8 @@ class Signals:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
+        if self._patience is not None:
+            self._patience.cancel()
 
     def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
         if self.stop is not None and number in _REPEATED:
@@ -54,6 +61,16 @@ class Signals:
         if self.stop is not None:
             os._exit(128 + number)  # safe at any point: the last checkpoint is whole
         self.stop = signal.Signals(number)
+        self._patience = threading.Timer(PATIENCE_S, self._give_up, (self.stop,))
+        self._patience.daemon = True
+        self._patience.start()
+
+    @staticmethod
+    def _give_up(by: signal.Signals) -> None:
+        with suppress(OSError, ValueError):
+            text = f"stopped: {by.name} came {PATIENCE_S:.0f} s ago and the step has not ended; nothing was saved since"
+            print(text, file=sys.stderr, flush=True)
+        os._exit(128 + by)  # as after a second signal
 
     def _ask_to_save(self, number: int, frame: FrameType | None) -> None:
         self._save = True

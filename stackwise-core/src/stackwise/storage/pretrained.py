@@ -29,7 +29,7 @@ def read_pretrained(path: Path) -> dict[str, torch.Tensor]:
             "safetensors file"
         )
     try:
-        return load_file(file)
+        return load_file(file, backend="pread")  # not mapped: a file that shrinks under a map ends the process
     except (OSError, SafetensorError) as error:
         raise UserError(f"model.start.from: {file} is no readable safetensors file: {error}") from None
 

@@ -13,12 +13,14 @@ import torch
 
 from stackwise.contracts.tokenizers import Tokenizers
 from stackwise.errors import UserError, disk_errors
-from stackwise.storage import disk
+from stackwise.storage import codec, disk
 from stackwise.storage.publish import WRITING, publish, recover, write_tokenizers
 from stackwise.storage.regular import digest_regular, read_regular, stamp_of
 from stackwise.storage.tensor_file import read_tensors, write_tensors
 
 WEIGHTS, DESCRIPTION = "weights.safetensors", "weights.json"
+_FIELDS = {"sha256": str, "step": int, "data": Mapping[str, dict[str, Any]], "unheld": tuple[str, ...], "tensors": Mapping[str, Any]}
+"""What is read before a model is built from the rest."""
 
 
 def save_weights(
@@ -93,9 +95,11 @@ def read_description(directory: Path) -> dict[str, Any]:
         UserError: nothing that can be read.
     """
     try:
-        description: Any = json.loads(read_regular(directory / DESCRIPTION))
-    except (OSError, ValueError, RecursionError) as error:
+        description = codec.read_object(read_regular(directory / DESCRIPTION))
+        for name in _FIELDS.keys() & description.keys():
+            codec.typed(description[name], _FIELDS[name], name)
+    except OSError as error:
         raise UserError(f"{directory} holds no readable weights: {error}") from None
-    if not isinstance(description, dict):
-        raise UserError(f"{directory / DESCRIPTION} is damaged: it holds no map")
+    except ValueError as error:
+        raise UserError(f"{directory / DESCRIPTION} is damaged: {error}") from None
     return description

@@ -20,7 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from stackwise.errors import ProviderError, UserError
+from stackwise.errors import DiskError, ProviderError, UserError
 from stackwise.storage.checkpoints.store import CheckpointStore, verify
 from stackwise.storage.codec import EncodingError
 
@@ -363,3 +363,32 @@ def test_reading_changes_nothing_on_disk(tmp_path: Path) -> None:
         newest, skipped = store.newest()
         assert newest is not None and skipped == [] and store.at(1) and store.names() and verify(newest.path) == []
     assert tensors_of(1).keys() == newest.load_state().keys()
+
+
+def test_parents_are_never_made_anew(tmp_path: Path) -> None:
+    """A run directory that was moved away must not come back with nothing but a checkpoint."""
+    store = CheckpointStore(tmp_path / "run" / "checkpoints")
+    with pytest.raises(DiskError):
+        save(store, 1, 1)
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "run").mkdir()
+    save(store, 1, 1)
+    assert store.names() == ("step-000000001",)
+
+
+def test_what_a_resume_passed_over_is_no_checkpoint_any_more(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path / "c")
+    for step in (1, 2, 3):
+        save(store, step, step)
+    manifest = store.directory / "step-000000003" / "manifest.json"
+    content = manifest.read_bytes()
+    manifest.write_bytes(content[:-9])
+    newest, skipped = store.newest()
+    assert newest is not None and newest.step == 2
+    store.set_aside(skipped)
+    aside = store.directory / "step-000000003.set-aside"
+    (aside / "manifest.json").write_bytes(content)  # mended, and of a course that was left
+    newest, skipped = store.newest()
+    assert newest is not None and newest.step == 2 and skipped == []
+    save(store, 3, 9)
+    assert store.names()[-1] == "step-000000003" and aside.exists()

@@ -31,8 +31,8 @@ from stackwise.storage.regular import Stamp, stamp_of
 from stackwise.storage.tensor_file import read_tensors, write_tensors, write_whole
 
 _NAME = re.compile(r"step-(\d{9,})")
-DAMAGED = ".damaged"
-"""Ends the names of checkpoints that were set aside."""
+SET_ASIDE = ".set-aside"
+"""Ends the names of checkpoints that a resume passed over."""
 _ABOUT, _STATE = "about", "state"
 """The keys of a checkpoint's document, both encoded."""
 
@@ -190,7 +190,7 @@ class CheckpointStore:
             raise DiskError(f"disk error: {self.directory}: a checkpoint could not be removed: {_reason(error)}") from error
 
     def set_aside(self, skipped: Iterable[Skipped]) -> None:
-        """Give damaged checkpoints names that are no checkpoint's, as training takes its own course past their steps.
+        """Give checkpoints that were passed over names that are no checkpoint's, as training takes its own course past their steps.
 
         One that is mended later (a disk that was away, say) would else be the newest, and of another course.
 
@@ -199,7 +199,7 @@ class CheckpointStore:
         """
         with disk_errors(self.directory, "nothing was removed: free space or mend the disk, then resume"):
             for each in skipped:
-                place = self.directory / f"{each.name.strip('.')}{DAMAGED}"
+                place = self.directory / f"{each.name.strip('.')}{SET_ASIDE}"
                 disk.remove_tree(place)
                 disk.rename(self.directory / each.name, place)
             disk.sync_directory(self.directory)
