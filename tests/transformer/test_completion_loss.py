@@ -89,3 +89,41 @@ def test_loss_and_gradient_are_those_of_a_masked_cross_entropy_by_hand() -> None
 def test_a_choice_of_targets_needs_rows_with_a_prompt() -> None:
     with pytest.raises(ConfigError, match="prefix"):
         stackwise.assemble(stackwise.experiment(config({"use": "data.python-stdlib"}, targets="response")))
+
+
+@pytest.mark.parametrize("rows", [None, "packed"])
+def test_of_conversations_what_the_assistant_says_and_its_end_are_the_targets(rows: str | None, tmp_path: Path) -> None:
+    """In ChatML, of bytes: the content and the ten of `<|im_end|>`, turn by turn; the machine's loss is that of torch over them."""
+    said = [("hello", "hi"), ("how are you?", ""), ("bye", "see you")]
+    messages = [{"role": role, "content": text} for pair in said for role, text in zip(("user", "assistant"), pair, strict=True)]
+    (tmp_path / "chat.jsonl").write_text((json.dumps({"messages": messages}) + "\n") * 40, encoding="utf-8")
+    source = {"use": "data.jsonl", "paths": [str(tmp_path / "chat.jsonl")], "messages": "messages", "template": "chatml", "heldout": 0.0}
+    declared = config({**source, **({"rows": rows} if rows else {})})
+    text = "".join(f"<|im_start|>{m['role']}\n{m['content']}<|im_end|>\n" for m in messages)
+    declared["data"]["seq_len"] = len(text) - 1
+    batch, weight, loss = first_step(declared)
+    assert all(bytes(row.tolist()).decode() == text for row in batch["tokens"])
+    assert weight == 4 * sum(len(answer) + len("<|im_end|>") for _, answer in said)
+    machine = stackwise.assemble(stackwise.experiment(declared))
+    next(event for event in machine.train() if isinstance(event, stackwise.PhaseEntered))
+    prepared = CausalLM(CausalLMOptions()).prepare(batch, MOMENT, torch.Generator())
+    with torch.no_grad():
+        logits = machine.live.model.model(prepared)["logits"]
+    counted = batch["loss_mask"][:, 1:]
+    assert loss == pytest.approx(float(F.cross_entropy(logits[counted], prepared["targets"][counted])), rel=1e-5)
+    machine.data.end()
+
+
+def test_what_nobody_reads_of_conversations_is_refused_and_dropping_it_learns_from_every_turn(tmp_path: Path) -> None:
+    messages = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "hi"}]
+    (tmp_path / "chat.jsonl").write_text((json.dumps({"messages": messages}) + "\n") * 40, encoding="utf-8")
+    declared = config(
+        {"use": "data.jsonl", "paths": [str(tmp_path / "chat.jsonl")], "messages": "messages", "template": "chatml", "heldout": 0.0}
+    )
+    declared["data"] |= {"seq_len": 64, "drop": ["loss_mask"]}
+    batch, weight, _ = first_step(declared)
+    assert set(batch) == {"tokens", "mask"} and weight == int(batch["mask"][:, 1:].sum())
+    masked = {**declared, "task": {"use": "transformer.masked-lm"}, "data": {**declared["data"], "drop": []}}
+    with pytest.raises(ConfigError) as caught:
+        stackwise.assemble(stackwise.experiment(masked))
+    assert "data.sources.s" in [problem.path for problem in caught.value.problems]

@@ -65,6 +65,15 @@ def test_numpy_goes_on_from_turn_to_turn_as_a_generator_of_that_seed() -> None:
             assert np.random.rand(400).tolist() == alone.rand(400).tolist()
 
 
+def test_python_goes_on_likewise_with_64_bits_before_and_after_each_turn() -> None:
+    draws, alone = begun(), random.Random(5)
+    for _ in range(TURNS):
+        alone.getrandbits(64)
+        with draws:
+            assert [random.random() for _ in range(400)] == [alone.random() for _ in range(400)]
+        alone.getrandbits(64)
+
+
 def test_others_keep_numpys_generator_and_go_on_with_numbers_of_their_own() -> None:
     draws, alone = begun(), np.random.RandomState(0)
     np.random.seed(0)

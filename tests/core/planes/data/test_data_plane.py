@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stackwise.contracts.specs import BatchSpec, TensorSpec
+from stackwise.curriculum.bridges import Bridge
 from stackwise.curriculum.parts import Part
 from stackwise.curriculum.states import BatchShape, DataState
 from stackwise.errors import DataError, ProviderError
@@ -367,3 +368,40 @@ def test_a_first_batch_that_belies_its_spec_is_refused(change: dict[str, Any], f
     batch = {name: tensor for name, tensor in {**GOOD, **change}.items() if tensor is not None}
     with pytest.raises(fault, match=rule):
         check_batch("s", batch, SPEC)
+
+
+# -- fields that nobody reads -----------------------------------------------------------------------------------------
+
+
+def padded_batches() -> list[dict[str, torch.Tensor]]:
+    return [{"tokens": torch.zeros(2, 3, dtype=torch.int64), "attention_mask": torch.ones(2, 3)} for _ in range(4)]
+
+
+def entered(drop: tuple[str, ...] = (), reads: frozenset[str] | None = frozenset({"tokens"}), **changes: Any) -> DataPlane:
+    """A plane over ready-made batches with a field more than the task reads."""
+    seen = changes.pop("seen", [])
+
+    def note(batch: Any, moment: Moment, generator: torch.Generator) -> Any:
+        seen.append(set(batch))
+        return batch
+
+    plane = DataPlane(lambda name, part: padded_batches(), build_transform=lambda part: note)
+    bridges = tuple(Bridge("source:a-task", "drop", name, "task", name) for name in drop)
+    state = state_of({"a": Curve.constant(1.0)}, batch_size=None, seq_len=None)
+    plane.enter(evolve(state, bridges=bridges, reads=reads, **changes), lookahead=0)
+    return plane
+
+
+def test_a_ready_made_batch_with_a_field_that_nobody_reads_is_refused() -> None:
+    with pytest.raises(DataError, match=r"source 'a' delivers attention_mask.*data\.drop: \[attention_mask\]"):
+        entered().batches(moment(0))
+    for known in ({"reads": frozenset({"tokens", "attention_mask"})}, {"reads": None}):
+        assert set(entered(**known).batches(moment(0))[0]) == {"tokens", "attention_mask"}
+
+
+def test_dropped_fields_reach_transforms_and_no_further() -> None:
+    seen: list[set[str]] = []
+    plane = entered(drop=("attention_mask",), transforms=(Part(kind="transform", id="t"),), seen=seen)
+    assert [set(batch) for step in range(2) for batch in plane.batches(moment(step))] == [{"tokens"}] * 2
+    assert seen == [{"tokens", "attention_mask"}] * 2
+    assert [set(batch) for batch in entered(drop=("attention_mask",)).batches(moment(0))] == [{"tokens"}]

@@ -125,7 +125,7 @@ class DataPlane:
         self._sources, self._state, self._lookahead = sources, state, lookahead
         self._following = [source for source in sources.values() if source.part.curves]
         self._only = next(iter(sources)) if len(sources) == 1 else None
-        self._finishes = bool(self._transforms or self._limits or self._device)
+        self._finishes = bool(self._transforms or self._drops or self._limits or self._device)
 
     def open(self, moments: Iterator[Moment]) -> None:
         """Begin to read ahead for the steps that are left of a phase."""

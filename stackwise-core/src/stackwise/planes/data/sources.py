@@ -103,7 +103,8 @@ class Source:
             raise ReaderStopped(f"source '{self.name}': {error}") from error
         if not self.delivered.rows:
             check_batch(self.name, batch, self.loader.get_batch_spec(), length)
-        self._refuse_unread(batch)
+        if self.reads is not None:
+            self._refuse_unread(batch, self.reads)
         delivered = rows_of(batch)
         if rows is not None and delivered != rows:
             wanted = "1 row" if rows == 1 else f"{rows} rows"
@@ -116,10 +117,9 @@ class Source:
         self.delivered.tokens += delivered * seq_len if seq_len is not None else 0
         return batch
 
-    def _refuse_unread(self, batch: Batch) -> None:
+    def _refuse_unread(self, batch: Batch, reads: frozenset[str]) -> None:
         """What the first batch of a phase holds beyond what is read is refused: it may be the padding that somebody counts on."""
-        unread = [] if self.reads is None else [name for name in batch if name not in self.reads]
-        if unread:
+        if unread := [name for name in batch if name not in reads]:
             names = ", ".join(unread)
             raise DataError(
                 f"source '{self.name}' delivers {names}, which the task does not read: say `data.drop: [{names}]` where that is meant, "
