@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -88,3 +89,8 @@ def test_nothing_is_larger_than_the_rules_but_what_says_why():
 )
 def test_a_planted_size_is_measured(source: str, faults: dict[str, str]):
     assert oversized({"a.py": source}) == faults
+
+
+def test_the_name_of_a_test_is_a_short_sentence():
+    names = [name for path in Path(__file__).parent.rglob("test_*.py") for name in re.findall(r"def (test_\w+)", path.read_text("utf-8"))]
+    assert [name for name in names if len(name) > 90] == []

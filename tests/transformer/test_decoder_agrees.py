@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from torch import nn
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
+
+if TYPE_CHECKING:  # seconds, which every process that collects tests would pay; the tests below import it themselves
+    from transformers import PreTrainedModel
 
 from stackwise_providers_transformer.decoder import Decoder
 from stackwise_providers_transformer.embedding import TokenEmbedding
@@ -29,10 +32,10 @@ SIZES = {
     "initializer_range": 0.3,
     "rope_parameters": {"rope_type": "default", "rope_theta": 500.0},
 }
-EMBEDDINGS: dict[type, str] = {
-    LlamaForCausalLM: "model.embed_tokens.weight",
-    Qwen3ForCausalLM: "model.embed_tokens.weight",
-    GPT2LMHeadModel: "transformer.wte.weight",
+EMBEDDINGS = {
+    "LlamaForCausalLM": "model.embed_tokens.weight",
+    "Qwen3ForCausalLM": "model.embed_tokens.weight",
+    "GPT2LMHeadModel": "transformer.wte.weight",
 }
 NAMES_OF_LLAMA = {
     "input_layernorm.weight": "attention_norm.weight",
@@ -96,7 +99,7 @@ def _agree(model: PreTrainedModel, translated: Callable[[State], State], **optio
     for dtype, relative in ((torch.float64, 0.0), (torch.float32, 1e-5)):
         theirs = model.to(dtype)
         state = {name: tensor.detach() for name, tensor in theirs.state_dict().items()}
-        ours = _logits(translated(state), state[EMBEDDINGS[type(model)]], state["lm_head.weight"], _tokens(), **options)
+        ours = _logits(translated(state), state[EMBEDDINGS[type(model).__name__]], state["lm_head.weight"], _tokens(), **options)
         assert ours.dtype is dtype
         torch.testing.assert_close(ours, theirs(_tokens()).logits, rtol=relative, atol=1e-5)
 
@@ -107,18 +110,24 @@ def _tokens() -> torch.Tensor:
 
 @pytest.mark.parametrize("kv_heads", [HEADS, KV_HEADS, 1])
 def test_agrees_with_llama(kv_heads: int) -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
     torch.manual_seed(0)
     model = _drawn(LlamaForCausalLM(LlamaConfig(**{**SIZES, "num_key_value_heads": kv_heads})))
     _agree(model, _from_llama, kv_heads=kv_heads, rope_base=500.0)
 
 
 def test_agrees_with_qwen3() -> None:
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
     torch.manual_seed(0)
     model = _drawn(Qwen3ForCausalLM(Qwen3Config(**SIZES)))
     _agree(model, _from_llama, kv_heads=KV_HEADS, rope_base=500.0, qk_norm=True)
 
 
 def test_agrees_with_gpt2() -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
     torch.manual_seed(0)
     sizes = {"vocab_size": VOCAB, "n_embd": WIDTH, "n_head": HEADS, "n_layer": 2, "n_inner": FF, "n_positions": 16}
     config = GPT2Config(**sizes, activation_function="gelu", layer_norm_epsilon=EPS, initializer_range=0.3, bos_token_id=0, eos_token_id=0)
