@@ -145,6 +145,13 @@ def test_a_template_without_an_end_of_turn_ends_its_turns_by_white_space() -> No
     assert [rendered.text[first:stop] for first, stop in rendered.spans] == [ASSISTANT["content"] + "\n"]
 
 
+def test_white_space_that_ends_a_turn_counts_though_the_tokenizer_trims_it() -> None:
+    source = "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
+    batch = _loader([[USER, ASSISTANT]], template=None, tokenizer=_folder(source)).take(1, 256)
+    ((_, counted),) = _rows(batch)
+    assert counted[-1] and not counted[0]
+
+
 # -- what is refused --------------------------------------------------------------------------------------------------
 
 FORGETS = "{% for m in messages %}{% if loop.last or m.role == 'user' %}<{{ m.content }}>{% endif %}{% endfor %}"

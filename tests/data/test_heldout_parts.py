@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from stackwise import BuildContext, DataError
@@ -67,6 +67,7 @@ def test_no_id_of_a_held_out_block_is_in_a_training_row(files: int, heldout: flo
     assert sorted(ids_of(options, "any", whole=True)) == sorted(held)  # the share that it says, also in an evaluation's own sources
 
 
+@example(content=("a" + "😀" * 100).encode(), share=0.5)
 @given(
     content=st.text(alphabet="aé€😀\n", min_size=0, max_size=400).map(str.encode) | st.binary(max_size=400),
     share=st.floats(0.01, 0.99),

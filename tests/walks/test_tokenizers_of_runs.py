@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import stackwise
-from stackwise import ConfigError, GenerationSettings, UserError, generate, read_tokenizers
+from stackwise import ConfigError, DataError, GenerationSettings, UserError, generate, read_tokenizers
 from stackwise.runs.run import resume, run
 from stackwise.saved.export import export
 from stackwise_providers_data import bpe, corpus
@@ -172,3 +172,29 @@ def test_a_run_without_a_tokenizer_is_named() -> None:
         with pytest.raises(ConfigError) as caught:
             stackwise.make_plan(stackwise.experiment(config_of({"b": text("two", {"run": wrong})})), stackwise.discover())
         assert {problem.path for problem in caught.value.problems} == {"data.sources.b"}
+
+
+def test_data_that_change_before_a_run_are_read_as_they_are_and_before_a_resume_are_refused() -> None:
+    config = config_of({"a": text("one")})
+    plan = stackwise.make_plan(stackwise.experiment(config), stackwise.discover())
+    Path("texts/one.txt").write_text(TWO)
+    machine = stackwise.assemble(plan)
+    assert machine.data.fingerprints() == stackwise.assemble(stackwise.experiment(config)).data.fingerprints()
+    directory = trained(config)
+    Path("texts/one.txt").write_text(ONE)
+    with pytest.raises(DataError, match="source 'a'"):
+        resume(directory, ["run.horizon=3 steps"], stream=io.StringIO())
+
+
+def test_a_folder_of_hugging_face_has_the_tokenizer_of_the_run_where_others_look_for_it() -> None:
+    """The tokenizers library reads it, and gives the ids that the run was trained on."""
+    import tokenizers
+
+    directory = trained(config_of({"a": text("one")}))
+    export(directory, Path("folder"), form="hf")
+    (entry,) = read_tokenizers(directory).entries
+    assert Path("folder/tokenizer.json").read_bytes() == entry.tokenizer.files["tokenizer.json"]
+    ids = tokenizers.Tokenizer.from_file("folder/tokenizer.json").encode("the cat").ids
+    assert list(generate(directory, "the cat", GREEDY).ids[: len(ids)]) == ids
+    later = config_of({"b": text("two", {"file": "folder"})})
+    assert vocabularies(trained(later, "later")) == [entry.tokenizer.vocabulary]

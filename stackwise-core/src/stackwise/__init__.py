@@ -55,6 +55,7 @@ _FACE = {
     "Head": "stackwise.contracts.protocols",
     "Loader": "stackwise.contracts.protocols",
     "Observer": "stackwise.contracts.protocols",
+    "MeetsRun": "stackwise.contracts.protocols",
     "PreparesEvaluations": "stackwise.contracts.protocols",
     "Rack": "stackwise.contracts.protocols",
     "Reaction": "stackwise.contracts.protocols",
@@ -94,6 +95,7 @@ _FACE = {
     "generate": "stackwise.saved.generate",
     "Plan": "stackwise.plan",
     "StepDone": "stackwise.contracts.events",
+    "RunFacts": "stackwise.contracts.events",
     "RunStarted": "stackwise.contracts.events",
     "PhaseEntered": "stackwise.contracts.events",
     "Evaluated": "stackwise.contracts.events",
@@ -120,6 +122,7 @@ if TYPE_CHECKING:  # the types that provider authors and users check against; th
     from stackwise.contracts.components import BuildContext as BuildContext
     from stackwise.contracts.components import Built as Built
     from stackwise.contracts.components import Component as Component
+    from stackwise.contracts.events import RunFacts as RunFacts
     from stackwise.contracts.formats import StoredModel as StoredModel
     from stackwise.contracts.formats import WeightFormat as WeightFormat
     from stackwise.contracts.generation import Generates as Generates
@@ -145,6 +148,7 @@ if TYPE_CHECKING:  # the types that provider authors and users check against; th
     from stackwise.contracts.protocols import Fingerprinted as Fingerprinted
     from stackwise.contracts.protocols import Head as Head
     from stackwise.contracts.protocols import Loader as Loader
+    from stackwise.contracts.protocols import MeetsRun as MeetsRun
     from stackwise.contracts.protocols import Observer as Observer
     from stackwise.contracts.protocols import ParameterGroup as ParameterGroup
     from stackwise.contracts.protocols import PreparesEvaluations as PreparesEvaluations

@@ -144,12 +144,12 @@ def _read(array: StoredArray, *, aligned: bool = False) -> npt.NDArray[Any]:
 
 
 def _content(array: StoredArray) -> Content:
-    found = array.path.stat()
-    if found.st_size <= _REMEMBERED_BYTES:
+    status = array.path.stat()
+    if status.st_size <= _REMEMBERED_BYTES:
         return _scan(array)
-    identity = json.dumps([str(array.path.resolve()), array.key, found.st_size, found.st_mtime_ns])
+    identity = json.dumps([str(array.path.resolve()), array.key, status.st_size, status.st_mtime_ns])
     name = f"array-{hashlib.sha256(identity.encode()).hexdigest()[:32]}.json"
-    racy = found.st_mtime_ns > time.time_ns() - _RACY_NS
+    racy = status.st_mtime_ns > time.time_ns() - _RACY_NS
     if not racy and (known := recall(name)) is not None and set(known) == {"sha256", "low", "high", "broken"}:
         return Content(**known)
     content = _scan(array)

@@ -31,10 +31,10 @@ class ArrayFilesOptions(RowOptions):
     )
 
     def check(self) -> None:
-        """Refuse options that cannot be.
+        """Check that every option has an effect, and that fields and documents are named.
 
         Raises:
-            UserError: so it is.
+            UserError: one has none, or they are not.
         """
         super().check()
         if not isinstance(self.files, Mapping) or not self.files:

@@ -38,10 +38,10 @@ def array_shapes(arrays: Mapping[str, Any]) -> dict[str, ArrayShape]:
 
 
 def refuse_unequal(option: str, shapes: Mapping[str, ArrayShape]) -> None:
-    """Refuse fields of unequal numbers of rows.
+    """Check that all fields have the same number of rows.
 
     Raises:
-        DataError: they are unequal.
+        DataError: they have not.
     """
     rows = {name: array.sizes[0] for name, array in shapes.items()}
     if len(set(rows.values())) > 1:

@@ -103,14 +103,17 @@ class BandedWalk:
         self.advance(count)
 
     def state_dict(self) -> dict[str, Any]:
-        """Ordinary cursor; draws from each band; unit begun (-1: none, None: everything was visible so far) and entries read of it."""
+        """The ordinary cursor, the draws from each band, the unit that is partly read, and how many of its entries are.
+
+        The unit is -1 where none is, and None as long as everything was visible.
+        """
         return {**self._ordinary.state_dict(), "bands": list(self._counts), "unit": self._begun, "offset": self._offset}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go to a place that `state_dict` named.
+        """Go to the position of a `state_dict`.
 
         Raises:
-            DataError: no such place in this data.
+            DataError: there is no such position in these data.
         """
         counts, unit, offset = state.get("bands"), state.get("unit"), state.get("offset")
         whole = isinstance(counts, list) and all(isinstance(n, int) and n >= 0 for n in counts) and len(counts) == self.bands

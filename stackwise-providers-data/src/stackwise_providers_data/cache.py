@@ -1,9 +1,9 @@
-"""What was computed once and is kept on disk: folders that are published whole or not at all.
+"""Results that are computed once and kept on disk, in folders that are published whole or not at all.
 
 An entry is a folder with `entry.json` beside the files that it names. It is built in a temporary folder next to its place, written
-through to the disk, and renamed; a lock lets one process build while others wait for the result. Whoever holds the lock clears what a
-killed builder left. On opening, the sizes of all files are held against `entry.json`, and so is a digest: of the whole file up to 32 MiB,
-of 64 blocks spread over it above that, so that opening a large entry reads next to nothing. What does not agree is built anew.
+through to the disk, and renamed; a lock lets one process build while others wait for the result. The holder of the lock removes what a
+killed process left. On opening, the sizes of all files are held against `entry.json`, and so is a digest: of the whole file up to 32 MiB,
+of 64 blocks spread over it above that, so that opening a large entry reads next to nothing. An entry that does not agree is built again.
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ def cache_folder() -> Path:
 
 
 def obtain(name: str, build: Callable[[Path], Mapping[str, Any]]) -> tuple[Path, dict[str, Any]]:
-    """The folder of an entry and what is noted about it, built when it is not there or damaged.
+    """The folder of an entry and its notes; the entry is built where it is missing or damaged.
 
     Args:
-        name: name of the entry, which says all that its content depends on.
+        name: of the entry; it names everything that the content depends on.
         build: writes the files of the entry into a folder and returns notes that JSON can hold.
 
     Raises:
@@ -91,7 +91,7 @@ def read_entry(target: Path) -> dict[str, Any] | None:
 
 
 def remember(name: str, value: Mapping[str, Any]) -> None:
-    """Keep a small value under a name; what is there is replaced."""
+    """Keep a small value under a name, in place of an older one."""
     target = cache_folder() / name
     descriptor, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=target.parent)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:

@@ -144,8 +144,8 @@ class ChatTemplate:
 def _turn_length(turn: str, content: str) -> int:
     """Characters of a turn up to the token that ends it; where none does, the white space behind is what ends it."""
     ended = turn.rstrip()
-    told = content.strip()
-    return len(turn) if not ended or (told and ended.endswith(told)) else len(ended)
+    text = content.strip()
+    return len(turn) if not ended or (text and ended.endswith(text)) else len(ended)
 
 
 def _marked(text: str) -> Rendered:

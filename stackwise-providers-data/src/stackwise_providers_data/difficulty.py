@@ -1,4 +1,4 @@
-"""How hard a stretch of tokens is, by measures that need no model."""
+"""Difficulty of stretches of tokens, by measures that need no model."""
 
 from __future__ import annotations
 

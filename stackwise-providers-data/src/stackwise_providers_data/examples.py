@@ -22,7 +22,7 @@ Assemble = Callable[[Indices, int], Fields]
 
 
 class Examples(WalkedLoader):
-    """A loader of one example a row.
+    """A loader of rows that hold one example each.
 
     Args:
         assemble: makes the fields.

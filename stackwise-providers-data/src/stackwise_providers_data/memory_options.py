@@ -47,7 +47,7 @@ class MemoryOptions:
             raise UserError(f"time: there is no field '{unknown[0]}'; the arrays are {', '.join(map(str, self.arrays))}")
 
     def shapes(self) -> dict[str, ArrayShape]:
-        """Shape and dtype of every array.
+        """Shape and dtype of each array.
 
         Raises:
             DataError: ragged lists, or arrays without rows.

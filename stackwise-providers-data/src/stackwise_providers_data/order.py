@@ -1,4 +1,4 @@
-"""The endless order in which pages or rows are read: one permutation an epoch, and a cursor."""
+"""The order in which pages or rows are read: a permutation an epoch, and a cursor."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Order:
 
 
 class Cursor:
-    """How far reading has come: `position` entries into epoch `epoch` of `length` entries.
+    """A read position: `position` entries into epoch `epoch`, of `length` entries.
 
     Args:
         length: entries of an epoch.
@@ -68,7 +68,7 @@ class Cursor:
         """Move `count` entries on; (epoch, start, stop) of every epoch crossed.
 
         Raises:
-            DataError: the end is reached and nothing repeats; the place reached stays as it was.
+            DataError: the end is reached and nothing repeats; the position stays as it was.
         """
         left = self.length - self.position if not self.epoch else 0
         if not self._repeat and count > left:
@@ -88,10 +88,10 @@ class Cursor:
         return {"epoch": self.epoch, "position": self.position}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go to a place that `state_dict` named.
+        """Go to the position of a `state_dict`.
 
         Raises:
-            DataError: no such place in this data.
+            DataError: there is no such position in these data.
         """
         epoch, position = state.get("epoch"), state.get("position")
         if set(state) != {"epoch", "position"} or not isinstance(epoch, int) or not isinstance(position, int):

@@ -1,4 +1,4 @@
-"""Rows that hold one document each, padded to a common length."""
+"""Rows of one document each, padded to a common length."""
 
 from __future__ import annotations
 

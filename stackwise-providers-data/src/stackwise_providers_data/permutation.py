@@ -1,7 +1,7 @@
-"""A pseudo-random order of n things that costs no memory: a keyed Feistel network with cycle walking.
+"""A pseudo-random order of n items that costs no memory: a keyed Feistel network with cycle walking.
 
-The network permutes the 2^b numbers of the smallest b bits that hold n - 1; a result of n or more is sent through again until it falls
-below n, which leaves a permutation of the n (Black and Rogaway, "Ciphers with arbitrary finite domains", CT-RSA 2002, section 4).
+The network permutes the 2^b numbers of the smallest b bits that hold n - 1; a result of n or more goes through again until it is below n,
+which leaves a permutation of the n (Black and Rogaway, "Ciphers with arbitrary finite domains", CT-RSA 2002, section 4).
 """
 
 from __future__ import annotations

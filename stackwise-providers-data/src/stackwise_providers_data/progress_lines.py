@@ -1,4 +1,4 @@
-"""Lines on stderr that tell how far long work has come; short work stays silent."""
+"""Lines on stderr about the progress of long work; short work stays silent."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class ProgressLines:
 
     def __init__(self, what: str, total: int, *, scale: int = 1, clock: Callable[[], float] = time.monotonic) -> None:
         self._what, self._total, self._scale, self._clock = what, total, scale, clock
-        self._told = clock()
+        self._printed_at = clock()
 
     def reached(self, amount: int) -> None:
-        """Say so when the last line is old enough."""
+        """Print how far the work has come, if the last line is two seconds old."""
         now = self._clock()
-        if now - self._told < _EVERY_S:
+        if now - self._printed_at < _EVERY_S:
             return
-        self._told = now
+        self._printed_at = now
         goal = f" of {self._total // self._scale:,} ({amount / self._total:.0%})" if self._total else ""
         print(f"{self._what}: {amount // self._scale:,}{goal}", file=sys.stderr, flush=True)

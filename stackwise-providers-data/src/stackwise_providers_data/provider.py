@@ -66,7 +66,7 @@ def stackwise_loaders() -> list[Component]:
             name="memory",
             options=f"{_PACKAGE}.memory_options:MemoryOptions",
             factory=f"{_PACKAGE}.memory:build_memory",
-            summary="arrays that are already there: one stream of token ids, or rows of several fields",
+            summary="arrays in memory: one stream of token ids, or rows of several fields",
             example={"arrays": {"tokens": [0, 1, 2, 3] * 128}, "vocab": 4, "heldout": 0.25},
         ),
     ]
@@ -74,7 +74,7 @@ def stackwise_loaders() -> list[Component]:
 
 @hookimpl
 def stackwise_transforms() -> list[Component]:
-    """Three ways to make a batch harder or easier while time goes by."""
+    """Three transforms whose strength may follow time."""
     return [
         Component(
             name="token-noise",

@@ -24,7 +24,9 @@ class RowOptions:
         doc="`stream`: rows follow one another through all documents (the default); `packed`: the same, with `segments` and `positions`; "
         "`padded`: one document a row, with `mask`",
     )
-    pad: int | None = option(None, doc="id behind the end of a padded row; 0 when left out", minimum=0)
+    pad: int | None = option(
+        None, doc="id behind the end of a padded row; when left out the pad token that the tokenizer names, else 0", minimum=0
+    )
     overflow: Literal["truncate", "split"] | None = option(
         None, doc="padded documents longer than the longest row: cut off (the default), or cut into several rows"
     )
@@ -41,10 +43,10 @@ class RowOptions:
         self.check()
 
     def check(self) -> None:
-        """Refuse options that would have no effect.
+        """Check that every option has an effect.
 
         Raises:
-            UserError: so it is.
+            UserError: one has none.
         """
         for key in ("pad", "overflow"):
             if not self.is_padded and getattr(self, key) is not None:

@@ -1,4 +1,4 @@
-"""Rows of several fields, over and over in an order that is new each epoch."""
+"""Rows of several fields, in a new order each epoch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A corpus → the loader of the rows that its options ask for."""
+"""The loader of the rows that options ask for, over a corpus."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def cut_rows(
         spec: what the loader delivers.
         context: seed, split, longest row.
         pad: id behind the end of padded rows; that of the options, or 0, when left out.
-        has_documents: whether the documents of the corpus mean anything.
+        has_documents: whether the corpus says where documents begin.
 
     Raises:
         DataError: fewer tokens than one row, no document with a token.
@@ -87,12 +87,12 @@ def make_walk(
     size: int | None = None,
     starts: Indices | None = None,
 ) -> Walk:
-    """The ordinary way through the units, or the one that opens up from easy to hard; evaluations see everything.
+    """The ordinary walk through the units, or one from easy to hard; evaluations see everything.
 
     Args:
         corpus: what the units are stretches of.
         count: number of units.
-        units: says where they lie; asked only to rank them.
+        units: where they lie; called only to rank them.
         options: order, difficulty, exposure.
         context: seed and split.
         size: tokens of a page; None where units are documents, each a row.

@@ -126,8 +126,8 @@ def documents_in_rows(
     counts = high - low
     if total := int(counts.sum()):
         page = np.repeat(np.arange(len(pages)), counts)
-        found = starts[np.arange(total) + np.repeat(low - np.cumsum(counts) + counts, counts)]
-        breaks[found - begins[page] + page * page_tokens] = True
+        begin = starts[np.arange(total) + np.repeat(low - np.cumsum(counts) + counts, counts)]
+        breaks[begin - begins[page] + page * page_tokens] = True
     in_rows = breaks[before : before + rows * length].reshape(rows, length)
     in_rows[:, 0] = False
     segments = np.cumsum(in_rows, axis=1, dtype=np.int64)

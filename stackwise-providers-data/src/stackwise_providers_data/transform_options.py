@@ -22,10 +22,10 @@ class TruncateOptions:
 
     keep: float = scheduled(doc="share of each row's entries that is kept, from the left and at least one", minimum=0, maximum=1)
     field: str = option("tokens", doc="field whose rows are meant, where the batch has no mask yet")
-    mask: str = option("mask", doc="bool field that tells real entries, made when it is missing")
+    mask: str = option("mask", doc="bool field, true on real entries; made when it is missing")
 
     def to_spec(self) -> TransformSpec:
-        """The mask is there afterwards."""
+        """Adds the mask."""
         return TransformSpec(outputs={self.mask: TensorSpec("batch time", "bool")})
 
 
@@ -37,5 +37,5 @@ class FeatureNoiseOptions:
     field: str = option("features", doc="floating field that is changed")
 
     def to_spec(self) -> TransformSpec:
-        """The field has to be there; only its values change."""
+        """Needs the field, and changes its values alone."""
         return TransformSpec(inputs={self.field: TensorSpec("batch time features")})

@@ -1,4 +1,4 @@
-"""Changes of a batch between loader and task; each draws from the generator it is given and from nothing else."""
+"""Transforms of a batch between loader and task; each draws from the generator that it is given alone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Batch = Mapping[str, torch.Tensor]
 
 
 class TokenNoise:
-    """Each entry of a field is replaced, with probability `rate`, by an id drawn uniformly below `vocab` (which may be the same).
+    """Replaces each entry of a field, with probability `rate`, by an id drawn uniformly below `vocab`, which may be the same.
 
     Args:
         options: field and rate.
@@ -40,7 +40,7 @@ class TokenNoise:
 
 
 class Truncate:
-    """Of each row only the first `keep` share of its entries stays real: ceil(keep × entries), at least one; the mask tells.
+    """Cuts the mask of each row to the first `keep` share of its entries: ceil(keep × entries), at least one.
 
     Args:
         options: share, field and mask.
@@ -69,7 +69,7 @@ class Truncate:
 
 
 class FeatureNoise:
-    """Independent Gaussian noise of standard deviation `std` is added to every number of a field.
+    """Adds independent Gaussian noise of standard deviation `std` to every number of a field.
 
     Args:
         options: field and deviation.

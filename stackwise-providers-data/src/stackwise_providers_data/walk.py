@@ -57,7 +57,7 @@ class EpochWalk:
         repeat: False: one epoch only.
         unit: what an entry is, in the plural, for messages.
         name: the data, for messages.
-        always_whole: whether an exposure below 1 means others, because evaluations see everything.
+        always_whole: whether an exposure below 1 has no effect, because evaluations see everything.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class EpochWalk:
         self._cursor.advance(count)
 
     def here(self) -> tuple[int, int]:
-        """The unit that reading stands in, and how many of its entries are read."""
+        """The unit at the read position, and how many of its entries have been read."""
         place, offset = divmod(self._cursor.position, self._size)
         (piece,) = self._order.pieces(self._cursor.epoch, place, place + 1)
         return int(piece[0]), offset
@@ -117,7 +117,7 @@ class EpochWalk:
         return self._cursor.epoch == 0 and self._cursor.position == 0
 
     def apply_values(self, values: Mapping[str, float]) -> None:
-        """Everything is exposed always.
+        """Check that everything is exposed.
 
         Raises:
             UserError: less is asked for, and there is no ranking to say which.
@@ -130,10 +130,10 @@ class EpochWalk:
         return self._cursor.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go to a place that `state_dict` named.
+        """Go to the position of a `state_dict`.
 
         Raises:
-            DataError: no such place in this data.
+            DataError: there is no such position in these data.
         """
         self._cursor.load_state_dict(state)
 
@@ -157,7 +157,7 @@ class WalkedLoader:
         return self._spec
 
     def skip(self, rows: int | None, length: int | None) -> None:
-        """Leave out what `take` of the same would deliver.
+        """Move on as `take` of the same rows would, without reading them.
 
         Raises:
             DataError: whatever `take` refuses.
@@ -182,14 +182,14 @@ class WalkedLoader:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """The place that reading has come to, of the same size wherever it is."""
+        """The read position, of the same size wherever it is."""
         return self._walk.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go to a place that `state_dict` named.
+        """Go to the position of a `state_dict`.
 
         Raises:
-            DataError: no such place in this data.
+            DataError: there is no such position in these data.
         """
         self._walk.load_state_dict(state)
 

@@ -91,6 +91,7 @@ VICTIMS: dict[str, tuple[Kind, Component]] = {
     "check_splits_are_disjoint": ("loader", component("loader", "v", "broken:Everywhere")),
     "check_worker_count": ("loader", component("loader", "v", "broken:Overshooting")),
     "check_fingerprint": ("loader", component("loader", "v", "broken:Stamped")),
+    "check_tokenizer": ("loader", component("loader", "v", None, "broken_options:Nameless")),
     "check_prepared_batch": ("task", component("task", "v", "broken:padding")),
     "check_totals": ("task", component("task", "v", "broken:averaging")),
     "check_loss_in_float32": ("task", component("task", "v", "broken:coarse")),

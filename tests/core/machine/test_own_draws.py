@@ -14,7 +14,7 @@ import torch_loaders as brought
 
 import stackwise
 from stackwise import Built, StepDone
-from stackwise.planes.data.randomness import OwnDraws
+from stackwise.planes.data.randomness import OwnDraws, seeded
 
 TURNS = 6
 
@@ -105,6 +105,18 @@ def test_an_error_in_a_turn_gives_numpys_generator_back() -> None:
     with pytest.raises(ZeroDivisionError), draws:
         _ = np.random.rand() / 0
     assert np.random.rand() == np.random.RandomState(0).rand()
+
+
+def test_seeded_code_leaves_all_three_generators_where_they_were() -> None:
+    def following() -> list[Any]:
+        return [np.random.rand(3).tolist(), random.random(), torch.rand(3).tolist()]
+
+    np.random.seed(0), random.seed(0), torch.manual_seed(0)
+    expected = following()
+    np.random.seed(0), random.seed(0), torch.manual_seed(0)
+    with seeded(7):
+        following()
+    assert following() == expected
 
 
 # -- in a run --------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The core's own provider: the adapters that a config may put at a junction of the model."""
+"""The core's own provider: the adapters that a config may put at a junction of the model, and trackers."""
 
 from __future__ import annotations
 
@@ -38,6 +38,14 @@ class PrecisionOptions:
         return AdapterSpec(input=TensorSpec("batch time width"), output=TensorSpec("batch time width", self.dtype))
 
 
+@frozen(kw_only=True)
+class TrackerOptions:
+    """Options of `core.tensorboard`."""
+
+    directory: str = option("", doc="folder in which the run gets one of its name; `tensorboard` in the run directory when left out")
+    every: int = option(1, doc="steps of which one is written; evaluations and boundaries all are", minimum=1)
+
+
 @hookimpl
 def stackwise_adapters() -> Iterable[Component]:
     """Adapters without which two good parts of different width or precision could not meet."""
@@ -55,5 +63,19 @@ def stackwise_adapters() -> Iterable[Component]:
             factory="stackwise.builtin.adapters:build_precision",
             summary="hidden state in another floating dtype; narrowing loses precision, as asked",
             example={"dtype": "float32"},
+        ),
+    )
+
+
+@hookimpl
+def stackwise_observers() -> Iterable[Component]:
+    """Trackers; the library of each is an extra of the core."""
+    return (
+        Component(
+            name="tensorboard",
+            options="stackwise.builtin.provider:TrackerOptions",
+            factory="stackwise.builtin.tensorboard:build",
+            summary="scalars, config and plan for TensorBoard",
+            example={},
         ),
     )

@@ -37,6 +37,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "preview": ("stackwise.cli.preview:preview", "Show what the model gets, before anything trains."),
     "runs": ("stackwise.cli.runs:runs", "List the runs of a directory."),
     "compare": ("stackwise.cli.compare:compare", "Compare runs: what differs, and what each reached."),
+    "evaluate": ("stackwise.cli.evaluate:evaluate", "Evaluate the model of a run."),
     "doctor": ("stackwise.cli.doctor:doctor", "Examine the installation, and a run directory."),
     "completion": ("stackwise.cli.completion:completion", "Print the code that completes words in your shell."),
 }

@@ -1,4 +1,4 @@
-"""`stackwise generate`: a prompt continued with the model of a run."""
+"""`stackwise generate`: a prompt continued with the model of a run or an export."""
 
 from __future__ import annotations
 
@@ -41,11 +41,12 @@ def generate(
     seed: int,
     ids: bool,
 ) -> None:
-    """Continue a prompt with the model of a RUN.
+    """Continue a prompt with the model of a RUN, or of an export.
 
-    The weights are the final ones, or those of the newest checkpoint if the run has not finished. Its task decides how tokens are
-    generated: one after the other (causal language models; sequence to sequence, where the prompt is the source), or by filling in
-    masks step by step (mask diffusion). Prompt and continuation are printed. The same seed gives the same tokens.
+    The weights are the final ones, or those of the newest checkpoint if the run has not finished; the tokenizer is the one that the run
+    holds. Its task decides how tokens are generated: one after the other (causal language models; sequence to sequence, where the prompt
+    is the source), or by filling in masks step by step (mask diffusion). Prompt and continuation are printed. The same seed gives the
+    same tokens.
     """
     from stackwise.contracts.generation import GenerationSettings
     from stackwise.saved.generate import generate as generate_from

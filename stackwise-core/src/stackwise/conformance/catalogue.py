@@ -102,6 +102,7 @@ _TABLE: Mapping[str, Mapping[str, frozenset[Kind]]] = {
         "check_splits_are_disjoint": frozenset({"loader"}),
         "check_worker_count": frozenset({"loader"}),
         "check_fingerprint": frozenset({"loader"}),
+        "check_tokenizer": frozenset({"loader"}),
     },
     "tasks": {
         "check_prepared_batch": frozenset({"task"}),

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from stackwise.conformance import bench, partners
 from stackwise.conformance.subject import LENGTH, ROWS, SEED, NotApplicable, Subject, must
-from stackwise.contracts.protocols import Fingerprinted
+from stackwise.contracts.protocols import Fingerprinted, vocabulary_of
 from stackwise.contracts.specs import BatchSpec
+from stackwise.contracts.tokenizers import HasTokenizer, Tokenizer
 from stackwise.errors import DataError
 
 SAMPLED = 64
@@ -138,6 +139,33 @@ def check_fingerprint(subject: Subject) -> None:
     must(isinstance(prints[0], Mapping), f"fingerprint() gave {type(prints[0]).__name__}")
     json.dumps(dict(prints[0]))
     must(prints[0] == prints[1], "two loaders of the same data have different fingerprints")
+
+
+def check_tokenizer(subject: Subject) -> None:
+    """A tokenizer that the options offer is whole: a loader that is given its files delivers the same rows, and they name its vocabulary.
+
+    Usual cause: `with_tokenizer` that forgets another option; `make_tokenizer` that gives other bytes each time.
+    """
+    options = subject.options()
+    settings = options.tokenizer_settings() if isinstance(options, HasTokenizer) else None
+    if settings is None:
+        raise NotApplicable("its options offer no tokenizer")
+    json.dumps(dict(settings))
+    tokenizer, again = options.make_tokenizer([options]), options.make_tokenizer([options])
+    must(isinstance(tokenizer, Tokenizer), f"make_tokenizer of the options alone gave {type(tokenizer).__name__}: it makes a Tokenizer")
+    must(tokenizer == again, "two tokenizers of the same options differ")
+    given = options.with_tokenizer(tokenizer)
+    must(given.tokenizer_settings() == settings, f"with_tokenizer changes the settings {settings} to {given.tokenizer_settings()}")
+    loader = _loader(subject)
+    with bench.seeded(SEED):
+        other = subject.registered.load_factory()(given, subject.context(specs=bench.specs(subject)))
+    if values := subject.values():
+        other.apply_values(values)
+    must(bench.same(_take(other), _take(loader)), "a loader that is given its own tokenizer delivers other rows")
+    named = vocabulary_of(loader.fingerprint()) if isinstance(loader, Fingerprinted) else None
+    must(named == tokenizer.vocabulary, f"the loader names the vocabulary {named}, and its tokenizer {tokenizer.vocabulary}")
+    ids = options.codec_of(tokenizer).encode("text")
+    must(isinstance(options.codec_of(tokenizer).decode(ids), str), "decoding what was encoded gives no text")
 
 
 def _loader(subject: Subject, split: str = "train", chance: int = SEED) -> Any:

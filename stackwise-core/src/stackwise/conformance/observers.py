@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from stackwise.conformance import bench
 from stackwise.conformance.building import artifact_of
 from stackwise.conformance.subject import Subject, must
-from stackwise.contracts.events import Evaluated, PhaseEntered, RunFinished, RunStarted, StepDone
+from stackwise.contracts.events import Evaluated, PhaseEntered, RunFacts, RunFinished, RunStarted, StepDone
+from stackwise.contracts.protocols import MeetsRun
 
 
 class LaterKind(NamedTuple):
@@ -38,6 +40,9 @@ def check_takes_every_event(subject: Subject) -> None:
     """
     observer = artifact_of(subject)
     must(callable(observer), f"{type(observer).__name__} cannot be called with an event")
+    if isinstance(observer, MeetsRun):
+        Path("check").mkdir(exist_ok=True)
+        observer.meet(RunFacts("check", "check", {"run": {"name": "check"}}, {"name": "check", "phases": []}))
     for event in events():
         observer(event)
 

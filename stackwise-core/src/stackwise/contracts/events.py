@@ -9,6 +9,18 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 
+class RunFacts(NamedTuple):
+    """Whose events an observer is about to hear; no event, but told once before the first to observers that have a `meet`."""
+
+    name: str
+    """Of the run directory."""
+    directory: str
+    config: Mapping[str, Any]
+    """As it was understood, every `extends` and `--set` applied."""
+    plan: Mapping[str, Any]
+    """As `plan.json` holds it."""
+
+
 class RunStarted(NamedTuple):
     """Before the first step, of the run or of what is left of it."""
 

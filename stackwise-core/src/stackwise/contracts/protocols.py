@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from attrs import define, field
 
 from stackwise.contracts.components import BuildContext
-from stackwise.contracts.specs import AdapterSpec, BatchSpec, EmbeddingSpec, HeadSpec, RackSpec, TaskSpec
+from stackwise.contracts.events import RunFacts
+from stackwise.contracts.specs import (
+    AdapterSpec,
+    BatchSpec,
+    EmbeddingSpec,
+    HeadSpec,
+    RackSpec,
+    TaskSpec,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -205,3 +213,12 @@ class Adapter(Protocol):
 
 Observer = Callable[[Any], None]
 """Called with every event of the training machine; one that raises is dropped with a warning."""
+
+
+@runtime_checkable
+class MeetsRun(Protocol):
+    """An observer that wants to know whose events it hears."""
+
+    def meet(self, facts: RunFacts) -> None:
+        """Called once in each process, before the first event, where there is a run directory."""
+        ...

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
+from functools import partial
 from typing import Any
 from warnings import warn
 
-from stackwise.contracts.events import Event
-from stackwise.contracts.protocols import Observer, Stateful
+from stackwise.contracts.events import Event, RunFacts
+from stackwise.contracts.protocols import MeetsRun, Observer, Stateful
 from stackwise.errors import UserError
 
 
@@ -28,6 +29,13 @@ class Observers:
         """Add a listener of the run itself, called after the declared observers; its errors end the run."""
         self._listeners.append(listener)
 
+    def meet(self, facts: Callable[[], RunFacts]) -> None:
+        """Introduce the run to the declared observers that want to know it; the facts are gathered only for them."""
+        active: Sequence[Any] = tuple(self._active)
+        for observer in active:
+            if isinstance(observer, MeetsRun):
+                self._guarded(observer, partial(observer.meet, facts()))
+
     def tell(self, event: Event) -> None:
         """Pass an event on."""
         if self._active:
@@ -37,12 +45,15 @@ class Observers:
             listener(event)
 
     def _tell_declared(self, observer: Observer, event: Event) -> None:
+        self._guarded(observer, partial(observer, event))
+
+    def _guarded(self, observer: Any, act: Callable[[], object]) -> None:
         try:
-            observer(event)
+            act()
         except Exception as error:
             self._active.remove(observer)
             sentence = f"observer {observer!r} raised {type(error).__name__}: {error}; it is dropped and the run goes on"
-            warn(sentence, RuntimeWarning, stacklevel=4)
+            warn(sentence, RuntimeWarning, stacklevel=5)
 
     def state_dict(self) -> dict[str, Any]:
         """State of the stateful observers by position, dropped ones included; copies, as more events come before it is saved."""

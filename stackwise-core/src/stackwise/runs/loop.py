@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from attrs import define, field
 
 from stackwise.assembly.workshop import assemble
-from stackwise.contracts.events import Evaluated, Event, PhaseEntered, Rewound, RunStarted, StepDone
+from stackwise.contracts.events import Evaluated, Event, PhaseEntered, Rewound, RunFacts, RunStarted, StepDone
 from stackwise.errors import DiskError, RunStopped, TrainingHalted, UserError
 from stackwise.machine.machine import TrainingMachine
 from stackwise.plan import Plan
@@ -17,10 +18,10 @@ from stackwise.reports.progress import Progress
 from stackwise.reports.summary import Summary
 from stackwise.runs.saving import Saving
 from stackwise.runs.signals import Signals
-from stackwise.saved.provenance import Described, describe, loading
+from stackwise.saved.provenance import Described, describe, loading, named_config
 from stackwise.storage.checkpoints.store import Checkpoint, CheckpointStore, step_of
 from stackwise.storage.lock import MovedError
-from stackwise.storage.run_directory import CHECKPOINTS, RunDirectory
+from stackwise.storage.run_directory import CHECKPOINTS, PLAN, RunDirectory
 
 MAX_REWINDS = 3
 """To the same checkpoint; the next one halts the run."""
@@ -75,6 +76,7 @@ class RunLoop:
             self._saving.go_on(self.machine.step, self.reason)
         self.summary = summary_of(self.directory, self.progress)
         self.machine.observers.listen(self._hear)
+        self.machine.observers.meet(self._facts)
 
     def train(self) -> None:
         """Run every step that is left; after a rewind a new machine takes over.
@@ -97,6 +99,11 @@ class RunLoop:
                     if self.plan.experiment.run.non_finite != "rewind":
                         raise
                     self._rewind(halted)
+
+    def _facts(self) -> RunFacts:
+        """What an observer may know of the run."""
+        path = self.directory.path
+        return RunFacts(path.resolve().name, str(path), named_config(self.plan), json.loads((path / PLAN).read_bytes()))
 
     def tell(self, event: Event) -> None:
         """Pass on an event that does not come from the machine."""

@@ -190,7 +190,7 @@ def export(run: Path, directory: Path, step: int | None = None, form: str | None
     if form is None:
         save_weights(named_tensors(model), directory, about, tokenizers)
     else:
-        write_folder(model, about, directory, form, run)
+        write_folder(model, about, directory, form, run, tokenizers)
     return int(about["step"])
 
 

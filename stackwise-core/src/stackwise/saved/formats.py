@@ -9,6 +9,7 @@ from typing import Any
 
 from stackwise.assembly.start import format_named, recognising
 from stackwise.config import load
+from stackwise.contracts.tokenizers import Tokenizers
 from stackwise.errors import UserError, disk_errors
 from stackwise.host.discovery import discover
 from stackwise.host.registry import Registry, blaming
@@ -18,7 +19,7 @@ from stackwise.storage.publish import WRITING, publish
 from stackwise.storage.run_directory import CONFIG
 
 
-def write_folder(model: Model, about: Mapping[str, Any], directory: Path, name: str, run: Path) -> None:
+def write_folder(model: Model, about: Mapping[str, Any], directory: Path, name: str, run: Path, tokenizers: Tokenizers) -> None:
     """Write a model into a new folder, all or nothing.
 
     Args:
@@ -27,6 +28,7 @@ def write_folder(model: Model, about: Mapping[str, Any], directory: Path, name: 
         directory: where to; its parent exists.
         name: of the format, `hf` or `transformer.hf`.
         run: the run directory that the model is of; what it began from may hold more that the format keeps.
+        tokenizers: those of the run; where they are of one vocabulary, its files stand beside the weights, as other tools look for them.
 
     Raises:
         UserError: no such format, or it has no words for the model.
@@ -37,9 +39,13 @@ def write_folder(model: Model, about: Mapping[str, Any], directory: Path, name: 
     known, form = format_named(name, registry)
     _check_plain(about)
     origin = _origin(run, known.id, registry)
+    files = _files(tokenizers)
 
     def fill(fresh: Path) -> None:
-        form.write(model, fresh, origin)
+        form.write(model, fresh, origin, files)
+        for file, content in files.items():
+            if not (fresh / file).exists():
+                (fresh / file).write_bytes(content)
         for path in sorted(path for path in fresh.rglob("*") if path.is_file()):
             disk.sync_file(path)
 
@@ -47,6 +53,11 @@ def write_folder(model: Model, about: Mapping[str, Any], directory: Path, name: 
     disk.remove_tree(fresh)
     with disk_errors(directory, "nothing of it is left: free space or mend the disk"), blaming(registry.providers):
         publish(fresh, fill, [directory])
+
+
+def _files(tokenizers: Tokenizers) -> Mapping[str, bytes]:
+    files = {entry.tokenizer.vocabulary: entry.tokenizer.files for entry in tokenizers.entries}
+    return next(iter(files.values())) if len(files) == 1 else {}
 
 
 def _check_plain(about: Mapping[str, Any]) -> None:

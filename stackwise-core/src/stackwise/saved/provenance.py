@@ -175,11 +175,12 @@ def check_fingerprints(saved: Mapping[str, Any], machine: TrainingMachine) -> No
     Raises:
         DataError: they changed; every changed source is named.
     """
-    if changes := list(_changes(saved, machine.data.fingerprints())):
+    if changes := list(changed_data(saved, machine.data.fingerprints())):
         raise DataError("the data changed since the checkpoint: " + "; ".join(changes) + ": put the data back, or begin a new run")
 
 
-def _changes(saved: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+def changed_data(saved: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    """What differs between two fingerprints of a source, a sentence each; sources that only one side has are left out."""
     for name in saved.keys() & now.keys():
         old, new = (_plain(each) for each in (saved[name], now[name]))
         if old != new:

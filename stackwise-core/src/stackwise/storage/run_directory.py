@@ -123,12 +123,12 @@ class RunDirectory:
             log = posix.place_of(self._logs[EVENTS].fileno())
             raise MovedError(self.path, log.parent if log is not None and self._lock.holds(log.parent) else None)
 
-    def declare(self, config: Mapping[str, Any], plan: Mapping[str, Any], tokenizers: Tokenizers) -> None:
+    def declare(self, config: Mapping[str, Any], plan: Mapping[str, Any], tokenizers: Tokenizers | None = None) -> None:
         """Write the config as it was understood, every `extends` and `--set` applied, and its plan, which never stands beside another's;
         and the tokenizers of its sources."""
         self.check_place()
         with self._disk_errors():
-            write_tokenizers(self.path, tokenizers)
+            write_tokenizers(self.path, tokenizers if tokenizers is not None else Tokenizers())
             (self.path / PLAN).unlink(missing_ok=True)
             replace_file(self.path / CONFIG, _as_yaml(config))
         self._write_json(PLAN, plan)

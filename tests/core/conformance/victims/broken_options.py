@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from attrs import define, evolve, frozen
 
-from stackwise import EmbeddingSpec, OptimizerSpec, RackSpec, TaskSpec, TensorSpec, dimension, option, scheduled
-from victims.sound_options import LEVELS, AdapterOptions, EmbeddingOptions, OptimizerOptions, RackOptions, TaskOptions
+from stackwise import EmbeddingSpec, OptimizerSpec, RackSpec, TaskSpec, TensorSpec, Tokenizer, dimension, option, scheduled
+from victims.sound_options import LEVELS, AdapterOptions, EmbeddingOptions, LoaderOptions, OptimizerOptions, RackOptions, TaskOptions
 
 
 @frozen(kw_only=True)
@@ -39,6 +39,32 @@ class Hasty(RackOptions):
     def to_spec(self) -> RackSpec:
         twice = 2 * self.width // 2
         return RackSpec(input=TensorSpec(("batch", "time", twice)), stacks={s.name: s.blocks for s in self.stacks})
+
+
+@frozen(kw_only=True)
+class Nameless(LoaderOptions):
+    """Has a tokenizer whose vocabulary the loader does not name."""
+
+    def tokenizer_settings(self) -> dict[str, Any]:
+        return {"words": 2}
+
+    def make_tokenizer(self, sources: Any) -> Tokenizer:
+        return Tokenizer(vocabulary="two words", files={"words.txt": b"yes no"})
+
+    def with_tokenizer(self, tokenizer: Tokenizer) -> Nameless:
+        return self
+
+    @staticmethod
+    def codec_of(tokenizer: Tokenizer) -> Words:
+        return Words()
+
+
+class Words:
+    def encode(self, text: str) -> list[int]:
+        return [int(word == "yes") for word in text.split()]
+
+    def decode(self, ids: Any) -> str:
+        return " ".join(["no", "yes"][i] for i in ids)
 
 
 @frozen(kw_only=True)

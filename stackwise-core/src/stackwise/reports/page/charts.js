@@ -107,7 +107,7 @@ const Charts = (() => {
     });
     const text = resolve("--mute"), grid = resolve("--line"), boundary = resolve("--fg");
     const logarithmic = spec.log || (spec.logable && page.log);
-    const keys = spec.series.map((series, i) => legendKey(caption, series, i, () => chart));
+    const keys = legend(caption, spec, page.data.runs.length > 1, () => chart);
     const chart = new uPlot({
       width: host.clientWidth, height: spec.tall ? Math.max(220, Math.min(320, window.innerHeight * 0.36)) : 132,
       padding: [8, Lanes.RIGHT, 0, 0], legend: {show: false},
@@ -127,7 +127,10 @@ const Charts = (() => {
           const inside = u.cursor.left >= 0;
           if (inside) page.hover(u.posToVal(u.cursor.left, "x"));
           else page.hover(null);
-          keys.forEach((key, i) => { const index = inside ? u.cursor.idxs[i + 1] : null; key.textContent = index === null || index === undefined ? "" : shown(u.data[i + 1][index]); });
+          for (const key of keys) {
+            const index = inside ? u.cursor.idxs[key.told + 1] : null;
+            key.value.textContent = index === null || index === undefined ? "" : shown(u.data[key.told + 1][index]);
+          }
         }],
       },
     }, uPlot.join(tables), figure);
@@ -142,20 +145,26 @@ const Charts = (() => {
     return {label: series.label, stroke: series.faint ? faded(colour, 0.34) : colour, width: series.width || 1, spanGaps: true, pxAlign: 0, points: {show: false}};
   }
 
-  function legendKey(caption, series, i, chart) {
-    const key = caption.appendChild(Object.assign(document.createElement("button"), {className: "key", type: "button"}));
-    key.setAttribute("aria-pressed", "true");
-    const mark = key.appendChild(document.createElement("i"));
-    mark.className = series.points || "";
-    mark.style.color = `var(${series.colour})`;
-    if (series.faint) mark.style.opacity = 0.4;
-    key.append(series.label);
-    key.addEventListener("click", () => {
-      const on = key.getAttribute("aria-pressed") !== "true";
-      key.setAttribute("aria-pressed", String(on));
-      chart().setSeries(i + 1, {show: on});
+  // A key for each series, or for each run where there are several: what it hides, and whose value it tells.
+  function legend(caption, spec, many, chart) {
+    const indices = spec.series.map((_, i) => i);
+    const groups = many ? [...new Set(spec.series.map(series => series.run))].map(run => indices.filter(i => spec.series[i].run === run)) : indices.map(i => [i]);
+    return groups.map(group => {
+      const told = many ? group.find(i => !spec.series[i].faint) ?? group[0] : group[0], series = spec.series[told];
+      const key = caption.appendChild(Object.assign(document.createElement("button"), {className: "key", type: "button"}));
+      key.setAttribute("aria-pressed", "true");
+      const mark = key.appendChild(document.createElement("i"));
+      mark.className = (!many && series.points) || "";
+      mark.style.color = `var(${series.colour})`;
+      if (series.faint) mark.style.opacity = 0.4;
+      key.append(many ? series.run.name : series.label);
+      key.addEventListener("click", () => {
+        const on = key.getAttribute("aria-pressed") !== "true";
+        key.setAttribute("aria-pressed", String(on));
+        for (const i of group) chart().setSeries(i + 1, {show: on});
+      });
+      return {told, value: key.appendChild(document.createElement("span"))};
     });
-    return key.appendChild(document.createElement("span"));
   }
 
   function dashes(u, page, colour) {

@@ -1,0 +1,65 @@
+"""The model of a finished run, evaluated again, says what its log says."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from shown_runs import log, make_run
+
+from stackwise.cli import main
+from stackwise.errors import DataError, UserError
+from stackwise.saved.evaluate import evaluate
+
+SOURCE = {"use": "data.memory", "heldout": 1, "arrays": {"tokens": [1, 2, 3, 4, 5, 6, 7] * 8}}
+OTHER = f"evaluate.other={json.dumps({'batches': 3, 'sources': {'x': SOURCE}})}"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("evaluated"))
+
+
+def test_a_finished_run_repeats_its_last_figures(run: Path):
+    logged = [event for event in log(run, "events.jsonl") if event["event"] == "evaluated"][-1]
+    (again,) = evaluate(run)
+    assert (again.name, again.step, again.phase, again.metrics) == ("held", 24, "grown", logged["metrics"])
+
+
+def test_a_run_on_its_way_is_evaluated_at_its_newest_checkpoint(run: Path, tmp_path: Path):
+    shutil.copytree(run, tmp_path / "half")
+    (tmp_path / "half" / "status.json").write_text('{"status": "stopped by SIGTERM"}')
+    shutil.rmtree(tmp_path / "half" / "checkpoints" / "step-000000024")
+    logged = next(e for e in log(run, "events.jsonl") if e["event"] == "evaluated" and e["step"] == 18)
+    (again,) = evaluate(tmp_path / "half")
+    assert (again.step, again.metrics) == (18, logged["metrics"])
+
+
+def test_another_evaluation_is_declared_as_in_a_config(run: Path):
+    done = CliRunner().invoke(main, ["evaluate", str(run), "--set", OTHER, "--only", "other", "--json"])
+    assert done.exit_code == 0, done.output
+    (told,) = json.loads(done.output)
+    assert told["evaluation"] == "other" and told["loss"] > 0
+
+
+def test_what_cannot_be_said_any_more_is_refused(run: Path):
+    with pytest.raises(UserError, match=r"data\.seq_len=8"):
+        list(evaluate(run, ["data.seq_len=8"]))
+    with pytest.raises(UserError, match="'held'"):
+        list(evaluate(run, only=["hold"]))
+
+
+def test_other_data_under_the_same_name_are_refused(run: Path, tmp_path: Path):
+    """A loader that fingerprints its data notices that they are others; here the run is told to have had others."""
+    shutil.copytree(run, tmp_path / "moved")
+    about = tmp_path / "moved" / "final" / "weights.json"
+    description = json.loads(about.read_text())
+    (name, fingerprint), *_ = description["data"].items()
+    key = next(iter(fingerprint))
+    description["data"][name][key] = "another"
+    about.write_text(json.dumps(description))
+    with pytest.raises(DataError, match=f"'{name}'"):
+        list(evaluate(tmp_path / "moved"))
