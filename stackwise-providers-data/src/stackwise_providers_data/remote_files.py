@@ -51,23 +51,24 @@ def _fetched(url: str) -> dict[str, Path]:
         raise DataError(f"paths: no file matches {url!r}: mend the URL")
     if protocol in _LOCAL:
         return {path: Path(path) for path in found}
-    return {f"{protocol}://{path.removeprefix('/')}": _copy(store, protocol, path) for path in found}
+    urls = {path: f"{protocol}://{path.removeprefix('/')}" for path in found}
+    return {address: _copy(store, path, address) for path, address in urls.items()}
 
 
-def _copy(store: Any, protocol: str, path: str) -> Path:
+def _copy(store: Any, path: str, url: str) -> Path:
     """The file of a store in the cache."""
     name = PurePosixPath(path).name
     try:
-        state = json.dumps([protocol, path, store.ukey(path), store.info(path)], sort_keys=True, default=str)
+        state = json.dumps([url, store.ukey(path), store.info(path)], sort_keys=True, default=str)
     except Exception as fault:  # whatever the library of a protocol raises
-        raise _no_answer(f"{protocol}://{path}", fault) from fault
+        raise _no_answer(url, fault) from fault
 
     def fetch(folder: Path) -> dict[str, Any]:
         try:
             store.get_file(path, str(folder / name))
         except Exception as fault:  # whatever the library of a protocol raises
-            raise _no_answer(f"{protocol}://{path}", fault) from fault
-        return {"of": f"{protocol}://{path}"}
+            raise _no_answer(url, fault) from fault
+        return {"of": url}
 
     entry, _ = obtain(f"remote-{hashlib.sha256(state.encode()).hexdigest()[:32]}", fetch)
     return entry / name

@@ -41,7 +41,8 @@ def build_table(options: TableOptions, context: BuildContext) -> TextRows | Exam
     encoding = learn_encoding(options, [documents]) if options.kept is None else encoding_in(options.kept)
     vocabulary = encoding.as_tokenizer().vocabulary
     columns, notes = _open(documents, part, encoding, vocabulary)
-    for line in notes["lines"]:
+    constant = [f"'{name}' is the same in all rows of training, and read as 0" for name, scale in encoding.numbers.items() if not scale.std]
+    for line in (*constant, *notes["lines"]):
         print(f"data: {documents.name}: {line}", file=sys.stderr)
     if options.target is not None:
         stds = np.array([encoding.numbers[name].std or 1.0 for name in options.target], dtype=np.float32)

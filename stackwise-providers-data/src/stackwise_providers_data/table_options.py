@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import attrs
-from attrs import field, frozen
+from attrs import frozen
 
 from stackwise import BatchSpec, EpochSize, TensorSpec, TextCodec, Tokenizer, UserError, option
 from stackwise_providers_data.files import check_globs
 from stackwise_providers_data.record_options import Mode, RecordOptions
 from stackwise_providers_data.splits import part_of_split
-from stackwise_providers_data.tokenizer_options import BYTES
+from stackwise_providers_data.tokenizer_options import BYTES, TokenizerOptions
 
 if TYPE_CHECKING:
     from stackwise_providers_data.records import RecordDocuments, Records
@@ -50,8 +50,6 @@ class TableOptions(RecordOptions, ABC):
         "says how many",
         choices=("refuse", "vector"),
     )
-    kept: Tokenizer | None = field(default=None, init=False, eq=False, repr=False)
-    """The encoding of the run that these options belong to; what the options alone would learn from their own rows."""
 
     def check(self) -> None:
         """Check that the columns make an example together, and that every option has an effect.
@@ -64,7 +62,7 @@ class TableOptions(RecordOptions, ABC):
             super().check()
             return
         self._refuse((*_TEXT_KEYS, *_ROW_KEYS), "a table of numbers and categories")
-        if self.tokenizer != BYTES:
+        if self.kept is None and self.tokenizer != BYTES:
             raise UserError("tokenizer: it has no effect on a table of numbers and categories: leave it out")
         if not self.numbers:
             raise UserError("numbers: a table has at least one column of numbers: name one, as numbers: [age]")
@@ -90,6 +88,11 @@ class TableOptions(RecordOptions, ABC):
     def is_table(self) -> bool:
         """Whether columns are read as numbers and categories."""
         return self.numbers is not None or self.categories is not None or self.target is not None
+
+    @property
+    def kept(self) -> Tokenizer | None:
+        """The encoding of the run that these options belong to; None where they learn their own."""
+        return self.tokenizer.kept if self.is_table and isinstance(self.tokenizer, TokenizerOptions) else None
 
     @property
     def mode(self) -> Mode:
@@ -199,9 +202,9 @@ class TableOptions(RecordOptions, ABC):
         """The same options, whose loader uses the tokenizer or the encoding of the run."""
         if not self.is_table:
             return super().with_tokenizer(tokenizer)
-        bound = attrs.evolve(self)
-        object.__setattr__(bound, "kept", tokenizer)
-        return bound
+        from stackwise_providers_data.tables import ENCODING  # numpy, which options do without
+
+        return attrs.evolve(self, tokenizer=TokenizerOptions(file=ENCODING).with_tokenizer(tokenizer))
 
     @staticmethod
     def codec_of(tokenizer: Tokenizer) -> TextCodec:
@@ -211,7 +214,9 @@ class TableOptions(RecordOptions, ABC):
             UserError: a table, which is no text, or the tokenizers library is not installed.
             DataError: the files are no tokenizer.
         """
-        if "table.json" in tokenizer.files:
+        from stackwise_providers_data.tables import ENCODING  # numpy, which options do without
+
+        if ENCODING in tokenizer.files:
             raise UserError("the data are a table of numbers and categories, which is no text")
         return RecordOptions.codec_of(tokenizer)
 

@@ -11,22 +11,22 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
-from math import isfinite, isnan
-from typing import TYPE_CHECKING, Any
+from math import inf, isfinite, isnan
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from attrs import Factory, define, frozen
 
 from stackwise import DataError, Tokenizer
-from stackwise_providers_data.records import Record, RecordDocuments
+from stackwise_providers_data.records import Record, RecordDocuments, RecordFields
 from stackwise_providers_data.splits import Part, split_hash
 
-if TYPE_CHECKING:
-    from stackwise_providers_data.table_options import TableOptions
+ENCODING = "table.json"
+"""The file in which a run keeps what becomes of the columns of a table."""
 
-FILE = "table.json"
 _CHUNK_ROWS = 4096
+_LARGEST_STD = 1e30
 
 Columns = dict[str, npt.NDArray[Any]]
 """Field → rows."""
@@ -54,8 +54,6 @@ class TableEncoding:
     """Columns of numbers and of targets."""
     categories: Mapping[str, Sequence[str]]
     """Column → its values, in the order of their ids."""
-    left_out: Mapping[str, int]
-    """Column → number of further values that its room did not hold."""
 
     def as_tokenizer(self) -> Tokenizer:
         """As the run keeps it."""
@@ -63,10 +61,9 @@ class TableEncoding:
             "rows": self.rows,
             "numbers": {name: {"mean": scale.mean, "std": scale.std} for name, scale in self.numbers.items()},
             "categories": {name: list(values) for name, values in self.categories.items()},
-            "left_out": dict(self.left_out),
         }
         file = (json.dumps(content, indent=1) + "\n").encode()
-        return Tokenizer(vocabulary=f"table-{hashlib.sha256(file).hexdigest()[:16]}", files={FILE: file})
+        return Tokenizer(vocabulary=f"table-{hashlib.sha256(file).hexdigest()[:16]}", files={ENCODING: file})
 
 
 def encoding_in(tokenizer: Tokenizer) -> TableEncoding:
@@ -76,15 +73,31 @@ def encoding_in(tokenizer: Tokenizer) -> TableEncoding:
         DataError: it is none.
     """
     try:
-        content = json.loads(tokenizer.files[FILE])
+        content = json.loads(tokenizer.files[ENCODING])
         return TableEncoding(
             rows=content["rows"],
             numbers={name: Scale(float(scale["mean"]), float(scale["std"])) for name, scale in content["numbers"].items()},
             categories={name: tuple(map(str, values)) for name, values in content["categories"].items()},
-            left_out=content["left_out"],
         )
     except (KeyError, TypeError, ValueError, AttributeError) as fault:
-        raise DataError(f"{tokenizer.vocabulary}: its {FILE} is no encoding of a table: {fault!r}: put the file back") from fault
+        raise DataError(f"{tokenizer.vocabulary}: its {ENCODING} is no encoding of a table: {fault!r}: put the file back") from fault
+
+
+class TableFields(RecordFields, Protocol):
+    """What options say of the columns of a table."""
+
+    @property
+    def numbers(self) -> tuple[str, ...] | None: ...
+    @property
+    def rooms(self) -> Mapping[str, int | tuple[str, ...]]: ...
+    @property
+    def target(self) -> tuple[str, ...] | None: ...
+    @property
+    def table_columns(self) -> tuple[str, ...]: ...
+    @property
+    def missing(self) -> str | None: ...
+    @property
+    def unknown(self) -> str | None: ...
 
 
 @define
@@ -109,7 +122,7 @@ class Found:
 class TableDocuments(RecordDocuments):
     """Rows, and what is read of them as numbers and categories."""
 
-    options: TableOptions
+    options: TableFields
 
     def _hash(self, place: str, record: Mapping[str, Any]) -> int:
         return split_hash(json.dumps([record[column] for column in self.options.table_columns], default=str))
@@ -210,7 +223,7 @@ class TableDocuments(RecordDocuments):
             yield "" if value is None else value
 
 
-def learn_encoding(options: TableOptions, tables: Sequence[TableDocuments]) -> TableEncoding:
+def learn_encoding(options: TableFields, tables: Sequence[TableDocuments]) -> TableEncoding:
     """Means and deviations (of the population), and the values of categories, from the rows of tables that training sees.
 
     Raises:
@@ -230,17 +243,13 @@ def learn_encoding(options: TableOptions, tables: Sequence[TableDocuments]) -> T
     for name, moment in moments.items():
         if not moment.count:
             raise DataError(f"{tables[0].name}: column '{name}' holds no number in the {rows} rows of training: leave it out")
-    values, left_out = {}, {}
+        if not moment.std < _LARGEST_STD:
+            raise DataError(f"{tables[0].name}: the numbers of column '{name}' are too large for float32: scale them down")
+    values = {}
     for name, room in options.rooms.items():
         frequent = [value for value, _ in sorted(counts[name].items(), key=lambda each: (-each[1], each[0]))]
         values[name] = room if isinstance(room, tuple) else tuple(frequent[:room])
-        left_out[name] = len(set(frequent) - {*values[name]})
-    return TableEncoding(
-        rows=rows,
-        numbers={name: Scale(moment.mean, moment.std) for name, moment in moments.items()},
-        categories=values,
-        left_out={name: count for name, count in left_out.items() if count},
-    )
+    return TableEncoding(rows=rows, numbers={name: Scale(moment.mean, moment.std) for name, moment in moments.items()}, categories=values)
 
 
 @define
@@ -250,17 +259,24 @@ class _Moments:
     count: int = 0
     mean: float = 0.0
     squares: float = 0.0
+    low: float = inf
+    high: float = -inf
 
     def add(self, numbers: Sequence[float]) -> None:
         if not numbers:
             return
         values = np.array(numbers, dtype=np.float64)
+        self.low, self.high = min(self.low, float(values.min())), max(self.high, float(values.max()))
         count, mean = len(values), float(values.mean())
-        squares, apart, total = float(((values - mean) ** 2).sum()), mean - self.mean, self.count + count
+        with np.errstate(over="ignore"):
+            squares, apart, total = float(((values - mean) ** 2).sum()), mean - self.mean, self.count + count
         self.squares += squares + apart**2 * self.count * count / total
         self.mean += apart * count / total
         self.count = total
 
     @property
     def std(self) -> float:
+        """Of the population."""
+        if self.low == self.high:
+            return 0.0  # what rounding leaves of the squares is no deviation
         return float((self.squares / self.count) ** 0.5)
