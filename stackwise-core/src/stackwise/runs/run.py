@@ -87,7 +87,9 @@ def run(
     rest = Rest(make_plan(experiment, discover()).with_tokenizers())
     machine = assemble(rest.plan)
     directory = RunDirectory.create(output, experiment.run.name, Declaration.of(rest.plan).write)
-    return _train(RunLoop.of(rest.plan, machine, directory, Progress(rest.plan.schedule, stream)), rest, fresh=True)
+    progress = Progress(rest.plan.schedule, stream)
+    progress.say(f"files {directory.path}/")
+    return _train(RunLoop.of(rest.plan, machine, directory, progress), rest, fresh=True)
 
 
 def resume(directory: Path, overrides: Sequence[str] = (), stream: TextIO | None = None) -> Result:
