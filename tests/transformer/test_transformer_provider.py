@@ -20,8 +20,9 @@ HOOKS = {
     "stackwise_racks": ["decoder", "encoder-decoder", "conv"],
     "stackwise_heads": ["lm", "classifier"],
     "stackwise_tasks": ["causal-lm", "masked-lm", "mask-diffusion", "classification", "seq2seq", "preference"],
-    "stackwise_growth_operators": ["stack", "interleave", "middle", "identity", "gated", "widen-ff", "widen", "vocabulary"],
+    "stackwise_growth_operators": ["stack", "interleave", "middle", "identity", "blocks", "gated", "widen-ff", "widen", "vocabulary"],
     "stackwise_weight_adapters": ["lora"],
+    "stackwise_formats": ["hf"],
 }
 LIGHT = ("provider", "options", "masking_options", "classification_options", "rack_options", "pair_options", "growth")
 COMPONENTS = [component for hook in HOOKS for component in getattr(provider, hook)()]

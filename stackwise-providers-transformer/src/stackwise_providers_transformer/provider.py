@@ -147,6 +147,13 @@ def stackwise_growth_operators() -> list[Component]:
         _growth("middle", "MiddleOptions", "depth_growth:build_middle", "the middle blocks are repeated in place; changes the function"),
         _growth("identity", "IdentityOptions", "depth_growth:build_identity", "a new block starts as the identity; keeps the function"),
         _growth(
+            "blocks",
+            "BlocksOptions",
+            "depth_growth:build_blocks",
+            "where every block comes from, written out; keeps the function where all new ones are identities",
+            map={"base": ["0-1", "identity"]},
+        ),
+        _growth(
             "gated",
             "GatedOptions",
             "depth_growth:build_gated",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 
@@ -48,3 +49,19 @@ def test_a_default_device_is_taken_back_without_leaving_a_mode_behind() -> None:
         torch.set_default_device("meta")
     assert changed == ["the default device of torch"] and torch.zeros(1).device.type == "cpu"
     assert torch.overrides._len_torch_function_stack() == 0
+
+
+def test_an_entry_that_was_taken_off_the_module_path_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend("/nowhere/at/all")
+    with guarded() as changed:
+        sys.path.remove("/nowhere/at/all")
+        sys.path.append("/a/library")
+    assert changed == ["the module path"]
+    assert sys.path[0] == "/nowhere/at/all" and sys.path[-1] == "/a/library"
+
+
+def test_a_signal_handler_comes_back() -> None:
+    before = signal.getsignal(signal.SIGUSR1)
+    with guarded() as changed:
+        signal.signal(signal.SIGUSR1, lambda number, frame: None)
+    assert changed == ["a signal handler"] and signal.getsignal(signal.SIGUSR1) is before

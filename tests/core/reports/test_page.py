@@ -21,9 +21,11 @@ from stackwise.cli import main
 from stackwise.errors import UserError
 from stackwise.reports.page.render import render_page
 from stackwise.reports.record import read_run
+from stackwise.reports.summary import Summary
+from stackwise.runs.run import Result
 
 OURS = ("step", "phase", "tokens", "seconds", "skipped", "why", "metrics", "rates")
-HOSTILE = "</script><script>alert(1)</script><img src=x onerror=\"alert('2')\">&lt;b&gt;"
+HOSTILE = "</script x><script>alert(1)</script><img src=x onerror=\"alert('2')\">&lt;b&gt;"
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +114,11 @@ def test_no_name_becomes_an_element(run: Path, page: Page, tmp_path: Path):
         for word in ("held", "grown", "transformer.stack"):
             text = text.replace(f'"{word}"', quoted) if name != "config.yaml" else text.replace(f" {word}:", f" {quoted}:")
         (hostile / name).write_text(text)
-    attacked = Page(render_page([read_run(hostile)]))
+    html = render_page([read_run(hostile)])
+    assert (
+        "<" not in html.partition('id="data">')[2].partition("</script>\n<script>")[0]
+    )  # browsers end a script in more ways than the parser here
+    attacked = Page(html)
     assert Counter(tag for tag, _ in attacked.elements) == Counter(tag for tag, _ in page.elements)
     assert HOSTILE in "".join(attacked.texts)
     assert {e["name"] for e in attacked.data["runs"][0]["evaluations"]} == {HOSTILE}
@@ -128,6 +134,13 @@ def test_report_writes_one_page_for_one_run_or_several(run: Path, tmp_path: Path
     assert ["run.seed", "3", "4"] in keys and ["run.horizon", "24 steps", "12 steps"] in keys
     assert CliRunner().invoke(main, ["report", str(run)]).exit_code == 0
     assert (run / "report.html").stat().st_size < 300_000
+
+
+def test_a_notebook_shows_a_result_as_its_page_in_a_frame(run: Path):
+    shown = Page(Result(run, Summary())._repr_html_())
+    ((tag, attributes),) = shown.elements
+    assert tag == "iframe" and attributes["title"] == "Report of run"
+    assert Page(str(attributes["srcdoc"])).data["runs"][0]["done"] == 24
 
 
 def test_a_directory_that_is_no_run_is_refused(tmp_path: Path):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
 from shown_runs import make_run
 
+from stackwise.reports.page.live import LivePage
 from stackwise.reports.page.render import render_page
 from stackwise.reports.record import read_run
 
@@ -108,3 +110,31 @@ def test_axis_zoom_and_theme_work_by_keyboard_and_mouse(browser: Any, address: s
     key.send_keys(Keys.ENTER)
     assert key.get_attribute("aria-pressed") == "false"
     assert browser.get_log("browser") == []
+
+
+def test_news_of_a_run_that_trains_arrive_without_a_reload(browser: Any, run: Path, tmp_path: Path):
+    """Axis and window stay as the reader has set them."""
+    from selenium.webdriver import Keys
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    grows = Path(shutil.copytree(run, tmp_path / "run"))
+    lines = (grows / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (grows / "metrics.jsonl").write_text("".join(lines[:14]))
+    with LivePage([grows]) as live:
+        thread = Thread(target=live.serve)
+        thread.start()
+        try:
+            open_page(browser, live.address, 1200, "light")
+            browser.get_log("browser")
+            browser.find_element("css selector", "input[value=tokens]").send_keys(Keys.SPACE)
+            browser.find_element("css selector", "[data-zoom=in]").send_keys(Keys.ENTER)
+            before, text = window(browser), browser.find_element("css selector", "header .sub").text
+            browser.execute_script("window.mark = 'the same page'")
+            (grows / "metrics.jsonl").write_text("".join(lines))
+            WebDriverWait(browser, 20).until(lambda b: "24 of 24 steps" in b.find_element("css selector", "header .sub").text)
+            assert "24 of 24 steps" not in text and browser.execute_script("return window.mark") == "the same page"
+            assert window(browser) == before
+            assert browser.get_log("browser") == []
+        finally:
+            live.close()
+            thread.join()

@@ -144,6 +144,17 @@ def test_a_source_of_weight_zero_is_absent_and_keeps_what_it_is_owed() -> None:
     assert abs(abs(Fraction(before["b"], UNIT)) - Fraction(1, 3)) < ROUNDING
 
 
+def test_what_a_source_is_owed_stays_while_others_are_read() -> None:
+    """Two thirds of a row are owed to c when it leaves, so c gets the first row after its return."""
+    mixture = Mixture()
+    mixture.take({"a": 1, "b": 1, "c": 1}, 2)  # one row each to a and b
+    owed = mixture.debts["c"]
+    mixture.take({"a": 1, "b": 1}, 5)
+    assert mixture.debts["c"] == owed > 0
+    assert sum(mixture.debts.values()) == 0
+    assert mixture.take({"a": 1, "b": 1, "c": 1}, 1) == {"c": 1}
+
+
 @pytest.mark.parametrize("weights", [{"a": 0.0, "b": 0.0}, {"a": 0.0}])
 def test_no_weight_above_zero_is_the_users_mistake(weights: dict[str, float]) -> None:
     with pytest.raises(DataError, match="at least one is above zero"):
