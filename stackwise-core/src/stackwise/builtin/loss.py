@@ -96,9 +96,10 @@ class LossTask:
         if hasattr(value, "numel") and value.numel() != 1:
             return value.sum(), float(value.numel())
         if not _is_one_number(value):
+            name = getattr(function, "__name__", type(function).__name__)
             raise UserError(
-                f"the function {getattr(function, '__name__', type(function).__name__)} returns what is {_described(value)}: a loss or a metric is a "
-                "number, a tensor, or a pair of one number each, the sum and its denominator"
+                f"the function {name} returns what is {_described(value)}: a loss or a metric is a number, a tensor, or a pair of one "
+                "number each, the sum and its denominator"
             )
         rows = float(next(iter(batch.values())).shape[0])
         return (value.reshape(()) if hasattr(value, "reshape") else value) * rows, rows

@@ -128,9 +128,10 @@ class Source:
         if unread := [name for name in batch if name not in reads]:
             names = ", ".join(unread)
             absent = ", ".join(f"'{name}'" for name in sorted(reads - batch.keys()))
+            lacks = f" (what is read and not there: {absent})" if absent else ""
             raise DataError(
-                f"source '{self.name}' delivers {names}, which nothing reads{f' (what is read and not there: {absent})' if absent else ''}: say `data.drop: [{names}]` where that is meant, "
-                "name it in the task's spec or as an argument of the module's forward, or give it the name that is read by `data.rename`"
+                f"source '{self.name}' delivers {names}, which nothing reads{lacks}: say `data.drop: [{names}]` where that is meant, name "
+                "it in the task's spec or as an argument of the module's forward, or give it the name that is read by `data.rename`"
             )
         self.reads = None
 
