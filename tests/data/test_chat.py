@@ -224,6 +224,16 @@ def test_a_template_that_is_not_utf_8_is_refused() -> None:
         _loader([[USER, ASSISTANT]], template=TemplateOptions(file="own.jinja"))
 
 
+def test_a_template_beside_a_file_alone_is_refused_as_it_would_not_stay_with_the_run() -> None:
+    alone = _folder(CHATML)
+    options: dict[str, Any] = {"paths": ("chat.jsonl",), "messages": "messages"}
+    with pytest.raises(DataError, match=r"tokenizer: \{file: folder\}"):
+        JsonlOptions(tokenizer=alone, **options).make_tokenizer(None)
+    for tokenizer, template in ((TokenizerOptions(file="folder"), None), (alone, "chatml")):
+        made = JsonlOptions(tokenizer=tokenizer, template=template, **options).make_tokenizer(None)
+        assert made is not None and ("tokenizer_config.json" in made.files) == (template is None)
+
+
 def test_another_template_is_another_entry_of_the_cache() -> None:
     first = _loader(CONVERSATIONS)
     other = _loader(CONVERSATIONS, template=TemplateOptions(text=CHATML + "."))

@@ -296,7 +296,7 @@ class _Planner:
     def _text_sources(self, phases: Sequence[_Phase], evaluations: Sequence[EvaluationPlan]) -> list[TextSource]:
         own = {config.name for config in self.experiment.evaluate if config.sources is not None}
         declared = [(phase.config, phase.state.data.sources) for phase in phases if phase.state is not None]
-        return text_sources(declared, [(each.name, each.state.sources) for each in evaluations if each.name in own])
+        return text_sources(declared, [(self.experiment, each.name, each.state.sources) for each in evaluations if each.name in own])
 
     # -- mistakes -------------------------------------------------------------------------------------------------
 

@@ -22,8 +22,8 @@ class TextSource:
     use: str
     options: Any
     settings: Mapping[str, Any]
-    phase: PhaseConfig
-    """The phase that declares it first; for a source of an evaluation, the first one."""
+    declared: PhaseConfig | Experiment
+    """Knows where it is written: the phase that declares it first, or the experiment for a source of an evaluation."""
     evaluation: str | None = None
 
     @property
@@ -44,31 +44,30 @@ class TextSource:
 Sources = Mapping[str, "Part | Draft"]
 
 
-def text_sources(phases: Iterable[tuple[PhaseConfig, Sources]], evaluations: Iterable[tuple[str, Sources]] = ()) -> list[TextSource]:
+def text_sources(
+    phases: Iterable[tuple[PhaseConfig, Sources]], evaluations: Iterable[tuple[Experiment, str, Sources]] = ()
+) -> list[TextSource]:
     """The sources that declare a tokenizer, in the order of the timeline, those that say the same once.
 
     Args:
         phases: each phase and its sources.
-        evaluations: name and own sources of each evaluation.
+        evaluations: the experiment, name and own sources of each evaluation.
     """
-    phases = list(phases)
-    places = [(phase, None, sources) for phase, sources in phases] + [
-        (phases[0][0], name, sources) for name, sources in evaluations if phases
-    ]
+    places: list[tuple[PhaseConfig | Experiment, str | None, Sources]] = [(phase, None, sources) for phase, sources in phases]
     result: list[TextSource] = []
-    for phase, evaluation, sources in places:
+    for declared, evaluation, sources in [*places, *evaluations]:
         for name, part in sources.items():
-            source = None if part.given is not None else _text_source(name, part, phase, evaluation)
+            source = None if part.given is not None else _text_source(name, part, declared, evaluation)
             if source is not None and not any(_says_the_same(source, other) for other in result):
                 result.append(source)
     return result
 
 
-def _text_source(name: str, part: Part | Draft, phase: PhaseConfig, evaluation: str | None) -> TextSource | None:
+def _text_source(name: str, part: Part | Draft, declared: PhaseConfig | Experiment, evaluation: str | None) -> TextSource | None:
     settings = part.options.tokenizer_settings() if isinstance(part.options, HasTokenizer) else None
     if settings is None:
         return None
-    return TextSource(name=name, use=part.id, options=part.options, settings=settings, phase=phase, evaluation=evaluation)
+    return TextSource(name=name, use=part.id, options=part.options, settings=settings, declared=declared, evaluation=evaluation)
 
 
 def _says_the_same(one: TextSource, other: TextSource) -> bool:
@@ -96,7 +95,7 @@ def make_tokenizers(sources: Sequence[TextSource], known: Tokenizers) -> Tokeniz
         try:
             tokenizer = source.options.make_tokenizer([peer.options for peer in peers])
         except UserError as error:
-            raise type(error)(str(source.phase.problem(source.path, str(error)))) from error
+            raise type(error)(str(source.declared.problem(source.path, str(error)))) from error
         tokenizers = tokenizers.with_entry(RunTokenizer(use=source.use, settings=source.settings, tokenizer=tokenizer))
     return tokenizers
 
@@ -110,12 +109,12 @@ def vocabulary_problems(experiment: Experiment, sources: Sequence[TextSource], k
         try:
             readable.append((source, _vocabulary(source, known)))
         except DataError as error:
-            yield source.phase.problem(source.path, str(error))
+            yield source.declared.problem(source.path, str(error))
     for source, vocabulary in readable[1:]:
         first, expected = readable[0]
         if not source.shares_with(first) and (vocabulary is None or vocabulary != expected):
             names = [_as_text(each.settings) if named is None else named for each, named in ((source, vocabulary), readable[0])]
-            yield vocabulary_problem(source.phase, source.place, source.path, names[0], first.place, names[1])
+            yield vocabulary_problem(source.declared, source.place, source.path, names[0], first.place, names[1])
 
 
 def vocabulary_problem(declared: PhaseConfig | Experiment, place: str, path: str, vocabulary: str, first: str, expected: str) -> Problem:
