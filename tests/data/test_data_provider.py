@@ -14,7 +14,7 @@ from stackwise import BuildContext, Component
 from stackwise_providers_data import provider
 
 HOOKS = {
-    "stackwise_loaders": ["python-stdlib", "text-files", "jsonl", "hf-dataset", "array-files", "memory"],
+    "stackwise_loaders": ["python-stdlib", "text-files", "jsonl", "hf-dataset", "parquet", "csv", "array-files", "memory"],
     "stackwise_transforms": ["token-noise", "truncate", "feature-noise"],
 }
 COMPONENTS = [component for hook in HOOKS for component in getattr(provider, hook)()]
@@ -43,6 +43,8 @@ def test_every_option_and_factory_is_there_and_documented(component: Component) 
 def test_every_loader_example_builds(component: Component) -> None:
     if component.name == "hf-dataset":
         pytest.importorskip("datasets")
+    if component.name == "parquet":
+        pytest.importorskip("pyarrow")
     options = _resolve(component.options)(**component.example)
     for split in ("train", "final"):
         loader = _resolve(component.factory)(options, BuildContext(seed=0, split=split, max_length=9))

@@ -105,3 +105,23 @@ def test_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(UserError, match=r"hf-dataset needs the library 'datasets' .* pip install stackwise-providers-data\[datasets\]"):
         _build(text="text")
+
+
+def test_a_folder_of_parquet_files_is_read_by_part(here: Path) -> None:
+    """As the hub lays them out: by the beginning of a file's name, or of its folder's."""
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    rows = [{name: values[i] for name, values in ROWS.items()} for i in range(25)]
+    for name, part in {
+        "data/train-00000-of-00002.parquet": rows[:10],
+        "data/train-00001-of-00002.parquet": rows[10:],
+        "data/trainer-0.parquet": rows[:1],
+        "rest/0000.parquet": rows[:5],
+    }.items():
+        (here / "hub" / name).parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.Table.from_pylist(part), here / "hub" / name)
+    batch = _build(path="hub", text="text", rows="padded").take(25, 10)
+    assert [bytes(ids[mask].tolist()).decode() for ids, mask in zip(batch["tokens"], batch["mask"], strict=True)] == ROWS["text"]
+    assert _build(path="hub", part="rest", text="text", rows="padded").epoch_size().rows == 5
+    assert _build(path="hub", features="x", label="label").take(25, None)["label"].tolist() == ROWS["label"]
+    with pytest.raises(DataError, match=r"part: 'hub' holds Parquet files .*, and none is named after 'test'"):
+        _build(path="hub", part="test", text="text")

@@ -42,7 +42,7 @@ def write_folder(folder: Path) -> Model:
     model.wire()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, 0.5, 0.3)
-    build_hugging_face(HuggingFaceOptions(), BuildContext(seed=0)).write(model, folder, None)
+    build_hugging_face(HuggingFaceOptions(), BuildContext(seed=0)).write(model, folder, None, {})
     return model
 
 

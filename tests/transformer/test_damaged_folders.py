@@ -30,7 +30,7 @@ def make(folder: Path, *, file_bytes: int = 10**9, **changes: Any) -> Path:
     model = Model(TokenEmbedding(TokenOptions(vocab=16, width=8)), rack, LMHead(LMOptions(vocab=16, width=8)))
     model.wire()
     folder.mkdir()
-    build_hugging_face(HuggingFaceOptions(file_bytes=file_bytes), BuildContext(seed=0)).write(model, folder, None)
+    build_hugging_face(HuggingFaceOptions(file_bytes=file_bytes), BuildContext(seed=0)).write(model, folder, None, {})
     return folder
 
 

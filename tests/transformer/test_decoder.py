@@ -245,7 +245,7 @@ def test_options_and_rack_declare_the_same_boundary() -> None:
         ({"depth_for_init": 0}, "depth_for_init: 0"),
         ({"depth_for_init": True}, "depth_for_init: True"),
         ({"dropout": 1.5}, "dropout: 1.5 is above"),
-        ({"mlp": "relu"}, "mlp: 'tanh' is none of"),
+        ({"mlp": "tanh"}, "mlp: 'tanh' is none of"),
         ({"attention": "sparse"}, "attention: 'sparse' is none of"),
         ({"norm": "batchnorm"}, "norm: 'batchnorm' is none of"),
         ({"positions": "alibi"}, "positions: 'alibi' is none of"),

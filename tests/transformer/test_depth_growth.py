@@ -12,10 +12,18 @@ from hypothesis import strategies as st
 from tiny_walks import VOCAB, base, machine_of
 from torch import nn
 
-from stackwise import BlockOrigin, BuildContext, GrowthRequest, PhaseEntered, StepDone
+from stackwise import BlockOrigin, BuildContext, GrowthRequest, PhaseEntered, StepDone, UserError
 from stackwise_providers_transformer.decoder import Decoder
-from stackwise_providers_transformer.depth_growth import build_gated, build_identity, build_interleave, build_middle, build_stack
+from stackwise_providers_transformer.depth_growth import (
+    build_blocks,
+    build_gated,
+    build_identity,
+    build_interleave,
+    build_middle,
+    build_stack,
+)
 from stackwise_providers_transformer.growth_options import (
+    BlocksOptions,
     GatedOptions,
     IdentityOptions,
     InterleaveOptions,
@@ -291,3 +299,87 @@ def test_a_run_grows_a_decoder_with_every_option(operator: str, keeps: bool) -> 
     assert torch.allclose(before, after, rtol=0, atol=1e-6) is keeps
     grown = {name for name, _ in machine.model.model.named_parameters() if "base.3." in name}
     assert {name.rpartition("base.3.")[2] for name in grown} >= {"attention.query_norm.bias", "attention.output.bias", "mlp.down.bias"}
+
+
+def _blocks(**map: tuple[int | str, ...]) -> Any:
+    return build_blocks(BlocksOptions(map=map), CONTEXT)
+
+
+def _mapped(operator: Any, old: int, new: int) -> list[tuple[int, bool]]:
+    found = operator.map_blocks(_request({"base": old}, {"base": new}))
+    return [(found["base", i].source[1], found["base", i].zero_residual) for i in range(new)]
+
+
+def test_a_map_that_is_written_out_is_followed_block_by_block() -> None:
+    solar = _blocks(base=("0-23", "8-31"))
+    assert _mapped(solar, 32, 48) == [(i, False) for i in (*range(24), *range(8, 32))] and not solar.preserves_function
+    pro = _blocks(base=("0-1", "identity", 2, 3, "identity"))
+    assert _mapped(pro, 4, 6) == [(0, False), (1, False), (1, True), (2, False), (3, False), (3, True)] and pro.preserves_function
+    assert not _blocks(base=(1, 0)).preserves_function
+
+
+@pytest.mark.parametrize(
+    ("entries", "depths", "words"),
+    [
+        (("0-1",), (2, 3), "says 2 blocks, and the rack has 3"),
+        ((0, 2), (2, 2), "no old block 2"),
+        ((0, "identity"), (2, 2), "from 1 on are left out"),
+    ],
+)
+def test_a_map_that_does_not_fit_is_refused(entries: tuple[int | str, ...], depths: tuple[int, int], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        _mapped(_blocks(base=entries), *depths)
+
+
+@pytest.mark.parametrize("entries", [("identity",), ("3-1",), ("all",), (-1,)])
+def test_an_entry_that_is_no_block_is_refused(entries: tuple[int | str, ...]) -> None:
+    with pytest.raises(UserError, match=r"map\.base"):
+        _blocks(base=entries)
+
+
+def test_identity_blocks_of_a_map_keep_every_bit_of_the_logits_and_train() -> None:
+    machine = machine_of(
+        base(
+            model={
+                "embedding": {"use": "transformer.token", "vocab": VOCAB},
+                "rack": {"use": "transformer.decoder", "width": 8, "heads": 2, "stacks": [{"base": 2}]},
+                "head": {"use": "transformer.lm"},
+            },
+            phases={
+                "old": {"until": "2 steps"},
+                "new": {
+                    "model": {
+                        "rack": {"stacks": [{"base": 4}]},
+                        "freeze": ["embedding", "rack.norm", "rack.stacks.base.0", "rack.stacks.base.2"],
+                    },
+                    "enter": {"growth": {"use": "transformer.blocks", "map": {"base": [0, "identity", 1, "identity"]}}},
+                },
+            },
+        )
+    )
+    tokens = torch.arange(8).view(1, 8)
+    frozen: dict[str, torch.Tensor] = {}
+    expected = torch.empty(0)
+    for event in machine.train():
+        if isinstance(event, StepDone) and event.step == 1:
+            expected = machine.model.model({"tokens": tokens})["logits"].detach()
+        if isinstance(event, PhaseEntered) and event.phase == "new":
+            model = machine.model.model
+            assert torch.equal(model({"tokens": tokens})["logits"], expected)
+            frozen = {name: p.detach().clone() for name, p in model.named_parameters() if not p.requires_grad}
+    after = dict(machine.model.model.named_parameters())
+    assert all(torch.equal(after[name], values) for name, values in frozen.items()) and len(frozen) > 8
+    assert all(after[f"rack.stacks.base.{i}.mlp.down.weight"].abs().max() > 0 for i in (1, 3))
+
+
+def test_a_block_keeps_its_kind_or_growth_is_refused() -> None:
+    from stackwise_providers_transformer.block_options import WindowOptions
+
+    def grow(before: tuple[bool, ...], after: tuple[bool, ...]) -> object:
+        options = [{"rack": {"window": WindowOptions(size=3, blocks=blocks)}} for blocks in (before, after)]
+        request = GrowthRequest(old_stacks={"base": 2}, new_stacks={"base": 3}, old_options=options[0], new_options=options[1])
+        return _blocks(base=(0, "identity", 1)).map_blocks(request)
+
+    assert grow((True, False), (True, True, False))
+    with pytest.raises(ValueError, match=r"window\.blocks"):
+        grow((True, False), (True, False))

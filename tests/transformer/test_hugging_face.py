@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 import torch
 import transformers as hf
 from safetensors.torch import load_file
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from stackwise import BuildContext, GenerationSettings, Model, StoredModel
 from stackwise.config import structure_options
@@ -185,7 +187,7 @@ def test_cached_generation_agrees_token_for_token(folders: Any, name: str) -> No
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_folder_written_back_is_the_same(folders: Any, name: str, tmp_path: Path) -> None:
     theirs, folder, ours = folders(name)
-    FORMAT.write(ours, tmp_path, folder)
+    FORMAT.write(ours, tmp_path, folder, {})
     before, after = load_file(folder / "model.safetensors"), load_file(tmp_path / "model.safetensors")
     assert before.keys() == after.keys() and all(torch.equal(before[key], after[key]) for key in before)
     assert json.loads((folder / "config.json").read_text()) == json.loads((tmp_path / "config.json").read_text())
@@ -199,7 +201,7 @@ def test_a_folder_written_back_is_the_same(folders: Any, name: str, tmp_path: Pa
 @torch.inference_mode()
 def test_a_folder_without_an_origin_computes_the_same(folders: Any, name: str, tmp_path: Path) -> None:
     theirs, _, ours = folders(name)
-    FORMAT.write(ours, tmp_path, None)
+    FORMAT.write(ours, tmp_path, None, {})
     auto = hf.AutoModelForMaskedLM if "bert" in name else hf.AutoModelForCausalLM
     again = auto.from_pretrained(tmp_path).eval()
     assert all(parameter.dtype == torch.float32 for parameter in again.parameters())
@@ -244,10 +246,28 @@ def test_older_folders_say_rotary_positions_in_other_fields(folders: Any, tmp_pa
 @pytest.mark.parametrize("bytes_of_a_file", [1, 20_000])
 def test_shards_are_written_and_read(folders: Any, bytes_of_a_file: int, tmp_path: Path) -> None:
     _, folder, ours = folders("qwen3")
-    HuggingFaceFormat(HuggingFaceOptions(file_bytes=bytes_of_a_file)).write(ours, tmp_path, folder)
+    HuggingFaceFormat(HuggingFaceOptions(file_bytes=bytes_of_a_file)).write(ours, tmp_path, folder, {})
     files = sorted(path.name for path in tmp_path.glob("*.safetensors"))
     assert len(files) > 2 and not (tmp_path / "model.safetensors").exists()
     before, again = load_file(folder / "model.safetensors"), hf.AutoModelForCausalLM.from_pretrained(tmp_path).state_dict()
     assert all(torch.equal(tensor, again[name]) for name, tensor in before.items())
     for name, tensor in FORMAT.read(tmp_path).tensors.items():
         assert torch.equal(tensor, ours.get_parameter(name))
+
+
+def test_the_tokenizer_comes_along_with_what_stands_beside_an_equal_one(folders: Any, tmp_path: Path) -> None:
+    _, folder, ours = folders("llama2")
+    made = Tokenizer(models.WordLevel({"a": 0, "b": 1, "?": 2}, unk_token="?"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    files = {"tokenizer.json": made.to_str().encode()}
+    origin = tmp_path / "origin"
+    shutil.copytree(folder, origin)
+    (origin / "tokenizer.json").write_bytes(files["tokenizer.json"])
+    (origin / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "b"}')
+    for name, start, own in (("alone", folder, files), ("beside", origin, files), ("unasked", origin, {})):
+        place = tmp_path / name
+        place.mkdir()
+        FORMAT.write(ours, place, start, own)
+        again = hf.AutoTokenizer.from_pretrained(place)
+        assert again("a b c")["input_ids"] == [0, 1, 2]
+        assert again.eos_token == (None if name == "alone" else "b")

@@ -395,6 +395,7 @@ OPTIONS: dict[str, list[tuple[Any, str, Any]]] = {
     "transformer.stack.source": [(begun("transformer.stack"), GROWTH + "/source", "b"), (whole, GROWTH + "/source", "base")],
     "transformer.interleave.source": [(begun("transformer.interleave"), GROWTH + "/source", "b")],
     "transformer.identity.at": [(growing("transformer.identity"), GROWTH + "/at", "start")],
+    "transformer.blocks.map": [(whole, GROWTH, {"use": "transformer.blocks", "map": {"base": [0, "identity"]}})],
     "transformer.gated.base": [(whole, GROWTH, {"use": "transformer.gated", "base": "copy", "gate": GATE})],
     "transformer.gated.gate": [(whole, GROWTH, {"use": "transformer.gated", "gate": GATE}), (whole, GROWTH, {"use": "transformer.gated"})],
     "transformer.widen-ff.how": [(growing("transformer.widen-ff", rack={"ff": 40}), GROWTH + "/how", "split")],

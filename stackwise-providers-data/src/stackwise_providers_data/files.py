@@ -78,6 +78,28 @@ def _no_match(pattern: str, matches: Sequence[str]) -> DataError:
     return DataError(f"paths: no file matches {pattern!r} in the working directory {str(Path.cwd())!r}: mend the glob or change there")
 
 
+def parquet_files(folder: str, part: str) -> tuple[str, ...] | None:
+    """Globs of the Parquet files of one part of a dataset: those whose name, or the name of whose folder, begins with the part's, as the
+    hub lays them out (`data/train-00000-of-00002.parquet`). None where the folder holds what `save_to_disk` wrote, or no Parquet file.
+
+    Raises:
+        DataError: Parquet files, and none of this part.
+    """
+    root = Path(folder)
+    files = sorted(path for path in root.rglob("*.parquet") if path.is_file())
+    if not files or any((root / name).exists() for name in ("dataset_info.json", "dataset_dict.json", "state.json")):
+        return None
+    begin = re.compile(rf"{re.escape(part)}(?![A-Za-z0-9])")
+    chosen = [path for path in files if any(begin.match(name) for name in path.relative_to(root).parts)]
+    if not chosen:
+        first = files[0].relative_to(root)
+        raise DataError(
+            f"part: {folder!r} holds Parquet files ({first} first), and none is named after '{part}', as {part}-0.parquet or "
+            f"{part}/0.parquet: name another part, or read them with data.parquet"
+        )
+    return tuple(glob.escape(str(path)) for path in chosen)
+
+
 def stdlib_files() -> dict[str, Path]:
     """Every `.py` file of the running Python's library by its path inside it, the library's tests left out.
 

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from attrs import frozen
 
 from stackwise import BatchSpec, EpochSize, option
-from stackwise_providers_data.files import FileDocuments, check_globs, globbed, stdlib_files
+from stackwise_providers_data.files import FileDocuments, check_globs, stdlib_files
 from stackwise_providers_data.splits import part_of_split
 from stackwise_providers_data.text_options import HELDOUT, TextOptions
 from stackwise_providers_data.tokenizer_options import BYTES, token_spec
@@ -85,7 +85,7 @@ class StdlibOptions(FileCorpusOptions):
 class TextFilesOptions(FileCorpusOptions):
     """Files found by globs."""
 
-    paths: tuple[str, ...] = option(doc="globs, `**` included, read from the working directory")
+    paths: tuple[str, ...] = option(doc="globs, `**` included, read from the working directory, or URLs that fsspec opens")
 
     def check(self) -> None:
         """Check the tokenizer and the globs.
@@ -102,4 +102,6 @@ class TextFilesOptions(FileCorpusOptions):
         Raises:
             DataError: a glob without a match.
         """
-        return FileDocuments("text-files", globbed(self.paths), self.share)
+        from stackwise_providers_data.remote_files import located  # the cache, which the options do without
+
+        return FileDocuments("text-files", located(self.paths), self.share)

@@ -42,6 +42,20 @@ def stackwise_loaders() -> list[Component]:
             example={"path": str(_SAMPLES / "proverbs"), "text": "text", "heldout": 0.4},
         ),
         Component(
+            name="parquet",
+            options=f"{_PACKAGE}.table_options:ParquetOptions",
+            factory=f"{_PACKAGE}.table_files:build_table",
+            summary="rows of Parquet files: the examples of jsonl, or columns of numbers and categories",
+            example={"paths": [str(_SAMPLES / "proverbs.parquet")], "text": "text", "heldout": 0.4},
+        ),
+        Component(
+            name="csv",
+            options=f"{_PACKAGE}.table_options:CsvOptions",
+            factory=f"{_PACKAGE}.table_files:build_table",
+            summary="rows of CSV files: text and labels, or columns of numbers and categories",
+            example={"paths": [str(_SAMPLES / "proverbs.csv")], "text": "text", "heldout": 0.4},
+        ),
+        Component(
             name="array-files",
             options=f"{_PACKAGE}.array_options:ArrayFilesOptions",
             factory=f"{_PACKAGE}.array_files:build_array_files",

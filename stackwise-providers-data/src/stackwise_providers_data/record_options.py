@@ -10,7 +10,7 @@ from attrs import frozen
 
 from stackwise import BatchSpec, EpochSize, TensorSpec, Tokenizer, UserError, dimension, option
 from stackwise_providers_data.chat_options import TEMPLATE_DOC, Template, check_brings_template, check_template, open_template
-from stackwise_providers_data.files import check_globs
+from stackwise_providers_data.files import check_globs, parquet_files
 from stackwise_providers_data.splits import part_of_split
 from stackwise_providers_data.text_options import HELDOUT, TextOptions
 from stackwise_providers_data.tokenizer_options import BYTES, check_tokenizer, token_spec
@@ -18,11 +18,13 @@ from stackwise_providers_data.tokenizer_options import BYTES, check_tokenizer, t
 if TYPE_CHECKING:
     from stackwise_providers_data.records import RecordDocuments, Records
 
-Mode = Literal["text", "labelled", "features", "reply", "preference", "chat"]
+Mode = Literal["text", "labelled", "features", "reply", "preference", "chat", "table"]
 
 _FIELDS = ("text", "label", "features", "prompt", "response", "chosen", "rejected", "messages")
 _MASK = TensorSpec("batch time", "bool")
 _COUNT = TensorSpec("batch", "int64")
+TOOLS = ("tools",)
+"""What a conversation has beside its messages, where a record has it."""
 _MODES: dict[frozenset[str], Mode] = {
     frozenset({"text"}): "text",
     frozenset({"text", "label"}): "labelled",
@@ -212,7 +214,7 @@ class RecordOptions(TextOptions, ABC):
 class JsonlOptions(RecordOptions):
     """Files with a JSON object on every line."""
 
-    paths: tuple[str, ...] = option(doc="globs, `**` included, read from the working directory")
+    paths: tuple[str, ...] = option(doc="globs, `**` included, read from the working directory, or URLs that fsspec opens")
 
     def check(self) -> None:
         """Check the fields and the globs.
@@ -232,19 +234,26 @@ class JsonlOptions(RecordOptions):
 
 @frozen(kw_only=True)
 class HfDatasetOptions(RecordOptions):
-    """A dataset of the datasets library, as its `save_to_disk` writes it."""
+    """A dataset of the datasets library, as its `save_to_disk` writes it, or as a folder of Parquet files."""
 
-    path: str = option(doc="folder of the dataset")
-    part: str = option("train", doc="which dataset is read where the folder holds several by name")
+    path: str = option(doc="folder of the dataset, as `save_to_disk` wrote it or with Parquet files")
+    part: str = option(
+        "train", doc="which dataset is read where the folder holds several by name; of Parquet files those that it begins the name of"
+    )
 
     def records(self) -> Records:
-        """The rows of the dataset.
+        """The rows of the dataset, or of the Parquet files of a folder that is none.
 
         Raises:
-            UserError: the datasets library is not installed.
+            UserError: the library that reads them is not installed.
             DataError: no such dataset, no such part of it, or a field that it has not.
         """
         from stackwise_providers_data.records import DatasetRows  # reads the data
 
         wanted = [name for key in (*self.columns, "label", "features") if (name := getattr(self, key))]
-        return DatasetRows(self.path, self.part, wanted, optional=("tools",) if self.mode == "chat" else ())
+        optional = TOOLS if self.mode == "chat" else ()
+        if (files := parquet_files(self.path, self.part)) is not None:
+            from stackwise_providers_data.tabular_records import ParquetRows  # reads the data
+
+            return ParquetRows(files, wanted, optional, "hf-dataset")
+        return DatasetRows(self.path, self.part, wanted, optional)

@@ -20,7 +20,8 @@ from attrs import frozen
 from stackwise import DataError
 from stackwise_providers_data.corpus import Corpus, open_corpus
 from stackwise_providers_data.extras import require
-from stackwise_providers_data.files import MAGIC_BYTES, globbed, refuse_compressed, unreadable
+from stackwise_providers_data.files import MAGIC_BYTES, refuse_compressed, unreadable
+from stackwise_providers_data.remote_files import located
 from stackwise_providers_data.splits import HASHES, Part, is_in, no_documents, split_hash
 from stackwise_providers_data.tokenizer_options import TokenizerChoice
 
@@ -62,7 +63,7 @@ class JsonLines:
         Raises:
             DataError: a glob without a match.
         """
-        paths = globbed(self.paths)
+        paths = located(self.paths)
         return [paths[path] for path in sorted(paths)]
 
     def __iter__(self) -> Iterator[Record]:

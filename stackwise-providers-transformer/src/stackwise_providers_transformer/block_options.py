@@ -13,15 +13,18 @@ from stackwise import UserError, option
 class NormOptions:
     """The norms of a rack."""
 
-    kind: Literal["rmsnorm", "layernorm"] = option("rmsnorm", doc="x / rms(x), or (x - mean) / deviation")
+    kind: Literal["rmsnorm", "layernorm"] = option("rmsnorm", doc="x / rms(x), or (x - mean) / deviation", choices=("rmsnorm", "layernorm"))
     eps: float = option(1e-6, doc="what is added to the mean square or the variance", minimum=0)
     gain: Literal["plain", "offset"] = option(
-        "plain", doc="factor on every feature: the weight, which starts at 1, or 1 + the weight, which starts at 0; offset for rmsnorm only"
+        "plain",
+        doc="factor on every feature: the weight, which starts at 1, or 1 + the weight, which starts at 0; offset for rmsnorm only",
+        choices=("plain", "offset"),
     )
     at: Literal["pre", "output", "sandwich", "post"] = option(
         "pre",
         doc="place of the norms around a branch f: x + f(norm(x)), x + norm(f(x)), x + norm(f(norm(x))), or norm(x + f(x)), "
         "which leaves out the norm behind the last block",
+        choices=("pre", "output", "sandwich", "post"),
     )
     embedding: bool = option(False, doc="whether the hidden state is normed before the first block")
     first: bool = option(True, doc="whether the first block norms what its attention reads; false only where `at` is pre")
@@ -61,7 +64,8 @@ class RotaryScaling:
 
     kind: Literal["linear", "ntk", "dynamic", "llama3", "yarn"] = option(
         doc="how: positions divided (linear, arXiv 2306.15595), a larger base (ntk), a base that grows with the row (dynamic), "
-        "by wavelength (llama3, arXiv 2407.21783), or by wavelength with a temperature (yarn, arXiv 2309.00071)"
+        "by wavelength (llama3, arXiv 2407.21783), or by wavelength with a temperature (yarn, arXiv 2309.00071)",
+        choices=("linear", "ntk", "dynamic", "llama3", "yarn"),
     )
     factor: float = option(doc="how many times as long rows become", minimum=1)
     original: int | None = option(None, doc="longest row before, in positions; for dynamic, llama3 and yarn", minimum=1)
@@ -92,7 +96,9 @@ class RotaryOptions:
     base: float | None = option(None, doc="base of the wavelengths, in positions; 10000 when left out", minimum=1)
     share: float = option(1.0, doc="share of a head's features that turn, from the first on", minimum=0, maximum=1)
     pairs: Literal["halves", "neighbours"] = option(
-        "halves", doc="which features turn together: p and p + half of them (GPT-NeoX, Llama), or 2p and 2p + 1 (GPT-J)"
+        "halves",
+        doc="which features turn together: p and p + half of them (GPT-NeoX, Llama), or 2p and 2p + 1 (GPT-J)",
+        choices=("halves", "neighbours"),
     )
     blocks: tuple[bool, ...] | None = option(
         None, doc="whether the blocks turn, in forward order; the list is repeated for further blocks; all do when left out"

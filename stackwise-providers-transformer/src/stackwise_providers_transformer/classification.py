@@ -11,7 +11,13 @@ import torch
 import torch.nn.functional as F
 
 from stackwise import BuildContext, DataError, Moment, TaskSpec, UserError
-from stackwise_providers_transformer.classification_options import ClassificationOptions
+from stackwise_providers_transformer.classification_options import ClassificationOptions, RowInput, row_fields
+
+
+def read_row(read: RowInput, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The fields of a row that the model reads: ids int64, numbers float32, and the mask of tokens."""
+    fields = {name: batch[name].long() if name in ("tokens", "categories") else batch[name].float() for name in row_fields(read)}
+    return fields | ({"mask": batch["mask"]} if read == "tokens" and "mask" in batch else {})
 
 
 class Classification:
@@ -29,7 +35,7 @@ class Classification:
         return self.options.to_spec()
 
     def prepare(self, batch: Mapping[str, torch.Tensor], moment: Moment, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        """The row as it is, images in float32; label [B] int64.
+        """The row as it is, images and features in float32; label [B] int64.
 
         Raises:
             UserError: rows of several texts, which have one label.
@@ -42,9 +48,7 @@ class Classification:
             found = sorted({*label_B.tolist()} - {*range(self._classes)})[0]
             known = f"the classes are 0 to {self._classes - 1}"
             raise DataError(f"a row has the label {found}; {known}: mend the data, or give the head more classes")
-        own = self.options.input
-        prepared = {own: batch[own].long() if own == "tokens" else batch[own].float(), "label": label_B}
-        return prepared | ({"mask": batch["mask"]} if own == "tokens" and "mask" in batch else {})
+        return {**read_row(self.options.input, batch), "label": label_B}
 
     def loss(
         self, outputs: Mapping[str, torch.Tensor], batch: Mapping[str, torch.Tensor]

@@ -13,32 +13,58 @@ _MASK = TensorSpec("batch time", "bool")
 _TOKENS = TensorSpec("batch time", "int64", bounds=(0, "vocab"))
 _IMAGE = TensorSpec("batch rows columns channels")
 _CLASSES = TensorSpec("batch classes")
+_FEATURES = TensorSpec("batch features")
+_CATEGORIES = TensorSpec("batch columns", "int64", bounds=(0, "vectors"))
+
+RowInput = Literal["tokens", "image", "features", "table"]
+ROW_INPUTS = ("tokens", "image", "features", "table")
+
+
+def row_fields(read: RowInput) -> dict[str, TensorSpec]:
+    """The fields of a row that stands as a whole for a class or a number."""
+    return {
+        "tokens": {"tokens": _TOKENS},
+        "image": {"image": _IMAGE},
+        "features": {"features": _FEATURES},
+        "table": {"features": _FEATURES, "categories": _CATEGORIES},
+    }[read]
+
+
+def row_side(read: RowInput) -> dict[str, TensorSpec]:
+    """What may come beside them; segments are seen, and refused."""
+    return {"mask": _MASK, "segments": TensorSpec("batch time", "int64")} if read == "tokens" else {}
+
+
+def row_attention(read: RowInput, asked: str | None) -> str | None:
+    """The attention that a rack is asked for: both ways where nothing is said, and none of features, which no neighbours stand beside."""
+    return asked or ("bidirectional" if read in ("tokens", "image") else None)
 
 
 @frozen(kw_only=True)
 class ClassificationOptions:
     """What is classified."""
 
-    input: Literal["tokens", "image"] = option(
-        "tokens", doc="field that is classified: `tokens`, or `image` [rows, columns, channels]", choices=("tokens", "image")
+    input: RowInput = option(
+        "tokens",
+        doc="what is classified: `tokens`, `image` [rows, columns, channels], `features`, or `features` with `categories` (table)",
+        choices=ROW_INPUTS,
     )
-    attention: Literal["bidirectional", "causal"] = option(
-        "bidirectional",
-        doc="attention that the rack is asked for; causal keeps a pre-trained one's",
+    attention: Literal["bidirectional", "causal"] | None = option(
+        None,
+        doc="attention that the rack is asked for: bidirectional when left out, of features and tables none; "
+        "causal keeps a pre-trained one's",
         choices=("bidirectional", "causal"),
     )
 
     def to_spec(self) -> TaskSpec:
         """A label for every row; tokens may come with a mask."""
-        mask: dict[str, TensorSpec] = {"mask": _MASK} if self.input == "tokens" else {}
-        segments = {"segments": TensorSpec("batch time", "int64")} if mask else {}  # seen, and refused
-        field: dict[str, TensorSpec] = {"tokens": _TOKENS} if self.input == "tokens" else {"image": _IMAGE}
+        fields, side = row_fields(self.input), row_side(self.input)
         return TaskSpec(
-            batch={**field, "label": TensorSpec("batch", "int64", bounds=(0, "classes"))},
-            optional={**mask, **segments},
-            inputs={**field, **mask},
+            batch={**fields, "label": TensorSpec("batch", "int64", bounds=(0, "classes"))},
+            optional=side,
+            inputs={**fields, **({"mask": _MASK} if side else {})},
             outputs={"logits": _CLASSES},
-            attention=self.attention,
+            attention=row_attention(self.input, self.attention),
             metrics=("accuracy",),
         )
 

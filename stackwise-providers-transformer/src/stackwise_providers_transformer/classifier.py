@@ -11,6 +11,7 @@ from torch import nn
 from stackwise import BuildContext, HeadSpec
 from stackwise_providers_transformer.classification_options import ClassifierOptions
 from stackwise_providers_transformer.options import check_sizes
+from stackwise_providers_transformer.pooling import pooled
 from stackwise_providers_transformer.projection import Projection
 
 
@@ -33,20 +34,7 @@ class Classifier(nn.Module):
 
     def forward(self, hidden: torch.Tensor, mask: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
         """hidden [B, T, D] → logits [B, C]; mask [B, T] bool says which positions are real, all when left out."""
-        return {"logits": self.output(self._pooled(hidden, mask))}
-
-    def _pooled(self, hidden_BTD: torch.Tensor, mask_BT: torch.Tensor | None) -> torch.Tensor:
-        pool = self.options.pool
-        if pool == "first":
-            return hidden_BTD[:, 0]
-        if mask_BT is None:
-            return hidden_BTD.mean(dim=1) if pool == "mean" else hidden_BTD[:, -1]
-        if pool == "mean":
-            real_BT1 = mask_BT.unsqueeze(-1).to(hidden_BTD.dtype)
-            return (hidden_BTD * real_BT1).sum(dim=1) / real_BT1.sum(dim=1).clamp(min=1)
-        place_T = torch.arange(mask_BT.shape[1], device=mask_BT.device)
-        last_B = (place_T * mask_BT).argmax(dim=1)
-        return hidden_BTD[torch.arange(len(hidden_BTD), device=hidden_BTD.device), last_B]
+        return {"logits": self.output(pooled(hidden, mask, self.options.pool))}
 
 
 def build_classifier(options: ClassifierOptions, context: BuildContext) -> Classifier:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from attrs import frozen
 
-from stackwise import option, scheduled
+from stackwise import UserError, option, scheduled
 
 
 @frozen(kw_only=True)
@@ -35,6 +36,40 @@ class IdentityOptions:
     at: Literal["end", "start"] = option(
         "end", doc="where the new blocks of a deepened stack stand: after its old blocks, or before them", choices=("end", "start")
     )
+
+
+@frozen(kw_only=True)
+class BlocksOptions:
+    """Where every block comes from, block by block."""
+
+    map: Mapping[str, tuple[int | str, ...]] = option(
+        doc="stack → what its blocks are: numbers of old blocks of that stack, ranges ('0-23'), and `identity`, a copy of the block "
+        "before it that adds nothing at first; stacks left out stay as they are"
+    )
+
+    def __attrs_post_init__(self) -> None:
+        for stack, entries in self.map.items():
+            read_entries(stack, entries)
+
+
+def read_entries(stack: str, entries: tuple[int | str, ...]) -> list[tuple[int, bool]]:
+    """Old block of every new one, and whether it adds nothing at first.
+
+    Raises:
+        UserError: an entry that is none, or an identity without a block before it.
+    """
+    blocks: list[tuple[int, bool]] = []
+    for entry in entries:
+        if entry == "identity":
+            if not blocks:
+                raise UserError(f"map.{stack}: an identity is a copy of the block before it, and none is before the first entry")
+            blocks.append((blocks[-1][0], True))
+            continue
+        first, dash, last = str(entry).partition("-")
+        if not first.isdecimal() or (dash and (not last.isdecimal() or int(last) < int(first))):
+            raise UserError(f"map.{stack}: {entry!r} is no block: write a number, a range such as '0-3', or identity")
+        blocks += [(i, False) for i in range(int(first), int(last or first) + 1)]
+    return blocks
 
 
 @frozen(kw_only=True)

@@ -124,6 +124,10 @@ class DecoderOptions:
         depth = self.depth_for_init
         if depth not in ("none", "current") and (isinstance(depth, bool | str) or depth < 1):
             raise UserError(f"depth_for_init: {depth!r} is neither 'none' nor 'current' nor a number of blocks of at least 1")
+        if isinstance(self.norm, str) and self.norm not in ("rmsnorm", "layernorm"):
+            raise UserError(f"norm: {self.norm!r} is none of 'rmsnorm', 'layernorm'")
+        if self.qk_norm not in (False, True, "heads", "whole"):
+            raise UserError(f"qk_norm: {self.qk_norm!r} is none of false, true, 'heads', 'whole'")
         if self.residual == "parallel" and self.norms.at != "pre":
             raise UserError(f"residual: parallel branches read a normed hidden state: set norm.at to pre, not {self.norms.at}")
         self._check_heads()

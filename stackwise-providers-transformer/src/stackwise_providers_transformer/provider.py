@@ -9,7 +9,7 @@ _PACKAGE = "stackwise_providers_transformer"
 
 @hookimpl
 def stackwise_embeddings() -> list[Component]:
-    """One learned vector a token."""
+    """Of tokens, of images, of tables."""
     return [
         Component(
             name="token",
@@ -25,12 +25,19 @@ def stackwise_embeddings() -> list[Component]:
             summary="square pieces of an image, each by one linear map",
             example={"patch": 2, "rows": 8, "columns": 8, "channels": 1, "width": 16},
         ),
+        Component(
+            name="features",
+            options=f"{_PACKAGE}.table_options:FeaturesOptions",
+            factory=f"{_PACKAGE}.features:build_features",
+            summary="a vector for each number of a row, times that number, and one for each category",
+            example={"features": 3, "columns": 2, "vectors": 5, "width": 16},
+        ),
     ]
 
 
 @hookimpl
 def stackwise_racks() -> list[Component]:
-    """The pre-norm decoder, one with an encoder beside it, and one of convolutions."""
+    """The pre-norm decoder, one with an encoder beside it, one of convolutions, and one of MLPs."""
     return [
         Component(
             name="decoder",
@@ -53,12 +60,19 @@ def stackwise_racks() -> list[Component]:
             summary="pre-norm blocks of a depthwise convolution over time and an MLP, without attention",
             example={"width": 16, "stacks": [{"base": 2}]},
         ),
+        Component(
+            name="mlp",
+            options=f"{_PACKAGE}.table_options:MLPOptions",
+            factory=f"{_PACKAGE}.mlp_rack:build_mlp",
+            summary="pre-norm residual blocks of an MLP, every position by itself: for tables",
+            example={"width": 16, "stacks": [{"base": 2}]},
+        ),
     ]
 
 
 @hookimpl
 def stackwise_heads() -> list[Component]:
-    """Logits over the vocabulary, or over classes."""
+    """Logits over the vocabulary or over classes, and numbers."""
     return [
         Component(
             name="lm",
@@ -74,12 +88,19 @@ def stackwise_heads() -> list[Component]:
             summary="logits over classes of a whole row: its mean, its first or its last position",
             example={"classes": 2, "width": 16},
         ),
+        Component(
+            name="regression",
+            options=f"{_PACKAGE}.table_options:RegressionHeadOptions",
+            factory=f"{_PACKAGE}.regression:build_regression_head",
+            summary="numbers of a whole row: of its mean, its first or its last position",
+            example={"targets": 1, "width": 16},
+        ),
     ]
 
 
 @hookimpl
 def stackwise_tasks() -> list[Component]:
-    """Language tasks, and classification of sequences and images."""
+    """Language tasks, classification, regression."""
     return [
         Component(
             name="causal-lm",
@@ -120,6 +141,12 @@ def stackwise_tasks() -> list[Component]:
             factory=f"{_PACKAGE}.preference:build_preference",
             summary="prefer the chosen of two responses: DPO, SimPO or ORPO",
         ),
+        Component(
+            name="regression",
+            options=f"{_PACKAGE}.table_options:RegressionOptions",
+            factory=f"{_PACKAGE}.regression:build_regression",
+            summary="numbers of a row of a table, of a sequence of tokens or of an image",
+        ),
     ]
 
 
@@ -146,6 +173,13 @@ def stackwise_growth_operators() -> list[Component]:
         ),
         _growth("middle", "MiddleOptions", "depth_growth:build_middle", "the middle blocks are repeated in place; changes the function"),
         _growth("identity", "IdentityOptions", "depth_growth:build_identity", "a new block starts as the identity; keeps the function"),
+        _growth(
+            "blocks",
+            "BlocksOptions",
+            "depth_growth:build_blocks",
+            "where every block comes from, written out; keeps the function where all new ones are identities",
+            map={"base": ["0-1", "identity"]},
+        ),
         _growth(
             "gated",
             "GatedOptions",

@@ -83,6 +83,7 @@ class WidthGrowth:
         """
         width, times = _width(old, new)
         _check_heads(request, times)
+        _check_form(request)
         hidden = _Hidden.of(width, times)
         tied = "head.weight" not in new
 
@@ -106,6 +107,16 @@ def _check_heads(request: GrowthRequest, times: int) -> None:
     before, after = (options.get("rack", {}).get("heads") for options in (request.old_options, request.new_options))
     if before and after and after != times * before:
         raise ValueError(f"'widen' copies whole heads: with {times} times the width set 'heads' to {times * before}, not {after}")
+
+
+def _check_form(request: GrowthRequest) -> None:
+    """Where the rack's options are known: forms whose function the axes above do not keep."""
+    rack = request.old_options.get("rack", {})
+    norm, form = rack.get("norm"), "the width of such racks cannot be multiplied: grow their depth or their MLPs"
+    if norm is not None and not isinstance(norm, str) and (norm.at != "pre" or norm.gain != "plain" or norm.embedding):
+        raise ValueError(f"'widen' knows norms before each branch, of a plain gain, and here norm.at, gain or embedding differ: {form}")
+    if rack.get("head_size") is not None or rack.get("qk_norm") == "whole":
+        raise ValueError(f"'widen' copies whole heads that divide the width, and here head_size or qk_norm say otherwise: {form}")
 
 
 def _axes_inside(block: str, inside: str, hidden: _Hidden, old: Shapes, new: Shapes) -> Mapping[int, Axis]:

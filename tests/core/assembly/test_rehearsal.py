@@ -39,6 +39,27 @@ def test_every_thing_that_is_not_there_is_told_at_once(tmp_path: Path):
     assert "data.sources.a" in data and "evaluate.e.sources.b" in evaluation
 
 
+@pytest.mark.parametrize(
+    "source", ["{use: data.text-files, paths: [none.txt]}", "{use: data.memory, vocab: 256, arrays: {tokens: [1, 2]}}"]
+)
+def test_the_own_sources_of_an_evaluation_are_placed_where_they_are_written(tmp_path: Path, source: str):
+    (tmp_path / "case.yaml").write_text(
+        "run: {horizon: 10 steps, device: cpu}\n"
+        "task: {use: transformer.causal-lm}\n"
+        "data: {sources: {a: {use: data.memory, vocab: 256, arrays: {tokens: [1, 2, 3, 4, 5, 6, 7, 8, 9]}}}, batch_size: 2, seq_len: 4}\n"
+        "model: {embedding: {use: transformer.token}, rack: {use: transformer.decoder, width: 8, heads: 1, stacks: [{base: 1}]},"
+        " head: {use: transformer.lm}}\n"
+        "optimizer: {use: optim.adamw, lr: 1e-3}\n"
+        "evaluate:\n"
+        "  held:\n"
+        "    batches: 1\n"
+        "    sources:\n"
+        f"      mine: {source}\n"
+    )
+    errors = CliRunner().invoke(cli.main, ["validate", str(tmp_path / "case.yaml")]).stderr
+    assert "case.yaml:10:7: evaluate.held.sources.mine: " in errors and ":1:1:" not in errors
+
+
 def test_rows_longer_than_the_data_are_refused():
     (problem,) = told(
         base(data={**base()["data"], "sources": {"a": {"use": "data.memory", "arrays": {"tokens": [1] * 20}}}, "seq_len": 64})

@@ -32,9 +32,9 @@ WHOLE = {
     "run.workers": (0, 1024),
     "run.halt_after": (1, 1_000_000),
     "run.checkpoint.keep_last": (1, 1_000_000),
-    "data.batch_size": (1, 2**31 - 1),
-    "data.seq_len": (1, 2**31 - 1),
-    "data.accumulate": (1, 2**31 - 1),
+    "data.batch_size": (1, 2**24),
+    "data.seq_len": (1, 2**24),
+    "data.accumulate": (1, 2**24),
     "evaluate.held.batches": (1, 1_000_000),
 }
 """Key → least and most."""

@@ -75,6 +75,17 @@ def test_weights_of_a_mixture_are_never_all_zero_nor_below_zero():
     assert problems_of(base(), data={**mixed, "mix": {"a": falling, "b": 1}}) == ()
 
 
+@pytest.mark.parametrize(
+    ("rename", "mask", "path"),
+    [({"mask": "real"}, "real", "data.transforms.0"), ({}, "mask", None)],
+)
+def test_what_a_transform_makes_gets_no_other_name(rename: dict[str, str], mask: str, path: str | None):
+    """Fields get the task's names before the transforms, so a rename of what one makes would do nothing."""
+    data = {**base()["data"], "rename": rename, "transforms": [{"use": "data.truncate", "keep": 0.5, "mask": mask}]}
+    task = {"use": "transformer.causal-lm"}
+    assert [problem.path for problem in problems_of(base(), task=task, data=data)] == ([] if path is None else [path])
+
+
 CONFIGS = {make for rows in ROWS.values() for make, *_ in rows} - {masked_bytes}  # the task of `masked`
 
 

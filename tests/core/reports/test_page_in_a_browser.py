@@ -5,11 +5,13 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
 from shown_runs import make_run
 
+from stackwise.reports.page.live import LivePage
 from stackwise.reports.page.render import render_page
 from stackwise.reports.record import read_run
 
@@ -74,6 +76,13 @@ def test_it_fits_draws_and_complains_of_nothing(browser: Any, address: str, widt
     assert all('"url":"file:' in message for message in asked) and len(asked) == 1
 
 
+def test_a_window_made_narrower_never_scrolls_sideways(browser: Any, address: str):
+    """Charts are drawn anew a moment later; until then they are no wider than the page."""
+    open_page(browser, address, 900, "light")
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": 380, "height": 900, "deviceScaleFactor": 1, "mobile": False})
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= 380
+
+
 def test_axis_zoom_and_theme_work_by_keyboard_and_mouse(browser: Any, address: str):
     from selenium.webdriver import ActionChains, Keys
 
@@ -108,3 +117,31 @@ def test_axis_zoom_and_theme_work_by_keyboard_and_mouse(browser: Any, address: s
     key.send_keys(Keys.ENTER)
     assert key.get_attribute("aria-pressed") == "false"
     assert browser.get_log("browser") == []
+
+
+def test_news_of_a_run_that_trains_arrive_without_a_reload(browser: Any, run: Path, tmp_path: Path):
+    """Axis and window stay as the reader has set them."""
+    from selenium.webdriver import Keys
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    grows = Path(shutil.copytree(run, tmp_path / "run"))
+    lines = (grows / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (grows / "metrics.jsonl").write_text("".join(lines[:14]))
+    with LivePage([grows]) as live:
+        thread = Thread(target=live.serve)
+        thread.start()
+        try:
+            open_page(browser, live.address, 1200, "light")
+            browser.get_log("browser")
+            browser.find_element("css selector", "input[value=tokens]").send_keys(Keys.SPACE)
+            browser.find_element("css selector", "[data-zoom=in]").send_keys(Keys.ENTER)
+            before, text = window(browser), browser.find_element("css selector", "header .sub").text
+            browser.execute_script("window.mark = 'the same page'")
+            (grows / "metrics.jsonl").write_text("".join(lines))
+            WebDriverWait(browser, 20).until(lambda b: "24 of 24 steps" in b.find_element("css selector", "header .sub").text)
+            assert "24 of 24 steps" not in text and browser.execute_script("return window.mark") == "the same page"
+            assert window(browser) == before
+            assert browser.get_log("browser") == []
+        finally:
+            live.close()
+            thread.join()

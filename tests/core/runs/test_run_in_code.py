@@ -114,6 +114,7 @@ def go(**options: Any) -> Any:
 def test_it_leaves_what_a_run_of_a_config_leaves() -> None:
     result, shown = go()
     assert result.directory == Path("runs/coded-001") and "12 steps on cpu" in shown
+    assert shown.splitlines()[0] == "files runs/coded-001/"  # before anything can take long
     files = {path.name for path in result.directory.iterdir()}
     assert files >= {"config.yaml", "plan.json", "events.jsonl", "metrics.jsonl", "status.json", "checkpoints", "final"}
     assert status(result.directory)["status"] == "finished" and sorted(losses(result.directory)) == list(range(12))

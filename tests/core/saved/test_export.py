@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -175,6 +176,16 @@ def test_what_cannot_be_exported_is_said_and_nothing_is_made(finished: Path, tmp
         with pytest.raises(UserError, match=reason):
             export(source, target, step)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["there", "unfinished"] and not list((tmp_path / "there").iterdir())
+
+
+def test_an_unreadable_status_is_named_and_a_checkpoint_goes_without_it(finished: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(finished, tmp_path / "copy"))
+    for damage in (lambda: (copy / "status.json").write_text("{"), (copy / "status.json").unlink):
+        damage()
+        with pytest.raises(UserError, match=r"status\.json cannot be read") as caught:
+            export(copy, tmp_path / "e")
+        assert "has not finished" not in str(caught.value) and not (tmp_path / "e").exists()
+    assert export(copy, tmp_path / "e", 4) == 4
 
 
 def test_a_checkpoint_is_exported_without_the_optimizer_that_made_it(

@@ -11,7 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stackwise.storage.codec import EncodingError, from_json, join_state, refuse_tensor, split_state, to_json
+from stackwise.storage.codec import EncodingError, from_json, join_state, refuse_tensor, to_json
+from stackwise.storage.nested_state import split_state
 
 leaves = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.builds(lambda n: torch.arange(n), st.integers(0, 3))
 marks = st.sampled_from(["$tensor", "$map", "$tuple", "$float", "$int", "$", "$$tensor", "a/b", "a", "b"])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from math import inf, isnan, nan
 from pathlib import Path
 from typing import get_args
@@ -119,3 +121,17 @@ def test_the_lines_before_a_step_are_kept_as_they_are_written(tmp_path: Path) ->
     assert kept[-1] == '{"event": "phase_left", "step": 1, "new": [1, 2]}\n' and len(kept) == 4
     assert list(Log(tmp_path).events())  # the rest of a line is none, and no reason to say anything
     assert Log(tmp_path).remarks() == []
+
+
+def test_the_lines_of_a_log_are_read_without_torch(tmp_path: Path) -> None:
+    written(tmp_path, HISTORY)
+    with (tmp_path / EVENTS).open("a") as log:
+        log.write('no JSON\n{"cut short')
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from pathlib import Path; import stackwise.reports.record as record; from stackwise.storage.logs import Log\n"
+        "log = Log(Path(sys.argv[1])); kinds = [line['event'] for line in log.documents('events.jsonl')]\n"
+        "print(len(kinds), log.skipped_lines, *record.read_steps(Path(sys.argv[1])).step)"
+    )
+    shown = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert shown.stdout.split() == ["6", "1", "0", "1", "2"]

@@ -56,10 +56,9 @@ def _start_vocabularies(plan: Plan) -> Iterator[_Entry]:
     if start is None:
         return
     path = Path(start.from_)
-    directory = (final_weights(path) if (path / CONFIG).is_file() else path) or path
     about: Mapping[str, object] = {}
     with suppress(UserError):
-        about = read_description(directory)
+        about = read_description((final_weights(path) if (path / CONFIG).is_file() else path) or path)
     sources = about.get("data")
     for name, fingerprint in sources.items() if isinstance(sources, Mapping) else ():
         vocabulary = vocabulary_of(fingerprint) if isinstance(fingerprint, Mapping) else None

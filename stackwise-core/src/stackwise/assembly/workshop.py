@@ -182,7 +182,7 @@ class Workshop:
         except UserError as error:
             phase = self._declared.get(id(part))
             path = f"evaluate.{split}.sources.{name}" if phase is None else f"data.sources.{name}"
-            problem = (phase or self._plan.experiment.phases[0]).problem(path, str(error))
+            problem = (phase or self._plan.experiment).problem(path, str(error))
             raise type(error)(str(problem)) from error
 
     def _loader(self, name: str, part: Part, split: str, workers: int) -> Any:

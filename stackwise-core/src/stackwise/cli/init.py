@@ -21,7 +21,8 @@ Examples:
   stackwise init --from pretrained/SmolLM2-135M --output model.yaml
 
 \b
-A config takes it over with `extends: model.yaml` and says what else there is: run, task, data, optimizer.
+A config takes it over with `extends: model.yaml`, and says the rest:
+run, task, data, optimizer.
 
 Exit codes: 0 done, 2 the folder or the file is at fault, 3 a provider's defect.
 """

@@ -13,8 +13,9 @@ SELECTORS = "list of selectors"
 MOST_STEPS = 10**15
 """Or tokens, samples or epochs of a run."""
 
-MOST_ROWS = 2**31 - 1
-"""Rows, positions or micro-batches of a step: more is a slip of the keyboard, and no memory holds it."""
+MOST_ROWS = 2**24
+"""Rows, positions or micro-batches of a step. A mixture deals rows out one by one, and this many take it some ten seconds; more is a
+slip of the keyboard."""
 
 _BEST = re.compile(r"[A-Za-z0-9_-]+\.[^\s.]+( \((min|max)\))?\Z")
 _RUN_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}\Z")

@@ -100,6 +100,8 @@ def _union(value: Any, wanted: Any) -> Any:
     if value is None and NoneType in arms:
         return None
     arms = tuple(arm for arm in arms if arm is not NoneType and not (isinstance(value, Mapping) and _is_scalar(arm)))
+    if not isinstance(value, Mapping) and any(map(_is_scalar, arms)):
+        arms = tuple(arm for arm in arms if not attrs.has(_shape(arm)) or isinstance(value, arm))  # a group is written as a map
     exact = [arm for arm in arms if isinstance(arm, type) and type(value) is arm]
     errors: list[Exception] = []
     for arm in exact or arms:

@@ -33,7 +33,7 @@ def check_format_round_trip(subject: Subject) -> None:
     model = _model(options)
     with TemporaryDirectory() as place:
         folder = Path(place)
-        form.write(model, folder, None)
+        form.write(model, folder, None, {})
         must(bool(form.recognises(folder)), "it does not recognise the folder that it wrote")
         stored = form.read(folder)
         again = _options(stored.model)
@@ -57,7 +57,7 @@ def check_format_leaves_others_alone(subject: Subject) -> None:
     with TemporaryDirectory() as place:
         folder = Path(place)
         must(not form.recognises(folder), "it recognises an empty folder, and so would take any")
-        form.write(_model(_options(form.example())), folder, None)
+        form.write(_model(_options(form.example())), folder, None, {})
         for file in [path for path in folder.rglob("*") if path.is_file()]:
             content = file.read_bytes()
             file.write_bytes(content[: len(content) // 2])

@@ -15,7 +15,7 @@ class Plain:
         rack = {"use": "demo.rack", "width": saved["width"]}
         return StoredModel(model={"rack": rack, …}, tensors={"rack.stacks.base.0.weight": torch.tensor(saved["weight"]), …})
 
-    def write(self, model, folder, origin):
+    def write(self, model, folder, origin, tokenizer):
         saved = {"width": model.rack.options.width, "weight": model.rack.stacks["base"][0].weight.tolist()}
         (folder / "model.json").write_text(json.dumps(saved))
 ```
@@ -73,7 +73,7 @@ class WeightFormat(Protocol):
         """
         ...
 
-    def write(self, model: Any, folder: Path, origin: Path | None) -> None:
+    def write(self, model: Any, folder: Path, origin: Path | None, tokenizer: Mapping[str, bytes]) -> None:
         """Write a model's files into a folder that is there and empty.
 
         Args:
@@ -81,6 +81,7 @@ class WeightFormat(Protocol):
             folder: where to; whoever calls forces it to disk and renames it.
             origin: the folder of this format that the run began from, if it is still there: what the format keeps beside the model (ids of
                 special tokens, say) is taken over from it.
+            tokenizer: the files of the tokenizer that the run's data were made with, by name; empty where there is none, or several.
 
         Raises:
             UserError: the format has no words for this model; all reasons are named.

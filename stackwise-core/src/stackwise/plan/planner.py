@@ -202,7 +202,8 @@ class _Planner:
         if not self.drafts.counting:
             return drafted
         sources = text_sources(
-            [(phase.config, drafts.sources) for phase, drafts in zip(phases, drafted, strict=True) if drafts is not None]
+            self.experiment,
+            [(phase.config, drafts.sources) for phase, drafts in zip(phases, drafted, strict=True) if drafts is not None],
         )
         try:
             self.drafts.tokenizers = self.tokenizers = make_tokenizers(sources, self.tokenizers)
@@ -296,7 +297,7 @@ class _Planner:
     def _text_sources(self, phases: Sequence[_Phase], evaluations: Sequence[EvaluationPlan]) -> list[TextSource]:
         own = {config.name for config in self.experiment.evaluate if config.sources is not None}
         declared = [(phase.config, phase.state.data.sources) for phase in phases if phase.state is not None]
-        return text_sources(declared, [(self.experiment, each.name, each.state.sources) for each in evaluations if each.name in own])
+        return text_sources(self.experiment, declared, [(each.name, each.state.sources) for each in evaluations if each.name in own])
 
     # -- mistakes -------------------------------------------------------------------------------------------------
 

@@ -53,7 +53,7 @@ class Plan:
         """The sources of phases and evaluations that declare a tokenizer."""
         phases = [(self.experiment.phases[phase.index], phase.state.data.sources) for phase in self.schedule if phase.state is not None]
         own = {config.name for config in self.experiment.evaluate if config.sources is not None}
-        return text_sources(phases, [(self.experiment, each.name, each.state.sources) for each in self.evaluations if each.name in own])
+        return text_sources(self.experiment, phases, [(each.name, each.state.sources) for each in self.evaluations if each.name in own])
 
     @property
     def bridges(self) -> tuple[Bridge, ...]:

@@ -23,7 +23,7 @@ class TextSource:
     options: Any
     settings: Mapping[str, Any]
     declared: PhaseConfig | Experiment
-    """Knows where it is written: the phase that declares it first, or the experiment for a source of an evaluation."""
+    """Knows where it is written: the first phase that declares it, or the experiment for a source of an evaluation."""
     evaluation: str | None = None
 
     @property
@@ -45,17 +45,19 @@ Sources = Mapping[str, "Part | Draft"]
 
 
 def text_sources(
-    phases: Iterable[tuple[PhaseConfig, Sources]], evaluations: Iterable[tuple[Experiment, str, Sources]] = ()
+    experiment: Experiment, phases: Iterable[tuple[PhaseConfig, Sources]], evaluations: Iterable[tuple[str, Sources]] = ()
 ) -> list[TextSource]:
     """The sources that declare a tokenizer, in the order of the timeline, those that say the same once.
 
     Args:
+        experiment: the config.
         phases: each phase and its sources.
-        evaluations: the experiment, name and own sources of each evaluation.
+        evaluations: name and own sources of each evaluation.
     """
     places: list[tuple[PhaseConfig | Experiment, str | None, Sources]] = [(phase, None, sources) for phase, sources in phases]
+    places += [(experiment, name, sources) for name, sources in evaluations]
     result: list[TextSource] = []
-    for declared, evaluation, sources in [*places, *evaluations]:
+    for declared, evaluation, sources in places:
         for name, part in sources.items():
             source = None if part.given is not None else _text_source(name, part, declared, evaluation)
             if source is not None and not any(_says_the_same(source, other) for other in result):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from io import SEEK_END, TextIOWrapper
+from contextlib import suppress
+from io import SEEK_END
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,12 @@ import yaml
 from attrs import Factory, frozen
 
 from stackwise.errors import UserError
+from stackwise.storage import codec
 from stackwise.storage.lock import is_held
+from stackwise.storage.logs import EVENTS, METRICS, Log
 from stackwise.storage.regular import open_regular, read_regular
 
-CONFIG, PLAN, STATUS, EVENTS, METRICS, CHECKPOINTS = (
-    "config.yaml",
-    "plan.json",
-    "status.json",
-    "events.jsonl",
-    "metrics.jsonl",
-    "checkpoints",
-)
+CONFIG, PLAN, STATUS, CHECKPOINTS = "config.yaml", "plan.json", "status.json", "checkpoints"
 MOST_KEYS = 2000
 """Keys of a config that are compared and shown."""
 _TAIL_BYTES = 1 << 16
@@ -39,6 +35,8 @@ class Steps:
     """`loss`, `grad_norm`, `lr`, `tokens`, `seconds`, `metrics.<name>`, `rates.<group>.<key>`; nan where a line says nothing."""
     skipped: Mapping[int, str] = Factory(dict)
     """Step that changed nothing → why."""
+    passed_over: int = 0
+    """Lines of the metrics that say nothing of a step or an evaluation."""
 
     @property
     def positions(self) -> Mapping[str, np.ndarray]:
@@ -80,7 +78,7 @@ class RunRecord:
     began: float
     """Seconds since the epoch at which its config was written last."""
     passed_over: int = 0
-    """Lines of the logs that are no JSON objects."""
+    """Lines of the events that could not be understood."""
 
     @property
     def name(self) -> str:
@@ -143,7 +141,7 @@ def read_run(path: Path) -> RunRecord:
     if not (path / CONFIG).is_file():
         raise UserError(f"{path} is no run directory: there is no {CONFIG} in it; `stackwise runs` lists those that there are")
     text = _text_of(path / CONFIG)
-    status, faults = _object(path / STATUS), [0]
+    status, log = _object(path / STATUS), Log(path)
     said = str(status.get("status", "began"))
     return RunRecord(
         path=path,
@@ -152,17 +150,22 @@ def read_run(path: Path) -> RunRecord:
         plan=_object(path / PLAN),
         status="killed" if said == "running" and not is_held(path) else said,
         parent=status.get("parent"),
-        events=tuple(_lines(path / EVENTS, faults)),
+        events=tuple(log.documents(EVENTS)),
         checkpoints=tuple(_manifests(path / CHECKPOINTS)),
         bytes=sum(file.lstat().st_size for file in path.rglob("*") if file.is_file() and not file.is_symlink()),
         began=(path / CONFIG).stat().st_mtime,
-        passed_over=faults[0],
+        passed_over=log.skipped_lines,
     )
 
 
 def read_steps(path: Path) -> Steps:
     """Every step that the metrics of a run directory tell of, as columns; a step that stands twice counts where it stands last."""
-    rows = {line["step"]: line for line in _lines(path / METRICS, [0]) if "evaluation" not in line and isinstance(line.get("step"), int)}
+    log, rows, damaged = Log(path), {}, 0
+    for line in log.documents(METRICS):
+        if not isinstance(line.get("step"), int) or not ("evaluation" in line or _is_number(line.get("loss"))):
+            damaged += 1
+        elif "evaluation" not in line:
+            rows[line["step"]] = line
     lines = [rows[step] for step in sorted(rows)]
     names: dict[str, None] = dict.fromkeys(_CORE_COLUMNS)
     for line in lines:
@@ -173,6 +176,7 @@ def read_steps(path: Path) -> Steps:
         np.array([line["step"] for line in lines], dtype=np.int64),
         {name: np.array([_value(line, name) for line in lines], dtype=np.float64) for name in names},
         {line["step"]: str(line.get("why", "")) for line in lines if line.get("skipped")},
+        damaged + log.skipped_lines,
     )
 
 
@@ -200,10 +204,9 @@ def _text_of(path: Path) -> str:
 
 def _object(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(read_regular(path))
-    except (OSError, ValueError, RecursionError):
+        return codec.read_object(read_regular(path))
+    except (OSError, ValueError):
         return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _flat_config(text: str) -> dict[str, str]:
@@ -225,27 +228,6 @@ def _flatten(value: Any, path: str, flat: dict[str, str]) -> None:
         flat[path] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _lines(path: Path, faults: list[int]) -> Iterator[dict[str, Any]]:
-    """The JSON objects of a log; a last line that is being written is none, others that are none are counted."""
-    if not path.is_file():
-        return
-    with TextIOWrapper(open_regular(path), encoding="utf-8", errors="replace") as file:
-        for text in file:
-            content = _parsed(text) if text.endswith("\n") else None
-            if content is not None:
-                yield content
-            else:
-                faults[0] += text.endswith("\n")
-
-
-def _parsed(text: str) -> dict[str, Any] | None:
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    return content if isinstance(content, dict) else None
-
-
 def _last_lines(path: Path) -> list[dict[str, Any]]:
     """The objects within the last bytes of a log."""
     try:
@@ -255,7 +237,11 @@ def _last_lines(path: Path) -> list[dict[str, Any]]:
             text = file.read().decode(errors="replace")
     except OSError:
         return []
-    return [content for line in text.splitlines() if (content := _parsed(line)) is not None]
+    lines = []
+    for line in text.splitlines():
+        with suppress(ValueError):  # the first and the last one may be cut
+            lines.append(codec.read_object(line.encode()))
+    return lines
 
 
 def _manifests(folder: Path) -> Iterator[dict[str, Any]]:

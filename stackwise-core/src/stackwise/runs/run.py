@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import closing, nullcontext, suppress
 from glob import escape
 from hashlib import sha256
+from html import escape as escape_html
 from pathlib import Path
 from typing import Literal, TextIO
 
@@ -18,7 +19,9 @@ from stackwise.errors import RunStopped, UserError
 from stackwise.host.discovery import discover
 from stackwise.host.registry import blaming
 from stackwise.plan import make_plan
+from stackwise.reports.page.render import render_page
 from stackwise.reports.progress import Progress
+from stackwise.reports.record import read_run
 from stackwise.reports.summary import Summary
 from stackwise.runs.loop import RunLoop, summary_of
 from stackwise.runs.rest import Declaration, Rest, checkpoint_at, config_of, newest_in
@@ -39,6 +42,11 @@ class Result:
     summary: Summary
     finished_before: bool = False
     """Whether the run had finished before, so that nothing was left to do."""
+
+    def _repr_html_(self) -> str:
+        """The page of the run, in a frame of its own, where a notebook shows the result."""
+        page = escape_html(render_page([read_run(self.directory)]), quote=True)
+        return f'<iframe srcdoc="{page}" title="Report of {escape_html(self.directory.name)}" width="100%" height="900"></iframe>'
 
 
 def run(
@@ -79,7 +87,9 @@ def run(
     rest = Rest(make_plan(experiment, discover()).with_tokenizers())
     machine = assemble(rest.plan)
     directory = RunDirectory.create(output, experiment.run.name, Declaration.of(rest.plan).write)
-    return _train(RunLoop.of(rest.plan, machine, directory, Progress(rest.plan.schedule, stream)), rest, fresh=True)
+    progress = Progress(rest.plan.schedule, stream)
+    progress.say(f"files {directory.path}/")
+    return _train(RunLoop.of(rest.plan, machine, directory, progress), rest, fresh=True)
 
 
 def resume(directory: Path, overrides: Sequence[str] = (), stream: TextIO | None = None) -> Result:

@@ -175,11 +175,11 @@ def export(run: Path, directory: Path, step: int | None = None, form: str | None
         raise UserError(f"{run} is no run directory: there is no {CONFIG} in it")
     if directory.exists():
         raise UserError(f"{directory} exists already: an export never writes over anything; give another directory, or remove it")
-    store, final = CheckpointStore(run / CHECKPOINTS), final_weights(run)
+    store = CheckpointStore(run / CHECKPOINTS)
     if step is not None:
         model, about = _at(store.at(step))
         tokenizers = read_tokenizers(run)
-    elif final is not None:
+    elif (final := final_weights(run)) is not None:
         model, about = _final(final)
         tokenizers = read_tokenizers(final)
     else:

@@ -39,10 +39,11 @@ def write_folder(model: Model, about: Mapping[str, Any], directory: Path, name: 
     known, form = format_named(name, registry)
     _check_plain(about)
     origin = _origin(run, known.id, registry)
+    files = _files(tokenizers)
 
     def fill(fresh: Path) -> None:
-        form.write(model, fresh, origin)
-        for file, content in _files(tokenizers).items():
+        form.write(model, fresh, origin, files)
+        for file, content in files.items():
             if not (fresh / file).exists():
                 (fresh / file).write_bytes(content)
         for path in sorted(path for path in fresh.rglob("*") if path.is_file()):

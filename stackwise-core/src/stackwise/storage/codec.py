@@ -1,6 +1,7 @@
-"""Nested state ↔ JSON beside named tensors, without loss: nan, infinities, integers of any size, tuples and keys of any kind included.
+"""Values ↔ JSON without loss: nan, infinities, integers of any size, tuples and keys of any kind included.
 
 What JSON does not have is written as a map with one key that begins with `$`; a map of the user's with such keys is written as `$map`.
+This module does without torch, so that logs and documents can be read quickly. `storage/nested_state.py` takes the tensors out of a state.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from math import isfinite
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin
 
-import torch
+WriteOther = Callable[[Any, tuple[str, ...]], Any]
+"""Writes a value that is neither container nor scalar, from the value and its path; raises EncodingError if it cannot."""
 
 TENSOR, MAP, TUPLE, FLOAT, INT = "$tensor", "$map", "$tuple", "$float", "$int"
 _TEXT_OF_FLOATS = ("nan", "inf", "-inf")
@@ -32,32 +34,15 @@ class EncodingError(TypeError):
         super().__init__(f"{path} is a {kind}: a file of ours holds maps, lists, tuples, tensors, text, numbers, booleans and None")
 
 
-def split_state(state: Any, name: str = "the state") -> tuple[dict[str, torch.Tensor], Any]:
-    """Set the tensors of a nested state apart.
-
-    Args:
-        state: dicts, lists, tuples, tensors, text, numbers, booleans, None.
-        name: what the state is called in an error.
-
-    Returns:
-        The tensors as they are, by their path with slashes; and the rest, as JSON can hold it.
-
-    Raises:
-        EncodingError: something else is in it.
-    """
-    tensors: dict[str, torch.Tensor] = {}
-    return tensors, _encode(state, (), name, tensors)
-
-
 def join_state(document: Any, tensor: Callable[[str], Any]) -> Any:
-    """The state that `split_state` took apart.
+    """Rebuild the value that `encode` or `split_state` wrote.
 
     Args:
-        document: the rest of it.
-        tensor: the tensor of a name.
+        document: the JSON.
+        tensor: returns the tensor of a name; KeyError where there is none.
 
     Raises:
-        ValueError: a document that `split_state` does not make, or that names a tensor that is not there.
+        ValueError: neither function writes such a document, or it names a tensor that is missing.
     """
     try:
         return _decode(document, tensor)
@@ -78,16 +63,22 @@ def to_json(document: Mapping[str, Any]) -> bytes:
     return as_bytes(encode(document, "document"))
 
 
-def encode(value: Any, name: str) -> Any:
-    """A value without tensors, as JSON can hold it.
+def encode(value: Any, name: str, write_other: WriteOther | None = None) -> Any:
+    """Write a value as JSON can hold it.
+
+    Args:
+        value: dicts, lists, tuples, text, numbers, booleans, None.
+        name: what an error calls the value.
+        write_other: writes values of other classes, such as tensors; without it there may be none.
 
     Raises:
-        EncodingError: something else is in it.
+        EncodingError: the value holds something else.
     """
-    tensors, encoded = split_state(value, name)
-    for path in tensors:
-        raise EncodingError(f"{name}.{path.replace('/', '.')}", "Tensor")
-    return encoded
+
+    def refuse(other: Any, path: tuple[str, ...]) -> Any:
+        raise EncodingError(".".join((name, *path)), type(other).__name__)
+
+    return _encode(value, (), refuse if write_other is None else write_other)
 
 
 def as_bytes(encoded: Any) -> bytes:
@@ -156,24 +147,22 @@ def read_object(content: bytes) -> dict[str, Any]:
     return document
 
 
-def _encode(value: Any, path: tuple[str, ...], name: str, tensors: dict[str, torch.Tensor]) -> Any:
+def _encode(value: Any, path: tuple[str, ...], write_other: WriteOther) -> Any:
     if value is None or isinstance(value, bool | str):
         return value
     if isinstance(value, int):
         return int(value) if value.bit_length() <= _LONG_INT_BITS else {INT: hex(value)}
     if isinstance(value, float):
         return float(value) if isfinite(value) else {FLOAT: str(float(value))}
-    if isinstance(value, torch.Tensor):
-        return {TENSOR: _add(value.detach(), "/".join(path), tensors)}
     if isinstance(value, Mapping):
-        entries = [(key, _encode(inner, (*path, str(key)), name, tensors)) for key, inner in value.items()]
+        entries = [(key, _encode(inner, (*path, str(key)), write_other)) for key, inner in value.items()]
         if all(type(key) is str and not key.startswith("$") for key in value):
             return dict(entries)
-        return {MAP: [[_encode(key, path, name, tensors), inner] for key, inner in entries]}
+        return {MAP: [[_encode(key, path, write_other), inner] for key, inner in entries]}
     if type(value) in (list, tuple):
-        items = [_encode(entry, (*path, str(i)), name, tensors) for i, entry in enumerate(value)]
+        items = [_encode(entry, (*path, str(i)), write_other) for i, entry in enumerate(value)]
         return items if type(value) is list else {TUPLE: items}
-    raise EncodingError(".".join((name, *path)), type(value).__name__)
+    return write_other(value, path)
 
 
 def _decode(value: Any, tensor: Callable[[str], Any]) -> Any:
@@ -195,13 +184,6 @@ def _decode(value: Any, tensor: Callable[[str], Any]) -> Any:
     if mark == INT:
         return int(content, 16)
     raise ValueError(f"nothing is written as {mark!r}")
-
-
-def _add(tensor: torch.Tensor, name: str, tensors: dict[str, torch.Tensor]) -> str:
-    while name in tensors:  # keys that hold slashes themselves may meet
-        name += "'"
-    tensors[name] = tensor
-    return name
 
 
 def refuse_tensor(name: str) -> Any:

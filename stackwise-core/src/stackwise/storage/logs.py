@@ -40,7 +40,7 @@ class Log:
         self._faults.clear()
         steps = self._steps()
         step = next(steps, None)
-        for place, line in self._documents(EVENTS):
+        for place, line in self._placed(EVENTS):
             event = self._understood(place, line, _KINDS.get(_text(line.get("event"))))
             if event is None:
                 continue
@@ -58,8 +58,20 @@ class Log:
         more = [f"{others:,} more lines of the logs are passed over"] if others > 0 else []
         return [*(f"{fault}: passed over" for fault in self._faults[:MOST_REMARKS]), *more]
 
+    def documents(self, name: str) -> Iterator[dict[str, Any]]:
+        """The JSON objects of one log as they are written; `skipped_lines` counts the other lines, and events that are none."""
+        for place, line in self._placed(name):
+            kind = _KINDS.get(_text(line.get("event"))) if name == EVENTS else None
+            if kind is None or self._understood(place, line, kind) is not None:
+                yield line
+
+    @property
+    def skipped_lines(self) -> int:
+        """How many lines the reader has passed over so far."""
+        return len(self._faults)
+
     def lines_before(self, name: str, step: int) -> Iterator[str]:
-        """The lines of one log that tell of the steps before one, as they are written."""
+        """The lines of one log about the steps before `step`, as they are written."""
         for _, text, line in self._lines(name):
             at = line.get("step", step)
             if isinstance(at, int) and at < step:
@@ -68,7 +80,7 @@ class Log:
     def _steps(self) -> Iterator[StepDone]:
         """The steps of the metrics, each once and in order."""
         last = -1
-        for place, line in self._documents(METRICS):
+        for place, line in self._placed(METRICS):
             if "evaluation" in line:
                 continue
             step = self._understood(place, line, StepDone)
@@ -97,7 +109,7 @@ class Log:
             self._faults.append(f"{place}: {missing} is missing")
         return None
 
-    def _documents(self, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    def _placed(self, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
         return ((f"{self.directory / name}:{number}", line) for number, _, line in self._lines(name))
 
     def _lines(self, name: str) -> Iterator[tuple[int, str, dict[str, Any]]]:

@@ -283,9 +283,20 @@ def read_status(path: Path) -> Mapping[str, Any]:
 
 
 def final_weights(path: Path) -> Path | None:
-    """Where a run directory's final weights are; None before its end, also where it was extended after an earlier one."""
-    finished = (path / FINAL).is_dir() and read_status(path).get("status") == FINISHED
-    return path / FINAL if finished else None
+    """Where a run directory's final weights are; None before its end, also where the run was extended after an earlier end.
+
+    Raises:
+        UserError: there are weights, and `status.json` cannot be read, so nobody knows whether they are the last ones.
+    """
+    final = path / FINAL
+    if not final.is_dir():
+        return None
+    if not (status := read_status(path)):
+        raise UserError(
+            f"{path / STATUS} cannot be read, so it is unknown whether the weights in {final} are the last of this run: restore the file, "
+            f"choose a checkpoint, or name {final} itself where a directory of weights will do"
+        )
+    return final if status.get("status") == FINISHED else None
 
 
 def _take_back(source: Path, target: Path, step: int) -> None:

@@ -14,7 +14,18 @@ from stackwise_providers_transformer.hugging_face.families import FAMILIES, Fami
 from stackwise_providers_transformer.hugging_face.settings import DROPOUTS, KEPT, Config
 from stackwise_providers_transformer.hugging_face.shards import Renamed, Shards, their_tensors, write_shards
 
-CONFIG, GENERATION = "config.json", "generation_config.json"
+CONFIG, GENERATION, TOKENIZER = "config.json", "generation_config.json", "tokenizer.json"
+TOKENIZER_FILES = (
+    TOKENIZER,
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "tokenizer.model",
+)
 
 
 class HuggingFaceFormat:
@@ -54,8 +65,8 @@ class HuggingFaceFormat:
         tensors = Renamed(Shards(folder, pickled=self._options.pickle), family.names, architecture)
         return StoredModel(model=nodes_of(architecture), tensors=tensors, free=FREE, notes=tuple(_notes(config)))
 
-    def write(self, model: Any, folder: Path, origin: Path | None) -> None:
-        """Write `config.json`, `generation_config.json` and the weights.
+    def write(self, model: Any, folder: Path, origin: Path | None, tokenizer: Mapping[str, bytes]) -> None:
+        """Write `config.json`, `generation_config.json`, the weights and the tokenizer.
 
         Raises:
             UserError: no family has words for the model.
@@ -80,6 +91,7 @@ class HuggingFaceFormat:
         else:
             ids = {name: fields.get(name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
             _write_json(folder / GENERATION, {"_from_model_config": True, **{name: id for name, id in ids.items() if id is not None}})
+        write_tokenizer(folder, origin, tokenizer)
 
 
 def read_config(folder: Path) -> Config:
@@ -179,6 +191,26 @@ def _of_one_stack(name: str, model: Any) -> str:
             break
         before += stack.blocks
     return ".".join(("rack", "stacks", "base", str(before + int(parts[3])), *parts[4:]))
+
+
+def write_tokenizer(folder: Path, origin: Path | None, tokenizer: Mapping[str, bytes]) -> None:
+    """The run's `tokenizer.json`, and what the folder that the run began from has beside an equal one; its own where the run has none.
+
+    Args:
+        folder: where to.
+        origin: the folder that the run began from.
+        tokenizer: the run's files by name; files of tokenizers without a `tokenizer.json` have no place in such folders.
+    """
+    own = tokenizer.get(TOKENIZER)
+    there = origin / TOKENIZER if origin is not None else None
+    same = there is not None and there.is_file() and own in (None, there.read_bytes())
+    if origin is not None and (same or (own is None and not tokenizer)):
+        for name in TOKENIZER_FILES:
+            if (origin / name).is_file():
+                (folder / name).write_bytes((origin / name).read_bytes())
+    elif own is not None:
+        (folder / TOKENIZER).write_bytes(own)
+        _write_json(folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast"})
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

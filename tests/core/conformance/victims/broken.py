@@ -518,10 +518,10 @@ class Greedy(Nothing):
 
 
 class Turning(sound.Folder):
-    def write(self, model: Any, folder: Any, origin: Any) -> None:
+    def write(self, model: Any, folder: Any, origin: Any, tokenizer: Any) -> None:
         for parameter in model.parameters():
             parameter.data = parameter.data.flip(0)
-        super().write(model, folder, origin)
+        super().write(model, folder, origin, tokenizer)
         for parameter in model.parameters():
             parameter.data = parameter.data.flip(0)
 

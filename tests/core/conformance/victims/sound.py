@@ -35,7 +35,7 @@ class Folder:
     def take(self, saved: Any) -> StoredModel:
         return StoredModel(model=self.example(), tensors={name: torch.tensor(values) for name, values in saved.items()})
 
-    def write(self, model: Any, folder: Path, origin: Path | None) -> None:
+    def write(self, model: Any, folder: Path, origin: Path | None, tokenizer: Mapping[str, bytes]) -> None:
         saved = {name: parameter.tolist() for name, parameter in model.named_parameters()}
         (folder / "tiny.json").write_text(json.dumps(saved, indent=self.options.indent))
 

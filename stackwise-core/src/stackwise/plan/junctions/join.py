@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import attrs
@@ -92,10 +92,12 @@ def join(drafts: PhaseDrafts, rename: Mapping[str, str], drop: tuple[str, ...] =
     """
     sides = {}
     problems: list[Problem] = []
+    own: dict[str, BatchSpec] = {}
     for role, draft in drafts.by_role().items():
         spec = _spec(draft, problems)
         if spec is not None:
             if isinstance(spec, BatchSpec):
+                own[role] = spec
                 spec = _transformed(spec, draft, drafts.transforms, problems)
             sides[role] = Side(role=role, label=draft.label, spec=spec, dims=draft.sizes, open=draft.open_sizes, pinned=draft.pinned)
     unified = unify(sides, rename, Passage(drop, _read_before(drafts.transforms)), complete=not problems)
@@ -113,7 +115,7 @@ def join(drafts: PhaseDrafts, rename: Mapping[str, str], drop: tuple[str, ...] =
     return Joined(
         drafts=_replace(drafts, filled),
         bridges=(*unified.bridges, *renames, *drops),
-        problems=(*problems, *unified.problems),
+        problems=(*problems, *unified.problems, *_made_too_late(drafts.transforms, own, unified.bridges)),
         sizes=unified.values,
         optional=unified.optional,
         reads=unified.reads,
@@ -148,6 +150,28 @@ def _transformed(spec: BatchSpec, source: Draft, transforms: tuple[Draft, ...], 
                 problems.append(Problem(message, transform.path))
             spec = BatchSpec(fields={**spec.fields, **change.outputs})
     return spec
+
+
+def _made_too_late(transforms: tuple[Draft, ...], sources: Mapping[str, BatchSpec], bridges: Iterable[Bridge]) -> Iterator[Problem]:
+    """Fields that a transform makes and a bridge would rename or cast: bridges stand before the transforms, and would do nothing."""
+    makers = {name: draft for draft in transforms for name in _outputs(draft)}
+    for bridge in bridges:
+        source = bridge.junction.removesuffix("-task")
+        if source not in sources:
+            continue
+        if bridge.kind == "rename" and (maker := makers.get(bridge.before)) is not None:
+            fix = f"let the transform make '{bridge.after}' itself"
+            message = f"{maker.label} makes '{bridge.before}' after fields have got the names that the task reads: {fix}"
+            yield Problem(message, maker.path)
+        elif bridge.kind == "cast" and bridge.field not in sources[source].fields and (maker := makers.get(bridge.field)) is not None:
+            fix = f"let the transform make it {bridge.after}"
+            message = f"{maker.label} makes '{bridge.field}' as {bridge.before} after fields have got the dtypes that the task takes: {fix}"
+            yield Problem(message, maker.path)
+
+
+def _outputs(transform: Draft) -> Iterable[str]:
+    spec = _spec(transform, [])  # its mistakes are collected where the fields of a source are followed
+    return spec.outputs if isinstance(spec, TransformSpec) else ()
 
 
 def _spec(draft: Draft, problems: list[Problem]) -> Spec | None:

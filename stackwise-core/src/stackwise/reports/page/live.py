@@ -12,7 +12,8 @@ from typing import Any, Self
 
 from stackwise.errors import StackwiseError, UserError
 from stackwise.reports.page.render import render_page
-from stackwise.reports.record import CONFIG, EVENTS, METRICS, STATUS, read_run
+from stackwise.reports.record import CONFIG, STATUS, read_run
+from stackwise.storage.logs import EVENTS, METRICS
 
 LOOPBACK = "127.0.0.1"
 

@@ -115,7 +115,18 @@
       clearTimeout(wait);
       wait = setTimeout(() => page.build(), 80);
     }).observe(document.getElementById("charts"));
-    addEventListener("beforeprint", () => { for (const each of document.querySelectorAll("details")) each.open = true; });
+    addEventListener("beforeprint", () => {
+      for (const each of document.querySelectorAll("details")) each.open = true;
+      Object.assign(document.body.style, {width: "700px", padding: "0"});
+      document.documentElement.dataset.theme = "light";
+      page.build();
+    });
+    addEventListener("afterprint", () => {
+      Object.assign(document.body.style, {width: "", padding: ""});
+      const chosen = document.getElementById("theme").value;
+      if (chosen) document.documentElement.dataset.theme = chosen; else delete document.documentElement.dataset.theme;
+      page.build();
+    });
   }
 
   // News of a run that trains: the page again, whose words and data replace these; axis, window and theme stay.

@@ -25,7 +25,8 @@ from stackwise.storage.checkpoints.manifest import (
     read_manifest,
 )
 from stackwise.storage.checkpoints.retention import Direction, Kept, Retention
-from stackwise.storage.codec import EncodingError, as_bytes, encode, join_state, refuse_tensor, split_state
+from stackwise.storage.codec import EncodingError, as_bytes, encode, join_state, refuse_tensor
+from stackwise.storage.nested_state import split_state
 from stackwise.storage.publish import REPLACED, WRITING, aside_of, publish, recover, writing_beside
 from stackwise.storage.regular import Stamp, stamp_of
 from stackwise.storage.tensor_file import read_tensors, write_tensors, write_whole

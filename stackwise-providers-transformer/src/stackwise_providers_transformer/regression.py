@@ -1,0 +1,86 @@
+"""Regression of rows: the head and the task.
+
+Shapes: B batch, T time, D width, K targets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from stackwise import BuildContext, DataError, HeadSpec, Moment, TaskSpec, UserError
+from stackwise_providers_transformer.classification import read_row
+from stackwise_providers_transformer.options import check_sizes
+from stackwise_providers_transformer.pooling import pooled
+from stackwise_providers_transformer.projection import Projection
+from stackwise_providers_transformer.table_options import RegressionHeadOptions, RegressionOptions
+
+
+class RegressionHead(nn.Module):
+    """One vector for the row, and K numbers by a linear map with a bias.
+
+    Raises:
+        UserError: number of targets or width is unknown.
+    """
+
+    def __init__(self, options: RegressionHeadOptions) -> None:
+        super().__init__()
+        check_sizes(targets=options.targets, width=options.width)
+        self.options = options
+        self.output = Projection(options.width, options.targets, std=options.init_std, bias=True)
+
+    def get_spec(self) -> HeadSpec:
+        """Hidden state in, K numbers a row out."""
+        return self.options.to_spec()
+
+    def forward(self, hidden: torch.Tensor, mask: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+        """hidden [B, T, D] → prediction [B, K]; mask [B, T] bool says which positions are real, all when left out."""
+        return {"prediction": self.output(pooled(hidden, mask, self.options.pool))}
+
+
+class Regression:
+    """(prediction - target)², its mean over the targets, summed over rows."""
+
+    def __init__(self, options: RegressionOptions) -> None:
+        self.options = options
+
+    def get_spec(self) -> TaskSpec:
+        """Numbers for every row."""
+        return self.options.to_spec()
+
+    def prepare(self, batch: Mapping[str, torch.Tensor], moment: Moment, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        """The row as it is; target [B, K] float32, and its deviations where they come.
+
+        Raises:
+            UserError: rows of several texts, which have one target.
+            DataError: a target that is not finite.
+        """
+        if "segments" in batch:
+            raise UserError("segments: a row has one target, and several texts stand in it: deliver no `segments`")
+        target_BK = batch["target"].float()
+        if not bool(target_BK.isfinite().all()):
+            raise DataError("target: a row has NaN or infinity to predict: drop or fill it")
+        std = {"target_std": batch["target_std"].float()} if "target_std" in batch else {}
+        return {**read_row(self.options.input, batch), "target": target_BK, **std}
+
+    def loss(
+        self, outputs: Mapping[str, torch.Tensor], batch: Mapping[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, float, dict[str, tuple[torch.Tensor, float]]]:
+        """prediction [B, K] → the sum over rows in float32, their number, and squared and absolute error in the units of the data."""
+        error_BK = outputs["prediction"].float() - batch["target"]
+        rows = float(len(error_BK))
+        own_BK = error_BK.detach() * batch["target_std"] if "target_std" in batch else error_BK.detach()
+        errors = {"squared_error": own_BK.square(), "absolute_error": own_BK.abs()}
+        return error_BK.square().mean(dim=1).sum(), rows, {name: (each.mean(dim=1).sum(), rows) for name, each in errors.items()}
+
+
+def build_regression_head(options: RegressionHeadOptions, context: BuildContext) -> RegressionHead:
+    """The factory of the head `regression`."""
+    return RegressionHead(options)
+
+
+def build_regression(options: RegressionOptions, context: BuildContext) -> Regression:
+    """The factory of the task `regression`."""
+    return Regression(options)

@@ -1,0 +1,33 @@
+"""What reading a folder takes of memory: the model once, and no more than its largest tensor beside it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stackwise import BuildContext, Model
+from stackwise_providers_transformer.decoder import Decoder
+from stackwise_providers_transformer.embedding import TokenEmbedding
+from stackwise_providers_transformer.format_options import HuggingFaceOptions
+from stackwise_providers_transformer.head import LMHead
+from stackwise_providers_transformer.hugging_face.format import build_hugging_face
+from stackwise_providers_transformer.options import DecoderOptions, LMOptions, TokenOptions
+
+BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "pretrained.py"
+
+
+@pytest.mark.slow
+def test_one_tensor_is_held_beside_the_model(tmp_path: Path) -> None:
+    width = 512
+    rack = Decoder(DecoderOptions(width=width, heads=8, ff=4 * width, stacks=[{"base": 4}]))
+    model = Model(TokenEmbedding(TokenOptions(vocab=8000, width=width)), rack, LMHead(LMOptions(vocab=8000, width=width)))
+    model.wire()
+    build_hugging_face(HuggingFaceOptions(file_bytes=20_000_000), BuildContext(seed=0)).write(model, tmp_path, None, {})
+    child = [sys.executable, str(BENCHMARK), "--child", "ours", str(tmp_path)]
+    found = json.loads(subprocess.run(child, capture_output=True, text=True, check=True).stdout)
+    assert found["model"] > 4 * found["largest"] > 50 * 2**20  # a second model would show
+    assert found["more"] <= found["largest"] + 4 * 2**20
