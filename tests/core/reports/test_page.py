@@ -63,6 +63,41 @@ def test_evaluations_boundaries_and_checkpoints_are_the_logs(run: Path, page: Pa
     assert f"{entered['probe_loss_before']:.5g} → {entered['probe_loss_after']:.5g}" in text
 
 
+def test_every_learning_rate_is_drawn_over_the_whole_run(run: Path, tmp_path: Path):
+    """Where a phase has one rate alone, the log says it as `lr`; where another phase has two, they have names."""
+    mixed = Path(shutil.copytree(run, tmp_path / "run"))
+    lines = log(run, "metrics.jsonl")
+    for line in lines:
+        if line.get("phase") == "grown" and 14 <= line["step"] < 18 and "evaluation" not in line:
+            line["rates"] = {"default.lr": line["lr"], "default.fresh.lr": line["lr"] / 2}
+    plan = json.loads((run / "plan.json").read_text())
+    plan["phases"][1]["stop"], last = 18, plan["phases"][1] | {"name": "last", "start": 18}
+    plan["phases"][1]["start"], between = 14, plan["phases"][1] | {"name": "between", "stop": 14}
+    plan["phases"] = [plan["phases"][0], between, plan["phases"][1], last]
+    plan["lanes"] = [plan["lanes"][i] for i in (0, 1, 1, 1)]
+    (mixed / "plan.json").write_text(json.dumps(plan))
+    (mixed / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    shown = Page(render_page([read_run(mixed)])).data["runs"][0]
+    steps = [line for line in lines if "evaluation" not in line]
+    rates = {name: curve for name, curve in shown["curves"].items() if name == "lr" or name.startswith("rates.")}
+    assert rates.keys() == {"rates.default.lr", "rates.default.fresh.lr"}
+    assert rates["rates.default.lr"]["v"] == [line["lr"] for line in steps]
+    assert rates["rates.default.fresh.lr"] == {"at": [14, 15, 16, 17, 18], "v": [*(line["lr"] / 2 for line in steps[14:18]), None]}
+
+
+def test_damaged_lines_are_passed_over_and_said(run: Path, tmp_path: Path):
+    damaged = Path(shutil.copytree(run, tmp_path / "run"))
+    events, metrics = ((damaged / name).read_text().splitlines() for name in ("events.jsonl", "metrics.jsonl"))
+    evaluated = next(i for i, line in enumerate(events) if '"evaluated"' in line)
+    events[evaluated] = json.dumps({"event": "evaluated", "step": 0, "metrics": 3})
+    metrics[2], metrics[4] = "{", json.dumps(json.loads(metrics[4]) | {"loss": "much"})
+    (damaged / "events.jsonl").write_text("".join(f"{line}\n" for line in events))
+    (damaged / "metrics.jsonl").write_text("".join(f"{line}\n" for line in metrics))
+    assert "3 lines of the logs could not be understood" in render_page([read_run(damaged)])
+    assert len(read_run(damaged).evaluations) == len(read_run(run).evaluations) - 1
+    assert "could not be understood" not in render_page([read_run(run)])
+
+
 def test_the_tables_say_what_the_pictures_show(run: Path, page: Page):
     """Behind the pictures stand tables: every evaluation, and here every step."""
     table = next(table for table in page.tables if table[0][:4] == ["step", "phase", "evaluation", "at"])

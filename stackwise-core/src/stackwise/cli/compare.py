@@ -46,6 +46,11 @@ def compare(runs: tuple[Path, ...], axis: Literal["steps", "tokens"], as_json: b
     if as_json and as_csv:
         raise UserError("--json and --csv are two forms of the same: choose one")
     records = [read_run(path) for path in runs]
+    for record in records:
+        if record.passed_over:
+            click.echo(
+                f"{record.path}: lines of its events that could not be understood were passed over: {record.passed_over:,}", err=True
+            )
     groups, reached = comparison.seed_groups(records), comparison.compare(records, axis)
     if as_csv:
         _write_csv(records, groups, reached, axis)

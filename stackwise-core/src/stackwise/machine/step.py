@@ -164,7 +164,7 @@ class Step:
         with self._live.placement.forward_context():
             result = objective.loss(self._live.model.model, prepared)
         if self._checked_task is not task:
-            check_loss(task, result)
+            check_loss(task, result, objective.fault)
             self._checked_task = task
         return result[0], result[1], result[2]
 

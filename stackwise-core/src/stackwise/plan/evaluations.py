@@ -61,7 +61,11 @@ def evaluation_plan(
         _check_inherited(config, base, drafts)
     else:
         own = {name: draft for name, ref in config.sources.items() if (draft := drafts.of("loader", ref)) is not None}
+        trained = [part.given for each in states for part in each.data.sources.values()]
         for name, draft in own.items():
+            if any(draft.given is given for given in trained) and _keeps_its_place(draft.given):
+                message = f"the {draft.id} that training reads keeps one place, which both would move: give another object, made alike"
+                drafts.problems.append(Problem(message, f"evaluate.{config.name}.sources.{name}"))
             if hasattr(draft.given, "__next__"):
                 message = f"a {draft.id} is read once, and an evaluation reads the same each time: give a list, or what can start over"
                 drafts.problems.append(Problem(message, f"evaluate.{config.name}.sources.{name}"))
@@ -102,7 +106,7 @@ def _check_inherited(config: EvaluateConfig, base: DataState, drafts: Drafts) ->
     for name, part in base.sources.items():
         if part.given is None:
             continue
-        if not isinstance(part.given, Built) and (_has_one_position(part.given) or hasattr(part.given, "state_dict")):
+        if not isinstance(part.given, Built) and _keeps_its_place(part.given):
             message = (
                 f"evaluation '{config.name}' would read on in the finished object of training source '{name}': "
                 "give it `sources` of its own, or give training a Built(callable, options)"
@@ -117,8 +121,9 @@ def _check_inherited(config: EvaluateConfig, base: DataState, drafts: Drafts) ->
         drafts.problems.append(Problem(message, f"evaluate.{config.name}"))
 
 
-def _has_one_position(given: object) -> bool:
-    return isinstance(given, Loader) or hasattr(given, "__next__")
+def _keeps_its_place(given: object) -> bool:
+    """Whether a finished object has one read position."""
+    return not isinstance(given, Built | None) and (isinstance(given, Loader) or hasattr(given, "__next__") or hasattr(given, "state_dict"))
 
 
 def _joined_sources(

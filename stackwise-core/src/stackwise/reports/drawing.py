@@ -36,17 +36,17 @@ def drawing_of(records: Sequence[RunRecord], groups: Sequence[int]) -> dict[str,
 def _drawn_run(record: RunRecord, steps: Steps, buckets: int) -> dict[str, Any]:
     curves, half_life = {}, max(2.0, SMOOTH_SHARE * len(steps.step))
     starts = np.searchsorted(steps.step, [int(phase["start"]) for phase in record.phases])
-    for name, column in _columns(steps).items():
+    for name, column in _columns(record, steps).items():
         kept = extremes(column, buckets)
         if not len(kept):
             continue
+        if name.startswith("rates."):
+            kept = np.union1d(kept, _ends(column))
         curves[name] = {"at": kept, "v": column[kept].tolist()}
         if name in ("loss", "throughput", "grad_norm") or name.startswith("metrics."):
             mean = smoothed(column, half_life, starts)
             ends = extremes(mean, buckets // 2)
             curves[f"{name}.smooth"] = {"at": ends, "v": [float(f"{value:.6g}") for value in mean[ends].tolist()]}
-    if any(name.startswith("rates.") for name in curves):
-        curves.pop("lr", None)  # one of the rates, which have names
     return {
         **_timeline(record.plan),
         "name": record.name,
@@ -66,15 +66,37 @@ def _timeline(plan: Mapping[str, Any]) -> dict[str, Any]:
     return {"phases": phases, "steps": plan.get("steps", 0), "lanes": plan.get("lanes", [])}
 
 
-def _columns(steps: Steps) -> dict[str, np.ndarray]:
+def _ends(column: np.ndarray) -> np.ndarray:
+    """Indices at which a column ceases to say anything, so that its curve ends there."""
+    known = np.isfinite(column)
+    return np.flatnonzero(known[:-1] & ~known[1:]) + 1
+
+
+def _columns(record: RunRecord, steps: Steps) -> dict[str, np.ndarray]:
     """The curves of a run, by name: what the log says, and tokens a second."""
     columns = {name: column for name, column in steps.columns.items() if name not in ("tokens", "seconds")}
+    if any(name.startswith("rates.") for name in columns):
+        columns |= _rates(record, steps.step, columns)
+        del columns["lr"]  # one of the rates, which have names
     tokens = np.diff(steps.columns["tokens"], prepend=0.0)
     if len(tokens) and np.any(tokens > 0):
         with np.errstate(divide="ignore", invalid="ignore"):
             speed = tokens / steps.columns["seconds"]
         columns["throughput"] = np.array([float(f"{value:.6g}") for value in speed.tolist()])
     return columns
+
+
+def _rates(record: RunRecord, steps: np.ndarray, columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Every learning rate over the whole run: where a phase has one alone, the log says it as `lr`, and the plan knows its name."""
+    rates = {name: column.copy() for name, column in columns.items() if name.startswith("rates.")}
+    alone = ~np.any([np.isfinite(column) for column in rates.values()], axis=0)
+    groups = [next(iter(lane["optimizer"]["groups"]), "default") for lane in record.plan.get("lanes", ())] or ["default"] * len(
+        record.phases
+    )
+    for phase, group in zip(record.phases, groups, strict=True):
+        here = alone & (steps >= phase["start"]) & (steps < phase["stop"])
+        rates.setdefault(f"rates.{group}.lr", np.full(len(steps), np.nan))[here] = columns["lr"][here]
+    return rates
 
 
 def _positions(record: RunRecord, steps: Steps, curves: Mapping[str, dict[str, Any]]) -> dict[str, list[Any]]:

@@ -35,6 +35,8 @@ class Steps:
     """`loss`, `grad_norm`, `lr`, `tokens`, `seconds`, `metrics.<name>`, `rates.<group>.<key>`; nan where a line says nothing."""
     skipped: Mapping[int, str] = Factory(dict)
     """Step that changed nothing → why."""
+    passed_over: int = 0
+    """Lines of the metrics that say nothing of a step or an evaluation."""
 
     @property
     def positions(self) -> Mapping[str, np.ndarray]:
@@ -76,7 +78,7 @@ class RunRecord:
     began: float
     """Seconds since the epoch at which its config was written last."""
     passed_over: int = 0
-    """Lines of the logs that are no JSON objects."""
+    """Lines of the events that could not be understood."""
 
     @property
     def name(self) -> str:
@@ -158,7 +160,12 @@ def read_run(path: Path) -> RunRecord:
 
 def read_steps(path: Path) -> Steps:
     """Every step that the metrics of a run directory tell of, as columns; a step that stands twice counts where it stands last."""
-    rows = {line["step"]: line for line in Log(path).documents(METRICS) if "evaluation" not in line and isinstance(line.get("step"), int)}
+    log, rows, damaged = Log(path), {}, 0
+    for line in log.documents(METRICS):
+        if not isinstance(line.get("step"), int) or not ("evaluation" in line or _is_number(line.get("loss"))):
+            damaged += 1
+        elif "evaluation" not in line:
+            rows[line["step"]] = line
     lines = [rows[step] for step in sorted(rows)]
     names: dict[str, None] = dict.fromkeys(_CORE_COLUMNS)
     for line in lines:
@@ -169,6 +176,7 @@ def read_steps(path: Path) -> Steps:
         np.array([line["step"] for line in lines], dtype=np.int64),
         {name: np.array([_value(line, name) for line in lines], dtype=np.float64) for name in names},
         {line["step"]: str(line.get("why", "")) for line in lines if line.get("skipped")},
+        damaged + log.skipped_lines,
     )
 
 

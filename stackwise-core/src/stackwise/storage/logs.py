@@ -59,8 +59,11 @@ class Log:
         return [*(f"{fault}: passed over" for fault in self._faults[:MOST_REMARKS]), *more]
 
     def documents(self, name: str) -> Iterator[dict[str, Any]]:
-        """The JSON objects of one log as they are written; `skipped_lines` counts the other lines."""
-        return (line for _, _, line in self._lines(name))
+        """The JSON objects of one log as they are written; `skipped_lines` counts the other lines, and events that are none."""
+        for place, line in self._placed(name):
+            kind = _KINDS.get(_text(line.get("event"))) if name == EVENTS else None
+            if kind is None or self._understood(place, line, kind) is not None:
+                yield line
 
     @property
     def skipped_lines(self) -> int:

@@ -142,7 +142,7 @@ const Charts = (() => {
   function look(series) {
     const colour = resolve(series.colour);
     if (series.points) return {label: series.label, paths: () => null, points: {show: true, size: 8, width: 2, stroke: colour, fill: series.points === "ring" ? resolve("--bg") : colour}};
-    return {label: series.label, stroke: series.faint ? faded(colour, 0.34) : colour, width: series.width || 1, spanGaps: true, pxAlign: 0, points: {show: false}};
+    return {label: series.label, stroke: series.faint ? faded(colour, 0.34) : colour, width: series.width || 1, spanGaps: false, pxAlign: 0, points: {show: false}};
   }
 
   // A key for each series, or for each run where there are several: what it hides, and whose value it tells.

@@ -77,10 +77,11 @@ const Lanes = (() => {
       this.plot.append(made);
       return made;
     }
-    // Text that fits between two edges, else shortened, else none.
-    label(x0, x1, y, text, options = {}) {
+    // Text that fits between two edges: the first whole one of several, else none; one alone is shortened, as far as that says anything.
+    label(x0, x1, y, texts, options = {}) {
       const from = Math.max(x0, this.left), to = Math.min(x1, this.right);
-      const room = Math.floor((to - from - 8) / (options.class === "right" ? 7 : 6.3));
+      const room = Math.floor((to - from - 8) / (options.class === "right" ? 7.3 : 6.3));
+      const text = Array.isArray(texts) ? texts.find(each => each.length <= room) : texts;
       if (!text || room < Math.min(text.length, 4)) return;
       const shown = text.length <= room ? text : text.slice(0, room - 1) + "…";
       const at = options.middle ? (from + to) / 2 : options.end ? to - 6 : from + 6;
@@ -169,7 +170,7 @@ const Lanes = (() => {
       const word = shape => (shape[1] === null ? "rows as they come" : shape[2] === null ? `${shape[1]} rows` : `${shape[1]} × ${shape[2]}`);
       const shapes = word(first) === word(last) ? word(first) : `${word(first)} → ${word(last)}`;
       const mix = Object.entries(lane.data.mix).filter(([, samples]) => samples.some(pair => pair[1] > 0));
-      this.label(this.edges[i][0], this.edges[i][1], this.y + height - 6, `${shapes} · ${mix.map(([name]) => name).join(" + ")}`);
+      this.label(this.edges[i][0], this.edges[i][1], this.y + height - 6, [`${shapes} · ${mix.map(([name]) => name).join(" + ")}`, shapes]);
     }
     model() {
       const most = Math.max(...this.run.lanes.map(lane => lane.model.bars.length));
@@ -186,8 +187,8 @@ const Lanes = (() => {
         const adapters = Object.entries(lane.model.weight_adapters);
         if (adapters.length) this.box(x1 - 6, x1, y, this.y + tall - y - 2, "var(--c3)", adapters.map(([name, a]) => `${name}: ${a.use} beside ${a.select.join(", ")}`).join("; "), {rx: 2});
         const [some, all] = [compact(phase.trainable), compact(phase.parameters)], names = adapters.map(([name]) => name).join(", ");
-        const shares = some === all ? [all] : [`${some} of ${all} trained${names ? ` · ${names}` : ""}`, `${some} of ${all} trained`, `${some} of ${all}`, some];
-        this.label(x0, x1, y - 5, shares.find(text => text.length * 7.3 < x1 - x0 - 8) || "", {end: true, class: "right"});
+        const shares = some === all ? [all] : [`${some} of ${all} trained${names ? ` · ${names}` : ""}`, `${some} of ${all} trained`, `${some} of ${all}`];
+        this.label(x0, x1, y - 5, shares, {end: true, class: "right"});
         this.values(lane, "model", i, this.y, tall);
       });
       this.y += tall + GAP;
@@ -199,7 +200,7 @@ const Lanes = (() => {
       const gate = this.run.lanes[i].model.gate;
       this.box(x0, x1, y, h, gate && bar.from !== "kept" ? `url(#${this.id}-gate)` : fill, title, {rx: 2, ...(bar.from === "fresh" ? {stroke: "var(--model)", "stroke-width": 1.2} : {})});
       if (bar.frozen !== "none") this.box(x0, x1, y, h, `url(#${this.id}-hatch)`, title, {rx: 2, opacity: bar.frozen === "all" ? 1 : 0.5});
-      if (bar.origin && h >= 12) this.label(x0, x1, y + h - 2.5, `${bar.label.split(" ").pop()} ← ${bar.origin}`, {class: "hint"});
+      if (bar.origin && h >= 12) this.label(x0, x1, y + h - 2.5, [`${bar.label.split(" ").pop()} ← ${bar.origin}`], {class: "hint"});
     }
     optimizer() {
       const height = 54, foot = this.y + height, uses = [...new Set(this.run.lanes.map(lane => lane.optimizer.use))];

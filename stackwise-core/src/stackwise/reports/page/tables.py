@@ -30,6 +30,7 @@ def view_of(record: RunRecord) -> dict[str, Any]:
         "record": record,
         "began": datetime.fromtimestamp(record.began).strftime("%Y-%m-%d %H:%M"),
         "steps": len(steps.step),
+        "passed_over": record.passed_over + steps.passed_over,
         "tokens": int(np.nan_to_num(steps.columns["tokens"][-1])) if len(steps.step) else 0,
         "seconds": float(np.nansum(steps.columns["seconds"])),
         "flops": sum(phase.get("training_flops") or 0 for phase in record.phases),
