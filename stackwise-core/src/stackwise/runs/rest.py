@@ -73,7 +73,7 @@ class Rest:
         if checkpoint is None:
             return cls(make_plan(experiment, registry, tokenizers=tokenizers).with_tokenizers())
         saved = Described.read(checkpoint.about, checkpoint.step)
-        plan, changes = amend(config.experiment(saved.config), experiment, saved.past, registry, tokenizers)
+        plan, changes = amend(config.recalled(saved.config, experiment), experiment, saved.past, registry, tokenizers)
         return cls(plan.with_tokenizers(), checkpoint, saved, changes)
 
     @property
