@@ -5,8 +5,6 @@ from __future__ import annotations
 import pickle
 import random
 from collections.abc import Iterator
-from functools import cache
-from typing import Any
 
 import numpy as np
 import torch
@@ -67,12 +65,7 @@ class FirstSteps:
 
 def _empty(module: nn.Module) -> Iterator[str]:
     """Attributes of the object itself that are None; a property may change what it reads, as a spectral norm does."""
-    return (name for name in set(dir(module)) - _names_of(type(module)) if getattr(module, name, 0) is None)
-
-
-@cache
-def _names_of(kind: Any) -> frozenset[str]:
-    return frozenset(dir(kind))
+    return (name for name in set(dir(module)) - set(dir(type(module))) if getattr(module, name, 0) is None)
 
 
 def _generators(model: nn.Module) -> Iterator[tuple[str, object]]:
