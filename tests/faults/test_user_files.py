@@ -82,6 +82,8 @@ WRONG_TEXT: dict[str, tuple[Callable[[], object], Any, str]] = {
     "a folder": (folder, "bytes", r"'bad.txt' is a folder: write 'bad.txt/\*\*/\*'"),
     "a loop of links": (lambda: Path("bad.txt").symlink_to("bad.txt"), "bytes", r"'bad.txt' cannot be read"),
     "a link to nothing": (lambda: Path("bad.txt").symlink_to("nothing"), "bytes", r"'bad.txt' cannot be read"),
+    "a link to another": (lambda: Path("bad.txt").symlink_to("good.txt"), "bytes", "'bad.txt' and 'good.txt' are one file"),
+    "a hard link": (lambda: Path("bad.txt").hardlink_to("good.txt"), "bytes", "'bad.txt' and 'good.txt' are one file"),
     "an empty file alone": (alone(b""), "bytes", "give more data"),
 }
 

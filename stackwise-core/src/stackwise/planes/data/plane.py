@@ -251,9 +251,9 @@ class DataPlane:
             return
         before = {name: source.loader.state_dict() for name, source in self._sources.items()}
         transforms = self._transforms.state_dict()
-        for length in dict.fromkeys(shape.seq_len for _, shape in state.shapes if shape.rows is not None):
+        for length, rows in dict.fromkeys((shape.seq_len, None if shape.rows is None else 1) for _, shape in state.shapes):
             self._transforms.begin(moment)
-            self._finish(self._read([(name, 1) for name in self._sources], length), moment)
+            self._finish(self._read([(name, rows) for name in self._sources], length), moment)
             self._transforms.load_state_dict(transforms)
             for name, source in self._sources.items():
                 source.loader.load_state_dict(before[name])
