@@ -114,6 +114,11 @@ def _delivered(batch: dict[str, torch.Tensor]) -> list[tuple[Any, ...]]:
     return list(zip(batch["features"].tolist(), batch["categories"].tolist(), batch["target"].tolist(), strict=True))
 
 
+def _both_parts() -> list[list[tuple[Any, ...]]]:
+    loaders = [_table("csv", heldout=0.3, shuffle=False, split=split) for split in ("train", "final")]
+    return [_delivered(loader.take(loader.epoch_size().rows, None)) for loader in loaders]
+
+
 def _same(delivered: list[tuple[Any, ...]], expected: list[tuple[Any, ...]]) -> bool:
     if [ids for _, ids, _ in delivered] != [ids for _, ids, _ in expected]:
         return False
@@ -156,7 +161,7 @@ def test_shuffled_epochs_and_every_resumption_deliver_the_same_rows(form: str) -
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_large_table_is_mapped_and_the_same(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_table_is_mapped_and_the_same(form: str, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = _table(form)
     monkeypatch.setattr(table_files, "_IN_MEMORY_BYTES", 0)
     monkeypatch.setattr(table_files, "_RACY_S", 0.0)
@@ -167,6 +172,10 @@ def test_a_large_table_is_mapped_and_the_same(form: str, monkeypatch: pytest.Mon
     wanted = _delivered(small.take(50, None))
     assert _delivered(first.take(50, None)) == _delivered(again.take(50, None)) == wanted
     assert len(list(Path("cache").glob("table-*/entry.json"))) == 1
+    mapped = _both_parts()
+    monkeypatch.undo()
+    monkeypatch.chdir(here)
+    assert mapped == _both_parts()
 
 
 def test_both_forms_deliver_the_same_and_hold_out_disjoint_rows() -> None:

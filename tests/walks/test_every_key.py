@@ -16,6 +16,7 @@ import pytest
 import torch
 from optimizer_configs import ROWS as OPTIMIZER_ROWS
 from record_configs import ROWS as RECORD_ROWS
+from table_configs import ROWS as TABLE_ROWS
 from task_configs import ROWS as TASK_ROWS
 from tiny_walks import VOCAB, base, memory, plan_of, registry, stream, watch_batches, weights
 
@@ -425,6 +426,7 @@ OPTIONS: dict[str, list[tuple[Any, str, Any]]] = {
     "core.project.bias": [(adapted, "model/adapters", {"embedding-rack": [{"use": "core.project", "bias": True}]})],
     "core.precision.dtype": [(whole, "model/adapters", {"embedding-rack": in_precision("bfloat16")})],
     **RECORD_ROWS,
+    **TABLE_ROWS,
     **OPTIMIZER_ROWS,
     **TASK_ROWS,
 }

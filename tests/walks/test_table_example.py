@@ -16,7 +16,7 @@ import pytest
 import stackwise
 from stackwise import DataError, config, read_tokenizers
 from stackwise.runs.run import resume
-from stackwise_providers_data import tables
+from stackwise_providers_data import table_files, tables
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 NUMBERS, SIGNS = ["a", "b", "c", "d", "e", "f"], {"oak": 1, "pine": -1, "ash": 0}
@@ -89,6 +89,7 @@ def test_a_resume_goes_on_with_the_encoding_of_the_run(monkeypatch: pytest.Monke
         raise AssertionError("statistics are learnt at a resume")
 
     monkeypatch.setattr(tables, "learn_encoding", never)
+    monkeypatch.setattr(table_files, "learn_encoding", never)
     resume(half, stream=io.StringIO())
     assert _logged(half, "grad_norm") == _logged(whole, "grad_norm") and len(_logged(half, "grad_norm")) == 8
 
