@@ -86,7 +86,7 @@ def _assemble(plan: Plan, observers: Observers | None) -> TrainingMachine:
             placement=placement,
             halt_after=1 if run.non_finite == "halt" else run.halt_after,
             probe=run.probe,
-            bridges=[*(str(bridge) for bridge in plan.bridges), *_notes(plan, data)],
+            bridges=[*(str(bridge) for bridge in plan.bridges), *log_notes(plan, data)],
             providers=[f"{provider.distribution} {provider.version} sha256:{provider.file_digest}" for provider in plan.providers],
         ),
     )
@@ -254,7 +254,7 @@ def _start(plan: Plan) -> Callable[[], tuple[Tensors, Sequence[str]]] | None:
     return None if declared is None else lambda: (read_start(plan), declared.drop)
 
 
-def _notes(plan: Plan, data: DataPlane) -> list[str]:
+def log_notes(plan: Plan, data: DataPlane) -> list[str]:
     """Notes for the log on what the config accepts.
 
     Raises:
