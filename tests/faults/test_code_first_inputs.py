@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from torch.nn.functional import mse_loss
 from torch.utils.data import DataLoader, TensorDataset
 
 import stackwise
 from stackwise import Built, ConfigError, DataError, Loss, StepDone, UserError
+from stackwise.runs.run import resume
 
 ROWS = torch.randn(10, 4, generator=torch.Generator().manual_seed(3))
 UNEVEN = [(x, x.flip(1) ** 2) for x in ROWS.split(4)]
@@ -217,3 +222,116 @@ def test_an_evaluation_does_not_share_a_place_with_training() -> None:
         machine_of(data, evaluate={"h": {"batches": 2, "sources": {"h": data}}})
     assert [problem.path for problem in refusal.value.problems] == ["evaluate.h.sources.h"]
     machine_of(data, evaluate={"h": {"batches": 2, "sources": {"h": apart}}})
+
+
+# -- going on with another experiment ------------------------------------------------------------------------------------
+
+
+def run(directory: Path, steps: int, **changes: Any) -> dict[str, torch.Tensor]:
+    sections = {
+        "run": {"name": "own", "seed": 5, "horizon": f"{steps} steps", "device": "cpu"},
+        "task": Loss(mse_loss, "y"),
+        "data": {"sources": {"pairs": DataLoader(pairs(), 4, shuffle=True)}, "fields": ["x", "y"]},
+        "model": {"module": Built(Net)},
+        "optimizer": {"use": Built(torch.optim.SGD, lr=0.1, momentum=0.9), "clip": 1.0},
+    }
+    stackwise.run(stackwise.experiment(**{**sections, **changes}), output=directory, stream=io.StringIO(), resume="auto")
+    return load_file(directory / "final" / "weights.safetensors")
+
+
+def test_a_run_in_code_is_trained_further(tmp_path: Path) -> None:
+    run(tmp_path / "short", 3)
+    further, whole = run(tmp_path / "short", 7), run(tmp_path / "whole", 7)
+    assert all(torch.equal(further[name], whole[name]) for name in whole)
+
+
+OTHER_PARTS: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "loss": ({"task": Loss(nn.functional.l1_loss, "y")}, ["task.function"]),
+    "target": ({"task": Loss(mse_loss, "x")}, ["task.targets"]),
+    "optimizer": ({"optimizer": {"use": Built(torch.optim.Adam, lr=0.1), "clip": 1.0}}, ["optimizer.use"]),
+    "option": ({"optimizer": {"use": Built(torch.optim.SGD, lr=0.1), "clip": 1.0}}, ["optimizer.momentum"]),
+    "rate": ({"optimizer": {"use": Built(torch.optim.SGD, lr=0.2, momentum=0.9), "clip": 1.0}}, ["optimizer.lr"]),
+    "module": ({"model": {"module": Net()}}, ["model.module.use"]),
+}
+
+
+def test_a_part_in_code_that_is_another_one_is_named(tmp_path: Path) -> None:
+    run(tmp_path / "run", 3)
+    for changes, paths in OTHER_PARTS.values():
+        with pytest.raises(ConfigError) as refusal:
+            run(tmp_path / "run", 7, **changes)
+        assert [problem.path for problem in refusal.value.problems] == paths
+    with pytest.raises(ConfigError) as refusal:
+        resume(tmp_path / "run", ["run.horizon=7 steps"], io.StringIO())
+    assert {problem.path for problem in refusal.value.problems} == {"task.use", "data.sources.pairs", "model.module.use", "optimizer.use"}
+
+
+# -- modules -----------------------------------------------------------------------------------------------------------
+
+
+class Late(Net):
+    """Makes in its first forward what a constructor should make, or counts in a buffer from its sixth step on."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.own = torch.Generator().manual_seed(1)
+        self.numpy = np.random.default_rng(1)
+        self.register_buffer("mean", None)
+        self.register_buffer("steps", torch.zeros(()))
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = super().forward(x)
+        if not self.training:
+            return y
+        self.steps += 1
+        if self.kind == "parameter" and not hasattr(self, "gain"):
+            self.gain = nn.Parameter(torch.ones(4))
+        if self.kind == "buffer" and not hasattr(self, "seen"):
+            self.register_buffer("seen", torch.zeros(4))
+        if self.kind == "generator":
+            return y + torch.randn(4, generator=self.own)
+        if self.kind == "seeded generator":
+            return y + torch.randn(4, generator=self.own.manual_seed(2))
+        if self.kind == "numpy generator":
+            return y + float(self.numpy.random())
+        if self.kind == "mean":
+            self.mean = (torch.zeros(4) if self.mean is None else self.mean) * 0.5 + x.mean(0)
+            return y + self.mean
+        if self.kind == "count" and self.steps > 5:
+            self.count += 1
+        return y
+
+
+@pytest.mark.parametrize("kind", ["parameter", "buffer", "generator", "numpy generator"])
+def test_what_no_checkpoint_could_hold_is_told_by_the_first_steps(kind: str) -> None:
+    with pytest.raises(UserError, match={"parameter": "rack.gain", "buffer": "rack.seen", "generator": "rack.own"}.get(kind, "rack.numpy")):
+        losses(machine_of(UNEVEN, 4, model=Built(Late, kind=kind)))
+    losses(machine_of(UNEVEN, 4, model=Built(Late, kind="seeded generator")))
+
+
+def test_a_buffer_that_the_first_step_fills_goes_on_after_a_stop_and_stays_persistent() -> None:
+    whole = machine_of(UNEVEN, 6, model=Built(Late, kind="mean"))
+    expected = losses(whole)
+    machine = machine_of(UNEVEN, 6, model=Built(Late, kind="mean"))
+    state = next(deepcopy(machine.state()) for event in machine.train() if isinstance(event, StepDone) and event.step == 2)
+    later = machine_of(UNEVEN, 6, model=Built(Late, kind="mean"))
+    later.restore(state)
+    assert losses(later) == expected[3:]
+    assert torch.equal(later.model.model.state_dict()["rack.mean"], whole.model.model.state_dict()["rack.mean"])
+
+
+def test_a_skipped_step_puts_back_a_buffer_that_changed_late() -> None:
+    batches = [(x, x) for x in torch.randn(8, 4, 4)]
+    batches[6] = (batches[6][0] * float("nan"), batches[6][1])
+    model = Late("count")
+    losses(machine_of(batches, 8, model=model))
+    assert (int(model.steps), int(model.count)) == (7, 2)
+
+
+def test_a_state_without_a_place_in_the_generators_is_refused() -> None:
+    state = after(DataLoader(pairs(), 4), 3)
+    del state["draws"]
+    with pytest.raises(UserError, match="'draws'"):
+        machine_of(DataLoader(pairs(), 4), 6).restore(state)

@@ -1,4 +1,4 @@
-"""Rules that a type does not say: each function gives the rule that a value breaks, as a sentence, or None."""
+"""Rules beyond types: each function returns the rule that a value breaks, as a sentence, or None."""
 
 from __future__ import annotations
 

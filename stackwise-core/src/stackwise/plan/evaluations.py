@@ -1,4 +1,4 @@
-"""Evaluations as planned: fixed data of their own or that of training, held against the task of every phase."""
+"""Evaluations: each reads fixed data, its own or that of training, and the data must serve the task of every phase."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class EvaluationPlan:
     """Task id → fixed values of its options that follow time in training."""
     weights: str = "live"
     training_rows: bool = False
-    """Whether it reads what training reads."""
+    """Whether it reads rows that training reads."""
 
 
 def evaluation_plan(
@@ -102,7 +102,8 @@ def _prepares(transform: Draft) -> bool:
 
 
 def _check_inherited(config: EvaluateConfig, base: DataState, drafts: Drafts) -> None:
-    """Only a registered loader knows of held-out rows; and a finished stream has one read position, which training moves."""
+    """Refuse training sources from code that an evaluation cannot share: only a registered loader has held-out rows, and a finished stream
+    has one read position, which training moves."""
     for name, part in base.sources.items():
         if part.given is None:
             continue
@@ -139,5 +140,5 @@ def _joined_sources(
             path = prefix + path.removeprefix("data.sources.") if path.startswith("data.sources.") else prefix.rstrip(".")
         drafts.problems.append(attrs.evolve(problem, path=path))
     filled = joins[0].drafts.sources
-    sources = {name: draft.part(drafts.settled(draft)) for name, draft in filled.items()}
+    sources = {name: draft.part(drafts.constants(draft)) for name, draft in filled.items()}
     return sources, tuple(bridge for bridge in joins[0].bridges if bridge.junction.startswith("source:")), joins[0].reads

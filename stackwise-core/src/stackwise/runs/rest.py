@@ -75,7 +75,7 @@ class Rest:
         if checkpoint is None:
             return cls(make_plan(experiment, registry, tokenizers=tokenizers).with_tokenizers())
         saved = Described.read(checkpoint.about, checkpoint.step)
-        plan, changes = amend(config.experiment(saved.config), experiment, saved.past, registry, tokenizers)
+        plan, changes = amend(config.recalled(saved.config, experiment), experiment, saved.past, registry, tokenizers)
         plan = plan.with_tokenizers()
         made = {entry.tokenizer.vocabulary for entry in plan.tokenizers.entries if entry not in tokenizers.entries}
         made_again = sorted(made & {str(print_["vocabulary"]) for print_ in saved.fingerprints.values() if "vocabulary" in print_})
