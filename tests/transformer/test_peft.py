@@ -176,7 +176,6 @@ def test_a_run_writes_its_adapters_and_another_begins_with_them(tmp_path: Path, 
     monkeypatch.chdir(tmp_path)
     saved("llama", tmp_path, **OPTIONS["plain"])
     numpy.save("tokens.npy", numpy.arange(400) % 19)
-    source = {"use": "data.array-files", "files": {"tokens": "tokens.npy"}, "vocab": 19}
     lora = {"use": "transformer.lora", "select": ["*.attention.*"], "rank": 2}
     config: dict[str, Any] = {
         "run": {"name": "first", "horizon": "3 steps", "device": "cpu"},
