@@ -96,6 +96,13 @@ def test_text_files_that_cannot_be_read_are_named(case: str) -> None:
         text_of(tokenizer=tokenizer)
 
 
+def test_a_name_that_a_glob_would_read_otherwise_is_told_how_to_be_written() -> None:
+    Path("[x].txt").write_bytes(GOOD)
+    with pytest.raises(DataError, match=r"write '\[\[\]x\].txt'"):
+        text_of("[x].txt")
+    assert text_of("[[]x].txt") == GOOD
+
+
 @pytest.mark.parametrize("tokenizer", ["bytes", BPE], ids=["bytes", "learnt"])
 @pytest.mark.parametrize("content", [b"one\r\ntwo\r\n" * 9, b"\xef\xbb\xbfmarked " * 9, "naïve — 😀\x00".encode() * 9, b"no end of line"])
 def test_text_is_used_as_it_is(content: bytes, tokenizer: Any) -> None:

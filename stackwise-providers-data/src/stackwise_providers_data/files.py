@@ -75,6 +75,8 @@ def _no_match(pattern: str, matches: Sequence[str]) -> DataError:
     if folders := [path for path in matches if Path(path).is_dir()]:
         inside = f"{folders[0].rstrip('/')}/**/*"
         return DataError(f"paths: no file matches {pattern!r}: {folders[0]!r} is a folder: write {inside!r} to read the files in it")
+    if Path(pattern).is_file():
+        return DataError(f"paths: no file matches {pattern!r} as a glob, and one has that very name: write {glob.escape(pattern)!r}")
     return DataError(f"paths: no file matches {pattern!r} in the working directory {str(Path.cwd())!r}: mend the glob or change there")
 
 
