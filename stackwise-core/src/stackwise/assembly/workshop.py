@@ -26,6 +26,7 @@ from stackwise.host.registry import Registry, blaming
 from stackwise.machine.evaluation import Evaluation
 from stackwise.machine.machine import TrainingMachine
 from stackwise.machine.observers import Observers
+from stackwise.machine.patience import StopRule
 from stackwise.machine.placement import Placement
 from stackwise.machine.settings import Settings
 from stackwise.plan import EvaluationPlan, Plan, make_plan
@@ -86,6 +87,7 @@ def _assemble(plan: Plan, observers: Observers | None) -> TrainingMachine:
             placement=placement,
             halt_after=1 if run.non_finite == "halt" else run.halt_after,
             probe=run.probe,
+            stop=StopRule.of(run.stop.watched, run.stop.patience, run.stop.least),
             bridges=[*(str(bridge) for bridge in plan.bridges), *_notes(plan, data)],
             providers=[f"{provider.distribution} {provider.version} sha256:{provider.file_digest}" for provider in plan.providers],
         ),

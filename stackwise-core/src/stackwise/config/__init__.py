@@ -5,7 +5,7 @@ from stackwise.config.experiment import EnterConfig, EvaluateConfig, Experiment,
 from stackwise.config.loading import experiment, load
 from stackwise.config.objects import Phase, sample
 from stackwise.config.planes import DataConfig, GroupConfig, ModelConfig, OptimizerConfig, Ref
-from stackwise.config.run import CheckpointConfig, RunConfig
+from stackwise.config.run import CheckpointConfig, RunConfig, StopConfig
 
 __all__ = [
     "CheckpointConfig",
@@ -20,6 +20,7 @@ __all__ = [
     "PhaseConfig",
     "Ref",
     "RunConfig",
+    "StopConfig",
     "experiment",
     "load",
     "parse_option",

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from attrs import Factory, frozen
 
+from stackwise.machine.patience import StopRule
 from stackwise.machine.placement import Placement
 
 
@@ -21,6 +22,8 @@ class Settings:
     """Non-finite steps in a row after which training halts."""
     probe: bool = False
     """Whether to judge the model on the last batch before and after every boundary that changes it."""
+    stop: StopRule | None = None
+    """When to end before the horizon, because a metric no longer gets better."""
     bridges: Sequence[str] = ()
     """One sentence for each bridged junction, reported at the start."""
     providers: Sequence[str] = ()

@@ -88,11 +88,12 @@ def watch_problems(phase: PhaseConfig, reaction: Draft | None, evaluations: Sequ
             yield _at(phase, path, f"{reaction.label} watches '{metric}', and {unknown}")
 
 
-def best_problems(experiment: Experiment, tasks: Tasks) -> Iterator[Problem]:
-    """The metric that the best checkpoint is chosen by is one that the evaluations will have."""
-    best = experiment.run.checkpoint.best_metric
-    if best is not None and (unknown := _unknown_metric(best[0], tasks)):
-        yield experiment.problem("run.checkpoint.best", unknown)
+def metric_problems(experiment: Experiment, tasks: Tasks) -> Iterator[Problem]:
+    """The metrics that the best checkpoint is chosen and the run is stopped by are ones that the evaluations will have."""
+    run = experiment.run
+    for path, metric in (("run.checkpoint.best", run.checkpoint.best_metric), ("run.stop.metric", run.stop.watched)):
+        if metric is not None and (unknown := _unknown_metric(metric[0], tasks)):
+            yield experiment.problem(path, unknown)
 
 
 def _unknown_metric(metric: str, tasks: Tasks) -> str | None:
