@@ -38,8 +38,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def _loader(conversations: Sequence[Any], *, length: int = 256, **options: Any) -> Any:
-    lines = [json.dumps({"messages": messages}) for messages in conversations]
+def _loader(conversations: Sequence[Any], *, length: int = 256, beside: Mapping[str, Any] | None = None, **options: Any) -> Any:
+    lines = [json.dumps({"messages": messages, **(beside or {})}) for messages in conversations]
     Path("chat.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     declared = {"paths": ("chat.jsonl",), "messages": "messages", "template": "chatml", "heldout": 0.0, "shuffle": False, **options}
     made = JsonlOptions(**declared)
@@ -160,6 +160,7 @@ def test_the_space_that_ends_a_turn_counts_though_the_tokenizer_trims_it(content
 # -- what is refused --------------------------------------------------------------------------------------------------
 
 FORGETS = "{% for m in messages %}{% if loop.last or m.role == 'user' %}<{{ m.content }}>{% endif %}{% endfor %}"
+MUTE = "{% for m in messages %}<{{ m.content if m.role == 'user' }}>{% endfor %}{% if add_generation_prompt %}<{% endif %}"
 SPLITS = "{% for m in messages %}{% if m.role != 'system' %}<{{ m.content }}>{% endif %}{% endfor %}"
 WRONG: dict[str, tuple[Any, Any, str]] = {
     "no messages": ([], "chatml", "chat.jsonl:1: 'messages' holds no messages"),
@@ -172,6 +173,7 @@ WRONG: dict[str, tuple[Any, Any, str]] = {
     "half a character": ([{"role": "user", "content": "\ud800"}, ASSISTANT], "chatml", "message 1: 'content' holds half a character"),
     "reserved": ([USER, {"role": "assistant", "content": "\ufdd0"}], "chatml", "message 2: 'content' holds a code point"),
     "a template that forgets": (CONVERSATIONS[1], TemplateOptions(text=FORGETS), "chat.jsonl:1: the template of the config writes"),
+    "an answer left out": ([USER, ASSISTANT], TemplateOptions(text=MUTE), "leaves out message 2, of assistant"),
     "a message left out": ([SYSTEM, USER, ASSISTANT], TemplateOptions(text=SPLITS), "leaves out message 1, of system"),
     "refused": ([USER, ASSISTANT], TemplateOptions(text="{{ raise_exception('no') }}"), "chat.jsonl:1: the template of the config refuses"),
     "outside": ([USER, ASSISTANT], TemplateOptions(text="{{ ''.__class__.__mro__ }}"), "SecurityError"),
@@ -196,6 +198,45 @@ def test_templates_that_are_none_are_refused() -> None:
         _loader([[USER, ASSISTANT]], template=TemplateOptions(text="{% for %}"))
     with pytest.raises(DataError, match="there is no chat template"):
         _loader([[USER, ASSISTANT]], template=None, tokenizer=_folder())
+
+
+def test_tools_are_shown_to_the_template_or_refused() -> None:
+    """A record's `tools` reach the template as transformers hands them over; one that does not show them is refused."""
+    shown = "{{ tools | tojson if tools is not none else 'none' }}" + UNMARKED
+    for record, text in (({"tools": [{"name": "f"}]}, '[{"name": "f"}]'), ({"tools": []}, "none"), ({}, "none")):
+        batch = _loader([[USER, ASSISTANT]], template=TemplateOptions(text=shown), beside=record).take(1, 256)
+        assert bytes(batch["tokens"][0].tolist()).startswith(text.encode() + b"<|im_start|>user")
+    for tools, said in (([{"name": "f"}], "leaves out the tools"), ("f", "'tools' holds 'f'")):
+        with pytest.raises(DataError, match=f"chat.jsonl:1: .*{said}"):
+            _loader([[USER, ASSISTANT]], beside={"tools": tools})
+
+
+@pytest.mark.parametrize(("length", "missing"), [(256, 0), (104, 1), (64, 3)])
+def test_answers_that_are_cut_away_are_counted(length: int, missing: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where the answer begins in bytes: at byte 64, 64 and 104."""
+    long = {"role": "user", "content": "x" * 54}
+    loader = _loader([[USER, ASSISTANT], [USER, ASSISTANT], [long, ASSISTANT]], length=length)
+    for _ in range(2):
+        batch = loader.take(3, length)
+    assert int((~batch["loss_mask"].any(dim=1)).sum()) == missing
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == (missing > 0) and all(f"{missing} of 3 documents" in line for line in told)
+
+
+def test_a_template_that_is_not_utf_8_is_refused() -> None:
+    Path("own.jinja").write_bytes(CHATML.encode() + b"\xe9")
+    with pytest.raises(DataError, match=f"own.jinja' is not UTF-8 at byte {len(CHATML.encode())}"):
+        _loader([[USER, ASSISTANT]], template=TemplateOptions(file="own.jinja"))
+
+
+def test_a_template_beside_a_file_alone_is_refused_as_it_would_not_stay_with_the_run() -> None:
+    alone = _folder(CHATML)
+    options: dict[str, Any] = {"paths": ("chat.jsonl",), "messages": "messages"}
+    with pytest.raises(DataError, match=r"tokenizer: \{file: folder\}"):
+        JsonlOptions(tokenizer=alone, **options).make_tokenizer(None)
+    for tokenizer, template in ((TokenizerOptions(file="folder"), None), (alone, "chatml")):
+        made = JsonlOptions(tokenizer=tokenizer, template=template, **options).make_tokenizer(None)
+        assert made is not None and ("tokenizer_config.json" in made.files) == (template is None)
 
 
 def test_another_template_is_another_entry_of_the_cache() -> None:

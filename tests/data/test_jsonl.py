@@ -272,3 +272,14 @@ def test_rows_too_short_for_any_response_are_refused() -> None:
     with pytest.raises(DataError, match="none of its 9 examples has a token of its response in rows of 3"):
         loader.take(2, 3)
     assert _pairs(response="a", layout="separate").take(2, 3)["response_mask"].all()
+
+
+@pytest.mark.parametrize(("texts", "missing"), [(["a", "b", "cd"], 2), (["ab", "cd"], 0)])
+def test_documents_without_a_second_token_are_counted(texts: list[str], missing: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing stands before their only token to predict it from."""
+    Path("short.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
+    loader = _build(paths=("short.jsonl",), text="text", rows="padded")
+    for length in (4, 4):
+        loader.take(2, length)
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == (missing > 0) and all(f"{missing} of {len(texts)} documents have no second token" in line for line in told)

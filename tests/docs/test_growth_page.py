@@ -11,14 +11,21 @@ from typing import Any
 import attrs
 import pytest
 import yaml
+from grown_models import language_model
+from safetensors.torch import load_file
 from tiny_walks import base, memory, plan_of, registry
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from stackwise import BuildContext, GrowthRequest
+from stackwise.cli import main
 from stackwise.config import structure_options
 from stackwise.contracts.options import config_key
+from stackwise_providers_transformer.format_options import HuggingFaceOptions
+from stackwise_providers_transformer.hugging_face.format import build_hugging_face
 
 PAGE = (Path(__file__).parents[2] / "docs" / "growth.md").read_text(encoding="utf-8")
 PICTURES = re.findall(r"^(\w+)((?: \w+ \w+| at \w+)?) +(\d+) → (\d+) +([\d· ]+)$", PAGE, re.MULTILINE)
+FILES = ("folder/model.safetensors", "runs/more/final/weights.safetensors")
 OFFERED = {c.component.name: c for kind in ("growth", "weight-adapter") for c in registry().of_kind(kind) if c.provider == "transformer"}
 
 
@@ -78,3 +85,23 @@ def test_a_block_is_planned_as_it_stands(text: str) -> None:
     block = yaml.safe_load(text)
     plan = plan_of(_below(block), **block)
     assert len(plan.schedule.phases) == len(block["phases"]) >= 2
+
+
+def test_a_folder_gets_the_tokens_of_a_longer_tokenizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("folder").mkdir()
+    build_hugging_face(HuggingFaceOptions(), BuildContext(seed=0)).write(language_model(vocab=64), Path("folder"), None, {})
+    words = [f"w{i}" for i in range(67)]
+    for file, count in (("folder/tokenizer.json", 63), ("longer.json", 67)):
+        made = Tokenizer(models.WordLevel({"?": 0} | {word: i + 1 for i, word in enumerate(words[:count])}, unk_token="?"))
+        made.pre_tokenizer = pre_tokenizers.Whitespace()
+        made.save(file)
+    Path("words.txt").write_text(" ".join(words * 60), encoding="utf-8")
+    ((name, text),) = re.findall(r"^```yaml title=(\S+)\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+    Path(name).write_text(text, encoding="utf-8")
+    for line in ("init --from folder --output model.yaml", f"run {name} --output runs/more"):
+        main(line.split(), standalone_mode=False)
+    before, after = (load_file(f)["model.embed_tokens.weight" if "folder" in f else "embedding.weight"] for f in FILES)
+    assert before.shape == (64, 8) and after.shape == (68, 8)
+    apart = (after[64:] - before.mean(0)).abs().max()
+    assert 0 < apart <= 29 * 1.01e-4  # from the mean, what AdamW can move in 29 steps

@@ -82,6 +82,8 @@ WRONG_TEXT: dict[str, tuple[Callable[[], object], Any, str]] = {
     "a folder": (folder, "bytes", r"'bad.txt' is a folder: write 'bad.txt/\*\*/\*'"),
     "a loop of links": (lambda: Path("bad.txt").symlink_to("bad.txt"), "bytes", r"'bad.txt' cannot be read"),
     "a link to nothing": (lambda: Path("bad.txt").symlink_to("nothing"), "bytes", r"'bad.txt' cannot be read"),
+    "a link to another": (lambda: Path("bad.txt").symlink_to("good.txt"), "bytes", "'bad.txt' and 'good.txt' are one file"),
+    "a hard link": (lambda: Path("bad.txt").hardlink_to("good.txt"), "bytes", "'bad.txt' and 'good.txt' are one file"),
     "an empty file alone": (alone(b""), "bytes", "give more data"),
 }
 
@@ -92,6 +94,13 @@ def test_text_files_that_cannot_be_read_are_named(case: str) -> None:
     write()
     with pytest.raises(DataError, match=words):
         text_of(tokenizer=tokenizer)
+
+
+def test_a_name_that_a_glob_would_read_otherwise_is_told_how_to_be_written() -> None:
+    Path("[x].txt").write_bytes(GOOD)
+    with pytest.raises(DataError, match=r"write '\[\[\]x\].txt'"):
+        text_of("[x].txt")
+    assert text_of("[[]x].txt") == GOOD
 
 
 @pytest.mark.parametrize("tokenizer", ["bytes", BPE], ids=["bytes", "learnt"])

@@ -43,6 +43,20 @@ def test_old_tokens_have_the_logits_they_had(tied: bool) -> None:
     torch.testing.assert_close(logits(new, tokens())[..., :VOCAB], logits(old, tokens()), rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_means_leave_at_least_the_old_tokens_share_of_the_probability(tied: bool) -> None:
+    """Every new logit is the mean of the old ones, so that m new tokens beside n take at most m/(n + m) (Jensen's inequality)."""
+    old, new, _, _ = grown("mean", tied)
+    for name in ("embedding.weight", "head.weight"):
+        rows = new.get_parameter(name)[VOCAB:]
+        torch.testing.assert_close(rows, old.get_parameter(name).mean(0).expand_as(rows), rtol=0, atol=1e-7)
+    before, after = logits(old, tokens()), logits(new, tokens())
+    torch.testing.assert_close(after[..., :VOCAB], before, rtol=0, atol=1e-6)
+    torch.testing.assert_close(after[..., VOCAB:], before.mean(-1, keepdim=True).expand(4, 9, MORE - VOCAB), rtol=0, atol=1e-6)
+    taken = after.softmax(-1)[..., VOCAB:].sum(-1)
+    assert (taken > 0).all() and (taken <= (MORE - VOCAB) / MORE + 1e-6).all()
+
+
 def test_moments_of_old_rows_are_theirs_and_new_rows_begin_at_the_mean() -> None:
     old, _, _, maps = grown("zeros", tied=False)
     gradient = gradients(old, tokens())["embedding.weight"]

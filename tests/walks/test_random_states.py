@@ -137,9 +137,8 @@ class Walk:
         assert name in state and same_tensors(state[name], expected), name
 
     def _leaves(self, before: Declared, after: Declared, name: str, source: str) -> bool:
-        """Whether the optimizer of the phase before trains the parameter no more, the very object."""
-        stopped = is_frozen(after, name) and self._moved_to(before, after, name, source)
-        return before.optimizer != after.optimizer or stopped
+        """Whether nothing trains the parameter as the optimizer of the phase before trained its source."""
+        return before.optimizer != after.optimizer or is_frozen(after, name)
 
     def _moved_to(self, before: Declared, after: Declared, name: str, source: str) -> bool:
         """Whether the object itself goes on under this name, though the rule of the operator calls it a copy."""

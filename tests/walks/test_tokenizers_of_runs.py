@@ -139,6 +139,21 @@ def test_a_resume_uses_the_tokenizer_of_the_run_and_learns_none(tokenizer: Any, 
     assert vocabularies(half) == vocabularies(whole)
 
 
+@pytest.mark.parametrize("tokenizer", ["bytes", BPE], ids=["bytes", "learnt"])
+def test_a_tokenizer_that_is_gone_from_its_run_is_made_again_where_it_is_the_same(tokenizer: Any) -> None:
+    directory = trained(config_of({"a": text("one", tokenizer)}))
+    kept = read_tokenizers(directory)
+    shutil.rmtree(directory / "tokenizers")
+    said = io.StringIO()
+    resume(directory, ["run.horizon=3 steps"], stream=said)
+    assert read_tokenizers(directory) == kept and f"tokenizer {kept.entries[0].tokenizer.vocabulary} was gone" in said.getvalue()
+    shutil.rmtree(directory / "tokenizers")
+    Path("texts/one.txt").write_text(TWO)
+    with pytest.raises(DataError, match="a"):
+        resume(directory, ["run.horizon=4 steps"], stream=io.StringIO())
+    assert not (directory / "tokenizers").exists() and len(losses(directory)) == 3
+
+
 def test_a_run_over_other_text_takes_the_tokenizer_of_a_former_one() -> None:
     base = trained(config_of({"a": text("one")}), "base")
     config = config_of({"b": text("two", {"run": "base"})})

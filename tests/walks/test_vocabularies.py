@@ -124,6 +124,11 @@ def test_sources_of_a_later_phase() -> None:
 def test_sources_of_an_evaluation() -> None:
     own = {"other": {"sources": {"b": {**text("two", "bytes"), "heldout": 1}}}}
     assert [path for path, _ in refused({"a": text("one", BPE)}, evaluate=own)] == ["evaluate.other.sources.b"]
+    Path("exp.yaml").write_text(yaml.safe_dump(config_of({"a": text("one", BPE)}, evaluate=own), sort_keys=False))
+    with pytest.raises(ConfigError) as caught:
+        make_plan(stackwise.config.load(Path("exp.yaml")), discover())
+    (problem,) = caught.value.problems
+    assert problem.where is not None and Path("exp.yaml").read_text().splitlines()[problem.where.line - 1].strip().startswith("b:")
 
 
 @pytest.mark.parametrize("exported", [False, True], ids=["a run", "an export"])

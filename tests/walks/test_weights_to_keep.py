@@ -100,6 +100,24 @@ def test_a_copy_of_what_is_frozen_trains_on_where_its_source_did() -> None:
                 torch.testing.assert_close(now[source], average(y[source], state[source]), rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("precision", [{}, {"rack": "bfloat16"}], ids=["float32", "bfloat16"])
+def test_a_frozen_copy_of_what_trains_on_holds_what_was_judged(precision: dict[str, str]) -> None:
+    grown = {"model": {"rack": {"stacks": [{"low": 2}, {"base": 2}]}, "freeze": ["rack.stacks.low"]}}
+    machine = walk({**grown, "enter": {"growth": {"use": "transformer.stack", "source": "base"}}}, model={"precision": precision})
+    for event in machine.train():
+        if isinstance(event, StepDone) and event.step == 5:
+            state, y = moments(machine), {name: tensor.detach().clone() for name, tensor in machine.optimizer.learning.items()}
+        if isinstance(event, PhaseEntered) and event.phase_index:
+            now, kept = weights(machine), moments(machine)
+            for name in (name for name in now if ".low." in name):
+                source = name.replace(".low.", ".base.")
+                judged = average(y[source], state[source]).to(now[name].dtype)
+                torch.testing.assert_close(now[name], judged, rtol=2**-8 if precision else 0, atol=1e-6)
+                assert torch.equal(now[source], y[source].to(now[source].dtype))
+                assert name not in kept and torch.equal(kept[source]["z"], state[source]["z"])
+    assert any(float((average(y[name], state[name]) - y[name]).abs().max()) > 1e-3 for name in y if ".base." in name)
+
+
 @pytest.mark.parametrize("frozen", [["embedding", "rack"], []], ids=["beside a frozen rack", "beside a rack that trains"])
 def test_merged_adapters_are_those_that_were_judged(frozen: list[str]) -> None:
     machine = walk({"model": {"weight_adapters": {"style": None}, "freeze": []}}, model={"weight_adapters": LORA, "freeze": frozen})

@@ -16,14 +16,15 @@ from attrs import frozen
 
 from stackwise import DataError
 from stackwise_providers_data.cache import obtain
-from stackwise_providers_data.chat_templates import RESERVED, ROLES, ChatTemplate, Message, Rendered
+from stackwise_providers_data.chat_templates import RESERVED, ROLES, ChatTemplate, Message, Rendered, Tools
 from stackwise_providers_data.corpus import Corpus, open_tokenizer
+from stackwise_providers_data.padded_rows import LOSS_MASK
 from stackwise_providers_data.records import RecordDocuments
 from stackwise_providers_data.splits import Part
 from stackwise_providers_data.tokenization import ByteTokenizer, LibraryTokenizer, TextTokenizer
 
-LOSS_MASK = "loss_mask"
-_FORMAT, _BATCH = 1, 256
+TOOLS = "tools"
+_FORMAT, _BATCH = 2, 256
 
 
 @frozen(eq=False)
@@ -36,15 +37,15 @@ class Conversations(RecordDocuments):
         """What is read, the share held out, and the template."""
         return [super().identity(), self.template.digest]
 
-    def conversations(self, part: Part) -> Iterator[tuple[str, list[Message]]]:
-        """Place and messages of every record of a part.
+    def conversations(self, part: Part) -> Iterator[tuple[str, list[Message], Tools]]:
+        """Place, messages and tools of every record of a part.
 
         Raises:
             DataError: no record, or one that holds no conversation.
         """
         (field,) = (getattr(self.options, key) for key in self.options.columns)
         for place, record in self.chosen(part):
-            yield place, _messages(place, record, field)
+            yield place, _messages(place, record, field), _tools(place, record)
 
     def read(self, part: Part) -> Iterator[tuple[str, bytes]]:
         """Place and text of every conversation of a part.
@@ -57,14 +58,14 @@ class Conversations(RecordDocuments):
 
     def rendered(self, part: Part) -> Iterator[tuple[str, Rendered]]:
         """The same as text, with the assistant's part in it."""
-        for place, messages in self.conversations(part):
-            yield place, self.template.render(messages, place)
+        for place, messages, tools in self.conversations(part):
+            yield place, self.template.render(messages, place, tools)
 
     def digest(self, part: Part) -> str:
         """Digest of the conversations of a part and of the template."""
         digest = hashlib.sha256(self.template.digest.encode())
-        for _, messages in self.conversations(part):
-            line = json.dumps(messages).encode()
+        for _, messages, tools in self.conversations(part):
+            line = json.dumps([messages, tools]).encode()
             digest.update(len(line).to_bytes(8, "little") + line)
         return digest.hexdigest()
 
@@ -171,6 +172,18 @@ def _messages(place: str, record: Mapping[str, Any], field: str) -> list[Message
     if not any(message["role"] == "assistant" for message in checked):
         raise DataError(f"{place}: nobody answers in this conversation, so there is nothing to learn from it: remove it")
     return checked
+
+
+def _tools(place: str, record: Mapping[str, Any]) -> Tools:
+    """What the assistant may call in a conversation; None where the record names nothing.
+
+    Raises:
+        DataError: it is no list of maps.
+    """
+    tools = record.get(TOOLS) or None
+    if tools is not None and not (isinstance(tools, list) and all(isinstance(tool, Mapping) for tool in tools)):
+        raise DataError(f"{place}: '{TOOLS}' holds {tools!r:.40}: a template reads a list of maps: write it as one, or remove the field")
+    return tools
 
 
 def _message(place: str, message: Any) -> Message:

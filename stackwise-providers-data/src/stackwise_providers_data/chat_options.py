@@ -42,7 +42,7 @@ class TemplateOptions:
         Raises:
             DataError: the file cannot be read.
         """
-        return self.text if self.text is not None else _read(Path(self.file or ""), "template.file").decode(errors="replace")
+        return self.text if self.text is not None else _utf8(_read(Path(self.file or ""), "template.file"), f"template.file: {self.file!r}")
 
 
 Template = str | TemplateOptions | None
@@ -59,6 +59,21 @@ def check_template(template: Template, tokenizer: TokenizerChoice) -> None:
         raise UserError(f"template: there is none named {template!r}: write chatml, {{file: path}} or {{text: …}}")
     if template is None and (isinstance(tokenizer, str) or tokenizer.training is not None):
         raise UserError("template: this tokenizer brings no chat template: write template: chatml, {file: path} or {text: …}")
+
+
+def check_brings_template(tokenizer: TokenizerChoice) -> None:
+    """Check that the tokenizer of a new run is a folder or another run where its template is used: a run keeps what it takes from there.
+
+    Raises:
+        DataError: it is a file alone.
+    """
+    named = None if isinstance(tokenizer, str) or tokenizer.kept is not None else tokenizer.file
+    if named is not None and Path(named).is_file():
+        folder = str(Path(named).parent)
+        raise DataError(
+            f"template: {named!r} is a file alone, and a chat template beside it would not stay with the run: write "
+            f"tokenizer: {{file: {folder}}} to take the folder with its template and special tokens, or write template: {{file: path}}"
+        )
 
 
 def open_template(template: Template, tokenizer: TokenizerChoice) -> ChatTemplate:
@@ -97,7 +112,7 @@ def _files(tokenizer: TokenizerChoice) -> tuple[str, Mapping[str, bytes]]:
 
 def _of_files(label: str, files: Mapping[str, bytes], settings: Mapping[str, Any]) -> str:
     if _JINJA in files:
-        return files[_JINJA].decode(errors="replace")
+        return _utf8(files[_JINJA], f"{_JINJA} beside {label}")
     template = settings.get("chat_template")
     if isinstance(template, list):
         named = {str(each.get("name")): each.get("template") for each in template if isinstance(each, Mapping)}
@@ -122,6 +137,13 @@ def _content(token: Any) -> str | None:
     """The text of a special token, which a folder writes as such or as a map."""
     text = token.get("content") if isinstance(token, Mapping) else token
     return text if isinstance(text, str) else None
+
+
+def _utf8(content: bytes, label: str) -> str:
+    try:
+        return content.decode()
+    except UnicodeDecodeError as fault:
+        raise DataError(f"{label} is not UTF-8 at byte {fault.start}: save the file as UTF-8") from fault
 
 
 def _read(path: Path, key: str) -> bytes:

@@ -1,7 +1,7 @@
 """Conversations → text by a chat template, and which stretches of the text the assistant wrote.
 
-A template is jinja as Hugging Face tokenizers carry it. It runs in jinja2's sandbox and sees `messages`, `add_generation_prompt`, the
-special tokens (`bos_token`, `eos_token`, …), `raise_exception`, `tojson` and `strftime_now`, which says one fixed day so that the same
+A template is jinja as Hugging Face tokenizers carry it. It runs in jinja2's sandbox and sees `messages`, `tools`, `add_generation_prompt`,
+the special tokens (`bos_token`, `eos_token`, …), `raise_exception`, `tojson` and `strftime_now`, which says one fixed day so that the same
 conversation is the same text on every day.
 """
 
@@ -22,6 +22,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from stackwise import DataError, UserError
 
 Message = Mapping[str, Any]
+Tools = Sequence[Mapping[str, Any]] | None
 Span = tuple[int, int]
 """First character and the one behind the last."""
 
@@ -92,7 +93,7 @@ class ChatTemplate:
         self.marks_generation = _BEGIN in marks
         """Whether it says itself what the assistant writes."""
 
-    def render(self, messages: Sequence[Message], place: str) -> Rendered:
+    def render(self, messages: Sequence[Message], place: str, tools: Tools = None) -> Rendered:
         """A conversation and the assistant's part in it.
 
         Where the template has `{% generation %}` blocks, that is what they hold. Elsewhere the text up to each assistant turn, its
@@ -102,27 +103,30 @@ class ChatTemplate:
         Args:
             messages: each with a `role` and its `content`.
             place: where they come from, for messages.
+            tools: what the assistant may call.
 
         Raises:
-            DataError: the template refuses the conversation, leaves a message out, or does not say exactly what the assistant wrote.
+            DataError: the template refuses the conversation, leaves a message or the tools out, or does not say exactly what the
+                assistant wrote.
         """
-        whole = self._text(messages, place)
-        rendered = _marked(whole) if self.marks_generation else Rendered(whole, self._turns(messages, whole, place))
+        whole = self._text(messages, place, tools)
+        rendered = _marked(whole) if self.marks_generation else Rendered(whole, self._turns(messages, whole, place, tools))
         if not rendered.spans:
             raise DataError(f"{place}: {self.label} shows nothing that the assistant wrote: mend its generation blocks")
         for number, message in enumerate(messages, 1):
-            content = str(message.get("content") or "").strip()
-            if message["role"] != "assistant" and content not in rendered.text:
+            if not _shows(rendered.text, message):
                 raise DataError(f"{place}: {self.label} leaves out message {number}, of {message['role']}: choose another template")
+        if tools and self._text(messages, place, None) == whole:
+            raise DataError(f"{place}: {self.label} leaves out the tools of the conversation: choose another template, or remove them")
         return rendered
 
-    def _turns(self, messages: Sequence[Message], whole: str, place: str) -> tuple[Span, ...]:
+    def _turns(self, messages: Sequence[Message], whole: str, place: str, tools: Tools) -> tuple[Span, ...]:
         spans, before = [], ""
         for i, message in enumerate(messages):
             if message["role"] != "assistant":
                 continue
-            prompt = self._text(messages[:i], place, prompt=True)
-            turn = whole if i == len(messages) - 1 else self._text(messages[: i + 1], place)
+            prompt = self._text(messages[:i], place, tools, prompt=True)
+            turn = whole if i == len(messages) - 1 else self._text(messages[: i + 1], place, tools)
             if not (prompt.startswith(before) and turn.startswith(prompt) and whole.startswith(turn)):
                 raise DataError(
                     f"{place}: {self.label} writes the conversation up to message {i + 1} otherwise than within the whole, so what the "
@@ -132,13 +136,21 @@ class ChatTemplate:
             before = turn
         return tuple(spans)
 
-    def _text(self, messages: Sequence[Message], place: str, *, prompt: bool = False) -> str:
+    def _text(self, messages: Sequence[Message], place: str, tools: Tools, *, prompt: bool = False) -> str:
         try:
-            return self._template.render(messages=messages, add_generation_prompt=prompt, **self._tokens)
+            return self._template.render(messages=messages, tools=tools, add_generation_prompt=prompt, **self._tokens)
         except Refusal as fault:
             raise DataError(f"{place}: {self.label} refuses the conversation: {fault}: mend or remove it") from fault
         except Exception as fault:  # whatever the expressions of a template raise
             raise DataError(f"{place}: {self.label} cannot show the conversation: {type(fault).__name__}: {fault}") from fault
+
+
+def _shows(text: str, message: Message) -> bool:
+    """Whether a text holds a message, as it is or as JSON; of what the assistant says its last word, as templates leave reasoning out."""
+    content = str(message.get("content") or "").strip()
+    if message["role"] == "assistant":
+        text, content = text.casefold(), content.casefold().rpartition(" ")[2]
+    return content in text or any(json.dumps(content, ensure_ascii=ascii_)[1:-1] in text for ascii_ in (False, True))
 
 
 def _turn_length(turn: str, content: str) -> int:

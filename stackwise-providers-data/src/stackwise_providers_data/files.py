@@ -46,7 +46,7 @@ def globbed(paths: Sequence[str]) -> dict[str, Path]:
     """The files that globs find, by the path as the glob spells it.
 
     Raises:
-        DataError: a glob without a match, one that matches folders alone, or a link to nothing.
+        DataError: a glob without a match, one that matches folders alone, a link to nothing, or one file under two paths.
     """
     files: dict[str, Path] = {}
     for pattern in paths:
@@ -57,13 +57,26 @@ def globbed(paths: Sequence[str]) -> dict[str, Path]:
         if not regular:
             raise _no_match(pattern, matches)
         files |= {Path(path).as_posix(): Path(path) for path in regular}
+    _refuse_two_paths(files)
     return files
+
+
+def _refuse_two_paths(files: Mapping[str, Path]) -> None:
+    """One file under two paths would be read twice, and may be trained on under one and held out under the other."""
+    seen: dict[tuple[int, int], str] = {}
+    for name, path in sorted(files.items()):
+        status = path.stat()
+        first = seen.setdefault((status.st_dev, status.st_ino), name)
+        if first != name:
+            raise DataError(f"paths: {first!r} and {name!r} are one file, which would be read twice: leave one of the two paths out")
 
 
 def _no_match(pattern: str, matches: Sequence[str]) -> DataError:
     if folders := [path for path in matches if Path(path).is_dir()]:
         inside = f"{folders[0].rstrip('/')}/**/*"
         return DataError(f"paths: no file matches {pattern!r}: {folders[0]!r} is a folder: write {inside!r} to read the files in it")
+    if Path(pattern).is_file():
+        return DataError(f"paths: no file matches {pattern!r} as a glob, and one has that very name: write {glob.escape(pattern)!r}")
     return DataError(f"paths: no file matches {pattern!r} in the working directory {str(Path.cwd())!r}: mend the glob or change there")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,9 @@ from stackwise_providers_data.permutation import Indices
 from stackwise_providers_data.spans import Spans
 from stackwise_providers_data.walk import Walk, WalkedLoader
 
+LOSS_MASK = "loss_mask"
+"""Which tokens are learnt, where a corpus says so."""
+
 
 def gather_padded(
     tokens: npt.NDArray[Any], starts: Indices, counts: Indices, length: int, pad: int
@@ -23,6 +27,17 @@ def gather_padded(
     mask = places < counts[:, None]
     ids = tokens[np.where(mask, starts[:, None] + places, 0)]
     return np.where(mask, ids, pad).astype(np.int64, copy=False), mask
+
+
+def _any_in(marks: npt.NDArray[np.bool_], starts: Indices, stops: Indices) -> npt.NDArray[np.bool_]:
+    """Whether each of some stretches, in their order and apart, holds a mark."""
+    found = np.zeros(len(starts), dtype=np.bool_)
+    filled = np.flatnonzero(stops > starts)
+    if len(filled):
+        edges = np.stack([starts[filled], stops[filled]], axis=1).ravel()
+        edges = edges[:-1] if edges[-1] == len(marks) else edges
+        found[filled] = np.logical_or.reduceat(marks, edges)[::2]
+    return found
 
 
 class PaddedRows(WalkedLoader):
@@ -55,6 +70,8 @@ class PaddedRows(WalkedLoader):
         self._beside = beside or {}
         self.field = next(iter(spec.fields))
         self._tokens, self._spans, self._pad = tokens, spans, pad
+        self._lengths: set[int] = set()
+        """Lengths of rows whose targets have been looked at."""
 
     def take(self, rows: int | None, length: int | None) -> dict[str, torch.Tensor]:
         """The next documents: ids int64 [rows, length], mask bool [rows, length], True on tokens of the document.
@@ -64,6 +81,9 @@ class PaddedRows(WalkedLoader):
         """
         chosen, _ = self._walk.advance(self._entries(rows, length))
         assert length is not None
+        if length not in self._lengths:
+            self._lengths.add(length)
+            self._say_without_targets(length)
         starts = self._spans.starts[chosen]
         tokens, mask = gather_padded(self._tokens, starts, self._spans.stops[chosen] - starts, length, self._pad)
         batch = {self.field: torch.from_numpy(tokens), "mask": torch.from_numpy(mask)}
@@ -71,6 +91,17 @@ class PaddedRows(WalkedLoader):
         for name, entries in self._beside.items():
             batch[name] = torch.from_numpy(np.where(mask, entries[places], np.zeros((), dtype=entries.dtype)))
         return batch
+
+    def _say_without_targets(self, length: int) -> None:
+        """Say how many documents hold nothing that a task could predict from what stands before it, in rows of this length."""
+        starts, stops = self._spans.starts + 1, np.minimum(self._spans.stops, self._spans.starts + length)
+        missing, why = stops <= starts, "no second token"
+        learnt = self._beside.get(LOSS_MASK)
+        if learnt is not None:
+            missing, why = ~_any_in(learnt, starts, stops), "no token of the assistant's that is learnt"
+        if count := int(missing.sum()):
+            left = f"{count} of {len(missing)} documents have {why} in rows of {length}"
+            print(f"data: {self.name}: {left}: no target, where each token is predicted from those before it", file=sys.stderr)
 
     def _entries(self, rows: int | None, length: int | None) -> int:
         if not length:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from attrs import frozen
 
-from stackwise import BatchSpec, EpochSize, TensorSpec, UserError, dimension, option
-from stackwise_providers_data.chat_options import TEMPLATE_DOC, Template, check_template, open_template
+from stackwise import BatchSpec, EpochSize, TensorSpec, Tokenizer, UserError, dimension, option
+from stackwise_providers_data.chat_options import TEMPLATE_DOC, Template, check_brings_template, check_template, open_template
 from stackwise_providers_data.files import check_globs, parquet_files
 from stackwise_providers_data.splits import part_of_split
 from stackwise_providers_data.text_options import HELDOUT, TextOptions
@@ -23,6 +23,8 @@ Mode = Literal["text", "labelled", "features", "reply", "preference", "chat", "t
 _FIELDS = ("text", "label", "features", "prompt", "response", "chosen", "rejected", "messages")
 _MASK = TensorSpec("batch time", "bool")
 _COUNT = TensorSpec("batch", "int64")
+TOOLS = ("tools",)
+"""What a conversation has beside its messages, where a record has it."""
 _MODES: dict[frozenset[str], Mode] = {
     frozenset({"text"}): "text",
     frozenset({"text", "label"}): "labelled",
@@ -191,6 +193,17 @@ class RecordOptions(TextOptions, ABC):
         """What the config says of the tokenizer, as JSON; None of features."""
         return None if self.mode == "features" else super().tokenizer_settings()
 
+    def make_tokenizer(self, sources: Sequence[Any] | None) -> Tokenizer | None:
+        """The tokenizer of these options, and with it the chat template that it brings.
+
+        Raises:
+            DataError: a file alone, whose template would not stay with the run; or what `TextOptions` raises.
+            UserError: a library is missing, or the cache cannot be written.
+        """
+        if self.mode == "chat" and self.template is None:
+            check_brings_template(self.tokenizer)
+        return super().make_tokenizer(sources)
+
     def _refuse(self, keys: tuple[str, ...], where: str) -> None:
         for key in keys:
             if getattr(self, key) is not None:
@@ -238,8 +251,9 @@ class HfDatasetOptions(RecordOptions):
         from stackwise_providers_data.records import DatasetRows  # reads the data
 
         wanted = [name for key in (*self.columns, "label", "features") if (name := getattr(self, key))]
+        optional = TOOLS if self.mode == "chat" else ()
         if (files := parquet_files(self.path, self.part)) is not None:
             from stackwise_providers_data.tabular_records import ParquetRows  # reads the data
 
-            return ParquetRows(files, wanted, name="hf-dataset")
-        return DatasetRows(self.path, self.part, wanted)
+            return ParquetRows(files, wanted, optional, "hf-dataset")
+        return DatasetRows(self.path, self.part, wanted, optional)

@@ -103,6 +103,7 @@ class DatasetRows:
         path: its folder.
         part: which one, where the folder holds several.
         wanted: the fields that are read.
+        optional: fields that are read where the dataset has them.
 
     Raises:
         UserError: the datasets library is not installed.
@@ -112,7 +113,7 @@ class DatasetRows:
     name = "hf-dataset"
     noun = "rows"
 
-    def __init__(self, path: str, part: str, wanted: Sequence[str]) -> None:
+    def __init__(self, path: str, part: str, wanted: Sequence[str], optional: Sequence[str] = ()) -> None:
         library = require("datasets", "datasets", "hf-dataset")
         self._path = Path(path)
         try:
@@ -127,7 +128,7 @@ class DatasetRows:
             dataset = dataset[part]
         if missing := [field for field in wanted if field not in dataset.column_names]:
             raise DataError(f"{path}: there is no field '{missing[0]}'; the dataset has {', '.join(dataset.column_names)}")
-        self._rows = dataset.select_columns(list(wanted)).with_format(None)
+        self._rows = dataset.select_columns([*wanted, *(set(optional) & set(dataset.column_names))]).with_format(None)
 
     def files(self) -> list[Path]:
         """Every file of the folder."""

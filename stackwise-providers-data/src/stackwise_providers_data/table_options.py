@@ -11,7 +11,7 @@ from attrs import frozen
 
 from stackwise import BatchSpec, EpochSize, TensorSpec, TextCodec, Tokenizer, UserError, option
 from stackwise_providers_data.files import check_globs
-from stackwise_providers_data.record_options import Mode, RecordOptions
+from stackwise_providers_data.record_options import TOOLS, Mode, RecordOptions
 from stackwise_providers_data.splits import part_of_split
 from stackwise_providers_data.tokenizer_options import BYTES, TokenizerOptions
 
@@ -240,7 +240,7 @@ class ParquetOptions(TableOptions):
         """The rows of the files that the globs find."""
         from stackwise_providers_data.tabular_records import ParquetRows  # reads the data
 
-        return ParquetRows(self.paths, self.wanted)
+        return ParquetRows(self.paths, self.wanted, TOOLS if self.mode == "chat" else ())
 
 
 @frozen(kw_only=True)

@@ -134,8 +134,8 @@ class TableDocuments(RecordDocuments):
             DataError: something else, or an infinite one.
         """
         value = record[column]
-        if value is None:
-            return None
+        if value is None or (type(value) is float and isfinite(value)):
+            return value  # most cells
         try:
             number = None if isinstance(value, str | bytes | list | dict) else float(value)
         except (TypeError, ValueError, OverflowError):

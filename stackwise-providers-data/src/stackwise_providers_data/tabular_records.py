@@ -29,6 +29,8 @@ class ParquetRows:
     paths: tuple[str, ...]
     wanted: Sequence[str]
     """Columns that are read."""
+    optional: Sequence[str] = ()
+    """Columns that are read where a file has them."""
     name: str = "parquet"
     noun: str = "rows"
 
@@ -57,10 +59,11 @@ class ParquetRows:
             except faults as fault:
                 raise DataError(f"{path}: this is no whole Parquet file: {fault}: write it again") from fault
             with file:
-                self._check_columns(path, file.schema_arrow.names)
+                self._check_columns(path, names := file.schema_arrow.names)
+                columns = [*self.wanted, *(set(self.optional) & set(names))]
                 number = 0
                 for group in range(file.num_row_groups):
-                    batches = file.iter_batches(_BATCH_ROWS, row_groups=[group], columns=list(self.wanted), use_threads=False)
+                    batches = file.iter_batches(_BATCH_ROWS, row_groups=[group], columns=columns, use_threads=False)
                     while True:
                         try:
                             batch = next(batches, None)

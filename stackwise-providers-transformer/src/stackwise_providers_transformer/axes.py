@@ -22,13 +22,13 @@ class Axis:
         index: old position of every new one; -1: none.
         factors: factor on the values at every new position; left out: 1.
         gradient: gradient at every new position in units of that at the old one; left out: 1.
-        rest: positions without an old one: as the module draws them, or zero.
+        rest: positions without an old one: as the module draws them, zero, or the mean of the old ones.
     """
 
     index: tuple[int, ...]
     factors: tuple[float, ...] | None = None
     gradient: tuple[float, ...] | None = None
-    rest: Literal["module", "zeros"] = "module"
+    rest: Literal["module", "zeros", "mean"] = "module"
 
 
 def copy_axes(source: str, axes: Mapping[int, Axis]) -> CopyOf:
@@ -43,7 +43,7 @@ def copy_axes(source: str, axes: Mapping[int, Axis]) -> CopyOf:
         index={dim: axis.index for dim, axis in axes.items()},
         factors={dim: axis.factors for dim, axis in axes.items() if axis.factors is not None},
         gradient={dim: axis.gradient for dim, axis in axes.items() if axis.gradient is not None},
-        rest="zeros" if any(axis.rest == "zeros" for axis in axes.values()) else "module",
+        rest=next((axis.rest for axis in axes.values() if axis.rest != "module"), "module"),
     )
 
 

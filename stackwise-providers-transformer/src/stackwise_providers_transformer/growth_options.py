@@ -105,6 +105,8 @@ class WidenFFOptions:
 class VocabularyOptions:
     """More token ids."""
 
-    rows: Literal["fresh", "zeros"] = option(
-        "fresh", doc="vectors of the new token ids: as their module draws them, or zero", choices=("fresh", "zeros")
+    rows: Literal["fresh", "zeros", "mean"] = option(
+        "fresh",
+        doc="vectors of the new token ids: as their module draws them, zero, or the mean of all old ones",
+        choices=("fresh", "zeros", "mean"),
     )

@@ -6,6 +6,7 @@ The old rows stay as they are, and so do the logits of the old tokens; their pro
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 from stackwise import BuildContext, CopyOf, GrowthRequest
 from stackwise_providers_transformer.axes import Axis, Shapes, map_axes
@@ -19,13 +20,15 @@ class VocabularyGrowth:
     """New rows in a `transformer.token` embedding and a `transformer.lm` head.
 
     Args:
-        rows: `fresh`, as the modules draw them, or `zeros`.
+        rows: `fresh`, as the modules draw them, `zeros`, or `mean`, the mean of all old rows. With means (and no bias) the new tokens take
+            at most m/(n + m) of the probability, m new ones beside n: their logit is the mean of the old ones, and the exponential
+            of a mean is at most the mean of the exponentials.
     """
 
     preserves_function = False
 
-    def __init__(self, rows: str) -> None:
-        self._zeros = rows == "zeros"
+    def __init__(self, rows: Literal["fresh", "zeros", "mean"]) -> None:
+        self._rest: Literal["module", "zeros", "mean"] = "module" if rows == "fresh" else rows
 
     def map_blocks(self, request: GrowthRequest) -> BlockMap:
         """Every block from its own place.
@@ -51,7 +54,7 @@ class VocabularyGrowth:
                     f"'vocabulary' adds token ids, and {name} would go from {before} to {after}: set 'vocab' to {before} or more"
                 )
             index = (*range(before), *(-1 for _ in range(after - before)))
-            return {0: Axis(index, rest="zeros" if self._zeros else "module")}
+            return {0: Axis(index, rest=self._rest)}
 
         origins = map_axes("vocabulary", "add token ids to embedding and head", old, new, axes_of)
         if not origins:

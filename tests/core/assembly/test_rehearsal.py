@@ -67,6 +67,12 @@ def test_rows_longer_than_the_data_are_refused():
     assert "data.sources.a" in problem and "20" in problem
 
 
+def test_a_batch_without_a_size_is_refused_where_the_data_have_none():
+    data = {key: value for key, value in base()["data"].items() if key != "batch_size"}
+    (problem,) = told(base(data=data))
+    assert "declare data.batch_size" in problem
+
+
 def test_validate_says_what_it_cannot_know(tmp_path: Path):
     (tmp_path / "case.yaml").write_text(
         "run: {horizon: 10 steps, device: cpu}\n"

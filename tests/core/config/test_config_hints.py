@@ -75,7 +75,7 @@ def test_the_nearest_known_key_comes_before_another_section():
     [
         (BASE.replace("  batch_size", "batch_size"), 6, "deeper than `batch_size`"),
         (BASE.replace("  batch_size", "   batch_size"), 5, "deeper than `sources`"),
-        (BASE.replace("  batch_size", " batch_size"), 5, "indented by 1 spaces, and no line above it is"),
+        (BASE.replace("  batch_size", " batch_size"), 5, "indented by 1 space, and no line above it is"),
     ],
 )
 def test_a_wrong_indent_is_named_with_its_line(tmp_path: Path, text: str, line: int, hint: str):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from stackwise.config.documents import override, read_file
-from stackwise.config.merging import merge, settled
+from stackwise.config.merging import apply_replace, merge
 from stackwise.config.reader import read_yaml
 from stackwise.config.timeline import read_experiment
 from stackwise.errors import ConfigError
@@ -70,7 +70,7 @@ SOURCES = "{data: {sources: {a: {use: x.a}}, mix: {a: 1}}}"
     ],
 )
 def test_one_word_puts_names_in_the_place_of_those_that_were_there(under: str, over: str, result: object) -> None:
-    assert settled(merge(read_yaml(under, "under"), read_yaml(over, "over"))).plain()["data"] == result
+    assert apply_replace(merge(read_yaml(under, "under"), read_yaml(over, "over"))).plain()["data"] == result
 
 
 def test_a_phase_that_replaces_does_so_whichever_file_writes_it() -> None:

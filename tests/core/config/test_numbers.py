@@ -56,6 +56,11 @@ def problems(tmp_path: Path, key: str, text: str) -> str | None:
     return None
 
 
+@pytest.mark.parametrize(("text", "said"), [("2.0", "2.0 is not a whole number: write 2"), ("1e1", "10.0 is not a whole number: write 10")])
+def test_a_count_with_a_point_is_told_how_to_be_written(tmp_path: Path, text: str, said: str) -> None:
+    assert said in str(problems(tmp_path, "data.batch_size", text))
+
+
 @pytest.mark.parametrize("key", WHOLE)
 def test_whole_numbers_have_bounds_and_no_other_type_passes_for_one(tmp_path: Path, key: str) -> None:
     least, most = WHOLE[key]

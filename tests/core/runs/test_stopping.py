@@ -15,7 +15,8 @@ from tiny_walks import base, drive, machine_of, memory, problems_of
 from stackwise.cli import main
 from stackwise.contracts.events import Evaluated, RunFinished, Stopped
 from stackwise.errors import RunStopped
-from stackwise.machine.patience import Patience, StopRule
+from stackwise.machine.patience import Patience
+from stackwise.machine.settings import StopRule
 from stackwise.runs import loop
 from stackwise.runs.run import Result, resume, run
 

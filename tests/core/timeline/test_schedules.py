@@ -89,7 +89,7 @@ def test_piecewise_holds_each_value_from_its_instant_and_the_value_at_entry_befo
     assert CLOCK.tokens(26) == 110
     brute = [4.0 if k >= 26 else value for k, value in enumerate(brute)]
     assert values(declared, RUN, entry=9.0) == brute
-    with pytest.raises(ScheduleError, match="give `from`"):
+    with pytest.raises(ScheduleError, match=r"before 25%.*give one at 0%"):
         declared.compile(RUN, None)
 
 

@@ -66,8 +66,8 @@ def _of_phase(plan: Plan, phase: CompiledPhase) -> Iterator[Preview]:
         data = reading.data
         data.enter(state.data, lookahead=objective.lookahead)
         generator = torch.Generator().manual_seed(step_seed(stream_key(seed, "task"), phase.start))
-        seed_others(drawn := step_seed(stream_key(seed, "model"), phase.start))
-        torch.manual_seed(drawn)
+        seed_others(model_seed := step_seed(stream_key(seed, "model"), phase.start))
+        torch.manual_seed(model_seed)
         batches = data.batches(moment)
         prepared = objective.task.prepare(batches[0], moment, generator)
         fingerprints = data.fingerprints()

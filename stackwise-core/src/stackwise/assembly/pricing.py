@@ -73,7 +73,7 @@ def price(plan: Plan) -> tuple[PhasePrice, ...]:
 
 @frozen
 class _Figures:
-    """Figures of a phase that depend on its model and optimizer, not on its data."""
+    """Figures of a phase that its model and optimizer decide, not its data."""
 
     parameters: int
     trainable: int
@@ -191,7 +191,7 @@ def _check_enter(plan: Plan, phase: CompiledPhase, receipt: ModelReceipt) -> Non
     """Check that every `enter` option of a phase has something to act on.
 
     Raises:
-        ConfigError: one has not.
+        ConfigError: one has nothing.
     """
     state, last = phase.state, plan.schedule.phases[phase.index - 1].state
     assert state is not None and last is not None  # a plan's phases are declared
@@ -220,10 +220,10 @@ def _lr(state: TrainingState, names: frozenset[str]) -> Curve | None:
 
 
 def _envelope(reaction: Part | None) -> tuple[float, float] | None:
-    """The bounds that the reaction's options state for its factor; without a statement, any factor is possible.
+    """The bounds that the reaction's options state for its factor; if they state none, any factor is possible.
 
     Raises:
-        ProviderError: an answer that is no envelope.
+        ProviderError: the bounds are no envelope.
     """
     if reaction is None:
         return None

@@ -43,7 +43,7 @@ def _problems(plan: Plan) -> Iterator[Problem]:
 
 
 def _data_problems(plan: Plan, placement: Placement) -> Iterator[Problem]:
-    """What is wrong with the data of a plan whose tokenizers are made."""
+    """The problems of the data; the plan has its tokenizers."""
     experiment, shop = plan.experiment, Workshop(plan)
     data, evaluations = shop.data("train", placement), list[Evaluation]()
 
@@ -61,7 +61,7 @@ def _data_problems(plan: Plan, placement: Placement) -> Iterator[Problem]:
 
 
 def _faults(experiment: Experiment, path: str, look: Callable[[], object]) -> Iterator[Problem]:
-    """The user errors that `look` raises, each with its own place or with `path`."""
+    """The user errors that `look` raises, as problems at their own place, or at `path`."""
     try:
         look()
     except ConfigError as error:

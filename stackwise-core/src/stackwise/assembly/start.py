@@ -32,7 +32,7 @@ def read_start(plan: Plan) -> Mapping[str, torch.Tensor]:
         ProviderError: a format that fails.
     """
     start = plan.experiment.phases[0].model.start
-    assert start is not None  # whoever calls has looked
+    assert start is not None  # callers check
     path = Path(start.from_)
     if plan.start_format is None and (not path.is_dir() or is_ours(path)):
         if start.differs:
@@ -62,11 +62,11 @@ def read_folder(folder: Path, registry: Registry, part: Any = None) -> StoredMod
         raise UserError(f"there is no folder {folder}")
     with blaming(registry.providers):
         if part is None:
-            known = recognising(folder, registry)
-            options = known.load_options()()
+            component = recognising(folder, registry)
+            options = component.load_options()()
         else:
-            known, options = registry.get("format", part.id), part.options_at(0.0)
-        form: WeightFormat = known.build(options, _ANYTHING)
+            component, options = registry.get("format", part.id), part.options_at(0.0)
+        form: WeightFormat = component.build(options, _ANYTHING)
         return form.read(folder)
 
 
@@ -77,12 +77,12 @@ def recognising(folder: Path, registry: Registry) -> Registered:
         UserError: none does, or several.
     """
     formats = registry.of_kind("format")
-    names = [known for known in formats if known.build(known.load_options()(), _ANYTHING).recognises(folder)]
+    names = [each for each in formats if each.build(each.load_options()(), _ANYTHING).recognises(folder)]
     if len(names) == 1:
         return names[0]
     if names:
-        raise UserError(f"{folder} may be of the formats {' and '.join(known.id for known in names)}: say which with `format: {{use: …}}`")
-    installed = ", ".join(known.id for known in formats) or "none"
+        raise UserError(f"{folder} may be of the formats {' and '.join(each.id for each in names)}: say which with `format: {{use: …}}`")
+    installed = ", ".join(each.id for each in formats) or "none"
     raise UserError(
         f"there are no weights at {folder}: no installed format ({installed}) recognises the folder, and {folder / WEIGHTS} is no file; "
         "give a run directory, a directory of weights, a safetensors file, or a folder of such a format"
@@ -96,11 +96,11 @@ def format_named(name: str, registry: Registry) -> tuple[Registered, WeightForma
         UserError: no format of that name, or several.
     """
     formats = registry.of_kind("format")
-    found = [known for known in formats if name in (known.id, known.id.partition(".")[2])]
-    if len(found) != 1:
-        hint = did_you_mean(name, [known.id for known in formats])
-        raise UserError(f"'{name}' names {'several formats' if found else 'no installed format'}{hint}")
-    return found[0], found[0].build(found[0].load_options()(), _ANYTHING)
+    matches = [each for each in formats if name in (each.id, each.id.partition(".")[2])]
+    if len(matches) != 1:
+        hint = did_you_mean(name, [each.id for each in formats])
+        raise UserError(f"'{name}' names {'several formats' if matches else 'no installed format'}{hint}")
+    return matches[0], matches[0].build(matches[0].load_options()(), _ANYTHING)
 
 
 def options_of(model: Mapping[str, Mapping[str, Any]], registry: Registry) -> dict[Kind, tuple[str, Any]]:
@@ -114,12 +114,12 @@ def options_of(model: Mapping[str, Mapping[str, Any]], registry: Registry) -> di
     for role in ROLES:
         node = dict(model[role])
         use = node.pop("use")
-        made, _, problems = structure_options(registry.get(role, use).load_options(), node, f"model.{role}")
+        values, _, problems = structure_options(registry.get(role, use).load_options(), node, f"model.{role}")
         if problems:
             raise UserError("; ".join(map(str, problems)))
-        options[role] = (use, made)
-        sizes |= {dim: value for name, dim in dimension_fields(type(made)).items() if (value := getattr(made, name)) is not None}
-    return {role: (use, attrs.evolve(made, **_open(made, sizes))) for role, (use, made) in options.items()}
+        options[role] = (use, values)
+        sizes |= {dim: value for name, dim in dimension_fields(type(values)).items() if (value := getattr(values, name)) is not None}
+    return {role: (use, attrs.evolve(values, **_open(values, sizes))) for role, (use, values) in options.items()}
 
 
 def _open(options: Any, sizes: Mapping[str, int]) -> dict[str, int]:
@@ -131,16 +131,16 @@ def _check_same(plan: Plan, stored: StoredModel, folder: Path, meant: tuple[str,
     """Refuse a declared model that would compute something else with the folder's weights, but for options that are meant to differ.
 
     Raises:
-        UserError: it is so; every difference is named.
+        UserError: the model differs; the message names every difference.
     """
     differences = dict(_differences(plan, stored, folder))
     for name in meant:
         if name not in differences:
             raise UserError(f"model.start.differs: {name} is as in {folder}, or no option that the folder has: leave it out")
-    if told := [sentence for name, sentence in differences.items() if name not in meant]:
+    if sentences := [sentence for name, sentence in differences.items() if name not in meant]:
         raise UserError(
             f"the model of {folder} is not the one declared; write its options (`stackwise init --from {folder}` prints them), or name in "
-            "model.start.differs what is meant to differ:\n  " + "\n  ".join(told)
+            "model.start.differs what is meant to differ:\n  " + "\n  ".join(sentences)
         )
 
 
@@ -158,9 +158,9 @@ def _differences(plan: Plan, stored: StoredModel, folder: Path) -> Iterator[tupl
             raise UserError(f"{folder}: " + "; ".join(map(str, problems)))
         for attribute in attrs.fields(type(options)):
             name, rules = f"{role}.{config_key(attribute)}", attribute.metadata
-            open_there = config_key(attribute) not in node and (rules.get("dimension") or rules.get("follows_task"))
-            if rules.get("scheduled") or open_there or name in stored.free:
+            left_open = config_key(attribute) not in node and (rules.get("dimension") or rules.get("follows_task"))
+            if rules.get("scheduled") or left_open or name in stored.free:
                 continue
-            there, here = getattr(options, attribute.name), getattr(part.options, attribute.name)
-            if there != here:
-                yield name, f"{name} is {here}, and {there} in the folder"
+            theirs, ours = getattr(options, attribute.name), getattr(part.options, attribute.name)
+            if theirs != ours:
+                yield name, f"{name} is {ours}, and {theirs} in the folder"

@@ -63,4 +63,4 @@ def _start_vocabularies(plan: Plan) -> Iterator[_Entry]:
     for name, fingerprint in sources.items() if isinstance(sources, Mapping) else ():
         vocabulary = vocabulary_of(fingerprint) if isinstance(fingerprint, Mapping) else None
         if vocabulary is not None:
-            yield f"source '{name}' of {path}, which the run starts from", "model.start.from", vocabulary
+            yield f"source '{name}' of {path} (where the weights come from)", "model.start.from", vocabulary

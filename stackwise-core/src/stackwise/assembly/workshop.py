@@ -26,9 +26,8 @@ from stackwise.host.registry import Registry, blaming
 from stackwise.machine.evaluation import Evaluation
 from stackwise.machine.machine import TrainingMachine
 from stackwise.machine.observers import Observers
-from stackwise.machine.patience import StopRule
 from stackwise.machine.placement import Placement
-from stackwise.machine.settings import Settings
+from stackwise.machine.settings import Settings, StopRule
 from stackwise.plan import EvaluationPlan, Plan, make_plan
 from stackwise.plan.reads import shortages
 from stackwise.planes.data.plane import DataPlane
@@ -67,8 +66,7 @@ def _assemble(plan: Plan, observers: Observers | None) -> TrainingMachine:
     run = plan.experiment.run
     if run.threads is not None:
         torch.set_num_threads(run.threads)
-    placement = Placement(run.device, run.precision, compiles=run.compile)
-    shop = Workshop(plan)
+    placement, shop = Placement(run.device, run.precision, compiles=run.compile), Workshop(plan)
     data = shop.data("train", placement)
     read_first_rows(plan, data)
     evaluations = [shop.evaluation(declared, placement) for declared in plan.evaluations]
@@ -125,7 +123,7 @@ class Workshop:
         return module
 
     def _build(self, part: Part, role: str, *extra: Any) -> Any:
-        """A module on the device; of a user's constructor that needs real values (`linspace(...).tolist()`), the shape on meta."""
+        """Build a module on the device; on the CPU first if a user's constructor needs real values, as `linspace(...).tolist()` does."""
         try:
             with self._device:
                 return self._make(part, role, *extra)
@@ -251,7 +249,7 @@ def _load_reference(model: nn.Module, directory: str) -> None:
 
 
 def _start(plan: Plan) -> Callable[[], tuple[Tensors, Sequence[str]]] | None:
-    """Reads the weights to start from; None where the config names none."""
+    """A function that reads the weights to start from; None if the config names none."""
     declared = plan.experiment.phases[0].model.start
     return None if declared is None else lambda: (read_start(plan), declared.drop)
 
@@ -260,7 +258,7 @@ def _notes(plan: Plan, data: DataPlane) -> list[str]:
     """Notes for the log on what the config accepts.
 
     Raises:
-        ConfigError: it accepts or names something that no source has.
+        ConfigError: the config accepts or names something that no source has.
     """
     inexact = {name: loader.inexact for name, loader in data.brought().items() if loader.inexact is not None}
     phase = plan.experiment.phases[-1]
@@ -286,7 +284,7 @@ def read_first_rows(plan: Plan, data: DataPlane) -> None:
 
     Raises:
         DataError: data that cannot be trained on.
-        ConfigError: a source that does not start over and holds fewer rows than the run reads.
+        ConfigError: a source does not repeat and holds fewer rows than the run reads.
     """
     schedule, declared = plan.schedule, plan.experiment.phases
     reads = [
@@ -300,10 +298,10 @@ def read_first_rows(plan: Plan, data: DataPlane) -> None:
 
 
 def _check_boundaries(plan: Plan) -> None:
-    """Cross every boundary on the meta device where a part of the model is the user's own: what cannot be crossed is said before the run.
+    """Cross every boundary on the meta device if a part of the model was given in code, so that the run does not fail at a boundary.
 
     Raises:
-        ConfigError: a boundary that cannot be crossed.
+        ConfigError: a boundary cannot be crossed.
     """
     states = [(phase, phase.state.model) for phase in plan.schedule if phase.state is not None]
     if len(states) == 1 or all(part.given is None for _, state in states for _, part in parts_of(state)):

@@ -21,9 +21,9 @@ def Loss(function: Function, *targets: str, metrics: Mapping[str, Function] | No
     """The task that a loss function makes: `task=Loss(nn.CrossEntropyLoss(), "labels")`.
 
     The function is called with the module's output (its tensor, or the map of tensors that it returns) and the target fields. A number
-    that it returns is taken for the mean over the rows of the batch; a tensor with dimensions, as of `reduction="none"`, is summed over,
-    and each of its entries counts as one; a pair is a sum and its denominator. So a mean over anything but rows (`ignore_index`, weighted
-    classes) is to be given as a pair, or accumulation would weigh it by rows.
+    that it returns (also as a tensor of one entry) is taken for the mean over the rows of the batch; a tensor of several entries, as of
+    `reduction="none"`, is summed over, and each of its entries counts as one; a pair is a sum and its denominator. So a mean over
+    anything but rows (`ignore_index`, weighted classes) is to be given as a pair, or accumulation would weigh it by rows.
 
     Args:
         function: as those of `torch.nn.functional`, or a loss module without parameters.
@@ -31,18 +31,37 @@ def Loss(function: Function, *targets: str, metrics: Mapping[str, Function] | No
         metrics: name → a function like it, reported beside the loss and not trained on.
 
     Raises:
-        UserError: a loss with parameters, which no optimizer would train.
+        UserError: a loss with parameters, which no optimizer would train; one that sums, which has no denominator; what is no function.
     """
-    if any(True for _ in getattr(function, "parameters", tuple)()):
-        raise UserError(f"the loss {type(function).__name__} has parameters, which no optimizer trains: put it into the module")
+    for each in (function, *(metrics or {}).values()):
+        _check(each)
+    if "loss" in (metrics or {}):
+        raise UserError("a metric is named 'loss', which is the name of what is trained on: call it otherwise")
     return Built(LossTask, function=function, targets=targets, metrics=dict(metrics or {}))
+
+
+def _check(function: Function) -> None:
+    """Refuse what cannot be a loss or a metric."""
+    if isinstance(function, type) or not callable(function):
+        name = getattr(function, "__name__", repr(function))
+        raise UserError(f"{name} is no function of output and targets: give one, or a loss module such as nn.MSELoss()")
+    name = type(function).__name__
+    if any(True for _ in getattr(function, "parameters", tuple)()):
+        raise UserError(f"the loss {name} has parameters, which no optimizer trains: put it into the module")
+    if getattr(function, "reduction", None) == "sum":
+        raise UserError(
+            f"the loss {name} sums without saying over how much, so micro-batches and evaluations would not compare: write "
+            "reduction='none' (the mean over all entries is trained on) or 'mean', or return a pair, the sum and its denominator"
+        )
 
 
 class LossTask:
     """The task of a `Loss`."""
 
     def __init__(self, function: Function, targets: Sequence[str], metrics: Mapping[str, Function]) -> None:
-        self._function, self._targets, self._metrics = function, tuple(targets), dict(metrics)
+        self._function, self._metrics = function, dict(metrics)
+        self.targets = tuple(targets)
+        """The fields that it compares with; others that the module does not read are refused."""
 
     def get_spec(self) -> TaskSpec:
         """Nothing is known of the fields before the first batch."""
@@ -54,7 +73,7 @@ class LossTask:
         Raises:
             UserError: it has not the target fields.
         """
-        if missing := [name for name in self._targets if name not in batch]:
+        if missing := [name for name in self.targets if name not in batch]:
             raise UserError(f"the loss compares with the field '{missing[0]}', and the batch has {', '.join(batch)}: name one of these")
         return batch
 
@@ -62,6 +81,8 @@ class LossTask:
         """Sum over what the function counts, and how many it counts."""
         output = outputs["output"] if outputs.keys() == {"output"} else outputs
         total, weight = self._totals(self._function, output, batch)
+        if not hasattr(total, "backward"):
+            raise UserError(f"the loss is {_described(total)}: return a tensor, which gradients flow back from (without .item())")
         if not self._metrics:
             return total, weight, {}
         fixed = {name: value.detach() for name, value in outputs.items() if hasattr(value, "detach")}
@@ -69,11 +90,27 @@ class LossTask:
         return total, weight, {name: self._totals(function, output, batch) for name, function in self._metrics.items()}
 
     def _totals(self, function: Function, output: Any, batch: Batch) -> Totals:
-        value = function(output, *(batch[name] for name in self._targets))
-        if isinstance(value, tuple):
-            total, weight = value
-            return total, weight
-        if value.dim():
+        value = function(output, *(batch[name] for name in self.targets))
+        if isinstance(value, tuple) and len(value) == 2 and all(_is_one_number(each) for each in value):
+            return value
+        if hasattr(value, "numel") and value.numel() != 1:
             return value.sum(), float(value.numel())
+        if not _is_one_number(value):
+            name = getattr(function, "__name__", type(function).__name__)
+            raise UserError(
+                f"the function {name} returns what is {_described(value)}: a loss or a metric is a number, a tensor, or a pair of one "
+                "number each, the sum and its denominator"
+            )
         rows = float(next(iter(batch.values())).shape[0])
-        return value * rows, rows
+        return (value.reshape(()) if hasattr(value, "reshape") else value) * rows, rows
+
+
+def _is_one_number(value: Any) -> bool:
+    """Whether it is a number, or a tensor of one entry."""
+    return isinstance(value, int | float) or (hasattr(value, "numel") and value.numel() == 1)
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"a tuple of {len(value)} ({', '.join(_described(each) for each in value)})"
+    return f"a tensor of shape {list(value.shape)}" if hasattr(value, "numel") else f"of type {type(value).__name__}"

@@ -5,6 +5,7 @@ from stackwise.config.experiment import EnterConfig, EvaluateConfig, Experiment,
 from stackwise.config.loading import experiment, load
 from stackwise.config.objects import Phase, sample
 from stackwise.config.planes import DataConfig, GroupConfig, ModelConfig, OptimizerConfig, Ref
+from stackwise.config.recalled import recalled
 from stackwise.config.run import CheckpointConfig, RunConfig, StopConfig
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "load",
     "parse_option",
     "parse_schedule",
+    "recalled",
     "sample",
     "structure_options",
 ]

@@ -1,4 +1,4 @@
-"""The options of one component: plain values → its own options class, with what follows time set apart."""
+"""The options of one component: plain values → an instance of its options class, and schedules apart."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def parse_schedule(value: object) -> Schedule:
     """Read a number, a map with one schedule tag, or a schedule object.
 
     Raises:
-        ScheduleError: none of these, or keys and values that the tag does not take; the message tells all of them.
+        ScheduleError: it is none of these, or the tag does not take its keys or values; the message names all mistakes.
     """
     try:
         schedule: Schedule = convert(value, Schedule)
@@ -29,7 +29,7 @@ def parse_schedule(value: object) -> Schedule:
 
 
 def parse_option(options_class: type, name: str, value: object) -> Schedule:
-    """Read what one option that may follow time is given apart from the others, as parameter groups do.
+    """Read a single option that may follow time; parameter groups set such options.
 
     Args:
         options_class: of the component.
@@ -37,7 +37,7 @@ def parse_option(options_class: type, name: str, value: object) -> Schedule:
         value: as `parse_schedule` takes it.
 
     Raises:
-        ScheduleError: no schedule, or a number in it that the option does not allow.
+        ScheduleError: it is no schedule, or the option does not allow a number in it.
     """
     schedule = parse_schedule(value)
     try:
@@ -47,7 +47,7 @@ def parse_option(options_class: type, name: str, value: object) -> Schedule:
 
 
 def structure_options(options_class: type, raw: Mapping[str, Any], path: str) -> tuple[Any, dict[str, Schedule], tuple[Problem, ...]]:
-    """Make a component's options from what was written.
+    """Make the options of a component from plain values.
 
     Args:
         options_class: attrs class whose fields are made with `stackwise.contracts.options`.
@@ -91,7 +91,7 @@ def structure_options(options_class: type, raw: Mapping[str, Any], path: str) ->
 
 
 def _bounded(schedule: Schedule, attribute: attrs.Attribute[Any]) -> Schedule:
-    """The schedule, once every number in it was held against the rules of the option."""
+    """The schedule, after every number in it was checked by the rules of the option."""
     numbers: list[float] = []
     for name in ("value", "from_", "to", "peak"):
         if (number := getattr(schedule, name, None)) is not None:
@@ -111,7 +111,7 @@ def _placeholder(attribute: attrs.Attribute[Any]) -> float:
 
 
 def _explained(faults: list[Fault], options_class: type) -> list[Fault]:
-    """Missing options say what they are for."""
+    """Add to each missing option what it is for."""
     docs = {config_key(a): a.metadata.get("doc") for a in attrs.fields(options_class)}
     missing = [fault.path[0] if fault.missing and len(fault.path) == 1 else "" for fault in faults]
     return [

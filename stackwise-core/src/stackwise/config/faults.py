@@ -1,4 +1,4 @@
-"""Mistakes at a place: what a failed conversion got wrong, one fault for each, with the keys that lead to it."""
+"""The mistakes of a failed conversion: one fault each, with the keys that lead to it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from stackwise.errors import ProviderError, UserError
 
 @frozen
 class Fault:
-    """A mistake at a place in a tree, before it is known where that was written."""
+    """A mistake at a key of a tree, before its position in a file is known."""
 
     path: KeyPath
     message: str
@@ -27,7 +27,7 @@ def faults_of(error: Exception, path: KeyPath = ()) -> list[Fault]:
     """The mistakes in an error of a strict conversion, each with the keys that lead to it.
 
     Raises:
-        ProviderError: the class that was to be made failed on its own account.
+        ProviderError: the class itself failed.
     """
     here = (*path, *_noted(error))
     if isinstance(error, BaseValidationError):
@@ -37,7 +37,7 @@ def faults_of(error: Exception, path: KeyPath = ()) -> list[Fault]:
     if isinstance(error, ForbiddenExtraKeysError):
         known = [config_key(a) for a in attrs.fields(error.cl) if a.init]
         return [Fault((*here, key), unknown_key(key, known, elsewhere=False)) for key in sorted(map(str, error.extra_fields))]
-    if isinstance(error, KeyError) and len(here) > len(path):  # without a note of where, a class raised it on its own account
+    if isinstance(error, KeyError) and len(here) > len(path):  # without a note of its place, the class itself raised it
         return [Fault(here, "is missing: give it a value", missing=True)]
     if isinstance(error, ValueError | UserError):
         return [Fault(here, str(error))]
@@ -45,7 +45,7 @@ def faults_of(error: Exception, path: KeyPath = ()) -> list[Fault]:
 
 
 def _explained(fault: Fault, depth: int, cls: type) -> Fault:
-    """A missing key of the core says what it is, and how it is written."""
+    """Add to a missing key of the core what it means and how to write it."""
     if not fault.missing or len(fault.path) != depth + 1 or not attrs.has(cls):
         return fault
     about = {config_key(a): a.metadata for a in attrs.fields(cls)}.get(fault.path[depth], {})

@@ -1,4 +1,4 @@
-"""What a reader is told of the core's keys: how a field of a section says it, and the keys that belong to no section."""
+"""The documentation of the core's keys: how a field of a section carries it, and that of keys outside the sections."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ def key(
     maximum: float | None = None,
     above: float | None = None,
 ) -> Any:
-    """A key of the core. The schema and the tables of docs/config.md are drawn from what is said here.
+    """A key of the core. The schema and the tables of docs/config.md come from these arguments.
 
     Args:
         default: value when the config leaves the key out; required when there is none.
         doc: what it is, with its unit.
         example: values as a config writes them.
-        absent: what holds when the key is left out, where the default does not say it.
-        form: what may be written, where the type does not say it.
-        named: its name where that is not a Python identifier.
+        absent: what holds if the key is left out and the default does not say it.
+        form: what may be written, if the type does not say it.
+        named: its name, if that is no Python identifier.
         rule: value → the rule that it breaks, as a sentence, or None.
         factory: makes a fresh default.
         minimum: smallest value allowed.
@@ -45,18 +45,18 @@ def key(
         above: every value allowed is larger than this, as the rule says.
     """
     about = {"examples": (example,) if isinstance(example, str) else example, "absent": absent, "form": form, "key": named, "rule": rule}
-    said = {name: value for name, value in {**about, "above": above}.items() if value not in (None, "", ())}
-    return describe_field(default, doc=doc, minimum=minimum, maximum=maximum, factory=factory, extra=said)
+    metadata = {name: value for name, value in {**about, "above": above}.items() if value not in (None, "", ())}
+    return describe_field(default, doc=doc, minimum=minimum, maximum=maximum, factory=factory, extra=metadata)
 
 
 @frozen(kw_only=True)
 class Key:
-    """What a reader is told of a key."""
+    """The documentation of a key."""
 
     form: str
     """What may be written."""
     absent: str = "none"
-    """What holds when it is left out; `required` where it must be there."""
+    """What holds if the key is left out; `required` if it must be there."""
     doc: str
     example: str = ""
 

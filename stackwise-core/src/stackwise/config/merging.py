@@ -5,7 +5,7 @@ replace their whole node, so that no option of the old component or schedule lea
 `piecewise` schedule is replaced as a whole: nobody wrote an order between the instants of two tables.
 
 In a map of chosen names (sources, weights, groups, …) the word `replace` puts its entries in the place of all that was there:
-`sources: {replace: {chat: …}}`. It is kept until the phases are laid one on another, because that is what it speaks of.
+`sources: {replace: {chat: …}}`. It stays in the tree until the phases are merged, because it replaces what earlier ones declared.
 """
 
 from __future__ import annotations
@@ -48,21 +48,21 @@ def merge(under: Node, over: Node, path: KeyPath = ()) -> Node:
     return Node("map", entries, over.position, over.layer)
 
 
-def settled(node: Node, path: KeyPath = ()) -> Node:
-    """The same tree with the entries of every `replace` in its place; phases, which are yet to be laid on it, are left out."""
+def apply_replace(node: Node, path: KeyPath = ()) -> Node:
+    """The same tree, with the entries of every `replace` in place of the word; phases are left alone, as they are not merged yet."""
     if node.kind != "map" or len(path) > DEEPEST:
         return node
     if (replacement := _replacement(node, path)) is not None:
         return replacement
     if path == ("phases",):
         return node
-    entries = {key: settled(child, (*path, key)) for key, child in node.value.items()}
+    entries = {key: apply_replace(child, (*path, key)) for key, child in node.value.items()}
     changed = any(entries[key] is not child for key, child in node.value.items())
     return Node("map", entries, node.position, node.layer) if changed else node
 
 
 def _replacement(node: Node | None, path: KeyPath) -> Node | None:
-    """What stands in for all that was there; None where `replace` is not said."""
+    """The entries under `replace`; None if the word is not there."""
     if node is None or not _has_chosen_names(path) or [*node.entries] != [REPLACE]:
         return None
     inner = node.entries[REPLACE]

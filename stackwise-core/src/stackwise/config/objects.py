@@ -95,8 +95,8 @@ def _node(value: Any, path: KeyPath, problems: list[Problem]) -> Node:
         return _part(value)
     if isinstance(value, Mapping):
         entries = dict(_keyed(value, path, problems))
-        built = _part(entries.pop("use")).value if isinstance(entries.get("use"), Built) else {}
-        return Node("map", {**built, **{key: _node(entry, (*path, key), problems) for key, entry in entries.items()}}, IN_CODE)
+        options = _part(entries.pop("use")).value if isinstance(entries.get("use"), Built) else {}
+        return Node("map", {**options, **{key: _node(entry, (*path, key), problems) for key, entry in entries.items()}}, IN_CODE)
     if value is None or isinstance(value, bool | int | str):
         return Node("scalar", value, IN_CODE)
     if isinstance(value, float):

@@ -1,4 +1,4 @@
-"""Rules that a type does not say: each function gives the rule that a value breaks, as a sentence, or None."""
+"""Rules beyond types: each function returns the rule that a value breaks, as a sentence, or None."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def broken_count(value: int | Schedule | None) -> str | None:
             return None
         return f"{value} is below the minimum of 1" if value < 1 else f"{value} is above the maximum of {MOST_ROWS:,}"
     if isinstance(value, Constant):
-        return f"{value.value:g} is not a whole number"
+        return f"{value.value!r} is not a whole number" + (f": write {value.value:.0f}" if value.value.is_integer() else "")
     return "a count is a whole number, or a piecewise schedule of whole numbers"
 
 

@@ -1,4 +1,4 @@
-"""Sections of a config → their classes. Mistakes are collected, never raised; a value at fault is replaced by its default."""
+"""Sections of a config → their classes. Mistakes are collected, not raised; the default stands in for a wrong value."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def broken_name(name: str) -> str | None:
 
 
 def _merging_word(name: str, entries: Mapping[str, Node]) -> str | None:
-    """What to write instead of a word on merging that is none, or that stands beside names; None for an ordinary name."""
+    """The advice for a word that looks like `replace` but does nothing, or stands beside names; None for an ordinary name."""
     if name == REPLACE:
         return f"stands alone: write {{{REPLACE}: {{<name>: …}}}} and all names in it, or none of them in it to add to what was there"
     holds_names = "use" not in entries[name].entries and any(child.kind == "map" for child in entries[name].entries.values())
@@ -219,8 +219,8 @@ def _read_module(section: Section) -> dict[str, Any]:
     node = section.take("module")
     if node is None:
         return {}
-    given = node if node.kind == "object" else node.child("use") if node.kind == "map" else None
-    module = section.ref(node, ("module",)) if given is not None and given.kind == "object" else Ref(path="model.module")
+    module_node = node if node.kind == "object" else node.child("use") if node.kind == "map" else None
+    module = section.ref(node, ("module",)) if module_node is not None and module_node.kind == "object" else Ref(path="model.module")
     if module.given is None:
         form = "model={'module': Net(...)} or {'module': Built(Net, depth=4)}; a YAML file names an embedding, a rack and a head"
         section.fault(("module",), f"a whole module is given in code, {form}")

@@ -1,4 +1,4 @@
-"""Strict conversion of plain values to types, on cattrs: nothing is coerced, every mistake is reported with its path.
+"""Strict conversion of plain values to types, with cattrs: it coerces nothing and reports every mistake with its path.
 
 An int passes for a float; a float never for an int, a bool never for a number, a text never for a list.
 """
@@ -25,7 +25,7 @@ from stackwise.timeline.duration import Duration
 from stackwise.timeline.schedules import TAGS, Constant, Piecewise, Schedule
 
 MISTAKES: Final = (ValueError, UserError, BaseValidationError)
-"""What `convert` raises if the value is at fault."""
+"""The errors of `convert` for a wrong value."""
 
 
 _SCALARS = (int, float, str, bool)
@@ -192,7 +192,7 @@ def _instants(schedule: Piecewise) -> None:
 
 
 def _instance(value: Any, wanted: Any) -> Any:
-    """Any other type accepts its own instances only."""
+    """Any other type accepts only its own instances."""
     kind = _shape(wanted)
     unchecked = not isinstance(kind, type) or getattr(kind, "_is_protocol", False) or kind is object
     if unchecked or isinstance(value, kind):

@@ -1,4 +1,4 @@
-"""The merged tree → an `Experiment`: every phase with its effective sections, every mistake once, with its place."""
+"""The merged tree → an `Experiment`: every phase has its effective sections, and every mistake is reported once, with its place."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stackwise.config.experiment import (
 from stackwise.config.faults import Fault
 from stackwise.config.hints import unknown_key
 from stackwise.config.keys import FORMAT, IN_PHASE, PLANES, SECTIONS
-from stackwise.config.merging import merge, settled
+from stackwise.config.merging import apply_replace, merge
 from stackwise.config.nodes import Node, describe
 from stackwise.config.run import RunConfig
 from stackwise.config.sections import (
@@ -45,7 +45,7 @@ def read_experiment(root: Node, default_name: str) -> Experiment:
         default_name: what the run is called when the config does not say.
     """
     problems, written = _Problems(), root
-    root = settled(root)
+    root = apply_replace(root)
     _check_format(root, problems)
     run, faults = read_run(root.child("run"), default_name)
     problems.add(root, faults)
@@ -81,13 +81,13 @@ def _unknown_evaluations(run: RunConfig, names: Sequence[str]) -> Iterator[Fault
 
 
 class _Problems:
-    """The mistakes, each once: one in the base config is found again in every phase."""
+    """The mistakes, each once, because a mistake in the base config turns up again in every phase."""
 
     def __init__(self) -> None:
         self._problems: dict[object, Problem] = {}
 
     def add(self, tree: Node, faults: tuple[Fault, ...], names: tuple[str, ...] = ()) -> None:
-        """Locate faults in their tree; a missing key has no position, so it is reported once, in the first phase that lacks it."""
+        """Give faults their positions. A missing key has none, so it is reported once, in the first phase that lacks it."""
         for fault in faults:
             near = tree.nearest(fault.path)
             path = ".".join(fault.path)
@@ -138,7 +138,7 @@ def _read_phases(root: Node, problems: _Problems) -> tuple[PhaseConfig, ...]:
     phases = []
     for index, (name, delta) in enumerate(deltas.items()):
         changes = {key: delta.entries[key] for key in PLANES if key in delta.entries}
-        effective = settled(merge(effective, Node("map", changes, delta.position).in_layer(index)))
+        effective = apply_replace(merge(effective, Node("map", changes, delta.position).in_layer(index)))
         own = {key: delta.entries[key].in_layer(index) for key in ("until", "enter") if key in delta.entries}
         tree = Node("map", {**effective.value, **own}, effective.position, effective.layer)
         until, faults = read_until(own.get("until"), ("phases", name, "until"), last=index == len(names) - 1)
@@ -189,7 +189,7 @@ def _phase_nodes(root: Node, problems: _Problems) -> Mapping[str, Node]:
 
 
 def _stray_keys(name: str, delta: Node) -> tuple[Fault, ...]:
-    """Keys of a phase that no phase has."""
+    """Faults for keys that a phase cannot have."""
     section = Section(delta, ("phases", name), "write {until: 50%, …}")
     for key, child in delta.entries.items():
         if key in SECTIONS and key not in _KEYS_OF_A_PHASE:

@@ -23,8 +23,8 @@ class CopyOf:
     """Dimension → factor of every new position."""
     gradient: Mapping[int, tuple[float, ...]] = Factory(dict)
     """Dimension → what the map does to the gradient at every new position, so that moments made of it follow (m·g, v·g²)."""
-    rest: Literal["module", "zeros"] = "module"
-    """Entries without a source: as the module initialises them, or zero."""
+    rest: Literal["module", "zeros", "mean"] = "module"
+    """Entries without a source: as the module initialises them, zero, or the mean over all old positions of the dimension."""
 
     @property
     def whole(self) -> bool:

@@ -11,16 +11,13 @@ from fractions import Fraction
 from attrs import Factory, field, frozen
 
 from stackwise.contracts.growth import BlockOrigin
-from stackwise.curriculum.states import (
-    TrainingState,
-)
+from stackwise.curriculum.states import TrainingState
 from stackwise.curriculum.transitions import Enter, Transition
 from stackwise.timeline.clock import Clock, compile_clock
 from stackwise.timeline.duration import Duration, Moment
 from stackwise.timeline.schedules import Curve
 
 UNGATED = Curve.constant(1.0)
-
 """The gate of a branch that counts in full."""
 
 
@@ -33,14 +30,14 @@ class CompiledPhase:
     start: int
     stop: int
     state: TrainingState | None = None
-    """None: whatever finished objects the machine was given."""
+    """None: the machine runs the finished objects that it was built with."""
     enter: Enter = Factory(Enter)
     transition: Transition | None = None
     """None for the first phase."""
 
     @property
     def blocks(self) -> Mapping[tuple[str, int], BlockOrigin]:
-        """Origin of every block of the rack, where its stacks change at the begin of the phase."""
+        """Origin of every block of the rack, if its stacks change at the start of the phase."""
         return self.transition.blocks if self.transition is not None else {}
 
     @property

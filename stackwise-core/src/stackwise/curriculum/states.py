@@ -83,7 +83,7 @@ class DataState:
     bridges: tuple[Bridge, ...] = ()
     """Lossless differences between sources and task, and the fields that are dropped."""
     reads: frozenset[str] | None = None
-    """The fields that task and transforms read, as the sources call them; None where one of them does not say what it reads."""
+    """The fields that task and transforms read, by the names that sources give them; None if one of them does not say."""
     transforms: tuple[Part, ...] = ()
     fields: tuple[str, ...] = ()
     """Names of the entries of ready-made batches that are tuples."""
@@ -119,7 +119,7 @@ class ModelState:
     stacks: Mapping[str, int] = Factory(dict)
     """Stack name → blocks, in forward order; empty when the rack declares none."""
     rack_spec: RackSpec | None = None
-    """Of a whole module in the place of the rack: what the config says of its blocks; None: the rack's own module says it."""
+    """For a whole module in the place of the rack, the blocks that the config names; None: the rack's module has a spec of its own."""
     bridges: tuple[Bridge, ...] = ()
     """Lossless differences from the task's batch to the head's outputs."""
     weight_adapters: Mapping[str, WeightAdapterState] = Factory(dict)
@@ -156,15 +156,15 @@ class OptimizerState:
 
     part: Part
     groups: tuple[GroupState, ...] = ()
-    """The declared groups, most specific first come, then the rest as `default`."""
+    """The declared groups, in their order, and last `default` with all other parameters."""
     clip: float | None = None
     """Largest gradient norm; None: no clipping."""
     lr_scaling: tuple[LRScale, ...] = ()
-    """What the size of the model makes of every learning rate."""
+    """Power laws of every learning rate in the size of the model."""
     ema: Curve | None = None
     """Decay of the averaged weights; None: no average is kept."""
     reaction: Part | None = None
-    """Answer of the learning rate to the training signal."""
+    """Reaction of the learning rate to the training signal."""
 
     def lr_factor(self, parameters: int) -> float:
         """Factor on every learning rate of a model with so many parameters."""

@@ -18,11 +18,11 @@ class Enter:
 
     growth: Part | None = None
     moments: Literal["copy", "reset"] = "copy"
-    """Moments of copied parameters, and of all at a change of the optimizer: carried over, or started anew."""
+    """Whether moments are carried over or start anew: those of copied parameters, and all of them if the optimizer changes."""
     fresh: tuple[str, ...] = ()
     """Selectors of parameters that start anew."""
     weight_adapters: Literal["merge", "drop"] = "merge"
-    """What becomes of weight adapters that leave: their matrices take them in, or they are lost."""
+    """Whether weight adapters that leave are merged into their matrices or lost."""
     rewarm: Curve | None = None
     """Factor on the learning rate of fresh parameters, from 0 to 1 over its first steps."""
 
@@ -44,9 +44,9 @@ class Transition:
     blocks: Mapping[tuple[str, int], BlockOrigin] = Factory(dict)
     """Every block of the new rack → its origin, when the stacks change."""
     operator: object = field(default=None, eq=False, repr=False)
-    """The growth operator, the one object that plan, prices and run ask; None where nothing grows."""
+    """The growth operator, one object for plan, pricing and run; None if nothing grows."""
     preserves_function: bool = True
     notes: tuple[str, ...] = ()
     """What is lost or started anew on purpose, in sentences."""
     touches_function: bool = False
-    """Whether the boundary builds, grows, swaps or restarts a part of the model that goes on taking the same batches."""
+    """Whether the boundary builds, grows, replaces or restarts a part of the model while the batches stay the same."""

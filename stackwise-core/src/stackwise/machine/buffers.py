@@ -8,7 +8,10 @@ import torch
 from torch import nn
 
 _WATCHED_STEPS = 3
-"""Steps in which to learn which buffers training changes; copying constant ones (masks, tables) at every step is wasted."""
+"""Steps in which to learn which buffers training changes; copying large constant ones (masks, tables) at every step is wasted."""
+
+_SMALL = 1024
+"""Entries up to which a buffer is copied at every step, because it may change first later (a count of epochs, a threshold)."""
 
 
 class KeptBuffers:
@@ -68,13 +71,14 @@ class TrainedBuffers:
         self._changed: set[str] = set()
 
     def before_step(self) -> None:
-        """Copy what the step may change: all buffers in the first steps, then those that the first steps changed."""
+        """Copy what the step may change: all buffers in the first steps, then small ones and those that the first steps changed."""
         if not self._kept:
             return
         if 0 < self._steps <= _WATCHED_STEPS:
             self._changed |= self._kept.changed()
         if self._steps == _WATCHED_STEPS:
-            self._kept = KeptBuffers(self._model, sorted(self._changed))
+            small = {path for path, buffer in self._model.named_buffers() if buffer.numel() <= _SMALL}
+            self._kept = KeptBuffers(self._model, sorted(self._changed | small))
         else:
             self._kept.keep()
         self._steps += 1

@@ -19,7 +19,7 @@ from stackwise.machine.observers import Observers
 from stackwise.machine.settings import Settings
 from stackwise.planes.data.plane import DataPlane
 from stackwise.planes.model.difference import Boundary, build_steps
-from stackwise.planes.model.module import explaining_ties
+from stackwise.planes.model.module import Model, explaining_ties
 from stackwise.planes.model.plane import ModelPlane
 from stackwise.planes.model.state import load_named_state, named_state
 from stackwise.planes.model.transfer import ModelReceipt
@@ -123,9 +123,16 @@ class LiveState:
 
     def _get_ready(self, t: float) -> None:
         """Compile if asked, set training mode and put the values of t in force."""
+        self._expect_fields()
         self.placement.wrap(self.model.model)
         self.model.train()
         self.apply_values(t)
+
+    def _expect_fields(self) -> None:
+        """Tell the data which fields are read, where a `Loss` names its targets and a module in code its inputs."""
+        model, targets = self.model.model, getattr(self.objective.task, "targets", None)
+        if targets is not None and isinstance(model, Model):
+            self.data.expect(model.reads | set(targets))
 
     # -- saved states ---------------------------------------------------------------------------------------------
 

@@ -159,10 +159,14 @@ class TrainingMachine:
             raise UserError(f"the saved state is of seed {saved['seed']}, this machine has seed {seed}: its streams are others")
         if positions is not None:
             saved = {**saved, "data": {**positions, "transforms": saved["data"]["transforms"]}}
+        if "draws" not in saved:
+            raise UserError(
+                "the saved state does not say where training stood in numpy's and Python's generators ('draws'), as a version before this "
+                "one saved it: go on with that version, or begin a new run"
+            )
         self.live.restore(saved, saved["step"])
         self._probe.load_state(saved["last_batch"])
-        if "draws" in saved:  # an older state has none: its steps were seeded one by one
-            self._step.draws.load_state_dict(saved["draws"])
+        self._step.draws.load_state_dict(saved["draws"])
         self._counts, self.step = Counts.of(saved), saved["step"]
         self._patience.load(saved)
 

@@ -3,11 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from attrs import Factory, frozen
 
-from stackwise.machine.patience import StopRule
 from stackwise.machine.placement import Placement
+
+
+@frozen(kw_only=True)
+class StopRule:
+    """Training ends once a metric has not been better for some evaluations in a row."""
+
+    metric: str
+    """`<evaluation>.<metric>`."""
+    more: bool = False
+    """Whether more of it is better."""
+    patience: int = 5
+    """Evaluations in a row without a better figure, after which training ends."""
+    least: float = 0.0
+    """A figure is better only if it is so by more than this, in the unit of the metric."""
+
+    @classmethod
+    def of(cls, watched: tuple[str, str] | None, patience: int | None, least: float | None) -> StopRule | None:
+        """The rule of a config: a metric with `min` or `max`, and what else it says; None without a metric."""
+        if watched is None:
+            return None
+        said: dict[str, Any] = {"patience": patience, "least": least}
+        more = {key: value for key, value in said.items() if value is not None}
+        return cls(metric=watched[0], more=watched[1] == "max", **more)
 
 
 @frozen(kw_only=True)

@@ -14,6 +14,7 @@ from stackwise.errors import UserError
 from stackwise.machine.buffers import TrainedBuffers
 from stackwise.machine.evaluation import number
 from stackwise.machine.faults import memory_fault
+from stackwise.machine.first_steps import FirstSteps
 from stackwise.machine.live import LiveState
 from stackwise.planes.data.randomness import OwnDraws
 from stackwise.planes.objective import check_loss
@@ -55,6 +56,8 @@ class Step:
         self._checked_task: object = None
         self._buffers: TrainedBuffers | None = None
         """None for a model without buffers."""
+        self._first: FirstSteps | None = None
+        """Looks at the first steps of a phase."""
         self._rates: list[tuple[str, dict[str, Any], str]] = []
 
     def get_ready(self) -> None:
@@ -62,6 +65,7 @@ class Step:
         self.draws.begin()
         model = self._live.model.model
         self._buffers = TrainedBuffers(model) if next(model.buffers(), None) is not None else None
+        self._first = FirstSteps(model)
         self._rates = _rates(self._live.optimizer.optimizer)
 
     def rates(self) -> dict[str, float]:
@@ -93,6 +97,8 @@ class Step:
         if buffers is not None:
             buffers.before_step()
         loss, targets, metrics = self._backward(batches, moment)
+        if self._first is not None and self._first.look():
+            self._first = None
         parameters = optimizer.parameters
         norm = gradient_norm(parameters)
         if why := self._skip_reason(loss, norm, targets):
@@ -164,7 +170,7 @@ class Step:
         with self._live.placement.forward_context():
             result = objective.loss(self._live.model.model, prepared)
         if self._checked_task is not task:
-            check_loss(task, result)
+            check_loss(task, result, objective.fault)
             self._checked_task = task
         return result[0], result[1], result[2]
 

@@ -1,4 +1,4 @@
-"""Frozen past, editable future: which keys of a run's config changed, and whether its done steps are declared as they were."""
+"""Frozen past, editable future: which keys of a run's config changed, and whether they leave the steps already done alone."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ _SHAPE = {"data.batch_size", "data.seq_len", "data.accumulate", "data.step_token
 def amend(
     old: Experiment, new: Experiment, past: Past, registry: Registry, tokenizers: Tokenizers | None = None
 ) -> tuple[Plan, list[ConfigChanged]]:
-    """Plan a run that goes on, and tell what about it is new.
+    """Plan the rest of a run, and list the changes in its config.
 
     Args:
-        old: the config that the past was run by.
+        old: the config of the steps already done.
         new: the config for the rest.
-        past: the steps that are done.
-        registry: the components they may name.
+        past: the steps already done.
+        registry: the components that both may name.
         tokenizers: those that the run has.
 
     Returns:
         The plan of the new config with the past as it was, and every key that changed.
 
     Raises:
-        ConfigError: a mistake in the new config, or a change of what holds for steps that are done; all of them at once.
+        ConfigError: every mistake in the new config, or every change to steps already done.
     """
     changes = [ConfigChanged(past.step, key, was, now) for key, was, now in differences(old.resolved, new.resolved)]
     if not changes:
@@ -80,7 +80,7 @@ def _name_problems(old: Experiment, new: Experiment, past: Past) -> Iterator[Pro
 
 @frozen
 class _Review:
-    """Two plans over one past, compared at the steps that are done."""
+    """Two plans over one past, compared at the steps already done."""
 
     past: Past
     old: Plan
@@ -97,7 +97,7 @@ class _Review:
                     yield _placed(now, key, why)
 
     def _broken(self, key: str, index: int) -> str | None:
-        """Why a changed key of a phase that has begun cannot change; None: its done steps do not feel it."""
+        """Why a key cannot change in a phase that has begun; None if the change leaves its steps already done alone."""
         done = self._done(index)
         name = self.new.experiment.phases[index].name
         if key == "until":
@@ -120,7 +120,7 @@ class _Review:
         return range(phase.start, min(phase.stop, self.past.step))
 
     def _moved_value(self, was: Curve, now: Curve, done: range) -> str | None:
-        """The first done step whose value would be another."""
+        """A sentence on the first step already done whose value would change; None if there is none."""
         clocks = self.old.schedule.clock, self.new.schedule.clock
         for step in done:
             before, after = was(clocks[0].t(step)), now(clocks[1].t(step))
@@ -139,7 +139,7 @@ class _Review:
         return None
 
     def _clock_alone(self) -> Clock | None:
-        """The clock of the new config without a past; None where it has none."""
+        """The clock of the new config without a past; None if its timeline does not hold together."""
         try:
             return make_plan(self.new.experiment, self.registry, tokenizers=self.new.tokenizers).schedule.clock
         except (ConfigError, ScheduleError):

@@ -31,7 +31,7 @@ class Growing:
     """Run time at the end of the phase that it opens."""
 
     def operator(self, drafts: Drafts) -> GrowthOperator | None:
-        """The operator itself; None, with the reason among the faults, where it cannot be built or is none."""
+        """The operator; None if it cannot be built or is no operator, with the reason among the faults."""
         draft = self.draft
         operator: GrowthOperator
         if isinstance(draft.given, Built):
@@ -54,7 +54,7 @@ class Growing:
         return operator
 
     def check_gate(self, preserves_function: bool, blocks: BlockMap, drafts: Drafts) -> None:
-        """A gate that keeps the function begins at 0; every gate ends at 1, where it is folded into the weights by being taken away."""
+        """A gate that preserves the function begins at 0. Every gate ends at 1, so that it can be removed without a change."""
         if not any(origin.gated for origin in blocks.values()):
             return
         gate, path = self.part.curves.get("gate"), f"{self.draft.path}.gate"
@@ -71,7 +71,7 @@ class Growing:
 
 
 def kept_blocks(phase: PhaseConfig, old: ModelState, new: ModelState, drafts: Drafts, rack: Draft) -> BlockMap:
-    """Every block where it was, without an operator; a block that was not there is a problem."""
+    """The block map without an operator: every block keeps its place; a new one is a problem."""
     known = set(_blocks(old))
     if fresh := [block for block in _blocks(new) if block not in known]:
         names = ", ".join(c.id for c in drafts.registry.of_kind("growth")) or "none installed"
@@ -86,7 +86,7 @@ def kept_blocks(phase: PhaseConfig, old: ModelState, new: ModelState, drafts: Dr
 
 
 def grown_blocks(old: ModelState, new: ModelState, operator: GrowthOperator, growth: Draft, rack: Draft, drafts: Drafts) -> BlockMap:
-    """What the operator says of every block of the new rack; empty, with the reason told, where that cannot be used."""
+    """The operator's map of the new rack; empty if it cannot be used, with the reason among problems or faults."""
     spec = rack.spec
     request = GrowthRequest(
         old_stacks=old.stacks,
@@ -117,12 +117,12 @@ def grown_blocks(old: ModelState, new: ModelState, operator: GrowthOperator, gro
 
 
 def needs_residual_outputs(blocks: BlockMap) -> bool:
-    """Whether the rack has to say which parameters of a block write into the residual stream."""
+    """Whether the rack must name the parameters of a block that write into the residual stream."""
     return any(origin.zero_residual or origin.gated for origin in blocks.values())
 
 
 def names_residual_outputs(rack: Draft) -> bool | None:
-    """Whether the rack's module will name them; None where only the module can say."""
+    """Whether the rack names its residual outputs; None if only the module can say."""
     if rack.registered is not None or rack.blocks is not None:
         return bool(rack.spec.residual_outputs) if isinstance(rack.spec, RackSpec) else None
     make = rack.given.make if isinstance(rack.given, Built) else type(rack.given)
@@ -132,7 +132,7 @@ def names_residual_outputs(rack: Draft) -> bool | None:
 
 
 def no_residual_outputs(rack: Draft) -> str:
-    """The sentence for a rack that does not name them."""
+    """The sentence on a rack that does not name its residual outputs."""
     spec = "RackSpec(residual_outputs=...)"
     fix = f"let its `to_spec` return {spec}" if rack.blocks is None else f"write Built({rack.id}, spec={spec}, ...)"
     return f"it changes the residual outputs of new blocks, and {rack.label} does not name them: {fix}, or use an operator that copies"

@@ -1,4 +1,4 @@
-"""What a phase says that cannot be meant: one function an idea, each giving problems with their places."""
+"""Rules that take more than one key or part to check: one function for each, which yields problems with their places."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Tasks = Sequence[Draft | None]
 
 
 def crossing_problems(phase: PhaseConfig, first: PhaseConfig) -> Iterator[Problem]:
-    """The first phase crosses nothing, and weights to start from belong to it alone."""
+    """The first phase crosses no boundary, and only it may name weights to start from."""
     if phase.index == 0:
         enter = phase.enter
         idle = {
@@ -36,25 +36,25 @@ def crossing_problems(phase: PhaseConfig, first: PhaseConfig) -> Iterator[Proble
 
 
 def delivered_fields(sources: Sequence[Draft | None], phases: Sequence[PhaseDrafts]) -> frozenset[str] | None:
-    """The fields that some source delivers or a transform adds; None where one of them does not say."""
+    """The fields that some source delivers or a transform adds; None if one of them does not say."""
     try:
         specs = [draft and draft.spec for draft in sources]
         added = [spec for drafts in phases for draft in drafts.transforms if isinstance(spec := draft.spec, TransformSpec)]
     except (UserError, ProviderError):
-        return None  # told at the junctions
+        return None  # unification reports it
     known = [spec for spec in specs if isinstance(spec, BatchSpec)]
     fields = {name for spec in known for name in spec.fields} | {name for spec in added for name in spec.outputs}
     return frozenset(fields) if len(known) == len(specs) else None
 
 
 def drop_problems(phase: PhaseConfig, delivered: frozenset[str] | None) -> Iterator[Problem]:
-    """What is dropped is a field that some source of the run delivers; None: one of them does not say what it delivers."""
+    """A field to drop is one that some source of the run delivers. `delivered` is None if a source does not say what it delivers."""
     for name in (name for name in phase.data.drop if delivered is not None and name not in delivered):
         yield _at(phase, "data.drop", f"no source of the run delivers a field '{name}'{did_you_mean(name, delivered or ())}")
 
 
 def name_problems(phase: PhaseConfig, optimizer: Draft | None) -> Iterator[Problem]:
-    """Selectors are selectors, and groups set what the optimizer has."""
+    """Selectors can be read, and groups set only options that the optimizer has."""
     model = phase.model
     selected = {f"model.weight_adapters.{name}.select": adapter.select for name, adapter in model.weight_adapters.items()}
     selected |= {"model.freeze": model.freeze, "enter.fresh": phase.enter.fresh}
@@ -75,7 +75,7 @@ def name_problems(phase: PhaseConfig, optimizer: Draft | None) -> Iterator[Probl
 
 
 def watch_problems(phase: PhaseConfig, reaction: Draft | None, evaluations: Sequence[str], tasks: Tasks) -> Iterator[Problem]:
-    """A reaction that says what it watches watches something that will be measured."""
+    """What a reaction watches will be measured, if the reaction says what it watches."""
     if reaction is None or not hasattr(reaction.options, "watches"):
         return
     path, known = f"{reaction.path}.metric" if hasattr(reaction.options, "metric") else reaction.path, ["train", *evaluations]
@@ -89,7 +89,7 @@ def watch_problems(phase: PhaseConfig, reaction: Draft | None, evaluations: Sequ
 
 
 def metric_problems(experiment: Experiment, tasks: Tasks) -> Iterator[Problem]:
-    """The metrics that the best checkpoint is chosen and the run is stopped by are ones that the evaluations will have."""
+    """The evaluations will have the metrics by which the best checkpoint is chosen and the run stopped."""
     run = experiment.run
     for path, metric in (("run.checkpoint.best", run.checkpoint.best_metric), ("run.stop.metric", run.stop.watched)):
         if metric is not None and (unknown := _unknown_metric(metric[0], tasks)):
@@ -97,7 +97,7 @@ def metric_problems(experiment: Experiment, tasks: Tasks) -> Iterator[Problem]:
 
 
 def _unknown_metric(metric: str, tasks: Tasks) -> str | None:
-    """Why no evaluation will have a metric; None where one may: it is the loss, a task names it, or a task does not say its own."""
+    """Why no evaluation will have a metric; None if one may: it is the loss, a task names it, or a task does not name its metrics."""
     name, known = metric.partition(".")[2], {"loss"}
     for task in tasks:
         spec = None if task is None else task.spec
@@ -108,7 +108,7 @@ def _unknown_metric(metric: str, tasks: Tasks) -> str | None:
 
 
 def tie_problems(phase: PhaseConfig, head: Spec | None) -> Iterator[Problem]:
-    """One parameter has one dtype, so what is tied is held in one precision."""
+    """Tied parameters have one precision, because one parameter has one dtype."""
     precision = phase.model.precision
     for own, canonical in (head.ties if isinstance(head, HeadSpec) else {}).items():
         role = canonical.partition(".")[0]
@@ -119,7 +119,7 @@ def tie_problems(phase: PhaseConfig, head: Spec | None) -> Iterator[Problem]:
 
 
 def mix_problems(phase: PhaseConfig, data: DataState, clock: Clock) -> Iterator[Problem]:
-    """No weight goes below zero, and some source is read at every step: what constant weights say, the config has said."""
+    """No weight falls below zero, and every step has a source above zero. The config section has checked constant weights."""
     for name, curve in data.mix.items():
         if (least := min(knot.value for knot in curve.knots)) < 0 and not curve.is_constant:
             message = f"a weight of {least:g} is below zero: only ratios of weights above zero have a meaning"
@@ -127,7 +127,7 @@ def mix_problems(phase: PhaseConfig, data: DataState, clock: Clock) -> Iterator[
     start, stop, mix = clock.starts[phase.index], clock.starts[phase.index + 1], data.mix.values()
     if len(mix) < 2 or all(curve.is_constant for curve in mix):
         return
-    # weights that are all zero are so from an instant on at which one of them changes its way, or from the start of the phase
+    # Curves are straight between their knots, so weights that are all zero begin to be so at a knot or at the start of the phase.
     for step in sorted({start, *(clock.step_at(knot.t) for curve in mix for knot in curve.knots)}):
         if start <= step < stop and not any(curve(clock.t(step)) > 0 for curve in mix):
             message = f"every weight is zero at step {step}: at least one source has a weight above zero at every step"

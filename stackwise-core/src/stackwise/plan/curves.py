@@ -1,4 +1,4 @@
-"""Declared schedules → curves: each bound to the window of the phase that declares it, and continued where it is not redeclared."""
+"""Declared schedules → curves. A schedule spans the window of the phase that declares it; later phases continue its curve."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Evaluations as planned: fixed data of their own or that of training, held against the task of every phase."""
+"""Evaluations: each reads fixed data, its own or that of training, and the data must serve the task of every phase."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class EvaluationPlan:
     """Task id → fixed values of its options that follow time in training."""
     weights: str = "live"
     training_rows: bool = False
-    """Whether it reads what training reads."""
+    """Whether it reads rows that training reads."""
 
 
 def evaluation_plan(
@@ -61,7 +61,11 @@ def evaluation_plan(
         _check_inherited(config, base, drafts)
     else:
         own = {name: draft for name, ref in config.sources.items() if (draft := drafts.of("loader", ref)) is not None}
+        trained = [part.given for each in states for part in each.data.sources.values()]
         for name, draft in own.items():
+            if any(draft.given is given for given in trained) and _keeps_its_place(draft.given):
+                message = f"the {draft.id} that training reads keeps one place, which both would move: give another object, made alike"
+                drafts.problems.append(Problem(message, f"evaluate.{config.name}.sources.{name}"))
             if hasattr(draft.given, "__next__"):
                 message = f"a {draft.id} is read once, and an evaluation reads the same each time: give a list, or what can start over"
                 drafts.problems.append(Problem(message, f"evaluate.{config.name}.sources.{name}"))
@@ -98,11 +102,12 @@ def _prepares(transform: Draft) -> bool:
 
 
 def _check_inherited(config: EvaluateConfig, base: DataState, drafts: Drafts) -> None:
-    """Only a registered loader knows of held-out rows; and a finished stream has one read position, which training moves."""
+    """Refuse training sources from code that an evaluation cannot share: only a registered loader has held-out rows, and a finished stream
+    has one read position, which training moves."""
     for name, part in base.sources.items():
         if part.given is None:
             continue
-        if not isinstance(part.given, Built) and (_has_one_position(part.given) or hasattr(part.given, "state_dict")):
+        if not isinstance(part.given, Built) and _keeps_its_place(part.given):
             message = (
                 f"evaluation '{config.name}' would read on in the finished object of training source '{name}': "
                 "give it `sources` of its own, or give training a Built(callable, options)"
@@ -117,8 +122,9 @@ def _check_inherited(config: EvaluateConfig, base: DataState, drafts: Drafts) ->
         drafts.problems.append(Problem(message, f"evaluate.{config.name}"))
 
 
-def _has_one_position(given: object) -> bool:
-    return isinstance(given, Loader) or hasattr(given, "__next__")
+def _keeps_its_place(given: object) -> bool:
+    """Whether a finished object has one read position."""
+    return not isinstance(given, Built | None) and (isinstance(given, Loader) or hasattr(given, "__next__") or hasattr(given, "state_dict"))
 
 
 def _joined_sources(
@@ -134,5 +140,5 @@ def _joined_sources(
             path = prefix + path.removeprefix("data.sources.") if path.startswith("data.sources.") else prefix.rstrip(".")
         drafts.problems.append(attrs.evolve(problem, path=path))
     filled = joins[0].drafts.sources
-    sources = {name: draft.part(drafts.settled(draft)) for name, draft in filled.items()}
+    sources = {name: draft.part(drafts.constants(draft)) for name, draft in filled.items()}
     return sources, tuple(bridge for bridge in joins[0].bridges if bridge.junction.startswith("source:")), joins[0].reads

@@ -43,7 +43,7 @@ def extent_of(phase: PhaseConfig, joined: Joined | None) -> Extent:
 
 
 def counts_epochs(declared: Any) -> bool:
-    """Whether a duration in a config, given as plain values, counts epochs."""
+    """Whether any duration in a config counts epochs; the config as plain values."""
     if isinstance(declared, Mapping):
         return any(counts_epochs(each) for pair in declared.items() for each in pair)
     if isinstance(declared, list | tuple):
@@ -76,7 +76,7 @@ def shapes_in(clock: Clock, index: int) -> tuple[tuple[int, BatchShape], ...]:
 
 @frozen
 class _Reading:
-    """What the sources of a phase are read at."""
+    """How fast a phase reads its sources."""
 
     shares: Mapping[str, Fraction]
     """Source → share of the rows; empty where shares follow time inside the phase."""
@@ -100,7 +100,7 @@ class _Reading:
         """What a step consumes, as far as it can be counted.
 
         Raises:
-            ConfigError: counts that make no step.
+            ConfigError: the counts make no step.
         """
         try:
             shape = shape_of(values)
@@ -129,7 +129,7 @@ def _size(name: str, draft: Draft, phase: PhaseConfig) -> EpochSize | None:
 
 
 def epochs_of(rows: Fraction, shape: BatchShape, size: EpochSize | None, lookahead: int) -> Fraction | None:
-    """The epochs of a source that so many of its rows are; None where its size is unknown, or nothing: the run will say so."""
+    """Rows of a source as epochs of it; None if its size is unknown, or zero, which the run will report."""
     if size is None:
         return None
     if size.batches is not None:

@@ -51,7 +51,7 @@ class Draft:
 
     @property
     def spec(self) -> Spec | None:
-        """The boundary as far as it is known before building; None where only the artifact can say."""
+        """The spec as far as it is known before building; None if only the artifact can say."""
         if self.registered is not None:
             return self._registered_spec(self.registered)
         if self.blocks is not None:
@@ -60,14 +60,14 @@ class Draft:
             return self._built_spec()
         for name in ("get_spec", "to_spec", "get_batch_spec"):
             if hasattr(self.given, name):
-                found: Spec = getattr(self.given, name)()
-                return found
+                spec: Spec = getattr(self.given, name)()
+                return spec
         return RackSpec() if self.kind == "rack" else None
 
     def _registered_spec(self, registered: Registered) -> Spec | None:
         if not hasattr(self.options, "to_spec"):
             return None
-        with self._asked("to_spec", _OPEN):
+        with self._blaming_provider("to_spec", _OPEN):
             spec: Spec = self.options.to_spec()
         wanted = SPEC_OF.get(registered.kind)
         if spec is not None and (wanted is None or not isinstance(spec, wanted)):
@@ -77,8 +77,8 @@ class Draft:
         return spec
 
     @contextmanager
-    def _asked(self, method: str, hint: str = "") -> Iterator[None]:
-        """What a component's options raise when they are asked is their provider's fault, but for what is the user's."""
+    def _blaming_provider(self, method: str, hint: str = "") -> Iterator[None]:
+        """Report an error of a component's own method as the fault of its provider; a UserError passes unchanged."""
         try:
             yield
         except UserError:
@@ -105,21 +105,21 @@ class Draft:
 
     @cached_property
     def epoch_size(self) -> EpochSize | None:
-        """What one epoch of a loader holds in training, where it can be said before reading, or is to be counted; None where not.
+        """The size of one training epoch of a loader, if it is known before the data is read, or has to be counted; else None.
 
         Raises:
-            UserError: data that cannot be counted.
+            UserError: the data cannot be counted.
         """
         size: EpochSize | None = None
-        teller = self.options if self.registered is not None else self.given
-        if hasattr(teller, "epoch_size"):
-            with suppress(UserError), self._asked("epoch_size"):  # the run, which reads the data, will say what is wrong with it
-                size = teller.epoch_size("train") if self.registered is not None else teller.epoch_size()
+        owner = self.options if self.registered is not None else self.given
+        if hasattr(owner, "epoch_size"):
+            with suppress(UserError), self._blaming_provider("epoch_size"):  # the run reads the data and reports what is wrong with it
+                size = owner.epoch_size("train") if self.registered is not None else owner.epoch_size()
         if size is None and self.kind == "loader" and hasattr(self.given, "__len__"):
             with suppress(TypeError, NotImplementedError):  # a DataLoader over an iterable dataset that has no length
                 size = EpochSize(batches=len(self.given))
         if size is None and self.counting and hasattr(self.options, "count_epoch"):
-            with self._asked("count_epoch"):
+            with self._blaming_provider("count_epoch"):
                 size = self.options.count_epoch("train")
         return size
 
@@ -209,12 +209,12 @@ class Drafts:
     _bound: dict[int, tuple[Draft, Draft]] = field(factory=dict)
     """id of a draft → the draft and its twin with a tokenizer."""
     _recent: dict[tuple[str, str], deque[Ref]] = field(factory=dict)
-    """Kind and path → the references last seen there: a phase that repeats one gets its draft, and what was found out about it."""
+    """Kind and path → the last references there. A phase that repeats one gets the same draft."""
     _classes: dict[str, tuple[Registered, type]] = field(factory=dict)
     """Kind and id → the component and its options class, loaded once however many phases name it."""
 
     def of(self, kind: Kind, ref: Ref) -> Draft | None:
-        """The draft of a reference; None when it has problems, which are collected."""
+        """The draft of a reference; None if it has problems, which are collected."""
         key = (kind, id(ref))
         if key not in self._known:
             recent = self._recent.setdefault((kind, ref.path), deque(maxlen=RECENT_REFS))
@@ -224,8 +224,8 @@ class Drafts:
             recent.append(ref)
         return self._known[key][1]
 
-    def bound(self, sources: Mapping[str, Draft]) -> dict[str, Draft]:
-        """The drafts of loaders with the tokenizers that are known by now; each draft has one such twin."""
+    def with_tokenizers(self, sources: Mapping[str, Draft]) -> dict[str, Draft]:
+        """The drafts of loaders with the tokenizers that exist by now; each draft has one such twin."""
         twins: dict[str, Draft] = {}
         for name, draft in sources.items():
             if draft.registered is not None and id(draft) not in self._bound:
@@ -233,8 +233,8 @@ class Drafts:
             twins[name] = self._bound[id(draft)][1] if draft.registered is not None else draft
         return twins
 
-    def settled(self, draft: Draft) -> dict[str, Curve]:
-        """The values of options that may follow time, for a part that time does not reach: one that follows it is a problem."""
+    def constants(self, draft: Draft) -> dict[str, Curve]:
+        """The values of the scheduled options of a part that stands outside the phases; one that follows time is a problem."""
         values = {}
         for name, schedule in draft.schedules.items():
             if isinstance(schedule, Constant):

@@ -49,8 +49,7 @@ def make_plan(experiment: Experiment, registry: Registry, past: Past | Clock | N
     Args:
         experiment: what is declared.
         registry: the components it may name.
-        past: what was run already, when it goes on from a checkpoint: its boundaries stay the steps they were. Given the whole clock of a
-            run, the plan has that clock, and no data is counted.
+        past: the steps already done, if the run resumes; their boundaries stay. A whole clock is used as it is, and no data is counted.
         tokenizers: those that the run has already.
 
     Raises:
@@ -63,7 +62,7 @@ def make_plan(experiment: Experiment, registry: Registry, past: Past | Clock | N
 
 @define
 class _Phase:
-    """One phase on its way through the planner; what has a mistake stays None."""
+    """One phase during planning; None stands for what has a mistake."""
 
     config: PhaseConfig
     joined: Joined | None = None
@@ -85,7 +84,7 @@ class _Planner:
         self.drafts = Drafts(self.registry, counting=counting, tokenizers=self.tokenizers)
 
     def plan(self) -> Plan:
-        """Go as far as the config allows, so that one pass finds every mistake; stop only where nothing can follow."""
+        """Go as far as the config allows, so that one pass finds every mistake; stop only if the next steps cannot be taken."""
         self.problems += self.experiment.problems
         phases = [_Phase(config) for config in self.experiment.phases]
         drafted = [self._draft(phase.config) for phase in phases]
@@ -103,8 +102,8 @@ class _Planner:
         evaluations = self._evaluations(phases)
         self.problems += vocabulary_problems(self.experiment, self._text_sources(phases, evaluations), self.tokenizers)
         self._check_drops(phases)
-        observing = tuple(draft.part(self.drafts.settled(draft)) for draft in observers if draft is not None)
-        start_format = None if form is None else form.part(self.drafts.settled(form))
+        observing = tuple(draft.part(self.drafts.constants(draft)) for draft in observers if draft is not None)
+        start_format = None if form is None else form.part(self.drafts.constants(form))
         self._collect(phases[-1].config)
         if self.problems or self.drafts.faults:
             self._stop()
@@ -132,7 +131,7 @@ class _Planner:
         )
 
     def _whole(self, plan: Plan) -> Plan:
-        """The plan with the most that is asked of any loader."""
+        """The plan with the largest request that a loader will get."""
         lookahead = max(_lookahead(joined.drafts.task) for joined in plan.joined)
         declared = [phase.state.data for phase in plan.schedule if phase.state is not None] + [each.state for each in plan.evaluations]
         shapes = [shape for data in declared for _, shape in data.shapes]
@@ -143,7 +142,7 @@ class _Planner:
     # -- parts and junctions --------------------------------------------------------------------------------------
 
     def _draft(self, phase: PhaseConfig) -> PhaseDrafts | None:
-        """The drafts of a phase; None where one that stands at a junction has a mistake."""
+        """The drafts of a phase; None if one that stands at a junction has a mistake."""
         of, model = self.drafts.of, phase.model
         parts = {
             "task": of("task", phase.task),
@@ -187,7 +186,7 @@ class _Planner:
         return [self.drafts.of("task", ref) for ref in {id(phase.task): phase.task for phase in self.experiment.phases}.values()]
 
     def _join(self, phase: PhaseConfig, drafts: PhaseDrafts) -> Joined:
-        """The drafts joined; phases with the same parts at the junctions are joined once."""
+        """Join the drafts of a phase; phases with the same parts at the junctions are joined once."""
         key = (*map(id, drafts.by_role().values()), tuple(phase.data.rename.items()), phase.data.drop, *map(id, drafts.transforms))
         if key not in self._joined:
             joined = join(drafts, phase.data.rename, phase.data.drop)
@@ -210,12 +209,12 @@ class _Planner:
         except UserError as error:
             self.problems.append(Problem(str(error)))
             return drafted
-        return [None if drafts is None else attrs.evolve(drafts, sources=self.drafts.bound(drafts.sources)) for drafts in drafted]
+        return [None if drafts is None else attrs.evolve(drafts, sources=self.drafts.with_tokenizers(drafts.sources)) for drafts in drafted]
 
     # -- time -----------------------------------------------------------------------------------------------------
 
     def _clock(self, phases: Sequence[_Phase]) -> Clock | None:
-        """The compiled clock; None, with the reason among the problems, where the timeline does not hold together."""
+        """The compiled clock; None if the timeline does not hold together, with the reason among the problems."""
         if isinstance(self.past, Clock):
             return self.past
         try:
@@ -228,7 +227,7 @@ class _Planner:
         return None
 
     def _cadence(self, clock: Clock, every: Duration | None, path: str) -> tuple[int, ...]:
-        """The steps of a cadence; none, with the reason among the problems, where its measure is not counted."""
+        """The steps of a cadence; none if its measure is not counted, with the reason among the problems."""
         try:
             return clock.every(every) if every is not None else ()
         except ScheduleError as error:
@@ -285,7 +284,7 @@ class _Planner:
         return tuple(evaluation_plan(config, states, joined, data, self.drafts) for config in (self.experiment.evaluate if states else ()))
 
     def _check_drops(self, phases: Sequence[_Phase]) -> None:
-        """Fields to drop are those of any source of the run, evaluations' own included, since phases inherit what is dropped."""
+        """Check the fields to drop against all sources of the run, those of evaluations included, because phases inherit `data.drop`."""
         joined = [phase.joined.drafts for phase in phases if phase.joined is not None]
         if not any(phase.config.data.drop for phase in phases) or len(joined) < len(phases):
             return
@@ -302,14 +301,14 @@ class _Planner:
     # -- mistakes -------------------------------------------------------------------------------------------------
 
     def _collect(self, phase: PhaseConfig) -> None:
-        """Take over what the drafts collected, placed by the phase that asked."""
+        """Take the problems of the drafts, and place each in the phase or section that names the part."""
         for problem in self.drafts.problems:
             outside = problem.where is None and problem.path.partition(".")[0] in ("evaluate", "observers")
             self.problems.append(self.experiment.problem(problem.path, problem.message) if outside else _placed(problem, phase))
         self.drafts.problems.clear()
 
     def _stop(self) -> NoReturn:
-        """Raise the user's mistakes all at once, else the first provider's fault."""
+        """Raise all mistakes of the user at once; without any, the first fault of a provider."""
         if self.problems:
             distinct = {(problem.path, problem.message): problem for problem in reversed(self.problems)}
             raise ConfigError(sorted(distinct.values(), key=_place))

@@ -1,4 +1,4 @@
-"""What a timeline reads of each source, and whether a source that does not start over holds that much."""
+"""How much a timeline reads of each source, and whether a source that does not repeat holds that much."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from stackwise.timeline.schedules import Curve
 Sizes = Mapping[str, EpochSize | None]
 
 MOST_INSTANTS = 250_000
-"""At which moving weights are looked at in one stretch of equal steps: every step of it, or the middles of so many equal parts."""
+"""Weights that move are evaluated at every step of a stretch of equal steps, or at the middles of at most this many equal parts."""
 
 
 @frozen
 class Reads:
-    """What a phase reads of one source: the declared share of every step, summed; what is delivered lies within two rows of
-    it, where every step is looked at."""
+    """What a phase reads of one source: its declared share of every step, summed. If the shares of every step were summed, the mixture
+    delivers this within two rows."""
 
     rows: float
     epochs: float | None
@@ -35,7 +35,7 @@ class Reads:
 
 
 def reads_of(phase: CompiledPhase, joined: Joined, clock: Clock, sizes: Sizes) -> dict[str, Reads]:
-    """Source → what a phase reads of it; empty where rows are not declared."""
+    """Source → what a phase reads of it; empty if the config declares no rows."""
     state, task = phase.state, joined.drafts.task.spec
     if state is None:
         return {}
@@ -55,21 +55,21 @@ def reads_of(phase: CompiledPhase, joined: Joined, clock: Clock, sizes: Sizes) -
 
 
 def declared_sizes(joined: Joined) -> Sizes:
-    """Source → what one epoch of it holds, as far as it says so before it is read."""
+    """Source → the size of one epoch; None if the source does not say it before it is read."""
     return {name: draft.epoch_size for name, draft in joined.drafts.sources.items()}
 
 
 def shortages(
     clock: Clock, phases: Sequence[CompiledPhase], joined: Sequence[Joined], declared: Sequence[PhaseConfig], sizes: Sequence[Sizes]
 ) -> list[Problem]:
-    """One problem for every source that does not start over and of which more than one epoch would be read.
+    """One problem for each source that does not repeat and of which the run would read more than one epoch.
 
     Args:
         clock: the compiled time.
         phases: the compiled phases.
         joined: one a phase.
-        declared: one a phase; says where its sources are written.
-        sizes: one a phase: source → what one epoch holds, where it is known.
+        declared: one a phase; knows where its sources are written.
+        sizes: one a phase: source → size of one epoch, if known.
     """
     read: dict[str, _Reading] = {}
     for phase, each, config, known in zip(phases, joined, declared, sizes, strict=True):
@@ -81,7 +81,7 @@ def shortages(
 
 @frozen
 class _Reading:
-    """What is read of one source, in all phases up to now that declare it alike."""
+    """What the phases so far read of one source, as long as they declare it alike."""
 
     structure: object
     size: EpochSize
@@ -118,7 +118,7 @@ def _readings(phase: CompiledPhase, joined: Joined, clock: Clock, sizes: Sizes, 
 
 
 def _instants(clock: Clock, start: int, stop: int) -> list[float]:
-    """When the steps of a stretch run; evenly spaced ones of a stretch of very many."""
+    """The times of all steps of a stretch; of a very long one, evenly spaced steps."""
     stride = -(-(stop - start) // MOST_INSTANTS)
     if stride == 1:
         return [t for _, t, *_ in clock.times(start, stop)]

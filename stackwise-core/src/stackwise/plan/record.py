@@ -38,7 +38,7 @@ class Plan:
     """Entries a row needs beyond seq_len, the most any task asks."""
 
     tokenizers: Tokenizers = field(factory=Tokenizers)
-    """Those that are known: of a run that goes on, its own; of a new run none, until `with_tokenizers` makes them."""
+    """Those of a run that resumes; of a new run none, until `with_tokenizers` makes them."""
 
     def with_tokenizers(self) -> Plan:
         """The plan with the tokenizers of all its sources; vocabularies are learnt where sources ask for that.

@@ -33,7 +33,7 @@ class States:
     drafts: Drafts
     problems: list[Problem]
     _first_sizes: dict[str, float] = field(factory=dict)
-    """Width and depth where they are first asked for."""
+    """Width and depth in the first phase that scales by them."""
 
     def of(self, phase: PhaseConfig, joined: Joined) -> TrainingState:
         """The state of a phase."""
@@ -104,17 +104,17 @@ class States:
             clip=config.clip,
             lr_scaling=tuple(self._lr_scale(phase, by, joined) for by in config.lr_scaling),
             ema=None if config.ema is None else self.curves.of(phase, "optimizer.ema.decay", "ema", config.ema.decay),
-            reaction=None if reaction is None else reaction.part(self.drafts.settled(reaction)),
+            reaction=None if reaction is None else reaction.part(self.drafts.constants(reaction)),
         )
 
     def _of_group(self, phase: PhaseConfig, optimizer: Draft, group: str, options: Mapping[str, object]) -> dict[str, Curve]:
-        """What a group sets, under the rules of the optimizer's own options."""
+        """The curves of the options that a group sets, checked by the rules of the optimizer's own options."""
         curves = {}
         for name in (name for name in options if name in optimizer.schedules):
             path, value = f"optimizer.groups.{group}.{name}", options[name]
             try:
-                known = optimizer.registered is not None
-                schedule = parse_option(type(optimizer.options), name, value) if known else parse_schedule(value)
+                is_registered = optimizer.registered is not None
+                schedule = parse_option(type(optimizer.options), name, value) if is_registered else parse_schedule(value)
             except ScheduleError as error:
                 self.problems.append(phase.problem(path, str(error)))
                 continue

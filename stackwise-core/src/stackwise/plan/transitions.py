@@ -38,19 +38,19 @@ class Boundary:
 
     @property
     def is_restacked(self) -> bool:
-        """Whether the stacks of the rack change, their order included."""
+        """Whether the stacks of the rack change, or their order."""
         old, new = self.old.model.stacks, self.new.model.stacks
         return old != new or list(old) != list(new)
 
     @property
     def leaving(self) -> list[str]:
-        """Weight adapters that go away, or that another takes the place of."""
+        """Weight adapters that go away or are replaced."""
         old, new = self.old.model.weight_adapters, self.new.model.weight_adapters
         return [name for name in old if name not in new or old[name].part.structure != new[name].part.structure]
 
     @property
     def narrowed(self) -> list[str]:
-        """Weight adapters that stay, and may leave some of their matrices."""
+        """Weight adapters that stay, but may leave some of their matrices."""
         old, new = self.old.model.weight_adapters, self.new.model.weight_adapters
         staying = sorted(old.keys() & new.keys() - set(self.leaving))
         return [name for name in staying if not _covers(new[name].select, old[name].select)]
@@ -68,13 +68,13 @@ def transition(boundary: Boundary, drafts: Drafts) -> Transition:
         or (bool(boundary.leaving or boundary.narrowed) and enter.weight_adapters == "drop")
         or dict(old.precision) != dict(new.precision)
     )
-    kept = not boundary.is_restacked or (operator is not None and keeps_every_block(old, blocks))
-    grown = operator is None or bool(operator.preserves_function)
+    keeps_blocks = not boundary.is_restacked or (operator is not None and keeps_every_block(old, blocks))
+    keeps_outputs = operator is None or bool(operator.preserves_function)
     return Transition(
         changes=changes_between(boundary.before, boundary.after),
         blocks=blocks,
         operator=operator,
-        preserves_function=kept and grown and not lost and (same or (maps_tensors and _only_sizes_differ(old, new))),
+        preserves_function=keeps_blocks and keeps_outputs and not lost and (same or (maps_tensors and _only_sizes_differ(old, new))),
         notes=tuple(_notes(boundary)),
         touches_function=old.embedding.id == new.embedding.id
         and (boundary.is_restacked or boundary.growing is not None or lost or not same or _beside(old) != _beside(new)),
@@ -88,7 +88,7 @@ def _block_map(boundary: Boundary, operator: GrowthOperator | None, drafts: Draf
         if growing is None:
             return kept_blocks(boundary.after, old, new, drafts, boundary.rack)
         if operator is None:
-            return {}  # why there is none is among the faults
+            return {}  # the reason is among the faults
         blocks = grown_blocks(old, new, operator, growing.draft, boundary.rack, drafts)
         growing.check_gate(bool(operator.preserves_function), blocks, drafts)
         return blocks
@@ -111,7 +111,7 @@ def _notes(boundary: Boundary) -> Iterator[str]:
         carried = "moments that the new one keeps as well go on, the others start anew"
         what = "all moments start anew" if enter.moments == "reset" else carried
         yield f"optimizer {old.optimizer.part.id} is replaced by {new.optimizer.part.id}: {what}"
-    yield from _ended(old.optimizer, new.optimizer)
+    yield from _endings(old.optimizer, new.optimizer)
     if enter.fresh:
         yield f"start anew: {', '.join(enter.fresh)}"
     if enter.rewarm is not None:
@@ -136,8 +136,8 @@ def _replaced_parts(old: ModelState, new: ModelState) -> Iterator[str]:
                 yield f"adapter {was.id} of {junction} is replaced by {now.id}: its parameters start anew"
 
 
-def _ended(old: OptimizerState, new: OptimizerState) -> Iterator[str]:
-    """What stood beside the optimizer and does not go on."""
+def _endings(old: OptimizerState, new: OptimizerState) -> Iterator[str]:
+    """What stood beside the optimizer and ends here, in sentences."""
     names = {group.name for group in new.groups}
     gone = ["clip"] if old.clip is not None and new.clip is None else []
     gone += ["ema"] if old.ema is not None and new.ema is None else []
@@ -165,11 +165,11 @@ def _covers(wider: Sequence[str], narrower: Sequence[str]) -> bool:
     try:
         return all(covers(wider, selector) for selector in narrower)
     except SelectorError:
-        return True  # the planner tells of one that cannot be read
+        return True  # the planner reports a selector that cannot be read
 
 
 def _structure(model: ModelState) -> list[Any]:
-    """What the model computes apart from its weights and its stacks, which the growth operator answers for."""
+    """The structure of the model without its stacks, for which the growth operator answers."""
     return [tuple(model.adapters), *(_without_stacks(part).structure for part in _parts(model))]
 
 
@@ -178,7 +178,7 @@ def _parts(model: ModelState) -> list[Part]:
 
 
 def _only_sizes_differ(old: ModelState, new: ModelState) -> bool:
-    """Whether the parts are those they were but for whole numbers, which are all that an operator over shapes answers for."""
+    """Whether the parts differ in whole numbers alone: an operator over shapes answers for nothing else."""
     if _structure(old)[0] != _structure(new)[0] or len(_parts(old)) != len(_parts(new)):
         return False
     for before, after in zip(map(_without_stacks, _parts(old)), map(_without_stacks, _parts(new)), strict=True):

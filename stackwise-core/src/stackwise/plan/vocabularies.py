@@ -1,4 +1,4 @@
-"""The tokenizers that the sources of a timeline ask for: each made once, and two vocabularies told apart before any data is read."""
+"""The tokenizers of all sources: each is made once, and two different vocabularies are refused before any data is read."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ Sources = Mapping[str, "Part | Draft"]
 def text_sources(
     experiment: Experiment, phases: Iterable[tuple[PhaseConfig, Sources]], evaluations: Iterable[tuple[str, Sources]] = ()
 ) -> list[TextSource]:
-    """The sources that declare a tokenizer, in the order of the timeline, those that say the same once.
+    """The sources that declare a tokenizer, in the order of the timeline, equal declarations once.
 
     Args:
         experiment: the config.
@@ -77,10 +77,10 @@ def _says_the_same(one: TextSource, other: TextSource) -> bool:
 
 
 def make_tokenizers(sources: Sequence[TextSource], known: Tokenizers) -> Tokenizers:
-    """One tokenizer for each of the settings that sources declare.
+    """Make one tokenizer for each of the settings that sources declare.
 
-    A vocabulary that is learnt is learnt on the training documents of every training source with these settings, in the order of the
-    timeline; where an evaluation alone asks for it, on those of the evaluation.
+    A vocabulary to be learnt is learnt from the training documents of every training source with these settings, in the order of the
+    timeline. If only an evaluation has these settings, it is learnt from the documents of the evaluation.
 
     Args:
         sources: those of all phases, in their order, then those of evaluations.
@@ -103,7 +103,7 @@ def make_tokenizers(sources: Sequence[TextSource], known: Tokenizers) -> Tokeniz
 
 
 def vocabulary_problems(experiment: Experiment, sources: Sequence[TextSource], known: Tokenizers) -> Iterator[Problem]:
-    """Sources that cannot share a vocabulary, as far as settings and files tell; one that is learnt is shared by equal settings alone."""
+    """Sources whose vocabularies differ by their settings and files; only equal settings share a vocabulary that is learnt."""
     if experiment.run.vocabularies == "several":
         return
     readable: list[tuple[TextSource, str | None]] = []
@@ -139,7 +139,7 @@ def vocabulary_problem(declared: PhaseConfig | Experiment, place: str, path: str
 
 
 def _vocabulary(source: TextSource, known: Tokenizers) -> str | None:
-    """The vocabulary, where no data has to be read to know it."""
+    """The vocabulary; None if data has to be read to know it."""
     tokenizer = known.find(source.use, source.options) or source.options.make_tokenizer(None)
     return None if tokenizer is None else str(tokenizer.vocabulary)
 

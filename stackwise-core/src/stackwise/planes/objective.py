@@ -12,30 +12,32 @@ from torch import nn
 
 from stackwise.contracts.protocols import Batch, Scheduled, Stateful, Task
 from stackwise.curriculum.parts import Part
-from stackwise.errors import ProviderError, UserError
+from stackwise.errors import ProviderError, StackwiseError, UserError
 from stackwise.planes.followers import Follower
 
 
-def check_loss(task: object, result: Any) -> None:
+def check_loss(task: object, result: Any, fault: type[StackwiseError] = ProviderError) -> None:
     """Check the first result of a task's `loss` against its contract: a differentiable sum, its denominator, further metrics.
 
-    Raises:
-        ProviderError: the result breaks it.
+    Args:
+        task: named in the message.
+        result: of its `loss`.
+        fault: raised where the result breaks the contract; a task given in code is its user's.
     """
     what = f"the loss of {type(task).__name__}"
     if not isinstance(result, tuple) or len(result) != 3:
-        raise ProviderError(
-            f"{what} is no (total, weight, metrics) but {_short(result)}: return the sum, its denominator and a map of metrics"
-        )
+        raise fault(f"{what} is no (total, weight, metrics) but {_short(result)}: return the sum, its denominator and a map of metrics")
     total, weight, metrics = result
-    if not isinstance(total, torch.Tensor) or total.dim() != 0 or not total.requires_grad:
-        raise ProviderError(f"the total of {what} is {_short(total)}: it is one number, a sum over targets, that gradients flow back from")
-    if isinstance(weight, torch.Tensor) and weight.dim() != 0:
-        raise ProviderError(f"the weight of {what} is {_short(weight)}: it is one number, the denominator of the sum")
+    if not isinstance(total, torch.Tensor) or total.dim() != 0 or not total.requires_grad or total.is_complex():
+        raise fault(f"the total of {what} is {_short(total)}: it is one number, a sum over targets, that gradients flow back from")
+    if not isinstance(weight, int | float | torch.Tensor) or (isinstance(weight, torch.Tensor) and weight.dim() != 0):
+        raise fault(f"the weight of {what} is {_short(weight)}: it is one number, the denominator of the sum")
+    if float(weight) < 0:
+        raise fault(f"the weight of {what} is {float(weight):g}: the denominator of a sum is not negative, or training would climb")
     if not isinstance(metrics, Mapping) or any(not isinstance(pair, tuple) or len(pair) != 2 for pair in metrics.values()):
-        raise ProviderError(f"the metrics of {what} are {_short(metrics)}: they map a name to a sum and its denominator")
+        raise fault(f"the metrics of {what} are {_short(metrics)}: they map a name to a sum and its denominator")
     if "loss" in metrics:
-        raise ProviderError(f"{what} names a metric 'loss', which is the name of total / weight: call it otherwise")
+        raise fault(f"{what} names a metric 'loss', which is the name of total / weight: call it otherwise")
 
 
 def _short(value: Any) -> str:
@@ -72,6 +74,11 @@ class Objective:
         objective = cls()
         objective.task = task
         return objective
+
+    @property
+    def fault(self) -> type[StackwiseError]:
+        """Whose fault a broken contract of the task is: of the provider, or of the user who gave it in code."""
+        return ProviderError if self._part is not None and self._part.given is None else UserError
 
     @property
     def lookahead(self) -> int:

@@ -61,6 +61,8 @@ class Rest:
     checkpoint: Checkpoint | None = None
     saved: Described | None = None
     changes: Sequence[ConfigChanged] = ()
+    made_again: Sequence[str] = ()
+    """Vocabularies of the checkpoint that the run's directory does not hold any more."""
 
     @classmethod
     def after(cls, checkpoint: Checkpoint | None, experiment: Experiment, directory: Path) -> Rest:
@@ -73,8 +75,11 @@ class Rest:
         if checkpoint is None:
             return cls(make_plan(experiment, registry, tokenizers=tokenizers).with_tokenizers())
         saved = Described.read(checkpoint.about, checkpoint.step)
-        plan, changes = amend(config.experiment(saved.config), experiment, saved.past, registry, tokenizers)
-        return cls(plan.with_tokenizers(), checkpoint, saved, changes)
+        plan, changes = amend(config.recalled(saved.config, experiment), experiment, saved.past, registry, tokenizers)
+        plan = plan.with_tokenizers()
+        made = {entry.tokenizer.vocabulary for entry in plan.tokenizers.entries if entry not in tokenizers.entries}
+        made_again = sorted(made & {str(print_["vocabulary"]) for print_ in saved.fingerprints.values() if "vocabulary" in print_})
+        return cls(plan, checkpoint, saved, changes, made_again)
 
     @property
     def step(self) -> int:
@@ -93,15 +98,19 @@ class Rest:
 
     def is_declared_in(self, directory: RunDirectory) -> bool:
         """Whether a run directory already holds this config and plan, by the same providers."""
-        as_before = self.checkpoint is not None and not self.changes
+        as_before = self.checkpoint is not None and not self.changes and not self.made_again
         return as_before and directory.declares(named_config(self.plan), [provider.provenance() for provider in self.plan.providers])
 
     def notes(self) -> list[str]:
-        """One sentence for each changed version, provider file and number of threads."""
+        """One sentence for each changed version, provider file and number of threads, and for each tokenizer that was gone."""
         if self.saved is None:
             return []
+        gone = [
+            f"the tokenizer {name} was gone from the run's directory: it is made again, as the checkpoint knew it"
+            for name in self.made_again
+        ]
         versions, files = changed_versions(self.saved.versions, self.plan), changed_files(self.saved.providers, self.plan)
-        return [*versions, *files, *changed_threads(self.saved.threads)]
+        return [*versions, *files, *changed_threads(self.saved.threads), *gone]
 
     def machine(self) -> TrainingMachine:
         """The machine at the step to go on from.

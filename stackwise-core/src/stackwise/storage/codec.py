@@ -18,14 +18,14 @@ WriteOther = Callable[[Any, tuple[str, ...]], Any]
 TENSOR, MAP, TUPLE, FLOAT, INT = "$tensor", "$map", "$tuple", "$float", "$int"
 _TEXT_OF_FLOATS = ("nan", "inf", "-inf")
 _LONG_INT_BITS = 8192
-"""Beyond this an integer is written in hexadecimal: Python refuses long decimal ones."""
+"""Longer integers are written in hexadecimal, because Python refuses to read long decimal ones."""
 
 
 class EncodingError(TypeError):
-    """A value that no file of ours can hold.
+    """A value of a class that the codec cannot write.
 
     Args:
-        path: where it stands.
+        path: where the value stands.
         kind: the name of its class.
     """
 
@@ -82,25 +82,25 @@ def encode(value: Any, name: str, write_other: WriteOther | None = None) -> Any:
 
 
 def as_bytes(encoded: Any) -> bytes:
-    """What is encoded already, as a JSON file."""
+    """An encoded value as the bytes of a JSON file."""
     return (json.dumps(encoded, indent=1, allow_nan=False) + "\n").encode()
 
 
 def to_line(document: Mapping[str, Any]) -> str:
-    """A document as one line of a log, for anybody to read: nan and infinities are text, and what JSON does not have is text too."""
+    """A document as one line of a log, for any JSON reader: nan, infinities and all that JSON does not have become text."""
     return json.dumps(_plain(document), default=str, allow_nan=False) + "\n"
 
 
 def typed(value: Any, wanted: Any, name: str) -> Any:
-    """A value of a log's line as the type that its field has; the types say whether the text "nan" is a number or a name.
+    """A JSON value as an instance of a type. The type decides whether the text "nan" is a number or a name.
 
     Args:
-        value: as JSON holds it.
+        value: the JSON value.
         wanted: int, float, str, bool, None, Any, a union, a tuple or a mapping of them.
-        name: of the field.
+        name: of the field, for the message.
 
     Raises:
-        ValueError: it is of another type, or a whole number beyond 64 bits; the sentence names the field.
+        ValueError: the value has another type, or is a whole number beyond 64 bits; the message names the field.
     """
     kind, arms = get_origin(wanted) or wanted, get_args(wanted)
     if kind is UnionType and value is None and NoneType in arms:
@@ -121,10 +121,10 @@ def typed(value: Any, wanted: Any, name: str) -> Any:
 
 
 def from_json(content: bytes) -> dict[str, Any]:
-    """The document that `to_json` was given.
+    """The document that `to_json` wrote.
 
     Raises:
-        ValueError: no JSON object, or one that `to_json` does not write.
+        ValueError: the bytes are no JSON object, or `to_json` does not write such a one.
     """
     document = join_state(read_object(content), refuse_tensor)
     if not isinstance(document, dict):
@@ -133,10 +133,10 @@ def from_json(content: bytes) -> dict[str, Any]:
 
 
 def read_object(content: bytes) -> dict[str, Any]:
-    """A JSON object, still encoded.
+    """Read a JSON object and leave it encoded.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the bytes are no JSON object, or hold nan or an infinity.
     """
     try:
         document: Any = json.loads(content, parse_constant=_refuse_constant, parse_float=_finite)
@@ -187,7 +187,7 @@ def _decode(value: Any, tensor: Callable[[str], Any]) -> Any:
 
 
 def refuse_tensor(name: str) -> Any:
-    """For `join_state` where no tensor belongs."""
+    """Passed to `join_state` for documents without tensors."""
     raise ValueError(f"it names the tensor {name!r}, and has none")
 
 

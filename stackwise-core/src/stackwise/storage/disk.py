@@ -1,4 +1,4 @@
-"""Every call that changes files: one module, so that a test can fail or end the process at any of them.
+"""Every call that changes files, in one module: a test can make any of them fail, or end the process there.
 
 A file is whole and forced to disk when `write_file` returns; nothing is ever written in place.
 """
@@ -27,13 +27,13 @@ def write_file(path: Path, content: bytes) -> int:
 
     Args:
         path: a file that does not exist.
-        content: of it.
+        content: the bytes of the file.
 
     Returns:
-        Its size in bytes.
+        The size in bytes.
 
     Raises:
-        OSError: the disk refuses, or holds fewer bytes than it was given.
+        OSError: the disk refuses, or holds fewer bytes than were written.
     """
     handle = os.open(path, posix.CREATE, 0o666)
     try:
@@ -50,7 +50,7 @@ def write_file(path: Path, content: bytes) -> int:
 def write_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
     """Make a new safetensors file, not yet forced to disk.
 
-    The library writes a temporary file that its owner alone may read, and renames it: the file gets the rights that others here have.
+    The library writes a temporary file that only its owner may read, and renames it. So the rights of an ordinary new file are restored.
 
     Raises:
         OSError: the disk refuses.
@@ -60,7 +60,7 @@ def write_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[s
     os.close(handle)
     try:
         save_file(tensors, path, metadata)
-    except SafetensorError as error:  # the tensors are such as it can hold, so the system is what refuses
+    except SafetensorError as error:  # safetensors can hold these tensors, so the system refused
         raise OSError(str(error)) from None
     os.chmod(path, rights)
 
@@ -75,7 +75,7 @@ def sync_file(path: Path) -> None:
 
 
 def _write(handle: int, chunk: memoryview) -> int:
-    """Write all of a chunk: one call may take less than it is given, 2 GiB at most on Linux."""
+    """Write all of a chunk. One call may take less than the whole, on Linux 2 GiB at most."""
     total = 0
     while total < chunk.nbytes:
         total += (count := os.write(handle, chunk[total:]))
@@ -85,7 +85,7 @@ def _write(handle: int, chunk: memoryview) -> int:
 
 
 def sync_directory(path: Path) -> None:
-    """Force a directory's entries to disk, where the system can."""
+    """Force the entries of a directory to disk, if the system can."""
     if posix.DIRECTORY is None:
         return
     handle = os.open(path, posix.DIRECTORY)
@@ -96,16 +96,16 @@ def sync_directory(path: Path) -> None:
 
 
 def rename(old: Path, new: Path) -> None:
-    """Give a file or directory another name; `new` is not there, or a file in the place of a file, or an empty directory."""
+    """Rename a file or directory. `new` does not exist, or is an empty directory, or both are files."""
     os.replace(old, new)
 
 
 def remove_tree(path: Path, first: str | None = None) -> None:
-    """Remove a directory and what is in it, or nothing when there is none.
+    """Remove a directory with its content; do nothing if there is none.
 
     Args:
         path: a directory; a link is unlinked, never followed.
-        first: the file in it that goes before all others.
+        first: the file that is removed before all others.
     """
     try:
         mode = os.lstat(path).st_mode

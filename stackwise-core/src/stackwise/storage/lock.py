@@ -1,4 +1,4 @@
-"""One writer a run directory: a lock that the operating system lets go when its holder ends, however it ends."""
+"""One writer for each run directory: a lock that the operating system releases when the process ends, however it ends."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from stackwise.errors import UserError
 from stackwise.storage.regular import read_regular
 
 LOCK, WRITER = "lock", "writer.json"
-"""The file that is locked, and the one that says who did: a locking library may do with its file what it likes."""
+"""The locked file, and a second file that names the writer, because the locking library may change the first as it likes."""
 
 
 class HeldError(UserError):
@@ -32,9 +32,9 @@ class MovedError(UserError):
     """The run directory is no longer where it was when the run began to write there.
 
     Args:
-        directory: where it was.
-        place: where it is now; None where that cannot be known.
-        saved: what became of the state.
+        directory: the place where the run began to write.
+        place: where the directory is now; None if that is unknown.
+        saved: what became of the state, as a sentence.
     """
 
     def __init__(self, directory: Path, place: Path | None, saved: str = "nothing more was written") -> None:
@@ -44,14 +44,14 @@ class MovedError(UserError):
 
 
 class RunLock:
-    """Held from its making until `release`; a child process does not inherit it.
+    """A lock on a run directory, from construction until `release`; a child process does not inherit it.
 
     Args:
         directory: the run directory.
 
     Raises:
         HeldError: another process holds it; the sentence names pid and host.
-        UserError: the lock is no file of ours.
+        UserError: the lock is no regular file.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -64,7 +64,7 @@ class RunLock:
         """Whether a path still leads to the directory that was locked.
 
         Raises:
-            UserError: it does, and the lock in it is another: a second process may write there.
+            UserError: it does, but the lock file is another one, so a second process may write there.
         """
         place, lock = _stat(directory), _stat(directory / LOCK)
         if place is None or not os.path.samestat(place, self._held[0]):
@@ -74,7 +74,7 @@ class RunLock:
         return True
 
     def release(self) -> None:
-        """Let go; the files stay, because removing them could unlock another's."""
+        """Release the lock. Its files stay: to remove them could unlock another process."""
         self._lock.release()
 
 
@@ -88,7 +88,7 @@ def read_writer(directory: Path) -> dict[str, Any] | None:
 
 
 def is_held(directory: Path) -> bool:
-    """Whether a process writes to the run directory now; False where that cannot be seen."""
+    """Whether a process writes to the run directory now; False if this process cannot see it."""
     try:
         refuse_held(directory)
     except HeldError:
@@ -99,7 +99,7 @@ def is_held(directory: Path) -> bool:
 
 
 def refuse_held(directory: Path) -> None:
-    """Look before anything heavy is imported, so that the second process is told at once.
+    """Refuse a directory that another process writes to, before anything heavy is imported.
 
     Raises:
         HeldError: a process writes there; the sentence names pid and host.

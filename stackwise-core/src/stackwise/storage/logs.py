@@ -1,6 +1,6 @@
-"""The logs of a run: every event as a line, steps and evaluations as metrics too, and the events that the lines say.
+"""The logs of a run, written and read: every event is a line, and steps and evaluations are lines of metrics.
 
-A log is evidence, not a program: a line that cannot be understood stops no run. It is passed over, and the reader is told.
+A log is evidence, not a program. So a line that cannot be understood stops no run: the reader passes over it and says so.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from stackwise.storage.regular import open_regular
 
 EVENTS, METRICS = "events.jsonl", "metrics.jsonl"
 MOST_REMARKS = 3
-"""Lines that cannot be understood are named one by one up to here, and then counted."""
+"""So many lines that cannot be understood are named one by one; further ones are counted."""
 
 
 @frozen
 class Log:
-    """The two logs of a run directory, to be read.
+    """Reads the two logs of a run directory.
 
     Args:
-        directory: where they are.
+        directory: the run directory.
     """
 
     directory: Path
     _faults: list[str] = field(factory=list, init=False)
 
     def events(self) -> Iterator[Event]:
-        """The events in their order, steps among them where they belong.
+        """The events in order, with the steps between them.
 
-        A newer version's events and fields are left out. `remarks` holds what else was passed over, when all have been read.
+        Events and fields of a newer version are left out. After the last event `remarks` says which other lines were passed over.
         """
         self._faults.clear()
         steps = self._steps()
@@ -53,7 +53,7 @@ class Log:
             step = next(steps, None)
 
     def remarks(self) -> list[str]:
-        """One sentence for each of the first lines that were passed over, and one that counts the others."""
+        """A sentence for each of the first lines that were passed over, and one that counts the others."""
         others = len(self._faults) - MOST_REMARKS
         more = [f"{others:,} more lines of the logs are passed over"] if others > 0 else []
         return [*(f"{fault}: passed over" for fault in self._faults[:MOST_REMARKS]), *more]
@@ -95,7 +95,7 @@ class Log:
             yield step
 
     def _understood(self, place: str, line: Mapping[str, Any], kind: Any) -> Any:
-        """The event of a line; None for a newer version's, and for one that is none."""
+        """The event of a line; None for an event of a newer version, and for a line that is no event."""
         if kind is None:
             if not isinstance(line.get("event"), str):
                 self._faults.append(f"{place}: event is no name")
@@ -113,7 +113,7 @@ class Log:
         return ((f"{self.directory / name}:{number}", line) for number, _, line in self._lines(name))
 
     def _lines(self, name: str) -> Iterator[tuple[int, str, dict[str, Any]]]:
-        """Number, text and content of the lines that are JSON objects; a last one that a crash cut short is none."""
+        """Number, text and content of the lines that are JSON objects, without a last line that a crash cut short."""
         path = self.directory / name
         if not path.exists():
             return
@@ -141,7 +141,7 @@ def lines_of(event: Event) -> Iterator[tuple[str, str]]:
 
 
 def name_of(kind: type) -> str:
-    """What a class of events is called in a log: `run_started`."""
+    """The name of a class of events in a log: `run_started`."""
     return "".join("_" + letter.lower() if letter.isupper() else letter for letter in kind.__name__).lstrip("_")
 
 

@@ -1,4 +1,4 @@
-"""What POSIX has and other systems may lack, asked for here alone, so that the package imports on any system."""
+"""What POSIX has and other systems may lack. Only this module asks for it, so that the package imports on any system."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from pathlib import Path
 
 _BASE = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 NO_LINK = getattr(os, "O_NOFOLLOW", 0)
-"""A flag: opening a symbolic link fails."""
+"""Flag that refuses to open a symbolic link."""
 READ = os.O_RDONLY | _BASE | NO_LINK | getattr(os, "O_NONBLOCK", 0)
-"""Flags to read a file that somebody else may have put there: no link is followed, and no pipe waited for."""
+"""Flags to read a file that somebody else may have put there: they follow no link and wait for no pipe."""
 CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BASE
-"""Flags to make a file that does not exist."""
+"""Flags to create a file that does not exist."""
 WRITE = os.O_RDWR | _BASE | NO_LINK
-"""Flags to force a file of ours to disk, which some systems do only for who may write it."""
+"""Flags to force a file to disk; some systems ask for the right to write it."""
 APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | _BASE | NO_LINK | getattr(os, "O_NONBLOCK", 0)
-"""Flags to add to a file, or make it; no link is followed, and no pipe waited for."""
+"""Flags to append to a file, or create it; they follow no link and wait for no pipe."""
 DIRECTORY: int | None = os.O_RDONLY | _BASE | os.O_DIRECTORY if hasattr(os, "O_DIRECTORY") else None
-"""Flags to open a directory; None where a directory cannot be opened, nor its entries forced to disk."""
+"""Flags to open a directory; None if the system cannot open one, and so cannot force its entries to disk."""
 
 
 def signals(*names: str) -> tuple[signal.Signals, ...]:
-    """Those of some signals that this system has.
+    """Those of the named signals that this system has.
 
     Args:
         names: as of the `signal` module (`SIGHUP`).
@@ -32,7 +32,7 @@ def signals(*names: str) -> tuple[signal.Signals, ...]:
 
 
 def place_of(handle: int) -> Path | None:
-    """Where an open file is now, also after its directory was renamed; None where the system does not tell, or the file was removed."""
+    """The path of an open file, also after its directory was renamed; None if the system does not say, or the file was removed."""
     with suppress(OSError):
         place = Path(f"/proc/self/fd/{handle}").readlink()
         if os.path.samestat(place.stat(), os.fstat(handle)):

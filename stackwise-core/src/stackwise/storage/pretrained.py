@@ -1,4 +1,4 @@
-"""Trained weights to begin from: a run's final ones, a directory that was exported, or any safetensors file."""
+"""Weights to start from: the final ones of a run, an exported directory, or any safetensors file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def read_pretrained(path: Path) -> dict[str, torch.Tensor]:
         path: a run directory that has finished (its `final` weights), a directory of weights, or a safetensors file.
 
     Raises:
-        UserError: nothing there that can be read, or a run that has not finished.
+        UserError: there is nothing to read, or the run has not finished.
     """
     file = path if path.is_file() else _directory_of_weights(path) / WEIGHTS
     if not file.is_file():
@@ -35,15 +35,15 @@ def read_pretrained(path: Path) -> dict[str, torch.Tensor]:
 
 
 def is_ours(directory: Path) -> bool:
-    """Whether a directory is a run, or holds weights with canonical names."""
+    """Whether a directory is a run, or holds weights that a run or an export wrote."""
     return (directory / CONFIG).is_file() or (directory / WEIGHTS).is_file()
 
 
 def states_left_out(path: Path) -> tuple[str, ...]:
-    """Names of the states that the weights at a path leave out, as far as a description beside them says so.
+    """Names of the states that the weights at a path leave out, if the description beside them says so.
 
     Raises:
-        UserError: a run that has not finished, or a damaged description.
+        UserError: the run has not finished, or the description is damaged.
     """
     if path.is_file() or not (directory := _directory_of_weights(path)).joinpath(DESCRIPTION).is_file():
         return ()

@@ -1,6 +1,6 @@
-"""Files and directories that appear whole or not at all: made beside their place, forced to disk, and renamed.
+"""Publish files and directories whole or not at all: write beside the final place, force to disk, rename.
 
-A process that ends anywhere, or a power cut, leaves the old one or the new one under the name, or for a moment the old one aside.
+When the process ends or the power fails, the name holds the old version or the new one. For a moment the old one stands aside.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from stackwise.storage import disk
 from stackwise.storage.tokenizers import TOKENIZERS, tokenizer_documents
 
 WRITING, REPLACED = ".writing", ".replaced"
-"""Ends of the names of what is being made, and of what stands aside for its replacement; both begin with a dot."""
+"""Suffixes: of a version that is still being written, and of an old one that stands aside. Both names begin with a dot."""
 
 
 def writing_beside(place: Path) -> Path:
-    """Where what is to be at `place` is made."""
+    """Where the new version of `place` is written."""
     return place.with_name(f".{place.name}{WRITING}")
 
 
 def aside_of(place: Path) -> Path:
-    """Where what was at `place` stands until its replacement is durable."""
+    """Where the old version of `place` stands until the new one is durable."""
     return place.with_name(f".{place.name}{REPLACED}")
 
 
@@ -33,7 +33,7 @@ def replace_file(path: Path, text: str) -> None:
     """Write a small file, whole or not at all.
 
     Raises:
-        OSError: the disk refuses; what was there is untouched.
+        OSError: the disk refuses; the old file is untouched.
     """
     fresh = writing_beside(path)
     disk.remove_tree(fresh)
@@ -51,14 +51,14 @@ def publish(fresh: Path, fill: Callable[[Path], object], places: Iterable[Path],
     """Make a directory and give it the first name that is free.
 
     Args:
-        fresh: where it is made, beside its place.
-        fill: writes its files, each forced to disk, into the directory that it is given.
+        fresh: a path beside the final place, where the directory is filled.
+        fill: writes the files into the directory at the path it is called with, and forces each to disk.
         places: the names, best first.
-        replace: have it take the first of them from an older directory, which stands at `aside_of` afterwards, for the caller to remove;
-            it is put back where anything fails.
+        replace: take the first name even from an older directory. That one stands at `aside_of` afterwards, for the caller to remove; it
+            goes back if anything fails.
 
     Returns:
-        The name that it got.
+        The final path.
 
     Raises:
         FileExistsError: every name is taken.
@@ -78,7 +78,7 @@ def publish(fresh: Path, fill: Callable[[Path], object], places: Iterable[Path],
 
 
 def write_tokenizers(directory: Path, tokenizers: Tokenizers) -> None:
-    """Keep the tokenizers of a run in a directory; those that it holds already stay as they are.
+    """Write the tokenizers of a run into a directory; those that it has already stay as they are.
 
     Raises:
         OSError: the disk refuses; no folder is half written.
@@ -102,7 +102,7 @@ def write_tokenizers(directory: Path, tokenizers: Tokenizers) -> None:
 
 
 def recover(place: Path, is_whole: Callable[[Path], bool]) -> None:
-    """Remove what stood aside for `place`, or put it back where its replacement is not whole."""
+    """Remove the old version of `place` that stands aside, or put it back if the new one is not whole."""
     aside = aside_of(place)
     if not os.path.lexists(aside):
         return
@@ -127,7 +127,7 @@ def _take_from_older(fresh: Path, place: Path) -> Path:
 
 
 def _take_first_free(fresh: Path, places: Iterable[Path]) -> Path:
-    """A rename refuses a name that another process took since it was free, unless that is an empty directory."""
+    """Rename to the first free name. If another process has just taken it, the rename fails, unless that is an empty directory."""
     place = fresh
     for place in places:
         try:

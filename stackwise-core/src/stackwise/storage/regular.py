@@ -1,4 +1,4 @@
-"""Files that a stranger may have put there: read only where they are regular files, no link among them, of a size that can be meant."""
+"""Files that a stranger may have put there: they are read only if they are regular files, no links, and not absurdly large."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from stackwise.storage.posix import APPEND, READ
 
 
 class Stamp(NamedTuple):
-    """What changes when a file is written or replaced, and not when it is read."""
+    """Facts about a file that change when it is written or replaced, but not when it is read."""
 
     device: int
     inode: int
@@ -24,14 +24,14 @@ class Stamp(NamedTuple):
 
 
 LARGEST_DOCUMENT = 64 << 20
-"""Bytes of a JSON or YAML file of ours, far beyond any that was written."""
+"""Limit in bytes for a JSON or YAML file of a run, far above any real one."""
 
 
 def open_regular(path: Path) -> BufferedReader:
-    """A regular file, opened to read.
+    """Open a regular file to read.
 
     Raises:
-        OSError: there is none, or a link, pipe, device or directory stands in its place.
+        OSError: there is no file, or a link, pipe, device or directory stands in its place.
     """
     handle = os.open(path, READ)
     try:
@@ -46,7 +46,7 @@ def read_regular(path: Path, limit: int = LARGEST_DOCUMENT) -> bytes:
     """The content of a regular file.
 
     Raises:
-        OSError: as `open_regular`, or more bytes than the limit, of which none is read.
+        OSError: as `open_regular`, or the file has more bytes than the limit.
     """
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
@@ -56,7 +56,7 @@ def read_regular(path: Path, limit: int = LARGEST_DOCUMENT) -> bytes:
 
 
 def append_regular(path: Path) -> TextIO:
-    """A text file to add lines to, made where there is none.
+    """Open a text file to append lines; create it if there is none.
 
     Raises:
         OSError: a link, pipe, device or directory stands in its place.
@@ -76,7 +76,7 @@ def _refuse_irregular(handle: int, path: Path) -> None:
 
 
 def digest_regular(path: Path) -> tuple[str, Stamp]:
-    """The sha256 of a regular file, and what tells whether it is still that file.
+    """The sha256 of a regular file, and its stamp, which tells later whether the file is still the same.
 
     Raises:
         OSError: as `open_regular`.
@@ -95,5 +95,5 @@ def stamp_of(path: Path) -> Stamp:
     return _stamp(path.lstat())
 
 
-def _stamp(found: os.stat_result) -> Stamp:
-    return Stamp(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+def _stamp(status: os.stat_result) -> Stamp:
+    return Stamp(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)

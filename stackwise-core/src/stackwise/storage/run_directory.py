@@ -27,16 +27,16 @@ FLUSH_EVERY_S = 1.0
 CONFIG, PLAN, STATUS = "config.yaml", "plan.json", "status.json"
 CHECKPOINTS, FINAL = "checkpoints", "final"
 FINISHED = "finished"
-"""What `status.json` says of a run that has nothing left to do."""
+"""The status of a run that has nothing left to do."""
 _MAKING, _LEFT_AFTER_S = ".making", 3600.0
-"""Ends the name of a directory that is being filled; how old one is at least that a killed process has left."""
+"""Suffix of a directory that is being filled, and the age from which on it counts as left by a killed process."""
 
 
 class RunDirectory:
-    """One run's files, with one writer. An observer of events: call it with each one.
+    """The files of one run, with one writer. It is an observer: call it with each event.
 
     Args:
-        path: an existing directory of this run alone.
+        path: an existing directory that holds this run alone.
 
     Raises:
         UserError: another process writes there.
@@ -53,18 +53,18 @@ class RunDirectory:
 
     @classmethod
     def create(cls, path: Path | None, name: str, fill: Callable[[RunDirectory], object]) -> RunDirectory:
-        """Make the directory: the path given, or `runs/<name>-001` and on, the first that is free.
+        """Make the directory at `path`, or at the first free one of `runs/<name>-001`, `-002`, ….
 
-        It is filled beside its place and renamed when it is whole, so that none is ever found without what makes it a run. What
-        a process that was killed has left half filled is removed when it is an hour old.
+        It is filled beside its place and renamed when it is whole, so that a run directory always has its config and plan. Directories
+        that killed processes left half filled are removed when they are an hour old.
 
         Args:
-            path: where; it must not exist.
+            path: the place; it must not exist.
             name: of the run.
-            fill: puts in what the directory holds from its first moment: config and plan, of a branch also its past.
+            fill: writes what the directory holds from the start: config and plan, for a branch also its past.
 
         Raises:
-            UserError: the path given exists already, or the directory cannot be made.
+            UserError: `path` exists already, or the directory cannot be made.
         """
         if path is not None:
             refuse_existing(path)
@@ -82,7 +82,7 @@ class RunDirectory:
 
     @classmethod
     def _made(cls, fresh: Path, places: Iterable[Path], fill: Callable[[RunDirectory], object]) -> RunDirectory:
-        """Fill a directory and give it the first name that is free; nothing is left of it when that fails."""
+        """Fill a directory and give it the first free name; remove it if that fails."""
         opened: list[RunDirectory] = []
 
         def fill_it(path: Path) -> None:
@@ -100,10 +100,10 @@ class RunDirectory:
 
     @classmethod
     def open(cls, path: Path) -> RunDirectory:
-        """Go on in a directory that a run has left.
+        """Open the directory of a run to resume it.
 
         Raises:
-            UserError: no run directory, or another process writes there.
+            UserError: it is no run directory, or another process writes there.
         """
         if not (path / CONFIG).is_file():
             raise UserError(f"{path} is no run directory: there is no {CONFIG} in it")
@@ -113,19 +113,19 @@ class RunDirectory:
             raise UserError(f"{path} cannot be written: {error.strerror or error}") from None
 
     def check_place(self) -> None:
-        """Look whether the path still leads to the directory that was opened; called before anything is published in it.
+        """Check that the path still leads to the directory that was opened; every publication calls this first.
 
         Raises:
             MovedError: it does not; the logs went with the directory.
-            UserError: its lock is another.
+            UserError: the lock file is another one.
         """
         if not self._lock.holds(self.path):
             log = posix.place_of(self._logs[EVENTS].fileno())
             raise MovedError(self.path, log.parent if log is not None and self._lock.holds(log.parent) else None)
 
     def declare(self, config: Mapping[str, Any], plan: Mapping[str, Any], tokenizers: Tokenizers | None = None) -> None:
-        """Write the config as it was understood, every `extends` and `--set` applied, and its plan, which never stands beside another's;
-        and the tokenizers of its sources."""
+        """Write the resolved config (every `extends` and `--set` applied), its plan, and the tokenizers of its sources. The plan of another
+        config is removed first."""
         self.check_place()
         with self._disk_errors():
             write_tokenizers(self.path, tokenizers if tokenizers is not None else Tokenizers())
@@ -134,7 +134,7 @@ class RunDirectory:
         self._write_json(PLAN, plan)
 
     def declares(self, config: Mapping[str, Any], providers: Sequence[Mapping[str, Any]]) -> bool:
-        """Whether this config and its plan, made with these providers, are written here already."""
+        """Whether the directory already holds this config, and a plan made with these providers."""
         try:
             written: Any = json.loads(read_regular(self.path / PLAN))
             return written["providers"] == list(providers) and read_regular(self.path / CONFIG).decode() == _as_yaml(config)
@@ -142,11 +142,11 @@ class RunDirectory:
             return False
 
     def write_status(self, status: Mapping[str, Any]) -> None:
-        """Write how the run stands."""
+        """Write the status of the run."""
         self._write_json(STATUS, status)
 
     def status(self) -> Mapping[str, Any]:
-        """What `status.json` says; empty where there is none to read."""
+        """The content of `status.json`; empty if there is none, or it cannot be read."""
         return read_status(self.path)
 
     def __call__(self, event: Event) -> None:
@@ -162,17 +162,17 @@ class RunDirectory:
                 self._flush()
 
     def log(self) -> Log:
-        """The logs, up to now, to be read."""
+        """A reader of the logs, up to now."""
         with self._disk_errors():
             self._flush()
         return Log(self.path)
 
     def cut(self, step: int, of: Path | None = None) -> None:
-        """Have the logs tell what happened before step `step`, and no more; each is replaced as a whole or not at all.
+        """Cut the logs back to the steps before `step`; each log is replaced whole or not at all.
 
         Args:
-            step: the step to go on from.
-            of: the run directory whose past it is; this one when left out.
+            step: the step to resume from.
+            of: the run directory whose logs are taken; this one by default.
         """
         self.check_place()
         with self._disk_errors():
@@ -184,7 +184,7 @@ class RunDirectory:
         """Force the logs to disk, so that they are never behind a checkpoint.
 
         Raises:
-            MovedError: the directory is elsewhere now.
+            MovedError: the directory was moved.
             DiskError: the disk refuses.
         """
         self.check_place()
@@ -194,7 +194,7 @@ class RunDirectory:
                 os.fsync(log.fileno())
 
     def close(self) -> None:
-        """Flush and close the logs, and let others write here, whatever the disk says."""
+        """Flush and close the logs, and release the lock even if the disk refuses."""
         try:
             with self._disk_errors():
                 self._close_logs()
@@ -202,7 +202,7 @@ class RunDirectory:
             self._lock.release()
 
     def remove(self) -> None:
-        """Remove the directory and all that is in it.
+        """Remove the directory with its content.
 
         Raises:
             MovedError: the path leads elsewhere now; nothing is removed.
@@ -216,13 +216,13 @@ class RunDirectory:
         return disk_errors(self.path, "the checkpoints in it are untouched: free space or mend the disk, then resume")
 
     def _flush(self) -> None:
-        """Hand what is buffered to the operating system."""
+        """Flush the buffers to the operating system."""
         for log in self._logs.values():
             log.flush()
         self._flushed = monotonic()
 
     def _open_logs(self) -> None:
-        """Both, or none; `close` closes them."""
+        """Open both logs or none; `close` closes them."""
         with ExitStack() as opened:
             logs = {name: opened.enter_context(append_regular(self.path / name)) for name in (EVENTS, METRICS)}
             opened.pop_all()
@@ -249,15 +249,15 @@ def _sweep(parent: Path) -> None:
 
 
 def _numbered(parent: Path, name: str) -> Iterator[Path]:
-    """`<name>-001` and on, those that are not there."""
+    """`<name>-001`, `-002`, …: those that do not exist."""
     return (place for number in count(1) if not os.path.lexists(place := parent / f"{name}-{number:03d}"))
 
 
 def refuse_existing(path: Path) -> None:
-    """Look before anything is read or built.
+    """Refuse a path that exists, before anything is read or built.
 
     Raises:
-        UserError: something is there already.
+        UserError: the path exists.
     """
     if os.path.lexists(path):
         raise _taken(path)
@@ -274,7 +274,7 @@ def _as_yaml(config: Mapping[str, Any]) -> str:
 
 
 def read_status(path: Path) -> Mapping[str, Any]:
-    """What a run directory's `status.json` says; empty where there is none to read."""
+    """The content of a run directory's `status.json`; empty if there is none, or it cannot be read."""
     try:
         content = json.loads(read_regular(path / STATUS))
     except (OSError, ValueError, RecursionError):

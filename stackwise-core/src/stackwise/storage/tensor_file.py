@@ -1,4 +1,4 @@
-"""Named tensors as one safetensors file: written by the library, hashed and read back while the disk takes it."""
+"""Named tensors as one safetensors file. The library writes it; it is hashed and read back while the disk takes it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class FileRecord:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> FileRecord:
-    """Write tensors to a new file, force it to disk and read it back; one that has several names is written once.
+    """Write tensors to a new file, force it to disk and read it back. A tensor with several names is written once.
 
     Args:
         path: a file that does not exist.
@@ -41,13 +41,13 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> FileRecord
 
     Raises:
         TypeError: a tensor that safetensors cannot hold, by name.
-        OSError: the disk refuses, or gives back other bytes.
+        OSError: the disk refuses, or returns other bytes.
     """
     own, same = distinct(tensors)
     plain = _unshared(own)
     disk.write_tensors(
         path, plain, {_SAME: json.dumps(same)} if same else {"format": "pt"}
-    )  # of two keys the library would shuffle the order
+    )  # one key only: the library shuffles the order of several
     reading = _Reading(path, plain)
     reading.start()
     try:
@@ -63,7 +63,8 @@ def write_whole(path: Path, content: bytes) -> FileRecord:
 
 
 class _Reading(Thread):
-    """Reads a file back beside the fsync, because sha256 lets the disk go on; an executor would take no work as the interpreter ends."""
+    """Reads a file back during the fsync: sha256 runs while the disk works. A plain thread, because an executor takes no work while the
+    interpreter ends."""
 
     def __init__(self, path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
         super().__init__(name="checkpoint digest")
@@ -77,7 +78,7 @@ class _Reading(Thread):
             self._outcome = error
 
     def result(self) -> FileRecord:
-        """Of the finished thread."""
+        """The outcome, once the thread has ended."""
         if isinstance(self._outcome, OSError):
             raise self._outcome
         return self._outcome
@@ -86,10 +87,11 @@ class _Reading(Thread):
 def _record_of(path: Path, tensors: Mapping[str, torch.Tensor]) -> FileRecord:
     """The record of a file that holds exactly these tensors, read in pieces that fit the processor's cache.
 
-    A file is eight bytes that count its header's, the header, and the bytes of the tensors in the order of `offset_keys`, without holes.
+    The file begins with eight bytes that hold the length of the header. Then come the header and the bytes of the tensors, in the order of
+    `offset_keys` and without gaps.
 
     Raises:
-        OSError: it cannot be read, or holds something else.
+        OSError: the file cannot be read, or holds something else.
     """
     wrong = OSError(f"{path.name} does not read back as it was written")
     try:
@@ -118,7 +120,7 @@ def _record_of(path: Path, tensors: Mapping[str, torch.Tensor]) -> FileRecord:
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a file under all their names, in memory of their own: the file may change or go.
+    """The tensors of a file under all their names, as copies in memory, so that the file may change or go.
 
     Raises:
         ValueError: the file is no safetensors file of ours.
@@ -147,7 +149,7 @@ def tensor_names(path: Path) -> set[str]:
 
 
 def same_names(path: Path) -> dict[str, str]:
-    """The names that share another's tensor.
+    """Name → the first name of the same tensor, for tensors with several names.
 
     Raises:
         ValueError: the file is no safetensors file of ours.
@@ -161,7 +163,7 @@ def same_names(path: Path) -> dict[str, str]:
 
 
 def distinct(tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Tensors without the repeated ones, and for each repeated name the first one of the same memory, shape and strides."""
+    """Each tensor once, and for each further name the first name of the same memory, shape and strides."""
     own: dict[str, torch.Tensor] = {}
     same: dict[str, str] = {}
     first: dict[object, str] = {}
@@ -176,7 +178,7 @@ def distinct(tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tenso
 
 
 def _check(name: str, tensor: torch.Tensor) -> None:
-    """Refuse what the file cannot hold before anything is written."""
+    """Refuse a tensor that the file cannot hold, before anything is written."""
     if name == _METADATA or any("\ud800" <= letter <= "\udfff" for letter in name):
         raise TypeError(f"{name!r} cannot name a tensor in a safetensors file: use Unicode text other than '{_METADATA}'")
     if tensor.dtype not in DTYPES or tensor.layout is not torch.strided or tensor.is_meta or tensor.is_quantized:
@@ -184,7 +186,7 @@ def _check(name: str, tensor: torch.Tensor) -> None:
 
 
 def _unshared(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Contiguous CPU tensors, each its own memory where it is so already; the library refuses those that overlap, so they are copied."""
+    """Contiguous CPU tensors that share no memory, which the library refuses. Only those that share any are copied."""
     plain: dict[str, torch.Tensor] = {}
     memory: set[int] = set()
     for name, tensor in tensors.items():

@@ -1,7 +1,7 @@
 """The tokenizers of a run as files: `tokenizers/<vocabulary>/` in a run directory, in its final weights and in exports.
 
-A folder holds the files of one tokenizer, as its provider gave them, and `stackwise.json`: the loaders and settings that it belongs to,
-and the digest of every file. Reading never imports torch.
+A folder holds the files of one tokenizer as its provider made them, and `stackwise.json` with the loaders and settings that use it and
+the digest of every file. This module does not import torch.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 def tokenizer_documents(tokenizers: Tokenizers) -> dict[str, dict[str, bytes]]:
-    """Folder → file name → content, of everything that keeps the tokenizers."""
+    """Folder → file name → content, for all tokenizers."""
     documents: dict[str, dict[str, bytes]] = {}
     for vocabulary in dict.fromkeys(entry.tokenizer.vocabulary for entry in tokenizers.entries):
         entries = [entry for entry in tokenizers.entries if entry.tokenizer.vocabulary == vocabulary]
@@ -39,10 +39,10 @@ def tokenizer_documents(tokenizers: Tokenizers) -> dict[str, dict[str, bytes]]:
 
 
 def read_tokenizers(directory: Path | str) -> Tokenizers:
-    """The tokenizers of a run directory, of final weights or of an export; none where it holds none.
+    """The tokenizers of a run directory, of final weights or of an export; empty if there are none.
 
     Raises:
-        UserError: a folder that cannot be read, or a file that is not the one that was written.
+        UserError: a folder cannot be read, or a file is not as it was written.
     """
     folder = Path(directory) / TOKENIZERS
     try:
@@ -81,15 +81,15 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 
 def _folder_name(vocabulary: str) -> str:
-    """The vocabulary itself where it can be a name, else its digest."""
+    """The vocabulary itself if it can name a folder, else its digest."""
     return vocabulary if _SAFE.fullmatch(vocabulary) else sha256(vocabulary.encode()).hexdigest()[:16]
 
 
 def _file_name(name: str) -> str:
-    """A name without a folder.
+    """The name, checked to hold no folder.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is no plain file name.
     """
     if name != PurePath(name).name or name in ("", ".", "..", ABOUT) or "\\" in name:
         raise ValueError(f"{name!r} is no name of a file of a tokenizer")

@@ -1,4 +1,4 @@
-"""Weights on disk: safetensors beside a JSON description, keyed by name, written so that a half-written one is never taken for whole."""
+"""Weights on disk: a safetensors file beside a JSON description, keyed by name. A half-written one is never taken for a whole one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from stackwise.storage.tensor_file import read_tensors, write_tensors
 
 WEIGHTS, DESCRIPTION = "weights.safetensors", "weights.json"
 _FIELDS = {"sha256": str, "step": int, "data": Mapping[str, dict[str, Any]], "unheld": tuple[str, ...], "tensors": Mapping[str, Any]}
-"""What is read before a model is built from the rest."""
+"""Fields of the description that are checked as soon as it is read."""
 
 
 def save_weights(
@@ -28,14 +28,14 @@ def save_weights(
 ) -> Path:
     """Write weights into a new directory, all or nothing.
 
-    The directory is made beside its final place, every file is forced to disk, and only then it is renamed; an existing one
-    of that name is replaced after the new one is whole.
+    The directory is filled beside its final place, every file is forced to disk, and only then the directory is renamed. An older directory
+    of that name is replaced once the new one is whole.
 
     Args:
         tensors: by name; tied ones are written once, under their first name.
-        directory: where to; its parent exists.
-        about: what else the description says (specs, step, providers).
-        tokenizers: those of the run, kept in the directory as well.
+        directory: the place to write; its parent exists.
+        about: further entries of the description (specs, step, providers).
+        tokenizers: those of the run, written beside the weights.
 
     Raises:
         DiskError: the disk refuses; nothing is left behind.
@@ -57,21 +57,21 @@ def _save(tensors: Mapping[str, torch.Tensor], directory: Path, about: Mapping[s
         write_tokenizers(fresh, tokenizers)
         disk.write_file(fresh / DESCRIPTION, (json.dumps(description, indent=1, default=str) + "\n").encode())
 
-    fresh = directory.with_name(f".{directory.name}.{os.getpid()}{WRITING}")  # its own in each process that exports to one place
+    fresh = directory.with_name(f".{directory.name}.{os.getpid()}{WRITING}")  # each process that exports to this place has its own
     disk.remove_tree(fresh)
     recover(directory, Path.is_dir)
     try:
         publish(fresh, fill, [directory], replace=True)
     finally:
-        with suppress(OSError):  # the next one removes what is left
+        with suppress(OSError):  # the next save removes the rest
             recover(directory, Path.is_dir)
 
 
 def read_weights(directory: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """The tensors of a directory by name, their digest verified, and the description.
+    """The tensors of a directory by name, after their digest was verified, and the description.
 
     Raises:
-        UserError: no weights there, or bytes that are not those described.
+        UserError: there are no weights, or their bytes are not those that the description states.
     """
     description, path = read_description(directory), directory / WEIGHTS
     try:
@@ -89,10 +89,10 @@ def read_weights(directory: Path) -> tuple[dict[str, torch.Tensor], dict[str, An
 
 
 def read_description(directory: Path) -> dict[str, Any]:
-    """What a directory says of its weights.
+    """The description of the weights in a directory.
 
     Raises:
-        UserError: nothing that can be read.
+        UserError: there is no description, or it is damaged.
     """
     try:
         description = codec.read_object(read_regular(directory / DESCRIPTION))

@@ -244,7 +244,11 @@ class Piecewise:
             raise ScheduleError("the instants of a piecewise schedule are given at least once, each later than the one before")
         knots = tuple(Knot(t, float(value), "hold") for t, value in zip(times, self.values.values(), strict=True))
         if times[0] > window.start:
-            knots = (Knot(window.start, _at_entry(None, entry), "hold"), *knots)
+            if entry is None:
+                raise ScheduleError(
+                    f"nothing is said of the time before {next(iter(self.values))}, and no value at entry holds there: give one at 0%"
+                )
+            knots = (Knot(window.start, entry, "hold"), *knots)
         return Curve(knots)
 
 

@@ -25,6 +25,20 @@ def test_entries_without_a_source_stay_or_are_zero(rest: str, value: float) -> N
     assert torch.equal(new, torch.tensor([[1.0, 2.0], [value, value], [3.0, 4.0]]))
 
 
+def test_entries_without_a_source_are_the_mean_over_their_dimension() -> None:
+    """In one dimension, beside a factor on the old entries, and in two: the mean of means."""
+    new = torch.empty(3, 2)
+    fill(new, OLD, CopyOf(source="w", index={0: (-1, 1, -1)}, factors={0: (1.0, 2.0, 1.0)}, rest="mean"))
+    assert torch.equal(new, torch.tensor([[2.0, 3.0], [6.0, 8.0], [2.0, 3.0]]))
+    new = torch.empty(3, 3)
+    fill(new, OLD, CopyOf(source="w", index={0: (0, 1, -1), 1: (0, 1, -1)}, rest="mean"))
+    assert torch.equal(new, torch.tensor([[1.0, 2.0, 1.5], [3.0, 4.0, 3.5], [2.0, 3.0, 2.5]]))
+    rows = torch.ones(1000, 1, dtype=torch.bfloat16)
+    new = torch.empty(1001, 1, dtype=torch.bfloat16)
+    fill(new, rows, CopyOf(source="w", index={0: (*range(1000), -1)}, rest="mean"))
+    assert new[-1] == 1  # summed in 16 bits, 1000 ones make 256
+
+
 @pytest.mark.parametrize("power", [1, 2])
 def test_a_moment_takes_the_power_of_the_gradients_factor(power: int) -> None:
     """Of w = f·v the gradient by v is f times the one by w; a second moment has its square. What is new begins at 0, or at the mean."""

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stackwise.errors import UserError
-from stackwise.storage.checkpoints.retention import Kept, Retention
+from stackwise.storage.checkpoints.retention import Candidate, Retention
 from stackwise.storage.checkpoints.store import CheckpointStore, verify
 
 losses = st.one_of(st.none(), st.sampled_from([nan, 0.0, 1.0, 2.0, float("inf"), float("-inf")]))
@@ -47,7 +47,7 @@ def stays(step: int, present: dict[int, tuple[float | None, bool]], protected: s
 @settings(max_examples=300)
 @given(present=checkpoints, protected=st.sets(st.integers(0, 40), max_size=3), rule=rules)
 def test_exactly_what_no_rule_keeps_is_removed(present, protected, rule) -> None:
-    kept = [Kept(step=s, metrics={} if loss is None else {"loss": loss}, pinned=pinned) for s, (loss, pinned) in present.items()]
+    kept = [Candidate(step=s, metrics={} if loss is None else {"loss": loss}, pinned=pinned) for s, (loss, pinned) in present.items()]
     expected = tuple(step for step in sorted(present) if not stays(step, present, protected, **rule))
     assert Retention(**rule).steps_to_remove(kept, protected) == expected
 

@@ -32,7 +32,7 @@ _SCALARS: Mapping[Any, Schema] = {
 
 
 def schema_of(wanted: Any) -> Schema:
-    """The schema of a type; one that no YAML can hold allows nothing to be said against it."""
+    """The schema of a type; if no YAML can hold the type, a schema that accepts everything."""
     if wanted in _SCALARS:
         return dict(_SCALARS[wanted])
     shape, arms = get_origin(wanted) or wanted, get_args(wanted)
@@ -41,7 +41,9 @@ def schema_of(wanted: Any) -> Schema:
     if shape is Annotated:
         return schema_of(arms[0])
     if shape in (Union, UnionType):
-        return {"anyOf": [TAGGED if arm is Schedule else schema_of(arm) for arm in arms]}  # its plain number is an arm of its own
+        return {
+            "anyOf": [TAGGED if arm is Schedule else schema_of(arm) for arm in arms]
+        }  # the union lists the plain number as an arm of its own
     if shape in (list, tuple, Sequence):
         return _sequence(shape, arms)
     if shape in (dict, Mapping):
@@ -66,18 +68,18 @@ def class_schema(cls: type, *, whole: bool = True, left_out: Sequence[str] = ())
 
     Args:
         cls: the class, its fields made with `stackwise.contracts.options` or with the same metadata.
-        whole: whether what has no default must be there; a delta may leave it to what it is laid on.
+        whole: whether keys without a default are required; a delta may leave them to the config below it.
         left_out: attributes that are no keys.
     """
     types = get_type_hints(cls)
     fields = [a for a in attrs.fields(cls) if a.init and a.name not in left_out]
     required = [config_key(a) for a in fields if a.default is attrs.NOTHING] if whole else []
-    made: Schema = {
+    schema: Schema = {
         "type": "object",
         "properties": {config_key(a): option_schema(a, types.get(a.name, Any)) for a in fields},
         "additionalProperties": False,
     }
-    return made | ({"required": required} if required else {})
+    return schema | ({"required": required} if required else {})
 
 
 def option_schema(attribute: attrs.Attribute[Any], wanted: Any) -> Schema:
@@ -89,11 +91,11 @@ def option_schema(attribute: attrs.Attribute[Any], wanted: Any) -> Schema:
         schema = _scheduled(rules)
     else:
         schema = _bounded(schema_of(wanted), rules)
-    return nullable(schema) | told_of(attribute)
+    return nullable(schema) | notes_of(attribute)
 
 
-def told_of(attribute: attrs.Attribute[Any]) -> Schema:
-    """What is said of an option beside its type: its documentation, its default, examples."""
+def notes_of(attribute: attrs.Attribute[Any]) -> Schema:
+    """The schema entries of an option beside its type: description, default, examples."""
     rules, default = attribute.metadata, attribute.default
     left_out = f"; left out: {rules['absent']}" if rules.get("absent") else ""
     about: Schema = {"description": f"{rules['doc']}{left_out}"} if rules.get("doc") else {}
@@ -119,7 +121,7 @@ def nullable(schema: Schema) -> Schema:
 
 
 def _bounded(schema: Schema, rules: Mapping[str, Any]) -> Schema:
-    """Bounds and choices, on every arm that they can be said of."""
+    """Add bounds and choices to every arm that can have them."""
     if rules.get("choices"):
         return {"enum": list(rules["choices"])}
     names = {"minimum": "minimum", "maximum": "maximum", "above": "exclusiveMinimum", "below": "exclusiveMaximum"}

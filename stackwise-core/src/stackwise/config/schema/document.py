@@ -11,7 +11,7 @@ from stackwise.config import DataConfig, EnterConfig, EvaluateConfig, GroupConfi
 from stackwise.config.keys import FORMAT, IN_PHASE, PLANES, SECTIONS
 from stackwise.config.merging import REPLACE
 from stackwise.config.planes import StartConfig, WeightAdapterConfig
-from stackwise.config.schema.annotations import Schema, class_schema, nullable, option_schema, time_definitions, told_of
+from stackwise.config.schema.annotations import Schema, class_schema, notes_of, nullable, option_schema, time_definitions
 from stackwise.contracts.components import Kind
 from stackwise.contracts.options import config_key, scheduled_fields
 from stackwise.errors import ProviderError
@@ -38,10 +38,10 @@ _NAMES: Schema = {"pattern": "^[A-Za-z0-9_][A-Za-z0-9_-]{0,99}$"}
 
 
 def config_schema(registry: Registry) -> Schema:
-    """The schema of configs in an environment with these components.
+    """The JSON Schema of configs in an environment with these components.
 
     Args:
-        registry: the installed components; one whose options do not load is known by its id and checked no further.
+        registry: the installed components; the options of one that does not load are not checked.
     """
     components = {(c.kind, c.id): c for c in registry}
     definitions = {**time_definitions(), **dict(_component_definitions(components))}
@@ -101,21 +101,21 @@ def _section(name: str, whole: bool) -> Schema:
         data["properties"] |= {key: _replaceable(data["properties"][key]) for key in ("mix", "rename")}
         return data
     schema = _class(ModelConfig, whole=whole, left_out=("module",))
-    schema["properties"]["module"] = {"type": "null"} | told_of(attrs.fields_dict(ModelConfig)["module"])  # no file can hold one
+    schema["properties"]["module"] = {"type": "null"} | notes_of(attrs.fields_dict(ModelConfig)["module"])  # no file can hold one
     return schema
 
 
 def _class(cls: type, *, whole: bool, left_out: tuple[str, ...] = ()) -> Schema:
     """A section: its plain keys by their types, its components by their kinds."""
-    held = [a.name for a in attrs.fields(cls) if (cls.__name__, a.name) in _REFERENCES]
-    schema = class_schema(cls, whole=whole, left_out=(*held, *left_out))
+    references = [a.name for a in attrs.fields(cls) if (cls.__name__, a.name) in _REFERENCES]
+    schema = class_schema(cls, whole=whole, left_out=(*references, *left_out))
     for attribute in attrs.fields(cls):
-        if attribute.name in held:
-            schema["properties"][config_key(attribute)] = nullable(_reference(cls, attribute, whole)) | told_of(attribute)
+        if attribute.name in references:
+            schema["properties"][config_key(attribute)] = nullable(_reference(cls, attribute, whole)) | notes_of(attribute)
             if whole and attribute.default is attrs.NOTHING:
                 schema.setdefault("required", []).append(config_key(attribute))
     if cls is ModelConfig:
-        schema["properties"]["start"] = nullable(_class(StartConfig, whole=whole)) | told_of(attrs.fields_dict(cls)["start"])
+        schema["properties"]["start"] = nullable(_class(StartConfig, whole=whole)) | notes_of(attrs.fields_dict(cls)["start"])
     return schema
 
 
@@ -141,10 +141,10 @@ def _named(entry: Schema) -> Schema:
 
 def _replaceable(names: Schema) -> Schema:
     """A map of chosen names, added to those that were there or, under `replace`, in their place."""
-    told: Schema = {key: value for key, value in names.items() if key in ("description", "examples", "default")}
-    names = {key: value for key, value in names.items() if key not in told}
+    notes: Schema = {key: value for key, value in names.items() if key in ("description", "examples", "default")}
+    names = {key: value for key, value in names.items() if key not in notes}
     replace: Schema = {"type": "object", "properties": {REPLACE: names}, "required": [REPLACE], "additionalProperties": False}
-    return {**told, "anyOf": [names, replace]}
+    return {**notes, "anyOf": [names, replace]}
 
 
 # -- components -------------------------------------------------------------------------------------------------------
@@ -157,20 +157,20 @@ def _component_definitions(components: Mapping[tuple[Kind, str], Registered]) ->
             yield _definition(component, whole), _node(component, whole)
 
 
-def _definition(found: Registered, whole: bool) -> str:
-    return f"{found.kind}:{found.id}{'' if whole else '-delta'}"
+def _definition(component: Registered, whole: bool) -> str:
+    return f"{component.kind}:{component.id}{'' if whole else '-delta'}"
 
 
-def _node(found: Registered, whole: bool) -> Schema:
+def _node(component: Registered, whole: bool) -> Schema:
     try:
-        options = found.load_options()
+        options = component.load_options()
     except ProviderError as error:
         return {"type": "object", "description": str(error)}
     schema = class_schema(options, whole=whole)
     schema["properties"] = {
-        "use": {"const": found.id, "description": found.component.summary},
+        "use": {"const": component.id, "description": component.component.summary},
         **schema["properties"],
-        **_owned(found.kind, options),
+        **_owned(component.kind, options),
     }
     return schema
 
@@ -188,7 +188,7 @@ def _owned(kind: Kind, options: type) -> dict[str, Schema]:
     values = {config_key(a): option_schema(a, types[a.name]) for a in attrs.fields(options) if a.name in scheduled_fields(options)}
     select = _key_of(GroupConfig, "select")
     group: Schema = {"type": "object", "properties": {"select": select, **values}, "additionalProperties": False}
-    groups = nullable(_named(nullable(group))) | told_of(attrs.fields_dict(OptimizerConfig)["groups"])
+    groups = nullable(_named(nullable(group))) | notes_of(attrs.fields_dict(OptimizerConfig)["groups"])
     return {key: value for key, value in own.items() if key != "part"} | {"groups": groups}
 
 
@@ -198,21 +198,21 @@ def _key_of(cls: type, name: str) -> Schema:
 
 
 def _by_use(kind: Kind, components: Mapping[tuple[Kind, str], Registered], *, whole: bool) -> Schema:
-    """A component of a kind: which one `use` says, its keys are those of that one. A delta without `use` fits any of them."""
-    found = [c for c in components.values() if c.kind == kind]
-    chosen = [
+    """A component of a kind: `use` names it and decides its keys. A delta without `use` may fit any of them."""
+    of_kind = [c for c in components.values() if c.kind == kind]
+    branches = [
         {
             "if": {"properties": {"use": {"const": c.id}}, "required": ["use"]},
             "then": {"$ref": f"#/$defs/{_definition(c, whole)}"},
         }
-        for c in found
+        for c in of_kind
     ]
-    schema: Schema = {"type": "object", "properties": {"use": {"enum": [c.id for c in found]}}}
-    if chosen:
-        schema["allOf"] = chosen
+    schema: Schema = {"type": "object", "properties": {"use": {"enum": [c.id for c in of_kind]}}}
+    if branches:
+        schema["allOf"] = branches
     else:
         schema["properties"] = {"use": False}  # nothing of this kind is installed
     if whole:
         return schema | {"required": ["use"]}
-    any_of: Schema = {"anyOf": [{"$ref": f"#/$defs/{_definition(c, False)}"} for c in found]} if found else {"maxProperties": 0}
+    any_of: Schema = {"anyOf": [{"$ref": f"#/$defs/{_definition(c, False)}"} for c in of_kind]} if of_kind else {"maxProperties": 0}
     return schema | {"if": {"not": {"required": ["use"]}}, "then": any_of}

@@ -1,4 +1,4 @@
-"""Fields and the names they go by: which optional ones are delivered, and which delivered field is the needed one."""
+"""Fields and their names: which optional ones are delivered, and which delivered field is the needed one."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Delivery:
     rename: Mapping[str, str]
 
     def optional(self, role: str) -> tuple[str, ...]:
-        """The optional fields that a source delivers under their own name, or that the config says it delivers."""
+        """The optional fields that a source delivers, under their own name or under one that the config names."""
         return tuple(name for name in self.task.optional if name in self.sources[role] or name in self.rename)
 
     def anywhere(self) -> frozenset[str]:
@@ -37,7 +37,7 @@ class Delivery:
         return frozenset(name for role in self.sources for name in self.optional(role))
 
     def used(self, role: str) -> dict[str, TensorSpec]:
-        """What the task takes from a source: the fields it needs, and those optional ones that come."""
+        """The fields that the task takes from a source: those it needs, and the optional ones that the source delivers."""
         return {**self.task.batch, **{name: self.task.optional[name] for name in self.optional(role)}}
 
     def inputs(self) -> dict[str, TensorSpec]:
@@ -46,7 +46,7 @@ class Delivery:
         return {name: spec for name, spec in self.task.inputs.items() if name not in absent}
 
     def offered(self, fields: Iterable[str]) -> dict[str, TensorSpec]:
-        """The inputs for an embedding with these fields: an optional one only by its own name, never as a guess for another."""
+        """The inputs for an embedding with these fields. An optional one counts only under its own name, never as a guess."""
         wanted = set(fields)
         return {name: spec for name, spec in self.inputs().items() if name not in self.task.optional or name in wanted}
 
@@ -80,7 +80,7 @@ class Passage:
     transforms: frozenset[str] | None = frozenset()
 
     def reads(self, names: Iterable[str]) -> frozenset[str] | None:
-        """What is read where the task reads these names; None where that cannot be known."""
+        """The fields that transforms or the task read, if the task reads these names; None if a transform does not say."""
         return None if self.transforms is None else self.transforms | {*names}
 
     def drops(self, giver: Side) -> list[Bridge]:
@@ -135,8 +135,7 @@ class Match:
         return fitting[0] if len(fitting) == 1 and not contested else None
 
     def _shape_tells(self, needed: TensorSpec) -> bool:
-        """Whether a field that fits is likely to be it: of what a source delivers, a row's label and the length of its prefix are both
-        one number a row."""
+        """Whether the shape alone may identify a field. Of a source, one number a row may be a label as well as the length of a prefix."""
         return len(needed.dims) > 1 or not self.giver.is_source
 
     def _refuse_missing(self, name: str, spec: TensorSpec, sheet: Sheet) -> None:

@@ -43,7 +43,7 @@ class PhaseDrafts:
 
 @frozen(kw_only=True)
 class Joined:
-    """Drafts with every option filled, and what was found at the junctions."""
+    """Drafts with every option filled, and the outcome of unification."""
 
     drafts: PhaseDrafts
     bridges: tuple[Bridge, ...]
@@ -52,7 +52,7 @@ class Joined:
     optional: frozenset[str] = frozenset()
     """The optional fields of the task that a source delivers."""
     reads: frozenset[str] | None = None
-    """The fields that are read, as the sources call them; None where the task or a transform does not say."""
+    """The fields that are read, by the names that sources give them; None if the task or a transform does not say."""
 
     def specs(self) -> dict[str, Any]:
         """The specs at the junctions, for build contexts; `batch` is the first source's."""
@@ -62,7 +62,7 @@ class Joined:
         return {**specs, "batch": batches[0] if batches else BatchSpec(fields={})}
 
     def _solved(self, role: str, spec: Spec | None) -> Any:
-        """A spec with the sizes found in place of the names of its dimensions."""
+        """A spec with sizes in place of the names of its dimensions."""
         if spec is None:
             return None
 
@@ -123,7 +123,7 @@ def join(drafts: PhaseDrafts, rename: Mapping[str, str], drop: tuple[str, ...] =
 
 
 def _attention(sides: Mapping[str, Side]) -> str | None:
-    """The mode that options which follow the task take; one that the rack does not offer is told at the junction."""
+    """The attention mode for options that follow the task; None if the rack does not offer it, which unification reports."""
     task, rack = (sides[role].spec if role in sides else None for role in ("task", "rack"))
     wanted = task.attention if isinstance(task, TaskSpec) else None
     offered = rack.attention if isinstance(rack, RackSpec) else ()
@@ -131,8 +131,8 @@ def _attention(sides: Mapping[str, Side]) -> str | None:
 
 
 def _read_before(transforms: tuple[Draft, ...]) -> frozenset[str] | None:
-    """The fields that transforms say they read; None with a transform given in code that says nothing, or one with a mistake."""
-    mistakes: list[Problem] = []  # told where the fields of a source are followed
+    """The fields that transforms read; None if a transform from code does not say, or one has a mistake."""
+    mistakes: list[Problem] = []  # `_transformed` reports them
     specs = [(draft, _spec(draft, mistakes)) for draft in transforms]
     if mistakes or any(draft.registered is None and spec is None for draft, spec in specs):
         return None
@@ -170,7 +170,7 @@ def _made_too_late(transforms: tuple[Draft, ...], sources: Mapping[str, BatchSpe
 
 
 def _outputs(transform: Draft) -> Iterable[str]:
-    spec = _spec(transform, [])  # its mistakes are collected where the fields of a source are followed
+    spec = _spec(transform, [])  # `_transformed` reports its mistakes
     return spec.outputs if isinstance(spec, TransformSpec) else ()
 
 

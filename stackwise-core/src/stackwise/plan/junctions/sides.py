@@ -1,4 +1,4 @@
-"""The parts of a phase as the junctions see them, and the sheet on which what is found at the junctions is noted."""
+"""The parts of a phase as unification sees them, and the sheet on which it notes sizes, bridges and problems."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Side:
     open: Mapping[str, str] = Factory(dict)
     """Dimension → the option to fill with its size."""
     pinned: str | None = None
-    """An option that would follow the task's attention, and that the config gives."""
+    """The option that would follow the task's attention, if the config sets it."""
 
     @property
     def path(self) -> str:
@@ -62,7 +62,7 @@ class Sheet:
     bridges: list[Bridge] = field(factory=list)
     problems: list[Problem] = field(factory=list)
     broken: set[str] = field(factory=set)
-    """Roles that a problem names: their open sizes are not complained of a second time."""
+    """Roles that a problem names; their open sizes are not reported a second time."""
 
     def refuse(self, message: str, path: str, *parties: Side) -> None:
         """Note a problem between some sides."""
@@ -75,14 +75,14 @@ class Sheet:
         return f" (from {self.sides[origin[0]].label})" if origin and origin[0] != side.role else ""
 
     def declared_at(self, term: Term) -> str | None:
-        """The config key that gave the term its size; None where no option did."""
+        """The config key that gave the term its size; None if no option did."""
         origin = self.sizes.origin(term)
         side = self.sides[origin[0]] if origin else None
         return f"{side.path}.{origin[1]}" if origin and side and origin[1] in side.dims else None
 
 
 def choose_another(giver: Side, taker: Side) -> str:
-    """What to do about two parts that do not go together."""
+    """The advice for two parts that do not fit."""
     kinds = ["loader" if side.is_source else side.role.partition(":")[0] for side in (giver, taker)]
     return f"choose another {kinds[0]} or another {kinds[1]}"
 

@@ -17,7 +17,7 @@ Term = Variable | int
 
 
 class Classes:
-    """A union-find: variables in disjoint classes, each known by one of its members."""
+    """A union-find: variables in disjoint classes; one member stands for each class."""
 
     def __init__(self) -> None:
         self._parent: dict[Variable, Variable] = {}
@@ -39,7 +39,7 @@ class Classes:
 
 
 class Sizes:
-    """What is known of the sizes of variables; equal ones have one size."""
+    """The sizes of variables as far as they are known; equal variables have one size."""
 
     def __init__(self) -> None:
         self.equal = Classes()
@@ -63,7 +63,7 @@ class Sizes:
         return None if isinstance(term, int) else self._known.get(self.equal.root(term), (None, None))[1]
 
     def equate(self, left: Term, right: Term) -> bool:
-        """Join two terms; False, and nothing joined, when their sizes contradict each other."""
+        """Join two terms; if their sizes contradict each other, join nothing and return False."""
         a, b = self.size(left), self.size(right)
         if a is not None and b is not None and a != b:
             return False
@@ -80,17 +80,17 @@ class Sizes:
         return True
 
     def limit(self, lower: Term, upper: Term) -> None:
-        """Ask that `lower` <= `upper`, of two bounds on the same values."""
+        """Require `lower` <= `upper`, for two bounds on the same values."""
         self._limits.append((lower, upper))
         self._link(lower, upper)
 
     def reach(self, lower: Term, upper: Term, margin: int) -> None:
-        """Ask that `lower` + `margin` <= `upper`; never read as an equality."""
+        """Require `lower` + `margin` <= `upper`; this is never read as an equality."""
         self._reaches.append((lower, upper, margin))
         self._link(lower, upper)
 
     def settle(self) -> None:
-        """Give a size to everything that the bounds say one of."""
+        """Derive sizes from the bounds."""
         for lower, upper in sorted(self._limits, key=lambda limit: self._size_or(limit[1], inf)):  # of two upper ends the smaller
             if self.size(lower) is None:
                 self.equate(lower, upper)
@@ -102,7 +102,11 @@ class Sizes:
         self._raise_open(declared)
 
     def _raise_open(self, declared: set[Variable]) -> None:
-        """The least size that all bounds allow, for whatever none was declared of; no chain has more links than there are bounds."""
+        """Give every undeclared variable the least size that all bounds allow.
+
+        One pass carries each size over one bound. No chain has more links than there are bounds, so that many passes reach every variable;
+        sizes only grow, and a pass in which none grows changes nothing.
+        """
         bounds = [*((lower, upper, 0) for lower, upper in self._limits), *self._reaches]
         for _ in bounds:
             for lower, upper, margin in bounds:

@@ -39,7 +39,7 @@ class Meeting:
 
 
 def join_tensors(m: Meeting, sheet: Sheet) -> bool:
-    """Join two tensors; whether their bounds are left to be held against each other once every size is known."""
+    """Join two tensors; True if their bounds are to be compared once every size is known."""
     if not _join_dims(m, sheet):
         return False
     _join_dtype(m, sheet)
@@ -103,8 +103,8 @@ def _join_bounds(m: Meeting, sheet: Sheet) -> bool:
 
 
 def check_upper_bound(m: Meeting, sheet: Sheet) -> None:
-    """Hold the bounds of two tensors against each other, once every size is known."""
-    assert m.needed.bounds is not None  # what `join_tensors` left to be held
+    """Compare the bounds of two tensors, once every size is known."""
+    assert m.needed.bounds is not None  # `join_tensors` returned True for it
     needed = m.taker.term(m.needed.bounds[1])
     if m.delivered.bounds is None:
         _note_bounds(m, (m.needed.bounds[0], sheet.sizes.size(needed)), sheet)
@@ -123,7 +123,7 @@ def check_upper_bound(m: Meeting, sheet: Sheet) -> None:
 
 
 def _note_bounds(m: Meeting, limits: tuple[int, int | None], sheet: Sheet) -> None:
-    """The giver does not say what its values are: those of a loader are looked at as they come."""
+    """Note that the giver states no bounds; values of a loader are checked as they come."""
     low, high = limits
     detail = f"'{m.name}' comes from {m.giver.label} without bounds: values outside those of {m.taker.label} "
     if high is None or not m.giver.is_source:

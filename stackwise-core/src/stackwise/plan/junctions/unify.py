@@ -1,7 +1,7 @@
-"""Unification: the specs of all parts, joined at every junction until their sizes, names and dtypes agree or a sentence says why not.
+"""Unification: join the specs of all parts at every junction, until their sizes, names and dtypes agree or a problem says why not.
 
 Junctions: every loader → task, task → embedding, task → rack and head (side inputs), embedding → rack and rack → head (with the
-declared adapters in between), head → task. What differs without loss is bridged and reported; nothing else is.
+declared adapters in between), head → task. A difference without loss is bridged and reported; any other is a problem.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def unify(
         sides: role → part; a junction with an absent end is left out.
         rename: field the task needs → field the loaders deliver, as the config asks.
         passage: what is dropped, and what transforms read, on the way from the loaders to the task.
-        complete: whether no part is absent by a mistake that is told already; else sizes that it might give are not missed.
+        complete: whether all parts are here. If one is absent because of a mistake, open sizes are not reported: it might give them.
     """
     sheet = Sheet(sides=sides)
     for side in sides.values():
@@ -84,7 +84,7 @@ class _Joining:
     rename: Mapping[str, str]
     passage: Passage
     bounded: list[Meeting] = field(factory=list)
-    """Tensors whose bounds are held against each other once every size is known."""
+    """Tensors whose bounds are compared once every size is known."""
     reads: frozenset[str] | None = None
 
     @property
@@ -153,17 +153,17 @@ class _Joining:
             self._refuse_uneven(task, self.sheet.sides[uneven[0]], self.sheet.sides[uneven[1]], uneven[2])
 
     def _check_drops(self) -> None:
-        """What the task cannot do without, or what is renamed, is not dropped as well."""
+        """Refuse to drop a field that the task needs, or that is renamed."""
         task = self._spec("task", TaskSpec)
         needed = {} if task is None else {self.rename.get(name, name): name for name in task.batch}
         for name in (name for name in self.passage.drop if name in needed or name in self.rename.values()):
             why = f"{self.sheet.sides['task'].label} needs it" if name in needed else "data.rename gives it another name"
             self.sheet.refuse(f"'{name}' is dropped, but {why}: leave it out", "data.drop")
-        kept = tuple(name for name in self.passage.drop if name not in needed and name not in self.rename.values())
-        self.passage = attrs.evolve(self.passage, drop=kept)
+        drop = tuple(name for name in self.passage.drop if name not in needed and name not in self.rename.values())
+        self.passage = attrs.evolve(self.passage, drop=drop)
 
     def _refuse_unread(self, giver: Side, task: Side, fields: list[str]) -> None:
-        """What is delivered and read by nobody may be the padding or the label that somebody counts on."""
+        """Refuse fields that nobody reads: one may be the padding or the label that the user counts on."""
         if not fields:
             return
         drop = ", ".join((*self.passage.drop, *fields))
@@ -174,7 +174,7 @@ class _Joining:
         self.sheet.refuse(message, giver.path, giver, task)
 
     def _refuse_uneven(self, task: Side, giver: Side, other: Side, fields: tuple[str, ...]) -> None:
-        """Rows of a mixture stand in one batch, so its sources deliver the same optional fields."""
+        """Refuse sources of a mixture that deliver different optional fields, because their rows stand in one batch."""
         message = (
             f"{giver.path}, {giver.label}, delivers {quoted(fields)}, which {task.label} uses, but {other.path}, {other.label}, "
             "does not, and their rows stand in one batch: give both the same `rows:`"
@@ -227,7 +227,7 @@ class _Joining:
             self._side(task, self.sheet.sides["head"], head.side, delivery.inputs())
 
     def _refuse_unheeded(self, task: Side, rack: Side, source: Side, fields: tuple[str, ...]) -> None:
-        """A boundary that a loader delivers and the task hands on is honoured by the rack, or refused."""
+        """Refuse a rack that would ignore boundaries (such as `segments`) that a loader delivers and the task hands on."""
         assert isinstance(rack.spec, RackSpec)
         takes = f"only {quoted(rack.spec.side)}" if rack.spec.side else "no side input"
         message = (
@@ -274,7 +274,7 @@ class _Joining:
 
 
 def _check_beyond(task: Side, beyond: Beyond, sheet: Sheet) -> None:
-    """Whether a dimension of the task has the room beyond another that the task asks for."""
+    """Check that a dimension of the task exceeds another by as much as the task asks."""
     other, dim = task.term(beyond.other), task.term(beyond.dim)
     low, high = sheet.sizes.size(other), sheet.sizes.size(dim)
     if low is None or high is None or low + beyond.by <= high:
@@ -287,7 +287,7 @@ def _check_beyond(task: Side, beyond: Beyond, sheet: Sheet) -> None:
 
 
 def _check_open(sheet: Sheet) -> None:
-    """One problem for each set of equal sizes that are left out and that nothing gives, but where a problem already told is the reason."""
+    """One problem for each set of equal sizes that no part gives, unless a reported problem explains it."""
     named = {variable for side in sheet.sides.values() for variable in side.variables()}
     left_out = [(side.role, dim) for side in sheet.sides.values() for dim in side.open]
     unsolved = [variable for variable in left_out if variable in named and sheet.sizes.size(variable) is None]

@@ -63,8 +63,21 @@ def refuse_outside(source: str, name: str, values: tuple[int, int], limits: tupl
 
 
 def rows_of(batch: Batch) -> int:
-    """Length of the first dimension."""
-    return int(next(iter(batch.values())).shape[0])
+    """Length of the first dimension.
+
+    Raises:
+        DataError: the first field has none, or there is no field.
+    """
+    name, tensor = next(iter(batch.items()), ("", None))
+    if tensor is None or not tensor.dim():
+        what = "a batch has no field" if tensor is None else f"the field '{name}' is one number, without rows"
+        raise DataError(f"{what}: the first dimension of a field is its rows; put a number for the whole batch behind the other fields")
+    return int(tensor.shape[0])
+
+
+def copied(batch: Batch) -> Batch:
+    """The batch in memory of its own; pinned memory is that of one batch already."""
+    return {name: tensor if tensor.is_pinned() else tensor.clone() for name, tensor in batch.items()}
 
 
 def join_rows(parts: Sequence[tuple[str, Batch]]) -> Batch:

@@ -29,6 +29,9 @@ class IterableLoader:
         fields: names of the entries of batches that are tuples.
     """
 
+    may_reuse = True
+    """Whether the memory of a batch may be written over by the next one, as by a generator that fills one buffer."""
+
     inexact: str | None = None
     """Why a resume cannot be sure to go on with the right batch; None where it is."""
 
@@ -66,13 +69,34 @@ class IterableLoader:
             )
         return batch
 
+    def facts(self) -> dict[str, Any]:
+        """What tells the source from another one without reading it."""
+        return {"kind": type(self._source).__name__}
+
     def state_dict(self) -> dict[str, Any]:
-        """How many batches were taken."""
-        return {"taken": self._taken}
+        """How many batches were taken, and of what."""
+        return {"taken": self._taken, "of": self.facts()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go to the batch after `taken`."""
+        """Go to the batch after `taken`.
+
+        Raises:
+            DataError: the state is of another source.
+        """
+        self._hold_to_source(state)
         self._taken = state["taken"]
+
+    def _hold_to_source(self, state: Mapping[str, Any], *needed: str) -> None:
+        """Refuse a place in another source; a state from before facts were saved must at least have what is `needed`."""
+        now, saved = self.facts(), state.get("of")
+        if isinstance(saved, Mapping) and (changed := [key for key in {**saved, **now} if saved.get(key) != now.get(key)]):
+            changed = changed if "kind" not in changed else ["kind"]
+            told = ", ".join(f"{key} {now.get(key)}, had {saved.get(key)}" for key in changed)
+            raise DataError(f"the data changed since the place in them was saved: {told}: put the data back, or begin a new run")
+        if missing := [key for key in ("taken", *needed) if key not in state]:
+            raise DataError(
+                f"the saved place says no '{missing[0]}', so it is of another kind of source or of an older version: begin a new run"
+            )
 
     def close(self) -> None:
         """Let go of what reads ahead; the place stays."""
@@ -115,6 +139,16 @@ class IterableLoader:
 
 class ListLoader(IterableLoader):
     """A list or tuple of batches."""
+
+    may_reuse = False
+
+    def __init__(self, source: Any, seed: int = 0, fields: Sequence[str] = ()) -> None:
+        super().__init__(source, seed, fields)
+        self._first = _digest(source[0]) if source else None
+
+    def facts(self) -> dict[str, Any]:
+        """Its length, and a digest of its first batch."""
+        return {"kind": "list", "batches": len(self._source), "first batch": self._first}
 
     def _next(self) -> object:
         if not self._source:
@@ -185,20 +219,17 @@ class ReplayedLoader(RepeatedLoader):
             raise DataError(f"the iterator of batches ran out after {self._taken}: give a list, or an iterable that can start over")
 
     def _recognise(self, batch: object) -> None:
-        digest = blake2b(digest_size=16)
-        for name, tensor in self._named(batch).items():
-            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-        if self._first is not None and self._first != digest.hexdigest():
+        digest = _digest(self._named(batch))
+        if self._first is not None and self._first != digest:
             raise DataError(
                 f"a {type(self._source).__name__} was read again from its start and delivers another first batch than before: give it a "
                 "fixed order, or state_dict and load_state_dict (torchdata's StatefulDataLoader has them)"
             )
-        self._first = digest.hexdigest()
+        self._first = digest
 
     def state_dict(self) -> dict[str, Any]:
-        """How many batches were taken, and a digest of the first."""
-        return {"taken": self._taken, "first": self._first}
+        """How many batches were taken, of what, and a digest of the first."""
+        return {**super().state_dict(), "first": self._first}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Read on from the start to the batch after `taken`.
@@ -206,6 +237,7 @@ class ReplayedLoader(RepeatedLoader):
         Raises:
             DataError: an iterator that is further already, or an iterable that begins with another batch than before.
         """
+        self._hold_to_source(state, "first")
         if self._taken > state["taken"] or not self._one_shot:
             if self._one_shot:
                 raise DataError("an iterator cannot go back: give a list, or an iterable that can start over")
@@ -228,13 +260,29 @@ class StatefulLoader(RepeatedLoader):
             own.manual_seed(step_seed(self._start_key, 0))  # torchdata made it, from a seed that every process draws anew
 
     def state_dict(self) -> dict[str, Any]:
-        """How many batches were taken, in all and of the present epoch, and the state of the iterable."""
-        return {"taken": self._taken, "number": self._number, "source": self._source.state_dict()}
+        """How many batches were taken, in all and of the present epoch, of what, and the state of the iterable."""
+        return {**super().state_dict(), "number": self._number, "source": self._source.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Hand the iterable its state; the next batch begins an iteration of it."""
+        """Hand the iterable its state; the next batch begins an iteration of it.
+
+        Raises:
+            DataError: the state is of another source.
+        """
+        self._hold_to_source(state, "number", "source")
         self._iterator, self._taken, self._number = None, state["taken"], state["number"]
         self._source.load_state_dict(state["source"])
+
+
+def _digest(batch: object) -> str:
+    """Of the tensors of a batch, by name or in order."""
+    digest = blake2b(digest_size=16)
+    entries = batch.items() if isinstance(batch, Mapping) else enumerate(batch) if isinstance(batch, list | tuple) else ()
+    for name, tensor in entries:
+        if isinstance(tensor, torch.Tensor):
+            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def length_of(source: object) -> int | None:

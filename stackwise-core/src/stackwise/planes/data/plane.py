@@ -14,7 +14,7 @@ from stackwise.contracts.specs import EpochSize
 from stackwise.curriculum.parts import Part
 from stackwise.curriculum.states import DataState
 from stackwise.errors import DataError
-from stackwise.planes.data.batches import check_limits, join_rows
+from stackwise.planes.data.batches import check_limits, copied, join_rows
 from stackwise.planes.data.iterable_loader import IterableLoader
 from stackwise.planes.data.mixture import Mixture
 from stackwise.planes.data.read_ahead import ReadAhead
@@ -81,6 +81,8 @@ class DataPlane:
         """Sources with options that follow time."""
         self._only: str | None = None
         """The source, where there is one alone."""
+        self._copies = False
+        """Whether a batch may lie in memory that the next one is written into."""
         self._finishes = False
         """Whether anything is done to a batch that was read."""
         self._limits: dict[str, tuple[int, int]] = {}
@@ -125,7 +127,14 @@ class DataPlane:
         self._sources, self._state, self._lookahead = sources, state, lookahead
         self._following = [source for source in sources.values() if source.part.curves]
         self._only = next(iter(sources)) if len(sources) == 1 else None
+        self._copies = any(isinstance(source.loader, IterableLoader) and source.loader.may_reuse for source in sources.values())
         self._finishes = bool(self._transforms or self._drops or self._limits or self._device)
+
+    def expect(self, fields: frozenset[str]) -> None:
+        """Hold the sources to the fields that are read, where only the finished parts say which; what transforms read is not known."""
+        if self._state is not None and not self._state.transforms:
+            for source in self._sources.values():
+                source.expect(fields, self._drops)
 
     def open(self, moments: Iterator[Moment]) -> None:
         """Begin to read ahead for the steps that are left of a phase."""
@@ -188,7 +197,7 @@ class DataPlane:
         if set(state["sources"]) != set(known):
             raise DataError(f"saved read positions are of {sorted(state['sources'])}, the declared sources are {sorted(known)}")
         for name, source in known.items():
-            source.loader.load_state_dict(state["sources"][name])
+            source.go_to(state["sources"][name])
             source.delivered = Delivered(**state["ledger"][name])
             source.follower.forget()
         self._parked = {name: self._parked[name] for name in state["sources"] if name in self._parked}
@@ -242,9 +251,9 @@ class DataPlane:
             return
         before = {name: source.loader.state_dict() for name, source in self._sources.items()}
         transforms = self._transforms.state_dict()
-        for length in dict.fromkeys(shape.seq_len for _, shape in state.shapes if shape.rows is not None):
+        for length, rows in dict.fromkeys((shape.seq_len, None if shape.rows is None else 1) for _, shape in state.shapes):
             self._transforms.begin(moment)
-            self._finish(self._read([(name, 1) for name in self._sources], length), moment)
+            self._finish(self._read([(name, rows) for name in self._sources], length), moment)
             self._transforms.load_state_dict(transforms)
             for name, source in self._sources.items():
                 source.loader.load_state_dict(before[name])
@@ -269,7 +278,10 @@ class DataPlane:
         self._transforms.begin(moment)
         planned = self._next_planned(moment) if self._workers and self._open else self._plan(moment)
         try:
-            batches = [self._read(takes, planned.seq_len) for takes in planned.takes]
+            if self._copies and len(planned.takes) > 1:  # the whole step is read before its first micro-batch is used
+                batches = [copied(self._read(takes, planned.seq_len)) for takes in planned.takes]
+            else:
+                batches = [self._read(takes, planned.seq_len) for takes in planned.takes]
         except ReaderStopped as error:
             raise ReaderStopped(f"step {moment.step}, {error}") from error
         self._debts = planned.debts

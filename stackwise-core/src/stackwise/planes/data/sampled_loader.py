@@ -18,7 +18,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from stackwise.errors import DataError
-from stackwise.planes.data.iterable_loader import IterableLoader
+from stackwise.planes.data.iterable_loader import IterableLoader, length_of
 from stackwise.planes.data.randomness import seeded
 from stackwise.timeline.streams import step_seed, stream_key
 
@@ -158,12 +158,26 @@ class SampledLoader(IterableLoader):
             )
         )
 
+    def facts(self) -> dict[str, Any]:
+        """The samples there are, and what their order and their batches come from."""
+        source = self._source
+        order = source.batch_sampler if source.batch_size is None and source.batch_sampler is not None else source.sampler
+        drawn = "its own generator" if self._unused.drawn_from is not None else "run.seed"
+        batches = {"batch_size": source.batch_size, "drop_last": source.drop_last}
+        samples = length_of(source.dataset)
+        return {**super().facts(), "samples": samples, "sampler": type(order).__name__, "order drawn from": drawn, **batches}
+
     def state_dict(self) -> dict[str, Any]:
         """The place."""
-        return {"taken": self._taken, **self._place._asdict()}
+        return {**super().state_dict(), **self._place._asdict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go to a place; nothing is read for it."""
+        """Go to a place; nothing is read for it.
+
+        Raises:
+            DataError: the place is one in another source.
+        """
+        self._hold_to_source(state, *_Place._fields)
         self.close()
         self._taken = state["taken"]
         self._place = _Place(state["epoch"], state["number"], state["order"])

@@ -117,15 +117,34 @@ class Source:
         self.delivered.tokens += delivered * seq_len if seq_len is not None else 0
         return batch
 
+    def expect(self, fields: frozenset[str], drops: frozenset[str]) -> None:
+        """Hold the first batch of the phase to the fields that are read and those that are dropped, by the names of the task."""
+        renamed = {field.name: field.source for field in self.fields}
+        if isinstance(self.loader, IterableLoader):
+            self.reads = frozenset(renamed.get(name, name) for name in fields) | drops
+
     def _refuse_unread(self, batch: Batch, reads: frozenset[str]) -> None:
         """What the first batch of a phase holds beyond what is read is refused: it may be the padding that somebody counts on."""
         if unread := [name for name in batch if name not in reads]:
             names = ", ".join(unread)
+            absent = ", ".join(f"'{name}'" for name in sorted(reads - batch.keys()))
+            lacks = f" (what is read and not there: {absent})" if absent else ""
             raise DataError(
-                f"source '{self.name}' delivers {names}, which the task does not read: say `data.drop: [{names}]` where that is meant, "
-                "name it in the task's spec, or give it the name that the task reads by `data.rename`"
+                f"source '{self.name}' delivers {names}, which nothing reads{lacks}: say `data.drop: [{names}]` where that is meant, name "
+                "it in the task's spec or as an argument of the module's forward, or give it the name that is read by `data.rename`"
             )
         self.reads = None
+
+    def go_to(self, place: Mapping[str, Any]) -> None:
+        """Put the loader at a saved place.
+
+        Raises:
+            DataError: it is a place in other data.
+        """
+        try:
+            self.loader.load_state_dict(place)
+        except DataError as error:
+            raise DataError(f"source '{self.name}': {error}") from error
 
     def epoch_size(self) -> EpochSize | None:
         """What one epoch holds, where the loader says so."""

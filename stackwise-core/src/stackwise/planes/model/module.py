@@ -62,6 +62,12 @@ class Model(nn.Module):
         """The spec of the rack."""
         return rack_spec(self.rack) if self.declared is None else self.declared
 
+    @property
+    def reads(self) -> frozenset[str]:
+        """The batch fields that its parts take when they are there."""
+        fields = (*self._inputs, *self._side, *self._head_side)
+        return frozenset(field.source for field in fields) | {source for _, _, source in self._side_embeddings}
+
     def attach(self, weight_adapters: Attached) -> None:
         """Attach these weight adapters in place of the present ones."""
         for hook in self._hooks:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 
@@ -10,14 +11,15 @@ from stackwise.contracts.growth import CopyOf
 
 
 def fill(new: torch.Tensor, old: torch.Tensor, origin: CopyOf) -> None:
-    """Write a weight's mapped values into `new`, in place; entries without a source stay or become zero, as the map says.
+    """Write a weight's mapped values into `new`, in place; entries without a source stay, become zero or a mean, as the map says.
 
     Args:
         new: the tensor to fill, of the mapped shape.
         old: the source.
         origin: the map.
     """
-    _gather(new, old, origin.index, origin.factors, rest=0.0 if origin.rest == "zeros" else None)
+    rests: Mapping[str, float | Literal["mean"] | None] = {"module": None, "zeros": 0.0, "mean": "mean"}
+    _gather(new, old, origin.index, origin.factors, rest=rests[origin.rest])
 
 
 def fill_moment(new: torch.Tensor, old: torch.Tensor, origin: CopyOf, power: int) -> None:
@@ -38,19 +40,23 @@ def _gather(
     index: Mapping[int, tuple[int, ...]],
     factors: Mapping[int, tuple[float, ...]],
     *,
-    rest: float | None,
+    rest: float | Literal["mean"] | None,
 ) -> None:
     values = old
     mask = None
     for dim, positions in index.items():
         places = torch.tensor(positions, device=old.device)
-        values = values.index_select(dim, places.clamp(min=0))
+        before, values = values, values.index_select(dim, places.clamp(min=0))
         if -1 in positions:
             has_source = _along(places >= 0, dim, values.dim())
+            if rest == "mean":
+                mean = before.mean(dim, keepdim=True, dtype=torch.promote_types(old.dtype, torch.float32)).to(old.dtype)
+                values = torch.where(has_source, values, mean)
+                continue
             mask = has_source if mask is None else mask & has_source
     for dim, scales in factors.items():
         values = values * _along(torch.tensor(scales, device=values.device, dtype=values.dtype), dim, values.dim())
-    if mask is None:
+    if mask is None or rest == "mean":
         new.copy_(values)
     else:
         new.copy_(torch.where(mask, values, new if rest is None else torch.full_like(new, rest)))

@@ -30,6 +30,7 @@ from stackwise.planes.model.difference import (
 from stackwise.planes.model.gates import Gates, gated_modules
 from stackwise.planes.model.initialisation import check_shapes
 from stackwise.planes.model.module import Model, explaining_ties
+from stackwise.planes.model.settling import Settle, settle_nothing, settle_sources
 from stackwise.planes.model.start import check_start, fill_start
 from stackwise.planes.model.state import (
     Tensors,
@@ -52,13 +53,6 @@ MAX_PARAMETERS = 2**40
 
 BuildPart = Callable[..., nn.Module]
 """(path in the model, part, step it is built at, *extra arguments of its kind) → module."""
-
-Settle = Callable[[Iterable[nn.Parameter]], None]
-"""Called with parameters before they are frozen or merged; writes the weights to keep into them (an averaging optimizer)."""
-
-
-def _settle_nothing(parameters: Iterable[nn.Parameter]) -> None:
-    """For optimizers that train the weights to keep."""
 
 
 class ModelPlane:
@@ -108,7 +102,7 @@ class ModelPlane:
         boundary: Boundary | None = None,
         *,
         restoring: Mapping[str, int] | None = None,
-        settle: Settle = _settle_nothing,
+        settle: Settle = settle_nothing,
     ) -> ModelReceipt:
         """Cross into a declared state.
 
@@ -223,10 +217,9 @@ class ModelPlane:
         self._check_drawn(new, origin_of)
         if before is not None and state.rack_spec is not None:
             check_new(origin_of, source, self._fresh(new, boundary, drop), replaced(before, state))
-        if before is not None:
-            self._settle_sources(state, new, origin_of, settle)
+        kept = {} if before is None else settle_sources(origin_of, self._frozen(state, new), self.model, settle)
         merged = self._merge(before, state, new, source, settle) if boundary.enter.weight_adapters == "merge" else ()
-        receipt = self._fill(start, old, new, origin_of, state)
+        receipt = self._fill(start, old, new, origin_of, state, kept)
         new.to(self._device)
         carry_state(old_state, new, source, self._changed_buffers())
         if before is not None:
@@ -235,12 +228,14 @@ class ModelPlane:
         self._built_buffers = {name: buffer.clone() for name, buffer in passing_buffers(self.model).items()}
         return evolve(receipt, merged=merged)
 
-    def _fill(self, start: Tensors | None, old: Tensors, new: Model, origins: Mapping[str, Origin], state: ModelState) -> ModelReceipt:
+    def _fill(
+        self, start: Tensors | None, old: Tensors, new: Model, origins: Mapping[str, Origin], state: ModelState, kept: Tensors
+    ) -> ModelReceipt:
         """Fill the new model from the weights to start from, or else from the old model."""
         dtypes = {name: _dtype(state.precision.get(_part_of(name))) for name in origins}
         if start is not None:
             return fill_start(start, old, new, origins, device=self._device, dtype_of=dtypes.get)
-        return load(old, new, origins, device=self._device, dtype_of=dtypes.get)
+        return load(old, new, origins, device=self._device, dtype_of=dtypes.get, kept=kept)
 
     def _fresh(self, new: Model, boundary: Boundary, drop: Sequence[str]) -> set[str]:
         parameters = dict(new.named_parameters())
@@ -319,18 +314,8 @@ class ModelPlane:
             if old_path is not None and weight_adapter(before, name) == weight_adapter(state, name):
                 staying.add((name, old_path))
         leaving: Attached = {key: adapter for key, adapter in self.model.attached.items() if key not in staying}
-        settle(p for (_, path), adapter in leaving.items() for p in (*adapter.parameters(), self.model.get_parameter(f"{path}.weight")))
+        settle((p for (_, path), a in leaving.items() for p in (*a.parameters(), self.model.get_parameter(f"{path}.weight"))), ())
         return merge(self.model, leaving) if leaving else ()
-
-    def _settle_sources(self, state: ModelState, new: Model, origin_of: Mapping[str, Origin], settle: Settle) -> None:
-        """A parameter that is copied and then frozen holds the weights to keep, so its source holds them before the copy is taken; but
-        for a source that something goes on to train from."""
-        targets: dict[str, set[str]] = {}
-        for name, origin in origin_of.items():
-            if not isinstance(origin, Fresh):
-                targets.setdefault(origin.source, set()).add(name)
-        frozen, old = self._frozen(state, new), dict(self.model.named_parameters(remove_duplicate=False))
-        settle(old[source] for source, names in targets.items() if names <= frozen and source in old)
 
     def _put_in_place(self, new: Model) -> None:
         if not hasattr(self, "model"):
@@ -349,7 +334,7 @@ class ModelPlane:
         parameters, frozen = dict(self.model.named_parameters()), self._frozen(state, self.model)
         if frozen.issuperset(parameters):
             raise UserError(f"model.freeze {list(state.freeze)} leaves nothing to train: every parameter is frozen")
-        settle(parameter for name, parameter in parameters.items() if name in frozen)
+        settle((parameter for name, parameter in parameters.items() if name in frozen), ())
         for name, parameter in parameters.items():
             parameter.requires_grad_(name not in frozen)
             if name in frozen:

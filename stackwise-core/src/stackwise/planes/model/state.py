@@ -158,7 +158,17 @@ def put_buffer(model: nn.Module, name: str, values: torch.Tensor) -> None:
         write(held, values)
     else:
         device = held.device if isinstance(held, torch.Tensor) else next(iter(model.parameters())).device
-        owner.register_buffer(leaf, values.to(device, copy=True), persistent=False)
+        fill_place(owner, leaf, values.to(device, copy=True))
+
+
+def fill_place(owner: nn.Module, leaf: str, values: torch.Tensor) -> None:
+    """Let a module hold a buffer in the place that it registered for it, persistent or not; where it registered none, as a passing one."""
+    if getattr(owner, leaf, 0) is None:
+        setattr(owner, leaf, values)  # a buffer that was registered as None stays one, of its own kind
+        if leaf in dict(owner.named_buffers(recurse=False)):
+            return
+        delattr(owner, leaf)
+    owner.register_buffer(leaf, values, persistent=False)
 
 
 def check_savable(model: nn.Module) -> None:
@@ -215,11 +225,12 @@ def carry_state(old: Mapping[str, Any], new: nn.Module, source: Callable[[str], 
         values = (passing if name in held else old).get(source(name) or "")
         if values is not None and values.shape == buffer.shape and values is not buffer:
             write(buffer, values)
-    unmade = {name.rpartition(".")[2] for name in passing}
+    made = {**{name: value for name, value in old.items() if isinstance(value, torch.Tensor)}, **passing}
+    unmade = {name.rpartition(".")[2] for name in made}
     for path, module in new.named_modules():
         for leaf in (leaf for leaf in unmade if getattr(module, leaf, 0) is None):  # a cache that its first use makes
-            if (values := passing.get(source(f"{path}.{leaf}") or "")) is not None:
-                module.register_buffer(leaf, values.clone(), persistent=False)
+            if (values := made.get(source(f"{path}.{leaf}") or "")) is not None:
+                fill_place(module, leaf, values.clone())
         if type(module).get_extra_state is nn.Module.get_extra_state:
             continue
         before = source(f"{path}.{EXTRA_STATE}".lstrip("."))

@@ -8,6 +8,7 @@ their module drew them.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 from attrs import evolve, field, frozen
@@ -169,6 +170,7 @@ def load(
     *,
     device: torch.device,
     dtype_of: Callable[[str], torch.dtype | None] = lambda name: None,
+    kept: Tensors = MappingProxyType({}),
 ) -> ModelReceipt:
     """Adopt, copy or leave fresh every parameter of the new model; fresh ones keep the values that their module drew.
 
@@ -180,6 +182,7 @@ def load(
         origins: where every parameter comes from.
         device: where new parameters live.
         dtype_of: declared dtype of a parameter; None: as it was built.
+        kept: copies that take other values than their source now holds → these values, of the source's shape.
     """
     canonical = first_names(old)
     values = {name: tensor.detach() for name, tensor in old.items()}  # a module that stays may be source and target at once
@@ -206,7 +209,7 @@ def load(
             continue
         keeps_rest = origin.rest == "module" and any(-1 in index for index in origin.index.values())
         parameter.data = parameter.data.to(device, dtype) if keeps_rest else torch.empty_like(parameter, dtype=dtype, device=device)
-        fill(parameter.data, values[origin.source], origin)
+        fill(parameter.data, kept.get(name, values[origin.source]), origin)
         copied[name] = evolve(origin, source=canonical[id(source)])
         if source.dtype != dtype:
             recast[name] = source.dtype

@@ -47,6 +47,8 @@ class OptimizerPlane:
         """What was kept of frozen parameters, for the phase that thaws them."""
         self._settled: set[nn.Parameter] = set()
         """Parameters that hold other weights since this boundary than those that their state belongs to."""
+        self._copied_at_rest: set[nn.Parameter] = set()
+        """Parameters that train on, and of which frozen copies hold the weights to keep since this boundary."""
         self._warming: tuple[str, ...] = ()
         """Fresh parameters whose learning rate warms up again."""
         self._values: Values | None = None
@@ -155,20 +157,29 @@ class OptimizerPlane:
         if self._state is not None and self._state.part.id != state.part.id:
             self.settle(self.parameters)
 
-    def settle(self, leaving: Iterable[nn.Parameter]) -> None:
-        """Let parameters that the optimizer will not train any more hold the weights to keep, where it trained at others; the state that
-        belongs to those ends."""
+    def settle(self, leaving: Iterable[nn.Parameter], staying: Iterable[nn.Parameter] = ()) -> dict[nn.Parameter, torch.Tensor]:
+        """Give parameters the weights to keep, where the optimizer trained at others; the state that belongs to those ends.
+
+        Args:
+            leaving: parameters that the optimizer will not train any more; they are changed.
+            staying: parameters that it goes on to train, and of which frozen copies are made.
+
+        Returns:
+            The weights to keep of those that stay; empty where they are the weights in place.
+        """
         if not self.parameters or not self._named.trains_elsewhere:
-            return
-        learning, kept = self._named.parameters, self._named.entries()
-        chosen = {id(parameter) for parameter in leaving if parameter not in self._settled}
-        moved = [name for name in kept if id(self._model[name]) in chosen]
-        with self.evaluating() if moved else nullcontext():
-            weights = {name: learning[name].detach().clone() for name in moved}
-        for name, weight in weights.items():
-            learning[name].detach().copy_(weight)
+            return {}
+        learning, entries = self._named.parameters, self._named.entries()
+        ids = [{id(parameter) for parameter in each if parameter not in self._settled} for each in (leaving, staying)]
+        moved, copied = ([name for name in entries if id(self._model[name]) in group] for group in ids)
+        with self.evaluating() if moved or copied else nullcontext():
+            weights = {name: learning[name].detach().clone() for name in (*moved, *copied)}
+        for name in moved:
+            learning[name].detach().copy_(weights[name])
         self._masters.write()
         self._settled.update(self._model[name] for name in moved)
+        self._copied_at_rest.update(self._model[name] for name in copied)
+        return {self._model[name]: weights[name] for name in copied}
 
     # -- crossing a boundary --------------------------------------------------------------------------------------
 
@@ -254,7 +265,7 @@ class OptimizerPlane:
         carried = self._crossing(receipt, parameters, same, policy).carry(old, learning, new.powers())
         new.go_on(carried.entries, carried.counted if same else {})
         self._parked = _park(carried, trainable)
-        self._settled, self._masters = set(), masters
+        self._settled, self._copied_at_rest, self._masters = set(), set(), masters
         self._hold(new, parameters)
         return carried.receipt
 
@@ -262,7 +273,7 @@ class OptimizerPlane:
         """How moments cross: those of settled weights end, and those of a master stay float32 whatever its parameter is held in."""
         sources = {name: origin.source for name, origin in receipt.copied.items() if not parameters[name].requires_grad}
         ended = {name for name in receipt.adopted if parameters[name] in self._settled}
-        ended |= {name for name, source in sources.items() if self._model.get(source) in self._settled}
+        ended |= {name for name, source in sources.items() if self._model.get(source) in self._settled | self._copied_at_rest}
         recast = {name: was for name, was in receipt.recast.items() if learning_dtype(was) != learning_dtype(parameters[name].dtype)}
         return Crossing(receipt=attrs.evolve(receipt, recast=recast), same=same, moments=policy.moments, ended=ended)
 

@@ -1,4 +1,4 @@
-"""Saving beside training: the state is copied at once, a thread writes the copy, and what goes wrong there is said here."""
+"""Saving during training: the state is copied at once, a thread writes the copy, and `wait` raises the error of the thread."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from stackwise.storage.tensor_file import distinct
 
 
 class Snapshot:
-    """Copies of tensors in CPU memory that is used again by the next copy: fresh memory costs more than the copying."""
+    """Copies of tensors in CPU memory. The next copy uses the same memory, because new memory costs more than the copy itself."""
 
     def __init__(self) -> None:
         self._memory: dict[str, torch.Tensor] = {}
@@ -36,10 +36,10 @@ class Snapshot:
 
 
 class Background:
-    """At most one piece of work in a thread of its own; its error is raised by whoever waits for it.
+    """At most one job in a thread of its own; `wait` raises the error of the job.
 
-    An executor's thread lives on between two pieces of work, for starting one costs the caller milliseconds, and is waited for when the
-    interpreter ends.
+    The thread of the executor lives on between two jobs, because to start one costs milliseconds. The interpreter waits for it when it
+    ends.
     """
 
     def __init__(self) -> None:
@@ -47,21 +47,21 @@ class Background:
         self._work: Future[None] | None = None
 
     def start(self, work: Callable[[], None]) -> None:
-        """Begin; the work before it has been waited for."""
+        """Start a job; the caller has waited for the one before."""
         assert self._work is None
         if self._executor is None:
             self._executor = ThreadPoolExecutor(1, thread_name_prefix="checkpoint writer")
         self._work = self._executor.submit(work)
 
     def wait(self) -> None:
-        """Return when no work is under way; raises what it raised, once."""
+        """Return when no job runs; raise the error of the last one, once."""
         if self._work is not None:
             wait([self._work])
             work, self._work = self._work, None
             work.result()
 
     def close(self) -> None:
-        """Let the thread go; the work has been waited for."""
+        """End the thread; the caller has waited for the last job."""
         if self._executor is not None:
             self._executor.shutdown()
             self._executor = None

@@ -1,4 +1,4 @@
-"""The manifest: written last, it says what a checkpoint consists of; whatever does not match it is no checkpoint."""
+"""The manifest of a checkpoint. It is written last and lists the files; a directory that does not match its manifest is no checkpoint."""
 
 from __future__ import annotations
 
@@ -34,29 +34,29 @@ _FILE_FIELDS = {"sha256": str, "bytes": int}
 
 
 class DamagedError(ValueError):
-    """Why a directory is no valid checkpoint, as a sentence."""
+    """A directory is no valid checkpoint; the message says why."""
 
 
 @frozen(kw_only=True)
 class Manifest:
-    """What one checkpoint consists of."""
+    """The files of one checkpoint, and what is said of it."""
 
     step: int
     files: Mapping[str, FileRecord]
     metrics: Mapping[str, float] = Factory(dict)
     pin: str | None = None
-    """Why it is never pruned."""
+    """Why this checkpoint is never pruned; None: pruning may remove it."""
     versions: Mapping[str, str] = Factory(dict)
-    """What wrote it."""
+    """Library → the version that wrote the checkpoint."""
 
     def to_bytes(self) -> bytes:
-        """The manifest as a JSON file, its own digest among its keys."""
+        """The manifest as a JSON file; one key holds its own digest."""
         body = {"format": FORMAT, **attrs.asdict(self)}
         return codec.to_json({**body, "sha256": _digest(body)})
 
 
 def own_versions() -> dict[str, str]:
-    """What this process writes checkpoints with."""
+    """Library → the version in this process."""
     return {
         "stackwise": __version__,
         "torch": torch.__version__,
@@ -66,10 +66,10 @@ def own_versions() -> dict[str, str]:
 
 
 def read_manifest(directory: Path) -> Manifest:
-    """The manifest of a checkpoint; its files are not read, but they are there and have their size.
+    """The manifest of a checkpoint, after a look at the size of each file; no file is read.
 
     Raises:
-        DamagedError: no checkpoint, with the reason.
+        DamagedError: the directory is no checkpoint; the message says why.
     """
     try:
         manifest = _parse(_read(directory / MANIFEST, _LARGEST_MANIFEST))
@@ -82,19 +82,19 @@ def read_manifest(directory: Path) -> Manifest:
 
 @frozen
 class Content:
-    """What the files of a checkpoint hold, its tensors left on disk."""
+    """The content of a checkpoint, without its tensors, which stay on disk."""
 
     document: Mapping[str, Any]
-    """Still encoded; every tensor that it names is there."""
+    """Still encoded; the file holds every tensor that it names."""
     stamp: Stamp
-    """Of the file of tensors when its digest was right."""
+    """Stamp of the file of tensors when its digest was verified."""
 
 
 def check_files(directory: Path, manifest: Manifest) -> Content:
-    """Read every file of a checkpoint, holding none of its tensors in memory.
+    """Read every file of a checkpoint without loading its tensors into memory.
 
     Raises:
-        DamagedError: bytes that are not those the manifest states, or that are no tensors and document.
+        DamagedError: bytes differ from the digests in the manifest, or are no tensors and no document.
     """
     stamp = _check_tensors(directory / TENSORS, manifest.files[TENSORS])
     try:
@@ -110,7 +110,7 @@ def check_files(directory: Path, manifest: Manifest) -> Content:
 
 
 def _tensors_named_in(document: Any, names: Collection[str]) -> set[str]:
-    """The tensors that an encoded document names; one that is not among the names is a `ValueError`."""
+    """The tensors that an encoded document names; ValueError for one that is not in `names`."""
     named: set[str] = set()
 
     def note(name: str) -> None:
@@ -152,7 +152,7 @@ def _read(path: Path, limit: int) -> bytes:
 
 
 def _check_size(path: Path, record: FileRecord) -> None:
-    """Opens nothing, so that a pipe or device in a file's place blocks nobody."""
+    """Compare the size without opening the file, so that a pipe or device in its place does not block."""
     try:
         status = path.lstat()
     except OSError as error:
@@ -184,7 +184,7 @@ def _parse(content: bytes) -> Manifest:
 
 
 def _check_names(files: Any) -> None:
-    """The names in a manifest are ours; nothing of it is ever used as a path before this."""
+    """Refuse file names that no checkpoint has. No name of a manifest is used as a path before this check."""
     if not isinstance(files, dict):
         raise DamagedError(f"{MANIFEST} lists no files")
     for name in files:
@@ -206,6 +206,6 @@ def _structured(body: Mapping[str, Any]) -> Manifest:
 
 
 def _digest(body: Mapping[str, Any]) -> str:
-    """Of the content, not of the layout: keys in order, no spaces."""
+    """The digest of the content, independent of layout: sorted keys, no spaces."""
     plain = json.loads(codec.to_json(body))
     return sha256(json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

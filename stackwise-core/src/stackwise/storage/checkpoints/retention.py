@@ -1,4 +1,4 @@
-"""Which checkpoints stay: a pure function of what there is."""
+"""Which checkpoints stay: a pure function of those that exist."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Direction = Literal["min", "max"]
 
 
 @frozen(kw_only=True)
-class Kept:
+class Candidate:
     """A checkpoint as retention sees it."""
 
     step: int
@@ -24,16 +24,16 @@ class Kept:
 
 @frozen(kw_only=True)
 class Retention:
-    """What pruning leaves; each rule keeps what it names, and none takes away what another keeps.
+    """The rules of pruning. A checkpoint stays if at least one rule keeps it.
 
     Args:
-        last: the newest that stay; None: all of them.
-        every: a checkpoint whose step is a multiple of it stays.
-        best: the one with the lowest ("min") or highest ("max") value of a metric stays, the later one of equals; one without
-            the metric, or with nan, is not the best.
+        last: how many of the newest stay; None: all of them.
+        every: a checkpoint stays if its step is a multiple of this.
+        best: a metric and its direction. The checkpoint with the lowest ("min") or highest ("max") value stays, of equal ones the later.
+            One without the metric, or with nan, is never the best.
 
     Raises:
-        UserError: a count below 1, or a direction that is none.
+        UserError: a count is below 1, or a direction is neither "min" nor "max".
     """
 
     last: int | None = field(default=None)
@@ -47,27 +47,27 @@ class Retention:
         if self.best is not None and self.best[1] not in ("min", "max"):
             raise UserError(f"best is {self.best!r}: the best checkpoint is that with the 'min' or the 'max' of a metric")
 
-    def steps_to_remove(self, present: Collection[Kept], protected: Iterable[int]) -> tuple[int, ...]:
+    def steps_to_remove(self, present: Collection[Candidate], protected: Iterable[int]) -> tuple[int, ...]:
         """The steps that no rule keeps, oldest first.
 
         Args:
-            present: what there is, each step once.
+            present: the checkpoints that exist, each step once.
             protected: steps that stay whatever the rules say.
         """
         if self.last is None:
             return ()
-        steps = sorted(kept.step for kept in present)
-        stay = {*protected, *steps[-self.last :], *(kept.step for kept in present if kept.pinned)}
+        steps = sorted(each.step for each in present)
+        stay = {*protected, *steps[-self.last :], *(each.step for each in present if each.pinned)}
         if self.every is not None:
             stay |= {step for step in steps if step % self.every == 0}
         if (best := self._best(present)) is not None:
             stay.add(best)
         return tuple(step for step in steps if step not in stay)
 
-    def _best(self, present: Iterable[Kept]) -> int | None:
+    def _best(self, present: Iterable[Candidate]) -> int | None:
         if self.best is None:
             return None
         metric, direction = self.best
         sign = 1 if direction == "max" else -1
-        scores = [(sign * kept.metrics[metric], kept.step) for kept in present if not math.isnan(kept.metrics.get(metric, math.nan))]
+        scores = [(sign * each.metrics[metric], each.step) for each in present if not math.isnan(each.metrics.get(metric, math.nan))]
         return max(scores)[1] if scores else None

@@ -1,4 +1,4 @@
-"""The checkpoints of one run: each is written whole or not at all, and the newest valid one is always found again."""
+"""The checkpoints of one run. Each is written whole or not at all, and `newest` finds the newest valid one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from stackwise.storage.checkpoints.manifest import (
     own_versions,
     read_manifest,
 )
-from stackwise.storage.checkpoints.retention import Direction, Kept, Retention
+from stackwise.storage.checkpoints.retention import Candidate, Direction, Retention
 from stackwise.storage.codec import EncodingError, as_bytes, encode, join_state, refuse_tensor
 from stackwise.storage.nested_state import split_state
 from stackwise.storage.publish import REPLACED, WRITING, aside_of, publish, recover, writing_beside
@@ -33,14 +33,14 @@ from stackwise.storage.tensor_file import read_tensors, write_tensors, write_who
 
 _NAME = re.compile(r"step-(\d{9,})")
 SET_ASIDE = ".set-aside"
-"""Ends the names of checkpoints that a resume passed over."""
+"""Suffix of checkpoints that a resume passed over."""
 _ABOUT, _STATE = "about", "state"
 """The keys of a checkpoint's document, both encoded."""
 
 
 @frozen
 class Skipped:
-    """A checkpoint that was passed over, and the sentence that says why."""
+    """A checkpoint that was passed over, and why, as a sentence."""
 
     step: int
     name: str
@@ -54,7 +54,7 @@ class Checkpoint:
     step: int
     path: Path
     about: Mapping[str, Any] = field(repr=False)
-    """What it was saved with beside the state."""
+    """What was saved beside the state."""
     manifest: Manifest = field(repr=False)
     _encoded: Any = field(repr=False)
     _stamp: Stamp = field(repr=False)
@@ -65,10 +65,10 @@ class Checkpoint:
         return name_of(self.step)
 
     def load_state(self) -> Any:
-        """The nested state that was saved, its tensors on the CPU, in memory of their own; tied tensors are one again.
+        """The nested state, its tensors on the CPU; tied tensors are one object again.
 
         Raises:
-            UserError: the files changed since the checkpoint was opened, when their digests were verified.
+            UserError: the files changed after the checkpoint was opened and its digests were verified.
         """
         try:
             tensors = read_tensors(self.path / TENSORS)
@@ -83,11 +83,11 @@ class CheckpointStore:
     """A directory of checkpoints with one writer.
 
     Args:
-        directory: where they are; made by the first save, in a directory that exists.
-        keep_last: how many of the newest stay; None keeps every one.
-        keep_every: checkpoints at multiples of so many steps stay too.
-        best: (metric, "min" or "max"): the best one by a metric given to `save` stays too.
-        pins: steps that are never pruned, as the one resumed from.
+        directory: the place of the checkpoints. The first save makes it; its parent exists.
+        keep_last: how many of the newest stay; None keeps all.
+        keep_every: checkpoints at multiples of this many steps stay too.
+        best: (metric, "min" or "max"): the best one by this metric stays too; `save` takes the values.
+        pins: steps that are never pruned, such as the one that a run resumed from.
 
     Raises:
         UserError: a rule that keeps nothing.
@@ -121,23 +121,23 @@ class CheckpointStore:
     ) -> None:
         """Write one checkpoint, then prune; an older one of the same step stays valid until this one is whole.
 
-        A save still in flight is waited for first. When `asynchronous`, everything is copied before this returns, and errors of the
-        writing surface at the next `save`, `wait` or `close`.
+        This waits first for a save in flight. If `asynchronous`, the state is copied before this returns, and the next `save`, `wait` or
+        `close` raises the errors of the writing thread.
 
         Args:
             step: steps done so far.
-            state: what to go on from: dicts, lists, tuples, text, booleans, None, numbers and tensors of any shape and dtype, on any
+            state: the state to resume from: dicts, lists, tuples, text, booleans, None, numbers and tensors of any shape and dtype, on any
                 device; tied tensors are written once.
-            about: what the checkpoint says beside it: maps with text keys, lists, text, booleans, None and numbers, nan and infinities
+            about: what the checkpoint says of the run: maps with text keys, lists, text, booleans, None and numbers, nan and infinities
                 included.
-            metrics: what the best is chosen by.
+            metrics: values by which the best checkpoint is chosen.
             asynchronous: write in a thread.
-            pin: why this one is never pruned; None: it may be.
+            pin: why this checkpoint is never pruned; None: pruning may remove it.
 
         Raises:
             DiskError: the disk refuses; nothing of the new checkpoint is left, and those before it are untouched.
-            ProviderError: a value of the state that is none of these, with its place.
-            TypeError: a tensor that safetensors, or a value that JSON cannot hold, with its name.
+            ProviderError: the state holds something else; the message says where.
+            TypeError: safetensors cannot hold a tensor, or JSON a value; the message names it.
         """
         self.wait()
         try:
@@ -161,7 +161,7 @@ class CheckpointStore:
         self._background.wait()
 
     def close(self) -> None:
-        """Wait for the save in flight, and let the thread and the memory of copies go.
+        """Wait for the save in flight, then release the thread and the memory of the copies.
 
         Raises:
             DiskError: the save in flight failed.
@@ -177,7 +177,7 @@ class CheckpointStore:
         self._pins.add(step)
 
     def forget_after(self, step: int) -> None:
-        """Remove every checkpoint of a later step: training went back to before them and takes another course.
+        """Remove every checkpoint of a later step, because training goes another way from this step on.
 
         Raises:
             DiskError: the disk refuses.
@@ -191,9 +191,10 @@ class CheckpointStore:
             raise DiskError(f"disk error: {self.directory}: a checkpoint could not be removed: {_reason(error)}") from error
 
     def set_aside(self, skipped: Iterable[Skipped]) -> None:
-        """Give checkpoints that were passed over names that are no checkpoint's, as training takes its own course past their steps.
+        """Rename checkpoints that a resume passed over, so that they count no more.
 
-        One that is mended later (a disk that was away, say) would else be the newest, and of another course.
+        Training goes its own way past their steps. If such a checkpoint became readable again (a disk was away, say), it would be the
+        newest one, of another history.
 
         Raises:
             DiskError: the disk refuses.
@@ -210,7 +211,7 @@ class CheckpointStore:
         return tuple(dict.fromkeys(name_of(step) for step, _ in self._candidates()))[::-1]
 
     def newest(self, up_to: int | None = None) -> tuple[Checkpoint | None, list[Skipped]]:
-        """The newest valid checkpoint (up to a step, if given), and the newer ones that were skipped, with the reason."""
+        """The newest valid checkpoint, at most of step `up_to`, and the newer ones that were skipped, each with the reason."""
         skipped: list[Skipped] = []
         for step, path in self._candidates():
             if up_to is not None and step > up_to:
@@ -225,7 +226,7 @@ class CheckpointStore:
         """The checkpoint of a step.
 
         Raises:
-            UserError: there is none, or it is damaged; the sentence lists those there are.
+            UserError: there is none, or it is damaged; the message lists the existing ones.
         """
         reasons = []
         for saved_step, path in self._candidates():
@@ -238,11 +239,11 @@ class CheckpointStore:
         raise UserError("; ".join(reasons) or f"{self.directory} has no checkpoint of step {step} (there: {names})")
 
     def examine(self) -> Iterator[tuple[Path, list[str]]]:
-        """Every checkpoint with what is wrong with it, newest first; each file is read."""
+        """Every checkpoint with its faults, newest first; this reads each file."""
         return ((path, verify(path)) for _, path in self._candidates())
 
     def _candidates(self) -> Iterator[tuple[int, Path]]:
-        """Step and place of every checkpoint, newest first; one set aside for its replacement follows it."""
+        """Step and path of every checkpoint, newest first; an old version that stands aside follows the new one."""
         candidates = []
         with suppress(FileNotFoundError, NotADirectoryError):
             for path in self.directory.iterdir():
@@ -269,7 +270,7 @@ class CheckpointStore:
             raise DiskError(f"disk error: {place} is saved, but an older one could not be removed: {_reason(error)}") from error
 
     def _write(self, place: Path, manifest: Manifest, tensors: Mapping[str, torch.Tensor], document: bytes) -> None:
-        """The files, each forced to disk, the manifest last; then the directory gets its name."""
+        """Write the files, force each to disk, the manifest last; then give the directory its name."""
 
         def fill(fresh: Path) -> None:
             files = {TENSORS: write_tensors(fresh / TENSORS, tensors), STATE: write_whole(fresh / STATE, document)}
@@ -278,12 +279,12 @@ class CheckpointStore:
         publish(writing_beside(place), fill, [place], replace=True)
 
     def _prune(self, newest: int) -> None:
-        """Remove what the rules do not keep; the new checkpoint was read back before it got its name."""
+        """Remove what the rules do not keep. That is safe, because the new checkpoint was read back before it got its name."""
         present, unfinished = [], []
         for step, path in self._candidates():
             try:
                 manifest = read_manifest(path)
-                present.append(Kept(step=step, metrics=manifest.metrics, pinned=manifest.pin is not None))
+                present.append(Candidate(step=step, metrics=manifest.metrics, pinned=manifest.pin is not None))
             except DamagedError:
                 if not (path / MANIFEST).exists():
                     unfinished.append(path)
@@ -292,11 +293,11 @@ class CheckpointStore:
             disk.remove_tree(path, first=MANIFEST)
 
     def _tidy(self) -> None:
-        """Make the directory, and finish or undo what an earlier save was stopped in."""
+        """Make the directory, and finish or undo a save that was interrupted."""
         if self._tidied:
             return
         if not self.directory.is_dir():
-            disk.make_directory(self.directory)  # not its parents: a run directory that was moved away must not come back empty
+            disk.make_directory(self.directory)  # without parents: a run directory that was moved away must not come back empty
             disk.sync_directory(self.directory.parent)
         for path in sorted(self.directory.iterdir()):
             name, suffix = path.stem.removeprefix("."), path.suffix
@@ -319,7 +320,7 @@ def step_of(name: str) -> int:
 
 
 def verify(path: Path) -> list[str]:
-    """What is wrong with a checkpoint directory, as sentences; every file of it is read.
+    """The faults of a checkpoint directory, as sentences; this reads every file.
 
     Args:
         path: `.../checkpoints/step-000000640`.

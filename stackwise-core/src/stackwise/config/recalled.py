@@ -1,0 +1,79 @@
+"""A saved config that names parts given in code, read again beside the experiment that has them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from stackwise.config.experiment import Experiment
+from stackwise.config.loading import experiment
+from stackwise.config.nodes import KeyPath, Node, describe
+from stackwise.config.reader import read_yaml
+from stackwise.contracts.components import Built
+from stackwise.errors import ConfigError, Problem
+
+_GIVEN = ("Built(", "<")
+
+
+def recalled(saved: Mapping[str, Any], now: Experiment) -> Experiment:
+    """The experiment that a run directory's config describes, with the objects of another one wherever both describe them alike.
+
+    Args:
+        saved: of an experiment, with a description in the place of every object.
+        now: the experiment that a run is to go on with.
+
+    Raises:
+        ConfigError: a part given in code is another one now, or is not there.
+    """
+    problems: list[Problem] = []
+    read = _entries(saved, now.tree, (), problems)
+    if problems:
+        raise ConfigError(problems)
+    return experiment(read)
+
+
+def _entries(saved: Mapping[str, Any], now: Node | None, path: KeyPath, problems: list[Problem]) -> dict[str, Any]:
+    children = {key: now.child(key) if now is not None else None for key in saved}
+    read = {
+        key: _value(value, children[key], (*path, key), problems) for key, value in saved.items() if not _is_option(saved, key, children)
+    }
+    if isinstance(built := read.get("use"), Built):
+        options = {key: _option(value, children[key]) for key, value in saved.items() if key not in read}
+        read["use"] = Built(built.make, built.spec, **options)
+    return read
+
+
+def _is_option(saved: Mapping[str, Any], key: str, children: Mapping[str, Node | None]) -> bool:
+    """Whether a key beside a `Built` is one of the options that it was given, which are described as objects are."""
+    if key == "use" or not str(saved.get("use", "")).startswith("Built(") or not isinstance(saved[key], str):
+        return False
+    child = children[key]
+    return child is None or child.kind == "object"
+
+
+def _option(saved: str, now: Node | None) -> Any:
+    """The object that is described so, else what the description says, else the description itself."""
+    if now is not None and describe(now.value) == saved:
+        return now.value
+    try:
+        return read_yaml(saved, "<saved>").plain()
+    except ConfigError:
+        return saved
+
+
+def _value(saved: Any, now: Node | None, path: KeyPath, problems: list[Problem]) -> Any:
+    if isinstance(saved, Mapping):
+        return _entries(saved, now, path, problems)
+    if isinstance(saved, list):
+        children = [now.child(str(i)) if now is not None else None for i in range(len(saved))]
+        return [_value(entry, child, (*path, str(i)), problems) for i, (entry, child) in enumerate(zip(saved, children, strict=True))]
+    if now is not None and now.kind == "object" and describe(now.value) == saved:
+        return Built(now.value.make, now.value.spec) if isinstance(now.value, Built) else now.value
+    if isinstance(saved, str) and (saved.startswith(_GIVEN) or (now is not None and now.kind == "object")):
+        if now is not None and now.value == saved:
+            message = f"{saved} was given in code: go on in the program that has it, by stackwise.run(experiment, output=…, resume='must')"
+        else:
+            present = "not there" if now is None else describe(now.value)
+            message = f"was {saved} for the steps that are done, and is {present}: put it back, or begin a new run"
+        problems.append(Problem(message, ".".join(path)))
+    return saved
