@@ -28,7 +28,7 @@ from stackwise.machine.evaluation import Evaluation
 from stackwise.machine.machine import TrainingMachine
 from stackwise.machine.observers import Observers
 from stackwise.machine.placement import Placement
-from stackwise.machine.settings import Settings
+from stackwise.machine.settings import Settings, StopRule
 from stackwise.plan import EvaluationPlan, Plan, make_plan
 from stackwise.plan.reads import shortages
 from stackwise.planes.data.plane import DataPlane
@@ -67,8 +67,7 @@ def _assemble(plan: Plan, observers: Observers | None) -> TrainingMachine:
     run = plan.experiment.run
     if run.threads is not None:
         torch.set_num_threads(run.threads)
-    placement = Placement(run.device, run.precision, compiles=run.compile)
-    shop = Workshop(plan)
+    placement, shop = Placement(run.device, run.precision, compiles=run.compile), Workshop(plan)
     data = shop.data("train", placement)
     read_first_rows(plan, data)
     evaluations = [shop.evaluation(declared, placement) for declared in plan.evaluations]
@@ -87,6 +86,7 @@ def _assemble(plan: Plan, observers: Observers | None) -> TrainingMachine:
             placement=placement,
             halt_after=1 if run.non_finite == "halt" else run.halt_after,
             probe=run.probe,
+            stop=StopRule.of(run.stop.watched, run.stop.patience, run.stop.least),
             bridges=[*(str(bridge) for bridge in plan.bridges), *_notes(plan, data)],
             providers=[f"{provider.distribution} {provider.version} sha256:{provider.file_digest}" for provider in plan.providers],
         ),
