@@ -23,6 +23,7 @@ from stackwise.config import (
     OptimizerConfig,
     Ref,
     RunConfig,
+    StopConfig,
 )
 from stackwise.config.keys import IN_PHASE, SECTIONS, Key
 from stackwise.config.planes import EMAConfig, LRScaleConfig, StartConfig, WeightAdapterConfig
@@ -39,6 +40,7 @@ Class = type[attrs.AttrsInstance]
 
 NESTED: Mapping[tuple[Class, str], tuple[str, Class]] = {
     (RunConfig, "checkpoint"): ("", CheckpointConfig),
+    (RunConfig, "stop"): ("", StopConfig),
     (RunConfig, "providers"): ("", ProvidersConfig),
     (ModelConfig, "weight_adapters"): ("NAME.", WeightAdapterConfig),
     (ModelConfig, "start"): ("", StartConfig),

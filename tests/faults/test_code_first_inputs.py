@@ -17,7 +17,7 @@ from torch.nn.functional import mse_loss
 from torch.utils.data import DataLoader, TensorDataset
 
 import stackwise
-from stackwise import Built, ConfigError, DataError, Loss, StepDone, UserError
+from stackwise import Built, ConfigError, DataError, Evaluated, Loss, StepDone, UserError
 from stackwise.runs.run import resume
 
 ROWS = torch.randn(10, 4, generator=torch.Generator().manual_seed(3))
@@ -335,3 +335,24 @@ def test_a_state_without_a_place_in_the_generators_is_refused() -> None:
     del state["draws"]
     with pytest.raises(UserError, match="'draws'"):
         machine_of(DataLoader(pairs(), 4), 6).restore(state)
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_an_evaluation_of_a_loader_counts_every_row_once(shuffle: bool) -> None:
+    """Three batches of 4, 4 and 2 rows, and an evaluation of 16: the mean over the 10 rows."""
+    model, rows = Net(), TensorDataset(ROWS, ROWS.flip(1) ** 2)
+    expected = mse_loss(model(ROWS), ROWS.flip(1) ** 2).item()
+    heldout = {"h": {"every": "1 steps", "sources": {"h": DataLoader(rows, 4, shuffle=shuffle)}}}
+    machine = machine_of(UNEVEN, 2, model=model, optimizer=Built(torch.optim.SGD, lr=0.0), evaluate=heldout)
+    values = [event.metrics["loss"] for event in machine.train() if isinstance(event, Evaluated)]
+    assert len(values) == 3 and values == pytest.approx([expected] * 3, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"optimizer": lambda groups: torch.optim.SGD(groups, lr=0.1)}, {"task": nn.MSELoss()}, {"task": mse_loss}, {"model": lambda: Net()}],
+    ids=["optimizer", "loss module", "loss function", "model"],
+)
+def test_a_function_in_the_place_of_a_part_is_the_users_to_change(given: dict[str, Any]) -> None:
+    with pytest.raises(UserError):
+        losses(machine_of(UNEVEN, 1, **given))

@@ -296,8 +296,8 @@ def reverse(batch: dict[str, torch.Tensor], moment: object, generator: torch.Gen
 EXECUTION = {"run.read_ahead", "run.workers", "run.compile"}
 """Keys that say how batches are made, and must not change a bit of the outcome."""
 
-ON_DISK = {"run.checkpoint"}
-"""Keys that show in the run directory alone; `tests/core/test_saving.py` has a row for each below it."""
+ON_DISK = {"run.checkpoint", "run.stop"}
+"""Keys that show in the run directory alone, or in where a run ends; tests/core/runs has a row for each below them."""
 
 CORE: dict[str, list[tuple[Any, str, Any]]] = {
     "stackwise": [(whole, "stackwise", 2)],

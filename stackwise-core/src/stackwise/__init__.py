@@ -100,6 +100,7 @@ _FACE = {
     "PhaseEntered": "stackwise.contracts.events",
     "Evaluated": "stackwise.contracts.events",
     "Reacted": "stackwise.contracts.events",
+    "Stopped": "stackwise.contracts.events",
     "CheckpointSaved": "stackwise.contracts.events",
     "CheckpointRefused": "stackwise.contracts.events",
     "ConfigChanged": "stackwise.contracts.events",

@@ -125,11 +125,12 @@ class TrainingHalted(StackwiseError):
 
 
 class RunStopped(StackwiseError):
-    """Training was stopped by a signal; its state is saved."""
+    """Training was stopped by a signal, or by its own limit of time; its state is saved."""
 
-    def __init__(self, message: str, *, by: signal.Signals) -> None:
+    def __init__(self, message: str, *, by: signal.Signals | None) -> None:
         self.by = by
-        self.exit_code = 128 + by
+        """None where it is the limit of time, `run.stop.after`."""
+        self.exit_code = 5 if by is None else 128 + by
         super().__init__(message)
 
 

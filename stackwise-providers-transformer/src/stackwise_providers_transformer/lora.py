@@ -39,7 +39,7 @@ class LoRA(nn.Module):
                 f"rank: {options.rank} is above {min(weight.shape)}, the rank of a matrix {list(weight.shape)}: lower it, or select others"
             )
         outputs, inputs = weight.shape
-        self.scale = options.scale
+        self.options, self.scale = options, options.scale
         self.a = nn.Parameter(weight.new_empty(options.rank, inputs))
         self.b = nn.Parameter(weight.new_empty(outputs, options.rank))
         self.dropout = Dropout(options.dropout)

@@ -73,6 +73,12 @@ def test_a_batch_without_a_size_is_refused_where_the_data_have_none():
     assert "declare data.batch_size" in problem
 
 
+@pytest.mark.parametrize(("key", "value"), [("fields", ["tokens"]), ("accept_inexact_resume", True)])
+def test_a_key_for_ready_made_batches_alone_is_refused_where_there_are_none(key: str, value: Any):
+    (problem,) = told(base(data={**base()["data"], key: value}))
+    assert problem.startswith(f"data.{key}: ")
+
+
 def test_validate_says_what_it_cannot_know(tmp_path: Path):
     (tmp_path / "case.yaml").write_text(
         "run: {horizon: 10 steps, device: cpu}\n"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from record_configs import numbers
 from task_configs import ROWS, masked_bytes
 from tiny_walks import base, drive, machine_of, memory, plan_of, problems_of
 
@@ -84,6 +87,25 @@ def test_what_a_transform_makes_gets_no_other_name(rename: dict[str, str], mask:
     data = {**base()["data"], "rename": rename, "transforms": [{"use": "data.truncate", "keep": 0.5, "mask": mask}]}
     task = {"use": "transformer.causal-lm"}
     assert [problem.path for problem in problems_of(base(), task=task, data=data)] == ([] if path is None else [path])
+
+
+@pytest.mark.parametrize(("field", "paths"), [("x", ["data.transforms.0"]), ("features", [])])
+def test_a_transform_changes_a_renamed_field_by_the_name_that_the_task_reads(
+    field: str, paths: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    np.save("x.npy", np.ones((40, 3), dtype=np.float32))
+    np.save("label.npy", np.arange(40) % 2)
+    config = numbers()
+    source = {"use": "data.array-files", "files": {"x": "x.npy", "label": "label.npy"}}
+    noise = {"use": "data.feature-noise", "std": 5.0, "field": field}
+    config["data"] |= {"sources": {"a": source}, "rename": {"features": "x"}, "transforms": [noise]}
+    assert [problem.path for problem in problems_of(config)] == paths
+    if not paths:
+        moment = (machine := machine_of(config)).schedule.at(step=0)
+        machine.data.enter(machine.schedule.phases[0].state.data, lookahead=0)  # type: ignore[union-attr]
+        (batch,) = machine.data.batches(moment)
+        assert float((batch["features"] - 1).abs().max()) > 1 and bool((batch["x"] == 1).all())
 
 
 CONFIGS = {make for rows in ROWS.values() for make, *_ in rows} - {masked_bytes}  # the task of `masked`

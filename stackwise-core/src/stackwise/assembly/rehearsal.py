@@ -7,7 +7,7 @@ from functools import partial
 
 from stackwise.assembly.start import read_start
 from stackwise.assembly.vocabularies import check_vocabularies
-from stackwise.assembly.workshop import Workshop, read_first_rows
+from stackwise.assembly.workshop import Workshop, log_notes, read_first_rows
 from stackwise.config import Experiment
 from stackwise.errors import ConfigError, DataError, Problem, UserError
 from stackwise.host.registry import blaming
@@ -50,6 +50,7 @@ def _data_problems(plan: Plan, placement: Placement) -> Iterator[Problem]:
     def train() -> None:
         try:
             read_first_rows(plan, data)
+            log_notes(plan, data)
         finally:
             data.end()
 

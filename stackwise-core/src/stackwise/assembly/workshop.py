@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from stackwise.assembly.given import checked, checked_module
 from stackwise.assembly.start import read_start
 from stackwise.assembly.vocabularies import check_vocabularies
 from stackwise.config import Experiment
@@ -27,7 +28,7 @@ from stackwise.machine.evaluation import Evaluation
 from stackwise.machine.machine import TrainingMachine
 from stackwise.machine.observers import Observers
 from stackwise.machine.placement import Placement
-from stackwise.machine.settings import Settings
+from stackwise.machine.settings import Settings, StopRule
 from stackwise.plan import EvaluationPlan, Plan, make_plan
 from stackwise.plan.reads import shortages
 from stackwise.planes.data.plane import DataPlane
@@ -66,8 +67,7 @@ def _assemble(plan: Plan, observers: Observers | None) -> TrainingMachine:
     run = plan.experiment.run
     if run.threads is not None:
         torch.set_num_threads(run.threads)
-    placement = Placement(run.device, run.precision, compiles=run.compile)
-    shop = Workshop(plan)
+    placement, shop = Placement(run.device, run.precision, compiles=run.compile), Workshop(plan)
     data = shop.data("train", placement)
     read_first_rows(plan, data)
     evaluations = [shop.evaluation(declared, placement) for declared in plan.evaluations]
@@ -86,7 +86,8 @@ def _assemble(plan: Plan, observers: Observers | None) -> TrainingMachine:
             placement=placement,
             halt_after=1 if run.non_finite == "halt" else run.halt_after,
             probe=run.probe,
-            bridges=[*(str(bridge) for bridge in plan.bridges), *_notes(plan, data)],
+            stop=StopRule.of(run.stop.watched, run.stop.patience, run.stop.least),
+            bridges=[*(str(bridge) for bridge in plan.bridges), *log_notes(plan, data)],
             providers=[f"{provider.distribution} {provider.version} sha256:{provider.file_digest}" for provider in plan.providers],
         ),
     )
@@ -117,10 +118,7 @@ class Workshop:
     def module(self, role: str, part: Part, step: int, *extra: Any) -> nn.Module:
         """A module of the model; its constructor draws from the stream of its role at the step."""
         with drawing_from(build_seed(self._seed, role, step)):
-            module = self._build(part, role, *extra)
-        if not isinstance(module, nn.Module):
-            raise ProviderError(f"{part.kind} {part.id} was built as a {type(module).__name__}: it must be an nn.Module")
-        return module
+            return checked_module(part, self._build(part, role, *extra))
 
     def _build(self, part: Part, role: str, *extra: Any) -> Any:
         """Build a module on the device; on the CPU first if a user's constructor needs real values, as `linspace(...).tolist()` does."""
@@ -134,7 +132,7 @@ class Workshop:
 
     def task(self, part: Part) -> Any:
         """The objective of a declared task."""
-        return self._make(part, "task")
+        return checked(part, self._make(part, "task"))
 
     def reaction(self, part: Part) -> Reaction:
         """An answer to the training signal."""
@@ -157,7 +155,7 @@ class Workshop:
             with _as_faults_of(part):
                 optimizer: torch.optim.Optimizer = part.given.make(entries, **part.options_at(t))
             return optimizer
-        result: torch.optim.Optimizer = self._make(part, "optimizer", groups, t=t)
+        result: torch.optim.Optimizer = checked(part, self._make(part, "optimizer", groups, t=t))
         return result
 
     def data(self, split: str, placement: Placement) -> DataPlane:
@@ -254,7 +252,7 @@ def _start(plan: Plan) -> Callable[[], tuple[Tensors, Sequence[str]]] | None:
     return None if declared is None else lambda: (read_start(plan), declared.drop)
 
 
-def _notes(plan: Plan, data: DataPlane) -> list[str]:
+def log_notes(plan: Plan, data: DataPlane) -> list[str]:
     """Notes for the log on what the config accepts.
 
     Raises:
@@ -332,9 +330,7 @@ def build_module(part: Part, registry: Registry, context: BuildContext, *extra: 
     component = registry.get(part.kind, part.id)  # type: ignore[arg-type]  # a Part's kind is a Kind
     with drawing_from(context.seed), _as_faults_of(part):
         module = component.build(part.options, context, *extra)
-    if not isinstance(module, nn.Module):
-        raise ProviderError(f"{part.kind} {part.id} was built as a {type(module).__name__}: it must be an nn.Module")
-    return module
+    return checked_module(part, module)
 
 
 def build_task(part: Part, registry: Registry) -> Any:

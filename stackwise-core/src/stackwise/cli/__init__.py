@@ -159,6 +159,7 @@ def main(ctx: click.Context, debug: bool, allow: tuple[str, ...], block: tuple[s
       2    the input is at fault: command line, config or data
       3    an installed provider is at fault
       4    training halted: losses or gradients were not finite
+      5    stopped by its own limit of time, run.stop.after
       130  stopped by Ctrl-C, 143 by SIGTERM, 129 as the terminal closed
            (128 + number of the signal)
     """

@@ -20,8 +20,8 @@ Examples:
   stackwise run exp.yaml --output runs/first --resume auto
 
 Exit codes: 0 done, 2 mistakes in config or data, 3 a provider's defect,
-4 halted because steps were not finite, 130 stopped by Ctrl-C and 143 by
-SIGTERM with the state saved.
+4 halted because steps were not finite, 5 stopped by run.stop.after, 130 by
+Ctrl-C and 143 by SIGTERM, with the state saved.
 """
 )
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
@@ -56,7 +56,8 @@ def show(result: Result) -> None:
     if result.finished_before:
         steps = result.summary.finished.steps if result.summary.finished is not None else 0
         click.echo(f"{result.directory} has finished already, after {steps:,} steps: nothing is left to train")
-        click.echo("to train it further: --set run.horizon=… (or `stackwise branch`)")
+        further = "run.horizon=…" if result.summary.stopped is None else "run.stop=null, or a larger run.stop.patience,"
+        click.echo(f"to train it further: --set {further} (or `stackwise branch`)")
         return
     click.echo(result.summary.text())
     click.echo(

@@ -6,7 +6,7 @@ from stackwise.config.loading import experiment, load
 from stackwise.config.objects import Phase, sample
 from stackwise.config.planes import DataConfig, GroupConfig, ModelConfig, OptimizerConfig, Ref
 from stackwise.config.recalled import recalled
-from stackwise.config.run import CheckpointConfig, RunConfig
+from stackwise.config.run import CheckpointConfig, RunConfig, StopConfig
 
 __all__ = [
     "CheckpointConfig",
@@ -21,6 +21,7 @@ __all__ = [
     "PhaseConfig",
     "Ref",
     "RunConfig",
+    "StopConfig",
     "experiment",
     "load",
     "parse_option",

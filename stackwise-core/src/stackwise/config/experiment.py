@@ -51,7 +51,7 @@ class EvaluateConfig:
 
     name: str
     every: Duration | None = key(None, rule=broken_cadence, absent="boundaries and both ends", doc="cadence", example="5%")
-    batches: int = key(16, doc="batches each time", minimum=1, maximum=1_000_000, example="16")
+    batches: int = key(16, doc="batches each time; of a sized loader in code at most all", minimum=1, maximum=1_000_000, example="16")
     batch_size: int | None = key(None, absent="the first phase's", doc="rows of a batch", minimum=1, maximum=MOST_ROWS, example="32")
     seq_len: int | None = key(
         None, absent="the longest of all phases", doc="positions of a row", minimum=1, maximum=MOST_ROWS, example="256"

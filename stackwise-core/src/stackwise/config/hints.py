@@ -10,7 +10,7 @@ import attrs
 
 from stackwise.config.nodes import describe
 from stackwise.config.planes import DataConfig, ModelConfig, OptimizerConfig
-from stackwise.config.run import CheckpointConfig, RunConfig
+from stackwise.config.run import CheckpointConfig, RunConfig, StopConfig
 from stackwise.contracts.options import config_key
 from stackwise.errors import did_you_mean, near_names
 
@@ -68,6 +68,13 @@ def _form(home: str, key: str, written: str) -> str:
 @cache
 def _homes() -> dict[str, str]:
     """Key of the core → the section it stands in; `lr` is an option of most optimizers."""
-    homes = {"run.checkpoint": CheckpointConfig, "model": ModelConfig, "optimizer": OptimizerConfig, "data": DataConfig, "run": RunConfig}
+    homes = {
+        "run.checkpoint": CheckpointConfig,
+        "run.stop": StopConfig,
+        "model": ModelConfig,
+        "optimizer": OptimizerConfig,
+        "data": DataConfig,
+        "run": RunConfig,
+    }
     table = {config_key(a): home for home, cls in homes.items() for a in attrs.fields(cls) if a.name != "part"}
     return {"lr": "optimizer", "weight_decay": "optimizer", **table}

@@ -23,7 +23,7 @@ def load(path: str | PathLike[str], overrides: Sequence[str] = ()) -> Experiment
         overrides: settings on top of it, `"optimizer.lr=1e-3"`.
 
     Returns:
-        The experiment; mistakes of meaning are in its `problems`, to be told together with those found later.
+        The experiment; mistakes of meaning are in its `problems`, to be reported together with those of the plan.
 
     Raises:
         ConfigError: the file or a setting cannot be read at all.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Literal
 
 from stackwise.timeline.duration import Duration
 from stackwise.timeline.schedules import Constant, Piecewise, Schedule
@@ -18,6 +19,7 @@ MOST_ROWS = 2**24
 slip of the keyboard."""
 
 _BEST = re.compile(r"[A-Za-z0-9_-]+\.[^\s.]+( \((min|max)\))?\Z")
+_SPAN = re.compile(r"(?=\d)(?:(\d{1,4})d)?(?:(\d{1,6})h)?(?:(\d{1,7})m)?(?:(\d{1,9})s)?\Z")
 _RUN_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}\Z")
 
 
@@ -82,3 +84,23 @@ def broken_best(value: str | None) -> str | None:
     if value is None or _BEST.match(value):
         return None
     return f"{value!r} is no metric: write `<evaluation>.<metric>`, and ` (max)` behind it where more is better"
+
+
+def broken_span(value: str | None) -> str | None:
+    """The rule that a span of wall clock breaks."""
+    if value is not None and (not _SPAN.match(value) or not seconds_of(value)):
+        return f"{value!r} is no span of time above zero: write `11h50m`, `90m`, `2d12h` or `45s`"
+    return None
+
+
+def seconds_of(span: str) -> int:
+    """A span of wall clock in seconds."""
+    match = _SPAN.match(span)
+    counts = match.groups() if match is not None else ()
+    return sum(int(count or 0) * unit for count, unit in zip(counts, (86_400, 3600, 60, 1), strict=False))
+
+
+def metric_and_direction(text: str) -> tuple[str, Literal["min", "max"]]:
+    """`heldout.accuracy (max)` as the metric and which way is better."""
+    name, _, direction = text.partition(" ")
+    return name, "max" if direction == "(max)" else "min"

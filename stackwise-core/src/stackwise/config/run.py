@@ -7,7 +7,15 @@ from typing import Literal
 from attrs import frozen
 
 from stackwise.config.keys import key
-from stackwise.config.rules import broken_best, broken_cadence, broken_length, broken_run_name
+from stackwise.config.rules import (
+    broken_best,
+    broken_cadence,
+    broken_length,
+    broken_run_name,
+    broken_span,
+    metric_and_direction,
+    seconds_of,
+)
 from stackwise.host.admission import ProviderList, lists_of
 from stackwise.timeline.duration import Duration
 
@@ -34,10 +42,46 @@ class CheckpointConfig:
     @property
     def best_metric(self) -> tuple[str, Literal["min", "max"]] | None:
         """The metric that is watched, and which way is better."""
-        if self.best is None:
-            return None
-        name, _, direction = self.best.partition(" ")
-        return name, "max" if direction == "(max)" else "min"
+        return None if self.best is None else metric_and_direction(self.best)
+
+
+@frozen(kw_only=True)
+class StopConfig:
+    """When a run ends before its horizon."""
+
+    metric: str | None = key(
+        None,
+        rule=broken_best,
+        form="metric",
+        doc="`<evaluation>.<metric>`, and ` (max)` behind it where more is better: the run ends when it no longer gets better",
+        example="heldout.loss",
+    )
+    patience: int | None = key(
+        None,
+        absent="5",
+        doc="evaluations in a row without a better figure, after which the run ends; counted anew in each phase",
+        minimum=1,
+        maximum=1_000_000,
+        example="3",
+    )
+    least: float | None = key(None, absent="0", doc="a figure is better only by more than this", minimum=0, example="0.001")
+    after: str | None = key(
+        None,
+        rule=broken_span,
+        form="span of time",
+        doc="wall clock of one process, from its first step on, after which it saves the state and ends with exit code 5",
+        example="11h50m",
+    )
+
+    @property
+    def watched(self) -> tuple[str, Literal["min", "max"]] | None:
+        """The metric that is watched, and which way is better."""
+        return None if self.metric is None else metric_and_direction(self.metric)
+
+    @property
+    def after_s(self) -> int | None:
+        """Seconds of wall clock; None where there is no limit."""
+        return None if self.after is None else seconds_of(self.after)
 
 
 @frozen(kw_only=True)
@@ -97,6 +141,12 @@ class RunConfig:
         absent="see below",
         doc="when the state goes to disk, and what of it stays there",
         example="{every: 500 steps}",
+    )
+    stop: StopConfig = key(
+        factory=StopConfig,
+        absent="at the horizon alone",
+        doc="when the run ends before its horizon",
+        example="{metric: heldout.loss, patience: 3, after: 11h50m}",
     )
     non_finite: Literal["skip", "halt", "rewind"] = key(
         "skip", doc="what steps whose loss or gradient is not finite lead to, beside changing nothing", example="rewind"

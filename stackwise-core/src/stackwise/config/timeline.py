@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from stackwise.config.experiment import (
@@ -15,6 +15,7 @@ from stackwise.config.hints import unknown_key
 from stackwise.config.keys import FORMAT, IN_PHASE, PLANES, SECTIONS
 from stackwise.config.merging import apply_replace, merge
 from stackwise.config.nodes import Node, describe
+from stackwise.config.run import RunConfig
 from stackwise.config.sections import (
     Read,
     Section,
@@ -50,9 +51,7 @@ def read_experiment(root: Node, default_name: str) -> Experiment:
     problems.add(root, faults)
     evaluate, faults = read_evaluations(root.child("evaluate"))
     problems.add(root, faults)
-    if (best := run.checkpoint.best_metric) and (name := best[0].partition(".")[0]) not in (names := [each.name for each in evaluate]):
-        message = f"there is no evaluation '{name}' to choose the best checkpoint by{did_you_mean(name, names)}"
-        problems.add(root, (Fault(("run", "checkpoint", "best"), message),))
+    problems.add(root, tuple(_unknown_evaluations(run, [each.name for each in evaluate])))
     observers, faults = read_observers(root.child("observers"))
     problems.add(root, faults)
     phases = _read_phases(root, problems)
@@ -65,6 +64,20 @@ def read_experiment(root: Node, default_name: str) -> Experiment:
         problems=problems.in_reading_order(),
         tree=written,
     )
+
+
+def _unknown_evaluations(run: RunConfig, names: Sequence[str]) -> Iterator[Fault]:
+    """Metrics of evaluations that there are not, and keys of a metric that is not named."""
+    best, watched = run.checkpoint.best_metric, run.stop.watched
+    if best is not None and (name := best[0].partition(".")[0]) not in names:
+        yield Fault(
+            ("run", "checkpoint", "best"), f"there is no evaluation '{name}' to choose the best checkpoint by{did_you_mean(name, names)}"
+        )
+    if watched is not None and (name := watched[0].partition(".")[0]) not in names:
+        yield Fault(("run", "stop", "metric"), f"there is no evaluation '{name}' to stop the run by{did_you_mean(name, names)}")
+    for key in ("patience", "least"):
+        if watched is None and getattr(run.stop, key) is not None:
+            yield Fault(("run", "stop", key), "is of a metric, and none is named: write `metric: <evaluation>.<metric>` beside it")
 
 
 class _Problems:

@@ -105,6 +105,14 @@ class Reacted(NamedTuple):
     why: str
 
 
+class Stopped(NamedTuple):
+    """The run ends before its horizon by its own rule, `run.stop`; the state before step `step` is saved next."""
+
+    step: int
+    phase: str
+    why: str
+
+
 class CheckpointSaved(NamedTuple):
     """The state before step `step` is on its way to disk; written already, unless checkpoints are asynchronous."""
 
@@ -113,7 +121,7 @@ class CheckpointSaved(NamedTuple):
     seconds: float
     """How long training stood still."""
     reason: str
-    """`cadence`, `phase`, `signal`, `end`, `moved` where the run directory was, or `branch` where a run was branched from another."""
+    """`cadence`, `phase`, `signal`, `stop`, `end`, `moved` where the run directory was, or `branch` where another was branched."""
 
 
 class CheckpointRefused(NamedTuple):
@@ -142,7 +150,7 @@ class Rewound(NamedTuple):
 
 
 class RunFinished(NamedTuple):
-    """After the last step."""
+    """After the last step, at the horizon or where `Stopped` came before."""
 
     steps: int
     tokens: int
@@ -156,5 +164,15 @@ class RunFinished(NamedTuple):
 
 
 Event = (
-    RunStarted | PhaseEntered | StepDone | Evaluated | Reacted | CheckpointSaved | CheckpointRefused | ConfigChanged | Rewound | RunFinished
+    RunStarted
+    | PhaseEntered
+    | StepDone
+    | Evaluated
+    | Reacted
+    | Stopped
+    | CheckpointSaved
+    | CheckpointRefused
+    | ConfigChanged
+    | Rewound
+    | RunFinished
 )

@@ -77,7 +77,9 @@ class WeightFormat(Protocol):
         """Write a model's files into a folder that is there and empty.
 
         Args:
-            model: a `stackwise.Model` on the CPU, with `embedding`, `rack` and `head` as their factories built them.
+            model: a `stackwise.Model` on the CPU, with `embedding`, `rack` and `head` as their factories built them. A format with an
+                attribute `holds_weight_adapters` that is true may get one with weight adapters: `model.attached`, (name, path of
+                the module) → the adapter.
             folder: where to; whoever calls forces it to disk and renames it.
             origin: the folder of this format that the run began from, if it is still there: what the format keeps beside the model (ids of
                 special tokens, say) is taken over from it.

@@ -42,7 +42,7 @@ class CompiledPhase:
 
     @property
     def gate(self) -> Curve:
-        """The gate on the blocks that the phase grew; open where there is none."""
+        """The gate on the blocks that the phase grew; 1 if there is none."""
         growth = self.enter.growth
         return UNGATED if growth is None else growth.curves.get("gate", UNGATED)
 

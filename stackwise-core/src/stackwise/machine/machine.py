@@ -11,7 +11,7 @@ from weakref import finalize, ref
 import torch
 from torch import nn
 
-from stackwise.contracts.events import Evaluated, Event, PhaseEntered, Reacted, RunFinished, RunStarted, StepDone
+from stackwise.contracts.events import Evaluated, Event, PhaseEntered, Reacted, RunFinished, RunStarted, StepDone, Stopped
 from stackwise.contracts.protocols import Batch, Observer, Task
 from stackwise.curriculum.schedule import CompiledPhase, PhaseSchedule
 from stackwise.errors import DataError, TrainingHalted, UserError
@@ -20,6 +20,7 @@ from stackwise.machine.evaluation import Evaluation
 from stackwise.machine.faults import worker_fault
 from stackwise.machine.live import LiveState
 from stackwise.machine.observers import Observers
+from stackwise.machine.patience import Patience
 from stackwise.machine.placement import Placement
 from stackwise.machine.probe import Probe, Verdict
 from stackwise.machine.settings import Settings
@@ -75,7 +76,7 @@ class TrainingMachine:
         self._probe = Probe(self.live, self.settings.seed, self.settings.probe)
         self.step = 0
         """The next step to run."""
-        self._counts = Counts()
+        self._counts, self._patience = Counts(), Patience(self.settings.stop)
         self._begun = False
         self._walks: list[ref[Generator[Event, None, None]]] = []
         finalize(self, _close, self._walks)
@@ -132,6 +133,7 @@ class TrainingMachine:
             "phase": phase.name,
             "seed": self.settings.seed,
             **self._counts.as_map(),
+            **self._patience.state(),
             **self.live.state(),
             "last_batch": self._probe.state(self.step),
             "draws": self._step.draws.state_dict(),
@@ -166,6 +168,7 @@ class TrainingMachine:
         self._probe.load_state(saved["last_batch"])
         self._step.draws.load_state_dict(saved["draws"])
         self._counts, self.step = Counts.of(saved), saved["step"]
+        self._patience.load(saved)
 
     # -- training -------------------------------------------------------------------------------------------------
 
@@ -203,9 +206,14 @@ class TrainingMachine:
                 continue
             if phase.start == self.step:
                 yield from self._cross(phase)
-            yield from self._steps(phase)
-        self.live.reach(self.schedule.steps)
-        yield from self._evaluate(self.schedule.steps, self.schedule.phases[-1].name, "exit")
+            if self._patience.why is None:
+                yield from self._steps(phase)
+            if (why := self._patience.why) is not None:
+                yield Stopped(self.step, self.schedule.phase_at(max(self.step - 1, 0)).name, why)
+                break
+        else:
+            self.live.reach(self.schedule.steps)
+            yield from self._evaluate(self.schedule.steps, self.schedule.phases[-1].name, "exit")
         counts, tokens = self._counts, self.schedule.clock.tokens(self.step)
         if counts.without_targets == self.step:
             raise DataError(f"none of the {self.step} steps had a target: look at what the task predicts in these data")
@@ -216,6 +224,9 @@ class TrainingMachine:
         if phase.index:
             self.live.reach(phase.start)
             yield from self._evaluate(phase.start, self.schedule.phases[phase.index - 1].name, "exit")
+            if self._patience.why is not None:
+                return
+        self._patience.enter_phase()
         before = self._probe.before(phase)
         start = perf_counter()
         model, moments = self.live.enter(phase)
@@ -259,6 +270,8 @@ class TrainingMachine:
                 live.apply_values(moment.t)
             if moment.step in due:
                 yield from self._evaluate(moment.step, phase.name, "cadence")
+                if self._patience.why is not None:
+                    return
                 start = perf_counter()
             outcome = self._train_step(moment)
             self.step += 1
@@ -306,7 +319,9 @@ class TrainingMachine:
                 metrics = evaluation.run(self.model.model, self.objective, self.placement, self.schedule.at(step=step))
             yield Evaluated(step, phase, name, at, metrics, perf_counter() - start)
             if at != "entry":  # the model has not trained since the exit evaluation
-                yield from self._react(step, phase, {f"{name}.{metric}": value for metric, value in metrics.items()})
+                named = {f"{name}.{metric}": value for metric, value in metrics.items()}
+                self._patience.watch(step, named)
+                yield from self._react(step, phase, named)
 
     def _react(self, step: int, phase: str, metrics: Mapping[str, float]) -> Iterator[Event]:
         """Pass metrics to the declared reaction and report what it did."""

@@ -3,10 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from attrs import Factory, frozen
 
 from stackwise.machine.placement import Placement
+
+
+@frozen(kw_only=True)
+class StopRule:
+    """Training ends once a metric has not been better for some evaluations in a row."""
+
+    metric: str
+    """`<evaluation>.<metric>`."""
+    more: bool = False
+    """Whether more of it is better."""
+    patience: int = 5
+    """Evaluations in a row without a better figure, after which training ends."""
+    least: float = 0.0
+    """A figure is better only if it is so by more than this, in the unit of the metric."""
+
+    @classmethod
+    def of(cls, watched: tuple[str, str] | None, patience: int | None, least: float | None) -> StopRule | None:
+        """The rule of a config: a metric with `min` or `max`, and what else it says; None without a metric."""
+        if watched is None:
+            return None
+        said: dict[str, Any] = {"patience": patience, "least": least}
+        more = {key: value for key, value in said.items() if value is not None}
+        return cls(metric=watched[0], more=watched[1] == "max", **more)
 
 
 @frozen(kw_only=True)
@@ -21,6 +45,8 @@ class Settings:
     """Non-finite steps in a row after which training halts."""
     probe: bool = False
     """Whether to judge the model on the last batch before and after every boundary that changes it."""
+    stop: StopRule | None = None
+    """When to end before the horizon, because a metric no longer gets better."""
     bridges: Sequence[str] = ()
     """One sentence for each bridged junction, reported at the start."""
     providers: Sequence[str] = ()

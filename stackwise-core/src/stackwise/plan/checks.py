@@ -88,11 +88,12 @@ def watch_problems(phase: PhaseConfig, reaction: Draft | None, evaluations: Sequ
             yield _at(phase, path, f"{reaction.label} watches '{metric}', and {unknown}")
 
 
-def best_problems(experiment: Experiment, tasks: Tasks) -> Iterator[Problem]:
-    """The evaluations will have the metric by which the best checkpoint is chosen."""
-    best = experiment.run.checkpoint.best_metric
-    if best is not None and (unknown := _unknown_metric(best[0], tasks)):
-        yield experiment.problem("run.checkpoint.best", unknown)
+def metric_problems(experiment: Experiment, tasks: Tasks) -> Iterator[Problem]:
+    """The evaluations will have the metrics by which the best checkpoint is chosen and the run stopped."""
+    run = experiment.run
+    for path, metric in (("run.checkpoint.best", run.checkpoint.best_metric), ("run.stop.metric", run.stop.watched)):
+        if metric is not None and (unknown := _unknown_metric(metric[0], tasks)):
+            yield experiment.problem(path, unknown)
 
 
 def _unknown_metric(metric: str, tasks: Tasks) -> str | None:

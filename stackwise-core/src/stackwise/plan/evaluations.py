@@ -51,6 +51,7 @@ def evaluation_plan(
     lengths = [shape.seq_len for shape in shapes if shape.seq_len is not None]
     rows = config.batch_size if config.batch_size is not None else shapes[0].micro_batches[0]
     length = config.seq_len if config.seq_len is not None else max(lengths, default=None)
+    batches, given = config.batches, dict(joined[0].drafts.sources)
     state = attrs.evolve(
         base,
         mix={name: Curve.constant(curve(0.0)) for name, curve in base.mix.items()},
@@ -60,7 +61,7 @@ def evaluation_plan(
     if config.sources is None:
         _check_inherited(config, base, drafts)
     else:
-        own = {name: draft for name, ref in config.sources.items() if (draft := drafts.of("loader", ref)) is not None}
+        given = own = {name: draft for name, ref in config.sources.items() if (draft := drafts.of("loader", ref)) is not None}
         trained = [part.given for each in states for part in each.data.sources.values()]
         for name, draft in own.items():
             if any(draft.given is given for given in trained) and _keeps_its_place(draft.given):
@@ -79,9 +80,16 @@ def evaluation_plan(
         message = "it reads no training rows: it has sources of its own, or those of training have a held-out part; leave this out"
         drafts.problems.append(Problem(message, f"evaluate.{config.name}.training_rows"))
     on_training = config.sources is None and any(part.given is not None for part in base.sources.values())
-    return EvaluationPlan(
-        name=config.name, state=state, batches=config.batches, values=values, weights=config.weights, training_rows=on_training
-    )
+    if (most := _most_batches(given)) is not None:
+        batches = min(batches, most)
+    return EvaluationPlan(name=config.name, state=state, batches=batches, values=values, weights=config.weights, training_rows=on_training)
+
+
+def _most_batches(sources: Mapping[str, Draft]) -> int | None:
+    """How many batches the only source holds, where it is ready-made: read on from its start, some rows would count twice."""
+    sizes = [draft.epoch_size for draft in sources.values() if draft.given is not None]
+    size = sizes[0] if len(sources) == len(sizes) == 1 else None
+    return size.batches or None if size is not None else None
 
 
 def _task_values(config: EvaluateConfig, states: Sequence[TrainingState], drafts: Drafts) -> dict[str, dict[str, float]]:

@@ -248,7 +248,7 @@ class Drafts:
         if ref.given is not None:
             return self._given(kind, ref)
         if ref.use is None:
-            return None  # the config package has said what is missing
+            return None  # the config section has reported what is missing
         try:
             registered, options_class = self._loaded(kind, ref.use)
         except UnknownComponentError as error:
@@ -313,7 +313,7 @@ class Drafts:
 
 
 def broken_blocks(ref: Ref) -> Iterator[Problem]:
-    """What is wrong with the lists of blocks that a whole module is said to have."""
+    """Problems of the lists of blocks that the config names in a whole module."""
     for path, option in (ref.blocks or {}).items():
         if not isinstance(ref.given, Built):
             name = type(ref.given).__name__

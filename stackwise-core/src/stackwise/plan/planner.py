@@ -20,10 +20,10 @@ from stackwise.host.provider import Provider
 from stackwise.host.registry import Registry
 from stackwise.plan.blocks import Growing
 from stackwise.plan.checks import (
-    best_problems,
     crossing_problems,
     delivered_fields,
     drop_problems,
+    metric_problems,
     mix_problems,
     name_problems,
     tie_problems,
@@ -88,7 +88,7 @@ class _Planner:
         self.problems += self.experiment.problems
         phases = [_Phase(config) for config in self.experiment.phases]
         drafted = [self._draft(phase.config) for phase in phases]
-        self.problems += best_problems(self.experiment, self._tasks())
+        self.problems += metric_problems(self.experiment, self._tasks())
         observers = [self.drafts.of("observer", ref) for ref in self.experiment.observers]
         start = self.experiment.phases[0].model.start
         form = self.drafts.of("format", start.format) if start is not None and start.format is not None else None

@@ -33,7 +33,7 @@ class Plan:
     """The providers that this plan uses."""
     max_rows: int | None = None
     max_length: int | None = None
-    """Longest row asked of a loader, lookahead included."""
+    """Longest row that a loader has to deliver, lookahead included."""
     lookahead: int = 0
     """Entries a row needs beyond seq_len, the most any task asks."""
 

@@ -155,6 +155,7 @@ def marks_of(record: RunRecord, steps: Steps) -> dict[str, list[dict[str, Any]]]
         "resumes": [{"step": e["step"]} for e in record.of_kind("run_started") if e["step"] and e["step"] not in rewound],
         "changes": [{k: e[k] for k in ("step", "key", "before", "after")} for e in record.of_kind("config_changed")],
         "reactions": [{k: e[k] for k in ("step", "factor_before", "factor", "why")} for e in record.of_kind("reacted")],
+        "stops": [{k: e[k] for k in ("step", "why")} for e in record.of_kind("stopped")],
         "checkpoints": [
             {"step": each["step"], "best": each["step"] == record.best_step, "pin": each.get("pin"), "bytes": each["bytes"]}
             for each in record.checkpoints

@@ -18,6 +18,7 @@ from stackwise.contracts.events import (
     RunFinished,
     RunStarted,
     StepDone,
+    Stopped,
 )
 from stackwise.curriculum.schedule import PhaseSchedule
 from stackwise.errors import printable
@@ -65,6 +66,8 @@ class Progress:
             self.say(f"      {event.phase} {event.step}/{self._schedule.steps}  {event.name} ({event.at})  {metrics}")
         elif isinstance(event, Reacted):
             self.say(f"      step {event.step}: learning rates × {event.factor:g} (were × {event.factor_before:g}): {event.why}")
+        elif isinstance(event, Stopped):
+            self.say(f"      stops at step {event.step}: {event.why}")
         elif isinstance(event, ConfigChanged):
             self.say(f"      from step {event.step} on  {event.key}: {event.before} → {event.after}")
         elif isinstance(event, CheckpointRefused):

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from attrs import define, field
 
-from stackwise.contracts.events import Evaluated, Event, PhaseEntered, RunFinished, StepDone
+from stackwise.contracts.events import Evaluated, Event, PhaseEntered, RunFinished, StepDone, Stopped
 
 
 @define
@@ -32,6 +32,8 @@ class Summary:
 
     phases: list[PhaseLine] = field(factory=list)
     finished: RunFinished | None = None
+    stopped: Stopped | None = None
+    """The end by a rule of the run's own, where the run did not go on since."""
     _tokens: int = 0
 
     @classmethod
@@ -46,7 +48,10 @@ class Summary:
         """Take one event in."""
         if isinstance(event, PhaseEntered):
             self._line(event.phase).entered = event
+        elif isinstance(event, Stopped):
+            self.stopped = event
         elif isinstance(event, StepDone):
+            self.stopped = None
             line = self._line(event.phase)
             line.lr_first = event.lr if line.steps == 0 else line.lr_first
             line.lr_last = event.lr
@@ -91,6 +96,8 @@ class Summary:
             skipped = f", {done.skipped} not finite and skipped" if done.skipped else ""
             skipped += f", {done.without_targets} skipped for want of a target" if done.without_targets else ""
             lines.append(f"{done.steps:,} steps, {done.tokens:,} tokens in {done.seconds:.1f} s of training{skipped}; delivered: {sources}")
+            if self.stopped is not None:
+                lines.append(f"stopped at step {self.stopped.step:,}: {self.stopped.why}")
         return "\n".join(lines)
 
     def _metric(self) -> list[tuple[str, str]]:

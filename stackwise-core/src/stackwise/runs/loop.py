@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import suppress
+from time import monotonic
 from typing import Any
 
 from attrs import define, field
 
 from stackwise.assembly.workshop import assemble
-from stackwise.contracts.events import Evaluated, Event, PhaseEntered, Rewound, RunFacts, RunStarted, StepDone
+from stackwise.contracts.events import Evaluated, Event, PhaseEntered, Rewound, RunFacts, RunStarted, StepDone, Stopped
 from stackwise.errors import DiskError, RunStopped, TrainingHalted, UserError
 from stackwise.machine.machine import TrainingMachine
 from stackwise.plan import Plan
@@ -52,6 +53,10 @@ class RunLoop:
     """Of everything in the logs, earlier processes included."""
     _saving: Saving = field(init=False)
     _rewinds: dict[int, int] = field(factory=dict, init=False)
+    _deadline: float | None = field(default=None, init=False)
+    """On the monotonic clock; None where time is no limit."""
+    _stopped_at: int | None = field(default=None, init=False)
+    """The step at which the run ended by its own rule."""
 
     @classmethod
     def of(
@@ -82,11 +87,13 @@ class RunLoop:
         """Run every step that is left; after a rewind a new machine takes over.
 
         Raises:
-            RunStopped: a signal asked for a stop; the state is saved.
+            RunStopped: a signal asked for a stop, or the run's own time is up; the state is saved.
             TrainingHalted: too many steps in a row were not finite.
             MovedError: the run directory is elsewhere now; the state is saved there, if it can be found.
             DiskError: a checkpoint could not be written.
         """
+        after = self.plan.experiment.run.stop.after_s
+        self._deadline = None if after is None else monotonic() + after
         with Signals() as signals:
             while True:
                 try:
@@ -121,6 +128,10 @@ class RunLoop:
             for event in events:  # the machine has passed it on already
                 for outcome in self._saving.after(event, self.machine):
                     self.tell(outcome)
+                if isinstance(event, Stopped):
+                    self._stopped_at = event.step
+                elif self._deadline is not None and monotonic() >= self._deadline and isinstance(event, StepDone):
+                    self._end_in_time(event)
                 if signals.stop is not None or (isinstance(event, StepDone) and signals.take_save()):
                     self._obey(signals, event)
         finally:
@@ -136,6 +147,18 @@ class RunLoop:
         self.store.wait()
         saved = f"the state before step {self.machine.step} is saved" if self.machine.step else "no step was done"
         raise RunStopped(f"{signals.stop.name} came; {saved}; go on by: stackwise resume {self.directory.path}", by=signals.stop)
+
+    def _end_in_time(self, event: StepDone) -> None:
+        """Save and stop, unless this was the last step."""
+        if self.machine.step >= self.plan.schedule.steps:
+            return
+        why = f"its time is up (run.stop.after: {self.plan.experiment.run.stop.after})"
+        self.tell(Stopped(self.machine.step, event.phase, why))
+        for outcome in self._saving.now(self.machine, "stop"):
+            self.tell(outcome)
+        self.store.wait()
+        saved = f"the state before step {self.machine.step} is saved"
+        raise RunStopped(f"{why}; {saved}; go on by: stackwise resume {self.directory.path}", by=None)
 
     def _lost_nothing(self, event: Event) -> bool:
         between = isinstance(event, RunStarted | PhaseEntered | Evaluated)
@@ -196,6 +219,8 @@ class RunLoop:
         more: dict[str, Any] = {} if self.parent is None else {"parent": self.parent}
         if self._rewinds:
             more["rewinds"] = {str(step): count for step, count in self._rewinds.items()}
+        if self._stopped_at is not None:
+            more["stopped_at"] = self._stopped_at
         self.directory.write_status({"status": status, "steps": self.machine.step, "data": self.machine.data.ledger(), **more})
 
     def about(self) -> Mapping[str, Any]:

@@ -72,7 +72,7 @@ def run(
         DataError: data that cannot be trained on.
         ProviderError: a component that broke its contract.
         TrainingHalted: too many steps in a row were not finite.
-        RunStopped: a signal asked for a stop.
+        RunStopped: a signal asked for a stop, or the run's own time is up.
     """
     experiment, output = _read(source, overrides), Path(output) if output is not None else None
     if resume == "never" and output is not None:
@@ -147,7 +147,7 @@ def _go_on(path: Path, experiment: Experiment, stream: TextIO | None) -> Result:
     try:
         checkpoint, skipped = newest_in(path)
         rest = Rest.after(checkpoint, experiment, path)
-        if directory.status().get("status") == FINISHED and rest.step >= rest.plan.schedule.steps:
+        if _is_finished(directory, rest):
             summary = summary_of(directory, Progress(rest.plan.schedule, stream))
             directory.close()
             return Result(path, summary, finished_before=True)
@@ -173,6 +173,14 @@ def _go_on(path: Path, experiment: Experiment, stream: TextIO | None) -> Result:
     return _train(loop, rest)
 
 
+def _is_finished(directory: RunDirectory, rest: Rest) -> bool:
+    """Whether nothing is left to train: the horizon is reached, or the same config has stopped the run here."""
+    status = directory.status()
+    if status.get("status") != FINISHED:
+        return False
+    return rest.step >= rest.plan.schedule.steps or (status.get("stopped_at") == rest.step and rest.is_declared_in(directory))
+
+
 def _train(loop: RunLoop, rest: Rest, *, fresh: bool = False) -> Result:
     """Train to the end, write the final weights, and say in `status.json` how it ended.
 
@@ -193,7 +201,7 @@ def _train(loop: RunLoop, rest: Rest, *, fresh: bool = False) -> Result:
         status = "interrupted"
         raise
     except RunStopped as error:
-        status = f"stopped by {error.by.name}"
+        status = "stopped by its limit of time" if error.by is None else f"stopped by {error.by.name}"
         raise
     except Exception as error:
         status, failed = f"failed: {error}", True
@@ -223,11 +231,12 @@ def _save_final(loop: RunLoop) -> None:
             f"      the final weights leave out {', '.join(names)}: states that a file of weights cannot hold; checkpoints do"
         )
     loop.directory.check_place()
+    phase, t = plan.schedule.phase_at(machine.step - 1), plan.schedule.at(step=machine.step).t
     places = {"live": FINAL} | ({"ema": f"{FINAL}-ema"} if optimizer.average is not None else {})
     for weights, place in places.items():
         with optimizer.evaluating(weights):
-            about = describe_model(plan.schedule.phases[-1], 1.0, model, names)
-            about |= describe_run(plan, plan.schedule.phases[-1], machine.step, machine.data.fingerprints())
+            about = describe_model(phase, t, model, names)
+            about |= describe_run(plan, phase, machine.step, machine.data.fingerprints())
             save_weights(exported_tensors(model), loop.directory.path / place, about, plan.tokenizers)
 
 

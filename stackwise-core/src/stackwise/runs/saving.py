@@ -1,4 +1,4 @@
-"""When the state of a run is saved: at its cadence, before boundaries, at the end, and on a signal."""
+"""When the state of a run is saved: at its cadence, before boundaries, at the end, when it stops by rule, and on a signal."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from attrs import define, field, frozen
 
 from stackwise.config import CheckpointConfig
-from stackwise.contracts.events import CheckpointRefused, CheckpointSaved, Evaluated, Event, StepDone
+from stackwise.contracts.events import CheckpointRefused, CheckpointSaved, Evaluated, Event, StepDone, Stopped
 from stackwise.curriculum.schedule import PhaseSchedule
 from stackwise.machine.machine import TrainingMachine
 from stackwise.storage.checkpoints.store import CheckpointStore, name_of
@@ -95,6 +95,8 @@ class Saving:
             if due is None or self.last_step == machine.step:
                 return
             self._wait_for(_Pending.of(machine, due))
+        elif isinstance(event, Stopped):
+            yield from self.now(machine, "stop")
         elif isinstance(event, Evaluated) and self._pending is not None and event.step == self._pending.step:
             self._pending.awaited.discard(event.name)
             self._pending.metrics |= {f"{event.name}.{metric}": value for metric, value in event.metrics.items()}
@@ -102,7 +104,7 @@ class Saving:
             yield self._save(self._pending)
 
     def now(self, machine: TrainingMachine, reason: str) -> Iterator[Event]:
-        """Save at once, unless this state is saved already; call it right after a step."""
+        """Save at once, unless this state is saved already; call it right after a step or the evaluations behind it."""
         if self.last_step != machine.step:
             yield self._save(self._pending if self._pending is not None else _Pending.of(machine, Due(reason)))
 

@@ -37,7 +37,7 @@ def write_folder(model: Model, about: Mapping[str, Any], directory: Path, name: 
     """
     registry = discover()
     known, form = format_named(name, registry)
-    _check_plain(about)
+    _check_plain(about, bool(getattr(form, "holds_weight_adapters", False)))
     origin = _origin(run, known.id, registry)
     files = _files(tokenizers)
 
@@ -60,15 +60,21 @@ def _files(tokenizers: Tokenizers) -> Mapping[str, bytes]:
     return next(iter(files.values())) if len(files) == 1 else {}
 
 
-def _check_plain(about: Mapping[str, Any]) -> None:
+def _check_plain(about: Mapping[str, Any], weight_adapters: bool) -> None:
     """Refuse what stands beside embedding, rack and head, for which other tools have no place.
+
+    Args:
+        about: what the model was built from.
+        weight_adapters: whether the format has a place for those.
 
     Raises:
         UserError: adapters at junctions, weight adapters, or gates that are not at 1.
     """
     beside = {
         "adapters at the model's junctions": any(about.get("adapters", {}).values()),
-        "weight adapters (a last phase without them, with `enter: {weight_adapters: merge}`, merges them)": about.get("weight_adapters"),
+        "weight adapters (a last phase without them, with `enter: {weight_adapters: merge}`, merges them)": (
+            about.get("weight_adapters") and not weight_adapters
+        ),
         "gates that are not at 1 (export a later step)": about.get("gates"),
     }
     if told := [what for what, there in beside.items() if there]:

@@ -39,7 +39,7 @@ def join_state(document: Any, tensor: Callable[[str], Any]) -> Any:
 
     Args:
         document: the JSON.
-        tensor: returns the tensor of a name; KeyError where there is none.
+        tensor: returns the tensor of a name; KeyError if there is none.
 
     Raises:
         ValueError: neither function writes such a document, or it names a tensor that is missing.

@@ -103,7 +103,7 @@ def refuse_held(directory: Path) -> None:
 
     Raises:
         HeldError: a process writes there; the sentence names pid and host.
-        UserError: the lock is no file of ours.
+        UserError: the lock is no regular file.
     """
     if os.path.lexists(directory / LOCK):
         _acquire(directory).release()

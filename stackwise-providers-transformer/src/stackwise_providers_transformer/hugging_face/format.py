@@ -7,13 +7,25 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from stackwise import BuildContext, StoredModel, UserError
 from stackwise_providers_transformer.format_options import HuggingFaceOptions
+from stackwise_providers_transformer.hugging_face.adapters import (
+    ADAPTER_CONFIG,
+    ADAPTERS,
+    Adapted,
+    base_of,
+    is_adapter,
+    turned_matrices,
+    write_adapters,
+)
 from stackwise_providers_transformer.hugging_face.architecture import FREE, PLAIN, Architecture, architecture_of, nodes_of
 from stackwise_providers_transformer.hugging_face.families import FAMILIES, Family
 from stackwise_providers_transformer.hugging_face.settings import DROPOUTS, KEPT, Config
 from stackwise_providers_transformer.hugging_face.shards import Renamed, Shards, their_tensors, write_shards
 
+BASE, BESIDE = "base", "weight_adapters."
 CONFIG, GENERATION, TOKENIZER = "config.json", "generation_config.json", "tokenizer.json"
 TOKENIZER_FILES = (
     TOKENIZER,
@@ -35,6 +47,8 @@ class HuggingFaceFormat:
         options: whether pickles are read, and how large files are written.
     """
 
+    holds_weight_adapters = True
+
     def __init__(self, options: HuggingFaceOptions) -> None:
         self._options = options
 
@@ -47,35 +61,72 @@ class HuggingFaceFormat:
         }
 
     def recognises(self, folder: Path) -> bool:
-        """Whether its `config.json` names a `model_type`."""
+        """Whether its `config.json` names a `model_type`, or its `adapter_config.json` the type of its adapters."""
         try:
+            if is_adapter(folder):
+                return "peft_type" in json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
             return "model_type" in json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         except (OSError, ValueError, TypeError):
             return False
 
     def read(self, folder: Path) -> StoredModel:
-        """The model of a folder; its tensors are read when they are asked for.
+        """The model of a folder; its tensors are read when they are asked for. Adapters are added to the base that they name.
 
         Raises:
             UserError: a family, a field or a tensor that is not known here, or a damaged file.
         """
-        config = read_config(folder)
+        base = base_of(folder) if is_adapter(folder) else folder
+        config = read_config(base)
         family = family_of(config)
         architecture = read_architecture(config, family)
-        tensors = Renamed(Shards(folder, pickled=self._options.pickle), family.names, architecture)
-        return StoredModel(model=nodes_of(architecture), tensors=tensors, free=FREE, notes=tuple(_notes(config)))
+        shards: Any = Shards(base, pickled=self._options.pickle)
+        notes = list(_notes(config))
+        if base is not folder:
+            shards = Adapted(shards, folder, turned_matrices(family.names, architecture["rack.blocks"]))
+            notes.append(f"the adapters are added to the matrices of {base}: adapters of this run are others, beside those")
+        tensors = Renamed(shards, family.names, architecture)
+        return StoredModel(model=nodes_of(architecture), tensors=tensors, free=FREE, notes=tuple(notes))
 
     def write(self, model: Any, folder: Path, origin: Path | None, tokenizer: Mapping[str, bytes]) -> None:
-        """Write `config.json`, `generation_config.json`, the weights and the tokenizer.
+        """Write `config.json`, `generation_config.json`, the weights and the tokenizer; of a model with low-rank adapters those alone, and
+        the base into `base/` where it is not that of the folder that the run began from.
 
         Raises:
             UserError: no family has words for the model.
         """
+        if origin is not None and is_adapter(origin):
+            origin = base_of(origin)
+        if not model.attached:
+            self._write_model(model, folder, origin)
+        else:
+            base = BASE
+            if origin is not None and self._is_base(origin, model):
+                base = str(origin.resolve())
+            else:
+                (folder / BASE).mkdir()
+                self._write_model(model, folder / BASE, origin)
+            family, _ = _expressed(architecture := architecture_of(model), {} if origin is None else dict(read_config(origin).fields))
+            write_adapters(model.attached, family.names, architecture, base, folder)
+            (folder / ADAPTERS).chmod((folder / ADAPTER_CONFIG).stat().st_mode)
+        write_tokenizer(folder, origin, tokenizer)
+
+    def _is_base(self, origin: Path, model: Any) -> bool:
+        """Whether a folder holds the very tensors that stand beside the adapters of a model."""
+        stored = self.read(origin)
+        own = {name: tensor for name, tensor in model.named_parameters() if not name.startswith(BESIDE)}
+        if stored.model != nodes_of(architecture_of(model)) or set(own) != set(stored.tensors):
+            return False
+        return all(torch.equal(stored.tensors[name].to(tensor.dtype), tensor) for name, tensor in own.items())
+
+    def _write_model(self, model: Any, folder: Path, origin: Path | None) -> None:
+        """Write the model without what stands beside it."""
         architecture = architecture_of(model)
         kept = {} if origin is None else dict(read_config(origin).fields)
         family, fields = _expressed(architecture, kept)
-        tied = {"head.weight"} if architecture["head.tied"] else set()
-        tensors = {_of_one_stack(name, model): tensor.detach() for name, tensor in model.state_dict().items() if name not in tied}
+        left_out = ("head.weight", BESIDE) if architecture["head.tied"] else (BESIDE,)
+        tensors = {
+            _of_one_stack(name, model): tensor.detach() for name, tensor in model.state_dict().items() if not name.startswith(left_out)
+        }
         kinds = {str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()}
         fields = dict.fromkeys(family.ids) | fields
         fields |= {"model_type": family.model_type, "architectures": [family.architecture], "dtype": max(kinds, key=len)}
@@ -91,7 +142,6 @@ class HuggingFaceFormat:
         else:
             ids = {name: fields.get(name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
             _write_json(folder / GENERATION, {"_from_model_config": True, **{name: id for name, id in ids.items() if id is not None}})
-        write_tokenizer(folder, origin, tokenizer)
 
 
 def read_config(folder: Path) -> Config:

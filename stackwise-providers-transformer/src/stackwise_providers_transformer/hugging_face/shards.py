@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,23 +20,43 @@ PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
+class ShapedTensors(Protocol):
+    """Tensors of a folder by their own names, with their shapes."""
+
+    folder: Path
+    shapes: dict[str, tuple[int, ...]]
+
+    def __getitem__(self, name: str, /) -> torch.Tensor:
+        """One tensor."""
+        ...
+
+    def __iter__(self) -> Iterator[str]:
+        """Their names."""
+        ...
+
+    def __contains__(self, name: object, /) -> bool:
+        """Whether there is one of that name."""
+        ...
+
+
 class Shards(Mapping[str, torch.Tensor]):
     """The tensors of a folder by their own names.
 
     Args:
         folder: with one safetensors file, or an index and its shards.
         pickled: whether a folder that holds pickled files only is read from those.
+        file: name of the one file, in folders of another kind.
 
     Raises:
         UserError: no such file, one that is missing or damaged, or a tensor that holds no floating-point numbers.
     """
 
-    def __init__(self, folder: Path, *, pickled: bool) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, *, pickled: bool, file: str = ONE) -> None:
+        self.folder, self._one = folder, file
         self._files: dict[str, Any] = {}
         self._of: dict[str, str] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
-        if not (folder / ONE).is_file() and not (folder / INDEX).is_file() and any((folder / name).is_file() for name in PICKLES):
+        if not (folder / self._one).is_file() and not (folder / INDEX).is_file() and any((folder / name).is_file() for name in PICKLES):
             if not pickled:
                 raise UserError(
                     f"{folder} holds its weights pickled only ({PICKLES[0]}), and unpickling can run code: convert them to safetensors, or "
@@ -60,8 +80,8 @@ class Shards(Mapping[str, torch.Tensor]):
 
     def _listed(self) -> dict[str, set[str] | None]:
         """File → the tensors that the index says are in it; all for the one file of a folder without an index."""
-        if (self.folder / ONE).is_file():
-            return {ONE: None}
+        if (self.folder / self._one).is_file():
+            return {self._one: None}
         try:
             index = json.loads((self.folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
             files: dict[str, set[str] | None] = {}
@@ -72,7 +92,7 @@ class Shards(Mapping[str, torch.Tensor]):
                 assert names is not None
                 names.add(name)
         except FileNotFoundError:
-            raise UserError(f"{self.folder} holds no weights: there is neither {ONE} nor {INDEX}") from None
+            raise UserError(f"{self.folder} holds no weights: there is neither {self._one} nor {INDEX}") from None
         except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
             raise UserError(f"{self.folder / INDEX} is no index of shards: {type(error).__name__}: {error}") from None
         return files
@@ -128,7 +148,7 @@ class Renamed(Mapping[str, torch.Tensor]):
         UserError: tensors that the table does not know, or that ought to be the same and are not.
     """
 
-    def __init__(self, shards: Shards, names: Names, sizes: Architecture) -> None:
+    def __init__(self, shards: ShapedTensors, names: Names, sizes: Architecture) -> None:
         self._shards, self._sizes = shards, sizes
         self._made: dict[str, tuple[Form, tuple[str, ...], int]] = {}
         bare = not any(name.startswith(names.prefix) for name in shards)

@@ -98,7 +98,7 @@ def join(drafts: PhaseDrafts, rename: Mapping[str, str], drop: tuple[str, ...] =
         if spec is not None:
             if isinstance(spec, BatchSpec):
                 own[role] = spec
-                spec = _transformed(spec, draft, drafts.transforms, problems)
+                spec = _transformed(spec, draft, drafts.transforms, rename, problems)
             sides[role] = Side(role=role, label=draft.label, spec=spec, dims=draft.sizes, open=draft.open_sizes, pinned=draft.pinned)
     unified = unify(sides, rename, Passage(drop, _read_before(drafts.transforms)), complete=not problems)
     unseen = [role for role in drafts.by_role() if role.startswith("source:") and role not in sides]
@@ -139,12 +139,18 @@ def _read_before(transforms: tuple[Draft, ...]) -> frozenset[str] | None:
     return frozenset(name for _, spec in specs if isinstance(spec, TransformSpec) for name in spec.inputs)
 
 
-def _transformed(spec: BatchSpec, source: Draft, transforms: tuple[Draft, ...], problems: list[Problem]) -> BatchSpec:
-    """The fields of a source after its transforms."""
+def _transformed(
+    spec: BatchSpec, source: Draft, transforms: tuple[Draft, ...], rename: Mapping[str, str], problems: list[Problem]
+) -> BatchSpec:
+    """The fields of a source after its transforms, which see a renamed field under both of its names."""
+    renamed = {old: new for new, old in rename.items() if old in spec.fields}
     for transform in transforms:
         change = _spec(transform, problems)
         if isinstance(change, TransformSpec):
-            for name in change.inputs.keys() - spec.fields.keys():
+            for name in change.inputs.keys() & renamed.keys() if not change.outputs else ():  # without outputs it changes its inputs
+                message = f"{transform.label} changes '{name}', but the task reads it as '{renamed[name]}', by data.rename"
+                problems.append(Problem(f"{message}: name '{renamed[name]}' in the transform", transform.path))
+            for name in change.inputs.keys() - spec.fields.keys() - set(renamed.values()):
                 offered = ", ".join(spec.fields) or "nothing"
                 message = f"{transform.label} needs the field '{name}', but {source.label} and the transforms before it give {offered}"
                 problems.append(Problem(message, transform.path))

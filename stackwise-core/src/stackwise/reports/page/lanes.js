@@ -238,6 +238,7 @@ const Lanes = (() => {
         ...marks.skipped.slice(0, 500).map(each => [each.step, "×", `step ${each.step} skipped ${each.why}`, "--red"]),
         ...marks.resumes.map(each => [each.step, "↻", `went on at step ${each.step}`, "--ink"]),
         ...marks.rewinds.map(each => [each.step, "↶", `back from step ${each.from}: ${each.why}`, "--red"]),
+        ...marks.stops.map(each => [each.step, "■", `stopped: ${each.why}`, "--ink"]),
         ...marks.changes.map(each => [each.step, "✎", `${each.key}: ${each.before} → ${each.after}`, "--ink"]),
       ];
       const saved = marks.checkpoints.map(each => [each.step, each.best ? "★" : "▲", `checkpoint of step ${each.step}${each.best ? ", the best" : ""}`, each.best ? "--ink" : "--mute"]);

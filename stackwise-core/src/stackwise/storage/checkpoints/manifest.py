@@ -39,7 +39,7 @@ class DamagedError(ValueError):
 
 @frozen(kw_only=True)
 class Manifest:
-    """The files of one checkpoint, and what is said of it."""
+    """The files of one checkpoint, its metrics, its pin, and the versions that wrote it."""
 
     step: int
     files: Mapping[str, FileRecord]

@@ -1,0 +1,40 @@
+"""What was built or given for a part is one of its kind, whoever made it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from stackwise.curriculum.parts import Part
+from stackwise.errors import ProviderError, UserError
+
+_SHAPES = {
+    "task": (("get_spec", "prepare", "loss"), "a loss function becomes a task by Loss(function, '<target field>')"),
+    "optimizer": (("step", "param_groups"), "a function that makes one is written Built(function, <option>=…)"),
+}
+"""Kind → what every component of it has, and the form to write for what has it not."""
+
+
+def checked(part: Part, made: Any) -> Any:
+    """A task or an optimizer, which has what its kind has; those of providers are held to their contract elsewhere.
+
+    Raises:
+        UserError: what was given in code is none.
+    """
+    names, form = _SHAPES[part.kind]
+    if part.given is not None and (missing := [name for name in names if not hasattr(made, name)]):
+        raise UserError(f"{part.kind}: {part.id} is no {part.kind}, as it has no {', '.join(missing)}: {form}")
+    return made
+
+
+def checked_module(part: Part, made: Any) -> nn.Module:
+    """A module.
+
+    Raises:
+        ProviderError: it is none; UserError where it was given in code.
+    """
+    if isinstance(made, nn.Module):
+        return made
+    fault, form = (ProviderError, "") if part.given is None else (UserError, "; a function that makes one is written Built(function, …)")
+    raise fault(f"{part.kind} {part.id} was built as a {type(made).__name__}: it must be an nn.Module{form}")

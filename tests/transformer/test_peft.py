@@ -1,0 +1,200 @@
+"""Low-rank adapters in files of peft, read and written, against peft itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy
+import peft
+import pytest
+import torch
+import transformers as hf
+import yaml
+from grown_models import language_model
+from safetensors.torch import load_file, save_file
+
+import stackwise
+from stackwise import BuildContext, Model, UserError
+from stackwise.assembly.stored import build_stored
+from stackwise.cli import main
+from stackwise.host.discovery import discover
+from stackwise_providers_transformer.format_options import HuggingFaceOptions
+from stackwise_providers_transformer.hugging_face.format import HuggingFaceFormat
+from stackwise_providers_transformer.lora import build_lora
+from stackwise_providers_transformer.lora_options import LoRAOptions
+
+SIZES = {"vocab_size": 19, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+BASES: dict[str, tuple[hf.PreTrainedConfig, list[str]]] = {
+    "llama": (hf.LlamaConfig(**SIZES, num_key_value_heads=1), ["q_proj", "v_proj", "down_proj"]),
+    "neox": (hf.GPTNeoXConfig(**SIZES), ["query_key_value", "dense_4h_to_h"]),
+    "gpt2": (hf.GPT2Config(vocab_size=19, n_embd=16, n_layer=2, n_head=2), ["c_attn", "c_proj"]),
+}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "plain": {"r": 2, "lora_alpha": 3},
+    "rslora": {"r": 3, "lora_alpha": 3, "use_rslora": True},
+    "patterns": {"r": 2, "rank_pattern": {"layers.1.self_attn.v_proj": 4}, "alpha_pattern": {"down_proj": 5, "layers.0.*q_proj": 7}},
+}
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft asks transformers for it
+FORMAT = HuggingFaceFormat(HuggingFaceOptions())
+TOKENS = torch.randint(19, (2, 9), generator=torch.Generator().manual_seed(1))
+
+
+def saved(base: str, folder: Path, **options: Any) -> torch.Tensor:
+    """Folders `base` and `adapters`, every parameter drawn; peft's logits."""
+    config, modules = BASES[base]
+    torch.manual_seed(0)
+    model = hf.AutoModelForCausalLM.from_config(config).eval()  # type: ignore[no-untyped-call]
+    for parameter in model.parameters():
+        parameter.data.add_(torch.randn(parameter.shape) * 0.2)
+    model.save_pretrained(folder / "base")
+    fan = {"fan_in_fan_out": True} if base == "gpt2" else {}
+    beside = peft.get_peft_model(model, peft.LoraConfig(target_modules=modules, **fan, **options))
+    for name, parameter in beside.named_parameters():
+        if "lora_" in name:
+            parameter.data.normal_(0, 0.3)
+    beside.peft_config["default"].base_model_name_or_path = str(folder / "base")
+    beside.save_pretrained(folder / "adapters")
+    with torch.inference_mode():
+        plain = hf.AutoModelForCausalLM.from_pretrained(folder / "base").eval()(TOKENS).logits
+        logits: torch.Tensor = beside.eval()(TOKENS).logits
+    assert (logits - plain).abs().max() > 0.05  # the adapters matter
+    return logits
+
+
+def read(folder: Path) -> Model:
+    """Our model of a folder, filled."""
+    stored = FORMAT.read(folder)
+    model = build_stored(stored, discover(), "cpu")
+    for name, parameter in model.named_parameters():
+        parameter.data.copy_(stored.tensors[name])
+    return model.eval()
+
+
+@pytest.mark.parametrize(
+    ("base", "options"), [("llama", "plain"), ("llama", "rslora"), ("llama", "patterns"), ("neox", "plain"), ("gpt2", "plain")]
+)
+def test_adapters_beside_a_base_compute_what_peft_computes(base: str, options: str, tmp_path: Path) -> None:
+    expected = saved(base, tmp_path, **OPTIONS[options])
+    assert FORMAT.recognises(tmp_path / "adapters")
+    with torch.inference_mode():
+        torch.testing.assert_close(read(tmp_path / "adapters")({"tokens": TOKENS})["logits"], expected, rtol=0, atol=1e-5)
+
+
+def adapted(model: Model, scaling: str = "alpha/rank") -> Model:
+    """Adapters beside all matrices of the blocks, every value drawn."""
+    torch.manual_seed(3)
+    attached = {}
+    for name, parameter in list(model.named_parameters()):
+        if name.startswith("rack.stacks") and parameter.dim() == 2:
+            options = LoRAOptions(rank=2, alpha=5.0, scaling=scaling)  # type: ignore[arg-type]  # one of the two
+            attached["style", name.removesuffix(".weight")] = build_lora(options, BuildContext(seed=0), parameter)
+    for adapter in attached.values():
+        torch.nn.init.normal_(adapter.b, std=0.3)
+    model.attach(attached)
+    return model.eval()
+
+
+@pytest.mark.parametrize(("base", "scaling"), [("llama", "alpha/sqrt(rank)"), ("neox", "alpha/rank"), ("gpt2", "alpha/rank")])
+def test_peft_reads_what_is_written_beside_the_folder_of_the_run(base: str, scaling: str, tmp_path: Path) -> None:
+    saved(base, tmp_path, **OPTIONS["plain"])
+    ours = adapted(read(tmp_path / "base"), scaling)
+    (out := tmp_path / "out").mkdir()
+    FORMAT.write(ours, out, tmp_path / "base", {})
+    assert sorted(path.name for path in out.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+    named = json.loads((out / "adapter_config.json").read_text())["base_model_name_or_path"]
+    theirs = peft.PeftModel.from_pretrained(hf.AutoModelForCausalLM.from_pretrained(named), out).eval()
+    with torch.inference_mode():
+        expected = ours({"tokens": TOKENS})["logits"]
+        torch.testing.assert_close(theirs(TOKENS).logits, expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(read(out)({"tokens": TOKENS})["logits"], expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("origin", ["none", "other", "adapters"])
+def test_a_base_that_is_nowhere_else_is_written_too(origin: str, tmp_path: Path) -> None:
+    if origin == "none":
+        place, ours = None, adapted(language_model())
+    else:
+        saved("llama", tmp_path, **OPTIONS["plain"])
+        place = tmp_path / ("base" if origin == "other" else "adapters")
+        ours = adapted(read(place))
+        if origin == "other":
+            ours.get_parameter("rack.norm.weight").data[0] += 1
+    (out := tmp_path / "out").mkdir()
+    FORMAT.write(ours, out, place, {})
+    theirs = peft.PeftModel.from_pretrained(hf.AutoModelForCausalLM.from_pretrained(out / "base"), out).eval()
+    with torch.inference_mode():
+        expected = ours({"tokens": TOKENS})["logits"]
+        torch.testing.assert_close(theirs(TOKENS).logits, expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(read(out)({"tokens": TOKENS})["logits"], expected, rtol=0, atol=1e-5)
+
+
+FAULTS: dict[str, tuple[dict[str, Any], str]] = {
+    "peft_type": ({"peft_type": "IA3"}, "peft_type: 'IA3'"),
+    "bias": ({"bias": "all"}, "bias: 'all'"),
+    "dora": ({"use_dora": True}, "use_dora: True"),
+    "pissa": ({"init_lora_weights": "pissa"}, "init_lora_weights: 'pissa'"),
+    "saved": ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
+    "unknown": ({"use_tomorrow": 1}, "use_tomorrow: 1"),
+    "rank": ({"r": 3}, "has rank 3 there, and 2"),
+    "base": ({"base_model_name_or_path": "somebody/model"}, "base_model_name_or_path: 'somebody/model'"),
+}
+
+
+def test_what_is_not_known_is_refused_by_name(tmp_path: Path) -> None:
+    saved("llama", tmp_path, **OPTIONS["plain"])
+    folder = tmp_path / "adapters"
+    config, file = folder / "adapter_config.json", folder / "adapter_model.safetensors"
+    fields, tensors = json.loads(config.read_text()), load_file(file)
+    for fault, says in FAULTS.values():
+        config.write_text(json.dumps(fields | fault))
+        with pytest.raises(UserError, match=says):
+            FORMAT.read(folder)
+    config.write_text(json.dumps(fields))
+    a, b = (f"base_model.model.model.layers.0.self_attn.q_proj.lora_{half}.weight" for half in "AB")
+    for changed in (
+        {name: tensor for name, tensor in tensors.items() if name != b},
+        tensors | {"base_model.model.lm_head.weight": tensors[a].clone()},
+        tensors | {f"base_model.model.tail.lora_{half}.weight": torch.ones(2, 2) for half in "AB"},
+        tensors | {b: tensors[b][:-1].clone()},
+    ):
+        save_file(changed, file)
+        with pytest.raises(UserError, match=r"lora_|lm_head"):
+            FORMAT.read(folder)
+
+
+def test_adapters_that_have_no_words_there_are_refused(tmp_path: Path) -> None:
+    model = adapted(language_model())
+    model.attach({(f"{name}-{path[-1]}", path): adapter for (name, path), adapter in model.attached.items()})
+    with pytest.raises(UserError, match="style-"):
+        FORMAT.write(model, tmp_path, None, {})
+
+
+@pytest.mark.slow
+def test_a_run_writes_its_adapters_and_another_begins_with_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    saved("llama", tmp_path, **OPTIONS["plain"])
+    numpy.save("tokens.npy", numpy.arange(400) % 19)
+    lora = {"use": "transformer.lora", "select": ["*.attention.*"], "rank": 2}
+    config: dict[str, Any] = {
+        "run": {"name": "first", "horizon": "3 steps", "device": "cpu"},
+        "task": {"use": "transformer.causal-lm"},
+        "data": {
+            "sources": {"a": {"use": "data.array-files", "files": {"tokens": "tokens.npy"}, "vocab": 19}},
+            "batch_size": 2,
+            "seq_len": 8,
+        },
+        "model": {"freeze": ["embedding", "rack", "head"], "weight_adapters": {"style": lora}},
+        "optimizer": {"use": "optim.adamw", "lr": 0.1},
+    }
+    for name, start in (("first", "base"), ("second", "out")):
+        main(["init", "--from", start, "--output", f"{name}-model.yaml"], standalone_mode=False)
+        Path(f"{name}.yaml").write_text(yaml.safe_dump({**config, "extends": f"{name}-model.yaml"}))
+        main(["run", f"{name}.yaml", "--output", f"runs/{name}"], standalone_mode=False)
+        main(["export", f"runs/{name}", "out" if name == "first" else "again", "--format", "hf"], standalone_mode=False)
+        theirs = hf.AutoModelForCausalLM.from_pretrained("base" if name == "first" else "again/base")
+        adapted = peft.PeftModel.from_pretrained(theirs, "out" if name == "first" else "again").eval()
+        with torch.inference_mode():
+            ours = stackwise.load_exported(f"runs/{name}/final")({"tokens": TOKENS})["logits"]
+            torch.testing.assert_close(adapted(TOKENS).logits, ours, rtol=0, atol=1e-5)
