@@ -489,15 +489,15 @@ def test_whoever_does_not_listen_stops_no_run(server: ForkServer, folder: Path, 
 
 FULL_LOGS = """
 import errno, stackwise.storage.run_directory as r
-put, left = r.RunDirectory._write, [%d]
+lines_of, left = r.lines_of, [%d]
 def full(*arguments): raise OSError(errno.ENOSPC, "No space left on device")
-def write(file, line):
+def lines(event):
     left[0] -= 1
     if left[0] < 0:
         r.replace_file = full
         full()
-    put(file, line)
-r.RunDirectory._write = staticmethod(write)
+    return lines_of(event)
+r.lines_of = lines
 """
 
 
@@ -539,14 +539,14 @@ def let_go(self):
     release(self)
     free.set()
 CheckpointStore._save, RunLock.release = slow, let_go
-put = r.RunDirectory._write
+lines_of = r.lines_of
 def full(*arguments): raise OSError(errno.ENOSPC, "No space left on device")
-def write(file, line):
-    if line.get("event") == "checkpoint_saved":
+def lines(event):
+    if type(event).__name__ == "CheckpointSaved":
         r.replace_file = full
         full()
-    put(file, line)
-r.RunDirectory._write = staticmethod(write)
+    return lines_of(event)
+r.lines_of = lines
 """
 
 

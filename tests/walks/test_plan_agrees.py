@@ -30,6 +30,8 @@ def shrunk(path: Path) -> list[str]:
     trees = {"": tree, **{f"phases.{name}.": delta or {} for name, delta in tree.get("phases", {}).items()}}
     multiples = path.stem == "grow-width"  # the sizes of its model are multiples of each other, and stay
     small = {key: value for key, value in SMALL.items() if not (multiples and key.startswith("model"))}
+    if path.stem == "preferences":
+        small |= {"data.seq_len": "31"}  # below it no row holds a token of its response
     sizes = [f"{prefix}{key}={value}" for prefix, part in trees.items() for key, value in small.items() if _has(part, key)]
     return ["run.horizon=26 steps", "run.device=cpu", *sizes, *(f"evaluate.{name}.batches=2" for name in tree.get("evaluate", {}))]
 

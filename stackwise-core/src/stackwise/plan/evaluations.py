@@ -35,7 +35,7 @@ class EvaluationPlan:
 
 
 def evaluation_plan(
-    config: EvaluateConfig, states: Sequence[TrainingState], joined: Sequence[Joined], data: DataConfig, drafts: Drafts
+    config: EvaluateConfig, states: Sequence[TrainingState], joined: Sequence[Joined], data: Sequence[DataConfig], drafts: Drafts
 ) -> EvaluationPlan:
     """The data of one evaluation, the same at every instant; problems are collected in `drafts`.
 
@@ -43,7 +43,8 @@ def evaluation_plan(
         config: what was declared.
         states: the states of all phases; what the evaluation leaves out is taken from the first, or the longest.
         joined: the joined drafts of all phases, whose tasks the evaluation's own sources must serve.
-        data: that of training; its `rename` and `drop` are followed where an own source has the field.
+        data: that of all phases, of which the first one's `rename` is followed where an own source has the field. A field goes no further
+            where every phase drops it: the one evaluation serves the tasks of all.
         drafts: makes the drafts of own sources.
     """
     base = states[0].data
@@ -57,6 +58,7 @@ def evaluation_plan(
         mix={name: Curve.constant(curve(0.0)) for name, curve in base.mix.items()},
         shapes=((0, BatchShape(micro_batches=(rows,), seq_len=length)),),
         transforms=tuple(part for part, draft in zip(base.transforms, joined[0].drafts.transforms, strict=True) if _prepares(draft)),
+        bridges=_dropped_everywhere(base.bridges, data),
     )
     if config.sources is None:
         _check_inherited(config, base, drafts)
@@ -71,7 +73,8 @@ def evaluation_plan(
                 message = f"a {draft.id} is read once, and an evaluation reads the same each time: give a list, or what can start over"
                 drafts.problems.append(Problem(message, f"evaluate.{config.name}.sources.{name}"))
         sources, bridges, reads = _joined_sources(config, own, joined, data, drafts)
-        state = attrs.evolve(state, sources=sources, bridges=bridges, reads=reads, mix=dict.fromkeys(sources, Curve.constant(1.0)))
+        equally = dict.fromkeys(sources, Curve.constant(1.0))
+        state = attrs.evolve(state, sources=sources, bridges=_dropped_everywhere(bridges, data), reads=reads, mix=equally)
     if config.weights == "ema" and any(each.optimizer.ema is None for each in states):
         message = "asks for averaged weights, and not every phase keeps an average: declare optimizer.ema for the whole run"
         drafts.problems.append(Problem(message, f"evaluate.{config.name}.weights"))
@@ -83,6 +86,10 @@ def evaluation_plan(
     if (most := _most_batches(given)) is not None:
         batches = min(batches, most)
     return EvaluationPlan(name=config.name, state=state, batches=batches, values=values, weights=config.weights, training_rows=on_training)
+
+
+def _dropped_everywhere(bridges: Sequence[Bridge], data: Sequence[DataConfig]) -> tuple[Bridge, ...]:
+    return tuple(bridge for bridge in bridges if bridge.kind != "drop" or all(bridge.field in phase.drop for phase in data))
 
 
 def _most_batches(sources: Mapping[str, Draft]) -> int | None:
@@ -136,12 +143,12 @@ def _keeps_its_place(given: object) -> bool:
 
 
 def _joined_sources(
-    config: EvaluateConfig, own: Mapping[str, Draft], joined: Sequence[Joined], data: DataConfig, drafts: Drafts
+    config: EvaluateConfig, own: Mapping[str, Draft], joined: Sequence[Joined], data: Sequence[DataConfig], drafts: Drafts
 ) -> tuple[dict[str, Part], tuple[Bridge, ...], frozenset[str] | None]:
     """Own sources with their options filled, the bridges to the first phase's task, and what is read."""
     fields = [set(spec.fields) if isinstance(spec := draft.spec, BatchSpec) else set() for draft in own.values()]
-    known = {need: field for need, field in data.rename.items() if all(field in delivered for delivered in fields)}
-    joins = [join(attrs.evolve(each.drafts, sources=own), known, data.drop) for each in joined]
+    known = {need: field for need, field in data[0].rename.items() if all(field in delivered for delivered in fields)}
+    joins = [join(attrs.evolve(each.drafts, sources=own), known, phase.drop) for each, phase in zip(joined, data, strict=True)]
     prefix = f"evaluate.{config.name}.sources."
     for problem in dict.fromkeys(problem for each in joins for problem in each.problems):
         if (path := problem.path).startswith("data."):

@@ -280,7 +280,7 @@ class _Planner:
     def _evaluations(self, phases: Sequence[_Phase]) -> tuple[EvaluationPlan, ...]:
         joined = [phase.joined for phase in phases if phase.joined is not None]
         states = [phase.state for phase in phases if phase.state is not None]
-        data = phases[0].config.data
+        data = [phase.config.data for phase in phases if phase.joined is not None]
         return tuple(evaluation_plan(config, states, joined, data, self.drafts) for config in (self.experiment.evaluate if states else ()))
 
     def _check_drops(self, phases: Sequence[_Phase]) -> None:

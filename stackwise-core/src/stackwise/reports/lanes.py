@@ -58,10 +58,19 @@ class _Lane:
         return {
             "sources": {name: part.id for name, part in data.sources.items()},
             "mix": {name: self._samples(curve) for name, curve in data.mix.items()},
-            "shapes": [[start, shape.rows, shape.seq_len, len(shape.micro_batches)] for start, shape in data.shapes],
+            "shapes": self._shapes(),
             "transforms": [part.id for part in data.transforms],
             "values": self._values(*data.transforms),
         }
+
+    def _shapes(self) -> list[list[int | None]]:
+        """Where the batch's shape changes; a resume that cut the same shape in two says it once."""
+        shapes: list[list[int | None]] = []
+        for start, shape in self._state.data.shapes:
+            drawn = [shape.rows, shape.seq_len, len(shape.micro_batches)]
+            if not shapes or shapes[-1][1:] != drawn:
+                shapes.append([start, *drawn])
+        return shapes
 
     def _model(self) -> dict[str, Any]:
         model, gate = self._state.model, self._phase.gate
