@@ -240,6 +240,8 @@ def test_a_constant_column_is_zero_and_told(capsys: pytest.CaptureFixture[str]) 
     batch = _build("parquet", paths=("flat.parquet",), numbers=("x",), target=("y",)).take(3, None)
     assert batch["features"].abs().max() == 0
     assert "'x' is the same in all rows of training" in capsys.readouterr().err
+    with pytest.raises(DataError, match=r"target 'x' is the same in all 3 rows of training: there is nothing to predict"):
+        _build("parquet", paths=("flat.parquet",), numbers=("y",), target=("x",))
 
 
 def test_the_encoding_belongs_to_the_run() -> None:

@@ -45,7 +45,7 @@ def build_table(options: TableOptions, context: BuildContext) -> TextRows | Exam
     for line in (*constant, *notes["lines"]):
         print(f"data: {documents.name}: {line}", file=sys.stderr)
     if options.target is not None:
-        stds = np.array([encoding.numbers[name].std or 1.0 for name in options.target], dtype=np.float32)
+        stds = np.array([encoding.numbers[name].std for name in options.target], dtype=np.float32)
 
     def assemble(rows: Indices, length: int) -> Fields:
         fields = {name: np.asarray(column[rows]) for name, column in columns.items()}

@@ -41,7 +41,7 @@ class Scale:
 
     def __call__(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """(values - mean) / std, 0 of a column whose training rows are all equal."""
-        return (values - self.mean) / (self.std or 1.0)
+        return (values - self.mean) / self.std if self.std else np.zeros_like(values)
 
 
 @frozen(kw_only=True)
@@ -245,6 +245,9 @@ def learn_encoding(options: TableFields, tables: Sequence[TableDocuments]) -> Ta
             raise DataError(f"{tables[0].name}: column '{name}' holds no number in the {rows} rows of training: leave it out")
         if not moment.std < _LARGEST_STD:
             raise DataError(f"{tables[0].name}: the numbers of column '{name}' are too large for float32: scale them down")
+    for name in options.target or ():
+        if not moments[name].std:
+            raise DataError(f"{tables[0].name}: target '{name}' is the same in all {rows} rows of training: there is nothing to predict")
     values = {}
     for name, room in options.rooms.items():
         frequent = [value for value, _ in sorted(counts[name].items(), key=lambda each: (-each[1], each[0]))]
