@@ -63,7 +63,7 @@ def test_one_run_across_a_stop_and_a_resume_holds_every_scalar_of_the_log(tmp_pa
     assert b"horizon: 16 steps" in written.Tensors("config/text_summary")[0].tensor_proto.string_val[0]
 
 
-def test_a_shared_directory_gets_a_folder_named_like_the_run_directory_with_the_steps_that_are_asked_for(tmp_path: Path):
+def test_a_shared_directory_gets_a_folder_per_run_with_the_steps_that_are_asked_for(tmp_path: Path):
     run, shared = tmp_path / "third", tmp_path / "shared"
     stackwise.run(config(tmp_path, f", directory: {shared}, every: 5"), output=run, stream=io.StringIO())
     assert not (run / "tensorboard").exists()
