@@ -14,6 +14,7 @@ from typing import Any
 import attrs
 import pytest
 import torch
+from module_configs import ROWS as MODULE_ROWS
 from optimizer_configs import ROWS as OPTIMIZER_ROWS
 from record_configs import ROWS as RECORD_ROWS
 from table_configs import ROWS as TABLE_ROWS
@@ -351,6 +352,7 @@ CORE: dict[str, list[tuple[Any, str, Any]]] = {
     "enter.rewarm": [(with_identity, "phases/two/enter/rewarm", "4 steps")],
     "enter.fresh": [(whole, "phases/two/enter/fresh", ["head"])],
     "enter.weight_adapters": [(leaving, "phases/two/enter/weight_adapters", "drop")],
+    **MODULE_ROWS,
 }
 """Core key → (base config, where, another value)."""
 
@@ -424,6 +426,9 @@ OPTIONS: dict[str, list[tuple[Any, str, Any]]] = {
     "core.project.width_in": [(adapted, "model/adapters", {"embedding-rack": [{"use": "core.project", "width_in": 7, "width_out": 8}]})],
     "core.project.width_out": [(adapted, "model/adapters", {"embedding-rack": [{"use": "core.project", "width_in": 6, "width_out": 9}]})],
     "core.project.bias": [(adapted, "model/adapters", {"embedding-rack": [{"use": "core.project", "bias": True}]})],
+    # an observer changes no bit of a run: tests/core/builtin/test_tensorboard.py shows where its files stand and what is in them
+    "core.tensorboard.directory": [],
+    "core.tensorboard.every": [],
     "core.precision.dtype": [(whole, "model/adapters", {"embedding-rack": in_precision("bfloat16")})],
     **RECORD_ROWS,
     **TABLE_ROWS,

@@ -86,6 +86,18 @@ CASES = {
         True,
         blocks=3,
     ),
+    "blocks": Case(
+        "{model: {rack: {stacks: [{base: 4}]}}, enter: {growth: {use: transformer.blocks, map: {base: [0, 0, 1, 0]}}}}",
+        "base keeps 1, base 1←0 2←1 3←0",
+        False,
+        blocks=4,
+    ),
+    "blocks that are the identity": Case(
+        "{model: {rack: {stacks: [{base: 4}]}}, enter: {growth: {use: transformer.blocks, map: {base: [0, identity, 1, identity]}}}}",
+        "base keeps 1, base 1←0 2←1 3←1",
+        True,
+        blocks=4,
+    ),
     "gated": Case(
         "{model: {rack: {stacks: [{base: 3}]}}, enter: {growth: {use: transformer.gated, gate: {linear: {from: 0, to: 1, over: phase}}}}}",
         "base keeps 2, base 2←fresh",

@@ -31,15 +31,15 @@ class Interruption(io.StringIO):
         return super().write(text)
 
 
-def config(folder: Path) -> Path:
+def config(folder: Path, options: str = "") -> Path:
     path = folder / "tracked.yaml"
     tokens = [(i * i + 3 * i) % 8 for i in range(240)]
-    path.write_text(CONFIG.format(seed=3, lr=1e-2, steps=16, tokens=tokens) + "observers: [{use: core.tensorboard}]\n")
+    path.write_text(CONFIG.format(seed=3, lr=1e-2, steps=16, tokens=tokens) + f"observers: [{{use: core.tensorboard{options}}}]\n")
     return path
 
 
-def read(run: Path) -> Any:
-    reader = event_accumulator.EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0, "tensors": 0})
+def read(folder: Path) -> Any:
+    reader = event_accumulator.EventAccumulator(str(folder), size_guidance={"scalars": 0, "tensors": 0})
     return reader.Reload()
 
 
@@ -48,7 +48,7 @@ def test_one_run_across_a_stop_and_a_resume_holds_every_scalar_of_the_log(tmp_pa
     with pytest.raises(RunStopped):
         stackwise.run(config(tmp_path), output=run, stream=Interruption())
     resume(run, stream=io.StringIO())
-    written, steps = read(run), [line for line in log(run, "metrics.jsonl") if "evaluation" not in line]
+    written, steps = read(run / "tensorboard"), [line for line in log(run, "metrics.jsonl") if "evaluation" not in line]
     for tag, key in {"train/loss": "loss", "train/grad_norm": "grad_norm", "train/tokens": "tokens"}.items():
         scalars = written.Scalars(tag)
         assert [scalar.step for scalar in scalars] == list(range(16))
@@ -61,6 +61,15 @@ def test_one_run_across_a_stop_and_a_resume_holds_every_scalar_of_the_log(tmp_pa
     texts = written.Tags()["tensors"]
     assert {"config/text_summary", "plan/text_summary"} <= set(texts)
     assert b"horizon: 16 steps" in written.Tensors("config/text_summary")[0].tensor_proto.string_val[0]
+
+
+def test_a_shared_directory_gets_a_folder_per_run_with_the_steps_that_are_asked_for(tmp_path: Path):
+    run, shared = tmp_path / "third", tmp_path / "shared"
+    stackwise.run(config(tmp_path, f", directory: {shared}, every: 5"), output=run, stream=io.StringIO())
+    assert not (run / "tensorboard").exists()
+    (folder,) = shared.iterdir()
+    assert folder.name == "third"
+    assert [scalar.step for scalar in read(folder).Scalars("train/loss")] == [0, 5, 10, 15]
 
 
 class Flaky:
