@@ -20,7 +20,7 @@ from stackwise.planes.model.plane import ModelReceipt
 from stackwise.reports.plan_text import plan_as_json
 
 ROOT = Path(__file__).parents[2]
-EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
+EXAMPLES = sorted(path for path in (ROOT / "examples").glob("*.yaml") if path.stem != "five-stages")  # whose rows cannot be this short
 SMALL = {"data.seq_len": "8", "data.batch_size": "2", "data.step_tokens": "40", "model.rack.width": "8", "model.rack.heads": "2"}
 
 

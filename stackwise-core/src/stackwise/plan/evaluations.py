@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 
 import attrs
 from attrs import Factory, frozen
@@ -10,7 +11,7 @@ from attrs import Factory, frozen
 from stackwise.config import DataConfig, EvaluateConfig
 from stackwise.contracts.components import Built
 from stackwise.contracts.protocols import Loader
-from stackwise.contracts.specs import BatchSpec, TransformSpec
+from stackwise.contracts.specs import BatchSpec, TaskSpec, TransformSpec
 from stackwise.curriculum.bridges import Bridge
 from stackwise.curriculum.parts import Part
 from stackwise.curriculum.states import BatchShape, DataState, TrainingState
@@ -62,6 +63,7 @@ def evaluation_plan(
     )
     if config.sources is None:
         _check_inherited(config, base, drafts)
+        drafts.problems += _unserved_tasks(config, joined, data[0].rename)
     else:
         given = own = {name: draft for name, ref in config.sources.items() if (draft := drafts.of("loader", ref)) is not None}
         trained = [part.given for each in states for part in each.data.sources.values()]
@@ -135,6 +137,27 @@ def _check_inherited(config: EvaluateConfig, base: DataState, drafts: Drafts) ->
         else:
             continue
         drafts.problems.append(Problem(message, f"evaluate.{config.name}"))
+
+
+def _unserved_tasks(config: EvaluateConfig, joined: Sequence[Joined], rename: Mapping[str, str]) -> Iterator[Problem]:
+    """Tasks of later phases whose fields the first phase's sources, which the evaluation reads throughout, do not deliver."""
+    first = joined[0].drafts
+    transforms = [spec for draft in first.transforms if isinstance(spec := draft.spec, TransformSpec)]
+    if len(transforms) < len(first.transforms):
+        return
+    made = {name for spec in transforms if spec.prepares for name in spec.outputs}
+    tasks = {draft.id: spec for each in joined[1:] if isinstance(spec := (draft := each.drafts.task).spec, TaskSpec)}
+    for (task, needs), (name, source) in product(tasks.items(), first.sources.items()):
+        if isinstance(source.spec, BatchSpec) and (
+            missing := {rename.get(need, need) for need in needs.batch} - {*source.spec.fields, *made}
+        ):
+            fields = ", ".join(f"'{field}'" for field in sorted(missing))
+            message = (
+                f"it reads the sources of the first phase throughout, and source '{name}' does not deliver {fields}, which the task "
+                f"'{task}' of a later phase needs: give the evaluation `sources` of its own that deliver what every task needs, or "
+                "leave it out"
+            )
+            yield Problem(message, f"evaluate.{config.name}")
 
 
 def _keeps_its_place(given: object) -> bool:
