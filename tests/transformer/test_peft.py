@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from safetensors.torch import load_file, save_file
 
 import stackwise
 from stackwise import BuildContext, Model, UserError
+from stackwise.assembly.start import read_folder
 from stackwise.assembly.stored import build_stored
 from stackwise.cli import main
 from stackwise.host.discovery import discover
@@ -162,6 +165,83 @@ def test_what_is_not_known_is_refused_by_name(tmp_path: Path) -> None:
         save_file(changed, file)
         with pytest.raises(UserError, match=r"lora_|lm_head"):
             FORMAT.read(folder)
+
+
+def fields(**changed: Any) -> Callable[[Path], None]:
+    def apply(folder: Path) -> None:
+        path = folder / "adapter_config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+
+    return apply
+
+
+def tensors(change: Callable[[str, torch.Tensor], tuple[str, torch.Tensor]]) -> Callable[[Path], None]:
+    def apply(folder: Path) -> None:
+        file = folder / "adapter_model.safetensors"
+        save_file(dict(change(*item) for item in load_file(file).items()), file)
+
+    return apply
+
+
+def pickled(folder: Path) -> None:
+    torch.save(load_file(folder / "adapter_model.safetensors"), folder / "adapter_model.bin")
+    (folder / "adapter_model.safetensors").unlink()
+
+
+def pickled_alone(folder: Path) -> None:
+    pickled(folder)
+    (folder / "adapter_config.json").unlink()
+
+
+CONFIG, FILE, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
+DAMAGE: dict[str, tuple[Callable[[Path], None], str, str]] = {
+    "rank of text": (fields(r="2"), CONFIG, "r: '2'"),
+    "rank of 0": (fields(r=0), CONFIG, "r: 0"),
+    "no alpha": (fields(lora_alpha=None), CONFIG, "lora_alpha: None"),
+    "alpha not finite": (fields(lora_alpha=float("nan")), CONFIG, "lora_alpha: nan"),
+    "alpha too large": (fields(lora_alpha=10**400), CONFIG, "lora_alpha: 1000"),
+    "scaling of text": (fields(use_rslora="false"), CONFIG, "use_rslora: 'false'"),
+    "dropout of text": (fields(lora_dropout="much"), CONFIG, "lora_dropout: 'much'"),
+    "ranks in a list": (fields(rank_pattern=[4]), CONFIG, "rank_pattern: [4]"),
+    "rank by a pattern": (fields(rank_pattern={"q_proj": True}), CONFIG, "rank_pattern: 'q_proj': True"),
+    "alpha by a pattern": (fields(alpha_pattern={"q_proj": "5"}), CONFIG, "alpha_pattern: 'q_proj': '5'"),
+    "no expression": (fields(alpha_pattern={"layers.(0": 5}), CONFIG, "alpha_pattern: 'layers.(0'"),
+    "an expression alone": (fields(rank_pattern={"q)|(v": 2, "(?i)q": 2}), CONFIG, "rank_pattern: '(?i)q'"),
+    "one axis": (tensors(lambda name, tensor: (name, tensor.flatten().clone())), FILE, "down_proj.lora_A.weight [48]"),
+    "no axis": (tensors(lambda name, tensor: (name, tensor.sum())), FILE, "down_proj.lora_A.weight []"),
+    "three axes": (tensors(lambda name, tensor: (name, tensor[None].clone())), FILE, "down_proj.lora_A.weight [1, 2, 24]"),
+    "no prefix": (tensors(lambda name, tensor: (name.removeprefix("base_model.model."), tensor)), FILE, "layers.0"),
+    "pickled": (pickled, PICKLE, "pickled adapters are not read"),
+    "pickled alone": (pickled_alone, PICKLE, "pickled adapters are not read"),
+    "no adapters": (lambda folder: (folder / FILE).unlink(), FILE, "missing"),
+}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders `base` and `adapters` with nothing wrong, and dropout that peft trained them with."""
+    saved("llama", folder := tmp_path_factory.mktemp("whole"), **OPTIONS["plain"], lora_dropout=0.25)
+    return folder / "adapters"
+
+
+@pytest.mark.parametrize(("damage", "file", "says"), DAMAGE.values(), ids=DAMAGE)
+def test_what_no_scale_can_be_made_of_is_refused_by_file_and_field(
+    whole: Path, damage: Callable[[Path], None], file: str, says: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "adapters"
+    shutil.copytree(whole, folder)
+    damage(folder)
+    with pytest.raises(UserError) as caught:
+        read_folder(folder, discover())
+    assert str(folder / file) in str(caught.value) and says in str(caught.value)
+
+
+def test_dropout_that_is_not_taken_over_is_said(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["init", "--from", str(whole)], standalone_mode=False)
+    assert "# lora_dropout: 0.25 is not taken over" in capsys.readouterr().out
+    shutil.copytree(whole, tmp_path / "none")
+    fields(lora_dropout=0)(tmp_path / "none")
+    assert not [note for note in FORMAT.read(tmp_path / "none").notes if "dropout" in note]
 
 
 def test_adapters_that_have_no_words_there_are_refused(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from stackwise_providers_transformer.hugging_face.names import Names, Turned
 from stackwise_providers_transformer.hugging_face.shards import Shards
 from stackwise_providers_transformer.lora import LoRA
 
-ADAPTER_CONFIG, ADAPTERS = "adapter_config.json", "adapter_model.safetensors"
+ADAPTER_CONFIG, ADAPTERS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 _PREFIX = "base_model.model."
 _USED = (
     "alpha_pattern",
@@ -50,25 +51,45 @@ _WITHOUT_EFFECT = (
     "task_type",
 )
 """Fields that change nothing of given tensors: where adapters stand is what the tensors' names say."""
+_MODULE = r"(.*\.)?({key})$"
+"""Which modules a key of `rank_pattern` or `alpha_pattern` means, as peft reads it."""
 
 
 def is_adapter(folder: Path) -> bool:
-    """Whether a folder holds adapters beside a base."""
-    return (folder / ADAPTER_CONFIG).is_file()
+    """Whether a folder holds adapters beside a base, or only some of the files of such a folder and no model."""
+    if (folder / ADAPTER_CONFIG).is_file():
+        return True
+    return not (folder / "config.json").is_file() and any((folder / name).is_file() for name in (ADAPTERS, PICKLED))
+
+
+def check_file(folder: Path) -> None:
+    """Refuse a folder without the one file of adapters that is read.
+
+    Raises:
+        UserError: adapters that are pickled only, or none.
+    """
+    if (folder / ADAPTERS).is_file():
+        return
+    if (folder / PICKLED).is_file():
+        raise UserError(
+            f"{folder / PICKLED}: pickled adapters are not read, for unpickling can run code, and there is no {ADAPTERS} beside it: load "
+            "them with peft, and write them anew with `save_pretrained`, which makes that file"
+        )
+    raise UserError(f"{folder / ADAPTERS} is missing, and {ADAPTER_CONFIG} says that the folder holds adapters: fetch it again")
 
 
 def read_fields(folder: Path) -> dict[str, Any]:
     """The fields of `adapter_config.json`.
 
     Raises:
-        UserError: no map, or a field with an effect that is not known here, by name.
+        UserError: no map, a field with an effect that is not known here, or a value that no scale can be made of, by name.
     """
     path = folder / ADAPTER_CONFIG
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(fields, dict):
             raise ValueError("it holds no map")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read: {error}") from None
     if fields.get("peft_type") != "LORA":
         raise UserError(f"{path}: peft_type: {fields.get('peft_type')!r}: adapters of type LORA alone are read")
@@ -79,7 +100,47 @@ def read_fields(folder: Path) -> dict[str, Any]:
     for name, value in fields.items():
         if value and name not in (*_USED, *_WITHOUT_EFFECT):
             raise UserError(f"{path}: {name}: {value!r}: unknown here, so that what the adapters compute is not certain")
+    _check_values(path, fields)
     return fields
+
+
+def _check_values(path: Path, fields: Mapping[str, Any]) -> None:
+    """Refuse ranks, alphas and patterns that no scale can be made of."""
+    kinds = {"use_rslora": (_is_bool, "true or false"), "lora_dropout": (_is_number, "a number")}
+    kinds |= {"r": (_is_rank, "a whole number from 1 on"), "lora_alpha": (_is_number, "a number")}
+    for name, (fits, form) in kinds.items():
+        if name in fields and not fits(fields[name]):
+            raise UserError(f"{path}: {name}: {fields[name]!r} is not {form}")
+    for pattern, (fits, form) in {"rank_pattern": kinds["r"], "alpha_pattern": kinds["lora_alpha"]}.items():
+        own = {} if fields.get(pattern) is None else fields[pattern]
+        if not isinstance(own, dict):
+            raise UserError(f"{path}: {pattern}: {own!r} is no map from patterns of names of modules to values")
+        for key, value in own.items():
+            try:
+                re.compile(_MODULE.format(key=key))
+            except (re.error, OverflowError, RecursionError) as error:
+                raise UserError(f"{path}: {pattern}: {key!r} is no regular expression for names of modules: {error}") from None
+            if not fits(value):
+                raise UserError(f"{path}: {pattern}: {key!r}: {value!r} is not {form}")
+
+
+def _is_bool(value: object) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def _is_rank(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def notes_of(folder: Path, base: Path) -> Iterator[str]:
+    """What becomes of adapters, and what is not taken over."""
+    yield f"the adapters are added to the matrices of {base}: adapters of this run are others, beside those"
+    if dropout := read_fields(folder).get("lora_dropout"):
+        yield f"lora_dropout: {dropout} is not taken over: adapters of this run have the option `dropout` of transformer.lora"
 
 
 def base_of(folder: Path) -> Path:
@@ -118,12 +179,16 @@ class Adapted(Mapping[str, torch.Tensor]):
         for name in self._adapters:
             module, end, _ = name.removeprefix(_PREFIX).partition(".lora_")
             ends = [f"{name.partition('.lora_')[0]}.lora_{half}.weight" for half in "AB"]
-            if not end or name not in ends or not all(each in self._adapters for each in ends):
-                raise UserError(f"{folder / ADAPTERS}: {name} is no half of a pair lora_A, lora_B beside a matrix")
-            self._scales[self._beside(module, ends, fields)] = _scale(module, self._adapters.shapes[ends[0]][0], folder, fields)
+            if not end or not name.startswith(_PREFIX) or name not in ends or not all(each in self._adapters for each in ends):
+                raise UserError(f"{folder / ADAPTERS}: {name} is no half of a pair {_PREFIX}….lora_A and lora_B beside a matrix")
+            matrix = self._beside(module, ends)
+            self._scales[matrix] = _scale(module, self._adapters.shapes[ends[0]][0], folder, fields)
 
-    def _beside(self, module: str, ends: list[str], fields: Mapping[str, Any]) -> str:
+    def _beside(self, module: str, ends: list[str]) -> str:
         """The matrix of the base that a pair stands beside, its shape checked."""
+        for each in ends:
+            if len(own := self._adapters.shapes[each]) != 2:
+                raise UserError(f"{self.folder / ADAPTERS}: {each} {list(own)} is no matrix: adapters beside matrices alone are read")
         (rank, inputs), (outputs, again) = (self._adapters.shapes[each] for each in ends)
         name = f"{module}.weight"
         if name not in self._base:
@@ -162,7 +227,7 @@ def _scale(module: str, rank: int, folder: Path, fields: Mapping[str, Any]) -> f
 
     def own(pattern: str, default: Any) -> Any:
         named = fields.get(pattern) or {}
-        return next((value for key, value in named.items() if re.match(rf"(.*\.)?({key})$", module)), default)
+        return next((value for key, value in named.items() if re.match(_MODULE.format(key=key), module)), default)
 
     declared, alpha = own("rank_pattern", fields.get("r", 8)), own("alpha_pattern", fields.get("lora_alpha", 8))
     if declared != rank:

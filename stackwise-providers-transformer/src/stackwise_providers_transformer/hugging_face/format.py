@@ -16,7 +16,9 @@ from stackwise_providers_transformer.hugging_face.adapters import (
     ADAPTERS,
     Adapted,
     base_of,
+    check_file,
     is_adapter,
+    notes_of,
     turned_matrices,
     write_adapters,
 )
@@ -61,12 +63,15 @@ class HuggingFaceFormat:
         }
 
     def recognises(self, folder: Path) -> bool:
-        """Whether its `config.json` names a `model_type`, or its `adapter_config.json` the type of its adapters."""
+        """Whether its `config.json` names a `model_type`, or its `adapter_config.json` the type of its adapters; adapters without
+        either are refused by name when they are read."""
         try:
             if is_adapter(folder):
-                return "peft_type" in json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+                return not (folder / ADAPTER_CONFIG).is_file() or "peft_type" in json.loads(
+                    (folder / ADAPTER_CONFIG).read_text(encoding="utf-8")
+                )
             return "model_type" in json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError, RecursionError):
             return False
 
     def read(self, folder: Path) -> StoredModel:
@@ -75,7 +80,10 @@ class HuggingFaceFormat:
         Raises:
             UserError: a family, a field or a tensor that is not known here, or a damaged file.
         """
-        base = base_of(folder) if is_adapter(folder) else folder
+        base = folder
+        if is_adapter(folder):
+            check_file(folder)
+            base = base_of(folder)
         config = read_config(base)
         family = family_of(config)
         architecture = read_architecture(config, family)
@@ -83,7 +91,7 @@ class HuggingFaceFormat:
         notes = list(_notes(config))
         if base is not folder:
             shards = Adapted(shards, folder, turned_matrices(family.names, architecture["rack.blocks"]))
-            notes.append(f"the adapters are added to the matrices of {base}: adapters of this run are others, beside those")
+            notes += notes_of(folder, base)
         tensors = Renamed(shards, family.names, architecture)
         return StoredModel(model=nodes_of(architecture), tensors=tensors, free=FREE, notes=tuple(notes))
 
