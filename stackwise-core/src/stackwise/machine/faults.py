@@ -8,6 +8,7 @@ import torch
 
 from stackwise.contracts.protocols import Batch
 from stackwise.errors import DataError, UserError
+from stackwise.planes.data.sampled_loader import comes_of_a_worker
 from stackwise.timeline.duration import Moment
 
 
@@ -24,9 +25,9 @@ def memory_fault(error: BaseException, batches: Sequence[Batch], moment: Moment)
     )
 
 
-def worker_fault(error: RuntimeError, sources: Iterable[str]) -> DataError | None:
+def worker_fault(error: Exception, sources: Iterable[str]) -> DataError | None:
     """What to say when a worker process of a DataLoader died, of which torch tells at any moment; None where something else is wrong."""
-    if not str(error).startswith(("DataLoader worker", "DataLoader timed out")):
+    if not comes_of_a_worker(error):
         return None
     return DataError(
         f"a worker process of a DataLoader was ended from outside, or waits ({error}); sources that have such loaders: "

@@ -27,6 +27,7 @@ from stackwise.machine.settings import Settings
 from stackwise.machine.step import Outcome, Step
 from stackwise.planes.data.plane import DataPlane
 from stackwise.planes.data.randomness import seeded
+from stackwise.planes.data.sampled_loader import WORKER_ERRORS
 from stackwise.planes.model.plane import ModelPlane
 from stackwise.planes.model.transfer import ModelReceipt
 from stackwise.planes.objective import Objective
@@ -188,7 +189,7 @@ class TrainingMachine:
     def _walk(self) -> Generator[Event, None, None]:
         try:
             yield from self._phases()
-        except RuntimeError as error:
+        except WORKER_ERRORS as error:
             sources = [name for name, loader in self.live.data.brought().items() if loader.workers]
             if not sources or (fault := worker_fault(error, sources)) is None:
                 raise

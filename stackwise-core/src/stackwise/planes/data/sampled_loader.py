@@ -25,6 +25,16 @@ from stackwise.timeline.streams import step_seed, stream_key
 PATIENCE_S = 600.0
 """How long a batch of worker processes is waited for, where the DataLoader has no `timeout` of its own."""
 
+WORKER_ERRORS = (RuntimeError, ConnectionError, EOFError)
+"""What torch raises in the process that reads when a worker ends: its own sentence, or that of the pipe between them."""
+
+
+def comes_of_a_worker(error: BaseException) -> bool:
+    """Whether an error says that a worker process ended or is waited for; what a dataset raises in a worker begins with "Caught"."""
+    if isinstance(error, ConnectionError | EOFError):
+        return not str(error).startswith("Caught ")
+    return str(error).startswith(("DataLoader worker", "DataLoader timed out"))
+
 
 class _Request(NamedTuple):
     """One batch before it is read."""
@@ -92,8 +102,8 @@ class SampledLoader(IterableLoader):
         except StopIteration:
             self._batches = None
             raise self._is_empty() from None
-        except RuntimeError as error:
-            if not (self._source.num_workers and str(error).startswith(("DataLoader worker", "DataLoader timed out"))):
+        except WORKER_ERRORS as error:
+            if not (self._source.num_workers and comes_of_a_worker(error)):
                 raise
             raise DataError(
                 f"batch {self._place.number} of epoch {self._place.epoch} did not come ({error}): a worker of this DataLoader was ended "
