@@ -11,7 +11,7 @@ import attrs
 import click
 
 from stackwise.contracts.options import config_key
-from stackwise.errors import UserError
+from stackwise.errors import UserError, printable
 
 
 @click.command(
@@ -56,8 +56,7 @@ def init(folder: Path, output: Path | None) -> None:
 
 def _lines(folder: Path, model: Mapping[str, Mapping[str, Any]], notes: tuple[str, ...], count: int, registry: Any) -> Iterator[str]:
     """The section as YAML, each option with what it is."""
-    yield f"# The model of {folder}: {count:,} parameters."
-    yield from (f"# {note}" for note in notes)
+    yield from (_comment(text) for text in (f"The model of {folder}: {count:,} parameters.", *notes))
     yield "model:"
     yield f"  start: {{from: {_flow(str(folder))}}}"
     for role, node in model.items():
@@ -69,12 +68,20 @@ def _lines(folder: Path, model: Mapping[str, Mapping[str, Any]], notes: tuple[st
             yield f"    {key}: {_flow(value)}" + (f"  # {doc}" if doc else "")
 
 
+def _comment(text: str) -> str:
+    """One line of comment: what a folder says cannot begin a line of its own."""
+    return "# " + printable(" ".join(text.split()))
+
+
 def _flow(value: object) -> str:
     """A value on one line of YAML."""
     import json
+
+    import yaml
 
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{key}: {_flow(inner)}" for key, inner in value.items()) + "}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(_flow, value)) + "]"
-    return value if isinstance(value, str) and value.replace("-", "").replace(".", "").replace("_", "").isalpha() else json.dumps(value)
+    plain = isinstance(value, str) and value.replace("-", "").replace(".", "").replace("_", "").isalpha()
+    return value if isinstance(value, str) and plain and yaml.safe_load(value) == value else json.dumps(value)
