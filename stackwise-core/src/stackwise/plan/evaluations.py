@@ -17,6 +17,7 @@ from stackwise.curriculum.parts import Part
 from stackwise.curriculum.states import BatchShape, DataState, TrainingState
 from stackwise.errors import Problem, did_you_mean
 from stackwise.plan.junctions.join import Joined, join
+from stackwise.plan.overlaps import overlap
 from stackwise.plan.parts import Draft, Drafts
 from stackwise.timeline.schedules import Curve
 
@@ -81,10 +82,14 @@ def evaluation_plan(
         message = "asks for averaged weights, and not every phase keeps an average: declare optimizer.ema for the whole run"
         drafts.problems.append(Problem(message, f"evaluate.{config.name}.weights"))
     values = _task_values(config, states, drafts)
-    if config.training_rows and (config.sources is not None or all(part.given is None for part in base.sources.values())):
+    on_training = config.sources is None and any(part.given is not None for part in base.sources.values())
+    if not on_training and (shared := overlap(config, given, joined)) is not None:
+        on_training = True
+        refused = config.training_rows or any(problem.path == shared.path for problem in drafts.problems)
+        drafts.problems += [] if refused else [shared]
+    if config.training_rows and not on_training:
         message = "it reads no training rows: it has sources of its own, or those of training have a held-out part; leave this out"
         drafts.problems.append(Problem(message, f"evaluate.{config.name}.training_rows"))
-    on_training = config.sources is None and any(part.given is not None for part in base.sources.values())
     if (most := _most_batches(given)) is not None:
         batches = min(batches, most)
     return EvaluationPlan(name=config.name, state=state, batches=batches, values=values, weights=config.weights, training_rows=on_training)
