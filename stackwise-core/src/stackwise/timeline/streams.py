@@ -23,6 +23,6 @@ def step_seed(key: int, step: int) -> int:
 
 
 def micro_batch_seed(key: int, step: int, index: int) -> int:
-    """The 63-bit seed of a stream at one micro-batch of a step; the first has that of the step, so that one batch a step is the usual case."""
+    """The 63-bit seed of a stream at one micro-batch of a step; that of the first is the seed of the step."""
     seed = step_seed(key, step)
     return step_seed(seed, index) if index else seed
