@@ -43,6 +43,7 @@ _FACE = {
     "RackSpec": "stackwise.contracts.specs",
     "HeadSpec": "stackwise.contracts.specs",
     "TaskSpec": "stackwise.contracts.specs",
+    "UnitMetric": "stackwise.contracts.specs",
     "OptimizerSpec": "stackwise.contracts.specs",
     "AdapterSpec": "stackwise.contracts.specs",
     "select": "stackwise.contracts.selectors",
@@ -178,6 +179,7 @@ if TYPE_CHECKING:  # the types that provider authors and users check against; th
     from stackwise.contracts.specs import TaskSpec as TaskSpec
     from stackwise.contracts.specs import TensorSpec as TensorSpec
     from stackwise.contracts.specs import TransformSpec as TransformSpec
+    from stackwise.contracts.specs import UnitMetric as UnitMetric
     from stackwise.contracts.tokenizers import HasTokenizer as HasTokenizer
     from stackwise.contracts.tokenizers import RunTokenizer as RunTokenizer
     from stackwise.contracts.tokenizers import Tokenizer as Tokenizer
