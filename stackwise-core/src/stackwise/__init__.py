@@ -15,6 +15,7 @@ _FACE = {
     # for provider authors
     "hookimpl": "stackwise.contracts.hookspecs",
     "Component": "stackwise.contracts.components",
+    "Starter": "stackwise.contracts.components",
     "BuildContext": "stackwise.contracts.components",
     "ParameterGroup": "stackwise.contracts.protocols",
     "GrowthRequest": "stackwise.contracts.growth",
@@ -125,6 +126,7 @@ if TYPE_CHECKING:  # the types that provider authors and users check against; th
     from stackwise.contracts.components import BuildContext as BuildContext
     from stackwise.contracts.components import Built as Built
     from stackwise.contracts.components import Component as Component
+    from stackwise.contracts.components import Starter as Starter
     from stackwise.contracts.events import RunFacts as RunFacts
     from stackwise.contracts.formats import StoredModel as StoredModel
     from stackwise.contracts.formats import WeightFormat as WeightFormat
