@@ -67,14 +67,7 @@ def evaluation_plan(
         drafts.problems += _unserved_tasks(config, joined, data[0].rename)
     else:
         given = own = {name: draft for name, ref in config.sources.items() if (draft := drafts.of("loader", ref)) is not None}
-        trained = [part.given for each in states for part in each.data.sources.values()]
-        for name, draft in own.items():
-            if any(draft.given is given for given in trained) and _keeps_its_place(draft.given):
-                message = f"the {draft.id} that training reads keeps one place, which both would move: give another object, made alike"
-                drafts.problems.append(Problem(message, f"evaluate.{config.name}.sources.{name}"))
-            if hasattr(draft.given, "__next__"):
-                message = f"a {draft.id} is read once, and an evaluation reads the same each time: give a list, or what can start over"
-                drafts.problems.append(Problem(message, f"evaluate.{config.name}.sources.{name}"))
+        drafts.problems += _unshareable(config, own, [part.given for each in states for part in each.data.sources.values()])
         sources, bridges, reads = _joined_sources(config, own, joined, data, drafts)
         equally = dict.fromkeys(sources, Curve.constant(1.0))
         state = attrs.evolve(state, sources=sources, bridges=_dropped_everywhere(bridges, data), reads=reads, mix=equally)
@@ -142,6 +135,17 @@ def _check_inherited(config: EvaluateConfig, base: DataState, drafts: Drafts) ->
         else:
             continue
         drafts.problems.append(Problem(message, f"evaluate.{config.name}"))
+
+
+def _unshareable(config: EvaluateConfig, own: Mapping[str, Draft], trained: Sequence[object]) -> Iterator[Problem]:
+    """Own sources from code that cannot be read again and again, or not beside training."""
+    for name, draft in own.items():
+        if any(draft.given is given for given in trained) and _keeps_its_place(draft.given):
+            message = f"the {draft.id} that training reads keeps one place, which both would move: give another object, made alike"
+            yield Problem(message, f"evaluate.{config.name}.sources.{name}")
+        if hasattr(draft.given, "__next__"):
+            message = f"a {draft.id} is read once, and an evaluation reads the same each time: give a list, or what can start over"
+            yield Problem(message, f"evaluate.{config.name}.sources.{name}")
 
 
 def _unserved_tasks(config: EvaluateConfig, joined: Sequence[Joined], rename: Mapping[str, str]) -> Iterator[Problem]:
