@@ -28,7 +28,8 @@ class WrappedRackOptions:
     stacks: tuple[Stack, ...] = stacks(doc="the blocks, as one stack of any name: [{base: 4}]")
     blocks: str = option(doc="attribute of the base model that is the list of blocks, as layers or encoder.layer")
     residual_outputs: tuple[str, ...] = option(
-        (), doc="parameters of a block that make it the identity at zero, for operators that ask: [self_attn.o_proj.weight, mlp.down_proj.weight]"
+        (),
+        doc="parameters that a block's branches end with, for operators that ask: [self_attn.o_proj.weight, mlp.down_proj.weight]",
     )
     attention: Literal["causal", "bidirectional"] = option(
         "causal", doc="what a position sees, which the family decides", choices=("causal", "bidirectional")

@@ -36,9 +36,7 @@ def library(asker: str) -> Any:
     try:
         return import_module("transformers")
     except ImportError as error:
-        raise UserError(
-            f"{asker} needs the library 'transformers' ({error}): pip install stackwise-providers-transformer[hf]"
-        ) from error
+        raise UserError(f"{asker} needs the library 'transformers' ({error}): pip install stackwise-providers-transformer[hf]") from error
 
 
 @contextmanager
@@ -100,9 +98,9 @@ def build_whole(hf: Any, auto: str, config: Any, where: str) -> Any:
         raise UserError(f"{where}: transformers {hf.__version__} cannot build this model: {error}") from error
 
 
-def take_embedding(base: Any) -> nn.Module:
+def take_embedding(base: Any) -> Any:
     """Take the table of tokens out of a base model, which is given embedded tokens; a pooler, which nothing reads, goes as well."""
-    table: nn.Module = base.get_input_embeddings()
+    table = base.get_input_embeddings()
     base.set_input_embeddings(nn.Identity())
     if getattr(base, "pooler", None) is not None:
         base.pooler = None

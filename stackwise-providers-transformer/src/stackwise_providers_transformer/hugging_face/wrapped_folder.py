@@ -39,33 +39,38 @@ def read_wrapped(folder: Path, config: Config, *, pickle: bool) -> StoredModel:
     auto = _auto(config.fields)
     whole = _load(hf, auto, folder, pickle=pickle)
     base = getattr(whole, whole.base_model_prefix, whole)
-    blocks = _blocks(base, whole.config, folder)
-    fields = _fields(hf, config.fields, whole.config)
-    side = [name for name, theirs in SIDES.items() if theirs in inspect.signature(base.forward).parameters]
+    notes = ["dropout is what the fields of config say, and does not follow time", *_left_behind(auto, base)]
     tied = _tied(whole, base)
-    notes = []
-    pooler = [f"{name}.{own}" for name in ("pooler",) if hasattr(base, name) for own, _ in (getattr(base, name) or nn.Module()).named_parameters()]
     table = take_embedding(base)
     if list(dict(table.named_parameters())) != ["weight"]:
-        raise UserError(f"{folder}: its tokens are embedded by more than one table ({type(table).__name__}), for which there is no part here")
-    tensors = {"embedding.weight": table.weight.detach()} | {f"rack.model.{name}": p.detach() for name, p in _persistent(base)}
-    embedding = {"use": "transformer.token", "vocab": table.weight.shape[0], "width": table.weight.shape[1], **_scale(table)}
-    rack: dict[str, Any] = {"use": "transformer.hf", "config": fields, "width": whole.config.hidden_size}
-    rack |= {"inputs": table.weight.shape[1]} if table.weight.shape[1] != whole.config.hidden_size else {}
-    rack |= {"stacks": [{"base": getattr(whole.config, LAYERS)}], "blocks": blocks}
+        raise UserError(
+            f"{folder}: its tokens are embedded by more than one table ({type(table).__name__}), for which there is no part here"
+        )
+    (vocab, inputs), width = table.weight.shape, whole.config.hidden_size
+    fields = _fields(hf, config.fields, whole.config)
+    embedding = {"use": "transformer.token", "vocab": vocab, "width": inputs, **_scale(table)}
+    tensors = {"embedding.weight": table.weight.detach()} | {f"rack.model.{name}": tensor.detach() for name, tensor in _persistent(base)}
+    rack: dict[str, Any] = {"use": "transformer.hf", "config": fields, "width": width}
+    rack |= {"inputs": inputs} if inputs != width else {}
+    rack |= {"stacks": [{"base": getattr(whole.config, LAYERS)}], "blocks": _blocks(base, whole.config, folder)}
     rack |= {"attention": "bidirectional"} if auto != "causal-lm" else {}
+    side = [name for name, theirs in SIDES.items() if theirs in inspect.signature(base.forward).parameters]
     rack |= {"side": side} if side != list(SIDES) else {}
     head: dict[str, Any] = {"use": "transformer.lm"}
-    if auto == "base":
-        notes.append("the folder holds no head for tokens: `head` is one with the embedding's matrix; give another, as transformer.classifier")
-    else:
+    if auto != "base":
         head = {"use": "transformer.hf", "config": fields, "auto": auto, **({"tied": tied} if tied else {})}
         setattr(whole, whole.base_model_prefix, nn.Module())
         tensors |= {f"head.model.{name}": tensor.detach() for name, tensor in _persistent(whole) if name != tied}
-    if pooler:
-        notes.append(f"{', '.join(pooler)}: not taken over, as nothing here reads a pooled state")
-    notes.append("dropout is what the fields of config say, and does not follow time")
-    return StoredModel(model={"embedding": embedding, "rack": rack, "head": head}, tensors=tensors, free=("rack.residual_outputs",), notes=tuple(notes))
+    model = {"embedding": embedding, "rack": rack, "head": head}
+    return StoredModel(model=model, tensors=tensors, free=("rack.residual_outputs",), notes=tuple(notes))
+
+
+def _left_behind(auto: str, base: Any) -> Iterator[str]:
+    """What of a folder is not taken over, in sentences."""
+    if auto == "base":
+        yield "the folder holds no head for tokens: `head` is one with the embedding's matrix; give another, as transformer.classifier"
+    if pooler := [f"pooler.{name}" for name, _ in (getattr(base, "pooler", None) or nn.Module()).named_parameters()]:
+        yield f"{', '.join(pooler)}: not taken over, as nothing here reads a pooled state"
 
 
 def write_wrapped(model: Any, folder: Path) -> None:
@@ -77,7 +82,9 @@ def write_wrapped(model: Any, folder: Path) -> None:
     hf, rack = library("format transformer.hf"), model.rack
     auto = getattr(getattr(model.head, "options", None), "auto", "base")
     if auto == "base" and (own := [name for name, _ in model.head.named_parameters() if f"head.{name}" in dict(model.named_parameters())]):
-        raise UserError(f"a folder of this family has no place for the head's {', '.join(own)}: its head is the embedding's matrix, or transformer.hf")
+        raise UserError(
+            f"a folder of this family has no place for the head's {', '.join(own)}: its head is the embedding's matrix, or transformer.hf"
+        )
     if auto != "base" and model.head.options.config != rack.options.config:
         raise UserError("rack.config and head.config differ, and a folder has one config.json: give both the same")
     config = make_config(hf, rack.options.config, "model.rack.config", rack.options.stacks[0].blocks)
@@ -86,7 +93,9 @@ def write_wrapped(model: Any, folder: Path) -> None:
     values = {name: tensor.detach() for name, tensor in model.state_dict(keep_vars=True).items()}
     scale = dict(_scale(base.get_input_embeddings())).get("scale", 1.0)
     if getattr(model.embedding.options, "scale", 1.0) != scale:
-        raise UserError(f"embedding.scale is {model.embedding.options.scale:g}, and that of this family {scale:g}: a folder has no field for it")
+        raise UserError(
+            f"embedding.scale is {model.embedding.options.scale:g}, and that of this family {scale:g}: a folder has no field for it"
+        )
     kinds = {tensor.dtype for tensor in values.values() if tensor.is_floating_point()}
     whole.to(kinds.pop() if len(kinds) == 1 else torch.float32)
     _fill(base.get_input_embeddings(), "embedding.", values)
@@ -148,7 +157,7 @@ def _blocks(base: Any, config: Any, folder: Path) -> str:
         UserError: there is none.
     """
     count = getattr(config, LAYERS, None)
-    paths = (path for path, module in base.named_modules() if isinstance(module, nn.ModuleList) and len(module) == count)
+    paths: Iterator[str] = (path for path, module in base.named_modules() if isinstance(module, nn.ModuleList) and len(module) == count)
     if (path := next(paths, None)) is None:
         raise UserError(f"{folder}: a {type(base).__name__} is no list of blocks, one after the other, and has no place in a rack")
     return path
