@@ -74,6 +74,7 @@ _FACE = {
     "GrowthOperator": "stackwise.contracts.growth",
     "ParameterGrowth": "stackwise.contracts.growth",
     "Generates": "stackwise.contracts.generation",
+    "Scores": "stackwise.contracts.generation",
     "HasTextCodec": "stackwise.contracts.generation",
     "HasTokenizer": "stackwise.contracts.tokenizers",
     # for users in code
@@ -133,6 +134,7 @@ if TYPE_CHECKING:  # the types that provider authors and users check against; th
     from stackwise.contracts.generation import Generates as Generates
     from stackwise.contracts.generation import GenerationSettings as GenerationSettings
     from stackwise.contracts.generation import HasTextCodec as HasTextCodec
+    from stackwise.contracts.generation import Scores as Scores
     from stackwise.contracts.generation import TextCodec as TextCodec
     from stackwise.contracts.growth import BlockOrigin as BlockOrigin
     from stackwise.contracts.growth import CopyOf as CopyOf
