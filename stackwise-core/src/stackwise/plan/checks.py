@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from stackwise.config import Experiment, PhaseConfig
+from stackwise.contracts.components import Built
 from stackwise.contracts.selectors import compile_selector
-from stackwise.contracts.specs import BatchSpec, HeadSpec, Spec, TaskSpec, TransformSpec
+from stackwise.contracts.specs import BatchSpec, EmbeddingSpec, HeadSpec, RackSpec, Spec, TaskSpec, TransformSpec
+from stackwise.curriculum.reported import undeclared, unweighed
 from stackwise.curriculum.states import DataState
 from stackwise.errors import Problem, ProviderError, SelectorError, UserError, did_you_mean
 from stackwise.plan.junctions.join import PhaseDrafts
 from stackwise.plan.parts import Draft
 from stackwise.timeline.clock import Clock
+from stackwise.timeline.schedules import Curve
 
 Tasks = Sequence[Draft | None]
 """The tasks of the timeline; None for one that has a mistake."""
@@ -88,17 +91,54 @@ def watch_problems(phase: PhaseConfig, reaction: Draft | None, evaluations: Sequ
             yield _at(phase, path, f"{reaction.label} watches '{metric}', and {unknown}")
 
 
-def metric_problems(experiment: Experiment, tasks: Tasks) -> Iterator[Problem]:
+def metric_problems(experiment: Experiment, tasks: Tasks, parts: Sequence[PhaseDrafts | None] = ()) -> Iterator[Problem]:
     """The evaluations will have the metrics by which the best checkpoint is chosen and the run stopped."""
     run = experiment.run
     for path, metric in (("run.checkpoint.best", run.checkpoint.best_metric), ("run.stop.metric", run.stop.watched)):
-        if metric is not None and (unknown := _unknown_metric(metric[0], tasks)):
+        if metric is not None and (unknown := _unknown_metric(metric[0], tasks, parts)):
             yield experiment.problem(path, unknown)
 
 
-def _unknown_metric(metric: str, tasks: Tasks) -> str | None:
-    """Why no evaluation will have a metric; None if one may: it is the loss, a task names it, or a task does not name its metrics."""
+def _reports(drafts: PhaseDrafts) -> dict[str, tuple[frozenset[str], frozenset[str]] | None]:
+    """Role of the model → names of the losses and of the metrics that its part declares; None for a part that does not say."""
+    found: dict[str, tuple[frozenset[str], frozenset[str]] | None] = {}
+    for role in ("embedding", "rack", "head"):
+        draft: Draft = getattr(drafts, role)
+        silent = isinstance(draft.given, Built) and draft.given.spec is None and draft.blocks is None  # only the built part will say
+        try:
+            spec = None if silent else draft.spec
+        except UserError:
+            spec = None  # unification reports it
+        known = isinstance(spec, EmbeddingSpec | RackSpec | HeadSpec)
+        found[role] = (frozenset(spec.losses), frozenset(spec.metrics)) if known else None
+    return found
+
+
+def auxiliary_problems(phase: PhaseConfig, drafts: PhaseDrafts, weights: Mapping[str, Curve]) -> Iterator[Problem]:
+    """Each loss that a part of the model adds has a weight, and each weight a loss. No weight falls below zero."""
+    for name, curve in weights.items():
+        if (least := min(knot.value for knot in curve.knots)) < 0:
+            message = f"a weight of {least:g} is below zero: training would make the loss larger"
+            yield _at(phase, f"task.auxiliary.{name}", message)
+    reports = _reports(drafts)
+    losses = [f"{role}.{name}" for role, names in reports.items() if names is not None for name in sorted(names[0])]
+    for name in (name for name in losses if name not in phase.task.auxiliary):
+        draft: Draft = getattr(drafts, name.partition(".")[0])
+        yield _at(phase, "task.auxiliary", f"{draft.label}: {unweighed(name)}")
+    for name in (name for name in phase.task.auxiliary if name not in losses):
+        if reports.get(name.partition(".")[0], ()) is not None:
+            yield _at(phase, f"task.auxiliary.{name}", undeclared(name, losses))
+
+
+def _unknown_metric(metric: str, tasks: Tasks, parts: Sequence[PhaseDrafts | None] = ()) -> str | None:
+    """Why no evaluation will have a metric; None if one may: it is the loss, a task or a part of the model names it, or one of these does
+    not name its metrics."""
     name, known = metric.partition(".")[2], {"loss"}
+    for drafts in parts:
+        for role, names in ({} if drafts is None else _reports(drafts)).items():
+            if names is None and name.startswith(f"{role}."):
+                return None
+            known.update(f"{role}.{each}" for group in names or () for each in group)
     for task in tasks:
         spec = None if task is None else task.spec
         if not isinstance(spec, TaskSpec) or spec.metrics is None:

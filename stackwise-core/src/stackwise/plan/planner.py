@@ -20,6 +20,7 @@ from stackwise.host.provider import Provider
 from stackwise.host.registry import Registry
 from stackwise.plan.blocks import Growing
 from stackwise.plan.checks import (
+    auxiliary_problems,
     crossing_problems,
     delivered_fields,
     drop_problems,
@@ -88,7 +89,7 @@ class _Planner:
         self.problems += self.experiment.problems
         phases = [_Phase(config) for config in self.experiment.phases]
         drafted = [self._draft(phase.config) for phase in phases]
-        self.problems += metric_problems(self.experiment, self._tasks())
+        self.problems += metric_problems(self.experiment, self._tasks(), drafted)
         observers = [self.drafts.of("observer", ref) for ref in self.experiment.observers]
         start = self.experiment.phases[0].model.start
         form = self.drafts.of("format", start.format) if start is not None and start.format is not None else None
@@ -145,7 +146,7 @@ class _Planner:
         """The drafts of a phase; None if one that stands at a junction has a mistake."""
         of, model = self.drafts.of, phase.model
         parts = {
-            "task": of("task", phase.task),
+            "task": of("task", phase.task.part),
             "embedding": of("embedding", model.embedding),
             "rack": of("rack", model.rack),
             "head": of("head", model.head),
@@ -183,7 +184,7 @@ class _Planner:
 
     def _tasks(self) -> list[Draft | None]:
         """The tasks of all phases, each once."""
-        return [self.drafts.of("task", ref) for ref in {id(phase.task): phase.task for phase in self.experiment.phases}.values()]
+        return [self.drafts.of("task", ref) for ref in {id(phase.task): phase.task.part for phase in self.experiment.phases}.values()]
 
     def _join(self, phase: PhaseConfig, drafts: PhaseDrafts) -> Joined:
         """Join the drafts of a phase; phases with the same parts at the junctions are joined once."""
@@ -240,6 +241,7 @@ class _Planner:
             if phase.joined is not None:
                 self.problems += tie_problems(phase.config, phase.joined.drafts.head.spec)
                 phase.state = states.of(phase.config, phase.joined)
+                self.problems += auxiliary_problems(phase.config, phase.joined.drafts, phase.state.auxiliary)
         compiled = tuple(self._compile(states, phase, phases[i - 1] if i else None) for i, phase in enumerate(phases))
         saving, evaluations = self.experiment.run.checkpoint, self.experiment.evaluate
         cadences = {each.name: self._cadence(clock, each.every, f"evaluate.{each.name}.every") for each in evaluations}
