@@ -165,6 +165,22 @@ class Beyond:
     by: int
 
 
+@frozen
+class UnitMetric:
+    """A metric whose name says what an entry of a field of the batch stands for, by the `unit` that the loader's spec gives it:
+    `UnitMetric("tokens", {"byte": "bits_per_byte"}, "bits_per_token")`."""
+
+    batch_field: str
+    names: Mapping[str, str] = field(hash=False)
+    """Unit → name."""
+    otherwise: str
+    """The name for every other unit, and where none is said."""
+
+    def of(self, unit: str | None) -> str:
+        """The name for a unit."""
+        return self.otherwise if unit is None else self.names.get(unit, self.otherwise)
+
+
 @frozen(kw_only=True)
 class TaskSpec:
     """What a task needs from its surroundings."""
@@ -192,9 +208,9 @@ class TaskSpec:
     embedded: Mapping[str, tuple[str, str]] = Factory(dict)
     """Side input of the rack → (field of the embedding, field of the prepared batch): the side input is what the embedding makes
     of that field (`{"memory": ("tokens", "source")}`)."""
-    metrics: tuple[str, ...] | None = None
-    """Names of all metrics that `loss` may return beside `loss`, so that a config that names one is checked before the run; None: the
-    task does not say, and any name is taken."""
+    metrics: tuple[str | UnitMetric, ...] | None = None
+    """All metrics that `loss` may return beside `loss`, so that a config that names one is checked before the run; None: the task does
+    not say, and any name is taken."""
     reference: str | None = None
     """A frozen copy of the model, in eval mode, whose outputs `loss` gets as `reference`: `phase entry`, the model as it is when
     this task comes into force; or the directory of saved weights, read then. None: no copy is kept."""
