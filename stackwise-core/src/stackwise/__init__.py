@@ -41,6 +41,7 @@ _FACE = {
     "EpochSize": "stackwise.contracts.specs",
     "EmbeddingSpec": "stackwise.contracts.specs",
     "RackSpec": "stackwise.contracts.specs",
+    "Reading": "stackwise.contracts.specs",
     "HeadSpec": "stackwise.contracts.specs",
     "TaskSpec": "stackwise.contracts.specs",
     "UnitMetric": "stackwise.contracts.specs",
@@ -176,6 +177,7 @@ if TYPE_CHECKING:  # the types that provider authors and users check against; th
     from stackwise.contracts.specs import HeadSpec as HeadSpec
     from stackwise.contracts.specs import OptimizerSpec as OptimizerSpec
     from stackwise.contracts.specs import RackSpec as RackSpec
+    from stackwise.contracts.specs import Reading as Reading
     from stackwise.contracts.specs import TaskSpec as TaskSpec
     from stackwise.contracts.specs import TensorSpec as TensorSpec
     from stackwise.contracts.specs import TransformSpec as TransformSpec

@@ -6,7 +6,7 @@ names scoped to their component; the junctions of a plan find their sizes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 
 from attrs import Attribute, Factory, field, frozen
 
@@ -86,6 +86,30 @@ class EpochSize:
     batches: int | None = None
     repeats: bool = True
     """Whether another epoch follows; a run that asks for more of a source that does not repeat is refused before it begins."""
+
+
+@frozen
+class Reading:
+    """Some data and how much of them is read, so that an evaluation does not read what training reads without saying so.
+
+    A loader's options may say it cold through `readings(split, whole) -> Iterable[Reading]`, with `split` and `whole` as a `BuildContext`
+    has them. Two readings of the same data meet unless they are apart in one order.
+    """
+
+    data: str
+    """Names the data whoever reads them: the resolved path of a file, say."""
+    begin: float = 0.0
+    end: float = 1.0
+    """The share of the data that is read, from `begin` up to `end`, in an order of theirs."""
+    order: Hashable = None
+    """That order; nothing is known of how two orders lie to each other."""
+    key: Hashable = None
+    """What tells the data from others of that name, where the name does not: the identity of an array, say."""
+
+    def meets(self, other: Reading) -> bool:
+        """Whether both read something of the same data, as far as is known."""
+        apart = self.order == other.order and (self.end <= other.begin or other.end <= self.begin)
+        return (self.data, self.key) == (other.data, other.key) and not apart and self.begin < self.end and other.begin < other.end
 
 
 @frozen(kw_only=True)
