@@ -17,7 +17,7 @@ from stackwise import BuildContext, GenerationSettings, Moment, TaskSpec
 from stackwise_providers_transformer.continuation import Forward
 from stackwise_providers_transformer.masking_options import MaskDiffusionOptions
 from stackwise_providers_transformer.options import check_sizes
-from stackwise_providers_transformer.token_units import BITS_PER_NAT, bits_metric, token_unit
+from stackwise_providers_transformer.token_units import BITS_PER_NAT, bits_of, token_unit
 from stackwise_providers_transformer.unmasking import unmask, without
 
 _IGNORED = -100
@@ -54,7 +54,7 @@ class MaskDiffusion:
     def __init__(self, options: MaskDiffusionOptions, *, unit: str | None = None) -> None:
         check_sizes(symbols=options.symbols)
         self.options = options
-        self.metric = bits_metric(unit)
+        self.metric = bits_of().of(unit)
         self._noise = NOISE[options.noise]
 
     def get_spec(self) -> TaskSpec:
