@@ -14,6 +14,7 @@ from stackwise.contracts.protocols import Batch, Scheduled, Stateful, Task
 from stackwise.curriculum.parts import Part
 from stackwise.errors import ProviderError, StackwiseError, UserError
 from stackwise.planes.followers import Follower
+from stackwise.planes.model.module import Model
 
 
 def check_loss(task: object, result: Any, fault: type[StackwiseError] = ProviderError) -> None:
@@ -66,6 +67,10 @@ class Objective:
         self.reference: nn.Module | None = None
         """The frozen model that the task in force compares with; None where it asks for none."""
         self._follower: Follower | None = None
+        self._linear: tuple[str, ...] = ()
+        """Outputs that the task reads as they are said."""
+        self._linear_task: Task | None = None
+        """The task that `_linear` belongs to."""
         self.task: Task
 
     @classmethod
@@ -119,14 +124,22 @@ class Objective:
 
     def loss(self, model: nn.Module, prepared: Batch) -> Any:
         """The task's loss of a batch, with the outputs of the reference where there is one."""
-        return self.judge(model(prepared), prepared)
+        return self.judge(self._outputs(model, prepared), prepared)
+
+    def _outputs(self, model: nn.Module, prepared: Batch) -> Mapping[str, torch.Tensor]:
+        """What a model makes of a batch, as the task reads it."""
+        if self._linear_task is not self.task:
+            self._linear_task, self._linear = self.task, tuple(self.task.get_spec().linear_outputs)
+        outputs: Mapping[str, torch.Tensor]
+        outputs = model(prepared, self._linear) if self._linear and isinstance(model, Model) else model(prepared)
+        return outputs
 
     def judge(self, outputs: Mapping[str, torch.Tensor], prepared: Batch) -> Any:
         """The task's loss of these outputs, with those of the reference where there is one."""
         if self.reference is None:
             return self.task.loss(outputs, prepared)
         with torch.no_grad():
-            reference_outputs = self.reference(prepared)
+            reference_outputs = self._outputs(self.reference, prepared)
         return self.task.loss(outputs, prepared, reference=reference_outputs)  # type: ignore[call-arg]  # its spec declares the reference
 
     @contextmanager

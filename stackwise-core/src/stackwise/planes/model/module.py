@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
-from stackwise.contracts.protocols import Batch
+from stackwise.contracts.outputs import LinearOutput
+from stackwise.contracts.protocols import Batch, LinearHead
 from stackwise.contracts.selectors import matching
 from stackwise.contracts.specs import EmbeddingSpec, HeadSpec, RackSpec
 from stackwise.curriculum.bridges import Bridge
@@ -98,8 +99,13 @@ class Model(nn.Module):
         for own, canonical in (spec.ties if spec is not None else {}).items():
             set_parameter(self.head, own, self.get_parameter(canonical))
 
-    def forward(self, batch: Batch) -> Mapping[str, torch.Tensor]:
-        """Outputs of the head by name. Side inputs are passed when the batch has them."""
+    def forward(self, batch: Batch, linear: Collection[str] = ()) -> Mapping[str, torch.Tensor]:
+        """Outputs of the head by name. Side inputs are passed when the batch has them.
+
+        Args:
+            batch: prepared by the task.
+            linear: outputs that may come as a `LinearOutput`, from a head that can.
+        """
         hidden: torch.Tensor = self.embedding(**take(self._inputs, batch))
         for step in self._before_rack:
             hidden = step(hidden)
@@ -114,7 +120,10 @@ class Model(nn.Module):
             raise
         for step in self._before_head:
             hidden = step(hidden)
-        outputs: Mapping[str, torch.Tensor] = self.head(hidden, **take(self._head_side, batch))
+        head_side = take(self._head_side, batch)
+        if linear and not self._outputs and isinstance(self.head, LinearHead) and not self.head._forward_hooks:
+            return _linear_outputs(self.head.forward_linear(hidden, **head_side), linear)
+        outputs: Mapping[str, torch.Tensor] = self.head(hidden, **head_side)
         if not self._outputs:
             return outputs
         if self._output_names.keys() != outputs.keys():
@@ -136,6 +145,11 @@ class Model(nn.Module):
 
     def _into(self, role: str) -> tuple[Bridge, ...]:
         return tuple(bridge for bridge in self._bridges if bridge.into == role)
+
+
+def _linear_outputs(outputs: Mapping[str, Any], linear: Collection[str]) -> Mapping[str, Any]:
+    """The outputs of a head, multiplied out but for those named."""
+    return {name: out.tensor() if isinstance(out, LinearOutput) and name not in linear else out for name, out in outputs.items()}
 
 
 def rack_spec(rack: Any) -> RackSpec:
