@@ -34,7 +34,7 @@ def _resolve(reference: str) -> Any:
 
 
 def test_the_hooks_are_the_whole_provider() -> None:
-    assert {name for name in vars(provider) if name.startswith("stackwise_")} == set(HOOKS)
+    assert {name for name in vars(provider) if name.startswith("stackwise_")} == {*HOOKS, "stackwise_starters"}
     assert {name: [component.name for component in getattr(provider, name)()] for name in HOOKS} == HOOKS
 
 

@@ -15,7 +15,7 @@ from stackwise import BuildContext, GenerationSettings, Moment, TaskSpec
 from stackwise_providers_transformer.continuation import Forward, continue_prompt
 from stackwise_providers_transformer.options import CausalLMOptions
 from stackwise_providers_transformer.token_nats import Logits, summed_nats
-from stackwise_providers_transformer.token_units import BITS_PER_NAT, bits_metric, token_unit
+from stackwise_providers_transformer.token_units import BITS_PER_NAT, bits_of, token_unit
 
 
 class CausalLM:
@@ -27,7 +27,7 @@ class CausalLM:
 
     def __init__(self, options: CausalLMOptions, *, unit: str | None = None) -> None:
         self.options = options
-        self.metric = bits_metric(unit)
+        self.metric = bits_of().of(unit)
 
     def get_spec(self) -> TaskSpec:
         """One entry beyond seq_len, causal attention; documents inside rows, padding and prompts where a loader tells of them."""

@@ -17,7 +17,7 @@ from stackwise_providers_transformer.continuation import Forward
 from stackwise_providers_transformer.masking_options import MaskDiffusionOptions
 from stackwise_providers_transformer.options import check_sizes
 from stackwise_providers_transformer.token_nats import IGNORED, Logits, token_nats
-from stackwise_providers_transformer.token_units import BITS_PER_NAT, bits_metric, token_unit
+from stackwise_providers_transformer.token_units import BITS_PER_NAT, bits_of, token_unit
 from stackwise_providers_transformer.unmasking import unmask
 
 _HANDED_ON = ("segments", "positions", "mask")
@@ -53,7 +53,7 @@ class MaskDiffusion:
     def __init__(self, options: MaskDiffusionOptions, *, unit: str | None = None) -> None:
         check_sizes(symbols=options.symbols)
         self.options = options
-        self.metric = bits_metric(unit)
+        self.metric = bits_of().of(unit)
         self._noise = NOISE[options.noise]
 
     def get_spec(self) -> TaskSpec:

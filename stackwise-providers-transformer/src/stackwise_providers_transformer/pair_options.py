@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 from attrs import frozen
 
-from stackwise import Beyond, TaskSpec, TensorSpec, UserError, dimension, option
+from stackwise import Beyond, TaskSpec, TensorSpec, UnitMetric, UserError, dimension, option
+from stackwise_providers_transformer.token_units import bits_of
 
 _TOKENS = TensorSpec("batch time", "int64", bounds=(0, "vocab"))
 _SYMBOLS = TensorSpec("batch time", "int64", bounds=(0, "symbols"))
@@ -50,6 +51,11 @@ class Seq2SeqOptions:
         """Number of sentinels, the default filled in."""
         return 100 if self.sentinels is None else self.sentinels
 
+    @property
+    def bits(self) -> UnitMetric:
+        """The metric of given pairs, by what a token of the response is; sentinels among the tokens are none."""
+        return bits_of("response" if self.form == "encoder-decoder" else "tokens")
+
     def to_spec(self) -> TaskSpec:
         """A rack that sees a whole prefix, or one that takes a memory; room for the symbols that the task adds."""
         shape: dict[str, Any]
@@ -58,7 +64,7 @@ class Seq2SeqOptions:
         else:
             embedded = {"memory": ("tokens", "source")}
             shape = {"inputs": {"tokens": _TOKENS, "source": _SOURCE}, "side": ("memory",), "attention": "causal", "embedded": embedded}
-        shape["metrics"] = ("bits_per_byte", "bits_per_token", "accuracy")
+        shape["metrics"] = (self.bits if self.pairs == "given" else self.bits.otherwise, "accuracy")
         if self.pairs == "spans":
             beyond = (Beyond("vocab", "symbols", self.span_sentinels + 1),)
             seen = {"mask": _MASK, "segments": _SEGMENTS}  # and refused

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stackwise import Component, hookimpl
+from stackwise import Component, Starter, hookimpl
 
 _PACKAGE = "stackwise_providers_transformer"
 
@@ -217,4 +217,23 @@ def stackwise_formats() -> list[Component]:
             factory=f"{_PACKAGE}.hugging_face.format:build_hugging_face",
             summary="folders that transformers reads and writes: GPT-2, NeoX, Llama, Mistral, Qwen, Gemma, SmolLM, OLMo, BERT, ModernBERT",
         )
+    ]
+
+
+@hookimpl
+def stackwise_starters() -> list[Starter]:
+    """Texts, conversations, images, tables, a trained folder, and code."""
+    texts = f"{_PACKAGE}.starters"
+    chat = {"chat.jsonl": f"{texts}:CHAT_LINES"}
+    return [
+        Starter(name="text", text=f"{texts}:TEXT", summary="a language model on text, that grows on the way"),
+        Starter(name="chat", text=f"{texts}:CHAT", summary="a small model on conversations, one a line", files=chat),
+        Starter(
+            name="finetune", text=f"{texts}:FINETUNE", summary="low-rank adapters beside a trained folder (--from)", files=chat, folder=True
+        ),
+        Starter(name="images", text=f"{texts}:IMAGES", summary="classes of images", files={"images.npz": f"{texts}:IMAGE_ARRAYS"}),
+        Starter(
+            name="table", text=f"{texts}:TABLE", summary="a number of each row of a CSV file", files={"table.csv": f"{texts}:TABLE_ROWS"}
+        ),
+        Starter(name="code", text=f"{texts}:CODE", summary="your own module, loader and loss, in Python", language="python"),
     ]

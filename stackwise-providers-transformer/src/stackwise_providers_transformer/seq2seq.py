@@ -16,7 +16,7 @@ from stackwise_providers_transformer.pair_options import Seq2SeqOptions
 from stackwise_providers_transformer.sampling import limited
 from stackwise_providers_transformer.span_corruption import SpanSizes, cut, hidden_spans
 from stackwise_providers_transformer.token_nats import Logits, summed_nats
-from stackwise_providers_transformer.token_units import BITS_PER_NAT, bits_metric, token_unit
+from stackwise_providers_transformer.token_units import BITS_PER_NAT, token_unit
 
 
 class Seq2Seq:
@@ -38,7 +38,7 @@ class Seq2Seq:
             check_sizes(symbols=options.symbols)
             self.sentinel = options.symbols
             self.end = options.symbols + (options.span_sentinels if options.pairs == "spans" else 0)
-        self.metric = bits_metric(unit if options.pairs == "given" else None)
+        self.metric = options.bits.of(unit if options.pairs == "given" else None)
 
     def get_spec(self) -> TaskSpec:
         """A rack that sees a whole prefix, or one that takes a memory."""
@@ -131,5 +131,4 @@ def _as_prefix(tokens: torch.Tensor, prefix: torch.Tensor, mask: torch.Tensor | 
 
 def build_seq2seq(options: Seq2SeqOptions, context: BuildContext) -> Seq2Seq:
     """The factory of `seq2seq`; the loader says what a token stands for."""
-    field = "response" if options.pairs == "given" and options.form == "encoder-decoder" else "tokens"
-    return Seq2Seq(options, unit=token_unit(context, field))
+    return Seq2Seq(options, unit=token_unit(context, options.bits.batch_field))

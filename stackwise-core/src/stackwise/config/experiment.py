@@ -64,7 +64,8 @@ class EvaluateConfig:
     )
     training_rows: bool = key(
         False,
-        doc="whether it may read what training reads, where data given in code have no held-out part; the log repeats it",
+        doc="whether it may read what training reads: data given in code, which have no held-out part, or sources that name training's "
+        "data; the log repeats it",
         example="true",
     )
     weights: Literal["live", "ema"] = key("live", doc="which weights: those that train, or their average", example="ema")

@@ -6,7 +6,7 @@ names scoped to their component; the junctions of a plan find their sizes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 
 from attrs import Attribute, Factory, field, frozen
 
@@ -88,6 +88,30 @@ class EpochSize:
     """Whether another epoch follows; a run that asks for more of a source that does not repeat is refused before it begins."""
 
 
+@frozen
+class Reading:
+    """Some data and how much of them is read, so that an evaluation does not read what training reads without saying so.
+
+    A loader's options may say it cold through `readings(split, whole) -> Iterable[Reading]`, with `split` and `whole` as a `BuildContext`
+    has them. Two readings of the same data meet unless they are apart in one order.
+    """
+
+    data: str
+    """Names the data whoever reads them: the resolved path of a file, say."""
+    begin: float = 0.0
+    end: float = 1.0
+    """The share of the data that is read, from `begin` up to `end`, in an order of theirs."""
+    order: Hashable = None
+    """That order; nothing is known of how two orders lie to each other."""
+    key: Hashable = None
+    """What tells the data from others of that name, where the name does not: the identity of an array, say."""
+
+    def meets(self, other: Reading) -> bool:
+        """Whether both read something of the same data, as far as is known."""
+        apart = self.order == other.order and (self.end <= other.begin or other.end <= self.begin)
+        return (self.data, self.key) == (other.data, other.key) and not apart and self.begin < self.end and other.begin < other.end
+
+
 @frozen(kw_only=True)
 class TransformSpec:
     """What a transform does to the fields of a batch; a transform without a spec changes values only."""
@@ -152,6 +176,22 @@ class Beyond:
     by: int
 
 
+@frozen
+class UnitMetric:
+    """A metric whose name says what an entry of a field of the batch stands for, by the `unit` that the loader's spec gives it:
+    `UnitMetric("tokens", {"byte": "bits_per_byte"}, "bits_per_token")`."""
+
+    batch_field: str
+    names: Mapping[str, str] = field(hash=False)
+    """Unit → name."""
+    otherwise: str
+    """The name for every other unit, and where none is said."""
+
+    def of(self, unit: str | None) -> str:
+        """The name for a unit."""
+        return self.otherwise if unit is None else self.names.get(unit, self.otherwise)
+
+
 @frozen(kw_only=True)
 class TaskSpec:
     """What a task needs from its surroundings."""
@@ -181,9 +221,9 @@ class TaskSpec:
     embedded: Mapping[str, tuple[str, str]] = Factory(dict)
     """Side input of the rack → (field of the embedding, field of the prepared batch): the side input is what the embedding makes
     of that field (`{"memory": ("tokens", "source")}`)."""
-    metrics: tuple[str, ...] | None = None
-    """Names of all metrics that `loss` may return beside `loss`, so that a config that names one is checked before the run; None: the
-    task does not say, and any name is taken."""
+    metrics: tuple[str | UnitMetric, ...] | None = None
+    """All metrics that `loss` may return beside `loss`, so that a config that names one is checked before the run; None: the task does
+    not say, and any name is taken."""
     reference: str | None = None
     """A frozen copy of the model, in eval mode, whose outputs `loss` gets as `reference`: `phase entry`, the model as it is when
     this task comes into force; or the directory of saved weights, read then. None: no copy is kept."""

@@ -19,7 +19,7 @@ from stackwise.machine.live import LiveState
 from stackwise.planes.data.randomness import OwnDraws
 from stackwise.planes.objective import check_loss
 from stackwise.timeline.duration import Moment
-from stackwise.timeline.streams import step_seed, stream_key
+from stackwise.timeline.streams import micro_batch_seed, step_seed, stream_key
 
 Metrics = Mapping[str, tuple[Any, Any]]
 """Name → a sum and its denominator."""
@@ -72,10 +72,10 @@ class Step:
         """Learning rates in force by group and key, where there are several."""
         return {name: float(group[key]) for name, group, key in self._rates} if self._rates else {}
 
-    def seed(self, step: int) -> None:
-        """Seed torch's streams of a step."""
-        self._generator.manual_seed(step_seed(self._task_key, step))
-        seed = step_seed(self._model_key, step)
+    def seed(self, step: int, index: int = 0) -> None:
+        """Seed torch's streams of a micro-batch of a step; called before the data of the step are read, which may draw too."""
+        self._generator.manual_seed(micro_batch_seed(self._task_key, step, index))
+        seed = micro_batch_seed(self._model_key, step, index)
         for generator in self._generators:
             generator.manual_seed(seed)
 
@@ -144,7 +144,9 @@ class Step:
         unit = 1.0
         """Factor on the accumulated gradients: in float16 the gradients of a sum would overflow, so they are kept near those of a mean."""
         parts: list[Metrics] = []
-        for batch in batches:
+        for index, batch in self._live.data.share.indices(batches):
+            if index:
+                self.seed(moment.step, index)
             total, weight, metrics = self._forward(batch, moment)
             if scale is not None and not parts:
                 unit = scale.factor / (float(weight) or 1.0)

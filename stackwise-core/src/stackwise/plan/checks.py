@@ -9,12 +9,12 @@ from stackwise.contracts.selectors import compile_selector
 from stackwise.contracts.specs import BatchSpec, HeadSpec, Spec, TaskSpec, TransformSpec
 from stackwise.curriculum.states import DataState
 from stackwise.errors import Problem, ProviderError, SelectorError, UserError, did_you_mean
-from stackwise.plan.junctions.join import PhaseDrafts
+from stackwise.plan.junctions.join import Joined, PhaseDrafts
 from stackwise.plan.parts import Draft
 from stackwise.timeline.clock import Clock
 
-Tasks = Sequence[Draft | None]
-"""The tasks of the timeline; None for one that has a mistake."""
+Measured = Sequence[tuple[Draft, Joined | None] | None]
+"""The tasks of the timeline, each with what it is joined to where that is known; None for a task that has a mistake."""
 
 
 def crossing_problems(phase: PhaseConfig, first: PhaseConfig) -> Iterator[Problem]:
@@ -74,7 +74,7 @@ def name_problems(phase: PhaseConfig, optimizer: Draft | None) -> Iterator[Probl
             yield _at(phase, f"optimizer.groups.{group.name}.{name}", message)
 
 
-def watch_problems(phase: PhaseConfig, reaction: Draft | None, evaluations: Sequence[str], tasks: Tasks) -> Iterator[Problem]:
+def watch_problems(phase: PhaseConfig, reaction: Draft | None, evaluations: Sequence[str], tasks: Measured) -> Iterator[Problem]:
     """What a reaction watches will be measured, if the reaction says what it watches."""
     if reaction is None or not hasattr(reaction.options, "watches"):
         return
@@ -88,7 +88,7 @@ def watch_problems(phase: PhaseConfig, reaction: Draft | None, evaluations: Sequ
             yield _at(phase, path, f"{reaction.label} watches '{metric}', and {unknown}")
 
 
-def metric_problems(experiment: Experiment, tasks: Tasks) -> Iterator[Problem]:
+def metric_problems(experiment: Experiment, tasks: Measured) -> Iterator[Problem]:
     """The evaluations will have the metrics by which the best checkpoint is chosen and the run stopped."""
     run = experiment.run
     for path, metric in (("run.checkpoint.best", run.checkpoint.best_metric), ("run.stop.metric", run.stop.watched)):
@@ -96,15 +96,30 @@ def metric_problems(experiment: Experiment, tasks: Tasks) -> Iterator[Problem]:
             yield experiment.problem(path, unknown)
 
 
-def _unknown_metric(metric: str, tasks: Tasks) -> str | None:
+def _unknown_metric(metric: str, tasks: Measured) -> str | None:
     """Why no evaluation will have a metric; None if one may: it is the loss, a task names it, or a task does not name its metrics."""
-    name, known = metric.partition(".")[2], {"loss"}
+    name, known, others = metric.partition(".")[2], {"loss"}, dict[str, str]()
     for task in tasks:
-        spec = None if task is None else task.spec
-        if not isinstance(spec, TaskSpec) or spec.metrics is None:
+        spec = None if task is None else task[0].spec
+        if task is None or not isinstance(spec, TaskSpec) or spec.metrics is None:
             return None
-        known.update(spec.metrics)
-    return None if name in known else f"no task on the timeline has the metric '{name}'{did_you_mean(name, known)}"
+        batch = None if task[1] is None else task[1].specs()["batch"].fields
+        for declared in spec.metrics:
+            if isinstance(declared, str):
+                known.add(declared)
+                continue
+            names = {*declared.names.values(), declared.otherwise}
+            if batch is None:
+                known |= names
+                continue
+            entry = f"an entry of '{declared.batch_field}'"
+            unit = batch[declared.batch_field].unit if declared.batch_field in batch else None
+            known.add(here := declared.of(unit))
+            why = f"{entry} is one {unit}" if unit is not None else f"the source does not say what {entry} is"
+            others |= dict.fromkeys(names, f": {why}, so it is called '{here}'")
+    if name in known:
+        return None
+    return f"no task on the timeline has the metric '{name}'{others.get(name) or did_you_mean(name, known)}"
 
 
 def tie_problems(phase: PhaseConfig, head: Spec | None) -> Iterator[Problem]:

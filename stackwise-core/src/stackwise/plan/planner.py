@@ -88,13 +88,13 @@ class _Planner:
         self.problems += self.experiment.problems
         phases = [_Phase(config) for config in self.experiment.phases]
         drafted = [self._draft(phase.config) for phase in phases]
-        self.problems += metric_problems(self.experiment, self._tasks())
         observers = [self.drafts.of("observer", ref) for ref in self.experiment.observers]
         start = self.experiment.phases[0].model.start
         form = self.drafts.of("format", start.format) if start is not None and start.format is not None else None
         self._collect(phases[0].config)
         for phase, drafts in zip(phases, self._with_tokenizers(phases, drafted), strict=True):
             phase.joined = None if drafts is None else self._join(phase.config, drafts)
+        self._check_metrics(phases)
         clock = self._clock(phases)
         if clock is None:
             self._stop()
@@ -159,8 +159,6 @@ class _Planner:
         reaction = of("reaction", phase.optimizer.reaction) if phase.optimizer.reaction is not None else None
         self.problems += crossing_problems(phase, self.experiment.phases[0])
         self.problems += name_problems(phase, parts["optimizer"])
-        evaluations, tasks = [evaluation.name for evaluation in self.experiment.evaluate], self._tasks()
-        self.problems += watch_problems(phase, reaction, evaluations, tasks)
         self._collect(phase)
         needed = [
             *parts.values(),
@@ -181,9 +179,15 @@ class _Planner:
             growth=growth,
         )
 
-    def _tasks(self) -> list[Draft | None]:
-        """The tasks of all phases, each once."""
-        return [self.drafts.of("task", ref) for ref in {id(phase.task): phase.task for phase in self.experiment.phases}.values()]
+    def _check_metrics(self, phases: Sequence[_Phase]) -> None:
+        """Check the names of metrics against the tasks of all phases, which say them by what they are joined to."""
+        tasks = [None if (task := self.drafts.of("task", phase.config.task)) is None else (task, phase.joined) for phase in phases]
+        evaluations = [evaluation.name for evaluation in self.experiment.evaluate]
+        self.problems += metric_problems(self.experiment, tasks)
+        for phase in phases:
+            declared = phase.config.optimizer.reaction
+            reaction = None if declared is None else self.drafts.of("reaction", declared)
+            self.problems += watch_problems(phase.config, reaction, evaluations, tasks)
 
     def _join(self, phase: PhaseConfig, drafts: PhaseDrafts) -> Joined:
         """Join the drafts of a phase; phases with the same parts at the junctions are joined once."""

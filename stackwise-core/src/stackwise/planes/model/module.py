@@ -190,6 +190,18 @@ def set_parameter(module: nn.Module, name: str, parameter: nn.Parameter) -> None
     module.get_submodule(owner).register_parameter(leaf, parameter)
 
 
+def without_second_names(selectors: Sequence[str], model: nn.Module) -> list[str]:
+    """The selectors but for those that match only other names of parameters which the rest selects: `head` beside `embedding`, if tied."""
+    names, first = dict(model.named_parameters(remove_duplicate=False)), {id(p): name for name, p in model.named_parameters()}
+    chosen = set(matching(selectors, first.values()))
+
+    def adds_nothing(selector: str) -> bool:
+        matched = matching((selector,), names)
+        return bool(matched) and all(name not in chosen and first[id(names[name])] in chosen for name in matched)
+
+    return [selector for selector in selectors if not adds_nothing(selector)]
+
+
 @contextmanager
 def explaining_ties(model: nn.Module) -> Iterator[None]:
     """Explain a selector that matches only a tied parameter: tied parameters are selected by their first name.
