@@ -70,6 +70,7 @@ VICTIMS: dict[str, tuple[Kind, Component]] = {
     "check_gradients_reach_every_parameter": ("embedding", component("embedding", "v", "broken:unused")),
     "check_leaves_its_inputs": ("adapter", component("adapter", "v", "broken:overwriting")),
     "check_evaluation_is_still": ("head", component("head", "v", "broken:restless")),
+    "check_reported_sums": ("rack", component("rack", "v", "broken:shifting", "broken_options:Reporting")),
     "check_rows_stand_alone": ("rack", component("rack", "v", "broken:crosswise")),
     "check_causal": ("rack", component("rack", "v", "broken:foreseeing", "broken_options:Causal")),
     "check_boundaries_are_honoured": ("rack", component("rack", "v", "broken:blurring", "broken_options:Segmented")),

@@ -71,6 +71,7 @@ _TABLE: Mapping[str, Mapping[str, frozenset[Kind]]] = {
         "check_measured_shapes": _MODULES,
         "check_finite_loss": _MODULES | {"task"},
         "check_gradients_reach_every_parameter": _MODULES,
+        "check_reported_sums": _MODULES - {"adapter"},
     },
     "influences": {
         "check_leaves_its_inputs": _MODULES,

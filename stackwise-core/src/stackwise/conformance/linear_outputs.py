@@ -22,8 +22,9 @@ def check_linear_head_agrees(subject: Subject) -> None:
 
     Usual cause: a bias, a cap or a norm that one of the two leaves out.
     """
-    head: Any = bench.build_module(subject).eval()
-    if not isinstance(head, LinearHead):
+    head = bench.build_module(subject).eval()
+    linear: Any = head
+    if not isinstance(linear, LinearHead):
         raise NotApplicable("it has no `forward_linear`")
     spec = bench.with_sizes(subject.options().to_spec(), subject.sizes())
     inputs = modules.given_for(spec)
@@ -31,7 +32,7 @@ def check_linear_head_agrees(subject: Subject) -> None:
         for parameter in head.parameters():
             parameter.add_(torch.randn_like(parameter) / 8)
         made = modules.forward(head, spec, inputs)
-        said = {name: _made(output) for name, output in head.forward_linear(**inputs).items()}
+        said = {name: _made(output) for name, output in linear.forward_linear(**inputs).items()}
     must(said.keys() == made.keys(), f"forward_linear gives {', '.join(said)}, and forward {', '.join(made)}")
     for name, output in made.items():
         must(said[name].shape == output.shape, f"'{name}' has shape {tuple(said[name].shape)} as said and {tuple(output.shape)} as made")

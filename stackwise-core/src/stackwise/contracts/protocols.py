@@ -32,25 +32,35 @@ Totals = tuple["torch.Tensor", "torch.Tensor | float"]
 """A sum and its denominator."""
 
 
+Reported = Mapping[str, Totals]
+"""What a part of the model adds to the loss or reports, by the names of its spec: `losses` and `metrics`."""
+
+
 class Embedding(Protocol):
-    """An `nn.Module`: `forward(**fields) → hidden`, the fields its spec names."""
+    """An `nn.Module`: `forward(**fields) → hidden`, the fields its spec names; with losses or metrics in its spec `(hidden, reported)`."""
 
     def get_spec(self) -> EmbeddingSpec: ...
-    def __call__(self, **fields: torch.Tensor) -> torch.Tensor: ...
+    def __call__(self, **fields: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, Reported]: ...
 
 
 class Rack(Protocol):
-    """An `nn.Module`: `forward(hidden, **side) → hidden`. A plain rack takes no side input and needs no `to_spec`."""
+    """An `nn.Module`: `forward(hidden, **side) → hidden`. A plain rack takes no side input and needs no `to_spec`.
+
+    One that adds to the loss or reports numbers returns `(hidden, reported)`: sums and their denominators over the positions or rows
+    that it was given, so that accumulation and several ranks stay exact.
+    """
 
     def to_spec(self) -> RackSpec: ...
-    def __call__(self, hidden: torch.Tensor, **side: torch.Tensor) -> torch.Tensor: ...
+    def __call__(self, hidden: torch.Tensor, **side: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, Reported]: ...
 
 
 class Head(Protocol):
-    """An `nn.Module`: `forward(hidden, **side) → {output name: tensor}`. Most take no side input."""
+    """An `nn.Module`: `forward(hidden, **side) → {output name: tensor}`. Most take no side input. As for a rack, `(outputs, reported)`."""
 
     def get_spec(self) -> HeadSpec: ...
-    def __call__(self, hidden: torch.Tensor, **side: torch.Tensor) -> Mapping[str, torch.Tensor]: ...
+    def __call__(
+        self, hidden: torch.Tensor, **side: torch.Tensor
+    ) -> Mapping[str, torch.Tensor] | tuple[Mapping[str, torch.Tensor], Reported]: ...
 
 
 @runtime_checkable

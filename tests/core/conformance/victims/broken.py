@@ -124,6 +124,12 @@ class Restless(sound.Head):
         return super().forward(nn.functional.dropout(hidden, 0.5))
 
 
+class Shifting(sound.Rack):
+    def forward(self, hidden: Tensor, shift: Tensor | None = None) -> Any:
+        hidden = super().forward(hidden, shift)
+        return hidden, {"size": (hidden.square().mean(), 1.0)}
+
+
 class Crosswise(sound.Rack):
     """Attends over the rows of the batch, as attention that takes time first does when it is given rows first."""
 
@@ -560,7 +566,7 @@ misspelt, dividing, speechless = of(Misspelt), of(Dividing), of(Speechless)
 labelled, telling, unshifted, leaking_density = of(Labelled), of(Telling), of(Unshifted), of(LeakingDensity)
 overwriting, restless, choosy = of(Overwriting), of(Restless), of(Choosy)
 crosswise, foreseeing, blurring, seeing_padding, coarse = of(Crosswise), of(Foreseeing), of(Blurring), of(SeeingPadding), of(Coarse)
-deaf, grasping, miscast = of(Deaf), of(Grasping), of(Miscast)
+deaf, grasping, miscast, shifting = of(Deaf), of(Grasping), of(Miscast), of(Shifting)
 padding, averaging, leaking, rolling = of(Padding), of(Averaging), of(Leaking), of(Rolling)
 loaded, halved, idle = of(Loaded), of(Halved), of(Idle)
 warm, sinking, chatty, amnesic = of(Warm), of(Sinking), of(Chatty), of(Amnesic)

@@ -87,6 +87,12 @@ class SideBySide(RackOptions):
 
 
 @frozen(kw_only=True)
+class Reporting(RackOptions):
+    def to_spec(self) -> RackSpec:
+        return evolve(super().to_spec(), losses=("size",))
+
+
+@frozen(kw_only=True)
 class Causal(RackOptions):
     def to_spec(self) -> RackSpec:
         return evolve(super().to_spec(), attention=("causal",))
