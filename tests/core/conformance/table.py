@@ -98,6 +98,8 @@ VICTIMS: dict[str, tuple[Kind, Component]] = {
     "check_loss_in_float32": ("task", component("task", "v", "broken:coarse")),
     "check_mask_is_honoured": ("task", component("task", "v", None, "broken_options:Padded")),
     "check_noise_floor": ("task", component("task", "v", "broken:leaking")),
+    "check_linear_head_agrees": ("head", component("head", "v", "broken:unbiased")),
+    "check_takes_linear_outputs": ("task", component("task", "v", "broken:doubling", "broken_options:Linear")),
     "check_own_stream": ("task", component("task", "v", "broken:rolling")),
     "check_leaves_the_batch": ("transform", component("transform", "v", "broken:grasping")),
     "check_transformed_fields": ("transform", component("transform", "v", "broken:miscast")),

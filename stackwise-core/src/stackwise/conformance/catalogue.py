@@ -112,6 +112,10 @@ _TABLE: Mapping[str, Mapping[str, frozenset[Kind]]] = {
         "check_mask_is_honoured": frozenset({"task"}),
         "check_noise_floor": frozenset({"task"}),
     },
+    "linear_outputs": {
+        "check_linear_head_agrees": frozenset({"head"}),
+        "check_takes_linear_outputs": frozenset({"task"}),
+    },
     "batches": {
         "check_own_stream": frozenset({"task", "transform"}),
         "check_leaves_the_batch": frozenset({"task", "transform"}),
