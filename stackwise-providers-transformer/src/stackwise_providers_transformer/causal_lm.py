@@ -14,7 +14,7 @@ import torch
 from stackwise import BuildContext, GenerationSettings, Moment, TaskSpec
 from stackwise_providers_transformer.continuation import Forward, continue_prompt
 from stackwise_providers_transformer.options import CausalLMOptions
-from stackwise_providers_transformer.token_nats import summed_nats
+from stackwise_providers_transformer.token_nats import Logits, summed_nats
 from stackwise_providers_transformer.token_units import BITS_PER_NAT, bits_of, token_unit
 
 
@@ -54,10 +54,10 @@ class CausalLM:
         return prepared
 
     def loss(
-        self, outputs: Mapping[str, torch.Tensor], batch: Mapping[str, torch.Tensor]
+        self, outputs: Mapping[str, Logits], batch: Mapping[str, torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor | float, dict[str, tuple[torch.Tensor, torch.Tensor | float]]]:
         """Sum of nats in float32 over the targets that count, their number, and the same in bits."""
-        nats, count = summed_nats(outputs["logits"], batch["targets"], batch.get("counted"))
+        nats, count, _ = summed_nats(outputs["logits"], batch["targets"], batch.get("counted"))
         return nats, count, {self.metric: (nats.detach() * BITS_PER_NAT, count)}
 
     def generate(self, model: Forward, prompt: torch.Tensor, settings: GenerationSettings, generator: torch.Generator) -> torch.Tensor:
