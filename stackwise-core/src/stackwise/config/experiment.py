@@ -9,7 +9,7 @@ from attrs import Factory, frozen
 
 from stackwise.config.keys import key
 from stackwise.config.nodes import Node, split
-from stackwise.config.planes import DataConfig, ModelConfig, OptimizerConfig, Ref
+from stackwise.config.planes import DataConfig, ModelConfig, OptimizerConfig, Ref, TaskConfig
 from stackwise.config.rules import MOST_ROWS, SELECTORS, broken_cadence
 from stackwise.config.run import RunConfig
 from stackwise.errors import ConfigError, Position, Problem
@@ -85,7 +85,7 @@ class PhaseConfig:
     name: str
     index: int
     until: Duration
-    task: Ref
+    task: TaskConfig
     data: DataConfig
     model: ModelConfig
     optimizer: OptimizerConfig

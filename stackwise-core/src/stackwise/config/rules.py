@@ -19,7 +19,7 @@ MOST_ROWS = 2**24
 """Rows, positions or micro-batches of a step. A mixture deals rows out one by one, and this many take it some ten seconds; more is a
 slip of the keyboard."""
 
-_BEST = re.compile(r"[A-Za-z0-9_-]+\.[^\s.]+( \((min|max)\))?\Z")
+_BEST = re.compile(r"[A-Za-z0-9_-]+\.[^\s.]+(\.[^\s.]+)?( \((min|max)\))?\Z")
 _SPAN = re.compile(r"(?=\d)(?:(\d{1,4})d)?(?:(\d{1,6})h)?(?:(\d{1,7})m)?(?:(\d{1,9})s)?\Z")
 _RUN_NAME = re.compile(r"[\w-][\w.-]{0,99}\Z")
 _MOST_NAME_BYTES = 200

@@ -130,6 +130,11 @@ class EmbeddingSpec:
 
     inputs: Mapping[str, TensorSpec]
     output: TensorSpec = HIDDEN
+    losses: tuple[str, ...] = ()
+    """Names of what `forward` adds to the loss of the task (`balance`), each weighed by the config: `task.auxiliary`. Such a part
+    returns `(what it returns else, {name: (sum, denominator)})`, with an entry for each of its losses and metrics."""
+    metrics: tuple[str, ...] = ()
+    """Names of the numbers that `forward` reports beside them, in the same map."""
 
 
 @frozen(kw_only=True)
@@ -150,6 +155,10 @@ class RackSpec:
     """Parameters inside a block (`attention.output.weight`) to zero to make the block the identity."""
     block_path: str = "stacks.{stack}.{index}"
     """Where a block's parameters live inside the rack; models from elsewhere name their own."""
+    losses: tuple[str, ...] = ()
+    """Names of what `forward` adds to the loss, as for an embedding: it then returns `(hidden, {name: (sum, denominator)})`."""
+    metrics: tuple[str, ...] = ()
+    """Names of the numbers that `forward` reports beside them, in the same map."""
 
 
 @frozen(kw_only=True)
@@ -162,6 +171,10 @@ class HeadSpec:
     """Side inputs that `forward` accepts by keyword (`mask`, where it pools over time); each is passed when the batch has it."""
     ties: Mapping[str, str] = Factory(dict)
     """Own parameter → canonical name of the parameter it is (`weight` → `embedding.weight`); re-made after every ETL."""
+    losses: tuple[str, ...] = ()
+    """Names of what `forward` adds to the loss, as for an embedding: it then returns `(outputs, {name: (sum, denominator)})`."""
+    metrics: tuple[str, ...] = ()
+    """Names of the numbers that `forward` reports beside them, in the same map."""
 
 
 @frozen
@@ -206,6 +219,8 @@ class TaskSpec:
     """Fields that its prepared batch offers to the embedding and as side inputs."""
     outputs: Mapping[str, TensorSpec]
     """Head outputs its loss reads."""
+    linear_outputs: tuple[str, ...] = ()
+    """Those of them that its loss takes as a tensor or as a `LinearOutput`, whichever the head gives."""
     side: tuple[str, ...] = ()
     """Side inputs the rack must accept for the task to be what it says."""
     attention: str | None = None

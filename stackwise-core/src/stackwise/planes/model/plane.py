@@ -282,6 +282,7 @@ class ModelPlane:
         }
         embedding, rack, head = (modules[role] for role in ROLES)
         new = Model(embedding, rack, head, adapters=adapters, precision=state.precision, declared=state.rack_spec)
+        new.components = {role: part.id for role in ROLES if (part := getattr(state, role)).given is None}
         attached = {}
         for name, declared in state.weight_adapters.items():
             with explaining_ties(new):
@@ -323,7 +324,7 @@ class ModelPlane:
             return
         for name in ("embedding", "rack", "head", "adapters"):
             setattr(self.model, name, getattr(new, name))
-        self.model.precision, self.model.declared = new.precision, new.declared
+        self.model.precision, self.model.declared, self.model.components = new.precision, new.declared, new.components
         attached = new.attached
         new.attach({})
         self.model.attach(attached)
