@@ -353,6 +353,8 @@ def _constant(name: str, value: Any) -> Schedule:
         UserError: no number.
     """
     try:
+        if isinstance(value, str):
+            raise TypeError
         return Constant(value=float(value))
     except (TypeError, ValueError):
         form = (
