@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from stackwise.cli.process import prepare_process
+
 
 @click.command(
     epilog="""\b
@@ -30,6 +32,7 @@ def evaluate(directory: Path, overrides: tuple[str, ...], only: tuple[str, ...],
     Without options these are the evaluations that the run declares, on the same data, so a finished run prints its last figures again.
     Others are declared as a config would, under `evaluate`. Nothing is written.
     """
+    prepare_process()
     from stackwise.saved.evaluate import evaluate as results
 
     told = []
