@@ -15,6 +15,7 @@ _FACE = {
     # for provider authors
     "hookimpl": "stackwise.contracts.hookspecs",
     "Component": "stackwise.contracts.components",
+    "Starter": "stackwise.contracts.components",
     "BuildContext": "stackwise.contracts.components",
     "ParameterGroup": "stackwise.contracts.protocols",
     "GrowthRequest": "stackwise.contracts.growth",
@@ -23,6 +24,7 @@ _FACE = {
     "Fresh": "stackwise.contracts.growth",
     "StoredModel": "stackwise.contracts.formats",
     "GenerationSettings": "stackwise.contracts.generation",
+    "LinearOutput": "stackwise.contracts.outputs",
     "TextCodec": "stackwise.contracts.generation",
     "Tokenizer": "stackwise.contracts.tokenizers",
     "RunTokenizer": "stackwise.contracts.tokenizers",
@@ -40,8 +42,10 @@ _FACE = {
     "EpochSize": "stackwise.contracts.specs",
     "EmbeddingSpec": "stackwise.contracts.specs",
     "RackSpec": "stackwise.contracts.specs",
+    "Reading": "stackwise.contracts.specs",
     "HeadSpec": "stackwise.contracts.specs",
     "TaskSpec": "stackwise.contracts.specs",
+    "UnitMetric": "stackwise.contracts.specs",
     "OptimizerSpec": "stackwise.contracts.specs",
     "AdapterSpec": "stackwise.contracts.specs",
     "select": "stackwise.contracts.selectors",
@@ -53,6 +57,7 @@ _FACE = {
     "Embedding": "stackwise.contracts.protocols",
     "Fingerprinted": "stackwise.contracts.protocols",
     "Head": "stackwise.contracts.protocols",
+    "LinearHead": "stackwise.contracts.protocols",
     "Loader": "stackwise.contracts.protocols",
     "Observer": "stackwise.contracts.protocols",
     "MeetsRun": "stackwise.contracts.protocols",
@@ -123,6 +128,7 @@ if TYPE_CHECKING:  # the types that provider authors and users check against; th
     from stackwise.contracts.components import BuildContext as BuildContext
     from stackwise.contracts.components import Built as Built
     from stackwise.contracts.components import Component as Component
+    from stackwise.contracts.components import Starter as Starter
     from stackwise.contracts.events import RunFacts as RunFacts
     from stackwise.contracts.formats import StoredModel as StoredModel
     from stackwise.contracts.formats import WeightFormat as WeightFormat
@@ -143,11 +149,13 @@ if TYPE_CHECKING:  # the types that provider authors and users check against; th
     from stackwise.contracts.options import option as option
     from stackwise.contracts.options import scheduled as scheduled
     from stackwise.contracts.options import stacks as stacks
+    from stackwise.contracts.outputs import LinearOutput as LinearOutput
     from stackwise.contracts.protocols import Adapter as Adapter
     from stackwise.contracts.protocols import Batch as Batch
     from stackwise.contracts.protocols import Embedding as Embedding
     from stackwise.contracts.protocols import Fingerprinted as Fingerprinted
     from stackwise.contracts.protocols import Head as Head
+    from stackwise.contracts.protocols import LinearHead as LinearHead
     from stackwise.contracts.protocols import Loader as Loader
     from stackwise.contracts.protocols import MeetsRun as MeetsRun
     from stackwise.contracts.protocols import Observer as Observer
@@ -173,9 +181,11 @@ if TYPE_CHECKING:  # the types that provider authors and users check against; th
     from stackwise.contracts.specs import HeadSpec as HeadSpec
     from stackwise.contracts.specs import OptimizerSpec as OptimizerSpec
     from stackwise.contracts.specs import RackSpec as RackSpec
+    from stackwise.contracts.specs import Reading as Reading
     from stackwise.contracts.specs import TaskSpec as TaskSpec
     from stackwise.contracts.specs import TensorSpec as TensorSpec
     from stackwise.contracts.specs import TransformSpec as TransformSpec
+    from stackwise.contracts.specs import UnitMetric as UnitMetric
     from stackwise.contracts.tokenizers import HasTokenizer as HasTokenizer
     from stackwise.contracts.tokenizers import RunTokenizer as RunTokenizer
     from stackwise.contracts.tokenizers import Tokenizer as Tokenizer

@@ -14,8 +14,8 @@ import torch
 from stackwise import BuildContext, GenerationSettings, Moment, TaskSpec
 from stackwise_providers_transformer.continuation import Forward, continue_prompt
 from stackwise_providers_transformer.options import CausalLMOptions
-from stackwise_providers_transformer.token_nats import summed_nats
-from stackwise_providers_transformer.token_units import BITS_PER_NAT, bits_metric, token_unit
+from stackwise_providers_transformer.token_nats import Logits, summed_nats
+from stackwise_providers_transformer.token_units import BITS_PER_NAT, bits_of, token_unit
 
 
 class CausalLM:
@@ -27,7 +27,7 @@ class CausalLM:
 
     def __init__(self, options: CausalLMOptions, *, unit: str | None = None) -> None:
         self.options = options
-        self.metric = bits_metric(unit)
+        self.metric = bits_of().of(unit)
 
     def get_spec(self) -> TaskSpec:
         """One entry beyond seq_len, causal attention; documents inside rows, padding and prompts where a loader tells of them."""
@@ -54,10 +54,10 @@ class CausalLM:
         return prepared
 
     def loss(
-        self, outputs: Mapping[str, torch.Tensor], batch: Mapping[str, torch.Tensor]
+        self, outputs: Mapping[str, Logits], batch: Mapping[str, torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor | float, dict[str, tuple[torch.Tensor, torch.Tensor | float]]]:
         """Sum of nats in float32 over the targets that count, their number, and the same in bits."""
-        nats, count = summed_nats(outputs["logits"], batch["targets"], batch.get("counted"))
+        nats, count, _ = summed_nats(outputs["logits"], batch["targets"], batch.get("counted"))
         return nats, count, {self.metric: (nats.detach() * BITS_PER_NAT, count)}
 
     def generate(self, model: Forward, prompt: torch.Tensor, settings: GenerationSettings, generator: torch.Generator) -> torch.Tensor:

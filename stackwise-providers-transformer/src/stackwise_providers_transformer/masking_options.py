@@ -6,7 +6,8 @@ from typing import Literal
 
 from attrs import frozen
 
-from stackwise import Beyond, TaskSpec, TensorSpec, UserError, dimension, option, scheduled
+from stackwise import Beyond, TaskSpec, TensorSpec, UnitMetric, UserError, dimension, option, scheduled
+from stackwise_providers_transformer.token_units import bits_of
 
 _SEEN = TensorSpec("batch time", "int64", bounds=(0, "symbols"))
 _SHOWN = TensorSpec("batch time", "int64", bounds=(0, "vocab"))
@@ -29,7 +30,7 @@ class MaskingOptions:
         """Id of the mask symbol, the default filled in."""
         return self.symbols if self.mask_token is None else self.mask_token
 
-    def spec(self, *metrics: str, **optional: TensorSpec) -> TaskSpec:
+    def spec(self, *metrics: str | UnitMetric, **optional: TensorSpec) -> TaskSpec:
         """Bidirectional attention, and room for the mask symbol beside the loader's ids."""
         beyond: tuple[Beyond, ...] = (Beyond("vocab", "symbols", 1),)
         if self.mask_token is not None:
@@ -39,6 +40,7 @@ class MaskingOptions:
             optional={**_HANDED_ON, **optional},
             inputs={"tokens": _SHOWN, **_HANDED_ON},
             outputs={"logits": _LOGITS},
+            linear_outputs=("logits",),
             attention="bidirectional",
             beyond=beyond,
             metrics=metrics,
@@ -78,4 +80,4 @@ class MaskDiffusionOptions(MaskingOptions):
 
     def to_spec(self) -> TaskSpec:
         """As `MaskingOptions.spec`."""
-        return self.spec("bits_per_byte", "bits_per_token", "accuracy_on_masks")
+        return self.spec(bits_of(), "accuracy_on_masks")

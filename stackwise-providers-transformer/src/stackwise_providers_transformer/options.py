@@ -22,6 +22,7 @@ from stackwise import (
     stacks,
 )
 from stackwise_providers_transformer.block_options import BiasOptions, NormOptions, RotaryOptions, ScoreOptions, WindowOptions
+from stackwise_providers_transformer.token_units import bits_of
 
 MLPS = ("swiglu", "geglu", "geglu-tanh", "reglu", "gelu", "gelu-tanh", "relu", "silu")
 GATED_MLPS = 4
@@ -310,7 +311,8 @@ class CausalLMOptions:
             optional={**_DOCUMENTS, "mask": _MASK, "loss_mask": _MASK, **({} if chosen else prompt)},
             inputs={"tokens": _TOKENS, **_DOCUMENTS},
             outputs={"logits": _LOGITS},
+            linear_outputs=("logits",),
             attention="causal",
             lookahead=1,
-            metrics=("bits_per_byte", "bits_per_token"),
+            metrics=(bits_of(),),
         )

@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 from attrs import frozen
 
-from stackwise import Beyond, TaskSpec, TensorSpec, UserError, dimension, option
+from stackwise import Beyond, TaskSpec, TensorSpec, UnitMetric, UserError, dimension, option
+from stackwise_providers_transformer.token_units import bits_of
 
 _TOKENS = TensorSpec("batch time", "int64", bounds=(0, "vocab"))
 _SYMBOLS = TensorSpec("batch time", "int64", bounds=(0, "symbols"))
@@ -50,6 +51,11 @@ class Seq2SeqOptions:
         """Number of sentinels, the default filled in."""
         return 100 if self.sentinels is None else self.sentinels
 
+    @property
+    def bits(self) -> UnitMetric:
+        """The metric of given pairs, by what a token of the response is; sentinels among the tokens are none."""
+        return bits_of("response" if self.form == "encoder-decoder" else "tokens")
+
     def to_spec(self) -> TaskSpec:
         """A rack that sees a whole prefix, or one that takes a memory; room for the symbols that the task adds."""
         shape: dict[str, Any]
@@ -58,19 +64,22 @@ class Seq2SeqOptions:
         else:
             embedded = {"memory": ("tokens", "source")}
             shape = {"inputs": {"tokens": _TOKENS, "source": _SOURCE}, "side": ("memory",), "attention": "causal", "embedded": embedded}
-        shape["metrics"] = ("bits_per_byte", "bits_per_token", "accuracy")
+        shape["metrics"] = (self.bits if self.pairs == "given" else self.bits.otherwise, "accuracy")
         if self.pairs == "spans":
             beyond = (Beyond("vocab", "symbols", self.span_sentinels + 1),)
             seen = {"mask": _MASK, "segments": _SEGMENTS}  # and refused
-            return TaskSpec(batch={"tokens": _SYMBOLS}, optional=seen, outputs=_OUTPUTS, beyond=beyond, **shape)
+            return TaskSpec(
+                batch={"tokens": _SYMBOLS}, optional=seen, outputs=_OUTPUTS, linear_outputs=tuple(_OUTPUTS), beyond=beyond, **shape
+            )
         if self.form == "prefix":
             given, seen = {"tokens": _TOKENS, "prefix": _COUNT}, {"mask": _MASK, "segments": _SEGMENTS}
-            return TaskSpec(batch=given, optional=seen, outputs=_OUTPUTS, lookahead=1, **shape)
+            return TaskSpec(batch=given, optional=seen, outputs=_OUTPUTS, linear_outputs=tuple(_OUTPUTS), lookahead=1, **shape)
         shape["inputs"]["memory_mask"] = TensorSpec("batch source", "bool")
         return TaskSpec(
             batch={"prompt": _SYMBOLS, "response": _SYMBOLS},
             optional={"prompt_mask": _MASK, "response_mask": _MASK},
             outputs=_OUTPUTS,
+            linear_outputs=tuple(_OUTPUTS),
             beyond=(Beyond("vocab", "symbols", 1),),
             **shape,
         )
@@ -107,6 +116,7 @@ class PreferenceOptions:
             optional={"chosen_mask": _MASK, "rejected_mask": _MASK},
             inputs={"tokens": _TOKENS},
             outputs=_OUTPUTS,
+            linear_outputs=tuple(_OUTPUTS),
             attention="causal",
             lookahead=1,
             metrics=("accuracy", "reward_margin", "likelihood_accuracy"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import log
 
-from stackwise import BatchSpec, BuildContext
+from stackwise import BatchSpec, BuildContext, UnitMetric
 
 BITS_PER_NAT = 1 / log(2)
 
@@ -16,6 +16,6 @@ def token_unit(context: BuildContext, field: str = "tokens") -> str | None:
     return tokens.unit if tokens is not None else None
 
 
-def bits_metric(unit: str | None) -> str:
-    """`bits_per_byte` where a token is a byte, else `bits_per_token`."""
-    return "bits_per_byte" if unit == "byte" else "bits_per_token"
+def bits_of(field: str = "tokens") -> UnitMetric:
+    """`bits_per_byte` where an entry of the field is a byte, else `bits_per_token`."""
+    return UnitMetric(field, {"byte": "bits_per_byte"}, "bits_per_token")

@@ -117,4 +117,34 @@ def test_a_task_names_every_metric_that_it_returns(make: Any):
     spec = plan_of(config).joined[0].drafts.task.spec
     (first, *_) = [event for event in drive(machine_of(config)) if isinstance(event, Evaluated)]
     assert isinstance(spec, TaskSpec) and spec.metrics is not None
-    assert set(first.metrics) <= {"loss", *spec.metrics}
+    batch = plan_of(config).joined[0].specs()["batch"].fields
+    named = [
+        name if isinstance(name, str) else name.of(batch[name.batch_field].unit if name.batch_field in batch else None)
+        for name in spec.metrics
+    ]
+    assert set(first.metrics) <= {"loss", *named}
+
+
+@pytest.mark.parametrize(
+    ("source", "right", "wrong"),
+    [
+        (memory(), "bits_per_token", "bits_per_byte"),
+        ({"use": "data.text-files", "paths": ["*.txt"], "heldout": 0.5}, "bits_per_byte", "bits_per_token"),
+    ],
+    ids=["tokens", "bytes"],
+)
+def test_a_metric_of_a_unit_is_named_after_what_the_source_delivers(
+    source: Any, right: str, wrong: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").write_text("a line\n" * 40)
+    data = {**base()["data"], "sources": {"a": source}}
+    model = {**base()["model"], "embedding": {"use": "transformer.token", "vocab": 256}}
+    for path, value in (
+        ("run.checkpoint", lambda name: {"best": f"heldout.{name}"}),
+        ("run.stop", lambda name: {"metric": f"heldout.{name}", "patience": 2}),
+        ("optimizer.reaction", lambda name: {"use": "optim.plateau", "metric": f"heldout.{name}"}),
+    ):
+        assert problems_of(laid(path, value(right)), data=data, model=model) == ()
+        (problem,) = problems_of(laid(path, value(wrong)), data=data, model=model)
+        assert problem.path.startswith(path) and f"'{right}'" in problem.message

@@ -21,7 +21,7 @@ Examples:
   stackwise check waves
   stackwise check rack:waves.conv --json
   stackwise check waves ripples
-  stackwise check waves --expect-failure 'waves.conv.check_rows_stand_alone=it has a batch norm'
+  stackwise check waves --expect-failure 'check_causal=it looks ahead'
 
 Exit codes: 0 every check passes that is not expected to fail, 2 nothing of that name is installed,
 3 the provider is broken or fails a check.

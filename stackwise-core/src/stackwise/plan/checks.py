@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from stackwise.config import Experiment, PhaseConfig
+from stackwise.contracts.components import Built
 from stackwise.contracts.selectors import compile_selector
-from stackwise.contracts.specs import BatchSpec, HeadSpec, Spec, TaskSpec, TransformSpec
+from stackwise.contracts.specs import BatchSpec, EmbeddingSpec, HeadSpec, RackSpec, Spec, TaskSpec, TransformSpec
+from stackwise.curriculum.reported import undeclared, unweighed
 from stackwise.curriculum.states import DataState
 from stackwise.errors import Problem, ProviderError, SelectorError, UserError, did_you_mean
-from stackwise.plan.junctions.join import PhaseDrafts
+from stackwise.plan.junctions.join import Joined, PhaseDrafts
 from stackwise.plan.parts import Draft
 from stackwise.timeline.clock import Clock
+from stackwise.timeline.schedules import Curve
 
-Tasks = Sequence[Draft | None]
-"""The tasks of the timeline; None for one that has a mistake."""
+ROLES = ("embedding", "rack", "head")
+
+Measured = Sequence[tuple[Draft, Joined | None] | None]
+"""The tasks of the timeline, each with what it is joined to where that is known; None for a task that has a mistake."""
 
 
 def crossing_problems(phase: PhaseConfig, first: PhaseConfig) -> Iterator[Problem]:
@@ -74,7 +79,7 @@ def name_problems(phase: PhaseConfig, optimizer: Draft | None) -> Iterator[Probl
             yield _at(phase, f"optimizer.groups.{group.name}.{name}", message)
 
 
-def watch_problems(phase: PhaseConfig, reaction: Draft | None, evaluations: Sequence[str], tasks: Tasks) -> Iterator[Problem]:
+def watch_problems(phase: PhaseConfig, reaction: Draft | None, evaluations: Sequence[str], tasks: Measured) -> Iterator[Problem]:
     """What a reaction watches will be measured, if the reaction says what it watches."""
     if reaction is None or not hasattr(reaction.options, "watches"):
         return
@@ -88,7 +93,7 @@ def watch_problems(phase: PhaseConfig, reaction: Draft | None, evaluations: Sequ
             yield _at(phase, path, f"{reaction.label} watches '{metric}', and {unknown}")
 
 
-def metric_problems(experiment: Experiment, tasks: Tasks) -> Iterator[Problem]:
+def metric_problems(experiment: Experiment, tasks: Measured) -> Iterator[Problem]:
     """The evaluations will have the metrics by which the best checkpoint is chosen and the run stopped."""
     run = experiment.run
     for path, metric in (("run.checkpoint.best", run.checkpoint.best_metric), ("run.stop.metric", run.stop.watched)):
@@ -96,15 +101,68 @@ def metric_problems(experiment: Experiment, tasks: Tasks) -> Iterator[Problem]:
             yield experiment.problem(path, unknown)
 
 
-def _unknown_metric(metric: str, tasks: Tasks) -> str | None:
-    """Why no evaluation will have a metric; None if one may: it is the loss, a task names it, or a task does not name its metrics."""
-    name, known = metric.partition(".")[2], {"loss"}
-    for task in tasks:
-        spec = None if task is None else task.spec
-        if not isinstance(spec, TaskSpec) or spec.metrics is None:
+def _reports(drafts: PhaseDrafts) -> dict[str, tuple[frozenset[str], frozenset[str]] | None]:
+    """Role of the model → names of the losses and of the metrics that its part declares; None for a part that does not say."""
+    found: dict[str, tuple[frozenset[str], frozenset[str]] | None] = {}
+    for role in ROLES:
+        draft: Draft = getattr(drafts, role)
+        silent = isinstance(draft.given, Built) and draft.given.spec is None and draft.blocks is None  # only the built part will say
+        try:
+            spec = None if silent else draft.spec
+        except UserError:
+            spec = None  # unification reports it
+        known = spec if isinstance(spec, EmbeddingSpec | RackSpec | HeadSpec) else None
+        found[role] = None if known is None else (frozenset(known.losses), frozenset(known.metrics))
+    return found
+
+
+def auxiliary_problems(phase: PhaseConfig, drafts: PhaseDrafts, weights: Mapping[str, Curve]) -> Iterator[Problem]:
+    """Each loss that a part of the model adds has a weight, and each weight a loss. No weight falls below zero."""
+    for name, curve in weights.items():
+        if (least := min(knot.value for knot in curve.knots)) < 0:
+            message = f"a weight of {least:g} is below zero: training would make the loss larger"
+            yield _at(phase, f"task.auxiliary.{name}", message)
+    reports = _reports(drafts)
+    losses = [f"{role}.{name}" for role, names in reports.items() if names is not None for name in sorted(names[0])]
+    for name in (name for name in losses if name not in phase.task.auxiliary):
+        draft: Draft = getattr(drafts, name.partition(".")[0])
+        yield _at(phase, "task.auxiliary", f"{draft.label}: {unweighed(name)}")
+    for name in (name for name in phase.task.auxiliary if name not in losses):
+        if reports.get(name.partition(".")[0], ()) is not None:
+            yield _at(phase, f"task.auxiliary.{name}", undeclared(name, losses))
+
+
+def _unknown_metric(metric: str, tasks: Measured) -> str | None:
+    """Why no evaluation will have a metric; None if one may: it is the loss, a task or a part of the model names it, or one of these does
+    not name its metrics."""
+    name, known, others = metric.partition(".")[2], {"loss"}, dict[str, str]()
+    role = name.partition(".")[0]
+    for joined in (task[1] for task in tasks if task is not None):
+        reports = {} if joined is None else _reports(joined.drafts)
+        if role in ROLES and reports.get(role) is None:
             return None
-        known.update(spec.metrics)
-    return None if name in known else f"no task on the timeline has the metric '{name}'{did_you_mean(name, known)}"
+        known.update(f"{part}.{each}" for part, names in reports.items() for group in names or () for each in group)
+    for task in tasks:
+        spec = None if task is None else task[0].spec
+        if task is None or not isinstance(spec, TaskSpec) or spec.metrics is None:
+            return None
+        batch = None if task[1] is None else task[1].specs()["batch"].fields
+        for declared in spec.metrics:
+            if isinstance(declared, str):
+                known.add(declared)
+                continue
+            names = {*declared.names.values(), declared.otherwise}
+            if batch is None:
+                known |= names
+                continue
+            entry = f"an entry of '{declared.batch_field}'"
+            unit = batch[declared.batch_field].unit if declared.batch_field in batch else None
+            known.add(here := declared.of(unit))
+            why = f"{entry} is one {unit}" if unit is not None else f"the source does not say what {entry} is"
+            others |= dict.fromkeys(names, f": {why}, so it is called '{here}'")
+    if name in known:
+        return None
+    return f"no task on the timeline has the metric '{name}'{others.get(name) or did_you_mean(name, known)}"
 
 
 def tie_problems(phase: PhaseConfig, head: Spec | None) -> Iterator[Problem]:

@@ -20,6 +20,7 @@ from stackwise.host.provider import Provider
 from stackwise.host.registry import Registry
 from stackwise.plan.blocks import Growing
 from stackwise.plan.checks import (
+    auxiliary_problems,
     crossing_problems,
     delivered_fields,
     drop_problems,
@@ -88,13 +89,13 @@ class _Planner:
         self.problems += self.experiment.problems
         phases = [_Phase(config) for config in self.experiment.phases]
         drafted = [self._draft(phase.config) for phase in phases]
-        self.problems += metric_problems(self.experiment, self._tasks())
         observers = [self.drafts.of("observer", ref) for ref in self.experiment.observers]
         start = self.experiment.phases[0].model.start
         form = self.drafts.of("format", start.format) if start is not None and start.format is not None else None
         self._collect(phases[0].config)
         for phase, drafts in zip(phases, self._with_tokenizers(phases, drafted), strict=True):
             phase.joined = None if drafts is None else self._join(phase.config, drafts)
+        self._check_metrics(phases)
         clock = self._clock(phases)
         if clock is None:
             self._stop()
@@ -145,7 +146,7 @@ class _Planner:
         """The drafts of a phase; None if one that stands at a junction has a mistake."""
         of, model = self.drafts.of, phase.model
         parts = {
-            "task": of("task", phase.task),
+            "task": of("task", phase.task.part),
             "embedding": of("embedding", model.embedding),
             "rack": of("rack", model.rack),
             "head": of("head", model.head),
@@ -159,8 +160,6 @@ class _Planner:
         reaction = of("reaction", phase.optimizer.reaction) if phase.optimizer.reaction is not None else None
         self.problems += crossing_problems(phase, self.experiment.phases[0])
         self.problems += name_problems(phase, parts["optimizer"])
-        evaluations, tasks = [evaluation.name for evaluation in self.experiment.evaluate], self._tasks()
-        self.problems += watch_problems(phase, reaction, evaluations, tasks)
         self._collect(phase)
         needed = [
             *parts.values(),
@@ -181,9 +180,15 @@ class _Planner:
             growth=growth,
         )
 
-    def _tasks(self) -> list[Draft | None]:
-        """The tasks of all phases, each once."""
-        return [self.drafts.of("task", ref) for ref in {id(phase.task): phase.task for phase in self.experiment.phases}.values()]
+    def _check_metrics(self, phases: Sequence[_Phase]) -> None:
+        """Check the names of metrics against the tasks of all phases, which say them by what they are joined to."""
+        tasks = [None if (task := self.drafts.of("task", phase.config.task.part)) is None else (task, phase.joined) for phase in phases]
+        evaluations = [evaluation.name for evaluation in self.experiment.evaluate]
+        self.problems += metric_problems(self.experiment, tasks)
+        for phase in phases:
+            declared = phase.config.optimizer.reaction
+            reaction = None if declared is None else self.drafts.of("reaction", declared)
+            self.problems += watch_problems(phase.config, reaction, evaluations, tasks)
 
     def _join(self, phase: PhaseConfig, drafts: PhaseDrafts) -> Joined:
         """Join the drafts of a phase; phases with the same parts at the junctions are joined once."""
@@ -240,6 +245,7 @@ class _Planner:
             if phase.joined is not None:
                 self.problems += tie_problems(phase.config, phase.joined.drafts.head.spec)
                 phase.state = states.of(phase.config, phase.joined)
+                self.problems += auxiliary_problems(phase.config, phase.joined.drafts, phase.state.auxiliary)
         compiled = tuple(self._compile(states, phase, phases[i - 1] if i else None) for i, phase in enumerate(phases))
         saving, evaluations = self.experiment.run.checkpoint, self.experiment.evaluate
         cadences = {each.name: self._cadence(clock, each.every, f"evaluate.{each.name}.every") for each in evaluations}

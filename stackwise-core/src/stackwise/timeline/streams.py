@@ -20,3 +20,9 @@ def step_seed(key: int, step: int) -> int:
     z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
     z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK
     return (z ^ (z >> 31)) >> 1
+
+
+def micro_batch_seed(key: int, step: int, index: int) -> int:
+    """The 63-bit seed of a stream at one micro-batch of a step; that of the first is the seed of the step."""
+    seed = step_seed(key, step)
+    return step_seed(seed, index) if index else seed

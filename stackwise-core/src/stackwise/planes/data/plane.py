@@ -20,6 +20,7 @@ from stackwise.planes.data.mixture import Mixture
 from stackwise.planes.data.read_ahead import ReadAhead
 from stackwise.planes.data.readers.processes import ProcessLoader, ReaderStopped
 from stackwise.planes.data.ready_made import as_loader
+from stackwise.planes.data.share import WHOLE, Share
 from stackwise.planes.data.sources import Delivered, Source
 from stackwise.planes.data.transforms import BuildTransform, Transforms
 from stackwise.timeline.duration import Moment
@@ -56,6 +57,7 @@ class DataPlane:
         seed: the run's seed, for the streams of transforms and of ready-made batches.
         read_ahead: steps whose batches are made ahead by a thread.
         workers: reader processes a source; `build` then gives `ProcessLoader`s.
+        share: the micro-batches of a step that are made here; the rows of others are passed over.
     """
 
     def __init__(
@@ -67,7 +69,9 @@ class DataPlane:
         seed: int = 0,
         read_ahead: int = 0,
         workers: int = 0,
+        share: Share = WHOLE,
     ) -> None:
+        self.share = share
         self._build, self._transforms, self._seed = build, Transforms(build_transform, seed), seed
         self._device = device if device is not None and device.type != "cpu" else None
         self._workers = workers
@@ -166,8 +170,15 @@ class DataPlane:
         return {name: loader for name, loader in loaders.items() if isinstance(loader, IterableLoader)}
 
     def batches(self, moment: Moment) -> list[Batch]:
-        """The micro-batches of one step."""
+        """The micro-batches of one step that belong to this process."""
         return self._ahead.next(moment) if self._open else self._produce(moment)
+
+    def pass_over(self, moment: Moment) -> None:
+        """Move past one step without making its batches."""
+        planned = self._plan(moment)
+        for takes in planned.takes:
+            self._pass_over(takes, planned.seq_len)
+        self._debts = planned.debts
 
     def ledger(self) -> dict[str, dict[str, int]]:
         """Rows and tokens delivered by source over the whole run, sources no longer named included."""
@@ -278,14 +289,28 @@ class DataPlane:
         self._transforms.begin(moment)
         planned = self._next_planned(moment) if self._workers and self._open else self._plan(moment)
         try:
-            if self._copies and len(planned.takes) > 1:  # the whole step is read before its first micro-batch is used
-                batches = [copied(self._read(takes, planned.seq_len)) for takes in planned.takes]
-            else:
-                batches = [self._read(takes, planned.seq_len) for takes in planned.takes]
+            batches = self._read_own(planned)
         except ReaderStopped as error:
             raise ReaderStopped(f"step {moment.step}, {error}") from error
         self._debts = planned.debts
-        return [self._finish(batch, moment) for batch in batches] if self._finishes else batches
+        return [self._finish(batch, moment, index) for index, batch in self.share.indices(batches)] if self._finishes else batches
+
+    def _read_own(self, planned: _Planned) -> list[Batch]:
+        """The micro-batches of a step that belong here, read before the first of them is used; the rows of the others are passed over."""
+        copies = self._copies and len(planned.takes) > 1
+        batches = []
+        for index, takes in enumerate(planned.takes):
+            if self.share.owns(index):
+                batch = self._read(takes, planned.seq_len)
+                batches.append(copied(batch) if copies else batch)
+            else:
+                self._pass_over(takes, planned.seq_len)
+        return batches
+
+    def _pass_over(self, takes: Iterable[tuple[str, int | None]], seq_len: int | None) -> None:
+        length = self._length(seq_len)
+        for name, rows in takes:
+            self._sources[name].pass_over(rows, length, seq_len)
 
     def _next_planned(self, moment: Moment) -> _Planned:
         """The plan of a step; the coming steps are planned, and asked of the reader processes, as well."""
@@ -329,8 +354,8 @@ class DataPlane:
         length = self._length(seq_len)
         return join_rows([(name, self._sources[name].take(rows, length, seq_len)) for name, rows in takes])
 
-    def _finish(self, batch: Batch, moment: Moment) -> Batch:
-        batch = self._transforms(batch, moment)
+    def _finish(self, batch: Batch, moment: Moment, index: int = 0) -> Batch:
+        batch = self._transforms(batch, moment, index)
         if self._drops:
             batch = {name: tensor for name, tensor in batch.items() if name not in self._drops}
         for name, limits in self._limits.items():

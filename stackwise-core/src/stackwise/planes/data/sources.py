@@ -8,7 +8,7 @@ from typing import Any
 from attrs import define, field
 
 from stackwise.contracts.components import Built
-from stackwise.contracts.protocols import Batch, Fingerprinted, Loader, vocabulary_of
+from stackwise.contracts.protocols import Batch, Fingerprinted, Loader, Skippable, vocabulary_of
 from stackwise.contracts.specs import EpochSize
 from stackwise.curriculum.parts import Part
 from stackwise.curriculum.states import DataState
@@ -113,9 +113,26 @@ class Source:
             )
         if self.fields:
             batch = {**batch, **take(self.fields, batch)}
-        self.delivered.rows += delivered
-        self.delivered.tokens += delivered * seq_len if seq_len is not None else 0
+        self._count(delivered, seq_len)
         return batch
+
+    def pass_over(self, rows: int | None, length: int | None, seq_len: int | None) -> None:
+        """Leave the next rows to another process: they are counted as `take` counts them, and made only where nothing else will do.
+
+        The first batch is always made, because it is checked; rows that come as ready-made batches are counted by looking at them.
+        """
+        if rows is None or not self.delivered.rows or not isinstance(self.loader, Skippable):
+            self.take(rows, length, seq_len)
+            return
+        try:
+            self.loader.skip(rows, length)
+        except DataError as error:
+            raise DataError(f"source '{self.name}': {error}") from error
+        self._count(rows, seq_len)
+
+    def _count(self, rows: int, seq_len: int | None) -> None:
+        self.delivered.rows += rows
+        self.delivered.tokens += rows * seq_len if seq_len is not None else 0
 
     def expect(self, fields: frozenset[str], drops: frozenset[str]) -> None:
         """Hold the first batch of the phase to the fields that are read and those that are dropped, by the names of the task."""

@@ -12,7 +12,7 @@ from stackwise.curriculum.parts import Part
 from stackwise.errors import DataError
 from stackwise.planes.followers import Follower
 from stackwise.timeline.duration import Moment
-from stackwise.timeline.streams import step_seed, stream_key
+from stackwise.timeline.streams import micro_batch_seed, stream_key
 
 BuildTransform = Callable[[Part], Transform]
 
@@ -32,7 +32,7 @@ class Transforms:
 
     Args:
         build: makes a transform from its declaration; None if no phase declares any.
-        seed: of the run. A transform's random numbers depend on it, on the transform's place and id, and on the step.
+        seed: of the run. A transform's random numbers depend on it, on the transform's place and id, on the step and on the micro-batch.
     """
 
     def __init__(self, build: BuildTransform | None, seed: int) -> None:
@@ -46,15 +46,14 @@ class Transforms:
         self._chain = [link._replace(part=part, follower=Follower(part, link.transform, "the transform")) for part, link in links]
 
     def begin(self, moment: Moment) -> None:
-        """Seed the streams of a step, which its micro-batches share, and apply the values in force."""
+        """Apply the values in force at a step."""
         for link in self._chain:
             link.follower.apply(moment.t)
-            link.generator.manual_seed(step_seed(link.key, moment.step))
 
-    def __call__(self, batch: Batch, moment: Moment) -> Batch:
-        """Apply all transforms to the next micro-batch of the current step."""
+    def __call__(self, batch: Batch, moment: Moment, index: int = 0) -> Batch:
+        """Apply all transforms to a micro-batch of the current step, each with the stream of that micro-batch."""
         for link in self._chain:
-            batch = link.transform(batch, moment, link.generator)
+            batch = link.transform(batch, moment, link.generator.manual_seed(micro_batch_seed(link.key, moment.step, index)))
         return batch
 
     def state_dict(self) -> dict[str, Any]:
