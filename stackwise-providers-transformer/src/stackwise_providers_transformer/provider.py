@@ -5,6 +5,19 @@ from __future__ import annotations
 from stackwise import Component, Starter, hookimpl
 
 _PACKAGE = "stackwise_providers_transformer"
+_TINY = {
+    "model_type": "starcoder2",
+    "vocab_size": 32,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "residual_dropout": 0.0,
+    "embedding_dropout": 0.0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+"""A model of the library transformers."""
 
 
 @hookimpl
@@ -67,6 +80,19 @@ def stackwise_racks() -> list[Component]:
             summary="pre-norm residual blocks of an MLP, every position by itself: for tables",
             example={"width": 16, "stacks": [{"base": 2}]},
         ),
+        Component(
+            name="hf",
+            options=f"{_PACKAGE}.wrapped_options:WrappedRackOptions",
+            factory=f"{_PACKAGE}.hugging_face.wrapped:build_wrapped_rack",
+            summary="the blocks of any model of the library transformers, computed by it (extra: hf)",
+            example={
+                "config": _TINY,
+                "width": 16,
+                "stacks": [{"base": 2}],
+                "blocks": "layers",
+                "residual_outputs": ["self_attn.o_proj.weight", "self_attn.o_proj.bias", "mlp.c_proj.weight", "mlp.c_proj.bias"],
+            },
+        ),
     ]
 
 
@@ -94,6 +120,13 @@ def stackwise_heads() -> list[Component]:
             factory=f"{_PACKAGE}.regression:build_regression_head",
             summary="numbers of a whole row: of its mean, its first or its last position",
             example={"targets": 1, "width": 16},
+        ),
+        Component(
+            name="hf",
+            options=f"{_PACKAGE}.wrapped_options:WrappedHeadOptions",
+            factory=f"{_PACKAGE}.hugging_face.wrapped:build_wrapped_head",
+            summary="what a model of the library transformers makes of its last hidden state, computed by it (extra: hf)",
+            example={"config": _TINY, "vocab": 32, "width": 16},
         ),
     ]
 

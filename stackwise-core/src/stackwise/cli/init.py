@@ -15,6 +15,7 @@ from stackwise.errors import UserError, disk_errors, printable
 
 if TYPE_CHECKING:
     from stackwise.contracts.components import Kind
+    from stackwise.contracts.formats import StoredModel
     from stackwise.host.registry import Registry
     from stackwise.host.starters import OfferedStarter
 
@@ -26,6 +27,7 @@ Examples:
   stackwise init text -o exp.yaml
   stackwise init finetune --from pretrained/SmolLM2-135M -o exp.yaml
   stackwise init --from pretrained/SmolLM2-135M -o model.yaml
+  stackwise init --from gpt2 --format '{use: transformer.hf, wrap: true}'
 
 \b
 The last writes the section `model:` alone; a config takes it over with
@@ -37,8 +39,9 @@ provider's defect.
 )
 @click.argument("name", required=False)
 @click.option("--from", "folder", type=click.Path(path_type=Path), help="Folder with a trained model, of an installed format.")
+@click.option("--format", "form", metavar="FORMAT", help="Of that folder, as under model.start. [default: the one that recognises it]")
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="File to write; it must not exist. [default: print]")
-def init(name: str | None, folder: Path | None, output: Path | None) -> None:
+def init(name: str | None, folder: Path | None, form: str | None, output: Path | None) -> None:
     """Write a config to begin with: the starter NAME of an installed provider, complete and commented, with sample data where it needs
     any. Without NAME, list the starters.
 
@@ -49,6 +52,8 @@ def init(name: str | None, folder: Path | None, output: Path | None) -> None:
     from stackwise.host.starters import starter_named
 
     registry = discover()
+    if form is not None and folder is None:
+        raise UserError("--format says the format of a folder: give one by --from, or leave it out")
     if name is None and folder is None:
         click.echo(_listing(registry))
         return
@@ -59,7 +64,7 @@ def init(name: str | None, folder: Path | None, output: Path | None) -> None:
     parts = [] if starter is None else [starter.text(str(folder), Path() if output is None else output.parent)]
     files = {} if starter is None else starter.files()
     if folder is not None:
-        parts.append("\n".join(_model_lines(folder, registry)) + "\n")
+        parts.append("\n".join(_model_lines(folder, form, registry)) + "\n")
     _write(output, "\n".join(parts), files, starter)
 
 
@@ -100,22 +105,41 @@ def _listing(registry: Registry) -> str:
     return "\n".join([*lines, "", "stackwise init NAME -o exp.yaml writes one of them"])
 
 
-def _model_lines(folder: Path, registry: Registry) -> Iterator[str]:
+def _model_lines(folder: Path, form: str | None, registry: Registry) -> Iterator[str]:
     """The section `model` of a folder."""
     from stackwise.assembly.start import read_folder
-    from stackwise.assembly.stored import build_stored
+    from stackwise.assembly.stored import build_stored, stored_format
 
-    stored = read_folder(folder, registry)
+    node = None if form is None else _format(form)
+    stored = read_folder(folder, registry, None if node is None else stored_format(node, registry))
     count = sum(parameter.numel() for parameter in build_stored(stored, registry).parameters())
-    return _lines(folder, stored.model, stored.notes, count, registry)
+    return _lines({"from": str(folder), **({} if node is None else {"format": node})}, stored, count, registry)
 
 
-def _lines(folder: Path, model: Mapping[str, Mapping[str, Any]], notes: tuple[str, ...], count: int, registry: Registry) -> Iterator[str]:
+def _format(text: str) -> Mapping[str, Any]:
+    """A format as a config writes it, `use` among its keys; its id alone is enough.
+
+    Raises:
+        UserError: no map of YAML and no name.
+    """
+    import yaml
+
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"--format {text}: no YAML: {error}") from None
+    node = {"use": value} if isinstance(value, str) else value
+    if not isinstance(node, Mapping) or not isinstance(node.get("use"), str):
+        raise UserError(f"--format {text}: write the id of a format, or a map as '{{use: transformer.hf, wrap: true}}'")
+    return node
+
+
+def _lines(start: Mapping[str, Any], stored: StoredModel, count: int, registry: Registry) -> Iterator[str]:
     """The section as YAML, each option with what it is."""
-    yield from (_comment(text) for text in (f"The model of {folder}: {count:,} parameters.", *notes))
+    yield from (_comment(text) for text in (f"The model of {start['from']}: {count:,} parameters.", *stored.notes))
     yield "model:"
-    yield f"  start: {{from: {_flow(str(folder))}}}"
-    for role, node in model.items():
+    yield f"  start: {_flow(start)}"
+    for role, node in stored.model.items():
         fields = attrs.fields(registry.get(cast("Kind", role), node["use"]).load_options())
         docs = {config_key(attribute): str(attribute.metadata.get("doc") or "") for attribute in fields}
         yield f"  {role}:"
@@ -136,7 +160,7 @@ def _flow(value: object) -> str:
     import yaml
 
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key}: {_flow(inner)}" for key, inner in value.items()) + "}"
+        return "{" + ", ".join(f"{_flow(key)}: {_flow(inner)}" for key, inner in value.items()) + "}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(_flow, value)) + "]"
     plain = isinstance(value, str) and value.replace("-", "").replace(".", "").replace("_", "").isalpha()

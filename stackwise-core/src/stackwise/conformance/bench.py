@@ -294,7 +294,8 @@ def task_of(subject: Subject, options: Any = None) -> Any:
 
 def objective(task: Any, model: nn.Module) -> Objective:
     """The task as the core calls it. If it declares a reference, that is the model as it is now."""
-    asked_task = Objective.of(task)
+    losses = [name for name, is_loss in getattr(model, "reported", {}).items() if is_loss]
+    asked_task = Objective.of(task, dict.fromkeys(losses, 1.0))
     asked_task.take_reference(model)
     return asked_task
 

@@ -119,6 +119,8 @@ def _put(sections: dict[str, Any], subject: Subject, own: dict[str, Any]) -> Non
     match kind:
         case "embedding" | "rack" | "head":
             sections["model"][kind] = own
+            if losses := getattr(subject.spec(), "losses", ()):
+                sections["task"] = {"use": sections["task"], "auxiliary": {f"{kind}.{name}": 1.0 for name in losses}}
         case "task" | "optimizer":
             sections[kind] = own
         case "loader":

@@ -84,8 +84,8 @@ class Evaluation:
                             process_wide.manual_seed(step_seed(key, i))
                         prepared = prepare(batch, instant, generator.manual_seed(step_seed(key, i)))
                         with gradients_if_asked(prepared):
-                            total, weight, metrics = objective.loss(model, prepared)
-                        for name, pair in {"loss": (total, weight), **metrics}.items():
+                            judged = objective.loss(model, prepared)
+                        for name, pair in {"loss": (judged.total, judged.weight), **judged.metrics}.items():
                             sums[name] = _sum(sums.get(name, (0.0, 0.0)), pair)
         finally:
             self.data.load_state_dict(start)

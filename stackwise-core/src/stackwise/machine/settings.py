@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from attrs import Factory, frozen
@@ -47,6 +47,8 @@ class Settings:
     """Whether to judge the model on the last batch before and after every boundary that changes it."""
     stop: StopRule | None = None
     """When to end before the horizon, because a metric no longer gets better."""
+    auxiliary: Mapping[str, float] = Factory(dict)
+    """Weights of the losses that parts of the model add to a finished task's: `<role>.<name>` → weight."""
     bridges: Sequence[str] = ()
     """One sentence for each bridged junction, reported at the start."""
     providers: Sequence[str] = ()

@@ -11,13 +11,14 @@ from torch import nn
 
 from stackwise.contracts.protocols import Batch
 from stackwise.errors import UserError
+from stackwise.machine.added_losses import AddedGradients, factors
 from stackwise.machine.buffers import TrainedBuffers
 from stackwise.machine.evaluation import number
 from stackwise.machine.faults import memory_fault
 from stackwise.machine.first_steps import FirstSteps
 from stackwise.machine.live import LiveState
 from stackwise.planes.data.randomness import OwnDraws
-from stackwise.planes.objective import check_loss
+from stackwise.planes.objective import Judged
 from stackwise.timeline.duration import Moment
 from stackwise.timeline.streams import micro_batch_seed, step_seed, stream_key
 
@@ -53,7 +54,6 @@ class Step:
         self._generator = torch.Generator()
         self._generators = live.placement.generators()
         self._last_share: tuple[float, torch.Tensor] | None = None
-        self._checked_task: object = None
         self._buffers: TrainedBuffers | None = None
         """None for a model without buffers."""
         self._first: FirstSteps | None = None
@@ -133,9 +133,11 @@ class Step:
         """Gradients of the mean over all targets of the step; exact under accumulation, as sums and weights are added separately."""
         parameters, scale = self._live.optimizer.parameters, self._live.optimizer.loss_scale
         if len(batches) == 1:
-            total, weight, metrics = self._forward(batches[0], moment)
+            total, weight, metrics, added = self._forward(batches[0], moment)
             share = self._share(total, weight)
-            torch.autograd.backward(total, share if scale is None else share * scale.factor)
+            share = share if scale is None else share * scale.factor
+            pairs, shares = factors(added, 1.0 if scale is None else scale.factor)
+            torch.autograd.backward((total, *pairs), (share, *shares))
             if scale is not None:
                 _scale_gradients(parameters, 1.0 / scale.factor)
             targets = float(weight)
@@ -144,16 +146,19 @@ class Step:
         unit = 1.0
         """Factor on the accumulated gradients: in float16 the gradients of a sum would overflow, so they are kept near those of a mean."""
         parts: list[Metrics] = []
+        beside = AddedGradients(parameters)
         for index, batch in self._live.data.share.indices(batches):
             if index:
                 self.seed(moment.step, index)
-            total, weight, metrics = self._forward(batch, moment)
+            total, weight, metrics, added = self._forward(batch, moment)
             if scale is not None and not parts:
                 unit = scale.factor / (float(weight) or 1.0)
+            beside.take(added, unit)
             torch.autograd.backward(total, None if scale is None else total.new_full((), unit))
             totals, targets = totals + total.item(), targets + float(weight)
             parts.append(metrics)
         _scale_gradients(parameters, _ratio(1.0, targets) / unit)
+        beside.give(unit)
         return _ratio(totals, targets), targets, _means(parts)
 
     def _share(self, total: torch.Tensor, weight: torch.Tensor | float) -> torch.Tensor:
@@ -165,16 +170,11 @@ class Step:
             share = self._last_share = (weight, torch.full_like(total, _ratio(1.0, weight), requires_grad=False))
         return share[1]
 
-    def _forward(self, batch: Batch, moment: Moment) -> tuple[torch.Tensor, torch.Tensor | float, Metrics]:
+    def _forward(self, batch: Batch, moment: Moment) -> Judged:
         objective = self._live.objective
-        task = objective.task
-        prepared = task.prepare(batch, moment, self._generator)
+        prepared = objective.task.prepare(batch, moment, self._generator)
         with self._live.placement.forward_context():
-            result = objective.loss(self._live.model.model, prepared)
-        if self._checked_task is not task:
-            check_loss(task, result, objective.fault)
-            self._checked_task = task
-        return result[0], result[1], result[2]
+            return objective.loss(self._live.model.model, prepared)
 
 
 def gradient_norm(parameters: Sequence[nn.Parameter]) -> float:

@@ -129,7 +129,7 @@ class Rest:
                 machine.restore(self.checkpoint.load_state())
                 if machine.step != self.checkpoint.step:
                     raise ValueError(f"its step is {machine.step}, the checkpoint's {self.checkpoint.step}")
-            check_fingerprints(self.saved.fingerprints, machine)
+            check_fingerprints(self.saved, machine, [change.key for change in self.changes])
         except BaseException:
             machine.data.end()
             raise

@@ -76,7 +76,7 @@ def _results(saved: SavedModel, plan: Plan, run: Path, only: Collection[str]) ->
     placement, moment = Placement(plan.experiment.run.device, plan.experiment.run.precision), plan.schedule.at(step=saved.step)
     shop, model = Workshop(plan), saved.model.to(placement.device)
     objective = Objective(shop.task)
-    objective.enter(saved.state.task)
+    objective.enter(saved.state.task, saved.state.auxiliary)
     objective.apply_values(moment.t)
     if objective.task.get_spec().reference is not None:
         raise UserError(f"task {saved.state.task.id} compares with a reference model, and a finished run keeps no weights of it")
