@@ -61,6 +61,7 @@ _FACE = {
     "Loader": "stackwise.contracts.protocols",
     "Observer": "stackwise.contracts.protocols",
     "MeetsRun": "stackwise.contracts.protocols",
+    "LeavesRun": "stackwise.contracts.protocols",
     "PreparesEvaluations": "stackwise.contracts.protocols",
     "Rack": "stackwise.contracts.protocols",
     "Reaction": "stackwise.contracts.protocols",
@@ -157,6 +158,7 @@ if TYPE_CHECKING:  # the types that provider authors and users check against; th
     from stackwise.contracts.protocols import Embedding as Embedding
     from stackwise.contracts.protocols import Fingerprinted as Fingerprinted
     from stackwise.contracts.protocols import Head as Head
+    from stackwise.contracts.protocols import LeavesRun as LeavesRun
     from stackwise.contracts.protocols import LinearHead as LinearHead
     from stackwise.contracts.protocols import Loader as Loader
     from stackwise.contracts.protocols import MeetsRun as MeetsRun
