@@ -24,6 +24,7 @@ _FACE = {
     "Fresh": "stackwise.contracts.growth",
     "StoredModel": "stackwise.contracts.formats",
     "GenerationSettings": "stackwise.contracts.generation",
+    "LinearOutput": "stackwise.contracts.outputs",
     "TextCodec": "stackwise.contracts.generation",
     "Tokenizer": "stackwise.contracts.tokenizers",
     "RunTokenizer": "stackwise.contracts.tokenizers",
@@ -56,9 +57,11 @@ _FACE = {
     "Embedding": "stackwise.contracts.protocols",
     "Fingerprinted": "stackwise.contracts.protocols",
     "Head": "stackwise.contracts.protocols",
+    "LinearHead": "stackwise.contracts.protocols",
     "Loader": "stackwise.contracts.protocols",
     "Observer": "stackwise.contracts.protocols",
     "MeetsRun": "stackwise.contracts.protocols",
+    "LeavesRun": "stackwise.contracts.protocols",
     "PreparesEvaluations": "stackwise.contracts.protocols",
     "Rack": "stackwise.contracts.protocols",
     "Reaction": "stackwise.contracts.protocols",
@@ -74,6 +77,7 @@ _FACE = {
     "GrowthOperator": "stackwise.contracts.growth",
     "ParameterGrowth": "stackwise.contracts.growth",
     "Generates": "stackwise.contracts.generation",
+    "Scores": "stackwise.contracts.generation",
     "HasTextCodec": "stackwise.contracts.generation",
     "HasTokenizer": "stackwise.contracts.tokenizers",
     # for users in code
@@ -133,6 +137,7 @@ if TYPE_CHECKING:  # the types that provider authors and users check against; th
     from stackwise.contracts.generation import Generates as Generates
     from stackwise.contracts.generation import GenerationSettings as GenerationSettings
     from stackwise.contracts.generation import HasTextCodec as HasTextCodec
+    from stackwise.contracts.generation import Scores as Scores
     from stackwise.contracts.generation import TextCodec as TextCodec
     from stackwise.contracts.growth import BlockOrigin as BlockOrigin
     from stackwise.contracts.growth import CopyOf as CopyOf
@@ -147,11 +152,14 @@ if TYPE_CHECKING:  # the types that provider authors and users check against; th
     from stackwise.contracts.options import option as option
     from stackwise.contracts.options import scheduled as scheduled
     from stackwise.contracts.options import stacks as stacks
+    from stackwise.contracts.outputs import LinearOutput as LinearOutput
     from stackwise.contracts.protocols import Adapter as Adapter
     from stackwise.contracts.protocols import Batch as Batch
     from stackwise.contracts.protocols import Embedding as Embedding
     from stackwise.contracts.protocols import Fingerprinted as Fingerprinted
     from stackwise.contracts.protocols import Head as Head
+    from stackwise.contracts.protocols import LeavesRun as LeavesRun
+    from stackwise.contracts.protocols import LinearHead as LinearHead
     from stackwise.contracts.protocols import Loader as Loader
     from stackwise.contracts.protocols import MeetsRun as MeetsRun
     from stackwise.contracts.protocols import Observer as Observer

@@ -325,6 +325,7 @@ class CausalLMOptions:
             optional={**_DOCUMENTS, "mask": _MASK, "loss_mask": _MASK, **({} if chosen else prompt)},
             inputs={"tokens": _TOKENS, **_DOCUMENTS},
             outputs={"logits": _LOGITS},
+            linear_outputs=("logits",),
             attention="causal",
             lookahead=1,
             metrics=(bits_of(),),

@@ -9,6 +9,7 @@ from attrs import define, field
 
 from stackwise.contracts.components import BuildContext
 from stackwise.contracts.events import RunFacts
+from stackwise.contracts.outputs import LinearOutput
 from stackwise.contracts.specs import (
     AdapterSpec,
     BatchSpec,
@@ -60,6 +61,17 @@ class Head(Protocol):
     def __call__(
         self, hidden: torch.Tensor, **side: torch.Tensor
     ) -> Mapping[str, torch.Tensor] | tuple[Mapping[str, torch.Tensor], Reported]: ...
+
+
+@runtime_checkable
+class LinearHead(Protocol):
+    """A head whose last step is one matrix, and that can leave this step to the task (`TaskSpec.linear_outputs`).
+
+    `forward_linear` takes what `forward` takes and gives the same outputs by name, those that are a product as `LinearOutput`. It is
+    called in place of `forward` for a task that reads them so, unless forward hooks hang on the head, which it would pass by.
+    """
+
+    def forward_linear(self, hidden: torch.Tensor, **side: torch.Tensor) -> Mapping[str, torch.Tensor | LinearOutput]: ...
 
 
 class Task(Protocol):
@@ -231,4 +243,17 @@ class MeetsRun(Protocol):
 
     def meet(self, facts: RunFacts) -> None:
         """Called once in each process, before the first event, where there is a run directory."""
+        ...
+
+
+@runtime_checkable
+class LeavesRun(Protocol):
+    """An observer that wants to know when a process is done with the run, and its files are complete."""
+
+    def leave(self, status: str) -> None:
+        """Called once in each process that ends by itself, after the last event and the final weights, where there is a run directory.
+
+        Args:
+            status: as in `status.json`: `finished`, `stopped by …`, `interrupted` or `failed: …`.
+        """
         ...

@@ -219,6 +219,8 @@ class TaskSpec:
     """Fields that its prepared batch offers to the embedding and as side inputs."""
     outputs: Mapping[str, TensorSpec]
     """Head outputs its loss reads."""
+    linear_outputs: tuple[str, ...] = ()
+    """Those of them that its loss takes as a tensor or as a `LinearOutput`, whichever the head gives."""
     side: tuple[str, ...] = ()
     """Side inputs the rack must accept for the task to be what it says."""
     attention: str | None = None

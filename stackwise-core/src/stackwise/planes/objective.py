@@ -15,6 +15,7 @@ from stackwise.curriculum.parts import Part
 from stackwise.curriculum.reported import undeclared, unweighed
 from stackwise.errors import ProviderError, StackwiseError, UserError
 from stackwise.planes.followers import Follower
+from stackwise.planes.model.module import Model
 from stackwise.planes.model.reported import split
 from stackwise.timeline.schedules import Curve
 
@@ -100,6 +101,10 @@ class Objective:
         self.reference: nn.Module | None = None
         """The frozen model that the task in force compares with; None where it asks for none."""
         self._follower: Follower | None = None
+        self._linear: tuple[str, ...] = ()
+        """Outputs that the task reads as they are said."""
+        self._linear_task: Task | None = None
+        """The task that `_linear` belongs to."""
         self.task: Task
 
     @classmethod
@@ -165,7 +170,15 @@ class Objective:
             ProviderError: what the task returned is no loss; UserError for a task given in code.
             UserError: a loss of a part has no weight, or a weight has no loss.
         """
-        return self.judged(model, model(prepared), prepared)
+        return self.judged(model, self._outputs(model, prepared), prepared)
+
+    def _outputs(self, model: nn.Module, prepared: Batch) -> Mapping[str, torch.Tensor]:
+        """What a model makes of a batch, as the task reads it."""
+        if self._linear_task is not self.task:
+            self._linear_task, self._linear = self.task, tuple(self.task.get_spec().linear_outputs)
+        outputs: Mapping[str, torch.Tensor]
+        outputs = model(prepared, self._linear) if self._linear and isinstance(model, Model) else model(prepared)
+        return outputs
 
     def judged(self, model: nn.Module, outputs: Mapping[str, torch.Tensor], prepared: Batch) -> Judged:
         """The loss, as `loss` gives it, of what the model made of a batch."""
@@ -197,7 +210,7 @@ class Objective:
         if self.reference is None:
             return self.task.loss(outputs, prepared)
         with torch.no_grad():
-            reference_outputs, _ = split(self.reference(prepared), getattr(self.reference, "reported", {}))
+            reference_outputs, _ = split(self._outputs(self.reference, prepared), getattr(self.reference, "reported", {}))
         return self.task.loss(outputs, prepared, reference=reference_outputs)  # type: ignore[call-arg]  # its spec declares the reference
 
     @contextmanager

@@ -220,6 +220,7 @@ def _leave(loop: RunLoop, status: str, *, discard: bool) -> None:
             loop.directory.remove()
         else:
             loop.write_status(status)
+        loop.machine.observers.leave(status)
 
 
 def _save_final(loop: RunLoop) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from stackwise import BatchSpec, DataError, Evaluated, PhaseEntered, RunFinished, RunStarted, StepDone, UserError
+from stackwise import BatchSpec, DataError, Evaluated, LinearOutput, PhaseEntered, RunFinished, RunStarted, StepDone, UserError
 from victims import sound
 from victims.sound_options import LEVELS
 
@@ -411,6 +411,27 @@ class Coarse(sound.Task):
     def loss(self, outputs: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> tuple[Tensor, Any, dict[str, tuple[Tensor, Any]]]:
         error = outputs["levels"] - batch["ahead"].to(outputs["levels"].dtype)
         return error.square().sum(), error.numel(), {"absolute": (error.detach().float().abs().sum(), error.numel())}
+
+
+class Doubling(sound.Task):
+    """Counts an output that is said twice."""
+
+    def loss(self, outputs: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> tuple[Tensor, Any, dict[str, tuple[Tensor, Any]]]:
+        levels: Any = outputs["levels"]
+        return super().loss({"levels": 2 * levels.tensor() if isinstance(levels, LinearOutput) else levels}, batch)
+
+
+doubling = of(Doubling)
+
+
+class Unbiased(sound.Head):
+    """Forgets the bias where it says its output."""
+
+    def forward_linear(self, hidden: Tensor) -> dict[str, Tensor]:
+        return {"levels": (hidden @ self.linear.weight.T)[..., 0]}
+
+
+unbiased = of(Unbiased)
 
 
 class Choosy(nn.Linear):

@@ -42,6 +42,12 @@ class Hasty(RackOptions):
 
 
 @frozen(kw_only=True)
+class Linear(TaskOptions):
+    def to_spec(self) -> TaskSpec:
+        return evolve(super().to_spec(), linear_outputs=("levels",))
+
+
+@frozen(kw_only=True)
 class Nameless(LoaderOptions):
     """Has a tokenizer whose vocabulary the loader does not name."""
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
-from stackwise.contracts.protocols import Batch
+from stackwise.contracts.outputs import LinearOutput
+from stackwise.contracts.protocols import Batch, LinearHead
 from stackwise.contracts.selectors import matching
 from stackwise.contracts.specs import EmbeddingSpec, HeadSpec, RackSpec
 from stackwise.curriculum.bridges import Bridge
@@ -105,8 +106,13 @@ class Model(nn.Module):
         for own, canonical in (spec.ties if spec is not None else {}).items():
             set_parameter(self.head, own, self.get_parameter(canonical))
 
-    def forward(self, batch: Batch) -> Mapping[str, torch.Tensor]:
-        """Outputs of the head by name, and what parts report (`reported`). Side inputs are passed when the batch has them."""
+    def forward(self, batch: Batch, linear: Collection[str] = ()) -> Mapping[str, torch.Tensor]:
+        """Outputs of the head by name, and what parts report (`reported`). Side inputs are passed when the batch has them.
+
+        Args:
+            batch: prepared by the task.
+            linear: outputs that may come as a `LinearOutput`, from a head that can.
+        """
         reported: dict[str, torch.Tensor] = {}
         hidden: torch.Tensor = self._embed(batch, reported)
         for step in self._before_rack:
@@ -124,7 +130,7 @@ class Model(nn.Module):
             hidden = self._reporters["rack"].take(hidden, reported)
         for step in self._before_head:
             hidden = step(hidden)
-        outputs: Mapping[str, torch.Tensor] = self.head(hidden, **take(self._head_side, batch))
+        outputs = self._made(hidden, take(self._head_side, batch), linear)
         if "head" in self._reporters:
             outputs = self._reporters["head"].take(outputs, reported)
         outputs = self._bridged(outputs)
@@ -133,6 +139,13 @@ class Model(nn.Module):
     def _embed(self, batch: Batch, reported: dict[str, torch.Tensor]) -> Any:
         hidden = self.embedding(**take(self._inputs, batch))
         return self._reporters["embedding"].take(hidden, reported) if "embedding" in self._reporters else hidden
+
+    def _made(self, hidden: torch.Tensor, side: Mapping[str, torch.Tensor], linear: Collection[str]) -> Mapping[str, torch.Tensor]:
+        """The outputs of the head; those named `linear` said and not made, where nothing between head and task has to look at them."""
+        if linear and not (self._outputs or self.head._forward_hooks or "head" in self._reporters) and isinstance(self.head, LinearHead):
+            return _linear_outputs(self.head.forward_linear(hidden, **side), linear)
+        made: Mapping[str, torch.Tensor] = self.head(hidden, **side)
+        return made
 
     def _bridged(self, outputs: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
         if not self._outputs:
@@ -156,6 +169,11 @@ class Model(nn.Module):
 
     def _into(self, role: str) -> tuple[Bridge, ...]:
         return tuple(bridge for bridge in self._bridges if bridge.into == role)
+
+
+def _linear_outputs(outputs: Mapping[str, Any], linear: Collection[str]) -> Mapping[str, Any]:
+    """The outputs of a head, multiplied out but for those named."""
+    return {name: out.tensor() if isinstance(out, LinearOutput) and name not in linear else out for name, out in outputs.items()}
 
 
 def rack_spec(rack: Any) -> RackSpec:
