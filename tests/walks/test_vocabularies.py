@@ -15,7 +15,7 @@ import stackwise
 from stackwise import BatchSpec, ConfigError, GenerationSettings, TensorSpec, UserError, discover, generate, make_plan
 from stackwise.runs.run import run
 from stackwise.saved.export import export
-from stackwise_providers_data.tokenization import byte_tokenizer
+from stackwise_providers_data.tokenizer_files import byte_tokenizer
 
 BPE = {"bpe": {"vocab": 270}}
 

@@ -64,13 +64,14 @@ class Evaluation:
     """`live`, or `ema` for the averaged ones."""
 
     def run(self, model: nn.Module, objective: Objective, placement: Placement, moment: Moment) -> dict[str, float]:
-        """Loss and metrics over the same batches every time, each weighted by its denominator; training state is untouched.
+        """Loss and metrics over the same batches every time, each weighted by its denominator; training state is untouched. Of ready-made
+        batches that come to an end before, none is read twice.
 
         Raises:
             DataError: no batch has a target.
         """
         self.data.enter(self.state, lookahead=objective.lookahead)
-        start = self.data.state_dict()
+        start, lap = self.data.state_dict(), self.data.lap()
         key, generator = stream_key(self.seed, "evaluate", self.name), torch.Generator()
         sums: dict[str, tuple[float, float]] = {}
         try:
@@ -78,7 +79,10 @@ class Evaluation:
                 prepare = task.prepare_evaluation if isinstance(task, PreparesEvaluations) else task.prepare
                 for i in range(self.batches):
                     instant = moment._replace(step=i, t=0.0, phase_t=0.0)
-                    for batch in self.data.batches(instant):
+                    batches = self.data.batches(instant)
+                    if self.data.lap() > lap:
+                        break
+                    for batch in batches:
                         seed_others(step_seed(key, i))
                         for process_wide in placement.generators():  # for a model that draws even in evaluation mode
                             process_wide.manual_seed(step_seed(key, i))
