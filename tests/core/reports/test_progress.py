@@ -155,3 +155,18 @@ def test_a_step_that_was_not_finite_is_told_at_once(now: list[float]) -> None:
 def test_a_dumb_terminal_is_no_terminal(now: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "dumb")
     assert "\x1b" not in show(80, now, tmp_path)
+
+
+def test_the_first_step_of_a_phase_counts_once_for_each_phase_to_come(now: list[float]) -> None:
+    stream, firsts = io.StringIO(), {0: 30.0, 600: 10.0, 900: 10.0}
+    observer = Progress(schedule(), stream, compiles=True)
+    for event in events():
+        seconds = firsts.get(event.step, 0.05) if isinstance(event, StepDone) else 0.0
+        now[0] += seconds
+        observer(event._replace(seconds=seconds) if isinstance(event, StepDone) else event)
+    lines = stream.getvalue().splitlines()
+    assert sum("compiles" in line for line in lines) == 3
+    left = {int(m[1]): 60 * int(m[2]) + int(m[3]) for line in lines if (m := re.search(r" (\d+)/1200 .* (\d+)m(\d+)s left", line))}
+    before, after = max(step for step in left if step < 600), min(step for step in left if step > 610)
+    assert left[before] == pytest.approx((STEPS - before) * 0.05 + 2 * 29.95, abs=1)
+    assert left[after] == pytest.approx((STEPS - after) * 0.05 + 9.95, abs=1)

@@ -34,10 +34,11 @@ class Progress:
     Args:
         schedule: the timeline to draw.
         stream: where to; standard error when left out.
+        compiles: whether the first step of a phase may compile, which is said.
     """
 
-    def __init__(self, schedule: PhaseSchedule, stream: TextIO | None = None) -> None:
-        self._schedule = schedule
+    def __init__(self, schedule: PhaseSchedule, stream: TextIO | None = None, *, compiles: bool = False) -> None:
+        self._schedule, self._compiles = schedule, compiles
         stream = stream if stream is not None else sys.stderr
         self._stream: TextIO | None = getattr(stream, "unescaped", stream)  # its lines are escaped here, its own sequences are not
         self._live = self._stream is not None and self._stream.isatty() and os.environ.get("TERM") != "dumb"
@@ -50,6 +51,12 @@ class Progress:
         self._window: tuple[float, int] = (0.0, 0)
         self._seconds = 0.0
         """Of training, without evaluation."""
+        self._entering = False
+        """Whether the next step is the first of its phase: it compiles, and touches all memory for the first time."""
+        self._first = 0.0
+        """Seconds of the last such step."""
+        self._firsts: list[float] = []
+        """Seconds of all of them since the clock was started."""
 
     def __call__(self, event: Event) -> None:
         """Show one event, if it is time to."""
@@ -61,6 +68,9 @@ class Progress:
                 self.say(f"      bridged {bridge}")
         elif isinstance(event, PhaseEntered):
             self.say(self._entry_text(event))
+            self._entering = True
+            if self._compiles:
+                self.say("      compiles as it comes to them: the first step of each shape takes longer, and less where torch kept the result")
         elif isinstance(event, Evaluated):
             metrics = "  ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in event.metrics.items())
             self.say(f"      {event.phase} {event.step}/{self._schedule.steps}  {event.name} ({event.at})  {metrics}")
@@ -81,13 +91,18 @@ class Progress:
         """Rates and remaining time count from here: earlier steps belong to another process, or are before a rewind."""
         left = f"{event.steps - event.step:,} of {event.steps:,}" if event.step else f"{event.steps:,}"
         self.say(f"run   {left} steps on {event.device}, {event.precision}")
-        self._start_step, self._start = event.step, 0.0
+        self._start_step, self._start, self._firsts = event.step, 0.0, []
         self._window = (self._seconds, self._schedule.clock.tokens(event.step))
 
     def _step(self, event: StepDone) -> None:
         now = monotonic()
         if self._start == 0.0:
             self._start = self._last_draw = now
+        elif self._entering:
+            self._firsts.append(event.seconds)
+        if self._entering:
+            self._first = event.seconds
+        self._entering = False
         self._seconds += event.seconds
         if event.skipped:
             values = f"loss {event.loss}, gradient {event.grad_norm}"
@@ -116,9 +131,16 @@ class Progress:
 
     def _text(self, event: StepDone, now: float) -> str:
         done = event.step + 1
-        left = (now - self._start) / max(done - self._start_step - 1, 1) * (self._schedule.steps - done)
+        left = self._left(done, now)
         speed = f"  {self._speed:,.0f} tokens/s" if self._speed else ""
         return f"{event.phase} {done}/{self._schedule.steps}  loss {event.loss:.4f}  lr {event.lr:.2e}{speed}  {_clock(left)} left"
+
+    def _left(self, done: int, now: float) -> float:
+        """Seconds to the end: every step as long as those so far, and the first of each phase as long as the last such step."""
+        steps = done - self._start_step - 1 - len(self._firsts)
+        usual = (now - self._start - sum(self._firsts)) / max(steps, 1)
+        entries = sum(phase.start >= done for phase in self._schedule)
+        return usual * (self._schedule.steps - done) + max(self._first - usual, 0.0) * entries
 
     def _bar(self, done: int, width: int) -> str:
         """Phases as segments, each as wide as its share of the steps."""

@@ -18,7 +18,7 @@ from stackwise.config import Experiment
 from stackwise.errors import RunStopped, UserError
 from stackwise.host.discovery import discover
 from stackwise.host.registry import blaming
-from stackwise.plan import make_plan
+from stackwise.plan import Plan, make_plan
 from stackwise.reports.progress import Progress
 from stackwise.reports.summary import Summary
 from stackwise.runs.loop import RunLoop, summary_of
@@ -88,7 +88,7 @@ def run(
     rest = Rest(make_plan(experiment, discover()).with_tokenizers())
     machine = assemble(rest.plan)
     directory = RunDirectory.create(output, experiment.run.name, Declaration.of(rest.plan).write)
-    progress = Progress(rest.plan.schedule, stream)
+    progress = _progress(rest.plan, stream)
     progress.say(f"files {directory.path}/")
     return _train(RunLoop.of(rest.plan, machine, directory, progress), rest, fresh=True)
 
@@ -136,7 +136,7 @@ def branch(directory: Path, at: str, overrides: Sequence[str] = (), output: Path
         CheckpointStore(new.path / CHECKPOINTS).save(checkpoint.step, machine.state(), about, pin=reason)
 
     new = RunDirectory.create(output, rest.plan.experiment.run.name, share_the_past)
-    progress = Progress(rest.plan.schedule, stream)
+    progress = _progress(rest.plan, stream)
     _say_skipped(progress, skipped)
     progress.say(f"branch {new.path} from {directory} at step {checkpoint.step:,} of {rest.plan.schedule.steps:,}")
     return _train(RunLoop.of(rest.plan, machine, new, progress, parent, reason), rest, fresh=True)
@@ -149,12 +149,12 @@ def _go_on(path: Path, experiment: Experiment, stream: TextIO | None) -> Result:
         checkpoint, skipped = newest_in(path)
         rest = Rest.after(checkpoint, experiment, path)
         if _is_finished(directory, rest):
-            summary = summary_of(directory, Progress(rest.plan.schedule, stream))
+            summary = summary_of(directory, _progress(rest.plan, stream))
             directory.close()
             return Result(path, summary, finished_before=True)
         machine = rest.machine()
         declaration = None if rest.is_declared_in(directory) else Declaration.of(rest.plan)
-        progress = Progress(rest.plan.schedule, stream)
+        progress = _progress(rest.plan, stream)
         _say_skipped(progress, skipped)
         from_ = f"checkpoint {checkpoint.name}" if checkpoint is not None else "the beginning, as there is no checkpoint"
         progress.say(f"resume {path} at step {rest.step:,} of {rest.plan.schedule.steps:,}, from {from_}")
@@ -172,6 +172,10 @@ def _go_on(path: Path, experiment: Experiment, stream: TextIO | None) -> Result:
         directory.close()
         raise
     return _train(loop, rest)
+
+
+def _progress(plan: Plan, stream: TextIO | None) -> Progress:
+    return Progress(plan.schedule, stream, compiles=plan.experiment.run.compile)
 
 
 def _is_finished(directory: RunDirectory, rest: Rest) -> bool:
