@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from stackwise.cli.process import prepare_process
 from stackwise.cli.run import show
 
 
@@ -35,6 +36,7 @@ def branch(directory: Path, at: str, overrides: tuple[str, ...], output: Path | 
     The two share the steps up to the checkpoint, logs included; what follows may be declared otherwise. The origin (directory, step,
     digest) is recorded in status.json and in every checkpoint of the new run.
     """
+    prepare_process()
     from stackwise.runs.run import branch as branch_run
 
     show(branch_run(directory, at, overrides, output, quiet=quiet), quiet=quiet)

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from stackwise.cli.process import prepare_process
 from stackwise.errors import UserError
 
 
@@ -63,6 +64,7 @@ def evaluate(
     With --tasks they are those of lm-evaluation-harness, which fetches their questions where the task's definition says so; with
     HF_HUB_OFFLINE=1 in the environment it fetches nothing. RUN may be an export then.
     """
+    prepare_process()
     told = {name: value for name, value in asked.items() if value is not None}
     if tasks is not None:
         if overrides or only or data:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from stackwise.cli.process import prepare_process
 from stackwise.cli.run import show
 
 
@@ -32,6 +33,7 @@ def resume(directory: Path, overrides: tuple[str, ...], quiet: bool) -> None:
     """
     from stackwise.storage.lock import refuse_held
 
+    prepare_process()
     refuse_held(directory)
     from stackwise.runs.run import resume as resume_run
 

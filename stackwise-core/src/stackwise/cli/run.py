@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from stackwise.cli.process import prepare_process
+
 if TYPE_CHECKING:
     from stackwise.runs.run import Result
 
@@ -45,6 +47,7 @@ def run(file: Path, overrides: tuple[str, ...], output: Path | None, resume: Lit
     """
     from stackwise.storage.lock import refuse_held
 
+    prepare_process()
     if resume != "never" and output is not None:
         refuse_held(output)
     from stackwise.runs.run import run as run_experiment

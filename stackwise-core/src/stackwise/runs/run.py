@@ -20,9 +20,7 @@ from stackwise.errors import RunStopped, UserError
 from stackwise.host.discovery import discover
 from stackwise.host.registry import blaming
 from stackwise.plan import make_plan
-from stackwise.reports.page.render import render_page
 from stackwise.reports.progress import Progress
-from stackwise.reports.record import read_run
 from stackwise.reports.summary import Summary
 from stackwise.runs.loop import RunLoop, summary_of
 from stackwise.runs.rest import Declaration, Rest, checkpoint_at, config_of, costs_in, newest_in
@@ -46,6 +44,9 @@ class Result:
 
     def _repr_html_(self) -> str:
         """The page of the run, in a frame of its own, where a notebook shows the result."""
+        from stackwise.reports.page.render import render_page  # a run is rarely drawn by the process that trained it
+        from stackwise.reports.record import read_run
+
         page = escape_html(render_page([read_run(self.directory)]), quote=True)
         return f'<iframe srcdoc="{page}" title="Report of {escape_html(self.directory.name)}" width="100%" height="900"></iframe>'
 
