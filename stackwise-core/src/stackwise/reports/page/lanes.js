@@ -200,7 +200,7 @@ const Lanes = (() => {
       const gate = this.run.lanes[i].model.gate;
       this.box(x0, x1, y, h, gate && bar.from !== "kept" ? `url(#${this.id}-gate)` : fill, title, {rx: 2, ...(bar.from === "fresh" ? {stroke: "var(--model)", "stroke-width": 1.2} : {})});
       if (bar.frozen !== "none") this.box(x0, x1, y, h, `url(#${this.id}-hatch)`, title, {rx: 2, opacity: bar.frozen === "all" ? 1 : 0.5});
-      if (bar.origin && h >= 12) this.label(x0, x1, y + h - 2.5, [`${bar.label.split(" ").pop()} ← ${bar.origin}`], {class: "hint"});
+      if (bar.origin && h >= 12) this.label(x0, x1, y + h - 2.5, [`${bar.label.split(" ").pop()} ← ${bar.origin}`]);
     }
     optimizer() {
       const height = 54, foot = this.y + height, uses = [...new Set(this.run.lanes.map(lane => lane.optimizer.use))];
