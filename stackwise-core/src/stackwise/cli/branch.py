@@ -29,7 +29,8 @@ Exit codes: as for `stackwise run`.
 )
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a key from here on; repeatable.")
 @click.option("--output", type=click.Path(path_type=Path), help="The new run directory.  [default: runs/NAME-001, …]")
-def branch(directory: Path, at: str, overrides: tuple[str, ...], output: Path | None) -> None:
+@click.option("-q", "--quiet", is_flag=True, help="Show only what goes otherwise than planned, and print the run directory alone.")
+def branch(directory: Path, at: str, overrides: tuple[str, ...], output: Path | None, quiet: bool) -> None:
     """Begin a new run in the middle of the run in the directory RUN.
 
     The two share the steps up to the checkpoint, logs included; what follows may be declared otherwise. The origin (directory, step,
@@ -38,4 +39,4 @@ def branch(directory: Path, at: str, overrides: tuple[str, ...], output: Path | 
     prepare_process()
     from stackwise.runs.run import branch as branch_run
 
-    show(branch_run(directory, at, overrides, output))
+    show(branch_run(directory, at, overrides, output, quiet=quiet), quiet=quiet)

@@ -48,9 +48,20 @@ class Declaration:
 
         return cls(named_config(plan), plan_as_json(plan, price(plan)), plan.tokenizers)
 
+    @property
+    def costs(self) -> list[float] | None:
+        """FLOPs of each phase; None where the plan does not know."""
+        return costs_in(self.plan)
+
     def write(self, directory: RunDirectory) -> None:
         """Write all of it into a run directory."""
         directory.declare(self.config, self.plan, self.tokenizers)
+
+
+def costs_in(plan: Mapping[str, Any]) -> list[float] | None:
+    """FLOPs of each phase, as `plan.json` says; None where it does not."""
+    flops = [phase.get("training_flops") for phase in plan.get("phases", ())]
+    return [float(each) for each in flops] if flops and all(flops) else None
 
 
 @frozen
