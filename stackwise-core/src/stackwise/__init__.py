@@ -61,6 +61,7 @@ _FACE = {
     "Loader": "stackwise.contracts.protocols",
     "Observer": "stackwise.contracts.protocols",
     "MeetsRun": "stackwise.contracts.protocols",
+    "LeavesRun": "stackwise.contracts.protocols",
     "PreparesEvaluations": "stackwise.contracts.protocols",
     "Rack": "stackwise.contracts.protocols",
     "Reaction": "stackwise.contracts.protocols",
@@ -76,6 +77,7 @@ _FACE = {
     "GrowthOperator": "stackwise.contracts.growth",
     "ParameterGrowth": "stackwise.contracts.growth",
     "Generates": "stackwise.contracts.generation",
+    "Scores": "stackwise.contracts.generation",
     "HasTextCodec": "stackwise.contracts.generation",
     "HasTokenizer": "stackwise.contracts.tokenizers",
     # for users in code
@@ -135,6 +137,7 @@ if TYPE_CHECKING:  # the types that provider authors and users check against; th
     from stackwise.contracts.generation import Generates as Generates
     from stackwise.contracts.generation import GenerationSettings as GenerationSettings
     from stackwise.contracts.generation import HasTextCodec as HasTextCodec
+    from stackwise.contracts.generation import Scores as Scores
     from stackwise.contracts.generation import TextCodec as TextCodec
     from stackwise.contracts.growth import BlockOrigin as BlockOrigin
     from stackwise.contracts.growth import CopyOf as CopyOf
@@ -155,6 +158,7 @@ if TYPE_CHECKING:  # the types that provider authors and users check against; th
     from stackwise.contracts.protocols import Embedding as Embedding
     from stackwise.contracts.protocols import Fingerprinted as Fingerprinted
     from stackwise.contracts.protocols import Head as Head
+    from stackwise.contracts.protocols import LeavesRun as LeavesRun
     from stackwise.contracts.protocols import LinearHead as LinearHead
     from stackwise.contracts.protocols import Loader as Loader
     from stackwise.contracts.protocols import MeetsRun as MeetsRun

@@ -5,7 +5,7 @@ Shapes: B batch, T time, V vocab.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import reduce
 from operator import and_
 
@@ -67,6 +67,17 @@ class CausalLM:
             UserError: an empty prompt, more positions than the model has, or a setting without effect.
         """
         return continue_prompt(model, prompt, settings, generator)
+
+    def score(self, model: Forward, rows: Sequence[torch.Tensor], given: Sequence[int]) -> list[tuple[float, bool]]:
+        """Σ ln p(x_t | x_<t) over what follows the given entries of each row [T], and whether each of these is the likeliest."""
+        tokens_BT = torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
+        with torch.inference_mode():
+            nats_BTV = model({"tokens": tokens_BT[:, :-1]})["logits"].float().log_softmax(-1)
+        targets_BT = tokens_BT[:, 1:]
+        taken_BT = nats_BTV.gather(-1, targets_BT[..., None])[..., 0].double()
+        likeliest_BT = nats_BTV.argmax(-1) == targets_BT
+        spans = [slice(begin - 1, len(row) - 1) for row, begin in zip(rows, given, strict=True)]
+        return [(float(taken_BT[i, span].sum()), bool(likeliest_BT[i, span].all())) for i, span in enumerate(spans)]
 
 
 def build_causal_lm(options: CausalLMOptions, context: BuildContext) -> CausalLM:

@@ -99,6 +99,7 @@ _TABLE: Mapping[str, Mapping[str, frozenset[Kind]]] = {
         "check_seeded_rows": frozenset({"loader"}),
         "check_rows_stay": frozenset({"loader"}),
         "check_resumed_rows": frozenset({"loader"}),
+        "check_rows_come_once": frozenset({"loader"}),
         "check_batch_spec": frozenset({"loader"}),
         "check_splits_are_disjoint": frozenset({"loader"}),
         "check_worker_count": frozenset({"loader"}),

@@ -244,3 +244,16 @@ class MeetsRun(Protocol):
     def meet(self, facts: RunFacts) -> None:
         """Called once in each process, before the first event, where there is a run directory."""
         ...
+
+
+@runtime_checkable
+class LeavesRun(Protocol):
+    """An observer that wants to know when a process is done with the run, and its files are complete."""
+
+    def leave(self, status: str) -> None:
+        """Called once in each process that ends by itself, after the last event and the final weights, where there is a run directory.
+
+        Args:
+            status: as in `status.json`: `finished`, `stopped by …`, `interrupted` or `failed: …`.
+        """
+        ...

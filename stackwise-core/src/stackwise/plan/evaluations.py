@@ -61,6 +61,7 @@ def evaluation_plan(
         shapes=((0, BatchShape(micro_batches=(rows,), seq_len=length)),),
         transforms=tuple(part for part, draft in zip(base.transforms, joined[0].drafts.transforms, strict=True) if _prepares(draft)),
         bridges=_dropped_everywhere(base.bridges, data),
+        accept_inexact_resume=True,  # it begins anew each time
     )
     if config.sources is None:
         _check_inherited(config, base, drafts)

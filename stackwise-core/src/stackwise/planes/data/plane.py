@@ -169,6 +169,11 @@ class DataPlane:
         loaders = {source.name: source.loader for source in (*self._all().values(), *self._ready)}
         return {name: loader for name, loader in loaders.items() if isinstance(loader, IterableLoader)}
 
+    def lap(self) -> int:
+        """How often the only source has started over, if it delivers ready-made batches; else 0."""
+        loader = self._sources[self._only].loader if self._only is not None else None
+        return loader.lap if isinstance(loader, IterableLoader) else 0
+
     def batches(self, moment: Moment) -> list[Batch]:
         """The micro-batches of one step that belong to this process."""
         return self._ahead.next(moment) if self._open else self._produce(moment)
@@ -187,7 +192,7 @@ class DataPlane:
 
     def fingerprints(self) -> dict[str, Mapping[str, Any]]:
         """What each source that can say so reads, sources no longer named included."""
-        return {name: source.fingerprint for name, source in self._all().items() if source.fingerprint is not None}
+        return {name: dict(source.fingerprint) for name, source in self._all().items() if source.fingerprint is not None}
 
     def vocabularies(self) -> list[tuple[str, str]]:
         """Source and vocabulary of its ids, for all that say it, sources of phases to come included."""
