@@ -76,7 +76,7 @@ def _as_json(job: Job) -> dict[str, Any]:
 
 
 def _plan_lines(jobs: Sequence[Job]) -> list[str]:
-    from stackwise.reports.summary import table
+    from stackwise.reports.terminal import columns_of, table
 
     rows = [["run", "begins in", "at step", "own steps", "training FLOPs"]]
     for job in jobs:
@@ -84,7 +84,7 @@ def _plan_lines(jobs: Sequence[Job]) -> list[str]:
     own, alone = sum(job.steps - job.start for job in jobs), sum(job.steps for job in jobs)
     costs = [cost for job in jobs for cost in (job.flops, job.flops_alone)]
     told = "" if None in costs else f"; {_flops(sum(filter(None, costs[::2])))} of {_flops(sum(filter(None, costs[1::2])))} FLOPs"
-    return [*table(rows), f"{len(jobs)} runs: {own:,} steps to train, {alone:,} if each began at its start{told}"]
+    return [*table(rows, columns_of()), f"{len(jobs)} runs: {own:,} steps to train, {alone:,} if each began at its start{told}"]
 
 
 def _flops(value: float | None) -> str:
@@ -118,7 +118,7 @@ def _figures(records: Sequence[RunRecord], groups: Sequence[int], row: Reached) 
 
 def _figure_lines(records: Sequence[RunRecord], groups: Sequence[int], reached: Sequence[Reached]) -> list[str]:
     from stackwise.reports import comparison
-    from stackwise.reports.summary import table
+    from stackwise.reports.terminal import columns_of, table
 
     if not reached:
         return ["none of the runs was evaluated: declare an evaluation to compare them"]
@@ -131,7 +131,7 @@ def _figure_lines(records: Sequence[RunRecord], groups: Sequence[int], reached: 
         for group, name in zip(order, names, strict=True):
             count = str(means[group].count) if group in means else "0"
             rows.append([name, count, str(means.get(group, "–")), str(differences.get(group, "–"))])
-        lines += [*table(rows), ""]
+        lines += [*table(rows, columns_of()), ""]
     return [*lines, *_warning(groups)]
 
 
