@@ -35,6 +35,7 @@ from stackwise.plan.evaluations import EvaluationPlan, evaluation_plan
 from stackwise.plan.extents import counts_epochs, extent_of
 from stackwise.plan.junctions.join import Joined, PhaseDrafts, join
 from stackwise.plan.parts import Draft, Drafts
+from stackwise.plan.provided import ProvidedSchedules
 from stackwise.plan.reads import declared_sizes, shortages
 from stackwise.plan.record import Plan
 from stackwise.plan.states import States
@@ -78,11 +79,13 @@ class _Planner:
     tokenizers: Tokenizers = field(factory=Tokenizers)
     problems: list[Problem] = field(factory=list)
     drafts: Drafts = field(init=False)
+    provided: ProvidedSchedules = field(init=False)
     _joined: dict[tuple[object, ...], Joined] = field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
         counting = not isinstance(self.past, Clock) and counts_epochs(self.experiment.resolved)
         self.drafts = Drafts(self.registry, counting=counting, tokenizers=self.tokenizers)
+        self.provided = ProvidedSchedules(self.drafts)
 
     def plan(self) -> Plan:
         """Go as far as the config allows, so that one pass finds every mistake; stop only if the next steps cannot be taken."""
@@ -128,6 +131,7 @@ class _Planner:
                 start_format=start_format,
                 providers=self._providers(joined, parts),
                 tokenizers=self.tokenizers,
+                read_by_schedules=self.provided.fingerprints,
             )
         )
 
@@ -240,7 +244,7 @@ class _Planner:
             return ()
 
     def _schedule(self, clock: Clock, phases: Sequence[_Phase]) -> PhaseSchedule:
-        states = States(Curves(clock, self.problems), self.drafts, self.problems)
+        states = States(Curves(clock, self.problems, self.provided), self.drafts, self.problems)
         for phase in phases:
             if phase.joined is not None:
                 self.problems += tie_problems(phase.config, phase.joined.drafts.head.spec)
@@ -327,6 +331,7 @@ class _Planner:
             drafts = [*own.by_role().values(), own.optimizer, *own.transforms, *own.weight_adapters.values(), own.reaction, own.growth]
             names |= {draft.registered.provider: None for draft in drafts if draft is not None and draft.registered is not None}
         names |= {part.id.partition(".")[0]: None for part in others if part.given is None}
+        names |= dict.fromkeys(self.drafts.owners("schedule"))
         return tuple(provider for name in names if (provider := self.registry.provider(name)) is not None)
 
 
