@@ -13,7 +13,7 @@ from stackwise.curriculum.transitions import Transition
 from stackwise.plan import EvaluationPlan, Plan
 from stackwise.reports.lanes import lanes_of
 from stackwise.reports.remarks import memory_here, remarks
-from stackwise.reports.summary import table
+from stackwise.reports.terminal import table, wrap
 from stackwise.timeline.clock import Clock
 from stackwise.timeline.schedules import Curve
 
@@ -82,14 +82,14 @@ def _transition_as_json(phase: CompiledPhase, crossing: Transition, cost: PhaseP
     }
 
 
-def plan_as_text(plan: Plan, prices: tuple[PhasePrice, ...]) -> str:
-    """The phases as a table, then every transition in words."""
+def plan_as_text(plan: Plan, prices: tuple[PhasePrice, ...], columns: int | None = None) -> str:
+    """The phases as a table, then every transition in words; within so many columns, or as wide as it gets."""
     clock = plan.schedule.clock
     tokens = f", {clock.tokens(clock.steps):,} tokens" if clock.tokens(clock.steps) else ""
     lines = [f"plan  {plan.experiment.run.name}: {clock.steps:,} steps{tokens}, {len(prices)} phase{'s' if len(prices) > 1 else ''}", ""]
     rows = [["phase", "steps", "tokens", "stacks", "parameters", "trained", "optimizer state", "training FLOPs", "lr entry → exit"]]
     rows += [_row(phase, cost) for phase, cost in zip(plan.schedule, prices, strict=True)]
-    lines += table(rows)
+    lines += table(rows, columns)
     lines += _source_lines(prices)
     lines += _reaction_lines(plan, prices)
     lines += _auxiliary_lines(plan)
@@ -101,7 +101,7 @@ def plan_as_text(plan: Plan, prices: tuple[PhasePrice, ...]) -> str:
     for evaluation in plan.evaluations:
         lines += ["", *_evaluation_lines(plan, evaluation)]
     lines += ["", *notes] if (notes := [f"note  {remark}" for remark in remarks(plan, prices, memory_here())]) else []
-    return "\n".join(lines)
+    return wrap("\n".join(lines), columns)
 
 
 def _evaluation_lines(plan: Plan, evaluation: EvaluationPlan) -> list[str]:
