@@ -131,18 +131,18 @@ class _Planner:
                 start_format=start_format,
                 providers=self._providers(joined, parts),
                 tokenizers=self.tokenizers,
-                read_by_schedules=self.provided.fingerprints,
             )
         )
 
     def _whole(self, plan: Plan) -> Plan:
-        """The plan with the largest request that a loader will get."""
+        """The plan with the largest request that a loader will get, and what its schedules read."""
         lookahead = max(_lookahead(joined.drafts.task) for joined in plan.joined)
         declared = [phase.state.data for phase in plan.schedule if phase.state is not None] + [each.state for each in plan.evaluations]
         shapes = [shape for data in declared for _, shape in data.shapes]
         rows = [rows for shape in shapes for rows in shape.micro_batches if rows is not None]
         lengths = [shape.seq_len + lookahead for shape in shapes if shape.seq_len is not None]
-        return attrs.evolve(plan, max_rows=max(rows, default=None), max_length=max(lengths, default=None), lookahead=lookahead)
+        largest = {"max_rows": max(rows, default=None), "max_length": max(lengths, default=None), "lookahead": lookahead}
+        return attrs.evolve(plan, read_by_schedules=self.provided.fingerprints, **largest)
 
     # -- parts and junctions --------------------------------------------------------------------------------------
 
