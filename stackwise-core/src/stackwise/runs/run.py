@@ -19,7 +19,7 @@ from stackwise.config import Experiment
 from stackwise.errors import RunStopped, UserError
 from stackwise.host.discovery import discover
 from stackwise.host.registry import blaming
-from stackwise.plan import make_plan
+from stackwise.plan import Plan, make_plan
 from stackwise.reports.progress import Progress
 from stackwise.reports.summary import Summary
 from stackwise.runs.loop import RunLoop, summary_of
@@ -93,7 +93,7 @@ def run(
     machine = assemble(rest.plan)
     declaration = Declaration.of(rest.plan)
     directory = RunDirectory.create(output, experiment.run.name, declaration.write)
-    progress = Progress(rest.plan.schedule, stream, quiet=quiet, costs=declaration.costs)
+    progress = _progress(rest.plan, stream, quiet=quiet, costs=declaration.costs)
     progress.tell(f"files {directory.path}/")
     return _train(RunLoop.of(rest.plan, machine, directory, progress), rest, fresh=True)
 
@@ -151,7 +151,7 @@ def branch(
         CheckpointStore(new.path / CHECKPOINTS).save(checkpoint.step, machine.state(), about, pin=reason)
 
     new = RunDirectory.create(output, rest.plan.experiment.run.name, share_the_past)
-    progress = Progress(rest.plan.schedule, stream, quiet=quiet, costs=declaration.costs)
+    progress = _progress(rest.plan, stream, quiet=quiet, costs=declaration.costs)
     _say_skipped(progress, skipped)
     progress.tell(f"branch {new.path} from {directory} at step {checkpoint.step:,} of {rest.plan.schedule.steps:,}")
     return _train(RunLoop.of(rest.plan, machine, new, progress, parent, reason), rest, fresh=True)
@@ -164,13 +164,13 @@ def _go_on(path: Path, experiment: Experiment, stream: TextIO | None, *, quiet: 
         checkpoint, skipped = newest_in(path)
         rest = Rest.after(checkpoint, experiment, path)
         if _is_finished(directory, rest):
-            summary = summary_of(directory, Progress(rest.plan.schedule, stream, quiet=quiet))
+            summary = summary_of(directory, _progress(rest.plan, stream, quiet=quiet))
             directory.close()
             return Result(path, summary, finished_before=True)
         machine = rest.machine()
         declaration = None if rest.is_declared_in(directory) else Declaration.of(rest.plan)
         costs = costs_in(json.loads((path / PLAN).read_bytes())) if declaration is None else declaration.costs
-        progress = Progress(rest.plan.schedule, stream, quiet=quiet, costs=costs)
+        progress = _progress(rest.plan, stream, quiet=quiet, costs=costs)
         _say_skipped(progress, skipped)
         from_ = f"checkpoint {checkpoint.name}" if checkpoint is not None else "the beginning, as there is no checkpoint"
         progress.tell(f"resume {path} at step {rest.step:,} of {rest.plan.schedule.steps:,}, from {from_}")
@@ -188,6 +188,10 @@ def _go_on(path: Path, experiment: Experiment, stream: TextIO | None, *, quiet: 
         directory.close()
         raise
     return _train(loop, rest)
+
+
+def _progress(plan: Plan, stream: TextIO | None, *, quiet: bool, costs: Sequence[float] | None = None) -> Progress:
+    return Progress(plan.schedule, stream, quiet=quiet, costs=costs, compiles=plan.experiment.run.compile)
 
 
 def _is_finished(directory: RunDirectory, rest: Rest) -> bool:
