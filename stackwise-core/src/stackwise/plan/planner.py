@@ -141,8 +141,8 @@ class _Planner:
         shapes = [shape for data in declared for _, shape in data.shapes]
         rows = [rows for shape in shapes for rows in shape.micro_batches if rows is not None]
         lengths = [shape.seq_len + lookahead for shape in shapes if shape.seq_len is not None]
-        largest = {"max_rows": max(rows, default=None), "max_length": max(lengths, default=None), "lookahead": lookahead}
-        return attrs.evolve(plan, read_by_schedules=self.provided.fingerprints, **largest)
+        plan = attrs.evolve(plan, max_rows=max(rows, default=None), max_length=max(lengths, default=None), lookahead=lookahead)
+        return attrs.evolve(plan, read_by_schedules=self.provided.fingerprints)
 
     # -- parts and junctions --------------------------------------------------------------------------------------
 
