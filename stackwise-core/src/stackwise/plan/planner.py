@@ -8,7 +8,7 @@ from typing import NoReturn
 import attrs
 from attrs import define, field
 
-from stackwise.config import Experiment, PhaseConfig
+from stackwise.config import EvaluateConfig, Experiment, PhaseConfig
 from stackwise.contracts.specs import TaskSpec
 from stackwise.contracts.tokenizers import Tokenizers
 from stackwise.curriculum.parts import Part
@@ -243,6 +243,24 @@ class _Planner:
             self.problems.append(self.experiment.problem(path, str(error)))
             return ()
 
+    def _instants(self, clock: Clock, instants: Sequence[Duration], path: str) -> tuple[int, ...]:
+        """Their steps; none of one that is not counted or lies behind the end, with the reason among the problems."""
+        steps = set()
+        for instant in instants:
+            try:
+                steps.add(clock.instant(instant))
+            except ScheduleError as error:
+                self.problems.append(self.experiment.problem(path, str(error)))
+        return tuple(sorted(steps))
+
+    def _evaluation_steps(self, clock: Clock, config: EvaluateConfig) -> tuple[int, ...]:
+        if config.at is not None:
+            if config.every is not None:
+                message = "is a cadence, and `at` lists the instants: give one of the two, `every: null` where it is inherited"
+                self.problems.append(self.experiment.problem(f"evaluate.{config.name}.every", message))
+            return self._instants(clock, config.at, f"evaluate.{config.name}.at")
+        return tuple(sorted({*clock.starts, *self._cadence(clock, config.every, f"evaluate.{config.name}.every")}))
+
     def _schedule(self, clock: Clock, phases: Sequence[_Phase]) -> PhaseSchedule:
         states = States(Curves(clock, self.problems, self.provided), self.drafts, self.problems)
         for phase in phases:
@@ -252,13 +270,15 @@ class _Planner:
                 self.problems += auxiliary_problems(phase.config, phase.joined.drafts, phase.state.auxiliary)
         compiled = tuple(self._compile(states, phase, phases[i - 1] if i else None) for i, phase in enumerate(phases))
         saving, evaluations = self.experiment.run.checkpoint, self.experiment.evaluate
-        cadences = {each.name: self._cadence(clock, each.every, f"evaluate.{each.name}.every") for each in evaluations}
         return PhaseSchedule(
             clock,
             compiled,
-            evaluate_at={name: tuple(sorted({*clock.starts, *cadence})) for name, cadence in cadences.items()},
+            evaluate_at={each.name: self._evaluation_steps(clock, each) for each in evaluations},
             save_at=self._cadence(clock, saving.every, "run.checkpoint.every"),
-            keep_at=self._cadence(clock, saving.keep_every, "run.checkpoint.keep_every"),
+            keep_at=(
+                *self._cadence(clock, saving.keep_every, "run.checkpoint.keep_every"),
+                *self._instants(clock, saving.at, "run.checkpoint.at"),
+            ),
         )
 
     # -- phases and evaluations -----------------------------------------------------------------------------------

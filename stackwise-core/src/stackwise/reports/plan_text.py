@@ -107,8 +107,9 @@ def plan_as_text(plan: Plan, prices: tuple[PhasePrice, ...], columns: int | None
 def _evaluation_lines(plan: Plan, evaluation: EvaluationPlan) -> list[str]:
     """When an evaluation runs, and what it reads each time."""
     steps, shape = plan.schedule.evaluate_at[evaluation.name], evaluation.state.shape(0)
-    where = "on both sides of every boundary" + (" and in between" if set(steps) - set(plan.schedule.clock.starts) else "")
-    own = next(each.sources for each in plan.experiment.evaluate if each.name == evaluation.name) is not None
+    config = next(each for each in plan.experiment.evaluate if each.name == evaluation.name)
+    own, starts = config.sources is not None, set(plan.schedule.clock.starts)
+    where = "on both sides of every boundary" + (" and in between" if set(steps) - starts else "") if config.at is None else "as listed"
     shares = {name: curve(0.0) for name, curve in evaluation.state.mix.items()}
     length = "" if shape.seq_len is None else f" × {shape.seq_len:,} positions"
     rows = "as they come" if shape.rows is None else f"of {shape.rows:,} rows{length}"

@@ -122,6 +122,7 @@ def branch(
     output: Path | None = None,
     stream: TextIO | None = None,
     *,
+    source: Path | None = None,
     quiet: bool = False,
 ) -> Result:
     """Begin a run in the middle of another, whose past it shares.
@@ -132,14 +133,15 @@ def branch(
         overrides: `--set` assignments for what is to come.
         output: the new run directory, which must not exist; `runs/<name>-NNN` when left out.
         stream: where progress goes; standard error when left out.
+        source: the config of the new run; that of the other when left out.
         quiet: whether to show only what went otherwise than planned.
 
     Raises:
-        ConfigError: an assignment that would change the past.
+        ConfigError: a config or an assignment that would change the past.
         UserError: there is no whole checkpoint there.
     """
     checkpoint, skipped = checkpoint_at(directory, at)
-    rest = Rest.after(checkpoint, config.load(config_of(directory), overrides), directory)
+    rest = Rest.after(checkpoint, config.load(config_of(directory) if source is None else source, overrides), directory)
     machine = rest.machine()
     origin = Origin(run=str(directory), step=checkpoint.step, sha256=sha256((checkpoint.path / "manifest.json").read_bytes()).hexdigest())
     declaration, parent, reason = Declaration.of(rest.plan), origin.as_json(), "branch"
