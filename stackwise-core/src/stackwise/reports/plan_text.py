@@ -33,6 +33,7 @@ def plan_as_json(plan: Plan, prices: tuple[PhasePrice, ...]) -> dict[str, Any]:
         "remarks": remarks(plan, prices, memory_here()),
         "bridges": [str(bridge) for bridge in plan.bridges],
         "providers": [provider.provenance() for provider in plan.providers],
+        "read_by_schedules": {key: dict(fingerprint) for key, fingerprint in plan.read_by_schedules.items()},
     }
 
 
