@@ -68,6 +68,8 @@ _FACE = {
     "Reaction": "stackwise.contracts.protocols",
     "ReferencedTask": "stackwise.contracts.protocols",
     "Scheduled": "stackwise.contracts.protocols",
+    "StepSchedule": "stackwise.contracts.protocols",
+    "ScheduleWindow": "stackwise.timeline.provided",
     "Skippable": "stackwise.contracts.protocols",
     "Stateful": "stackwise.contracts.protocols",
     "Task": "stackwise.contracts.protocols",
@@ -173,6 +175,7 @@ if TYPE_CHECKING:  # the types that provider authors and users check against; th
     from stackwise.contracts.protocols import Scheduled as Scheduled
     from stackwise.contracts.protocols import Skippable as Skippable
     from stackwise.contracts.protocols import Stateful as Stateful
+    from stackwise.contracts.protocols import StepSchedule as StepSchedule
     from stackwise.contracts.protocols import Task as Task
     from stackwise.contracts.protocols import TrainsElsewhere as TrainsElsewhere
     from stackwise.contracts.protocols import Transform as Transform
@@ -206,6 +209,7 @@ if TYPE_CHECKING:  # the types that provider authors and users check against; th
     from stackwise.storage.tokenizers import read_tokenizers as read_tokenizers
     from stackwise.timeline.duration import Duration as Duration
     from stackwise.timeline.duration import Moment as Moment
+    from stackwise.timeline.provided import ScheduleWindow as ScheduleWindow
 
 
 def __getattr__(name: str) -> Any:

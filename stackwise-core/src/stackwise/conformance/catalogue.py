@@ -145,6 +145,10 @@ _TABLE: Mapping[str, Mapping[str, frozenset[Kind]]] = {
         "check_changes_are_told": frozenset({"reaction"}),
         "check_reaction_resumes": frozenset({"reaction"}),
     },
+    "schedules": {
+        "check_every_step_has_a_number": frozenset({"schedule"}),
+        "check_schedule_is_pure": frozenset({"schedule"}),
+    },
     "observers": {
         "check_takes_every_event": frozenset({"observer"}),
         "check_leaves_events": frozenset({"observer"}),

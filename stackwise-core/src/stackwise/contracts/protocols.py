@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import torch
 
     from stackwise.timeline.duration import Moment
+    from stackwise.timeline.provided import ScheduleWindow
 
 Batch = Mapping[str, "torch.Tensor"]
 """Field name → tensor; the first dimension is the row."""
@@ -237,6 +238,21 @@ class Reaction(Protocol):
 
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+
+class StepSchedule(Protocol):
+    """A number that follows time, of a provider's own shape: pure, so that it is planned; built without torch.
+
+    Options of a schedule that reads a file may have `fingerprint()`, which the plan keeps: a digest, say.
+    """
+
+    def value(self, step: int, window: ScheduleWindow) -> float:
+        """The value before a step of the window, counted from 0; `step == window.steps` is its end, and is held from there on.
+
+        Raises:
+            UserError: the window is none that its options can fill; the sentence says why.
+        """
+        ...
 
 
 class Adapter(Protocol):

@@ -23,6 +23,7 @@ from stackwise.saved.provenance import (
     changed_threads,
     changed_versions,
     check_fingerprints,
+    check_schedules,
     loading,
     named_config,
 )
@@ -48,9 +49,20 @@ class Declaration:
 
         return cls(named_config(plan), plan_as_json(plan, price(plan)), plan.tokenizers)
 
+    @property
+    def costs(self) -> list[float] | None:
+        """FLOPs of each phase; None where the plan does not know."""
+        return costs_in(self.plan)
+
     def write(self, directory: RunDirectory) -> None:
         """Write all of it into a run directory."""
         directory.declare(self.config, self.plan, self.tokenizers)
+
+
+def costs_in(plan: Mapping[str, Any]) -> list[float] | None:
+    """FLOPs of each phase, as `plan.json` says; None where it does not."""
+    flops = [phase.get("training_flops") for phase in plan.get("phases", ())]
+    return [float(each) for each in flops] if flops and all(flops) else None
 
 
 @frozen
@@ -131,7 +143,9 @@ class Rest:
                 machine.restore(self.checkpoint.load_state())
                 if machine.step != self.checkpoint.step:
                     raise ValueError(f"its step is {machine.step}, the checkpoint's {self.checkpoint.step}")
-            check_fingerprints(self.saved, machine, [change.key for change in self.changes])
+            changed = [change.key for change in self.changes]
+            check_fingerprints(self.saved, machine, changed)
+            check_schedules(self.saved, self.plan, changed)
         except BaseException:
             machine.data.end()
             raise
