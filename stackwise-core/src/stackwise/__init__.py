@@ -63,6 +63,7 @@ _FACE = {
     "MeetsRun": "stackwise.contracts.protocols",
     "LeavesRun": "stackwise.contracts.protocols",
     "PreparesEvaluations": "stackwise.contracts.protocols",
+    "PartwiseRack": "stackwise.contracts.protocols",
     "Rack": "stackwise.contracts.protocols",
     "Reaction": "stackwise.contracts.protocols",
     "ReferencedTask": "stackwise.contracts.protocols",
@@ -166,6 +167,7 @@ if TYPE_CHECKING:  # the types that provider authors and users check against; th
     from stackwise.contracts.protocols import MeetsRun as MeetsRun
     from stackwise.contracts.protocols import Observer as Observer
     from stackwise.contracts.protocols import ParameterGroup as ParameterGroup
+    from stackwise.contracts.protocols import PartwiseRack as PartwiseRack
     from stackwise.contracts.protocols import PreparesEvaluations as PreparesEvaluations
     from stackwise.contracts.protocols import Rack as Rack
     from stackwise.contracts.protocols import Reaction as Reaction

@@ -49,6 +49,7 @@ def _phase_as_json(phase: CompiledPhase, cost: PhasePrice, clock: Clock) -> dict
         "trainable": cost.trainable,
         "optimizer_state_bytes": cost.optimizer_bytes,
         "training_flops": cost.flops,
+        "kept_bytes": cost.kept_bytes,
         "sources": {name: {"rows": round(read.rows), "epochs": read.epochs} for name, read in cost.sources.items()},
         "auxiliary": {name: _ends(phase, clock, curve) for name, curve in (phase.state.auxiliary if phase.state else {}).items()},
         "lr": None if cost.lr is None else {"entry": cost.lr[0], "exit": cost.lr[1]},
@@ -93,6 +94,7 @@ def plan_as_text(plan: Plan, prices: tuple[PhasePrice, ...], columns: int | None
     lines += _source_lines(prices)
     lines += _reaction_lines(plan, prices)
     lines += _auxiliary_lines(plan)
+    lines += _kept_lines(plan, prices)
     for phase, cost in zip(plan.schedule, prices, strict=True):
         if phase.transition is not None:
             lines += ["", *_transition_lines(plan, phase, phase.transition, cost)]
@@ -176,6 +178,17 @@ def _auxiliary_lines(plan: Plan) -> list[str]:
             words.setdefault(name, {}).setdefault(weight, []).append(phase.name)
     lines = [f"adds  {name} " + ", ".join(f"× {w} in {', '.join(phases)}" for w, phases in found.items()) for name, found in words.items()]
     return ["", *lines] if lines else []
+
+
+def _kept_lines(plan: Plan, prices: tuple[PhasePrice, ...]) -> list[str]:
+    """`keeps  hidden states of frozen blocks in top: at most 1.2 GB on disk`."""
+    words = []
+    for phase, cost in zip(plan.schedule, prices, strict=True):
+        if phase.state is not None and phase.state.model.cache is not None:
+            words.append(
+                f"in {phase.name} " + ("as much as its rows need" if cost.kept_bytes is None else f"at most {_bytes(cost.kept_bytes)}")
+            )
+    return ["", f"keeps  hidden states of frozen blocks, on disk: {', '.join(words)}"] if words else []
 
 
 def _row(phase: CompiledPhase, cost: PhasePrice) -> list[str]:
