@@ -222,6 +222,10 @@ def stackwise_growth_operators() -> list[Component]:
         ),
         _growth("widen-ff", "WidenFFOptions", "ff_growth:build_widen_ff", "more hidden features in every MLP; keeps the function"),
         _growth("widen", "WidenOptions", "width_growth:build_widen", "the width and the heads times a whole number; keeps the function"),
+        _growth(
+            "upcycle", "UpcycleOptions", "expert_growth:build_upcycle", "every MLP becomes the experts of its block; keeps the function"
+        ),
+        _growth("add-experts", "AddExpertsOptions", "expert_growth:build_add_experts", "more experts behind the old ones"),
         _growth("vocabulary", "VocabularyOptions", "vocabulary_growth:build_vocabulary", "more token ids; keeps the old rows"),
     ]
 

@@ -19,7 +19,7 @@ _OPTIONS: dict[Kind, str] = {"weight-adapter": "WeightAdapterOptions"}
 def component(kind: Kind, name: str, factory: str | None = None, options: str | None = None, **example: object) -> Component:
     """A component of the victims' package; what is not said is that of the sound one."""
     title = _OPTIONS.get(kind, f"{kind.capitalize()}Options")
-    hot = "growing:build" if kind == "growth" else f"sound:build_{kind.replace('-', '_')}"
+    hot = {"growth": "growing:build", "schedule": "sloping:build"}.get(kind) or f"sound:build_{kind.replace('-', '_')}"
     return Component(
         name=name,
         options=f"victims.{options or f'sound_options:{title}'}",
@@ -42,6 +42,7 @@ SOUND: dict[Kind, list[Component]] = {
         "weight-adapter",
         "growth",
         "reaction",
+        "schedule",
         "observer",
         "format",
     )
@@ -76,6 +77,7 @@ VICTIMS: dict[str, tuple[Kind, Component]] = {
     "check_boundaries_are_honoured": ("rack", component("rack", "v", "broken:blurring", "broken_options:Segmented")),
     "check_side_inputs": ("rack", component("rack", "v", None, "broken_options:SideBySide")),
     "check_blocks_keep_their_names": ("rack", component("rack", "v", "broken:gated")),
+    "check_runs_in_parts": ("rack", component("rack", "v", "broken:normed_twice")),
     "check_zero_residual_is_identity": ("rack", component("rack", "v", "broken:loud")),
     "check_holds_each_parameter_once": ("optimizer", component("optimizer", "v", "broken:build_unnamed")),
     "check_groups_follow_their_values": ("optimizer", component("optimizer", "v", "broken:build_stubborn")),
@@ -88,6 +90,7 @@ VICTIMS: dict[str, tuple[Kind, Component]] = {
     "check_seeded_rows": ("loader", component("loader", "v", "broken:Chancy")),
     "check_rows_stay": ("loader", component("loader", "v", "broken:Reusing")),
     "check_resumed_rows": ("loader", component("loader", "v", "broken:CountingTakes")),
+    "check_rows_come_once": ("loader", component("loader", "v", "subtle:Overlapping")),
     "check_batch_spec": ("loader", component("loader", "v", "broken:Rounding")),
     "check_splits_are_disjoint": ("loader", component("loader", "v", "broken:Everywhere")),
     "check_worker_count": ("loader", component("loader", "v", "broken:Overshooting")),
@@ -117,6 +120,8 @@ VICTIMS: dict[str, tuple[Kind, Component]] = {
     "check_envelope": ("reaction", component("reaction", "v", "broken:sinking")),
     "check_changes_are_told": ("reaction", component("reaction", "v", "broken:chatty")),
     "check_reaction_resumes": ("reaction", component("reaction", "v", "broken:amnesic")),
+    "check_every_step_has_a_number": ("schedule", component("schedule", "v", "sloping:build_unfounded")),
+    "check_schedule_is_pure": ("schedule", component("schedule", "v", "sloping:build_counting")),
     "check_takes_every_event": ("observer", component("observer", "v", "broken:closed")),
     "check_leaves_events": ("observer", component("observer", "v", "broken:greedy")),
     "check_format_round_trip": ("format", component("format", "v", "broken:turning")),
@@ -126,3 +131,35 @@ VICTIMS: dict[str, tuple[Kind, Component]] = {
     "check_interrupted_equals_uninterrupted": ("rack", component("rack", "v", "broken:counting")),
 }
 """Check → kind and component."""
+
+SUBTLE: dict[str, tuple[str, Kind, Component]] = {
+    "sees the future in training": ("check_causal", "rack", component("rack", "v", "subtle:ahead_in_training", "broken_options:Causal")),
+    "sees far ahead": ("check_causal", "rack", component("rack", "v", "subtle:far_ahead", "broken_options:Causal")),
+    "mixes rows in training": ("check_rows_stand_alone", "rack", component("rack", "v", "subtle:mixing_in_training")),
+    "mixes rows of large batches": ("check_rows_stand_alone", "embedding", component("embedding", "v", "subtle:mixing_many")),
+    "keeps a mean in no state": ("check_interrupted_equals_uninterrupted", "head", component("head", "v", "subtle:averaged")),
+    "counts to twenty": ("check_interrupted_equals_uninterrupted", "task", component("task", "v", "subtle:impatient")),
+    "divides by padding": ("check_mask_is_honoured", "task", component("task", "v", "subtle:dividing", "subtle_options:MaskedTaskOptions")),
+    "means a metric": ("check_totals", "task", component("task", "v", "subtle:mean_metric")),
+    "counts to fifty": ("check_same_next_step", "optimizer", component("optimizer", "v", "subtle:build_tiring")),
+    "forgets the epoch": ("check_resumed_rows", "loader", component("loader", "v", "subtle:ForgettingEpochs")),
+    "repeats the end of an epoch": ("check_rows_come_once", "loader", component("loader", "v", "subtle:RepeatingEpochEnds")),
+    "leaks three rows of a hundred": ("check_splits_are_disjoint", "loader", component("loader", "v", "subtle:LeakingSplits")),
+    "throws dice": ("check_seeded_rows", "loader", component("loader", "v", "subtle:Dicing")),
+    "blends with the batch before": ("check_interrupted_equals_uninterrupted", "transform", component("transform", "v", "subtle:blending")),
+    "is wrong for deep stacks": ("check_function_preserved", "growth", component("growth", "v", "growing:build_wrong_when_deep")),
+    "copies the first expert": ("check_parameter_map", "growth", component("growth", "v", "growing:build_first_only")),
+    "forgets the lowest loss": ("check_reaction_resumes", "reaction", component("reaction", "v", "subtle:forgetting")),
+}
+"""What is wrong → the check that finds it, kind and component."""
+
+RIGHT: dict[str, tuple[Kind, Component]] = {
+    "one number a row": ("loader", component("loader", "v", "subtle:Table", "subtle_options:TableOptions")),
+    "an order for every epoch": ("loader", component("loader", "v", "subtle:Shuffling")),
+    "a task that counts and says so": ("task", component("task", "v", "subtle:remembering")),
+    "a task that counts real positions": ("task", component("task", "v", "subtle:counting", "subtle_options:MaskedTaskOptions")),
+    "options before and after": ("growth", component("growth", "v", "growing:build_by_width")),
+    "a window that does not fit": ("schedule", component("schedule", "v", "sloping:build_long")),
+    "one evaluation": ("reaction", component("reaction", "v", "subtle:heldout", "subtle_options:HeldoutOptions")),
+}
+"""What is right, and looks wrong to a careless check → kind and component."""

@@ -168,9 +168,9 @@ def fields_of(spec: Any) -> dict[str, TensorSpec]:
     return {"hidden": spec.input, **({name: spec.side[name] for name in spec.needs} if isinstance(spec, RackSpec) else {})}
 
 
-def given_for(spec: Any, count: int = ROWS, length: int = LENGTH) -> dict[str, Tensor]:
+def given_for(spec: Any, count: int = ROWS, length: int = LENGTH, seed: int = SEED) -> dict[str, Tensor]:
     """Random tensors for a module of a sized spec."""
-    generator = torch.Generator().manual_seed(SEED)
+    generator = torch.Generator().manual_seed(seed)
     return {name: partners.draw(field, count, length, generator) for name, field in fields_of(spec).items()}
 
 
