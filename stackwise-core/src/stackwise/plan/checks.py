@@ -165,6 +165,20 @@ def _unknown_metric(metric: str, tasks: Measured) -> str | None:
     return f"no task on the timeline has the metric '{name}'{others.get(name) or did_you_mean(name, known)}"
 
 
+def coupling_problems(phase: PhaseConfig, task: Draft, data: DataState) -> Iterator[Problem]:
+    """A step of a task whose loss couples the rows of a batch is one micro-batch: split into several, it would be another loss."""
+    if not isinstance(task.spec, TaskSpec) or task.spec.couples is None:
+        return
+    for first, shape in data.shapes:
+        if (count := len(shape.micro_batches)) < 2:
+            continue
+        by = "step_tokens" if phase.data.step_tokens is not None else "accumulate"
+        fix = f"raise data.batch_size to {shape.rows}" if by == "step_tokens" else "leave data.accumulate out and raise data.batch_size"
+        message = f"the loss of {task.label} couples the rows of a batch, and from step {first} on a step is {count} micro-batches, which "
+        yield _at(phase, f"data.{by}", f"{message}would be {count} losses of fewer rows: {fix}, or take another task")
+        return
+
+
 def tie_problems(phase: PhaseConfig, head: Spec | None) -> Iterator[Problem]:
     """Tied parameters have one precision, because one parameter has one dtype."""
     precision = phase.model.precision
