@@ -48,10 +48,10 @@ def test_the_loss_is_that_of_loops(rows: int, features: int, seed: int) -> None:
 
 
 def config(**data: Any) -> dict[str, Any]:
-    """Rows of six numbers, and the same numbers turned by a fixed map, with noise."""
+    """Two views share five numbers, and have eight each that tell nothing and are larger."""
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(400, 6, generator=generator)
-    other = x @ torch.randn(6, 6, generator=generator) / 2 + 0.05 * torch.randn(400, 6, generator=generator)
+    shared = torch.randn(2000, 5, generator=generator)
+    x, other = (torch.cat((shared, 2 * torch.randn(2000, 8, generator=generator)), 1) for _ in range(2))
     source = {"use": "data.memory", "arrays": {"features": x, "other_features": other}, "heldout": 0.25}
     return base(
         run={"name": "views", "seed": 3, "horizon": "150 steps", "device": "cpu"},
@@ -62,7 +62,7 @@ def config(**data: Any) -> dict[str, Any]:
             "rack": {"use": "transformer.mlp", "width": 24, "stacks": [{"base": 2}]},
             "head": {"use": "transformer.vector", "vector": 8},
         },
-        optimizer={"use": "optim.adamw", "lr": 0.01},
+        optimizer={"use": "optim.adamw", "lr": 0.005},
         evaluate={"heldout": {"batches": 3, "batch_size": 32}},
     )
 
@@ -76,7 +76,7 @@ def test_a_step_of_several_micro_batches_is_refused(shape: dict[str, Any]) -> No
 
 def test_a_budget_that_splits_is_refused_and_one_that_does_not_is_taken() -> None:
     tokens = torch.randint(9, (80, 4), generator=torch.Generator().manual_seed(0))
-    source = {"use": "data.memory", "arrays": {"tokens": tokens, "other_tokens": tokens.flip(1)}, "vocab": 9}
+    source = {"use": "data.memory", "arrays": {"tokens": tokens, "other_tokens": tokens.flip(1)}}
     made = base(
         task={"use": "transformer.contrastive"},
         model={
