@@ -19,7 +19,17 @@ HOOKS = {
     "stackwise_embeddings": ["token", "patch", "features"],
     "stackwise_racks": ["decoder", "encoder-decoder", "conv", "mlp", "hf"],
     "stackwise_heads": ["lm", "classifier", "regression", "vector", "hf"],
-    "stackwise_tasks": ["causal-lm", "masked-lm", "mask-diffusion", "classification", "seq2seq", "preference", "regression", "contrastive"],
+    "stackwise_tasks": [
+        "causal-lm",
+        "masked-lm",
+        "mask-diffusion",
+        "classification",
+        "seq2seq",
+        "preference",
+        "regression",
+        "distill",
+        "contrastive",
+    ],
     "stackwise_growth_operators": [
         "stack",
         "interleave",
@@ -47,6 +57,7 @@ LIGHT = (
     "growth",
     "wrapped",
     "contrastive_options",
+    "distill_options",
 )
 COMPONENTS = [component for hook in HOOKS for component in getattr(provider, hook)()]
 

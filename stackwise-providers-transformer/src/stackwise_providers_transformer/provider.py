@@ -188,6 +188,12 @@ def stackwise_tasks() -> list[Component]:
             summary="numbers of a row of a table, of a sequence of tokens or of an image",
         ),
         Component(
+            name="distill",
+            options=f"{_PACKAGE}.distill_options:DistillOptions",
+            factory=f"{_PACKAGE}.distill:build_distill",
+            summary="predict every token as a teacher does, and as it is",
+        ),
+        Component(
             name="contrastive",
             options=f"{_PACKAGE}.contrastive_options:ContrastiveOptions",
             factory=f"{_PACKAGE}.contrastive:build_contrastive",

@@ -11,7 +11,7 @@ import attrs
 import torch
 from torch import nn
 
-from stackwise.assembly.workshop import build_module
+from stackwise.assembly.outside import build_module
 from stackwise.config import structure_options
 from stackwise.contracts.components import BuildContext, Kind
 from stackwise.curriculum.bridges import Bridge

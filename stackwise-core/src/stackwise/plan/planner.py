@@ -28,6 +28,7 @@ from stackwise.plan.checks import (
     metric_problems,
     mix_problems,
     name_problems,
+    reference_problems,
     tie_problems,
     watch_problems,
 )
@@ -246,6 +247,7 @@ class _Planner:
             if phase.joined is not None:
                 self.problems += tie_problems(phase.config, phase.joined.drafts.head.spec)
                 phase.state = states.of(phase.config, phase.joined)
+                self.problems += reference_problems(phase.config, phase.joined.drafts.task)
                 self.problems += coupling_problems(phase.config, phase.joined.drafts.task, phase.state.data)
                 self.problems += auxiliary_problems(phase.config, phase.joined.drafts, phase.state.auxiliary)
         compiled = tuple(self._compile(states, phase, phases[i - 1] if i else None) for i, phase in enumerate(phases))

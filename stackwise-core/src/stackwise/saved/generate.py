@@ -11,7 +11,8 @@ from attrs import evolve, frozen
 
 from stackwise import config
 from stackwise.assembly.described import described_part, description_errors, load_exported
-from stackwise.assembly.workshop import Workshop, build_task
+from stackwise.assembly.outside import build_task
+from stackwise.assembly.workshop import Workshop
 from stackwise.contracts.generation import Generates, GenerationSettings, HasTextCodec, TextCodec
 from stackwise.contracts.protocols import vocabulary_of
 from stackwise.contracts.tokenizers import RunTokenizer, Tokenizers
