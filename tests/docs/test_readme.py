@@ -6,11 +6,15 @@ import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from click.testing import CliRunner
 
+from stackwise import config
 from stackwise.cli import COMMANDS, main
+from stackwise.host.discovery import discover
+from stackwise.plan import make_plan
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -91,3 +95,15 @@ def named_commands() -> Iterator[str]:
 def test_every_command_that_is_named_exists() -> None:
     named = {"".join(pair) for pair in named_commands()}
     assert named and named <= set(COMMANDS)
+
+
+def test_its_picture_is_the_timeline_of_its_config() -> None:
+    root = ElementTree.parse(ROOT / "docs" / "timeline.svg").getroot()
+    texts = ["".join(each.itertext()) for each in root.iter("{http://www.w3.org/2000/svg}text")]
+    plan = make_plan(config.load(ROOT / "examples" / "grow-bytes.yaml"), discover())
+    names = [phase.name for phase in plan.schedule]
+    assert [text for text in texts if text in names] == names
+    copies = [
+        f"{new[1]} ← {origin.source[1]}" for new, origin in plan.schedule.phases[1].blocks.items() if origin.source not in (None, new)
+    ]
+    assert sorted(text for text in texts if "←" in text) == sorted(copies)

@@ -87,7 +87,7 @@ class PaddedRows(WalkedLoader):
         places = np.where(mask, starts[:, None] + np.arange(length), 0)
         for name, entries in self._beside.items():
             batch[name] = torch.from_numpy(np.where(mask, entries[places], np.zeros((), dtype=entries.dtype)))
-        return batch
+        return self._delivered(batch)
 
     def _say_without_targets(self, length: int) -> None:
         """Say how many documents hold nothing that a task could predict from what stands before it, in rows of this length."""

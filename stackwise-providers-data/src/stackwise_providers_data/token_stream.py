@@ -94,7 +94,7 @@ class TokenStream(WalkedLoader):
                 self._say_without_targets(self._starts, length)
             segments, positions = documents_in_rows(pages, before, self._starts, self.page_tokens, (rows, length))
             batch |= {"segments": torch.from_numpy(segments), "positions": torch.from_numpy(positions)}
-        return batch
+        return self._delivered(batch)
 
     def _say_without_targets(self, starts: Indices, length: int) -> None:
         """Say how many packed rows have no target, as the corpus is cut in its order: neither a second token of some document nor, where

@@ -5,15 +5,22 @@ Shapes: B batch, T time, D width, N query heads, K key and value heads, H featur
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from stackwise_providers_transformer.attention_precision import attend_precisely
 from stackwise_providers_transformer.kv_cache import KeyValueCache
 from stackwise_providers_transformer.norms import Norm, make_norm
 from stackwise_providers_transformer.options import DecoderOptions
+from stackwise_providers_transformer.packed import Attend, Documents
 from stackwise_providers_transformer.projection import Projection
 from stackwise_providers_transformer.rotary import Rotation, rotate
+
+Seen = torch.Tensor | Documents
+"""What is added to the scores, or the documents that attention stays inside of."""
 
 
 class Attention(nn.Module):
@@ -41,13 +48,13 @@ class Attention(nn.Module):
             return None
         return make_norm(options.norms, (heads if self.whole_norm else 1) * self.features, bias=options.biases.norm)
 
-    def forward(self, x_BTD: torch.Tensor, turn: Rotation | None, mask_B1TT: torch.Tensor | None) -> torch.Tensor:
+    def forward(self, x_BTD: torch.Tensor, turn: Rotation | None, mask_B1TT: Seen | None) -> torch.Tensor:
         """x [B, T, D] → [B, T, D].
 
         Args:
             x_BTD: what queries, keys and values are made of.
             turn: rotation of queries and keys by position, if any.
-            mask_B1TT: what is added to the scores, causality included; None: none but causality.
+            mask_B1TT: what is added to the scores, causality included, or the documents of the rows; None: none but causality.
         """
         batch, time, _ = x_BTD.shape
         heads = (self.heads, self.kv_heads, self.kv_heads)
@@ -58,7 +65,10 @@ class Attention(nn.Module):
             q_BNTH, k_BKTH = rotate(q_BNTH, turn, neighbours=self.neighbours), rotate(k_BKTH, turn, neighbours=self.neighbours)
         if self.cache is not None:
             k_BKTH, v_BKTH = self.cache.extend(k_BKTH, v_BKTH)
-        mixed_BNTH = self._attend(q_BNTH, k_BKTH, v_BKTH, mask_B1TT)
+        if isinstance(mask_B1TT, Documents):
+            mixed_BNTH = _by_document(mask_B1TT, self._attend, q_BNTH, k_BKTH, v_BKTH)
+        else:
+            mixed_BNTH = self._attend(q_BNTH, k_BKTH, v_BKTH, mask_B1TT)
         mixed: torch.Tensor = self.output(mixed_BNTH.transpose(1, 2).reshape(batch, time, self.heads * self.features))
         return mixed
 
@@ -71,22 +81,11 @@ class Attention(nn.Module):
         return normed
 
     def _attend(self, q_BNTH: torch.Tensor, k_BKTH: torch.Tensor, v_BKTH: torch.Tensor, mask_B1TT: torch.Tensor | None) -> torch.Tensor:
-        """Attend in the precision of v; on a CPU in float32 or better, because its kernels of low precision are slow."""
-        dtype, device = v_BKTH.dtype, v_BKTH.device.type
-        if device != "cpu":
-            return self._mixed(q_BNTH, k_BKTH, v_BKTH, mask_B1TT, dtype)
-        precise = torch.promote_types(dtype, torch.float32)
-        if dtype == precise and not torch.is_autocast_enabled(device):
-            return self._mixed(q_BNTH, k_BKTH, v_BKTH, mask_B1TT, dtype)
-        with torch.autocast(device, enabled=False):
-            return self._mixed(q_BNTH, k_BKTH, v_BKTH, mask_B1TT, precise).to(dtype)
+        return attend_precisely(partial(self._mixed, mask_B1TT), q_BNTH, k_BKTH, v_BKTH)
 
-    def _mixed(
-        self, q_BNTH: torch.Tensor, k_BKTH: torch.Tensor, v_BKTH: torch.Tensor, mask_B1TT: torch.Tensor | None, to: torch.dtype
-    ) -> torch.Tensor:
+    def _mixed(self, mask_B1TT: torch.Tensor | None, q_BNTH: torch.Tensor, k_BKTH: torch.Tensor, v_BKTH: torch.Tensor) -> torch.Tensor:
         """The values mixed by the softmax, in one precision."""
         causal = self.causal and mask_B1TT is None and q_BNTH.shape[2] == k_BKTH.shape[2]  # the last position alone sees all
-        q_BNTH, k_BKTH, v_BKTH = q_BNTH.to(to), k_BKTH.to(to), v_BKTH.to(to)
         if self.cap is not None:
             return _capped(q_BNTH, k_BKTH, v_BKTH, mask_B1TT, causal=causal, scale=self.scale, cap=self.cap)
         return F.scaled_dot_product_attention(
@@ -98,6 +97,11 @@ class Attention(nn.Module):
             scale=self.scale,
             enable_gqa=self.heads != self.kv_heads,
         )
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # every batch has documents of other lengths, and each would be a graph of its own
+def _by_document(documents: Documents, attend: Attend, q_BNTH: torch.Tensor, k_BKTH: torch.Tensor, v_BKTH: torch.Tensor) -> torch.Tensor:
+    return documents.attend(attend, q_BNTH, k_BKTH, v_BKTH)
 
 
 def _capped(

@@ -5,7 +5,7 @@ Shapes: B batch, T time, D width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from stackwise import BuildContext, RackSpec, UserError
-from stackwise_providers_transformer.attention import Attention
+from stackwise_providers_transformer.attention import Attention, Seen
 from stackwise_providers_transformer.block_options import repeated_pattern
 from stackwise_providers_transformer.documents import attention_mask, positions_within
 from stackwise_providers_transformer.dropout import Dropout
@@ -23,6 +23,7 @@ from stackwise_providers_transformer.learned_positions import LearnedPositions
 from stackwise_providers_transformer.mlp import make_mlp
 from stackwise_providers_transformer.norms import make_norm
 from stackwise_providers_transformer.options import DecoderOptions, check_sizes
+from stackwise_providers_transformer.packed import find_documents
 from stackwise_providers_transformer.rotary import Rotation, rotation
 
 
@@ -49,14 +50,14 @@ class Block(nn.Module):
         self.dropout = Dropout(options.dropout)
 
     def forward(
-        self, hidden_BTD: torch.Tensor, turn: Rotation | None, mask_B1TT: torch.Tensor | None, real_BT: torch.Tensor | None = None
+        self, hidden_BTD: torch.Tensor, turn: Rotation | None, mask_B1TT: Seen | None, real_BT: torch.Tensor | None = None
     ) -> torch.Tensor | tuple[torch.Tensor, Reported]:
         """hidden [B, T, D] → [B, T, D]; dropout falls on each branch while the block itself is in training mode.
 
         Args:
             hidden_BTD: the hidden state.
             turn: of queries and keys.
-            mask_B1TT: added to the scores of attention.
+            mask_B1TT: added to the scores of attention, or the documents that it stays inside of.
             real_BT: for experts: whether a position is real.
 
         Returns:
@@ -126,6 +127,8 @@ class Decoder(nn.Module):
         self.norm = None if norms.at == "post" else make_norm(norms, options.width, bias=norm_bias)
         self._turns = repeated_pattern(options.rotary.blocks if options.rotary else None, options.blocks)
         self._windows = repeated_pattern(options.window.blocks, options.blocks) if options.window else (False,) * options.blocks
+        self._widths = (None, options.window.size if options.window else None)
+        """How near an entry has to be to be seen, in blocks without and with the window; any when None."""
         self._attentions = [module for module in self.modules() if isinstance(module, Attention)]
         self._dropouts = [module for module in self.modules() if isinstance(module, Dropout)]
 
@@ -179,6 +182,21 @@ class Decoder(nn.Module):
         Returns:
             [B, T, D]; with experts a pair, of that and the sums of their losses over all blocks.
         """
+        return self.forward_blocks(hidden, 0, None, positions=positions, segments=segments, prefix=prefix, mask=mask)
+
+    def forward_blocks(
+        self,
+        hidden: torch.Tensor,
+        start: int,
+        stop: int | None,
+        *,
+        positions: torch.Tensor | None = None,
+        segments: torch.Tensor | None = None,
+        prefix: torch.Tensor | None = None,
+        mask: torch.Tensor | None = None,
+    ) -> torch.Tensor | tuple[torch.Tensor, Reported]:
+        """The same through some blocks alone, counted over all stacks: what comes before them with `start` 0, what comes behind them
+        with `stop` None."""
         before = self._positions_before()
         if segments is not None and positions is None:
             positions = positions_within(segments)
@@ -186,23 +204,15 @@ class Decoder(nn.Module):
             if not (segments is None and prefix is None and mask is None and positions is None):
                 raise ValueError("entries that continue a row take no side input")
             positions = torch.arange(before, before + hidden.shape[1], device=hidden.device)[None]
-        if self.positions is not None:
-            hidden = self.positions(hidden, positions)
         turns = [self._turn(hidden, positions, windowed=windowed) for windowed in (False, True)]
-        hidden = _normed(self.embedding_norm, hidden)
-
-        def seen(window: int | None) -> torch.Tensor | None:
-            if before:
-                return _continued(hidden, before, window)
-            narrow = window is not None and window < hidden.shape[1]
-            if segments is None and prefix is None and mask is None and not narrow:
-                return None
-            return attention_mask(hidden, segments, causal=self.options.causal, prefix_B=prefix, real_BT=mask, window=window)
-
-        masks = [seen(None), seen(self.options.window.size) if self.options.window is not None else None]
+        if not start:
+            hidden = hidden if self.positions is None else self.positions(hidden, positions)
+            hidden = _normed(self.embedding_norm, hidden)
+        masks: Sequence[Seen | None] = [_continued(hidden, before, window) for window in self._widths] if before else ()
+        masks = masks or self._seen(hidden, segments, prefix, mask)
         reported: Reported = {}
-        blocks = (block for stack in self.stacks.children() for block in stack.children())
-        for block, turned, windowed in zip(blocks, self._turns, self._windows, strict=True):
+        blocks = [block for stack in self.stacks.children() for block in stack.children()]
+        for block, turned, windowed in list(zip(blocks, self._turns, self._windows, strict=True))[start:stop]:
             turn = turns[windowed] if turned else None
             if self.options.experts is None:
                 hidden = block(hidden, turn, masks[windowed])
@@ -211,8 +221,25 @@ class Decoder(nn.Module):
             for name, (total, count) in sums.items():
                 so_far = reported.get(name)
                 reported[name] = (total, count) if so_far is None else (so_far[0] + total, so_far[1] + count)
-        hidden = _normed(self.norm, hidden)
+        if stop is None:
+            hidden = _normed(self.norm, hidden)
         return hidden if self.options.experts is None else (hidden, reported)
+
+    def _seen(
+        self, hidden: torch.Tensor, segments: torch.Tensor | None, prefix: torch.Tensor | None, mask: torch.Tensor | None
+    ) -> Sequence[Seen | None]:
+        """What attention sees without and with the window: documents where every entry sees its own alone, else a mask."""
+        parts, causal = [part for part in (segments, mask) if part is not None], self.options.causal
+        if prefix is None and (documents := find_documents(hidden, parts, causal=causal, windows=self._widths)) is not None:
+            return documents
+
+        def whole(window: int | None) -> torch.Tensor | None:
+            narrow = window is not None and window < hidden.shape[1]
+            if prefix is None and not parts and not narrow:
+                return None
+            return attention_mask(hidden, segments, causal=causal, prefix_B=prefix, real_BT=mask, window=window)
+
+        return [whole(window) for window in self._widths]
 
     def _positions_before(self) -> int:
         cache = self._attentions[0].cache if self._attentions else None

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from stackwise.cli.process import prepare_process
 from stackwise.errors import UserError
 
 
@@ -17,6 +18,7 @@ from stackwise.errors import UserError
 Examples:
   stackwise evaluate runs/grow-bytes-001
   stackwise evaluate runs/grow-bytes-001 --only heldout --json
+  stackwise evaluate runs/grow-bytes-001 --data test.yaml
   stackwise evaluate runs/grow-bytes-001 --set evaluate.test='{batches: 8,
       sources: {t: {use: data.text-files, heldout: 1, paths: [t/*.txt]}}}'
   stackwise evaluate runs/chat-001 --tasks hellaswag,arc_easy --limit 200
@@ -28,6 +30,13 @@ at fault, 3 a provider's defect.
 )
 @click.argument("directory", metavar="RUN", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Declare or change a key under `evaluate`; repeatable.")
+@click.option(
+    "--data",
+    multiple=True,
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Evaluate on other data: a YAML file as of one key under `evaluate`, or a config with data.sources; repeatable.",
+)
 @click.option("--only", multiple=True, metavar="NAME", help="This evaluation alone; repeatable.  [default: all]")
 @click.option("--tasks", metavar="NAMES", help="Tasks of lm-evaluation-harness instead, by commas (extra: lm-eval).")
 @click.option("--include", type=click.Path(path_type=Path), help="Folder with definitions of further --tasks.")
@@ -37,23 +46,39 @@ at fault, 3 a provider's defect.
 @click.option("--length", type=click.IntRange(min=2), help="Longest row of --tasks; longer ones lose their begin.  [default: the run's]")
 @click.option("--start", type=click.IntRange(min=0), help="Id before a text of --tasks that nothing precedes.  [default: the vocabulary's]")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list, an object an evaluation.")
-def evaluate(directory: Path, overrides: tuple[str, ...], only: tuple[str, ...], tasks: str | None, as_json: bool, **asked: Any) -> None:
+def evaluate(
+    directory: Path,
+    overrides: tuple[str, ...],
+    data: tuple[Path, ...],
+    only: tuple[str, ...],
+    tasks: str | None,
+    as_json: bool,
+    **asked: Any,
+) -> None:
     """Evaluate the model of a RUN: its final weights, or those of its newest checkpoint while it has not finished.
 
     Without options these are the evaluations that the run declares, on the same data, so a finished run prints its last figures again.
-    Others are declared as a config would, under `evaluate`. Nothing is written.
+    Others are declared as a config would, under `evaluate`. Nothing is written. A file for --data is
+    `sources: {test: {use: data.text-files, paths: [test/*.txt]}}` and, where they matter, batches, batch_size and seq_len.
 
     With --tasks they are those of lm-evaluation-harness, which fetches their questions where the task's definition says so; with
     HF_HUB_OFFLINE=1 in the environment it fetches nothing. RUN may be an export then.
     """
+    prepare_process()
     told = {name: value for name, value in asked.items() if value is not None}
     if tasks is not None:
-        if overrides or only:
-            raise UserError("--set and --only speak of the run's own evaluations, which --tasks replaces: leave them out")
+        if overrides or only or data:
+            raise UserError("--set, --data and --only speak of the run's own evaluations, which --tasks replaces: leave them out")
         _ask(directory, tasks, told, as_json=as_json)
         return
     if told:
         raise UserError(f"--{next(iter(told))} belongs to --tasks: name tasks, or leave it out")
+    if data:
+        from stackwise.saved.evaluate import declaration_in
+
+        others = dict(map(declaration_in, data))
+        overrides = (*overrides, *(f"evaluate.{name}={json.dumps(declared)}" for name, declared in others.items()))
+        only = (*only, *others)
     _evaluate(directory, overrides, only, as_json=as_json)
 
 

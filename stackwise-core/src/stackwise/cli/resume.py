@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from stackwise.cli.process import prepare_process
 from stackwise.cli.run import show
 
 
@@ -20,7 +21,8 @@ Exit codes: as for `stackwise run`; 0 also when the run has already finished.
 )
 @click.argument("directory", metavar="RUN", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a key from here on; repeatable.")
-def resume(directory: Path, overrides: tuple[str, ...]) -> None:
+@click.option("-q", "--quiet", is_flag=True, help="Show only what goes otherwise than planned, and print the run directory alone.")
+def resume(directory: Path, overrides: tuple[str, ...], quiet: bool) -> None:
     """Go on with the run in the directory RUN from its newest valid checkpoint.
 
     The run goes on bit for bit as if it had not been interrupted. A damaged checkpoint is passed over, the reason printed, and the
@@ -31,7 +33,8 @@ def resume(directory: Path, overrides: tuple[str, ...]) -> None:
     """
     from stackwise.storage.lock import refuse_held
 
+    prepare_process()
     refuse_held(directory)
     from stackwise.runs.run import resume as resume_run
 
-    show(resume_run(directory, overrides))
+    show(resume_run(directory, overrides, quiet=quiet), quiet=quiet)

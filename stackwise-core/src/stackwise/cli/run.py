@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from stackwise.cli.process import prepare_process
+
 if TYPE_CHECKING:
     from stackwise.runs.run import Result
 
@@ -34,7 +36,8 @@ Ctrl-C and 143 by SIGTERM, with the state saved.
     show_default=True,
     help="Continue the run at --output, or the newest of this name: never, if there is one, or always.",
 )
-def run(file: Path, overrides: tuple[str, ...], output: Path | None, resume: Literal["never", "auto", "must"]) -> None:
+@click.option("-q", "--quiet", is_flag=True, help="Show only what goes otherwise than planned, and print the run directory alone.")
+def run(file: Path, overrides: tuple[str, ...], output: Path | None, resume: Literal["never", "auto", "must"], quiet: bool) -> None:
     """Train what the config FILE declares, phase by phase.
 
     The config is checked whole before anything is read or built. The run directory then holds the resolved config, the plan,
@@ -44,23 +47,27 @@ def run(file: Path, overrides: tuple[str, ...], output: Path | None, resume: Lit
     """
     from stackwise.storage.lock import refuse_held
 
+    prepare_process()
     if resume != "never" and output is not None:
         refuse_held(output)
     from stackwise.runs.run import run as run_experiment
 
-    show(run_experiment(file, overrides, output, resume=resume))
+    show(run_experiment(file, overrides, output, resume=resume, quiet=quiet), quiet=quiet)
 
 
-def show(result: Result) -> None:
-    """Print the outcome of a run."""
+def show(result: Result, *, quiet: bool) -> None:
+    """Print the outcome of a run; quiet, its directory alone."""
+    from stackwise.reports.terminal import columns_of, wrap
+
+    if quiet:
+        click.echo(result.directory)
+        return
     if result.finished_before:
         steps = result.summary.finished.steps if result.summary.finished is not None else 0
         click.echo(f"{result.directory} has finished already, after {steps:,} steps: nothing is left to train")
         further = "run.horizon=…" if result.summary.stopped is None else "run.stop=null, or a larger run.stop.patience,"
         click.echo(f"to train it further: --set {further} (or `stackwise branch`)")
         return
-    click.echo(result.summary.text())
-    click.echo(
-        f"files: {result.directory}/ (config.yaml, plan.json, events.jsonl, metrics.jsonl, status.json, checkpoints/, "
-        "final/weights.safetensors)"
-    )
+    click.echo(result.summary.text(columns_of()))
+    files = "config.yaml, plan.json, events.jsonl, metrics.jsonl, status.json, checkpoints/, final/weights.safetensors"
+    click.echo(wrap(f"files: {result.directory}/ ({files})", columns_of()))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -49,6 +49,10 @@ def number(value: torch.Tensor | float) -> float:
     return float(value.item() if isinstance(value, torch.Tensor) else value)
 
 
+Told = Callable[[str, int, int], None]
+"""Hears an evaluation's name, the batches that are done, and how many there are."""
+
+
 @frozen(kw_only=True)
 class Evaluation:
     """A named evaluation with its own data plane."""
@@ -63,9 +67,16 @@ class Evaluation:
     weights: str = "live"
     """`live`, or `ema` for the averaged ones."""
 
-    def run(self, model: nn.Module, objective: Objective, placement: Placement, moment: Moment) -> dict[str, float]:
+    def run(
+        self,
+        model: nn.Module,
+        objective: Objective,
+        placement: Placement,
+        moment: Moment,
+        told: Callable[[str, int, int], None] | None = None,
+    ) -> dict[str, float]:
         """Loss and metrics over the same batches every time, each weighted by its denominator; training state is untouched. Of ready-made
-        batches that come to an end before, none is read twice.
+        batches that come to an end before, none is read twice. `told` hears before each batch how many of how many are done.
 
         Raises:
             DataError: no batch has a target.
@@ -78,6 +89,8 @@ class Evaluation:
             with seeded(step_seed(key, 0)), objective.fixed(self.values) as task, judging(model), placement.forward_context():
                 prepare = task.prepare_evaluation if isinstance(task, PreparesEvaluations) else task.prepare
                 for i in range(self.batches):
+                    if told is not None:
+                        told(self.name, i, self.batches)
                     instant = moment._replace(step=i, t=0.0, phase_t=0.0)
                     batches = self.data.batches(instant)
                     if self.data.lap() > lap:

@@ -317,7 +317,8 @@ class TrainingMachine:
                 continue
             start = perf_counter()
             with self.optimizer.evaluating(evaluation.weights):
-                metrics = evaluation.run(self.model.model, self.objective, self.placement, self.schedule.at(step=step))
+                moment, told = self.schedule.at(step=step), self.observers.evaluating
+                metrics = evaluation.run(self.model.model, self.objective, self.placement, moment, told)
             yield Evaluated(step, phase, name, at, metrics, perf_counter() - start)
             if at != "entry":  # the model has not trained since the exit evaluation
                 named = {f"{name}.{metric}": value for metric, value in metrics.items()}

@@ -24,6 +24,8 @@ class Observers:
         self._declared = tuple(declared)
         self._active = list(declared)
         self._listeners: list[Observer] = []
+        self.evaluating: Callable[[str, int, int], None] | None = None
+        """Hears how far an evaluation is: its name, batches done, batches in all."""
 
     def listen(self, listener: Observer) -> None:
         """Add a listener of the run itself, called after the declared observers; its errors end the run."""

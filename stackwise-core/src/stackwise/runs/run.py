@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from contextlib import closing, nullcontext, suppress
 from glob import escape
@@ -18,17 +19,15 @@ from stackwise.config import Experiment
 from stackwise.errors import RunStopped, UserError
 from stackwise.host.discovery import discover
 from stackwise.host.registry import blaming
-from stackwise.plan import make_plan
-from stackwise.reports.page.render import render_page
+from stackwise.plan import Plan, make_plan
 from stackwise.reports.progress import Progress
-from stackwise.reports.record import read_run
 from stackwise.reports.summary import Summary
 from stackwise.runs.loop import RunLoop, summary_of
-from stackwise.runs.rest import Declaration, Rest, checkpoint_at, config_of, newest_in
+from stackwise.runs.rest import Declaration, Rest, checkpoint_at, config_of, costs_in, newest_in
 from stackwise.saved.export import describe_model, describe_run, exported_tensors
 from stackwise.saved.provenance import Origin, describe
 from stackwise.storage.checkpoints.store import SET_ASIDE, CheckpointStore, Skipped
-from stackwise.storage.run_directory import CHECKPOINTS, CONFIG, FINAL, FINISHED, RunDirectory, refuse_existing
+from stackwise.storage.run_directory import CHECKPOINTS, CONFIG, FINAL, FINISHED, PLAN, RunDirectory, refuse_existing
 from stackwise.storage.weights import save_weights
 
 Resume = Literal["never", "auto", "must"]
@@ -45,6 +44,9 @@ class Result:
 
     def _repr_html_(self) -> str:
         """The page of the run, in a frame of its own, where a notebook shows the result."""
+        from stackwise.reports.page.render import render_page  # a run is rarely drawn by the process that trained it
+        from stackwise.reports.record import read_run
+
         page = escape_html(render_page([read_run(self.directory)]), quote=True)
         return f'<iframe srcdoc="{page}" title="Report of {escape_html(self.directory.name)}" width="100%" height="900"></iframe>'
 
@@ -55,6 +57,8 @@ def run(
     output: Path | str | None = None,
     stream: TextIO | None = None,
     resume: Resume = "never",
+    *,
+    quiet: bool = False,
 ) -> Result:
     """Train what a config declares, into a run directory: with logs, progress, checkpoints and the final weights.
 
@@ -66,6 +70,7 @@ def run(
         output: the run directory, which must not exist unless the run is to go on; `runs/<name>-NNN` when left out.
         stream: where progress goes; standard error when left out.
         resume: whether to go on with the run at `output`, or the newest of this name: `never`, `auto` (if there is one) or `must`.
+        quiet: whether to show only what went otherwise than planned.
 
     Raises:
         ConfigError: mistakes in the config.
@@ -80,35 +85,46 @@ def run(
     if resume != "never":
         experiment.check()
         if (existing := _existing(output, experiment.run.name)) is not None:
-            return _go_on(existing, experiment, stream)
+            return _go_on(existing, experiment, stream, quiet=quiet)
         if resume == "must":
             where = output if output is not None else f"runs/{experiment.run.name}-NNN"
             raise UserError(f"there is no run at {where} to go on with: leave --resume out to begin one")
     rest = Rest(make_plan(experiment, discover()).with_tokenizers())
     machine = assemble(rest.plan)
-    directory = RunDirectory.create(output, experiment.run.name, Declaration.of(rest.plan).write)
-    progress = Progress(rest.plan.schedule, stream)
-    progress.say(f"files {directory.path}/")
+    declaration = Declaration.of(rest.plan)
+    directory = RunDirectory.create(output, experiment.run.name, declaration.write)
+    progress = _progress(rest.plan, stream, quiet=quiet, costs=declaration.costs)
+    progress.tell(f"files {directory.path}/")
     return _train(RunLoop.of(rest.plan, machine, directory, progress), rest, fresh=True)
 
 
-def resume(directory: Path, overrides: Sequence[str] = (), stream: TextIO | None = None) -> Result:
+def resume(directory: Path, overrides: Sequence[str] = (), stream: TextIO | None = None, *, quiet: bool = False) -> Result:
     """Go on with a run from its newest valid checkpoint, by its own config.
 
     Args:
         directory: the run directory.
         overrides: `--set` assignments for what is still to come.
         stream: where progress goes; standard error when left out.
+        quiet: whether to show only what went otherwise than planned.
 
     Raises:
         ConfigError: an assignment that would change the declaration of finished steps.
         UserError: no run directory, or another process writes to it.
         DataError: the data changed.
     """
-    return _go_on(directory, config.load(config_of(directory), overrides), stream)
+    return _go_on(directory, config.load(config_of(directory), overrides), stream, quiet=quiet)
 
 
-def branch(directory: Path, at: str, overrides: Sequence[str] = (), output: Path | None = None, stream: TextIO | None = None) -> Result:
+def branch(
+    directory: Path,
+    at: str,
+    overrides: Sequence[str] = (),
+    output: Path | None = None,
+    stream: TextIO | None = None,
+    *,
+    source: Path | None = None,
+    quiet: bool = False,
+) -> Result:
     """Begin a run in the middle of another, whose past it shares.
 
     Args:
@@ -117,13 +133,15 @@ def branch(directory: Path, at: str, overrides: Sequence[str] = (), output: Path
         overrides: `--set` assignments for what is to come.
         output: the new run directory, which must not exist; `runs/<name>-NNN` when left out.
         stream: where progress goes; standard error when left out.
+        source: the config of the new run; that of the other when left out.
+        quiet: whether to show only what went otherwise than planned.
 
     Raises:
-        ConfigError: an assignment that would change the past.
+        ConfigError: a config or an assignment that would change the past.
         UserError: there is no whole checkpoint there.
     """
     checkpoint, skipped = checkpoint_at(directory, at)
-    rest = Rest.after(checkpoint, config.load(config_of(directory), overrides), directory)
+    rest = Rest.after(checkpoint, config.load(config_of(directory) if source is None else source, overrides), directory)
     machine = rest.machine()
     origin = Origin(run=str(directory), step=checkpoint.step, sha256=sha256((checkpoint.path / "manifest.json").read_bytes()).hexdigest())
     declaration, parent, reason = Declaration.of(rest.plan), origin.as_json(), "branch"
@@ -135,28 +153,29 @@ def branch(directory: Path, at: str, overrides: Sequence[str] = (), output: Path
         CheckpointStore(new.path / CHECKPOINTS).save(checkpoint.step, machine.state(), about, pin=reason)
 
     new = RunDirectory.create(output, rest.plan.experiment.run.name, share_the_past)
-    progress = Progress(rest.plan.schedule, stream)
+    progress = _progress(rest.plan, stream, quiet=quiet, costs=declaration.costs)
     _say_skipped(progress, skipped)
-    progress.say(f"branch {new.path} from {directory} at step {checkpoint.step:,} of {rest.plan.schedule.steps:,}")
+    progress.tell(f"branch {new.path} from {directory} at step {checkpoint.step:,} of {rest.plan.schedule.steps:,}")
     return _train(RunLoop.of(rest.plan, machine, new, progress, parent, reason), rest, fresh=True)
 
 
-def _go_on(path: Path, experiment: Experiment, stream: TextIO | None) -> Result:
+def _go_on(path: Path, experiment: Experiment, stream: TextIO | None, *, quiet: bool) -> Result:
     """Resume; everything that can be refused is refused before the directory changes."""
     directory = RunDirectory.open(path)
     try:
         checkpoint, skipped = newest_in(path)
         rest = Rest.after(checkpoint, experiment, path)
         if _is_finished(directory, rest):
-            summary = summary_of(directory, Progress(rest.plan.schedule, stream))
+            summary = summary_of(directory, _progress(rest.plan, stream, quiet=quiet))
             directory.close()
             return Result(path, summary, finished_before=True)
         machine = rest.machine()
         declaration = None if rest.is_declared_in(directory) else Declaration.of(rest.plan)
-        progress = Progress(rest.plan.schedule, stream)
+        costs = costs_in(json.loads((path / PLAN).read_bytes())) if declaration is None else declaration.costs
+        progress = _progress(rest.plan, stream, quiet=quiet, costs=costs)
         _say_skipped(progress, skipped)
         from_ = f"checkpoint {checkpoint.name}" if checkpoint is not None else "the beginning, as there is no checkpoint"
-        progress.say(f"resume {path} at step {rest.step:,} of {rest.plan.schedule.steps:,}, from {from_}")
+        progress.tell(f"resume {path} at step {rest.step:,} of {rest.plan.schedule.steps:,}, from {from_}")
         if skipped:
             directory.check_place()
             CheckpointStore(path / CHECKPOINTS).set_aside(skipped)
@@ -171,6 +190,10 @@ def _go_on(path: Path, experiment: Experiment, stream: TextIO | None) -> Result:
         directory.close()
         raise
     return _train(loop, rest)
+
+
+def _progress(plan: Plan, stream: TextIO | None, *, quiet: bool, costs: Sequence[float] | None = None) -> Progress:
+    return Progress(plan.schedule, stream, quiet=quiet, costs=costs, compiles=plan.experiment.run.compile)
 
 
 def _is_finished(directory: RunDirectory, rest: Rest) -> bool:

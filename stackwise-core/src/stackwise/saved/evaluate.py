@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import torch
 
@@ -57,6 +59,24 @@ def evaluate(run: Path, overrides: Sequence[str] = (), only: Collection[str] = (
         raise UserError(f"{run} declares no evaluation: give one, as --set {SECTION}.test='{{batches: 8, sources: {{…}}}}'")
     with blaming(plan.providers):
         yield from _results(saved, plan, run, only)
+
+
+def declaration_in(file: Path) -> tuple[str, dict[str, Any]]:
+    """Name and declaration of the evaluation on other data that a file describes: what stands under a key of `evaluate`, or a config, of
+    whose `data` the sources and the shape of the batch are taken.
+
+    Raises:
+        ConfigError: no YAML, or no map.
+        UserError: it names no sources.
+    """
+    written = config.read_file(file).plain()
+    declared = written.get("data", written) if isinstance(written, dict) else written
+    if not isinstance(declared, dict) or not isinstance(declared.get("sources"), dict):
+        raise UserError(f"{file} names no data: write `sources: {{test: {{use: …}}}}`, or give a config with data.sources")
+    if declared is not written:
+        declared = {key: declared[key] for key in ("sources", "batch_size", "seq_len") if key in declared}
+    name = re.sub(r"[^a-z0-9]+", "-", file.stem.lower()).strip("-") or "data"
+    return name, declared
 
 
 def _open(run: Path) -> SavedModel:

@@ -192,7 +192,7 @@ class DataPlane:
 
     def fingerprints(self) -> dict[str, Mapping[str, Any]]:
         """What each source that can say so reads, sources no longer named included."""
-        return {name: source.fingerprint for name, source in self._all().items() if source.fingerprint is not None}
+        return {name: dict(source.fingerprint) for name, source in self._all().items() if source.fingerprint is not None}
 
     def vocabularies(self) -> list[tuple[str, str]]:
         """Source and vocabulary of its ids, for all that say it, sources of phases to come included."""
