@@ -47,6 +47,8 @@ class Settings:
     """Whether to judge the model on the last batch before and after every boundary that changes it."""
     stop: StopRule | None = None
     """When to end before the horizon, because a metric no longer gets better."""
+    stalls: Mapping[str, StopRule] = Factory(dict)
+    """Phase → when to end it before its last step."""
     auxiliary: Mapping[str, float] = Factory(dict)
     """Weights of the losses that parts of the model add to a finished task's: `<role>.<name>` → weight."""
     bridges: Sequence[str] = ()

@@ -20,6 +20,7 @@ from stackwise.contracts.events import (
     Rewound,
     RunFinished,
     RunStarted,
+    Stalled,
     StepDone,
     Stopped,
 )
@@ -45,8 +46,8 @@ class Progress:
     def __init__(
         self, schedule: PhaseSchedule, stream: TextIO | None = None, *, quiet: bool = False, costs: Sequence[float] | None = None
     ) -> None:
-        self._schedule, self._quiet = schedule, quiet
-        self._edges, self._done_at_edges = _cumulated(schedule, costs)
+        self._quiet = quiet
+        self.plan(schedule, costs)
         stream = stream if stream is not None else sys.stderr
         self._stream: TextIO | None = getattr(stream, "unescaped", stream)  # its lines are escaped here, its own sequences are not
         self._live = not quiet and self._stream is not None and self._stream.isatty() and os.environ.get("TERM") != "dumb"
@@ -59,6 +60,11 @@ class Progress:
         self._window: tuple[float, int] = (0.0, 0)
         self._seconds = 0.0
         """Of training, without evaluation."""
+
+    def plan(self, schedule: PhaseSchedule, costs: Sequence[float] | None) -> None:
+        """Take another timeline for what is to come."""
+        self._schedule = schedule
+        self._edges, self._done_at_edges = _cumulated(schedule, costs)
 
     def __call__(self, event: Event) -> None:
         """Show one event, if it is time to."""
@@ -77,6 +83,8 @@ class Progress:
             self.say(f"      step {event.step}: learning rates × {event.factor:g} (were × {event.factor_before:g}): {event.why}")
         elif isinstance(event, Stopped):
             self.say(f"      stops at step {event.step}: {event.why}")
+        elif isinstance(event, Stalled):
+            self.tell(f"      {event.phase} ends at step {event.step}: {event.why}")
         elif isinstance(event, ConfigChanged):
             self.say(f"      from step {event.step} on  {event.key}: {event.before} → {event.after}")
         elif isinstance(event, CheckpointRefused):

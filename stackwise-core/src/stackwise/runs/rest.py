@@ -16,6 +16,7 @@ from stackwise.contracts.tokenizers import Tokenizers
 from stackwise.errors import UserError
 from stackwise.host.discovery import discover
 from stackwise.machine.machine import TrainingMachine
+from stackwise.machine.observers import Observers
 from stackwise.plan import Plan, make_plan
 from stackwise.saved.provenance import (
     Described,
@@ -125,8 +126,8 @@ class Rest:
         versions, files = changed_versions(self.saved.versions, self.plan), changed_files(self.saved.providers, self.plan)
         return [*versions, *files, *changed_threads(self.saved.threads), *gone]
 
-    def machine(self) -> TrainingMachine:
-        """The machine at the step to go on from.
+    def machine(self, observers: Observers | None = None) -> TrainingMachine:
+        """The machine at the step to go on from, with the declared observers or those that there are.
 
         Raises:
             UserError: incompatible versions, or a state of another declaration.
@@ -134,7 +135,7 @@ class Rest:
         """
         if self.saved is not None:
             changed_versions(self.saved.versions, self.plan)  # refuses before anything is built; `notes` gives the sentences
-        machine = assemble(self.plan)
+        machine = assemble(self.plan, observers=observers)
         if self.checkpoint is None or self.saved is None:
             return machine
         try:
