@@ -87,21 +87,11 @@ def _assemble(plan: Plan, observers: Observers | None) -> TrainingMachine:
             halt_after=1 if run.non_finite == "halt" else run.halt_after,
             probe=run.probe,
             stop=StopRule.of(run.stop.watched, run.stop.patience, run.stop.least),
-            stalls=_stalls(plan),
+            stalls=StopRule.by_phase((phase.name, phase.stalls) for phase in plan.experiment.phases),
             bridges=[*(str(bridge) for bridge in plan.bridges), *log_notes(plan, data)],
             providers=[f"{provider.distribution} {provider.version} sha256:{provider.file_digest}" for provider in plan.providers],
         ),
     )
-
-
-def _stalls(plan: Plan) -> Mapping[str, StopRule]:
-    """Phase → the rule by which it may end before."""
-    rules = {
-        phase.name: StopRule.of(phase.stalls.watched, phase.stalls.patience, phase.stalls.least)
-        for phase in plan.experiment.phases
-        if phase.stalls is not None
-    }
-    return {name: rule for name, rule in rules.items() if rule is not None}
 
 
 class Workshop:

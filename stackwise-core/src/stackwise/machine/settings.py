@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from attrs import Factory, frozen
@@ -31,6 +31,12 @@ class StopRule:
         said: dict[str, Any] = {"patience": patience, "least": least}
         more = {key: value for key, value in said.items() if value is not None}
         return cls(metric=watched[0], more=watched[1] == "max", **more)
+
+    @classmethod
+    def by_phase(cls, declared: Iterable[tuple[str, Any]]) -> dict[str, StopRule]:
+        """The rules of the phases that have one, from what a config says of each: `watched`, `patience` and `least`, or None."""
+        rules = ((name, cls.of(said.watched, said.patience, said.least)) for name, said in declared if said is not None)
+        return {name: rule for name, rule in rules if rule is not None}
 
 
 @frozen(kw_only=True)
