@@ -38,7 +38,8 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
     "saved": (*LOWER, "assembly"),
     "conformance": (*(room for room in LOWER if room != "storage"), "assembly"),
     "runs": (*LOWER, "assembly", "reports", "saved"),
-    "cli": (*LOWER, "assembly", "reports", "saved", "runs", "conformance", "scaffold"),
+    "sweeps": ("contracts", "host", "config", "plan", "storage", "assembly"),
+    "cli": (*LOWER, "assembly", "reports", "saved", "runs", "sweeps", "conformance", "scaffold"),
 }
 """Room of the core → the rooms it may import; every room may import itself, `errors` and the version."""
 
