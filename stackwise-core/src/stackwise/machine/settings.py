@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from attrs import Factory, frozen
+from torch import nn
 
 from stackwise.machine.placement import Placement
 
@@ -57,6 +58,8 @@ class Settings:
     """Phase → when to end it before its last step."""
     auxiliary: Mapping[str, float] = Factory(dict)
     """Weights of the losses that parts of the model add to a finished task's: `<role>.<name>` → weight."""
+    reference: nn.Module | None = None
+    """The frozen model that a finished task compares with, where its spec says `given`."""
     bridges: Sequence[str] = ()
     """One sentence for each bridged junction, reported at the start."""
     providers: Sequence[str] = ()
