@@ -17,7 +17,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-LOWER = ("timeline", "contracts", "curriculum", "host", "storage", "config", "planes", "plan", "machine")
+LOWER = ("timeline", "contracts", "curriculum", "host", "storage", "config", "planes", "plan", "processes", "machine")
 """What assembly may import: the declared side, the live side, and files."""
 
 MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
@@ -32,7 +32,8 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
     "planes": ("timeline", "contracts", "curriculum"),
     "builtin": ("contracts", "planes"),
     "plan": ("timeline", "contracts", "curriculum", "host", "config"),
-    "machine": ("timeline", "contracts", "curriculum", "planes"),
+    "processes": ("planes",),
+    "machine": ("timeline", "contracts", "curriculum", "planes", "processes"),
     "assembly": LOWER,
     "reports": ("timeline", "contracts", "curriculum", "storage", "plan", "assembly"),
     "saved": (*LOWER, "assembly"),

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from stackwise.cli.processes import process_options, start_processes
+from stackwise.processes.place import Place
+
 if TYPE_CHECKING:
     from stackwise.runs.run import Result
 
@@ -18,10 +21,12 @@ Examples:
   stackwise run exp.yaml --set run.horizon="200 steps" --set optimizer.lr=1e-3
   stackwise run exp.yaml --output runs/first
   stackwise run exp.yaml --output runs/first --resume auto
+  stackwise run exp.yaml --ranks 2 --max-restarts 3
 
 Exit codes: 0 done, 2 mistakes in config or data, 3 a provider's defect,
 4 halted because steps were not finite, 5 stopped by run.stop.after, 130 by
-Ctrl-C and 143 by SIGTERM, with the state saved.
+Ctrl-C and 143 by SIGTERM, with the state saved, 137 as one of several
+processes was killed or hangs.
 """
 )
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
@@ -34,17 +39,30 @@ Ctrl-C and 143 by SIGTERM, with the state saved.
     show_default=True,
     help="Continue the run at --output, or the newest of this name: never, if there is one, or always.",
 )
-def run(file: Path, overrides: tuple[str, ...], output: Path | None, resume: Literal["never", "auto", "must"]) -> None:
+@process_options
+@click.pass_context
+def run(
+    context: click.Context,
+    file: Path,
+    overrides: tuple[str, ...],
+    output: Path | None,
+    resume: Literal["never", "auto", "must"],
+    ranks: int | None,
+    max_restarts: int,
+) -> None:
     """Train what the config FILE declares, phase by phase.
 
     The config is checked whole before anything is read or built. The run directory then holds the resolved config, the plan,
     events.jsonl, metrics.jsonl, status.json, checkpoints and the final weights (safetensors with a JSON description).
 
+    With --ranks N, or under torchrun, N processes share out the micro-batches of each step. What ends one of them ends all.
+
     SIGTERM and Ctrl-C finish the step, save the state and stop; a second one stops at once. SIGUSR1 saves the state and goes on.
     """
+    start_processes(context, ranks, max_restarts)
     from stackwise.storage.lock import refuse_held
 
-    if resume != "never" and output is not None:
+    if Place.here().is_first and resume != "never" and output is not None:
         refuse_held(output)
     from stackwise.runs.run import run as run_experiment
 
@@ -52,7 +70,9 @@ def run(file: Path, overrides: tuple[str, ...], output: Path | None, resume: Lit
 
 
 def show(result: Result) -> None:
-    """Print the outcome of a run."""
+    """Print the outcome of a run, in its first process."""
+    if result.rank:
+        return
     if result.finished_before:
         steps = result.summary.finished.steps if result.summary.finished is not None else 0
         click.echo(f"{result.directory} has finished already, after {steps:,} steps: nothing is left to train")

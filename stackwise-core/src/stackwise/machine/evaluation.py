@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from attrs import Factory, frozen
@@ -18,8 +18,11 @@ from stackwise.machine.placement import Placement
 from stackwise.planes.data.plane import DataPlane
 from stackwise.planes.data.randomness import seed_others, seeded
 from stackwise.planes.objective import Objective
+from stackwise.processes.ranks import Ranks
 from stackwise.timeline.duration import Moment
 from stackwise.timeline.streams import step_seed, stream_key
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -63,8 +66,17 @@ class Evaluation:
     weights: str = "live"
     """`live`, or `ema` for the averaged ones."""
 
-    def run(self, model: nn.Module, objective: Objective, placement: Placement, moment: Moment) -> dict[str, float]:
+    def run(
+        self, model: nn.Module, objective: Objective, placement: Placement, moment: Moment, ranks: Ranks | None = None
+    ) -> dict[str, float]:
         """Loss and metrics over the same batches every time, each weighted by its denominator; training state is untouched.
+
+        Args:
+            model: to judge.
+            objective: the task.
+            placement: device and precision.
+            moment: the instant at which it is judged.
+            ranks: processes that share out the batches; the sums are added in the order of the batches, to the bits that one process has.
 
         Raises:
             DataError: no batch has a target.
@@ -72,12 +84,15 @@ class Evaluation:
         self.data.enter(self.state, lookahead=objective.lookahead)
         start = self.data.state_dict()
         key, generator = stream_key(self.seed, "evaluate", self.name), torch.Generator()
-        sums: dict[str, tuple[float, float]] = {}
+        found: list[dict[str, tuple[float, float]]] = []
         try:
             with seeded(step_seed(key, 0)), objective.fixed(self.values) as task, judging(model), placement.forward_context():
                 prepare = task.prepare_evaluation if isinstance(task, PreparesEvaluations) else task.prepare
                 for i in range(self.batches):
                     instant = moment._replace(step=i, t=0.0, phase_t=0.0)
+                    if ranks is not None and not ranks.share.owns(i):
+                        self.data.pass_over(instant)
+                        continue
                     for batch in self.data.batches(instant):
                         seed_others(step_seed(key, i))
                         for process_wide in placement.generators():  # for a model that draws even in evaluation mode
@@ -85,15 +100,25 @@ class Evaluation:
                         prepared = prepare(batch, instant, generator.manual_seed(step_seed(key, i)))
                         with gradients_if_asked(prepared):
                             total, weight, metrics = objective.loss(model, prepared)
-                        for name, pair in {"loss": (total, weight), **metrics}.items():
-                            sums[name] = _sum(sums.get(name, (0.0, 0.0)), pair)
+                        pairs = {"loss": (total, weight), **metrics}
+                        found.append({name: (number(total), number(weight)) for name, (total, weight) in pairs.items()})
         finally:
             self.data.load_state_dict(start)
-        return _means(self.name, sums)
+        return _means(self.name, _added(found if ranks is None else _in_order(ranks.gather(found), self.batches)))
 
 
-def _sum(sums: tuple[float, float], pair: tuple[Any, Any]) -> tuple[float, float]:
-    return sums[0] + number(pair[0]), sums[1] + number(pair[1])
+def _added(found: Iterable[Mapping[str, tuple[float, float]]]) -> dict[str, tuple[float, float]]:
+    sums: dict[str, tuple[float, float]] = {}
+    for pairs in found:
+        for name, (value, count) in pairs.items():
+            total, weight = sums.get(name, (0.0, 0.0))
+            sums[name] = total + value, weight + count
+    return sums
+
+
+def _in_order(found: Sequence[Sequence[T]], count: int) -> list[T]:
+    """What the processes found, in the order of the batches that they shared out."""
+    return [found[i % len(found)][i // len(found)] for i in range(count)]
 
 
 def _means(name: str, sums: Mapping[str, tuple[float, float]]) -> dict[str, float]:

@@ -56,7 +56,7 @@ class LiveState:
         observers: Observers | Sequence[Observer],
     ) -> None:
         device = settings.placement.device
-        self.placement, self._schedule = settings.placement, schedule
+        self.placement, self._schedule, self._ranks = settings.placement, schedule, settings.ranks
         self.model = model if isinstance(model, ModelPlane) else ModelPlane.of(model, device)
         self.data = data if isinstance(data, DataPlane) else DataPlane.of(data, device, settings.seed)
         self.objective = task if isinstance(task, Objective) else Objective.of(task)
@@ -184,7 +184,9 @@ class LiveState:
         faults: list[UserError] = []
         if strange := sorted(saved["optimizer"]["parameters"].keys() - saved["model"].keys()):
             faults.append(UserError(f"optimizer state is saved for parameters that the model does not have: {', '.join(strange)}"))
-        owners = {"model": self.model, "optimizer": self.optimizer, "data": self.data, "task": self.objective, "observers": self.observers}
+        owners = {"model": self.model, "optimizer": self.optimizer, "data": self.data, "task": self.objective}
+        if self._ranks is None or self._ranks.is_first:  # observers are with the files, in one process
+            owners["observers"] = self.observers
         for name, owner in owners.items():
             try:
                 cast(Any, owner).load_state_dict(saved[name])

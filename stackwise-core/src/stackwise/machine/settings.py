@@ -8,6 +8,7 @@ from typing import Any
 from attrs import Factory, frozen
 
 from stackwise.machine.placement import Placement
+from stackwise.processes.ranks import Ranks
 
 
 @frozen(kw_only=True)
@@ -47,6 +48,8 @@ class Settings:
     """Whether to judge the model on the last batch before and after every boundary that changes it."""
     stop: StopRule | None = None
     """When to end before the horizon, because a metric no longer gets better."""
+    ranks: Ranks | None = None
+    """The processes that train this model together; None where there is one."""
     bridges: Sequence[str] = ()
     """One sentence for each bridged junction, reported at the start."""
     providers: Sequence[str] = ()

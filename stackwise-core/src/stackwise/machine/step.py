@@ -18,6 +18,7 @@ from stackwise.machine.first_steps import FirstSteps
 from stackwise.machine.live import LiveState
 from stackwise.planes.data.randomness import OwnDraws
 from stackwise.planes.objective import check_loss
+from stackwise.processes.reduction import Reduction
 from stackwise.timeline.duration import Moment
 from stackwise.timeline.streams import micro_batch_seed, step_seed, stream_key
 
@@ -45,8 +46,8 @@ class Outcome(NamedTuple):
 class Step:
     """Trains the live state one step at a time."""
 
-    def __init__(self, live: LiveState, seed: int) -> None:
-        self._live = live
+    def __init__(self, live: LiveState, seed: int, reduction: Reduction | None = None) -> None:
+        self._live, self._reduction = live, reduction
         self._task_key, self._model_key = stream_key(seed, "task"), stream_key(seed, "model")
         self.draws = OwnDraws(step_seed(self._model_key, 0))
         """What the code of a step draws from without naming a generator of torch."""
@@ -132,7 +133,7 @@ class Step:
     def _backward(self, batches: Sequence[Batch], moment: Moment) -> tuple[float, float, dict[str, float]]:
         """Gradients of the mean over all targets of the step; exact under accumulation, as sums and weights are added separately."""
         parameters, scale = self._live.optimizer.parameters, self._live.optimizer.loss_scale
-        if len(batches) == 1:
+        if len(batches) == 1 and self._reduction is None:
             total, weight, metrics = self._forward(batches[0], moment)
             share = self._share(total, weight)
             torch.autograd.backward(total, share if scale is None else share * scale.factor)
@@ -153,8 +154,14 @@ class Step:
             torch.autograd.backward(total, None if scale is None else total.new_full((), unit))
             totals, targets = totals + total.item(), targets + float(weight)
             parts.append(metrics)
-        _scale_gradients(parameters, _ratio(1.0, targets) / unit)
-        return _ratio(totals, targets), targets, _means(parts)
+        if self._reduction is None:
+            _scale_gradients(parameters, _ratio(1.0, targets) / unit)
+            return _ratio(totals, targets), targets, _means(parts)
+        if scale is not None:
+            _scale_gradients(parameters, 1.0 / unit)
+        sums = self._reduction(parameters, totals, targets, _sums(parts))
+        _scale_gradients(parameters, _ratio(1.0, sums.targets))
+        return _ratio(sums.total, sums.targets), sums.targets, {name: pair[0] / pair[1] for name, pair in sums.metrics.items()}
 
     def _share(self, total: torch.Tensor, weight: torch.Tensor | float) -> torch.Tensor:
         """1 / weight, which backward takes as the gradient of the sum: the mean's gradient without a division in the graph."""
@@ -214,12 +221,16 @@ def _ratio(total: float, weight: float) -> float:
 
 def _means(parts: Sequence[Metrics]) -> dict[str, float]:
     """Means over the batches of a step; a metric without a denominator is left out."""
+    return {name: total / weight for name, (total, weight) in _sums(parts).items() if weight}
+
+
+def _sums(parts: Sequence[Metrics]) -> dict[str, tuple[float, float]]:
     sums: dict[str, tuple[float, float]] = {}
     for metrics in parts:
         for name, (value, count) in metrics.items():
             total, weight = sums.get(name, (0.0, 0.0))
             sums[name] = (total + number(value), weight + number(count))
-    return {name: total / weight for name, (total, weight) in sums.items() if weight}
+    return sums
 
 
 def _rates(optimizer: torch.optim.Optimizer) -> list[tuple[str, dict[str, Any], str]]:

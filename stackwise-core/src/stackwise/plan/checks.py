@@ -96,6 +96,20 @@ def metric_problems(experiment: Experiment, tasks: Measured) -> Iterator[Problem
             yield experiment.problem(path, unknown)
 
 
+def parallel_problems(experiment: Experiment) -> Iterator[Problem]:
+    """What this version cannot divide."""
+    parallel = experiment.run.parallel
+    if parallel.shard > 1:
+        message = (
+            f"a model in {parallel.shard} parts is more than this version can do, as it holds the whole model in each process: leave it "
+            "out, and say `replicate` for processes that share out the micro-batches"
+        )
+        yield experiment.problem("run.parallel.shard", message)
+    if parallel.offload:
+        message = "this version moves no parameters or moments to the memory of the processor: leave it out"
+        yield experiment.problem("run.parallel.offload", message)
+
+
 def _unknown_metric(metric: str, tasks: Measured) -> str | None:
     """Why no evaluation will have a metric; None if one may: it is the loss, a task names it, or a task does not name its metrics."""
     name, known, others = metric.partition(".")[2], {"loss"}, dict[str, str]()

@@ -26,6 +26,7 @@ from stackwise.plan.checks import (
     metric_problems,
     mix_problems,
     name_problems,
+    parallel_problems,
     tie_problems,
     watch_problems,
 )
@@ -184,6 +185,7 @@ class _Planner:
         tasks = [None if (task := self.drafts.of("task", phase.config.task)) is None else (task, phase.joined) for phase in phases]
         evaluations = [evaluation.name for evaluation in self.experiment.evaluate]
         self.problems += metric_problems(self.experiment, tasks)
+        self.problems += parallel_problems(self.experiment)
         for phase in phases:
             declared = phase.config.optimizer.reaction
             reaction = None if declared is None else self.drafts.of("reaction", declared)

@@ -19,6 +19,7 @@ from stackwise.host.discovery import discover
 from stackwise.machine.machine import TrainingMachine
 from stackwise.plan import Plan, make_plan
 from stackwise.plan.amendments import amend
+from stackwise.processes.ranks import Ranks
 from stackwise.reports.plan_text import plan_as_json
 from stackwise.saved.provenance import (
     Described,
@@ -112,8 +113,11 @@ class Rest:
         versions, files = changed_versions(self.saved.versions, self.plan), changed_files(self.saved.providers, self.plan)
         return [*versions, *files, *changed_threads(self.saved.threads), *gone]
 
-    def machine(self) -> TrainingMachine:
+    def machine(self, ranks: Ranks | None = None) -> TrainingMachine:
         """The machine at the step to go on from.
+
+        Args:
+            ranks: the processes that train together; their number need not be that of before.
 
         Raises:
             UserError: incompatible versions, or a state of another declaration.
@@ -121,7 +125,7 @@ class Rest:
         """
         if self.saved is not None:
             changed_versions(self.saved.versions, self.plan)  # refuses before anything is built; `notes` gives the sentences
-        machine = assemble(self.plan)
+        machine = assemble(self.plan, ranks=ranks)
         if self.checkpoint is None or self.saved is None:
             return machine
         try:

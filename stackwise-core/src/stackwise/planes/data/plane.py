@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from stackwise.contracts.protocols import Batch, Loader
+from stackwise.contracts.protocols import Batch, Loader, Stateful
 from stackwise.contracts.specs import EpochSize
 from stackwise.curriculum.parts import Part
 from stackwise.curriculum.states import DataState
@@ -179,6 +179,14 @@ class DataPlane:
         for takes in planned.takes:
             self._pass_over(takes, planned.seq_len)
         self._debts = planned.debts
+
+    def micro_batches(self, step: int) -> int:
+        """How many micro-batches a step has, over all processes."""
+        return 1 if self._state is None else len(self._state.shape(step).micro_batches)
+
+    def stateful_transforms(self) -> list[Stateful]:
+        """The transforms of the phase in force that keep a state."""
+        return self._transforms.stateful()
 
     def ledger(self) -> dict[str, dict[str, int]]:
         """Rows and tokens delivered by source over the whole run, sources no longer named included."""
