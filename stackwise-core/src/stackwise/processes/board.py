@@ -44,6 +44,18 @@ class Board:
         text = self._get("failure")
         return None if not text else Failure(**json.loads(text))
 
+    def acknowledge(self, rank: int) -> None:
+        """Say that a process has read the failure, or needs nothing of the board any more."""
+        with suppress(RuntimeError):
+            self._store.set(f"read/{rank}", "yes")
+
+    def acknowledged(self) -> bool:
+        """Whether all processes but the first have done so."""
+        try:
+            return bool(self._store.check([f"read/{rank}" for rank in range(1, self._ranks)]))
+        except RuntimeError:
+            return True
+
     def mark_busy(self, what: str) -> None:
         """Say what the others wait for while this process works alone; empty when it is done."""
         with suppress(RuntimeError):

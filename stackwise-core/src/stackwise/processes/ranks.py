@@ -157,6 +157,14 @@ class Ranks:
         failure = self.board.failure()
         return error if failure is None or failure.rank == self.place.rank else EndedTogether(failure.exit_code)
 
+    def leave(self) -> None:
+        """The first process may hold the board in its own memory, and so waits until the others have read what they need."""
+        if not self.is_first:
+            self.board.acknowledge(self.place.rank)
+        deadline = monotonic() + _POST_S
+        while self.is_first and not self.board.acknowledged() and monotonic() < deadline:
+            sleep(0.02)
+
     def _let_the_first_speak(self) -> None:
         """Most failures are the same everywhere, and it is the first process that people read."""
         deadline = monotonic() + _FIRST_SPEAKS_S
@@ -183,6 +191,7 @@ def joined(place: Place | None = None) -> Iterator[Ranks | None]:
             raise
         raise told from error
     finally:
+        ranks.leave()
         ranks.watch.close()
         with suppress(RuntimeError):
             distributed.destroy_process_group()
