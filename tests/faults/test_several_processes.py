@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from ast import literal_eval
 from pathlib import Path
 
 import pytest
@@ -119,6 +120,62 @@ def test_what_cannot_be_shared_out_is_refused_before_anything_is_written(server:
     ended = start(server, tmp_path, *more)
     assert [each.code for each in ended] == [code, code] and not (tmp_path / "run").exists()
     assert words in ended[0].err + ended[1].err
+
+
+KEEPS_A_STATE = """
+import random, torch
+from torch import nn
+from stackwise import PhaseSchedule, TaskSpec, UserError
+from stackwise.machine.machine import TrainingMachine
+from stackwise.machine.settings import Settings
+from stackwise.processes.ranks import joined
+
+class Squares:
+    def get_spec(self): return TaskSpec(batch={}, inputs={}, outputs={})
+    def prepare(self, batch, moment, generator): return batch
+    def loss(self, outputs, batch): return outputs.square().sum(), len(outputs), {}
+
+class Stateful(Squares):
+    def state_dict(self): return {"seen": 1}
+    def load_state_dict(self, state): pass
+
+class Net(nn.Module):
+    def __init__(self, inner, draws=False):
+        super().__init__()
+        self.inner, self.last, self.draws = inner, nn.Linear(3, 1), draws
+    def forward(self, batch):
+        return self.last(self.inner(batch["x"])) * (random.random() if self.draws else 1.0)
+
+def refusal(ranks, net, task):
+    torch.manual_seed(0)
+    batches = [{"x": torch.randn(4, 3)} for _ in range(3)]
+    for part in net.parameters():
+        part.data.fill_(0.3)
+    machine = TrainingMachine(model=net, data=batches, task=task, optimizer=torch.optim.SGD(net.parameters(), lr=0.1),
+        schedule=PhaseSchedule.single(steps=3), settings=Settings(ranks=ranks))
+    try:
+        list(machine.train())
+    except UserError as error:
+        return str(error)
+    return "trained"
+
+with joined() as ranks:
+    found = [refusal(ranks, net, task) for net, task in (
+        (Net(nn.LayerNorm(3)), Squares()), (Net(nn.BatchNorm1d(3)), Squares()), (Net(nn.Identity()), Stateful()))]
+    all_of_them = ranks.gather(found)
+    if ranks.is_first:
+        open("found.txt", "w").write(repr(all_of_them))
+    print(refusal(ranks, Net(nn.Identity(), draws=True), Squares()))  # found where the batch is; the others end with it
+"""
+
+
+def test_what_keeps_a_state_of_the_rows_it_saw_is_refused_by_name(server: ForkServer, tmp_path: Path) -> None:
+    ended = server.together("--version", cwd=tmp_path, ranks=2, patch=KEEPS_A_STATE)
+    assert "Python's own generator" in ended[0].out
+    for plain, statistics, task in literal_eval((tmp_path / "found.txt").read_text()):
+        assert plain == "trained"
+        assert "rank 1" in statistics and "running_mean" in statistics and "step 0" in statistics
+        assert "Stateful" in task
 
 
 def test_one_process_is_held_to_the_declared_number(server: ForkServer, tmp_path: Path) -> None:

@@ -34,7 +34,6 @@ from stackwise.plan import EvaluationPlan, Plan, make_plan
 from stackwise.plan.reads import shortages
 from stackwise.planes.data.plane import DataPlane
 from stackwise.planes.data.readers.processes import ProcessLoader
-from stackwise.planes.data.share import WHOLE
 from stackwise.planes.model.difference import Boundary, parts_of
 from stackwise.planes.model.initialisation import build_seed, check_shapes, drawing_from
 from stackwise.planes.model.module import Model
@@ -76,7 +75,7 @@ def _assemble(plan: Plan, observers: Observers | None, ranks: Ranks | None) -> T
     run = plan.experiment.run
     if run.threads is not None:
         torch.set_num_threads(run.threads)
-    placement, shop = Placement(run.device, run.precision, compiles=run.compile), Workshop(plan, ranks=ranks)
+    placement, shop = Placement(run.device, run.precision, compiles=run.compile), Workshop(plan)
     data = shop.data("train", placement)
     read_first_rows(plan, data)
     evaluations = [shop.evaluation(declared, placement) for declared in plan.evaluations]
@@ -110,12 +109,10 @@ class Workshop:
     Args:
         plan: the compiled experiment.
         device: where modules are built; `meta` to price them without weights.
-        ranks: the processes that share out the rows of training.
     """
 
-    def __init__(self, plan: Plan, device: str = "cpu", ranks: Ranks | None = None) -> None:
+    def __init__(self, plan: Plan, device: str = "cpu") -> None:
         self._plan, self._device = plan, torch.device(device)
-        self._share = WHOLE if ranks is None else ranks.share
         self._seed = plan.experiment.run.seed
         self._joined = {
             id(part): joined for phase, joined in reversed(list(zip(plan.schedule, plan.joined, strict=True))) for part in _parts(phase)
@@ -182,7 +179,6 @@ class Workshop:
             seed=self._seed,
             read_ahead=_depth(run.read_ahead, placement) if training else 0,
             workers=workers,
-            share=self._share if training else WHOLE,
         )
 
     def _placed_loader(self, name: str, part: Part, *, split: str, workers: int) -> Any:

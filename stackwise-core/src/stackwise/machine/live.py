@@ -18,6 +18,7 @@ from stackwise.errors import UserError
 from stackwise.machine.observers import Observers
 from stackwise.machine.settings import Settings
 from stackwise.planes.data.plane import DataPlane
+from stackwise.planes.data.share import WHOLE
 from stackwise.planes.model.difference import Boundary, build_steps
 from stackwise.planes.model.module import Model, explaining_ties
 from stackwise.planes.model.plane import ModelPlane
@@ -59,6 +60,7 @@ class LiveState:
         self.placement, self._schedule, self._ranks = settings.placement, schedule, settings.ranks
         self.model = model if isinstance(model, ModelPlane) else ModelPlane.of(model, device)
         self.data = data if isinstance(data, DataPlane) else DataPlane.of(data, device, settings.seed)
+        self.data.share = WHOLE if settings.ranks is None else settings.ranks.share
         self.objective = task if isinstance(task, Objective) else Objective.of(task)
         if not isinstance(optimizer, OptimizerPlane):
             optimizer = OptimizerPlane.of(optimizer, self.model.trainable(), dict(self.model.model.named_parameters()))

@@ -72,6 +72,7 @@ class DataPlane:
         share: Share = WHOLE,
     ) -> None:
         self.share = share
+        """May be set before the first step."""
         self._build, self._transforms, self._seed = build, Transforms(build_transform, seed), seed
         self._device = device if device is not None and device.type != "cpu" else None
         self._workers = workers
