@@ -17,7 +17,7 @@ READY_DEV := $(VENV)/.stackwise-dev-installed
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all test-fast check docs bench bench-quality clean
+.PHONY: help run test test-all test-fast check docs site bench bench-quality clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*##/ —/'
@@ -40,8 +40,13 @@ check: $(READY_DEV)  ## lint, format, types, floors and import circles
 	$(BIN)/mypy
 	$(TEST) tests/test_floors.py
 
-docs: $(READY)  ## write the tables of docs/config.md from the classes that read configs
+docs: $(READY)  ## write the tables of docs/config.md and the pages of docs/reference/ from the code
 	$(BIN)/python docs/config_keys.py
+	$(BIN)/python docs/reference_pages.py
+
+site: $(READY_DEV)  ## build the documentation as a site into build/site, without a network
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs build/site
+	@echo build/site/index.html
 
 bench: $(READY_DEV)  ## print every table of benchmarks/
 	@test -n "$(wildcard benchmarks/*.py)" || { echo "benchmarks/ holds no benchmark" >&2; exit 2; }
@@ -52,7 +57,7 @@ bench-quality: $(READY_DEV)  ## print the tables of benchmarks/quality/: whole t
 	@set -e; for script in $(sort $(wildcard benchmarks/quality/*.py)); do echo "== $$script"; $(BIN)/python $$script; done
 
 clean:  ## remove VENV, caches and build output; runs/ stays
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
 	rm -rf $(PACKAGES:%=%/build) $(PACKAGES:%=%/dist) $(wildcard $(PACKAGES:%=%/src/*.egg-info))
 	find $(PACKAGES) tests $(wildcard examples benchmarks) -type d -name __pycache__ -prune -exec rm -rf {} +
 

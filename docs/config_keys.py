@@ -27,7 +27,7 @@ from stackwise.config import (
     StopConfig,
 )
 from stackwise.config.keys import IN_PHASE, SECTIONS, Key
-from stackwise.config.planes import EMAConfig, LRScaleConfig, StartConfig, WeightAdapterConfig
+from stackwise.config.planes import EMAConfig, LRScaleConfig, StartConfig, TaskConfig, WeightAdapterConfig
 from stackwise.config.run import ProvidersConfig
 from stackwise.contracts.options import config_key
 from stackwise.timeline.duration import Duration
@@ -54,6 +54,7 @@ NESTED: Mapping[tuple[Class, str], tuple[str, Class]] = {
 
 NO_KEYS: Mapping[Class, frozenset[str]] = {
     OptimizerConfig: frozenset({"part"}),
+    TaskConfig: frozenset({"part"}),
     WeightAdapterConfig: frozenset({"part"}),
     GroupConfig: frozenset({"name", "options"}),
     EvaluateConfig: frozenset({"name"}),
@@ -83,6 +84,7 @@ def rows() -> dict[str, list[Row]]:
     tables = {
         "top": [_row_of(name, key) for name, key in SECTIONS.items()],
         "run": list(_rows_of(RunConfig, "run.")),
+        "task": list(_rows_of(TaskConfig, "task.")),
         "data": list(_rows_of(DataConfig, "data.")),
         "model": list(_rows_of(ModelConfig, "model.")),
         "optimizer": list(_rows_of(OptimizerConfig, "optimizer.")),

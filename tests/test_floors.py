@@ -30,7 +30,7 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
     "scaffold": ("contracts",),
     "config": ("timeline", "contracts", "host"),
     "planes": ("timeline", "contracts", "curriculum"),
-    "builtin": ("contracts", "planes"),
+    "builtin": ("contracts", "planes", "reports"),  # a tracker attaches the page of its run
     "plan": ("timeline", "contracts", "curriculum", "host", "config"),
     "processes": ("planes",),
     "machine": ("timeline", "contracts", "curriculum", "planes", "processes"),

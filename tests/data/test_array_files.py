@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from safetensors.numpy import save_file
 
 from stackwise import BatchSpec, BuildContext, DataError, EpochSize, TensorSpec, UserError
-from stackwise_providers_data import array_files
+from stackwise_providers_data import array_contents
 from stackwise_providers_data.array_files import build_array_files
 from stackwise_providers_data.array_headers import find_array
 from stackwise_providers_data.array_options import ArrayFilesOptions
@@ -192,21 +193,71 @@ def test_options_that_cannot_be(options: dict[str, Any], words: str) -> None:
         ArrayFilesOptions(**options).to_spec()
 
 
-def test_what_a_large_array_holds_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def all_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(array_contents, "_LARGE_BYTES", 0)
+
+
+def _old(name: str) -> None:
+    os.utime(name, (10**9, 10**9))
+
+
+def test_what_a_large_array_holds_is_read_once(all_large: None, monkeypatch: pytest.MonkeyPatch) -> None:
     _save(a=IDS)
-    monkeypatch.setattr(array_files, "_REMEMBERED_BYTES", 0)
-    os.utime("a.npy", (10**9, 10**9))
-    first = _build({"tokens": "a.npy"}, vocab=50).fingerprint()
-    monkeypatch.setattr(array_files, "_scan", None)
+    _old("a.npy")
+    first = dict(_build({"tokens": "a.npy"}, vocab=50).fingerprint())
+    monkeypatch.setattr(array_contents, "_scan", None)
+    monkeypatch.setattr(array_contents, "_READING", {})  # as another process has it
     assert _build({"tokens": "a.npy"}, vocab=50).fingerprint() == first
     with pytest.raises(DataError, match="it holds the id 49"):
         _build({"tokens": "a.npy"}, vocab=49)
 
 
+def test_rows_of_a_large_array_come_before_it_was_read() -> None:
+    np.lib.format.open_memmap("a.npy", mode="w+", dtype=np.uint16, shape=(2**29,)).flush()  # a gigabyte of holes in the file
+    _old("a.npy")
+    loader = _build({"tokens": "a.npy"}, vocab=50, longest=64)
+    assert loader.take(4, 64)["tokens"].sum() == 0
+    assert list(array_contents._READING.values())[-1].known is None
+
+
+def test_a_large_array_is_the_same_one_as_when_it_was_read_first(all_large: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    _save(a=IDS, x=np.arange(40, dtype=np.float32).reshape(10, 4), y=np.arange(10))
+    late = [_build({"tokens": "a.npy"}).fingerprint(), _build({"x": "x.npy", "y": "y.npy"}).fingerprint()]
+    assert pickle.loads(pickle.dumps(late)) == late
+    monkeypatch.setattr(array_contents, "_LARGE_BYTES", 2**40)
+    assert [_build({"tokens": "a.npy"}).fingerprint(), _build({"x": "x.npy", "y": "y.npy"}).fingerprint()] == late
+
+
+@pytest.mark.parametrize("place", [3, 96])
+@pytest.mark.parametrize("options", [{}, {"rows": "padded", "documents": "starts.npy", "longest": 97}])
+def test_a_wrong_id_of_a_large_array_is_refused(all_large: None, place: int, options: dict[str, Any]) -> None:
+    ids = IDS.copy()
+    ids[place] = 60
+    _save(a=ids, starts=np.array([0, 50]))
+    with pytest.raises(DataError, match=r"files\.tokens \('a\.npy'\): it holds the id 60; ids lie in \[0, 50\)"):
+        loader = _build({"tokens": "a.npy"}, vocab=50, **options)
+        for _ in range(2):
+            loader.take(1, 5 if not options else 97)
+            loader.fingerprint()["sha256"]  # the array is read through now
+
+
+def test_numbers_of_a_large_array_that_are_not_finite_are_refused(all_large: None) -> None:
+    for row in (0, 9):
+        x = np.zeros((10, 2), dtype=np.float32)
+        x[row, 1] = np.nan
+        _save(x=x)
+        with pytest.raises(DataError, match=f"row {row} holds NaN or infinity"):
+            loader = _build({"x": "x.npy"})
+            for _ in range(2):
+                loader.take(1, None)
+                loader.fingerprint()["sha256"]
+
+
 def test_chunks_of_a_scan_agree_with_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     _save(x=np.arange(40, dtype=np.float32).reshape(10, 4), a=IDS)
     whole = [_build({"x": "x.npy"}).fingerprint(), _build({"a": "a.npy"}, vocab=50).fingerprint()]
-    monkeypatch.setattr(array_files, "_CHUNK_ENTRIES", 7)
+    monkeypatch.setattr(array_contents, "_CHUNK_ENTRIES", 7)
     assert [_build({"x": "x.npy"}).fingerprint(), _build({"a": "a.npy"}, vocab=50).fingerprint()] == whole
 
 

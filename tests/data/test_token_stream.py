@@ -114,3 +114,24 @@ def test_reading_leaves_the_corpus_alone() -> None:
     assert _stream(shuffle=False).take(1, 10)["tokens"].flatten().tolist() == list(range(10))
     stream.load_state_dict({"epoch": 0, "position": 0})
     assert stream.take(1, 10)["tokens"].flatten().tolist() == list(range(10))
+
+
+@pytest.mark.parametrize("length", [4, 8])
+@pytest.mark.parametrize("marked", [False, True])
+def test_packed_rows_without_a_target_are_counted(length: int, marked: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    """A target is a token of a document that is not its first in the row, and that is learnt where the corpus says which are."""
+    random = np.random.default_rng(5)
+    starts = np.flatnonzero(np.concatenate([[True], random.random(799) < 0.75])).astype(np.int64)
+    beside = {"loss_mask": random.random(800) < 0.3} if marked else None
+    source = TokenStream(
+        np.arange(800), SPEC, seed=0, page_tokens=8, shuffle=False, fingerprint={}, name="text", starts=starts, beside=beside
+    )
+    batch = source.take(800 // length, length)
+    targets = batch["segments"][:, 1:] == batch["segments"][:, :-1]
+    if marked:
+        targets &= batch["loss_mask"][:, 1:]
+    missing = int((~targets.any(dim=1)).sum())
+    (told,) = capsys.readouterr().err.splitlines()
+    assert missing and f"{missing} of {800 // length} packed rows" in told
+    source.take(1, length)
+    assert not capsys.readouterr().err

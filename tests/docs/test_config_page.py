@@ -27,7 +27,12 @@ PAGE = (DOCS / "config.md").read_text(encoding="utf-8")
 ROWS = {key: line for line in PAGE.splitlines() if (key := "".join(re.findall(r"^\| `([\w.]+)` \|", line)))}
 
 OPTIMIZER_OWN = tuple(a.name for a in attrs.fields(OptimizerConfig) if a.name != "part")
-OWNED: dict[str, tuple[str, ...]] = {"optimizer": OPTIMIZER_OWN, "growth": ("moments",), "weight-adapter": ("select",)}
+OWNED: dict[str, tuple[str, ...]] = {
+    "task": ("auxiliary",),
+    "optimizer": OPTIMIZER_OWN,
+    "growth": ("moments",),
+    "weight-adapter": ("select",),
+}
 """Kind → keys beside a component's own options that the core reads."""
 
 

@@ -4,34 +4,46 @@ from __future__ import annotations
 
 import re
 import shlex
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from click.testing import CliRunner
 
+from stackwise import config
 from stackwise.cli import COMMANDS, main
+from stackwise.host.discovery import discover
+from stackwise.plan import make_plan
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "examples/README.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
 
 
-def test_the_configs_are_those_of_the_examples() -> None:
-    examples = ["one-phase.yaml", "grow-bytes.yaml"]
-    assert blocks("yaml") == [(ROOT / "examples" / name).read_text(encoding="utf-8") for name in examples]
+def test_it_is_short() -> None:
+    assert len(README.splitlines()) <= 125
 
 
-def test_the_code_is_that_of_the_examples() -> None:
-    source = "".join((ROOT / "examples" / name).read_text(encoding="utf-8") for name in ("code_first.py", "code_first_module.py"))
-    pieces = [piece for block in blocks("python") for piece in block.rstrip("\n").split("\n\n\n")]
-    assert len(pieces) == 4
-    assert all(piece in source or textwrap.indent(piece, "    ") in source for piece in pieces)
+def test_the_config_is_that_of_the_example() -> None:
+    assert blocks("yaml") == [(ROOT / "examples" / "grow-bytes.yaml").read_text(encoding="utf-8")]
+
+
+def test_the_code_is_that_of_the_example() -> None:
+    source = (ROOT / "examples" / "code_first_module.py").read_text(encoding="utf-8")
+    assert len(blocks("python")) == 1 and all(block in source for block in blocks("python"))
+
+
+def test_every_example_is_listed() -> None:
+    listed = set(re.findall(r"\]\(([\w-]+\.(?:yaml|py))\)", (ROOT / "examples" / "README.md").read_text(encoding="utf-8")))
+    found = {
+        path.name for path in (ROOT / "examples").iterdir() if path.suffix in (".yaml", ".py") and not path.name.startswith("prepare_")
+    }
+    assert listed == found
 
 
 def without_epochs(plan: str) -> str:
@@ -42,15 +54,15 @@ def without_epochs(plan: str) -> str:
 def test_the_plan_is_what_the_command_prints() -> None:
     printed = CliRunner().invoke(main, ["plan", str(ROOT / "examples" / "grow-bytes.yaml")])
     assert printed.exit_code == 0, printed.output
-    assert [without_epochs(block) for block in blocks("text")] == [without_epochs(printed.stdout)]
+    (shown,) = blocks("text")
+    assert shown.endswith("⋮\n") and without_epochs(printed.stdout).startswith(without_epochs(shown.removesuffix("⋮\n")))
 
 
 def test_the_commands_on_configs_and_runs_do_what_they_are_there_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both runs are cut short; every other `stackwise` command is called as it is written, in its order."""
+    """The run is cut short; every other `stackwise` command is called as it is written, in its order."""
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     monkeypatch.chdir(tmp_path)
-    first = ["stackwise", "run", "examples/grow-bytes.yaml", "--set", "evaluate.heldout.batches=1"]
-    short = ["--set", "run.horizon=10 steps", "--set", "data.batch_size=2"]
+    short = ["--set", "run.horizon=10 steps", "--set", "data.batch_size=2", "--set", "evaluate.heldout.batches=1"]
     commands = [
         shlex.split(line, comments=True)
         for block in blocks("console")
@@ -58,12 +70,12 @@ def test_the_commands_on_configs_and_runs_do_what_they_are_there_for(tmp_path: P
         if line.startswith("stackwise") and (" examples/" in line or " runs/" in line)
     ]
     called = []
-    for _, command, *rest in (first, *commands):
+    for _, command, *rest in commands:
         result = CliRunner().invoke(main, [command, *rest, *(short if command == "run" else [])])
         assert result.exit_code == 0, result.output
         called.append(command)
-    assert called == ["run", "validate", "plan", "run", "generate", "resume", "branch", "doctor", "export"]
-    assert (tmp_path / "runs/grow-bytes-002/status.json").exists() and (tmp_path / "weights/weights.safetensors").exists()
+    assert called == ["plan", "run", "resume", "branch", "report", "export"]
+    assert (tmp_path / "runs/grow-bytes-001/status.json").exists() and (tmp_path / "weights/weights.safetensors").exists()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
@@ -77,9 +89,21 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def named_commands() -> Iterator[str]:
     for page in PAGES:
-        yield from re.findall(r"^stackwise ([a-z-]+)|`stackwise ([a-z-]+)", page.read_text(encoding="utf-8"), re.MULTILINE)
+        yield from re.findall(r"^stackwise ([a-z-]+)|`stackwise ([a-z][a-z-]+)", page.read_text(encoding="utf-8"), re.MULTILINE)
 
 
 def test_every_command_that_is_named_exists() -> None:
     named = {"".join(pair) for pair in named_commands()}
     assert named and named <= set(COMMANDS)
+
+
+def test_its_picture_is_the_timeline_of_its_config() -> None:
+    root = ElementTree.parse(ROOT / "docs" / "timeline.svg").getroot()
+    texts = ["".join(each.itertext()) for each in root.iter("{http://www.w3.org/2000/svg}text")]
+    plan = make_plan(config.load(ROOT / "examples" / "grow-bytes.yaml"), discover())
+    names = [phase.name for phase in plan.schedule]
+    assert [text for text in texts if text in names] == names
+    copies = [
+        f"{new[1]} ← {origin.source[1]}" for new, origin in plan.schedule.phases[1].blocks.items() if origin.source not in (None, new)
+    ]
+    assert sorted(text for text in texts if "←" in text) == sorted(copies)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import stackwise
-from stackwise.contracts.hookspecs import HOOKS
+from stackwise.contracts.hookspecs import HOOKS, STARTERS
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "tests" / "third_party" / "waves-for-stackwise"
@@ -26,7 +26,7 @@ def test_all_code_but_commands_has_a_file() -> None:
 
 
 def test_every_hook_has_its_line() -> None:
-    assert set(re.findall(r"^\| `(stackwise_\w+)` \|", PAGE, re.MULTILINE)) == set(HOOKS)
+    assert set(re.findall(r"^\| `(stackwise_\w+)` \|", PAGE, re.MULTILINE)) == {*HOOKS, STARTERS}
 
 
 def test_the_sources_import_nothing_below_the_face() -> None:

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 from torch.nn.functional import mse_loss
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
 import stackwise
 from stackwise import Built, ConfigError, DataError, Evaluated, Loss, StepDone, UserError
@@ -189,6 +189,55 @@ def test_a_place_in_other_data_is_refused() -> None:
             machine_of(others, 6).restore(state)
 
 
+def of_values(x: torch.Tensor) -> dict[str, Any]:
+    """The same samples in every form whose values lie open, by name."""
+    named = TensorDataset(x, x.flip(1))
+    both: ConcatDataset[Any] = ConcatDataset([Subset(named, range(8)), Subset(named, range(8, 20))])
+    return {
+        "list": list(DataLoader(named, 4)),
+        "samples": DataLoader([named[i] for i in range(20)], 4),  # type: ignore[arg-type]
+        "tensors": DataLoader(named, 4),
+        "parts": DataLoader(both, 4, shuffle=True),
+    }
+
+
+@pytest.mark.parametrize("name", ["list", "samples", "tensors", "parts"])
+def test_other_values_in_as_many_samples_are_refused(name: str) -> None:
+    x = pairs().tensors[0]
+    state = after(of_values(x)[name], 3)
+    machine_of(of_values(x.clone())[name], 6).restore(state)
+    last = torch.cat([x[:-1], x[-1:] + 1])
+    for other in (x * 1.5, last):
+        with pytest.raises(DataError, match=r"source 'pairs': the data changed .*values"):
+            machine_of(of_values(other)[name], 6).restore(state)
+    del state["data"]["sources"]["pairs"]["of"]["values"]  # as an older version saved it
+    machine_of(of_values(x)[name], 6).restore(state)
+
+
+class Growing(Dataset[Any]):
+    """Has one sample more, or less, each time that one is read."""
+
+    def __init__(self, by: int) -> None:
+        self.count, self.by = 8, by
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Any:
+        self.count += self.by
+        return torch.ones(4), torch.ones(4)
+
+
+@pytest.mark.parametrize("by", [1, -1])
+def test_data_that_grow_or_shrink_in_training_are_refused(by: int) -> None:
+    with pytest.raises(DataError, match=f"has {8 + 8 * by} samples, and had 8"):
+        losses(machine_of(DataLoader(Growing(by), 4, sampler=range(8)), 6))
+    batches = list(UNEVEN)
+    with pytest.raises(DataError, match="a list has 4 batches, and had 3"):
+        for event in machine_of(batches, 6).train():
+            batches += UNEVEN[:1] if isinstance(event, StepDone) else []
+
+
 def test_a_place_of_another_kind_or_of_an_older_version_is_refused() -> None:
     state = after(DataLoader(pairs(), 4), 3)
     place = state["data"]["sources"]["pairs"]
@@ -330,6 +379,37 @@ def test_a_skipped_step_puts_back_a_buffer_that_changed_late() -> None:
     assert (int(model.steps), int(model.count)) == (7, 2)
 
 
+class Large(nn.Module):
+    """Writes to a buffer of 2,000 entries from a step on, in place or by a new one."""
+
+    def __init__(self, first: int, exchanged: bool) -> None:
+        super().__init__()
+        self.layer, self.first, self.exchanged, self.steps = nn.Linear(4, 4), first, exchanged, 0
+        self.register_buffer("seen", torch.zeros(2000))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.steps += 1
+        if self.steps > self.first:
+            self.seen = self.seen + 1 if self.exchanged else self.seen.add_(1)
+        y: torch.Tensor = self.layer(x)
+        return y
+
+
+@pytest.mark.parametrize("exchanged", [False, True])
+@pytest.mark.parametrize("first", [5, 6])
+def test_a_large_buffer_that_changed_late_is_put_back_or_the_run_ends(first: int, exchanged: bool) -> None:
+    """Step 6 is skipped; a buffer that changes first in it has no copy."""
+    batches = [(x, x) for x in torch.randn(8, 4, 4)]
+    batches[6] = (batches[6][0] * float("nan"), batches[6][1])
+    model = Large(first, exchanged)
+    if first == 6:
+        with pytest.raises(UserError, match=r"rack\.seen"):
+            losses(machine_of(batches, 8, model=model))
+    else:
+        losses(machine_of(batches, 8, model=model))
+        assert bool((model.seen == 2).all())
+
+
 def test_a_state_without_a_place_in_the_generators_is_refused() -> None:
     state = after(DataLoader(pairs(), 4), 3)
     del state["draws"]
@@ -343,6 +423,24 @@ def test_an_evaluation_of_a_loader_counts_every_row_once(shuffle: bool) -> None:
     model, rows = Net(), TensorDataset(ROWS, ROWS.flip(1) ** 2)
     expected = mse_loss(model(ROWS), ROWS.flip(1) ** 2).item()
     heldout = {"h": {"every": "1 steps", "sources": {"h": DataLoader(rows, 4, shuffle=shuffle)}}}
+    machine = machine_of(UNEVEN, 2, model=model, optimizer=Built(torch.optim.SGD, lr=0.0), evaluate=heldout)
+    values = [event.metrics["loss"] for event in machine.train() if isinstance(event, Evaluated)]
+    assert len(values) == 3 and values == pytest.approx([expected] * 3, rel=1e-6)
+
+
+class Rows(IterableDataset[Any]):
+    """Ten rows, and no word on how many."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return zip(ROWS, ROWS.flip(1) ** 2, strict=True)
+
+
+@pytest.mark.parametrize("shuffle", [False, True, None])
+def test_an_evaluation_of_what_says_no_length_counts_every_row_once(shuffle: bool | None) -> None:
+    model, rows = Net(), TensorDataset(ROWS, ROWS.flip(1) ** 2)
+    expected = mse_loss(model(ROWS), ROWS.flip(1) ** 2).item()
+    source = DataLoader(Rows(), 4) if shuffle is None else Built(DataLoader, dataset=rows, batch_size=4, shuffle=shuffle)
+    heldout = {"h": {"every": "1 steps", "sources": {"h": source}}}
     machine = machine_of(UNEVEN, 2, model=model, optimizer=Built(torch.optim.SGD, lr=0.0), evaluate=heldout)
     values = [event.metrics["loss"] for event in machine.train() if isinstance(event, Evaluated)]
     assert len(values) == 3 and values == pytest.approx([expected] * 3, rel=1e-6)

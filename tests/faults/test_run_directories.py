@@ -21,6 +21,7 @@ from whole_runs import lines, losses, outcome, saved_steps, status
 
 from stackwise.errors import UserError
 from stackwise.storage.run_directory import RunDirectory
+from stackwise_providers_data.text_blocks import stretches
 
 CONFIG = """\
 run: {name: small, horizon: 20 steps, seed: 1, device: cpu, checkpoint: {every: 2 steps, keep_last: 20}}
@@ -305,6 +306,21 @@ def test_other_data_are_refused(server: ForkServer, folder: Path) -> None:
     assert server.stackwise("resume", "run", cwd=folder).code == 0
 
 
+def test_other_heldout_data_are_refused(server: ForkServer, folder: Path) -> None:
+    """The text of a held-out block is no text of training, so training's fingerprint stays as it is."""
+    text = CONFIG.replace("{use: transformer.token, vocab: 8}", "{use: transformer.token}")
+    text = re.sub(r"use: data.memory.*?heldout: 0.2", "use: data.text-files, paths: [a.txt], heldout: 0.2", text)
+    (folder / "exp.yaml").write_text(text + "evaluate: {held: {every: 5 steps, batches: 2}}\n")
+    (folder / "a.txt").write_bytes(content := b"one two three four five six seven\n" * 40)
+    start, stop = stretches(folder / "a.txt", len(content), 0.2, "heldout")[0]
+    assert begin(server, folder, signals={7: ["KILL"]}).code == -9
+    (folder / "a.txt").write_bytes(content[:start] + content[start:stop].replace(b"o", b"u") + content[stop:])
+    told = server.stackwise("resume", "run", cwd=folder)
+    assert told.code == 2 and "evaluation 'held'" in told.err and "source 'a'" in told.err, told.err
+    renamed = ("--set", "evaluate.held=null", "--set", "evaluate.other={batches: 2}")
+    assert server.stackwise("resume", "run", *renamed, cwd=folder).code == 0
+
+
 KEEP = """
 from attrs import frozen
 from stackwise import Component, hookimpl
@@ -434,6 +450,15 @@ def test_a_branch_that_is_killed_goes_on_and_remembers_where_it_is_from(server: 
     assert server.stackwise("resume", "cut", cwd=folder).code == 0
     assert outcome(folder, "cut").state == outcome(folder, "whole").state
     assert status(folder / "cut")["parent"] == status(folder / "whole")["parent"]
+
+
+def test_no_run_lies_in_the_directory_of_another(server: ForkServer, folder: Path) -> None:
+    assert begin(server, folder).code == 0
+    before = sorted(path.name for path in (folder / "run").iterdir())
+    for command in (("run", "exp.yaml"), ("branch", "run", "--at", "50%")):
+        ended = server.stackwise(*command, "--output", "run/checkpoints/x", cwd=folder)
+        assert ended.code == 2 and "directory of another run" in ended.err, ended.err
+    assert sorted(path.name for path in (folder / "run").iterdir()) == before
 
 
 @pytest.mark.parametrize("name", ["../x", "/tmp/x", "", "a\\0b", "n" * 300])

@@ -24,12 +24,12 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
     return made
 
 
-def test_it_is_listed_with_one_component_of_every_kind(environment: Environment) -> None:
+def test_it_is_listed_with_its_components_of_every_kind(environment: Environment) -> None:
     rows = {row["provider"]: row for row in json.loads(environment.stackwise("list-providers", "--json").stdout)}
     assert set(rows) == {"core", "waves"}
     waves = rows["waves"]
     assert (waves["distribution"], waves["version"], waves["status"]) == ("waves-for-stackwise", "1.2.0", "ok")
-    kinds = ["adapter", "embedding", "growth", "head", "loader", "observer", "optimizer", "rack", "reaction"]
+    kinds = ["adapter", "embedding", "growth", "head", "loader", "observer", "optimizer", "rack", "rack", "reaction"]
     kinds += ["task", "transform", "weight-adapter"]
     assert sorted(component["kind"] for component in waves["components"]) == kinds
 

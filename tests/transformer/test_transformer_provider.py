@@ -17,14 +17,36 @@ from stackwise_providers_transformer import provider
 
 HOOKS = {
     "stackwise_embeddings": ["token", "patch", "features"],
-    "stackwise_racks": ["decoder", "encoder-decoder", "conv", "mlp"],
-    "stackwise_heads": ["lm", "classifier", "regression"],
+    "stackwise_racks": ["decoder", "encoder-decoder", "conv", "mlp", "hf"],
+    "stackwise_heads": ["lm", "classifier", "regression", "hf"],
     "stackwise_tasks": ["causal-lm", "masked-lm", "mask-diffusion", "classification", "seq2seq", "preference", "regression"],
-    "stackwise_growth_operators": ["stack", "interleave", "middle", "identity", "blocks", "gated", "widen-ff", "widen", "vocabulary"],
+    "stackwise_growth_operators": [
+        "stack",
+        "interleave",
+        "middle",
+        "identity",
+        "blocks",
+        "gated",
+        "widen-ff",
+        "widen",
+        "upcycle",
+        "add-experts",
+        "vocabulary",
+    ],
     "stackwise_weight_adapters": ["lora"],
     "stackwise_formats": ["hf"],
 }
-LIGHT = ("provider", "options", "masking_options", "classification_options", "rack_options", "pair_options", "table_options", "growth")
+LIGHT = (
+    "provider",
+    "options",
+    "masking_options",
+    "classification_options",
+    "rack_options",
+    "pair_options",
+    "table_options",
+    "growth",
+    "wrapped",
+)
 COMPONENTS = [component for hook in HOOKS for component in getattr(provider, hook)()]
 
 
@@ -34,7 +56,7 @@ def _resolve(reference: str) -> Any:
 
 
 def test_the_hooks_are_the_whole_provider() -> None:
-    assert {name for name in vars(provider) if name.startswith("stackwise_")} == set(HOOKS)
+    assert {name for name in vars(provider) if name.startswith("stackwise_")} == {*HOOKS, "stackwise_starters"}
     assert {name: [component.name for component in getattr(provider, name)()] for name in HOOKS} == HOOKS
 
 

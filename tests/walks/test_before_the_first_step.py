@@ -143,9 +143,12 @@ def test_one_epoch_suffices_to_the_row() -> None:
     enough = base(data={"sources": {"a": finite(12 * 2 * 5)}, "batch_size": 2, "seq_len": 4})
     assert len(drive(machine_of(enough))) > 12
     with pytest.raises(
-        ConfigError, match=r"data\.sources\.a: one epoch of 119 entries .*the run reads 24 rows, 1\.01 epochs; it suffices for 23: let"
+        ConfigError,
+        match=r"data\.sources\.a: one epoch of 119 entries .*reads 24 rows, 1\.01 epochs; it suffices for 23: .* to 11 steps",
     ):
         plan_of(base(data={"sources": {"a": finite(12 * 2 * 5 - 1)}, "batch_size": 2, "seq_len": 4}))
+    shorter = base(data={"sources": {"a": finite(12 * 2 * 5 - 1)}, "batch_size": 2, "seq_len": 4})
+    plan_of({**shorter, "run": {**base()["run"], "horizon": "11 steps"}})
 
 
 def test_what_phases_read_of_one_source_adds_up_and_another_one_begins_anew() -> None:

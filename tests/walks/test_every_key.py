@@ -24,6 +24,7 @@ from tiny_walks import VOCAB, base, memory, plan_of, registry, stream, watch_bat
 import stackwise
 from stackwise import Built, Moment, StackwiseError
 from stackwise.config import DataConfig, EnterConfig, EvaluateConfig, ModelConfig, OptimizerConfig, RunConfig
+from stackwise.config.planes import TaskConfig
 from stackwise.contracts.options import config_key
 from stackwise_providers_transformer.causal_lm import CausalLM
 from stackwise_providers_transformer.options import CausalLMOptions
@@ -203,6 +204,13 @@ def growing(use: str, **model: Any) -> Any:
     return make
 
 
+def sparse() -> dict[str, Any]:
+    """A config with experts, of which its second phase has more."""
+    config = laid(whole(), "task/auxiliary", {"rack.balance": 0.01, "rack.z": 0})
+    config = laid(config, "phases/two/model", {"rack": {"experts": {"count": 3}}})
+    return laid(laid(config, RACK + "experts", {"count": 2}), GROWTH, {"use": "transformer.add-experts"})
+
+
 def begun(use: str) -> Any:
     """A maker of a config that begins a third stack as a copy of the first."""
 
@@ -314,6 +322,7 @@ CORE: dict[str, list[tuple[Any, str, Any]]] = {
     "run.probe": [(whole, "run/probe", False)],
     "run.providers": [(whole, "run/providers", {"block": ["transformer"]}), (whole, "run/providers", {"allow": ["optim", "data"]})],
     "run.halt_after": [(diverging, "run/halt_after", 1)],
+    "task.auxiliary": [(sparse, "task/auxiliary", {"rack.balance": 5.0, "rack.z": 0}), (whole, "task/auxiliary", {"rack.z": 1})],
     "task.use": [(whole, "task/use", "transformer.nothing")],
     "data.sources": [(whole, "data/sources/a", memory(5, heldout=0.2)), (whole, "data/sources/b", memory(1, heldout=0.2))],
     "data.mix": [(two_sources, "data/mix", {"a": 3, "b": 1})],
@@ -403,6 +412,8 @@ OPTIONS: dict[str, list[tuple[Any, str, Any]]] = {
     "transformer.gated.base": [(whole, GROWTH, {"use": "transformer.gated", "base": "copy", "gate": GATE})],
     "transformer.gated.gate": [(whole, GROWTH, {"use": "transformer.gated", "gate": GATE}), (whole, GROWTH, {"use": "transformer.gated"})],
     "transformer.widen-ff.how": [(growing("transformer.widen-ff", rack={"ff": 40}), GROWTH + "/how", "split")],
+    "transformer.decoder.experts": [(sparse, RACK + "experts/active", 1), (sparse, RACK + "experts/capacity", 0.4)],
+    "transformer.add-experts.start": [(sparse, GROWTH + "/start", "fresh")],
     "transformer.vocabulary.rows": [(growing("transformer.vocabulary", embedding={"vocab": 20}), GROWTH + "/rows", "zeros")],
     # weight adapters are modules so far: tests/transformer/test_lora.py shows the effect of each option
     **{f"transformer.lora.{option}": [] for option in ("rank", "alpha", "scaling", "dropout")},
@@ -454,10 +465,11 @@ def test_the_outcome_itself_is_reproducible() -> None:
 
 
 def test_the_table_has_a_row_for_every_key_of_the_core() -> None:
-    sections = {"run": RunConfig, "data": DataConfig, "model": ModelConfig, "optimizer": OptimizerConfig, "evaluate": EvaluateConfig}
+    sections = {"run": RunConfig, "task": TaskConfig, "data": DataConfig, "model": ModelConfig, "optimizer": OptimizerConfig}
+    sections |= {"evaluate": EvaluateConfig}
     keys = {f"{section}.{config_key(field)}" for section, cls in sections.items() for field in attrs.fields(cls)}
     keys |= {f"enter.{config_key(field)}" for field in attrs.fields(EnterConfig)}
-    components = {"model.embedding", "model.rack", "model.head", "optimizer.part"}
+    components = {"model.embedding", "model.rack", "model.head", "optimizer.part", "task.part"}
     assert keys - components - CORE.keys() == EXECUTION | ON_DISK
 
 

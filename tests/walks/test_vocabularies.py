@@ -15,7 +15,7 @@ import stackwise
 from stackwise import BatchSpec, ConfigError, GenerationSettings, TensorSpec, UserError, discover, generate, make_plan
 from stackwise.runs.run import run
 from stackwise.saved.export import export
-from stackwise_providers_data.tokenization import byte_tokenizer
+from stackwise_providers_data.tokenizer_files import byte_tokenizer
 
 BPE = {"bpe": {"vocab": 270}}
 
@@ -144,6 +144,10 @@ def test_weights_to_start_from(exported: bool) -> None:
     assert str(origin) in message and "'a'" in message and "'b'" in message
     stackwise.assemble(stackwise.experiment(config_of({"a": text("one", BPE)}, model=start)))
     stackwise.assemble(stackwise.experiment(config_of({"b": text("two", BPE)}, model=start, run={"vocabularies": "several"})))
+    anew = {**start, "start": {"from": str(origin), "drop": ["embedding", "head"]}}
+    stackwise.assemble(stackwise.experiment(config_of({"b": text("two", BPE)}, model=anew)))
+    rest = {**start, "start": {"from": str(origin), "drop": ["rack"]}}
+    assert [path for path, _ in refused({"b": text("two", BPE)}, model=rest)] == ["data.sources.b"]
 
 
 def test_the_file_of_a_learnt_vocabulary_is_that_vocabulary() -> None:

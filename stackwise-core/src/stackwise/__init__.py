@@ -15,6 +15,7 @@ _FACE = {
     # for provider authors
     "hookimpl": "stackwise.contracts.hookspecs",
     "Component": "stackwise.contracts.components",
+    "Starter": "stackwise.contracts.components",
     "BuildContext": "stackwise.contracts.components",
     "ParameterGroup": "stackwise.contracts.protocols",
     "GrowthRequest": "stackwise.contracts.growth",
@@ -23,6 +24,7 @@ _FACE = {
     "Fresh": "stackwise.contracts.growth",
     "StoredModel": "stackwise.contracts.formats",
     "GenerationSettings": "stackwise.contracts.generation",
+    "LinearOutput": "stackwise.contracts.outputs",
     "TextCodec": "stackwise.contracts.generation",
     "Tokenizer": "stackwise.contracts.tokenizers",
     "RunTokenizer": "stackwise.contracts.tokenizers",
@@ -40,6 +42,7 @@ _FACE = {
     "EpochSize": "stackwise.contracts.specs",
     "EmbeddingSpec": "stackwise.contracts.specs",
     "RackSpec": "stackwise.contracts.specs",
+    "Reading": "stackwise.contracts.specs",
     "HeadSpec": "stackwise.contracts.specs",
     "TaskSpec": "stackwise.contracts.specs",
     "UnitMetric": "stackwise.contracts.specs",
@@ -54,9 +57,11 @@ _FACE = {
     "Embedding": "stackwise.contracts.protocols",
     "Fingerprinted": "stackwise.contracts.protocols",
     "Head": "stackwise.contracts.protocols",
+    "LinearHead": "stackwise.contracts.protocols",
     "Loader": "stackwise.contracts.protocols",
     "Observer": "stackwise.contracts.protocols",
     "MeetsRun": "stackwise.contracts.protocols",
+    "LeavesRun": "stackwise.contracts.protocols",
     "PreparesEvaluations": "stackwise.contracts.protocols",
     "Rack": "stackwise.contracts.protocols",
     "Reaction": "stackwise.contracts.protocols",
@@ -72,6 +77,7 @@ _FACE = {
     "GrowthOperator": "stackwise.contracts.growth",
     "ParameterGrowth": "stackwise.contracts.growth",
     "Generates": "stackwise.contracts.generation",
+    "Scores": "stackwise.contracts.generation",
     "HasTextCodec": "stackwise.contracts.generation",
     "HasTokenizer": "stackwise.contracts.tokenizers",
     # for users in code
@@ -124,12 +130,14 @@ if TYPE_CHECKING:  # the types that provider authors and users check against; th
     from stackwise.contracts.components import BuildContext as BuildContext
     from stackwise.contracts.components import Built as Built
     from stackwise.contracts.components import Component as Component
+    from stackwise.contracts.components import Starter as Starter
     from stackwise.contracts.events import RunFacts as RunFacts
     from stackwise.contracts.formats import StoredModel as StoredModel
     from stackwise.contracts.formats import WeightFormat as WeightFormat
     from stackwise.contracts.generation import Generates as Generates
     from stackwise.contracts.generation import GenerationSettings as GenerationSettings
     from stackwise.contracts.generation import HasTextCodec as HasTextCodec
+    from stackwise.contracts.generation import Scores as Scores
     from stackwise.contracts.generation import TextCodec as TextCodec
     from stackwise.contracts.growth import BlockOrigin as BlockOrigin
     from stackwise.contracts.growth import CopyOf as CopyOf
@@ -144,11 +152,14 @@ if TYPE_CHECKING:  # the types that provider authors and users check against; th
     from stackwise.contracts.options import option as option
     from stackwise.contracts.options import scheduled as scheduled
     from stackwise.contracts.options import stacks as stacks
+    from stackwise.contracts.outputs import LinearOutput as LinearOutput
     from stackwise.contracts.protocols import Adapter as Adapter
     from stackwise.contracts.protocols import Batch as Batch
     from stackwise.contracts.protocols import Embedding as Embedding
     from stackwise.contracts.protocols import Fingerprinted as Fingerprinted
     from stackwise.contracts.protocols import Head as Head
+    from stackwise.contracts.protocols import LeavesRun as LeavesRun
+    from stackwise.contracts.protocols import LinearHead as LinearHead
     from stackwise.contracts.protocols import Loader as Loader
     from stackwise.contracts.protocols import MeetsRun as MeetsRun
     from stackwise.contracts.protocols import Observer as Observer
@@ -174,6 +185,7 @@ if TYPE_CHECKING:  # the types that provider authors and users check against; th
     from stackwise.contracts.specs import HeadSpec as HeadSpec
     from stackwise.contracts.specs import OptimizerSpec as OptimizerSpec
     from stackwise.contracts.specs import RackSpec as RackSpec
+    from stackwise.contracts.specs import Reading as Reading
     from stackwise.contracts.specs import TaskSpec as TaskSpec
     from stackwise.contracts.specs import TensorSpec as TensorSpec
     from stackwise.contracts.specs import TransformSpec as TransformSpec

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from attrs import frozen
 
-from stackwise import BatchSpec, DataError, EpochSize, TensorSpec, UserError, dimension, option
+from stackwise import BatchSpec, DataError, EpochSize, Reading, TensorSpec, UserError, dimension, option
 from stackwise_providers_data.array_headers import StoredArray, find_array
 from stackwise_providers_data.array_shapes import is_token_stream, refuse_unequal, row_spec, time_fields
 from stackwise_providers_data.row_options import RowOptions
-from stackwise_providers_data.splits import part_of_split, rows_of
+from stackwise_providers_data.splits import part_for, part_of_split, readings, rows_of
 
 
 @frozen(kw_only=True)
@@ -101,3 +101,12 @@ class ArrayFilesOptions(RowOptions):
         if not self.is_stream(arrays):
             return EpochSize(rows=count, repeats=self.repeat)
         return EpochSize(entries=count, repeats=self.repeat) if self.documents is None else None
+
+    def readings(self, split: str, whole: bool) -> Iterable[Reading]:
+        """What is read of each array; the share at its end is held out.
+
+        Raises:
+            DataError: a file that cannot be read or is damaged.
+        """
+        names = [f"{array.path.resolve()}{f':{array.key}' if array.key else ''}" for array in self.arrays().values()]
+        return readings(names, part_for(split, whole, self.heldout), self.heldout or 0.0, "from the end")

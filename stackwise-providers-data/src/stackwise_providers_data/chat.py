@@ -18,9 +18,9 @@ from stackwise import DataError
 from stackwise_providers_data.cache import obtain
 from stackwise_providers_data.chat_templates import RESERVED, ROLES, ChatTemplate, Message, Rendered, Tools
 from stackwise_providers_data.corpus import Corpus, open_tokenizer
-from stackwise_providers_data.padded_rows import LOSS_MASK
 from stackwise_providers_data.records import RecordDocuments
 from stackwise_providers_data.splits import Part
+from stackwise_providers_data.targets import LOSS_MASK
 from stackwise_providers_data.tokenization import ByteTokenizer, LibraryTokenizer, TextTokenizer
 
 TOOLS = "tools"

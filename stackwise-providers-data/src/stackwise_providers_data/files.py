@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 from attrs import frozen
 
-from stackwise import DataError, UserError
-from stackwise_providers_data.splits import Part, is_heldout, is_in, no_documents
+from stackwise import DataError, Reading, UserError
+from stackwise_providers_data.splits import Part, is_heldout, is_in, no_documents, readings
 from stackwise_providers_data.text_blocks import least_bytes, stretches
 
 _LEFT_OUT = frozenset({"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"})
@@ -30,6 +30,11 @@ _COMPRESSED = {
 }
 MAGIC_BYTES = 10
 """As many as it takes to tell that a file is compressed."""
+
+
+def is_url(path: str) -> bool:
+    """Whether a path is one that fsspec opens."""
+    return re.match(r"[a-z][a-z0-9+.-]*://", path) is not None
 
 
 def check_globs(paths: object) -> None:
@@ -59,6 +64,16 @@ def globbed(paths: Sequence[str]) -> dict[str, Path]:
         files |= {Path(path).as_posix(): Path(path) for path in regular}
     _refuse_two_paths(files)
     return files
+
+
+def globbed_names(paths: Sequence[str]) -> list[str]:
+    """The resolved paths of the files that globs find, sorted; a URL stands for itself, and nothing is fetched.
+
+    Raises:
+        DataError: as `globbed`.
+    """
+    local = globbed([path for path in paths if not is_url(path)])
+    return sorted([*(str(path.resolve()) for path in local.values()), *(path for path in paths if is_url(path))])
 
 
 def _refuse_two_paths(files: Mapping[str, Path]) -> None:
@@ -175,6 +190,12 @@ class FileDocuments:
     def sizes(self, part: Part) -> list[int]:
         """Bytes of each document of a part."""
         return [stop - start for _, start, stop in self.documents(part)]
+
+    def readings(self, part: Part) -> list[Reading]:
+        """What is read of each file for a part."""
+        if self.by_blocks:
+            return readings([str(path.resolve()) for path in self.files()], part, self.heldout, ("blocks", self.heldout))
+        return [Reading(str(path.resolve())) for name, path in self.by_path.items() if is_in(part, heldout=is_heldout(name, self.heldout))]
 
     def files(self) -> list[Path]:
         """All files."""

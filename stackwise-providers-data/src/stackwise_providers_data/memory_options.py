@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from attrs import field, frozen
 
-from stackwise import BatchSpec, EpochSize, TensorSpec, UserError, dimension, option
+from stackwise import BatchSpec, EpochSize, Reading, TensorSpec, UserError, dimension, option
 from stackwise_providers_data.array_shapes import ArrayShape, array_shapes, identity, is_token_stream, row_spec, time_fields
-from stackwise_providers_data.splits import part_of_split, rows_of
+from stackwise_providers_data.splits import part_for, part_of_split, readings, rows_of
 
 
 @frozen(kw_only=True)
@@ -81,3 +81,9 @@ class MemoryOptions:
         rows = next(iter(shapes.values())).sizes[0]
         count = len(range(rows)[rows_of(part_of_split(split), rows, self.heldout)])
         return EpochSize(entries=count, repeats=self.repeat) if is_token_stream(shapes) else EpochSize(rows=count, repeats=self.repeat)
+
+    def readings(self, split: str, whole: bool) -> Iterable[Reading]:
+        """What is read of each array; the share at its end is held out."""
+        part, share = part_for(split, whole, self.heldout), self.heldout or 0.0
+        for name, array in self.arrays.items():
+            yield from readings([f"the array '{name}'"], part, share, "from the end", key=id(array))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 
 from attrs import frozen
 
-from stackwise import BatchSpec, EpochSize, option
-from stackwise_providers_data.files import FileDocuments, check_globs, stdlib_files
-from stackwise_providers_data.splits import part_of_split
+from stackwise import BatchSpec, EpochSize, Reading, option
+from stackwise_providers_data.files import FileDocuments, check_globs, globbed, is_url, stdlib_files
+from stackwise_providers_data.splits import part_for, part_of_split, readings
 from stackwise_providers_data.text_options import HELDOUT, TextOptions
 from stackwise_providers_data.tokenizer_options import BYTES, token_spec
 
@@ -56,6 +57,14 @@ class FileCorpusOptions(TextOptions, ABC):
             return None
         return self.epoch_of(self.documents().sizes(part_of_split(split)), between=1)
 
+    def readings(self, split: str, whole: bool) -> Iterable[Reading]:
+        """What is read of each file.
+
+        Raises:
+            DataError: none are found.
+        """
+        return self.documents().readings(part_for(split, whole, self.heldout))
+
     def count_epoch(self, split: str) -> EpochSize | None:
         """What one epoch holds, tokenized through the cache; None where rows depend on the longest row of the run.
 
@@ -95,6 +104,13 @@ class TextFilesOptions(FileCorpusOptions):
         """
         super().check()
         check_globs(self.paths)
+
+    def readings(self, split: str, whole: bool) -> Iterable[Reading]:
+        """What is read of each file; files elsewhere are known by their URLs, and not fetched."""
+        part, elsewhere = part_for(split, whole, self.heldout), [path for path in self.paths if is_url(path)]
+        local = [path for path in self.paths if not is_url(path)]
+        found = FileDocuments("text-files", globbed(local), self.share).readings(part) if local else []
+        return [*found, *readings(elsewhere, part, self.share, "files")]
 
     def documents(self) -> FileDocuments:
         """The files that the globs find.

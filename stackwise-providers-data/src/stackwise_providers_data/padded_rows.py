@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,10 +12,8 @@ import torch
 from stackwise import BatchSpec, DataError
 from stackwise_providers_data.permutation import Indices
 from stackwise_providers_data.spans import Spans
+from stackwise_providers_data.targets import LOSS_MASK, NOT_LEARNT, TOO_SHORT, say_without_targets
 from stackwise_providers_data.walk import Walk, WalkedLoader
-
-LOSS_MASK = "loss_mask"
-"""Which tokens are learnt, where a corpus says so."""
 
 
 def gather_padded(
@@ -90,18 +87,16 @@ class PaddedRows(WalkedLoader):
         places = np.where(mask, starts[:, None] + np.arange(length), 0)
         for name, entries in self._beside.items():
             batch[name] = torch.from_numpy(np.where(mask, entries[places], np.zeros((), dtype=entries.dtype)))
-        return batch
+        return self._delivered(batch)
 
     def _say_without_targets(self, length: int) -> None:
         """Say how many documents hold nothing that a task could predict from what stands before it, in rows of this length."""
         starts, stops = self._spans.starts + 1, np.minimum(self._spans.stops, self._spans.starts + length)
-        missing, why = stops <= starts, "no second token"
+        missing, why = stops <= starts, TOO_SHORT
         learnt = self._beside.get(LOSS_MASK)
         if learnt is not None:
-            missing, why = ~_any_in(learnt, starts, stops), "no token of the assistant's that is learnt"
-        if count := int(missing.sum()):
-            left = f"{count} of {len(missing)} documents have {why} in rows of {length}"
-            print(f"data: {self.name}: {left}: no target, where each token is predicted from those before it", file=sys.stderr)
+            missing, why = ~_any_in(learnt, starts, stops), NOT_LEARNT
+        say_without_targets(self.name, int(missing.sum()), len(missing), "documents", why, length)
 
     def _entries(self, rows: int | None, length: int | None) -> int:
         if not length:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from attrs import frozen
 
-from stackwise import BatchSpec, EpochSize, TensorSpec, Tokenizer, UserError, dimension, option
+from stackwise import BatchSpec, EpochSize, Reading, TensorSpec, Tokenizer, UserError, dimension, option
 from stackwise_providers_data.chat_options import TEMPLATE_DOC, Template, check_brings_template, check_template, open_template
-from stackwise_providers_data.files import check_globs, parquet_files
-from stackwise_providers_data.splits import part_of_split
+from stackwise_providers_data.files import check_globs, globbed_names, parquet_files
+from stackwise_providers_data.splits import part_for, part_of_split, readings
 from stackwise_providers_data.text_options import HELDOUT, TextOptions
 from stackwise_providers_data.tokenizer_options import BYTES, check_tokenizer, token_spec
 
@@ -168,6 +169,28 @@ class RecordOptions(TextOptions, ABC):
             return Conversations(self.records(), self, open_template(self.template, self.tokenizer))
         return RecordDocuments(self.records(), self)
 
+    @abstractmethod
+    def places(self) -> Iterable[str]:
+        """Names of the files that are read.
+
+        Raises:
+            DataError: nothing lies there.
+        """
+
+    def readings(self, split: str, whole: bool) -> Iterable[Reading]:
+        """What is read of each file: records are held out by a hash of the fields that are read of them.
+
+        Raises:
+            DataError: nothing lies there.
+        """
+        return readings(self.places(), part_for(split, whole, self.heldout), self.share, self.wanted)
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """Every field that is read."""
+        named = [getattr(self, key) for key in (*self.columns, "features", "label")]
+        return tuple(dict.fromkeys(name for name in named if name))
+
     def count_epoch(self, split: str) -> EpochSize | None:
         """What one epoch holds, read through the cache; None where rows depend on the longest row of the run.
 
@@ -231,6 +254,10 @@ class JsonlOptions(RecordOptions):
 
         return JsonLines(self.paths)
 
+    def places(self) -> Iterable[str]:
+        """The files that the globs find."""
+        return globbed_names(self.paths)
+
 
 @frozen(kw_only=True)
 class HfDatasetOptions(RecordOptions):
@@ -257,3 +284,8 @@ class HfDatasetOptions(RecordOptions):
 
             return ParquetRows(files, wanted, optional, "hf-dataset")
         return DatasetRows(self.path, self.part, wanted, optional)
+
+    def places(self) -> Iterable[str]:
+        """The part of the folder, or its Parquet files."""
+        files = parquet_files(self.path, self.part)
+        return [f"{Path(self.path).resolve()}, part '{self.part}'"] if files is None else globbed_names(files)

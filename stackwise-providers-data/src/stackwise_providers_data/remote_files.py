@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from stackwise import DataError, UserError
 from stackwise_providers_data.cache import obtain
-from stackwise_providers_data.files import globbed
+from stackwise_providers_data.files import globbed, is_url
 
-_URL = re.compile(r"[a-z][a-z0-9+.-]*://")
 _LOCAL = ("file", "local")
 
 
@@ -28,9 +26,9 @@ def located(paths: Sequence[str]) -> dict[str, Path]:
         DataError: a glob without a match, or a store that does not answer.
         UserError: fsspec, or the library of a protocol, is missing.
     """
-    local = [path for path in paths if not _URL.match(path)]
+    local = [path for path in paths if not is_url(path)]
     files = globbed(local) if local else {}
-    for url in (path for path in paths if _URL.match(path)):
+    for url in (path for path in paths if is_url(path)):
         files |= _fetched(url)
     return files
 

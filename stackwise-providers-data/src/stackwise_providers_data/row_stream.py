@@ -49,7 +49,7 @@ class RowStream(WalkedLoader):
             DataError: no number of rows, no field that a length could cut, or one that is shorter; or the end, where nothing repeats.
         """
         chosen = torch.from_numpy(self._walk.advance(self._entries(rows, length))[0])
-        return {name: self._cut(name, length)[chosen] for name in self._fields}
+        return self._delivered({name: self._cut(name, length)[chosen] for name in self._fields})
 
     def _entries(self, rows: int | None, length: int | None) -> int:
         self._check_length(length)

@@ -6,9 +6,10 @@ A document is held out by a hash that depends on nothing else, so that training 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Hashable, Iterable
 from typing import Literal
 
-from stackwise import BuildContext, DataError
+from stackwise import BuildContext, DataError, Reading
 
 Part = Literal["training", "heldout", "whole"]
 """What training sees; what only evaluations see; both."""
@@ -19,9 +20,20 @@ HASHES = 2**64
 
 def part_of(context: BuildContext, heldout: float | None) -> Part:
     """The part that a loader is built for: a source of an evaluation alone is read whole, unless its options hold a share of it out."""
-    if context.split == "train":
+    return part_for(context.split, context.whole, heldout)
+
+
+def part_for(split: str, whole: bool, heldout: float | None) -> Part:
+    """The same, by what a context says."""
+    if split == "train":
         return "training"
-    return "whole" if context.whole and not heldout else "heldout"
+    return "whole" if whole and not heldout else "heldout"
+
+
+def readings(data: Iterable[str], part: Part, share: float, order: Hashable, key: Hashable = None) -> list[Reading]:
+    """What is read of some data of which a share is held out, the first one in an order."""
+    begin, end = {"training": (share, 1.0), "heldout": (0.0, share), "whole": (0.0, 1.0)}[part]
+    return [Reading(name, begin, end, order, key) for name in data]
 
 
 def part_of_split(split: str) -> Part:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import attrs
 from attrs import frozen
 
 from stackwise import BatchSpec, EpochSize, TensorSpec, TextCodec, Tokenizer, UserError, option
-from stackwise_providers_data.files import check_globs
+from stackwise_providers_data.files import check_globs, globbed_names
 from stackwise_providers_data.record_options import TOOLS, Mode, RecordOptions
 from stackwise_providers_data.splits import part_of_split
 from stackwise_providers_data.tokenizer_options import BYTES, TokenizerOptions
@@ -116,8 +116,7 @@ class TableOptions(RecordOptions, ABC):
     @property
     def wanted(self) -> tuple[str, ...]:
         """Every column that is read, of a table or of records."""
-        named = [getattr(self, key) for key in (*self.columns, "features", "label")]
-        return self.table_columns if self.is_table else tuple(dict.fromkeys(name for name in named if name))
+        return self.table_columns if self.is_table else super().wanted
 
     @property
     def vectors(self) -> int:
@@ -242,6 +241,10 @@ class ParquetOptions(TableOptions):
 
         return ParquetRows(self.paths, self.wanted, TOOLS if self.mode == "chat" else ())
 
+    def places(self) -> Iterable[str]:
+        """The files that the globs find."""
+        return globbed_names(self.paths)
+
 
 @frozen(kw_only=True)
 class CsvOptions(TableOptions):
@@ -269,6 +272,10 @@ class CsvOptions(TableOptions):
         from stackwise_providers_data.tabular_records import CsvRows  # reads the data
 
         return CsvRows(self.paths, self.wanted, self._types(), frozenset(self.empty), self.delimiter)
+
+    def places(self) -> Iterable[str]:
+        """The files that the globs find."""
+        return globbed_names(self.paths)
 
     def _types(self) -> dict[str, CellType]:
         types: dict[str, CellType] = dict.fromkeys((*(self.numbers or ()), *(self.target or ())), "number")

@@ -12,6 +12,9 @@ from stackwise_providers_data.tokenizer_files import TokenizerFile, tokenizer_in
 class ByteCodec:
     """Every byte of the UTF-8 text is its own id."""
 
+    start: int | None = None
+    """No byte begins a document."""
+
     def encode(self, text: str) -> list[int]:
         """The bytes; those that a command line could not decode are as they were."""
         return list(text.encode(errors="surrogateescape"))
@@ -31,6 +34,9 @@ class LibraryCodec:
 
     def __init__(self, file: TokenizerFile) -> None:
         self._tokenizer = load_tokenizer(file)
+        roles = (file.role("bos"), file.role("eos"))
+        self.start: int | None = next((id for id in roles if id is not None), None)
+        """What stands before a document: its begin, or the end of the one before."""
 
     def encode(self, text: str) -> list[int]:
         """The ids, without special tokens of the tokenizer's own template.

@@ -11,6 +11,7 @@ from attrs import frozen
 
 from stackwise import TextCodec, Tokenizer, option
 from stackwise_providers_data.row_options import RowOptions
+from stackwise_providers_data.tokenizer_files import byte_tokenizer
 from stackwise_providers_data.tokenizer_options import BYTES, TOKENIZER_DOC, TokenizerChoice, check_tokenizer, settings_of
 
 if TYPE_CHECKING:
@@ -58,8 +59,6 @@ class TextOptions(RowOptions, ABC):
             UserError: a library is missing, or the cache cannot be written.
         """
         if isinstance(self.tokenizer, str):
-            from stackwise_providers_data.tokenization import byte_tokenizer  # numpy, which options do without
-
             return byte_tokenizer()
         file = self.tokenizer.read()
         if file is None and sources is not None and self.tokenizer.training is not None:

@@ -16,6 +16,7 @@ import torch
 
 from stackwise import BatchSpec, DataError
 from stackwise_providers_data.permutation import Indices
+from stackwise_providers_data.targets import LOSS_MASK, NOT_LEARNT, TOO_SHORT, say_without_targets
 from stackwise_providers_data.walk import EpochWalk, Walk, WalkedLoader
 
 _PAGE_TOKENS = 1024
@@ -72,6 +73,8 @@ class TokenStream(WalkedLoader):
         self._page_rows = self._paged(tokens)
         self._beside = {name: self._paged(entries) for name, entries in (beside or {}).items()}
         self._starts = starts
+        self._lengths: set[int] = set()
+        """Lengths of packed rows whose targets have been looked at."""
 
     def take(self, rows: int | None, length: int | None) -> dict[str, torch.Tensor]:
         """The next rows × length tokens of the stream, int64 [rows, length].
@@ -86,9 +89,26 @@ class TokenStream(WalkedLoader):
         for name, entries in self._beside.items():
             batch[name] = torch.from_numpy(entries[pages].reshape(-1)[before : before + rows * length]).view(rows, length)
         if self._starts is not None:
+            if length not in self._lengths:
+                self._lengths.add(length)
+                self._say_without_targets(self._starts, length)
             segments, positions = documents_in_rows(pages, before, self._starts, self.page_tokens, (rows, length))
             batch |= {"segments": torch.from_numpy(segments), "positions": torch.from_numpy(positions)}
-        return batch
+        return self._delivered(batch)
+
+    def _say_without_targets(self, starts: Indices, length: int) -> None:
+        """Say how many packed rows have no target, as the corpus is cut in its order: neither a second token of some document nor, where
+        a corpus says which tokens are learnt, one of these."""
+        count = self.pages * self.page_tokens // length
+        inside = starts[(starts < count * length) & (starts % length > 0)]
+        if (learnt := self._beside.get(LOSS_MASK)) is None:
+            targets = length - 1 - np.bincount(inside // length, minlength=count)
+        else:
+            marks = learnt.reshape(-1)[: count * length]
+            first = np.bincount(inside // length, weights=marks[inside], minlength=count)  # of a document: predicted from nothing
+            targets = marks.reshape(count, length)[:, 1:].sum(axis=1) - first
+        why = TOO_SHORT if learnt is None else NOT_LEARNT
+        say_without_targets(self.name, int((targets <= 0).sum()), count, "packed rows", why, length)
 
     def _paged(self, entries: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """One entry a token, as pages; a memmap is slower to index."""

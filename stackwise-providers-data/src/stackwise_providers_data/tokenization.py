@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from stackwise import DataError, Tokenizer
+from stackwise import DataError
 from stackwise_providers_data.documents import Document
 from stackwise_providers_data.extras import require
-from stackwise_providers_data.tokenizer_files import JSON, SETTINGS, TokenizerFile, vocabulary_name
+from stackwise_providers_data.tokenizer_files import TokenizerFile, vocabulary_name
 
 
 class TextTokenizer(Protocol):
@@ -119,21 +118,3 @@ def as_text(label: str, content: bytes) -> str:
     except UnicodeDecodeError as fault:
         other = " (it begins as UTF-16 does)" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
         raise DataError(f"{label} is not UTF-8 at byte {fault.start}{other}: convert it, leave it out, or use tokenizer: bytes") from fault
-
-
-def byte_tokenizer() -> Tokenizer:
-    """The tokenizer of bytes for a run: a `tokenizer.json` that gives every byte of a text its own id."""
-    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
-    model: dict[str, Any] = {"type": "BPE", "dropout": None, "unk_token": None, "vocab": _byte_characters(), "merges": []}
-    steps: dict[str, Any] = {"normalizer": None, "pre_tokenizer": level, "post_processor": None, "decoder": level}
-    content = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": [], **steps, "model": model}
-    files = {JSON: content, SETTINGS: {"tokenizer_class": "PreTrainedTokenizerFast"}}
-    return Tokenizer(vocabulary="bytes", files={name: (json.dumps(file, indent=1) + "\n").encode() for name, file in files.items()})
-
-
-def _byte_characters() -> dict[str, int]:
-    """The character that stands for each byte in byte-level vocabularies: itself where it can be printed, else one above 255 (GPT-2)."""
-    printed = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    others = [byte for byte in range(256) if byte not in printed]
-    characters = {byte: chr(byte) for byte in printed} | {byte: chr(256 + i) for i, byte in enumerate(others)}
-    return {characters[byte]: byte for byte in range(256)}

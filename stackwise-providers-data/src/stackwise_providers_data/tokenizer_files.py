@@ -11,7 +11,7 @@ from typing import Any
 
 from attrs import frozen
 
-from stackwise import DataError, UserError, read_tokenizers
+from stackwise import DataError, Tokenizer, UserError, read_tokenizers
 
 JSON, SETTINGS = "tokenizer.json", "tokenizer_config.json"
 _BESIDE = (SETTINGS, "special_tokens_map.json", "added_tokens.json", "chat_template.jinja")
@@ -159,3 +159,21 @@ def tokenizer_of_run(run: str) -> TokenizerFile:
         sentence = f"tokenizer.run: {run!r} was trained with the vocabulary {vocabulary}, and its {JSON} is {file.vocabulary}"
         raise DataError(f"{sentence}: put the file back")
     return file
+
+
+def byte_tokenizer() -> Tokenizer:
+    """The tokenizer of bytes for a run: a `tokenizer.json` that gives every byte of a text its own id."""
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    model: dict[str, Any] = {"type": "BPE", "dropout": None, "unk_token": None, "vocab": _byte_characters(), "merges": []}
+    steps: dict[str, Any] = {"normalizer": None, "pre_tokenizer": level, "post_processor": None, "decoder": level}
+    content = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": [], **steps, "model": model}
+    files = {JSON: content, SETTINGS: {"tokenizer_class": "PreTrainedTokenizerFast"}}
+    return Tokenizer(vocabulary="bytes", files={name: (json.dumps(file, indent=1) + "\n").encode() for name, file in files.items()})
+
+
+def _byte_characters() -> dict[str, int]:
+    """The character that stands for each byte in byte-level vocabularies: itself where it can be printed, else one above 255 (GPT-2)."""
+    printed = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [byte for byte in range(256) if byte not in printed]
+    characters = {byte: chr(byte) for byte in printed} | {byte: chr(256 + i) for i, byte in enumerate(others)}
+    return {characters[byte]: byte for byte in range(256)}

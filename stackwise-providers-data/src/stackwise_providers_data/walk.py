@@ -5,10 +5,11 @@ A unit is a page of tokens, a document or a row; `size` is its number of entries
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 
 from stackwise import BatchSpec, DataError, EpochSize, UserError
 from stackwise_providers_data.order import Cursor, Order
@@ -150,7 +151,21 @@ class WalkedLoader:
 
     def __init__(self, walk: Walk, spec: BatchSpec, *, fingerprint: Mapping[str, Any], name: str) -> None:
         self.name = name
-        self._walk, self._spec, self._fingerprint = walk, spec, dict(fingerprint)
+        self._walk, self._spec, self._fingerprint = walk, spec, fingerprint
+        self._watched: dict[str, Callable[[torch.Tensor], bool]] = {}
+
+    def watch(self, checks: Mapping[str, Callable[[torch.Tensor], bool]]) -> None:
+        """Have each batch looked at on its way out.
+
+        Args:
+            checks: field → raises where its entries must not be delivered; returns whether it need not be asked again.
+        """
+        self._watched = dict(checks)
+
+    def _delivered(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        if self._watched:
+            self._watched = {field: check for field, check in self._watched.items() if not check(batch[field])}
+        return batch
 
     def get_batch_spec(self) -> BatchSpec:
         """The fields delivered."""
@@ -193,9 +208,9 @@ class WalkedLoader:
         """
         self._walk.load_state_dict(state)
 
-    def fingerprint(self) -> dict[str, Any]:
-        """What the data were read from."""
-        return dict(self._fingerprint)
+    def fingerprint(self) -> Mapping[str, Any]:
+        """What the data were read from; a digest that is still being computed is waited for when it is read."""
+        return self._fingerprint
 
     def _entries(self, rows: int | None, length: int | None) -> int:
         """Entries that a request takes; here one a row.

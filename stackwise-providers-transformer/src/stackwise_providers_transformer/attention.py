@@ -12,8 +12,12 @@ from torch import nn
 from stackwise_providers_transformer.kv_cache import KeyValueCache
 from stackwise_providers_transformer.norms import Norm, make_norm
 from stackwise_providers_transformer.options import DecoderOptions
+from stackwise_providers_transformer.packed import Attend, Documents
 from stackwise_providers_transformer.projection import Projection
 from stackwise_providers_transformer.rotary import Rotation, rotate
+
+Seen = torch.Tensor | Documents
+"""What is added to the scores, or the documents that attention stays inside of."""
 
 
 class Attention(nn.Module):
@@ -41,13 +45,13 @@ class Attention(nn.Module):
             return None
         return make_norm(options.norms, (heads if self.whole_norm else 1) * self.features, bias=options.biases.norm)
 
-    def forward(self, x_BTD: torch.Tensor, turn: Rotation | None, mask_B1TT: torch.Tensor | None) -> torch.Tensor:
+    def forward(self, x_BTD: torch.Tensor, turn: Rotation | None, mask_B1TT: Seen | None) -> torch.Tensor:
         """x [B, T, D] → [B, T, D].
 
         Args:
             x_BTD: what queries, keys and values are made of.
             turn: rotation of queries and keys by position, if any.
-            mask_B1TT: what is added to the scores, causality included; None: none but causality.
+            mask_B1TT: what is added to the scores, causality included, or the documents of the rows; None: none but causality.
         """
         batch, time, _ = x_BTD.shape
         heads = (self.heads, self.kv_heads, self.kv_heads)
@@ -58,7 +62,10 @@ class Attention(nn.Module):
             q_BNTH, k_BKTH = rotate(q_BNTH, turn, neighbours=self.neighbours), rotate(k_BKTH, turn, neighbours=self.neighbours)
         if self.cache is not None:
             k_BKTH, v_BKTH = self.cache.extend(k_BKTH, v_BKTH)
-        mixed_BNTH = self._attend(q_BNTH, k_BKTH, v_BKTH, mask_B1TT)
+        if isinstance(mask_B1TT, Documents):
+            mixed_BNTH = _by_document(mask_B1TT, self._attend, q_BNTH, k_BKTH, v_BKTH)
+        else:
+            mixed_BNTH = self._attend(q_BNTH, k_BKTH, v_BKTH, mask_B1TT)
         mixed: torch.Tensor = self.output(mixed_BNTH.transpose(1, 2).reshape(batch, time, self.heads * self.features))
         return mixed
 
@@ -98,6 +105,11 @@ class Attention(nn.Module):
             scale=self.scale,
             enable_gqa=self.heads != self.kv_heads,
         )
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # every batch has documents of other lengths, and each would be a graph of its own
+def _by_document(documents: Documents, attend: Attend, q_BNTH: torch.Tensor, k_BKTH: torch.Tensor, v_BKTH: torch.Tensor) -> torch.Tensor:
+    return documents.attend(attend, q_BNTH, k_BKTH, v_BKTH)
 
 
 def _capped(

@@ -129,6 +129,39 @@ class WindowOptions:
 
 
 @frozen(kw_only=True)
+class ExpertOptions:
+    """Several MLPs in the place of each, of which a router chooses a few for every position."""
+
+    count: int = option(doc="experts of a block", minimum=2, maximum=4096)
+    active: int = option(2, doc="experts that a position is sent to", minimum=1)
+    gates: Literal["chosen", "all"] = option(
+        "chosen",
+        doc="weights of the chosen experts: a softmax over them (they add up to 1), or their shares of a softmax over all",
+        choices=("chosen", "all"),
+    )
+    capacity: float | None = option(
+        None,
+        doc="room of an expert in each row in training, in units of its even share; what finds none is dropped; endless when left out",
+    )
+
+    def __attrs_post_init__(self) -> None:
+        if self.active > self.count:
+            raise UserError(f"active: {self.active} experts cannot be chosen of {self.count}: lower it, or raise count")
+        if self.capacity is not None and self.capacity <= 0:
+            raise UserError(f"capacity: {self.capacity:g} leaves no room: give a factor above 0, or leave it out")
+
+    @property
+    def losses(self) -> tuple[str, ...]:
+        """What a config weighs: the load balance and the size of the router's scores."""
+        return ("balance", "z")
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """What is reported beside: the share of choices that found no room."""
+        return () if self.capacity is None else ("dropped",)
+
+
+@frozen(kw_only=True)
 class ScoreOptions:
     """What is done to q·k before the softmax."""
 

@@ -5,7 +5,7 @@ Shapes: B batch, T time, V vocab.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import reduce
 from operator import and_
 
@@ -14,7 +14,7 @@ import torch
 from stackwise import BuildContext, GenerationSettings, Moment, TaskSpec
 from stackwise_providers_transformer.continuation import Forward, continue_prompt
 from stackwise_providers_transformer.options import CausalLMOptions
-from stackwise_providers_transformer.token_nats import summed_nats
+from stackwise_providers_transformer.token_nats import Logits, summed_nats
 from stackwise_providers_transformer.token_units import BITS_PER_NAT, bits_of, token_unit
 
 
@@ -54,10 +54,10 @@ class CausalLM:
         return prepared
 
     def loss(
-        self, outputs: Mapping[str, torch.Tensor], batch: Mapping[str, torch.Tensor]
+        self, outputs: Mapping[str, Logits], batch: Mapping[str, torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor | float, dict[str, tuple[torch.Tensor, torch.Tensor | float]]]:
         """Sum of nats in float32 over the targets that count, their number, and the same in bits."""
-        nats, count = summed_nats(outputs["logits"], batch["targets"], batch.get("counted"))
+        nats, count, _ = summed_nats(outputs["logits"], batch["targets"], batch.get("counted"))
         return nats, count, {self.metric: (nats.detach() * BITS_PER_NAT, count)}
 
     def generate(self, model: Forward, prompt: torch.Tensor, settings: GenerationSettings, generator: torch.Generator) -> torch.Tensor:
@@ -67,6 +67,17 @@ class CausalLM:
             UserError: an empty prompt, more positions than the model has, or a setting without effect.
         """
         return continue_prompt(model, prompt, settings, generator)
+
+    def score(self, model: Forward, rows: Sequence[torch.Tensor], given: Sequence[int]) -> list[tuple[float, bool]]:
+        """Σ ln p(x_t | x_<t) over what follows the given entries of each row [T], and whether each of these is the likeliest."""
+        tokens_BT = torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
+        with torch.inference_mode():
+            nats_BTV = model({"tokens": tokens_BT[:, :-1]})["logits"].float().log_softmax(-1)
+        targets_BT = tokens_BT[:, 1:]
+        taken_BT = nats_BTV.gather(-1, targets_BT[..., None])[..., 0].double()
+        likeliest_BT = nats_BTV.argmax(-1) == targets_BT
+        spans = [slice(begin - 1, len(row) - 1) for row, begin in zip(rows, given, strict=True)]
+        return [(float(taken_BT[i, span].sum()), bool(likeliest_BT[i, span].all())) for i, span in enumerate(spans)]
 
 
 def build_causal_lm(options: CausalLMOptions, context: BuildContext) -> CausalLM:

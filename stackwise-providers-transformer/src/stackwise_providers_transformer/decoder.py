@@ -5,22 +5,25 @@ Shapes: B batch, T time, D width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
 
 from stackwise import BuildContext, RackSpec, UserError
-from stackwise_providers_transformer.attention import Attention
+from stackwise_providers_transformer.attention import Attention, Seen
 from stackwise_providers_transformer.block_options import repeated_pattern
 from stackwise_providers_transformer.documents import attention_mask, positions_within
 from stackwise_providers_transformer.dropout import Dropout
+from stackwise_providers_transformer.experts import Experts, Reported
 from stackwise_providers_transformer.kv_cache import KeyValueCache
 from stackwise_providers_transformer.learned_positions import LearnedPositions
 from stackwise_providers_transformer.mlp import make_mlp
 from stackwise_providers_transformer.norms import make_norm
 from stackwise_providers_transformer.options import DecoderOptions, check_sizes
+from stackwise_providers_transformer.packed import find_documents
 from stackwise_providers_transformer.rotary import Rotation, rotation
 
 
@@ -39,20 +42,36 @@ class Block(nn.Module):
         self.attention_norm = None if first and not norms.first else make_norm(norms, options.width, bias=biases.norm)
         self.attention = Attention(options)
         self.mlp_norm = make_norm(norms, options.width, bias=biases.norm)
-        self.mlp = make_mlp(
-            options.mlp,
-            width=options.width,
-            features=options.ff_features,
-            bias=biases.mlp,
-            std=options.init_std,
-            output_std=options.residual_std,
-        )
+        sizes: dict[str, Any] = {"width": options.width, "features": options.ff_features, "bias": biases.mlp}
+        sizes |= {"std": options.init_std, "output_std": options.residual_std}
+        self.mlp = make_mlp(options.mlp, **sizes) if options.experts is None else Experts(options.experts, options.mlp, **sizes)
         self.attention_output_norm = make_norm(norms, options.width, bias=biases.norm) if self.at == "sandwich" else None
         self.mlp_output_norm = make_norm(norms, options.width, bias=biases.norm) if self.at == "sandwich" else None
         self.dropout = Dropout(options.dropout)
 
-    def forward(self, hidden_BTD: torch.Tensor, turn: Rotation | None, mask_B1TT: torch.Tensor | None) -> torch.Tensor:
-        """hidden [B, T, D] → [B, T, D]; dropout falls on each branch while the block itself is in training mode."""
+    def forward(
+        self, hidden_BTD: torch.Tensor, turn: Rotation | None, mask_B1TT: Seen | None, real_BT: torch.Tensor | None = None
+    ) -> torch.Tensor | tuple[torch.Tensor, Reported]:
+        """hidden [B, T, D] → [B, T, D]; dropout falls on each branch while the block itself is in training mode.
+
+        Args:
+            hidden_BTD: the hidden state.
+            turn: of queries and keys.
+            mask_B1TT: added to the scores of attention, or the documents that it stays inside of.
+            real_BT: for experts: whether a position is real.
+
+        Returns:
+            [B, T, D]; with experts a pair, of that and what they report.
+        """
+        reported: Reported = {}
+
+        def think(x_BTD: torch.Tensor) -> torch.Tensor:
+            if not isinstance(self.mlp, Experts):
+                thought: torch.Tensor = self.mlp(x_BTD)
+                return thought
+            thought, sums = self.mlp(x_BTD, real_BT)
+            reported.update(sums)
+            return thought
 
         def attend(x_BTD: torch.Tensor) -> torch.Tensor:
             mixed: torch.Tensor = self.attention(x_BTD, turn, mask_B1TT)
@@ -60,10 +79,11 @@ class Block(nn.Module):
 
         if self.parallel:
             mixed_BTD = hidden_BTD + self.dropout(attend(_normed(self.attention_norm, hidden_BTD)))
-            together_BTD: torch.Tensor = mixed_BTD + self.dropout(self.mlp(self.mlp_norm(hidden_BTD)))
-            return together_BTD
-        hidden_BTD = self._branch(hidden_BTD, attend, self.attention_norm, self.attention_output_norm)
-        return self._branch(hidden_BTD, self.mlp, self.mlp_norm, self.mlp_output_norm)
+            hidden_BTD = mixed_BTD + self.dropout(think(self.mlp_norm(hidden_BTD)))
+        else:
+            hidden_BTD = self._branch(hidden_BTD, attend, self.attention_norm, self.attention_output_norm)
+            hidden_BTD = self._branch(hidden_BTD, think, self.mlp_norm, self.mlp_output_norm)
+        return (hidden_BTD, reported) if isinstance(self.mlp, Experts) else hidden_BTD
 
     def _branch(
         self, x_BTD: torch.Tensor, branch: Callable[[torch.Tensor], torch.Tensor], norm: nn.Module | None, output_norm: nn.Module | None
@@ -107,6 +127,8 @@ class Decoder(nn.Module):
         self.norm = None if norms.at == "post" else make_norm(norms, options.width, bias=norm_bias)
         self._turns = repeated_pattern(options.rotary.blocks if options.rotary else None, options.blocks)
         self._windows = repeated_pattern(options.window.blocks, options.blocks) if options.window else (False,) * options.blocks
+        self._widths = (None, options.window.size if options.window else None)
+        """How near an entry has to be to be seen, in blocks without and with the window; any when None."""
         self._attentions = [module for module in self.modules() if isinstance(module, Attention)]
         self._dropouts = [module for module in self.modules() if isinstance(module, Dropout)]
 
@@ -147,7 +169,7 @@ class Decoder(nn.Module):
         segments: torch.Tensor | None = None,
         prefix: torch.Tensor | None = None,
         mask: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+    ) -> torch.Tensor | tuple[torch.Tensor, Reported]:
         """Every entry sees those of its own document, as the attention mode says.
 
         Args:
@@ -158,7 +180,7 @@ class Decoder(nn.Module):
             mask: [B, T] bool, whether an entry is real; all are when left out.
 
         Returns:
-            [B, T, D].
+            [B, T, D]; with experts a pair, of that and the sums of their losses over all blocks.
         """
         before = self._positions_before()
         if segments is not None and positions is None:
@@ -172,19 +194,37 @@ class Decoder(nn.Module):
         turns = [self._turn(hidden, positions, windowed=windowed) for windowed in (False, True)]
         hidden = _normed(self.embedding_norm, hidden)
 
-        def seen(window: int | None) -> torch.Tensor | None:
-            if before:
-                return _continued(hidden, before, window)
-            narrow = window is not None and window < hidden.shape[1]
-            if segments is None and prefix is None and mask is None and not narrow:
-                return None
-            return attention_mask(hidden, segments, causal=self.options.causal, prefix_B=prefix, real_BT=mask, window=window)
-
-        masks = [seen(None), seen(self.options.window.size) if self.options.window is not None else None]
+        masks: Sequence[Seen | None] = [_continued(hidden, before, window) for window in self._widths] if before else ()
+        masks = masks or self._seen(hidden, segments, prefix, mask)
+        reported: Reported = {}
         blocks = (block for stack in self.stacks.children() for block in stack.children())
         for block, turned, windowed in zip(blocks, self._turns, self._windows, strict=True):
-            hidden = block(hidden, turns[windowed] if turned else None, masks[windowed])
-        return _normed(self.norm, hidden)
+            turn = turns[windowed] if turned else None
+            if self.options.experts is None:
+                hidden = block(hidden, turn, masks[windowed])
+                continue
+            hidden, sums = block(hidden, turn, masks[windowed], mask)
+            for name, (total, count) in sums.items():
+                so_far = reported.get(name)
+                reported[name] = (total, count) if so_far is None else (so_far[0] + total, so_far[1] + count)
+        hidden = _normed(self.norm, hidden)
+        return hidden if self.options.experts is None else (hidden, reported)
+
+    def _seen(
+        self, hidden: torch.Tensor, segments: torch.Tensor | None, prefix: torch.Tensor | None, mask: torch.Tensor | None
+    ) -> Sequence[Seen | None]:
+        """What attention sees without and with the window: documents where every entry sees its own alone, else a mask."""
+        parts, causal = [part for part in (segments, mask) if part is not None], self.options.causal
+        if prefix is None and (documents := find_documents(hidden, parts, causal=causal, windows=self._widths)) is not None:
+            return documents
+
+        def whole(window: int | None) -> torch.Tensor | None:
+            narrow = window is not None and window < hidden.shape[1]
+            if prefix is None and not parts and not narrow:
+                return None
+            return attention_mask(hidden, segments, causal=causal, prefix_B=prefix, real_BT=mask, window=window)
+
+        return [whole(window) for window in self._widths]
 
     def _positions_before(self) -> int:
         cache = self._attentions[0].cache if self._attentions else None

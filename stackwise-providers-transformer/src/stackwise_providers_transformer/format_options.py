@@ -13,3 +13,8 @@ class HuggingFaceOptions:
 
     pickle: bool = option(False, doc="whether weights that are there pickled only are read, as tensors alone (torch's weights_only)")
     file_bytes: int = option(5_000_000_000, doc="most bytes of a file that is written; a larger model is cut into shards", minimum=1)
+    wrap: bool = option(
+        False,
+        doc="whether transformers itself computes the model (rack transformer.hf), also where its family is known here; families that are "
+        "not known always are",
+    )

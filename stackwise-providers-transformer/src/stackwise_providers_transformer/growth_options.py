@@ -102,6 +102,20 @@ class WidenFFOptions:
 
 
 @frozen(kw_only=True)
+class UpcycleOptions:
+    """Experts that begin as the MLP in whose place they stand; nothing to choose."""
+
+
+@frozen(kw_only=True)
+class AddExpertsOptions:
+    """More experts in every block that has some."""
+
+    start: Literal["fresh", "copy"] = option(
+        "copy", doc="what new experts begin as: copies of the old ones in turn, or fresh", choices=("fresh", "copy")
+    )
+
+
+@frozen(kw_only=True)
 class VocabularyOptions:
     """More token ids."""
 

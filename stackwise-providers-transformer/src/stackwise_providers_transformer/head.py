@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from stackwise import BuildContext, HeadSpec
+from stackwise import BuildContext, HeadSpec, LinearOutput
 from stackwise_providers_transformer.mlp import ACTIVATIONS
 from stackwise_providers_transformer.options import LMOptions, TransformOptions, check_sizes
 from stackwise_providers_transformer.projection import Projection
@@ -64,11 +64,19 @@ class LMHead(nn.Module):
 
     def forward(self, hidden: torch.Tensor) -> dict[str, torch.Tensor]:
         """hidden [B, T, D] → logits [B, T, V]."""
-        if self.transform is not None:
-            hidden = self.transform(hidden)
-        logits = F.linear(hidden, self.weight, self.bias)
+        logits = F.linear(self._transformed(hidden), self.weight, self.bias)
         cap = self.options.cap
         return {"logits": logits if cap is None else cap * torch.tanh(logits / cap)}
+
+    def forward_linear(self, hidden: torch.Tensor) -> dict[str, LinearOutput]:
+        """hidden [B, T, D] → logits [B, T, V], said and not made."""
+        return {"logits": LinearOutput(self._transformed(hidden), self.weight, self.bias, self.options.cap)}
+
+    def _transformed(self, hidden: torch.Tensor) -> torch.Tensor:
+        if self.transform is None:
+            return hidden
+        transformed: torch.Tensor = self.transform(hidden)
+        return transformed
 
 
 def build_lm(options: LMOptions, context: BuildContext) -> LMHead:

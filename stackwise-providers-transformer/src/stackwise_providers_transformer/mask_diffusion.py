@@ -10,17 +10,16 @@ from collections.abc import Callable, Mapping
 from math import pi
 
 import torch
-import torch.nn.functional as F
 from attrs import frozen
 
 from stackwise import BuildContext, GenerationSettings, Moment, TaskSpec
 from stackwise_providers_transformer.continuation import Forward
 from stackwise_providers_transformer.masking_options import MaskDiffusionOptions
 from stackwise_providers_transformer.options import check_sizes
+from stackwise_providers_transformer.token_nats import IGNORED, Logits, token_nats
 from stackwise_providers_transformer.token_units import BITS_PER_NAT, bits_of, token_unit
-from stackwise_providers_transformer.unmasking import unmask, without
+from stackwise_providers_transformer.unmasking import unmask
 
-_IGNORED = -100
 _HANDED_ON = ("segments", "positions", "mask")
 
 
@@ -84,19 +83,17 @@ class MaskDiffusion:
         return self._masked(batch, (rank_BT < count_B[:, None]) & real_BT, length_B / count_B.clamp(min=1))
 
     def loss(
-        self, outputs: Mapping[str, torch.Tensor], batch: Mapping[str, torch.Tensor]
+        self, outputs: Mapping[str, Logits], batch: Mapping[str, torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor, dict[str, tuple[torch.Tensor, torch.Tensor]]]:
         """logits [B, T, V] → the weighted sum in nats in float32, the number of tokens, masked or not, and the same in bits.
 
         A token that is shown is carried over: its likelihood is 1. The mask symbol's logit is -inf.
         """
         targets_BT = batch["targets"]
-        logits = without(outputs["logits"].float(), self.options.mask_id)
-        nats_BT = F.cross_entropy(logits.flatten(0, 1), targets_BT.flatten(), reduction="none", ignore_index=_IGNORED).view_as(targets_BT)
+        nats_BT, right_BT = token_nats(outputs["logits"], targets_BT, without=self.options.mask_id)
         total, count = (nats_BT.sum(dim=1) * batch["weights"]).sum(), batch["real"].sum()
-        hidden = targets_BT != _IGNORED
-        right = ((logits.detach().argmax(-1) == targets_BT) & hidden).sum()
-        return total, count, {self.metric: (total.detach() * BITS_PER_NAT, count), "accuracy_on_masks": (right, hidden.sum())}
+        right, hidden = right_BT.sum(), (targets_BT != IGNORED).sum()
+        return total, count, {self.metric: (total.detach() * BITS_PER_NAT, count), "accuracy_on_masks": (right, hidden)}
 
     def generate(self, model: Forward, prompt: torch.Tensor, settings: GenerationSettings, generator: torch.Generator) -> torch.Tensor:
         """The prompt [T] with masked tokens behind it, unmasked step by step.
@@ -110,7 +107,7 @@ class MaskDiffusion:
         tokens_BT = batch["tokens"].long()
         prepared = {
             "tokens": tokens_BT.masked_fill(hidden_BT, self.options.mask_id),
-            "targets": tokens_BT.masked_fill(~hidden_BT, _IGNORED),
+            "targets": tokens_BT.masked_fill(~hidden_BT, IGNORED),
             "weights": weights_B.float(),
             "real": _real(batch),
         }

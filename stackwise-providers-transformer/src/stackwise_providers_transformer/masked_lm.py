@@ -8,15 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-import torch.nn.functional as F
 
 from stackwise import BuildContext, Moment, TaskSpec, UserError
 from stackwise_providers_transformer.masking_options import MaskedLMOptions
 from stackwise_providers_transformer.options import check_sizes
+from stackwise_providers_transformer.token_nats import IGNORED, Logits, token_nats
 from stackwise_providers_transformer.token_units import token_unit
 from stackwise_providers_transformer.whole_words import byte_words, runs
 
-_IGNORED = -100
 _HANDED_ON = ("segments", "positions", "mask")
 
 
@@ -67,20 +66,19 @@ class MaskedLM:
         masked, replaced = self.options.masked, self.options.masked + self.options.random
         shown_BT = tokens_BT.masked_fill(chosen_BT & (fate_BT < masked), self.options.mask_id)
         shown_BT = torch.where(chosen_BT & (fate_BT >= masked) & (fate_BT < replaced), random_BT, shown_BT)
-        prepared = {"tokens": shown_BT, "targets": tokens_BT.masked_fill(~chosen_BT, _IGNORED)}
+        prepared = {"tokens": shown_BT, "targets": tokens_BT.masked_fill(~chosen_BT, IGNORED)}
         return prepared | {name: batch[name] for name in _HANDED_ON if name in batch}
 
     def loss(
-        self, outputs: Mapping[str, torch.Tensor], batch: Mapping[str, torch.Tensor]
+        self, outputs: Mapping[str, Logits], batch: Mapping[str, torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor, dict[str, tuple[torch.Tensor, torch.Tensor]]]:
         """logits [B, T, V] → the sum in nats over the chosen tokens in float32, their number, and the share that is guessed right;
         `loss_on_masks` counts those alone that show the mask symbol."""
-        logits, targets = outputs["logits"].flatten(0, 1).float(), batch["targets"].flatten()
-        nats = F.cross_entropy(logits, targets, reduction="none", ignore_index=_IGNORED)
-        total, count = nats.sum(), (targets != _IGNORED).sum()
-        right = (logits.detach().argmax(-1) == targets).sum()
-        hidden = (batch["tokens"].flatten() == self.options.mask_id) & (targets != _IGNORED)
-        return total, count, {"accuracy": (right, count), "loss_on_masks": (nats.detach()[hidden].sum(), hidden.sum())}
+        targets = batch["targets"]
+        nats, right = token_nats(outputs["logits"], targets)
+        chosen = targets != IGNORED
+        count, hidden = chosen.sum(), (batch["tokens"] == self.options.mask_id) & chosen
+        return nats.sum(), count, {"accuracy": (right.sum(), count), "loss_on_masks": (nats.detach()[hidden].sum(), hidden.sum())}
 
     def _draws(self, batch: Mapping[str, torch.Tensor], tokens_BT: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """A uniform number for every token, the same one for all tokens of a word where words are chosen."""

@@ -40,6 +40,7 @@ class MaskingOptions:
             optional={**_HANDED_ON, **optional},
             inputs={"tokens": _SHOWN, **_HANDED_ON},
             outputs={"logits": _LOGITS},
+            linear_outputs=("logits",),
             attention="bidirectional",
             beyond=beyond,
             metrics=metrics,

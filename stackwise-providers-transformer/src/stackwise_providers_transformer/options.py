@@ -21,7 +21,14 @@ from stackwise import (
     scheduled,
     stacks,
 )
-from stackwise_providers_transformer.block_options import BiasOptions, NormOptions, RotaryOptions, ScoreOptions, WindowOptions
+from stackwise_providers_transformer.block_options import (
+    BiasOptions,
+    ExpertOptions,
+    NormOptions,
+    RotaryOptions,
+    ScoreOptions,
+    WindowOptions,
+)
 from stackwise_providers_transformer.token_units import bits_of
 
 MLPS = ("swiglu", "geglu", "geglu-tanh", "reglu", "gelu", "gelu-tanh", "relu", "silu")
@@ -81,6 +88,9 @@ class DecoderOptions:
         None,
         doc="hidden features of the MLP; when left out 8/3 of the width rounded up to a multiple of 8 (gated), 4 times the width (others)",
         minimum=1,
+    )
+    experts: ExpertOptions | None = option(
+        None, doc="a mixture of such MLPs in each block: a map with count, active, gates, capacity; one MLP when left out"
     )
     norm: Literal["rmsnorm", "layernorm"] | NormOptions = option(
         "rmsnorm", doc="form of every norm: rmsnorm or layernorm, or a map with kind, eps, gain, at, embedding, first"
@@ -224,7 +234,9 @@ class DecoderOptions:
             ends = ("attention_norm", "mlp_norm") if norms.at == "output" else ("attention_output_norm", "mlp_output_norm")
             kinds = ("weight", "bias") if norms.kind == "layernorm" and biases.norm else ("weight",)
             return tuple(f"{place}.{kind}" for place in ends for kind in kinds)
-        outputs = {"attention.output": biases.output, "mlp.down": biases.mlp}
+        experts = range(self.experts.count) if self.experts is not None else ()
+        downs = [f"mlp.experts.{e}.down" for e in experts] or ["mlp.down"]
+        outputs = {"attention.output": biases.output, **dict.fromkeys(downs, biases.mlp)}
         return tuple(f"{place}.{kind}" for place, has_bias in outputs.items() for kind in ("weight", "bias")[: 1 + has_bias])
 
     def to_spec(self) -> RackSpec:
@@ -243,6 +255,8 @@ class DecoderOptions:
             attention=("causal", "bidirectional", "prefix") if self.attention is None else (self.attention,),
             stacks={stack.name: stack.blocks for stack in self.stacks},
             residual_outputs=self.residual_outputs,
+            losses=self.experts.losses if self.experts is not None else (),
+            metrics=self.experts.metrics if self.experts is not None else (),
         )
 
 
@@ -311,6 +325,7 @@ class CausalLMOptions:
             optional={**_DOCUMENTS, "mask": _MASK, "loss_mask": _MASK, **({} if chosen else prompt)},
             inputs={"tokens": _TOKENS, **_DOCUMENTS},
             outputs={"logits": _LOGITS},
+            linear_outputs=("logits",),
             attention="causal",
             lookahead=1,
             metrics=(bits_of(),),

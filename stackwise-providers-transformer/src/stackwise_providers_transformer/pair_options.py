@@ -68,15 +68,18 @@ class Seq2SeqOptions:
         if self.pairs == "spans":
             beyond = (Beyond("vocab", "symbols", self.span_sentinels + 1),)
             seen = {"mask": _MASK, "segments": _SEGMENTS}  # and refused
-            return TaskSpec(batch={"tokens": _SYMBOLS}, optional=seen, outputs=_OUTPUTS, beyond=beyond, **shape)
+            return TaskSpec(
+                batch={"tokens": _SYMBOLS}, optional=seen, outputs=_OUTPUTS, linear_outputs=tuple(_OUTPUTS), beyond=beyond, **shape
+            )
         if self.form == "prefix":
             given, seen = {"tokens": _TOKENS, "prefix": _COUNT}, {"mask": _MASK, "segments": _SEGMENTS}
-            return TaskSpec(batch=given, optional=seen, outputs=_OUTPUTS, lookahead=1, **shape)
+            return TaskSpec(batch=given, optional=seen, outputs=_OUTPUTS, linear_outputs=tuple(_OUTPUTS), lookahead=1, **shape)
         shape["inputs"]["memory_mask"] = TensorSpec("batch source", "bool")
         return TaskSpec(
             batch={"prompt": _SYMBOLS, "response": _SYMBOLS},
             optional={"prompt_mask": _MASK, "response_mask": _MASK},
             outputs=_OUTPUTS,
+            linear_outputs=tuple(_OUTPUTS),
             beyond=(Beyond("vocab", "symbols", 1),),
             **shape,
         )
@@ -113,6 +116,7 @@ class PreferenceOptions:
             optional={"chosen_mask": _MASK, "rejected_mask": _MASK},
             inputs={"tokens": _TOKENS},
             outputs=_OUTPUTS,
+            linear_outputs=tuple(_OUTPUTS),
             attention="causal",
             lookahead=1,
             metrics=("accuracy", "reward_margin", "likelihood_accuracy"),

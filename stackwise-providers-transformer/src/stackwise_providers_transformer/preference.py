@@ -13,7 +13,7 @@ from stackwise import BuildContext, GenerationSettings, Moment, TaskSpec
 from stackwise_providers_transformer.continuation import Forward, continue_prompt
 from stackwise_providers_transformer.pair_options import PreferenceOptions
 from stackwise_providers_transformer.preference_losses import dpo_margin, log_odds_ratio, preferred, simpo_margin
-from stackwise_providers_transformer.token_nats import summed_by_row
+from stackwise_providers_transformer.token_nats import Logits, summed_by_row
 
 _BETA = {"dpo": 0.1, "simpo": 2.0, "orpo": 0.0}
 
@@ -45,10 +45,10 @@ class Preference:
 
     def loss(
         self,
-        outputs: Mapping[str, torch.Tensor],
+        outputs: Mapping[str, Logits],
         batch: Mapping[str, torch.Tensor],
         *,
-        reference: Mapping[str, torch.Tensor] | None = None,
+        reference: Mapping[str, Logits] | None = None,
     ) -> tuple[torch.Tensor, float, dict[str, tuple[torch.Tensor, float]]]:
         """The sum over pairs in float32, their number, how often the chosen response is ahead and by how much, and how often
         the model gives it the higher likelihood, whatever the reference gives."""

@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
-from stackwise import Component, hookimpl
+from stackwise import Component, Starter, hookimpl
 
 _PACKAGE = "stackwise_providers_transformer"
+_TINY = {
+    "model_type": "starcoder2",
+    "vocab_size": 32,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "residual_dropout": 0.0,
+    "embedding_dropout": 0.0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+"""A model of the library transformers."""
 
 
 @hookimpl
@@ -67,6 +80,19 @@ def stackwise_racks() -> list[Component]:
             summary="pre-norm residual blocks of an MLP, every position by itself: for tables",
             example={"width": 16, "stacks": [{"base": 2}]},
         ),
+        Component(
+            name="hf",
+            options=f"{_PACKAGE}.wrapped_options:WrappedRackOptions",
+            factory=f"{_PACKAGE}.hugging_face.wrapped:build_wrapped_rack",
+            summary="the blocks of any model of the library transformers, computed by it (extra: hf)",
+            example={
+                "config": _TINY,
+                "width": 16,
+                "stacks": [{"base": 2}],
+                "blocks": "layers",
+                "residual_outputs": ["self_attn.o_proj.weight", "self_attn.o_proj.bias", "mlp.c_proj.weight", "mlp.c_proj.bias"],
+            },
+        ),
     ]
 
 
@@ -94,6 +120,13 @@ def stackwise_heads() -> list[Component]:
             factory=f"{_PACKAGE}.regression:build_regression_head",
             summary="numbers of a whole row: of its mean, its first or its last position",
             example={"targets": 1, "width": 16},
+        ),
+        Component(
+            name="hf",
+            options=f"{_PACKAGE}.wrapped_options:WrappedHeadOptions",
+            factory=f"{_PACKAGE}.hugging_face.wrapped:build_wrapped_head",
+            summary="what a model of the library transformers makes of its last hidden state, computed by it (extra: hf)",
+            example={"config": _TINY, "vocab": 32, "width": 16},
         ),
     ]
 
@@ -189,6 +222,10 @@ def stackwise_growth_operators() -> list[Component]:
         ),
         _growth("widen-ff", "WidenFFOptions", "ff_growth:build_widen_ff", "more hidden features in every MLP; keeps the function"),
         _growth("widen", "WidenOptions", "width_growth:build_widen", "the width and the heads times a whole number; keeps the function"),
+        _growth(
+            "upcycle", "UpcycleOptions", "expert_growth:build_upcycle", "every MLP becomes the experts of its block; keeps the function"
+        ),
+        _growth("add-experts", "AddExpertsOptions", "expert_growth:build_add_experts", "more experts behind the old ones"),
         _growth("vocabulary", "VocabularyOptions", "vocabulary_growth:build_vocabulary", "more token ids; keeps the old rows"),
     ]
 
@@ -217,4 +254,23 @@ def stackwise_formats() -> list[Component]:
             factory=f"{_PACKAGE}.hugging_face.format:build_hugging_face",
             summary="folders that transformers reads and writes: GPT-2, NeoX, Llama, Mistral, Qwen, Gemma, SmolLM, OLMo, BERT, ModernBERT",
         )
+    ]
+
+
+@hookimpl
+def stackwise_starters() -> list[Starter]:
+    """Texts, conversations, images, tables, a trained folder, and code."""
+    texts = f"{_PACKAGE}.starters"
+    chat = {"chat.jsonl": f"{texts}:CHAT_LINES"}
+    return [
+        Starter(name="text", text=f"{texts}:TEXT", summary="a language model on text, that grows on the way"),
+        Starter(name="chat", text=f"{texts}:CHAT", summary="a small model on conversations, one a line", files=chat),
+        Starter(
+            name="finetune", text=f"{texts}:FINETUNE", summary="low-rank adapters beside a trained folder (--from)", files=chat, folder=True
+        ),
+        Starter(name="images", text=f"{texts}:IMAGES", summary="classes of images", files={"images.npz": f"{texts}:IMAGE_ARRAYS"}),
+        Starter(
+            name="table", text=f"{texts}:TABLE", summary="a number of each row of a CSV file", files={"table.csv": f"{texts}:TABLE_ROWS"}
+        ),
+        Starter(name="code", text=f"{texts}:CODE", summary="your own module, loader and loss, in Python", language="python"),
     ]

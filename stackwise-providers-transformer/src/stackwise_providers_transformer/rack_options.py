@@ -77,7 +77,7 @@ class EncoderDecoderOptions(DecoderOptions):
             raise UserError("norm: the blocks of an encoder-decoder norm what a branch reads: leave out at, embedding and first")
         if isinstance(self.bias, BiasOptions):
             raise UserError("bias: an encoder-decoder has all biases or none: write true or false")
-        for name in ("head_size", "scores", "window", "rotary"):
+        for name in ("head_size", "scores", "window", "rotary", "experts"):
             if getattr(self, name) is not None:
                 raise UserError(f"{name}: the blocks of an encoder-decoder do not know it: leave it out")
         if self.residual == "parallel":

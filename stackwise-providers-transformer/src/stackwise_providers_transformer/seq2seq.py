@@ -15,7 +15,7 @@ from stackwise_providers_transformer.options import check_sizes
 from stackwise_providers_transformer.pair_options import Seq2SeqOptions
 from stackwise_providers_transformer.sampling import limited
 from stackwise_providers_transformer.span_corruption import SpanSizes, cut, hidden_spans
-from stackwise_providers_transformer.token_nats import summed_nats
+from stackwise_providers_transformer.token_nats import Logits, summed_nats
 from stackwise_providers_transformer.token_units import BITS_PER_NAT, token_unit
 
 
@@ -67,13 +67,12 @@ class Seq2Seq:
         return _as_prefix(batch["tokens"].long(), batch["prefix"].long(), batch.get("mask"))
 
     def loss(
-        self, outputs: Mapping[str, torch.Tensor], batch: Mapping[str, torch.Tensor]
+        self, outputs: Mapping[str, Logits], batch: Mapping[str, torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor | float, dict[str, tuple[torch.Tensor, torch.Tensor | float]]]:
         """Sum of nats in float32 over the tokens of the targets, their number, the same in bits, and the share that is guessed right
         where all before it is given."""
         targets, counted = batch["targets"], batch["counted"]
-        nats, count = summed_nats(outputs["logits"], targets, counted)
-        right = ((outputs["logits"].detach().argmax(-1) == targets) & counted).sum()
+        nats, count, right = summed_nats(outputs["logits"], targets, counted, guesses=True)
         return nats, count, {self.metric: (nats.detach() * BITS_PER_NAT, count), "accuracy": (right, count)}
 
     def generate(self, model: Forward, prompt: torch.Tensor, settings: GenerationSettings, generator: torch.Generator) -> torch.Tensor:

@@ -83,7 +83,7 @@ class Flaky:
             self.refusals -= 1
             raise OSError("the server hiccups")
 
-    def open(self, facts: object, step: int) -> None:
+    def open(self, facts: object, step: int, identity: object) -> None:
         self._refuse()
 
     def write(self, step: int, scalars: dict[str, float]) -> None:
@@ -91,7 +91,7 @@ class Flaky:
         self.written.append(step)
 
     def flush(self) -> None: ...
-    def close(self) -> None: ...
+    def close(self, status: str) -> None: ...
 
 
 def step(number: int) -> StepDone:
@@ -117,6 +117,21 @@ def test_a_hiccup_is_tried_again_told_when_it_lasts_and_ends_nothing(monkeypatch
 def test_only_the_steps_that_are_asked_for_are_written():
     backend = Flaky()
     tracker = tracking.Tracker(backend, every=3)
+    tracker(RunStarted(9, "cpu", "float32", ()))
     for number in range(8):
         tracker(step(number))
     assert backend.written == [0, 3, 6]
+
+
+def test_a_tracker_that_cannot_begin_says_so_once_and_leaves_the_run_alone(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(tracking, "PAUSES_S", ())
+    backend = Flaky()
+    backend.refusals = 1
+    tracker = tracking.Tracker(backend)
+    with pytest.warns(RuntimeWarning, match="could not begin"):
+        tracker(RunStarted(9, "cpu", "float32", ()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tracker(step(0))
+        tracker.leave("finished")
+    assert backend.written == []

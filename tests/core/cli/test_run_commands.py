@@ -224,3 +224,14 @@ def test_a_terminal_without_unicode_is_no_reason_to_fail(distributions: ModuleTy
     done = distributions.run_stackwise("run", str(config), "--output", str(tmp_path / "out"), environment=environment)
     assert done.returncode == 0, done.stderr
     assert "UnicodeEncodeError" not in done.stderr and done.stderr.isascii()
+
+
+def test_quiet_prints_the_directory_and_says_what_each_phase_took(config: Path, tmp_path: Path) -> None:
+    done = CliRunner().invoke(main, ["run", str(config), "--output", str(tmp_path / "run"), "-q"])
+    assert done.exit_code == 0
+    assert (done.stdout, done.stderr) == (f"{tmp_path / 'run'}\n", "")
+    status, plan = (json.loads((tmp_path / "run" / name).read_text()) for name in ("status.json", "plan.json"))
+    assert status["peak_bytes"].keys() == {phase["name"] for phase in plan["phases"]}
+    assert all(1e7 < count < 1e11 for count in status["peak_bytes"].values())
+    again = CliRunner().invoke(main, ["resume", str(tmp_path / "run"), "--quiet"])
+    assert (again.stdout, again.stderr) == (f"{tmp_path / 'run'}\n", "")

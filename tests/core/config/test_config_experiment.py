@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from stackwise.config import Experiment, Phase, experiment, load
+from stackwise.config.rules import broken_run_name, run_name_of
 from stackwise.contracts.components import Built
 from stackwise.errors import ConfigError
 from stackwise.timeline.duration import Duration
@@ -200,14 +201,35 @@ def test_a_mistake_in_the_base_is_told_once_however_many_phases_there_are() -> N
     assert len(got.problems) == 3
 
 
-@pytest.mark.parametrize("name", ["../x", "/x", "", ".x", "a/b", "a\0b", "x" * 101, "ä", "a b", "x\n"])
+@pytest.mark.parametrize("name", ["../x", "/x", "", ".x", "a/b", "a\0b", "x" * 101, "語" * 90, "a b", "x\n", "a\u202eb"])
 def test_run_names_cannot_leave_their_directory(name: str) -> None:
     assert "cannot name a run" in told(experiment(minimal(run={"horizon": "5 steps", "name": name})))["run.name"]
 
 
-@pytest.mark.parametrize("name", ["a", "x" * 100, "a.b-c_1", "-a"])
+@pytest.mark.parametrize("name", ["a", "x" * 100, "a.b-c_1", "-a", "größe", "日本語"])
 def test_run_names_that_are_fine(name: str) -> None:
     experiment(minimal(run={"horizon": "5 steps", "name": name})).check()
+
+
+@pytest.mark.parametrize(
+    ("stem", "name"),
+    [
+        ("größe", "größe"),
+        ("gro\u0308\u00dfe", "größe"),
+        ("日本 語", "日本-語"),
+        ("a:b", "a-b"),
+        (".x", "x"),
+        ("語" * 150, "語" * 66),
+        ("…", "-"),
+    ],
+)
+def test_a_file_names_its_run_as_far_as_it_can(stem: str, name: str) -> None:
+    assert run_name_of(stem) == name and broken_run_name(name) is None
+
+
+def test_a_word_in_the_place_of_a_map_is_told_the_map_to_write() -> None:
+    got = told(experiment(minimal(model={**minimal()["model"], "precision": "bf16"})))
+    assert "`precision: {rack: bfloat16}`" in got["model.precision"]
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,7 @@ def test_any_value_in_any_place(path: list[Any], value: Any) -> None:
     else:
         assert [phase.index for phase in read.phases] == list(range(len(read.phases)))
         for phase in read.phases:
-            for ref in (phase.task, phase.model.rack, phase.optimizer.part):
+            for ref in (phase.task.part, phase.model.rack, phase.optimizer.part):
                 assert ref.use or ref.given is not None or read.problems
                 phase.locate(ref.path)
 

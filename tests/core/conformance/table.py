@@ -70,6 +70,7 @@ VICTIMS: dict[str, tuple[Kind, Component]] = {
     "check_gradients_reach_every_parameter": ("embedding", component("embedding", "v", "broken:unused")),
     "check_leaves_its_inputs": ("adapter", component("adapter", "v", "broken:overwriting")),
     "check_evaluation_is_still": ("head", component("head", "v", "broken:restless")),
+    "check_reported_sums": ("rack", component("rack", "v", "broken:shifting", "broken_options:Reporting")),
     "check_rows_stand_alone": ("rack", component("rack", "v", "broken:crosswise")),
     "check_causal": ("rack", component("rack", "v", "broken:foreseeing", "broken_options:Causal")),
     "check_boundaries_are_honoured": ("rack", component("rack", "v", "broken:blurring", "broken_options:Segmented")),
@@ -87,6 +88,7 @@ VICTIMS: dict[str, tuple[Kind, Component]] = {
     "check_seeded_rows": ("loader", component("loader", "v", "broken:Chancy")),
     "check_rows_stay": ("loader", component("loader", "v", "broken:Reusing")),
     "check_resumed_rows": ("loader", component("loader", "v", "broken:CountingTakes")),
+    "check_rows_come_once": ("loader", component("loader", "v", "subtle:Overlapping")),
     "check_batch_spec": ("loader", component("loader", "v", "broken:Rounding")),
     "check_splits_are_disjoint": ("loader", component("loader", "v", "broken:Everywhere")),
     "check_worker_count": ("loader", component("loader", "v", "broken:Overshooting")),
@@ -97,6 +99,8 @@ VICTIMS: dict[str, tuple[Kind, Component]] = {
     "check_loss_in_float32": ("task", component("task", "v", "broken:coarse")),
     "check_mask_is_honoured": ("task", component("task", "v", None, "broken_options:Padded")),
     "check_noise_floor": ("task", component("task", "v", "broken:leaking")),
+    "check_linear_head_agrees": ("head", component("head", "v", "broken:unbiased")),
+    "check_takes_linear_outputs": ("task", component("task", "v", "broken:doubling", "broken_options:Linear")),
     "check_own_stream": ("task", component("task", "v", "broken:rolling")),
     "check_leaves_the_batch": ("transform", component("transform", "v", "broken:grasping")),
     "check_transformed_fields": ("transform", component("transform", "v", "broken:miscast")),
@@ -123,3 +127,34 @@ VICTIMS: dict[str, tuple[Kind, Component]] = {
     "check_interrupted_equals_uninterrupted": ("rack", component("rack", "v", "broken:counting")),
 }
 """Check → kind and component."""
+
+SUBTLE: dict[str, tuple[str, Kind, Component]] = {
+    "sees the future in training": ("check_causal", "rack", component("rack", "v", "subtle:ahead_in_training", "broken_options:Causal")),
+    "sees far ahead": ("check_causal", "rack", component("rack", "v", "subtle:far_ahead", "broken_options:Causal")),
+    "mixes rows in training": ("check_rows_stand_alone", "rack", component("rack", "v", "subtle:mixing_in_training")),
+    "mixes rows of large batches": ("check_rows_stand_alone", "embedding", component("embedding", "v", "subtle:mixing_many")),
+    "keeps a mean in no state": ("check_interrupted_equals_uninterrupted", "head", component("head", "v", "subtle:averaged")),
+    "counts to twenty": ("check_interrupted_equals_uninterrupted", "task", component("task", "v", "subtle:impatient")),
+    "divides by padding": ("check_mask_is_honoured", "task", component("task", "v", "subtle:dividing", "subtle_options:MaskedTaskOptions")),
+    "means a metric": ("check_totals", "task", component("task", "v", "subtle:mean_metric")),
+    "counts to fifty": ("check_same_next_step", "optimizer", component("optimizer", "v", "subtle:build_tiring")),
+    "forgets the epoch": ("check_resumed_rows", "loader", component("loader", "v", "subtle:ForgettingEpochs")),
+    "repeats the end of an epoch": ("check_rows_come_once", "loader", component("loader", "v", "subtle:RepeatingEpochEnds")),
+    "leaks three rows of a hundred": ("check_splits_are_disjoint", "loader", component("loader", "v", "subtle:LeakingSplits")),
+    "throws dice": ("check_seeded_rows", "loader", component("loader", "v", "subtle:Dicing")),
+    "blends with the batch before": ("check_interrupted_equals_uninterrupted", "transform", component("transform", "v", "subtle:blending")),
+    "is wrong for deep stacks": ("check_function_preserved", "growth", component("growth", "v", "growing:build_wrong_when_deep")),
+    "copies the first expert": ("check_parameter_map", "growth", component("growth", "v", "growing:build_first_only")),
+    "forgets the lowest loss": ("check_reaction_resumes", "reaction", component("reaction", "v", "subtle:forgetting")),
+}
+"""What is wrong → the check that finds it, kind and component."""
+
+RIGHT: dict[str, tuple[Kind, Component]] = {
+    "one number a row": ("loader", component("loader", "v", "subtle:Table", "subtle_options:TableOptions")),
+    "an order for every epoch": ("loader", component("loader", "v", "subtle:Shuffling")),
+    "a task that counts and says so": ("task", component("task", "v", "subtle:remembering")),
+    "a task that counts real positions": ("task", component("task", "v", "subtle:counting", "subtle_options:MaskedTaskOptions")),
+    "options before and after": ("growth", component("growth", "v", "growing:build_by_width")),
+    "one evaluation": ("reaction", component("reaction", "v", "subtle:heldout", "subtle_options:HeldoutOptions")),
+}
+"""What is right, and looks wrong to a careless check → kind and component."""

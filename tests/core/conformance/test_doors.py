@@ -163,3 +163,19 @@ def test_a_check_runs_in_a_folder_of_its_own_and_leaves_this_one(tmp_path: Path,
     (subject,) = conformance.subjects_of({"observer": SOUND["observer"]})
     assert all(outcome.verdict != "failed" for outcome in conformance.Runner().run_all(subject))
     assert Path.cwd() == tmp_path and not list(tmp_path.iterdir())
+
+
+def test_an_expected_failure_on_the_command_line_passes_with_its_reason(site: Any) -> None:
+    component = "[Component(name='watch', options='fake_poor:O', factory='fake_poor:build')]"
+    head = "from attrs import frozen\nfrom stackwise import Component, hookimpl, option\n@frozen(kw_only=True)\nclass O:\n"
+    head += "    gain: float = option(1.0, doc='')\ndef build(options, context):\n    return lambda event: None\n"
+    site.install("poor", f"{head}@hookimpl\ndef stackwise_observers():\n    return {component}\n")
+    named = "poor.watch.check_options_documented=its one option needs no word"
+    done = check("poor", "--json", "--expect-failure", named)
+    assert done.exit_code == 0, done.output
+    rows = {row["check"]: row for row in json.loads(done.stdout)}
+    assert rows["check_options_documented"]["verdict"] == "expected"
+    assert "needs no word" in rows["check_options_documented"]["reason"]
+    assert check("poor", "--expect-failure", "check_options_documented=so", "--expect-failure", "check_builds=never ran").exit_code == 3
+    assert check("poor", "--expect-failure", "check_option=so").exit_code == 2
+    assert check("poor", "--expect-failure", "check_builds").exit_code == 2

@@ -15,7 +15,7 @@ from stackwise.host.provider import KINDS
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
-from table import SOUND, VICTIMS, component  # noqa: E402  # of this folder, which is on the path only now
+from table import RIGHT, SOUND, SUBTLE, VICTIMS, component  # noqa: E402  # of this folder, which is on the path only now
 
 
 @pytest.fixture(autouse=True)
@@ -38,12 +38,28 @@ def test_every_kind_has_a_sound_component() -> None:
 @pytest.mark.filterwarnings("ignore::stackwise.host.provider.StateChanged")  # a run puts right what the victim does, and says so
 @pytest.mark.parametrize("name", VICTIMS)
 def test_a_victim_fails_exactly_its_check(name: str) -> None:
-    kind: Kind = VICTIMS[name][0]
-    near: dict[Kind, list[Component]] = {role: SOUND[role] for role in ("embedding", "rack", "head")} if kind == "growth" else {}
-    (subject,) = (found for found in subjects_of({**near, kind: [VICTIMS[name][1]]}) if found.kind == kind)
-    failed = {outcome.check.name: outcome.reason for outcome in Runner().run_all(subject) if outcome.verdict == "failed"}
+    failed = failures(*VICTIMS[name])
     assert set(failed) == {name}, failed
     assert failed[name].strip()
+
+
+@pytest.mark.parametrize("wrong", SUBTLE)
+def test_what_is_wrong_in_a_subtle_way_is_found(wrong: str) -> None:
+    check, kind, made = SUBTLE[wrong]
+    assert failures(kind, made, check).keys() == {check}
+
+
+@pytest.mark.parametrize("right", RIGHT)
+def test_what_only_looks_wrong_is_left_alone(right: str) -> None:
+    assert failures(*RIGHT[right]) == {}
+
+
+def failures(kind: Kind, made: Component, check: str | None = None) -> dict[str, str]:
+    """Every check that fails, or the one asked for if it does → why."""
+    near: dict[Kind, list[Component]] = {role: SOUND[role] for role in ("embedding", "rack", "head")} if kind == "growth" else {}
+    (subject,) = (found for found in subjects_of({**near, kind: [made]}) if found.kind == kind)
+    outcomes = Runner().run_all(subject) if check is None else [Runner().run(subject, CATALOGUE[check])]
+    return {outcome.check.name: outcome.reason for outcome in outcomes if outcome.verdict == "failed"}
 
 
 def outcome(kind: Kind, name: str, made: Component) -> Outcome:

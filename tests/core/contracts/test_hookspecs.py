@@ -18,16 +18,21 @@ HOOKS = {name: function for name, function in vars(hookspecs).items() if hasattr
 
 
 def test_there_is_one_hook_a_kind() -> None:
-    assert sorted(HOOKS) == sorted(hookspecs.HOOKS)
+    assert sorted(HOOKS) == sorted([*hookspecs.HOOKS, hookspecs.STARTERS])
     assert sorted(hookspecs.HOOKS.values()) == sorted(get_args(Kind))
 
 
-@pytest.mark.parametrize("hook", sorted(HOOKS))
+@pytest.mark.parametrize("hook", sorted(hookspecs.HOOKS))
 def test_a_hook_takes_nothing_and_says_what_it_returns(hook: str) -> None:
     signature = inspect.signature(HOOKS[hook])
     assert not signature.parameters
     assert signature.return_annotation == "Iterable[Component]"
     assert "factory is called with" in (inspect.getdoc(HOOKS[hook]) or "")
+
+
+def test_the_hook_of_starters_takes_nothing_either() -> None:
+    signature = inspect.signature(HOOKS[hookspecs.STARTERS])
+    assert (len(signature.parameters), signature.return_annotation) == (0, "Iterable[Starter]")
 
 
 def test_the_example_of_the_module_is_a_provider_that_works(site: Any) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from threading import Thread
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from shown_runs import make_run
@@ -116,6 +117,22 @@ def test_axis_zoom_and_theme_work_by_keyboard_and_mouse(browser: Any, address: s
     key = browser.find_element("css selector", ".key")
     key.send_keys(Keys.ENTER)
     assert key.get_attribute("aria-pressed") == "false"
+    assert browser.get_log("browser") == []
+
+
+def test_the_timeline_is_a_picture_of_its_own_in_both_themes(browser: Any, address: str, tmp_path: Path):
+    """Its file draws without the page: no reference to it, colours of both themes, the same texts."""
+    open_page(browser, address, 1000, "light")
+    picture = browser.execute_script("return Lanes.picture(document.querySelector('#timelines svg'))")
+    root = ElementTree.fromstring(picture)
+    shown = browser.execute_script("return [...document.querySelectorAll('#timelines svg text')].map(each => each.textContent)")
+    assert ["".join(each.itertext()) for each in root.iter("{http://www.w3.org/2000/svg}text")] == shown
+    assert "light-dark" not in picture and "http" not in picture.replace("http://www.w3.org/2000/svg", "")
+    (tmp_path / "timeline.svg").write_text(picture, encoding="utf-8")
+    for scheme in ("light", "dark"):
+        open_page(browser, (tmp_path / "timeline.svg").as_uri(), 1000, scheme)
+        fill = browser.execute_script("return getComputedStyle(document.querySelector('rect')).fill")
+        assert (sum(map(int, fill[4:-1].split(", "))) > 384) == (scheme == "light")
     assert browser.get_log("browser") == []
 
 

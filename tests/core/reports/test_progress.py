@@ -17,7 +17,7 @@ import pytest
 from stackwise.contracts.events import Evaluated, Event, PhaseEntered, RunFinished, RunStarted, StepDone
 from stackwise.curriculum.schedule import CompiledPhase, PhaseSchedule
 from stackwise.reports import progress
-from stackwise.reports.progress import Progress
+from stackwise.reports.progress import LINE_EVERY_S, Progress
 from stackwise.timeline.clock import compile_clock
 from stackwise.timeline.duration import Duration
 
@@ -155,3 +155,45 @@ def test_a_step_that_was_not_finite_is_told_at_once(now: list[float]) -> None:
 def test_a_dumb_terminal_is_no_terminal(now: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "dumb")
     assert "\x1b" not in show(80, now, tmp_path)
+
+
+def test_lines_above_the_bar_stay_within_the_terminal(now: list[float], tmp_path: Path) -> None:
+    lines = [line.rpartition("\x1b[2K")[2] for line in show(80, now, tmp_path).split("\r\n")]
+    assert max(map(len, lines)) <= 80
+    assert any(line.startswith("    ") and line.strip() for line in lines)
+
+
+def test_quiet_shows_only_what_goes_otherwise_than_planned(now: list[float]) -> None:
+    stream = io.StringIO()
+    observer = Progress(schedule(), stream, quiet=True)
+    play(observer, now)
+    observer.evaluating("held", 0, 9)
+    now[0] += 60
+    observer.evaluating("held", 3, 9)
+    assert stream.getvalue() == ""
+    observer(StepDone(3, "shallow", float("nan"), 1.0, 1e-3, 8, 0.1, True, "its loss is not finite"))
+    observer.say("a checkpoint is passed over")
+    assert len(stream.getvalue().splitlines()) == 2
+
+
+def test_a_long_evaluation_says_how_far_it_is(now: list[float]) -> None:
+    stream = io.StringIO()
+    observer = Progress(schedule(), stream)
+    for done in range(20):
+        observer.evaluating("held", done, 20)
+        now[0] += 1.0
+    assert re.findall(r"held: (\d+) of 20", stream.getvalue()) == ["5", "10", "15"]
+
+
+def test_what_is_left_takes_the_price_of_the_phases_into_account(now: list[float]) -> None:
+    stream = io.StringIO()
+    observer = Progress(schedule(), stream, costs=[600.0, 3000.0, 3000.0])  # a step of the later phases costs ten times one of the first
+    observer(RunStarted(STEPS, "cpu", "float32", ()))
+    for k in range(301):
+        observer(StepDone(k, NAMES[0], 5.0, 1.0, 1e-3, 8 * (k + 1), 0.1, False))
+        now[0] += 0.1 if k < 300 else 0.0
+    now[0] += LINE_EVERY_S
+    observer(StepDone(301, NAMES[0], 5.0, 1.0, 1e-3, 8, 0.1, False))
+    took, done = 30.0 + LINE_EVERY_S, 301
+    left = took / done * (6600 - 302)
+    assert re.findall(r"(\d+)m(\d+)s left", stream.getvalue())[-1] == (str(int(left + 0.5) // 60), f"{int(left + 0.5) % 60:02d}")

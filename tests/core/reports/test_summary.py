@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from stackwise.contracts.events import Evaluated, PhaseEntered, RunFinished, StepDone
-from stackwise.reports.summary import Summary, table
+from stackwise.reports.summary import Summary
+from stackwise.reports.terminal import table
 
 
 def entered(phase: str, index: int, step: int, parameters: int) -> PhaseEntered:
@@ -63,3 +64,10 @@ def test_a_task_that_reports_only_its_loss_shows_the_loss_and_what_is_missing_a_
 def test_columns_line_up() -> None:
     lines = table([["name", "n"], ["a", "1,000"], ["longer", "2"]])
     assert lines == ["name        n", "──────  ─────", "a       1,000", "longer      2"]
+
+
+def test_the_peak_of_memory_stands_beside_each_phase() -> None:
+    summary = Summary.of(EVENTS)
+    summary.peaks = {"large": 2_500_000_000}
+    header, _, small, large, _ = summary.text().splitlines()
+    assert header.endswith("peak memory") and small.endswith("–") and large.endswith("2,500 MB")

@@ -63,3 +63,22 @@ def test_other_data_under_the_same_name_are_refused(run: Path, tmp_path: Path):
     about.write_text(json.dumps(description))
     with pytest.raises(DataError, match=f"'{name}'"):
         list(evaluate(tmp_path / "moved"))
+
+
+@pytest.mark.parametrize("form", ["evaluation", "config"])
+def test_data_of_a_file_are_another_evaluation(run: Path, tmp_path: Path, form: str):
+    declared = {"batches": 3, "sources": {"x": SOURCE}}
+    file = tmp_path / "Other Data.yaml"
+    file.write_text(json.dumps(declared if form == "evaluation" else {"run": {"seed": 1}, "data": {**declared, "mix": {"x": 1}}}))
+    done = CliRunner().invoke(main, ["evaluate", str(run), "--data", str(file), "--json"])
+    assert done.exit_code == 0, done.output
+    (told,) = json.loads(done.output)
+    batches = 3 if form == "evaluation" else 16
+    (same,) = evaluate(run, [f"evaluate.other={json.dumps({**declared, 'batches': batches})}"], ["other"])
+    assert (told["evaluation"], told["loss"]) == ("other-data", same.metrics["loss"])
+
+
+@pytest.mark.parametrize("text", ["[1]", "run: {seed: 1}", "data: {sources: [1]}", "a: [", ""])
+def test_a_file_without_data_is_refused(run: Path, tmp_path: Path, text: str):
+    (tmp_path / "other.yaml").write_text(text)
+    assert CliRunner().invoke(main, ["evaluate", str(run), "--data", str(tmp_path / "other.yaml")]).exit_code == 2

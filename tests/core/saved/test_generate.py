@@ -18,7 +18,7 @@ import stackwise
 from stackwise import GenerationSettings, UserError, generate
 from stackwise.cli import main
 from stackwise.runs.run import run
-from stackwise.saved.generate import _open
+from stackwise.saved.generate import open_text_model
 
 HALF, LAST = 50, 100
 GREEDY = GenerationSettings(tokens=12, temperature=0)
@@ -122,11 +122,11 @@ def test_what_stands_beside_the_weights_counts(here: Path, name: str) -> None:
             expected[HALF] = judged(machine)
             machine.model.train()
     expected[LAST] = judged(machine)
-    assert torch.equal(logits(_open(directory).model), expected[LAST])
+    assert torch.equal(logits(open_text_model(directory).model), expected[LAST])
     assert generate(directory, "zq", GREEDY).step == LAST
     shutil.rmtree(directory / "final")
     shutil.rmtree(max((directory / "checkpoints").iterdir()))
-    assert torch.equal(logits(_open(directory).model), expected[HALF])
+    assert torch.equal(logits(open_text_model(directory).model), expected[HALF])
     assert generate(directory, "zq", GREEDY).step == HALF
 
 

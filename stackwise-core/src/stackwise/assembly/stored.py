@@ -2,18 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from stackwise.assembly.start import options_of
 from stackwise.assembly.workshop import build_module
+from stackwise.config import structure_options
 from stackwise.contracts.components import BuildContext, Kind
 from stackwise.contracts.formats import StoredModel
 from stackwise.curriculum.parts import Part
+from stackwise.errors import UserError
 from stackwise.host.registry import Registry
 from stackwise.planes.model.module import Model
 from stackwise.planes.model.start import check_start
+
+
+def stored_format(node: Mapping[str, Any], registry: Registry) -> Part:
+    """A format as a config writes it.
+
+    Args:
+        node: `use`, and its options.
+        registry: the installed components.
+
+    Raises:
+        UserError: no such format, or options that it refuses.
+    """
+    options = {key: value for key, value in node.items() if key != "use"}
+    made, _, problems = structure_options(registry.get("format", node["use"]).load_options(), options, "format")
+    if problems:
+        raise UserError("; ".join(map(str, problems)))
+    return Part(kind="format", id=node["use"], options=made)
 
 
 def build_stored(stored: StoredModel, registry: Registry, device: str = "meta") -> Model:

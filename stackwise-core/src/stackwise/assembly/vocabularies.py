@@ -6,7 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+import attrs
+
 from stackwise.contracts.protocols import vocabulary_of
+from stackwise.contracts.selectors import covers
+from stackwise.contracts.specs import HeadSpec
 from stackwise.errors import ConfigError, UserError
 from stackwise.machine.evaluation import Evaluation
 from stackwise.plan import Plan
@@ -29,13 +33,16 @@ def check_vocabularies(plan: Plan, data: DataPlane, evaluations: Sequence[Evalua
     """
     if plan.experiment.run.vocabularies == "several":
         return
-    entries = [*_start_vocabularies(plan), *_source_vocabularies(data, evaluations)]
+    starts = list(_start_vocabularies(plan))
+    entries = [*starts, *_source_vocabularies(data, evaluations)]
     if not entries:
         return
     (first, _, vocabulary), *others = entries
     different = [(place, path, other) for place, path, other in others if other != vocabulary]
     if different:
-        raise ConfigError([vocabulary_problem(plan.experiment, *entry, first, vocabulary) for entry in different])
+        problems = [vocabulary_problem(plan.experiment, *entry, first, vocabulary) for entry in different]
+        anew = "; weights of ids start anew by `model.start: {drop: [embedding, head]}`" if starts else ""
+        raise ConfigError([attrs.evolve(problem, message=problem.message + anew) for problem in problems])
 
 
 _Entry = tuple[str, str, str]
@@ -51,10 +58,13 @@ def _source_vocabularies(data: DataPlane, evaluations: Sequence[Evaluation]) -> 
 
 
 def _start_vocabularies(plan: Plan) -> Iterator[_Entry]:
-    """Vocabularies that the weights to start from were trained on, where their description says; the weights are read later."""
-    start = plan.experiment.phases[0].model.start
+    """Vocabularies that the weights to start from were trained on, where their description says; none if all that knows ids starts anew."""
+    start, head = plan.experiment.phases[0].model.start, plan.joined[0].drafts.head.spec
     if start is None:
         return
+    tied = isinstance(head, HeadSpec) and bool(head.ties)
+    if covers(start.drop, "embedding") and (tied or covers(start.drop, "head")):
+        return  # nothing that ids have taught is taken
     path = Path(start.from_)
     about: Mapping[str, object] = {}
     with suppress(UserError):

@@ -11,6 +11,7 @@ from stackwise.contracts.hookspecs import hookimpl
 from stackwise.contracts.options import dimension, option
 from stackwise.contracts.specs import AdapterSpec, TensorSpec
 
+ARTIFACTS = ("none", "report", "weights", "checkpoints")
 FLOATING_DTYPES = ("float32", "float64", "bfloat16", "float16")
 
 
@@ -46,6 +47,40 @@ class TrackerOptions:
     every: int = option(1, doc="steps of which one is written; evaluations and boundaries all are", minimum=1)
 
 
+_ARTIFACTS = "files kept there: none, report (config, plan, page), weights (the final ones too), checkpoints (these too)"
+
+
+@frozen(kw_only=True)
+class WandbOptions:
+    """Options of `core.wandb`."""
+
+    project: str = option("stackwise", doc="project there")
+    entity: str = option("", doc="user or team; your default one when left out")
+    mode: str = option("", doc="`online` or `offline`; what WANDB_MODE says, or online, when left out", choices=("", "online", "offline"))
+    every: int = option(1, doc="steps of which one is written; evaluations and boundaries all are", minimum=1)
+    artifacts: str = option("report", doc=_ARTIFACTS, choices=ARTIFACTS)
+
+
+@frozen(kw_only=True)
+class MlflowOptions:
+    """Options of `core.mlflow`."""
+
+    uri: str = option("", doc="address of the server, or `file:…`; what MLFLOW_TRACKING_URI says when left out")
+    experiment: str = option("stackwise", doc="experiment there")
+    every: int = option(1, doc="steps of which one is written; evaluations and boundaries all are", minimum=1)
+    artifacts: str = option("report", doc=_ARTIFACTS, choices=ARTIFACTS)
+
+
+@frozen(kw_only=True)
+class TrackioOptions:
+    """Options of `core.trackio`."""
+
+    project: str = option("stackwise", doc="project there")
+    space: str = option("", doc="a Space of Hugging Face; this machine when left out")
+    every: int = option(1, doc="steps of which one is written; evaluations and boundaries all are", minimum=1)
+    artifacts: str = option("report", doc=_ARTIFACTS, choices=ARTIFACTS)
+
+
 @hookimpl
 def stackwise_adapters() -> Iterable[Component]:
     """Adapters without which two good parts of different width or precision could not meet."""
@@ -70,12 +105,19 @@ def stackwise_adapters() -> Iterable[Component]:
 @hookimpl
 def stackwise_observers() -> Iterable[Component]:
     """Trackers; the library of each is an extra of the core."""
-    return (
+    summaries = {
+        "tensorboard": ("Tracker", "scalars, config and plan for TensorBoard"),
+        "wandb": ("Wandb", "scalars, config, plan, page and weights for Weights & Biases, online or offline"),
+        "mlflow": ("Mlflow", "scalars, config, plan, page and weights for MLflow"),
+        "trackio": ("Trackio", "scalars, config, plan, page and weights for trackio"),
+    }
+    return [
         Component(
-            name="tensorboard",
-            options="stackwise.builtin.provider:TrackerOptions",
-            factory="stackwise.builtin.tensorboard:build",
-            summary="scalars, config and plan for TensorBoard",
-            example={},
-        ),
-    )
+            name=name,
+            options=f"stackwise.builtin.provider:{options}Options",
+            factory=f"stackwise.builtin.{name}:build",
+            summary=summary,
+            example={"mode": "offline"} if name == "wandb" else {},
+        )
+        for name, (options, summary) in summaries.items()
+    ]

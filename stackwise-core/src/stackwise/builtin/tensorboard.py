@@ -25,10 +25,11 @@ class TensorBoard:
     def __init__(self, folder: str) -> None:
         self._folder = folder
         self._summaries = library("torch.utils.tensorboard", "tensorboard")
+        self._record = library("tensorboard.compat.proto.summary_pb2", "tensorboard").Summary
         self._writer: Any = None
 
-    def open(self, facts: RunFacts, step: int) -> None:
-        self.close()
+    def open(self, facts: RunFacts, step: int, identity: str | None) -> None:
+        self.close("")
         place = Path(self._folder) / facts.name if self._folder else Path(facts.directory) / "tensorboard"
         self._writer = self._summaries.SummaryWriter(str(place), purge_step=step or None)
         if step == 0 and facts.config:
@@ -36,14 +37,15 @@ class TensorBoard:
             self._writer.add_text("plan", f"```json\n{json.dumps(facts.plan, indent=1)}\n```", 0)
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        for name, value in scalars.items():
-            self._writer.add_scalar(name, value, step)
+        """One record for all of them: `add_scalar` writes one each, at five times the price."""
+        values = [self._record.Value(tag=name, simple_value=value) for name, value in scalars.items()]
+        self._writer.file_writer.add_summary(self._record(value=values), step)
 
     def flush(self) -> None:
         if self._writer is not None:
             self._writer.flush()
 
-    def close(self) -> None:
+    def close(self, status: str) -> None:
         if self._writer is not None:
             self._writer.close()
             self._writer = None

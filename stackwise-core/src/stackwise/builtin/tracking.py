@@ -1,11 +1,15 @@
-"""What every tracker does with events: names its scalars, keeps both sides of a boundary apart, and survives its own hiccups."""
+"""What every tracker does with events: names its scalars, keeps both sides of a boundary apart, attaches files, goes on where a run goes
+on, and survives its own hiccups."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import sleep
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 from warnings import warn
 
 from stackwise.contracts.events import (
@@ -15,7 +19,6 @@ from stackwise.contracts.events import (
     PhaseEntered,
     Reacted,
     RunFacts,
-    RunFinished,
     RunStarted,
     StepDone,
 )
@@ -26,11 +29,24 @@ PAUSES_S = (0.05, 0.25)
 MOST_WARNINGS = 5
 
 
+IDENTITIES = "trackers.json"
+"""File of a run directory: what each tracker calls the run, so that a resumed one is the same there. A branch has none and begins anew."""
+
+
 class Backend(Protocol):
     """One tracker's library."""
 
-    def open(self, facts: RunFacts, step: int) -> None:
-        """Begin, or go on at a step: what was written of it and later is void."""
+    def open(self, facts: RunFacts, step: int, identity: str | None) -> str | None:
+        """Begin, or go on at a step.
+
+        Args:
+            facts: whose events come.
+            step: the first one; what was written of it and later is void.
+            identity: what an earlier process returned; None: a new run.
+
+        Returns:
+            What the run is called here; None where its directory says it.
+        """
         ...
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
@@ -41,8 +57,17 @@ class Backend(Protocol):
         """Everything written so far outlives this process."""
         ...
 
-    def close(self) -> None:
-        """The run has finished."""
+    def close(self, status: str) -> None:
+        """This process is done with the run; `status` is that of `status.json`."""
+        ...
+
+
+@runtime_checkable
+class Attaches(Protocol):
+    """A backend that takes files."""
+
+    def attach(self, place: Path, kind: str) -> None:
+        """Keep a copy of a file or folder; `kind` is `report`, `config`, `plan`, `weights` or `checkpoint`."""
         ...
 
 
@@ -54,12 +79,17 @@ class Tracker:
     Args:
         backend: where to.
         every: steps of which one is written; evaluations and boundaries all are.
+        kind: which tracker, and where it has the run: the key of its identity.
+        artifacts: `none`, `report` (config, plan and page), `weights` (the final ones too) or `checkpoints` (these too).
     """
 
-    def __init__(self, backend: Backend, every: int = 1) -> None:
-        self._backend, self._every = backend, every
+    def __init__(self, backend: Backend, every: int = 1, kind: str = "", artifacts: str = "none") -> None:
+        self._backend, self._every, self._kind = backend, every, kind
+        self._artifacts = ("none", "report", "weights", "checkpoints").index(artifacts)
         self._facts = RunFacts(name="run", directory="", config={}, plan={})
-        self._warnings = 0
+        self._warnings, self._is_open = 0, False
+        self._checkpoints: list[Path] = []
+        """Announced, and on their way to disk."""
 
     def meet(self, facts: RunFacts) -> None:
         """Learn whose events come."""
@@ -68,14 +98,56 @@ class Tracker:
     def __call__(self, event: Event) -> None:
         """Write one event."""
         if isinstance(event, RunStarted):
-            self._attempt(lambda: self._backend.open(self._facts, event.step), "begin")
+            self._attempt(lambda: self._open(event.step), "begin")
+        if not self._is_open:
             return
         for step, scalars in self._scalars(event):
             self._attempt(lambda step=step, scalars=scalars: self._backend.write(step, scalars), f"write step {step}")  # type: ignore[misc]
+        if isinstance(event, CheckpointSaved):
+            self._checkpoints.append(Path(self._facts.directory) / "checkpoints" / event.path)
         if isinstance(event, Evaluated | PhaseEntered | CheckpointSaved):
             self._attempt(self._backend.flush, "flush")
-        elif isinstance(event, RunFinished):
-            self._attempt(self._backend.close, "finish")
+            self._attach_checkpoints()
+
+    def leave(self, status: str) -> None:
+        """The files of the run are complete, or as complete as they get."""
+        if not self._is_open:
+            return
+        self._attach_checkpoints()
+        folder = Path(self._facts.directory)
+        if self._artifacts and self._facts.directory:
+            with TemporaryDirectory() as scratch:
+                page = Path(scratch) / "report.html"
+                self._attempt(lambda: page.write_text(_page(folder), encoding="utf-8"), "draw the report")
+                self._attach(page, "report")
+            self._attach(folder / "config.yaml", "config")
+            self._attach(folder / "plan.json", "plan")
+        if self._artifacts >= 2:
+            self._attach(folder / "final", "weights")
+        self._attempt(lambda: self._backend.close(status), "finish")
+
+    def _open(self, step: int) -> None:
+        """Begin, under the identity that an earlier process left in the run directory."""
+        place = Path(self._facts.directory) / IDENTITIES
+        known = json.loads(place.read_text(encoding="utf-8")) if self._facts.directory and place.exists() else {}
+        identity = self._backend.open(self._facts, step, known.get(self._kind))
+        self._is_open = True
+        if self._facts.directory and identity is not None and identity != known.get(self._kind):
+            draft = place.with_name(f".{place.name}")
+            draft.write_text(json.dumps({**known, self._kind: identity}, indent=1), encoding="utf-8")
+            draft.replace(place)
+
+    def _attach_checkpoints(self) -> None:
+        """Those that are on disk by now; one that retention has removed in the meantime is not missed."""
+        here = [place for place in self._checkpoints if place.exists()]
+        self._checkpoints = [place for place in self._checkpoints if place not in here]
+        for place in here if self._artifacts >= 3 else ():
+            self._attach(place, "checkpoint")
+
+    def _attach(self, place: Path, kind: str) -> None:
+        backend = self._backend
+        if isinstance(backend, Attaches) and place.exists():
+            self._attempt(lambda: backend.attach(place, kind), f"attach {place.name}")
 
     def _scalars(self, event: Event) -> Iterator[tuple[int, dict[str, float]]]:
         if not isinstance(event, StepDone) or event.step % self._every == 0:
@@ -96,6 +168,14 @@ class Tracker:
             last = "; further ones are not told" if self._warnings == MOST_WARNINGS else ""
             sentence = f"{type(self._backend).__name__} could not {what}: {type(error).__name__}: {error}; the run goes on{last}"
             warn(sentence, RuntimeWarning, stacklevel=3)
+
+
+def _page(folder: Path) -> str:
+    """The page of a run."""
+    from stackwise.reports.page.render import render_page
+    from stackwise.reports.record import read_run
+
+    return render_page([read_run(folder)])
 
 
 def scalars_of(event: Event) -> Iterator[tuple[int, dict[str, float]]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from stackwise.cli.process import prepare_process
 from stackwise.cli.run import show
 
 
@@ -28,12 +29,14 @@ Exit codes: as for `stackwise run`.
 )
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a key from here on; repeatable.")
 @click.option("--output", type=click.Path(path_type=Path), help="The new run directory.  [default: runs/NAME-001, …]")
-def branch(directory: Path, at: str, overrides: tuple[str, ...], output: Path | None) -> None:
+@click.option("-q", "--quiet", is_flag=True, help="Show only what goes otherwise than planned, and print the run directory alone.")
+def branch(directory: Path, at: str, overrides: tuple[str, ...], output: Path | None, quiet: bool) -> None:
     """Begin a new run in the middle of the run in the directory RUN.
 
     The two share the steps up to the checkpoint, logs included; what follows may be declared otherwise. The origin (directory, step,
     digest) is recorded in status.json and in every checkpoint of the new run.
     """
+    prepare_process()
     from stackwise.runs.run import branch as branch_run
 
-    show(branch_run(directory, at, overrides, output))
+    show(branch_run(directory, at, overrides, output, quiet=quiet), quiet=quiet)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -12,7 +12,7 @@ import click
 if TYPE_CHECKING:
     from stackwise.conformance import Outcome
 
-_MARKS = {"passed": "ok", "failed": "FAIL", "not applicable": "-", "blocked": "blocked"}
+_MARKS = {"passed": "ok", "failed": "FAIL", "not applicable": "-", "blocked": "blocked", "expected": "expected"}
 
 
 @click.command(
@@ -21,30 +21,40 @@ Examples:
   stackwise check waves
   stackwise check rack:waves.conv --json
   stackwise check waves ripples
+  stackwise check waves --expect-failure 'check_causal=it looks ahead'
 
-Exit codes: 0 every check passes, 2 nothing of that name is installed,
+Exit codes: 0 every check passes that is not expected to fail, 2 nothing of that name is installed,
 3 the provider is broken or fails a check.
 """
 )
 @click.argument("providers", metavar="PROVIDER...", nargs=-1, required=True)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list of outcomes instead of text.")
+@click.option(
+    "--expect-failure",
+    "expected",
+    metavar="[COMPONENT.]CHECK=REASON",
+    multiple=True,
+    help="A check that may fail, and why; it is told beside the result, and fails if it passes. May be given several times.",
+)
 @click.pass_context
-def check(ctx: click.Context, providers: tuple[str, ...], as_json: bool) -> None:
+def check(ctx: click.Context, providers: tuple[str, ...], as_json: bool, expected: tuple[str, ...]) -> None:
     """Check every component of each PROVIDER against the contract of its kind.
 
     PROVIDER is the name of an installed provider, or the id of one component as `list-providers` prints it. Each component is
     built from its own example and joined to neutral partners, so no other provider is needed. pytest runs the same checks with
     `stackwise.conformance`.
 
-    The JSON objects have the keys component, check, verdict ('passed', 'failed', 'not applicable' or 'blocked'), reason and,
-    where a check failed, explanation.
+    The JSON objects have the keys component, check, verdict ('passed', 'failed', 'not applicable', 'blocked', or 'expected' for a
+    failure that --expect-failure names), reason and, where a check failed, explanation.
     """
-    from stackwise.conformance import Runner, subjects_of
+    from stackwise.conformance import Runner, expected_of, subjects_of
 
-    runner = Runner()
+    subjects = [subject for provider in providers for subject in subjects_of(provider)]
+    reasons = expected_of(dict(_parsed(each) for each in expected), subjects)
+    runner = Runner(reasons)
     outcomes: list[Outcome] = []
-    for subject in [subject for provider in providers for subject in subjects_of(provider)]:
-        of_subject = list(runner.run_all(subject))
+    for subject in subjects:
+        of_subject = [as_expected(outcome, reasons) for outcome in runner.run_all(subject)]
         outcomes += of_subject
         if not as_json:
             click.echo(_as_text(of_subject))
@@ -55,6 +65,30 @@ def check(ctx: click.Context, providers: tuple[str, ...], as_json: bool) -> None
         click.echo(", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
     if any(outcome.verdict in ("failed", "blocked") for outcome in outcomes):
         ctx.exit(3)
+
+
+def _parsed(text: str) -> tuple[str, str]:
+    """CHECK=REASON.
+
+    Raises:
+        UsageError: no reason is given.
+    """
+    name, _, reason = text.partition("=")
+    if not reason.strip():
+        raise click.UsageError(f"--expect-failure {text!r} gives no reason: write CHECK=REASON")
+    return name.strip(), reason.strip()
+
+
+def as_expected(outcome: Outcome, reasons: Mapping[str, str]) -> Outcome:
+    """The outcome, judged by what was expected."""
+    from attrs import evolve
+
+    reason = reasons.get(outcome.id)
+    if reason is None:
+        return outcome
+    if outcome.verdict == "failed":
+        return evolve(outcome, verdict="expected", reason=f"{reason} ({outcome.reason})")
+    return evolve(outcome, verdict="failed", reason=f"it was expected to fail ({reason}) and is {outcome.verdict}: expect it no longer")
 
 
 def _as_object(outcome: Outcome) -> dict[str, str]:

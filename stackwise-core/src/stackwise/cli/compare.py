@@ -81,11 +81,15 @@ def _write_csv(records: Sequence[RunRecord], groups: Sequence[int], reached: Seq
 
 def _lines(records: Sequence[RunRecord], groups: Sequence[int], reached: Sequence[Reached], axis: str) -> list[str]:
     from stackwise.reports.comparison import differing_keys, intervals
-    from stackwise.reports.summary import table
+    from stackwise.reports.terminal import columns_of, table
 
     names = [f"{record.name} ({_letter(group)})" for record, group in zip(records, groups, strict=True)]
     keys = differing_keys(records)
-    lines = table([["key", *names], *([key, *values] for key, values in keys.items())]) if keys else ["their configs are the same"]
+    lines = (
+        table([["key", *names], *([key, *values] for key, values in keys.items())], columns_of())
+        if keys
+        else ["their configs are the same"]
+    )
     if not reached:
         return [*lines, "", "none of them has been evaluated"]
     order = sorted(set(groups))
@@ -97,7 +101,7 @@ def _lines(records: Sequence[RunRecord], groups: Sequence[int], reached: Sequenc
         rows.append(
             [f"{row.evaluation} {row.metric.replace('_', ' ')}", f"{row.at:,}", *figures, *(str(means.get(g, "–")) for g in with_means)]
         )
-    return [*lines, "", *table(rows)]
+    return [*lines, "", *table(rows, columns_of())]
 
 
 def _letter(group: int) -> str:

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
+
+from stackwise.cli.process import prepare_process
+from stackwise.errors import UserError
 
 
 @click.command(
@@ -13,8 +18,11 @@ import click
 Examples:
   stackwise evaluate runs/grow-bytes-001
   stackwise evaluate runs/grow-bytes-001 --only heldout --json
+  stackwise evaluate runs/grow-bytes-001 --data test.yaml
   stackwise evaluate runs/grow-bytes-001 --set evaluate.test='{batches: 8,
       sources: {t: {use: data.text-files, heldout: 1, paths: [t/*.txt]}}}'
+  stackwise evaluate runs/chat-001 --tasks hellaswag,arc_easy --limit 200
+  stackwise evaluate runs/chat-001 --tasks mine --include my-tasks
 
 Exit codes: 0 done, 2 RUN has no weights, or an evaluation or its data are
 at fault, 3 a provider's defect.
@@ -22,14 +30,78 @@ at fault, 3 a provider's defect.
 )
 @click.argument("directory", metavar="RUN", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Declare or change a key under `evaluate`; repeatable.")
+@click.option(
+    "--data",
+    multiple=True,
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Evaluate on other data: a YAML file as of one key under `evaluate`, or a config with data.sources; repeatable.",
+)
 @click.option("--only", multiple=True, metavar="NAME", help="This evaluation alone; repeatable.  [default: all]")
+@click.option("--tasks", metavar="NAMES", help="Tasks of lm-evaluation-harness instead, by commas (extra: lm-eval).")
+@click.option("--include", type=click.Path(path_type=Path), help="Folder with definitions of further --tasks.")
+@click.option("--shots", type=click.IntRange(min=0), help="Examples before a question of --tasks.  [default: as the task says]")
+@click.option("--limit", type=click.IntRange(min=1), help="Questions of each of --tasks.  [default: all]")
+@click.option("--rows", type=click.IntRange(min=1), help="Rows of --tasks in a forward pass.  [default: 16]")
+@click.option("--length", type=click.IntRange(min=2), help="Longest row of --tasks; longer ones lose their begin.  [default: the run's]")
+@click.option("--start", type=click.IntRange(min=0), help="Id before a text of --tasks that nothing precedes.  [default: the vocabulary's]")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list, an object an evaluation.")
-def evaluate(directory: Path, overrides: tuple[str, ...], only: tuple[str, ...], as_json: bool) -> None:
+def evaluate(
+    directory: Path,
+    overrides: tuple[str, ...],
+    data: tuple[Path, ...],
+    only: tuple[str, ...],
+    tasks: str | None,
+    as_json: bool,
+    **asked: Any,
+) -> None:
     """Evaluate the model of a RUN: its final weights, or those of its newest checkpoint while it has not finished.
 
     Without options these are the evaluations that the run declares, on the same data, so a finished run prints its last figures again.
-    Others are declared as a config would, under `evaluate`. Nothing is written.
+    Others are declared as a config would, under `evaluate`. Nothing is written. A file for --data is
+    `sources: {test: {use: data.text-files, paths: [test/*.txt]}}` and, where they matter, batches, batch_size and seq_len.
+
+    With --tasks they are those of lm-evaluation-harness, which fetches their questions where the task's definition says so; with
+    HF_HUB_OFFLINE=1 in the environment it fetches nothing. RUN may be an export then.
     """
+    prepare_process()
+    told = {name: value for name, value in asked.items() if value is not None}
+    if tasks is not None:
+        if overrides or only or data:
+            raise UserError("--set, --data and --only speak of the run's own evaluations, which --tasks replaces: leave them out")
+        _ask(directory, tasks, told, as_json=as_json)
+        return
+    if told:
+        raise UserError(f"--{next(iter(told))} belongs to --tasks: name tasks, or leave it out")
+    if data:
+        from stackwise.saved.evaluate import declaration_in
+
+        others = dict(map(declaration_in, data))
+        overrides = (*overrides, *(f"evaluate.{name}={json.dumps(declared)}" for name, declared in others.items()))
+        only = (*only, *others)
+    _evaluate(directory, overrides, only, as_json=as_json)
+
+
+def _ask(directory: Path, tasks: str, asked: Mapping[str, Any], *, as_json: bool) -> None:
+    """Print what the tasks of lm-evaluation-harness say of a model."""
+    from stackwise.saved.harness import HarnessSettings, score_tasks
+
+    names = [name.strip() for name in tasks.split(",") if name.strip()]
+    scores = score_tasks(directory, HarnessSettings(tasks=names, **asked))
+    if as_json:
+        click.echo(
+            json.dumps([{"task": each.task, "step": each.step, "questions": each.questions, **each.metrics} for each in scores], indent=1)
+        )
+        return
+    for each in scores:
+        metrics = "  ".join(f"{name} {value:.4f}" for name, value in each.metrics.items())
+        click.echo(f"{each.task}  step {each.step:,}  {metrics}  ({each.questions:,} questions)")
+    if scores and scores[0].cut:
+        click.echo(f"note: {scores[0].cut:,} rows were longer than the run's and lost their begin: --length allows longer ones", err=True)
+
+
+def _evaluate(directory: Path, overrides: tuple[str, ...], only: tuple[str, ...], *, as_json: bool) -> None:
+    """Print what the evaluations of a run say."""
     from stackwise.saved.evaluate import evaluate as results
 
     told = []

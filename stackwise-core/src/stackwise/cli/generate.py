@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from stackwise.cli.process import prepare_process
+
 
 @click.command(
     epilog="""\b
@@ -49,6 +51,8 @@ def generate(
     same tokens.
     """
     from stackwise.contracts.generation import GenerationSettings
+
+    prepare_process()
     from stackwise.saved.generate import generate as generate_from
 
     settings = GenerationSettings(tokens=tokens, temperature=temperature, top_k=top_k, top_p=top_p, steps=steps, cache=not no_cache)

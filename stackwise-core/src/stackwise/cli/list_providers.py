@@ -34,7 +34,12 @@ def list_providers(as_json: bool) -> None:
     or block list left it out), editable, location, and components, a list of objects with kind, name, id and summary.
     """
     providers = discover().providers
-    click.echo(_as_json(providers) if as_json else _as_text(providers))
+    if as_json:
+        click.echo(_as_json(providers))
+    else:
+        from stackwise.reports.terminal import columns_of, wrap
+
+        click.echo(wrap(_as_text(providers), columns_of()))
     for provider in providers:
         if provider.seconds > SLOW_SECONDS:
             sentence = f"note: provider '{provider.name}' ({provider.distribution}) took {provider.seconds:.1f} s to list"

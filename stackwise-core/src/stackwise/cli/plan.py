@@ -33,6 +33,7 @@ def plan(file: Path, overrides: tuple[str, ...], as_json: bool, page: Path | Non
     from stackwise.host.discovery import discover
     from stackwise.plan import make_plan
     from stackwise.reports.plan_text import plan_as_json, plan_as_text
+    from stackwise.reports.terminal import columns_of
 
     compiled = make_plan(config.load(file, overrides), discover())
     prices = price(compiled)
@@ -41,4 +42,4 @@ def plan(file: Path, overrides: tuple[str, ...], as_json: bool, page: Path | Non
         from stackwise.reports.page.render import render_plan
 
         write_page(page, render_plan(plan_as_json(compiled, prices), plan_as_text(compiled, prices)))
-    click.echo(json.dumps(plan_as_json(compiled, prices), indent=1) if as_json else plan_as_text(compiled, prices))
+    click.echo(json.dumps(plan_as_json(compiled, prices), indent=1) if as_json else plan_as_text(compiled, prices, columns_of()))

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from stackwise.cli.processes import process_options, start_processes
+from stackwise.cli.process import prepare_process
+from stackwise.cli.ranks import process_options, start_processes
 from stackwise.cli.run import show
 from stackwise.processes.place import Place
 
@@ -23,9 +24,10 @@ Exit codes: as for `stackwise run`; 0 also when the run has already finished.
 )
 @click.argument("directory", metavar="RUN", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a key from here on; repeatable.")
+@click.option("-q", "--quiet", is_flag=True, help="Show only what goes otherwise than planned, and print the run directory alone.")
 @process_options
 @click.pass_context
-def resume(context: click.Context, directory: Path, overrides: tuple[str, ...], ranks: int | None, max_restarts: int) -> None:
+def resume(context: click.Context, directory: Path, overrides: tuple[str, ...], quiet: bool, ranks: int | None, max_restarts: int) -> None:
     """Go on with the run in the directory RUN from its newest valid checkpoint.
 
     The run goes on bit for bit as if it had not been interrupted; in another number of processes it takes the same steps, and only sums are
@@ -38,8 +40,9 @@ def resume(context: click.Context, directory: Path, overrides: tuple[str, ...], 
     start_processes(context, ranks, max_restarts)
     from stackwise.storage.lock import refuse_held
 
+    prepare_process()
     if Place.here().is_first:
         refuse_held(directory)
     from stackwise.runs.run import resume as resume_run
 
-    show(resume_run(directory, overrides))
+    show(resume_run(directory, overrides, quiet=quiet), quiet=quiet)

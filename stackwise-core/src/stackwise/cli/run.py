@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from stackwise.cli.processes import process_options, start_processes
+from stackwise.cli.process import prepare_process
+from stackwise.cli.ranks import process_options, start_processes
 from stackwise.processes.place import Place
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ processes was killed or hangs.
     show_default=True,
     help="Continue the run at --output, or the newest of this name: never, if there is one, or always.",
 )
+@click.option("-q", "--quiet", is_flag=True, help="Show only what goes otherwise than planned, and print the run directory alone.")
 @process_options
 @click.pass_context
 def run(
@@ -47,6 +49,7 @@ def run(
     overrides: tuple[str, ...],
     output: Path | None,
     resume: Literal["never", "auto", "must"],
+    quiet: bool,
     ranks: int | None,
     max_restarts: int,
 ) -> None:
@@ -62,16 +65,22 @@ def run(
     start_processes(context, ranks, max_restarts)
     from stackwise.storage.lock import refuse_held
 
+    prepare_process()
     if Place.here().is_first and resume != "never" and output is not None:
         refuse_held(output)
     from stackwise.runs.run import run as run_experiment
 
-    show(run_experiment(file, overrides, output, resume=resume))
+    show(run_experiment(file, overrides, output, resume=resume, quiet=quiet), quiet=quiet)
 
 
-def show(result: Result) -> None:
-    """Print the outcome of a run, in its first process."""
+def show(result: Result, *, quiet: bool) -> None:
+    """Print the outcome of a run, in its first process; quiet, its directory alone."""
+    from stackwise.reports.terminal import columns_of, wrap
+
     if result.rank:
+        return
+    if quiet:
+        click.echo(result.directory)
         return
     if result.finished_before:
         steps = result.summary.finished.steps if result.summary.finished is not None else 0
@@ -79,8 +88,6 @@ def show(result: Result) -> None:
         further = "run.horizon=…" if result.summary.stopped is None else "run.stop=null, or a larger run.stop.patience,"
         click.echo(f"to train it further: --set {further} (or `stackwise branch`)")
         return
-    click.echo(result.summary.text())
-    click.echo(
-        f"files: {result.directory}/ (config.yaml, plan.json, events.jsonl, metrics.jsonl, status.json, checkpoints/, "
-        "final/weights.safetensors)"
-    )
+    click.echo(result.summary.text(columns_of()))
+    files = "config.yaml, plan.json, events.jsonl, metrics.jsonl, status.json, checkpoints/, final/weights.safetensors"
+    click.echo(wrap(f"files: {result.directory}/ ({files})", columns_of()))

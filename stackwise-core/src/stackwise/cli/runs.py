@@ -65,7 +65,7 @@ def _lines(records: list[RunRecord]) -> list[str]:
 
     from stackwise.reports.comparison import best_of, last_of
     from stackwise.reports.page.tables import size
-    from stackwise.reports.summary import table
+    from stackwise.reports.terminal import columns_of, table
 
     rows = [["run", "began", "status", "phase", "step", "last", "best", "size", "parent"]]
     for record in records:
@@ -76,4 +76,4 @@ def _lines(records: list[RunRecord]) -> list[str]:
         figures = ["–" if figure is None else str(figure) for figure in (last, best)]
         status = record.status if len(record.status) <= 24 else record.status[:23] + "…"
         rows.append([record.name, when, status, record.phase or "–", steps, *figures, size(record.bytes), parent])
-    return table(rows)
+    return table(rows, columns_of())

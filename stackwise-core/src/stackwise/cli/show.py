@@ -6,6 +6,7 @@ import inspect
 import re
 import textwrap
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import attrs
@@ -124,7 +125,7 @@ def _as_object(registry: Registry, entry: Registered) -> dict[str, Any]:
     """Everything about a component, for scripts."""
     options, provider = entry.load_options(), registry.provider(entry.provider)
     assert provider is not None  # the one that the component came from
-    fields: tuple[attrs.Attribute[Any], ...] = attrs.fields(options)
+    fields = _fields(options)
     return {
         "id": entry.id,
         "kind": entry.kind,
@@ -141,6 +142,14 @@ def _as_object(registry: Registry, entry: Registered) -> dict[str, Any]:
         "example": {"use": entry.id, **entry.component.example},
         "stands_at": _PLACES[entry.kind],
     }
+
+
+def _fields(options: type[attrs.AttrsInstance]) -> tuple[attrs.Attribute[Any], ...]:
+    """The attributes with their types, names of types followed to what they stand for."""
+    with suppress(NameError):  # of a provider that imports it for type checkers alone: shown as it is written
+        attrs.resolve_types(options)
+    fields: tuple[attrs.Attribute[Any], ...] = attrs.fields(options)
+    return fields
 
 
 def _option_as_object(attribute: attrs.Attribute[Any]) -> dict[str, Any]:
@@ -169,7 +178,7 @@ def _place(options: type) -> str:
 
 
 def _options(options: type) -> str:
-    fields: tuple[attrs.Attribute[Any], ...] = attrs.fields(options)
+    fields = _fields(options)
     if not fields:
         return "options: none"
     lines = ["options:"]
@@ -182,7 +191,8 @@ def _options(options: type) -> str:
 
 def _type(annotation: object) -> str:
     text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
-    return re.sub(r"(?:\b[A-Za-z_]\w*\.)+(?=[A-Za-z_])", "", text)
+    short = re.sub(r"(?:\b[A-Za-z_]\w*\.)+(?=[A-Za-z_])", "", text)
+    return re.sub(r"^Optional\[(.*)\]$", r"\1 | None", short)
 
 
 def _default(attribute: attrs.Attribute[Any]) -> str:

@@ -1,6 +1,7 @@
 """Configs: YAML or Python → an `Experiment`, every value with its place, every mistake at once."""
 
 from stackwise.config.component_options import parse_option, parse_schedule, structure_options
+from stackwise.config.documents import read_file
 from stackwise.config.experiment import EnterConfig, EvaluateConfig, Experiment, PhaseConfig
 from stackwise.config.loading import experiment, load
 from stackwise.config.objects import Phase, sample
@@ -27,6 +28,7 @@ __all__ = [
     "load",
     "parse_option",
     "parse_schedule",
+    "read_file",
     "recalled",
     "sample",
     "structure_options",

@@ -9,7 +9,7 @@ from attrs import Factory, frozen
 
 from stackwise.config.keys import key
 from stackwise.config.nodes import Node, split
-from stackwise.config.planes import DataConfig, ModelConfig, OptimizerConfig, Ref
+from stackwise.config.planes import DataConfig, ModelConfig, OptimizerConfig, Ref, TaskConfig
 from stackwise.config.rules import MOST_ROWS, SELECTORS, broken_cadence
 from stackwise.config.run import RunConfig
 from stackwise.errors import ConfigError, Position, Problem
@@ -64,7 +64,8 @@ class EvaluateConfig:
     )
     training_rows: bool = key(
         False,
-        doc="whether it may read what training reads, where data given in code have no held-out part; the log repeats it",
+        doc="whether it may read what training reads: data given in code, which have no held-out part, or sources that name training's "
+        "data; the log repeats it",
         example="true",
     )
     weights: Literal["live", "ema"] = key("live", doc="which weights: those that train, or their average", example="ema")
@@ -84,7 +85,7 @@ class PhaseConfig:
     name: str
     index: int
     until: Duration
-    task: Ref
+    task: TaskConfig
     data: DataConfig
     model: ModelConfig
     optimizer: OptimizerConfig

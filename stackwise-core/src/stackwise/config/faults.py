@@ -21,6 +21,12 @@ class Fault:
     path: KeyPath
     message: str
     missing: bool = field(default=False, kw_only=True)
+    formless: bool = field(default=False, kw_only=True)
+    """Whether the value has another form than the key takes."""
+
+
+class NotAMap(ValueError):
+    """A value where a map belongs."""
 
 
 def faults_of(error: Exception, path: KeyPath = ()) -> list[Fault]:
@@ -40,20 +46,21 @@ def faults_of(error: Exception, path: KeyPath = ()) -> list[Fault]:
     if isinstance(error, KeyError) and len(here) > len(path):  # without a note of its place, the class itself raised it
         return [Fault(here, "is missing: give it a value", missing=True)]
     if isinstance(error, ValueError | UserError):
-        return [Fault(here, str(error))]
+        return [Fault(here, str(error), formless=isinstance(error, NotAMap))]
     raise ProviderError(f"{'.'.join(here) or 'options'}: {type(error).__name__}: {error}") from error
 
 
 def _explained(fault: Fault, depth: int, cls: type) -> Fault:
-    """Add to a missing key of the core what it means and how to write it."""
-    if not fault.missing or len(fault.path) != depth + 1 or not attrs.has(cls):
+    """Add to a missing key of the core, or one with a value of another form, what it means and how to write it."""
+    if not (fault.missing or fault.formless) or len(fault.path) != depth + 1 or not attrs.has(cls):
         return fault
     about = {config_key(a): a.metadata for a in attrs.fields(cls)}.get(fault.path[depth], {})
     if not about.get("doc") or not about.get("examples"):
         return fault
     example = str(about["examples"][0])
     form = example if f"{fault.path[depth]}:" in example else f"{fault.path[depth]}: {example}"  # of a schedule's key the whole schedule
-    return attrs.evolve(fault, message=f"is missing: {about['doc']}; write `{form}`")
+    message = f"is missing: {about['doc']}; write `{form}`" if fault.missing else f"{fault.message}: write `{form}`"
+    return attrs.evolve(fault, message=message)
 
 
 def _noted(error: Exception) -> KeyPath:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -12,6 +11,7 @@ from stackwise.config.documents import extend, override, read_file
 from stackwise.config.experiment import Experiment
 from stackwise.config.merging import merge
 from stackwise.config.objects import read_object
+from stackwise.config.rules import run_name_of
 from stackwise.config.timeline import read_experiment
 
 
@@ -29,7 +29,7 @@ def load(path: str | PathLike[str], overrides: Sequence[str] = ()) -> Experiment
         ConfigError: the file or a setting cannot be read at all.
     """
     place = Path(path)
-    return read_experiment(override(read_file(place), overrides), _run_name(place.stem))
+    return read_experiment(override(read_file(place), overrides), run_name_of(place.stem))
 
 
 def experiment(mapping: Mapping[str, Any] | None = None, /, **sections: Any) -> Experiment:
@@ -44,8 +44,3 @@ def experiment(mapping: Mapping[str, Any] | None = None, /, **sections: Any) -> 
     """
     tree = merge(read_object(mapping or {}), read_object(sections))
     return read_experiment(extend(tree, Path()), "run")
-
-
-def _run_name(stem: str) -> str:
-    """The file's name as far as a run can be called that."""
-    return re.sub(r"[^A-Za-z0-9._-]", "-", stem).lstrip(".")[:100] or "run"

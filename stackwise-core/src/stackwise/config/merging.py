@@ -115,6 +115,6 @@ _COMPONENTS = frozenset({("task",), ("model", "embedding"), ("model", "rack"), (
 _CHOSEN = frozenset(
     {
         *(("phases",), ("evaluate",), ("data", "sources"), ("data", "mix"), ("data", "rename")),
-        *(("model", "blocks"), ("model", "weight_adapters"), ("optimizer", "groups")),
+        *(("task", "auxiliary"), ("model", "blocks"), ("model", "weight_adapters"), ("optimizer", "groups")),
     }
 )

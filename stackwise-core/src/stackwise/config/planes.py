@@ -32,6 +32,19 @@ class Ref:
 
 
 @frozen(kw_only=True)
+class TaskConfig:
+    """The objective. Its keys but `part` stand beside the component's own options in the config."""
+
+    part: Ref
+    auxiliary: Mapping[str, Schedule] = key(
+        factory=dict,
+        form="`<role>.<loss>` → number or schedule",
+        doc="weights of the losses that embedding, rack and head add to the task's; each that a part declares has one, 0 leaves it out",
+        example="{rack.balance: 0.01}",
+    )
+
+
+@frozen(kw_only=True)
 class DataConfig:
     """What the model sees."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import Literal
+from unicodedata import normalize
 
 from stackwise.timeline.duration import Duration
 from stackwise.timeline.schedules import Constant, Piecewise, Schedule
@@ -18,9 +19,11 @@ MOST_ROWS = 2**24
 """Rows, positions or micro-batches of a step. A mixture deals rows out one by one, and this many take it some ten seconds; more is a
 slip of the keyboard."""
 
-_BEST = re.compile(r"[A-Za-z0-9_-]+\.[^\s.]+( \((min|max)\))?\Z")
+_BEST = re.compile(r"[A-Za-z0-9_-]+\.[^\s.]+(\.[^\s.]+)?( \((min|max)\))?\Z")
 _SPAN = re.compile(r"(?=\d)(?:(\d{1,4})d)?(?:(\d{1,6})h)?(?:(\d{1,7})m)?(?:(\d{1,9})s)?\Z")
-_RUN_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}\Z")
+_RUN_NAME = re.compile(r"[\w-][\w.-]{0,99}\Z")
+_MOST_NAME_BYTES = 200
+"""A file system takes 255, and numbers and temporary names are longer than the name."""
 
 
 def broken_length(value: Duration) -> str | None:
@@ -30,9 +33,15 @@ def broken_length(value: Duration) -> str | None:
     return f"a horizon above {float(MOST_STEPS):g} {value.measure} is never reached" if value.value > MOST_STEPS else None
 
 
+def run_name_of(stem: str) -> str:
+    """The stem of a file's name as far as a run can be called that."""
+    name = re.sub(r"[^\w.-]", "-", normalize("NFC", stem)).lstrip(".")[:100]
+    return name.encode()[:_MOST_NAME_BYTES].decode(errors="ignore") or "run"
+
+
 def broken_run_name(value: str) -> str | None:
     """The rule that the name of a run breaks."""
-    if not _RUN_NAME.match(value):
+    if not _RUN_NAME.match(value) or len(value.encode(errors="surrogatepass")) > _MOST_NAME_BYTES:
         return f"{value[:40]!r} cannot name a run: letters, digits, '.', '_' and '-', not starting with a dot, at most 100 of them"
     return None
 

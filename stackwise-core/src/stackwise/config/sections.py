@@ -13,7 +13,7 @@ from stackwise.config.faults import Fault, faults_of
 from stackwise.config.hints import unknown_key
 from stackwise.config.merging import REPLACE
 from stackwise.config.nodes import KeyPath, Node, describe
-from stackwise.config.planes import DataConfig, GroupConfig, ModelConfig, OptimizerConfig, Ref, StartConfig, WeightAdapterConfig
+from stackwise.config.planes import DataConfig, GroupConfig, ModelConfig, OptimizerConfig, Ref, StartConfig, TaskConfig, WeightAdapterConfig
 from stackwise.config.run import RunConfig
 from stackwise.config.strict import MISTAKES, convert
 from stackwise.contracts.components import Built, Deferred
@@ -144,6 +144,9 @@ class Section:
 OPTIMIZER_KEYS = ("groups", "clip", "lr_scaling", "ema", "reaction")
 """Keys of `optimizer:` that the core reads itself."""
 
+TASK_KEYS = ("auxiliary",)
+"""Keys of `task:` that the core reads itself."""
+
 Read = tuple[_T, tuple[Fault, ...]]
 """The result, and the mistakes in what was read."""
 
@@ -156,10 +159,32 @@ def read_run(node: Node | None, default_name: str) -> Read[RunConfig]:
     return run, tuple(section.faults)
 
 
-def read_task(node: Node | None) -> Read[Ref]:
-    """`task:`."""
-    section = Section(None, (), "")
-    return section.ref(node, ("task",)), tuple(section.faults)
+def read_task(node: Node | None) -> Read[TaskConfig]:
+    """`task:`; `TASK_KEYS` belong to the core, all other keys to the component."""
+    section = Section(None, ("task",), "")
+    part = section.ref(node, (), owned=TASK_KEYS)
+    if node is not None and node.kind == "map":
+        section.children = {key: child for key, child in node.entries.items() if key in TASK_KEYS and not child.is_null}
+    ready: dict[str, Any] = {"part": part}
+    if (weights := section.take("auxiliary")) is not None:
+        ready["auxiliary"] = _read_auxiliary(section, weights)
+    task = section.build(TaskConfig, ready)
+    return task, tuple(section.faults)
+
+
+def _read_auxiliary(section: Section, node: Node) -> dict[str, Any]:
+    """`auxiliary:`, `<role>.<loss>` → weight; `--set task.auxiliary.rack.balance=…` writes a map in a map."""
+    inner = Section(node, ("task", "auxiliary"), "write auxiliary: {rack.<loss>: 0.01}")
+    weights: dict[str, Any] = {}
+    for name, child in inner.children.items():
+        nested = child.kind == "map" and name in ("embedding", "rack", "head")
+        for key, weight in {f"{name}.{loss}": entry for loss, entry in child.entries.items()}.items() if nested else [(name, child)]:
+            if key in weights:
+                inner.fault((name,), f"'{key}' has two weights, one written '{key}' and one in a map under '{name}': keep one")
+            elif not weight.is_null:
+                weights[key] = weight.plain()
+    section.faults += inner.faults
+    return weights
 
 
 def read_data(node: Node | None) -> Read[DataConfig]:

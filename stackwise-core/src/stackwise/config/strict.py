@@ -17,7 +17,7 @@ from cattrs import Converter
 from cattrs.errors import BaseValidationError, IterableValidationError, IterableValidationNote
 from cattrs.gen import make_dict_structure_fn, override
 
-from stackwise.config.faults import faults_of
+from stackwise.config.faults import NotAMap, faults_of
 from stackwise.config.nodes import describe
 from stackwise.contracts.options import broken_rule, config_key, read_stacks
 from stackwise.errors import UserError, did_you_mean
@@ -150,7 +150,7 @@ def _sequence(value: Any, wanted: Any) -> Any:
 
 def _mapping(value: Any, wanted: Any) -> dict[Any, Any]:
     if not isinstance(value, Mapping):
-        raise ValueError(f"{describe(value)} is not a map")
+        raise NotAMap(f"{describe(value)} is not a map")
     key_type, entry_type = get_args(wanted) or (Any, Any)
     keys = _each((str(key), key, key_type) for key in value)
     return dict(zip(keys, _each((str(key), entry, entry_type) for key, entry in value.items()), strict=True))

@@ -15,7 +15,19 @@ Nothing here imports torch or pytest before a check runs.
 
 from stackwise.conformance.catalogue import CATALOGUE, Check
 from stackwise.conformance.pytest_door import parametrize
-from stackwise.conformance.runner import Outcome, Runner
+from stackwise.conformance.runner import Outcome, Runner, expected_of
 from stackwise.conformance.subject import Broken, NotApplicable, Source, Subject, subjects_of
 
-__all__ = ["CATALOGUE", "Broken", "Check", "NotApplicable", "Outcome", "Runner", "Source", "Subject", "parametrize", "subjects_of"]
+__all__ = [
+    "CATALOGUE",
+    "Broken",
+    "Check",
+    "NotApplicable",
+    "Outcome",
+    "Runner",
+    "Source",
+    "Subject",
+    "expected_of",
+    "parametrize",
+    "subjects_of",
+]

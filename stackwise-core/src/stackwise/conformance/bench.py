@@ -12,7 +12,7 @@ from attrs import Factory, frozen
 from torch import Generator, Tensor, nn
 
 from stackwise.conformance import partners
-from stackwise.conformance.subject import LENGTH, OPEN_SIZE, ROWS, SEED, Broken, NotApplicable, Subject
+from stackwise.conformance.subject import LENGTH, MAX_LENGTH, OPEN_SIZE, ROWS, SEED, Broken, NotApplicable, Subject
 from stackwise.contracts.specs import (
     RUNTIME_DIMS,
     AdapterSpec,
@@ -205,11 +205,13 @@ def seeded(seed: int) -> Iterator[None]:
         torch.default_generator.manual_seed(left)
 
 
-def build_module(subject: Subject, *, options: Any = None, seed: int = SEED, device: str = "cpu") -> nn.Module:
+def build_module(
+    subject: Subject, *, options: Any = None, seed: int = SEED, device: str = "cpu", max_length: int = MAX_LENGTH
+) -> nn.Module:
     """A part of the model, initialised from `seed`."""
     extra = (weight(device),) if subject.kind == "weight-adapter" else ()
     with seeded(seed), torch.device(device):
-        module = subject.build(*extra, options=options, specs=specs(subject))
+        module = subject.build(*extra, options=options, specs=specs(subject), max_length=max_length)
     if not isinstance(module, nn.Module):
         raise Broken(f"it was built as a {type(module).__name__}: {subject.article} {subject.kind} is an nn.Module")
     return module
@@ -294,7 +296,8 @@ def task_of(subject: Subject, options: Any = None) -> Any:
 
 def objective(task: Any, model: nn.Module) -> Objective:
     """The task as the core calls it. If it declares a reference, that is the model as it is now."""
-    asked_task = Objective.of(task)
+    losses = [name for name, is_loss in getattr(model, "reported", {}).items() if is_loss]
+    asked_task = Objective.of(task, dict.fromkeys(losses, 1.0))
     asked_task.take_reference(model)
     return asked_task
 

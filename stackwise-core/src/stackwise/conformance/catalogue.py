@@ -71,6 +71,7 @@ _TABLE: Mapping[str, Mapping[str, frozenset[Kind]]] = {
         "check_measured_shapes": _MODULES,
         "check_finite_loss": _MODULES | {"task"},
         "check_gradients_reach_every_parameter": _MODULES,
+        "check_reported_sums": _MODULES - {"adapter"},
     },
     "influences": {
         "check_leaves_its_inputs": _MODULES,
@@ -98,6 +99,7 @@ _TABLE: Mapping[str, Mapping[str, frozenset[Kind]]] = {
         "check_seeded_rows": frozenset({"loader"}),
         "check_rows_stay": frozenset({"loader"}),
         "check_resumed_rows": frozenset({"loader"}),
+        "check_rows_come_once": frozenset({"loader"}),
         "check_batch_spec": frozenset({"loader"}),
         "check_splits_are_disjoint": frozenset({"loader"}),
         "check_worker_count": frozenset({"loader"}),
@@ -110,6 +112,10 @@ _TABLE: Mapping[str, Mapping[str, frozenset[Kind]]] = {
         "check_loss_in_float32": frozenset({"task"}),
         "check_mask_is_honoured": frozenset({"task"}),
         "check_noise_floor": frozenset({"task"}),
+    },
+    "linear_outputs": {
+        "check_linear_head_agrees": frozenset({"head"}),
+        "check_takes_linear_outputs": frozenset({"task"}),
     },
     "batches": {
         "check_own_stream": frozenset({"task", "transform"}),

@@ -13,6 +13,12 @@ from stackwise.conformance.modules import fields_of, forward, given_for
 from stackwise.conformance.subject import LENGTH, ROWS, SEED, NotApplicable, Subject, must
 from stackwise.contracts.specs import RackSpec
 
+LONG_ROWS = (256, 128, 64)
+"""Positions of the longest row that is tried, as many as the rack takes: what is wrong at a distance shows only there."""
+
+MANY = 64
+"""Rows of a batch beside the usual one, which few would think of as small."""
+
 TOLERANCE = 1e-4
 """Largest difference, as a share of the largest value, that another order of summation can cause."""
 
@@ -47,39 +53,97 @@ def check_evaluation_is_still(subject: Subject) -> None:
 
 
 def check_rows_stand_alone(subject: Subject) -> None:
-    """In eval mode a row gives the same output in a batch as alone: rows of a batch do not influence each other.
+    """A row gives the same output in a batch, small or large, as alone, and in training what stands in the other rows does not matter.
 
     Usual cause: attention over the wrong dimension (`nn.MultiheadAttention` without `batch_first=True`); statistics over the batch.
     """
     spec, module = _spec(subject), bench.build_module(subject).eval()
-    inputs = given_for(spec)
-    whole = _outputs(module, spec, inputs)
-    if not bench.same(whole, _outputs(module, spec, inputs, SEED + 1)):
-        raise NotApplicable("randomness changes its outputs, which check_evaluation_is_still reports")
-    for i in range(ROWS):
-        alone = _outputs(module, spec, {name: _row(tensor, fields_of(spec)[name], i) for name, tensor in inputs.items()})
-        for name, tensor in alone.items():
-            if "batch" not in _output_spec(spec, name).dims:
-                continue  # one number for the whole batch, such as a loss that balances experts
-            off = _difference(_row(whole[name], _output_spec(spec, name), i), tensor)
-            must(off <= TOLERANCE, f"row {i} of '{name}' changes by {off:.2g} of its size when the other rows are not there")
+    for count, chosen in ((ROWS, range(ROWS)), (MANY, (0, MANY // 2, MANY - 1))):
+        inputs = given_for(spec, count)
+        whole = _outputs(module, spec, inputs)
+        if not bench.same(whole, _outputs(module, spec, inputs, SEED + 1)):
+            raise NotApplicable("randomness changes its outputs, which check_evaluation_is_still reports")
+        for i in chosen:
+            alone = _outputs(module, spec, {name: _row(tensor, fields_of(spec)[name], i) for name, tensor in inputs.items()})
+            name, off = _largest_of_row(spec, {n: _row(t, _output_spec(spec, n), i) for n, t in _by_row(spec, whole)}, alone)
+            sentence = f"row {i} of '{name}' changes by {off:.2g} of its size when the other {count - 1} rows are not there"
+            must(off <= TOLERANCE, sentence)
+    _check_rows_in_training(spec, module.train())
+
+
+def _check_rows_in_training(spec: Any, module: nn.Module) -> None:
+    """The first row is the same whatever the others hold: same shapes and same seed draw the same dropout."""
+    inputs, others = given_for(spec), given_for(spec, seed=SEED + 1)
+    fields = fields_of(spec)
+    mixed = {name: _first_row_of(tensor, others[name], fields[name]) for name, tensor in inputs.items()}
+    before, again, after = (_outputs(module, spec, each) for each in (inputs, inputs, mixed))
+    first, second, third = ({n: _row(t, _output_spec(spec, n), 0) for n, t in _by_row(spec, each)} for each in (before, again, after))
+    if not bench.same(first, second):
+        return  # what it draws in training does not come from torch's generator alone: nothing can be compared
+    name, off = _largest_of_row(spec, first, third)
+    must(off <= TOLERANCE, f"in training, row 0 of '{name}' changes by {off:.2g} of its size with what stands in the other rows")
+
+
+def _by_row(spec: Any, outputs: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:
+    """Outputs with rows; not one number for the whole batch, such as a loss that balances experts."""
+    return [(name, tensor) for name, tensor in outputs.items() if "batch" in _output_spec(spec, name).dims]
+
+
+def _largest_of_row(spec: Any, one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> tuple[str, float]:
+    """The output in which two results of one row differ most, and by how much of its size."""
+    return max(
+        ((name, _difference(tensor, other[name])) for name, tensor in _by_row(spec, one)), key=lambda each: each[1], default=("", 0.0)
+    )
+
+
+def _first_row_of(tensor: Tensor, other: Tensor, field: Any) -> Tensor:
+    """The first row of one tensor before the further rows of another."""
+    if "batch" not in field.dims:
+        return tensor
+    dim = field.dims.index("batch")
+    return torch.cat([tensor.narrow(dim, 0, 1), other.narrow(dim, 1, other.shape[dim] - 1)], dim)
 
 
 def check_causal(subject: Subject) -> None:
-    """Under causal attention the output at a position depends on that position and earlier ones, and on nothing later.
+    """Under causal attention the output at a position depends on that position and earlier ones, and on nothing later: in short rows
+    and long ones, in training and in evaluation.
 
     Usual cause: a mask left out or transposed; a convolution padded on both sides; a norm or a mean over time.
     """
     spec = _rack_spec(subject)
     if "causal" not in spec.attention:
         raise NotApplicable("its spec offers no causal attention")
-    rack = bench.build_module(subject, options=subject.options("causal")).eval()
-    inputs = given_for(spec)
-    first = LENGTH // 2
-    before, after = (_outputs(rack, spec, each)["hidden"] for each in (inputs, _other_half(spec, inputs, later=True)))
+    options = subject.options("causal")
+    rack = bench.build_module(subject, options=options)
+    for training, length in ((False, LENGTH), (True, LENGTH), (False, 0)):
+        if length:
+            off, first = _seen_ahead(rack.train(training), spec, length), length // 2
+        else:
+            off, first = _seen_far_ahead(subject, spec, options)
+        mode = "in training, " if training else ""
+        must(off <= TOLERANCE, f"{mode}positions before {first} change by {off:.2g} of their size with what stands at {first} and later")
+
+
+def _seen_ahead(rack: nn.Module, spec: RackSpec, length: int) -> float:
+    """How much the first half of a row changes with the second, as a share of its size; 0 where two equal passes differ."""
+    inputs = given_for(spec, length=length)
+    other = _other_half(spec, inputs, later=True, length=length)
+    before, again, after = (_outputs(rack, spec, each)["hidden"] for each in (inputs, inputs, other))
     time = spec.output.dims.index("time")
-    off = _difference(before.narrow(time, 0, first), after.narrow(time, 0, first))
-    must(off <= TOLERANCE, f"positions before {first} change by {off:.2g} of their size with what stands at {first} and later")
+    if not bench.same(before, again):
+        return 0.0
+    return _difference(before.narrow(time, 0, length // 2), after.narrow(time, 0, length // 2))
+
+
+def _seen_far_ahead(subject: Subject, spec: RackSpec, options: Any) -> tuple[float, int]:
+    """The same of the longest row that the rack takes, and where its second half begins."""
+    for length in LONG_ROWS:
+        try:
+            rack = bench.build_module(subject, options=options, max_length=length).eval()
+            return _seen_ahead(rack, spec, length), length // 2
+        except Exception:  # a rack may have a longest row: then a shorter one is tried
+            continue
+    return 0.0, 0
 
 
 def check_boundaries_are_honoured(subject: Subject) -> None:
@@ -129,10 +193,10 @@ def _row(tensor: Tensor, spec: Any, i: int) -> Tensor:
     return tensor.narrow(spec.dims.index("batch"), i, 1) if "batch" in spec.dims else tensor
 
 
-def _other_half(spec: RackSpec, inputs: Mapping[str, Tensor], *, later: bool) -> dict[str, Tensor]:
+def _other_half(spec: RackSpec, inputs: Mapping[str, Tensor], *, later: bool, length: int = LENGTH) -> dict[str, Tensor]:
     """The same, with another hidden state in the later or the earlier half of the positions."""
-    time, first = spec.input.dims.index("time"), LENGTH // 2
-    other = partners.draw(spec.input, ROWS, LENGTH, torch.Generator().manual_seed(SEED + 1))
+    time, first = spec.input.dims.index("time"), length // 2
+    other = partners.draw(spec.input, ROWS, length, torch.Generator().manual_seed(SEED + 1))
     halves = [(other if half == later else inputs["hidden"]).narrow(time, half * first, first) for half in (False, True)]
     return {**inputs, "hidden": torch.cat(halves, time)}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -17,14 +18,26 @@ from stackwise.contracts.specs import BatchSpec
 from stackwise.contracts.tokenizers import HasTokenizer, Tokenizer
 from stackwise.errors import DataError
 
-SAMPLED = 64
-"""Number of takes that are compared between two splits."""
+SAMPLED = 256
+"""Rows of an evaluation that are looked for in training."""
+
+SEARCHED = 2048
+"""Rows of training among which they are looked for, at most one epoch."""
+
+FAR = 4096
+"""Rows that a loader delivers here at most before another goes on from its state, unless two epochs are fewer."""
+
+AT_ONCE = 4 * ROWS
+"""Rows of a take where many are read."""
 
 LONG = 4 * LENGTH
 """Length of the rows that are compared, so that few are equal by chance."""
 
 BY_CHANCE = 0.25
-"""Share of rows that may be equal in two splits: licence headers and blank lines recur in real text."""
+"""Largest share of rows that may be equal in two splits: licence headers and blank lines recur in real text."""
+
+MEASURED = 0.01
+"""Share that may be equal in two splits where no row of training recurs in training."""
 
 
 def check_seeded_rows(subject: Subject) -> None:
@@ -69,6 +82,52 @@ def check_resumed_rows(subject: Subject) -> None:
         must(
             bench.same(_take(other, rows), batches[i]), f"after load_state_dict of the state before take {i} other rows come than came then"
         )
+    _check_late_states(subject)
+
+
+def _check_late_states(subject: Subject) -> None:
+    """The same far on in the stream, in the second and third epoch where its end is within reach."""
+    loader = _loader(subject)
+    epoch = _epoch_rows(subject, loader, LENGTH) or FAR
+    places = [int(epoch * 1.2), int(epoch * 2.3)] if epoch * 2.5 < FAR else [FAR // 8]
+    ahead, done = min(max(epoch // 2, ROWS), SAMPLED), 0
+    try:
+        for place in places:
+            while done < place:
+                done += len(next(iter(_take(loader, min(AT_ONCE, place - done)).values())))
+            state = bench.copy_of(loader.state_dict())
+            expected = [_take(loader, min(AT_ONCE, ahead)) for _ in range(0, ahead, AT_ONCE)]
+            done += sum(len(next(iter(batch.values()))) for batch in expected)
+            other = _loader(subject)
+            other.load_state_dict(state)
+            for i, batch in enumerate(expected):
+                sentence = f"after load_state_dict of the state behind {place} rows (an epoch has {epoch}) other rows come than came then"
+                must(bench.same(_take(other, min(AT_ONCE, ahead)), batch), f"{sentence}, from take {i} on")
+    except DataError:
+        return  # its one epoch is over
+
+
+def check_rows_come_once(subject: Subject) -> None:
+    """A row of the stream belongs to one take, however many rows are taken at a time, and an epoch has each row once.
+
+    Usual cause: the last row of a take or of an epoch that is the first of the next one again.
+    """
+    by_size = [list(_rows(_loader(subject), LONG, size, 6 * AT_ONCE)) for size in (AT_ONCE, 1, 3)]
+    common = min(map(len, by_size))  # a loader may come to its end
+    first, second, third = (Counter(rows[:common]) for rows in by_size)
+    must(first == second == third, "other rows come where fewer are taken at a time")
+    loader = _loader(subject)
+    epoch = _epoch_rows(subject, loader, LONG)
+    rows = list(_rows(loader, LONG, ROWS, min(2 * (epoch or SEARCHED), SEARCHED)))
+    if len(set(rows)) < 8 * ROWS:
+        raise NotApplicable("its example repeats a few rows, so their content does not tell one from another")
+    gaps = _gaps(rows[: epoch or SAMPLED])
+    near = sum(gap <= 2 * ROWS for gap in gaps)
+    must(near < 2 or 2 * near <= len(gaps), f"{near} rows come again right behind the first time")
+    if epoch and 2 * epoch <= len(rows):
+        one, two = Counter(rows[:epoch]), Counter(rows[epoch : 2 * epoch])
+        missing = sum((one - two).values())
+        must(not 0 < missing <= 2, f"an epoch has {epoch} rows, and {missing} of the first epoch is missing in the second")
 
 
 def check_batch_spec(subject: Subject) -> None:
@@ -95,16 +154,19 @@ def check_splits_are_disjoint(subject: Subject) -> None:
     Usual cause: `context.split` is not looked at; rows are held out by position in a stream that is shuffled anew.
     """
     for length in (LONG, LENGTH):
-        training = set(_rows(_loader(subject), length))
+        loader = _loader(subject)
+        most = min(_epoch_rows(subject, loader, length) or SEARCHED, SEARCHED)
+        training = Counter(_rows(loader, length, AT_ONCE, max(most, 8)))
         if len(training) >= 8:
             break
     else:
         raise NotApplicable("its example repeats a few rows, so their content does not tell one split from another")
-    own = list(_rows(_loader(subject, split="check"), length))
+    own = list(_rows(_loader(subject, split="check"), length, AT_ONCE, SAMPLED))
     must(bool(own), "the evaluation has no row")
+    recurring = sum(times for times in training.values() if times > 1) / training.total()
     shared = sum(row in training for row in own)
     sentence = f"{shared} of the first {len(own)} rows of an evaluation are rows that training sees"
-    must(shared <= BY_CHANCE * len(own), sentence)
+    must(shared <= min(BY_CHANCE, 2 * recurring + MEASURED) * len(own), sentence)
 
 
 def check_worker_count(subject: Subject) -> None:
@@ -181,16 +243,40 @@ def _take(loader: Any, rows: int = ROWS, length: int = LENGTH) -> dict[str, Tens
     return bench.copy_of(dict(loader.take(rows, length)))  # type: ignore[no-any-return]  # a copy is of the type it was
 
 
-def _rows(loader: Any, length: int) -> Iterator[bytes]:
+def _gaps(rows: list[bytes]) -> list[int]:
+    """For every row that came before: how many rows ago."""
+    last: dict[bytes, int] = {}
+    gaps = []
+    for i, row in enumerate(rows):
+        if row in last:
+            gaps.append(i - last[row])
+        last[row] = i
+    return gaps
+
+
+def _epoch_rows(subject: Subject, loader: Any, length: int) -> int | None:
+    """Rows of this length in an epoch, if the loader or its options know them."""
+    options = subject.options()
+    size = loader.epoch_size() if hasattr(loader, "epoch_size") else None
+    if size is None and hasattr(options, "epoch_size"):
+        size = options.epoch_size("train")
+    if size is None:
+        return None
+    return size.rows if size.entries is None else size.entries // length  # type: ignore[no-any-return]  # an EpochSize
+
+
+def _rows(loader: Any, length: int, at_once: int, count: int) -> Iterator[bytes]:
     """The first rows as bytes; a loader may come to its end."""
-    for _ in range(SAMPLED):
+    for start in range(0, count, at_once):
         try:
-            batch = _take(loader, ROWS, length)
+            batch = _take(loader, min(at_once, count - start), length)
         except DataError:
             return
-        for i in range(ROWS):
+        for i in range(min(at_once, count - start)):
             yield b"|".join(
-                tensor[i].contiguous().view(torch.uint8).numpy().tobytes() for _, tensor in sorted(batch.items()) if tensor.dim()
+                tensor[i].contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+                for _, tensor in sorted(batch.items())
+                if tensor.dim()
             )
 
 

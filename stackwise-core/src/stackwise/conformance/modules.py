@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from stackwise.conformance import bench, partners
-from stackwise.conformance.subject import LENGTH, ROWS, SEED, Subject, must
+from stackwise.conformance.subject import LENGTH, ROWS, SEED, NotApplicable, Subject, must
 from stackwise.contracts.specs import AdapterSpec, EmbeddingSpec, HeadSpec, RackSpec, TensorSpec
+from stackwise.planes.model.reported import Reporter
 
 
 def check_same_seed_same_weights(subject: Subject) -> None:
@@ -101,6 +102,37 @@ def check_gradients_reach_every_parameter(subject: Subject) -> None:
     must(not dry, f"no gradient reaches {', '.join(dry[:3])}")
 
 
+def check_reported_sums(subject: Subject) -> None:
+    """What a module adds to the loss or reports are sums and denominators: those of a batch are those of its halves together.
+
+    Usual cause: a mean with the denominator 1; a statistic of the whole batch, such as the share of each expert, multiplied by another:
+    take it row by row.
+    """
+    module, spec = bench.build_module(subject).eval(), bench.with_sizes(subject.options().to_spec(), subject.sizes())
+    if not Reporter("part", spec, None):
+        raise NotApplicable("its spec names no losses and no metrics")
+    inputs = given_for(spec)
+    whole = _reported(module, spec, inputs)
+    halves = [
+        _reported(
+            module, spec, {name: tensor[part] if "batch" in fields_of(spec)[name].dims else tensor for name, tensor in inputs.items()}
+        )
+        for part in (slice(None, ROWS // 2), slice(ROWS // 2, None))
+    ]
+    for name, pair in whole.items():
+        for what, i in (("denominator", 1), ("sum", 0)):
+            value, added = float(pair[i]), sum(float(half[name][i]) for half in halves)
+            close = abs(added - value) <= 1e-3 * max(abs(value), 1e-3)
+            must(close, f"the {what} of '{name.partition('.')[2]}' is {value:.6g}, and {added:.6g} over the halves of the batch")
+
+
+def _reported(module: nn.Module, spec: Any, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    reported: dict[str, Tensor] = {}
+    with bench.seeded(SEED), torch.no_grad():
+        forward(module, spec, inputs, reported)
+    return reported
+
+
 def outputs(subject: Subject, module: nn.Module) -> Any:
     """The outputs of the module for a fixed input."""
     with bench.seeded(SEED), torch.no_grad():
@@ -117,8 +149,8 @@ def _one_step(subject: Subject, module: nn.Module | None = None) -> tuple[nn.Mod
     model = bench.model_around(subject, module).train()
     batch = bench.prepare(subject, task)
     with bench.seeded(SEED):
-        total, weight, _ = bench.objective(task, model).loss(model, batch)
-        total.backward()
+        total, weight, _, added = bench.objective(task, model).loss(model, batch)
+        torch.autograd.backward([total, *(each.pair[0] for each in added)])
     return model, total.detach(), float(weight)
 
 
@@ -136,17 +168,20 @@ def fields_of(spec: Any) -> dict[str, TensorSpec]:
     return {"hidden": spec.input, **({name: spec.side[name] for name in spec.needs} if isinstance(spec, RackSpec) else {})}
 
 
-def given_for(spec: Any, count: int = ROWS, length: int = LENGTH) -> dict[str, Tensor]:
+def given_for(spec: Any, count: int = ROWS, length: int = LENGTH, seed: int = SEED) -> dict[str, Tensor]:
     """Random tensors for a module of a sized spec."""
-    generator = torch.Generator().manual_seed(SEED)
+    generator = torch.Generator().manual_seed(seed)
     return {name: partners.draw(field, count, length, generator) for name, field in fields_of(spec).items()}
 
 
-def forward(module: nn.Module, spec: Any, inputs: dict[str, Tensor]) -> Any:
-    """The outputs of the module alone for these inputs."""
+def forward(module: nn.Module, spec: Any, inputs: dict[str, Tensor], reported: dict[str, Tensor] | None = None) -> Any:
+    """The outputs of the module alone for these inputs; what it reports besides goes into `reported`, each [2]: sum and denominator."""
     if isinstance(spec, EmbeddingSpec):
-        return module(**inputs)
-    return module(inputs["hidden"], **{name: tensor for name, tensor in inputs.items() if name != "hidden"})
+        result = module(**inputs)
+    else:
+        result = module(inputs["hidden"], **{name: tensor for name, tensor in inputs.items() if name != "hidden"})
+    reporter = Reporter("part", spec, None)
+    return reporter.take(result, {} if reported is None else reported) if reporter else result
 
 
 def _own_length(spec: TensorSpec, output: Tensor) -> int:

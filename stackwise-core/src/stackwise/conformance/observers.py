@@ -10,7 +10,7 @@ from stackwise.conformance import bench
 from stackwise.conformance.building import artifact_of
 from stackwise.conformance.subject import Subject, must
 from stackwise.contracts.events import Evaluated, PhaseEntered, RunFacts, RunFinished, RunStarted, StepDone
-from stackwise.contracts.protocols import MeetsRun
+from stackwise.contracts.protocols import LeavesRun, MeetsRun
 
 
 class LaterKind(NamedTuple):
@@ -45,6 +45,8 @@ def check_takes_every_event(subject: Subject) -> None:
         observer.meet(RunFacts("check", "check", {"run": {"name": "check"}}, {"name": "check", "phases": []}))
     for event in events():
         observer(event)
+    if isinstance(observer, LeavesRun):
+        observer.leave("finished")
 
 
 def check_leaves_events(subject: Subject) -> None:

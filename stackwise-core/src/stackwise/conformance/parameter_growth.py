@@ -43,9 +43,11 @@ class Change:
 
 
 def check_parameter_map(subject: Subject) -> None:
-    """A map by tensor leads from the old shapes to the new ones: names that are there, positions inside, a factor each.
+    """A map by tensor leads from the old shapes to the new ones: names that are there, positions inside, a factor each. Nothing
+    that was learnt is left out of a tensor that grows.
 
-    Usual cause: an index of the old size, a position past the end, a factor for every old position instead of every new one.
+    Usual cause: an index of the old size, a position past the end, a factor for every old position instead of every new one; every
+    expert a copy of the first.
     """
     change = _change(subject)
     before, after = _shapes(change.old), _shapes(change.new)
@@ -230,5 +232,10 @@ def _check_dimensions(name: str, origin: CopyOf, before: tuple[int, ...], after:
         must(
             all(-1 <= i < before[dim] for i in index), f"{name}: dimension {dim} has {before[dim]} old positions, and {max(index)} is named"
         )
+        left_out = set(range(before[dim])) - set(index)
+        sentence = (
+            f"{name}: dimension {dim} grows from {before[dim]} to {after[dim]}, and old position {min(left_out, default=0)} goes nowhere"
+        )
+        must(not left_out or after[dim] < before[dim], sentence)
     for dim, factors in (*origin.factors.items(), *origin.gradient.items()):
         must(len(factors) == after[dim], f"{name}: dimension {dim} has {after[dim]} positions, and {len(factors)} factors are given")

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
-from stackwise.conformance.catalogue import CATALOGUE, Check
-from stackwise.conformance.runner import Outcome, Runner, checks_for, test_id
+from stackwise.conformance.catalogue import Check
+from stackwise.conformance.runner import Outcome, Runner, checks_for, expected_of, test_id
 from stackwise.conformance.subject import Source, Subject, subjects_of
-from stackwise.errors import UserError, did_you_mean
 
 
 def parametrize(source: Source, expected_failures: Mapping[str, str] | None = None) -> Callable[..., None]:
@@ -27,7 +25,7 @@ def parametrize(source: Source, expected_failures: Mapping[str, str] | None = No
 
     subjects = subjects_of(source)
     cases = [(subject, check) for subject in subjects for check in checks_for(subject)]
-    expected = _expected(dict(expected_failures or {}), cases)
+    expected = expected_of(expected_failures or {}, subjects)
     runner = Runner(expected)
 
     @pytest.mark.parametrize(("subject", "check"), cases, ids=[test_id(*case) for case in cases])
@@ -50,22 +48,3 @@ def parametrize(source: Source, expected_failures: Mapping[str, str] | None = No
 
 def _words(outcome: Outcome) -> str:
     return outcome.verdict if not outcome.reason else f"{outcome.verdict}: {outcome.reason}"
-
-
-def _expected(reasons: Mapping[str, str], cases: list[tuple[Subject, Check]]) -> dict[str, str]:
-    """Test id → reason.
-
-    Raises:
-        UserError: an unknown name, or no reason.
-    """
-    expected: dict[str, str] = {}
-    known: dict[str, Any] = {test_id(*case): None for case in cases}
-    for name, reason in reasons.items():
-        if not isinstance(reason, str) or not reason.strip():
-            raise UserError(f"expected_failures: '{name}' has no reason: say in a sentence why it may fail")
-        hits = [id for id in known if name in (id, id.partition("/")[2])]
-        if not hits:
-            hint = did_you_mean(name, known if "/" in name else CATALOGUE)
-            raise UserError(f"expected_failures: '{name}' is no check of these components{hint}")
-        expected |= dict.fromkeys(hits, reason)
-    return expected

@@ -8,6 +8,7 @@ import attrs
 import torch
 
 from stackwise.conformance import bench, partners
+from stackwise.conformance.modules import fields_of, forward
 from stackwise.conformance.subject import LENGTH, ROWS, SEED, NotApplicable, Subject, must
 from stackwise.contracts.options import Stack
 from stackwise.contracts.specs import RackSpec
@@ -27,9 +28,9 @@ def check_side_inputs(subject: Subject) -> None:
     lowest = {name: _lowest(field) for name, field in spec.side.items()}
     needed = {name: lowest[name] for name in spec.needs}
     with torch.no_grad():
-        shape = rack(hidden, **needed).shape
+        shape = forward(rack, spec, {"hidden": hidden, **needed}).shape
         for side in ({}, *({name: tensor} for name, tensor in lowest.items()), lowest):
-            shape_with = rack(hidden, **{**needed, **side}).shape
+            shape_with = forward(rack, spec, {"hidden": hidden, **needed, **side}).shape
             must(shape_with == shape, f"with {', '.join(side)} the output has shape {tuple(shape_with)}, without it {tuple(shape)}")
 
 
@@ -82,10 +83,9 @@ def check_zero_residual_is_identity(subject: Subject) -> None:
                 if name in names:
                     parameter.zero_()
     generator = torch.Generator().manual_seed(SEED)
-    hidden = partners.draw(spec.input, ROWS, LENGTH, generator)
-    needed = {name: partners.draw(spec.side[name], ROWS, LENGTH, generator) for name in spec.needs}
+    given = {name: partners.draw(field, ROWS, LENGTH, generator) for name, field in fields_of(spec).items()}
     with bench.seeded(SEED), torch.no_grad():
-        change = float((before(hidden, **needed) - deeper(hidden, **needed)).abs().max())
+        change = float((forward(before, spec, given) - forward(deeper, spec, given)).abs().max())
     must(change <= 1e-6, f"a block with residual outputs of zero still changes the hidden state, by up to {change:.3g}")
 
 

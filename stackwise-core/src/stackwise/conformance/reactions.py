@@ -40,7 +40,7 @@ def check_envelope(subject: Subject) -> None:
     must(0 < low <= 1 <= high, f"the envelope is {low} to {high}: it holds 1, and nothing at or below 0")
     for name, losses in SIGNALS.items():
         reaction = artifact_of(subject)
-        for step, metrics in _shown(losses):
+        for step, metrics in _shown(subject, losses):
             reaction.watch(step, metrics)
             must(low <= reaction.factor <= high, f"{name}: at step {step} the factor is {reaction.factor}, outside of {low} to {high}")
 
@@ -52,7 +52,7 @@ def check_changes_are_told(subject: Subject) -> None:
     """
     for name, losses in SIGNALS.items():
         first, second = artifact_of(subject), artifact_of(subject)
-        for step, metrics in _shown(losses):
+        for step, metrics in _shown(subject, losses):
             before = first.factor
             answer = first.watch(step, metrics)
             changed = first.factor != before
@@ -73,7 +73,7 @@ def check_reaction_resumes(subject: Subject) -> None:
     Usual cause: a counter or a best value that is not in the state.
     """
     for name, losses in SIGNALS.items():
-        shown = list(_shown(losses))
+        shown = list(_shown(subject, losses))
         reaction = artifact_of(subject)
         for stop in (1, EVERY + 1, 3 * EVERY + 7, 8 * EVERY):
             reaction, resumed = artifact_of(subject), artifact_of(subject)
@@ -86,9 +86,20 @@ def check_reaction_resumes(subject: Subject) -> None:
                 must(same, f"{name}: saved after {stop} answers, another answer comes at step {step}")
 
 
-def _shown(losses: tuple[float, ...]) -> Iterator[tuple[int, dict[str, float]]]:
-    """What a run shows: the loss of every step, and every so often that of an evaluation."""
+def watched_metrics(subject: Subject) -> list[str]:
+    """Metrics of evaluations that a reaction says it watches; `check.loss` if it says none."""
+    options = subject.options()
+    watches = options.watches() if hasattr(options, "watches") else ()
+    return [metric for metric in watches if metric.partition(".")[0] != "train"] or ["check.loss"]
+
+
+def _shown(subject: Subject, losses: tuple[float, ...]) -> Iterator[tuple[int, dict[str, float]]]:
+    """What a run shows: the loss of every step, and every so often the metrics of each evaluation, in the order of their names."""
+    of_evaluation: dict[str, list[str]] = {}
+    for metric in watched_metrics(subject):
+        of_evaluation.setdefault(metric.partition(".")[0], []).append(metric)
     for step, loss in enumerate(losses):
         yield step, {"train.loss": loss}
         if step % EVERY == 0:
-            yield step, {"check.loss": loss}
+            for name, metrics in sorted(of_evaluation.items()):
+                yield step, {f"{name}.loss": loss, **dict.fromkeys(metrics, loss)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,11 +15,11 @@ from attrs import define, field, frozen
 
 from stackwise.conformance.catalogue import CATALOGUE, PREREQUISITES, Check
 from stackwise.conformance.subject import Broken, NotApplicable, Subject, reported
-from stackwise.errors import UserError
+from stackwise.errors import UserError, did_you_mean
 from stackwise.host.isolation import guarded
 from stackwise.host.provider import StateChanged
 
-Verdict = Literal["passed", "failed", "not applicable", "blocked"]
+Verdict = Literal["passed", "failed", "not applicable", "blocked", "expected"]
 
 
 @frozen(kw_only=True)
@@ -46,6 +46,34 @@ def test_id(subject: Subject, check: Check) -> str:
 def checks_for(subject: Subject) -> Iterator[Check]:
     """The checks that its kind has to pass, in running order."""
     return (check for check in CATALOGUE.values() if subject.kind in check.kinds)
+
+
+def expected_of(reasons: Mapping[str, str], subjects: Sequence[Subject]) -> dict[str, str]:
+    """Which checks of which components are expected to fail: test id → reason.
+
+    Args:
+        reasons: check → reason, for every component (`check_totals`), for one (`task:waves.forecast/check_totals`, or, as a command line
+            may say it, `waves.forecast.check_totals`).
+        subjects: the components.
+
+    Raises:
+        UserError: a name that is no check of these components, or no reason.
+    """
+    names: dict[str, tuple[str, ...]] = {}
+    for subject in subjects:
+        for check in checks_for(subject):
+            short = f"{subject.registered.id}.{check.name}"
+            names[test_id(subject, check)] = (test_id(subject, check), check.name, short, f"{subject.kind}:{short}")
+    expected: dict[str, str] = {}
+    for name, reason in reasons.items():
+        if not isinstance(reason, str) or not reason.strip():
+            raise UserError(f"expected failures: '{name}' has no reason: say in a sentence why it may fail")
+        hits = [id for id, known in names.items() if name in known]
+        if not hits:
+            hint = did_you_mean(name, names if "/" in name else CATALOGUE)
+            raise UserError(f"expected failures: '{name}' is no check of these components{hint}")
+        expected |= dict.fromkeys(hits, reason)
+    return expected
 
 
 @define

@@ -33,6 +33,9 @@ Source = str | ModuleType | Mapping[Kind, Iterable[Component]]
 SEED, ROWS, LENGTH, SOURCE, STEPS = 7, 4, 8, 5, 6
 """What the kit uses everywhere: seed, rows of a batch, positions of a row, positions of a second row, steps of a run."""
 
+MAX_LENGTH = 4 * LENGTH
+"""Longest row of a run, as factories are told."""
+
 OPEN_SIZE = 4
 """Size of a dimension if neither the example nor a neighbour gives one."""
 
@@ -128,16 +131,15 @@ class Subject:
         schedules = self.draft().schedules.items()
         return {name: _first_value(schedule) for name, schedule in schedules if getattr(schedule, "value", 0.0) is not None}
 
-    def context(self, *, seed: int = SEED, split: str = "train", specs: Mapping[str, Any] | None = None) -> BuildContext:
-        """A context as a run would give it."""
-        return BuildContext(seed=seed, split=split, steps=STEPS, max_rows=4 * ROWS, max_length=4 * LENGTH, specs=specs or {})
+    def context(self, **said: Any) -> BuildContext:
+        """A context as a run would give it, but for what is said."""
+        usual = {"seed": SEED, "steps": STEPS, "max_rows": 4 * ROWS, "max_length": MAX_LENGTH}
+        return BuildContext(**{**usual, **said})
 
-    def build(
-        self, *extra: Any, options: Any = None, seed: int = SEED, split: str = "train", specs: Mapping[str, Any] | None = None
-    ) -> Any:
-        """Call the factory; the caller seeds torch and chooses the device."""
+    def build(self, *extra: Any, options: Any = None, **context: Any) -> Any:
+        """Call the factory; the caller seeds torch and chooses the device. `context` is what the factory is told otherwise than usual."""
         factory = self.registered.load_factory()
-        return factory(self.options() if options is None else options, self.context(seed=seed, split=split, specs=specs), *extra)
+        return factory(self.options() if options is None else options, self.context(**context), *extra)
 
 
 def _sizes_beyond(spec: TaskSpec, known: Mapping[str, int]) -> dict[str, int]:

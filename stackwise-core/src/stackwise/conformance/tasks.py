@@ -96,9 +96,10 @@ def check_loss_in_float32(subject: Subject) -> None:
 
 
 def check_mask_is_honoured(subject: Subject) -> None:
-    """Padding, which `mask` marks where a batch has one, changes neither the loss nor its denominator.
+    """Padding, which `mask` marks where a batch has one, changes neither the loss nor its denominator, and is not counted in it.
 
-    Usual cause: a mask among the spec's `optional` fields that `prepare` hands on and `loss` does not look at.
+    Usual cause: a mask among the spec's `optional` fields that `prepare` hands on and `loss` does not look at; a sum over the real
+    positions that is divided by the number of all.
     """
     spec = _spec(subject)
     mask = spec.optional.get("mask")
@@ -110,6 +111,7 @@ def check_mask_is_honoured(subject: Subject) -> None:
     hidden = torch.arange(length) >= length - length // 3
     real = (~hidden).to(partners.dtype_of(mask)).expand(ROWS, length)
     losses = []
+    batch: dict[str, Tensor] = {}
     for seed in (SEED, SEED + 1):
         rows, others = bench.rows(subject), bench.rows(subject, seed=seed)
         padded = {
@@ -127,6 +129,27 @@ def check_mask_is_honoured(subject: Subject) -> None:
         losses[0] == losses[1],
         f"with other padding the loss is {losses[1][0]:.6g} over {losses[1][1]:g}, not {losses[0][0]:.6g} over {losses[0][1]:g}",
     )
+    full = task.prepare({**bench.rows(subject), "mask": torch.ones_like(real)}, bench.MOMENT, Generator().manual_seed(SEED))
+    _check_padding_is_not_counted(subject, dict(full), batch)
+
+
+def _check_padding_is_not_counted(subject: Subject, full: dict[str, Tensor], padded: dict[str, Tensor]) -> None:
+    """Where the loss is a sum over positions, which shows in gradients that padding elsewhere leaves as they are, its denominator is
+    smaller when some of them are padding."""
+    task = bench.task_of(subject)
+    gradients, weights = [], []
+    for batch in (full, padded):
+        outputs = bench.outputs(subject, full)
+        total, weight, _ = bench.objective(task, bench.model_around(subject)).judge(outputs, {**batch})
+        total.backward()
+        gradients.append(torch.cat([o.grad.flatten() for o in outputs.values() if o.grad is not None]))
+        weights.append(float(weight))
+    before, after = gradients
+    fewer = int((after != 0).sum()) < int((before != 0).sum())
+    still = torch.equal(before[after != 0], after[after != 0])
+    if fewer and still:
+        sentence = f"a third of the positions is padding and adds nothing to the sum, and the denominator stays {weights[0]:g}"
+        must(weights[1] < weights[0], sentence)
 
 
 def _losses_on_noise(subject: Subject, stream: int, *, blind: bool) -> tuple[float, float]:

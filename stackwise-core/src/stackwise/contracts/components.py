@@ -72,6 +72,25 @@ class Component:
 
 
 @frozen(kw_only=True)
+class Starter:
+    """A file to begin with, as `stackwise init NAME` writes it: a config that validates and trains as it stands, with comments."""
+
+    name: str
+    """Short name in kebab-case (`chat`)."""
+    text: str
+    """`"module:attribute"` of the text of the file; loaded when somebody asks for it."""
+    summary: str = ""
+    """One line for listings."""
+    files: Mapping[str, str] = Factory(dict)
+    """Sample data written beside it: file name → `"module:attribute"` of text or bytes. The text has each name behind a double
+    quote, where the path is laid in."""
+    folder: bool = False
+    """Whether it begins from the folder of a trained model (`--from`): the text has `"FOLDER` for it and no section `model`, which is
+    written from the folder."""
+    language: Literal["yaml", "python"] = "yaml"
+
+
+@frozen(kw_only=True)
 class BuildContext:
     """What a factory may know beside its options."""
 

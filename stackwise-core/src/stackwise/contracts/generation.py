@@ -70,8 +70,25 @@ class Generates(Protocol):
         ...
 
 
+@runtime_checkable
+class Scores(Protocol):
+    """A task whose model says how likely a text goes on as it does."""
+
+    def score(
+        self, model: Callable[[Batch], Mapping[str, torch.Tensor]], rows: Sequence[torch.Tensor], given: Sequence[int]
+    ) -> Sequence[tuple[float, bool]]:
+        """For every row the natural logarithm of the probability of its rest, and whether each token of that is the likeliest one there.
+
+        Args:
+            model: in evaluation mode.
+            rows: of token ids, int64 [T], of any lengths.
+            given: how many entries of each row are given, at least one and fewer than all.
+        """
+        ...
+
+
 class TextCodec(Protocol):
-    """Text ↔ the token ids of a loader."""
+    """Text ↔ the token ids of a loader. A codec with an attribute `start` says by it which id stands before text that nothing precedes."""
 
     def encode(self, text: str) -> Sequence[int]: ...
     def decode(self, ids: Sequence[int]) -> str: ...

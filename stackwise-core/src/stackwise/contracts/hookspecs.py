@@ -44,7 +44,7 @@ from collections.abc import Iterable, Mapping
 
 import pluggy
 
-from stackwise.contracts.components import Component, Kind
+from stackwise.contracts.components import Component, Kind, Starter
 
 PROJECT = "stackwise"
 """The name under which pluggy keeps the marks of hooks and implementations."""
@@ -137,6 +137,23 @@ def stackwise_formats() -> Iterable[Component]:
     """Name the formats: folders of other tools read as models, and written. The factory is called with (options, context)."""
     return ()
 
+
+@hookspec
+def stackwise_starters() -> Iterable[Starter]:
+    """Name the starters: files that `stackwise init NAME` writes, complete and commented, for a user to change.
+
+    A light module has the texts; they are loaded when one is asked for.
+
+    ```python
+    @hookimpl
+    def stackwise_starters():
+        yield Starter(name="waves", text="demo.starters:WAVES", summary="sine waves of your own", files={"waves.csv": "demo.starters:ROWS"})
+    ```
+    """
+    return ()
+
+
+STARTERS = "stackwise_starters"
 
 HOOKS: Mapping[str, Kind] = {
     "stackwise_embeddings": "embedding",

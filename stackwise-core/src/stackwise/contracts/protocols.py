@@ -9,6 +9,7 @@ from attrs import define, field
 
 from stackwise.contracts.components import BuildContext
 from stackwise.contracts.events import RunFacts
+from stackwise.contracts.outputs import LinearOutput
 from stackwise.contracts.specs import (
     AdapterSpec,
     BatchSpec,
@@ -31,25 +32,46 @@ Totals = tuple["torch.Tensor", "torch.Tensor | float"]
 """A sum and its denominator."""
 
 
+Reported = Mapping[str, Totals]
+"""What a part of the model adds to the loss or reports, by the names of its spec: `losses` and `metrics`."""
+
+
 class Embedding(Protocol):
-    """An `nn.Module`: `forward(**fields) → hidden`, the fields its spec names."""
+    """An `nn.Module`: `forward(**fields) → hidden`, the fields its spec names; with losses or metrics in its spec `(hidden, reported)`."""
 
     def get_spec(self) -> EmbeddingSpec: ...
-    def __call__(self, **fields: torch.Tensor) -> torch.Tensor: ...
+    def __call__(self, **fields: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, Reported]: ...
 
 
 class Rack(Protocol):
-    """An `nn.Module`: `forward(hidden, **side) → hidden`. A plain rack takes no side input and needs no `to_spec`."""
+    """An `nn.Module`: `forward(hidden, **side) → hidden`. A plain rack takes no side input and needs no `to_spec`.
+
+    One that adds to the loss or reports numbers returns `(hidden, reported)`: sums and their denominators over the positions or rows
+    that it was given, so that accumulation and several ranks stay exact.
+    """
 
     def to_spec(self) -> RackSpec: ...
-    def __call__(self, hidden: torch.Tensor, **side: torch.Tensor) -> torch.Tensor: ...
+    def __call__(self, hidden: torch.Tensor, **side: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, Reported]: ...
 
 
 class Head(Protocol):
-    """An `nn.Module`: `forward(hidden, **side) → {output name: tensor}`. Most take no side input."""
+    """An `nn.Module`: `forward(hidden, **side) → {output name: tensor}`. Most take no side input. As for a rack, `(outputs, reported)`."""
 
     def get_spec(self) -> HeadSpec: ...
-    def __call__(self, hidden: torch.Tensor, **side: torch.Tensor) -> Mapping[str, torch.Tensor]: ...
+    def __call__(
+        self, hidden: torch.Tensor, **side: torch.Tensor
+    ) -> Mapping[str, torch.Tensor] | tuple[Mapping[str, torch.Tensor], Reported]: ...
+
+
+@runtime_checkable
+class LinearHead(Protocol):
+    """A head whose last step is one matrix, and that can leave this step to the task (`TaskSpec.linear_outputs`).
+
+    `forward_linear` takes what `forward` takes and gives the same outputs by name, those that are a product as `LinearOutput`. It is
+    called in place of `forward` for a task that reads them so, unless forward hooks hang on the head, which it would pass by.
+    """
+
+    def forward_linear(self, hidden: torch.Tensor, **side: torch.Tensor) -> Mapping[str, torch.Tensor | LinearOutput]: ...
 
 
 class Task(Protocol):
@@ -221,4 +243,17 @@ class MeetsRun(Protocol):
 
     def meet(self, facts: RunFacts) -> None:
         """Called once in each process, before the first event, where there is a run directory."""
+        ...
+
+
+@runtime_checkable
+class LeavesRun(Protocol):
+    """An observer that wants to know when a process is done with the run, and its files are complete."""
+
+    def leave(self, status: str) -> None:
+        """Called once in each process that ends by itself, after the last event and the final weights, where there is a run directory.
+
+        Args:
+            status: as in `status.json`: `finished`, `stopped by …`, `interrupted` or `failed: …`.
+        """
         ...

@@ -6,7 +6,7 @@ names scoped to their component; the junctions of a plan find their sizes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 
 from attrs import Attribute, Factory, field, frozen
 
@@ -88,6 +88,30 @@ class EpochSize:
     """Whether another epoch follows; a run that asks for more of a source that does not repeat is refused before it begins."""
 
 
+@frozen
+class Reading:
+    """Some data and how much of them is read, so that an evaluation does not read what training reads without saying so.
+
+    A loader's options may say it cold through `readings(split, whole) -> Iterable[Reading]`, with `split` and `whole` as a `BuildContext`
+    has them. Two readings of the same data meet unless they are apart in one order.
+    """
+
+    data: str
+    """Names the data whoever reads them: the resolved path of a file, say."""
+    begin: float = 0.0
+    end: float = 1.0
+    """The share of the data that is read, from `begin` up to `end`, in an order of theirs."""
+    order: Hashable = None
+    """That order; nothing is known of how two orders lie to each other."""
+    key: Hashable = None
+    """What tells the data from others of that name, where the name does not: the identity of an array, say."""
+
+    def meets(self, other: Reading) -> bool:
+        """Whether both read something of the same data, as far as is known."""
+        apart = self.order == other.order and (self.end <= other.begin or other.end <= self.begin)
+        return (self.data, self.key) == (other.data, other.key) and not apart and self.begin < self.end and other.begin < other.end
+
+
 @frozen(kw_only=True)
 class TransformSpec:
     """What a transform does to the fields of a batch; a transform without a spec changes values only."""
@@ -106,6 +130,11 @@ class EmbeddingSpec:
 
     inputs: Mapping[str, TensorSpec]
     output: TensorSpec = HIDDEN
+    losses: tuple[str, ...] = ()
+    """Names of what `forward` adds to the loss of the task (`balance`), each weighed by the config: `task.auxiliary`. Such a part
+    returns `(what it returns else, {name: (sum, denominator)})`, with an entry for each of its losses and metrics."""
+    metrics: tuple[str, ...] = ()
+    """Names of the numbers that `forward` reports beside them, in the same map."""
 
 
 @frozen(kw_only=True)
@@ -126,6 +155,10 @@ class RackSpec:
     """Parameters inside a block (`attention.output.weight`) to zero to make the block the identity."""
     block_path: str = "stacks.{stack}.{index}"
     """Where a block's parameters live inside the rack; models from elsewhere name their own."""
+    losses: tuple[str, ...] = ()
+    """Names of what `forward` adds to the loss, as for an embedding: it then returns `(hidden, {name: (sum, denominator)})`."""
+    metrics: tuple[str, ...] = ()
+    """Names of the numbers that `forward` reports beside them, in the same map."""
 
 
 @frozen(kw_only=True)
@@ -138,6 +171,10 @@ class HeadSpec:
     """Side inputs that `forward` accepts by keyword (`mask`, where it pools over time); each is passed when the batch has it."""
     ties: Mapping[str, str] = Factory(dict)
     """Own parameter → canonical name of the parameter it is (`weight` → `embedding.weight`); re-made after every ETL."""
+    losses: tuple[str, ...] = ()
+    """Names of what `forward` adds to the loss, as for an embedding: it then returns `(outputs, {name: (sum, denominator)})`."""
+    metrics: tuple[str, ...] = ()
+    """Names of the numbers that `forward` reports beside them, in the same map."""
 
 
 @frozen
@@ -182,6 +219,8 @@ class TaskSpec:
     """Fields that its prepared batch offers to the embedding and as side inputs."""
     outputs: Mapping[str, TensorSpec]
     """Head outputs its loss reads."""
+    linear_outputs: tuple[str, ...] = ()
+    """Those of them that its loss takes as a tensor or as a `LinearOutput`, whichever the head gives."""
     side: tuple[str, ...] = ()
     """Side inputs the rack must accept for the task to be what it says."""
     attention: str | None = None

@@ -179,3 +179,5 @@ class TrainingState:
     data: DataState
     model: ModelState
     optimizer: OptimizerState
+    auxiliary: Mapping[str, Curve] = Factory(dict)
+    """Weights of the losses that parts of the model add: `<role>.<name>` → its weight over time."""

@@ -43,6 +43,6 @@ def components_of(module: ModuleType, *, name: str) -> tuple[Registered, ...]:
         ProviderError: a hook breaks its contract.
     """
     try:
-        return Hooks().ask(module, Provider(name=name, distribution=name, version="0"))
+        return Hooks().ask(module, Provider(name=name, distribution=name, version="0"))[0]
     except Broken as reason:
         raise ProviderError(f"module {module.__name__}: {reason}", provider=name) from None

@@ -70,12 +70,13 @@ class Offer:
             _check_name(provider.name)
             _check_core_version(provider)
             with guarded() as changed:
-                components = self.hooks.ask(_import(entry_point, provider), provider)
+                components, starters = self.hooks.ask(_import(entry_point, provider), provider)
             if changed:
                 raise Broken(f"loading '{entry_point.value}' changed {' and '.join(changed)}, which belongs to the whole process")
         except Broken as reason:
             return evolve(provider, status=str(reason), seconds=perf_counter() - start)
-        return evolve(provider, components=components, location=_code_of(entry_point) or provider.location, seconds=perf_counter() - start)
+        location, seconds = _code_of(entry_point) or provider.location, perf_counter() - start
+        return evolve(provider, components=components, starters=starters, location=location, seconds=seconds)
 
     def _unreadable(self, reason: str) -> Provider:
         folder = _folder_of(self.distribution)

@@ -12,7 +12,7 @@ from warnings import warn
 import attrs
 from attrs import frozen
 
-from stackwise.contracts.components import Component, Kind
+from stackwise.contracts.components import Component, Kind, Starter
 from stackwise.errors import ProviderError
 from stackwise.host.isolation import guarded
 
@@ -138,6 +138,8 @@ class Provider:
     requires: tuple[str, ...] = ()
     """What its distribution requires, as its metadata says."""
     components: tuple[Registered, ...] = ()
+    starters: tuple[Starter, ...] = ()
+    """What it offers to begin with."""
     seconds: float = 0.0
     """How long it took to import and ask."""
 

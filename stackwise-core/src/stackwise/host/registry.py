@@ -91,7 +91,7 @@ class Registry:
 
     def _kept_or_refused(self, provider: Provider) -> Provider:
         reason = self._refused.get(provider.name)
-        return provider if reason is None else attrs.evolve(provider, refused=True, status=reason, components=())
+        return provider if reason is None else attrs.evolve(provider, refused=True, status=reason, components=(), starters=())
 
     def __iter__(self) -> Iterator[Registered]:
         """Every usable component, by kind and then id; this loads every provider."""

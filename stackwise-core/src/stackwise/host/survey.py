@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 import attrs
 
-from stackwise.contracts.components import Component
+from stackwise.contracts.components import Component, Starter
 from stackwise.host.offers import Offer
 from stackwise.host.provider import Provider, Registered
 
@@ -102,4 +102,5 @@ def _to_json(providers: Sequence[Provider]) -> list[dict[str, Any]] | None:
 
 def _from_json(row: Mapping[str, Any]) -> Provider:
     components = tuple(Registered(**{**each, "component": Component(**each["component"])}) for each in row["components"])
-    return Provider(**{**row, "requires": tuple(row["requires"]), "components": components})
+    starters = tuple(Starter(**each) for each in row["starters"])
+    return Provider(**{**row, "requires": tuple(row["requires"]), "components": components, "starters": starters})

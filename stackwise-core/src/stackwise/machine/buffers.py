@@ -7,6 +7,8 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
+from stackwise.errors import UserError
+
 _WATCHED_STEPS = 3
 """Steps in which to learn which buffers training changes; copying large constant ones (masks, tables) at every step is wasted."""
 
@@ -69,27 +71,50 @@ class TrainedBuffers:
     def __init__(self, model: nn.Module) -> None:
         self._model, self._kept, self._steps = model, KeptBuffers(model), 0
         self._changed: set[str] = set()
+        self._still: dict[str, tuple[torch.Tensor, int]] = {}
+        """Large buffers that no step has changed so far, which are not copied, each with the version that torch counts of its writes."""
 
     def before_step(self) -> None:
-        """Copy what the step may change: all buffers in the first steps, then small ones and those that the first steps changed."""
-        if not self._kept:
+        """Copy what the step may change: all buffers in the first steps, then small ones and those that some step changed."""
+        if not self._kept and not self._still:
             return
         if 0 < self._steps <= _WATCHED_STEPS:
             self._changed |= self._kept.changed()
-        if self._steps == _WATCHED_STEPS:
-            small = {path for path, buffer in self._model.named_buffers() if buffer.numel() <= _SMALL}
-            self._kept = KeptBuffers(self._model, sorted(self._changed | small))
+        if self._steps == _WATCHED_STEPS or (late := self._moved()):
+            self._changed |= set() if self._steps == _WATCHED_STEPS else late
+            large = {path: each for path, each in self._model.named_buffers() if each.numel() > _SMALL and path not in self._changed}
+            self._kept = KeptBuffers(self._model, sorted(dict(self._model.named_buffers()).keys() - large.keys()))
+            self._still = {path: (each, _version(each)) for path, each in large.items()}
         else:
             self._kept.keep()
         self._steps += 1
+
+    def _moved(self) -> set[str]:
+        """Paths of the large buffers that were written to or exchanged, or are gone, since they were last seen to stand still."""
+        present = dict(self._model.named_buffers()) if self._still else {}
+        return {p for p, (each, version) in self._still.items() if present.get(p) is not each or _version(each) != version}
 
     def not_finite(self) -> str | None:
         """The first buffer that this step made non-finite."""
         return self._kept.not_finite() if self._kept else None
 
     def put_back(self) -> None:
-        """Undo the step's changes."""
+        """Undo the step's changes.
+
+        Raises:
+            UserError: it is the first to change a large buffer, of which there is no copy.
+        """
         self._kept.put_back()
+        if moved := sorted(self._moved()):
+            raise UserError(
+                f"the buffer {moved[0]} stood still since the phase began and changed first in this step, which is skipped: there is no "
+                "copy to put back. Go on from the last checkpoint, with a finite loss here, or let the module change it from the start"
+            )
+
+
+def _version(buffer: torch.Tensor) -> int:
+    """How often torch has seen it written to; 0 of one made in inference mode, which nothing counts and training does not write to."""
+    return 0 if buffer.is_inference() else buffer._version
 
 
 def _place(model: nn.Module, path: str) -> tuple[nn.Module, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -52,6 +52,10 @@ def number(value: torch.Tensor | float) -> float:
     return float(value.item() if isinstance(value, torch.Tensor) else value)
 
 
+Told = Callable[[str, int, int], None]
+"""Hears an evaluation's name, the batches that are done, and how many there are."""
+
+
 @frozen(kw_only=True)
 class Evaluation:
     """A named evaluation with its own data plane."""
@@ -67,7 +71,13 @@ class Evaluation:
     """`live`, or `ema` for the averaged ones."""
 
     def run(
-        self, model: nn.Module, objective: Objective, placement: Placement, moment: Moment, ranks: Ranks | None = None
+        self,
+        model: nn.Module,
+        objective: Objective,
+        placement: Placement,
+        moment: Moment,
+        told: Told | None = None,
+        ranks: Ranks | None = None,
     ) -> dict[str, float]:
         """Loss and metrics over the same batches every time, each weighted by its denominator; training state is untouched.
 
@@ -82,29 +92,32 @@ class Evaluation:
             DataError: no batch has a target.
         """
         self.data.enter(self.state, lookahead=objective.lookahead)
-        start = self.data.state_dict()
+        start, lap = self.data.state_dict(), self.data.lap()
         key, generator = stream_key(self.seed, "evaluate", self.name), torch.Generator()
         found: list[dict[str, tuple[float, float]]] = []
         try:
             with seeded(step_seed(key, 0)), objective.fixed(self.values) as task, judging(model), placement.forward_context():
                 prepare = task.prepare_evaluation if isinstance(task, PreparesEvaluations) else task.prepare
                 for i in range(self.batches):
+                    if told is not None:
+                        told(self.name, i, self.batches)
                     instant = moment._replace(step=i, t=0.0, phase_t=0.0)
-                    if ranks is not None and not ranks.share.owns(i):
-                        self.data.pass_over(instant)
-                        continue
-                    for batch in self.data.batches(instant):
+                    mine = ranks is None or ranks.share.owns(i)
+                    batches = self.data.batches(instant) if mine else self.data.pass_over(instant)
+                    if self.data.lap() > lap:  # of ready-made batches that come to an end before, none is read twice
+                        break
+                    for batch in batches:
                         seed_others(step_seed(key, i))
                         for process_wide in placement.generators():  # for a model that draws even in evaluation mode
                             process_wide.manual_seed(step_seed(key, i))
                         prepared = prepare(batch, instant, generator.manual_seed(step_seed(key, i)))
                         with gradients_if_asked(prepared):
-                            total, weight, metrics = objective.loss(model, prepared)
-                        pairs = {"loss": (total, weight), **metrics}
+                            judged = objective.loss(model, prepared)
+                        pairs = {"loss": (judged.total, judged.weight), **judged.metrics}
                         found.append({name: (number(total), number(weight)) for name, (total, weight) in pairs.items()})
         finally:
             self.data.load_state_dict(start)
-        return _means(self.name, _added(found if ranks is None else _in_order(ranks.gather(found), self.batches)))
+        return _means(self.name, _added(found if ranks is None else _in_order(ranks.gather(found))))
 
 
 def _added(found: Iterable[Mapping[str, tuple[float, float]]]) -> dict[str, tuple[float, float]]:
@@ -116,9 +129,9 @@ def _added(found: Iterable[Mapping[str, tuple[float, float]]]) -> dict[str, tupl
     return sums
 
 
-def _in_order(found: Sequence[Sequence[T]], count: int) -> list[T]:
+def _in_order(found: Sequence[Sequence[T]]) -> list[T]:
     """What the processes found, in the order of the batches that they shared out."""
-    return [found[i % len(found)][i // len(found)] for i in range(count)]
+    return [found[i % len(found)][i // len(found)] for i in range(sum(map(len, found)))]
 
 
 def _means(name: str, sums: Mapping[str, tuple[float, float]]) -> dict[str, float]:

@@ -61,7 +61,7 @@ class LiveState:
         self.model = model if isinstance(model, ModelPlane) else ModelPlane.of(model, device)
         self.data = data if isinstance(data, DataPlane) else DataPlane.of(data, device, settings.seed)
         self.data.share = WHOLE if settings.ranks is None else settings.ranks.share
-        self.objective = task if isinstance(task, Objective) else Objective.of(task)
+        self.objective = task if isinstance(task, Objective) else Objective.of(task, settings.auxiliary)
         if not isinstance(optimizer, OptimizerPlane):
             optimizer = OptimizerPlane.of(optimizer, self.model.trainable(), dict(self.model.model.named_parameters()))
         self.optimizer: OptimizerPlane = optimizer
@@ -92,7 +92,7 @@ class LiveState:
         if state is None:  # finished objects, which no phase changes
             self._take_reference(phase)
             return ModelReceipt(adopted={name: name for name in self.model.trainable()}), MomentsReceipt()
-        self.objective.enter(state.task)
+        self.objective.enter(state.task, state.auxiliary)
         self.data.enter(state.data, lookahead=self.objective.lookahead)
         model = self._enter_model(phase, state)
         moments = self._enter_optimizer(phase, state, model if phase.index else None)
@@ -165,7 +165,7 @@ class LiveState:
 
     def _declare(self, phase: CompiledPhase, state: TrainingState, t: float, saved: Mapping[str, Any]) -> None:
         """Build the declared state of a phase from scratch, without walking the phases before it."""
-        self.objective.enter(state.task)
+        self.objective.enter(state.task, state.auxiliary)
         parked = {name: part for name, part in self._sources_around(phase).items() if name in saved["data"]["sources"]}
         self.data.enter(attrs.evolve(state.data, sources={**parked, **state.data.sources}), lookahead=self.objective.lookahead)
         self.data.enter(state.data, lookahead=self.objective.lookahead)

@@ -330,8 +330,8 @@ class TrainingMachine:
                 continue
             start = perf_counter()
             with self.optimizer.evaluating(evaluation.weights):
-                moment, ranks = self.schedule.at(step=step), self.settings.ranks
-                metrics = evaluation.run(self.model.model, self.objective, self.placement, moment, ranks)
+                moment, told = self.schedule.at(step=step), self.observers.evaluating
+                metrics = evaluation.run(self.model.model, self.objective, self.placement, moment, told, self.settings.ranks)
             yield Evaluated(step, phase, name, at, metrics, perf_counter() - start)
             if at != "entry":  # the model has not trained since the exit evaluation
                 named = {f"{name}.{metric}": value for metric, value in metrics.items()}

@@ -9,7 +9,7 @@ from typing import Any
 from warnings import warn
 
 from stackwise.contracts.events import Event, RunFacts
-from stackwise.contracts.protocols import MeetsRun, Observer, Stateful
+from stackwise.contracts.protocols import LeavesRun, MeetsRun, Observer, Stateful
 from stackwise.errors import UserError
 
 
@@ -24,6 +24,8 @@ class Observers:
         self._declared = tuple(declared)
         self._active = list(declared)
         self._listeners: list[Observer] = []
+        self.evaluating: Callable[[str, int, int], None] | None = None
+        """Hears how far an evaluation is: its name, batches done, batches in all."""
 
     def listen(self, listener: Observer) -> None:
         """Add a listener of the run itself, called after the declared observers; its errors end the run."""
@@ -35,6 +37,13 @@ class Observers:
         for observer in active:
             if isinstance(observer, MeetsRun):
                 self._guarded(observer, partial(observer.meet, facts()))
+
+    def leave(self, status: str) -> None:
+        """Tell the declared observers that want to know it that this process is done with the run."""
+        active: Sequence[Any] = tuple(self._active)
+        for observer in active:
+            if isinstance(observer, LeavesRun):
+                self._guarded(observer, partial(observer.leave, status))
 
     def tell(self, event: Event) -> None:
         """Pass an event on."""

@@ -14,6 +14,7 @@ from stackwise.curriculum.schedule import CompiledPhase
 from stackwise.machine.evaluation import gradients_if_asked, judging, number
 from stackwise.machine.live import LiveState
 from stackwise.planes.data.randomness import seeded
+from stackwise.planes.model.reported import split
 from stackwise.timeline.duration import Moment
 from stackwise.timeline.streams import step_seed, stream_key
 
@@ -78,8 +79,8 @@ class Probe:
             prepared = objective.task.prepare(batch, moment, generator)
             with gradients_if_asked(prepared):
                 outputs = model(prepared)
-                total, weight, _ = objective.judge(outputs, prepared)
-        detached = {name: output.detach() for name, output in outputs.items()}
+                total, weight = objective.judged(model, outputs, prepared)[:2]
+        detached = {name: output.detach() for name, output in split(outputs, getattr(model, "reported", {}))[0].items()}
         return Judgement(number(total) / number(weight) if number(weight) else nan, detached)
 
     def state(self, step: int) -> dict[str, Any] | None:

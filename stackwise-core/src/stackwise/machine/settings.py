@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from attrs import Factory, frozen
@@ -50,6 +50,8 @@ class Settings:
     """When to end before the horizon, because a metric no longer gets better."""
     ranks: Ranks | None = None
     """The processes that train this model together; None where there is one."""
+    auxiliary: Mapping[str, float] = Factory(dict)
+    """Weights of the losses that parts of the model add to a finished task's: `<role>.<name>` → weight."""
     bridges: Sequence[str] = ()
     """One sentence for each bridged junction, reported at the start."""
     providers: Sequence[str] = ()

@@ -11,13 +11,14 @@ from torch import nn
 
 from stackwise.contracts.protocols import Batch
 from stackwise.errors import UserError
+from stackwise.machine.added_losses import AddedGradients, factors
 from stackwise.machine.buffers import TrainedBuffers
 from stackwise.machine.evaluation import number
 from stackwise.machine.faults import memory_fault
 from stackwise.machine.first_steps import FirstSteps
 from stackwise.machine.live import LiveState
 from stackwise.planes.data.randomness import OwnDraws
-from stackwise.planes.objective import check_loss
+from stackwise.planes.objective import Judged
 from stackwise.processes.reduction import Reduction
 from stackwise.timeline.duration import Moment
 from stackwise.timeline.streams import micro_batch_seed, step_seed, stream_key
@@ -25,6 +26,19 @@ from stackwise.timeline.streams import micro_batch_seed, step_seed, stream_key
 Metrics = Mapping[str, tuple[Any, Any]]
 """Name → a sum and its denominator."""
 
+
+class _Own(NamedTuple):
+    """What the micro-batches of this process come to."""
+
+    total: float
+    targets: float
+    metrics: Mapping[str, tuple[float, float]]
+    unit: float
+    """Factor on the accumulated gradients."""
+
+
+_BESIDE = "+"
+"""Begins the names under which denominators of added losses go round beside the metrics."""
 
 NO_TARGET = "it has no target"
 OVERFLOW = "a gradient was too large for float16: the scale of the loss is halved"
@@ -54,7 +68,6 @@ class Step:
         self._generator = torch.Generator()
         self._generators = live.placement.generators()
         self._last_share: tuple[float, torch.Tensor] | None = None
-        self._checked_task: object = None
         self._buffers: TrainedBuffers | None = None
         """None for a model without buffers."""
         self._first: FirstSteps | None = None
@@ -134,9 +147,11 @@ class Step:
         """Gradients of the mean over all targets of the step; exact under accumulation, as sums and weights are added separately."""
         parameters, scale = self._live.optimizer.parameters, self._live.optimizer.loss_scale
         if len(batches) == 1 and self._reduction is None:
-            total, weight, metrics = self._forward(batches[0], moment)
+            total, weight, metrics, added = self._forward(batches[0], moment)
             share = self._share(total, weight)
-            torch.autograd.backward(total, share if scale is None else share * scale.factor)
+            share = share if scale is None else share * scale.factor
+            pairs, shares = factors(added, 1.0 if scale is None else scale.factor)
+            torch.autograd.backward((total, *pairs), (share, *shares))
             if scale is not None:
                 _scale_gradients(parameters, 1.0 / scale.factor)
             targets = float(weight)
@@ -145,23 +160,34 @@ class Step:
         unit = 1.0
         """Factor on the accumulated gradients: in float16 the gradients of a sum would overflow, so they are kept near those of a mean."""
         parts: list[Metrics] = []
+        beside = AddedGradients(parameters)
         for index, batch in self._live.data.share.indices(batches):
             if index:
                 self.seed(moment.step, index)
-            total, weight, metrics = self._forward(batch, moment)
+            total, weight, metrics, added = self._forward(batch, moment)
             if scale is not None and not parts:
                 unit = scale.factor / (float(weight) or 1.0)
+            beside.take(added, unit)
             torch.autograd.backward(total, None if scale is None else total.new_full((), unit))
             totals, targets = totals + total.item(), targets + float(weight)
             parts.append(metrics)
-        if self._reduction is None:
-            _scale_gradients(parameters, _ratio(1.0, targets) / unit)
-            return _ratio(totals, targets), targets, _means(parts)
-        if scale is not None:
-            _scale_gradients(parameters, 1.0 / unit)
-        sums = self._reduction(parameters, totals, targets, _sums(parts))
-        _scale_gradients(parameters, _ratio(1.0, sums.targets))
-        return _ratio(sums.total, sums.targets), sums.targets, {name: pair[0] / pair[1] for name, pair in sums.metrics.items()}
+        if self._reduction is not None:
+            return self._add_up(self._reduction, _Own(totals, targets, _sums(parts), unit), beside)
+        _scale_gradients(parameters, _ratio(1.0, targets) / unit)
+        beside.give(unit)
+        return _ratio(totals, targets), targets, _means(parts)
+
+    def _add_up(self, reduction: Reduction, own: _Own, beside: AddedGradients) -> tuple[float, float, dict[str, float]]:
+        """Sums of all processes; gradients are made shares of the means of the whole step before they are added."""
+        parameters, losses = self._live.optimizer.parameters, beside.denominators()
+        present = [p.grad is not None or added for p, added in zip(parameters, beside.present(), strict=True)]
+        pairs = {**own.metrics, **{_BESIDE + name: (0.0, denominator) for name, denominator in losses.items()}}
+        sums = reduction.numbers(own.total, own.targets, pairs, present)
+        _scale_gradients(parameters, _ratio(1.0, sums.targets) / own.unit)
+        beside.give(own.unit, {name.removeprefix(_BESIDE): pair[1] for name, pair in sums.metrics.items() if name.startswith(_BESIDE)})
+        reduction.gradients(parameters, sums.present)
+        metrics = {name: pair[0] / pair[1] for name, pair in sums.metrics.items() if not name.startswith(_BESIDE)}
+        return _ratio(sums.total, sums.targets), sums.targets, metrics
 
     def _share(self, total: torch.Tensor, weight: torch.Tensor | float) -> torch.Tensor:
         """1 / weight, which backward takes as the gradient of the sum: the mean's gradient without a division in the graph."""
@@ -172,16 +198,11 @@ class Step:
             share = self._last_share = (weight, torch.full_like(total, _ratio(1.0, weight), requires_grad=False))
         return share[1]
 
-    def _forward(self, batch: Batch, moment: Moment) -> tuple[torch.Tensor, torch.Tensor | float, Metrics]:
+    def _forward(self, batch: Batch, moment: Moment) -> Judged:
         objective = self._live.objective
-        task = objective.task
-        prepared = task.prepare(batch, moment, self._generator)
+        prepared = objective.task.prepare(batch, moment, self._generator)
         with self._live.placement.forward_context():
-            result = objective.loss(self._live.model.model, prepared)
-        if self._checked_task is not task:
-            check_loss(task, result, objective.fault)
-            self._checked_task = task
-        return result[0], result[1], result[2]
+            return objective.loss(self._live.model.model, prepared)
 
 
 def gradient_norm(parameters: Sequence[nn.Parameter]) -> float:

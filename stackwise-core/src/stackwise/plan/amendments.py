@@ -161,6 +161,7 @@ def _declared(state: TrainingState | None) -> _Declared:
     parts |= {f"data.sources.{name}": part for name, part in data.sources.items()}
     curves = {f"{path}.{name}": curve for path, part in parts.items() for name, curve in part.curves.items()}
     curves |= {f"data.mix.{name}": curve for name, curve in data.mix.items()}
+    curves |= {f"task.auxiliary.{name}": curve for name, curve in state.auxiliary.items()}
     for group in optimizer.groups:
         path = "optimizer" if group.name == "default" else f"optimizer.groups.{group.name}"
         curves |= {f"{path}.{name}": curve for name, curve in group.curves.items()}

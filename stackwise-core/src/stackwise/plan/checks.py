@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from stackwise.config import Experiment, PhaseConfig
+from stackwise.contracts.components import Built
 from stackwise.contracts.selectors import compile_selector
-from stackwise.contracts.specs import BatchSpec, HeadSpec, Spec, TaskSpec, TransformSpec
+from stackwise.contracts.specs import BatchSpec, EmbeddingSpec, HeadSpec, RackSpec, Spec, TaskSpec, TransformSpec
+from stackwise.curriculum.reported import undeclared, unweighed
 from stackwise.curriculum.states import DataState
 from stackwise.errors import Problem, ProviderError, SelectorError, UserError, did_you_mean
 from stackwise.plan.junctions.join import Joined, PhaseDrafts
 from stackwise.plan.parts import Draft
 from stackwise.timeline.clock import Clock
+from stackwise.timeline.schedules import Curve
+
+ROLES = ("embedding", "rack", "head")
 
 Measured = Sequence[tuple[Draft, Joined | None] | None]
 """The tasks of the timeline, each with what it is joined to where that is known; None for a task that has a mistake."""
@@ -110,9 +115,47 @@ def parallel_problems(experiment: Experiment) -> Iterator[Problem]:
         yield experiment.problem("run.parallel.offload", message)
 
 
+def _reports(drafts: PhaseDrafts) -> dict[str, tuple[frozenset[str], frozenset[str]] | None]:
+    """Role of the model → names of the losses and of the metrics that its part declares; None for a part that does not say."""
+    found: dict[str, tuple[frozenset[str], frozenset[str]] | None] = {}
+    for role in ROLES:
+        draft: Draft = getattr(drafts, role)
+        silent = isinstance(draft.given, Built) and draft.given.spec is None and draft.blocks is None  # only the built part will say
+        try:
+            spec = None if silent else draft.spec
+        except UserError:
+            spec = None  # unification reports it
+        known = spec if isinstance(spec, EmbeddingSpec | RackSpec | HeadSpec) else None
+        found[role] = None if known is None else (frozenset(known.losses), frozenset(known.metrics))
+    return found
+
+
+def auxiliary_problems(phase: PhaseConfig, drafts: PhaseDrafts, weights: Mapping[str, Curve]) -> Iterator[Problem]:
+    """Each loss that a part of the model adds has a weight, and each weight a loss. No weight falls below zero."""
+    for name, curve in weights.items():
+        if (least := min(knot.value for knot in curve.knots)) < 0:
+            message = f"a weight of {least:g} is below zero: training would make the loss larger"
+            yield _at(phase, f"task.auxiliary.{name}", message)
+    reports = _reports(drafts)
+    losses = [f"{role}.{name}" for role, names in reports.items() if names is not None for name in sorted(names[0])]
+    for name in (name for name in losses if name not in phase.task.auxiliary):
+        draft: Draft = getattr(drafts, name.partition(".")[0])
+        yield _at(phase, "task.auxiliary", f"{draft.label}: {unweighed(name)}")
+    for name in (name for name in phase.task.auxiliary if name not in losses):
+        if reports.get(name.partition(".")[0], ()) is not None:
+            yield _at(phase, f"task.auxiliary.{name}", undeclared(name, losses))
+
+
 def _unknown_metric(metric: str, tasks: Measured) -> str | None:
-    """Why no evaluation will have a metric; None if one may: it is the loss, a task names it, or a task does not name its metrics."""
+    """Why no evaluation will have a metric; None if one may: it is the loss, a task or a part of the model names it, or one of these does
+    not name its metrics."""
     name, known, others = metric.partition(".")[2], {"loss"}, dict[str, str]()
+    role = name.partition(".")[0]
+    for joined in (task[1] for task in tasks if task is not None):
+        reports = {} if joined is None else _reports(joined.drafts)
+        if role in ROLES and reports.get(role) is None:
+            return None
+        known.update(f"{part}.{each}" for part, names in reports.items() for group in names or () for each in group)
     for task in tasks:
         spec = None if task is None else task[0].spec
         if task is None or not isinstance(spec, TaskSpec) or spec.metrics is None:

@@ -17,6 +17,7 @@ from stackwise.curriculum.parts import Part
 from stackwise.curriculum.states import BatchShape, DataState, TrainingState
 from stackwise.errors import Problem, did_you_mean
 from stackwise.plan.junctions.join import Joined, join
+from stackwise.plan.overlaps import overlap
 from stackwise.plan.parts import Draft, Drafts
 from stackwise.timeline.schedules import Curve
 
@@ -60,20 +61,14 @@ def evaluation_plan(
         shapes=((0, BatchShape(micro_batches=(rows,), seq_len=length)),),
         transforms=tuple(part for part, draft in zip(base.transforms, joined[0].drafts.transforms, strict=True) if _prepares(draft)),
         bridges=_dropped_everywhere(base.bridges, data),
+        accept_inexact_resume=True,  # it begins anew each time
     )
     if config.sources is None:
         _check_inherited(config, base, drafts)
         drafts.problems += _unserved_tasks(config, joined, data[0].rename)
     else:
         given = own = {name: draft for name, ref in config.sources.items() if (draft := drafts.of("loader", ref)) is not None}
-        trained = [part.given for each in states for part in each.data.sources.values()]
-        for name, draft in own.items():
-            if any(draft.given is given for given in trained) and _keeps_its_place(draft.given):
-                message = f"the {draft.id} that training reads keeps one place, which both would move: give another object, made alike"
-                drafts.problems.append(Problem(message, f"evaluate.{config.name}.sources.{name}"))
-            if hasattr(draft.given, "__next__"):
-                message = f"a {draft.id} is read once, and an evaluation reads the same each time: give a list, or what can start over"
-                drafts.problems.append(Problem(message, f"evaluate.{config.name}.sources.{name}"))
+        drafts.problems += _unshareable(config, own, [part.given for each in states for part in each.data.sources.values()])
         sources, bridges, reads = _joined_sources(config, own, joined, data, drafts)
         equally = dict.fromkeys(sources, Curve.constant(1.0))
         state = attrs.evolve(state, sources=sources, bridges=_dropped_everywhere(bridges, data), reads=reads, mix=equally)
@@ -81,10 +76,14 @@ def evaluation_plan(
         message = "asks for averaged weights, and not every phase keeps an average: declare optimizer.ema for the whole run"
         drafts.problems.append(Problem(message, f"evaluate.{config.name}.weights"))
     values = _task_values(config, states, drafts)
-    if config.training_rows and (config.sources is not None or all(part.given is None for part in base.sources.values())):
+    on_training = config.sources is None and any(part.given is not None for part in base.sources.values())
+    if not on_training and (shared := overlap(config, given, joined)) is not None:
+        on_training = True
+        refused = config.training_rows or any(problem.path == shared.path for problem in drafts.problems)
+        drafts.problems += [] if refused else [shared]
+    if config.training_rows and not on_training:
         message = "it reads no training rows: it has sources of its own, or those of training have a held-out part; leave this out"
         drafts.problems.append(Problem(message, f"evaluate.{config.name}.training_rows"))
-    on_training = config.sources is None and any(part.given is not None for part in base.sources.values())
     if (most := _most_batches(given)) is not None:
         batches = min(batches, most)
     return EvaluationPlan(name=config.name, state=state, batches=batches, values=values, weights=config.weights, training_rows=on_training)
@@ -137,6 +136,17 @@ def _check_inherited(config: EvaluateConfig, base: DataState, drafts: Drafts) ->
         else:
             continue
         drafts.problems.append(Problem(message, f"evaluate.{config.name}"))
+
+
+def _unshareable(config: EvaluateConfig, own: Mapping[str, Draft], trained: Sequence[object]) -> Iterator[Problem]:
+    """Own sources from code that cannot be read again and again, or not beside training."""
+    for name, draft in own.items():
+        if any(draft.given is given for given in trained) and _keeps_its_place(draft.given):
+            message = f"the {draft.id} that training reads keeps one place, which both would move: give another object, made alike"
+            yield Problem(message, f"evaluate.{config.name}.sources.{name}")
+        if hasattr(draft.given, "__next__"):
+            message = f"a {draft.id} is read once, and an evaluation reads the same each time: give a list, or what can start over"
+            yield Problem(message, f"evaluate.{config.name}.sources.{name}")
 
 
 def _unserved_tasks(config: EvaluateConfig, joined: Sequence[Joined], rename: Mapping[str, str]) -> Iterator[Problem]:

@@ -14,7 +14,7 @@ from attrs import Factory, define, field, frozen
 from stackwise.config import Ref, parse_schedule, structure_options
 from stackwise.contracts.components import SPEC_OF, Built, Kind
 from stackwise.contracts.options import MAX_BLOCKS, dimension_fields, read_stacks, scheduled_fields
-from stackwise.contracts.specs import EpochSize, RackSpec, Spec
+from stackwise.contracts.specs import EpochSize, RackSpec, Reading, Spec
 from stackwise.contracts.tokenizers import Tokenizers
 from stackwise.curriculum.parts import Part
 from stackwise.errors import Problem, ProviderError, UnknownComponentError, UserError, did_you_mean
@@ -123,6 +123,17 @@ class Draft:
                 size = self.options.count_epoch("train")
         return size
 
+    def readings(self, split: str, whole: bool) -> frozenset[Reading]:
+        """What a loader reads for a split, as far as its options say it; what is given in code is known by the object."""
+        if self.registered is None:
+            read = _read_in_code(self.given)
+            return frozenset([Reading(f"the {type(read).__name__} given in code", key=id(read))])
+        if not hasattr(self.options, "readings"):
+            return frozenset()
+        with suppress(UserError), self._blaming_provider("readings"):  # the run reads the data and reports what is wrong with it
+            return frozenset(self.options.readings(split, whole))
+        return frozenset()
+
     @property
     def sizes(self) -> dict[str, int]:
         """Dimension → size, where the options fix it."""
@@ -174,6 +185,12 @@ class Draft:
         """The finished part."""
         counts = ("stacks",) if self.blocks is None else tuple(self.blocks.values())
         return Part(kind=self.kind, id=self.id, options=self.options, curves=curves, given=self.given, counts=counts)
+
+
+def _read_in_code(given: Any) -> Any:
+    """The data set of a torch DataLoader that reads all of it; anything else is read as it is."""
+    whole = type(getattr(given, "sampler", None)).__name__ in ("SequentialSampler", "RandomSampler")
+    return given.dataset if whole and hasattr(given, "dataset") else given
 
 
 RECENT_REFS = 8

@@ -20,6 +20,7 @@ from stackwise.host.provider import Provider
 from stackwise.host.registry import Registry
 from stackwise.plan.blocks import Growing
 from stackwise.plan.checks import (
+    auxiliary_problems,
     crossing_problems,
     delivered_fields,
     drop_problems,
@@ -146,7 +147,7 @@ class _Planner:
         """The drafts of a phase; None if one that stands at a junction has a mistake."""
         of, model = self.drafts.of, phase.model
         parts = {
-            "task": of("task", phase.task),
+            "task": of("task", phase.task.part),
             "embedding": of("embedding", model.embedding),
             "rack": of("rack", model.rack),
             "head": of("head", model.head),
@@ -182,7 +183,7 @@ class _Planner:
 
     def _check_metrics(self, phases: Sequence[_Phase]) -> None:
         """Check the names of metrics against the tasks of all phases, which say them by what they are joined to."""
-        tasks = [None if (task := self.drafts.of("task", phase.config.task)) is None else (task, phase.joined) for phase in phases]
+        tasks = [None if (task := self.drafts.of("task", phase.config.task.part)) is None else (task, phase.joined) for phase in phases]
         evaluations = [evaluation.name for evaluation in self.experiment.evaluate]
         self.problems += metric_problems(self.experiment, tasks)
         self.problems += parallel_problems(self.experiment)
@@ -246,6 +247,7 @@ class _Planner:
             if phase.joined is not None:
                 self.problems += tie_problems(phase.config, phase.joined.drafts.head.spec)
                 phase.state = states.of(phase.config, phase.joined)
+                self.problems += auxiliary_problems(phase.config, phase.joined.drafts, phase.state.auxiliary)
         compiled = tuple(self._compile(states, phase, phases[i - 1] if i else None) for i, phase in enumerate(phases))
         saving, evaluations = self.experiment.run.checkpoint, self.experiment.evaluate
         cadences = {each.name: self._cadence(clock, each.every, f"evaluate.{each.name}.every") for each in evaluations}

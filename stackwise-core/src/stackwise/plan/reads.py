@@ -88,21 +88,23 @@ class _Reading:
     rows: float
     epochs: float
     config: PhaseConfig
+    steps: int = 0
+    """Of the one phase that reads it; 0 where several do."""
 
     def and_then(self, later: _Reading) -> _Reading:
-        return attrs.evolve(self, rows=self.rows + later.rows, epochs=self.epochs + later.epochs)
+        return attrs.evolve(self, rows=self.rows + later.rows, epochs=self.epochs + later.epochs, steps=0)
 
     def shortage(self, name: str) -> Problem | None:
         most = ceil(self.rows - 1e-6)  # a mixture delivers less than one row more than its share
         if self.rows <= 0 or (most - 1e-6) * self.epochs <= self.rows:
             return None
         holds = f"{self.size.rows:,} rows" if self.size.rows is not None else f"{self.size.entries:,} entries"
-        path = f"data.sources.{name}"
+        enough = int(self.rows / self.epochs + 1e-9)
+        shorter = f" to {steps:,} steps, which fill whole batches" if (steps := int(enough / self.rows * self.steps + 1e-9)) else ""
         return self.config.problem(
-            path,
+            f"data.sources.{name}",
             f"one epoch of {holds} is all that it gives, as it does not repeat, and the run reads {most:,} rows, "
-            f"{self.epochs:.2f} epochs; it suffices for {int(self.rows / self.epochs + 1e-9):,}: "
-            "let it repeat, give it more data, or shorten the run",
+            f"{self.epochs:.2f} epochs; it suffices for {enough:,}: let it repeat, give it more data, or shorten the run{shorter}",
         )
 
 
@@ -114,7 +116,8 @@ def _readings(phase: CompiledPhase, joined: Joined, clock: Clock, sizes: Sizes, 
     for name, size in finite.items():
         read = reads.get(name)
         if read is not None and read.epochs is not None:
-            yield name, _Reading(phase.state.data.sources[name].structure, size, read.rows, read.epochs, config)
+            part = phase.state.data.sources[name].structure
+            yield name, _Reading(part, size, read.rows, read.epochs, config, phase.stop - phase.start)
 
 
 def _instants(clock: Clock, start: int, stop: int) -> list[float]:

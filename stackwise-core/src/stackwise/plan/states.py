@@ -42,6 +42,9 @@ class States:
             data=self._data(phase, joined),
             model=self._model(phase, joined),
             optimizer=self._optimizer(phase, joined),
+            auxiliary={
+                name: self.curves.of(phase, f"task.auxiliary.{name}", "auxiliary", weight) for name, weight in phase.task.auxiliary.items()
+            },
         )
 
     def part(self, phase: PhaseConfig, draft: Draft) -> Part:

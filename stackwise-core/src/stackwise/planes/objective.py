@@ -5,30 +5,59 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from stackwise.contracts.protocols import Batch, Scheduled, Stateful, Task
 from stackwise.curriculum.parts import Part
+from stackwise.curriculum.reported import undeclared, unweighed
 from stackwise.errors import ProviderError, StackwiseError, UserError
 from stackwise.planes.followers import Follower
+from stackwise.planes.model.module import Model
+from stackwise.planes.model.reported import split
+from stackwise.timeline.schedules import Curve
 
 
-def check_loss(task: object, result: Any, fault: type[StackwiseError] = ProviderError) -> None:
+class Added(NamedTuple):
+    """A loss that a part of the model adds."""
+
+    name: str
+    """`<role>.<name>`."""
+    pair: torch.Tensor
+    """[2]: its sum and its denominator."""
+    weight: float
+    """What the config weighs it with at this instant."""
+
+
+class Judged(NamedTuple):
+    """The loss of a batch."""
+
+    total: torch.Tensor
+    """The task's sum."""
+    weight: torch.Tensor | float
+    """Its denominator."""
+    metrics: Mapping[str, tuple[Any, Any]]
+    """Name → sum and denominator, of the task and of parts of the model."""
+    added: tuple[Added, ...] = ()
+    """What trains beside the task's loss."""
+
+
+def check_loss(task: object, result: Any, fault: type[StackwiseError] = ProviderError, *, trains: bool = True) -> None:
     """Check the first result of a task's `loss` against its contract: a differentiable sum, its denominator, further metrics.
 
     Args:
         task: named in the message.
         result: of its `loss`.
         fault: raised where the result breaks the contract; a task given in code is its user's.
+        trains: whether gradients are to flow back from it.
     """
     what = f"the loss of {type(task).__name__}"
     if not isinstance(result, tuple) or len(result) != 3:
         raise fault(f"{what} is no (total, weight, metrics) but {_short(result)}: return the sum, its denominator and a map of metrics")
     total, weight, metrics = result
-    if not isinstance(total, torch.Tensor) or total.dim() != 0 or not total.requires_grad or total.is_complex():
+    if not isinstance(total, torch.Tensor) or total.dim() != 0 or (trains and not total.requires_grad) or total.is_complex():
         raise fault(f"the total of {what} is {_short(total)}: it is one number, a sum over targets, that gradients flow back from")
     if not isinstance(weight, int | float | torch.Tensor) or (isinstance(weight, torch.Tensor) and weight.dim() != 0):
         raise fault(f"the weight of {what} is {_short(weight)}: it is one number, the denominator of the sum")
@@ -60,19 +89,29 @@ class Objective:
 
     def __init__(self, build: Callable[[Part], Task] | None = None, load: Callable[[nn.Module, str], object] | None = None) -> None:
         self._build, self._load = build, load
+        self._curves: Mapping[str, Curve] = {}
+        self._weights: dict[str, float] = {}
+        self._checked: tuple[object, bool] | None = None
+        """The task whose loss was looked at, and whether it trained."""
+        self._agreed: object = None
+        """The losses of the model that the weights were last held against."""
         self._part: Part | None = None
         self._reference_task: Task | None = None
         """The task that `reference` belongs to."""
         self.reference: nn.Module | None = None
         """The frozen model that the task in force compares with; None where it asks for none."""
         self._follower: Follower | None = None
+        self._linear: tuple[str, ...] = ()
+        """Outputs that the task reads as they are said."""
+        self._linear_task: Task | None = None
+        """The task that `_linear` belongs to."""
         self.task: Task
 
     @classmethod
-    def of(cls, task: Task) -> Objective:
-        """An objective around a finished task."""
+    def of(cls, task: Task, auxiliary: Mapping[str, float] | None = None) -> Objective:
+        """An objective around a finished task, and the weights of what parts of the model add to its loss."""
         objective = cls()
-        objective.task = task
+        objective.task, objective._weights = task, dict(auxiliary or {})
         return objective
 
     @property
@@ -85,8 +124,15 @@ class Objective:
         """Entries that each row needs beyond seq_len."""
         return self.task.get_spec().lookahead
 
-    def enter(self, part: Part) -> None:
-        """Cross into a declared task; a new one is built only when its structure changes."""
+    def enter(self, part: Part, auxiliary: Mapping[str, Curve] | None = None) -> None:
+        """Cross into a declared task; a new one is built only when its structure changes.
+
+        Args:
+            part: the declaration.
+            auxiliary: `<role>.<name>` of a loss that a part of the model adds → its weight.
+        """
+        self._curves, self._agreed = auxiliary or {}, None
+        self._weights = {name: curve.knots[0].value for name, curve in self._curves.items()}
         if self._build is not None and (self._part is None or self._part.structure != part.structure):
             self.task = self._build(part)
         self._part, self._follower = part, Follower(part, self.task, "the task")
@@ -117,16 +163,54 @@ class Objective:
         """Use a reference restored from a checkpoint."""
         self._reference_task, self.reference = self.task, reference.requires_grad_(False).eval()
 
-    def loss(self, model: nn.Module, prepared: Batch) -> Any:
-        """The task's loss of a batch, with the outputs of the reference where there is one."""
-        return self.judge(model(prepared), prepared)
+    def loss(self, model: nn.Module, prepared: Batch) -> Judged:
+        """The task's loss of a batch, with the outputs of the reference where there is one, and what parts of the model add.
+
+        Raises:
+            ProviderError: what the task returned is no loss; UserError for a task given in code.
+            UserError: a loss of a part has no weight, or a weight has no loss.
+        """
+        return self.judged(model, self._outputs(model, prepared), prepared)
+
+    def _outputs(self, model: nn.Module, prepared: Batch) -> Mapping[str, torch.Tensor]:
+        """What a model makes of a batch, as the task reads it."""
+        if self._linear_task is not self.task:
+            self._linear_task, self._linear = self.task, tuple(self.task.get_spec().linear_outputs)
+        outputs: Mapping[str, torch.Tensor]
+        outputs = model(prepared, self._linear) if self._linear and isinstance(model, Model) else model(prepared)
+        return outputs
+
+    def judged(self, model: nn.Module, outputs: Mapping[str, torch.Tensor], prepared: Batch) -> Judged:
+        """The loss, as `loss` gives it, of what the model made of a batch."""
+        names: Mapping[str, bool] = getattr(model, "reported", {})
+        outputs, reported = split(outputs, names)
+        result, trains = self.judge(outputs, prepared), torch.is_grad_enabled()
+        if self._checked != (self.task, trains):
+            check_loss(self.task, result, self.fault, trains=trains)
+            self._checked = (self.task, trains)
+        total, weight, metrics = result
+        if not names and not self._weights:
+            return Judged(total, weight, metrics)
+        if self._agreed is not names:
+            self._agree(names)
+            self._agreed = names
+        added = tuple(Added(name, reported[name], weight) for name, weight in self._weights.items())
+        beside = {name: tuple(pair.detach()) for name, pair in reported.items()}
+        return Judged(total, weight, {**metrics, **beside}, added)
+
+    def _agree(self, names: Mapping[str, bool]) -> None:
+        losses = [name for name, is_loss in names.items() if is_loss]
+        for name in (name for name in losses if name not in self._weights):
+            raise UserError(unweighed(name))
+        for name in (name for name in self._weights if name not in losses):
+            raise UserError(undeclared(name, losses))
 
     def judge(self, outputs: Mapping[str, torch.Tensor], prepared: Batch) -> Any:
-        """The task's loss of these outputs, with those of the reference where there is one."""
+        """What the task returns as the loss of these outputs, with those of the reference where there is one."""
         if self.reference is None:
             return self.task.loss(outputs, prepared)
         with torch.no_grad():
-            reference_outputs = self.reference(prepared)
+            reference_outputs, _ = split(self._outputs(self.reference, prepared), getattr(self.reference, "reported", {}))
         return self.task.loss(outputs, prepared, reference=reference_outputs)  # type: ignore[call-arg]  # its spec declares the reference
 
     @contextmanager
@@ -160,6 +244,8 @@ class Objective:
             raise UserError(f"the saved task holds {', '.join(sorted(state))}, and {type(self.task).__name__} takes no state")
 
     def apply_values(self, t: float) -> None:
-        """Hand the task the values in force at t, if they changed."""
+        """Hand the task the values in force at t, if they changed, and weigh added losses by those of t."""
+        if self._curves:
+            self._weights = {name: curve(t) for name, curve in self._curves.items()}
         if self._follower is not None:
             self._follower.apply(t)

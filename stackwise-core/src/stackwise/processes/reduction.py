@@ -39,6 +39,8 @@ class Sums(NamedTuple):
     total: float
     targets: float
     metrics: dict[str, Pair]
+    present: list[bool]
+    """For each parameter, whether any process has a gradient of it."""
 
 
 class Reduction:
@@ -59,40 +61,30 @@ class Reduction:
         self._names: tuple[str, ...] = ()
         """Metrics that any process has reported so far, in order."""
 
-    def __call__(self, parameters: Sequence[nn.Parameter], total: float, targets: float, metrics: Mapping[str, Pair]) -> Sums:
-        """Add sums, and gradients in place.
+    def numbers(self, total: float, targets: float, metrics: Mapping[str, Pair], present: Sequence[bool]) -> Sums:
+        """Add sums.
 
         Args:
-            parameters: the trainable ones, in the same order everywhere.
             total: of the loss over this process's micro-batches.
             targets: its denominator.
             metrics: name → sum and denominator over the same.
+            present: for each trainable parameter, in the same order everywhere, whether it has a gradient here.
         """
-        rows = self._rows(parameters, total, targets, metrics)
-        first = 6 + 2 * len(self._names)
+        rows = self._rows(total, targets, metrics, present)
         stops = [int(stop) for stop in rows[:, 3].tolist() if stop]
         self.wishes = Wishes(stops[0] if stops else 0, bool(rows[:, 4].any()), bool(rows[:, 5].any()))
-        totals, denominators = _in_order(rows[:, 1]), _in_order(rows[:, 2])
-        pairs = {name: (_in_order(rows[:, 6 + 2 * place]), _in_order(rows[:, 7 + 2 * place])) for place, name in enumerate(self._names)}
-        self._add_gradients(parameters, rows[:, first:].any(0).tolist())
-        return Sums(totals, denominators, {name: pair for name, pair in pairs.items() if pair[1]})
+        column = [_in_order(rows[:, place]) for place in range(6 + 2 * len(self._names))]
+        pairs = {name: (column[6 + 2 * place], column[7 + 2 * place]) for place, name in enumerate(self._names)}
+        somewhere = rows[:, len(column) :].any(0).tolist()
+        return Sums(column[1], column[2], {name: pair for name, pair in pairs.items() if pair[1]}, somewhere)
 
-    def _rows(self, parameters: Sequence[nn.Parameter], total: float, targets: float, metrics: Mapping[str, Pair]) -> torch.Tensor:
-        """Everybody's vector; where somebody reports a metric that not all know yet, its name goes round first."""
-        wish = self.wish()
-        while True:
-            has_news = not metrics.keys() <= set(self._names)
-            numbers = [float(has_news), total, targets, wish.stop, wish.time_is_up, wish.save]
-            for name in self._names:
-                numbers += metrics.get(name, (0.0, 0.0))
-            numbers += [parameter.grad is not None for parameter in parameters]
-            rows = self._ranks.rows(torch.tensor(numbers, dtype=torch.float64))
-            if not rows[:, 0].any():
-                return rows
-            known = {*self._names, *(name for names in self._ranks.gather(list(metrics)) for name in names)}
-            self._names = tuple(sorted(known))
+    def gradients(self, parameters: Sequence[nn.Parameter], present: Sequence[bool]) -> None:
+        """Add gradients in place.
 
-    def _add_gradients(self, parameters: Sequence[nn.Parameter], present: Sequence[bool]) -> None:
+        Args:
+            parameters: the trainable ones.
+            present: for each, whether it has a gradient anywhere.
+        """
         gradients = []
         for parameter, somewhere in zip(parameters, present, strict=True):
             if somewhere:
@@ -107,6 +99,20 @@ class Reduction:
             self._ranks.sum(flat)
             pieces = torch.split(flat, [gradient.numel() for gradient in bucket])
             torch._foreach_copy_(bucket, [piece.view(gradient.shape) for piece, gradient in zip(pieces, bucket, strict=True)])
+
+    def _rows(self, total: float, targets: float, metrics: Mapping[str, Pair], present: Sequence[bool]) -> torch.Tensor:
+        """Everybody's vector; where somebody reports a metric that not all know yet, its name goes round first."""
+        wish = self.wish()
+        while True:
+            has_news = not metrics.keys() <= set(self._names)
+            numbers = [float(has_news), total, targets, wish.stop, wish.time_is_up, wish.save]
+            for name in self._names:
+                numbers += metrics.get(name, (0.0, 0.0))
+            rows = self._ranks.rows(torch.tensor([*numbers, *present], dtype=torch.float64))
+            if not rows[:, 0].any():
+                return rows
+            known = {*self._names, *(name for names in self._ranks.gather(list(metrics)) for name in names)}
+            self._names = tuple(sorted(known))
 
 
 def buckets(gradients: Sequence[torch.Tensor], limit: int = BUCKET_BYTES) -> list[list[torch.Tensor]]:

@@ -51,7 +51,8 @@ class _Lane:
         return {f"{part.id} {name}": self._samples(curve) for part in parts for name, curve in part.curves.items() if not curve.is_constant}
 
     def _task(self) -> dict[str, Any]:
-        return {"use": self._state.task.id, "values": self._values(self._state.task)}
+        weights = {f"{name} weight": self._samples(curve) for name, curve in self._state.auxiliary.items() if not curve.is_constant}
+        return {"use": self._state.task.id, "values": {**self._values(self._state.task), **weights}}
 
     def _data(self) -> dict[str, Any]:
         data = self._state.data

@@ -13,7 +13,9 @@ from stackwise.curriculum.transitions import Transition
 from stackwise.plan import EvaluationPlan, Plan
 from stackwise.reports.lanes import lanes_of
 from stackwise.reports.remarks import memory_here, remarks
-from stackwise.reports.summary import table
+from stackwise.reports.terminal import table, wrap
+from stackwise.timeline.clock import Clock
+from stackwise.timeline.schedules import Curve
 
 
 def plan_as_json(plan: Plan, prices: tuple[PhasePrice, ...]) -> dict[str, Any]:
@@ -24,7 +26,7 @@ def plan_as_json(plan: Plan, prices: tuple[PhasePrice, ...]) -> dict[str, Any]:
         "horizon": str(clock.horizon),
         "steps": clock.steps,
         "tokens": clock.tokens(clock.steps),
-        "phases": [_phase_as_json(phase, cost) for phase, cost in zip(plan.schedule, prices, strict=True)],
+        "phases": [_phase_as_json(phase, cost, clock) for phase, cost in zip(plan.schedule, prices, strict=True)],
         "lanes": lanes_of(plan, prices),
         "evaluations": {name: list(steps) for name, steps in plan.schedule.evaluate_at.items()},
         "evaluation_sources": {each.name: list(each.state.sources) for each in plan.evaluations},
@@ -34,7 +36,7 @@ def plan_as_json(plan: Plan, prices: tuple[PhasePrice, ...]) -> dict[str, Any]:
     }
 
 
-def _phase_as_json(phase: CompiledPhase, cost: PhasePrice) -> dict[str, Any]:
+def _phase_as_json(phase: CompiledPhase, cost: PhasePrice, clock: Clock) -> dict[str, Any]:
     return {
         "name": phase.name,
         "start": phase.start,
@@ -47,10 +49,16 @@ def _phase_as_json(phase: CompiledPhase, cost: PhasePrice) -> dict[str, Any]:
         "optimizer_state_bytes": cost.optimizer_bytes,
         "training_flops": cost.flops,
         "sources": {name: {"rows": round(read.rows), "epochs": read.epochs} for name, read in cost.sources.items()},
+        "auxiliary": {name: _ends(phase, clock, curve) for name, curve in (phase.state.auxiliary if phase.state else {}).items()},
         "lr": None if cost.lr is None else {"entry": cost.lr[0], "exit": cost.lr[1]},
         "lr_envelope": None if cost.envelope is None else [None if isinf(edge) else edge for edge in cost.envelope],
         "transition": None if phase.transition is None else _transition_as_json(phase, phase.transition, cost),
     }
+
+
+def _ends(phase: CompiledPhase, clock: Clock, curve: Curve) -> dict[str, float]:
+    """A value at the first and at the last step of a phase."""
+    return {"entry": curve(clock.t(phase.start)), "exit": curve(clock.t(phase.stop - 1))}
 
 
 def _transition_as_json(phase: CompiledPhase, crossing: Transition, cost: PhasePrice) -> dict[str, Any]:
@@ -73,16 +81,17 @@ def _transition_as_json(phase: CompiledPhase, crossing: Transition, cost: PhaseP
     }
 
 
-def plan_as_text(plan: Plan, prices: tuple[PhasePrice, ...]) -> str:
-    """The phases as a table, then every transition in words."""
+def plan_as_text(plan: Plan, prices: tuple[PhasePrice, ...], columns: int | None = None) -> str:
+    """The phases as a table, then every transition in words; within so many columns, or as wide as it gets."""
     clock = plan.schedule.clock
     tokens = f", {clock.tokens(clock.steps):,} tokens" if clock.tokens(clock.steps) else ""
     lines = [f"plan  {plan.experiment.run.name}: {clock.steps:,} steps{tokens}, {len(prices)} phase{'s' if len(prices) > 1 else ''}", ""]
     rows = [["phase", "steps", "tokens", "stacks", "parameters", "trained", "optimizer state", "training FLOPs", "lr entry → exit"]]
     rows += [_row(phase, cost) for phase, cost in zip(plan.schedule, prices, strict=True)]
-    lines += table(rows)
+    lines += table(rows, columns)
     lines += _source_lines(prices)
     lines += _reaction_lines(plan, prices)
+    lines += _auxiliary_lines(plan)
     for phase, cost in zip(plan.schedule, prices, strict=True):
         if phase.transition is not None:
             lines += ["", *_transition_lines(plan, phase, phase.transition, cost)]
@@ -91,7 +100,7 @@ def plan_as_text(plan: Plan, prices: tuple[PhasePrice, ...]) -> str:
     for evaluation in plan.evaluations:
         lines += ["", *_evaluation_lines(plan, evaluation)]
     lines += ["", *notes] if (notes := [f"note  {remark}" for remark in remarks(plan, prices, memory_here())]) else []
-    return "\n".join(lines)
+    return wrap("\n".join(lines), columns)
 
 
 def _evaluation_lines(plan: Plan, evaluation: EvaluationPlan) -> list[str]:
@@ -152,6 +161,18 @@ def _reaction_lines(plan: Plan, prices: tuple[PhasePrice, ...]) -> list[str]:
     lines = [
         f"reacts  {id} in {', '.join(phases)}: every learning rate × {low:g} to {high:g}" for (id, (low, high)), phases in phases_of.items()
     ]
+    return ["", *lines] if lines else []
+
+
+def _auxiliary_lines(plan: Plan) -> list[str]:
+    """`adds  rack.balance × 0.01 in shallow, × 0.01 → 0 in deep`."""
+    words: dict[str, dict[str, list[str]]] = {}
+    for phase in plan.schedule:
+        for name, curve in ({} if phase.state is None else phase.state.auxiliary).items():
+            ends = _ends(phase, plan.schedule.clock, curve)
+            weight = f"{ends['entry']:.3g}" + ("" if curve.is_constant else f" → {ends['exit']:.3g}")
+            words.setdefault(name, {}).setdefault(weight, []).append(phase.name)
+    lines = [f"adds  {name} " + ", ".join(f"× {w} in {', '.join(phases)}" for w, phases in found.items()) for name, found in words.items()]
     return ["", *lines] if lines else []
 
 

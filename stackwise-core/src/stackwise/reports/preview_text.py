@@ -7,7 +7,7 @@ from itertools import chain, repeat
 from typing import Any
 
 from stackwise.assembly.preview import Preview
-from stackwise.reports.summary import table
+from stackwise.reports.terminal import table
 
 PADDING = "real"
 """The field that says which entries are no padding."""

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from time import monotonic
 from typing import TextIO
+
+import numpy as np
 
 from stackwise.contracts.events import (
     CheckpointRefused,
@@ -22,6 +25,7 @@ from stackwise.contracts.events import (
 )
 from stackwise.curriculum.schedule import PhaseSchedule
 from stackwise.errors import printable
+from stackwise.reports.terminal import wrap
 
 LINE_EVERY_S = 5.0
 REDRAW_EVERY_S = 0.1
@@ -34,13 +38,18 @@ class Progress:
     Args:
         schedule: the timeline to draw.
         stream: where to; standard error when left out.
+        quiet: whether to show only what went otherwise than planned.
+        costs: of each phase, in any unit; what is left takes as long as what was done, by these. None: every step costs the same.
     """
 
-    def __init__(self, schedule: PhaseSchedule, stream: TextIO | None = None) -> None:
-        self._schedule = schedule
+    def __init__(
+        self, schedule: PhaseSchedule, stream: TextIO | None = None, *, quiet: bool = False, costs: Sequence[float] | None = None
+    ) -> None:
+        self._schedule, self._quiet = schedule, quiet
+        self._edges, self._done_at_edges = _cumulated(schedule, costs)
         stream = stream if stream is not None else sys.stderr
         self._stream: TextIO | None = getattr(stream, "unescaped", stream)  # its lines are escaped here, its own sequences are not
-        self._live = self._stream is not None and self._stream.isatty() and os.environ.get("TERM") != "dumb"
+        self._live = not quiet and self._stream is not None and self._stream.isatty() and os.environ.get("TERM") != "dumb"
         self._colour = self._live and "NO_COLOR" not in os.environ
         encoding = (getattr(self._stream, "encoding", None) or "ascii").lower()
         self._full, self._empty, self._edge = ("━", "─", "┃") if "utf" in encoding else ("=", "-", "|")
@@ -58,12 +67,12 @@ class Progress:
         elif isinstance(event, RunStarted):
             self._begin(event)
             for bridge in event.bridges:
-                self.say(f"      bridged {bridge}")
+                self.tell(f"      bridged {bridge}")
         elif isinstance(event, PhaseEntered):
-            self.say(self._entry_text(event))
+            self.tell(self._entry_text(event))
         elif isinstance(event, Evaluated):
             metrics = "  ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in event.metrics.items())
-            self.say(f"      {event.phase} {event.step}/{self._schedule.steps}  {event.name} ({event.at})  {metrics}")
+            self.tell(f"      {event.phase} {event.step}/{self._schedule.steps}  {event.name} ({event.at})  {metrics}")
         elif isinstance(event, Reacted):
             self.say(f"      step {event.step}: learning rates × {event.factor:g} (were × {event.factor_before:g}): {event.why}")
         elif isinstance(event, Stopped):
@@ -80,7 +89,7 @@ class Progress:
     def _begin(self, event: RunStarted) -> None:
         """Rates and remaining time count from here: earlier steps belong to another process, or are before a rewind."""
         left = f"{event.steps - event.step:,} of {event.steps:,}" if event.step else f"{event.steps:,}"
-        self.say(f"run   {left} steps on {event.device}, {event.precision}")
+        self.tell(f"run   {left} steps on {event.device}, {event.precision}")
         self._start_step, self._start = event.step, 0.0
         self._window = (self._seconds, self._schedule.clock.tokens(event.step))
 
@@ -92,7 +101,7 @@ class Progress:
         if event.skipped:
             values = f"loss {event.loss}, gradient {event.grad_norm}"
             self.say(f"      step {event.step} is skipped, as {event.why or 'something is not finite'} ({values}); nothing was changed")
-        if now - self._last_draw < (REDRAW_EVERY_S if self._live else LINE_EVERY_S):
+        if self._quiet or now - self._last_draw < (REDRAW_EVERY_S if self._live else LINE_EVERY_S):
             return
         self._last_draw = now
         since, tokens = self._window
@@ -103,7 +112,21 @@ class Progress:
         if self._live:
             self._write("\r\x1b[2K" + self._live_line(event.step + 1, printable(text)))
         else:
-            self.say(text)
+            self.tell(text)
+
+    def evaluating(self, name: str, done: int, batches: int) -> None:
+        """Show how far an evaluation is, if it is time to."""
+        now = monotonic()
+        if done == 0:
+            self._last_draw = now
+        if self._quiet or not done or now - self._last_draw < (REDRAW_EVERY_S if self._live else LINE_EVERY_S):
+            return
+        self._last_draw = now
+        text = f"      evaluates {name}: {done:,} of {batches:,} batches"
+        if self._live:
+            self._write("\r\x1b[2K" + printable(text)[: self._columns() - 1])
+        else:
+            self.tell(text)
 
     def _live_line(self, done: int, text: str) -> str:
         """Bar and text within the terminal's width, as a line that wraps could not be erased; the text alone where it is narrow."""
@@ -116,7 +139,10 @@ class Progress:
 
     def _text(self, event: StepDone, now: float) -> str:
         done = event.step + 1
-        left = (now - self._start) / max(done - self._start_step - 1, 1) * (self._schedule.steps - done)
+        first, here, last = (
+            float(np.interp(step, self._edges, self._done_at_edges)) for step in (self._start_step + 1, done, self._schedule.steps)
+        )
+        left = (now - self._start) / (here - first) * (last - here) if here > first else 0.0
         speed = f"  {self._speed:,.0f} tokens/s" if self._speed else ""
         return f"{event.phase} {done}/{self._schedule.steps}  loss {event.loss:.4f}  lr {event.lr:.2e}{speed}  {_clock(left)} left"
 
@@ -143,11 +169,17 @@ class Progress:
             probe += "" if event.probe_change is None else f", largest change of an output {event.probe_change:.2g}"
         return f"{text}; {carried}; {moments}{probe}; {event.seconds:.2f} s"
 
+    def tell(self, text: str) -> None:
+        """A line that says that all goes as planned: none where it shall be quiet."""
+        if not self._quiet:
+            self.say(text)
+
     def say(self, text: str) -> None:
-        """One line, above the bar where there is one."""
+        """A line, above the bar where there is one; within the width of a terminal."""
         self._clear()
         encoding = getattr(self._stream, "encoding", None) or "ascii"
-        self._write(printable(text).encode(encoding, "replace").decode(encoding) + "\n")
+        text = wrap(printable(text), self._columns() if self._live else None)
+        self._write(text.encode(encoding, "replace").decode(encoding) + "\n")
 
     def _clear(self) -> None:
         if self._live:
@@ -169,6 +201,15 @@ class Progress:
             self._stream.flush()
         except (OSError, ValueError):  # ValueError: it was closed
             self._stream, self._live = None, False
+
+
+def _cumulated(schedule: PhaseSchedule, costs: Sequence[float] | None) -> tuple[list[float], list[float]]:
+    """Steps at the edges of the phases, and what had been spent by then."""
+    edges, spent = [0.0], [0.0]
+    for i, phase in enumerate(schedule):
+        edges.append(float(phase.stop))
+        spent.append(spent[-1] + (phase.stop - phase.start if costs is None else costs[i]))
+    return edges, spent
 
 
 def _clock(seconds: float) -> str:

@@ -79,6 +79,8 @@ class RunRecord:
     """Seconds since the epoch at which its config was written last."""
     passed_over: int = 0
     """Lines of the events that could not be understood."""
+    peaks: Mapping[str, Any] = Factory(dict)
+    """Phase → the most bytes of memory that it took."""
 
     @property
     def name(self) -> str:
@@ -155,6 +157,7 @@ def read_run(path: Path) -> RunRecord:
         bytes=sum(file.lstat().st_size for file in path.rglob("*") if file.is_file() and not file.is_symlink()),
         began=(path / CONFIG).stat().st_mtime,
         passed_over=log.skipped_lines,
+        peaks=peaks if isinstance(peaks := status.get("peak_bytes"), Mapping) else {},
     )
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 from attrs import define, field
 
 from stackwise.contracts.events import Evaluated, Event, PhaseEntered, RunFinished, StepDone, Stopped
+from stackwise.reports.terminal import table, wrap
 
 
 @define
@@ -34,6 +35,8 @@ class Summary:
     finished: RunFinished | None = None
     stopped: Stopped | None = None
     """The end by a rule of the run's own, where the run did not go on since."""
+    peaks: Mapping[str, int] = field(factory=dict)
+    """Phase → the most bytes of memory that it took."""
     _tokens: int = 0
 
     @classmethod
@@ -71,25 +74,32 @@ class Summary:
             self.phases.append(PhaseLine(phase, None))
         return self.phases[-1]
 
-    def text(self) -> str:
-        """A table of the phases, then totals."""
-        columns = self._metric()
+    def text(self, columns: int | None = None) -> str:
+        """A table of the phases, then totals.
+
+        Args:
+            columns: width of the terminal; None: as wide as it gets.
+        """
+        metrics = self._metric()
         header = [
             "phase",
             "steps",
             "tokens",
             "parameters",
             "lr first → last",
-            *(f"{n} {m.replace('_', ' ')}: entry → exit" for n, m in columns),
+            *(f"{n} {m.replace('_', ' ')}: entry → exit" for n, m in metrics),
             "seconds",
+            *(["peak memory"] if self.peaks else []),
         ]
         rows = [header]
         for line in self.phases:
-            scores = [f"{_score(line.entry, n, m)} → {_score(line.exit, n, m)}" for n, m in columns]
+            scores = [f"{_score(line.entry, n, m)} → {_score(line.exit, n, m)}" for n, m in metrics]
             lr = f"{line.lr_first:.2g} → {line.lr_last:.2g}"
             parameters = "–" if line.entered is None else f"{line.entered.parameters:,}"
             rows.append([line.name, f"{line.steps:,}", f"{line.tokens:,}", parameters, lr, *scores, f"{line.seconds:.1f}"])
-        lines = table(rows)
+            if self.peaks:
+                rows[-1].append("–" if line.name not in self.peaks else f"{self.peaks[line.name] / 1e6:,.0f} MB")
+        lines = table(rows, columns)
         if self.finished is not None:
             done = self.finished
             sources = ", ".join(f"{name} {count.get('rows', 0):,} rows" for name, count in done.ledger.items())
@@ -98,7 +108,7 @@ class Summary:
             lines.append(f"{done.steps:,} steps, {done.tokens:,} tokens in {done.seconds:.1f} s of training{skipped}; delivered: {sources}")
             if self.stopped is not None:
                 lines.append(f"stopped at step {self.stopped.step:,}: {self.stopped.why}")
-        return "\n".join(lines)
+        return wrap("\n".join(lines), columns)
 
     def _metric(self) -> list[tuple[str, str]]:
         """For each evaluation the most telling metric: what the task reports beside the loss, else the loss."""
@@ -112,14 +122,3 @@ class Summary:
 def _score(metrics: Mapping[str, Mapping[str, float]], name: str, metric: str) -> str:
     value = metrics.get(name, {}).get(metric)
     return "–" if value is None else f"{value:.3f}"
-
-
-def table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows of text as aligned columns, the first row the header; numbers to the right."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        cells = [cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True))]
-        lines.append("  ".join(cells).rstrip())
-    lines.insert(1, "  ".join("─" * width for width in widths))
-    return lines

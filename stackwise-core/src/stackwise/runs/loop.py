@@ -20,6 +20,7 @@ from stackwise.processes.ranks import Ranks
 from stackwise.processes.reduction import NOTHING, Wishes
 from stackwise.reports.progress import Progress
 from stackwise.reports.summary import Summary
+from stackwise.runs.memory import PeakMemory
 from stackwise.runs.saving import Saving
 from stackwise.runs.several import ECHO_S, last_word
 from stackwise.runs.signals import Signals
@@ -56,6 +57,7 @@ class RunLoop:
     summary: Summary = field(init=False)
     """Of everything in the logs, earlier processes included."""
     _saving: Saving = field(init=False)
+    _memory: PeakMemory = field(init=False)
     _rewinds: dict[int, int] = field(factory=dict, init=False)
     _deadline: float | None = field(default=None, init=False)
     """On the monotonic clock; None where time is no limit."""
@@ -85,7 +87,10 @@ class RunLoop:
         if self.reason is not None:
             self._saving.go_on(self.machine.step, self.reason)
         self.summary = summary_of(self.directory, self.progress)
+        phase = self.plan.schedule.phase_at(min(self.machine.step, self.plan.schedule.steps - 1)).name
+        self._memory = PeakMemory(self.machine.placement.device, phase, peaks_in(self.directory.status()))
         self.machine.observers.listen(self._hear)
+        self.machine.observers.evaluating = self.progress.evaluating
         self.machine.observers.meet(self._facts)
 
     def train(self) -> None:
@@ -144,6 +149,8 @@ class RunLoop:
 
     def _hear(self, event: Event) -> None:
         """Log an event, count it and show it."""
+        if not isinstance(event, StepDone):
+            self._memory(event)
         self.directory(event)
         self.summary(event)
         self.progress(event)
@@ -252,9 +259,13 @@ class RunLoop:
 
     def write_status(self, status: str) -> None:
         """Say in `status.json` how the run stands."""
+        self._memory.read()
+        self.summary.peaks = self._memory.peaks
         more: dict[str, Any] = {} if self.parent is None else {"parent": self.parent}
         if self.ranks is not None:
             more |= {"ranks": self.ranks.place.ranks} | ({"job": job} if (job := self.ranks.place.job) else {})
+        if self._memory.peaks:
+            more["peak_bytes"] = self._memory.peaks
         if self._rewinds:
             more["rewinds"] = {str(step): count for step, count in self._rewinds.items()}
         if self._stopped_at is not None:
@@ -271,6 +282,12 @@ def rewinds_in(status: Mapping[str, Any]) -> dict[int, int]:
     rewinds = status.get("rewinds")
     pairs = rewinds.items() if isinstance(rewinds, dict) else ()
     return {int(step): count for step, count in pairs if step.isdecimal() and len(step) < 20 and type(count) is int}
+
+
+def peaks_in(status: Mapping[str, Any]) -> dict[str, int]:
+    """Phase → most bytes of memory so far, as `status.json` says."""
+    peaks = status.get("peak_bytes")
+    return {str(phase): count for phase, count in peaks.items() if type(count) is int} if isinstance(peaks, dict) else {}
 
 
 def summary_of(directory: RunDirectory, progress: Progress) -> Summary:

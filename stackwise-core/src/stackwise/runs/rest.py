@@ -9,7 +9,6 @@ from typing import Any
 from attrs import frozen
 
 from stackwise import config
-from stackwise.assembly.pricing import price
 from stackwise.assembly.workshop import assemble
 from stackwise.config import Experiment
 from stackwise.contracts.events import ConfigChanged
@@ -18,9 +17,7 @@ from stackwise.errors import UserError
 from stackwise.host.discovery import discover
 from stackwise.machine.machine import TrainingMachine
 from stackwise.plan import Plan, make_plan
-from stackwise.plan.amendments import amend
 from stackwise.processes.ranks import Ranks
-from stackwise.reports.plan_text import plan_as_json
 from stackwise.saved.provenance import (
     Described,
     changed_files,
@@ -47,11 +44,25 @@ class Declaration:
     @classmethod
     def of(cls, plan: Plan) -> Declaration:
         """Price a plan."""
+        from stackwise.assembly.pricing import price  # a resume without changes prices nothing
+        from stackwise.reports.plan_text import plan_as_json
+
         return cls(named_config(plan), plan_as_json(plan, price(plan)), plan.tokenizers)
+
+    @property
+    def costs(self) -> list[float] | None:
+        """FLOPs of each phase; None where the plan does not know."""
+        return costs_in(self.plan)
 
     def write(self, directory: RunDirectory) -> None:
         """Write all of it into a run directory."""
         directory.declare(self.config, self.plan, self.tokenizers)
+
+
+def costs_in(plan: Mapping[str, Any]) -> list[float] | None:
+    """FLOPs of each phase, as `plan.json` says; None where it does not."""
+    flops = [phase.get("training_flops") for phase in plan.get("phases", ())]
+    return [float(each) for each in flops] if flops and all(flops) else None
 
 
 @frozen
@@ -75,6 +86,8 @@ class Rest:
         registry, tokenizers = discover(), read_tokenizers(directory)
         if checkpoint is None:
             return cls(make_plan(experiment, registry, tokenizers=tokenizers).with_tokenizers())
+        from stackwise.plan.amendments import amend  # a new run amends nothing
+
         saved = Described.read(checkpoint.about, checkpoint.step)
         plan, changes = amend(config.recalled(saved.config, experiment), experiment, saved.past, registry, tokenizers)
         plan = plan.with_tokenizers()
@@ -133,7 +146,7 @@ class Rest:
                 machine.restore(self.checkpoint.load_state())
                 if machine.step != self.checkpoint.step:
                     raise ValueError(f"its step is {machine.step}, the checkpoint's {self.checkpoint.step}")
-            check_fingerprints(self.saved.fingerprints, machine)
+            check_fingerprints(self.saved, machine, [change.key for change in self.changes])
         except BaseException:
             machine.data.end()
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from contextlib import closing, nullcontext, suppress
 from functools import partial
@@ -23,17 +24,15 @@ from stackwise.machine.machine import TrainingMachine
 from stackwise.plan import make_plan
 from stackwise.processes.place import Place
 from stackwise.processes.ranks import Ranks, joined
-from stackwise.reports.page.render import render_page
 from stackwise.reports.progress import Progress
-from stackwise.reports.record import read_run
 from stackwise.reports.summary import Summary
 from stackwise.runs.loop import RunLoop, summary_of
-from stackwise.runs.rest import Declaration, Rest, checkpoint_at, config_of, newest_in
+from stackwise.runs.rest import Declaration, Rest, checkpoint_at, config_of, costs_in, newest_in
 from stackwise.runs.several import Companion, agree_on_the_run, by_the_first, check_world, last_word, run_of_this_command
 from stackwise.saved.export import describe_model, describe_run, exported_tensors
 from stackwise.saved.provenance import Origin, describe
 from stackwise.storage.checkpoints.store import SET_ASIDE, CheckpointStore, Skipped
-from stackwise.storage.run_directory import CHECKPOINTS, CONFIG, FINAL, FINISHED, RunDirectory, refuse_existing
+from stackwise.storage.run_directory import CHECKPOINTS, CONFIG, FINAL, FINISHED, PLAN, RunDirectory, refuse_existing
 from stackwise.storage.weights import save_weights
 
 Resume = Literal["never", "auto", "must"]
@@ -52,6 +51,9 @@ class Result:
 
     def _repr_html_(self) -> str:
         """The page of the run, in a frame of its own, where a notebook shows the result."""
+        from stackwise.reports.page.render import render_page  # a run is rarely drawn by the process that trained it
+        from stackwise.reports.record import read_run
+
         page = escape_html(render_page([read_run(self.directory)]), quote=True)
         return f'<iframe srcdoc="{page}" title="Report of {escape_html(self.directory.name)}" width="100%" height="900"></iframe>'
 
@@ -62,6 +64,8 @@ def run(
     output: Path | str | None = None,
     stream: TextIO | None = None,
     resume: Resume = "never",
+    *,
+    quiet: bool = False,
 ) -> Result:
     """Train what a config declares, into a run directory: with logs, progress, checkpoints and the final weights.
 
@@ -74,6 +78,7 @@ def run(
         output: the run directory, which must not exist unless the run is to go on; `runs/<name>-NNN` when left out.
         stream: where progress goes; standard error when left out.
         resume: whether to go on with the run at `output`, or the newest of this name: `never`, `auto` (if there is one) or `must`.
+        quiet: whether to show only what went otherwise than planned.
 
     Raises:
         ConfigError: mistakes in the config.
@@ -85,7 +90,7 @@ def run(
     with joined() as ranks:
         experiment, place = _read(source, overrides), Path(output) if output is not None else None
         if (existing := by_the_first(ranks, partial(_to_go_on_with, place, experiment, resume, ranks))) is not None:
-            return _go_on(existing, experiment, stream, ranks)
+            return _go_on(existing, experiment, stream, ranks, quiet=quiet)
         rest = Rest(make_plan(experiment, discover()).with_tokenizers())
         check_world(experiment.run.parallel, rest.plan, ranks)
         machine = assemble(rest.plan, ranks=ranks)
@@ -93,19 +98,21 @@ def run(
             if not ranks.is_first:
                 return _accompany(rest, machine, ranks)
             agree_on_the_run(ranks, rest.plan, machine)
-        directory = RunDirectory.create(place, experiment.run.name, Declaration.of(rest.plan).write)
-        progress = Progress(rest.plan.schedule, stream)
-        progress.say(f"files {directory.path}/")
+        declaration = Declaration.of(rest.plan)
+        directory = RunDirectory.create(place, experiment.run.name, declaration.write)
+        progress = Progress(rest.plan.schedule, stream, quiet=quiet, costs=declaration.costs)
+        progress.tell(f"files {directory.path}/")
         return _train(RunLoop.of(rest.plan, machine, directory, progress), rest, fresh=True)
 
 
-def resume(directory: Path, overrides: Sequence[str] = (), stream: TextIO | None = None) -> Result:
+def resume(directory: Path, overrides: Sequence[str] = (), stream: TextIO | None = None, *, quiet: bool = False) -> Result:
     """Go on with a run from its newest valid checkpoint, by its own config.
 
     Args:
         directory: the run directory.
         overrides: `--set` assignments for what is still to come.
         stream: where progress goes; standard error when left out.
+        quiet: whether to show only what went otherwise than planned.
 
     Raises:
         ConfigError: an assignment that would change the declaration of finished steps.
@@ -113,10 +120,18 @@ def resume(directory: Path, overrides: Sequence[str] = (), stream: TextIO | None
         DataError: the data changed.
     """
     with joined() as ranks:
-        return _go_on(directory, config.load(config_of(directory), overrides), stream, ranks)
+        return _go_on(directory, config.load(config_of(directory), overrides), stream, ranks, quiet=quiet)
 
 
-def branch(directory: Path, at: str, overrides: Sequence[str] = (), output: Path | None = None, stream: TextIO | None = None) -> Result:
+def branch(
+    directory: Path,
+    at: str,
+    overrides: Sequence[str] = (),
+    output: Path | None = None,
+    stream: TextIO | None = None,
+    *,
+    quiet: bool = False,
+) -> Result:
     """Begin a run in the middle of another, whose past it shares.
 
     Args:
@@ -125,6 +140,7 @@ def branch(directory: Path, at: str, overrides: Sequence[str] = (), output: Path
         overrides: `--set` assignments for what is to come.
         output: the new run directory, which must not exist; `runs/<name>-NNN` when left out.
         stream: where progress goes; standard error when left out.
+        quiet: whether to show only what went otherwise than planned.
 
     Raises:
         ConfigError: an assignment that would change the past.
@@ -145,9 +161,9 @@ def branch(directory: Path, at: str, overrides: Sequence[str] = (), output: Path
         CheckpointStore(new.path / CHECKPOINTS).save(checkpoint.step, machine.state(), about, pin=reason)
 
     new = RunDirectory.create(output, rest.plan.experiment.run.name, share_the_past)
-    progress = Progress(rest.plan.schedule, stream)
+    progress = Progress(rest.plan.schedule, stream, quiet=quiet, costs=declaration.costs)
     _say_skipped(progress, skipped)
-    progress.say(f"branch {new.path} from {directory} at step {checkpoint.step:,} of {rest.plan.schedule.steps:,}")
+    progress.tell(f"branch {new.path} from {directory} at step {checkpoint.step:,} of {rest.plan.schedule.steps:,}")
     return _train(RunLoop.of(rest.plan, machine, new, progress, parent, reason), rest, fresh=True)
 
 
@@ -170,7 +186,7 @@ def _go_beside(path: Path, experiment: Experiment, ranks: Ranks) -> Result:
     return _accompany(rest, rest.machine(ranks), ranks)
 
 
-def _go_on(path: Path, experiment: Experiment, stream: TextIO | None, ranks: Ranks | None) -> Result:
+def _go_on(path: Path, experiment: Experiment, stream: TextIO | None, ranks: Ranks | None, *, quiet: bool) -> Result:
     """Resume; everything that can be refused is refused before the directory changes."""
     if ranks is not None and not ranks.is_first:
         return _go_beside(path, experiment, ranks)
@@ -185,17 +201,18 @@ def _go_on(path: Path, experiment: Experiment, stream: TextIO | None, ranks: Ran
         if ranks is not None:
             ranks.broadcast(finished)
         if finished:
-            summary = summary_of(directory, Progress(rest.plan.schedule, stream))
+            summary = summary_of(directory, Progress(rest.plan.schedule, stream, quiet=quiet))
             directory.close()
             return Result(path, summary, finished_before=True)
         machine = rest.machine(ranks)
         if ranks is not None:
             agree_on_the_run(ranks, rest.plan, machine)
         declaration = None if rest.is_declared_in(directory) else Declaration.of(rest.plan)
-        progress = Progress(rest.plan.schedule, stream)
+        costs = costs_in(json.loads((path / PLAN).read_bytes())) if declaration is None else declaration.costs
+        progress = Progress(rest.plan.schedule, stream, quiet=quiet, costs=costs)
         _say_skipped(progress, skipped)
         from_ = f"checkpoint {checkpoint.name}" if checkpoint is not None else "the beginning, as there is no checkpoint"
-        progress.say(f"resume {path} at step {rest.step:,} of {rest.plan.schedule.steps:,}, from {from_}")
+        progress.tell(f"resume {path} at step {rest.step:,} of {rest.plan.schedule.steps:,}, from {from_}")
         if skipped:
             directory.check_place()
             CheckpointStore(path / CHECKPOINTS).set_aside(skipped)
@@ -262,6 +279,7 @@ def _leave(loop: RunLoop, status: str, *, discard: bool) -> None:
             loop.directory.remove()
         else:
             loop.write_status(status)
+        loop.machine.observers.leave(status)
 
 
 def _save_final(loop: RunLoop) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import torch
 
@@ -56,6 +58,24 @@ def evaluate(run: Path, overrides: Sequence[str] = (), only: Collection[str] = (
         yield from _results(saved, plan, run, only)
 
 
+def declaration_in(file: Path) -> tuple[str, dict[str, Any]]:
+    """Name and declaration of the evaluation on other data that a file describes: what stands under a key of `evaluate`, or a config, of
+    whose `data` the sources and the shape of the batch are taken.
+
+    Raises:
+        ConfigError: no YAML, or no map.
+        UserError: it names no sources.
+    """
+    written = config.read_file(file).plain()
+    declared = written.get("data", written) if isinstance(written, dict) else written
+    if not isinstance(declared, dict) or not isinstance(declared.get("sources"), dict):
+        raise UserError(f"{file} names no data: write `sources: {{test: {{use: …}}}}`, or give a config with data.sources")
+    if declared is not written:
+        declared = {key: declared[key] for key in ("sources", "batch_size", "seq_len") if key in declared}
+    name = re.sub(r"[^a-z0-9]+", "-", file.stem.lower()).strip("-") or "data"
+    return name, declared
+
+
 def _open(run: Path) -> SavedModel:
     """The model with its final weights, or those of its newest whole checkpoint."""
     if not (run / CONFIG).is_file():
@@ -76,7 +96,7 @@ def _results(saved: SavedModel, plan: Plan, run: Path, only: Collection[str]) ->
     placement, moment = Placement(plan.experiment.run.device, plan.experiment.run.precision), plan.schedule.at(step=saved.step)
     shop, model = Workshop(plan), saved.model.to(placement.device)
     objective = Objective(shop.task)
-    objective.enter(saved.state.task)
+    objective.enter(saved.state.task, saved.state.auxiliary)
     objective.apply_values(moment.t)
     if objective.task.get_spec().reference is not None:
         raise UserError(f"task {saved.state.task.id} compares with a reference model, and a finished run keeps no weights of it")

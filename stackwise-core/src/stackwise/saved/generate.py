@@ -57,7 +57,7 @@ def generate(run: Path | str, prompt: str | Sequence[int], settings: GenerationS
         DataError: the vocabulary of the run is missing or has changed.
         ProviderError: a component that cannot be built, or that does not keep to its contract.
     """
-    source = _open(Path(run))
+    source = open_text_model(Path(run))
     codec = source.codec() if isinstance(prompt, str) else None
     prompt_ids = tuple(codec.encode(prompt)) if codec is not None and isinstance(prompt, str) else tuple(map(int, prompt))
     settings = evolve(settings, ids=source.ids if settings.ids is None else settings.ids)
@@ -75,7 +75,7 @@ def generate(run: Path | str, prompt: str | Sequence[int], settings: GenerationS
 
 
 @frozen(kw_only=True, eq=False)
-class _TextModel:
+class TextModel:
     """A model with all that continuing a prompt takes."""
 
     model: Model
@@ -121,7 +121,7 @@ class _TextModel:
         return codec
 
 
-def _open(path: Path) -> _TextModel:
+def open_text_model(path: Path) -> TextModel:
     """The final weights of a run, those of its newest whole checkpoint, or those of an export."""
     registry = discover()
     if not (path / CONFIG).is_file():
@@ -137,10 +137,10 @@ def _open(path: Path) -> _TextModel:
     return _unfinished(model_at(checkpoint))
 
 
-def _unfinished(saved: SavedModel) -> _TextModel:
+def _unfinished(saved: SavedModel) -> TextModel:
     plan, about = saved.plan, describe_run(saved.plan, saved.phase, saved.step, saved.fingerprints)
     sources = saved.state.data.sources
-    return _TextModel(
+    return TextModel(
         model=saved.model,
         task_id=saved.state.task.id,
         task=_generating(Workshop(plan).task(saved.state.task), saved.state.task.id, plan.registry),
@@ -155,7 +155,7 @@ def _unfinished(saved: SavedModel) -> _TextModel:
     )
 
 
-def _described(directory: Path, registry: Registry, options: Callable[[], Mapping[str, Any]]) -> _TextModel:
+def _described(directory: Path, registry: Registry, options: Callable[[], Mapping[str, Any]]) -> TextModel:
     """Weights beside their description, which says all but the text that ids stand for; the tokenizers beside it say that."""
     about = read_description(directory)
     if "task" not in about:
@@ -167,7 +167,7 @@ def _described(directory: Path, registry: Registry, options: Callable[[], Mappin
     providers = [provider for name in about.get("providers", ()) if (provider := registry.provider(str(name))) is not None]
     with blaming(providers):
         task = _generating(build_task(part, registry), part.id, registry)
-    return _TextModel(
+    return TextModel(
         model=load_exported(directory, registry).requires_grad_(False),
         task_id=part.id,
         task=task,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -54,6 +54,8 @@ class Described:
     """Why it was saved; `cadence` where that was not recorded."""
     versions: Mapping[str, str] = field(validator=deep_mapping(_TEXT, _TEXT, _MAP))
     fingerprints: Mapping[str, Any] = field(validator=deep_mapping(_TEXT, _MAP, _MAP))
+    evaluated: Mapping[str, Any] = field(factory=dict, validator=deep_mapping(_TEXT, deep_mapping(_TEXT, _MAP, _MAP), _MAP))
+    """Evaluation → the fingerprints of its sources; empty where that was not recorded."""
     parent: Mapping[str, Any] | None = field(default=None, validator=optional(_MAP))
     providers: Sequence[Mapping[str, Any]] = field(default=(), validator=deep_iterable(_names_its_files, instance_of((list, tuple))))
     """Name, version and file digest of the providers in use."""
@@ -78,6 +80,7 @@ class Described:
                 reason=about.get("reason", "cadence"),
                 versions=about["versions"],
                 fingerprints=about["fingerprints"],
+                evaluated=about.get("evaluated", {}),
                 parent=about["parent"],
                 providers=about.get("providers", ()),
                 trains_elsewhere=about.get("trains_elsewhere", True),
@@ -118,6 +121,7 @@ def describe(plan: Plan, machine: TrainingMachine, parent: Mapping[str, Any] | N
         "versions": versions(plan),
         "providers": [provider.provenance() for provider in plan.providers],
         "fingerprints": machine.data.fingerprints(),
+        "evaluated": {name: evaluation.data.fingerprints() for name, evaluation in machine.evaluations.items()},
         "trains_elsewhere": isinstance(machine.optimizer.optimizer, TrainsElsewhere),
         "parent": parent,
         "threads": torch.get_num_threads(),
@@ -169,14 +173,27 @@ def changed_threads(saved: int | None) -> list[str]:
     return [f"torch computes with {now} threads, had {saved}: the rest need not be equal to the bit; run.threads sets the number"]
 
 
-def check_fingerprints(saved: Mapping[str, Any], machine: TrainingMachine) -> None:
-    """Compare the data with those of the checkpoint.
+def check_fingerprints(saved: Described, machine: TrainingMachine, changed_keys: Collection[str] = ()) -> None:
+    """Compare the data of training and of evaluations with those of the checkpoint.
+
+    Args:
+        saved: what the checkpoint says.
+        machine: reads the data as they are now.
+        changed_keys: of the config; an evaluation that is declared otherwise than before is not compared.
 
     Raises:
         DataError: they changed; every changed source is named.
     """
-    if changes := list(changed_data(saved, machine.data.fingerprints())):
+    if changes := list(changed_data(saved.fingerprints, machine.data.fingerprints())):
         raise DataError("the data changed since the checkpoint: " + "; ".join(changes) + ": put the data back, or begin a new run")
+    for name, evaluation in machine.evaluations.items():
+        if any(f"{key}.".startswith(f"evaluate.{name}.") for key in changed_keys):
+            continue
+        if changes := list(changed_data(saved.evaluated.get(name, {}), evaluation.data.fingerprints())):
+            raise DataError(
+                f"what evaluation '{name}' reads changed since the checkpoint, so its numbers would not compare: {'; '.join(changes)}: "
+                "put the data back, or declare the evaluation under another name"
+            )
 
 
 def changed_data(saved: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:

@@ -254,13 +254,15 @@ def _numbered(parent: Path, name: str) -> Iterator[Path]:
 
 
 def refuse_existing(path: Path) -> None:
-    """Refuse a path that exists, before anything is read or built.
+    """Refuse a path that exists, or lies in the directory of another run, before anything is read or built.
 
     Raises:
-        UserError: the path exists.
+        UserError: it does.
     """
     if os.path.lexists(path):
         raise _taken(path)
+    if outer := next((parent for parent in path.absolute().parents if (parent / CONFIG).is_file() and (parent / STATUS).is_file()), None):
+        raise UserError(f"{path} lies in the directory of another run, {outer}, whose files belong to it alone: give another --output")
 
 
 def _taken(place: object) -> UserError:

@@ -74,6 +74,8 @@ def architecture_of(model: Any) -> Architecture:
             raise UserError(
                 f"model.{role} is a {type(part).__name__}: such folders hold transformer.token, transformer.decoder, transformer.lm"
             )
+    if model.rack.options.experts is not None:
+        raise UserError("model.rack has experts, which no folder of transformers holds that is known here: export it in the canonical form")
     embedding, rack, head = model.embedding.options, model.rack.options, model.head.options
     found = {"embedding.vocab": embedding.vocab, "embedding.scale": embedding.scale, "embedding.types": embedding.types}
     found |= {f"head.{name}": getattr(head, name) for name in ("tied", "bias", "cap", "transform")}

@@ -26,6 +26,7 @@ from stackwise_providers_transformer.hugging_face.architecture import FREE, PLAI
 from stackwise_providers_transformer.hugging_face.families import FAMILIES, Family
 from stackwise_providers_transformer.hugging_face.settings import DROPOUTS, KEPT, Config
 from stackwise_providers_transformer.hugging_face.shards import Renamed, Shards, their_tensors, write_shards
+from stackwise_providers_transformer.hugging_face.wrapped_folder import is_wrapped, read_wrapped, write_wrapped
 
 BASE, BESIDE = "base", "weight_adapters."
 CONFIG, GENERATION, TOKENIZER = "config.json", "generation_config.json", "tokenizer.json"
@@ -85,6 +86,8 @@ class HuggingFaceFormat:
             check_file(folder)
             base = base_of(folder)
         config = read_config(base)
+        if base is folder and (self._options.wrap or _is_strange(config)):
+            return read_wrapped(folder, config, pickle=self._options.pickle)
         family = family_of(config)
         architecture = read_architecture(config, family)
         shards: Any = Shards(base, pickled=self._options.pickle)
@@ -104,7 +107,9 @@ class HuggingFaceFormat:
         """
         if origin is not None and is_adapter(origin):
             origin = base_of(origin)
-        if not model.attached:
+        if is_wrapped(model):
+            self._write_wrapped(model, folder, origin)
+        elif not model.attached:
             self._write_model(model, folder, origin)
         else:
             base = BASE
@@ -117,6 +122,13 @@ class HuggingFaceFormat:
             write_adapters(model.attached, family.names, architecture, base, folder)
             (folder / ADAPTERS).chmod((folder / ADAPTER_CONFIG).stat().st_mode)
         write_tokenizer(folder, origin, tokenizer)
+
+    def _write_wrapped(self, model: Any, folder: Path, origin: Path | None) -> None:
+        if model.attached:
+            raise UserError("adapters beside the matrices of rack transformer.hf are not written: merge them in a last phase")
+        write_wrapped(model, folder)
+        if origin is not None and (origin / GENERATION).is_file():
+            (folder / GENERATION).write_bytes((origin / GENERATION).read_bytes())
 
     def _is_base(self, origin: Path, model: Any) -> bool:
         """Whether a folder holds the very tensors that stand beside the adapters of a model."""
@@ -166,6 +178,11 @@ def read_config(folder: Path) -> Config:
     if not isinstance(fields, Mapping):
         raise UserError(f"{path} holds no map")
     return Config(path, fields)
+
+
+def _is_strange(config: Config) -> bool:
+    """Whether a folder is of a family that is not known here by itself."""
+    return config.fields.get("model_type") not in FAMILIES and "quantization_config" not in config.fields
 
 
 def family_of(config: Config) -> Family:

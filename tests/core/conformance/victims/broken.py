@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from stackwise import BatchSpec, DataError, Evaluated, PhaseEntered, RunFinished, RunStarted, StepDone, UserError
+from stackwise import BatchSpec, DataError, Evaluated, LinearOutput, PhaseEntered, RunFinished, RunStarted, StepDone, UserError
 from victims import sound
 from victims.sound_options import LEVELS
 
@@ -122,6 +122,12 @@ class Restless(sound.Head):
 
     def forward(self, hidden: Tensor) -> dict[str, Tensor]:
         return super().forward(nn.functional.dropout(hidden, 0.5))
+
+
+class Shifting(sound.Rack):
+    def forward(self, hidden: Tensor, shift: Tensor | None = None) -> Any:
+        hidden = super().forward(hidden, shift)
+        return hidden, {"size": (hidden.square().mean(), 1.0)}
 
 
 class Crosswise(sound.Rack):
@@ -407,6 +413,27 @@ class Coarse(sound.Task):
         return error.square().sum(), error.numel(), {"absolute": (error.detach().float().abs().sum(), error.numel())}
 
 
+class Doubling(sound.Task):
+    """Counts an output that is said twice."""
+
+    def loss(self, outputs: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> tuple[Tensor, Any, dict[str, tuple[Tensor, Any]]]:
+        levels: Any = outputs["levels"]
+        return super().loss({"levels": 2 * levels.tensor() if isinstance(levels, LinearOutput) else levels}, batch)
+
+
+doubling = of(Doubling)
+
+
+class Unbiased(sound.Head):
+    """Forgets the bias where it says its output."""
+
+    def forward_linear(self, hidden: Tensor) -> dict[str, Tensor]:
+        return {"levels": (hidden @ self.linear.weight.T)[..., 0]}
+
+
+unbiased = of(Unbiased)
+
+
 class Choosy(nn.Linear):
     """An adapter that was never run the other way round."""
 
@@ -539,7 +566,7 @@ misspelt, dividing, speechless = of(Misspelt), of(Dividing), of(Speechless)
 labelled, telling, unshifted, leaking_density = of(Labelled), of(Telling), of(Unshifted), of(LeakingDensity)
 overwriting, restless, choosy = of(Overwriting), of(Restless), of(Choosy)
 crosswise, foreseeing, blurring, seeing_padding, coarse = of(Crosswise), of(Foreseeing), of(Blurring), of(SeeingPadding), of(Coarse)
-deaf, grasping, miscast = of(Deaf), of(Grasping), of(Miscast)
+deaf, grasping, miscast, shifting = of(Deaf), of(Grasping), of(Miscast), of(Shifting)
 padding, averaging, leaking, rolling = of(Padding), of(Averaging), of(Leaking), of(Rolling)
 loaded, halved, idle = of(Loaded), of(Halved), of(Idle)
 warm, sinking, chatty, amnesic = of(Warm), of(Sinking), of(Chatty), of(Amnesic)

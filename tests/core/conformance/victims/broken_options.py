@@ -42,6 +42,12 @@ class Hasty(RackOptions):
 
 
 @frozen(kw_only=True)
+class Linear(TaskOptions):
+    def to_spec(self) -> TaskSpec:
+        return evolve(super().to_spec(), linear_outputs=("levels",))
+
+
+@frozen(kw_only=True)
 class Nameless(LoaderOptions):
     """Has a tokenizer whose vocabulary the loader does not name."""
 
@@ -78,6 +84,12 @@ class SideBySide(RackOptions):
     def to_spec(self) -> RackSpec:
         spec = super().to_spec()
         return RackSpec(stacks=spec.stacks, residual_outputs=spec.residual_outputs, side={"shift": LEVELS, "offset": LEVELS})
+
+
+@frozen(kw_only=True)
+class Reporting(RackOptions):
+    def to_spec(self) -> RackSpec:
+        return evolve(super().to_spec(), losses=("size",))
 
 
 @frozen(kw_only=True)

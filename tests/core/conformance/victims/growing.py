@@ -98,6 +98,36 @@ class Understated(Append):
         return origins
 
 
+class WrongWhenDeep(Append):
+    """Lets the new blocks of a deep stack stand at its bottom, and says that the function stays."""
+
+    def map_blocks(self, request: GrowthRequest) -> Map:
+        origins = super().map_blocks(request)
+        for stack, blocks in request.new_stacks.items():
+            if request.old_stacks.get(stack, 0) >= 5:
+                origins |= {(stack, i): BlockOrigin(source=(stack, max(i - 1, 0))) for i in range(blocks) if i <= request.old_stacks[stack]}
+        return origins
+
+
+class FirstOnly(Doubled):
+    """Every new position of an axis that grows is a copy of the first."""
+
+    preserves_function = False
+
+    def map_parameters(self, old: Any, new: Any, request: GrowthRequest) -> dict[str, CopyOf]:
+        mapped = super().map_parameters(old, new, request)
+        return {n: CopyOf(source=n, index={d: (0,) * len(i) for d, i in o.index.items()}) for n, o in mapped.items()}
+
+
+class ByWidth(Append):
+    """Right: looks at the options before and after, as an operator of one rack may."""
+
+    def map_blocks(self, request: GrowthRequest) -> Map:
+        if request.old_options["rack"]["width"] != request.new_options["rack"]["width"]:
+            raise ValueError("the width changes: this operator only adds blocks")
+        return super().map_blocks(request)
+
+
 def build_understated(options: Any, context: Any) -> Append:
     return Understated()
 
@@ -128,3 +158,15 @@ def build_abrupt(options: Any, context: Any) -> Append:
 
 def build_liar(options: Any, context: Any) -> Append:
     return Liar()
+
+
+def build_wrong_when_deep(options: Any, context: Any) -> Append:
+    return WrongWhenDeep()
+
+
+def build_first_only(options: Any, context: Any) -> Append:
+    return FirstOnly()
+
+
+def build_by_width(options: Any, context: Any) -> Append:
+    return ByWidth()

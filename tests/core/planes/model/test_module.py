@@ -32,6 +32,18 @@ def test_a_selector_of_a_tied_head_is_told_the_name_of_the_one_parameter(changes
         price(plan_of(base(**changes)))
 
 
+def test_a_second_name_beside_the_first_adds_nothing() -> None:
+    """`embedding` and `head` of a tied model are one parameter, which both may name."""
+    machine = machine_of(base(model={**base()["model"], "freeze": ["head", "embedding"]}))
+    for _ in machine.train():
+        pass
+    assert [name for name, p in machine.model.model.named_parameters() if not p.requires_grad] == ["embedding.weight"]
+    price(plan_of(base(model={**base()["model"], "freeze": ["head", "embedding"]})))
+    phases = {"first": {"until": "50%"}, "second": {"enter": {"fresh": ["embedding", "head"]}}}
+    (entered,) = [event for event in machine_of(base(phases=phases)).train() if isinstance(event, PhaseEntered) and event.phase == "second"]
+    assert entered.fresh == 1
+
+
 def test_a_selector_that_matches_nothing_at_all_keeps_its_near_names() -> None:
     machine = machine_of(base(model={**base()["model"], "freeze": ["embeding"]}))
     with pytest.raises(SelectorError, match=r"matches no parameter.*embedding"):

@@ -10,8 +10,8 @@ import attrs
 from stackwise.config import DataConfig, EnterConfig, EvaluateConfig, GroupConfig, ModelConfig, OptimizerConfig, RunConfig
 from stackwise.config.keys import FORMAT, IN_PHASE, PLANES, SECTIONS
 from stackwise.config.merging import REPLACE
-from stackwise.config.planes import StartConfig, WeightAdapterConfig
-from stackwise.config.schema.annotations import Schema, class_schema, notes_of, nullable, option_schema, time_definitions
+from stackwise.config.planes import StartConfig, TaskConfig, WeightAdapterConfig
+from stackwise.config.schema.annotations import SCHEDULE, Schema, class_schema, notes_of, nullable, option_schema, time_definitions
 from stackwise.contracts.components import Kind
 from stackwise.contracts.options import config_key, scheduled_fields
 from stackwise.errors import ProviderError
@@ -181,6 +181,8 @@ def _owned(kind: Kind, options: type) -> dict[str, Schema]:
         return {"moments": _key_of(EnterConfig, "moments")}
     if kind == "weight-adapter":
         return {"select": _key_of(WeightAdapterConfig, "select")}
+    if kind == "task":
+        return {"auxiliary": _auxiliary()}
     if kind != "optimizer":
         return {}
     own = _class(OptimizerConfig, whole=False, left_out=("groups",))["properties"]
@@ -190,6 +192,13 @@ def _owned(kind: Kind, options: type) -> dict[str, Schema]:
     group: Schema = {"type": "object", "properties": {"select": select, **values}, "additionalProperties": False}
     groups = nullable(_named(nullable(group))) | notes_of(attrs.fields_dict(OptimizerConfig)["groups"])
     return {key: value for key, value in own.items() if key != "part"} | {"groups": groups}
+
+
+def _auxiliary() -> Schema:
+    """Weights of losses, `rack.balance: 0.01` or `rack: {balance: 0.01}`."""
+    weight = nullable(dict(SCHEDULE))
+    entry: Schema = {"anyOf": [weight, {"type": "object", "additionalProperties": weight}]}
+    return nullable(_replaceable({"type": "object", "additionalProperties": entry})) | notes_of(attrs.fields_dict(TaskConfig)["auxiliary"])
 
 
 def _key_of(cls: type, name: str) -> Schema:

@@ -7,7 +7,6 @@ place is saved so that the next batch after a resume is the next batch.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from hashlib import blake2b
 from typing import Any
 
 import torch
@@ -17,7 +16,11 @@ from stackwise.contracts.specs import BatchSpec
 from stackwise.errors import DataError
 from stackwise.planes.data.batches import rows_of
 from stackwise.planes.data.randomness import seeded
+from stackwise.planes.data.values import digest_of, sampled_digest
 from stackwise.timeline.streams import step_seed, stream_key
+
+VALUES = "values"
+"""The fact that is a digest of some values; states of older versions do not have it."""
 
 
 class IterableLoader:
@@ -44,6 +47,11 @@ class IterableLoader:
     def workers(self) -> int:
         """Processes of the source's own that read for it."""
         return int(getattr(self._source, "num_workers", 0) or 0)
+
+    @property
+    def lap(self) -> int:
+        """Which pass through the source the last batch belongs to, from 0."""
+        raise NotImplementedError
 
     def get_batch_spec(self) -> BatchSpec:
         """Nothing is known of the fields before the first batch."""
@@ -89,7 +97,9 @@ class IterableLoader:
     def _hold_to_source(self, state: Mapping[str, Any], *needed: str) -> None:
         """Refuse a place in another source; a state from before facts were saved must at least have what is `needed`."""
         now, saved = self.facts(), state.get("of")
-        if isinstance(saved, Mapping) and (changed := [key for key in {**saved, **now} if saved.get(key) != now.get(key)]):
+        if isinstance(saved, Mapping) and (
+            changed := [key for key in {**saved, **now} if saved.get(key) != now.get(key) and (key in saved or key != VALUES)]
+        ):
             changed = changed if "kind" not in changed else ["kind"]
             told = ", ".join(f"{key} {now.get(key)}, had {saved.get(key)}" for key in changed)
             raise DataError(f"the data changed since the place in them was saved: {told}: put the data back, or begin a new run")
@@ -144,16 +154,24 @@ class ListLoader(IterableLoader):
 
     def __init__(self, source: Any, seed: int = 0, fields: Sequence[str] = ()) -> None:
         super().__init__(source, seed, fields)
-        self._first = _digest(source[0]) if source else None
+        self._count = len(source)
+        self._first = digest_of(source[0]) if source else None
+        self._values = sampled_digest(source)
+
+    @property
+    def lap(self) -> int:
+        """By its length."""
+        return max(self._taken - 1, 0) // len(self._source) if self._source else 0
 
     def facts(self) -> dict[str, Any]:
-        """Its length, and a digest of its first batch."""
-        return {"kind": "list", "batches": len(self._source), "first batch": self._first}
+        """Its length, and digests of its first batch and of some of all."""
+        return {"kind": "list", "batches": self._count, "first batch": self._first, VALUES: self._values}
 
     def _next(self) -> object:
         if not self._source:
             raise self._is_empty()
-        return self._source[self._taken % len(self._source)]
+        hold_to_size("a list", "batches", len(self._source), self._count)
+        return self._source[self._taken % self._count]
 
 
 class RepeatedLoader(IterableLoader):
@@ -164,6 +182,12 @@ class RepeatedLoader(IterableLoader):
         self._iterator: Iterator[object] | None = None
         self._number = 0
         """Batches of the present epoch so far."""
+        self._lap = 0
+
+    @property
+    def lap(self) -> int:
+        """Counted from where this object was made or put back to."""
+        return self._lap
 
     def _next(self) -> object:
         for _ in range(2):
@@ -177,6 +201,7 @@ class RepeatedLoader(IterableLoader):
                 self._number += 1
                 return batch
             self._iterator, self._number = None, 0
+            self._lap += 1
             self._end()
         raise self._is_empty()
 
@@ -219,7 +244,7 @@ class ReplayedLoader(RepeatedLoader):
             raise DataError(f"the iterator of batches ran out after {self._taken}: give a list, or an iterable that can start over")
 
     def _recognise(self, batch: object) -> None:
-        digest = _digest(self._named(batch))
+        digest = digest_of(self._named(batch))
         if self._first is not None and self._first != digest:
             raise DataError(
                 f"a {type(self._source).__name__} was read again from its start and delivers another first batch than before: give it a "
@@ -274,15 +299,14 @@ class StatefulLoader(RepeatedLoader):
         self._source.load_state_dict(state["source"])
 
 
-def _digest(batch: object) -> str:
-    """Of the tensors of a batch, by name or in order."""
-    digest = blake2b(digest_size=16)
-    entries = batch.items() if isinstance(batch, Mapping) else enumerate(batch) if isinstance(batch, list | tuple) else ()
-    for name, tensor in entries:
-        if isinstance(tensor, torch.Tensor):
-            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+def hold_to_size(what: str, noun: str, now: int | None, then: int | None) -> None:
+    """Refuse a source that has grown or shrunk in training, as nobody could read the same again.
+
+    Raises:
+        DataError: it has.
+    """
+    if now != then:
+        raise DataError(f"{what} has {now} {noun}, and had {then} when the run began: data stay as they are while they are trained on")
 
 
 def length_of(source: object) -> int | None:

@@ -170,16 +170,22 @@ class DataPlane:
         loaders = {source.name: source.loader for source in (*self._all().values(), *self._ready)}
         return {name: loader for name, loader in loaders.items() if isinstance(loader, IterableLoader)}
 
+    def lap(self) -> int:
+        """How often the only source has started over, if it delivers ready-made batches; else 0."""
+        loader = self._sources[self._only].loader if self._only is not None else None
+        return loader.lap if isinstance(loader, IterableLoader) else 0
+
     def batches(self, moment: Moment) -> list[Batch]:
         """The micro-batches of one step that belong to this process."""
         return self._ahead.next(moment) if self._open else self._produce(moment)
 
-    def pass_over(self, moment: Moment) -> None:
-        """Move past one step without making its batches."""
+    def pass_over(self, moment: Moment) -> list[Batch]:
+        """Move past one step, whose batches are made in other processes; there is none here."""
         planned = self._plan(moment)
         for takes in planned.takes:
             self._pass_over(takes, planned.seq_len)
         self._debts = planned.debts
+        return []
 
     def micro_batches(self, step: int) -> int:
         """How many micro-batches a step has, over all processes."""
@@ -196,7 +202,7 @@ class DataPlane:
 
     def fingerprints(self) -> dict[str, Mapping[str, Any]]:
         """What each source that can say so reads, sources no longer named included."""
-        return {name: source.fingerprint for name, source in self._all().items() if source.fingerprint is not None}
+        return {name: dict(source.fingerprint) for name, source in self._all().items() if source.fingerprint is not None}
 
     def vocabularies(self) -> list[tuple[str, str]]:
         """Source and vocabulary of its ids, for all that say it, sources of phases to come included."""

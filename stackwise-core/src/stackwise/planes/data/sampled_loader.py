@@ -18,8 +18,9 @@ import torch
 from torch.utils.data import DataLoader
 
 from stackwise.errors import DataError
-from stackwise.planes.data.iterable_loader import IterableLoader, length_of
+from stackwise.planes.data.iterable_loader import VALUES, IterableLoader, hold_to_size, length_of
 from stackwise.planes.data.randomness import seeded
+from stackwise.planes.data.values import sampled_digest
 from stackwise.timeline.streams import step_seed, stream_key
 
 PATIENCE_S = 600.0
@@ -79,6 +80,7 @@ class SampledLoader(IterableLoader):
         """Whether the sampler is torch's own: it draws when an epoch begins, and keeps nothing but its generator from epoch to epoch."""
         generator = self._unused.drawn_from
         self._place = _Place(0, 0, None if generator is None else generator.get_state())
+        self._values, self._samples = sampled_digest(source.dataset), length_of(source.dataset)
         self._batches: Iterator[object] | None = None
         self._requested: deque[_Place] = deque()
         """The places behind the batches that are on their way."""
@@ -120,6 +122,7 @@ class SampledLoader(IterableLoader):
         if self._is_plain and generator is not None and start.order is not None:
             generator.set_state(start.order)
         while True:
+            hold_to_size("its dataset", "samples", length_of(self._source.dataset), self._samples)
             begun = None if generator is None else generator.get_state()
             number = -1
             for number, indices in enumerate(self._epoch(order, epoch)):
@@ -168,14 +171,19 @@ class SampledLoader(IterableLoader):
             )
         )
 
+    @property
+    def lap(self) -> int:
+        """The epoch."""
+        return self._place.epoch
+
     def facts(self) -> dict[str, Any]:
-        """The samples there are, and what their order and their batches come from."""
+        """The samples there are with some of their values, and what their order and their batches come from."""
         source = self._source
         order = source.batch_sampler if source.batch_size is None and source.batch_sampler is not None else source.sampler
         drawn = "its own generator" if self._unused.drawn_from is not None else "run.seed"
         batches = {"batch_size": source.batch_size, "drop_last": source.drop_last}
-        samples = length_of(source.dataset)
-        return {**super().facts(), "samples": samples, "sampler": type(order).__name__, "order drawn from": drawn, **batches}
+        held = {"samples": self._samples, VALUES: self._values}
+        return {**super().facts(), **held, "sampler": type(order).__name__, "order drawn from": drawn, **batches}
 
     def state_dict(self) -> dict[str, Any]:
         """The place."""

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
-from stackwise.contracts.protocols import Batch
+from stackwise.contracts.outputs import LinearOutput
+from stackwise.contracts.protocols import Batch, LinearHead
 from stackwise.contracts.selectors import matching
 from stackwise.contracts.specs import EmbeddingSpec, HeadSpec, RackSpec
 from stackwise.curriculum.bridges import Bridge
 from stackwise.errors import SelectorError
 from stackwise.planes.model.bridges import Field, Precision, fields_across, hidden_bridges, take
+from stackwise.planes.model.reported import Reporter, names_of
 from stackwise.planes.model.weight_adapters import Attached, WeightAdapters, attach
 from stackwise.planes.model.whole import Fields, Outputs, explain_dtypes
 
@@ -53,6 +55,8 @@ class Model(nn.Module):
         self.embedding, self.rack, self.head = embedding, rack, head
         self.adapters = nn.ModuleDict({junction: nn.ModuleList(modules) for junction, modules in (adapters or {}).items() if modules})
         self._hooks: list[Any] = []
+        self.components: Mapping[str, str] = {}
+        """Role → id of the registered component, where it is one."""
         self.precision, self.declared = dict(precision or {}), declared
         self.attach(weight_adapters or {})
         self.wire(bridges)
@@ -90,6 +94,10 @@ class Model(nn.Module):
         self._side_embeddings = tuple((b.field, b.after, b.before) for b in at_rack if b.kind == "embed")
         self._head_side = fields_across(_head_side(self.head), (b for b in self._into("head") if b.junction == "task-head"))
         self._outputs = tuple(b for b in self._into("task") if b.junction == "head-task")
+        specs = {"embedding": _spec_of(self.embedding), "rack": self.rack_spec, "head": _spec_of(self.head)}
+        self._reporters = {role: r for role, spec in specs.items() if (r := Reporter(role, spec, self.components.get(role)))}
+        self.reported = dict(names_of(self._reporters))
+        """What parts report beside the outputs, `<role>.<name>`, and whether it is a loss that the config weighs."""
         self._fields_out: tuple[Field, ...] = ()
         self._output_names: dict[str, None] = {}
         self._before_rack = self._chain("embedding-rack", "rack")
@@ -98,23 +106,48 @@ class Model(nn.Module):
         for own, canonical in (spec.ties if spec is not None else {}).items():
             set_parameter(self.head, own, self.get_parameter(canonical))
 
-    def forward(self, batch: Batch) -> Mapping[str, torch.Tensor]:
-        """Outputs of the head by name. Side inputs are passed when the batch has them."""
-        hidden: torch.Tensor = self.embedding(**take(self._inputs, batch))
+    def forward(self, batch: Batch, linear: Collection[str] = ()) -> Mapping[str, torch.Tensor]:
+        """Outputs of the head by name, and what parts report (`reported`). Side inputs are passed when the batch has them.
+
+        Args:
+            batch: prepared by the task.
+            linear: outputs that may come as a `LinearOutput`, from a head that can.
+        """
+        reported: dict[str, torch.Tensor] = {}
+        hidden: torch.Tensor = self._embed(batch, reported)
         for step in self._before_rack:
             hidden = step(hidden)
         side = take(self._side, batch)
         for name, own, source in self._side_embeddings:
-            side[name] = self.embedding(**take(self._inputs, {**batch, own: batch[source]}))
+            side[name] = self._embed({**batch, own: batch[source]}, reported)
         try:
             hidden = self.rack(hidden, **side)
         except RuntimeError:
             if self.declared is not None:
                 explain_dtypes(self.rack, {self._inputs[0].name: hidden, **side})
             raise
+        if "rack" in self._reporters:
+            hidden = self._reporters["rack"].take(hidden, reported)
         for step in self._before_head:
             hidden = step(hidden)
-        outputs: Mapping[str, torch.Tensor] = self.head(hidden, **take(self._head_side, batch))
+        outputs = self._made(hidden, take(self._head_side, batch), linear)
+        if "head" in self._reporters:
+            outputs = self._reporters["head"].take(outputs, reported)
+        outputs = self._bridged(outputs)
+        return {**outputs, **reported} if reported else outputs
+
+    def _embed(self, batch: Batch, reported: dict[str, torch.Tensor]) -> Any:
+        hidden = self.embedding(**take(self._inputs, batch))
+        return self._reporters["embedding"].take(hidden, reported) if "embedding" in self._reporters else hidden
+
+    def _made(self, hidden: torch.Tensor, side: Mapping[str, torch.Tensor], linear: Collection[str]) -> Mapping[str, torch.Tensor]:
+        """The outputs of the head; those named `linear` said and not made, where nothing between head and task has to look at them."""
+        if linear and not (self._outputs or self.head._forward_hooks or "head" in self._reporters) and isinstance(self.head, LinearHead):
+            return _linear_outputs(self.head.forward_linear(hidden, **side), linear)
+        made: Mapping[str, torch.Tensor] = self.head(hidden, **side)
+        return made
+
+    def _bridged(self, outputs: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
         if not self._outputs:
             return outputs
         if self._output_names.keys() != outputs.keys():
@@ -136,6 +169,11 @@ class Model(nn.Module):
 
     def _into(self, role: str) -> tuple[Bridge, ...]:
         return tuple(bridge for bridge in self._bridges if bridge.into == role)
+
+
+def _linear_outputs(outputs: Mapping[str, Any], linear: Collection[str]) -> Mapping[str, Any]:
+    """The outputs of a head, multiplied out but for those named."""
+    return {name: out.tensor() if isinstance(out, LinearOutput) and name not in linear else out for name, out in outputs.items()}
 
 
 def rack_spec(rack: Any) -> RackSpec:
@@ -174,6 +212,18 @@ def _side_of(rack: nn.Module) -> tuple[str, ...]:
 def set_parameter(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
     owner, _, leaf = name.rpartition(".")
     module.get_submodule(owner).register_parameter(leaf, parameter)
+
+
+def without_second_names(selectors: Sequence[str], model: nn.Module) -> list[str]:
+    """The selectors but for those that match only other names of parameters which the rest selects: `head` beside `embedding`, if tied."""
+    names, first = dict(model.named_parameters(remove_duplicate=False)), {id(p): name for name, p in model.named_parameters()}
+    chosen = set(matching(selectors, first.values()))
+
+    def adds_nothing(selector: str) -> bool:
+        matched = matching((selector,), names)
+        return bool(matched) and all(name not in chosen and first[id(names[name])] in chosen for name in matched)
+
+    return [selector for selector in selectors if not adds_nothing(selector)]
 
 
 @contextmanager

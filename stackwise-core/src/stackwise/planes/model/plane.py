@@ -29,7 +29,7 @@ from stackwise.planes.model.difference import (
 )
 from stackwise.planes.model.gates import Gates, gated_modules
 from stackwise.planes.model.initialisation import check_shapes
-from stackwise.planes.model.module import Model, explaining_ties
+from stackwise.planes.model.module import Model, explaining_ties, without_second_names
 from stackwise.planes.model.settling import Settle, settle_nothing, settle_sources
 from stackwise.planes.model.start import check_start, fill_start
 from stackwise.planes.model.state import (
@@ -240,7 +240,7 @@ class ModelPlane:
     def _fresh(self, new: Model, boundary: Boundary, drop: Sequence[str]) -> set[str]:
         parameters = dict(new.named_parameters())
         with explaining_ties(new):
-            return set(select(boundary.enter.fresh, parameters)) | set(matching(drop, parameters))
+            return set(select(without_second_names(boundary.enter.fresh, new), parameters)) | set(matching(drop, parameters))
 
     def _check_drawn(self, new: Model, origin_of: Mapping[str, Origin]) -> None:
         """Refuse a fresh parameter whose module is the trained object itself, and so holds no fresh values."""
@@ -282,6 +282,7 @@ class ModelPlane:
         }
         embedding, rack, head = (modules[role] for role in ROLES)
         new = Model(embedding, rack, head, adapters=adapters, precision=state.precision, declared=state.rack_spec)
+        new.components = {role: part.id for role in ROLES if (part := getattr(state, role)).given is None}
         attached = {}
         for name, declared in state.weight_adapters.items():
             with explaining_ties(new):
@@ -323,7 +324,7 @@ class ModelPlane:
             return
         for name in ("embedding", "rack", "head", "adapters"):
             setattr(self.model, name, getattr(new, name))
-        self.model.precision, self.model.declared = new.precision, new.declared
+        self.model.precision, self.model.declared, self.model.components = new.precision, new.declared, new.components
         attached = new.attached
         new.attach({})
         self.model.attach(attached)
@@ -343,7 +344,7 @@ class ModelPlane:
     def _frozen(self, state: ModelState, model: Model) -> set[str]:
         """Names of the parameters that do not learn."""
         with explaining_ties(model):
-            return self._fixed.union(select(state.freeze, dict(model.named_parameters())))
+            return self._fixed.union(select(without_second_names(state.freeze, model), dict(model.named_parameters())))
 
     def _hold_gates(self, boundary: Boundary) -> None:
         owners = gated_modules(self.model.rack_spec, boundary.blocks) if boundary.blocks else ()

@@ -136,6 +136,7 @@ def _operator_origins(
 ) -> dict[str, Origin]:
     """An operator's map by tensor, in which blocks have their new positions; `source` turns those into old names."""
     before = {name: tuple(old[old_name].shape) for name in shapes if (old_name := source(name)) is not None and old_name in old}
+    before |= {name: tuple(old[name].shape) for name in old if name not in before and source(name) == name}  # what leaves its place
     try:
         answer = growth.map_parameters(before, shapes, request)
     except ValueError as error:

@@ -200,7 +200,7 @@ const Lanes = (() => {
       const gate = this.run.lanes[i].model.gate;
       this.box(x0, x1, y, h, gate && bar.from !== "kept" ? `url(#${this.id}-gate)` : fill, title, {rx: 2, ...(bar.from === "fresh" ? {stroke: "var(--model)", "stroke-width": 1.2} : {})});
       if (bar.frozen !== "none") this.box(x0, x1, y, h, `url(#${this.id}-hatch)`, title, {rx: 2, opacity: bar.frozen === "all" ? 1 : 0.5});
-      if (bar.origin && h >= 12) this.label(x0, x1, y + h - 2.5, [`${bar.label.split(" ").pop()} ← ${bar.origin}`], {class: "hint"});
+      if (bar.origin && h >= 12) this.label(x0, x1, y + h - 2.5, [`${bar.label.split(" ").pop()} ← ${bar.origin}`]);
     }
     optimizer() {
       const height = 54, foot = this.y + height, uses = [...new Set(this.run.lanes.map(lane => lane.optimizer.use))];
@@ -281,5 +281,21 @@ const Lanes = (() => {
       return this;
     }
   }
-  return {Drawing, position, stepAt, gutter, RIGHT, compact, rate};
+  // The drawing as a file of its own, which follows the reader's theme as the page does.
+  function picture(svg) {
+    const copy = svg.cloneNode(true), [, , width, height] = svg.getAttribute("viewBox").split(" ").map(Number), margin = 14;
+    copy.querySelector(".cursor").remove();
+    const rules = [...document.styleSheets].flatMap(sheet => [...sheet.cssRules]);
+    const root = rules.find(rule => rule.selectorText === ":root").style, names = [...root].filter(name => name.startsWith("--"));
+    const colours = side => names.map(name => `${name}:${root.getPropertyValue(name).trim().replace(/^light-dark\((.*),\s*(.*)\)$/, side)}`).join(";");
+    const texts = rules.filter(rule => (rule.selectorText || "").startsWith("svg ")).map(rule => rule.cssText).join("");
+    const style = `:root{${colours("$1")}}@media(prefers-color-scheme:dark){:root{${colours("$2")}}}${texts}`;
+    const box = {x: -margin, y: -margin, width: width + 2 * margin, height: height + 2 * margin};
+    copy.prepend(node("style", {}, style), node("rect", {...box, rx: 8, fill: "var(--bg)"}));
+    copy.setAttribute("viewBox", Object.values(box).join(" "));
+    copy.setAttribute("width", box.width);
+    copy.setAttribute("height", box.height);
+    return new XMLSerializer().serializeToString(copy);
+  }
+  return {Drawing, picture, position, stepAt, gutter, RIGHT, compact, rate};
 })();

@@ -56,6 +56,14 @@
         return drawing;
       });
     },
+    save() {
+      const shown = this.drawings.find(each => each.svg.getClientRects().length) || this.drawings[0];
+      const link = document.createElement("a");
+      link.href = URL.createObjectURL(new Blob([Lanes.picture(shown.svg)], {type: "image/svg+xml"}));
+      link.download = `${shown.run.name}-timeline.svg`;
+      link.click();
+      URL.revokeObjectURL(link.href);
+    },
     build() {
       const host = document.getElementById("charts");
       for (const chart of this.charts) chart.destroy();
@@ -101,6 +109,7 @@
 
   function listen() {
     document.getElementById("toolbar").addEventListener("click", event => { if (event.target.dataset.zoom) zoom(event.target.dataset.zoom); });
+    document.getElementById("picture").addEventListener("click", () => page.save());
     document.getElementById("log").addEventListener("change", event => { page.log = event.target.checked; page.build(); });
     document.getElementById("theme").addEventListener("change", event => {
       if (event.target.value) document.documentElement.dataset.theme = event.target.value; else delete document.documentElement.dataset.theme;
@@ -151,7 +160,7 @@
     setTimeout(() => follow(tag), pause);
   }
 
-  document.getElementById("toolbar").hidden = false;
+  for (const id of ["toolbar", "picture"]) document.getElementById(id).hidden = false;
   if (!Charts.specifications(page.data).some(spec => spec.logable)) document.getElementById("log").parentElement.hidden = true;
   axes();
   listen();

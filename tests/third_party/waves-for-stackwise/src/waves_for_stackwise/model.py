@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stackwise import AdapterSpec, BuildContext, EmbeddingSpec, HeadSpec, RackSpec
-from waves_for_stackwise.options import ConvOptions, LevelInOptions, LevelOutOptions, SquashOptions
+from waves_for_stackwise.options import CalmOptions, ConvOptions, LevelInOptions, LevelOutOptions, SquashOptions
 
 
 class LevelIn(nn.Module):
@@ -75,6 +75,19 @@ class Conv(nn.Module):
         return hidden
 
 
+class Calm(Conv):
+    """Convolutions that report how much their blocks add: the loss `size`, and the share of features that hardly move, `still`."""
+
+    def forward(self, hidden: Tensor) -> tuple[Tensor, dict[str, tuple[Tensor, float]]]:  # type: ignore[override]  # its spec says so
+        """[B, T, D] → the same, and sums with their denominators: every feature at every position counts as one."""
+        after = super().forward(hidden)
+        added = after - hidden
+        return after, {
+            "size": (added.square().sum(), float(added.numel())),
+            "still": ((added.detach().abs() < 0.1).sum().float(), float(added.numel())),
+        }
+
+
 class LevelOut(nn.Module):
     """One level for every position."""
 
@@ -116,6 +129,11 @@ def build_level_in(options: LevelInOptions, context: BuildContext) -> LevelIn:
 def build_conv(options: ConvOptions, context: BuildContext) -> Conv:
     """The factory of rack `waves.conv`."""
     return Conv(options)
+
+
+def build_calm(options: CalmOptions, context: BuildContext) -> Calm:
+    """The factory of rack `waves.calm`."""
+    return Calm(options)
 
 
 def build_level_out(options: LevelOutOptions, context: BuildContext) -> LevelOut:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from stackwise import (
     AdapterSpec,
@@ -49,6 +49,15 @@ class ConvOptions:
         """A causal rack without side inputs; a block whose `out` is zero is the identity."""
         stacks = {stack.name: stack.blocks for stack in self.stacks}
         return RackSpec(attention=("causal",), stacks=stacks, residual_outputs=("out.weight",))
+
+
+@frozen(kw_only=True)
+class CalmOptions(ConvOptions):
+    """Options of the rack that keeps what its blocks add small."""
+
+    def to_spec(self) -> RackSpec:
+        """That of `conv`, with a loss that every config of it weighs and a metric beside it."""
+        return evolve(super().to_spec(), losses=("size",), metrics=("still",))
 
 
 @frozen(kw_only=True)

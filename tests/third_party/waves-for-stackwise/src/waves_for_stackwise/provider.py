@@ -25,6 +25,7 @@ def stackwise_embeddings() -> Iterable[Component]:
 @hookimpl
 def stackwise_racks() -> Iterable[Component]:
     yield _component("conv", "ConvOptions", "model:build_conv", "residual causal convolutions", width=8, stacks=[{"base": 2}])
+    yield _component("calm", "CalmOptions", "model:build_calm", "the same, and it adds a loss", width=8, stacks=[{"base": 2}])
 
 
 @hookimpl

@@ -1,0 +1,190 @@
+"""Writes docs/reference/: components and commands from the installed packages, events from their classes, the face of the Python API.
+
+`make docs` runs it; a test fails while a page is stale.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from click.testing import CliRunner
+
+import stackwise
+from stackwise.cli import COMMANDS, main
+from stackwise.contracts import events
+
+FOLDER = Path(__file__).parent / "reference"
+OURS = ("core", "data", "optim", "transformer")
+WRITTEN = "<!-- written by make docs -->\n"
+
+
+def pages() -> dict[str, str]:
+    """File name → text."""
+    return {
+        "components.md": _joined(_components()),
+        "command-line.md": _joined(_commands()),
+        "events.md": _joined(_events()),
+        "python.md": _joined(_python()),
+    }
+
+
+def _joined(lines: Iterable[str]) -> str:
+    return WRITTEN + "\n".join(lines) + "\n"
+
+
+def _printed(*arguments: str) -> str:
+    wide = {"terminal_width": 100, "prog_name": "stackwise", "catch_exceptions": False}
+    result = CliRunner(env={"COLUMNS": "100"}).invoke(main, list(arguments), **wide)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def _components() -> Iterator[str]:
+    yield "# Components\n"
+    yield "Every component of the core and of the three providers, as `stackwise show` explains it."
+    for provider in json.loads(_printed("list-providers", "--json")):
+        if provider["provider"] not in OURS:
+            continue
+        yield f"\n## {provider['distribution']}"
+        for entry in provider["components"]:
+            yield from _component(next(iter(json.loads(_printed("show", f"{entry['kind']}:{entry['id']}", "--json")))))
+
+
+def _component(about: Mapping[str, Any]) -> Iterator[str]:
+    yield f"\n### `{about['id']}`\n"
+    yield f"{about['kind'].capitalize()}: {about['summary']}. In a config it stands at `{about['stands_at']}`.\n"
+    if about["options"]:
+        yield "| option | type | default | meaning |"
+        yield "|---|---|---|---|"
+    for option in about["options"]:
+        default = "required" if option["required"] else _default(option["default"])
+        yield f"| `{option['key']}` | {_cell(option['type'])} | {default} | {_cell(_meaning(option))} |"
+    yield f"\n```yaml\n{json.dumps(about['example'], ensure_ascii=False)}\n```"
+
+
+def _default(value: object) -> str:
+    return "" if value is None else f"`{json.dumps(value, ensure_ascii=False)}`"
+
+
+def _meaning(option: Mapping[str, Any]) -> str:
+    words = {"minimum": "at least", "maximum": "at most", "below": "below"}
+    rules = [f"{word} {option[key]}" for key, word in words.items() if key in option]
+    rules += ["may follow time"] if option["may_follow_time"] else []
+    return "; ".join(filter(None, (option["doc"], *rules)))
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def _commands() -> Iterator[str]:
+    yield "# Command line\n"
+    yield "What `stackwise COMMAND --help` prints."
+    for name in COMMANDS:
+        yield f"\n## `stackwise {name}`\n"
+        yield f"```text\n{_printed(name, '--help').rstrip()}\n```"
+
+
+def _events() -> Iterator[str]:
+    yield "# Events\n"
+    yield "What `machine.train()` yields, what observers receive, and what the lines of `events.jsonl` and `metrics.jsonl` hold."
+    for name, found in vars(events).items():
+        if isinstance(found, type) and issubclass(found, tuple) and found is not tuple and hasattr(found, "_fields"):
+            yield f"\n## `{name}`\n"
+            yield inspect.cleandoc(found.__doc__ or "")
+            yield "\n| field | type | meaning |\n|---|---|---|"
+            yield from (f"| `{field}` | {_cell(kind)} | {_cell(about)} |" for field, kind, about in _fields(found))
+
+
+def _fields(record: type) -> Iterator[tuple[str, str, str]]:
+    """(name, type, the text below it in the source) of each field of a named tuple."""
+    source = Path(events.__file__).read_text(encoding="utf-8")
+    body = re.search(rf"^class {record.__name__}\(.*?(?=^class |\Z)", source, re.DOTALL | re.MULTILINE)
+    assert body is not None
+    pattern = r'^    (\w+): ([^=\n#]+?)(?: = [^\n]*)?(?:  #[^\n]*)?\n(?:    """(.*?)"""\n)?'
+    yield from re.findall(pattern, body[0], re.DOTALL | re.MULTILINE)
+
+
+def _python() -> Iterator[str]:
+    yield "# Python\n"
+    yield "Every name of `import stackwise`, for users in code and for authors of providers. All other modules are private."
+    for name in sorted(set(stackwise.__all__) - {"__version__"}):
+        found = getattr(stackwise, name)
+        yield f"\n## `stackwise.{name}`\n"
+        if signature := _signature(found):
+            yield f"```python\n{name}{signature}\n```\n"
+        yield _described(found.__doc__) if _is_own(found) else _other(found)
+
+
+def _other(found: object) -> str:
+    """A name that is neither a class nor a function."""
+    return f"An object: {type(found).__name__}." if " at 0x" in repr(found) else f"Another name of `{_short(found)}`."
+
+
+def _is_own(found: object) -> bool:
+    return inspect.isroutine(found) or inspect.isclass(found)
+
+
+def _short(annotation: object) -> str:
+    return re.sub(r"(?:\b[A-Za-z_]\w*\.)+(?=[A-Za-z_])", "", str(annotation))
+
+
+def _signature(found: Any) -> str:
+    """Arguments with their types; of a protocol none."""
+    if getattr(found, "_is_protocol", False) or not _is_own(found):
+        return ""
+    try:
+        text = str(inspect.signature(found))
+    except (TypeError, ValueError):
+        return ""
+    text = _short(text.replace("'", ""))
+    if len(text) < 100:
+        return text
+    end = text.rindex(")")
+    return "(\n    " + ",\n    ".join(_split(text[1:end])) + ",\n" + text[end:]
+
+
+def _split(arguments: str) -> list[str]:
+    """At the commas that stand in no bracket."""
+    parts, depth = [""], 0
+    for character in arguments:
+        depth += (character in "([{") - (character in ")]}")
+        if character == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return [part.strip() for part in parts]
+
+
+def _described(text: str | None) -> str:
+    """A docstring; its arguments and errors as lists."""
+    lines = []
+    for line in inspect.cleandoc(text or "").splitlines():
+        if entry := re.match(r"    (\w+): (.*)", line):
+            lines.append(f"- `{entry[1]}`: {entry[2]}")
+        elif re.fullmatch(r"(Args|Raises|Returns|Yields):", line):
+            lines += [f"**{line.rstrip(':')}**", ""]
+        else:
+            lines.append(re.sub(r"^    +", "  ", line))
+    return "\n".join(lines)
+
+
+def stale() -> list[str]:
+    """Names of pages that are missing or differ from what the code gives."""
+    return [name for name, text in pages().items() if not (page := FOLDER / name).exists() or page.read_text(encoding="utf-8") != text]
+
+
+def write() -> None:
+    """Write every page."""
+    FOLDER.mkdir(exist_ok=True)
+    for name, text in pages().items():
+        (FOLDER / name).write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write()

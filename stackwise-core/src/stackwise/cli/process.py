@@ -1,0 +1,37 @@
+"""What a process that computes on a processor asks of its libraries, before torch is loaded."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+
+SPINS = "1000"
+"""Turns, some microseconds, in which a thread of OpenMP waits awake for the others before it sleeps. Without a word from anybody it is
+300,000: where another process holds a core, each of the hundreds of parallel regions of a step then waits out a time slice."""
+
+_WAITING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME")
+_ALLOCATING = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_MMAP_MAX_", "GLIBC_TUNABLES", "LD_PRELOAD")
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
+_NEVER, _LARGEST = 2**31 - 1, 32 << 20
+
+
+def prepare_process() -> None:
+    """Have threads wait asleep and freed memory stay with the process; what the user has set in the environment stays as it is.
+
+    Nothing is done where torch is loaded already: the threads belong to whoever loaded it, and so does the memory.
+    """
+    if "torch" in sys.modules:
+        return
+    if not any(name in os.environ for name in _WAITING):
+        os.environ["GOMP_SPINCOUNT"] = SPINS
+    if sys.platform == "linux" and not any(name in os.environ for name in _ALLOCATING):
+        _keep_memory()
+
+
+def _keep_memory() -> None:
+    """Memory that a step frees stays mapped for the next step, where glibc allocates it; arrays of more than 32 MB are given back."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_TRIM_THRESHOLD, _NEVER)
+        mallopt(_MMAP_THRESHOLD, _LARGEST)

@@ -1,0 +1,68 @@
+"""Tables and sentences within the width of a terminal; elsewhere lines are as long as they are, for whoever searches them."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import textwrap
+from collections.abc import Sequence
+from typing import TextIO
+
+NARROWEST = 40
+
+
+def columns_of(stream: TextIO | None = None) -> int | None:
+    """Width of the terminal that a stream (standard output when left out) goes to; None where it goes elsewhere."""
+    stream = sys.stdout if stream is None else stream
+    try:
+        return max(NARROWEST, shutil.get_terminal_size().columns) if stream is not None and stream.isatty() else None
+    except ValueError:  # it was closed
+        return None
+
+
+def table(rows: Sequence[Sequence[str]], columns: int | None = None) -> list[str]:
+    """Rows of text as aligned columns, the first row the header; numbers to the right.
+
+    Args:
+        columns: room for a line. What does not fit beside the first column follows below, the first column again in front.
+    """
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines: list[str] = []
+    for part in _parts(widths, columns):
+        if lines:
+            lines.append("")
+        start = len(lines)
+        for row in rows:
+            cells = [row[i].ljust(widths[i]) if i == 0 else row[i].rjust(widths[i]) for i in part]
+            lines.append("  ".join(cells).rstrip())
+        lines.insert(start + 1, "  ".join("─" * widths[i] for i in part))
+    return lines
+
+
+def _parts(widths: Sequence[int], columns: int | None) -> list[list[int]]:
+    """The columns that stand side by side, table by table."""
+    parts = [[0]]
+    for i in range(1, len(widths)):
+        taken = sum(widths[j] + 2 for j in parts[-1]) + widths[i]
+        if columns is not None and taken > columns and len(parts[-1]) > 1:
+            parts.append([0])
+        parts[-1].append(i)
+    return parts
+
+
+def wrap(text: str, columns: int | None) -> str:
+    """Lines that are too long, continued below with a deeper margin; words longer than a line are left whole."""
+    if columns is None:
+        return text
+    lines = []
+    for line in text.split("\n"):
+        margin = " " * (len(line) - len(line.lstrip()) + 4)
+        whole = len(line) <= columns or not line.strip()
+        lines += (
+            [line]
+            if whole
+            else textwrap.wrap(
+                line, columns, subsequent_indent=margin, break_long_words=False, break_on_hyphens=False, drop_whitespace=True
+            )
+        )
+    return "\n".join(lines)

@@ -1,0 +1,243 @@
+"""Models that the library transformers computes, cut into blocks and head.
+
+The cut is where such models have it themselves: a model for a task calls its base model and makes logits of the hidden state that
+comes back. So the rack is the base model, given embedded tokens; the head is the model for the task, in which something that hands on
+a hidden state stands in the place of the base. The library computes both, whatever it multiplies, caps or adds.
+
+Shapes: B batch, T time, D width, V vocab.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import nn
+
+from stackwise import BuildContext, HeadSpec, RackSpec, UserError
+from stackwise_providers_transformer.options import check_sizes
+from stackwise_providers_transformer.wrapped_options import WrappedHeadOptions, WrappedRackOptions
+
+CLASSES = {"causal-lm": "AutoModelForCausalLM", "masked-lm": "AutoModelForMaskedLM", "base": "AutoModel"}
+SIDES = {"positions": "position_ids", "mask": "attention_mask"}
+LAYERS = "num_hidden_layers"
+"""The name under which every config of the library answers for its number of blocks."""
+
+
+def library(asker: str) -> Any:
+    """transformers.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        return import_module("transformers")
+    except ImportError as error:
+        raise UserError(f"{asker} needs the library 'transformers' ({error}): pip install stackwise-providers-transformer[hf]") from error
+
+
+@contextmanager
+def quiet(hf: Any) -> Iterator[None]:
+    """Without the library's bars and its advice on the terminal; what matters is raised."""
+    log = hf.utils.logging
+    verbosity, bars = log.get_verbosity(), log.is_progress_bar_enabled()
+    log.set_verbosity_error()
+    log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        log.set_verbosity(verbosity)
+        if bars:
+            log.enable_progress_bar()
+
+
+def make_config(hf: Any, fields: Mapping[str, Any], where: str, blocks: int) -> Any:
+    """The library's config of a map of fields.
+
+    Args:
+        hf: transformers.
+        fields: as in a `config.json`, without the number of blocks.
+        where: they stand, for messages.
+        blocks: how many there are.
+
+    Raises:
+        UserError: a family or a value that it does not know; a field that it would keep without reading.
+    """
+    given = {name: value for name, value in fields.items() if name != "model_type"}
+    try:
+        with quiet(hf):
+            plain = hf.AutoConfig.for_model(fields["model_type"])
+            count = plain.attribute_map.get(LAYERS, LAYERS)
+            given.setdefault(count, blocks)
+            config = hf.AutoConfig.for_model(fields["model_type"], **given)
+    except Exception as error:  # the library raises classes of its own and of others for a value that it refuses
+        raise UserError(f"{where}: transformers {hf.__version__} refuses it: {error}") from error
+    known = {*plain.to_dict(), *config.attribute_map, *getattr(type(config), "__dataclass_fields__", ()), "rope_theta", "rope_scaling"}
+    if unknown := [name for name in given if name not in known]:
+        raise UserError(f"{where}: {', '.join(unknown)}: no field of {fields['model_type']} models, and without effect: leave it out")
+    if count in fields:
+        raise UserError(f"{where}: {count} is what stacks says: leave it out")
+    if hasattr(config, "use_cache"):
+        config.use_cache = False
+    return config
+
+
+def build_whole(hf: Any, auto: str, config: Any, where: str) -> Any:
+    """A model of the library, drawn by it.
+
+    Raises:
+        UserError: it has no such model for this family, or refuses the sizes.
+    """
+    try:
+        with quiet(hf):
+            return getattr(hf, CLASSES[auto]).from_config(config)
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError) as error:
+        raise UserError(f"{where}: transformers {hf.__version__} cannot build this model: {error}") from error
+
+
+def take_embedding(base: Any) -> Any:
+    """Take the table of tokens out of a base model, which is given embedded tokens; a pooler, which nothing reads, goes as well."""
+    table = base.get_input_embeddings()
+    base.set_input_embeddings(nn.Identity())
+    if getattr(base, "pooler", None) is not None:
+        base.pooler = None
+    return table
+
+
+class _Given:
+    """The result of a base model of which the last hidden state alone is known."""
+
+    def __init__(self, hidden_BTD: torch.Tensor) -> None:
+        self.last_hidden_state = hidden_BTD
+
+    def __getitem__(self, index: int) -> Any:
+        return self.last_hidden_state if index == 0 else ()
+
+    def __getattr__(self, name: str) -> None:
+        return None
+
+
+class HandsOn(nn.Module):
+    """Stands in the place of a base model: the hidden state comes back as it is."""
+
+    @property
+    def decoder(self) -> HandsOn:
+        """Some models call the inside of their base."""
+        return self
+
+    def forward(self, *_: Any, inputs_embeds: torch.Tensor, **__: Any) -> _Given:
+        """[B, T, D] → the same."""
+        return _Given(inputs_embeds)
+
+
+class WrappedRack(nn.Module):
+    """The base model of a family; its parameters are named `model.<own name>`.
+
+    Raises:
+        UserError: transformers is missing or refuses the config; the width or the blocks are not what it builds.
+    """
+
+    def __init__(self, options: WrappedRackOptions) -> None:
+        super().__init__()
+        check_sizes(width=options.width)
+        self.options = options
+        hf = library("rack transformer.hf")
+        config = make_config(hf, options.config, "model.rack.config", options.stacks[0].blocks)
+        self.model = build_whole(hf, "base", config, "model.rack.config")
+        table = take_embedding(self.model)
+        sizes = {"width": (options.width, config.hidden_size), "inputs": (options.inputs or options.width, table.weight.shape[1])}
+        for name, (said, built) in sizes.items():
+            if said != built:
+                raise UserError(f"model.rack.{name} is {said}, and the model of this config has {built}: write {name}: {built}")
+        self._check_blocks()
+
+    def _check_blocks(self) -> None:
+        path, count = self.options.blocks, self.options.stacks[0].blocks
+        lists = {name: module for name, module in self.model.named_modules() if isinstance(module, nn.ModuleList)}
+        if path not in lists or len(lists[path]) != count:
+            there = ", ".join(f"{name} of {len(module)}" for name, module in lists.items())
+            raise UserError(f"model.rack.blocks: {path} is no list of {count} blocks; its lists are {there or 'none'}")
+        for output in self.options.residual_outputs:
+            if output not in dict(lists[path][0].named_parameters()):
+                raise UserError(f"model.rack.residual_outputs: {output} is no parameter of the blocks in {path}")
+
+    def to_spec(self) -> RackSpec:
+        """Hidden state in and out."""
+        return self.options.to_spec()
+
+    def forward(self, hidden: torch.Tensor, **side: torch.Tensor | None) -> torch.Tensor:
+        """hidden [B, T, D], positions [B, T] integer, mask [B, T] bool → [B, T, D].
+
+        Raises:
+            UserError: more positions than the model has vectors for.
+        """
+        given = {SIDES[name]: value.long() for name, value in side.items() if value is not None}
+        if hidden.is_meta:
+            return _shapes_only(self.model, hidden, given)
+        try:
+            result: torch.Tensor = self.model(inputs_embeds=hidden, **given)[0]
+        except IndexError as error:
+            raise UserError(f"a row of {hidden.shape[1]} positions is longer than this model's table of positions: {error}") from error
+        return result
+
+
+def _shapes_only(base: Any, hidden_BTD: torch.Tensor, given: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The shape of what a base model returns, and the price of it, on the meta device.
+
+    The library looks into a mask of two dimensions, and for jumps among positions where there is none; a mask of four it takes as it is.
+    Models that build their own masks take none of those.
+    """
+    batch, time = hidden_BTD.shape[:2]
+    whole_B1TT = torch.ones(batch, 1, time, time, dtype=torch.bool, device=hidden_BTD.device)
+    if hasattr(base, "set_experts_implementation"):
+        base.set_experts_implementation("batched_mm")  # others read how many tokens an expert has
+    result: torch.Tensor
+    try:
+        result = base(inputs_embeds=hidden_BTD, **{**given, "attention_mask": whole_B1TT})[0]
+    except (RuntimeError, ValueError, TypeError):
+        result = base(inputs_embeds=hidden_BTD, **{name: value for name, value in given.items() if name != "attention_mask"})[0]
+    return result
+
+
+class WrappedHead(nn.Module):
+    """A model for a task without its base; its parameters are named `model.<own name>`.
+
+    Raises:
+        UserError: transformers is missing or refuses the config.
+    """
+
+    def __init__(self, options: WrappedHeadOptions) -> None:
+        super().__init__()
+        check_sizes(vocab=options.vocab, width=options.width)
+        self.options = options
+        hf = library("head transformer.hf")
+        config = make_config(hf, options.config, "model.head.config", 1)
+        self.model = build_whole(hf, options.auto, config, "model.head.config")
+        setattr(self.model, self.model.base_model_prefix, HandsOn())
+        for name, said, built in (("width", options.width, config.hidden_size), ("vocab", options.vocab, config.vocab_size)):
+            if said != built:
+                raise UserError(f"model.head.{name} is {said}, and the model of this config has {built}: write {name}: {built}")
+        if options.tied is not None and options.tied not in dict(self.model.named_parameters(remove_duplicate=False)):
+            names = ", ".join(name for name, _ in self.model.named_parameters())
+            raise UserError(f"model.head.tied: {options.tied} is no parameter of this head; it has {names}")
+
+    def get_spec(self) -> HeadSpec:
+        """Hidden state in, logits out."""
+        return self.options.to_spec()
+
+    def forward(self, hidden: torch.Tensor) -> dict[str, torch.Tensor]:
+        """hidden [B, T, D] → logits [B, T, V]."""
+        return {"logits": self.model(inputs_embeds=hidden).logits}
+
+
+def build_wrapped_rack(options: WrappedRackOptions, context: BuildContext) -> WrappedRack:
+    """The factory of the rack `hf`."""
+    return WrappedRack(options)
+
+
+def build_wrapped_head(options: WrappedHeadOptions, context: BuildContext) -> WrappedHead:
+    """The factory of the head `hf`."""
+    return WrappedHead(options)

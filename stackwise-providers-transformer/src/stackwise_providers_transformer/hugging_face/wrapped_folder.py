@@ -1,0 +1,197 @@
+"""Folders whose models the library transformers computes: read and written by it."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from stackwise import StoredModel, UserError
+from stackwise_providers_transformer.hugging_face.settings import Config
+from stackwise_providers_transformer.hugging_face.wrapped import (
+    CLASSES,
+    LAYERS,
+    SIDES,
+    WrappedRack,
+    build_whole,
+    library,
+    make_config,
+    quiet,
+    take_embedding,
+)
+
+NOISE = frozenset({"_name_or_path", "architectures", "auto_map", "dtype", "id2label", "label2id", "torch_dtype", "transformers_version"})
+"""Fields that say nothing of what a model computes: names, versions, and labels of heads that are not read."""
+
+
+def read_wrapped(folder: Path, config: Config, *, pickle: bool) -> StoredModel:
+    """The model of a folder as the library reads it, which is in memory as a whole then.
+
+    Raises:
+        UserError: transformers is missing or refuses the folder; weights that its model has no place for, or lacks.
+    """
+    hf = library(f"{config.path}: the family {config.fields.get('model_type')} is not known here by itself, and format transformer.hf")
+    auto = _auto(config.fields)
+    whole = _load(hf, auto, folder, pickle=pickle)
+    base = getattr(whole, whole.base_model_prefix, whole)
+    notes = ["dropout is what the fields of config say, and does not follow time", *_left_behind(auto, base)]
+    tied = _tied(whole, base)
+    table = take_embedding(base)
+    if list(dict(table.named_parameters())) != ["weight"]:
+        raise UserError(
+            f"{folder}: its tokens are embedded by more than one table ({type(table).__name__}), for which there is no part here"
+        )
+    (vocab, inputs), width = table.weight.shape, whole.config.hidden_size
+    fields = _fields(hf, config.fields, whole.config)
+    embedding = {"use": "transformer.token", "vocab": vocab, "width": inputs, **_scale(table)}
+    tensors = {"embedding.weight": table.weight.detach()} | {f"rack.model.{name}": tensor.detach() for name, tensor in _persistent(base)}
+    rack: dict[str, Any] = {"use": "transformer.hf", "config": fields, "width": width}
+    rack |= {"inputs": inputs} if inputs != width else {}
+    rack |= {"stacks": [{"base": getattr(whole.config, LAYERS)}], "blocks": _blocks(base, whole.config, folder)}
+    rack |= {"attention": "bidirectional"} if auto != "causal-lm" else {}
+    side = [name for name, theirs in SIDES.items() if theirs in inspect.signature(base.forward).parameters]
+    rack |= {"side": side} if side != list(SIDES) else {}
+    head: dict[str, Any] = {"use": "transformer.lm"}
+    if auto != "base":
+        head = {"use": "transformer.hf", "config": fields, "auto": auto, **({"tied": tied} if tied else {})}
+        setattr(whole, whole.base_model_prefix, nn.Module())
+        tensors |= {f"head.model.{name}": tensor.detach() for name, tensor in _persistent(whole) if name != tied}
+    model = {"embedding": embedding, "rack": rack, "head": head}
+    return StoredModel(model=model, tensors=tensors, free=("rack.residual_outputs",), notes=tuple(notes))
+
+
+def _left_behind(auto: str, base: Any) -> Iterator[str]:
+    """What of a folder is not taken over, in sentences."""
+    if auto == "base":
+        yield "the folder holds no head for tokens: `head` is one with the embedding's matrix; give another, as transformer.classifier"
+    if pooler := [f"pooler.{name}" for name, _ in (getattr(base, "pooler", None) or nn.Module()).named_parameters()]:
+        yield f"{', '.join(pooler)}: not taken over, as nothing here reads a pooled state"
+
+
+def write_wrapped(model: Any, folder: Path) -> None:
+    """Write a model whose rack the library computes, by the library.
+
+    Raises:
+        UserError: its embedding or its head are not those of such a folder.
+    """
+    hf, rack = library("format transformer.hf"), model.rack
+    auto = getattr(getattr(model.head, "options", None), "auto", "base")
+    if auto == "base" and (own := [name for name, _ in model.head.named_parameters() if f"head.{name}" in dict(model.named_parameters())]):
+        raise UserError(
+            f"a folder of this family has no place for the head's {', '.join(own)}: its head is the embedding's matrix, or transformer.hf"
+        )
+    if auto != "base" and model.head.options.config != rack.options.config:
+        raise UserError("rack.config and head.config differ, and a folder has one config.json: give both the same")
+    config = make_config(hf, rack.options.config, "model.rack.config", rack.options.stacks[0].blocks)
+    whole = build_whole(hf, auto, config, "model.rack.config")
+    base = getattr(whole, whole.base_model_prefix, whole)
+    values = {name: tensor.detach() for name, tensor in model.state_dict(keep_vars=True).items()}
+    scale = dict(_scale(base.get_input_embeddings())).get("scale", 1.0)
+    if getattr(model.embedding.options, "scale", 1.0) != scale:
+        raise UserError(
+            f"embedding.scale is {model.embedding.options.scale:g}, and that of this family {scale:g}: a folder has no field for it"
+        )
+    kinds = {tensor.dtype for tensor in values.values() if tensor.is_floating_point()}
+    whole.to(kinds.pop() if len(kinds) == 1 else torch.float32)
+    _fill(base.get_input_embeddings(), "embedding.", values)
+    _fill(base, "rack.model.", values, ("pooler.", *_below(base, base.get_input_embeddings())))
+    if auto != "base":
+        _fill(whole, "head.model.", values, (f"{whole.base_model_prefix}.",))
+    if base is whole and getattr(base, "pooler", None) is not None:
+        base.pooler = None
+    if hasattr(config, "use_cache"):
+        config.use_cache = rack.options.config.get("use_cache", True)
+    with quiet(hf):
+        whole.save_pretrained(folder)
+
+
+def is_wrapped(model: Any) -> bool:
+    """Whether the library computes a model's rack."""
+    return isinstance(model.rack, WrappedRack)
+
+
+def _auto(fields: Mapping[str, Any]) -> str:
+    """The class of the library for a folder, by the name of the class that wrote it."""
+    names = fields.get("architectures") or [""]
+    ends = {"ForCausalLM": "causal-lm", "LMHeadModel": "causal-lm", "ForMaskedLM": "masked-lm"}
+    return next((auto for end, auto in ends.items() if str(names[0]).endswith(end)), "base")
+
+
+def _load(hf: Any, auto: str, folder: Path, *, pickle: bool) -> Any:
+    try:
+        with quiet(hf):
+            whole, info = getattr(hf, CLASSES[auto]).from_pretrained(
+                folder, local_files_only=True, output_loading_info=True, dtype="auto", use_safetensors=None if pickle else True
+            )
+    except Exception as error:  # the library raises classes of its own and of others for a folder that it refuses
+        raise UserError(f"{folder}: transformers {hf.__version__} does not read it: {error}") from error
+    told = [f"{kind.replace('_', ' ')}: {', '.join(map(str, sorted(info[kind], key=str)))}" for kind in info if info.get(kind)]
+    if told := [line for line in told if auto != "base" or not line.startswith(("missing keys: pooler", "unexpected keys"))]:
+        raise UserError(f"{folder}: its weights are not those of a {type(whole).__name__}: {'; '.join(told)}")
+    return whole.eval()
+
+
+def _fields(hf: Any, given: Mapping[str, Any], config: Any) -> dict[str, Any]:
+    """What a folder says of its model, without the number of blocks, and without lists of an entry a block that the library fills in
+    itself, so that blocks can be added."""
+    blocks, out = getattr(config, LAYERS), {*NOISE, config.attribute_map.get(LAYERS, LAYERS)}
+    plain = hf.AutoConfig.for_model(given["model_type"])
+    fields = {name: value for name, value in given.items() if name not in out and not (value is None and getattr(plain, name, 0) is None)}
+    full = make_config(hf, fields, "config.json", blocks).to_dict()
+    for name in [name for name, value in fields.items() if isinstance(value, list) and len(value) == blocks]:
+        rest = {key: value for key, value in fields.items() if key != name}
+        if json.dumps(make_config(hf, rest, "config.json", blocks).to_dict().get(name)) == json.dumps(full.get(name)):
+            fields = rest
+    return fields
+
+
+def _blocks(base: Any, config: Any, folder: Path) -> str:
+    """The path of the outermost list of blocks.
+
+    Raises:
+        UserError: there is none.
+    """
+    count = getattr(config, LAYERS, None)
+    paths: Iterator[str] = (path for path, module in base.named_modules() if isinstance(module, nn.ModuleList) and len(module) == count)
+    if (path := next(paths, None)) is None:
+        raise UserError(f"{folder}: a {type(base).__name__} is no list of blocks, one after the other, and has no place in a rack")
+    return path
+
+
+def _scale(table: Any) -> dict[str, float]:
+    """What every vector of a table is multiplied by, as the option of an embedding."""
+    scale = float(getattr(table, "embed_scale", 1.0))
+    return {} if scale == 1.0 else {"scale": scale}
+
+
+def _tied(whole: Any, base: Any) -> str | None:
+    """The head's name of the embedding's matrix; None where the head has its own."""
+    matrix, inside = base.get_input_embeddings().weight, f"{whole.base_model_prefix}."
+    names = [name for name, parameter in whole.named_parameters(remove_duplicate=False) if parameter is matrix]
+    return next((name for name in names if not name.startswith(inside) and base is not whole), None)
+
+
+def _persistent(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Parameters, tied ones once, and persistent buffers."""
+    yield from module.named_parameters()
+    kept = module.state_dict().keys()
+    yield from ((name, buffer) for name, buffer in module.named_buffers() if name in kept)
+
+
+def _below(base: nn.Module, part: nn.Module) -> tuple[str, ...]:
+    return tuple(f"{name}." for name, module in base.named_modules() if module is part)
+
+
+def _fill(module: nn.Module, prefix: str, values: Mapping[str, torch.Tensor], without: tuple[str, ...] = ()) -> None:
+    """Write a run's tensors into a module of the library, but for parts of it."""
+    with torch.no_grad():
+        for name, tensor in _persistent(module):
+            if not name.startswith(without or "\0"):
+                if f"{prefix}{name}" not in values:
+                    raise UserError(f"{prefix}{name} is not in the model, and its folder has it")
+                tensor.copy_(values[f"{prefix}{name}"])

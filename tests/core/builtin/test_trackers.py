@@ -1,0 +1,178 @@
+"""What each tracker's own reader finds after a stop and a resume: one run, every scalar of the log, config and files.
+
+The libraries are not in requirements-dev.txt (they bring fastapi, a Go binary and a client of gradio): these tests skip where they are
+missing, and `pip install 'stackwise-core[wandb,mlflow,trackio]'` into an environment of its own runs them.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import struct
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+from shown_runs import CONFIG, log
+
+import stackwise
+from stackwise.builtin.tracking import IDENTITIES
+from stackwise.errors import RunStopped, UserError
+from stackwise.runs.run import branch, resume
+
+Read = Callable[[Path], tuple[Mapping[str, list[tuple[int, float]]], set[str], str]]
+"""Folder of the test → scalars by name, files kept, and the config as text."""
+
+
+class Interruption(io.StringIO):
+    """A terminal whose reader sends SIGTERM when the second phase is entered."""
+
+    def write(self, text: str) -> int:
+        if "enter grown" in text:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().write(text)
+
+
+def read_wandb(folder: Path) -> tuple[Mapping[str, list[tuple[int, float]]], set[str], str]:
+    """wandb reads its files in Go alone, so their form (LevelDB's log) is read here, and their records by wandb's own protocol."""
+    import wandb
+    from wandb.proto import wandb_internal_pb2
+
+    wandb.teardown()  # its own process writes; this waits for it, as the end of ours does
+    scalars: dict[str, list[tuple[int, float]]] = defaultdict(list)
+    identities, files, config = set(), set(), ""
+    for path in sorted((folder / "run" / "wandb").glob("offline-run-*/*.wandb"), key=lambda path: path.stat().st_mtime):
+        for data in _records_of(path.read_bytes()):
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(data)
+            if record.HasField("run"):
+                identities.add(record.run.run_id)
+                config += str(record.run.config)
+            if record.request.HasField("log_artifact"):
+                files.add(record.request.log_artifact.artifact.type)
+            if record.HasField("artifact"):
+                files.add(record.artifact.type)
+            row = {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
+            for name, value in row.items():
+                if "/" in name:
+                    scalars[name].append((row["step"], value))
+    assert len(identities) == 1
+    return scalars, files, config
+
+
+def _records_of(log: bytes) -> Iterator[bytes]:
+    """The records of a file: behind seven bytes of header, in blocks of 32 KiB, each piece with checksum, length and kind."""
+    assert log[:4] == b":W&B"
+    place, parts = 7, b""
+    while place + 7 <= len(log):
+        if (room := 32768 - place % 32768) < 7:
+            place += room
+            continue
+        _, length, kind = struct.unpack("<IHB", log[place : place + 7])
+        parts += log[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # whole, or the last piece
+            yield parts
+            parts = b""
+
+
+def read_mlflow(folder: Path) -> tuple[Mapping[str, list[tuple[int, float]]], set[str], str]:
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(tracking_uri=f"file:{folder}/store")
+    (experiment,) = [each for each in client.search_experiments() if each.name == "stackwise"]
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.status == "FINISHED" and run.info.run_name == "run"
+    histories = {name: client.get_metric_history(run.info.run_id, name) for name in run.data.metrics}
+    files = {item.path for item in client.list_artifacts(run.info.run_id)}
+    kinds = {"report.html": "report", "config.yaml": "config", "plan.json": "plan", "weights": "weights", "checkpoint": "checkpoint"}
+    return {n: [(m.step, m.value) for m in history] for n, history in histories.items()}, {kinds[f] for f in files}, str(run.data.params)
+
+
+def read_trackio(folder: Path) -> tuple[Mapping[str, list[tuple[int, float]]], set[str], str]:
+    from trackio.sqlite_storage import SQLiteStorage
+
+    (name,) = SQLiteStorage.get_runs("stackwise")
+    scalars: dict[str, list[tuple[int, float]]] = defaultdict(list)
+    for row in SQLiteStorage.get_logs("stackwise", name):
+        for key, value in row.items():
+            if "/" in key:
+                scalars[key].append((row["step"], value))
+    files = {each["type"] for each in SQLiteStorage.list_artifacts("stackwise")}
+    return scalars, files, str(SQLiteStorage.get_run_config("stackwise", name))
+
+
+def _without_repeats(scalars: list[tuple[int, float]]) -> list[tuple[int, float]]:
+    """A run that goes on repeats the evaluation of the step where it was saved; it is there twice, with the same value."""
+    return list(dict.fromkeys(scalars))
+
+
+TRACKERS: Mapping[str, tuple[str, Read]] = {
+    "wandb": ("mode: offline", read_wandb),
+    "mlflow": ("uri: 'file:{folder}/store'", read_mlflow),
+    "trackio": ("project: stackwise", read_trackio),
+}
+
+
+def config(folder: Path, name: str, options: str) -> Path:
+    path = folder / "tracked.yaml"
+    tokens = [(i * i + 3 * i) % 8 for i in range(240)]
+    observer = f"{{use: core.{name}, artifacts: checkpoints, {options.format(folder=folder)}}}"
+    path.write_text(CONFIG.format(seed=3, lr=1e-2, steps=16, tokens=tokens) + f"observers: [{observer}]\n")
+    return path
+
+
+@pytest.fixture
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder for everything that the libraries write."""
+    for name in ("WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR", "WANDB_ARTIFACT_DIR", "TRACKIO_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    return tmp_path
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::stackwise.host.provider.StateChanged")
+@pytest.mark.parametrize("name", TRACKERS)
+def test_one_run_across_a_stop_and_a_resume_holds_every_scalar_of_the_log(name: str, places: Path) -> None:
+    pytest.importorskip(name)
+    options, read = TRACKERS[name]
+    run = places / "run"
+    with pytest.raises(RunStopped):
+        stackwise.run(config(places, name, options), output=run, stream=Interruption())
+    first = json.loads((run / IDENTITIES).read_text())
+    resume(run, stream=io.StringIO())
+    assert json.loads((run / IDENTITIES).read_text()) == first and len(first) == 1
+    scalars, files, text = read(places)
+    steps = [line for line in log(run, "metrics.jsonl") if "evaluation" not in line]
+    for tag, key in {"train/loss": "loss", "train/grad_norm": "grad_norm", "train/tokens": "tokens", "lr/lr": "lr"}.items():
+        assert scalars[tag] == [(line["step"], pytest.approx(line[key], rel=1e-12)) for line in steps]
+    evaluated = [event for event in log(run, "events.jsonl") if event["event"] == "evaluated"]
+    for tag, entry in {"held/loss": False, "held after boundary/loss": True}.items():
+        expected = [(e["step"], pytest.approx(e["metrics"]["loss"], rel=1e-12)) for e in evaluated if (e["at"] == "entry") == entry]
+        assert scalars[tag] == expected or _without_repeats(scalars[tag]) == expected
+    assert {tag.split("/")[0] for tag in scalars} == {"train", "lr", "boundary", "held", "held after boundary"}
+    assert "16 steps" in text
+    assert files == {"report", "config", "plan", "weights", "checkpoint"}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::stackwise.host.provider.StateChanged")
+def test_a_branch_is_another_run(places: Path) -> None:
+    pytest.importorskip("mlflow")
+    run = stackwise.run(config(places, "mlflow", TRACKERS["mlflow"][0]), output=places / "run", stream=io.StringIO()).directory
+    branch(run, "step 8", output=places / "other", stream=io.StringIO())
+    ids = [set(json.loads((folder / IDENTITIES).read_text()).values()) for folder in (run, places / "other")]
+    assert len(ids[0] | ids[1]) == 2
+
+
+@pytest.mark.parametrize("name", TRACKERS)
+def test_a_missing_library_is_named_with_what_to_install(name: str, places: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (name, f"{name}.tracking"):
+        monkeypatch.setitem(__import__("sys").modules, module, None)
+    with pytest.raises(UserError, match=rf"stackwise-core\[{name}\]"):
+        stackwise.run(config(places, name, TRACKERS[name][0]), output=places / "run", stream=io.StringIO())
+    assert not (places / "run").exists()

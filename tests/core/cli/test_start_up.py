@@ -1,0 +1,107 @@
+"""What a command that computes asks of its process before torch is loaded, and what it imports."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLE = Path(__file__).parents[3] / "examples" / "one-phase.yaml"
+UNSET = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME", "GLIBC_TUNABLES", "LD_PRELOAD")
+
+WATCHED = """
+import os, sys
+from importlib.abc import MetaPathFinder
+class Watch(MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "torch":
+            print("as torch is loaded:", os.environ.get("GOMP_SPINCOUNT"), file=sys.stderr)
+sys.meta_path.insert(0, Watch())
+from stackwise.cli import main
+main(prog_name="stackwise")
+"""
+
+FAULTS = """
+import resource, sys
+from stackwise.cli.process import prepare_process
+prepare_process()
+for _ in range(3):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    blocks = [b"x" * (16 << 20) for _ in range(5)]
+    del blocks
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+"""Pages that the third of three equal rounds touches for the first time; 5 × 16 MB are more than glibc keeps by itself."""
+
+
+def environment(**more: str) -> dict[str, str]:
+    """That of the tests, without what a user may say of threads and memory."""
+    return {name: value for name, value in os.environ.items() if name not in UNSET and not name.startswith("MALLOC_")} | more
+
+
+def python(code: str, **more: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment(**more), timeout=100)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize(("said", "spins"), [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")])
+def test_threads_wait_asleep_unless_the_user_says_otherwise(said: dict[str, str], spins: str) -> None:
+    code = "import os; from stackwise.cli.process import prepare_process as p; p(); print(os.environ.get('GOMP_SPINCOUNT'))"
+    assert python(code, **said).split() == [spins]
+
+
+def test_nothing_is_set_where_torch_is_loaded_already(monkeypatch: pytest.MonkeyPatch) -> None:
+    from stackwise.cli.process import prepare_process
+
+    for name in UNSET:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setitem(sys.modules, "torch", object())  # type: ignore[arg-type]  # only its name is looked at
+    prepare_process()
+    assert "GOMP_SPINCOUNT" not in os.environ
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
+def test_freed_memory_stays_unless_the_user_says_otherwise() -> None:
+    kept, given_back = int(python(FAULTS)), int(python(FAULTS, MALLOC_TRIM_THRESHOLD_="131072"))
+    assert kept < 1000
+    assert given_back > 5 * (16 << 20) // os.sysconf("SC_PAGE_SIZE") // 2
+
+
+def commanded(*arguments: str, cwd: Path) -> tuple[set[str], list[str]]:
+    """Modules that a command imports, and the lines of the watcher."""
+    command = [sys.executable, "-X", "importtime", "-c", WATCHED, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(), cwd=cwd, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    lines = done.stderr.splitlines()
+    modules = {line.rsplit("|", 1)[1].strip() for line in lines if line.startswith("import time:")}
+    return modules, [line for line in lines if line.startswith("as torch")]
+
+
+NEVER = {
+    "jinja2", "pygments", "rich", "click_man", "tokenizers", "transformers", "datasets", "pyarrow", "tensorboard", "matplotlib", "pandas",
+    "stackwise.conformance", "stackwise.scaffold", "stackwise.reports.page", "stackwise.saved.generate", "stackwise.saved.evaluate",
+    "stackwise.runs.diagnosis", "stackwise_providers_transformer.hugging_face",
+}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_commands_import_what_they_use(tmp_path: Path) -> None:
+    run, before = commanded("run", str(EXAMPLE), "--set", "run.horizon=2 steps", "--output", "r", cwd=tmp_path)
+    assert before == ["as torch is loaded: 1000"]
+    assert {"torch", "stackwise.assembly.pricing", "stackwise.machine.step"} <= run
+    assert not run & NEVER
+    assert not run & {"stackwise.plan.amendments", "stackwise.saved.generate"}
+
+    plan, _ = commanded("plan", str(EXAMPLE), cwd=tmp_path)
+    assert not plan & NEVER
+    assert not plan & {"stackwise.runs", "stackwise.saved", "stackwise.storage.checkpoints"}
+
+    resume, before = commanded("resume", "r", cwd=tmp_path)
+    assert before == ["as torch is loaded: 1000"]
+    assert not resume & NEVER
+    assert not resume & {"stackwise.assembly.pricing", "torch.utils.flop_counter"}

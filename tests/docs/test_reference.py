@@ -1,0 +1,47 @@
+"""`docs/reference/` is what the code gives, and the index leads to every page."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+import stackwise
+from stackwise.cli import COMMANDS
+
+DOCS = Path(__file__).parents[2] / "docs"
+sys.path.insert(0, str(DOCS))
+
+import reference_pages  # noqa: E402  # a script of that folder, which is on the path only now
+
+
+def test_no_page_is_stale() -> None:
+    for name, text in reference_pages.pages().items():
+        assert (DOCS / "reference" / name).read_text(encoding="utf-8") == text, "written by `make docs`"
+
+
+def test_a_changed_command_makes_its_page_stale(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(COMMANDS, "completion")  # type: ignore[misc]  # a table that nobody else changes
+    assert reference_pages.stale() == ["command-line.md"]
+
+
+def test_every_name_of_the_face_and_every_command_is_there() -> None:
+    python, commands = ((DOCS / "reference" / name).read_text(encoding="utf-8") for name in ("python.md", "command-line.md"))
+    assert set(re.findall(r"^## `stackwise\.(\w+)`$", python, re.MULTILINE)) == set(stackwise.__all__) - {"__version__"}
+    assert set(re.findall(r"^## `stackwise ([\w-]+)`$", commands, re.MULTILINE)) == set(COMMANDS)
+
+
+def test_the_index_leads_to_every_page() -> None:
+    index = (DOCS / "index.md").read_text(encoding="utf-8")
+    linked = {target.partition("#")[0] for target in re.findall(r"\]\(([^)]+)\)", index)}
+    pages = {path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")}
+    assert {page for page in pages if not re.match(r"decisions/0|index", page)} <= linked
+
+
+def test_a_message_of_the_troubleshooting_page_is_one_of_the_code() -> None:
+    page = (DOCS / "how-to" / "troubleshooting.md").read_text(encoding="utf-8")
+    source = "".join(path.read_text(encoding="utf-8") for folder in DOCS.parent.glob("stackwise-*/src") for path in folder.rglob("*.py"))
+    quoted = re.findall(r"^\| `([^`]+)` \|", page, re.MULTILINE)
+    assert len(quoted) > 8 and all(message in source for message in quoted), quoted
