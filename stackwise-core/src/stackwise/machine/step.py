@@ -232,7 +232,8 @@ def gradient_norm(parameters: Sequence[nn.Parameter]) -> float:
 
 
 def _scale_gradients(parameters: Sequence[nn.Parameter], factor: float) -> None:
-    torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], factor)
+    if gradients := [p.grad for p in parameters if p.grad is not None]:
+        torch._foreach_mul_(gradients, factor)
 
 
 def _ratio(total: float, weight: float) -> float:
