@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -104,6 +105,27 @@ def test_what_is_unfrozen_after_compilation_gets_its_gradient() -> None:
             still = {name for name, tensor in weights(machine).items() if torch.equal(tensor, before[name])}
             frozen = {name for name in before if name.startswith(("rack.stacks.base.0.", "embedding"))}
             assert still == (frozen if event.step == 3 else set())
+
+
+@pytest.mark.rare
+def test_a_resume_is_exact_to_the_bit_whatever_lengths_came_before() -> None:
+    """At the second length torch would make one graph for all lengths, which a process that begins there would not have."""
+    phases = {"short": {"until": "2 steps"}, "long": {"until": "5 steps", "data": {"seq_len": 24}}, "longest": {"data": {"seq_len": 40}}}
+    run = {"name": "lengths", "seed": 3, "horizon": "8 steps", "device": "cpu", "compile": True, "probe": False}
+    config = base(run=run, model=model(2), phases=phases)
+    saved: dict[int, Any] = {}
+    whole = machine_of(config)
+    for event in whole.train():
+        if isinstance(event, StepDone) and event.step in (2, 5):
+            saved[event.step] = deepcopy(whole.state())
+    for state in saved.values():
+        torch._dynamo.reset()  # as in another process
+        rest = machine_of(config)
+        rest.restore(state)
+        for _ in rest.train():
+            pass
+        for name, tensor in weights(whole).items():
+            assert torch.equal(weights(rest)[name], tensor), name
 
 
 @pytest.mark.rare

@@ -338,6 +338,7 @@ CORE: dict[str, list[tuple[Any, str, Any]]] = {
     "model.adapters": [(whole, "model/adapters", {"embedding-rack": [{"use": "core.project"}]})],
     "model.freeze": [(whole, "model/freeze", ["embedding"])],
     "model.frozen_mode": [(half_frozen, "model/frozen_mode", "train")],
+    "model.cache": [(whole, "model/cache", "frozen")],
     "model.weight_adapters": [(whole, "model/weight_adapters", low_rank("rack")), (beside, "model/weight_adapters/l/select", ["head"])],
     "model.precision": [(whole, "model/precision", {"rack": "bfloat16"})],
     "model.start": [(whole, "model/start", {"from": "nowhere"})],

@@ -127,7 +127,8 @@ def stdlib_files() -> dict[str, Path]:
     files: dict[str, Path] = {}
     for folder, folders, names in os.walk(root):
         folders[:] = [name for name in folders if name not in _LEFT_OUT]
-        files |= {(path := Path(folder, name)).relative_to(root).as_posix(): path for name in names if name.endswith(".py")}
+        inside = "" if (place := Path(folder)) == root else f"{place.relative_to(root).as_posix()}/"
+        files |= {inside + name: place / name for name in names if name.endswith(".py")}
     if not files:
         raise DataError(f"python-stdlib: no sources lie in {str(root)!r}: install the library's sources, or use text-files")
     return files

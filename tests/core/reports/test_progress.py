@@ -197,3 +197,18 @@ def test_what_is_left_takes_the_price_of_the_phases_into_account(now: list[float
     took, done = 30.0 + LINE_EVERY_S, 301
     left = took / done * (6600 - 302)
     assert re.findall(r"(\d+)m(\d+)s left", stream.getvalue())[-1] == (str(int(left + 0.5) // 60), f"{int(left + 0.5) % 60:02d}")
+
+
+def test_the_first_step_of_a_phase_counts_once_for_each_phase_to_come(now: list[float]) -> None:
+    stream, firsts = io.StringIO(), {0: 30.0, 600: 10.0, 900: 10.0}
+    observer = Progress(schedule(), stream, compiles=True)
+    for event in events():
+        seconds = firsts.get(event.step, 0.05) if isinstance(event, StepDone) else 0.0
+        now[0] += seconds
+        observer(event._replace(seconds=seconds) if isinstance(event, StepDone) else event)
+    lines = stream.getvalue().splitlines()
+    assert sum("compiles" in line for line in lines) == 3
+    left = {int(m[1]): 60 * int(m[2]) + int(m[3]) for line in lines if (m := re.search(r" (\d+)/1200 .* (\d+)m(\d+)s left", line))}
+    before, after = max(step for step in left if step < 600), min(step for step in left if step > 610)
+    assert left[before] == pytest.approx((STEPS - before) * 0.05 + 2 * 29.95, abs=1)
+    assert left[after] == pytest.approx((STEPS - after) * 0.05 + 9.95, abs=1)

@@ -23,7 +23,7 @@ from stackwise.contracts.specs import TaskSpec
 from stackwise.curriculum.parts import Part
 from stackwise.curriculum.schedule import CompiledPhase
 from stackwise.errors import ConfigError, ProviderError, StackwiseError, UserError, asks_too_much, bytes_asked
-from stackwise.host.discovery import discover
+from stackwise.host.discovery import build_loader, discover
 from stackwise.host.registry import Registry, blaming
 from stackwise.machine.evaluation import Evaluation
 from stackwise.machine.machine import TrainingMachine
@@ -200,7 +200,7 @@ class Workshop:
         options = self._options(part, 0.0)
         if isinstance(part.given, Built):
             return ProcessLoader(partial(part.given.make, **options), workers)
-        return ProcessLoader(partial(_build_loader, part.id, options, self._context(part, f"data.{name}", split)), workers)
+        return ProcessLoader(partial(build_loader, part.id, options, self._context(part, f"data.{name}", split)), workers)
 
     def evaluation(self, declared: EvaluationPlan, placement: Placement) -> Evaluation:
         """A named evaluation, its data checked and entered."""
@@ -329,11 +329,6 @@ def _depth(declared: int | None, placement: Placement) -> int:
     if declared is not None:
         return declared
     return 0 if placement.is_cpu else 2
-
-
-def _build_loader(id: str, options: Any, context: BuildContext) -> Any:
-    """A registered loader, built in a process of its own."""
-    return discover(allow={id.partition(".")[0]}).get("loader", id).build(options, context)
 
 
 def _parts(phase: CompiledPhase) -> Iterator[Part]:

@@ -32,6 +32,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "schema": ("stackwise.cli.schema:schema", "Print the JSON Schema of configs."),
     "resume": ("stackwise.cli.resume:resume", "Go on with a run from its newest checkpoint."),
     "branch": ("stackwise.cli.branch:branch", "Begin a run in the middle of another."),
+    "sweep": ("stackwise.cli.sweep:sweep", "Run one config many times, with other values and seeds."),
     "export": ("stackwise.cli.export:export", "Write the weights of a run for use elsewhere."),
     "generate": ("stackwise.cli.generate:generate", "Continue a prompt with the model of a run."),
     "report": ("stackwise.cli.report:report", "Write the page of one run or several."),

@@ -16,6 +16,7 @@ Examples:
   stackwise branch runs/trunk --at 80% --set optimizer.lr.wsd.decay=10%
   stackwise branch runs/trunk --at "step 640" --output runs/other-end \\
       --set phases.decay.data.mix.code=3
+  stackwise branch runs/trunk --at 80% --config other-end.yaml
 
 Exit codes: as for `stackwise run`.
 """
@@ -27,10 +28,11 @@ Exit codes: as for `stackwise run`.
     metavar="WHERE",
     help="85%: the newest valid checkpoint up to there; 'step 640': the one of that step; or a checkpoint's name.",
 )
+@click.option("--config", "source", type=click.Path(path_type=Path, dir_okay=False), help="Config of the new run.  [default: that of RUN]")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a key from here on; repeatable.")
 @click.option("--output", type=click.Path(path_type=Path), help="The new run directory.  [default: runs/NAME-001, …]")
 @click.option("-q", "--quiet", is_flag=True, help="Show only what goes otherwise than planned, and print the run directory alone.")
-def branch(directory: Path, at: str, overrides: tuple[str, ...], output: Path | None, quiet: bool) -> None:
+def branch(directory: Path, at: str, source: Path | None, overrides: tuple[str, ...], output: Path | None, quiet: bool) -> None:
     """Begin a new run in the middle of the run in the directory RUN.
 
     The two share the steps up to the checkpoint, logs included; what follows may be declared otherwise. The origin (directory, step,
@@ -39,4 +41,4 @@ def branch(directory: Path, at: str, overrides: tuple[str, ...], output: Path | 
     prepare_process()
     from stackwise.runs.run import branch as branch_run
 
-    show(branch_run(directory, at, overrides, output, quiet=quiet), quiet=quiet)
+    show(branch_run(directory, at, overrides, output, source=source, quiet=quiet), quiet=quiet)

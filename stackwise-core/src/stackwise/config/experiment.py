@@ -10,7 +10,7 @@ from attrs import Factory, frozen
 from stackwise.config.keys import key
 from stackwise.config.nodes import Node, split
 from stackwise.config.planes import DataConfig, ModelConfig, OptimizerConfig, Ref, TaskConfig
-from stackwise.config.rules import MOST_ROWS, SELECTORS, broken_cadence
+from stackwise.config.rules import MOST_ROWS, SELECTORS, broken_cadence, broken_instants
 from stackwise.config.run import RunConfig
 from stackwise.errors import ConfigError, Position, Problem
 from stackwise.timeline.duration import Duration
@@ -51,6 +51,13 @@ class EvaluateConfig:
 
     name: str
     every: Duration | None = key(None, rule=broken_cadence, absent="boundaries and both ends", doc="cadence", example="5%")
+    at: tuple[Duration, ...] | None = key(
+        None,
+        rule=broken_instants,
+        absent="boundaries, both ends, and the cadence",
+        doc="the instants of it, and no others; `[100%]` is the end alone",
+        example="[50%, 100%]",
+    )
     batches: int = key(16, doc="batches each time; of a sized loader in code at most all", minimum=1, maximum=1_000_000, example="16")
     batch_size: int | None = key(None, absent="the first phase's", doc="rows of a batch", minimum=1, maximum=MOST_ROWS, example="32")
     seq_len: int | None = key(

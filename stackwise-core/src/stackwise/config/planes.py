@@ -179,6 +179,12 @@ class ModelConfig:
         doc="mode of modules that are wholly frozen: without dropout and with statistics that stand still, or as in training",
         example="train",
     )
+    cache: Literal["frozen"] | None = key(
+        None,
+        absent="nothing is kept",
+        doc="`frozen`: what the frozen blocks at the begin of the rack make of a row is computed once, and kept on disk while they stay so",
+        example="frozen",
+    )
     weight_adapters: Mapping[str, WeightAdapterConfig] = key(
         factory=dict,
         form="name → component",

@@ -51,6 +51,11 @@ def broken_cadence(value: Duration | None) -> str | None:
     return None if value is None or value.value > 0 else f"a cadence of {value} never moves on: give it above zero"
 
 
+def broken_instants(value: tuple[Duration, ...] | None) -> str | None:
+    """The rule that instants of a run break."""
+    return next((f"{each} is no instant of a run: give it from 0 on" for each in value or () if each.value < 0), None)
+
+
 def broken_clip(value: float | None) -> str | None:
     """The rule that a largest gradient norm breaks."""
     return None if value is None or value > 0 else f"a largest gradient norm of {value:g} stops all learning: give it above zero"

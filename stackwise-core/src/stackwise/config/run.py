@@ -10,6 +10,7 @@ from stackwise.config.keys import key
 from stackwise.config.rules import (
     broken_best,
     broken_cadence,
+    broken_instants,
     broken_length,
     broken_run_name,
     broken_span,
@@ -29,6 +30,9 @@ class CheckpointConfig:
     )
     keep_last: int = key(2, doc="how many of the newest stay", minimum=1, maximum=1_000_000, example="5")
     keep_every: Duration | None = key(None, rule=broken_cadence, doc="cadence of checkpoints that stay for good", example="25%")
+    at: tuple[Duration, ...] = key(
+        (), rule=broken_instants, doc="instants whose state is saved and stays for good", example="[60%, 640 steps]"
+    )
     best: str | None = key(
         None,
         rule=broken_best,

@@ -130,6 +130,8 @@ def _put(sections: dict[str, Any], subject: Subject, own: dict[str, Any]) -> Non
             sections["optimizer"] = {"use": sections["optimizer"], "reaction": own}
             names = sorted({metric.partition(".")[0] for metric in watched_metrics(subject)})
             sections["evaluate"] = {name: {"every": "2 steps", "batches": 1, "training_rows": True} for name in names}
+        case "schedule":
+            sections["optimizer"] = Built(torch.optim.SGD, lr=own)
         case "observer":
             sections["observers"] = [own]
         case "growth":

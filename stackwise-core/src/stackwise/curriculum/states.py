@@ -127,6 +127,8 @@ class ModelState:
     """Role → dtype of its parameters; roles left out hold float32 or what they were built with."""
     frozen_mode: Literal["eval", "train"] = "eval"
     """Mode of modules whose parameters are all frozen: whether their dropout draws and their statistics move."""
+    cache: Literal["frozen"] | None = None
+    """Whether the hidden states in front of the lowest trained block are kept from epoch to epoch."""
 
 
 @frozen(kw_only=True)

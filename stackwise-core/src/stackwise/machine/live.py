@@ -126,7 +126,7 @@ class LiveState:
     def _get_ready(self, t: float) -> None:
         """Compile if asked, set training mode and put the values of t in force."""
         self._expect_fields()
-        self.placement.wrap(self.model.model)
+        self.placement.wrap(self.model.model, fixed_shapes=not self.data.brought())
         self.model.train()
         self.apply_values(t)
 

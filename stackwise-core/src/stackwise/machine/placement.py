@@ -50,10 +50,15 @@ class Placement:
             return torch.autocast(self.device.type, dtype=torch.bfloat16)
         return self._nothing
 
-    def wrap(self, model: nn.Module) -> None:
+    def wrap(self, model: nn.Module, *, fixed_shapes: bool = True) -> None:
         """Compile what is not compiled yet: every block of the rack on its own, or the whole rack where it names no blocks.
 
         Modules are compiled in place, so names stay. Blocks of one shape share a graph; gates and other hooks are part of it.
+
+        Args:
+            model: to compile.
+            fixed_shapes: whether the timeline fixes the shapes of batches. Each then has a graph of its own, whatever came before it,
+                so that a resume computes to the bit what the run did; torch else makes one for all shapes when it meets the second.
         """
         if not self.compiles or not isinstance(model, Model):
             return
@@ -65,7 +70,7 @@ class Placement:
         paths = [spec.block_path.format(stack=stack, index=i) for stack, count in spec.stacks.items() for i in range(count)]
         for block in [model.rack.get_submodule(path) for path in paths] or [model.rack]:
             if block._compiled_call_impl is None:
-                block.compile()
+                block.compile(dynamic=False if fixed_shapes else None)
 
     def generators(self) -> tuple[torch.Generator, ...]:
         """The process-wide generators that dropout draws from on this device."""

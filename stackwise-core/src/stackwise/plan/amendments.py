@@ -104,13 +104,13 @@ class _Review:
             return None if index >= self.past.phase_index else f"phase '{name}' has ended, at step {done.stop}"
         if key == "enter" or key.startswith("enter."):
             return f"phase '{name}' was entered at step {done.start}"
-        if key in _SHAPE or any(key.startswith(f"{shape}.") for shape in _SHAPE):
+        if is_shape(key):
             return self._moved_shape(key, done)
-        was, now = (_declared(plan.schedule.phases[index].state) for plan in (self.old, self.new))
-        path = next((path for path in was.curves if _within(key, path) and path in now.curves), None)
+        was, now = (declared(plan.schedule.phases[index].state) for plan in (self.old, self.new))
+        path = next((path for path in was.curves if within(key, path) and path in now.curves), None)
         if path is not None:
             return self._moved_value(was.curves[path], now.curves[path], done)
-        path = next((path for path in was.parts if _within(key, path) and path in now.parts), None)
+        path = next((path for path in was.parts if within(key, path) and path in now.parts), None)
         if path is not None and was.parts[path].structure == now.parts[path].structure:
             return None
         return f"phase '{name}' has begun with it at step {done.start}"
@@ -147,14 +147,15 @@ class _Review:
 
 
 @frozen
-class _Declared:
+class Declared:
     """What a phase declares, by the key it is declared at."""
 
     parts: Mapping[str, Part]
     curves: Mapping[str, Curve]
 
 
-def _declared(state: TrainingState | None) -> _Declared:
+def declared(state: TrainingState | None) -> Declared:
+    """Parts and curves of a phase by the key they are declared at."""
     assert state is not None  # a plan's phases are declared
     model, data, optimizer = state.model, state.data, state.optimizer
     parts = {"task": state.task, "model.embedding": model.embedding, "model.rack": model.rack, "model.head": model.head}
@@ -165,10 +166,16 @@ def _declared(state: TrainingState | None) -> _Declared:
     for group in optimizer.groups:
         path = "optimizer" if group.name == "default" else f"optimizer.groups.{group.name}"
         curves |= {f"{path}.{name}": curve for name, curve in group.curves.items()}
-    return _Declared({**parts, "optimizer": optimizer.part}, curves)
+    return Declared({**parts, "optimizer": optimizer.part}, curves)
 
 
-def _within(key: str, path: str) -> bool:
+def is_shape(key: str) -> bool:
+    """Whether a key says how many rows and positions a step has."""
+    return any(within(key, shape) for shape in _SHAPE)
+
+
+def within(key: str, path: str) -> bool:
+    """Whether a dotted key is `path`, or stands below it."""
     return key == path or key.startswith(f"{path}.")
 
 

@@ -92,6 +92,7 @@ class States:
             },
             precision=dict(config.precision.items()),
             frozen_mode=config.frozen_mode,
+            cache=config.cache,
         )
 
     def _optimizer(self, phase: PhaseConfig, joined: Joined) -> OptimizerState:

@@ -13,8 +13,10 @@ from stackwise.reports.record import RunRecord, read_steps
 
 ABSENT = "–"
 SEED_KEYS = frozenset({"run.seed", "run.name"})
-"""Runs that differ in these alone are one experiment."""
+"""Which run of an experiment it is."""
 Axis = Literal["steps", "tokens"]
+FEW_SEEDS = 4
+"""With fewer, what one seed gives and another takes is easily taken for a result."""
 
 # the 97.5% quantile of Student's t for 1, 2, ... degrees of freedom (any statistics textbook's table); 1.96 in the limit
 _T: tuple[float, ...] = (
@@ -61,8 +63,13 @@ def differing_keys(records: Sequence[RunRecord]) -> dict[str, list[str]]:
 def seed_groups(records: Sequence[RunRecord]) -> list[int]:
     """For each run the number of its group, from 0: those of one group differ in nothing but seed and name."""
     groups: dict[tuple[tuple[str, str], ...], int] = {}
-    keys = [tuple(sorted((k, v) for k, v in record.config.items() if k not in SEED_KEYS)) for record in records]
+    keys = [tuple(sorted((k, v) for k, v in record.config.items() if not _beside_the_point(k))) for record in records]
     return [groups.setdefault(key, len(groups)) for key in keys]
+
+
+def _beside_the_point(key: str) -> bool:
+    """Whether runs that differ in a key alone are one experiment: the seed, the name, and what is kept of a state."""
+    return key in SEED_KEYS or key.startswith("run.checkpoint.")
 
 
 @frozen(kw_only=True)
@@ -173,6 +180,17 @@ def intervals(row: Reached, groups: Sequence[int]) -> dict[int, Interval]:
         if value is not None:
             values.setdefault(group, []).append(value)
     return {group: Interval.of(members) for group, members in sorted(values.items())}
+
+
+def paired_differences(records: Sequence[RunRecord], row: Reached, groups: Sequence[int]) -> dict[int, Interval]:
+    """Group → mean and interval of its runs' differences from those of the first group with the same seed, for groups that share one."""
+    by_seed: dict[int, dict[str, float]] = {}
+    for record, group, value in zip(records, groups, row.values, strict=True):
+        if value is not None:
+            by_seed.setdefault(group, {})[record.config.get("run.seed", ABSENT)] = value
+    first = by_seed.get(min(groups), {})
+    differences = {group: [value - first[seed] for seed, value in own.items() if seed in first] for group, own in by_seed.items()}
+    return {group: Interval.of(values) for group, values in sorted(differences.items()) if group != min(groups) and values}
 
 
 def _history(record: RunRecord, axis: Axis) -> dict[tuple[str, str], dict[int, tuple[int, float]]]:

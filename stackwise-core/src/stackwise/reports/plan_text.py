@@ -33,6 +33,7 @@ def plan_as_json(plan: Plan, prices: tuple[PhasePrice, ...]) -> dict[str, Any]:
         "remarks": remarks(plan, prices, memory_here()),
         "bridges": [str(bridge) for bridge in plan.bridges],
         "providers": [provider.provenance() for provider in plan.providers],
+        "read_by_schedules": {key: dict(fingerprint) for key, fingerprint in plan.read_by_schedules.items()},
     }
 
 
@@ -48,6 +49,7 @@ def _phase_as_json(phase: CompiledPhase, cost: PhasePrice, clock: Clock) -> dict
         "trainable": cost.trainable,
         "optimizer_state_bytes": cost.optimizer_bytes,
         "training_flops": cost.flops,
+        "kept_bytes": cost.kept_bytes,
         "sources": {name: {"rows": round(read.rows), "epochs": read.epochs} for name, read in cost.sources.items()},
         "auxiliary": {name: _ends(phase, clock, curve) for name, curve in (phase.state.auxiliary if phase.state else {}).items()},
         "lr": None if cost.lr is None else {"entry": cost.lr[0], "exit": cost.lr[1]},
@@ -92,6 +94,7 @@ def plan_as_text(plan: Plan, prices: tuple[PhasePrice, ...], columns: int | None
     lines += _source_lines(prices)
     lines += _reaction_lines(plan, prices)
     lines += _auxiliary_lines(plan)
+    lines += _kept_lines(plan, prices)
     for phase, cost in zip(plan.schedule, prices, strict=True):
         if phase.transition is not None:
             lines += ["", *_transition_lines(plan, phase, phase.transition, cost)]
@@ -106,8 +109,9 @@ def plan_as_text(plan: Plan, prices: tuple[PhasePrice, ...], columns: int | None
 def _evaluation_lines(plan: Plan, evaluation: EvaluationPlan) -> list[str]:
     """When an evaluation runs, and what it reads each time."""
     steps, shape = plan.schedule.evaluate_at[evaluation.name], evaluation.state.shape(0)
-    where = "on both sides of every boundary" + (" and in between" if set(steps) - set(plan.schedule.clock.starts) else "")
-    own = next(each.sources for each in plan.experiment.evaluate if each.name == evaluation.name) is not None
+    config = next(each for each in plan.experiment.evaluate if each.name == evaluation.name)
+    own, starts = config.sources is not None, set(plan.schedule.clock.starts)
+    where = "on both sides of every boundary" + (" and in between" if set(steps) - starts else "") if config.at is None else "as listed"
     shares = {name: curve(0.0) for name, curve in evaluation.state.mix.items()}
     length = "" if shape.seq_len is None else f" × {shape.seq_len:,} positions"
     rows = "as they come" if shape.rows is None else f"of {shape.rows:,} rows{length}"
@@ -174,6 +178,17 @@ def _auxiliary_lines(plan: Plan) -> list[str]:
             words.setdefault(name, {}).setdefault(weight, []).append(phase.name)
     lines = [f"adds  {name} " + ", ".join(f"× {w} in {', '.join(phases)}" for w, phases in found.items()) for name, found in words.items()]
     return ["", *lines] if lines else []
+
+
+def _kept_lines(plan: Plan, prices: tuple[PhasePrice, ...]) -> list[str]:
+    """`keeps  hidden states of frozen blocks in top: at most 1.2 GB on disk`."""
+    words = []
+    for phase, cost in zip(plan.schedule, prices, strict=True):
+        if phase.state is not None and phase.state.model.cache is not None:
+            words.append(
+                f"in {phase.name} " + ("as much as its rows need" if cost.kept_bytes is None else f"at most {_bytes(cost.kept_bytes)}")
+            )
+    return ["", f"keeps  hidden states of frozen blocks, on disk: {', '.join(words)}"] if words else []
 
 
 def _row(phase: CompiledPhase, cost: PhasePrice) -> list[str]:

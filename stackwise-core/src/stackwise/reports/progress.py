@@ -40,12 +40,19 @@ class Progress:
         stream: where to; standard error when left out.
         quiet: whether to show only what went otherwise than planned.
         costs: of each phase, in any unit; what is left takes as long as what was done, by these. None: every step costs the same.
+        compiles: whether the first step of a phase may compile, which is said.
     """
 
     def __init__(
-        self, schedule: PhaseSchedule, stream: TextIO | None = None, *, quiet: bool = False, costs: Sequence[float] | None = None
+        self,
+        schedule: PhaseSchedule,
+        stream: TextIO | None = None,
+        *,
+        quiet: bool = False,
+        costs: Sequence[float] | None = None,
+        compiles: bool = False,
     ) -> None:
-        self._schedule, self._quiet = schedule, quiet
+        self._schedule, self._quiet, self._compiles = schedule, quiet, compiles
         self._edges, self._done_at_edges = _cumulated(schedule, costs)
         stream = stream if stream is not None else sys.stderr
         self._stream: TextIO | None = getattr(stream, "unescaped", stream)  # its lines are escaped here, its own sequences are not
@@ -59,6 +66,12 @@ class Progress:
         self._window: tuple[float, int] = (0.0, 0)
         self._seconds = 0.0
         """Of training, without evaluation."""
+        self._entering = False
+        """Whether the next step is the first of its phase: it compiles, and touches all memory for the first time."""
+        self._first = 0.0
+        """Seconds of the last such step."""
+        self._firsts: list[float] = []
+        """Seconds of all of them since the clock was started."""
 
     def __call__(self, event: Event) -> None:
         """Show one event, if it is time to."""
@@ -70,6 +83,9 @@ class Progress:
                 self.tell(f"      bridged {bridge}")
         elif isinstance(event, PhaseEntered):
             self.tell(self._entry_text(event))
+            self._entering = True
+            if self._compiles:
+                self.tell("      compiles what comes: the first step of each shape takes longer, less where torch kept the result")
         elif isinstance(event, Evaluated):
             metrics = "  ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in event.metrics.items())
             self.tell(f"      {event.phase} {event.step}/{self._schedule.steps}  {event.name} ({event.at})  {metrics}")
@@ -90,13 +106,17 @@ class Progress:
         """Rates and remaining time count from here: earlier steps belong to another process, or are before a rewind."""
         left = f"{event.steps - event.step:,} of {event.steps:,}" if event.step else f"{event.steps:,}"
         self.tell(f"run   {left} steps on {event.device}, {event.precision}")
-        self._start_step, self._start = event.step, 0.0
+        self._start_step, self._start, self._firsts = event.step, 0.0, []
         self._window = (self._seconds, self._schedule.clock.tokens(event.step))
 
     def _step(self, event: StepDone) -> None:
         now = monotonic()
         if self._start == 0.0:
             self._start = self._last_draw = now
+        elif self._entering:
+            self._firsts.append(event.seconds)
+        if self._entering:
+            self._first, self._entering = event.seconds, False
         self._seconds += event.seconds
         if event.skipped:
             values = f"loss {event.loss}, gradient {event.grad_norm}"
@@ -139,12 +159,20 @@ class Progress:
 
     def _text(self, event: StepDone, now: float) -> str:
         done = event.step + 1
+        left = self._left(done, now)
+        speed = f"  {self._speed:,.0f} tokens/s" if self._speed else ""
+        return f"{event.phase} {done}/{self._schedule.steps}  loss {event.loss:.4f}  lr {event.lr:.2e}{speed}  {_clock(left)} left"
+
+    def _left(self, done: int, now: float) -> float:
+        """Seconds to the end by what was done so far; the first step of a phase to come takes as long as the last such step."""
         first, here, last = (
             float(np.interp(step, self._edges, self._done_at_edges)) for step in (self._start_step + 1, done, self._schedule.steps)
         )
-        left = (now - self._start) / (here - first) * (last - here) if here > first else 0.0
-        speed = f"  {self._speed:,.0f} tokens/s" if self._speed else ""
-        return f"{event.phase} {done}/{self._schedule.steps}  loss {event.loss:.4f}  lr {event.lr:.2e}{speed}  {_clock(left)} left"
+        if here <= first:
+            return 0.0
+        spent = now - self._start - sum(self._firsts)
+        entries = sum(phase.start >= done for phase in self._schedule)
+        return spent / (here - first) * (last - here) + max(self._first - spent / (done - self._start_step - 1), 0.0) * entries
 
     def _bar(self, done: int, width: int) -> str:
         """Phases as segments, each as wide as its share of the steps."""

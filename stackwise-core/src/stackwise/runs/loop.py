@@ -158,6 +158,7 @@ class RunLoop:
     def _walk(self, signals: Signals) -> None:
         if self.machine.reduction is not None:
             self.machine.reduction.wish = lambda: self._own_wishes(signals)
+        self.machine.model.cache_folder = self.directory.path
         events = self.machine.train()
         try:
             for event in events:  # the machine has passed it on already

@@ -24,6 +24,7 @@ from stackwise.saved.provenance import (
     changed_threads,
     changed_versions,
     check_fingerprints,
+    check_schedules,
     loading,
     named_config,
 )
@@ -146,7 +147,9 @@ class Rest:
                 machine.restore(self.checkpoint.load_state())
                 if machine.step != self.checkpoint.step:
                     raise ValueError(f"its step is {machine.step}, the checkpoint's {self.checkpoint.step}")
-            check_fingerprints(self.saved, machine, [change.key for change in self.changes])
+            changed = [change.key for change in self.changes]
+            check_fingerprints(self.saved, machine, changed)
+            check_schedules(self.saved, self.plan, changed)
         except BaseException:
             machine.data.end()
             raise

@@ -21,7 +21,7 @@ from stackwise.errors import RunStopped, UserError
 from stackwise.host.discovery import discover
 from stackwise.host.registry import blaming
 from stackwise.machine.machine import TrainingMachine
-from stackwise.plan import make_plan
+from stackwise.plan import Plan, make_plan
 from stackwise.processes.place import Place
 from stackwise.processes.ranks import Ranks, joined
 from stackwise.reports.progress import Progress
@@ -100,7 +100,7 @@ def run(
             agree_on_the_run(ranks, rest.plan, machine)
         declaration = Declaration.of(rest.plan)
         directory = RunDirectory.create(place, experiment.run.name, declaration.write)
-        progress = Progress(rest.plan.schedule, stream, quiet=quiet, costs=declaration.costs)
+        progress = _progress(rest.plan, stream, quiet=quiet, costs=declaration.costs)
         progress.tell(f"files {directory.path}/")
         return _train(RunLoop.of(rest.plan, machine, directory, progress), rest, fresh=True)
 
@@ -130,6 +130,7 @@ def branch(
     output: Path | None = None,
     stream: TextIO | None = None,
     *,
+    source: Path | None = None,
     quiet: bool = False,
 ) -> Result:
     """Begin a run in the middle of another, whose past it shares.
@@ -140,16 +141,17 @@ def branch(
         overrides: `--set` assignments for what is to come.
         output: the new run directory, which must not exist; `runs/<name>-NNN` when left out.
         stream: where progress goes; standard error when left out.
+        source: the config of the new run; that of the other when left out.
         quiet: whether to show only what went otherwise than planned.
 
     Raises:
-        ConfigError: an assignment that would change the past.
+        ConfigError: a config or an assignment that would change the past.
         UserError: there is no whole checkpoint there.
     """
     if (place := Place.here()).ranks > 1:
         raise UserError(f"a branch is begun by one process, and this is {place}: begin it, and go on by `stackwise resume RUN --ranks N`")
     checkpoint, skipped = checkpoint_at(directory, at)
-    rest = Rest.after(checkpoint, config.load(config_of(directory), overrides), directory)
+    rest = Rest.after(checkpoint, config.load(config_of(directory) if source is None else source, overrides), directory)
     machine = rest.machine()
     origin = Origin(run=str(directory), step=checkpoint.step, sha256=sha256((checkpoint.path / "manifest.json").read_bytes()).hexdigest())
     declaration, parent, reason = Declaration.of(rest.plan), origin.as_json(), "branch"
@@ -161,7 +163,7 @@ def branch(
         CheckpointStore(new.path / CHECKPOINTS).save(checkpoint.step, machine.state(), about, pin=reason)
 
     new = RunDirectory.create(output, rest.plan.experiment.run.name, share_the_past)
-    progress = Progress(rest.plan.schedule, stream, quiet=quiet, costs=declaration.costs)
+    progress = _progress(rest.plan, stream, quiet=quiet, costs=declaration.costs)
     _say_skipped(progress, skipped)
     progress.tell(f"branch {new.path} from {directory} at step {checkpoint.step:,} of {rest.plan.schedule.steps:,}")
     return _train(RunLoop.of(rest.plan, machine, new, progress, parent, reason), rest, fresh=True)
@@ -201,7 +203,7 @@ def _go_on(path: Path, experiment: Experiment, stream: TextIO | None, ranks: Ran
         if ranks is not None:
             ranks.broadcast(finished)
         if finished:
-            summary = summary_of(directory, Progress(rest.plan.schedule, stream, quiet=quiet))
+            summary = summary_of(directory, _progress(rest.plan, stream, quiet=quiet))
             directory.close()
             return Result(path, summary, finished_before=True)
         machine = rest.machine(ranks)
@@ -209,7 +211,7 @@ def _go_on(path: Path, experiment: Experiment, stream: TextIO | None, ranks: Ran
             agree_on_the_run(ranks, rest.plan, machine)
         declaration = None if rest.is_declared_in(directory) else Declaration.of(rest.plan)
         costs = costs_in(json.loads((path / PLAN).read_bytes())) if declaration is None else declaration.costs
-        progress = Progress(rest.plan.schedule, stream, quiet=quiet, costs=costs)
+        progress = _progress(rest.plan, stream, quiet=quiet, costs=costs)
         _say_skipped(progress, skipped)
         from_ = f"checkpoint {checkpoint.name}" if checkpoint is not None else "the beginning, as there is no checkpoint"
         progress.tell(f"resume {path} at step {rest.step:,} of {rest.plan.schedule.steps:,}, from {from_}")
@@ -227,6 +229,10 @@ def _go_on(path: Path, experiment: Experiment, stream: TextIO | None, ranks: Ran
         directory.close()
         raise
     return _train(loop, rest)
+
+
+def _progress(plan: Plan, stream: TextIO | None, *, quiet: bool, costs: Sequence[float] | None = None) -> Progress:
+    return Progress(plan.schedule, stream, quiet=quiet, costs=costs, compiles=plan.experiment.run.compile)
 
 
 def _is_finished(directory: RunDirectory, rest: Rest) -> bool:

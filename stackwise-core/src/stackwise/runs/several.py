@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from attrs import define, field
+from attrs import define
 
 import stackwise
 from stackwise.assembly.workshop import assemble
@@ -129,7 +129,6 @@ class Companion:
     machine: TrainingMachine
     directory: Path
     ranks: Ranks
-    _stopping: Wishes = field(factory=Wishes, init=False)
 
     def train(self) -> None:
         """Take every step that is left.
@@ -153,6 +152,7 @@ class Companion:
         reduction = self.machine.reduction
         assert reduction is not None
         reduction.wish = lambda: Wishes(signals.stop or 0, False, signals.take_save())
+        self.machine.model.cache_folder = self.directory
         events = self.machine.train()
         try:
             for event in events:

@@ -160,6 +160,14 @@ class Clock:
         """
         return self._step_reaching(*_absolute(duration, self.horizon))
 
+    def instant(self, duration: Duration) -> int:
+        """The step of an instant of the run; unlike `step_of` refuses one behind the end, with a ScheduleError."""
+        amount, measure = _absolute(duration, self.horizon)
+        counted = measure == "steps" or any(measure in piece.rate for piece in self.pieces)
+        if counted and amount > self.consumed(self.steps, measure):
+            raise ScheduleError(f"{duration} lies behind the end of the run, which has {self.steps:,} steps")
+        return self._step_reaching(amount, measure)
+
     def every(self, duration: Duration) -> tuple[int, ...]:
         """The steps k in (0, T) at which another whole `duration` has passed since the start.
 

@@ -183,6 +183,8 @@ def _owned(kind: Kind, options: type) -> dict[str, Schema]:
         return {"select": _key_of(WeightAdapterConfig, "select")}
     if kind == "task":
         return {"auxiliary": _auxiliary()}
+    if kind == "schedule":
+        return {"over": {"enum": ["run", "phase"], "default": "run", "description": "the window that it spans"}}
     if kind != "optimizer":
         return {}
     own = _class(OptimizerConfig, whole=False, left_out=("groups",))["properties"]

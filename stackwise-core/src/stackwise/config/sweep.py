@@ -1,0 +1,105 @@
+"""The file of a sweep: one config, and what its runs differ in."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from attrs import frozen
+
+from stackwise.config.documents import read_file
+from stackwise.config.keys import key
+from stackwise.config.rules import broken_run_name, run_name_of
+from stackwise.config.sections import Section
+from stackwise.errors import ConfigError, Position, Problem
+
+MOST_RUNS = 1000
+_UNSAFE = re.compile(r"[^\w.=%,+-]+")
+
+
+@frozen(kw_only=True)
+class SweepConfig:
+    """What a sweep runs: every combination of a setting, a value for each key of the grid, and a seed."""
+
+    config: str = key(doc="the config that all runs share; relative to this file", example="base.yaml")
+    name: str = key(
+        "", rule=lambda name: broken_run_name(name) if name else None, absent="the file's", doc="name of the sweep", example="rates"
+    )
+    grid: Mapping[str, tuple[Any, ...]] = key(
+        factory=dict,
+        form="dotted key → list of values",
+        doc="keys of the config, with the values to try",
+        example="{optimizer.lr: [1e-3, 2e-3]}",
+    )
+    settings: Mapping[str, Mapping[str, Any]] = key(
+        factory=dict,
+        form="name → dotted key → value",
+        doc="sets of keys that go together",
+        example="{wide: {model.rack.width: 128, optimizer.lr: 1e-3}, narrow: {}}",
+    )
+    seeds: tuple[int, ...] = key((), absent="the config's", doc="every combination runs once with each", example="[1, 2, 3, 4, 5]")
+
+    def points(self) -> tuple[Point, ...]:
+        """Every run, the seeds of one combination side by side.
+
+        Raises:
+            ConfigError: no run or too many, or two of the same name.
+        """
+        points = tuple(self._points())
+        names = [point.name for point in points]
+        problems = [
+            Problem(f"two runs of the sweep would be called {name!r}", "settings") for name in {n for n in names if names.count(n) > 1}
+        ]
+        if not 0 < len(points) <= MOST_RUNS:
+            problems.append(Problem(f"a sweep has 1 to {MOST_RUNS:,} runs, not {len(points):,}", "grid"))
+        if problems:
+            raise ConfigError(problems)
+        return points
+
+    def _points(self) -> Iterator[Point]:
+        for setting, own in (self.settings or {"": {}}).items():
+            for values in product(*self.grid.values()):
+                varied = dict(zip(self.grid, values, strict=True))
+                for seed in self.seeds or (None,):
+                    seeded = {} if seed is None else {"run.seed": seed}
+                    parts = [setting, *(f"{k.rpartition('.')[2]}={_text(v)}" for k, v in {**varied, **seeded}.items())]
+                    name = _UNSAFE.sub("-", ",".join(filter(None, parts)))[:100] or "run"
+                    yield Point(name, {**own, **varied, **seeded})
+
+
+@frozen
+class Point:
+    """One run of a sweep."""
+
+    name: str
+    values: Mapping[str, Any]
+    """Dotted key → value, laid on the config."""
+
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        """As `--set` takes them."""
+        return tuple(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in self.values.items())
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def load_sweep(path: Path) -> SweepConfig:
+    """Read the file of a sweep; the path of its config is made absolute.
+
+    Raises:
+        ConfigError: it cannot be read, or holds what a sweep has not.
+    """
+    section = Section(read_file(path), (), "write config, grid, settings, seeds")
+    found = section.build(SweepConfig, {}, {"config": ""})
+    if section.faults:
+        raise ConfigError([Problem(fault.message, ".".join(fault.path), Position(str(path))) for fault in section.faults])
+    name = found.name or run_name_of(path.stem)
+    return SweepConfig(
+        config=str((path.parent / found.config).absolute()), name=name, grid=found.grid, settings=found.settings, seeds=found.seeds
+    )

@@ -1,0 +1,96 @@
+"""How many first steps two plans declare alike, so that they can be trained once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from stackwise.curriculum.schedule import CompiledPhase
+from stackwise.plan import Plan
+from stackwise.plan.amendments import declared, differences, is_shape, within
+
+_OF_NO_CONSEQUENCE = ("run.name", "run.checkpoint", "run.stop", "run.read_ahead", "run.workers")
+"""Keys outside the phases that change no step of a run."""
+
+
+def shared_steps(one: Plan, other: Plan) -> int:
+    """The number of first steps in which two plans train the same, to the bit.
+
+    Of configs from files, whose values can be compared. The number is never too large, and may be too small: runs of another length share
+    nothing, nor do runs that are evaluated otherwise, since what watches an evaluation may act on it. `Plan.with_tokenizers` comes first:
+    a vocabulary may be learnt from sources of all phases.
+    """
+    clocks = one.schedule.clock, other.schedule.clock
+    if clocks[0].horizon != clocks[1].horizon or clocks[0].steps != clocks[1].steps or one.tokenizers != other.tokenizers:
+        return 0
+    for key, _, _ in differences(_around_phases(one), _around_phases(other)):
+        if not any(within(key, path) for path in _OF_NO_CONSEQUENCE):
+            return 0
+    return min(_differing_steps(one, other), default=clocks[0].steps)
+
+
+def _around_phases(plan: Plan) -> dict[str, object]:
+    """The config without its phases and the planes, which are compared as each phase declares them."""
+    return {name: value for name, value in plan.experiment.resolved.items() if name in ("run", "evaluate", "observers")}
+
+
+def _differing_steps(one: Plan, other: Plan) -> Iterator[int]:
+    """Steps from which on something is declared otherwise, phase by phase up to the first."""
+    for was, now in zip(one.schedule.phases, other.schedule.phases, strict=False):
+        if was.start != now.start or was.name != now.name:
+            yield min(was.start, now.start)
+            return
+        yield from _in_phase(one, other, was, now)
+        if was.stop != now.stop:
+            yield from _stretched(one, was, now)
+        if was.stop != now.stop:
+            yield min(was.stop, now.stop)
+            return
+    if len(one.schedule.phases) != len(other.schedule.phases):
+        yield min(plan.schedule.phases[-1].stop for plan in (one, other))
+
+
+def _in_phase(one: Plan, other: Plan, was: CompiledPhase, now: CompiledPhase) -> Iterator[int]:
+    trees = [plan.experiment.phases[was.index].tree.printable() for plan in (one, other)]
+    steps = range(was.start, min(was.stop, now.stop))
+    curves = declared(was.state).curves, declared(now.state).curves
+    for key, _, _ in differences(*trees):
+        path = next((path for path in curves[0] if within(key, path) and path in curves[1]), None)
+        if key == "until":
+            continue
+        differing: Iterator[int]
+        if is_shape(key):
+            name = key.split(".")[1]
+            differing = (s for s in steps if one.schedule.clock.values(s)[name] != other.schedule.clock.values(s)[name])
+        elif path is not None:
+            t, before, after = one.schedule.clock.t, curves[0][path], curves[1][path]
+            differing = (s for s in steps if before(t(s)) != after(t(s)))
+        else:
+            differing = iter([was.start])
+        yield from _first(differing)
+
+
+def _stretched(plan: Plan, was: CompiledPhase, now: CompiledPhase) -> Iterator[int]:
+    """What follows the length of a phase that ends elsewhere: its curves, compared by value, and else everything that it enters with."""
+    tree, curves = plan.experiment.phases[was.index].tree.printable(), (declared(was.state).curves, declared(now.state).curves)
+    over_phase = [key for key, value in _flat(tree).items() if key.endswith(".over") and value == "phase"]
+    if tree.get("enter") or any(not any(within(key, path) for path in curves[0]) for key in over_phase):
+        yield was.start
+    t = plan.schedule.clock.t
+    for path in set(curves[0]) & set(curves[1]):
+        yield from _first(
+            step for step in range(was.start, min(was.stop, now.stop)) if curves[0][path](t(step)) != curves[1][path](t(step))
+        )
+
+
+def _flat(tree: Mapping[str, Any], path: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Dotted key → value, lists entered too."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        inner = {str(i): entry for i, entry in enumerate(value)} if isinstance(value, list | tuple) else value
+        found |= _flat(inner, (*path, str(key))) if isinstance(inner, Mapping) else {".".join((*path, str(key))): inner}
+    return found
+
+
+def _first(steps: Iterator[int]) -> Iterator[int]:
+    yield from [step for step in [next(steps, None)] if step is not None]

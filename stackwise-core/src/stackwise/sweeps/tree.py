@@ -1,0 +1,97 @@
+"""Which run of a sweep begins in the middle of which other, and what that saves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from attrs import evolve, frozen
+
+from stackwise import config
+from stackwise.assembly.pricing import PhasePrice, price
+from stackwise.config.sweep import Point, SweepConfig
+from stackwise.host.discovery import discover
+from stackwise.plan import Plan, make_plan
+from stackwise.plan.sharing import shared_steps
+
+
+@frozen
+class Job:
+    """One run of a sweep, and where it begins."""
+
+    point: Point
+    steps: int
+    flops: float | None
+    """Of the steps that are its own; None where the plan cannot count them."""
+    flops_alone: float | None
+    seed: int
+    parent: str | None = None
+    """The run whose first steps it shares."""
+    start: int = 0
+    """The first step that is its own."""
+    saves: tuple[int, ...] = ()
+    """Steps at which others begin."""
+    instants: tuple[str, ...] = ()
+    """`run.checkpoint.at` of its own config."""
+
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        """As `--set` takes them: its own values, and the checkpoints that others begin at."""
+        if not self.saves:
+            return self.point.overrides
+        at = ", ".join([*self.instants, *(f"{step} steps" for step in self.saves)])
+        return (*self.point.overrides, f"run.checkpoint.at=[{at}]")
+
+
+def jobs_of(sweep: SweepConfig, *, share: bool = True) -> tuple[Job, ...]:
+    """Every run, each after the one that it begins in.
+
+    Raises:
+        ConfigError: a mistake in the config of any run; the message names its settings.
+        DataError: a vocabulary that cannot be learnt.
+    """
+    points, registry = sweep.points(), discover()
+    plans = [make_plan(config.load(Path(sweep.config), point.overrides), registry).with_tokenizers() for point in points]
+    jobs: list[Job] = []
+    for i, (point, plan) in enumerate(zip(points, plans, strict=True)):
+        parent, start = _longest(plan, plans[:i], jobs) if share else (None, 0)
+        if parent is not None:
+            jobs[parent] = evolve(jobs[parent], saves=tuple(sorted({*jobs[parent].saves, start})))
+        prices, run = price(plan), plan.experiment.run
+        jobs.append(
+            Job(
+                point,
+                steps=plan.schedule.steps,
+                flops=_flops(plan, prices, start),
+                flops_alone=_flops(plan, prices, 0),
+                seed=run.seed,
+                parent=None if parent is None else points[parent].name,
+                start=start,
+                instants=tuple(map(str, run.checkpoint.at)),
+            )
+        )
+    return tuple(jobs)
+
+
+def _longest(plan: Plan, earlier: Sequence[Plan], jobs: Sequence[Job]) -> tuple[int | None, int]:
+    """The earlier run that shares most of its first steps with a plan, and how many; only steps that are that run's own can be begun at."""
+    best: tuple[int | None, int] = (None, 0)
+    for i, other in enumerate(earlier):
+        if other.experiment.run.seed != plan.experiment.run.seed:
+            continue
+        shared = shared_steps(other, plan)
+        if max(best[1], jobs[i].start) < shared < plan.schedule.steps:
+            best = (i, shared)
+    return best
+
+
+def _flops(plan: Plan, prices: Sequence[PhasePrice], start: int) -> float | None:
+    """From a step on: those of each phase, by the share of its tokens (or steps) that lies there."""
+    clock, total = plan.schedule.clock, 0.0
+    for phase, cost in zip(plan.schedule, prices, strict=True):
+        if cost.flops is None:
+            return None
+        count = clock.tokens if clock.tokens(phase.stop) > clock.tokens(phase.start) else int
+        first = min(max(start, phase.start), phase.stop)
+        total += cost.flops * (count(phase.stop) - count(first)) / (count(phase.stop) - count(phase.start))
+    return total

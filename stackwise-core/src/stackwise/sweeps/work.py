@@ -1,0 +1,181 @@
+"""The runs of a sweep as processes of their own, a few at a time; what was begun goes on, what has finished stays."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from time import sleep
+from types import FrameType
+
+from attrs import define, field, frozen
+
+from stackwise.config.sweep import SweepConfig
+from stackwise.errors import RunStopped, UserError
+from stackwise.storage.checkpoints.store import name_of
+from stackwise.storage.run_directory import CHECKPOINTS, CONFIG, FINISHED, STATUS
+from stackwise.sweeps.tree import Job
+
+RECORD = "sweep.json"
+_POLL_S = 0.2
+_CALL = "from stackwise.cli import main; main(prog_name='stackwise')"
+
+
+@frozen
+class Failure:
+    """A run that did not finish."""
+
+    name: str
+    exit_code: int
+    log: Path
+
+
+def open_directory(path: Path, sweep: SweepConfig, jobs: Sequence[Job]) -> None:
+    """Make the directory of a sweep, or hold one that is there against what is asked for.
+
+    Raises:
+        UserError: a directory of something else, or a run in it that was declared otherwise.
+    """
+    record = {
+        job.point.name: {"values": dict(job.point.values), "parent": job.parent, "start": job.start, "saves": job.saves} for job in jobs
+    }
+    wanted = json.loads(json.dumps({"config": Path(sweep.config).read_text(encoding="utf-8"), "runs": record}))
+    place = path / RECORD
+    if path.exists() and not place.is_file():
+        raise UserError(f"{path} exists already and is no sweep: give another --output, or remove it")
+    if place.is_file():
+        held = json.loads(place.read_text(encoding="utf-8"))
+        changed = ["its config"] if held.get("config") != wanted["config"] else []
+        changed += [name for name, about in held.get("runs", {}).items() if wanted["runs"].get(name) != about and (path / name).exists()]
+        if changed:
+            raise UserError(f"{path} is a sweep of something else ({', '.join(changed[:5])} changed): give another --output, or remove it")
+    path.mkdir(parents=True, exist_ok=True)
+    place.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
+
+
+@define(kw_only=True)
+class Work:
+    """Runs the jobs of a sweep.
+
+    Args:
+        directory: of the sweep; a run is a folder in it by its name, and its output a file beside.
+        sweep: whose config the runs share.
+        jobs: each after the one that it begins in.
+        at_once: most processes at a time.
+        say: is told what begins and ends.
+    """
+
+    directory: Path
+    sweep: SweepConfig
+    jobs: Sequence[Job]
+    at_once: int
+    say: Callable[[str], None]
+    failures: list[Failure] = field(factory=list, init=False)
+    _running: dict[str, subprocess.Popen[bytes]] = field(factory=dict, init=False)
+    _signal: signal.Signals | None = field(default=None, init=False)
+
+    def run(self) -> None:
+        """Run what is left.
+
+        Raises:
+            RunStopped: by SIGINT or SIGTERM, which every process has had too; what they did is saved.
+        """
+        waiting = [job for job in self.jobs if not self.is_finished(job)]
+        with self._passing_on_signals():
+            while (waiting and self._signal is None) or self._running:
+                self._reap()
+                waiting = [job for job in waiting if not self._is_lost(job)]
+                ready = [job for job in waiting if self._can_begin(job)]
+                for job in ready[: self.at_once - len(self._running)] if self._signal is None else ():
+                    waiting.remove(job)
+                    self._begin(job)
+                sleep(_POLL_S)
+        if self._signal is not None:
+            raise RunStopped(f"the sweep in {self.directory}; the same command goes on with it", by=self._signal)
+
+    def is_finished(self, job: Job) -> bool:
+        """Whether a run has nothing left to do."""
+        return _status(self.directory / job.point.name) == FINISHED
+
+    def _can_begin(self, job: Job) -> bool:
+        return job.parent is None or self._exists(job) or (self.directory / job.parent / CHECKPOINTS / name_of(job.start)).is_dir()
+
+    def _exists(self, job: Job) -> bool:
+        return (self.directory / job.point.name / CONFIG).is_file()
+
+    def _is_lost(self, job: Job) -> bool:
+        """Whether the run that it begins in has failed before that step."""
+        lost = any(failure.name == job.parent for failure in self.failures) and not self._can_begin(job)
+        if lost:
+            self.failures.append(Failure(job.point.name, 2, self._log(str(job.parent))))
+            self.say(f"left out  {job.point.name}: {job.parent} failed before step {job.start:,}")
+        return lost
+
+    def _begin(self, job: Job) -> None:
+        name, place = job.point.name, self.directory / job.point.name
+        sets = [word for override in job.overrides for word in ("--set", override)]
+        if job.parent is None or self._exists(job):
+            command = ["run", self.sweep.config, *sets, "--output", str(place), "--resume", "auto"]
+            self.say(f"{'goes on' if self._exists(job) else 'begins '}   {name}")
+        else:
+            parent, at = str(self.directory / job.parent), f"step {job.start}"
+            command = ["branch", parent, "--at", at, "--config", self.sweep.config, *sets, "--output", str(place)]
+            self.say(f"begins    {name}, at step {job.start:,} of {job.parent}")
+        with self._log(name).open("ab") as log:
+            self._running[name] = subprocess.Popen(
+                [sys.executable, "-c", _CALL, *command],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=self._environment(),
+                start_new_session=True,  # Ctrl-C reaches a process once, through `pass_on`: a second signal would leave without a save
+            )
+
+    def _environment(self) -> dict[str, str]:
+        """One share of the cores for each process, where nothing else was asked for."""
+        share = max(1, (os.cpu_count() or 1) // self.at_once)
+        return {"OMP_NUM_THREADS": str(share), **os.environ}
+
+    def _log(self, name: str) -> Path:
+        return self.directory / f"{name}.log"
+
+    def _reap(self) -> None:
+        for name, process in list(self._running.items()):
+            if (code := process.poll()) is None:
+                continue
+            del self._running[name]
+            if code == 0:
+                self.say(f"finished  {name}")
+            elif self._signal is None:
+                self.failures.append(Failure(name, code, self._log(name)))
+                self.say(f"failed    {name}: exit code {code}, {self._log(name)}")
+
+    @contextmanager
+    def _passing_on_signals(self) -> Iterator[None]:
+        """A first signal reaches every process, which saves and leaves; so does each later one."""
+
+        def pass_on(number: int, frame: FrameType | None) -> None:
+            self._signal = signal.Signals(number)
+            for process in self._running.values():
+                process.send_signal(signal.SIGTERM)
+
+        caught = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+        before = {number: signal.signal(number, pass_on) for number in caught}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _status(directory: Path) -> str | None:
+    try:
+        status = json.loads((directory / STATUS).read_text(encoding="utf-8")).get("status")
+    except (OSError, ValueError):
+        return None
+    return status if isinstance(status, str) else None

@@ -1,0 +1,169 @@
+"""Sweeps as they are called: what they share is what every run would have been alone, and a stopped one goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from time import monotonic, sleep
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+from whole_runs import outcome
+
+from stackwise.cli import main
+from stackwise.config.sweep import load_sweep
+from stackwise.errors import ConfigError
+from stackwise.reports.record import read_run
+from stackwise.sweeps.tree import jobs_of
+
+BASE = {
+    "run": {"seed": 3, "horizon": "20 steps", "device": "cpu", "threads": 1},
+    "task": {"use": "transformer.causal-lm"},
+    "data": {
+        "sources": {"a": {"use": "data.array-files", "files": {"tokens": "ids.npy"}, "vocab": 16, "heldout": 0.2}},
+        "batch_size": 2,
+        "seq_len": 4,
+    },
+    "model": {
+        "embedding": {"use": "transformer.token"},
+        "rack": {"use": "transformer.decoder", "width": 8, "heads": 2, "stacks": [{"base": 1}]},
+        "head": {"use": "transformer.lm"},
+    },
+    "optimizer": {"use": "optim.adamw", "lr": {"wsd": {"peak": 0.01}}},
+    "evaluate": {"held": {"at": ["100%"], "batches": 1}},
+    "phases": {"first": {"until": "50%"}, "second": {}},
+}
+SWEEP: dict[str, Any] = {
+    "config": "base.yaml",
+    "grid": {"optimizer.lr.wsd.decay": ["20%", "40%"]},
+    "settings": {
+        "shallow": {},
+        "grown": {"phases.second": {"model": {"rack": {"stacks": [{"base": 2}]}}, "enter": {"growth": {"use": "transformer.stack"}}}},
+    },
+    "seeds": [1, 2],
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    import numpy
+
+    numpy.save(tmp_path / "ids.npy", numpy.random.default_rng(0).integers(0, 16, 3000))
+    write(tmp_path, SWEEP)
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+
+
+def write(folder: Path, sweep: dict[str, Any]) -> None:
+    (folder / "base.yaml").write_text(yaml.safe_dump(BASE), encoding="utf-8")
+    (folder / "s.yaml").write_text(yaml.safe_dump(sweep, sort_keys=False), encoding="utf-8")
+
+
+def call(*arguments: str) -> Result:
+    return CliRunner().invoke(main, ["sweep", "s.yaml", *arguments])
+
+
+def test_a_tree_shares_what_is_declared_alike(folder: Path) -> None:
+    jobs = {job.point.name: job for job in jobs_of(load_sweep(folder / "s.yaml"))}
+    first = "shallow,decay=20%,seed=1"
+    assert {name: (job.parent, job.start) for name, job in jobs.items() if name.endswith("seed=1")} == {
+        first: (None, 0),
+        "shallow,decay=40%,seed=1": (first, 13),  # of 20 steps the decay of 40 % begins after 12; the value of step 12 is still the peak
+        "grown,decay=20%,seed=1": (first, 10),
+        "grown,decay=40%,seed=1": ("grown,decay=20%,seed=1", 13),
+    }
+    assert jobs[first].saves == (10, 13)
+    assert all(job.parent is None or job.parent.endswith("seed=2") for name, job in jobs.items() if name.endswith("seed=2"))
+    assert jobs[first].flops == jobs[first].flops_alone
+    other = jobs["shallow,decay=40%,seed=1"]
+    assert other.flops == pytest.approx(other.flops_alone * 7 / 20)
+
+
+def test_the_plan_trains_nothing(folder: Path) -> None:
+    told = json.loads(call("--plan", "--json").stdout)
+    assert len(told) == 8 and sum(each["steps"] - each["start"] for each in told) == 2 * (20 + 7 + 10 + 7)
+    assert "88 steps to train, 160" in call("--plan").stdout
+    assert not (folder / "sweeps").exists()
+
+
+@pytest.mark.slow
+def test_every_run_is_bit_for_bit_what_it_is_alone(folder: Path) -> None:
+    write(folder, {**SWEEP, "seeds": [1]})
+    shared, alone = call("--jobs", "2", "--output", "shared", "--json"), call("--jobs", "2", "--output", "alone", "--json", "--alone")
+    assert shared.exit_code == alone.exit_code == 0, shared.output + alone.output
+    names = [job.point.name for job in jobs_of(load_sweep(folder / "s.yaml"))]
+    for name in names:
+        one, other = outcome(folder, f"shared/{name}", once=False), outcome(folder, f"alone/{name}", once=False)
+        assert one.weights == other.weights and one.stream == other.stream and one.state["model"] == other.state["model"]
+    figures = [json.loads(result.stdout)["reached"] for result in (shared, alone)]
+    assert figures[0] == figures[1] and {row["metric"] for row in figures[0]} >= {"loss"}
+    assert [read_run(folder / "shared" / name).parent is None for name in names] == [True, False, False, False]
+
+
+@pytest.mark.slow
+def test_a_sweep_that_was_stopped_goes_on(folder: Path) -> None:
+    write(folder, {**SWEEP, "seeds": [1], "settings": {"long": {"run.horizon": "3000 steps", "evaluate.held.at": ["100%"]}}})
+    command = [sys.executable, "-c", "from stackwise.cli import main; main()", "sweep", "s.yaml", "--output", "out"]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    log, deadline = folder / "out" / "long,decay=20%,seed=1" / "metrics.jsonl", monotonic() + 120
+    while not (log.exists() and log.stat().st_size > 2000) and monotonic() < deadline:
+        sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(120) == 130
+    status = json.loads((log.parent / "status.json").read_text())["status"]
+    assert status == "stopped by SIGTERM" and not (folder / "out" / "long,decay=40%,seed=1").exists()
+    write(folder, {**SWEEP, "seeds": [1], "settings": {"long": {"run.horizon": "3000 steps", "evaluate.held.at": ["100%"]}}})
+    again = subprocess.run(command, env={**os.environ}, capture_output=True, text=True, check=False)
+    assert again.returncode == 0 and "goes on" in again.stderr, again.stderr
+    whole = call("--output", "whole")
+    assert whole.exit_code == 0
+    for name in ("long,decay=20%,seed=1", "long,decay=40%,seed=1"):
+        assert outcome(folder, f"out/{name}", once=False).weights == outcome(folder, f"whole/{name}", once=False).weights
+
+
+@pytest.mark.slow
+def test_a_run_that_fails_takes_its_code_with_it_and_leaves_the_others(folder: Path) -> None:
+    bad = {"optimizer.lr.wsd.peak": 1e30, "run.non_finite": "halt"}
+    write(folder, {"config": "base.yaml", "settings": {"good": {}, "bad": bad, "later": {**bad, "optimizer.lr.wsd.decay": "10%"}}})
+    result = call("--output", "out")
+    assert result.exit_code == 4 and "bad" in result.stderr and "good" in result.stdout
+    assert [json.loads((folder / "out" / name / "status.json").read_text())["status"] for name in ("good",)] == ["finished"]
+
+
+def test_a_directory_of_another_sweep_is_refused(folder: Path) -> None:
+    (folder / "out").mkdir()
+    (folder / "out" / "notes.txt").write_text("mine")
+    result = call("--output", "out")
+    assert result.exit_code == 2 and (folder / "out" / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("change", "where"),
+    [
+        ({"grid": {"optimizer.lr": []}}, "grid"),
+        ({"settings": {"a": {}, "a ": {}, "a  ": {}}, "grid": {}}, "settings"),
+        ({"gird": {}}, "gird"),
+        ({"grid": {"optimizer.lr": 3}}, "grid"),
+        ({"seeds": ["x"]}, "seeds"),
+        ({"config": None}, "config"),
+    ],
+    ids=str,
+)
+def test_mistakes_in_the_file_are_named(folder: Path, change: dict[str, Any], where: str) -> None:
+    write(folder, {**SWEEP, **change})
+    with pytest.raises(ConfigError) as caught:
+        load_sweep(folder / "s.yaml").points()
+    assert any(problem.path.startswith(where) for problem in caught.value.problems)
+
+
+def test_a_mistake_in_the_config_of_one_run_ends_the_sweep_before_it_begins(folder: Path) -> None:
+    write(folder, {**SWEEP, "grid": {"optimizer.lr": ["fast"]}})
+    result = call("--output", "out")
+    assert result.exit_code == 2 and not (folder / "out").exists()
