@@ -61,6 +61,19 @@ def test_a_learnt_vocabulary_gives_the_text_back(here: Path) -> None:
         assert 257 < max(ids) < 300
 
 
+def test_batches_that_are_tokenized_ahead_keep_their_order(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _library()
+    at_once = _ids(_build())
+    monkeypatch.setattr(corpora, "_BATCH_DOCUMENTS", 1)
+    monkeypatch.setenv("STACKWISE_CACHE", str(here / "another"))
+    assert _ids(_build()) == at_once
+    broken = next(name for name in sorted(TEXTS, reverse=True) if not is_heldout(name, 0.3))
+    tokenizer = next((here / "cache").glob("bpe-*")) / "tokenizer.json"
+    Path(broken).write_bytes(b"\xff\xfe")
+    with pytest.raises(DataError, match=f"{broken} is not UTF-8"):
+        _build(TokenizerOptions(file=str(tokenizer)))
+
+
 def test_the_vocabulary_is_learnt_from_the_training_split_alone(here: Path) -> None:
     _library()
     trained = _ids(_build(split="final"))
