@@ -70,7 +70,7 @@ def test_batches_that_are_tokenized_ahead_keep_their_order(here: Path, monkeypat
     broken = next(name for name in sorted(TEXTS, reverse=True) if not is_heldout(name, 0.3))
     tokenizer = next((here / "cache").glob("bpe-*")) / "tokenizer.json"
     Path(broken).write_bytes(b"\xff\xfe")
-    with pytest.raises(DataError, match=f"{broken} is not UTF-8"):
+    with pytest.raises(DataError, match=f"'{broken}' is not UTF-8"):
         _build(TokenizerOptions(file=str(tokenizer)))
 
 

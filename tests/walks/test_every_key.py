@@ -323,6 +323,7 @@ CORE: dict[str, list[tuple[Any, str, Any]]] = {
     "run.providers": [(whole, "run/providers", {"block": ["transformer"]}), (whole, "run/providers", {"allow": ["optim", "data"]})],
     "run.halt_after": [(diverging, "run/halt_after", 1)],
     "task.auxiliary": [(sparse, "task/auxiliary", {"rack.balance": 5.0, "rack.z": 0}), (whole, "task/auxiliary", {"rack.z": 1})],
+    "task.reference": [(whole, "task/reference", "phase entry"), (whole, "task/reference", {"from": "nowhere"})],
     "task.use": [(whole, "task/use", "transformer.nothing")],
     "data.sources": [(whole, "data/sources/a", memory(5, heldout=0.2)), (whole, "data/sources/b", memory(1, heldout=0.2))],
     "data.mix": [(two_sources, "data/mix", {"a": 3, "b": 1})],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from stackwise.assembly.references import references
 from stackwise.errors import ConfigError
 from stackwise.plan import Plan
 from stackwise.planes.data.plane import DataPlane
@@ -31,5 +32,6 @@ def log_notes(plan: Plan, data: DataPlane) -> list[str]:
     return [
         *(f"model.start:{name}: it changed in training, and files of weights cannot hold it: it begins as it is built" for name in missing),
         *(f"source:{name}: a resume may not be exact, which data.accept_inexact_resume accepts: {why}" for name, why in inexact.items()),
+        *(f"reference:{phase}: it compares with {path}, sha256:{digest}" for phase, path, digest in references(plan)),
         *(f"evaluation:{name}: reads rows that training reads, which training_rows accepts" for name in reading),
     ]

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from copy import deepcopy
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +12,8 @@ from torch import nn
 
 from stackwise.assembly.given import checked, checked_module
 from stackwise.assembly.notes import log_notes
+from stackwise.assembly.outside import as_faults_of
+from stackwise.assembly.references import load_reference
 from stackwise.assembly.start import read_start
 from stackwise.assembly.vocabularies import check_vocabularies
 from stackwise.config import Experiment
@@ -22,7 +22,7 @@ from stackwise.contracts.protocols import Observer, ParameterGroup, Reaction
 from stackwise.contracts.specs import TaskSpec
 from stackwise.curriculum.parts import Part
 from stackwise.curriculum.schedule import CompiledPhase
-from stackwise.errors import ConfigError, ProviderError, StackwiseError, UserError, asks_too_much, bytes_asked
+from stackwise.errors import ConfigError, UserError
 from stackwise.host.discovery import build_loader, discover
 from stackwise.host.registry import Registry, blaming
 from stackwise.machine.evaluation import Evaluation
@@ -36,14 +36,12 @@ from stackwise.planes.data.plane import DataPlane
 from stackwise.planes.data.readers.processes import ProcessLoader
 from stackwise.planes.model.difference import Boundary, parts_of
 from stackwise.planes.model.initialisation import build_seed, check_shapes, drawing_from
-from stackwise.planes.model.module import Model
 from stackwise.planes.model.plane import ModelPlane
-from stackwise.planes.model.state import Tensors, load_named_tensors
-from stackwise.planes.model.whole import check_unwrapped, names_inside
+from stackwise.planes.model.state import Tensors
+from stackwise.planes.model.whole import check_unwrapped
 from stackwise.planes.objective import Objective
 from stackwise.planes.optimizer.plane import OptimizerPlane
 from stackwise.processes.ranks import Ranks
-from stackwise.storage.weights import read_weights
 from stackwise.timeline.streams import step_seed, stream_key
 
 
@@ -85,7 +83,7 @@ def _assemble(plan: Plan, observers: Observers | None, ranks: Ranks | None) -> T
     return TrainingMachine(
         model=ModelPlane(shop.module, device=placement.device, start=_start(plan)),
         data=data,
-        task=Objective(shop.task, load=_load_reference),
+        task=Objective(shop.task, load=partial(load_reference, plan.registry)),
         optimizer=OptimizerPlane(shop.optimizer, shop.reaction),
         schedule=plan.schedule,
         evaluations=evaluations,
@@ -162,7 +160,7 @@ class Workshop:
         """An optimizer over parameter groups, with the values in force at t."""
         if isinstance(part.given, Built):
             entries = [{"params": list(g.parameters.items()), "group": g.name, **g.values} for g in groups]
-            with _as_faults_of(part):
+            with as_faults_of(part):
                 optimizer: torch.optim.Optimizer = part.given.make(entries, **part.options_at(t))
             return optimizer
         result: torch.optim.Optimizer = checked(part, self._make(part, "optimizer", groups, t=t))
@@ -225,7 +223,7 @@ class Workshop:
                 check_shapes(part.given, consumer)
             return _without_weights(part.given) if self._device.type == "meta" else part.given
         options = self._options(part, t)
-        with _as_faults_of(part):
+        with as_faults_of(part):
             if isinstance(part.given, Built):
                 return part.given.make(*extra, **_plain_stacks(options))
             component = self._plan.registry.get(part.kind, part.id)  # type: ignore[arg-type]  # a Part's kind is a Kind
@@ -247,13 +245,6 @@ class Workshop:
             max_length=plan.max_length,
             specs=self._joined.get(id(part), plan.joined[0]).specs(),
         )
-
-
-def _load_reference(model: nn.Module, directory: str) -> None:
-    tensors = read_weights(Path(directory))[0]
-    if isinstance(model, Model) and model.declared is not None:
-        tensors = names_inside(model.rack, tensors)
-    load_named_tensors(model, tensors, f"the weights in {directory}")
 
 
 def _start(plan: Plan) -> Callable[[], tuple[Tensors, Sequence[str]]] | None:
@@ -300,30 +291,6 @@ def _check_boundaries(plan: Plan) -> None:
             raise ConfigError([plan.experiment.phases[phase.index].problem(path, str(error))]) from error
 
 
-def build_module(part: Part, registry: Registry, context: BuildContext, *extra: object) -> nn.Module:
-    """Build a module outside any plan; the process-wide generators are left unchanged.
-
-    Args:
-        part: a registered component with its options complete.
-        registry: has its factory.
-        context: passed to the factory.
-        extra: further arguments of its kind.
-
-    Raises:
-        ProviderError: it cannot be built, or is no module.
-    """
-    component = registry.get(part.kind, part.id)  # type: ignore[arg-type]  # a Part's kind is a Kind
-    with drawing_from(context.seed), _as_faults_of(part):
-        module = component.build(part.options, context, *extra)
-    return checked_module(part, module)
-
-
-def build_task(part: Part, registry: Registry) -> Any:
-    """A task outside any plan; ProviderError where it cannot be built."""
-    with _as_faults_of(part):
-        return registry.get("task", part.id).build(part.options, BuildContext(seed=0, specs={"task": part.options.to_spec()}))
-
-
 def _depth(declared: int | None, placement: Placement) -> int:
     """Steps to read ahead: with a GPU the reader thread is free, on a CPU it costs what it saves."""
     if declared is not None:
@@ -355,22 +322,3 @@ def _plain_stacks(options: Mapping[str, Any]) -> dict[str, Any]:
     if "stacks" not in options:
         return dict(options)
     return {**options, "stacks": {stack.name: stack.blocks for stack in options["stacks"]}}
-
-
-@contextmanager
-def _as_faults_of(part: Part) -> Iterator[None]:
-    """Report an error of a registered factory as the provider's; one of a user's own callable passes unchanged."""
-    try:
-        yield
-    except StackwiseError:
-        raise
-    except Exception as error:
-        if part.given is not None:
-            raise
-        if asks_too_much(error):
-            raise UserError(
-                f"{part.kind} '{part.id}': no memory holds tensors of the sizes that its options ask for{bytes_asked(error)}"
-            ) from error
-        raise ProviderError(
-            f"{part.kind} '{part.id}' could not be built: {type(error).__name__}: {error}", provider=part.id.partition(".")[0]
-        ) from error

@@ -10,7 +10,9 @@ import torch
 from attrs import evolve, frozen
 
 from stackwise import config
-from stackwise.assembly.workshop import Workshop, build_task
+from stackwise.assembly.described import described_part, description_errors, load_exported
+from stackwise.assembly.outside import build_task
+from stackwise.assembly.workshop import Workshop
 from stackwise.contracts.generation import Generates, GenerationSettings, HasTextCodec, TextCodec
 from stackwise.contracts.protocols import vocabulary_of
 from stackwise.contracts.tokenizers import RunTokenizer, Tokenizers
@@ -20,7 +22,7 @@ from stackwise.host.provider import Provider
 from stackwise.host.registry import Registry, blaming
 from stackwise.plan import make_plan
 from stackwise.planes.model.module import Model
-from stackwise.saved.export import describe_run, described_part, description_errors, load_exported
+from stackwise.saved.export import describe_run
 from stackwise.saved.model import SavedModel, model_at
 from stackwise.storage.checkpoints.store import CheckpointStore
 from stackwise.storage.run_directory import CHECKPOINTS, CONFIG, final_weights
