@@ -187,7 +187,8 @@ class Workshop:
             raise
         except UserError as error:
             phase = self._declared.get(id(part))
-            path = f"evaluate.{split}.sources.{name}" if phase is None else f"data.sources.{name}"
+            of_training = phase is not None or split == "train"
+            path = f"data.sources.{name}" if of_training else f"evaluate.{split}.sources.{name}"
             problem = (phase or self._plan.experiment).problem(path, str(error))
             raise type(error)(str(problem)) from error
 

@@ -355,6 +355,8 @@ def read_evaluations(node: Node | None) -> Read[tuple[EvaluateConfig, ...]]:
         if "sources" in section.children:
             nodes = section.take_map("sources", "write sources: {<name>: {use: <provider>.<component>}}")
             ready["sources"] = {source: section.ref(entry, ("sources", source)) for source, entry in nodes.items()}
+            if not nodes and not section.faults:
+                section.fault(("sources",), "names no source: name one, or leave it out to read those of training")
         if (own := section.take("name")) is not None:
             section.fault(("name",), f"unknown key: the evaluation is named '{name}' by its own key (not {describe(own.plain())})")
         evaluations.append(section.build(EvaluateConfig, ready))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -179,7 +180,7 @@ def checkpoint_at(directory: Path, at: str) -> tuple[Checkpoint, list[Skipped]]:
         UserError: there is no such checkpoint.
     """
     store = CheckpointStore(directory / CHECKPOINTS)
-    if at in store.names():
+    if re.fullmatch(r"step-\d+", at):
         return store.at(step_of(at)), []
     number = at.removeprefix("step").strip()
     if number.isdecimal():
