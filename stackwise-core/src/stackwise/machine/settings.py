@@ -9,6 +9,7 @@ from attrs import Factory, frozen
 from torch import nn
 
 from stackwise.machine.placement import Placement
+from stackwise.processes.ranks import Ranks
 
 
 @frozen(kw_only=True)
@@ -56,6 +57,8 @@ class Settings:
     """When to end before the horizon, because a metric no longer gets better."""
     stalls: Mapping[str, StopRule] = Factory(dict)
     """Phase → when to end it before its last step."""
+    ranks: Ranks | None = None
+    """The processes that train this model together; None where there is one."""
     auxiliary: Mapping[str, float] = Factory(dict)
     """Weights of the losses that parts of the model add to a finished task's: `<role>.<name>` → weight."""
     reference: nn.Module | None = None
