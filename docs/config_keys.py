@@ -26,7 +26,7 @@ from stackwise.config import (
     StopConfig,
 )
 from stackwise.config.keys import IN_PHASE, SECTIONS, Key
-from stackwise.config.planes import EMAConfig, LRScaleConfig, StartConfig, TaskConfig, WeightAdapterConfig
+from stackwise.config.planes import EMAConfig, LRScaleConfig, ReferenceConfig, StartConfig, TaskConfig, WeightAdapterConfig
 from stackwise.config.run import ProvidersConfig
 from stackwise.contracts.options import config_key
 from stackwise.timeline.duration import Duration
@@ -44,6 +44,7 @@ NESTED: Mapping[tuple[Class, str], tuple[str, Class]] = {
     (RunConfig, "providers"): ("", ProvidersConfig),
     (ModelConfig, "weight_adapters"): ("NAME.", WeightAdapterConfig),
     (ModelConfig, "start"): ("", StartConfig),
+    (TaskConfig, "reference"): ("", ReferenceConfig),
     (OptimizerConfig, "groups"): ("NAME.", GroupConfig),
     (OptimizerConfig, "lr_scaling"): ("SIZE.", LRScaleConfig),
     (OptimizerConfig, "ema"): ("", EMAConfig),

@@ -64,7 +64,12 @@ def _component(about: Mapping[str, Any]) -> Iterator[str]:
     for option in about["options"]:
         default = "required" if option["required"] else _default(option["default"])
         yield f"| `{option['key']}` | {_cell(option['type'])} | {default} | {_cell(_meaning(option))} |"
-    yield f"\n```yaml\n{json.dumps(about['example'], ensure_ascii=False)}\n```"
+    yield f"\n```yaml\n{_example(about['example'])}\n```"
+
+
+def _example(options: Mapping[str, Any]) -> str:
+    """As YAML may hold it; files of the repository by their place in it, wherever this copy of it lies."""
+    return json.dumps(options, ensure_ascii=False).replace(f"{FOLDER.parents[1].as_posix()}/", "")
 
 
 def _default(value: object) -> str:

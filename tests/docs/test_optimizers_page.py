@@ -15,7 +15,7 @@ from stackwise.config.reader import read_yaml
 from stackwise.contracts.options import config_key
 
 PAGE = (Path(__file__).parents[2] / "docs" / "optimizers.md").read_text(encoding="utf-8")
-OFFERED = {c.id: c for kind in ("optimizer", "reaction") for c in registry().of_kind(kind) if c.provider == "optim"}
+OFFERED = {c.id: c for kind in ("optimizer", "reaction", "schedule") for c in registry().of_kind(kind) if c.provider == "optim"}
 SECTIONS = dict(re.findall(r"^## (optim\.[\w-]+)\n(.*?)(?=^## |\Z)", PAGE, re.DOTALL | re.MULTILINE))
 COMMON = {"decay"}
 AS_ANOTHER = {"optim.pytorch-optimizer": "optim.torch"}
@@ -44,7 +44,7 @@ def test_a_section_tells_every_option_its_default_and_whether_it_may_follow_time
     for key, said in written.items():
         default = fields[key].default
         if isinstance(default, bool) or not isinstance(default, int | float):
-            assert said in ("required", "none", "the rack's", "machine epsilon", str(default).lower()), key
+            assert said in (str(default), "required", "none", "the rack's", "machine epsilon", str(default).lower()), key
         else:
             assert isclose(float(said.replace("−", "-")), default), key
         line = next(line for line in section.splitlines() if line.startswith("|") and f"`{key}`" in line.split("|")[1])

@@ -11,12 +11,13 @@ import attrs
 import pytest
 import torch
 
-from stackwise import BuildContext, Component, ParameterGroup
+from stackwise import BuildContext, Component, ParameterGroup, ScheduleWindow
 from stackwise_providers_optim import provider
 
 HOOKS = {
     "stackwise_optimizers": ["adamw", "sgd", "muon", "adafactor", "lion", "schedule-free", "torch", "pytorch-optimizer"],
     "stackwise_reactions": ["plateau"],
+    "stackwise_schedules": ["cosine-restarts", "inverse-root", "table"],
 }
 COMPONENTS = [component for hook in HOOKS for component in getattr(provider, hook)()]
 
@@ -46,11 +47,15 @@ def test_every_example_builds(component: Component) -> None:
     if component.name in HOOKS["stackwise_reactions"]:
         assert make(options, context).factor == 1 and options.envelope() == (0.01, 1.0)
         return
+    if component.name in HOOKS["stackwise_schedules"]:
+        assert make(options, context).value(1, ScheduleWindow.of_steps(10)) >= 0
+        return
     group = ParameterGroup(name="default", parameters={"rack.weight": torch.nn.Parameter(torch.ones(2, 2))})
     assert isinstance(make(options, context, [group]), torch.optim.Optimizer)
 
 
 def test_listing_and_specs_never_import_torch() -> None:
-    modules = "stackwise_providers_optim.provider, stackwise_providers_optim.options, stackwise_providers_optim.plateau"
+    modules = "stackwise_providers_optim.provider, stackwise_providers_optim.options, "
+    modules += "stackwise_providers_optim.plateau, stackwise_providers_optim.schedules"
     code = f"import sys, {modules}; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"

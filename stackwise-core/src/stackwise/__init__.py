@@ -64,10 +64,13 @@ _FACE = {
     "MeetsRun": "stackwise.contracts.protocols",
     "LeavesRun": "stackwise.contracts.protocols",
     "PreparesEvaluations": "stackwise.contracts.protocols",
+    "PartwiseRack": "stackwise.contracts.protocols",
     "Rack": "stackwise.contracts.protocols",
     "Reaction": "stackwise.contracts.protocols",
     "ReferencedTask": "stackwise.contracts.protocols",
     "Scheduled": "stackwise.contracts.protocols",
+    "StepSchedule": "stackwise.contracts.protocols",
+    "ScheduleWindow": "stackwise.timeline.provided",
     "Skippable": "stackwise.contracts.protocols",
     "Stateful": "stackwise.contracts.protocols",
     "Task": "stackwise.contracts.protocols",
@@ -100,7 +103,7 @@ _FACE = {
     "discover": "stackwise.host.discovery",
     "assemble": "stackwise.assembly.workshop",
     "run": "stackwise.runs.run",
-    "load_exported": "stackwise.saved.export",
+    "load_exported": "stackwise.assembly.described",
     "generate": "stackwise.saved.generate",
     "Plan": "stackwise.plan",
     "StepDone": "stackwise.contracts.events",
@@ -168,6 +171,7 @@ if TYPE_CHECKING:  # the types that provider authors and users check against; th
     from stackwise.contracts.protocols import MeetsRun as MeetsRun
     from stackwise.contracts.protocols import Observer as Observer
     from stackwise.contracts.protocols import ParameterGroup as ParameterGroup
+    from stackwise.contracts.protocols import PartwiseRack as PartwiseRack
     from stackwise.contracts.protocols import PreparesEvaluations as PreparesEvaluations
     from stackwise.contracts.protocols import Rack as Rack
     from stackwise.contracts.protocols import Reaction as Reaction
@@ -175,6 +179,7 @@ if TYPE_CHECKING:  # the types that provider authors and users check against; th
     from stackwise.contracts.protocols import Scheduled as Scheduled
     from stackwise.contracts.protocols import Skippable as Skippable
     from stackwise.contracts.protocols import Stateful as Stateful
+    from stackwise.contracts.protocols import StepSchedule as StepSchedule
     from stackwise.contracts.protocols import Task as Task
     from stackwise.contracts.protocols import TrainsElsewhere as TrainsElsewhere
     from stackwise.contracts.protocols import Transform as Transform
@@ -208,6 +213,7 @@ if TYPE_CHECKING:  # the types that provider authors and users check against; th
     from stackwise.storage.tokenizers import read_tokenizers as read_tokenizers
     from stackwise.timeline.duration import Duration as Duration
     from stackwise.timeline.duration import Moment as Moment
+    from stackwise.timeline.provided import ScheduleWindow as ScheduleWindow
 
 
 def __getattr__(name: str) -> Any:

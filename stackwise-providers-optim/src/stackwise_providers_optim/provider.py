@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from stackwise import Component, hookimpl
+
+_SAMPLES = Path(__file__).with_name("samples")
 
 
 def _optimizer(name: str, options: str, factory: str, summary: str, /, **example: object) -> Component:
@@ -49,3 +52,23 @@ def stackwise_reactions() -> Iterable[Component]:
         summary="the learning rate falls when a metric no longer improves",
         example={"metric": "train.loss"},
     )
+
+
+def _schedule(name: str, options: str, factory: str, summary: str, /, **example: object) -> Component:
+    module = "stackwise_providers_optim.schedules"
+    return Component(name=name, options=f"{module}:{options}", factory=f"{module}:{factory}", summary=summary, example=example)
+
+
+@hookimpl
+def stackwise_schedules() -> Iterable[Component]:
+    """Shapes beside those of the core."""
+    yield _schedule(
+        "cosine-restarts",
+        "CosineRestartsOptions",
+        "build_cosine_restarts",
+        "half cosines with warm restarts (SGDR)",
+        peak=0.002,
+        cycle="25%",
+    )
+    yield _schedule("inverse-root", "InverseRootOptions", "build_inverse_root", "falls with the square root of the step", peak=0.002)
+    yield _schedule("table", "TableOptions", "build_table", "values from a CSV file", path=str(_SAMPLES / "rates.csv"))

@@ -19,7 +19,7 @@ _OPTIONS: dict[Kind, str] = {"weight-adapter": "WeightAdapterOptions"}
 def component(kind: Kind, name: str, factory: str | None = None, options: str | None = None, **example: object) -> Component:
     """A component of the victims' package; what is not said is that of the sound one."""
     title = _OPTIONS.get(kind, f"{kind.capitalize()}Options")
-    hot = "growing:build" if kind == "growth" else f"sound:build_{kind.replace('-', '_')}"
+    hot = {"growth": "growing:build", "schedule": "sloping:build"}.get(kind) or f"sound:build_{kind.replace('-', '_')}"
     return Component(
         name=name,
         options=f"victims.{options or f'sound_options:{title}'}",
@@ -42,6 +42,7 @@ SOUND: dict[Kind, list[Component]] = {
         "weight-adapter",
         "growth",
         "reaction",
+        "schedule",
         "observer",
         "format",
     )
@@ -76,6 +77,7 @@ VICTIMS: dict[str, tuple[Kind, Component]] = {
     "check_boundaries_are_honoured": ("rack", component("rack", "v", "broken:blurring", "broken_options:Segmented")),
     "check_side_inputs": ("rack", component("rack", "v", None, "broken_options:SideBySide")),
     "check_blocks_keep_their_names": ("rack", component("rack", "v", "broken:gated")),
+    "check_runs_in_parts": ("rack", component("rack", "v", "broken:normed_twice")),
     "check_zero_residual_is_identity": ("rack", component("rack", "v", "broken:loud")),
     "check_holds_each_parameter_once": ("optimizer", component("optimizer", "v", "broken:build_unnamed")),
     "check_groups_follow_their_values": ("optimizer", component("optimizer", "v", "broken:build_stubborn")),
@@ -118,6 +120,8 @@ VICTIMS: dict[str, tuple[Kind, Component]] = {
     "check_envelope": ("reaction", component("reaction", "v", "broken:sinking")),
     "check_changes_are_told": ("reaction", component("reaction", "v", "broken:chatty")),
     "check_reaction_resumes": ("reaction", component("reaction", "v", "broken:amnesic")),
+    "check_every_step_has_a_number": ("schedule", component("schedule", "v", "sloping:build_unfounded")),
+    "check_schedule_is_pure": ("schedule", component("schedule", "v", "sloping:build_counting")),
     "check_takes_every_event": ("observer", component("observer", "v", "broken:closed")),
     "check_leaves_events": ("observer", component("observer", "v", "broken:greedy")),
     "check_format_round_trip": ("format", component("format", "v", "broken:turning")),
@@ -155,6 +159,7 @@ RIGHT: dict[str, tuple[Kind, Component]] = {
     "a task that counts and says so": ("task", component("task", "v", "subtle:remembering")),
     "a task that counts real positions": ("task", component("task", "v", "subtle:counting", "subtle_options:MaskedTaskOptions")),
     "options before and after": ("growth", component("growth", "v", "growing:build_by_width")),
+    "a window that does not fit": ("schedule", component("schedule", "v", "sloping:build_long")),
     "one evaluation": ("reaction", component("reaction", "v", "subtle:heldout", "subtle_options:HeldoutOptions")),
 }
 """What is right, and looks wrong to a careless check → kind and component."""

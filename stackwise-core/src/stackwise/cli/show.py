@@ -33,6 +33,7 @@ _PLACES: Mapping[Kind, str] = {
     "weight-adapter": "model.weight_adapters.<name>",
     "growth": "phases.<name>.enter.growth",
     "reaction": "optimizer.reaction",
+    "schedule": "optimizer.lr",
     "observer": "observers",
     "format": "model.start.format",
 }

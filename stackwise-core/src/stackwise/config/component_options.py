@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import attrs
@@ -11,6 +12,7 @@ from stackwise.config.faults import Fault, faults_of
 from stackwise.config.strict import MISTAKES, convert
 from stackwise.contracts.options import broken_rule, config_key
 from stackwise.errors import Problem, ProviderError, ScheduleError
+from stackwise.timeline.provided import ProvidedSchedule
 from stackwise.timeline.schedules import Constant, Schedule
 
 
@@ -92,6 +94,8 @@ def structure_options(options_class: type, raw: Mapping[str, Any], path: str) ->
 
 def _bounded(schedule: Schedule, attribute: attrs.Attribute[Any]) -> Schedule:
     """The schedule, after every number in it was checked by the rules of the option."""
+    if isinstance(schedule, ProvidedSchedule):
+        return attrs.evolve(schedule, rule=partial(broken_rule, attribute))
     numbers: list[float] = []
     for name in ("value", "from_", "to", "peak"):
         if (number := getattr(schedule, name, None)) is not None:

@@ -76,6 +76,8 @@ def _replaces(under: Node, over: Node, path: KeyPath) -> bool:
     if _has_chosen_names(path):
         return False
     old_tag, new_tag = _tag(under), _tag(over)
+    if (old_tag is not None and new is not None) or (old is not None and new_tag is not None):
+        return True  # from a schedule of the core to one of a provider, or back
     return old_tag is not None and new_tag is not None and old_tag != new_tag
 
 

@@ -22,7 +22,8 @@ from stackwise.config.nodes import describe
 from stackwise.contracts.options import broken_rule, config_key, read_stacks
 from stackwise.errors import UserError, did_you_mean
 from stackwise.timeline.duration import Duration
-from stackwise.timeline.schedules import TAGS, Constant, Piecewise, Schedule
+from stackwise.timeline.provided import ProvidedSchedule
+from stackwise.timeline.schedules import TAGS, Constant, Over, Piecewise, Schedule
 
 MISTAKES: Final = (ValueError, UserError, BaseValidationError)
 """The errors of `convert` for a wrong value."""
@@ -166,8 +167,10 @@ def _schedule(value: Any, _: object) -> Schedule:
             own: Schedule = value
             return own
         return Constant(value=_number(value, float))
+    if "use" in value:
+        return _provided(value)
     if len(value) != 1:
-        raise ValueError(f"a schedule is a number, or a map with one tag: {', '.join(TAGS)}")
+        raise ValueError(f"a schedule is a number, a map with one tag ({', '.join(TAGS)}), or `use` and the options of a component")
     tag, inner = next(iter(value.items()))
     if tag not in TAGS:
         raise ValueError(f"'{tag}' is no schedule{did_you_mean(str(tag), TAGS)}")
@@ -179,6 +182,13 @@ def _schedule(value: Any, _: object) -> Schedule:
         error.add_note(IterableValidationNote("", tag, Schedule))
         raise
     return schedule
+
+
+def _provided(value: Mapping[str, Any]) -> Schedule:
+    """A component by its id; what it takes is checked when it is planned."""
+    own = {key: inner for key, inner in value.items() if key not in ("use", "over")}
+    use, over = _each([("use", value["use"], str), ("over", value.get("over", "run"), Over)])
+    return ProvidedSchedule(use=use, options=own, over=over)
 
 
 def _instants(schedule: Piecewise) -> None:
@@ -230,7 +240,7 @@ def _attrs_class(wanted: Any, _: Converter) -> Callable[[Any, Any], Any]:
             return value
         if not isinstance(value, Mapping):
             keys = ", ".join(config_key(a) for a in attrs.fields(wanted) if a.init)
-            raise ValueError(f"{describe(value)} is not a map with the keys {keys}")
+            raise NotAMap(f"{describe(value)} is not a map with the keys {keys}")
         return make(value, wanted)
 
     return structure

@@ -10,11 +10,12 @@ import torch
 from torch import Generator, nn
 
 from stackwise.conformance import bench
-from stackwise.conformance.subject import LENGTH, ROWS, SEED, NotApplicable, Subject, must
+from stackwise.conformance.subject import LENGTH, ROWS, SEED, STEPS, NotApplicable, Subject, must
 from stackwise.contracts.components import Kind
 from stackwise.contracts.protocols import ParameterGroup
 from stackwise.errors import UserError
 from stackwise.host.isolation import guarded
+from stackwise.timeline.provided import ScheduleWindow
 
 _METHODS: Mapping[Kind, tuple[str, ...]] = {
     "embedding": ("get_spec",),
@@ -24,6 +25,7 @@ _METHODS: Mapping[Kind, tuple[str, ...]] = {
     "loader": ("get_batch_spec", "take", "state_dict", "load_state_dict"),
     "growth": ("map_blocks", "preserves_function"),
     "reaction": ("watch", "factor", "state_dict", "load_state_dict"),
+    "schedule": ("value",),
     "weight-adapter": ("forward", "merged"),
     "transform": ("__call__",),
     "observer": ("__call__",),
@@ -123,6 +125,8 @@ def use_once(subject: Subject) -> Any:
             return artifact(torch.ones(2, 3))
         case "reaction":
             return artifact.watch(0, {"train.loss": 1.0})
+        case "schedule":
+            return artifact.value(0, ScheduleWindow.of_steps(STEPS, 1.0))
     return None
 
 

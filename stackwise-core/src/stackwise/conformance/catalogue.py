@@ -83,6 +83,7 @@ _TABLE: Mapping[str, Mapping[str, frozenset[Kind]]] = {
     "racks": {
         "check_side_inputs": frozenset({"rack"}),
         "check_blocks_keep_their_names": frozenset({"rack"}),
+        "check_runs_in_parts": frozenset({"rack"}),
         "check_zero_residual_is_identity": frozenset({"rack"}),
     },
     "optimizers": {
@@ -143,6 +144,10 @@ _TABLE: Mapping[str, Mapping[str, frozenset[Kind]]] = {
         "check_envelope": frozenset({"reaction"}),
         "check_changes_are_told": frozenset({"reaction"}),
         "check_reaction_resumes": frozenset({"reaction"}),
+    },
+    "schedules": {
+        "check_every_step_has_a_number": frozenset({"schedule"}),
+        "check_schedule_is_pure": frozenset({"schedule"}),
     },
     "observers": {
         "check_takes_every_event": frozenset({"observer"}),

@@ -176,7 +176,7 @@ def _import_report(modules: tuple[str, ...], path: tuple[str, ...]) -> Mapping[s
 def _cold_targets(subject: Subject) -> tuple[str, ...]:
     component, provider = subject.registered.component, subject.registry.provider(subject.registered.provider)
     entry = provider.module if provider is not None else ""
-    targets = [entry, component.options, *([component.factory] if subject.kind == "growth" else [])]
+    targets = [entry, component.options, *([component.factory] if subject.kind in ("growth", "schedule") else [])]
     return tuple(dict.fromkeys(target.partition(":")[0] for target in targets if target))
 
 

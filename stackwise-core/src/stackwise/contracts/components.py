@@ -37,6 +37,7 @@ Kind = Literal[
     "weight-adapter",
     "growth",
     "reaction",
+    "schedule",
     "observer",
     "format",
 ]

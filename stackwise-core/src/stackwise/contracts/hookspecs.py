@@ -127,6 +127,12 @@ def stackwise_reactions() -> Iterable[Component]:
 
 
 @hookspec
+def stackwise_schedules() -> Iterable[Component]:
+    """Name the schedules: numbers that follow time, known before the run. The factory is called with (options, context)."""
+    return ()
+
+
+@hookspec
 def stackwise_observers() -> Iterable[Component]:
     """Name the observers: called with every event of a run. The factory is called with (options, context)."""
     return ()
@@ -167,6 +173,7 @@ HOOKS: Mapping[str, Kind] = {
     "stackwise_growth_operators": "growth",
     "stackwise_weight_adapters": "weight-adapter",
     "stackwise_reactions": "reaction",
+    "stackwise_schedules": "schedule",
     "stackwise_observers": "observer",
     "stackwise_formats": "format",
 }

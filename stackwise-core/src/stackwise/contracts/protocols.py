@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import torch
 
     from stackwise.timeline.duration import Moment
+    from stackwise.timeline.provided import ScheduleWindow
 
 Batch = Mapping[str, "torch.Tensor"]
 """Field name → tensor; the first dimension is the row."""
@@ -52,6 +53,19 @@ class Rack(Protocol):
 
     def to_spec(self) -> RackSpec: ...
     def __call__(self, hidden: torch.Tensor, **side: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, Reported]: ...
+
+
+@runtime_checkable
+class PartwiseRack(Protocol):
+    """A rack that can run some of its blocks alone, so that the hidden states before the lowest trained block are computed once
+    (`model.cache: frozen`).
+
+    Blocks are counted in forward order over all stacks. With `start` 0 what comes before the blocks is run too, and with `stop` None what
+    comes behind them: `forward(hidden, **side)` is `forward_blocks(hidden, 0, None, **side)`, and running 0 to k and then from k on gives
+    the same. Side inputs are those of `forward`, whole in each part.
+    """
+
+    def forward_blocks(self, hidden: torch.Tensor, start: int, stop: int | None, **side: torch.Tensor) -> torch.Tensor: ...
 
 
 class Head(Protocol):
@@ -224,6 +238,21 @@ class Reaction(Protocol):
 
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+
+class StepSchedule(Protocol):
+    """A number that follows time, of a provider's own shape: pure, so that it is planned; built without torch.
+
+    Options of a schedule that reads a file may have `fingerprint()`, which the plan keeps: a digest, say.
+    """
+
+    def value(self, step: int, window: ScheduleWindow) -> float:
+        """The value before a step of the window, counted from 0; `step == window.steps` is its end, and is held from there on.
+
+        Raises:
+            UserError: the window is none that its options can fill; the sentence says why.
+        """
+        ...
 
 
 class Adapter(Protocol):

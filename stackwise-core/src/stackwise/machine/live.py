@@ -59,7 +59,7 @@ class LiveState:
         self.placement, self._schedule = settings.placement, schedule
         self.model = model if isinstance(model, ModelPlane) else ModelPlane.of(model, device)
         self.data = data if isinstance(data, DataPlane) else DataPlane.of(data, device, settings.seed)
-        self.objective = task if isinstance(task, Objective) else Objective.of(task, settings.auxiliary)
+        self.objective = task if isinstance(task, Objective) else Objective.of(task, settings.auxiliary, settings.reference)
         if not isinstance(optimizer, OptimizerPlane):
             optimizer = OptimizerPlane.of(optimizer, self.model.trainable(), dict(self.model.model.named_parameters()))
         self.optimizer: OptimizerPlane = optimizer
@@ -90,7 +90,7 @@ class LiveState:
         if state is None:  # finished objects, which no phase changes
             self._take_reference(phase)
             return ModelReceipt(adopted={name: name for name in self.model.trainable()}), MomentsReceipt()
-        self.objective.enter(state.task, state.auxiliary)
+        self.objective.enter(state.task, state.auxiliary, state.reference)
         self.data.enter(state.data, lookahead=self.objective.lookahead)
         model = self._enter_model(phase, state)
         moments = self._enter_optimizer(phase, state, model if phase.index else None)
@@ -111,10 +111,15 @@ class LiveState:
             return self.optimizer.enter(state.optimizer, parameters, t, receipt=receipt, enter=phase.enter, buffers=buffers)
 
     def _take_reference(self, phase: CompiledPhase) -> None:
-        takes_copy = self.objective.task.get_spec().reference is not None and not self.keeps_task(phase)
+        declared = self.objective.task.get_spec().reference is not None
+        takes_copy = declared and not (self.keeps_task(phase) and self._keeps_reference(phase))
         with self.optimizer.evaluating() if takes_copy else nullcontext():
             if self.objective.take_reference(self.model.model):
                 self._reference_phase = phase.index
+
+    def _keeps_reference(self, phase: CompiledPhase) -> bool:
+        before = self._schedule.phases[phase.index - 1].state if phase.index else None
+        return before is not None and phase.state is not None and before.reference == phase.state.reference
 
     def keeps_task(self, phase: CompiledPhase) -> bool:
         """Whether a phase goes on with the task of the one before it."""
@@ -144,7 +149,7 @@ class LiveState:
             "optimizer": self.optimizer.state_dict(),
             "data": self.data.state_dict(),
             "task": self.objective.state_dict(),
-            "reference": None if reference is None else {"phase": self._reference_phase, "model": named_state(reference)},
+            "reference": None if reference is None else {"phase": self._reference_phase, **self._held(reference)},
             "observers": self.observers.state_dict(),
         }
 
@@ -163,7 +168,7 @@ class LiveState:
 
     def _declare(self, phase: CompiledPhase, state: TrainingState, t: float, saved: Mapping[str, Any]) -> None:
         """Build the declared state of a phase from scratch, without walking the phases before it."""
-        self.objective.enter(state.task, state.auxiliary)
+        self.objective.enter(state.task, state.auxiliary, state.reference)
         parked = {name: part for name, part in self._sources_around(phase).items() if name in saved["data"]["sources"]}
         self.data.enter(attrs.evolve(state.data, sources={**parked, **state.data.sources}), lookahead=self.objective.lookahead)
         self.data.enter(state.data, lookahead=self.objective.lookahead)
@@ -193,10 +198,20 @@ class LiveState:
         if faults:
             raise faults[0] if len(faults) == 1 else UserError("\n".join(map(str, faults)))
 
+    def _held(self, reference: nn.Module) -> dict[str, Any]:
+        """A copy of the model by its values, a model outside the run by path and digest."""
+        if (source := self.objective.reference_from) is not None:
+            return {"from": source[0], "sha256": source[1]}
+        return {"model": named_state(reference)}
+
     def _load_reference(self, saved: Mapping[str, Any] | None) -> None:
         if saved is None:
             return
         phase = self._schedule.phases[saved["phase"]]
+        if "from" in saved:
+            self.objective.load_reference(saved["from"], saved["sha256"], self.model.model)
+            self._reference_phase = phase.index
+            return
         if phase.state is None:
             reference: nn.Module = deepcopy(self.model.model)
         else:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from attrs import Factory, frozen
+from torch import nn
 
 from stackwise.machine.placement import Placement
 
@@ -49,6 +50,8 @@ class Settings:
     """When to end before the horizon, because a metric no longer gets better."""
     auxiliary: Mapping[str, float] = Factory(dict)
     """Weights of the losses that parts of the model add to a finished task's: `<role>.<name>` → weight."""
+    reference: nn.Module | None = None
+    """The frozen model that a finished task compares with, where its spec says `given`."""
     bridges: Sequence[str] = ()
     """One sentence for each bridged junction, reported at the start."""
     providers: Sequence[str] = ()

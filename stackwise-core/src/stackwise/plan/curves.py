@@ -6,8 +6,10 @@ from attrs import define, field, frozen
 
 from stackwise.config import PhaseConfig
 from stackwise.errors import Problem, ScheduleError
+from stackwise.plan.provided import ProvidedSchedules
 from stackwise.timeline.clock import Clock
 from stackwise.timeline.duration import Duration
+from stackwise.timeline.provided import ProvidedSchedule
 from stackwise.timeline.schedules import Constant, Curve, Knot, Schedule, Window
 
 
@@ -30,6 +32,8 @@ class Curves:
 
     clock: Clock
     problems: list[Problem] = field(factory=list)
+    provided: ProvidedSchedules | None = None
+    """Asks components that are schedules; None: there are none."""
     _bound: dict[str, _Bound] = field(factory=dict)
 
     def of(self, phase: PhaseConfig, path: str, owner: str, schedule: Schedule) -> Curve:
@@ -48,12 +52,17 @@ class Curves:
         start = self.clock.t(self.clock.starts[phase.index])
         entry = last.curve(start) if last is not None and last.owner == owner and schedule.over == "phase" else None
         try:
-            curve = schedule.compile(self._window(schedule, layer, path), entry)
+            curve = self._compiled(schedule, self._window(schedule, layer, path), entry, path)
         except ScheduleError as error:
             self.problems.append(Problem(str(error), path, phase.locate(path)))
             curve = Curve.constant(0.0)
         self._bound[path] = _Bound(owner, layer, schedule, curve)
         return curve
+
+    def _compiled(self, schedule: Schedule, window: Window, entry: float | None, path: str) -> Curve:
+        if isinstance(schedule, ProvidedSchedule) and self.provided is not None:
+            return self.provided.curve(schedule, window, entry, path) or Curve.constant(0.0)
+        return schedule.compile(window, entry)
 
     def ramp(self, phase: PhaseConfig, duration: Duration) -> Curve:
         """A factor that rises from 0 at the start of a phase to 1 over a duration."""

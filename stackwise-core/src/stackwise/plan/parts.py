@@ -261,6 +261,10 @@ class Drafts:
                 self.problems.append(Problem(message, f"{draft.path}.{name}"))
         return values
 
+    def owners(self, kind: Kind) -> list[str]:
+        """Providers of the components of a kind that were named, each once."""
+        return list(dict.fromkeys(each.provider for each, _ in self._classes.values() if each.kind == kind))
+
     def _draft(self, kind: Kind, ref: Ref) -> Draft | None:
         if ref.given is not None:
             return self._given(kind, ref)
@@ -353,6 +357,10 @@ def _constant(name: str, value: Any) -> Schedule:
         UserError: no number.
     """
     try:
+        if isinstance(value, Mapping) and "use" in value:
+            return parse_schedule(value)
+        if isinstance(value, str):
+            raise TypeError
         return Constant(value=float(value))
     except (TypeError, ValueError):
         form = (

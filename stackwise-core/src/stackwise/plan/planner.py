@@ -21,12 +21,14 @@ from stackwise.host.registry import Registry
 from stackwise.plan.blocks import Growing
 from stackwise.plan.checks import (
     auxiliary_problems,
+    coupling_problems,
     crossing_problems,
     delivered_fields,
     drop_problems,
     metric_problems,
     mix_problems,
     name_problems,
+    reference_problems,
     tie_problems,
     watch_problems,
 )
@@ -35,6 +37,7 @@ from stackwise.plan.evaluations import EvaluationPlan, evaluation_plan
 from stackwise.plan.extents import counts_epochs, extent_of
 from stackwise.plan.junctions.join import Joined, PhaseDrafts, join
 from stackwise.plan.parts import Draft, Drafts
+from stackwise.plan.provided import ProvidedSchedules
 from stackwise.plan.reads import declared_sizes, shortages
 from stackwise.plan.record import Plan
 from stackwise.plan.states import States
@@ -78,11 +81,13 @@ class _Planner:
     tokenizers: Tokenizers = field(factory=Tokenizers)
     problems: list[Problem] = field(factory=list)
     drafts: Drafts = field(init=False)
+    provided: ProvidedSchedules = field(init=False)
     _joined: dict[tuple[object, ...], Joined] = field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
         counting = not isinstance(self.past, Clock) and counts_epochs(self.experiment.resolved)
         self.drafts = Drafts(self.registry, counting=counting, tokenizers=self.tokenizers)
+        self.provided = ProvidedSchedules(self.drafts)
 
     def plan(self) -> Plan:
         """Go as far as the config allows, so that one pass finds every mistake; stop only if the next steps cannot be taken."""
@@ -132,13 +137,14 @@ class _Planner:
         )
 
     def _whole(self, plan: Plan) -> Plan:
-        """The plan with the largest request that a loader will get."""
+        """The plan with the largest request that a loader will get, and what its schedules read."""
         lookahead = max(_lookahead(joined.drafts.task) for joined in plan.joined)
         declared = [phase.state.data for phase in plan.schedule if phase.state is not None] + [each.state for each in plan.evaluations]
         shapes = [shape for data in declared for _, shape in data.shapes]
         rows = [rows for shape in shapes for rows in shape.micro_batches if rows is not None]
         lengths = [shape.seq_len + lookahead for shape in shapes if shape.seq_len is not None]
-        return attrs.evolve(plan, max_rows=max(rows, default=None), max_length=max(lengths, default=None), lookahead=lookahead)
+        plan = attrs.evolve(plan, max_rows=max(rows, default=None), max_length=max(lengths, default=None), lookahead=lookahead)
+        return attrs.evolve(plan, read_by_schedules=self.provided.fingerprints)
 
     # -- parts and junctions --------------------------------------------------------------------------------------
 
@@ -258,11 +264,13 @@ class _Planner:
         return tuple(sorted({*clock.starts, *self._cadence(clock, config.every, f"evaluate.{config.name}.every")}))
 
     def _schedule(self, clock: Clock, phases: Sequence[_Phase]) -> PhaseSchedule:
-        states = States(Curves(clock, self.problems), self.drafts, self.problems)
+        states = States(Curves(clock, self.problems, self.provided), self.drafts, self.problems)
         for phase in phases:
             if phase.joined is not None:
                 self.problems += tie_problems(phase.config, phase.joined.drafts.head.spec)
                 phase.state = states.of(phase.config, phase.joined)
+                self.problems += reference_problems(phase.config, phase.joined.drafts.task)
+                self.problems += coupling_problems(phase.config, phase.joined.drafts.task, phase.state.data)
                 self.problems += auxiliary_problems(phase.config, phase.joined.drafts, phase.state.auxiliary)
         compiled = tuple(self._compile(states, phase, phases[i - 1] if i else None) for i, phase in enumerate(phases))
         saving, evaluations = self.experiment.run.checkpoint, self.experiment.evaluate
@@ -347,6 +355,7 @@ class _Planner:
             drafts = [*own.by_role().values(), own.optimizer, *own.transforms, *own.weight_adapters.values(), own.reaction, own.growth]
             names |= {draft.registered.provider: None for draft in drafts if draft is not None and draft.registered is not None}
         names |= {part.id.partition(".")[0]: None for part in others if part.given is None}
+        names |= dict.fromkeys(self.drafts.owners("schedule"))
         return tuple(provider for name in names if (provider := self.registry.provider(name)) is not None)
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from attrs import evolve, field, frozen
+from collections.abc import Mapping
+from typing import Any
+
+from attrs import Factory, evolve, field, frozen
 
 from stackwise.config import Experiment
 from stackwise.contracts.tokenizers import Tokenizers
@@ -31,6 +34,8 @@ class Plan:
     """Format of the folder that the run begins from, where the config names one."""
     providers: tuple[Provider, ...] = ()
     """The providers that this plan uses."""
+    read_by_schedules: Mapping[str, Mapping[str, Any]] = Factory(dict)
+    """Config key of a schedule → the fingerprint of the data that it reads, where it reads any."""
     max_rows: int | None = None
     max_length: int | None = None
     """Longest row that a loader has to deliver, lookahead included."""

@@ -130,6 +130,7 @@ class RunLoop:
         self.progress(event)
 
     def _walk(self, signals: Signals) -> None:
+        self.machine.model.cache_folder = self.directory.path
         events = self.machine.train()
         try:
             for event in events:  # the machine has passed it on already

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from stackwise.saved.provenance import (
     changed_threads,
     changed_versions,
     check_fingerprints,
+    check_schedules,
     loading,
     named_config,
 )
@@ -142,7 +144,9 @@ class Rest:
                 machine.restore(self.checkpoint.load_state())
                 if machine.step != self.checkpoint.step:
                     raise ValueError(f"its step is {machine.step}, the checkpoint's {self.checkpoint.step}")
-            check_fingerprints(self.saved, machine, [change.key for change in self.changes])
+            changed = [change.key for change in self.changes]
+            check_fingerprints(self.saved, machine, changed)
+            check_schedules(self.saved, self.plan, changed)
         except BaseException:
             machine.data.end()
             raise
@@ -172,7 +176,7 @@ def checkpoint_at(directory: Path, at: str) -> tuple[Checkpoint, list[Skipped]]:
         UserError: there is no such checkpoint.
     """
     store = CheckpointStore(directory / CHECKPOINTS)
-    if at in store.names():
+    if re.fullmatch(r"step-\d+", at):
         return store.at(step_of(at)), []
     number = at.removeprefix("step").strip()
     if number.isdecimal():

@@ -56,6 +56,8 @@ class Described:
     fingerprints: Mapping[str, Any] = field(validator=deep_mapping(_TEXT, _MAP, _MAP))
     evaluated: Mapping[str, Any] = field(factory=dict, validator=deep_mapping(_TEXT, deep_mapping(_TEXT, _MAP, _MAP), _MAP))
     """Evaluation → the fingerprints of its sources; empty where that was not recorded."""
+    read_by_schedules: Mapping[str, Any] = field(factory=dict, validator=deep_mapping(_TEXT, _MAP, _MAP))
+    """Config key of a schedule → the fingerprint of what it reads; empty where that was not recorded."""
     parent: Mapping[str, Any] | None = field(default=None, validator=optional(_MAP))
     providers: Sequence[Mapping[str, Any]] = field(default=(), validator=deep_iterable(_names_its_files, instance_of((list, tuple))))
     """Name, version and file digest of the providers in use."""
@@ -81,6 +83,7 @@ class Described:
                 versions=about["versions"],
                 fingerprints=about["fingerprints"],
                 evaluated=about.get("evaluated", {}),
+                read_by_schedules=about.get("read_by_schedules", {}),
                 parent=about["parent"],
                 providers=about.get("providers", ()),
                 trains_elsewhere=about.get("trains_elsewhere", True),
@@ -122,6 +125,7 @@ def describe(plan: Plan, machine: TrainingMachine, parent: Mapping[str, Any] | N
         "providers": [provider.provenance() for provider in plan.providers],
         "fingerprints": machine.data.fingerprints(),
         "evaluated": {name: evaluation.data.fingerprints() for name, evaluation in machine.evaluations.items()},
+        "read_by_schedules": {key: dict(fingerprint) for key, fingerprint in plan.read_by_schedules.items()},
         "trains_elsewhere": isinstance(machine.optimizer.optimizer, TrainsElsewhere),
         "parent": parent,
         "threads": torch.get_num_threads(),
@@ -194,6 +198,21 @@ def check_fingerprints(saved: Described, machine: TrainingMachine, changed_keys:
                 f"what evaluation '{name}' reads changed since the checkpoint, so its numbers would not compare: {'; '.join(changes)}: "
                 "put the data back, or declare the evaluation under another name"
             )
+
+
+def check_schedules(saved: Described, plan: Plan, changed_keys: Collection[str] = ()) -> None:
+    """Compare what the schedules of the plan read with what they read when the checkpoint was saved.
+
+    Raises:
+        DataError: it changed, and the config does not say otherwise than before.
+    """
+    for key, was in saved.read_by_schedules.items():
+        now = plan.read_by_schedules.get(key)
+        if now is None or any(f"{key}.".startswith(f"{changed}.") or changed.startswith(f"{key}.") for changed in changed_keys):
+            continue
+        if parts := [part for part in dict.fromkeys((*was, *now)) if was.get(part) != now.get(part)]:
+            what = ", ".join(f"{part} {now.get(part)}, had {was.get(part)}" for part in parts)
+            raise DataError(f"what the schedule at {key} reads changed since the checkpoint: {what}: put it back, or begin a new run")
 
 
 def changed_data(saved: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:

@@ -116,6 +116,11 @@ class ReactionOptions:
 
 
 @frozen(kw_only=True)
+class ScheduleOptions:
+    peak: float = option(0.1, doc="value in the middle")
+
+
+@frozen(kw_only=True)
 class ObserverOptions:
     path: str = option("events.txt", doc="file that gets a line an event")
 

@@ -152,7 +152,10 @@ def time_definitions() -> dict[str, Schema]:
             "description": "a length of time with its unit: 500 steps, 30%, 2e6 tokens, 3 epochs of web",
         },
         "schedule": {"anyOf": [{"type": "number"}, {"$ref": "#/$defs/tagged-schedule"}]},
-        "tagged-schedule": {"oneOf": tags, "description": "a number that follows time: a map with one tag"},
+        "tagged-schedule": {
+            "oneOf": [*tags, {"$ref": "#/$defs/schedule-component"}],
+            "description": "a number that follows time: a map with one tag, or a component",
+        },
         "stacks": {
             "anyOf": [
                 {"type": "array", "items": stack, "minItems": 1},
