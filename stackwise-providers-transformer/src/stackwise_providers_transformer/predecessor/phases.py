@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from attrs import frozen
 
 from stackwise import UserError
-
-if TYPE_CHECKING:
-    from stackwise_providers_transformer.predecessor.config import Old
+from stackwise_providers_transformer.predecessor.keys import Old
 
 REJECTED = (
     "time_embedding_dim",
@@ -100,7 +98,7 @@ def _scheduled(schedule: Any, old: Old) -> Timeline:
     phases: dict[str, Any] = {}
     last_step = 0
     for i, entry in enumerate(schedule):
-        inner = type(old)(f"schedule.{i}", dict(entry), old.dropped)
+        inner = Old(f"schedule.{i}", dict(entry), old.dropped)
         name = str(inner.take("name", f"phase{i}"))
         end_t, end_step = inner.take("end_t"), inner.take("end_step")
         for key in ("start_t", "start_step"):
