@@ -21,6 +21,7 @@ from stackwise.config import (
     GroupConfig,
     ModelConfig,
     OptimizerConfig,
+    ParallelConfig,
     Ref,
     RunConfig,
     StopConfig,
@@ -41,6 +42,7 @@ Class = type[attrs.AttrsInstance]
 NESTED: Mapping[tuple[Class, str], tuple[str, Class]] = {
     (RunConfig, "checkpoint"): ("", CheckpointConfig),
     (RunConfig, "stop"): ("", StopConfig),
+    (RunConfig, "parallel"): ("", ParallelConfig),
     (RunConfig, "providers"): ("", ProvidersConfig),
     (ModelConfig, "weight_adapters"): ("NAME.", WeightAdapterConfig),
     (ModelConfig, "start"): ("", StartConfig),

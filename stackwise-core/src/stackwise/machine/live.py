@@ -18,6 +18,7 @@ from stackwise.errors import UserError
 from stackwise.machine.observers import Observers
 from stackwise.machine.settings import Settings
 from stackwise.planes.data.plane import DataPlane
+from stackwise.planes.data.share import WHOLE
 from stackwise.planes.model.difference import Boundary, build_steps
 from stackwise.planes.model.module import Model, explaining_ties
 from stackwise.planes.model.plane import ModelPlane
@@ -56,9 +57,10 @@ class LiveState:
         observers: Observers | Sequence[Observer],
     ) -> None:
         device = settings.placement.device
-        self.placement, self._schedule = settings.placement, schedule
+        self.placement, self._schedule, self._ranks = settings.placement, schedule, settings.ranks
         self.model = model if isinstance(model, ModelPlane) else ModelPlane.of(model, device)
         self.data = data if isinstance(data, DataPlane) else DataPlane.of(data, device, settings.seed)
+        self.data.share = WHOLE if settings.ranks is None else settings.ranks.share
         self.objective = task if isinstance(task, Objective) else Objective.of(task, settings.auxiliary, settings.reference)
         if not isinstance(optimizer, OptimizerPlane):
             optimizer = OptimizerPlane.of(optimizer, self.model.trainable(), dict(self.model.model.named_parameters()))
@@ -189,7 +191,9 @@ class LiveState:
         faults: list[UserError] = []
         if strange := sorted(saved["optimizer"]["parameters"].keys() - saved["model"].keys()):
             faults.append(UserError(f"optimizer state is saved for parameters that the model does not have: {', '.join(strange)}"))
-        owners = {"model": self.model, "optimizer": self.optimizer, "data": self.data, "task": self.objective, "observers": self.observers}
+        owners = {"model": self.model, "optimizer": self.optimizer, "data": self.data, "task": self.objective}
+        if self._ranks is None or self._ranks.is_first:  # observers are with the files, in one process
+            owners["observers"] = self.observers
         for name, owner in owners.items():
             try:
                 cast(Any, owner).load_state_dict(saved[name])
