@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from stackwise.assembly.given import checked, checked_module
-from stackwise.assembly.start import read_start
+from stackwise.assembly.start import read_start, start_notes
 from stackwise.assembly.vocabularies import check_vocabularies
 from stackwise.config import Experiment
 from stackwise.contracts.components import BuildContext, Built
@@ -271,6 +271,7 @@ def log_notes(plan: Plan, data: DataPlane) -> list[str]:
     start = plan.experiment.phases[0].model.start
     missing = () if start is None else states_left_out(Path(start.from_))
     return [
+        *(f"model.start:{note}" for note in start_notes(plan)),
         *(f"model.start:{name}: it changed in training, and files of weights cannot hold it: it begins as it is built" for name in missing),
         *(f"source:{name}: a resume may not be exact, which data.accept_inexact_resume accepts: {why}" for name, why in inexact.items()),
         *(f"evaluation:{name}: reads rows that training reads, which training_rows accepts" for name in reading),
