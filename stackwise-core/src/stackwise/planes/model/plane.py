@@ -229,7 +229,13 @@ class ModelPlane:
         return evolve(receipt, merged=merged)
 
     def _fill(
-        self, start: Tensors | None, old: Tensors, new: Model, origins: Mapping[str, Origin], state: ModelState, kept: Tensors
+        self,
+        start: Tensors | None,
+        old: Tensors,
+        new: Model,
+        origins: Mapping[str, Origin],
+        state: ModelState,
+        kept: Mapping[tuple[str, str], torch.Tensor],
     ) -> ModelReceipt:
         """Fill the new model from the weights to start from, or else from the old model."""
         dtypes = {name: _dtype(state.precision.get(_part_of(name))) for name in origins}
@@ -247,7 +253,7 @@ class ModelPlane:
         old_ids = {id(parameter) for parameter in self.model.parameters()} if hasattr(self, "model") else set()
         for name, parameter in new.named_parameters() if old_ids else ():
             origin = origin_of[name]
-            needs_draw = isinstance(origin, Fresh) or (origin.rest == "module" and any(-1 in index for index in origin.index.values()))
+            needs_draw = isinstance(origin, Fresh) or origin.keeps_rest
             if needs_draw and id(parameter) in old_ids:
                 raise UserError(
                     f"{name} is to start anew, but its module is the very object that was there and cannot be built again: "
