@@ -59,7 +59,13 @@ def write_pretrained(folder: Path) -> None:
     (folder / "pretrained" / "tokenizer_config.json").write_text(json.dumps(roles), encoding="utf-8")
 
 
-BEFORE: dict[str, Callable[[Path], None]] = {"tutorials/chat-model.md": write_pretrained}
+def link_clone(folder: Path) -> None:
+    """The parts of a clone that the page names."""
+    for name in ("examples", "README.md"):
+        (folder / name).symlink_to(DOCS.parent / name)
+
+
+BEFORE: dict[str, Callable[[Path], None]] = {"tutorials/chat-model.md": write_pretrained, "tutorials/five-stages.md": link_clone}
 """Page → what stands in the reader's folder already; else notes."""
 
 

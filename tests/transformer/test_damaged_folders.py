@@ -73,7 +73,7 @@ def pickle_only(folder: Path) -> None:
 FAULTS: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
     "no config": (lambda folder: (folder / "config.json").unlink(), ("there are no weights at", "transformer.hf")),
     "config is no JSON": (lambda folder: (folder / "config.json").write_text('{"model_type"'), ("there are no weights at",)),
-    "unknown family": (change(model_type="mamba"), ("config.json", "model_type", "'mamba'", "llama")),
+    "unknown family": (change(model_type="mamba"), ("config.json", "model_type", "'mamba'", "missing keys")),  # read by transformers
     "field missing": (change(hidden_size="gone"), ("config.json", "hidden_size")),
     "unknown field": (change(attention_sinks=4), ("config.json", "attention_sinks", "4")),
     "unknown activation": (change(hidden_act="xielu"), ("hidden_act", "'xielu'", "silu")),

@@ -64,6 +64,7 @@ _FACE = {
     "MeetsRun": "stackwise.contracts.protocols",
     "LeavesRun": "stackwise.contracts.protocols",
     "PreparesEvaluations": "stackwise.contracts.protocols",
+    "PartwiseRack": "stackwise.contracts.protocols",
     "Rack": "stackwise.contracts.protocols",
     "Reaction": "stackwise.contracts.protocols",
     "ReferencedTask": "stackwise.contracts.protocols",
@@ -101,7 +102,7 @@ _FACE = {
     "discover": "stackwise.host.discovery",
     "assemble": "stackwise.assembly.workshop",
     "run": "stackwise.runs.run",
-    "load_exported": "stackwise.saved.export",
+    "load_exported": "stackwise.assembly.described",
     "generate": "stackwise.saved.generate",
     "Plan": "stackwise.plan",
     "StepDone": "stackwise.contracts.events",
@@ -168,6 +169,7 @@ if TYPE_CHECKING:  # the types that provider authors and users check against; th
     from stackwise.contracts.protocols import MeetsRun as MeetsRun
     from stackwise.contracts.protocols import Observer as Observer
     from stackwise.contracts.protocols import ParameterGroup as ParameterGroup
+    from stackwise.contracts.protocols import PartwiseRack as PartwiseRack
     from stackwise.contracts.protocols import PreparesEvaluations as PreparesEvaluations
     from stackwise.contracts.protocols import Rack as Rack
     from stackwise.contracts.protocols import Reaction as Reaction

@@ -92,6 +92,8 @@ def _no_match(pattern: str, matches: Sequence[str]) -> DataError:
         return DataError(f"paths: no file matches {pattern!r}: {folders[0]!r} is a folder: write {inside!r} to read the files in it")
     if Path(pattern).is_file():
         return DataError(f"paths: no file matches {pattern!r} as a glob, and one has that very name: write {glob.escape(pattern)!r}")
+    if pattern.startswith("~") or "$" in pattern:
+        return DataError(f"paths: no file matches {pattern!r}: neither ~ nor a variable is filled in: write the whole path")
     return DataError(f"paths: no file matches {pattern!r} in the working directory {str(Path.cwd())!r}: mend the glob or change there")
 
 
@@ -127,7 +129,8 @@ def stdlib_files() -> dict[str, Path]:
     files: dict[str, Path] = {}
     for folder, folders, names in os.walk(root):
         folders[:] = [name for name in folders if name not in _LEFT_OUT]
-        files |= {(path := Path(folder, name)).relative_to(root).as_posix(): path for name in names if name.endswith(".py")}
+        inside = "" if (place := Path(folder)) == root else f"{place.relative_to(root).as_posix()}/"
+        files |= {inside + name: place / name for name in names if name.endswith(".py")}
     if not files:
         raise DataError(f"python-stdlib: no sources lie in {str(root)!r}: install the library's sources, or use text-files")
     return files

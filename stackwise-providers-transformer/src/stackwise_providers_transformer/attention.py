@@ -5,10 +5,13 @@ Shapes: B batch, T time, D width, N query heads, K key and value heads, H featur
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from stackwise_providers_transformer.attention_precision import attend_precisely
 from stackwise_providers_transformer.kv_cache import KeyValueCache
 from stackwise_providers_transformer.norms import Norm, make_norm
 from stackwise_providers_transformer.options import DecoderOptions
@@ -78,22 +81,11 @@ class Attention(nn.Module):
         return normed
 
     def _attend(self, q_BNTH: torch.Tensor, k_BKTH: torch.Tensor, v_BKTH: torch.Tensor, mask_B1TT: torch.Tensor | None) -> torch.Tensor:
-        """Attend in the precision of v; on a CPU in float32 or better, because its kernels of low precision are slow."""
-        dtype, device = v_BKTH.dtype, v_BKTH.device.type
-        if device != "cpu":
-            return self._mixed(q_BNTH, k_BKTH, v_BKTH, mask_B1TT, dtype)
-        precise = torch.promote_types(dtype, torch.float32)
-        if dtype == precise and not torch.is_autocast_enabled(device):
-            return self._mixed(q_BNTH, k_BKTH, v_BKTH, mask_B1TT, dtype)
-        with torch.autocast(device, enabled=False):
-            return self._mixed(q_BNTH, k_BKTH, v_BKTH, mask_B1TT, precise).to(dtype)
+        return attend_precisely(partial(self._mixed, mask_B1TT), q_BNTH, k_BKTH, v_BKTH)
 
-    def _mixed(
-        self, q_BNTH: torch.Tensor, k_BKTH: torch.Tensor, v_BKTH: torch.Tensor, mask_B1TT: torch.Tensor | None, to: torch.dtype
-    ) -> torch.Tensor:
+    def _mixed(self, mask_B1TT: torch.Tensor | None, q_BNTH: torch.Tensor, k_BKTH: torch.Tensor, v_BKTH: torch.Tensor) -> torch.Tensor:
         """The values mixed by the softmax, in one precision."""
         causal = self.causal and mask_B1TT is None and q_BNTH.shape[2] == k_BKTH.shape[2]  # the last position alone sees all
-        q_BNTH, k_BKTH, v_BKTH = q_BNTH.to(to), k_BKTH.to(to), v_BKTH.to(to)
         if self.cap is not None:
             return _capped(q_BNTH, k_BKTH, v_BKTH, mask_B1TT, causal=causal, scale=self.scale, cap=self.cap)
         return F.scaled_dot_product_attention(

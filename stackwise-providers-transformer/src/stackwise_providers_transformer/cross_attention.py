@@ -5,10 +5,13 @@ Shapes: B batch, T time, S source, D width, N query heads, K key and value heads
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from stackwise_providers_transformer.attention_precision import attend_precisely
 from stackwise_providers_transformer.projection import Projection
 
 
@@ -43,6 +46,7 @@ class CrossAttention(nn.Module):
         q_BNTH = self.query(x_BTD).view(batch, time, self.heads, self.features).transpose(1, 2)
         kv = self.kv(memory_BSD).view(batch, memory_BSD.shape[1], 2 * self.kv_heads, self.features).transpose(1, 2)
         k_BKSH, v_BKSH = kv.split(self.kv_heads, dim=1)
-        mixed_BNTH = F.scaled_dot_product_attention(q_BNTH, k_BKSH, v_BKSH, attn_mask=mask_B11S, enable_gqa=self.heads != self.kv_heads)
+        mix = partial(F.scaled_dot_product_attention, attn_mask=mask_B11S, enable_gqa=self.heads != self.kv_heads)
+        mixed_BNTH = attend_precisely(mix, q_BNTH, k_BKSH, v_BKSH)
         mixed: torch.Tensor = self.output(mixed_BNTH.transpose(1, 2).reshape(batch, time, width))
         return mixed

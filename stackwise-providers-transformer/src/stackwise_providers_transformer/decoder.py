@@ -182,6 +182,21 @@ class Decoder(nn.Module):
         Returns:
             [B, T, D]; with experts a pair, of that and the sums of their losses over all blocks.
         """
+        return self.forward_blocks(hidden, 0, None, positions=positions, segments=segments, prefix=prefix, mask=mask)
+
+    def forward_blocks(
+        self,
+        hidden: torch.Tensor,
+        start: int,
+        stop: int | None,
+        *,
+        positions: torch.Tensor | None = None,
+        segments: torch.Tensor | None = None,
+        prefix: torch.Tensor | None = None,
+        mask: torch.Tensor | None = None,
+    ) -> torch.Tensor | tuple[torch.Tensor, Reported]:
+        """The same through some blocks alone, counted over all stacks: what comes before them with `start` 0, what comes behind them
+        with `stop` None."""
         before = self._positions_before()
         if segments is not None and positions is None:
             positions = positions_within(segments)
@@ -189,16 +204,15 @@ class Decoder(nn.Module):
             if not (segments is None and prefix is None and mask is None and positions is None):
                 raise ValueError("entries that continue a row take no side input")
             positions = torch.arange(before, before + hidden.shape[1], device=hidden.device)[None]
-        if self.positions is not None:
-            hidden = self.positions(hidden, positions)
         turns = [self._turn(hidden, positions, windowed=windowed) for windowed in (False, True)]
-        hidden = _normed(self.embedding_norm, hidden)
-
+        if not start:
+            hidden = hidden if self.positions is None else self.positions(hidden, positions)
+            hidden = _normed(self.embedding_norm, hidden)
         masks: Sequence[Seen | None] = [_continued(hidden, before, window) for window in self._widths] if before else ()
         masks = masks or self._seen(hidden, segments, prefix, mask)
         reported: Reported = {}
-        blocks = (block for stack in self.stacks.children() for block in stack.children())
-        for block, turned, windowed in zip(blocks, self._turns, self._windows, strict=True):
+        blocks = [block for stack in self.stacks.children() for block in stack.children()]
+        for block, turned, windowed in list(zip(blocks, self._turns, self._windows, strict=True))[start:stop]:
             turn = turns[windowed] if turned else None
             if self.options.experts is None:
                 hidden = block(hidden, turn, masks[windowed])
@@ -207,7 +221,8 @@ class Decoder(nn.Module):
             for name, (total, count) in sums.items():
                 so_far = reported.get(name)
                 reported[name] = (total, count) if so_far is None else (so_far[0] + total, so_far[1] + count)
-        hidden = _normed(self.norm, hidden)
+        if stop is None:
+            hidden = _normed(self.norm, hidden)
         return hidden if self.options.experts is None else (hidden, reported)
 
     def _seen(

@@ -77,6 +77,7 @@ VICTIMS: dict[str, tuple[Kind, Component]] = {
     "check_boundaries_are_honoured": ("rack", component("rack", "v", "broken:blurring", "broken_options:Segmented")),
     "check_side_inputs": ("rack", component("rack", "v", None, "broken_options:SideBySide")),
     "check_blocks_keep_their_names": ("rack", component("rack", "v", "broken:gated")),
+    "check_runs_in_parts": ("rack", component("rack", "v", "broken:normed_twice")),
     "check_zero_residual_is_identity": ("rack", component("rack", "v", "broken:loud")),
     "check_holds_each_parameter_once": ("optimizer", component("optimizer", "v", "broken:build_unnamed")),
     "check_groups_follow_their_values": ("optimizer", component("optimizer", "v", "broken:build_stubborn")),

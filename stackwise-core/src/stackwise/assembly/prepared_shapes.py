@@ -5,7 +5,7 @@ So a source whose fields the task cannot use, or rows that get longer or shorter
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 
@@ -65,13 +65,46 @@ def prepared_shapes(plan: Plan, phase: CompiledPhase, shop: Workshop, *, rows: i
     return shapes
 
 
-def _prepare(plan: Plan, phase: CompiledPhase, shop: Workshop, batch: dict[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+def draws_inputs(
+    plan: Plan, phase: CompiledPhase, shop: Workshop, *, rows: int | None, length: int | None, fields: Collection[str]
+) -> bool:
+    """Whether the task makes other inputs of the same rows at another step; False where it cannot be tried.
+
+    Args:
+        plan: of the phase.
+        phase: one with a declared state.
+        shop: builds the task.
+        rows: of the micro-batch.
+        length: seq_len.
+        fields: that embedding and rack read.
+    """
+    joined = plan.joined[phase.index]
+    task = joined.drafts.task.spec
+    assert isinstance(task, TaskSpec)  # a task without a spec is not priced
+    sizes = {dim: size for (role, dim), size in joined.sizes.items() if role == "task"}
+    inputs = {**task.batch, **{name: spec for name, spec in task.optional.items() if name in joined.optional}}
+    delivered = _shapes(inputs, {**sizes, "batch": rows, "time": None if length is None else length + task.lookahead})
+    if delivered is None or not _can_try(joined, delivered):
+        return False
+    made = []
+    for seed in range(2):
+        batch = {name: _empty(inputs[name], *delivered[name]) for name in inputs}
+        try:
+            made.append(_prepare(plan, phase, shop, batch, seed=seed))
+        except DataError:  # the task rejects the dummy values
+            return False
+    return any(name in made[0] and not torch.equal(made[0][name], made[1][name]) for name in fields)
+
+
+def _prepare(
+    plan: Plan, phase: CompiledPhase, shop: Workshop, batch: dict[str, torch.Tensor], *, seed: int = 0
+) -> Mapping[str, torch.Tensor]:
     assert phase.state is not None  # a plan's phases are declared
     drafts, moment = plan.joined[phase.index].drafts, plan.schedule.at(step=phase.start)
     try:
         with torch.random.fork_rng(devices=[]), blaming(plan.providers):
             task = shop.task(phase.state.task)
-            prepared: Mapping[str, torch.Tensor] = task.prepare(batch, moment, torch.Generator().manual_seed(0))
+            prepared: Mapping[str, torch.Tensor] = task.prepare(batch, moment, torch.Generator().manual_seed(seed))
             return prepared
     except (ConfigError, DataError):
         raise

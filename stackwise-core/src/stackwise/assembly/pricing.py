@@ -13,6 +13,7 @@ import torch
 from attrs import define, field, frozen
 
 from stackwise.assembly.flops import FlopCounts
+from stackwise.assembly.kept_states import kept_bytes
 from stackwise.assembly.workshop import Workshop
 from stackwise.config import PhaseConfig
 from stackwise.contracts.protocols import ParameterGroup
@@ -55,6 +56,8 @@ class PhasePrice:
     """What crossing into the phase does to the parameters, by name."""
     sources: Mapping[str, Reads]
     """What is read of each source in the phase."""
+    kept_bytes: int | None = None
+    """The most that `model.cache` keeps on disk; None where nothing is kept, or it is unknown how much."""
 
 
 def price(plan: Plan) -> tuple[PhasePrice, ...]:
@@ -138,6 +141,8 @@ def _declared_model(state: TrainingState) -> object:
         model.precision,
         model.freeze,
         model.bridges,
+        model.cache,
+        model.frozen_mode,
     )
 
 
@@ -150,6 +155,7 @@ def _price_phase(plan: Plan, phase: CompiledPhase, walk: _Walk) -> PhasePrice:
     if phase.index:
         _check_enter(plan, phase, receipt)
     figures = walk.figures(phase, state)
+    reads = reads_of(phase, joined, clock, declared_sizes(joined))
     lr, scale = _lr(state, figures.groups), state.optimizer.lr_factor(figures.parameters)
     return PhasePrice(
         name=phase.name,
@@ -160,7 +166,8 @@ def _price_phase(plan: Plan, phase: CompiledPhase, walk: _Walk) -> PhasePrice:
         trainable=figures.trainable,
         optimizer_bytes=figures.optimizer_bytes,
         flops=walk.counts.of(phase, walk.plane.model),
-        sources=reads_of(phase, joined, clock, declared_sizes(joined)),
+        sources=reads,
+        kept_bytes=kept_bytes(plan, phase, walk.shop, walk.plane.model, reads),
         lr=None if lr is None else (scale * lr(first), scale * lr(last)),
         envelope=_envelope(state.optimizer.reaction),
         receipt=receipt,

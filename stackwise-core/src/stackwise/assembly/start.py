@@ -43,7 +43,7 @@ def read_start(plan: Plan) -> Mapping[str, torch.Tensor]:
     except UserError as error:
         raise UserError(f"model.start.from: {error}") from None
     _check_same(plan, stored, path, start.differs)
-    return stored.tensors
+    return _divided(plan, stored)
 
 
 def read_folder(folder: Path, registry: Registry, part: Any = None) -> StoredModel:
@@ -162,5 +162,60 @@ def _differences(plan: Plan, stored: StoredModel, folder: Path) -> Iterator[tupl
             if rules.get("scheduled") or left_open or name in stored.free:
                 continue
             theirs, ours = getattr(options, attribute.name), getattr(part.options, attribute.name)
+            if rules.get("stacks") and sum(stack.blocks for stack in theirs) == sum(stack.blocks for stack in ours):
+                continue  # the same blocks, divided otherwise
             if theirs != ours:
                 yield name, f"{name} is {ours}, and {theirs} in the folder"
+
+
+def _divided(plan: Plan, stored: StoredModel) -> Mapping[str, torch.Tensor]:
+    """The tensors of a folder, its blocks under the names of the declared stacks: block by block in forward order."""
+    state = plan.schedule.phases[0].state
+    assert state is not None  # a plan's phases are declared
+    ours: Any = state.model.rack.options
+    use, theirs = options_of(stored.model, plan.registry)["rack"]
+    if use != state.model.rack.id or not hasattr(ours, "to_spec"):
+        return stored.tensors
+    pairs = zip(_block_names(ours.to_spec()), _block_names(theirs.to_spec()), strict=False)
+    renamed = {own: old for own, old in pairs if own != old}
+    return Divided(stored.tensors, renamed) if renamed else stored.tensors
+
+
+def _block_names(spec: Any) -> list[str]:
+    path = f"rack.{spec.block_path}."
+    return [path.format(stack=stack, index=index) for stack, blocks in spec.stacks.items() for index in range(blocks)]
+
+
+class Divided(Mapping[str, torch.Tensor]):
+    """Tensors whose blocks are called otherwise.
+
+    Args:
+        tensors: as a format reads them.
+        blocks: our path of a block, with a dot behind it → theirs.
+    """
+
+    def __init__(self, tensors: Mapping[str, torch.Tensor], blocks: Mapping[str, str]) -> None:
+        self._tensors = tensors
+        own = {old: ours for ours, old in blocks.items()}
+        named = {name: next((own[old] + name[len(old) :] for old in own if name.startswith(old)), name) for name in tensors}
+        self._of = {ours: theirs for theirs, ours in named.items()}
+        if (shapes := getattr(tensors, "shapes", None)) is not None:
+            self.shapes = {ours: shapes[theirs] for ours, theirs in self._of.items()}
+
+    def copy_into(self, name: str, target: torch.Tensor) -> torch.dtype:
+        """Write a tensor where it belongs, in the way of the format if it has one."""
+        if (write := getattr(self._tensors, "copy_into", None)) is not None:
+            dtype: torch.dtype = write(self._of[name], target)
+            return dtype
+        tensor = self[name]
+        target.copy_(tensor)
+        return tensor.dtype
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return self._tensors[self._of[name]]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._of)
+
+    def __len__(self) -> int:
+        return len(self._of)

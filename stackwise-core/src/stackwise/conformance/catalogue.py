@@ -83,6 +83,7 @@ _TABLE: Mapping[str, Mapping[str, frozenset[Kind]]] = {
     "racks": {
         "check_side_inputs": frozenset({"rack"}),
         "check_blocks_keep_their_names": frozenset({"rack"}),
+        "check_runs_in_parts": frozenset({"rack"}),
         "check_zero_residual_is_identity": frozenset({"rack"}),
     },
     "optimizers": {

@@ -8,7 +8,7 @@ import attrs
 import torch
 
 from stackwise.conformance import bench, partners
-from stackwise.conformance.modules import fields_of, forward
+from stackwise.conformance.modules import fields_of, forward, given_for
 from stackwise.conformance.subject import LENGTH, ROWS, SEED, NotApplicable, Subject, must
 from stackwise.contracts.options import Stack
 from stackwise.contracts.specs import RackSpec
@@ -56,6 +56,30 @@ def check_blocks_keep_their_names(subject: Subject) -> None:
             shapes[name] == tuple(parameter.shape),
             f"'{name}' is {tuple(parameter.shape)}, and {shapes[name]} when a stack has one block more",
         )
+
+
+def check_runs_in_parts(subject: Subject) -> None:
+    """A rack with `forward_blocks` makes the same in two parts, cut in front of any block, as in one.
+
+    Usual cause: positions or a norm that both parts add, or neither; a mask that is made of the part's input.
+    """
+    rack: Any = bench.build_module(subject).eval()
+    if not hasattr(rack, "forward_blocks"):
+        raise NotApplicable("it has no `forward_blocks`")
+    spec = bench.with_sizes(subject.options().to_spec(), subject.sizes())
+    given = given_for(spec)
+    hidden, side = given["hidden"], {name: tensor for name, tensor in given.items() if name != "hidden"}
+    with bench.seeded(SEED), torch.no_grad():
+        for parameter in rack.parameters():
+            parameter.add_(torch.randn_like(parameter) / 8)
+        whole = rack(hidden, **side)
+        if not isinstance(whole, torch.Tensor):
+            raise NotApplicable("it reports sums beside the hidden state, and runs whole then")
+        for cut in range(sum(spec.stacks.values()) + 1):
+            parts = rack.forward_blocks(rack.forward_blocks(hidden, 0, cut, **side), cut, None, **side)
+            must(parts.shape == whole.shape, f"cut in front of block {cut} it makes {tuple(parts.shape)}, whole {tuple(whole.shape)}")
+            furthest = float((parts - whole).abs().max())
+            must(furthest <= 1e-5 * max(1.0, float(whole.abs().max())), f"cut in front of block {cut} it differs by {furthest:.3g}")
 
 
 def check_zero_residual_is_identity(subject: Subject) -> None:

@@ -42,7 +42,8 @@ class StoredModel:
     left out is at its default."""
     tensors: Mapping[str, torch.Tensor]
     """Canonical name → tensor; tied ones under the first of their names. A mapping that makes each when it is asked for it keeps one in
-    memory; it says by an attribute `shapes`, name → shape, what it would give, and is then asked for each once."""
+    memory; it says by an attribute `shapes`, name → shape, what it would give, and is then asked for each once. One that makes a tensor of
+    several may offer `copy_into(name, target) -> dtype`, which writes them into the target's rows instead."""
     free: tuple[str, ...] = ()
     """`<part>.<option>` of options that change nothing of a model whose weights are given, as the deviation it was drawn with; a config
     may say of them what it likes, as of options that follow time."""

@@ -55,6 +55,19 @@ class Rack(Protocol):
     def __call__(self, hidden: torch.Tensor, **side: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, Reported]: ...
 
 
+@runtime_checkable
+class PartwiseRack(Protocol):
+    """A rack that can run some of its blocks alone, so that the hidden states before the lowest trained block are computed once
+    (`model.cache: frozen`).
+
+    Blocks are counted in forward order over all stacks. With `start` 0 what comes before the blocks is run too, and with `stop` None what
+    comes behind them: `forward(hidden, **side)` is `forward_blocks(hidden, 0, None, **side)`, and running 0 to k and then from k on gives
+    the same. Side inputs are those of `forward`, whole in each part.
+    """
+
+    def forward_blocks(self, hidden: torch.Tensor, start: int, stop: int | None, **side: torch.Tensor) -> torch.Tensor: ...
+
+
 class Head(Protocol):
     """An `nn.Module`: `forward(hidden, **side) → {output name: tensor}`. Most take no side input. As for a rack, `(outputs, reported)`."""
 

@@ -127,6 +127,8 @@ class ModelState:
     """Role → dtype of its parameters; roles left out hold float32 or what they were built with."""
     frozen_mode: Literal["eval", "train"] = "eval"
     """Mode of modules whose parameters are all frozen: whether their dropout draws and their statistics move."""
+    cache: Literal["frozen"] | None = None
+    """Whether the hidden states in front of the lowest trained block are kept from epoch to epoch."""
 
 
 @frozen(kw_only=True)
@@ -179,5 +181,7 @@ class TrainingState:
     data: DataState
     model: ModelState
     optimizer: OptimizerState
+    reference: str | None = None
+    """The frozen model that the task compares with: `phase entry`, or the path of another; None where it compares with none."""
     auxiliary: Mapping[str, Curve] = Factory(dict)
     """Weights of the losses that parts of the model add: `<role>.<name>` → its weight over time."""

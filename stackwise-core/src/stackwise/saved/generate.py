@@ -10,17 +10,19 @@ import torch
 from attrs import evolve, frozen
 
 from stackwise import config
-from stackwise.assembly.workshop import Workshop, build_task
+from stackwise.assembly.described import described_part, description_errors, load_exported
+from stackwise.assembly.outside import build_task
+from stackwise.assembly.workshop import Workshop
 from stackwise.contracts.generation import Generates, GenerationSettings, HasTextCodec, TextCodec
 from stackwise.contracts.protocols import vocabulary_of
 from stackwise.contracts.tokenizers import RunTokenizer, Tokenizers
-from stackwise.errors import ProviderError, UserError
+from stackwise.errors import ProviderError, UserError, bytes_asked, lacks_memory
 from stackwise.host.discovery import discover
 from stackwise.host.provider import Provider
 from stackwise.host.registry import Registry, blaming
 from stackwise.plan import make_plan
 from stackwise.planes.model.module import Model
-from stackwise.saved.export import describe_run, described_part, description_errors, load_exported
+from stackwise.saved.export import describe_run
 from stackwise.saved.model import SavedModel, model_at
 from stackwise.storage.checkpoints.store import CheckpointStore
 from stackwise.storage.run_directory import CHECKPOINTS, CONFIG, final_weights
@@ -64,7 +66,13 @@ def generate(run: Path | str, prompt: str | Sequence[int], settings: GenerationS
     _check_ids(prompt_ids, settings.ids)
     generator = torch.Generator().manual_seed(step_seed(stream_key(seed, "generate"), 0))
     with blaming(source.providers):
-        result = source.task.generate(source.model, torch.tensor(prompt_ids, dtype=torch.long), settings, generator)
+        try:
+            result = source.task.generate(source.model, torch.tensor(prompt_ids, dtype=torch.long), settings, generator)
+        except Exception as error:
+            if not lacks_memory(error):
+                raise
+            lengths = f"{len(prompt_ids):,} tokens and {settings.tokens:,} behind them"
+            raise UserError(f"memory does not suffice for a prompt of {lengths}{bytes_asked(error)}: generate fewer tokens") from error
     ids = tuple(result.tolist())
     if ids[: len(prompt_ids)] != prompt_ids or len(ids) != len(prompt_ids) + settings.tokens:
         raise ProviderError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from functools import reduce
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,7 +14,7 @@ from safetensors.torch import save_file
 
 from stackwise import UserError
 from stackwise_providers_transformer.hugging_face.architecture import Architecture
-from stackwise_providers_transformer.hugging_face.names import Form, Names
+from stackwise_providers_transformer.hugging_face.names import Form, Names, Plain, Stacked
 
 ONE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -165,7 +166,7 @@ class Renamed(Mapping[str, torch.Tensor]):
         if unknown:
             listed = ", ".join(unknown[:5]) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
             raise UserError(f"{shards.folder}: the config explains no tensor of these names: {listed}")
-        self.shapes = {name: tuple(self._make(name, meta=True).shape) for name in self._made}
+        self.shapes = {name: self._shape(name) for name in self._made}
 
     def _check_repeated(self, names: Names, used: set[str]) -> None:
         """A tensor that a folder holds twice, as some tools write tied ones, must be the same."""
@@ -176,6 +177,10 @@ class Renamed(Mapping[str, torch.Tensor]):
                         f"{self._shards.folder}: {again} is not {first}, though the config ties them (tie_word_embeddings): set that false"
                     )
                 used.add(again)
+
+    def _shape(self, name: str) -> tuple[int, ...]:
+        form, theirs, place = self._made[name]
+        return self._shards.shapes[theirs[place]] if isinstance(form, Plain) else tuple(self._make(name, meta=True).shape)
 
     def _make(self, name: str, *, meta: bool) -> torch.Tensor:
         form, theirs, place = self._made[name]
@@ -188,6 +193,21 @@ class Renamed(Mapping[str, torch.Tensor]):
 
     def __getitem__(self, name: str) -> torch.Tensor:
         return self._make(name, meta=False)
+
+    def copy_into(self, name: str, target: torch.Tensor) -> torch.dtype:
+        """Write a tensor where it belongs; one that is several of theirs, one below the other, is never made by itself."""
+        form, theirs, _ = self._made[name]
+        if not isinstance(form, Stacked):
+            tensor = self[name]
+            target.copy_(tensor)
+            return tensor.dtype
+        dtypes, row = [], 0
+        for each in theirs:
+            part = self._shards[each]
+            target[row : row + len(part)].copy_(part)
+            dtypes.append(part.dtype)
+            row += len(part)
+        return reduce(torch.promote_types, dtypes)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._made)

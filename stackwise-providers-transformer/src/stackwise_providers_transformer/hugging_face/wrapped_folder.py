@@ -130,10 +130,17 @@ def _load(hf: Any, auto: str, folder: Path, *, pickle: bool) -> Any:
             )
     except Exception as error:  # the library raises classes of its own and of others for a folder that it refuses
         raise UserError(f"{folder}: transformers {hf.__version__} does not read it: {error}") from error
-    told = [f"{kind.replace('_', ' ')}: {', '.join(map(str, sorted(info[kind], key=str)))}" for kind in info if info.get(kind)]
+    told = [f"{kind.replace('_', ' ')}: {_listed(info[kind])}" for kind in info if info.get(kind)]
     if told := [line for line in told if auto != "base" or not line.startswith(("missing keys: pooler", "unexpected keys"))]:
-        raise UserError(f"{folder}: its weights are not those of a {type(whole).__name__}: {'; '.join(told)}")
+        kind = f"{folder / 'config.json'} says model_type: {whole.config.model_type!r}"
+        raise UserError(f"{kind}, and the weights beside it are not those of a {type(whole).__name__}: {'; '.join(told)}")
     return whole.eval()
+
+
+def _listed(names: Any) -> str:
+    """The first of some names, and how many more there are."""
+    ordered = sorted(map(str, names))
+    return ", ".join(ordered[:4]) + (f" and {len(ordered) - 4} more" if len(ordered) > 4 else "")
 
 
 def _fields(hf: Any, given: Mapping[str, Any], config: Any) -> dict[str, Any]:

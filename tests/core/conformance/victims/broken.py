@@ -434,6 +434,22 @@ class Unbiased(sound.Head):
 unbiased = of(Unbiased)
 
 
+class NormedTwice(sound.Rack):
+    """Adds one in front of each part."""
+
+    def forward(self, hidden: Tensor, shift: Tensor | None = None) -> Tensor:
+        return super().forward(hidden + 1, shift)
+
+    def forward_blocks(self, hidden: Tensor, start: int, stop: int | None) -> Tensor:
+        hidden = hidden + 1
+        for block in [block for blocks in self.stacks.children() for block in blocks.children()][start:stop]:
+            hidden = block(hidden)
+        return hidden
+
+
+normed_twice = of(NormedTwice)
+
+
 class Choosy(nn.Linear):
     """An adapter that was never run the other way round."""
 

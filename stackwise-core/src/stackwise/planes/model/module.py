@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -20,6 +20,14 @@ from stackwise.planes.model.bridges import Field, Precision, fields_across, hidd
 from stackwise.planes.model.reported import Reporter, names_of
 from stackwise.planes.model.weight_adapters import Attached, WeightAdapters, attach
 from stackwise.planes.model.whole import Fields, Outputs, explain_dtypes
+
+
+class Prefix(Protocol):
+    """The frozen blocks at the begin of a rack, and what they made of rows so far."""
+
+    def continued(self, batch: Batch) -> torch.Tensor:
+        """The hidden state behind the rack."""
+        ...
 
 
 class Model(nn.Module):
@@ -58,6 +66,8 @@ class Model(nn.Module):
         self.components: Mapping[str, str] = {}
         """Role → id of the registered component, where it is one."""
         self.precision, self.declared = dict(precision or {}), declared
+        self.prefix: Prefix | None = None
+        """What gives the hidden states behind the frozen blocks in training, where they are kept."""
         self.attach(weight_adapters or {})
         self.wire(bridges)
 
@@ -71,6 +81,11 @@ class Model(nn.Module):
         """The batch fields that its parts take when they are there."""
         fields = (*self._inputs, *self._side, *self._head_side)
         return frozenset(field.source for field in fields) | {source for _, _, source in self._side_embeddings}
+
+    @property
+    def embeds_side(self) -> bool:
+        """Whether the embedding makes a side input of the rack."""
+        return bool(self._side_embeddings)
 
     def attach(self, weight_adapters: Attached) -> None:
         """Attach these weight adapters in place of the present ones."""
@@ -114,20 +129,10 @@ class Model(nn.Module):
             linear: outputs that may come as a `LinearOutput`, from a head that can.
         """
         reported: dict[str, torch.Tensor] = {}
-        hidden: torch.Tensor = self._embed(batch, reported)
-        for step in self._before_rack:
-            hidden = step(hidden)
-        side = take(self._side, batch)
-        for name, own, source in self._side_embeddings:
-            side[name] = self._embed({**batch, own: batch[source]}, reported)
-        try:
-            hidden = self.rack(hidden, **side)
-        except RuntimeError:
-            if self.declared is not None:
-                explain_dtypes(self.rack, {self._inputs[0].name: hidden, **side})
-            raise
-        if "rack" in self._reporters:
-            hidden = self._reporters["rack"].take(hidden, reported)
+        if self.prefix is not None and self.training:
+            hidden = self.prefix.continued(batch)
+        else:
+            hidden = self._through_rack(batch, reported)
         for step in self._before_head:
             hidden = step(hidden)
         outputs = self._made(hidden, take(self._head_side, batch), linear)
@@ -135,6 +140,30 @@ class Model(nn.Module):
             outputs = self._reporters["head"].take(outputs, reported)
         outputs = self._bridged(outputs)
         return {**outputs, **reported} if reported else outputs
+
+    def into_rack(self, batch: Batch, reported: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The hidden state that enters the rack."""
+        hidden: torch.Tensor = self._embed(batch, reported)
+        for step in self._before_rack:
+            hidden = step(hidden)
+        return hidden
+
+    def side(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """The side inputs of the rack that a batch has, but for those that the embedding makes."""
+        return take(self._side, batch)
+
+    def _through_rack(self, batch: Batch, reported: dict[str, torch.Tensor]) -> torch.Tensor:
+        hidden, side = self.into_rack(batch, reported), self.side(batch)
+        for name, own, source in self._side_embeddings:
+            side[name] = self._embed({**batch, own: batch[source]}, reported)
+        try:
+            hidden = self.rack(hidden, **side)
+        except RuntimeError as error:
+            if self.declared is not None:
+                explain_dtypes(self.rack, {self._inputs[0].name: hidden, **side}, error)
+            raise
+        through: torch.Tensor = self._reporters["rack"].take(hidden, reported) if "rack" in self._reporters else hidden
+        return through
 
     def _embed(self, batch: Batch, reported: dict[str, torch.Tensor]) -> Any:
         hidden = self.embedding(**take(self._inputs, batch))

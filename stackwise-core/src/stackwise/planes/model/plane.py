@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ from stackwise.planes.model.difference import (
     replaced,
     weight_adapter,
 )
+from stackwise.planes.model.frozen_prefix import FrozenPrefix, find_prefix
 from stackwise.planes.model.gates import Gates, gated_modules
 from stackwise.planes.model.initialisation import check_shapes
 from stackwise.planes.model.module import Model, explaining_ties, without_second_names
@@ -83,6 +85,8 @@ class ModelPlane:
         """Initial values of buffers that are not persistent."""
         self._infinite: dict[str, torch.Tensor] = {}
         """Initial values of buffers that their module built with infinities or nan in them, as masks."""
+        self.cache_folder: Path | None = None
+        """Where hidden states are kept on disk (`model.cache`); the system's folder for temporary files when None."""
         self.model: Model
 
     @classmethod
@@ -130,6 +134,7 @@ class ModelPlane:
         self.model.wire(state.bridges)
         self._freeze(state, settle)
         self._hold_gates(boundary)
+        self._hold_prefix(state)
         self._follow(state)
         return receipt
 
@@ -303,7 +308,7 @@ class ModelPlane:
         if self._build is None:
             raise UserError(f"{path} was given as a finished object, so no phase can change its structure: give a Built(callable, options)")
         module = self._build(path, part, step, *extra)
-        check_shapes(module, path)
+        check_shapes(module, path, meta=self._device.type == "meta")
         check_unwrapped(module, path)
         self._fixed = {name for name in self._fixed if not name.startswith(f"{path}.")}
         self._fixed |= {f"{path}.{name}" for name, parameter in module.named_parameters() if not parameter.requires_grad}
@@ -357,6 +362,16 @@ class ModelPlane:
         if owners:
             self._gate = boundary.gate
             self._gates = Gates(map(self.model.get_submodule, owners), boundary.gate(0.0), self._device)
+
+    def _hold_prefix(self, state: ModelState) -> None:
+        """Keep what the frozen blocks make of rows, if asked; what was kept stays where nothing of them changed."""
+        before, self.model.prefix = getattr(self.model, "prefix", None), None
+        if state.cache != "frozen":
+            return
+        prefix = find_prefix(self.model, state, gated=self._gates is not None, folder=lambda: self.cache_folder)
+        if isinstance(before, FrozenPrefix):
+            prefix.take_over(before)
+        self.model.prefix = prefix
 
     def _follow(self, state: ModelState) -> None:
         parts = list(parts_of(state))

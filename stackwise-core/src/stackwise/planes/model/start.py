@@ -69,16 +69,22 @@ def fill_start(
         device: where the parameters live.
         dtype_of: declared dtype of a parameter; None: as it was built.
     """
+
+    def copied_whole(name: str, target: torch.Tensor) -> torch.dtype:
+        tensor = tensors[name]
+        target.copy_(tensor)
+        return tensor.dtype
+
+    copy_into: Callable[[str, torch.Tensor], torch.dtype] = getattr(tensors, "copy_into", copied_whole)
     copied, recast = {}, {}
     for name, parameter in list(model.named_parameters()):
         parameter.data = parameter.data.to(device, dtype_of(name) or parameter.dtype)
         if not isinstance(origin := origins[name], CopyOf):
             continue
-        tensor = tensors[origin.source]
-        parameter.data.copy_(tensor)
+        dtype = copy_into(origin.source, parameter.data)
         copied[name] = origin
-        if tensor.dtype != parameter.dtype:
-            recast[name] = tensor.dtype
+        if dtype != parameter.dtype:
+            recast[name] = dtype
     for name, buffer in model.named_buffers():
         if name in names:
             write(buffer, tensors[name])
