@@ -172,7 +172,7 @@ def test_the_plan_says_how_many_are_combined_and_a_branch_is_exact(tmp_path: Pat
     plan = json.loads(asked.stdout)
     transition = plan["phases"][1]["transition"]
     assert transition["combined"] == transition["copied"] > 0
-    saving = ["--set", "run.checkpoint.every=2 steps", "--set", "run.checkpoint.keep=10"]
+    saving = ["--set", "run.checkpoint.every=2 steps", "--set", "run.checkpoint.keep_last=10"]
     assert call(cli.main, ["run", "c.yaml", *saving]).exit_code == 0
     for step in (6, 8):
         done = call(cli.main, ["branch", "runs/mixed-001", "--at", f"step {step}", "--output", f"runs/from-{step}"])

@@ -32,7 +32,7 @@ from stackwise.planes.model.frozen_prefix import FrozenPrefix, find_prefix
 from stackwise.planes.model.gates import Gates, gated_modules
 from stackwise.planes.model.initialisation import check_shapes
 from stackwise.planes.model.module import Model, explaining_ties, without_second_names
-from stackwise.planes.model.settling import Settle, settle_nothing, settle_sources
+from stackwise.planes.model.settling import KeptCopies, Settle, settle_nothing, settle_sources
 from stackwise.planes.model.start import check_start, fill_start
 from stackwise.planes.model.state import (
     Tensors,
@@ -234,13 +234,7 @@ class ModelPlane:
         return evolve(receipt, merged=merged)
 
     def _fill(
-        self,
-        start: Tensors | None,
-        old: Tensors,
-        new: Model,
-        origins: Mapping[str, Origin],
-        state: ModelState,
-        kept: Mapping[tuple[str, str], torch.Tensor],
+        self, start: Tensors | None, old: Tensors, new: Model, origins: Mapping[str, Origin], state: ModelState, kept: KeptCopies
     ) -> ModelReceipt:
         """Fill the new model from the weights to start from, or else from the old model."""
         dtypes = {name: _dtype(state.precision.get(_part_of(name))) for name in origins}

@@ -15,15 +15,16 @@ Settle = Callable[[Iterable[nn.Parameter], Iterable[nn.Parameter]], Mapping[nn.P
 It writes the weights to keep into the former. Where the weights in place are those to keep, it does nothing and returns nothing.
 """
 
+KeptCopies = Mapping[tuple[str, str], torch.Tensor]
+"""(copy, source) → the values to copy, where they are other ones than the source now holds."""
+
 
 def settle_nothing(leaving: Iterable[nn.Parameter], staying: Iterable[nn.Parameter]) -> Mapping[nn.Parameter, torch.Tensor]:
     """For optimizers that train the weights to keep."""
     return {}
 
 
-def settle_sources(
-    origin_of: Mapping[str, Origin], frozen: Collection[str], model: nn.Module, settle: Settle
-) -> dict[tuple[str, str], torch.Tensor]:
+def settle_sources(origin_of: Mapping[str, Origin], frozen: Collection[str], model: nn.Module, settle: Settle) -> KeptCopies:
     """Let frozen copies hold the weights to keep.
 
     A source that goes to frozen parameters alone is settled itself, before it is copied. From another one something trains on, at the
