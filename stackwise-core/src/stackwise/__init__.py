@@ -23,6 +23,7 @@ _FACE = {
     "CopyOf": "stackwise.contracts.growth",
     "Fresh": "stackwise.contracts.growth",
     "StoredModel": "stackwise.contracts.formats",
+    "TranslatedConfig": "stackwise.contracts.formats",
     "GenerationSettings": "stackwise.contracts.generation",
     "LinearOutput": "stackwise.contracts.outputs",
     "TextCodec": "stackwise.contracts.generation",
@@ -77,6 +78,7 @@ _FACE = {
     "Transform": "stackwise.contracts.protocols",
     "WeightAdapter": "stackwise.contracts.protocols",
     "WeightFormat": "stackwise.contracts.formats",
+    "TranslatesConfigs": "stackwise.contracts.formats",
     "GrowthOperator": "stackwise.contracts.growth",
     "ParameterGrowth": "stackwise.contracts.growth",
     "Generates": "stackwise.contracts.generation",
@@ -136,6 +138,8 @@ if TYPE_CHECKING:  # the types that provider authors and users check against; th
     from stackwise.contracts.components import Starter as Starter
     from stackwise.contracts.events import RunFacts as RunFacts
     from stackwise.contracts.formats import StoredModel as StoredModel
+    from stackwise.contracts.formats import TranslatedConfig as TranslatedConfig
+    from stackwise.contracts.formats import TranslatesConfigs as TranslatesConfigs
     from stackwise.contracts.formats import WeightFormat as WeightFormat
     from stackwise.contracts.generation import Generates as Generates
     from stackwise.contracts.generation import GenerationSettings as GenerationSettings
