@@ -113,6 +113,7 @@ _FACE = {
     "Evaluated": "stackwise.contracts.events",
     "Reacted": "stackwise.contracts.events",
     "Stopped": "stackwise.contracts.events",
+    "Stalled": "stackwise.contracts.events",
     "CheckpointSaved": "stackwise.contracts.events",
     "CheckpointRefused": "stackwise.contracts.events",
     "ConfigChanged": "stackwise.contracts.events",

@@ -96,6 +96,7 @@ def _assemble(plan: Plan, observers: Observers | None, ranks: Ranks | None) -> T
             probe=run.probe,
             ranks=ranks,
             stop=StopRule.of(run.stop.watched, run.stop.patience, run.stop.least),
+            stalls=StopRule.by_phase((phase.name, phase.stalls) for phase in plan.experiment.phases),
             bridges=[*(str(bridge) for bridge in plan.bridges), *log_notes(plan, data)],
             providers=[f"{provider.distribution} {provider.version} sha256:{provider.file_digest}" for provider in plan.providers],
         ),

@@ -104,6 +104,7 @@ def plan_as_text(plan: Plan, prices: tuple[PhasePrice, ...], columns: int | None
     lines += table(rows, columns)
     lines += _source_lines(prices)
     lines += _reaction_lines(plan, prices)
+    lines += _stall_lines(plan)
     lines += _auxiliary_lines(plan)
     lines += _reference_lines(plan)
     lines += _kept_lines(plan, prices)
@@ -177,6 +178,17 @@ def _reaction_lines(plan: Plan, prices: tuple[PhasePrice, ...]) -> list[str]:
     lines = [
         f"reacts  {id} in {', '.join(phases)}: every learning rate × {low:g} to {high:g}" for (id, (low, high)), phases in phases_of.items()
     ]
+    return ["", *lines] if lines else []
+
+
+def _stall_lines(plan: Plan) -> list[str]:
+    """`stalls  shallow ends when heldout.loss is not better for 3 evaluations, at step 420 at the latest`."""
+    lines = []
+    for phase, declared in zip(plan.schedule, plan.experiment.phases, strict=True):
+        if (rule := declared.stalls) is not None:
+            by = f" by more than {rule.least:g}" if rule.least else ""
+            when = f"when {rule.stalls} has not been better{by} for {rule.patience} evaluations"
+            lines.append(f"stalls  {phase.name} ends {when}, at step {phase.stop:,} at the latest; what follows then begins earlier")
     return ["", *lines] if lines else []
 
 
