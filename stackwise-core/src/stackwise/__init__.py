@@ -20,6 +20,7 @@ _FACE = {
     "ParameterGroup": "stackwise.contracts.protocols",
     "GrowthRequest": "stackwise.contracts.growth",
     "BlockOrigin": "stackwise.contracts.growth",
+    "Combine": "stackwise.contracts.growth",
     "CopyOf": "stackwise.contracts.growth",
     "Fresh": "stackwise.contracts.growth",
     "StoredModel": "stackwise.contracts.formats",
@@ -150,6 +151,7 @@ if TYPE_CHECKING:  # the types that provider authors and users check against; th
     from stackwise.contracts.generation import Scores as Scores
     from stackwise.contracts.generation import TextCodec as TextCodec
     from stackwise.contracts.growth import BlockOrigin as BlockOrigin
+    from stackwise.contracts.growth import Combine as Combine
     from stackwise.contracts.growth import CopyOf as CopyOf
     from stackwise.contracts.growth import Fresh as Fresh
     from stackwise.contracts.growth import GrowthOperator as GrowthOperator
