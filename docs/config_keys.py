@@ -21,12 +21,13 @@ from stackwise.config import (
     GroupConfig,
     ModelConfig,
     OptimizerConfig,
+    ParallelConfig,
     Ref,
     RunConfig,
     StopConfig,
 )
 from stackwise.config.keys import IN_PHASE, SECTIONS, Key
-from stackwise.config.planes import EMAConfig, LRScaleConfig, StartConfig, TaskConfig, WeightAdapterConfig
+from stackwise.config.planes import EMAConfig, LRScaleConfig, ReferenceConfig, StartConfig, TaskConfig, WeightAdapterConfig
 from stackwise.config.run import ProvidersConfig
 from stackwise.contracts.options import config_key
 from stackwise.timeline.duration import Duration
@@ -41,9 +42,11 @@ Class = type[attrs.AttrsInstance]
 NESTED: Mapping[tuple[Class, str], tuple[str, Class]] = {
     (RunConfig, "checkpoint"): ("", CheckpointConfig),
     (RunConfig, "stop"): ("", StopConfig),
+    (RunConfig, "parallel"): ("", ParallelConfig),
     (RunConfig, "providers"): ("", ProvidersConfig),
     (ModelConfig, "weight_adapters"): ("NAME.", WeightAdapterConfig),
     (ModelConfig, "start"): ("", StartConfig),
+    (TaskConfig, "reference"): ("", ReferenceConfig),
     (OptimizerConfig, "groups"): ("NAME.", GroupConfig),
     (OptimizerConfig, "lr_scaling"): ("SIZE.", LRScaleConfig),
     (OptimizerConfig, "ema"): ("", EMAConfig),

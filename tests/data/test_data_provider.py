@@ -58,3 +58,18 @@ def test_listing_and_specs_never_import_torch() -> None:
     modules = ", ".join(["stackwise_providers_data.provider", *sorted(options)])
     code = f"import sys, {modules}; print('torch' in sys.modules, 'numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False False"
+
+
+def test_a_reader_process_imports_nothing_of_how_runs_are_planned() -> None:
+    code = (
+        "import sys, stackwise.planes.data.readers.child\n"
+        "from stackwise import BuildContext\n"
+        "from stackwise.host.discovery import build_loader\n"
+        "from stackwise_providers_data.memory_options import MemoryOptions\n"
+        "options = MemoryOptions(arrays={'tokens': list(range(16))}, vocab=16)\n"
+        "loader = build_loader('data.memory', options, BuildContext(seed=1, split='train', max_length=4))\n"
+        "assert loader.take(1, 4)['tokens'].shape == (1, 4)\n"
+        "print([name for name in ('config', 'plan', 'assembly', 'machine', 'runs') if 'stackwise.' + name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
+    assert done.stdout.strip() == "[]", done.stderr

@@ -28,7 +28,7 @@ ROWS = {key: line for line in PAGE.splitlines() if (key := "".join(re.findall(r"
 
 OPTIMIZER_OWN = tuple(a.name for a in attrs.fields(OptimizerConfig) if a.name != "part")
 OWNED: dict[str, tuple[str, ...]] = {
-    "task": ("auxiliary",),
+    "task": ("auxiliary", "reference"),
     "optimizer": OPTIMIZER_OWN,
     "growth": ("moments",),
     "weight-adapter": ("select",),

@@ -101,6 +101,17 @@ def preferred(method: str) -> Any:
     return lambda: _config({"name": "preference", "method": method}, RESPONSES, {**TOKEN, "vocab": VOCAB})
 
 
+def viewed() -> dict[str, Any]:
+    """Two views of the same tokens."""
+    source = _rows(tokens=_drawn(80, 12), other_tokens=_drawn(80, 12, seed=1))
+    return _config({"name": "contrastive"}, source, {**TOKEN, "vocab": VOCAB}, DECODER, {"use": "transformer.vector", "vector": 4})
+
+
+def taught() -> dict[str, Any]:
+    """A model that learns from what it was at entry, which it leaves as half of the loss is of the targets."""
+    return _config({"name": "distill", "reference": "phase entry", "soft": 0.5}, STREAM)
+
+
 _TASK, _RACK, _EMBEDDING, _HEAD = "task/", "model/rack/", "model/embedding/", "model/head/"
 
 ROWS: dict[str, list[tuple[Any, str, Any]]] = {
@@ -126,6 +137,16 @@ ROWS: dict[str, list[tuple[Any, str, Any]]] = {
     "transformer.classifier.width": [(classified, _HEAD + "width", 12)],
     "transformer.classifier.pool": [(classified, _HEAD + "pool", "first"), (classified, _HEAD + "pool", "last")],
     "transformer.classifier.init_std": [(classified, _HEAD + "init_std", 0)],
+    "transformer.distill.temperature": [(taught, _TASK + "temperature", 3.0)],
+    "transformer.distill.soft": [(taught, _TASK + "soft", 0.1)],
+    "transformer.contrastive.input": [(viewed, _TASK + "input", "image")],
+    "transformer.contrastive.views": [(viewed, _TASK + "views", "same")],
+    "transformer.contrastive.temperature": [(viewed, _TASK + "temperature", {"linear": {"from": 0.07, "to": 0.5}})],
+    "transformer.contrastive.attention": [(viewed, _TASK + "attention", "causal")],
+    "transformer.vector.vector": [(viewed, _HEAD + "vector", 5)],
+    "transformer.vector.width": [(viewed, _HEAD + "width", 12)],
+    "transformer.vector.pool": [(viewed, _HEAD + "pool", "first"), (viewed, _HEAD + "pool", "last")],
+    "transformer.vector.init_std": [(viewed, _HEAD + "init_std", 0.2)],
     "transformer.conv.width": [(convolved, _RACK + "width", 12)],
     "transformer.conv.stacks": [(convolved, _RACK + "stacks", [{"base": 2}])],
     "transformer.conv.kernel": [(convolved, _RACK + "kernel", 5), (convolved, _RACK + "kernel", 4)],
@@ -145,6 +166,5 @@ ROWS: dict[str, list[tuple[Any, str, Any]]] = {
     "transformer.preference.beta": [(preferred("dpo"), _TASK + "beta", 0.5), (preferred("orpo"), _TASK + "beta", 0.5)],
     "transformer.preference.gamma": [(preferred("simpo"), _TASK + "gamma", 1.5)],
     "transformer.preference.odds_weight": [(preferred("orpo"), _TASK + "odds_weight", 1.0)],
-    "transformer.preference.reference": [(preferred("dpo"), _TASK + "reference", "nowhere")],
 }
 """`<provider>.<component>.<option>` → (base config, where, another value)."""

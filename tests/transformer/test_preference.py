@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,12 @@ from typing import Any
 import pytest
 import torch
 from fresh_draws import fresh_generator
+from safetensors.torch import load_file
 from tiny_walks import base, drive, losses, machine_of, plan_of, problems_of, same_tensors, weights
 
+import stackwise
 from stackwise import Moment, UserError
-from stackwise.planes.model.state import named_tensors
-from stackwise.storage.weights import save_weights
+from stackwise.runs.run import run
 from stackwise_providers_transformer.pair_options import PreferenceOptions
 from stackwise_providers_transformer.preference import Preference
 from stackwise_providers_transformer.preference_losses import dpo_margin, log_odds_ratio, preferred, simpo_margin
@@ -119,10 +121,10 @@ def test_options_without_effect_are_refused() -> None:
         PreferenceOptions(gamma=1.0)
     with pytest.raises(UserError, match="beta: at 0 every margin is 0"):
         PreferenceOptions(beta=0.0)
-    with pytest.raises(UserError, match="reference: it has no effect on orpo"):
-        PreferenceOptions(method="orpo", reference="phase entry")
-    with pytest.raises(UserError, match="reference: 'nowhere' is neither 'phase entry' nor a directory"):
-        PreferenceOptions(reference="nowhere")
+    (problem,) = problems_of(_config("orpo"), task={"reference": "phase entry"})
+    assert problem.path == "task.reference" and "compares with no other model" in problem.message
+    (problem,) = problems_of(_config(), task={"reference": "nowhere"})
+    assert problem.path == "task.reference" and "'nowhere' is neither 'phase entry' nor a directory" in problem.message
     assert Preference(PreferenceOptions(method="simpo")).get_spec().reference is None
 
 
@@ -202,19 +204,13 @@ def test_causal_then_preference_and_the_reference_is_the_model_at_entry() -> Non
 
 
 def test_a_reference_from_saved_weights(tmp_path: Path) -> None:
-    other = machine_of(_config(), run={"seed": 9})
-    drive(other)
-    save_weights(named_tensors(other.model.model), tmp_path / "final", {})
-    machine = machine_of(_config(), task={"reference": str(tmp_path / "final")})
+    other = tmp_path / "other"
+    run(stackwise.experiment(_config(), run={"seed": 9}), output=other, stream=io.StringIO())
+    machine = machine_of(_config(), task={"reference": str(tmp_path / "other")})
     found = losses(drive(machine))
     held = {name: parameter.detach() for name, parameter in machine.objective.reference.named_parameters()}
-    assert same_tensors(held, weights(other))
+    assert same_tensors(held, load_file(other / "final" / "weights.safetensors"))
     assert abs(found[0][1] - math.log(2)) > 1e-4
-    config = _config()
-    config["model"]["rack"]["width"] = 12
-    config["model"]["rack"]["heads"] = 2
-    with pytest.raises(UserError, match="are not this model's"):
-        drive(machine_of(config, task={"reference": str(tmp_path / "final")}))
 
 
 def test_a_loader_without_responses_is_refused() -> None:

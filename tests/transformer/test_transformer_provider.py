@@ -18,8 +18,18 @@ from stackwise_providers_transformer import provider
 HOOKS = {
     "stackwise_embeddings": ["token", "patch", "features"],
     "stackwise_racks": ["decoder", "encoder-decoder", "conv", "mlp", "hf"],
-    "stackwise_heads": ["lm", "classifier", "regression", "hf"],
-    "stackwise_tasks": ["causal-lm", "masked-lm", "mask-diffusion", "classification", "seq2seq", "preference", "regression"],
+    "stackwise_heads": ["lm", "classifier", "regression", "vector", "hf"],
+    "stackwise_tasks": [
+        "causal-lm",
+        "masked-lm",
+        "mask-diffusion",
+        "classification",
+        "seq2seq",
+        "preference",
+        "regression",
+        "distill",
+        "contrastive",
+    ],
     "stackwise_growth_operators": [
         "stack",
         "interleave",
@@ -46,6 +56,8 @@ LIGHT = (
     "table_options",
     "growth",
     "wrapped",
+    "contrastive_options",
+    "distill_options",
 )
 COMPONENTS = [component for hook in HOOKS for component in getattr(provider, hook)()]
 

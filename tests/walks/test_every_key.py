@@ -305,8 +305,9 @@ def reverse(batch: dict[str, torch.Tensor], moment: object, generator: torch.Gen
 EXECUTION = {"run.read_ahead", "run.workers", "run.compile"}
 """Keys that say how batches are made, and must not change a bit of the outcome."""
 
-ON_DISK = {"run.checkpoint", "run.stop"}
-"""Keys that show in the run directory alone, or in where a run ends; tests/core/runs has a row for each below them."""
+ON_DISK = {"run.checkpoint", "run.stop", "run.parallel"}
+"""Keys that show in the run directory alone, in where a run ends, or in several processes; tests/core/runs and tests/faults have a row
+for each below them."""
 
 CORE: dict[str, list[tuple[Any, str, Any]]] = {
     "stackwise": [(whole, "stackwise", 2)],
@@ -322,6 +323,7 @@ CORE: dict[str, list[tuple[Any, str, Any]]] = {
     "run.providers": [(whole, "run/providers", {"block": ["transformer"]}), (whole, "run/providers", {"allow": ["optim", "data"]})],
     "run.halt_after": [(diverging, "run/halt_after", 1)],
     "task.auxiliary": [(sparse, "task/auxiliary", {"rack.balance": 5.0, "rack.z": 0}), (whole, "task/auxiliary", {"rack.z": 1})],
+    "task.reference": [(whole, "task/reference", "phase entry"), (whole, "task/reference", {"from": "nowhere"})],
     "task.use": [(whole, "task/use", "transformer.nothing")],
     "data.sources": [(whole, "data/sources/a", memory(5, heldout=0.2)), (whole, "data/sources/b", memory(1, heldout=0.2))],
     "data.mix": [(two_sources, "data/mix", {"a": 3, "b": 1})],

@@ -102,7 +102,7 @@ _FACE = {
     "discover": "stackwise.host.discovery",
     "assemble": "stackwise.assembly.workshop",
     "run": "stackwise.runs.run",
-    "load_exported": "stackwise.saved.export",
+    "load_exported": "stackwise.assembly.described",
     "generate": "stackwise.saved.generate",
     "generate_all": "stackwise.saved.generate",
     "Plan": "stackwise.plan",

@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,8 @@ from stackwise_providers_data.tokenizer_options import TokenizerChoice
 
 _IN_MEMORY_BYTES = 64 << 20
 _BATCH_BYTES, _BATCH_DOCUMENTS = 4 << 20, 1024
+_AHEAD = 2
+"""Batches that are tokenized while an earlier one is laid out."""
 _RACY_NS = 2 * 10**9
 _FORMAT = 2
 
@@ -175,14 +179,13 @@ class _Layout:
         self._size = 0
 
     def pieces(self, documents: Iterable[Document]) -> Iterator[npt.NDArray[Any]]:
-        for batch in _batches(documents):
-            for ids in self._tokenizer.encode(batch):
-                if self._ends is None and self.starts:
-                    yield self._counted(self._separator)
-                self.starts.append(self._size)
-                yield self._counted(ids)
-                if self._ends is not None and self._ends[(len(self.starts) - 1) % len(self._ends)]:
-                    yield self._counted(self._separator)
+        for ids in _encoded(self._tokenizer, documents):
+            if self._ends is None and self.starts:
+                yield self._counted(self._separator)
+            self.starts.append(self._size)
+            yield self._counted(ids)
+            if self._ends is not None and self._ends[(len(self.starts) - 1) % len(self._ends)]:
+                yield self._counted(self._separator)
 
     def notes(self, digest: str) -> dict[str, Any]:
         between = len(self._separator) if self._ends is None else 0
@@ -201,6 +204,23 @@ class _Layout:
     def _counted(self, ids: npt.NDArray[Any]) -> npt.NDArray[Any]:
         self._size += len(ids)
         return ids
+
+
+def _encoded(tokenizer: TextTokenizer, documents: Iterable[Document]) -> Iterator[npt.NDArray[Any]]:
+    """The ids of each document. The tokenizers library encodes a batch on all cores; the batches after it keep them busy while Python
+    makes arrays of what they return."""
+    if isinstance(tokenizer, ByteTokenizer):
+        for batch in _batches(documents):
+            yield from tokenizer.encode(batch)
+        return
+    with ThreadPoolExecutor(_AHEAD, "stackwise-tokenizing") as pool:
+        coming: deque[Future[list[npt.NDArray[Any]]]] = deque()
+        for batch in _batches(documents):
+            coming.append(pool.submit(tokenizer.encode, batch))
+            if len(coming) > _AHEAD:
+                yield from coming.popleft().result()
+        while coming:
+            yield from coming.popleft().result()
 
 
 def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:

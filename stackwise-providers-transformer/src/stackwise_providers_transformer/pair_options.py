@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Literal
 
 from attrs import frozen
@@ -95,19 +94,14 @@ class PreferenceOptions:
     )
     gamma: float | None = option(None, doc="of simpo: the margin that the better response is to have; 0.5 when left out", minimum=0)
     odds_weight: float | None = option(None, doc="of orpo: weight of the odds ratio beside the likelihood; 0.1 when left out", minimum=0)
-    reference: str | None = option(
-        None, doc="of dpo: `phase entry`, the model as the task comes into force (the default), or the directory of saved weights"
-    )
 
     def __attrs_post_init__(self) -> None:
-        useful = {"dpo": ("beta", "reference"), "simpo": ("beta", "gamma"), "orpo": ("odds_weight",)}[self.method]
-        for name in ("beta", "gamma", "odds_weight", "reference"):
+        useful = {"dpo": ("beta",), "simpo": ("beta", "gamma"), "orpo": ("odds_weight",)}[self.method]
+        for name in ("beta", "gamma", "odds_weight"):
             if name not in useful and getattr(self, name) is not None:
                 raise UserError(f"{name}: it has no effect on {self.method}: leave it out")
         if self.beta == 0:
             raise UserError("beta: at 0 every margin is 0, and nothing is learnt: raise it, or leave it out")
-        if self.reference not in (None, "phase entry") and not Path(self.reference).is_dir():
-            raise UserError(f"reference: {self.reference!r} is neither 'phase entry' nor a directory of saved weights: mend the path")
 
     def to_spec(self) -> TaskSpec:
         """Two rows of responses behind one prompt; DPO compares with a frozen reference."""
@@ -120,5 +114,5 @@ class PreferenceOptions:
             attention="causal",
             lookahead=1,
             metrics=("accuracy", "reward_margin", "likelihood_accuracy"),
-            reference=(self.reference or "phase entry") if self.method == "dpo" else None,
+            reference="phase entry" if self.method == "dpo" else None,
         )

@@ -122,6 +122,13 @@ def stackwise_heads() -> list[Component]:
             example={"targets": 1, "width": 16},
         ),
         Component(
+            name="vector",
+            options=f"{_PACKAGE}.contrastive_options:VectorOptions",
+            factory=f"{_PACKAGE}.contrastive:build_vector",
+            summary="a vector of a whole row: of its mean, its first or its last position",
+            example={"vector": 8, "width": 16},
+        ),
+        Component(
             name="hf",
             options=f"{_PACKAGE}.wrapped_options:WrappedHeadOptions",
             factory=f"{_PACKAGE}.hugging_face.wrapped:build_wrapped_head",
@@ -179,6 +186,18 @@ def stackwise_tasks() -> list[Component]:
             options=f"{_PACKAGE}.table_options:RegressionOptions",
             factory=f"{_PACKAGE}.regression:build_regression",
             summary="numbers of a row of a table, of a sequence of tokens or of an image",
+        ),
+        Component(
+            name="distill",
+            options=f"{_PACKAGE}.distill_options:DistillOptions",
+            factory=f"{_PACKAGE}.distill:build_distill",
+            summary="predict every token as a teacher does, and as it is",
+        ),
+        Component(
+            name="contrastive",
+            options=f"{_PACKAGE}.contrastive_options:ContrastiveOptions",
+            factory=f"{_PACKAGE}.contrastive:build_contrastive",
+            summary="two views of one row find each other among those of the batch (InfoNCE)",
         ),
     ]
 

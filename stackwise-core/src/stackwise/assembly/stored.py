@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
+from stackwise.assembly.outside import build_module
 from stackwise.assembly.start import options_of
-from stackwise.assembly.workshop import build_module
 from stackwise.config import structure_options
 from stackwise.contracts.components import BuildContext, Kind
 from stackwise.contracts.formats import StoredModel

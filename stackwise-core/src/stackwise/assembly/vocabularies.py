@@ -8,6 +8,7 @@ from pathlib import Path
 
 import attrs
 
+from stackwise.assembly.references import references, vocabularies_of
 from stackwise.contracts.protocols import vocabulary_of
 from stackwise.contracts.selectors import covers
 from stackwise.contracts.specs import HeadSpec
@@ -34,7 +35,7 @@ def check_vocabularies(plan: Plan, data: DataPlane, evaluations: Sequence[Evalua
     if plan.experiment.run.vocabularies == "several":
         return
     starts = list(_start_vocabularies(plan))
-    entries = [*starts, *_source_vocabularies(data, evaluations)]
+    entries = [*starts, *_source_vocabularies(data, evaluations), *_reference_vocabularies(plan)]
     if not entries:
         return
     (first, _, vocabulary), *others = entries
@@ -55,6 +56,14 @@ def _source_vocabularies(data: DataPlane, evaluations: Sequence[Evaluation]) -> 
     for evaluation in evaluations:
         for name, vocabulary in evaluation.data.vocabularies():
             yield f"source '{name}' of evaluation '{evaluation.name}'", f"evaluate.{evaluation.name}.sources.{name}", vocabulary
+
+
+def _reference_vocabularies(plan: Plan) -> Iterator[_Entry]:
+    """Vocabularies that models outside the run were trained on, which tasks compare with."""
+    for _, path, _ in references(plan):
+        for name, fingerprint in vocabularies_of(path).items():
+            if isinstance(fingerprint, Mapping) and (vocabulary := vocabulary_of(fingerprint)) is not None:
+                yield f"source '{name}' of {path} (which the task compares with)", "task.reference", vocabulary
 
 
 def _start_vocabularies(plan: Plan) -> Iterator[_Entry]:

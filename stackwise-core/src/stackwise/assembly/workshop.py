@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from copy import deepcopy
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from stackwise.assembly.given import checked, checked_module
+from stackwise.assembly.notes import log_notes
+from stackwise.assembly.outside import as_faults_of
+from stackwise.assembly.references import load_reference
 from stackwise.assembly.start import read_start
 from stackwise.assembly.vocabularies import check_vocabularies
 from stackwise.config import Experiment
@@ -21,8 +22,8 @@ from stackwise.contracts.protocols import Observer, ParameterGroup, Reaction
 from stackwise.contracts.specs import TaskSpec
 from stackwise.curriculum.parts import Part
 from stackwise.curriculum.schedule import CompiledPhase
-from stackwise.errors import ConfigError, ProviderError, StackwiseError, UserError, asks_too_much, bytes_asked
-from stackwise.host.discovery import discover
+from stackwise.errors import ConfigError, UserError
+from stackwise.host.discovery import build_loader, discover
 from stackwise.host.registry import Registry, blaming
 from stackwise.machine.evaluation import Evaluation
 from stackwise.machine.machine import TrainingMachine
@@ -35,24 +36,29 @@ from stackwise.planes.data.plane import DataPlane
 from stackwise.planes.data.readers.processes import ProcessLoader
 from stackwise.planes.model.difference import Boundary, parts_of
 from stackwise.planes.model.initialisation import build_seed, check_shapes, drawing_from
-from stackwise.planes.model.module import Model
 from stackwise.planes.model.plane import ModelPlane
-from stackwise.planes.model.state import Tensors, load_named_tensors
-from stackwise.planes.model.whole import check_unwrapped, names_inside
+from stackwise.planes.model.state import Tensors
+from stackwise.planes.model.whole import check_unwrapped
 from stackwise.planes.objective import Objective
 from stackwise.planes.optimizer.plane import OptimizerPlane
-from stackwise.storage.pretrained import states_left_out
-from stackwise.storage.weights import read_weights
+from stackwise.processes.ranks import Ranks
 from stackwise.timeline.streams import step_seed, stream_key
 
 
-def assemble(source: Plan | Experiment, registry: Registry | None = None, *, observers: Observers | None = None) -> TrainingMachine:
+def assemble(
+    source: Plan | Experiment,
+    registry: Registry | None = None,
+    *,
+    observers: Observers | None = None,
+    ranks: Ranks | None = None,
+) -> TrainingMachine:
     """Build the machine of a plan, or of an experiment, which is planned first.
 
     Args:
         source: a plan, or an experiment.
         registry: the components an experiment may name; discovered when left out.
-        observers: those of the machine that this one replaces; when left out, the declared ones are built.
+        observers: those of the machine that this one replaces; when left out, the declared ones are built, in the first process.
+        ranks: the processes that train the model together.
 
     Raises:
         ConfigError: mistakes in the experiment.
@@ -60,10 +66,10 @@ def assemble(source: Plan | Experiment, registry: Registry | None = None, *, obs
     """
     plan = source if isinstance(source, Plan) else make_plan(source, registry if registry is not None else discover())
     with blaming(plan.providers):
-        return _assemble(plan.with_tokenizers(), observers)
+        return _assemble(plan.with_tokenizers(), observers, ranks)
 
 
-def _assemble(plan: Plan, observers: Observers | None) -> TrainingMachine:
+def _assemble(plan: Plan, observers: Observers | None, ranks: Ranks | None) -> TrainingMachine:
     run = plan.experiment.run
     if run.threads is not None:
         torch.set_num_threads(run.threads)
@@ -73,19 +79,21 @@ def _assemble(plan: Plan, observers: Observers | None) -> TrainingMachine:
     evaluations = [shop.evaluation(declared, placement) for declared in plan.evaluations]
     check_vocabularies(plan, data, evaluations)
     _check_boundaries(plan)
+    heard = () if ranks is not None and not ranks.is_first else plan.observers
     return TrainingMachine(
         model=ModelPlane(shop.module, device=placement.device, start=_start(plan)),
         data=data,
-        task=Objective(shop.task, load=_load_reference),
+        task=Objective(shop.task, load=partial(load_reference, plan.registry)),
         optimizer=OptimizerPlane(shop.optimizer, shop.reaction),
         schedule=plan.schedule,
         evaluations=evaluations,
-        observers=observers if observers is not None else [shop.observer(part) for part in plan.observers],
+        observers=observers if observers is not None else [shop.observer(part) for part in heard],
         settings=Settings(
             seed=run.seed,
             placement=placement,
             halt_after=1 if run.non_finite == "halt" else run.halt_after,
             probe=run.probe,
+            ranks=ranks,
             stop=StopRule.of(run.stop.watched, run.stop.patience, run.stop.least),
             bridges=[*(str(bridge) for bridge in plan.bridges), *log_notes(plan, data)],
             providers=[f"{provider.distribution} {provider.version} sha256:{provider.file_digest}" for provider in plan.providers],
@@ -152,7 +160,7 @@ class Workshop:
         """An optimizer over parameter groups, with the values in force at t."""
         if isinstance(part.given, Built):
             entries = [{"params": list(g.parameters.items()), "group": g.name, **g.values} for g in groups]
-            with _as_faults_of(part):
+            with as_faults_of(part):
                 optimizer: torch.optim.Optimizer = part.given.make(entries, **part.options_at(t))
             return optimizer
         result: torch.optim.Optimizer = checked(part, self._make(part, "optimizer", groups, t=t))
@@ -179,7 +187,8 @@ class Workshop:
             raise
         except UserError as error:
             phase = self._declared.get(id(part))
-            path = f"evaluate.{split}.sources.{name}" if phase is None else f"data.sources.{name}"
+            of_training = phase is not None or split == "train"
+            path = f"data.sources.{name}" if of_training else f"evaluate.{split}.sources.{name}"
             problem = (phase or self._plan.experiment).problem(path, str(error))
             raise type(error)(str(problem)) from error
 
@@ -190,7 +199,7 @@ class Workshop:
         options = self._options(part, 0.0)
         if isinstance(part.given, Built):
             return ProcessLoader(partial(part.given.make, **options), workers)
-        return ProcessLoader(partial(_build_loader, part.id, options, self._context(part, f"data.{name}", split)), workers)
+        return ProcessLoader(partial(build_loader, part.id, options, self._context(part, f"data.{name}", split)), workers)
 
     def evaluation(self, declared: EvaluationPlan, placement: Placement) -> Evaluation:
         """A named evaluation, its data checked and entered."""
@@ -215,7 +224,7 @@ class Workshop:
                 check_shapes(part.given, consumer)
             return _without_weights(part.given) if self._device.type == "meta" else part.given
         options = self._options(part, t)
-        with _as_faults_of(part):
+        with as_faults_of(part):
             if isinstance(part.given, Built):
                 return part.given.make(*extra, **_plain_stacks(options))
             component = self._plan.registry.get(part.kind, part.id)  # type: ignore[arg-type]  # a Part's kind is a Kind
@@ -239,42 +248,10 @@ class Workshop:
         )
 
 
-def _load_reference(model: nn.Module, directory: str) -> None:
-    tensors = read_weights(Path(directory))[0]
-    if isinstance(model, Model) and model.declared is not None:
-        tensors = names_inside(model.rack, tensors)
-    load_named_tensors(model, tensors, f"the weights in {directory}")
-
-
 def _start(plan: Plan) -> Callable[[], tuple[Tensors, Sequence[str]]] | None:
     """A function that reads the weights to start from; None if the config names none."""
     declared = plan.experiment.phases[0].model.start
     return None if declared is None else lambda: (read_start(plan), declared.drop)
-
-
-def log_notes(plan: Plan, data: DataPlane) -> list[str]:
-    """Notes for the log on what the config accepts.
-
-    Raises:
-        ConfigError: the config accepts or names something that no source has.
-    """
-    inexact = {name: loader.inexact for name, loader in data.brought().items() if loader.inexact is not None}
-    phase = plan.experiment.phases[-1]
-    problems = []
-    if phase.data.accept_inexact_resume and not inexact:
-        problems.append(phase.problem("data.accept_inexact_resume", "every source has a state or a length: there is nothing to accept"))
-    if phase.data.fields and not data.brought():
-        problems.append(phase.problem("data.fields", "no source delivers ready-made batches, whose entries could be named"))
-    if problems:
-        raise ConfigError(problems)
-    reading = [evaluation.name for evaluation in plan.evaluations if evaluation.training_rows]
-    start = plan.experiment.phases[0].model.start
-    missing = () if start is None else states_left_out(Path(start.from_))
-    return [
-        *(f"model.start:{name}: it changed in training, and files of weights cannot hold it: it begins as it is built" for name in missing),
-        *(f"source:{name}: a resume may not be exact, which data.accept_inexact_resume accepts: {why}" for name, why in inexact.items()),
-        *(f"evaluation:{name}: reads rows that training reads, which training_rows accepts" for name in reading),
-    ]
 
 
 def read_first_rows(plan: Plan, data: DataPlane) -> None:
@@ -315,40 +292,11 @@ def _check_boundaries(plan: Plan) -> None:
             raise ConfigError([plan.experiment.phases[phase.index].problem(path, str(error))]) from error
 
 
-def build_module(part: Part, registry: Registry, context: BuildContext, *extra: object) -> nn.Module:
-    """Build a module outside any plan; the process-wide generators are left unchanged.
-
-    Args:
-        part: a registered component with its options complete.
-        registry: has its factory.
-        context: passed to the factory.
-        extra: further arguments of its kind.
-
-    Raises:
-        ProviderError: it cannot be built, or is no module.
-    """
-    component = registry.get(part.kind, part.id)  # type: ignore[arg-type]  # a Part's kind is a Kind
-    with drawing_from(context.seed), _as_faults_of(part):
-        module = component.build(part.options, context, *extra)
-    return checked_module(part, module)
-
-
-def build_task(part: Part, registry: Registry) -> Any:
-    """A task outside any plan; ProviderError where it cannot be built."""
-    with _as_faults_of(part):
-        return registry.get("task", part.id).build(part.options, BuildContext(seed=0, specs={"task": part.options.to_spec()}))
-
-
 def _depth(declared: int | None, placement: Placement) -> int:
     """Steps to read ahead: with a GPU the reader thread is free, on a CPU it costs what it saves."""
     if declared is not None:
         return declared
     return 0 if placement.is_cpu else 2
-
-
-def _build_loader(id: str, options: Any, context: BuildContext) -> Any:
-    """A registered loader, built in a process of its own."""
-    return discover(allow={id.partition(".")[0]}).get("loader", id).build(options, context)
 
 
 def _parts(phase: CompiledPhase) -> Iterator[Part]:
@@ -375,22 +323,3 @@ def _plain_stacks(options: Mapping[str, Any]) -> dict[str, Any]:
     if "stacks" not in options:
         return dict(options)
     return {**options, "stacks": {stack.name: stack.blocks for stack in options["stacks"]}}
-
-
-@contextmanager
-def _as_faults_of(part: Part) -> Iterator[None]:
-    """Report an error of a registered factory as the provider's; one of a user's own callable passes unchanged."""
-    try:
-        yield
-    except StackwiseError:
-        raise
-    except Exception as error:
-        if part.given is not None:
-            raise
-        if asks_too_much(error):
-            raise UserError(
-                f"{part.kind} '{part.id}': no memory holds tensors of the sizes that its options ask for{bytes_asked(error)}"
-            ) from error
-        raise ProviderError(
-            f"{part.kind} '{part.id}' could not be built: {type(error).__name__}: {error}", provider=part.id.partition(".")[0]
-        ) from error

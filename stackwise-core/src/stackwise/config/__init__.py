@@ -7,7 +7,7 @@ from stackwise.config.loading import experiment, load
 from stackwise.config.objects import Phase, sample
 from stackwise.config.planes import DataConfig, GroupConfig, ModelConfig, OptimizerConfig, Ref
 from stackwise.config.recalled import recalled
-from stackwise.config.run import CheckpointConfig, RunConfig, StopConfig
+from stackwise.config.run import CheckpointConfig, ParallelConfig, RunConfig, StopConfig
 
 __all__ = [
     "CheckpointConfig",
@@ -18,6 +18,7 @@ __all__ = [
     "GroupConfig",
     "ModelConfig",
     "OptimizerConfig",
+    "ParallelConfig",
     "Phase",
     "PhaseConfig",
     "Ref",

@@ -32,6 +32,19 @@ class Ref:
 
 
 @frozen(kw_only=True)
+class ReferenceConfig:
+    """The frozen model that a task compares with."""
+
+    from_: str = key(
+        named="from",
+        form="`phase entry` or path",
+        doc="`phase entry`, the model as it is when the task comes into force; or a run that has finished, an export, or a folder of a "
+        "format that a provider knows",
+        example="runs/teacher-001",
+    )
+
+
+@frozen(kw_only=True)
 class TaskConfig:
     """The objective. Its keys but `part` stand beside the component's own options in the config."""
 
@@ -41,6 +54,13 @@ class TaskConfig:
         form="`<role>.<loss>` → number or schedule",
         doc="weights of the losses that embedding, rack and head add to the task's; each that a part declares has one, 0 leaves it out",
         example="{rack.balance: 0.01}",
+    )
+    reference: ReferenceConfig | None = key(
+        None,
+        form="map, or its `from` alone",
+        absent="the model at phase entry, or none, as the task needs",
+        doc="the frozen model that the task compares with",
+        example="{from: runs/teacher-001}",
     )
 
 

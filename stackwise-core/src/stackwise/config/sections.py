@@ -13,11 +13,22 @@ from stackwise.config.faults import Fault, faults_of
 from stackwise.config.hints import unknown_key
 from stackwise.config.merging import REPLACE
 from stackwise.config.nodes import KeyPath, Node, describe
-from stackwise.config.planes import DataConfig, GroupConfig, ModelConfig, OptimizerConfig, Ref, StartConfig, TaskConfig, WeightAdapterConfig
+from stackwise.config.planes import (
+    DataConfig,
+    GroupConfig,
+    ModelConfig,
+    OptimizerConfig,
+    Ref,
+    ReferenceConfig,
+    StartConfig,
+    TaskConfig,
+    WeightAdapterConfig,
+)
 from stackwise.config.run import RunConfig
 from stackwise.config.strict import MISTAKES, convert
 from stackwise.contracts.components import Built, Deferred
 from stackwise.contracts.options import config_key
+from stackwise.contracts.specs import AT_ENTRY
 from stackwise.errors import did_you_mean, near_names
 from stackwise.timeline.duration import Duration
 from stackwise.timeline.schedules import Constant
@@ -144,7 +155,7 @@ class Section:
 OPTIMIZER_KEYS = ("groups", "clip", "lr_scaling", "ema", "reaction")
 """Keys of `optimizer:` that the core reads itself."""
 
-TASK_KEYS = ("auxiliary",)
+TASK_KEYS = ("auxiliary", "reference")
 """Keys of `task:` that the core reads itself."""
 
 Read = tuple[_T, tuple[Fault, ...]]
@@ -168,8 +179,22 @@ def read_task(node: Node | None) -> Read[TaskConfig]:
     ready: dict[str, Any] = {"part": part}
     if (weights := section.take("auxiliary")) is not None:
         ready["auxiliary"] = _read_auxiliary(section, weights)
+    if (reference := section.take("reference")) is not None:
+        ready["reference"] = _read_reference(section, reference)
     task = section.build(TaskConfig, ready)
     return task, tuple(section.faults)
+
+
+def _read_reference(section: Section, node: Node) -> ReferenceConfig | None:
+    """`reference:`, a map with `from`, or that alone."""
+    if isinstance(node.value, str) and node.value:
+        return ReferenceConfig(from_=node.value)
+    inner = Section(node, ("task", "reference"), "write reference: {from: <run, export or folder>}")
+    if "from" not in inner.children and not inner.faults:
+        inner.fault(("from",), "is missing: write `phase entry`, or name a run that has finished, an export or a folder", missing=True)
+    reference = inner.build(ReferenceConfig, {}, {"from": AT_ENTRY}) if inner.children else None
+    section.faults += inner.faults
+    return reference
 
 
 def _read_auxiliary(section: Section, node: Node) -> dict[str, Any]:
@@ -229,7 +254,7 @@ def read_model(node: Node | None) -> Read[ModelConfig]:
         else:
             form = inner.take("format")
             parts = {} if form is None else {"format": section.ref(form, ("start", "format"))}
-            ready["start"] = inner.build(StartConfig, parts, {"from_": ""})
+            ready["start"] = inner.build(StartConfig, parts, {"from": ""})
         section.faults += inner.faults
     model = section.build(ModelConfig, ready)
     if model.module is not None:
@@ -330,6 +355,8 @@ def read_evaluations(node: Node | None) -> Read[tuple[EvaluateConfig, ...]]:
         if "sources" in section.children:
             nodes = section.take_map("sources", "write sources: {<name>: {use: <provider>.<component>}}")
             ready["sources"] = {source: section.ref(entry, ("sources", source)) for source, entry in nodes.items()}
+            if not nodes and not section.faults:
+                section.fault(("sources",), "names no source: name one, or leave it out to read those of training")
         if (own := section.take("name")) is not None:
             section.fault(("name",), f"unknown key: the evaluation is named '{name}' by its own key (not {describe(own.plain())})")
         evaluations.append(section.build(EvaluateConfig, ready))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from typing import Any, TypeVar, cast
 
 import attrs
@@ -14,6 +15,7 @@ from torch import Generator, Tensor, nn
 from stackwise.conformance import partners
 from stackwise.conformance.subject import LENGTH, MAX_LENGTH, OPEN_SIZE, ROWS, SEED, Broken, NotApplicable, Subject
 from stackwise.contracts.specs import (
+    GIVEN,
     RUNTIME_DIMS,
     AdapterSpec,
     BatchSpec,
@@ -297,7 +299,8 @@ def task_of(subject: Subject, options: Any = None) -> Any:
 def objective(task: Any, model: nn.Module) -> Objective:
     """The task as the core calls it. If it declares a reference, that is the model as it is now."""
     losses = [name for name, is_loss in getattr(model, "reported", {}).items() if is_loss]
-    asked_task = Objective.of(task, dict.fromkeys(losses, 1.0))
+    other = deepcopy(model) if task.get_spec().reference == GIVEN else None
+    asked_task = Objective.of(task, dict.fromkeys(losses, 1.0), other)
     asked_task.take_reference(model)
     return asked_task
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
+from stackwise.assembly.outside import build_module
 from stackwise.assembly.start import ROLES, options_of
-from stackwise.assembly.workshop import build_module
 from stackwise.conformance.building import artifact_of
 from stackwise.conformance.subject import SEED, Broken, Subject, must
 from stackwise.contracts.components import BuildContext, Kind

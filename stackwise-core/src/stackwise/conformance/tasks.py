@@ -53,6 +53,8 @@ def check_totals(subject: Subject) -> None:
     outputs = bench.outputs(subject, batch)
     judged = bench.objective(task, bench.model_around(subject))
     whole = _totals(judged, outputs, batch)
+    if _spec(subject).couples is not None:
+        raise NotApplicable("its spec says that its loss couples the rows of a batch, so that a step is never split")
     halves = [_totals(judged, _half(outputs, part), _half(batch, part)) for part in (slice(None, ROWS // 2), slice(ROWS // 2, None))]
     for name, (value, weight) in whole.items():
         must(weight > 0, f"the denominator of {name} is {weight:g} on an ordinary batch")

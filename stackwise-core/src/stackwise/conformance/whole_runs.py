@@ -19,7 +19,7 @@ from stackwise.contracts.components import Built
 from stackwise.contracts.events import StepDone
 from stackwise.contracts.growth import ParameterGrowth
 from stackwise.contracts.options import config_key
-from stackwise.contracts.specs import BatchSpec, EmbeddingSpec, HeadSpec, RackSpec, TaskSpec
+from stackwise.contracts.specs import AT_ENTRY, GIVEN, BatchSpec, EmbeddingSpec, HeadSpec, RackSpec, TaskSpec
 from stackwise.errors import TrainingHalted, UserError
 from stackwise.machine.machine import TrainingMachine
 from stackwise.plan import make_plan
@@ -111,6 +111,8 @@ def _own_rack(subject: Subject) -> Subject | None:
 def _put(sections: dict[str, Any], subject: Subject, own: dict[str, Any]) -> None:
     """Lay the subject's own node where its kind stands."""
     kind = subject.kind
+    if kind == "task" and getattr(subject.spec(), "reference", None) == GIVEN:
+        own = {**own, "reference": AT_ENTRY}
     match kind:
         case "embedding" | "rack" | "head":
             sections["model"][kind] = own

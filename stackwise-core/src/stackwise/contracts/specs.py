@@ -7,6 +7,7 @@ names scoped to their component; the junctions of a plan find their sizes.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
+from typing import Literal
 
 from attrs import Attribute, Factory, field, frozen
 
@@ -19,6 +20,9 @@ RUNTIME_DIMS = frozenset({"batch", "time", "source"})
 """Dimensions that the data plane's requests decide at every step, `source` being the time of a second row; never unified to one number."""
 
 
+AT_ENTRY, GIVEN = "phase entry", "given"
+"""What `TaskSpec.reference` may be beside None."""
+
 DTYPES = (
     *("floating", "float16", "bfloat16", "float32", "float64"),
     *("integer", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64"),
@@ -30,6 +34,18 @@ DTYPES = (
 def _check_dtype(_: object, attribute: Attribute[str], value: str) -> None:
     if value not in DTYPES:
         raise ValueError(f"{value!r} is no dtype of a tensor{did_you_mean(value, DTYPES)}")
+
+
+def _check_reference(_: object, attribute: Attribute[str | None], value: str | None) -> None:
+    if value not in (None, AT_ENTRY, GIVEN):
+        raise ValueError(
+            f"reference: {value!r} is no model to compare with: write {AT_ENTRY!r} or {GIVEN!r}; a path is the config's to name"
+        )
+
+
+def _check_couples(_: object, attribute: Attribute[str | None], value: str | None) -> None:
+    if value not in (None, "rows"):
+        raise ValueError(f"couples: {value!r} is nothing that a loss couples: write 'rows', or leave it out")
 
 
 def _dims(value: str | tuple[Dim, ...]) -> tuple[Dim, ...]:
@@ -237,9 +253,12 @@ class TaskSpec:
     metrics: tuple[str | UnitMetric, ...] | None = None
     """All metrics that `loss` may return beside `loss`, so that a config that names one is checked before the run; None: the task does
     not say, and any name is taken."""
-    reference: str | None = None
-    """A frozen copy of the model, in eval mode, whose outputs `loss` gets as `reference`: `phase entry`, the model as it is when
-    this task comes into force; or the directory of saved weights, read then. None: no copy is kept."""
+    couples: Literal["rows"] | None = field(default=None, validator=_check_couples)
+    """`rows`: the loss of a row depends on the other rows of its batch (contrastive learning), so that the loss of a batch is not that
+    of its parts, and a step is one micro-batch of one process. None: every row counts for itself."""
+    reference: Literal["phase entry", "given"] | None = field(default=None, validator=_check_reference)
+    """A frozen model, in eval mode, whose outputs `loss` gets as `reference`. `phase entry`: a copy of the model as it is when this
+    task comes into force, unless the config names another (`task.reference`). `given`: the config has to name one. None: none is kept."""
 
 
 @frozen(kw_only=True)

@@ -181,5 +181,7 @@ class TrainingState:
     data: DataState
     model: ModelState
     optimizer: OptimizerState
+    reference: str | None = None
+    """The frozen model that the task compares with: `phase entry`, or the path of another; None where it compares with none."""
     auxiliary: Mapping[str, Curve] = Factory(dict)
     """Weights of the losses that parts of the model add: `<role>.<name>` → its weight over time."""

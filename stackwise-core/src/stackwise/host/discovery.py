@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from types import ModuleType
+from typing import Any
 
+from stackwise.contracts.components import BuildContext
 from stackwise.errors import ProviderError
 from stackwise.host.admission import lists_in_force
 from stackwise.host.hooks import Broken, Hooks
@@ -46,3 +48,12 @@ def components_of(module: ModuleType, *, name: str) -> tuple[Registered, ...]:
         return Hooks().ask(module, Provider(name=name, distribution=name, version="0"))[0]
     except Broken as reason:
         raise ProviderError(f"module {module.__name__}: {reason}", provider=name) from None
+
+
+def build_loader(id: str, options: Any, context: BuildContext) -> Any:
+    """A registered loader, built in a process of its own, which imports its provider and nothing of how runs are planned.
+
+    Raises:
+        ProviderError: the provider cannot be used, or its factory is at fault.
+    """
+    return discover(allow={id.partition(".")[0]}).get("loader", id).build(options, context)

@@ -18,6 +18,7 @@ from stackwise.errors import UserError
 from stackwise.machine.observers import Observers
 from stackwise.machine.settings import Settings
 from stackwise.planes.data.plane import DataPlane
+from stackwise.planes.data.share import WHOLE
 from stackwise.planes.model.difference import Boundary, build_steps
 from stackwise.planes.model.module import Model, explaining_ties
 from stackwise.planes.model.plane import ModelPlane
@@ -56,10 +57,11 @@ class LiveState:
         observers: Observers | Sequence[Observer],
     ) -> None:
         device = settings.placement.device
-        self.placement, self._schedule = settings.placement, schedule
+        self.placement, self._schedule, self._ranks = settings.placement, schedule, settings.ranks
         self.model = model if isinstance(model, ModelPlane) else ModelPlane.of(model, device)
         self.data = data if isinstance(data, DataPlane) else DataPlane.of(data, device, settings.seed)
-        self.objective = task if isinstance(task, Objective) else Objective.of(task, settings.auxiliary)
+        self.data.share = WHOLE if settings.ranks is None else settings.ranks.share
+        self.objective = task if isinstance(task, Objective) else Objective.of(task, settings.auxiliary, settings.reference)
         if not isinstance(optimizer, OptimizerPlane):
             optimizer = OptimizerPlane.of(optimizer, self.model.trainable(), dict(self.model.model.named_parameters()))
         self.optimizer: OptimizerPlane = optimizer
@@ -90,7 +92,7 @@ class LiveState:
         if state is None:  # finished objects, which no phase changes
             self._take_reference(phase)
             return ModelReceipt(adopted={name: name for name in self.model.trainable()}), MomentsReceipt()
-        self.objective.enter(state.task, state.auxiliary)
+        self.objective.enter(state.task, state.auxiliary, state.reference)
         self.data.enter(state.data, lookahead=self.objective.lookahead)
         model = self._enter_model(phase, state)
         moments = self._enter_optimizer(phase, state, model if phase.index else None)
@@ -111,10 +113,15 @@ class LiveState:
             return self.optimizer.enter(state.optimizer, parameters, t, receipt=receipt, enter=phase.enter, buffers=buffers)
 
     def _take_reference(self, phase: CompiledPhase) -> None:
-        takes_copy = self.objective.task.get_spec().reference is not None and not self.keeps_task(phase)
+        declared = self.objective.task.get_spec().reference is not None
+        takes_copy = declared and not (self.keeps_task(phase) and self._keeps_reference(phase))
         with self.optimizer.evaluating() if takes_copy else nullcontext():
             if self.objective.take_reference(self.model.model):
                 self._reference_phase = phase.index
+
+    def _keeps_reference(self, phase: CompiledPhase) -> bool:
+        before = self._schedule.phases[phase.index - 1].state if phase.index else None
+        return before is not None and phase.state is not None and before.reference == phase.state.reference
 
     def keeps_task(self, phase: CompiledPhase) -> bool:
         """Whether a phase goes on with the task of the one before it."""
@@ -144,7 +151,7 @@ class LiveState:
             "optimizer": self.optimizer.state_dict(),
             "data": self.data.state_dict(),
             "task": self.objective.state_dict(),
-            "reference": None if reference is None else {"phase": self._reference_phase, "model": named_state(reference)},
+            "reference": None if reference is None else {"phase": self._reference_phase, **self._held(reference)},
             "observers": self.observers.state_dict(),
         }
 
@@ -163,7 +170,7 @@ class LiveState:
 
     def _declare(self, phase: CompiledPhase, state: TrainingState, t: float, saved: Mapping[str, Any]) -> None:
         """Build the declared state of a phase from scratch, without walking the phases before it."""
-        self.objective.enter(state.task, state.auxiliary)
+        self.objective.enter(state.task, state.auxiliary, state.reference)
         parked = {name: part for name, part in self._sources_around(phase).items() if name in saved["data"]["sources"]}
         self.data.enter(attrs.evolve(state.data, sources={**parked, **state.data.sources}), lookahead=self.objective.lookahead)
         self.data.enter(state.data, lookahead=self.objective.lookahead)
@@ -184,7 +191,9 @@ class LiveState:
         faults: list[UserError] = []
         if strange := sorted(saved["optimizer"]["parameters"].keys() - saved["model"].keys()):
             faults.append(UserError(f"optimizer state is saved for parameters that the model does not have: {', '.join(strange)}"))
-        owners = {"model": self.model, "optimizer": self.optimizer, "data": self.data, "task": self.objective, "observers": self.observers}
+        owners = {"model": self.model, "optimizer": self.optimizer, "data": self.data, "task": self.objective}
+        if self._ranks is None or self._ranks.is_first:  # observers are with the files, in one process
+            owners["observers"] = self.observers
         for name, owner in owners.items():
             try:
                 cast(Any, owner).load_state_dict(saved[name])
@@ -193,10 +202,20 @@ class LiveState:
         if faults:
             raise faults[0] if len(faults) == 1 else UserError("\n".join(map(str, faults)))
 
+    def _held(self, reference: nn.Module) -> dict[str, Any]:
+        """A copy of the model by its values, a model outside the run by path and digest."""
+        if (source := self.objective.reference_from) is not None:
+            return {"from": source[0], "sha256": source[1]}
+        return {"model": named_state(reference)}
+
     def _load_reference(self, saved: Mapping[str, Any] | None) -> None:
         if saved is None:
             return
         phase = self._schedule.phases[saved["phase"]]
+        if "from" in saved:
+            self.objective.load_reference(saved["from"], saved["sha256"], self.model.model)
+            self._reference_phase = phase.index
+            return
         if phase.state is None:
             reference: nn.Module = deepcopy(self.model.model)
         else:

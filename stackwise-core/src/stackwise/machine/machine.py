@@ -25,6 +25,7 @@ from stackwise.machine.placement import Placement
 from stackwise.machine.probe import Probe, Verdict
 from stackwise.machine.settings import Settings
 from stackwise.machine.step import Outcome, Step
+from stackwise.machine.together import Together
 from stackwise.planes.data.plane import DataPlane
 from stackwise.planes.data.randomness import seeded
 from stackwise.planes.data.sampled_loader import WORKER_ERRORS
@@ -33,6 +34,7 @@ from stackwise.planes.model.transfer import ModelReceipt
 from stackwise.planes.objective import Objective
 from stackwise.planes.optimizer.moments import MomentsReceipt
 from stackwise.planes.optimizer.plane import OptimizerPlane
+from stackwise.processes.reduction import Reduction
 from stackwise.timeline.duration import Moment
 from stackwise.timeline.streams import step_seed, stream_key
 
@@ -73,7 +75,11 @@ class TrainingMachine:
         live = partial(LiveState, schedule, self.settings)
         self.live = live(model=model, data=data, task=task, optimizer=optimizer, observers=observers)
         self.evaluations = {evaluation.name: evaluation for evaluation in evaluations}
-        self._step = Step(self.live, self.settings.seed)
+        ranks = self.settings.ranks
+        self.reduction = None if ranks is None else Reduction(ranks)
+        """Adds over the processes of the run; None where there is one."""
+        self._together = None if ranks is None else Together(ranks, self.live)
+        self._step = Step(self.live, self.settings.seed, self.reduction)
         self._probe = Probe(self.live, self.settings.seed, self.settings.probe)
         self.step = 0
         """The next step to run."""
@@ -232,6 +238,8 @@ class TrainingMachine:
         start = perf_counter()
         model, moments = self.live.enter(phase)
         self.placement.synchronize()
+        if self._together is not None:
+            self._together.enter(phase, model, moments)
         seconds = perf_counter() - start
         self._counts.seconds += seconds
         yield self._entry_event(phase, model, moments, self._probe.after(before), seconds)
@@ -264,6 +272,8 @@ class TrainingMachine:
         live, counts, moves = self.live, self._counts, phase.state is not None
         self._probe.look_out(phase, self.schedule.steps)
         self._step.get_ready()
+        if self._together is not None:
+            self._together.begin(phase)
         live.data.open(self.schedule.moments(phase, self.step))
         for moment, tokens in self.schedule.walk(phase, self.step):
             start = perf_counter()
@@ -292,8 +302,11 @@ class TrainingMachine:
         with self._step.draws:
             batches = self.live.data.batches(moment)
             if moment.step == self._probe.step:
-                self._probe.keep(batches[-1], moment)
-            return self._step.run(batches, moment)
+                self._probe.keep(batches[-1] if self._together is None else self._together.last_batch(batches, moment), moment)
+            outcome = self._step.run(batches, moment)
+        if self._together is not None:
+            self._together.after_step(moment, drew=self._step.draws.has_drawn())
+        return outcome
 
     def _check_progress(self, moment: Moment) -> None:
         """Halt when too many steps in a row have changed nothing."""
@@ -318,7 +331,7 @@ class TrainingMachine:
             start = perf_counter()
             with self.optimizer.evaluating(evaluation.weights):
                 moment, told = self.schedule.at(step=step), self.observers.evaluating
-                metrics = evaluation.run(self.model.model, self.objective, self.placement, moment, told)
+                metrics = evaluation.run(self.model.model, self.objective, self.placement, moment, told, self.settings.ranks)
             yield Evaluated(step, phase, name, at, metrics, perf_counter() - start)
             if at != "entry":  # the model has not trained since the exit evaluation
                 named = {f"{name}.{metric}": value for metric, value in metrics.items()}

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from attrs import Factory, frozen
+from torch import nn
 
 from stackwise.machine.placement import Placement
+from stackwise.processes.ranks import Ranks
 
 
 @frozen(kw_only=True)
@@ -47,8 +49,12 @@ class Settings:
     """Whether to judge the model on the last batch before and after every boundary that changes it."""
     stop: StopRule | None = None
     """When to end before the horizon, because a metric no longer gets better."""
+    ranks: Ranks | None = None
+    """The processes that train this model together; None where there is one."""
     auxiliary: Mapping[str, float] = Factory(dict)
     """Weights of the losses that parts of the model add to a finished task's: `<role>.<name>` → weight."""
+    reference: nn.Module | None = None
+    """The frozen model that a finished task compares with, where its spec says `given`."""
     bridges: Sequence[str] = ()
     """One sentence for each bridged junction, reported at the start."""
     providers: Sequence[str] = ()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 from stackwise.config import Experiment, PhaseConfig
 from stackwise.contracts.components import Built
 from stackwise.contracts.selectors import compile_selector
-from stackwise.contracts.specs import BatchSpec, EmbeddingSpec, HeadSpec, RackSpec, Spec, TaskSpec, TransformSpec
+from stackwise.contracts.specs import AT_ENTRY, GIVEN, BatchSpec, EmbeddingSpec, HeadSpec, RackSpec, Spec, TaskSpec, TransformSpec
 from stackwise.curriculum.reported import undeclared, unweighed
 from stackwise.curriculum.states import DataState
 from stackwise.errors import Problem, ProviderError, SelectorError, UserError, did_you_mean
@@ -101,6 +102,20 @@ def metric_problems(experiment: Experiment, tasks: Measured) -> Iterator[Problem
             yield experiment.problem(path, unknown)
 
 
+def parallel_problems(experiment: Experiment) -> Iterator[Problem]:
+    """What this version cannot divide."""
+    parallel = experiment.run.parallel
+    if parallel.shard > 1:
+        message = (
+            f"a model in {parallel.shard} parts is more than this version can do, as it holds the whole model in each process: leave it "
+            "out, and say `replicate` for processes that share out the micro-batches"
+        )
+        yield experiment.problem("run.parallel.shard", message)
+    if parallel.offload:
+        message = "this version moves no parameters or moments to the memory of the processor: leave it out"
+        yield experiment.problem("run.parallel.offload", message)
+
+
 def _reports(drafts: PhaseDrafts) -> dict[str, tuple[frozenset[str], frozenset[str]] | None]:
     """Role of the model → names of the losses and of the metrics that its part declares; None for a part that does not say."""
     found: dict[str, tuple[frozenset[str], frozenset[str]] | None] = {}
@@ -163,6 +178,35 @@ def _unknown_metric(metric: str, tasks: Measured) -> str | None:
     if name in known:
         return None
     return f"no task on the timeline has the metric '{name}'{others.get(name) or did_you_mean(name, known)}"
+
+
+def coupling_problems(phase: PhaseConfig, task: Draft, data: DataState) -> Iterator[Problem]:
+    """A step of a task whose loss couples the rows of a batch is one micro-batch: split into several, it would be another loss."""
+    if not isinstance(task.spec, TaskSpec) or task.spec.couples is None:
+        return
+    for first, shape in data.shapes:
+        if (count := len(shape.micro_batches)) < 2:
+            continue
+        by = "step_tokens" if phase.data.step_tokens is not None else "accumulate"
+        fix = f"raise data.batch_size to {shape.rows}" if by == "step_tokens" else "leave data.accumulate out and raise data.batch_size"
+        message = f"the loss of {task.label} couples the rows of a batch, and from step {first} on a step is {count} micro-batches, which "
+        yield _at(phase, f"data.{by}", f"{message}would be {count} losses of fewer rows: {fix}, or take another task")
+        return
+
+
+def reference_problems(phase: PhaseConfig, task: Draft) -> Iterator[Problem]:
+    """A task that needs a model to compare with gets one that is there, and one that compares with none is given none."""
+    if not isinstance(task.spec, TaskSpec):
+        return
+    named = phase.task.reference
+    if named is None:
+        if task.spec.reference == GIVEN:
+            fix = f"name it, task.reference: {{from: <run, export or folder>}}, or {{from: {AT_ENTRY}}}"
+            yield _at(phase, "task.reference", f"{task.label} compares with another model: {fix}")
+    elif task.spec.reference is None:
+        yield _at(phase, "task.reference", f"{task.label} compares with no other model as it is set here: leave the reference out")
+    elif named.from_ != AT_ENTRY and not Path(named.from_).is_dir():
+        yield _at(phase, "task.reference", f"{named.from_!r} is neither '{AT_ENTRY}' nor a directory of a run, an export or a folder")
 
 
 def tie_problems(phase: PhaseConfig, head: Spec | None) -> Iterator[Problem]:

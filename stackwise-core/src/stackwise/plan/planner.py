@@ -21,12 +21,15 @@ from stackwise.host.registry import Registry
 from stackwise.plan.blocks import Growing
 from stackwise.plan.checks import (
     auxiliary_problems,
+    coupling_problems,
     crossing_problems,
     delivered_fields,
     drop_problems,
     metric_problems,
     mix_problems,
     name_problems,
+    parallel_problems,
+    reference_problems,
     tie_problems,
     watch_problems,
 )
@@ -189,6 +192,7 @@ class _Planner:
         tasks = [None if (task := self.drafts.of("task", phase.config.task.part)) is None else (task, phase.joined) for phase in phases]
         evaluations = [evaluation.name for evaluation in self.experiment.evaluate]
         self.problems += metric_problems(self.experiment, tasks)
+        self.problems += parallel_problems(self.experiment)
         for phase in phases:
             declared = phase.config.optimizer.reaction
             reaction = None if declared is None else self.drafts.of("reaction", declared)
@@ -267,6 +271,8 @@ class _Planner:
             if phase.joined is not None:
                 self.problems += tie_problems(phase.config, phase.joined.drafts.head.spec)
                 phase.state = states.of(phase.config, phase.joined)
+                self.problems += reference_problems(phase.config, phase.joined.drafts.task)
+                self.problems += coupling_problems(phase.config, phase.joined.drafts.task, phase.state.data)
                 self.problems += auxiliary_problems(phase.config, phase.joined.drafts, phase.state.auxiliary)
         compiled = tuple(self._compile(states, phase, phases[i - 1] if i else None) for i, phase in enumerate(phases))
         saving, evaluations = self.experiment.run.checkpoint, self.experiment.evaluate

@@ -8,7 +8,7 @@ from typing import Literal
 from attrs import define, field
 
 from stackwise.config import PhaseConfig, parse_option, parse_schedule
-from stackwise.contracts.specs import RackSpec
+from stackwise.contracts.specs import AT_ENTRY, RackSpec, Spec, TaskSpec
 from stackwise.curriculum.parts import Part
 from stackwise.curriculum.states import DataState, GroupState, LRScale, ModelState, OptimizerState, TrainingState, WeightAdapterState
 from stackwise.errors import Problem, ScheduleError
@@ -42,6 +42,7 @@ class States:
             data=self._data(phase, joined),
             model=self._model(phase, joined),
             optimizer=self._optimizer(phase, joined),
+            reference=_reference(phase, joined.drafts.task.spec),
             auxiliary={
                 name: self.curves.of(phase, f"task.auxiliary.{name}", "auxiliary", weight) for name, weight in phase.task.auxiliary.items()
             },
@@ -136,6 +137,13 @@ class States:
                 message = "parameters are counted only when the model stands: say at how many lr holds as written (`base`)"
             self.problems.append(Problem(message, path, phase.locate(path)))
         return LRScale(by=by, exponent=declared.exponent, base=base or 1.0, size=size)
+
+
+def _reference(phase: PhaseConfig, task: Spec | None) -> str | None:
+    """What the task compares with; `reference_problems` says where that is missing."""
+    if not isinstance(task, TaskSpec) or task.reference is None:
+        return None
+    return AT_ENTRY if phase.task.reference is None else phase.task.reference.from_
 
 
 def _rack_sizes(joined: Joined) -> dict[str, int]:

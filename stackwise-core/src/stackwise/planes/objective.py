@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from stackwise.contracts.protocols import Batch, Scheduled, Stateful, Task
+from stackwise.contracts.specs import AT_ENTRY, GIVEN
 from stackwise.curriculum.parts import Part
 from stackwise.curriculum.reported import undeclared, unweighed
 from stackwise.errors import ProviderError, StackwiseError, UserError
@@ -75,8 +76,12 @@ def _short(value: Any) -> str:
     return f"{type(value).__name__} of length {len(value)}" if hasattr(value, "__len__") else type(value).__name__
 
 
-AT_ENTRY = "phase entry"
-"""`TaskSpec.reference` of a task whose reference is the model at phase entry."""
+class Loaded(NamedTuple):
+    """A model from outside the run."""
+
+    model: nn.Module
+    sha256: str
+    """Of its weights."""
 
 
 class Objective:
@@ -87,7 +92,7 @@ class Objective:
         load: loads the saved weights that a task names as its reference into a model.
     """
 
-    def __init__(self, build: Callable[[Part], Task] | None = None, load: Callable[[nn.Module, str], object] | None = None) -> None:
+    def __init__(self, build: Callable[[Part], Task] | None = None, load: Callable[[str, nn.Module], Loaded] | None = None) -> None:
         self._build, self._load = build, load
         self._curves: Mapping[str, Curve] = {}
         self._weights: dict[str, float] = {}
@@ -96,8 +101,12 @@ class Objective:
         self._agreed: object = None
         """The losses of the model that the weights were last held against."""
         self._part: Part | None = None
-        self._reference_task: Task | None = None
-        """The task that `reference` belongs to."""
+        self._compared: tuple[object, str | None] = (None, None)
+        """The task that `reference` belongs to, and where it comes from."""
+        self.compares: str | None = None
+        """What the declared task compares with, `phase entry` or a path."""
+        self.reference_from: tuple[str, str] | None = None
+        """Path and sha256 of a reference outside the run."""
         self.reference: nn.Module | None = None
         """The frozen model that the task in force compares with; None where it asks for none."""
         self._follower: Follower | None = None
@@ -108,10 +117,12 @@ class Objective:
         self.task: Task
 
     @classmethod
-    def of(cls, task: Task, auxiliary: Mapping[str, float] | None = None) -> Objective:
-        """An objective around a finished task, and the weights of what parts of the model add to its loss."""
+    def of(cls, task: Task, auxiliary: Mapping[str, float] | None = None, reference: nn.Module | None = None) -> Objective:
+        """An objective around a finished task, with the weights of what parts of the model add to its loss, and what it compares with."""
         objective = cls()
         objective.task, objective._weights = task, dict(auxiliary or {})
+        if reference is not None:
+            objective.hold_reference(reference)
         return objective
 
     @property
@@ -124,13 +135,15 @@ class Objective:
         """Entries that each row needs beyond seq_len."""
         return self.task.get_spec().lookahead
 
-    def enter(self, part: Part, auxiliary: Mapping[str, Curve] | None = None) -> None:
+    def enter(self, part: Part, auxiliary: Mapping[str, Curve] | None = None, reference: str | None = None) -> None:
         """Cross into a declared task; a new one is built only when its structure changes.
 
         Args:
             part: the declaration.
             auxiliary: `<role>.<name>` of a loss that a part of the model adds → its weight.
+            reference: what the task compares with, `phase entry` or a path.
         """
+        self.compares = reference
         self._curves, self._agreed = auxiliary or {}, None
         self._weights = {name: curve.knots[0].value for name, curve in self._curves.items()}
         if self._build is not None and (self._part is None or self._part.structure != part.structure):
@@ -138,30 +151,53 @@ class Objective:
         self._part, self._follower = part, Follower(part, self.task, "the task")
 
     def take_reference(self, model: nn.Module) -> bool:
-        """Copy the model where a new task declares a reference; drop the reference of the task before.
+        """Take what a new task compares with, a copy of the model or one from outside the run; drop that of the task before.
 
         Returns:
-            Whether a copy was taken.
+            Whether a reference was taken.
 
         Raises:
-            UserError: saved weights that cannot be read, or are not this model's.
+            UserError: a model outside the run that cannot be read, or none where a finished task needs one.
         """
-        if self._reference_task is self.task:
+        if self._compared == (wanted := self._wanted()):
             return False
-        reference = self.task.get_spec().reference
-        self._reference_task, self.reference = self.task, None
-        if reference is None:
+        self._compared, self.reference, self.reference_from = wanted, None, None
+        if (source := wanted[1]) is None:
             return False
-        self.reference = deepcopy(model).requires_grad_(False).eval()
-        if reference != AT_ENTRY:
-            if self._load is None:
-                raise UserError(f"a finished task names the saved weights {reference} as its reference: only a declared task can")
-            self._load(self.reference, reference)
+        if source == GIVEN:
+            raise UserError("the task compares with another model: give it, Settings(reference=model)")
+        self.hold_reference(deepcopy(model) if source == AT_ENTRY else self._loaded(source, model))
         return True
 
+    def _wanted(self) -> tuple[object, str | None]:
+        """The task in force, and what it compares with."""
+        return self.task, self.task.get_spec().reference if self._part is None else self.compares
+
+    def _loaded(self, source: str, beside: nn.Module) -> nn.Module:
+        assert self._load is not None  # of declared tasks
+        loaded = self._load(source, beside)
+        self.reference_from = source, loaded.sha256
+        device = next((tensor.device for tensor in (*beside.parameters(), *beside.buffers())), None)
+        return loaded.model if device is None else loaded.model.to(device)
+
+    def load_reference(self, source: str, sha256: str, beside: nn.Module) -> None:
+        """Take the model outside the run that a checkpoint names.
+
+        Raises:
+            UserError: it cannot be read, or is no longer the one that the run has compared with.
+        """
+        model = self._loaded(source, beside)
+        assert self.reference_from is not None
+        if (now := self.reference_from[1]) != sha256:
+            raise UserError(
+                f"task.reference: the weights at {source} have the sha256 {now}, and this run has compared with {sha256}: put "
+                "those back, or begin a new phase with another reference"
+            )
+        self.hold_reference(model)
+
     def hold_reference(self, reference: nn.Module) -> None:
-        """Use a reference restored from a checkpoint."""
-        self._reference_task, self.reference = self.task, reference.requires_grad_(False).eval()
+        """Compare with this model."""
+        self._compared, self.reference = self._wanted(), reference.requires_grad_(False).eval()
 
     def loss(self, model: nn.Module, prepared: Batch) -> Judged:
         """The task's loss of a batch, with the outputs of the reference where there is one, and what parts of the model add.

@@ -8,6 +8,8 @@ from math import isinf
 from typing import Any
 
 from stackwise.assembly.pricing import PhasePrice
+from stackwise.assembly.references import digest_of
+from stackwise.contracts.specs import AT_ENTRY
 from stackwise.curriculum.schedule import CompiledPhase
 from stackwise.curriculum.transitions import Transition
 from stackwise.plan import EvaluationPlan, Plan
@@ -51,11 +53,20 @@ def _phase_as_json(phase: CompiledPhase, cost: PhasePrice, clock: Clock) -> dict
         "training_flops": cost.flops,
         "kept_bytes": cost.kept_bytes,
         "sources": {name: {"rows": round(read.rows), "epochs": read.epochs} for name, read in cost.sources.items()},
+        "reference": _reference(phase),
         "auxiliary": {name: _ends(phase, clock, curve) for name, curve in (phase.state.auxiliary if phase.state else {}).items()},
         "lr": None if cost.lr is None else {"entry": cost.lr[0], "exit": cost.lr[1]},
         "lr_envelope": None if cost.envelope is None else [None if isinf(edge) else edge for edge in cost.envelope],
         "transition": None if phase.transition is None else _transition_as_json(phase, phase.transition, cost),
     }
+
+
+def _reference(phase: CompiledPhase) -> dict[str, str] | None:
+    """What the task compares with; of a model outside the run its digest too."""
+    source = None if phase.state is None else phase.state.reference
+    if source is None:
+        return None
+    return {"from": source} if source == AT_ENTRY else {"from": source, "sha256": digest_of(source)}
 
 
 def _ends(phase: CompiledPhase, clock: Clock, curve: Curve) -> dict[str, float]:
@@ -94,6 +105,7 @@ def plan_as_text(plan: Plan, prices: tuple[PhasePrice, ...], columns: int | None
     lines += _source_lines(prices)
     lines += _reaction_lines(plan, prices)
     lines += _auxiliary_lines(plan)
+    lines += _reference_lines(plan)
     lines += _kept_lines(plan, prices)
     for phase, cost in zip(plan.schedule, prices, strict=True):
         if phase.transition is not None:
@@ -165,6 +177,18 @@ def _reaction_lines(plan: Plan, prices: tuple[PhasePrice, ...]) -> list[str]:
     lines = [
         f"reacts  {id} in {', '.join(phases)}: every learning rate × {low:g} to {high:g}" for (id, (low, high)), phases in phases_of.items()
     ]
+    return ["", *lines] if lines else []
+
+
+def _reference_lines(plan: Plan) -> list[str]:
+    """`compares  with runs/teacher (sha256 1f2e…) in distilled`."""
+    found: dict[str, list[str]] = {}
+    for phase in plan.schedule:
+        if (reference := _reference(phase)) is not None:
+            digest = f" (sha256 {reference['sha256'][:12]}…)" if "sha256" in reference else ""
+            what = "the model at phase entry" if reference["from"] == AT_ENTRY else f"{reference['from']}{digest}"
+            found.setdefault(what, []).append(phase.name)
+    lines = [f"compares  with {what} in {', '.join(phases)}" for what, phases in found.items()]
     return ["", *lines] if lines else []
 
 

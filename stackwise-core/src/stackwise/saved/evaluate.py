@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -11,8 +12,10 @@ from typing import Any
 import torch
 
 from stackwise import config
+from stackwise.assembly.references import load_reference
 from stackwise.assembly.workshop import Workshop
 from stackwise.contracts.events import Evaluated
+from stackwise.contracts.specs import AT_ENTRY
 from stackwise.errors import DataError, UserError, did_you_mean
 from stackwise.host.discovery import discover
 from stackwise.host.registry import blaming
@@ -95,10 +98,12 @@ def _open(run: Path) -> SavedModel:
 def _results(saved: SavedModel, plan: Plan, run: Path, only: Collection[str]) -> Iterator[Evaluated]:
     placement, moment = Placement(plan.experiment.run.device, plan.experiment.run.precision), plan.schedule.at(step=saved.step)
     shop, model = Workshop(plan), saved.model.to(placement.device)
-    objective = Objective(shop.task)
-    objective.enter(saved.state.task, saved.state.auxiliary)
+    objective = Objective(shop.task, load=partial(load_reference, plan.registry))
+    objective.enter(saved.state.task, saved.state.auxiliary, saved.state.reference)
     objective.apply_values(moment.t)
-    if objective.task.get_spec().reference is not None:
+    if saved.state.reference != AT_ENTRY:
+        objective.take_reference(model)
+    else:
         raise UserError(f"task {saved.state.task.id} compares with a reference model, and a finished run keeps no weights of it")
     live = {name: tensor.clone() for name, tensor in named_tensors(model).items()}
     chosen = [declared for declared in plan.evaluations if not only or declared.name in only]

@@ -10,17 +10,19 @@ import torch
 from attrs import evolve, frozen
 
 from stackwise import config
-from stackwise.assembly.workshop import Workshop, build_task
+from stackwise.assembly.described import described_part, description_errors, load_exported
+from stackwise.assembly.outside import build_task
+from stackwise.assembly.workshop import Workshop
 from stackwise.contracts.generation import Generates, GeneratesRows, GenerationSettings, HasTextCodec, TextCodec
 from stackwise.contracts.protocols import vocabulary_of
 from stackwise.contracts.tokenizers import RunTokenizer, Tokenizers
-from stackwise.errors import ProviderError, UserError
+from stackwise.errors import ProviderError, UserError, bytes_asked, lacks_memory
 from stackwise.host.discovery import discover
 from stackwise.host.provider import Provider
 from stackwise.host.registry import Registry, blaming
 from stackwise.plan import make_plan
 from stackwise.planes.model.module import Model
-from stackwise.saved.export import describe_run, described_part, description_errors, load_exported
+from stackwise.saved.export import describe_run
 from stackwise.saved.model import SavedModel, model_at
 from stackwise.storage.checkpoints.store import CheckpointStore
 from stackwise.storage.run_directory import CHECKPOINTS, CONFIG, final_weights
@@ -173,13 +175,19 @@ def _continued(source: TextModel, prompts: Sequence[torch.Tensor], settings: Gen
     key = stream_key(seed, "generate")
     generators = [torch.Generator().manual_seed(step_seed(key, i)) for i in range(len(prompts))]
     with blaming(source.providers):
-        if len(prompts) > 1 and isinstance(source.task, GeneratesRows):
-            return source.task.generate_rows(source.model, prompts, settings, generators)
-        results = []
-        for i, (prompt, generator) in enumerate(zip(prompts, generators, strict=True)):
-            own = settings if settings.hear is None else evolve(settings, hear=_numbered(settings.hear, i))
-            results.append(source.task.generate(source.model, prompt, own, generator))
-        return results
+        try:
+            if len(prompts) > 1 and isinstance(source.task, GeneratesRows):
+                return source.task.generate_rows(source.model, prompts, settings, generators)
+            results = []
+            for i, (prompt, generator) in enumerate(zip(prompts, generators, strict=True)):
+                own = settings if settings.hear is None else evolve(settings, hear=_numbered(settings.hear, i))
+                results.append(source.task.generate(source.model, prompt, own, generator))
+            return results
+        except Exception as error:
+            if not lacks_memory(error):
+                raise
+            lengths = f"{max(map(len, prompts)):,} tokens and {settings.tokens:,} behind them"
+            raise UserError(f"memory does not suffice for a prompt of {lengths}{bytes_asked(error)}: generate fewer tokens") from error
 
 
 def _numbered(hear: Callable[[int, int], bool | None], number: int) -> Callable[[int, int], bool | None]:

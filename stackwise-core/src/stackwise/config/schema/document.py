@@ -10,7 +10,7 @@ import attrs
 from stackwise.config import DataConfig, EnterConfig, EvaluateConfig, GroupConfig, ModelConfig, OptimizerConfig, RunConfig
 from stackwise.config.keys import FORMAT, IN_PHASE, PLANES, SECTIONS
 from stackwise.config.merging import REPLACE
-from stackwise.config.planes import StartConfig, TaskConfig, WeightAdapterConfig
+from stackwise.config.planes import ReferenceConfig, StartConfig, TaskConfig, WeightAdapterConfig
 from stackwise.config.schema.annotations import SCHEDULE, Schema, class_schema, notes_of, nullable, option_schema, time_definitions
 from stackwise.contracts.components import Kind
 from stackwise.contracts.options import config_key, scheduled_fields
@@ -182,7 +182,7 @@ def _owned(kind: Kind, options: type) -> dict[str, Schema]:
     if kind == "weight-adapter":
         return {"select": _key_of(WeightAdapterConfig, "select")}
     if kind == "task":
-        return {"auxiliary": _auxiliary()}
+        return {"auxiliary": _auxiliary(), "reference": _compared()}
     if kind == "schedule":
         return {"over": {"enum": ["run", "phase"], "default": "run", "description": "the window that it spans"}}
     if kind != "optimizer":
@@ -194,6 +194,12 @@ def _owned(kind: Kind, options: type) -> dict[str, Schema]:
     group: Schema = {"type": "object", "properties": {"select": select, **values}, "additionalProperties": False}
     groups = nullable(_named(nullable(group))) | notes_of(attrs.fields_dict(OptimizerConfig)["groups"])
     return {key: value for key, value in own.items() if key != "part"} | {"groups": groups}
+
+
+def _compared() -> Schema:
+    """The reference of a task, a map or its `from` alone."""
+    entry: Schema = {"anyOf": [{"type": "string"}, _class(ReferenceConfig, whole=False)]}
+    return nullable(entry) | notes_of(attrs.fields_dict(TaskConfig)["reference"])
 
 
 def _auxiliary() -> Schema:

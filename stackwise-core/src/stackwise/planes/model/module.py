@@ -158,9 +158,9 @@ class Model(nn.Module):
             side[name] = self._embed({**batch, own: batch[source]}, reported)
         try:
             hidden = self.rack(hidden, **side)
-        except RuntimeError:
+        except RuntimeError as error:
             if self.declared is not None:
-                explain_dtypes(self.rack, {self._inputs[0].name: hidden, **side})
+                explain_dtypes(self.rack, {self._inputs[0].name: hidden, **side}, error)
             raise
         through: torch.Tensor = self._reporters["rack"].take(hidden, reported) if "rack" in self._reporters else hidden
         return through

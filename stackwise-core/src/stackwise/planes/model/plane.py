@@ -302,7 +302,7 @@ class ModelPlane:
         if self._build is None:
             raise UserError(f"{path} was given as a finished object, so no phase can change its structure: give a Built(callable, options)")
         module = self._build(path, part, step, *extra)
-        check_shapes(module, path)
+        check_shapes(module, path, meta=self._device.type == "meta")
         check_unwrapped(module, path)
         self._fixed = {name for name in self._fixed if not name.startswith(f"{path}.")}
         self._fixed |= {f"{path}.{name}" for name, parameter in module.named_parameters() if not parameter.requires_grad}
