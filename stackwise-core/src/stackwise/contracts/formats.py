@@ -90,3 +90,29 @@ class WeightFormat(Protocol):
             UserError: the format has no words for this model; all reasons are named.
         """
         ...
+
+
+@frozen(kw_only=True)
+class TranslatedConfig:
+    """A config of another tool, as one of StackWise."""
+
+    text: str
+    """YAML, complete and commented."""
+    dropped: tuple[str, ...] = ()
+    """A sentence for each key that has no meaning here, its name first."""
+
+
+class TranslatesConfigs(Protocol):
+    """What a format may offer beside: configs of its tool become configs here, for `stackwise migrate`."""
+
+    def translates(self, document: Mapping[str, Any]) -> bool:
+        """Whether a document is a config of its tool; any document may be asked about."""
+        ...
+
+    def translate(self, document: Mapping[str, Any]) -> TranslatedConfig:
+        """The config that a document means.
+
+        Raises:
+            UserError: it cannot be understood.
+        """
+        ...
