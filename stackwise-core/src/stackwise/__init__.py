@@ -79,6 +79,7 @@ _FACE = {
     "Transform": "stackwise.contracts.protocols",
     "WeightAdapter": "stackwise.contracts.protocols",
     "WeightFormat": "stackwise.contracts.formats",
+    "NotesFolders": "stackwise.contracts.formats",
     "TranslatesConfigs": "stackwise.contracts.formats",
     "GrowthOperator": "stackwise.contracts.growth",
     "ParameterGrowth": "stackwise.contracts.growth",
@@ -141,6 +142,7 @@ if TYPE_CHECKING:  # the types that provider authors and users check against; th
     from stackwise.contracts.components import Component as Component
     from stackwise.contracts.components import Starter as Starter
     from stackwise.contracts.events import RunFacts as RunFacts
+    from stackwise.contracts.formats import NotesFolders as NotesFolders
     from stackwise.contracts.formats import StoredModel as StoredModel
     from stackwise.contracts.formats import TranslatedConfig as TranslatedConfig
     from stackwise.contracts.formats import TranslatesConfigs as TranslatesConfigs
