@@ -24,6 +24,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "list-providers": ("stackwise.cli.list_providers:list_providers", "List installed providers and what is wrong with them."),
     "show": ("stackwise.cli.show:show", "Explain one component: options, spec, example."),
     "init": ("stackwise.cli.init:init", "Write a config to begin with."),
+    "migrate": ("stackwise.cli.migrate:migrate", "Translate a config of another tool."),
     "validate": ("stackwise.cli.validate:validate", "Check a config and report every mistake at once."),
     "plan": ("stackwise.cli.plan:plan", "Show the timeline and its transitions before anything runs."),
     "run": ("stackwise.cli.run:run", "Train what a config declares."),
