@@ -25,6 +25,7 @@ from stackwise.config import (
     Ref,
     RunConfig,
     StopConfig,
+    UntilConfig,
 )
 from stackwise.config.keys import IN_PHASE, SECTIONS, Key
 from stackwise.config.planes import EMAConfig, LRScaleConfig, ReferenceConfig, StartConfig, TaskConfig, WeightAdapterConfig
@@ -82,6 +83,7 @@ def rows() -> dict[str, list[Row]]:
     entered = list(_rows_of(EnterConfig, "phases.NAME.enter."))
     moments = next(row for row in entered if row.key.endswith(".moments"))
     beside = moments._replace(key="phases.NAME.enter.growth.moments", meaning="`enter.moments`, written beside the operator")
+    until, enter = (_row_of(f"phases.NAME.{name}", key) for name, key in IN_PHASE.items())
     tables = {
         "top": [_row_of(name, key) for name, key in SECTIONS.items()],
         "run": list(_rows_of(RunConfig, "run.")),
@@ -90,7 +92,7 @@ def rows() -> dict[str, list[Row]]:
         "model": list(_rows_of(ModelConfig, "model.")),
         "optimizer": list(_rows_of(OptimizerConfig, "optimizer.")),
         "evaluate": list(_rows_of(EvaluateConfig, "evaluate.NAME.")),
-        "phases": [*(_row_of(f"phases.NAME.{name}", key) for name, key in IN_PHASE.items()), entered[0], beside, *entered[1:]],
+        "phases": [until, *_rows_of(UntilConfig, "phases.NAME.until."), enter, entered[0], beside, *entered[1:]],
     }
     schedules = [row for tag, cls in TAGS.items() for row in _rows_of(cls, f"{tag}.")]
     over = next(row for row in schedules if row.key.endswith(".over"))

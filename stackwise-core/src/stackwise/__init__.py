@@ -20,6 +20,7 @@ _FACE = {
     "ParameterGroup": "stackwise.contracts.protocols",
     "GrowthRequest": "stackwise.contracts.growth",
     "BlockOrigin": "stackwise.contracts.growth",
+    "Combine": "stackwise.contracts.growth",
     "CopyOf": "stackwise.contracts.growth",
     "Fresh": "stackwise.contracts.growth",
     "StoredModel": "stackwise.contracts.formats",
@@ -78,6 +79,7 @@ _FACE = {
     "Transform": "stackwise.contracts.protocols",
     "WeightAdapter": "stackwise.contracts.protocols",
     "WeightFormat": "stackwise.contracts.formats",
+    "NotesFolders": "stackwise.contracts.formats",
     "TranslatesConfigs": "stackwise.contracts.formats",
     "GrowthOperator": "stackwise.contracts.growth",
     "ParameterGrowth": "stackwise.contracts.growth",
@@ -113,6 +115,7 @@ _FACE = {
     "Evaluated": "stackwise.contracts.events",
     "Reacted": "stackwise.contracts.events",
     "Stopped": "stackwise.contracts.events",
+    "Stalled": "stackwise.contracts.events",
     "CheckpointSaved": "stackwise.contracts.events",
     "CheckpointRefused": "stackwise.contracts.events",
     "ConfigChanged": "stackwise.contracts.events",
@@ -137,6 +140,7 @@ if TYPE_CHECKING:  # the types that provider authors and users check against; th
     from stackwise.contracts.components import Component as Component
     from stackwise.contracts.components import Starter as Starter
     from stackwise.contracts.events import RunFacts as RunFacts
+    from stackwise.contracts.formats import NotesFolders as NotesFolders
     from stackwise.contracts.formats import StoredModel as StoredModel
     from stackwise.contracts.formats import TranslatedConfig as TranslatedConfig
     from stackwise.contracts.formats import TranslatesConfigs as TranslatesConfigs
@@ -147,6 +151,7 @@ if TYPE_CHECKING:  # the types that provider authors and users check against; th
     from stackwise.contracts.generation import Scores as Scores
     from stackwise.contracts.generation import TextCodec as TextCodec
     from stackwise.contracts.growth import BlockOrigin as BlockOrigin
+    from stackwise.contracts.growth import Combine as Combine
     from stackwise.contracts.growth import CopyOf as CopyOf
     from stackwise.contracts.growth import Fresh as Fresh
     from stackwise.contracts.growth import GrowthOperator as GrowthOperator

@@ -73,7 +73,8 @@ def _assemble(plan: Plan, observers: Observers | None, ranks: Ranks | None) -> T
     run = plan.experiment.run
     if run.threads is not None:
         torch.set_num_threads(run.threads)
-    placement, shop = Placement(run.device, run.precision, compiles=run.compile), Workshop(plan)
+    recomputes = run.parallel.recompute == "blocks"
+    placement, shop = Placement(run.device, run.precision, compiles=run.compile, recomputes=recomputes), Workshop(plan)
     data = shop.data("train", placement)
     read_first_rows(plan, data)
     evaluations = [shop.evaluation(declared, placement) for declared in plan.evaluations]
@@ -95,6 +96,7 @@ def _assemble(plan: Plan, observers: Observers | None, ranks: Ranks | None) -> T
             probe=run.probe,
             ranks=ranks,
             stop=StopRule.of(run.stop.watched, run.stop.patience, run.stop.least),
+            stalls=StopRule.by_phase((phase.name, phase.stalls) for phase in plan.experiment.phases),
             bridges=[*(str(bridge) for bridge in plan.bridges), *log_notes(plan, data)],
             providers=[f"{provider.distribution} {provider.version} sha256:{provider.file_digest}" for provider in plan.providers],
         ),

@@ -2,8 +2,8 @@
 
 from stackwise.config.component_options import parse_option, parse_schedule, structure_options
 from stackwise.config.documents import read_file
-from stackwise.config.experiment import EnterConfig, EvaluateConfig, Experiment, PhaseConfig
-from stackwise.config.loading import experiment, load
+from stackwise.config.experiment import EnterConfig, EvaluateConfig, Experiment, PhaseConfig, UntilConfig
+from stackwise.config.loading import experiment, load, overridden
 from stackwise.config.objects import Phase, sample
 from stackwise.config.planes import DataConfig, GroupConfig, ModelConfig, OptimizerConfig, Ref
 from stackwise.config.recalled import recalled
@@ -24,8 +24,10 @@ __all__ = [
     "Ref",
     "RunConfig",
     "StopConfig",
+    "UntilConfig",
     "experiment",
     "load",
+    "overridden",
     "parse_option",
     "parse_schedule",
     "read_file",

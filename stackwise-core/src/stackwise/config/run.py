@@ -107,6 +107,11 @@ class ParallelConfig:
         maximum=65_536,
         example="1",
     )
+    recompute: Literal["nothing", "blocks"] = key(
+        "nothing",
+        doc="what the backward pass computes again; `blocks` keep only what enters them, for one more forward pass of each",
+        example="blocks",
+    )
     offload: bool = key(
         False,
         doc="whether parameters and moments lie in the memory of the processor; this version does not, so it is false",

@@ -11,7 +11,7 @@ from weakref import finalize, ref
 import torch
 from torch import nn
 
-from stackwise.contracts.events import Evaluated, Event, PhaseEntered, Reacted, RunFinished, RunStarted, StepDone, Stopped
+from stackwise.contracts.events import Evaluated, Event, PhaseEntered, Reacted, RunFinished, RunStarted, Stalled, StepDone, Stopped
 from stackwise.contracts.protocols import Batch, Observer, Task
 from stackwise.curriculum.schedule import CompiledPhase, PhaseSchedule
 from stackwise.errors import DataError, TrainingHalted, UserError
@@ -83,7 +83,7 @@ class TrainingMachine:
         self._probe = Probe(self.live, self.settings.seed, self.settings.probe)
         self.step = 0
         """The next step to run."""
-        self._counts, self._patience = Counts(), Patience(self.settings.stop)
+        self._counts, self._patience, self._stall = Counts(), Patience(self.settings.stop), Patience(key="stall")
         self._begun = False
         self._walks: list[ref[Generator[Event, None, None]]] = []
         finalize(self, _close, self._walks)
@@ -141,6 +141,7 @@ class TrainingMachine:
             "seed": self.settings.seed,
             **self._counts.as_map(),
             **self._patience.state(),
+            **self._stall.state(),
             **self.live.state(),
             "last_batch": self._probe.state(self.step),
             "draws": self._step.draws.state_dict(),
@@ -176,6 +177,8 @@ class TrainingMachine:
         self._step.draws.load_state_dict(saved["draws"])
         self._counts, self.step = Counts.of(saved), saved["step"]
         self._patience.load(saved)
+        self._stall = self._stall_of(self.schedule.phase_at(max(self.step - 1, 0)).name)
+        self._stall.load(saved)
 
     # -- training -------------------------------------------------------------------------------------------------
 
@@ -213,11 +216,14 @@ class TrainingMachine:
                 continue
             if phase.start == self.step:
                 yield from self._cross(phase)
-            if self._patience.why is None:
+            if self._patience.why is None and self._stall.why is None:
                 yield from self._steps(phase)
             if (why := self._patience.why) is not None:
                 yield Stopped(self.step, self.schedule.phase_at(max(self.step - 1, 0)).name, why)
                 break
+            if (why := self._stall.why) is not None and self.step < phase.stop:
+                yield Stalled(self.step, phase.name, why)
+                return
         else:
             self.live.reach(self.schedule.steps)
             yield from self._evaluate(self.schedule.steps, self.schedule.phases[-1].name, "exit")
@@ -234,6 +240,7 @@ class TrainingMachine:
             if self._patience.why is not None:
                 return
         self._patience.enter_phase()
+        self._stall = self._stall_of(phase.name)
         before = self._probe.before(phase)
         start = perf_counter()
         model, moments = self.live.enter(phase)
@@ -281,7 +288,7 @@ class TrainingMachine:
                 live.apply_values(moment.t)
             if moment.step in due:
                 yield from self._evaluate(moment.step, phase.name, "cadence")
-                if self._patience.why is not None:
+                if self._patience.why is not None or self._stall.why is not None:
                     return
                 start = perf_counter()
             outcome = self._train_step(moment)
@@ -335,8 +342,13 @@ class TrainingMachine:
             yield Evaluated(step, phase, name, at, metrics, perf_counter() - start)
             if at != "entry":  # the model has not trained since the exit evaluation
                 named = {f"{name}.{metric}": value for metric, value in metrics.items()}
-                self._patience.watch(step, named)
+                for count in (self._patience, self._stall):
+                    count.watch(step, named)
                 yield from self._react(step, phase, named)
+
+    def _stall_of(self, phase: str) -> Patience:
+        """A new count for a phase."""
+        return Patience(self.settings.stalls.get(phase), "stall")
 
     def _react(self, step: int, phase: str, metrics: Mapping[str, float]) -> Iterator[Event]:
         """Pass metrics to the declared reaction and report what it did."""

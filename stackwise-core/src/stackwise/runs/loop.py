@@ -11,8 +11,9 @@ from typing import Any
 
 from attrs import define, field
 
+from stackwise import config
 from stackwise.assembly.workshop import assemble
-from stackwise.contracts.events import Evaluated, Event, PhaseEntered, Rewound, RunFacts, RunStarted, StepDone, Stopped
+from stackwise.contracts.events import Evaluated, Event, PhaseEntered, Rewound, RunFacts, RunStarted, Stalled, StepDone, Stopped
 from stackwise.errors import DiskError, RunStopped, TrainingHalted, UserError
 from stackwise.machine.machine import TrainingMachine
 from stackwise.plan import Plan
@@ -21,6 +22,7 @@ from stackwise.processes.reduction import NOTHING, Wishes
 from stackwise.reports.progress import Progress
 from stackwise.reports.summary import Summary
 from stackwise.runs.memory import PeakMemory
+from stackwise.runs.rest import Declaration, Rest
 from stackwise.runs.saving import Saving
 from stackwise.runs.several import ECHO_S, last_word
 from stackwise.runs.signals import Signals
@@ -61,6 +63,7 @@ class RunLoop:
     _rewinds: dict[int, int] = field(factory=dict, init=False)
     _deadline: float | None = field(default=None, init=False)
     """On the monotonic clock; None where time is no limit."""
+    _stalled: Stalled | None = field(default=None, init=False)
     _stopped_at: int | None = field(default=None, init=False)
     """The step at which the run ended by its own rule."""
 
@@ -82,8 +85,7 @@ class RunLoop:
 
     def __attrs_post_init__(self) -> None:
         self._rewinds |= rewinds_in(self.directory.status())
-        checkpoint = self.plan.experiment.run.checkpoint
-        self._saving = Saving(self.store, checkpoint, self.plan.schedule, self.about, self.directory.sync, self._alone)
+        self._saving = self._saving_of(self.plan)
         if self.reason is not None:
             self._saving.go_on(self.machine.step, self.reason)
         self.summary = summary_of(self.directory, self.progress)
@@ -111,7 +113,9 @@ class RunLoop:
                 try:
                     self._walk(signals)
                     self.store.wait()
-                    return
+                    if self._stalled is None:
+                        return
+                    self._end_phase(self._stalled)
                 except (MovedError, DiskError) as error:
                     raise self._follow(error) from None
                 except TrainingHalted as halted:
@@ -123,6 +127,9 @@ class RunLoop:
     def ranks(self) -> Ranks | None:
         """The processes that take these steps together, of which this one is the first; None where there is one."""
         return self.machine.settings.ranks
+
+    def _saving_of(self, plan: Plan) -> Saving:
+        return Saving(self.store, plan.experiment.run.checkpoint, plan.schedule, self.about, self.directory.sync, self._alone)
 
     def _alone(self) -> AbstractContextManager[object]:
         return nullcontext() if self.ranks is None else self.ranks.alone("saves a checkpoint")
@@ -166,6 +173,10 @@ class RunLoop:
                     self.tell(outcome)
                 if isinstance(event, Stopped):
                     self._stopped_at = event.step
+                elif isinstance(event, Stalled):
+                    self._stalled = event
+                    for outcome in self._saving.now(self.machine, "phase"):
+                        self.tell(outcome)
                 wishes = self._wishes(signals, event)
                 if wishes.time_is_up and isinstance(event, StepDone):
                     self._end_in_time(event)
@@ -245,6 +256,24 @@ class RunLoop:
         self.summary = summary_of(self.directory, self.progress)
         self.write_status("running")  # a process that is killed now has counted this rewind
         self.tell(Rewound(good.step, halt_step, str(halted)))
+
+    def _end_phase(self, stalled: Stalled) -> None:
+        """Go on by a plan in which the phase has ended, as a resume would with that setting: the decision is a key of the config."""
+        self._stalled = None
+        ended = f"phases.{stalled.phase}.until.ended={stalled.step} steps"
+        rest = Rest.after(self.store.at(stalled.step), config.overridden(self.plan.experiment, [ended]), self.directory.path)
+        declaration = Declaration.of(rest.plan)
+        self.machine = rest.machine(observers=self.machine.observers)
+        self.plan = rest.plan
+        self.directory.cut(stalled.step)
+        declaration.write(self.directory)
+        self._saving = self._saving_of(self.plan)
+        self._saving.go_on(stalled.step, "phase")
+        self.progress.plan(self.plan.schedule, declaration.costs)
+        self.summary = summary_of(self.directory, self.progress)
+        self.write_status("running")
+        for change in rest.changes:
+            self.tell(change)
 
     def _newest_good(self) -> tuple[Checkpoint, Mapping[str, Any]] | None:
         """The newest valid checkpoint not saved in a row of non-finite steps: those changed nothing and would fail again."""

@@ -17,6 +17,7 @@ from stackwise.contracts.tokenizers import Tokenizers
 from stackwise.errors import UserError
 from stackwise.host.discovery import discover
 from stackwise.machine.machine import TrainingMachine
+from stackwise.machine.observers import Observers
 from stackwise.plan import Plan, make_plan
 from stackwise.processes.ranks import Ranks
 from stackwise.saved.provenance import (
@@ -128,11 +129,12 @@ class Rest:
         versions, files = changed_versions(self.saved.versions, self.plan), changed_files(self.saved.providers, self.plan)
         return [*versions, *files, *changed_threads(self.saved.threads), *gone]
 
-    def machine(self, ranks: Ranks | None = None) -> TrainingMachine:
+    def machine(self, ranks: Ranks | None = None, observers: Observers | None = None) -> TrainingMachine:
         """The machine at the step to go on from.
 
         Args:
             ranks: the processes that train together; their number need not be that of before.
+            observers: who hears the events; those that the plan declares when left out.
 
         Raises:
             UserError: incompatible versions, or a state of another declaration.
@@ -140,7 +142,7 @@ class Rest:
         """
         if self.saved is not None:
             changed_versions(self.saved.versions, self.plan)  # refuses before anything is built; `notes` gives the sentences
-        machine = assemble(self.plan, ranks=ranks)
+        machine = assemble(self.plan, observers=observers, ranks=ranks)
         if self.checkpoint is None or self.saved is None:
             return machine
         try:

@@ -67,6 +67,11 @@ def check_world(parallel: ParallelConfig, plan: Plan, ranks: Ranks | None) -> li
         )
     if ranks is None:
         return []
+    if stalling := [phase.name for phase in plan.experiment.phases if phase.stalls is not None]:
+        raise UserError(
+            f"phases.{stalling[0]}.until.stalls: the plan is made anew where the phase ends, which one process alone can do: start it "
+            "without --ranks, or say where the phase ends"
+        )
     steps = {
         phase.name: {len(shape.micro_batches) for _, shape in phase.state.data.shapes} for phase in plan.schedule if phase.state is not None
     }
