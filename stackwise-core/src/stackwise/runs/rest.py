@@ -17,7 +17,9 @@ from stackwise.contracts.tokenizers import Tokenizers
 from stackwise.errors import UserError
 from stackwise.host.discovery import discover
 from stackwise.machine.machine import TrainingMachine
+from stackwise.machine.observers import Observers
 from stackwise.plan import Plan, make_plan
+from stackwise.processes.ranks import Ranks
 from stackwise.saved.provenance import (
     Described,
     changed_files,
@@ -127,8 +129,12 @@ class Rest:
         versions, files = changed_versions(self.saved.versions, self.plan), changed_files(self.saved.providers, self.plan)
         return [*versions, *files, *changed_threads(self.saved.threads), *gone]
 
-    def machine(self) -> TrainingMachine:
+    def machine(self, ranks: Ranks | None = None, observers: Observers | None = None) -> TrainingMachine:
         """The machine at the step to go on from.
+
+        Args:
+            ranks: the processes that train together; their number need not be that of before.
+            observers: who hears the events; those that the plan declares when left out.
 
         Raises:
             UserError: incompatible versions, or a state of another declaration.
@@ -136,7 +142,7 @@ class Rest:
         """
         if self.saved is not None:
             changed_versions(self.saved.versions, self.plan)  # refuses before anything is built; `notes` gives the sentences
-        machine = assemble(self.plan)
+        machine = assemble(self.plan, observers=observers, ranks=ranks)
         if self.checkpoint is None or self.saved is None:
             return machine
         try:
