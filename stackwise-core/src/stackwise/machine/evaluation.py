@@ -10,7 +10,6 @@ import torch
 from attrs import Factory, frozen
 from torch import nn
 
-from stackwise.contracts.protocols import PreparesEvaluations
 from stackwise.curriculum.states import DataState
 from stackwise.errors import DataError
 from stackwise.machine.buffers import KeptBuffers
@@ -96,8 +95,7 @@ class Evaluation:
         key, generator = stream_key(self.seed, "evaluate", self.name), torch.Generator()
         found: list[dict[str, tuple[float, float]]] = []
         try:
-            with seeded(step_seed(key, 0)), objective.fixed(self.values) as task, judging(model), placement.forward_context():
-                prepare = task.prepare_evaluation if isinstance(task, PreparesEvaluations) else task.prepare
+            with seeded(step_seed(key, 0)), objective.fixed(self.values), judging(model), placement.forward_context():
                 for i in range(self.batches):
                     if told is not None:
                         told(self.name, i, self.batches)
@@ -110,7 +108,7 @@ class Evaluation:
                         seed_others(step_seed(key, i))
                         for process_wide in placement.generators():  # for a model that draws even in evaluation mode
                             process_wide.manual_seed(step_seed(key, i))
-                        prepared = prepare(batch, instant, generator.manual_seed(step_seed(key, i)))
+                        prepared = objective.prepared(batch, instant, generator.manual_seed(step_seed(key, i)), evaluation=True)
                         with gradients_if_asked(prepared):
                             judged = objective.loss(model, prepared)
                         pairs = {"loss": (judged.total, judged.weight), **judged.metrics}

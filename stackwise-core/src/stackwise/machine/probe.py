@@ -76,7 +76,7 @@ class Probe:
         live, generator = self._live, torch.Generator().manual_seed(seed)
         model, objective = live.model.model, live.objective
         with seeded(seed), live.optimizer.evaluating(), judging(model), live.placement.forward_context():
-            prepared = objective.task.prepare(batch, moment, generator)
+            prepared = objective.prepared(batch, moment, generator)
             with gradients_if_asked(prepared):
                 outputs = model(prepared)
                 total, weight = objective.judged(model, outputs, prepared)[:2]

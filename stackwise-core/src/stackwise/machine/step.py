@@ -200,7 +200,7 @@ class Step:
 
     def _forward(self, batch: Batch, moment: Moment) -> Judged:
         objective = self._live.objective
-        prepared = objective.task.prepare(batch, moment, self._generator)
+        prepared = objective.prepared(batch, moment, self._generator)
         with self._live.placement.forward_context():
             return objective.loss(self._live.model.model, prepared)
 

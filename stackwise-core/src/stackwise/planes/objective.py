@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from stackwise.contracts.protocols import Batch, Scheduled, Stateful, Task
+from stackwise.contracts.answers import calling, expect, expect_state
+from stackwise.contracts.protocols import Batch, PreparesEvaluations, Scheduled, Stateful, Task
 from stackwise.contracts.specs import AT_ENTRY, GIVEN
 from stackwise.curriculum.parts import Part
 from stackwise.curriculum.reported import undeclared, unweighed
@@ -18,6 +19,7 @@ from stackwise.errors import ProviderError, StackwiseError, UserError
 from stackwise.planes.followers import Follower
 from stackwise.planes.model.module import Model
 from stackwise.planes.model.reported import split
+from stackwise.timeline.duration import Moment
 from stackwise.timeline.schedules import Curve
 
 
@@ -131,6 +133,24 @@ class Objective:
         return ProviderError if self._part is not None and self._part.given is None else UserError
 
     @property
+    def name(self) -> str:
+        """The task's id, or its class where it was given in code."""
+        return self._part.id if self._part is not None else type(self.task).__name__
+
+    def prepared(self, batch: Batch, moment: Moment, generator: torch.Generator, *, evaluation: bool = False) -> Batch:
+        """What the task makes of a batch, in training or in an evaluation, where it may do otherwise.
+
+        Raises:
+            WrongAnswer: it is no batch.
+        """
+        otherwise = evaluation and isinstance(self.task, PreparesEvaluations)
+        with calling(self.name, "prepare_evaluation" if otherwise else "prepare"):
+            prepare = self.task.prepare_evaluation if otherwise else self.task.prepare  # type: ignore[attr-defined]  # asked above
+            answer: Batch = prepare(batch, moment, generator)
+            expect(isinstance(answer, Mapping), answer, "a map of field name to tensor")
+            return answer
+
+    @property
     def lookahead(self) -> int:
         """Entries that each row needs beyond seq_len."""
         return self.task.get_spec().lookahead
@@ -222,7 +242,8 @@ class Objective:
         outputs, reported = split(outputs, names)
         result, trains = self.judge(outputs, prepared), torch.is_grad_enabled()
         if self._checked != (self.task, trains):
-            check_loss(self.task, result, self.fault, trains=trains)
+            with calling(self.name, "loss"):
+                check_loss(self.task, result, self.fault, trains=trains)
             self._checked = (self.task, trains)
         total, weight, metrics = result
         if not names and not self._weights:
@@ -243,6 +264,10 @@ class Objective:
 
     def judge(self, outputs: Mapping[str, torch.Tensor], prepared: Batch) -> Any:
         """What the task returns as the loss of these outputs, with those of the reference where there is one."""
+        with calling(self.name, "loss"):
+            return self._judge(outputs, prepared)
+
+    def _judge(self, outputs: Mapping[str, torch.Tensor], prepared: Batch) -> Any:
         if self.reference is None:
             return self.task.loss(outputs, prepared)
         with torch.no_grad():
@@ -264,7 +289,8 @@ class Objective:
 
     def state_dict(self) -> dict[str, Any]:
         """State of the task; empty for a stateless one."""
-        return dict(self.task.state_dict()) if isinstance(self.task, Stateful) else {}
+        with calling(self.name, "state_dict"):
+            return expect_state(self.task.state_dict()) if isinstance(self.task, Stateful) else {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load what `state_dict` returned.
@@ -273,7 +299,8 @@ class Objective:
             UserError: there is state and the task takes none.
         """
         if isinstance(self.task, Stateful):
-            self.task.load_state_dict(state)
+            with calling(self.name, "load_state_dict"):
+                self.task.load_state_dict(state)
             if self._follower is not None:
                 self._follower.forget()
         elif state:
