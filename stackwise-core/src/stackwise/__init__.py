@@ -85,6 +85,7 @@ _FACE = {
     "ParameterGrowth": "stackwise.contracts.growth",
     "Generates": "stackwise.contracts.generation",
     "Scores": "stackwise.contracts.generation",
+    "GeneratesRows": "stackwise.contracts.generation",
     "HasTextCodec": "stackwise.contracts.generation",
     "HasTokenizer": "stackwise.contracts.tokenizers",
     # for users in code
@@ -107,6 +108,7 @@ _FACE = {
     "run": "stackwise.runs.run",
     "load_exported": "stackwise.assembly.described",
     "generate": "stackwise.saved.generate",
+    "generate_all": "stackwise.saved.generate",
     "Plan": "stackwise.plan",
     "StepDone": "stackwise.contracts.events",
     "RunFacts": "stackwise.contracts.events",
@@ -146,6 +148,7 @@ if TYPE_CHECKING:  # the types that provider authors and users check against; th
     from stackwise.contracts.formats import TranslatesConfigs as TranslatesConfigs
     from stackwise.contracts.formats import WeightFormat as WeightFormat
     from stackwise.contracts.generation import Generates as Generates
+    from stackwise.contracts.generation import GeneratesRows as GeneratesRows
     from stackwise.contracts.generation import GenerationSettings as GenerationSettings
     from stackwise.contracts.generation import HasTextCodec as HasTextCodec
     from stackwise.contracts.generation import Scores as Scores
