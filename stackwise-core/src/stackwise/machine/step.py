@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from math import hypot, isfinite, nan
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from stackwise.machine.evaluation import number
 from stackwise.machine.faults import memory_fault
 from stackwise.machine.first_steps import FirstSteps
 from stackwise.machine.live import LiveState
+from stackwise.machine.preparing import prepare
 from stackwise.planes.data.randomness import OwnDraws
 from stackwise.planes.objective import Judged
 from stackwise.timeline.duration import Moment
@@ -25,6 +27,8 @@ from stackwise.timeline.streams import micro_batch_seed, step_seed, stream_key
 Metrics = Mapping[str, tuple[Any, Any]]
 """Name → a sum and its denominator."""
 
+
+_NOTHING = nullcontext()
 
 NO_TARGET = "it has no target"
 OVERFLOW = "a gradient was too large for float16: the scale of the loss is halved"
@@ -172,7 +176,8 @@ class Step:
 
     def _forward(self, batch: Batch, moment: Moment) -> Judged:
         objective = self._live.objective
-        prepared = objective.task.prepare(batch, moment, self._generator)
+        with self._live.placement.forward_context() if objective.uses_model else _NOTHING:
+            prepared = prepare(objective, self._live.model.model, batch, moment, self._generator)
         with self._live.placement.forward_context():
             return objective.loss(self._live.model.model, prepared)
 
