@@ -21,9 +21,11 @@ from stackwise.config import (
     GroupConfig,
     ModelConfig,
     OptimizerConfig,
+    ParallelConfig,
     Ref,
     RunConfig,
     StopConfig,
+    UntilConfig,
 )
 from stackwise.config.keys import IN_PHASE, SECTIONS, Key
 from stackwise.config.planes import EMAConfig, LRScaleConfig, ReferenceConfig, StartConfig, TaskConfig, WeightAdapterConfig
@@ -41,6 +43,7 @@ Class = type[attrs.AttrsInstance]
 NESTED: Mapping[tuple[Class, str], tuple[str, Class]] = {
     (RunConfig, "checkpoint"): ("", CheckpointConfig),
     (RunConfig, "stop"): ("", StopConfig),
+    (RunConfig, "parallel"): ("", ParallelConfig),
     (RunConfig, "providers"): ("", ProvidersConfig),
     (ModelConfig, "weight_adapters"): ("NAME.", WeightAdapterConfig),
     (ModelConfig, "start"): ("", StartConfig),
@@ -80,6 +83,7 @@ def rows() -> dict[str, list[Row]]:
     entered = list(_rows_of(EnterConfig, "phases.NAME.enter."))
     moments = next(row for row in entered if row.key.endswith(".moments"))
     beside = moments._replace(key="phases.NAME.enter.growth.moments", meaning="`enter.moments`, written beside the operator")
+    until, enter = (_row_of(f"phases.NAME.{name}", key) for name, key in IN_PHASE.items())
     tables = {
         "top": [_row_of(name, key) for name, key in SECTIONS.items()],
         "run": list(_rows_of(RunConfig, "run.")),
@@ -88,7 +92,7 @@ def rows() -> dict[str, list[Row]]:
         "model": list(_rows_of(ModelConfig, "model.")),
         "optimizer": list(_rows_of(OptimizerConfig, "optimizer.")),
         "evaluate": list(_rows_of(EvaluateConfig, "evaluate.NAME.")),
-        "phases": [*(_row_of(f"phases.NAME.{name}", key) for name, key in IN_PHASE.items()), entered[0], beside, *entered[1:]],
+        "phases": [until, *_rows_of(UntilConfig, "phases.NAME.until."), enter, entered[0], beside, *entered[1:]],
     }
     schedules = [row for tag, cls in TAGS.items() for row in _rows_of(cls, f"{tag}.")]
     over = next(row for row in schedules if row.key.endswith(".over"))

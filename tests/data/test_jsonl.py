@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from attrs import evolve
 
 from stackwise import BuildContext, DataError, EpochSize, UserError
 from stackwise_providers_data.examples import Examples
@@ -42,7 +43,11 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def _build(*, split: str = "train", **options: Any) -> Any:
     made = JsonlOptions(**{"paths": ("*.jsonl",), "heldout": 0.0, "shuffle": False, **options})
     loader = build_records(made, BuildContext(seed=3, split=split, max_length=40))
-    assert loader.get_batch_spec() == made.to_spec()
+    fields = {
+        name: spec if made.classes or name != "label" else evolve(spec, bounds=None)
+        for name, spec in loader.get_batch_spec().fields.items()
+    }
+    assert fields == made.to_spec().fields
     return loader
 
 
@@ -119,6 +124,18 @@ def test_labelled_text() -> None:
     assert batch["label"].tolist() == [1, 0] * 15
     assert [_text(ids, mask) for ids, mask in zip(batch["tokens"], batch["mask"], strict=True)] == [line["text"] for line in LINES]
     assert _build(text="text", label="id").take(30, 12)["label"].tolist() == [0, 1, 2] * 10
+
+
+@pytest.mark.parametrize("fields", [{"text": "text", "label": "id"}, {"features": "x", "label": "id"}])
+def test_the_loader_says_which_labels_there_are(fields: dict[str, Any]) -> None:
+    """So a label beyond the classes of the head is refused before the run, wherever it stands."""
+    assert _build(**fields).get_batch_spec().fields["label"].bounds == (0, 3)
+
+
+@pytest.mark.parametrize("classes", [(), ("a", "a")])
+def test_classes_are_told_apart(classes: tuple[str, ...]) -> None:
+    with pytest.raises(UserError, match="classes: "):
+        _build(text="text", label="kind", classes=classes)
 
 
 def test_labelled_features() -> None:
@@ -199,6 +216,7 @@ def test_short_examples_come_first_by_length() -> None:
         ('{"text": "\\ud800"}', {"text": "text"}, "c.jsonl:2: 'text' holds half a character at 0"),
         ('{"text": "a", "id": "x"}', {"text": "text", "label": "id"}, "c.jsonl:2: the label 'x' is no id"),
         ('{"text": "a", "id": -1}', {"text": "text", "label": "id"}, "c.jsonl:2: the label -1 is no id"),
+        ('{"text": "a", "id": 1000000000000000000000}', {"text": "text", "label": "id"}, "c.jsonl:2: the label 10+ is no id"),
         ('{"text": "a", "kind": 1}', {"text": "text", "label": "kind", "classes": ("good", "bad")}, "none of the classes good, bad"),
         ('{"x": [1], "id": 0}', {"features": "x", "label": "id"}, "c.jsonl:2: 'x' holds 1 numbers, 2 are wanted"),
         ('{"x": [1, "a"], "id": 0}', {"features": "x", "label": "id"}, "c.jsonl:2: 'x' is no list of numbers"),

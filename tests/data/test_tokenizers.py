@@ -61,6 +61,17 @@ def test_a_learnt_vocabulary_gives_the_text_back(here: Path) -> None:
         assert 257 < max(ids) < 300
 
 
+def test_a_vocabulary_that_the_text_does_not_fill_is_said(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`here` has little text: far fewer than 5,000 pairs occur twice."""
+    few, many = (TextFilesOptions(paths=("*.txt",), tokenizer=TokenizerOptions(bpe=BpeTraining(vocab=vocab))) for vocab in (258, 5000))
+    assert few.make_tokenizer([few]) is not None and not capsys.readouterr().err
+    tokenizer = many.make_tokenizer([many])
+    assert tokenizer is not None
+    learnt = len(json.loads(tokenizer.files["tokenizer.json"])["model"]["vocab"])
+    (told,) = capsys.readouterr().err.splitlines()
+    assert 258 < learnt < 5000 and f"{learnt:,} tokens where 5,000 were asked for" in told
+
+
 def test_batches_that_are_tokenized_ahead_keep_their_order(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _library()
     at_once = _ids(_build())
@@ -70,7 +81,7 @@ def test_batches_that_are_tokenized_ahead_keep_their_order(here: Path, monkeypat
     broken = next(name for name in sorted(TEXTS, reverse=True) if not is_heldout(name, 0.3))
     tokenizer = next((here / "cache").glob("bpe-*")) / "tokenizer.json"
     Path(broken).write_bytes(b"\xff\xfe")
-    with pytest.raises(DataError, match=f"{broken} is not UTF-8"):
+    with pytest.raises(DataError, match=f"'{broken}' is not UTF-8"):
         _build(TokenizerOptions(file=str(tokenizer)))
 
 

@@ -116,6 +116,33 @@ def test_a_metric_may_be_a_python_number() -> None:
     assert done.metrics == {"m": pytest.approx(done.loss, rel=1e-6), "one": 1.0}
 
 
+class Named(Net):
+    def forward(self, x: torch.Tensor) -> Any:
+        return {"logits": self.layer(x)}
+
+
+def test_a_map_of_outputs_in_a_loss_of_one_tensor_is_told_what_to_write() -> None:
+    with pytest.raises(UserError, match=r"mse_loss\(output\['logits'\], target\)"):
+        losses(machine_of(UNEVEN, 1, model=Built(Named)))
+    apart = Loss(lambda output, y: mse_loss(output["logits"], y), "y")
+    assert losses(machine_of(UNEVEN, 1, apart, Built(Named))) == losses(machine_of(UNEVEN, 1))
+
+
+def test_a_module_without_values_is_refused() -> None:
+    with pytest.raises(UserError, match=r"layer\.weight is on the device meta"):
+        losses(machine_of(UNEVEN, 1, model=Net().to("meta")))
+
+
+def test_a_rate_that_is_text_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"lr: '0\.1' is not a number"):
+        machine_of(UNEVEN, 1, optimizer=Built(torch.optim.SGD, lr="0.1"))
+
+
+def test_integers_for_a_linear_map_are_told_as_such() -> None:
+    with pytest.raises(UserError, match="Net holds float32 and the field 'x' is int64"):
+        losses(machine_of([(x.long(), y) for x, y in UNEVEN], 1))
+
+
 # -- batches -----------------------------------------------------------------------------------------------------------
 
 
@@ -153,6 +180,14 @@ def test_a_field_that_neither_module_nor_loss_reads_is_refused_or_dropped() -> N
     renamed = [{"points": x, "y": y, "weight": torch.ones(len(x))} for x, y in UNEVEN]
     data = {"sources": {"pairs": renamed}, "drop": ["weight"], "rename": {"x": "points"}}
     assert losses(machine_of(data)) == losses(machine_of(UNEVEN))
+
+
+def test_a_field_that_comes_later_is_refused_too() -> None:
+    batches = [{"x": x, "y": y} for x, y in UNEVEN]
+    batches[2]["mask"] = torch.ones(2)
+    with pytest.raises(DataError, match="delivers mask, which nothing reads"):
+        losses(machine_of({"sources": {"pairs": batches}}))
+    losses(machine_of({"sources": {"pairs": batches}, "drop": ["mask"]}))
 
 
 # -- other data on a resume -----------------------------------------------------------------------------------------------

@@ -13,30 +13,20 @@ from pathlib import Path
 from random import Random
 
 import pytest
-import torch
 import yaml
 from click.testing import CliRunner
 from damaged_documents import Damage, damaged_lines, damages, signed, signed_manifest
+from small_runs import GROWING, PARTS, write_config
 
 from stackwise.cli import main
 
-CONFIG = """\
-run: {name: small, horizon: 4 steps, seed: 1, device: cpu, checkpoint: {every: 1 steps, keep_last: 4}}
-task: {use: transformer.causal-lm}
-data:
-  sources: {a: {use: data.memory, arrays: {tokens: TOKENS}, heldout: 0.2}}
-  batch_size: 2
-  seq_len: 4
-model:
-  embedding: {use: transformer.token, vocab: 8}
-  rack: {use: transformer.decoder, width: 8, heads: 2, dropout: 0.1, stacks: [{base: 1}]}
-  head: {use: transformer.lm}
-optimizer: {use: optim.adamw, lr: {linear: {from: 1e-2, to: 0}}}
-evaluate: {heldout: {every: 50%, batches: 1}}
-phases:
-  one: {until: 50%}
-  two: {model: {rack: {stacks: [{base: 2}]}}, enter: {growth: {use: transformer.stack}}}
-"""
+CONFIG = (
+    "run: {name: small, horizon: 4 steps, seed: 1, device: cpu, checkpoint: {every: 1 steps, keep_last: 4}}\n"
+    + PARTS
+    + "optimizer: {use: optim.adamw, lr: {linear: {from: 1e-2, to: 0}}}\n"
+    + "evaluate: {heldout: {every: 50%, batches: 1}}\n"
+    + GROWING
+)
 NEWEST = "checkpoints/step-000000002"
 """The newest checkpoint of the interrupted run: the one before growth."""
 
@@ -69,8 +59,7 @@ OF_THE_FINISHED = {"resume finished", "export"}
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `finished`, and `interrupted`, which has two steps to go."""
     folder = tmp_path_factory.mktemp("runs")
-    tokens = torch.randint(8, (100,), generator=torch.Generator().manual_seed(0)).tolist()
-    (folder / "exp.yaml").write_text(CONFIG.replace("TOKENS", str(tokens)))
+    write_config(folder, CONFIG, tokens=100)
     done = CliRunner().invoke(main, ["run", str(folder / "exp.yaml"), "--output", str(folder / "finished")])
     assert done.exit_code == 0, done.output
     shutil.copytree(folder / "finished", folder / "interrupted")

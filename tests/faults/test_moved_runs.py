@@ -6,27 +6,19 @@ import re
 from pathlib import Path
 
 import pytest
-import torch
 from fork_server import Ended, ForkServer
+from small_runs import PARTS, write_config
 from whole_runs import losses, outcome, saved_steps, status
 
 from stackwise.errors import UserError
 from stackwise.storage.lock import MovedError
 from stackwise.storage.run_directory import RunDirectory
 
-CONFIG = """\
-run: {name: small, horizon: 8 steps, seed: 1, device: cpu, checkpoint: {every: 3 steps, keep_last: 20}}
-task: {use: transformer.causal-lm}
-data:
-  sources: {a: {use: data.memory, arrays: {tokens: TOKENS}, heldout: 0.2}}
-  batch_size: 2
-  seq_len: 4
-model:
-  embedding: {use: transformer.token, vocab: 8}
-  rack: {use: transformer.decoder, width: 8, heads: 2, dropout: 0.1, stacks: [{base: 1}]}
-  head: {use: transformer.lm}
-optimizer: {use: optim.adamw, lr: 1e-2}
-"""
+CONFIG = (
+    "run: {name: small, horizon: 8 steps, seed: 1, device: cpu, checkpoint: {every: 3 steps, keep_last: 20}}\n"
+    + PARTS
+    + "optimizer: {use: optim.adamw, lr: 1e-2}\n"
+)
 
 AFTER_STEP = """
 import os, shutil
@@ -44,8 +36,7 @@ REPLACED = "os.rename('run', 'moved'); shutil.copytree('moved', 'run')"
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    tokens = torch.randint(8, (200,), generator=torch.Generator().manual_seed(0)).tolist()
-    (tmp_path / "exp.yaml").write_text(CONFIG.replace("TOKENS", str(tokens)))
+    write_config(tmp_path, CONFIG)
     return tmp_path
 
 

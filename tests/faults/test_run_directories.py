@@ -17,34 +17,24 @@ import pytest
 import torch
 from distributions import Site, run_python
 from fork_server import Ended, ForkServer
+from small_runs import GROWING, PARTS, write_config
 from whole_runs import lines, losses, outcome, saved_steps, status
 
 from stackwise.errors import UserError
 from stackwise.storage.run_directory import RunDirectory
 from stackwise_providers_data.text_blocks import stretches
 
-CONFIG = """\
-run: {name: small, horizon: 20 steps, seed: 1, device: cpu, checkpoint: {every: 2 steps, keep_last: 20}}
-task: {use: transformer.causal-lm}
-data:
-  sources: {a: {use: data.memory, arrays: {tokens: TOKENS}, heldout: 0.2}}
-  batch_size: 2
-  seq_len: 4
-model:
-  embedding: {use: transformer.token, vocab: 8}
-  rack: {use: transformer.decoder, width: 8, heads: 2, dropout: 0.1, stacks: [{base: 1}]}
-  head: {use: transformer.lm}
-optimizer: {use: optim.adamw, lr: {wsd: {peak: 1e-2, warmup: 2 steps, decay: 20%}}}
-phases:
-  one: {until: 50%}
-  two: {model: {rack: {stacks: [{base: 2}]}}, enter: {growth: {use: transformer.stack}}}
-"""
+CONFIG = (
+    "run: {name: small, horizon: 20 steps, seed: 1, device: cpu, checkpoint: {every: 2 steps, keep_last: 20}}\n"
+    + PARTS
+    + "optimizer: {use: optim.adamw, lr: {wsd: {peak: 1e-2, warmup: 2 steps, decay: 20%}}}\n"
+    + GROWING
+)
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    tokens = torch.randint(8, (200,), generator=torch.Generator().manual_seed(0)).tolist()
-    (tmp_path / "exp.yaml").write_text(CONFIG.replace("TOKENS", str(tokens)))
+    write_config(tmp_path, CONFIG)
     return tmp_path
 
 
@@ -580,3 +570,22 @@ def test_a_full_disk_lets_nobody_in_before_the_save_in_flight_has_ended(server: 
     ended = server.stackwise(*command, cwd=folder, patch=FULL_DURING_A_SAVE)
     assert ended.code == 2 and "No space left on device" in ended.err, ended.err
     assert (folder / "saves").read_text() == "in time\n"
+
+
+def test_a_checkpoint_that_is_gone_is_told_with_those_that_there_are(server: ForkServer, folder: Path) -> None:
+    assert begin(server, folder, signals={5: ["TERM"]}).code == 143
+    told = server.stackwise("branch", "run", "--at", "step-000000003", "--output", "other", cwd=folder)
+    assert told.code == 2 and "no checkpoint of step 3 (there: step-000000002, " in told.err, told.err
+
+
+def test_data_of_training_that_are_gone_are_told_at_their_own_key(server: ForkServer, folder: Path) -> None:
+    text = CONFIG.replace("{use: transformer.token, vocab: 8}", "{use: transformer.token}")
+    text = re.sub(r"use: data.memory.*?heldout: 0.2", "use: data.text-files, paths: [a.txt], heldout: 0.2", text)
+    (folder / "exp.yaml").write_text(text + "evaluate: {held: {batches: 2}}\n")
+    (folder / "a.txt").write_bytes(b"one two three four five six seven\n" * 40)
+    assert begin(server, folder).code == 0
+    (folder / "a.txt").rename(folder / "b.txt")
+    for command in (("evaluate", "run"), ("resume", "run", "--set", "run.horizon=24 steps")):
+        told = server.stackwise(*command, cwd=folder)
+        assert told.code == 2 and "data.sources.a: paths: no file matches 'a.txt'" in told.err, told.err
+    assert server.stackwise("generate", "run", "--prompt", "a", "--tokens", "2", cwd=folder).code == 0

@@ -103,6 +103,12 @@ def test_a_name_that_a_glob_would_read_otherwise_is_told_how_to_be_written() -> 
     assert text_of("[[]x].txt") == GOOD
 
 
+@pytest.mark.parametrize("path", ["~/good.txt", "$HOME/good.txt"])
+def test_a_path_that_a_shell_would_fill_in_is_told_to_be_written_out(path: str) -> None:
+    with pytest.raises(DataError, match="write the whole path"):
+        text_of(path)
+
+
 @pytest.mark.parametrize("tokenizer", ["bytes", BPE], ids=["bytes", "learnt"])
 @pytest.mark.parametrize("content", [b"one\r\ntwo\r\n" * 9, b"\xef\xbb\xbfmarked " * 9, "naïve — 😀\x00".encode() * 9, b"no end of line"])
 def test_text_is_used_as_it_is(content: bytes, tokenizer: Any) -> None:
@@ -129,6 +135,7 @@ def test_an_empty_file_among_others_is_an_empty_document() -> None:
         (ROW + b'{"text": "caf\xe9"}\n', r"a\.jsonl:2: this line is not UTF-8 at byte 13"),
         (ROW + b'{"text": null}\n', r"a\.jsonl:2: 'text' holds None where text is wanted"),
         (ROW + b"\x00\n", r"a\.jsonl:2: this line is no JSON"),
+        (ROW + b'{"text": "one", "text": "two"}\n', r"a\.jsonl:2: this line is no JSON: the field 'text' stands in it twice"),
         (b"[" + ROW + b"]", r"a\.jsonl:1: this line is no JSON"),
         (gzip.compress(ROW * 99), r"'a\.jsonl' is compressed \(gzip\)"),
         ('{"text": "x"}\n'.encode("utf-16"), r"a\.jsonl:1: this line is "),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -74,14 +75,51 @@ class ForkServer:
             "argv": arguments,
             "cwd": str(cwd),
             "signals": {str(k): list(v) for k, v in (signals or {}).items()},
-            "environment": dict(environment or {}),
+            "environment": [dict(environment or {})],
             "patch": patch,
             "kill_after_s": kill_after_s,
         }
+        return self._ask(asked)[0]
+
+    def together(
+        self,
+        *arguments: str,
+        cwd: Path,
+        ranks: int,
+        signals: Mapping[int, Sequence[str]] | None = None,
+        environment: Mapping[str, str] | None = None,
+        patch: str = "",
+    ) -> list[Ended]:
+        """`stackwise ARGUMENTS` in several forked children that know of each other as torchrun's do; how each ended, by rank.
+
+        Args:
+            arguments: the command line.
+            cwd: the working directory of all.
+            ranks: how many.
+            signals: step → signals that the first one sends to itself when that step has been logged.
+            environment: variables set in all of them.
+            patch: Python that each executes first; `os.environ["RANK"]` says which one it is.
+        """
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        shared = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), **(environment or {})}
+        asked = {
+            "argv": arguments,
+            "cwd": str(cwd),
+            "signals": {str(k): list(v) for k, v in (signals or {}).items()},
+            "environment": [{**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(ranks)],
+            "patch": patch,
+            "kill_after_s": None,
+        }
+        return self._ask(asked)
+
+    def _ask(self, asked: Mapping[str, Any]) -> list[Ended]:
         assert self._process.stdin is not None and self._process.stdout is not None
         print(json.dumps(asked), file=self._process.stdin, flush=True)
-        code = int(self._process.stdout.readline())
-        return Ended(code, (cwd / ".out").read_text("utf-8", "replace"), (cwd / ".err").read_text("utf-8", "replace"))
+        codes, folder = json.loads(self._process.stdout.readline()), Path(asked["cwd"])
+        places = [[folder / f"{name}{rank or ''}" for name in (".out", ".err")] for rank in range(len(codes))]
+        return [Ended(code, *[file.read_text("utf-8", "replace") for file in files]) for code, files in zip(codes, places, strict=True)]
 
 
 IMPORTED_ONCE = (
@@ -107,24 +145,28 @@ def serve() -> None:
         import_module(module)
     for line in sys.stdin:
         asked = json.loads(line)
-        if not (pid := os.fork()):
-            os._exit(child(asked))
+        pids = []
+        for rank in range(len(asked["environment"])):
+            if not (pid := os.fork()):
+                os._exit(child(asked, rank))
+            pids.append(pid)
         if asked["kill_after_s"] is not None:
             time.sleep(asked["kill_after_s"])
-            os.kill(pid, signal.SIGKILL)
-        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+            os.kill(pids[0], signal.SIGKILL)
+        print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]), flush=True)
 
 
-def child(asked: Mapping[str, Any]) -> int:
+def child(asked: Mapping[str, Any], rank: int) -> int:
     """Run one command line; its exit code."""
     os.chdir(asked["cwd"])
-    for number, name in ((0, os.devnull), (1, ".out"), (2, ".err")):
+    for number, name in ((0, os.devnull), (1, f".out{rank or ''}"), (2, f".err{rank or ''}")):
         flags = os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT | os.O_TRUNC
         os.dup2(os.open(name, flags), number)
-    os.environ.update(asked["environment"])
+    os.environ.update(asked["environment"][rank])
     sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115  # for good
-    exec(asked["patch"], {})
-    witness_data()
+    exec(asked["patch"], {"os": os})
+    if not rank:
+        witness_data()
     signal_at(asked["signals"])
     from stackwise.cli import main
 

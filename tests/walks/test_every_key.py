@@ -305,8 +305,9 @@ def reverse(batch: dict[str, torch.Tensor], moment: object, generator: torch.Gen
 EXECUTION = {"run.read_ahead", "run.workers", "run.compile"}
 """Keys that say how batches are made, and must not change a bit of the outcome."""
 
-ON_DISK = {"run.checkpoint", "run.stop"}
-"""Keys that show in the run directory alone, or in where a run ends; tests/core/runs has a row for each below them."""
+ON_DISK = {"run.checkpoint", "run.stop", "run.parallel"}
+"""Keys that show in the run directory alone, in where a run ends, or in several processes; tests/core/runs and tests/faults have a row
+for each below them."""
 
 CORE: dict[str, list[tuple[Any, str, Any]]] = {
     "stackwise": [(whole, "stackwise", 2)],

@@ -134,6 +134,21 @@ class RunStopped(StackwiseError):
         super().__init__(message)
 
 
+class RankLost(StackwiseError):
+    """A process of the run was ended from outside, or hangs."""
+
+    exit_code = 128 + 9
+    """As of a process that was killed."""
+
+
+class EndedTogether(StackwiseError):
+    """Another process of the run ended it, and has told why; this one ends with the same exit code and without words."""
+
+    def __init__(self, exit_code: int) -> None:
+        self.exit_code = exit_code
+        super().__init__("another process of the run ended it")
+
+
 def lacks_memory(error: BaseException) -> bool:
     """Whether memory did not suffice; torch says so of a CPU in words only, and this module does not import it."""
     out_on_cpu = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,13 @@ def learn_bpe(options: BpeTraining, texts: Sequence[Documents]) -> TokenizerFile
     texts = list({_identity(text): text for text in texts}.values())
     identity = f"{attrs.asdict(options)} {library.__version__} {digest_of(texts, 'training')}"
     name = f"bpe-{hashlib.sha256(identity.encode()).hexdigest()[:32]}"
-    path, _ = obtain(name, lambda folder: _train(library, options, texts, folder))
+    path, notes = obtain(name, lambda folder: _train(library, options, texts, folder))
+    if (learnt := int(notes["vocab"])) < options.vocab:
+        print(
+            f"data: {', '.join(text.name for text in texts)}: the vocabulary has {learnt:,} tokens where {options.vocab:,} were asked for: "
+            f"the text has no more pairs that stand in it {options.min_frequency} times; the ids above are never read",
+            file=sys.stderr,
+        )
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": SEPARATOR, "split_special_tokens": True}
     files = {JSON: (path / JSON).read_bytes(), SETTINGS: (json.dumps(settings, indent=1) + "\n").encode()}
     return TokenizerFile("the vocabulary that was learnt", files)

@@ -92,6 +92,8 @@ def _no_match(pattern: str, matches: Sequence[str]) -> DataError:
         return DataError(f"paths: no file matches {pattern!r}: {folders[0]!r} is a folder: write {inside!r} to read the files in it")
     if Path(pattern).is_file():
         return DataError(f"paths: no file matches {pattern!r} as a glob, and one has that very name: write {glob.escape(pattern)!r}")
+    if pattern.startswith("~") or "$" in pattern:
+        return DataError(f"paths: no file matches {pattern!r}: neither ~ nor a variable is filled in: write the whole path")
     return DataError(f"paths: no file matches {pattern!r} in the working directory {str(Path.cwd())!r}: mend the glob or change there")
 
 

@@ -86,4 +86,5 @@ class MemoryOptions:
         """What is read of each array; the share at its end is held out."""
         part, share = part_for(split, whole, self.heldout), self.heldout or 0.0
         for name, array in self.arrays.items():
-            yield from readings([f"the array '{name}'"], part, share, "from the end", key=id(array))
+            key = repr(array) if isinstance(array, list | tuple) else id(array)  # as two values of these options are compared
+            yield from readings([f"the array '{name}'"], part, share, "from the end", key=key)

@@ -6,8 +6,10 @@ import hashlib
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from stackwise import BuildContext, DataError
+from stackwise import BatchSpec, BuildContext, DataError
+from stackwise_providers_data.array_shapes import with_bounds
 from stackwise_providers_data.chat import Conversations, open_conversations
 from stackwise_providers_data.corpus import Corpus
 from stackwise_providers_data.examples import Assemble, Examples, Fields, TextColumns
@@ -39,12 +41,13 @@ def build_records(options: RecordOptions, context: BuildContext) -> TextRows | E
     if isinstance(documents, Conversations):
         return cut_rows(open_conversations(documents, part), options, options.to_spec(), context, pad=pad)
     corpus = open_texts(documents, part)
-    columns = TextColumns(corpus, options.columns, pad)
+    columns, spec = TextColumns(corpus, options.columns, pad), options.to_spec()
     digest = corpus.fingerprint["sha256"]
     if mode == "labelled":
         labels = documents.labels(part)
         digest = hashlib.sha256(digest.encode() + labels.tobytes()).hexdigest()
         assemble: Assemble = columns.labelled(labels)
+        spec = _with_labels(spec, options, labels)
     elif mode == "preference":
         assemble = columns.preference
     else:
@@ -54,7 +57,12 @@ def build_records(options: RecordOptions, context: BuildContext) -> TextRows | E
     fingerprint = {**corpus.fingerprint, "sha256": digest}
     is_cut = mode in ("reply", "preference") and options.layout != "separate"
     responses = columns.responses if is_cut else None
-    return Examples(assemble, options.to_spec(), walk=walk, fingerprint=fingerprint, name=documents.name, responses=responses)
+    return Examples(assemble, spec, walk=walk, fingerprint=fingerprint, name=documents.name, responses=responses)
+
+
+def _with_labels(spec: BatchSpec, options: RecordOptions, labels: npt.NDArray[np.int64]) -> BatchSpec:
+    """The spec with the labels that there are, so that one too large for the model is refused before the run."""
+    return spec if options.classes is not None else with_bounds(spec, {"label": (int(labels.min()), int(labels.max()))})
 
 
 def _whole_examples(corpus: Corpus, columns: int) -> Spans:
@@ -81,4 +89,5 @@ def _features(documents: RecordDocuments, options: RecordOptions, context: Build
     if part == "training":
         walk.apply_values({"exposed": options.exposed})
     fingerprint: dict[str, Any] = {documents.records.noun: len(labels), "sha256": digest}
-    return Examples(assemble, options.to_spec(), walk=walk, fingerprint=fingerprint, name=documents.name)
+    spec = _with_labels(options.to_spec(), options, labels)
+    return Examples(assemble, spec, walk=walk, fingerprint=fingerprint, name=documents.name)

@@ -37,6 +37,16 @@ _MODES: dict[frozenset[str], Mode] = {
 }
 
 
+def check_classes(classes: tuple[str, ...] | None) -> None:
+    """Check that classes are told apart.
+
+    Raises:
+        UserError: one is named twice, or none is.
+    """
+    if classes is not None and (not classes or len(set(classes)) < len(classes)):
+        raise UserError(f"classes: {list(classes)}: name at least one, and each once")
+
+
 @frozen(kw_only=True)
 class RecordOptions(TextOptions, ABC):
     """Which fields of a record are read, and what becomes of them."""
@@ -73,6 +83,7 @@ class RecordOptions(TextOptions, ABC):
         """
         mode = self.mode
         check_tokenizer(self.tokenizer)
+        check_classes(self.classes)
         if mode in ("text", "chat"):
             super().check()
             self._refuse(("classes", "layout"), "text alone" if mode == "text" else "conversations")

@@ -83,9 +83,17 @@ class JsonLines:
                 raise unreadable(path, fault) from fault
 
 
+def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    record = dict(pairs)
+    if len(record) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the field '{next(name for name in record if names.count(name) > 1)}' stands in it twice")
+    return record
+
+
 def _record_of(place: str, line: bytes) -> Mapping[str, Any]:
     try:
-        record = json.loads(line)
+        record = json.loads(line, object_pairs_hook=_unambiguous)
     except UnicodeDecodeError as fault:
         raise DataError(f"{place}: this line is not UTF-8 at byte {fault.start}: save the file as UTF-8") from fault
     except (ValueError, RecursionError) as fault:
@@ -260,7 +268,7 @@ class RecordDocuments:
         assert self.options.label is not None
         value, classes = _field(place, record, self.options.label), self.options.classes
         if classes is None:
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
                 raise DataError(f"{place}: the label {value!r} is no id: give whole numbers from 0, or name the classes")
             return value
         if value not in classes:

@@ -11,7 +11,7 @@ from attrs import frozen
 
 from stackwise import BatchSpec, EpochSize, TensorSpec, TextCodec, Tokenizer, UserError, option
 from stackwise_providers_data.files import check_globs, globbed_names
-from stackwise_providers_data.record_options import TOOLS, Mode, RecordOptions
+from stackwise_providers_data.record_options import TOOLS, Mode, RecordOptions, check_classes
 from stackwise_providers_data.splits import part_of_split
 from stackwise_providers_data.tokenizer_options import BYTES, TokenizerOptions
 
@@ -70,6 +70,7 @@ class TableOptions(RecordOptions, ABC):
             raise UserError("target: a table has either target: [column] of numbers to predict, or label: column of classes: name one")
         if self.classes is not None and self.label is None:
             raise UserError("classes: they belong to a label, and there is none: leave them out")
+        check_classes(self.classes)
         self._check_columns()
 
     def _check_columns(self) -> None:

@@ -18,3 +18,8 @@ class HuggingFaceOptions:
         doc="whether transformers itself computes the model (rack transformer.hf), also where its family is known here; families that are "
         "not known always are",
     )
+
+
+@frozen(kw_only=True)
+class StackWiseOptions:
+    """State dicts and configs of stack-wise (2025)."""

@@ -265,14 +265,20 @@ def stackwise_weight_adapters() -> list[Component]:
 
 @hookimpl
 def stackwise_formats() -> list[Component]:
-    """Folders of transformers."""
+    """Folders of other tools."""
     return [
         Component(
             name="hf",
             options=f"{_PACKAGE}.format_options:HuggingFaceOptions",
             factory=f"{_PACKAGE}.hugging_face.format:build_hugging_face",
             summary="folders that transformers reads and writes: GPT-2, NeoX, Llama, Mistral, Qwen, Gemma, SmolLM, OLMo, BERT, ModernBERT",
-        )
+        ),
+        Component(
+            name="stack-wise",
+            options=f"{_PACKAGE}.format_options:StackWiseOptions",
+            factory=f"{_PACKAGE}.predecessor.format:build_stack_wise",
+            summary="state dicts of stack-wise (2025); `stackwise migrate` translates its configs",
+        ),
     ]
 
 

@@ -365,3 +365,8 @@ def test_a_missing_file_is_a_user_error(tmp_path: Path) -> None:
     for path in (tmp_path / "none.yaml", tmp_path, "a\0b"):
         with pytest.raises(ConfigError):
             load(path)
+
+
+def test_an_evaluation_of_no_source_is_refused() -> None:
+    got = told(experiment(minimal(evaluate={"held": {"sources": {}}})))
+    assert "names no source" in got["evaluate.held.sources"]

@@ -15,6 +15,7 @@ from stackwise.curriculum.parts import Part
 from stackwise.curriculum.schedule import CompiledPhase
 from stackwise.curriculum.states import TrainingState
 from stackwise.errors import ConfigError, ProviderError, UserError, asks_too_much, bytes_asked
+from stackwise.machine.recompute import recompute_blocks
 from stackwise.plan import Plan
 from stackwise.planes.model.module import Model
 
@@ -46,6 +47,8 @@ class FlopCounts:
             return None
         if (computes := _computation(self.plan, phase, state)) != self._computes:
             self._computes, self._flops = computes, {}
+            if self.plan.experiment.run.parallel.recompute == "blocks":
+                recompute_blocks(model)
         total = 0
         for shape, steps in _steps_of(phase, state).items():
             if shape not in self._flops:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import partial
 
+from stackwise.assembly.notes import log_notes
 from stackwise.assembly.start import read_start
 from stackwise.assembly.vocabularies import check_vocabularies
-from stackwise.assembly.workshop import Workshop, log_notes, read_first_rows
+from stackwise.assembly.workshop import Workshop, read_first_rows
 from stackwise.config import Experiment
 from stackwise.errors import ConfigError, DataError, Problem, UserError
 from stackwise.host.registry import blaming

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from stackwise.assembly.given import checked, checked_module
+from stackwise.assembly.notes import log_notes
 from stackwise.assembly.outside import as_faults_of
-from stackwise.assembly.references import load_reference, references
+from stackwise.assembly.references import load_reference
 from stackwise.assembly.start import read_start
 from stackwise.assembly.vocabularies import check_vocabularies
 from stackwise.config import Experiment
@@ -41,17 +41,24 @@ from stackwise.planes.model.state import Tensors
 from stackwise.planes.model.whole import check_unwrapped
 from stackwise.planes.objective import Objective
 from stackwise.planes.optimizer.plane import OptimizerPlane
-from stackwise.storage.pretrained import states_left_out
+from stackwise.processes.ranks import Ranks
 from stackwise.timeline.streams import step_seed, stream_key
 
 
-def assemble(source: Plan | Experiment, registry: Registry | None = None, *, observers: Observers | None = None) -> TrainingMachine:
+def assemble(
+    source: Plan | Experiment,
+    registry: Registry | None = None,
+    *,
+    observers: Observers | None = None,
+    ranks: Ranks | None = None,
+) -> TrainingMachine:
     """Build the machine of a plan, or of an experiment, which is planned first.
 
     Args:
         source: a plan, or an experiment.
         registry: the components an experiment may name; discovered when left out.
-        observers: those of the machine that this one replaces; when left out, the declared ones are built.
+        observers: those of the machine that this one replaces; when left out, the declared ones are built, in the first process.
+        ranks: the processes that train the model together.
 
     Raises:
         ConfigError: mistakes in the experiment.
@@ -59,19 +66,21 @@ def assemble(source: Plan | Experiment, registry: Registry | None = None, *, obs
     """
     plan = source if isinstance(source, Plan) else make_plan(source, registry if registry is not None else discover())
     with blaming(plan.providers):
-        return _assemble(plan.with_tokenizers(), observers)
+        return _assemble(plan.with_tokenizers(), observers, ranks)
 
 
-def _assemble(plan: Plan, observers: Observers | None) -> TrainingMachine:
+def _assemble(plan: Plan, observers: Observers | None, ranks: Ranks | None) -> TrainingMachine:
     run = plan.experiment.run
     if run.threads is not None:
         torch.set_num_threads(run.threads)
-    placement, shop = Placement(run.device, run.precision, compiles=run.compile), Workshop(plan)
+    recomputes = run.parallel.recompute == "blocks"
+    placement, shop = Placement(run.device, run.precision, compiles=run.compile, recomputes=recomputes), Workshop(plan)
     data = shop.data("train", placement)
     read_first_rows(plan, data)
     evaluations = [shop.evaluation(declared, placement) for declared in plan.evaluations]
     check_vocabularies(plan, data, evaluations)
     _check_boundaries(plan)
+    heard = () if ranks is not None and not ranks.is_first else plan.observers
     return TrainingMachine(
         model=ModelPlane(shop.module, device=placement.device, start=_start(plan)),
         data=data,
@@ -79,13 +88,15 @@ def _assemble(plan: Plan, observers: Observers | None) -> TrainingMachine:
         optimizer=OptimizerPlane(shop.optimizer, shop.reaction),
         schedule=plan.schedule,
         evaluations=evaluations,
-        observers=observers if observers is not None else [shop.observer(part) for part in plan.observers],
+        observers=observers if observers is not None else [shop.observer(part) for part in heard],
         settings=Settings(
             seed=run.seed,
             placement=placement,
             halt_after=1 if run.non_finite == "halt" else run.halt_after,
             probe=run.probe,
+            ranks=ranks,
             stop=StopRule.of(run.stop.watched, run.stop.patience, run.stop.least),
+            stalls=StopRule.by_phase((phase.name, phase.stalls) for phase in plan.experiment.phases),
             bridges=[*(str(bridge) for bridge in plan.bridges), *log_notes(plan, data)],
             providers=[f"{provider.distribution} {provider.version} sha256:{provider.file_digest}" for provider in plan.providers],
         ),
@@ -178,7 +189,8 @@ class Workshop:
             raise
         except UserError as error:
             phase = self._declared.get(id(part))
-            path = f"evaluate.{split}.sources.{name}" if phase is None else f"data.sources.{name}"
+            of_training = phase is not None or split == "train"
+            path = f"data.sources.{name}" if of_training else f"evaluate.{split}.sources.{name}"
             problem = (phase or self._plan.experiment).problem(path, str(error))
             raise type(error)(str(problem)) from error
 
@@ -242,32 +254,6 @@ def _start(plan: Plan) -> Callable[[], tuple[Tensors, Sequence[str]]] | None:
     """A function that reads the weights to start from; None if the config names none."""
     declared = plan.experiment.phases[0].model.start
     return None if declared is None else lambda: (read_start(plan), declared.drop)
-
-
-def log_notes(plan: Plan, data: DataPlane) -> list[str]:
-    """Notes for the log on what the config accepts.
-
-    Raises:
-        ConfigError: the config accepts or names something that no source has.
-    """
-    inexact = {name: loader.inexact for name, loader in data.brought().items() if loader.inexact is not None}
-    phase = plan.experiment.phases[-1]
-    problems = []
-    if phase.data.accept_inexact_resume and not inexact:
-        problems.append(phase.problem("data.accept_inexact_resume", "every source has a state or a length: there is nothing to accept"))
-    if phase.data.fields and not data.brought():
-        problems.append(phase.problem("data.fields", "no source delivers ready-made batches, whose entries could be named"))
-    if problems:
-        raise ConfigError(problems)
-    reading = [evaluation.name for evaluation in plan.evaluations if evaluation.training_rows]
-    start = plan.experiment.phases[0].model.start
-    missing = () if start is None else states_left_out(Path(start.from_))
-    return [
-        *(f"model.start:{name}: it changed in training, and files of weights cannot hold it: it begins as it is built" for name in missing),
-        *(f"source:{name}: a resume may not be exact, which data.accept_inexact_resume accepts: {why}" for name, why in inexact.items()),
-        *(f"reference:{phase}: it compares with {path}, sha256:{digest}" for phase, path, digest in references(plan)),
-        *(f"evaluation:{name}: reads rows that training reads, which training_rows accepts" for name in reading),
-    ]
 
 
 def read_first_rows(plan: Plan, data: DataPlane) -> None:

@@ -90,7 +90,16 @@ class LossTask:
         return total, weight, {name: self._totals(function, output, batch) for name, function in self._metrics.items()}
 
     def _totals(self, function: Function, output: Any, batch: Batch) -> Totals:
-        value = function(output, *(batch[name] for name in self.targets))
+        try:
+            value = function(output, *(batch[name] for name in self.targets))
+        except (AttributeError, TypeError) as error:
+            if not isinstance(output, Mapping):
+                raise
+            name, first = getattr(function, "__name__", type(function).__name__), next(iter(output), "…")
+            raise UserError(
+                f"the module returns a map of {', '.join(output)}, and {name} fails on it ({type(error).__name__}: {error}): take out what "
+                f"it compares, Loss(lambda output, target: {name}(output['{first}'], target), …), or let forward return one tensor"
+            ) from error
         if isinstance(value, tuple) and len(value) == 2 and all(_is_one_number(each) for each in value):
             return value
         if hasattr(value, "numel") and value.numel() != 1:

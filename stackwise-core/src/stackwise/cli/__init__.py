@@ -15,14 +15,16 @@ import click
 
 from stackwise import __version__
 from stackwise.cli.escaping import escaped_streams
-from stackwise.errors import DiskError, ProviderError, RunStopped, StackwiseError, bytes_asked, did_you_mean, lacks_memory
+from stackwise.errors import DiskError, EndedTogether, ProviderError, RunStopped, StackwiseError, bytes_asked, did_you_mean, lacks_memory
 from stackwise.host.admission import lists_of, observing
 from stackwise.host.isolation import stray_threads
+from stackwise.processes.place import Place
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "list-providers": ("stackwise.cli.list_providers:list_providers", "List installed providers and what is wrong with them."),
     "show": ("stackwise.cli.show:show", "Explain one component: options, spec, example."),
     "init": ("stackwise.cli.init:init", "Write a config to begin with."),
+    "migrate": ("stackwise.cli.migrate:migrate", "Translate a config of another tool."),
     "validate": ("stackwise.cli.validate:validate", "Check a config and report every mistake at once."),
     "plan": ("stackwise.cli.plan:plan", "Show the timeline and its transitions before anything runs."),
     "run": ("stackwise.cli.run:run", "Train what a config declares."),
@@ -93,6 +95,8 @@ class _LazyGroup(click.Group):
             code = BROKEN_PIPE
         except (KeyboardInterrupt, click.Abort) as error:
             code = _report(ctx, error, "stopped", 128 + signal.SIGINT)
+        except EndedTogether as error:
+            code = error.exit_code
         except StackwiseError as error:
             code = _report(ctx, error, f"{_culprit(error)}: {error}", error.exit_code)
         except Exception as error:
@@ -128,7 +132,7 @@ def _report(ctx: click.Context, error: BaseException, sentence: str, code: int) 
         with suppress(OSError):
             click.echo("".join(traceback.format_exception(error)), err=True, nl=False)
     with suppress(OSError):  # nobody is left to read it
-        click.echo(sentence, err=True)
+        click.echo(f"{place}: {sentence}" if (place := Place.here()).rank else sentence, err=True)
     return code
 
 
@@ -161,6 +165,7 @@ def main(ctx: click.Context, debug: bool, allow: tuple[str, ...], block: tuple[s
       3    an installed provider is at fault
       4    training halted: losses or gradients were not finite
       5    stopped by its own limit of time, run.stop.after
+      137  one of several processes was killed from outside, or hangs
       130  stopped by Ctrl-C, 143 by SIGTERM, 129 as the terminal closed
            (128 + number of the signal)
     """

@@ -7,13 +7,16 @@ from pathlib import Path
 import click
 
 from stackwise.cli.process import prepare_process
+from stackwise.cli.ranks import process_options, start_processes
 from stackwise.cli.run import show
+from stackwise.processes.place import Place
 
 
 @click.command(
     epilog="""\b
 Examples:
   stackwise resume runs/grow-bytes-001
+  stackwise resume runs/grow-bytes-001 --ranks 2
   stackwise resume runs/grow-bytes-001 --set run.horizon="2400 steps"
 
 Exit codes: as for `stackwise run`; 0 also when the run has already finished.
@@ -22,19 +25,24 @@ Exit codes: as for `stackwise run`; 0 also when the run has already finished.
 @click.argument("directory", metavar="RUN", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a key from here on; repeatable.")
 @click.option("-q", "--quiet", is_flag=True, help="Show only what goes otherwise than planned, and print the run directory alone.")
-def resume(directory: Path, overrides: tuple[str, ...], quiet: bool) -> None:
+@process_options
+@click.pass_context
+def resume(context: click.Context, directory: Path, overrides: tuple[str, ...], quiet: bool, ranks: int | None, max_restarts: int) -> None:
     """Go on with the run in the directory RUN from its newest valid checkpoint.
 
-    The run goes on bit for bit as if it had not been interrupted. A damaged checkpoint is passed over, the reason printed, and the
+    The run goes on bit for bit as if it had not been interrupted; in another number of processes it takes the same steps, and only sums are
+    added in another order. A damaged checkpoint is passed over, the reason printed, and the
     checkpoint kept under a name that ends in '.set-aside'. The logs are cut back, so that every step is in them once.
 
     --set may change only what is still to come: a change of steps already trained is refused, and phases that have ended keep their
     last step even if the horizon moves.
     """
+    start_processes(context, ranks, max_restarts)
     from stackwise.storage.lock import refuse_held
 
     prepare_process()
-    refuse_held(directory)
+    if Place.here().is_first:
+        refuse_held(directory)
     from stackwise.runs.run import resume as resume_run
 
     show(resume_run(directory, overrides, quiet=quiet), quiet=quiet)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from stackwise.cli.process import prepare_process
+from stackwise.cli.ranks import process_options, start_processes
+from stackwise.processes.place import Place
 
 if TYPE_CHECKING:
     from stackwise.runs.run import Result
@@ -20,10 +22,12 @@ Examples:
   stackwise run exp.yaml --set run.horizon="200 steps" --set optimizer.lr=1e-3
   stackwise run exp.yaml --output runs/first
   stackwise run exp.yaml --output runs/first --resume auto
+  stackwise run exp.yaml --ranks 2 --max-restarts 3
 
 Exit codes: 0 done, 2 mistakes in config or data, 3 a provider's defect,
 4 halted because steps were not finite, 5 stopped by run.stop.after, 130 by
-Ctrl-C and 143 by SIGTERM, with the state saved.
+Ctrl-C and 143 by SIGTERM, with the state saved, 137 as one of several
+processes was killed or hangs.
 """
 )
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
@@ -37,18 +41,32 @@ Ctrl-C and 143 by SIGTERM, with the state saved.
     help="Continue the run at --output, or the newest of this name: never, if there is one, or always.",
 )
 @click.option("-q", "--quiet", is_flag=True, help="Show only what goes otherwise than planned, and print the run directory alone.")
-def run(file: Path, overrides: tuple[str, ...], output: Path | None, resume: Literal["never", "auto", "must"], quiet: bool) -> None:
+@process_options
+@click.pass_context
+def run(
+    context: click.Context,
+    file: Path,
+    overrides: tuple[str, ...],
+    output: Path | None,
+    resume: Literal["never", "auto", "must"],
+    quiet: bool,
+    ranks: int | None,
+    max_restarts: int,
+) -> None:
     """Train what the config FILE declares, phase by phase.
 
     The config is checked whole before anything is read or built. The run directory then holds the resolved config, the plan,
     events.jsonl, metrics.jsonl, status.json, checkpoints and the final weights (safetensors with a JSON description).
 
+    With --ranks N, or under torchrun, N processes share out the micro-batches of each step. What ends one of them ends all.
+
     SIGTERM and Ctrl-C finish the step, save the state and stop; a second one stops at once. SIGUSR1 saves the state and goes on.
     """
+    start_processes(context, ranks, max_restarts)
     from stackwise.storage.lock import refuse_held
 
     prepare_process()
-    if resume != "never" and output is not None:
+    if Place.here().is_first and resume != "never" and output is not None:
         refuse_held(output)
     from stackwise.runs.run import run as run_experiment
 
@@ -56,9 +74,11 @@ def run(file: Path, overrides: tuple[str, ...], output: Path | None, resume: Lit
 
 
 def show(result: Result, *, quiet: bool) -> None:
-    """Print the outcome of a run; quiet, its directory alone."""
+    """Print the outcome of a run, in its first process; quiet, its directory alone."""
     from stackwise.reports.terminal import columns_of, wrap
 
+    if result.rank:
+        return
     if quiet:
         click.echo(result.directory)
         return

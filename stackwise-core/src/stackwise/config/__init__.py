@@ -2,12 +2,12 @@
 
 from stackwise.config.component_options import parse_option, parse_schedule, structure_options
 from stackwise.config.documents import read_file
-from stackwise.config.experiment import EnterConfig, EvaluateConfig, Experiment, PhaseConfig
-from stackwise.config.loading import experiment, load
+from stackwise.config.experiment import EnterConfig, EvaluateConfig, Experiment, PhaseConfig, UntilConfig
+from stackwise.config.loading import experiment, load, overridden
 from stackwise.config.objects import Phase, sample
 from stackwise.config.planes import DataConfig, GroupConfig, ModelConfig, OptimizerConfig, Ref
 from stackwise.config.recalled import recalled
-from stackwise.config.run import CheckpointConfig, RunConfig, StopConfig
+from stackwise.config.run import CheckpointConfig, ParallelConfig, RunConfig, StopConfig
 
 __all__ = [
     "CheckpointConfig",
@@ -18,13 +18,16 @@ __all__ = [
     "GroupConfig",
     "ModelConfig",
     "OptimizerConfig",
+    "ParallelConfig",
     "Phase",
     "PhaseConfig",
     "Ref",
     "RunConfig",
     "StopConfig",
+    "UntilConfig",
     "experiment",
     "load",
+    "overridden",
     "parse_option",
     "parse_schedule",
     "read_file",

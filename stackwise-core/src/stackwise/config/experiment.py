@@ -10,7 +10,7 @@ from attrs import Factory, frozen
 from stackwise.config.keys import key
 from stackwise.config.nodes import Node, split
 from stackwise.config.planes import DataConfig, ModelConfig, OptimizerConfig, Ref, TaskConfig
-from stackwise.config.rules import MOST_ROWS, SELECTORS, broken_cadence, broken_instants
+from stackwise.config.rules import MOST_ROWS, SELECTORS, broken_best, broken_cadence, broken_instants, metric_and_direction
 from stackwise.config.run import RunConfig
 from stackwise.errors import ConfigError, Position, Problem
 from stackwise.timeline.duration import Duration
@@ -43,6 +43,27 @@ class EnterConfig:
         doc="what becomes of weight adapters that leave: their matrices take them in, or what they learnt is lost",
         example="drop",
     )
+
+
+@frozen(kw_only=True)
+class UntilConfig:
+    """A phase that ends when a metric no longer gets better, and at some instant at the latest."""
+
+    stalls: str = key(
+        rule=broken_best,
+        form="metric",
+        doc="`<evaluation>.<metric>`, and ` (max)` behind it where more is better: the phase ends at the evaluation where it has stalled",
+        example="heldout.loss",
+    )
+    at_most: Duration = key(doc="where the phase ends at the latest, from the start of the run; plans reckon with it", example="60%")
+    patience: int = key(5, doc="evaluations in a row without a better figure", minimum=1, maximum=1_000_000, example="3")
+    least: float = key(0.0, doc="a figure is better only by more than this", minimum=0, example="0.001")
+    ended: Duration | None = key(None, doc="where it has ended: written by the run; `null` has it decide anew", example="350 steps")
+
+    @property
+    def watched(self) -> tuple[str, Literal["min", "max"]]:
+        """The metric that is watched, and which way is better."""
+        return metric_and_direction(self.stalls)
 
 
 @frozen(kw_only=True)
@@ -92,11 +113,14 @@ class PhaseConfig:
     name: str
     index: int
     until: Duration
+    """Where it ends; of one that may end before, at the latest."""
     task: TaskConfig
     data: DataConfig
     model: ModelConfig
     optimizer: OptimizerConfig
     enter: EnterConfig = Factory(EnterConfig)
+    stalls: UntilConfig | None = None
+    """How it may end before; None once that is decided."""
     tree: Node
     """The effective config of the phase: task, data, model, optimizer, and its own `until` and `enter`."""
     names: tuple[str, ...]

@@ -10,7 +10,7 @@ import attrs
 
 from stackwise.config.nodes import describe
 from stackwise.config.planes import DataConfig, ModelConfig, OptimizerConfig
-from stackwise.config.run import CheckpointConfig, RunConfig, StopConfig
+from stackwise.config.run import CheckpointConfig, ParallelConfig, RunConfig, StopConfig
 from stackwise.contracts.options import config_key
 from stackwise.errors import did_you_mean, near_names
 
@@ -71,6 +71,7 @@ def _homes() -> dict[str, str]:
     homes = {
         "run.checkpoint": CheckpointConfig,
         "run.stop": StopConfig,
+        "run.parallel": ParallelConfig,
         "model": ModelConfig,
         "optimizer": OptimizerConfig,
         "data": DataConfig,

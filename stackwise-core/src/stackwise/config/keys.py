@@ -88,9 +88,9 @@ SECTIONS: Mapping[str, Key] = {
 
 IN_PHASE: Mapping[str, Key] = {
     "until": Key(
-        form="duration",
+        form="duration or map",
         absent="required; the last may leave it out",
-        doc="where the phase ends, counted from the start of the run",
+        doc="where the phase ends, counted from the start of the run; or when a metric stalls, by the keys below",
         example="50%",
     ),
     "enter": Key(

@@ -44,3 +44,12 @@ def experiment(mapping: Mapping[str, Any] | None = None, /, **sections: Any) -> 
     """
     tree = merge(read_object(mapping or {}), read_object(sections))
     return read_experiment(extend(tree, Path()), "run")
+
+
+def overridden(experiment: Experiment, overrides: Sequence[str]) -> Experiment:
+    """An experiment with settings on top of it; the objects that it was given stay.
+
+    Raises:
+        ConfigError: a setting cannot be read.
+    """
+    return read_experiment(override(experiment.tree, overrides), experiment.run.name)

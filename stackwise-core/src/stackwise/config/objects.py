@@ -24,7 +24,7 @@ class Phase:
 
     Args:
         name: letters, digits, `_` and `-`.
-        until: where it ends, counted from the start of the run; the last phase may leave it out.
+        until: where it ends, counted from the start of the run, or the map of `until.stalls`; the last phase may leave it out.
         deltas: what it changes: `task`, `data`, `model`, `optimizer`, and how it is entered, `enter`.
     """
 

@@ -68,7 +68,7 @@ def _value(saved: Any, now: Node | None, path: KeyPath, problems: list[Problem])
         children = [now.child(str(i)) if now is not None else None for i in range(len(saved))]
         return [_value(entry, child, (*path, str(i)), problems) for i, (entry, child) in enumerate(zip(saved, children, strict=True))]
     if now is not None and now.kind == "object" and describe(now.value) == saved:
-        return Built(now.value.make, now.value.spec) if isinstance(now.value, Built) else now.value
+        return now.value
     if isinstance(saved, str) and (saved.startswith(_GIVEN) or (now is not None and now.kind == "object")):
         if now is not None and now.value == saved:
             message = f"{saved} was given in code: go on in the program that has it, by stackwise.run(experiment, output=…, resume='must')"

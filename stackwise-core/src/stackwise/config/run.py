@@ -89,6 +89,49 @@ class StopConfig:
 
 
 @frozen(kw_only=True)
+class ParallelConfig:
+    """How the processes of a run divide the work; nothing here changes what is trained."""
+
+    replicate: int | None = key(
+        None,
+        absent="all processes",
+        doc="processes that each hold the whole model and share out the micro-batches of a step; held against those that were started",
+        minimum=1,
+        maximum=65_536,
+        example="2",
+    )
+    shard: int = key(
+        1,
+        doc="processes that hold a part of the model each; this version shards nothing, so it is 1",
+        minimum=1,
+        maximum=65_536,
+        example="1",
+    )
+    recompute: Literal["nothing", "blocks"] = key(
+        "nothing",
+        doc="what the backward pass computes again; `blocks` keep only what enters them, for one more forward pass of each",
+        example="blocks",
+    )
+    offload: bool = key(
+        False,
+        doc="whether parameters and moments lie in the memory of the processor; this version does not, so it is false",
+        example="false",
+    )
+    patience: str = key(
+        "60s",
+        rule=broken_span,
+        form="span of time",
+        doc="how long a process waits for another one that does not come, before the run ends and names it",
+        example="5m",
+    )
+
+    @property
+    def patience_s(self) -> int:
+        """Seconds that another process is waited for."""
+        return seconds_of(self.patience)
+
+
+@frozen(kw_only=True)
 class ProvidersConfig:
     """Which installed providers may be imported for this run."""
 
@@ -151,6 +194,12 @@ class RunConfig:
         absent="at the horizon alone",
         doc="when the run ends before its horizon",
         example="{metric: heldout.loss, patience: 3, after: 11h50m}",
+    )
+    parallel: ParallelConfig = key(
+        factory=ParallelConfig,
+        absent="see below",
+        doc="how several processes divide the work (`stackwise run --ranks N`, or torchrun)",
+        example="{replicate: 2}",
     )
     non_finite: Literal["skip", "halt", "rewind"] = key(
         "skip", doc="what steps whose loss or gradient is not finite lead to, beside changing nothing", example="rewind"

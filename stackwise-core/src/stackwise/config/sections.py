@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import attrs
 
-from stackwise.config.experiment import EnterConfig, EvaluateConfig
+from stackwise.config.experiment import EnterConfig, EvaluateConfig, UntilConfig
 from stackwise.config.faults import Fault, faults_of
 from stackwise.config.hints import unknown_key
 from stackwise.config.merging import REPLACE
@@ -355,6 +355,8 @@ def read_evaluations(node: Node | None) -> Read[tuple[EvaluateConfig, ...]]:
         if "sources" in section.children:
             nodes = section.take_map("sources", "write sources: {<name>: {use: <provider>.<component>}}")
             ready["sources"] = {source: section.ref(entry, ("sources", source)) for source, entry in nodes.items()}
+            if not nodes and not section.faults:
+                section.fault(("sources",), "names no source: name one, or leave it out to read those of training")
         if (own := section.take("name")) is not None:
             section.fault(("name",), f"unknown key: the evaluation is named '{name}' by its own key (not {describe(own.plain())})")
         evaluations.append(section.build(EvaluateConfig, ready))
@@ -369,13 +371,19 @@ def read_observers(node: Node | None) -> Read[tuple[Ref, ...]]:
     return observers, tuple(section.faults)
 
 
-def read_until(node: Node | None, path: KeyPath, *, last: bool) -> Read[Duration]:
-    """`until:` of a phase; the last one may leave it out."""
+def read_until(node: Node | None, path: KeyPath, *, last: bool) -> Read[tuple[Duration, UntilConfig | None]]:
+    """`until:` of a phase, where it ends at the latest, and how it may end before; the last one may leave it out."""
     whole = Duration.parse("100%")
+    if node is not None and node.kind == "map":
+        section = Section(node, path, "write until: {stalls: <evaluation>.<metric>, at_most: 60%}")
+        rule = section.build(UntilConfig, {}, {"stalls": "heldout.loss", "at_most": whole})
+        if last and not section.faults:
+            section.fault((), "is the end of the run: say by `run.stop` when it ends before its horizon")
+        return (rule.ended or rule.at_most, None if rule.ended is not None else rule), tuple(section.faults)
     if node is None or node.is_null:
         message = "is missing: say where the phase ends, `until: 50%`; only the last may leave it out"
-        return whole, () if last else (Fault(path, message, missing=True),)
+        return (whole, None), () if last else (Fault(path, message, missing=True),)
     try:
-        return convert(node.plain(), Duration), ()
+        return (convert(node.plain(), Duration), None), ()
     except MISTAKES as error:
-        return whole, tuple(faults_of(error, path))
+        return (whole, None), tuple(faults_of(error, path))

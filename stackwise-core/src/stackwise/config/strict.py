@@ -240,7 +240,7 @@ def _attrs_class(wanted: Any, _: Converter) -> Callable[[Any, Any], Any]:
             return value
         if not isinstance(value, Mapping):
             keys = ", ".join(config_key(a) for a in attrs.fields(wanted) if a.init)
-            raise ValueError(f"{describe(value)} is not a map with the keys {keys}")
+            raise NotAMap(f"{describe(value)} is not a map with the keys {keys}")
         return make(value, wanted)
 
     return structure

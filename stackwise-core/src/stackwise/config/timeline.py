@@ -55,6 +55,7 @@ def read_experiment(root: Node, default_name: str) -> Experiment:
     observers, faults = read_observers(root.child("observers"))
     problems.add(root, faults)
     phases = _read_phases(root, problems)
+    problems.add(root, tuple(_unknown_stalls(phases, [each.name for each in evaluate])))
     return Experiment(
         run=run,
         phases=phases,
@@ -78,6 +79,14 @@ def _unknown_evaluations(run: RunConfig, names: Sequence[str]) -> Iterator[Fault
     for key in ("patience", "least"):
         if watched is None and getattr(run.stop, key) is not None:
             yield Fault(("run", "stop", key), "is of a metric, and none is named: write `metric: <evaluation>.<metric>` beside it")
+
+
+def _unknown_stalls(phases: Sequence[PhaseConfig], names: Sequence[str]) -> Iterator[Fault]:
+    """Metrics of evaluations that there are not."""
+    for phase in phases:
+        if phase.stalls is not None and (name := phase.stalls.stalls.partition(".")[0]) not in names:
+            message = f"there is no evaluation '{name}' to end the phase by{did_you_mean(name, names)}"
+            yield Fault(("phases", phase.name, "until", "stalls"), message)
 
 
 class _Problems:
@@ -141,16 +150,16 @@ def _read_phases(root: Node, problems: _Problems) -> tuple[PhaseConfig, ...]:
         effective = apply_replace(merge(effective, Node("map", changes, delta.position).in_layer(index)))
         own = {key: delta.entries[key].in_layer(index) for key in ("until", "enter") if key in delta.entries}
         tree = Node("map", {**effective.value, **own}, effective.position, effective.layer)
-        until, faults = read_until(own.get("until"), ("phases", name, "until"), last=index == len(names) - 1)
+        end, faults = read_until(own.get("until"), ("phases", name, "until"), last=index == len(names) - 1)
         problems.add(root, faults)
         enter, faults = read_enter(own.get("enter"))
         problems.add(tree, faults, names)
-        phases.append(_phase(name, index, names, until, enter, tree, cached, problems))
+        phases.append(_phase(name, index, names, end, enter, tree, cached, problems))
     return tuple(phases)
 
 
 def _phase(
-    name: str, index: int, names: tuple[str, ...], until: Any, enter: EnterConfig, tree: Node, cached: _Cached, problems: _Problems
+    name: str, index: int, names: tuple[str, ...], end: Any, enter: EnterConfig, tree: Node, cached: _Cached, problems: _Problems
 ) -> PhaseConfig:
     task, task_faults = cached(read_task, tree.child("task"))
     data, data_faults = cached(read_data, tree.child("data"))
@@ -158,7 +167,17 @@ def _phase(
     optimizer, optimizer_faults = cached(read_optimizer, tree.child("optimizer"))
     problems.add(tree, (*task_faults, *data_faults, *model_faults, *optimizer_faults), names)
     return PhaseConfig(
-        name=name, index=index, until=until, task=task, data=data, model=model, optimizer=optimizer, enter=enter, tree=tree, names=names
+        name=name,
+        index=index,
+        until=end[0],
+        stalls=end[1],
+        task=task,
+        data=data,
+        model=model,
+        optimizer=optimizer,
+        enter=enter,
+        tree=tree,
+        names=names,
     )
 
 

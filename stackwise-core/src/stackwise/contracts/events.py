@@ -113,6 +113,15 @@ class Stopped(NamedTuple):
     why: str
 
 
+class Stalled(NamedTuple):
+    """The phase ends before step `step` by its own rule, `until.stalls`: the walk ends here, and whoever holds the plan goes on by another,
+    in which the phase has ended."""
+
+    step: int
+    phase: str
+    why: str
+
+
 class CheckpointSaved(NamedTuple):
     """The state before step `step` is on its way to disk; written already, unless checkpoints are asynchronous."""
 
@@ -170,6 +179,7 @@ Event = (
     | Evaluated
     | Reacted
     | Stopped
+    | Stalled
     | CheckpointSaved
     | CheckpointRefused
     | ConfigChanged

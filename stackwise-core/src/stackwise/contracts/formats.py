@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from attrs import frozen
 
@@ -88,5 +88,40 @@ class WeightFormat(Protocol):
 
         Raises:
             UserError: the format has no words for this model; all reasons are named.
+        """
+        ...
+
+
+@runtime_checkable
+class NotesFolders(Protocol):
+    """A format that can say from a folder's small files what is not taken over: a run that begins there repeats it in its log."""
+
+    def notes(self, folder: Path) -> tuple[str, ...]:
+        """A sentence each."""
+        ...
+
+
+@frozen(kw_only=True)
+class TranslatedConfig:
+    """A config of another tool, as one of StackWise."""
+
+    text: str
+    """YAML, complete and commented."""
+    dropped: tuple[str, ...] = ()
+    """A sentence for each key that has no meaning here, its name first."""
+
+
+class TranslatesConfigs(Protocol):
+    """What a format may offer beside: configs of its tool become configs here, for `stackwise migrate`."""
+
+    def translates(self, document: Mapping[str, Any]) -> bool:
+        """Whether a document is a config of its tool; any document may be asked about."""
+        ...
+
+    def translate(self, document: Mapping[str, Any]) -> TranslatedConfig:
+        """The config that a document means.
+
+        Raises:
+            UserError: it cannot be understood.
         """
         ...

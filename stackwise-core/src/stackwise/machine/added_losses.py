@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from attrs import define, field
@@ -52,10 +52,20 @@ class AddedGradients:
             self._gradients[name] = list(new) if old is None else [_plus(a, b) for a, b in zip(old, new, strict=True)]
             self._factors[name] = weight, self._factors.get(name, (weight, 0.0))[1] + float(pair[1].detach())
 
-    def give(self, unit: float) -> None:
-        """Add to the gradients of the parameters, as means times weights."""
+    def denominators(self) -> dict[str, float]:
+        """Name → denominator over the micro-batches so far."""
+        return {name: denominator for name, (_, denominator) in self._factors.items()}
+
+    def present(self) -> list[bool]:
+        """For each parameter, whether any of the losses has a gradient for it."""
+        columns = zip(*self._gradients.values(), strict=True) if self._gradients else [()] * len(self.parameters)
+        return [any(gradient is not None for gradient in column) for column in columns]
+
+    def give(self, unit: float, denominators: Mapping[str, float] | None = None) -> None:
+        """Add to the gradients of the parameters, as means times weights; over other denominators where other processes add to them."""
         for name, gradients in self._gradients.items():
-            weight, denominator = self._factors[name]
+            weight, own = self._factors[name]
+            denominator = own if denominators is None else denominators.get(name, 0.0)
             for parameter, gradient in zip(self.parameters, gradients, strict=True):
                 if gradient is not None and denominator:
                     parameter.grad = _plus(parameter.grad, gradient * (weight / denominator / unit))

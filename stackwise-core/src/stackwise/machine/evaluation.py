@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
 from attrs import Factory, frozen
@@ -16,8 +16,11 @@ from stackwise.machine.preparing import judging, prepare
 from stackwise.planes.data.plane import DataPlane
 from stackwise.planes.data.randomness import seed_others, seeded
 from stackwise.planes.objective import Objective
+from stackwise.processes.ranks import Ranks
 from stackwise.timeline.duration import Moment
 from stackwise.timeline.streams import step_seed, stream_key
+
+T = TypeVar("T")
 
 
 def gradients_if_asked(prepared: Any) -> torch.set_grad_enabled:
@@ -58,10 +61,17 @@ class Evaluation:
         objective: Objective,
         placement: Placement,
         moment: Moment,
-        told: Callable[[str, int, int], None] | None = None,
+        told: Told | None = None,
+        ranks: Ranks | None = None,
     ) -> dict[str, float]:
-        """Loss and metrics over the same batches every time, each weighted by its denominator; training state is untouched. Of ready-made
-        batches that come to an end before, none is read twice. `told` hears before each batch how many of how many are done.
+        """Loss and metrics over the same batches every time, each weighted by its denominator; training state is untouched.
+
+        Args:
+            model: to judge.
+            objective: the task.
+            placement: device and precision.
+            moment: the instant at which it is judged.
+            ranks: processes that share out the batches; the sums are added in the order of the batches, to the bits that one process has.
 
         Raises:
             DataError: no batch has a target.
@@ -69,15 +79,16 @@ class Evaluation:
         self.data.enter(self.state, lookahead=objective.lookahead)
         start, lap = self.data.state_dict(), self.data.lap()
         key, generator = stream_key(self.seed, "evaluate", self.name), torch.Generator()
-        sums: dict[str, tuple[float, float]] = {}
+        found: list[dict[str, tuple[float, float]]] = []
         try:
             with seeded(step_seed(key, 0)), objective.fixed(self.values), judging(model), placement.forward_context():
                 for i in range(self.batches):
                     if told is not None:
                         told(self.name, i, self.batches)
                     instant = moment._replace(step=i, t=0.0, phase_t=0.0)
-                    batches = self.data.batches(instant)
-                    if self.data.lap() > lap:
+                    mine = ranks is None or ranks.share.owns(i)
+                    batches = self.data.batches(instant) if mine else self.data.pass_over(instant)
+                    if self.data.lap() > lap:  # of ready-made batches that come to an end before, none is read twice
                         break
                     for batch in batches:
                         seed_others(step_seed(key, i))
@@ -87,15 +98,25 @@ class Evaluation:
                         prepared = prepare(objective, model, batch, instant, drawn, evaluates=True)
                         with gradients_if_asked(prepared):
                             judged = objective.loss(model, prepared)
-                        for name, pair in {"loss": (judged.total, judged.weight), **judged.metrics}.items():
-                            sums[name] = _sum(sums.get(name, (0.0, 0.0)), pair)
+                        pairs = {"loss": (judged.total, judged.weight), **judged.metrics}
+                        found.append({name: (number(total), number(weight)) for name, (total, weight) in pairs.items()})
         finally:
             self.data.load_state_dict(start)
-        return _means(self.name, sums)
+        return _means(self.name, _added(found if ranks is None else _in_order(ranks.gather(found))))
 
 
-def _sum(sums: tuple[float, float], pair: tuple[Any, Any]) -> tuple[float, float]:
-    return sums[0] + number(pair[0]), sums[1] + number(pair[1])
+def _added(found: Iterable[Mapping[str, tuple[float, float]]]) -> dict[str, tuple[float, float]]:
+    sums: dict[str, tuple[float, float]] = {}
+    for pairs in found:
+        for name, (value, count) in pairs.items():
+            total, weight = sums.get(name, (0.0, 0.0))
+            sums[name] = total + value, weight + count
+    return sums
+
+
+def _in_order(found: Sequence[Sequence[T]]) -> list[T]:
+    """What the processes found, in the order of the batches that they shared out."""
+    return [found[i % len(found)][i // len(found)] for i in range(sum(map(len, found)))]
 
 
 def _means(name: str, sums: Mapping[str, tuple[float, float]]) -> dict[str, float]:

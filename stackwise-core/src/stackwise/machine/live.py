@@ -18,6 +18,7 @@ from stackwise.errors import UserError
 from stackwise.machine.observers import Observers
 from stackwise.machine.settings import Settings
 from stackwise.planes.data.plane import DataPlane
+from stackwise.planes.data.share import WHOLE
 from stackwise.planes.model.difference import Boundary, build_steps
 from stackwise.planes.model.module import Model, explaining_ties
 from stackwise.planes.model.plane import ModelPlane
@@ -56,9 +57,10 @@ class LiveState:
         observers: Observers | Sequence[Observer],
     ) -> None:
         device = settings.placement.device
-        self.placement, self._schedule = settings.placement, schedule
+        self.placement, self._schedule, self._ranks = settings.placement, schedule, settings.ranks
         self.model = model if isinstance(model, ModelPlane) else ModelPlane.of(model, device)
         self.data = data if isinstance(data, DataPlane) else DataPlane.of(data, device, settings.seed)
+        self.data.share = WHOLE if settings.ranks is None else settings.ranks.share
         self.objective = task if isinstance(task, Objective) else Objective.of(task, settings.auxiliary, settings.reference)
         if not isinstance(optimizer, OptimizerPlane):
             optimizer = OptimizerPlane.of(optimizer, self.model.trainable(), dict(self.model.model.named_parameters()))
@@ -67,6 +69,9 @@ class LiveState:
         self.phase: CompiledPhase | None = None
         """The phase whose declared state the planes hold; None before the first."""
         self._reference_phase = -1
+        racks = [phase.state.model.rack for phase in schedule if phase.state is not None]
+        self._fixes_shapes = all(curve.is_constant for rack in racks for curve in rack.curves.values())
+        """Whether compiled blocks may be fixed to their shapes: a number in them that follows time would be fixed as well."""
 
     def apply_values(self, t: float) -> None:
         """Put in force the values of everything that follows time."""
@@ -129,7 +134,7 @@ class LiveState:
     def _get_ready(self, t: float) -> None:
         """Compile if asked, set training mode and put the values of t in force."""
         self._expect_fields()
-        self.placement.wrap(self.model.model, fixed_shapes=not self.data.brought())
+        self.placement.wrap(self.model.model, fixed_shapes=self._fixes_shapes and not self.data.brought())
         self.model.train()
         self.apply_values(t)
 
@@ -189,7 +194,9 @@ class LiveState:
         faults: list[UserError] = []
         if strange := sorted(saved["optimizer"]["parameters"].keys() - saved["model"].keys()):
             faults.append(UserError(f"optimizer state is saved for parameters that the model does not have: {', '.join(strange)}"))
-        owners = {"model": self.model, "optimizer": self.optimizer, "data": self.data, "task": self.objective, "observers": self.observers}
+        owners = {"model": self.model, "optimizer": self.optimizer, "data": self.data, "task": self.objective}
+        if self._ranks is None or self._ranks.is_first:  # observers are with the files, in one process
+            owners["observers"] = self.observers
         for name, owner in owners.items():
             try:
                 cast(Any, owner).load_state_dict(saved[name])

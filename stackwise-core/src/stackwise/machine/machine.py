@@ -11,7 +11,7 @@ from weakref import finalize, ref
 import torch
 from torch import nn
 
-from stackwise.contracts.events import Evaluated, Event, PhaseEntered, Reacted, RunFinished, RunStarted, StepDone, Stopped
+from stackwise.contracts.events import Evaluated, Event, PhaseEntered, Reacted, RunFinished, RunStarted, Stalled, StepDone, Stopped
 from stackwise.contracts.protocols import Batch, Observer, Task
 from stackwise.curriculum.schedule import CompiledPhase, PhaseSchedule
 from stackwise.errors import DataError, TrainingHalted, UserError
@@ -25,6 +25,7 @@ from stackwise.machine.placement import Placement
 from stackwise.machine.probe import Probe, Verdict
 from stackwise.machine.settings import Settings
 from stackwise.machine.step import Outcome, Step
+from stackwise.machine.together import Together
 from stackwise.planes.data.plane import DataPlane
 from stackwise.planes.data.randomness import seeded
 from stackwise.planes.data.sampled_loader import WORKER_ERRORS
@@ -33,6 +34,7 @@ from stackwise.planes.model.transfer import ModelReceipt
 from stackwise.planes.objective import Objective
 from stackwise.planes.optimizer.moments import MomentsReceipt
 from stackwise.planes.optimizer.plane import OptimizerPlane
+from stackwise.processes.reduction import Reduction
 from stackwise.timeline.duration import Moment
 from stackwise.timeline.streams import step_seed, stream_key
 
@@ -73,11 +75,15 @@ class TrainingMachine:
         live = partial(LiveState, schedule, self.settings)
         self.live = live(model=model, data=data, task=task, optimizer=optimizer, observers=observers)
         self.evaluations = {evaluation.name: evaluation for evaluation in evaluations}
-        self._step = Step(self.live, self.settings.seed)
+        ranks = self.settings.ranks
+        self.reduction = None if ranks is None else Reduction(ranks)
+        """Adds over the processes of the run; None where there is one."""
+        self._together = None if ranks is None else Together(ranks, self.live)
+        self._step = Step(self.live, self.settings.seed, self.reduction)
         self._probe = Probe(self.live, self.settings.seed, self.settings.probe)
         self.step = 0
         """The next step to run."""
-        self._counts, self._patience = Counts(), Patience(self.settings.stop)
+        self._counts, self._patience, self._stall = Counts(), Patience(self.settings.stop), Patience(key="stall")
         self._begun = False
         self._walks: list[ref[Generator[Event, None, None]]] = []
         finalize(self, _close, self._walks)
@@ -135,6 +141,7 @@ class TrainingMachine:
             "seed": self.settings.seed,
             **self._counts.as_map(),
             **self._patience.state(),
+            **self._stall.state(),
             **self.live.state(),
             "last_batch": self._probe.state(self.step),
             "draws": self._step.draws.state_dict(),
@@ -170,6 +177,8 @@ class TrainingMachine:
         self._step.draws.load_state_dict(saved["draws"])
         self._counts, self.step = Counts.of(saved), saved["step"]
         self._patience.load(saved)
+        self._stall = self._stall_of(self.schedule.phase_at(max(self.step - 1, 0)).name)
+        self._stall.load(saved)
 
     # -- training -------------------------------------------------------------------------------------------------
 
@@ -207,11 +216,14 @@ class TrainingMachine:
                 continue
             if phase.start == self.step:
                 yield from self._cross(phase)
-            if self._patience.why is None:
+            if self._patience.why is None and self._stall.why is None:
                 yield from self._steps(phase)
             if (why := self._patience.why) is not None:
                 yield Stopped(self.step, self.schedule.phase_at(max(self.step - 1, 0)).name, why)
                 break
+            if (why := self._stall.why) is not None and self.step < phase.stop:
+                yield Stalled(self.step, phase.name, why)
+                return
         else:
             self.live.reach(self.schedule.steps)
             yield from self._evaluate(self.schedule.steps, self.schedule.phases[-1].name, "exit")
@@ -228,10 +240,13 @@ class TrainingMachine:
             if self._patience.why is not None:
                 return
         self._patience.enter_phase()
+        self._stall = self._stall_of(phase.name)
         before = self._probe.before(phase)
         start = perf_counter()
         model, moments = self.live.enter(phase)
         self.placement.synchronize()
+        if self._together is not None:
+            self._together.enter(phase, model, moments)
         seconds = perf_counter() - start
         self._counts.seconds += seconds
         yield self._entry_event(phase, model, moments, self._probe.after(before), seconds)
@@ -264,6 +279,8 @@ class TrainingMachine:
         live, counts, moves = self.live, self._counts, phase.state is not None
         self._probe.look_out(phase, self.schedule.steps)
         self._step.get_ready()
+        if self._together is not None:
+            self._together.begin(phase)
         live.data.open(self.schedule.moments(phase, self.step))
         for moment, tokens in self.schedule.walk(phase, self.step):
             start = perf_counter()
@@ -271,7 +288,7 @@ class TrainingMachine:
                 live.apply_values(moment.t)
             if moment.step in due:
                 yield from self._evaluate(moment.step, phase.name, "cadence")
-                if self._patience.why is not None:
+                if self._patience.why is not None or self._stall.why is not None:
                     return
                 start = perf_counter()
             outcome = self._train_step(moment)
@@ -292,8 +309,11 @@ class TrainingMachine:
         with self._step.draws:
             batches = self.live.data.batches(moment)
             if moment.step == self._probe.step:
-                self._probe.keep(batches[-1], moment)
-            return self._step.run(batches, moment)
+                self._probe.keep(batches[-1] if self._together is None else self._together.last_batch(batches, moment), moment)
+            outcome = self._step.run(batches, moment)
+        if self._together is not None:
+            self._together.after_step(moment, drew=self._step.draws.has_drawn())
+        return outcome
 
     def _check_progress(self, moment: Moment) -> None:
         """Halt when too many steps in a row have changed nothing."""
@@ -318,12 +338,17 @@ class TrainingMachine:
             start = perf_counter()
             with self.optimizer.evaluating(evaluation.weights):
                 moment, told = self.schedule.at(step=step), self.observers.evaluating
-                metrics = evaluation.run(self.model.model, self.objective, self.placement, moment, told)
+                metrics = evaluation.run(self.model.model, self.objective, self.placement, moment, told, self.settings.ranks)
             yield Evaluated(step, phase, name, at, metrics, perf_counter() - start)
             if at != "entry":  # the model has not trained since the exit evaluation
                 named = {f"{name}.{metric}": value for metric, value in metrics.items()}
-                self._patience.watch(step, named)
+                for count in (self._patience, self._stall):
+                    count.watch(step, named)
                 yield from self._react(step, phase, named)
+
+    def _stall_of(self, phase: str) -> Patience:
+        """A new count for a phase."""
+        return Patience(self.settings.stalls.get(phase), "stall")
 
     def _react(self, step: int, phase: str, metrics: Mapping[str, float]) -> Iterator[Event]:
         """Pass metrics to the declared reaction and report what it did."""

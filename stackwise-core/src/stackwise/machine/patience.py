@@ -1,4 +1,4 @@
-"""The count by which a run ends because a metric no longer gets better."""
+"""The count by which a run or a phase ends because a metric no longer gets better."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ class Patience:
 
     Args:
         rule: None never ends anything.
+        key: of its entry in the saved state.
     """
 
     rule: StopRule | None = None
+    key: str = "patience"
     _best: float | None = None
     _best_step: int = 0
     _without: int = 0
@@ -54,11 +56,11 @@ class Patience:
         if self.rule is None:
             return {}
         counts = {"metric": self.rule.metric, "best_step": self._best_step, "without": self._without, "seen": self._seen}
-        return {"patience": {**counts, "best": self._best}}
+        return {self.key: {**counts, "best": self._best}}
 
     def load(self, saved: Mapping[str, Any]) -> None:
         """Go on counting; a state that has no count, or one of another metric, is begun anew."""
-        counts = saved.get("patience")
+        counts = saved.get(self.key)
         if self.rule is not None and counts is not None and counts["metric"] == self.rule.metric:
             self._best, self._best_step = counts["best"], counts["best_step"]
             self._without, self._seen = counts["without"], counts["seen"]

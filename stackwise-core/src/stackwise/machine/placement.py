@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from stackwise.errors import UserError
+from stackwise.machine.recompute import recompute_blocks
 from stackwise.planes.model.module import Model
 
 _VARIANTS = 64
@@ -23,6 +24,7 @@ class Placement:
         device: `auto` (CUDA when there is one), `cpu`, or `cuda`.
         precision: `float32`, or `bf16` (autocast: parameters and optimizer state stay float32).
         compiles: whether torch compiles the model, block by block.
+        recomputes: whether blocks are computed again in the backward pass, and keep only what enters them.
 
     Raises:
         UserError: `cuda` without a CUDA device.
@@ -34,6 +36,7 @@ class Placement:
         precision: Literal["float32", "bf16"] | str = "float32",
         *,
         compiles: bool = False,
+        recomputes: bool = False,
     ) -> None:
         available = torch.cuda.is_available()
         if device == "cuda" and not available:
@@ -41,7 +44,7 @@ class Placement:
         self.device = torch.device("cuda" if device != "cpu" and available else "cpu")
         self.precision = precision
         self.is_cpu = self.device.type == "cpu"
-        self.compiles = compiles
+        self.compiles, self.recomputes = compiles, recomputes
         self._nothing = nullcontext()
 
     def forward_context(self) -> AbstractContextManager[Any]:
@@ -51,15 +54,18 @@ class Placement:
         return self._nothing
 
     def wrap(self, model: nn.Module, *, fixed_shapes: bool = True) -> None:
-        """Compile what is not compiled yet: every block of the rack on its own, or the whole rack where it names no blocks.
+        """Have blocks computed again, and compile what is not compiled yet: every block of the rack on its own, or the whole rack where it
+        names none.
 
         Modules are compiled in place, so names stay. Blocks of one shape share a graph; gates and other hooks are part of it.
 
         Args:
-            model: to compile.
-            fixed_shapes: whether the timeline fixes the shapes of batches. Each then has a graph of its own, whatever came before it,
-                so that a resume computes to the bit what the run did; torch else makes one for all shapes when it meets the second.
+            model: in place.
+            fixed_shapes: whether each shape gets a graph of its own, whatever came before it, so that a resume computes to the bit what
+                the run did. torch else makes one for all shapes when it meets the second, and for all values of a number in a block.
         """
+        if self.recomputes:
+            recompute_blocks(model)
         if not self.compiles or not isinstance(model, Model):
             return
         from torch._dynamo import config  # seconds to import, and most runs do not compile

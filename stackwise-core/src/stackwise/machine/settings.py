@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from attrs import Factory, frozen
 from torch import nn
 
 from stackwise.machine.placement import Placement
+from stackwise.processes.ranks import Ranks
 
 
 @frozen(kw_only=True)
@@ -33,6 +34,12 @@ class StopRule:
         more = {key: value for key, value in said.items() if value is not None}
         return cls(metric=watched[0], more=watched[1] == "max", **more)
 
+    @classmethod
+    def by_phase(cls, declared: Iterable[tuple[str, Any]]) -> dict[str, StopRule]:
+        """The rules of the phases that have one, from what a config says of each: `watched`, `patience` and `least`, or None."""
+        rules = ((name, cls.of(said.watched, said.patience, said.least)) for name, said in declared if said is not None)
+        return {name: rule for name, rule in rules if rule is not None}
+
 
 @frozen(kw_only=True)
 class Settings:
@@ -48,6 +55,10 @@ class Settings:
     """Whether to judge the model on the last batch before and after every boundary that changes it."""
     stop: StopRule | None = None
     """When to end before the horizon, because a metric no longer gets better."""
+    stalls: Mapping[str, StopRule] = Factory(dict)
+    """Phase → when to end it before its last step."""
+    ranks: Ranks | None = None
+    """The processes that train this model together; None where there is one."""
     auxiliary: Mapping[str, float] = Factory(dict)
     """Weights of the losses that parts of the model add to a finished task's: `<role>.<name>` → weight."""
     reference: nn.Module | None = None

@@ -21,6 +21,7 @@ from stackwise.machine.live import LiveState
 from stackwise.machine.preparing import prepare
 from stackwise.planes.data.randomness import OwnDraws
 from stackwise.planes.objective import Judged
+from stackwise.processes.reduction import Reduction
 from stackwise.timeline.duration import Moment
 from stackwise.timeline.streams import micro_batch_seed, step_seed, stream_key
 
@@ -29,6 +30,20 @@ Metrics = Mapping[str, tuple[Any, Any]]
 
 
 _NOTHING = nullcontext()
+
+
+class _Own(NamedTuple):
+    """What the micro-batches of this process come to."""
+
+    total: float
+    targets: float
+    metrics: Mapping[str, tuple[float, float]]
+    unit: float
+    """Factor on the accumulated gradients."""
+
+
+_BESIDE = "+"
+"""Begins the names under which denominators of added losses go round beside the metrics."""
 
 NO_TARGET = "it has no target"
 OVERFLOW = "a gradient was too large for float16: the scale of the loss is halved"
@@ -50,8 +65,8 @@ class Outcome(NamedTuple):
 class Step:
     """Trains the live state one step at a time."""
 
-    def __init__(self, live: LiveState, seed: int) -> None:
-        self._live = live
+    def __init__(self, live: LiveState, seed: int, reduction: Reduction | None = None) -> None:
+        self._live, self._reduction = live, reduction
         self._task_key, self._model_key = stream_key(seed, "task"), stream_key(seed, "model")
         self.draws = OwnDraws(step_seed(self._model_key, 0))
         """What the code of a step draws from without naming a generator of torch."""
@@ -136,7 +151,7 @@ class Step:
     def _backward(self, batches: Sequence[Batch], moment: Moment) -> tuple[float, float, dict[str, float]]:
         """Gradients of the mean over all targets of the step; exact under accumulation, as sums and weights are added separately."""
         parameters, scale = self._live.optimizer.parameters, self._live.optimizer.loss_scale
-        if len(batches) == 1:
+        if len(batches) == 1 and self._reduction is None:
             total, weight, metrics, added = self._forward(batches[0], moment)
             share = self._share(total, weight)
             share = share if scale is None else share * scale.factor
@@ -161,9 +176,23 @@ class Step:
             torch.autograd.backward(total, None if scale is None else total.new_full((), unit))
             totals, targets = totals + total.item(), targets + float(weight)
             parts.append(metrics)
+        if self._reduction is not None:
+            return self._add_up(self._reduction, _Own(totals, targets, _sums(parts), unit), beside)
         _scale_gradients(parameters, _ratio(1.0, targets) / unit)
         beside.give(unit)
         return _ratio(totals, targets), targets, _means(parts)
+
+    def _add_up(self, reduction: Reduction, own: _Own, beside: AddedGradients) -> tuple[float, float, dict[str, float]]:
+        """Sums of all processes; gradients are made shares of the means of the whole step before they are added."""
+        parameters, losses = self._live.optimizer.parameters, beside.denominators()
+        present = [p.grad is not None or added for p, added in zip(parameters, beside.present(), strict=True)]
+        pairs = {**own.metrics, **{_BESIDE + name: (0.0, denominator) for name, denominator in losses.items()}}
+        sums = reduction.numbers(own.total, own.targets, pairs, present)
+        _scale_gradients(parameters, _ratio(1.0, sums.targets) / own.unit)
+        beside.give(own.unit, {name.removeprefix(_BESIDE): pair[1] for name, pair in sums.metrics.items() if name.startswith(_BESIDE)})
+        reduction.gradients(parameters, sums.present)
+        metrics = {name: pair[0] / pair[1] for name, pair in sums.metrics.items() if not name.startswith(_BESIDE)}
+        return _ratio(sums.total, sums.targets), sums.targets, metrics
 
     def _share(self, total: torch.Tensor, weight: torch.Tensor | float) -> torch.Tensor:
         """1 / weight, which backward takes as the gradient of the sum: the mean's gradient without a division in the graph."""
@@ -209,7 +238,8 @@ def gradient_norm(parameters: Sequence[nn.Parameter]) -> float:
 
 
 def _scale_gradients(parameters: Sequence[nn.Parameter], factor: float) -> None:
-    torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], factor)
+    if gradients := [p.grad for p in parameters if p.grad is not None]:
+        torch._foreach_mul_(gradients, factor)
 
 
 def _ratio(total: float, weight: float) -> float:
@@ -219,12 +249,16 @@ def _ratio(total: float, weight: float) -> float:
 
 def _means(parts: Sequence[Metrics]) -> dict[str, float]:
     """Means over the batches of a step; a metric without a denominator is left out."""
+    return {name: total / weight for name, (total, weight) in _sums(parts).items() if weight}
+
+
+def _sums(parts: Sequence[Metrics]) -> dict[str, tuple[float, float]]:
     sums: dict[str, tuple[float, float]] = {}
     for metrics in parts:
         for name, (value, count) in metrics.items():
             total, weight = sums.get(name, (0.0, 0.0))
             sums[name] = (total + number(value), weight + number(count))
-    return {name: total / weight for name, (total, weight) in sums.items() if weight}
+    return sums
 
 
 def _rates(optimizer: torch.optim.Optimizer) -> list[tuple[str, dict[str, Any], str]]:

@@ -100,7 +100,7 @@ class _Review:
         """Why a key cannot change in a phase that has begun; None if the change leaves its steps already done alone."""
         done = self._done(index)
         name = self.new.experiment.phases[index].name
-        if key == "until":
+        if key == "until" or key.startswith("until."):
             return None if index >= self.past.phase_index else f"phase '{name}' has ended, at step {done.stop}"
         if key == "enter" or key.startswith("enter."):
             return f"phase '{name}' was entered at step {done.start}"

@@ -100,6 +100,29 @@ def metric_problems(experiment: Experiment, tasks: Measured) -> Iterator[Problem
     for path, metric in (("run.checkpoint.best", run.checkpoint.best_metric), ("run.stop.metric", run.stop.watched)):
         if metric is not None and (unknown := _unknown_metric(metric[0], tasks)):
             yield experiment.problem(path, unknown)
+    every = {each.name for each in experiment.evaluate if each.every is not None}
+    for phase in experiment.phases:
+        if phase.stalls is None:
+            continue
+        name = phase.stalls.stalls.partition(".")[0]
+        if unknown := _unknown_metric(phase.stalls.watched[0], tasks):
+            yield phase.problem("until.stalls", unknown)
+        elif name not in every:
+            yield phase.problem("until.stalls", f"evaluation '{name}' runs at boundaries alone, so it never sees a stall: give it `every`")
+
+
+def parallel_problems(experiment: Experiment) -> Iterator[Problem]:
+    """What this version cannot divide."""
+    parallel = experiment.run.parallel
+    if parallel.shard > 1:
+        message = (
+            f"a model in {parallel.shard} parts is more than this version can do, as it holds the whole model in each process: leave it "
+            "out, and say `replicate` for processes that share out the micro-batches"
+        )
+        yield experiment.problem("run.parallel.shard", message)
+    if parallel.offload:
+        message = "this version moves no parameters or moments to the memory of the processor: leave it out"
+        yield experiment.problem("run.parallel.offload", message)
 
 
 def _reports(drafts: PhaseDrafts) -> dict[str, tuple[frozenset[str], frozenset[str]] | None]:

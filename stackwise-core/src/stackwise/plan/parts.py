@@ -359,6 +359,8 @@ def _constant(name: str, value: Any) -> Schedule:
     try:
         if isinstance(value, Mapping) and "use" in value:
             return parse_schedule(value)
+        if isinstance(value, str):
+            raise TypeError
         return Constant(value=float(value))
     except (TypeError, ValueError):
         form = (

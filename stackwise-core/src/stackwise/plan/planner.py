@@ -28,6 +28,7 @@ from stackwise.plan.checks import (
     metric_problems,
     mix_problems,
     name_problems,
+    parallel_problems,
     reference_problems,
     tie_problems,
     watch_problems,
@@ -191,6 +192,7 @@ class _Planner:
         tasks = [None if (task := self.drafts.of("task", phase.config.task.part)) is None else (task, phase.joined) for phase in phases]
         evaluations = [evaluation.name for evaluation in self.experiment.evaluate]
         self.problems += metric_problems(self.experiment, tasks)
+        self.problems += parallel_problems(self.experiment)
         for phase in phases:
             declared = phase.config.optimizer.reaction
             reaction = None if declared is None else self.drafts.of("reaction", declared)

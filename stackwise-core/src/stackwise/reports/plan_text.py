@@ -88,6 +88,7 @@ def _transition_as_json(phase: CompiledPhase, crossing: Transition, cost: PhaseP
         "preserves_function": crossing.preserves_function,
         "adopted": len(receipt.adopted),
         "copied": len(receipt.copied),
+        "combined": sum(len(origin.sources) > 1 for origin in receipt.copied.values()),
         "fresh": len(receipt.fresh),
         "dropped": len(receipt.dropped),
         "notes": list(crossing.notes),
@@ -104,6 +105,7 @@ def plan_as_text(plan: Plan, prices: tuple[PhasePrice, ...], columns: int | None
     lines += table(rows, columns)
     lines += _source_lines(prices)
     lines += _reaction_lines(plan, prices)
+    lines += _stall_lines(plan)
     lines += _auxiliary_lines(plan)
     lines += _reference_lines(plan)
     lines += _kept_lines(plan, prices)
@@ -180,6 +182,17 @@ def _reaction_lines(plan: Plan, prices: tuple[PhasePrice, ...]) -> list[str]:
     return ["", *lines] if lines else []
 
 
+def _stall_lines(plan: Plan) -> list[str]:
+    """`stalls  shallow ends when heldout.loss is not better for 3 evaluations, at step 420 at the latest`."""
+    lines = []
+    for phase, declared in zip(plan.schedule, plan.experiment.phases, strict=True):
+        if (rule := declared.stalls) is not None:
+            by = f" by more than {rule.least:g}" if rule.least else ""
+            when = f"when {rule.stalls} has not been better{by} for {rule.patience} evaluations"
+            lines.append(f"stalls  {phase.name} ends {when}, at step {phase.stop:,} at the latest; what follows then begins earlier")
+    return ["", *lines] if lines else []
+
+
 def _reference_lines(plan: Plan) -> list[str]:
     """`compares  with runs/teacher (sha256 1f2e…) in distilled`."""
     found: dict[str, list[str]] = {}
@@ -241,7 +254,10 @@ def _transition_lines(plan: Plan, phase: CompiledPhase, crossing: Transition, co
         growth = f" by {phase.enter.growth.id}" if phase.enter.growth is not None else ""
         lines.append(f"  blocks{growth}: {_block_map(crossing)}")
     receipt = cost.receipt
-    counts = f"adopted {len(receipt.adopted)}, copied {len(receipt.copied)}, fresh {len(receipt.fresh)}, dropped {len(receipt.dropped)}"
+    combined = sum(len(origin.sources) > 1 for origin in receipt.copied.values())
+    of_several = f" (of them combined from several: {combined})" if combined else ""
+    counts = f"adopted {len(receipt.adopted)}, copied {len(receipt.copied)}{of_several}, "
+    counts += f"fresh {len(receipt.fresh)}, dropped {len(receipt.dropped)}"
     moments = f"; moments of copied parameters: {phase.enter.moments}" if cost.receipt.copied else ""
     lines.append(f"  parameters: {counts}{moments}")
     lines.append("  the function is preserved" if crossing.preserves_function else "  the function is NOT preserved")

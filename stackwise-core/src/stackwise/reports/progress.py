@@ -20,6 +20,7 @@ from stackwise.contracts.events import (
     Rewound,
     RunFinished,
     RunStarted,
+    Stalled,
     StepDone,
     Stopped,
 )
@@ -52,8 +53,8 @@ class Progress:
         costs: Sequence[float] | None = None,
         compiles: bool = False,
     ) -> None:
-        self._schedule, self._quiet, self._compiles = schedule, quiet, compiles
-        self._edges, self._done_at_edges = _cumulated(schedule, costs)
+        self._quiet, self._compiles = quiet, compiles
+        self.plan(schedule, costs)
         stream = stream if stream is not None else sys.stderr
         self._stream: TextIO | None = getattr(stream, "unescaped", stream)  # its lines are escaped here, its own sequences are not
         self._live = not quiet and self._stream is not None and self._stream.isatty() and os.environ.get("TERM") != "dumb"
@@ -72,6 +73,11 @@ class Progress:
         """Seconds of the last such step."""
         self._firsts: list[float] = []
         """Seconds of all of them since the clock was started."""
+
+    def plan(self, schedule: PhaseSchedule, costs: Sequence[float] | None) -> None:
+        """Take another timeline for what is to come."""
+        self._schedule = schedule
+        self._edges, self._done_at_edges = _cumulated(schedule, costs)
 
     def __call__(self, event: Event) -> None:
         """Show one event, if it is time to."""
@@ -93,6 +99,8 @@ class Progress:
             self.say(f"      step {event.step}: learning rates × {event.factor:g} (were × {event.factor_before:g}): {event.why}")
         elif isinstance(event, Stopped):
             self.say(f"      stops at step {event.step}: {event.why}")
+        elif isinstance(event, Stalled):
+            self.tell(f"      {event.phase} ends at step {event.step}: {event.why}")
         elif isinstance(event, ConfigChanged):
             self.say(f"      from step {event.step} on  {event.key}: {event.before} → {event.after}")
         elif isinstance(event, CheckpointRefused):

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
+from signal import Signals as Signal
 from time import monotonic
 from typing import Any
 
 from attrs import define, field
 
+from stackwise import config
 from stackwise.assembly.workshop import assemble
-from stackwise.contracts.events import Evaluated, Event, PhaseEntered, Rewound, RunFacts, RunStarted, StepDone, Stopped
+from stackwise.contracts.events import Evaluated, Event, PhaseEntered, Rewound, RunFacts, RunStarted, Stalled, StepDone, Stopped
 from stackwise.errors import DiskError, RunStopped, TrainingHalted, UserError
 from stackwise.machine.machine import TrainingMachine
 from stackwise.plan import Plan
+from stackwise.processes.ranks import Ranks
+from stackwise.processes.reduction import NOTHING, Wishes
 from stackwise.reports.progress import Progress
 from stackwise.reports.summary import Summary
 from stackwise.runs.memory import PeakMemory
+from stackwise.runs.rest import Declaration, Rest
 from stackwise.runs.saving import Saving
+from stackwise.runs.several import ECHO_S, last_word
 from stackwise.runs.signals import Signals
 from stackwise.saved.provenance import Described, describe, loading, named_config
 from stackwise.storage.checkpoints.store import Checkpoint, CheckpointStore, step_of
@@ -57,6 +63,7 @@ class RunLoop:
     _rewinds: dict[int, int] = field(factory=dict, init=False)
     _deadline: float | None = field(default=None, init=False)
     """On the monotonic clock; None where time is no limit."""
+    _stalled: Stalled | None = field(default=None, init=False)
     _stopped_at: int | None = field(default=None, init=False)
     """The step at which the run ended by its own rule."""
 
@@ -78,7 +85,7 @@ class RunLoop:
 
     def __attrs_post_init__(self) -> None:
         self._rewinds |= rewinds_in(self.directory.status())
-        self._saving = Saving(self.store, self.plan.experiment.run.checkpoint, self.plan.schedule, self.about, self.directory.sync)
+        self._saving = self._saving_of(self.plan)
         if self.reason is not None:
             self._saving.go_on(self.machine.step, self.reason)
         self.summary = summary_of(self.directory, self.progress)
@@ -99,18 +106,44 @@ class RunLoop:
         """
         after = self.plan.experiment.run.stop.after_s
         self._deadline = None if after is None else monotonic() + after
-        with Signals() as signals:
+        if self.ranks is not None:
+            self.ranks.watch.patience_s = self.plan.experiment.run.parallel.patience_s
+        with Signals(echo_s=0.0 if self.ranks is None else ECHO_S) as signals:
             while True:
                 try:
                     self._walk(signals)
                     self.store.wait()
-                    return
+                    if self._stalled is None:
+                        return
+                    self._end_phase(self._stalled)
                 except (MovedError, DiskError) as error:
                     raise self._follow(error) from None
                 except TrainingHalted as halted:
                     if self.plan.experiment.run.non_finite != "rewind":
                         raise
                     self._rewind(halted)
+
+    @property
+    def ranks(self) -> Ranks | None:
+        """The processes that take these steps together, of which this one is the first; None where there is one."""
+        return self.machine.settings.ranks
+
+    def _saving_of(self, plan: Plan) -> Saving:
+        return Saving(self.store, plan.experiment.run.checkpoint, plan.schedule, self.about, self.directory.sync, self._alone)
+
+    def _alone(self) -> AbstractContextManager[object]:
+        return nullcontext() if self.ranks is None else self.ranks.alone("saves a checkpoint")
+
+    def _own_wishes(self, signals: Signals, *, at_step: bool = True) -> Wishes:
+        late = at_step and self._deadline is not None and monotonic() >= self._deadline
+        return Wishes(signals.stop or 0, late, at_step and signals.take_save())
+
+    def _wishes(self, signals: Signals, event: Event) -> Wishes:
+        """What is asked for after an event; of several processes any may ask, and all hear it after the same step."""
+        at_step, reduction = isinstance(event, StepDone), self.machine.reduction
+        if reduction is None:
+            return self._own_wishes(signals, at_step=at_step)
+        return reduction.wishes if at_step else NOTHING
 
     def _facts(self) -> RunFacts:
         """What an observer may know of the run."""
@@ -130,6 +163,8 @@ class RunLoop:
         self.progress(event)
 
     def _walk(self, signals: Signals) -> None:
+        if self.machine.reduction is not None:
+            self.machine.reduction.wish = lambda: self._own_wishes(signals)
         self.machine.model.cache_folder = self.directory.path
         events = self.machine.train()
         try:
@@ -138,23 +173,30 @@ class RunLoop:
                     self.tell(outcome)
                 if isinstance(event, Stopped):
                     self._stopped_at = event.step
-                elif self._deadline is not None and monotonic() >= self._deadline and isinstance(event, StepDone):
+                elif isinstance(event, Stalled):
+                    self._stalled = event
+                    for outcome in self._saving.now(self.machine, "phase"):
+                        self.tell(outcome)
+                wishes = self._wishes(signals, event)
+                if wishes.time_is_up and isinstance(event, StepDone):
                     self._end_in_time(event)
-                if signals.stop is not None or (isinstance(event, StepDone) and signals.take_save()):
-                    self._obey(signals, event)
+                if wishes.stop or wishes.save:
+                    self._obey(wishes.stop, event)
         finally:
             events.close()  # ends reader threads and processes now, not at garbage collection
 
-    def _obey(self, signals: Signals, event: Event) -> None:
+    def _obey(self, stop: int, event: Event) -> None:
         """Save after a step; stop, if asked to, at an event where nothing would be lost."""
         if isinstance(event, StepDone):
             for outcome in self._saving.now(self.machine, "signal"):
                 self.tell(outcome)
-        if signals.stop is None or not (isinstance(event, StepDone) or self._lost_nothing(event)):
+        if not stop or not (isinstance(event, StepDone) or self._lost_nothing(event)):
             return
         self.store.wait()
         saved = f"the state before step {self.machine.step} is saved" if self.machine.step else "no step was done"
-        raise RunStopped(f"{signals.stop.name} came; {saved}; go on by: stackwise resume {self.directory.path}", by=signals.stop)
+        last_word(self.ranks)
+        by = Signal(stop)
+        raise RunStopped(f"{by.name} came; {saved}; go on by: stackwise resume {self.directory.path}", by=by)
 
     def _end_in_time(self, event: StepDone) -> None:
         """Save and stop, unless this was the last step."""
@@ -166,6 +208,7 @@ class RunLoop:
             self.tell(outcome)
         self.store.wait()
         saved = f"the state before step {self.machine.step} is saved"
+        last_word(self.ranks)
         raise RunStopped(f"{why}; {saved}; go on by: stackwise resume {self.directory.path}", by=None)
 
     def _lost_nothing(self, event: Event) -> bool:
@@ -194,13 +237,17 @@ class RunLoop:
         self.store.wait()
         newest = self._newest_good()
         if newest is None:
+            if self.ranks is not None:
+                self.ranks.broadcast(None)
             raise halted
         good, state = newest
         self._rewinds[good.step] = self._rewinds.get(good.step, 0) + 1
         if self._rewinds[good.step] > MAX_REWINDS:
             raise TrainingHalted(f"{halted}; {MAX_REWINDS} rewinds to step {good.step} ended alike") from halted
         halt_step, positions = self.machine.step, self.machine.data.state_dict()
-        self.machine = assemble(self.plan, observers=self.machine.observers)
+        if self.ranks is not None:
+            self.ranks.broadcast(good.step)
+        self.machine = assemble(self.plan, observers=self.machine.observers, ranks=self.ranks)
         saved = Described.read(good.about, good.step)
         self.machine.restore(state, positions=positions)
         self.store.forget_after(good.step)
@@ -209,6 +256,24 @@ class RunLoop:
         self.summary = summary_of(self.directory, self.progress)
         self.write_status("running")  # a process that is killed now has counted this rewind
         self.tell(Rewound(good.step, halt_step, str(halted)))
+
+    def _end_phase(self, stalled: Stalled) -> None:
+        """Go on by a plan in which the phase has ended, as a resume would with that setting: the decision is a key of the config."""
+        self._stalled = None
+        ended = f"phases.{stalled.phase}.until.ended={stalled.step} steps"
+        rest = Rest.after(self.store.at(stalled.step), config.overridden(self.plan.experiment, [ended]), self.directory.path)
+        declaration = Declaration.of(rest.plan)
+        self.machine = rest.machine(observers=self.machine.observers)
+        self.plan = rest.plan
+        self.directory.cut(stalled.step)
+        declaration.write(self.directory)
+        self._saving = self._saving_of(self.plan)
+        self._saving.go_on(stalled.step, "phase")
+        self.progress.plan(self.plan.schedule, declaration.costs)
+        self.summary = summary_of(self.directory, self.progress)
+        self.write_status("running")
+        for change in rest.changes:
+            self.tell(change)
 
     def _newest_good(self) -> tuple[Checkpoint, Mapping[str, Any]] | None:
         """The newest valid checkpoint not saved in a row of non-finite steps: those changed nothing and would fail again."""
@@ -227,6 +292,8 @@ class RunLoop:
         self._memory.read()
         self.summary.peaks = self._memory.peaks
         more: dict[str, Any] = {} if self.parent is None else {"parent": self.parent}
+        if self.ranks is not None:
+            more |= {"ranks": self.ranks.place.ranks} | ({"job": job} if (job := self.ranks.place.job) else {})
         if self._memory.peaks:
             more["peak_bytes"] = self._memory.peaks
         if self._rewinds:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ from stackwise.contracts.tokenizers import Tokenizers
 from stackwise.errors import UserError
 from stackwise.host.discovery import discover
 from stackwise.machine.machine import TrainingMachine
+from stackwise.machine.observers import Observers
 from stackwise.plan import Plan, make_plan
+from stackwise.processes.ranks import Ranks
 from stackwise.saved.provenance import (
     Described,
     changed_files,
@@ -126,8 +129,12 @@ class Rest:
         versions, files = changed_versions(self.saved.versions, self.plan), changed_files(self.saved.providers, self.plan)
         return [*versions, *files, *changed_threads(self.saved.threads), *gone]
 
-    def machine(self) -> TrainingMachine:
+    def machine(self, ranks: Ranks | None = None, observers: Observers | None = None) -> TrainingMachine:
         """The machine at the step to go on from.
+
+        Args:
+            ranks: the processes that train together; their number need not be that of before.
+            observers: who hears the events; those that the plan declares when left out.
 
         Raises:
             UserError: incompatible versions, or a state of another declaration.
@@ -135,7 +142,7 @@ class Rest:
         """
         if self.saved is not None:
             changed_versions(self.saved.versions, self.plan)  # refuses before anything is built; `notes` gives the sentences
-        machine = assemble(self.plan)
+        machine = assemble(self.plan, observers=observers, ranks=ranks)
         if self.checkpoint is None or self.saved is None:
             return machine
         try:
@@ -175,7 +182,7 @@ def checkpoint_at(directory: Path, at: str) -> tuple[Checkpoint, list[Skipped]]:
         UserError: there is no such checkpoint.
     """
     store = CheckpointStore(directory / CHECKPOINTS)
-    if at in store.names():
+    if re.fullmatch(r"step-\d+", at):
         return store.at(step_of(at)), []
     number = at.removeprefix("step").strip()
     if number.isdecimal():

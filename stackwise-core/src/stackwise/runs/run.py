@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from contextlib import closing, nullcontext, suppress
+from functools import partial
 from glob import escape
 from hashlib import sha256
 from html import escape as escape_html
@@ -19,11 +20,15 @@ from stackwise.config import Experiment
 from stackwise.errors import RunStopped, UserError
 from stackwise.host.discovery import discover
 from stackwise.host.registry import blaming
+from stackwise.machine.machine import TrainingMachine
 from stackwise.plan import Plan, make_plan
+from stackwise.processes.place import Place
+from stackwise.processes.ranks import Ranks, joined
 from stackwise.reports.progress import Progress
 from stackwise.reports.summary import Summary
 from stackwise.runs.loop import RunLoop, summary_of
 from stackwise.runs.rest import Declaration, Rest, checkpoint_at, config_of, costs_in, newest_in
+from stackwise.runs.several import Companion, agree_on_the_run, by_the_first, check_world, last_word, run_of_this_command
 from stackwise.saved.export import describe_model, describe_run, exported_tensors
 from stackwise.saved.provenance import Origin, describe
 from stackwise.storage.checkpoints.store import SET_ASIDE, CheckpointStore, Skipped
@@ -41,6 +46,8 @@ class Result:
     summary: Summary
     finished_before: bool = False
     """Whether the run had finished before, so that nothing was left to do."""
+    rank: int = 0
+    """Of this process; what happened is summed up in the first alone."""
 
     def _repr_html_(self) -> str:
         """The page of the run, in a frame of its own, where a notebook shows the result."""
@@ -62,7 +69,8 @@ def run(
 ) -> Result:
     """Train what a config declares, into a run directory: with logs, progress, checkpoints and the final weights.
 
-    With `resume="auto"` the same call goes on with an interrupted run.
+    With `resume="auto"` the same call goes on with an interrupted run. Under torchrun every process makes this call, and the first one
+    writes the files.
 
     Args:
         source: the config, or an experiment written in code.
@@ -79,23 +87,22 @@ def run(
         TrainingHalted: too many steps in a row were not finite.
         RunStopped: a signal asked for a stop, or the run's own time is up.
     """
-    experiment, output = _read(source, overrides), Path(output) if output is not None else None
-    if resume == "never" and output is not None:
-        refuse_existing(output)
-    if resume != "never":
-        experiment.check()
-        if (existing := _existing(output, experiment.run.name)) is not None:
-            return _go_on(existing, experiment, stream, quiet=quiet)
-        if resume == "must":
-            where = output if output is not None else f"runs/{experiment.run.name}-NNN"
-            raise UserError(f"there is no run at {where} to go on with: leave --resume out to begin one")
-    rest = Rest(make_plan(experiment, discover()).with_tokenizers())
-    machine = assemble(rest.plan)
-    declaration = Declaration.of(rest.plan)
-    directory = RunDirectory.create(output, experiment.run.name, declaration.write)
-    progress = _progress(rest.plan, stream, quiet=quiet, costs=declaration.costs)
-    progress.tell(f"files {directory.path}/")
-    return _train(RunLoop.of(rest.plan, machine, directory, progress), rest, fresh=True)
+    with joined() as ranks:
+        experiment, place = _read(source, overrides), Path(output) if output is not None else None
+        if (existing := by_the_first(ranks, partial(_to_go_on_with, place, experiment, resume, ranks))) is not None:
+            return _go_on(existing, experiment, stream, ranks, quiet=quiet)
+        rest = Rest(make_plan(experiment, discover()).with_tokenizers())
+        check_world(experiment.run.parallel, rest.plan, ranks)
+        machine = assemble(rest.plan, ranks=ranks)
+        if ranks is not None:
+            if not ranks.is_first:
+                return _accompany(rest, machine, ranks)
+            agree_on_the_run(ranks, rest.plan, machine)
+        declaration = Declaration.of(rest.plan)
+        directory = RunDirectory.create(place, experiment.run.name, declaration.write)
+        progress = _progress(rest.plan, stream, quiet=quiet, costs=declaration.costs)
+        progress.tell(f"files {directory.path}/")
+        return _train(RunLoop.of(rest.plan, machine, directory, progress), rest, fresh=True)
 
 
 def resume(directory: Path, overrides: Sequence[str] = (), stream: TextIO | None = None, *, quiet: bool = False) -> Result:
@@ -112,7 +119,8 @@ def resume(directory: Path, overrides: Sequence[str] = (), stream: TextIO | None
         UserError: no run directory, or another process writes to it.
         DataError: the data changed.
     """
-    return _go_on(directory, config.load(config_of(directory), overrides), stream, quiet=quiet)
+    with joined() as ranks:
+        return _go_on(directory, config.load(config_of(directory), overrides), stream, ranks, quiet=quiet)
 
 
 def branch(
@@ -140,6 +148,8 @@ def branch(
         ConfigError: a config or an assignment that would change the past.
         UserError: there is no whole checkpoint there.
     """
+    if (place := Place.here()).ranks > 1:
+        raise UserError(f"a branch is begun by one process, and this is {place}: begin it, and go on by `stackwise resume RUN --ranks N`")
     checkpoint, skipped = checkpoint_at(directory, at)
     rest = Rest.after(checkpoint, config.load(config_of(directory) if source is None else source, overrides), directory)
     machine = rest.machine()
@@ -159,17 +169,46 @@ def branch(
     return _train(RunLoop.of(rest.plan, machine, new, progress, parent, reason), rest, fresh=True)
 
 
-def _go_on(path: Path, experiment: Experiment, stream: TextIO | None, *, quiet: bool) -> Result:
+def _accompany(rest: Rest, machine: TrainingMachine, ranks: Ranks) -> Result:
+    """What every process but the first does."""
+    agree_on_the_run(ranks, rest.plan, machine)
+    directory = Path(ranks.broadcast(""))
+    with blaming(rest.plan.providers):
+        Companion(plan=rest.plan, machine=machine, directory=directory, ranks=ranks).train()
+    return Result(directory, Summary(), rank=ranks.place.rank)
+
+
+def _go_beside(path: Path, experiment: Experiment, ranks: Ranks) -> Result:
+    """Resume beside the first process, which says from which checkpoint."""
+    step: int | None = ranks.broadcast(None)
+    rest = Rest.after(None if step is None else CheckpointStore(path / CHECKPOINTS).at(step), experiment, path)
+    check_world(experiment.run.parallel, rest.plan, ranks)
+    if ranks.broadcast(False):
+        return Result(path, Summary(), finished_before=True, rank=ranks.place.rank)
+    return _accompany(rest, rest.machine(ranks), ranks)
+
+
+def _go_on(path: Path, experiment: Experiment, stream: TextIO | None, ranks: Ranks | None, *, quiet: bool) -> Result:
     """Resume; everything that can be refused is refused before the directory changes."""
+    if ranks is not None and not ranks.is_first:
+        return _go_beside(path, experiment, ranks)
     directory = RunDirectory.open(path)
     try:
         checkpoint, skipped = newest_in(path)
+        if ranks is not None:
+            ranks.broadcast(None if checkpoint is None else checkpoint.step)
         rest = Rest.after(checkpoint, experiment, path)
-        if _is_finished(directory, rest):
+        check_world(experiment.run.parallel, rest.plan, ranks)
+        finished = _is_finished(directory, rest)
+        if ranks is not None:
+            ranks.broadcast(finished)
+        if finished:
             summary = summary_of(directory, _progress(rest.plan, stream, quiet=quiet))
             directory.close()
             return Result(path, summary, finished_before=True)
-        machine = rest.machine()
+        machine = rest.machine(ranks)
+        if ranks is not None:
+            agree_on_the_run(ranks, rest.plan, machine)
         declaration = None if rest.is_declared_in(directory) else Declaration.of(rest.plan)
         costs = costs_in(json.loads((path / PLAN).read_bytes())) if declaration is None else declaration.costs
         progress = _progress(rest.plan, stream, quiet=quiet, costs=costs)
@@ -212,13 +251,16 @@ def _train(loop: RunLoop, rest: Rest, *, fresh: bool = False) -> Result:
     status, failed = "failed", False
     try:
         loop.write_status("running")
-        for note in rest.notes():
+        if loop.ranks is not None:
+            loop.ranks.broadcast(str(loop.directory.path))
+        for note in [*rest.notes(), *check_world(loop.plan.experiment.run.parallel, loop.plan, loop.ranks)]:
             loop.progress.say(f"      {note}")
         for change in rest.changes:
             loop.tell(change)
         with blaming(loop.plan.providers):
             loop.train()
             _save_final(loop)
+            last_word(loop.ranks)
         status = FINISHED
     except KeyboardInterrupt:
         status = "interrupted"
@@ -270,6 +312,21 @@ def _read(source: Path | str | Experiment, overrides: Sequence[str]) -> Experime
     if overrides:
         raise UserError("overrides are laid on a config file: write them into the experiment, which is in code")
     return source
+
+
+def _to_go_on_with(output: Path | None, experiment: Experiment, resume: Resume, ranks: Ranks | None) -> Path | None:
+    """The run directory to go on in; None where a new run begins."""
+    if ranks is not None and (begun := run_of_this_command(ranks, output, experiment.run.name)) is not None:
+        return begun
+    if resume == "never":
+        if output is not None:
+            refuse_existing(output)
+        return None
+    experiment.check()
+    if (existing := _existing(output, experiment.run.name)) is None and resume == "must":
+        where = output if output is not None else f"runs/{experiment.run.name}-NNN"
+        raise UserError(f"there is no run at {where} to go on with: leave --resume out to begin one")
+    return existing
 
 
 def _existing(output: Path | None, name: str) -> Path | None:

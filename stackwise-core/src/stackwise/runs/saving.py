@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from time import perf_counter
 from typing import Any
 
@@ -66,6 +67,7 @@ class Saving:
         schedule: the timeline.
         about: what a checkpoint records beside the machine's state.
         sync: flushes the logs to disk, which must never be older than a checkpoint.
+        alone: a context of the time in which other processes wait for a save.
     """
 
     def __init__(
@@ -75,7 +77,9 @@ class Saving:
         schedule: PhaseSchedule,
         about: Callable[[], Mapping[str, Any]],
         sync: Callable[[], None],
+        alone: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
+        self._alone = alone
         self._store, self._asynchronous, self._about, self._sync = store, config.asynchronous, about, sync
         self._due = due_steps(config, schedule)
         self._evaluate_at = {name: frozenset(steps) for name, steps in schedule.evaluate_at.items()}
@@ -113,6 +117,10 @@ class Saving:
         self._pending = pending
 
     def _save(self, pending: _Pending) -> Event:
+        with self._alone():
+            return self._save_alone(pending)
+
+    def _save_alone(self, pending: _Pending) -> Event:
         start = perf_counter()
         if not pending.on_disk:
             self._sync()  # may raise, with the pending state kept

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any
@@ -27,9 +28,13 @@ class Signals:
     (SIGUSR2) and a limit of processor time (SIGXCPU).
 
     Outside the main thread, where no handler can be set, it does nothing.
+
+    Args:
+        echo_s: seconds in which a request to stop that comes again is the same one, sent by several.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, echo_s: float = 0.0) -> None:
+        self._echo_s, self._since = echo_s, 0.0
         self.stop: signal.Signals | None = None
         """The signal that asked for a stop."""
         self._save = False
@@ -59,8 +64,10 @@ class Signals:
         if self.stop is not None and number in _REPEATED:
             return
         if self.stop is not None:
+            if time.monotonic() - self._since < self._echo_s:
+                return
             os._exit(128 + number)  # safe at any point: the last checkpoint is whole
-        self.stop = signal.Signals(number)
+        self.stop, self._since = signal.Signals(number), time.monotonic()
         self._patience = threading.Timer(PATIENCE_S, self._give_up, (self.stop,))
         self._patience.daemon = True
         self._patience.start()

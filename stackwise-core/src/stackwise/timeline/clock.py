@@ -104,11 +104,6 @@ class Clock:
         """The phase that step k belongs to; the last one for k = T."""
         return min(bisect_right(self.starts, step), self.phases) - 1
 
-    @property
-    def tokens_at(self) -> tuple[int, ...]:
-        """Tokens consumed before each phase, and in the whole run."""
-        return tuple(self.tokens(step) for step in self.starts)
-
     def values(self, step: int) -> Mapping[str, Any]:
         """The values in force at step k."""
         return self.pieces[self._piece(step)].values

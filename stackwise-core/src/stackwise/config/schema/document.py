@@ -7,7 +7,7 @@ from typing import Any, get_type_hints
 
 import attrs
 
-from stackwise.config import DataConfig, EnterConfig, EvaluateConfig, GroupConfig, ModelConfig, OptimizerConfig, RunConfig
+from stackwise.config import DataConfig, EnterConfig, EvaluateConfig, GroupConfig, ModelConfig, OptimizerConfig, RunConfig, UntilConfig
 from stackwise.config.keys import FORMAT, IN_PHASE, PLANES, SECTIONS
 from stackwise.config.merging import REPLACE
 from stackwise.config.planes import ReferenceConfig, StartConfig, TaskConfig, WeightAdapterConfig
@@ -68,7 +68,8 @@ def _top() -> dict[str, Schema]:
     phase: Schema = {
         "type": ["object", "null"],
         "properties": {
-            "until": nullable({"$ref": "#/$defs/duration"}) | {"description": IN_PHASE["until"].doc},
+            "until": nullable({"anyOf": [{"$ref": "#/$defs/duration"}, _class(UntilConfig, whole=False)]})
+            | {"description": IN_PHASE["until"].doc},
             **{name: nullable(_plane(name, whole=False)) for name in PLANES},
             "enter": nullable(_class(EnterConfig, whole=False)) | {"description": IN_PHASE["enter"].doc},
         },

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from stackwise.contracts.protocols import Batch, Loader
+from stackwise.contracts.protocols import Batch, Loader, Stateful
 from stackwise.contracts.specs import EpochSize
 from stackwise.curriculum.parts import Part
 from stackwise.curriculum.states import DataState
@@ -72,6 +72,7 @@ class DataPlane:
         share: Share = WHOLE,
     ) -> None:
         self.share = share
+        """May be set before the first step."""
         self._build, self._transforms, self._seed = build, Transforms(build_transform, seed), seed
         self._device = device if device is not None and device.type != "cpu" else None
         self._workers = workers
@@ -178,12 +179,21 @@ class DataPlane:
         """The micro-batches of one step that belong to this process."""
         return self._ahead.next(moment) if self._open else self._produce(moment)
 
-    def pass_over(self, moment: Moment) -> None:
-        """Move past one step without making its batches."""
+    def pass_over(self, moment: Moment) -> list[Batch]:
+        """Move past one step, whose batches are made in other processes; there is none here."""
         planned = self._plan(moment)
         for takes in planned.takes:
             self._pass_over(takes, planned.seq_len)
         self._debts = planned.debts
+        return []
+
+    def micro_batches(self, step: int) -> int:
+        """How many micro-batches a step has, over all processes."""
+        return 1 if self._state is None else len(self._state.shape(step).micro_batches)
+
+    def stateful_transforms(self) -> list[Stateful]:
+        """The transforms of the phase in force that keep a state."""
+        return self._transforms.stateful()
 
     def ledger(self) -> dict[str, dict[str, int]]:
         """Rows and tokens delivered by source over the whole run, sources no longer named included."""

@@ -58,6 +58,7 @@ class OwnDraws:
         self._their_bits: Any = None
         self._their_state: Any = None
         """Python's, of everybody else; None as long as nobody else draws."""
+        self._python_drew, self._start = False, self._place()
 
     def begin(self) -> None:
         """Put training's place into Python's generator, so that turns cost nothing until somebody draws."""
@@ -74,11 +75,20 @@ class OwnDraws:
     def __exit__(self, *error: object) -> None:
         mtrand.set_bit_generator(self._their_bits)
         if random.getrandbits(64) != self._twin.getrandbits(64):
+            self._python_drew = True
             version, words, _ = random.getstate()
             self._twin.setstate((version, words, None))
             random.setstate((version, words, None))
         if self._their_state is not None:
             random.setstate(self._their_state)
+
+    def has_drawn(self) -> bool:
+        """Whether any turn so far drew from either of them."""
+        return self._python_drew or self._place() != self._start
+
+    def _place(self) -> int:
+        place: int = self._bits.state["state"]["pos"]
+        return place
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Both places, as the 624 words and the position of each Mersenne twister."""
@@ -90,4 +100,5 @@ class OwnDraws:
         self._twin.setstate((random.Random.VERSION, tuple(state["python"].tolist()), None))
         *key, position = state["numpy"].tolist()
         self._bits.state = {"bit_generator": "MT19937", "state": {"key": np.array(key, np.uint32), "pos": position}}
+        self._start = self._place()
         self.begin()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from attrs import define, field
@@ -42,7 +42,9 @@ class Source:
     fields: tuple[Field, ...] = ()
     """The fields that change their name or dtype on the way to the task."""
     reads: frozenset[str] | None = None
-    """What may be delivered to the phase: fields that are read, and those that are dropped; None where that is known no more, or not."""
+    """What may be delivered to the phase: fields that are read, and those that are dropped; None where that is not known."""
+    _looked_at: Collection[str] = ()
+    """The fields of the last batch that was held against them."""
 
     def __attrs_post_init__(self) -> None:
         self.follow(self.part)
@@ -74,7 +76,7 @@ class Source:
         own = [bridge for bridge in own if bridge.kind != "drop"]
         self.fields = fields_across([bridge.field for bridge in own], own)
         declares = not isinstance(self.loader, IterableLoader)  # what it declares was held against the task while the run was planned
-        self.reads = None if declares or state.reads is None else state.reads | drops
+        self.reads, self._looked_at = None if declares or state.reads is None else state.reads | drops, ()
         limits: dict[str, tuple[int, int]] = {}
         for bridge in own:
             if bridge.limits is None:
@@ -103,7 +105,7 @@ class Source:
             raise ReaderStopped(f"source '{self.name}': {error}") from error
         if not self.delivered.rows:
             check_batch(self.name, batch, self.loader.get_batch_spec(), length)
-        if self.reads is not None:
+        if self.reads is not None and batch.keys() != self._looked_at:
             self._refuse_unread(batch, self.reads)
         delivered = rows_of(batch)
         if rows is not None and delivered != rows:
@@ -138,10 +140,10 @@ class Source:
         """Hold the first batch of the phase to the fields that are read and those that are dropped, by the names of the task."""
         renamed = {field.name: field.source for field in self.fields}
         if isinstance(self.loader, IterableLoader):
-            self.reads = frozenset(renamed.get(name, name) for name in fields) | drops
+            self.reads, self._looked_at = frozenset(renamed.get(name, name) for name in fields) | drops, ()
 
     def _refuse_unread(self, batch: Batch, reads: frozenset[str]) -> None:
-        """What the first batch of a phase holds beyond what is read is refused: it may be the padding that somebody counts on."""
+        """What a batch holds beyond what is read is refused: it may be the padding that somebody counts on."""
         if unread := [name for name in batch if name not in reads]:
             names = ", ".join(unread)
             absent = ", ".join(f"'{name}'" for name in sorted(reads - batch.keys()))
@@ -150,7 +152,7 @@ class Source:
                 f"source '{self.name}' delivers {names}, which nothing reads{lacks}: say `data.drop: [{names}]` where that is meant, name "
                 "it in the task's spec or as an argument of the module's forward, or give it the name that is read by `data.rename`"
             )
-        self.reads = None
+        self._looked_at = frozenset(batch)
 
     def go_to(self, place: Mapping[str, Any]) -> None:
         """Put the loader at a saved place.

@@ -73,6 +73,10 @@ class Transforms:
             transform.load_state_dict(state[str(i)])
             self._chain[i].follower.forget()
 
+    def stateful(self) -> list[Stateful]:
+        """The transforms that keep a state."""
+        return list(self._stateful().values())
+
     def _stateful(self) -> dict[int, Stateful]:
         return {i: link.transform for i, link in enumerate(self._chain) if isinstance(link.transform, Stateful)}
 

@@ -42,12 +42,22 @@ def drawing_from(seed: int) -> Iterator[None]:
         numpy.random.set_state(array)
 
 
-def check_shapes(module: nn.Module, path: str) -> None:
-    """Every parameter and buffer has a shape; a lazy layer (`nn.LazyLinear`) gets its own at the first batch only.
+def check_shapes(module: nn.Module, path: str, *, meta: bool = False) -> None:
+    """Every parameter and buffer has a shape and values; a lazy layer (`nn.LazyLinear`) gets its shape at the first batch only.
+
+    Args:
+        module: as it was built or given.
+        path: where it stands in the model.
+        meta: whether it was built without values, to be priced.
 
     Raises:
-        UserError: one has none; names, moments and maps need it before the first step.
+        UserError: one has none; names, moments and maps need the shape before the first step.
     """
+    if without := [name for name, parameter in module.named_parameters() if parameter.is_meta and not meta]:
+        raise UserError(
+            f"{path}.{without[0]} is on the device meta, which holds no values: build the module on another device and load its weights, "
+            "or give a Built(callable, options), which is built where it is needed"
+        )
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
         if is_lazy(tensor):
             raise UserError(

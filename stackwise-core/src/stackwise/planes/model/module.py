@@ -154,13 +154,13 @@ class Model(nn.Module):
 
     def _through_rack(self, batch: Batch, reported: dict[str, torch.Tensor]) -> torch.Tensor:
         hidden, side = self.into_rack(batch, reported), self.side(batch)
-        for name, own, source in self._side_embeddings:
+        for name, own, source in (each for each in self._side_embeddings if each[2] in batch):
             side[name] = self._embed({**batch, own: batch[source]}, reported)
         try:
             hidden = self.rack(hidden, **side)
-        except RuntimeError:
+        except RuntimeError as error:
             if self.declared is not None:
-                explain_dtypes(self.rack, {self._inputs[0].name: hidden, **side})
+                explain_dtypes(self.rack, {self._inputs[0].name: hidden, **side}, error)
             raise
         through: torch.Tensor = self._reporters["rack"].take(hidden, reported) if "rack" in self._reporters else hidden
         return through

@@ -117,14 +117,16 @@ def check_unwrapped(module: nn.Module, path: str) -> None:
             )
 
 
-def explain_dtypes(module: nn.Module, fields: Mapping[str, Tensor]) -> None:
+def explain_dtypes(module: nn.Module, fields: Mapping[str, Tensor], error: RuntimeError) -> None:
     """Say why a module failed on a batch, if it is that it holds another dtype than the batch.
 
     Raises:
         UserError: it does.
     """
     dtypes = {parameter.dtype for parameter in module.parameters()}
-    for field in (name for name, values in fields.items() if _is_floating(values) and dtypes and values.dtype not in dtypes):
+    whole = any(word in str(error) for word in ("dtype", "scalar type"))  # else integers are not at fault: an embedding takes them
+    suspects = {name: values for name, values in fields.items() if _is_floating(values) or (whole and isinstance(values, Tensor))}
+    for field in (name for name, values in suspects.items() if dtypes and values.dtype not in dtypes):
         held, given = (str(dtype).removeprefix("torch.") for dtype in (dtypes.pop(), fields[field].dtype))
         raise UserError(
             f"{type(module).__name__} holds {held} and the field '{field}' is {given}: give the data in {held}, convert it at the start of "

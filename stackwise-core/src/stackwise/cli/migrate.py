@@ -1,0 +1,100 @@
+"""`stackwise migrate`: a config of another tool as one of StackWise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from stackwise.contracts.formats import TranslatesConfigs
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  stackwise migrate old.yaml
+  stackwise migrate old.yaml -o new.yaml
+
+Exit codes: 0 done, 2 the file is of no tool that an installed provider knows,
+or is at fault, 3 a provider's defect.
+"""
+)
+@click.argument("file", metavar="OLD", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="File to write; it must not exist. [default: print]")
+def migrate(file: Path, output: Path | None) -> None:
+    """Translate OLD, the config of another tool, into a config of StackWise with comments.
+
+    The result is planned, so that it is known to hold together. Every key that has no meaning here is named on standard error, with the
+    reason. Installed formats say whose configs they know; `transformer.stack-wise` knows those of stack-wise.
+    """
+    from stackwise.errors import UserError, disk_errors
+
+    document = _read(file)
+    if output is not None and output.exists():
+        raise UserError(f"{output} exists already: give another place by -o, or remove it")
+    translated = _translator(document, file).translate(document)
+    for line in translated.dropped:
+        click.echo(f"dropped  {line}", err=True)
+    _check(translated.text)
+    if output is None:
+        click.echo(translated.text, nl=False)
+        return
+    with disk_errors(output, "give another place by -o"):
+        output.write_text(translated.text, encoding="utf-8")
+    click.echo(f"wrote {output}\nnext: stackwise plan {output}")
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """As its own tool would read it: by YAML 1.1, the last of two equal keys."""
+    import yaml
+
+    from stackwise.errors import UserError
+
+    try:
+        document = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror}") from None
+    except (ValueError, yaml.YAMLError, RecursionError) as error:
+        raise UserError(f"{file} is no YAML: {error}") from None
+    if not isinstance(document, dict):
+        raise UserError(f"{file} is no map of sections")
+    return {str(key): value for key, value in document.items()}
+
+
+def _translator(document: dict[str, Any], file: Path) -> TranslatesConfigs:
+    """The installed format whose tool a document is of."""
+    from stackwise.contracts.components import BuildContext
+    from stackwise.errors import UserError
+    from stackwise.host.discovery import discover
+
+    asked = []
+    for entry in discover().of_kind("format"):
+        built = entry.load_factory()(entry.load_options()(), BuildContext(seed=0))
+        if hasattr(built, "translate"):
+            asked.append(entry.id)
+            if built.translates(document):
+                translator: TranslatesConfigs = built
+                return translator
+    raise UserError(f"{file} is no config that an installed format can translate ({', '.join(asked) or 'none can'})")
+
+
+def _check(text: str) -> None:
+    """Plan and price the result: the sizes of all phases are known then.
+
+    Raises:
+        ConfigError: it does not hold together.
+        UserError: a boundary that cannot be crossed.
+    """
+    from tempfile import TemporaryDirectory
+
+    from stackwise import config
+    from stackwise.assembly.pricing import price
+    from stackwise.host.discovery import discover
+    from stackwise.plan import make_plan
+
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "migrated.yaml"
+        path.write_text(text, encoding="utf-8")
+        price(make_plan(config.load(path), discover()))

@@ -1,0 +1,211 @@
+"""The group of processes that train one model, and what they say to each other beside gradients."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from time import monotonic, sleep
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import distributed
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
+
+from stackwise.errors import EndedTogether, RankLost, UserError
+from stackwise.planes.data.share import Share
+from stackwise.processes.board import Board, Failure
+from stackwise.processes.place import Place
+from stackwise.processes.watch import Watch
+
+T = TypeVar("T")
+
+STARTING_S = 600.0
+"""How long a process waits for another one before the first step, as one may read its data more slowly."""
+
+_POST_S = 3.0
+"""How long the reason of a failure may take to appear after its process has closed its connections."""
+
+_FIRST_SPEAKS_S = 1.0
+
+
+class Ranks:
+    """All processes of a run, as one of them sees them.
+
+    Args:
+        place: of this process.
+        store: that of the rendezvous.
+    """
+
+    def __init__(self, place: Place, store: Store) -> None:
+        self.place = place
+        self.board = Board(store, place.ranks)
+        hosts: list[Any] = [None] * place.ranks
+        distributed.all_gather_object(hosts, place.host)
+        self.hosts: list[str] = hosts
+        own_store = store.clone()  # type: ignore[attr-defined]  # the stubs do not know it
+        self.watch = Watch(Board(own_store, place.ranks), place, self.hosts, STARTING_S)
+
+    @property
+    def share(self) -> Share:
+        """The micro-batches of a step that belong to this process."""
+        return Share(self.place.rank, self.place.ranks)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes files and shows progress."""
+        return self.place.is_first
+
+    @contextmanager
+    def exchanging(self) -> Iterator[None]:
+        """The time of an exchange with the others.
+
+        Raises:
+            EndedTogether: another process failed and has said why.
+            RankLost: another process is gone without a word.
+        """
+        try:
+            with self.watch.waiting():
+                yield
+        except RuntimeError as error:
+            if (reason := self._what_happened(error)) is error:
+                raise
+            raise reason from error
+
+    def gather(self, item: T) -> list[T]:
+        """What every process gives, by rank."""
+        items: list[Any] = [None] * self.place.ranks
+        with self.exchanging():
+            distributed.all_gather_object(items, item)
+        return cast(list[T], items)
+
+    def broadcast(self, item: T | None, source: int = 0) -> T:
+        """What one process gives, to all of them."""
+        box = [item]
+        with self.exchanging():
+            distributed.broadcast_object_list(box, src=source)
+        return cast(T, box[0])
+
+    def sum(self, tensor: torch.Tensor) -> None:
+        """Add a tensor over all processes, in place; all get the same bits."""
+        with self.exchanging():
+            distributed.all_reduce(tensor)
+
+    def rows(self, vector: torch.Tensor) -> torch.Tensor:
+        """A vector on the CPU from every process, as the rows of a matrix [ranks, entries]."""
+        rows = vector.new_empty(self.place.ranks, vector.numel())
+        with self.exchanging():
+            distributed.all_gather(list(rows.unbind()), vector)
+        return rows
+
+    def agree(self, items: Mapping[str, str], when: str) -> None:
+        """Compare what must be the same in every process.
+
+        Args:
+            items: name → a text, often a digest.
+            when: end of the sentence that tells a difference.
+
+        Raises:
+            UserError: somebody has something else; rank, host and item are named.
+        """
+        all_items = self.gather(dict(items))
+        for rank, theirs in enumerate(all_items):
+            for name in {**all_items[0], **theirs}:
+                first, other = all_items[0].get(name, "nothing"), theirs.get(name, "nothing")
+                if first != other:
+                    raise UserError(
+                        f"rank {rank} on {self.hosts[rank]} has another {name} than rank 0 on {self.hosts[0]} {when} ({other} and "
+                        f"{first}): every process of a run has the same, so nothing goes on"
+                    )
+
+    @contextmanager
+    def alone(self, what: str) -> Iterator[None]:
+        """The first process works alone, and the others wait for it longer than they would wait for a step."""
+        self.board.mark_busy(what)
+        try:
+            yield
+        finally:
+            self.board.mark_busy("")
+
+    def _what_happened(self, error: RuntimeError) -> Exception:
+        """Why an exchange failed: another process posted a failure before it left, or is gone without a word."""
+        deadline = monotonic() + _POST_S
+        while (failure := self.board.failure()) is None and monotonic() < deadline:
+            sleep(0.05)
+        if failure is None:
+            with self.watch.waiting():
+                lost = self.watch.lost()
+            if not lost:
+                return error  # nobody is gone: it is of this process's own making
+            sentence = self.watch.sentence(lost, "is gone: something ended it (short of memory? killed?)")
+            if self.board.post(Failure(self.place.rank, sentence, RankLost.exit_code)):
+                return RankLost(sentence)
+            failure = self.board.failure()
+        return EndedTogether(failure.exit_code if failure is not None else RankLost.exit_code)
+
+    def post(self, error: BaseException) -> BaseException:
+        """Tell the others why this process fails; the error to raise, which is another one if somebody failed before."""
+        if isinstance(error, EndedTogether | RankLost):
+            return error
+        self._let_the_first_speak()
+        code = getattr(error, "exit_code", 1)
+        sentence = str(error) or type(error).__name__
+        if self.board.post(Failure(self.place.rank, sentence, code if isinstance(code, int) else 1)):
+            return error
+        failure = self.board.failure()
+        return error if failure is None or failure.rank == self.place.rank else EndedTogether(failure.exit_code)
+
+    def leave(self) -> None:
+        """The first process may hold the board in its own memory, and so waits until the others have read what they need."""
+        if not self.is_first:
+            self.board.acknowledge(self.place.rank)
+        deadline = monotonic() + _POST_S
+        while self.is_first and not self.board.acknowledged() and monotonic() < deadline:
+            sleep(0.02)
+
+    def _let_the_first_speak(self) -> None:
+        """Most failures are the same everywhere, and it is the first process that people read."""
+        deadline = monotonic() + _FIRST_SPEAKS_S
+        while not self.is_first and self.board.failure() is None and monotonic() < deadline:
+            sleep(0.05)
+
+
+@contextmanager
+def joined(place: Place | None = None) -> Iterator[Ranks | None]:
+    """Join the other processes of a run; None where this one is alone.
+
+    What ends one of them ends all: the first failure is posted, and whoever finds it ends with the same exit code and no words of its own.
+    """
+    place = Place.here() if place is None else place
+    if place.ranks == 1:
+        yield None
+        return
+    ranks = Ranks(place, _meet(place))
+    try:
+        yield ranks
+    except BaseException as error:
+        told = ranks.post(error)
+        if told is error:
+            raise
+        raise told from error
+    finally:
+        ranks.leave()
+        ranks.watch.close()
+        with suppress(RuntimeError):
+            distributed.destroy_process_group()
+
+
+def _meet(place: Place) -> Store:
+    """Start torch's group of processes. An exchange has no end of its own: `Watch` decides how long it may last."""
+    backend = "gloo"
+    if torch.cuda.is_available():
+        torch.cuda.set_device(place.local_rank % torch.cuda.device_count())
+        backend = "cpu:gloo,cuda:nccl"
+    os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1")
+    store, rank, ranks = next(iter(rendezvous("env://")))
+    distributed.init_process_group(
+        backend, store=PrefixStore(f"torch/{place.attempt}", store), rank=rank, world_size=ranks, timeout=timedelta(days=1)
+    )
+    return PrefixStore(f"attempt/{place.attempt}", store)

@@ -1,0 +1,93 @@
+"""A thread in every process that notices when another one hangs, names it, and ends this one."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from threading import Event, Thread
+
+from stackwise.errors import RankLost
+from stackwise.processes.board import Board, Failure
+from stackwise.processes.place import Place
+
+MOST_BUSY = 20
+"""Patiences that a process may work alone (a checkpoint on a slow disk) before it counts as hanging too."""
+
+
+class Watch:
+    """Signs of life, and the end of a wait that takes too long.
+
+    Args:
+        board: of all processes.
+        place: of this one.
+        hosts: of every process, by rank.
+        patience_s: how long another process is waited for.
+    """
+
+    def __init__(self, board: Board, place: Place, hosts: Sequence[str], patience_s: float) -> None:
+        self.patience_s = patience_s
+        self._board, self._place, self._hosts = board, place, hosts
+        self._waiting_since: float | None = None
+        self._end = Event()
+        self._thread = Thread(target=self._run, name="stackwise-watch", daemon=True)
+        self._thread.start()
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """The time in which this process waits for the others."""
+        self._waiting_since = time.monotonic()
+        try:
+            yield
+        finally:
+            self._waiting_since = None
+
+    def close(self) -> None:
+        """End the thread."""
+        self._end.set()
+        self._thread.join()
+
+    def lost(self) -> list[int]:
+        """The processes that gave no sign of life between two looks, or else those that work while this one waits."""
+        before = self._board.beats()
+        time.sleep(2.5 * self._tick_s)
+        after = self._board.beats()
+        still = [rank for rank, (was, now) in enumerate(zip(before, after, strict=True)) if was == now and rank != self._place.rank]
+        working = [rank for rank, beat in enumerate(after) if beat is not None and beat.startswith("working") and rank != self._place.rank]
+        return still or working
+
+    def sentence(self, lost: Sequence[int], what: str) -> str:
+        """Name processes."""
+        if not lost:
+            return f"a process of the run {what}, and nobody can tell which"
+        return f"{' and '.join(f'rank {rank} on {self._hosts[rank]}' for rank in lost)} {what}"
+
+    @property
+    def _tick_s(self) -> float:
+        return min(1.0, self.patience_s / 10)
+
+    def _run(self) -> None:
+        count = 0
+        while not self._end.wait(self._tick_s):
+            count += 1
+            since = self._waiting_since
+            self._board.beat(self._place.rank, f"{'working' if since is None else 'waiting'} {count}")
+            waited_s = 0.0 if since is None else time.monotonic() - since
+            if waited_s > self.patience_s * (MOST_BUSY if self._board.busy() else 1):
+                Thread(target=self._give_up, args=(since,), name="stackwise-give-up", daemon=True).start()
+                self.patience_s = float("inf")
+
+    def _give_up(self, since: float | None) -> None:
+        """Name whoever hangs and leave, while the other thread goes on to give signs of life; the wait itself cannot be ended."""
+        patience_s = time.monotonic() - (since or 0.0)
+        lost = self.lost()
+        if self._waiting_since != since:
+            return
+        sentence = self.sentence(lost, f"has not come to where the others have waited for {patience_s:.0f} s (run.parallel.patience)")
+        if self._board.post(Failure(self._place.rank, sentence, RankLost.exit_code)):
+            with suppress(OSError, ValueError):
+                print(f"{self._place}: {sentence}", file=sys.stderr, flush=True)
+        failure = self._board.failure()
+        os._exit(RankLost.exit_code if failure is None else failure.exit_code)

@@ -1,0 +1,232 @@
+"""Several processes train what one trains, and end together, with the words of the one at fault."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from ast import literal_eval
+from pathlib import Path
+
+import pytest
+from fork_server import Ended, ForkServer
+from several import EVERYTHING, SHORT, apart, steps_of
+from whole_runs import saved_steps, status
+
+from stackwise.storage.checkpoints.store import CheckpointStore
+
+ON_RANK_1 = "if os.environ.get('RANK') == '1':\n"
+KILLED_AT_STEP = """\
+    from stackwise.machine.step import Step
+    run = Step.run
+    def run_or_die(step, batches, moment):
+        if moment.step == {step}:
+            os.kill(os.getpid(), {signal})
+        return run(step, batches, moment)
+    Step.run = run_or_die
+"""
+
+
+def state(run: Path) -> dict[str, object]:
+    newest, skipped = CheckpointStore(run / "checkpoints").newest()
+    assert newest is not None and not skipped
+    return {**newest.load_state(), "observers": None}  # which add up losses
+
+
+def write(folder: Path, config: str) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / "exp.yaml").write_text(config)
+
+
+def start(server: ForkServer, folder: Path, *more: str, config: str = SHORT, ranks: int = 2, patch: str = "") -> list[Ended]:
+    write(folder, config)
+    return server.together("run", "exp.yaml", "--output", "run", *more, cwd=folder, ranks=ranks, patch=patch)
+
+
+@pytest.fixture(scope="module")
+def alone(server: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The short run in one process."""
+    folder = tmp_path_factory.mktemp("alone")
+    write(folder, SHORT)
+    assert server.stackwise("run", "exp.yaml", "--output", "run", cwd=folder).code == 0
+    return folder / "run"
+
+
+def equal_but_for_sums(run: Path, other: Path) -> None:
+    assert len(steps_of(run)) == len(steps_of(other)) == status(run)["steps"]
+    for place, rounding in ((0, 1e-6), (1, 1e-4)):  # losses, gradient norms
+        assert [step[place] for step in steps_of(run)] == pytest.approx([step[place] for step in steps_of(other)], rel=rounding)
+    assert apart(state(run), state(other)) == []
+
+
+def test_two_processes_train_a_curriculum_of_everything_as_one_does(server: ForkServer, tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    write(one, EVERYTHING)
+    assert server.stackwise("run", "exp.yaml", "--output", "run", cwd=one).code == 0
+    ended = start(server, two, config=EVERYTHING)
+    assert [each.code for each in ended] == [0, 0] and ended[1].err == ended[1].out == ""
+    equal_but_for_sums(two / "run", one / "run")
+    heard = [(folder / "tally.txt").read_text().split()[0] for folder in (one, two)]
+    assert heard[0] == heard[1]  # events: an observer is in one process alone
+
+
+def test_a_killed_process_ends_all_and_any_number_goes_on(server: ForkServer, alone: Path, tmp_path: Path) -> None:
+    ended = start(server, tmp_path, patch=ON_RANK_1 + KILLED_AT_STEP.format(step=7, signal="9"))
+    assert [each.code for each in ended] == [137, -9]
+    assert "rank 1" in ended[0].err.splitlines()[-1] and "Traceback" not in ended[0].err
+    assert saved_steps(tmp_path / "run") == [3, 6]
+    assert server.stackwise("resume", "run", cwd=tmp_path, signals={9: ["TERM"]}).code == 143
+    assert [each.code for each in server.together("resume", "run", cwd=tmp_path, ranks=3)] == [0, 0, 0]
+    equal_but_for_sums(tmp_path / "run", alone)
+
+
+def test_a_signal_to_any_process_stops_all_behind_one_step(server: ForkServer, tmp_path: Path) -> None:
+    ended = start(server, tmp_path, patch=ON_RANK_1 + KILLED_AT_STEP.format(step=4, signal=int(signal.SIGTERM)))
+    assert [each.code for each in ended] == [143, 143]
+    assert "SIGTERM" in ended[0].err and ended[1].err == ""
+    assert (status(tmp_path / "run")["steps"], saved_steps(tmp_path / "run")[-1]) == (5, 5)
+
+
+def test_the_process_at_fault_says_why_and_the_others_nothing(server: ForkServer, tmp_path: Path) -> None:
+    fault = (
+        "    from stackwise.machine.step import Step\n    def fail(*given): raise RuntimeError('a fault of rank 1')\n    Step.run = fail\n"
+    )
+    ended = start(server, tmp_path, patch=ON_RANK_1 + fault)
+    assert [each.code for each in ended] == [1, 1]
+    assert "rank 1 of 2" in ended[1].err and "a fault of rank 1" in ended[1].err
+    assert "error" not in ended[0].err and "bug" not in ended[0].err and not (tmp_path / "run").exists()
+
+
+def test_another_config_on_one_process_is_refused_with_rank_and_item(server: ForkServer, tmp_path: Path) -> None:
+    write(tmp_path / "other", SHORT.replace("lr: 1e-2", "lr: 2e-2"))
+    ended = start(server, tmp_path, "--output", str(tmp_path / "run"), patch=ON_RANK_1 + "    os.chdir('other')\n")
+    assert [each.code for each in ended] == [2, 2] and not (tmp_path / "run").exists()
+    assert "rank 1" in ended[0].err and "config at optimizer" in ended[0].err and ended[1].err == ""
+
+
+REFUSED = {
+    "declared": (["--set", "run.parallel.replicate=3"], 2, "run.parallel.replicate is 3"),
+    "idle": (["--set", "data.accumulate=1"], 2, "data.accumulate"),
+    "sharded": (["--set", "run.parallel.shard=2"], 2, "run.parallel.shard"),
+    "offloaded": (["--set", "run.parallel.offload=true"], 2, "run.parallel.offload"),
+    "forward": (["--ranks", "2"], 2, "under torchrun"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_shared_out_is_refused_before_anything_is_written(server: ForkServer, tmp_path: Path, case: str) -> None:
+    more, code, words = REFUSED[case]
+    ended = start(server, tmp_path, *more)
+    assert [each.code for each in ended] == [code, code] and not (tmp_path / "run").exists()
+    assert words in ended[0].err + ended[1].err
+
+
+KEEPS_A_STATE = """
+import random, torch
+from torch import nn
+from stackwise import PhaseSchedule, TaskSpec, UserError
+from stackwise.machine.machine import TrainingMachine
+from stackwise.machine.settings import Settings
+from stackwise.processes.ranks import joined
+
+class Squares:
+    def get_spec(self): return TaskSpec(batch={}, inputs={}, outputs={})
+    def prepare(self, batch, moment, generator): return batch
+    def loss(self, outputs, batch): return outputs.square().sum(), len(outputs), {}
+
+class Stateful(Squares):
+    def state_dict(self): return {"seen": 1}
+    def load_state_dict(self, state): pass
+
+class Net(nn.Module):
+    def __init__(self, inner, draws=False):
+        super().__init__()
+        self.inner, self.last, self.draws = inner, nn.Linear(3, 1), draws
+    def forward(self, batch):
+        return self.last(self.inner(batch["x"])) * (random.random() if self.draws else 1.0)
+
+def refusal(ranks, net, task):
+    torch.manual_seed(0)
+    batches = [{"x": torch.randn(4, 3)} for _ in range(3)]
+    for part in net.parameters():
+        part.data.fill_(0.3)
+    machine = TrainingMachine(model=net, data=batches, task=task, optimizer=torch.optim.SGD(net.parameters(), lr=0.1),
+        schedule=PhaseSchedule.single(steps=3), settings=Settings(ranks=ranks))
+    try:
+        list(machine.train())
+    except UserError as error:
+        return str(error)
+    return "trained"
+
+with joined() as ranks:
+    found = [refusal(ranks, net, task) for net, task in (
+        (Net(nn.LayerNorm(3)), Squares()), (Net(nn.BatchNorm1d(3)), Squares()), (Net(nn.Identity()), Stateful()))]
+    all_of_them = ranks.gather(found)
+    if ranks.is_first:
+        open("found.txt", "w").write(repr(all_of_them))
+    print(refusal(ranks, Net(nn.Identity(), draws=True), Squares()))  # found where the batch is; the others end with it
+"""
+
+
+def test_what_keeps_a_state_of_the_rows_it_saw_is_refused_by_name(server: ForkServer, tmp_path: Path) -> None:
+    ended = server.together("--version", cwd=tmp_path, ranks=2, patch=KEEPS_A_STATE)
+    assert "Python's own generator" in ended[0].out
+    for plain, statistics, task in literal_eval((tmp_path / "found.txt").read_text()):
+        assert plain == "trained"
+        assert "rank 1" in statistics and "running_mean" in statistics and "step 0" in statistics
+        assert "Stateful" in task
+
+
+def test_one_process_is_held_to_the_declared_number(server: ForkServer, tmp_path: Path) -> None:
+    write(tmp_path, SHORT)
+    ended = server.stackwise("run", "exp.yaml", "--output", "run", "--set", "run.parallel.replicate=2", cwd=tmp_path)
+    assert ended.code == 2 and "--ranks 2" in ended.err and not (tmp_path / "run").exists()
+
+
+@pytest.mark.rare
+def test_a_process_that_hangs_is_named(server: ForkServer, tmp_path: Path) -> None:
+    hangs = "    import stackwise.machine.step as s, time\n    s.Step.run = lambda *given: time.sleep(20)\n"
+    ended = start(server, tmp_path, "--set", "run.parallel.patience=3s", patch=ON_RANK_1 + hangs)
+    assert ended[0].code == 137 and "rank 1" in ended[0].err.splitlines()[-1] and "patience" in ended[0].err
+
+
+@pytest.mark.rare
+@pytest.mark.parametrize("step", [0, 5, 6, 11])
+def test_four_processes_killed_at_any_step_go_on_as_one_two_or_four(server: ForkServer, alone: Path, tmp_path: Path, step: int) -> None:
+    ended = start(server, tmp_path, ranks=4, patch=ON_RANK_1 + KILLED_AT_STEP.format(step=step, signal="9"))
+    assert [each.code for each in ended] == [137, -9, 137, 137]
+    ranks = {0: 4, 5: 2, 6: 1, 11: 2}[step]
+    if not (tmp_path / "run").exists():
+        assert step == 0
+        return
+    more = server.together("resume", "run", cwd=tmp_path, ranks=ranks) if ranks > 1 else [server.stackwise("resume", "run", cwd=tmp_path)]
+    assert {each.code for each in more} == {0}
+    equal_but_for_sums(tmp_path / "run", alone)
+
+
+def command(*arguments: str, cwd: Path, patch: str = "", launcher: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    """A command line in a process of its own; `patch` runs in each process that trains."""
+    (cwd / "sitecustomize.py").write_text(f"import os\n{patch}" if patch else "")
+    environment = {**os.environ, "PYTHONPATH": str(cwd), "OMP_NUM_THREADS": "1"}
+    line = [sys.executable, *launcher, "-m", "stackwise", *arguments]
+    return subprocess.run(line, cwd=cwd, capture_output=True, text=True, timeout=300, env=environment)
+
+
+@pytest.mark.slow
+def test_one_command_starts_the_processes_and_starts_them_again(alone: Path, tmp_path: Path) -> None:
+    write(tmp_path, SHORT)
+    dies = "if os.environ.get('RANK') == '1' and os.environ.get('STACKWISE_ATTEMPT') == '0':\n" + KILLED_AT_STEP.format(step=7, signal="9")
+    ended = command("run", "exp.yaml", "--ranks", "2", "--max-restarts", "1", cwd=tmp_path, patch=dies)
+    assert ended.returncode == 0, ended.stderr
+    assert "rank 1" in ended.stderr and "ChildFailedError" not in ended.stderr
+    equal_but_for_sums(tmp_path / "runs" / "short-001", alone)
+
+
+@pytest.mark.rare
+def test_plain_torchrun_does_the_same(alone: Path, tmp_path: Path) -> None:
+    write(tmp_path, SHORT)
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    ended = command("run", "exp.yaml", cwd=tmp_path, launcher=torchrun)
+    assert ended.returncode == 0, ended.stderr
+    equal_but_for_sums(tmp_path / "runs" / "short-001", alone)

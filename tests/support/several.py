@@ -1,0 +1,54 @@
+"""Runs in several processes: a curriculum that they can share out, and what is compared with one process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from curriculum_of_everything import CONFIG
+from whole_runs import lines
+
+KEEP_A_STATE = ("  transforms: [{use: remembering.shift, vocab: 8}]\n", "    task: {use: remembering.backwards}\n")
+EVERYTHING = CONFIG.replace(KEEP_A_STATE[0], "").replace(KEEP_A_STATE[1], "")
+"""The curriculum of everything without the transform and the task that keep a state of the rows they saw."""
+
+SHORT = """\
+run: {name: short, horizon: 12 steps, seed: 3, device: cpu, checkpoint: {every: 3 steps, keep_last: 9}, probe: false}
+task: {use: transformer.causal-lm}
+data:
+  sources: {a: {use: data.memory, arrays: {tokens: [1, 2, 3, 4, 5, 6, 7, 1, 3, 5, 7, 2, 4, 6, 1, 1, 2, 3, 5, 7, 1, 4, 2, 6, 3, 7, 5]}}}
+  batch_size: 2
+  accumulate: 4
+  seq_len: 3
+model:
+  embedding: {use: transformer.token, vocab: 8}
+  rack: {use: transformer.decoder, width: 8, heads: 2, dropout: 0.2, stacks: [{base: 1}]}
+  head: {use: transformer.lm}
+  freeze: [embedding]
+optimizer: {use: optim.adamw, lr: 1e-2, clip: 0.5}
+phases:
+  one: {until: 50%}
+  two: {model: {freeze: [], rack: {stacks: [{base: 2}]}}, enter: {growth: {use: transformer.stack}}}
+"""
+
+
+def steps_of(run: Any) -> list[tuple[float, float]]:
+    """Loss and gradient norm of every step."""
+    return [(line["loss"], line["grad_norm"]) for line in lines(run / "metrics.jsonl") if "evaluation" not in line]
+
+
+def apart(left: Any, right: Any, path: str = "") -> list[str]:
+    """Where two saved states differ by more than the order of sums explains; anything but a float is equal."""
+    if isinstance(left, dict):
+        if left.keys() != right.keys():
+            return [f"{path}: {left.keys() ^ right.keys()}"]
+        return [fault for key in left if key != "seconds" for fault in apart(left[key], right[key], f"{path}/{key}")]
+    if isinstance(left, list | tuple):
+        return [fault for i, pair in enumerate(zip(left, right, strict=True)) for fault in apart(*pair, f"{path}/{i}")]
+    if isinstance(left, torch.Tensor) and left.is_floating_point():
+        return [] if torch.allclose(left, right, rtol=1e-4, atol=2e-5) else [f"{path}: {float((left - right).abs().max()):.2g}"]
+    if isinstance(left, torch.Tensor):
+        return [] if torch.equal(left, right) else [path]
+    if isinstance(left, float):
+        return [] if abs(left - right) <= 1e-5 * max(1.0, abs(left)) else [f"{path}: {left} {right}"]
+    return [] if left == right else [f"{path}: {left} {right}"]
