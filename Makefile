@@ -13,11 +13,13 @@ PYPROJECTS := $(PACKAGES:%=%/pyproject.toml)
 READY := $(VENV)/.stackwise-installed
 READY_DEV := $(VENV)/.stackwise-dev-installed
 
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' stackwise-core/pyproject.toml)
+
 # One thread a process: two such processes beat one of two threads, and results do not depend on the machine.
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all test-fast check docs site bench bench-quality clean
+.PHONY: help run test test-all test-fast check docs site release bench bench-quality clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*##/ —/'
@@ -47,6 +49,10 @@ docs: $(READY)  ## write the tables of docs/config.md and the pages of docs/refe
 site: $(READY_DEV)  ## build the documentation as a site into build/site, without a network
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs build/site
 	@echo build/site/index.html
+
+release: $(READY_DEV)  ## write CHANGELOG.md, build and check wheels and sdists of all four into dist/, follow the README with them alone
+	$(BIN)/towncrier build --yes --version $(VERSION)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/packaging/release.py dist
 
 bench: $(READY_DEV)  ## print every table of benchmarks/
 	@test -n "$(wildcard benchmarks/*.py)" || { echo "benchmarks/ holds no benchmark" >&2; exit 2; }

@@ -164,7 +164,8 @@ def test_a_target_is_written_as_training_reads_it(form: str, pairs: str) -> None
     seen = lengths(found)
     made = task.generate(found, source, GenerationSettings(tokens=count, temperature=0), seeded())
     assert torch.equal(made[:7], source) and len(made) == 15 and len(set(made[7:].tolist())) > 2
-    assert form == "encoder-decoder" or seen[1:] == [1] * (count - 1)  # keys and values are kept
+    own = seen[1:] if form == "prefix" else seen[2:]  # an encoder-decoder embeds its source beside the first entry
+    assert own == [1] * (count - 1)  # keys and values are kept
     assert torch.equal(task.generate(found, source, GenerationSettings(tokens=count, temperature=0, cache=False), seeded()), made)
     if pairs == "spans":
         batch = {"tokens": made[None]}
@@ -200,6 +201,58 @@ def test_a_source_longer_than_its_table_of_positions_is_refused() -> None:
         else:
             with pytest.raises(UserError, match="take 5 positions, and the model has learned 4"):
                 task.generate(found, given, settings, seeded())
+
+
+# -- several prompts, ends, and who listens -------------------------------------------------------------------------------
+
+PROMPTS = [torch.tensor(ids) for ids in ([3, 1, 4], [1, 5, 9, 2, 6], [5, 3, 5], [8])]
+
+
+@pytest.mark.parametrize("sampled", SAMPLED, ids=str)
+@pytest.mark.parametrize("cache", [True, False])
+def test_a_prompt_goes_on_as_it_does_alone_whatever_stands_beside_it(sampled: dict[str, Any], cache: bool) -> None:
+    found, settings = model(kv_heads=2).double(), GenerationSettings(tokens=9, cache=cache, **sampled)
+    seen: list[torch.Size] = []
+    found.embedding.register_forward_hook(lambda module, inputs, output: seen.append(output.shape[:2]))
+    together = CAUSAL.generate_rows(found, PROMPTS, settings, [seeded(i) for i in range(4)])
+    assert {rows for rows, _ in seen} == {2, 1}
+    for i, prompt in enumerate(PROMPTS):
+        assert torch.equal(together[i], CAUSAL.generate(found, prompt, settings, seeded(i)))
+
+
+def test_an_id_ends_a_continuation_and_is_its_last() -> None:
+    found = model().double()
+    whole = CAUSAL.generate(found, PROMPTS[0], GenerationSettings(tokens=30), seeded())
+    stop = int(whole[12])
+    first = next(i for i, id in enumerate(whole.tolist()) if i >= 3 and id == stop)
+    ended = CAUSAL.generate(found, PROMPTS[0], GenerationSettings(tokens=30, stop=(stop,)), seeded())
+    assert torch.equal(ended, whole[: first + 1])
+    rows = CAUSAL.generate_rows(found, PROMPTS, GenerationSettings(tokens=30, stop=(stop,)), [seeded(i) for i in range(4)])
+    assert torch.equal(rows[0], ended)
+    assert len({len(row) for row in rows}) > 1
+
+
+def test_whoever_hears_is_told_every_id_and_may_end_a_row() -> None:
+    found, heard = model().double(), []
+
+    def hear(number: int, id: int) -> bool:
+        heard.append((number, id))
+        return number == 2 and sum(each == 2 for each, _ in heard) == 4
+
+    rows = CAUSAL.generate_rows(found, PROMPTS, GenerationSettings(tokens=9, hear=hear), [seeded(i) for i in range(4)])
+    assert [len(row) for row in rows] == [12, 14, 7, 10]
+    for i, prompt in enumerate(PROMPTS):
+        assert [id for number, id in heard if number == i] == rows[i][len(prompt) :].tolist()
+    for settings in ({"stop": (1,)}, {"hear": hear}):
+        with pytest.raises(UserError, match="no order"):
+            DIFFUSION.generate(model(attention="bidirectional"), PROMPTS[0], GenerationSettings(tokens=5, **settings), seeded())
+
+
+def test_only_the_last_logits_are_made() -> None:
+    found, seen = model(), []
+    found.head.register_forward_pre_hook(lambda *_: seen.append(0))
+    CAUSAL.generate(found, PROMPTS[1], GenerationSettings(tokens=3, temperature=0), seeded())
+    assert not seen  # the head says its product
 
 
 # -- distributions ------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import yaml
 
 import stackwise
 from stackwise import StepDone, config
+from stackwise.assembly.start import start_notes
 from stackwise.cli import main
 from stackwise.host.discovery import discover
 
@@ -20,13 +21,15 @@ VOCAB, MASK, STEPS = 40, 4, 25
 SIZES = {"vocab_size": VOCAB, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 CONFIGS: dict[str, hf.PreTrainedConfig] = {
-    "bert": hf.BertConfig(**SIZES, **NO_DROPOUT, max_position_embeddings=32, pad_token_id=0),
+    "bert": hf.BertConfig(**SIZES, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.2, max_position_embeddings=32, pad_token_id=0),
     "modernbert": hf.ModernBertConfig(
         **SIZES, local_attention=6, pad_token_id=0, cls_token_id=1, sep_token_id=2, bos_token_id=1, eos_token_id=2
     ),
     "roberta": hf.RobertaConfig(**SIZES, **NO_DROPOUT, max_position_embeddings=40, pad_token_id=1, bos_token_id=0, eos_token_id=2),
 }
 """The last is of a family that transformers computes."""
+DROPOUTS = {"bert": ["attention_probs_dropout_prob"], "modernbert": [], "roberta": []}
+"""Fields of dropout that a run is told of, as it does not take them over."""
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -49,7 +52,9 @@ def test_training_goes_on_from_an_encoder_s_folder(name: str, tmp_path: Path, mo
     }
     Path("exp.yaml").write_text(yaml.safe_dump(sections, sort_keys=False))
 
-    machine = stackwise.assemble(stackwise.make_plan(config.load(Path("exp.yaml")), discover()))
+    plan = stackwise.make_plan(config.load(Path("exp.yaml")), discover())
+    assert [note.partition(":")[0] for note in start_notes(plan)] == DROPOUTS[name]
+    machine = stackwise.assemble(plan)
     batches: list[dict[str, torch.Tensor]] = []
     loss = machine.objective.loss
 

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 from tiny_walks import base, machine_of, weights
+from torch import nn
 
-from stackwise import PhaseEntered, StepDone
+from stackwise import Built, PhaseEntered, RackSpec, StepDone
 
 pytestmark = [
     pytest.mark.slow,
@@ -105,6 +106,47 @@ def test_what_is_unfrozen_after_compilation_gets_its_gradient() -> None:
             still = {name for name, tensor in weights(machine).items() if torch.equal(tensor, before[name])}
             frozen = {name for name in before if name.startswith(("rack.stacks.base.0.", "embedding"))}
             assert still == (frozen if event.step == 3 else set())
+
+
+class Scaled(nn.Module):
+    """A block with a plain number that follows time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.rate = nn.Linear(8, 8), 1.0
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        scaled: torch.Tensor = hidden + self.rate * self.inner(hidden)
+        return scaled
+
+
+class ScaledRack(nn.Module):
+    """Two of them."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.stacks = nn.ModuleDict({"base": nn.ModuleList([Scaled(), Scaled()])})
+        self.apply_values({"rate": rate})
+
+    def to_spec(self) -> RackSpec:
+        return RackSpec(stacks={"base": 2})
+
+    def apply_values(self, values: dict[str, float]) -> None:
+        for block in self.stacks["base"]:
+            block.rate = values["rate"]
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        for block in self.stacks["base"]:
+            hidden = block(hidden)
+        return hidden
+
+
+@pytest.mark.rare
+def test_a_plain_number_that_follows_time_is_not_compiled_for_each_value() -> None:
+    rack = Built(ScaledRack, rate={"linear": {"from": 0.1, "to": 0.9}})
+    sized = {role: {**base()["model"][role], "width": 8} for role in ("embedding", "head")}
+    made = walk(base(model={**sized, "rack": rack}), compiled=True)[1]
+    assert made["train"] <= 3
 
 
 @pytest.mark.rare

@@ -20,6 +20,7 @@ _FACE = {
     "ParameterGroup": "stackwise.contracts.protocols",
     "GrowthRequest": "stackwise.contracts.growth",
     "BlockOrigin": "stackwise.contracts.growth",
+    "Combine": "stackwise.contracts.growth",
     "CopyOf": "stackwise.contracts.growth",
     "Fresh": "stackwise.contracts.growth",
     "StoredModel": "stackwise.contracts.formats",
@@ -78,11 +79,13 @@ _FACE = {
     "Transform": "stackwise.contracts.protocols",
     "WeightAdapter": "stackwise.contracts.protocols",
     "WeightFormat": "stackwise.contracts.formats",
+    "NotesFolders": "stackwise.contracts.formats",
     "TranslatesConfigs": "stackwise.contracts.formats",
     "GrowthOperator": "stackwise.contracts.growth",
     "ParameterGrowth": "stackwise.contracts.growth",
     "Generates": "stackwise.contracts.generation",
     "Scores": "stackwise.contracts.generation",
+    "GeneratesRows": "stackwise.contracts.generation",
     "HasTextCodec": "stackwise.contracts.generation",
     "HasTokenizer": "stackwise.contracts.tokenizers",
     # for users in code
@@ -105,6 +108,7 @@ _FACE = {
     "run": "stackwise.runs.run",
     "load_exported": "stackwise.assembly.described",
     "generate": "stackwise.saved.generate",
+    "generate_all": "stackwise.saved.generate",
     "Plan": "stackwise.plan",
     "StepDone": "stackwise.contracts.events",
     "RunFacts": "stackwise.contracts.events",
@@ -138,16 +142,19 @@ if TYPE_CHECKING:  # the types that provider authors and users check against; th
     from stackwise.contracts.components import Component as Component
     from stackwise.contracts.components import Starter as Starter
     from stackwise.contracts.events import RunFacts as RunFacts
+    from stackwise.contracts.formats import NotesFolders as NotesFolders
     from stackwise.contracts.formats import StoredModel as StoredModel
     from stackwise.contracts.formats import TranslatedConfig as TranslatedConfig
     from stackwise.contracts.formats import TranslatesConfigs as TranslatesConfigs
     from stackwise.contracts.formats import WeightFormat as WeightFormat
     from stackwise.contracts.generation import Generates as Generates
+    from stackwise.contracts.generation import GeneratesRows as GeneratesRows
     from stackwise.contracts.generation import GenerationSettings as GenerationSettings
     from stackwise.contracts.generation import HasTextCodec as HasTextCodec
     from stackwise.contracts.generation import Scores as Scores
     from stackwise.contracts.generation import TextCodec as TextCodec
     from stackwise.contracts.growth import BlockOrigin as BlockOrigin
+    from stackwise.contracts.growth import Combine as Combine
     from stackwise.contracts.growth import CopyOf as CopyOf
     from stackwise.contracts.growth import Fresh as Fresh
     from stackwise.contracts.growth import GrowthOperator as GrowthOperator

@@ -33,6 +33,8 @@ class CrossAttention(nn.Module):
         self.query = Projection(width, width, std=std, bias=bias)
         self.kv = Projection(width, 2 * kv_heads * self.features, std=std, bias=bias)
         self.output = Projection(width, width, std=output_std, bias=bias)
+        self.kept: dict[str, tuple[torch.Tensor, torch.Tensor]] | None = None
+        """Keys and values of the memory, while a target grows that reads one memory."""
 
     def forward(self, x_BTD: torch.Tensor, memory_BSD: torch.Tensor, mask_B11S: torch.Tensor | None) -> torch.Tensor:
         """x [B, T, D] → [B, T, D].
@@ -44,9 +46,18 @@ class CrossAttention(nn.Module):
         """
         batch, time, width = x_BTD.shape
         q_BNTH = self.query(x_BTD).view(batch, time, self.heads, self.features).transpose(1, 2)
-        kv = self.kv(memory_BSD).view(batch, memory_BSD.shape[1], 2 * self.kv_heads, self.features).transpose(1, 2)
-        k_BKSH, v_BKSH = kv.split(self.kv_heads, dim=1)
+        k_BKSH, v_BKSH = self._of(memory_BSD)
         mix = partial(F.scaled_dot_product_attention, attn_mask=mask_B11S, enable_gqa=self.heads != self.kv_heads)
         mixed_BNTH = attend_precisely(mix, q_BNTH, k_BKSH, v_BKSH)
         mixed: torch.Tensor = self.output(mixed_BNTH.transpose(1, 2).reshape(batch, time, width))
         return mixed
+
+    def _of(self, memory_BSD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of the memory, [B, K, S, H] each."""
+        if self.kept:
+            return self.kept["memory"]
+        kv = self.kv(memory_BSD).view(*memory_BSD.shape[:2], 2 * self.kv_heads, self.features).transpose(1, 2)
+        k_BKSH, v_BKSH = kv.split(self.kv_heads, dim=1)
+        if self.kept is not None:
+            self.kept["memory"] = k_BKSH, v_BKSH
+        return k_BKSH, v_BKSH

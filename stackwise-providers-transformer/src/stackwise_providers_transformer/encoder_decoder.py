@@ -6,6 +6,7 @@ Shapes: B batch, T time of the target, S source, D width.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -15,6 +16,7 @@ from stackwise_providers_transformer.cross_attention import CrossAttention
 from stackwise_providers_transformer.decoder import Block
 from stackwise_providers_transformer.documents import attention_mask
 from stackwise_providers_transformer.dropout import Dropout
+from stackwise_providers_transformer.kv_cache import KeyValueCache
 from stackwise_providers_transformer.learned_positions import LearnedPositions
 from stackwise_providers_transformer.norms import make_norm
 from stackwise_providers_transformer.options import DecoderOptions, check_sizes
@@ -60,6 +62,8 @@ class EncoderDecoder(nn.Module):
         super().__init__()
         check_sizes(width=options.width)
         self.options = options
+        self._read: dict[str, tuple[torch.Tensor, torch.Tensor | None]] | None = None
+        """What was read of the source, while targets grow."""
         self.positions, self.source_positions = self._table(), self._table()
         self.stacks = nn.ModuleDict()
         reading, writing = options.as_decoder("bidirectional"), options.as_decoder("causal")
@@ -81,21 +85,49 @@ class EncoderDecoder(nn.Module):
             if isinstance(module, Dropout) and "dropout" in values:
                 module.set_share(values["dropout"])
 
-    def forward(self, hidden: torch.Tensor, memory: torch.Tensor, memory_mask: torch.Tensor | None = None) -> torch.Tensor:
+    @contextmanager
+    def caching(self, capacity: int) -> Iterator[None]:
+        """Inside, every call continues the targets of the calls before: it is given the new entries only, and the first call the memory,
+        which is read once.
+
+        Args:
+            capacity: the most positions a target will have.
+        """
+        blocks = [block for block in self._blocks(reading=False) if isinstance(block, CrossBlock)]
+        for block in blocks:
+            block.attention.cache, block.cross.kept = KeyValueCache(capacity), {}
+        self._read = {}
+        try:
+            yield
+        finally:
+            self._read = None
+            for block in blocks:
+                block.attention.cache = block.cross.kept = None
+
+    def forward(self, hidden: torch.Tensor, memory: torch.Tensor | None = None, memory_mask: torch.Tensor | None = None) -> torch.Tensor:
         """Read the source, then write the target.
 
         Args:
             hidden: [B, T, D], the embedded target.
-            memory: [B, S, D], the embedded source.
+            memory: [B, S, D], the embedded source; left out where a target goes on.
             memory_mask: [B, S] bool, which entries of the source are real; all are when left out. A source without any is seen whole.
 
         Returns:
             [B, T, D].
         """
-        memory = self.read(memory, memory_mask)
-        seen = None if memory_mask is None else (memory_mask | ~memory_mask.any(dim=1, keepdim=True))[:, None, None, :]
-        hidden, turn = self._placed(hidden, self.positions)
-        for block in self._blocks(reading=False):
+        blocks, kept = [block for block in self._blocks(reading=False) if isinstance(block, CrossBlock)], self._read
+        if memory is not None:
+            seen = None if memory_mask is None else (memory_mask | ~memory_mask.any(dim=1, keepdim=True))[:, None, None, :]
+            memory = self.read(memory, memory_mask)
+            if kept is not None:
+                kept["memory"] = memory, seen
+        elif kept:
+            memory, seen = kept["memory"]
+        else:
+            raise ValueError("an encoder-decoder reads a memory")
+        cache = blocks[0].attention.cache if blocks else None
+        hidden, turn = self._placed(hidden, self.positions, 0 if cache is None else cache.length)
+        for block in blocks:
             hidden = block(hidden, turn, memory, seen)
         normed: torch.Tensor = self.norm(hidden)
         return normed
@@ -114,13 +146,14 @@ class EncoderDecoder(nn.Module):
             if (name in self.options.encoder) == reading:
                 yield from blocks.children()
 
-    def _placed(self, hidden_BTD: torch.Tensor, table: LearnedPositions | None) -> tuple[torch.Tensor, Rotation | None]:
-        """The hidden state with its positions, and how queries and keys turn."""
+    def _placed(self, hidden_BTD: torch.Tensor, table: LearnedPositions | None, before: int = 0) -> tuple[torch.Tensor, Rotation | None]:
+        """The hidden state with its positions, behind those that were before, and how queries and keys turn."""
+        positions_1T = torch.arange(before, before + hidden_BTD.shape[1], device=hidden_BTD.device)[None] if before else None
         if table is not None:
-            return table(hidden_BTD, None), None
+            return table(hidden_BTD, positions_1T), None
         if self.options.positions != "rope":
             return hidden_BTD, None
-        return hidden_BTD, rotation(hidden_BTD, None, pairs=self.options.head_features // 2, base=self.options.rotary_base)
+        return hidden_BTD, rotation(hidden_BTD, positions_1T, pairs=self.options.head_features // 2, base=self.options.rotary_base)
 
     def _table(self) -> LearnedPositions | None:
         longest = self.options.max_positions

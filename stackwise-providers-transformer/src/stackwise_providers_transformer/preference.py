@@ -5,12 +5,12 @@ Shapes: B pairs, T time, V vocab.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 
 from stackwise import BuildContext, GenerationSettings, Moment, TaskSpec
-from stackwise_providers_transformer.continuation import Forward, continue_prompt
+from stackwise_providers_transformer.continuation import Forward, continue_prompt, continue_prompts
 from stackwise_providers_transformer.pair_options import PreferenceOptions
 from stackwise_providers_transformer.preference_losses import dpo_margin, log_odds_ratio, preferred, simpo_margin
 from stackwise_providers_transformer.token_nats import Logits, summed_by_row
@@ -80,6 +80,16 @@ class Preference:
             UserError: an empty prompt, more positions than the model has, or a setting without effect.
         """
         return continue_prompt(model, prompt, settings, generator)
+
+    def generate_rows(
+        self, model: Forward, prompts: Sequence[torch.Tensor], settings: GenerationSettings, generators: Sequence[torch.Generator]
+    ) -> list[torch.Tensor]:
+        """Every prompt [T] continued by its own generator; those of one length together.
+
+        Raises:
+            UserError: as `generate`.
+        """
+        return continue_prompts(model, prompts, settings, generators)
 
 
 def build_preference(options: PreferenceOptions, context: BuildContext) -> Preference:

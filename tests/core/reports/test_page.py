@@ -107,6 +107,15 @@ def test_the_tables_say_what_the_pictures_show(run: Path, page: Page):
     assert [row[1] for row in steps[1:]] == [f"{line['loss']:.5g}" for line in log(run, "metrics.jsonl") if "evaluation" not in line]
 
 
+def test_the_peak_of_memory_is_the_statuss_and_a_dash_where_there_is_none(run: Path, tmp_path: Path):
+    status = json.loads((run / "status.json").read_text())
+    assert status["peak_bytes"].keys() == {"small", "grown"}
+    changed = Path(shutil.copytree(run, tmp_path / "run"))
+    (changed / "status.json").write_text(json.dumps({**status, "peak_bytes": {"small": 123_000_000, "grown": "much"}}))
+    (table,) = [table for table in Page(render_page([read_run(changed)])).tables if "peak memory" in table[0]]
+    assert [row[-1] for row in table[1:]] == ["123 MB", "–"]
+
+
 def test_the_declared_learning_rate_is_the_one_that_was_used(run: Path, page: Page):
     used = {line["step"]: line["lr"] for line in log(run, "metrics.jsonl") if "evaluation" not in line}
     for lane in page.data["runs"][0]["lanes"]:

@@ -18,7 +18,7 @@ import stackwise
 from stackwise import GenerationSettings, UserError, generate
 from stackwise.cli import main
 from stackwise.runs.run import run
-from stackwise.saved.generate import open_text_model
+from stackwise.saved.generate import Ear, open_text_model
 
 HALF, LAST = 50, 100
 GREEDY = GenerationSettings(tokens=12, temperature=0)
@@ -240,3 +240,54 @@ def test_a_task_that_loses_the_prompt_is_the_providers_fault(here: Path, monkeyp
     monkeypatch.setattr(CausalLM, "generate", lambda self, model, prompt, settings, generator: prompt + 1)
     refused = call(directory, "--prompt", "a", "--tokens", "1")
     assert refused.exit_code == 3 and "task 'transformer.causal-lm' gave 1 ids" in refused.output
+
+
+# -- several prompts, ends and pieces -------------------------------------------------------------------------------------
+
+
+def test_prompts_end_at_a_text_and_pieces_add_up(here: Path) -> None:
+    directory = trained(here)
+    pieces: dict[int, str] = {0: "", 1: ""}
+
+    def hear(number: int, piece: str | int) -> None:
+        pieces[number] += str(piece)
+
+    alone = generate(directory, "abca", GREEDY)
+    first, second = stackwise.generate_all(directory, ["abca", "cab"], GREEDY, hear=hear)
+    assert first == alone
+    assert alone.text is not None and second.text is not None
+    assert ["abca" + pieces[0], "cab" + pieces[1]] == [alone.text, second.text]
+    behind = alone.text[4:]
+    stop = behind[5:8]
+    where = behind.index(stop)
+    pieces[0] = ""
+    ended = generate(directory, "abca", GREEDY, stop=[stop, "never"], hear=hear)
+    assert ended.text == "abca" + behind[:where]
+    assert pieces[0] == behind[:where]
+    assert len(ended.ids) == 4 + where + len(stop)
+    with pytest.raises(UserError, match="one kind"):
+        stackwise.generate_all(directory, ["abca", [97]], GREEDY)
+    with pytest.raises(UserError, match=r"settings\.stop"):
+        generate(directory, [97], GREEDY, stop=["c"])
+    assert generate(directory, list(b"abca"), GenerationSettings(tokens=12, temperature=0, stop=(alone.ids[6],))).ids[-1] == alone.ids[6]
+    said = call(directory, "--prompt", "abca", "--tokens", "12", "--temperature", "0", "--stop", stop, "--stream")
+    assert said.output == f"abca{behind[:where]}\n"
+    said = call(directory, "--prompt", "abca", "--prompt", "cab", "--tokens", "12", "--temperature", "0")
+    assert said.output == f"{alone.text}\n{second.text}\n"
+    assert call(directory, "--prompt", "a", "--prompt", "b", "--stream").exit_code == 2
+
+
+def test_a_letter_is_told_once_all_of_its_bytes_are_there() -> None:
+    class Bytes:
+        def encode(self, text: str) -> list[int]:
+            return list(text.encode())
+
+        def decode(self, ids: Any) -> str:
+            return bytes(ids).decode(errors="replace")
+
+    ear = Ear(Bytes(), ("END",))
+    told = [ear.take(byte) for byte in "aé€ EN, END".encode()]
+    assert "".join(str(piece) for piece, _ in told) == "aé€ EN, "
+    assert [ends for _, ends in told] == [False] * (len(told) - 1) + [True]
+    open_ended = Ear(Bytes(), ("END",))
+    assert "".join(str(open_ended.take(byte)[0]) for byte in b"so EN") + open_ended.rest() == "so EN"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from stackwise.assembly.references import references
+from stackwise.assembly.start import start_notes
 from stackwise.errors import ConfigError
 from stackwise.plan import Plan
 from stackwise.planes.data.plane import DataPlane
@@ -30,6 +31,7 @@ def log_notes(plan: Plan, data: DataPlane) -> list[str]:
     start = plan.experiment.phases[0].model.start
     missing = () if start is None else states_left_out(Path(start.from_))
     return [
+        *(f"model.start:{note}" for note in start_notes(plan)),
         *(f"model.start:{name}: it changed in training, and files of weights cannot hold it: it begins as it is built" for name in missing),
         *(f"source:{name}: a resume may not be exact, which data.accept_inexact_resume accepts: {why}" for name, why in inexact.items()),
         *(f"reference:{phase}: it compares with {path}, sha256:{digest}" for phase, path, digest in references(plan)),

@@ -11,7 +11,7 @@ import torch
 
 from stackwise.config import structure_options
 from stackwise.contracts.components import BuildContext, Kind
-from stackwise.contracts.formats import StoredModel, WeightFormat
+from stackwise.contracts.formats import NotesFolders, StoredModel, WeightFormat
 from stackwise.contracts.options import config_key, dimension_fields
 from stackwise.errors import UserError, did_you_mean
 from stackwise.host.provider import Registered
@@ -46,6 +46,25 @@ def read_start(plan: Plan) -> Mapping[str, torch.Tensor]:
     return _divided(plan, stored)
 
 
+def start_notes(plan: Plan) -> tuple[str, ...]:
+    """What of the folder that a run begins from is not taken over, from its small files; empty where no format says anything, and where
+    the folder is refused, which is told when it is read: a run that goes on may not need it any more.
+
+    Raises:
+        ProviderError: a format that fails.
+    """
+    start = plan.experiment.phases[0].model.start
+    if start is None or not (path := Path(start.from_)).is_dir() or (plan.start_format is None and is_ours(path)):
+        return ()
+    try:
+        with blaming(plan.registry.providers):
+            form = _format_of(path, plan.registry, plan.start_format)
+            notes: tuple[str, ...] = form.notes(path) if isinstance(form, NotesFolders) else ()
+    except UserError:
+        return ()
+    return notes
+
+
 def read_folder(folder: Path, registry: Registry, part: Any = None) -> StoredModel:
     """The model of a folder.
 
@@ -61,13 +80,17 @@ def read_folder(folder: Path, registry: Registry, part: Any = None) -> StoredMod
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}")
     with blaming(registry.providers):
-        if part is None:
-            component = recognising(folder, registry)
-            options = component.load_options()()
-        else:
-            component, options = registry.get("format", part.id), part.options_at(0.0)
-        form: WeightFormat = component.build(options, _ANYTHING)
-        return form.read(folder)
+        return _format_of(folder, registry, part).read(folder)
+
+
+def _format_of(folder: Path, registry: Registry, part: Any) -> WeightFormat:
+    if part is None:
+        component = recognising(folder, registry)
+        options = component.load_options()()
+    else:
+        component, options = registry.get("format", part.id), part.options_at(0.0)
+    form: WeightFormat = component.build(options, _ANYTHING)
+    return form
 
 
 def recognising(folder: Path, registry: Registry) -> Registered:

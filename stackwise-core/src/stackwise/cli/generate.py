@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -16,13 +17,23 @@ Examples:
   stackwise generate runs/grow-bytes-001 --prompt "import " --top-p 0.9
   stackwise generate runs/masks-001 --prompt "class " --tokens 64 --steps 16
   stackwise generate runs/arrays-001 --ids --prompt "3 1 4 1 5"
+  stackwise generate runs/chat-001 --prompt "Hi" --stop "</s>" --stream
+  stackwise generate runs/grow-bytes-001 --prompt "def " --prompt "class "
 
 Exit codes: 0 done, 2 the task cannot generate, or a prompt or option is at
 fault, 3 a provider's defect.
 """
 )
 @click.argument("directory", metavar="RUN", type=click.Path(path_type=Path, file_okay=False))
-@click.option("--prompt", required=True, help="Text to continue; may be empty for a task that fills in masks.")
+@click.option(
+    "--prompt",
+    "prompts",
+    required=True,
+    multiple=True,
+    help="Text to continue; may be empty for a task that fills in masks. Given several times, all are continued.",
+)
+@click.option("--stop", multiple=True, help="Text that ends a continuation, which is cut in front of it; with --ids, an id.")
+@click.option("--stream", is_flag=True, help="Print each piece as it is generated.")
 @click.option("--tokens", type=click.IntRange(min=1), default=100, show_default=True, help="Tokens to generate.")
 @click.option("--temperature", type=float, default=1.0, show_default=True, help="Divides the logits; 0 takes the likeliest token.")
 @click.option("--top-k", type=click.IntRange(min=1), help="Draw among the K likeliest tokens. [default: all]")
@@ -33,7 +44,9 @@ fault, 3 a provider's defect.
 @click.option("--ids", is_flag=True, help="Read and print token ids, separated by blanks, instead of text.")
 def generate(
     directory: Path,
-    prompt: str,
+    prompts: tuple[str, ...],
+    stop: tuple[str, ...],
+    stream: bool,
     tokens: int,
     temperature: float,
     top_k: int | None,
@@ -47,17 +60,38 @@ def generate(
 
     The weights are the final ones, or those of the newest checkpoint if the run has not finished; the tokenizer is the one that the run
     holds. Its task decides how tokens are generated: one after the other (causal language models; sequence to sequence, where the prompt
-    is the source), or by filling in masks step by step (mask diffusion). Prompt and continuation are printed. The same seed gives the
-    same tokens.
+    is the source), or by filling in masks step by step (mask diffusion). Prompt and continuation are printed, of each prompt on a line of
+    its own. The same seed gives the same tokens.
     """
+    if stream and len(prompts) > 1:
+        raise click.BadParameter("the pieces of several prompts would be mixed up: stream one", param_hint="--stream")
     from stackwise.contracts.generation import GenerationSettings
 
     prepare_process()
-    from stackwise.saved.generate import generate as generate_from
+    from stackwise.saved.generate import generate_all
 
-    settings = GenerationSettings(tokens=tokens, temperature=temperature, top_k=top_k, top_p=top_p, steps=steps, cache=not no_cache)
-    continuation = generate_from(directory, _as_ids(prompt) if ids else prompt, settings, seed=seed)
-    click.echo(" ".join(map(str, continuation.ids)) if continuation.text is None else continuation.text)
+    ending = tuple(id for text in stop for id in _as_ids(text)) if ids else ()
+    settings = GenerationSettings(
+        tokens=tokens, temperature=temperature, top_k=top_k, top_p=top_p, steps=steps, cache=not no_cache, stop=ending
+    )
+    given = [_as_ids(prompt) if ids else prompt for prompt in prompts]
+    if stream:
+        click.echo(prompts[0], nl=False)
+    made = generate_all(directory, given, settings, seed=seed, stop=() if ids else stop, hear=_printing(ids=ids) if stream else None)
+    if stream:
+        click.echo()
+        return
+    for continuation in made:
+        click.echo(" ".join(map(str, continuation.ids)) if continuation.text is None else continuation.text)
+
+
+def _printing(*, ids: bool) -> Callable[[int, str | int], None]:
+    """Prints each piece at once."""
+
+    def printed(_: int, piece: str | int) -> None:
+        click.echo(f" {piece}" if ids else piece, nl=False)
+
+    return printed
 
 
 def _as_ids(prompt: str) -> list[int]:

@@ -13,7 +13,7 @@ from attrs import frozen
 from stackwise.conformance import bench, partners
 from stackwise.conformance.building import artifact_of
 from stackwise.conformance.subject import LENGTH, ROWS, SEED, NotApplicable, Subject, must
-from stackwise.contracts.growth import CopyOf, Fresh, GrowthRequest
+from stackwise.contracts.growth import Combine, CopyOf, Fresh, GrowthRequest
 from stackwise.contracts.specs import EmbeddingSpec, TensorSpec
 from stackwise.errors import UserError
 from stackwise.planes.carry import carry
@@ -53,10 +53,11 @@ def check_parameter_map(subject: Subject) -> None:
     before, after = _shapes(change.old), _shapes(change.new)
     for name, origin in change.origins.items():
         must(name in after, f"it maps '{name}', and the new model has no such parameter")
-        must(isinstance(origin, CopyOf | Fresh), f"the origin of {name} is a {type(origin).__name__}, neither CopyOf nor Fresh")
-        if isinstance(origin, CopyOf):
-            must(origin.source in before, f"{name} comes from '{origin.source}', and the old model has no such parameter")
-            _check_dimensions(name, origin, before[origin.source], after[name])
+        kinds = CopyOf | Combine | Fresh
+        must(isinstance(origin, kinds), f"the origin of {name} is a {type(origin).__name__}: a CopyOf, a Combine or a Fresh is expected")
+        for term in (origin,) if isinstance(origin, CopyOf) else [term for term, _ in getattr(origin, "terms", ())]:
+            must(term.source in before, f"{name} comes from '{term.source}', and the old model has no such parameter")
+            _check_dimensions(name, term, before[term.source], after[name], alone=term is origin)
     again = artifact_of(subject).map_parameters(before, after, change.request)
     must(dict(again) == dict(change.origins), "the map is another the next time it is asked for")
 
@@ -86,7 +87,7 @@ def check_gradients_follow_the_map(subject: Subject) -> None:
         raise NotApplicable("it changes the function, which check_parameter_map_preserves_function reports")
     before, after = (_gradients(model, batch) for model in (change.old, change.new))
     for name, origin in change.origins.items():
-        if not isinstance(origin, CopyOf) or name not in after or origin.source not in before:
+        if not isinstance(origin, CopyOf) or origin.project or name not in after or origin.source not in before:
             continue
         expected, mask = _map_gradient(before[origin.source], origin, after[name].shape)
         off = float(((after[name] - expected) * mask).abs().max()) / max(float(expected.abs().max()), 1e-6)
@@ -225,8 +226,10 @@ def _shapes(model: Model) -> dict[str, tuple[int, ...]]:
     return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
 
 
-def _check_dimensions(name: str, origin: CopyOf, before: tuple[int, ...], after: tuple[int, ...]) -> None:
-    sizes = tuple(len(origin.index[dim]) if dim in origin.index else size for dim, size in enumerate(before))
+def _check_dimensions(name: str, origin: CopyOf, before: tuple[int, ...], after: tuple[int, ...], *, alone: bool) -> None:
+    """Of one map; what a term of a combination leaves out, another may take."""
+    new = {dim: len(positions) for dim, positions in (*origin.project.items(), *origin.index.items())}
+    sizes = tuple(new.get(dim, size) for dim, size in enumerate(before))
     must(sizes == after, f"the map of {name} leads from {before} to {sizes}, and the parameter has {after}")
     for dim, index in origin.index.items():
         must(
@@ -236,6 +239,6 @@ def _check_dimensions(name: str, origin: CopyOf, before: tuple[int, ...], after:
         sentence = (
             f"{name}: dimension {dim} grows from {before[dim]} to {after[dim]}, and old position {min(left_out, default=0)} goes nowhere"
         )
-        must(not left_out or after[dim] < before[dim], sentence)
+        must(not left_out or after[dim] < before[dim] or not alone, sentence)
     for dim, factors in (*origin.factors.items(), *origin.gradient.items()):
         must(len(factors) == after[dim], f"{name}: dimension {dim} has {after[dim]} positions, and {len(factors)} factors are given")

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from attrs import frozen
 
@@ -89,6 +89,15 @@ class WeightFormat(Protocol):
         Raises:
             UserError: the format has no words for this model; all reasons are named.
         """
+        ...
+
+
+@runtime_checkable
+class NotesFolders(Protocol):
+    """A format that can say from a folder's small files what is not taken over: a run that begins there repeats it in its log."""
+
+    def notes(self, folder: Path) -> tuple[str, ...]:
+        """A sentence each."""
         ...
 
 

@@ -37,6 +37,10 @@ class GenerationSettings:
     """Whether what was computed for earlier tokens is kept, where the model can."""
     ids: int | None = None
     """Only ids below may be generated (those of the loader); None: all that the model knows."""
+    stop: tuple[int, ...] = ()
+    """Ids that end a continuation; the one that does is its last."""
+    hear: Callable[[int, int], bool | None] | None = None
+    """Called with (number of the prompt, id) as each token is drawn; the continuation ends where it returns True."""
 
     def __attrs_post_init__(self) -> None:
         rules = (
@@ -62,11 +66,27 @@ class Generates(Protocol):
         settings: GenerationSettings,
         generator: torch.Generator,
     ) -> torch.Tensor:
-        """The prompt [T] with `settings.tokens` tokens behind it, int64; every draw comes from the generator.
+        """The prompt [T] with `settings.tokens` tokens behind it, fewer where `stop` or `hear` end it; int64; every draw comes from the
+        generator.
 
         Raises:
             UserError: a prompt that is empty where one is needed, or too long; a setting that has no effect on this task.
         """
+        ...
+
+
+@runtime_checkable
+class GeneratesRows(Protocol):
+    """A task that continues several prompts at once."""
+
+    def generate_rows(
+        self,
+        model: Callable[[Batch], Mapping[str, torch.Tensor]],
+        prompts: Sequence[torch.Tensor],
+        settings: GenerationSettings,
+        generators: Sequence[torch.Generator],
+    ) -> Sequence[torch.Tensor]:
+        """What `generate` gives for each prompt [T] with its own generator, whatever the other prompts are. `hear` is told its number."""
         ...
 
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from attrs import Factory, frozen
+from attrs import Factory, evolve, field, frozen
 
 
 @frozen(kw_only=True)
 class CopyOf:
     """A tensor takes the values of an old one: new[i, j, …] = old[index[0][i], index[1][j], …] · factors[0][i] · factors[1][j] · …
 
-    A dimension that `index` does not name is taken as it is. Moments follow the same index.
+    A dimension that `index` does not name is taken as it is. Moments follow the same index. Where `project` names a dimension, its new
+    positions are sums over the old ones instead: new[i, …] = Σ project[0][i][k] · old[k, …].
     """
 
     source: str
@@ -23,13 +24,75 @@ class CopyOf:
     """Dimension → factor of every new position."""
     gradient: Mapping[int, tuple[float, ...]] = Factory(dict)
     """Dimension → what the map does to the gradient at every new position, so that moments made of it follow (m·g, v·g²)."""
+    project: Mapping[int, tuple[tuple[float, ...], ...]] = Factory(dict)
+    """Dimension, none that `index` names → for every new position the factor of each old one: a matrix that was learnt, say."""
     rest: Literal["module", "zeros", "mean"] = "module"
     """Entries without a source: as the module initialises them, zero, or the mean over all old positions of the dimension."""
 
     @property
     def whole(self) -> bool:
         """Whether the tensor is taken as it is."""
-        return not self.index and not self.factors
+        return not self.index and not self.factors and not self.project
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Every old tensor that it reads."""
+        return (self.source,)
+
+    @property
+    def keeps_rest(self) -> bool:
+        """Whether some entries stay as the module initialised them."""
+        return self.rest == "module" and any(-1 in index for index in self.index.values())
+
+    def renamed(self, names: Mapping[str, str]) -> CopyOf:
+        """The same map from sources of other names."""
+        return evolve(self, source=names[self.source])
+
+
+def _terms(terms: Iterable[tuple[CopyOf, float]]) -> tuple[tuple[CopyOf, float], ...]:
+    return tuple((origin, float(factor)) for origin, factor in terms)
+
+
+@frozen
+class Combine:
+    """A tensor is a linear combination of old ones, each taken by a map of its own: new = Σ factor · (what its `CopyOf` gives).
+
+    Moments follow by the same combination: first moments linearly; second moments by (Σ |factor| · √v)², the largest that the second
+    moment of such a sum of gradients can be, so that no step is larger than the gradients allow. Counters are those of the first term.
+    With `moments="reset"`, or where a source has no state yet, they start anew. An entry for which a term has no source gets nothing of
+    it, whatever `rest` is but `mean`.
+    """
+
+    terms: tuple[tuple[CopyOf, float], ...] = field(converter=_terms)
+    moments: Literal["map", "reset"] = field(default="map", kw_only=True)
+
+    def __attrs_post_init__(self) -> None:
+        if not self.terms:
+            raise ValueError("a combination has at least one term")
+
+    @property
+    def source(self) -> str:
+        """The old tensor of the first term, whose counters go on."""
+        return self.terms[0][0].source
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Every old tensor that it reads, each once."""
+        return tuple(dict.fromkeys(origin.source for origin, _ in self.terms))
+
+    @property
+    def whole(self) -> bool:
+        """It is never one tensor as it is."""
+        return False
+
+    @property
+    def keeps_rest(self) -> bool:
+        """No entry stays as the module initialised it."""
+        return False
+
+    def renamed(self, names: Mapping[str, str]) -> Combine:
+        """The same combination of sources of other names."""
+        return evolve(self, terms=tuple((origin.renamed(names), factor) for origin, factor in self.terms))
 
 
 @frozen(kw_only=True)
@@ -39,7 +102,10 @@ class Fresh:
     init: Literal["module", "zeros"] = "module"
 
 
-Origin = CopyOf | Fresh
+Mapped = CopyOf | Combine
+"""Takes values from old tensors."""
+
+Origin = CopyOf | Combine | Fresh
 
 
 @frozen(kw_only=True)

@@ -69,6 +69,9 @@ class LiveState:
         self.phase: CompiledPhase | None = None
         """The phase whose declared state the planes hold; None before the first."""
         self._reference_phase = -1
+        racks = [phase.state.model.rack for phase in schedule if phase.state is not None]
+        self._fixes_shapes = all(curve.is_constant for rack in racks for curve in rack.curves.values())
+        """Whether compiled blocks may be fixed to their shapes: a number in them that follows time would be fixed as well."""
 
     def apply_values(self, t: float) -> None:
         """Put in force the values of everything that follows time."""
@@ -131,7 +134,7 @@ class LiveState:
     def _get_ready(self, t: float) -> None:
         """Compile if asked, set training mode and put the values of t in force."""
         self._expect_fields()
-        self.placement.wrap(self.model.model, fixed_shapes=not self.data.brought())
+        self.placement.wrap(self.model.model, fixed_shapes=self._fixes_shapes and not self.data.brought())
         self.model.train()
         self.apply_values(t)
 

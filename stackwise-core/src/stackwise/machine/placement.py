@@ -61,8 +61,8 @@ class Placement:
 
         Args:
             model: in place.
-            fixed_shapes: whether the timeline fixes the shapes of batches. Each then has a graph of its own, whatever came before it,
-                so that a resume computes to the bit what the run did; torch else makes one for all shapes when it meets the second.
+            fixed_shapes: whether each shape gets a graph of its own, whatever came before it, so that a resume computes to the bit what
+                the run did. torch else makes one for all shapes when it meets the second, and for all values of a number in a block.
         """
         if self.recomputes:
             recompute_blocks(model)

@@ -10,7 +10,7 @@ import torch
 from attrs import frozen
 from torch import nn
 
-from stackwise.contracts.growth import BlockOrigin, CopyOf, GrowthOperator, GrowthRequest, Origin, ParameterGrowth
+from stackwise.contracts.growth import BlockOrigin, Fresh, GrowthOperator, GrowthRequest, Origin, ParameterGrowth
 from stackwise.errors import UserError, did_you_mean
 from stackwise.planes.model.state import carry_state, extra_states
 from stackwise.planes.model.transfer import ModelReceipt, load, origins, sources, zero_residuals
@@ -62,7 +62,7 @@ def carry(
         model: the old model; afterwards it shares parameters with the new one, so drop it.
         optimizer: any torch optimizer over parameters of `model`.
         new_model: built with the new shape; fresh parameters keep their initial values.
-        growth: an operator over blocks or tensors, or a map from new names to `CopyOf` and `Fresh`; without it names must match.
+        growth: an operator over blocks or tensors, or a map from new names to `CopyOf`, `Combine` and `Fresh`; without it names must match.
         blocks: path of a block with `{index}`, and `{stack}` where there are several lists of blocks (`layers.{index}`).
         residual_outputs: parameters of a block that write into the residual stream; needed by operators that zero them.
         moments: whether copied parameters copy the moments of their source.
@@ -101,8 +101,9 @@ def _check_map(growth: Mapping[str, Origin], old: Mapping[str, nn.Parameter], ne
     for name, origin in growth.items():
         if name not in new:
             raise UserError(f"growth maps '{name}', and the new model has no such parameter{did_you_mean(name, new)}")
-        if isinstance(origin, CopyOf) and origin.source not in old:
-            raise UserError(f"growth copies {name} from '{origin.source}', and the model has none{did_you_mean(origin.source, old)}")
+        for source in () if isinstance(origin, Fresh) else origin.sources:
+            if source not in old:
+                raise UserError(f"growth copies {name} from '{source}', and the model has none{did_you_mean(source, old)}")
 
 
 def _stacks(model: nn.Module, path: str) -> dict[str, int]:

@@ -88,6 +88,7 @@ def _transition_as_json(phase: CompiledPhase, crossing: Transition, cost: PhaseP
         "preserves_function": crossing.preserves_function,
         "adopted": len(receipt.adopted),
         "copied": len(receipt.copied),
+        "combined": sum(len(origin.sources) > 1 for origin in receipt.copied.values()),
         "fresh": len(receipt.fresh),
         "dropped": len(receipt.dropped),
         "notes": list(crossing.notes),
@@ -253,7 +254,10 @@ def _transition_lines(plan: Plan, phase: CompiledPhase, crossing: Transition, co
         growth = f" by {phase.enter.growth.id}" if phase.enter.growth is not None else ""
         lines.append(f"  blocks{growth}: {_block_map(crossing)}")
     receipt = cost.receipt
-    counts = f"adopted {len(receipt.adopted)}, copied {len(receipt.copied)}, fresh {len(receipt.fresh)}, dropped {len(receipt.dropped)}"
+    combined = sum(len(origin.sources) > 1 for origin in receipt.copied.values())
+    of_several = f" (of them combined from several: {combined})" if combined else ""
+    counts = f"adopted {len(receipt.adopted)}, copied {len(receipt.copied)}{of_several}, "
+    counts += f"fresh {len(receipt.fresh)}, dropped {len(receipt.dropped)}"
     moments = f"; moments of copied parameters: {phase.enter.moments}" if cost.receipt.copied else ""
     lines.append(f"  parameters: {counts}{moments}")
     lines.append("  the function is preserved" if crossing.preserves_function else "  the function is NOT preserved")

@@ -157,8 +157,12 @@ def read_run(path: Path) -> RunRecord:
         bytes=sum(file.lstat().st_size for file in path.rglob("*") if file.is_file() and not file.is_symlink()),
         began=(path / CONFIG).stat().st_mtime,
         passed_over=log.skipped_lines,
-        peaks=peaks if isinstance(peaks := status.get("peak_bytes"), Mapping) else {},
+        peaks={phase: count for phase, count in _object_in(status, "peak_bytes").items() if type(count) is int},
     )
+
+
+def _object_in(document: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    return value if isinstance(value := document.get(key), Mapping) else {}
 
 
 def read_steps(path: Path) -> Steps:

@@ -13,7 +13,7 @@ from stackwise import config
 from stackwise.assembly.described import described_part, description_errors, load_exported
 from stackwise.assembly.outside import build_task
 from stackwise.assembly.workshop import Workshop
-from stackwise.contracts.generation import Generates, GenerationSettings, HasTextCodec, TextCodec
+from stackwise.contracts.generation import Generates, GeneratesRows, GenerationSettings, HasTextCodec, TextCodec
 from stackwise.contracts.protocols import vocabulary_of
 from stackwise.contracts.tokenizers import RunTokenizer, Tokenizers
 from stackwise.errors import ProviderError, UserError, bytes_asked, lacks_memory
@@ -44,14 +44,28 @@ class Generated:
     """The step of the weights."""
 
 
-def generate(run: Path | str, prompt: str | Sequence[int], settings: GenerationSettings, *, seed: int = 0) -> Generated:
+Hear = Callable[[int, str | int], None]
+"""Called with the number of a prompt and what was generated behind it: a piece of text, or an id where prompts are ids."""
+
+
+def generate(
+    run: Path | str,
+    prompt: str | Sequence[int],
+    settings: GenerationSettings,
+    *,
+    seed: int = 0,
+    stop: Sequence[str] = (),
+    hear: Hear | None = None,
+) -> Generated:
     """Continue a prompt with the model of a run, its final weights or those of its newest whole checkpoint, or with an export.
 
     Args:
         run: a run directory or an export; it is only read. What the run was trained on is not needed.
         prompt: text, or token ids.
-        settings: how many tokens, and how they are drawn.
+        settings: how many tokens, how they are drawn, and ids that end them.
         seed: of every draw; the same seed gives the same tokens.
+        stop: texts that end the continuation; the text is cut in front of them.
+        hear: called with each piece as it is generated.
 
     Raises:
         UserError: no run directory or no weights in it; a task that generates nothing; a prompt of text where no source has a text
@@ -59,27 +73,135 @@ def generate(run: Path | str, prompt: str | Sequence[int], settings: GenerationS
         DataError: the vocabulary of the run is missing or has changed.
         ProviderError: a component that cannot be built, or that does not keep to its contract.
     """
-    source = open_text_model(Path(run))
-    codec = source.codec() if isinstance(prompt, str) else None
-    prompt_ids = tuple(codec.encode(prompt)) if codec is not None and isinstance(prompt, str) else tuple(map(int, prompt))
+    return generate_all(run, [prompt], settings, seed=seed, stop=stop, hear=hear)[0]
+
+
+def generate_all(
+    run: Path | str,
+    prompts: Sequence[str | Sequence[int]],
+    settings: GenerationSettings,
+    *,
+    seed: int = 0,
+    stop: Sequence[str] = (),
+    hear: Hear | None = None,
+) -> list[Generated]:
+    """Continue several prompts; those of one length go through the model together, where the task can.
+
+    Each has draws of its own, so the first gets what `generate` gives it.
+
+    Args:
+        run: as in `generate`.
+        prompts: texts, or lists of ids.
+        settings: for all of them.
+        seed: of every draw.
+        stop: texts that end a continuation.
+        hear: called with each piece as it is generated.
+
+    Raises:
+        UserError: as `generate`; texts and ids together; texts to stop at where prompts are ids.
+    """
+    source, texts = open_text_model(Path(run)), [prompt for prompt in prompts if isinstance(prompt, str)]
+    if texts and len(texts) < len(prompts):
+        raise UserError("prompts: some are text and some are ids: give one kind")
+    if stop and not texts:
+        raise UserError("stop: texts end what is generated as text: give ids as `settings.stop` where prompts are ids")
+    codec = source.codec() if texts else None
+    given = [tuple(codec.encode(each) if codec is not None and isinstance(each, str) else map(int, each)) for each in prompts]
     settings = evolve(settings, ids=source.ids if settings.ids is None else settings.ids)
-    _check_ids(prompt_ids, settings.ids)
-    generator = torch.Generator().manual_seed(step_seed(stream_key(seed, "generate"), 0))
+    for ids in given:
+        _check_ids(ids, settings.ids)
+    ears = [Ear(codec, tuple(stop)) for _ in given]
+    if stop or hear is not None:
+        settings = evolve(settings, hear=_telling(ears, hear, settings.hear))
+    results = _continued(source, [torch.tensor(ids, dtype=torch.long) for ids in given], settings, seed)
+    made = []
+    for prompt, ids, ear, result in zip(prompts, given, ears, results, strict=True):
+        all_ids = tuple(result.tolist())
+        _check_result(source, ids, all_ids, settings)
+        text = None if codec is None else str(prompt) + ear.text if stop else codec.decode(all_ids)
+        made.append(Generated(ids=all_ids, prompt_tokens=len(ids), text=text, step=source.step))
+        if hear is not None and (rest := ear.rest()):
+            hear(len(made) - 1, rest)
+    return made
+
+
+class Ear:
+    """What was generated behind one prompt, as text.
+
+    Args:
+        codec: None where ids are told as they are.
+        stop: texts that end it.
+    """
+
+    def __init__(self, codec: TextCodec | None, stop: Sequence[str]) -> None:
+        self._codec, self._stop = codec, stop
+        self._ids: list[int] = []
+        self._told = 0
+        self.text = ""
+        """So far, cut in front of a text that ended it."""
+
+    def take(self, id: int) -> tuple[str | int, bool]:
+        """A further id: what can be told of it, and whether a text ends here."""
+        if self._codec is None:
+            return id, False
+        self._ids.append(id)
+        whole = self._codec.decode(self._ids)
+        ends = [place for text in self._stop if (place := whole.find(text)) >= 0]
+        self.text = whole[: min(ends)] if ends else whole
+        held = max((len(text) - 1 for text in self._stop), default=0) if not ends else 0
+        sure = self.text.rstrip("\ufffd")  # a letter of which some bytes are missing
+        upto = max(self._told, len(sure) - held)
+        piece, self._told = sure[self._told : upto], upto
+        return piece, bool(ends)
+
+    def rest(self) -> str:
+        """What was held back, in case it began a text to stop at."""
+        piece, self._told = self.text[self._told :], len(self.text)
+        return piece
+
+
+def _telling(ears: Sequence[Ear], hear: Hear | None, also: Callable[[int, int], bool | None] | None) -> Callable[[int, int], bool]:
+    def told(number: int, id: int) -> bool:
+        piece, ends = ears[number].take(id)
+        if hear is not None and piece != "":
+            hear(number, piece)
+        return ends or bool(also is not None and also(number, id))
+
+    return told
+
+
+def _continued(source: TextModel, prompts: Sequence[torch.Tensor], settings: GenerationSettings, seed: int) -> Sequence[torch.Tensor]:
+    """The prompts with what is generated behind them."""
+    key = stream_key(seed, "generate")
+    generators = [torch.Generator().manual_seed(step_seed(key, i)) for i in range(len(prompts))]
     with blaming(source.providers):
         try:
-            result = source.task.generate(source.model, torch.tensor(prompt_ids, dtype=torch.long), settings, generator)
+            if len(prompts) > 1 and isinstance(source.task, GeneratesRows):
+                return source.task.generate_rows(source.model, prompts, settings, generators)
+            results = []
+            for i, (prompt, generator) in enumerate(zip(prompts, generators, strict=True)):
+                own = settings if settings.hear is None else evolve(settings, hear=_numbered(settings.hear, i))
+                results.append(source.task.generate(source.model, prompt, own, generator))
+            return results
         except Exception as error:
             if not lacks_memory(error):
                 raise
-            lengths = f"{len(prompt_ids):,} tokens and {settings.tokens:,} behind them"
+            lengths = f"{max(map(len, prompts)):,} tokens and {settings.tokens:,} behind them"
             raise UserError(f"memory does not suffice for a prompt of {lengths}{bytes_asked(error)}: generate fewer tokens") from error
-    ids = tuple(result.tolist())
-    if ids[: len(prompt_ids)] != prompt_ids or len(ids) != len(prompt_ids) + settings.tokens:
+
+
+def _numbered(hear: Callable[[int, int], bool | None], number: int) -> Callable[[int, int], bool | None]:
+    return lambda _, id: hear(number, id)
+
+
+def _check_result(source: TextModel, prompt: Sequence[int], ids: Sequence[int], settings: GenerationSettings) -> None:
+    made = len(ids) - len(prompt)
+    may_end = bool(settings.stop) or settings.hear is not None
+    if tuple(ids[: len(prompt)]) != tuple(prompt) or made > settings.tokens or (made < settings.tokens and not may_end):
         raise ProviderError(
-            f"task '{source.task_id}' gave {len(ids)} ids for a prompt of {len(prompt_ids)} and {settings.tokens} to generate, or "
+            f"task '{source.task_id}' gave {len(ids)} ids for a prompt of {len(prompt)} and {settings.tokens} to generate, or "
             "changed the prompt: its generate returns the prompt with that many behind it"
         )
-    return Generated(ids=ids, prompt_tokens=len(prompt_ids), text=None if codec is None else codec.decode(ids), step=source.step)
 
 
 @frozen(kw_only=True, eq=False)

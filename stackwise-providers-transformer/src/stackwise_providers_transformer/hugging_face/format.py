@@ -75,6 +75,11 @@ class HuggingFaceFormat:
         except (OSError, ValueError, TypeError, RecursionError):
             return False
 
+    def notes(self, folder: Path) -> tuple[str, ...]:
+        """Dropout of a folder, which a run declares itself."""
+        config = read_config(base_of(folder) if is_adapter(folder) else folder)
+        return () if self._options.wrap or _is_strange(config) else tuple(_notes(config))
+
     def read(self, folder: Path) -> StoredModel:
         """The model of a folder; its tensors are read when they are asked for. Adapters are added to the base that they name.
 

@@ -154,7 +154,7 @@ class Model(nn.Module):
 
     def _through_rack(self, batch: Batch, reported: dict[str, torch.Tensor]) -> torch.Tensor:
         hidden, side = self.into_rack(batch, reported), self.side(batch)
-        for name, own, source in self._side_embeddings:
+        for name, own, source in (each for each in self._side_embeddings if each[2] in batch):
             side[name] = self._embed({**batch, own: batch[source]}, reported)
         try:
             hidden = self.rack(hidden, **side)

@@ -32,7 +32,7 @@ from stackwise.planes.model.frozen_prefix import FrozenPrefix, find_prefix
 from stackwise.planes.model.gates import Gates, gated_modules
 from stackwise.planes.model.initialisation import check_shapes
 from stackwise.planes.model.module import Model, explaining_ties, without_second_names
-from stackwise.planes.model.settling import Settle, settle_nothing, settle_sources
+from stackwise.planes.model.settling import KeptCopies, Settle, settle_nothing, settle_sources
 from stackwise.planes.model.start import check_start, fill_start
 from stackwise.planes.model.state import (
     Tensors,
@@ -234,7 +234,7 @@ class ModelPlane:
         return evolve(receipt, merged=merged)
 
     def _fill(
-        self, start: Tensors | None, old: Tensors, new: Model, origins: Mapping[str, Origin], state: ModelState, kept: Tensors
+        self, start: Tensors | None, old: Tensors, new: Model, origins: Mapping[str, Origin], state: ModelState, kept: KeptCopies
     ) -> ModelReceipt:
         """Fill the new model from the weights to start from, or else from the old model."""
         dtypes = {name: _dtype(state.precision.get(_part_of(name))) for name in origins}
@@ -252,7 +252,7 @@ class ModelPlane:
         old_ids = {id(parameter) for parameter in self.model.parameters()} if hasattr(self, "model") else set()
         for name, parameter in new.named_parameters() if old_ids else ():
             origin = origin_of[name]
-            needs_draw = isinstance(origin, Fresh) or (origin.rest == "module" and any(-1 in index for index in origin.index.values()))
+            needs_draw = isinstance(origin, Fresh) or origin.keeps_rest
             if needs_draw and id(parameter) in old_ids:
                 raise UserError(
                     f"{name} is to start anew, but its module is the very object that was there and cannot be built again: "

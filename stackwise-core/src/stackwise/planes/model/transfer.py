@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
 import torch
-from attrs import evolve, field, frozen
+from attrs import field, frozen
 from torch import nn
 
-from stackwise.contracts.growth import BlockOrigin, CopyOf, Fresh, GrowthRequest, Origin, ParameterGrowth
+from stackwise.contracts.growth import BlockOrigin, Combine, CopyOf, Fresh, GrowthRequest, Mapped, Origin, ParameterGrowth
 from stackwise.errors import ProviderError, UserError
 from stackwise.planes.model.difference import WEIGHT_ADAPTERS
 from stackwise.planes.model.module import set_parameter
@@ -31,7 +32,8 @@ class ModelReceipt:
 
     adopted: Mapping[str, str] = field(factory=dict)
     """Name → the old name of the very same Parameter object."""
-    copied: Mapping[str, CopyOf] = field(factory=dict)
+    copied: Mapping[str, Mapped] = field(factory=dict)
+    """Name → what it takes of which old ones."""
     fresh: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
     """Names of the old model that no parameter of the new one adopted or copied."""
@@ -111,8 +113,8 @@ def origins(
         origin_of |= _operator_origins(growth, request or GrowthRequest(old_stacks={}, new_stacks={}), old, shapes, source)
     origin_of |= {name: Fresh() for name in fresh}
     for name, origin in origin_of.items():
-        if isinstance(origin, CopyOf):
-            _check_shape(name, shapes[name], old[origin.source], origin)
+        for term in _terms(origin):
+            _check_shape(name, shapes[name], old[term.source], term, single=origin is term)
     return origin_of
 
 
@@ -138,24 +140,38 @@ def _operator_origins(
     before = {name: tuple(old[old_name].shape) for name in shapes if (old_name := source(name)) is not None and old_name in old}
     before |= {name: tuple(old[name].shape) for name in old if name not in before and source(name) == name}  # what leaves its place
     try:
-        answer = growth.map_parameters(before, shapes, request)
+        answer: Mapping[str, Any] = growth.map_parameters(before, shapes, request)
     except ValueError as error:
         raise UserError(f"{type(growth).__name__} cannot make this change: {error}") from error
     unknown = [name for name in answer if name not in shapes]
-    unknown += [origin.source for origin in answer.values() if isinstance(origin, CopyOf) and origin.source not in before]
+    for name, origin in answer.items():
+        if not isinstance(origin, CopyOf | Combine | Fresh):  # a provider's answer, whatever its types promise
+            what = f"map_parameters of {type(growth).__name__} gave {origin!r} for {name}"
+            raise ProviderError(f"{what}: a CopyOf, a Combine or a Fresh is expected")
+    unknown += [source for origin in answer.values() if not isinstance(origin, Fresh) for source in origin.sources if source not in before]
     if unknown:
         raise ProviderError(f"{type(growth).__name__} maps '{unknown[0]}', and there is no such parameter to map")
     old_names = {name: old_name for name in before if (old_name := source(name)) is not None}
-    return {
-        name: evolve(origin, source=old_names[origin.source]) if isinstance(origin, CopyOf) else origin for name, origin in answer.items()
-    }
+    return {name: origin if isinstance(origin, Fresh) else origin.renamed(old_names) for name, origin in answer.items()}
 
 
-def _check_shape(name: str, shape: tuple[int, ...], old: torch.Tensor, origin: CopyOf) -> None:
-    result = tuple(len(origin.index[dim]) if dim in origin.index else size for dim, size in enumerate(old.shape))
+def _terms(origin: Origin) -> tuple[CopyOf, ...]:
+    """The maps of single tensors that an origin is made of."""
+    if isinstance(origin, Combine):
+        return tuple(term for term, _ in origin.terms)
+    return (origin,) if isinstance(origin, CopyOf) else ()
+
+
+def _check_shape(name: str, shape: tuple[int, ...], old: torch.Tensor, origin: CopyOf, single: bool) -> None:
+    sizes = {dim: len(positions) for dim, positions in (*origin.project.items(), *origin.index.items())}
+    result = tuple(sizes.get(dim, size) for dim, size in enumerate(old.shape))
+    for dim, rows in origin.project.items():
+        fits = dim < old.dim() and dim not in origin.index and all(len(row) == old.shape[dim] for row in rows)
+        if not fits:
+            raise ProviderError(f"{name}: the matrix of dimension {dim} does not fit {tuple(old.shape)} of {origin.source}")
     if result == shape:
         return
-    if origin.index:
+    if sizes or not single:
         raise ProviderError(f"{name}: the map leads from {tuple(old.shape)} to {result}, but the parameter has {shape}")
     raise UserError(
         f"{name} changes its shape from {tuple(old.shape)} to {shape} at this phase, and no growth operator says how: keep the size, "
@@ -171,7 +187,7 @@ def load(
     *,
     device: torch.device,
     dtype_of: Callable[[str], torch.dtype | None] = lambda name: None,
-    kept: Tensors = MappingProxyType({}),
+    kept: Mapping[tuple[str, str], torch.Tensor] = MappingProxyType({}),
 ) -> ModelReceipt:
     """Adopt, copy or leave fresh every parameter of the new model; fresh ones keep the values that their module drew.
 
@@ -183,7 +199,7 @@ def load(
         origins: where every parameter comes from.
         device: where new parameters live.
         dtype_of: declared dtype of a parameter; None: as it was built.
-        kept: copies that take other values than their source now holds → these values, of the source's shape.
+        kept: (copy, source) where a copy takes other values than its source now holds → these values, of the source's shape.
     """
     canonical = first_names(old)
     values = {name: tensor.detach() for name, tensor in old.items()}  # a module that stays may be source and target at once
@@ -193,7 +209,7 @@ def load(
     for name, parameter in new.named_parameters(remove_duplicate=False):
         aliases.setdefault(id(parameter), []).append(name)
     adopted: dict[str, str] = {}
-    copied: dict[str, CopyOf] = {}
+    copied: dict[str, Mapped] = {}
     recast: dict[str, torch.dtype] = {}
     for name, parameter in list(new.named_parameters()):
         origin, dtype = origins[name], dtypes[name]
@@ -208,14 +224,13 @@ def load(
                 set_parameter(new, alias, source)
             adopted[name] = canonical[id(source)]
             continue
-        keeps_rest = origin.rest == "module" and any(-1 in index for index in origin.index.values())
-        parameter.data = parameter.data.to(device, dtype) if keeps_rest else torch.empty_like(parameter, dtype=dtype, device=device)
-        fill(parameter.data, kept.get(name, values[origin.source]), origin)
-        copied[name] = evolve(origin, source=canonical[id(source)])
+        parameter.data = parameter.data.to(device, dtype) if origin.keeps_rest else torch.empty_like(parameter, dtype=dtype, device=device)
+        fill(parameter.data, {each: kept.get((name, each), values[each]) for each in origin.sources}, origin)
+        copied[name] = origin.renamed({each: canonical[id(old[each])] for each in origin.sources})
         if source.dtype != dtype:
             recast[name] = source.dtype
     fresh = tuple(name for name, origin in origins.items() if isinstance(origin, Fresh))
-    used_names = {*adopted.values(), *(origin.source for origin in copied.values())}
+    used_names = {*adopted.values(), *(source for origin in copied.values() for source in origin.sources)}
     dropped = tuple(name for name in canonical.values() if name not in used_names)
     return ModelReceipt(adopted=adopted, copied=copied, fresh=fresh, dropped=dropped, recast=recast)
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from attrs import Factory, frozen
 
-from stackwise.contracts.growth import CopyOf
+from stackwise.contracts.growth import Combine, Mapped
 from stackwise.planes.model.parameter_map import fill, fill_moment
 from stackwise.planes.model.transfer import ModelReceipt
 
@@ -35,6 +35,10 @@ TORCH_POWERS: Powers = {
     "ax": "weight",
 }
 """What torch's own optimizers keep."""
+
+
+MAGNITUDES = frozenset({"exp_inf"})
+"""Entries of odd power that are never negative."""
 
 
 @frozen(kw_only=True)
@@ -97,7 +101,7 @@ class Crossing:
         entries = {**adopted, **copied}
         sources = {**self.receipt.adopted, **({n: origin.source for n, origin in self.receipt.copied.items()} if self._copies else {})}
         counted = {name: old[s] for name, s in sources.items() if s in old and (name in entries or not old[s].entries)}
-        used = {sources[name] for name in entries}
+        used = {each for name in entries for each in (self.receipt.copied[name].sources if name in copied else (sources[name],))}
         dropped = sum(bool(kept.entries) for name, kept in old.items() if name not in used)
         return Carried(entries=entries, counted=counted, receipt=MomentsReceipt(kept=len(adopted), copied=len(copied), dropped=dropped))
 
@@ -120,8 +124,11 @@ class Crossing:
         """A copied parameter has the state of its source, through the map that its values came by."""
         carried: dict[str, dict[str, Any]] = {}
         for name, origin in self.receipt.copied.items() if self._copies else ():
-            entries = self._usable(old.get(origin.source), declared.get(name))
-            if entries is not None and name not in self.ended:
+            if name in self.ended or (isinstance(origin, Combine) and origin.moments == "reset"):
+                continue
+            usable = {source: self._usable(old.get(source), declared.get(name)) for source in origin.sources}
+            entries = {source: each for source, each in usable.items() if each is not None}
+            if len(entries) == len(usable):
                 mapped = map_entries(entries, weights[name], origin, declared.get(name), self.receipt.recast.get(name))
                 carried |= {} if mapped is None else {name: mapped}
         return carried
@@ -151,18 +158,21 @@ def power_of(entry: str, declared: Powers | None) -> int | str | None:
 
 
 def map_entries(
-    entries: Entries, weight: torch.Tensor, origin: CopyOf, declared: Powers | None, was: torch.dtype | None = None
+    sources: Mapping[str, Entries], weight: torch.Tensor, origin: Mapped, declared: Powers | None, was: torch.dtype | None = None
 ) -> dict[str, Any] | None:
     """State of a copied parameter; None where an entry cannot follow the map, so that the parameter starts anew.
 
     Args:
-        entries: state of its source.
+        sources: name of each source → its state.
         weight: the copy.
         origin: the map.
         declared: what its optimizer keeps, where it says so.
         was: dtype of its source, where it has another one: entries of the one become entries of the other.
     """
     mapped: dict[str, Any] = {}
+    entries = sources[origin.source]
+    if any(entry not in others for others in sources.values() for entry in entries):
+        return None
     for entry, value in entries.items():
         power = power_of(entry, declared)
         if not isinstance(value, torch.Tensor) or value.dim() == 0 or power == 0:
@@ -173,11 +183,12 @@ def map_entries(
             return None
         else:
             new = mapped[entry] = torch.empty_like(weight.detach(), dtype=value.dtype)
+            values = {name: others[entry] for name, others in sources.items()}
             if isinstance(power, int):
-                fill_moment(new, value, origin, power)
+                fill_moment(new, values, origin, power, magnitude=entry in MAGNITUDES)
             else:
                 new.copy_(weight.detach())
-                fill(new, value, origin)
+                fill(new, values, origin)
         if was is not None and isinstance(value, torch.Tensor) and value.dim() and value.dtype == was:
             mapped[entry] = mapped[entry].to(weight.dtype)
     return mapped

@@ -271,9 +271,10 @@ class OptimizerPlane:
 
     def _crossing(self, receipt: ModelReceipt, parameters: Mapping[str, nn.Parameter], same: bool, policy: Enter) -> Crossing:
         """How moments cross: those of settled weights end, and those of a master stay float32 whatever its parameter is held in."""
-        sources = {name: origin.source for name, origin in receipt.copied.items() if not parameters[name].requires_grad}
+        sources = {name: origin.sources for name, origin in receipt.copied.items() if not parameters[name].requires_grad}
         ended = {name for name in receipt.adopted if parameters[name] in self._settled}
-        ended |= {name for name, source in sources.items() if self._model.get(source) in self._settled | self._copied_at_rest}
+        at_rest = self._settled | self._copied_at_rest
+        ended |= {name for name, each in sources.items() if any(self._model.get(source) in at_rest for source in each)}
         recast = {name: was for name, was in receipt.recast.items() if learning_dtype(was) != learning_dtype(parameters[name].dtype)}
         return Crossing(receipt=attrs.evolve(receipt, recast=recast), same=same, moments=policy.moments, ended=ended)
 

@@ -40,8 +40,8 @@ def carry_copy(name: str, parameter: nn.Parameter, before: Mapping[str, torch.Te
     origin, old = receipt.copied.get(name), receipt.adopted.get(name)
     if old is not None:
         return before.get(old)
-    if origin is None or origin.source not in before:
+    if origin is None or any(source not in before for source in origin.sources):
         return None
     copy = copy_of(parameter)
-    fill(copy, before[origin.source], origin)
+    fill(copy, before, origin)
     return copy
