@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from stackwise.contracts.answers import calling, expect, expect_state
-from stackwise.contracts.protocols import Batch, PreparesEvaluations, Scheduled, Stateful, Task
+from stackwise.contracts.answers import calling, expect_state
+from stackwise.contracts.protocols import Batch, Scheduled, Stateful, Task
 from stackwise.contracts.specs import AT_ENTRY, GIVEN
 from stackwise.curriculum.parts import Part
 from stackwise.curriculum.reported import undeclared, unweighed
@@ -19,7 +19,6 @@ from stackwise.errors import ProviderError, StackwiseError, UserError
 from stackwise.planes.followers import Follower
 from stackwise.planes.model.module import Model
 from stackwise.planes.model.reported import split
-from stackwise.timeline.duration import Moment
 from stackwise.timeline.schedules import Curve
 
 
@@ -98,6 +97,10 @@ class Objective:
         self._build, self._load = build, load
         self._curves: Mapping[str, Curve] = {}
         self._weights: dict[str, float] = {}
+        self._asking_task: object = None
+        self._asks = False
+        self._prepared_by: object = None
+        """The task whose prepared batch was looked at."""
         self._checked: tuple[object, bool] | None = None
         """The task whose loss was looked at, and whether it trained."""
         self._agreed: object = None
@@ -137,18 +140,27 @@ class Objective:
         """The task's id, or its class where it was given in code."""
         return self._part.id if self._part is not None else type(self.task).__name__
 
-    def prepared(self, batch: Batch, moment: Moment, generator: torch.Generator, *, evaluation: bool = False) -> Batch:
-        """What the task makes of a batch, in training or in an evaluation, where it may do otherwise.
+    @property
+    def uses_model(self) -> bool:
+        """Whether the task asks the model while it prepares a batch."""
+        if self._asking_task is not self.task:
+            self._asking_task, self._asks = self.task, self.task.get_spec().uses_model
+        return self._asks
+
+    def check_prepared(self, prepared: Any) -> None:
+        """Check the first batch that a task prepares.
 
         Raises:
-            WrongAnswer: it is no batch.
+            ProviderError: it is no map of tensors; UserError for a task given in code.
         """
-        otherwise = evaluation and isinstance(self.task, PreparesEvaluations)
-        with calling(self.name, "prepare_evaluation" if otherwise else "prepare"):
-            prepare = self.task.prepare_evaluation if otherwise else self.task.prepare  # type: ignore[attr-defined]  # asked above
-            answer: Batch = prepare(batch, moment, generator)
-            expect(isinstance(answer, Mapping), answer, "a map of field name to tensor")
-            return answer
+        if self._prepared_by is self.task:
+            return
+        what = f"{type(self.task).__name__}.prepare"
+        if not isinstance(prepared, Mapping):
+            raise self.fault(f"{what} returned {_short(prepared)}: it returns the batch, a map from field to tensor")
+        for name in (name for name, field in prepared.items() if not isinstance(field, torch.Tensor)):
+            raise self.fault(f"{what} returned {_short(prepared[name])} as the field '{name}': every field is a tensor")
+        self._prepared_by = self.task
 
     @property
     def lookahead(self) -> int:
