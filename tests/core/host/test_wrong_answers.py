@@ -71,7 +71,7 @@ def marked(case: tuple[str, str, str]) -> Any:
     return pytest.param(case, id="-".join(case), marks=() if case in FIRST else pytest.mark.rare)
 
 
-@pytest.mark.parametrize("case", map(marked, CASES))
+@pytest.mark.parametrize("case", list(map(marked, CASES)))
 def test_a_wrong_answer_is_told_as_the_providers(case: tuple[str, str, str], odd: Path) -> None:
     code, said = run(case)
     assert code == 3, said
