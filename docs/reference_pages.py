@@ -129,7 +129,7 @@ def _fields(record: type) -> Iterator[tuple[str, str, str]]:
 
 def _contracts() -> Iterator[str]:
     yield "# What a provider and the core ask of each other\n"
-    yield "Specs, artifacts by kind, what each may offer besides, and the maps of growth: each class, method and field as its source has it."
+    yield "Specs, artifacts by kind, what each may offer besides, the maps of growth: each class, method and field as the source has it."
     yield "Nobody inherits from a protocol; whatever has its methods is one. [The contract](../provider-api.md) says who calls what when."
     for title, module in CONTRACTS.items():
         yield f"\n## {title}"
