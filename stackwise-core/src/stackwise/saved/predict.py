@@ -83,7 +83,6 @@ def _loader(model: TextModel, source: str | None, file: Path) -> ReadsRows:
     found = next((each for each in chosen.values() if isinstance(each, ReadsRows)), None)
     if found is None:
         named = ", ".join(f"'{name}' ({model.sources.get(name, '?')})" for name in chosen) or "none is known here"
-        )
         raise UserError(
             f"no loader of the run reads rows from {file.name} ({named}): give a {ARRAYS} file with a tensor [rows, …] for each field that "
             "the task reads"
