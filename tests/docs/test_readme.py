@@ -39,11 +39,9 @@ def test_the_code_is_that_of_the_example() -> None:
 
 
 def test_every_example_is_listed() -> None:
-    listed = set(re.findall(r"\]\(([\w-]+\.(?:yaml|py))\)", (ROOT / "examples" / "README.md").read_text(encoding="utf-8")))
-    found = {
-        path.name for path in (ROOT / "examples").iterdir() if path.suffix in (".yaml", ".py") and not path.name.startswith("prepare_")
-    }
-    assert listed == found
+    listed = set(re.findall(r"\]\(([\w-]+\.(?:yaml|py|ipynb))\)", (ROOT / "examples" / "README.md").read_text(encoding="utf-8")))
+    found = {path.name for path in (ROOT / "examples").iterdir() if path.suffix in (".yaml", ".py", ".ipynb")}
+    assert listed == {name for name in found if not name.startswith("prepare_")}
 
 
 def without_epochs(plan: str) -> str:

@@ -95,6 +95,25 @@ def normed(**model: Any) -> dict[str, Any]:
     return {**parts, **model}
 
 
+def test_what_is_frozen_holds_no_gradient_and_no_moment() -> None:
+    """Neither in a phase that froze it from the start, nor in the optimizer of one that froze it later, where moments are set aside."""
+    frozen = ("embedding.weight", "rack.stacks.base.0.")
+    phases = {"all": {"until": "50%"}, "top": {"until": "100%", "model": {"freeze": ["embedding", "rack.stacks.base.0"]}}}
+    untied = {**base()["model"], "head": {"use": "transformer.lm", "tied": False}}
+    for config in (base(model={**untied, "freeze": ["embedding", "rack.stacks.base.0"]}), base(model=untied, phases=phases)):
+        machine = machine_of(config)
+        for event in machine.train():
+            if not isinstance(event, StepDone) or ("phases" in config and event.phase == "all"):
+                continue
+            names = {id(p): name for name, p in machine.model.model.named_parameters()}
+            held = {names[id(p)] for p in machine.optimizer.optimizer.state}
+            still = [name for name in names.values() if name.startswith(frozen)]
+            assert still
+            assert not held.intersection(still)
+            assert all(machine.model.model.get_parameter(name).grad is None for name in still)
+            assert held == set(names.values()) - set(still)
+
+
 @pytest.mark.parametrize("mode", ["eval", "train"])
 def test_norms_and_dropout_of_a_frozen_part_are_in_the_declared_mode(mode: str) -> None:
     machine = machine_of(base(model=normed(freeze=["rack.lower"], frozen_mode=mode)))

@@ -55,6 +55,7 @@ _FACE = {
     "Moment": "stackwise.timeline.duration",
     # for type checkers: the shapes of components, and what they may offer beside; nobody inherits from them
     "Adapter": "stackwise.contracts.protocols",
+    "AskingTask": "stackwise.contracts.protocols",
     "Batch": "stackwise.contracts.protocols",
     "Embedding": "stackwise.contracts.protocols",
     "Fingerprinted": "stackwise.contracts.protocols",
@@ -169,6 +170,7 @@ if TYPE_CHECKING:  # the types that provider authors and users check against; th
     from stackwise.contracts.options import stacks as stacks
     from stackwise.contracts.outputs import LinearOutput as LinearOutput
     from stackwise.contracts.protocols import Adapter as Adapter
+    from stackwise.contracts.protocols import AskingTask as AskingTask
     from stackwise.contracts.protocols import Batch as Batch
     from stackwise.contracts.protocols import Embedding as Embedding
     from stackwise.contracts.protocols import Fingerprinted as Fingerprinted

@@ -12,7 +12,7 @@ from task_configs import ROWS, masked_bytes
 from tiny_walks import base, drive, machine_of, memory, plan_of, problems_of
 
 from stackwise import Evaluated
-from stackwise.contracts.specs import TaskSpec
+from stackwise.contracts.specs import TaskSpec, TensorSpec, TransformSpec
 
 PHASES = {"first": {"until": "50%"}, "second": {}}
 
@@ -87,6 +87,42 @@ def test_what_a_transform_makes_gets_no_other_name(rename: dict[str, str], mask:
     data = {**base()["data"], "rename": rename, "transforms": [{"use": "data.truncate", "keep": 0.5, "mask": mask}]}
     task = {"use": "transformer.causal-lm"}
     assert [problem.path for problem in problems_of(base(), task=task, data=data)] == ([] if path is None else [path])
+
+
+class Doubling:
+    """Makes features of what it reads, twice as large."""
+
+    def __init__(self, read: str) -> None:
+        self.read = read
+
+    def get_spec(self) -> TransformSpec:
+        of = TensorSpec(("batch", 3), "float32")
+        return TransformSpec(inputs={self.read: of}, outputs={"features": of})
+
+    def __call__(self, batch: Any, moment: Any, generator: Any) -> Any:
+        return {**batch, "features": batch[self.read] * 2}
+
+
+@pytest.mark.parametrize(
+    ("read", "rename", "paths"), [("features", True, []), ("x", True, ["data.transforms.0"]), ("x", False, []), ("features", False, None)]
+)
+def test_a_transform_makes_what_the_task_reads(
+    read: str, rename: bool, paths: list[str] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """With a rename it reads the field under the task's name and changes it; else it makes one, and the source's own is not read."""
+    monkeypatch.chdir(tmp_path)
+    np.save("x.npy", np.ones((40, 3), dtype=np.float32))
+    np.save("label.npy", np.arange(40) % 2)
+    config = numbers()
+    source = {"use": "data.array-files", "files": {"x": "x.npy", "label": "label.npy"}}
+    config["data"] |= {"sources": {"a": source}, "rename": {"features": "x"} if rename else {}, "transforms": [Doubling(read)]}
+    told = [problem.path for problem in problems_of(config)]
+    assert told == paths if paths is not None else "data.transforms.0" in told
+    if not told:
+        moment = (machine := machine_of(config)).schedule.at(step=0)
+        machine.data.enter(machine.schedule.phases[0].state.data, lookahead=0)  # type: ignore[union-attr]
+        (batch,) = machine.data.batches(moment)
+        assert bool((batch["features"] == 2).all())
 
 
 @pytest.mark.parametrize(("field", "paths"), [("x", ["data.transforms.0"]), ("features", [])])

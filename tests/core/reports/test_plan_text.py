@@ -67,6 +67,13 @@ def test_thousands_of_epochs_are_remarked_upon(each: float, count: int):
     assert len(remarks(plan, read, None)) == count
 
 
+def test_a_phase_that_learns_nothing_is_remarked_upon():
+    (remark,) = remarks(plan := two_phases({"optimizer": {"lr": 0}}), price(plan), None)
+    assert "'second'" in remark and "learning rate is 0" in remark
+    falling = two_phases({"optimizer": {"lr": {"wsd": {"peak": 1e-2, "warmup": "50%", "decay": "50%"}}}})
+    assert remarks(falling, price(falling), None) == []
+
+
 def test_an_evaluation_on_what_a_phase_no_longer_trains_on_is_remarked_upon():
     gone: dict[str, Any] = {"data": {"sources": {"a": None, "b": memory(seed=1)}}}
     plan = two_phases(gone, evaluate={"held": {"batches": 1}})

@@ -63,11 +63,12 @@ class FlopCounts:
         drafts = self.plan.joined[phase.index].drafts
         if not isinstance(drafts.task.spec, TaskSpec):
             return None
-        shapes = prepared_shapes(self.plan, phase, self.shop, rows=shape[0], length=shape[1])
+        questions: list[Shapes] = []
+        shapes = prepared_shapes(self.plan, phase, self.shop, rows=shape[0], length=shape[1], questions=questions)
         if shapes is None:
             return None
         try:
-            return _count(model, shapes)
+            return _count(model, shapes) + sum(_asked(model, question) for question in questions)
         except (ProviderError, ConfigError):
             raise
         except UserError as error:
@@ -103,6 +104,15 @@ def _count(model: Model, shapes: Shapes) -> int:
         sum(output.sum() for output in outputs.values() if output.is_floating_point()).backward()
     for parameter in model.parameters():
         parameter.grad = None
+    return counter.get_total_flops()
+
+
+def _asked(model: Model, shapes: Shapes) -> int:
+    """FLOPs of one forward pass, as a task asks for it while it prepares a batch."""
+    counter = FlopCounterMode(display=False)
+    batch = {name: torch.zeros(shape, dtype=dtype, device="meta") for name, (shape, dtype) in shapes.items()}
+    with counter, torch.no_grad():
+        model(batch)
     return counter.get_total_flops()
 
 

@@ -66,7 +66,9 @@ def _in_vain(plan: Plan, phase: CompiledPhase, reads: Mapping[str, Reads]) -> st
     ]
     if changing:
         return f"{changing[0]} changes the rows anew at every step"
-    if reads and all(read.epochs is not None and read.epochs <= 1 for read in reads.values()):
+    before = plan.schedule.phases[phase.index - 1].state if phase.index else None
+    first = before is None or before.model.cache is None
+    if first and reads and all(read.epochs is not None and read.epochs <= 1 for read in reads.values()):
         return f"phase '{phase.name}' reads no row a second time"
     return ""
 

@@ -25,7 +25,9 @@ MOST_ENTRIES = 2**22
 """Of a field of the dummy batch; a larger batch gets the shapes that the spec declares."""
 
 
-def prepared_shapes(plan: Plan, phase: CompiledPhase, shop: Workshop, *, rows: int | None, length: int | None) -> Shapes | None:
+def prepared_shapes(
+    plan: Plan, phase: CompiledPhase, shop: Workshop, *, rows: int | None, length: int | None, questions: list[Shapes] | None = None
+) -> Shapes | None:
     """Shapes and dtypes of the batch fields that embedding, rack and head take.
 
     Args:
@@ -34,6 +36,7 @@ def prepared_shapes(plan: Plan, phase: CompiledPhase, shop: Workshop, *, rows: i
         shop: builds the task.
         rows: of the micro-batch.
         length: seq_len.
+        questions: takes the shapes of every batch that a task with `uses_model` asks the model about.
 
     Returns:
         Those of the prepared batch, or of the task's spec where the task is a finished object, a source does not state its fields, the
@@ -55,7 +58,7 @@ def prepared_shapes(plan: Plan, phase: CompiledPhase, shop: Workshop, *, rows: i
         return declared
     batch = {name: _empty(inputs[name], *delivered[name]) for name in inputs}
     try:
-        prepared = _prepare(plan, phase, shop, batch)
+        prepared = _prepare(plan, phase, shop, batch, model=Asked(task, sizes, questions) if task.uses_model else None)
     except DataError:  # the task rejects the dummy values
         return declared
     shapes = {name: (tuple(prepared[name].shape), prepared[name].dtype) for name in offered if name in prepared}
@@ -63,6 +66,32 @@ def prepared_shapes(plan: Plan, phase: CompiledPhase, shop: Workshop, *, rows: i
         declares, gives = ", ".join(sorted(offered)), ", ".join(sorted(prepared)) or "nothing"
         raise ProviderError(f"{joined.drafts.task.label} declares {declares} for the model, and its prepare gives {gives}")
     return shapes
+
+
+class Asked:
+    """Stands in for the model where none is built: its outputs are zero, and it notes what it is asked.
+
+    Args:
+        task: names the outputs.
+        sizes: of its dimensions.
+        questions: takes the shapes of every batch.
+    """
+
+    def __init__(self, task: TaskSpec, sizes: Mapping[str, int], questions: list[Shapes] | None) -> None:
+        self._task, self._sizes, self._questions = task, sizes, questions
+
+    def __call__(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        known: dict[str, int | None] = {**self._sizes}
+        for name, spec in self._task.inputs.items():
+            if name in batch:
+                known |= {dim: size for dim, size in zip(spec.dims, batch[name].shape, strict=False) if dim in ("batch", "time")}
+        if self._questions is not None:
+            asked = {name: tensor for name, tensor in batch.items() if name in self._task.inputs}
+            self._questions.append({name: (tuple(tensor.shape), tensor.dtype) for name, tensor in asked.items()})
+        shapes = _shapes(self._task.outputs, known)
+        if shapes is None:
+            raise DataError("the sizes of the model's outputs are not known before it is built")
+        return {name: torch.zeros(shape, dtype=dtype) for name, (shape, dtype) in shapes.items()}
 
 
 def draws_inputs(
@@ -84,6 +113,8 @@ def draws_inputs(
     sizes = {dim: size for (role, dim), size in joined.sizes.items() if role == "task"}
     inputs = {**task.batch, **{name: spec for name, spec in task.optional.items() if name in joined.optional}}
     delivered = _shapes(inputs, {**sizes, "batch": rows, "time": None if length is None else length + task.lookahead})
+    if task.uses_model:
+        return True
     if delivered is None or not _can_try(joined, delivered):
         return False
     made = []
@@ -97,14 +128,15 @@ def draws_inputs(
 
 
 def _prepare(
-    plan: Plan, phase: CompiledPhase, shop: Workshop, batch: dict[str, torch.Tensor], *, seed: int = 0
+    plan: Plan, phase: CompiledPhase, shop: Workshop, batch: dict[str, torch.Tensor], *, seed: int = 0, model: Asked | None = None
 ) -> Mapping[str, torch.Tensor]:
     assert phase.state is not None  # a plan's phases are declared
     drafts, moment = plan.joined[phase.index].drafts, plan.schedule.at(step=phase.start)
     try:
         with torch.random.fork_rng(devices=[]), blaming(plan.providers):
             task = shop.task(phase.state.task)
-            prepared: Mapping[str, torch.Tensor] = task.prepare(batch, moment, torch.Generator().manual_seed(seed))
+            asked = {} if model is None else {"model": model}
+            prepared: Mapping[str, torch.Tensor] = task.prepare(batch, moment, torch.Generator().manual_seed(seed), **asked)
             return prepared
     except (ConfigError, DataError):
         raise

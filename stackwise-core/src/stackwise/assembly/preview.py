@@ -13,6 +13,7 @@ from stackwise.contracts.generation import HasTextCodec, TextCodec
 from stackwise.contracts.protocols import Batch
 from stackwise.contracts.specs import BatchSpec
 from stackwise.curriculum.schedule import CompiledPhase
+from stackwise.errors import UserError
 from stackwise.host.registry import blaming
 from stackwise.machine.placement import Placement
 from stackwise.plan import Plan
@@ -69,6 +70,8 @@ def _of_phase(plan: Plan, phase: CompiledPhase) -> Iterator[Preview]:
         seed_others(model_seed := step_seed(stream_key(seed, "model"), phase.start))
         torch.manual_seed(model_seed)
         batches = data.batches(moment)
+        if objective.uses_model:
+            raise UserError(f"task '{state.task.id}' asks the model while it prepares a batch, and a preview has none: run it")
         prepared = objective.task.prepare(batches[0], moment, generator)
         fingerprints = data.fingerprints()
         rows = {name: count["rows"] for name, count in data.ledger().items() if count["rows"]}

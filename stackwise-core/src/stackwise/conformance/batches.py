@@ -69,7 +69,7 @@ def check_transformed_fields(subject: Subject) -> None:
 def _apply(subject: Subject, artifact: Any, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
     generator = Generator().manual_seed(SEED)
     if subject.kind == "task":
-        return dict(artifact.prepare(batch, bench.MOMENT, generator))
+        return bench.prepared(subject, artifact, batch, generator)
     return dict(artifact(batch, bench.MOMENT, generator))
 
 

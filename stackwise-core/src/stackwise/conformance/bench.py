@@ -330,8 +330,17 @@ def rows(subject: Subject, *, count: int = ROWS, length: int = LENGTH, seed: int
 
 def prepare(subject: Subject, task: Any, **shape: int) -> dict[str, Tensor]:
     """A batch as the embedding and the loss read it."""
-    batch: dict[str, Tensor] = dict(task.prepare(rows(subject, **shape), MOMENT, Generator().manual_seed(SEED)))
-    return batch
+    return prepared(subject, task, rows(subject, **shape))
+
+
+def prepared(subject: Subject, task: Any, batch: Mapping[str, Tensor], generator: Generator | None = None) -> dict[str, Tensor]:
+    """What a task makes of rows; one that asks the model asks a neutral one."""
+    generator = Generator().manual_seed(SEED) if generator is None else generator
+    if not task.get_spec().uses_model:
+        return dict(task.prepare(batch, MOMENT, generator))
+    model = model_around(subject).eval()
+    with torch.no_grad():
+        return dict(task.prepare(batch, MOMENT, generator, model=model))
 
 
 def same(left: Any, right: Any) -> bool:

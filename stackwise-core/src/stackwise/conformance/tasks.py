@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from stackwise.conformance import bench, partners
 from stackwise.conformance.subject import LENGTH, ROWS, SEED, Broken, NotApplicable, Subject, must
@@ -120,7 +120,7 @@ def check_mask_is_honoured(subject: Subject) -> None:
             n: torch.where(_along(hidden, t, spec.batch[n]), others[n], t) if "time" in spec.batch[n].dims else t for n, t in rows.items()
         }
         try:
-            batch = dict(task.prepare({**padded, "mask": real}, bench.MOMENT, Generator().manual_seed(SEED)))
+            batch = bench.prepared(subject, task, {**padded, "mask": real})
         except UserError as error:
             raise NotApplicable(f"it refuses rows with a mask: {error}") from error
         judged = bench.objective(task, bench.model_around(subject))
@@ -131,7 +131,7 @@ def check_mask_is_honoured(subject: Subject) -> None:
         losses[0] == losses[1],
         f"with other padding the loss is {losses[1][0]:.6g} over {losses[1][1]:g}, not {losses[0][0]:.6g} over {losses[0][1]:g}",
     )
-    full = task.prepare({**bench.rows(subject), "mask": torch.ones_like(real)}, bench.MOMENT, Generator().manual_seed(SEED))
+    full = bench.prepared(subject, task, {**bench.rows(subject), "mask": torch.ones_like(real)})
     _check_padding_is_not_counted(subject, dict(full), batch)
 
 

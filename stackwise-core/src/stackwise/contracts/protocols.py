@@ -102,6 +102,23 @@ class Task(Protocol):
     ) -> tuple[torch.Tensor, torch.Tensor | float, Mapping[str, Totals]]: ...
 
 
+class AskingTask(Protocol):
+    """A task whose spec says `uses_model`: it asks the model while it prepares a batch, `model(batch) → outputs by name`."""
+
+    def get_spec(self) -> TaskSpec: ...
+    def prepare(
+        self,
+        batch: Batch,
+        moment: Moment,
+        generator: torch.Generator,
+        *,
+        model: Callable[[Batch], Mapping[str, torch.Tensor]],
+    ) -> Batch: ...
+    def loss(
+        self, outputs: Mapping[str, torch.Tensor], batch: Batch
+    ) -> tuple[torch.Tensor, torch.Tensor | float, Mapping[str, Totals]]: ...
+
+
 class ReferencedTask(Protocol):
     """A task whose spec declares a `reference`: its loss also gets the outputs of the frozen copy on the same prepared batch."""
 

@@ -253,6 +253,9 @@ class TaskSpec:
     metrics: tuple[str | UnitMetric, ...] | None = None
     """All metrics that `loss` may return beside `loss`, so that a config that names one is checked before the run; None: the task does
     not say, and any name is taken."""
+    uses_model: bool = False
+    """Whether `prepare` asks the model (on-policy sampling, hard negatives): it is then called with `model=`, a function from a batch to
+    outputs by name, of the model as it is at that step, in eval mode and without gradients."""
     couples: Literal["rows"] | None = field(default=None, validator=_check_couples)
     """`rows`: the loss of a row depends on the other rows of its batch (contrastive learning), so that the loss of a batch is not that
     of its parts, and a step is one micro-batch of one process. None: every row counts for itself."""

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
 from attrs import Factory, frozen
 from torch import nn
 
-from stackwise.contracts.protocols import PreparesEvaluations
 from stackwise.curriculum.states import DataState
 from stackwise.errors import DataError
-from stackwise.machine.buffers import KeptBuffers
 from stackwise.machine.placement import Placement
+from stackwise.machine.preparing import judging, prepare
 from stackwise.planes.data.plane import DataPlane
 from stackwise.planes.data.randomness import seed_others, seeded
 from stackwise.planes.objective import Objective
@@ -23,19 +21,6 @@ from stackwise.timeline.duration import Moment
 from stackwise.timeline.streams import step_seed, stream_key
 
 T = TypeVar("T")
-
-
-@contextmanager
-def judging(model: nn.Module) -> Iterator[None]:
-    """Put the model in evaluation mode; afterwards every module has its mode and every buffer its values back."""
-    modes, buffers = {module: module.training for module in model.modules()}, KeptBuffers(model)
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-        buffers.put_back()
 
 
 def gradients_if_asked(prepared: Any) -> torch.set_grad_enabled:
@@ -96,8 +81,7 @@ class Evaluation:
         key, generator = stream_key(self.seed, "evaluate", self.name), torch.Generator()
         found: list[dict[str, tuple[float, float]]] = []
         try:
-            with seeded(step_seed(key, 0)), objective.fixed(self.values) as task, judging(model), placement.forward_context():
-                prepare = task.prepare_evaluation if isinstance(task, PreparesEvaluations) else task.prepare
+            with seeded(step_seed(key, 0)), objective.fixed(self.values), judging(model), placement.forward_context():
                 for i in range(self.batches):
                     if told is not None:
                         told(self.name, i, self.batches)
@@ -110,7 +94,8 @@ class Evaluation:
                         seed_others(step_seed(key, i))
                         for process_wide in placement.generators():  # for a model that draws even in evaluation mode
                             process_wide.manual_seed(step_seed(key, i))
-                        prepared = prepare(batch, instant, generator.manual_seed(step_seed(key, i)))
+                        drawn = generator.manual_seed(step_seed(key, i))
+                        prepared = prepare(objective, model, batch, instant, drawn, evaluates=True)
                         with gradients_if_asked(prepared):
                             judged = objective.loss(model, prepared)
                         pairs = {"loss": (judged.total, judged.weight), **judged.metrics}

@@ -11,8 +11,9 @@ from attrs import frozen
 
 from stackwise.contracts.protocols import Batch
 from stackwise.curriculum.schedule import CompiledPhase
-from stackwise.machine.evaluation import gradients_if_asked, judging, number
+from stackwise.machine.evaluation import gradients_if_asked, number
 from stackwise.machine.live import LiveState
+from stackwise.machine.preparing import judging, prepare
 from stackwise.planes.data.randomness import seeded
 from stackwise.planes.model.reported import split
 from stackwise.timeline.duration import Moment
@@ -76,7 +77,7 @@ class Probe:
         live, generator = self._live, torch.Generator().manual_seed(seed)
         model, objective = live.model.model, live.objective
         with seeded(seed), live.optimizer.evaluating(), judging(model), live.placement.forward_context():
-            prepared = objective.task.prepare(batch, moment, generator)
+            prepared = prepare(objective, model, batch, moment, generator)
             with gradients_if_asked(prepared):
                 outputs = model(prepared)
                 total, weight = objective.judged(model, outputs, prepared)[:2]

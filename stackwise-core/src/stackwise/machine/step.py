@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from math import hypot, isfinite, nan
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from stackwise.machine.evaluation import number
 from stackwise.machine.faults import memory_fault
 from stackwise.machine.first_steps import FirstSteps
 from stackwise.machine.live import LiveState
+from stackwise.machine.preparing import prepare
 from stackwise.planes.data.randomness import OwnDraws
 from stackwise.planes.objective import Judged
 from stackwise.processes.reduction import Reduction
@@ -25,6 +27,9 @@ from stackwise.timeline.streams import micro_batch_seed, step_seed, stream_key
 
 Metrics = Mapping[str, tuple[Any, Any]]
 """Name → a sum and its denominator."""
+
+
+_NOTHING = nullcontext()
 
 
 class _Own(NamedTuple):
@@ -200,7 +205,8 @@ class Step:
 
     def _forward(self, batch: Batch, moment: Moment) -> Judged:
         objective = self._live.objective
-        prepared = objective.task.prepare(batch, moment, self._generator)
+        with self._live.placement.forward_context() if objective.uses_model else _NOTHING:
+            prepared = prepare(objective, self._live.model.model, batch, moment, self._generator)
         with self._live.placement.forward_context():
             return objective.loss(self._live.model.model, prepared)
 

@@ -96,6 +96,10 @@ class Objective:
         self._build, self._load = build, load
         self._curves: Mapping[str, Curve] = {}
         self._weights: dict[str, float] = {}
+        self._asking_task: object = None
+        self._asks = False
+        self._prepared_by: object = None
+        """The task whose prepared batch was looked at."""
         self._checked: tuple[object, bool] | None = None
         """The task whose loss was looked at, and whether it trained."""
         self._agreed: object = None
@@ -129,6 +133,28 @@ class Objective:
     def fault(self) -> type[StackwiseError]:
         """Whose fault a broken contract of the task is: of the provider, or of the user who gave it in code."""
         return ProviderError if self._part is not None and self._part.given is None else UserError
+
+    @property
+    def uses_model(self) -> bool:
+        """Whether the task asks the model while it prepares a batch."""
+        if self._asking_task is not self.task:
+            self._asking_task, self._asks = self.task, self.task.get_spec().uses_model
+        return self._asks
+
+    def check_prepared(self, prepared: Any) -> None:
+        """Check the first batch that a task prepares.
+
+        Raises:
+            ProviderError: it is no map of tensors; UserError for a task given in code.
+        """
+        if self._prepared_by is self.task:
+            return
+        what = f"{type(self.task).__name__}.prepare"
+        if not isinstance(prepared, Mapping):
+            raise self.fault(f"{what} returned {_short(prepared)}: it returns the batch, a map from field to tensor")
+        for name in (name for name, field in prepared.items() if not isinstance(field, torch.Tensor)):
+            raise self.fault(f"{what} returned {_short(prepared[name])} as the field '{name}': every field is a tensor")
+        self._prepared_by = self.task
 
     @property
     def lookahead(self) -> int:

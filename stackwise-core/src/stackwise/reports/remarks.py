@@ -21,7 +21,7 @@ def remarks(plan: Plan, prices: Sequence[PhasePrice], memory_bytes: int | None) 
         prices: one a phase.
         memory_bytes: of the machine; None where unknown.
     """
-    return [*_memory(prices, memory_bytes), *_epochs(prices), *_stale_evaluations(plan)]
+    return [*_memory(prices, memory_bytes), *_epochs(prices), *_idle_phases(plan), *_stale_evaluations(plan)]
 
 
 def memory_here() -> int | None:
@@ -48,6 +48,14 @@ def _epochs(prices: Sequence[PhasePrice]) -> Iterator[str]:
     for name, count in epochs.items():
         if count >= MANY_EPOCHS:
             yield f"source '{name}' is read {count:,.0f} times over: the run is long for so little data"
+
+
+def _idle_phases(plan: Plan) -> Iterator[str]:
+    for phase in plan.schedule:
+        groups = () if phase.state is None else phase.state.optimizer.groups
+        rates = [group.curves["lr"] for group in groups if "lr" in group.curves]
+        if rates and all(knot.value == 0 for rate in rates for knot in rate.knots):
+            yield f"phase '{phase.name}': every learning rate is 0, so nothing is learnt in it"
 
 
 def _stale_evaluations(plan: Plan) -> Iterator[str]:

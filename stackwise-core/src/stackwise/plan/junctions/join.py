@@ -154,8 +154,25 @@ def _transformed(
                 offered = ", ".join(spec.fields) or "nothing"
                 message = f"{transform.label} needs the field '{name}', but {source.label} and the transforms before it give {offered}"
                 problems.append(Problem(message, transform.path))
-            spec = BatchSpec(fields={**spec.fields, **change.outputs})
+            spec = BatchSpec(fields={**spec.fields, **_outputs_beside(change, transform, rename, spec, problems)})
     return spec
+
+
+def _outputs_beside(
+    change: TransformSpec, transform: Draft, rename: Mapping[str, str], spec: BatchSpec, problems: list[Problem]
+) -> dict[str, TensorSpec]:
+    """What a transform makes, by the names of the source: a renamed field that it reads and changes is still that of the source."""
+    outputs = {}
+    for name, tensor in change.outputs.items():
+        old = rename.get(name)
+        if old is None or old not in spec.fields or old == name:
+            outputs[name] = tensor
+        elif name in change.inputs:
+            outputs[old] = tensor
+        else:
+            fix = f"leave the rename out, or read '{name}' and change it"
+            problems.append(Problem(f"{transform.label} makes '{name}', which data.rename makes of '{old}': {fix}", transform.path))
+    return outputs
 
 
 def _made_too_late(transforms: tuple[Draft, ...], sources: Mapping[str, BatchSpec], bridges: Iterable[Bridge]) -> Iterator[Problem]:

@@ -18,7 +18,7 @@ import torch
 from stackwise.errors import DiskError
 
 _FIRST = 64
-"""Rows that there is room for at first; the room doubles."""
+"""Rows that there is room for at first; then the room grows by an eighth, and nothing is copied."""
 
 
 class RowStore:
@@ -54,7 +54,7 @@ class RowStore:
         """
         slot = len(self._slots)
         if slot == len(self._rows):
-            self._make_room(max(_FIRST, 2 * slot))
+            self._make_room(slot + max(_FIRST, slot // 8))
         self._rows[slot] = row
         self._slots[key] = slot
 
@@ -68,8 +68,9 @@ class RowStore:
 
     def _make_room(self, rows: int) -> None:
         """The blocks are taken from the disk now: a page that finds none while it is written ends the process."""
+        reserve = getattr(os, "posix_fallocate", None)  # not on every system
         try:
-            os.posix_fallocate(self._file, 0, rows * self._bytes)
+            os.ftruncate(self._file, rows * self._bytes) if reserve is None else reserve(self._file, 0, rows * self._bytes)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise
