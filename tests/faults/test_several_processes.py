@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -182,6 +183,20 @@ def test_one_process_is_held_to_the_declared_number(server: ForkServer, tmp_path
     write(tmp_path, SHORT)
     ended = server.stackwise("run", "exp.yaml", "--output", "run", "--set", "run.parallel.replicate=2", cwd=tmp_path)
     assert ended.code == 2 and "--ranks 2" in ended.err and not (tmp_path / "run").exists()
+
+
+def test_the_plan_prices_a_process_and_the_doctor_tells_what_each_sees(server: ForkServer, tmp_path: Path) -> None:
+    write(tmp_path, SHORT)
+    planned = server.stackwise("plan", "exp.yaml", "--json", "--set", "run.parallel.replicate=4", cwd=tmp_path)
+    phases = json.loads(planned.out)
+    two = phases["phases"][1]
+    cost = phases["parallel"]["phases"]["two"]
+    assert two["parameters"] == two["trainable"] and two["optimizer_state_bytes"] >= 8 * two["trainable"]  # AdamW: two moments
+    assert cost["bytes_a_process"] == 8 * two["parameters"] + two["optimizer_state_bytes"]
+    assert cost["sent_bytes_a_step"] == 4 * two["trainable"] * 2 * 3 // 4  # a ring of four sends 3/4 of them twice
+    told = server.together("doctor", "--json", cwd=tmp_path, ranks=2)
+    assert [each.code for each in told] == [0, 0] and told[1].out == ""
+    assert [each["rank"] for each in json.loads(told[0].out)["processes"]] == [0, 1]
 
 
 @pytest.mark.rare
