@@ -88,6 +88,8 @@ _FACE = {
     "Scores": "stackwise.contracts.generation",
     "GeneratesRows": "stackwise.contracts.generation",
     "HasTextCodec": "stackwise.contracts.generation",
+    "Predicts": "stackwise.contracts.prediction",
+    "ReadsRows": "stackwise.contracts.prediction",
     "HasTokenizer": "stackwise.contracts.tokenizers",
     # for users in code
     "Built": "stackwise.contracts.components",
@@ -169,6 +171,8 @@ if TYPE_CHECKING:  # the types that provider authors and users check against; th
     from stackwise.contracts.options import scheduled as scheduled
     from stackwise.contracts.options import stacks as stacks
     from stackwise.contracts.outputs import LinearOutput as LinearOutput
+    from stackwise.contracts.prediction import Predicts as Predicts
+    from stackwise.contracts.prediction import ReadsRows as ReadsRows
     from stackwise.contracts.protocols import Adapter as Adapter
     from stackwise.contracts.protocols import AskingTask as AskingTask
     from stackwise.contracts.protocols import Batch as Batch

@@ -46,7 +46,7 @@ class PeakMemory:
             torch.cuda.reset_peak_memory_stats(self._cuda)
         else:
             try:
-                _RESET.write_text("5")  # forget the peak (Linux); elsewhere a phase shows that of the process so far
+                _RESET.write_text("5")  # forget the peak; where that is not allowed, a phase shows that of the process so far
             except OSError:
                 return
 
@@ -56,16 +56,9 @@ def _cuda_peak(device: torch.device) -> int:
 
 
 def _process_peak() -> int | None:
-    """Bytes; None where the system does not say."""
+    """Bytes; None where the system does not say, as on others than Linux."""
     try:
-        if (match := re.search(r"^VmHWM:\s*(\d+) kB", _STATUS.read_text(), re.MULTILINE)) is not None:
-            return 1024 * int(match[1])
+        match = re.search(r"^VmHWM:\s*(\d+) kB", _STATUS.read_text(), re.MULTILINE)
     except OSError:
-        pass
-    try:
-        import resource
-        import sys
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    except ImportError:
         return None
+    return None if match is None else 1024 * int(match[1])

@@ -21,7 +21,7 @@ from stackwise.storage.checkpoints.store import name_of
 from stackwise.storage.run_directory import CHECKPOINTS, CONFIG, FINISHED, STATUS
 from stackwise.sweeps.tree import Job
 
-RECORD = "sweep.json"
+RECORD, LOGS = "sweep.json", "logs"
 _POLL_S = 0.2
 _CALL = "from stackwise.cli import main; main(prog_name='stackwise')"
 
@@ -54,7 +54,7 @@ def open_directory(path: Path, sweep: SweepConfig, jobs: Sequence[Job]) -> None:
         changed += [name for name, about in held.get("runs", {}).items() if wanted["runs"].get(name) != about and (path / name).exists()]
         if changed:
             raise UserError(f"{path} is a sweep of something else ({', '.join(changed[:5])} changed): give another --output, or remove it")
-    path.mkdir(parents=True, exist_ok=True)
+    (path / LOGS).mkdir(parents=True, exist_ok=True)
     place.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
 
 
@@ -63,7 +63,7 @@ class Work:
     """Runs the jobs of a sweep.
 
     Args:
-        directory: of the sweep; a run is a folder in it by its name, and its output a file beside.
+        directory: of the sweep; a run is a folder in it by its name, and what it printed a file in `logs`.
         sweep: whose config the runs share.
         jobs: each after the one that it begins in.
         at_once: most processes at a time.
@@ -142,7 +142,7 @@ class Work:
         return {"OMP_NUM_THREADS": str(share), **os.environ}
 
     def _log(self, name: str) -> Path:
-        return self.directory / f"{name}.log"
+        return self.directory / LOGS / f"{name}.log"
 
     def _reap(self) -> None:
         for name, process in list(self._running.items()):
