@@ -72,6 +72,7 @@ _FACE = {
     "ReferencedTask": "stackwise.contracts.protocols",
     "Scheduled": "stackwise.contracts.protocols",
     "StepSchedule": "stackwise.contracts.protocols",
+    "StopsRun": "stackwise.contracts.protocols",
     "ScheduleWindow": "stackwise.timeline.provided",
     "Skippable": "stackwise.contracts.protocols",
     "Stateful": "stackwise.contracts.protocols",
@@ -194,6 +195,7 @@ if TYPE_CHECKING:  # the types that provider authors and users check against; th
     from stackwise.contracts.protocols import Skippable as Skippable
     from stackwise.contracts.protocols import Stateful as Stateful
     from stackwise.contracts.protocols import StepSchedule as StepSchedule
+    from stackwise.contracts.protocols import StopsRun as StopsRun
     from stackwise.contracts.protocols import Task as Task
     from stackwise.contracts.protocols import TrainsElsewhere as TrainsElsewhere
     from stackwise.contracts.protocols import Transform as Transform

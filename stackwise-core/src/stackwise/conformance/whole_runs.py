@@ -103,8 +103,10 @@ def _own_rack(subject: Subject) -> Subject | None:
     for registered in subject.registry:
         if registered.kind == "rack" and registered.provider == subject.registered.provider:
             options = registered.load_options()
-            if any(a.name == "stacks" and a.metadata.get("stacks") for a in attrs.fields(options)):
-                return attrs.evolve(subject, registered=registered)
+            rack = attrs.evolve(subject, registered=registered)
+            spec, deepens = rack.spec(), any(a.name == "stacks" and a.metadata.get("stacks") for a in attrs.fields(options))
+            if deepens and not (isinstance(spec, RackSpec) and spec.losses):  # a config would have to weigh them
+                return rack
     return None
 
 

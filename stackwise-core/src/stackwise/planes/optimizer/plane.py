@@ -344,6 +344,15 @@ class OptimizerPlane:
         }
 
     @property
+    def stops(self) -> str | None:
+        """Why the declared reaction ends the run; None while it goes on."""
+        why = getattr(self.reaction, "stops", None)
+        if why is not None:
+            with calling(self._reaction_id, "stops"):
+                expect(isinstance(why, str) and bool(why.strip()), why, "a sentence or None")
+        return why
+
+    @property
     def _reaction_id(self) -> str:
         declared = None if self._state is None else self._state.reaction
         return "" if declared is None else declared.id

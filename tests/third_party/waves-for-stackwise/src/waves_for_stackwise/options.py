@@ -61,6 +61,13 @@ class CalmOptions(ConvOptions):
 
 
 @frozen(kw_only=True)
+class EchoOptions(ConvOptions):
+    """Options of the rack whose rows remember the rows of the batches before."""
+
+    keep: float = option(0.5, doc="share of what is remembered that stays at each step", minimum=0, below=1)
+
+
+@frozen(kw_only=True)
 class LevelOutOptions:
     """Options of the head."""
 
@@ -169,3 +176,14 @@ class CsvOptions:
     """Options of the observer."""
 
     path: str = option(doc="the file, which is written anew")
+
+
+@frozen(kw_only=True)
+class GoalOptions:
+    """Options of the reaction that ends the run."""
+
+    below: float = option(doc="training loss at which the run ends", minimum=0)
+
+    def envelope(self) -> tuple[float, float]:
+        """It leaves the learning rate alone."""
+        return 1.0, 1.0

@@ -26,6 +26,7 @@ def stackwise_embeddings() -> Iterable[Component]:
 def stackwise_racks() -> Iterable[Component]:
     yield _component("conv", "ConvOptions", "model:build_conv", "residual causal convolutions", width=8, stacks=[{"base": 2}])
     yield _component("calm", "CalmOptions", "model:build_calm", "the same, and it adds a loss", width=8, stacks=[{"base": 2}])
+    yield _component("echo", "EchoOptions", "model:build_echo", "the same, and rows remember those before", width=8, stacks=[{"base": 2}])
 
 
 @hookimpl
@@ -71,6 +72,7 @@ def stackwise_weight_adapters() -> Iterable[Component]:
 @hookimpl
 def stackwise_reactions() -> Iterable[Component]:
     yield _component("brake", "BrakeOptions", "reaction:build_brake", "half the learning rate, for good, once the loss explodes", above=10)
+    yield _component("goal", "GoalOptions", "reaction:build_goal", "the end of the run, once the loss is low enough", below=0.01)
 
 
 @hookimpl
