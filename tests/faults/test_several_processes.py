@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from ast import literal_eval
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from fork_server import Ended, ForkServer
-from several import EVERYTHING, SHORT, apart, steps_of
+from several import EVERYTHING, SHORT, apart, evaluations_of, steps_of
 from whole_runs import saved_steps, status
 
 from stackwise.storage.checkpoints.store import CheckpointStore
@@ -58,6 +59,7 @@ def equal_but_for_sums(run: Path, other: Path) -> None:
     assert len(steps_of(run)) == len(steps_of(other)) == status(run)["steps"]
     for place, rounding in ((0, 1e-6), (1, 1e-4)):  # losses, gradient norms
         assert [step[place] for step in steps_of(run)] == pytest.approx([step[place] for step in steps_of(other)], rel=rounding)
+    assert evaluations_of(run) == pytest.approx(evaluations_of(other), rel=1e-6)
     assert apart(state(run), state(other)) == []
 
 
@@ -265,6 +267,31 @@ def test_one_command_starts_the_processes_and_starts_them_again(alone: Path, tmp
     assert ended.returncode == 0, ended.stderr
     assert "rank 1" in ended.stderr and "ChildFailedError" not in ended.stderr
     equal_but_for_sums(tmp_path / "runs" / "short-001", alone)
+
+
+@pytest.mark.slow
+def test_rows_made_ahead_and_by_processes_are_shared_out_alike(server: ForkServer, alone: Path, tmp_path: Path) -> None:
+    ended = start(server, tmp_path, "--set", "run.read_ahead=2", "--set", "run.workers=1", "--set", "run.checkpoint.asynchronous=true")
+    assert [each.code for each in ended] == [0, 0], ended
+    equal_but_for_sums(tmp_path / "run", alone)
+
+
+@pytest.mark.rare
+def test_two_machines_by_hand(alone: Path, tmp_path: Path) -> None:
+    """Two groups of processes on the loopback, each with an agent of its own, as in the docs."""
+    write(tmp_path, SHORT)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    agents = []
+    for node in "01":
+        where = ["--nnodes", "2", "--node-rank", node, "--nproc-per-node", "1", "--master-addr", "127.0.0.1", "--master-port", port]
+        line = [sys.executable, "-m", "torch.distributed.run", *where, "-m", "stackwise", "run", "exp.yaml", "--output", "run"]
+        agents.append(subprocess.Popen(line, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
+    told = [agent.communicate(timeout=300)[0] for agent in agents]
+    assert [agent.returncode for agent in agents] == [0, 0], told
+    equal_but_for_sums(tmp_path / "run", alone)
 
 
 @pytest.mark.rare
