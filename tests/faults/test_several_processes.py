@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from fork_server import Ended, ForkServer
 from several import EVERYTHING, SHORT, apart, evaluations_of, steps_of
-from whole_runs import saved_steps, status
+from whole_runs import lines, saved_steps, status
 
 from stackwise.storage.checkpoints.store import CheckpointStore
 
@@ -267,6 +267,20 @@ def test_one_command_starts_the_processes_and_starts_them_again(alone: Path, tmp
     assert ended.returncode == 0, ended.stderr
     assert "rank 1" in ended.stderr and "ChildFailedError" not in ended.stderr
     equal_but_for_sums(tmp_path / "runs" / "short-001", alone)
+
+
+@pytest.mark.slow
+def test_a_phase_that_stalls_ends_in_all_processes(server: ForkServer, tmp_path: Path) -> None:
+    rule = "{until: {stalls: e.loss, patience: 1, least: 5, at_most: 50%}}"  # nothing gets better by 5: the second figure ends it
+    config = SHORT.replace("one: {until: 50%}", f"one: {rule}").replace("every: 4 steps", "every: 2 steps")
+    one, two = tmp_path / "one", tmp_path / "two"
+    write(one, config)
+    assert server.stackwise("run", "exp.yaml", "--output", "run", cwd=one).code == 0
+    ended = start(server, two, config=config)
+    assert [each.code for each in ended] == [0, 0], ended
+    entered = [[e["step"] for e in lines(folder / "run" / "events.jsonl") if e["event"] == "phase_entered"] for folder in (one, two)]
+    assert entered == [[0, 4], [0, 4]]
+    equal_but_for_sums(two / "run", one / "run")
 
 
 @pytest.mark.slow
