@@ -76,4 +76,4 @@ def test_its_options_are_held_to_its_own_rules(environment: Environment) -> None
 def test_it_passes_the_kit_in_its_own_environment(environment: Environment) -> None:
     outcomes = json.loads(environment.stackwise("check", "waves", "--json").stdout)
     assert {row["verdict"] for row in outcomes} == {"passed", "not applicable"}
-    assert len({row["component"] for row in outcomes}) == 12
+    assert len({row["component"] for row in outcomes}) == 16
