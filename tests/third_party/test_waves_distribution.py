@@ -29,8 +29,8 @@ def test_it_is_listed_with_its_components_of_every_kind(environment: Environment
     assert set(rows) == {"core", "waves"}
     waves = rows["waves"]
     assert (waves["distribution"], waves["version"], waves["status"]) == ("waves-for-stackwise", "1.2.0", "ok")
-    kinds = ["adapter", "embedding", "growth", "head", "loader", "observer", "optimizer", "rack", "rack", "reaction"]
-    kinds += ["task", "transform", "weight-adapter"]
+    kinds = ["adapter", "embedding", "embedding", "growth", "head", "head", "loader", "observer", "optimizer", "rack", "rack", "reaction"]
+    kinds += ["task", "task", "transform", "weight-adapter"]
     assert sorted(component["kind"] for component in waves["components"]) == kinds
 
 

@@ -87,6 +87,7 @@ _FACE = {
     "Generates": "stackwise.contracts.generation",
     "Scores": "stackwise.contracts.generation",
     "GeneratesRows": "stackwise.contracts.generation",
+    "GeneratesFields": "stackwise.contracts.generation",
     "HasTextCodec": "stackwise.contracts.generation",
     "Predicts": "stackwise.contracts.prediction",
     "ReadsRows": "stackwise.contracts.prediction",
@@ -151,6 +152,7 @@ if TYPE_CHECKING:  # the types that provider authors and users check against; th
     from stackwise.contracts.formats import TranslatesConfigs as TranslatesConfigs
     from stackwise.contracts.formats import WeightFormat as WeightFormat
     from stackwise.contracts.generation import Generates as Generates
+    from stackwise.contracts.generation import GeneratesFields as GeneratesFields
     from stackwise.contracts.generation import GeneratesRows as GeneratesRows
     from stackwise.contracts.generation import GenerationSettings as GenerationSettings
     from stackwise.contracts.generation import HasTextCodec as HasTextCodec

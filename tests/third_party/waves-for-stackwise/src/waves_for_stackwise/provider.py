@@ -20,6 +20,8 @@ def _component(name: str, options: str, factory: str, summary: str, **example: o
 @hookimpl
 def stackwise_embeddings() -> Iterable[Component]:
     yield _component("level", "LevelInOptions", "model:build_level_in", "one linear map from a level to a hidden state", width=8)
+    sizes = {"height": 8, "width": 8, "channels": 1, "features": 8}
+    yield _component("picture", "PictureInOptions", "pictures:build_picture_in", "a picture and its instant as one position", **sizes)
 
 
 @hookimpl
@@ -31,6 +33,8 @@ def stackwise_racks() -> Iterable[Component]:
 @hookimpl
 def stackwise_heads() -> Iterable[Component]:
     yield _component("level", "LevelOutOptions", "model:build_level_out", "one level for every position", width=8)
+    sizes = {"height": 8, "width": 8, "channels": 1, "features": 8}
+    yield _component("picture", "PictureOutOptions", "pictures:build_picture_out", "a velocity for every pixel", **sizes)
 
 
 @hookimpl
@@ -41,6 +45,7 @@ def stackwise_adapters() -> Iterable[Component]:
 @hookimpl
 def stackwise_tasks() -> Iterable[Component]:
     yield _component("forecast", "ForecastOptions", "task:build_forecast", "predict the next level")
+    yield _component("flow", "FlowOptions", "pictures:build_flow", "pictures made of noise", height=8, width=8, channels=1)
 
 
 @hookimpl
