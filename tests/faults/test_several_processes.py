@@ -269,7 +269,7 @@ def test_one_command_starts_the_processes_and_starts_them_again(alone: Path, tmp
     equal_but_for_sums(tmp_path / "runs" / "short-001", alone)
 
 
-@pytest.mark.slow
+@pytest.mark.rare
 def test_a_phase_that_stalls_ends_in_all_processes(server: ForkServer, tmp_path: Path) -> None:
     rule = "{until: {stalls: e.loss, patience: 1, least: 5, at_most: 50%}}"  # nothing gets better by 5: the second figure ends it
     config = SHORT.replace("one: {until: 50%}", f"one: {rule}").replace("every: 4 steps", "every: 2 steps")
@@ -283,7 +283,19 @@ def test_a_phase_that_stalls_ends_in_all_processes(server: ForkServer, tmp_path:
     equal_but_for_sums(two / "run", one / "run")
 
 
-@pytest.mark.slow
+@pytest.mark.rare
+def test_losses_that_parts_add_have_the_denominator_of_the_whole_step(server: ForkServer, tmp_path: Path) -> None:
+    experts = "experts: {count: 4, active: 1}, stacks: [{base: 1}]"
+    config = SHORT.replace("stacks: [{base: 1}]", experts).replace("causal-lm}", "causal-lm, auxiliary: {rack.balance: 0.5, rack.z: 0.1}}")
+    one, two = tmp_path / "one", tmp_path / "two"
+    write(one, config)
+    assert server.stackwise("run", "exp.yaml", "--output", "run", cwd=one).code == 0
+    ended = start(server, two, config=config, ranks=3)  # of four micro-batches: one process has two
+    assert [each.code for each in ended] == [0, 0, 0], ended
+    equal_but_for_sums(two / "run", one / "run")
+
+
+@pytest.mark.rare
 def test_rows_made_ahead_and_by_processes_are_shared_out_alike(server: ForkServer, alone: Path, tmp_path: Path) -> None:
     ended = start(server, tmp_path, "--set", "run.read_ahead=2", "--set", "run.workers=1", "--set", "run.checkpoint.asynchronous=true")
     assert [each.code for each in ended] == [0, 0], ended
