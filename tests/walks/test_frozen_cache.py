@@ -46,9 +46,9 @@ def test_training_is_what_it_is_without_and_every_row_is_computed_once() -> None
     cached, plain = machine_of(config()), machine_of(config(model={"cache": None}))
     ours, theirs = losses(drive(cached)), losses(drive(plain))
     for mine, his in zip(ours, theirs, strict=True):
-        assert mine == pytest.approx(his, rel=1e-5)
+        assert mine == pytest.approx(his, rel=1e-6)
     for (name, mine), (_, his) in zip(cached.model.model.named_parameters(), plain.model.model.named_parameters(), strict=True):
-        torch.testing.assert_close(mine, his, rtol=1e-5, atol=1e-6, msg=name)
+        torch.testing.assert_close(mine, his, rtol=1e-6, atol=1e-6, msg=name)
     prefix = prefix_of(cached)
     assert (prefix.blocks, prefix.computed, prefix.found) == (2, 10, 12 * 4 - 10)
 
@@ -103,7 +103,7 @@ def test_a_boundary_that_touches_the_prefix_begins_anew(second: dict[str, Any], 
     cached = machine_of(two_phases(**second))
     plain = machine_of({**two_phases(**second), "model": {**two_phases()["model"], "cache": None}})
     for mine, his in zip(losses(drive(cached)), losses(drive(plain)), strict=True):
-        assert mine == pytest.approx(his, rel=1e-5)
+        assert mine == pytest.approx(his, rel=1e-6)
     assert (prefix_of(cached).blocks, prefix_of(cached).computed) == (blocks, 10)
 
 
@@ -116,7 +116,7 @@ def test_a_prefix_that_learnt_in_between_is_computed_anew() -> None:
 
     cached, plain = machine_of(made("frozen")), machine_of(made(None))
     for mine, his in zip(losses(drive(cached)), losses(drive(plain)), strict=True):
-        assert mine == pytest.approx(his, rel=1e-5)
+        assert mine == pytest.approx(his, rel=1e-6)
     prefix = prefix_of(cached)
     assert prefix.computed >= 8  # two batches before the rows come again
     assert prefix.computed + prefix.found == 3 * 4

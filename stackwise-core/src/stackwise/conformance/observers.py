@@ -55,9 +55,14 @@ def check_leaves_events(subject: Subject) -> None:
     Usual cause: `metrics.pop("loss")` on the map of an `Evaluated`.
     """
     observer = artifact_of(subject)
-    for event in events():
-        parts = [bench.copy_of(part) for part in event]
-        with suppress(Exception):  # check_takes_every_event reports it
-            observer(event)
-        changed = [name for name, before, part in zip(event._fields, parts, event, strict=True) if repr(before) != repr(part)]
-        must(not changed, f"it changes {', '.join(changed)} of {type(event).__name__}")
+    try:
+        for event in events():
+            parts = [bench.copy_of(part) for part in event]
+            with suppress(Exception):  # check_takes_every_event reports it
+                observer(event)
+            changed = [name for name, before, part in zip(event._fields, parts, event, strict=True) if repr(before) != repr(part)]
+            must(not changed, f"it changes {', '.join(changed)} of {type(event).__name__}")
+    finally:  # a thread of its own must not write when the folder of the check is gone
+        if isinstance(observer, LeavesRun):
+            with suppress(Exception):
+                observer.leave("finished")
