@@ -3,7 +3,8 @@
 Every variant is a process of its own, as a user would start it, and the processes take turns for some steps a round. "as published" is the
 recipe of nanoGPT's README on its own terms: float32, the optimizer torch gives by default, a batch stacked row by row, the loss read at
 every step. "best by hand" is the same model compiled, its products in bf16 and its attention in float32, with the fused optimizer and
-freed memory kept mapped; "products alone" is what no step can fall below. What StackWise measures is all of a run but its checkpoints:
+freed memory kept mapped; "products alone" is what no step can fall below. "its defaults" is StackWise's decoder as it comes, with rotary
+positions, RMS norms and SwiGLU. What StackWise measures is all of a run but its checkpoints:
 batches, log, metrics, progress lines.
 
 Of a step the median of its wall time, and the median and the fastest tenth of its CPU time, which other load disturbs less.
@@ -27,11 +28,17 @@ BLOCKS, WIDTH, HEADS, ROWS, LENGTH, VOCAB = 4, 128, 4, 12, 64, 65
 REFERENCE = "by hand, as published"
 BEST, PRODUCTS = "by hand, best", "products alone, bf16"
 BY_HAND = (REFERENCE, BEST, PRODUCTS)
+BF16, COMPILED = "run.precision=bf16", "run.compile=true"
+DEFAULTS = ("mlp=swiglu", "norm=rmsnorm", "positions=rope", "max_positions=null")
+"""The decoder with its own defaults in place of the recipe's parts."""
 OURS = {
     "StackWise float32": (),
-    "StackWise bf16": ("run.precision=bf16",),
-    "StackWise float32 compiled": ("run.compile=true",),
-    "StackWise bf16 compiled": ("run.precision=bf16", "run.compile=true"),
+    "StackWise bf16": (BF16,),
+    "StackWise float32 compiled": (COMPILED,),
+    "StackWise bf16 compiled": (BF16, COMPILED),
+    "its defaults float32": tuple(f"model.rack.{option}" for option in DEFAULTS),
+    "its defaults bf16": (BF16, *(f"model.rack.{option}" for option in DEFAULTS)),
+    "its defaults bf16 compiled": (BF16, COMPILED, *(f"model.rack.{option}" for option in DEFAULTS)),
 }
 CONFIG = f"""
 run: {{name: step, horizon: 100000000 steps, device: cpu}}

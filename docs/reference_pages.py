@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import json
 import re
@@ -16,10 +17,20 @@ from click.testing import CliRunner
 
 import stackwise
 from stackwise.cli import COMMANDS, main
-from stackwise.contracts import events
+from stackwise.contracts import components, events, formats, generation, growth, protocols, specs, tokenizers
 
 FOLDER = Path(__file__).parent / "reference"
 OURS = ("core", "data", "optim", "transformer")
+CONTRACTS = {
+    "What a provider publishes": components,
+    "Specs": specs,
+    "Artifacts": protocols,
+    "Growth": growth,
+    "Generation": generation,
+    "Tokenizers": tokenizers,
+    "Formats": formats,
+}
+"""Heading → the module whose public classes stand under it."""
 WRITTEN = "<!-- written by make docs -->\n"
 
 
@@ -29,6 +40,7 @@ def pages() -> dict[str, str]:
         "components.md": _joined(_components()),
         "command-line.md": _joined(_commands()),
         "events.md": _joined(_events()),
+        "contracts.md": _joined(_contracts()),
         "python.md": _joined(_python()),
     }
 
@@ -113,6 +125,55 @@ def _fields(record: type) -> Iterator[tuple[str, str, str]]:
     assert body is not None
     pattern = r'^    (\w+): ([^=\n#]+?)(?: = [^\n]*)?(?:  #[^\n]*)?\n(?:    """(.*?)"""\n)?'
     yield from re.findall(pattern, body[0], re.DOTALL | re.MULTILINE)
+
+
+def _contracts() -> Iterator[str]:
+    yield "# What a provider and the core ask of each other\n"
+    yield "Specs, artifacts by kind, what each may offer besides, the maps of growth: each class, method and field as the source has it."
+    yield "Nobody inherits from a protocol; whatever has its methods is one. [The contract](../provider-api.md) says who calls what when."
+    for title, module in CONTRACTS.items():
+        yield f"\n## {title}"
+        for node in ast.parse(Path(module.__file__).read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and node.name in stackwise.__all__:
+                yield from _class(node)
+
+
+def _class(node: ast.ClassDef) -> Iterator[str]:
+    """A class of the contract: what it says of itself, its fields and its methods."""
+    yield f"\n### `stackwise.{node.name}`\n"
+    yield _described(ast.get_docstring(node))
+    fields = list(_class_fields(node))
+    if fields:
+        yield "\n| field | type | default | meaning |\n|---|---|---|---|"
+        yield from (f"| `{name}` | {_cell(kind)} | {_cell(default)} | {_cell(about)} |" for name, kind, default, about in fields)
+    for method in (each for each in node.body if isinstance(each, ast.FunctionDef)):
+        if not method.name.startswith("_") or method.name == "__call__":
+            returns = ast.unparse(method.returns) if method.returns else "None"
+            yield f"\n```python\n{method.name}({ast.unparse(method.args)}) -> {returns}\n```"
+            if about := ast.get_docstring(method):
+                yield f"\n{_described(about)}"
+
+
+def _class_fields(node: ast.ClassDef) -> Iterator[tuple[str, str, str, str]]:
+    """(name, type, default, the text below it) of each annotated field."""
+    for i, field in enumerate(node.body):
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and not field.target.id.startswith("_"):
+            below = node.body[i + 1] if i + 1 < len(node.body) else None
+            says = isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant) and isinstance(below.value.value, str)
+            about = below.value.value if says else ""
+            yield field.target.id, f"`{ast.unparse(field.annotation)}`", _field_default(field.value), about
+
+
+def _field_default(value: ast.expr | None) -> str:
+    """As the source has it; `required` where there is none."""
+    if value is None:
+        return "required"
+    if isinstance(value, ast.Call):
+        keywords = {keyword.arg: keyword.value for keyword in value.keywords}
+        if "default" in keywords:
+            return f"`{ast.unparse(keywords['default'])}`"
+        return "empty" if "factory" in keywords or ast.unparse(value.func) == "Factory" else "required"
+    return f"`{ast.unparse(value)}`"
 
 
 def _python() -> Iterator[str]:

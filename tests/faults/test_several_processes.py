@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from ast import literal_eval
@@ -11,8 +13,8 @@ from pathlib import Path
 
 import pytest
 from fork_server import Ended, ForkServer
-from several import EVERYTHING, SHORT, apart, steps_of
-from whole_runs import saved_steps, status
+from several import EVERYTHING, SHORT, apart, evaluations_of, steps_of
+from whole_runs import lines, saved_steps, status
 
 from stackwise.storage.checkpoints.store import CheckpointStore
 
@@ -57,6 +59,7 @@ def equal_but_for_sums(run: Path, other: Path) -> None:
     assert len(steps_of(run)) == len(steps_of(other)) == status(run)["steps"]
     for place, rounding in ((0, 1e-6), (1, 1e-4)):  # losses, gradient norms
         assert [step[place] for step in steps_of(run)] == pytest.approx([step[place] for step in steps_of(other)], rel=rounding)
+    assert evaluations_of(run) == pytest.approx(evaluations_of(other), rel=1e-6)
     assert apart(state(run), state(other)) == []
 
 
@@ -184,6 +187,20 @@ def test_one_process_is_held_to_the_declared_number(server: ForkServer, tmp_path
     assert ended.code == 2 and "--ranks 2" in ended.err and not (tmp_path / "run").exists()
 
 
+def test_the_plan_prices_a_process_and_the_doctor_tells_what_each_sees(server: ForkServer, tmp_path: Path) -> None:
+    write(tmp_path, SHORT)
+    planned = server.stackwise("plan", "exp.yaml", "--json", "--set", "run.parallel.replicate=4", cwd=tmp_path)
+    phases = json.loads(planned.out)
+    two = phases["phases"][1]
+    cost = phases["parallel"]["phases"]["two"]
+    assert two["parameters"] == two["trainable"] and two["optimizer_state_bytes"] >= 8 * two["trainable"]  # AdamW: two moments
+    assert cost["bytes_a_process"] == 8 * two["parameters"] + two["optimizer_state_bytes"]
+    assert cost["sent_bytes_a_step"] == 4 * two["trainable"] * 2 * 3 // 4  # a ring of four sends 3/4 of them twice
+    told = server.together("doctor", "--json", cwd=tmp_path, ranks=2)
+    assert [each.code for each in told] == [0, 0] and told[1].out == ""
+    assert [each["rank"] for each in json.loads(told[0].out)["processes"]] == [0, 1]
+
+
 @pytest.mark.rare
 def test_a_process_that_hangs_is_named(server: ForkServer, tmp_path: Path) -> None:
     hangs = "    import stackwise.machine.step as s, time\n    s.Step.run = lambda *given: time.sleep(20)\n"
@@ -250,6 +267,57 @@ def test_one_command_starts_the_processes_and_starts_them_again(alone: Path, tmp
     assert ended.returncode == 0, ended.stderr
     assert "rank 1" in ended.stderr and "ChildFailedError" not in ended.stderr
     equal_but_for_sums(tmp_path / "runs" / "short-001", alone)
+
+
+@pytest.mark.rare
+def test_a_phase_that_stalls_ends_in_all_processes(server: ForkServer, tmp_path: Path) -> None:
+    rule = "{until: {stalls: e.loss, patience: 1, least: 5, at_most: 50%}}"  # nothing gets better by 5: the second figure ends it
+    config = SHORT.replace("one: {until: 50%}", f"one: {rule}").replace("every: 4 steps", "every: 2 steps")
+    one, two = tmp_path / "one", tmp_path / "two"
+    write(one, config)
+    assert server.stackwise("run", "exp.yaml", "--output", "run", cwd=one).code == 0
+    ended = start(server, two, config=config)
+    assert [each.code for each in ended] == [0, 0], ended
+    entered = [[e["step"] for e in lines(folder / "run" / "events.jsonl") if e["event"] == "phase_entered"] for folder in (one, two)]
+    assert entered == [[0, 4], [0, 4]]
+    equal_but_for_sums(two / "run", one / "run")
+
+
+@pytest.mark.rare
+def test_losses_that_parts_add_have_the_denominator_of_the_whole_step(server: ForkServer, tmp_path: Path) -> None:
+    experts = "experts: {count: 4, active: 1}, stacks: [{base: 1}]"
+    config = SHORT.replace("stacks: [{base: 1}]", experts).replace("causal-lm}", "causal-lm, auxiliary: {rack.balance: 0.5, rack.z: 0.1}}")
+    one, two = tmp_path / "one", tmp_path / "two"
+    write(one, config)
+    assert server.stackwise("run", "exp.yaml", "--output", "run", cwd=one).code == 0
+    ended = start(server, two, config=config, ranks=3)  # of four micro-batches: one process has two
+    assert [each.code for each in ended] == [0, 0, 0], ended
+    equal_but_for_sums(two / "run", one / "run")
+
+
+@pytest.mark.rare
+def test_rows_made_ahead_and_by_processes_are_shared_out_alike(server: ForkServer, alone: Path, tmp_path: Path) -> None:
+    ended = start(server, tmp_path, "--set", "run.read_ahead=2", "--set", "run.workers=1", "--set", "run.checkpoint.asynchronous=true")
+    assert [each.code for each in ended] == [0, 0], ended
+    equal_but_for_sums(tmp_path / "run", alone)
+
+
+@pytest.mark.rare
+def test_two_machines_by_hand(alone: Path, tmp_path: Path) -> None:
+    """Two groups of processes on the loopback, each with an agent of its own, as in the docs."""
+    write(tmp_path, SHORT)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    agents = []
+    for node in "01":
+        where = ["--nnodes", "2", "--node-rank", node, "--nproc-per-node", "1", "--master-addr", "127.0.0.1", "--master-port", port]
+        line = [sys.executable, "-m", "torch.distributed.run", *where, "-m", "stackwise", "run", "exp.yaml", "--output", "run"]
+        agents.append(subprocess.Popen(line, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
+    told = [agent.communicate(timeout=300)[0] for agent in agents]
+    assert [agent.returncode for agent in agents] == [0, 0], told
+    equal_but_for_sums(tmp_path / "run", alone)
 
 
 @pytest.mark.rare

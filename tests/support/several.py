@@ -12,29 +12,37 @@ KEEP_A_STATE = ("  transforms: [{use: remembering.shift, vocab: 8}]\n", "    tas
 EVERYTHING = CONFIG.replace(KEEP_A_STATE[0], "").replace(KEEP_A_STATE[1], "")
 """The curriculum of everything without the transform and the task that keep a state of the rows they saw."""
 
-SHORT = """\
-run: {name: short, horizon: 12 steps, seed: 3, device: cpu, checkpoint: {every: 3 steps, keep_last: 9}, probe: false}
-task: {use: transformer.causal-lm}
+_TOKENS = [(7 * i * i + 3 * i) % 8 for i in range(120)]
+
+SHORT = f"""\
+run: {{name: short, horizon: 12 steps, seed: 3, device: cpu, checkpoint: {{every: 3 steps, keep_last: 9}}, probe: false}}
+task: {{use: transformer.causal-lm}}
 data:
-  sources: {a: {use: data.memory, arrays: {tokens: [1, 2, 3, 4, 5, 6, 7, 1, 3, 5, 7, 2, 4, 6, 1, 1, 2, 3, 5, 7, 1, 4, 2, 6, 3, 7, 5]}}}
+  sources: {{a: {{use: data.memory, arrays: {{tokens: {_TOKENS}}}, heldout: 0.3}}}}
   batch_size: 2
   accumulate: 4
   seq_len: 3
 model:
-  embedding: {use: transformer.token, vocab: 8}
-  rack: {use: transformer.decoder, width: 8, heads: 2, dropout: 0.2, stacks: [{base: 1}]}
-  head: {use: transformer.lm}
+  embedding: {{use: transformer.token, vocab: 8}}
+  rack: {{use: transformer.decoder, width: 8, heads: 2, dropout: 0.2, stacks: [{{base: 1}}]}}
+  head: {{use: transformer.lm}}
   freeze: [embedding]
-optimizer: {use: optim.adamw, lr: 1e-2, clip: 0.5}
+evaluate: {{e: {{every: 4 steps, batches: 5, batch_size: 1}}}}
+optimizer: {{use: optim.adamw, lr: 1e-2, clip: 0.5}}
 phases:
-  one: {until: 50%}
-  two: {model: {freeze: [], rack: {stacks: [{base: 2}]}}, enter: {growth: {use: transformer.stack}}}
+  one: {{until: 50%}}
+  two: {{model: {{freeze: [], rack: {{stacks: [{{base: 2}}]}}}}, enter: {{growth: {{use: transformer.stack}}}}}}
 """
 
 
 def steps_of(run: Any) -> list[tuple[float, float]]:
     """Loss and gradient norm of every step."""
     return [(line["loss"], line["grad_norm"]) for line in lines(run / "metrics.jsonl") if "evaluation" not in line]
+
+
+def evaluations_of(run: Any) -> list[float]:
+    """The loss of every evaluation."""
+    return [line["loss"] for line in lines(run / "metrics.jsonl") if "evaluation" in line]
 
 
 def apart(left: Any, right: Any, path: str = "") -> list[str]:

@@ -72,6 +72,7 @@ _FACE = {
     "ReferencedTask": "stackwise.contracts.protocols",
     "Scheduled": "stackwise.contracts.protocols",
     "StepSchedule": "stackwise.contracts.protocols",
+    "StopsRun": "stackwise.contracts.protocols",
     "ScheduleWindow": "stackwise.timeline.provided",
     "Skippable": "stackwise.contracts.protocols",
     "Stateful": "stackwise.contracts.protocols",
@@ -87,7 +88,10 @@ _FACE = {
     "Generates": "stackwise.contracts.generation",
     "Scores": "stackwise.contracts.generation",
     "GeneratesRows": "stackwise.contracts.generation",
+    "GeneratesFields": "stackwise.contracts.generation",
     "HasTextCodec": "stackwise.contracts.generation",
+    "Predicts": "stackwise.contracts.prediction",
+    "ReadsRows": "stackwise.contracts.prediction",
     "HasTokenizer": "stackwise.contracts.tokenizers",
     # for users in code
     "Built": "stackwise.contracts.components",
@@ -149,6 +153,7 @@ if TYPE_CHECKING:  # the types that provider authors and users check against; th
     from stackwise.contracts.formats import TranslatesConfigs as TranslatesConfigs
     from stackwise.contracts.formats import WeightFormat as WeightFormat
     from stackwise.contracts.generation import Generates as Generates
+    from stackwise.contracts.generation import GeneratesFields as GeneratesFields
     from stackwise.contracts.generation import GeneratesRows as GeneratesRows
     from stackwise.contracts.generation import GenerationSettings as GenerationSettings
     from stackwise.contracts.generation import HasTextCodec as HasTextCodec
@@ -169,6 +174,8 @@ if TYPE_CHECKING:  # the types that provider authors and users check against; th
     from stackwise.contracts.options import scheduled as scheduled
     from stackwise.contracts.options import stacks as stacks
     from stackwise.contracts.outputs import LinearOutput as LinearOutput
+    from stackwise.contracts.prediction import Predicts as Predicts
+    from stackwise.contracts.prediction import ReadsRows as ReadsRows
     from stackwise.contracts.protocols import Adapter as Adapter
     from stackwise.contracts.protocols import AskingTask as AskingTask
     from stackwise.contracts.protocols import Batch as Batch
@@ -190,6 +197,7 @@ if TYPE_CHECKING:  # the types that provider authors and users check against; th
     from stackwise.contracts.protocols import Skippable as Skippable
     from stackwise.contracts.protocols import Stateful as Stateful
     from stackwise.contracts.protocols import StepSchedule as StepSchedule
+    from stackwise.contracts.protocols import StopsRun as StopsRun
     from stackwise.contracts.protocols import Task as Task
     from stackwise.contracts.protocols import TrainsElsewhere as TrainsElsewhere
     from stackwise.contracts.protocols import Transform as Transform

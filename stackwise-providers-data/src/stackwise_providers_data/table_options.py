@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import attrs
@@ -16,6 +16,8 @@ from stackwise_providers_data.splits import part_of_split
 from stackwise_providers_data.tokenizer_options import BYTES, TokenizerOptions
 
 if TYPE_CHECKING:
+    import torch
+
     from stackwise_providers_data.records import RecordDocuments, Records
     from stackwise_providers_data.tables import TableDocuments
     from stackwise_providers_data.tabular_records import CellType
@@ -161,6 +163,26 @@ class TableOptions(RecordOptions, ABC):
         from stackwise_providers_data.tables import TableDocuments  # reads the data
 
         return TableDocuments(self.records(), self)
+
+    def rows_of(self, file: str, rows: int) -> Iterator[Mapping[str, torch.Tensor]]:
+        """The rows of another file as the run reads its own: `features` and `categories`, without what is predicted.
+
+        Raises:
+            DataError: a file that cannot be read, or a row that does not hold what is asked.
+            UserError: records that are no table, or a table without the encoding of a run.
+        """
+        from stackwise_providers_data.tables import read_unlabelled  # reads the data
+
+        if not self.is_table or self.kept is None:
+            raise UserError("rows of another file are read for tables of a run: numbers, categories, and what the run has learnt of them")
+        return read_unlabelled(self, file, rows, self.kept)
+
+    def tell(self, predictions: Mapping[str, torch.Tensor]) -> list[dict[str, Any]]:
+        """Predictions by row: a number under the name of its column, in its units; a class by its name, and probabilities by class."""
+        from stackwise_providers_data.tables import tell_rows  # reads the encoding
+
+        assert self.kept is not None  # rows were read with it
+        return tell_rows(self, predictions, self.kept)
 
     def count_epoch(self, split: str) -> EpochSize | None:
         """What one epoch holds; None where rows depend on the longest row of the run.

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from math import inf, isfinite, isnan
 from typing import Any, Protocol
 
+import attrs
 import numpy as np
 import numpy.typing as npt
+import torch
 from attrs import Factory, define, frozen
 
 from stackwise import DataError, Tokenizer
@@ -173,10 +176,15 @@ class TableDocuments(RecordDocuments):
         while chunk := list(islice(rows, _CHUNK_ROWS)):
             yield self._chunk(chunk, encoding, found)
 
+    def inputs(self, rows: Sequence[Record], encoding: TableEncoding, found: Found) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        """What is read of rows: numbers, and ids of categories."""
+        features = np.stack([self._scaled(rows, name, encoding, found) for name in self.options.numbers or ()], axis=1)
+        return features, self._ids(rows, encoding, found)
+
     def _chunk(self, rows: Sequence[Record], encoding: TableEncoding, found: Found) -> Columns:
         options = self.options
-        features = np.stack([self._scaled(rows, name, encoding, found) for name in options.numbers or ()], axis=1)
-        columns: Columns = {"features": features, "categories": self._ids(rows, encoding, found)}
+        features, categories = self.inputs(rows, encoding, found)
+        columns: Columns = {"features": features, "categories": categories}
         if options.target is not None:
             columns["target"] = np.stack([self._scaled(rows, name, encoding, None) for name in options.target], axis=1)
         else:
@@ -283,3 +291,34 @@ class _Moments:
         if self.low == self.high:
             return 0.0  # what rounding leaves of the squares is no deviation
         return float((self.squares / self.count) ** 0.5)
+
+
+def read_unlabelled(options: Any, file: str, rows: int, tokenizer: Tokenizer) -> Iterator[dict[str, torch.Tensor]]:
+    """Rows of a file, encoded as the run's own; columns of targets and labels need not be there."""
+    encoding, wanted = encoding_in(tokenizer), (*(options.numbers or ()), *options.rooms)
+    table = TableDocuments(attrs.evolve(options.records(), paths=(file,), wanted=wanted), options)
+    records, found = iter(table.records), Found()
+    while chunk := list(islice(records, rows)):
+        features, categories = table.inputs(chunk, encoding, found)
+        yield {"features": torch.from_numpy(features), "categories": torch.from_numpy(categories)}
+    for line in found.lines():
+        warnings.warn(f"{file}: {line}", stacklevel=2)
+
+
+def tell_rows(options: Any, predictions: Mapping[str, torch.Tensor], tokenizer: Tokenizer) -> list[dict[str, Any]]:
+    """Predictions as plain values, a map a row."""
+    encoding = encoding_in(tokenizer)
+    told: list[dict[str, Any]] = [{} for _ in next(iter(predictions.values()))]
+    names = options.target if options.target is not None else options.classes
+    for name, tensor in predictions.items():
+        for row, value in zip(told, tensor.tolist(), strict=True):
+            if name == "prediction" and options.target is not None:
+                scales = [encoding.numbers[column] for column in options.target]
+                row |= {column: v * s.std + s.mean for column, s, v in zip(options.target, scales, value, strict=True)}
+            elif name == "label" and options.classes is not None:
+                row[options.label or name] = options.classes[value]
+            elif isinstance(value, list) and names is not None and len(value) == len(names):
+                row[name] = dict(zip(names, value, strict=True))
+            else:
+                row[options.label if name == "label" and options.label else name] = value
+    return told

@@ -5,7 +5,7 @@ Shapes: B batch, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,17 @@ def read_row(read: RowInput, batch: Mapping[str, torch.Tensor]) -> dict[str, tor
     """The fields of a row that the model reads: ids int64, numbers float32, and the mask of tokens."""
     fields = {name: batch[name].long() if name in ("tokens", "categories") else batch[name].float() for name in row_fields(read)}
     return fields | ({"mask": batch["mask"]} if read == "tokens" and "mask" in batch else {})
+
+
+def whole_rows(read: RowInput, batch: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+    """Rows that are to be predicted, which have every field that is read.
+
+    Raises:
+        UserError: one is missing.
+    """
+    if missing := [name for name in row_fields(read) if name not in batch]:
+        raise UserError(f"the rows have no '{missing[0]}', which the task reads: they have {', '.join(batch) or 'nothing'}")
+    return batch
 
 
 class Classification:
@@ -58,6 +69,17 @@ class Classification:
         rows = float(len(label_B))
         right = (logits_BC.detach().argmax(-1) == label_B).sum()
         return F.cross_entropy(logits_BC, label_B, reduction="sum"), rows, {"accuracy": (right, rows)}
+
+    def predict(
+        self, model: Callable[[Mapping[str, torch.Tensor]], Mapping[str, torch.Tensor]], batch: Mapping[str, torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
+        """The likeliest class [B] of each row, and the probability [B, C] of every class.
+
+        Raises:
+            UserError: a field that the task reads is missing.
+        """
+        shares_BC = model(read_row(self.options.input, whole_rows(self.options.input, batch)))["logits"].float().softmax(-1)
+        return {"label": shares_BC.argmax(-1), "probability": shares_BC}
 
 
 def build_classification(options: ClassificationOptions, context: BuildContext) -> Classification:

@@ -5,13 +5,13 @@ Shapes: B batch, T time, D width, K targets.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import nn
 
 from stackwise import BuildContext, DataError, HeadSpec, Moment, TaskSpec, UserError
-from stackwise_providers_transformer.classification import read_row
+from stackwise_providers_transformer.classification import read_row, whole_rows
 from stackwise_providers_transformer.options import check_sizes
 from stackwise_providers_transformer.pooling import pooled
 from stackwise_providers_transformer.projection import Projection
@@ -74,6 +74,16 @@ class Regression:
         own_BK = error_BK.detach() * batch["target_std"] if "target_std" in batch else error_BK.detach()
         errors = {"squared_error": own_BK.square(), "absolute_error": own_BK.abs()}
         return error_BK.square().mean(dim=1).sum(), rows, {name: (each.mean(dim=1).sum(), rows) for name, each in errors.items()}
+
+    def predict(
+        self, model: Callable[[Mapping[str, torch.Tensor]], Mapping[str, torch.Tensor]], batch: Mapping[str, torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
+        """The numbers [B, K] of each row.
+
+        Raises:
+            UserError: a field that the task reads is missing.
+        """
+        return {"prediction": model(read_row(self.options.input, whole_rows(self.options.input, batch)))["prediction"].float()}
 
 
 def build_regression_head(options: RegressionHeadOptions, context: BuildContext) -> RegressionHead:

@@ -7,13 +7,14 @@ import json
 import shutil
 from pathlib import Path
 
+import attrs
 import pytest
 from click.testing import CliRunner
 from scipy import stats
 from shown_runs import log, make_run
 
 from stackwise.cli import main
-from stackwise.reports.comparison import Interval, compare, differing_keys, seed_groups
+from stackwise.reports.comparison import Interval, Reached, compare, crossing, differing_keys, paired_differences, seed_groups
 from stackwise.reports.record import RunRecord, read_run
 from stackwise.storage.lock import RunLock
 
@@ -101,3 +102,50 @@ def test_compare_prints_the_same_figures_in_every_form(records: list[RunRecord])
 
 def test_one_run_is_nothing_to_compare(records: list[RunRecord]):
     assert CliRunner().invoke(main, ["compare", str(records[0].path)]).exit_code == 2
+
+
+def made(values: list[tuple[int, float]], path: Path) -> RunRecord:
+    """A run of 24 steps that was evaluated at some of them."""
+    record = read_run(path)
+    events = tuple({"event": "evaluated", "step": step, "name": "h", "at": "cadence", "metrics": {"loss": value}} for step, value in values)
+    return attrs.evolve(record, events=events)
+
+
+@pytest.mark.parametrize(
+    ("values", "wanted", "most", "step"),
+    [
+        ([(0, 4.0), (8, 2.0), (16, 1.0)], 3.0, False, 4.0),
+        ([(0, 4.0), (8, 2.0), (16, 1.0)], 1.25, False, 14.0),
+        ([(0, 4.0), (8, 2.0)], 5.0, False, 0.0),
+        ([(0, 4.0), (8, 2.0)], 1.9, False, None),
+        ([(0, 0.0), (10, 0.5)], 0.2, True, 4.0),
+        ([(4, 1.0)], 2.0, False, 4.0),
+    ],
+)
+def test_the_first_time_at_a_value_lies_on_the_line_between_two_evaluations(
+    run: Path, values: list[tuple[int, float]], wanted: float, most: bool, step: float | None
+) -> None:
+    found = crossing(made(values, run), "h", "loss", wanted, most=most)
+    assert (None if found is None else found.steps) == step
+    if found is not None:
+        assert found.tokens == (found.steps * 8 or None)  # 2 rows of 4 positions a step
+        assert found.flops is not None and found.flops == pytest.approx(
+            sum(phase["training_flops"] for phase in read_run(run).phases) * found.steps / 24, rel=0.5
+        )
+
+
+def test_differences_are_taken_by_seed(records: list[RunRecord]) -> None:
+    """Values 1 and 5 of seeds 3 and 4, against 2 of seed 3: only what both groups have counts."""
+    row = Reached(evaluation="h", metric="loss", at=1, values=(1.0, 5.0, 2.0), steps=(1, 1, 1))
+    (difference,) = paired_differences(records, row, [0, 0, 1]).values()
+    assert (difference.mean, difference.count) == (1.0, 1)
+
+
+def test_compare_says_where_a_value_was_reached(records: list[RunRecord]) -> None:
+    paths = [str(record.path) for record in records]
+    name = next(event["name"] for event in records[0].evaluations)
+    told = CliRunner().invoke(main, ["compare", *paths, "--json", "--at", "flops", "--to", f"{name}.loss=1000"])
+    assert told.exit_code == 0, told.output
+    assert [each["steps"] for each in json.loads(told.stdout)["to"]] == [0.0, 0.0, 0.0]
+    assert "never" in CliRunner().invoke(main, ["compare", *paths, "--to", f"{name}.loss=0"]).stdout
+    assert CliRunner().invoke(main, ["compare", *paths, "--to", "what=1"]).exit_code == 2

@@ -53,6 +53,7 @@ SIMULATED = """
 import builtins, os, pkgutil, signal, sys
 import attrs, cattrs, click, filelock, numpy, torch, safetensors.torch, yaml, pluggy, packaging, multiprocessing, concurrent.futures
 import importlib_metadata, pytest, torch.utils.flop_counter, torch.nn.attention, torch._dynamo, subprocess, tempfile
+import torch.distributed.launcher.api
 real = builtins.__import__
 def refuse(name, globals=None, locals=None, fromlist=(), level=0):
     if name in {only_posix!r} and (globals or {{}}).get("__name__", "").startswith("stackwise"):

@@ -155,7 +155,7 @@ def test_two_sweeps_do_not_write_to_one_directory(folder: Path) -> None:
     lock = open_directory(folder / "out", found, jobs_of(found))
     result = call("--output", "out")
     lock.release()
-    assert result.exit_code == 2 and not list((folder / "out").glob("*.log"))
+    assert result.exit_code == 2 and not list((folder / "out" / "logs").iterdir())
 
 
 def test_a_change_in_a_file_that_the_config_extends_is_a_change(folder: Path) -> None:

@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from stackwise.assembly.prepared_shapes import Shapes, prepared_shapes
 from stackwise.assembly.workshop import Workshop
+from stackwise.contracts.answers import WrongAnswer
 from stackwise.contracts.specs import TaskSpec
 from stackwise.curriculum.parts import Part
 from stackwise.curriculum.schedule import CompiledPhase
@@ -69,7 +70,7 @@ class FlopCounts:
             return None
         try:
             return _count(model, shapes) + sum(_asked(model, question) for question in questions)
-        except (ProviderError, ConfigError):
+        except (ProviderError, ConfigError, WrongAnswer):
             raise
         except UserError as error:
             message = f"the model with {drafts.rack.label} does not run on what {drafts.task.label} makes of a batch: {error}"

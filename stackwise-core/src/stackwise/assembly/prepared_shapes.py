@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 import torch
 
 from stackwise.assembly.workshop import Workshop
+from stackwise.contracts.answers import WrongAnswer, calling, expect
 from stackwise.contracts.components import Built
 from stackwise.contracts.specs import BatchSpec, TaskSpec, TensorSpec
 from stackwise.curriculum.schedule import CompiledPhase
@@ -136,9 +137,12 @@ def _prepare(
         with torch.random.fork_rng(devices=[]), blaming(plan.providers):
             task = shop.task(phase.state.task)
             asked = {} if model is None else {"model": model}
-            prepared: Mapping[str, torch.Tensor] = task.prepare(batch, moment, torch.Generator().manual_seed(seed), **asked)
+            with calling(phase.state.task.id, "prepare"):
+                drawn = torch.Generator().manual_seed(seed)
+                prepared: Mapping[str, torch.Tensor] = task.prepare(batch, moment, drawn, **asked)
+                expect(isinstance(prepared, Mapping), prepared, "a map of field name to tensor")
             return prepared
-    except (ConfigError, DataError):
+    except (ConfigError, DataError, WrongAnswer):
         raise
     except UserError as error:
         sources = ", ".join(draft.label for draft in drafts.sources.values())

@@ -16,6 +16,7 @@ from stackwise.assembly.flops import FlopCounts
 from stackwise.assembly.kept_states import kept_bytes
 from stackwise.assembly.workshop import Workshop
 from stackwise.config import PhaseConfig
+from stackwise.contracts.answers import WrongAnswer, calling, expect
 from stackwise.contracts.protocols import ParameterGroup
 from stackwise.contracts.specs import OptimizerSpec
 from stackwise.curriculum.parts import Part
@@ -183,7 +184,7 @@ def _placed_at(phase: PhaseConfig, path: str, other: str) -> Iterator[None]:
         path = next((key for key, selectors in _selectors(phase).items() if error.selector in selectors), path)
         raise ConfigError([phase.problem(path, str(error))]) from None
     except UserError as error:
-        if isinstance(error, ConfigError):
+        if isinstance(error, ConfigError | WrongAnswer):
             raise
         raise ConfigError([phase.problem(other, str(error))]) from error
 
@@ -236,7 +237,11 @@ def _envelope(reaction: Part | None) -> tuple[float, float] | None:
         return None
     if not hasattr(reaction.options, "envelope"):
         return (0.0, float("inf"))
-    low, high = reaction.options.envelope()
+    with calling(reaction.id, "envelope"):
+        stated = reaction.options.envelope()
+        pair = isinstance(stated, tuple) and len(stated) == 2 and all(not isinstance(edge, str) for edge in stated)
+        expect(pair, stated, "a pair of numbers, the lowest and the highest factor,")
+    low, high = stated
     if not 0 <= low <= high:
         raise ProviderError(f"reaction {reaction.id} states an envelope from {low} to {high}: a factor goes from low to high, at least 0")
     return (float(low), float(high))

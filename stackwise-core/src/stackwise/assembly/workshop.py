@@ -17,7 +17,8 @@ from stackwise.assembly.references import load_reference
 from stackwise.assembly.start import read_start
 from stackwise.assembly.vocabularies import check_vocabularies
 from stackwise.config import Experiment
-from stackwise.contracts.components import BuildContext, Built
+from stackwise.contracts.answers import METHODS, WrongAnswer, calling, expect, expect_artifact
+from stackwise.contracts.components import SPEC_OF, BuildContext, Built
 from stackwise.contracts.protocols import Observer, ParameterGroup, Reaction
 from stackwise.contracts.specs import TaskSpec
 from stackwise.curriculum.parts import Part
@@ -127,7 +128,7 @@ class Workshop:
 
     def module(self, role: str, part: Part, step: int, *extra: Any) -> nn.Module:
         """A module of the model; its constructor draws from the stream of its role at the step."""
-        with drawing_from(build_seed(self._seed, role, step)):
+        with drawing_from(build_seed(self._seed, role, step)), calling(part.id, "its factory"):
             return checked_module(part, self._build(part, role, *extra))
 
     def _build(self, part: Part, role: str, *extra: Any) -> Any:
@@ -166,6 +167,11 @@ class Workshop:
                 optimizer: torch.optim.Optimizer = part.given.make(entries, **part.options_at(t))
             return optimizer
         result: torch.optim.Optimizer = checked(part, self._make(part, "optimizer", groups, t=t))
+        names = {"default", *(group.name for group in groups)}
+        with calling(part.id, "its factory"):
+            for group in result.param_groups if part.given is None else ():
+                name = group.get("group", "default")
+                expect(name in names, name, f"one of {', '.join(sorted(names))} as the `group` of a torch group")
         return result
 
     def data(self, split: str, placement: Placement) -> DataPlane:
@@ -185,7 +191,7 @@ class Workshop:
         """The loader of a source; errors in its data name the source's place in the config."""
         try:
             return self._loader(name, part, split, workers)
-        except ConfigError:
+        except (ConfigError, WrongAnswer):
             raise
         except UserError as error:
             phase = self._declared.get(id(part))
@@ -230,7 +236,11 @@ class Workshop:
             if isinstance(part.given, Built):
                 return part.given.make(*extra, **_plain_stacks(options))
             component = self._plan.registry.get(part.kind, part.id)  # type: ignore[arg-type]  # a Part's kind is a Kind
-            return component.build(options, self._context(part, consumer, split), *extra)
+            with calling(part.id, "its factory"):
+                artifact = component.build(options, self._context(part, consumer, split), *extra)
+                if component.kind in SPEC_OF or component.kind in METHODS:
+                    expect_artifact(component.kind, artifact)
+            return artifact
 
     def _options(self, part: Part, t: float) -> Any:
         """The options of a part with the values in force at t; those of a loader with its tokenizer."""
@@ -287,7 +297,7 @@ def _check_boundaries(plan: Plan) -> None:
     for phase, state in states:
         try:
             plane.enter(state, Boundary.of(phase))
-        except ConfigError:
+        except (ConfigError, WrongAnswer):
             raise
         except UserError as error:
             path = "model" if phase.enter.growth is None else "enter.growth"

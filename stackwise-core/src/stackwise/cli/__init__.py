@@ -36,6 +36,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "sweep": ("stackwise.cli.sweep:sweep", "Run one config many times, with other values and seeds."),
     "export": ("stackwise.cli.export:export", "Write the weights of a run for use elsewhere."),
     "generate": ("stackwise.cli.generate:generate", "Continue a prompt with the model of a run."),
+    "predict": ("stackwise.cli.predict:predict", "Predict new rows with the model of a run."),
     "report": ("stackwise.cli.report:report", "Write the page of one run or several."),
     "preview": ("stackwise.cli.preview:preview", "Show what the model gets, before anything trains."),
     "runs": ("stackwise.cli.runs:runs", "List the runs of a directory."),

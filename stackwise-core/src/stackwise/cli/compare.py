@@ -13,7 +13,7 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from stackwise.reports.comparison import Reached
+    from stackwise.reports.comparison import Crossing, Reached
     from stackwise.reports.record import RunRecord
 
 
@@ -28,14 +28,18 @@ Exit codes: 0 done, 2 a RUN is no run directory.
 """
 )
 @click.argument("runs", metavar="RUN RUN...", nargs=-1, required=True, type=click.Path(path_type=Path, file_okay=False))
-@click.option("--at", "axis", type=click.Choice(["steps", "tokens"]), default="steps", show_default=True, help="Compare at equal …")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON object: runs, groups, keys, reached.")
+@click.option(
+    "--at", "axis", type=click.Choice(["steps", "tokens", "flops"]), default="steps", show_default=True, help="Compare at equal …"
+)
+@click.option("--to", metavar="METRIC=VALUE", help="Say where each run first reached it: heldout.loss=2.0 (>= where more is better).")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object: runs, groups, keys, reached, to.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print what they reached as CSV, a line a run and metric.")
-def compare(runs: tuple[Path, ...], axis: Literal["steps", "tokens"], as_json: bool, as_csv: bool) -> None:
+def compare(runs: tuple[Path, ...], axis: Literal["steps", "tokens", "flops"], to: str | None, as_json: bool, as_csv: bool) -> None:
     """Compare RUNs: the keys of their configs that differ, and every metric where all of them had consumed as much.
 
     A metric is compared at the farthest point that all runs with it have reached; a run that was not evaluated there counts with its last
-    evaluation before. Runs that differ in nothing but seed and name are one group, with the mean and its 95% interval over the seeds.
+    evaluation before. Runs that differ in nothing but seed and name are one group, with the mean and its 95% interval over the seeds,
+    and the differences from the first group by seed.
     """
     from stackwise.errors import UserError
     from stackwise.reports import comparison
@@ -52,21 +56,70 @@ def compare(runs: tuple[Path, ...], axis: Literal["steps", "tokens"], as_json: b
                 f"{record.path}: lines of its events that could not be understood were passed over: {record.passed_over:,}", err=True
             )
     groups, reached = comparison.seed_groups(records), comparison.compare(records, axis)
+    crossed = [] if to is None else _crossings(records, to)
     if as_csv:
         _write_csv(records, groups, reached, axis)
     elif as_json:
-        click.echo(json.dumps(_as_json(records, groups, reached, axis), indent=2))
+        click.echo(json.dumps({**_as_json(records, groups, reached, axis), "to": [_asdict(each) for each in crossed]}, indent=2))
     else:
-        click.echo("\n".join(_lines(records, groups, reached, axis)))
+        click.echo("\n".join([*_lines(records, groups, reached, axis), *_crossing_lines(records, crossed, to)]))
+
+
+def _crossings(records: Sequence[RunRecord], to: str) -> list[Crossing | None]:
+    """Where each run first reached what `--to` says."""
+    from stackwise.errors import UserError
+    from stackwise.reports.comparison import crossing
+
+    name, sign, value = to.partition(">=" if ">=" in to else "=")
+    evaluation, dot, metric = name.strip().partition(".")
+    try:
+        wanted = float(value)
+    except ValueError:
+        wanted = None
+    if not dot or wanted is None:
+        raise UserError(f"--to {to}: write an evaluation's metric and a value, as heldout.loss=2.0, or >= where more is better")
+    if not any(event["name"] == evaluation and metric in event["metrics"] for record in records for event in record.evaluations):
+        raise UserError(f"--to {to}: no run has evaluated '{evaluation}.{metric}'")
+    return [crossing(record, evaluation, metric, wanted, most=sign == ">=") for record in records]
+
+
+def _crossing_lines(records: Sequence[RunRecord], crossed: Sequence[Crossing | None], to: str | None) -> list[str]:
+    from stackwise.reports.terminal import columns_of, table
+
+    if to is None:
+        return []
+    rows = [[f"first at {to}", "steps", "tokens", "seconds", "training FLOPs"]]
+    for record, found in zip(records, crossed, strict=True):
+        values = (
+            ("never", "", "", "") if found is None else (_number(found.steps), _number(found.tokens), _number(found.seconds), _flops(found))
+        )
+        rows.append([record.name, *values])
+    return ["", *table(rows, columns_of())]
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:,.1f}"
+
+
+def _flops(found: Crossing) -> str:
+    return "–" if found.flops is None else f"{found.flops:.3g}"
+
+
+def _asdict(found: Crossing | None) -> dict[str, Any] | None:
+    from attrs import asdict
+
+    return None if found is None else asdict(found)
 
 
 def _as_json(records: Sequence[RunRecord], groups: Sequence[int], reached: Sequence[Reached], axis: str) -> dict[str, Any]:
-    from stackwise.reports.comparison import differing_keys, intervals
+    from stackwise.reports.comparison import differing_keys, intervals, paired_differences
 
     rows = []
     for row in reached:
+        pairs = paired_differences(records, row, groups)
+        differences = {str(group): {"mean": i.mean, "half_width": i.half_width, "runs": i.count} for group, i in pairs.items()}
         means = {str(group): {"mean": i.mean, "half_width": i.half_width, "runs": i.count} for group, i in intervals(row, groups).items()}
-        figures = {"values": row.values, "evaluated_at_step": row.steps, "groups": means}
+        figures = {"values": row.values, "evaluated_at_step": row.steps, "groups": means, "differences": differences}
         rows.append({"evaluation": row.evaluation, "metric": row.metric, axis: row.at, **figures})
     return {"runs": [str(record.path) for record in records], "groups": list(groups), "keys": differing_keys(records), "reached": rows}
 
@@ -80,7 +133,7 @@ def _write_csv(records: Sequence[RunRecord], groups: Sequence[int], reached: Seq
 
 
 def _lines(records: Sequence[RunRecord], groups: Sequence[int], reached: Sequence[Reached], axis: str) -> list[str]:
-    from stackwise.reports.comparison import differing_keys, intervals
+    from stackwise.reports.comparison import FEW_SEEDS, differing_keys, intervals, paired_differences
     from stackwise.reports.terminal import columns_of, table
 
     names = [f"{record.name} ({_letter(group)})" for record, group in zip(records, groups, strict=True)]
@@ -94,14 +147,22 @@ def _lines(records: Sequence[RunRecord], groups: Sequence[int], reached: Sequenc
         return [*lines, "", "none of them has been evaluated"]
     order = sorted(set(groups))
     with_means = [group for group in order if list(groups).count(group) > 1]
-    rows = [["evaluation", f"at {axis}", *names, *(f"mean {_letter(group)}" for group in with_means)]]
+    first, paired = order[0], {group for row in reached for group in paired_differences(records, row, groups)} & {*with_means}
+    heads = [*(f"mean {_letter(group)}" for group in with_means), *(f"{_letter(group)} − {_letter(first)}" for group in sorted(paired))]
+    rows = [["evaluation", f"at {axis}", *names, *heads]]
     for row in reached:
-        means = intervals(row, groups)
+        means, differences = intervals(row, groups), paired_differences(records, row, groups)
         figures = ["–" if value is None else f"{value:.4f}" for value in row.values]
         rows.append(
-            [f"{row.evaluation} {row.metric.replace('_', ' ')}", f"{row.at:,}", *figures, *(str(means.get(g, "–")) for g in with_means)]
+            [
+                *(f"{row.evaluation} {row.metric.replace('_', ' ')}", f"{row.at:.3g}" if axis == "flops" else f"{row.at:,}", *figures),
+                *(str(means.get(g, "–")) for g in with_means),
+                *(str(differences.get(g, "–")) for g in sorted(paired)),
+            ]
         )
-    return [*lines, "", *table(rows, columns_of())]
+    few = [list(groups).count(group) for group in with_means if list(groups).count(group) < FEW_SEEDS]
+    note = ["", f"{min(few)} seeds in a group: a difference between fewer than {FEW_SEEDS} is easily luck"] if few else []
+    return [*lines, "", *table(rows, columns_of()), *note]
 
 
 def _letter(group: int) -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from stackwise.processes.place import Place
+
 if TYPE_CHECKING:
-    from stackwise.runs.diagnosis import Diagnosis, Examined, RunHealth
+    from stackwise.runs.diagnosis import Diagnosis, Examined, Process, RunHealth
 
 
 @click.command(
@@ -22,7 +25,8 @@ Examples:
 Exit codes:
   0  healthy
   2  RUN is no run directory, a checkpoint or the final weights are damaged,
-     or the disk is full or cannot be written
+     or the disk is full or cannot be written, or processes differ in their
+     versions or do not see the run
   3  none of these, but an installed provider is broken
 """
 )
@@ -34,16 +38,31 @@ def doctor(context: click.Context, run: Path | None, as_json: bool) -> None:
 
     Reports Python, torch and its devices, every provider and what is wrong with it, and the disk that runs are written to. For a RUN it
     reports the status, who is writing to it, and for every checkpoint whether it is valid, or why not: all of their files are read.
-    Nothing is changed.
+    Nothing is changed. Under torchrun the first process prints what each of them sees.
     """
-    from stackwise.runs.diagnosis import diagnose
+    from stackwise.runs.diagnosis import diagnose, processes_here
 
+    processes = processes_here(run)
+    if not Place.here().is_first:
+        return
     diagnosis = diagnose(run)
-    click.echo(_as_json(diagnosis) if as_json else "\n\n".join(_sections(diagnosis)))
-    context.exit(diagnosis.exit_code)
+    sections = [*_sections(diagnosis), *([_together(processes)] if processes else [])]
+    click.echo(_as_json(diagnosis, processes) if as_json else "\n\n".join(sections))
+    apart = len({each.versions for each in processes}) > 1 or not all(each.sees_run for each in processes)
+    context.exit(2 if apart else diagnosis.exit_code)
 
 
-def _as_json(diagnosis: Diagnosis) -> str:
+def _together(processes: Sequence[Process]) -> str:
+    """One line a process, with what it has otherwise than the first."""
+    lines = []
+    for each in processes:
+        other = "" if each.versions == processes[0].versions else f"  OTHER VERSIONS: {each.versions}"
+        blind = "" if each.sees_run else "  DOES NOT SEE THE RUN: put it on a file system that all machines share"
+        lines.append(f"  rank {each.rank:<4} {each.host}  {each.device}, {each.threads} threads{other}{blind}")
+    return "\n".join(["processes", *lines])
+
+
+def _as_json(diagnosis: Diagnosis, processes: Sequence[Process]) -> str:
     import json
 
     import attrs
@@ -57,6 +76,8 @@ def _as_json(diagnosis: Diagnosis) -> str:
     )
     disk = {**attrs.asdict(diagnosis.disk), "problems": list(diagnosis.disk.problems)}
     about = {"environment": attrs.asdict(diagnosis.environment), "providers": providers, "disk": disk, "run": run}
+    if processes:
+        about["processes"] = [attrs.asdict(each) for each in processes]
     return json.dumps({**about, "exit_code": diagnosis.exit_code}, indent=2)
 
 

@@ -19,6 +19,7 @@ Examples:
   stackwise generate runs/arrays-001 --ids --prompt "3 1 4 1 5"
   stackwise generate runs/chat-001 --prompt "Hi" --stop "</s>" --stream
   stackwise generate runs/grow-bytes-001 --prompt "def " --prompt "class "
+  stackwise generate runs/pictures-001 --count 16 --output new.safetensors
 
 Exit codes: 0 done, 2 the task cannot generate, or a prompt or option is at
 fault, 3 a provider's defect.
@@ -28,7 +29,6 @@ fault, 3 a provider's defect.
 @click.option(
     "--prompt",
     "prompts",
-    required=True,
     multiple=True,
     help="Text to continue; may be empty for a task that fills in masks. Given several times, all are continued.",
 )
@@ -41,6 +41,8 @@ fault, 3 a provider's defect.
 @click.option("--steps", type=click.IntRange(min=1), help="Diffusion: number of unmasking steps. [default: as many as tokens]")
 @click.option("--no-cache", is_flag=True, help="Causal: recompute keys and values for every token; same text.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of every draw.")
+@click.option("--count", type=click.IntRange(min=1), help="Rows of a task that makes images and the like, instead of a prompt.")
+@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="Safetensors file for the rows of --count.")
 @click.option("--ids", is_flag=True, help="Read and print token ids, separated by blanks, instead of text.")
 def generate(
     directory: Path,
@@ -55,6 +57,8 @@ def generate(
     no_cache: bool,
     seed: int,
     ids: bool,
+    count: int | None,
+    output: Path | None,
 ) -> None:
     """Continue a prompt with the model of a RUN, or of an export.
 
@@ -63,6 +67,13 @@ def generate(
     is the source), or by filling in masks step by step (mask diffusion). Prompt and continuation are printed, of each prompt on a line of
     its own. The same seed gives the same tokens.
     """
+    if count is not None:
+        _write_rows(directory, count, seed, output, prompted=bool(prompts))
+        return
+    if output is not None:
+        raise click.UsageError("--output takes the rows of --count: continuations are printed")
+    if not prompts:
+        raise click.UsageError("give --prompt, text to continue; or --count, where the task makes images and the like")
     if stream and len(prompts) > 1:
         raise click.BadParameter("the pieces of several prompts would be mixed up: stream one", param_hint="--stream")
     from stackwise.contracts.generation import GenerationSettings
@@ -99,3 +110,18 @@ def _as_ids(prompt: str) -> list[int]:
         return [int(word) for word in prompt.split()]
     except ValueError:
         raise click.BadParameter(f"{prompt!r} is no list of token ids: write whole numbers with blanks between them") from None
+
+
+def _write_rows(directory: Path, count: int, seed: int, output: Path | None, *, prompted: bool) -> None:
+    if prompted or output is None:
+        raise click.UsageError("--count takes no --prompt, and needs --output, a safetensors file for the rows")
+    prepare_process()
+    from safetensors.torch import save_file
+
+    from stackwise.errors import disk_errors
+    from stackwise.saved.sample import sample
+
+    made = sample(directory, count, seed=seed)
+    with disk_errors(output, "nothing is lost but these rows: choose another place"):
+        save_file({name: tensor.contiguous() for name, tensor in made.items()}, output)
+    click.echo(f"{output}: " + ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in made.items()))

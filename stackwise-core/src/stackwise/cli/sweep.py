@@ -44,7 +44,7 @@ def sweep(file: Path, output: Path | None, at_once: int, only_plan: bool, alone:
 
     Runs that declare the same up to some step train it once: the later one is branched from the earlier, which gives it, to the bit,
     what it would have been alone. The same command goes on with a sweep that was stopped, and finished runs stay. Each run is a directory
-    like any other below the sweep's; its output is the file beside.
+    like any other below the sweep's; what it printed is in `logs`.
     """
     from stackwise.config.sweep import load_sweep
     from stackwise.errors import UserError

@@ -18,9 +18,9 @@ from stackwise.config.sections import Section
 from stackwise.errors import ConfigError, Position, Problem
 
 MOST_RUNS = 1000
-RECORD = "sweep.json"
-"""What a sweep writes beside its runs, as are their outputs, `<run>.log`."""
-_OWN = (RECORD, "lock", "writer.json")
+RECORD, LOGS = "sweep.json", "logs"
+"""What a sweep writes beside its runs; what each printed is `logs/<run>.log`."""
+_OWN = (RECORD, LOGS, "lock", "writer.json")
 _LONGEST = 200
 """Bytes of a run's name, of the 255 that a file system takes."""
 _UNSAFE = re.compile(r"[^\w.=%,+-]+")
@@ -60,9 +60,7 @@ class SweepConfig:
             Problem(f"two runs of the sweep would be called {name!r}", "settings") for name in {n for n in names if names.count(n) > 1}
         ]
         problems += [
-            Problem(f"a run cannot be called {name!r}: the sweep has a file of that name", "settings")
-            for name in names
-            if name in _OWN or name.endswith(".log")
+            Problem(f"a run cannot be called {name!r}: the sweep has a file of that name", "settings") for name in names if name in _OWN
         ]
         problems += self._contested()
         if not 0 < len(points) <= MOST_RUNS:

@@ -11,27 +11,12 @@ from torch import Generator, nn
 
 from stackwise.conformance import bench
 from stackwise.conformance.subject import LENGTH, ROWS, SEED, STEPS, NotApplicable, Subject, must
+from stackwise.contracts.answers import METHODS
 from stackwise.contracts.components import Kind
 from stackwise.contracts.protocols import ParameterGroup
 from stackwise.errors import UserError
 from stackwise.host.isolation import guarded
 from stackwise.timeline.provided import ScheduleWindow
-
-_METHODS: Mapping[Kind, tuple[str, ...]] = {
-    "embedding": ("get_spec",),
-    "head": ("get_spec",),
-    "adapter": ("get_spec",),
-    "task": ("get_spec", "prepare", "loss"),
-    "loader": ("get_batch_spec", "take", "state_dict", "load_state_dict"),
-    "growth": ("map_blocks", "preserves_function"),
-    "reaction": ("watch", "factor", "state_dict", "load_state_dict"),
-    "schedule": ("value",),
-    "weight-adapter": ("forward", "merged"),
-    "transform": ("__call__",),
-    "observer": ("__call__",),
-    "format": ("recognises", "read", "write", "example"),
-}
-"""Methods that an artifact of a kind must have; a plain rack may leave its spec to its options."""
 
 _UNLIKELY = 8_236_541_907
 """A seed that no component will set."""
@@ -53,7 +38,7 @@ def check_builds(subject: Subject) -> None:
             isinstance(artifact, torch.optim.Optimizer),
             f"it was built as a {type(artifact).__name__}: an optimizer is a torch.optim.Optimizer",
         )
-    for name in _METHODS.get(subject.kind, ()):
+    for name in METHODS.get(subject.kind, ()):
         must(hasattr(artifact, name), f"{type(artifact).__name__} has no '{name}', which {subject.article} {subject.kind} has")
 
 

@@ -103,8 +103,10 @@ def _own_rack(subject: Subject) -> Subject | None:
     for registered in subject.registry:
         if registered.kind == "rack" and registered.provider == subject.registered.provider:
             options = registered.load_options()
-            if any(a.name == "stacks" and a.metadata.get("stacks") for a in attrs.fields(options)):
-                return attrs.evolve(subject, registered=registered)
+            rack = attrs.evolve(subject, registered=registered)
+            spec, deepens = rack.spec(), any(a.name == "stacks" and a.metadata.get("stacks") for a in attrs.fields(options))
+            if deepens and not (isinstance(spec, RackSpec) and spec.losses):  # a config would have to weigh them
+                return rack
     return None
 
 
@@ -116,8 +118,7 @@ def _put(sections: dict[str, Any], subject: Subject, own: dict[str, Any]) -> Non
     match kind:
         case "embedding" | "rack" | "head":
             sections["model"][kind] = own
-            if losses := getattr(subject.spec(), "losses", ()):
-                sections["task"] = {"use": sections["task"], "auxiliary": {f"{kind}.{name}": 1.0 for name in losses}}
+            sections["task"] = _weighing(sections["task"], subject)
         case "task" | "optimizer":
             sections[kind] = own
         case "loader":
@@ -141,8 +142,15 @@ def _put(sections: dict[str, Any], subject: Subject, own: dict[str, Any]) -> Non
                 boundary = bench.boundaries(rack)
                 sections["model"] |= {"embedding": _embedding(rack, boundary), "head": _head(boundary.head)}
                 sections["model"]["rack"] = {**_own_node(rack), "stacks": [dict([each]) for each in OLD.items()]}
+                sections["task"] = _weighing(sections["task"], rack)
             deeper = {"rack": {"stacks": [{name: blocks} for name, blocks in grown_stacks(subject).items()]}}
             sections["phases"] = {"shallow": {"until": "50%"}, "deep": {"model": deeper, "enter": {"growth": own}}}
+
+
+def _weighing(task: Any, part: Subject) -> Any:
+    """A task that weighs the losses which a part adds."""
+    losses = getattr(part.spec(), "losses", ())
+    return {"use": task, "auxiliary": {f"{part.kind}.{name}": 1.0 for name in losses}} if losses else task
 
 
 def _open_sizes(subject: Subject) -> dict[str, int]:

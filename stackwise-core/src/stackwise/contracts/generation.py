@@ -76,6 +76,17 @@ class Generates(Protocol):
 
 
 @runtime_checkable
+class GeneratesFields(Protocol):
+    """A task whose model makes rows that are no text, such as images."""
+
+    def generate_fields(
+        self, model: Callable[[Batch], Mapping[str, torch.Tensor]], count: int, generator: torch.Generator
+    ) -> dict[str, torch.Tensor]:
+        """New rows by field, [count, …]; every draw comes from the generator."""
+        ...
+
+
+@runtime_checkable
 class GeneratesRows(Protocol):
     """A task that continues several prompts at once."""
 

@@ -257,6 +257,14 @@ class Reaction(Protocol):
     def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
 
 
+@runtime_checkable
+class StopsRun(Protocol):
+    """A reaction that may end the run: it is saved, evaluated and finished as at the horizon, and the event `Stopped` says why."""
+
+    stops: str | None
+    """Why the run ends, in a sentence, once it does; None while it goes on. It follows from the reaction's state."""
+
+
 class StepSchedule(Protocol):
     """A number that follows time, of a provider's own shape: pure, so that it is planned; built without torch.
 

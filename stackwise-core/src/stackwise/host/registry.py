@@ -13,6 +13,7 @@ from pathlib import Path
 import attrs
 from attrs import define, field
 
+from stackwise.contracts.answers import WrongAnswer, callback_of
 from stackwise.contracts.components import Kind
 from stackwise.errors import (
     ProviderError,
@@ -189,8 +190,11 @@ def blaming(providers: Iterable[Provider]) -> Iterator[None]:
     """
     try:
         yield
-    except StackwiseError:
-        raise
+    except StackwiseError as error:
+        completed = _completed(error, providers)
+        if completed is None:
+            raise
+        raise completed from error
     except Exception as error:
         if lacks_memory(error):
             raise UserError(
@@ -203,10 +207,27 @@ def blaming(providers: Iterable[Provider]) -> Iterator[None]:
         raise fault from error
 
 
+def _completed(error: StackwiseError, providers: Iterable[Provider]) -> ProviderError | None:
+    """A provider's fault with component, callback, distribution and version; None: it is no provider's, or says them."""
+    mark = callback_of(error)
+    if not isinstance(error, WrongAnswer | ProviderError) or (isinstance(error, ProviderError) and error.distribution):
+        return None
+    said = error.provider if isinstance(error, ProviderError) else ""
+    component, callback = mark if mark is not None else (said, "")
+    provider = next((each for each in providers if each.name == component.partition(".")[0]), None)
+    if provider is None:
+        cause = error.__cause__
+        return _fault_of(cause, providers) if isinstance(cause, Exception) and not isinstance(cause, StackwiseError) else None
+    where = f"{component} of {provider.distribution} {provider.version}" + (f", in {callback}" if callback else "")
+    return ProviderError(f"{where}: {error}", provider=provider.name, distribution=provider.distribution)
+
+
 def _fault_of(error: Exception, providers: Iterable[Provider]) -> ProviderError | None:
     """The error as a provider's defect; None: it is not theirs."""
     core = Path(__file__).parents[1]  # the package, as `location` of the core's own provider
     folders = {Path(provider.location): provider for provider in providers if Path(provider.location) != core}
+    component, callback = callback_of(error) or ("", "")
+    owner = next((each for each in providers if component and each.name == component.partition(".")[0]), None)
     for raised in (error, error.__cause__):
         frames = traceback.extract_tb(raised.__traceback__) if raised is not None else ()
         for frame in reversed(frames):
@@ -215,11 +236,17 @@ def _fault_of(error: Exception, providers: Iterable[Provider]) -> ProviderError 
                 break
             provider = next((provider for folder, provider in folders.items() if folder == file or folder in file.parents), None)
             if provider is not None:
+                of = f"{component} of " if owner is provider else ""
+                called = f" of {callback}" if owner is provider and callback != frame.name else ""
                 sentence = (
-                    f"{provider.distribution} {provider.version} failed in {frame.name} ({file.name}:{frame.lineno}): {explain(error)}"
+                    f"{of}{provider.distribution} {provider.version} failed in {frame.name}{called} "
+                    f"({file.name}:{frame.lineno}): {explain(error)}"
                 )
                 return ProviderError(sentence, provider=provider.name, distribution=provider.distribution)
-    return None
+    if owner is None:
+        return None
+    sentence = f"{component} of {owner.distribution} {owner.version}: what {callback} gave cannot be used: {explain(error)}"
+    return ProviderError(sentence, provider=owner.name, distribution=owner.distribution)
 
 
 def clash_sentence(name: str, claimants: Iterable[Provider]) -> str:

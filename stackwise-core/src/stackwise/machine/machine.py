@@ -216,9 +216,9 @@ class TrainingMachine:
                 continue
             if phase.start == self.step:
                 yield from self._cross(phase)
-            if self._patience.why is None and self._stall.why is None:
+            if self._why is None and self._stall.why is None:
                 yield from self._steps(phase)
-            if (why := self._patience.why) is not None:
+            if (why := self._why) is not None:
                 yield Stopped(self.step, self.schedule.phase_at(max(self.step - 1, 0)).name, why)
                 break
             if (why := self._stall.why) is not None and self.step < phase.stop:
@@ -237,7 +237,7 @@ class TrainingMachine:
         if phase.index:
             self.live.reach(phase.start)
             yield from self._evaluate(phase.start, self.schedule.phases[phase.index - 1].name, "exit")
-            if self._patience.why is not None:
+            if self._why is not None:
                 return
         self._patience.enter_phase()
         self._stall = self._stall_of(phase.name)
@@ -288,7 +288,7 @@ class TrainingMachine:
                 live.apply_values(moment.t)
             if moment.step in due:
                 yield from self._evaluate(moment.step, phase.name, "cadence")
-                if self._patience.why is not None or self._stall.why is not None:
+                if self._why is not None or self._stall.why is not None:
                     return
                 start = perf_counter()
             outcome = self._train_step(moment)
@@ -345,6 +345,11 @@ class TrainingMachine:
                 for count in (self._patience, self._stall):
                     count.watch(step, named)
                 yield from self._react(step, phase, named)
+
+    @property
+    def _why(self) -> str | None:
+        """Why the run ends before its horizon, by `run.stop` or by its reaction; None while it goes on."""
+        return self._patience.why or self.optimizer.stops
 
     def _stall_of(self, phase: str) -> Patience:
         """A new count for a phase."""

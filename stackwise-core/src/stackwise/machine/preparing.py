@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from stackwise.contracts.answers import calling
 from stackwise.contracts.protocols import Batch, PreparesEvaluations
 from stackwise.machine.buffers import KeptBuffers
 from stackwise.planes.model.reported import split
@@ -47,12 +48,13 @@ def prepare(
     """
     task: Any = objective.task
     make: Any = task.prepare_evaluation if evaluates and isinstance(task, PreparesEvaluations) else task.prepare
-    if not objective.uses_model:
-        prepared: Batch = make(batch, moment, generator)
-    else:
-        with judging(model), torch.no_grad():
-            prepared = make(batch, moment, generator, model=_Asked(model))
-    objective.check_prepared(prepared)
+    with calling(objective.name, make.__name__ if hasattr(make, "__name__") else "prepare"):
+        if not objective.uses_model:
+            prepared: Batch = make(batch, moment, generator)
+        else:
+            with judging(model), torch.no_grad():
+                prepared = make(batch, moment, generator, model=_Asked(model))
+        objective.check_prepared(prepared)
     return prepared
 
 

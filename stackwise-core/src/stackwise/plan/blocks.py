@@ -47,9 +47,16 @@ class Growing:
             except Exception as error:
                 drafts.faults.append(ProviderError(f"{draft.label} could not be built: {type(error).__name__}: {error}"))
                 return None
-        if not hasattr(operator, "map_blocks") or not hasattr(operator, "preserves_function"):
+        try:
+            keeps: object = getattr(operator, "preserves_function", None)
+        except Exception as error:
+            keeps = f"{type(error).__name__}: {error}"
+        if keeps is None or not hasattr(operator, "map_blocks"):
             what = f"{draft.label} is no growth operator: a {type(operator).__name__} without map_blocks or preserves_function"
             drafts.faults.append(ProviderError(what))
+            return None
+        if not isinstance(keeps, bool):
+            drafts.faults.append(ProviderError(f"{draft.label}: preserves_function gave {keeps!r}, and true or false is expected"))
             return None
         return operator
 

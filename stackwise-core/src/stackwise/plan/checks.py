@@ -85,7 +85,7 @@ def watch_problems(phase: PhaseConfig, reaction: Draft | None, evaluations: Sequ
     if reaction is None or not hasattr(reaction.options, "watches"):
         return
     path, known = f"{reaction.path}.metric" if hasattr(reaction.options, "metric") else reaction.path, ["train", *evaluations]
-    for metric in reaction.options.watches():
+    for metric in reaction.watched():
         name = metric.partition(".")[0]
         if name not in known:
             message = f"{reaction.label} watches '{metric}', and there is no evaluation '{name}'{did_you_mean(name, known)}"

@@ -92,6 +92,18 @@ class Draft:
                 distribution=self.registered.distribution,
             ) from error
 
+    def watched(self) -> tuple[str, ...]:
+        """The metrics that the options of a reaction say it watches.
+
+        Raises:
+            ProviderError: the answer is no list of names.
+        """
+        with self._blaming_provider("watches"):
+            answer = self.options.watches()
+            if not isinstance(answer, tuple | list) or not all(isinstance(name, str) for name in answer):
+                raise TypeError(f"it gave {answer!r}, and the names of metrics are expected")
+            return tuple(answer)
+
     def _built_spec(self) -> Spec | None:
         if self.kind != "rack":
             return self.given.spec  # type: ignore[no-any-return]  # the user's own object

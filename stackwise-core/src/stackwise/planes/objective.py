@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from stackwise.contracts.answers import calling, expect_state
 from stackwise.contracts.protocols import Batch, Scheduled, Stateful, Task
 from stackwise.contracts.specs import AT_ENTRY, GIVEN
 from stackwise.curriculum.parts import Part
@@ -135,6 +136,11 @@ class Objective:
         return ProviderError if self._part is not None and self._part.given is None else UserError
 
     @property
+    def name(self) -> str:
+        """The task's id, or its class where it was given in code."""
+        return self._part.id if self._part is not None else type(self.task).__name__
+
+    @property
     def uses_model(self) -> bool:
         """Whether the task asks the model while it prepares a batch."""
         if self._asking_task is not self.task:
@@ -248,7 +254,8 @@ class Objective:
         outputs, reported = split(outputs, names)
         result, trains = self.judge(outputs, prepared), torch.is_grad_enabled()
         if self._checked != (self.task, trains):
-            check_loss(self.task, result, self.fault, trains=trains)
+            with calling(self.name, "loss"):
+                check_loss(self.task, result, self.fault, trains=trains)
             self._checked = (self.task, trains)
         total, weight, metrics = result
         if not names and not self._weights:
@@ -269,6 +276,10 @@ class Objective:
 
     def judge(self, outputs: Mapping[str, torch.Tensor], prepared: Batch) -> Any:
         """What the task returns as the loss of these outputs, with those of the reference where there is one."""
+        with calling(self.name, "loss"):
+            return self._judge(outputs, prepared)
+
+    def _judge(self, outputs: Mapping[str, torch.Tensor], prepared: Batch) -> Any:
         if self.reference is None:
             return self.task.loss(outputs, prepared)
         with torch.no_grad():
@@ -290,7 +301,8 @@ class Objective:
 
     def state_dict(self) -> dict[str, Any]:
         """State of the task; empty for a stateless one."""
-        return dict(self.task.state_dict()) if isinstance(self.task, Stateful) else {}
+        with calling(self.name, "state_dict"):
+            return expect_state(self.task.state_dict()) if isinstance(self.task, Stateful) else {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load what `state_dict` returned.
@@ -299,7 +311,8 @@ class Objective:
             UserError: there is state and the task takes none.
         """
         if isinstance(self.task, Stateful):
-            self.task.load_state_dict(state)
+            with calling(self.name, "load_state_dict"):
+                self.task.load_state_dict(state)
             if self._follower is not None:
                 self._follower.forget()
         elif state:

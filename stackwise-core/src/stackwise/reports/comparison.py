@@ -7,14 +7,16 @@ from math import isfinite, sqrt
 from statistics import fmean, stdev
 from typing import Any, Literal
 
+import numpy as np
 from attrs import asdict, frozen
 
-from stackwise.reports.record import RunRecord, read_steps
+from stackwise.errors import UserError
+from stackwise.reports.record import RunRecord, flops_at, read_steps
 
 ABSENT = "–"
 SEED_KEYS = frozenset({"run.seed", "run.name"})
 """Which run of an experiment it is."""
-Axis = Literal["steps", "tokens"]
+Axis = Literal["steps", "tokens", "flops"]
 FEW_SEEDS = 4
 """With fewer, what one seed gives and another takes is easily taken for a result."""
 
@@ -145,8 +147,8 @@ class Reached:
 
     evaluation: str
     metric: str
-    at: int
-    """Steps or tokens."""
+    at: float
+    """Steps, tokens or training FLOPs."""
     values: tuple[float | None, ...]
     steps: tuple[int | None, ...]
     """Where each run was evaluated last up to there."""
@@ -193,18 +195,59 @@ def paired_differences(records: Sequence[RunRecord], row: Reached, groups: Seque
     return {group: Interval.of(values) for group, values in sorted(differences.items()) if group != min(groups) and values}
 
 
-def _history(record: RunRecord, axis: Axis) -> dict[tuple[str, str], dict[int, tuple[int, float]]]:
+@frozen(kw_only=True)
+class Crossing:
+    """Where a metric first reached a value, on each axis; None on one that the run does not count."""
+
+    steps: float
+    tokens: float | None
+    seconds: float | None
+    """Of training, without evaluations."""
+    flops: float | None
+
+
+def crossing(record: RunRecord, evaluation: str, metric: str, value: float, *, most: bool = False) -> Crossing | None:
+    """Where a run first reached a value, along lines between its evaluations; None where it never did, or was never evaluated.
+
+    Args:
+        most: whether more is better.
+    """
+    points: list[tuple[int, float]] = [
+        (int(event["step"]), float(event["metrics"][metric]))
+        for event in record.evaluations
+        if event["name"] == evaluation and isfinite(float(event["metrics"].get(metric, "nan")))
+    ]
+    reached = next((i for i, (_, found) in enumerate(points) if (found >= value if most else found <= value)), None)
+    if reached is None:
+        return None
+    step = float(points[reached][0])
+    if reached:
+        (before, high), (after, low) = points[reached - 1], points[reached]
+        step = before + (after - before) * ((high - value) / (high - low) if high != low else 1.0)
+    positions = read_steps(record.path).positions
+    at = {name: float(np.interp(step, positions["steps"], column)) if len(column) else None for name, column in positions.items()}
+    tokens = at["tokens"] or None
+    flops = flops_at(record.plan, [step], [tokens or 0.0])
+    return Crossing(steps=step, tokens=tokens, seconds=at["seconds"], flops=None if flops is None else flops[0])
+
+
+def _history(record: RunRecord, axis: Axis) -> dict[tuple[str, str], dict[float, tuple[int, float]]]:
     """Evaluation and metric → position → step and value; of two sides of a boundary the one before it."""
-    history: dict[tuple[str, str], dict[int, tuple[int, float]]] = {}
-    tokens = read_steps(record.path).tokens_before if axis == "tokens" else {}
+    history: dict[tuple[str, str], dict[float, tuple[int, float]]] = {}
+    tokens = {} if axis == "steps" else read_steps(record.path).tokens_before
     for event in record.evaluations:
         step = int(event["step"])
-        position = tokens.get(step, 0) if axis == "tokens" else step
+        position: float = step if axis == "steps" else tokens.get(step, 0)
+        if axis == "flops":
+            flops = flops_at(record.plan, [step], [position])
+            if flops is None:
+                raise UserError(f"the plan of {record.path} does not count its FLOPs: compare at steps or tokens")
+            position = flops[0]
         for metric, value in event["metrics"].items():
             history.setdefault((event["name"], metric), {}).setdefault(position, (step, float(value)))
     return history
 
 
-def _last_until(history: Mapping[int, tuple[int, float]], at: int) -> tuple[int, float] | None:
+def _last_until(history: Mapping[float, tuple[int, float]], at: float) -> tuple[int, float] | None:
     reached = [position for position in history if position <= at]
     return history[max(reached)] if reached else None

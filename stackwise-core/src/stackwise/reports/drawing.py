@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from stackwise.reports.record import RunRecord, Steps, read_steps
+from stackwise.reports.record import RunRecord, Steps, flops_at, read_steps
 from stackwise.reports.sampling import extremes, smoothed
 
 BUCKETS, FEWEST_BUCKETS = 900, 120
@@ -118,7 +118,7 @@ def _positions(record: RunRecord, steps: Steps, curves: Mapping[str, dict[str, A
         "steps": [int(step) for step in all_steps],
         "tokens": [int(count) for count in all_tokens],
         "seconds": [*(round(value, 3) for value in seconds.tolist()), *(None for _ in ahead)],
-        **({} if (flops := _flops_at(record.plan, all_steps, all_tokens)) is None else {"flops": flops}),
+        **({} if (flops := flops_at(record.plan, all_steps, all_tokens)) is None else {"flops": flops}),
     }
 
 
@@ -128,22 +128,8 @@ def _planned_positions(plan: Mapping[str, Any]) -> dict[str, list[Any]]:
     for phase in plan.get("phases", ()):
         steps.append(int(phase["stop"]))
         tokens.append(tokens[-1] + int(phase["tokens"]))
-    flops = _flops_at(plan, steps, tokens)
+    flops = flops_at(plan, steps, tokens)
     return {"steps": steps, "tokens": tokens, **({} if flops is None else {"flops": flops})}
-
-
-def _flops_at(plan: Mapping[str, Any], steps: Iterable[float], tokens: Iterable[float]) -> list[float] | None:
-    """FLOPs before each step: the plan's figure of a phase, spread over its tokens; None where the plan has none."""
-    phases = plan.get("phases", ())
-    if not phases or any(phase.get("training_flops") is None for phase in phases):
-        return None
-    token_edges, step_edges, sums = [0.0], [0.0], [0.0]
-    for phase in phases:
-        token_edges.append(token_edges[-1] + phase["tokens"])
-        step_edges.append(float(phase["stop"]))
-        sums.append(sums[-1] + phase["training_flops"])
-    where, edges = (tokens, token_edges) if token_edges[-1] else (steps, step_edges)
-    return [float(f"{value:.6g}") for value in np.interp(list(where), edges, sums).tolist()]
 
 
 def marks_of(record: RunRecord, steps: Steps) -> dict[str, list[dict[str, Any]]]:

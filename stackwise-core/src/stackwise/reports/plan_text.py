@@ -14,6 +14,7 @@ from stackwise.curriculum.schedule import CompiledPhase
 from stackwise.curriculum.transitions import Transition
 from stackwise.plan import EvaluationPlan, Plan
 from stackwise.reports.lanes import lanes_of
+from stackwise.reports.parallel_text import parallel_as_json, parallel_lines
 from stackwise.reports.remarks import memory_here, remarks
 from stackwise.reports.terminal import table, wrap
 from stackwise.timeline.clock import Clock
@@ -33,6 +34,7 @@ def plan_as_json(plan: Plan, prices: tuple[PhasePrice, ...]) -> dict[str, Any]:
         "evaluations": {name: list(steps) for name, steps in plan.schedule.evaluate_at.items()},
         "evaluation_sources": {each.name: list(each.state.sources) for each in plan.evaluations},
         "remarks": remarks(plan, prices, memory_here()),
+        "parallel": parallel_as_json(plan, prices),
         "bridges": [str(bridge) for bridge in plan.bridges],
         "providers": [provider.provenance() for provider in plan.providers],
         "read_by_schedules": {key: dict(fingerprint) for key, fingerprint in plan.read_by_schedules.items()},
@@ -109,6 +111,7 @@ def plan_as_text(plan: Plan, prices: tuple[PhasePrice, ...], columns: int | None
     lines += _auxiliary_lines(plan)
     lines += _reference_lines(plan)
     lines += _kept_lines(plan, prices)
+    lines += parallel_lines(plan, prices)
     for phase, cost in zip(plan.schedule, prices, strict=True):
         if phase.transition is not None:
             lines += ["", *_transition_lines(plan, phase, phase.transition, cost)]

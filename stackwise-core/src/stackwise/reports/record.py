@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from io import SEEK_END
 from pathlib import Path
@@ -163,6 +163,20 @@ def read_run(path: Path) -> RunRecord:
 
 def _object_in(document: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     return value if isinstance(value := document.get(key), Mapping) else {}
+
+
+def flops_at(plan: Mapping[str, Any], steps: Iterable[float], tokens: Iterable[float]) -> list[float] | None:
+    """FLOPs before each step: the plan's figure of a phase, spread over its tokens; None where the plan has none."""
+    phases = plan.get("phases", ())
+    if not phases or any(phase.get("training_flops") is None for phase in phases):
+        return None
+    token_edges, step_edges, sums = [0.0], [0.0], [0.0]
+    for phase in phases:
+        token_edges.append(token_edges[-1] + phase["tokens"])
+        step_edges.append(float(phase["stop"]))
+        sums.append(sums[-1] + phase["training_flops"])
+    where, edges = (tokens, token_edges) if token_edges[-1] else (steps, step_edges)
+    return [float(f"{value:.6g}") for value in np.interp(list(where), edges, sums).tolist()]
 
 
 def read_steps(path: Path) -> Steps:

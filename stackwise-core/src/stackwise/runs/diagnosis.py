@@ -16,6 +16,7 @@ from stackwise import __version__
 from stackwise.errors import UserError
 from stackwise.host.discovery import discover
 from stackwise.host.provider import Provider
+from stackwise.processes.ranks import joined
 from stackwise.storage.checkpoints.store import SET_ASIDE, CheckpointStore
 from stackwise.storage.lock import is_held, read_writer
 from stackwise.storage.run_directory import CHECKPOINTS, CONFIG, FINAL, read_status
@@ -40,6 +41,19 @@ class Environment:
     cpus: int
     compiler: str | None
     """The C++ compiler that `torch.compile` would call on a CPU; None without one."""
+
+
+@frozen(kw_only=True)
+class Process:
+    """What one of several processes sees."""
+
+    rank: int
+    host: str
+    device: str
+    threads: int
+    versions: str
+    sees_run: bool
+    """Whether the run directory that was asked for is there."""
 
 
 @frozen(kw_only=True)
@@ -106,6 +120,24 @@ class Diagnosis:
         if self.disk.problems or (self.run is not None and self.run.problems):
             return UserError.exit_code
         return 3 if any(not provider.ok for provider in self.providers) else 0
+
+
+def processes_here(run: Path | None = None) -> list[Process]:
+    """What each of the processes that were started together sees; empty where this one is alone."""
+    with joined() as ranks:
+        if ranks is None:
+            return []
+        device = f"cuda:{torch.cuda.current_device()} {torch.cuda.get_device_name()}" if torch.cuda.is_available() else "cpu"
+        versions = f"stackwise {__version__}, torch {torch.__version__}, python {platform.python_version()}"
+        own = Process(
+            rank=ranks.place.rank,
+            host=ranks.place.host,
+            device=device,
+            threads=torch.get_num_threads(),
+            versions=versions,
+            sees_run=run is None or (run / CONFIG).is_file(),
+        )
+        return ranks.gather(own)
 
 
 def diagnose(run: Path | None = None) -> Diagnosis:

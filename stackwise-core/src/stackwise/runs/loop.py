@@ -22,7 +22,7 @@ from stackwise.processes.reduction import NOTHING, Wishes
 from stackwise.reports.progress import Progress
 from stackwise.reports.summary import Summary
 from stackwise.runs.memory import PeakMemory
-from stackwise.runs.rest import Declaration, Rest
+from stackwise.runs.rest import Declaration, Rest, setting_of
 from stackwise.runs.saving import Saving
 from stackwise.runs.several import ECHO_S, last_word
 from stackwise.runs.signals import Signals
@@ -260,10 +260,11 @@ class RunLoop:
     def _end_phase(self, stalled: Stalled) -> None:
         """Go on by a plan in which the phase has ended, as a resume would with that setting: the decision is a key of the config."""
         self._stalled = None
-        ended = f"phases.{stalled.phase}.until.ended={stalled.step} steps"
-        rest = Rest.after(self.store.at(stalled.step), config.overridden(self.plan.experiment, [ended]), self.directory.path)
+        last_word(self.ranks)
+        shortened = config.overridden(self.plan.experiment, [setting_of(stalled)])
+        rest = Rest.after(self.store.at(stalled.step), shortened, self.directory.path)
         declaration = Declaration.of(rest.plan)
-        self.machine = rest.machine(observers=self.machine.observers)
+        self.machine = rest.machine(self.ranks, self.machine.observers)
         self.plan = rest.plan
         self.directory.cut(stalled.step)
         declaration.write(self.directory)

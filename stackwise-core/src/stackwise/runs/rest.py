@@ -12,7 +12,7 @@ from attrs import frozen
 from stackwise import config
 from stackwise.assembly.workshop import assemble
 from stackwise.config import Experiment
-from stackwise.contracts.events import ConfigChanged
+from stackwise.contracts.events import ConfigChanged, Stalled
 from stackwise.contracts.tokenizers import Tokenizers
 from stackwise.errors import UserError
 from stackwise.host.discovery import discover
@@ -157,6 +157,11 @@ class Rest:
             machine.data.end()
             raise
         return machine
+
+
+def setting_of(stalled: Stalled) -> str:
+    """The assignment that says where a phase ended because a metric stalled."""
+    return f"phases.{stalled.phase}.until.ended={stalled.step} steps"
 
 
 def newest_in(directory: Path) -> tuple[Checkpoint | None, list[Skipped]]:

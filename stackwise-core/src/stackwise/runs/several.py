@@ -14,14 +14,16 @@ import torch
 from attrs import define
 
 import stackwise
+from stackwise import config
 from stackwise.assembly.workshop import assemble
 from stackwise.config import ParallelConfig
-from stackwise.contracts.events import StepDone
+from stackwise.contracts.events import Stalled, StepDone
 from stackwise.errors import EndedTogether, RunStopped, TrainingHalted, UserError
 from stackwise.machine.machine import TrainingMachine
 from stackwise.plan import Plan
 from stackwise.processes.ranks import Ranks
 from stackwise.processes.reduction import Wishes
+from stackwise.runs.rest import Rest, setting_of
 from stackwise.runs.signals import Signals
 from stackwise.saved.clock import clock_as_json
 from stackwise.saved.provenance import loading, named_config
@@ -67,11 +69,6 @@ def check_world(parallel: ParallelConfig, plan: Plan, ranks: Ranks | None) -> li
         )
     if ranks is None:
         return []
-    if stalling := [phase.name for phase in plan.experiment.phases if phase.stalls is not None]:
-        raise UserError(
-            f"phases.{stalling[0]}.until.stalls: the plan is made anew where the phase ends, which one process alone can do: start it "
-            "without --ranks, or say where the phase ends"
-        )
     steps = {
         phase.name: {len(shape.micro_batches) for _, shape in phase.state.data.shapes} for phase in plan.schedule if phase.state is not None
     }
@@ -95,14 +92,14 @@ def agree_on_the_run(ranks: Ranks, plan: Plan, machine: TrainingMachine) -> None
     Raises:
         UserError: a process has something else; rank, host and item are named.
     """
-    config, schedule = named_config(plan), plan.schedule
+    resolved, schedule = named_config(plan), plan.schedule
     items: dict[str, Any] = {
         "version of StackWise": stackwise.__version__,
         "version of torch": torch.__version__,
         "version of Python": platform.python_version(),
         "byte order": sys.byteorder,
         **{f"provider '{provider.name}'": f"{provider.version} {provider.file_digest}" for provider in plan.providers},
-        **{f"config at {key}": _text(value) for key, value in config.items()},
+        **{f"config at {key}": _text(value) for key, value in resolved.items()},
         "plan": _text([clock_as_json(schedule.clock), sorted(map(str, schedule.evaluate_at.items())), list(schedule.save_at)]),
         "step to go on from": machine.step,
         **{f"source '{name}'": _text(print_) for name, print_ in machine.data.fingerprints().items()},
@@ -145,22 +142,26 @@ class Companion:
         with Signals(echo_s=ECHO_S) as signals:
             while True:
                 try:
-                    self._walk(signals)
-                    break
+                    stalled = self._walk(signals)
+                    if stalled is None:
+                        break
+                    self._end_phase(stalled)
                 except TrainingHalted as halted:
                     if self.plan.experiment.run.non_finite != "rewind":
                         raise
                     self._rewind(halted)
         last_word(self.ranks)
 
-    def _walk(self, signals: Signals) -> None:
+    def _walk(self, signals: Signals) -> Stalled | None:
+        """Take steps until nothing is left, or a phase ends because a metric stalls."""
         reduction = self.machine.reduction
         assert reduction is not None
         reduction.wish = lambda: Wishes(signals.stop or 0, False, signals.take_save())
         self.machine.model.cache_folder = self.directory
-        events = self.machine.train()
+        events, stalled = self.machine.train(), None
         try:
             for event in events:
+                stalled = event if isinstance(event, Stalled) else stalled
                 wishes = reduction.wishes
                 last = self.machine.step >= self.plan.schedule.steps
                 if isinstance(event, StepDone) and (wishes.stop or (wishes.time_is_up and not last)):
@@ -168,6 +169,14 @@ class Companion:
                     raise EndedTogether(128 + wishes.stop if wishes.stop else RunStopped("", by=None).exit_code)
         finally:
             events.close()
+        return stalled
+
+    def _end_phase(self, stalled: Stalled) -> None:
+        """Go on by a new plan, once the first process has saved the state at the end of the phase."""
+        last_word(self.ranks)
+        checkpoint = CheckpointStore(self.directory / CHECKPOINTS).at(stalled.step)
+        rest = Rest.after(checkpoint, config.overridden(self.plan.experiment, [setting_of(stalled)]), self.directory)
+        self.machine, self.plan = rest.machine(self.ranks), rest.plan
 
     def _rewind(self, halted: TrainingHalted) -> None:
         """Go back with the first process, which has chosen the checkpoint."""

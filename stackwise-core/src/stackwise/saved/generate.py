@@ -251,29 +251,43 @@ class TextModel:
         return codec
 
 
+Fit = Callable[[object, str, Registry], Any]
+"""(task, its id, registry) → the task."""
+
+
 def open_text_model(path: Path) -> TextModel:
-    """The final weights of a run, those of its newest whole checkpoint, or those of an export."""
+    """A model that continues prompts: the final weights of a run, those of its newest whole checkpoint, or those of an export."""
+    return open_model(path, _generating)
+
+
+def open_model(path: Path, fit: Fit) -> TextModel:
+    """The same for any use.
+
+    Args:
+        path: a run directory or an export.
+        fit: returns the task, or refuses one that is of no use.
+    """
     registry = discover()
     if not (path / CONFIG).is_file():
         if not (path / DESCRIPTION).is_file():
             raise UserError(f"{path} is no run directory, as there is no {CONFIG} in it, and no export, as there is no {DESCRIPTION}")
-        return _described(path, registry, dict)
+        return _described(path, registry, dict, fit)
     if (final := final_weights(path)) is not None:
-        return _described(final, registry, lambda: _declared_options(path, registry))
+        return _described(final, registry, lambda: _declared_options(path, registry), fit)
     checkpoint, skipped = CheckpointStore(path / CHECKPOINTS).newest()
     if checkpoint is None:
         damage = "".join(f"; {each.name} is damaged: {each.reason}" for each in skipped)
         raise UserError(f"{path} holds no weights yet, neither final ones nor a whole checkpoint{damage}: train it first")
-    return _unfinished(model_at(checkpoint))
+    return _unfinished(model_at(checkpoint), fit)
 
 
-def _unfinished(saved: SavedModel) -> TextModel:
+def _unfinished(saved: SavedModel, fit: Fit) -> TextModel:
     plan, about = saved.plan, describe_run(saved.plan, saved.phase, saved.step, saved.fingerprints)
     sources = saved.state.data.sources
     return TextModel(
         model=saved.model,
         task_id=saved.state.task.id,
-        task=_generating(Workshop(plan).task(saved.state.task), saved.state.task.id, plan.registry),
+        task=fit(Workshop(plan).task(saved.state.task), saved.state.task.id, plan.registry),
         step=saved.step,
         ids=about["ids"],
         sources=about["sources"],
@@ -285,7 +299,7 @@ def _unfinished(saved: SavedModel) -> TextModel:
     )
 
 
-def _described(directory: Path, registry: Registry, options: Callable[[], Mapping[str, Any]]) -> TextModel:
+def _described(directory: Path, registry: Registry, options: Callable[[], Mapping[str, Any]], fit: Fit) -> TextModel:
     """Weights beside their description, which says all but the text that ids stand for; the tokenizers beside it say that."""
     about = read_description(directory)
     if "task" not in about:
@@ -296,7 +310,7 @@ def _described(directory: Path, registry: Registry, options: Callable[[], Mappin
         step, ids, fingerprints = int(about["step"]), about["ids"], dict(about["data"])
     providers = [provider for name in about.get("providers", ()) if (provider := registry.provider(str(name))) is not None]
     with blaming(providers):
-        task = _generating(build_task(part, registry), part.id, registry)
+        task = fit(build_task(part, registry), part.id, registry)
     return TextModel(
         model=load_exported(directory, registry).requires_grad_(False),
         task_id=part.id,

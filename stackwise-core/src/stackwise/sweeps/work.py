@@ -16,7 +16,7 @@ from types import FrameType
 from attrs import define, field, frozen
 
 from stackwise.config.documents import read_file
-from stackwise.config.sweep import RECORD, SweepConfig
+from stackwise.config.sweep import LOGS, RECORD, SweepConfig
 from stackwise.errors import RunStopped, UserError
 from stackwise.storage.checkpoints.store import name_of
 from stackwise.storage.lock import RunLock
@@ -55,7 +55,7 @@ def open_directory(path: Path, sweep: SweepConfig, jobs: Sequence[Job]) -> RunLo
         changed += [name for name, about in held.get("runs", {}).items() if wanted["runs"].get(name) != about and (path / name).exists()]
         if changed:
             raise UserError(f"{path} is a sweep of something else ({', '.join(changed[:5])} changed): give another --output, or remove it")
-    path.mkdir(parents=True, exist_ok=True)
+    (path / LOGS).mkdir(parents=True, exist_ok=True)
     lock = RunLock(path)
     place.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
     return lock
@@ -66,7 +66,7 @@ class Work:
     """Runs the jobs of a sweep.
 
     Args:
-        directory: of the sweep; a run is a folder in it by its name, and its output a file beside.
+        directory: of the sweep; a run is a folder in it by its name, and what it printed a file in `logs`.
         sweep: whose config the runs share.
         jobs: each after the one that it begins in.
         at_once: most processes at a time.
@@ -152,7 +152,7 @@ class Work:
         return {"OMP_NUM_THREADS": str(share), **os.environ}
 
     def _log(self, name: str) -> Path:
-        return self.directory / f"{name}.log"
+        return self.directory / LOGS / f"{name}.log"
 
     def _reap(self) -> None:
         for name, process in list(self._running.items()):

@@ -7,6 +7,6 @@ from stackwise import conformance
 
 test_conforms = conformance.parametrize(provider)
 
-conv, _ = provider.stackwise_racks()
+conv, *_ = provider.stackwise_racks()
 deep = evolve(conv, example={"width": 4, "kernel": 1, "stacks": [{"base": 1}, {"top": 3}]})
 test_deep_conforms = conformance.parametrize({"rack": [deep]})

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from stackwise.contracts.answers import calling
 from stackwise.contracts.protocols import Batch, Loader, Stateful
 from stackwise.contracts.specs import EpochSize
 from stackwise.curriculum.parts import Part
@@ -237,7 +238,7 @@ class DataPlane:
     def _snapshot(self) -> dict[str, Any]:
         known = self._all()
         return {
-            "sources": {name: source.loader.state_dict() for name, source in known.items()},
+            "sources": {name: source.state() for name, source in known.items()},
             "ledger": {name: {"rows": s.delivered.rows, "tokens": s.delivered.tokens} for name, s in known.items()},
             "mixture": {"debts": self._debts},
             "transforms": self._transforms.state_dict(),
@@ -275,14 +276,15 @@ class DataPlane:
         """One row of every source at every length of a phase, through bridges and transforms."""
         if not all(source.can_be_tried() for source in self._sources.values()):
             return
-        before = {name: source.loader.state_dict() for name, source in self._sources.items()}
+        before = {name: source.state() for name, source in self._sources.items()}
         transforms = self._transforms.state_dict()
         for length, rows in dict.fromkeys((shape.seq_len, None if shape.rows is None else 1) for _, shape in state.shapes):
             self._transforms.begin(moment)
             self._finish(self._read([(name, rows) for name in self._sources], length), moment)
             self._transforms.load_state_dict(transforms)
             for name, source in self._sources.items():
-                source.loader.load_state_dict(before[name])
+                with calling(source.part.id, "load_state_dict"):
+                    source.loader.load_state_dict(before[name])
 
     def _loader(self, name: str, part: Part, state: DataState) -> Loader:
         """The loader of a source that begins: one that was made ready, else a new one."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from attrs import define, field
 
+from stackwise.contracts.answers import calling, expect, expect_state
 from stackwise.contracts.components import Built
 from stackwise.contracts.protocols import Batch, Fingerprinted, Loader, Skippable, vocabulary_of
 from stackwise.contracts.specs import EpochSize
@@ -48,7 +49,11 @@ class Source:
 
     def __attrs_post_init__(self) -> None:
         self.follow(self.part)
-        self.fingerprint = self.loader.fingerprint() if isinstance(self.loader, Fingerprinted) else None
+        self.fingerprint = None
+        if isinstance(self.loader, Fingerprinted):
+            with calling(self.part.id, "fingerprint"):
+                self.fingerprint = self.loader.fingerprint()
+                expect(isinstance(self.fingerprint, Mapping), self.fingerprint, "a map of plain values")
 
     @property
     def vocabulary(self) -> str | None:
@@ -89,6 +94,11 @@ class Source:
                 refuse_outside(self.name, delivered, (spec.bounds[0], spec.bounds[1]), bridge.limits)
         return limits
 
+    def state(self) -> dict[str, Any]:
+        """The loader's cursor."""
+        with calling(self.part.id, "state_dict"):
+            return expect_state(self.loader.state_dict())
+
     def take(self, rows: int | None, length: int | None, seq_len: int | None) -> Batch:
         """The next rows: checked the first time, bridged to the task, and counted.
 
@@ -98,13 +108,15 @@ class Source:
             seq_len: positions of a row, which the ledger counts.
         """
         try:
-            batch = self.loader.take(rows, length)
+            with calling(self.part.id, "take"):
+                batch = self.loader.take(rows, length)
         except DataError as error:
             raise DataError(f"source '{self.name}': {error}") from error
         except ReaderStopped as error:
             raise ReaderStopped(f"source '{self.name}': {error}") from error
         if not self.delivered.rows:
-            check_batch(self.name, batch, self.loader.get_batch_spec(), length)
+            with calling(self.part.id, "take"):
+                check_batch(self.name, batch, self.loader.get_batch_spec(), length)
         if self.reads is not None and batch.keys() != self._looked_at:
             self._refuse_unread(batch, self.reads)
         delivered = rows_of(batch)
@@ -161,7 +173,8 @@ class Source:
             DataError: it is a place in other data.
         """
         try:
-            self.loader.load_state_dict(place)
+            with calling(self.part.id, "load_state_dict"):
+                self.loader.load_state_dict(place)
         except DataError as error:
             raise DataError(f"source '{self.name}': {error}") from error
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from stackwise.contracts.answers import calling, expect, expect_state
 from stackwise.contracts.protocols import Batch, Stateful, Transform
 from stackwise.curriculum.parts import Part
 from stackwise.errors import DataError
@@ -53,12 +54,18 @@ class Transforms:
     def __call__(self, batch: Batch, moment: Moment, index: int = 0) -> Batch:
         """Apply all transforms to a micro-batch of the current step, each with the stream of that micro-batch."""
         for link in self._chain:
-            batch = link.transform(batch, moment, link.generator.manual_seed(micro_batch_seed(link.key, moment.step, index)))
+            with calling(link.part.id, "a batch"):
+                batch = link.transform(batch, moment, link.generator.manual_seed(micro_batch_seed(link.key, moment.step, index)))
+                expect(isinstance(batch, Mapping) and bool(batch), batch, "a map of field name to tensor")
         return batch
 
     def state_dict(self) -> dict[str, Any]:
         """State of the stateful transforms, by place."""
-        return {str(i): transform.state_dict() for i, transform in self._stateful().items()}
+        states = {}
+        for i, transform in self._stateful().items():
+            with calling(self._chain[i].part.id, "state_dict"):
+                states[str(i)] = expect_state(transform.state_dict())
+        return states
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned.
@@ -70,7 +77,8 @@ class Transforms:
         if set(state) != set(map(str, stateful)):
             raise DataError(f"the saved transforms with state are {sorted(state)}, the declared ones are {sorted(map(str, stateful))}")
         for i, transform in stateful.items():
-            transform.load_state_dict(state[str(i)])
+            with calling(self._chain[i].part.id, "load_state_dict"):
+                transform.load_state_dict(state[str(i)])
             self._chain[i].follower.forget()
 
     def stateful(self) -> list[Stateful]:

@@ -10,6 +10,7 @@ import torch
 from attrs import evolve
 from torch import nn
 
+from stackwise.contracts.answers import calling
 from stackwise.contracts.growth import Fresh, Origin
 from stackwise.contracts.selectors import matching, select
 from stackwise.curriculum.parts import Part
@@ -211,14 +212,9 @@ class ModelPlane:
         start = old if before is None and self._start is not None else None
         if start is not None:
             start, old = check_start(start, new, drop)
-        origin_of = origins(
-            old,
-            new,
-            source,
-            growth=boundary.growth if before is not None else None,
-            request=growth_request(before, state, residual_outputs) if before is not None else None,
-            fresh=self._fresh(new, boundary, drop),
-        )
+        growth, request = (None, None) if before is None else (boundary.growth, growth_request(before, state, residual_outputs))
+        with calling(boundary.enter.growth.id if boundary.enter.growth is not None else "", "map_parameters"):
+            origin_of = origins(old, new, source, growth=growth, request=request, fresh=self._fresh(new, boundary, drop))
         self._check_drawn(new, origin_of)
         if before is not None and state.rack_spec is not None:
             check_new(origin_of, source, self._fresh(new, boundary, drop), replaced(before, state))
@@ -321,7 +317,8 @@ class ModelPlane:
                 staying.add((name, old_path))
         leaving: Attached = {key: adapter for key, adapter in self.model.attached.items() if key not in staying}
         settle((p for (_, path), a in leaving.items() for p in (*a.parameters(), self.model.get_parameter(f"{path}.weight"))), ())
-        return merge(self.model, leaving) if leaving else ()
+        with calling(next((before.weight_adapters[name].part.id for name, _ in leaving), ""), "merged"):
+            return merge(self.model, leaving) if leaving else ()
 
     def _put_in_place(self, new: Model) -> None:
         if not hasattr(self, "model"):

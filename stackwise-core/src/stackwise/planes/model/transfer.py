@@ -15,6 +15,7 @@ import torch
 from attrs import field, frozen
 from torch import nn
 
+from stackwise.contracts.answers import expect
 from stackwise.contracts.growth import BlockOrigin, Combine, CopyOf, Fresh, GrowthRequest, Mapped, Origin, ParameterGrowth
 from stackwise.errors import ProviderError, UserError
 from stackwise.planes.model.difference import WEIGHT_ADAPTERS
@@ -141,6 +142,7 @@ def _operator_origins(
     before |= {name: tuple(old[name].shape) for name in old if name not in before and source(name) == name}  # what leaves its place
     try:
         answer: Mapping[str, Any] = growth.map_parameters(before, shapes, request)
+        expect(isinstance(answer, Mapping), answer, "a map from new names to CopyOf, Combine or Fresh")
     except ValueError as error:
         raise UserError(f"{type(growth).__name__} cannot make this change: {error}") from error
     unknown = [name for name in answer if name not in shapes]

@@ -7,11 +7,13 @@ output to that of the module.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from stackwise.contracts.answers import expect
 from stackwise.contracts.selectors import select
 from stackwise.errors import UserError
 
@@ -93,6 +95,8 @@ def merge(model: nn.Module, leaving: Attached) -> tuple[str, ...]:
     with torch.no_grad():
         for (_, path), adapter in leaving.items():
             weight = model.get_parameter(f"{path}.weight")
-            weight.copy_(adapter.merged(weight))  # type: ignore[operator]  # the contract of weight adapters
+            merged: Any = adapter.merged(weight)  # type: ignore[operator]  # the contract of weight adapters
+            expect(isinstance(merged, torch.Tensor) and merged.shape == weight.shape, merged, f"a matrix of shape {list(weight.shape)}")
+            weight.copy_(merged)
             matrices[f"{path}.weight"] = None
     return tuple(matrices)

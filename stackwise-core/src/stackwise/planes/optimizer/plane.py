@@ -11,6 +11,7 @@ import attrs
 import torch
 from torch import nn
 
+from stackwise.contracts.answers import calling, expect, expect_state, is_number
 from stackwise.contracts.protocols import ParameterGroup, Reaction, TrainsElsewhere
 from stackwise.curriculum.parts import Part
 from stackwise.curriculum.states import OptimizerState
@@ -109,7 +110,8 @@ class OptimizerPlane:
         """One update of the weights, and of their average."""
         if self._masters:
             self._masters.take_gradients()
-        self._named.torch.step()
+        with calling("" if self._state is None else self._state.part.id, "step"):
+            self._named.torch.step()
         if self._masters:
             self._masters.write()
         if self.average is not None and self._state is not None and self._state.ema is not None:
@@ -120,7 +122,10 @@ class OptimizerPlane:
         if self.reaction is None:
             return None
         before = self.reaction.factor
-        why = self.reaction.watch(step, metrics)
+        with calling(self._reaction_id, "watch"):
+            why = self.reaction.watch(step, metrics)
+            expect(why is None or isinstance(why, str), why, "a sentence or None")
+            expect(is_number(self.reaction.factor), self.reaction.factor, "a factor that is a number")
         return None if why is None else (before, why)
 
     # -- the weights to judge and to keep -------------------------------------------------------------------------
@@ -335,8 +340,26 @@ class OptimizerPlane:
             "loss_scale": self.loss_scale.state_dict() if self.loss_scale is not None else None,
             "fresh": list(self._warming),
             "average": self.average.state_by_name() if self.average is not None else None,
-            "reaction": self.reaction.state_dict() if self.reaction is not None else None,
+            "reaction": self._reaction_state(),
         }
+
+    @property
+    def stops(self) -> str | None:
+        """Why the declared reaction ends the run; None while it goes on."""
+        why = getattr(self.reaction, "stops", None)
+        if why is not None:
+            with calling(self._reaction_id, "stops"):
+                expect(isinstance(why, str) and bool(why.strip()), why, "a sentence or None")
+        return why
+
+    @property
+    def _reaction_id(self) -> str:
+        declared = None if self._state is None else self._state.reaction
+        return "" if declared is None else declared.id
+
+    def _reaction_state(self) -> dict[str, Any] | None:
+        with calling(self._reaction_id, "state_dict"):
+            return None if self.reaction is None else expect_state(self.reaction.state_dict())
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned into an optimizer that was entered into the same declared state.
@@ -356,7 +379,8 @@ class OptimizerPlane:
         if self.average is not None:
             self.average.load_state_by_name(state["average"])
         if self.reaction is not None:
-            self.reaction.load_state_dict(state["reaction"])
+            with calling(self._reaction_id, "load_state_dict"):
+                self.reaction.load_state_dict(state["reaction"])
 
 
 def _park(carried: Carried, trainable: Collection[str]) -> dict[str, Kept]:

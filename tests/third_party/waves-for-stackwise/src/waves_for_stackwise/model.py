@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stackwise import AdapterSpec, BuildContext, EmbeddingSpec, HeadSpec, RackSpec
-from waves_for_stackwise.options import CalmOptions, ConvOptions, LevelInOptions, LevelOutOptions, SquashOptions
+from waves_for_stackwise.options import CalmOptions, ConvOptions, EchoOptions, LevelInOptions, LevelOutOptions, SquashOptions
 
 
 class LevelIn(nn.Module):
@@ -88,6 +88,27 @@ class Calm(Conv):
         }
 
 
+class Echo(Conv):
+    """Convolutions over what comes and a decaying mean of what came: row i of a batch goes on from row i of the batches before.
+
+    The memory is a buffer, so that checkpoints hold it and growth carries it over. An evaluation begins at rest and leaves it as it is.
+    """
+
+    def __init__(self, options: EchoOptions, rows: int) -> None:
+        super().__init__(options)
+        self._keep = options.keep
+        self.register_buffer("memory", torch.zeros(rows, options.width))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """[B, T, D] → the same."""
+        if not self.training:
+            return super().forward(hidden)
+        rows = len(hidden)
+        memory = self.memory[:rows].clone()  # the step's gradient must not see what is written below
+        self.memory[:rows] = self._keep * memory + (1 - self._keep) * hidden.detach().mean(1)
+        return super().forward(hidden + memory[:, None])
+
+
 class LevelOut(nn.Module):
     """One level for every position."""
 
@@ -144,3 +165,8 @@ def build_level_out(options: LevelOutOptions, context: BuildContext) -> LevelOut
 def build_squash(options: SquashOptions, context: BuildContext) -> Squash:
     """The factory of adapter `waves.squash`."""
     return Squash(options)
+
+
+def build_echo(options: EchoOptions, context: BuildContext) -> Echo:
+    """The factory of rack `waves.echo`."""
+    return Echo(options, context.max_rows or 1)

@@ -61,6 +61,13 @@ class CalmOptions(ConvOptions):
 
 
 @frozen(kw_only=True)
+class EchoOptions(ConvOptions):
+    """Options of the rack whose rows remember the rows of the batches before."""
+
+    keep: float = option(0.5, doc="share of what is remembered that stays at each step", minimum=0, below=1)
+
+
+@frozen(kw_only=True)
 class LevelOutOptions:
     """Options of the head."""
 
@@ -169,3 +176,66 @@ class CsvOptions:
     """Options of the observer."""
 
     path: str = option(doc="the file, which is written anew")
+
+
+@frozen(kw_only=True)
+class GoalOptions:
+    """Options of the reaction that ends the run."""
+
+    below: float = option(doc="training loss at which the run ends", minimum=0)
+
+    def envelope(self) -> tuple[float, float]:
+        """It leaves the learning rate alone."""
+        return 1.0, 1.0
+
+
+PICTURE = TensorSpec("batch height width channels", "float32")
+INSTANT = TensorSpec("batch", "float32")
+
+
+@frozen(kw_only=True)
+class FlowOptions:
+    """Options of the task that makes pictures of noise."""
+
+    height: int = dimension("height", doc="pixels from top to bottom; the loader's when left out")
+    width: int = dimension("width", doc="pixels from left to right; the loader's when left out")
+    channels: int = dimension("channels", doc="numbers a pixel; the loader's when left out")
+    steps: int = option(32, doc="steps from noise to a picture when pictures are generated", minimum=1)
+
+    def to_spec(self) -> TaskSpec:
+        """What is to be found is partly in the input by design."""
+        return TaskSpec(
+            batch={"image": PICTURE},
+            inputs={"image": PICTURE, "instant": INSTANT},
+            outputs={"velocity": PICTURE},
+            metrics=(),
+            reconstructs=True,
+        )
+
+
+@frozen(kw_only=True)
+class PictureInOptions:
+    """Options of the embedding of pictures."""
+
+    height: int = dimension("height", doc="pixels from top to bottom; the task's when left out")
+    width: int = dimension("width", doc="pixels from left to right; the task's when left out")
+    channels: int = dimension("channels", doc="numbers a pixel; the task's when left out")
+    features: int = dimension("features", doc="features of the hidden state; the rack's when left out")
+
+    def to_spec(self) -> EmbeddingSpec:
+        """A picture and its instant in, one position out."""
+        return EmbeddingSpec(inputs={"image": PICTURE, "instant": INSTANT}, output=TensorSpec("batch time features"))
+
+
+@frozen(kw_only=True)
+class PictureOutOptions:
+    """Options of the head of pictures."""
+
+    height: int = dimension("height", doc="pixels from top to bottom; the task's when left out")
+    width: int = dimension("width", doc="pixels from left to right; the task's when left out")
+    channels: int = dimension("channels", doc="numbers a pixel; the task's when left out")
+    features: int = dimension("features", doc="features of the hidden state; the rack's when left out")
+
+    def to_spec(self) -> HeadSpec:
+        """A velocity for every pixel."""
+        return HeadSpec(input=TensorSpec("batch time features"), outputs={"velocity": PICTURE})

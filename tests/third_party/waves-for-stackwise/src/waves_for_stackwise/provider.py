@@ -20,17 +20,22 @@ def _component(name: str, options: str, factory: str, summary: str, **example: o
 @hookimpl
 def stackwise_embeddings() -> Iterable[Component]:
     yield _component("level", "LevelInOptions", "model:build_level_in", "one linear map from a level to a hidden state", width=8)
+    sizes = {"height": 8, "width": 8, "channels": 1, "features": 8}
+    yield _component("picture", "PictureInOptions", "pictures:build_picture_in", "a picture and its instant as one position", **sizes)
 
 
 @hookimpl
 def stackwise_racks() -> Iterable[Component]:
     yield _component("conv", "ConvOptions", "model:build_conv", "residual causal convolutions", width=8, stacks=[{"base": 2}])
     yield _component("calm", "CalmOptions", "model:build_calm", "the same, and it adds a loss", width=8, stacks=[{"base": 2}])
+    yield _component("echo", "EchoOptions", "model:build_echo", "the same, and rows remember those before", width=8, stacks=[{"base": 2}])
 
 
 @hookimpl
 def stackwise_heads() -> Iterable[Component]:
     yield _component("level", "LevelOutOptions", "model:build_level_out", "one level for every position", width=8)
+    sizes = {"height": 8, "width": 8, "channels": 1, "features": 8}
+    yield _component("picture", "PictureOutOptions", "pictures:build_picture_out", "a velocity for every pixel", **sizes)
 
 
 @hookimpl
@@ -41,6 +46,7 @@ def stackwise_adapters() -> Iterable[Component]:
 @hookimpl
 def stackwise_tasks() -> Iterable[Component]:
     yield _component("forecast", "ForecastOptions", "task:build_forecast", "predict the next level")
+    yield _component("flow", "FlowOptions", "pictures:build_flow", "pictures made of noise", height=8, width=8, channels=1)
 
 
 @hookimpl
@@ -71,6 +77,7 @@ def stackwise_weight_adapters() -> Iterable[Component]:
 @hookimpl
 def stackwise_reactions() -> Iterable[Component]:
     yield _component("brake", "BrakeOptions", "reaction:build_brake", "half the learning rate, for good, once the loss explodes", above=10)
+    yield _component("goal", "GoalOptions", "reaction:build_goal", "the end of the run, once the loss is low enough", below=0.01)
 
 
 @hookimpl

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from stackwise import BuildContext
-from waves_for_stackwise.options import BrakeOptions
+from waves_for_stackwise.options import BrakeOptions, GoalOptions
 
 
 class Brake:
@@ -34,3 +34,32 @@ class Brake:
 def build_brake(options: BrakeOptions, context: BuildContext) -> Brake:
     """The factory of reaction `waves.brake`."""
     return Brake(options.above)
+
+
+class Goal:
+    """Ends the run once the training loss is below a bound."""
+
+    factor = 1.0
+
+    def __init__(self, below: float) -> None:
+        self._below = below
+        self.stops: str | None = None
+
+    def watch(self, step: int, metrics: Mapping[str, float]) -> str | None:
+        """Take in the training loss. The factor never changes, so there is nothing to say of it."""
+        if metrics.get("train.loss", self._below) < self._below:
+            self.stops = f"the loss is below {self._below:g}"
+        return None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Whether the run is to end."""
+        return {"stops": self.stops}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where the saved one was."""
+        self.stops = state["stops"]
+
+
+def build_goal(options: GoalOptions, context: BuildContext) -> Goal:
+    """The factory of reaction `waves.goal`."""
+    return Goal(options.below)

@@ -1,0 +1,56 @@
+"""New rows, such as images, made by the model of a run or of an export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stackwise.contracts.generation import GeneratesFields
+from stackwise.errors import ProviderError, UserError
+from stackwise.host.registry import Registry, blaming
+from stackwise.saved.generate import open_model
+from stackwise.timeline.streams import step_seed, stream_key
+
+
+def sample(run: Path | str, count: int, *, seed: int = 0) -> dict[str, torch.Tensor]:
+    """New rows by the model of a run, its final weights or those of its newest whole checkpoint, or by an export.
+
+    Args:
+        run: a run directory or an export; it is only read.
+        count: of rows.
+        seed: of every draw; the same seed gives the same rows.
+
+    Returns:
+        Field → [count, …].
+
+    Raises:
+        UserError: no run directory or no weights in it; a task that makes no rows.
+        ProviderError: a component that cannot be built, or that does not keep to its contract.
+    """
+    if count < 1:
+        raise UserError(f"count: {count} is no number of rows: it is at least 1")
+    source = open_model(Path(run), _making)
+    task: Any = source.task
+    generator = torch.Generator().manual_seed(step_seed(stream_key(seed, "generate"), 0))
+    with blaming(source.providers), torch.no_grad():
+        made = task.generate_fields(source.model, count, generator)
+    what = f"generate_fields of task '{source.task_id}'"
+    if not isinstance(made, dict) or not made:
+        raise ProviderError(f"{what} returned {type(made).__name__}: it returns a dict from fields to tensors")
+    for name, tensor in made.items():
+        if not isinstance(tensor, torch.Tensor) or not tensor.dim() or len(tensor) != count:
+            form = list(tensor.shape) if isinstance(tensor, torch.Tensor) else type(tensor).__name__
+            raise ProviderError(f"{what} returned {form} as '{name}' for {count} rows: an entry a row is wanted")
+    return made
+
+
+def _making(task: object, id: str, registry: Registry) -> Any:
+    if not isinstance(task, GeneratesFields):
+        registered = registry.get("task", id)
+        raise UserError(
+            f"task '{id}' ({registered.distribution} {registered.version}) makes no rows of its own: `--prompt` continues text where a "
+            "task can, and `--count` asks for images and the like"
+        )
+    return task
