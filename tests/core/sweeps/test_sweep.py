@@ -19,9 +19,10 @@ from whole_runs import outcome
 
 from stackwise.cli import main
 from stackwise.config.sweep import load_sweep
-from stackwise.errors import ConfigError
+from stackwise.errors import ConfigError, UserError
 from stackwise.reports.record import read_run
 from stackwise.sweeps.tree import jobs_of
+from stackwise.sweeps.work import open_directory
 
 BASE = {
     "run": {"seed": 3, "horizon": "20 steps", "device": "cpu", "threads": 1},
@@ -137,6 +138,53 @@ def test_a_run_that_fails_takes_its_code_with_it_and_leaves_the_others(folder: P
     assert [json.loads((folder / "out" / name / "status.json").read_text())["status"] for name in ("good",)] == ["finished"]
 
 
+@pytest.mark.slow
+def test_a_run_whose_beginning_is_not_there_begins_at_its_own_start(folder: Path) -> None:
+    """The first run has stopped by its rule before the step at which the second would begin."""
+    early = {"run.stop": {"metric": "held.loss", "patience": 1, "least": 9}, "evaluate.held": {"every": "10%", "batches": 1, "at": None}}
+    write(folder, {"config": "base.yaml", "settings": {"early": early}, "grid": {"optimizer.lr.wsd.decay": ["20%", "40%"]}})
+    assert jobs_of(load_sweep(folder / "s.yaml"))[1].parent == "early,decay=20%"
+    result = call("--output", "out")
+    assert result.exit_code == 0 and "at its own start" in result.stderr
+    one, two = (outcome(folder, f"out/early,decay={decay}", once=False) for decay in ("20%", "40%"))
+    assert one.weights == two.weights and one.stream == two.stream
+
+
+def test_two_sweeps_do_not_write_to_one_directory(folder: Path) -> None:
+    found = load_sweep(folder / "s.yaml")
+    lock = open_directory(folder / "out", found, jobs_of(found))
+    result = call("--output", "out")
+    lock.release()
+    assert result.exit_code == 2 and not list((folder / "out" / "logs").iterdir())
+
+
+def test_a_change_in_a_file_that_the_config_extends_is_a_change(folder: Path) -> None:
+    (folder / "common.yaml").write_text(yaml.safe_dump(BASE), encoding="utf-8")
+    (folder / "base.yaml").write_text("extends: common.yaml\n", encoding="utf-8")
+    found = load_sweep(folder / "s.yaml")
+    open_directory(folder / "out", found, jobs_of(found)).release()
+    open_directory(folder / "out", found, jobs_of(found)).release()
+    (folder / "common.yaml").write_text(yaml.safe_dump({**BASE, "optimizer": {"use": "optim.sgd"}}), encoding="utf-8")
+    with pytest.raises(UserError):
+        open_directory(folder / "out", found, jobs_of(found))
+
+
+def test_names_stay_inside_the_directory_and_short_enough_for_a_file(folder: Path) -> None:
+    write(folder, {"config": "base.yaml", "settings": {"..": {}, "长" * 120: {}, "../up": {}}})
+    names = [point.name for point in load_sweep(folder / "s.yaml").points()]
+    assert len(set(names)) == 3
+    for name in names:
+        assert (folder / f"{name}.log").resolve().parent == folder and (folder / name).resolve() not in (folder, folder.parent)
+        (folder / f"{name}.log").write_text("")
+
+
+def test_instants_of_the_config_are_kept_as_they_are_written(folder: Path) -> None:
+    changed = {"run.checkpoint": {"at": ["33.33333333%"]}}
+    write(folder, {"config": "base.yaml", "settings": {"a": changed}, "grid": {"optimizer.lr.wsd.decay": ["20%", "40%"]}})
+    first = jobs_of(load_sweep(folder / "s.yaml"))[0]
+    assert first.overrides[-1] == 'run.checkpoint.at=["33.33333333%", "13 steps"]'
+
+
 def test_a_directory_of_another_sweep_is_refused(folder: Path) -> None:
     (folder / "out").mkdir()
     (folder / "out" / "notes.txt").write_text("mine")
@@ -152,6 +200,9 @@ def test_a_directory_of_another_sweep_is_refused(folder: Path) -> None:
         ({"gird": {}}, "gird"),
         ({"grid": {"optimizer.lr": 3}}, "grid"),
         ({"seeds": ["x"]}, "seeds"),
+        ({"grid": {"run.seed": [1]}}, "grid.run.seed"),
+        ({"settings": {"a": {"optimizer.lr.wsd.decay": "5%"}}}, "settings.a.optimizer.lr.wsd.decay"),
+        ({"settings": {"sweep.json": {}}, "grid": {}, "seeds": []}, "settings"),
         ({"config": None}, "config"),
     ],
     ids=str,

@@ -18,7 +18,7 @@ import stackwise
 from stackwise.curriculum.schedule import CompiledPhase, PhaseSchedule
 from stackwise.errors import ConfigError, ScheduleError
 from stackwise.host.provider import Registered
-from stackwise.timeline.clock import RUN, Clock, Extent, Switch, lay_out
+from stackwise.timeline.clock import RUN, Clock, Extent, Past, Switch, lay_out
 from stackwise.timeline.duration import Duration
 
 WEB = 37
@@ -308,3 +308,14 @@ def test_a_curriculum_gives_deltas(found: Any) -> None:
 def test_instants_to_sample_at_have_a_unit() -> None:
     with pytest.raises(ScheduleError, match="has no unit"):
         stackwise.sample(lambda t: {}, at=[0])  # type: ignore[list-item]  # what is tested
+
+
+@pytest.mark.parametrize("step", [1, 7, 29, 40])
+def test_run_time_after_a_past_is_that_of_the_whole_run_to_the_bit(step: int) -> None:
+    """An epoch of 37 rows makes shares of a step that no float holds: counted anew from where the past ends, they would be rounded
+    otherwise."""
+    extent = Extent(name="a", end=Duration.parse("100%"), values=START, rate=rate)
+    whole = lay_out(Duration.parse("2.6 epochs of web"), [extent])
+    rest = lay_out(Duration.parse("2.6 epochs of web"), [extent], Past(step, whole))
+    assert [rest.t(k) for k in range(rest.steps)] == [whole.t(k) for k in range(whole.steps)]
+    assert rest.pieces == whole.pieces

@@ -57,9 +57,12 @@ def sweep(file: Path, output: Path | None, at_once: int, only_plan: bool, alone:
         click.echo(json.dumps([_as_json(job) for job in jobs], indent=2) if as_json else "\n".join(_plan_lines(jobs)))
         return
     directory = output if output is not None else Path("sweeps") / found.name
-    open_directory(directory, found, jobs)
+    lock = open_directory(directory, found, jobs)
     work = Work(directory=directory, sweep=found, jobs=jobs, at_once=at_once, say=lambda text: click.echo(text, err=True))
-    work.run()
+    try:
+        work.run()
+    finally:
+        lock.release()
     finished = [directory / job.point.name for job in jobs if work.is_finished(job)]
     if finished:
         _show_figures(finished, as_json)

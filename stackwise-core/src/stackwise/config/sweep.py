@@ -18,6 +18,11 @@ from stackwise.config.sections import Section
 from stackwise.errors import ConfigError, Position, Problem
 
 MOST_RUNS = 1000
+RECORD, LOGS = "sweep.json", "logs"
+"""What a sweep writes beside its runs; what each printed is `logs/<run>.log`."""
+_OWN = (RECORD, LOGS, "lock", "writer.json")
+_LONGEST = 200
+"""Bytes of a run's name, of the 255 that a file system takes."""
 _UNSAFE = re.compile(r"[^\w.=%,+-]+")
 
 
@@ -47,13 +52,17 @@ class SweepConfig:
         """Every run, the seeds of one combination side by side.
 
         Raises:
-            ConfigError: no run or too many, or two of the same name.
+            ConfigError: no run or too many, two of the same name, a name that is a file of the sweep, or a key that is set twice.
         """
         points = tuple(self._points())
         names = [point.name for point in points]
         problems = [
             Problem(f"two runs of the sweep would be called {name!r}", "settings") for name in {n for n in names if names.count(n) > 1}
         ]
+        problems += [
+            Problem(f"a run cannot be called {name!r}: the sweep has a file of that name", "settings") for name in names if name in _OWN
+        ]
+        problems += self._contested()
         if not 0 < len(points) <= MOST_RUNS:
             problems.append(Problem(f"a sweep has 1 to {MOST_RUNS:,} runs, not {len(points):,}", "grid"))
         if problems:
@@ -67,8 +76,19 @@ class SweepConfig:
                 for seed in self.seeds or (None,):
                     seeded = {} if seed is None else {"run.seed": seed}
                     parts = [setting, *(f"{k.rpartition('.')[2]}={_text(v)}" for k, v in {**varied, **seeded}.items())]
-                    name = _UNSAFE.sub("-", ",".join(filter(None, parts)))[:100] or "run"
-                    yield Point(name, {**own, **varied, **seeded})
+                    name = _UNSAFE.sub("-", ",".join(filter(None, parts))).encode()[:_LONGEST].decode(errors="ignore") or "run"
+                    yield Point(re.sub(r"\A\.+", "-", name), {**own, **varied, **seeded})
+
+    def _contested(self) -> Iterator[Problem]:
+        """Keys that would be set twice: what is laid on last would win, and nobody would see it."""
+        later = (*self.grid, *(("run.seed",) if self.seeds else ()))
+        for setting, own in self.settings.items():
+            for name, other in product(own, later):
+                if name == other or name.startswith(f"{other}."):
+                    message = f"{other} has values for every setting: leave it out here, or write it in each setting alone"
+                    yield Problem(message, f"settings.{setting}.{name}")
+        if self.seeds and "run.seed" in self.grid:
+            yield Problem("`seeds` sets it too: leave one of the two out", "grid.run.seed")
 
 
 @frozen

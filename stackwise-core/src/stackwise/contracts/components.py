@@ -104,7 +104,7 @@ class BuildContext:
     steps: int = 1
     """Steps of the whole run."""
     max_rows: int | None = None
-    """Most rows asked of a loader at once anywhere on the timeline."""
+    """Most rows asked of a loader at once anywhere on the timeline: a size for buffers, on which nothing that it delivers may depend."""
     max_length: int | None = None
     """Longest row anywhere on the timeline, the task's lookahead included."""
     specs: Mapping[str, Any] = Factory(dict)

@@ -9,19 +9,26 @@ from stackwise.curriculum.schedule import CompiledPhase
 from stackwise.plan import Plan
 from stackwise.plan.amendments import declared, differences, is_shape, within
 
-_OF_NO_CONSEQUENCE = ("run.name", "run.checkpoint", "run.stop", "run.read_ahead", "run.workers")
+_OF_NO_CONSEQUENCE = ("run.name", "run.checkpoint", "run.stop.after", "run.read_ahead", "run.workers")
 """Keys outside the phases that change no step of a run."""
+
+_REACH = ("max_length", "lookahead")
+"""What a plan tells every loader of its whole timeline: pages are as long as the longest row, so the order of the data hangs on it."""
 
 
 def shared_steps(one: Plan, other: Plan) -> int:
     """The number of first steps in which two plans train the same, to the bit.
 
-    Of configs from files, whose values can be compared. The number is never too large, and may be too small: runs of another length share
-    nothing, nor do runs that are evaluated otherwise, since what watches an evaluation may act on it. `Plan.with_tokenizers` comes first:
-    a vocabulary may be learnt from sources of all phases.
+    Of configs from files, whose values can be compared. The number is never too large, and may be too small: runs of another length or
+    another longest row share nothing, nor do runs that are evaluated otherwise, since what watches an evaluation may act on it, nor those
+    that rewind, which go on from whatever was saved. A phase that may end before its time is shared up to its start.
+    `Plan.with_tokenizers` comes first: a vocabulary may be learnt from sources of all phases. Of a phase that ends elsewhere,
+    `Moment.phase_t` differs: what a task or a transform makes of it is not seen here.
     """
     clocks = one.schedule.clock, other.schedule.clock
     if clocks[0].horizon != clocks[1].horizon or clocks[0].steps != clocks[1].steps or one.tokenizers != other.tokenizers:
+        return 0
+    if any(getattr(one, name) != getattr(other, name) for name in _REACH) or one.experiment.run.non_finite == "rewind":
         return 0
     for key, _, _ in differences(_around_phases(one), _around_phases(other)):
         if not any(within(key, path) for path in _OF_NO_CONSEQUENCE):
@@ -29,9 +36,21 @@ def shared_steps(one: Plan, other: Plan) -> int:
     return min(_differing_steps(one, other), default=clocks[0].steps)
 
 
+def first_own_step(parent: Plan, child: Plan) -> int:
+    """The last step at which one run can begin in the middle of another: all steps that they share, or one less.
+
+    The state before a step stands in the phase that begins there; the one less is for a child that has no such phase there.
+    """
+    shared = shared_steps(parent, child)
+    begun = parent.schedule.phase_at(shared)
+    own = next((phase for phase in child.schedule if phase.index == begun.index), None)
+    stands = begun.start < shared or (own is not None and (own.name, own.start) == (begun.name, begun.start))
+    return shared if stands else shared - 1
+
+
 def _around_phases(plan: Plan) -> dict[str, object]:
     """The config without its phases and the planes, which are compared as each phase declares them."""
-    return {name: value for name, value in plan.experiment.resolved.items() if name in ("run", "evaluate", "observers")}
+    return _flat({name: value for name, value in plan.experiment.resolved.items() if name in ("run", "evaluate", "observers")})
 
 
 def _differing_steps(one: Plan, other: Plan) -> Iterator[int]:
@@ -40,6 +59,8 @@ def _differing_steps(one: Plan, other: Plan) -> Iterator[int]:
         if was.start != now.start or was.name != now.name:
             yield min(was.start, now.start)
             return
+        if any(plan.experiment.phases[was.index].stalls is not None for plan in (one, other)):
+            yield was.start
         yield from _in_phase(one, other, was, now)
         if was.stop != now.stop:
             yield from _stretched(one, was, now)
@@ -84,11 +105,11 @@ def _stretched(plan: Plan, was: CompiledPhase, now: CompiledPhase) -> Iterator[i
 
 
 def _flat(tree: Mapping[str, Any], path: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Dotted key → value, lists entered too."""
+    """Dotted key → value, lists entered too; an empty map is a value."""
     found: dict[str, Any] = {}
     for key, value in tree.items():
         inner = {str(i): entry for i, entry in enumerate(value)} if isinstance(value, list | tuple) else value
-        found |= _flat(inner, (*path, str(key))) if isinstance(inner, Mapping) else {".".join((*path, str(key))): inner}
+        found |= _flat(inner, (*path, str(key))) if isinstance(inner, Mapping) and inner else {".".join((*path, str(key))): inner}
     return found
 
 

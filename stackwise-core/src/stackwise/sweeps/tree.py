@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from stackwise.assembly.pricing import PhasePrice, price
 from stackwise.config.sweep import Point, SweepConfig
 from stackwise.host.discovery import discover
 from stackwise.plan import Plan, make_plan
-from stackwise.plan.sharing import shared_steps
+from stackwise.plan.sharing import first_own_step
 
 
 @frozen
@@ -32,15 +33,15 @@ class Job:
     saves: tuple[int, ...] = ()
     """Steps at which others begin."""
     instants: tuple[str, ...] = ()
-    """`run.checkpoint.at` of its own config."""
+    """`run.checkpoint.at` of its own config, as it is written there."""
 
     @property
     def overrides(self) -> tuple[str, ...]:
         """As `--set` takes them: its own values, and the checkpoints that others begin at."""
         if not self.saves:
             return self.point.overrides
-        at = ", ".join([*self.instants, *(f"{step} steps" for step in self.saves)])
-        return (*self.point.overrides, f"run.checkpoint.at=[{at}]")
+        at = json.dumps([*self.instants, *(f"{step} steps" for step in self.saves)], ensure_ascii=False)
+        return (*self.point.overrides, f"run.checkpoint.at={at}")
 
 
 def jobs_of(sweep: SweepConfig, *, share: bool = True) -> tuple[Job, ...]:
@@ -67,10 +68,15 @@ def jobs_of(sweep: SweepConfig, *, share: bool = True) -> tuple[Job, ...]:
                 seed=run.seed,
                 parent=None if parent is None else points[parent].name,
                 start=start,
-                instants=tuple(map(str, run.checkpoint.at)),
+                instants=_instants(plan),
             )
         )
     return tuple(jobs)
+
+
+def _instants(plan: Plan) -> tuple[str, ...]:
+    checkpoint = plan.experiment.resolved["run"].get("checkpoint") or {}
+    return tuple(checkpoint.get("at") or ())
 
 
 def _longest(plan: Plan, earlier: Sequence[Plan], jobs: Sequence[Job]) -> tuple[int | None, int]:
@@ -79,7 +85,7 @@ def _longest(plan: Plan, earlier: Sequence[Plan], jobs: Sequence[Job]) -> tuple[
     for i, other in enumerate(earlier):
         if other.experiment.run.seed != plan.experiment.run.seed:
             continue
-        shared = shared_steps(other, plan)
+        shared = first_own_step(other, plan)
         if max(best[1], jobs[i].start) < shared < plan.schedule.steps:
             best = (i, shared)
     return best

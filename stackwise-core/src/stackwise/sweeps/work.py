@@ -15,13 +15,14 @@ from types import FrameType
 
 from attrs import define, field, frozen
 
-from stackwise.config.sweep import SweepConfig
+from stackwise.config.documents import read_file
+from stackwise.config.sweep import LOGS, RECORD, SweepConfig
 from stackwise.errors import RunStopped, UserError
 from stackwise.storage.checkpoints.store import name_of
+from stackwise.storage.lock import RunLock
 from stackwise.storage.run_directory import CHECKPOINTS, CONFIG, FINISHED, STATUS
 from stackwise.sweeps.tree import Job
 
-RECORD, LOGS = "sweep.json", "logs"
 _POLL_S = 0.2
 _CALL = "from stackwise.cli import main; main(prog_name='stackwise')"
 
@@ -35,16 +36,16 @@ class Failure:
     log: Path
 
 
-def open_directory(path: Path, sweep: SweepConfig, jobs: Sequence[Job]) -> None:
-    """Make the directory of a sweep, or hold one that is there against what is asked for.
+def open_directory(path: Path, sweep: SweepConfig, jobs: Sequence[Job]) -> RunLock:
+    """Make the directory of a sweep, or hold one that is there against what is asked for; nobody else may write to it until the release.
 
     Raises:
-        UserError: a directory of something else, or a run in it that was declared otherwise.
+        UserError: a directory of something else, a run in it that was declared otherwise, or another process that writes to it.
     """
     record = {
         job.point.name: {"values": dict(job.point.values), "parent": job.parent, "start": job.start, "saves": job.saves} for job in jobs
     }
-    wanted = json.loads(json.dumps({"config": Path(sweep.config).read_text(encoding="utf-8"), "runs": record}))
+    wanted = json.loads(json.dumps({"config": read_file(Path(sweep.config)).plain(), "runs": record}, default=str))
     place = path / RECORD
     if path.exists() and not place.is_file():
         raise UserError(f"{path} exists already and is no sweep: give another --output, or remove it")
@@ -55,7 +56,9 @@ def open_directory(path: Path, sweep: SweepConfig, jobs: Sequence[Job]) -> None:
         if changed:
             raise UserError(f"{path} is a sweep of something else ({', '.join(changed[:5])} changed): give another --output, or remove it")
     (path / LOGS).mkdir(parents=True, exist_ok=True)
+    lock = RunLock(path)
     place.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
+    return lock
 
 
 @define(kw_only=True)
@@ -103,7 +106,11 @@ class Work:
         return _status(self.directory / job.point.name) == FINISHED
 
     def _can_begin(self, job: Job) -> bool:
-        return job.parent is None or self._exists(job) or (self.directory / job.parent / CHECKPOINTS / name_of(job.start)).is_dir()
+        return job.parent is None or self._exists(job) or self._state_for(job).is_dir() or _status(self.directory / job.parent) == FINISHED
+
+    def _state_for(self, job: Job) -> Path:
+        """The checkpoint that a run begins at."""
+        return self.directory / str(job.parent) / CHECKPOINTS / name_of(job.start)
 
     def _exists(self, job: Job) -> bool:
         return (self.directory / job.point.name / CONFIG).is_file()
@@ -122,6 +129,9 @@ class Work:
         if job.parent is None or self._exists(job):
             command = ["run", self.sweep.config, *sets, "--output", str(place), "--resume", "auto"]
             self.say(f"{'goes on' if self._exists(job) else 'begins '}   {name}")
+        elif not self._state_for(job).is_dir():  # the parent stopped by its own rule before, or somebody removed the state
+            command = ["run", self.sweep.config, *sets, "--output", str(place)]
+            self.say(f"begins    {name}, at its own start: {job.parent} has finished, and its state of step {job.start:,} is not there")
         else:
             parent, at = str(self.directory / job.parent), f"step {job.start}"
             command = ["branch", parent, "--at", at, "--config", self.sweep.config, *sets, "--output", str(place)]

@@ -263,6 +263,8 @@ class _Layout:
     consumed: dict[str, Fraction] = field(factory=dict)
     marks: list[dict[str, Fraction]] = field(factory=list)
     """The amounts consumed before each phase, `steps` included."""
+    inside: bool = False
+    """Whether the past ends inside a piece, which goes on: as a piece of its own it would round run time otherwise."""
 
     @classmethod
     def after(cls, past: Past, horizon: Duration, extents: Sequence[Extent]) -> _Layout:
@@ -279,6 +281,7 @@ class _Layout:
             step=past.step,
             consumed=clock.consumption(past.step),
             marks=[{**clock.consumption(start), "steps": Fraction(start)} for start in starts],
+            inside=all(piece.start != past.step for piece in clock.pieces),
         )
 
     def lay(self, index: int) -> None:
@@ -308,7 +311,10 @@ class _Layout:
             if stop == self.step:
                 self.starts.append(stop)
                 return
-            self.pieces.append(Piece(self.step, dict(self.consumed), rate, dict(values)))
+            goes_on = self.inside and self.starts[-1] < self.step and (self.pieces[-1].rate, self.pieces[-1].values) == (rate, values)
+            if not goes_on:
+                self.pieces.append(Piece(self.step, dict(self.consumed), rate, dict(values)))
+            self.inside = False
             upto = min(nearest[0], stop)
             for measure, share in rate.items():
                 self.consumed[measure] = self.consumed.get(measure, Fraction(0)) + (upto - self.step) * share
