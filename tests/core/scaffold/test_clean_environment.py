@@ -42,4 +42,8 @@ def test_a_kind_goes_from_new_provider_to_a_finished_run(environment: Environmen
         folder = environment.work / f"stackwise-providers-first-{kind}" / "done"
         assert (folder / "final" / "weights.safetensors").is_file()
         assert json.loads((folder / "status.json").read_text(encoding="utf-8"))["status"] == "finished"
+        if kind == "format":  # a run writes its own files; others are written by an export
+            environment.stackwise("export", str(folder), str(folder.parent / "exported"), "--format", "first-format.json")
+            assert (folder.parent / "exported" / "model.json").is_file()
+            continue
         assert f"first-{kind}" in json.loads((folder / "final" / "weights.json").read_text(encoding="utf-8"))["providers"]
