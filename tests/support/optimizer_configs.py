@@ -1,9 +1,10 @@
-"""For each option of the optimizers and of the plateau a value that leads elsewhere, on whole configs that use them."""
+"""For each option of the optimizers, of schedules and of the plateau a value that leads elsewhere, on whole configs that use them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from tiny_walks import VOCAB, base, memory
@@ -25,6 +26,13 @@ def trained_by(**optimizer: Any) -> dict[str, Any]:
 def _rows(options: dict[str, Any], changes: dict[str, list[Any]], path: str = "optimizer", **around: Any) -> dict[str, list[Row]]:
     make = partial(trained_by, **around, **({path.partition("/")[2]: options} if "/" in path else options))
     return {f"{options['use']}.{key}": [(make, f"{path}/{key}", value) for value in values] for key, values in changes.items()}
+
+
+def by_table() -> dict[str, Any]:
+    """The same, its learning rate read from a file."""
+    for name, last in (("rates", 0.02), ("others", 0.05)):
+        Path(f"{name}.csv").write_text(f"0, 0.01\n100%, {last}\n", encoding="utf-8")
+    return trained_by(use="optim.adamw", lr={"use": "optim.table", "path": "rates.csv"})
 
 
 _RISING = {"linear": {"from": 0.001, "to": 0.05}}
@@ -101,6 +109,20 @@ ROWS: dict[str, list[Row]] = {
         {"name": ["RAdam"], "lr": [0.02, _RISING], "weight_decay": [0.5], "options": [{"momentum_decay": 0.1}, {"momentum": 0.1}]},
     ),
     **_rows({"use": "optim.pytorch-optimizer", "name": "lamb", "lr": 0.01}, {"name": ["adan", "lamp"], "options": [{"betas": [0.5, 0.9]}]}),
+    **_rows(
+        {"use": "optim.cosine-restarts", "peak": 0.03, "cycle": "4 steps"},
+        {"peak": [0.02], "lowest": [0.01], "cycle": ["3 steps"], "times": [2], "decay": [0.5], "warmup": ["2 steps"]},
+        "optimizer/lr",
+        use="optim.adamw",
+    ),
+    **_rows(
+        {"use": "optim.inverse-root", "peak": 0.03, "warmup": "3 steps", "cooldown": "4 steps"},
+        {"peak": [0.02], "warmup": ["5 steps"], "cooldown": ["2 steps"], "lowest": [0.01]},
+        "optimizer/lr",
+        use="optim.adamw",
+    ),
+    "optim.table.path": [(by_table, "optimizer/lr/path", "others.csv"), (by_table, "optimizer/lr/path", "none.csv")],
+    "optim.table.between": [(by_table, "optimizer/lr/between", "hold")],
     **_rows(
         {"use": "optim.plateau", "metric": "train.loss", "patience": 0, "threshold": 0, "factor": 0.5},
         {

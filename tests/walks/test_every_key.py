@@ -20,6 +20,7 @@ from record_configs import ROWS as RECORD_ROWS
 from table_configs import ROWS as TABLE_ROWS
 from task_configs import ROWS as TASK_ROWS
 from tiny_walks import VOCAB, base, memory, plan_of, registry, stream, watch_batches, weights
+from wrapped_configs import ROWS as WRAPPED_ROWS
 
 import stackwise
 from stackwise import Built, Moment, StackwiseError
@@ -294,6 +295,10 @@ def judged_on_average() -> dict[str, Any]:
     return laid(laid(whole(), "optimizer/ema", {"decay": 0.9}), "evaluate/e/weights", "ema")
 
 
+def at_instants() -> dict[str, Any]:
+    return laid(whole(), "evaluate/e", {"at": ["50%"], "batches": 2})
+
+
 def with_identity() -> dict[str, Any]:
     return laid(whole(), "phases/two/enter/growth", {"use": "transformer.identity"})
 
@@ -350,6 +355,7 @@ CORE: dict[str, list[tuple[Any, str, Any]]] = {
     "optimizer.clip": [(whole, "optimizer/clip", 0.01)],
     "optimizer.use": [(whole, "optimizer", Built(torch.optim.SGD, lr=0.01))],
     "evaluate.every": [(whole, "evaluate/e/every", "4 steps")],
+    "evaluate.at": [(at_instants, "evaluate/e/at", ["50%", "100%"]), (whole, "evaluate/e/at", ["50%"])],
     "evaluate.batches": [(whole, "evaluate/e/batches", 3)],
     "evaluate.batch_size": [(whole, "evaluate/e/batch_size", 3)],
     "evaluate.seq_len": [(whole, "evaluate/e/seq_len", 3)],
@@ -403,9 +409,9 @@ OPTIONS: dict[str, list[tuple[Any, str, Any]]] = {
     "transformer.lm.bias": [(whole, HEAD + "bias", True)],
     "transformer.lm.cap": [(whole, HEAD + "cap", 0.1)],
     "transformer.lm.transform": [(whole, HEAD + "transform", {"activation": "relu"})],
-    # a format is no part of a run: tests/transformer/test_damaged_folders.py and test_hugging_face.py show what its options do
-    "transformer.hf.pickle": [],
-    "transformer.hf.file_bytes": [],
+    # a format is no part of a run: tests/transformer/test_damaged_folders.py, test_hugging_face.py and, for wrap, test_wrapped_models.py
+    # show what its options do
+    **{f"transformer.hf.{option}": [] for option in ("pickle", "file_bytes", "wrap")},
     "transformer.lm.init_std": [(whole, HEAD + "init_std", 0.1)],
     "transformer.stack.source": [(begun("transformer.stack"), GROWTH + "/source", "b"), (whole, GROWTH + "/source", "base")],
     "transformer.interleave.source": [(begun("transformer.interleave"), GROWTH + "/source", "b")],
@@ -444,7 +450,13 @@ OPTIONS: dict[str, list[tuple[Any, str, Any]]] = {
     "core.tensorboard.directory": [],
     "core.tensorboard.every": [],
     "core.precision.dtype": [(whole, "model/adapters", {"embedding-rack": in_precision("bfloat16")})],
+    # the other trackers likewise: tests/core/builtin/test_trackers.py shows each option in what the tracker's own reader finds; it skips
+    # where the library is missing, and `every` is held without one by test_tensorboard.py, as all trackers share it
+    **{f"core.wandb.{option}": [] for option in ("project", "entity", "mode", "every", "artifacts")},
+    **{f"core.mlflow.{option}": [] for option in ("uri", "experiment", "every", "artifacts")},
+    **{f"core.trackio.{option}": [] for option in ("project", "space", "every", "artifacts")},
     **RECORD_ROWS,
+    **WRAPPED_ROWS,
     **TABLE_ROWS,
     **OPTIMIZER_ROWS,
     **TASK_ROWS,

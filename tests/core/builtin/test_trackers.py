@@ -14,11 +14,13 @@ import struct
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from shown_runs import CONFIG, log
 
 import stackwise
+from stackwise.builtin import tracking
 from stackwise.builtin.tracking import IDENTITIES
 from stackwise.errors import RunStopped, UserError
 from stackwise.runs.run import branch, resume
@@ -38,29 +40,34 @@ class Interruption(io.StringIO):
 
 def read_wandb(folder: Path) -> tuple[Mapping[str, list[tuple[int, float]]], set[str], str]:
     """wandb reads its files in Go alone, so their form (LevelDB's log) is read here, and their records by wandb's own protocol."""
+    scalars: dict[str, list[tuple[int, float]]] = defaultdict(list)
+    identities, files, config = set(), set(), ""
+    for record in _wandb_records(folder):
+        if record.HasField("run"):
+            identities.add(record.run.run_id)
+            config += str(record.run.config)
+        if record.request.HasField("log_artifact"):
+            files.add(record.request.log_artifact.artifact.type)
+        if record.HasField("artifact"):
+            files.add(record.artifact.type)
+        row = {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
+        for name, value in row.items():
+            if "/" in name:
+                scalars[name].append((row["step"], value))
+    assert len(identities) == 1
+    return scalars, files, config
+
+
+def _wandb_records(folder: Path) -> Iterator[Any]:
     import wandb
     from wandb.proto import wandb_internal_pb2
 
     wandb.teardown()  # its own process writes; this waits for it, as the end of ours does
-    scalars: dict[str, list[tuple[int, float]]] = defaultdict(list)
-    identities, files, config = set(), set(), ""
     for path in sorted((folder / "run" / "wandb").glob("offline-run-*/*.wandb"), key=lambda path: path.stat().st_mtime):
         for data in _records_of(path.read_bytes()):
             record = wandb_internal_pb2.Record()
             record.ParseFromString(data)
-            if record.HasField("run"):
-                identities.add(record.run.run_id)
-                config += str(record.run.config)
-            if record.request.HasField("log_artifact"):
-                files.add(record.request.log_artifact.artifact.type)
-            if record.HasField("artifact"):
-                files.add(record.artifact.type)
-            row = {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
-            for name, value in row.items():
-                if "/" in name:
-                    scalars[name].append((row["step"], value))
-    assert len(identities) == 1
-    return scalars, files, config
+            yield record
 
 
 def _records_of(log: bytes) -> Iterator[bytes]:
@@ -120,7 +127,8 @@ TRACKERS: Mapping[str, tuple[str, Read]] = {
 def config(folder: Path, name: str, options: str) -> Path:
     path = folder / "tracked.yaml"
     tokens = [(i * i + 3 * i) % 8 for i in range(240)]
-    observer = f"{{use: core.{name}, artifacts: checkpoints, {options.format(folder=folder)}}}"
+    kept = "" if "artifacts" in options else "artifacts: checkpoints, "
+    observer = f"{{use: core.{name}, {kept}{options.format(folder=folder)}}}"
     path.write_text(CONFIG.format(seed=3, lr=1e-2, steps=16, tokens=tokens) + f"observers: [{observer}]\n")
     return path
 
@@ -167,6 +175,57 @@ def test_a_branch_is_another_run(places: Path) -> None:
     branch(run, "step 8", output=places / "other", stream=io.StringIO())
     ids = [set(json.loads((folder / IDENTITIES).read_text()).values()) for folder in (run, places / "other")]
     assert len(ids[0] | ids[1]) == 2
+
+
+FIFTHS = [0, 5, 10, 15]
+
+
+def tracked(places: Path, name: str, options: str) -> None:
+    stackwise.run(config(places, name, options), output=places / "run", stream=io.StringIO())
+
+
+@pytest.mark.slow
+def test_the_options_of_wandb_say_where_which_steps_and_which_files(places: Path) -> None:
+    pytest.importorskip("wandb")
+    tracked(places, "wandb", "mode: offline, project: other, entity: us, every: 5, artifacts: none")
+    assert {(record.run.project, record.run.entity) for record in _wandb_records(places) if record.HasField("run")} == {("other", "us")}
+    scalars, files, _ = read_wandb(places)
+    assert [step for step, _ in scalars["train/loss"]] == FIFTHS
+    assert files == set()
+
+
+@pytest.mark.slow
+def test_the_options_of_mlflow_say_where_which_steps_and_which_files(places: Path) -> None:
+    pytest.importorskip("mlflow")
+    from mlflow.tracking import MlflowClient
+
+    tracked(places, "mlflow", "uri: 'file:{folder}/elsewhere', experiment: other, every: 5, artifacts: none")
+    client = MlflowClient(tracking_uri=f"file:{places}/elsewhere")
+    (experiment,) = [each for each in client.search_experiments() if each.name == "other"]
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert [metric.step for metric in client.get_metric_history(run.info.run_id, "train/loss")] == FIFTHS
+    assert client.list_artifacts(run.info.run_id) == []
+
+
+@pytest.mark.slow
+def test_the_options_of_trackio_say_where_which_steps_and_which_files(places: Path) -> None:
+    pytest.importorskip("trackio")
+    from trackio.sqlite_storage import SQLiteStorage
+
+    tracked(places, "trackio", "project: other, every: 5, artifacts: none")
+    (name,) = SQLiteStorage.get_runs("other")
+    assert [row["step"] for row in SQLiteStorage.get_logs("other", name) if "train/loss" in row] == FIFTHS
+    assert SQLiteStorage.list_artifacts("other") == []
+
+
+@pytest.mark.slow
+def test_a_space_of_trackio_is_elsewhere_than_this_machine(places: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a network it cannot be reached, which is told; without the option the same run needs none."""
+    pytest.importorskip("trackio")
+    monkeypatch.setattr(tracking, "PAUSES_S", ())
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.warns(RuntimeWarning, match="Trackio could not begin"):
+        tracked(places, "trackio", "space: nobody/nowhere")
 
 
 @pytest.mark.parametrize("name", TRACKERS)
