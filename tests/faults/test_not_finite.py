@@ -36,7 +36,7 @@ CausalLM.loss = sick
 """A loss that goes wrong in some of its calls, of which there is one a step."""
 
 NAN = "total * float('nan')"
-INFINITE_GRADIENT = "total + (outputs['logits'].sum() * 0).clamp(min=0).sqrt()"
+INFINITE_GRADIENT = "total + (outputs['logits'].tensor().sum() * 0).clamp(min=0).sqrt()"
 """The root of zero is zero and its slope is not finite."""
 
 

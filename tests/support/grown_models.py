@@ -56,7 +56,7 @@ def grow(old: Model, new: Model, operator: ParameterGrowth) -> Mapping[str, Copy
     maps = {name: origin for name, origin in origins.items() if isinstance(origin, CopyOf)}
     with torch.no_grad():
         for name, parameter in after.items():
-            fill(parameter, before[name], maps.get(name) or CopyOf(source=name))
+            fill(parameter, before, maps.get(name) or CopyOf(source=name))
     return maps
 
 

@@ -44,7 +44,7 @@ HOOKS = {
         "vocabulary",
     ],
     "stackwise_weight_adapters": ["lora"],
-    "stackwise_formats": ["hf"],
+    "stackwise_formats": ["hf", "stack-wise"],
 }
 LIGHT = (
     "provider",

@@ -61,8 +61,8 @@ def test_moments_of_old_rows_are_theirs_and_new_rows_begin_at_the_mean() -> None
     old, _, _, maps = grown("zeros", tied=False)
     gradient = gradients(old, tokens())["embedding.weight"]
     first, second = torch.empty(MORE, 8), torch.empty(MORE, 8)
-    fill_moment(first, gradient, maps["embedding.weight"], 1)
-    fill_moment(second, gradient**2, maps["embedding.weight"], 2)
+    fill_moment(first, {"embedding.weight": gradient}, maps["embedding.weight"], 1)
+    fill_moment(second, {"embedding.weight": gradient**2}, maps["embedding.weight"], 2)
     assert torch.equal(first[:VOCAB], gradient) and not first[VOCAB:].any()
     assert torch.equal(second[:VOCAB], gradient**2)
     torch.testing.assert_close(second[VOCAB:], (gradient**2).mean().expand(MORE - VOCAB, 8))

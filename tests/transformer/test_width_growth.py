@@ -82,7 +82,7 @@ def test_moments_are_mapped_by_the_true_ratio_of_gradients(form: dict[str, Any],
         origin = maps.get(name) or CopyOf(source=name)
         for power in (1, 2):
             expected = torch.full_like(gradient, torch.nan)
-            fill_moment(expected, before[name] ** power, origin, power)
+            fill_moment(expected, {source: each**power for source, each in before.items()}, origin, power)
             found = torch.where(_has_source(origin, gradient), gradient**power, expected)
             torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-14, msg=lambda text, name=name: f"{name}: {text}")
 
@@ -113,7 +113,7 @@ def test_any_sizes_keep_the_function_and_every_ratio(
     before = gradients(old, tokens())
     for name, gradient in gradients(new, tokens()).items():
         expected = torch.empty_like(gradient)
-        fill_moment(expected, before[name], maps.get(name) or CopyOf(source=name), 1)
+        fill_moment(expected, before, maps.get(name) or CopyOf(source=name), 1)
         torch.testing.assert_close(gradient, expected, rtol=1e-6, atol=1e-13, msg=lambda text, name=name: f"{name}: {text}")
 
 

@@ -193,7 +193,13 @@ def _options(options: type) -> str:
 def _type(annotation: object) -> str:
     text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
     short = re.sub(r"(?:\b[A-Za-z_]\w*\.)+(?=[A-Za-z_])", "", text)
-    return re.sub(r"^Optional\[(.*)\]$", r"\1 | None", short)
+    short = re.sub(r"^Optional\[(.*)\]$", r"\1 | None", short)
+    return re.sub(r"Literal\[([^]]*)\]", _ordered, short)
+
+
+def _ordered(literal: re.Match[str]) -> str:
+    """Choices by name: typing takes two sets of equal ones for one, and gives whichever order it met first."""
+    return f"Literal[{', '.join(sorted(literal[1].split(', ')))}]"
 
 
 def _default(attribute: attrs.Attribute[Any]) -> str:
