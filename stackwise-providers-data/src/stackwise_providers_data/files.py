@@ -94,7 +94,8 @@ def _no_match(pattern: str, matches: Sequence[str]) -> DataError:
         return DataError(f"paths: no file matches {pattern!r} as a glob, and one has that very name: write {glob.escape(pattern)!r}")
     if pattern.startswith("~") or "$" in pattern:
         return DataError(f"paths: no file matches {pattern!r}: neither ~ nor a variable is filled in: write the whole path")
-    return DataError(f"paths: no file matches {pattern!r} in the working directory {str(Path.cwd())!r}: mend the glob or change there")
+    where = f"in the working directory {str(Path.cwd())!r}"
+    return DataError(f"paths: no file matches {pattern!r} {where}: mend the glob, or run from the folder that holds them")
 
 
 def parquet_files(folder: str, part: str) -> tuple[str, ...] | None:
