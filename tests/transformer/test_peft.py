@@ -277,4 +277,5 @@ def test_a_run_writes_its_adapters_and_another_begins_with_them(tmp_path: Path, 
         adapted = peft.PeftModel.from_pretrained(theirs, "out" if name == "first" else "again").eval()
         with torch.inference_mode():
             ours = stackwise.load_exported(f"runs/{name}/final")({"tokens": TOKENS})["logits"]
-            torch.testing.assert_close(adapted(TOKENS).logits, ours, rtol=0, atol=1e-5)
+            size = max(1.0, float(ours.abs().max()))  # of the largest logit, 2.2 here
+            torch.testing.assert_close(adapted(TOKENS).logits, ours, rtol=0, atol=1e-5 * size)

@@ -83,7 +83,7 @@ def test_noise_is_never_predicted_better_than_it_can_be(name: str) -> None:
 
 def test_a_source_of_order_two_is_learnt_to_its_entropy_and_no_further() -> None:
     """The next of three symbols is the one before the last with probability 0.8, the others have 0.1 each: the last alone tells nothing."""
-    generator, rows, length, steps = fresh_generator(), 64, 24, 120
+    generator, rows, length, steps = fresh_generator(), 64, 24, 200
     entropy = -0.8 * math.log(0.8) - 0.2 * math.log(0.1)
     tokens = torch.randint(3, (steps * rows, length + 1), generator=generator)
     strays = torch.tensor([0.8, 0.1, 0.1]).multinomial(tokens.numel(), replacement=True, generator=generator).view_as(tokens)
