@@ -25,7 +25,7 @@ def install(folder: Path, providers: int) -> None:
     for i in range(DISTRIBUTIONS):
         info = folder / f"distribution_{i}-1.0.dist-info"
         info.mkdir()
-        about = f"Metadata-Version: 2.1\nName: distribution-{i}\nVersion: 1.0\nRequires-Dist: stackwise-core~=0.1.0\n\n"
+        about = f"Metadata-Version: 2.1\nName: distribution-{i}\nVersion: 1.0\nRequires-Dist: stackwise-core~=0.2.0\n\n"
         (info / "METADATA").write_text(about + "What it is for.\n" * 100)
         group = GROUP if i < providers else "console_scripts"
         (info / "entry_points.txt").write_text(f"[{group}]\nname-{i} = package_{i}.module:function\n")
