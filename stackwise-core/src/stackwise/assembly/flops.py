@@ -46,7 +46,7 @@ class FlopCounts:
         state = phase.state
         if state is None:
             return None
-        if (computes := _computation(self.plan, phase, state)) != self._computes:
+        if (computes := computation(self.plan, phase, state)) != self._computes:
             self._computes, self._flops = computes, {}
             if self.plan.experiment.run.parallel.recompute == "blocks":
                 recompute_blocks(model)
@@ -117,7 +117,7 @@ def _asked(model: Model, shapes: Shapes) -> int:
     return counter.get_total_flops()
 
 
-def _computation(plan: Plan, phase: CompiledPhase, state: TrainingState) -> object:
+def computation(plan: Plan, phase: CompiledPhase, state: TrainingState) -> object:
     """What the cost of a batch depends on beside its shape."""
     joined, model = plan.joined[phase.index], state.model
     parts = [state.task, model.embedding, model.rack, model.head, *(part for group in model.adapters.values() for part in group)]

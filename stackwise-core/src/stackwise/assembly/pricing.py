@@ -14,6 +14,7 @@ from attrs import define, field, frozen
 
 from stackwise.assembly.flops import FlopCounts
 from stackwise.assembly.kept_states import kept_bytes
+from stackwise.assembly.memory import MemoryCounts, PhaseMemory
 from stackwise.assembly.workshop import Workshop
 from stackwise.config import PhaseConfig
 from stackwise.contracts.answers import WrongAnswer, calling, expect
@@ -59,10 +60,16 @@ class PhasePrice:
     """What is read of each source in the phase."""
     kept_bytes: int | None = None
     """The most that `model.cache` keeps on disk; None where nothing is kept, or it is unknown how much."""
+    memory: PhaseMemory | str | None = None
+    """What the phase takes, or why nobody can tell; None where it was not asked for."""
 
 
-def price(plan: Plan) -> tuple[PhasePrice, ...]:
+def price(plan: Plan, *, memory_from: float | None = None) -> tuple[PhasePrice, ...]:
     """The figures of every phase.
+
+    Args:
+        plan: the compiled experiment.
+        memory_from: FLOPs of a phase from which its memory is counted too, which takes as long as pricing or longer; None: never.
 
     Raises:
         UserError: a selector that matches nothing, a parameter that changes shape without an operator, nothing trainable.
@@ -70,7 +77,7 @@ def price(plan: Plan) -> tuple[PhasePrice, ...]:
     """
     shop = Workshop(plan, device="meta")
     plane = ModelPlane(shop.module, device=torch.device("meta"))
-    walk = _Walk(plan, plane, shop)
+    walk = _Walk(plan, plane, shop, memory_from)
     with blaming(plan.providers):
         return tuple(_price_phase(plan, phase, walk) for phase in plan.schedule)
 
@@ -93,13 +100,15 @@ class _Walk:
     plan: Plan
     plane: ModelPlane
     shop: Workshop
+    memory_from: float | None = None
+    memory: MemoryCounts = field(init=False)
     counts: FlopCounts = field(init=False)
     _model: object = None
     _charged: object = None
     _figures: _Figures | None = None
 
     def __attrs_post_init__(self) -> None:
-        self.counts = FlopCounts(self.plan, self.shop)
+        self.counts, self.memory = FlopCounts(self.plan, self.shop), MemoryCounts(self.plan, self.shop)
 
     def enter(self, phase: CompiledPhase, state: TrainingState) -> ModelReceipt:
         """Cross into a phase."""
@@ -158,6 +167,8 @@ def _price_phase(plan: Plan, phase: CompiledPhase, walk: _Walk) -> PhasePrice:
     figures = walk.figures(phase, state)
     reads = reads_of(phase, joined, clock, declared_sizes(joined))
     lr, scale = _lr(state, figures.groups), state.optimizer.lr_factor(figures.parameters)
+    flops = walk.counts.of(phase, walk.plane.model)
+    weighs = walk.memory_from is not None and (flops or 0) >= walk.memory_from
     return PhasePrice(
         name=phase.name,
         steps=phase.stop - phase.start,
@@ -166,7 +177,8 @@ def _price_phase(plan: Plan, phase: CompiledPhase, walk: _Walk) -> PhasePrice:
         parameters=figures.parameters,
         trainable=figures.trainable,
         optimizer_bytes=figures.optimizer_bytes,
-        flops=walk.counts.of(phase, walk.plane.model),
+        flops=flops,
+        memory=walk.memory.of(phase, walk.plane, receipt) if weighs else None,
         sources=reads,
         kept_bytes=kept_bytes(plan, phase, walk.shop, walk.plane.model, reads),
         lr=None if lr is None else (scale * lr(first), scale * lr(last)),

@@ -14,6 +14,7 @@ from stackwise.curriculum.schedule import CompiledPhase
 from stackwise.curriculum.transitions import Transition
 from stackwise.plan import EvaluationPlan, Plan
 from stackwise.reports.lanes import lanes_of
+from stackwise.reports.memory_text import memory_as_json, memory_lines
 from stackwise.reports.parallel_text import parallel_as_json, parallel_lines
 from stackwise.reports.remarks import memory_here, remarks
 from stackwise.reports.terminal import table, wrap
@@ -54,6 +55,7 @@ def _phase_as_json(phase: CompiledPhase, cost: PhasePrice, clock: Clock) -> dict
         "optimizer_state_bytes": cost.optimizer_bytes,
         "training_flops": cost.flops,
         "kept_bytes": cost.kept_bytes,
+        "memory": memory_as_json(cost),
         "sources": {name: {"rows": round(read.rows), "epochs": read.epochs} for name, read in cost.sources.items()},
         "reference": _reference(phase),
         "auxiliary": {name: _ends(phase, clock, curve) for name, curve in (phase.state.auxiliary if phase.state else {}).items()},
@@ -105,6 +107,7 @@ def plan_as_text(plan: Plan, prices: tuple[PhasePrice, ...], columns: int | None
     rows = [["phase", "steps", "tokens", "stacks", "parameters", "trained", "optimizer state", "training FLOPs", "lr entry → exit"]]
     rows += [_row(phase, cost) for phase, cost in zip(plan.schedule, prices, strict=True)]
     lines += table(rows, columns)
+    lines += memory_lines(prices, columns)
     lines += _source_lines(prices)
     lines += _reaction_lines(plan, prices)
     lines += _stall_lines(plan)
