@@ -114,12 +114,6 @@ def metric_problems(experiment: Experiment, tasks: Measured) -> Iterator[Problem
 def parallel_problems(experiment: Experiment) -> Iterator[Problem]:
     """What this version cannot divide."""
     parallel = experiment.run.parallel
-    if parallel.shard > 1:
-        message = (
-            f"a model in {parallel.shard} parts is more than this version can do, as it holds the whole model in each process: leave it "
-            "out, and say `replicate` for processes that share out the micro-batches"
-        )
-        yield experiment.problem("run.parallel.shard", message)
     if parallel.offload:
         message = "this version moves no parameters or moments to the memory of the processor: leave it out"
         yield experiment.problem("run.parallel.offload", message)
