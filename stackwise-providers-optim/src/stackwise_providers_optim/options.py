@@ -55,7 +55,7 @@ class AdamWOptions(DecayOptions):
 
     def to_spec(self) -> OptimizerSpec:
         """Two moments and a step counter a parameter."""
-        return OptimizerSpec(state_elements=_two_moments_and_a_step)
+        return OptimizerSpec(state_elements=_two_moments_and_a_step, steps_parts=True)
 
 
 @frozen(kw_only=True)
@@ -74,7 +74,7 @@ class SGDOptions(DecayOptions):
 
     def to_spec(self) -> OptimizerSpec:
         """One momentum a parameter, kept even while it is 0."""
-        return OptimizerSpec(state_elements=_one_moment)
+        return OptimizerSpec(state_elements=_one_moment, steps_parts=True)
 
 
 @frozen
@@ -133,7 +133,7 @@ class MuonOptions(DecayOptions):
 
     def to_spec(self) -> OptimizerSpec:
         """One momentum for a hidden matrix; two moments and a step counter for every other parameter."""
-        return OptimizerSpec(state_elements=_as_in_the_rack, named_state_elements=_HiddenOrRest(self.matrices))
+        return OptimizerSpec(state_elements=_as_in_the_rack, named_state_elements=_HiddenOrRest(self.matrices), steps_parts=True)
 
 
 @frozen(kw_only=True)
@@ -163,7 +163,7 @@ class LionOptions(DecayOptions):
 
     def to_spec(self) -> OptimizerSpec:
         """One momentum a parameter."""
-        return OptimizerSpec(state_elements=_one_moment)
+        return OptimizerSpec(state_elements=_one_moment, steps_parts=True)
 
 
 @frozen(kw_only=True)
@@ -182,7 +182,7 @@ class ScheduleFreeOptions(DecayOptions):
 
     def to_spec(self) -> OptimizerSpec:
         """The second moment, the iterate z and four numbers a parameter."""
-        return OptimizerSpec(state_elements=_moment_iterate_and_average)
+        return OptimizerSpec(state_elements=_moment_iterate_and_average, steps_parts=True)
 
 
 @frozen(kw_only=True)

@@ -102,10 +102,10 @@ class ParallelConfig:
     )
     shard: int = key(
         1,
-        doc="processes that hold a part of the model each; this version shards nothing, so it is 1",
+        doc="processes that divide the parameters, gradients and optimizer state of a model among them; with `replicate`, of each copy",
         minimum=1,
         maximum=65_536,
-        example="1",
+        example="8",
     )
     recompute: Literal["nothing", "blocks"] = key(
         "nothing",

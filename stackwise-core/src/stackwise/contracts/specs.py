@@ -272,6 +272,9 @@ class OptimizerSpec:
     """Shape of a parameter → number of state entries kept for it, each of the parameter's dtype."""
     named_state_elements: Callable[[str, tuple[int, ...]], int] | None = None
     """Name and shape → the same, where the name decides too (Muon: hidden matrices and the rest)."""
+    steps_parts: bool = False
+    """Whether it steps torch's DTensors, of which each process holds some rows, as it steps whole parameters: by operations that torch
+    has for them, with state of the shape of the parameter or of one number. A run may then divide its model (`run.parallel.shard`)."""
 
     def count(self, name: str, shape: tuple[int, ...]) -> int:
         """State entries kept for the parameter of a canonical name."""

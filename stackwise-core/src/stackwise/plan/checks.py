@@ -111,14 +111,6 @@ def metric_problems(experiment: Experiment, tasks: Measured) -> Iterator[Problem
             yield phase.problem("until.stalls", f"evaluation '{name}' runs at boundaries alone, so it never sees a stall: give it `every`")
 
 
-def parallel_problems(experiment: Experiment) -> Iterator[Problem]:
-    """What this version cannot divide."""
-    parallel = experiment.run.parallel
-    if parallel.offload:
-        message = "this version moves no parameters or moments to the memory of the processor: leave it out"
-        yield experiment.problem("run.parallel.offload", message)
-
-
 def _reports(drafts: PhaseDrafts) -> dict[str, tuple[frozenset[str], frozenset[str]] | None]:
     """Role of the model → names of the losses and of the metrics that its part declares; None for a part that does not say."""
     found: dict[str, tuple[frozenset[str], frozenset[str]] | None] = {}

@@ -28,7 +28,6 @@ from stackwise.plan.checks import (
     metric_problems,
     mix_problems,
     name_problems,
-    parallel_problems,
     reference_problems,
     tie_problems,
     watch_problems,
@@ -37,6 +36,7 @@ from stackwise.plan.curves import Curves
 from stackwise.plan.evaluations import EvaluationPlan, evaluation_plan
 from stackwise.plan.extents import counts_epochs, extent_of
 from stackwise.plan.junctions.join import Joined, PhaseDrafts, join
+from stackwise.plan.parallel import division_problems, parallel_problems
 from stackwise.plan.parts import Draft, Drafts
 from stackwise.plan.provided import ProvidedSchedules
 from stackwise.plan.reads import declared_sizes, shortages
@@ -102,6 +102,7 @@ class _Planner:
         for phase, drafts in zip(phases, self._with_tokenizers(phases, drafted), strict=True):
             phase.joined = None if drafts is None else self._join(phase.config, drafts)
         self._check_metrics(phases)
+        self.problems += parallel_problems(self.experiment)
         clock = self._clock(phases)
         if clock is None:
             self._stop()
@@ -192,7 +193,6 @@ class _Planner:
         tasks = [None if (task := self.drafts.of("task", phase.config.task.part)) is None else (task, phase.joined) for phase in phases]
         evaluations = [evaluation.name for evaluation in self.experiment.evaluate]
         self.problems += metric_problems(self.experiment, tasks)
-        self.problems += parallel_problems(self.experiment)
         for phase in phases:
             declared = phase.config.optimizer.reaction
             reaction = None if declared is None else self.drafts.of("reaction", declared)
@@ -274,6 +274,8 @@ class _Planner:
                 self.problems += reference_problems(phase.config, phase.joined.drafts.task)
                 self.problems += coupling_problems(phase.config, phase.joined.drafts.task, phase.state.data)
                 self.problems += auxiliary_problems(phase.config, phase.joined.drafts, phase.state.auxiliary)
+                parallel, drafts = self.experiment.run.parallel, phase.joined.drafts
+                self.problems += division_problems(parallel, phase.config, drafts, phase.state.data, phase.state.auxiliary)
         compiled = tuple(self._compile(states, phase, phases[i - 1] if i else None) for i, phase in enumerate(phases))
         saving, evaluations = self.experiment.run.checkpoint, self.experiment.evaluate
         return PhaseSchedule(

@@ -61,7 +61,12 @@ def laid_as(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     local = own(values.detach()) if is_part(values) else values.detach()[start:stop]
     local = local.to(part.device, copy=True)
     return DTensor.from_local(
-        local, part.device_mesh, part.placements, run_check=False, shape=values.shape, stride=torch.empty(values.shape, device="meta").stride()
+        local,
+        part.device_mesh,
+        part.placements,
+        run_check=False,
+        shape=values.shape,
+        stride=torch.empty(values.shape, device="meta").stride(),
     )
 
 

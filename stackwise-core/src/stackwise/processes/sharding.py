@@ -17,7 +17,6 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, Replicate, Shard
 
-from stackwise.errors import UserError
 from stackwise.planes.model.module import Model, set_parameter
 from stackwise.planes.shards import is_first_copy, is_part, laid_as, own, rows_of
 from stackwise.processes.ranks import Ranks
@@ -41,6 +40,7 @@ class Sharding:
         self._placements = [Shard(0)] if copies == 1 else [Replicate(), Shard(0)]
         self._touched: set[int] = set()
         """id of each part of which a gradient came in this step."""
+        self._watches: list[_Watch] = []
 
     # -- parts ----------------------------------------------------------------------------------------------------
 
@@ -73,11 +73,8 @@ class Sharding:
         """Have a model of parts gather what it computes with, block by block, and add gradients over all processes.
 
         Args:
-            model: at rest, its parameters laid.
+            model: its parameters laid.
             trains: whether gradients come of it.
-
-        Raises:
-            UserError: parameters of one block that learn have several dtypes.
         """
         if isinstance(model, FSDPModule):
             return
@@ -103,7 +100,7 @@ class Sharding:
             module.set_force_sum_reduction_for_comms(True)
             module.set_reduce_scatter_unused_params(True)
             if trains:
-                _watch(cast(nn.Module, module), self._touched)
+                self._watches.append(_Watch(cast(nn.Module, module), self._touched))
         wrapped.reshard()
 
     def unwrap(self, model: nn.Module) -> None:
@@ -115,6 +112,9 @@ class Sharding:
         from torch.distributed._composable.contract import REGISTRY_KEY, STATE_KEY
         from torch.distributed._composable_state import _module_state_mapping
 
+        for watch in self._watches:
+            watch.remove()
+        self._watches.clear()
         for wrapped in list(_wrapped(model)):
             module, state = cast(nn.Module, wrapped), wrapped._get_fsdp_state()
             wrapped.reshard()
@@ -192,7 +192,7 @@ class Sharding:
         return sqrt(total) if isfinite(total) else total
 
 
-def _square(gradients: Sequence[torch.Tensor]) -> torch.Tensor:
+def _square(gradients: list[torch.Tensor]) -> torch.Tensor:
     """The square of the norm of all of them, [1], in float64 on the CPU."""
     if not gradients:
         return torch.zeros(1, dtype=torch.float64)
@@ -227,21 +227,22 @@ def _blocks(model: nn.Module) -> Iterator[nn.Module]:
                 yield block
 
 
-class _watch:
+class _Watch:
     """A hook of the first forward, which finds the gathered parameters and notes each that gets a gradient from then on."""
 
     def __init__(self, module: nn.Module, touched: set[int]) -> None:
-        self._touched = touched
-        state = cast(FSDPModule, module)._get_fsdp_state()
-        self._groups = state._fsdp_param_groups
+        self._groups, self._touched = cast(FSDPModule, module)._get_fsdp_state()._fsdp_param_groups, touched
         self._handle = module.register_forward_pre_hook(self)
 
     def __call__(self, module: nn.Module, inputs: Any) -> None:
+        self.remove()
+        for each in (each for group in self._groups for each in group.fsdp_params if each.sharded_param.requires_grad):
+            gathered: Any = each.unsharded_param
+            gathered.register_post_accumulate_grad_hook(partial(self._note, id(each.sharded_param)))
+
+    def remove(self) -> None:
+        """Take the hook off, if it is still there."""
         self._handle.remove()
-        for group in self._groups:
-            for each in group.fsdp_params:
-                if each.sharded_param.requires_grad:
-                    each.unsharded_param.register_post_accumulate_grad_hook(partial(self._note, id(each.sharded_param)))
 
     def _note(self, key: int, parameter: torch.Tensor) -> None:
         self._touched.add(key)

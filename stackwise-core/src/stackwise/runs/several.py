@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
@@ -22,6 +22,7 @@ from stackwise.contracts.events import Stalled, StepDone
 from stackwise.errors import EndedTogether, RunStopped, TrainingHalted, UserError, disk_errors
 from stackwise.machine.machine import TrainingMachine
 from stackwise.plan import Plan
+from stackwise.plan.parallel import uneven
 from stackwise.processes.ranks import Ranks
 from stackwise.processes.reduction import Wishes
 from stackwise.runs.rest import Rest, setting_of
@@ -75,7 +76,10 @@ def check_world(parallel: ParallelConfig, plan: Plan, ranks: Ranks | None) -> li
             f"say --set run.parallel.shard={count}"
         )
     if parallel.replicate is not None and parallel.replicate * shard != count:
-        needed, keys = parallel.replicate * shard, "run.parallel.replicate" if shard == 1 else "run.parallel.replicate times run.parallel.shard"
+        needed, keys = (
+            parallel.replicate * shard,
+            "run.parallel.replicate" if shard == 1 else "run.parallel.replicate times run.parallel.shard",
+        )
         raise UserError(
             f"{keys} is {needed}, and {started}: start it by `stackwise run --ranks {needed}` or torchrun, or say "
             f"--set run.parallel.replicate={count // shard}"
@@ -91,28 +95,14 @@ def check_world(parallel: ParallelConfig, plan: Plan, ranks: Ranks | None) -> li
             f"{count} processes share out the micro-batches of a step, and no step has more than {most}: raise data.accumulate (with "
             f"a smaller data.batch_size, the step stays as large), or start {most} {'process' if most == 1 else 'processes'}"
         )
-    if shard > 1:
-        check_even(steps, count)
-    uneven = [name for name, counts in steps.items() if any(number % count for number in counts)]
+    if shard > 1 and (odd := next((number for counts in steps.values() for number in counts if number % count), None)):
+        raise UserError(uneven(odd, count))
+    waiting = [name for name, counts in steps.items() if any(number % count for number in counts)]
     return (
-        [f"phases {', '.join(uneven)}: micro-batches of a step do not divide by {count} processes, so some wait for others"]
-        if uneven
+        [f"phases {', '.join(waiting)}: micro-batches of a step do not divide by {count} processes, so some wait for others"]
+        if waiting
         else []
     )
-
-
-def check_even(steps: Mapping[str, Collection[int]], count: int) -> None:
-    """Refuse steps in which some processes would compute and others not, where each holds a part of what is computed with.
-
-    Raises:
-        UserError: the first such phase.
-    """
-    for name, counts in steps.items():
-        if odd := [number for number in counts if number % count]:
-            raise UserError(
-                f"phase '{name}' has steps of {odd[0]} micro-batches, which {count} processes cannot share out evenly, and each holds a part "
-                "of the model (run.parallel.shard): let data.accumulate be a multiple of the processes, or leave shard out"
-            )
 
 
 def agree_on_the_run(ranks: Ranks, plan: Plan, machine: TrainingMachine) -> None:
@@ -266,9 +256,10 @@ def worst_of(others: Others | None, fault: str | None) -> str | None:
 
 def save_final_beside(machine: TrainingMachine) -> None:
     """Write this process's parts of the final weights, where it holds parts."""
-    sharding, optimizer = machine.settings.sharding, machine.optimizer
-    for weights in () if sharding is None else kept_weights(machine):
-        with optimizer.evaluating(weights), disk_errors(Path("the final weights"), "free space or mend the disk, then resume"):
+    if (sharding := machine.settings.sharding) is None:
+        return
+    for weights in kept_weights(machine):
+        with machine.optimizer.evaluating(weights), disk_errors(Path("the final weights"), "free space or mend the disk, then resume"):
             write_shared(None, exported_tensors(machine.model.model), sharding)
 
 

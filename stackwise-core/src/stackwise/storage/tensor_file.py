@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import torch
 from attrs import frozen
@@ -171,7 +172,8 @@ def distinct(tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tenso
     first: dict[object, str] = {}
     for name, tensor in tensors.items():
         _check(name, tensor)
-        held = tensor.to_local() if hasattr(tensor, "full_tensor") else tensor  # of a divided tensor what this process holds
+        divided: Any = tensor if hasattr(tensor, "full_tensor") else None
+        held = tensor if divided is None else divided.to_local()  # of a divided tensor what this process holds
         memory = (tensor.device, held.data_ptr(), tensor.dtype, tensor.shape, tensor.stride(), tensor.is_neg(), tensor.is_conj())
         if tensor.numel() and memory in first:
             same[name] = first[memory]

@@ -50,7 +50,7 @@ from stackwise.planes.model.state import (
 from stackwise.planes.model.transfer import Lay, ModelReceipt, Source, check_new, keep_whole, load, origins, sources, zero_residuals
 from stackwise.planes.model.weight_adapters import Attached, merge, targets
 from stackwise.planes.model.whole import check_blocks, check_unwrapped
-from stackwise.planes.shards import move
+from stackwise.planes.shards import move, whole
 
 MAX_PARAMETERS = 2**40
 """Of one model: 4 TiB in float32, more than one device holds."""
@@ -292,7 +292,7 @@ class ModelPlane:
             with explaining_ties(new):
                 paths = targets(new, declared.select, name)
             for path in paths:
-                weight, step = new.get_parameter(f"{path}.weight"), built.get(WEIGHT_ADAPTERS, boundary.step)
+                weight, step = whole(new.get_parameter(f"{path}.weight")), built.get(WEIGHT_ADAPTERS, boundary.step)
                 attached[name, path] = self._build_part(f"{WEIGHT_ADAPTERS}{name}.{path}", declared.part, step, weight)
         new.attach(attached)
         return new

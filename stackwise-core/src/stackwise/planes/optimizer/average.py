@@ -11,8 +11,8 @@ from torch import nn
 
 from stackwise.errors import UserError
 from stackwise.planes.model.transfer import ModelReceipt
-from stackwise.planes.shards import exchange, laid_as
 from stackwise.planes.optimizer.weight_copies import carry_copy, copy_of, source_of
+from stackwise.planes.shards import exchange, laid_as
 
 STATISTICS = (".running_mean", ".running_var")
 """End the names of the running statistics of torch's norm layers."""

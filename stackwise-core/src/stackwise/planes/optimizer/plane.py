@@ -328,7 +328,11 @@ class OptimizerPlane:
             UserError: state of another shape than the parameter of that name.
         """
         self._named.load_entries(state)
-        self._parked |= {name: Kept(entries=laid_entries(entries, self._model[name])) for name, entries in state.items() if name not in self._named.parameters}
+        self._parked |= {
+            name: Kept(entries=laid_entries(entries, self._model[name]))
+            for name, entries in state.items()
+            if name not in self._named.parameters
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """Optimizer state by canonical parameter name, and what the optimizer itself changed in its groups; live, not copies."""
