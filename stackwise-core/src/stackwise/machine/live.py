@@ -154,9 +154,11 @@ class LiveState:
             self.sharding.wrap(reference, trains=False)
 
     def rest(self) -> None:
-        """Give up what a judged model has left gathered, where it is divided among processes."""
+        """Give up what is left gathered behind a forward pass without a backward one, where models are divided among processes."""
         if self.sharding is not None:
             self.sharding.rest(self.model.model)
+            if self.objective.reference is not None:
+                self.sharding.rest(self.objective.reference)
 
     def _expect_fields(self) -> None:
         """Tell the data which fields are read, where a `Loss` names its targets and a module in code its inputs."""

@@ -130,6 +130,7 @@ class Step:
             optimizer.step(moment.t)
         for parameter in parameters:
             parameter.grad = None
+        self._live.rest()
         return Outcome(loss, norm, why, metrics)
 
     def _skip_reason(self, loss: float, norm: float, targets: float) -> str:

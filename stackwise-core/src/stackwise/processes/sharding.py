@@ -90,7 +90,7 @@ class Sharding:
         shard = partial(fully_shard, mesh=self.mesh, ignored_params=single)
         for block in _blocks(model):
             shard(block)
-        shard(model, reshard_after_forward=None if trains else True)
+        shard(model)
         for key in stand_ins:
             for name in places[key]:
                 set_parameter(model, name, parameters[name])
@@ -107,7 +107,7 @@ class Sharding:
         """Take off what `wrap` laid around a model: every parameter is the part that it was.
 
         torch has no call for this. What `fully_shard` adds to a module is its class, two hooks, an entry in the table of such modules
-        and hooks of `state_dict`; tests compare a model that was wrapped and unwrapped with one that never was.
+        and hooks of `state_dict` and of loading one; tests compare a model that was wrapped and unwrapped with one that never was.
         """
         from torch.distributed._composable.contract import REGISTRY_KEY, STATE_KEY
         from torch.distributed._composable_state import _module_state_mapping
@@ -121,6 +121,8 @@ class Sharding:
             state._pre_forward_hook_handle.remove()
             state._post_forward_hook_handle.remove()
             for group in state._fsdp_param_groups:
+                for each in group.fsdp_params:
+                    each._post_load_hook_handle.remove()
                 for handles in (group._module_to_pre_save_state_dict_hook_handle, group._module_to_pre_load_state_dict_hook_handle):
                     for handle in handles.values():
                         handle.remove()
