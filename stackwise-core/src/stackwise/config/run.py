@@ -95,8 +95,8 @@ class ParallelConfig:
     replicate: int | None = key(
         None,
         absent="all processes",
-        doc="copies of the model, each in one process or in `shard` of them; all share out the micro-batches of a step, and are held against "
-        "those that were started",
+        doc="copies of the model, each in one process or in `shard` of them; all share out the micro-batches of a step, and are held "
+        "against those that were started",
         minimum=1,
         maximum=65_536,
         example="2",
