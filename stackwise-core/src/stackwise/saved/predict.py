@@ -14,6 +14,7 @@ from stackwise.contracts.prediction import Predicts, ReadsRows
 from stackwise.errors import DataError, ProviderError, UserError, did_you_mean
 from stackwise.host.registry import Registry, blaming
 from stackwise.saved.generate import TextModel, open_model
+from stackwise.saved.rows import checked_rows
 
 ARRAYS = ".safetensors"
 
@@ -65,14 +66,7 @@ def _predicted(model: TextModel, batch: Mapping[str, torch.Tensor]) -> Mapping[s
     with torch.no_grad():
         task: Any = model.task
         predictions = task.predict(model.model, batch)
-    what, count = f"predict of task '{model.task_id}'", len(next(iter(batch.values())))
-    if not isinstance(predictions, Mapping) or not predictions:
-        raise ProviderError(f"{what} returned {type(predictions).__name__}: it returns a map from names to tensors")
-    for name, tensor in predictions.items():
-        if not isinstance(tensor, torch.Tensor) or not tensor.dim() or len(tensor) != count:
-            form = list(tensor.shape) if isinstance(tensor, torch.Tensor) else type(tensor).__name__
-            raise ProviderError(f"{what} returned {form} as '{name}' for {count} rows: an entry a row is wanted")
-    return predictions
+    return checked_rows(f"predict of task '{model.task_id}'", predictions, len(next(iter(batch.values()))))
 
 
 def _loader(model: TextModel, source: str | None, file: Path) -> ReadsRows:
