@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from copy import deepcopy
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -24,7 +25,7 @@ CUT = (0, 4, 8, 10)
 
 
 def batches(labels: torch.Tensor) -> list[dict[str, torch.Tensor]]:
-    return [{"x": FEATURES[low:high], "label": labels[low:high]} for low, high in zip(CUT, CUT[1:], strict=False)]
+    return [{"x": FEATURES[low:high], "label": labels[low:high]} for low, high in pairwise(CUT)]
 
 
 class Linear(nn.Linear):
