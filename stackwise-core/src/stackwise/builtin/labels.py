@@ -31,7 +31,8 @@ def label_counts(function: Callable[..., Any], labels: Sequence[Tensor]) -> Tens
     counts = label != settings.get("ignore_index", IGNORED)
     if weight is None:
         return counts.to(torch.float32)
-    return torch.where(counts, weight.to(label.device)[torch.where(counts, label, 0)], 0.0)
+    shares: Tensor = weight.to(label.device)[torch.where(counts, label, 0)]
+    return torch.where(counts, shares, 0.0)
 
 
 def is_without_labels(mean: Any, labels: Sequence[Tensor]) -> bool:

@@ -116,7 +116,7 @@ class LossTask:
             )
         rows = self._counted(function, value, batch)
         if not rows:
-            return nothing(output) if hasattr(value, "requires_grad") else 0.0, 0.0
+            return nothing(output), 0.0
         return (value.reshape(()) if hasattr(value, "reshape") else value) * rows, rows
 
     def _counted(self, function: Function, mean: Any, batch: Batch) -> float:
