@@ -28,7 +28,7 @@ def label_counts(function: Callable[..., Any], labels: Sequence[Tensor]) -> Tens
     if settings is None or len(labels) != 1 or labels[0].is_floating_point():
         return None
     label, weight = labels[0], settings.get("weight")
-    counts = label != settings.get("ignore_index", IGNORED)
+    counts: Tensor = label != settings.get("ignore_index", IGNORED)
     if weight is None:
         return counts.to(torch.float32)
     shares: Tensor = weight.to(label.device)[torch.where(counts, label, 0)]
