@@ -82,7 +82,7 @@ def own(output: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("function", [nn.CrossEntropyLoss(), F.cross_entropy, own], ids=["module", "function", "own"])
-def test_a_run_without_a_label_is_told_as_that_and_a_micro_batch_without_one_counts_nothing(function: Any) -> None:
+def test_no_label_is_told_as_that_and_counts_nothing(function: Any) -> None:
     none = {"x": FEATURES, "label": torch.full((10,), -100)}
     with pytest.raises(DataError, match="had a target"):
         steps(function, [none], Linear(3, CLASSES))

@@ -76,7 +76,7 @@ def test_a_frozen_part_of_an_earlier_run_is_said_too() -> None:
     assert len(notes(stackwise.assemble(declared(net)))) == 1
 
 
-def test_a_machine_of_finished_objects_says_it_of_its_parts_in_a_new_whole_and_of_the_optimizer() -> None:
+def test_a_machine_says_it_of_its_parts_in_a_new_whole_and_of_the_optimizer() -> None:
     class Embedding(nn.Linear):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return super().forward(x)
