@@ -48,6 +48,7 @@ SOUND: dict[Kind, list[Component]] = {
     )
 }
 
+
 def judging(factory: str) -> Component:
     """A task that tells two kinds of rows apart, new ones too."""
     return Component(name="v", options="victims.broken_options:Labels", factory=f"victims.asked:{factory}")

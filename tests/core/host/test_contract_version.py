@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import yaml
 from click.testing import CliRunner
+from packaging.version import Version
 from wrong_answers import CODE
 
 from stackwise import __version__, cli
 
-MAJOR, MINOR, *_ = map(int, __version__.split("."))
+MAJOR, MINOR = Version(__version__).release[:2]
 BEFORE, NOW, NEXT = (f"{MAJOR}.{minor}.0" for minor in (MINOR - 1, MINOR, MINOR + 1))
 CONFIG = {
     "run": {"name": "odd", "horizon": "2 steps", "device": "cpu"},
@@ -39,7 +40,14 @@ def ask(*arguments: str) -> tuple[int, str]:
     return done.exit_code, done.output
 
 
-COMMANDS = [("validate", "odd.yaml"), ("plan", "odd.yaml"), ("run", "odd.yaml"), ("check", "odd"), ("check", "odd.one"), ("show", "task:odd.one")]
+COMMANDS = [
+    ("validate", "odd.yaml"),
+    ("plan", "odd.yaml"),
+    ("run", "odd.yaml"),
+    ("check", "odd"),
+    ("check", "odd.one"),
+    ("show", "task:odd.one"),
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)

@@ -220,8 +220,9 @@ def check_reads_rows(subject: Subject) -> None:
     for name, tensor in whole.items():
         must(name in spec.fields, f"it reads '{name}', and its spec has {', '.join(spec.fields)}")
         field = spec.fields[name]
+        form = f"{tensor.dtype} of shape {tuple(tensor.shape)}"
         kind = tensor.dtype == partners.dtype_of(field) or field.dtype in ("floating", "integer")
-        must(kind and tensor.dim() == len(field.dims), f"'{name}' is {tensor.dtype} of shape {tuple(tensor.shape)}, and {field} is promised")
+        must(kind and tensor.dim() == len(field.dims), f"'{name}' is {form}, and {field} is promised")
     count = len(next(iter(whole.values())))
     told = options.tell({"score": torch.linspace(0, 1, count)})
     must(len(told) == count, f"it tells {len(told)} rows of {count} predictions")

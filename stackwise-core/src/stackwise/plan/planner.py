@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from typing import NoReturn
 
 import attrs
@@ -17,7 +18,7 @@ from stackwise.curriculum.states import TrainingState
 from stackwise.curriculum.transitions import Enter
 from stackwise.errors import ConfigError, Problem, ScheduleError, UserError
 from stackwise.host.provider import Provider
-from stackwise.host.registry import Registry
+from stackwise.host.registry import Registry, blaming
 from stackwise.plan.blocks import Growing
 from stackwise.plan.checks import (
     auxiliary_problems,
@@ -107,7 +108,8 @@ class _Planner:
             self._stop()
         schedule = self._schedule(clock, phases)
         evaluations = self._evaluations(phases)
-        self.problems += vocabulary_problems(self.experiment, self._text_sources(phases, evaluations), self.tokenizers)
+        with self._blaming_loaders():
+            self.problems += vocabulary_problems(self.experiment, self._text_sources(phases, evaluations), self.tokenizers)
         self._check_drops(phases)
         observing = tuple(draft.part(self.drafts.constants(draft)) for draft in observers if draft is not None)
         start_format = None if form is None else form.part(self.drafts.constants(form))
@@ -213,16 +215,19 @@ class _Planner:
         """The drafts, their sources with the tokenizers of the run where epochs are counted in tokens."""
         if not self.drafts.counting:
             return drafted
-        sources = text_sources(
-            self.experiment,
-            [(phase.config, drafts.sources) for phase, drafts in zip(phases, drafted, strict=True) if drafts is not None],
-        )
+        declared = [(phase.config, drafts.sources) for phase, drafts in zip(phases, drafted, strict=True) if drafts is not None]
         try:
-            self.drafts.tokenizers = self.tokenizers = make_tokenizers(sources, self.tokenizers)
+            with self._blaming_loaders():
+                sources = text_sources(self.experiment, declared)
+                self.drafts.tokenizers = self.tokenizers = make_tokenizers(sources, self.tokenizers)
+                twins = self.drafts.with_tokenizers
+                return [None if drafts is None else attrs.evolve(drafts, sources=twins(drafts.sources)) for drafts in drafted]
         except UserError as error:
             self.problems.append(Problem(str(error)))
             return drafted
-        return [None if drafts is None else attrs.evolve(drafts, sources=self.drafts.with_tokenizers(drafts.sources)) for drafts in drafted]
+
+    def _blaming_loaders(self) -> AbstractContextManager[None]:
+        return blaming(provider for name in self.drafts.owners("loader") if (provider := self.registry.provider(name)) is not None)
 
     # -- time -----------------------------------------------------------------------------------------------------
 
