@@ -44,7 +44,7 @@ from stackwise.plan.reads import declared_sizes, shortages
 from stackwise.plan.record import Plan
 from stackwise.plan.states import States
 from stackwise.plan.transitions import Boundary, transition
-from stackwise.plan.vocabularies import TextSource, make_tokenizers, text_sources, vocabulary_problems
+from stackwise.plan.vocabularies import make_tokenizers, text_sources, vocabulary_problems
 from stackwise.timeline.clock import Clock, Past, lay_out
 from stackwise.timeline.duration import Duration
 
@@ -108,8 +108,7 @@ class _Planner:
             self._stop()
         schedule = self._schedule(clock, phases)
         evaluations = self._evaluations(phases)
-        with self._blaming_loaders():
-            self.problems += vocabulary_problems(self.experiment, self._text_sources(phases, evaluations), self.tokenizers)
+        self._check_vocabularies(phases, evaluations)
         self._check_drops(phases)
         observing = tuple(draft.part(self.drafts.constants(draft)) for draft in observers if draft is not None)
         start_format = None if form is None else form.part(self.drafts.constants(form))
@@ -334,10 +333,12 @@ class _Planner:
         for phase in phases:
             self.problems += drop_problems(phase.config, fields)
 
-    def _text_sources(self, phases: Sequence[_Phase], evaluations: Sequence[EvaluationPlan]) -> list[TextSource]:
+    def _check_vocabularies(self, phases: Sequence[_Phase], evaluations: Sequence[EvaluationPlan]) -> None:
         own = {config.name for config in self.experiment.evaluate if config.sources is not None}
         declared = [(phase.config, phase.state.data.sources) for phase in phases if phase.state is not None]
-        return text_sources(self.experiment, declared, [(each.name, each.state.sources) for each in evaluations if each.name in own])
+        evaluated = [(each.name, each.state.sources) for each in evaluations if each.name in own]
+        with self._blaming_loaders():
+            self.problems += vocabulary_problems(self.experiment, text_sources(self.experiment, declared, evaluated), self.tokenizers)
 
     # -- mistakes -------------------------------------------------------------------------------------------------
 
