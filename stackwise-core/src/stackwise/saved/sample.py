@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
+from stackwise.contracts.answers import calling, expect_rows
 from stackwise.contracts.generation import GeneratesFields
 from stackwise.errors import UserError
 from stackwise.host.registry import Registry, blaming
 from stackwise.saved.generate import open_model
-from stackwise.saved.rows import checked_rows
 from stackwise.timeline.streams import step_seed, stream_key
 
 
@@ -35,9 +35,8 @@ def sample(run: Path | str, count: int, *, seed: int = 0) -> dict[str, torch.Ten
     source = open_model(Path(run), _making)
     task: Any = source.task
     generator = torch.Generator().manual_seed(step_seed(stream_key(seed, "generate"), 0))
-    with blaming(source.providers), torch.no_grad():
-        made = task.generate_fields(source.model, count, generator)
-    return checked_rows(f"generate_fields of task '{source.task_id}'", made, count)
+    with blaming(source.providers), calling(source.task_id, "generate_fields"), torch.no_grad():
+        return dict(expect_rows(task.generate_fields(source.model, count, generator), count))
 
 
 def _making(task: object, id: str, registry: Registry) -> Any:
