@@ -1,4 +1,4 @@
-"""What the core asks of a component, by shape: nobody inherits from anything here."""
+"""What the core asks of a component, as protocols: a component need not inherit from them."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class LinearHead(Protocol):
     """A head whose last step is one matrix, and that can leave this step to the task (`TaskSpec.linear_outputs`).
 
     `forward_linear` takes what `forward` takes and gives the same outputs by name, those that are a product as `LinearOutput`. It is
-    called in place of `forward` for a task that reads them so, unless forward hooks hang on the head, which it would pass by.
+    called in place of `forward` for a task that reads them so, unless the head has forward hooks, which it would skip.
     """
 
     def forward_linear(self, hidden: torch.Tensor, **side: torch.Tensor) -> Mapping[str, torch.Tensor | LinearOutput]: ...
@@ -130,7 +130,7 @@ class ReferencedTask(Protocol):
 
 @runtime_checkable
 class PreparesEvaluations(Protocol):
-    """A task that prepares the batches of evaluations otherwise than those of training (an estimator of lower variance)."""
+    """A task that prepares the batches of evaluations in another way than those of training (an estimator of lower variance)."""
 
     def prepare_evaluation(self, batch: Batch, moment: Moment, generator: torch.Generator) -> Batch: ...
 
@@ -152,7 +152,8 @@ class Loader(Protocol):
 class Fingerprinted(Protocol):
     """A loader that can say which data it read: file count, bytes and a digest.
 
-    Under the key `vocabulary` it may say, in text, which vocabulary its ids are of: the digest of a tokenizer, say. Two different texts
+    Under the key `vocabulary` it may say, in text, which vocabulary its ids are of, for instance by the digest of a tokenizer. Two
+    different texts
     never meet in one model unless the config says so. A loader without that key is not compared.
     """
 
@@ -210,7 +211,7 @@ class ParameterGroup:
 
 
 class WeightAdapter(Protocol):
-    """Trainable glue beside one frozen matrix (LoRA): an `nn.Module` from the layer's input to what is added to its output.
+    """A trainable addition to one frozen matrix (LoRA): an `nn.Module` from the layer's input to what is added to its output.
 
     Its factory is called as `factory(options, context, weight)` with the matrix [out, in] that it stands beside, on the meta
     device or not; it makes a module that adds nothing at first.
@@ -219,7 +220,7 @@ class WeightAdapter(Protocol):
     def __call__(self, input: torch.Tensor) -> torch.Tensor: ...
 
     def merged(self, weight: torch.Tensor) -> torch.Tensor:
-        """The matrix [out, in] that gives alone what matrix and adapter give together."""
+        """The matrix [out, in] that gives the same output as matrix and adapter together."""
         ...
 
 
@@ -232,7 +233,7 @@ class TrainsElsewhere(Protocol):
 
 
 class Reaction(Protocol):
-    """A declared answer to the training signal (plateau): a factor on every learning rate, inside a stated envelope.
+    """A declared reaction to training (plateau): a factor on every learning rate, inside a stated envelope.
 
     A pure function of the numbers it was shown. Its options say `envelope() → (lowest, highest)` factor, which the plan prints, and
     may say `watches() → names`, which the plan holds against the evaluations that there are.
@@ -264,20 +265,20 @@ class StopsRun(Protocol):
 class StepSchedule(Protocol):
     """A number that follows time, of a provider's own shape: pure, so that it is planned; built without torch.
 
-    Options of a schedule that reads a file may have `fingerprint()`, which the plan keeps: a digest, say.
+    Options of a schedule that reads a file may have `fingerprint()`, which the plan keeps, for instance a digest.
     """
 
     def value(self, step: int, window: ScheduleWindow) -> float:
         """The value before a step of the window, counted from 0; `step == window.steps` is its end, and is held from there on.
 
         Raises:
-            UserError: the window is none that its options can fill; the sentence says why.
+            UserError: its options do not fit the window; the message says why.
         """
         ...
 
 
 class Adapter(Protocol):
-    """Glue at a junction of the model: an `nn.Module` from tensor to tensor."""
+    """A module at a junction of the model: an `nn.Module` from tensor to tensor."""
 
     def get_spec(self) -> AdapterSpec: ...
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor: ...
@@ -289,7 +290,7 @@ Observer = Callable[[Any], None]
 
 @runtime_checkable
 class MeetsRun(Protocol):
-    """An observer that wants to know whose events it hears."""
+    """An observer that wants to know which run its events come from."""
 
     def meet(self, facts: RunFacts) -> None:
         """Called once in each process, before the first event, where there is a run directory."""

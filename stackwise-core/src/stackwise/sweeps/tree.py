@@ -1,4 +1,4 @@
-"""Which run of a sweep begins in the middle of which other, and what that saves."""
+"""Which run of a sweep begins in the middle of which other run, and what that saves."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Job:
     saves: tuple[int, ...] = ()
     """Steps at which others begin."""
     instants: tuple[str, ...] = ()
-    """`run.checkpoint.at` of its own config, as it is written there."""
+    """`run.checkpoint.at` of its own config, as written there."""
 
     @property
     def overrides(self) -> tuple[str, ...]:
@@ -80,7 +80,9 @@ def _instants(plan: Plan) -> tuple[str, ...]:
 
 
 def _longest(plan: Plan, earlier: Sequence[Plan], jobs: Sequence[Job]) -> tuple[int | None, int]:
-    """The earlier run that shares most of its first steps with a plan, and how many; only steps that are that run's own can be begun at."""
+    """The earlier run that shares most first steps with a plan, and how many. A run can only begin at a step that the earlier one trains
+    itself.
+    """
     best: tuple[int | None, int] = (None, 0)
     for i, other in enumerate(earlier):
         if other.experiment.run.seed != plan.experiment.run.seed:
@@ -92,7 +94,7 @@ def _longest(plan: Plan, earlier: Sequence[Plan], jobs: Sequence[Job]) -> tuple[
 
 
 def _flops(plan: Plan, prices: Sequence[PhasePrice], start: int) -> float | None:
-    """From a step on: those of each phase, by the share of its tokens (or steps) that lies there."""
+    """Training FLOPs from a step on: those of each phase, times the share of its tokens (or steps) behind that step."""
     clock, total = plan.schedule.clock, 0.0
     for phase, cost in zip(plan.schedule, prices, strict=True):
         if cost.flops is None:
