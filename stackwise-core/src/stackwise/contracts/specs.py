@@ -266,12 +266,15 @@ class TaskSpec:
 
 @frozen(kw_only=True)
 class OptimizerSpec:
-    """What an optimizer keeps for a parameter."""
+    """What an optimizer keeps for a parameter, and what it computes for it at each step."""
 
     state_elements: Callable[[tuple[int, ...]], int]
     """Shape of a parameter → number of state entries kept for it, each of the parameter's dtype."""
     named_state_elements: Callable[[str, tuple[int, ...]], int] | None = None
     """Name and shape → the same, where the name decides too (Muon: hidden matrices and the rest)."""
+    step_flops: Callable[[str, tuple[int, ...]], int] | None = None
+    """Name and shape of a parameter → FLOPs of one step of it, each addition, product, quotient and root of a number counted as one; None:
+    unknown. What takes them all together, such as clipping, is the core's."""
 
     def count(self, name: str, shape: tuple[int, ...]) -> int:
         """State entries kept for the parameter of a canonical name."""
