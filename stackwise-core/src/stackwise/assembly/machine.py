@@ -74,7 +74,7 @@ def _assemble(plan: Plan, observers: Observers | None, ranks: Ranks | None) -> T
         optimizer=OptimizerPlane(shop.optimizer, shop.reaction),
         schedule=plan.schedule,
         evaluations=evaluations,
-        observers=observers if observers is not None else [shop.observer(part) for part in heard],
+        observers=observers if observers is not None else shop.observers(heard),
         settings=Settings(
             seed=run.seed,
             placement=placement,

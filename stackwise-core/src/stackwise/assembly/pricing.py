@@ -68,7 +68,7 @@ class PhasePrice:
 
 
 def step_flops(plan: Plan) -> Callable[[int, BatchShape], int | None]:
-    """Index of a phase, shape of a step → training FLOPs of that step; None where they are unknown. Phases are asked for in order.
+    """Index of a phase, shape of a step → training FLOPs of that step; None where they are unknown.
 
     Args:
         plan: by any clock.
@@ -77,9 +77,12 @@ def step_flops(plan: Plan) -> Callable[[int, BatchShape], int | None]:
         UserError, ProviderError: as `price` does, when the function is called.
     """
     walk, entered = _Walk.of(plan), -1
+    known: dict[tuple[int, BatchShape], int | None] = {}
 
-    def of(index: int, shape: BatchShape) -> int | None:
-        nonlocal entered
+    def ask(index: int, shape: BatchShape) -> int | None:
+        nonlocal walk, entered
+        if index < entered:
+            walk, entered = _Walk.of(plan), -1
         with blaming(plan.providers):
             while entered < index:
                 entered += 1
@@ -87,6 +90,11 @@ def step_flops(plan: Plan) -> Callable[[int, BatchShape], int | None]:
             phase = plan.schedule.phases[index]
             flops = walk.step_flops(phase, declared_state(phase), shape)
         return None if flops is None else flops.training
+
+    def of(index: int, shape: BatchShape) -> int | None:
+        if (index, shape) not in known:
+            known[index, shape] = ask(index, shape)
+        return known[index, shape]
 
     return of
 

@@ -21,6 +21,7 @@ from stackwise.curriculum.schedule import CompiledPhase
 from stackwise.errors import ConfigError, UserError
 from stackwise.host.discovery import build_loader
 from stackwise.machine.evaluation import Evaluation
+from stackwise.machine.observers import Observers
 from stackwise.machine.placement import Placement
 from stackwise.plan import EvaluationPlan, Plan
 from stackwise.plan.reads import shortages
@@ -80,6 +81,14 @@ class Workshop:
     def transform(self, part: Part) -> Any:
         """A transform of batches."""
         return self._make(part, "transform")
+
+    def observers(self, parts: Sequence[Part]) -> Observers:
+        """Consumers of events, with the names that messages call them by."""
+        names = []
+        for part in parts:
+            of = None if part.given is not None else self._plan.registry.get("observer", part.id)
+            names.append(("", part.id) if of is None else (of.id, f"'{of.id}' ({of.distribution} {of.version})"))
+        return Observers([self.observer(part) for part in parts], names)
 
     def observer(self, part: Part) -> Observer:
         """A consumer of events."""
