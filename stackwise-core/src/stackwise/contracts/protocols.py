@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from attrs import define, field
 
-from stackwise.contracts.components import BuildContext
 from stackwise.contracts.events import RunFacts
 from stackwise.contracts.outputs import LinearOutput
 from stackwise.contracts.specs import (
@@ -257,9 +256,6 @@ class ParameterGroup:
     """By canonical name; a float32 master in place of each parameter in bfloat16 or float16, which the core rounds after the step."""
     values: dict[str, float] = field(factory=dict)
     """The group's effective options (lr, weight_decay, …)."""
-
-
-OptimizerFactory = Callable[[Any, BuildContext, Sequence[ParameterGroup]], "torch.optim.Optimizer"]
 
 
 class WeightAdapter(Protocol):

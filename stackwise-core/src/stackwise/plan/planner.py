@@ -36,7 +36,7 @@ from stackwise.plan.checks import (
 )
 from stackwise.plan.curves import Curves
 from stackwise.plan.evaluations import EvaluationPlan, evaluation_plan
-from stackwise.plan.extents import counts_epochs, extent_of
+from stackwise.plan.extents import counts_epochs, extent_of, short_last_step
 from stackwise.plan.junctions.join import Joined, PhaseDrafts, join
 from stackwise.plan.parts import Draft, Drafts
 from stackwise.plan.provided import ProvidedSchedules
@@ -235,7 +235,10 @@ class _Planner:
         if isinstance(self.past, Clock):
             return self.past
         try:
-            return lay_out(self.experiment.run.horizon, [extent_of(phase.config, phase.joined) for phase in phases], self.past)
+            horizon, extents = self.experiment.run.horizon, [extent_of(phase.config, phase.joined) for phase in phases]
+            clock = lay_out(horizon, extents, self.past)
+            shorter = short_last_step(extents, [phase.joined for phase in phases], clock.steps)
+            return clock if shorter is extents else lay_out(horizon, shorter, self.past)
         except ConfigError as error:
             self.problems += error.problems
         except ScheduleError as error:
