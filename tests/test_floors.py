@@ -39,7 +39,7 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
     "saved": (*LOWER, "assembly"),
     "conformance": (*(room for room in LOWER if room != "storage"), "assembly"),
     "runs": (*LOWER, "assembly", "reports", "saved"),
-    "sweeps": ("contracts", "host", "config", "plan", "storage", "assembly"),
+    "sweeps": ("timeline", "contracts", "host", "config", "plan", "storage", "assembly"),
     "cli": (*LOWER, "assembly", "reports", "saved", "runs", "sweeps", "conformance", "scaffold"),
     "__main__": ("cli",),
 }

@@ -18,8 +18,9 @@ import stackwise
 from stackwise.curriculum.schedule import CompiledPhase, PhaseSchedule
 from stackwise.errors import ConfigError, ScheduleError
 from stackwise.host.provider import Registered
-from stackwise.timeline.clock import RUN, Clock, Extent, Past, Switch, lay_out
+from stackwise.timeline.clock import Clock
 from stackwise.timeline.duration import Duration
+from stackwise.timeline.layout import RUN, Extent, Past, Switch, lay_out
 
 WEB = 37
 """Rows of one epoch of the source `web`."""

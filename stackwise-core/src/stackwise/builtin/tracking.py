@@ -191,6 +191,7 @@ def scalars_of(event: Event) -> Iterator[tuple[int, dict[str, float]]]:
             "train/tokens": event.tokens,
             "train/seconds": event.seconds,
         }
+        scalars |= {"train/flops": event.flops} if event.flops else {}
         scalars |= {f"train/{name}": value for name, value in event.metrics.items()}
         scalars |= {f"lr/{name}": value for name, value in event.rates.items()} or {"lr/lr": event.lr}
         yield event.step, scalars

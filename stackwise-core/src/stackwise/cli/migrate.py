@@ -90,9 +90,9 @@ def _check(text: str) -> None:
     from tempfile import TemporaryDirectory
 
     from stackwise import config
+    from stackwise.assembly.planning import make_plan
     from stackwise.assembly.pricing import price
     from stackwise.host.discovery import discover
-    from stackwise.plan import make_plan
 
     with TemporaryDirectory() as folder:
         path = Path(folder) / "migrated.yaml"

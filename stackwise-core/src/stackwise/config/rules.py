@@ -13,7 +13,9 @@ COUNT = "count"
 SELECTORS = "list of selectors"
 
 MOST_STEPS = 10**15
-"""Or tokens, samples or epochs of a run."""
+"""Or tokens, samples, epochs or seconds of a run."""
+
+MOST_FLOPS = 10**30
 
 MOST_ROWS = 2**24
 """Rows, positions or micro-batches of a step. A mixture deals rows out one by one, and this many take it some ten seconds; more is a
@@ -29,8 +31,9 @@ _MOST_NAME_BYTES = 200
 def broken_length(value: Duration) -> str | None:
     """The rule that a horizon breaks."""
     if value.unit == "fraction" or value.value <= 0:
-        return f"a horizon of {value} is not a length: give it in steps, tokens, samples or epochs, above zero"
-    return f"a horizon above {float(MOST_STEPS):g} {value.measure} is never reached" if value.value > MOST_STEPS else None
+        return f"a horizon of {value} is not a length: give it in steps, tokens, samples, epochs, FLOPs or minutes, above zero"
+    most = MOST_FLOPS if value.unit == "flops" else MOST_STEPS
+    return f"a horizon above {float(most):g} {value.measure} is never reached" if value.value > most else None
 
 
 def run_name_of(stem: str) -> str:

@@ -166,9 +166,9 @@ class RunConfig:
     seed: int = key(0, doc="every random stream derives from it", minimum=0, maximum=2**63 - 1, example="7")
     horizon: Duration = key(
         rule=broken_length,
-        form="duration in steps, tokens, samples or epochs",
-        doc="length of the run; tokens are scheduled positions, padding included",
-        example=("1200 steps", "2 epochs of web"),
+        form="duration in steps, tokens, samples, epochs or training FLOPs",
+        doc="length of the run; tokens are scheduled positions, padding included; FLOPs those that `stackwise plan` prints",
+        example=("1200 steps", "2 epochs of web", "1e13 flops"),
     )
     device: Literal["auto", "cpu", "cuda"] = key("auto", doc="where to train; `auto` takes CUDA where there is one", example="cpu")
     precision: Literal["float32", "bf16"] = key(

@@ -23,8 +23,8 @@ from stackwise.host.provider import KINDS, Provider, Registered
 from stackwise.host.registry import Registry
 from stackwise.plan.junctions.sizes import Sizes, Term
 from stackwise.plan.parts import Draft, Drafts
-from stackwise.timeline.clock import compile_clock
 from stackwise.timeline.duration import Duration
+from stackwise.timeline.layout import compile_clock
 from stackwise.timeline.schedules import Schedule, Window
 
 Source = str | ModuleType | Mapping[Kind, Iterable[Component]]

@@ -83,6 +83,8 @@ class StepDone(NamedTuple):
     """What the task reports beside the loss, as means over the step's targets."""
     rates: Mapping[str, float] = {}
     """Every learning rate by its group and key (`default.lr`, `norms.adamw_lr`), where there are several."""
+    flops: float = 0.0
+    """Training FLOPs spent after this step, by the plan's prices; 0 where it has none."""
 
 
 class Evaluated(NamedTuple):

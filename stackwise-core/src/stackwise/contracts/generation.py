@@ -127,7 +127,22 @@ class TextCodec(Protocol):
 
 @runtime_checkable
 class HasTextCodec(Protocol):
-    """The options of a loader whose ids stand for text."""
+    """The options of a loader whose ids stand for text, where no tokenizer of the run says it (`HasTokenizer`).
+
+    ```python
+    class Letters:
+        def encode(self, text):
+            return [ord(letter) - ord("a") for letter in text]
+
+        def decode(self, ids):
+            return "".join(chr(ord("a") + id) for id in ids)
+
+
+    class LettersOptions:
+        def text_codec(self, fingerprint):
+            return Letters()
+    ```
+    """
 
     def text_codec(self, fingerprint: Mapping[str, Any]) -> TextCodec | None:
         """The codec of the ids that the loader delivers; None where these options deliver no text.

@@ -134,7 +134,11 @@ class BlockOrigin:
 
 
 class GrowthOperator(Protocol):
-    """How new blocks are made: a pure map from new blocks to old ones."""
+    """How new blocks are made: a pure map from new blocks to old ones.
+
+    The planner builds it once, before the run, with `BuildContext(seed=0)`, asks `map_blocks`, and the plan carries it to the boundary, so
+    its module does not import torch.
+    """
 
     @property
     def preserves_function(self) -> bool:
@@ -152,15 +156,16 @@ class GrowthOperator(Protocol):
 
 @runtime_checkable
 class ParameterGrowth(Protocol):
-    """An operator that maps tensor by tensor (width growth)."""
+    """An operator that maps tensor by tensor (width growth), asked at the boundary."""
 
     def map_parameters(
         self, old: Mapping[str, tuple[int, ...]], new: Mapping[str, tuple[int, ...]], request: GrowthRequest
     ) -> Mapping[str, Origin]:
         """Shapes by canonical name, before and after → origins of the new parameters it has something to say about.
 
-        Blocks go by their new names; where a block comes from is `map_blocks`' to say. A tied parameter appears once in each,
-        under its first name; adapters of junctions and of weights appear too.
+        Blocks are mapped already: where a block has an origin, the tensors of that origin stand in `old` under the block's new name, so a
+        source is found by the name of what it becomes. A tied parameter appears once in each, under its first name; adapters of junctions
+        and of weights appear too. What the answer leaves out is taken as it is; where its shape changes, the run is refused.
 
         Raises:
             ValueError: the operator cannot make this change; the message says which changes it can make.

@@ -58,6 +58,10 @@ def _dims(value: str | tuple[Dim, ...]) -> tuple[Dim, ...]:
 class TensorSpec:
     """One tensor at a boundary: `TensorSpec("batch time width", "float32")`.
 
+    `batch`, `time` and `source` (the time of a second row) change from step to step. Every other name has one size, and one name in one
+    component is one size; a whole number is a size of its own, as in `TensorSpec("batch 8 8")`. `to_spec()` is called while sizes that
+    the config leaves open are still None, so it gives the name of a dimension and computes with none.
+
     Raises:
         ValueError: an unknown dtype.
     """
@@ -67,9 +71,9 @@ class TensorSpec:
     dtype: str = field(default="floating", validator=_check_dtype)
     """A torch dtype by name, or `floating` / `integer` for any of the kind."""
     bounds: tuple[int, Dim] | None = None
-    """Values v of integer tensors satisfy bounds[0] <= v < bounds[1]; the upper bound may be a dimension (`vocab`)."""
+    """Values v of integer tensors satisfy bounds[0] <= v < bounds[1]; the upper bound may be a dimension: `(0, "vocab")`."""
     unit: str | None = None
-    """What one entry stands for (`byte`), where metrics depend on it."""
+    """What one entry stands for (`byte`), where the name of a metric depends on it (`UnitMetric`)."""
 
     def __str__(self) -> str:
         inner = " ".join(map(str, self.dims))
@@ -133,7 +137,7 @@ class TransformSpec:
     """What a transform does to the fields of a batch; a transform without a spec changes values only."""
 
     inputs: Mapping[str, TensorSpec] = Factory(dict)
-    """Fields it needs."""
+    """Fields it needs, by the names that the task reads them by, so that a missing one shows in the plan."""
     outputs: Mapping[str, TensorSpec] = Factory(dict)
     """Fields it adds, or gives another dtype, shape or bounds."""
     prepares: bool = False
@@ -164,11 +168,13 @@ class RackSpec:
     needs: tuple[str, ...] = ()
     """Those of them that `forward` does not run without."""
     attention: tuple[str, ...] = ()
-    """Attention modes it offers (`causal`, `bidirectional`); empty: it has none and asks for none."""
+    """Sides that a position may look to (`causal`, `bidirectional`), both where an option chooses. A task that needs one is refused
+    beside a rack that offers only the other; empty: it has none and asks for none."""
     stacks: Mapping[str, int] = Factory(dict)
     """Stack name → number of blocks, in forward order."""
     residual_outputs: tuple[str, ...] = ()
-    """Parameters inside a block (`attention.output.weight`) to zero to make the block the identity."""
+    """Parameters inside a block (`attention.output.weight`) to zero to make the block the identity, as growth that preserves the function
+    does; their biases are zeroed with them."""
     block_path: str = "stacks.{stack}.{index}"
     """Where a block's parameters live inside the rack; models from elsewhere name their own."""
     losses: tuple[str, ...] = ()
@@ -266,12 +272,15 @@ class TaskSpec:
 
 @frozen(kw_only=True)
 class OptimizerSpec:
-    """What an optimizer keeps for a parameter."""
+    """What an optimizer keeps for a parameter, and what it computes for it at each step."""
 
     state_elements: Callable[[tuple[int, ...]], int]
     """Shape of a parameter → number of state entries kept for it, each of the parameter's dtype."""
     named_state_elements: Callable[[str, tuple[int, ...]], int] | None = None
     """Name and shape → the same, where the name decides too (Muon: hidden matrices and the rest)."""
+    step_flops: Callable[[str, tuple[int, ...]], int] | None = None
+    """Name and shape of a parameter → FLOPs of one step of it, each addition, product, quotient and root of a number counted as one; None:
+    unknown. What takes them all together, such as clipping, is the core's."""
 
     def count(self, name: str, shape: tuple[int, ...]) -> int:
         """State entries kept for the parameter of a canonical name."""

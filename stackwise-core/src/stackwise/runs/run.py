@@ -15,13 +15,14 @@ from typing import Literal, TextIO
 from attrs import frozen
 
 from stackwise import config
-from stackwise.assembly.workshop import assemble
+from stackwise.assembly.machine import assemble
+from stackwise.assembly.planning import make_plan
 from stackwise.config import Experiment
 from stackwise.errors import RunStopped, UserError
 from stackwise.host.discovery import discover
 from stackwise.host.registry import blaming
 from stackwise.machine.machine import TrainingMachine
-from stackwise.plan import Plan, make_plan
+from stackwise.plan import Plan
 from stackwise.processes.place import Place
 from stackwise.processes.ranks import Ranks, joined
 from stackwise.reports.progress import Progress

@@ -15,7 +15,7 @@ from attrs import define
 
 import stackwise
 from stackwise import config
-from stackwise.assembly.workshop import assemble
+from stackwise.assembly.machine import assemble
 from stackwise.config import ParallelConfig
 from stackwise.contracts.events import Stalled, StepDone
 from stackwise.errors import EndedTogether, RunStopped, TrainingHalted, UserError

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from stackwise import config
+from stackwise.assembly.planning import make_plan
 from stackwise.assembly.references import load_reference
 from stackwise.assembly.workshop import Workshop
 from stackwise.contracts.events import Evaluated
@@ -20,7 +21,7 @@ from stackwise.errors import DataError, UserError, did_you_mean
 from stackwise.host.discovery import discover
 from stackwise.host.registry import blaming
 from stackwise.machine.placement import Placement
-from stackwise.plan import EvaluationPlan, Plan, make_plan
+from stackwise.plan import EvaluationPlan, Plan
 from stackwise.planes.model.state import load_named_tensors, named_tensors
 from stackwise.planes.objective import Objective
 from stackwise.saved.model import SavedModel, declared_at, model_at

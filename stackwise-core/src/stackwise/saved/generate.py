@@ -12,6 +12,7 @@ from attrs import evolve, frozen
 from stackwise import config
 from stackwise.assembly.described import described_part, description_errors, load_exported
 from stackwise.assembly.outside import build_task
+from stackwise.assembly.planning import make_plan
 from stackwise.assembly.workshop import Workshop
 from stackwise.contracts.answers import calling, expect
 from stackwise.contracts.generation import Generates, GeneratesRows, GenerationSettings, HasTextCodec, TextCodec
@@ -21,7 +22,6 @@ from stackwise.errors import UserError, bytes_asked, lacks_memory
 from stackwise.host.discovery import discover
 from stackwise.host.provider import Provider
 from stackwise.host.registry import Registry, blaming
-from stackwise.plan import make_plan
 from stackwise.planes.model.module import Model
 from stackwise.saved.export import describe_run
 from stackwise.saved.model import SavedModel, model_at

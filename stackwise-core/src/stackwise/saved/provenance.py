@@ -19,7 +19,7 @@ from stackwise.machine.machine import TrainingMachine
 from stackwise.plan import Plan
 from stackwise.saved.clock import clock_as_json, clock_from_json
 from stackwise.storage.checkpoints.store import Checkpoint
-from stackwise.timeline.clock import Past
+from stackwise.timeline.layout import Past
 
 FORMAT = 1
 _TEXT, _MAP = instance_of(str), instance_of(Mapping)  # type: ignore[type-abstract]  # any map will do

@@ -9,11 +9,13 @@ from pathlib import Path
 from attrs import evolve, frozen
 
 from stackwise import config
+from stackwise.assembly.planning import make_plan
 from stackwise.assembly.pricing import PhasePrice, price
 from stackwise.config.sweep import Point, SweepConfig
 from stackwise.host.discovery import discover
-from stackwise.plan import Plan, make_plan
+from stackwise.plan import Plan
 from stackwise.plan.sharing import first_own_step
+from stackwise.timeline.spent import Spent
 
 
 @frozen
@@ -94,12 +96,7 @@ def _longest(plan: Plan, earlier: Sequence[Plan], jobs: Sequence[Job]) -> tuple[
 
 
 def _flops(plan: Plan, prices: Sequence[PhasePrice], start: int) -> float | None:
-    """Training FLOPs from a step on: those of each phase, times the share of its tokens (or steps) behind that step."""
-    clock, total = plan.schedule.clock, 0.0
-    for phase, cost in zip(plan.schedule, prices, strict=True):
-        if cost.flops is None:
-            return None
-        count = clock.tokens if clock.tokens(phase.stop) > clock.tokens(phase.start) else int
-        first = min(max(start, phase.start), phase.stop)
-        total += cost.flops * (count(phase.stop) - count(first)) / (count(phase.stop) - count(phase.start))
-    return total
+    """Training FLOPs from a step on."""
+    stretches = [(first, None if flops is None else flops.training) for cost in prices for first, flops in cost.stretches]
+    spent = Spent.of(stretches)
+    return None if spent is None else spent.before(plan.schedule.steps) - spent.before(start)

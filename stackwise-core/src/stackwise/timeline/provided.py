@@ -9,8 +9,9 @@ from typing import Any
 from attrs import Factory, field, frozen
 
 from stackwise.errors import ScheduleError
-from stackwise.timeline.clock import Clock, compile_clock
+from stackwise.timeline.clock import Clock
 from stackwise.timeline.duration import Duration
+from stackwise.timeline.layout import compile_clock
 from stackwise.timeline.schedules import Curve, Knot, Over, Window
 
 SHOWN = 256
