@@ -218,8 +218,10 @@ from stackwise.processes.ranks import joined
 from stackwise.processes.sharding import Sharding
 
 def face(model):
-    return [(path, type(module), sorted(module.__dict__), {name: dict(getattr(module, name)) for name in module.__dict__ if name.endswith('hooks')
-        and getattr(module, name) is not None}) for path, module in model.named_modules()]
+    return [(path, type(module), sorted(module.__dict__), hooks(module)) for path, module in model.named_modules()]
+
+def hooks(module):
+    return {name: dict(held) for name, held in module.__dict__.items() if name.endswith("hooks") and held is not None}
 
 with joined() as ranks:
     torch.manual_seed(0)

@@ -69,6 +69,28 @@ def continue_prompts(
     return [made[i] for i in range(len(prompts))]
 
 
+class ContinuesPrompts:
+    """A task whose prompts are beginnings of rows, which are continued token by token."""
+
+    def generate(self, model: Forward, prompt: torch.Tensor, settings: GenerationSettings, generator: torch.Generator) -> torch.Tensor:
+        """The prompt [T] continued token by token.
+
+        Raises:
+            UserError: an empty prompt, more positions than the model has, or a setting without effect.
+        """
+        return continue_prompt(model, prompt, settings, generator)
+
+    def generate_rows(
+        self, model: Forward, prompts: Sequence[torch.Tensor], settings: GenerationSettings, generators: Sequence[torch.Generator]
+    ) -> list[torch.Tensor]:
+        """Every prompt [T] continued by its own generator; those of one length together.
+
+        Raises:
+            UserError: as `generate`.
+        """
+        return continue_prompts(model, prompts, settings, generators)
+
+
 def continued(
     model: Forward,
     rows_BR: torch.Tensor,
@@ -84,7 +106,7 @@ def continued(
         rows_BR: rows of one length.
         settings: how many tokens, how they are drawn, and what ends them.
         generators: one a row.
-        numbers: what `settings.hear` is told of each row.
+        numbers: the number that `settings.hear` gets for each row.
         beside: further fields of the rows.
     """
     total, first = rows_BR.shape[1] + settings.tokens, rows_BR.shape[1]

@@ -27,8 +27,8 @@ def validate(file: Path, overrides: tuple[str, ...], cold: bool) -> None:
     from and a row of everything that is read are looked at. No step is made and nothing is written.
     """
     from stackwise import config
+    from stackwise.assembly.planning import make_plan
     from stackwise.host.discovery import discover
-    from stackwise.plan import make_plan
 
     plan = make_plan(config.load(file, overrides), discover())
     if not cold:

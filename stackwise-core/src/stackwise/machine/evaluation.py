@@ -38,7 +38,7 @@ def number(value: torch.Tensor | float) -> float:
     return float(value.item() if isinstance(value, torch.Tensor) else value)
 
 
-Told = Callable[[str, int, int], None]
+OnProgress = Callable[[str, int, int], None]
 """Hears an evaluation's name, the batches that are done, and how many there are."""
 
 
@@ -62,7 +62,7 @@ class Evaluation:
         objective: Objective,
         placement: Placement,
         moment: Moment,
-        told: Told | None = None,
+        progress: OnProgress | None = None,
         ranks: Ranks | None = None,
         *,
         divided: bool = False,
@@ -86,7 +86,7 @@ class Evaluation:
         found: list[dict[str, tuple[float, float]]] = []
         try:
             with seeded(step_seed(key, 0)), objective.fixed(self.values), judging(model), placement.forward_context():
-                reads = self._share(moment, told, ranks) if ranks is None or not divided else self._rounds(moment, told, ranks)
+                reads = self._share(moment, progress, ranks) if ranks is None or not divided else self._rounds(moment, progress, ranks)
                 for instant, batch, counts in reads:
                     i = instant.step
                     seed_others(step_seed(key, i))
@@ -103,12 +103,12 @@ class Evaluation:
             self.data.load_state_dict(start)
         return _means(self.name, _added(found if ranks is None else _in_order(ranks.gather(found))))
 
-    def _share(self, moment: Moment, told: Told | None, ranks: Ranks | None) -> Iterator[tuple[Moment, Batch, bool]]:
+    def _share(self, moment: Moment, progress: OnProgress | None, ranks: Ranks | None) -> Iterator[tuple[Moment, Batch, bool]]:
         """This process's batches: instant, batch, and that it counts."""
         lap = self.data.lap()
         for i in range(self.batches):
-            if told is not None:
-                told(self.name, i, self.batches)
+            if progress is not None:
+                progress(self.name, i, self.batches)
             instant = moment._replace(step=i, t=0.0, phase_t=0.0)
             mine = ranks is None or ranks.share.owns(i)
             batches = self.data.batches(instant) if mine else self.data.pass_over(instant)
@@ -116,14 +116,14 @@ class Evaluation:
                 return
             yield from ((instant, batch, True) for batch in batches)
 
-    def _rounds(self, moment: Moment, told: Told | None, ranks: Ranks) -> Iterator[tuple[Moment, Batch, bool]]:
+    def _rounds(self, moment: Moment, progress: OnProgress | None, ranks: Ranks) -> Iterator[tuple[Moment, Batch, bool]]:
         """This process's batches, as many as any other has: in the last round one that does not count stands for a missing one."""
         lap, count = self.data.lap(), ranks.share.ranks
         own: tuple[Moment, Batch] | None = None
         last: tuple[Moment, Batch] | None = None
         for i in range(self.batches):
-            if told is not None:
-                told(self.name, i, self.batches)
+            if progress is not None:
+                progress(self.name, i, self.batches)
             instant = moment._replace(step=i, t=0.0, phase_t=0.0)
             batches = self.data.batches(instant)
             if self.data.lap() > lap:

@@ -39,7 +39,7 @@ class Progress:
     Args:
         schedule: the timeline to draw.
         stream: where to; standard error when left out.
-        quiet: whether to show only what went otherwise than planned.
+        quiet: whether to show only what did not go as planned.
         costs: of each phase, in any unit; what is left takes as long as what was done, by these. None: every step costs the same.
         compiles: whether the first step of a phase may compile, which is said.
     """
@@ -87,6 +87,8 @@ class Progress:
             self._begin(event)
             for bridge in event.bridges:
                 self.tell(f"      bridged {bridge}")
+            for note in event.notes:
+                self.say(f"      {note}")
         elif isinstance(event, PhaseEntered):
             self.tell(self._entry_text(event))
             self._entering = True
