@@ -45,7 +45,7 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
 }
 """Room of the core → the rooms it may import; every room may import itself, `errors` and the version."""
 
-MOST_ROOMS, MOST_FLOORS = 21, 12  # the highest floor is no room, but the one file behind `python -m stackwise`
+MOST_ROOMS, MOST_FLOORS = 21, 12  # the highest floor is not a room, but the one file behind `python -m stackwise`
 
 COLD = {"errors", "timeline", "contracts", "curriculum", "host", "config", "plan", "scaffold"}
 """What never imports torch, neither itself nor through a hot room; of `builtin` the table of contents."""

@@ -141,8 +141,8 @@ def test_a_cadence_of_nothing_is_refused() -> None:
         ("10 steps", ["50%", "12 steps"], [None, None], "after the horizon"),
         ("10 tokens", ["100%"], [None], "declares no seq_len"),
         ("10 steps", ["0%", "100%"], [None, None], "'p0' has no step"),
-        ("0 steps", ["100%"], [None], "no length"),
-        ("50%", ["100%"], [None], "no length"),
+        ("0 steps", ["100%"], [None], "not a length"),
+        ("50%", ["100%"], [None], "not a length"),
     ],
 )
 def test_a_timeline_that_does_not_hold_together_is_drawn(horizon: str, ends: list[str], rates: list[int | None], rule: str) -> None:

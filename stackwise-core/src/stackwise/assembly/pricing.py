@@ -292,7 +292,7 @@ def _envelope(reaction: Part | None) -> tuple[float, float] | None:
     """The bounds that the reaction's options state for its factor; if they state none, any factor is possible.
 
     Raises:
-        ProviderError: the bounds are no envelope.
+        ProviderError: the bounds are not an envelope.
     """
     if reaction is None:
         return None

@@ -137,7 +137,7 @@ class Workshop:
             raise type(error)(str(problem)) from error
 
     def _loader(self, name: str, part: Part, split: str, workers: int) -> Any:
-        """The loader of a source, in reader processes if the run asks for them and the source is no finished object."""
+        """The loader of a source, in reader processes if the run asks for them and the source is not a finished object."""
         if not workers or (part.given is not None and not isinstance(part.given, Built)):
             return self._make(part, f"data.{name}", split=split)
         options = self._options(part, 0.0)

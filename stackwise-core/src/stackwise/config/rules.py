@@ -32,7 +32,7 @@ _MOST_NAME_BYTES = 200
 def broken_length(value: Duration) -> str | None:
     """The rule that a horizon breaks."""
     if value.unit == "fraction" or value.value <= 0:
-        return f"a horizon of {value} is no length: give it in steps, tokens, samples, epochs, FLOPs or minutes, above zero"
+        return f"a horizon of {value} is not a length: give it in steps, tokens, samples, epochs, FLOPs or minutes, above zero"
     most = MOST_FLOPS if value.unit == "flops" else MOST_STEPS
     return f"a horizon above {float(most):g} {value.measure} is never reached" if value.value > most else None
 
@@ -64,7 +64,7 @@ def broken_cadence(value: Duration | None) -> str | None:
 
 def broken_instants(value: tuple[Duration, ...] | None) -> str | None:
     """The rule that instants of a run break."""
-    return next((f"{each} is no instant of a run: give it from 0 on" for each in value or () if each.value < 0), None)
+    return next((f"{each} is not an instant of a run: give it from 0 on" for each in value or () if each.value < 0), None)
 
 
 def broken_clip(value: float | None) -> str | None:
@@ -100,7 +100,7 @@ def broken_base(value: float | None) -> str | None:
 def broken_decay(value: Schedule) -> str | None:
     """The rule that the decay of an average breaks."""
     if isinstance(value, Constant) and not 0 <= value.value < 1:
-        return f"a decay of {value.value:g} is no share of an average that still moves: give it at least 0 and below 1"
+        return f"a decay of {value.value:g} is not a share of an average that still moves: give it at least 0 and below 1"
     return None
 
 
@@ -108,13 +108,13 @@ def broken_best(value: str | None) -> str | None:
     """The rule that the name of a metric to choose by breaks."""
     if value is None or _BEST.match(value):
         return None
-    return f"{value!r} is no metric: write `<evaluation>.<metric>`, and ` (max)` behind it where more is better"
+    return f"{value!r} is not a metric: write `<evaluation>.<metric>`, and ` (max)` behind it where more is better"
 
 
 def broken_span(value: str | None) -> str | None:
     """The rule that a span of wall clock breaks."""
     if value is not None and (not _SPAN.match(value) or not seconds_of(value)):
-        return f"{value!r} is no span of time above zero: write `11h50m`, `90m`, `2d12h` or `45s`"
+        return f"{value!r} is not a span of time above zero: write `11h50m`, `90m`, `2d12h` or `45s`"
     return None
 
 

@@ -77,7 +77,8 @@ def check_lowers_a_bowl(subject: Subject) -> None:
 
 
 def check_state_elements(subject: Subject) -> None:
-    """`OptimizerSpec.count` tells the entries that are really kept for a parameter, by name and shape: a plan's memory is true.
+    """`OptimizerSpec.count` gives the entries that are really kept for a parameter, by name and shape, so that the memory in a plan is
+    right.
 
     Usual cause: a step counter or a second moment that was added and not counted.
     """

@@ -119,7 +119,7 @@ class TrainingMachine:
 
     @property
     def observers(self) -> Observers:
-        """Everybody who hears the events."""
+        """Everything that gets the events."""
         return self.live.observers
 
     # -- saved states ---------------------------------------------------------------------------------------------
@@ -188,7 +188,7 @@ class TrainingMachine:
     # -- training -------------------------------------------------------------------------------------------------
 
     def train(self) -> Generator[Event, None, None]:
-        """Run every step that is left, yielding each event as it happens; observers hear it first.
+        """Run every step that is left, yielding each event as it happens; observers get it first.
 
         Raises:
             TrainingHalted: too many steps in a row were not finite.
@@ -351,8 +351,8 @@ class TrainingMachine:
                 continue
             start = perf_counter()
             with self.optimizer.evaluating(evaluation.weights):
-                moment, told = self.schedule.at(step=step), self.observers.evaluating
-                metrics = evaluation.run(self.model.model, self.objective, self.placement, moment, told, self.settings.ranks)
+                moment, progress = self.schedule.at(step=step), self.observers.evaluating
+                metrics = evaluation.run(self.model.model, self.objective, self.placement, moment, progress, self.settings.ranks)
             yield Evaluated(step, phase, name, at, metrics, perf_counter() - start)
             if at != "entry":  # the model has not trained since the exit evaluation
                 named = {f"{name}.{metric}": value for metric, value in metrics.items()}

@@ -142,7 +142,7 @@ def read_run(path: Path) -> RunRecord:
         UserError: it is none.
     """
     if not (path / CONFIG).is_file():
-        raise UserError(f"{path} is no run directory: there is no {CONFIG} in it; `stackwise runs` lists those that there are")
+        raise UserError(f"{path} is not a run directory: there is no {CONFIG} in it; `stackwise runs` lists those that there are")
     text = _text_of(path / CONFIG)
     status, log = _object(path / STATUS), Log(path)
     said = str(status.get("status", "began"))
@@ -191,7 +191,7 @@ def flops_at(plan: Mapping[str, Any], steps: Iterable[float], tokens: Iterable[f
 
 
 def read_steps(path: Path) -> Steps:
-    """Every step that the metrics of a run directory tell of, as columns; a step that stands twice counts where it stands last."""
+    """Every step in the metrics of a run directory, as columns; of a step that stands twice the last line counts."""
     log, rows, damaged = Log(path), {}, 0
     for line in log.documents(METRICS):
         if not isinstance(line.get("step"), int) or not ("evaluation" in line or _is_number(line.get("loss"))):

@@ -64,7 +64,7 @@ class RunLoop:
     _memory: PeakMemory = field(init=False)
     _rewinds: dict[int, int] = field(factory=dict, init=False)
     _deadline: float | None = field(default=None, init=False)
-    """On the monotonic clock; None where time is no limit."""
+    """On the monotonic clock; None where time is not a limit."""
     _stalled: Stalled | None = field(default=None, init=False)
     _stopped_at: int | None = field(default=None, init=False)
     """The step at which the run ended by its own rule."""
@@ -142,7 +142,7 @@ class RunLoop:
         return Wishes(signals.stop or 0, late, at_step and signals.take_save())
 
     def _wishes(self, signals: Signals, event: Event) -> Wishes:
-        """What is asked for after an event; of several processes any may ask, and all hear it after the same step."""
+        """What is asked for after an event; any of several processes may ask, and all learn of it after the same step."""
         at_step, reduction = isinstance(event, StepDone), self.machine.reduction
         if reduction is None:
             return self._own_wishes(signals, at_step=at_step)

@@ -137,7 +137,7 @@ class Rest:
 
         Args:
             ranks: the processes that train together; their number need not be that of before.
-            observers: who hears the events; those that the plan declares when left out.
+            observers: what gets the events; the observers that the plan declares when left out.
 
         Raises:
             UserError: incompatible versions, or a state of another declaration.
@@ -215,8 +215,8 @@ def config_of(directory: Path) -> Path:
     """A run directory's own config.
 
     Raises:
-        UserError: it is no run directory.
+        UserError: it is not a run directory.
     """
     if not (directory / CONFIG).is_file():
-        raise UserError(f"{directory} is no run directory: there is no {CONFIG} in it")
+        raise UserError(f"{directory} is not a run directory: there is no {CONFIG} in it")
     return directory / CONFIG

@@ -80,7 +80,7 @@ def run(
         output: the run directory, which must not exist unless the run is to go on; `runs/<name>-NNN` when left out.
         stream: where progress goes; standard error when left out.
         resume: whether to go on with the run at `output`, or the newest of this name: `never`, `auto` (if there is one) or `must`.
-        quiet: whether to show only what went otherwise than planned.
+        quiet: whether to show only what did not go as planned.
 
     Raises:
         ConfigError: mistakes in the config.
@@ -115,7 +115,7 @@ def resume(directory: Path, overrides: Sequence[str] = (), stream: TextIO | None
         directory: the run directory.
         overrides: `--set` assignments for what is still to come.
         stream: where progress goes; standard error when left out.
-        quiet: whether to show only what went otherwise than planned.
+        quiet: whether to show only what did not go as planned.
 
     Raises:
         ConfigError: an assignment that would change the declaration of finished steps.
@@ -145,7 +145,7 @@ def branch(
         output: the new run directory, which must not exist; `runs/<name>-NNN` when left out.
         stream: where progress goes; standard error when left out.
         source: the config of the new run; that of the other when left out.
-        quiet: whether to show only what went otherwise than planned.
+        quiet: whether to show only what did not go as planned.
 
     Raises:
         ConfigError: a config or an assignment that would change the past.

@@ -37,7 +37,7 @@ ECHO_S = 10.0
 
 
 def by_the_first(ranks: Ranks | None, act: Callable[[], T]) -> T:
-    """What the first process does or finds, told to all of them."""
+    """What the first process does or finds, sent to all of them."""
     if ranks is None:
         return act()
     if not ranks.is_first:

@@ -83,7 +83,7 @@ def declaration_in(file: Path) -> tuple[str, dict[str, Any]]:
 def _open(run: Path) -> SavedModel:
     """The model with its final weights, or those of its newest whole checkpoint."""
     if not (run / CONFIG).is_file():
-        raise UserError(f"{run} is no run directory: there is no {CONFIG} in it")
+        raise UserError(f"{run} is not a run directory: there is no {CONFIG} in it")
     if (final := final_weights(run)) is not None:
         about, plan = read_description(final), make_plan(config.load(run / CONFIG), discover(), tokenizers=read_tokenizers(run))
         saved = declared_at(plan, about.get("step", plan.schedule.steps), about.get("data", {}))

@@ -1,4 +1,4 @@
-"""Which run of a sweep begins in the middle of which other, and what that saves."""
+"""Which run of a sweep begins in the middle of which other run, and what that saves."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Job:
     saves: tuple[int, ...] = ()
     """Steps at which others begin."""
     instants: tuple[str, ...] = ()
-    """`run.checkpoint.at` of its own config, as it is written there."""
+    """`run.checkpoint.at` of its own config, as written there."""
 
     @property
     def overrides(self) -> tuple[str, ...]:
@@ -82,7 +82,9 @@ def _instants(plan: Plan) -> tuple[str, ...]:
 
 
 def _longest(plan: Plan, earlier: Sequence[Plan], jobs: Sequence[Job]) -> tuple[int | None, int]:
-    """The earlier run that shares most of its first steps with a plan, and how many; only steps that are that run's own can be begun at."""
+    """The earlier run that shares most first steps with a plan, and how many. A run can only begin at a step that the earlier one trains
+    itself.
+    """
     best: tuple[int | None, int] = (None, 0)
     for i, other in enumerate(earlier):
         if other.experiment.run.seed != plan.experiment.run.seed:
@@ -94,7 +96,7 @@ def _longest(plan: Plan, earlier: Sequence[Plan], jobs: Sequence[Job]) -> tuple[
 
 
 def _flops(plan: Plan, prices: Sequence[PhasePrice], start: int) -> float | None:
-    """Of all steps from one on."""
+    """Training FLOPs from a step on."""
     stretches = [(first, None if flops is None else flops.training) for cost in prices for first, flops in cost.stretches]
     spent = Spent.of(stretches)
     return None if spent is None else spent.before(plan.schedule.steps) - spent.before(start)

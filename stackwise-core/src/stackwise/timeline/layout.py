@@ -83,7 +83,7 @@ def lay_out(horizon: Duration, extents: Sequence[Extent], past: Past | None = No
             does not count. The message draws the timeline.
     """
     if horizon.unit == "fraction" or horizon.value <= 0:
-        raise ScheduleError(f"a horizon of {horizon} is no length: give it in steps, tokens, samples, epochs or FLOPs, above zero")
+        raise ScheduleError(f"a horizon of {horizon} is not a length: give it in steps, tokens, samples, epochs or FLOPs, above zero")
     layout = _Layout(horizon, extents) if past is None else _Layout.after(past, horizon, extents)
     for index in range(len(layout.starts) - 1, len(extents)):
         layout.lay(index)

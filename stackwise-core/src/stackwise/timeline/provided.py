@@ -43,7 +43,7 @@ class ScheduleWindow:
         """Steps that have begun when a duration (`10%` of the window, `500 steps`, `2e6 tokens`) has passed since its start.
 
         Raises:
-            ScheduleError: it is no duration, or longer than the window.
+            ScheduleError: it is not a duration, or longer than the window.
         """
         window = self._window
         return window.clock.step_at(window.after_start(Duration.parse(duration))) - window.start_step

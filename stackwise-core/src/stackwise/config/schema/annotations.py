@@ -69,7 +69,7 @@ def class_schema(cls: type, *, whole: bool = True, left_out: Sequence[str] = ())
     Args:
         cls: the class, its fields made with `stackwise.contracts.options` or with the same metadata.
         whole: whether keys without a default are required; a delta may leave them to the config below it.
-        left_out: attributes that are no keys.
+        left_out: attributes that are not keys.
     """
     types = get_type_hints(cls)
     fields = [a for a in attrs.fields(cls) if a.init and a.name not in left_out]
