@@ -30,6 +30,7 @@ from stackwise.reports.summary import Summary
 from stackwise.runs.loop import RunLoop, summary_of
 from stackwise.runs.rest import Declaration, Rest, checkpoint_at, config_of, costs_in, newest_in
 from stackwise.runs.several import Companion, agree_on_the_run, by_the_first, check_world, kept_weights, last_word, run_of_this_command
+from stackwise.runs.step_times import decision, timed
 from stackwise.saved.export import describe_model, describe_run, exported_tensors
 from stackwise.saved.provenance import Origin, describe
 from stackwise.storage.checkpoints.store import SET_ASIDE, CheckpointStore, Skipped
@@ -92,7 +93,8 @@ def run(
         experiment, place = _read(source, overrides), Path(output) if output is not None else None
         if (existing := by_the_first(ranks, partial(_to_go_on_with, place, experiment, resume, ranks))) is not None:
             return _go_on(existing, experiment, stream, ranks, quiet=quiet)
-        rest = Rest(make_plan(experiment, discover()).with_tokenizers())
+        declared, experiment = experiment, timed(experiment, ranks)
+        rest = Rest(make_plan(experiment, discover()).with_tokenizers(), changes=decision(declared, experiment))
         check_world(experiment.run.parallel, rest.plan, ranks)
         machine = assemble(rest.plan, ranks=ranks)
         if ranks is not None:
