@@ -355,7 +355,9 @@ class TrainingMachine:
             start = perf_counter()
             with self.optimizer.evaluating(evaluation.weights):
                 moment, progress = self.schedule.at(step=step), self.observers.evaluating
-                metrics = evaluation.run(self.model.model, self.objective, self.placement, moment, progress, self.settings.ranks)
+                ranks, divided = self.settings.ranks, self.settings.sharding is not None
+                metrics = evaluation.run(self.model.model, self.objective, self.placement, moment, progress, ranks, divided=divided)
+                self.live.rest()
             yield Evaluated(step, phase, name, at, metrics, perf_counter() - start)
             if at != "entry":  # the model has not trained since the exit evaluation
                 named = {f"{name}.{metric}": value for metric, value in metrics.items()}

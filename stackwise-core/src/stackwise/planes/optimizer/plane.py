@@ -23,7 +23,7 @@ from stackwise.planes.optimizer.groups import Values, group_parameters, selectio
 from stackwise.planes.optimizer.loss_scale import LossScale
 from stackwise.planes.optimizer.masters import Masters
 from stackwise.planes.optimizer.moments import Carried, Crossing, Kept, MomentsReceipt
-from stackwise.planes.optimizer.named_optimizer import NamedOptimizer
+from stackwise.planes.optimizer.named_optimizer import NamedOptimizer, laid_entries
 from stackwise.planes.optimizer.weight_copies import SIXTEEN_BITS, learning_dtype
 
 BuildOptimizer = Callable[[Part, float, Sequence[ParameterGroup]], torch.optim.Optimizer]
@@ -328,7 +328,11 @@ class OptimizerPlane:
             UserError: state of another shape than the parameter of that name.
         """
         self._named.load_entries(state)
-        self._parked |= {name: Kept(entries=dict(entries)) for name, entries in state.items() if name not in self._named.parameters}
+        self._parked |= {
+            name: Kept(entries=laid_entries(entries, self._model[name]))
+            for name, entries in state.items()
+            if name not in self._named.parameters
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """Optimizer state by canonical parameter name, and what the optimizer itself changed in its groups; live, not copies."""
@@ -375,7 +379,9 @@ class OptimizerPlane:
         self._named.load(state["parameters"], state["groups"])
         frozen = {name: entries for name, entries in state["parameters"].items() if name not in self._named.parameters}
         said = {name: Kept(powers=saved["moments"], counts=saved["changed"]) for name, saved in state.get("parked", {}).items()}
-        self._parked = {name: attrs.evolve(said.get(name, Kept()), entries=dict(entries)) for name, entries in frozen.items()}
+        self._parked = {
+            name: attrs.evolve(said.get(name, Kept()), entries=laid_entries(entries, self._model[name])) for name, entries in frozen.items()
+        }
         self._masters.load(state.get("masters", {}), self._model)
         if self.loss_scale is not None:
             self.loss_scale.load_state_dict(state["loss_scale"])
