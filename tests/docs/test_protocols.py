@@ -33,7 +33,7 @@ def protocols() -> Iterator[type]:
         module = importlib.import_module(f"stackwise.contracts.{path.stem}") if path.stem != "__init__" else None
         for name, found in vars(module).items() if module else ():
             if getattr(found, "_is_protocol", False) and found.__module__ == module.__name__:  # type: ignore[union-attr]
-                assert name in stackwise.__all__, f"{name} is no name of the face"
+                assert name in stackwise.__all__, f"{name} is not a name of the face"
                 yield found
 
 

@@ -77,7 +77,7 @@ class Generates(Protocol):
 
 @runtime_checkable
 class GeneratesFields(Protocol):
-    """A task whose model makes rows that are no text, such as images."""
+    """A task whose model makes rows that are not text, such as images."""
 
     def generate_fields(
         self, model: Callable[[Batch], Mapping[str, torch.Tensor]], count: int, generator: torch.Generator
@@ -97,7 +97,7 @@ class GeneratesRows(Protocol):
         settings: GenerationSettings,
         generators: Sequence[torch.Generator],
     ) -> Sequence[torch.Tensor]:
-        """What `generate` gives for each prompt [T] with its own generator, whatever the other prompts are. `hear` is told its number."""
+        """What `generate` gives for each prompt [T] with its own generator, whatever the other prompts are. `hear` gets its number."""
         ...
 
 

@@ -25,7 +25,7 @@ class CopyOf:
     gradient: Mapping[int, tuple[float, ...]] = Factory(dict)
     """Dimension → what the map does to the gradient at every new position, so that moments made of it follow (m·g, v·g²)."""
     project: Mapping[int, tuple[tuple[float, ...], ...]] = Factory(dict)
-    """Dimension, none that `index` names → for every new position the factor of each old one: a matrix that was learnt, say."""
+    """Dimension, none that `index` names → for every new position the factor of each old one: for instance a learnt matrix."""
     rest: Literal["module", "zeros", "mean"] = "module"
     """Entries without a source: as the module initialises them, zero, or the mean over all old positions of the dimension."""
 
@@ -59,8 +59,9 @@ class Combine:
 
     Moments follow by the same combination: first moments linearly; second moments by (Σ |factor| · √v)², the largest that the second
     moment of such a sum of gradients can be, so that no step is larger than the gradients allow. Counters are those of the first term.
-    With `moments="reset"`, or where a source has no state yet, they start anew. An entry for which a term has no source gets nothing of
-    it, whatever `rest` is but `mean`.
+    With `moments="reset"`, or where a source has no state yet, they start anew. A term adds nothing to an entry for which it has no
+    source, unless
+    its `rest` is `mean`.
     """
 
     terms: tuple[tuple[CopyOf, float], ...] = field(converter=_terms)
@@ -133,7 +134,7 @@ class BlockOrigin:
 
 
 class GrowthOperator(Protocol):
-    """How new blocks come into being: a pure map from new blocks to old ones.
+    """How new blocks are made: a pure map from new blocks to old ones.
 
     The planner builds it once, before the run, with `BuildContext(seed=0)`, asks `map_blocks`, and the plan carries it to the boundary, so
     its module does not import torch.
@@ -148,7 +149,7 @@ class GrowthOperator(Protocol):
         """(stack, index) of every block of the new rack → its origin.
 
         Raises:
-            ValueError: the change is none this operator can make; the sentence says which it can.
+            ValueError: the operator cannot make this change; the message says which changes it can make.
         """
         ...
 
@@ -167,6 +168,6 @@ class ParameterGrowth(Protocol):
         and of weights appear too. What the answer leaves out is taken as it is; where its shape changes, the run is refused.
 
         Raises:
-            ValueError: the change is none this operator can make; the sentence says which it can.
+            ValueError: the operator cannot make this change; the message says which changes it can make.
         """
         ...

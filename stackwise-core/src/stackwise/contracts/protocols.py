@@ -1,4 +1,4 @@
-"""What the core asks of a component, by shape: nobody inherits from anything here."""
+"""What the core asks of a component, as protocols: a component need not inherit from them."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class LinearHead(Protocol):
     """A head whose last step is one matrix, and that can leave this step to the task (`TaskSpec.linear_outputs`).
 
     `forward_linear` takes what `forward` takes and gives the same outputs by name, those that are a product as `LinearOutput`. It is
-    called in place of `forward` for a task that reads them so, unless forward hooks hang on the head, which it would pass by.
+    called in place of `forward` for a task that reads them so, unless the head has forward hooks, which it would skip.
     """
 
     def forward_linear(self, hidden: torch.Tensor, **side: torch.Tensor) -> Mapping[str, torch.Tensor | LinearOutput]: ...
@@ -151,7 +151,7 @@ class ReferencedTask(Protocol):
 
 @runtime_checkable
 class PreparesEvaluations(Protocol):
-    """A task that prepares the batches of evaluations otherwise than those of training (an estimator of lower variance)."""
+    """A task that prepares the batches of evaluations in another way than those of training (an estimator of lower variance)."""
 
     def prepare_evaluation(self, batch: Batch, moment: Moment, generator: torch.Generator) -> Batch: ...
 
@@ -184,7 +184,7 @@ class Loader(Protocol):
 class Fingerprinted(Protocol):
     """A loader that can say which data it read: file count, bytes and a digest.
 
-    Under the key `vocabulary` it may say, in text, which vocabulary its ids are of: the digest of a tokenizer, say. Two different texts
+    Under the key `vocabulary` it may say, in text, which vocabulary its ids are of, such as the digest of a tokenizer. Two different texts
     never meet in one model unless the config says `run: {vocabularies: several}`: sources, evaluations and the weights to start from
     are compared before the first step. A loader without that key is not compared. The fingerprint is kept with the weights.
     """
@@ -259,7 +259,7 @@ class ParameterGroup:
 
 
 class WeightAdapter(Protocol):
-    """Trainable glue beside one frozen matrix (LoRA): an `nn.Module` from the layer's input to what is added to its output, which the
+    """A trainable addition to one frozen matrix (LoRA): an `nn.Module` from the layer's input to what is added to its output, which the
     model calls in every forward pass.
 
     Its factory is called as `factory(options, context, weight)` with the matrix [out, in] that it stands beside, on the meta
@@ -269,7 +269,7 @@ class WeightAdapter(Protocol):
     def __call__(self, input: torch.Tensor) -> torch.Tensor: ...
 
     def merged(self, weight: torch.Tensor) -> torch.Tensor:
-        """The matrix [out, in] that gives alone what matrix and adapter give together; the one that is given stays as it is."""
+        """The matrix [out, in] that gives the same output as matrix and adapter together; the given matrix is not changed."""
         ...
 
 
@@ -282,7 +282,7 @@ class TrainsElsewhere(Protocol):
 
 
 class Reaction(Protocol):
-    """A declared answer to the training signal (plateau): a factor on every learning rate, inside a stated envelope. The machine calls
+    """A declared reaction to training (plateau): a factor on every learning rate, inside a stated envelope. The machine calls
     `watch` after every step and every evaluation.
 
     A pure function of the numbers it was shown. Its options say `envelope() → (lowest, highest)` factor, which the plan prints, and
@@ -316,20 +316,20 @@ class StepSchedule(Protocol):
     """A number that follows time, of a provider's own shape: pure, so that it is planned; built without torch.
 
     The planner calls it before the run for every step of its window and its end. Options of a schedule that reads a file may have
-    `fingerprint()`, a map that the plan keeps: `{"sha256": …}`, say.
+    `fingerprint()`, a map that the plan keeps, such as `{"sha256": …}`.
     """
 
     def value(self, step: int, window: ScheduleWindow) -> float:
         """The value before a step of the window, counted from 0; `step == window.steps` is its end, and is held from there on.
 
         Raises:
-            UserError: the window is none that its options can fill; the sentence says why.
+            UserError: its options do not fit the window; the message says why.
         """
         ...
 
 
 class Adapter(Protocol):
-    """Glue at a junction of the model: an `nn.Module` from tensor to tensor, which the model calls in every forward pass."""
+    """A module at a junction of the model: an `nn.Module` from tensor to tensor, which the model calls in every forward pass."""
 
     def get_spec(self) -> AdapterSpec: ...
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor: ...
@@ -342,7 +342,7 @@ that it does not know."""
 
 @runtime_checkable
 class MeetsRun(Protocol):
-    """An observer that wants to know whose events it hears."""
+    """An observer that wants to know which run its events come from."""
 
     def meet(self, facts: RunFacts) -> None:
         """Called once in each process, before the first event, where there is a run directory."""

@@ -114,12 +114,12 @@ def _check_values(path: Path, fields: Mapping[str, Any]) -> None:
     for pattern, (fits, form) in {"rank_pattern": kinds["r"], "alpha_pattern": kinds["lora_alpha"]}.items():
         own = {} if fields.get(pattern) is None else fields[pattern]
         if not isinstance(own, dict):
-            raise UserError(f"{path}: {pattern}: {own!r} is no map from patterns of names of modules to values")
+            raise UserError(f"{path}: {pattern}: {own!r} is not a map from patterns of names of modules to values")
         for key, value in own.items():
             try:
                 re.compile(_MODULE.format(key=key))
             except (re.error, OverflowError, RecursionError) as error:
-                raise UserError(f"{path}: {pattern}: {key!r} is no regular expression for names of modules: {error}") from None
+                raise UserError(f"{path}: {pattern}: {key!r} is not a regular expression for names of modules: {error}") from None
             if not fits(value):
                 raise UserError(f"{path}: {pattern}: {key!r}: {value!r} is not {form}")
 
@@ -147,14 +147,14 @@ def base_of(folder: Path) -> Path:
     """The folder of the base model that adapters stand beside.
 
     Raises:
-        UserError: it is no folder on this machine.
+        UserError: it is not a folder on this machine.
     """
     name = read_fields(folder).get("base_model_name_or_path")
     for place in (folder / str(name), Path(str(name))) if name else ():
         if (place / "config.json").is_file():
             return place
     raise UserError(
-        f"{folder / ADAPTER_CONFIG}: base_model_name_or_path: {name!r} is no folder with a model, and nothing is downloaded: write the "
+        f"{folder / ADAPTER_CONFIG}: base_model_name_or_path: {name!r} is not a folder with a model, and nothing is downloaded: write the "
         "path of the base model's folder"
     )
 
@@ -168,7 +168,7 @@ class Adapted(Mapping[str, torch.Tensor]):
         turned: names of matrices that stand on their side.
 
     Raises:
-        UserError: a damaged file, or a tensor that is no adapter of a matrix of the base.
+        UserError: a damaged file, or a tensor that is not an adapter of a matrix of the base.
     """
 
     def __init__(self, base: Shards, folder: Path, turned: frozenset[str]) -> None:
@@ -180,7 +180,7 @@ class Adapted(Mapping[str, torch.Tensor]):
             module, end, _ = name.removeprefix(_PREFIX).partition(".lora_")
             ends = [f"{name.partition('.lora_')[0]}.lora_{half}.weight" for half in "AB"]
             if not end or not name.startswith(_PREFIX) or name not in ends or not all(each in self._adapters for each in ends):
-                raise UserError(f"{folder / ADAPTERS}: {name} is no half of a pair {_PREFIX}….lora_A and lora_B beside a matrix")
+                raise UserError(f"{folder / ADAPTERS}: {name} is not a half of a pair {_PREFIX}….lora_A and lora_B beside a matrix")
             matrix = self._beside(module, ends)
             self._scales[matrix] = _scale(module, self._adapters.shapes[ends[0]][0], folder, fields)
 
@@ -188,7 +188,7 @@ class Adapted(Mapping[str, torch.Tensor]):
         """The matrix of the base that a pair stands beside, its shape checked."""
         for each in ends:
             if len(own := self._adapters.shapes[each]) != 2:
-                raise UserError(f"{self.folder / ADAPTERS}: {each} {list(own)} is no matrix: adapters beside matrices alone are read")
+                raise UserError(f"{self.folder / ADAPTERS}: {each} {list(own)} is not a matrix: adapters beside matrices alone are read")
         (rank, inputs), (outputs, again) = (self._adapters.shapes[each] for each in ends)
         name = f"{module}.weight"
         if name not in self._base:
@@ -251,7 +251,7 @@ def write_adapters(attached: Mapping[tuple[str, str], Any], names: Names, sizes:
         folder: there already.
 
     Raises:
-        UserError: adapters that are no LoRA, of several names, or beside a matrix that theirs holds together with another.
+        UserError: adapters that are not LoRA, of several names, or beside a matrix that theirs holds together with another.
     """
     if len(adapters := sorted({name for name, _ in attached})) > 1:
         raise UserError(f"such a folder holds adapters of one name, and this model has {', '.join(adapters)}: merge all but one")
@@ -277,7 +277,7 @@ def write_adapters(attached: Mapping[tuple[str, str], Any], names: Names, sizes:
 def _their_pairs(beside: dict[str, Any], names: Names, sizes: Architecture) -> dict[str, torch.Tensor]:
     """Their tensors of the adapters beside our matrices: several for one of ours have the whole A and their rows of B each."""
     if strange := [path for path, adapter in beside.items() if not isinstance(adapter, LoRA)]:
-        raise UserError(f"the adapter beside {strange[0]} is no transformer.lora, and files of peft have no words for it here")
+        raise UserError(f"the adapter beside {strange[0]} is not transformer.lora, and files of peft have no words for it here")
     tensors: dict[str, torch.Tensor] = {}
     for ours, form in names.entries(sizes["rack.blocks"]):
         found = [beside.pop(name) for name in ours if name in beside]
