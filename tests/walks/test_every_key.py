@@ -319,6 +319,7 @@ CORE: dict[str, list[tuple[Any, str, Any]]] = {
     "run.name": [(whole, "run/name", "other")],
     "run.seed": [(whole, "run/seed", 4)],
     "run.horizon": [(whole, "run/horizon", "13 steps")],
+    "run.step_seconds": [(whole, "run/step_seconds", {"one": 0.1})],
     "run.device": [(whole, "run/device", "nowhere"), (whole, "run/device", "cuda")],
     "run.precision": [(whole, "run/precision", "bf16")],
     "run.threads": [(whole, "run/threads", 2)],

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
+
 from stackwise import plan
-from stackwise.config import Experiment
+from stackwise.config import Experiment, overridden
 from stackwise.contracts.tokenizers import Tokenizers
 from stackwise.host.registry import Registry
 from stackwise.plan import FlopsOf, Plan
+from stackwise.plan.extents import counts
 from stackwise.timeline.clock import Clock
 from stackwise.timeline.layout import Past
+
+ASSUMED_STEPS = 1000
+"""Of a run whose length is a time, before anything is measured."""
 
 
 def make_plan(experiment: Experiment, registry: Registry, past: Past | Clock | None = None, tokenizers: Tokenizers | None = None) -> Plan:
@@ -32,3 +38,15 @@ def price_steps(draft: Plan) -> FlopsOf:
     from stackwise.assembly.pricing import step_flops  # brings torch, and most plans count in steps or tokens
 
     return step_flops(draft)
+
+
+def assuming_times(experiment: Experiment) -> Experiment:
+    """An experiment whose length is a time, with some figure for what a step takes: all but its steps can then be checked.
+
+    Others are returned as they are.
+    """
+    if experiment.run.step_seconds is not None or not counts(experiment.resolved, "seconds"):
+        return experiment
+    horizon = experiment.run.horizon
+    step = float(horizon.value) / ASSUMED_STEPS if horizon.unit == "seconds" else 1.0
+    return overridden(experiment, [f"run.step_seconds={json.dumps({phase.name: step for phase in experiment.phases})}"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Literal
 from unicodedata import normalize
 
@@ -47,6 +48,13 @@ def broken_run_name(value: str) -> str | None:
     if not _RUN_NAME.match(value) or len(value.encode(errors="surrogatepass")) > _MOST_NAME_BYTES:
         return f"{value[:40]!r} cannot name a run: letters, digits, '.', '_' and '-', not starting with a dot, at most 100 of them"
     return None
+
+
+def broken_seconds(value: Mapping[str, float] | None) -> str | None:
+    """The rule that the times of steps break."""
+    return next(
+        (f"a step of '{name}' takes {seconds:g} s: give it above zero" for name, seconds in (value or {}).items() if seconds <= 0), None
+    )
 
 
 def broken_cadence(value: Duration | None) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from attrs import frozen
@@ -13,6 +14,7 @@ from stackwise.config.rules import (
     broken_instants,
     broken_length,
     broken_run_name,
+    broken_seconds,
     broken_span,
     metric_and_direction,
     seconds_of,
@@ -98,17 +100,18 @@ class ParallelConfig:
     replicate: int | None = key(
         None,
         absent="all processes",
-        doc="processes that each hold the whole model and share out the micro-batches of a step; held against those that were started",
+        doc="copies of the model, each in one process or in `shard` of them; all share out the micro-batches of a step, and are held "
+        "against those that were started",
         minimum=1,
         maximum=65_536,
         example="2",
     )
     shard: int = key(
         1,
-        doc="processes that hold a part of the model each; this version shards nothing, so it is 1",
+        doc="processes that divide the parameters, gradients and optimizer state of a model among them; with `replicate`, of each copy",
         minimum=1,
         maximum=65_536,
-        example="1",
+        example="8",
     )
     recompute: Literal["nothing", "blocks"] = key(
         "nothing",
@@ -166,9 +169,18 @@ class RunConfig:
     seed: int = key(0, doc="every random stream derives from it", minimum=0, maximum=2**63 - 1, example="7")
     horizon: Duration = key(
         rule=broken_length,
-        form="duration in steps, tokens, samples, epochs or training FLOPs",
-        doc="length of the run; tokens are scheduled positions, padding included; FLOPs those that `stackwise plan` prints",
-        example=("1200 steps", "2 epochs of web", "1e13 flops"),
+        form="duration in steps, tokens, samples, epochs, training FLOPs or time",
+        doc="length of the run; tokens are scheduled positions, padding included; FLOPs those that `stackwise plan` prints; a time "
+        "that of its training steps",
+        example=("1200 steps", "2 epochs of web", "1e13 flops", "10 minutes"),
+    )
+    step_seconds: Mapping[str, float] | None = key(
+        None,
+        rule=broken_seconds,
+        form="phase → seconds",
+        absent="measured when the run begins",
+        doc="what a step of each phase takes, where a duration is a time: written by the run, which plans by it to its end",
+        example="{shallow: 0.12, deep: 0.4}",
     )
     device: Literal["auto", "cpu", "cuda"] = key("auto", doc="where to train; `auto` takes CUDA where there is one", example="cpu")
     precision: Literal["float32", "bf16"] = key(

@@ -20,7 +20,10 @@ from stackwise.timeline.layout import RUN, Extent, Switch, lay_out
 from stackwise.timeline.schedules import Constant, Piecewise
 
 DRAFT_STEPS = 1000
-"""Of a phase in a clock that only prices it."""
+"""Of a phase, by a clock that only prices it."""
+
+_WORDS = {"epochs": ("epoch",), "flops": ("flop",), "seconds": ("second", "minute", "hour")}
+"""Unit → what the text of a duration in it has."""
 
 SHAPE_KEYS = ("batch_size", "seq_len", "accumulate", "step_tokens")
 
@@ -29,8 +32,12 @@ FlopsOf = Callable[[int, BatchShape], int | None]
 """Index of a phase, shape of a step → training FLOPs of that step; None where they cannot be counted."""
 
 
-def extent_of(phase: PhaseConfig, joined: Joined | None, flops_of: FlopsOf | None = None) -> Extent:
-    """One phase as the clock lays it out; epochs count only where its sources are known, FLOPs only where they are asked for.
+def extent_of(
+    phase: PhaseConfig, joined: Joined | None, flops_of: FlopsOf | None = None, step_seconds: Mapping[str, float] | None = None
+) -> Extent:
+    """One phase as the clock lays it out; epochs count only where its sources are known, FLOPs and seconds only where they are asked for.
+
+    Where the batch changes its shape inside the phase, a step takes as much longer as it has more positions, or rows.
 
     Raises:
         ConfigError: the epochs of a source are to be counted, and its data cannot be read.
@@ -46,11 +53,16 @@ def extent_of(phase: PhaseConfig, joined: Joined | None, flops_of: FlopsOf | Non
             switches += [Switch(at=at, window=window, key=key, value=value) for at, value in steps[1:]]
         else:
             values[key] = declared
-    reading = _Reading.of(phase, joined)
+    reading, first_values = _Reading.of(phase, joined), dict(values)
 
     def rate(values: Mapping[str, int | None]) -> Rate:
-        known, flops = reading.rate(values), None if flops_of is None else flops_of(phase.index, shape_of(values))
-        return known if flops is None else {**known, "flops": Fraction(flops)}
+        known, flops = dict(reading.rate(values)), None if flops_of is None else flops_of(phase.index, shape_of(values))
+        if flops is not None:
+            known["flops"] = Fraction(flops)
+        if step_seconds is not None and phase.name in step_seconds:
+            first, size = reading.rate(first_values), next((name for name in ("tokens", "samples") if name in known), None)
+            known["seconds"] = Fraction(str(step_seconds[phase.name])) * (known[size] / first[size] if size is not None else 1)
+        return known
 
     return Extent(name=phase.name, end=phase.until, values=values, switches=tuple(switches), rate=rate)
 
@@ -79,29 +91,32 @@ def short_last_step(extents: Sequence[Extent], joined: Sequence[Joined | None], 
     return [evolve(each, switches=(switch,)) for each in extents]
 
 
-def counts(declared: Any, unit: Literal["epochs", "flops"]) -> bool:
+def counts(declared: Any, unit: Literal["epochs", "flops", "seconds"]) -> bool:
     """Whether any duration in a config is in a unit, or a share of a horizon in it; the config as plain values."""
     if isinstance(declared, Mapping):
         return any(counts(each, unit) for pair in declared.items() for each in pair)
     if isinstance(declared, list | tuple):
         return any(counts(each, unit) for each in declared)
     try:
-        written = isinstance(declared, str) and unit[:-1] in declared.lower()
+        written = isinstance(declared, str) and any(word in declared.lower() for word in _WORDS[unit])
         return written and unit in ((duration := Duration.parse(declared)).unit, duration.source)
     except ScheduleError:
         return False
 
 
-def draft_clock(phases: Sequence[PhaseConfig]) -> Clock:
-    """A clock by which every phase can be made and priced before anyone knows how long it is: each has a stretch for every batch shape
-    that it may come to.
+def draft_clock(phases: Sequence[PhaseConfig], steps: int = DRAFT_STEPS) -> Clock:
+    """A clock by which every phase can be made, priced and tried before anyone knows how long it is.
+
+    Args:
+        phases: each with a stretch for every batch shape that it may come to.
+        steps: of a phase, before the first of its switches.
     """
     extents, stop = [], 0
     for phase in phases:
         extent, start = extent_of(phase, None), stop
-        stop += DRAFT_STEPS + len(extent.switches)
+        stop += steps + len(extent.switches)
         switches = [
-            Switch(at=Duration(Fraction(start + i + 1), "steps"), window=RUN, key=switch.key, value=switch.value)
+            Switch(at=Duration(Fraction(start + steps + i), "steps"), window=RUN, key=switch.key, value=switch.value)
             for i, switch in enumerate(extent.switches)
         ]
         extents.append(evolve(extent, end=Duration(Fraction(stop), "steps"), switches=tuple(switches)))

@@ -12,12 +12,10 @@ from attrs import define, field
 from stackwise.config import Experiment, PhaseConfig
 from stackwise.contracts.specs import TaskSpec
 from stackwise.contracts.tokenizers import Tokenizers
-from stackwise.curriculum.parts import Part
 from stackwise.curriculum.schedule import CompiledPhase, PhaseSchedule
 from stackwise.curriculum.states import TrainingState
 from stackwise.curriculum.transitions import Enter
 from stackwise.errors import ConfigError, Problem, ScheduleError, UserError
-from stackwise.host.provider import Provider
 from stackwise.host.registry import Registry, blaming
 from stackwise.plan.blocks import Growing
 from stackwise.plan.checks import (
@@ -29,20 +27,21 @@ from stackwise.plan.checks import (
     metric_problems,
     mix_problems,
     name_problems,
-    parallel_problems,
     reference_problems,
     tie_problems,
+    time_problems,
     watch_problems,
 )
 from stackwise.plan.curves import Curves
 from stackwise.plan.evaluations import EvaluationPlan, evaluation_plan
-from stackwise.plan.extents import FlopsOf, counts, draft_clock, extent_of, short_last_step
+from stackwise.plan.extents import DRAFT_STEPS, FlopsOf, counts, draft_clock, extent_of, short_last_step
 from stackwise.plan.instants import Instants
 from stackwise.plan.junctions.join import Joined, PhaseDrafts, join
+from stackwise.plan.parallel import division_problems, parallel_problems
 from stackwise.plan.parts import Draft, Drafts
 from stackwise.plan.provided import ProvidedSchedules
 from stackwise.plan.reads import declared_sizes, shortages
-from stackwise.plan.record import Plan
+from stackwise.plan.record import Plan, providers_of
 from stackwise.plan.states import States
 from stackwise.plan.transitions import Boundary, transition
 from stackwise.plan.vocabularies import make_tokenizers, text_sources, vocabulary_problems
@@ -76,9 +75,19 @@ def make_plan(
     known = tokenizers if tokenizers is not None else Tokenizers()
     allowed, flops_of = registry.under(experiment.run.providers.lists()), None
     if price_steps is not None and not isinstance(past, Clock) and counts(experiment.resolved, "flops"):
-        draft = _Planner(experiment, allowed, None, known).draft()
+        draft = make_draft(experiment, registry, known)
         flops_of = None if draft is None else price_steps(draft)
     return _Planner(experiment, allowed, past, known, flops_of).plan()
+
+
+def make_draft(experiment: Experiment, registry: Registry, tokenizers: Tokenizers | None = None, steps: int = DRAFT_STEPS) -> Plan | None:
+    """A plan without evaluations and observers by a clock that gives each phase so many steps, to price it or to try it.
+
+    Returns:
+        None where there are mistakes, which `make_plan` names.
+    """
+    known = tokenizers if tokenizers is not None else Tokenizers()
+    return _Planner(experiment, registry.under(experiment.run.providers.lists()), None, known).draft(steps)
 
 
 @define
@@ -115,6 +124,7 @@ class _Planner:
         form = self.drafts.of("format", start.format) if start is not None and start.format is not None else None
         phases = self._phases()
         self._check_metrics(phases)
+        self.problems += parallel_problems(self.experiment)
         clock = self._clock(phases)
         if clock is None:
             self._stop()
@@ -145,18 +155,18 @@ class _Planner:
                 evaluations=evaluations,
                 observers=observing,
                 start_format=start_format,
-                providers=self._providers(joined, parts),
+                providers=providers_of(self.registry, joined, parts, self.drafts.owners("schedule")),
                 tokenizers=self.tokenizers,
             )
         )
 
-    def draft(self) -> Plan | None:
-        """The plan by a clock that only prices it, so mistakes about time are left to `plan`; None where there are others."""
+    def draft(self, steps: int) -> Plan | None:
+        """The plan by a clock of its own, so mistakes about time are left to `plan`; None where there are others."""
         if self.experiment.problems:
             return None
         phases = self._phases()
         try:
-            clock = draft_clock(self.experiment.phases)
+            clock = draft_clock(self.experiment.phases, steps)
         except (ConfigError, ScheduleError):
             return None
         schedule = self._schedule(clock, phases)
@@ -229,7 +239,7 @@ class _Planner:
         tasks = [None if (task := self.drafts.of("task", phase.config.task.part)) is None else (task, phase.joined) for phase in phases]
         evaluations = [evaluation.name for evaluation in self.experiment.evaluate]
         self.problems += metric_problems(self.experiment, tasks)
-        self.problems += parallel_problems(self.experiment)
+        self.problems += time_problems(self.experiment)
         for phase in phases:
             declared = phase.config.optimizer.reaction
             reaction = None if declared is None else self.drafts.of("reaction", declared)
@@ -271,7 +281,8 @@ class _Planner:
         if isinstance(self.past, Clock):
             return self.past
         try:
-            horizon, extents = self.experiment.run.horizon, [extent_of(phase.config, phase.joined, self.flops_of) for phase in phases]
+            run = self.experiment.run
+            horizon, extents = run.horizon, [extent_of(phase.config, phase.joined, self.flops_of, run.step_seconds) for phase in phases]
             clock = lay_out(horizon, extents, self.past)
             shorter = short_last_step(extents, [phase.joined for phase in phases], clock.steps)
             return clock if shorter is extents else lay_out(horizon, shorter, self.past)
@@ -293,6 +304,8 @@ class _Planner:
                 self.problems += reference_problems(phase.config, phase.joined.drafts.task)
                 self.problems += coupling_problems(phase.config, phase.joined.drafts.task, phase.state.data)
                 self.problems += auxiliary_problems(phase.config, phase.joined.drafts, phase.state.auxiliary)
+                parallel, drafts = self.experiment.run.parallel, phase.joined.drafts
+                self.problems += division_problems(parallel, phase.config, drafts, phase.state.data, phase.state.auxiliary)
         compiled = tuple(self._compile(states, phase, phases[i - 1] if i else None) for i, phase in enumerate(phases))
         instants = Instants(self.experiment, clock, self.problems)
         return PhaseSchedule(
@@ -363,16 +376,6 @@ class _Planner:
             distinct = {(problem.path, problem.message): problem for problem in reversed(self.problems)}
             raise ConfigError(sorted(distinct.values(), key=_place))
         raise self.drafts.faults[0]
-
-    def _providers(self, joined: Iterable[Joined], others: Iterable[Part]) -> tuple[Provider, ...]:
-        names: dict[str, None] = {}
-        for each in joined:
-            own = each.drafts
-            drafts = [*own.by_role().values(), own.optimizer, *own.transforms, *own.weight_adapters.values(), own.reaction, own.growth]
-            names |= {draft.registered.provider: None for draft in drafts if draft is not None and draft.registered is not None}
-        names |= {part.id.partition(".")[0]: None for part in others if part.given is None}
-        names |= dict.fromkeys(self.drafts.owners("schedule"))
-        return tuple(provider for name in names if (provider := self.registry.provider(name)) is not None)
 
 
 def _present(drafts: Iterable[Draft | None]) -> tuple[Draft, ...]:

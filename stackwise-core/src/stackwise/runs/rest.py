@@ -21,6 +21,7 @@ from stackwise.machine.machine import TrainingMachine
 from stackwise.machine.observers import Observers
 from stackwise.plan import Plan
 from stackwise.processes.ranks import Ranks
+from stackwise.runs.step_times import recalled_times
 from stackwise.saved.provenance import (
     Described,
     changed_files,
@@ -88,6 +89,7 @@ class Rest:
             ConfigError: a mistake in the config, or a change that concerns finished steps.
         """
         registry, tokenizers = discover(), read_tokenizers(directory)
+        experiment = recalled_times(experiment, directory)
         if checkpoint is None:
             return cls(make_plan(experiment, registry, tokenizers=tokenizers).with_tokenizers())
         from stackwise.plan.amendments import amend  # a new run amends nothing
@@ -148,7 +150,7 @@ class Rest:
             return machine
         try:
             with loading(self.checkpoint, self.plan):
-                machine.restore(self.checkpoint.load_state())
+                machine.restore(self.checkpoint.load_state(mapped=machine.settings.sharding is not None))
                 if machine.step != self.checkpoint.step:
                     raise ValueError(f"its step is {machine.step}, the checkpoint's {self.checkpoint.step}")
             changed = [change.key for change in self.changes]
