@@ -1,4 +1,5 @@
-"""Writes docs/reference/: components and commands from the installed packages, events from their classes, the face of the Python API.
+"""Writes docs/reference/: components and commands from the installed packages, events from their classes, the face of the Python API;
+and the index of docs/decisions/.
 
 `make docs` runs it; a test fails while a page is stale.
 """
@@ -13,13 +14,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import decisions_index
 from click.testing import CliRunner
 
 import stackwise
 from stackwise.cli import COMMANDS, main
 from stackwise.contracts import components, events, formats, generation, growth, protocols, specs, tokenizers
 
-FOLDER = Path(__file__).parent / "reference"
+DOCS = Path(__file__).parent
 OURS = ("core", "data", "optim", "transformer")
 CONTRACTS = {
     "What a provider publishes": components,
@@ -35,13 +37,14 @@ WRITTEN = "<!-- written by make docs -->\n"
 
 
 def pages() -> dict[str, str]:
-    """File name → text."""
+    """File below docs → text."""
     return {
-        "components.md": _joined(_components()),
-        "command-line.md": _joined(_commands()),
-        "events.md": _joined(_events()),
-        "contracts.md": _joined(_contracts()),
-        "python.md": _joined(_python()),
+        "reference/components.md": _joined(_components()),
+        "reference/command-line.md": _joined(_commands()),
+        "reference/events.md": _joined(_events()),
+        "reference/contracts.md": _joined(_contracts()),
+        "reference/python.md": _joined(_python()),
+        "decisions/README.md": decisions_index.index(),
     }
 
 
@@ -81,7 +84,7 @@ def _component(about: Mapping[str, Any]) -> Iterator[str]:
 
 def _example(options: Mapping[str, Any]) -> str:
     """As YAML may hold it; files of the repository by their place in it, wherever this copy of it lies."""
-    return json.dumps(options, ensure_ascii=False).replace(f"{FOLDER.parents[1].as_posix()}/", "")
+    return json.dumps(options, ensure_ascii=False).replace(f"{DOCS.parent.as_posix()}/", "")
 
 
 def _default(value: object) -> str:
@@ -241,15 +244,14 @@ def _described(text: str | None) -> str:
 
 
 def stale() -> list[str]:
-    """Names of pages that are missing or differ from what the code gives."""
-    return [name for name, text in pages().items() if not (page := FOLDER / name).exists() or page.read_text(encoding="utf-8") != text]
+    """Pages that are missing or differ from what the code gives."""
+    return [name for name, text in pages().items() if not (page := DOCS / name).exists() or page.read_text(encoding="utf-8") != text]
 
 
 def write() -> None:
     """Write every page."""
-    FOLDER.mkdir(exist_ok=True)
     for name, text in pages().items():
-        (FOLDER / name).write_text(text, encoding="utf-8")
+        (DOCS / name).write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

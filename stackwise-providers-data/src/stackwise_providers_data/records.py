@@ -21,7 +21,7 @@ from stackwise import DataError
 from stackwise_providers_data.corpus import Corpus, open_corpus
 from stackwise_providers_data.extras import require
 from stackwise_providers_data.files import MAGIC_BYTES, refuse_compressed, unreadable
-from stackwise_providers_data.remote_files import located
+from stackwise_providers_data.remote_files import located_files
 from stackwise_providers_data.splits import HASHES, Part, is_in, no_documents, split_hash
 from stackwise_providers_data.tokenizer_options import TokenizerChoice
 
@@ -58,13 +58,8 @@ class JsonLines:
     noun: str = "lines"
 
     def files(self) -> list[Path]:
-        """The files that the globs find.
-
-        Raises:
-            DataError: a glob without a match.
-        """
-        paths = located(self.paths)
-        return [paths[path] for path in sorted(paths)]
+        """The files that the globs find."""
+        return located_files(self.paths)
 
     def __iter__(self) -> Iterator[Record]:
         """`file:line` and the object on it.

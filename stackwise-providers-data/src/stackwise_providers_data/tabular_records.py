@@ -13,7 +13,7 @@ from stackwise import DataError
 from stackwise_providers_data.extras import require
 from stackwise_providers_data.files import MAGIC_BYTES, refuse_compressed, unreadable
 from stackwise_providers_data.records import Record
-from stackwise_providers_data.remote_files import located
+from stackwise_providers_data.remote_files import located_files
 
 _BATCH_ROWS = 1024
 _LARGEST_CELL = 1 << 30
@@ -35,14 +35,8 @@ class ParquetRows:
     noun: str = "rows"
 
     def files(self) -> list[Path]:
-        """The files that the globs find.
-
-        Raises:
-            DataError: a glob without a match.
-            UserError: a library is missing.
-        """
-        paths = located(self.paths)
-        return [paths[path] for path in sorted(paths)]
+        """The files that the globs find."""
+        return located_files(self.paths)
 
     def __iter__(self) -> Iterator[Record]:
         """`file row i` and the row.
@@ -98,14 +92,8 @@ class CsvRows:
     noun: str = "rows"
 
     def files(self) -> list[Path]:
-        """The files that the globs find.
-
-        Raises:
-            DataError: a glob without a match.
-            UserError: a library is missing.
-        """
-        paths = located(self.paths)
-        return [paths[path] for path in sorted(paths)]
+        """The files that the globs find."""
+        return located_files(self.paths)
 
     def __iter__(self) -> Iterator[Record]:
         """`file:line` and the row's values by column.

@@ -70,6 +70,28 @@ def continue_prompts(
     return [made[i] for i in range(len(prompts))]
 
 
+class ContinuesPrompts:
+    """A task whose prompts are beginnings of rows, which are continued token by token."""
+
+    def generate(self, model: Forward, prompt: torch.Tensor, settings: GenerationSettings, generator: torch.Generator) -> torch.Tensor:
+        """The prompt [T] continued token by token.
+
+        Raises:
+            UserError: an empty prompt, more positions than the model has, or a setting without effect.
+        """
+        return continue_prompt(model, prompt, settings, generator)
+
+    def generate_rows(
+        self, model: Forward, prompts: Sequence[torch.Tensor], settings: GenerationSettings, generators: Sequence[torch.Generator]
+    ) -> list[torch.Tensor]:
+        """Every prompt [T] continued by its own generator; those of one length together.
+
+        Raises:
+            UserError: as `generate`.
+        """
+        return continue_prompts(model, prompts, settings, generators)
+
+
 def continued(
     model: Forward,
     rows_BR: torch.Tensor,

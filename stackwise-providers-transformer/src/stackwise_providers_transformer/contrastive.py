@@ -1,6 +1,6 @@
-"""Contrastive learning of two views, and the head that makes one vector of a row.
+"""Contrastive learning of two views.
 
-Shapes: B rows, T time, D width, F numbers of a vector.
+Shapes: B rows, F numbers of a vector.
 """
 
 from __future__ import annotations
@@ -9,14 +9,10 @@ from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
-from stackwise import BuildContext, HeadSpec, Moment, TaskSpec, UserError
+from stackwise import BuildContext, Moment, TaskSpec, UserError
 from stackwise_providers_transformer.classification import read_row
-from stackwise_providers_transformer.contrastive_options import OTHER, ContrastiveOptions, VectorOptions
-from stackwise_providers_transformer.options import check_sizes
-from stackwise_providers_transformer.pooling import pooled
-from stackwise_providers_transformer.projection import Projection
+from stackwise_providers_transformer.contrastive_options import OTHER, ContrastiveOptions
 
 
 def info_nce(first_BF: torch.Tensor, second_BF: torch.Tensor, temperature: float) -> torch.Tensor:
@@ -80,33 +76,6 @@ class Contrastive:
         return info_nce(first_BF, second_BF, self.temperature), rows, {"accuracy": (right, rows)}
 
 
-class VectorHead(nn.Module):
-    """One vector for the row, by a linear map of its pooled positions.
-
-    Raises:
-        UserError: the width is unknown.
-    """
-
-    def __init__(self, options: VectorOptions) -> None:
-        super().__init__()
-        check_sizes(width=options.width)
-        self.options = options
-        self.output = Projection(options.width, options.vector, std=options.init_std)
-
-    def get_spec(self) -> HeadSpec:
-        """Hidden state in, a vector a row out."""
-        return self.options.to_spec()
-
-    def forward(self, hidden: torch.Tensor, mask: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
-        """hidden [B, T, D] → vector [B, F]; mask [B, T] bool says which positions are real, all when left out."""
-        return {"vector": self.output(pooled(hidden, mask, self.options.pool))}
-
-
 def build_contrastive(options: ContrastiveOptions, context: BuildContext) -> Contrastive:
     """The factory of `contrastive`."""
     return Contrastive(options)
-
-
-def build_vector(options: VectorOptions, context: BuildContext) -> VectorHead:
-    """The factory of the head `vector`."""
-    return VectorHead(options)

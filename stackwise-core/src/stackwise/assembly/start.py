@@ -10,6 +10,7 @@ import attrs
 import torch
 
 from stackwise.config import structure_options
+from stackwise.contracts.answers import calling, expect, expect_artifact
 from stackwise.contracts.components import BuildContext, Kind
 from stackwise.contracts.formats import NotesFolders, StoredModel, WeightFormat
 from stackwise.contracts.options import config_key, dimension_fields
@@ -60,11 +61,13 @@ def start_notes(plan: Plan) -> tuple[str, ...]:
         return ()
     try:
         with blaming(plan.registry.providers):
-            form = _format_of(path, plan.registry, plan.start_format)
-            notes: tuple[str, ...] = form.notes(path) if isinstance(form, NotesFolders) else ()
+            id, form = _format_of(path, plan.registry, plan.start_format)
+            with calling(id, "notes"):
+                notes: tuple[str, ...] = form.notes(path) if isinstance(form, NotesFolders) else ()
+                expect(isinstance(notes, tuple | list) and all(isinstance(note, str) for note in notes), notes, "a tuple of sentences")
     except UserError:
         return ()
-    return notes
+    return tuple(notes)
 
 
 def read_folder(folder: Path, registry: Registry, part: Any = None) -> StoredModel:
@@ -82,17 +85,34 @@ def read_folder(folder: Path, registry: Registry, part: Any = None) -> StoredMod
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}")
     with blaming(registry.providers):
-        return _format_of(folder, registry, part).read(folder)
+        id, form = _format_of(folder, registry, part)
+        with calling(id, "read"):
+            stored = form.read(folder)
+            expect(isinstance(stored, StoredModel), stored, "a StoredModel")
+            model, tensors = stored.model, stored.tensors
+            expect(isinstance(model, Mapping) and set(ROLES) <= set(model), model, f"as its model a map with {', '.join(ROLES)}")
+            expect(isinstance(tensors, Mapping), tensors, "as its tensors a map")
+        return stored
 
 
-def _format_of(folder: Path, registry: Registry, part: Any) -> WeightFormat:
-    if part is None:
-        component = recognising(folder, registry)
-        options = component.load_options()()
-    else:
-        component, options = registry.get("format", part.id), part.options_at(0.0)
-    form: WeightFormat = component.build(options, _ANYTHING)
+def _format_of(folder: Path, registry: Registry, part: Any) -> tuple[str, WeightFormat]:
+    component = recognising(folder, registry) if part is None else registry.get("format", part.id)
+    return component.id, _built(component, None if part is None else part.options_at(0.0))
+
+
+def _built(component: Registered, options: Any = None) -> WeightFormat:
+    """A format, with its options at their defaults where none are given."""
+    with calling(component.id, "its factory"):
+        form: WeightFormat = component.build(component.load_options()() if options is None else options, _ANYTHING)
+        expect_artifact("format", form)
     return form
+
+
+def _recognises(component: Registered, folder: Path) -> bool:
+    with calling(component.id, "recognises"):
+        answer = _built(component).recognises(folder)
+        expect(isinstance(answer, bool), answer, "True or False")
+    return answer
 
 
 def recognising(folder: Path, registry: Registry) -> Registered:
@@ -102,7 +122,8 @@ def recognising(folder: Path, registry: Registry) -> Registered:
         UserError: none does, or several.
     """
     formats = registry.of_kind("format")
-    names = [each for each in formats if each.build(each.load_options()(), _ANYTHING).recognises(folder)]
+    with blaming(registry.providers):
+        names = [each for each in formats if _recognises(each, folder)]
     if len(names) == 1:
         return names[0]
     if names:
@@ -125,7 +146,8 @@ def format_named(name: str, registry: Registry) -> tuple[Registered, WeightForma
     if len(matches) != 1:
         hint = did_you_mean(name, [each.id for each in formats])
         raise UserError(f"'{name}' names {'several formats' if matches else 'no installed format'}{hint}")
-    return matches[0], matches[0].build(matches[0].load_options()(), _ANYTHING)
+    with blaming(registry.providers):
+        return matches[0], _built(matches[0])
 
 
 def options_of(model: Mapping[str, Mapping[str, Any]], registry: Registry) -> dict[Kind, tuple[str, Any]]:

@@ -89,7 +89,7 @@ def _assemble(plan: Plan, observers: Observers | None, ranks: Ranks | None) -> T
         optimizer=OptimizerPlane(shop.optimizer, shop.reaction),
         schedule=plan.schedule,
         evaluations=evaluations,
-        observers=observers if observers is not None else [shop.observer(part) for part in heard],
+        observers=observers if observers is not None else shop.observers(heard),
         settings=Settings(
             seed=run.seed,
             placement=placement,
@@ -153,6 +153,14 @@ class Workshop:
     def transform(self, part: Part) -> Any:
         """A transform of batches."""
         return self._make(part, "transform")
+
+    def observers(self, parts: Sequence[Part]) -> Observers:
+        """Consumers of events, with the names that messages call them by."""
+        names = []
+        for part in parts:
+            of = None if part.given is not None else self._plan.registry.get("observer", part.id)
+            names.append(("", part.id) if of is None else (of.id, f"'{of.id}' ({of.distribution} {of.version})"))
+        return Observers([self.observer(part) for part in parts], names)
 
     def observer(self, part: Part) -> Observer:
         """A consumer of events."""

@@ -29,7 +29,7 @@ def key(
     maximum: float | None = None,
     above: float | None = None,
 ) -> Any:
-    """A key of the core. The schema and the tables of docs/config.md come from these arguments.
+    """A key of the core. The schema and the tables of docs/reference/config.md come from these arguments.
 
     Args:
         default: value when the config leaves the key out; required when there is none.

@@ -157,6 +157,14 @@ _TABLE: Mapping[str, Mapping[str, frozenset[Kind]]] = {
         "check_format_round_trip": frozenset({"format"}),
         "check_format_leaves_others_alone": frozenset({"format"}),
     },
+    "afterwards": {
+        "check_predicts": frozenset({"task"}),
+        "check_makes_rows": frozenset({"task"}),
+        "check_continues_prompts": frozenset({"task"}),
+        "check_scores": frozenset({"task"}),
+        "check_reads_rows": frozenset({"loader"}),
+        "check_notes": frozenset({"format"}),
+    },
     "choices": {
         "check_every_choice": _EVERY,
     },

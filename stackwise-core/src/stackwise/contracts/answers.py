@@ -75,6 +75,19 @@ def expect(condition: bool, answer: Any, expected: str) -> None:
         raise WrongAnswer(f"it gave {short(answer)}, and {expected} is expected")
 
 
+def expect_rows(answer: Any, rows: int) -> Mapping[str, Any]:
+    """What a task says of rows: a map from names to tensors with an entry a row.
+
+    Raises:
+        WrongAnswer: it is none.
+    """
+    expect(isinstance(answer, Mapping) and bool(answer), answer, "a map from names to tensors")
+    for name, tensor in answer.items():
+        fits = hasattr(tensor, "shape") and len(tensor.shape) > 0 and tensor.shape[0] == rows
+        expect(isinstance(name, str) and fits, tensor, f"as {name!r} a tensor with an entry for each of {rows} rows")
+    return dict(answer)
+
+
 def expect_state(state: Any) -> dict[str, Any]:
     """What `state_dict` gives: a map with names.
 

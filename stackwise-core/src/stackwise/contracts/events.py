@@ -33,6 +33,8 @@ class RunStarted(NamedTuple):
     """The first step to run: not 0 where a run goes on from a checkpoint."""
     providers: tuple[str, ...] = ()
     """Whose code runs: distribution, version, and the sha256 of its Python files."""
+    notes: tuple[str, ...] = ()
+    """What finished objects bring from an earlier run of the process, in sentences."""
 
 
 class PhaseEntered(NamedTuple):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from attrs import define, field
 
-from stackwise.contracts.components import BuildContext
 from stackwise.contracts.events import RunFacts
 from stackwise.contracts.outputs import LinearOutput
 from stackwise.contracts.specs import (
@@ -208,9 +207,6 @@ class ParameterGroup:
     parameters: dict[str, torch.nn.Parameter]
     values: dict[str, float] = field(factory=dict)
     """The group's effective options (lr, weight_decay, …)."""
-
-
-OptimizerFactory = Callable[[Any, BuildContext, Sequence[ParameterGroup]], "torch.optim.Optimizer"]
 
 
 class WeightAdapter(Protocol):

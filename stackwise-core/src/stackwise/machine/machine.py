@@ -18,6 +18,7 @@ from stackwise.errors import DataError, TrainingHalted, UserError
 from stackwise.machine.counts import Counts
 from stackwise.machine.evaluation import Evaluation
 from stackwise.machine.faults import worker_fault
+from stackwise.machine.handed_over import begin
 from stackwise.machine.live import LiveState
 from stackwise.machine.observers import Observers
 from stackwise.machine.patience import Patience
@@ -172,6 +173,7 @@ class TrainingMachine:
                 "the saved state does not say where training stood in numpy's and Python's generators ('draws'), as a version before this "
                 "one saved it: go on with that version, or begin a new run"
             )
+        begin(self.live, self.schedule)  # with what the finished objects hold before they are filled
         self.live.restore(saved, saved["step"])
         self._probe.load_state(saved["last_batch"])
         self._step.draws.load_state_dict(saved["draws"])
@@ -207,9 +209,15 @@ class TrainingMachine:
             self.live.data.end()
 
     def _phases(self) -> Iterator[Event]:
-        settings, device = self.settings, str(self.placement.device)
+        settings = self.settings
         yield RunStarted(
-            self.schedule.steps, device, self.placement.precision, tuple(settings.bridges), self.step, tuple(settings.providers)
+            steps=self.schedule.steps,
+            device=str(self.placement.device),
+            precision=self.placement.precision,
+            bridges=tuple(settings.bridges),
+            step=self.step,
+            providers=tuple(settings.providers),
+            notes=() if self.step else tuple(begin(self.live, self.schedule)),
         )
         for phase in self.schedule:
             if phase.stop <= self.step:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
+import attrs
 from attrs import frozen
 
 from stackwise.config import PhaseConfig
@@ -40,6 +41,30 @@ def extent_of(phase: PhaseConfig, joined: Joined | None) -> Extent:
             values[key] = declared
     reading = _Reading.of(phase, joined)
     return Extent(name=phase.name, end=phase.until, values=values, switches=tuple(switches), rate=reading.rate)
+
+
+def short_last_step(extents: Sequence[Extent], joined: Sequence[Joined | None], steps: int) -> Sequence[Extent]:
+    """The phases with fewer rows in the last step, where that is all that their one source has left, as it does not repeat.
+
+    Args:
+        extents: the phases as declared.
+        joined: one a phase.
+        steps: of the run as declared, whose last step would read over the end of the source.
+
+    Returns:
+        The phases as they are where the rows of the source fill whole steps, are more or fewer, or make up a step of several micro-batches.
+    """
+    drafts = {id(draft): draft for each in joined if each is not None for draft in each.drafts.sources.values()}
+    size = next(iter(drafts.values())).epoch_size if len(drafts) == 1 and None not in joined else None
+    batches = {each.values["batch_size"] for each in extents}
+    steady = len(batches) == 1 and not any(each.switches or (each.values["accumulate"] or 1) > 1 for each in extents)
+    if size is None or size.repeats or size.rows is None or not steady or any(each.values["step_tokens"] for each in extents):
+        return extents
+    whole, left = divmod(size.rows, next(iter(batches)) or size.rows)
+    if not left or not whole or steps != whole + 1:
+        return extents
+    switch = Switch(at=Duration(Fraction(whole), "steps"), window=RUN, key="batch_size", value=left)
+    return [attrs.evolve(each, switches=(switch,)) for each in extents]
 
 
 def counts_epochs(declared: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from typing import NoReturn
 
 import attrs
@@ -17,7 +18,7 @@ from stackwise.curriculum.states import TrainingState
 from stackwise.curriculum.transitions import Enter
 from stackwise.errors import ConfigError, Problem, ScheduleError, UserError
 from stackwise.host.provider import Provider
-from stackwise.host.registry import Registry
+from stackwise.host.registry import Registry, blaming
 from stackwise.plan.blocks import Growing
 from stackwise.plan.checks import (
     auxiliary_problems,
@@ -35,7 +36,7 @@ from stackwise.plan.checks import (
 )
 from stackwise.plan.curves import Curves
 from stackwise.plan.evaluations import EvaluationPlan, evaluation_plan
-from stackwise.plan.extents import counts_epochs, extent_of
+from stackwise.plan.extents import counts_epochs, extent_of, short_last_step
 from stackwise.plan.junctions.join import Joined, PhaseDrafts, join
 from stackwise.plan.parts import Draft, Drafts
 from stackwise.plan.provided import ProvidedSchedules
@@ -43,7 +44,7 @@ from stackwise.plan.reads import declared_sizes, shortages
 from stackwise.plan.record import Plan
 from stackwise.plan.states import States
 from stackwise.plan.transitions import Boundary, transition
-from stackwise.plan.vocabularies import TextSource, make_tokenizers, text_sources, vocabulary_problems
+from stackwise.plan.vocabularies import make_tokenizers, text_sources, vocabulary_problems
 from stackwise.timeline.clock import Clock, Past, lay_out
 from stackwise.timeline.duration import Duration
 
@@ -107,7 +108,7 @@ class _Planner:
             self._stop()
         schedule = self._schedule(clock, phases)
         evaluations = self._evaluations(phases)
-        self.problems += vocabulary_problems(self.experiment, self._text_sources(phases, evaluations), self.tokenizers)
+        self._check_vocabularies(phases, evaluations)
         self._check_drops(phases)
         observing = tuple(draft.part(self.drafts.constants(draft)) for draft in observers if draft is not None)
         start_format = None if form is None else form.part(self.drafts.constants(form))
@@ -213,16 +214,19 @@ class _Planner:
         """The drafts, their sources with the tokenizers of the run where epochs are counted in tokens."""
         if not self.drafts.counting:
             return drafted
-        sources = text_sources(
-            self.experiment,
-            [(phase.config, drafts.sources) for phase, drafts in zip(phases, drafted, strict=True) if drafts is not None],
-        )
+        declared = [(phase.config, drafts.sources) for phase, drafts in zip(phases, drafted, strict=True) if drafts is not None]
         try:
-            self.drafts.tokenizers = self.tokenizers = make_tokenizers(sources, self.tokenizers)
+            with self._blaming_loaders():
+                sources = text_sources(self.experiment, declared)
+                self.drafts.tokenizers = self.tokenizers = make_tokenizers(sources, self.tokenizers)
+                twins = self.drafts.with_tokenizers
+                return [None if drafts is None else attrs.evolve(drafts, sources=twins(drafts.sources)) for drafts in drafted]
         except UserError as error:
             self.problems.append(Problem(str(error)))
             return drafted
-        return [None if drafts is None else attrs.evolve(drafts, sources=self.drafts.with_tokenizers(drafts.sources)) for drafts in drafted]
+
+    def _blaming_loaders(self) -> AbstractContextManager[None]:
+        return blaming(provider for name in self.drafts.owners("loader") if (provider := self.registry.provider(name)) is not None)
 
     # -- time -----------------------------------------------------------------------------------------------------
 
@@ -231,7 +235,10 @@ class _Planner:
         if isinstance(self.past, Clock):
             return self.past
         try:
-            return lay_out(self.experiment.run.horizon, [extent_of(phase.config, phase.joined) for phase in phases], self.past)
+            horizon, extents = self.experiment.run.horizon, [extent_of(phase.config, phase.joined) for phase in phases]
+            clock = lay_out(horizon, extents, self.past)
+            shorter = short_last_step(extents, [phase.joined for phase in phases], clock.steps)
+            return clock if shorter is extents else lay_out(horizon, shorter, self.past)
         except ConfigError as error:
             self.problems += error.problems
         except ScheduleError as error:
@@ -329,10 +336,12 @@ class _Planner:
         for phase in phases:
             self.problems += drop_problems(phase.config, fields)
 
-    def _text_sources(self, phases: Sequence[_Phase], evaluations: Sequence[EvaluationPlan]) -> list[TextSource]:
+    def _check_vocabularies(self, phases: Sequence[_Phase], evaluations: Sequence[EvaluationPlan]) -> None:
         own = {config.name for config in self.experiment.evaluate if config.sources is not None}
         declared = [(phase.config, phase.state.data.sources) for phase in phases if phase.state is not None]
-        return text_sources(self.experiment, declared, [(each.name, each.state.sources) for each in evaluations if each.name in own])
+        evaluated = [(each.name, each.state.sources) for each in evaluations if each.name in own]
+        with self._blaming_loaders():
+            self.problems += vocabulary_problems(self.experiment, text_sources(self.experiment, declared, evaluated), self.tokenizers)
 
     # -- mistakes -------------------------------------------------------------------------------------------------
 

@@ -87,6 +87,8 @@ class Progress:
             self._begin(event)
             for bridge in event.bridges:
                 self.tell(f"      bridged {bridge}")
+            for note in event.notes:
+                self.say(f"      {note}")
         elif isinstance(event, PhaseEntered):
             self.tell(self._entry_text(event))
             self._entering = True

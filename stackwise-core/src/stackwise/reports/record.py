@@ -201,11 +201,6 @@ def read_steps(path: Path) -> Steps:
     )
 
 
-def last_values(path: Path) -> Mapping[str, Any]:
-    """The last step's line of the metrics, read from the end of the file."""
-    return next((line for line in reversed(_last_lines(path / METRICS)) if "evaluation" not in line), {})
-
-
 def _value(line: Mapping[str, Any], name: str) -> float:
     group, _, key = name.partition(".")
     value = line.get(name) if not key else line.get(group, {}).get(key)
