@@ -41,7 +41,8 @@ class LoRA(nn.Module):
         outputs = self.end - self.first
         if options.rank > min(outputs, inputs):
             raise UserError(
-                f"rank: {options.rank} is above {min(outputs, inputs)}, the rank of a matrix {[outputs, inputs]}: lower it, or select others"
+                f"rank: {options.rank} is above {min(outputs, inputs)}, the rank of a matrix {[outputs, inputs]}: "
+                "lower it, or select others"
             )
         self.options, self.scale, self._behind = options, options.scale, every - self.end
         self.a = nn.Parameter(weight.new_empty(options.rank, inputs))

@@ -103,7 +103,7 @@ def read_beside(base: Renamed, pairs: Pairs, names: Names, sizes: Architecture) 
     for matrix, pair in pairs.beside.items():
         if matrix not in places or not (place := places[matrix]).alone:
             raise UserError(
-                f"{pairs.folder / ADAPTERS}: {matrix} is not one matrix here, so that the adapter beside it cannot stay one: leave `adapters` "
+                f"{pairs.folder / ADAPTERS}: {matrix} is no matrix by itself here, so its adapter cannot stay one: leave `adapters` "
                 "of the format out, which adds it to its base"
             )
         kinds.setdefault((_kind(matrix, names), pair.rank, pair.alpha), []).append((place, pair))

@@ -147,8 +147,8 @@ class HuggingFaceFormat:
 
     def _is_base(self, origin: Path, model: Any) -> bool:
         """Whether a folder holds the very tensors that stand beside the adapters of a model."""
-        stored = self.read(origin)
-        own = {name: tensor for name, tensor in model.named_parameters() if not name.startswith(BESIDE)}
+        stored = HuggingFaceFormat(evolve(self._options, adapters="merged")).read(origin)
+        own = {_of_one_stack(name, model): tensor for name, tensor in model.named_parameters() if not name.startswith(BESIDE)}
         if stored.model != nodes_of(architecture_of(model)) or set(own) != set(stored.tensors):
             return False
         return all(torch.equal(stored.tensors[name].to(tensor.dtype), tensor) for name, tensor in own.items())
@@ -222,7 +222,7 @@ def read_architecture(config: Config, family: Family) -> Architecture:
     """
     architecture: Architecture = dict(PLAIN)
     for rule in family.rules:
-        rule.read(config, architecture)
+        config.apply(rule, architecture)
     if left := config.left():
         raise UserError(
             f"{config.path}: {', '.join(f'{name}: {config.fields[name]!r}' for name in left)}: unknown for {family.model_type} models, so "

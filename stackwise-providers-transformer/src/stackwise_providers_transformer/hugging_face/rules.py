@@ -53,6 +53,26 @@ class HeadSize:
 
 
 @frozen
+class KeyValueHeads:
+    """Heads of keys and values; null means as many as queries have.
+
+    Args:
+        default: how many where the field is left out; as many as queries when None.
+    """
+
+    default: int | None = None
+
+    def read(self, config: Config, into: Architecture) -> None:
+        """Take them."""
+        value = config.get("num_key_value_heads", self.default, null=True)
+        into["rack.kv_heads"] = config.size("num_key_value_heads", into["rack.heads"] if value is None else value)
+
+    def write(self, architecture: Architecture, into: dict[str, Any]) -> None:
+        """Write them."""
+        into["num_key_value_heads"] = architecture["rack.kv_heads"]
+
+
+@frozen
 class QueryScalar:
     """Gemma's factor on scores, 1 / sqrt(query_pre_attn_scalar).
 
