@@ -65,7 +65,7 @@ class JsonLines:
         """`file:line` and the object on it.
 
         Raises:
-            DataError: a file that cannot be read, or a line that is no JSON object.
+            DataError: a file that cannot be read, or a line that is not a JSON object.
         """
         for path in self.files():
             try:
@@ -93,7 +93,7 @@ def _record_of(place: str, line: bytes) -> Mapping[str, Any]:
         raise DataError(f"{place}: this line is not UTF-8 at byte {fault.start}: save the file as UTF-8") from fault
     except (ValueError, RecursionError) as fault:
         cut = "" if line.endswith(b"\n") else " (the file ends in it: it may be cut off)"
-        raise DataError(f"{place}: this line is no JSON{cut}: {fault}: mend or remove it") from fault
+        raise DataError(f"{place}: this line is not JSON{cut}: {fault}: mend or remove it") from fault
     if not isinstance(record, dict):
         raise DataError(f'{place}: this line holds a {type(record).__name__}: every line is an object of fields, like {{"text": "…"}}')
     return record
@@ -237,7 +237,7 @@ class RecordDocuments:
         """The class of every record of a part, int64 [records].
 
         Raises:
-            DataError: a label that is no id, or none of the classes.
+            DataError: a label that is not an id, or none of the classes.
         """
         return np.array([self._label(place, record) for place, record in self.chosen(part)], dtype=np.int64)
 
@@ -264,7 +264,7 @@ class RecordDocuments:
         value, classes = _field(place, record, self.options.label), self.options.classes
         if classes is None:
             if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
-                raise DataError(f"{place}: the label {value!r} is no id: give whole numbers from 0, or name the classes")
+                raise DataError(f"{place}: the label {value!r} is not an id: give whole numbers from 0, or name the classes")
             return value
         if value not in classes:
             raise DataError(f"{place}: the label {value!r} is none of the classes {', '.join(classes)}")
@@ -304,7 +304,7 @@ def _numbers(place: str, record: Mapping[str, Any], field: str) -> list[float]:
     value = _field(place, record, field)
     entries = value if isinstance(value, list) else None
     if not entries or not all(isinstance(entry, int | float) and not isinstance(entry, bool) for entry in entries):
-        raise DataError(f"{place}: '{field}' is no list of numbers: mend or remove it")
+        raise DataError(f"{place}: '{field}' is not a list of numbers: mend or remove it")
     try:
         numbers = [float(entry) for entry in entries]
     except OverflowError:

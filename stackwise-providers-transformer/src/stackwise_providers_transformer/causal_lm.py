@@ -30,7 +30,7 @@ class CausalLM(ContinuesPrompts):
         self.metric = bits_of().of(unit)
 
     def get_spec(self) -> TaskSpec:
-        """One entry beyond seq_len, causal attention; documents inside rows, padding and prompts where a loader tells of them."""
+        """One entry beyond seq_len, causal attention; documents inside rows, padding and prompts where a loader marks them."""
         return self.options.to_spec()
 
     def prepare(self, batch: Mapping[str, torch.Tensor], moment: Moment, generator: torch.Generator) -> dict[str, torch.Tensor]:

@@ -50,7 +50,7 @@ class Classification:
 
         Raises:
             UserError: rows of several texts, which have one label.
-            DataError: a label that is no class.
+            DataError: a label that is not a class.
         """
         if "segments" in batch:
             raise UserError("segments: a row has one label, and several texts stand in it: deliver no `segments`")

@@ -107,7 +107,7 @@ def continued(
         rows_BR: rows of one length.
         settings: how many tokens, how they are drawn, and what ends them.
         generators: one a row.
-        numbers: what `settings.hear` is told of each row.
+        numbers: the number that `settings.hear` gets for each row.
         beside: further fields of the rows.
     """
     total, first = rows_BR.shape[1] + settings.tokens, rows_BR.shape[1]

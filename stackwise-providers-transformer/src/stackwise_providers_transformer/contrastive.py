@@ -19,7 +19,7 @@ def info_nce(first_BF: torch.Tensor, second_BF: torch.Tensor, temperature: float
     """-log softmax of the similarity of two views of one row among those of all rows, both ways, summed over rows.
 
     InfoNCE (arXiv 1807.03748, equation 4) of cosine similarities over a temperature, from the first views to the second and back, each
-    counted half (arXiv 2103.00020, figure 3). log B where vectors tell nothing.
+    counted half (arXiv 2103.00020, figure 3). log B where all vectors are equal.
 
     Args:
         first_BF: vectors of one view.
@@ -50,7 +50,7 @@ class Contrastive:
         """The rows [B, …] of the first view, then those of the second: [2B, …].
 
         Raises:
-            UserError: rows of several texts, or a batch of one row, in which nothing can be told apart; a mask for one view alone.
+            UserError: rows of several texts, or a batch of one row, in which there is nothing to tell apart; a mask for one view alone.
         """
         if "segments" in batch:
             raise UserError("segments: a row is one thing, and several texts stand in it: deliver no `segments`")
@@ -61,7 +61,7 @@ class Contrastive:
         if first.keys() != second.keys():
             raise UserError(f"mask: one view has a mask and the other none: deliver `mask` and `{OTHER}mask`, or neither")
         if len(next(iter(first.values()))) < 2:
-            raise UserError("data.batch_size: a batch of one row has nothing to tell it from: take two or more")
+            raise UserError("data.batch_size: a batch of one row has no other rows to compare with: take two or more")
         return {name: torch.cat((first[name], second[name])) for name in first}
 
     def loss(

@@ -69,7 +69,7 @@ class VectorOptions:
 
     def __attrs_post_init__(self) -> None:
         if self.init_std == 0:
-            raise UserError("init_std: at 0 all vectors are equal, and no row is told from another: raise it")
+            raise UserError("init_std: at 0 all vectors are equal, so rows cannot be told apart: raise it")
 
     def to_spec(self) -> HeadSpec:
         """Hidden state in, a vector a row out; a mask says which positions count."""

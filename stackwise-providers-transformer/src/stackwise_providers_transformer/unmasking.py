@@ -40,7 +40,9 @@ def unmask(
     if not settings.cache:
         raise UserError("cache: a diffusion model keeps nothing between its steps, so it cannot do without: leave the setting out")
     if settings.stop or settings.hear is not None:
-        raise UserError("stop: a diffusion model fills in its tokens in no order, so nothing ends them and none is told: leave it out")
+        raise UserError(
+            "stop: a diffusion model fills in its tokens in no order, so no token can end them or be reported as it comes: leave it out"
+        )
     total = len(prompt_T) + settings.tokens
     check_prompt(model, prompt_T, total, settings)
     if bool((prompt_T == mask_id).any()):

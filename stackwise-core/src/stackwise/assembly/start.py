@@ -51,7 +51,7 @@ def read_start(plan: Plan) -> Mapping[str, torch.Tensor]:
 
 def start_notes(plan: Plan) -> tuple[str, ...]:
     """What of the folder that a run begins from is not taken over, from its small files; empty where no format says anything, and where
-    the folder is refused, which is told when it is read: a run that goes on may not need it any more.
+    the folder is refused. The message comes when it is read, because a resumed run may not need it any more.
 
     Raises:
         ProviderError: a format that fails.
@@ -130,7 +130,7 @@ def recognising(folder: Path, registry: Registry) -> Registered:
         raise UserError(f"{folder} may be of the formats {' and '.join(each.id for each in names)}: say which with `format: {{use: …}}`")
     installed = ", ".join(each.id for each in formats) or "none"
     raise UserError(
-        f"there are no weights at {folder}: no installed format ({installed}) recognises the folder, and {folder / WEIGHTS} is no file; "
+        f"there are no weights at {folder}: no installed format ({installed}) recognises the folder, and {folder / WEIGHTS} is not a file; "
         "give a run directory, a directory of weights, a safetensors file, or a folder of such a format"
     )
 

@@ -74,7 +74,7 @@ class Attaches(Protocol):
 class Tracker:
     """An observer that hands the scalars of a run to a backend.
 
-    What a backend refuses is tried again, then told once and left out: a tracker never ends a run.
+    What a backend refuses is tried again, then reported once and left out: a tracker never ends a run.
 
     Args:
         backend: where to.
@@ -165,7 +165,7 @@ class Tracker:
                 sleep(pause)
         self._warnings += 1
         if self._warnings <= MOST_WARNINGS:
-            last = "; further ones are not told" if self._warnings == MOST_WARNINGS else ""
+            last = "; further ones are not shown" if self._warnings == MOST_WARNINGS else ""
             sentence = f"{type(self._backend).__name__} could not {what}: {type(error).__name__}: {error}; the run goes on{last}"
             warn(sentence, RuntimeWarning, stacklevel=3)
 
@@ -191,6 +191,7 @@ def scalars_of(event: Event) -> Iterator[tuple[int, dict[str, float]]]:
             "train/tokens": event.tokens,
             "train/seconds": event.seconds,
         }
+        scalars |= {"train/flops": event.flops} if event.flops else {}
         scalars |= {f"train/{name}": value for name, value in event.metrics.items()}
         scalars |= {f"lr/{name}": value for name, value in event.rates.items()} or {"lr/lr": event.lr}
         yield event.step, scalars

@@ -39,7 +39,7 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}\Z")
 
 def broken_name(name: str) -> str | None:
     """The rule that a name chosen in a config breaks, or None."""
-    return None if _NAME.match(name) else f"{name[:40]!r} is no name: letters, digits, '_' and '-', at most 100 of them"
+    return None if _NAME.match(name) else f"{name[:40]!r} is not a name: letters, digits, '_' and '-', at most 100 of them"
 
 
 def _merging_word(name: str, entries: Mapping[str, Node]) -> str | None:
@@ -50,7 +50,7 @@ def _merging_word(name: str, entries: Mapping[str, Node]) -> str | None:
     if not holds_names:
         return None
     if name in _ADDING:
-        return "is no word here: names that are written are added to what was there, so write {<name>: …}"
+        return "has no meaning here: names that are written are added to what was there, so write {<name>: …}"
     return f"holds names itself: did you mean the word `{REPLACE}`?" if near_names(name, [REPLACE]) else None
 
 
@@ -99,7 +99,7 @@ class Section:
         if node.kind != "map":
             value = describe(node.plain())
             hint = f"write {{use: {node.value}}}" if isinstance(node.value, str) else "write {use: <provider>.<component>}"
-            self.fault(path, f"{value} is no component: {hint}")
+            self.fault(path, f"{value} is not a component: {hint}")
             return Ref(path=dotted)
         return self._read_ref(node, path, dotted, owned)
 
@@ -115,7 +115,7 @@ class Section:
                 self.fault((*path, key), "a finished object takes no options: give Built(callable, options), which can be built anew")
             return Ref(given=use.value, path=dotted)
         elif not isinstance(use.value, str) or not use.value.strip():
-            self.fault((*path, "use"), f"{describe(use.plain())} is no component id: `<provider>.<component>`")
+            self.fault((*path, "use"), f"{describe(use.plain())} is not a component id: `<provider>.<component>`")
         else:
             return Ref(use=use.value, options=options, path=dotted)
         return Ref(path=dotted)

@@ -121,7 +121,7 @@ def _check_format(root: Node, problems: _Problems) -> None:
             section.fault((key,), unknown_key(key, SECTIONS, section.children[key].plain()))
     version = section.take("stackwise")
     if version is not None and not (type(version.value) is int and version.value == FORMAT):
-        section.fault(("stackwise",), f"{describe(version.plain())} is no config format that is read here: write `stackwise: {FORMAT}`")
+        section.fault(("stackwise",), f"{describe(version.plain())} is not a config format that is read here: write `stackwise: {FORMAT}`")
     problems.add(root, tuple(section.faults))
 
 

@@ -84,7 +84,7 @@ class WeightFormat(Protocol):
             model: a `stackwise.Model` on the CPU, with `embedding`, `rack` and `head` as their factories built them. A format with an
                 attribute `holds_weight_adapters` that is true may get one with weight adapters: `model.attached`, (name, path of
                 the module) → the adapter.
-            folder: where to; whoever calls forces it to disk and renames it.
+            folder: where to write; the caller forces it to disk and renames it.
             origin: the folder of this format that the run began from, if it is still there: what the format keeps beside the model (ids of
                 special tokens, say) is taken over from it.
             tokenizer: the files of the tokenizer that the run's data were made with, by name; empty where there is none, or several.

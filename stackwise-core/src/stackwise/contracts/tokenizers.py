@@ -105,7 +105,7 @@ def settings_of(use: str, options: Any) -> Mapping[str, Any] | None:
     """What the options of a loader say of its tokenizer; None where they have none.
 
     Raises:
-        WrongAnswer: it is no map.
+        WrongAnswer: it is not a map.
     """
     if not isinstance(options, HasTokenizer):
         return None

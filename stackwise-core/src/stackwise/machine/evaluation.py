@@ -37,7 +37,7 @@ def number(value: torch.Tensor | float) -> float:
     return float(value.item() if isinstance(value, torch.Tensor) else value)
 
 
-Told = Callable[[str, int, int], None]
+OnProgress = Callable[[str, int, int], None]
 """Hears an evaluation's name, the batches that are done, and how many there are."""
 
 
@@ -61,7 +61,7 @@ class Evaluation:
         objective: Objective,
         placement: Placement,
         moment: Moment,
-        told: Told | None = None,
+        progress: OnProgress | None = None,
         ranks: Ranks | None = None,
     ) -> dict[str, float]:
         """Loss and metrics over the same batches every time, each weighted by its denominator; training state is untouched.
@@ -83,8 +83,8 @@ class Evaluation:
         try:
             with seeded(step_seed(key, 0)), objective.fixed(self.values), judging(model), placement.forward_context():
                 for i in range(self.batches):
-                    if told is not None:
-                        told(self.name, i, self.batches)
+                    if progress is not None:
+                        progress(self.name, i, self.batches)
                     instant = moment._replace(step=i, t=0.0, phase_t=0.0)
                     mine = ranks is None or ranks.share.owns(i)
                     batches = self.data.batches(instant) if mine else self.data.pass_over(instant)

@@ -37,6 +37,7 @@ from stackwise.planes.optimizer.moments import MomentsReceipt
 from stackwise.planes.optimizer.plane import OptimizerPlane
 from stackwise.processes.reduction import Reduction
 from stackwise.timeline.duration import Moment
+from stackwise.timeline.spent import Spent
 from stackwise.timeline.streams import step_seed, stream_key
 
 MOST_WITHOUT_TARGETS = 100
@@ -84,6 +85,8 @@ class TrainingMachine:
         self._probe = Probe(self.live, self.settings.seed, self.settings.probe)
         self.step = 0
         """The next step to run."""
+        self.spent: Spent | None = None
+        """Says what the steps so far have cost, where somebody has priced them."""
         self._counts, self._patience, self._stall = Counts(), Patience(self.settings.stop), Patience(key="stall")
         self._begun = False
         self._walks: list[ref[Generator[Event, None, None]]] = []
@@ -116,7 +119,7 @@ class TrainingMachine:
 
     @property
     def observers(self) -> Observers:
-        """Everybody who hears the events."""
+        """Everything that gets the events."""
         return self.live.observers
 
     # -- saved states ---------------------------------------------------------------------------------------------
@@ -185,7 +188,7 @@ class TrainingMachine:
     # -- training -------------------------------------------------------------------------------------------------
 
     def train(self) -> Generator[Event, None, None]:
-        """Run every step that is left, yielding each event as it happens; observers hear it first.
+        """Run every step that is left, yielding each event as it happens; observers get it first.
 
         Raises:
             TrainingHalted: too many steps in a row were not finite.
@@ -307,9 +310,12 @@ class TrainingMachine:
             if live.optimizer.reaction is not None and not why:
                 yield from self._react(moment.step, phase.name, {"train.loss": loss})  # before this step's state can be saved
             lr, rates = live.optimizer.lr, self._step.rates()
-            yield StepDone(moment.step, phase.name, loss, norm, lr, tokens, seconds, why != "", why, metrics, rates)
+            yield StepDone(moment.step, phase.name, loss, norm, lr, tokens, seconds, why != "", why, metrics, rates, self._spent())
             if why:
                 self._check_progress(moment)
+
+    def _spent(self) -> float:
+        return 0.0 if self.spent is None else self.spent.before(self.step)
 
     def _train_step(self, moment: Moment) -> Outcome:
         self._begun = True
@@ -345,8 +351,8 @@ class TrainingMachine:
                 continue
             start = perf_counter()
             with self.optimizer.evaluating(evaluation.weights):
-                moment, told = self.schedule.at(step=step), self.observers.evaluating
-                metrics = evaluation.run(self.model.model, self.objective, self.placement, moment, told, self.settings.ranks)
+                moment, progress = self.schedule.at(step=step), self.observers.evaluating
+                metrics = evaluation.run(self.model.model, self.objective, self.placement, moment, progress, self.settings.ranks)
             yield Evaluated(step, phase, name, at, metrics, perf_counter() - start)
             if at != "entry":  # the model has not trained since the exit evaluation
                 named = {f"{name}.{metric}": value for metric, value in metrics.items()}

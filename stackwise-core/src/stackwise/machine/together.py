@@ -23,7 +23,7 @@ class Together:
     """Holds the processes to one state.
 
     After a boundary, and after the first step behind it, every parameter, buffer and moment has the same bits everywhere: what a model
-    keeps of the rows that it saw, and whatever else goes its own way in one process, is told by name.
+    keeps of the rows that it saw, and whatever else goes its own way in one process, is reported by name.
 
     Args:
         ranks: the processes.

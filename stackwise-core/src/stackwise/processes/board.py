@@ -21,7 +21,7 @@ class Failure:
 class Board:
     """Short texts under names, in the store that the processes met at.
 
-    A store that no longer answers holds nothing: its process is gone, and whoever asks has other ways to learn that.
+    A store that no longer answers holds nothing: its process is gone, and the caller learns that in other ways.
 
     Args:
         store: that of the rendezvous.

@@ -105,7 +105,7 @@ class Ranks:
 
         Args:
             items: name → a text, often a digest.
-            when: end of the sentence that tells a difference.
+            when: end of the sentence that reports a difference.
 
         Raises:
             UserError: somebody has something else; rank, host and item are named.
@@ -176,7 +176,8 @@ class Ranks:
 def joined(place: Place | None = None) -> Iterator[Ranks | None]:
     """Join the other processes of a run; None where this one is alone.
 
-    What ends one of them ends all: the first failure is posted, and whoever finds it ends with the same exit code and no words of its own.
+    What ends one of them ends all: the first failure is posted, and each process that finds it ends with the same exit code and prints
+    nothing.
     """
     place = Place.here() if place is None else place
     if place.ranks == 1:

@@ -12,7 +12,7 @@ from torch import nn
 from stackwise.processes.ranks import Ranks
 
 BUCKET_BYTES = 25 * 2**20
-"""Gradients that travel together, as many as in torch's DistributedDataParallel."""
+"""Bytes of gradients that are added together, as in torch's DistributedDataParallel."""
 
 Pair = tuple[float, float]
 """A sum and its denominator."""
@@ -46,7 +46,8 @@ class Sums(NamedTuple):
 class Reduction:
     """Adds what every process found in its micro-batches of a step.
 
-    Two exchanges: a vector of numbers from everybody, added in the order of the ranks, and the gradients, in buckets. A parameter that no
+    Two exchanges: a vector of numbers from each process, added in the order of the ranks, and the gradients, in buckets. A parameter
+    that no
     process has a gradient of keeps none; where only some have one, the others add zeros.
 
     Args:
@@ -101,7 +102,7 @@ class Reduction:
             torch._foreach_copy_(bucket, [piece.view(gradient.shape) for piece, gradient in zip(pieces, bucket, strict=True)])
 
     def _rows(self, total: float, targets: float, metrics: Mapping[str, Pair], present: Sequence[bool]) -> torch.Tensor:
-        """Everybody's vector; where somebody reports a metric that not all know yet, its name goes round first."""
+        """The vectors of all processes. If one reports a metric that others do not know yet, the names are exchanged first."""
         wish = self.wish()
         while True:
             has_news = not metrics.keys() <= set(self._names)

@@ -60,7 +60,7 @@ def _drawn_run(record: RunRecord, steps: Steps, buckets: int) -> dict[str, Any]:
 
 
 def _timeline(plan: Mapping[str, Any]) -> dict[str, Any]:
-    """Phases and lanes, without what only tables tell."""
+    """Phases and lanes, without what only tables show."""
     keys = ("name", "start", "stop", "parameters", "trainable", "transition")
     phases = [{key: phase[key] for key in keys if key in phase} for phase in plan.get("phases", ())]
     return {"phases": phases, "steps": plan.get("steps", 0), "lanes": plan.get("lanes", [])}
@@ -103,8 +103,8 @@ def _positions(record: RunRecord, steps: Steps, curves: Mapping[str, dict[str, A
     """Where each drawn step lies on each axis: what had been consumed before it. Curves then count in these rows."""
     before, last = steps.positions, len(steps.step)
     boundaries = [int(edge) for phase in record.phases for edge in (phase["start"], phase["stop"])]
-    told = [*boundaries, *(int(event["step"]) for event in record.evaluations)]
-    rows = {row for row in np.searchsorted(before["steps"], told).tolist() if row <= last} | {last}
+    marked = [*boundaries, *(int(event["step"]) for event in record.evaluations)]
+    rows = {row for row in np.searchsorted(before["steps"], marked).tolist() if row <= last} | {last}
     kept = np.array(sorted(rows.union(*(curve["at"].tolist() for curve in curves.values()))), dtype=np.int64)
     for curve in curves.values():
         curve["at"] = np.searchsorted(kept, curve["at"]).tolist()

@@ -14,7 +14,7 @@ from stackwise.timeline.clock import Clock
 from stackwise.timeline.schedules import Curve
 
 INSTANTS = 32
-"""Steps of a phase at which a value that moves is told; its knots come on top."""
+"""Steps of a phase at which a value that moves is shown; its knots come on top."""
 
 Samples = list[list[float]]
 """Pairs of step and value."""

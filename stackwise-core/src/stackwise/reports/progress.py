@@ -39,7 +39,7 @@ class Progress:
     Args:
         schedule: the timeline to draw.
         stream: where to; standard error when left out.
-        quiet: whether to show only what went otherwise than planned.
+        quiet: whether to show only what did not go as planned.
         costs: of each phase, in any unit; what is left takes as long as what was done, by these. None: every step costs the same.
         compiles: whether the first step of a phase may compile, which is said.
     """

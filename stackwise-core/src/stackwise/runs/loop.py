@@ -12,7 +12,7 @@ from typing import Any
 from attrs import define, field
 
 from stackwise import config
-from stackwise.assembly.workshop import assemble
+from stackwise.assembly.machine import assemble
 from stackwise.contracts.events import Evaluated, Event, PhaseEntered, Rewound, RunFacts, RunStarted, Stalled, StepDone, Stopped
 from stackwise.errors import DiskError, RunStopped, TrainingHalted, UserError
 from stackwise.machine.machine import TrainingMachine
@@ -20,6 +20,7 @@ from stackwise.plan import Plan
 from stackwise.processes.ranks import Ranks
 from stackwise.processes.reduction import NOTHING, Wishes
 from stackwise.reports.progress import Progress
+from stackwise.reports.record import spent_by
 from stackwise.reports.summary import Summary
 from stackwise.runs.memory import PeakMemory
 from stackwise.runs.rest import Declaration, Rest, setting_of
@@ -30,6 +31,7 @@ from stackwise.saved.provenance import Described, describe, loading, named_confi
 from stackwise.storage.checkpoints.store import Checkpoint, CheckpointStore, step_of
 from stackwise.storage.lock import MovedError
 from stackwise.storage.run_directory import CHECKPOINTS, PLAN, RunDirectory
+from stackwise.timeline.spent import Spent
 
 MAX_REWINDS = 3
 """To the same checkpoint; the next one halts the run."""
@@ -62,7 +64,7 @@ class RunLoop:
     _memory: PeakMemory = field(init=False)
     _rewinds: dict[int, int] = field(factory=dict, init=False)
     _deadline: float | None = field(default=None, init=False)
-    """On the monotonic clock; None where time is no limit."""
+    """On the monotonic clock; None where time is not a limit."""
     _stalled: Stalled | None = field(default=None, init=False)
     _stopped_at: int | None = field(default=None, init=False)
     """The step at which the run ended by its own rule."""
@@ -91,6 +93,7 @@ class RunLoop:
         self.summary = summary_of(self.directory, self.progress)
         phase = self.plan.schedule.phase_at(min(self.machine.step, self.plan.schedule.steps - 1)).name
         self._memory = PeakMemory(self.machine.placement.device, phase, peaks_in(self.directory.status()))
+        self.machine.spent = self._spent()
         self.machine.observers.listen(self._hear)
         self.machine.observers.evaluating = self.progress.evaluating
         self.machine.observers.meet(self._facts)
@@ -139,11 +142,14 @@ class RunLoop:
         return Wishes(signals.stop or 0, late, at_step and signals.take_save())
 
     def _wishes(self, signals: Signals, event: Event) -> Wishes:
-        """What is asked for after an event; of several processes any may ask, and all hear it after the same step."""
+        """What is asked for after an event; any of several processes may ask, and all learn of it after the same step."""
         at_step, reduction = isinstance(event, StepDone), self.machine.reduction
         if reduction is None:
             return self._own_wishes(signals, at_step=at_step)
         return reduction.wishes if at_step else NOTHING
+
+    def _spent(self) -> Spent | None:
+        return spent_by(json.loads((self.directory.path / PLAN).read_bytes()))
 
     def _facts(self) -> RunFacts:
         """What an observer may know of the run."""
@@ -248,6 +254,7 @@ class RunLoop:
         if self.ranks is not None:
             self.ranks.broadcast(good.step)
         self.machine = assemble(self.plan, observers=self.machine.observers, ranks=self.ranks)
+        self.machine.spent = self._spent()
         saved = Described.read(good.about, good.step)
         self.machine.restore(state, positions=positions)
         self.store.forget_after(good.step)
@@ -268,6 +275,7 @@ class RunLoop:
         self.plan = rest.plan
         self.directory.cut(stalled.step)
         declaration.write(self.directory)
+        self.machine.spent = self._spent()
         self._saving = self._saving_of(self.plan)
         self._saving.go_on(stalled.step, "phase")
         self.progress.plan(self.plan.schedule, declaration.costs)

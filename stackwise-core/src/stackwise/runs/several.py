@@ -15,7 +15,7 @@ from attrs import define
 
 import stackwise
 from stackwise import config
-from stackwise.assembly.workshop import assemble
+from stackwise.assembly.machine import assemble
 from stackwise.config import ParallelConfig
 from stackwise.contracts.events import Stalled, StepDone
 from stackwise.errors import EndedTogether, RunStopped, TrainingHalted, UserError
@@ -37,7 +37,7 @@ ECHO_S = 10.0
 
 
 def by_the_first(ranks: Ranks | None, act: Callable[[], T]) -> T:
-    """What the first process does or finds, told to all of them."""
+    """What the first process does or finds, sent to all of them."""
     if ranks is None:
         return act()
     if not ranks.is_first:

@@ -12,6 +12,7 @@ from attrs import evolve, frozen
 from stackwise import config
 from stackwise.assembly.described import described_part, description_errors, load_exported
 from stackwise.assembly.outside import build_task
+from stackwise.assembly.planning import make_plan
 from stackwise.assembly.workshop import Workshop
 from stackwise.contracts.answers import calling, expect
 from stackwise.contracts.generation import Generates, GeneratesRows, GenerationSettings, HasTextCodec, TextCodec
@@ -21,7 +22,6 @@ from stackwise.errors import UserError, bytes_asked, lacks_memory
 from stackwise.host.discovery import discover
 from stackwise.host.provider import Provider
 from stackwise.host.registry import Registry, blaming
-from stackwise.plan import make_plan
 from stackwise.planes.model.module import Model
 from stackwise.saved.export import describe_run
 from stackwise.saved.model import SavedModel, model_at
@@ -133,7 +133,7 @@ class CheckedCodec:
         providers: who may be at fault.
 
     Raises:
-        WrongAnswer: it is no codec.
+        WrongAnswer: it is not a codec.
     """
 
     def __init__(self, codec: Any, id: str, providers: Sequence[Provider]) -> None:
@@ -160,19 +160,19 @@ class Ear:
     """What was generated behind one prompt, as text.
 
     Args:
-        codec: None where ids are told as they are.
+        codec: None where ids are shown as they are.
         stop: texts that end it.
     """
 
     def __init__(self, codec: TextCodec | None, stop: Sequence[str]) -> None:
         self._codec, self._stop = codec, stop
         self._ids: list[int] = []
-        self._told = 0
+        self._given = 0
         self.text = ""
         """So far, cut in front of a text that ended it."""
 
     def take(self, id: int) -> tuple[str | int, bool]:
-        """A further id: what can be told of it, and whether a text ends here."""
+        """A further id: the text that it completes, and whether a stop text ends here."""
         if self._codec is None:
             return id, False
         self._ids.append(id)
@@ -181,24 +181,24 @@ class Ear:
         self.text = whole[: min(ends)] if ends else whole
         held = max((len(text) - 1 for text in self._stop), default=0) if not ends else 0
         sure = self.text.rstrip("\ufffd")  # a letter of which some bytes are missing
-        upto = max(self._told, len(sure) - held)
-        piece, self._told = sure[self._told : upto], upto
+        upto = max(self._given, len(sure) - held)
+        piece, self._given = sure[self._given : upto], upto
         return piece, bool(ends)
 
     def rest(self) -> str:
         """What was held back, in case it began a text to stop at."""
-        piece, self._told = self.text[self._told :], len(self.text)
+        piece, self._given = self.text[self._given :], len(self.text)
         return piece
 
 
 def _telling(ears: Sequence[Ear], hear: Hear | None, also: Callable[[int, int], bool | None] | None) -> Callable[[int, int], bool]:
-    def told(number: int, id: int) -> bool:
+    def take_id(number: int, id: int) -> bool:
         piece, ends = ears[number].take(id)
         if hear is not None and piece != "":
             hear(number, piece)
         return ends or bool(also is not None and also(number, id))
 
-    return told
+    return take_id
 
 
 def _continued(source: TextModel, prompts: Sequence[torch.Tensor], settings: GenerationSettings, seed: int) -> Sequence[tuple[int, ...]]:
@@ -308,7 +308,7 @@ def open_model(path: Path, fit: Fit) -> TextModel:
     registry = discover()
     if not (path / CONFIG).is_file():
         if not (path / DESCRIPTION).is_file():
-            raise UserError(f"{path} is no run directory, as there is no {CONFIG} in it, and no export, as there is no {DESCRIPTION}")
+            raise UserError(f"{path} is not a run directory, as there is no {CONFIG} in it, and no export, as there is no {DESCRIPTION}")
         return _described(path, registry, dict, fit)
     if (final := final_weights(path)) is not None:
         return _described(final, registry, lambda: _declared_options(path, registry), fit)
@@ -385,4 +385,4 @@ def _check_ids(ids: Sequence[int], limit: int | None) -> None:
     unknown = [i for i in ids if i < 0 or (limit is not None and i >= limit)]
     if unknown:
         where = "are not negative" if limit is None else f"lie in [0, {limit})"
-        raise UserError(f"prompt: {', '.join(map(str, unknown[:5]))} is no id of the source: ids {where}")
+        raise UserError(f"prompt: {', '.join(map(str, unknown[:5]))} is not an id of the source: ids {where}")

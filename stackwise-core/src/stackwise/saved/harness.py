@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from attrs import evolve, field, frozen
 
+from stackwise.assembly.planning import make_plan
 from stackwise.config import load
 from stackwise.contracts.answers import calling, expect, is_number
 from stackwise.contracts.generation import GenerationSettings, Scores, TextCodec
@@ -21,7 +22,6 @@ from stackwise.errors import StackwiseError, UserError, did_you_mean
 from stackwise.host.discovery import discover
 from stackwise.host.registry import blaming
 from stackwise.machine.placement import Placement
-from stackwise.plan import make_plan
 from stackwise.planes.model.initialisation import drawing_from
 from stackwise.saved.generate import TextModel, open_text_model
 from stackwise.storage.run_directory import CONFIG

@@ -123,7 +123,7 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a file under all their names, as copies in memory, so that the file may change or go.
 
     Raises:
-        ValueError: the file is no safetensors file that this module wrote.
+        ValueError: the file is not a safetensors file that this module wrote.
         OSError: it cannot be read.
     """
     same = same_names(path)
@@ -138,7 +138,7 @@ def tensor_names(path: Path) -> set[str]:
     """All the names of a file, without its tensors.
 
     Raises:
-        ValueError: the file is no safetensors file that this module wrote.
+        ValueError: the file is not a safetensors file that this module wrote.
     """
     same = same_names(path)
     with safe_open(path, framework="pt") as held:
@@ -152,7 +152,7 @@ def same_names(path: Path) -> dict[str, str]:
     """Name → the first name of the same tensor, for tensors with several names.
 
     Raises:
-        ValueError: the file is no safetensors file that this module wrote.
+        ValueError: the file is not a safetensors file that this module wrote.
     """
     try:
         with safe_open(path, framework="pt") as held:

@@ -84,7 +84,7 @@ def read_weights(directory: Path) -> tuple[dict[str, torch.Tensor], dict[str, An
     except OSError as error:
         raise UserError(f"{directory} holds no readable weights: {error}") from None
     except ValueError as error:
-        raise UserError(f"{path} is no file of weights: {error}") from None
+        raise UserError(f"{path} is not a file of weights: {error}") from None
     return tensors, description
 
 

@@ -113,12 +113,12 @@ def _check_values(path: Path, fields: Mapping[str, Any]) -> None:
     for pattern, (fits, form) in {"rank_pattern": kinds["r"], "alpha_pattern": kinds["lora_alpha"]}.items():
         own = {} if fields.get(pattern) is None else fields[pattern]
         if not isinstance(own, dict):
-            raise UserError(f"{path}: {pattern}: {own!r} is no map from patterns of names of modules to values")
+            raise UserError(f"{path}: {pattern}: {own!r} is not a map from patterns of names of modules to values")
         for key, value in own.items():
             try:
                 re.compile(_MODULE.format(key=key))
             except (re.error, OverflowError, RecursionError) as error:
-                raise UserError(f"{path}: {pattern}: {key!r} is no regular expression for names of modules: {error}") from None
+                raise UserError(f"{path}: {pattern}: {key!r} is not a regular expression for names of modules: {error}") from None
             if not fits(value):
                 raise UserError(f"{path}: {pattern}: {key!r}: {value!r} is not {form}")
 
@@ -146,14 +146,14 @@ def base_of(folder: Path) -> Path:
     """The folder of the base model that adapters stand beside.
 
     Raises:
-        UserError: it is no folder on this machine.
+        UserError: it is not a folder on this machine.
     """
     name = read_fields(folder).get("base_model_name_or_path")
     for place in (folder / str(name), Path(str(name))) if name else ():
         if (place / "config.json").is_file():
             return place
     raise UserError(
-        f"{folder / ADAPTER_CONFIG}: base_model_name_or_path: {name!r} is no folder with a model, and nothing is downloaded: write the "
+        f"{folder / ADAPTER_CONFIG}: base_model_name_or_path: {name!r} is not a folder with a model, and nothing is downloaded: write the "
         "path of the base model's folder"
     )
 
@@ -177,7 +177,7 @@ class Pairs:
         turned: names of matrices that stand on their side.
 
     Raises:
-        UserError: a damaged file, or a tensor that is no adapter of a matrix of the base.
+        UserError: a damaged file, or a tensor that is not an adapter of a matrix of the base.
     """
 
     def __init__(self, base: Shards, folder: Path, turned: frozenset[str]) -> None:
@@ -189,7 +189,7 @@ class Pairs:
             module, end, _ = name.removeprefix(PREFIX).partition(".lora_")
             ends = [f"{name.partition('.lora_')[0]}.lora_{half}.weight" for half in "AB"]
             if not end or not name.startswith(PREFIX) or name not in ends or not all(each in self.tensors for each in ends):
-                raise UserError(f"{folder / ADAPTERS}: {name} is no half of a pair {PREFIX}….lora_A and lora_B beside a matrix")
+                raise UserError(f"{folder / ADAPTERS}: {name} is not a half of a pair {PREFIX}….lora_A and lora_B beside a matrix")
             rank = self._fitting(base, module, ends)
             self.beside[f"{module}.weight"] = Pair(a=ends[0], b=ends[1], rank=rank, alpha=_alpha(module, rank, folder, self.fields))
 
@@ -197,7 +197,7 @@ class Pairs:
         """The rank of a pair, its shapes checked."""
         for each in ends:
             if len(own := self.tensors.shapes[each]) != 2:
-                raise UserError(f"{self.folder / ADAPTERS}: {each} {list(own)} is no matrix: adapters beside matrices alone are read")
+                raise UserError(f"{self.folder / ADAPTERS}: {each} {list(own)} is not a matrix: adapters beside matrices alone are read")
         (rank, inputs), (outputs, again) = (self.tensors.shapes[each] for each in ends)
         name = f"{module}.weight"
         if name not in base:

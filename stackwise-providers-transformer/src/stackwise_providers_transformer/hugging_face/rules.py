@@ -155,7 +155,7 @@ class RotaryByType:
         scaling = config.get("rope_scaling", None) or {}
         far, near = {**scaling, **(given.get(FULL) or {})}, dict(given.get(SLIDING) or {})
         if unknown := set(given) - {FULL, SLIDING}:
-            raise config.refuse("rope_parameters", f"'{min(unknown)}' is no kind of block that is known here")
+            raise config.refuse("rope_parameters", f"'{min(unknown)}' is not a kind of block that is known here")
         into["rack.rotary.base"] = float(far.pop("rope_theta", old))
         into["rack.rotary.scaling"] = read_scaling(config, far)
         near_base = float(near.pop("rope_theta", old_near))
@@ -264,7 +264,7 @@ class Windows:
 
 def _read_types(config: Config, types: Sequence[str], blocks: int) -> list[bool]:
     if unknown := sorted(set(types) - {FULL, SLIDING}):
-        raise config.refuse("layer_types", f"'{unknown[0]}' is no kind of block that is known here")
+        raise config.refuse("layer_types", f"'{unknown[0]}' is not a kind of block that is known here")
     if len(types) != blocks:
         raise config.refuse("layer_types", f"it has {len(types)} entries, and the model {blocks} blocks")
     return [each == SLIDING for each in types]

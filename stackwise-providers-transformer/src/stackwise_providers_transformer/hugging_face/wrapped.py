@@ -1,7 +1,7 @@
 """Models that the library transformers computes, cut into blocks and head.
 
 The cut is where such models have it themselves: a model for a task calls its base model and makes logits of the hidden state that
-comes back. So the rack is the base model, given embedded tokens; the head is the model for the task, in which something that hands on
+comes back. So the rack is the base model, given embedded tokens; the head is the model for the task, in which something that passes on
 a hidden state stands in the place of the base. The library computes both, whatever it multiplies, caps or adds.
 
 Shapes: B batch, T time, D width, V vocab.
@@ -181,10 +181,10 @@ class WrappedRack(nn.Module):
         lists = {name: module for name, module in self.model.named_modules() if isinstance(module, nn.ModuleList)}
         if path not in lists or len(lists[path]) != count:
             there = ", ".join(f"{name} of {len(module)}" for name, module in lists.items())
-            raise UserError(f"model.rack.blocks: {path} is no list of {count} blocks; its lists are {there or 'none'}")
+            raise UserError(f"model.rack.blocks: {path} is not a list of {count} blocks; its lists are {there or 'none'}")
         for output in self.options.residual_outputs:
             if output not in dict(lists[path][0].named_parameters()):
-                raise UserError(f"model.rack.residual_outputs: {output} is no parameter of the blocks in {path}")
+                raise UserError(f"model.rack.residual_outputs: {output} is not a parameter of the blocks in {path}")
 
     def to_spec(self) -> RackSpec:
         """Hidden state in and out."""
@@ -321,7 +321,7 @@ class WrappedHead(nn.Module):
                 raise UserError(f"model.head.{name} is {said}, and the model of this config has {built}: write {name}: {built}")
         if options.tied is not None and options.tied not in dict(self.model.named_parameters(remove_duplicate=False)):
             names = ", ".join(name for name, _ in self.model.named_parameters())
-            raise UserError(f"model.head.tied: {options.tied} is no parameter of this head; it has {names}")
+            raise UserError(f"model.head.tied: {options.tied} is not a parameter of this head; it has {names}")
 
     def get_spec(self) -> HeadSpec:
         """Hidden state in, logits out."""

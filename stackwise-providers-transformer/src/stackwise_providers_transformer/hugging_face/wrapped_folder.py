@@ -155,10 +155,10 @@ def _load(hf: Any, auto: str, folder: Path, *, pickle: bool) -> Any:
             )
     except Exception as error:  # the library raises classes of its own and of others for a folder that it refuses
         raise UserError(f"{folder}: transformers {hf.__version__} does not read it: {error}") from error
-    told = [f"{kind.replace('_', ' ')}: {_listed(info[kind])}" for kind in info if info.get(kind)]
-    if told := [line for line in told if auto != "base" or not line.startswith(("missing keys: pooler", "unexpected keys"))]:
+    problems = [f"{kind.replace('_', ' ')}: {_listed(info[kind])}" for kind in info if info.get(kind)]
+    if problems := [line for line in problems if auto != "base" or not line.startswith(("missing keys: pooler", "unexpected keys"))]:
         kind = f"{folder / 'config.json'} says model_type: {whole.config.model_type!r}"
-        raise UserError(f"{kind}, and the weights beside it are not those of a {type(whole).__name__}: {'; '.join(told)}")
+        raise UserError(f"{kind}, and the weights beside it are not those of a {type(whole).__name__}: {'; '.join(problems)}")
     return whole.eval()
 
 
@@ -191,7 +191,7 @@ def _blocks(base: Any, config: Any, folder: Path) -> str:
     count = getattr(config, LAYERS, None)
     paths: Iterator[str] = (path for path, module in base.named_modules() if isinstance(module, nn.ModuleList) and len(module) == count)
     if (path := next(paths, None)) is None:
-        raise UserError(f"{folder}: a {type(base).__name__} is no list of blocks, one after the other, and has no place in a rack")
+        raise UserError(f"{folder}: a {type(base).__name__} is not a list of blocks, one after the other, and has no place in a rack")
     return path
 
 

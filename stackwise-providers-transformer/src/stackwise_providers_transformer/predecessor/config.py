@@ -188,7 +188,7 @@ def translate(document: Mapping[str, Any]) -> TranslatedConfig:
     """The config that an old one meant.
 
     Raises:
-        UserError: a section that is no map.
+        UserError: a section that is not a map.
     """
     dropped: list[str] = []
     translation = Translation(Old("", dict(document), dropped))

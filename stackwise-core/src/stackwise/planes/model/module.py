@@ -174,7 +174,7 @@ class Model(nn.Module):
         """Refuse a hidden state of a component that its spec does not promise.
 
         Raises:
-            WrongAnswer: it is no tensor, or of another number of dimensions.
+            WrongAnswer: it is not a tensor, or of another number of dimensions.
         """
         if role in self.components:
             dims = self._hidden_dims.get(role)

@@ -25,7 +25,7 @@ class NamedOptimizer:
     Args:
         torch_optimizer: holds each of `parameters` once and nothing else.
         parameters: canonical name → what learns.
-        followed: declared group → entries of its torch groups that follow curves and are no counts of the optimizer.
+        followed: declared group → entries of its torch groups that follow curves and are not counts of the optimizer.
         fault: raised where the parameters are others.
 
     Raises:

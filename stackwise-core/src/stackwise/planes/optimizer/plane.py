@@ -261,7 +261,7 @@ class OptimizerPlane:
         trainable = {name: learning[name] for name, parameter in parameters.items() if parameter.requires_grad}
         groups = group_parameters(state, trainable, t, warming=warming, frozen=parameters.keys() - trainable.keys())
         followed = {group.name: frozenset(group.curves) for group in state.groups}
-        fault = ProviderError if state.part.given is None else UserError  # a user's own callable is no provider
+        fault = ProviderError if state.part.given is None else UserError  # a user's own callable is not a provider
         new = NamedOptimizer(self._build(state.part, t, groups), trainable, followed, fault)
         same = last is not None and last.part.id == state.part.id and type(new.torch) is type(self.optimizer)
         if last is not None and not same:
