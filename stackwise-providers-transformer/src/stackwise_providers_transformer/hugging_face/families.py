@@ -127,7 +127,7 @@ LLAMA = Family(
 MISTRAL = Family(
     model_type="mistral",
     architecture="MistralForCausalLM",
-    rules=_llama(Windows("sliding_window", lambda i, config: True, listed=False), tied=False, eps=1e-6, kv_heads=8),
+    rules=_llama(Windows("sliding_window", lambda i, config: True, listed=False, usual=4096), tied=False, eps=1e-6, kv_heads=8),
     names=_llama_names(),
 )
 QWEN2 = Family(
