@@ -111,7 +111,7 @@ def test_another_config_on_one_process_is_refused_with_rank_and_item(server: For
 REFUSED = {
     "declared": (["--set", "run.parallel.replicate=3"], 2, "run.parallel.replicate is 3"),
     "idle": (["--set", "data.accumulate=1"], 2, "data.accumulate"),
-    "sharded": (["--set", "run.parallel.shard=2"], 2, "run.parallel.shard"),
+    "odd": (["--set", "run.parallel.shard=3"], 2, "multiple of 3"),
     "offloaded": (["--set", "run.parallel.offload=true"], 2, "run.parallel.offload"),
     "forward": (["--ranks", "2"], 2, "under torchrun"),
 }

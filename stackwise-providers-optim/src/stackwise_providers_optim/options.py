@@ -96,7 +96,7 @@ class AdamWOptions(DecayOptions):
 
     def to_spec(self) -> OptimizerSpec:
         """Two moments and a step counter a parameter."""
-        return OptimizerSpec(state_elements=_two_moments_and_a_step, step_flops=ADAMW_FLOPS)
+        return OptimizerSpec(state_elements=_two_moments_and_a_step, step_flops=ADAMW_FLOPS, steps_parts=True)
 
 
 @frozen(kw_only=True)
@@ -116,7 +116,7 @@ class SGDOptions(DecayOptions):
     def to_spec(self) -> OptimizerSpec:
         """One momentum a parameter, kept even while it is 0."""
         flops = 5 + (2 if self.nesterov else 0) + (1 if self.coupled else 0)  # momentum 2, update 2, decay 1
-        return OptimizerSpec(state_elements=_one_moment, step_flops=EachEntry(flops))
+        return OptimizerSpec(state_elements=_one_moment, step_flops=EachEntry(flops), steps_parts=True)
 
 
 @frozen
@@ -179,6 +179,7 @@ class MuonOptions(DecayOptions):
             state_elements=_as_in_the_rack,
             named_state_elements=_HiddenOrRest(self.matrices),
             step_flops=_NewtonSchulzOrAdamW(self.matrices, self.ns_steps, self.nesterov),
+            steps_parts=True,
         )
 
 
@@ -209,7 +210,7 @@ class LionOptions(DecayOptions):
 
     def to_spec(self) -> OptimizerSpec:
         """One momentum a parameter; sign of their mean 4, update 2, decay 1, momentum 3 FLOPs an entry."""
-        return OptimizerSpec(state_elements=_one_moment, step_flops=EachEntry(10))
+        return OptimizerSpec(state_elements=_one_moment, step_flops=EachEntry(10), steps_parts=True)
 
 
 @frozen(kw_only=True)
@@ -229,7 +230,7 @@ class ScheduleFreeOptions(DecayOptions):
     def to_spec(self) -> OptimizerSpec:
         """The second moment, the iterate z and four numbers a parameter."""
         return OptimizerSpec(
-            state_elements=_moment_iterate_and_average, step_flops=EachEntry(17)
+            state_elements=_moment_iterate_and_average, step_flops=EachEntry(17), steps_parts=True
         )  # second moment 4, quotient 4, decay 2, y 5, z 2
 
 

@@ -66,6 +66,11 @@ def _assemble(plan: Plan, observers: Observers | None, ranks: Ranks | None) -> T
     evaluations = [shop.evaluation(declared, placement) for declared in plan.evaluations]
     check_vocabularies(plan, data, evaluations)
     _check_boundaries(plan)
+    sharding = None
+    if ranks is not None and run.parallel.shard > 1:
+        from stackwise.processes.sharding import Sharding  # FSDP2 takes a while to import, and most runs divide no model
+
+        sharding = Sharding(ranks, run.parallel.shard, placement.device)
     heard = () if ranks is not None and not ranks.is_first else plan.observers
     return TrainingMachine(
         model=ModelPlane(shop.module, device=placement.device, start=_start(plan)),
@@ -81,6 +86,7 @@ def _assemble(plan: Plan, observers: Observers | None, ranks: Ranks | None) -> T
             halt_after=1 if run.non_finite == "halt" else run.halt_after,
             probe=run.probe,
             ranks=ranks,
+            sharding=sharding,
             stop=StopRule.of(run.stop.watched, run.stop.patience, run.stop.least),
             stalls=StopRule.by_phase((phase.name, phase.stalls) for phase in plan.experiment.phases),
             bridges=[*(str(bridge) for bridge in plan.bridges), *log_notes(plan, data)],

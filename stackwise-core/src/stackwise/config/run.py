@@ -100,17 +100,18 @@ class ParallelConfig:
     replicate: int | None = key(
         None,
         absent="all processes",
-        doc="processes that each hold the whole model and share out the micro-batches of a step; held against those that were started",
+        doc="copies of the model, each in one process or in `shard` of them; all share out the micro-batches of a step, and are held "
+        "against those that were started",
         minimum=1,
         maximum=65_536,
         example="2",
     )
     shard: int = key(
         1,
-        doc="processes that hold a part of the model each; this version shards nothing, so it is 1",
+        doc="processes that divide the parameters, gradients and optimizer state of a model among them; with `replicate`, of each copy",
         minimum=1,
         maximum=65_536,
-        example="1",
+        example="8",
     )
     recompute: Literal["nothing", "blocks"] = key(
         "nothing",

@@ -281,6 +281,9 @@ class OptimizerSpec:
     step_flops: Callable[[str, tuple[int, ...]], int] | None = None
     """Name and shape of a parameter → FLOPs of one step of it, each addition, product, quotient and root of a number counted as one; None:
     unknown. What takes them all together, such as clipping, is the core's."""
+    steps_parts: bool = False
+    """Whether it steps torch's DTensors, of which each process holds some rows, as it steps whole parameters: by operations that torch
+    has for them, with state of the shape of the parameter or of one number. A run may then divide its model (`run.parallel.shard`)."""
 
     def count(self, name: str, shape: tuple[int, ...]) -> int:
         """State entries kept for the parameter of a canonical name."""

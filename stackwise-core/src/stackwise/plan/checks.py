@@ -112,20 +112,6 @@ def metric_problems(experiment: Experiment, tasks: Measured) -> Iterator[Problem
             yield phase.problem("until.stalls", f"evaluation '{name}' runs at boundaries alone, so it never sees a stall: give it `every`")
 
 
-def parallel_problems(experiment: Experiment) -> Iterator[Problem]:
-    """What this version cannot divide."""
-    parallel = experiment.run.parallel
-    if parallel.shard > 1:
-        message = (
-            f"a model in {parallel.shard} parts is more than this version can do, as it holds the whole model in each process: leave it "
-            "out, and say `replicate` for processes that share out the micro-batches"
-        )
-        yield experiment.problem("run.parallel.shard", message)
-    if parallel.offload:
-        message = "this version moves no parameters or moments to the memory of the processor: leave it out"
-        yield experiment.problem("run.parallel.offload", message)
-
-
 def time_problems(experiment: Experiment) -> Iterator[Problem]:
     """Where a duration is a time, what a step of each phase takes has to be known; where none is, nobody asks."""
     declared, names = experiment.run.step_seconds, [phase.name for phase in experiment.phases]

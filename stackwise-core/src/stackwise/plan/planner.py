@@ -27,7 +27,6 @@ from stackwise.plan.checks import (
     metric_problems,
     mix_problems,
     name_problems,
-    parallel_problems,
     reference_problems,
     tie_problems,
     time_problems,
@@ -38,6 +37,7 @@ from stackwise.plan.evaluations import EvaluationPlan, evaluation_plan
 from stackwise.plan.extents import DRAFT_STEPS, FlopsOf, counts, draft_clock, extent_of, short_last_step
 from stackwise.plan.instants import Instants
 from stackwise.plan.junctions.join import Joined, PhaseDrafts, join
+from stackwise.plan.parallel import division_problems, parallel_problems
 from stackwise.plan.parts import Draft, Drafts
 from stackwise.plan.provided import ProvidedSchedules
 from stackwise.plan.reads import declared_sizes, shortages
@@ -124,6 +124,7 @@ class _Planner:
         form = self.drafts.of("format", start.format) if start is not None and start.format is not None else None
         phases = self._phases()
         self._check_metrics(phases)
+        self.problems += parallel_problems(self.experiment)
         clock = self._clock(phases)
         if clock is None:
             self._stop()
@@ -238,7 +239,7 @@ class _Planner:
         tasks = [None if (task := self.drafts.of("task", phase.config.task.part)) is None else (task, phase.joined) for phase in phases]
         evaluations = [evaluation.name for evaluation in self.experiment.evaluate]
         self.problems += metric_problems(self.experiment, tasks)
-        self.problems += [*parallel_problems(self.experiment), *time_problems(self.experiment)]
+        self.problems += time_problems(self.experiment)
         for phase in phases:
             declared = phase.config.optimizer.reaction
             reaction = None if declared is None else self.drafts.of("reaction", declared)
@@ -303,6 +304,8 @@ class _Planner:
                 self.problems += reference_problems(phase.config, phase.joined.drafts.task)
                 self.problems += coupling_problems(phase.config, phase.joined.drafts.task, phase.state.data)
                 self.problems += auxiliary_problems(phase.config, phase.joined.drafts, phase.state.auxiliary)
+                parallel, drafts = self.experiment.run.parallel, phase.joined.drafts
+                self.problems += division_problems(parallel, phase.config, drafts, phase.state.data, phase.state.auxiliary)
         compiled = tuple(self._compile(states, phase, phases[i - 1] if i else None) for i, phase in enumerate(phases))
         instants = Instants(self.experiment, clock, self.problems)
         return PhaseSchedule(

@@ -100,23 +100,25 @@ class Ranks:
             distributed.all_gather(list(rows.unbind()), vector)
         return rows
 
-    def agree(self, items: Mapping[str, str], when: str) -> None:
+    def agree(self, items: Mapping[str, str], when: str, parts: int = 1) -> None:
         """Compare what must be the same in every process.
 
         Args:
             items: name → a text, often a digest.
             when: end of the sentence that reports a difference.
+            parts: of a model that is divided; processes that hold the same part have the same.
 
         Raises:
             UserError: somebody has something else; rank, host and item are named.
         """
         all_items = self.gather(dict(items))
         for rank, theirs in enumerate(all_items):
-            for name in {**all_items[0], **theirs}:
-                first, other = all_items[0].get(name, "nothing"), theirs.get(name, "nothing")
+            like = rank % parts
+            for name in {**all_items[like], **theirs}:
+                first, other = all_items[like].get(name, "nothing"), theirs.get(name, "nothing")
                 if first != other:
                     raise UserError(
-                        f"rank {rank} on {self.hosts[rank]} has another {name} than rank 0 on {self.hosts[0]} {when} ({other} and "
+                        f"rank {rank} on {self.hosts[rank]} has another {name} than rank {like} on {self.hosts[like]} {when} ({other} and "
                         f"{first}): every process of a run has the same, so nothing goes on"
                     )
 

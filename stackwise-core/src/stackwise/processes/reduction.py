@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from stackwise.errors import UserError
+from stackwise.planes.shards import is_part
 from stackwise.processes.ranks import Ranks
 
 BUCKET_BYTES = 25 * 2**20
@@ -88,7 +90,9 @@ class Reduction:
         """
         gradients = []
         for parameter, somewhere in zip(parameters, present, strict=True):
-            if somewhere:
+            if is_part(parameter):  # torch has added them, and put zeros where nobody had one
+                parameter.grad = parameter.grad if somewhere else None
+            elif somewhere:
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter, dtype=parameter.grad_dtype)
                 gradients.append(parameter.grad)
@@ -114,6 +118,13 @@ class Reduction:
                 return rows
             known = {*self._names, *(name for names in self._ranks.gather(list(metrics)) for name in names)}
             self._names = tuple(sorted(known))
+
+
+def no_gradient() -> UserError:
+    """The error where nothing that is trained has a gradient."""
+    return UserError(
+        "no trainable parameter has a gradient: the loss does not depend on what is trained; thaw something that it passes through"
+    )
 
 
 def buckets(gradients: Sequence[torch.Tensor], limit: int = BUCKET_BYTES) -> list[list[torch.Tensor]]:

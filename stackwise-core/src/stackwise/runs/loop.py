@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
+from functools import partial
 from signal import Signals as Signal
 from time import monotonic
 from typing import Any
@@ -25,7 +26,7 @@ from stackwise.reports.summary import Summary
 from stackwise.runs.memory import PeakMemory
 from stackwise.runs.rest import Declaration, Rest, setting_of
 from stackwise.runs.saving import Saving
-from stackwise.runs.several import ECHO_S, last_word
+from stackwise.runs.several import ECHO_S, last_word, worst_of
 from stackwise.runs.signals import Signals
 from stackwise.saved.provenance import Described, describe, loading, named_config
 from stackwise.storage.checkpoints.store import Checkpoint, CheckpointStore, step_of
@@ -82,7 +83,8 @@ class RunLoop:
         """A loop over the checkpoints of its directory; the one it goes on from is never pruned."""
         checkpoint = plan.experiment.run.checkpoint
         folder, pins = directory.path / CHECKPOINTS, {machine.step}
-        store = CheckpointStore(folder, keep_last=checkpoint.keep_last, best=checkpoint.best_metric, pins=pins)
+        others = machine.settings.sharding
+        store = CheckpointStore(folder, keep_last=checkpoint.keep_last, best=checkpoint.best_metric, pins=pins, others=others)
         return cls(plan=plan, machine=machine, directory=directory, store=store, progress=progress, parent=parent, reason=reason)
 
     def __attrs_post_init__(self) -> None:
@@ -132,7 +134,8 @@ class RunLoop:
         return self.machine.settings.ranks
 
     def _saving_of(self, plan: Plan) -> Saving:
-        return Saving(self.store, plan.experiment.run.checkpoint, plan.schedule, self.about, self.directory.sync, self._alone)
+        agree = partial(worst_of, self.machine.settings.sharding)
+        return Saving(self.store, plan.experiment.run.checkpoint, plan.schedule, self.about, self.directory.sync, self._alone, agree)
 
     def _alone(self) -> AbstractContextManager[object]:
         return nullcontext() if self.ranks is None else self.ranks.alone("saves a checkpoint")
@@ -230,6 +233,8 @@ class RunLoop:
                 return moved
             with suppress(DiskError):  # a save that was in flight lost its directory; this one holds more
                 self.store.wait()
+            if self.machine.settings.sharding is not None:
+                return moved  # the others, who hold the rest of the state, do not know
             self.directory.path, self.store.directory = moved.place, moved.place / CHECKPOINTS
             for outcome in self._saving.now(self.machine, "moved"):
                 self.tell(outcome)
@@ -292,7 +297,8 @@ class RunLoop:
             except UserError:
                 continue
             with loading(checkpoint, self.plan):
-                if step <= self.machine.step and not (state := checkpoint.load_state())["not_finite_in_a_row"]:
+                divided = self.machine.settings.sharding is not None
+                if step <= self.machine.step and not (state := checkpoint.load_state(mapped=divided))["not_finite_in_a_row"]:
                     return checkpoint, state
         return None
 

@@ -150,7 +150,7 @@ class Rest:
             return machine
         try:
             with loading(self.checkpoint, self.plan):
-                machine.restore(self.checkpoint.load_state())
+                machine.restore(self.checkpoint.load_state(mapped=machine.settings.sharding is not None))
                 if machine.step != self.checkpoint.step:
                     raise ValueError(f"its step is {machine.step}, the checkpoint's {self.checkpoint.step}")
             changed = [change.key for change in self.changes]

@@ -29,12 +29,12 @@ from stackwise.reports.progress import Progress
 from stackwise.reports.summary import Summary
 from stackwise.runs.loop import RunLoop, summary_of
 from stackwise.runs.rest import Declaration, Rest, checkpoint_at, config_of, costs_in, newest_in
-from stackwise.runs.several import Companion, agree_on_the_run, by_the_first, check_world, last_word, run_of_this_command
+from stackwise.runs.several import Companion, agree_on_the_run, by_the_first, check_world, kept_weights, last_word, run_of_this_command
 from stackwise.runs.step_times import decision, timed
 from stackwise.saved.export import describe_model, describe_run, exported_tensors
 from stackwise.saved.provenance import Origin, describe
 from stackwise.storage.checkpoints.store import SET_ASIDE, CheckpointStore, Skipped
-from stackwise.storage.run_directory import CHECKPOINTS, CONFIG, FINAL, FINISHED, PLAN, RunDirectory, refuse_existing
+from stackwise.storage.run_directory import CHECKPOINTS, CONFIG, FINISHED, PLAN, RunDirectory, refuse_existing
 from stackwise.storage.weights import save_weights
 
 Resume = Literal["never", "auto", "must"]
@@ -301,12 +301,11 @@ def _save_final(loop: RunLoop) -> None:
         )
     loop.directory.check_place()
     phase, t = plan.schedule.phase_at(machine.step - 1), plan.schedule.at(step=machine.step).t
-    places = {"live": FINAL} | ({"ema": f"{FINAL}-ema"} if optimizer.average is not None else {})
-    for weights, place in places.items():
+    for weights, place in kept_weights(machine).items():
         with optimizer.evaluating(weights):
             about = describe_model(phase, t, model, names)
             about |= describe_run(plan, phase, machine.step, machine.data.fingerprints())
-            save_weights(exported_tensors(model), loop.directory.path / place, about, plan.tokenizers)
+            save_weights(exported_tensors(model), loop.directory.path / place, about, plan.tokenizers, machine.settings.sharding)
 
 
 def _read(source: Path | str | Experiment, overrides: Sequence[str]) -> Experiment:

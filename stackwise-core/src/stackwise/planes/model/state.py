@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from stackwise.errors import UserError
+from stackwise.planes.shards import is_part, put
 
 EXTRA_STATE = "_extra_state"
 """Last segment of the name that torch gives to what a module's `get_extra_state` returns."""
@@ -144,6 +145,9 @@ def load_named_state(model: nn.Module, saved: Mapping[str, Any], what: str) -> N
 
 def write(tensor: torch.Tensor, values: torch.Tensor) -> None:
     """Write values into a tensor in place; one that repeats the same memory along a dimension (`expand`) takes one of the repeats."""
+    if is_part(tensor):
+        put(tensor, values)
+        return
     one = tuple(slice(0, 1) if stride == 0 else slice(None) for stride in tensor.stride())
     with torch.no_grad():
         tensor.detach()[one].copy_(values[one])
