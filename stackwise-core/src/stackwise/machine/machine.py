@@ -157,7 +157,8 @@ class TrainingMachine:
         The declared state of that step is built directly, without walking the phases before it, and loaded by name.
 
         Args:
-            saved: as `state` returned it.
+            saved: as `state` returned it. What is still to come may be declared otherwise; what weights, moments and read positions belong
+                to may not.
             positions: a data plane's state to read on from, in place of the saved one.
 
         Raises:
@@ -169,6 +170,8 @@ class TrainingMachine:
             raise UserError("this machine has trained already: assemble a new one to restore a state into")
         if saved["seed"] != seed:
             raise UserError(f"the saved state is of seed {saved['seed']}, this machine has seed {seed}: its streams are others")
+        if saved["step"] > self.schedule.steps:
+            raise UserError(f"the saved state is that before step {saved['step']}, and this run has {self.schedule.steps} steps")
         if positions is not None:
             saved = {**saved, "data": {**positions, "transforms": saved["data"]["transforms"]}}
         if "draws" not in saved:

@@ -337,6 +337,7 @@ class OptimizerPlane:
     def state_dict(self) -> dict[str, Any]:
         """Optimizer state by canonical parameter name, and what the optimizer itself changed in its groups; live, not copies."""
         return {
+            "of": type(self._named.torch).__name__,
             "parameters": self.state_by_name(),
             "groups": self._named.counts(),
             "parked": {name: {"moments": kept.powers, "changed": dict(kept.counts)} for name, kept in self._parked.items()},
@@ -369,8 +370,10 @@ class OptimizerPlane:
         """Restore what `state_dict` returned into an optimizer that was entered into the same declared state.
 
         Raises:
-            UserError: state of another shape than the parameter of that name, or another number of groups.
+            UserError: state of another optimizer, of another shape than the parameter of that name, or another number of groups.
         """
+        if state.get("of", own := type(self._named.torch).__name__) != own:
+            raise UserError(f"the saved state is of the optimizer {state['of']}, and {own} is declared: change it in a phase to come")
         if (state["average"] is None) != (self.average is None) or (state["reaction"] is None) != (self.reaction is None):
             raise UserError("an average or a reaction was saved and is not declared, or is declared and was not saved")
         self._named.load(state["parameters"], state["groups"])
