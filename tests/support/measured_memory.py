@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from stackwise import config
-from stackwise.assembly.workshop import assemble
+from stackwise.assembly.machine import assemble
 from stackwise.contracts.events import PhaseEntered
 from stackwise.host.discovery import discover
 from stackwise.plan import make_plan

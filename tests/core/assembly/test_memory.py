@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from stackwise import config
+from stackwise.assembly.machine import assemble
 from stackwise.assembly.memory import PhaseMemory
 from stackwise.assembly.pricing import price
-from stackwise.assembly.workshop import assemble
 from stackwise.contracts.events import StepDone
 from stackwise.host.discovery import discover
 from stackwise.plan import make_plan

@@ -17,6 +17,7 @@ from torch import nn
 from stackwise.assembly.allocations import Allocations
 from stackwise.assembly.flops import computation
 from stackwise.assembly.prepared_shapes import Shapes, prepared_batch
+from stackwise.assembly.references import outline
 from stackwise.assembly.workshop import Workshop
 from stackwise.contracts.protocols import Batch
 from stackwise.curriculum.schedule import CompiledPhase
@@ -157,7 +158,7 @@ class _Rehearsal:
         self._model: nn.Module = self._allocations.model(plane.model)
         if run.parallel.recompute == "blocks":
             recompute_blocks(self._model)
-        self._objective = Objective(shop.task, load=_outside)
+        self._objective = Objective(shop.task, load=self._outside)
         self._objective.enter(state.task, state.auxiliary, state.reference)
         self._objective.apply_values(self._moment.t)
         self._optimizer = OptimizerPlane(shop.optimizer, shop.reaction)
@@ -218,6 +219,10 @@ class _Rehearsal:
             raise Unknown("the shapes of its batches are not known before the data are read")
         return [batch] * min(2, len(largest.micro_batches)), questions
 
+    def _outside(self, path: str, beside: nn.Module) -> Loaded:
+        """A model from outside the run, without its numbers."""
+        return Loaded(self._allocations.model(outline(self._plan.registry, path, beside)), "")
+
     def _first_update(self) -> None:
         """Have the optimizer make what it keeps."""
         parameters = self._optimizer.parameters
@@ -268,10 +273,6 @@ class _Rehearsal:
         with gradients_if_asked(batch), self._placement.forward_context():
             self._objective.loss(self._model, batch)
         return self._allocations.peak
-
-
-def _outside(path: str, beside: nn.Module) -> Loaded:
-    raise Unknown(f"its task compares with the model at {path}, which is read when the run begins")
 
 
 def _clear(parameters: Iterable[nn.Parameter]) -> None:

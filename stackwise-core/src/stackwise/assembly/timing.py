@@ -9,7 +9,7 @@ from time import perf_counter
 import attrs
 from attrs import frozen
 
-from stackwise.assembly.workshop import assemble
+from stackwise.assembly.machine import assemble
 from stackwise.curriculum.schedule import CompiledPhase
 from stackwise.host.registry import blaming
 from stackwise.machine.machine import TrainingMachine

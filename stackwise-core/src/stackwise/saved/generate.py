@@ -12,15 +12,16 @@ from attrs import evolve, frozen
 from stackwise import config
 from stackwise.assembly.described import described_part, description_errors, load_exported
 from stackwise.assembly.outside import build_task
+from stackwise.assembly.planning import make_plan
 from stackwise.assembly.workshop import Workshop
+from stackwise.contracts.answers import calling, expect
 from stackwise.contracts.generation import Generates, GeneratesRows, GenerationSettings, HasTextCodec, TextCodec
 from stackwise.contracts.protocols import vocabulary_of
 from stackwise.contracts.tokenizers import RunTokenizer, Tokenizers
-from stackwise.errors import ProviderError, UserError, bytes_asked, lacks_memory
+from stackwise.errors import UserError, bytes_asked, lacks_memory
 from stackwise.host.discovery import discover
 from stackwise.host.provider import Provider
 from stackwise.host.registry import Registry, blaming
-from stackwise.plan import make_plan
 from stackwise.planes.model.module import Model
 from stackwise.saved.export import describe_run
 from stackwise.saved.model import SavedModel, model_at
@@ -115,9 +116,7 @@ def generate_all(
         settings = evolve(settings, hear=_telling(ears, hear, settings.hear))
     results = _continued(source, [torch.tensor(ids, dtype=torch.long) for ids in given], settings, seed)
     made = []
-    for prompt, ids, ear, result in zip(prompts, given, ears, results, strict=True):
-        all_ids = tuple(result.tolist())
-        _check_result(source, ids, all_ids, settings)
+    for prompt, all_ids, ids, ear in zip(prompts, results, given, ears, strict=True):
         text = None if codec is None else str(prompt) + ear.text if stop else codec.decode(all_ids)
         made.append(Generated(ids=all_ids, prompt_tokens=len(ids), text=text, step=source.step))
         if hear is not None and (rest := ear.rest()):
@@ -125,23 +124,55 @@ def generate_all(
     return made
 
 
+class CheckedCodec:
+    """A codec whose wrong answers are told as its provider's.
+
+    Args:
+        codec: of a loader.
+        id: of that loader.
+        providers: who may be at fault.
+
+    Raises:
+        WrongAnswer: it is not a codec.
+    """
+
+    def __init__(self, codec: Any, id: str, providers: Sequence[Provider]) -> None:
+        expect(callable(getattr(codec, "encode", None)) and callable(getattr(codec, "decode", None)), codec, "a codec: encode and decode")
+        self._codec, self._id, self._providers = codec, id, providers
+        self.start: int | None = getattr(codec, "start", None)
+
+    def encode(self, text: str) -> Sequence[int]:
+        """Text → ids."""
+        with blaming(self._providers), calling(self._id, "encode"):
+            ids = self._codec.encode(text)
+            expect(not isinstance(ids, str) and all(isinstance(id, int) for id in ids), ids, "whole numbers")
+            return tuple(ids)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Ids → text."""
+        with blaming(self._providers), calling(self._id, "decode"):
+            text = self._codec.decode(ids)
+            expect(isinstance(text, str), text, "text")
+            return str(text)
+
+
 class Ear:
     """What was generated behind one prompt, as text.
 
     Args:
-        codec: None where ids are told as they are.
+        codec: None where ids are shown as they are.
         stop: texts that end it.
     """
 
     def __init__(self, codec: TextCodec | None, stop: Sequence[str]) -> None:
         self._codec, self._stop = codec, stop
         self._ids: list[int] = []
-        self._told = 0
+        self._given = 0
         self.text = ""
         """So far, cut in front of a text that ended it."""
 
     def take(self, id: int) -> tuple[str | int, bool]:
-        """A further id: what can be told of it, and whether a text ends here."""
+        """A further id: the text that it completes, and whether a stop text ends here."""
         if self._codec is None:
             return id, False
         self._ids.append(id)
@@ -150,39 +181,42 @@ class Ear:
         self.text = whole[: min(ends)] if ends else whole
         held = max((len(text) - 1 for text in self._stop), default=0) if not ends else 0
         sure = self.text.rstrip("\ufffd")  # a letter of which some bytes are missing
-        upto = max(self._told, len(sure) - held)
-        piece, self._told = sure[self._told : upto], upto
+        upto = max(self._given, len(sure) - held)
+        piece, self._given = sure[self._given : upto], upto
         return piece, bool(ends)
 
     def rest(self) -> str:
         """What was held back, in case it began a text to stop at."""
-        piece, self._told = self.text[self._told :], len(self.text)
+        piece, self._given = self.text[self._given :], len(self.text)
         return piece
 
 
 def _telling(ears: Sequence[Ear], hear: Hear | None, also: Callable[[int, int], bool | None] | None) -> Callable[[int, int], bool]:
-    def told(number: int, id: int) -> bool:
+    def take_id(number: int, id: int) -> bool:
         piece, ends = ears[number].take(id)
         if hear is not None and piece != "":
             hear(number, piece)
         return ends or bool(also is not None and also(number, id))
 
-    return told
+    return take_id
 
 
-def _continued(source: TextModel, prompts: Sequence[torch.Tensor], settings: GenerationSettings, seed: int) -> Sequence[torch.Tensor]:
+def _continued(source: TextModel, prompts: Sequence[torch.Tensor], settings: GenerationSettings, seed: int) -> Sequence[tuple[int, ...]]:
     """The prompts with what is generated behind them."""
     key = stream_key(seed, "generate")
     generators = [torch.Generator().manual_seed(step_seed(key, i)) for i in range(len(prompts))]
-    with blaming(source.providers):
+    at_once = len(prompts) > 1 and isinstance(source.task, GeneratesRows)
+    with blaming(source.providers), calling(source.task_id, "generate_rows" if at_once else "generate"):
         try:
-            if len(prompts) > 1 and isinstance(source.task, GeneratesRows):
-                return source.task.generate_rows(source.model, prompts, settings, generators)
-            results = []
+            if at_once and isinstance(source.task, GeneratesRows):
+                results = source.task.generate_rows(source.model, prompts, settings, generators)
+                expect(isinstance(results, Sequence) and len(results) == len(prompts), results, f"a row for each of {len(prompts)} prompts")
+                return [_checked(prompt, row, settings) for prompt, row in zip(prompts, results, strict=True)]
+            rows = []
             for i, (prompt, generator) in enumerate(zip(prompts, generators, strict=True)):
                 own = settings if settings.hear is None else evolve(settings, hear=_numbered(settings.hear, i))
-                results.append(source.task.generate(source.model, prompt, own, generator))
-            return results
+                rows.append(_checked(prompt, source.task.generate(source.model, prompt, own, generator), settings))
+            return rows
         except Exception as error:
             if not lacks_memory(error):
                 raise
@@ -194,14 +228,18 @@ def _numbered(hear: Callable[[int, int], bool | None], number: int) -> Callable[
     return lambda _, id: hear(number, id)
 
 
-def _check_result(source: TextModel, prompt: Sequence[int], ids: Sequence[int], settings: GenerationSettings) -> None:
-    made = len(ids) - len(prompt)
+def _checked(prompt: torch.Tensor, row: Any, settings: GenerationSettings) -> tuple[int, ...]:
+    """The ids of a prompt and what was generated behind it.
+
+    Raises:
+        WrongAnswer: they are not what was asked for.
+    """
+    expect(isinstance(row, torch.Tensor) and row.dim() == 1 and not row.is_floating_point(), row, "a tensor of ids in one dimension")
+    made = len(row) - len(prompt)
     may_end = bool(settings.stop) or settings.hear is not None
-    if tuple(ids[: len(prompt)]) != tuple(prompt) or made > settings.tokens or (made < settings.tokens and not may_end):
-        raise ProviderError(
-            f"task '{source.task_id}' gave {len(ids)} ids for a prompt of {len(prompt)} and {settings.tokens} to generate, or "
-            "changed the prompt: its generate returns the prompt with that many behind it"
-        )
+    fits = row[: len(prompt)].tolist() == prompt.tolist() and (0 <= made <= settings.tokens if may_end else made == settings.tokens)
+    expect(fits, row, f"the prompt of {len(prompt)} ids with {settings.tokens} behind it")
+    return tuple(row.tolist())
 
 
 @frozen(kw_only=True, eq=False)
@@ -238,17 +276,17 @@ class TextModel:
             if (entry := self.tokenizers.of_vocabulary(vocabulary)) is not None:
                 return self._codec_of(entry)
         for name, options in self.options().items():
-            codec = options.text_codec(self.fingerprints.get(name, {})) if isinstance(options, HasTextCodec) else None
-            if codec is not None:
-                return codec
+            with blaming(self.providers), calling(self.sources[name], "text_codec"):
+                codec = options.text_codec(self.fingerprints.get(name, {})) if isinstance(options, HasTextCodec) else None
+                if codec is not None:
+                    return CheckedCodec(codec, self.sources[name], self.providers)
         names = ", ".join(f"'{name}' ({loader})" for name, loader in self.sources.items())
         raise UserError(f"no source in force says what text its ids stand for: {names}; give the prompt as ids (--ids)")
 
     def _codec_of(self, entry: RunTokenizer) -> TextCodec:
-        with blaming(self.providers):
+        with blaming(self.providers), calling(entry.use, "codec_of"):
             options: Any = self.registry.get("loader", entry.use).load_options()
-            codec: TextCodec = options.codec_of(entry.tokenizer)
-        return codec
+            return CheckedCodec(options.codec_of(entry.tokenizer), entry.use, self.providers)
 
 
 Fit = Callable[[object, str, Registry], Any]
@@ -270,7 +308,7 @@ def open_model(path: Path, fit: Fit) -> TextModel:
     registry = discover()
     if not (path / CONFIG).is_file():
         if not (path / DESCRIPTION).is_file():
-            raise UserError(f"{path} is no run directory, as there is no {CONFIG} in it, and no export, as there is no {DESCRIPTION}")
+            raise UserError(f"{path} is not a run directory, as there is no {CONFIG} in it, and no export, as there is no {DESCRIPTION}")
         return _described(path, registry, dict, fit)
     if (final := final_weights(path)) is not None:
         return _described(final, registry, lambda: _declared_options(path, registry), fit)
@@ -347,4 +385,4 @@ def _check_ids(ids: Sequence[int], limit: int | None) -> None:
     unknown = [i for i in ids if i < 0 or (limit is not None and i >= limit)]
     if unknown:
         where = "are not negative" if limit is None else f"lie in [0, {limit})"
-        raise UserError(f"prompt: {', '.join(map(str, unknown[:5]))} is no id of the source: ids {where}")
+        raise UserError(f"prompt: {', '.join(map(str, unknown[:5]))} is not an id of the source: ids {where}")

@@ -174,7 +174,7 @@ class Model(nn.Module):
         """Refuse a hidden state of a component that its spec does not promise.
 
         Raises:
-            WrongAnswer: it is no tensor, or of another number of dimensions.
+            WrongAnswer: it is not a tensor, or of another number of dimensions.
         """
         if role in self.components:
             dims = self._hidden_dims.get(role)
@@ -193,13 +193,21 @@ class Model(nn.Module):
     def _made(self, hidden: torch.Tensor, side: Mapping[str, torch.Tensor], linear: Collection[str]) -> Mapping[str, torch.Tensor]:
         """The outputs of the head; those named `linear` said and not made, where nothing between head and task has to look at them."""
         if linear and not (self._outputs or self.head._forward_hooks or "head" in self._reporters) and isinstance(self.head, LinearHead):
-            return _linear_outputs(self.head.forward_linear(hidden, **side), linear)
+            with calling(self.components.get("head", ""), "forward_linear"):
+                return _linear_outputs(self._promising(self.head.forward_linear(hidden, **side)), linear)
         with calling(self.components.get("head", ""), "forward"):
-            made: Mapping[str, torch.Tensor] = self.head(hidden, **side)
-            if "head" in self.components and "head" not in self._reporters:
-                missing = [name for name in self._promised if name not in made] if isinstance(made, Mapping) else self._promised
-                expect(not missing, made, f"a map with the outputs {', '.join(self._promised)}")
-        return made
+            return self._promising(self.head(hidden, **side))
+
+    def _promising(self, made: Any) -> Mapping[str, Any]:
+        """What a head made, if it holds what its spec promises.
+
+        Raises:
+            WrongAnswer: it does not.
+        """
+        if "head" in self.components and "head" not in self._reporters:
+            missing = [name for name in self._promised if name not in made] if isinstance(made, Mapping) else self._promised
+            expect(not missing, made, f"a map with the outputs {', '.join(self._promised)}")
+        return made  # type: ignore[no-any-return]  # what a head given in code makes is looked at by the task
 
     def _bridged(self, outputs: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
         if not self._outputs:
