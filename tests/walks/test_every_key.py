@@ -425,7 +425,7 @@ OPTIONS: dict[str, list[tuple[Any, str, Any]]] = {
     "transformer.add-experts.start": [(sparse, GROWTH + "/start", "fresh")],
     "transformer.vocabulary.rows": [(growing("transformer.vocabulary", embedding={"vocab": 20}), GROWTH + "/rows", "zeros")],
     # weight adapters are modules so far: tests/transformer/test_lora.py shows the effect of each option
-    **{f"transformer.lora.{option}": [] for option in ("rank", "alpha", "scaling", "dropout")},
+    **{f"transformer.lora.{option}": [] for option in ("rank", "alpha", "scaling", "rows", "dropout")},
     "data.memory.arrays": [(whole, SOURCE + "arrays", {"tokens": stream(seed=9)})],
     "data.memory.vocab": [(whole, SOURCE + "vocab", 20)],
     "data.memory.time": [(in_rows, SOURCE + "time", ["other"])],

@@ -16,6 +16,7 @@ from stackwise_providers_transformer.decoder import Decoder
 from stackwise_providers_transformer.embedding import TokenEmbedding
 from stackwise_providers_transformer.encoder_decoder import EncoderDecoder
 from stackwise_providers_transformer.head import LMHead
+from stackwise_providers_transformer.hugging_face.wrapped import WrappedHead, WrappedRack
 from stackwise_providers_transformer.sampling import draw
 
 Forward = Callable[[dict[str, torch.Tensor]], Mapping[str, torch.Tensor]]
@@ -155,7 +156,7 @@ def check_prompt(model: Forward, prompt_T: torch.Tensor, positions: int, setting
     """Refuse ids that the model has no vector for, and rows longer than a table of learned positions.
 
     Raises:
-        UserError: so it is.
+        UserError: there are such ids, or the row is too long.
     """
     vocab, longest = _option(model, "embedding", "vocab"), _option(model, "rack", "max_positions")
     if vocab is not None and bool((prompt_T >= vocab).any()):
@@ -177,7 +178,7 @@ def _option(model: Forward, role: str, name: str) -> int | None:
 def _growing_rows(model: Forward, positions: int, *, cached: bool) -> Iterator[bool]:
     """Yields whether the model is to be given new tokens only."""
     rack: Any = getattr(model, "rack", None)
-    if not cached or not _keeps_places_apart(model) or not isinstance(rack, Decoder | EncoderDecoder):
+    if not cached or not _keeps_places_apart(model) or not (isinstance(rack, Decoder | EncoderDecoder) or _is_continued(rack)):
         yield False
         return
     with rack.caching(positions):
@@ -185,6 +186,10 @@ def _growing_rows(model: Forward, positions: int, *, cached: bool) -> Iterator[b
 
 
 def _keeps_places_apart(model: Forward) -> bool:
-    """Whether places meet in the rack's attention alone: another embedding, head or adapter might look at the whole row."""
+    """Whether positions interact only in the rack's attention: another embedding, head or adapter might look at the whole row."""
     embedding, head, adapters = (getattr(model, name, None) for name in ("embedding", "head", "adapters"))
-    return isinstance(embedding, TokenEmbedding) and isinstance(head, LMHead) and not adapters
+    return isinstance(embedding, TokenEmbedding) and isinstance(head, LMHead | WrappedHead) and not adapters
+
+
+def _is_continued(rack: Any) -> bool:
+    return isinstance(rack, WrappedRack) and rack.continues

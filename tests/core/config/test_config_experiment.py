@@ -156,7 +156,7 @@ def test_every_mistake_is_told_in_one_pass_with_place_and_fix(tmp_path: Path) ->
     for path, word in {
         "run.nam": "did you mean 'name'",
         "run.seed": "'7' is not a whole number",
-        "run.horizon": "steps, tokens, samples or epochs",
+        "run.horizon": "steps, tokens, samples",
         "run.device": "'gpu' is none of",
         "run.threads": "true is not a whole number",
         "run.halt_after": "2.0 is not a whole number",

@@ -14,6 +14,7 @@ from attrs import define, evolve, field, frozen
 
 from stackwise.assembly.flops import FlopCounts, StepFlops
 from stackwise.assembly.kept_states import kept_bytes
+from stackwise.assembly.stateless import check_stateless
 from stackwise.assembly.workshop import Workshop
 from stackwise.config import PhaseConfig
 from stackwise.contracts.answers import WrongAnswer, calling, expect
@@ -107,7 +108,10 @@ def price(plan: Plan) -> tuple[PhasePrice, ...]:
         ProviderError: a component that cannot be built, or whose spec is not true of its shapes.
     """
     walk = _Walk.of(plan)
+    parallel = plan.experiment.run.parallel
     with blaming(plan.providers):
+        if parallel.shard * (parallel.replicate or 1) > 1:
+            check_stateless(plan, walk.shop)
         return tuple(_price_phase(plan, phase, walk) for phase in plan.schedule)
 
 

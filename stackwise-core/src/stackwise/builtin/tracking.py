@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -102,7 +103,7 @@ class Tracker:
         if not self._is_open:
             return
         for step, scalars in self._scalars(event):
-            self._attempt(lambda step=step, scalars=scalars: self._backend.write(step, scalars), f"write step {step}")  # type: ignore[misc]
+            self._attempt(partial(self._backend.write, step, scalars), f"write step {step}")
         if isinstance(event, CheckpointSaved):
             self._checkpoints.append(Path(self._facts.directory) / "checkpoints" / event.path)
         if isinstance(event, Evaluated | PhaseEntered | CheckpointSaved):

@@ -232,7 +232,7 @@ def _attrs_class(wanted: Any, _: Converter) -> Callable[[Any, Any], Any]:
         _CONVERTER,
         _cattrs_forbid_extra_keys=True,
         _cattrs_detailed_validation=True,
-        **overrides,  # type: ignore[arg-type]
+        **overrides,  # type: ignore[arg-type]  # cattrs' own keywords have other types
     )
 
     def structure(value: Any, _: Any) -> Any:

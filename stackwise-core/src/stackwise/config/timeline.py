@@ -16,10 +16,9 @@ from stackwise.config.keys import FORMAT, IN_PHASE, PLANES, SECTIONS
 from stackwise.config.merging import apply_replace, merge
 from stackwise.config.nodes import Node, describe
 from stackwise.config.run import RunConfig
+from stackwise.config.section import Section, broken_name
 from stackwise.config.sections import (
     Read,
-    Section,
-    broken_name,
     read_data,
     read_enter,
     read_evaluations,

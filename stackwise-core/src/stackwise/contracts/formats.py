@@ -27,7 +27,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from attrs import frozen
+from attrs import Factory, frozen
 
 if TYPE_CHECKING:
     import torch
@@ -44,6 +44,9 @@ class StoredModel:
     """Canonical name → tensor; tied ones under the first of their names. A mapping that makes each when it is asked for it keeps one in
     memory; it says by an attribute `shapes`, name → shape, what it would give, and is then asked for each once. One that makes a tensor of
     several may offer `copy_into(name, target) -> dtype`, which writes them into the target's rows instead."""
+    weight_adapters: Mapping[str, Mapping[str, Any]] = Factory(dict)
+    """Name → a weight adapter as `model.weight_adapters` of a config writes it, `use` and `select` among its keys; its tensors are
+    `weight_adapters.<name>.<path>…`."""
     free: tuple[str, ...] = ()
     """`<part>.<option>` of options that change nothing of a model whose weights are given, as the deviation it was drawn with; a config
     may say of them what it likes, as of options that follow time."""

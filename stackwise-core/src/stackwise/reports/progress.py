@@ -208,7 +208,7 @@ class Progress:
         return f"{text}; {carried}; {moments}{probe}; {event.seconds:.2f} s"
 
     def tell(self, text: str) -> None:
-        """A line that says that all goes as planned: none where it shall be quiet."""
+        """A line about what goes as planned; not shown when quiet."""
         if not self._quiet:
             self.say(text)
 
@@ -231,7 +231,7 @@ class Progress:
             return 80
 
     def _write(self, text: str) -> None:
-        """Write to the stream until it fails: its reader left, its disk is full, or its terminal is gone."""
+        """Write to the stream until it fails because its reader has left, its disk is full, or its terminal is gone."""
         if self._stream is None:
             return
         try:
