@@ -23,7 +23,8 @@ from stackwise.host.discovery import discover
 from stackwise.host.registry import blaming
 from stackwise.machine.placement import Placement
 from stackwise.planes.model.initialisation import drawing_from
-from stackwise.saved.generate import TextModel, open_text_model
+from stackwise.saved.generate import open_text_model
+from stackwise.saved.task_model import TextModel
 from stackwise.storage.run_directory import CONFIG
 from stackwise.storage.tokenizers import read_tokenizers
 
