@@ -149,6 +149,12 @@ class ModelPlane:
             if own and not any(parameter.requires_grad for parameter in own):
                 module.eval()
 
+    @property
+    def moves(self) -> bool:
+        """Whether a value or a gate follows time."""
+        gated = self._gates is not None and not self._gate.is_constant
+        return gated or any(follower.moves for follower in self._followers)
+
     def apply_values(self, t: float) -> None:
         """Hand every part the values in force at t, if they changed."""
         for follower in self._followers:

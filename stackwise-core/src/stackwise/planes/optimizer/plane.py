@@ -53,6 +53,7 @@ class OptimizerPlane:
         self._warming: tuple[str, ...] = ()
         """Fresh parameters whose learning rate warms up again."""
         self._values: Values | None = None
+        self._stepping = calling("", "step")
         self.clip: float | None = None
         """Largest gradient norm; None: no clipping."""
         self.average: WeightAverage | None = None
@@ -95,11 +96,16 @@ class OptimizerPlane:
         return self._named.parameters
 
     @property
-    def lr(self) -> float:
-        """The learning rate in force for the parameters that no group takes; of the first group where groups take them all."""
-        return float(self._named.default_group.get("lr", 0.0))
+    def default_group(self) -> Mapping[str, Any]:
+        """The torch group of the parameters that no declared group takes; the first one where groups take them all."""
+        return self._named.default_group
 
     # -- a step ---------------------------------------------------------------------------------------------------
+
+    @property
+    def moves(self) -> bool:
+        """Whether any value of a group follows time."""
+        return self._values is not None and self._values.moves
 
     def apply_values(self, t: float) -> None:
         """Put the values of all groups at t in force."""
@@ -108,12 +114,10 @@ class OptimizerPlane:
 
     def step(self, t: float) -> None:
         """One update of the weights, and of their average."""
-        if self._masters:
-            self._masters.take_gradients()
-        with calling("" if self._state is None else self._state.part.id, "step"):
+        self._masters.take_gradients()
+        with self._stepping:
             self._named.torch.step()
-        if self._masters:
-            self._masters.write()
+        self._masters.write()
         if self.average is not None and self._state is not None and self._state.ema is not None:
             self.average.update(self._state.ema(t))
 
@@ -222,6 +226,7 @@ class OptimizerPlane:
         else:
             moments = self._rebuild(state, parameters, t, crossed, policy, warming)
         before, self._state, self._warming, self.clip = self._state, state, warming, state.clip
+        self._stepping = calling(state.part.id, "step")
         self._scale(parameters)
         self._react(before, state)
         self._keep_average(state, crossed, buffers)
