@@ -249,7 +249,7 @@ class Objective:
     def judged(self, model: nn.Module, outputs: Mapping[str, torch.Tensor], prepared: Batch) -> Judged:
         """The loss, as `loss` gives it, of what the model made of a batch."""
         names: Mapping[str, bool] = getattr(model, "reported", {})
-        outputs, reported = split(outputs, names)
+        outputs, reported = split(outputs, names) if names else (outputs, {})
         result, trains = self.judge(outputs, prepared), torch.is_grad_enabled()
         if self._looked_at_loss is not trains:
             with self._judging:
