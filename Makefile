@@ -42,7 +42,7 @@ check: $(READY_DEV)  ## lint, format, types, floors and import circles
 	$(BIN)/mypy
 	$(TEST) tests/test_floors.py
 
-docs: $(READY)  ## write the tables of docs/config.md and the pages of docs/reference/ from the code
+docs: $(READY)  ## write the tables of docs/reference/config.md and the pages of docs/reference/ from the code
 	$(BIN)/python docs/config_keys.py
 	$(BIN)/python docs/reference_pages.py
 

@@ -1,4 +1,4 @@
-"""Writes the tables of docs/config.md from the classes that read configs: `make docs`. The text between the tables is written by hand.
+"""`make docs` writes the tables of docs/reference/config.md from the classes that read configs; the text between them is written by hand.
 
 A table stands between `<!-- keys: NAME -->` and `<!-- end -->`.
 """
@@ -34,7 +34,7 @@ from stackwise.contracts.options import config_key
 from stackwise.timeline.duration import Duration
 from stackwise.timeline.schedules import TAGS, Schedule
 
-PAGE = Path(__file__).parent / "config.md"
+PAGE = Path(__file__).parent / "reference" / "config.md"
 MARK = re.compile(r"(<!-- keys: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 HEAD = "| key | type | default | meaning | example |\n|---|---|---|---|---|\n"
 

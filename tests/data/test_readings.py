@@ -29,8 +29,11 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("a.jsonl", "b.jsonl"):
         (tmp_path / name).write_text("".join(json.dumps({"text": f"{name} {i}", "other": f"x {i}"}) + "\n" for i in range(60)))
     np.save(tmp_path / "a.npy", np.arange(400) % 200)
-    np.save(tmp_path / "b.npy", np.arange(400) % 200)
+    np.save(tmp_path / "b.npy", np.arange(400) % 199)
     (tmp_path / "link.txt").symlink_to("a.txt")
+    for name in ("a.txt", "a.jsonl", "a.npy"):
+        (tmp_path / f"copy-{name}").write_bytes((tmp_path / name).read_bytes())
+    (tmp_path / "like.txt").write_text((tmp_path / "a.txt").read_text().replace("line 30", "line 99"))
     return tmp_path
 
 
@@ -62,6 +65,11 @@ def problems(training: dict[str, Any], own: dict[str, Any] | None, later: dict[s
         ({**LINES, "paths": ["*.jsonl"], "heldout": 0.2}, {**LINES, "paths": ["a.jsonl"], "heldout": 0.3}, True),
         ({**LINES, "paths": ["a.jsonl"], "heldout": 0.3}, {**LINES, "text": "other", "paths": ["a.jsonl"], "heldout": 0.3}, True),
         ({**TEXT, "paths": ["a.jsonl"], "heldout": 0}, {**LINES, "paths": ["a.jsonl"]}, True),
+        ({**TEXT, "paths": ["a.txt"]}, {**TEXT, "paths": ["copy-a.txt"]}, True),
+        ({**TEXT, "paths": ["a.txt"]}, {**TEXT, "paths": ["like.txt"]}, False),
+        ({**TEXT, "paths": ["a.txt"], "heldout": 0.2}, {**TEXT, "paths": ["copy-a.txt"], "heldout": 0.2}, False),
+        ({**LINES, "paths": ["a.jsonl"]}, {**LINES, "paths": ["copy-a.jsonl"]}, True),
+        ({**LINES, "paths": ["a.jsonl"], "heldout": 0.3}, {**LINES, "paths": ["copy-a.jsonl"], "heldout": 0.3}, False),
     ],
 )
 def test_files_that_both_read(training: dict[str, Any], own: dict[str, Any], meet: bool) -> None:
@@ -80,6 +88,17 @@ def test_arrays_that_both_read(share: float, own: float, meet: bool) -> None:
         assert problems(training, evaluation) == (["evaluate.held.sources.x"] if meet else [])
     elsewhere = {"use": "data.array-files", "files": {"tokens": "b.npy"}, "vocab": 256}
     assert problems(files[0], elsewhere) == []
+    copy = {**elsewhere, "files": {"tokens": "copy-a.npy"}}
+    assert problems(files[0], copy) == ["evaluate.held.sources.x"]
+
+
+def test_a_large_copy_is_told_from_a_file_of_the_same_size(here: Path) -> None:
+    text = "".join(f"{i:07}\n" for i in range(100_000))
+    for name, content in (("large.txt", text), ("again.txt", text), ("other.txt", text.replace("0050000", "x"))):
+        (here / name).write_text(content.ljust(len(text)))
+    training = {**TEXT, "paths": ["large.txt"]}
+    assert problems(training, {**TEXT, "paths": ["again.txt"]}) == ["evaluate.held.sources.x"]
+    assert problems(training, {**TEXT, "paths": ["other.txt"]}) == []
 
 
 @pytest.mark.parametrize(("heldout", "meet"), [(0, True), (0.05, False), (0.2, False)])

@@ -1,4 +1,4 @@
-"""`docs/config.md` holds the tables that the config classes give, and the schema knows the same keys."""
+"""`docs/reference/config.md` holds the tables that the config classes give, and the schema knows the same keys."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ sys.path.insert(0, str(DOCS))
 
 import config_keys  # noqa: E402  # a script of that folder, which is on the path only now
 
-PAGE = (DOCS / "config.md").read_text(encoding="utf-8")
+PAGE = (DOCS / "reference" / "config.md").read_text(encoding="utf-8")
 ROWS = {key: line for line in PAGE.splitlines() if (key := "".join(re.findall(r"^\| `([\w.]+)` \|", line)))}
 
 OPTIMIZER_OWN = tuple(a.name for a in attrs.fields(OptimizerConfig) if a.name != "part")

@@ -1,4 +1,4 @@
-"""`docs/data.md`: every YAML block can be laid on a config, and what it says can be counted."""
+"""`docs/reference/data.md`: every YAML block can be laid on a config, and what it says can be counted."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tiny_walks import base, plan_of
 
 import stackwise
 
-PAGE = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "data.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^## ([^\n]+)\n|^```(yaml|python)\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
 
 

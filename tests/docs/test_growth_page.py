@@ -1,4 +1,4 @@
-"""`docs/growth.md`: its pictures are the operators' maps, its blocks can be planned, and it names every operator and option."""
+"""`docs/reference/growth.md`: its pictures are the operators' maps, its blocks can be planned, and it names every operator and option."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from stackwise.contracts.options import config_key
 from stackwise_providers_transformer.format_options import HuggingFaceOptions
 from stackwise_providers_transformer.hugging_face.format import build_hugging_face
 
-PAGE = (Path(__file__).parents[2] / "docs" / "growth.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "growth.md").read_text(encoding="utf-8")
 PICTURES = re.findall(r"^(\w+)((?: \w+ \w+| at \w+)?) +(\d+) → (\d+) +([\d· ]+)$", PAGE, re.MULTILINE)
 FILES = ("folder/model.safetensors", "runs/more/final/weights.safetensors")
 OFFERED = {c.component.name: c for kind in ("growth", "weight-adapter") for c in registry().of_kind(kind) if c.provider == "transformer"}

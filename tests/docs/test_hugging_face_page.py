@@ -1,4 +1,4 @@
-"""`docs/hugging-face.md`: its commands run, in this order and in one process that never imports transformers; its table is the format's."""
+"""`docs/how-to/hugging-face.md`: its commands run in this order, in one process without transformers; its table is that of the format."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from stackwise_providers_transformer.hugging_face.families import FAMILIES
 from stackwise_providers_transformer.hugging_face.format import build_hugging_face
 from stackwise_providers_transformer.options import DecoderOptions, LMOptions, TokenOptions
 
-PAGE = (Path(__file__).parents[2] / "docs" / "hugging-face.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "hugging-face.md").read_text(encoding="utf-8")
 CONFIG = re.findall(r"^```yaml title=(\S+)\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
 COMMANDS = [line for block in re.findall(r"^```console\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE) for line in block.splitlines()]
 CHILD = """

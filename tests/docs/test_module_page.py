@@ -1,4 +1,4 @@
-"""`docs/module.md` and its example: the code runs, and what it trains is in the plain module afterwards."""
+"""`docs/how-to/module.md` and its example: the code runs, and what it trains is in the plain module afterwards."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[2]
-CODE = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "module.md").read_text(encoding="utf-8"), re.DOTALL)
+CODE = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "how-to" / "module.md").read_text(encoding="utf-8"), re.DOTALL)
 
 
 def test_the_page_trains_a_module_and_loads_its_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

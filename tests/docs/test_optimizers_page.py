@@ -1,4 +1,4 @@
-"""`docs/optimizers.md`: its blocks can be planned, and it tells every optimizer, option and default."""
+"""`docs/reference/optimizers.md`: its blocks can be planned, and it tells every optimizer, option and default."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tiny_walks import base, drive, losses, machine_of, memory, registry
 from stackwise.config.reader import read_yaml
 from stackwise.contracts.options import config_key
 
-PAGE = (Path(__file__).parents[2] / "docs" / "optimizers.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "optimizers.md").read_text(encoding="utf-8")
 OFFERED = {c.id: c for kind in ("optimizer", "reaction", "schedule") for c in registry().of_kind(kind) if c.provider == "optim"}
 SECTIONS = dict(re.findall(r"^## (optim\.[\w-]+)\n(.*?)(?=^## |\Z)", PAGE, re.DOTALL | re.MULTILINE))
 COMMON = {"decay"}
@@ -58,5 +58,5 @@ BLOCKS = re.findall(r"^```yaml\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
 def test_a_block_trains_as_it_stands(text: str) -> None:
     config: dict[str, Any] = {key: value for key, value in base().items() if key != "optimizer"}
     config["data"]["sources"] = {"a": memory(heldout=0.2)}
-    steps = losses(drive(machine_of({**config, **read_yaml(text, "docs/optimizers.md").plain()})))
+    steps = losses(drive(machine_of({**config, **read_yaml(text, "docs/reference/optimizers.md").plain()})))
     assert len(steps) == 12 and all(isfinite(loss) for _, loss, _, _ in steps)

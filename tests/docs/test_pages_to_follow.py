@@ -6,10 +6,12 @@ Runs are cut to a few steps; everything else is called as it is written.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -37,7 +39,7 @@ def write_notes(folder: Path) -> None:
     """The text that a reader has."""
     (folder / "notes").mkdir()
     for name in ("data", "growth", "tasks", "resume"):
-        shutil.copy(DOCS / f"{name}.md", folder / "notes" / f"{name}.txt")
+        shutil.copy(next(DOCS.glob(f"*/{name}.md")), folder / "notes" / f"{name}.txt")
 
 
 def write_pretrained(folder: Path) -> None:
@@ -65,23 +67,47 @@ def link_clone(folder: Path) -> None:
         (folder / name).symlink_to(DOCS.parent / name)
 
 
-BEFORE: dict[str, Callable[[Path], None]] = {"tutorials/chat-model.md": write_pretrained, "tutorials/five-stages.md": link_clone}
+def write_both(folder: Path) -> None:
+    """Text, and a pretrained folder."""
+    write_notes(folder)
+    write_pretrained(folder)
+
+
+BEFORE: dict[str, Callable[[Path], None]] = {
+    "how-to/fine-tune.md": write_both,
+    "tutorials/chat-model.md": write_pretrained,
+    "tutorials/five-stages.md": link_clone,
+}
 """Page → what stands in the reader's folder already; else notes."""
+
+ELSEWHERE: dict[str, str] = {
+    "how-to/from-a-training-script.md": "third_party/test_from_a_training_script.py",
+    "how-to/hugging-face.md": "docs/test_hugging_face_page.py",
+    "how-to/module.md": "docs/test_module_page.py",
+    "how-to/reports.md": "docs/test_reports_page.py",
+    "how-to/resume.md": "faults/test_killed_runs.py",
+    "how-to/several-processes.md": "faults/test_several_processes.py",
+    "how-to/speed.md": "core/cli/test_start_up.py",
+    "how-to/troubleshooting.md": "docs/test_reference.py",
+    "how-to/write-a-provider.md": "docs/test_write_a_provider.py",
+}
+"""Page → the test that holds what it says, because it takes more than a folder and a command line."""
 
 
 def call(line: str) -> None:
     """One command, in this process where it is ours."""
     command, *arguments = shlex.split(line, comments=True)
-    if command != "stackwise":
-        subprocess.run(line, shell=True, check=True)
-        return
     if arguments[0] == "run":
-        arguments += ["--set", SHORT]
+        line, arguments = f"{line} --set {shlex.quote(SHORT)}", [*arguments, "--set", SHORT]
+    if command != "stackwise" or "--ranks" in arguments:
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+        subprocess.run(line, shell=True, check=True, env={**os.environ, "PATH": path})
+        return
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, f"{line}\n{result.output}"
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if not page.endswith("troubleshooting.md")])
+@pytest.mark.parametrize("page", [page for page in PAGES if page not in ELSEWHERE])
 def test_a_page_can_be_followed(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "docs").symlink_to(DOCS)
@@ -99,3 +125,8 @@ def test_a_page_can_be_followed(page: str, tmp_path: Path, monkeypatch: pytest.M
         else:
             pytest.fail(f"a block of {language} without a title is neither written nor run")
     assert commands
+
+
+def test_pages_that_are_not_followed_here_have_a_test_of_their_own() -> None:
+    assert set(ELSEWHERE) <= set(PAGES)
+    assert all((DOCS.parent / "tests" / path).is_file() for path in ELSEWHERE.values())

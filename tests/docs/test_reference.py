@@ -1,4 +1,4 @@
-"""`docs/reference/` is what the code gives, and the index leads to every page."""
+"""`docs/reference/` is what the code gives, the index leads to every page, and that of the decisions has every note once."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ import reference_pages  # noqa: E402  # a script of that folder, which is on the
 
 def test_no_page_is_stale() -> None:
     for name, text in reference_pages.pages().items():
-        assert (DOCS / "reference" / name).read_text(encoding="utf-8") == text, "written by `make docs`"
+        assert (DOCS / name).read_text(encoding="utf-8") == text, "written by `make docs`"
 
 
 def test_a_changed_command_makes_its_page_stale(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(COMMANDS, "completion")  # type: ignore[misc]  # a table that nobody else changes
-    assert reference_pages.stale() == ["command-line.md"]
+    assert reference_pages.stale() == ["reference/command-line.md"]
 
 
 def test_every_name_of_the_face_and_every_command_is_there() -> None:
@@ -38,6 +38,20 @@ def test_the_index_leads_to_every_page() -> None:
     linked = {target.partition("#")[0] for target in re.findall(r"\]\(([^)]+)\)", index)}
     pages = {path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")}
     assert {page for page in pages if not re.match(r"decisions/0|index", page)} <= linked
+
+
+NOTES = {path: path.read_text(encoding="utf-8") for path in sorted((DOCS / "decisions").glob("[0-9]*.md"))}
+
+
+def test_every_decision_has_a_number_of_its_own() -> None:
+    numbers = [path.name[:4] for path in NOTES]
+    assert len(set(numbers)) == len(numbers) > 60
+
+
+def test_a_decision_that_another_replaces_says_so_in_its_title() -> None:
+    replaced = [target for text in NOTES.values() for target in re.findall(r"\*\*Decided\*\*, in place of \[\d+\]\(([^)]+)\)", text)]
+    titles = {path.name: text.splitlines()[0] for path, text in NOTES.items()}
+    assert replaced and all("(replaced by [" in titles[name] for name in replaced)
 
 
 def test_a_message_of_the_troubleshooting_page_is_one_of_the_code() -> None:

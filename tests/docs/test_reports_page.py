@@ -1,4 +1,4 @@
-"""`docs/reports.md`: every command that it shows does what it says, on runs of these names."""
+"""`docs/how-to/reports.md`: every command that it shows does what it says, on runs of these names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from shown_runs import make_run
 from stackwise.cli import main
 from stackwise.reports.drawing import BUCKETS, SMOOTH_SHARE
 
-PAGE = (Path(__file__).parents[2] / "docs" / "reports.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "reports.md").read_text(encoding="utf-8")
 COMMANDS = [command for command in re.findall(r"^\$ stackwise (.*)$", PAGE, re.MULTILINE) if "--live" not in command]
 """One that serves until it is interrupted is tested in tests/core/reports/test_live_page.py."""
 

@@ -1,4 +1,4 @@
-"""`docs/tasks.md` has a row for every task that comes with StackWise, and names what they need and report."""
+"""`docs/reference/tasks.md` has a row for every task that comes with StackWise, and names what they need and report."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tiny_walks import registry
 
 from stackwise import TaskSpec
 
-PAGE = (Path(__file__).parents[2] / "docs" / "tasks.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "tasks.md").read_text(encoding="utf-8")
 ROWS = re.findall(r"^\| `([\w-]+)`(?:, (?:form|pairs) `([\w-]+)`)? \| (.*?) \| (.*?) \| (.*?) \|$", PAGE, re.MULTILINE)
 CHOICES = {"spans": "pairs", "prefix": "form", "encoder-decoder": "form"}
 
@@ -34,7 +34,7 @@ def test_a_row_says_what_the_spec_says(row: tuple[str, ...]) -> None:
 
 def test_the_results_have_a_row_for_every_example_that_is_measured() -> None:
     root = Path(__file__).parents[2]
-    results = (root / "docs" / "results.md").read_text(encoding="utf-8")
+    results = (root / "docs" / "explanation" / "results.md").read_text(encoding="utf-8")
     measured = re.search(r"tasks\.py ([\w -]+)$", results, re.MULTILINE)
     assert measured is not None
     for name in measured[1].split():

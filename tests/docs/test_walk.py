@@ -1,4 +1,4 @@
-"""`docs/walk.md` leads through files and names that exist."""
+"""`docs/explanation/walk.md` leads through files and names that exist."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 CORE = ROOT / "stackwise-core" / "src" / "stackwise"
-WALK = (ROOT / "docs" / "walk.md").read_text(encoding="utf-8")
+WALK = (ROOT / "docs" / "explanation" / "walk.md").read_text(encoding="utf-8")
 
 TOKENS = re.findall(r"`([\w/.]+\.py)`|`([A-Za-z_][\w.]*)\(\)`", WALK)
 

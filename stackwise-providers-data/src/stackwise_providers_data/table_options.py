@@ -85,7 +85,7 @@ class TableOptions(RecordOptions, ABC):
             if isinstance(values, tuple) and (len(values) != len(set(values)) or not values):
                 raise UserError(f"categories.{column}: name at least one value, and each once")
             if isinstance(values, int) and values < 1:
-                raise UserError(f"categories.{column}: {values} is no number of values: write at least 1, or the values")
+                raise UserError(f"categories.{column}: {values} is not a number of values: write at least 1, or the values")
 
     @property
     def is_table(self) -> bool:
@@ -169,7 +169,7 @@ class TableOptions(RecordOptions, ABC):
 
         Raises:
             DataError: a file that cannot be read, or a row that does not hold what is asked.
-            UserError: records that are no table, or a table without the encoding of a run.
+            UserError: records that are not table, or a table without the encoding of a run.
         """
         from stackwise_providers_data.tables import read_unlabelled  # reads the data
 
@@ -233,13 +233,13 @@ class TableOptions(RecordOptions, ABC):
         """Text ↔ ids.
 
         Raises:
-            UserError: a table, which is no text, or the tokenizers library is not installed.
-            DataError: the files are no tokenizer.
+            UserError: a table, which is not text, or the tokenizers library is not installed.
+            DataError: the files are not a tokenizer.
         """
         from stackwise_providers_data.tables import ENCODING  # numpy, which options do without
 
         if ENCODING in tokenizer.files:
-            raise UserError("the data are a table of numbers and categories, which is no text")
+            raise UserError("the data are a table of numbers and categories, which is not text")
         return RecordOptions.codec_of(tokenizer)
 
 
@@ -253,7 +253,7 @@ class ParquetOptions(TableOptions):
         """Check the columns and the globs.
 
         Raises:
-            UserError: columns that make no example, an option without effect, or paths that are no globs.
+            UserError: columns that make no example, an option without effect, or paths that are not globs.
         """
         super().check()
         check_globs(self.paths)
@@ -281,7 +281,7 @@ class CsvOptions(TableOptions):
         """Check the columns, the globs and the delimiter.
 
         Raises:
-            UserError: columns that make no example, an option without effect, paths that are no globs, or no single character.
+            UserError: columns that make no example, an option without effect, paths that are not globs, or no single character.
         """
         super().check()
         check_globs(self.paths)

@@ -48,6 +48,17 @@ SOUND: dict[Kind, list[Component]] = {
     )
 }
 
+
+def judging(factory: str) -> Component:
+    """A task that tells two kinds of rows apart, new ones too."""
+    return Component(name="v", options="victims.broken_options:Labels", factory=f"victims.asked:{factory}")
+
+
+def writing(factory: str) -> Component:
+    """A task that continues ids and scores them."""
+    return component("task", "v", f"asked:{factory}", "asked_options:WritingOptions", ids=5)
+
+
 VICTIMS: dict[str, tuple[Kind, Component]] = {
     "check_example": (
         "transform",
@@ -83,6 +94,7 @@ VICTIMS: dict[str, tuple[Kind, Component]] = {
     "check_groups_follow_their_values": ("optimizer", component("optimizer", "v", "broken:build_stubborn")),
     "check_lowers_a_bowl": ("optimizer", component("optimizer", "v", "broken:build_ascending")),
     "check_state_elements": ("optimizer", component("optimizer", "v", None, "broken_options:Boastful")),
+    "check_step_flops": ("optimizer", component("optimizer", "v", None, "broken_options:Effortless")),
     "check_missing_gradients": ("optimizer", component("optimizer", "v", "broken:build_insisting")),
     "check_moments": ("optimizer", component("optimizer", "v", "broken:build_squared")),
     "check_same_next_step": ("optimizer", component("optimizer", "v", "broken:build_forgetful")),
@@ -126,6 +138,12 @@ VICTIMS: dict[str, tuple[Kind, Component]] = {
     "check_leaves_events": ("observer", component("observer", "v", "broken:greedy")),
     "check_format_round_trip": ("format", component("format", "v", "broken:turning")),
     "check_format_leaves_others_alone": ("format", component("format", "v", "broken:trusting")),
+    "check_predicts": ("task", judging("judging_together")),
+    "check_makes_rows": ("task", component("task", "v", "asked:making_by_chance")),
+    "check_continues_prompts": ("task", writing("swallowing")),
+    "check_scores": ("task", writing("scoring_in_bits")),
+    "check_reads_rows": ("loader", component("loader", "v", None, "asked_options:CutLines")),
+    "check_notes": ("format", component("format", "v", "asked:noting_one_text")),
     "check_every_choice": ("adapter", component("adapter", "v", "broken:choosy", "broken_options:TwoSided", narrow=4, wide=6)),
     "check_trains": ("loader", component("loader", "v", "broken:Ending")),
     "check_interrupted_equals_uninterrupted": ("rack", component("rack", "v", "broken:counting")),
@@ -149,6 +167,15 @@ SUBTLE: dict[str, tuple[str, Kind, Component]] = {
     "blends with the batch before": ("check_interrupted_equals_uninterrupted", "transform", component("transform", "v", "subtle:blending")),
     "is wrong for deep stacks": ("check_function_preserved", "growth", component("growth", "v", "growing:build_wrong_when_deep")),
     "copies the first expert": ("check_parameter_map", "growth", component("growth", "v", "growing:build_first_only")),
+    "needs a label to predict": ("check_predicts", "task", judging("peeking")),
+    "predicts by the label": ("check_predicts", "task", judging("echoing")),
+    "makes rows of another form": ("check_makes_rows", "task", component("task", "v", "asked:making_turned")),
+    "goes on behind a stop": ("check_continues_prompts", "task", writing("deaf")),
+    "draws for all prompts at once": ("check_continues_prompts", "task", writing("drawing_together")),
+    "scores one position late": ("check_scores", "task", writing("scoring_early")),
+    "scores the mean of a text": ("check_scores", "task", writing("scoring_means")),
+    "tells tensors": ("check_reads_rows", "loader", component("loader", "v", None, "asked_options:TensorLines")),
+    "notes into the folder": ("check_notes", "format", component("format", "v", "asked:noting_aloud")),
     "forgets the lowest loss": ("check_reaction_resumes", "reaction", component("reaction", "v", "subtle:forgetting")),
 }
 """What is wrong → the check that finds it, kind and component."""
@@ -160,6 +187,11 @@ RIGHT: dict[str, tuple[Kind, Component]] = {
     "a task that counts real positions": ("task", component("task", "v", "subtle:counting", "subtle_options:MaskedTaskOptions")),
     "options before and after": ("growth", component("growth", "v", "growing:build_by_width")),
     "a window that does not fit": ("schedule", component("schedule", "v", "sloping:build_long")),
+    "a task that predicts": ("task", judging("judging")),
+    "a task that makes rows": ("task", component("task", "v", "asked:making")),
+    "a task that writes and scores": ("task", writing("writing")),
+    "a loader that reads any file": ("loader", component("loader", "v", None, "asked_options:Lines")),
+    "a format that notes": ("format", component("format", "v", "asked:noting")),
     "one evaluation": ("reaction", component("reaction", "v", "subtle:heldout", "subtle_options:HeldoutOptions")),
 }
 """What is right, and looks wrong to a careless check → kind and component."""

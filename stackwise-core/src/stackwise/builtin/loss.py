@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from stackwise.builtin.labels import is_without_labels, label_counts, nothing
 from stackwise.contracts.components import Built
 from stackwise.contracts.protocols import Batch, Totals
 from stackwise.contracts.specs import TaskSpec
@@ -22,8 +23,10 @@ def Loss(function: Function, *targets: str, metrics: Mapping[str, Function] | No
 
     The function is called with the module's output (its tensor, or the map of tensors that it returns) and the target fields. A number
     that it returns (also as a tensor of one entry) is taken for the mean over the rows of the batch; a tensor of several entries, as of
-    `reduction="none"`, is summed over, and each of its entries counts as one; a pair is a sum and its denominator. So a mean over
-    anything but rows (`ignore_index`, weighted classes) is to be given as a pair, or accumulation would weigh it by rows.
+    `reduction="none"`, is summed over, and each of its entries counts as one; a pair is a sum and its denominator. A mean of
+    cross-entropy or of log-likelihood, as torch's functions and modules give it, counts what it is a mean over: the labels that are not
+    its `ignore_index`, each by the weight of its class. A mean of a function of your own over anything but rows is to be given as a
+    pair, or accumulation would weigh it by rows; where it is not a number because every whole-number label is -100, it has no targets.
 
     Args:
         function: as those of `torch.nn.functional`, or a loss module without parameters.
@@ -31,7 +34,7 @@ def Loss(function: Function, *targets: str, metrics: Mapping[str, Function] | No
         metrics: name → a function like it, reported beside the loss and not trained on.
 
     Raises:
-        UserError: a loss with parameters, which no optimizer would train; one that sums, which has no denominator; what is no function.
+        UserError: a loss with parameters, which no optimizer would train; one that sums, which has no denominator; what is not a function.
     """
     for each in (function, *(metrics or {}).values()):
         _check(each)
@@ -44,7 +47,7 @@ def _check(function: Function) -> None:
     """Refuse what cannot be a loss or a metric."""
     if isinstance(function, type) or not callable(function):
         name = getattr(function, "__name__", repr(function))
-        raise UserError(f"{name} is no function of output and targets: give one, or a loss module such as nn.MSELoss()")
+        raise UserError(f"{name} is not a function of output and targets: give one, or a loss module such as nn.MSELoss()")
     name = type(function).__name__
     if any(True for _ in getattr(function, "parameters", tuple)()):
         raise UserError(f"the loss {name} has parameters, which no optimizer trains: put it into the module")
@@ -103,15 +106,30 @@ class LossTask:
         if isinstance(value, tuple) and len(value) == 2 and all(_is_one_number(each) for each in value):
             return value
         if hasattr(value, "numel") and value.numel() != 1:
-            return value.sum(), float(value.numel())
+            counts = label_counts(function, self._labels(batch))
+            return value.sum(), float(value.numel() if counts is None else counts.sum())
         if not _is_one_number(value):
             name = getattr(function, "__name__", type(function).__name__)
             raise UserError(
                 f"the function {name} returns what is {_described(value)}: a loss or a metric is a number, a tensor, or a pair of one "
                 "number each, the sum and its denominator"
             )
-        rows = float(next(iter(batch.values())).shape[0])
+        rows = self._counted(function, value, batch)
+        if not rows:
+            return nothing(output), 0.0
         return (value.reshape(()) if hasattr(value, "reshape") else value) * rows, rows
+
+    def _counted(self, function: Function, mean: Any, batch: Batch) -> float:
+        """What a mean is a mean over."""
+        labels = self._labels(batch)
+        if (counts := label_counts(function, labels)) is not None:
+            return float(counts.sum())
+        if is_without_labels(mean, labels):
+            return 0.0
+        return float(next(iter(batch.values())).shape[0])
+
+    def _labels(self, batch: Batch) -> list[torch.Tensor]:
+        return [batch[name] for name in self.targets]
 
 
 def _is_one_number(value: Any) -> bool:

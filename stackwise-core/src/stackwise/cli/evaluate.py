@@ -65,14 +65,14 @@ def evaluate(
     HF_HUB_OFFLINE=1 in the environment it fetches nothing. RUN may be an export then.
     """
     prepare_process()
-    told = {name: value for name, value in asked.items() if value is not None}
+    chosen = {name: value for name, value in asked.items() if value is not None}
     if tasks is not None:
         if overrides or only or data:
             raise UserError("--set, --data and --only speak of the run's own evaluations, which --tasks replaces: leave them out")
-        _ask(directory, tasks, told, as_json=as_json)
+        _ask(directory, tasks, chosen, as_json=as_json)
         return
-    if told:
-        raise UserError(f"--{next(iter(told))} belongs to --tasks: name tasks, or leave it out")
+    if chosen:
+        raise UserError(f"--{next(iter(chosen))} belongs to --tasks: name tasks, or leave it out")
     if data:
         from stackwise.saved.evaluate import declaration_in
 
@@ -104,11 +104,11 @@ def _evaluate(directory: Path, overrides: tuple[str, ...], only: tuple[str, ...]
     """Print what the evaluations of a run say."""
     from stackwise.saved.evaluate import evaluate as results
 
-    told = []
+    figures = []
     for result in results(directory, overrides, only):
-        told.append({"evaluation": result.name, "step": result.step, "phase": result.phase, **result.metrics, "seconds": result.seconds})
+        figures.append({"evaluation": result.name, "step": result.step, "phase": result.phase, **result.metrics, "seconds": result.seconds})
         if not as_json:
             metrics = "  ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in result.metrics.items())
             click.echo(f"{result.name}  step {result.step:,}  {metrics}  ({result.seconds:.1f} s)")
     if as_json:
-        click.echo(json.dumps(told, indent=1))
+        click.echo(json.dumps(figures, indent=1))

@@ -29,9 +29,9 @@ def plan(file: Path, overrides: tuple[str, ...], as_json: bool, page: Path | Non
     still computes the same function.
     """
     from stackwise import config
+    from stackwise.assembly.planning import make_plan
     from stackwise.assembly.pricing import price
     from stackwise.host.discovery import discover
-    from stackwise.plan import make_plan
     from stackwise.reports.plan_text import plan_as_json, plan_as_text
     from stackwise.reports.terminal import columns_of
 

@@ -91,6 +91,7 @@ _TABLE: Mapping[str, Mapping[str, frozenset[Kind]]] = {
         "check_groups_follow_their_values": frozenset({"optimizer"}),
         "check_lowers_a_bowl": frozenset({"optimizer"}),
         "check_state_elements": frozenset({"optimizer"}),
+        "check_step_flops": frozenset({"optimizer"}),
         "check_missing_gradients": frozenset({"optimizer"}),
         "check_moments": frozenset({"optimizer"}),
         "check_same_next_step": frozenset({"optimizer"}),
@@ -156,6 +157,14 @@ _TABLE: Mapping[str, Mapping[str, frozenset[Kind]]] = {
     "formats": {
         "check_format_round_trip": frozenset({"format"}),
         "check_format_leaves_others_alone": frozenset({"format"}),
+    },
+    "afterwards": {
+        "check_predicts": frozenset({"task"}),
+        "check_makes_rows": frozenset({"task"}),
+        "check_continues_prompts": frozenset({"task"}),
+        "check_scores": frozenset({"task"}),
+        "check_reads_rows": frozenset({"loader"}),
+        "check_notes": frozenset({"format"}),
     },
     "choices": {
         "check_every_choice": _EVERY,

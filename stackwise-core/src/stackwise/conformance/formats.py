@@ -57,7 +57,7 @@ def check_format_leaves_others_alone(subject: Subject) -> None:
     with TemporaryDirectory() as place:
         folder = Path(place)
         must(not form.recognises(folder), "it recognises an empty folder, and so would take any")
-        form.write(_model(_options(form.example())), folder, None, {})
+        written(form, folder)
         for file in [path for path in folder.rglob("*") if path.is_file()]:
             content = file.read_bytes()
             file.write_bytes(content[: len(content) // 2])
@@ -71,6 +71,12 @@ def check_format_leaves_others_alone(subject: Subject) -> None:
         except Exception as error:
             must(False, f"of files that are cut short it says {type(error).__name__}: {error}, and not a UserError")
         must(False, "it reads files that are cut short as if they were whole")
+
+
+def written(form: Any, folder: Path) -> Path:
+    """The folder, with the example model of a format in it."""
+    form.write(_model(_options(form.example())), folder, None, {})
+    return folder
 
 
 def _options(model: Mapping[str, Mapping[str, Any]]) -> dict[Kind, tuple[str, Any]]:

@@ -23,8 +23,8 @@ from stackwise.host.provider import KINDS, Provider, Registered
 from stackwise.host.registry import Registry
 from stackwise.plan.junctions.sizes import Sizes, Term
 from stackwise.plan.parts import Draft, Drafts
-from stackwise.timeline.clock import compile_clock
 from stackwise.timeline.duration import Duration
+from stackwise.timeline.layout import compile_clock
 from stackwise.timeline.schedules import Schedule, Window
 
 Source = str | ModuleType | Mapping[Kind, Iterable[Component]]
@@ -34,7 +34,7 @@ SEED, ROWS, LENGTH, SOURCE, STEPS = 7, 4, 8, 5, 6
 """What the kit uses everywhere: seed, rows of a batch, positions of a row, positions of a second row, steps of a run."""
 
 MAX_LENGTH = 4 * LENGTH
-"""Longest row of a run, as factories are told."""
+"""Longest row of a run, as it is passed to factories."""
 
 OPEN_SIZE = 4
 """Size of a dimension if neither the example nor a neighbour gives one."""
@@ -137,7 +137,7 @@ class Subject:
         return BuildContext(**{**usual, **said})
 
     def build(self, *extra: Any, options: Any = None, **context: Any) -> Any:
-        """Call the factory; the caller seeds torch and chooses the device. `context` is what the factory is told otherwise than usual."""
+        """Call the factory; the caller seeds torch and chooses the device. `context` replaces fields of the usual context."""
         factory = self.registered.load_factory()
         return factory(self.options() if options is None else options, self.context(**context), *extra)
 
@@ -188,7 +188,7 @@ def _find_provider(name: str) -> tuple[Provider, str | None]:
     """The provider of that name; or that of the component of that name, and the component."""
     kind, colon, id = name.rpartition(":")
     if colon and kind not in KINDS:
-        raise UserError(f"'{kind}' in '{name}' is no kind of component{did_you_mean(kind, KINDS)}")
+        raise UserError(f"'{kind}' in '{name}' is not a kind of component{did_you_mean(kind, KINDS)}")
     owner, dot, _ = id.partition(".")
     registry = discover()
     registry.check_provider(id)
@@ -205,7 +205,7 @@ def _find_provider(name: str) -> tuple[Provider, str | None]:
 def _register(components: Mapping[Kind, Iterable[Component]]) -> tuple[Registered, ...]:
     name = "listed"
     if unknown := [kind for kind in components if kind not in KINDS]:
-        raise UserError(f"'{unknown[0]}' is no kind of component{did_you_mean(unknown[0], KINDS)}")
+        raise UserError(f"'{unknown[0]}' is not a kind of component{did_you_mean(unknown[0], KINDS)}")
     return tuple(
         Registered(kind=kind, id=f"{name}.{c.name}", component=c, provider=name, distribution=name, version="0")
         for kind, entries in components.items()

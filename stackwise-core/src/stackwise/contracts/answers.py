@@ -1,4 +1,4 @@
-"""Whose answer it was: calls of a component are marked, so that what comes of them is told with component and callback."""
+"""Which component an answer came from: calls of a component are marked, so that an error names component and callback."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ _SPECS: Mapping[Kind, str] = {"embedding": "get_spec", "rack": "to_spec", "head"
 
 
 class WrongAnswer(UserError):
-    """A component answered otherwise than its kind does. Of a component that was given in code it is the user's fault."""
+    """A component returned something that its kind does not allow. For a component given in code this is the user's fault."""
 
 
 class calling:
-    """Marks an error as the doing of a component's callback: `with calling("waves.forecast", "prepare"): …`. May be kept and used again.
+    """Marks an error as caused by a component's callback: `with calling("waves.forecast", "prepare"): …`. May be kept and used again.
 
     Args:
         component: id of the component, or the name of what was given in code.
@@ -81,6 +81,19 @@ def expect(condition: bool, answer: Any, expected: str) -> None:
         raise WrongAnswer(f"it gave {short(answer)}, and {expected} is expected")
 
 
+def expect_rows(answer: Any, rows: int) -> Mapping[str, Any]:
+    """What a task says of rows: a map from names to tensors with an entry a row.
+
+    Raises:
+        WrongAnswer: it is none.
+    """
+    expect(isinstance(answer, Mapping) and bool(answer), answer, "a map from names to tensors")
+    for name, tensor in answer.items():
+        fits = hasattr(tensor, "shape") and len(tensor.shape) > 0 and tensor.shape[0] == rows
+        expect(isinstance(name, str) and fits, tensor, f"as {name!r} a tensor with an entry for each of {rows} rows")
+    return dict(answer)
+
+
 def expect_state(state: Any) -> dict[str, Any]:
     """What `state_dict` gives: a map with names.
 
@@ -92,7 +105,7 @@ def expect_state(state: Any) -> dict[str, Any]:
 
 
 def expect_artifact(kind: Kind, artifact: Any) -> None:
-    """Hold what a factory built to its kind.
+    """Check that what a factory built is of its kind.
 
     Raises:
         WrongAnswer: a method is missing, or its spec is of another kind.

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from attrs import evolve, frozen
 
+from stackwise.contracts.answers import calling, expect
+
 if TYPE_CHECKING:
     from stackwise.contracts.generation import TextCodec
 
@@ -78,14 +80,19 @@ class Tokenizers:
 
     def find(self, use: str, options: Any) -> Tokenizer | None:
         """The one that a loader's options ask for; None where they ask for none, or for one that is not among these."""
-        if not isinstance(options, HasTokenizer) or (settings := options.tokenizer_settings()) is None:
+        if (settings := settings_of(use, options)) is None:
             return None
         return next((entry.tokenizer for entry in self.entries if shares_tokenizer((entry.use, entry.settings), (use, settings))), None)
 
     def bind(self, use: str, options: Any) -> Any:
         """A loader's options with the tokenizer that they ask for; unchanged where there is none."""
         tokenizer = self.find(use, options)
-        return options if tokenizer is None else options.with_tokenizer(tokenizer)
+        if tokenizer is None:
+            return options
+        with calling(use, "with_tokenizer"):
+            bound = options.with_tokenizer(tokenizer)
+            expect(isinstance(bound, type(options)), bound, f"options as they were, a {type(options).__name__},")
+        return bound
 
     def of_vocabulary(self, vocabulary: str) -> RunTokenizer | None:
         """The one of a vocabulary."""
@@ -94,6 +101,33 @@ class Tokenizers:
     def with_entry(self, entry: RunTokenizer) -> Tokenizers:
         """These and one more."""
         return evolve(self, entries=(*self.entries, entry))
+
+
+def settings_of(use: str, options: Any) -> Mapping[str, Any] | None:
+    """What the options of a loader say of its tokenizer; None where they have none.
+
+    Raises:
+        WrongAnswer: it is not a map.
+    """
+    if not isinstance(options, HasTokenizer):
+        return None
+    with calling(use, "tokenizer_settings"):
+        settings = options.tokenizer_settings()
+        expect(settings is None or isinstance(settings, Mapping), settings, "a map or None")
+    return settings
+
+
+def made_tokenizer(use: str, options: HasTokenizer, sources: Sequence[Any] | None) -> Tokenizer | None:
+    """The tokenizer that the options of a loader make, of these sources.
+
+    Raises:
+        WrongAnswer: it is none.
+    """
+    with calling(use, "make_tokenizer"):
+        tokenizer = options.make_tokenizer(sources)
+        may_lack = sources is None
+        expect(isinstance(tokenizer, Tokenizer) or (may_lack and tokenizer is None), tokenizer, "a Tokenizer")
+    return tokenizer
 
 
 def shares_tokenizer(one: tuple[str, Mapping[str, Any]], other: tuple[str, Mapping[str, Any]]) -> bool:

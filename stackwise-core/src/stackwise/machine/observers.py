@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 from warnings import warn
 
+from stackwise.contracts.answers import calling, expect_state
 from stackwise.contracts.events import Event, RunFacts
 from stackwise.contracts.protocols import LeavesRun, MeetsRun, Observer, Stateful
 from stackwise.errors import UserError
@@ -18,10 +19,12 @@ class Observers:
 
     Args:
         declared: observers in order; one that raises is dropped with a warning, and the run goes on.
+        names: for each of them its id and what messages call it; left out for those given in code.
     """
 
-    def __init__(self, declared: Sequence[Observer] = ()) -> None:
+    def __init__(self, declared: Sequence[Observer] = (), names: Sequence[tuple[str, str]] = ()) -> None:
         self._declared = tuple(declared)
+        self._names = {id(observer): name for observer, name in zip(declared, names, strict=False)}
         self._active = list(declared)
         self._listeners: list[Observer] = []
         self.evaluating: Callable[[str, int, int], None] | None = None
@@ -61,12 +64,17 @@ class Observers:
             act()
         except Exception as error:
             self._active.remove(observer)
-            sentence = f"observer {observer!r} raised {type(error).__name__}: {error}; it is dropped and the run goes on"
+            _, told = self._names.get(id(observer), ("", repr(observer)))
+            sentence = f"observer {told} raised {type(error).__name__}: {error}; it is dropped and the run goes on"
             warn(sentence, RuntimeWarning, stacklevel=5)
 
     def state_dict(self) -> dict[str, Any]:
         """State of the stateful observers by position, dropped ones included; copies, as more events come before it is saved."""
-        return {place: deepcopy(observer.state_dict()) for place, observer in self._stateful().items()}
+        states = {}
+        for place, observer in self._stateful().items():
+            with calling(self._id(observer), "state_dict"):
+                states[place] = deepcopy(expect_state(observer.state_dict()))
+        return states
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load each stateful observer's state.
@@ -78,7 +86,11 @@ class Observers:
         if state.keys() != stateful.keys():
             raise UserError(f"observers with state are saved as {sorted(state)}, declared are {sorted(stateful)}")
         for place, observer in stateful.items():
-            observer.load_state_dict(deepcopy(state[place]))
+            with calling(self._id(observer), "load_state_dict"):
+                observer.load_state_dict(deepcopy(state[place]))
+
+    def _id(self, observer: object) -> str:
+        return self._names.get(id(observer), ("", ""))[0]
 
     def _stateful(self) -> dict[str, Stateful]:
         observers: Sequence[object] = self._declared

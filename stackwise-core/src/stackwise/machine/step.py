@@ -21,7 +21,7 @@ from stackwise.machine.live import LiveState
 from stackwise.machine.preparing import prepare
 from stackwise.planes.data.randomness import OwnDraws
 from stackwise.planes.objective import Judged
-from stackwise.processes.reduction import Reduction
+from stackwise.processes.reduction import Reduction, no_gradient
 from stackwise.timeline.duration import Moment
 from stackwise.timeline.streams import micro_batch_seed, step_seed, stream_key
 
@@ -119,16 +119,18 @@ class Step:
         if self._first is not None and self._first.look():
             self._first = None
         parameters = optimizer.parameters
-        norm = gradient_norm(parameters)
+        sharding = self._live.sharding
+        norm = gradient_norm(parameters) if sharding is None else sharding.norm(parameters)
         if why := self._skip_reason(loss, norm, targets):
             if buffers is not None:
                 buffers.put_back()
         else:
             if optimizer.clip is not None and norm > optimizer.clip:
-                _scale_gradients(parameters, optimizer.clip / norm)
+                self._scale(parameters, optimizer.clip / norm)
             optimizer.step(moment.t)
         for parameter in parameters:
             parameter.grad = None
+        self._live.rest()
         return Outcome(loss, norm, why, metrics)
 
     def _skip_reason(self, loss: float, norm: float, targets: float) -> str:
@@ -165,6 +167,8 @@ class Step:
         for index, batch in self._live.data.share.indices(batches):
             if index:
                 self.seed(moment.step, index)
+            if self._live.sharding is not None:
+                self._live.sharding.begin(self._live.model.model, last=batch is batches[-1])
             total, weight, metrics, added = self._forward(batch, moment)
             if scale is not None and not parts:
                 unit = scale.factor / (float(weight) or 1.0)
@@ -181,14 +185,25 @@ class Step:
     def _add_up(self, reduction: Reduction, own: _Own, beside: AddedGradients) -> tuple[float, float, dict[str, float]]:
         """Sums of all processes; gradients are made shares of the means of the whole step before they are added."""
         parameters, losses = self._live.optimizer.parameters, beside.denominators()
-        present = [p.grad is not None or added for p, added in zip(parameters, beside.present(), strict=True)]
+        sharding = self._live.sharding
+        if sharding is None:
+            present = [p.grad is not None or added for p, added in zip(parameters, beside.present(), strict=True)]
+        else:
+            present = sharding.take_touched(parameters)
         pairs = {**own.metrics, **{_BESIDE + name: (0.0, denominator) for name, denominator in losses.items()}}
         sums = reduction.numbers(own.total, own.targets, pairs, present)
-        _scale_gradients(parameters, _ratio(1.0, sums.targets) / own.unit)
+        self._scale(parameters, _ratio(1.0, sums.targets) / own.unit)
         beside.give(own.unit, {name.removeprefix(_BESIDE): pair[1] for name, pair in sums.metrics.items() if name.startswith(_BESIDE)})
         reduction.gradients(parameters, sums.present)
         metrics = {name: pair[0] / pair[1] for name, pair in sums.metrics.items() if not name.startswith(_BESIDE)}
         return _ratio(sums.total, sums.targets), sums.targets, metrics
+
+    def _scale(self, parameters: Sequence[nn.Parameter], factor: float) -> None:
+        """Multiply the gradients, or this process's parts of them."""
+        if self._live.sharding is None:
+            _scale_gradients(parameters, factor)
+        else:
+            self._live.sharding.scale(parameters, factor)
 
     def _share(self, total: torch.Tensor, weight: torch.Tensor | float) -> torch.Tensor:
         """1 / weight, which backward takes as the gradient of the sum: the mean's gradient without a division in the graph."""
@@ -217,9 +232,7 @@ def gradient_norm(parameters: Sequence[nn.Parameter]) -> float:
     """
     gradients = [gradient for p in parameters if (gradient := p.grad) is not None]
     if not gradients:
-        raise UserError(
-            "no trainable parameter has a gradient: the loss does not depend on what is trained; thaw something that it passes through"
-        )
+        raise no_gradient()
     try:
         norms = torch._foreach_norm(gradients)
     except NotImplementedError:

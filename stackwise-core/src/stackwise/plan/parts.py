@@ -12,6 +12,7 @@ import attrs
 from attrs import Factory, define, field, frozen
 
 from stackwise.config import Ref, parse_schedule, structure_options
+from stackwise.contracts.answers import short
 from stackwise.contracts.components import SPEC_OF, Built, Kind
 from stackwise.contracts.options import MAX_BLOCKS, dimension_fields, read_stacks, scheduled_fields
 from stackwise.contracts.specs import EpochSize, RackSpec, Reading, Spec
@@ -19,7 +20,7 @@ from stackwise.contracts.tokenizers import Tokenizers
 from stackwise.curriculum.parts import Part
 from stackwise.errors import Problem, ProviderError, UnknownComponentError, UserError, did_you_mean
 from stackwise.host.provider import Registered
-from stackwise.host.registry import Registry
+from stackwise.host.registry import Registry, blaming
 from stackwise.timeline.schedules import TAGS, Constant, Curve, Schedule
 
 _OPEN = "; it is called while options that the config leaves open are still None, so a spec names dimensions instead of giving their sizes"
@@ -96,7 +97,7 @@ class Draft:
         """The metrics that the options of a reaction say it watches.
 
         Raises:
-            ProviderError: the answer is no list of names.
+            ProviderError: the answer is not a list of names.
         """
         with self._blaming_provider("watches"):
             answer = self.options.watches()
@@ -126,13 +127,13 @@ class Draft:
         owner = self.options if self.registered is not None else self.given
         if hasattr(owner, "epoch_size"):
             with suppress(UserError), self._blaming_provider("epoch_size"):  # the run reads the data and reports what is wrong with it
-                size = owner.epoch_size("train") if self.registered is not None else owner.epoch_size()
+                size = _size(owner.epoch_size("train") if self.registered is not None else owner.epoch_size())
         if size is None and self.kind == "loader" and hasattr(self.given, "__len__"):
             with suppress(TypeError, NotImplementedError):  # a DataLoader over an iterable dataset that has no length
                 size = EpochSize(batches=len(self.given))
         if size is None and self.counting and hasattr(self.options, "count_epoch"):
             with self._blaming_provider("count_epoch"):
-                size = self.options.count_epoch("train")
+                size = _size(self.options.count_epoch("train"))
         return size
 
     def readings(self, split: str, whole: bool) -> frozenset[Reading]:
@@ -143,7 +144,10 @@ class Draft:
         if not hasattr(self.options, "readings"):
             return frozenset()
         with suppress(UserError), self._blaming_provider("readings"):  # the run reads the data and reports what is wrong with it
-            return frozenset(self.options.readings(split, whole))
+            readings = frozenset(self.options.readings(split, whole))
+            if other := [each for each in readings if not isinstance(each, Reading)]:
+                raise TypeError(f"it gave {short(other[0])} among them, and a Reading is expected")
+            return readings
         return frozenset()
 
     @property
@@ -224,6 +228,12 @@ def _is_schedule(value: object) -> bool:
     return written or (hasattr(value, "compile") and hasattr(value, "over"))
 
 
+def _size(answer: Any) -> EpochSize | None:
+    if answer is not None and not isinstance(answer, EpochSize):
+        raise TypeError(f"it gave {short(answer)}, and an EpochSize or None is expected")
+    return answer
+
+
 @define
 class Drafts:
     """Makes drafts, each reference once, and collects what is wrong with them."""
@@ -295,11 +305,13 @@ class Drafts:
         if options is None:
             return None
         everything = {name: schedules[name] for name in scheduled_fields(options_class) if name in schedules}  # the rest has no value
+        with blaming(self.registry.claimants(registered.provider)):
+            options = self.tokenizers.bind(ref.use, options) if kind == "loader" else options
         return Draft(
             kind=kind,
             id=ref.use,
             path=ref.path,
-            options=self.tokenizers.bind(ref.use, options) if kind == "loader" else options,
+            options=options,
             schedules=everything,
             registered=registered,
             counting=self.counting,

@@ -101,6 +101,9 @@ class _Reading:
         holds = f"{self.size.rows:,} rows" if self.size.rows is not None else f"{self.size.entries:,} entries"
         enough = int(self.rows / self.epochs + 1e-9)
         shorter = f" to {steps:,} steps, which fill whole batches" if (steps := int(enough / self.rows * self.steps + 1e-9)) else ""
+        data, rows = self.config.data, self.size.rows
+        if steps and rows and isinstance(data.batch_size, int) and self.rows == self.steps * data.batch_size and data.step_tokens is None:
+            shorter += f", or to `horizon: 1 epoch`, whose last step has the {rows - steps * data.batch_size:,} rows that are left"
         return self.config.problem(
             f"data.sources.{name}",
             f"one epoch of {holds} is all that it gives, as it does not repeat, and the run reads {most:,} rows, "

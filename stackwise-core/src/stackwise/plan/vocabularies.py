@@ -8,7 +8,8 @@ from typing import Any
 from attrs import frozen
 
 from stackwise.config import Experiment, PhaseConfig
-from stackwise.contracts.tokenizers import HasTokenizer, RunTokenizer, Tokenizers, shares_tokenizer
+from stackwise.contracts.answers import WrongAnswer
+from stackwise.contracts.tokenizers import RunTokenizer, Tokenizers, made_tokenizer, settings_of, shares_tokenizer
 from stackwise.curriculum.parts import Part
 from stackwise.errors import DataError, Problem, UserError
 from stackwise.plan.parts import Draft
@@ -66,7 +67,7 @@ def text_sources(
 
 
 def _text_source(name: str, part: Part | Draft, declared: PhaseConfig | Experiment, evaluation: str | None) -> TextSource | None:
-    settings = part.options.tokenizer_settings() if isinstance(part.options, HasTokenizer) else None
+    settings = settings_of(part.id, part.options)
     if settings is None:
         return None
     return TextSource(name=name, use=part.id, options=part.options, settings=settings, declared=declared, evaluation=evaluation)
@@ -95,9 +96,12 @@ def make_tokenizers(sources: Sequence[TextSource], known: Tokenizers) -> Tokeniz
             continue
         peers = [other for other in sources if other.shares_with(source) and other.evaluation is None] or [source]
         try:
-            tokenizer = source.options.make_tokenizer([peer.options for peer in peers])
+            tokenizer = made_tokenizer(source.use, source.options, [peer.options for peer in peers])
+        except WrongAnswer:
+            raise
         except UserError as error:
             raise type(error)(str(source.declared.problem(source.path, str(error)))) from error
+        assert tokenizer is not None  # data may be read here
         tokenizers = tokenizers.with_entry(RunTokenizer(use=source.use, settings=source.settings, tokenizer=tokenizer))
     return tokenizers
 
@@ -140,7 +144,7 @@ def vocabulary_problem(declared: PhaseConfig | Experiment, place: str, path: str
 
 def _vocabulary(source: TextSource, known: Tokenizers) -> str | None:
     """The vocabulary; None if data has to be read to know it."""
-    tokenizer = known.find(source.use, source.options) or source.options.make_tokenizer(None)
+    tokenizer = known.find(source.use, source.options) or made_tokenizer(source.use, source.options, None)
     return None if tokenizer is None else str(tokenizer.vocabulary)
 
 

@@ -143,7 +143,7 @@ class Objective:
         """Check the first batch that a task prepares.
 
         Raises:
-            ProviderError: it is no map of tensors; UserError for a task given in code.
+            ProviderError: it is not a map of tensors; UserError for a task given in code.
         """
         if self._looked_at_prepared:
             return
@@ -235,7 +235,7 @@ class Objective:
         """The task's loss of a batch, with the outputs of the reference where there is one, and what parts of the model add.
 
         Raises:
-            ProviderError: what the task returned is no loss; UserError for a task given in code.
+            ProviderError: what the task returned is not a loss; UserError for a task given in code.
             UserError: a loss of a part has no weight, or a weight has no loss.
         """
         return self.judged(model, self._outputs(model, prepared), prepared)

@@ -1,4 +1,6 @@
-"""Which process of a run this one is, as torchrun says it in the environment. Imports no torch, as the command line asks before it does."""
+"""Which process of a run this one is, as torchrun says it in the environment. It does without torch, because the command line needs it
+before torch is loaded.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,7 @@ class Place:
     """Among those of this machine."""
     host: str = ""
     job: str = ""
-    """The same in every attempt of one command; empty where nobody starts a run again."""
+    """The same in every attempt of one command; empty where runs are not restarted."""
     attempt: int = 0
 
     @property
@@ -40,7 +42,7 @@ class Place:
         """Read the environment.
 
         Raises:
-            UserError: torchrun's variables are there in part, or are no numbers.
+            UserError: torchrun's variables are there in part, or are not numbers.
         """
         if not environment.get("WORLD_SIZE") or environment["WORLD_SIZE"] == "1":
             return cls()

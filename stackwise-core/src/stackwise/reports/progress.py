@@ -39,7 +39,7 @@ class Progress:
     Args:
         schedule: the timeline to draw.
         stream: where to; standard error when left out.
-        quiet: whether to show only what went otherwise than planned.
+        quiet: whether to show only what did not go as planned.
         costs: of each phase, in any unit; what is left takes as long as what was done, by these. None: every step costs the same.
         compiles: whether the first step of a phase may compile, which is said.
     """
@@ -87,6 +87,8 @@ class Progress:
             self._begin(event)
             for bridge in event.bridges:
                 self.tell(f"      bridged {bridge}")
+            for note in event.notes:
+                self.say(f"      {note}")
         elif isinstance(event, PhaseEntered):
             self.tell(self._entry_text(event))
             self._entering = True
@@ -206,7 +208,7 @@ class Progress:
         return f"{text}; {carried}; {moments}{probe}; {event.seconds:.2f} s"
 
     def tell(self, text: str) -> None:
-        """A line that says that all goes as planned: none where it shall be quiet."""
+        """A line about what goes as planned; not shown when quiet."""
         if not self._quiet:
             self.say(text)
 
@@ -229,7 +231,7 @@ class Progress:
             return 80
 
     def _write(self, text: str) -> None:
-        """Write to the stream until it fails: its reader left, its disk is full, or its terminal is gone."""
+        """Write to the stream until it fails because its reader has left, its disk is full, or its terminal is gone."""
         if self._stream is None:
             return
         try:

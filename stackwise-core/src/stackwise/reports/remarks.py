@@ -1,4 +1,4 @@
-"""Remarks on what a plan may declare but hardly means."""
+"""Remarks on what a plan may declare but is hardly meant."""
 
 from __future__ import annotations
 

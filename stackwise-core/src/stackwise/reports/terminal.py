@@ -1,4 +1,4 @@
-"""Tables and sentences within the width of a terminal; elsewhere lines are as long as they are, for whoever searches them."""
+"""Tables and sentences within the width of a terminal; elsewhere lines are not wrapped, so that they can be searched."""
 
 from __future__ import annotations
 

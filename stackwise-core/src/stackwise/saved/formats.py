@@ -9,6 +9,7 @@ from typing import Any
 
 from stackwise.assembly.start import format_named, recognising
 from stackwise.config import load
+from stackwise.contracts.answers import calling
 from stackwise.contracts.tokenizers import Tokenizers
 from stackwise.errors import UserError, disk_errors
 from stackwise.host.discovery import discover
@@ -42,7 +43,8 @@ def write_folder(model: Model, about: Mapping[str, Any], directory: Path, name: 
     files = _files(tokenizers)
 
     def fill(fresh: Path) -> None:
-        form.write(model, fresh, origin, files)
+        with calling(known.id, "write"):
+            form.write(model, fresh, origin, files)
         for file, content in files.items():
             if not (fresh / file).exists():
                 (fresh / file).write_bytes(content)
@@ -77,8 +79,8 @@ def _check_plain(about: Mapping[str, Any], weight_adapters: bool) -> None:
         ),
         "gates that are not at 1 (export a later step)": about.get("gates"),
     }
-    if told := [what for what, there in beside.items() if there]:
-        raise UserError(f"a folder of another tool holds embedding, rack and head only, and this model has {'; '.join(told)}")
+    if besides := [what for what, there in beside.items() if there]:
+        raise UserError(f"a folder of another tool holds embedding, rack and head only, and this model has {'; '.join(besides)}")
 
 
 def _origin(run: Path, id: str, registry: Registry) -> Path | None:

@@ -14,15 +14,17 @@ from typing import Any
 import torch
 from attrs import evolve, field, frozen
 
+from stackwise.assembly.planning import make_plan
 from stackwise.config import load
+from stackwise.contracts.answers import calling, expect, is_number
 from stackwise.contracts.generation import GenerationSettings, Scores, TextCodec
 from stackwise.errors import StackwiseError, UserError, did_you_mean
 from stackwise.host.discovery import discover
 from stackwise.host.registry import blaming
 from stackwise.machine.placement import Placement
-from stackwise.plan import make_plan
 from stackwise.planes.model.initialisation import drawing_from
-from stackwise.saved.generate import TextModel, open_text_model
+from stackwise.saved.generate import open_text_model
+from stackwise.saved.task_model import TextModel
 from stackwise.storage.run_directory import CONFIG
 from stackwise.storage.tokenizers import read_tokenizers
 
@@ -232,7 +234,12 @@ class Asked:
             fitted = [self._fitted(*rows[i]) for i in places]
             task: Any = self.source.task
             tensors = [torch.tensor([*given, *rest], dtype=torch.long, device=self.device) for given, rest in fitted]
-            results |= zip(places, task.score(self.source.model, tensors, [len(given) for given, _ in fitted]), strict=True)
+            with blaming(self.source.providers), calling(self.source.task_id, "score"):
+                scores = task.score(self.source.model, tensors, [len(given) for given, _ in fitted])
+                fits = isinstance(scores, Sequence) and len(scores) == len(places)
+                fits = fits and all(isinstance(each, tuple) and len(each) == 2 and is_number(each[0]) for each in scores)
+                expect(fits, scores, f"a pair of ln p and whether it is the likeliest for each of {len(places)} rows")
+            results |= zip(places, scores, strict=True)
         return [results[i] for i in range(len(rows))]
 
     def _fitted(self, given: list[int], rest: list[int]) -> Row:

@@ -10,10 +10,11 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from stackwise.contracts.answers import calling, expect, expect_rows
 from stackwise.contracts.prediction import Predicts, ReadsRows
-from stackwise.errors import DataError, ProviderError, UserError, did_you_mean
+from stackwise.errors import DataError, UserError, did_you_mean
 from stackwise.host.registry import Registry, blaming
-from stackwise.saved.generate import TextModel, open_model
+from stackwise.saved.task_model import TextModel, open_model
 
 ARRAYS = ".safetensors"
 
@@ -42,13 +43,24 @@ def predict(run: Path | str, file: Path | str, *, source: str | None = None, row
             for fields in _arrays(file, rows):
                 yield from _plain(_predicted(model, fields))
         return
-    loader = _loader(model, source, file)
+    id, loader = _loader(model, source, file)
     with blaming(model.providers):
-        for batch in loader.rows_of(str(file), rows):
-            told, count = loader.tell(_predicted(model, batch)), len(next(iter(batch.values())))
-            if len(told) != count:
-                raise ProviderError(f"the loader told {len(told)} rows of {count} predictions: it tells one for each")
+        with calling(id, "rows_of"):
+            batches = iter(loader.rows_of(str(file), rows))
+        while (batch := _next(id, batches)) is not None:
+            predictions, count = _predicted(model, batch), len(next(iter(batch.values())))
+            with calling(id, "tell"):
+                told = loader.tell(predictions)
+                plain = isinstance(told, Sequence) and all(isinstance(row, Mapping) for row in told)
+                expect(plain and len(told) == count, told, f"a map for each of {count} rows")
             yield from told
+
+
+def _next(id: str, batches: Iterator[Any]) -> Mapping[str, torch.Tensor] | None:
+    """The next rows that a loader reads; None behind the last."""
+    with calling(id, "rows_of"):
+        batch = next(batches, None)
+        return None if batch is None else expect_rows(batch, len(next(iter(batch.values()))))
 
 
 def _predicting(task: object, id: str, registry: Registry) -> Any:
@@ -62,25 +74,18 @@ def _predicting(task: object, id: str, registry: Registry) -> Any:
 
 
 def _predicted(model: TextModel, batch: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
-    with torch.no_grad():
-        task: Any = model.task
-        predictions = task.predict(model.model, batch)
-    what, count = f"predict of task '{model.task_id}'", len(next(iter(batch.values())))
-    if not isinstance(predictions, Mapping) or not predictions:
-        raise ProviderError(f"{what} returned {type(predictions).__name__}: it returns a map from names to tensors")
-    for name, tensor in predictions.items():
-        if not isinstance(tensor, torch.Tensor) or not tensor.dim() or len(tensor) != count:
-            form = list(tensor.shape) if isinstance(tensor, torch.Tensor) else type(tensor).__name__
-            raise ProviderError(f"{what} returned {form} as '{name}' for {count} rows: an entry a row is wanted")
-    return predictions
+    task: Any = model.task
+    with calling(model.task_id, "predict"), torch.no_grad():
+        return expect_rows(task.predict(model.model, batch), len(next(iter(batch.values()))))
 
 
-def _loader(model: TextModel, source: str | None, file: Path) -> ReadsRows:
+def _loader(model: TextModel, source: str | None, file: Path) -> tuple[str, ReadsRows]:
+    """Id and options of the loader that reads the file."""
     options = model.options()
     if source is not None and source not in options:
         raise UserError(f"the run has no source '{source}'{did_you_mean(source, options)}")
     chosen = options if source is None else {source: options[source]}
-    found = next((each for each in chosen.values() if isinstance(each, ReadsRows)), None)
+    found = next(((model.sources.get(name, name), each) for name, each in chosen.items() if isinstance(each, ReadsRows)), None)
     if found is None:
         named = ", ".join(f"'{name}' ({model.sources.get(name, '?')})" for name in chosen) or "none is known here"
         raise UserError(
@@ -94,7 +99,7 @@ def _arrays(file: Path, rows: int) -> Iterator[dict[str, torch.Tensor]]:
     try:
         fields = load_file(file, backend="pread")
     except (OSError, SafetensorError) as error:
-        raise DataError(f"{file} is no readable safetensors file: {error}") from None
+        raise DataError(f"{file} is not a readable safetensors file: {error}") from None
     counts = {name: len(tensor) if tensor.dim() else 0 for name, tensor in fields.items()}
     if not counts or len(set(counts.values())) != 1 or not next(iter(counts.values())):
         raise DataError(f"{file}: every field has a row of its own for each row, and these have {counts}: mend the file")

@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 
+from stackwise.contracts.answers import calling, expect_rows
 from stackwise.contracts.generation import GeneratesFields
-from stackwise.errors import ProviderError, UserError
+from stackwise.errors import UserError
 from stackwise.host.registry import Registry, blaming
-from stackwise.saved.generate import open_model
+from stackwise.saved.task_model import open_model
 from stackwise.timeline.streams import step_seed, stream_key
 
 
@@ -30,20 +31,12 @@ def sample(run: Path | str, count: int, *, seed: int = 0) -> dict[str, torch.Ten
         ProviderError: a component that cannot be built, or that does not keep to its contract.
     """
     if count < 1:
-        raise UserError(f"count: {count} is no number of rows: it is at least 1")
+        raise UserError(f"count: {count} is not a number of rows: it is at least 1")
     source = open_model(Path(run), _making)
     task: Any = source.task
     generator = torch.Generator().manual_seed(step_seed(stream_key(seed, "generate"), 0))
-    with blaming(source.providers), torch.no_grad():
-        made = task.generate_fields(source.model, count, generator)
-    what = f"generate_fields of task '{source.task_id}'"
-    if not isinstance(made, dict) or not made:
-        raise ProviderError(f"{what} returned {type(made).__name__}: it returns a dict from fields to tensors")
-    for name, tensor in made.items():
-        if not isinstance(tensor, torch.Tensor) or not tensor.dim() or len(tensor) != count:
-            form = list(tensor.shape) if isinstance(tensor, torch.Tensor) else type(tensor).__name__
-            raise ProviderError(f"{what} returned {form} as '{name}' for {count} rows: an entry a row is wanted")
-    return made
+    with blaming(source.providers), calling(source.task_id, "generate_fields"), torch.no_grad():
+        return dict(expect_rows(task.generate_fields(source.model, count, generator), count))
 
 
 def _making(task: object, id: str, registry: Registry) -> Any:

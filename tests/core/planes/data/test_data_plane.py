@@ -347,7 +347,7 @@ def test_what_is_no_stream_of_batches_is_refused(source: list[Any], rows: int | 
 def test_a_loader_stays_itself_and_what_is_neither_is_refused() -> None:
     loader = Counting(0)
     assert as_loader(loader) is loader
-    with pytest.raises(DataError, match="a int is no data"):
+    with pytest.raises(DataError, match="a int is not data"):
         as_loader(5)
 
 

@@ -53,12 +53,21 @@ class Called:
             self._look(made)
         return made
 
-    def _look_at_hidden(self, hidden: Any) -> None:
+    def linear(self, hidden: Tensor, **side: Tensor) -> Any:
+        """What a head makes whose last step may be left to the task; errors as above."""
+        head: Any = self._module
+        with calling(self._component, "forward_linear"):
+            made = head.forward_linear(hidden, **side)
+            if self._look is not None:
+                self._look(made, "forward_linear")
+        return made
+
+    def _look_at_hidden(self, hidden: Any, callback: str = "forward") -> None:
         if not isinstance(hidden, Tensor) or (self._dims is not None and hidden.dim() != self._dims):
-            with calling(self._component, "forward"):
+            with calling(self._component, callback):
                 expect(False, hidden, "a tensor" if self._dims is None else f"a tensor of {self._dims} dimensions")
 
-    def _look_at_outputs(self, outputs: Any) -> None:
+    def _look_at_outputs(self, outputs: Any, callback: str = "forward") -> None:
         if self._outputs and not (isinstance(outputs, Mapping) and all(name in outputs for name in self._outputs)):
-            with calling(self._component, "forward"):
+            with calling(self._component, callback):
                 expect(False, outputs, f"a map with the outputs {', '.join(self._outputs)}")

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from stackwise.contracts.answers import calling, expect
 from stackwise.contracts.protocols import Batch, PartwiseRack
 from stackwise.curriculum.states import ModelState
 from stackwise.errors import UserError
@@ -22,11 +23,11 @@ from stackwise.planes.model.module import Model
 from stackwise.planes.model.row_store import RowStore
 
 _LOOKUPS = 20_000
-"""Rows after which a store that never found one is given up as an error: rows do not come again as they are."""
+"""Number of rows after which a store in which no row was ever found again is an error."""
 
 
 class FrozenPrefix:
-    """The frozen blocks at the begin of a model, and what they made of rows so far.
+    """The frozen blocks at the start of a model, and their outputs for the rows seen so far.
 
     Args:
         model: wired, with its trained parameters marked.
@@ -61,9 +62,7 @@ class FrozenPrefix:
             UserError: what enters the lowest trained block is drawn, or trained.
             DiskError: the disk is full.
         """
-        rack: Any = self._model.rack
-        hidden: torch.Tensor = rack.forward_blocks(self.entering(batch), self.blocks, None, **self._model.side(batch))
-        return hidden
+        return self._run(self.entering(batch), self.blocks, None, batch)
 
     def entering(self, batch: Batch) -> torch.Tensor:
         """The hidden state that enters the lowest trained block, [rows, ...]."""
@@ -89,6 +88,13 @@ class FrozenPrefix:
         assert store is not None  # a batch has a row
         return store.get(keys).to(device)
 
+    def _run(self, hidden: torch.Tensor, start: int, stop: int | None, batch: Batch) -> torch.Tensor:
+        rack: Any = self._model.rack
+        with calling(self._model.components.get("rack", ""), "forward_blocks"):
+            made: torch.Tensor = rack.forward_blocks(hidden, start, stop, **self._model.side(batch))
+            expect(isinstance(made, torch.Tensor) and made.dim() == hidden.dim(), made, f"a tensor of {hidden.dim()} dimensions")
+        return made
+
     def measured(self, batch: Batch) -> tuple[tuple[int, ...], torch.dtype]:
         """Shape and dtype of what is kept of each row of a batch.
 
@@ -99,8 +105,7 @@ class FrozenPrefix:
         return tuple(made.shape[1:]), made.dtype
 
     def _made(self, row: Batch) -> torch.Tensor:
-        rack: Any = self._model.rack
-        made: torch.Tensor = rack.forward_blocks(self._model.into_rack(row, {}), 0, self.blocks, **self._model.side(row))
+        made = self._run(self._model.into_rack(row, {}), 0, self.blocks, row)
         if made.requires_grad:
             raise UserError(
                 "model.cache: something trained lies in front of the lowest trained block (a table of positions, a norm, an adapter): "
@@ -187,7 +192,7 @@ def _moving(model: Model, state: ModelState, *, gated: bool) -> str:
 
 
 def _digest(model: Model) -> bytes:
-    """Of everything in front of the head that stands still."""
+    """Of everything in front of the head that does not change."""
     digest = blake2b(digest_size=16)
     still = {name: p for name, p in model.named_parameters() if not p.requires_grad} | dict(model.named_buffers())
     for name, tensor in still.items():

@@ -171,7 +171,7 @@ class Model(nn.Module):
     ) -> Mapping[str, torch.Tensor]:
         """The outputs of the head; those named `linear` said and not made, where nothing between head and task has to look at them."""
         if linear and not (self._outputs or self.head._forward_hooks or self._head.reporter) and isinstance(self.head, LinearHead):
-            return _linear_outputs(self.head.forward_linear(hidden, **side), linear)
+            return _linear_outputs(self._head.linear(hidden, **side), linear)
         made: Mapping[str, torch.Tensor] = self._head(reported, hidden, **side)
         return made
 

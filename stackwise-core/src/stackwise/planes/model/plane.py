@@ -47,9 +47,10 @@ from stackwise.planes.model.state import (
     same_values,
     unheld,
 )
-from stackwise.planes.model.transfer import ModelReceipt, Source, check_new, load, origins, sources, zero_residuals
+from stackwise.planes.model.transfer import Lay, ModelReceipt, Source, check_new, keep_whole, load, origins, sources, zero_residuals
 from stackwise.planes.model.weight_adapters import Attached, merge, targets
 from stackwise.planes.model.whole import check_blocks, check_unwrapped
+from stackwise.planes.shards import move, whole
 
 MAX_PARAMETERS = 2**40
 """Of one model: 4 TiB in float32, more than one device holds."""
@@ -86,6 +87,8 @@ class ModelPlane:
         """Initial values of buffers that are not persistent."""
         self._infinite: dict[str, torch.Tensor] = {}
         """Initial values of buffers that their module built with infinities or nan in them, as masks."""
+        self.lay: Lay = keep_whole
+        """Puts new parameters where they will live."""
         self.cache_folder: Path | None = None
         """Where hidden states are kept on disk (`model.cache`); the system's folder for temporary files when None."""
         self.model: Model
@@ -227,7 +230,7 @@ class ModelPlane:
         kept = {} if before is None else settle_sources(origin_of, self._frozen(state, new), self.model, settle)
         merged = self._merge(before, state, new, source, settle) if boundary.enter.weight_adapters == "merge" else ()
         receipt = self._fill(start, old, new, origin_of, state, kept)
-        new.to(self._device)
+        move(new, self._device)
         carry_state(old_state, new, source, self._changed_buffers())
         if before is not None:
             zero_residuals(new, path, residual_outputs, boundary.blocks, {*receipt.fresh, *receipt.copied})
@@ -241,8 +244,8 @@ class ModelPlane:
         """Fill the new model from the weights to start from, or else from the old model."""
         dtypes = {name: _dtype(state.precision.get(_part_of(name))) for name in origins}
         if start is not None:
-            return fill_start(start, old, new, origins, device=self._device, dtype_of=dtypes.get)
-        return load(old, new, origins, device=self._device, dtype_of=dtypes.get, kept=kept)
+            return fill_start(start, old, new, origins, device=self._device, dtype_of=dtypes.get, lay=self.lay)
+        return load(old, new, origins, device=self._device, dtype_of=dtypes.get, kept=kept, lay=self.lay)
 
     def _fresh(self, new: Model, boundary: Boundary, drop: Sequence[str]) -> set[str]:
         parameters = dict(new.named_parameters())
@@ -295,7 +298,7 @@ class ModelPlane:
             with explaining_ties(new):
                 paths = targets(new, declared.select, name)
             for path in paths:
-                weight, step = new.get_parameter(f"{path}.weight"), built.get(WEIGHT_ADAPTERS, boundary.step)
+                weight, step = whole(new.get_parameter(f"{path}.weight")), built.get(WEIGHT_ADAPTERS, boundary.step)
                 attached[name, path] = self._build_part(f"{WEIGHT_ADAPTERS}{name}.{path}", declared.part, step, weight)
         new.attach(attached)
         return new

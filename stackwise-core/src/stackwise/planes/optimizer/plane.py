@@ -23,7 +23,7 @@ from stackwise.planes.optimizer.groups import Values, group_parameters, selectio
 from stackwise.planes.optimizer.loss_scale import LossScale
 from stackwise.planes.optimizer.masters import Masters
 from stackwise.planes.optimizer.moments import Carried, Crossing, Kept, MomentsReceipt
-from stackwise.planes.optimizer.named_optimizer import NamedOptimizer
+from stackwise.planes.optimizer.named_optimizer import NamedOptimizer, laid_entries
 from stackwise.planes.optimizer.weight_copies import SIXTEEN_BITS, learning_dtype
 
 BuildOptimizer = Callable[[Part, float, Sequence[ParameterGroup]], torch.optim.Optimizer]
@@ -266,7 +266,7 @@ class OptimizerPlane:
         trainable = {name: learning[name] for name, parameter in parameters.items() if parameter.requires_grad}
         groups = group_parameters(state, trainable, t, warming=warming, frozen=parameters.keys() - trainable.keys())
         followed = {group.name: frozenset(group.curves) for group in state.groups}
-        fault = ProviderError if state.part.given is None else UserError  # a user's own callable is no provider
+        fault = ProviderError if state.part.given is None else UserError  # a user's own callable is not a provider
         new = NamedOptimizer(self._build(state.part, t, groups), trainable, followed, fault)
         same = last is not None and last.part.id == state.part.id and type(new.torch) is type(self.optimizer)
         if last is not None and not same:
@@ -333,11 +333,16 @@ class OptimizerPlane:
             UserError: state of another shape than the parameter of that name.
         """
         self._named.load_entries(state)
-        self._parked |= {name: Kept(entries=dict(entries)) for name, entries in state.items() if name not in self._named.parameters}
+        self._parked |= {
+            name: Kept(entries=laid_entries(entries, self._model[name]))
+            for name, entries in state.items()
+            if name not in self._named.parameters
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """Optimizer state by canonical parameter name, and what the optimizer itself changed in its groups; live, not copies."""
         return {
+            "of": type(self._named.torch).__name__,
             "parameters": self.state_by_name(),
             "groups": self._named.counts(),
             "parked": {name: {"moments": kept.powers, "changed": dict(kept.counts)} for name, kept in self._parked.items()},
@@ -370,14 +375,18 @@ class OptimizerPlane:
         """Restore what `state_dict` returned into an optimizer that was entered into the same declared state.
 
         Raises:
-            UserError: state of another shape than the parameter of that name, or another number of groups.
+            UserError: state of another optimizer, of another shape than the parameter of that name, or another number of groups.
         """
+        if state.get("of", own := type(self._named.torch).__name__) != own:
+            raise UserError(f"the saved state is of the optimizer {state['of']}, and {own} is declared: change it in a phase to come")
         if (state["average"] is None) != (self.average is None) or (state["reaction"] is None) != (self.reaction is None):
             raise UserError("an average or a reaction was saved and is not declared, or is declared and was not saved")
         self._named.load(state["parameters"], state["groups"])
         frozen = {name: entries for name, entries in state["parameters"].items() if name not in self._named.parameters}
         said = {name: Kept(powers=saved["moments"], counts=saved["changed"]) for name, saved in state.get("parked", {}).items()}
-        self._parked = {name: attrs.evolve(said.get(name, Kept()), entries=dict(entries)) for name, entries in frozen.items()}
+        self._parked = {
+            name: attrs.evolve(said.get(name, Kept()), entries=laid_entries(entries, self._model[name])) for name, entries in frozen.items()
+        }
         self._masters.load(state.get("masters", {}), self._model)
         if self.loss_scale is not None:
             self.loss_scale.load_state_dict(state["loss_scale"])
