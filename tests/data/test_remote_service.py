@@ -1,4 +1,4 @@
-"""`s3://` against a service on this machine (moto, by s3fs): found, copied once, copied anew when it changes, named when it is not there."""
+"""`s3://` against a service on this machine (moto, by s3fs): found, copied once, copied anew when changed, named when not there."""
 
 from __future__ import annotations
 
