@@ -94,16 +94,27 @@ IN_EACH = f"import sys; sys.path[:0] = [{str(Path(__file__).parent)!r}]; import 
 """Executed by every process of a fork server."""
 
 
-def largest_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
-    """Of the tensors of two maps, the largest distance in the L2 norm relative to the tensor's own norm."""
+def apart(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    """The distance of all tensors of two maps as one vector, relative to its length: ‖a − b‖ / ‖a‖.
+
+    Of a single tensor that would say less: the second matrix of an adapter begins at zero, and after a few steps the rounding of sums is
+    1e-4 of what little it holds.
+    """
     assert one.keys() == other.keys(), one.keys() ^ other.keys()
-    return max((_apart(one[name], other[name]) for name in one), default=0.0)
+    assert all(one[name].shape == other[name].shape and one[name].dtype == other[name].dtype for name in one)
+    lengths = [
+        torch.cat([torch.zeros(1).double(), *(t.double().flatten() for t in each)]).norm() for each in (one.values(), _minus(one, other))
+    ]
+    return float(lengths[1] / lengths[0]) if lengths[0] else float(lengths[1])
 
 
-def _apart(one: torch.Tensor, other: torch.Tensor) -> float:
-    assert one.shape == other.shape and one.dtype == other.dtype
-    left, right = one.double(), other.double()
-    return float((left - right).norm() / left.norm().clamp(min=1e-3))
+def _minus(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+    return [one[name].double() - other[name].double() for name in one]
+
+
+def farthest(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    """The largest such distance of a single tensor, of those that are not all but zero."""
+    return max((apart({name: one[name]}, {name: other[name]}) for name in one if one[name].double().norm() > 1e-3), default=0.0)
 
 
 LINEAR: tuple[dict[str, Any], ...] = (

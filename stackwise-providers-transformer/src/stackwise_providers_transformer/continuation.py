@@ -156,7 +156,7 @@ def check_prompt(model: Forward, prompt_T: torch.Tensor, positions: int, setting
     """Refuse ids that the model has no vector for, and rows longer than a table of learned positions.
 
     Raises:
-        UserError: so it is.
+        UserError: there are such ids, or the row is too long.
     """
     vocab, longest = _option(model, "embedding", "vocab"), _option(model, "rack", "max_positions")
     if vocab is not None and bool((prompt_T >= vocab).any()):
@@ -186,7 +186,7 @@ def _growing_rows(model: Forward, positions: int, *, cached: bool) -> Iterator[b
 
 
 def _keeps_places_apart(model: Forward) -> bool:
-    """Whether places meet in the rack's attention alone: another embedding, head or adapter might look at the whole row."""
+    """Whether positions interact only in the rack's attention: another embedding, head or adapter might look at the whole row."""
     embedding, head, adapters = (getattr(model, name, None) for name in ("embedding", "head", "adapters"))
     return isinstance(embedding, TokenEmbedding) and isinstance(head, LMHead | WrappedHead) and not adapters
 

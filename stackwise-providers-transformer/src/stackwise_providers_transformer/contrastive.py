@@ -53,7 +53,7 @@ class Contrastive:
             UserError: rows of several texts, or a batch of one row, in which there is nothing to tell apart; a mask for one view alone.
         """
         if "segments" in batch:
-            raise UserError("segments: a row is one thing, and several texts stand in it: deliver no `segments`")
+            raise UserError("segments: a row becomes one vector, but it holds several texts: deliver no `segments`")
         views = [batch, batch]
         if self.options.views == "pair":
             views[1] = {name.removeprefix(OTHER): field for name, field in batch.items() if name.startswith(OTHER)}

@@ -19,7 +19,7 @@ OTHER = "other_"
 
 @frozen(kw_only=True)
 class ContrastiveOptions:
-    """Two views of one thing find each other among those of a batch."""
+    """Each view of a row is to find the other view of that row among those of the batch."""
 
     input: RowInput = option(
         "tokens",

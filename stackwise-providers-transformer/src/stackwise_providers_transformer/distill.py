@@ -41,7 +41,7 @@ class Distill(ContinuesPrompts):
         self.temperature, self.soft = options.temperature, options.soft
 
     def get_spec(self) -> TaskSpec:
-        """As causal language modelling, beside a teacher."""
+        """As for causal language modelling, with a frozen teacher."""
         return self.options.to_spec()
 
     def apply_values(self, values: Mapping[str, float]) -> None:

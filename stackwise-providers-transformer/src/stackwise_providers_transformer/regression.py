@@ -32,7 +32,7 @@ class Regression:
             DataError: a target that is not finite.
         """
         if "segments" in batch:
-            raise UserError("segments: a row has one target, and several texts stand in it: deliver no `segments`")
+            raise UserError("segments: a row has one target, but it holds several texts: deliver no `segments`")
         target_BK = batch["target"].float()
         if not bool(target_BK.isfinite().all()):
             raise DataError("target: a row has NaN or infinity to predict: drop or fill it")

@@ -6,15 +6,18 @@ These are the matrix products of model and loss; elementwise operations of the m
 from __future__ import annotations
 
 from collections import Counter
+from copy import deepcopy
 
 import torch
 from attrs import Factory, asdict, define, frozen
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from stackwise.assembly.prepared_shapes import Shapes, prepared_shapes
+from stackwise.assembly.references import outline
 from stackwise.assembly.workshop import Workshop
 from stackwise.contracts.answers import WrongAnswer
-from stackwise.contracts.specs import TaskSpec
+from stackwise.contracts.specs import AT_ENTRY, TaskSpec
 from stackwise.curriculum.parts import Part
 from stackwise.curriculum.schedule import CompiledPhase
 from stackwise.curriculum.states import BatchShape, TrainingState
@@ -32,7 +35,8 @@ class StepFlops:
     """What one step of a phase costs."""
 
     model: int
-    """Forward and backward of every micro-batch, each block computed once."""
+    """Forward and backward of every micro-batch, each block computed once; and the forward passes that the task asks for, of the model
+    while it prepares a batch, and of the model that it compares with."""
     recompute: int = 0
     """What `run.parallel.recompute` has computed again; no part of a budget, since it changes nothing that is trained."""
     optimizer: int | None = None
@@ -55,6 +59,8 @@ class FlopCounts:
     plan: Plan
     shop: Workshop
     _computes: object = None
+    _compared: tuple[object, nn.Module | None] = (None, None)
+    """The task and the place of what it compares with, and that model."""
     _flops: dict[Shape, tuple[int, int] | None] = Factory(dict)
 
     def of(self, phase: CompiledPhase, model: Model, shape: BatchShape) -> StepFlops | None:
@@ -71,19 +77,35 @@ class FlopCounts:
         state = phase.state
         if state is None:
             return None
-        if (computes := _computation(self.plan, phase, state)) != self._computes:
+        reference = self._reference(phase, state, model)
+        if (computes := (computation(self.plan, phase, state), id(reference))) != self._computes:
             self._computes, self._flops = computes, {}
         once = again = 0
         for rows, count in Counter(shape.micro_batches).items():
             batch = rows, shape.seq_len
             if batch not in self._flops:
-                self._flops[batch] = self._of_batch(phase, state, model, batch)
+                self._flops[batch] = self._of_batch(phase, state, model, batch, reference)
             if (flops := self._flops[batch]) is None:
                 return None
             once, again = once + count * flops[0], again + count * flops[1]
         return StepFlops(once, again)
 
-    def _of_batch(self, phase: CompiledPhase, state: TrainingState, model: Model, shape: Shape) -> tuple[int, int] | None:
+    def _reference(self, phase: CompiledPhase, state: TrainingState, model: Model) -> nn.Module | None:
+        """The model that the task compares with: a copy as the model is when the task begins, or one from outside the run."""
+        wanted = (state.task.structure, state.reference)
+        if wanted != self._compared[0]:
+            held: nn.Module | None = None
+            if state.reference is not None:
+                try:
+                    held = deepcopy(model) if state.reference == AT_ENTRY else outline(self.plan.registry, state.reference, model)
+                except UserError as error:
+                    raise ConfigError([self.plan.experiment.phases[phase.index].problem("task.reference", str(error))]) from None
+            self._compared = wanted, held
+        return self._compared[1]
+
+    def _of_batch(
+        self, phase: CompiledPhase, state: TrainingState, model: Model, shape: Shape, reference: nn.Module | None
+    ) -> tuple[int, int] | None:
         """FLOPs of a batch, and those of what is computed again."""
         drafts = self.plan.joined[phase.index].drafts
         if not isinstance(drafts.task.spec, TaskSpec):
@@ -97,7 +119,8 @@ class FlopCounts:
             if self.plan.experiment.run.parallel.recompute == "blocks":
                 with recomputing(model):
                     again = _count(model, shapes) - once
-            return once + sum(_asked(model, question) for question in questions), again
+            compared = 0 if reference is None else _asked(reference, shapes)
+            return once + compared + sum(_asked(model, question) for question in questions), again
         except (ProviderError, ConfigError, WrongAnswer):
             raise
         except UserError as error:
@@ -126,8 +149,8 @@ def _count(model: Model, shapes: Shapes) -> int:
     return counter.get_total_flops()
 
 
-def _asked(model: Model, shapes: Shapes) -> int:
-    """FLOPs of one forward pass, as a task asks for it while it prepares a batch."""
+def _asked(model: nn.Module, shapes: Shapes) -> int:
+    """FLOPs of one forward pass, as a task asks for it while it prepares a batch, or compares with."""
     counter = FlopCounterMode(display=False)
     batch = {name: torch.zeros(shape, dtype=dtype, device="meta") for name, (shape, dtype) in shapes.items()}
     with counter, torch.no_grad():
@@ -135,7 +158,7 @@ def _asked(model: Model, shapes: Shapes) -> int:
     return counter.get_total_flops()
 
 
-def _computation(plan: Plan, phase: CompiledPhase, state: TrainingState) -> object:
+def computation(plan: Plan, phase: CompiledPhase, state: TrainingState) -> object:
     """What the cost of a batch depends on beside its shape."""
     joined, model = plan.joined[phase.index], state.model
     parts = [state.task, model.embedding, model.rack, model.head, *(part for group in model.adapters.values() for part in group)]

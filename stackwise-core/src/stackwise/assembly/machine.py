@@ -11,6 +11,7 @@ from stackwise.assembly.notes import log_notes
 from stackwise.assembly.planning import make_plan
 from stackwise.assembly.references import load_reference
 from stackwise.assembly.start import read_start
+from stackwise.assembly.stateless import check_stateless
 from stackwise.assembly.vocabularies import check_vocabularies
 from stackwise.assembly.workshop import Workshop, read_first_rows
 from stackwise.config import Experiment
@@ -66,6 +67,8 @@ def _assemble(plan: Plan, observers: Observers | None, ranks: Ranks | None) -> T
     evaluations = [shop.evaluation(declared, placement) for declared in plan.evaluations]
     check_vocabularies(plan, data, evaluations)
     _check_boundaries(plan)
+    if ranks is not None:
+        check_stateless(plan, shop)
     sharding = None
     if ranks is not None and run.parallel.shard > 1:
         from stackwise.processes.sharding import Sharding  # FSDP2 takes a while to import, and most runs divide no model

@@ -198,7 +198,7 @@ def _type(annotation: object) -> str:
 
 
 def _ordered(literal: re.Match[str]) -> str:
-    """Choices by name: typing takes two sets of equal ones for one, and gives whichever order it met first."""
+    """Choices sorted by name: typing caches sets of equal choices, so their order depends on which was seen first."""
     return f"Literal[{', '.join(sorted(literal[1].split(', ')))}]"
 
 

@@ -113,7 +113,7 @@ def metric_problems(experiment: Experiment, tasks: Measured) -> Iterator[Problem
 
 
 def time_problems(experiment: Experiment) -> Iterator[Problem]:
-    """Where a duration is a time, what a step of each phase takes has to be known; where none is, nobody asks."""
+    """Where a duration is a time, what a step of each phase takes has to be known; where none is, nothing is asked."""
     declared, names = experiment.run.step_seconds, [phase.name for phase in experiment.phases]
     if not counts(experiment.resolved, "seconds"):
         if declared is not None:

@@ -1,4 +1,6 @@
-"""A board that all processes of a run can read and write, beside the exchange of gradients: who failed, who is busy, who still lives."""
+"""A board that all processes of a run can read and write, beside the exchange of gradients: which failed, which are busy, which are
+alive.
+"""
 
 from __future__ import annotations
 

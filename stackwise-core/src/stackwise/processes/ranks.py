@@ -64,7 +64,7 @@ class Ranks:
 
         Raises:
             EndedTogether: another process failed and has said why.
-            RankLost: another process is gone without a word.
+            RankLost: another process is gone without saying why.
         """
         try:
             with self.watch.waiting():
@@ -109,7 +109,7 @@ class Ranks:
             parts: of a model that is divided; processes that hold the same part have the same.
 
         Raises:
-            UserError: somebody has something else; rank, host and item are named.
+            UserError: a process has something else; rank, host and item are named.
         """
         all_items = self.gather(dict(items))
         for rank, theirs in enumerate(all_items):
@@ -132,7 +132,7 @@ class Ranks:
             self.board.mark_busy("")
 
     def _what_happened(self, error: RuntimeError) -> Exception:
-        """Why an exchange failed: another process posted a failure before it left, or is gone without a word."""
+        """Why an exchange failed: another process posted a failure before it left, or is gone without saying why."""
         deadline = monotonic() + _POST_S
         while (failure := self.board.failure()) is None and monotonic() < deadline:
             sleep(0.05)
@@ -148,7 +148,7 @@ class Ranks:
         return EndedTogether(failure.exit_code if failure is not None else RankLost.exit_code)
 
     def post(self, error: BaseException) -> BaseException:
-        """Tell the others why this process fails; the error to raise, which is another one if somebody failed before."""
+        """Post why this process fails. Returns the error to raise: that of another process if one failed before."""
         if isinstance(error, EndedTogether | RankLost):
             return error
         self._let_the_first_speak()
@@ -168,7 +168,7 @@ class Ranks:
             sleep(0.02)
 
     def _let_the_first_speak(self) -> None:
-        """Most failures are the same everywhere, and it is the first process that people read."""
+        """Most failures are the same in all processes, and people read the output of the first."""
         deadline = monotonic() + _FIRST_SPEAKS_S
         while not self.is_first and self.board.failure() is None and monotonic() < deadline:
             sleep(0.05)

@@ -11,7 +11,7 @@ from stackwise.reports.record import RunRecord, Steps, flops_at, read_steps
 from stackwise.reports.sampling import extremes, smoothed
 
 BUCKETS, FEWEST_BUCKETS = 900, 120
-"""Stretches of a curve of one run, and of each of many."""
+"""Number of stretches that a curve is divided into, for one run and for each of several."""
 SMOOTH_SHARE = 0.01
 """Half-life of the smoothed curves, as a share of the run."""
 
@@ -67,7 +67,7 @@ def _timeline(plan: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _ends(column: np.ndarray) -> np.ndarray:
-    """Indices at which a column ceases to say anything, so that its curve ends there."""
+    """Indices at which a column has its last value, so that its curve ends there."""
     known = np.isfinite(column)
     return np.flatnonzero(known[:-1] & ~known[1:]) + 1
 
@@ -87,7 +87,7 @@ def _columns(record: RunRecord, steps: Steps) -> dict[str, np.ndarray]:
 
 
 def _rates(record: RunRecord, steps: np.ndarray, columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Every learning rate over the whole run: where a phase has one alone, the log says it as `lr`, and the plan knows its name."""
+    """Every learning rate over the whole run. Where a phase has only one, the log calls it `lr`, and its name is in the plan."""
     rates = {name: column.copy() for name, column in columns.items() if name.startswith("rates.")}
     alone = ~np.any([np.isfinite(column) for column in rates.values()], axis=0)
     groups = [next(iter(lane["optimizer"]["groups"]), "default") for lane in record.plan.get("lanes", ())] or ["default"] * len(

@@ -272,7 +272,7 @@ def _last_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def _manifests(folder: Path) -> Iterator[dict[str, Any]]:
-    """What the checkpoints say of themselves; `stackwise doctor` is who verifies them."""
+    """The manifests of the checkpoints, unverified; `stackwise doctor` verifies them."""
     for path in sorted(folder.glob("step-*/manifest.json")):
         content = _object(path)
         if isinstance(content.get("step"), int):

@@ -49,7 +49,7 @@ def library(asker: str) -> Any:
 
 @contextmanager
 def quiet(hf: Any) -> Iterator[None]:
-    """Without the library's bars and its advice on the terminal; what matters is raised."""
+    """Without the library's progress bars and advice on the terminal; its errors are raised."""
     log = hf.utils.logging
     verbosity, bars = log.get_verbosity(), log.is_progress_bar_enabled()
     log.set_verbosity_error()
@@ -140,7 +140,7 @@ class _Given:
 
 
 class HandsOn(nn.Module):
-    """Stands in the place of a base model: the hidden state comes back as it is."""
+    """Takes the place of a base model: returns the hidden state unchanged."""
 
     @property
     def decoder(self) -> HandsOn:
@@ -286,8 +286,8 @@ def _first_position(model: Any) -> int:
 def _shapes_only(base: Any, hidden_BTD: torch.Tensor, given: dict[str, torch.Tensor]) -> torch.Tensor:
     """The shape of what a base model returns, and the price of it, on the meta device.
 
-    The library looks into a mask of two dimensions, and for jumps among positions where there is none; a mask of four it takes as it is.
-    Models that build their own masks take none of those.
+    The library reads the values of a mask with two dimensions, and looks for jumps in the positions where there is none; a mask with four
+    dimensions it uses as it is. Models that build their own masks do not accept one.
     """
     batch, time = hidden_BTD.shape[:2]
     whole_B1TT = torch.ones(batch, 1, time, time, dtype=torch.bool, device=hidden_BTD.device)

@@ -1,4 +1,4 @@
-"""Its state dicts, as a format of folders: `rack.pt`, or any one file of torch beside nothing else of torch."""
+"""The state dicts of stack-wise, as a format of folders: `rack.pt`, or the only torch file in the folder."""
 
 from __future__ import annotations
 
