@@ -22,7 +22,7 @@ from stackwise.planes.optimizer.average import WeightAverage
 from stackwise.planes.optimizer.groups import Values, group_parameters, selection
 from stackwise.planes.optimizer.loss_scale import LossScale
 from stackwise.planes.optimizer.masters import Masters
-from stackwise.planes.optimizer.moments import Carried, Crossing, Kept, MomentsReceipt
+from stackwise.planes.optimizer.moments import Crossing, Kept, MomentsReceipt, park
 from stackwise.planes.optimizer.named_optimizer import NamedOptimizer, laid_entries
 from stackwise.planes.optimizer.weight_copies import SIXTEEN_BITS, learning_dtype
 
@@ -274,7 +274,7 @@ class OptimizerPlane:
             masters.go_on_from(learned, receipt)
         carried = self._crossing(receipt, parameters, same, policy).carry(old, learning, new.powers())
         new.go_on(carried.entries, carried.counted if same else {})
-        self._parked = _park(carried, trainable)
+        self._parked = park(carried, trainable)
         self._settled, self._copied_at_rest, self._masters = set(), set(), masters
         self._hold(new, parameters)
         return carried.receipt
@@ -395,9 +395,3 @@ class OptimizerPlane:
         if self.reaction is not None:
             with calling(self._reaction_id, "load_state_dict"):
                 self.reaction.load_state_dict(state["reaction"])
-
-
-def _park(carried: Carried, trainable: Collection[str]) -> dict[str, Kept]:
-    """What goes on of parameters that do not learn now, with the rule and the counts of the torch group they came from."""
-    frozen = {name: entries for name, entries in carried.entries.items() if name not in trainable}
-    return {name: attrs.evolve(carried.counted.get(name, Kept()), entries=entries) for name, entries in frozen.items()}
