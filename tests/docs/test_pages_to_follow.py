@@ -81,6 +81,7 @@ BEFORE: dict[str, Callable[[Path], None]] = {
 """Page → what stands in the reader's folder already; else notes."""
 
 ELSEWHERE: dict[str, str] = {
+    "how-to/from-a-training-script.md": "third_party/test_from_a_training_script.py",
     "how-to/hugging-face.md": "docs/test_hugging_face_page.py",
     "how-to/module.md": "docs/test_module_page.py",
     "how-to/reports.md": "docs/test_reports_page.py",
@@ -88,6 +89,7 @@ ELSEWHERE: dict[str, str] = {
     "how-to/several-processes.md": "faults/test_several_processes.py",
     "how-to/speed.md": "core/cli/test_start_up.py",
     "how-to/troubleshooting.md": "docs/test_reference.py",
+    "how-to/write-a-provider.md": "docs/test_write_a_provider.py",
 }
 """Page → the test that holds what it says, because it takes more than a folder and a command line."""
 

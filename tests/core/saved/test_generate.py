@@ -18,7 +18,8 @@ import stackwise
 from stackwise import GenerationSettings, UserError, generate
 from stackwise.cli import main
 from stackwise.runs.run import run
-from stackwise.saved.generate import Ear, open_text_model
+from stackwise.saved.generate import open_text_model
+from stackwise.saved.text_pieces import Continuation
 
 HALF, LAST = 50, 100
 GREEDY = GenerationSettings(tokens=12, temperature=0)
@@ -239,7 +240,11 @@ def test_a_task_that_loses_the_prompt_is_the_providers_fault(here: Path, monkeyp
     directory = trained(here, run={"horizon": "1 steps", "device": "cpu"})
     monkeypatch.setattr(CausalLM, "generate", lambda self, model, prompt, settings, generator: prompt + 1)
     refused = call(directory, "--prompt", "a", "--tokens", "1")
-    assert refused.exit_code == 3 and "task 'transformer.causal-lm' gave 1 ids" in refused.output
+    assert (
+        refused.exit_code == 3
+        and "transformer.causal-lm of stackwise-providers-transformer" in refused.output
+        and "in generate: " in refused.output
+    )
 
 
 # -- several prompts, ends and pieces -------------------------------------------------------------------------------------
@@ -285,9 +290,9 @@ def test_a_letter_is_told_once_all_of_its_bytes_are_there() -> None:
         def decode(self, ids: Any) -> str:
             return bytes(ids).decode(errors="replace")
 
-    ear = Ear(Bytes(), ("END",))
-    told = [ear.take(byte) for byte in "aé€ EN, END".encode()]
+    continuation = Continuation(Bytes(), ("END",))
+    told = [continuation.take(byte) for byte in "aé€ EN, END".encode()]
     assert "".join(str(piece) for piece, _ in told) == "aé€ EN, "
     assert [ends for _, ends in told] == [False] * (len(told) - 1) + [True]
-    open_ended = Ear(Bytes(), ("END",))
+    open_ended = Continuation(Bytes(), ("END",))
     assert "".join(str(open_ended.take(byte)[0]) for byte in b"so EN") + open_ended.rest() == "so EN"

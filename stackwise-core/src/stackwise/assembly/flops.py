@@ -78,7 +78,7 @@ class FlopCounts:
         if state is None:
             return None
         reference = self._reference(phase, state, model)
-        if (computes := (_computation(self.plan, phase, state), id(reference))) != self._computes:
+        if (computes := (computation(self.plan, phase, state), id(reference))) != self._computes:
             self._computes, self._flops = computes, {}
         once = again = 0
         for rows, count in Counter(shape.micro_batches).items():
@@ -158,7 +158,7 @@ def _asked(model: nn.Module, shapes: Shapes) -> int:
     return counter.get_total_flops()
 
 
-def _computation(plan: Plan, phase: CompiledPhase, state: TrainingState) -> object:
+def computation(plan: Plan, phase: CompiledPhase, state: TrainingState) -> object:
     """What the cost of a batch depends on beside its shape."""
     joined, model = plan.joined[phase.index], state.model
     parts = [state.task, model.embedding, model.rack, model.head, *(part for group in model.adapters.values() for part in group)]

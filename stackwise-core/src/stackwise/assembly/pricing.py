@@ -14,6 +14,7 @@ from attrs import define, evolve, field, frozen
 
 from stackwise.assembly.flops import FlopCounts, StepFlops
 from stackwise.assembly.kept_states import kept_bytes
+from stackwise.assembly.memory import MemoryCounts, PhaseMemory
 from stackwise.assembly.stateless import check_stateless
 from stackwise.assembly.workshop import Workshop
 from stackwise.config import PhaseConfig
@@ -66,6 +67,8 @@ class PhasePrice:
     """Beside `flops`: what is computed again to save memory."""
     kept_bytes: int | None = None
     """The most that `model.cache` keeps on disk; None where nothing is kept, or it is unknown how much."""
+    memory: PhaseMemory | str | None = None
+    """What the phase takes, or why nobody can tell; None where it was not asked for."""
 
 
 def step_flops(plan: Plan) -> Callable[[int, BatchShape], int | None]:
@@ -100,8 +103,12 @@ def step_flops(plan: Plan) -> Callable[[int, BatchShape], int | None]:
     return of
 
 
-def price(plan: Plan) -> tuple[PhasePrice, ...]:
+def price(plan: Plan, *, memory_from: float | None = None) -> tuple[PhasePrice, ...]:
     """The figures of every phase.
+
+    Args:
+        plan: the compiled experiment.
+        memory_from: FLOPs of a phase from which its memory is counted too, which takes as long as pricing or longer; None: never.
 
     Raises:
         UserError: a selector that matches nothing, a parameter that changes shape without an operator, nothing trainable.
@@ -112,7 +119,7 @@ def price(plan: Plan) -> tuple[PhasePrice, ...]:
     with blaming(plan.providers):
         if parallel.shard * (parallel.replicate or 1) > 1:
             check_stateless(plan, walk.shop)
-        return tuple(_price_phase(plan, phase, walk) for phase in plan.schedule)
+        return tuple(_price_phase(plan, phase, walk, memory_from) for phase in plan.schedule)
 
 
 @frozen
@@ -135,13 +142,14 @@ class _Walk:
     plan: Plan
     plane: ModelPlane
     shop: Workshop
+    memory: MemoryCounts = field(init=False)
     counts: FlopCounts = field(init=False)
     _model: object = None
     _charged: object = None
     _figures: _Figures | None = None
 
     def __attrs_post_init__(self) -> None:
-        self.counts = FlopCounts(self.plan, self.shop)
+        self.counts, self.memory = FlopCounts(self.plan, self.shop), MemoryCounts(self.plan, self.shop)
 
     @classmethod
     def of(cls, plan: Plan) -> _Walk:
@@ -201,7 +209,7 @@ def _declared_model(state: TrainingState) -> object:
     )
 
 
-def _price_phase(plan: Plan, phase: CompiledPhase, walk: _Walk) -> PhasePrice:
+def _price_phase(plan: Plan, phase: CompiledPhase, walk: _Walk, memory_from: float | None) -> PhasePrice:
     state = declared_state(phase)
     clock, joined = plan.schedule.clock, plan.joined[phase.index]
     first, last = clock.t(phase.start), clock.t(phase.stop - 1)
@@ -214,6 +222,8 @@ def _price_phase(plan: Plan, phase: CompiledPhase, walk: _Walk) -> PhasePrice:
     stretches = tuple((start, walk.step_flops(phase, state, shape)) for start, shape in state.data.shapes)
     costs = [(stop - start, flops) for (start, flops), stop in zip(stretches, starts[1:], strict=True) if flops is not None]
     lr, scale = _lr(state, figures.groups), state.optimizer.lr_factor(figures.parameters)
+    flops = None if len(costs) < len(stretches) else sum(steps * flops.training for steps, flops in costs)
+    weighs = memory_from is not None and (flops or 0) >= memory_from
     return PhasePrice(
         name=phase.name,
         steps=phase.stop - phase.start,
@@ -222,10 +232,11 @@ def _price_phase(plan: Plan, phase: CompiledPhase, walk: _Walk) -> PhasePrice:
         parameters=figures.parameters,
         trainable=figures.trainable,
         optimizer_bytes=figures.optimizer_bytes,
-        flops=None if len(costs) < len(stretches) else sum(steps * flops.training for steps, flops in costs),
+        flops=flops,
         stretches=stretches,
         optimizer_flops=None if figures.optimizer_flops is None else (phase.stop - phase.start) * figures.optimizer_flops,
         recompute_flops=sum(steps * flops.recompute for steps, flops in costs),
+        memory=walk.memory.of(phase, walk.plane, receipt) if weighs else None,
         sources=reads,
         kept_bytes=kept_bytes(plan, phase, walk.shop, walk.plane.model, reads),
         lr=None if lr is None else (scale * lr(first), scale * lr(last)),

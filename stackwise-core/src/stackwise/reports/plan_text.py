@@ -14,6 +14,7 @@ from stackwise.curriculum.schedule import CompiledPhase
 from stackwise.curriculum.transitions import Transition
 from stackwise.plan import EvaluationPlan, Plan
 from stackwise.reports.lanes import lanes_of
+from stackwise.reports.memory_text import memory_as_json, memory_lines
 from stackwise.reports.parallel_text import parallel_as_json, parallel_lines
 from stackwise.reports.remarks import memory_here, remarks
 from stackwise.reports.terminal import table, wrap
@@ -58,6 +59,7 @@ def _phase_as_json(phase: CompiledPhase, cost: PhasePrice, clock: Clock) -> dict
         "recompute_flops": cost.recompute_flops,
         "step_flops": [[start, None if flops is None else flops.as_json()] for start, flops in cost.stretches],
         "kept_bytes": cost.kept_bytes,
+        "memory": memory_as_json(cost),
         "sources": {name: {"rows": round(read.rows), "epochs": read.epochs} for name, read in cost.sources.items()},
         "reference": _reference(phase),
         "auxiliary": {name: _ends(phase, clock, curve) for name, curve in (phase.state.auxiliary if phase.state else {}).items()},
@@ -109,6 +111,7 @@ def plan_as_text(plan: Plan, prices: tuple[PhasePrice, ...], columns: int | None
     rows = [["phase", "steps", "tokens", "stacks", "parameters", "trained", "optimizer state", "training FLOPs", "lr entry → exit"]]
     rows += [_row(phase, cost) for phase, cost in zip(plan.schedule, prices, strict=True)]
     lines += table(rows, columns)
+    lines += memory_lines(prices, columns)
     lines += _flops_lines(prices)
     lines += _source_lines(prices)
     lines += _reaction_lines(plan, prices)

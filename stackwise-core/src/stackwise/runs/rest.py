@@ -37,6 +37,9 @@ from stackwise.storage.run_directory import CHECKPOINTS, CONFIG, RunDirectory
 from stackwise.storage.tokenizers import read_tokenizers
 from stackwise.timeline.duration import Duration
 
+_LONG = 1e13
+"""FLOPs of a phase that takes a minute or more of a processor, so that the second in which its memory is counted is nothing."""
+
 
 @frozen
 class Declaration:
@@ -52,7 +55,7 @@ class Declaration:
         from stackwise.assembly.pricing import price  # a resume without changes prices nothing
         from stackwise.reports.plan_text import plan_as_json
 
-        return cls(named_config(plan), plan_as_json(plan, price(plan)), plan.tokenizers)
+        return cls(named_config(plan), plan_as_json(plan, price(plan, memory_from=_LONG)), plan.tokenizers)
 
     @property
     def costs(self) -> list[float] | None:

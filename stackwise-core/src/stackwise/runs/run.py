@@ -25,6 +25,7 @@ from stackwise.machine.machine import TrainingMachine
 from stackwise.plan import Plan
 from stackwise.processes.place import Place
 from stackwise.processes.ranks import Ranks, joined
+from stackwise.reports.memory_text import memory_sentence
 from stackwise.reports.progress import Progress
 from stackwise.reports.summary import Summary
 from stackwise.runs.loop import RunLoop, summary_of
@@ -105,6 +106,8 @@ def run(
         directory = RunDirectory.create(place, experiment.run.name, declaration.write)
         progress = _progress(rest.plan, stream, quiet=quiet, costs=declaration.costs)
         progress.tell(f"files {directory.path}/")
+        if (memory := memory_sentence(declaration.plan)) is not None:
+            progress.tell(memory)
         return _train(RunLoop.of(rest.plan, machine, directory, progress), rest, fresh=True)
 
 

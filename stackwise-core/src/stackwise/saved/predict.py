@@ -14,7 +14,7 @@ from stackwise.contracts.answers import calling, expect, expect_rows
 from stackwise.contracts.prediction import Predicts, ReadsRows
 from stackwise.errors import DataError, UserError, did_you_mean
 from stackwise.host.registry import Registry, blaming
-from stackwise.saved.generate import TextModel, open_model
+from stackwise.saved.task_model import TextModel, open_model
 
 ARRAYS = ".safetensors"
 

@@ -11,7 +11,7 @@ from stackwise.contracts.answers import calling, expect_rows
 from stackwise.contracts.generation import GeneratesFields
 from stackwise.errors import UserError
 from stackwise.host.registry import Registry, blaming
-from stackwise.saved.generate import open_model
+from stackwise.saved.task_model import open_model
 from stackwise.timeline.streams import step_seed, stream_key
 
 
