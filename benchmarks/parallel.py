@@ -25,7 +25,7 @@ def train(target: Path, micro_batches: int) -> None:
     import torch
 
     import stackwise
-    from stackwise.assembly.workshop import assemble
+    from stackwise.assembly.machine import assemble
     from stackwise.processes.ranks import Ranks, joined
 
     exchanging, seconds = [0.0], []

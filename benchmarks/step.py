@@ -136,7 +136,7 @@ def products() -> Iterator[None]:
 def ours(overrides: tuple[str, ...]) -> Iterator[None]:
     """A run as the command line makes it, without its checkpoints; one step at each `next`."""
     from stackwise import StepDone, config
-    from stackwise.assembly.workshop import assemble
+    from stackwise.assembly.machine import assemble
     from stackwise.host.discovery import discover
     from stackwise.plan import make_plan
     from stackwise.reports.progress import Progress

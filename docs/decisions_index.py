@@ -29,7 +29,13 @@ def _rows() -> Iterator[str]:
         title, _, body = path.read_text(encoding="utf-8").partition("\n")
         replaced = REPLACED.search(title)
         meaning = f"Replaced by {replaced[1]}." if replaced else _first_sentence(body)
-        yield f"| [{path.stem[:4]}]({path.name}) | {REPLACED.sub('', title).removeprefix('# ')} | {meaning} |\n"
+        yield f"| [{path.stem[:4]}]({path.name}) | {_plain(title)} | {meaning} |\n"
+
+
+def _plain(title: str) -> str:
+    """Without what stands in other columns: the number, and what has replaced the note."""
+    plain = re.sub(r"^# (?:\d+[.:] *)?", "", REPLACED.sub("", title))
+    return plain[:1].upper() + plain[1:]
 
 
 def _first_sentence(body: str) -> str:

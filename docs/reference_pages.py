@@ -19,7 +19,7 @@ from click.testing import CliRunner
 
 import stackwise
 from stackwise.cli import COMMANDS, main
-from stackwise.contracts import components, events, formats, generation, growth, protocols, specs, tokenizers
+from stackwise.contracts import components, events, formats, generation, growth, hookspecs, prediction, protocols, specs, tokenizers
 
 DOCS = Path(__file__).parent
 OURS = ("core", "data", "optim", "transformer")
@@ -29,10 +29,52 @@ CONTRACTS = {
     "Artifacts": protocols,
     "Growth": growth,
     "Generation": generation,
+    "Predictions": prediction,
     "Tokenizers": tokenizers,
     "Formats": formats,
 }
 """Heading → the module whose public classes stand under it."""
+WAVES, TRANSFORMER = "tests/third_party/waves-for-stackwise/src/waves_for_stackwise", "stackwise_providers_transformer"
+EXAMPLES = {
+    "Embedding": f"{WAVES}/model.py:LevelIn",
+    "Rack": f"{WAVES}/model.py:Conv",
+    "PartwiseRack": f"{TRANSFORMER}.decoder:Decoder",
+    "Head": f"{WAVES}/model.py:LevelOut",
+    "LinearHead": f"{TRANSFORMER}.head:LMHead",
+    "Task": f"{WAVES}/task.py:Forecast",
+    "AskingTask": "examples/on_policy.py:Verified",
+    "ReferencedTask": f"{TRANSFORMER}.distill:Distill",
+    "PreparesEvaluations": f"{TRANSFORMER}.mask_diffusion:MaskDiffusion",
+    "Loader": f"{WAVES}/data.py:Sines",
+    "Fingerprinted": f"{WAVES}/data.py:Sines",
+    "Skippable": f"{WAVES}/data.py:Sines",
+    "Scheduled": f"{WAVES}/data.py:Jitter",
+    "Stateful": f"{WAVES}/reaction.py:Brake",
+    "Transform": f"{WAVES}/data.py:Jitter",
+    "WeightAdapter": f"{WAVES}/weight_adapter.py:LowRank",
+    "TrainsElsewhere": "stackwise_providers_optim.schedule_free:ScheduleFreeAdamW",
+    "Reaction": f"{WAVES}/reaction.py:Brake",
+    "StopsRun": f"{WAVES}/reaction.py:Goal",
+    "StepSchedule": f"{WAVES}/schedule.py:Swell",
+    "Adapter": f"{WAVES}/model.py:Squash",
+    "MeetsRun": "stackwise.builtin.tracking:Tracker",
+    "LeavesRun": "stackwise.builtin.tracking:Tracker",
+    "GrowthOperator": f"{WAVES}/growth.py:Repeat",
+    "ParameterGrowth": f"{TRANSFORMER}.width_growth:WidthGrowth",
+    "Generates": f"{TRANSFORMER}.causal_lm:CausalLM",
+    "GeneratesRows": f"{TRANSFORMER}.causal_lm:CausalLM",
+    "GeneratesFields": f"{WAVES}/pictures.py:Flow",
+    "Scores": f"{TRANSFORMER}.causal_lm:CausalLM",
+    "TextCodec": "stackwise_providers_data.text_codec:ByteCodec",
+    "HasTokenizer": "stackwise_providers_data.options:TextFilesOptions",
+    "Predicts": f"{WAVES}/task.py:Forecast",
+    "ReadsRows": "stackwise_providers_data.table_options:TableOptions",
+    "WeightFormat": f"{TRANSFORMER}.hugging_face.format:HuggingFaceFormat",
+    "NotesFolders": f"{TRANSFORMER}.hugging_face.format:HuggingFaceFormat",
+    "TranslatesConfigs": f"{TRANSFORMER}.predecessor.format:StackWiseFormat",
+}
+"""Protocol → a class that is one, in a distribution that the tests build, check and train with: a file of the repository or a module. One
+that is missing here has an example in its docstring."""
 WRITTEN = "<!-- written by make docs -->\n"
 
 
@@ -133,7 +175,14 @@ def _fields(record: type) -> Iterator[tuple[str, str, str]]:
 def _contracts() -> Iterator[str]:
     yield "# What a provider and the core ask of each other\n"
     yield "Specs, artifacts by kind, what each may offer besides, the maps of growth: each class, method and field as the source has it."
-    yield "Nobody inherits from a protocol; whatever has its methods is one. [The contract](../provider-api.md) says who calls what when."
+    yield "Nobody inherits from a protocol; whatever has its methods is one, as its example is. How they go together teaches"
+    yield "[write a provider](../how-to/write-a-provider.md); the fields of events are on [a page of their own](events.md)."
+    yield "\n## Hooks\n"
+    yield "Each takes nothing and returns or yields records: `Component`, the last one `Starter`.\n"
+    yield "| hook | kind | names |\n|---|---|---|"
+    for hook in (*hookspecs.HOOKS, hookspecs.STARTERS):
+        about = inspect.getdoc(getattr(hookspecs, hook)) or ""
+        yield f"| `{hook}` | {hookspecs.HOOKS.get(hook, '')} | {_cell(about.partition(chr(10) * 2)[0])} |"
     for title, module in CONTRACTS.items():
         yield f"\n## {title}"
         for node in ast.parse(Path(module.__file__).read_text(encoding="utf-8")).body:
@@ -145,6 +194,9 @@ def _class(node: ast.ClassDef) -> Iterator[str]:
     """A class of the contract: what it says of itself, its fields and its methods."""
     yield f"\n### `stackwise.{node.name}`\n"
     yield _described(ast.get_docstring(node))
+    if node.name in EXAMPLES:
+        place, _, name = EXAMPLES[node.name].partition(":")
+        yield f"\nExample: [`{name}`](../../{example_file(place)})."
     fields = list(_class_fields(node))
     if fields:
         yield "\n| field | type | default | meaning |\n|---|---|---|---|"
@@ -155,6 +207,14 @@ def _class(node: ast.ClassDef) -> Iterator[str]:
             yield f"\n```python\n{method.name}({ast.unparse(method.args)}) -> {returns}\n```"
             if about := ast.get_docstring(method):
                 yield f"\n{_described(about)}"
+
+
+def example_file(place: str) -> str:
+    """The file of the repository that a place in `EXAMPLES` names."""
+    if place.endswith(".py"):
+        return place
+    folder = "stackwise-core" if place.startswith("stackwise.") else place.partition(".")[0].replace("_", "-")
+    return f"{folder}/src/{place.replace('.', '/')}.py"
 
 
 def _class_fields(node: ast.ClassDef) -> Iterator[tuple[str, str, str, str]]:
@@ -232,9 +292,12 @@ def _split(arguments: str) -> list[str]:
 
 def _described(text: str | None) -> str:
     """A docstring; its arguments and errors as lists."""
-    lines = []
+    lines, code = [], False
     for line in inspect.cleandoc(text or "").splitlines():
-        if entry := re.match(r"    (\w+): (.*)", line):
+        code ^= line.startswith("```")
+        if code or line.startswith("```"):
+            lines.append(line)
+        elif entry := re.match(r"    (\w+): (.*)", line):
             lines.append(f"- `{entry[1]}`: {entry[2]}")
         elif re.fullmatch(r"(Args|Raises|Returns|Yields):", line):
             lines += [f"**{line.rstrip(':')}**", ""]

@@ -1,7 +1,7 @@
 """Write the chat and the preferences of `five-stages.yaml` to `chat.jsonl` and `answers.jsonl`: questions about the standard library.
 
 The user gives the name of a function and its parameters, the assistant answers with the first line of its docstring; the rejected answer
-is the line of another function.
+is that line broken off.
 
 python examples/prepare_five_stages.py
 """
@@ -37,6 +37,6 @@ with Path("chat.jsonl").open("w", encoding="utf-8") as file:
 with Path("answers.jsonl").open("w", encoding="utf-8") as file:
     for question, answer in pairs:
         prompt = f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
-        other = draw.choice(pairs)[1]
-        if other != answer:
-            file.write(json.dumps({"prompt": prompt, "chosen": f"{answer}<|im_end|>", "rejected": f"{other}<|im_end|>"}) + "\n")
+        if len(words := answer.split()) > 2:
+            broken = " ".join(words[: draw.randrange(1, len(words))])
+            file.write(json.dumps({"prompt": prompt, "chosen": f"{answer}<|im_end|>", "rejected": f"{broken}<|im_end|>"}) + "\n")

@@ -39,13 +39,13 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
     "saved": (*LOWER, "assembly"),
     "conformance": (*(room for room in LOWER if room != "storage"), "assembly"),
     "runs": (*LOWER, "assembly", "reports", "saved"),
-    "sweeps": ("contracts", "host", "config", "plan", "storage", "assembly"),
+    "sweeps": ("timeline", "contracts", "host", "config", "plan", "storage", "assembly"),
     "cli": (*LOWER, "assembly", "reports", "saved", "runs", "sweeps", "conformance", "scaffold"),
     "__main__": ("cli",),
 }
 """Room of the core → the rooms it may import; every room may import itself, `errors` and the version."""
 
-MOST_ROOMS, MOST_FLOORS = 21, 12  # the highest floor is no room, but the one file behind `python -m stackwise`
+MOST_ROOMS, MOST_FLOORS = 21, 12  # the highest floor is not a room, but the one file behind `python -m stackwise`
 
 COLD = {"errors", "timeline", "contracts", "curriculum", "host", "config", "plan", "scaffold"}
 """What never imports torch, neither itself nor through a hot room; of `builtin` the table of contents."""

@@ -49,9 +49,6 @@ def test_importing_the_face_loads_no_library():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
-def test_the_way_in_that_goes_still_works_and_warns():
-    with pytest.warns(FutureWarning, match="from stackwise import Stateful"):
-        from stackwise.contracts import Stateful  # type: ignore[attr-defined]
-    assert Stateful is stackwise.Stateful
+def test_the_way_in_that_was_announced_to_go_is_gone():
     with pytest.raises(ImportError):
-        from stackwise.contracts import Phase  # type: ignore[attr-defined]  # noqa: F401
+        from stackwise.contracts import Stateful  # type: ignore[attr-defined]  # noqa: F401

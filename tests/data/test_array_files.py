@@ -133,9 +133,9 @@ def test_documents_of_a_stream() -> None:
         (np.float32(3), {}, "holds no row"),
         (np.array([[0.0], [np.nan]]), {}, "row 1 holds NaN or infinity"),
         (np.array([[0.0], [1.0], [np.inf]]), {}, "row 2 holds NaN or infinity"),
-        (np.array(["a", "b"]), {}, "entries of '<U1' are no numbers"),
-        (np.array([1, 2], dtype=">i4"), {}, "entries of '>i4' are no numbers of this byte order"),
-        (np.array([1, 2], dtype=object), {}, r"entries of '\|O' are no numbers"),
+        (np.array(["a", "b"]), {}, "entries of '<U1' are not numbers"),
+        (np.array([1, 2], dtype=">i4"), {}, "entries of '>i4' are not numbers of this byte order"),
+        (np.array([1, 2], dtype=object), {}, r"entries of '\|O' are not numbers"),
         (np.arange(10), {"heldout": 1.0}, "a heldout of 1 leaves none of 10 tokens for training: lower heldout"),
     ],
 )

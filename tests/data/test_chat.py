@@ -165,7 +165,11 @@ SPLITS = "{% for m in messages %}{% if m.role != 'system' %}<{{ m.content }}>{% 
 WRONG: dict[str, tuple[Any, Any, str]] = {
     "no messages": ([], "chatml", "chat.jsonl:1: 'messages' holds no messages"),
     "text": ("hi", "chatml", "chat.jsonl:1: 'messages' holds no messages"),
-    "unknown role": ([USER, {**ASSISTANT, "role": "asistant"}], "chatml", "message 2: 'asistant' is no role — did you mean 'assistant'?"),
+    "unknown role": (
+        [USER, {**ASSISTANT, "role": "asistant"}],
+        "chatml",
+        "message 2: 'asistant' is not a role — did you mean 'assistant'?",
+    ),
     "another form": ([{"from": "human", "value": "hi"}], "chatml", "message 1 has from, value"),
     "no answer": ([SYSTEM, USER], "chatml", "chat.jsonl:1: nobody answers"),
     "no text": ([USER, {"role": "assistant", "content": None}], "chatml", "message 2: 'content' holds None"),
@@ -194,7 +198,7 @@ def test_templates_that_are_none_are_refused() -> None:
             JsonlOptions(paths=("x",), messages="messages", template=template, tokenizer=tokenizer)
     with pytest.raises(UserError, match="template"):
         JsonlOptions(paths=("x",), text="text", template="chatml")
-    with pytest.raises(UserError, match="no chat template"):
+    with pytest.raises(UserError, match="not a chat template"):
         _loader([[USER, ASSISTANT]], template=TemplateOptions(text="{% for %}"))
     with pytest.raises(DataError, match="there is no chat template"):
         _loader([[USER, ASSISTANT]], template=None, tokenizer=_folder())

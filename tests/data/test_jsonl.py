@@ -209,17 +209,17 @@ def test_short_examples_come_first_by_length() -> None:
 @pytest.mark.parametrize(
     ("line", "options", "words"),
     [
-        ("{", {"text": "text"}, r"c.jsonl:2: this line is no JSON: .*: mend or remove it"),
+        ("{", {"text": "text"}, r"c.jsonl:2: this line is not JSON: .*: mend or remove it"),
         ("[1]", {"text": "text"}, "c.jsonl:2: this line holds a list"),
         ('{"t": 1}', {"text": "text"}, "c.jsonl:2: there is no field 'text'; this one has t"),
         ('{"text": 3}', {"text": "text"}, "c.jsonl:2: 'text' holds 3 where text is wanted"),
         ('{"text": "\\ud800"}', {"text": "text"}, "c.jsonl:2: 'text' holds half a character at 0"),
-        ('{"text": "a", "id": "x"}', {"text": "text", "label": "id"}, "c.jsonl:2: the label 'x' is no id"),
-        ('{"text": "a", "id": -1}', {"text": "text", "label": "id"}, "c.jsonl:2: the label -1 is no id"),
-        ('{"text": "a", "id": 1000000000000000000000}', {"text": "text", "label": "id"}, "c.jsonl:2: the label 10+ is no id"),
+        ('{"text": "a", "id": "x"}', {"text": "text", "label": "id"}, "c.jsonl:2: the label 'x' is not an id"),
+        ('{"text": "a", "id": -1}', {"text": "text", "label": "id"}, "c.jsonl:2: the label -1 is not an id"),
+        ('{"text": "a", "id": 1000000000000000000000}', {"text": "text", "label": "id"}, "c.jsonl:2: the label 10+ is not an id"),
         ('{"text": "a", "kind": 1}', {"text": "text", "label": "kind", "classes": ("good", "bad")}, "none of the classes good, bad"),
         ('{"x": [1], "id": 0}', {"features": "x", "label": "id"}, "c.jsonl:2: 'x' holds 1 numbers, 2 are wanted"),
-        ('{"x": [1, "a"], "id": 0}', {"features": "x", "label": "id"}, "c.jsonl:2: 'x' is no list of numbers"),
+        ('{"x": [1, "a"], "id": 0}', {"features": "x", "label": "id"}, "c.jsonl:2: 'x' is not a list of numbers"),
         ('{"x": [1, NaN], "id": 0}', {"features": "x", "label": "id"}, "c.jsonl:2: 'x' holds NaN or infinity"),
         ('{"text": "", "id": 0}', {"text": "text", "label": "id"}, "example 20 of 31 of this part holds no text"),
     ],
@@ -256,7 +256,7 @@ def test_no_lines_for_a_split() -> None:
         ({"features": "x", "label": "l", "pad": 1}, "pad: it has no effect"),
         ({"features": "x", "label": "l", "tokenizer": "byte"}, "tokenizer: 'byte' is none"),
         ({"text": "t", "overflow": "split"}, "overflow: only padded rows"),
-        ({"text": "t", "paths": ()}, "is no list of globs"),
+        ({"text": "t", "paths": ()}, "is not a list of globs"),
     ],
 )
 def test_options_that_make_no_example(options: dict[str, Any], words: str) -> None:

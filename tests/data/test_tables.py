@@ -258,7 +258,7 @@ def test_the_encoding_belongs_to_the_run() -> None:
     assert _same(_delivered(loader.take(15, None)), _expected(_read_csv()[25:], _read_csv()))
     assert loader.fingerprint()["vocabulary"] == tokenizer.vocabulary
     assert options.tokenizer_settings() == other.tokenizer_settings()
-    with pytest.raises(UserError, match=r"which is no text"):
+    with pytest.raises(UserError, match=r"which is not text"):
         options.codec_of(tokenizer)
 
 
@@ -290,7 +290,7 @@ def test_a_damaged_row_group_is_named() -> None:
     whole = Path("a.parquet").read_bytes()
     for damage in (whole[:-20], whole[: len(whole) // 2], b"", b"x" * 100):
         Path("a.parquet").write_bytes(damage)
-        with pytest.raises(DataError, match=r"a.parquet: this is no whole Parquet file"):
+        with pytest.raises(DataError, match=r"a.parquet: this is not a whole Parquet file"):
             _table("parquet")
 
 
@@ -303,8 +303,8 @@ def test_a_damaged_row_group_is_named() -> None:
         ("x,y,x\n1,2,3\n", r"bad.csv:1: two columns are called 'x'"),
         ("x,y\n1,2\n1\n", r"bad.csv:3: 1 cells in this row and 2 columns in the header"),
         ('x,y\n1,2\n"1\n,2",3,4\n', r"bad.csv:4: 3 cells in this row"),
-        ("x,y\n1,2\n3,four\n", r"bad.csv:3: 'y' holds 'four', which is no number"),
-        ("x,y\n1,2\n1_000,4\n", r"bad.csv:3: 'x' holds '1_000', which is no number"),
+        ("x,y\n1,2\n3,four\n", r"bad.csv:3: 'y' holds 'four', which is not a number"),
+        ("x,y\n1,2\n1_000,4\n", r"bad.csv:3: 'x' holds '1_000', which is not a number"),
         ("x,y\n1,2\n,4\n", r"bad.csv:3: 'x' holds no value"),
         ("x,y\n1,2\nnan,4\n", r"bad.csv:3: 'x' holds no value"),
         ("x,y\n1,2\n1e999,4\n", r"bad.csv:3: 'x' holds inf where a finite number is wanted"),
@@ -325,7 +325,7 @@ def test_csv_as_other_programs_write_it() -> None:
     table: dict[str, Any] = {"paths": ("other.csv",), "numbers": ("x",), "target": ("y",), "delimiter": ";", "missing": "fill"}
     batch = _build("csv", **table, empty=("", "NA"), shuffle=False).take(3, None)
     assert batch["features"].tolist() == [[-1.0], [0.0], [1.0]]
-    with pytest.raises(DataError, match=r"other.csv:4: 'x' holds 'NA', which is no number: mend it, or name it under `empty`"):
+    with pytest.raises(DataError, match=r"other.csv:4: 'x' holds 'NA', which is not a number: mend it, or name it under `empty`"):
         _build("csv", **table)
 
 
@@ -361,7 +361,7 @@ def test_a_column_that_holds_no_categories() -> None:
         ({"numbers": ("x",), "target": ("y",), "classes": ("a",)}, "classes: they belong to a label"),
         ({"numbers": ("x",), "target": ("y",), "text": "text"}, "text: it has no effect on a table"),
         ({"numbers": ("x",), "target": ("y",), "tokenizer": "bites"}, "tokenizer: it has no effect on a table"),
-        ({"numbers": ("x",), "target": ("y",), "categories": {"kind": 0}}, "categories.kind: 0 is no number of values"),
+        ({"numbers": ("x",), "target": ("y",), "categories": {"kind": 0}}, "categories.kind: 0 is not a number of values"),
         ({"numbers": ("x",), "target": ("y",), "categories": {"kind": ("a", "a")}}, "categories.kind: name at least one value"),
         ({"text": "text", "missing": "fill"}, "missing: it has no effect on examples without numbers"),
     ],

@@ -110,7 +110,7 @@ def test_nothing_is_read_before_building() -> None:
 
 @pytest.mark.parametrize("paths", ["a.txt", (), ("",)])
 def test_paths_that_are_no_list_of_globs(paths: object) -> None:
-    with pytest.raises(UserError, match=r"paths: .* is no list of globs"):
+    with pytest.raises(UserError, match=r"paths: .* is not a list of globs"):
         TextFilesOptions(paths=paths)
 
 

@@ -192,14 +192,14 @@ def test_a_tokenizer_file(here: Path) -> None:
     assert _ids(_build(ended, **options)) == [4, 3, 5, 6, 2, 1, 3]
     spec = TextFilesOptions(paths=("*.txt",), tokenizer=ended).to_spec()
     assert spec.fields["tokens"] == TensorSpec("batch time", "int64", bounds=(0, 7))
-    with pytest.raises(DataError, match=r"tokenizer\.separator: '<eos>' is no token of .*'tokenizer\.json'"):
+    with pytest.raises(DataError, match=r"tokenizer\.separator: '<eos>' is not a token of .*'tokenizer\.json'"):
         _build(TokenizerOptions(file="tokenizer.json", separator="<eos>"), **options)
-    with pytest.raises(DataError, match="pad: 7 is no id of a vocabulary of 7"):
+    with pytest.raises(DataError, match="pad: 7 is not an id of a vocabulary of 7"):
         _build(ended, rows="padded", pad=7, **options)
 
 
 @pytest.mark.parametrize(
-    ("content", "words"), [(None, "cannot be read: No such file"), ("{", "is no tokenizer.json"), ("[1]", "is no tok")]
+    ("content", "words"), [(None, "cannot be read: No such file"), ("{", "is not a tokenizer.json"), ("[1]", "is not a tok")]
 )
 def test_files_that_are_no_tokenizers(here: Path, content: str | None, words: str) -> None:
     if content is not None:
@@ -211,7 +211,7 @@ def test_files_that_are_no_tokenizers(here: Path, content: str | None, words: st
 def test_a_file_with_a_vocabulary_that_the_library_cannot_read(here: Path) -> None:
     _library()
     Path("tokenizer.json").write_text(json.dumps({"model": {"vocab": {"a": 0}}}), encoding="utf-8")
-    with pytest.raises(DataError, match=r"tokenizer\.file: 'tokenizer\.json' is no tokenizer\.json"):
+    with pytest.raises(DataError, match=r"tokenizer\.file: 'tokenizer\.json' is not a tokenizer\.json"):
         _build(TokenizerOptions(file="tokenizer.json"))
 
 

@@ -6,10 +6,12 @@ Runs are cut to a few steps; everything else is called as it is written.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -65,10 +67,21 @@ def link_clone(folder: Path) -> None:
         (folder / name).symlink_to(DOCS.parent / name)
 
 
-BEFORE: dict[str, Callable[[Path], None]] = {"tutorials/chat-model.md": write_pretrained, "tutorials/five-stages.md": link_clone}
+def write_both(folder: Path) -> None:
+    """Text, and a pretrained folder."""
+    write_notes(folder)
+    write_pretrained(folder)
+
+
+BEFORE: dict[str, Callable[[Path], None]] = {
+    "how-to/fine-tune.md": write_both,
+    "tutorials/chat-model.md": write_pretrained,
+    "tutorials/five-stages.md": link_clone,
+}
 """Page → what stands in the reader's folder already; else notes."""
 
 ELSEWHERE: dict[str, str] = {
+    "how-to/from-a-training-script.md": "third_party/test_from_a_training_script.py",
     "how-to/hugging-face.md": "docs/test_hugging_face_page.py",
     "how-to/module.md": "docs/test_module_page.py",
     "how-to/reports.md": "docs/test_reports_page.py",
@@ -76,6 +89,7 @@ ELSEWHERE: dict[str, str] = {
     "how-to/several-processes.md": "faults/test_several_processes.py",
     "how-to/speed.md": "core/cli/test_start_up.py",
     "how-to/troubleshooting.md": "docs/test_reference.py",
+    "how-to/write-a-provider.md": "docs/test_write_a_provider.py",
 }
 """Page → the test that holds what it says, because it takes more than a folder and a command line."""
 
@@ -83,11 +97,12 @@ ELSEWHERE: dict[str, str] = {
 def call(line: str) -> None:
     """One command, in this process where it is ours."""
     command, *arguments = shlex.split(line, comments=True)
-    if command != "stackwise":
-        subprocess.run(line, shell=True, check=True)
-        return
     if arguments[0] == "run":
-        arguments += ["--set", SHORT]
+        line, arguments = f"{line} --set {shlex.quote(SHORT)}", [*arguments, "--set", SHORT]
+    if command != "stackwise" or "--ranks" in arguments:
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+        subprocess.run(line, shell=True, check=True, env={**os.environ, "PATH": path})
+        return
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, f"{line}\n{result.output}"
 

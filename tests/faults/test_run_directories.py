@@ -297,7 +297,7 @@ def test_other_data_are_refused(server: ForkServer, folder: Path) -> None:
 
 
 def test_other_heldout_data_are_refused(server: ForkServer, folder: Path) -> None:
-    """The text of a held-out block is no text of training, so training's fingerprint stays as it is."""
+    """The text of a held-out block is not text of training, so training's fingerprint stays as it is."""
     text = CONFIG.replace("{use: transformer.token, vocab: 8}", "{use: transformer.token}")
     text = re.sub(r"use: data.memory.*?heldout: 0.2", "use: data.text-files, paths: [a.txt], heldout: 0.2", text)
     (folder / "exp.yaml").write_text(text + "evaluate: {held: {every: 5 steps, batches: 2}}\n")

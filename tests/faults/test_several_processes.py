@@ -12,6 +12,7 @@ from ast import literal_eval
 from pathlib import Path
 
 import pytest
+from curriculum_of_everything import CONFIG
 from fork_server import Ended, ForkServer
 from several import EVERYTHING, SHORT, apart, evaluations_of, steps_of
 from whole_runs import lines, saved_steps, status
@@ -111,7 +112,7 @@ def test_another_config_on_one_process_is_refused_with_rank_and_item(server: For
 REFUSED = {
     "declared": (["--set", "run.parallel.replicate=3"], 2, "run.parallel.replicate is 3"),
     "idle": (["--set", "data.accumulate=1"], 2, "data.accumulate"),
-    "sharded": (["--set", "run.parallel.shard=2"], 2, "run.parallel.shard"),
+    "odd": (["--set", "run.parallel.shard=3"], 2, "multiple of 3"),
     "offloaded": (["--set", "run.parallel.offload=true"], 2, "run.parallel.offload"),
     "forward": (["--ranks", "2"], 2, "under torchrun"),
 }
@@ -179,6 +180,15 @@ def test_what_keeps_a_state_of_the_rows_it_saw_is_refused_by_name(server: ForkSe
         assert plain == "trained"
         assert "rank 1" in statistics and "running_mean" in statistics and "step 0" in statistics
         assert "Stateful" in task
+
+
+def test_parts_that_keep_a_state_are_found_before_the_first_step(server: ForkServer, tmp_path: Path) -> None:
+    ended = start(server, tmp_path, config=CONFIG)
+    assert [each.code for each in ended] == [2, 2] and not (tmp_path / "run").exists()
+    words = ended[0].err + ended[1].err
+    assert "phases.thawed" in words and "Backwards" in words and "data.transforms" in words and "Shift" in words
+    planned = server.stackwise("plan", "exp.yaml", "--set", "run.parallel.replicate=2", cwd=tmp_path)
+    assert planned.code == 2 and "Backwards" in planned.err
 
 
 def test_one_process_is_held_to_the_declared_number(server: ForkServer, tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def test_improvement_below_zero_is_improvement() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"metric": "loss"}, "metric: 'loss' is no metric"),
+        ({"metric": "loss"}, "metric: 'loss' is not a metric"),
         ({"metric": METRIC, "factor": 1.0}, "factor: 1.0 is not below 1"),
         ({"metric": METRIC, "mode": "least"}, "mode"),
         ({"metric": METRIC, "patience": -1}, "patience"),

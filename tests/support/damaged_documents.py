@@ -106,7 +106,7 @@ def damaged_lines(document: str, content: str) -> Iterator[Damage]:
     yield Damage(document, "", "an unknown event", (content + '{"event": "from_the_future", "step": 1, "what": 3}\n').encode())
     yield Damage(document, "", "backwards", "".join(reversed(lines)).encode())
     yield Damage(document, "", "cut", content[: len(content) // 2].encode())
-    yield Damage(document, "", "bytes that are no text", content.encode() + b"\xff\xfe{\n")
+    yield Damage(document, "", "bytes that are not text", content.encode() + b"\xff\xfe{\n")
 
 
 def signed(checkpoint: Path) -> None:

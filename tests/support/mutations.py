@@ -231,7 +231,7 @@ MUTATIONS: tuple[Callable[[str, Random], str], ...] = (
 
 
 def mutated(text: str, random: Random, most: int = 3) -> bytes:
-    """The bytes of a config after one to `most` mutations; one in twenty is no UTF-8."""
+    """The bytes of a config after one to `most` mutations; one in twenty is not UTF-8."""
     for _ in range(random.randint(1, most)):
         text = random.choice(MUTATIONS)(text, random)
     content = text.encode("utf-8", "surrogatepass")

@@ -78,6 +78,7 @@ ROWS: dict[str, list[tuple[Any, str, Any]]] = {
     "transformer.hf.residual_outputs": [(grown, _RACK + "residual_outputs", []), (causal, _RACK + "residual_outputs", ["nothing"])],
     "transformer.hf.attention": [(causal, _RACK + "attention", "bidirectional")],
     "transformer.hf.side": [(padded, _RACK + "side", ["positions"]), (packed, _RACK + "side", ["mask"])],
+    "transformer.hf.balance": [(causal, _RACK + "balance", True)],
     "transformer.hf.vocab": [(causal, _HEAD + "vocab", 20)],
     "transformer.hf.auto": [(causal, _HEAD + "auto", "masked-lm")],
     "transformer.hf.tied": [(causal, _HEAD + "tied", "lm_head.weight"), (causal, _HEAD + "tied", "nothing")],

@@ -30,7 +30,7 @@ def test_it_is_listed_with_its_components_of_every_kind(environment: Environment
     waves = rows["waves"]
     assert (waves["distribution"], waves["version"], waves["status"]) == ("waves-for-stackwise", "1.2.0", "ok")
     kinds = ["adapter", "embedding", "embedding", "growth", "head", "head", "loader", "observer", "optimizer", "rack", "rack", "rack"]
-    kinds += ["reaction", "reaction", "task", "task", "transform", "weight-adapter"]
+    kinds += ["reaction", "reaction", "schedule", "task", "task", "transform", "weight-adapter"]
     assert sorted(component["kind"] for component in waves["components"]) == kinds
 
 
@@ -76,4 +76,4 @@ def test_its_options_are_held_to_its_own_rules(environment: Environment) -> None
 def test_it_passes_the_kit_in_its_own_environment(environment: Environment) -> None:
     outcomes = json.loads(environment.stackwise("check", "waves", "--json").stdout)
     assert {row["verdict"] for row in outcomes} == {"passed", "not applicable"}
-    assert len({row["component"] for row in outcomes}) == 18
+    assert len({row["component"] for row in outcomes}) == 19

@@ -15,8 +15,8 @@ from stackwise import BuildContext, DataError, Moment, UserError
 from stackwise.assembly.pricing import price
 from stackwise_providers_transformer.classification import Classification
 from stackwise_providers_transformer.classification_options import ClassificationOptions, ClassifierOptions, PatchOptions
-from stackwise_providers_transformer.classifier import Classifier
 from stackwise_providers_transformer.patch import PatchEmbedding, build_patch
+from stackwise_providers_transformer.row_heads import build_classifier
 
 MOMENT = Moment(0, 0.0, "only", 0, 0.0, 0)
 
@@ -45,7 +45,7 @@ def test_a_patch_that_does_not_divide_the_image_is_refused() -> None:
 @pytest.mark.parametrize("pool", ["mean", "first", "last"])
 def test_a_padded_row_is_pooled_as_the_row_alone(pool: str) -> None:
     torch.manual_seed(0)
-    head = Classifier(ClassifierOptions(classes=3, width=4, pool=pool, init_std=1.0))
+    head = build_classifier(ClassifierOptions(classes=3, width=4, pool=pool, init_std=1.0), BuildContext(seed=0))
     hidden = torch.randn(2, 6, 4)
     mask = torch.tensor([[True] * 6, [True] * 2 + [False] * 4])
     given = {"mask": mask} if "mask" in head.get_spec().side else {}
@@ -55,7 +55,7 @@ def test_a_padded_row_is_pooled_as_the_row_alone(pool: str) -> None:
 
 
 def test_the_loss_is_the_sum_over_rows_and_a_zero_head_is_worth_ln_c() -> None:
-    head = Classifier(ClassifierOptions(classes=7, width=4, init_std=0.0))
+    head = build_classifier(ClassifierOptions(classes=7, width=4, init_std=0.0), BuildContext(seed=0))
     task = Classification(ClassificationOptions())
     batch = {"label": torch.tensor([0, 6, 3])}
     total, rows, metrics = task.loss(head(torch.randn(3, 5, 4)), batch)

@@ -72,7 +72,7 @@ def pickle_only(folder: Path) -> None:
 
 FAULTS: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
     "no config": (lambda folder: (folder / "config.json").unlink(), ("there are no weights at", "transformer.hf")),
-    "config is no JSON": (lambda folder: (folder / "config.json").write_text('{"model_type"'), ("there are no weights at",)),
+    "config is not JSON": (lambda folder: (folder / "config.json").write_text('{"model_type"'), ("there are no weights at",)),
     "unknown family": (change(model_type="mamba"), ("config.json", "model_type", "'mamba'", "missing keys")),  # read by transformers
     "field missing": (change(hidden_size="gone"), ("config.json", "hidden_size")),
     "unknown field": (change(attention_sinks=4), ("config.json", "attention_sinks", "4")),
@@ -85,7 +85,7 @@ FAULTS: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
     ),
     "quantized": (change(quantization_config={"bits": 4}), ("quantization_config",)),
     "no weights": (lambda folder: (folder / WEIGHTS).unlink(), (WEIGHTS, INDEX)),
-    "truncated file": (cut, (WEIGHTS, "no whole safetensors file")),
+    "truncated file": (cut, (WEIGHTS, "not a whole safetensors file")),
     "pickle only": (pickle_only, ("pytorch_model.bin", "pickle: true")),
     "integers": (retype("model.norm.weight", torch.int32), ("model.norm.weight", "I32")),
     "eight bits": (retype("model.norm.weight", torch.float8_e4m3fn), ("model.norm.weight", "F8")),
@@ -110,7 +110,7 @@ def test_shards_that_are_missing_or_cut_are_named(tmp_path: Path) -> None:
     folder = make(tmp_path / "folder", file_bytes=1000)
     shard = sorted(folder.glob("model-*.safetensors"))[1]
     content = shard.read_bytes()
-    for damage, word in ((lambda: shard.unlink(), "missing"), (lambda: shard.write_bytes(content[:50]), "no whole")):
+    for damage, word in ((lambda: shard.unlink(), "missing"), (lambda: shard.write_bytes(content[:50]), "not a whole")):
         shard.write_bytes(content)
         damage()  # type: ignore[no-untyped-call]
         with pytest.raises(UserError, match=word) as caught:

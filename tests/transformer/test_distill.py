@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from tiny_walks import VOCAB, base, drive, losses, machine_of, plan_of, problems_of
+from torch.utils.flop_counter import FlopCounterMode
 from whole_runs import digested
 
 import stackwise
@@ -188,3 +189,35 @@ def test_what_is_missing_or_not_asked_for_is_refused(teacher: Path, tmp_path: Pa
         stackwise.TaskSpec(batch={}, inputs={}, outputs={}, reference="runs/a")  # type: ignore[arg-type]
     misspelt = problems_of(config(4, task={"use": "transformer.distill", "reference": {"fro": "x"}}))
     assert {problem.path for problem in misspelt} == {"task.reference.fro", "task.reference.from"}
+
+
+def forward_flops(model: torch.nn.Module, rows: int, length: int) -> int:
+    """Of one forward pass, counted on the model itself; without memory, as kernels of a processor count attention otherwise."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.to("meta")({"tokens": torch.zeros(rows, length, dtype=torch.long, device="meta")})
+    return counter.get_total_flops()
+
+
+def test_the_forward_pass_of_a_teacher_is_priced(teacher: Path, tmp_path: Path) -> None:
+    alone = price(plan_of(config(6)))[0].flops
+    data = config(6)["data"]
+    batch = data["batch_size"], data["seq_len"]
+    folder = tmp_path / "hf"
+    export(teacher, tmp_path / "exported")
+    export(teacher, folder, form="hf")
+    extra = 6 * forward_flops(stackwise.load_exported(teacher / "final"), *batch)
+    assert alone is not None and extra > 0
+    for place in (teacher, tmp_path / "exported", folder):
+        assert price(plan_of(distilled(place)))[0].flops == alone + extra, place
+
+
+def test_a_copy_at_entry_is_priced_as_it_was_then() -> None:
+    """The model grows later; what it compares with stays as small as it was."""
+    made = distilled("phase entry", 6)
+    made["phases"] = {
+        "one": {"until": "3 steps"},
+        "two": {"model": {"rack": {"stacks": [{"base": 3}]}}, "enter": {"growth": {"use": "transformer.identity"}}},
+    }
+    plain = {**made, "task": config(6)["task"]}
+    extra = [with_copy.flops - without.flops for with_copy, without in zip(price(plan_of(made)), price(plan_of(plain)), strict=True)]  # type: ignore[operator]
+    assert extra[0] == extra[1] > 0

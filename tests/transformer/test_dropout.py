@@ -100,7 +100,7 @@ def test_twenty_shares_compile_two_graphs() -> None:
     assert zeros[0] == 0 and zeros[19] > zeros[10] > 0
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch's compiler looks at the hidden state's, which is no leaf
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch's compiler looks at the hidden state's, which is not a leaf
 def test_a_compiled_block_serves_every_position_and_its_own_mode() -> None:
     """What a rack hands its blocks are tensors: other values of them compile nothing."""
     torch._dynamo.reset()

@@ -129,3 +129,16 @@ def test_a_weight_it_cannot_stand_beside_is_refused(options: dict[str, object], 
 def test_options_without_a_meaning_are_refused(options: dict[str, object], says: str) -> None:
     with pytest.raises(UserError, match=says):
         LoRAOptions(**options)
+
+
+def test_rows_of_a_matrix_are_those_that_change() -> None:
+    weight, adapter = matrix(), learnt(made(matrix(), rank=3, alpha=6.0, rows=(4, 9)))
+    dense = weight.clone()
+    dense[4:9] += 2.0 * adapter.b @ adapter.a
+    x = torch.randn(2, 7, 20, dtype=torch.float64)
+    torch.testing.assert_close(F.linear(x, weight) + adapter(x), F.linear(x, dense), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(adapter.merged(weight), dense, rtol=1e-12, atol=1e-12)
+    assert adapter.b.shape == (5, 3) and torch.equal(weight, matrix())
+    for wrong in ((9, 13), (3, 3), (-1, 4)):
+        with pytest.raises(UserError, match="rows"):
+            made(matrix(), rank=1, rows=wrong)

@@ -113,7 +113,7 @@ def test_words_that_the_loader_names_are_followed() -> None:
     chosen = _prepare(task, fresh_generator(), torch.zeros(400, 6, dtype=torch.int64), words=words)["targets"] != -100
     assert (chosen[:, 0] == chosen[:, 1]).all() and (chosen[:, 1] == chosen[:, 2]).all() and (chosen[:, 3] == chosen[:, 4]).all()
     assert (chosen[:, 0] != chosen[:, 5]).any() and (chosen[:, 0] != chosen[:, 3]).any()
-    with pytest.raises(UserError, match="whole_words: tokens are no bytes"):
+    with pytest.raises(UserError, match="whole_words: tokens are not bytes"):
         _prepare(task, torch.Generator(), torch.zeros(1, 6, dtype=torch.int64))
 
 

@@ -41,6 +41,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft asks transformers for it
 FORMAT = HuggingFaceFormat(HuggingFaceOptions())
+BESIDE = HuggingFaceFormat(HuggingFaceOptions(adapters="beside"))
+EVERY = [("llama", "plain"), ("llama", "rslora"), ("llama", "patterns"), ("neox", "plain"), ("gpt2", "plain")]
 TOKENS = torch.randint(19, (2, 9), generator=torch.Generator().manual_seed(1))
 
 
@@ -75,14 +77,104 @@ def read(folder: Path) -> Model:
     return model.eval()
 
 
-@pytest.mark.parametrize(
-    ("base", "options"), [("llama", "plain"), ("llama", "rslora"), ("llama", "patterns"), ("neox", "plain"), ("gpt2", "plain")]
-)
+@pytest.mark.parametrize(("base", "options"), EVERY)
 def test_adapters_beside_a_base_compute_what_peft_computes(base: str, options: str, tmp_path: Path) -> None:
     expected = saved(base, tmp_path, **OPTIONS[options])
     assert FORMAT.recognises(tmp_path / "adapters")
     with torch.inference_mode():
         torch.testing.assert_close(read(tmp_path / "adapters")({"tokens": TOKENS})["logits"], expected, rtol=0, atol=1e-5)
+
+
+def beside(folder: Path) -> Model:
+    """Our model of a folder of adapters, the adapters beside it, filled."""
+    stored = BESIDE.read(folder)
+    model = build_stored(stored, discover(), "cpu")
+    assert {name for name, _ in model.named_parameters()} == set(stored.tensors)
+    for name, parameter in model.named_parameters():
+        stored.tensors.copy_into(name, parameter.data)  # type: ignore[attr-defined]  # a method of the format's own mapping
+    return model.eval()
+
+
+@pytest.mark.parametrize(("base", "options"), EVERY)
+def test_adapters_stay_adapters_and_come_back_as_they_were(base: str, options: str, tmp_path: Path) -> None:
+    expected = saved(base, tmp_path, **OPTIONS[options])
+    ours = beside(tmp_path / "adapters")
+    (out := tmp_path / "out").mkdir()
+    BESIDE.write(ours, out, tmp_path / "adapters", {})
+    assert sorted(path.name for path in out.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+    before, after = (load_file(folder / "adapter_model.safetensors") for folder in (tmp_path / "adapters", out))
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+    theirs = peft.PeftModel.from_pretrained(hf.AutoModelForCausalLM.from_pretrained(tmp_path / "base"), out).eval()
+    merged = [(path, adapter) for (_, path), adapter in ours.attached.items()]
+    with torch.inference_mode():
+        torch.testing.assert_close(ours({"tokens": TOKENS})["logits"], expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(theirs(TOKENS).logits, expected, rtol=0, atol=1e-6)
+        ours.attach({})
+        assert (ours({"tokens": TOKENS})["logits"] - expected).abs().max() > 0.05
+        for path, adapter in merged:
+            weight = ours.get_parameter(f"{path}.weight")
+            weight.copy_(adapter.merged(weight))
+        torch.testing.assert_close(ours({"tokens": TOKENS})["logits"], expected, rtol=0, atol=1e-5)
+
+
+def test_what_cannot_stay_beside_is_refused(tmp_path: Path) -> None:
+    saved("llama", tmp_path, **OPTIONS["plain"])
+    with pytest.raises(UserError, match="adapters"):
+        BESIDE.read(tmp_path / "base")
+    with pytest.raises(UserError, match="wrap"):
+        HuggingFaceFormat(HuggingFaceOptions(wrap=True)).read(tmp_path / "adapters")
+    ours = beside(tmp_path / "adapters")
+    (_, path), adapter = next((key, each) for key, each in ours.attached.items() if each.options.rows is not None)
+    for options, says in (
+        (LoRAOptions(rank=1, rows=(0, 1)), "a part of"),
+        (LoRAOptions(rank=2, rows=adapter.options.rows), "one adapter beside"),
+        (LoRAOptions(rank=2, rows=(16, 24), scaling="alpha/sqrt(rank)"), "one scaling"),
+    ):
+        other = build_lora(options, BuildContext(seed=0), ours.get_parameter(f"{path}.weight"))
+        ours.attach({**{key: each for key, each in ours.attached.items() if key[0] != "other"}, ("other", path): other})
+        (out := tmp_path / says).mkdir()
+        with pytest.raises(UserError, match=says):
+            BESIDE.write(ours, out, tmp_path / "base", {})
+
+
+@pytest.mark.slow
+def test_a_run_trains_adapters_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    saved("llama", tmp_path, **OPTIONS["patterns"], lora_dropout=0.0)
+    numpy.save("tokens.npy", numpy.arange(400) % 19)
+    form = "{use: transformer.hf, adapters: beside}"
+    main(["init", "--from", "adapters", "--format", form, "--output", "model.yaml"], standalone_mode=False)
+    source = {"use": "data.array-files", "files": {"tokens": "tokens.npy"}, "vocab": 19}
+    config: dict[str, Any] = {
+        "extends": "model.yaml",
+        "run": {"name": "on", "horizon": "4 steps", "device": "cpu"},
+        "task": {"use": "transformer.causal-lm"},
+        "data": {"sources": {"a": source}, "batch_size": 2, "seq_len": 8},
+        "model": {"rack": {"stacks": [{"low": 1}, {"high": 1}]}},
+        "optimizer": {"use": "optim.adamw", "lr": 0.1},
+    }
+    nodes = yaml.safe_load(Path("model.yaml").read_text())["model"]["weight_adapters"]
+    selects = {name: [each.replace("stacks.base", "stacks") for each in node["select"]] for name, node in nodes.items()}
+    named = {"stacks.0.": "stacks.low.0.", "stacks.1.": "stacks.high.0."}
+    for name, select in selects.items():
+        for old, new in named.items():
+            select = [each.replace(old, new) for each in select]
+        config["model"].setdefault("weight_adapters", {})[name] = {"select": select}
+    Path("on.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    main(["run", "on.yaml", "--output", "run"], standalone_mode=False)
+    main(["export", "run", "out", "--format", "hf"], standalone_mode=False)
+    assert sorted(path.name for path in Path("out").glob("*")) == ["adapter_config.json", "adapter_model.safetensors"]  # the base is there
+    before, after = load_file("adapters/adapter_model.safetensors"), load_file("out/adapter_model.safetensors")
+    assert before.keys() == after.keys() and not any(torch.equal(before[name], after[name]) for name in before)
+    theirs = peft.PeftModel.from_pretrained(hf.AutoModelForCausalLM.from_pretrained("base"), "out").eval()
+    with torch.inference_mode():
+        ours = stackwise.load_exported("run/final")({"tokens": TOKENS})["logits"]
+        size = max(1.0, float(ours.abs().max()))
+        torch.testing.assert_close(theirs(TOKENS).logits, ours, rtol=0, atol=1e-5 * size)
+    name = next(iter(nodes))
+    with pytest.raises(UserError, match=f"weight_adapters.{name}.alpha"):
+        plan = stackwise.make_plan(stackwise.config.load(Path("on.yaml"), (f"model.weight_adapters.{name}.alpha=9",)), discover())
+        list(stackwise.assemble(plan).train())
 
 
 def adapted(model: Model, scaling: str = "alpha/rank") -> Model:
@@ -246,8 +338,8 @@ def test_dropout_that_is_not_taken_over_is_said(whole: Path, tmp_path: Path, cap
 
 def test_adapters_that_have_no_words_there_are_refused(tmp_path: Path) -> None:
     model = adapted(language_model())
-    model.attach({(f"{name}-{path[-1]}", path): adapter for (name, path), adapter in model.attached.items()})
-    with pytest.raises(UserError, match="style-"):
+    model.attach({key: torch.nn.Linear(1, 1) for key in model.attached})
+    with pytest.raises(UserError, match="is not a transformer"):
         FORMAT.write(model, tmp_path, None, {})
 
 

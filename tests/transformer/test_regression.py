@@ -15,7 +15,8 @@ import stackwise
 from stackwise import BuildContext, DataError, Evaluated, Moment, UserError
 from stackwise_providers_transformer.features import FeaturesEmbedding, build_features
 from stackwise_providers_transformer.mlp_rack import MLPRack
-from stackwise_providers_transformer.regression import Regression, RegressionHead
+from stackwise_providers_transformer.regression import Regression
+from stackwise_providers_transformer.row_heads import build_regression as build_head
 from stackwise_providers_transformer.table_options import FeaturesOptions, MLPOptions, RegressionHeadOptions, RegressionOptions
 
 MOMENT = Moment(0, 0.0, "only", 0, 0.0, 0)
@@ -72,7 +73,7 @@ def test_a_block_adds_what_its_mlp_makes_of_the_normed_row() -> None:
 
 
 def test_the_loss_is_the_mean_squared_error_and_errors_are_in_the_units_of_the_data() -> None:
-    task, head = Regression(RegressionOptions()), RegressionHead(RegressionHeadOptions(targets=2, width=4, init_std=0.5))
+    task, head = Regression(RegressionOptions()), build_head(RegressionHeadOptions(targets=2, width=4, init_std=0.5), BuildContext(seed=0))
     hidden, target, std = torch.randn(6, 1, 4), torch.randn(6, 2), torch.tensor([[2.0, 10.0]] * 6)
     outputs = head(hidden)
     prediction = hidden[:, 0].detach().numpy() @ head.output.weight.detach().numpy().T + head.output.bias.detach().numpy()

@@ -206,8 +206,8 @@ def _shapes(model: Model) -> dict[str, tuple[int, ...]]:
     ("operator", "new", "says"),
     [
         (WIDEN, language_model(), r"it stays 8: take 'widen-ff'"),
-        (WIDEN, language_model(width=12), r"12 is no multiple of 8: take 16"),
-        (WIDEN, language_model(width=4), r"4 is no multiple of 8: take 16"),
+        (WIDEN, language_model(width=12), r"12 is not a multiple of 8: take 16"),
+        (WIDEN, language_model(width=4), r"4 is not a multiple of 8: take 16"),
         (WIDEN, wider({}, 2, ff=10), r"24 hidden features and would have 10: .* set 'ff' to 24 or more"),
         (WIDEN, wider({}, 2, kv_heads=2), r"set 'heads', and 'kv_heads' where it is given, to 2 times what they were"),
         (WIDEN, wider({}, 2, vocab=30), r"embedding.weight goes from \[19, 8\] to \[30, 16\], and 'widen' can only multiply the width"),

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import attrs
 import numpy
 import pytest
 import torch
@@ -16,11 +17,13 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 import stackwise
-from stackwise import Model, UserError
+from stackwise import GenerationSettings, Model, UserError
 from stackwise.assembly.start import read_folder
 from stackwise.assembly.stored import build_stored, stored_format
 from stackwise.cli import main
 from stackwise.host.discovery import discover
+from stackwise_providers_transformer.continuation import continue_prompt
+from stackwise_providers_transformer.documents import positions_within
 from stackwise_providers_transformer.format_options import HuggingFaceOptions
 from stackwise_providers_transformer.hugging_face.format import HuggingFaceFormat
 
@@ -35,6 +38,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "granite": {**SIZES, "intermediate_size": 24, "logits_scaling": 2.0, "embedding_multiplier": 3.0},
     "bloom": {**IDS, "hidden_size": 16, "n_layer": 2, "n_head": 2},  # takes no positions
     "mixtral": {**SIZES, "intermediate_size": 24, "num_key_value_heads": 1, "num_local_experts": 3},
+    "qwen3_moe": {**SIZES, "moe_intermediate_size": 8, "num_key_value_heads": 1, "head_dim": 8, "num_experts": 4, "num_experts_per_tok": 2},
     "gemma3_text": {**SIZES, "intermediate_size": 24, "num_key_value_heads": 1, "head_dim": 8},  # multiplies its embedding
     "roberta": {**SIZES, "intermediate_size": 24, "max_position_embeddings": 40},
     "electra": {**SIZES, "intermediate_size": 24, "embedding_size": 8},  # another width of embedded tokens
@@ -82,6 +86,86 @@ def test_the_parts_compute_what_the_whole_does_and_write_the_same_folder(family:
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
     fields = [json.loads((tmp_path / name / "config.json").read_text()) for name in ("folder", "again")]
     assert fields[0] == fields[1]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.inference_mode()
+def test_documents_in_one_row_are_computed_as_if_alone(family: str, tmp_path: Path) -> None:
+    whole, parts = saved(family, tmp_path), filled(tmp_path)
+    draw = torch.Generator().manual_seed(2)
+    rows = [[torch.randint(3, VOCAB, (1, size), generator=draw) for size in sizes] for sizes in ((9, 8, 3), (1, 7, 12))]
+    tokens = torch.cat([torch.cat(row, 1) for row in rows])
+    segments = torch.tensor([[i for i, piece in enumerate(row) for _ in range(piece.shape[1])] for row in rows])
+    alone = torch.cat([torch.cat([whole(piece).logits for piece in row], 1) for row in rows])
+    places = positions_within(segments)
+    for side in [{}] + ([{"positions": places}] if "positions" in parts.rack.options.side else []):
+        found = parts({"tokens": tokens, "segments": segments, **side})["logits"]
+        torch.testing.assert_close(found, alone, rtol=0, atol=1e-6)
+    assert (parts({"tokens": tokens})["logits"] - alone).abs().max() > 1e-3
+    with pytest.raises(UserError, match="two pieces"):
+        parts({"tokens": tokens, "segments": segments % 2})
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES.keys() - MASKED))
+@torch.inference_mode()
+def test_generation_reads_each_token_once_and_makes_those_that_the_library_makes(family: str, tmp_path: Path) -> None:
+    fields = {"tie_word_embeddings": False} | ({"sliding_window": 5} if family in ("starcoder2", "mixtral", "gemma3_text") else {})
+    whole, parts = saved(family, tmp_path, **fields), filled(tmp_path)
+    whole.generation_config.eos_token_id = None
+    prompt = torch.randint(3, VOCAB, (1, 7), generator=torch.Generator().manual_seed(3))
+    made = whole.generate(prompt, do_sample=False, max_new_tokens=9, min_new_tokens=9, attention_mask=torch.ones_like(prompt))[0]
+    assert family == "opt" or len(set(made[7:].tolist())) > 1  # those weights of OPT repeat one token
+    read: list[int] = []
+    parts.embedding.register_forward_hook(lambda module, inputs, output: read.append(output.shape[1]))
+    for cache in (True, False):
+        settings = GenerationSettings(tokens=9, temperature=0, cache=cache)
+        assert continue_prompt(parts, prompt[0], settings, torch.Generator()).tolist() == made.tolist()
+    assert read == [7, *[1] * 8, *range(7, 16)]
+
+
+@pytest.mark.parametrize("family", ["mixtral", "qwen3_moe"])
+def test_the_balance_of_routers_is_the_library_s(family: str, tmp_path: Path) -> None:
+    whole = saved(family, tmp_path, output_router_logits=True, router_aux_loss_coef=0.5)
+    stored = FORMAT.read(tmp_path)
+    assert stored.model["rack"]["balance"] and any("rack.balance: 0.5" in note for note in stored.notes)
+    parts, tokens = filled(tmp_path), torch.randint(3, VOCAB, (3, 10), generator=torch.Generator().manual_seed(1))
+    mask = torch.ones(3, 10, dtype=torch.bool)
+    mask[1, 6:] = False
+    for batch, given in (({}, {}), ({"mask": mask}, {"attention_mask": mask.long()})):
+        expected = whole(tokens, labels=tokens, **given).aux_loss
+        total, count = parts({"tokens": tokens, **batch})["rack.balance"]
+        torch.testing.assert_close(total / count, expected, rtol=1e-5, atol=0)
+        assert count == (mask.sum() if batch else mask.numel())
+    expected.backward()
+    total.div(count).backward()
+    routers = [(name, p.grad) for name, p in whole.model.named_parameters() if p.grad is not None and bool((p.grad != 0).any())]
+    assert routers
+    for name, gradient in routers:
+        if "embed_tokens" not in name:
+            torch.testing.assert_close(parts.get_parameter(f"rack.model.{name}").grad, gradient, rtol=1e-4, atol=1e-7)
+
+
+def test_a_family_without_routers_has_no_balance(tmp_path: Path) -> None:
+    saved("starcoder2", tmp_path)
+    stored = FORMAT.read(tmp_path)
+    rack = {**stored.model["rack"], "balance": True}
+    with pytest.raises(UserError, match="starcoder2"):
+        build_stored(attrs.evolve(stored, model={**stored.model, "rack": rack}), REGISTRY)
+
+
+@pytest.mark.parametrize(
+    ("family", "auto", "fields"),
+    [
+        ("t5", hf.AutoModelForSeq2SeqLM, {"d_model": 16, "d_ff": 24, "num_layers": 2, "num_heads": 2, "d_kv": 8}),
+        ("bart", hf.AutoModelForSeq2SeqLM, {"d_model": 16, "encoder_ffn_dim": 24, "decoder_ffn_dim": 24}),
+        ("vit", hf.AutoModel, {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}),
+    ],
+)
+def test_a_model_that_is_no_rack_is_refused_with_the_way_out(family: str, auto: Any, fields: dict[str, Any], tmp_path: Path) -> None:
+    sizes = {} if family == "vit" else {"vocab_size": VOCAB}
+    auto.from_config(hf.AutoConfig.for_model(family, **fields, **sizes)).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=family):
+        read_folder(tmp_path, REGISTRY)
 
 
 def run(folder: Path, config: dict[str, Any]) -> Path:

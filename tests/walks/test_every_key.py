@@ -319,6 +319,7 @@ CORE: dict[str, list[tuple[Any, str, Any]]] = {
     "run.name": [(whole, "run/name", "other")],
     "run.seed": [(whole, "run/seed", 4)],
     "run.horizon": [(whole, "run/horizon", "13 steps")],
+    "run.step_seconds": [(whole, "run/step_seconds", {"one": 0.1})],
     "run.device": [(whole, "run/device", "nowhere"), (whole, "run/device", "cuda")],
     "run.precision": [(whole, "run/precision", "bf16")],
     "run.threads": [(whole, "run/threads", 2)],
@@ -409,7 +410,7 @@ OPTIONS: dict[str, list[tuple[Any, str, Any]]] = {
     "transformer.lm.bias": [(whole, HEAD + "bias", True)],
     "transformer.lm.cap": [(whole, HEAD + "cap", 0.1)],
     "transformer.lm.transform": [(whole, HEAD + "transform", {"activation": "relu"})],
-    # a format is no part of a run: tests/transformer/test_damaged_folders.py, test_hugging_face.py and, for wrap, test_wrapped_models.py
+    # a format is not part of a run: tests/transformer/test_damaged_folders.py, test_hugging_face.py and, for wrap, test_wrapped_models.py
     # show what its options do
     **{f"transformer.hf.{option}": [] for option in ("pickle", "file_bytes", "wrap")},
     "transformer.lm.init_std": [(whole, HEAD + "init_std", 0.1)],
@@ -424,7 +425,7 @@ OPTIONS: dict[str, list[tuple[Any, str, Any]]] = {
     "transformer.add-experts.start": [(sparse, GROWTH + "/start", "fresh")],
     "transformer.vocabulary.rows": [(growing("transformer.vocabulary", embedding={"vocab": 20}), GROWTH + "/rows", "zeros")],
     # weight adapters are modules so far: tests/transformer/test_lora.py shows the effect of each option
-    **{f"transformer.lora.{option}": [] for option in ("rank", "alpha", "scaling", "dropout")},
+    **{f"transformer.lora.{option}": [] for option in ("rank", "alpha", "scaling", "rows", "dropout")},
     "data.memory.arrays": [(whole, SOURCE + "arrays", {"tokens": stream(seed=9)})],
     "data.memory.vocab": [(whole, SOURCE + "vocab", 20)],
     "data.memory.time": [(in_rows, SOURCE + "time", ["other"])],

@@ -86,10 +86,10 @@ def test_a_drop_that_matches_nothing_is_refused_with_near_names(trained: Any) ->
 
 
 def test_no_weights_at_the_place_are_said_with_the_places_tried(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"there are no weights at .*weights\.safetensors is no file; give a run"):
+    with pytest.raises(UserError, match=r"there are no weights at .*weights\.safetensors is not a file; give a run"):
         begun(base(model=model(tmp_path)))
     (tmp_path / "broken.safetensors").write_bytes(b"no tensors")
-    with pytest.raises(UserError, match="no readable safetensors file"):
+    with pytest.raises(UserError, match="not a readable safetensors file"):
         begun(base(model=model(tmp_path / "broken.safetensors")))
 
 

@@ -142,7 +142,7 @@ class RankLost(StackwiseError):
 
 
 class EndedTogether(StackwiseError):
-    """Another process of the run ended it, and has told why; this one ends with the same exit code and without words."""
+    """Another process ended the run and has said why; this one ends with the same exit code and prints nothing."""
 
     def __init__(self, exit_code: int) -> None:
         self.exit_code = exit_code

@@ -60,7 +60,7 @@ class ArrayContents:
     def _run(self) -> None:
         try:
             self.known = self._read()
-        except BaseException as error:  # raised again by whoever waits
+        except BaseException as error:  # raised again in the thread that waits
             self._error = error
 
     def wait(self) -> Content:

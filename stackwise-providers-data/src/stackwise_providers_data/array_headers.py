@@ -44,7 +44,7 @@ def find_array(field: str, reference: str) -> StoredArray:
     """The array that a reference names: `a.npy`, `a.npz:key`, `a.safetensors:key`; the key may be left out where there is one array.
 
     Raises:
-        DataError: no such file or array, a damaged file, or entries that are no numbers of this machine's byte order.
+        DataError: no such file or array, a damaged file, or entries that are not numbers of this machine's byte order.
     """
     name, _, key = reference.rpartition(":")
     path = Path(name if name.endswith((".npz", ".safetensors")) else reference)
@@ -115,7 +115,7 @@ def _npy_header(file: IO[bytes], label: str) -> tuple[ArrayShape, bool, int]:
     described = header["descr"]
     code = described[1:] if isinstance(described, str) else ""
     if code not in _NPY or described[0] == ">":
-        raise DataError(f"{label}: entries of {described!r} are no numbers of this byte order: save integers, floats or bools")
+        raise DataError(f"{label}: entries of {described!r} are not numbers of this byte order: save integers, floats or bools")
     sizes = tuple(map(int, header["shape"]))
     in_order = not header["fortran_order"] or len(sizes) < 2
     return ArrayShape(sizes, _NPY[code]), in_order, 8 + width + size

@@ -87,9 +87,9 @@ def _shape(name: str, array: Any) -> ArrayShape:
     if hasattr(array, "shape") and hasattr(array, "dtype"):
         dtype = str(array.dtype).removeprefix("torch.")
         if not dtype.startswith(("bool", "int", "uint", "float", "bfloat")):
-            raise DataError(f"arrays.{name}: entries of dtype {dtype} are no numbers a model could read: give integers, floats or bools")
+            raise DataError(f"arrays.{name}: entries of dtype {dtype} are not numbers a model could read: give integers, floats or bools")
         return ArrayShape(tuple(array.shape), dtype)
-    raise DataError(f"arrays.{name}: a {type(array).__name__} is no array: give numpy, torch or nested lists")
+    raise DataError(f"arrays.{name}: a {type(array).__name__} is not an array: give numpy, torch or nested lists")
 
 
 def _measure(name: str, values: Any) -> tuple[tuple[int, ...], str]:

@@ -148,7 +148,7 @@ def _inside(starts: npt.NDArray[np.int64], stops: npt.NDArray[np.int64], spans: 
 
 
 def _untrimmed(library: Any) -> Any:
-    """The same tokenizer, which tells of white space at the edges of a token as part of it."""
+    """The same tokenizer, with offsets that include the white space at the edges of a token."""
     import tokenizers  # it is there: the tokenizer is one of its own
 
     copy = tokenizers.Tokenizer.from_str(library.to_str())
@@ -178,7 +178,7 @@ def _tools(place: str, record: Mapping[str, Any]) -> Tools:
     """What the assistant may call in a conversation; None where the record names nothing.
 
     Raises:
-        DataError: it is no list of maps.
+        DataError: it is not a list of maps.
     """
     tools = record.get(TOOLS) or None
     if tools is not None and not (isinstance(tools, list) and all(isinstance(tool, Mapping) for tool in tools)):
@@ -193,13 +193,13 @@ def _message(place: str, message: Any) -> Message:
     role, content = message["role"], message.get("content")
     if role not in ROLES:
         near = "".join(f" — did you mean {other!r}?" for other in get_close_matches(str(role), ROLES, n=1))
-        raise DataError(f"{place}: {role!r:.40} is no role{near}; roles are {', '.join(ROLES)}")
+        raise DataError(f"{place}: {role!r:.40} is not a role{near}; roles are {', '.join(ROLES)}")
     if not isinstance(content, str) and not (content is None and message.get("tool_calls")):
         raise DataError(f"{place}: 'content' holds {content!r:.40} where text is wanted: mend it, or remove the conversation")
     if content is None:
         return message
     if any(mark in content for mark in RESERVED):
-        raise DataError(f"{place}: 'content' holds a code point that is no character (U+FDD0 or U+FDD1): remove it")
+        raise DataError(f"{place}: 'content' holds a code point that is not a character (U+FDD0 or U+FDD1): remove it")
     try:
         content.encode()
     except UnicodeEncodeError as fault:

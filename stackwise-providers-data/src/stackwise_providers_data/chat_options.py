@@ -81,7 +81,7 @@ def open_template(template: Template, tokenizer: TokenizerChoice) -> ChatTemplat
 
     Raises:
         DataError: a file that cannot be read, or a tokenizer's folder without a template.
-        UserError: it is no jinja.
+        UserError: it is not jinja.
     """
     from stackwise_providers_data import chat_templates  # jinja2, which the options do without
 
@@ -129,7 +129,7 @@ def _settings(label: str, files: Mapping[str, bytes]) -> Mapping[str, Any]:
     try:
         settings = json.loads(files.get(_SETTINGS, b"{}"))
     except (ValueError, RecursionError) as fault:
-        raise DataError(f"{_SETTINGS} beside {label} is no JSON: {fault}: save the folder again") from fault
+        raise DataError(f"{_SETTINGS} beside {label} is not JSON: {fault}: save the folder again") from fault
     return settings if isinstance(settings, Mapping) else {}
 
 

@@ -74,7 +74,7 @@ class ChatTemplate:
         tokens: special tokens by the name that the template has for them (`eos_token`).
 
     Raises:
-        UserError: it is no jinja.
+        UserError: it is not jinja.
     """
 
     def __init__(self, source: str, label: str, tokens: Mapping[str, str]) -> None:
@@ -88,7 +88,7 @@ class ChatTemplate:
             self._template = environment.from_string(source)
             tree = environment.parse(source)
         except TemplateError as fault:
-            raise UserError(f"{label} is no chat template: {fault}") from fault
+            raise UserError(f"{label} is not a chat template: {fault}") from fault
         marks = (data.data for output in tree.find_all(nodes.Output) for data in output.nodes if isinstance(data, nodes.TemplateData))
         self.marks_generation = _BEGIN in marks
         """Whether it says itself what the assistant writes."""

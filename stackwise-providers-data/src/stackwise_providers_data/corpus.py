@@ -90,7 +90,7 @@ def open_tokenizer(documents: Documents, declared: TokenizerChoice) -> TextToken
     """The tokenizer that options declare; one that belongs to no run yet is learnt from the training part of these documents alone.
 
     Raises:
-        DataError: a file that is no tokenizer; documents that cannot be read.
+        DataError: a file that is not a tokenizer; documents that cannot be read.
         UserError: a library is missing, or the cache cannot be written.
     """
     if isinstance(declared, str):
@@ -140,7 +140,9 @@ def _fingerprint(documents: Documents, notes: Mapping[str, Any]) -> dict[str, An
 def _listing_key(
     documents: Documents, files: Sequence[Path], declared: TokenizerChoice, part: Part, ends: tuple[bool, ...] | None
 ) -> tuple[str, bool]:
-    """The name under which the entry of these files is remembered, and whether a file is too young for its time to tell of changes."""
+    """The name under which the entry of these files is remembered, and whether a file is so new that its time would not show a further
+    change.
+    """
     stats = [(str(path.resolve()), (status := path.stat()).st_size, status.st_mtime_ns) for path in files]
     tokenizer: Any = declared
     if not isinstance(declared, str):

@@ -29,7 +29,7 @@ _COMPRESSED = {
     "zip": re.compile(rb"PK\x03\x04"),
 }
 MAGIC_BYTES = 10
-"""As many as it takes to tell that a file is compressed."""
+"""As many bytes as show that a file is compressed."""
 
 
 def is_url(path: str) -> bool:
@@ -44,7 +44,7 @@ def check_globs(paths: object) -> None:
         UserError: they are not.
     """
     if not isinstance(paths, list | tuple) or not paths or not all(isinstance(path, str) and path for path in paths):
-        raise UserError(f"paths: {paths!r} is no list of globs: write [corpus/**/*.txt]")
+        raise UserError(f"paths: {paths!r} is not a list of globs: write [corpus/**/*.txt]")
 
 
 def globbed(paths: Sequence[str]) -> dict[str, Path]:

@@ -254,7 +254,7 @@ class JsonlOptions(RecordOptions):
         """Check the fields and the globs.
 
         Raises:
-            UserError: fields that make no example, an option without effect, or paths that are no globs.
+            UserError: fields that make no example, an option without effect, or paths that are not globs.
         """
         super().check()
         check_globs(self.paths)

@@ -21,7 +21,7 @@ from stackwise import DataError
 from stackwise_providers_data.corpus import Corpus, open_corpus
 from stackwise_providers_data.extras import require
 from stackwise_providers_data.files import MAGIC_BYTES, refuse_compressed, unreadable
-from stackwise_providers_data.remote_files import located
+from stackwise_providers_data.remote_files import located_files
 from stackwise_providers_data.splits import HASHES, Part, is_in, no_documents, split_hash
 from stackwise_providers_data.tokenizer_options import TokenizerChoice
 
@@ -58,19 +58,14 @@ class JsonLines:
     noun: str = "lines"
 
     def files(self) -> list[Path]:
-        """The files that the globs find.
-
-        Raises:
-            DataError: a glob without a match.
-        """
-        paths = located(self.paths)
-        return [paths[path] for path in sorted(paths)]
+        """The files that the globs find."""
+        return located_files(self.paths)
 
     def __iter__(self) -> Iterator[Record]:
         """`file:line` and the object on it.
 
         Raises:
-            DataError: a file that cannot be read, or a line that is no JSON object.
+            DataError: a file that cannot be read, or a line that is not a JSON object.
         """
         for path in self.files():
             try:
@@ -98,7 +93,7 @@ def _record_of(place: str, line: bytes) -> Mapping[str, Any]:
         raise DataError(f"{place}: this line is not UTF-8 at byte {fault.start}: save the file as UTF-8") from fault
     except (ValueError, RecursionError) as fault:
         cut = "" if line.endswith(b"\n") else " (the file ends in it: it may be cut off)"
-        raise DataError(f"{place}: this line is no JSON{cut}: {fault}: mend or remove it") from fault
+        raise DataError(f"{place}: this line is not JSON{cut}: {fault}: mend or remove it") from fault
     if not isinstance(record, dict):
         raise DataError(f'{place}: this line holds a {type(record).__name__}: every line is an object of fields, like {{"text": "…"}}')
     return record
@@ -242,7 +237,7 @@ class RecordDocuments:
         """The class of every record of a part, int64 [records].
 
         Raises:
-            DataError: a label that is no id, or none of the classes.
+            DataError: a label that is not an id, or none of the classes.
         """
         return np.array([self._label(place, record) for place, record in self.chosen(part)], dtype=np.int64)
 
@@ -269,7 +264,7 @@ class RecordDocuments:
         value, classes = _field(place, record, self.options.label), self.options.classes
         if classes is None:
             if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
-                raise DataError(f"{place}: the label {value!r} is no id: give whole numbers from 0, or name the classes")
+                raise DataError(f"{place}: the label {value!r} is not an id: give whole numbers from 0, or name the classes")
             return value
         if value not in classes:
             raise DataError(f"{place}: the label {value!r} is none of the classes {', '.join(classes)}")
@@ -309,7 +304,7 @@ def _numbers(place: str, record: Mapping[str, Any], field: str) -> list[float]:
     value = _field(place, record, field)
     entries = value if isinstance(value, list) else None
     if not entries or not all(isinstance(entry, int | float) and not isinstance(entry, bool) for entry in entries):
-        raise DataError(f"{place}: '{field}' is no list of numbers: mend or remove it")
+        raise DataError(f"{place}: '{field}' is not a list of numbers: mend or remove it")
     try:
         numbers = [float(entry) for entry in entries]
     except OverflowError:

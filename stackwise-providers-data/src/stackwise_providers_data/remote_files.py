@@ -33,6 +33,16 @@ def located(paths: Sequence[str]) -> dict[str, Path]:
     return files
 
 
+def located_files(paths: Sequence[str]) -> list[Path]:
+    """The files of `located`, in the order of their paths.
+
+    Raises:
+        DataError, UserError: as `located`.
+    """
+    files = located(paths)
+    return [files[path] for path in sorted(files)]
+
+
 def _fetched(url: str) -> dict[str, Path]:
     from stackwise_providers_data.extras import require
 

@@ -80,7 +80,9 @@ def _open(documents: TableDocuments, part: Part, encoding: TableEncoding, vocabu
 
 
 def _entry_name(documents: TableDocuments, part: Part, vocabulary: str) -> str:
-    """What the encoded rows depend on. A file that was just written to is left to age, until its time tells of any later change."""
+    """What the encoded rows depend on. A file that was just written to is not remembered until it is old enough for its time to show any
+    later change.
+    """
     stats = [(str(path.resolve()), (status := path.stat()).st_size, status.st_mtime_ns) for path in documents.files()]
     youngest = max(changed for _, _, changed in stats)
     time.sleep(max(0.0, min(_RACY_S, youngest / 1e9 + _RACY_S - time.time())))

@@ -85,7 +85,7 @@ class TableOptions(RecordOptions, ABC):
             if isinstance(values, tuple) and (len(values) != len(set(values)) or not values):
                 raise UserError(f"categories.{column}: name at least one value, and each once")
             if isinstance(values, int) and values < 1:
-                raise UserError(f"categories.{column}: {values} is no number of values: write at least 1, or the values")
+                raise UserError(f"categories.{column}: {values} is not a number of values: write at least 1, or the values")
 
     @property
     def is_table(self) -> bool:
@@ -169,13 +169,38 @@ class TableOptions(RecordOptions, ABC):
 
         Raises:
             DataError: a file that cannot be read, or a row that does not hold what is asked.
-            UserError: records that are no table, or a table without the encoding of a run.
+            UserError: records that are not table, or a table without the encoding of a run.
         """
         from stackwise_providers_data.tables import read_unlabelled  # reads the data
 
         if not self.is_table or self.kept is None:
             raise UserError("rows of another file are read for tables of a run: numbers, categories, and what the run has learnt of them")
         return read_unlabelled(self, file, rows, self.kept)
+
+    def records_of(self, file: str, wanted: Sequence[str]) -> Records:
+        """The rows of another file: JSON lines or Parquet where its name says so, else lines of cells."""
+        from stackwise_providers_data.tabular_records import ObjectRows, ParquetRows  # reads the data
+
+        match file.lower().rpartition(".")[2]:
+            case "jsonl" | "ndjson":
+                return ObjectRows((file,), wanted)
+            case "parquet":
+                return ParquetRows((file,), wanted)
+        return self.lines_of(file, wanted)
+
+    def lines_of(self, file: str, wanted: Sequence[str]) -> Records:
+        """The rows of another file of lines of cells with commas between them."""
+        from stackwise_providers_data.tabular_records import CsvRows  # reads the data
+
+        return CsvRows((file,), wanted, self.cell_types(), frozenset(("",)), ",")
+
+    def cell_types(self) -> dict[str, CellType]:
+        """Column → what a cell of text there stands for."""
+        types: dict[str, CellType] = dict.fromkeys((*(self.numbers or ()), *(self.target or ())), "number")
+        types |= dict.fromkeys(self.rooms, "category")
+        if self.label is not None:
+            types[self.label] = "whole number" if self.classes is None else "category"
+        return types
 
     def tell(self, predictions: Mapping[str, torch.Tensor]) -> list[dict[str, Any]]:
         """Predictions by row: a number under the name of its column, in its units; a class by its name, and probabilities by class."""
@@ -233,13 +258,13 @@ class TableOptions(RecordOptions, ABC):
         """Text ↔ ids.
 
         Raises:
-            UserError: a table, which is no text, or the tokenizers library is not installed.
-            DataError: the files are no tokenizer.
+            UserError: a table, which is not text, or the tokenizers library is not installed.
+            DataError: the files are not a tokenizer.
         """
         from stackwise_providers_data.tables import ENCODING  # numpy, which options do without
 
         if ENCODING in tokenizer.files:
-            raise UserError("the data are a table of numbers and categories, which is no text")
+            raise UserError("the data are a table of numbers and categories, which is not text")
         return RecordOptions.codec_of(tokenizer)
 
 
@@ -253,7 +278,7 @@ class ParquetOptions(TableOptions):
         """Check the columns and the globs.
 
         Raises:
-            UserError: columns that make no example, an option without effect, or paths that are no globs.
+            UserError: columns that make no example, an option without effect, or paths that are not globs.
         """
         super().check()
         check_globs(self.paths)
@@ -281,7 +306,7 @@ class CsvOptions(TableOptions):
         """Check the columns, the globs and the delimiter.
 
         Raises:
-            UserError: columns that make no example, an option without effect, paths that are no globs, or no single character.
+            UserError: columns that make no example, an option without effect, paths that are not globs, or no single character.
         """
         super().check()
         check_globs(self.paths)
@@ -294,15 +319,14 @@ class CsvOptions(TableOptions):
         """The rows of the files that the globs find."""
         from stackwise_providers_data.tabular_records import CsvRows  # reads the data
 
-        return CsvRows(self.paths, self.wanted, self._types(), frozenset(self.empty), self.delimiter)
+        return CsvRows(self.paths, self.wanted, self.cell_types(), frozenset(self.empty), self.delimiter)
+
+    def lines_of(self, file: str, wanted: Sequence[str]) -> Records:
+        """The rows of another file, with the delimiter and the empty cells of the run's own."""
+        from stackwise_providers_data.tabular_records import CsvRows  # reads the data
+
+        return CsvRows((file,), wanted, self.cell_types(), frozenset(self.empty), self.delimiter)
 
     def places(self) -> Iterable[str]:
         """The files that the globs find."""
         return globbed_names(self.paths)
-
-    def _types(self) -> dict[str, CellType]:
-        types: dict[str, CellType] = dict.fromkeys((*(self.numbers or ()), *(self.target or ())), "number")
-        types |= dict.fromkeys(self.rooms, "category")
-        if self.label is not None:
-            types[self.label] = "whole number" if self.classes is None else "category"
-        return types

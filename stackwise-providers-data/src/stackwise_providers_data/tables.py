@@ -15,7 +15,6 @@ from itertools import islice
 from math import inf, isfinite, isnan
 from typing import Any, Protocol
 
-import attrs
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -83,7 +82,7 @@ def encoding_in(tokenizer: Tokenizer) -> TableEncoding:
             categories={name: tuple(map(str, values)) for name, values in content["categories"].items()},
         )
     except (KeyError, TypeError, ValueError, AttributeError) as fault:
-        raise DataError(f"{tokenizer.vocabulary}: its {ENCODING} is no encoding of a table: {fault!r}: put the file back") from fault
+        raise DataError(f"{tokenizer.vocabulary}: its {ENCODING} is not an encoding of a table: {fault!r}: put the file back") from fault
 
 
 class TableFields(RecordFields, Protocol):
@@ -105,7 +104,7 @@ class TableFields(RecordFields, Protocol):
 
 @define
 class Found:
-    """What was met on the way that a model sees otherwise than it is written."""
+    """What was found in the rows that a model sees in another form than it is written."""
 
     missing: Counter[str] = Factory(Counter)
     """Column → cells that were filled."""
@@ -115,7 +114,7 @@ class Found:
     """Column → the first of those."""
 
     def lines(self) -> Iterator[str]:
-        """What a person is told."""
+        """The sentences for the user."""
         for column, count in self.missing.items():
             yield f"{count} cells of '{column}' hold no value and are filled"
         for column, count in self.unknown.items():
@@ -289,14 +288,14 @@ class _Moments:
     def std(self) -> float:
         """Of the population."""
         if self.low == self.high:
-            return 0.0  # what rounding leaves of the squares is no deviation
+            return 0.0  # what rounding leaves of the squares is not a deviation
         return float((self.squares / self.count) ** 0.5)
 
 
 def read_unlabelled(options: Any, file: str, rows: int, tokenizer: Tokenizer) -> Iterator[dict[str, torch.Tensor]]:
     """Rows of a file, encoded as the run's own; columns of targets and labels need not be there."""
     encoding, wanted = encoding_in(tokenizer), (*(options.numbers or ()), *options.rooms)
-    table = TableDocuments(attrs.evolve(options.records(), paths=(file,), wanted=wanted), options)
+    table = TableDocuments(options.records_of(file, wanted), options)
     records, found = iter(table.records), Found()
     while chunk := list(islice(records, rows)):
         features, categories = table.inputs(chunk, encoding, found)
@@ -308,10 +307,10 @@ def read_unlabelled(options: Any, file: str, rows: int, tokenizer: Tokenizer) ->
 def tell_rows(options: Any, predictions: Mapping[str, torch.Tensor], tokenizer: Tokenizer) -> list[dict[str, Any]]:
     """Predictions as plain values, a map a row."""
     encoding = encoding_in(tokenizer)
-    told: list[dict[str, Any]] = [{} for _ in next(iter(predictions.values()))]
+    shown: list[dict[str, Any]] = [{} for _ in next(iter(predictions.values()))]
     names = options.target if options.target is not None else options.classes
     for name, tensor in predictions.items():
-        for row, value in zip(told, tensor.tolist(), strict=True):
+        for row, value in zip(shown, tensor.tolist(), strict=True):
             if name == "prediction" and options.target is not None:
                 scales = [encoding.numbers[column] for column in options.target]
                 row |= {column: v * s.std + s.mean for column, s, v in zip(options.target, scales, value, strict=True)}
@@ -321,4 +320,4 @@ def tell_rows(options: Any, predictions: Mapping[str, torch.Tensor], tokenizer: 
                 row[name] = dict(zip(names, value, strict=True))
             else:
                 row[options.label if name == "label" and options.label else name] = value
-    return told
+    return shown

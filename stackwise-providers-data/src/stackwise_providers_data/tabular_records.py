@@ -1,4 +1,4 @@
-"""Records from tables: rows of Parquet files, read row group after row group, and of CSV files, read line after line."""
+"""Records from tables: rows of Parquet files, read row group after row group, and of CSV files and JSON lines, read line after line."""
 
 from __future__ import annotations
 
@@ -12,14 +12,39 @@ from attrs import frozen
 from stackwise import DataError
 from stackwise_providers_data.extras import require
 from stackwise_providers_data.files import MAGIC_BYTES, refuse_compressed, unreadable
-from stackwise_providers_data.records import Record
-from stackwise_providers_data.remote_files import located
+from stackwise_providers_data.records import JsonLines, Record
+from stackwise_providers_data.remote_files import located_files
 
 _BATCH_ROWS = 1024
 _LARGEST_CELL = 1 << 30
 
 CellType = Literal["number", "whole number", "category"]
 _MAKE: Mapping[CellType, Callable[[str], Any]] = {"number": float, "whole number": int, "category": str}
+
+
+@frozen(eq=False)
+class ObjectRows:
+    """A JSON object on each line, as a row with the columns that are read."""
+
+    paths: tuple[str, ...]
+    wanted: Sequence[str]
+    name: str = "jsonl"
+    noun: str = "lines"
+
+    def files(self) -> list[Path]:
+        """The files that the globs find."""
+        return located_files(self.paths)
+
+    def __iter__(self) -> Iterator[Record]:
+        """`file:line` and the object on it.
+
+        Raises:
+            DataError: as `JsonLines`, or an object without a column that is read.
+        """
+        for place, record in JsonLines(self.paths):
+            if missing := [column for column in self.wanted if column not in record]:
+                raise DataError(f"{place}: this line has no '{missing[0]}', and it has {', '.join(record) or 'nothing'}: name every column")
+            yield place, record
 
 
 @frozen(eq=False)
@@ -35,20 +60,14 @@ class ParquetRows:
     noun: str = "rows"
 
     def files(self) -> list[Path]:
-        """The files that the globs find.
-
-        Raises:
-            DataError: a glob without a match.
-            UserError: a library is missing.
-        """
-        paths = located(self.paths)
-        return [paths[path] for path in sorted(paths)]
+        """The files that the globs find."""
+        return located_files(self.paths)
 
     def __iter__(self) -> Iterator[Record]:
         """`file row i` and the row.
 
         Raises:
-            DataError: a file that is no Parquet, a row group that cannot be read, or a column that a file has not.
+            DataError: a file that is not Parquet, a row group that cannot be read, or a column that a file has not.
             UserError: pyarrow is not installed.
         """
         parquet = require("pyarrow.parquet", "parquet", self.name)
@@ -57,7 +76,7 @@ class ParquetRows:
             try:
                 file = parquet.ParquetFile(path, page_checksum_verification=True)
             except faults as fault:
-                raise DataError(f"{path}: this is no whole Parquet file: {fault}: write it again") from fault
+                raise DataError(f"{path}: this is not a whole Parquet file: {fault}: write it again") from fault
             with file:
                 self._check_columns(path, names := file.schema_arrow.names)
                 columns = [*self.wanted, *(set(self.optional) & set(names))]
@@ -98,14 +117,8 @@ class CsvRows:
     noun: str = "rows"
 
     def files(self) -> list[Path]:
-        """The files that the globs find.
-
-        Raises:
-            DataError: a glob without a match.
-            UserError: a library is missing.
-        """
-        paths = located(self.paths)
-        return [paths[path] for path in sorted(paths)]
+        """The files that the globs find."""
+        return located_files(self.paths)
 
     def __iter__(self) -> Iterator[Record]:
         """`file:line` and the row's values by column.
@@ -125,7 +138,7 @@ class CsvRows:
     def _rows(self, path: Path, lines: Iterator[str]) -> Iterator[Record]:
         csv.field_size_limit(_LARGEST_CELL)  # of the process; documents are longer than its 128 KiB
         reader = csv.reader(lines, delimiter=self.delimiter, strict=True)
-        rows = _told(path, reader)
+        rows = _placed_rows(path, reader)
         header = next(rows, None)
         if header is None:
             raise DataError(f"{path}: the file is empty: its first line names the columns")
@@ -153,7 +166,7 @@ class CsvRows:
                 raise ValueError(cell)  # Python reads 1_000, and nobody else does
             return _MAKE[held](cell)
         except ValueError:
-            raise DataError(f"{place}: '{column}' holds {cell!r:.40}, which is no {held}: mend it, or name it under `empty`") from None
+            raise DataError(f"{place}: '{column}' holds {cell!r:.40}, which is not a {held}: mend it, or name it under `empty`") from None
 
 
 def _lines(path: Path, file: Any) -> Iterator[str]:
@@ -164,7 +177,7 @@ def _lines(path: Path, file: Any) -> Iterator[str]:
             raise DataError(f"{path}:{i}: this line is not UTF-8 at byte {fault.start}: save the file as UTF-8") from fault
 
 
-def _told(path: Path, reader: Any) -> Iterator[list[str]]:
+def _placed_rows(path: Path, reader: Any) -> Iterator[list[str]]:
     """The rows of a reader, its mistakes with their place."""
     while True:
         try:

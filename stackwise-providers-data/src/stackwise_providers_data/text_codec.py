@@ -20,7 +20,7 @@ class ByteCodec:
         return list(text.encode(errors="surrogateescape"))
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text; bytes that are no UTF-8 as `\\xNN`."""
+        """The text; bytes that are not UTF-8 as `\\xNN`."""
         return bytes(ids).decode(errors="backslashreplace")
 
 
@@ -60,7 +60,7 @@ def codec_of(tokenizer: Tokenizer) -> ByteCodec | LibraryCodec:
 
     Raises:
         UserError: the tokenizers library is not installed.
-        DataError: the files are no tokenizer.
+        DataError: the files are not a tokenizer.
     """
     if tokenizer.vocabulary == "bytes":
         return ByteCodec()

@@ -77,7 +77,7 @@ class TextOptions(RowOptions, ABC):
 
         Raises:
             UserError: the tokenizers library is not installed.
-            DataError: the files are no tokenizer.
+            DataError: the files are not a tokenizer.
         """
         from stackwise_providers_data.text_codec import codec_of  # numpy, which options do without
 

@@ -123,4 +123,4 @@ def check_pad(pad: int | None, vocab: int | None) -> None:
         DataError: it is not.
     """
     if pad is not None and vocab is not None and pad >= vocab:
-        raise DataError(f"pad: {pad} is no id of a vocabulary of {vocab}: ids lie in [0, {vocab})")
+        raise DataError(f"pad: {pad} is not an id of a vocabulary of {vocab}: ids lie in [0, {vocab})")

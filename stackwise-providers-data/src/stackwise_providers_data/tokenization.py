@@ -52,7 +52,7 @@ class LibraryTokenizer:
 
     Raises:
         UserError: the tokenizers library is not installed.
-        DataError: the file is no tokenizer, or has not the separator.
+        DataError: the file is not a tokenizer, or has not the separator.
     """
 
     def __init__(self, file: TokenizerFile, *, separator: str | None, ids: int, learnt: bool) -> None:
@@ -85,7 +85,7 @@ def load_tokenizer(file: TokenizerFile) -> Any:
     try:
         tokenizer = library.Tokenizer.from_buffer(file.content)
     except Exception as fault:  # the library raises nothing narrower
-        raise DataError(f"{file.label} is no tokenizer.json: {fault}") from fault
+        raise DataError(f"{file.label} is not a tokenizer.json: {fault}") from fault
     for token, id in file.ids.items():
         if (given := tokenizer.token_to_id(token)) != id:
             raise DataError(

@@ -42,7 +42,7 @@ class TokenizerFile:
         """Token → id, those added to the base vocabulary included.
 
         Raises:
-            DataError: it is no `tokenizer.json`.
+            DataError: it is not a `tokenizer.json`.
         """
         try:
             content: Any = json.loads(self.content)
@@ -51,9 +51,9 @@ class TokenizerFile:
                 vocab = {token: i for i, (token, _) in enumerate(vocab)}
             ids = {**vocab, **{entry["content"]: entry["id"] for entry in content.get("added_tokens") or ()}}
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as fault:
-            raise DataError(f"{self.label} is no tokenizer.json: save one with the tokenizers library") from fault
+            raise DataError(f"{self.label} is not a tokenizer.json: save one with the tokenizers library") from fault
         if not ids or not all(isinstance(i, int) and not isinstance(i, bool) and i >= 0 for i in ids.values()):
-            raise DataError(f"the vocabulary of {self.label} is empty or holds ids that are no whole numbers: save it again")
+            raise DataError(f"the vocabulary of {self.label} is empty or holds ids that are not whole numbers: save it again")
         return ids
 
     @property
@@ -66,14 +66,14 @@ class TokenizerFile:
         """What the files beside it say, `tokenizer_config.json` before the others.
 
         Raises:
-            DataError: one of them is no map.
+            DataError: one of them is not a map.
         """
         merged: dict[str, Any] = {}
         for name in ("special_tokens_map.json", SETTINGS):
             try:
                 merged |= dict(json.loads(self.files.get(name, b"{}")))
             except (ValueError, TypeError, RecursionError) as fault:
-                raise DataError(f"{name} beside {self.label} is no map of settings: save the folder again") from fault
+                raise DataError(f"{name} beside {self.label} is not a map of settings: save the folder again") from fault
         return merged
 
     def role(self, name: str) -> int | None:
@@ -87,7 +87,7 @@ class TokenizerFile:
         if token is None:
             return None
         if token not in self.ids:
-            raise DataError(f"{self.label} has {token!r} for {name}, which is no token of it: save the folder again")
+            raise DataError(f"{self.label} has {token!r} for {name}, which is not a token of it: save the folder again")
         return self.ids[token]
 
     def id_of(self, token: str) -> int:
@@ -101,7 +101,7 @@ class TokenizerFile:
         if id is None:
             roles = ", ".join(role for role in _ROLES if self.role(role) is not None) or "none"
             raise DataError(
-                f"tokenizer.separator: {token!r} is no token of {self.label} (roles that it names: {roles}): name one, or leave it out"
+                f"tokenizer.separator: {token!r} is not a token of {self.label} (roles that it names: {roles}): name one, or leave it out"
             )
         return id
 

@@ -82,3 +82,12 @@ def with_gradient(group: TorchGroup) -> list[torch.Tensor]:
 def gradients(parameters: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """Their gradients, in order."""
     return [p.grad for p in parameters if p.grad is not None]
+
+
+def state_of(optimizer: torch.optim.Optimizer, parameters: Sequence[torch.Tensor], name: str) -> list[torch.Tensor]:
+    """The entry of that name in the state of each parameter, in order; where there is none yet it begins at zero."""
+    states = [optimizer.state[parameter] for parameter in parameters]
+    for parameter, state in zip(parameters, states, strict=True):
+        if name not in state:
+            state[name] = torch.zeros_like(parameter)
+    return [state[name] for state in states]

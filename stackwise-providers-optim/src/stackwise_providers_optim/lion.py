@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from stackwise import BuildContext, ParameterGroup
-from stackwise_providers_optim.grouping import gradients, torch_groups, with_gradient
+from stackwise_providers_optim.grouping import gradients, state_of, torch_groups, with_gradient
 from stackwise_providers_optim.options import LionOptions
 
 
@@ -31,19 +31,13 @@ class Lion(torch.optim.Optimizer):
 
     def _step(self, group: dict[str, Any], parameters: list[torch.Tensor]) -> None:
         grads, lr = gradients(parameters), group["lr"]
-        averages = [self._average(p) for p in parameters]
+        averages = state_of(self, parameters, "exp_avg")
         update = list(torch._foreach_lerp(averages, grads, 1 - group["beta1"]))
         torch._foreach_sign_(update)
         if group["weight_decay"]:
             torch._foreach_mul_(parameters, 1 - lr * group["weight_decay"])
         torch._foreach_add_(parameters, update, alpha=-lr)
         torch._foreach_lerp_(averages, grads, 1 - group["beta2"])
-
-    def _average(self, parameter: torch.Tensor) -> torch.Tensor:
-        state: dict[str, torch.Tensor] = self.state[parameter]
-        if "exp_avg" not in state:
-            state["exp_avg"] = torch.zeros_like(parameter)
-        return state["exp_avg"]
 
 
 def build_lion(options: LionOptions, context: BuildContext, groups: Sequence[ParameterGroup]) -> Lion:

@@ -12,7 +12,7 @@ from torch.optim.adamw import adamw
 
 from stackwise import BuildContext, ParameterGroup, UserError, select
 from stackwise_providers_optim.adamw import MOMENTS, can_fuse
-from stackwise_providers_optim.grouping import TorchGroup, gradients, torch_groups, with_gradient
+from stackwise_providers_optim.grouping import TorchGroup, gradients, state_of, torch_groups, with_gradient
 from stackwise_providers_optim.newton_schulz import orthogonalize
 from stackwise_providers_optim.options import MuonOptions, is_hidden_matrix
 
@@ -55,7 +55,7 @@ class Muon(torch.optim.Optimizer):
 
     def _momentum(self, group: TorchGroup, parameters: list[torch.Tensor]) -> list[torch.Tensor]:
         """Update the momentum; returns the matrices to orthogonalise."""
-        buffers, grads, momentum = [self._buffer(p) for p in parameters], gradients(parameters), group["momentum"]
+        buffers, grads, momentum = state_of(self, parameters, "exp_avg"), gradients(parameters), group["momentum"]
         torch._foreach_lerp_(buffers, grads, 1 - momentum)
         return list(torch._foreach_lerp(grads, buffers, momentum)) if group["nesterov"] else buffers
 
@@ -91,12 +91,6 @@ class Muon(torch.optim.Optimizer):
             eps=group["adamw_eps"],
             maximize=False,
         )
-
-    def _buffer(self, parameter: torch.Tensor) -> torch.Tensor:
-        state: dict[str, torch.Tensor] = self.state[parameter]
-        if "exp_avg" not in state:
-            state["exp_avg"] = torch.zeros_like(parameter)
-        return state["exp_avg"]
 
     def _moments(self, parameter: torch.Tensor) -> dict[str, torch.Tensor]:
         state: dict[str, torch.Tensor] = self.state[parameter]

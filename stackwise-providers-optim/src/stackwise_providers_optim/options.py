@@ -34,6 +34,47 @@ def _moment_iterate_and_average(shape: Shape) -> int:
     return 2 * prod(shape) + 4
 
 
+@frozen
+class EachEntry:
+    """FLOPs of a step of a parameter of which every entry costs the same."""
+
+    flops: int
+
+    def __call__(self, name: str, shape: Shape) -> int:
+        """Those of the whole parameter."""
+        return self.flops * prod(shape)
+
+
+ADAMW_FLOPS = EachEntry(14)
+"""First moment 3, second 4, root, correction and ε 3, update 3, decay 1."""
+
+
+@frozen
+class _MatrixOrVector:
+    """FLOPs of a step of Adafactor: the squares by row and by column, their product, root and quotient, two norms, update and decay."""
+
+    def __call__(self, name: str, shape: Shape) -> int:
+        return (14 if len(shape) < 2 else 16) * prod(shape)
+
+
+@frozen
+class _NewtonSchulzOrAdamW:
+    """FLOPs of a step of Muon: of an m × n matrix, m ≤ n, three products for each Newton–Schulz step, 2m²n, 2m³ and 2m²n."""
+
+    matrices: tuple[str, ...] | None
+    steps: int
+    nesterov: bool
+
+    def __call__(self, name: str, shape: Shape) -> int:
+        if not is_hidden_matrix(self.matrices, name, shape):
+            return ADAMW_FLOPS(name, shape)
+        m, n = sorted((shape[0], prod(shape[1:])))
+        products = 4 * m * m * n + 2 * m**3
+        sums = 3 * m * m + 2 * m * n
+        around = 9 + (3 if self.nesterov else 0)  # an entry: momentum 3, look-ahead 3, norm and quotient 3, update and decay 3
+        return self.steps * (products + sums) + around * m * n
+
+
 @frozen(kw_only=True)
 class DecayOptions:
     """Which parameters have weight decay; the same for every optimizer."""
@@ -55,7 +96,7 @@ class AdamWOptions(DecayOptions):
 
     def to_spec(self) -> OptimizerSpec:
         """Two moments and a step counter a parameter."""
-        return OptimizerSpec(state_elements=_two_moments_and_a_step)
+        return OptimizerSpec(state_elements=_two_moments_and_a_step, step_flops=ADAMW_FLOPS, steps_parts=True)
 
 
 @frozen(kw_only=True)
@@ -74,7 +115,8 @@ class SGDOptions(DecayOptions):
 
     def to_spec(self) -> OptimizerSpec:
         """One momentum a parameter, kept even while it is 0."""
-        return OptimizerSpec(state_elements=_one_moment)
+        flops = 5 + (2 if self.nesterov else 0) + (1 if self.coupled else 0)  # momentum 2, update 2, decay 1
+        return OptimizerSpec(state_elements=_one_moment, step_flops=EachEntry(flops), steps_parts=True)
 
 
 @frozen
@@ -133,7 +175,12 @@ class MuonOptions(DecayOptions):
 
     def to_spec(self) -> OptimizerSpec:
         """One momentum for a hidden matrix; two moments and a step counter for every other parameter."""
-        return OptimizerSpec(state_elements=_as_in_the_rack, named_state_elements=_HiddenOrRest(self.matrices))
+        return OptimizerSpec(
+            state_elements=_as_in_the_rack,
+            named_state_elements=_HiddenOrRest(self.matrices),
+            step_flops=_NewtonSchulzOrAdamW(self.matrices, self.ns_steps, self.nesterov),
+            steps_parts=True,
+        )
 
 
 @frozen(kw_only=True)
@@ -149,7 +196,7 @@ class AdafactorOptions(DecayOptions):
 
     def to_spec(self) -> OptimizerSpec:
         """A row and a column for each matrix, an entry for each number of a vector, and a step counter."""
-        return OptimizerSpec(state_elements=_factored_moment_and_a_step)
+        return OptimizerSpec(state_elements=_factored_moment_and_a_step, step_flops=_MatrixOrVector())
 
 
 @frozen(kw_only=True)
@@ -162,8 +209,8 @@ class LionOptions(DecayOptions):
     beta2: float = scheduled(0.99, doc="decay of the momentum, a step", minimum=0, below=1)
 
     def to_spec(self) -> OptimizerSpec:
-        """One momentum a parameter."""
-        return OptimizerSpec(state_elements=_one_moment)
+        """One momentum a parameter; sign of their mean 4, update 2, decay 1, momentum 3 FLOPs an entry."""
+        return OptimizerSpec(state_elements=_one_moment, step_flops=EachEntry(10), steps_parts=True)
 
 
 @frozen(kw_only=True)
@@ -182,7 +229,9 @@ class ScheduleFreeOptions(DecayOptions):
 
     def to_spec(self) -> OptimizerSpec:
         """The second moment, the iterate z and four numbers a parameter."""
-        return OptimizerSpec(state_elements=_moment_iterate_and_average)
+        return OptimizerSpec(
+            state_elements=_moment_iterate_and_average, step_flops=EachEntry(17), steps_parts=True
+        )  # second moment 4, quotient 4, decay 2, y 5, z 2
 
 
 @frozen(kw_only=True)

@@ -19,7 +19,7 @@ class PlateauOptions:
     metric: str = option(doc="what is watched: <evaluation>.<metric>, or train.loss after every step")
     mode: Literal["min", "max"] = option("min", doc="whether less or more of it is better", choices=("min", "max"))
     factor: float = option(0.1, doc="what the learning rate is multiplied by", minimum=0, below=1)
-    patience: int = option(10, doc="values in a row without an improvement that are borne; one more lowers the rate", minimum=0)
+    patience: int = option(10, doc="values in a row without an improvement that change nothing; one more lowers the rate", minimum=0)
     threshold: float = option(1e-4, doc="least improvement that counts, as a share of the best value so far", minimum=0)
     cooldown: int = option(0, doc="values after a fall that are not counted", minimum=0)
     lowest: float = option(0.01, doc="least factor of all falls together", minimum=0, maximum=1)
@@ -27,7 +27,7 @@ class PlateauOptions:
     def __attrs_post_init__(self) -> None:
         evaluation, _, metric = self.metric.partition(".")
         if not evaluation or not metric:
-            raise UserError(f"metric: {self.metric!r} is no metric: write <evaluation>.<metric>, such as heldout.loss, or train.loss")
+            raise UserError(f"metric: {self.metric!r} is not a metric: write <evaluation>.<metric>, such as heldout.loss, or train.loss")
 
     def watches(self) -> tuple[str, ...]:
         """The one metric."""

@@ -157,7 +157,7 @@ def _row(path: str, number: int, cells: list[str]) -> tuple[str, float]:
             return f"{cells[0]} steps" if cells[0].isdigit() else cells[0], float(cells[1])
         except ValueError:
             pass
-    raise UserError(f"path: {path}:{number}: {', '.join(cells)!r} is no row of an instant and a number")
+    raise UserError(f"path: {path}:{number}: {', '.join(cells)!r} is not a row of an instant and a number")
 
 
 def _bytes_of(path: str) -> bytes:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from stackwise import BuildContext, ParameterGroup
-from stackwise_providers_optim.grouping import gradients, torch_groups, with_gradient
+from stackwise_providers_optim.grouping import gradients, state_of, torch_groups, with_gradient
 from stackwise_providers_optim.options import SGDOptions
 
 
@@ -40,17 +40,11 @@ class SGD(torch.optim.Optimizer):
             update = list(torch._foreach_add(update, parameters, alpha=decay))
         elif decay:
             torch._foreach_mul_(parameters, 1 - lr * decay)
-        buffers = [self._buffer(p) for p in parameters]
+        buffers = state_of(self, parameters, "momentum_buffer")
         torch._foreach_mul_(buffers, group["momentum"])
         torch._foreach_add_(buffers, update)
         direction = list(torch._foreach_add(update, buffers, alpha=group["momentum"])) if group["nesterov"] else buffers
         torch._foreach_add_(parameters, direction, alpha=-lr)
-
-    def _buffer(self, parameter: torch.Tensor) -> torch.Tensor:
-        state: dict[str, torch.Tensor] = self.state[parameter]
-        if "momentum_buffer" not in state:
-            state["momentum_buffer"] = torch.zeros_like(parameter)
-        return state["momentum_buffer"]
 
 
 def build_sgd(options: SGDOptions, context: BuildContext, groups: Sequence[ParameterGroup]) -> SGD:

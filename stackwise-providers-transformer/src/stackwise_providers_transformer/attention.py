@@ -76,7 +76,8 @@ class Attention(nn.Module):
         """The norm in the precision of its weight, which autocast leaves as it is; of each head, or of all heads as one vector."""
         if self.whole_norm:
             together_BTX = x_BNTH.transpose(1, 2).flatten(2)
-            return norm(together_BTX.to(norm.weight.dtype)).unflatten(2, (-1, self.features)).transpose(1, 2)  # type: ignore[no-any-return]
+            normed_BTX: torch.Tensor = norm(together_BTX.to(norm.weight.dtype))
+            return normed_BTX.view(*normed_BTX.shape[:2], -1, self.features).transpose(1, 2)
         normed: torch.Tensor = norm(x_BNTH.to(norm.weight.dtype))
         return normed
 

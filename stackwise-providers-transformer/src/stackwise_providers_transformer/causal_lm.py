@@ -11,14 +11,14 @@ from operator import and_
 
 import torch
 
-from stackwise import BuildContext, GenerationSettings, Moment, TaskSpec
-from stackwise_providers_transformer.continuation import Forward, continue_prompt, continue_prompts
+from stackwise import BuildContext, Moment, TaskSpec
+from stackwise_providers_transformer.continuation import ContinuesPrompts, Forward
 from stackwise_providers_transformer.options import CausalLMOptions
 from stackwise_providers_transformer.token_nats import Logits, summed_nats
 from stackwise_providers_transformer.token_units import BITS_PER_NAT, bits_of, token_unit
 
 
-class CausalLM:
+class CausalLM(ContinuesPrompts):
     """-log p(x_t | x_<t), summed over every target that counts (GPT, section 3.1, equation 1).
 
     Args:
@@ -30,7 +30,7 @@ class CausalLM:
         self.metric = bits_of().of(unit)
 
     def get_spec(self) -> TaskSpec:
-        """One entry beyond seq_len, causal attention; documents inside rows, padding and prompts where a loader tells of them."""
+        """One entry beyond seq_len, causal attention; documents inside rows, padding and prompts where a loader marks them."""
         return self.options.to_spec()
 
     def prepare(self, batch: Mapping[str, torch.Tensor], moment: Moment, generator: torch.Generator) -> dict[str, torch.Tensor]:
@@ -59,24 +59,6 @@ class CausalLM:
         """Sum of nats in float32 over the targets that count, their number, and the same in bits."""
         nats, count, _ = summed_nats(outputs["logits"], batch["targets"], batch.get("counted"))
         return nats, count, {self.metric: (nats.detach() * BITS_PER_NAT, count)}
-
-    def generate(self, model: Forward, prompt: torch.Tensor, settings: GenerationSettings, generator: torch.Generator) -> torch.Tensor:
-        """The prompt [T] continued token by token.
-
-        Raises:
-            UserError: an empty prompt, more positions than the model has, or a setting without effect.
-        """
-        return continue_prompt(model, prompt, settings, generator)
-
-    def generate_rows(
-        self, model: Forward, prompts: Sequence[torch.Tensor], settings: GenerationSettings, generators: Sequence[torch.Generator]
-    ) -> list[torch.Tensor]:
-        """Every prompt [T] continued by its own generator; those of one length together.
-
-        Raises:
-            UserError: as `generate`.
-        """
-        return continue_prompts(model, prompts, settings, generators)
 
     def score(self, model: Forward, rows: Sequence[torch.Tensor], given: Sequence[int]) -> list[tuple[float, bool]]:
         """Σ ln p(x_t | x_<t) over what follows the given entries of each row [T], and whether each of these is the likeliest."""

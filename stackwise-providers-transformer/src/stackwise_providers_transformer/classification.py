@@ -50,10 +50,10 @@ class Classification:
 
         Raises:
             UserError: rows of several texts, which have one label.
-            DataError: a label that is no class.
+            DataError: a label that is not a class.
         """
         if "segments" in batch:
-            raise UserError("segments: a row has one label, and several texts stand in it: deliver no `segments`")
+            raise UserError("segments: a row has one label, but it holds several texts: deliver no `segments`")
         label_B = batch["label"].long()
         if self._classes is not None and not bool(((label_B >= 0) & (label_B < self._classes)).all()):
             found = sorted({*label_B.tolist()} - {*range(self._classes)})[0]

@@ -16,6 +16,7 @@ from stackwise_providers_transformer.decoder import Decoder
 from stackwise_providers_transformer.embedding import TokenEmbedding
 from stackwise_providers_transformer.encoder_decoder import EncoderDecoder
 from stackwise_providers_transformer.head import LMHead
+from stackwise_providers_transformer.hugging_face.wrapped import WrappedHead, WrappedRack
 from stackwise_providers_transformer.sampling import draw
 
 Forward = Callable[[dict[str, torch.Tensor]], Mapping[str, torch.Tensor]]
@@ -69,6 +70,28 @@ def continue_prompts(
     return [made[i] for i in range(len(prompts))]
 
 
+class ContinuesPrompts:
+    """A task whose prompts are beginnings of rows, which are continued token by token."""
+
+    def generate(self, model: Forward, prompt: torch.Tensor, settings: GenerationSettings, generator: torch.Generator) -> torch.Tensor:
+        """The prompt [T] continued token by token.
+
+        Raises:
+            UserError: an empty prompt, more positions than the model has, or a setting without effect.
+        """
+        return continue_prompt(model, prompt, settings, generator)
+
+    def generate_rows(
+        self, model: Forward, prompts: Sequence[torch.Tensor], settings: GenerationSettings, generators: Sequence[torch.Generator]
+    ) -> list[torch.Tensor]:
+        """Every prompt [T] continued by its own generator; those of one length together.
+
+        Raises:
+            UserError: as `generate`.
+        """
+        return continue_prompts(model, prompts, settings, generators)
+
+
 def continued(
     model: Forward,
     rows_BR: torch.Tensor,
@@ -84,7 +107,7 @@ def continued(
         rows_BR: rows of one length.
         settings: how many tokens, how they are drawn, and what ends them.
         generators: one a row.
-        numbers: what `settings.hear` is told of each row.
+        numbers: the number that `settings.hear` gets for each row.
         beside: further fields of the rows.
     """
     total, first = rows_BR.shape[1] + settings.tokens, rows_BR.shape[1]
@@ -133,7 +156,7 @@ def check_prompt(model: Forward, prompt_T: torch.Tensor, positions: int, setting
     """Refuse ids that the model has no vector for, and rows longer than a table of learned positions.
 
     Raises:
-        UserError: so it is.
+        UserError: there are such ids, or the row is too long.
     """
     vocab, longest = _option(model, "embedding", "vocab"), _option(model, "rack", "max_positions")
     if vocab is not None and bool((prompt_T >= vocab).any()):
@@ -155,7 +178,7 @@ def _option(model: Forward, role: str, name: str) -> int | None:
 def _growing_rows(model: Forward, positions: int, *, cached: bool) -> Iterator[bool]:
     """Yields whether the model is to be given new tokens only."""
     rack: Any = getattr(model, "rack", None)
-    if not cached or not _keeps_places_apart(model) or not isinstance(rack, Decoder | EncoderDecoder):
+    if not cached or not _keeps_places_apart(model) or not (isinstance(rack, Decoder | EncoderDecoder) or _is_continued(rack)):
         yield False
         return
     with rack.caching(positions):
@@ -163,6 +186,10 @@ def _growing_rows(model: Forward, positions: int, *, cached: bool) -> Iterator[b
 
 
 def _keeps_places_apart(model: Forward) -> bool:
-    """Whether places meet in the rack's attention alone: another embedding, head or adapter might look at the whole row."""
+    """Whether positions interact only in the rack's attention: another embedding, head or adapter might look at the whole row."""
     embedding, head, adapters = (getattr(model, name, None) for name in ("embedding", "head", "adapters"))
-    return isinstance(embedding, TokenEmbedding) and isinstance(head, LMHead) and not adapters
+    return isinstance(embedding, TokenEmbedding) and isinstance(head, LMHead | WrappedHead) and not adapters
+
+
+def _is_continued(rack: Any) -> bool:
+    return isinstance(rack, WrappedRack) and rack.continues

@@ -1,6 +1,6 @@
-"""Contrastive learning of two views, and the head that makes one vector of a row.
+"""Contrastive learning of two views.
 
-Shapes: B rows, T time, D width, F numbers of a vector.
+Shapes: B rows, F numbers of a vector.
 """
 
 from __future__ import annotations
@@ -9,21 +9,17 @@ from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
-from stackwise import BuildContext, HeadSpec, Moment, TaskSpec, UserError
+from stackwise import BuildContext, Moment, TaskSpec, UserError
 from stackwise_providers_transformer.classification import read_row
-from stackwise_providers_transformer.contrastive_options import OTHER, ContrastiveOptions, VectorOptions
-from stackwise_providers_transformer.options import check_sizes
-from stackwise_providers_transformer.pooling import pooled
-from stackwise_providers_transformer.projection import Projection
+from stackwise_providers_transformer.contrastive_options import OTHER, ContrastiveOptions
 
 
 def info_nce(first_BF: torch.Tensor, second_BF: torch.Tensor, temperature: float) -> torch.Tensor:
     """-log softmax of the similarity of two views of one row among those of all rows, both ways, summed over rows.
 
     InfoNCE (arXiv 1807.03748, equation 4) of cosine similarities over a temperature, from the first views to the second and back, each
-    counted half (arXiv 2103.00020, figure 3). log B where vectors tell nothing.
+    counted half (arXiv 2103.00020, figure 3). log B where all vectors are equal.
 
     Args:
         first_BF: vectors of one view.
@@ -54,10 +50,10 @@ class Contrastive:
         """The rows [B, …] of the first view, then those of the second: [2B, …].
 
         Raises:
-            UserError: rows of several texts, or a batch of one row, in which nothing can be told apart; a mask for one view alone.
+            UserError: rows of several texts, or a batch of one row, in which there is nothing to tell apart; a mask for one view alone.
         """
         if "segments" in batch:
-            raise UserError("segments: a row is one thing, and several texts stand in it: deliver no `segments`")
+            raise UserError("segments: a row becomes one vector, but it holds several texts: deliver no `segments`")
         views = [batch, batch]
         if self.options.views == "pair":
             views[1] = {name.removeprefix(OTHER): field for name, field in batch.items() if name.startswith(OTHER)}
@@ -65,7 +61,7 @@ class Contrastive:
         if first.keys() != second.keys():
             raise UserError(f"mask: one view has a mask and the other none: deliver `mask` and `{OTHER}mask`, or neither")
         if len(next(iter(first.values()))) < 2:
-            raise UserError("data.batch_size: a batch of one row has nothing to tell it from: take two or more")
+            raise UserError("data.batch_size: a batch of one row has no other rows to compare with: take two or more")
         return {name: torch.cat((first[name], second[name])) for name in first}
 
     def loss(
@@ -80,33 +76,6 @@ class Contrastive:
         return info_nce(first_BF, second_BF, self.temperature), rows, {"accuracy": (right, rows)}
 
 
-class VectorHead(nn.Module):
-    """One vector for the row, by a linear map of its pooled positions.
-
-    Raises:
-        UserError: the width is unknown.
-    """
-
-    def __init__(self, options: VectorOptions) -> None:
-        super().__init__()
-        check_sizes(width=options.width)
-        self.options = options
-        self.output = Projection(options.width, options.vector, std=options.init_std)
-
-    def get_spec(self) -> HeadSpec:
-        """Hidden state in, a vector a row out."""
-        return self.options.to_spec()
-
-    def forward(self, hidden: torch.Tensor, mask: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
-        """hidden [B, T, D] → vector [B, F]; mask [B, T] bool says which positions are real, all when left out."""
-        return {"vector": self.output(pooled(hidden, mask, self.options.pool))}
-
-
 def build_contrastive(options: ContrastiveOptions, context: BuildContext) -> Contrastive:
     """The factory of `contrastive`."""
     return Contrastive(options)
-
-
-def build_vector(options: VectorOptions, context: BuildContext) -> VectorHead:
-    """The factory of the head `vector`."""
-    return VectorHead(options)

@@ -19,7 +19,7 @@ OTHER = "other_"
 
 @frozen(kw_only=True)
 class ContrastiveOptions:
-    """Two views of one thing find each other among those of a batch."""
+    """Each view of a row is to find the other view of that row among those of the batch."""
 
     input: RowInput = option(
         "tokens",
@@ -69,7 +69,7 @@ class VectorOptions:
 
     def __attrs_post_init__(self) -> None:
         if self.init_std == 0:
-            raise UserError("init_std: at 0 all vectors are equal, and no row is told from another: raise it")
+            raise UserError("init_std: at 0 all vectors are equal, so rows cannot be told apart: raise it")
 
     def to_spec(self) -> HeadSpec:
         """Hidden state in, a vector a row out; a mask says which positions count."""

@@ -11,10 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from stackwise import BuildContext, RackSpec, UserError
+from stackwise import BuildContext, RackSpec
 from stackwise_providers_transformer.block_options import NormOptions
-from stackwise_providers_transformer.dropout import Dropout
+from stackwise_providers_transformer.dropout import Dropout, apply_dropout
 from stackwise_providers_transformer.mlp import PlainMLP
+from stackwise_providers_transformer.named_stacks import named_stacks
 from stackwise_providers_transformer.norms import make_norm
 from stackwise_providers_transformer.options import check_sizes
 from stackwise_providers_transformer.projection import Projection
@@ -91,11 +92,7 @@ class Conv(nn.Module):
         self.options = options
         last = 0 if options.causal else options.kernel // 2
         self.offsets = tuple(range(last - options.kernel + 1, last + 1))
-        self.stacks = nn.ModuleDict()
-        for stack in options.stacks:
-            if hasattr(self.stacks, stack.name):
-                raise UserError(f"stacks: torch keeps the name '{stack.name}' for its modules: call the stack otherwise")
-            self.stacks[stack.name] = nn.ModuleList(Block(options, self.offsets) for _ in range(stack.blocks))
+        self.stacks = named_stacks(options.stacks, lambda stack: (Block(options, self.offsets) for _ in range(stack.blocks)))
         self.norm = make_norm(NormOptions(kind=options.norm), options.width, bias=False)
 
     def to_spec(self) -> RackSpec:
@@ -104,9 +101,7 @@ class Conv(nn.Module):
 
     def apply_values(self, values: Mapping[str, float]) -> None:
         """Take the dropout in force."""
-        for module in self.modules():
-            if isinstance(module, Dropout) and "dropout" in values:
-                module.set_share(values["dropout"])
+        apply_dropout(self.modules(), values)
 
     def forward(
         self,

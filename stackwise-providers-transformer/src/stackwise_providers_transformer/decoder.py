@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from stackwise import BuildContext, RackSpec, UserError
+from stackwise import BuildContext, RackSpec
 from stackwise_providers_transformer.attention import Attention, Seen
 from stackwise_providers_transformer.block_options import repeated_pattern
 from stackwise_providers_transformer.documents import attention_mask, positions_within
@@ -21,6 +21,7 @@ from stackwise_providers_transformer.experts import Experts, Reported
 from stackwise_providers_transformer.kv_cache import KeyValueCache
 from stackwise_providers_transformer.learned_positions import LearnedPositions
 from stackwise_providers_transformer.mlp import make_mlp
+from stackwise_providers_transformer.named_stacks import named_stacks
 from stackwise_providers_transformer.norms import make_norm
 from stackwise_providers_transformer.options import DecoderOptions, check_sizes
 from stackwise_providers_transformer.packed import find_documents
@@ -118,12 +119,10 @@ class Decoder(nn.Module):
         norms, norm_bias = options.norms, options.biases.norm
         self.positions = LearnedPositions(options.max_positions, options.width, std=options.init_std) if options.max_positions else None
         self.embedding_norm = make_norm(norms, options.width, bias=norm_bias) if norms.embedding else None
-        self.stacks = nn.ModuleDict()
-        for stack in options.stacks:
-            if hasattr(self.stacks, stack.name):
-                raise UserError(f"stacks: torch keeps the name '{stack.name}' for its modules: call the stack otherwise")
-            first = not len(self.stacks)
-            self.stacks[stack.name] = nn.ModuleList(Block(options, first=first and i == 0) for i in range(stack.blocks))
+        first = options.stacks[0]
+        self.stacks = named_stacks(
+            options.stacks, lambda stack: (Block(options, first=stack is first and i == 0) for i in range(stack.blocks))
+        )
         self.norm = None if norms.at == "post" else make_norm(norms, options.width, bias=norm_bias)
         self._turns = repeated_pattern(options.rotary.blocks if options.rotary else None, options.blocks)
         self._windows = repeated_pattern(options.window.blocks, options.blocks) if options.window else (False,) * options.blocks

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 import torch
 import torch.nn.functional as F
 
-from stackwise import BuildContext, GenerationSettings, Moment, TaskSpec, UserError
+from stackwise import BuildContext, Moment, TaskSpec, UserError
 from stackwise_providers_transformer.causal_lm import CausalLM
-from stackwise_providers_transformer.continuation import Forward, continue_prompt
+from stackwise_providers_transformer.continuation import ContinuesPrompts
 from stackwise_providers_transformer.distill_options import DistillOptions
 
 
@@ -32,7 +32,7 @@ def divergence(student_NV: torch.Tensor, teacher_NV: torch.Tensor, temperature: 
     return temperature**2 * F.kl_div(learnt, taught, reduction="none", log_target=True).sum(-1)
 
 
-class Distill:
+class Distill(ContinuesPrompts):
     """λ · τ² KL(teacher ‖ student) + (1 - λ) · -log p(target), summed over the targets that count (arXiv 1503.02531)."""
 
     def __init__(self, options: DistillOptions) -> None:
@@ -41,7 +41,7 @@ class Distill:
         self.temperature, self.soft = options.temperature, options.soft
 
     def get_spec(self) -> TaskSpec:
-        """As causal language modelling, beside a teacher."""
+        """As for causal language modelling, with a frozen teacher."""
         return self.options.to_spec()
 
     def apply_values(self, values: Mapping[str, float]) -> None:
@@ -76,14 +76,6 @@ class Distill:
         agree = (student_NV.detach().argmax(-1) == teacher_NV.argmax(-1)).sum()
         metrics = {"divergence": (apart.detach(), count), "target_nats": (nats.detach(), count), "agreement": (agree, count)}
         return self.soft * apart + (1 - self.soft) * nats, count, metrics
-
-    def generate(self, model: Forward, prompt: torch.Tensor, settings: GenerationSettings, generator: torch.Generator) -> torch.Tensor:
-        """The prompt [T] continued token by token.
-
-        Raises:
-            UserError: an empty prompt, more positions than the model has, or a setting without effect.
-        """
-        return continue_prompt(model, prompt, settings, generator)
 
 
 def build_distill(options: DistillOptions, context: BuildContext) -> Distill:

@@ -13,7 +13,7 @@ class DistillOptions(CausalLMOptions):
     """Next-token prediction from a teacher's probabilities."""
 
     temperature: float = scheduled(1.0, doc="logits of both are divided by it before the softmax", minimum=1e-3)
-    soft: float = scheduled(1.0, doc="weight of the teacher's probabilities; the targets weigh 1 less that", minimum=0, maximum=1)
+    soft: float = scheduled(1.0, doc="weight of the teacher's probabilities; the targets have 1 minus it", minimum=0, maximum=1)
 
     def to_spec(self) -> TaskSpec:
         """As `causal-lm`, beside a frozen teacher that the config names."""

@@ -1,4 +1,4 @@
-"""Documents, prefixes and padding in one row: who sees whom, and where in its document every entry stands.
+"""Documents, prefixes and padding in one row: which entries see which, and the position of every entry in its document.
 
 Shapes: B batch, T time.
 """

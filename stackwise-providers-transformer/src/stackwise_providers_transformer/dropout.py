@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 import torch
 from torch import nn
 
@@ -36,3 +38,11 @@ class Dropout(nn.Module):
         if not (self.training and self._drops):
             return x
         return x * torch.empty_like(x).bernoulli_(self.keep).mul_(self.scale)
+
+
+def apply_dropout(modules: Iterable[nn.Module], values: Mapping[str, float]) -> None:
+    """Put the share that the option `dropout` has now in force in each of the modules that is a Dropout."""
+    if "dropout" in values:
+        for module in modules:
+            if isinstance(module, Dropout):
+                module.set_share(values["dropout"])

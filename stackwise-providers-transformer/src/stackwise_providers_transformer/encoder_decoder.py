@@ -11,13 +11,14 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from stackwise import BuildContext, RackSpec, UserError
+from stackwise import BuildContext, RackSpec, Stack
 from stackwise_providers_transformer.cross_attention import CrossAttention
 from stackwise_providers_transformer.decoder import Block
 from stackwise_providers_transformer.documents import attention_mask
-from stackwise_providers_transformer.dropout import Dropout
+from stackwise_providers_transformer.dropout import apply_dropout
 from stackwise_providers_transformer.kv_cache import KeyValueCache
 from stackwise_providers_transformer.learned_positions import LearnedPositions
+from stackwise_providers_transformer.named_stacks import named_stacks
 from stackwise_providers_transformer.norms import make_norm
 from stackwise_providers_transformer.options import DecoderOptions, check_sizes
 from stackwise_providers_transformer.rack_options import EncoderDecoderOptions
@@ -65,13 +66,13 @@ class EncoderDecoder(nn.Module):
         self._read: dict[str, tuple[torch.Tensor, torch.Tensor | None]] | None = None
         """What was read of the source, while targets grow."""
         self.positions, self.source_positions = self._table(), self._table()
-        self.stacks = nn.ModuleDict()
         reading, writing = options.as_decoder("bidirectional"), options.as_decoder("causal")
-        for stack in options.stacks:
-            if hasattr(self.stacks, stack.name):
-                raise UserError(f"stacks: torch keeps the name '{stack.name}' for its modules: call the stack otherwise")
-            reads = stack.name in options.encoder
-            self.stacks[stack.name] = nn.ModuleList(Block(reading) if reads else CrossBlock(writing) for _ in range(stack.blocks))
+
+        def blocks(stack: Stack) -> Iterator[nn.Module]:
+            for _ in range(stack.blocks):
+                yield Block(reading) if stack.name in options.encoder else CrossBlock(writing)
+
+        self.stacks = named_stacks(options.stacks, blocks)
         self.source_norm = make_norm(options.norms, options.width, bias=options.biases.norm)
         self.norm = make_norm(options.norms, options.width, bias=options.biases.norm)
 
@@ -81,9 +82,7 @@ class EncoderDecoder(nn.Module):
 
     def apply_values(self, values: Mapping[str, float]) -> None:
         """Take the dropout in force."""
-        for module in self.modules():
-            if isinstance(module, Dropout) and "dropout" in values:
-                module.set_share(values["dropout"])
+        apply_dropout(self.modules(), values)
 
     @contextmanager
     def caching(self, capacity: int) -> Iterator[None]:

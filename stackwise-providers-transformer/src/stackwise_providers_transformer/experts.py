@@ -101,9 +101,9 @@ class Experts(nn.Module):
 
     def _positions(self, chosen_NK: torch.Tensor, gates_NK: torch.Tensor, number: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The positions that an expert sees, and the place of it among their choices."""
-        if chosen_NK.is_meta:  # nobody knows which; every expert gets its share, which is what the price is about
+        if chosen_NK.is_meta or type(chosen_NK) is not torch.Tensor:  # no numbers: every expert gets its share, which a price is about
             share = ceil(chosen_NK.numel() / self.options.count)
-            return torch.arange(share, device="meta"), torch.zeros(share, dtype=torch.long, device="meta")
+            return torch.arange(share, device=chosen_NK.device), torch.zeros(share, dtype=torch.long, device=chosen_NK.device)
         n, k = ((chosen_NK == number) & (gates_NK.detach() > 0)).nonzero(as_tuple=True)
         return n, k
 

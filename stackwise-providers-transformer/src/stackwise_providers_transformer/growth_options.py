@@ -67,7 +67,7 @@ def read_entries(stack: str, entries: tuple[int | str, ...]) -> list[tuple[int, 
             continue
         first, dash, last = str(entry).partition("-")
         if not first.isdecimal() or (dash and (not last.isdecimal() or int(last) < int(first))):
-            raise UserError(f"map.{stack}: {entry!r} is no block: write a number, a range such as '0-3', or identity")
+            raise UserError(f"map.{stack}: {entry!r} is not a block: write a number, a range such as '0-3', or identity")
         blocks += [(i, False) for i in range(int(first), int(last or first) + 1)]
     return blocks
 

@@ -33,7 +33,7 @@ class Transform(nn.Module):
 
 
 class LMHead(nn.Module):
-    """Logits by one matrix; where it is tied, whoever assembles the model sets `weight` to the embedding's parameter.
+    """Logits by one matrix; where it is tied, the assembly of the model sets `weight` to the embedding's parameter.
 
     Raises:
         UserError: vocabulary or width is unknown.

@@ -56,7 +56,7 @@ def linear_nats(
     device = hidden_ND.device.type
     lowered = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
     form = _Form(cap, without, best, torch.get_autocast_dtype(device) if lowered else hidden_ND.dtype)
-    made: tuple[torch.Tensor, torch.Tensor] = _LinearNats.apply(hidden_ND, weight_VD, bias_V, targets_N, form)  # type: ignore[no-untyped-call]
+    made: tuple[torch.Tensor, torch.Tensor] = _LinearNats.apply(hidden_ND, weight_VD, bias_V, targets_N, form)  # type: ignore[no-untyped-call]  # torch
     return made
 
 

@@ -27,19 +27,24 @@ class LoRA(nn.Module):
         weight: W [O, I], on any device; A and B are made beside it, in its dtype.
 
     Raises:
-        UserError: no matrix, or a rank above the one it can have.
+        UserError: no matrix, rows that it does not have, or a rank above the one it can have.
     """
 
     def __init__(self, options: LoRAOptions, weight: torch.Tensor) -> None:
         super().__init__()
         if weight.dim() != 2:
             raise UserError(f"lora stands beside matrices, and this parameter has the shape {list(weight.shape)}: select matrices only")
-        if options.rank > min(weight.shape):
+        every, inputs = weight.shape
+        self.first, self.end = options.rows or (0, every)
+        if self.end > every:
+            raise UserError(f"rows: {[self.first, self.end]} are not in a matrix {[every, inputs]}: give rows up to {every}")
+        outputs = self.end - self.first
+        if options.rank > min(outputs, inputs):
             raise UserError(
-                f"rank: {options.rank} is above {min(weight.shape)}, the rank of a matrix {list(weight.shape)}: lower it, or select others"
+                f"rank: {options.rank} is above {min(outputs, inputs)}, the rank of a matrix {[outputs, inputs]}: "
+                "lower it, or select others"
             )
-        outputs, inputs = weight.shape
-        self.options, self.scale = options, options.scale
+        self.options, self.scale, self._behind = options, options.scale, every - self.end
         self.a = nn.Parameter(weight.new_empty(options.rank, inputs))
         self.b = nn.Parameter(weight.new_empty(outputs, options.rank))
         self.dropout = Dropout(options.dropout)
@@ -57,13 +62,15 @@ class LoRA(nn.Module):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """input [..., I] → what is added to the output, [..., O]."""
-        return F.linear(F.linear(self.dropout(input), self.a), self.b) * self.scale
+        added = F.linear(F.linear(self.dropout(input), self.a), self.b) * self.scale
+        return F.pad(added, (self.first, self._behind)) if self.first or self._behind else added
 
     def merged(self, weight: torch.Tensor) -> torch.Tensor:
         """W [O, I] → W + scale · B·A, summed in float32 or better and rounded once to the dtype of W."""
         precise = torch.promote_types(weight.dtype, torch.float32)
-        added = self.b.to(precise) @ self.a.to(precise) * self.scale
-        return (weight.to(precise) + added).to(weight.dtype)
+        whole = weight.to(precise, copy=True)
+        whole[self.first : self.end] += self.b.to(precise) @ self.a.to(precise) * self.scale
+        return whole.to(weight.dtype)
 
 
 def build_lora(options: LoRAOptions, context: BuildContext, weight: torch.Tensor) -> LoRA:

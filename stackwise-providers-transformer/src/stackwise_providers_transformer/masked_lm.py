@@ -89,7 +89,7 @@ class MaskedLM:
             return draws_BT.gather(1, runs(batch["words"]))
         if self._unit == "byte":
             return draws_BT.gather(1, byte_words(tokens_BT))
-        raise UserError("whole_words: tokens are no bytes, and the loader delivers no `words`: give them, or set whole_words: false")
+        raise UserError("whole_words: tokens are not bytes, and the loader delivers no `words`: give them, or set whole_words: false")
 
 
 def build_masked_lm(options: MaskedLMOptions, context: BuildContext) -> MaskedLM:

@@ -10,10 +10,11 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from stackwise import BuildContext, RackSpec, UserError
+from stackwise import BuildContext, RackSpec
 from stackwise_providers_transformer.block_options import NormOptions
-from stackwise_providers_transformer.dropout import Dropout
+from stackwise_providers_transformer.dropout import Dropout, apply_dropout
 from stackwise_providers_transformer.mlp import make_mlp
+from stackwise_providers_transformer.named_stacks import named_stacks
 from stackwise_providers_transformer.norms import make_norm
 from stackwise_providers_transformer.options import check_sizes
 from stackwise_providers_transformer.table_options import MLPOptions
@@ -46,11 +47,7 @@ class MLPRack(nn.Module):
         super().__init__()
         check_sizes(width=options.width)
         self.options = options
-        self.stacks = nn.ModuleDict()
-        for stack in options.stacks:
-            if hasattr(self.stacks, stack.name):
-                raise UserError(f"stacks: torch keeps the name '{stack.name}' for its modules: call the stack otherwise")
-            self.stacks[stack.name] = nn.ModuleList(Block(options) for _ in range(stack.blocks))
+        self.stacks = named_stacks(options.stacks, lambda stack: (Block(options) for _ in range(stack.blocks)))
         self.norm = make_norm(NormOptions(kind=options.norm), options.width, bias=True)
 
     def to_spec(self) -> RackSpec:
@@ -59,9 +56,7 @@ class MLPRack(nn.Module):
 
     def apply_values(self, values: Mapping[str, float]) -> None:
         """Take the dropout in force."""
-        for module in self.modules():
-            if isinstance(module, Dropout) and "dropout" in values:
-                module.set_share(values["dropout"])
+        apply_dropout(self.modules(), values)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """hidden [B, T, D] → [B, T, D]."""

@@ -317,7 +317,7 @@ class CausalLMOptions:
     )
 
     def to_spec(self) -> TaskSpec:
-        """One entry beyond seq_len, causal attention; documents inside rows, padding and prompts where a loader tells of them."""
+        """One entry beyond seq_len, causal attention; documents inside rows, padding and prompts where a loader marks them."""
         prompt = {"prefix": TensorSpec("batch", "int64")}
         chosen = self.targets is not None  # a choice that no loader gives cause for would have no effect: its field is needed
         return TaskSpec(

@@ -58,14 +58,9 @@ def find_documents(
     batch, time, _ = hidden_BTD.shape
     if time <= _LONG or hidden_BTD.is_meta or not parts_BT:
         return None
-    begins_BT = torch.ones(batch, time, dtype=torch.bool, device=hidden_BTD.device)
-    begins_BT[:, 1:] = False
-    for part_BT in parts_BT:
-        begins_BT[:, 1:] |= part_BT[:, 1:] != part_BT[:, :-1]
-    starts = begins_BT.flatten().nonzero()[:, 0]
-    if not _in_one_piece(starts, parts_BT, time):
+    starts, lengths = pieces(parts_BT)
+    if not in_one_piece(starts, parts_BT):
         return None
-    lengths = torch.diff(starts, append=starts.new_tensor([batch * time]))
     sorted_lengths, by_length = lengths.sort(stable=True)
     ends = sorted_lengths.cumsum(0)
     entry_X = torch.arange(batch * time, device=hidden_BTD.device)
@@ -82,8 +77,18 @@ def find_documents(
     return [Documents(order_X, places_X, tuple((count, length, mask(length, window)) for length, count in groups)) for window in windows]
 
 
-def _in_one_piece(starts: torch.Tensor, parts_BT: Sequence[torch.Tensor], time: int) -> bool:
+def pieces(parts_BT: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where the documents of all rows begin, counted over the entries of all rows, and how long each is."""
+    begins_BT = torch.zeros_like(parts_BT[0], dtype=torch.bool)
+    begins_BT[:, 0] = True
+    for part_BT in parts_BT:
+        begins_BT[:, 1:] |= part_BT[:, 1:] != part_BT[:, :-1]
+    starts = begins_BT.flatten().nonzero()[:, 0]
+    return starts, torch.diff(starts, append=starts.new_tensor([begins_BT.numel()]))
+
+
+def in_one_piece(starts: torch.Tensor, parts_BT: Sequence[torch.Tensor]) -> bool:
     """Whether no two documents of a row have the same numbers."""
-    marks = torch.stack([starts // time, *(part_BT.flatten()[starts].long() for part_BT in parts_BT)], dim=1)
+    marks = torch.stack([starts // parts_BT[0].shape[1], *(part_BT.flatten()[starts].long() for part_BT in parts_BT)], dim=1)
     different: torch.Tensor = torch.unique(marks, dim=0)
     return len(different) == len(marks)

@@ -5,12 +5,12 @@ Shapes: B pairs, T time, V vocab.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 
-from stackwise import BuildContext, GenerationSettings, Moment, TaskSpec
-from stackwise_providers_transformer.continuation import Forward, continue_prompt, continue_prompts
+from stackwise import BuildContext, Moment, TaskSpec
+from stackwise_providers_transformer.continuation import ContinuesPrompts
 from stackwise_providers_transformer.pair_options import PreferenceOptions
 from stackwise_providers_transformer.preference_losses import dpo_margin, log_odds_ratio, preferred, simpo_margin
 from stackwise_providers_transformer.token_nats import Logits, summed_by_row
@@ -18,7 +18,7 @@ from stackwise_providers_transformer.token_nats import Logits, summed_by_row
 _BETA = {"dpo": 0.1, "simpo": 2.0, "orpo": 0.0}
 
 
-class Preference:
+class Preference(ContinuesPrompts):
     """DPO (arXiv 2305.18290), SimPO (arXiv 2405.14734) or ORPO (arXiv 2403.07691), summed over pairs; the prompt counts for nothing."""
 
     def __init__(self, options: PreferenceOptions) -> None:
@@ -72,24 +72,6 @@ class Preference:
         likelier = (chosen_B > rejected_B).sum()
         metrics = {"accuracy": (margin_B > 0).sum(), "reward_margin": margin_B.sum(), "likelihood_accuracy": likelier}
         return loss_B.sum(), pairs, {name: (value, pairs) for name, value in metrics.items()}
-
-    def generate(self, model: Forward, prompt: torch.Tensor, settings: GenerationSettings, generator: torch.Generator) -> torch.Tensor:
-        """The prompt [T] continued token by token.
-
-        Raises:
-            UserError: an empty prompt, more positions than the model has, or a setting without effect.
-        """
-        return continue_prompt(model, prompt, settings, generator)
-
-    def generate_rows(
-        self, model: Forward, prompts: Sequence[torch.Tensor], settings: GenerationSettings, generators: Sequence[torch.Generator]
-    ) -> list[torch.Tensor]:
-        """Every prompt [T] continued by its own generator; those of one length together.
-
-        Raises:
-            UserError: as `generate`.
-        """
-        return continue_prompts(model, prompts, settings, generators)
 
 
 def build_preference(options: PreferenceOptions, context: BuildContext) -> Preference:

@@ -1,6 +1,6 @@
-"""Regression of rows: the head and the task.
+"""Regression of rows.
 
-Shapes: B batch, T time, D width, K targets.
+Shapes: B batch, K targets.
 """
 
 from __future__ import annotations
@@ -8,36 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import torch
-from torch import nn
 
-from stackwise import BuildContext, DataError, HeadSpec, Moment, TaskSpec, UserError
+from stackwise import BuildContext, DataError, Moment, TaskSpec, UserError
 from stackwise_providers_transformer.classification import read_row, whole_rows
-from stackwise_providers_transformer.options import check_sizes
-from stackwise_providers_transformer.pooling import pooled
-from stackwise_providers_transformer.projection import Projection
-from stackwise_providers_transformer.table_options import RegressionHeadOptions, RegressionOptions
-
-
-class RegressionHead(nn.Module):
-    """One vector for the row, and K numbers by a linear map with a bias.
-
-    Raises:
-        UserError: number of targets or width is unknown.
-    """
-
-    def __init__(self, options: RegressionHeadOptions) -> None:
-        super().__init__()
-        check_sizes(targets=options.targets, width=options.width)
-        self.options = options
-        self.output = Projection(options.width, options.targets, std=options.init_std, bias=True)
-
-    def get_spec(self) -> HeadSpec:
-        """Hidden state in, K numbers a row out."""
-        return self.options.to_spec()
-
-    def forward(self, hidden: torch.Tensor, mask: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
-        """hidden [B, T, D] → prediction [B, K]; mask [B, T] bool says which positions are real, all when left out."""
-        return {"prediction": self.output(pooled(hidden, mask, self.options.pool))}
+from stackwise_providers_transformer.table_options import RegressionOptions
 
 
 class Regression:
@@ -58,7 +32,7 @@ class Regression:
             DataError: a target that is not finite.
         """
         if "segments" in batch:
-            raise UserError("segments: a row has one target, and several texts stand in it: deliver no `segments`")
+            raise UserError("segments: a row has one target, but it holds several texts: deliver no `segments`")
         target_BK = batch["target"].float()
         if not bool(target_BK.isfinite().all()):
             raise DataError("target: a row has NaN or infinity to predict: drop or fill it")
@@ -84,11 +58,6 @@ class Regression:
             UserError: a field that the task reads is missing.
         """
         return {"prediction": model(read_row(self.options.input, whole_rows(self.options.input, batch)))["prediction"].float()}
-
-
-def build_regression_head(options: RegressionHeadOptions, context: BuildContext) -> RegressionHead:
-    """The factory of the head `regression`."""
-    return RegressionHead(options)
 
 
 def build_regression(options: RegressionOptions, context: BuildContext) -> Regression:

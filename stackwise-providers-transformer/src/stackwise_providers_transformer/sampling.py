@@ -20,7 +20,7 @@ def draw(logits_RV: torch.Tensor, settings: GenerationSettings, generator: torch
     """An id for every row, int64 [R]; the likeliest one at temperature 0.
 
     Raises:
-        UserError: logits that are no numbers.
+        UserError: logits that are not numbers.
     """
     logits_RV = logits_RV.double().cpu()
     if settings.ids is not None:

@@ -80,7 +80,7 @@ phases:
 """
 
 IMAGES = """\
-# Small images told apart, seen in square patches.
+# Small images are classified, seen in square patches.
 run: {name: images, seed: 7, horizon: 300 steps, device: auto}
 task: {use: transformer.classification, input: image}
 data:

@@ -29,7 +29,7 @@ class TokenNats(NamedTuple):
     nats: torch.Tensor
     """-log p of the target in float32, [...]; 0 where there is none."""
     right: torch.Tensor
-    """Whether the target is the likeliest id, [...] bool; False where there is none, or where nobody asks."""
+    """Whether the target is the likeliest id, [...] bool; False where there is none, or where it is not asked for."""
 
 
 def token_nats(logits: Logits, targets: torch.Tensor, *, without: int | None = None, guesses: bool = True) -> TokenNats:
@@ -61,7 +61,7 @@ def summed_nats(
         logits: [B, T, V] of any floating dtype.
         targets_BT: int64 below V.
         counted_BT: which targets count; all when None.
-        guesses: whether anybody asks for the last.
+        guesses: whether the last one is wanted.
     """
     count = float(targets_BT.numel()) if counted_BT is None else counted_BT.sum()
     if counted_BT is not None:

@@ -183,7 +183,7 @@ def _width(old: Shapes, new: Shapes) -> tuple[int, int]:
     if before == after:
         raise ValueError(f"'widen' multiplies the width, and it stays {before}: take 'widen-ff' for MLPs alone, or leave the operator out")
     if left or times < 2:
-        raise ValueError(f"'widen' multiplies the width by a whole number, and {after} is no multiple of {before}: take {2 * before}")
+        raise ValueError(f"'widen' multiplies the width by a whole number, and {after} is not a multiple of {before}: take {2 * before}")
     return before, times
 
 

@@ -10,6 +10,7 @@ from attrs import frozen
 from stackwise import HeadSpec, RackSpec, Stack, TensorSpec, UserError, dimension, option, stacks
 
 _SIDE = {"positions": TensorSpec("batch time", "integer"), "mask": TensorSpec("batch time", "bool")}
+_SEGMENTS = TensorSpec("batch time", "int64")
 _CONFIG = "fields of the model's config.json, model_type among them and the number of blocks not, as transformers reads them"
 
 
@@ -37,6 +38,10 @@ class WrappedRackOptions:
     side: tuple[Literal["positions", "mask"], ...] = option(
         ("positions", "mask"), doc="side inputs that the model takes, as position_ids and attention_mask"
     )
+    balance: bool = option(
+        False,
+        doc="whether the load balance of experts is a loss, rack.balance, as transformers computes it; task.auxiliary weighs it",
+    )
 
     def __attrs_post_init__(self) -> None:
         _check_type(self.config)
@@ -48,11 +53,12 @@ class WrappedRackOptions:
         return RackSpec(
             input=TensorSpec(("batch", "time", self.inputs or "width")),
             output=TensorSpec("batch time width"),
-            side={name: _SIDE[name] for name in self.side},
+            side={**{name: _SIDE[name] for name in self.side}, "segments": _SEGMENTS},
             attention=(self.attention,),
             stacks={stack.name: stack.blocks for stack in self.stacks},
             residual_outputs=self.residual_outputs,
             block_path=f"model.{self.blocks}.{{index}}",
+            losses=("balance",) if self.balance else (),
         )
 
 

@@ -63,7 +63,7 @@ def test_pairs_of_responses_are_twice_as_many_rows() -> None:
     rows = torch.zeros(9, LENGTH + 1, dtype=torch.int64)
     arrays = {"chosen": rows, "rejected": rows, "prefix": torch.zeros(9, dtype=torch.int64)}
     data = {"sources": {"a": {"use": "data.memory", "arrays": arrays}}, "batch_size": ROWS, "seq_len": LENGTH}
-    pairs = _config({"use": "transformer.preference"})
+    pairs = _config({"use": "transformer.preference", "method": "simpo"})
     plain = _config({"use": "transformer.causal-lm"}, rows=2 * ROWS)
     for config in (pairs, plain):
         config["model"]["rack"] = {**DECODER, "attention": "causal"}

@@ -82,7 +82,7 @@ def test_who_writes_now_is_told_and_left_in_peace(made: Path) -> None:
 
 def test_no_run_directory_is_the_users_mistake(tmp_path: Path) -> None:
     done = CliRunner().invoke(main, ["doctor", str(tmp_path)])
-    assert done.exit_code == 2 and "is no run directory" in done.stderr
+    assert done.exit_code == 2 and "is not a run directory" in done.stderr
 
 
 def test_a_broken_provider_has_its_own_code(distributions: ModuleType, tmp_path: Path) -> None:

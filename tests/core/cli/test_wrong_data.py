@@ -96,7 +96,7 @@ CASES: dict[str, tuple[Callable[[], dict[str, Any]], list[str]]] = {
     "fractions for ids": (fractions_for_ids, ["tokens", "float32", "int64"]),
     "damaged array": (damaged_array, ["a.npy"]),
     "a file among many that cannot be opened": (one_unreadable_of_many, ["13.txt"]),
-    "a file among many that is no text": (one_without_text, ["7.txt"]),
+    "a file among many that is not text": (one_without_text, ["7.txt"]),
     "exhausted": (
         lambda: {"use": "data.memory", "arrays": {"tokens": IDS[:150]}, "repeat": False},
         ["data.sources.a", "one epoch of 150 entries", "repeat"],

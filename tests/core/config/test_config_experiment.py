@@ -156,7 +156,7 @@ def test_every_mistake_is_told_in_one_pass_with_place_and_fix(tmp_path: Path) ->
     for path, word in {
         "run.nam": "did you mean 'name'",
         "run.seed": "'7' is not a whole number",
-        "run.horizon": "steps, tokens, samples or epochs",
+        "run.horizon": "steps, tokens, samples",
         "run.device": "'gpu' is none of",
         "run.threads": "true is not a whole number",
         "run.halt_after": "2.0 is not a whole number",
@@ -167,7 +167,7 @@ def test_every_mistake_is_told_in_one_pass_with_place_and_fix(tmp_path: Path) ->
         "data.batch_size": "below the minimum of 1",
         "data.seq_len": "12.5 is not a whole number",
         "model.embedding.use": "missing",
-        "model.rack.use": "no component id",
+        "model.rack.use": "not a component id",
         "model.head": "missing",
         "model.adapters.rack-haed": "did you mean 'rack-head'",
         "model.freeze": "not a list",
@@ -237,8 +237,8 @@ def test_a_word_in_the_place_of_a_map_is_told_the_map_to_write() -> None:
     [
         ("phases", {}, "phases", "no phase"),
         ("phases", 3, "phases", "not a map"),
-        ("phases", {"": {"until": "100%"}}, "phases.", "no name"),
-        ("phases", {"a.b": {}}, "phases.a.b", "no name"),
+        ("phases", {"": {"until": "100%"}}, "phases.", "not a name"),
+        ("phases", {"a.b": {}}, "phases.a.b", "not a name"),
         ("phases", {"a": 3}, "phases.a", "not a map"),
         ("stackwise", 2, "stackwise", "stackwise: 1"),
         ("stackwise", True, "stackwise", "stackwise: 1"),
@@ -256,7 +256,7 @@ def test_a_word_in_the_place_of_a_map_is_told_the_map_to_write() -> None:
         ("data", {"sources": {"x": {"use": "a.b"}, "y": {"use": "a.b"}}, "mix": {"x": 1}}, "data.mix", "'y' has no weight"),
         ("data", {"sources": {"x": {"use": "a.b"}}, "mix": {"y": 1, "x": 1}}, "data.mix.y", "no source"),
         ("observers", {"use": "a.b"}, "observers", "not a list"),
-        ("observers", [3], "observers.0", "no component"),
+        ("observers", [3], "observers.0", "not a component"),
     ],
 )
 def test_single_mistakes(section: str, value: object, path: str, word: str) -> None:
@@ -326,7 +326,7 @@ def test_schedule_and_duration_objects_are_taken_as_they_are() -> None:
     ("sections", "word"),
     [
         ({"phases": [Phase("a"), Phase("a")]}, "two phases"),
-        ({"phases": [{"a": {}}]}, "no phase"),
+        ({"phases": [{"a": {}}]}, "not a phase"),
         ({"run": {3.5: 1}}, "not text"),
         ({"run": {1: 1, "1": 2}}, "given twice"),
         ({"run": {"seed": float("nan")}}, "not finite"),

@@ -67,7 +67,7 @@ def test_a_key_in_the_wrong_section_is_shown_where_it_belongs(tmp_path: Path, ol
 def test_the_nearest_known_key_comes_before_another_section():
     assert unknown_key("horizn", ["horizon", "seed"]) == "unknown key — did you mean 'horizon'?"
     assert "known: alpha, beta" in unknown_key("zzz", ["alpha", "beta"])
-    assert "known: alpha" in unknown_key("seed", ["alpha"], elsewhere=False)  # an option of a component is no key of the core
+    assert "known: alpha" in unknown_key("seed", ["alpha"], elsewhere=False)  # an option of a component is not a key of the core
 
 
 @pytest.mark.parametrize(

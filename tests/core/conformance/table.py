@@ -94,6 +94,7 @@ VICTIMS: dict[str, tuple[Kind, Component]] = {
     "check_groups_follow_their_values": ("optimizer", component("optimizer", "v", "broken:build_stubborn")),
     "check_lowers_a_bowl": ("optimizer", component("optimizer", "v", "broken:build_ascending")),
     "check_state_elements": ("optimizer", component("optimizer", "v", None, "broken_options:Boastful")),
+    "check_step_flops": ("optimizer", component("optimizer", "v", None, "broken_options:Effortless")),
     "check_missing_gradients": ("optimizer", component("optimizer", "v", "broken:build_insisting")),
     "check_moments": ("optimizer", component("optimizer", "v", "broken:build_squared")),
     "check_same_next_step": ("optimizer", component("optimizer", "v", "broken:build_forgetful")),

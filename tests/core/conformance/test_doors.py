@@ -84,13 +84,13 @@ def test_an_expected_failure_that_passes_is_a_failure(told: str) -> None:
 
 
 def test_an_unknown_name_is_refused_with_a_near_one() -> None:
-    with pytest.raises(UserError, match=r"'check_total' is no check of these components.*did you mean 'check_totals'"):
+    with pytest.raises(UserError, match=r"'check_total' is not a check of these components.*did you mean 'check_totals'"):
         conformance.parametrize("core", expected_failures={"check_total": "no reason"})
 
 
 @pytest.mark.parametrize("name", ["check_totals", "rack:core.project/check_builds"])
 def test_a_check_that_these_components_do_not_have_is_refused(name: str) -> None:
-    with pytest.raises(UserError, match="is no check of these components"):
+    with pytest.raises(UserError, match="is not a check of these components"):
         conformance.parametrize("core", expected_failures={name: "some reason"})
 
 

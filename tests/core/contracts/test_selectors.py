@@ -70,7 +70,7 @@ def test_several_selectors_are_a_union_in_the_order_of_the_names() -> None:
 
 @pytest.mark.parametrize("text", ["", " ", ".", "..", None, 3])
 def test_what_is_no_selector_is_refused(text: object) -> None:
-    with pytest.raises(SelectorError, match="is no selector"):
+    with pytest.raises(SelectorError, match="is not a selector"):
         compile_selector(text)  # type: ignore[arg-type]  # what a config may hold
 
 

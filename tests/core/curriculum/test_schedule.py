@@ -12,8 +12,8 @@ from stackwise.curriculum.parts import Part
 from stackwise.curriculum.schedule import CompiledPhase, PhaseSchedule
 from stackwise.curriculum.states import BatchShape
 from stackwise.errors import ScheduleError
-from stackwise.timeline.clock import compile_clock
 from stackwise.timeline.duration import Duration
+from stackwise.timeline.layout import compile_clock
 from stackwise.timeline.schedules import Curve, Knot
 
 

@@ -83,5 +83,5 @@ def test_one_for_this_contract_is_listed_planned_and_trained(install: Any, requi
 
 def test_what_the_pages_tell_authors_to_require_fits_this_core() -> None:
     docs = Path(__file__).parents[3] / "docs"
-    for page in ("provider-api.md", "write-a-provider.md"):
+    for page in ("reference/provider-api.md", "how-to/write-a-provider.md"):
         assert f"stackwise-core~={NOW}" in (docs / page).read_text(encoding="utf-8"), page

@@ -254,7 +254,7 @@ def test_a_requirement_that_cannot_be_read(site: Any) -> None:
 @pytest.mark.parametrize("name", ["Upper", "under_score", "dot.ted", "-dash", "1st"])
 def test_a_provider_name_outside_the_pattern_is_refused_before_import(site: Any, name: str) -> None:
     site.install(name, "raise SystemError('imported')", module="fake_named", distribution="fake-named")
-    assert f"{name!r} is no provider name" in status(name)
+    assert f"{name!r} is not a provider name" in status(name)
 
 
 def test_what_is_not_allowed_or_is_blocked_is_not_imported_and_not_at_fault(site: Any) -> None:

@@ -10,8 +10,8 @@ from stackwise.config import parse_schedule
 from stackwise.config.reader import read_yaml
 from stackwise.config.timeline import read_experiment
 from stackwise.plan.curves import Curves
-from stackwise.timeline.clock import compile_clock
 from stackwise.timeline.duration import Duration
+from stackwise.timeline.layout import compile_clock
 
 LR = "optimizer.lr"
 

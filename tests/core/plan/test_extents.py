@@ -9,7 +9,7 @@ import pytest
 
 from stackwise.contracts.specs import EpochSize
 from stackwise.curriculum.states import BatchShape
-from stackwise.plan.extents import counts_epochs, epochs_of, shape_of
+from stackwise.plan.extents import counts, epochs_of, shape_of
 
 ROWS_OF_FOUR = BatchShape(micro_batches=(8,), seq_len=4)
 
@@ -35,8 +35,8 @@ def test_a_budget_of_tokens_splits_itself() -> None:
 
 
 @pytest.mark.parametrize(
-    ("declared", "counts"),
+    ("declared", "asks"),
     [({"run": {"horizon": "3 epochs"}}, True), ({"phases": {"a": {"until": "2 epochs of x"}}}, True), ({"run": {"name": "epochs"}}, False)],
 )
-def test_epochs_are_counted_where_a_duration_asks_for_them(declared: Any, counts: bool) -> None:
-    assert counts_epochs(declared) is counts
+def test_epochs_are_counted_where_a_duration_asks_for_them(declared: Any, asks: bool) -> None:
+    assert counts(declared, "epochs") is asks

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from stackwise import ConfigError, DataError, ProviderError, cli
-from stackwise.assembly.workshop import assemble
+from stackwise.assembly.machine import assemble
 from stackwise.config import experiment
 from stackwise.config.schema import config_schema
 from stackwise.contracts.events import StepDone

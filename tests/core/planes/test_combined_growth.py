@@ -10,7 +10,7 @@ import torch
 from click.testing import CliRunner
 
 from stackwise import ProviderError, cli
-from stackwise.assembly.workshop import assemble
+from stackwise.assembly.machine import assemble
 from stackwise.config import experiment
 from stackwise.contracts.events import PhaseEntered, StepDone
 from stackwise.host.discovery import discover

@@ -33,7 +33,7 @@ def live(run: Path, tmp_path: Path) -> Iterator[tuple[LivePage, Path]]:
 
 
 def refusal(request: Request | str) -> int:
-    """The status of an answer that is no page."""
+    """The status of an answer that is not a page."""
     with pytest.raises(HTTPError) as refused:
         urlopen(request)
     refused.value.close()

@@ -78,7 +78,7 @@ def test_it_fits_draws_and_complains_of_nothing(browser: Any, address: str, widt
 
 
 def test_a_window_made_narrower_never_scrolls_sideways(browser: Any, address: str):
-    """Charts are drawn anew a moment later; until then they are no wider than the page."""
+    """Charts are drawn anew a moment later; until then they are not wider than the page."""
     open_page(browser, address, 900, "light")
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": 380, "height": 900, "deviceScaleFactor": 1, "mobile": False})
     assert browser.execute_script("return document.documentElement.scrollWidth") <= 380

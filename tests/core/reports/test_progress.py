@@ -18,8 +18,8 @@ from stackwise.contracts.events import Evaluated, Event, PhaseEntered, RunFinish
 from stackwise.curriculum.schedule import CompiledPhase, PhaseSchedule
 from stackwise.reports import progress
 from stackwise.reports.progress import LINE_EVERY_S, Progress
-from stackwise.timeline.clock import compile_clock
 from stackwise.timeline.duration import Duration
+from stackwise.timeline.layout import compile_clock
 
 STEPS = 1200
 NAMES = ("shallow", "grown", "annealed")

@@ -100,7 +100,7 @@ def test_the_default_is_a_tenth_and_every_boundary_and_the_end() -> None:
         ({"keep_last": 0}, "run.checkpoint.keep_last.*minimum of 1"),
         ({"at": ["13 steps"]}, "run.checkpoint.at.*behind the end"),
         ({"at": ["-1 steps"]}, "run.checkpoint.at"),
-        ({"best": "loss"}, "run.checkpoint.best.*is no metric"),
+        ({"best": "loss"}, "run.checkpoint.best.*is not a metric"),
         ({"best": "f.loss"}, "run.checkpoint.best.*no evaluation 'f'"),
         ({"evry": "5%"}, "run.checkpoint.evry.*did you mean 'every'"),
     ],

@@ -18,7 +18,8 @@ import stackwise
 from stackwise import GenerationSettings, UserError, generate
 from stackwise.cli import main
 from stackwise.runs.run import run
-from stackwise.saved.generate import Ear, open_text_model
+from stackwise.saved.generate import open_text_model
+from stackwise.saved.text_pieces import Continuation
 
 HALF, LAST = 50, 100
 GREEDY = GenerationSettings(tokens=12, temperature=0)
@@ -86,7 +87,7 @@ def test_a_run_that_has_not_finished_goes_on_from_its_newest_whole_checkpoint(he
     shutil.rmtree(directory / "checkpoints")
     with pytest.raises(UserError, match="holds no weights yet"):
         generate(directory, "ab", GREEDY)
-    with pytest.raises(UserError, match="is no run directory"):
+    with pytest.raises(UserError, match="is not a run directory"):
         generate(here / "nowhere", "ab", GREEDY)
 
 
@@ -173,7 +174,7 @@ def test_a_model_of_preferences_goes_on_as_a_causal_one(here: Path) -> None:
         generate(directory, "a", GREEDY)
     with pytest.raises(UserError, match="id 100 is none of the 100 that the model knows"):
         generate(directory, [97, 100], GREEDY)
-    with pytest.raises(UserError, match="-1 is no id of the source: ids are not negative"):
+    with pytest.raises(UserError, match="-1 is not an id of the source: ids are not negative"):
         generate(directory, [97, -1], GREEDY)
 
 
@@ -212,7 +213,7 @@ def test_a_source_is_followed_by_its_target(here: Path, form: str) -> None:
         (["--prompt", "a", "--top-p", "0"], "top_p: 0.0 is out of range"),
         (["--prompt", "a", "--temperature", "nan"], "temperature: nan is out of range"),
         (["--prompt", "a", "--tokens", "0"], "--tokens"),
-        (["--ids", "--prompt", "1 b"], "is no list of token ids"),
+        (["--ids", "--prompt", "1 b"], "is not a list of token ids"),
         (["--ids", "--prompt", "1 256"], "ids lie in [0, 256)"),
         (["--prompt", "abcdefghi", "--tokens", "9"], "take 17 positions, and the model has learned 16"),
         ([], "--prompt"),
@@ -239,7 +240,11 @@ def test_a_task_that_loses_the_prompt_is_the_providers_fault(here: Path, monkeyp
     directory = trained(here, run={"horizon": "1 steps", "device": "cpu"})
     monkeypatch.setattr(CausalLM, "generate", lambda self, model, prompt, settings, generator: prompt + 1)
     refused = call(directory, "--prompt", "a", "--tokens", "1")
-    assert refused.exit_code == 3 and "task 'transformer.causal-lm' gave 1 ids" in refused.output
+    assert (
+        refused.exit_code == 3
+        and "transformer.causal-lm of stackwise-providers-transformer" in refused.output
+        and "in generate: " in refused.output
+    )
 
 
 # -- several prompts, ends and pieces -------------------------------------------------------------------------------------
@@ -285,9 +290,9 @@ def test_a_letter_is_told_once_all_of_its_bytes_are_there() -> None:
         def decode(self, ids: Any) -> str:
             return bytes(ids).decode(errors="replace")
 
-    ear = Ear(Bytes(), ("END",))
-    told = [ear.take(byte) for byte in "aé€ EN, END".encode()]
+    continuation = Continuation(Bytes(), ("END",))
+    told = [continuation.take(byte) for byte in "aé€ EN, END".encode()]
     assert "".join(str(piece) for piece, _ in told) == "aé€ EN, "
     assert [ends for _, ends in told] == [False] * (len(told) - 1) + [True]
-    open_ended = Ear(Bytes(), ("END",))
+    open_ended = Continuation(Bytes(), ("END",))
     assert "".join(str(open_ended.take(byte)[0]) for byte in b"so EN") + open_ended.rest() == "so EN"

@@ -60,7 +60,7 @@ CLOCKS: list[dict[str, Any]] = [
         ([0, 5, 5], [PIECE]),
     )
 ]
-"""Clocks that begin late, run backwards, or count what is no number."""
+"""Clocks that begin late, run backwards, or count what is not a number."""
 
 WRONG: dict[str, Any] = {
     "format": [2, None, "1", 10**400],

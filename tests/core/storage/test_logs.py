@@ -73,9 +73,9 @@ def test_a_log_of_another_version_is_read_as_far_as_it_is_understood(tmp_path: P
     ("line", "field"),
     [
         ('{"event": "phase_entered", "step": 0}', "phase is missing"),
-        ('{"event": 3, "step": 0}', "event is no name"),
-        ('{"step": 0}', "event is no name"),
-        ('{"event": {"$tensor": "a"}}', "event is no name"),
+        ('{"event": 3, "step": 0}', "event is not a name"),
+        ('{"step": 0}', "event is not a name"),
+        ('{"event": {"$tensor": "a"}}', "event is not a name"),
         ('{"event": "reacted", "step": true, "phase": "a", "factor_before": 1, "factor": 1, "why": ""}', "step is true"),
         ('{"event": "reacted", "step": 1.5, "phase": "a", "factor_before": 1, "factor": 1, "why": ""}', "step is 1.5"),
         (f'{{"event": "reacted", "step": {2**63}, "phase": "a", "factor_before": 1, "factor": 1, "why": ""}}', f"step is {2**63}"),
@@ -85,10 +85,10 @@ def test_a_log_of_another_version_is_read_as_far_as_it_is_understood(tmp_path: P
             '{"event": "evaluated", "step": 1, "phase": "a", "name": "h", "at": "exit", "metrics": {"loss": []}, "seconds": 1}',
             "metrics.loss",
         ),
-        ('{"event": "run_finished", "steps": 1e400}', "no JSON object"),
-        ("[" * 100_000, "no JSON object"),
-        ('"event"', "no JSON object"),
-        ('{"event": "reacted", "step": 1' + "0" * 5000 + "}", "no JSON object"),
+        ('{"event": "run_finished", "steps": 1e400}', "not a JSON object"),
+        ("[" * 100_000, "not a JSON object"),
+        ('"event"', "not a JSON object"),
+        ('{"event": "reacted", "step": 1' + "0" * 5000 + "}", "not a JSON object"),
     ],
 )
 def test_a_line_that_is_no_event_is_passed_over_by_file_line_and_field(tmp_path: Path, line: str, field: str) -> None:

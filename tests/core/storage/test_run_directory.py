@@ -29,7 +29,7 @@ def nothing(made: RunDirectory) -> None:
 
 def lines(path: Path) -> list[dict[str, object]]:
     def refuse(constant: str) -> object:
-        raise AssertionError(f"{constant} is no JSON")
+        raise AssertionError(f"{constant} is not JSON")
 
     return [json.loads(line, parse_constant=refuse) for line in path.read_text().splitlines()]
 

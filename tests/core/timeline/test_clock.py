@@ -18,8 +18,9 @@ import stackwise
 from stackwise.curriculum.schedule import CompiledPhase, PhaseSchedule
 from stackwise.errors import ConfigError, ScheduleError
 from stackwise.host.provider import Registered
-from stackwise.timeline.clock import RUN, Clock, Extent, Past, Switch, lay_out
+from stackwise.timeline.clock import Clock
 from stackwise.timeline.duration import Duration
+from stackwise.timeline.layout import RUN, Extent, Past, Switch, lay_out
 
 WEB = 37
 """Rows of one epoch of the source `web`."""
@@ -295,7 +296,7 @@ def test_a_function_of_time_becomes_phases() -> None:
 
 @pytest.mark.parametrize("at", [[], ["10%"], ["0%", "50%", "50%"], ["0%", "50%", "20%"], ["0%", "100%"], ["0%", "3 steps"]], ids=str)
 def test_instants_to_sample_at_are_shares_in_order_from_the_start(at: list[str]) -> None:
-    with pytest.raises(ConfigError, match="no instants to sample at"):
+    with pytest.raises(ConfigError, match="not instants to sample at"):
         stackwise.sample(lambda t: {}, at=at)
 
 

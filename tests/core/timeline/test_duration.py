@@ -10,8 +10,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from stackwise.errors import ScheduleError
-from stackwise.timeline.clock import Clock, compile_clock
+from stackwise.timeline.clock import Clock
 from stackwise.timeline.duration import Duration
+from stackwise.timeline.layout import compile_clock
 
 
 @pytest.mark.parametrize(
@@ -25,6 +26,10 @@ from stackwise.timeline.duration import Duration
         ("1_000 steps", Fraction(1000), "steps", "1000 steps"),
         ("2.5e1 steps", Fraction(25), "steps", "25 steps"),
         ("100%", Fraction(1), "fraction", "100%"),
+        ("15% flops", Fraction(3, 20), "fraction", "15% flops"),
+        ("15% of tokens", Fraction(3, 20), "fraction", "15% tokens"),
+        ("1e13 FLOPs", Fraction(10**13), "flops", "1e+13 flops"),
+        ("1.5 minutes", Fraction(90), "seconds", "90 seconds"),
     ],
 )
 def test_durations_are_read_exactly(text: str, value: Fraction, unit: str, shown: str) -> None:
@@ -38,7 +43,10 @@ def test_durations_are_read_exactly(text: str, value: Fraction, unit: str, shown
     [
         (5, "has no unit"),
         ("5", "is not a duration"),
-        ("5 hours", "is not a duration"),
+        ("5 parsecs", "is not a duration"),
+        ("2 steps of web", "is not a duration"),
+        ("30% of web", "is not a duration"),
+        ("1.5 flops", "not a whole number of flops"),
         ("-5 steps", "is not a duration"),
         ("nan%", "is not a duration"),
         ("101%", "more than the whole"),
@@ -133,8 +141,8 @@ def test_a_cadence_of_nothing_is_refused() -> None:
         ("10 steps", ["50%", "12 steps"], [None, None], "after the horizon"),
         ("10 tokens", ["100%"], [None], "declares no seq_len"),
         ("10 steps", ["0%", "100%"], [None, None], "'p0' has no step"),
-        ("0 steps", ["100%"], [None], "no length"),
-        ("50%", ["100%"], [None], "no length"),
+        ("0 steps", ["100%"], [None], "not a length"),
+        ("50%", ["100%"], [None], "not a length"),
     ],
 )
 def test_a_timeline_that_does_not_hold_together_is_drawn(horizon: str, ends: list[str], rates: list[int | None], rule: str) -> None:

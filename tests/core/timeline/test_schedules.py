@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stackwise.errors import ScheduleError
-from stackwise.timeline.clock import compile_clock
 from stackwise.timeline.duration import Duration
+from stackwise.timeline.layout import compile_clock
 from stackwise.timeline.schedules import Constant, Cosine, Curve, Knot, Linear, Piecewise, Schedule, WarmupStableDecay, Window
 
 T = 40

@@ -70,8 +70,8 @@ def refuse_unheld(about: Mapping[str, Any], place: Path) -> None:
         )
 
 
-def build_described(about: Mapping[str, Any], directory: Path, registry: Registry | None) -> Model:
-    """The model of a description, with initial weights: a model plane enters the described state."""
+def build_described(about: Mapping[str, Any], directory: Path, registry: Registry | None, device: torch.device | None = None) -> Model:
+    """The model of a description, with initial weights: a model plane enters the described state. On the CPU unless a device is given."""
     with description_errors(directory):
         adapters, weight_adapters = dict(about.get("adapters", {})), dict(about.get("weight_adapters", {}))
         nodes = [
@@ -98,12 +98,18 @@ def build_described(about: Mapping[str, Any], directory: Path, registry: Registr
         gate, gate_paths = float(gates.get("value", 1.0)), [str(path) for path in gates.get("modules", ())]
     parts = {role: getattr(state, role) for role in _ROLES}
     context = BuildContext(seed=0, specs={role: part.options.to_spec() for role, part in parts.items() if hasattr(part.options, "to_spec")})
-    plane = ModelPlane(lambda path, part, step, *extra: build_module(part, components, context, *extra))
+    device = torch.device("cpu") if device is None else device
+
+    def build(path: str, part: Part, step: int, *extra: object) -> nn.Module:
+        with device:
+            return build_module(part, components, context, *extra)
+
+    plane = ModelPlane(build, device=device)
     plane.enter(state)
     plane.apply_values(0.0)
     if gate_paths:
         with description_errors(directory):
-            Gates([plane.model.get_submodule(path) for path in gate_paths], gate, torch.device("cpu"))
+            Gates([plane.model.get_submodule(path) for path in gate_paths], gate, device)
     if (recorded := about.get("specs")) is not None and recorded != (specs := specs_of(plane.model)):
         changes = [f"{role} was {recorded.get(role)}, is {specs.get(role)}" for role in specs if recorded.get(role) != specs.get(role)]
         raise UserError(

@@ -1,27 +1,55 @@
-"""FLOPs of a phase: a forward and a backward pass of each batch shape on the meta device, counted by torch."""
+"""FLOPs of a step: a forward and a backward pass of each of its batches on the meta device, counted by torch.
+
+These are the matrix products of model and loss; elementwise operations of the model are not among them.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
+from copy import deepcopy
 
 import torch
-from attrs import Factory, define
+from attrs import Factory, asdict, define, frozen
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from stackwise.assembly.prepared_shapes import Shapes, prepared_shapes
+from stackwise.assembly.references import outline
 from stackwise.assembly.workshop import Workshop
 from stackwise.contracts.answers import WrongAnswer
-from stackwise.contracts.specs import TaskSpec
+from stackwise.contracts.specs import AT_ENTRY, TaskSpec
 from stackwise.curriculum.parts import Part
 from stackwise.curriculum.schedule import CompiledPhase
-from stackwise.curriculum.states import TrainingState
+from stackwise.curriculum.states import BatchShape, TrainingState
 from stackwise.errors import ConfigError, ProviderError, UserError, asks_too_much, bytes_asked
-from stackwise.machine.recompute import recompute_blocks
+from stackwise.machine.recompute import recomputing
 from stackwise.plan import Plan
 from stackwise.planes.model.module import Model
 
 Shape = tuple[int | None, int | None]
 """Rows and length of a batch."""
+
+
+@frozen
+class StepFlops:
+    """What one step of a phase costs."""
+
+    model: int
+    """Forward and backward of every micro-batch, each block computed once; and the forward passes that the task asks for, of the model
+    while it prepares a batch, and of the model that it compares with."""
+    recompute: int = 0
+    """What `run.parallel.recompute` has computed again; no part of a budget, since it changes nothing that is trained."""
+    optimizer: int | None = None
+    """Of the optimizer, by its own declaration; None where it says nothing."""
+
+    @property
+    def training(self) -> int:
+        """What a budget counts: model and optimizer."""
+        return self.model + (self.optimizer or 0)
+
+    def as_json(self) -> dict[str, int | None]:
+        """By field, and the sum that a budget counts."""
+        return {**asdict(self), "training": self.training}
 
 
 @define
@@ -31,14 +59,17 @@ class FlopCounts:
     plan: Plan
     shop: Workshop
     _computes: object = None
-    _flops: dict[Shape, int | None] = Factory(dict)
+    _compared: tuple[object, nn.Module | None] = (None, None)
+    """The task and the place of what it compares with, and that model."""
+    _flops: dict[Shape, tuple[int, int] | None] = Factory(dict)
 
-    def of(self, phase: CompiledPhase, model: Model) -> int | None:
-        """FLOPs of all steps of a phase; None where the shapes of its batches are unknown.
+    def of(self, phase: CompiledPhase, model: Model, shape: BatchShape) -> StepFlops | None:
+        """FLOPs of a step of a phase, without the optimizer's; None where the shapes of its batches are unknown.
 
         Args:
             phase: of the plan.
             model: as the phase declares it, on the meta device.
+            shape: of the step.
 
         Raises:
             UserError: the model does not run on the batches.
@@ -46,21 +77,36 @@ class FlopCounts:
         state = phase.state
         if state is None:
             return None
-        if (computes := _computation(self.plan, phase, state)) != self._computes:
+        reference = self._reference(phase, state, model)
+        if (computes := (computation(self.plan, phase, state), id(reference))) != self._computes:
             self._computes, self._flops = computes, {}
-            if self.plan.experiment.run.parallel.recompute == "blocks":
-                recompute_blocks(model)
-        total = 0
-        for shape, steps in _steps_of(phase, state).items():
-            if shape not in self._flops:
-                self._flops[shape] = self._of_batch(phase, state, model, shape)
-            flops = self._flops[shape]
-            if flops is None:
+        once = again = 0
+        for rows, count in Counter(shape.micro_batches).items():
+            batch = rows, shape.seq_len
+            if batch not in self._flops:
+                self._flops[batch] = self._of_batch(phase, state, model, batch, reference)
+            if (flops := self._flops[batch]) is None:
                 return None
-            total += flops * steps
-        return total
+            once, again = once + count * flops[0], again + count * flops[1]
+        return StepFlops(once, again)
 
-    def _of_batch(self, phase: CompiledPhase, state: TrainingState, model: Model, shape: Shape) -> int | None:
+    def _reference(self, phase: CompiledPhase, state: TrainingState, model: Model) -> nn.Module | None:
+        """The model that the task compares with: a copy as the model is when the task begins, or one from outside the run."""
+        wanted = (state.task.structure, state.reference)
+        if wanted != self._compared[0]:
+            held: nn.Module | None = None
+            if state.reference is not None:
+                try:
+                    held = deepcopy(model) if state.reference == AT_ENTRY else outline(self.plan.registry, state.reference, model)
+                except UserError as error:
+                    raise ConfigError([self.plan.experiment.phases[phase.index].problem("task.reference", str(error))]) from None
+            self._compared = wanted, held
+        return self._compared[1]
+
+    def _of_batch(
+        self, phase: CompiledPhase, state: TrainingState, model: Model, shape: Shape, reference: nn.Module | None
+    ) -> tuple[int, int] | None:
+        """FLOPs of a batch, and those of what is computed again."""
         drafts = self.plan.joined[phase.index].drafts
         if not isinstance(drafts.task.spec, TaskSpec):
             return None
@@ -69,7 +115,12 @@ class FlopCounts:
         if shapes is None:
             return None
         try:
-            return _count(model, shapes) + sum(_asked(model, question) for question in questions)
+            once, again = _count(model, shapes), 0
+            if self.plan.experiment.run.parallel.recompute == "blocks":
+                with recomputing(model):
+                    again = _count(model, shapes) - once
+            compared = 0 if reference is None else _asked(reference, shapes)
+            return once + compared + sum(_asked(model, question) for question in questions), again
         except (ProviderError, ConfigError, WrongAnswer):
             raise
         except UserError as error:
@@ -87,16 +138,6 @@ class FlopCounts:
             ) from error
 
 
-def _steps_of(phase: CompiledPhase, state: TrainingState) -> Counter[Shape]:
-    """Batch shape → micro-batches of it in the phase."""
-    starts = [*(start for start, _ in state.data.shapes), phase.stop]
-    steps: Counter[Shape] = Counter()
-    for (start, shape), stop in zip(state.data.shapes, starts[1:], strict=True):
-        for rows in shape.micro_batches:
-            steps[rows, shape.seq_len] += stop - start
-    return steps
-
-
 def _count(model: Model, shapes: Shapes) -> int:
     counter = FlopCounterMode(display=False)
     batch = {name: torch.zeros(shape, dtype=dtype, device="meta") for name, (shape, dtype) in shapes.items()}
@@ -108,8 +149,8 @@ def _count(model: Model, shapes: Shapes) -> int:
     return counter.get_total_flops()
 
 
-def _asked(model: Model, shapes: Shapes) -> int:
-    """FLOPs of one forward pass, as a task asks for it while it prepares a batch."""
+def _asked(model: nn.Module, shapes: Shapes) -> int:
+    """FLOPs of one forward pass, as a task asks for it while it prepares a batch, or compares with."""
     counter = FlopCounterMode(display=False)
     batch = {name: torch.zeros(shape, dtype=dtype, device="meta") for name, (shape, dtype) in shapes.items()}
     with counter, torch.no_grad():
@@ -117,7 +158,7 @@ def _asked(model: Model, shapes: Shapes) -> int:
     return counter.get_total_flops()
 
 
-def _computation(plan: Plan, phase: CompiledPhase, state: TrainingState) -> object:
+def computation(plan: Plan, phase: CompiledPhase, state: TrainingState) -> object:
     """What the cost of a batch depends on beside its shape."""
     joined, model = plan.joined[phase.index], state.model
     parts = [state.task, model.embedding, model.rack, model.head, *(part for group in model.adapters.values() for part in group)]

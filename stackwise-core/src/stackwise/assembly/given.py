@@ -1,4 +1,4 @@
-"""What was built or given for a part is one of its kind, whoever made it."""
+"""Checks that what was built or given for a part is of its kind, whether a provider or the user made it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def checked(part: Part, made: Any) -> Any:
     """
     names, form = _SHAPES[part.kind]
     if part.given is not None and (missing := [name for name in names if not hasattr(made, name)]):
-        raise UserError(f"{part.kind}: {part.id} is no {part.kind}, as it has no {', '.join(missing)}: {form}")
+        raise UserError(f"{part.kind}: {part.id} cannot be used as {part.kind}, because it has no {', '.join(missing)}: {form}")
     return made
 
 

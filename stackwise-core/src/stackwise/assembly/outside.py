@@ -26,7 +26,7 @@ def build_module(part: Part, registry: Registry, context: BuildContext, *extra: 
         extra: further arguments of its kind.
 
     Raises:
-        ProviderError: it cannot be built, or is no module.
+        ProviderError: it cannot be built, or is not a module.
     """
     component = registry.get(part.kind, part.id)  # type: ignore[arg-type]  # a Part's kind is a Kind
     with drawing_from(context.seed), as_faults_of(part):

@@ -12,6 +12,7 @@ import torch
 from stackwise.assembly.workshop import Workshop
 from stackwise.contracts.answers import WrongAnswer, calling, expect
 from stackwise.contracts.components import Built
+from stackwise.contracts.protocols import PreparesEvaluations
 from stackwise.contracts.specs import BatchSpec, TaskSpec, TensorSpec
 from stackwise.curriculum.schedule import CompiledPhase
 from stackwise.errors import ConfigError, DataError, ProviderError, UserError
@@ -24,6 +25,9 @@ Shapes = dict[str, tuple[tuple[int, ...], torch.dtype]]
 
 MOST_ENTRIES = 2**22
 """Of a field of the dummy batch; a larger batch gets the shapes that the spec declares."""
+
+LARGE_BATCH = 2**25
+"""The same where the batch itself is wanted."""
 
 
 def prepared_shapes(
@@ -53,8 +57,7 @@ def prepared_shapes(
     offered = {name: spec for name, spec in task.inputs.items() if name not in task.optional or name in joined.optional}
     sizes = {dim: size for (role, dim), size in joined.sizes.items() if role == "task"}
     declared = _shapes(offered, {**sizes, "batch": rows, "time": length, "source": length})
-    inputs = {**task.batch, **{name: spec for name, spec in task.optional.items() if name in joined.optional}}
-    delivered = _shapes(inputs, {**sizes, "batch": rows, "time": None if length is None else length + task.lookahead})
+    delivered, inputs = _delivered(joined, task, rows, length)
     if declared is None or delivered is None or not _can_try(joined, delivered):
         return declared
     batch = {name: _empty(inputs[name], *delivered[name]) for name in inputs}
@@ -67,6 +70,52 @@ def prepared_shapes(
         declares, gives = ", ".join(sorted(offered)), ", ".join(sorted(prepared)) or "nothing"
         raise ProviderError(f"{joined.drafts.task.label} declares {declares} for the model, and its prepare gives {gives}")
     return shapes
+
+
+def prepared_batch(
+    plan: Plan,
+    phase: CompiledPhase,
+    shop: Workshop,
+    *,
+    rows: int | None,
+    length: int | None,
+    evaluates: bool = False,
+    questions: list[Shapes] | None = None,
+) -> Mapping[str, torch.Tensor] | None:
+    """A dummy batch as the task prepares it, all of its fields included; None where a size is unknown or the task rejects the values.
+
+    Args:
+        plan: of the phase.
+        phase: one with a declared state.
+        shop: builds the task.
+        rows: of the micro-batch.
+        length: seq_len.
+        evaluates: whether it is prepared for an evaluation, which some tasks do otherwise.
+        questions: takes the shapes of every batch that a task with `uses_model` asks the model about.
+
+    Raises:
+        ConfigError: the task refuses the batch.
+    """
+    joined = plan.joined[phase.index]
+    task = joined.drafts.task.spec
+    if not isinstance(task, TaskSpec):
+        return None
+    delivered, inputs = _delivered(joined, task, rows, length)
+    if delivered is None or not _can_try(joined, delivered, LARGE_BATCH):
+        return None
+    batch = {name: _empty(inputs[name], *delivered[name]) for name in inputs}
+    sizes = {dim: size for (role, dim), size in joined.sizes.items() if role == "task"}
+    try:
+        return _prepare(plan, phase, shop, batch, model=Asked(task, sizes, questions) if task.uses_model else None, evaluates=evaluates)
+    except DataError:  # the task rejects the dummy values
+        return None
+
+
+def _delivered(joined: Joined, task: TaskSpec, rows: int | None, length: int | None) -> tuple[Shapes | None, dict[str, TensorSpec]]:
+    """The shapes of what the sources deliver, None where a size is unknown, and the specs."""
+    sizes = {dim: size for (role, dim), size in joined.sizes.items() if role == "task"}
+    inputs = {**task.batch, **{name: spec for name, spec in task.optional.items() if name in joined.optional}}
+    return _shapes(inputs, {**sizes, "batch": rows, "time": None if length is None else length + task.lookahead}), inputs
 
 
 class Asked:
@@ -111,9 +160,7 @@ def draws_inputs(
     joined = plan.joined[phase.index]
     task = joined.drafts.task.spec
     assert isinstance(task, TaskSpec)  # a task without a spec is not priced
-    sizes = {dim: size for (role, dim), size in joined.sizes.items() if role == "task"}
-    inputs = {**task.batch, **{name: spec for name, spec in task.optional.items() if name in joined.optional}}
-    delivered = _shapes(inputs, {**sizes, "batch": rows, "time": None if length is None else length + task.lookahead})
+    delivered, inputs = _delivered(joined, task, rows, length)
     if task.uses_model:
         return True
     if delivered is None or not _can_try(joined, delivered):
@@ -129,7 +176,14 @@ def draws_inputs(
 
 
 def _prepare(
-    plan: Plan, phase: CompiledPhase, shop: Workshop, batch: dict[str, torch.Tensor], *, seed: int = 0, model: Asked | None = None
+    plan: Plan,
+    phase: CompiledPhase,
+    shop: Workshop,
+    batch: dict[str, torch.Tensor],
+    *,
+    seed: int = 0,
+    model: Asked | None = None,
+    evaluates: bool = False,
 ) -> Mapping[str, torch.Tensor]:
     assert phase.state is not None  # a plan's phases are declared
     drafts, moment = plan.joined[phase.index].drafts, plan.schedule.at(step=phase.start)
@@ -137,9 +191,10 @@ def _prepare(
         with torch.random.fork_rng(devices=[]), blaming(plan.providers):
             task = shop.task(phase.state.task)
             asked = {} if model is None else {"model": model}
+            make = task.prepare_evaluation if evaluates and isinstance(task, PreparesEvaluations) else task.prepare
             with calling(phase.state.task.id, "prepare"):
                 drawn = torch.Generator().manual_seed(seed)
-                prepared: Mapping[str, torch.Tensor] = task.prepare(batch, moment, drawn, **asked)
+                prepared: Mapping[str, torch.Tensor] = make(batch, moment, drawn, **asked)
                 expect(isinstance(prepared, Mapping), prepared, "a map of field name to tensor")
             return prepared
     except (ConfigError, DataError, WrongAnswer):
@@ -150,11 +205,11 @@ def _prepare(
         raise ConfigError([plan.experiment.phases[phase.index].problem("task", message)]) from error
 
 
-def _can_try(joined: Joined, delivered: Shapes) -> bool:
+def _can_try(joined: Joined, delivered: Shapes, most: int = MOST_ENTRIES) -> bool:
     """Whether all fields that reach the task are known and small, and the task is built by this plan and no finished object."""
     task, sources = joined.drafts.task, joined.drafts.sources.values()
     finished = task.given is not None and not isinstance(task.given, Built)
-    small = all(torch.Size(shape).numel() <= MOST_ENTRIES for shape, _ in delivered.values())
+    small = all(torch.Size(shape).numel() <= most for shape, _ in delivered.values())
     return not finished and small and all(isinstance(source.spec, BatchSpec) for source in sources)
 
 

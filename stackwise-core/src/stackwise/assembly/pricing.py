@@ -6,14 +6,16 @@ changes without an operator is reported here, before the run.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
-from stackwise.assembly.flops import FlopCounts
+from stackwise.assembly.flops import FlopCounts, StepFlops
 from stackwise.assembly.kept_states import kept_bytes
+from stackwise.assembly.memory import MemoryCounts, PhaseMemory
+from stackwise.assembly.stateless import check_stateless
 from stackwise.assembly.workshop import Workshop
 from stackwise.config import PhaseConfig
 from stackwise.contracts.answers import WrongAnswer, calling, expect
@@ -21,7 +23,7 @@ from stackwise.contracts.protocols import ParameterGroup
 from stackwise.contracts.specs import OptimizerSpec
 from stackwise.curriculum.parts import Part
 from stackwise.curriculum.schedule import CompiledPhase
-from stackwise.curriculum.states import TrainingState
+from stackwise.curriculum.states import BatchShape, TrainingState
 from stackwise.errors import ConfigError, ProviderError, SelectorError, UserError
 from stackwise.host.registry import blaming
 from stackwise.plan import Plan
@@ -48,7 +50,9 @@ class PhasePrice:
     optimizer_bytes: int | None
     """State kept for the trainable parameters; None for an optimizer that does not say."""
     flops: int | None
-    """Forward and backward of every step of the phase; None where the inputs' shapes are unknown."""
+    """Training FLOPs of all its steps: forward, backward and the optimizer; None where the inputs' shapes are unknown."""
+    stretches: tuple[tuple[int, StepFlops | None], ...]
+    """First step → what each step costs from there on."""
     lr: tuple[float, float] | None
     """At the first and the last step."""
     envelope: tuple[float, float] | None
@@ -57,22 +61,65 @@ class PhasePrice:
     """What crossing into the phase does to the parameters, by name."""
     sources: Mapping[str, Reads]
     """What is read of each source in the phase."""
+    optimizer_flops: int | None = None
+    """Those of `flops` that are the optimizer's; None where it does not say."""
+    recompute_flops: int = 0
+    """Beside `flops`: what is computed again to save memory."""
     kept_bytes: int | None = None
     """The most that `model.cache` keeps on disk; None where nothing is kept, or it is unknown how much."""
+    memory: PhaseMemory | str | None = None
+    """What the phase takes, or why nobody can tell; None where it was not asked for."""
 
 
-def price(plan: Plan) -> tuple[PhasePrice, ...]:
+def step_flops(plan: Plan) -> Callable[[int, BatchShape], int | None]:
+    """Index of a phase, shape of a step → training FLOPs of that step; None where they are unknown.
+
+    Args:
+        plan: by any clock.
+
+    Raises:
+        UserError, ProviderError: as `price` does, when the function is called.
+    """
+    walk, entered = _Walk.of(plan), -1
+    known: dict[tuple[int, BatchShape], int | None] = {}
+
+    def ask(index: int, shape: BatchShape) -> int | None:
+        nonlocal walk, entered
+        if index < entered:
+            walk, entered = _Walk.of(plan), -1
+        with blaming(plan.providers):
+            while entered < index:
+                entered += 1
+                walk.enter(plan.schedule.phases[entered], declared_state(plan.schedule.phases[entered]))
+            phase = plan.schedule.phases[index]
+            flops = walk.step_flops(phase, declared_state(phase), shape)
+        return None if flops is None else flops.training
+
+    def of(index: int, shape: BatchShape) -> int | None:
+        if (index, shape) not in known:
+            known[index, shape] = ask(index, shape)
+        return known[index, shape]
+
+    return of
+
+
+def price(plan: Plan, *, memory_from: float | None = None) -> tuple[PhasePrice, ...]:
     """The figures of every phase.
+
+    Args:
+        plan: the compiled experiment.
+        memory_from: FLOPs of a phase from which its memory is counted too, which takes as long as pricing or longer; None: never.
 
     Raises:
         UserError: a selector that matches nothing, a parameter that changes shape without an operator, nothing trainable.
         ProviderError: a component that cannot be built, or whose spec is not true of its shapes.
     """
-    shop = Workshop(plan, device="meta")
-    plane = ModelPlane(shop.module, device=torch.device("meta"))
-    walk = _Walk(plan, plane, shop)
+    walk = _Walk.of(plan)
+    parallel = plan.experiment.run.parallel
     with blaming(plan.providers):
-        return tuple(_price_phase(plan, phase, walk) for phase in plan.schedule)
+        if parallel.shard * (parallel.replicate or 1) > 1:
+            check_stateless(plan, walk.shop)
+        return tuple(_price_phase(plan, phase, walk, memory_from) for phase in plan.schedule)
 
 
 @frozen
@@ -82,6 +129,8 @@ class _Figures:
     parameters: int
     trainable: int
     optimizer_bytes: int | None
+    optimizer_flops: int | None
+    """Of a step."""
     groups: frozenset[str]
     """Names of the groups that hold a parameter."""
 
@@ -93,13 +142,25 @@ class _Walk:
     plan: Plan
     plane: ModelPlane
     shop: Workshop
+    memory: MemoryCounts = field(init=False)
     counts: FlopCounts = field(init=False)
     _model: object = None
     _charged: object = None
     _figures: _Figures | None = None
 
     def __attrs_post_init__(self) -> None:
-        self.counts = FlopCounts(self.plan, self.shop)
+        self.counts, self.memory = FlopCounts(self.plan, self.shop), MemoryCounts(self.plan, self.shop)
+
+    @classmethod
+    def of(cls, plan: Plan) -> _Walk:
+        """Before the first phase."""
+        shop = Workshop(plan, device="meta")
+        return cls(plan, ModelPlane(shop.module, device=torch.device("meta")), shop)
+
+    def step_flops(self, phase: CompiledPhase, state: TrainingState, shape: BatchShape) -> StepFlops | None:
+        """What a step of the phase that was entered last costs."""
+        flops = self.counts.of(phase, self.plane.model, shape)
+        return None if flops is None else evolve(flops, optimizer=self.figures(phase, state).optimizer_flops)
 
     def enter(self, phase: CompiledPhase, state: TrainingState) -> ModelReceipt:
         """Cross into a phase."""
@@ -125,6 +186,7 @@ class _Walk:
                 parameters=sum(p.numel() for p in self.plane.model.parameters()),
                 trainable=sum(p.numel() for p in trainable.values()),
                 optimizer_bytes=_optimizer_bytes(self.plan, phase, groups),
+                optimizer_flops=_optimizer_flops(self.plan, phase, groups),
                 groups=frozenset(group.name for group in groups),
             )
         return self._figures
@@ -147,9 +209,8 @@ def _declared_model(state: TrainingState) -> object:
     )
 
 
-def _price_phase(plan: Plan, phase: CompiledPhase, walk: _Walk) -> PhasePrice:
-    state = phase.state
-    assert state is not None  # a plan's phases are declared
+def _price_phase(plan: Plan, phase: CompiledPhase, walk: _Walk, memory_from: float | None) -> PhasePrice:
+    state = declared_state(phase)
     clock, joined = plan.schedule.clock, plan.joined[phase.index]
     first, last = clock.t(phase.start), clock.t(phase.stop - 1)
     receipt = walk.enter(phase, state)
@@ -157,7 +218,12 @@ def _price_phase(plan: Plan, phase: CompiledPhase, walk: _Walk) -> PhasePrice:
         _check_enter(plan, phase, receipt)
     figures = walk.figures(phase, state)
     reads = reads_of(phase, joined, clock, declared_sizes(joined))
+    starts = [*(start for start, _ in state.data.shapes), phase.stop]
+    stretches = tuple((start, walk.step_flops(phase, state, shape)) for start, shape in state.data.shapes)
+    costs = [(stop - start, flops) for (start, flops), stop in zip(stretches, starts[1:], strict=True) if flops is not None]
     lr, scale = _lr(state, figures.groups), state.optimizer.lr_factor(figures.parameters)
+    flops = None if len(costs) < len(stretches) else sum(steps * flops.training for steps, flops in costs)
+    weighs = memory_from is not None and (flops or 0) >= memory_from
     return PhasePrice(
         name=phase.name,
         steps=phase.stop - phase.start,
@@ -166,13 +232,23 @@ def _price_phase(plan: Plan, phase: CompiledPhase, walk: _Walk) -> PhasePrice:
         parameters=figures.parameters,
         trainable=figures.trainable,
         optimizer_bytes=figures.optimizer_bytes,
-        flops=walk.counts.of(phase, walk.plane.model),
+        flops=flops,
+        stretches=stretches,
+        optimizer_flops=None if figures.optimizer_flops is None else (phase.stop - phase.start) * figures.optimizer_flops,
+        recompute_flops=sum(steps * flops.recompute for steps, flops in costs),
+        memory=walk.memory.of(phase, walk.plane, receipt) if weighs else None,
         sources=reads,
         kept_bytes=kept_bytes(plan, phase, walk.shop, walk.plane.model, reads),
         lr=None if lr is None else (scale * lr(first), scale * lr(last)),
         envelope=_envelope(state.optimizer.reaction),
         receipt=receipt,
     )
+
+
+def declared_state(phase: CompiledPhase) -> TrainingState:
+    """The state of a phase of a plan, which has one."""
+    assert phase.state is not None
+    return phase.state
 
 
 @contextmanager
@@ -231,7 +307,7 @@ def _envelope(reaction: Part | None) -> tuple[float, float] | None:
     """The bounds that the reaction's options state for its factor; if they state none, any factor is possible.
 
     Raises:
-        ProviderError: the bounds are no envelope.
+        ProviderError: the bounds are not an envelope.
     """
     if reaction is None:
         return None
@@ -257,4 +333,15 @@ def _optimizer_bytes(plan: Plan, phase: CompiledPhase, groups: list[ParameterGro
         copies = (state.optimizer.ema is not None) + (parameter.dtype in SIXTEEN_BITS)
         elements = spec.count(name, tuple(parameter.shape)) + copies * parameter.numel()
         total += elements * learning_dtype(parameter.dtype).itemsize
+    return total
+
+
+def _optimizer_flops(plan: Plan, phase: CompiledPhase, groups: list[ParameterGroup]) -> int | None:
+    """FLOPs of a step of the optimizer, and of the average of the weights: a difference, a product and a sum for each."""
+    spec, state = plan.joined[phase.index].drafts.optimizer.spec, declared_state(phase)
+    if not isinstance(spec, OptimizerSpec) or spec.step_flops is None:
+        return None
+    total = 0
+    for name, parameter in (item for group in groups for item in group.parameters.items()):
+        total += spec.step_flops(name, tuple(parameter.shape)) + (3 * parameter.numel() if state.optimizer.ema is not None else 0)
     return total

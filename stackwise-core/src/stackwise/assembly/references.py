@@ -8,9 +8,10 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
-from stackwise.assembly.described import load_exported, refuse_unheld
+from stackwise.assembly.described import build_described, load_exported, refuse_unheld
 from stackwise.assembly.start import read_folder
 from stackwise.assembly.stored import build_stored
 from stackwise.contracts.specs import AT_ENTRY
@@ -53,6 +54,21 @@ def load_reference(registry: Registry, path: str, beside: nn.Module) -> Loaded:
         load_named_tensors(model, names_inside(model.rack, read_weights(weights)[0]), f"the weights in {weights}")
         return Loaded(model, digest_of(path))
     return Loaded(load_exported(weights, registry), digest_of(path))
+
+
+def outline(registry: Registry, path: str, beside: nn.Module) -> nn.Module:
+    """The model at a path without its weights, on the meta device, to be priced; a whole module is like the one that is trained.
+
+    Raises:
+        UserError: there is no such model, or nothing says how to build it.
+        ProviderError: a component or a format fails.
+    """
+    directory = Path(path)
+    if not is_ours(directory):
+        return build_stored(read_folder(directory, registry), registry)
+    weights = _weights(directory)
+    about = read_description(weights)
+    return deepcopy(beside) if about.get("module") is not None else build_described(about, weights, registry, torch.device("meta"))
 
 
 def digest_of(path: str) -> str:

@@ -14,10 +14,12 @@ from stackwise.contracts.answers import calling, expect, expect_artifact
 from stackwise.contracts.components import BuildContext, Kind
 from stackwise.contracts.formats import NotesFolders, StoredModel, WeightFormat
 from stackwise.contracts.options import config_key, dimension_fields
+from stackwise.curriculum.parts import Part
 from stackwise.errors import UserError, did_you_mean
 from stackwise.host.provider import Registered
 from stackwise.host.registry import Registry, blaming
 from stackwise.plan import Plan
+from stackwise.planes.model.difference import WEIGHT_ADAPTERS
 from stackwise.storage.pretrained import is_ours, read_pretrained
 from stackwise.storage.weights import WEIGHTS
 
@@ -49,7 +51,7 @@ def read_start(plan: Plan) -> Mapping[str, torch.Tensor]:
 
 def start_notes(plan: Plan) -> tuple[str, ...]:
     """What of the folder that a run begins from is not taken over, from its small files; empty where no format says anything, and where
-    the folder is refused, which is told when it is read: a run that goes on may not need it any more.
+    the folder is refused. The message comes when it is read, because a resumed run may not need it any more.
 
     Raises:
         ProviderError: a format that fails.
@@ -128,7 +130,7 @@ def recognising(folder: Path, registry: Registry) -> Registered:
         raise UserError(f"{folder} may be of the formats {' and '.join(each.id for each in names)}: say which with `format: {{use: …}}`")
     installed = ", ".join(each.id for each in formats) or "none"
     raise UserError(
-        f"there are no weights at {folder}: no installed format ({installed}) recognises the folder, and {folder / WEIGHTS} is no file; "
+        f"there are no weights at {folder}: no installed format ({installed}) recognises the folder, and {folder / WEIGHTS} is not a file; "
         "give a run directory, a directory of weights, a safetensors file, or a folder of such a format"
     )
 
@@ -165,6 +167,24 @@ def options_of(model: Mapping[str, Mapping[str, Any]], registry: Registry) -> di
         options[role] = (use, values)
         sizes |= {dim: value for name, dim in dimension_fields(type(values)).items() if (value := getattr(values, name)) is not None}
     return {role: (use, attrs.evolve(values, **_open(values, sizes))) for role, (use, values) in options.items()}
+
+
+def adapters_of(adapters: Mapping[str, Mapping[str, Any]], registry: Registry) -> dict[str, tuple[str, Any, tuple[str, ...]]]:
+    """Name → component, options and selectors of weight adapters as a folder holds them.
+
+    Raises:
+        UserError: options that a component refuses.
+    """
+    made = {}
+    for name, adapter in adapters.items():
+        use, options = adapter["use"], {key: value for key, value in adapter.items() if key not in ("use", "select")}
+        values, _, problems = structure_options(
+            registry.get("weight-adapter", use).load_options(), options, f"model.weight_adapters.{name}"
+        )
+        if problems:
+            raise UserError("; ".join(map(str, problems)))
+        made[name] = use, values, tuple(adapter["select"])
+    return made
 
 
 def _open(options: Any, sizes: Mapping[str, int]) -> dict[str, int]:
@@ -211,6 +231,21 @@ def _differences(plan: Plan, stored: StoredModel, folder: Path) -> Iterator[tupl
                 continue  # the same blocks, divided otherwise
             if theirs != ours:
                 yield name, f"{name} is {ours}, and {theirs} in the folder"
+    declared = state.model.weight_adapters
+    for name, (use, options, _) in adapters_of(stored.weight_adapters, plan.registry).items():
+        yield from _adapter_differences(f"weight_adapters.{name}", declared[name].part if name in declared else None, use, options)
+
+
+def _adapter_differences(path: str, part: Part | None, use: str, theirs: Any) -> Iterator[tuple[str, str]]:
+    """What is declared otherwise of a weight adapter of the folder; where it stands is what the names of its tensors say."""
+    if part is None or part.id != use:
+        yield path, f"{path} is {'not declared' if part is None else part.id}, and {use} in the folder"
+        return
+    for attribute in attrs.fields(type(theirs)):
+        ours, there = getattr(part.options, attribute.name), getattr(theirs, attribute.name)
+        if ours != there and not attribute.metadata.get("scheduled"):
+            name = f"{path}.{config_key(attribute)}"
+            yield name, f"{name} is {ours}, and {there} in the folder"
 
 
 def _divided(plan: Plan, stored: StoredModel) -> Mapping[str, torch.Tensor]:
@@ -231,6 +266,14 @@ def _block_names(spec: Any) -> list[str]:
     return [path.format(stack=stack, index=index) for stack, blocks in spec.stacks.items() for index in range(blocks)]
 
 
+def _renamed(name: str, own: Mapping[str, str]) -> str:
+    """A tensor's name where blocks are called otherwise, also of an adapter beside a matrix of a block."""
+    adapter = name.split(".")[1] if name.startswith(WEIGHT_ADAPTERS) else None
+    before = "" if adapter is None else f"{WEIGHT_ADAPTERS}{adapter}."
+    path = name.removeprefix(before)
+    return before + next((own[old] + path[len(old) :] for old in own if path.startswith(old)), path)
+
+
 class Divided(Mapping[str, torch.Tensor]):
     """Tensors whose blocks are called otherwise.
 
@@ -242,7 +285,7 @@ class Divided(Mapping[str, torch.Tensor]):
     def __init__(self, tensors: Mapping[str, torch.Tensor], blocks: Mapping[str, str]) -> None:
         self._tensors = tensors
         own = {old: ours for ours, old in blocks.items()}
-        named = {name: next((own[old] + name[len(old) :] for old in own if name.startswith(old)), name) for name in tensors}
+        named = {name: _renamed(name, own) for name in tensors}
         self._of = {ours: theirs for theirs, ours in named.items()}
         if (shapes := getattr(tensors, "shapes", None)) is not None:
             self.shapes = {ours: shapes[theirs] for ours, theirs in self._of.items()}

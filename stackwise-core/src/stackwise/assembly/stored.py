@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from stackwise.assembly.outside import build_module
-from stackwise.assembly.start import options_of
+from stackwise.assembly.start import adapters_of, options_of
 from stackwise.config import structure_options
 from stackwise.contracts.components import BuildContext, Kind
 from stackwise.contracts.formats import StoredModel
@@ -17,6 +17,7 @@ from stackwise.errors import UserError
 from stackwise.host.registry import Registry
 from stackwise.planes.model.module import Model
 from stackwise.planes.model.start import check_start
+from stackwise.planes.model.weight_adapters import targets
 
 
 def stored_format(node: Mapping[str, Any], registry: Registry) -> Part:
@@ -49,5 +50,12 @@ def build_stored(stored: StoredModel, registry: Registry, device: str = "meta") 
         }
     model = Model(parts["embedding"], parts["rack"], parts["head"])
     model.wire()
+    attached = {}
+    for name, (use, options, selectors) in adapters_of(stored.weight_adapters, registry).items():
+        part = Part(kind="weight-adapter", id=use, options=options)
+        for path in targets(model, selectors, name):
+            with torch.device(device):
+                attached[name, path] = build_module(part, registry, BuildContext(seed=0), model.get_parameter(f"{path}.weight"))
+    model.attach(attached)
     check_start(stored.tensors, model, ())
     return model

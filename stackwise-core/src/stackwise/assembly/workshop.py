@@ -1,8 +1,8 @@
-"""Assembly: a plan's declarations and finished objects → planes → the training machine. The only caller of factories."""
+"""The workshop: a plan's declarations and finished objects → artifacts and planes. The only caller of factories."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from functools import partial
 from typing import Any
@@ -11,12 +11,7 @@ import torch
 from torch import nn
 
 from stackwise.assembly.given import checked, checked_module
-from stackwise.assembly.notes import log_notes
 from stackwise.assembly.outside import as_faults_of
-from stackwise.assembly.references import load_reference
-from stackwise.assembly.start import read_start
-from stackwise.assembly.vocabularies import check_vocabularies
-from stackwise.config import Experiment
 from stackwise.contracts.answers import METHODS, WrongAnswer, calling, expect, expect_artifact
 from stackwise.contracts.components import SPEC_OF, BuildContext, Built
 from stackwise.contracts.protocols import Observer, ParameterGroup, Reaction
@@ -24,84 +19,17 @@ from stackwise.contracts.specs import TaskSpec
 from stackwise.curriculum.parts import Part
 from stackwise.curriculum.schedule import CompiledPhase
 from stackwise.errors import ConfigError, UserError
-from stackwise.host.discovery import build_loader, discover
-from stackwise.host.registry import Registry, blaming
+from stackwise.host.discovery import build_loader
 from stackwise.machine.evaluation import Evaluation
-from stackwise.machine.machine import TrainingMachine
 from stackwise.machine.observers import Observers
 from stackwise.machine.placement import Placement
-from stackwise.machine.settings import Settings, StopRule
-from stackwise.plan import EvaluationPlan, Plan, make_plan
+from stackwise.plan import EvaluationPlan, Plan
 from stackwise.plan.reads import shortages
 from stackwise.planes.data.plane import DataPlane
 from stackwise.planes.data.readers.processes import ProcessLoader
-from stackwise.planes.model.difference import Boundary, parts_of
 from stackwise.planes.model.initialisation import build_seed, check_shapes, drawing_from
-from stackwise.planes.model.plane import ModelPlane
-from stackwise.planes.model.state import Tensors
 from stackwise.planes.model.whole import check_unwrapped
-from stackwise.planes.objective import Objective
-from stackwise.planes.optimizer.plane import OptimizerPlane
-from stackwise.processes.ranks import Ranks
 from stackwise.timeline.streams import step_seed, stream_key
-
-
-def assemble(
-    source: Plan | Experiment,
-    registry: Registry | None = None,
-    *,
-    observers: Observers | None = None,
-    ranks: Ranks | None = None,
-) -> TrainingMachine:
-    """Build the machine of a plan, or of an experiment, which is planned first.
-
-    Args:
-        source: a plan, or an experiment.
-        registry: the components an experiment may name; discovered when left out.
-        observers: those of the machine that this one replaces; when left out, the declared ones are built, in the first process.
-        ranks: the processes that train the model together.
-
-    Raises:
-        ConfigError: mistakes in the experiment.
-        ProviderError: a component that is needed cannot be built.
-    """
-    plan = source if isinstance(source, Plan) else make_plan(source, registry if registry is not None else discover())
-    with blaming(plan.providers):
-        return _assemble(plan.with_tokenizers(), observers, ranks)
-
-
-def _assemble(plan: Plan, observers: Observers | None, ranks: Ranks | None) -> TrainingMachine:
-    run = plan.experiment.run
-    if run.threads is not None:
-        torch.set_num_threads(run.threads)
-    recomputes = run.parallel.recompute == "blocks"
-    placement, shop = Placement(run.device, run.precision, compiles=run.compile, recomputes=recomputes), Workshop(plan)
-    data = shop.data("train", placement)
-    read_first_rows(plan, data)
-    evaluations = [shop.evaluation(declared, placement) for declared in plan.evaluations]
-    check_vocabularies(plan, data, evaluations)
-    _check_boundaries(plan)
-    heard = () if ranks is not None and not ranks.is_first else plan.observers
-    return TrainingMachine(
-        model=ModelPlane(shop.module, device=placement.device, start=_start(plan)),
-        data=data,
-        task=Objective(shop.task, load=partial(load_reference, plan.registry)),
-        optimizer=OptimizerPlane(shop.optimizer, shop.reaction),
-        schedule=plan.schedule,
-        evaluations=evaluations,
-        observers=observers if observers is not None else shop.observers(heard),
-        settings=Settings(
-            seed=run.seed,
-            placement=placement,
-            halt_after=1 if run.non_finite == "halt" else run.halt_after,
-            probe=run.probe,
-            ranks=ranks,
-            stop=StopRule.of(run.stop.watched, run.stop.patience, run.stop.least),
-            stalls=StopRule.by_phase((phase.name, phase.stalls) for phase in plan.experiment.phases),
-            bridges=[*(str(bridge) for bridge in plan.bridges), *log_notes(plan, data)],
-            providers=[f"{provider.distribution} {provider.version} sha256:{provider.file_digest}" for provider in plan.providers],
-        ),
-    )
 
 
 class Workshop:
@@ -209,7 +137,7 @@ class Workshop:
             raise type(error)(str(problem)) from error
 
     def _loader(self, name: str, part: Part, split: str, workers: int) -> Any:
-        """The loader of a source, in reader processes if the run asks for them and the source is no finished object."""
+        """The loader of a source, in reader processes if the run asks for them and the source is not a finished object."""
         if not workers or (part.given is not None and not isinstance(part.given, Built)):
             return self._make(part, f"data.{name}", split=split)
         options = self._options(part, 0.0)
@@ -268,12 +196,6 @@ class Workshop:
         )
 
 
-def _start(plan: Plan) -> Callable[[], tuple[Tensors, Sequence[str]]] | None:
-    """A function that reads the weights to start from; None if the config names none."""
-    declared = plan.experiment.phases[0].model.start
-    return None if declared is None else lambda: (read_start(plan), declared.drop)
-
-
 def read_first_rows(plan: Plan, data: DataPlane) -> None:
     """Read a row of every source of the timeline.
 
@@ -290,26 +212,6 @@ def read_first_rows(plan: Plan, data: DataPlane) -> None:
     sizes = data.rehearse([(state.data, lookahead, moment) for state, lookahead, moment in reads])
     if problems := shortages(schedule.clock, schedule.phases, plan.joined, declared, sizes):
         raise ConfigError(problems)
-
-
-def _check_boundaries(plan: Plan) -> None:
-    """Cross every boundary on the meta device if a part of the model was given in code, so that the run does not fail at a boundary.
-
-    Raises:
-        ConfigError: a boundary cannot be crossed.
-    """
-    states = [(phase, phase.state.model) for phase in plan.schedule if phase.state is not None]
-    if len(states) == 1 or all(part.given is None for _, state in states for _, part in parts_of(state)):
-        return
-    plane = ModelPlane(Workshop(plan, device="meta").module, device=torch.device("meta"))
-    for phase, state in states:
-        try:
-            plane.enter(state, Boundary.of(phase))
-        except (ConfigError, WrongAnswer):
-            raise
-        except UserError as error:
-            path = "model" if phase.enter.growth is None else "enter.growth"
-            raise ConfigError([plan.experiment.phases[phase.index].problem(path, str(error))]) from error
 
 
 def _depth(declared: int | None, placement: Placement) -> int:

@@ -36,7 +36,7 @@ def label_counts(function: Callable[..., Any], labels: Sequence[Tensor]) -> Tens
 
 
 def is_without_labels(mean: Any, labels: Sequence[Tensor]) -> bool:
-    """Whether a mean is no number because there is nothing to take it of: every whole-number label is ignored."""
+    """Whether a mean is not a number because there is nothing to take it of: every whole-number label is ignored."""
     whole = [label for label in labels if not label.is_floating_point()]
     return bool(whole) and bool(mean != mean) and all(bool((label == IGNORED).all()) for label in whole)
 

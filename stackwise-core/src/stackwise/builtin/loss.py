@@ -26,7 +26,7 @@ def Loss(function: Function, *targets: str, metrics: Mapping[str, Function] | No
     `reduction="none"`, is summed over, and each of its entries counts as one; a pair is a sum and its denominator. A mean of
     cross-entropy or of log-likelihood, as torch's functions and modules give it, counts what it is a mean over: the labels that are not
     its `ignore_index`, each by the weight of its class. A mean of a function of your own over anything but rows is to be given as a
-    pair, or accumulation would weigh it by rows; where it is no number because every whole-number label is -100, it has no targets.
+    pair, or accumulation would weigh it by rows; where it is not a number because every whole-number label is -100, it has no targets.
 
     Args:
         function: as those of `torch.nn.functional`, or a loss module without parameters.
@@ -34,7 +34,7 @@ def Loss(function: Function, *targets: str, metrics: Mapping[str, Function] | No
         metrics: name → a function like it, reported beside the loss and not trained on.
 
     Raises:
-        UserError: a loss with parameters, which no optimizer would train; one that sums, which has no denominator; what is no function.
+        UserError: a loss with parameters, which no optimizer would train; one that sums, which has no denominator; what is not a function.
     """
     for each in (function, *(metrics or {}).values()):
         _check(each)
@@ -47,7 +47,7 @@ def _check(function: Function) -> None:
     """Refuse what cannot be a loss or a metric."""
     if isinstance(function, type) or not callable(function):
         name = getattr(function, "__name__", repr(function))
-        raise UserError(f"{name} is no function of output and targets: give one, or a loss module such as nn.MSELoss()")
+        raise UserError(f"{name} is not a function of output and targets: give one, or a loss module such as nn.MSELoss()")
     name = type(function).__name__
     if any(True for _ in getattr(function, "parameters", tuple)()):
         raise UserError(f"the loss {name} has parameters, which no optimizer trains: put it into the module")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -74,7 +75,7 @@ class Attaches(Protocol):
 class Tracker:
     """An observer that hands the scalars of a run to a backend.
 
-    What a backend refuses is tried again, then told once and left out: a tracker never ends a run.
+    What a backend refuses is tried again, then reported once and left out: a tracker never ends a run.
 
     Args:
         backend: where to.
@@ -102,7 +103,7 @@ class Tracker:
         if not self._is_open:
             return
         for step, scalars in self._scalars(event):
-            self._attempt(lambda step=step, scalars=scalars: self._backend.write(step, scalars), f"write step {step}")  # type: ignore[misc]
+            self._attempt(partial(self._backend.write, step, scalars), f"write step {step}")
         if isinstance(event, CheckpointSaved):
             self._checkpoints.append(Path(self._facts.directory) / "checkpoints" / event.path)
         if isinstance(event, Evaluated | PhaseEntered | CheckpointSaved):
@@ -165,7 +166,7 @@ class Tracker:
                 sleep(pause)
         self._warnings += 1
         if self._warnings <= MOST_WARNINGS:
-            last = "; further ones are not told" if self._warnings == MOST_WARNINGS else ""
+            last = "; further ones are not shown" if self._warnings == MOST_WARNINGS else ""
             sentence = f"{type(self._backend).__name__} could not {what}: {type(error).__name__}: {error}; the run goes on{last}"
             warn(sentence, RuntimeWarning, stacklevel=3)
 
@@ -191,6 +192,7 @@ def scalars_of(event: Event) -> Iterator[tuple[int, dict[str, float]]]:
             "train/tokens": event.tokens,
             "train/seconds": event.seconds,
         }
+        scalars |= {"train/flops": event.flops} if event.flops else {}
         scalars |= {f"train/{name}": value for name, value in event.metrics.items()}
         scalars |= {f"lr/{name}": value for name, value in event.rates.items()} or {"lr/lr": event.lr}
         yield event.step, scalars

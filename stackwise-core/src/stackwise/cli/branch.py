@@ -31,7 +31,7 @@ Exit codes: as for `stackwise run`.
 @click.option("--config", "source", type=click.Path(path_type=Path, dir_okay=False), help="Config of the new run.  [default: that of RUN]")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a key from here on; repeatable.")
 @click.option("--output", type=click.Path(path_type=Path), help="The new run directory.  [default: runs/NAME-001, …]")
-@click.option("-q", "--quiet", is_flag=True, help="Show only what goes otherwise than planned, and print the run directory alone.")
+@click.option("-q", "--quiet", is_flag=True, help="Show only what does not go as planned, and print nothing but the run directory.")
 def branch(directory: Path, at: str, source: Path | None, overrides: tuple[str, ...], output: Path | None, quiet: bool) -> None:
     """Begin a new run in the middle of the run in the directory RUN.
 

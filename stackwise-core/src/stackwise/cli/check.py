@@ -34,7 +34,8 @@ Exit codes: 0 every check passes that is not expected to fail, 2 nothing of that
     "expected",
     metavar="[COMPONENT.]CHECK=REASON",
     multiple=True,
-    help="A check that may fail, and why; it is told beside the result, and fails if it passes. May be given several times.",
+    help="A check that may fail, and why. The reason is shown beside the result; a check that passes all the same counts as failed. "
+    "May be given several times.",
 )
 @click.pass_context
 def check(ctx: click.Context, providers: tuple[str, ...], as_json: bool, expected: tuple[str, ...]) -> None:

@@ -24,7 +24,7 @@ Examples:
   stackwise compare runs/seed-* runs/other --at tokens
   stackwise compare runs/seed-* --csv > reached.csv
 
-Exit codes: 0 done, 2 a RUN is no run directory.
+Exit codes: 0 done, 2 a RUN is not a run directory.
 """
 )
 @click.argument("runs", metavar="RUN RUN...", nargs=-1, required=True, type=click.Path(path_type=Path, file_okay=False))

@@ -24,7 +24,7 @@ Examples:
 \b
 Exit codes:
   0  healthy
-  2  RUN is no run directory, a checkpoint or the final weights are damaged,
+  2  RUN is not a run directory, a checkpoint or the final weights are damaged,
      or the disk is full or cannot be written, or processes differ in their
      versions or do not see the run
   3  none of these, but an installed provider is broken
@@ -53,7 +53,7 @@ def doctor(context: click.Context, run: Path | None, as_json: bool) -> None:
 
 
 def _together(processes: Sequence[Process]) -> str:
-    """One line a process, with what it has otherwise than the first."""
+    """One line for each process, with what differs from the first."""
     lines = []
     for each in processes:
         other = "" if each.versions == processes[0].versions else f"  OTHER VERSIONS: {each.versions}"

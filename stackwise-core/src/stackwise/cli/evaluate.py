@@ -43,7 +43,9 @@ at fault, 3 a provider's defect.
 @click.option("--shots", type=click.IntRange(min=0), help="Examples before a question of --tasks.  [default: as the task says]")
 @click.option("--limit", type=click.IntRange(min=1), help="Questions of each of --tasks.  [default: all]")
 @click.option("--rows", type=click.IntRange(min=1), help="Rows of --tasks in a forward pass.  [default: 16]")
-@click.option("--length", type=click.IntRange(min=2), help="Longest row of --tasks; longer ones lose their begin.  [default: the run's]")
+@click.option(
+    "--length", type=click.IntRange(min=2), help="Longest row of --tasks; longer ones lose their beginning.  [default: the run's]"
+)
 @click.option("--start", type=click.IntRange(min=0), help="Id before a text of --tasks that nothing precedes.  [default: the vocabulary's]")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list, an object an evaluation.")
 def evaluate(
@@ -65,14 +67,14 @@ def evaluate(
     HF_HUB_OFFLINE=1 in the environment it fetches nothing. RUN may be an export then.
     """
     prepare_process()
-    told = {name: value for name, value in asked.items() if value is not None}
+    chosen = {name: value for name, value in asked.items() if value is not None}
     if tasks is not None:
         if overrides or only or data:
             raise UserError("--set, --data and --only speak of the run's own evaluations, which --tasks replaces: leave them out")
-        _ask(directory, tasks, told, as_json=as_json)
+        _ask(directory, tasks, chosen, as_json=as_json)
         return
-    if told:
-        raise UserError(f"--{next(iter(told))} belongs to --tasks: name tasks, or leave it out")
+    if chosen:
+        raise UserError(f"--{next(iter(chosen))} belongs to --tasks: name tasks, or leave it out")
     if data:
         from stackwise.saved.evaluate import declaration_in
 
@@ -97,18 +99,20 @@ def _ask(directory: Path, tasks: str, asked: Mapping[str, Any], *, as_json: bool
         metrics = "  ".join(f"{name} {value:.4f}" for name, value in each.metrics.items())
         click.echo(f"{each.task}  step {each.step:,}  {metrics}  ({each.questions:,} questions)")
     if scores and scores[0].cut:
-        click.echo(f"note: {scores[0].cut:,} rows were longer than the run's and lost their begin: --length allows longer ones", err=True)
+        click.echo(
+            f"note: {scores[0].cut:,} rows were longer than the run's and lost their beginning: --length allows longer ones", err=True
+        )
 
 
 def _evaluate(directory: Path, overrides: tuple[str, ...], only: tuple[str, ...], *, as_json: bool) -> None:
     """Print what the evaluations of a run say."""
     from stackwise.saved.evaluate import evaluate as results
 
-    told = []
+    figures = []
     for result in results(directory, overrides, only):
-        told.append({"evaluation": result.name, "step": result.step, "phase": result.phase, **result.metrics, "seconds": result.seconds})
+        figures.append({"evaluation": result.name, "step": result.step, "phase": result.phase, **result.metrics, "seconds": result.seconds})
         if not as_json:
             metrics = "  ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in result.metrics.items())
             click.echo(f"{result.name}  step {result.step:,}  {metrics}  ({result.seconds:.1f} s)")
     if as_json:
-        click.echo(json.dumps(told, indent=1))
+        click.echo(json.dumps(figures, indent=1))

@@ -109,7 +109,7 @@ def _as_ids(prompt: str) -> list[int]:
     try:
         return [int(word) for word in prompt.split()]
     except ValueError:
-        raise click.BadParameter(f"{prompt!r} is no list of token ids: write whole numbers with blanks between them") from None
+        raise click.BadParameter(f"{prompt!r} is not a list of token ids: write whole numbers with blanks between them") from None
 
 
 def _write_rows(directory: Path, count: int, seed: int, output: Path | None, *, prompted: bool) -> None:

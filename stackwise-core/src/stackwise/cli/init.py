@@ -146,6 +146,10 @@ def _lines(start: Mapping[str, Any], stored: StoredModel, count: int, registry: 
         for key, value in node.items():
             doc = re.split(r"[;:,] ", docs.get(key, ""), maxsplit=1)[0]
             yield f"    {key}: {_flow(value)}" + (f"  # {doc}" if doc else "")
+    if stored.weight_adapters:
+        yield "  weight_adapters:"
+        yield from (f"    {name}: {_flow(node)}" for name, node in stored.weight_adapters.items())
+        yield f"  freeze: {_flow([role for role in stored.model if any(name.startswith(role) for name in stored.tensors)])}"
 
 
 def _comment(text: str) -> str:

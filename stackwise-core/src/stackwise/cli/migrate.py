@@ -57,9 +57,9 @@ def _read(file: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"{file} cannot be read: {error.strerror}") from None
     except (ValueError, yaml.YAMLError, RecursionError) as error:
-        raise UserError(f"{file} is no YAML: {error}") from None
+        raise UserError(f"{file} is not YAML: {error}") from None
     if not isinstance(document, dict):
-        raise UserError(f"{file} is no map of sections")
+        raise UserError(f"{file} is not a map of sections")
     return {str(key): value for key, value in document.items()}
 
 
@@ -77,7 +77,7 @@ def _translator(document: dict[str, Any], file: Path) -> TranslatesConfigs:
             if built.translates(document):
                 translator: TranslatesConfigs = built
                 return translator
-    raise UserError(f"{file} is no config that an installed format can translate ({', '.join(asked) or 'none can'})")
+    raise UserError(f"{file} is not a config that an installed format can translate ({', '.join(asked) or 'none can'})")
 
 
 def _check(text: str) -> None:
@@ -90,9 +90,9 @@ def _check(text: str) -> None:
     from tempfile import TemporaryDirectory
 
     from stackwise import config
+    from stackwise.assembly.planning import make_plan
     from stackwise.assembly.pricing import price
     from stackwise.host.discovery import discover
-    from stackwise.plan import make_plan
 
     with TemporaryDirectory() as folder:
         path = Path(folder) / "migrated.yaml"

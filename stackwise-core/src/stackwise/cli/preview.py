@@ -30,10 +30,10 @@ def preview(file: Path, overrides: tuple[str, ...], only: str | None, rows: int,
     began with it. No model is built.
     """
     from stackwise import config
+    from stackwise.assembly.planning import make_plan
     from stackwise.assembly.preview import previews
     from stackwise.errors import UserError, did_you_mean
     from stackwise.host.discovery import discover
-    from stackwise.plan import make_plan
     from stackwise.reports.preview_text import preview_as_json, preview_as_text
 
     plan = make_plan(config.load(file, overrides), discover())

@@ -19,7 +19,7 @@ _NEVER, _LARGEST = 2**31 - 1, 32 << 20
 def prepare_process() -> None:
     """Have threads wait asleep and freed memory stay with the process; what the user has set in the environment stays as it is.
 
-    Nothing is done where torch is loaded already: the threads belong to whoever loaded it, and so does the memory.
+    Nothing is done where torch is loaded already: threads and memory then belong to the code that loaded it.
     """
     if "torch" in sys.modules:
         return

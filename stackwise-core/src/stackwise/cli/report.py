@@ -14,7 +14,7 @@ Examples:
   stackwise report runs/seed-1 runs/seed-2 runs/other -o comparison.html
   stackwise report --live runs/grow-bytes-001
 
-Exit codes: 0 done, 2 a RUN is no run directory, or the page cannot be
+Exit codes: 0 done, 2 a RUN is not a run directory, or the page cannot be
 written.
 """
 )

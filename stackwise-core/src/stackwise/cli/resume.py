@@ -24,7 +24,7 @@ Exit codes: as for `stackwise run`; 0 also when the run has already finished.
 )
 @click.argument("directory", metavar="RUN", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a key from here on; repeatable.")
-@click.option("-q", "--quiet", is_flag=True, help="Show only what goes otherwise than planned, and print the run directory alone.")
+@click.option("-q", "--quiet", is_flag=True, help="Show only what does not go as planned, and print nothing but the run directory.")
 @process_options
 @click.pass_context
 def resume(context: click.Context, directory: Path, overrides: tuple[str, ...], quiet: bool, ranks: int | None, max_restarts: int) -> None:

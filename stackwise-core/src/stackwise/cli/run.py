@@ -40,7 +40,7 @@ processes was killed or hangs.
     show_default=True,
     help="Continue the run at --output, or the newest of this name: never, if there is one, or always.",
 )
-@click.option("-q", "--quiet", is_flag=True, help="Show only what goes otherwise than planned, and print the run directory alone.")
+@click.option("-q", "--quiet", is_flag=True, help="Show only what does not go as planned, and print nothing but the run directory.")
 @process_options
 @click.pass_context
 def run(

@@ -24,7 +24,7 @@ Exit codes: 0 done, 2 there is no such directory.
 @click.argument("directory", metavar="[DIR]", default="runs", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list, an object a run.")
 def runs(directory: Path, as_json: bool) -> None:
-    """List the runs in DIR (`runs` when left out): when each began, how it stands, and what it reached.
+    """List the runs in DIR (`runs` when left out): when each began, its status, and what it reached.
 
     `last` is the newest figure of the first evaluation; `best` the best of the metric that run.checkpoint.best names, else the lowest
     loss of that evaluation. Runs are only read.

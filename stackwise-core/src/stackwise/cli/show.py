@@ -87,7 +87,7 @@ def _find(registry: Registry, text: str) -> tuple[Registered, ...]:
     """The components meant by `id` or `kind:id`; imports only their provider while the name is right."""
     kind, colon, id = text.rpartition(":")
     if colon and kind not in KINDS:
-        raise UserError(f"'{kind}' in '{text}' is no kind of component{did_you_mean(kind, KINDS)}")
+        raise UserError(f"'{kind}' in '{text}' is not a kind of component{did_you_mean(kind, KINDS)}")
     return _matching(registry, kind, id) or _refuse(registry, kind, id)
 
 
@@ -198,7 +198,7 @@ def _type(annotation: object) -> str:
 
 
 def _ordered(literal: re.Match[str]) -> str:
-    """Choices by name: typing takes two sets of equal ones for one, and gives whichever order it met first."""
+    """Choices sorted by name: typing caches sets of equal choices, so their order depends on which was seen first."""
     return f"Literal[{', '.join(sorted(literal[1].split(', ')))}]"
 
 

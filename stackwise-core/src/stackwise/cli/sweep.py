@@ -86,8 +86,8 @@ def _plan_lines(jobs: Sequence[Job]) -> list[str]:
         rows.append([job.point.name, job.parent or "–", f"{job.start:,}", f"{job.steps - job.start:,}", _flops(job.flops)])
     own, alone = sum(job.steps - job.start for job in jobs), sum(job.steps for job in jobs)
     costs = [cost for job in jobs for cost in (job.flops, job.flops_alone)]
-    told = "" if None in costs else f"; {_flops(sum(filter(None, costs[::2])))} of {_flops(sum(filter(None, costs[1::2])))} FLOPs"
-    return [*table(rows, columns_of()), f"{len(jobs)} runs: {own:,} steps to train, {alone:,} if each began at its start{told}"]
+    compute = "" if None in costs else f"; {_flops(sum(filter(None, costs[::2])))} of {_flops(sum(filter(None, costs[1::2])))} FLOPs"
+    return [*table(rows, columns_of()), f"{len(jobs)} runs: {own:,} steps to train, {alone:,} if each began at its start{compute}"]
 
 
 def _flops(value: float | None) -> str:
@@ -115,8 +115,8 @@ def _figures(records: Sequence[RunRecord], groups: Sequence[int], row: Reached) 
 
     means, differences = comparison.intervals(row, groups), comparison.paired_differences(records, row, groups)
     intervals = {"means": means, "differences": differences}
-    told = {name: {str(group): asdict(interval) for group, interval in each.items()} for name, each in intervals.items()}
-    return {"evaluation": row.evaluation, "metric": row.metric, "step": row.at, "values": row.values, **told}
+    by_group = {name: {str(group): asdict(interval) for group, interval in each.items()} for name, each in intervals.items()}
+    return {"evaluation": row.evaluation, "metric": row.metric, "step": row.at, "values": row.values, **by_group}
 
 
 def _figure_lines(records: Sequence[RunRecord], groups: Sequence[int], reached: Sequence[Reached]) -> list[str]:

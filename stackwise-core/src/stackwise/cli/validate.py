@@ -27,10 +27,15 @@ def validate(file: Path, overrides: tuple[str, ...], cold: bool) -> None:
     from and a row of everything that is read are looked at. No step is made and nothing is written.
     """
     from stackwise import config
+    from stackwise.assembly.planning import assuming_times, make_plan
+    from stackwise.errors import UserError
     from stackwise.host.discovery import discover
-    from stackwise.plan import make_plan
+    from stackwise.plan.extents import counts
 
-    plan = make_plan(config.load(file, overrides), discover())
+    experiment = config.load(file, overrides)
+    if cold and counts(experiment.resolved, "flops"):
+        raise UserError(f"{file} measures its timeline in FLOPs, which torch counts: leave --cold out")
+    plan = make_plan(assumed := assuming_times(experiment), discover())
     if not cold:
         from stackwise.assembly.pricing import price
         from stackwise.assembly.rehearsal import rehearse
@@ -38,7 +43,8 @@ def validate(file: Path, overrides: tuple[str, ...], cold: bool) -> None:
         price(plan)
         rehearse(plan)
     phases = ", ".join(f"{phase.name} {phase.start}–{phase.stop}" for phase in plan.schedule)
-    click.echo(f"{file} is valid: {plan.schedule.steps:,} steps ({phases})")
+    length = f"{plan.schedule.steps:,} steps ({phases})" if assumed is experiment else "its steps are known when it begins, by the clock"
+    click.echo(f"{file} is valid: {length}")
     for bridge in plan.bridges:
         click.echo(f"bridged  {bridge}")
     unseen = "shapes, selectors, the device, weights to start from, data; and " if cold else ""

@@ -39,7 +39,7 @@ def parse_option(options_class: type, name: str, value: object) -> Schedule:
         value: as `parse_schedule` takes it.
 
     Raises:
-        ScheduleError: it is no schedule, or the option does not allow a number in it.
+        ScheduleError: it is not a schedule, or the option does not allow a number in it.
     """
     schedule = parse_schedule(value)
     try:

@@ -80,7 +80,7 @@ def _resolved(path: Path, where: Position) -> Path:
     try:
         return path.resolve()
     except (OSError, RuntimeError, ValueError) as error:
-        raise ConfigError([Problem(f"{str(path)!r} is no path to a file: {error}", where=where)]) from None
+        raise ConfigError([Problem(f"{str(path)!r} is not a path to a file: {error}", where=where)]) from None
 
 
 def _read(path: Path, where: Position) -> Node:

@@ -22,25 +22,25 @@ class EnterConfig:
 
     growth: Ref | None = key(
         None,
-        doc="the operator that says which old block a new one comes from, and what larger tensors take over; needed where blocks are new",
+        doc="growth operator: which old block a new one comes from, and what fills larger tensors",
         example="{use: transformer.stack}",
     )
     moments: Literal["copy", "reset"] = key(
         "copy",
-        doc="moments of copied parameters, and of all at a change of the optimizer: carried over where the new one keeps the same, or "
-        "started anew",
+        doc="optimizer moments of copied parameters, and of all of them when the optimizer changes: carried over where the new one has "
+        "the same, or reset",
         example="reset",
     )
     rewarm: Duration | None = key(
         None,
         rule=broken_cadence,
-        doc="time in which the learning rate of fresh parameters rises from 0; counted in the phase",
+        doc="warm-up of the learning rate of fresh parameters, from 0 at the start of the phase",
         example="100 steps",
     )
-    fresh: tuple[str, ...] = key((), form=SELECTORS, doc="parameters that start anew, whatever was there", example="[head]")
+    fresh: tuple[str, ...] = key((), form=SELECTORS, doc="parameters that are initialised anew, although they exist", example="[head]")
     weight_adapters: Literal["merge", "drop"] = key(
         "merge",
-        doc="what becomes of weight adapters that leave: their matrices take them in, or what they learnt is lost",
+        doc="what happens to weight adapters that the phase removes: merged into their matrices, or dropped",
         example="drop",
     )
 
@@ -52,13 +52,13 @@ class UntilConfig:
     stalls: str = key(
         rule=broken_best,
         form="metric",
-        doc="`<evaluation>.<metric>`, and ` (max)` behind it where more is better: the phase ends at the evaluation where it has stalled",
+        doc="`<evaluation>.<metric>`, with ` (max)` where higher is better: the phase ends when it stops improving",
         example="heldout.loss",
     )
-    at_most: Duration = key(doc="where the phase ends at the latest, from the start of the run; plans reckon with it", example="60%")
-    patience: int = key(5, doc="evaluations in a row without a better figure", minimum=1, maximum=1_000_000, example="3")
-    least: float = key(0.0, doc="a figure is better only by more than this", minimum=0, example="0.001")
-    ended: Duration | None = key(None, doc="where it has ended: written by the run; `null` has it decide anew", example="350 steps")
+    at_most: Duration = key(doc="latest end of the phase, from the start of the run; the plan assumes it", example="60%")
+    patience: int = key(5, doc="evaluations in a row without an improvement", minimum=1, maximum=1_000_000, example="3")
+    least: float = key(0.0, doc="only a change by more than this is an improvement", minimum=0, example="0.001")
+    ended: Duration | None = key(None, doc="where it ended, written by the run; `null` lets the run decide again", example="350 steps")
 
     @property
     def watched(self) -> tuple[str, Literal["min", "max"]]:
@@ -76,10 +76,12 @@ class EvaluateConfig:
         None,
         rule=broken_instants,
         absent="boundaries, both ends, and the cadence",
-        doc="the instants of it, and no others; `[100%]` is the end alone",
+        doc="evaluate at these instants only; `[100%]` is the end of the run",
         example="[50%, 100%]",
     )
-    batches: int = key(16, doc="batches each time; of a sized loader in code at most all", minimum=1, maximum=1_000_000, example="16")
+    batches: int = key(
+        16, doc="batches of one evaluation; of a loader in code with a length at most one pass", minimum=1, maximum=1_000_000, example="16"
+    )
     batch_size: int | None = key(None, absent="the first phase's", doc="rows of a batch", minimum=1, maximum=MOST_ROWS, example="32")
     seq_len: int | None = key(
         None, absent="the longest of all phases", doc="positions of a row", minimum=1, maximum=MOST_ROWS, example="256"
@@ -87,16 +89,16 @@ class EvaluateConfig:
     sources: Mapping[str, Ref] | None = key(
         None,
         absent="the first phase's",
-        doc="loaders of its own, in equal shares, read whole",
+        doc="its own loaders, in equal shares, read whole",
         example='{books: {use: data.text-files, paths: ["books/*.txt"]}}',
     )
     training_rows: bool = key(
         False,
-        doc="whether it may read what training reads: data given in code, which have no held-out part, or sources that name training's "
-        "data; the log repeats it",
+        doc="whether it may read what training reads: data given in code, which have no held-out part, or sources over training's "
+        "data; noted in the log",
         example="true",
     )
-    weights: Literal["live", "ema"] = key("live", doc="which weights: those that train, or their average", example="ema")
+    weights: Literal["live", "ema"] = key("live", doc="`live`, the weights that train, or `ema`, their average", example="ema")
     task: Mapping[str, float] = key(
         factory=dict,
         form="option → number",

@@ -37,7 +37,7 @@ def key(
         example: values as a config writes them.
         absent: what holds if the key is left out and the default does not say it.
         form: what may be written, if the type does not say it.
-        named: its name, if that is no Python identifier.
+        named: its name, if that is not a Python identifier.
         rule: value → the rule that it breaks, as a sentence, or None.
         factory: makes a fresh default.
         minimum: smallest value allowed.
@@ -64,7 +64,9 @@ class Key:
 SECTIONS: Mapping[str, Key] = {
     "stackwise": Key(form="1", absent="1", doc="version of the config format", example=f"stackwise: {FORMAT}"),
     "extends": Key(
-        form="file name or list of them", doc="configs to lay this one on; paths are relative to this file", example="extends: base.yaml"
+        form="file name or list of them",
+        doc="configs that this one is merged onto; paths are relative to this file",
+        example="extends: base.yaml",
     ),
     "run": Key(form="map", absent="required", doc="the run as a whole"),
     "task": Key(
@@ -81,7 +83,7 @@ SECTIONS: Mapping[str, Key] = {
         form="name → map", absent="one phase, `train`", doc="the timeline, in order", example="{shallow: {until: 50%}, deep: {}}"
     ),
     "observers": Key(
-        form="list of components", doc="what is called with every event of the run", example="[{use: waves.csv, path: losses.csv}]"
+        form="list of components", doc="components that get every event of the run", example="[{use: waves.csv, path: losses.csv}]"
     ),
 }
 """Top-level key → what it is, in the order of the documentation."""
@@ -90,7 +92,7 @@ IN_PHASE: Mapping[str, Key] = {
     "until": Key(
         form="duration or map",
         absent="required; the last may leave it out",
-        doc="where the phase ends, counted from the start of the run; or when a metric stalls, by the keys below",
+        doc="where the phase ends, counted from the start of the run; or a map, for a phase that ends when a metric stops improving",
         example="50%",
     ),
     "enter": Key(

@@ -40,7 +40,7 @@ def experiment(mapping: Mapping[str, Any] | None = None, /, **sections: Any) -> 
         sections: more sections, laid on it by the merge rule of all configs.
 
     Raises:
-        ConfigError: keys that are no text, numbers that are not finite, phases of one name.
+        ConfigError: keys that are not text, numbers that are not finite, phases of one name.
     """
     tree = merge(read_object(mapping or {}), read_object(sections))
     return read_experiment(extend(tree, Path()), "run")

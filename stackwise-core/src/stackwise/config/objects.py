@@ -46,13 +46,13 @@ def sample(deltas: Callable[[float], Mapping[str, Any]], at: Sequence[str]) -> l
         at: instants as shares of the run (`["0%", "25%", "50%"]`), in order, the first 0%.
 
     Raises:
-        ConfigError: instants that are no shares, out of order, or not from 0% on; a function that returns no map.
+        ConfigError: instants that are not shares, out of order, or not from 0% on; a function that returns no map.
     """
     shares = [Duration.parse(instant) for instant in at]
     values = [share.value for share in shares]
     ordered = sorted(set(values)) == values and values[:1] == [0] and values[-1] < 1
     if not ordered or any(share.unit != "fraction" for share in shares):
-        message = f"{list(at)} are no instants to sample at: shares of the run below 100%, each later than the one before, the first 0%"
+        message = f"{list(at)} are not instants to sample at: shares of the run below 100%, each later than the one before, the first 0%"
         raise ConfigError([Problem(message, "phases", IN_CODE)])
     phases = []
     for i, share in enumerate(shares):
@@ -69,7 +69,7 @@ def read_object(value: Mapping[str, Any]) -> Node:
     """Read a config written in Python.
 
     Raises:
-        ConfigError: keys that are no text, numbers that are not finite, nesting without end, two phases of one name.
+        ConfigError: keys that are not text, numbers that are not finite, nesting without end, two phases of one name.
     """
     problems: list[Problem] = []
     node = _node(value, (), problems)
@@ -139,7 +139,7 @@ def _phases(value: list[Any] | tuple[Any, ...], problems: list[Problem]) -> dict
     for entry in value:
         if not isinstance(entry, Phase):
             problems.append(
-                Problem(f"{describe(entry)} is no phase: a list of phases holds Phase(name, until=...) objects", "phases", IN_CODE)
+                Problem(f"{describe(entry)} is not a phase: a list of phases holds Phase(name, until=...) objects", "phases", IN_CODE)
             )
         elif entry.name in phases:
             problems.append(Problem(f"two phases are named '{entry.name}': every phase has a name of its own", "phases", IN_CODE))

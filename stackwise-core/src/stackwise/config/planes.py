@@ -38,7 +38,7 @@ class ReferenceConfig:
     from_: str = key(
         named="from",
         form="`phase entry` or path",
-        doc="`phase entry`, the model as it is when the task comes into force; or a run that has finished, an export, or a folder of a "
+        doc="`phase entry`, the model as it is when the task first applies; or a run that has finished, an export, or a folder of a "
         "format that a provider knows",
         example="runs/teacher-001",
     )
@@ -52,7 +52,7 @@ class TaskConfig:
     auxiliary: Mapping[str, Schedule] = key(
         factory=dict,
         form="`<role>.<loss>` → number or schedule",
-        doc="weights of the losses that embedding, rack and head add to the task's; each that a part declares has one, 0 leaves it out",
+        doc="weights of the losses that embedding, rack and head add to the task's; each of them needs one, 0 leaves it out",
         example="{rack.balance: 0.01}",
     )
     reference: ReferenceConfig | None = key(
@@ -106,19 +106,19 @@ class DataConfig:
     drop: tuple[str, ...] = key(
         (),
         form="list of field names",
-        doc="fields that a loader delivers and the task is not to read; what is neither read nor dropped is refused",
+        doc="fields of the loader that the task must not read; a field that is neither read nor dropped is an error",
         example="[label]",
     )
     fields: tuple[str, ...] = key(
         (),
         form="list of field names",
-        doc="names of the entries of ready-made batches that are tuples, in order",
+        doc="names of the entries of batches that are tuples, in order",
         example="[images, labels]",
     )
     accept_inexact_resume: bool = key(
         False,
-        doc="whether a source given in code may have neither a state nor a length, so that a resume reads it anew from its start and "
-        "nobody can tell whether it delivers the same; the log repeats it",
+        doc="whether a source given in code may have neither a state nor a length: a resume then reads it from its start, and "
+        "nothing can check that it delivers the same; noted in the log",
         example="true",
     )
     transforms: tuple[Ref, ...] = key(
@@ -160,7 +160,7 @@ class StartConfig:
         example="[rack.rotary]",
     )
     drop: tuple[str, ...] = key(
-        (), form=SELECTORS, doc="what is not taken: it starts anew in the model, and is left in the file", example="[head]"
+        (), form=SELECTORS, doc="parameters that are not taken from the weights; the model initialises them", example="[head]"
     )
 
 
@@ -190,32 +190,32 @@ class ModelConfig:
     adapters: Mapping[Literal["embedding-rack", "rack-head"], tuple[Ref, ...]] = key(
         factory=dict,
         form="junction → list of components",
-        doc="what stands between the parts, in forward order; junctions are `embedding-rack` and `rack-head`",
+        doc="modules between the parts, in forward order; junctions are `embedding-rack` and `rack-head`",
         example="{rack-head: [{use: core.project}]}",
     )
     freeze: tuple[str, ...] = key((), form=SELECTORS, doc="parameters that do not learn", example="[embedding, rack.stacks.base.0-1]")
     frozen_mode: Literal["eval", "train"] = key(
         "eval",
-        doc="mode of modules that are wholly frozen: without dropout and with statistics that stand still, or as in training",
+        doc="mode of modules whose parameters are all frozen: `eval` (no dropout, fixed running statistics), or as in training",
         example="train",
     )
     cache: Literal["frozen"] | None = key(
         None,
         absent="nothing is kept",
-        doc="`frozen`: what the frozen blocks at the begin of the rack make of a row is computed once, and kept on disk while they stay so",
+        doc="`frozen`: the output of the frozen blocks at the start of the rack is computed once for each row, and kept on disk",
         example="frozen",
     )
     weight_adapters: Mapping[str, WeightAdapterConfig] = key(
         factory=dict,
         form="name → component",
-        doc="trained modules beside matrices (LoRA); they live under `weight_adapters.NAME` and no other name changes",
+        doc="trained modules beside matrices (LoRA); their parameters are named `weight_adapters.NAME…`, other names stay",
         example="{style: {use: waves.low-rank, select: [rack]}}",
     )
     precision: Mapping[Literal["embedding", "rack", "head"], Literal["float32", "bfloat16", "float16"]] = key(
         factory=dict,
         form="part → `float32`, `bfloat16`, `float16`",
         absent="as built",
-        doc="dtype of the parameters of `embedding`, `rack` or `head`; the hidden state is cast at its junctions",
+        doc="dtype of the parameters of `embedding`, `rack` or `head`; the hidden state is cast between them",
         example="{rack: bfloat16}",
     )
     start: StartConfig | None = key(
@@ -230,7 +230,7 @@ class GroupConfig:
     name: str
     select: tuple[str, ...] = key(
         form=SELECTORS,
-        doc="which parameters, frozen ones among them or not; the other keys of a group are options of the optimizer that may follow time",
+        doc="the parameters of the group, frozen or not; its other keys are options of the optimizer that may follow time",
         example="[embedding]",
     )
     options: Mapping[str, Any] = Factory(dict)
@@ -284,6 +284,6 @@ class OptimizerConfig:
     )
     reaction: Ref | None = key(
         None,
-        doc="answer of every learning rate to the training signal, inside the envelope that the plan states",
+        doc="a factor on every learning rate that reacts to training, within the bounds that the plan states",
         example="{use: waves.brake, above: 10}",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Literal
 from unicodedata import normalize
 
@@ -13,7 +14,9 @@ COUNT = "count"
 SELECTORS = "list of selectors"
 
 MOST_STEPS = 10**15
-"""Or tokens, samples or epochs of a run."""
+"""Or tokens, samples, epochs or seconds of a run."""
+
+MOST_FLOPS = 10**30
 
 MOST_ROWS = 2**24
 """Rows, positions or micro-batches of a step. A mixture deals rows out one by one, and this many take it some ten seconds; more is a
@@ -29,8 +32,9 @@ _MOST_NAME_BYTES = 200
 def broken_length(value: Duration) -> str | None:
     """The rule that a horizon breaks."""
     if value.unit == "fraction" or value.value <= 0:
-        return f"a horizon of {value} is no length: give it in steps, tokens, samples or epochs, above zero"
-    return f"a horizon above {float(MOST_STEPS):g} {value.measure} is never reached" if value.value > MOST_STEPS else None
+        return f"a horizon of {value} is not a length: give it in steps, tokens, samples, epochs, FLOPs or minutes, above zero"
+    most = MOST_FLOPS if value.unit == "flops" else MOST_STEPS
+    return f"a horizon above {float(most):g} {value.measure} is never reached" if value.value > most else None
 
 
 def run_name_of(stem: str) -> str:
@@ -46,6 +50,13 @@ def broken_run_name(value: str) -> str | None:
     return None
 
 
+def broken_seconds(value: Mapping[str, float] | None) -> str | None:
+    """The rule that the times of steps break."""
+    return next(
+        (f"a step of '{name}' takes {seconds:g} s: give it above zero" for name, seconds in (value or {}).items() if seconds <= 0), None
+    )
+
+
 def broken_cadence(value: Duration | None) -> str | None:
     """The rule that a cadence breaks."""
     return None if value is None or value.value > 0 else f"a cadence of {value} never moves on: give it above zero"
@@ -53,7 +64,7 @@ def broken_cadence(value: Duration | None) -> str | None:
 
 def broken_instants(value: tuple[Duration, ...] | None) -> str | None:
     """The rule that instants of a run break."""
-    return next((f"{each} is no instant of a run: give it from 0 on" for each in value or () if each.value < 0), None)
+    return next((f"{each} is not an instant of a run: give it from 0 on" for each in value or () if each.value < 0), None)
 
 
 def broken_clip(value: float | None) -> str | None:
@@ -89,7 +100,7 @@ def broken_base(value: float | None) -> str | None:
 def broken_decay(value: Schedule) -> str | None:
     """The rule that the decay of an average breaks."""
     if isinstance(value, Constant) and not 0 <= value.value < 1:
-        return f"a decay of {value.value:g} is no share of an average that still moves: give it at least 0 and below 1"
+        return f"a decay of {value.value:g} is not a share of an average that still moves: give it at least 0 and below 1"
     return None
 
 
@@ -97,13 +108,13 @@ def broken_best(value: str | None) -> str | None:
     """The rule that the name of a metric to choose by breaks."""
     if value is None or _BEST.match(value):
         return None
-    return f"{value!r} is no metric: write `<evaluation>.<metric>`, and ` (max)` behind it where more is better"
+    return f"{value!r} is not a metric: write `<evaluation>.<metric>`, and ` (max)` behind it where more is better"
 
 
 def broken_span(value: str | None) -> str | None:
     """The rule that a span of wall clock breaks."""
     if value is not None and (not _SPAN.match(value) or not seconds_of(value)):
-        return f"{value!r} is no span of time above zero: write `11h50m`, `90m`, `2d12h` or `45s`"
+        return f"{value!r} is not a span of time above zero: write `11h50m`, `90m`, `2d12h` or `45s`"
     return None
 
 

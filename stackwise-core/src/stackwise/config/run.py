@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from attrs import frozen
@@ -13,6 +14,7 @@ from stackwise.config.rules import (
     broken_instants,
     broken_length,
     broken_run_name,
+    broken_seconds,
     broken_span,
     metric_and_direction,
     seconds_of,
@@ -23,21 +25,24 @@ from stackwise.timeline.duration import Duration
 
 @frozen(kw_only=True)
 class CheckpointConfig:
-    """When a run's state goes to disk, and which of it stays there."""
+    """When checkpoints are saved, and which are kept."""
 
     every: Duration = key(
-        Duration.parse("10%"), rule=broken_cadence, doc="cadence; `100%` leaves the end, and what else is asked for", example="2e6 tokens"
+        Duration.parse("10%"),
+        rule=broken_cadence,
+        doc="how often; `100%` saves at the end, and where the other keys say",
+        example="2e6 tokens",
     )
-    keep_last: int = key(2, doc="how many of the newest stay", minimum=1, maximum=1_000_000, example="5")
-    keep_every: Duration | None = key(None, rule=broken_cadence, doc="cadence of checkpoints that stay for good", example="25%")
+    keep_last: int = key(2, doc="how many of the newest are kept", minimum=1, maximum=1_000_000, example="5")
+    keep_every: Duration | None = key(None, rule=broken_cadence, doc="how often one is kept for good", example="25%")
     at: tuple[Duration, ...] = key(
-        (), rule=broken_instants, doc="instants whose state is saved and stays for good", example="[60%, 640 steps]"
+        (), rule=broken_instants, doc="instants at which one is saved and kept for good", example="[60%, 640 steps]"
     )
     best: str | None = key(
         None,
         rule=broken_best,
         form="metric",
-        doc="`<evaluation>.<metric>`, and ` (max)` behind it where more is better: the best by it stays too",
+        doc="`<evaluation>.<metric>`, with ` (max)` where higher is better: the best one by this metric is kept too",
         example="heldout.loss",
     )
     at_phases: bool = key(True, doc="before every boundary too", example="false")
@@ -57,23 +62,23 @@ class StopConfig:
         None,
         rule=broken_best,
         form="metric",
-        doc="`<evaluation>.<metric>`, and ` (max)` behind it where more is better: the run ends when it no longer gets better",
+        doc="`<evaluation>.<metric>`, with ` (max)` where higher is better: the run ends when it stops improving",
         example="heldout.loss",
     )
     patience: int | None = key(
         None,
         absent="5",
-        doc="evaluations in a row without a better figure, after which the run ends; counted anew in each phase",
+        doc="evaluations in a row without an improvement after which the run ends; the count begins again in each phase",
         minimum=1,
         maximum=1_000_000,
         example="3",
     )
-    least: float | None = key(None, absent="0", doc="a figure is better only by more than this", minimum=0, example="0.001")
+    least: float | None = key(None, absent="0", doc="only a change by more than this is an improvement", minimum=0, example="0.001")
     after: str | None = key(
         None,
         rule=broken_span,
         form="span of time",
-        doc="wall clock of one process, from its first step on, after which it saves the state and ends with exit code 5",
+        doc="limit of time for one process, from its first step on; then the state is saved and it ends with exit code 5",
         example="11h50m",
     )
 
@@ -95,17 +100,18 @@ class ParallelConfig:
     replicate: int | None = key(
         None,
         absent="all processes",
-        doc="processes that each hold the whole model and share out the micro-batches of a step; held against those that were started",
+        doc="copies of the model, each in one process or in `shard` of them; all share out the micro-batches of a step, and are held "
+        "against those that were started",
         minimum=1,
         maximum=65_536,
         example="2",
     )
     shard: int = key(
         1,
-        doc="processes that hold a part of the model each; this version shards nothing, so it is 1",
+        doc="processes that divide the parameters, gradients and optimizer state of a model among them; with `replicate`, of each copy",
         minimum=1,
         maximum=65_536,
-        example="1",
+        example="8",
     )
     recompute: Literal["nothing", "blocks"] = key(
         "nothing",
@@ -163,9 +169,18 @@ class RunConfig:
     seed: int = key(0, doc="every random stream derives from it", minimum=0, maximum=2**63 - 1, example="7")
     horizon: Duration = key(
         rule=broken_length,
-        form="duration in steps, tokens, samples or epochs",
-        doc="length of the run; tokens are scheduled positions, padding included",
-        example=("1200 steps", "2 epochs of web"),
+        form="duration in steps, tokens, samples, epochs, training FLOPs or time",
+        doc="length of the run; tokens are scheduled positions, padding included; FLOPs those that `stackwise plan` prints; a time "
+        "that of its training steps",
+        example=("1200 steps", "2 epochs of web", "1e13 flops", "10 minutes"),
+    )
+    step_seconds: Mapping[str, float] | None = key(
+        None,
+        rule=broken_seconds,
+        form="phase → seconds",
+        absent="measured when the run begins",
+        doc="what a step of each phase takes, where a duration is a time: written by the run, which plans by it to its end",
+        example="{shallow: 0.12, deep: 0.4}",
     )
     device: Literal["auto", "cpu", "cuda"] = key("auto", doc="where to train; `auto` takes CUDA where there is one", example="cpu")
     precision: Literal["float32", "bf16"] = key(
@@ -186,7 +201,7 @@ class RunConfig:
     checkpoint: CheckpointConfig = key(
         factory=CheckpointConfig,
         absent="see below",
-        doc="when the state goes to disk, and what of it stays there",
+        doc="when checkpoints are saved, and which are kept",
         example="{every: 500 steps}",
     )
     stop: StopConfig = key(
@@ -202,11 +217,11 @@ class RunConfig:
         example="{replicate: 2}",
     )
     non_finite: Literal["skip", "halt", "rewind"] = key(
-        "skip", doc="what steps whose loss or gradient is not finite lead to, beside changing nothing", example="rewind"
+        "skip", doc="what happens after steps whose loss or gradient is not finite; such a step itself changes nothing", example="rewind"
     )
     vocabularies: Literal["one", "several"] = key(
         "one",
-        doc="whether token ids of different vocabularies may meet in the model; `several` says that it is meant",
+        doc="whether token ids of different vocabularies may meet in the model; `several` allows it",
         example="several",
     )
     halt_after: int = key(
@@ -218,8 +233,8 @@ class RunConfig:
     )
     probe: bool = key(
         True,
-        doc="whether each change of the model is judged on the last batch, before and after: loss and largest change of an output, "
-        "in the log",
+        doc="whether the model is run on the last batch before and after each change of it; loss and largest change of an output "
+        "go to the log",
         example="false",
     )
     compile: bool = key(False, doc="whether torch compiles the model, block by block", example="true")

@@ -1,6 +1,6 @@
 """Strict conversion of plain values to types, with cattrs: it coerces nothing and reports every mistake with its path.
 
-An int passes for a float; a float never for an int, a bool never for a number, a text never for a list.
+An int is accepted as a float. A float is not an int, a bool is not a number, and text is not a list.
 """
 
 from __future__ import annotations
@@ -173,7 +173,7 @@ def _schedule(value: Any, _: object) -> Schedule:
         raise ValueError(f"a schedule is a number, a map with one tag ({', '.join(TAGS)}), or `use` and the options of a component")
     tag, inner = next(iter(value.items()))
     if tag not in TAGS:
-        raise ValueError(f"'{tag}' is no schedule{did_you_mean(str(tag), TAGS)}")
+        raise ValueError(f"'{tag}' is not a schedule{did_you_mean(str(tag), TAGS)}")
     try:
         schedule: Schedule = convert(inner, TAGS[tag])
         if isinstance(schedule, Piecewise):
@@ -207,7 +207,7 @@ def _instance(value: Any, wanted: Any) -> Any:
     unchecked = not isinstance(kind, type) or getattr(kind, "_is_protocol", False) or kind is object
     if unchecked or isinstance(value, kind):
         return value
-    raise ValueError(f"{describe(value)} is no {kind.__name__}")
+    raise ValueError(f"{describe(value)} is not of type {kind.__name__}")
 
 
 def _attribute(attribute: attrs.Attribute[Any], value: Any, wanted: Any) -> Any:
@@ -232,7 +232,7 @@ def _attrs_class(wanted: Any, _: Converter) -> Callable[[Any, Any], Any]:
         _CONVERTER,
         _cattrs_forbid_extra_keys=True,
         _cattrs_detailed_validation=True,
-        **overrides,  # type: ignore[arg-type]
+        **overrides,  # type: ignore[arg-type]  # cattrs' own keywords have other types
     )
 
     def structure(value: Any, _: Any) -> Any:

@@ -14,7 +14,7 @@ from attrs import frozen
 from stackwise.config.documents import read_file
 from stackwise.config.keys import key
 from stackwise.config.rules import broken_run_name, run_name_of
-from stackwise.config.sections import Section
+from stackwise.config.section import Section
 from stackwise.errors import ConfigError, Position, Problem
 
 MOST_RUNS = 1000

@@ -16,10 +16,9 @@ from stackwise.config.keys import FORMAT, IN_PHASE, PLANES, SECTIONS
 from stackwise.config.merging import apply_replace, merge
 from stackwise.config.nodes import Node, describe
 from stackwise.config.run import RunConfig
+from stackwise.config.section import Section, broken_name
 from stackwise.config.sections import (
     Read,
-    Section,
-    broken_name,
     read_data,
     read_enter,
     read_evaluations,
@@ -121,7 +120,7 @@ def _check_format(root: Node, problems: _Problems) -> None:
             section.fault((key,), unknown_key(key, SECTIONS, section.children[key].plain()))
     version = section.take("stackwise")
     if version is not None and not (type(version.value) is int and version.value == FORMAT):
-        section.fault(("stackwise",), f"{describe(version.plain())} is no config format that is read here: write `stackwise: {FORMAT}`")
+        section.fault(("stackwise",), f"{describe(version.plain())} is not a config format that is read here: write `stackwise: {FORMAT}`")
     problems.add(root, tuple(section.faults))
 
 

@@ -45,14 +45,14 @@ def check_leaves_the_batch(subject: Subject) -> None:
 
 
 def check_transformed_fields(subject: Subject) -> None:
-    """A transform hands on every row and field, and the fields that its spec adds have the shapes and dtypes it says.
+    """A transform passes on every row and field, and the fields that its spec adds have the shapes and dtypes it says.
 
     Usual cause: a new map that leaves out the fields it does not change; rows dropped by a filter.
     """
     batch = bench.rows(subject)
     result = _apply(subject, artifact_of(subject), bench.copy_of(batch))
     lost = sorted(batch.keys() - result.keys())
-    must(not lost, f"{', '.join(lost)} is missing from the result: hand on what is not changed")
+    must(not lost, f"{', '.join(lost)} is missing from the result: pass on what is not changed")
     spec = subject.spec()
     outputs = bench.with_sizes(spec, subject.sizes()).outputs if isinstance(spec, TransformSpec) else {}
     for name, field in outputs.items():

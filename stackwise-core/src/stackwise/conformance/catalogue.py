@@ -91,6 +91,7 @@ _TABLE: Mapping[str, Mapping[str, frozenset[Kind]]] = {
         "check_groups_follow_their_values": frozenset({"optimizer"}),
         "check_lowers_a_bowl": frozenset({"optimizer"}),
         "check_state_elements": frozenset({"optimizer"}),
+        "check_step_flops": frozenset({"optimizer"}),
         "check_missing_gradients": frozenset({"optimizer"}),
         "check_moments": frozenset({"optimizer"}),
         "check_same_next_step": frozenset({"optimizer"}),

@@ -59,7 +59,7 @@ def check_map_is_complete(subject: Subject) -> None:
             must(isinstance(origin, BlockOrigin), f"the origin of {block} is a {type(origin).__name__}, not a BlockOrigin")
             source = origin.source
             known = source is None or (source[0] in change.old and 0 <= source[1] < change.old[source[0]])
-            must(known, f"for {change} block {block} comes from {source}, which is no block of the old rack")
+            must(known, f"for {change} block {block} comes from {source}, which is not a block of the old rack")
 
 
 def check_map_is_pure(subject: Subject) -> None:

@@ -120,7 +120,7 @@ def check_rows_come_once(subject: Subject) -> None:
     epoch = _epoch_rows(subject, loader, LONG)
     rows = list(_rows(loader, LONG, ROWS, min(2 * (epoch or SEARCHED), SEARCHED)))
     if len(set(rows)) < 8 * ROWS:
-        raise NotApplicable("its example repeats a few rows, so their content does not tell one from another")
+        raise NotApplicable("its example repeats a few rows, so its rows cannot be told apart by their content")
     gaps = _gaps(rows[: epoch or SAMPLED])
     near = sum(gap <= 2 * ROWS for gap in gaps)
     must(near < 2 or 2 * near <= len(gaps), f"{near} rows come again right behind the first time")
@@ -160,7 +160,7 @@ def check_splits_are_disjoint(subject: Subject) -> None:
         if len(training) >= 8:
             break
     else:
-        raise NotApplicable("its example repeats a few rows, so their content does not tell one split from another")
+        raise NotApplicable("its example repeats a few rows, so its splits cannot be told apart by their content")
     own = list(_rows(_loader(subject, split="check"), length, AT_ONCE, SAMPLED))
     must(bool(own), "the evaluation has no row")
     recurring = sum(times for times in training.values() if times > 1) / training.total()

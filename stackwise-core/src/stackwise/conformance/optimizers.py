@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from stackwise.conformance import bench
 from stackwise.conformance.building import other_value
@@ -76,7 +77,8 @@ def check_lowers_a_bowl(subject: Subject) -> None:
 
 
 def check_state_elements(subject: Subject) -> None:
-    """`OptimizerSpec.count` tells the entries that are really kept for a parameter, by name and shape: a plan's memory is true.
+    """`OptimizerSpec.count` gives the entries that are really kept for a parameter, by name and shape, so that the memory in a plan is
+    right.
 
     Usual cause: a step counter or a second moment that was added and not counted.
     """
@@ -89,6 +91,22 @@ def check_state_elements(subject: Subject) -> None:
         entries = sum(value.numel() for value in bowl.optimizer.state[parameter].values() if isinstance(value, Tensor))
         expected = spec.count(name, tuple(parameter.shape))
         must(entries == expected, f"{entries} entries are kept for {name} of shape {list(parameter.shape)}, and {expected} are stated")
+
+
+def check_step_flops(subject: Subject) -> None:
+    """`OptimizerSpec.step_flops` is no less than the matrix products of a step, as torch counts them, and one FLOP for every entry.
+
+    Usual cause: an optimizer that multiplies matrices and counts as if it took every entry alone.
+    """
+    spec, bowl = subject.spec(), _Bowl(subject)
+    if not isinstance(spec, OptimizerSpec) or spec.step_flops is None:
+        raise NotApplicable("it does not say what a step costs, so budgets in FLOPs count the model alone")
+    bowl.step()
+    with FlopCounterMode(display=False) as counter:
+        bowl.step()
+    least = max(counter.get_total_flops(), sum(parameter.numel() for parameter in bowl.parameters.values()))
+    stated = sum(spec.step_flops(name, tuple(parameter.shape)) for name, parameter in bowl.parameters.items())
+    must(stated >= least, f"a step costs at least {least:,} FLOPs, and {stated:,} are stated")
 
 
 def check_same_next_step(subject: Subject) -> None:

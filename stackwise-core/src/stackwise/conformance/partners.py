@@ -189,7 +189,7 @@ class NeutralHead(nn.Module):
 
 
 class NeutralTask:
-    """Squared distance of every output from 1; the batch is handed on as it comes."""
+    """Squared distance of every output from 1; the batch is passed on unchanged."""
 
     def __init__(self, boundary: TaskSpec) -> None:
         self.spec = boundary

@@ -18,7 +18,7 @@ def parametrize(source: Source, expected_failures: Mapping[str, str] | None = No
             A check that is expected to fail and passes is a failure.
 
     Raises:
-        UserError: a name that is no check of these components, or a reason that is empty; nothing of that name is installed.
+        UserError: a name that is not a check of these components, or a reason that is empty; nothing of that name is installed.
         ProviderError: the provider is broken.
     """
     import pytest

@@ -57,7 +57,7 @@ def expected_of(reasons: Mapping[str, str], subjects: Sequence[Subject]) -> dict
         subjects: the components.
 
     Raises:
-        UserError: a name that is no check of these components, or no reason.
+        UserError: a name that is not a check of these components, or no reason.
     """
     names: dict[str, tuple[str, ...]] = {}
     for subject in subjects:
@@ -71,7 +71,7 @@ def expected_of(reasons: Mapping[str, str], subjects: Sequence[Subject]) -> dict
         hits = [id for id, known in names.items() if name in known]
         if not hits:
             hint = did_you_mean(name, names if "/" in name else CATALOGUE)
-            raise UserError(f"expected failures: '{name}' is no check of these components{hint}")
+            raise UserError(f"expected failures: '{name}' is not a check of these components{hint}")
         expected |= dict.fromkeys(hits, reason)
     return expected
 

@@ -15,7 +15,7 @@ from attrs import field, frozen
 
 from stackwise.config import Ref
 from stackwise.contracts.components import BuildContext, Component, Kind
-from stackwise.contracts.specs import RackSpec, Spec, TaskSpec
+from stackwise.contracts.specs import BatchSpec, RackSpec, Spec, TaskSpec
 from stackwise.errors import Problem, ProviderError, StackwiseError, UserError, did_you_mean
 from stackwise.host.discovery import components_of, discover
 from stackwise.host.offers import GROUP
@@ -23,8 +23,8 @@ from stackwise.host.provider import KINDS, Provider, Registered
 from stackwise.host.registry import Registry
 from stackwise.plan.junctions.sizes import Sizes, Term
 from stackwise.plan.parts import Draft, Drafts
-from stackwise.timeline.clock import compile_clock
 from stackwise.timeline.duration import Duration
+from stackwise.timeline.layout import compile_clock
 from stackwise.timeline.schedules import Schedule, Window
 
 Source = str | ModuleType | Mapping[Kind, Iterable[Component]]
@@ -34,7 +34,7 @@ SEED, ROWS, LENGTH, SOURCE, STEPS = 7, 4, 8, 5, 6
 """What the kit uses everywhere: seed, rows of a batch, positions of a row, positions of a second row, steps of a run."""
 
 MAX_LENGTH = 4 * LENGTH
-"""Longest row of a run, as factories are told."""
+"""Longest row of a run, as it is passed to factories."""
 
 OPEN_SIZE = 4
 """Size of a dimension if neither the example nor a neighbour gives one."""
@@ -123,7 +123,7 @@ class Subject:
         if attention is None and isinstance(spec, RackSpec) and spec.attention:
             attention = spec.attention[0]
         attention = spec.attention if isinstance(spec, TaskSpec) else attention
-        filled = draft.filled(dict.fromkeys(draft.open_sizes, OPEN_SIZE), attention).options
+        filled = draft.filled(dict.fromkeys(_joined_sizes(draft), OPEN_SIZE), attention).options
         return attrs.evolve(filled, **{**self.values(), **values})
 
     def values(self) -> dict[str, float]:
@@ -137,7 +137,7 @@ class Subject:
         return BuildContext(**{**usual, **said})
 
     def build(self, *extra: Any, options: Any = None, **context: Any) -> Any:
-        """Call the factory; the caller seeds torch and chooses the device. `context` is what the factory is told otherwise than usual."""
+        """Call the factory; the caller seeds torch and chooses the device. `context` replaces fields of the usual context."""
         factory = self.registered.load_factory()
         return factory(self.options() if options is None else options, self.context(**context), *extra)
 
@@ -153,6 +153,15 @@ def _sizes_beyond(spec: TaskSpec, known: Mapping[str, int]) -> dict[str, int]:
         sizes.reach(other, ("task", each.dim), each.by)
     sizes.settle()
     return {each.dim: smallest for each in spec.beyond if (smallest := sizes.size(("task", each.dim))) is not None}
+
+
+def _joined_sizes(draft: Draft) -> list[str]:
+    """Dimensions that a run would fill: of a loader, those that its spec names, as an option may have no effect on what it reads."""
+    spec = draft.spec
+    if not isinstance(spec, BatchSpec):
+        return list(draft.open_sizes)
+    named = {dim for tensor in spec.fields.values() for dim in (*tensor.dims, *(tensor.bounds or ()))}
+    return [dim for dim in draft.open_sizes if dim in named]
 
 
 def _first_value(schedule: Schedule) -> float:
@@ -188,7 +197,7 @@ def _find_provider(name: str) -> tuple[Provider, str | None]:
     """The provider of that name; or that of the component of that name, and the component."""
     kind, colon, id = name.rpartition(":")
     if colon and kind not in KINDS:
-        raise UserError(f"'{kind}' in '{name}' is no kind of component{did_you_mean(kind, KINDS)}")
+        raise UserError(f"'{kind}' in '{name}' is not a kind of component{did_you_mean(kind, KINDS)}")
     owner, dot, _ = id.partition(".")
     registry = discover()
     registry.check_provider(id)
@@ -205,7 +214,7 @@ def _find_provider(name: str) -> tuple[Provider, str | None]:
 def _register(components: Mapping[Kind, Iterable[Component]]) -> tuple[Registered, ...]:
     name = "listed"
     if unknown := [kind for kind in components if kind not in KINDS]:
-        raise UserError(f"'{unknown[0]}' is no kind of component{did_you_mean(unknown[0], KINDS)}")
+        raise UserError(f"'{unknown[0]}' is not a kind of component{did_you_mean(unknown[0], KINDS)}")
     return tuple(
         Registered(kind=kind, id=f"{name}.{c.name}", component=c, provider=name, distribution=name, version="0")
         for kind, entries in components.items()

@@ -100,7 +100,7 @@ def check_loss_in_float32(subject: Subject) -> None:
 def check_mask_is_honoured(subject: Subject) -> None:
     """Padding, which `mask` marks where a batch has one, changes neither the loss nor its denominator, and is not counted in it.
 
-    Usual cause: a mask among the spec's `optional` fields that `prepare` hands on and `loss` does not look at; a sum over the real
+    Usual cause: a mask among the spec's `optional` fields that `prepare` passes on and `loss` does not look at; a sum over the real
     positions that is divided by the number of all.
     """
     spec = _spec(subject)
@@ -108,7 +108,7 @@ def check_mask_is_honoured(subject: Subject) -> None:
     if mask is None:
         raise NotApplicable("its spec names no optional mask")
     if mask.dims != ("batch", "time"):
-        raise NotApplicable(f"its mask is {mask}, which does not tell padding position by position")
+        raise NotApplicable(f"its mask is {mask}, which does not mark padding position by position")
     task, length = bench.task_of(subject), LENGTH + spec.lookahead
     hidden = torch.arange(length) >= length - length // 3
     real = (~hidden).to(partners.dtype_of(mask)).expand(ROWS, length)

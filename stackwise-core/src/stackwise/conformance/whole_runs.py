@@ -8,7 +8,8 @@ from typing import Any
 import attrs
 import torch
 
-from stackwise.assembly.workshop import assemble
+from stackwise.assembly.machine import assemble
+from stackwise.assembly.planning import make_plan
 from stackwise.config import experiment
 from stackwise.conformance import bench, partners
 from stackwise.conformance.building import artifact_of
@@ -22,7 +23,6 @@ from stackwise.contracts.options import config_key
 from stackwise.contracts.specs import AT_ENTRY, GIVEN, BatchSpec, EmbeddingSpec, HeadSpec, RackSpec, TaskSpec
 from stackwise.errors import TrainingHalted, UserError
 from stackwise.machine.machine import TrainingMachine
-from stackwise.plan import make_plan
 
 STOP, LONG_RUN = 12, 72
 """Step after which a run stops, and the steps of the whole: what counts calls may act only after fifty."""

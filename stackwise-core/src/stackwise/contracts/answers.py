@@ -1,4 +1,4 @@
-"""Whose answer it was: calls of a component are marked, so that what comes of them is told with component and callback."""
+"""Which component an answer came from: calls of a component are marked, so that an error names component and callback."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ _SPECS: Mapping[Kind, str] = {"embedding": "get_spec", "rack": "to_spec", "head"
 
 
 class WrongAnswer(UserError):
-    """A component answered otherwise than its kind does. Of a component that was given in code it is the user's fault."""
+    """A component returned something that its kind does not allow. For a component given in code this is the user's fault."""
 
 
 class calling:
-    """Marks an error as the doing of a component's callback: `with calling("waves.forecast", "prepare"): …`. Costs no more than a try.
+    """Marks an error as caused by a component's callback: `with calling("waves.forecast", "prepare"): …`. May be kept and used again.
 
     Args:
         component: id of the component, or the name of what was given in code.
@@ -52,8 +52,14 @@ class calling:
         return None
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if error is not None and not hasattr(error, _MARK):
-            setattr(error, _MARK, (self.component, self.callback))
+        if error is not None:
+            mark(error, self.component, self.callback)
+
+
+def mark(error: BaseException, component: str, callback: str) -> None:
+    """Mark an error as `calling` does, unless a callback further in did."""
+    if not hasattr(error, _MARK):
+        setattr(error, _MARK, (component, callback))
 
 
 def callback_of(error: BaseException | None) -> tuple[str, str] | None:
@@ -99,7 +105,7 @@ def expect_state(state: Any) -> dict[str, Any]:
 
 
 def expect_artifact(kind: Kind, artifact: Any) -> None:
-    """Hold what a factory built to its kind.
+    """Check that what a factory built is of its kind.
 
     Raises:
         WrongAnswer: a method is missing, or its spec is of another kind.

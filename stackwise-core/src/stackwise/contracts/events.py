@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 
 class RunFacts(NamedTuple):
-    """Whose events an observer is about to hear; no event, but told once before the first to observers that have a `meet`."""
+    """The run whose events an observer is about to get. It is not an event: observers with a `meet` get it once, before the first event."""
 
     name: str
     """Of the run directory."""
@@ -83,6 +83,8 @@ class StepDone(NamedTuple):
     """What the task reports beside the loss, as means over the step's targets."""
     rates: Mapping[str, float] = {}
     """Every learning rate by its group and key (`default.lr`, `norms.adamw_lr`), where there are several."""
+    flops: float = 0.0
+    """Training FLOPs spent after this step, by the plan's prices; 0 where it has none."""
 
 
 class Evaluated(NamedTuple):
@@ -116,8 +118,8 @@ class Stopped(NamedTuple):
 
 
 class Stalled(NamedTuple):
-    """The phase ends before step `step` by its own rule, `until.stalls`: the walk ends here, and whoever holds the plan goes on by another,
-    in which the phase has ended."""
+    """The phase ends before step `step` by its own rule, `until.stalls`: the walk ends here, and the holder of the plan goes on with
+    another one, in which the phase has ended."""
 
     step: int
     phase: str

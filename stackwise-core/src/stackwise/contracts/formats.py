@@ -27,7 +27,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from attrs import frozen
+from attrs import Factory, frozen
 
 if TYPE_CHECKING:
     import torch
@@ -44,6 +44,9 @@ class StoredModel:
     """Canonical name → tensor; tied ones under the first of their names. A mapping that makes each when it is asked for it keeps one in
     memory; it says by an attribute `shapes`, name → shape, what it would give, and is then asked for each once. One that makes a tensor of
     several may offer `copy_into(name, target) -> dtype`, which writes them into the target's rows instead."""
+    weight_adapters: Mapping[str, Mapping[str, Any]] = Factory(dict)
+    """Name → a weight adapter as `model.weight_adapters` of a config writes it, `use` and `select` among its keys; its tensors are
+    `weight_adapters.<name>.<path>…`."""
     free: tuple[str, ...] = ()
     """`<part>.<option>` of options that change nothing of a model whose weights are given, as the deviation it was drawn with; a config
     may say of them what it likes, as of options that follow time."""
@@ -81,7 +84,7 @@ class WeightFormat(Protocol):
             model: a `stackwise.Model` on the CPU, with `embedding`, `rack` and `head` as their factories built them. A format with an
                 attribute `holds_weight_adapters` that is true may get one with weight adapters: `model.attached`, (name, path of
                 the module) → the adapter.
-            folder: where to; whoever calls forces it to disk and renames it.
+            folder: where to write; the caller forces it to disk and renames it.
             origin: the folder of this format that the run began from, if it is still there: what the format keeps beside the model (ids of
                 special tokens, say) is taken over from it.
             tokenizer: the files of the tokenizer that the run's data were made with, by name; empty where there is none, or several.

@@ -77,7 +77,7 @@ class Generates(Protocol):
 
 @runtime_checkable
 class GeneratesFields(Protocol):
-    """A task whose model makes rows that are no text, such as images."""
+    """A task whose model makes rows that are not text, such as images."""
 
     def generate_fields(
         self, model: Callable[[Batch], Mapping[str, torch.Tensor]], count: int, generator: torch.Generator
@@ -97,7 +97,7 @@ class GeneratesRows(Protocol):
         settings: GenerationSettings,
         generators: Sequence[torch.Generator],
     ) -> Sequence[torch.Tensor]:
-        """What `generate` gives for each prompt [T] with its own generator, whatever the other prompts are. `hear` is told its number."""
+        """What `generate` gives for each prompt [T] with its own generator, whatever the other prompts are. `hear` gets its number."""
         ...
 
 
@@ -127,7 +127,22 @@ class TextCodec(Protocol):
 
 @runtime_checkable
 class HasTextCodec(Protocol):
-    """The options of a loader whose ids stand for text."""
+    """The options of a loader whose ids stand for text, where no tokenizer of the run says it (`HasTokenizer`).
+
+    ```python
+    class Letters:
+        def encode(self, text):
+            return [ord(letter) - ord("a") for letter in text]
+
+        def decode(self, ids):
+            return "".join(chr(ord("a") + id) for id in ids)
+
+
+    class LettersOptions:
+        def text_codec(self, fingerprint):
+            return Letters()
+    ```
+    """
 
     def text_codec(self, fingerprint: Mapping[str, Any]) -> TextCodec | None:
         """The codec of the ids that the loader delivers; None where these options deliver no text.

@@ -25,7 +25,7 @@ class CopyOf:
     gradient: Mapping[int, tuple[float, ...]] = Factory(dict)
     """Dimension → what the map does to the gradient at every new position, so that moments made of it follow (m·g, v·g²)."""
     project: Mapping[int, tuple[tuple[float, ...], ...]] = Factory(dict)
-    """Dimension, none that `index` names → for every new position the factor of each old one: a matrix that was learnt, say."""
+    """Dimension, none that `index` names → for every new position the factor of each old one: for instance a learnt matrix."""
     rest: Literal["module", "zeros", "mean"] = "module"
     """Entries without a source: as the module initialises them, zero, or the mean over all old positions of the dimension."""
 
@@ -59,8 +59,9 @@ class Combine:
 
     Moments follow by the same combination: first moments linearly; second moments by (Σ |factor| · √v)², the largest that the second
     moment of such a sum of gradients can be, so that no step is larger than the gradients allow. Counters are those of the first term.
-    With `moments="reset"`, or where a source has no state yet, they start anew. An entry for which a term has no source gets nothing of
-    it, whatever `rest` is but `mean`.
+    With `moments="reset"`, or where a source has no state yet, they start anew. A term adds nothing to an entry for which it has no
+    source, unless
+    its `rest` is `mean`.
     """
 
     terms: tuple[tuple[CopyOf, float], ...] = field(converter=_terms)
@@ -133,7 +134,11 @@ class BlockOrigin:
 
 
 class GrowthOperator(Protocol):
-    """How new blocks come into being: a pure map from new blocks to old ones."""
+    """How new blocks are made: a pure map from new blocks to old ones.
+
+    The planner builds it once, before the run, with `BuildContext(seed=0)`, asks `map_blocks`, and the plan carries it to the boundary, so
+    its module does not import torch.
+    """
 
     @property
     def preserves_function(self) -> bool:
@@ -144,24 +149,25 @@ class GrowthOperator(Protocol):
         """(stack, index) of every block of the new rack → its origin.
 
         Raises:
-            ValueError: the change is none this operator can make; the sentence says which it can.
+            ValueError: the operator cannot make this change; the message says which changes it can make.
         """
         ...
 
 
 @runtime_checkable
 class ParameterGrowth(Protocol):
-    """An operator that maps tensor by tensor (width growth)."""
+    """An operator that maps tensor by tensor (width growth), asked at the boundary."""
 
     def map_parameters(
         self, old: Mapping[str, tuple[int, ...]], new: Mapping[str, tuple[int, ...]], request: GrowthRequest
     ) -> Mapping[str, Origin]:
         """Shapes by canonical name, before and after → origins of the new parameters it has something to say about.
 
-        Blocks go by their new names; where a block comes from is `map_blocks`' to say. A tied parameter appears once in each,
-        under its first name; adapters of junctions and of weights appear too.
+        Blocks are mapped already: where a block has an origin, the tensors of that origin stand in `old` under the block's new name, so a
+        source is found by the name of what it becomes. A tied parameter appears once in each, under its first name; adapters of junctions
+        and of weights appear too. What the answer leaves out is taken as it is; where its shape changes, the run is refused.
 
         Raises:
-            ValueError: the change is none this operator can make; the sentence says which it can.
+            ValueError: the operator cannot make this change; the message says which changes it can make.
         """
         ...

@@ -146,14 +146,14 @@ def read_stacks(value: Any) -> tuple[Stack, ...]:
         return value
     entries = [{name: blocks} for name, blocks in value.items()] if isinstance(value, dict) else value
     if not isinstance(entries, list | tuple) or not all(isinstance(e, dict) and len(e) == 1 for e in entries):
-        raise UserError(f"{value!r} is no list of stacks: write [{{base: 2}}, {{top: 1}}]")
+        raise UserError(f"{value!r} is not a list of stacks: write [{{base: 2}}, {{top: 1}}]")
     pairs = [next(iter(entry.items())) for entry in entries]
     names = [name for name, _ in pairs]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"stack '{twice[0]}' is named twice: every stack has a name of its own")
     for name, blocks in pairs:
         if not isinstance(name, str) or not name.replace("_", "").replace("-", "").isalnum():
-            raise UserError(f"{name!r} is no stack name: letters, digits, '_' and '-'")
+            raise UserError(f"{name!r} is not a stack name: letters, digits, '_' and '-'")
         if isinstance(blocks, bool) or not isinstance(blocks, int) or blocks < 1:
             raise UserError(f"stack '{name}' has {blocks!r} blocks: a whole number of at least 1")
     if not pairs:

@@ -1,4 +1,4 @@
-"""Outputs of a head that are said, not computed: a task may need less than the whole product.
+"""Outputs of a head that are described, not computed: a task may need less than the whole product.
 
 Shapes: ... rows, D width, V outputs a row.
 """
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 @frozen(eq=False)
 class LinearOutput:
-    """hidden · weightᵀ + bias, each entry z bent to cap · tanh(z / cap) where there is a cap; not computed before somebody asks.
+    """hidden · weightᵀ + bias, each entry z bent to cap · tanh(z / cap) where there is a cap; computed only when asked for.
 
-    A head hands it on (`LinearHead`) to a task that says it takes one (`TaskSpec.linear_outputs`), so that a loss over a large
+    A head passes it (`LinearHead`) to a task that says it takes one (`TaskSpec.linear_outputs`), so that a loss over a large
     vocabulary is summed a few rows at a time. Gradients flow back through `hidden`, `weight` and `bias` as through any tensor.
     """
 

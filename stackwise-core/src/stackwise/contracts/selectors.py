@@ -26,7 +26,8 @@ def compile_selector(selector: str) -> re.Pattern[str]:
     """
     if not isinstance(selector, str) or not selector.strip(". "):
         raise SelectorError(
-            f"{selector!r} is no selector: write a prefix such as 'rack.stacks.base', a glob such as '*.norm*', or 'rack.stacks.base.3-5'"
+            f"{selector!r} is not a selector: write a prefix such as 'rack.stacks.base', a glob such as '*.norm*', or "
+            "'rack.stacks.base.3-5'"
         )
     parts = []
     for segment in selector.strip().rstrip(".").split("."):

@@ -33,13 +33,13 @@ DTYPES = (
 
 def _check_dtype(_: object, attribute: Attribute[str], value: str) -> None:
     if value not in DTYPES:
-        raise ValueError(f"{value!r} is no dtype of a tensor{did_you_mean(value, DTYPES)}")
+        raise ValueError(f"{value!r} is not a dtype of a tensor{did_you_mean(value, DTYPES)}")
 
 
 def _check_reference(_: object, attribute: Attribute[str | None], value: str | None) -> None:
     if value not in (None, AT_ENTRY, GIVEN):
         raise ValueError(
-            f"reference: {value!r} is no model to compare with: write {AT_ENTRY!r} or {GIVEN!r}; a path is the config's to name"
+            f"reference: {value!r} is not a model to compare with: write {AT_ENTRY!r} or {GIVEN!r}; a path is named by the config"
         )
 
 
@@ -58,6 +58,10 @@ def _dims(value: str | tuple[Dim, ...]) -> tuple[Dim, ...]:
 class TensorSpec:
     """One tensor at a boundary: `TensorSpec("batch time width", "float32")`.
 
+    `batch`, `time` and `source` (the time of a second row) change from step to step. Every other name has one size, and one name in one
+    component is one size; a whole number is a size of its own, as in `TensorSpec("batch 8 8")`. `to_spec()` is called while sizes that
+    the config leaves open are still None, so it gives the name of a dimension and computes with none.
+
     Raises:
         ValueError: an unknown dtype.
     """
@@ -67,9 +71,9 @@ class TensorSpec:
     dtype: str = field(default="floating", validator=_check_dtype)
     """A torch dtype by name, or `floating` / `integer` for any of the kind."""
     bounds: tuple[int, Dim] | None = None
-    """Values v of integer tensors satisfy bounds[0] <= v < bounds[1]; the upper bound may be a dimension (`vocab`)."""
+    """Values v of integer tensors satisfy bounds[0] <= v < bounds[1]; the upper bound may be a dimension: `(0, "vocab")`."""
     unit: str | None = None
-    """What one entry stands for (`byte`), where metrics depend on it."""
+    """What one entry stands for (`byte`), where the name of a metric depends on it (`UnitMetric`)."""
 
     def __str__(self) -> str:
         inner = " ".join(map(str, self.dims))
@@ -113,14 +117,14 @@ class Reading:
     """
 
     data: str
-    """Names the data whoever reads them: the resolved path of a file, say."""
+    """The name of the data, the same for every reader: for instance the resolved path of a file."""
     begin: float = 0.0
     end: float = 1.0
     """The share of the data that is read, from `begin` up to `end`, in an order of theirs."""
     order: Hashable = None
-    """That order; nothing is known of how two orders lie to each other."""
+    """That order; how two different orders relate is not known."""
     key: Hashable = None
-    """What tells the data from others of that name, where the name does not: the identity of an array, say."""
+    """What distinguishes the data from others of that name: for instance the identity of an array."""
 
     def meets(self, other: Reading) -> bool:
         """Whether both read something of the same data, as far as is known."""
@@ -133,7 +137,7 @@ class TransformSpec:
     """What a transform does to the fields of a batch; a transform without a spec changes values only."""
 
     inputs: Mapping[str, TensorSpec] = Factory(dict)
-    """Fields it needs."""
+    """Fields it needs, by the names that the task reads them by, so that a missing one shows in the plan."""
     outputs: Mapping[str, TensorSpec] = Factory(dict)
     """Fields it adds, or gives another dtype, shape or bounds."""
     prepares: bool = False
@@ -164,11 +168,13 @@ class RackSpec:
     needs: tuple[str, ...] = ()
     """Those of them that `forward` does not run without."""
     attention: tuple[str, ...] = ()
-    """Attention modes it offers (`causal`, `bidirectional`); empty: it has none and asks for none."""
+    """Sides that a position may look to (`causal`, `bidirectional`), both where an option chooses. A task that needs one is refused
+    beside a rack that offers only the other; empty: it has none and asks for none."""
     stacks: Mapping[str, int] = Factory(dict)
     """Stack name → number of blocks, in forward order."""
     residual_outputs: tuple[str, ...] = ()
-    """Parameters inside a block (`attention.output.weight`) to zero to make the block the identity."""
+    """Parameters inside a block (`attention.output.weight`) to zero to make the block the identity, as growth that preserves the function
+    does; their biases are zeroed with them."""
     block_path: str = "stacks.{stack}.{index}"
     """Where a block's parameters live inside the rack; models from elsewhere name their own."""
     losses: tuple[str, ...] = ()
@@ -195,9 +201,9 @@ class HeadSpec:
 
 @frozen
 class Beyond:
-    """A dimension of a task that reaches beyond another: `Beyond("vocab", "symbols", 1)` says vocab >= symbols + 1.
+    """A dimension of a task that is larger than another: `Beyond("vocab", "symbols", 1)` says vocab >= symbols + 1.
 
-    So a task that adds symbols of its own to a loader's ids says for how many the model has to have room.
+    A task that adds symbols to a loader's ids says in this way how many more the model needs.
     """
 
     dim: str
@@ -229,7 +235,7 @@ class TaskSpec:
     """Fields it needs from the loader."""
     optional: Mapping[str, TensorSpec] = Factory(dict)
     """Fields it uses when a loader delivers them (`segments`, `mask`). Those that `inputs` names too are side inputs which the
-    rack must then take: a boundary that is delivered is honoured. What `prepare` cannot honour it refuses, which is found before
+    rack must then take: a boundary that is delivered is never ignored. `prepare` refuses what it cannot use, which is found before
     the run."""
     inputs: Mapping[str, TensorSpec]
     """Fields that its prepared batch offers to the embedding and as side inputs."""
@@ -261,17 +267,23 @@ class TaskSpec:
     of its parts, and a step is one micro-batch of one process. None: every row counts for itself."""
     reference: Literal["phase entry", "given"] | None = field(default=None, validator=_check_reference)
     """A frozen model, in eval mode, whose outputs `loss` gets as `reference`. `phase entry`: a copy of the model as it is when this
-    task comes into force, unless the config names another (`task.reference`). `given`: the config has to name one. None: none is kept."""
+    task first applies, unless the config names another (`task.reference`). `given`: the config has to name one. None: none is kept."""
 
 
 @frozen(kw_only=True)
 class OptimizerSpec:
-    """What an optimizer keeps for a parameter."""
+    """What an optimizer keeps for a parameter, and what it computes for it at each step."""
 
     state_elements: Callable[[tuple[int, ...]], int]
     """Shape of a parameter → number of state entries kept for it, each of the parameter's dtype."""
     named_state_elements: Callable[[str, tuple[int, ...]], int] | None = None
     """Name and shape → the same, where the name decides too (Muon: hidden matrices and the rest)."""
+    step_flops: Callable[[str, tuple[int, ...]], int] | None = None
+    """Name and shape of a parameter → FLOPs of one step of it, each addition, product, quotient and root of a number counted as one; None:
+    unknown. What takes them all together, such as clipping, is the core's."""
+    steps_parts: bool = False
+    """Whether it steps torch's DTensors, of which each process holds some rows, as it steps whole parameters: by operations that torch
+    has for them, with state of the shape of the parameter or of one number. A run may then divide its model (`run.parallel.shard`)."""
 
     def count(self, name: str, shape: tuple[int, ...]) -> int:
         """State entries kept for the parameter of a canonical name."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from attrs import evolve, frozen
 
 from stackwise.contracts.answers import calling, expect
-from stackwise.contracts.generation import TextCodec
+
+if TYPE_CHECKING:
+    from stackwise.contracts.generation import TextCodec
 
 
 @frozen(kw_only=True)
@@ -105,7 +107,7 @@ def settings_of(use: str, options: Any) -> Mapping[str, Any] | None:
     """What the options of a loader say of its tokenizer; None where they have none.
 
     Raises:
-        WrongAnswer: it is no map.
+        WrongAnswer: it is not a map.
     """
     if not isinstance(options, HasTokenizer):
         return None

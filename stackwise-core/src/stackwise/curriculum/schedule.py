@@ -13,8 +13,9 @@ from attrs import Factory, field, frozen
 from stackwise.contracts.growth import BlockOrigin
 from stackwise.curriculum.states import TrainingState
 from stackwise.curriculum.transitions import Enter, Transition
-from stackwise.timeline.clock import Clock, compile_clock
+from stackwise.timeline.clock import Clock
 from stackwise.timeline.duration import Duration, Moment
+from stackwise.timeline.layout import compile_clock
 from stackwise.timeline.schedules import Curve
 
 UNGATED = Curve.constant(1.0)

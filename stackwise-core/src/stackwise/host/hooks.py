@@ -52,7 +52,7 @@ class Hooks:
         """Register a provider's module and call each of its hooks alone.
 
         Raises:
-            Broken: a function is no implementation of a hook, or a hook fails or returns something else than its records.
+            Broken: a function is not an implementation of a hook, or a hook fails or returns something else than its records.
         """
         functions = self._read_functions(plugin)
         implementations = _Implementations(functions)
@@ -163,7 +163,7 @@ _RULES: Mapping[str, tuple[tuple[str, Callable[[Any], bool], str], ...]] = {
 def _check_record(hook: str, what: str, record: Component | Starter) -> None:
     """Refuse a record whose fields are not of their form."""
     if not isinstance(record.name, str) or not NAME.fullmatch(record.name):
-        raise Broken(f"hook {hook} names a {what} {record.name!r}, which is no {what} name ({NAME_FORM})")
+        raise Broken(f"hook {hook} names a {what} {record.name!r}, which is not a {what} name ({NAME_FORM})")
     for field, holds, rule in _RULES[what]:
         if not holds(value := getattr(record, field)):
             raise Broken(f"hook {hook}: {what} '{record.name}': its {field} is {_shorten(value)}, but must be {rule}")

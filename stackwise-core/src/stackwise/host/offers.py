@@ -117,7 +117,7 @@ def _entry_points(text: str) -> list[tuple[str, str]]:
     """Name and value of every line of the group's section.
 
     Raises:
-        ValueError: a line of it that is no entry point.
+        ValueError: a line of it that is not an entry point.
     """
     pairs, inside = [], False
     for line in map(str.strip, text.splitlines()):
@@ -166,7 +166,7 @@ def _locate(distribution: Distribution) -> tuple[str, bool]:
 
 def _check_name(name: str) -> None:
     if not NAME.fullmatch(name):
-        raise Broken(f"{name!r} is no provider name ({NAME_FORM}): change the entry point")
+        raise Broken(f"{name!r} is not a provider name ({NAME_FORM}): change the entry point")
 
 
 def _check_core_version(provider: Provider) -> None:

@@ -161,7 +161,7 @@ class Provider:
     @cached_property
     def file_digest(self) -> str:
         """sha256 over the paths and bytes of its Python files, so that a log says which code ran; read once, as an edit changes no code
-        that is imported already. What cannot be read, as the broken link that an editor leaves, is no code."""
+        that is imported already. What cannot be read, as the broken link that an editor leaves, is not code."""
         from hashlib import sha256
 
         root = Path(self.location)

@@ -1,6 +1,6 @@
 """The registry: which component every installed provider offers, and why a provider that offers nothing is broken.
 
-A broken provider is data here; it becomes an error only for whoever asks for one of its components.
+A broken provider is data here; it becomes an error only when one of its components is asked for.
 """
 
 from __future__ import annotations
@@ -208,7 +208,7 @@ def blaming(providers: Iterable[Provider]) -> Iterator[None]:
 
 
 def _completed(error: StackwiseError, providers: Iterable[Provider]) -> ProviderError | None:
-    """A provider's fault with component, callback, distribution and version; None: it is no provider's, or says them."""
+    """A provider's fault with component, callback, distribution and version; None: it is not a provider's, or says them."""
     mark = callback_of(error)
     if not isinstance(error, WrongAnswer | ProviderError) or (isinstance(error, ProviderError) and error.distribution):
         return None

@@ -25,7 +25,7 @@ Resolve = Callable[[str], tuple[Provider, ...]]
 
 
 def survey(offers: Mapping[str, Sequence[Offer]], resolve: Resolve) -> dict[str, tuple[Provider, ...]]:
-    """The providers of every name that a child process could tell of.
+    """The providers of every name that a child process could report.
 
     Args:
         offers: provider name → what is installed under it.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
 from attrs import Factory, frozen
 from torch import nn
 
+from stackwise.contracts.protocols import Batch
 from stackwise.curriculum.states import DataState
 from stackwise.errors import DataError
 from stackwise.machine.placement import Placement
@@ -37,7 +38,7 @@ def number(value: torch.Tensor | float) -> float:
     return float(value.item() if isinstance(value, torch.Tensor) else value)
 
 
-Told = Callable[[str, int, int], None]
+OnProgress = Callable[[str, int, int], None]
 """Hears an evaluation's name, the batches that are done, and how many there are."""
 
 
@@ -61,8 +62,10 @@ class Evaluation:
         objective: Objective,
         placement: Placement,
         moment: Moment,
-        told: Told | None = None,
+        progress: OnProgress | None = None,
         ranks: Ranks | None = None,
+        *,
+        divided: bool = False,
     ) -> dict[str, float]:
         """Loss and metrics over the same batches every time, each weighted by its denominator; training state is untouched.
 
@@ -72,37 +75,67 @@ class Evaluation:
             placement: device and precision.
             moment: the instant at which it is judged.
             ranks: processes that share out the batches; the sums are added in the order of the batches, to the bits that one process has.
+            divided: whether each of them holds a part of the model, so that all compute at the same time.
 
         Raises:
             DataError: no batch has a target.
         """
         self.data.enter(self.state, lookahead=objective.lookahead)
-        start, lap = self.data.state_dict(), self.data.lap()
+        start = self.data.state_dict()
         key, generator = stream_key(self.seed, "evaluate", self.name), torch.Generator()
         found: list[dict[str, tuple[float, float]]] = []
         try:
             with seeded(step_seed(key, 0)), objective.fixed(self.values), judging(model), placement.forward_context():
-                for i in range(self.batches):
-                    if told is not None:
-                        told(self.name, i, self.batches)
-                    instant = moment._replace(step=i, t=0.0, phase_t=0.0)
-                    mine = ranks is None or ranks.share.owns(i)
-                    batches = self.data.batches(instant) if mine else self.data.pass_over(instant)
-                    if self.data.lap() > lap:  # of ready-made batches that come to an end before, none is read twice
-                        break
-                    for batch in batches:
-                        seed_others(step_seed(key, i))
-                        for process_wide in placement.generators():  # for a model that draws even in evaluation mode
-                            process_wide.manual_seed(step_seed(key, i))
-                        drawn = generator.manual_seed(step_seed(key, i))
-                        prepared = prepare(objective, model, batch, instant, drawn, evaluates=True)
-                        with gradients_if_asked(prepared):
-                            judged = objective.loss(model, prepared)
-                        pairs = {"loss": (judged.total, judged.weight), **judged.metrics}
+                reads = self._share(moment, progress, ranks) if ranks is None or not divided else self._rounds(moment, progress, ranks)
+                for instant, batch, counts in reads:
+                    i = instant.step
+                    seed_others(step_seed(key, i))
+                    for process_wide in placement.generators():  # for a model that draws even in evaluation mode
+                        process_wide.manual_seed(step_seed(key, i))
+                    drawn = generator.manual_seed(step_seed(key, i))
+                    prepared = prepare(objective, model, batch, instant, drawn, evaluates=True)
+                    with gradients_if_asked(prepared):
+                        judged = objective.loss(model, prepared)
+                    pairs = {"loss": (judged.total, judged.weight), **judged.metrics}
+                    if counts:
                         found.append({name: (number(total), number(weight)) for name, (total, weight) in pairs.items()})
         finally:
             self.data.load_state_dict(start)
         return _means(self.name, _added(found if ranks is None else _in_order(ranks.gather(found))))
+
+    def _share(self, moment: Moment, progress: OnProgress | None, ranks: Ranks | None) -> Iterator[tuple[Moment, Batch, bool]]:
+        """This process's batches: instant, batch, and that it counts."""
+        lap = self.data.lap()
+        for i in range(self.batches):
+            if progress is not None:
+                progress(self.name, i, self.batches)
+            instant = moment._replace(step=i, t=0.0, phase_t=0.0)
+            mine = ranks is None or ranks.share.owns(i)
+            batches = self.data.batches(instant) if mine else self.data.pass_over(instant)
+            if self.data.lap() > lap:  # of ready-made batches that come to an end before, none is read twice
+                return
+            yield from ((instant, batch, True) for batch in batches)
+
+    def _rounds(self, moment: Moment, progress: OnProgress | None, ranks: Ranks) -> Iterator[tuple[Moment, Batch, bool]]:
+        """This process's batches, as many as any other has: in the last round one that does not count stands for a missing one."""
+        lap, count = self.data.lap(), ranks.share.ranks
+        own: tuple[Moment, Batch] | None = None
+        last: tuple[Moment, Batch] | None = None
+        for i in range(self.batches):
+            if progress is not None:
+                progress(self.name, i, self.batches)
+            instant = moment._replace(step=i, t=0.0, phase_t=0.0)
+            batches = self.data.batches(instant)
+            if self.data.lap() > lap:
+                break
+            last = instant, batches[0]
+            own = last if ranks.share.owns(i) else own
+            if (i + 1) % count == 0:
+                assert own is not None  # of each round one batch is this process's
+                yield (*own, True)
+                own = last = None
+        if last is not None:
+            yield (*(own or last), own is not None)
 
 
 def _added(found: Iterable[Mapping[str, tuple[float, float]]]) -> dict[str, tuple[float, float]]:

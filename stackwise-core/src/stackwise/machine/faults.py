@@ -26,7 +26,7 @@ def memory_fault(error: BaseException, batches: Sequence[Batch], moment: Moment)
 
 
 def worker_fault(error: Exception, sources: Iterable[str]) -> DataError | None:
-    """What to say when a worker process of a DataLoader died, of which torch tells at any moment; None where something else is wrong."""
+    """What to say when a worker process of a DataLoader died, which torch reports at any moment; None where something else is wrong."""
     if not comes_of_a_worker(error):
         return None
     return DataError(

@@ -1,4 +1,4 @@
-"""What a model does in its first steps that no checkpoint could hold: it is told before anything is trained with it."""
+"""Finds what a model does in its first steps that no checkpoint could hold, before much is trained with it."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
 from typing import Any, cast
@@ -57,7 +57,7 @@ class LiveState:
         observers: Observers | Sequence[Observer],
     ) -> None:
         device = settings.placement.device
-        self.placement, self._schedule, self._ranks = settings.placement, schedule, settings.ranks
+        self.placement, self._schedule, self._ranks, self.sharding = settings.placement, schedule, settings.ranks, settings.sharding
         self.model = model if isinstance(model, ModelPlane) else ModelPlane.of(model, device)
         self.data = data if isinstance(data, DataPlane) else DataPlane.of(data, device, settings.seed)
         self.data.share = WHOLE if settings.ranks is None else settings.ranks.share
@@ -66,6 +66,10 @@ class LiveState:
             optimizer = OptimizerPlane.of(optimizer, self.model.trainable(), dict(self.model.model.named_parameters()))
         self.optimizer: OptimizerPlane = optimizer
         self.observers = observers if isinstance(observers, Observers) else Observers(observers)
+        if self.sharding is not None:
+            if any(phase.state is None for phase in schedule):
+                raise UserError("a finished model is not divided among processes: declare its parts as Built(callable, options)")
+            self.model.lay = self.sharding.lay
         self.phase: CompiledPhase | None = None
         """The phase whose declared state the planes hold; None before the first."""
         self._reference_phase = -1
@@ -78,6 +82,10 @@ class LiveState:
         self.objective.apply_values(t)
         self.model.apply_values(t)
         self.optimizer.apply_values(t)
+
+    def moving(self) -> list[Callable[[float], None]]:
+        """What to call with the t of every further step of the phase; where nothing follows time, once `apply_values` is enough."""
+        return [plane.apply_values for plane in (self.objective, self.model, self.optimizer) if plane.moves]
 
     def reach(self, boundary: int) -> None:
         """Put in force the model's values at the end of a phase, which lies after its last step: there a gate has fully opened."""
@@ -95,6 +103,8 @@ class LiveState:
         if state is None:  # finished objects, which no phase changes
             self._take_reference(phase)
             return ModelReceipt(adopted={name: name for name in self.model.trainable()}), MomentsReceipt()
+        if self.sharding is not None and phase.index:
+            self.sharding.unwrap(self.model.model)
         self.objective.enter(state.task, state.auxiliary, state.reference)
         self.data.enter(state.data, lookahead=self.objective.lookahead)
         model = self._enter_model(phase, state)
@@ -135,8 +145,24 @@ class LiveState:
         """Compile if asked, set training mode and put the values of t in force."""
         self._expect_fields()
         self.placement.wrap(self.model.model, fixed_shapes=self._fixes_shapes and not self.data.brought())
+        if self.sharding is not None:
+            self.sharding.wrap(self.model.model)
+            self._divide_reference()
         self.model.train()
         self.apply_values(t)
+
+    def _divide_reference(self) -> None:
+        reference = self.objective.reference
+        if self.sharding is not None and reference is not None:
+            self.sharding.lay_all(reference)
+            self.sharding.wrap(reference, trains=False)
+
+    def rest(self) -> None:
+        """Give up what is left gathered behind a forward pass without a backward one, where models are divided among processes."""
+        if self.sharding is not None:
+            self.sharding.rest(self.model.model)
+            if self.objective.reference is not None:
+                self.sharding.rest(self.objective.reference)
 
     def _expect_fields(self) -> None:
         """Tell the data which fields are read, where a `Loss` names its targets and a module in code its inputs."""
@@ -170,6 +196,7 @@ class LiveState:
             self._declare(phase, phase.state, self._schedule.clock.t(max(step - 1, 0)), saved)
         self._load(saved)
         self._load_reference(saved["reference"])
+        self._divide_reference()
 
     def _declare(self, phase: CompiledPhase, state: TrainingState, t: float, saved: Mapping[str, Any]) -> None:
         """Build the declared state of a phase from scratch, without walking the phases before it."""

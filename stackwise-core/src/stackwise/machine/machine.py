@@ -37,6 +37,7 @@ from stackwise.planes.optimizer.moments import MomentsReceipt
 from stackwise.planes.optimizer.plane import OptimizerPlane
 from stackwise.processes.reduction import Reduction
 from stackwise.timeline.duration import Moment
+from stackwise.timeline.spent import Spent
 from stackwise.timeline.streams import step_seed, stream_key
 
 MOST_WITHOUT_TARGETS = 100
@@ -84,6 +85,8 @@ class TrainingMachine:
         self._probe = Probe(self.live, self.settings.seed, self.settings.probe)
         self.step = 0
         """The next step to run."""
+        self.spent: Spent | None = None
+        """Says what the steps so far have cost, where somebody has priced them."""
         self._counts, self._patience, self._stall = Counts(), Patience(self.settings.stop), Patience(key="stall")
         self._begun = False
         self._walks: list[ref[Generator[Event, None, None]]] = []
@@ -116,7 +119,7 @@ class TrainingMachine:
 
     @property
     def observers(self) -> Observers:
-        """Everybody who hears the events."""
+        """Everything that gets the events."""
         return self.live.observers
 
     # -- saved states ---------------------------------------------------------------------------------------------
@@ -154,7 +157,8 @@ class TrainingMachine:
         The declared state of that step is built directly, without walking the phases before it, and loaded by name.
 
         Args:
-            saved: as `state` returned it.
+            saved: as `state` returned it. What is still to come may be declared otherwise; what weights, moments and read positions belong
+                to may not.
             positions: a data plane's state to read on from, in place of the saved one.
 
         Raises:
@@ -166,6 +170,8 @@ class TrainingMachine:
             raise UserError("this machine has trained already: assemble a new one to restore a state into")
         if saved["seed"] != seed:
             raise UserError(f"the saved state is of seed {saved['seed']}, this machine has seed {seed}: its streams are others")
+        if saved["step"] > self.schedule.steps:
+            raise UserError(f"the saved state is that before step {saved['step']}, and this run has {self.schedule.steps} steps")
         if positions is not None:
             saved = {**saved, "data": {**positions, "transforms": saved["data"]["transforms"]}}
         if "draws" not in saved:
@@ -185,7 +191,7 @@ class TrainingMachine:
     # -- training -------------------------------------------------------------------------------------------------
 
     def train(self) -> Generator[Event, None, None]:
-        """Run every step that is left, yielding each event as it happens; observers hear it first.
+        """Run every step that is left, yielding each event as it happens; observers get it first.
 
         Raises:
             TrainingHalted: too many steps in a row were not finite.
@@ -284,16 +290,19 @@ class TrainingMachine:
 
     def _steps(self, phase: CompiledPhase) -> Iterator[Event]:
         due = {step for steps in self.schedule.evaluate_at.values() for step in steps} - {phase.start}
-        live, counts, moves = self.live, self._counts, phase.state is not None
+        live, counts = self.live, self._counts
         self._probe.look_out(phase, self.schedule.steps)
         self._step.get_ready()
         if self._together is not None:
             self._together.begin(phase)
         live.data.open(self.schedule.moments(phase, self.step))
+        if phase.state is not None:
+            live.apply_values(self.schedule.clock.t(self.step))
+        moving = live.moving()
         for moment, tokens in self.schedule.walk(phase, self.step):
             start = perf_counter()
-            if moves:
-                live.apply_values(moment.t)
+            for apply_values in moving:
+                apply_values(moment.t)
             if moment.step in due:
                 yield from self._evaluate(moment.step, phase.name, "cadence")
                 if self._why is not None or self._stall.why is not None:
@@ -306,10 +315,13 @@ class TrainingMachine:
             loss, norm, why, metrics = outcome
             if live.optimizer.reaction is not None and not why:
                 yield from self._react(moment.step, phase.name, {"train.loss": loss})  # before this step's state can be saved
-            lr, rates = live.optimizer.lr, self._step.rates()
-            yield StepDone(moment.step, phase.name, loss, norm, lr, tokens, seconds, why != "", why, metrics, rates)
+            lr, rates = self._step.rates()
+            yield StepDone(moment.step, phase.name, loss, norm, lr, tokens, seconds, why != "", why, metrics, rates, self._spent())
             if why:
                 self._check_progress(moment)
+
+    def _spent(self) -> float:
+        return 0.0 if self.spent is None else self.spent.before(self.step)
 
     def _train_step(self, moment: Moment) -> Outcome:
         self._begun = True
@@ -345,8 +357,10 @@ class TrainingMachine:
                 continue
             start = perf_counter()
             with self.optimizer.evaluating(evaluation.weights):
-                moment, told = self.schedule.at(step=step), self.observers.evaluating
-                metrics = evaluation.run(self.model.model, self.objective, self.placement, moment, told, self.settings.ranks)
+                moment, progress = self.schedule.at(step=step), self.observers.evaluating
+                ranks, divided = self.settings.ranks, self.settings.sharding is not None
+                metrics = evaluation.run(self.model.model, self.objective, self.placement, moment, progress, ranks, divided=divided)
+                self.live.rest()
             yield Evaluated(step, phase, name, at, metrics, perf_counter() - start)
             if at != "entry":  # the model has not trained since the exit evaluation
                 named = {f"{name}.{metric}": value for metric, value in metrics.items()}

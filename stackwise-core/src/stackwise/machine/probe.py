@@ -81,6 +81,7 @@ class Probe:
             with gradients_if_asked(prepared):
                 outputs = model(prepared)
                 total, weight = objective.judged(model, outputs, prepared)[:2]
+        live.rest()
         detached = {name: output.detach() for name, output in split(outputs, getattr(model, "reported", {}))[0].items()}
         return Judgement(number(total) / number(weight) if number(weight) else nan, detached)
 

@@ -33,6 +33,19 @@ def recompute_blocks(model: nn.Module) -> None:
             block.forward = Recomputed(path, block)  # of this object: its class stays as it is
 
 
+@contextmanager
+def recomputing(model: nn.Module) -> Iterator[None]:
+    """A while in which every block of the rack is computed again, as `recompute_blocks` has it for good."""
+    recompute_blocks(model)
+    try:
+        yield
+    finally:
+        for _, block in _blocks(model):
+            forward = block.__dict__.pop("forward")
+            if forward.original != block.forward:
+                block.forward = forward.original
+
+
 def _blocks(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     if not isinstance(model, Model):
         return
@@ -52,14 +65,14 @@ class Recomputed:
     """
 
     def __init__(self, path: str, block: nn.Module) -> None:
-        self._path, self._block, self._forward = path, block, block.forward
+        self._path, self._block, self.original = path, block, block.forward
         functools.update_wrapper(self, block.forward, updated=())
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Compute the block; where gradients are recorded, only its inputs are kept."""
         if not torch.is_grad_enabled():
-            return self._forward(*args, **kwargs)
-        return checkpoint(self._forward, *args, use_reentrant=False, context_fn=self._contexts, **kwargs)
+            return self.original(*args, **kwargs)
+        return checkpoint(self.original, *args, use_reentrant=False, context_fn=self._contexts, **kwargs)
 
     def _contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         buffers = dict(self._block.named_buffers())

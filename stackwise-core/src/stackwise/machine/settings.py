@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attrs import Factory, frozen
 from torch import nn
 
 from stackwise.machine.placement import Placement
 from stackwise.processes.ranks import Ranks
+
+if TYPE_CHECKING:  # FSDP2 takes a while to import, and most runs divide no model
+    from stackwise.processes.sharding import Sharding
 
 
 @frozen(kw_only=True)
@@ -59,6 +62,8 @@ class Settings:
     """Phase → when to end it before its last step."""
     ranks: Ranks | None = None
     """The processes that train this model together; None where there is one."""
+    sharding: Sharding | None = None
+    """Divides the model among the processes; None where each holds the whole of it."""
     auxiliary: Mapping[str, float] = Factory(dict)
     """Weights of the losses that parts of the model add to a finished task's: `<role>.<name>` → weight."""
     reference: nn.Module | None = None

@@ -15,6 +15,7 @@ from stackwise.errors import UserError
 from stackwise.machine.live import LiveState
 from stackwise.planes.model.transfer import ModelReceipt
 from stackwise.planes.optimizer.moments import MomentsReceipt
+from stackwise.planes.shards import is_part, own
 from stackwise.processes.ranks import Ranks
 from stackwise.timeline.duration import Moment
 
@@ -23,7 +24,7 @@ class Together:
     """Holds the processes to one state.
 
     After a boundary, and after the first step behind it, every parameter, buffer and moment has the same bits everywhere: what a model
-    keeps of the rows that it saw, and whatever else goes its own way in one process, is told by name.
+    keeps of the rows that it saw, and whatever else goes its own way in one process, is reported by name.
 
     Args:
         ranks: the processes.
@@ -82,17 +83,21 @@ class Together:
 
     def _compare(self, when: str, more: Mapping[str, str]) -> None:
         state = {"the model": self._live.model.state_dict(), "the optimizer": self._live.optimizer.state_dict()}
-        self._ranks.agree({**more, **{path: _digest(content) for path, content in _leaves(state, "")}}, when)
+        sharding = self._live.sharding
+        found = list(_leaves(state, ""))
+        self._ranks.agree({**more, **{path: _digest(content) for path, content, is_part in found if not is_part}}, when)
+        if sharding is not None:
+            self._ranks.agree({path: _digest(content) for path, content, is_part in found if is_part}, when, sharding.parts)
 
 
 def _digest(content: bytes) -> str:
     return blake2b(content, digest_size=12).hexdigest()
 
 
-def _leaves(state: Any, path: str) -> Iterator[tuple[str, bytes]]:
-    """Path → bytes of every tensor and every other value of a nested state."""
+def _leaves(state: Any, path: str) -> Iterator[tuple[str, bytes, bool]]:
+    """Path and bytes of every tensor and every other value of a nested state, and whether others hold the rest of it."""
     if isinstance(state, torch.Tensor):
-        yield path, state.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        yield path, own(state.detach()).cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes(), is_part(state)
     elif isinstance(state, Mapping):
         for key, inner in state.items():
             yield from _leaves(inner, f"{path}: {key}" if path else str(key))
@@ -100,4 +105,4 @@ def _leaves(state: Any, path: str) -> Iterator[tuple[str, bytes]]:
         for index, inner in enumerate(state):
             yield from _leaves(inner, f"{path}: {index}")
     else:
-        yield path, repr(state).encode()
+        yield path, repr(state).encode(), False

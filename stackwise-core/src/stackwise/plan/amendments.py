@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -14,8 +15,9 @@ from stackwise.curriculum.parts import Part
 from stackwise.curriculum.states import TrainingState
 from stackwise.errors import ConfigError, Problem, ScheduleError
 from stackwise.host.registry import Registry
-from stackwise.plan import Plan, make_plan
-from stackwise.timeline.clock import Clock, Past
+from stackwise.plan import Plan, PriceSteps, make_plan
+from stackwise.timeline.clock import Clock
+from stackwise.timeline.layout import Past
 from stackwise.timeline.schedules import Curve
 
 ABSENT = "(nothing)"
@@ -23,7 +25,12 @@ _SHAPE = {"data.batch_size", "data.seq_len", "data.accumulate", "data.step_token
 
 
 def amend(
-    old: Experiment, new: Experiment, past: Past, registry: Registry, tokenizers: Tokenizers | None = None
+    old: Experiment,
+    new: Experiment,
+    past: Past,
+    registry: Registry,
+    tokenizers: Tokenizers | None = None,
+    price_steps: PriceSteps | None = None,
 ) -> tuple[Plan, list[ConfigChanged]]:
     """Plan the rest of a run, and list the changes in its config.
 
@@ -33,6 +40,7 @@ def amend(
         past: the steps already done.
         registry: the components that both may name.
         tokenizers: those that the run has.
+        price_steps: says what steps cost, where a duration counts FLOPs.
 
     Returns:
         The plan of the new config with the past as it was, and every key that changed.
@@ -42,13 +50,13 @@ def amend(
     """
     changes = [ConfigChanged(past.step, key, was, now) for key, was, now in differences(old.resolved, new.resolved)]
     if not changes:
-        return make_plan(new, registry, past, tokenizers), []
+        return make_plan(new, registry, past, tokenizers, price_steps), []
     new.check()
     problems = [*_seed_problems(old, new), *_name_problems(old, new, past)]
     if problems:
         raise ConfigError(problems)
-    planned, amended = (make_plan(each, registry, past, tokenizers) for each in (old, new))
-    review = _Review(past, planned, amended, registry)
+    planned, amended = (make_plan(each, registry, past, tokenizers, price_steps) for each in (old, new))
+    review = _Review(past, planned, amended, registry, price_steps)
     if problems := list(review.problems()):
         raise ConfigError(problems)
     return review.new, changes
@@ -86,6 +94,7 @@ class _Review:
     old: Plan
     new: Plan
     registry: Registry
+    price_steps: PriceSteps | None
 
     def problems(self) -> Iterator[Problem]:
         """Every change that reaches into the past."""
@@ -124,7 +133,7 @@ class _Review:
         clocks = self.old.schedule.clock, self.new.schedule.clock
         for step in done:
             before, after = was(clocks[0].t(step)), now(clocks[1].t(step))
-            if before != after:
+            if not math.isclose(before, after, rel_tol=1e-9, abs_tol=1e-15):  # t is rounded otherwise where the horizon is another
                 return f"it was {before:g} at step {step}, which is done, and would have been {after:g}"
         return None
 
@@ -141,7 +150,9 @@ class _Review:
     def _clock_alone(self) -> Clock | None:
         """The clock of the new config without a past; None if its timeline does not hold together."""
         try:
-            return make_plan(self.new.experiment, self.registry, tokenizers=self.new.tokenizers).schedule.clock
+            return make_plan(
+                self.new.experiment, self.registry, tokenizers=self.new.tokenizers, price_steps=self.price_steps
+            ).schedule.clock
         except (ConfigError, ScheduleError):
             return None
 

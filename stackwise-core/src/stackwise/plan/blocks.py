@@ -31,7 +31,7 @@ class Growing:
     """Run time at the end of the phase that it opens."""
 
     def operator(self, drafts: Drafts) -> GrowthOperator | None:
-        """The operator; None if it cannot be built or is no operator, with the reason among the faults."""
+        """The operator; None if it cannot be built or is not an operator, with the reason among the faults."""
         draft = self.draft
         operator: GrowthOperator
         if isinstance(draft.given, Built):
@@ -52,7 +52,7 @@ class Growing:
         except Exception as error:
             keeps = f"{type(error).__name__}: {error}"
         if keeps is None or not hasattr(operator, "map_blocks"):
-            what = f"{draft.label} is no growth operator: a {type(operator).__name__} without map_blocks or preserves_function"
+            what = f"{draft.label} is not a growth operator: a {type(operator).__name__} without map_blocks or preserves_function"
             drafts.faults.append(ProviderError(what))
             return None
         if not isinstance(keeps, bool):

@@ -20,7 +20,7 @@ def changes_between(before: PhaseConfig, after: PhaseConfig) -> tuple[Change, ..
 
 
 def _declared(phase: PhaseConfig) -> dict[str, str]:
-    """The declared state by dotted key; where a phase ends and how it is entered are no part of it."""
+    """The declared state by dotted key; where a phase ends and how it is entered are not part of it."""
     return {path: value for path, value in _flat(phase.tree.printable()).items() if path.split(".")[0] not in ("until", "enter")}
 
 

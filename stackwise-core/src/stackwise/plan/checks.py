@@ -12,6 +12,7 @@ from stackwise.contracts.specs import AT_ENTRY, GIVEN, BatchSpec, EmbeddingSpec,
 from stackwise.curriculum.reported import undeclared, unweighed
 from stackwise.curriculum.states import DataState
 from stackwise.errors import Problem, ProviderError, SelectorError, UserError, did_you_mean
+from stackwise.plan.extents import counts
 from stackwise.plan.junctions.join import Joined, PhaseDrafts
 from stackwise.plan.parts import Draft
 from stackwise.timeline.clock import Clock
@@ -111,18 +112,20 @@ def metric_problems(experiment: Experiment, tasks: Measured) -> Iterator[Problem
             yield phase.problem("until.stalls", f"evaluation '{name}' runs at boundaries alone, so it never sees a stall: give it `every`")
 
 
-def parallel_problems(experiment: Experiment) -> Iterator[Problem]:
-    """What this version cannot divide."""
-    parallel = experiment.run.parallel
-    if parallel.shard > 1:
-        message = (
-            f"a model in {parallel.shard} parts is more than this version can do, as it holds the whole model in each process: leave it "
-            "out, and say `replicate` for processes that share out the micro-batches"
-        )
-        yield experiment.problem("run.parallel.shard", message)
-    if parallel.offload:
-        message = "this version moves no parameters or moments to the memory of the processor: leave it out"
-        yield experiment.problem("run.parallel.offload", message)
+def time_problems(experiment: Experiment) -> Iterator[Problem]:
+    """Where a duration is a time, what a step of each phase takes has to be known; where none is, nothing is asked."""
+    declared, names = experiment.run.step_seconds, [phase.name for phase in experiment.phases]
+    if not counts(experiment.resolved, "seconds"):
+        if declared is not None:
+            yield experiment.problem("run.step_seconds", "no duration is a time, so nothing follows it: leave it out")
+    elif declared is None:
+        message = "a length of time becomes steps when the run begins, which tries some of each phase: say run.step_seconds to plan it now"
+        yield experiment.problem("run.horizon", message)
+    else:
+        for name in (name for name in names if name not in declared):
+            yield experiment.problem("run.step_seconds", f"says nothing of phase '{name}': add what a step of it takes")
+        for name in (name for name in declared if name not in names):
+            yield experiment.problem("run.step_seconds", f"there is no phase '{name}'{did_you_mean(name, names)}")
 
 
 def _reports(drafts: PhaseDrafts) -> dict[str, tuple[frozenset[str], frozenset[str]] | None]:

@@ -14,7 +14,7 @@ class Copies:
     """Finds the files that hold what another file holds.
 
     Args:
-        names: of the data to look among; those that are no files are left out.
+        names: of the data to look among; those that are not files are left out.
     """
 
     def __init__(self, names: Iterable[str]) -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
-from typing import Any
+from typing import Any, Literal
 
-import attrs
-from attrs import frozen
+from attrs import evolve, frozen
 
 from stackwise.config import PhaseConfig
 from stackwise.contracts.specs import EpochSize, TaskSpec
@@ -15,15 +14,30 @@ from stackwise.curriculum.states import BatchShape
 from stackwise.errors import ConfigError, ScheduleError, UserError
 from stackwise.plan.junctions.join import Joined
 from stackwise.plan.parts import Draft
-from stackwise.timeline.clock import RUN, Clock, Extent, Rate, Switch
+from stackwise.timeline.clock import Clock, Rate
 from stackwise.timeline.duration import Duration
+from stackwise.timeline.layout import RUN, Extent, Switch, lay_out
 from stackwise.timeline.schedules import Constant, Piecewise
+
+DRAFT_STEPS = 1000
+"""Of a phase, by a clock that only prices it."""
+
+_WORDS = {"epochs": ("epoch",), "flops": ("flop",), "seconds": ("second", "minute", "hour")}
+"""Unit → what the text of a duration in it has."""
 
 SHAPE_KEYS = ("batch_size", "seq_len", "accumulate", "step_tokens")
 
 
-def extent_of(phase: PhaseConfig, joined: Joined | None) -> Extent:
-    """One phase as the clock lays it out; epochs count only where its sources are known.
+FlopsOf = Callable[[int, BatchShape], int | None]
+"""Index of a phase, shape of a step → training FLOPs of that step; None where they cannot be counted."""
+
+
+def extent_of(
+    phase: PhaseConfig, joined: Joined | None, flops_of: FlopsOf | None = None, step_seconds: Mapping[str, float] | None = None
+) -> Extent:
+    """One phase as the clock lays it out; epochs count only where its sources are known, FLOPs and seconds only where they are asked for.
+
+    Where the batch changes its shape inside the phase, a step takes as much longer as it has more positions, or rows.
 
     Raises:
         ConfigError: the epochs of a source are to be counted, and its data cannot be read.
@@ -39,8 +53,18 @@ def extent_of(phase: PhaseConfig, joined: Joined | None) -> Extent:
             switches += [Switch(at=at, window=window, key=key, value=value) for at, value in steps[1:]]
         else:
             values[key] = declared
-    reading = _Reading.of(phase, joined)
-    return Extent(name=phase.name, end=phase.until, values=values, switches=tuple(switches), rate=reading.rate)
+    reading, first_values = _Reading.of(phase, joined), dict(values)
+
+    def rate(values: Mapping[str, int | None]) -> Rate:
+        known, flops = dict(reading.rate(values)), None if flops_of is None else flops_of(phase.index, shape_of(values))
+        if flops is not None:
+            known["flops"] = Fraction(flops)
+        if step_seconds is not None and phase.name in step_seconds:
+            first, size = reading.rate(first_values), next((name for name in ("tokens", "samples") if name in known), None)
+            known["seconds"] = Fraction(str(step_seconds[phase.name])) * (known[size] / first[size] if size is not None else 1)
+        return known
+
+    return Extent(name=phase.name, end=phase.until, values=values, switches=tuple(switches), rate=rate)
 
 
 def short_last_step(extents: Sequence[Extent], joined: Sequence[Joined | None], steps: int) -> Sequence[Extent]:
@@ -64,19 +88,39 @@ def short_last_step(extents: Sequence[Extent], joined: Sequence[Joined | None], 
     if not left or not whole or steps != whole + 1:
         return extents
     switch = Switch(at=Duration(Fraction(whole), "steps"), window=RUN, key="batch_size", value=left)
-    return [attrs.evolve(each, switches=(switch,)) for each in extents]
+    return [evolve(each, switches=(switch,)) for each in extents]
 
 
-def counts_epochs(declared: Any) -> bool:
-    """Whether any duration in a config counts epochs; the config as plain values."""
+def counts(declared: Any, unit: Literal["epochs", "flops", "seconds"]) -> bool:
+    """Whether any duration in a config is in a unit, or a share of a horizon in it; the config as plain values."""
     if isinstance(declared, Mapping):
-        return any(counts_epochs(each) for pair in declared.items() for each in pair)
+        return any(counts(each, unit) for pair in declared.items() for each in pair)
     if isinstance(declared, list | tuple):
-        return any(map(counts_epochs, declared))
+        return any(counts(each, unit) for each in declared)
     try:
-        return isinstance(declared, str) and "epoch" in declared and Duration.parse(declared).unit == "epochs"
+        written = isinstance(declared, str) and any(word in declared.lower() for word in _WORDS[unit])
+        return written and unit in ((duration := Duration.parse(declared)).unit, duration.source)
     except ScheduleError:
         return False
+
+
+def draft_clock(phases: Sequence[PhaseConfig], steps: int = DRAFT_STEPS) -> Clock:
+    """A clock by which every phase can be made, priced and tried before anyone knows how long it is.
+
+    Args:
+        phases: each with a stretch for every batch shape that it may come to.
+        steps: of a phase, before the first of its switches.
+    """
+    extents, stop = [], 0
+    for phase in phases:
+        extent, start = extent_of(phase, None), stop
+        stop += steps + len(extent.switches)
+        switches = [
+            Switch(at=Duration(Fraction(start + steps + i), "steps"), window=RUN, key=switch.key, value=switch.value)
+            for i, switch in enumerate(extent.switches)
+        ]
+        extents.append(evolve(extent, end=Duration(Fraction(stop), "steps"), switches=tuple(switches)))
+    return lay_out(Duration(Fraction(stop), "steps"), extents)
 
 
 def shape_of(values: Mapping[str, int | None]) -> BatchShape:

@@ -97,7 +97,7 @@ class Draft:
         """The metrics that the options of a reaction say it watches.
 
         Raises:
-            ProviderError: the answer is no list of names.
+            ProviderError: the answer is not a list of names.
         """
         with self._blaming_provider("watches"):
             answer = self.options.watches()

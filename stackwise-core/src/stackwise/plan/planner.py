@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import NoReturn
 
 import attrs
 from attrs import define, field
 
-from stackwise.config import EvaluateConfig, Experiment, PhaseConfig
+from stackwise.config import Experiment, PhaseConfig
 from stackwise.contracts.specs import TaskSpec
 from stackwise.contracts.tokenizers import Tokenizers
-from stackwise.curriculum.parts import Part
 from stackwise.curriculum.schedule import CompiledPhase, PhaseSchedule
 from stackwise.curriculum.states import TrainingState
 from stackwise.curriculum.transitions import Enter
 from stackwise.errors import ConfigError, Problem, ScheduleError, UserError
-from stackwise.host.provider import Provider
 from stackwise.host.registry import Registry, blaming
 from stackwise.plan.blocks import Growing
 from stackwise.plan.checks import (
@@ -29,27 +27,38 @@ from stackwise.plan.checks import (
     metric_problems,
     mix_problems,
     name_problems,
-    parallel_problems,
     reference_problems,
     tie_problems,
+    time_problems,
     watch_problems,
 )
 from stackwise.plan.curves import Curves
 from stackwise.plan.evaluations import EvaluationPlan, evaluation_plan
-from stackwise.plan.extents import counts_epochs, extent_of, short_last_step
+from stackwise.plan.extents import DRAFT_STEPS, FlopsOf, counts, draft_clock, extent_of, short_last_step
+from stackwise.plan.instants import Instants
 from stackwise.plan.junctions.join import Joined, PhaseDrafts, join
+from stackwise.plan.parallel import division_problems, parallel_problems
 from stackwise.plan.parts import Draft, Drafts
 from stackwise.plan.provided import ProvidedSchedules
 from stackwise.plan.reads import declared_sizes, shortages
-from stackwise.plan.record import Plan
+from stackwise.plan.record import Plan, providers_of
 from stackwise.plan.states import States
 from stackwise.plan.transitions import Boundary, transition
 from stackwise.plan.vocabularies import make_tokenizers, text_sources, vocabulary_problems
-from stackwise.timeline.clock import Clock, Past, lay_out
-from stackwise.timeline.duration import Duration
+from stackwise.timeline.clock import Clock
+from stackwise.timeline.layout import Past, lay_out
+
+PriceSteps = Callable[[Plan], FlopsOf]
+"""A plan whose phases are complete, by whatever clock → what each of their steps costs."""
 
 
-def make_plan(experiment: Experiment, registry: Registry, past: Past | Clock | None = None, tokenizers: Tokenizers | None = None) -> Plan:
+def make_plan(
+    experiment: Experiment,
+    registry: Registry,
+    past: Past | Clock | None = None,
+    tokenizers: Tokenizers | None = None,
+    price_steps: PriceSteps | None = None,
+) -> Plan:
     """Compile an experiment.
 
     Args:
@@ -57,13 +66,28 @@ def make_plan(experiment: Experiment, registry: Registry, past: Past | Clock | N
         registry: the components it may name.
         past: the steps already done, if the run resumes; their boundaries stay. A whole clock is used as it is, and no data is counted.
         tokenizers: those that the run has already.
+        price_steps: says what steps cost, where a duration counts FLOPs; left out, such a duration is refused.
 
     Raises:
         ConfigError: every mistake of the config and of the components' options, at once.
         ProviderError: a component that is needed cannot be used.
     """
     known = tokenizers if tokenizers is not None else Tokenizers()
-    return _Planner(experiment, registry.under(experiment.run.providers.lists()), past, known).plan()
+    allowed, flops_of = registry.under(experiment.run.providers.lists()), None
+    if price_steps is not None and not isinstance(past, Clock) and counts(experiment.resolved, "flops"):
+        draft = make_draft(experiment, registry, known)
+        flops_of = None if draft is None else price_steps(draft)
+    return _Planner(experiment, allowed, past, known, flops_of).plan()
+
+
+def make_draft(experiment: Experiment, registry: Registry, tokenizers: Tokenizers | None = None, steps: int = DRAFT_STEPS) -> Plan | None:
+    """A plan without evaluations and observers by a clock that gives each phase so many steps, to price it or to try it.
+
+    Returns:
+        None where there are mistakes, which `make_plan` names.
+    """
+    known = tokenizers if tokenizers is not None else Tokenizers()
+    return _Planner(experiment, registry.under(experiment.run.providers.lists()), None, known).draft(steps)
 
 
 @define
@@ -81,28 +105,26 @@ class _Planner:
     registry: Registry
     past: Past | Clock | None = None
     tokenizers: Tokenizers = field(factory=Tokenizers)
+    flops_of: FlopsOf | None = None
     problems: list[Problem] = field(factory=list)
     drafts: Drafts = field(init=False)
     provided: ProvidedSchedules = field(init=False)
     _joined: dict[tuple[object, ...], Joined] = field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
-        counting = not isinstance(self.past, Clock) and counts_epochs(self.experiment.resolved)
+        counting = not isinstance(self.past, Clock) and counts(self.experiment.resolved, "epochs")
         self.drafts = Drafts(self.registry, counting=counting, tokenizers=self.tokenizers)
         self.provided = ProvidedSchedules(self.drafts)
 
     def plan(self) -> Plan:
         """Go as far as the config allows, so that one pass finds every mistake; stop only if the next steps cannot be taken."""
         self.problems += self.experiment.problems
-        phases = [_Phase(config) for config in self.experiment.phases]
-        drafted = [self._draft(phase.config) for phase in phases]
         observers = [self.drafts.of("observer", ref) for ref in self.experiment.observers]
         start = self.experiment.phases[0].model.start
         form = self.drafts.of("format", start.format) if start is not None and start.format is not None else None
-        self._collect(phases[0].config)
-        for phase, drafts in zip(phases, self._with_tokenizers(phases, drafted), strict=True):
-            phase.joined = None if drafts is None else self._join(phase.config, drafts)
+        phases = self._phases()
         self._check_metrics(phases)
+        self.problems += parallel_problems(self.experiment)
         clock = self._clock(phases)
         if clock is None:
             self._stop()
@@ -133,10 +155,25 @@ class _Planner:
                 evaluations=evaluations,
                 observers=observing,
                 start_format=start_format,
-                providers=self._providers(joined, parts),
+                providers=providers_of(self.registry, joined, parts, self.drafts.owners("schedule")),
                 tokenizers=self.tokenizers,
             )
         )
+
+    def draft(self, steps: int) -> Plan | None:
+        """The plan by a clock of its own, so mistakes about time are left to `plan`; None where there are others."""
+        if self.experiment.problems:
+            return None
+        phases = self._phases()
+        try:
+            clock = draft_clock(self.experiment.phases, steps)
+        except (ConfigError, ScheduleError):
+            return None
+        schedule = self._schedule(clock, phases)
+        joined = tuple(phase.joined for phase in phases if phase.joined is not None and phase.state is not None)
+        if self.drafts.faults or len(joined) < len(phases):
+            return None
+        return self._whole(Plan(experiment=self.experiment, registry=self.registry, schedule=schedule, joined=joined))
 
     def _whole(self, plan: Plan) -> Plan:
         """The plan with the largest request that a loader will get, and what its schedules read."""
@@ -149,6 +186,15 @@ class _Planner:
         return attrs.evolve(plan, read_by_schedules=self.provided.fingerprints)
 
     # -- parts and junctions --------------------------------------------------------------------------------------
+
+    def _phases(self) -> list[_Phase]:
+        """Every phase with its parts joined, as far as they can be."""
+        phases = [_Phase(config) for config in self.experiment.phases]
+        drafted = [self._draft(phase.config) for phase in phases]
+        self._collect(phases[0].config)
+        for phase, drafts in zip(phases, self._with_tokenizers(phases, drafted), strict=True):
+            phase.joined = None if drafts is None else self._join(phase.config, drafts)
+        return phases
 
     def _draft(self, phase: PhaseConfig) -> PhaseDrafts | None:
         """The drafts of a phase; None if one that stands at a junction has a mistake."""
@@ -193,7 +239,7 @@ class _Planner:
         tasks = [None if (task := self.drafts.of("task", phase.config.task.part)) is None else (task, phase.joined) for phase in phases]
         evaluations = [evaluation.name for evaluation in self.experiment.evaluate]
         self.problems += metric_problems(self.experiment, tasks)
-        self.problems += parallel_problems(self.experiment)
+        self.problems += time_problems(self.experiment)
         for phase in phases:
             declared = phase.config.optimizer.reaction
             reaction = None if declared is None else self.drafts.of("reaction", declared)
@@ -235,42 +281,19 @@ class _Planner:
         if isinstance(self.past, Clock):
             return self.past
         try:
-            horizon, extents = self.experiment.run.horizon, [extent_of(phase.config, phase.joined) for phase in phases]
+            run = self.experiment.run
+            horizon, extents = run.horizon, [extent_of(phase.config, phase.joined, self.flops_of, run.step_seconds) for phase in phases]
             clock = lay_out(horizon, extents, self.past)
             shorter = short_last_step(extents, [phase.joined for phase in phases], clock.steps)
             return clock if shorter is extents else lay_out(horizon, shorter, self.past)
         except ConfigError as error:
             self.problems += error.problems
         except ScheduleError as error:
-            if not any(problem.path.endswith((".until", "run.horizon")) for problem in self.problems):
+            in_time = any(problem.path.endswith((".until", "run.horizon")) for problem in self.problems)
+            unpriced = self.flops_of is None and counts(self.experiment.resolved, "flops")
+            if not in_time and not (unpriced and (self.problems or self.drafts.faults)):  # what is wrong there is why nothing is priced
                 self.problems.append(Problem(str(error), "phases", phases[-1].config.locate("until")))
         return None
-
-    def _cadence(self, clock: Clock, every: Duration | None, path: str) -> tuple[int, ...]:
-        """The steps of a cadence; none if its measure is not counted, with the reason among the problems."""
-        try:
-            return clock.every(every) if every is not None else ()
-        except ScheduleError as error:
-            self.problems.append(self.experiment.problem(path, str(error)))
-            return ()
-
-    def _instants(self, clock: Clock, instants: Sequence[Duration], path: str) -> tuple[int, ...]:
-        """Their steps; none of one that is not counted or lies behind the end, with the reason among the problems."""
-        steps = set()
-        for instant in instants:
-            try:
-                steps.add(clock.instant(instant))
-            except ScheduleError as error:
-                self.problems.append(self.experiment.problem(path, str(error)))
-        return tuple(sorted(steps))
-
-    def _evaluation_steps(self, clock: Clock, config: EvaluateConfig) -> tuple[int, ...]:
-        if config.at is not None:
-            if config.every is not None:
-                message = "is a cadence, and `at` lists the instants: give one of the two, `every: null` where it is inherited"
-                self.problems.append(self.experiment.problem(f"evaluate.{config.name}.every", message))
-            return self._instants(clock, config.at, f"evaluate.{config.name}.at")
-        return tuple(sorted({*clock.starts, *self._cadence(clock, config.every, f"evaluate.{config.name}.every")}))
 
     def _schedule(self, clock: Clock, phases: Sequence[_Phase]) -> PhaseSchedule:
         states = States(Curves(clock, self.problems, self.provided), self.drafts, self.problems)
@@ -281,17 +304,12 @@ class _Planner:
                 self.problems += reference_problems(phase.config, phase.joined.drafts.task)
                 self.problems += coupling_problems(phase.config, phase.joined.drafts.task, phase.state.data)
                 self.problems += auxiliary_problems(phase.config, phase.joined.drafts, phase.state.auxiliary)
+                parallel, drafts = self.experiment.run.parallel, phase.joined.drafts
+                self.problems += division_problems(parallel, phase.config, drafts, phase.state.data, phase.state.auxiliary)
         compiled = tuple(self._compile(states, phase, phases[i - 1] if i else None) for i, phase in enumerate(phases))
-        saving, evaluations = self.experiment.run.checkpoint, self.experiment.evaluate
+        instants = Instants(self.experiment, clock, self.problems)
         return PhaseSchedule(
-            clock,
-            compiled,
-            evaluate_at={each.name: self._evaluation_steps(clock, each) for each in evaluations},
-            save_at=self._cadence(clock, saving.every, "run.checkpoint.every"),
-            keep_at=(
-                *self._cadence(clock, saving.keep_every, "run.checkpoint.keep_every"),
-                *self._instants(clock, saving.at, "run.checkpoint.at"),
-            ),
+            clock, compiled, evaluate_at=instants.of_evaluations(), save_at=instants.of_saves(), keep_at=instants.of_kept_saves()
         )
 
     # -- phases and evaluations -----------------------------------------------------------------------------------
@@ -358,16 +376,6 @@ class _Planner:
             distinct = {(problem.path, problem.message): problem for problem in reversed(self.problems)}
             raise ConfigError(sorted(distinct.values(), key=_place))
         raise self.drafts.faults[0]
-
-    def _providers(self, joined: Iterable[Joined], others: Iterable[Part]) -> tuple[Provider, ...]:
-        names: dict[str, None] = {}
-        for each in joined:
-            own = each.drafts
-            drafts = [*own.by_role().values(), own.optimizer, *own.transforms, *own.weight_adapters.values(), own.reaction, own.growth]
-            names |= {draft.registered.provider: None for draft in drafts if draft is not None and draft.registered is not None}
-        names |= {part.id.partition(".")[0]: None for part in others if part.given is None}
-        names |= dict.fromkeys(self.drafts.owners("schedule"))
-        return tuple(provider for name in names if (provider := self.registry.provider(name)) is not None)
 
 
 def _present(drafts: Iterable[Draft | None]) -> tuple[Draft, ...]:

@@ -71,7 +71,7 @@ def _values(draft: Draft, options: Any, view: ScheduleWindow) -> list[float]:
 
     Raises:
         UserError: what the component says of its options or its window.
-        ProviderError: anything else that is no number, or another one the second time.
+        ProviderError: anything else that is not a number, or another one the second time.
     """
     assert draft.registered is not None, "only a component is named by `use`"
     try:

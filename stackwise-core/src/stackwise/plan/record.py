@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from attrs import Factory, evolve, field, frozen
@@ -64,3 +64,22 @@ class Plan:
     def bridges(self) -> tuple[Bridge, ...]:
         """Every bridge of every phase, each once."""
         return tuple(dict.fromkeys(bridge for joined in self.joined for bridge in joined.bridges))
+
+
+def providers_of(registry: Registry, joined: Iterable[Joined], others: Iterable[Part], owners: Iterable[str]) -> tuple[Provider, ...]:
+    """The providers of everything that stands in a plan.
+
+    Args:
+        registry: which has them.
+        joined: the phases.
+        others: observers, and what evaluations read.
+        owners: names of the providers of its schedules.
+    """
+    names: dict[str, None] = {}
+    for each in joined:
+        own = each.drafts
+        drafts = [*own.by_role().values(), own.optimizer, *own.transforms, *own.weight_adapters.values(), own.reaction, own.growth]
+        names |= {draft.registered.provider: None for draft in drafts if draft is not None and draft.registered is not None}
+    names |= {part.id.partition(".")[0]: None for part in others if part.given is None}
+    names |= dict.fromkeys(owners)
+    return tuple(provider for name in names if (provider := registry.provider(name)) is not None)

@@ -1,4 +1,4 @@
-"""How many first steps two plans declare alike, so that they can be trained once."""
+"""How many first steps two plans have in common, so that these can be trained once."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ _OF_NO_CONSEQUENCE = ("run.name", "run.checkpoint", "run.stop.after", "run.read_
 """Keys outside the phases that change no step of a run."""
 
 _REACH = ("max_length", "lookahead")
-"""What a plan tells every loader of its whole timeline: pages are as long as the longest row, so the order of the data hangs on it."""
+"""What a plan tells every loader about its whole timeline: pages are as long as the longest row, so the order of the data depends on it."""
 
 
 def shared_steps(one: Plan, other: Plan) -> int:
     """The number of first steps in which two plans train the same, to the bit.
 
-    Of configs from files, whose values can be compared. The number is never too large, and may be too small: runs of another length or
-    another longest row share nothing, nor do runs that are evaluated otherwise, since what watches an evaluation may act on it, nor those
-    that rewind, which go on from whatever was saved. A phase that may end before its time is shared up to its start.
-    `Plan.with_tokenizers` comes first: a vocabulary may be learnt from sources of all phases. Of a phase that ends elsewhere,
-    `Moment.phase_t` differs: what a task or a transform makes of it is not seen here.
+    For configs from files, whose values can be compared. The number is never too large, but may be too small. Runs of different length
+    or with a
+    different longest row share nothing. Neither do runs with different evaluations, because what watches an evaluation may act on it, or
+    runs that rewind, because they go on from whatever was saved. A phase that may end early is shared up to its start.
+    Call `Plan.with_tokenizers` first: a vocabulary may be learnt from the sources of all phases. In a phase that ends at another step
+    `Moment.phase_t` differs; what a task or a transform does with it is not seen here.
     """
     clocks = one.schedule.clock, other.schedule.clock
     if clocks[0].horizon != clocks[1].horizon or clocks[0].steps != clocks[1].steps or one.tokenizers != other.tokenizers:
@@ -39,7 +40,7 @@ def shared_steps(one: Plan, other: Plan) -> int:
 def first_own_step(parent: Plan, child: Plan) -> int:
     """The last step at which one run can begin in the middle of another: all steps that they share, or one less.
 
-    The state before a step stands in the phase that begins there; the one less is for a child that has no such phase there.
+    The state before a step belongs to the phase that begins there; it is one less for a child that has no such phase there.
     """
     shared = shared_steps(parent, child)
     begun = parent.schedule.phase_at(shared)

@@ -66,7 +66,7 @@ def carry(
         blocks: path of a block with `{index}`, and `{stack}` where there are several lists of blocks (`layers.{index}`).
         residual_outputs: parameters of a block that write into the residual stream; needed by operators that zero them.
         moments: whether copied parameters copy the moments of their source.
-        group_of: name of a fresh parameter → index of its group, where there are several groups and names do not tell.
+        group_of: name of a fresh parameter → index of its group, where there are several groups and names do not say which.
 
     Raises:
         UserError: a shape that changes without a map, a map with unknown names, `blocks` that match nothing, a block without an

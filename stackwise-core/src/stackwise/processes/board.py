@@ -1,4 +1,6 @@
-"""A board that all processes of a run can read and write, beside the exchange of gradients: who failed, who is busy, who still lives."""
+"""A board that all processes of a run can read and write, beside the exchange of gradients: which failed, which are busy, which are
+alive.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,7 @@ class Failure:
 class Board:
     """Short texts under names, in the store that the processes met at.
 
-    A store that no longer answers holds nothing: its process is gone, and whoever asks has other ways to learn that.
+    A store that no longer answers holds nothing: its process is gone, and the caller learns that in other ways.
 
     Args:
         store: that of the rendezvous.

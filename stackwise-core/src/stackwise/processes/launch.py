@@ -18,7 +18,7 @@ STOP_S = 660
 """How long the processes may take to finish their step and save it after a signal; they give up on a step themselves before that."""
 
 ENDS_FOR_GOOD = {0, 2, 3, 4, 5, 129, 130, 143}
-"""Exit codes after which another attempt would end the same, or is not wanted."""
+"""Exit codes after which another attempt would end in the same way, or is not wanted."""
 
 
 def launch(command: Sequence[str], ranks: int, max_restarts: int = 0) -> int:
@@ -32,7 +32,7 @@ def launch(command: Sequence[str], ranks: int, max_restarts: int = 0) -> int:
     Returns:
         The exit code: that of the process that failed first, as a shell has it.
     """
-    logging.disable(logging.ERROR)  # the agent's own words: which process failed, and why, is said by the processes
+    logging.disable(logging.ERROR)  # of the agent: the processes themselves say which one failed, and why
     os.environ[JOB] = uuid.uuid4().hex
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // ranks)))
     code = 0

@@ -1,9 +1,11 @@
-"""Which process of a run this one is, as torchrun says it in the environment. Imports no torch, as the command line asks before it does."""
+"""Which process of a run this one is, as torchrun says it in the environment. It does without torch, because the command line needs it
+before torch is loaded.
+"""
 
 from __future__ import annotations
 
 import os
-import socket
+import platform
 from collections.abc import Mapping
 
 from attrs import frozen
@@ -24,7 +26,7 @@ class Place:
     """Among those of this machine."""
     host: str = ""
     job: str = ""
-    """The same in every attempt of one command; empty where nobody starts a run again."""
+    """The same in every attempt of one command; empty where runs are not restarted."""
     attempt: int = 0
 
     @property
@@ -40,7 +42,7 @@ class Place:
         """Read the environment.
 
         Raises:
-            UserError: torchrun's variables are there in part, or are no numbers.
+            UserError: torchrun's variables are there in part, or are not numbers.
         """
         if not environment.get("WORLD_SIZE") or environment["WORLD_SIZE"] == "1":
             return cls()
@@ -52,7 +54,7 @@ class Place:
             )
             if not 0 <= rank < ranks:
                 raise ValueError(f"RANK {rank} of WORLD_SIZE {ranks}")
-            host = socket.gethostname()
+            host = platform.node()
             job = environment.get(JOB) or f"{environment.get('TORCHELASTIC_RUN_ID', '')}@{host}:{os.getppid()}"
             return cls(rank, ranks, local, host, "" if attempt is None else job, int(attempt or 0))
         except (KeyError, ValueError) as error:

@@ -64,7 +64,7 @@ class Ranks:
 
         Raises:
             EndedTogether: another process failed and has said why.
-            RankLost: another process is gone without a word.
+            RankLost: another process is gone without saying why.
         """
         try:
             with self.watch.waiting():
@@ -100,23 +100,25 @@ class Ranks:
             distributed.all_gather(list(rows.unbind()), vector)
         return rows
 
-    def agree(self, items: Mapping[str, str], when: str) -> None:
+    def agree(self, items: Mapping[str, str], when: str, parts: int = 1) -> None:
         """Compare what must be the same in every process.
 
         Args:
             items: name → a text, often a digest.
-            when: end of the sentence that tells a difference.
+            when: end of the sentence that reports a difference.
+            parts: of a model that is divided; processes that hold the same part have the same.
 
         Raises:
-            UserError: somebody has something else; rank, host and item are named.
+            UserError: a process has something else; rank, host and item are named.
         """
         all_items = self.gather(dict(items))
         for rank, theirs in enumerate(all_items):
-            for name in {**all_items[0], **theirs}:
-                first, other = all_items[0].get(name, "nothing"), theirs.get(name, "nothing")
+            like = rank % parts
+            for name in {**all_items[like], **theirs}:
+                first, other = all_items[like].get(name, "nothing"), theirs.get(name, "nothing")
                 if first != other:
                     raise UserError(
-                        f"rank {rank} on {self.hosts[rank]} has another {name} than rank 0 on {self.hosts[0]} {when} ({other} and "
+                        f"rank {rank} on {self.hosts[rank]} has another {name} than rank {like} on {self.hosts[like]} {when} ({other} and "
                         f"{first}): every process of a run has the same, so nothing goes on"
                     )
 
@@ -130,7 +132,7 @@ class Ranks:
             self.board.mark_busy("")
 
     def _what_happened(self, error: RuntimeError) -> Exception:
-        """Why an exchange failed: another process posted a failure before it left, or is gone without a word."""
+        """Why an exchange failed: another process posted a failure before it left, or is gone without saying why."""
         deadline = monotonic() + _POST_S
         while (failure := self.board.failure()) is None and monotonic() < deadline:
             sleep(0.05)
@@ -146,7 +148,7 @@ class Ranks:
         return EndedTogether(failure.exit_code if failure is not None else RankLost.exit_code)
 
     def post(self, error: BaseException) -> BaseException:
-        """Tell the others why this process fails; the error to raise, which is another one if somebody failed before."""
+        """Post why this process fails. Returns the error to raise: that of another process if one failed before."""
         if isinstance(error, EndedTogether | RankLost):
             return error
         self._let_the_first_speak()
@@ -166,7 +168,7 @@ class Ranks:
             sleep(0.02)
 
     def _let_the_first_speak(self) -> None:
-        """Most failures are the same everywhere, and it is the first process that people read."""
+        """Most failures are the same in all processes, and people read the output of the first."""
         deadline = monotonic() + _FIRST_SPEAKS_S
         while not self.is_first and self.board.failure() is None and monotonic() < deadline:
             sleep(0.05)
@@ -176,7 +178,8 @@ class Ranks:
 def joined(place: Place | None = None) -> Iterator[Ranks | None]:
     """Join the other processes of a run; None where this one is alone.
 
-    What ends one of them ends all: the first failure is posted, and whoever finds it ends with the same exit code and no words of its own.
+    What ends one of them ends all: the first failure is posted, and each process that finds it ends with the same exit code and prints
+    nothing.
     """
     place = Place.here() if place is None else place
     if place.ranks == 1:

@@ -9,10 +9,12 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from stackwise.errors import UserError
+from stackwise.planes.shards import is_part
 from stackwise.processes.ranks import Ranks
 
 BUCKET_BYTES = 25 * 2**20
-"""Gradients that travel together, as many as in torch's DistributedDataParallel."""
+"""Bytes of gradients that are added together, as in torch's DistributedDataParallel."""
 
 Pair = tuple[float, float]
 """A sum and its denominator."""
@@ -46,7 +48,8 @@ class Sums(NamedTuple):
 class Reduction:
     """Adds what every process found in its micro-batches of a step.
 
-    Two exchanges: a vector of numbers from everybody, added in the order of the ranks, and the gradients, in buckets. A parameter that no
+    Two exchanges: a vector of numbers from each process, added in the order of the ranks, and the gradients, in buckets. A parameter
+    that no
     process has a gradient of keeps none; where only some have one, the others add zeros.
 
     Args:
@@ -87,7 +90,9 @@ class Reduction:
         """
         gradients = []
         for parameter, somewhere in zip(parameters, present, strict=True):
-            if somewhere:
+            if is_part(parameter):  # torch has added them, and put zeros where nobody had one
+                parameter.grad = parameter.grad if somewhere else None
+            elif somewhere:
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter, dtype=parameter.grad_dtype)
                 gradients.append(parameter.grad)
@@ -101,7 +106,7 @@ class Reduction:
             torch._foreach_copy_(bucket, [piece.view(gradient.shape) for piece, gradient in zip(pieces, bucket, strict=True)])
 
     def _rows(self, total: float, targets: float, metrics: Mapping[str, Pair], present: Sequence[bool]) -> torch.Tensor:
-        """Everybody's vector; where somebody reports a metric that not all know yet, its name goes round first."""
+        """The vectors of all processes. If one reports a metric that others do not know yet, the names are exchanged first."""
         wish = self.wish()
         while True:
             has_news = not metrics.keys() <= set(self._names)
@@ -113,6 +118,13 @@ class Reduction:
                 return rows
             known = {*self._names, *(name for names in self._ranks.gather(list(metrics)) for name in names)}
             self._names = tuple(sorted(known))
+
+
+def no_gradient() -> UserError:
+    """The error where nothing that is trained has a gradient."""
+    return UserError(
+        "no trainable parameter has a gradient: the loss does not depend on what is trained; thaw something that it passes through"
+    )
 
 
 def buckets(gradients: Sequence[torch.Tensor], limit: int = BUCKET_BYTES) -> list[list[torch.Tensor]]:

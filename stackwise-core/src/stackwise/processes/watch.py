@@ -14,7 +14,7 @@ from stackwise.processes.board import Board, Failure
 from stackwise.processes.place import Place
 
 MOST_BUSY = 20
-"""Patiences that a process may work alone (a checkpoint on a slow disk) before it counts as hanging too."""
+"""How many times `patience_s` one process may work alone (a checkpoint on a slow disk) before it counts as hanging too."""
 
 
 class Watch:
@@ -50,7 +50,7 @@ class Watch:
         self._thread.join()
 
     def lost(self) -> list[int]:
-        """The processes that gave no sign of life between two looks, or else those that work while this one waits."""
+        """The processes that gave no sign of life between two readings; if all did, those that work while this one waits."""
         before = self._board.beats()
         time.sleep(2.5 * self._tick_s)
         after = self._board.beats()
@@ -61,7 +61,7 @@ class Watch:
     def sentence(self, lost: Sequence[int], what: str) -> str:
         """Name processes."""
         if not lost:
-            return f"a process of the run {what}, and nobody can tell which"
+            return f"a process of the run {what}, and it is not known which"
         return f"{' and '.join(f'rank {rank} on {self._hosts[rank]}' for rank in lost)} {what}"
 
     @property
@@ -80,7 +80,7 @@ class Watch:
                 self.patience_s = float("inf")
 
     def _give_up(self, since: float | None) -> None:
-        """Name whoever hangs and leave, while the other thread goes on to give signs of life; the wait itself cannot be ended."""
+        """Name the process that hangs and leave, while the other thread keeps giving signs of life; the wait itself cannot be ended."""
         patience_s = time.monotonic() - (since or 0.0)
         lost = self.lost()
         if self._waiting_since != since:

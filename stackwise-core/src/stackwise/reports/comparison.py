@@ -18,7 +18,7 @@ SEED_KEYS = frozenset({"run.seed", "run.name"})
 """Which run of an experiment it is."""
 Axis = Literal["steps", "tokens", "flops"]
 FEW_SEEDS = 4
-"""With fewer, what one seed gives and another takes is easily taken for a result."""
+"""With fewer seeds, the difference between seeds is easily mistaken for a result."""
 
 # the 97.5% quantile of Student's t for 1, 2, ... degrees of freedom (any statistics textbook's table); 1.96 in the limit
 _T: tuple[float, ...] = (

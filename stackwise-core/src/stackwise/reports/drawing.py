@@ -11,7 +11,7 @@ from stackwise.reports.record import RunRecord, Steps, flops_at, read_steps
 from stackwise.reports.sampling import extremes, smoothed
 
 BUCKETS, FEWEST_BUCKETS = 900, 120
-"""Stretches of a curve of one run, and of each of many."""
+"""Number of stretches that a curve is divided into, for one run and for each of several."""
 SMOOTH_SHARE = 0.01
 """Half-life of the smoothed curves, as a share of the run."""
 
@@ -60,14 +60,14 @@ def _drawn_run(record: RunRecord, steps: Steps, buckets: int) -> dict[str, Any]:
 
 
 def _timeline(plan: Mapping[str, Any]) -> dict[str, Any]:
-    """Phases and lanes, without what only tables tell."""
+    """Phases and lanes, without what only tables show."""
     keys = ("name", "start", "stop", "parameters", "trainable", "transition")
     phases = [{key: phase[key] for key in keys if key in phase} for phase in plan.get("phases", ())]
     return {"phases": phases, "steps": plan.get("steps", 0), "lanes": plan.get("lanes", [])}
 
 
 def _ends(column: np.ndarray) -> np.ndarray:
-    """Indices at which a column ceases to say anything, so that its curve ends there."""
+    """Indices at which a column has its last value, so that its curve ends there."""
     known = np.isfinite(column)
     return np.flatnonzero(known[:-1] & ~known[1:]) + 1
 
@@ -87,7 +87,7 @@ def _columns(record: RunRecord, steps: Steps) -> dict[str, np.ndarray]:
 
 
 def _rates(record: RunRecord, steps: np.ndarray, columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Every learning rate over the whole run: where a phase has one alone, the log says it as `lr`, and the plan knows its name."""
+    """Every learning rate over the whole run. Where a phase has only one, the log calls it `lr`, and its name is in the plan."""
     rates = {name: column.copy() for name, column in columns.items() if name.startswith("rates.")}
     alone = ~np.any([np.isfinite(column) for column in rates.values()], axis=0)
     groups = [next(iter(lane["optimizer"]["groups"]), "default") for lane in record.plan.get("lanes", ())] or ["default"] * len(
@@ -103,8 +103,8 @@ def _positions(record: RunRecord, steps: Steps, curves: Mapping[str, dict[str, A
     """Where each drawn step lies on each axis: what had been consumed before it. Curves then count in these rows."""
     before, last = steps.positions, len(steps.step)
     boundaries = [int(edge) for phase in record.phases for edge in (phase["start"], phase["stop"])]
-    told = [*boundaries, *(int(event["step"]) for event in record.evaluations)]
-    rows = {row for row in np.searchsorted(before["steps"], told).tolist() if row <= last} | {last}
+    marked = [*boundaries, *(int(event["step"]) for event in record.evaluations)]
+    rows = {row for row in np.searchsorted(before["steps"], marked).tolist() if row <= last} | {last}
     kept = np.array(sorted(rows.union(*(curve["at"].tolist() for curve in curves.values()))), dtype=np.int64)
     for curve in curves.values():
         curve["at"] = np.searchsorted(kept, curve["at"]).tolist()

@@ -14,7 +14,7 @@ from stackwise.timeline.clock import Clock
 from stackwise.timeline.schedules import Curve
 
 INSTANTS = 32
-"""Steps of a phase at which a value that moves is told; its knots come on top."""
+"""Steps of a phase at which a value that moves is shown; its knots come on top."""
 
 Samples = list[list[float]]
 """Pairs of step and value."""
@@ -90,7 +90,7 @@ class _Lane:
         }
 
     def _block(self, stack: str, index: int) -> dict[str, Any]:
-        """A block: where it comes from is the plan's, or where it stood when the stacks do not change."""
+        """A block, and where it comes from: by the plan, or its own old place when the stacks do not change."""
         bar = self._bar(f"{stack} {index}", f"rack.stacks.{stack}.{index}.")
         origin = self._phase.blocks.get((stack, index))
         if origin is None:

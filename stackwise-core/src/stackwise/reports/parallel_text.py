@@ -14,20 +14,28 @@ BYTES = 4
 
 def parallel_as_json(plan: Plan, prices: Sequence[PhasePrice]) -> dict[str, Any] | None:
     """The declared number of processes, and a phase's bytes in each; None where no number above 1 is declared."""
-    count = plan.experiment.run.parallel.replicate
-    if count is None or count == 1:
+    copies, parts = plan.experiment.run.parallel.replicate or 1, plan.experiment.run.parallel.shard
+    if copies * parts == 1:
         return None
     return {
-        "replicate": count,
+        "replicate": copies,
+        "shard": parts,
         "phases": {
             price.name: {
-                "bytes_a_process": BYTES * (price.parameters + price.trainable) + (price.optimizer_bytes or 0),
+                "bytes_a_process": (BYTES * (price.parameters + price.trainable) + (price.optimizer_bytes or 0)) // parts,
                 "gradient_bytes_a_step": BYTES * price.trainable,
-                "sent_bytes_a_step": round(BYTES * price.trainable * 2 * (count - 1) / count),
+                "sent_bytes_a_step": round(_added(price, copies, parts)),
+                "gathered_bytes_a_micro_batch": round(2 * BYTES * price.parameters * (parts - 1) / parts),
             }
             for price in prices
         },
     }
+
+
+def _added(price: PhasePrice, copies: int, parts: int) -> float:
+    """Bytes that each process sends to add the gradients of a step: over the parts each its share once, over the copies of a part twice."""
+    gradients = BYTES * price.trainable
+    return gradients * (parts - 1) / parts + gradients / parts * 2 * (copies - 1) / copies
 
 
 def parallel_lines(plan: Plan, prices: Sequence[PhasePrice]) -> list[str]:
@@ -35,10 +43,13 @@ def parallel_lines(plan: Plan, prices: Sequence[PhasePrice]) -> list[str]:
     priced = parallel_as_json(plan, prices)
     if priced is None:
         return []
-    lines = [f"processes  {priced['replicate']}, each with the whole model; at most, without what is kept for the backward pass:"]
+    copies, parts = priced["replicate"], priced["shard"]
+    each = "each with the whole model" if parts == 1 else f"each with one of {parts} parts of the model and a block gathered"
+    lines = [f"processes  {copies * parts}, {each}; at most, without what is kept for the backward pass:"]
     for name, cost in priced["phases"].items():
         held, added, sent = (f"{cost[key] / 1e6:,.1f} MB" for key in ("bytes_a_process", "gradient_bytes_a_step", "sent_bytes_a_step"))
         lines.append(
             f"  {name}: {held} of weights, gradients and optimizer state; a step adds {added} of gradients, of which each sends {sent}"
+            + (f", and each micro-batch gathers {cost['gathered_bytes_a_micro_batch'] / 1e6:,.1f} MB of weights" if parts > 1 else "")
         )
     return ["", *lines]

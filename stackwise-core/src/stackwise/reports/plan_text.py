@@ -14,6 +14,7 @@ from stackwise.curriculum.schedule import CompiledPhase
 from stackwise.curriculum.transitions import Transition
 from stackwise.plan import EvaluationPlan, Plan
 from stackwise.reports.lanes import lanes_of
+from stackwise.reports.memory_text import memory_as_json, memory_lines
 from stackwise.reports.parallel_text import parallel_as_json, parallel_lines
 from stackwise.reports.remarks import memory_here, remarks
 from stackwise.reports.terminal import table, wrap
@@ -29,6 +30,7 @@ def plan_as_json(plan: Plan, prices: tuple[PhasePrice, ...]) -> dict[str, Any]:
         "horizon": str(clock.horizon),
         "steps": clock.steps,
         "tokens": clock.tokens(clock.steps),
+        "training_flops": None if any(cost.flops is None for cost in prices) else sum(cost.flops or 0 for cost in prices),
         "phases": [_phase_as_json(phase, cost, clock) for phase, cost in zip(plan.schedule, prices, strict=True)],
         "lanes": lanes_of(plan, prices),
         "evaluations": {name: list(steps) for name, steps in plan.schedule.evaluate_at.items()},
@@ -53,7 +55,11 @@ def _phase_as_json(phase: CompiledPhase, cost: PhasePrice, clock: Clock) -> dict
         "trainable": cost.trainable,
         "optimizer_state_bytes": cost.optimizer_bytes,
         "training_flops": cost.flops,
+        "optimizer_flops": cost.optimizer_flops,
+        "recompute_flops": cost.recompute_flops,
+        "step_flops": [[start, None if flops is None else flops.as_json()] for start, flops in cost.stretches],
         "kept_bytes": cost.kept_bytes,
+        "memory": memory_as_json(cost),
         "sources": {name: {"rows": round(read.rows), "epochs": read.epochs} for name, read in cost.sources.items()},
         "reference": _reference(phase),
         "auxiliary": {name: _ends(phase, clock, curve) for name, curve in (phase.state.auxiliary if phase.state else {}).items()},
@@ -105,6 +111,8 @@ def plan_as_text(plan: Plan, prices: tuple[PhasePrice, ...], columns: int | None
     rows = [["phase", "steps", "tokens", "stacks", "parameters", "trained", "optimizer state", "training FLOPs", "lr entry → exit"]]
     rows += [_row(phase, cost) for phase, cost in zip(plan.schedule, prices, strict=True)]
     lines += table(rows, columns)
+    lines += memory_lines(prices, columns)
+    lines += _flops_lines(prices)
     lines += _source_lines(prices)
     lines += _reaction_lines(plan, prices)
     lines += _stall_lines(plan)
@@ -156,6 +164,19 @@ def _mixture_line(plan: Plan, phase: CompiledPhase) -> list[str]:
     old = _mixture({name: curve(last) for name, curve in before.data.mix.items()})
     new = _mixture({name: curve(first) for name, curve in phase.state.data.mix.items()})
     return [] if old == new else [f"  mixture: {old} → {new}"]
+
+
+def _flops_lines(prices: tuple[PhasePrice, ...]) -> list[str]:
+    """`spends  3.00e+12 training FLOPs, of them 1.2% by the optimizer; 0.9e+12 more to compute blocks again`."""
+    flops = [cost.flops for cost in prices if cost.flops is not None]
+    if len(flops) < len(prices) or not sum(flops):
+        return []
+    by_optimizer = [cost.optimizer_flops for cost in prices if cost.optimizer_flops is not None]
+    share = f"{100 * sum(by_optimizer) / sum(flops):.2g}% by the optimizer"
+    told = f", of them {share}" if len(by_optimizer) == len(prices) else "; an optimizer that does not say what it costs is not counted"
+    again = sum(cost.recompute_flops for cost in prices)
+    more = f"; {again:.2e} more to compute blocks again" if again else ""
+    return ["", f"spends  {sum(flops):.2e} training FLOPs{told}{more}"]
 
 
 def _source_lines(prices: tuple[PhasePrice, ...]) -> list[str]:

@@ -10,7 +10,7 @@ from stackwise.assembly.preview import Preview
 from stackwise.reports.terminal import table
 
 PADDING = "real"
-"""The field that says which entries are no padding."""
+"""The field that says which entries are not padding."""
 WIDTH = 100
 """Characters of a row's line."""
 

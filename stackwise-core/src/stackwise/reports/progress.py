@@ -26,10 +26,14 @@ from stackwise.contracts.events import (
 )
 from stackwise.curriculum.schedule import PhaseSchedule
 from stackwise.errors import printable
-from stackwise.reports.terminal import wrap
+from stackwise.reports.terminal import clock, wrap
 
 LINE_EVERY_S = 5.0
 REDRAW_EVERY_S = 0.1
+ESTIMATED_AFTER = 5
+"""Steps behind the first, after which the time of the whole run is said."""
+WORTH_SAYING_S = 20.0
+"""Of a shorter run it is not said."""
 _COLOURS = (36, 32, 33, 35, 34)
 
 
@@ -39,7 +43,7 @@ class Progress:
     Args:
         schedule: the timeline to draw.
         stream: where to; standard error when left out.
-        quiet: whether to show only what went otherwise than planned.
+        quiet: whether to show only what did not go as planned.
         costs: of each phase, in any unit; what is left takes as long as what was done, by these. None: every step costs the same.
         compiles: whether the first step of a phase may compile, which is said.
     """
@@ -131,6 +135,10 @@ class Progress:
         if event.skipped:
             values = f"loss {event.loss}, gradient {event.grad_norm}"
             self.say(f"      step {event.step} is skipped, as {event.why or 'something is not finite'} ({values}); nothing was changed")
+        if event.step - self._start_step == ESTIMATED_AFTER and (left := self._left(event.step + 1, now)) >= WORTH_SAYING_S:
+            self.tell(
+                f"time  about {clock(left)} for the {self._schedule.steps - event.step - 1:,} steps left, by the first {ESTIMATED_AFTER}"
+            )
         if self._quiet or now - self._last_draw < (REDRAW_EVERY_S if self._live else LINE_EVERY_S):
             return
         self._last_draw = now
@@ -171,7 +179,7 @@ class Progress:
         done = event.step + 1
         left = self._left(done, now)
         speed = f"  {self._speed:,.0f} tokens/s" if self._speed else ""
-        return f"{event.phase} {done}/{self._schedule.steps}  loss {event.loss:.4f}  lr {event.lr:.2e}{speed}  {_clock(left)} left"
+        return f"{event.phase} {done}/{self._schedule.steps}  loss {event.loss:.4f}  lr {event.lr:.2e}{speed}  {clock(left)} left"
 
     def _left(self, done: int, now: float) -> float:
         """Seconds to the end by what was done so far; the first step of a phase to come takes as long as the last such step."""
@@ -208,7 +216,7 @@ class Progress:
         return f"{text}; {carried}; {moments}{probe}; {event.seconds:.2f} s"
 
     def tell(self, text: str) -> None:
-        """A line that says that all goes as planned: none where it shall be quiet."""
+        """A line about what goes as planned; not shown when quiet."""
         if not self._quiet:
             self.say(text)
 
@@ -231,7 +239,7 @@ class Progress:
             return 80
 
     def _write(self, text: str) -> None:
-        """Write to the stream until it fails: its reader left, its disk is full, or its terminal is gone."""
+        """Write to the stream until it fails because its reader has left, its disk is full, or its terminal is gone."""
         if self._stream is None:
             return
         try:
@@ -248,9 +256,3 @@ def _cumulated(schedule: PhaseSchedule, costs: Sequence[float] | None) -> tuple[
         edges.append(float(phase.stop))
         spent.append(spent[-1] + (phase.stop - phase.start if costs is None else costs[i]))
     return edges, spent
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds + 0.5), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s"

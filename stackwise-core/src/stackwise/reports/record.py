@@ -18,6 +18,7 @@ from stackwise.storage import codec
 from stackwise.storage.lock import is_held
 from stackwise.storage.logs import EVENTS, METRICS, Log
 from stackwise.storage.regular import open_regular, read_regular
+from stackwise.timeline.spent import Spent
 
 CONFIG, PLAN, STATUS, CHECKPOINTS = "config.yaml", "plan.json", "status.json", "checkpoints"
 MOST_KEYS = 2000
@@ -141,7 +142,7 @@ def read_run(path: Path) -> RunRecord:
         UserError: it is none.
     """
     if not (path / CONFIG).is_file():
-        raise UserError(f"{path} is no run directory: there is no {CONFIG} in it; `stackwise runs` lists those that there are")
+        raise UserError(f"{path} is not a run directory: there is no {CONFIG} in it; `stackwise runs` lists those that there are")
     text = _text_of(path / CONFIG)
     status, log = _object(path / STATUS), Log(path)
     said = str(status.get("status", "began"))
@@ -165,9 +166,19 @@ def _object_in(document: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     return value if isinstance(value := document.get(key), Mapping) else {}
 
 
+def spent_by(plan: Mapping[str, Any]) -> Spent | None:
+    """What the steps of a plan cost, as `plan.json` says; None where it does not."""
+    stretches = [stretch for phase in plan.get("phases", ()) for stretch in phase.get("step_flops", ())]
+    return Spent.of((start, None if flops is None else flops["training"]) for start, flops in stretches)
+
+
 def flops_at(plan: Mapping[str, Any], steps: Iterable[float], tokens: Iterable[float]) -> list[float] | None:
-    """FLOPs before each step: the plan's figure of a phase, spread over its tokens; None where the plan has none."""
+    """FLOPs before each step; None where the plan has none. A plan without prices of single steps has those of phases, which are then
+    spread over their tokens.
+    """
     phases = plan.get("phases", ())
+    if (spent := spent_by(plan)) is not None:
+        return [float(f"{spent.before(step):.6g}") for step in steps]
     if not phases or any(phase.get("training_flops") is None for phase in phases):
         return None
     token_edges, step_edges, sums = [0.0], [0.0], [0.0]
@@ -180,7 +191,7 @@ def flops_at(plan: Mapping[str, Any], steps: Iterable[float], tokens: Iterable[f
 
 
 def read_steps(path: Path) -> Steps:
-    """Every step that the metrics of a run directory tell of, as columns; a step that stands twice counts where it stands last."""
+    """Every step in the metrics of a run directory, as columns; of a step that stands twice the last line counts."""
     log, rows, damaged = Log(path), {}, 0
     for line in log.documents(METRICS):
         if not isinstance(line.get("step"), int) or not ("evaluation" in line or _is_number(line.get("loss"))):
@@ -199,11 +210,6 @@ def read_steps(path: Path) -> Steps:
         {line["step"]: str(line.get("why", "")) for line in lines if line.get("skipped")},
         damaged + log.skipped_lines,
     )
-
-
-def last_values(path: Path) -> Mapping[str, Any]:
-    """The last step's line of the metrics, read from the end of the file."""
-    return next((line for line in reversed(_last_lines(path / METRICS)) if "evaluation" not in line), {})
 
 
 def _value(line: Mapping[str, Any], name: str) -> float:
@@ -266,7 +272,7 @@ def _last_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def _manifests(folder: Path) -> Iterator[dict[str, Any]]:
-    """What the checkpoints say of themselves; `stackwise doctor` is who verifies them."""
+    """The manifests of the checkpoints, unverified; `stackwise doctor` verifies them."""
     for path in sorted(folder.glob("step-*/manifest.json")):
         content = _object(path)
         if isinstance(content.get("step"), int):

@@ -1,4 +1,4 @@
-"""Remarks on what a plan may declare but hardly means."""
+"""Remarks on what a plan may declare but is hardly meant."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
+from stackwise.assembly.memory import PhaseMemory
 from stackwise.assembly.pricing import PhasePrice
 from stackwise.curriculum.schedule import CompiledPhase
 from stackwise.plan import Plan
@@ -38,6 +39,9 @@ def _memory(prices: Sequence[PhasePrice], memory_bytes: int | None) -> Iterator[
         if memory_bytes is not None and (cost.optimizer_bytes or 0) > memory_bytes:
             state, memory = (amount / 1e9 for amount in (cost.optimizer_bytes or 0, memory_bytes))
             yield f"phase '{cost.name}': the optimizer state alone takes {state:,.1f} GB, and this machine has {memory:,.1f} GB of memory"
+        elif memory_bytes is not None and isinstance(cost.memory, PhaseMemory) and cost.memory.peak > memory_bytes:
+            peak, memory = cost.memory.peak / 1e9, memory_bytes / 1e9
+            yield f"phase '{cost.name}': its tensors take {peak:,.1f} GB at once, and this machine has {memory:,.1f} GB of memory"
 
 
 def _epochs(prices: Sequence[PhasePrice]) -> Iterator[str]:

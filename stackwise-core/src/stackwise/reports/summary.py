@@ -16,7 +16,7 @@ class PhaseLine:
 
     name: str
     entered: PhaseEntered | None
-    """None where the log does not tell of it."""
+    """None where the log does not say."""
     steps: int = 0
     tokens: int = 0
     seconds: float = 0.0

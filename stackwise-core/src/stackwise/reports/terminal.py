@@ -1,4 +1,4 @@
-"""Tables and sentences within the width of a terminal; elsewhere lines are as long as they are, for whoever searches them."""
+"""Tables and sentences within the width of a terminal; elsewhere lines are not wrapped, so that they can be searched."""
 
 from __future__ import annotations
 
@@ -66,3 +66,10 @@ def wrap(text: str, columns: int | None) -> str:
             )
         )
     return "\n".join(lines)
+
+
+def clock(seconds: float) -> str:
+    """`1h02m` or `3m20s`."""
+    minutes, rest = divmod(int(seconds + 0.5), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s"

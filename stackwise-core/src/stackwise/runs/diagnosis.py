@@ -144,10 +144,10 @@ def diagnose(run: Path | None = None) -> Diagnosis:
     """Examine the installation and, with a path, a run directory: every file of its checkpoints is read.
 
     Raises:
-        UserError: the path is no run directory.
+        UserError: the path is not a run directory.
     """
     if run is not None and not (run / CONFIG).is_file():
-        raise UserError(f"{run} is no run directory: there is no {CONFIG} in it")
+        raise UserError(f"{run} is not a run directory: there is no {CONFIG} in it")
     return Diagnosis(
         environment=_environment(),
         providers=discover().providers,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
+from functools import partial
 from signal import Signals as Signal
 from time import monotonic
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 from attrs import define, field
 
 from stackwise import config
-from stackwise.assembly.workshop import assemble
+from stackwise.assembly.machine import assemble
 from stackwise.contracts.events import Evaluated, Event, PhaseEntered, Rewound, RunFacts, RunStarted, Stalled, StepDone, Stopped
 from stackwise.errors import DiskError, RunStopped, TrainingHalted, UserError
 from stackwise.machine.machine import TrainingMachine
@@ -20,16 +21,18 @@ from stackwise.plan import Plan
 from stackwise.processes.ranks import Ranks
 from stackwise.processes.reduction import NOTHING, Wishes
 from stackwise.reports.progress import Progress
+from stackwise.reports.record import spent_by
 from stackwise.reports.summary import Summary
 from stackwise.runs.memory import PeakMemory
 from stackwise.runs.rest import Declaration, Rest, setting_of
 from stackwise.runs.saving import Saving
-from stackwise.runs.several import ECHO_S, last_word
+from stackwise.runs.several import ECHO_S, last_word, worst_of
 from stackwise.runs.signals import Signals
 from stackwise.saved.provenance import Described, describe, loading, named_config
 from stackwise.storage.checkpoints.store import Checkpoint, CheckpointStore, step_of
 from stackwise.storage.lock import MovedError
 from stackwise.storage.run_directory import CHECKPOINTS, PLAN, RunDirectory
+from stackwise.timeline.spent import Spent
 
 MAX_REWINDS = 3
 """To the same checkpoint; the next one halts the run."""
@@ -62,7 +65,7 @@ class RunLoop:
     _memory: PeakMemory = field(init=False)
     _rewinds: dict[int, int] = field(factory=dict, init=False)
     _deadline: float | None = field(default=None, init=False)
-    """On the monotonic clock; None where time is no limit."""
+    """On the monotonic clock; None where time is not a limit."""
     _stalled: Stalled | None = field(default=None, init=False)
     _stopped_at: int | None = field(default=None, init=False)
     """The step at which the run ended by its own rule."""
@@ -80,7 +83,8 @@ class RunLoop:
         """A loop over the checkpoints of its directory; the one it goes on from is never pruned."""
         checkpoint = plan.experiment.run.checkpoint
         folder, pins = directory.path / CHECKPOINTS, {machine.step}
-        store = CheckpointStore(folder, keep_last=checkpoint.keep_last, best=checkpoint.best_metric, pins=pins)
+        others = machine.settings.sharding
+        store = CheckpointStore(folder, keep_last=checkpoint.keep_last, best=checkpoint.best_metric, pins=pins, others=others)
         return cls(plan=plan, machine=machine, directory=directory, store=store, progress=progress, parent=parent, reason=reason)
 
     def __attrs_post_init__(self) -> None:
@@ -91,6 +95,7 @@ class RunLoop:
         self.summary = summary_of(self.directory, self.progress)
         phase = self.plan.schedule.phase_at(min(self.machine.step, self.plan.schedule.steps - 1)).name
         self._memory = PeakMemory(self.machine.placement.device, phase, peaks_in(self.directory.status()))
+        self.machine.spent = self._spent()
         self.machine.observers.listen(self._hear)
         self.machine.observers.evaluating = self.progress.evaluating
         self.machine.observers.meet(self._facts)
@@ -129,7 +134,8 @@ class RunLoop:
         return self.machine.settings.ranks
 
     def _saving_of(self, plan: Plan) -> Saving:
-        return Saving(self.store, plan.experiment.run.checkpoint, plan.schedule, self.about, self.directory.sync, self._alone)
+        agree = partial(worst_of, self.machine.settings.sharding)
+        return Saving(self.store, plan.experiment.run.checkpoint, plan.schedule, self.about, self.directory.sync, self._alone, agree)
 
     def _alone(self) -> AbstractContextManager[object]:
         return nullcontext() if self.ranks is None else self.ranks.alone("saves a checkpoint")
@@ -139,11 +145,14 @@ class RunLoop:
         return Wishes(signals.stop or 0, late, at_step and signals.take_save())
 
     def _wishes(self, signals: Signals, event: Event) -> Wishes:
-        """What is asked for after an event; of several processes any may ask, and all hear it after the same step."""
+        """What is asked for after an event; any of several processes may ask, and all learn of it after the same step."""
         at_step, reduction = isinstance(event, StepDone), self.machine.reduction
         if reduction is None:
             return self._own_wishes(signals, at_step=at_step)
         return reduction.wishes if at_step else NOTHING
+
+    def _spent(self) -> Spent | None:
+        return spent_by(json.loads((self.directory.path / PLAN).read_bytes()))
 
     def _facts(self) -> RunFacts:
         """What an observer may know of the run."""
@@ -224,6 +233,8 @@ class RunLoop:
                 return moved
             with suppress(DiskError):  # a save that was in flight lost its directory; this one holds more
                 self.store.wait()
+            if self.machine.settings.sharding is not None:
+                return moved  # the others, who hold the rest of the state, do not know
             self.directory.path, self.store.directory = moved.place, moved.place / CHECKPOINTS
             for outcome in self._saving.now(self.machine, "moved"):
                 self.tell(outcome)
@@ -248,6 +259,7 @@ class RunLoop:
         if self.ranks is not None:
             self.ranks.broadcast(good.step)
         self.machine = assemble(self.plan, observers=self.machine.observers, ranks=self.ranks)
+        self.machine.spent = self._spent()
         saved = Described.read(good.about, good.step)
         self.machine.restore(state, positions=positions)
         self.store.forget_after(good.step)
@@ -268,6 +280,7 @@ class RunLoop:
         self.plan = rest.plan
         self.directory.cut(stalled.step)
         declaration.write(self.directory)
+        self.machine.spent = self._spent()
         self._saving = self._saving_of(self.plan)
         self._saving.go_on(stalled.step, "phase")
         self.progress.plan(self.plan.schedule, declaration.costs)
@@ -284,7 +297,8 @@ class RunLoop:
             except UserError:
                 continue
             with loading(checkpoint, self.plan):
-                if step <= self.machine.step and not (state := checkpoint.load_state())["not_finite_in_a_row"]:
+                divided = self.machine.settings.sharding is not None
+                if step <= self.machine.step and not (state := checkpoint.load_state(mapped=divided))["not_finite_in_a_row"]:
                     return checkpoint, state
         return None
 

@@ -10,7 +10,8 @@ from typing import Any
 from attrs import frozen
 
 from stackwise import config
-from stackwise.assembly.workshop import assemble
+from stackwise.assembly.machine import assemble
+from stackwise.assembly.planning import make_plan, price_steps
 from stackwise.config import Experiment
 from stackwise.contracts.events import ConfigChanged, Stalled
 from stackwise.contracts.tokenizers import Tokenizers
@@ -18,8 +19,9 @@ from stackwise.errors import UserError
 from stackwise.host.discovery import discover
 from stackwise.machine.machine import TrainingMachine
 from stackwise.machine.observers import Observers
-from stackwise.plan import Plan, make_plan
+from stackwise.plan import Plan
 from stackwise.processes.ranks import Ranks
+from stackwise.runs.step_times import recalled_times
 from stackwise.saved.provenance import (
     Described,
     changed_files,
@@ -34,6 +36,9 @@ from stackwise.storage.checkpoints.store import Checkpoint, CheckpointStore, Ski
 from stackwise.storage.run_directory import CHECKPOINTS, CONFIG, RunDirectory
 from stackwise.storage.tokenizers import read_tokenizers
 from stackwise.timeline.duration import Duration
+
+_LONG = 1e13
+"""FLOPs of a phase that takes a minute or more of a processor, so that the second in which its memory is counted is nothing."""
 
 
 @frozen
@@ -50,7 +55,7 @@ class Declaration:
         from stackwise.assembly.pricing import price  # a resume without changes prices nothing
         from stackwise.reports.plan_text import plan_as_json
 
-        return cls(named_config(plan), plan_as_json(plan, price(plan)), plan.tokenizers)
+        return cls(named_config(plan), plan_as_json(plan, price(plan, memory_from=_LONG)), plan.tokenizers)
 
     @property
     def costs(self) -> list[float] | None:
@@ -87,12 +92,13 @@ class Rest:
             ConfigError: a mistake in the config, or a change that concerns finished steps.
         """
         registry, tokenizers = discover(), read_tokenizers(directory)
+        experiment = recalled_times(experiment, directory)
         if checkpoint is None:
             return cls(make_plan(experiment, registry, tokenizers=tokenizers).with_tokenizers())
         from stackwise.plan.amendments import amend  # a new run amends nothing
 
         saved = Described.read(checkpoint.about, checkpoint.step)
-        plan, changes = amend(config.recalled(saved.config, experiment), experiment, saved.past, registry, tokenizers)
+        plan, changes = amend(config.recalled(saved.config, experiment), experiment, saved.past, registry, tokenizers, price_steps)
         plan = plan.with_tokenizers()
         made = {entry.tokenizer.vocabulary for entry in plan.tokenizers.entries if entry not in tokenizers.entries}
         made_again = sorted(made & {str(print_["vocabulary"]) for print_ in saved.fingerprints.values() if "vocabulary" in print_})
@@ -134,7 +140,7 @@ class Rest:
 
         Args:
             ranks: the processes that train together; their number need not be that of before.
-            observers: who hears the events; those that the plan declares when left out.
+            observers: what gets the events; the observers that the plan declares when left out.
 
         Raises:
             UserError: incompatible versions, or a state of another declaration.
@@ -147,7 +153,7 @@ class Rest:
             return machine
         try:
             with loading(self.checkpoint, self.plan):
-                machine.restore(self.checkpoint.load_state())
+                machine.restore(self.checkpoint.load_state(mapped=machine.settings.sharding is not None))
                 if machine.step != self.checkpoint.step:
                     raise ValueError(f"its step is {machine.step}, the checkpoint's {self.checkpoint.step}")
             changed = [change.key for change in self.changes]
@@ -212,8 +218,8 @@ def config_of(directory: Path) -> Path:
     """A run directory's own config.
 
     Raises:
-        UserError: it is no run directory.
+        UserError: it is not a run directory.
     """
     if not (directory / CONFIG).is_file():
-        raise UserError(f"{directory} is no run directory: there is no {CONFIG} in it")
+        raise UserError(f"{directory} is not a run directory: there is no {CONFIG} in it")
     return directory / CONFIG

@@ -15,24 +15,27 @@ from typing import Literal, TextIO
 from attrs import frozen
 
 from stackwise import config
-from stackwise.assembly.workshop import assemble
+from stackwise.assembly.machine import assemble
+from stackwise.assembly.planning import make_plan
 from stackwise.config import Experiment
 from stackwise.errors import RunStopped, UserError
 from stackwise.host.discovery import discover
 from stackwise.host.registry import blaming
 from stackwise.machine.machine import TrainingMachine
-from stackwise.plan import Plan, make_plan
+from stackwise.plan import Plan
 from stackwise.processes.place import Place
 from stackwise.processes.ranks import Ranks, joined
+from stackwise.reports.memory_text import memory_sentence
 from stackwise.reports.progress import Progress
 from stackwise.reports.summary import Summary
 from stackwise.runs.loop import RunLoop, summary_of
 from stackwise.runs.rest import Declaration, Rest, checkpoint_at, config_of, costs_in, newest_in
-from stackwise.runs.several import Companion, agree_on_the_run, by_the_first, check_world, last_word, run_of_this_command
+from stackwise.runs.several import Companion, agree_on_the_run, by_the_first, check_world, kept_weights, last_word, run_of_this_command
+from stackwise.runs.step_times import decision, timed
 from stackwise.saved.export import describe_model, describe_run, exported_tensors
 from stackwise.saved.provenance import Origin, describe
 from stackwise.storage.checkpoints.store import SET_ASIDE, CheckpointStore, Skipped
-from stackwise.storage.run_directory import CHECKPOINTS, CONFIG, FINAL, FINISHED, PLAN, RunDirectory, refuse_existing
+from stackwise.storage.run_directory import CHECKPOINTS, CONFIG, FINISHED, PLAN, RunDirectory, refuse_existing
 from stackwise.storage.weights import save_weights
 
 Resume = Literal["never", "auto", "must"]
@@ -78,7 +81,7 @@ def run(
         output: the run directory, which must not exist unless the run is to go on; `runs/<name>-NNN` when left out.
         stream: where progress goes; standard error when left out.
         resume: whether to go on with the run at `output`, or the newest of this name: `never`, `auto` (if there is one) or `must`.
-        quiet: whether to show only what went otherwise than planned.
+        quiet: whether to show only what did not go as planned.
 
     Raises:
         ConfigError: mistakes in the config.
@@ -91,7 +94,8 @@ def run(
         experiment, place = _read(source, overrides), Path(output) if output is not None else None
         if (existing := by_the_first(ranks, partial(_to_go_on_with, place, experiment, resume, ranks))) is not None:
             return _go_on(existing, experiment, stream, ranks, quiet=quiet)
-        rest = Rest(make_plan(experiment, discover()).with_tokenizers())
+        declared, experiment = experiment, timed(experiment, ranks)
+        rest = Rest(make_plan(experiment, discover()).with_tokenizers(), changes=decision(declared, experiment))
         check_world(experiment.run.parallel, rest.plan, ranks)
         machine = assemble(rest.plan, ranks=ranks)
         if ranks is not None:
@@ -102,6 +106,8 @@ def run(
         directory = RunDirectory.create(place, experiment.run.name, declaration.write)
         progress = _progress(rest.plan, stream, quiet=quiet, costs=declaration.costs)
         progress.tell(f"files {directory.path}/")
+        if (memory := memory_sentence(declaration.plan)) is not None:
+            progress.tell(memory)
         return _train(RunLoop.of(rest.plan, machine, directory, progress), rest, fresh=True)
 
 
@@ -112,7 +118,7 @@ def resume(directory: Path, overrides: Sequence[str] = (), stream: TextIO | None
         directory: the run directory.
         overrides: `--set` assignments for what is still to come.
         stream: where progress goes; standard error when left out.
-        quiet: whether to show only what went otherwise than planned.
+        quiet: whether to show only what did not go as planned.
 
     Raises:
         ConfigError: an assignment that would change the declaration of finished steps.
@@ -142,7 +148,7 @@ def branch(
         output: the new run directory, which must not exist; `runs/<name>-NNN` when left out.
         stream: where progress goes; standard error when left out.
         source: the config of the new run; that of the other when left out.
-        quiet: whether to show only what went otherwise than planned.
+        quiet: whether to show only what did not go as planned.
 
     Raises:
         ConfigError: a config or an assignment that would change the past.
@@ -298,12 +304,11 @@ def _save_final(loop: RunLoop) -> None:
         )
     loop.directory.check_place()
     phase, t = plan.schedule.phase_at(machine.step - 1), plan.schedule.at(step=machine.step).t
-    places = {"live": FINAL} | ({"ema": f"{FINAL}-ema"} if optimizer.average is not None else {})
-    for weights, place in places.items():
+    for weights, place in kept_weights(machine).items():
         with optimizer.evaluating(weights):
             about = describe_model(phase, t, model, names)
             about |= describe_run(plan, phase, machine.step, machine.data.fingerprints())
-            save_weights(exported_tensors(model), loop.directory.path / place, about, plan.tokenizers)
+            save_weights(exported_tensors(model), loop.directory.path / place, about, plan.tokenizers, machine.settings.sharding)
 
 
 def _read(source: Path | str | Experiment, overrides: Sequence[str]) -> Experiment:

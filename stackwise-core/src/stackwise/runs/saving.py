@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from time import perf_counter
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from attrs import define, field, frozen
@@ -14,7 +14,8 @@ from stackwise.config import CheckpointConfig
 from stackwise.contracts.events import CheckpointRefused, CheckpointSaved, Evaluated, Event, StepDone, Stopped
 from stackwise.curriculum.schedule import PhaseSchedule
 from stackwise.machine.machine import TrainingMachine
-from stackwise.storage.checkpoints.store import CheckpointStore, name_of
+from stackwise.planes.shards import own
+from stackwise.storage.checkpoints.store import name_of
 
 
 @frozen
@@ -58,6 +59,22 @@ class _Pending:
         return cls(due, machine.step, machine.state(), machine.model.built_so())
 
 
+class Store(Protocol):
+    """Where states are saved."""
+
+    def save(
+        self,
+        step: int,
+        state: Mapping[str, Any],
+        about: Mapping[str, Any],
+        *,
+        metrics: Mapping[str, float] | None = None,
+        asynchronous: bool = False,
+        pin: str | None = None,
+    ) -> None:
+        """As `CheckpointStore.save`."""
+
+
 class Saving:
     """Saves the machine's state when it is due. Pass it every event before the machine goes on.
 
@@ -68,18 +85,20 @@ class Saving:
         about: what a checkpoint records beside the machine's state.
         sync: flushes the logs to disk, which must never be older than a checkpoint.
         alone: a context of the time in which other processes wait for a save.
+        agree: what is wrong with this process's part of a state → what is wrong with the whole of it.
     """
 
     def __init__(
         self,
-        store: CheckpointStore,
+        store: Store,
         config: CheckpointConfig,
         schedule: PhaseSchedule,
         about: Callable[[], Mapping[str, Any]],
         sync: Callable[[], None],
         alone: Callable[[], AbstractContextManager[object]] = nullcontext,
+        agree: Callable[[str | None], str | None] = lambda fault: fault,
     ) -> None:
-        self._alone = alone
+        self._alone, self._agree = alone, agree
         self._store, self._asynchronous, self._about, self._sync = store, config.asynchronous, about, sync
         self._due = due_steps(config, schedule)
         self._evaluate_at = {name: frozenset(steps) for name, steps in schedule.evaluate_at.items()}
@@ -128,7 +147,7 @@ class Saving:
         if pending.on_disk:
             return CheckpointSaved(pending.step, name_of(pending.step), 0.0, pending.due.reason)
         model = {name: value for name, value in pending.state["model"].items() if name not in pending.built_so}
-        if strange := not_finite({"model": model, "optimizer": pending.state["optimizer"]}):
+        if strange := self._agree(not_finite({"model": model, "optimizer": pending.state["optimizer"]})):
             return CheckpointRefused(pending.step, f"{strange} is not finite: such a state is never saved as a good one")
         self._store.save(
             pending.step,
@@ -144,7 +163,7 @@ class Saving:
 
 def not_finite(state: Any) -> str | None:
     """The path of the first tensor in a nested state that holds nan or infinity."""
-    return next((path for path, tensor in _tensors(state, "") if not bool(torch.isfinite(tensor).all())), None)
+    return next((path for path, tensor in _tensors(state, "") if not bool(torch.isfinite(own(tensor)).all())), None)
 
 
 def _tensors(state: Any, path: str) -> Iterator[tuple[str, torch.Tensor]]:

@@ -5,30 +5,35 @@ from __future__ import annotations
 import json
 import platform
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from attrs import define
+from attrs import define, field, frozen
 
 import stackwise
 from stackwise import config
-from stackwise.assembly.workshop import assemble
+from stackwise.assembly.machine import assemble
 from stackwise.config import ParallelConfig
 from stackwise.contracts.events import Stalled, StepDone
-from stackwise.errors import EndedTogether, RunStopped, TrainingHalted, UserError
+from stackwise.errors import EndedTogether, RunStopped, TrainingHalted, UserError, disk_errors
 from stackwise.machine.machine import TrainingMachine
 from stackwise.plan import Plan
+from stackwise.plan.parallel import uneven
 from stackwise.processes.ranks import Ranks
 from stackwise.processes.reduction import Wishes
 from stackwise.runs.rest import Rest, setting_of
+from stackwise.runs.saving import Saving
 from stackwise.runs.signals import Signals
 from stackwise.saved.clock import clock_as_json
+from stackwise.saved.export import exported_tensors
 from stackwise.saved.provenance import loading, named_config
-from stackwise.storage.checkpoints.store import CheckpointStore
-from stackwise.storage.run_directory import CHECKPOINTS, read_status
+from stackwise.storage.checkpoints.store import CheckpointStore, save_beside
+from stackwise.storage.run_directory import CHECKPOINTS, FINAL, read_status
+from stackwise.storage.shared_file import Others, write_shared
 
 T = TypeVar("T")
 
@@ -37,7 +42,7 @@ ECHO_S = 10.0
 
 
 def by_the_first(ranks: Ranks | None, act: Callable[[], T]) -> T:
-    """What the first process does or finds, told to all of them."""
+    """What the first process does or finds, sent to all of them."""
     if ranks is None:
         return act()
     if not ranks.is_first:
@@ -62,10 +67,22 @@ def check_world(parallel: ParallelConfig, plan: Plan, ranks: Ranks | None) -> li
         UserError: another number than declared, or processes that would never have anything to do.
     """
     count = 1 if ranks is None else ranks.place.ranks
-    if parallel.replicate is not None and parallel.replicate != count:
+    shard, started = parallel.shard, f"{count} {'process was' if count == 1 else 'processes were'} started"
+    if ranks is None and shard > 1 and parallel.replicate is None:
+        return [f"run.parallel.shard is {shard}, and one process holds the whole model"]
+    if count % shard:
         raise UserError(
-            f"run.parallel.replicate is {parallel.replicate}, and {count} {'process was' if count == 1 else 'processes were'} started: "
-            f"start it by `stackwise run --ranks {parallel.replicate}` or torchrun, or say --set run.parallel.replicate={count}"
+            f"run.parallel.shard is {shard}, and {started}: start a multiple of {shard} by `stackwise run --ranks {shard}` or torchrun, or "
+            f"say --set run.parallel.shard={count}"
+        )
+    if parallel.replicate is not None and parallel.replicate * shard != count:
+        needed, keys = (
+            parallel.replicate * shard,
+            "run.parallel.replicate" if shard == 1 else "run.parallel.replicate times run.parallel.shard",
+        )
+        raise UserError(
+            f"{keys} is {needed}, and {started}: start it by `stackwise run --ranks {needed}` or torchrun, or say "
+            f"--set run.parallel.replicate={count // shard}"
         )
     if ranks is None:
         return []
@@ -78,10 +95,12 @@ def check_world(parallel: ParallelConfig, plan: Plan, ranks: Ranks | None) -> li
             f"{count} processes share out the micro-batches of a step, and no step has more than {most}: raise data.accumulate (with "
             f"a smaller data.batch_size, the step stays as large), or start {most} {'process' if most == 1 else 'processes'}"
         )
-    uneven = [name for name, counts in steps.items() if any(number % count for number in counts)]
+    if shard > 1 and (odd := next((number for counts in steps.values() for number in counts if number % count), None)):
+        raise UserError(uneven(odd, count))
+    waiting = [name for name, counts in steps.items() if any(number % count for number in counts)]
     return (
-        [f"phases {', '.join(uneven)}: micro-batches of a step do not divide by {count} processes, so some wait for others"]
-        if uneven
+        [f"phases {', '.join(waiting)}: micro-batches of a step do not divide by {count} processes, so some wait for others"]
+        if waiting
         else []
     )
 
@@ -131,6 +150,8 @@ class Companion:
     machine: TrainingMachine
     directory: Path
     ranks: Ranks
+    _saving: Saving | None = field(default=None, init=False)
+    """Where each process holds a part of the state, all of them save it together."""
 
     def train(self) -> None:
         """Take every step that is left.
@@ -139,6 +160,7 @@ class Companion:
             EndedTogether: the first process stops the run, at the same step.
         """
         self.ranks.watch.patience_s = self.plan.experiment.run.parallel.patience_s
+        self._save_from(self.machine.step)
         with Signals(echo_s=ECHO_S) as signals:
             while True:
                 try:
@@ -150,7 +172,21 @@ class Companion:
                     if self.plan.experiment.run.non_finite != "rewind":
                         raise
                     self._rewind(halted)
+        save_final_beside(self.machine)
         last_word(self.ranks)
+
+    def _save_from(self, step: int) -> None:
+        """Save with the first process from the state of a step on, which is on disk unless it is the first."""
+        if (sharding := self.machine.settings.sharding) is not None:
+            store, config = _Beside(sharding), self.plan.experiment.run.checkpoint
+            agree = partial(worst_of, sharding)
+            self._saving = Saving(store, config, self.plan.schedule, dict, lambda: None, agree=agree)
+            if step:
+                self._saving.go_on(step, "")
+
+    def _save(self, reason: str) -> None:
+        for _ in self._saving.now(self.machine, reason) if self._saving is not None else ():
+            pass
 
     def _walk(self, signals: Signals) -> Stalled | None:
         """Take steps until nothing is left, or a phase ends because a metric stalls."""
@@ -161,15 +197,25 @@ class Companion:
         events, stalled = self.machine.train(), None
         try:
             for event in events:
-                stalled = event if isinstance(event, Stalled) else stalled
-                wishes = reduction.wishes
-                last = self.machine.step >= self.plan.schedule.steps
-                if isinstance(event, StepDone) and (wishes.stop or (wishes.time_is_up and not last)):
-                    last_word(self.ranks)
-                    raise EndedTogether(128 + wishes.stop if wishes.stop else RunStopped("", by=None).exit_code)
+                for _ in self._saving.after(event, self.machine) if self._saving is not None else ():
+                    pass
+                if isinstance(event, Stalled):
+                    stalled = event
+                    self._save("phase")
+                elif isinstance(event, StepDone):
+                    self._obey(reduction.wishes)
         finally:
             events.close()
         return stalled
+
+    def _obey(self, wishes: Wishes) -> None:
+        """Save and stop as the first process does behind the same step."""
+        late = wishes.time_is_up and self.machine.step < self.plan.schedule.steps
+        if late or wishes.stop or wishes.save:
+            self._save("stop" if late else "signal")
+        if late or wishes.stop:
+            last_word(self.ranks)
+            raise EndedTogether(128 + wishes.stop if wishes.stop and not late else RunStopped("", by=None).exit_code)
 
     def _end_phase(self, stalled: Stalled) -> None:
         """Go on by a new plan, once the first process has saved the state at the end of the phase."""
@@ -177,6 +223,7 @@ class Companion:
         checkpoint = CheckpointStore(self.directory / CHECKPOINTS).at(stalled.step)
         rest = Rest.after(checkpoint, config.overridden(self.plan.experiment, [setting_of(stalled)]), self.directory)
         self.machine, self.plan = rest.machine(self.ranks), rest.plan
+        self._save_from(stalled.step)
 
     def _rewind(self, halted: TrainingHalted) -> None:
         """Go back with the first process, which has chosen the checkpoint."""
@@ -187,7 +234,38 @@ class Companion:
         positions = self.machine.data.state_dict()
         self.machine = assemble(self.plan, ranks=self.ranks)
         with loading(checkpoint, self.plan):
-            self.machine.restore(checkpoint.load_state(), positions=positions)
+            self.machine.restore(checkpoint.load_state(mapped=self.machine.settings.sharding is not None), positions=positions)
+        self._save_from(step)
+
+
+@frozen
+class _Beside:
+    """Saves this process's part of a state where the first process says."""
+
+    others: Others
+
+    def save(self, step: int, state: Mapping[str, Any], about: Mapping[str, Any], **how: Any) -> None:
+        """Write what this process holds; what the checkpoint says beside it the first process knows."""
+        save_beside(state, self.others)
+
+
+def worst_of(others: Others | None, fault: str | None) -> str | None:
+    """What is wrong with a state in any process, or nothing."""
+    return fault if others is None else next((each for each in others.gather(fault) if each is not None), None)
+
+
+def save_final_beside(machine: TrainingMachine) -> None:
+    """Write this process's parts of the final weights, where it holds parts."""
+    if (sharding := machine.settings.sharding) is None:
+        return
+    for weights in kept_weights(machine):
+        with machine.optimizer.evaluating(weights), disk_errors(Path("the final weights"), "free space or mend the disk, then resume"):
+            write_shared(None, exported_tensors(machine.model.model), sharding)
+
+
+def kept_weights(machine: TrainingMachine) -> dict[str, str]:
+    """Which weights a run keeps at its end, each with the name of its directory."""
+    return {"live": FINAL} | ({"ema": f"{FINAL}-ema"} if machine.optimizer.average is not None else {})
 
 
 def _text(value: Any) -> str:

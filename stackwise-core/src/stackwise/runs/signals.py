@@ -16,7 +16,7 @@ from stackwise.storage import posix
 STOPPING = posix.signals("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR2", "SIGXCPU")
 SAVING = posix.signals("SIGUSR1")
 _REPEATED = posix.signals("SIGXCPU")
-"""Sent every second of processor time until the hard limit, so a second one is no second request to stop."""
+"""Sent every second of processor time until the hard limit, so a second one is not a second request to stop."""
 PATIENCE_S = 600.0
 """How long a step under way may take after a request to stop: a reader that hangs must not hold a batch system's job for ever."""
 

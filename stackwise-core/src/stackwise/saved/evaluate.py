@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from stackwise import config
+from stackwise.assembly.planning import make_plan
 from stackwise.assembly.references import load_reference
 from stackwise.assembly.workshop import Workshop
 from stackwise.contracts.events import Evaluated
@@ -20,7 +21,7 @@ from stackwise.errors import DataError, UserError, did_you_mean
 from stackwise.host.discovery import discover
 from stackwise.host.registry import blaming
 from stackwise.machine.placement import Placement
-from stackwise.plan import EvaluationPlan, Plan, make_plan
+from stackwise.plan import EvaluationPlan, Plan
 from stackwise.planes.model.state import load_named_tensors, named_tensors
 from stackwise.planes.objective import Objective
 from stackwise.saved.model import SavedModel, declared_at, model_at
@@ -82,7 +83,7 @@ def declaration_in(file: Path) -> tuple[str, dict[str, Any]]:
 def _open(run: Path) -> SavedModel:
     """The model with its final weights, or those of its newest whole checkpoint."""
     if not (run / CONFIG).is_file():
-        raise UserError(f"{run} is no run directory: there is no {CONFIG} in it")
+        raise UserError(f"{run} is not a run directory: there is no {CONFIG} in it")
     if (final := final_weights(run)) is not None:
         about, plan = read_description(final), make_plan(config.load(run / CONFIG), discover(), tokenizers=read_tokenizers(run))
         saved = declared_at(plan, about.get("step", plan.schedule.steps), about.get("data", {}))

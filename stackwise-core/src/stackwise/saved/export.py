@@ -123,7 +123,7 @@ def export(run: Path, directory: Path, step: int | None = None, form: str | None
         DiskError: the disk refuses; nothing is left behind.
     """
     if not (run / CONFIG).is_file():
-        raise UserError(f"{run} is no run directory: there is no {CONFIG} in it")
+        raise UserError(f"{run} is not a run directory: there is no {CONFIG} in it")
     if directory.exists():
         raise UserError(f"{directory} exists already: an export never writes over anything; give another directory, or remove it")
     store = CheckpointStore(run / CHECKPOINTS)

@@ -79,8 +79,8 @@ def _check_plain(about: Mapping[str, Any], weight_adapters: bool) -> None:
         ),
         "gates that are not at 1 (export a later step)": about.get("gates"),
     }
-    if told := [what for what, there in beside.items() if there]:
-        raise UserError(f"a folder of another tool holds embedding, rack and head only, and this model has {'; '.join(told)}")
+    if besides := [what for what, there in beside.items() if there]:
+        raise UserError(f"a folder of another tool holds embedding, rack and head only, and this model has {'; '.join(besides)}")
 
 
 def _origin(run: Path, id: str, registry: Registry) -> Path | None:

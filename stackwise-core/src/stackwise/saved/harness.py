@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from attrs import evolve, field, frozen
 
+from stackwise.assembly.planning import make_plan
 from stackwise.config import load
 from stackwise.contracts.answers import calling, expect, is_number
 from stackwise.contracts.generation import GenerationSettings, Scores, TextCodec
@@ -21,9 +22,9 @@ from stackwise.errors import StackwiseError, UserError, did_you_mean
 from stackwise.host.discovery import discover
 from stackwise.host.registry import blaming
 from stackwise.machine.placement import Placement
-from stackwise.plan import make_plan
 from stackwise.planes.model.initialisation import drawing_from
-from stackwise.saved.generate import TextModel, open_text_model
+from stackwise.saved.generate import open_text_model
+from stackwise.saved.task_model import TextModel
 from stackwise.storage.run_directory import CONFIG
 from stackwise.storage.tokenizers import read_tokenizers
 
@@ -49,7 +50,7 @@ class HarnessSettings:
     rows: int = 16
     """Rows of a forward pass."""
     length: int | None = None
-    """Most entries of a row; longer ones lose their begin. None: as long as the rows that the run was trained on."""
+    """Most entries of a row; longer ones lose their beginning. None: as long as the rows that the run was trained on."""
     start: int | None = None
     """Id before a text that nothing precedes; None: what the vocabulary says."""
 
@@ -64,7 +65,7 @@ class Score:
     """As the library names them, without the filter where there is one only; no standard errors, for which it draws anew."""
     questions: int
     cut: int
-    """Rows of all tasks together that lost their begin, because they were longer than `length`."""
+    """Rows of all tasks together that lost their beginning, because they were longer than `length`."""
 
 
 def score_tasks(run: Path, settings: HarnessSettings) -> list[Score]:
@@ -169,7 +170,7 @@ class Asked:
 
     @property
     def cut(self) -> int:
-        """Rows that lost their begin so far."""
+        """Rows that lost their beginning so far."""
         return self._cut[0]
 
     def continuations(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[float, bool]]:

@@ -14,7 +14,7 @@ from stackwise.contracts.answers import calling, expect, expect_rows
 from stackwise.contracts.prediction import Predicts, ReadsRows
 from stackwise.errors import DataError, UserError, did_you_mean
 from stackwise.host.registry import Registry, blaming
-from stackwise.saved.generate import TextModel, open_model
+from stackwise.saved.task_model import TextModel, open_model
 
 ARRAYS = ".safetensors"
 
@@ -99,7 +99,7 @@ def _arrays(file: Path, rows: int) -> Iterator[dict[str, torch.Tensor]]:
     try:
         fields = load_file(file, backend="pread")
     except (OSError, SafetensorError) as error:
-        raise DataError(f"{file} is no readable safetensors file: {error}") from None
+        raise DataError(f"{file} is not a readable safetensors file: {error}") from None
     counts = {name: len(tensor) if tensor.dim() else 0 for name, tensor in fields.items()}
     if not counts or len(set(counts.values())) != 1 or not next(iter(counts.values())):
         raise DataError(f"{file}: every field has a row of its own for each row, and these have {counts}: mend the file")

@@ -19,7 +19,7 @@ from stackwise.machine.machine import TrainingMachine
 from stackwise.plan import Plan
 from stackwise.saved.clock import clock_as_json, clock_from_json
 from stackwise.storage.checkpoints.store import Checkpoint
-from stackwise.timeline.clock import Past
+from stackwise.timeline.layout import Past
 
 FORMAT = 1
 _TEXT, _MAP = instance_of(str), instance_of(Mapping)  # type: ignore[type-abstract]  # any map will do
@@ -183,7 +183,7 @@ def check_fingerprints(saved: Described, machine: TrainingMachine, changed_keys:
     Args:
         saved: what the checkpoint says.
         machine: reads the data as they are now.
-        changed_keys: of the config; an evaluation that is declared otherwise than before is not compared.
+        changed_keys: of the config; an evaluation that is declared in another way than before is not compared.
 
     Raises:
         DataError: they changed; every changed source is named.
@@ -204,7 +204,7 @@ def check_schedules(saved: Described, plan: Plan, changed_keys: Collection[str] 
     """Compare what the schedules of the plan read with what they read when the checkpoint was saved.
 
     Raises:
-        DataError: it changed, and the config does not say otherwise than before.
+        DataError: it changed, although the config says the same as before.
     """
     for key, was in saved.read_by_schedules.items():
         now = plan.read_by_schedules.get(key)

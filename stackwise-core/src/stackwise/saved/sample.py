@@ -11,7 +11,7 @@ from stackwise.contracts.answers import calling, expect_rows
 from stackwise.contracts.generation import GeneratesFields
 from stackwise.errors import UserError
 from stackwise.host.registry import Registry, blaming
-from stackwise.saved.generate import open_model
+from stackwise.saved.task_model import open_model
 from stackwise.timeline.streams import step_seed, stream_key
 
 
@@ -31,7 +31,7 @@ def sample(run: Path | str, count: int, *, seed: int = 0) -> dict[str, torch.Ten
         ProviderError: a component that cannot be built, or that does not keep to its contract.
     """
     if count < 1:
-        raise UserError(f"count: {count} is no number of rows: it is at least 1")
+        raise UserError(f"count: {count} is not a number of rows: it is at least 1")
     source = open_model(Path(run), _making)
     task: Any = source.task
     generator = torch.Generator().manual_seed(step_seed(stream_key(seed, "generate"), 0))

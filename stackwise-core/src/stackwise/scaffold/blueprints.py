@@ -1,4 +1,4 @@
-"""What a new provider of a kind begins with: `templates/kinds/<kind>.tmpl`, one component and a run that uses it."""
+"""What a new provider of a kind contains at first: `templates/kinds/<kind>.tmpl`, one component and a run that uses it."""
 
 from __future__ import annotations
 

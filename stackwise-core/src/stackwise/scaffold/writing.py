@@ -54,7 +54,9 @@ class Names:
         """
         provider = text.removeprefix(_PREFIX)
         if not _NAME.fullmatch(provider):
-            raise UserError(f"{text!r} is no provider name: lower-case letters and digits in words joined by '-', a letter first (waves)")
+            raise UserError(
+                f"{text!r} is not a provider name: lower-case letters and digits in words joined by '-', a letter first (waves)"
+            )
         if provider in _TAKEN:
             raise UserError(f"the provider name '{provider}' is the core's own: choose another")
         return cls(provider)

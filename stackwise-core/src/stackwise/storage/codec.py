@@ -124,7 +124,7 @@ def from_json(content: bytes) -> dict[str, Any]:
     """The document that `to_json` wrote.
 
     Raises:
-        ValueError: the bytes are no JSON object, or `to_json` does not write such a one.
+        ValueError: the bytes are not JSON object, or `to_json` does not write such a one.
     """
     document = join_state(read_object(content), refuse_tensor)
     if not isinstance(document, dict):
@@ -136,7 +136,7 @@ def read_object(content: bytes) -> dict[str, Any]:
     """Read a JSON object and leave it encoded.
 
     Raises:
-        ValueError: the bytes are no JSON object, or hold nan or an infinity.
+        ValueError: the bytes are not JSON object, or hold nan or an infinity.
     """
     try:
         document: Any = json.loads(content, parse_constant=_refuse_constant, parse_float=_finite)
@@ -205,7 +205,7 @@ def _shown(value: Any) -> str:
 
 
 def _refuse_constant(constant: str) -> Any:
-    raise ValueError(f"{constant} is no JSON")
+    raise ValueError(f"{constant} is not JSON")
 
 
 def _finite(text: str) -> float:

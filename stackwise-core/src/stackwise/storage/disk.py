@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -15,6 +16,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from stackwise.storage import posix
+
+_PIECE = 1 << 18
 
 
 def make_directory(path: Path) -> None:
@@ -63,6 +66,59 @@ def write_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[s
     except SafetensorError as error:  # safetensors can hold these tensors, so the system refused
         raise OSError(str(error)) from None
     os.chmod(path, rights)
+
+
+def reserve(path: Path, begin: bytes, size: int) -> None:
+    """Make a new file that begins with these bytes and has room for the rest.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    handle = os.open(path, posix.CREATE, 0o666)
+    try:
+        _write(handle, memoryview(begin))
+        os.ftruncate(handle, size)
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_pieces(path: Path, pieces: Sequence[tuple[int, torch.Tensor]]) -> None:
+    """Write tensors into the room of a file, each where it begins, force them to disk and read them back.
+
+    Args:
+        path: a file that `reserve` made, which other processes write to as well.
+        pieces: byte at which each begins, and its values on any device.
+
+    Raises:
+        OSError: the disk refuses, or returns other bytes.
+    """
+    handle = os.open(path, posix.WRITE)
+    try:
+        for start, tensor in pieces:
+            os.lseek(handle, start, os.SEEK_SET)
+            _write(handle, _memory(tensor))
+        os.fsync(handle)
+        for start, tensor in pieces:
+            os.lseek(handle, start, os.SEEK_SET)
+            _compare(handle, _memory(tensor), path.name)
+    finally:
+        os.close(handle)
+
+
+def _memory(tensor: torch.Tensor) -> memoryview:
+    plain = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous()
+    view: memoryview = plain.reshape(-1).view(torch.uint8).numpy().data
+    return view
+
+
+def _compare(handle: int, expected: memoryview, name: str) -> None:
+    done = 0
+    while done < expected.nbytes:
+        piece = os.read(handle, min(_PIECE, expected.nbytes - done))
+        if not piece or piece != expected[done : done + len(piece)]:
+            raise OSError(f"{name} does not read back as it was written")
+        done += len(piece)
 
 
 def sync_file(path: Path) -> None:

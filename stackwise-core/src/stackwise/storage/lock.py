@@ -51,7 +51,7 @@ class RunLock:
 
     Raises:
         HeldError: another process holds it; the sentence names pid and host.
-        UserError: the lock is no regular file.
+        UserError: the lock is not a regular file.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -103,7 +103,7 @@ def refuse_held(directory: Path) -> None:
 
     Raises:
         HeldError: a process writes there; the sentence names pid and host.
-        UserError: the lock is no regular file.
+        UserError: the lock is not a regular file.
     """
     if os.path.lexists(directory / LOCK):
         _acquire(directory).release()
@@ -112,7 +112,7 @@ def refuse_held(directory: Path) -> None:
 def _acquire(directory: Path) -> BaseFileLock:
     path = directory / LOCK
     if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
-        raise UserError(f"{path} is no regular file, so it cannot lock the run directory: remove it")
+        raise UserError(f"{path} is not a regular file, so it cannot lock the run directory: remove it")
     lock = FileLock(path, thread_local=False)
     try:
         lock.acquire(blocking=False)

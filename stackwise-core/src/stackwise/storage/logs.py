@@ -95,10 +95,10 @@ class Log:
             yield step
 
     def _understood(self, place: str, line: Mapping[str, Any], kind: Any) -> Any:
-        """The event of a line; None for an event of a newer version, and for a line that is no event."""
+        """The event of a line; None for an event of a newer version, and for a line that is not an event."""
         if kind is None:
             if not isinstance(line.get("event"), str):
-                self._faults.append(f"{place}: event is no name")
+                self._faults.append(f"{place}: event is not a name")
             return None
         try:
             return kind(**{name: codec.typed(line[name], wanted, name) for name, wanted in _FIELDS[kind].items() if name in line})
@@ -123,7 +123,7 @@ class Log:
                     content = codec.read_object(text.encode())
                 except ValueError:
                     if text.endswith("\n"):
-                        self._faults.append(f"{path}:{number}: it is no JSON object")
+                        self._faults.append(f"{path}:{number}: it is not a JSON object")
                     continue
                 if text.endswith("\n"):
                     yield number, text, content

@@ -25,13 +25,13 @@ def read_pretrained(path: Path) -> dict[str, torch.Tensor]:
     file = path if path.is_file() else _directory_of_weights(path) / WEIGHTS
     if not file.is_file():
         raise UserError(
-            f"model.start.from: there are no weights at {path}: {file} is no file; give a run directory, a directory of weights or a "
+            f"model.start.from: there are no weights at {path}: {file} is not a file; give a run directory, a directory of weights or a "
             "safetensors file"
         )
     try:
         return load_file(file, backend="pread")  # not mapped: a file that shrinks under a map ends the process
     except (OSError, SafetensorError) as error:
-        raise UserError(f"model.start.from: {file} is no readable safetensors file: {error}") from None
+        raise UserError(f"model.start.from: {file} is not a readable safetensors file: {error}") from None
 
 
 def is_ours(directory: Path) -> bool:

@@ -72,11 +72,11 @@ def append_regular(path: Path) -> TextIO:
 
 def _refuse_irregular(handle: int, path: Path) -> None:
     if not stat.S_ISREG(os.fstat(handle).st_mode):
-        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
 
 
 def digest_regular(path: Path) -> tuple[str, Stamp]:
-    """The sha256 of a regular file, and its stamp, which tells later whether the file is still the same.
+    """The sha256 of a regular file, and its stamp, which shows later whether the file is still the same.
 
     Raises:
         OSError: as `open_regular`.

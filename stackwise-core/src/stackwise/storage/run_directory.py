@@ -103,10 +103,10 @@ class RunDirectory:
         """Open the directory of a run to resume it.
 
         Raises:
-            UserError: it is no run directory, or another process writes there.
+            UserError: it is not a run directory, or another process writes there.
         """
         if not (path / CONFIG).is_file():
-            raise UserError(f"{path} is no run directory: there is no {CONFIG} in it")
+            raise UserError(f"{path} is not a run directory: there is no {CONFIG} in it")
         try:
             return cls(path)
         except OSError as error:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import torch
 from attrs import frozen
@@ -21,7 +22,9 @@ _FLOATS = (torch.float8_e4m3fn, torch.float8_e5m2, torch.float16, torch.bfloat16
 DTYPES = (torch.bool, *_INTEGERS, *_FLOATS, torch.complex64)
 """What a file can hold."""
 _PIECE = 1 << 18
-_METADATA, _SAME = "__metadata__", "same_as"
+_METADATA = "__metadata__"
+SAME = "same_as"
+"""Key of the names that share a tensor with another one."""
 
 
 @frozen
@@ -46,7 +49,7 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> FileRecord
     own, same = distinct(tensors)
     plain = _unshared(own)
     disk.write_tensors(
-        path, plain, {_SAME: json.dumps(same)} if same else {"format": "pt"}
+        path, plain, {SAME: json.dumps(same)} if same else {"format": "pt"}
     )  # one key only: the library shuffles the order of several
     reading = _Reading(path, plain)
     reading.start()
@@ -119,16 +122,16 @@ def _record_of(path: Path, tensors: Mapping[str, torch.Tensor]) -> FileRecord:
     return FileRecord(digest.hexdigest(), size)
 
 
-def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a file under all their names, as copies in memory, so that the file may change or go.
+def read_tensors(path: Path, *, mapped: bool = False) -> dict[str, torch.Tensor]:
+    """The tensors of a file under all their names, as copies in memory, so that the file may change or go; or mapped from the disk.
 
     Raises:
-        ValueError: the file is no safetensors file that this module wrote.
+        ValueError: the file is not a safetensors file that this module wrote.
         OSError: it cannot be read.
     """
     same = same_names(path)
     try:
-        own = load_file(path, backend="pread")
+        own = load_file(path, backend="mmap" if mapped else "pread")
         return own | {name: own[first] for name, first in same.items()}
     except (SafetensorError, KeyError, RuntimeError) as error:
         raise ValueError(f"its tensors cannot be read: {error}") from None
@@ -138,7 +141,7 @@ def tensor_names(path: Path) -> set[str]:
     """All the names of a file, without its tensors.
 
     Raises:
-        ValueError: the file is no safetensors file that this module wrote.
+        ValueError: the file is not a safetensors file that this module wrote.
     """
     same = same_names(path)
     with safe_open(path, framework="pt") as held:
@@ -152,11 +155,11 @@ def same_names(path: Path) -> dict[str, str]:
     """Name → the first name of the same tensor, for tensors with several names.
 
     Raises:
-        ValueError: the file is no safetensors file that this module wrote.
+        ValueError: the file is not a safetensors file that this module wrote.
     """
     try:
         with safe_open(path, framework="pt") as held:
-            same = json.loads((held.metadata() or {}).get(_SAME, "{}"))
+            same = json.loads((held.metadata() or {}).get(SAME, "{}"))
         return {str(name): str(first) for name, first in same.items()}
     except (SafetensorError, ValueError, AttributeError, RecursionError) as error:
         raise ValueError(f"its header cannot be read: {error}") from None
@@ -169,7 +172,9 @@ def distinct(tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tenso
     first: dict[object, str] = {}
     for name, tensor in tensors.items():
         _check(name, tensor)
-        memory = (tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride(), tensor.is_neg(), tensor.is_conj())
+        divided: Any = tensor if hasattr(tensor, "full_tensor") else None
+        held = tensor if divided is None else divided.to_local()  # of a divided tensor what this process holds
+        memory = (tensor.device, held.data_ptr(), tensor.dtype, tensor.shape, tensor.stride(), tensor.is_neg(), tensor.is_conj())
         if tensor.numel() and memory in first:
             same[name] = first[memory]
         else:

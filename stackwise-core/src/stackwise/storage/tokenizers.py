@@ -76,7 +76,7 @@ def _read(place: Path) -> Iterator[RunTokenizer]:
 
 def _mapping(value: Any) -> Mapping[str, Any]:
     if not isinstance(value, dict):
-        raise ValueError(f"{value!r} is no map of settings")
+        raise ValueError(f"{value!r} is not a map of settings")
     return value
 
 
@@ -89,8 +89,8 @@ def _file_name(name: str) -> str:
     """The name, checked to hold no folder.
 
     Raises:
-        ValueError: it is no plain file name.
+        ValueError: it is not a plain file name.
     """
     if name != PurePath(name).name or name in ("", ".", "..", ABOUT) or "\\" in name:
-        raise ValueError(f"{name!r} is no name of a file of a tokenizer")
+        raise ValueError(f"{name!r} is not a name of a file of a tokenizer")
     return name

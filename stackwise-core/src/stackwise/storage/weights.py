@@ -16,6 +16,7 @@ from stackwise.errors import UserError, disk_errors
 from stackwise.storage import codec, disk
 from stackwise.storage.publish import WRITING, publish, recover, write_tokenizers
 from stackwise.storage.regular import digest_regular, read_regular, stamp_of
+from stackwise.storage.shared_file import Others, write_shared
 from stackwise.storage.tensor_file import read_tensors, write_tensors
 
 WEIGHTS, DESCRIPTION = "weights.safetensors", "weights.json"
@@ -24,7 +25,11 @@ _FIELDS = {"sha256": str, "step": int, "data": Mapping[str, dict[str, Any]], "un
 
 
 def save_weights(
-    tensors: Mapping[str, torch.Tensor], directory: Path, about: Mapping[str, Any], tokenizers: Tokenizers | None = None
+    tensors: Mapping[str, torch.Tensor],
+    directory: Path,
+    about: Mapping[str, Any],
+    tokenizers: Tokenizers | None = None,
+    others: Others | None = None,
 ) -> Path:
     """Write weights into a new directory, all or nothing.
 
@@ -36,18 +41,22 @@ def save_weights(
         directory: the place to write; its parent exists.
         about: further entries of the description (specs, step, providers).
         tokenizers: those of the run, written beside the weights.
+        others: processes that hold parts of the tensors and write them by `write_shared`; None where this one holds all of them.
 
     Raises:
         DiskError: the disk refuses; nothing is left behind.
     """
     with disk_errors(directory, "nothing of it is left: free space or mend the disk"):
-        _save(tensors, directory, about, tokenizers if tokenizers is not None else Tokenizers())
+        _save(tensors, directory, about, tokenizers if tokenizers is not None else Tokenizers(), others)
     return directory
 
 
-def _save(tensors: Mapping[str, torch.Tensor], directory: Path, about: Mapping[str, Any], tokenizers: Tokenizers) -> None:
+def _save(
+    tensors: Mapping[str, torch.Tensor], directory: Path, about: Mapping[str, Any], tokenizers: Tokenizers, others: Others | None
+) -> None:
     def fill(fresh: Path) -> None:
-        record = write_tensors(fresh / WEIGHTS, tensors)
+        path = fresh / WEIGHTS
+        record = write_tensors(path, tensors) if others is None else write_shared(path, tensors, others)
         description = {
             "format": 1,
             **about,
@@ -84,7 +93,7 @@ def read_weights(directory: Path) -> tuple[dict[str, torch.Tensor], dict[str, An
     except OSError as error:
         raise UserError(f"{directory} holds no readable weights: {error}") from None
     except ValueError as error:
-        raise UserError(f"{path} is no file of weights: {error}") from None
+        raise UserError(f"{path} is not a file of weights: {error}") from None
     return tensors, description
 
 

@@ -1,4 +1,4 @@
-"""Which run of a sweep begins in the middle of which other, and what that saves."""
+"""Which run of a sweep begins in the middle of which other run, and what that saves."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from pathlib import Path
 from attrs import evolve, frozen
 
 from stackwise import config
+from stackwise.assembly.planning import make_plan
 from stackwise.assembly.pricing import PhasePrice, price
 from stackwise.config.sweep import Point, SweepConfig
 from stackwise.host.discovery import discover
-from stackwise.plan import Plan, make_plan
+from stackwise.plan import Plan
 from stackwise.plan.sharing import first_own_step
+from stackwise.timeline.spent import Spent
 
 
 @frozen
@@ -33,7 +35,7 @@ class Job:
     saves: tuple[int, ...] = ()
     """Steps at which others begin."""
     instants: tuple[str, ...] = ()
-    """`run.checkpoint.at` of its own config, as it is written there."""
+    """`run.checkpoint.at` of its own config, as written there."""
 
     @property
     def overrides(self) -> tuple[str, ...]:
@@ -80,7 +82,9 @@ def _instants(plan: Plan) -> tuple[str, ...]:
 
 
 def _longest(plan: Plan, earlier: Sequence[Plan], jobs: Sequence[Job]) -> tuple[int | None, int]:
-    """The earlier run that shares most of its first steps with a plan, and how many; only steps that are that run's own can be begun at."""
+    """The earlier run that shares most first steps with a plan, and how many. A run can only begin at a step that the earlier one trains
+    itself.
+    """
     best: tuple[int | None, int] = (None, 0)
     for i, other in enumerate(earlier):
         if other.experiment.run.seed != plan.experiment.run.seed:
@@ -92,12 +96,7 @@ def _longest(plan: Plan, earlier: Sequence[Plan], jobs: Sequence[Job]) -> tuple[
 
 
 def _flops(plan: Plan, prices: Sequence[PhasePrice], start: int) -> float | None:
-    """From a step on: those of each phase, by the share of its tokens (or steps) that lies there."""
-    clock, total = plan.schedule.clock, 0.0
-    for phase, cost in zip(plan.schedule, prices, strict=True):
-        if cost.flops is None:
-            return None
-        count = clock.tokens if clock.tokens(phase.stop) > clock.tokens(phase.start) else int
-        first = min(max(start, phase.start), phase.stop)
-        total += cost.flops * (count(phase.stop) - count(first)) / (count(phase.stop) - count(phase.start))
-    return total
+    """Training FLOPs from a step on."""
+    stretches = [(first, None if flops is None else flops.training) for cost in prices for first, flops in cost.stretches]
+    spent = Spent.of(stretches)
+    return None if spent is None else spent.before(plan.schedule.steps) - spent.before(start)

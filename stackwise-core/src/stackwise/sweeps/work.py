@@ -1,4 +1,4 @@
-"""The runs of a sweep as processes of their own, a few at a time; what was begun goes on, what has finished stays."""
+"""Runs the jobs of a sweep, each in its own process, a few at a time. Unfinished runs go on, finished runs stay."""
 
 from __future__ import annotations
 
@@ -37,10 +37,11 @@ class Failure:
 
 
 def open_directory(path: Path, sweep: SweepConfig, jobs: Sequence[Job]) -> RunLock:
-    """Make the directory of a sweep, or hold one that is there against what is asked for; nobody else may write to it until the release.
+    """Make the directory of a sweep, or compare an existing one with what is asked for. The lock keeps other processes out until it is
+    released.
 
     Raises:
-        UserError: a directory of something else, a run in it that was declared otherwise, or another process that writes to it.
+        UserError: it is the directory of something else, a run in it was declared in another way, or another process writes to it.
     """
     record = {
         job.point.name: {"values": dict(job.point.values), "parent": job.parent, "start": job.start, "saves": job.saves} for job in jobs
@@ -48,7 +49,7 @@ def open_directory(path: Path, sweep: SweepConfig, jobs: Sequence[Job]) -> RunLo
     wanted = json.loads(json.dumps({"config": read_file(Path(sweep.config)).plain(), "runs": record}, default=str))
     place = path / RECORD
     if path.exists() and not place.is_file():
-        raise UserError(f"{path} exists already and is no sweep: give another --output, or remove it")
+        raise UserError(f"{path} exists already and is not a sweep: give another --output, or remove it")
     if place.is_file():
         held = json.loads(place.read_text(encoding="utf-8"))
         changed = ["its config"] if held.get("config") != wanted["config"] else []
@@ -66,11 +67,11 @@ class Work:
     """Runs the jobs of a sweep.
 
     Args:
-        directory: of the sweep; a run is a folder in it by its name, and what it printed a file in `logs`.
+        directory: of the sweep; it has a folder for each run, by its name, and what the run printed in `logs`.
         sweep: whose config the runs share.
         jobs: each after the one that it begins in.
         at_once: most processes at a time.
-        say: is told what begins and ends.
+        say: called with a line for each run that begins or ends.
     """
 
     directory: Path
@@ -86,7 +87,7 @@ class Work:
         """Run what is left.
 
         Raises:
-            RunStopped: by SIGINT or SIGTERM, which every process has had too; what they did is saved.
+            RunStopped: by SIGINT or SIGTERM, which was passed on to every process; their work is saved.
         """
         waiting = [job for job in self.jobs if not self.is_finished(job)]
         with self._passing_on_signals():
@@ -129,9 +130,9 @@ class Work:
         if job.parent is None or self._exists(job):
             command = ["run", self.sweep.config, *sets, "--output", str(place), "--resume", "auto"]
             self.say(f"{'goes on' if self._exists(job) else 'begins '}   {name}")
-        elif not self._state_for(job).is_dir():  # the parent stopped by its own rule before, or somebody removed the state
+        elif not self._state_for(job).is_dir():  # the parent stopped early by its own rule, or the checkpoint was removed
             command = ["run", self.sweep.config, *sets, "--output", str(place)]
-            self.say(f"begins    {name}, at its own start: {job.parent} has finished, and its state of step {job.start:,} is not there")
+            self.say(f"begins    {name}, at its own start: {job.parent} has finished, and has no checkpoint of step {job.start:,}")
         else:
             parent, at = str(self.directory / job.parent), f"step {job.start}"
             command = ["branch", parent, "--at", at, "--config", self.sweep.config, *sets, "--output", str(place)]
@@ -167,7 +168,7 @@ class Work:
 
     @contextmanager
     def _passing_on_signals(self) -> Iterator[None]:
-        """A first signal reaches every process, which saves and leaves; so does each later one."""
+        """Every signal is passed on to every process: the first makes it save and end."""
 
         def pass_on(number: int, frame: FrameType | None) -> None:
             self._signal = signal.Signals(number)

@@ -1,4 +1,4 @@
-"""The clock: resolves every duration of a run to an integer step, once and in one place.
+"""The clock: the compiled relation between steps, consumption and t. `layout.py` makes it.
 
 What a step consumes (tokens, samples, epochs of a source) may change inside a phase; between two changes consumption is linear in the step.
 """
@@ -6,12 +6,12 @@ What a step consumes (tokens, samples, epochs of a source) may change inside a p
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from math import ceil
 from typing import Any
 
-from attrs import Factory, define, field, frozen
+from attrs import field, frozen
 
 from stackwise.errors import ScheduleError
 from stackwise.timeline.duration import Duration
@@ -19,36 +19,8 @@ from stackwise.timeline.duration import Duration
 Rate = Mapping[str, Fraction]
 """Measure (`tokens`, `samples`, `epochs of web`) → what one step consumes of it; a measure that cannot be counted is absent."""
 
-RUN = -1
-"""The window of a switch that is the run."""
-
 MAX_INSTANTS = 1_000_000
 """Most instants a cadence may have in one run."""
-
-
-@frozen(kw_only=True)
-class Switch:
-    """A value that changes inside a window: from `at` on, `key` is `value`."""
-
-    at: Duration
-    window: int
-    """Index of the phase whose start it counts from, or `RUN`."""
-    key: str
-    value: Any
-
-
-@frozen(kw_only=True)
-class Extent:
-    """One phase, before it is laid out on the timeline."""
-
-    name: str
-    end: Duration
-    """Where it ends, counted from the start of the run; a fraction is of the horizon."""
-    values: Mapping[str, Any] = Factory(dict)
-    """What is in force at its start."""
-    switches: tuple[Switch, ...] = ()
-    rate: Callable[[Mapping[str, Any]], Rate] = field(default=lambda values: {})
-    """Values in force → what a step consumes."""
 
 
 @frozen
@@ -85,7 +57,7 @@ class Clock:
 
     def __attrs_post_init__(self) -> None:
         measure = self.horizon.measure
-        plain = [(_plain(piece.consumed(piece.start, measure)), _plain(_per_step(piece.rate, measure))) for piece in self.pieces]
+        plain = [(_plain(piece.consumed(piece.start, measure)), _plain(per_step(piece.rate, measure))) for piece in self.pieces]
         object.__setattr__(self, "_piece_starts", tuple(piece.start for piece in self.pieces))
         object.__setattr__(self, "_linear", tuple(plain))
         object.__setattr__(self, "_span", float(self.horizon.value))
@@ -153,11 +125,11 @@ class Clock:
         Raises:
             ScheduleError: the data does not count the duration's measure.
         """
-        return self._step_reaching(*_absolute(duration, self.horizon))
+        return self._step_reaching(*absolute(duration, self.horizon))
 
     def instant(self, duration: Duration) -> int:
         """The step of an instant of the run; unlike `step_of` refuses one behind the end, with a ScheduleError."""
-        amount, measure = _absolute(duration, self.horizon)
+        amount, measure = absolute(duration, self.horizon)
         counted = measure == "steps" or any(measure in piece.rate for piece in self.pieces)
         if counted and amount > self.consumed(self.steps, measure):
             raise ScheduleError(f"{duration} lies behind the end of the run, which has {self.steps:,} steps")
@@ -171,7 +143,7 @@ class Clock:
         """
         if duration.value <= 0:
             raise ScheduleError(f"a cadence of {duration} never moves on: give it above zero")
-        amount, measure = _absolute(duration, self.horizon)
+        amount, measure = absolute(duration, self.horizon)
         if self.consumed(self.steps, measure) / amount > MAX_INSTANTS:
             raise ScheduleError(f"a cadence of {duration} comes round more than {MAX_INSTANTS:,} times in the run: give a longer one")
         if measure == "steps" and amount.denominator == 1:
@@ -194,203 +166,58 @@ class Clock:
             return min(ceil(amount), self.steps)
         if amount > self.consumed(self.steps, measure):
             if not any(measure in piece.rate for piece in self.pieces):
-                raise ScheduleError(f"nothing counts {measure} here: {_missing(measure)}")
+                raise ScheduleError(f"nothing counts {measure} here: {missing(measure)}")
             return self.steps
         i = bisect_right(self.pieces, amount, key=lambda piece: piece.consumed(piece.start, measure)) - 1
         piece = self.pieces[i]
         stop = self._piece_starts[i + 1] if i + 1 < len(self.pieces) else self.steps
         rest = amount - piece.consumed(piece.start, measure)
-        return min(piece.start + ceil(rest / _per_step(piece.rate, measure)), stop) if rest else piece.start
+        return min(piece.start + ceil(rest / per_step(piece.rate, measure)), stop) if rest else piece.start
 
 
-def compile_clock(horizon: Duration, names: Sequence[str], ends: Sequence[Duration], tokens_per_step: Sequence[int | None]) -> Clock:
-    """Lay out phases whose steps consume a fixed number of tokens each; None where tokens cannot be counted.
-
-    Raises:
-        ScheduleError: see `lay_out`.
-    """
-
-    def extent(name: str, end: Duration, tokens: int | None) -> Extent:
-        rate = {} if tokens is None else {"tokens": Fraction(tokens)}
-        return Extent(name=name, end=end, rate=lambda values: rate)
-
-    return lay_out(horizon, [extent(*each) for each in zip(names, ends, tokens_per_step, strict=True)])
-
-
-@frozen
-class Past:
-    """The first `step` steps of a resumed run, on the clock it ran by: later declarations cannot move them."""
-
-    step: int
-    clock: Clock
-
-    @property
-    def phase_index(self) -> int:
-        """The first phase that is not over."""
-        return self.clock.phase_index(self.step)
-
-
-def lay_out(horizon: Duration, extents: Sequence[Extent], past: Past | None = None) -> Clock:
-    """Resolve every phase end, and every switch inside a phase, to one integer step.
-
-    Args:
-        horizon: the length of the run.
-        extents: the phases.
-        past: the steps already run: their boundaries and consumption stay, whatever the extents say.
+def absolute(duration: Duration, horizon: Duration) -> tuple[Fraction, str]:
+    """A duration from the start of the run, as an amount and its measure.
 
     Raises:
-        ScheduleError: an empty or backward phase, a gap or an overrun at the end, an end in the past, or a measure that the data
-            does not count. The message draws the timeline.
+        ScheduleError: a share of something else than the horizon counts.
     """
-    if horizon.unit == "fraction" or horizon.value <= 0:
-        raise ScheduleError(f"a horizon of {horizon} is no length: give it in steps, tokens, samples or epochs, above zero")
-    layout = _Layout(horizon, extents) if past is None else _Layout.after(past, horizon, extents)
-    for index in range(len(layout.starts) - 1, len(extents)):
-        layout.lay(index)
-    layout.check_end()
-    return Clock(horizon, tuple(layout.starts), tuple(layout.pieces))
-
-
-@define
-class _Layout:
-    """The timeline under construction, phase by phase."""
-
-    horizon: Duration
-    extents: Sequence[Extent]
-    starts: list[int] = field(factory=lambda: [0])
-    pieces: list[Piece] = field(factory=list)
-    step: int = 0
-    consumed: dict[str, Fraction] = field(factory=dict)
-    marks: list[dict[str, Fraction]] = field(factory=list)
-    """The amounts consumed before each phase, `steps` included."""
-    inside: bool = False
-    """Whether the past ends inside a piece, which goes on: as a piece of its own it would round run time otherwise."""
-
-    @classmethod
-    def after(cls, past: Past, horizon: Duration, extents: Sequence[Extent]) -> _Layout:
-        """A timeline that is already laid out up to the end of the past."""
-        clock = past.clock
-        starts = clock.starts[: past.phase_index + 1]
-        if len(starts) > len(extents):
-            raise ScheduleError(f"step {past.step} is done in phase {len(starts)}, and only {len(extents)} are declared")
-        return cls(
-            horizon,
-            extents,
-            starts=list(starts),
-            pieces=[piece for piece in clock.pieces if piece.start < past.step],
-            step=past.step,
-            consumed=clock.consumption(past.step),
-            marks=[{**clock.consumption(start), "steps": Fraction(start)} for start in starts],
-            inside=all(piece.start != past.step for piece in clock.pieces),
-        )
-
-    def lay(self, index: int) -> None:
-        """Lay out one phase, as pieces.
-
-        While no value changes, consumption is linear in the step, so the end of the phase and every pending switch are each one
-        division away. A piece ends at the nearest of them; the switch is applied, which may change the rate, and all are computed anew.
-        """
-        extent = self.extents[index]
-        if len(self.marks) == index:
-            self.marks.append({**self.consumed, "steps": Fraction(self.step)})
-        values, pending = dict(extent.values), list(extent.switches)
-        end = _absolute(extent.end, self.horizon)
-        while True:
-            rate = extent.rate(values)
-            stop = self._reach(end, rate, extent)
-            due = [(self._reach(self._target(switch, index), rate, extent), order) for order, switch in enumerate(pending)]
-            nearest = min(due, default=(stop, 0))
-            if pending and nearest[0] <= self.step:
-                switch = pending.pop(nearest[1])
-                values[switch.key] = switch.value
-                continue
-            if stop <= self.starts[-1]:
-                self._refuse_empty(extent, stop)
-            if stop < self.step:
-                raise ScheduleError(f"phase '{extent.name}' would end at step {stop}, but {self.step} steps are done\n{self._draw()}")
-            if stop == self.step:
-                self.starts.append(stop)
-                return
-            goes_on = self.inside and self.starts[-1] < self.step and (self.pieces[-1].rate, self.pieces[-1].values) == (rate, values)
-            if not goes_on:
-                self.pieces.append(Piece(self.step, dict(self.consumed), rate, dict(values)))
-            self.inside = False
-            upto = min(nearest[0], stop)
-            for measure, share in rate.items():
-                self.consumed[measure] = self.consumed.get(measure, Fraction(0)) + (upto - self.step) * share
-            self.step = upto
-            if upto == stop:
-                self.starts.append(stop)
-                return
-
-    def check_end(self) -> None:
-        last, reached = self.extents[-1], self._now(self.horizon.measure)
-        if reached < self.horizon.value:
-            fix = "leave its `until` out, or write `until: 100%`"
-            message = f"the last phase '{last.name}' ends at {last.end}, before the horizon of {self.horizon}: {fix}"
-            raise ScheduleError(f"{message}\n{self._draw()}")
-        if reached >= self.horizon.value + _per_step(self.pieces[-1].rate, self.horizon.measure):
-            fix = "write `until: 100%`, or raise run.horizon"
-            raise ScheduleError(f"phase '{last.name}' ends at {last.end}, after the horizon of {self.horizon}: {fix}\n{self._draw()}")
-
-    def _now(self, measure: str) -> Fraction:
-        return Fraction(self.step) if measure == "steps" else self.consumed.get(measure, Fraction(0))
-
-    def _reach(self, target: tuple[Fraction, str], rate: Rate, extent: Extent) -> int:
-        """The step at which the current rate reaches an absolute amount; at or before the current step if it lies in the past."""
-        amount, measure = target
-        share = _per_step(rate, measure)
-        if not share:
-            raise ScheduleError(f"phase '{extent.name}' is measured in {measure}, which nothing counts there: {_missing(measure)}")
-        return self.step + ceil((amount - self._now(measure)) / share)
-
-    def _target(self, switch: Switch, index: int) -> tuple[Fraction, str]:
-        if switch.window == RUN:
-            return _absolute(switch.at, self.horizon)
-        begin = self.marks[switch.window]
-        measure = switch.at.measure
-        if switch.at.unit != "fraction":
-            return begin.get(measure, Fraction(0)) + switch.at.value, measure
-        measure = self.horizon.measure
-        start = begin.get(measure, Fraction(0))
-        if switch.window < index:
-            stop = self.marks[switch.window + 1].get(measure, Fraction(0))
-        else:
-            end = self.extents[switch.window].end
-            stop, end_measure = _absolute(end, self.horizon)
-            if end_measure != measure:
-                raise ScheduleError(
-                    f"{switch.at} of phase '{self.extents[switch.window].name}' cannot be found before the phase is laid out, because it "
-                    f"ends at {end} and the horizon counts {measure}: give the instant in {end_measure}"
-                )
-        return start + switch.at.value * (stop - start), measure
-
-    def _refuse_empty(self, extent: Extent, stop: int) -> None:
-        what = "ends before it starts" if stop < self.starts[-1] else "has no step"
-        raise ScheduleError(f"phase '{extent.name}' {what}: it would run from step {self.starts[-1]} until {extent.end}\n{self._draw()}")
-
-    def _draw(self) -> str:
-        return "timeline: 0 " + " ".join(f"├─ {extent.name} ─┤ {extent.end}" for extent in self.extents)
-
-
-def _absolute(duration: Duration, horizon: Duration) -> tuple[Fraction, str]:
-    """A duration from the start of the run, as an amount and its measure."""
     if duration.unit == "fraction":
-        return duration.value * horizon.value, horizon.measure
+        return share(duration, horizon) * horizon.value, horizon.measure
     return duration.value, duration.measure
 
 
-def _per_step(rate: Rate, measure: str) -> Fraction:
+def share(duration: Duration, horizon: Duration) -> Fraction:
+    """The value of a share of a run, or of a window in it.
+
+    Raises:
+        ScheduleError: it is one of something else than the horizon counts.
+    """
+    if duration.source not in (None, horizon.measure):
+        raise ScheduleError(
+            f"{duration} is a share of a horizon in {duration.source}, and run.horizon is {horizon}: give the horizon in "
+            f"{duration.source}, or leave the word out"
+        )
+    return duration.value
+
+
+def per_step(rate: Rate, measure: str) -> Fraction:
+    """What a step consumes of a measure; 0 where that is not counted."""
     return Fraction(1) if measure == "steps" else rate.get(measure, Fraction(0))
+
+
+def missing(measure: str) -> str:
+    """Why a measure is not counted."""
+    return _WHY_MISSING.get(measure, _WHY_MISSING["epochs"])
+
+
+_WHY_MISSING = {
+    "tokens": "its data declares no seq_len and batch_size to count them by",
+    "samples": "its data declares no batch_size to count them by",
+    "flops": "the shapes of its batches are not known before the run, or its optimizer does not say what a step of it costs",
+    "seconds": "a length of time is resolved when a run begins, for run.horizon and shares of it alone",
+    "epochs": "the source does not say its size before it is read, its share is not constant in a phase, or there is no such source",
+}
 
 
 def _plain(value: Fraction) -> float:
     return int(value) if value.denominator == 1 else float(value)
-
-
-def _missing(measure: str) -> str:
-    if measure == "tokens":
-        return "its data declares no seq_len and batch_size to count them by"
-    if measure == "samples":
-        return "its data declares no batch_size to count them by"
-    return "the source does not say its size before it is read, its share is not constant in a phase, or there is no such source"

@@ -9,8 +9,9 @@ from typing import Any
 from attrs import Factory, field, frozen
 
 from stackwise.errors import ScheduleError
-from stackwise.timeline.clock import Clock, compile_clock
+from stackwise.timeline.clock import Clock
 from stackwise.timeline.duration import Duration
+from stackwise.timeline.layout import compile_clock
 from stackwise.timeline.schedules import Curve, Knot, Over, Window
 
 SHOWN = 256
@@ -42,7 +43,7 @@ class ScheduleWindow:
         """Steps that have begun when a duration (`10%` of the window, `500 steps`, `2e6 tokens`) has passed since its start.
 
         Raises:
-            ScheduleError: it is no duration, or longer than the window.
+            ScheduleError: it is not a duration, or longer than the window.
         """
         window = self._window
         return window.clock.step_at(window.after_start(Duration.parse(duration))) - window.start_step

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple, Protocol
 from attrs import evolve, field, frozen
 
 from stackwise.errors import ScheduleError
-from stackwise.timeline.clock import Clock
+from stackwise.timeline.clock import Clock, share
 from stackwise.timeline.duration import Duration
 
 Shape = Literal["hold", "linear", "cosine", "sqrt"]
@@ -109,7 +109,7 @@ class Window:
     def _shift(self, duration: Duration, step: int, *, forward: bool) -> float:
         sign, clock = (1 if forward else -1), self.clock
         if duration.unit == "fraction":
-            t = clock.t(step) + sign * float(duration.value) * (self.stop - self.start)
+            t = clock.t(step) + sign * float(share(duration, clock.horizon)) * (self.stop - self.start)
         else:
             amount = clock.consumed(step, duration.measure) + sign * duration.value
             fits = 0 <= amount <= clock.consumed(clock.steps, duration.measure)

@@ -1,6 +1,7 @@
 """Low-rank adapters in files of peft: `adapter_config.json` and `adapter_model.safetensors`, beside the folder of a base model.
 
-Read, they are added to the matrices that they stand beside: W + scale · B·A, the scale alpha/r, or alpha/sqrt(r) with `use_rslora`.
+Read, they are added to the matrices that they stand beside: W + scale · B·A, the scale alpha/r, or alpha/sqrt(r) with `use_rslora`; or they
+become weight adapters of the run (`beside.py`).
 """
 
 from __future__ import annotations
@@ -13,16 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from attrs import frozen
 
 from stackwise import UserError
-from stackwise_providers_transformer.hugging_face.architecture import Architecture
 from stackwise_providers_transformer.hugging_face.names import Names, Turned
 from stackwise_providers_transformer.hugging_face.shards import Shards
-from stackwise_providers_transformer.lora import LoRA
 
 ADAPTER_CONFIG, ADAPTERS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
-_PREFIX = "base_model.model."
+PREFIX = "base_model.model."
 _USED = (
     "alpha_pattern",
     "base_model_name_or_path",
@@ -114,12 +113,12 @@ def _check_values(path: Path, fields: Mapping[str, Any]) -> None:
     for pattern, (fits, form) in {"rank_pattern": kinds["r"], "alpha_pattern": kinds["lora_alpha"]}.items():
         own = {} if fields.get(pattern) is None else fields[pattern]
         if not isinstance(own, dict):
-            raise UserError(f"{path}: {pattern}: {own!r} is no map from patterns of names of modules to values")
+            raise UserError(f"{path}: {pattern}: {own!r} is not a map from patterns of names of modules to values")
         for key, value in own.items():
             try:
                 re.compile(_MODULE.format(key=key))
             except (re.error, OverflowError, RecursionError) as error:
-                raise UserError(f"{path}: {pattern}: {key!r} is no regular expression for names of modules: {error}") from None
+                raise UserError(f"{path}: {pattern}: {key!r} is not a regular expression for names of modules: {error}") from None
             if not fits(value):
                 raise UserError(f"{path}: {pattern}: {key!r}: {value!r} is not {form}")
 
@@ -137,7 +136,7 @@ def _is_rank(value: object) -> bool:
 
 
 def notes_of(folder: Path, base: Path) -> Iterator[str]:
-    """What becomes of adapters, and what is not taken over."""
+    """What becomes of adapters that are added to a base, and what is not taken over."""
     yield f"the adapters are added to the matrices of {base}: adapters of this run are others, beside those"
     if dropout := read_fields(folder).get("lora_dropout"):
         yield f"lora_dropout: {dropout} is not taken over: adapters of this run have the option `dropout` of transformer.lora"
@@ -147,20 +146,30 @@ def base_of(folder: Path) -> Path:
     """The folder of the base model that adapters stand beside.
 
     Raises:
-        UserError: it is no folder on this machine.
+        UserError: it is not a folder on this machine.
     """
     name = read_fields(folder).get("base_model_name_or_path")
     for place in (folder / str(name), Path(str(name))) if name else ():
         if (place / "config.json").is_file():
             return place
     raise UserError(
-        f"{folder / ADAPTER_CONFIG}: base_model_name_or_path: {name!r} is no folder with a model, and nothing is downloaded: write the "
+        f"{folder / ADAPTER_CONFIG}: base_model_name_or_path: {name!r} is not a folder with a model, and nothing is downloaded: write the "
         "path of the base model's folder"
     )
 
 
-class Adapted(Mapping[str, torch.Tensor]):
-    """The tensors of a base with the adapters of a folder added, one at a time.
+@frozen(kw_only=True)
+class Pair:
+    """A and B beside one matrix of a base, by the names of their file."""
+
+    a: str
+    b: str
+    rank: int
+    alpha: float
+
+
+class Pairs:
+    """The adapters of a folder, each checked against the matrix of the base that it stands beside.
 
     Args:
         base: tensors of the base model by their names.
@@ -168,48 +177,64 @@ class Adapted(Mapping[str, torch.Tensor]):
         turned: names of matrices that stand on their side.
 
     Raises:
-        UserError: a damaged file, or a tensor that is no adapter of a matrix of the base.
+        UserError: a damaged file, or a tensor that is not an adapter of a matrix of the base.
     """
 
     def __init__(self, base: Shards, folder: Path, turned: frozenset[str]) -> None:
-        fields = read_fields(folder)
-        self.folder, self.shapes, self._base, self._turned = folder, base.shapes, base, turned
-        self._adapters = Shards(folder, pickled=False, file=ADAPTERS)
-        self._scales: dict[str, float] = {}
-        for name in self._adapters:
-            module, end, _ = name.removeprefix(_PREFIX).partition(".lora_")
+        self.fields, self.folder, self.turned = read_fields(folder), folder, turned
+        self.tensors = Shards(folder, pickled=False, file=ADAPTERS)
+        self.beside: dict[str, Pair] = {}
+        """Name of a matrix → its adapter."""
+        for name in self.tensors:
+            module, end, _ = name.removeprefix(PREFIX).partition(".lora_")
             ends = [f"{name.partition('.lora_')[0]}.lora_{half}.weight" for half in "AB"]
-            if not end or not name.startswith(_PREFIX) or name not in ends or not all(each in self._adapters for each in ends):
-                raise UserError(f"{folder / ADAPTERS}: {name} is no half of a pair {_PREFIX}….lora_A and lora_B beside a matrix")
-            matrix = self._beside(module, ends)
-            self._scales[matrix] = _scale(module, self._adapters.shapes[ends[0]][0], folder, fields)
+            if not end or not name.startswith(PREFIX) or name not in ends or not all(each in self.tensors for each in ends):
+                raise UserError(f"{folder / ADAPTERS}: {name} is not a half of a pair {PREFIX}….lora_A and lora_B beside a matrix")
+            rank = self._fitting(base, module, ends)
+            self.beside[f"{module}.weight"] = Pair(a=ends[0], b=ends[1], rank=rank, alpha=_alpha(module, rank, folder, self.fields))
 
-    def _beside(self, module: str, ends: list[str]) -> str:
-        """The matrix of the base that a pair stands beside, its shape checked."""
+    def _fitting(self, base: Shards, module: str, ends: list[str]) -> int:
+        """The rank of a pair, its shapes checked."""
         for each in ends:
-            if len(own := self._adapters.shapes[each]) != 2:
-                raise UserError(f"{self.folder / ADAPTERS}: {each} {list(own)} is no matrix: adapters beside matrices alone are read")
-        (rank, inputs), (outputs, again) = (self._adapters.shapes[each] for each in ends)
+            if len(own := self.tensors.shapes[each]) != 2:
+                raise UserError(f"{self.folder / ADAPTERS}: {each} {list(own)} is not a matrix: adapters beside matrices alone are read")
+        (rank, inputs), (outputs, again) = (self.tensors.shapes[each] for each in ends)
         name = f"{module}.weight"
-        if name not in self._base:
-            raise UserError(f"{self.folder / ADAPTERS}: {ends[0]}: {self._base.folder} has no {name}")
-        shape = (inputs, outputs) if name in self._turned else (outputs, inputs)
-        if rank != again or shape != self.shapes[name]:
+        if name not in base:
+            raise UserError(f"{self.folder / ADAPTERS}: {ends[0]}: {base.folder} has no {name}")
+        shape = (inputs, outputs) if name in self.turned else (outputs, inputs)
+        if rank != again or shape != base.shapes[name]:
             raise UserError(
                 f"{self.folder / ADAPTERS}: {ends[0]} [{rank}, {inputs}] and {ends[1]} [{outputs}, {again}] do not fit {name} "
-                f"{list(self.shapes[name])}"
+                f"{list(base.shapes[name])}"
             )
-        return name
+        return rank
+
+    @property
+    def by_root(self) -> bool:
+        """Whether alpha is divided by the square root of the rank."""
+        return bool(self.fields.get("use_rslora"))
+
+
+class Adapted(Mapping[str, torch.Tensor]):
+    """The tensors of a base with the adapters of a folder added, one at a time.
+
+    Args:
+        base: tensors of the base model by their names.
+        pairs: the adapters beside them.
+    """
+
+    def __init__(self, base: Shards, pairs: Pairs) -> None:
+        self.folder, self.shapes, self._base, self._pairs = pairs.folder, base.shapes, base, pairs
 
     def __getitem__(self, name: str) -> torch.Tensor:
         weight = self._base[name]
-        if name not in self._scales:
+        if (pair := self._pairs.beside.get(name)) is None:
             return weight
         precise = torch.promote_types(weight.dtype, torch.float32)
-        module = _PREFIX + name.removesuffix(".weight")
-        a, b = (self._adapters[f"{module}.lora_{half}.weight"].to(precise) for half in "AB")
-        added = b @ a * self._scales[name]
-        return (weight.to(precise) + (added.t() if name in self._turned else added)).to(weight.dtype)
+        a, b = (self._pairs.tensors[each].to(precise) for each in (pair.a, pair.b))
+        added = b @ a * (pair.alpha / (pair.rank**0.5 if self._pairs.by_root else pair.rank))
+        return (weight.to(precise) + (added.t() if name in self._pairs.turned else added)).to(weight.dtype)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._base)
@@ -218,8 +243,8 @@ class Adapted(Mapping[str, torch.Tensor]):
         return len(self._base)
 
 
-def _scale(module: str, rank: int, folder: Path, fields: Mapping[str, Any]) -> float:
-    """The factor on B·A of one module.
+def _alpha(module: str, rank: int, folder: Path, fields: Mapping[str, Any]) -> float:
+    """The alpha of one module.
 
     Raises:
         UserError: the tensors have another rank than the fields say.
@@ -229,67 +254,11 @@ def _scale(module: str, rank: int, folder: Path, fields: Mapping[str, Any]) -> f
         named = fields.get(pattern) or {}
         return next((value for key, value in named.items() if re.match(_MODULE.format(key=key), module)), default)
 
-    declared, alpha = own("rank_pattern", fields.get("r", 8)), own("alpha_pattern", fields.get("lora_alpha", 8))
-    if declared != rank:
+    if (declared := own("rank_pattern", fields.get("r", 8))) != rank:
         raise UserError(f"{folder / ADAPTER_CONFIG}: {module} has rank {declared} there, and {rank} in {ADAPTERS}")
-    return float(alpha / (rank**0.5 if fields.get("use_rslora") else rank))
+    return float(own("alpha_pattern", fields.get("lora_alpha", 8)))
 
 
 def turned_matrices(names: Names, blocks: int) -> frozenset[str]:
     """The matrices of a family that stand on their side."""
     return frozenset(their for _, form in names.entries(blocks) if isinstance(form, Turned) for their in form.theirs)
-
-
-def write_adapters(attached: Mapping[tuple[str, str], Any], names: Names, sizes: Architecture, base: str, folder: Path) -> None:
-    """Write the adapters of a model.
-
-    Args:
-        attached: (name, path of the adapted module) → the adapter.
-        names: the table of the base's family.
-        sizes: of the model.
-        base: what `base_model_name_or_path` says.
-        folder: there already.
-
-    Raises:
-        UserError: adapters that are no LoRA, of several names, or beside a matrix that theirs holds together with another.
-    """
-    if len(adapters := sorted({name for name, _ in attached})) > 1:
-        raise UserError(f"such a folder holds adapters of one name, and this model has {', '.join(adapters)}: merge all but one")
-    tensors = _their_pairs({f"{path}.weight": adapter for (_, path), adapter in attached.items()}, names, sizes)
-    modules = {name.partition(".lora_")[0].removeprefix(_PREFIX) for name in tensors}
-    options = next(iter(attached.values())).options
-    fields = {
-        "peft_type": "LORA",
-        "base_model_name_or_path": base,
-        "r": options.rank,
-        "lora_alpha": options.alpha,
-        "use_rslora": options.scaling != "alpha/rank",
-        "lora_dropout": options.dropout,
-        "bias": "none",
-        "fan_in_fan_out": bool(modules & {name.removesuffix(".weight") for name in turned_matrices(names, sizes["rack.blocks"])}),
-        "inference_mode": True,
-        "target_modules": sorted(modules),
-    }
-    save_file(tensors, folder / ADAPTERS, {"format": "pt"})
-    (folder / ADAPTER_CONFIG).write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def _their_pairs(beside: dict[str, Any], names: Names, sizes: Architecture) -> dict[str, torch.Tensor]:
-    """Their tensors of the adapters beside our matrices: several for one of ours have the whole A and their rows of B each."""
-    if strange := [path for path, adapter in beside.items() if not isinstance(adapter, LoRA)]:
-        raise UserError(f"the adapter beside {strange[0]} is no transformer.lora, and files of peft have no words for it here")
-    tensors: dict[str, torch.Tensor] = {}
-    for ours, form in names.entries(sizes["rack.blocks"]):
-        found = [beside.pop(name) for name in ours if name in beside]
-        if found and len(ours) > 1:
-            raise UserError(f"{' and '.join(ours)} are one matrix in such a folder, {form.theirs[0]}: merge the adapters beside them")
-        for adapter in found:
-            b = adapter.b.detach()
-            parts = [b] if isinstance(form, Turned) else form.store([b], sizes)
-            for their, part in zip(form.theirs, parts, strict=True):
-                module = _PREFIX + their.removesuffix(".weight")
-                tensors[f"{module}.lora_A.weight"] = adapter.a.detach().clone()
-                tensors[f"{module}.lora_B.weight"] = part.clone(memory_format=torch.contiguous_format)
-    if beside:
-        raise UserError(f"the folder's family has no place for adapters beside {', '.join(sorted(beside)[:5])}")
-    return tensors

@@ -8,7 +8,17 @@ from typing import Any
 from attrs import frozen
 
 from stackwise_providers_transformer.hugging_face.names import ByHead, Entry, Halves, Names, Stacked, Turned, one
-from stackwise_providers_transformer.hugging_face.rules import Fixed, HeadSize, Inside, QueryScalar, Rotary, RotaryByType, Unturned, Windows
+from stackwise_providers_transformer.hugging_face.rules import (
+    Fixed,
+    HeadSize,
+    Inside,
+    KeyValueHeads,
+    QueryScalar,
+    Rotary,
+    RotaryByType,
+    Unturned,
+    Windows,
+)
 from stackwise_providers_transformer.hugging_face.settings import Always, Must, Rule, Same, Words
 from stackwise_providers_transformer.options import TransformOptions
 
@@ -50,15 +60,21 @@ ATTENTION_BIAS = Same.of("attention_bias", "rack.bias.qkv", "rack.bias.output", 
 
 
 def _llama(
-    *rules: Rule, tied: bool, eps: float, act: str = "hidden_act", base: float = 10000.0, head: HeadSize | None = None
+    *rules: Rule,
+    tied: bool,
+    eps: float,
+    act: tuple[str, str] = ("hidden_act", "silu"),
+    base: float = 10000.0,
+    head: HeadSize | None = None,
+    kv_heads: int | None = None,
 ) -> tuple[Rule, ...]:
     """The rules that Llama's descendants share, and a family's own."""
     shared = (
         *SIZES,
-        Same.of("num_key_value_heads", "rack.kv_heads", like="rack.heads"),
+        KeyValueHeads(kv_heads),
         head or HeadSize(),
         Same.of("rms_norm_eps", "rack.norm.eps", default=eps),
-        Words(act, "rack.mlp", GATES, "silu"),
+        Words(act[0], "rack.mlp", GATES, act[1]),
         Same.of("tie_word_embeddings", "head.tied", default=tied),
     )
     return (*shared, *rules) if any(isinstance(rule, RotaryByType) for rule in rules) else (*shared, Rotary(base), *rules)
@@ -98,8 +114,6 @@ GEMMA = (
     Always({"rack.norm.gain": "offset", "rack.norm.at": "sandwich"}),
     Fixed("embedding.scale", lambda read: read["rack.width"] ** 0.5),
     QueryScalar(256),
-    Same.of("final_logit_softcapping", "head.cap", default=None),
-    Same.of("attn_logit_softcapping", "rack.scores.cap", default=None),
     Must("use_bidirectional_attention", False, also=(None,)),
     ATTENTION_BIAS,
 )
@@ -113,19 +127,21 @@ LLAMA = Family(
 MISTRAL = Family(
     model_type="mistral",
     architecture="MistralForCausalLM",
-    rules=_llama(Windows("sliding_window", lambda i, config: True, listed=False), tied=False, eps=1e-6),
+    rules=_llama(Windows("sliding_window", lambda i, config: True, listed=False, usual=4096), tied=False, eps=1e-6, kv_heads=8),
     names=_llama_names(),
 )
 QWEN2 = Family(
     model_type="qwen2",
     architecture="Qwen2ForCausalLM",
-    rules=_llama(Always({"rack.bias.qkv": True}), QWEN_WINDOWS, tied=False, eps=1e-6, head=HeadSize(stated=False)),
+    rules=_llama(Always({"rack.bias.qkv": True}), QWEN_WINDOWS, tied=False, eps=1e-6, kv_heads=32, head=HeadSize(stated=False)),
     names=_llama_names(),
 )
 QWEN3 = Family(
     model_type="qwen3",
     architecture="Qwen3ForCausalLM",
-    rules=_llama(Always({"rack.qk_norm": "heads"}), ATTENTION_BIAS, QWEN_WINDOWS, tied=False, eps=1e-6, head=HeadSize(default=128)),
+    rules=_llama(
+        Always({"rack.qk_norm": "heads"}), ATTENTION_BIAS, QWEN_WINDOWS, tied=False, eps=1e-6, kv_heads=32, head=HeadSize(default=128)
+    ),
     names=_llama_names(*QUERY_KEY_NORMS),
 )
 SMOLLM3 = Family(
@@ -139,6 +155,7 @@ SMOLLM3 = Family(
         tied=True,
         eps=1e-6,
         base=2000000.0,
+        kv_heads=4,
         head=HeadSize(stated=False),
     ),
     names=_llama_names(),
@@ -158,10 +175,13 @@ GEMMA2 = Family(
     architecture="Gemma2ForCausalLM",
     rules=_llama(
         *GEMMA,
+        Same.of("final_logit_softcapping", "head.cap", default=30.0, null=True),
+        Same.of("attn_logit_softcapping", "rack.scores.cap", default=50.0, null=True),
         Windows("sliding_window", lambda i, config: i % 2 == 0, usual=4096),
         tied=True,
         eps=1e-6,
-        act="hidden_activation",
+        act=("hidden_activation", "gelu_pytorch_tanh"),
+        kv_heads=4,
         head=HeadSize(default=256),
     ),
     names=_llama_names(norms=SANDWICH),
@@ -171,12 +191,15 @@ GEMMA3 = Family(
     architecture="Gemma3ForCausalLM",
     rules=_llama(
         *GEMMA,
+        Same.of("final_logit_softcapping", "head.cap", default=None),
+        Must("attn_logit_softcapping", None),  # transformers reads the field of these models, and caps nothing
         Always({"rack.qk_norm": "heads"}),
         Windows("sliding_window", lambda i, config: (i + 1) % config.get("sliding_window_pattern", 6) != 0, usual=4096),
         RotaryByType(1000000.0, 10000.0, ("rope_theta", "rope_local_base_freq")),
         tied=True,
         eps=1e-6,
-        act="hidden_activation",
+        act=("hidden_activation", "gelu_pytorch_tanh"),
+        kv_heads=4,
         head=HeadSize(default=256),
     ),
     names=_llama_names(*QUERY_KEY_NORMS, norms=SANDWICH),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from attrs import evolve
 
 from stackwise import BuildContext, StoredModel, UserError
 from stackwise_providers_transformer.format_options import HuggingFaceOptions
@@ -15,20 +16,21 @@ from stackwise_providers_transformer.hugging_face.adapters import (
     ADAPTER_CONFIG,
     ADAPTERS,
     Adapted,
+    Pairs,
     base_of,
     check_file,
     is_adapter,
     notes_of,
     turned_matrices,
-    write_adapters,
 )
 from stackwise_providers_transformer.hugging_face.architecture import FREE, PLAIN, Architecture, architecture_of, nodes_of
+from stackwise_providers_transformer.hugging_face.beside import BESIDE, read_beside, write_beside
 from stackwise_providers_transformer.hugging_face.families import FAMILIES, Family
 from stackwise_providers_transformer.hugging_face.settings import DROPOUTS, KEPT, Config
 from stackwise_providers_transformer.hugging_face.shards import Renamed, Shards, their_tensors, write_shards
 from stackwise_providers_transformer.hugging_face.wrapped_folder import is_wrapped, read_wrapped, write_wrapped
 
-BASE, BESIDE = "base", "weight_adapters."
+BASE = "base"
 CONFIG, GENERATION, TOKENIZER = "config.json", "generation_config.json", "tokenizer.json"
 TOKENIZER_FILES = (
     TOKENIZER,
@@ -91,17 +93,24 @@ class HuggingFaceFormat:
             check_file(folder)
             base = base_of(folder)
         config = read_config(base)
+        if base is folder and self._options.adapters == "beside":
+            raise UserError(f"{folder} holds a model and no adapters beside one (no {ADAPTER_CONFIG}): leave `adapters` of the format out")
+        if base is not folder and self._options.wrap:
+            raise UserError(f"{folder} holds adapters, which are not read beside a rack that transformers computes: leave `wrap` out")
         if base is folder and (self._options.wrap or _is_strange(config)):
             return read_wrapped(folder, config, pickle=self._options.pickle)
         family = family_of(config)
         architecture = read_architecture(config, family)
-        shards: Any = Shards(base, pickled=self._options.pickle)
-        notes = list(_notes(config))
-        if base is not folder:
-            shards = Adapted(shards, folder, turned_matrices(family.names, architecture["rack.blocks"]))
-            notes += notes_of(folder, base)
-        tensors = Renamed(shards, family.names, architecture)
-        return StoredModel(model=nodes_of(architecture), tensors=tensors, free=FREE, notes=tuple(notes))
+        shards = Shards(base, pickled=self._options.pickle)
+        stored = StoredModel(model=nodes_of(architecture), tensors={}, free=FREE, notes=tuple(_notes(config)))
+        if base is folder:
+            return evolve(stored, tensors=Renamed(shards, family.names, architecture))
+        pairs = Pairs(shards, folder, turned_matrices(family.names, architecture["rack.blocks"]))
+        if self._options.adapters == "beside":
+            beside, tensors = read_beside(Renamed(shards, family.names, architecture), pairs, family.names, architecture)
+            return evolve(stored, tensors=tensors, weight_adapters=beside)
+        added = Renamed(Adapted(shards, pairs), family.names, architecture)
+        return evolve(stored, tensors=added, notes=(*stored.notes, *notes_of(folder, base)))
 
     def write(self, model: Any, folder: Path, origin: Path | None, tokenizer: Mapping[str, bytes]) -> None:
         """Write `config.json`, `generation_config.json`, the weights and the tokenizer; of a model with low-rank adapters those alone, and
@@ -124,7 +133,8 @@ class HuggingFaceFormat:
                 (folder / BASE).mkdir()
                 self._write_model(model, folder / BASE, origin)
             family, _ = _expressed(architecture := architecture_of(model), {} if origin is None else dict(read_config(origin).fields))
-            write_adapters(model.attached, family.names, architecture, base, folder)
+            attached = {(name, _of_one_stack(path, model)): adapter for (name, path), adapter in model.attached.items()}
+            write_beside(attached, family.names, architecture, base, folder)
             (folder / ADAPTERS).chmod((folder / ADAPTER_CONFIG).stat().st_mode)
         write_tokenizer(folder, origin, tokenizer)
 
@@ -137,8 +147,8 @@ class HuggingFaceFormat:
 
     def _is_base(self, origin: Path, model: Any) -> bool:
         """Whether a folder holds the very tensors that stand beside the adapters of a model."""
-        stored = self.read(origin)
-        own = {name: tensor for name, tensor in model.named_parameters() if not name.startswith(BESIDE)}
+        stored = HuggingFaceFormat(evolve(self._options, adapters="merged")).read(origin)
+        own = {_of_one_stack(name, model): tensor for name, tensor in model.named_parameters() if not name.startswith(BESIDE)}
         if stored.model != nodes_of(architecture_of(model)) or set(own) != set(stored.tensors):
             return False
         return all(torch.equal(stored.tensors[name].to(tensor.dtype), tensor) for name, tensor in own.items())
@@ -212,7 +222,7 @@ def read_architecture(config: Config, family: Family) -> Architecture:
     """
     architecture: Architecture = dict(PLAIN)
     for rule in family.rules:
-        rule.read(config, architecture)
+        config.apply(rule, architecture)
     if left := config.left():
         raise UserError(
             f"{config.path}: {', '.join(f'{name}: {config.fields[name]!r}' for name in left)}: unknown for {family.model_type} models, so "

@@ -147,7 +147,7 @@ class Names:
             for modules, form in self.inside:
                 for kind in (".weight", ".bias"):
                     ours_full = tuple(f"rack.stacks.{STACK}.{i}.{module}{kind}" for module in modules)
-                    yield ours_full, type(form)(tuple(f"{path}{name}{kind}" for name in form.theirs))  # type: ignore[call-arg]
+                    yield ours_full, type(form)(tuple(f"{path}{name}{kind}" for name in form.theirs))  # type: ignore[call-arg]  # every form of the table takes names
 
 
 def _kinds(ours: str, theirs: str) -> tuple[str, ...]:

@@ -53,6 +53,26 @@ class HeadSize:
 
 
 @frozen
+class KeyValueHeads:
+    """Heads of keys and values; null means as many as queries have.
+
+    Args:
+        default: how many where the field is left out; as many as queries when None.
+    """
+
+    default: int | None = None
+
+    def read(self, config: Config, into: Architecture) -> None:
+        """Take them."""
+        value = config.get("num_key_value_heads", self.default, null=True)
+        into["rack.kv_heads"] = config.size("num_key_value_heads", into["rack.heads"] if value is None else value)
+
+    def write(self, architecture: Architecture, into: dict[str, Any]) -> None:
+        """Write them."""
+        into["num_key_value_heads"] = architecture["rack.kv_heads"]
+
+
+@frozen
 class QueryScalar:
     """Gemma's factor on scores, 1 / sqrt(query_pre_attn_scalar).
 
@@ -135,7 +155,7 @@ class RotaryByType:
         scaling = config.get("rope_scaling", None) or {}
         far, near = {**scaling, **(given.get(FULL) or {})}, dict(given.get(SLIDING) or {})
         if unknown := set(given) - {FULL, SLIDING}:
-            raise config.refuse("rope_parameters", f"'{min(unknown)}' is no kind of block that is known here")
+            raise config.refuse("rope_parameters", f"'{min(unknown)}' is not a kind of block that is known here")
         into["rack.rotary.base"] = float(far.pop("rope_theta", old))
         into["rack.rotary.scaling"] = read_scaling(config, far)
         near_base = float(near.pop("rope_theta", old_near))
@@ -216,11 +236,11 @@ class Windows:
     to_ours: Callable[[int], int] = int
     to_theirs: Callable[[int], int] = int
     usual: int | None = None
-    """Size where the field is left out."""
+    """Size where the field is left out; null means no window."""
 
     def read(self, config: Config, into: Architecture) -> None:
         """Take size and blocks; a size that no block has is without effect."""
-        blocks, size = into["rack.blocks"], config.get(self.size, self.usual)
+        blocks, size = into["rack.blocks"], config.get(self.size, self.usual, null=True)
         types = config.get("layer_types", None) if self.listed else None
         if self.switch and not config.get(self.switch, False):
             size = None
@@ -234,7 +254,7 @@ class Windows:
         """Write size and blocks."""
         size, near = architecture["rack.window.size"], architecture["rack.window.blocks"]
         near = [size is not None] * architecture["rack.blocks"] if near is None else near
-        if size is not None or self.usual is None:
+        if size is not None or self.usual is None or not self.listed:
             into[self.size] = None if size is None else self.to_theirs(size)
         if self.switch:
             into[self.switch] = size is not None
@@ -244,7 +264,7 @@ class Windows:
 
 def _read_types(config: Config, types: Sequence[str], blocks: int) -> list[bool]:
     if unknown := sorted(set(types) - {FULL, SLIDING}):
-        raise config.refuse("layer_types", f"'{unknown[0]}' is no kind of block that is known here")
+        raise config.refuse("layer_types", f"'{unknown[0]}' is not a kind of block that is known here")
     if len(types) != blocks:
         raise config.refuse("layer_types", f"it has {len(types)} entries, and the model {blocks} blocks")
     return [each == SLIDING for each in types]

@@ -92,20 +92,57 @@ class Config:
     path: Path
     fields: Mapping[str, Any]
     _read: set[str] = field(factory=set)
+    _now: set[str] = field(factory=set)
+    """Those that the rule at work has read."""
 
-    def get(self, name: str, default: Any = NOTHING) -> Any:
+    def get(self, name: str, default: Any = NOTHING, *, null: bool = False) -> Any:
         """A field, now read; null counts as left out where there is a default.
+
+        Args:
+            name: of the field.
+            default: what holds where it is left out.
+            null: whether null is a value of its own.
 
         Raises:
             UserError: it is missing and has no default.
         """
         self._read.add(name)
+        self._now.add(name)
         value = self.fields.get(name, NOTHING)
-        if value is NOTHING or (value is None and default is not NOTHING):
+        if value is NOTHING or (value is None and default is not NOTHING and not null):
             value = default
         if value is NOTHING:
             raise UserError(f"{self.path}: the field '{name}' is missing, which every {self.fields.get('model_type')} model has")
         return value
+
+    def size(self, name: str, value: Any) -> int:
+        """A value, which must be a size.
+
+        Raises:
+            UserError: it is none.
+        """
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise self.refuse(name, "a size is a whole number from 1 on")
+        return value
+
+    def apply(self, rule: Rule, into: Architecture) -> None:
+        """Let a rule read.
+
+        Raises:
+            UserError: a value that has no meaning here, or that the rule cannot calculate with.
+        """
+        self._now.clear()
+        try:
+            rule.read(self, into)
+        except UserError as error:
+            raise error if str(self.path) in str(error) else self._useless(str(error)) from None
+        except (TypeError, ValueError, ArithmeticError, AttributeError, KeyError) as error:
+            raise self._useless(f"{type(error).__name__}: {error}") from error
+
+    def _useless(self, why: str) -> UserError:
+        """The error for what the rule that reads has read."""
+        names = ", ".join(f"{name}: {self.fields[name]!r}" for name in sorted(self._now & set(self.fields)))
+        return UserError(f"{self.path}: {names}: no such value is known here: {why}")
 
     def refuse(self, name: str, why: str) -> UserError:
         """The error for a field."""
@@ -141,15 +178,19 @@ class Same:
     default: Any = NOTHING
     like: str = ""
     """The option whose value holds where the field is left out."""
+    null: bool = False
+    """Whether null is a value of its own, and not the field left out."""
 
     @classmethod
-    def of(cls, theirs: str, *ours: str, default: Any = NOTHING, like: str = "") -> Same:
+    def of(cls, theirs: str, *ours: str, default: Any = NOTHING, like: str = "", null: bool = False) -> Same:
         """With any number of options."""
-        return cls(theirs, ours, default, like)
+        return cls(theirs, ours, default, like, null)
 
     def read(self, config: Config, into: Architecture) -> None:
         """Take the value."""
-        value = config.get(self.theirs, into[self.like] if self.like else self.default)
+        value = config.get(self.theirs, into[self.like] if self.like else self.default, null=self.null)
+        if self.default is NOTHING:
+            config.size(self.theirs, value)
         into |= dict.fromkeys(self.ours, value)
 
     def write(self, architecture: Architecture, into: dict[str, Any]) -> None:

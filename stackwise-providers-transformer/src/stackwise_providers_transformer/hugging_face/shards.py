@@ -88,14 +88,14 @@ class Shards(Mapping[str, torch.Tensor]):
             files: dict[str, set[str] | None] = {}
             for name, file in index.items():
                 if Path(file).name != file:
-                    raise UserError(f"{self.folder / INDEX}: {file!r} is no name of a file beside it")
+                    raise UserError(f"{self.folder / INDEX}: {file!r} is not a name of a file beside it")
                 names = files.setdefault(file, set())
                 assert names is not None
                 names.add(name)
         except FileNotFoundError:
             raise UserError(f"{self.folder} holds no weights: there is neither {self._one} nor {INDEX}") from None
         except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-            raise UserError(f"{self.folder / INDEX} is no index of shards: {type(error).__name__}: {error}") from None
+            raise UserError(f"{self.folder / INDEX} is not an index of shards: {type(error).__name__}: {error}") from None
         return files
 
     def _open(self, file: str) -> Any:
@@ -104,7 +104,7 @@ class Shards(Mapping[str, torch.Tensor]):
         try:
             self._files[file] = safe_open(self.folder / file, framework="pt")
         except (OSError, SafetensorError) as error:
-            raise UserError(f"{self.folder / file} is no whole safetensors file: {error}: fetch it again") from None
+            raise UserError(f"{self.folder / file} is not a whole safetensors file: {error}: fetch it again") from None
         return self._files[file]
 
     def _read_pickles(self) -> None:

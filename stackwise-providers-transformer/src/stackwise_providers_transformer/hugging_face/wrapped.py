@@ -1,7 +1,7 @@
 """Models that the library transformers computes, cut into blocks and head.
 
 The cut is where such models have it themselves: a model for a task calls its base model and makes logits of the hidden state that
-comes back. So the rack is the base model, given embedded tokens; the head is the model for the task, in which something that hands on
+comes back. So the rack is the base model, given embedded tokens; the head is the model for the task, in which something that passes on
 a hidden state stands in the place of the base. The library computes both, whatever it multiplies, caps or adds.
 
 Shapes: B batch, T time, D width, V vocab.
@@ -9,20 +9,28 @@ Shapes: B batch, T time, D width, V vocab.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
+from inspect import getsource, signature
 from typing import Any
 
 import torch
 from torch import nn
 
 from stackwise import BuildContext, HeadSpec, RackSpec, UserError
+from stackwise_providers_transformer.experts import Reported
+from stackwise_providers_transformer.hugging_face.unpacked import unpack
 from stackwise_providers_transformer.options import check_sizes
 from stackwise_providers_transformer.wrapped_options import WrappedHeadOptions, WrappedRackOptions
 
 CLASSES = {"causal-lm": "AutoModelForCausalLM", "masked-lm": "AutoModelForMaskedLM", "base": "AutoModel"}
 SIDES = {"positions": "position_ids", "mask": "attention_mask"}
+TWO_ROWS = (
+    "an encoder and a decoder read two rows, and rack transformer.hf has one: give such a model as a whole module in code, with a task of "
+    "your own (docs/module.md), or train transformer.encoder-decoder from its beginning"
+)
 LAYERS = "num_hidden_layers"
 """The name under which every config of the library answers for its number of blocks."""
 
@@ -41,7 +49,7 @@ def library(asker: str) -> Any:
 
 @contextmanager
 def quiet(hf: Any) -> Iterator[None]:
-    """Without the library's bars and its advice on the terminal; what matters is raised."""
+    """Without the library's progress bars and advice on the terminal; its errors are raised."""
     log = hf.utils.logging
     verbosity, bars = log.get_verbosity(), log.is_progress_bar_enabled()
     log.set_verbosity_error()
@@ -76,13 +84,24 @@ def make_config(hf: Any, fields: Mapping[str, Any], where: str, blocks: int) -> 
     except Exception as error:  # the library raises classes of its own and of others for a value that it refuses
         raise UserError(f"{where}: transformers {hf.__version__} refuses it: {error}") from error
     known = {*plain.to_dict(), *config.attribute_map, *getattr(type(config), "__dataclass_fields__", ()), "rope_theta", "rope_scaling"}
-    if unknown := [name for name in given if name not in known]:
+    if unknown := [name for name in given if name not in known and not _is_read(hf, config, name)]:
         raise UserError(f"{where}: {', '.join(unknown)}: no field of {fields['model_type']} models, and without effect: leave it out")
     if count in fields:
         raise UserError(f"{where}: {count} is what stacks says: leave it out")
+    if getattr(config, "is_encoder_decoder", False):
+        raise UserError(f"{where}: {fields['model_type']}: {TWO_ROWS}")
     if hasattr(config, "use_cache"):
         config.use_cache = False
     return config
+
+
+def _is_read(hf: Any, config: Any, name: str) -> bool:
+    """Whether the code of a family names a field that its config does not declare, as `head_dim` of Qwen3-MoE."""
+    try:
+        model: Any = hf.AutoModel._model_mapping[type(config)]
+        return re.search(rf"\b{re.escape(name)}\b", getsource(import_module(model.__module__))) is not None
+    except (KeyError, OSError, TypeError):
+        return False
 
 
 def build_whole(hf: Any, auto: str, config: Any, where: str) -> Any:
@@ -121,7 +140,7 @@ class _Given:
 
 
 class HandsOn(nn.Module):
-    """Stands in the place of a base model: the hidden state comes back as it is."""
+    """Takes the place of a base model: returns the hidden state unchanged."""
 
     @property
     def decoder(self) -> HandsOn:
@@ -153,42 +172,122 @@ class WrappedRack(nn.Module):
             if said != built:
                 raise UserError(f"model.rack.{name} is {said}, and the model of this config has {built}: write {name}: {built}")
         self._check_blocks()
+        self._balance = _balance_of(self.model) if options.balance else None
+        self._first_position = _first_position(self.model)
+        self._cache: Any = None
 
     def _check_blocks(self) -> None:
         path, count = self.options.blocks, self.options.stacks[0].blocks
         lists = {name: module for name, module in self.model.named_modules() if isinstance(module, nn.ModuleList)}
         if path not in lists or len(lists[path]) != count:
             there = ", ".join(f"{name} of {len(module)}" for name, module in lists.items())
-            raise UserError(f"model.rack.blocks: {path} is no list of {count} blocks; its lists are {there or 'none'}")
+            raise UserError(f"model.rack.blocks: {path} is not a list of {count} blocks; its lists are {there or 'none'}")
         for output in self.options.residual_outputs:
             if output not in dict(lists[path][0].named_parameters()):
-                raise UserError(f"model.rack.residual_outputs: {output} is no parameter of the blocks in {path}")
+                raise UserError(f"model.rack.residual_outputs: {output} is not a parameter of the blocks in {path}")
 
     def to_spec(self) -> RackSpec:
         """Hidden state in and out."""
         return self.options.to_spec()
 
-    def forward(self, hidden: torch.Tensor, **side: torch.Tensor | None) -> torch.Tensor:
-        """hidden [B, T, D], positions [B, T] integer, mask [B, T] bool → [B, T, D].
+    @property
+    def continues(self) -> bool:
+        """Whether rows can grow token by token without being read anew: under causality, where the library keeps keys and values."""
+        stateful = getattr(self.model, "_is_stateful", False)
+        return self.options.attention == "causal" and "past_key_values" in signature(self.model.forward).parameters and not stateful
+
+    @contextmanager
+    def caching(self, capacity: int) -> Iterator[None]:
+        """Inside, every call continues the rows of the calls before: it is given the new entries only, and no side input.
+
+        Args:
+            capacity: the most positions a row will have; the library's cache grows by itself.
+        """
+        self._cache = library("rack transformer.hf").DynamicCache(config=self.model.config)
+        try:
+            yield
+        finally:
+            self._cache = None
+
+    def forward(
+        self, hidden: torch.Tensor, segments: torch.Tensor | None = None, **side: torch.Tensor | None
+    ) -> torch.Tensor | tuple[torch.Tensor, Reported]:
+        """hidden [B, T, D], segments [B, T] integer, positions [B, T] integer, mask [B, T] bool → [B, T, D].
+
+        Documents of packed rows are computed each in a row of its own, so that no family has to know of them.
+
+        Returns:
+            [B, T, D]; with `balance` a pair, of that and the loss.
 
         Raises:
-            UserError: more positions than the model has vectors for.
+            UserError: more positions than the model has vectors for, or a document in two pieces.
         """
-        given = {SIDES[name]: value.long() for name, value in side.items() if value is not None}
+        given = {name: value for name, value in side.items() if value is not None}
         if hidden.is_meta:
-            return _shapes_only(self.model, hidden, given)
+            made = _shapes_only(self.model, hidden, {SIDES[name]: value.long() for name, value in given.items()})
+            return (made, {"balance": (made.new_zeros(()), made.new_ones(()))}) if self.options.balance else made
+        if segments is None:
+            made, balance, count = self._rows(hidden, **given)
+            return (made, {"balance": (balance, count)}) if self.options.balance else made
+        causal, parts = self.options.attention == "causal", [segments, *(given[name] for name in ("mask",) if name in given)]
+        apart = unpack(parts, padded=causal or "mask" in self.options.side)
+        pieces, total, counts = [], hidden.new_zeros((), dtype=torch.float32), hidden.new_zeros((), dtype=torch.float32)
+        for entries_GL, real_GL in apart.groups:
+            own = {"mask": real_GL} if "mask" in self.options.side else {}
+            own |= {"positions": given["positions"].flatten()[entries_GL]} if "positions" in given else {}
+            made, balance, count = self._rows(hidden.flatten(0, 1)[entries_GL], **own)
+            pieces.append(made)
+            total, counts = total + balance, counts + count
+        whole = apart.together(pieces, hidden)
+        return (whole, {"balance": (total, counts)}) if self.options.balance else whole
+
+    def _rows(
+        self, hidden: torch.Tensor, positions: torch.Tensor | None = None, mask: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Rows of one document each; the hidden state, and the balance as a sum and a number of positions."""
+        given: dict[str, Any] = {} if positions is None else {"position_ids": positions.long() + self._first_position}
+        if mask is not None:
+            given["attention_mask"] = mask.long()
+        if self.options.balance:
+            given["output_router_logits"] = True
+        if self._cache is not None:
+            given |= {"past_key_values": self._cache, "use_cache": True}
         try:
-            result: torch.Tensor = self.model(inputs_embeds=hidden, **given)[0]
+            result = self.model(inputs_embeds=hidden, **given)
         except IndexError as error:
             raise UserError(f"a row of {hidden.shape[1]} positions is longer than this model's table of positions: {error}") from error
-        return result
+        if self._balance is None:
+            return result[0], hidden.new_zeros(()), hidden.new_zeros(())
+        real = torch.ones(hidden.shape[:2], device=hidden.device) if mask is None else mask
+        count = real.sum(dtype=torch.float32)
+        return result[0], self._balance(result.router_logits, given.get("attention_mask")) * count, count
+
+
+def _balance_of(model: Any) -> Callable[[Any, Any], torch.Tensor]:
+    """The library's own loss of the routers of a family: (their scores, mask) → one number.
+
+    Raises:
+        UserError: it has none.
+    """
+    config, rule = model.config, getattr(import_module(type(model).__module__), "load_balancing_loss_func", None)
+    experts = getattr(config, "num_local_experts", None) or getattr(config, "num_experts", None)
+    active = getattr(config, "num_experts_per_tok", None)
+    if rule is None or experts is None or active is None:
+        raise UserError(f"model.rack.balance: transformers computes no load balance for {config.model_type} models: leave it out")
+    return lambda scores, mask: rule(scores, experts, active, mask)
+
+
+def _first_position(model: Any) -> int:
+    """The number that a family gives to the first position of a row: those of RoBERTa's form count from behind the padding's id."""
+    counting = (module for module in model.modules() if hasattr(module, "create_position_ids_from_inputs_embeds"))
+    return next((int(module.padding_idx) + 1 for module in counting), 0)
 
 
 def _shapes_only(base: Any, hidden_BTD: torch.Tensor, given: dict[str, torch.Tensor]) -> torch.Tensor:
     """The shape of what a base model returns, and the price of it, on the meta device.
 
-    The library looks into a mask of two dimensions, and for jumps among positions where there is none; a mask of four it takes as it is.
-    Models that build their own masks take none of those.
+    The library reads the values of a mask with two dimensions, and looks for jumps in the positions where there is none; a mask with four
+    dimensions it uses as it is. Models that build their own masks do not accept one.
     """
     batch, time = hidden_BTD.shape[:2]
     whole_B1TT = torch.ones(batch, 1, time, time, dtype=torch.bool, device=hidden_BTD.device)
@@ -222,7 +321,7 @@ class WrappedHead(nn.Module):
                 raise UserError(f"model.head.{name} is {said}, and the model of this config has {built}: write {name}: {built}")
         if options.tied is not None and options.tied not in dict(self.model.named_parameters(remove_duplicate=False)):
             names = ", ".join(name for name, _ in self.model.named_parameters())
-            raise UserError(f"model.head.tied: {options.tied} is no parameter of this head; it has {names}")
+            raise UserError(f"model.head.tied: {options.tied} is not a parameter of this head; it has {names}")
 
     def get_spec(self) -> HeadSpec:
         """Hidden state in, logits out."""

@@ -17,6 +17,7 @@ from stackwise_providers_transformer.hugging_face.wrapped import (
     CLASSES,
     LAYERS,
     SIDES,
+    TWO_ROWS,
     WrappedRack,
     build_whole,
     library,
@@ -36,6 +37,7 @@ def read_wrapped(folder: Path, config: Config, *, pickle: bool) -> StoredModel:
         UserError: transformers is missing or refuses the folder; weights that its model has no place for, or lacks.
     """
     hf = library(f"{config.path}: the family {config.fields.get('model_type')} is not known here by itself, and format transformer.hf")
+    _check_kind(hf, config)
     auto = _auto(config.fields)
     whole = _load(hf, auto, folder, pickle=pickle)
     base = getattr(whole, whole.base_model_prefix, whole)
@@ -56,13 +58,36 @@ def read_wrapped(folder: Path, config: Config, *, pickle: bool) -> StoredModel:
     rack |= {"attention": "bidirectional"} if auto != "causal-lm" else {}
     side = [name for name, theirs in SIDES.items() if theirs in inspect.signature(base.forward).parameters]
     rack |= {"side": side} if side != list(SIDES) else {}
+    if config.fields.get("output_router_logits"):
+        rack["balance"] = True
+        weight = getattr(whole.config, "router_aux_loss_coef", 0.001)
+        notes.append(
+            f"output_router_logits: the balance of the routers is a loss: weigh it, task: {{auxiliary: {{rack.balance: {weight}}}}}"
+        )
     head: dict[str, Any] = {"use": "transformer.lm"}
     if auto != "base":
         head = {"use": "transformer.hf", "config": fields, "auto": auto, **({"tied": tied} if tied else {})}
         setattr(whole, whole.base_model_prefix, nn.Module())
         tensors |= {f"head.model.{name}": tensor.detach() for name, tensor in _persistent(whole) if name != tied}
     model = {"embedding": embedding, "rack": rack, "head": head}
-    return StoredModel(model=model, tensors=tensors, free=("rack.residual_outputs",), notes=tuple(notes))
+    return StoredModel(model=model, tensors=tensors, free=("rack.residual_outputs", "rack.balance"), notes=tuple(notes))
+
+
+def _check_kind(hf: Any, config: Config) -> None:
+    """Refuse, before anything is loaded, a model that no rack is.
+
+    Raises:
+        UserError: it reads two rows, or something else than tokens.
+    """
+    try:
+        with quiet(hf):
+            full = hf.AutoConfig.for_model(config.fields["model_type"], **{k: v for k, v in config.fields.items() if k != "model_type"})
+    except Exception:  # loading says it better
+        return
+    if getattr(full, "is_encoder_decoder", False):
+        raise config.refuse("model_type", TWO_ROWS)
+    if not isinstance(getattr(full, "vocab_size", None), int):
+        raise config.refuse("model_type", "its config has no vocab_size: it reads no tokens, and a rack behind transformer.token is not it")
 
 
 def _left_behind(auto: str, base: Any) -> Iterator[str]:
@@ -130,10 +155,10 @@ def _load(hf: Any, auto: str, folder: Path, *, pickle: bool) -> Any:
             )
     except Exception as error:  # the library raises classes of its own and of others for a folder that it refuses
         raise UserError(f"{folder}: transformers {hf.__version__} does not read it: {error}") from error
-    told = [f"{kind.replace('_', ' ')}: {_listed(info[kind])}" for kind in info if info.get(kind)]
-    if told := [line for line in told if auto != "base" or not line.startswith(("missing keys: pooler", "unexpected keys"))]:
+    problems = [f"{kind.replace('_', ' ')}: {_listed(info[kind])}" for kind in info if info.get(kind)]
+    if problems := [line for line in problems if auto != "base" or not line.startswith(("missing keys: pooler", "unexpected keys"))]:
         kind = f"{folder / 'config.json'} says model_type: {whole.config.model_type!r}"
-        raise UserError(f"{kind}, and the weights beside it are not those of a {type(whole).__name__}: {'; '.join(told)}")
+        raise UserError(f"{kind}, and the weights beside it are not those of a {type(whole).__name__}: {'; '.join(problems)}")
     return whole.eval()
 
 
@@ -166,7 +191,7 @@ def _blocks(base: Any, config: Any, folder: Path) -> str:
     count = getattr(config, LAYERS, None)
     paths: Iterator[str] = (path for path, module in base.named_modules() if isinstance(module, nn.ModuleList) and len(module) == count)
     if (path := next(paths, None)) is None:
-        raise UserError(f"{folder}: a {type(base).__name__} is no list of blocks, one after the other, and has no place in a rack")
+        raise UserError(f"{folder}: a {type(base).__name__} is not a list of blocks, one after the other, and has no place in a rack")
     return path
 
 

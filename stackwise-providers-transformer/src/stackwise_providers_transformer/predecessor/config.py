@@ -1,4 +1,4 @@
-"""Its configs: what of a YAML file has a meaning here, and the name of every key that has none."""
+"""The configs of stack-wise: what of a YAML file has a meaning here, and the name of every key that has none."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ def _mask_rates(training: Old) -> Any:
     if low == high:
         return low
     if kind not in CURVES:
-        training.dropped.append(f"training.mask_schedule_type: {kind} has no counterpart: the share rises along a line")
+        training.dropped.append(f"training.mask_schedule_type: {kind} has no counterpart: the share follows a straight line")
     return {CURVES.get(kind, "linear"): {"from": low, "to": high}}
 
 
@@ -188,7 +188,7 @@ def translate(document: Mapping[str, Any]) -> TranslatedConfig:
     """The config that an old one meant.
 
     Raises:
-        UserError: a section that is no map.
+        UserError: a section that is not a map.
     """
     dropped: list[str] = []
     translation = Translation(Old("", dict(document), dropped))
@@ -198,7 +198,7 @@ def translate(document: Mapping[str, Any]) -> TranslatedConfig:
     head = [
         "# Translated from a config of stack-wise by `stackwise migrate`.",
         "# data: the old training code read no file; put your own source in place of the standard library's.",
-        "# norm.at: output is where its blocks normalise, behind each branch; `pre` is the usual place.",
+        "# norm.at: output means that blocks normalise after each branch, as stack-wise does; `pre` is the usual place.",
         *(["# Dropped:", *(f"#   {line}" for line in dropped)] if dropped else []),
     ]
     body = yaml.safe_dump({"stackwise": 1, **sections}, sort_keys=False, default_flow_style=None, allow_unicode=True, width=120)

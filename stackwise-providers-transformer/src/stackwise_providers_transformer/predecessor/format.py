@@ -1,4 +1,4 @@
-"""Its state dicts, as a format of folders: `rack.pt`, or any one file of torch beside nothing else of torch."""
+"""The state dicts of stack-wise, as a format of folders: `rack.pt`, or the only torch file in the folder."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class StackWiseFormat:
         """The config that an old one meant.
 
         Raises:
-            UserError: a section that is no map.
+            UserError: a section that is not a map.
         """
         return translate(document)
 
@@ -71,7 +71,7 @@ class StackWiseFormat:
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)
         except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            raise UserError(f"{path} is no file of tensors: {str(error).splitlines()[0]}") from error
+            raise UserError(f"{path} is not a file of tensors: {str(error).splitlines()[0]}") from error
         theirs, about = dict(_tensors(content)), content.get("config") if isinstance(content, Mapping) else None
         heads = about.get("n_heads") if isinstance(about, Mapping) else None
         if not theirs or not isinstance(heads, int):

@@ -1,4 +1,4 @@
-"""The keys of its configs: every one is taken, or named with the reason why it has no meaning here."""
+"""The keys of stack-wise's configs: every one is used, or named with the reason why it has no meaning here."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ELSEWHERE = {
     "data.pin_memory": "nothing here asks for it",
     "data.shuffle": "training data are always shuffled here",
     "data.padding": "rows are cut from one stream of tokens here; `rows: padded` keeps documents apart",
-    "training.progressive.cache_activations": "`model.cache` of a phase is its nearest relative",
+    "training.progressive.cache_activations": "`model.cache` of a phase comes nearest",
 }
 
 

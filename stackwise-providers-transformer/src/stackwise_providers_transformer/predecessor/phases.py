@@ -1,4 +1,4 @@
-"""Its progressive building and its schedules of dictionaries, as phases."""
+"""The progressive building and the schedule dictionaries of stack-wise, as phases."""
 
 from __future__ import annotations
 

@@ -551,7 +551,7 @@ class Amnesic(sound.Reaction):
 class Closed(Nothing):
     def __call__(self, event: Any) -> None:
         if not isinstance(event, RunStarted | PhaseEntered | StepDone | Evaluated | RunFinished):
-            raise TypeError(f"{type(event).__name__} is no event")
+            raise TypeError(f"{type(event).__name__} is not an event")
 
 
 class Greedy(Nothing):

@@ -82,7 +82,7 @@ class OptimizerOptions:
     momentum: float = option(0.9, doc="share of the momentum kept at each step", minimum=0, maximum=1)
 
     def to_spec(self) -> OptimizerSpec:
-        return OptimizerSpec(state_elements=prod)
+        return OptimizerSpec(state_elements=prod, step_flops=lambda name, shape: 4 * prod(shape))
 
 
 @frozen(kw_only=True)

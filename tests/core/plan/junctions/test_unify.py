@@ -208,7 +208,7 @@ def test_two_fitting_fields_are_for_the_user_to_choose_from():
 
 
 def test_one_number_a_row_is_never_taken_for_another():
-    """The length of a prefix is no label, though both are one integer a row."""
+    """The length of a prefix is not a label, though both are one integer a row."""
     task = TaskSpec(batch={"label": TensorSpec("batch", "int64", bounds=(0, "classes"))}, inputs={}, outputs={})
     source = side("source:a", BatchSpec(fields={"prefix": TensorSpec("batch", "int64")}))
     unified = unify({"source:a": source, "task": side("task", task)})

@@ -65,5 +65,5 @@ def test_a_permutation_needs_the_same_dimensions(after: str):
 def test_a_dtype_that_torch_does_not_have_is_refused():
     assert torch_dtype("bfloat16") is torch.bfloat16
     for name in ("float31", "nn"):
-        with pytest.raises(ValueError, match="no dtype"):
+        with pytest.raises(ValueError, match="not a dtype"):
             torch_dtype(name)

@@ -161,7 +161,7 @@ def test_numbers_beyond_decimal_json_come_back(tmp_path: Path) -> None:
     store.save(0, {}, document)
     found = store.at(0).about
     assert found["big"] == 2**64 + 1 and found["huge"] == -(7**20_000) and repr(found["numpy"]) == "nan" and found["tuple"] == (1, 2)
-    json.loads((store.at(0).path / "state.json").read_text(), parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+    json.loads((store.at(0).path / "state.json").read_text(), parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
 
 
 def test_what_json_cannot_hold_is_named_with_its_place(tmp_path: Path) -> None:
@@ -281,8 +281,8 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "edited": (lambda d: (d / "manifest.json").write_text((d / "manifest.json").read_text().replace("0.5", "0.1")), "its own sha256"),
     "no tensors": (lambda d: (d / "tensors.safetensors").unlink(), "tensors.safetensors cannot be read"),
     "no state": (lambda d: (d / "state.json").unlink(), "state.json cannot be read"),
-    "a pipe": (replaced_by_a_pipe, "no regular file"),
-    "a link": (replaced_by_a_link, "no regular file"),
+    "a pipe": (replaced_by_a_pipe, "not a regular file"),
+    "a link": (replaced_by_a_link, "not a regular file"),
 }
 
 

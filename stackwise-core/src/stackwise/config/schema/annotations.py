@@ -69,7 +69,7 @@ def class_schema(cls: type, *, whole: bool = True, left_out: Sequence[str] = ())
     Args:
         cls: the class, its fields made with `stackwise.contracts.options` or with the same metadata.
         whole: whether keys without a default are required; a delta may leave them to the config below it.
-        left_out: attributes that are no keys.
+        left_out: attributes that are not keys.
     """
     types = get_type_hints(cls)
     fields = [a for a in attrs.fields(cls) if a.init and a.name not in left_out]
@@ -142,14 +142,15 @@ def time_definitions() -> dict[str, Schema]:
     """What durations, schedules and stacks look like."""
     tags = [_tag(name, class_schema(cls)) for name, cls in TAGS.items()]
     number = r"(?:[0-9][0-9_]*(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,2})?"
-    unit = r"%|steps?|tokens?|samples?|epochs?(?:\s+of\s+[A-Za-z0-9_-]+)?"
+    share = r"%(?:\s+(?:of\s+)?(?:steps?|tokens?|samples?|flops?|FLOPs?|seconds?|minutes?|hours?))?"
+    unit = rf"{share}|steps?|tokens?|samples?|flops?|FLOPs?|seconds?|minutes?|hours?|epochs?(?:\s+of\s+[A-Za-z0-9_-]+)?"
     blocks: Schema = {"type": "integer", "minimum": 1}
     stack: Schema = {"type": "object", "additionalProperties": blocks, "minProperties": 1, "maxProperties": 1}
     return {
         "duration": {
             "type": "string",
             "pattern": rf"^\s*{number}\s*(?:{unit})\s*$",
-            "description": "a length of time with its unit: 500 steps, 30%, 2e6 tokens, 3 epochs of web",
+            "description": "a length of time with its unit: 500 steps, 30%, 2e6 tokens, 1e13 flops, 3 epochs of web",
         },
         "schedule": {"anyOf": [{"type": "number"}, {"$ref": "#/$defs/tagged-schedule"}]},
         "tagged-schedule": {

@@ -59,7 +59,7 @@ class Delivery:
         return None
 
     def unheeded(self, side: Iterable[str]) -> tuple[str, tuple[str, ...]] | None:
-        """A source and the optional fields it delivers that the task hands on but that are not among these side inputs."""
+        """A source and the optional fields it delivers that the task passes on but that are not among these side inputs."""
         taken = set(side)
         for role in self.sources:
             if lost := tuple(name for name in self.optional(role) if name in self.task.inputs and name not in taken):

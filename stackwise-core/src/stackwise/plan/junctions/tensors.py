@@ -83,9 +83,7 @@ def _join_dtype(m: Meeting, sheet: Sheet) -> None:
         return
     floats = m.in_model and kind_of(delivered) == kind_of(needed) == "floating"
     fix = m.adapter(f"core.precision, dtype: {needed}") if floats else f"{choose_another(m.giver, m.taker)}, or convert it in a transform"
-    message = (
-        f"{m.giver.label} gives '{m.name}' as {delivered}, but {m.taker.label} takes {needed}, which is no widening without loss: {fix}"
-    )
+    message = f"{m.giver.label} gives '{m.name}' as {delivered}, but {m.taker.label} takes {needed}, which loses information: {fix}"
     sheet.refuse(message, m.taker.path, m.giver, m.taker)
 
 

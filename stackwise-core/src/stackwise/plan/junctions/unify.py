@@ -227,11 +227,11 @@ class _Joining:
             self._side(task, self.sheet.sides["head"], head.side, delivery.inputs())
 
     def _refuse_unheeded(self, task: Side, rack: Side, source: Side, fields: tuple[str, ...]) -> None:
-        """Refuse a rack that would ignore boundaries (such as `segments`) that a loader delivers and the task hands on."""
+        """Refuse a rack that would ignore boundaries (such as `segments`) that a loader delivers and the task passes on."""
         assert isinstance(rack.spec, RackSpec)
         takes = f"only {quoted(rack.spec.side)}" if rack.spec.side else "no side input"
         message = (
-            f"{source.label} delivers {quoted(fields)}, which {task.label} hands on as side inputs, but {rack.label} takes {takes}: "
+            f"{source.label} delivers {quoted(fields)}, which {task.label} passes on as side inputs, but {rack.label} takes {takes}: "
             f"choose a rack that takes {quoted(fields)}, set `rows: stream` at {source.path}, "
             f"or write `data: {{drop: [{', '.join(fields)}]}}`"
         )

@@ -61,7 +61,7 @@ class IterableLoader:
         """The next batch.
 
         Raises:
-            DataError: no batch is left or there never was one, it is no mapping of tensors, or of a size other than asked for.
+            DataError: no batch is left or there never was one, it is not a mapping of tensors, or of a size other than asked for.
         """
         batch = self._named(self._next())
         self._taken += 1
@@ -78,7 +78,7 @@ class IterableLoader:
         return batch
 
     def facts(self) -> dict[str, Any]:
-        """What tells the source from another one without reading it."""
+        """What distinguishes the source from another one without reading it."""
         return {"kind": type(self._source).__name__}
 
     def state_dict(self) -> dict[str, Any]:
@@ -101,8 +101,8 @@ class IterableLoader:
             changed := [key for key in {**saved, **now} if saved.get(key) != now.get(key) and (key in saved or key != VALUES)]
         ):
             changed = changed if "kind" not in changed else ["kind"]
-            told = ", ".join(f"{key} {now.get(key)}, had {saved.get(key)}" for key in changed)
-            raise DataError(f"the data changed since the place in them was saved: {told}: put the data back, or begin a new run")
+            changes = ", ".join(f"{key} {now.get(key)}, had {saved.get(key)}" for key in changed)
+            raise DataError(f"the data changed since the place in them was saved: {changes}: put the data back, or begin a new run")
         if missing := [key for key in ("taken", *needed) if key not in state]:
             raise DataError(
                 f"the saved place says no '{missing[0]}', so it is of another kind of source or of an older version: begin a new run"
@@ -170,7 +170,8 @@ class ListLoader(IterableLoader):
     def _next(self) -> object:
         if not self._source:
             raise self._is_empty()
-        hold_to_size("a list", "batches", len(self._source), self._count)
+        if len(self._source) != self._count:
+            hold_to_size("a list", "batches", len(self._source), self._count)
         return self._source[self._taken % self._count]
 
 

@@ -1,7 +1,8 @@
 """Which source each row comes from: the one that is owed most among those present.
 
 Every row adds to each source present its share and then goes to the source owed most, which pays one row for it. Debts (declared rows
-less delivered ones) thus sum to zero, and of n sources no debt ever passes (n-1)/2, whatever the weights do and whoever comes or goes:
+less delivered ones) thus sum to zero, and of n sources no debt ever passes (n-1)/2, whatever the weights do and whichever sources come
+or go:
 any k sources are owed together at most f(k) = k(n-k)/2. For if the row goes outside a set of k, its b members that are present hold at
 most b/(b+1) of what they and the receiver are owed, the absent a = k-b at most f(a), and f(a)/(b+1) + b(f(k+1)+1)/(b+1) <= f(k). While
 the same sources stay, the same argument with f(k) = k(1/(k+1) + ... + 1/n) gives less than 1/2 + ... + 1/n.

@@ -36,4 +36,4 @@ def as_loader(source: object, seed: int = 0, fields: Sequence[str] = ()) -> Load
         raise DataError(
             f"a {type(source).__name__} delivers samples and no batches: give DataLoader({type(source).__name__}(…), batch_size=…)"
         )
-    raise DataError(f"a {type(source).__name__} is no data: give a loader (take, state_dict) or an iterable of batches")
+    raise DataError(f"a {type(source).__name__} is not data: give a loader (take, state_dict) or an iterable of batches")

@@ -106,5 +106,5 @@ def torch_dtype(name: str) -> torch.dtype:
     """
     dtype = getattr(torch, name, None)
     if not isinstance(dtype, torch.dtype):
-        raise ValueError(f"'{name}' is no dtype of torch")
+        raise ValueError(f"'{name}' is not a dtype of torch")
     return dtype

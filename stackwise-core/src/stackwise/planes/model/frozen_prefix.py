@@ -23,11 +23,11 @@ from stackwise.planes.model.module import Model
 from stackwise.planes.model.row_store import RowStore
 
 _LOOKUPS = 20_000
-"""Rows after which a store that never found one is given up as an error: rows do not come again as they are."""
+"""Number of rows after which a store in which no row was ever found again is an error."""
 
 
 class FrozenPrefix:
-    """The frozen blocks at the begin of a model, and what they made of rows so far.
+    """The frozen blocks at the start of a model, and their outputs for the rows seen so far.
 
     Args:
         model: wired, with its trained parameters marked.
@@ -192,7 +192,7 @@ def _moving(model: Model, state: ModelState, *, gated: bool) -> str:
 
 
 def _digest(model: Model) -> bytes:
-    """Of everything in front of the head that stands still."""
+    """Of everything in front of the head that does not change."""
     digest = blake2b(digest_size=16)
     still = {name: p for name, p in model.named_parameters() if not p.requires_grad} | dict(model.named_buffers())
     for name, tensor in still.items():

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 
 from stackwise.contracts.growth import Combine, CopyOf, Mapped
+from stackwise.planes.shards import is_part, put, whole
 
 
 def fill(new: torch.Tensor, old: Mapping[str, torch.Tensor], origin: Mapped) -> None:
@@ -18,6 +19,11 @@ def fill(new: torch.Tensor, old: Mapping[str, torch.Tensor], origin: Mapped) -> 
         old: the sources by name.
         origin: the map.
     """
+    if is_part(new):
+        gathered = whole(new)
+        fill(gathered, old, origin)
+        put(new, gathered)
+        return
     if isinstance(origin, Combine):
         total = torch.zeros_like(new)
         for term, factor in origin.terms:
@@ -27,7 +33,7 @@ def fill(new: torch.Tensor, old: Mapping[str, torch.Tensor], origin: Mapped) -> 
         new.copy_(total)
         return
     rests: Mapping[str, float | Literal["mean"] | None] = {"module": None, "zeros": 0.0, "mean": "mean"}
-    _gather(new, old[origin.source], origin, origin.factors, origin.project, rest=rests[origin.rest])
+    _gather(new, whole(old[origin.source]), origin, origin.factors, origin.project, rest=rests[origin.rest])
 
 
 def fill_moment(new: torch.Tensor, old: Mapping[str, torch.Tensor], origin: Mapped, power: int, *, magnitude: bool = False) -> None:
@@ -47,6 +53,11 @@ def fill_moment(new: torch.Tensor, old: Mapping[str, torch.Tensor], origin: Mapp
         power: of the gradient.
         magnitude: whether the moment is never negative though its power is odd (Adamax).
     """
+    if is_part(new):
+        gathered = whole(new)
+        fill_moment(gathered, old, origin, power, magnitude=magnitude)
+        put(new, gathered)
+        return
     size = magnitude or power % 2 == 0
     if isinstance(origin, Combine):
         total = torch.zeros_like(new)
@@ -56,7 +67,7 @@ def fill_moment(new: torch.Tensor, old: Mapping[str, torch.Tensor], origin: Mapp
             total += (abs(factor) if size else factor) * _root(part, power)
         new.copy_(_raised(total, power))
         return
-    source = old[origin.source]
+    source = whole(old[origin.source])
     rest = float(source.mean()) if power % 2 == 0 and any(-1 in index for index in origin.index.values()) else 0.0
     gradient = {dim: tuple(factor**power for factor in factors) for dim, factors in origin.gradient.items()}
     if not origin.project:

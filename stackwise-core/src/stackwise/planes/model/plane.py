@@ -18,6 +18,7 @@ from stackwise.curriculum.schedule import UNGATED, CompiledPhase
 from stackwise.curriculum.states import ModelState
 from stackwise.errors import UserError
 from stackwise.planes.followers import Follower
+from stackwise.planes.model.bridges import torch_dtype
 from stackwise.planes.model.difference import (
     ROLES,
     WEIGHT_ADAPTERS,
@@ -47,9 +48,10 @@ from stackwise.planes.model.state import (
     same_values,
     unheld,
 )
-from stackwise.planes.model.transfer import ModelReceipt, Source, check_new, load, origins, sources, zero_residuals
+from stackwise.planes.model.transfer import Lay, ModelReceipt, Source, check_new, keep_whole, load, origins, sources, zero_residuals
 from stackwise.planes.model.weight_adapters import Attached, merge, targets
 from stackwise.planes.model.whole import check_blocks, check_unwrapped
+from stackwise.planes.shards import move, whole
 
 MAX_PARAMETERS = 2**40
 """Of one model: 4 TiB in float32, more than one device holds."""
@@ -86,6 +88,8 @@ class ModelPlane:
         """Initial values of buffers that are not persistent."""
         self._infinite: dict[str, torch.Tensor] = {}
         """Initial values of buffers that their module built with infinities or nan in them, as masks."""
+        self.lay: Lay = keep_whole
+        """Puts new parameters where they will live."""
         self.cache_folder: Path | None = None
         """Where hidden states are kept on disk (`model.cache`); the system's folder for temporary files when None."""
         self.model: Model
@@ -148,6 +152,12 @@ class ModelPlane:
             own = list(module.parameters())
             if own and not any(parameter.requires_grad for parameter in own):
                 module.eval()
+
+    @property
+    def moves(self) -> bool:
+        """Whether a value or a gate follows time."""
+        gated = self._gates is not None and not self._gate.is_constant
+        return gated or any(follower.moves for follower in self._followers)
 
     def apply_values(self, t: float) -> None:
         """Hand every part the values in force at t, if they changed."""
@@ -221,7 +231,7 @@ class ModelPlane:
         kept = {} if before is None else settle_sources(origin_of, self._frozen(state, new), self.model, settle)
         merged = self._merge(before, state, new, source, settle) if boundary.enter.weight_adapters == "merge" else ()
         receipt = self._fill(start, old, new, origin_of, state, kept)
-        new.to(self._device)
+        move(new, self._device)
         carry_state(old_state, new, source, self._changed_buffers())
         if before is not None:
             zero_residuals(new, path, residual_outputs, boundary.blocks, {*receipt.fresh, *receipt.copied})
@@ -233,10 +243,10 @@ class ModelPlane:
         self, start: Tensors | None, old: Tensors, new: Model, origins: Mapping[str, Origin], state: ModelState, kept: KeptCopies
     ) -> ModelReceipt:
         """Fill the new model from the weights to start from, or else from the old model."""
-        dtypes = {name: _dtype(state.precision.get(_part_of(name))) for name in origins}
+        dtypes = {name: torch_dtype(held) for name in origins if (held := state.precision.get(_part_of(name))) is not None}
         if start is not None:
-            return fill_start(start, old, new, origins, device=self._device, dtype_of=dtypes.get)
-        return load(old, new, origins, device=self._device, dtype_of=dtypes.get, kept=kept)
+            return fill_start(start, old, new, origins, device=self._device, dtype_of=dtypes.get, lay=self.lay)
+        return load(old, new, origins, device=self._device, dtype_of=dtypes.get, kept=kept, lay=self.lay)
 
     def _fresh(self, new: Model, boundary: Boundary, drop: Sequence[str]) -> set[str]:
         parameters = dict(new.named_parameters())
@@ -289,7 +299,7 @@ class ModelPlane:
             with explaining_ties(new):
                 paths = targets(new, declared.select, name)
             for path in paths:
-                weight, step = new.get_parameter(f"{path}.weight"), built.get(WEIGHT_ADAPTERS, boundary.step)
+                weight, step = whole(new.get_parameter(f"{path}.weight")), built.get(WEIGHT_ADAPTERS, boundary.step)
                 attached[name, path] = self._build_part(f"{WEIGHT_ADAPTERS}{name}.{path}", declared.part, step, weight)
         new.attach(attached)
         return new
@@ -381,13 +391,6 @@ def _part_of(name: str) -> str:
 
 def _equal(buffer: torch.Tensor, other: torch.Tensor | None) -> bool:
     return other is not None and (buffer.is_meta or (buffer.shape == other.shape and same_values(buffer, other)))
-
-
-def _dtype(name: str | None) -> torch.dtype | None:
-    if name is None:
-        return None
-    dtype: torch.dtype = getattr(torch, name)
-    return dtype
 
 
 def _check_size(model: Model) -> None:

@@ -13,7 +13,7 @@ from stackwise.errors import UserError
 from stackwise.planes.model.difference import WEIGHT_ADAPTERS
 from stackwise.planes.model.module import Model
 from stackwise.planes.model.state import EXTRA_STATE, Tensors, differences, write
-from stackwise.planes.model.transfer import ModelReceipt
+from stackwise.planes.model.transfer import Lay, ModelReceipt, keep_whole, put_parameter
 from stackwise.planes.model.whole import names_inside
 
 
@@ -58,6 +58,7 @@ def fill_start(
     *,
     device: torch.device,
     dtype_of: Callable[[str], torch.dtype | None],
+    lay: Lay = keep_whole,
 ) -> ModelReceipt:
     """Write weights to start from into a new model, each as it is read, so that no second model is in memory.
 
@@ -68,6 +69,7 @@ def fill_start(
         origins: canonical name → copied from the tensors, or fresh.
         device: where the parameters live.
         dtype_of: declared dtype of a parameter; None: as it was built.
+        lay: puts a parameter where it will live, once it has its values.
     """
 
     def copied_whole(name: str, target: torch.Tensor) -> torch.dtype:
@@ -77,14 +79,17 @@ def fill_start(
 
     copy_into: Callable[[str, torch.Tensor], torch.dtype] = getattr(tensors, "copy_into", copied_whole)
     copied, recast = {}, {}
+    aliases: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        aliases.setdefault(id(parameter), []).append(name)
     for name, parameter in list(model.named_parameters()):
         parameter.data = parameter.data.to(device, dtype_of(name) or parameter.dtype)
-        if not isinstance(origin := origins[name], CopyOf):
-            continue
-        dtype = copy_into(origin.source, parameter.data)
-        copied[name] = origin
-        if dtype != parameter.dtype:
-            recast[name] = dtype
+        if isinstance(origin := origins[name], CopyOf):
+            dtype = copy_into(origin.source, parameter.data)
+            copied[name] = origin
+            if dtype != parameter.dtype:
+                recast[name] = dtype
+        put_parameter(model, aliases[id(parameter)], lay(parameter), instead_of=parameter)
     for name, buffer in model.named_buffers():
         if name in names:
             write(buffer, tensors[name])

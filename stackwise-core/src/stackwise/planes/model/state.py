@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from stackwise.errors import UserError
+from stackwise.planes.shards import is_part, put
 
 EXTRA_STATE = "_extra_state"
 """Last segment of the name that torch gives to what a module's `get_extra_state` returns."""
@@ -85,19 +86,19 @@ def differences(own: Tensors, saved: Mapping[str, Any], dropped: Collection[str]
         dtypes: whether another dtype is a difference.
     """
     first = {id(tensor): name for name, tensor in reversed(list(own.items()))}
-    told = [f"missing in the weights: {name}" for name in first.values() if name not in saved and name not in dropped]
-    told += [f"not in the model: {name}" for name in saved if name not in own]
+    unequal = [f"missing in the weights: {name}" for name in first.values() if name not in saved and name not in dropped]
+    unequal += [f"not in the model: {name}" for name in saved if name not in own]
     for name, tensor in own.items():
         if name not in saved or name in dropped:
             continue
         other, canonical = saved[name], first[id(tensor)]
         if other.shape != tensor.shape:
-            told.append(f"of another shape: {name} is {list(other.shape)} in the weights and {list(tensor.shape)} in the model")
+            unequal.append(f"of another shape: {name} is {list(other.shape)} in the weights and {list(tensor.shape)} in the model")
         elif dtypes and other.dtype != tensor.dtype:
-            told.append(f"of another dtype: {name} is {_dtype(other)} in the weights and {_dtype(tensor)} in the model")
+            unequal.append(f"of another dtype: {name} is {_dtype(other)} in the weights and {_dtype(tensor)} in the model")
         elif canonical != name and canonical in saved and not torch.equal(other, saved[canonical]):
-            told.append(f"tied in the model, but different in the weights: {name} and {canonical}")
-    return sorted(told)
+            unequal.append(f"tied in the model, but different in the weights: {name} and {canonical}")
+    return sorted(unequal)
 
 
 def load_named_tensors(model: nn.Module, saved: Tensors, what: str) -> None:
@@ -112,8 +113,8 @@ def load_named_tensors(model: nn.Module, saved: Tensors, what: str) -> None:
         UserError: any difference, all of them named; nothing is written then.
     """
     every = {name: tensor for name, tensor in model.state_dict(keep_vars=True).items() if name.rpartition(".")[2] != EXTRA_STATE}
-    if told := differences(every, saved):
-        raise UserError(f"{what} are not this model's:\n  " + "\n  ".join(told))
+    if unequal := differences(every, saved):
+        raise UserError(f"{what} are not this model's:\n  " + "\n  ".join(unequal))
     for name, tensor in named_tensors(model).items():
         write(tensor, saved[name])
 
@@ -129,11 +130,11 @@ def load_named_state(model: nn.Module, saved: Mapping[str, Any], what: str) -> N
     own, extra = named_tensors(model), extra_states(model)
     passing = {name: value for name, value in saved.items() if name not in own and _is_passing(model, name)}
     stateful = {name: value for name, value in saved.items() if name.rpartition(".")[2] == EXTRA_STATE}
-    told = differences(own, {name: value for name, value in saved.items() if name not in passing and name not in stateful})
-    told += [f"missing in the weights: {name}" for name in extra if name not in stateful]
-    told += [f"not in the model: {name}" for name in stateful if name not in extra]
-    if told:
-        raise UserError(f"{what} are not this model's:\n  " + "\n  ".join(told))
+    unequal = differences(own, {name: value for name, value in saved.items() if name not in passing and name not in stateful})
+    unequal += [f"missing in the weights: {name}" for name in extra if name not in stateful]
+    unequal += [f"not in the model: {name}" for name in stateful if name not in extra]
+    if unequal:
+        raise UserError(f"{what} are not this model's:\n  " + "\n  ".join(unequal))
     for name, tensor in own.items():
         write(tensor, saved[name])
     for name, value in passing.items():
@@ -144,6 +145,9 @@ def load_named_state(model: nn.Module, saved: Mapping[str, Any], what: str) -> N
 
 def write(tensor: torch.Tensor, values: torch.Tensor) -> None:
     """Write values into a tensor in place; one that repeats the same memory along a dimension (`expand`) takes one of the repeats."""
+    if is_part(tensor):
+        put(tensor, values)
+        return
     one = tuple(slice(0, 1) if stride == 0 else slice(None) for stride in tensor.stride())
     with torch.no_grad():
         tensor.detach()[one].copy_(values[one])
@@ -218,7 +222,7 @@ def carry_state(old: Mapping[str, Any], new: nn.Module, source: Callable[[str], 
         new: the model to fill.
         source: name in the new model → the name it had in the old one; None where it is new.
         passing: buffers that are not persistent and changed since their module was built; others are as their constructor made them,
-            which may be told other options now.
+            which may have other options now.
     """
     held = passing_buffers(new)
     for name, buffer in new.named_buffers():

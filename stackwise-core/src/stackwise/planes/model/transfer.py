@@ -7,7 +7,7 @@ their module drew them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -22,6 +22,15 @@ from stackwise.planes.model.difference import WEIGHT_ADAPTERS
 from stackwise.planes.model.module import set_parameter
 from stackwise.planes.model.parameter_map import fill
 from stackwise.planes.model.state import Tensors
+
+Lay = Callable[[nn.Parameter], nn.Parameter]
+"""Whole parameter, which has its values → the one to keep: itself, or this process's part of it."""
+
+
+def keep_whole(parameter: nn.Parameter) -> nn.Parameter:
+    """For a process that holds the whole model."""
+    return parameter
+
 
 Source = Callable[[str], str | None]
 """Canonical name in the new model → its name in the old one; None where the old model has none."""
@@ -190,6 +199,7 @@ def load(
     device: torch.device,
     dtype_of: Callable[[str], torch.dtype | None] = lambda name: None,
     kept: Mapping[tuple[str, str], torch.Tensor] = MappingProxyType({}),
+    lay: Lay = keep_whole,
 ) -> ModelReceipt:
     """Adopt, copy or leave fresh every parameter of the new model; fresh ones keep the values that their module drew.
 
@@ -202,6 +212,7 @@ def load(
         device: where new parameters live.
         dtype_of: declared dtype of a parameter; None: as it was built.
         kept: (copy, source) where a copy takes other values than its source now holds → these values, of the source's shape.
+        lay: puts a new parameter where it will live, once it has its values.
     """
     canonical = first_names(old)
     values = {name: tensor.detach() for name, tensor in old.items()}  # a module that stays may be source and target at once
@@ -218,16 +229,17 @@ def load(
         if isinstance(origin, Fresh):
             zeros = origin.init == "zeros"
             parameter.data = torch.zeros_like(parameter, dtype=dtype, device=device) if zeros else parameter.data.to(device, dtype)
+            put_parameter(new, aliases[id(parameter)], lay(parameter), instead_of=parameter)
             continue
         source = old[origin.source]
         if adopters.get(id(source)) == name:
             assert isinstance(source, nn.Parameter)  # only those are adopted
-            for alias in aliases[id(parameter)]:
-                set_parameter(new, alias, source)
+            put_parameter(new, aliases[id(parameter)], source)
             adopted[name] = canonical[id(source)]
             continue
         parameter.data = parameter.data.to(device, dtype) if origin.keeps_rest else torch.empty_like(parameter, dtype=dtype, device=device)
         fill(parameter.data, {each: kept.get((name, each), values[each]) for each in origin.sources}, origin)
+        put_parameter(new, aliases[id(parameter)], lay(parameter), instead_of=parameter)
         copied[name] = origin.renamed({each: canonical[id(old[each])] for each in origin.sources})
         if source.dtype != dtype:
             recast[name] = source.dtype
@@ -235,6 +247,12 @@ def load(
     used_names = {*adopted.values(), *(source for origin in copied.values() for source in origin.sources)}
     dropped = tuple(name for name in canonical.values() if name not in used_names)
     return ModelReceipt(adopted=adopted, copied=copied, fresh=fresh, dropped=dropped, recast=recast)
+
+
+def put_parameter(model: nn.Module, names: Iterable[str], parameter: nn.Parameter, *, instead_of: nn.Parameter | None = None) -> None:
+    """Let a model hold a parameter under all of its tied names, unless it does."""
+    for name in names if parameter is not instead_of else ():
+        set_parameter(model, name, parameter)
 
 
 def _adopters(old: Tensors, origins: Mapping[str, Origin], dtypes: Mapping[str, torch.dtype], device: torch.device) -> dict[int, str]:

@@ -16,6 +16,7 @@ from torch.utils.hooks import RemovableHandle
 from stackwise.contracts.answers import expect
 from stackwise.contracts.selectors import select
 from stackwise.errors import UserError
+from stackwise.planes.shards import made_whole, put, whole
 
 Attached = Mapping[tuple[str, str], nn.Module]
 """(adapter name, path of the adapted module) → the adapter."""
@@ -95,8 +96,9 @@ def merge(model: nn.Module, leaving: Attached) -> tuple[str, ...]:
     with torch.no_grad():
         for (_, path), adapter in leaving.items():
             weight = model.get_parameter(f"{path}.weight")
-            merged: Any = adapter.merged(weight)  # type: ignore[operator]  # the contract of weight adapters
+            with made_whole(adapter):
+                merged: Any = adapter.merged(whole(weight))  # type: ignore[operator]  # the contract of weight adapters
             expect(isinstance(merged, torch.Tensor) and merged.shape == weight.shape, merged, f"a matrix of shape {list(weight.shape)}")
-            weight.copy_(merged)
+            put(weight, merged)
             matrices[f"{path}.weight"] = None
     return tuple(matrices)

@@ -23,7 +23,7 @@ _WRAPPERS = ("OptimizedModule", "DataParallel", "DistributedDataParallel")
 
 
 class Fields(nn.Module):
-    """The embedding of a whole module: it hands on the field that `forward` of the module names first, as it is."""
+    """The embedding of a whole module: it passes on, unchanged, the field that the module's `forward` names first."""
 
     names: tuple[str, ...] = ()
     """Fields that `forward` does not run without, the first of them first."""
@@ -99,7 +99,7 @@ def check_blocks(module: nn.Module, spec: RackSpec) -> None:
             )
         for output in spec.residual_outputs:
             if any(output not in dict(block.named_parameters()) for block in blocks.children()):
-                raise UserError(f"residual_outputs names '{output}', which is no parameter of the blocks of {path}")
+                raise UserError(f"residual_outputs names '{output}', which is not a parameter of the blocks of {path}")
 
 
 def check_unwrapped(module: nn.Module, path: str) -> None:

@@ -12,6 +12,7 @@ from torch import nn
 from stackwise.errors import UserError
 from stackwise.planes.model.transfer import ModelReceipt
 from stackwise.planes.optimizer.weight_copies import carry_copy, copy_of, source_of
+from stackwise.planes.shards import exchange, laid_as
 
 STATISTICS = (".running_mean", ".running_var")
 """End the names of the running statistics of torch's norm layers."""
@@ -66,14 +67,12 @@ class WeightAverage:
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """The model with averaged weights and statistics; its own come back afterwards."""
-        own = {name: weight.data for name, weight in self._weights.items()}
-        for name, weight in self._weights.items():
-            weight.data = self._average[name].to(weight.dtype)
+        own = {name: exchange(weight, self._average[name].to(weight.dtype)) for name, weight in self._weights.items()}
         try:
             yield
         finally:
             for name, weight in self._weights.items():
-                weight.data = own[name]
+                exchange(weight, own[name])
 
     def state_by_name(self) -> dict[str, torch.Tensor]:
         """The averages by canonical name."""
@@ -89,7 +88,7 @@ class WeightAverage:
         if wrong or self._average.keys() - state.keys():
             raise UserError(f"saved averages are not of this model: {', '.join([*wrong, *(self._average.keys() - state.keys())][:5])}")
         self._weights = {name: weight for name, weight in self._model.items() if name in state}  # frozen ones that once trained too
-        self._average = {name: state[name].to(weight.device, copy=True) for name, weight in self._weights.items()}
+        self._average = {name: laid_as(state[name], weight) for name, weight in self._weights.items()}
 
 
 def _statistics_before(statistics: Iterable[str], parameters: Iterable[str], receipt: ModelReceipt) -> dict[str, str]:

@@ -17,6 +17,7 @@ from stackwise.contracts.protocols import TrainsElsewhere
 from stackwise.errors import ProviderError, UserError
 from stackwise.planes.optimizer.groups import declared_name
 from stackwise.planes.optimizer.moments import TORCH_POWERS, Entries, Kept, Powers
+from stackwise.planes.shards import is_part, laid_as
 
 
 class NamedOptimizer:
@@ -25,7 +26,7 @@ class NamedOptimizer:
     Args:
         torch_optimizer: holds each of `parameters` once and nothing else.
         parameters: canonical name → what learns.
-        followed: declared group → entries of its torch groups that follow curves and are no counts of the optimizer.
+        followed: declared group → entries of its torch groups that follow curves and are not counts of the optimizer.
         fault: raised where the parameters are others.
 
     Raises:
@@ -203,8 +204,15 @@ def _differ(left: Any, right: Any) -> bool:
     return isinstance(left, torch.Tensor) or isinstance(right, torch.Tensor) or bool(left != right)
 
 
+def laid_entries(entries: Entries, parameter: torch.Tensor) -> dict[str, Any]:
+    """Saved state of a frozen parameter as it is, or this process's part of it where it holds a part of the parameter."""
+    return {key: _beside(value, parameter, on_device=False) for key, value in entries.items()} if is_part(parameter) else dict(entries)
+
+
 def _beside(value: Any, parameter: torch.Tensor, on_device: bool) -> Any:
     """A copy of a saved entry where the optimizer expects it: at its parameter; a step counter on the CPU unless kernels read it."""
     if not isinstance(value, torch.Tensor):
         return value
+    if value.shape == parameter.shape and value.dim():
+        return laid_as(value, parameter)
     return value.detach().to(parameter.device if value.dim() or on_device else "cpu", copy=True)

@@ -22,8 +22,8 @@ from stackwise.planes.optimizer.average import WeightAverage
 from stackwise.planes.optimizer.groups import Values, group_parameters, selection
 from stackwise.planes.optimizer.loss_scale import LossScale
 from stackwise.planes.optimizer.masters import Masters
-from stackwise.planes.optimizer.moments import Carried, Crossing, Kept, MomentsReceipt
-from stackwise.planes.optimizer.named_optimizer import NamedOptimizer
+from stackwise.planes.optimizer.moments import Crossing, Kept, MomentsReceipt, park
+from stackwise.planes.optimizer.named_optimizer import NamedOptimizer, laid_entries
 from stackwise.planes.optimizer.weight_copies import SIXTEEN_BITS, learning_dtype
 
 BuildOptimizer = Callable[[Part, float, Sequence[ParameterGroup]], torch.optim.Optimizer]
@@ -53,6 +53,7 @@ class OptimizerPlane:
         self._warming: tuple[str, ...] = ()
         """Fresh parameters whose learning rate warms up again."""
         self._values: Values | None = None
+        self._stepping = calling("", "step")
         self.clip: float | None = None
         """Largest gradient norm; None: no clipping."""
         self.average: WeightAverage | None = None
@@ -95,11 +96,16 @@ class OptimizerPlane:
         return self._named.parameters
 
     @property
-    def lr(self) -> float:
-        """The learning rate in force for the parameters that no group takes; of the first group where groups take them all."""
-        return float(self._named.default_group.get("lr", 0.0))
+    def default_group(self) -> Mapping[str, Any]:
+        """The torch group of the parameters that no declared group takes; the first one where groups take them all."""
+        return self._named.default_group
 
     # -- a step ---------------------------------------------------------------------------------------------------
+
+    @property
+    def moves(self) -> bool:
+        """Whether any value of a group follows time."""
+        return self._values is not None and self._values.moves
 
     def apply_values(self, t: float) -> None:
         """Put the values of all groups at t in force."""
@@ -108,12 +114,10 @@ class OptimizerPlane:
 
     def step(self, t: float) -> None:
         """One update of the weights, and of their average."""
-        if self._masters:
-            self._masters.take_gradients()
-        with calling("" if self._state is None else self._state.part.id, "step"):
+        self._masters.take_gradients()
+        with self._stepping:
             self._named.torch.step()
-        if self._masters:
-            self._masters.write()
+        self._masters.write()
         if self.average is not None and self._state is not None and self._state.ema is not None:
             self.average.update(self._state.ema(t))
 
@@ -222,6 +226,7 @@ class OptimizerPlane:
         else:
             moments = self._rebuild(state, parameters, t, crossed, policy, warming)
         before, self._state, self._warming, self.clip = self._state, state, warming, state.clip
+        self._stepping = calling(state.part.id, "step")
         self._scale(parameters)
         self._react(before, state)
         self._keep_average(state, crossed, buffers)
@@ -261,7 +266,7 @@ class OptimizerPlane:
         trainable = {name: learning[name] for name, parameter in parameters.items() if parameter.requires_grad}
         groups = group_parameters(state, trainable, t, warming=warming, frozen=parameters.keys() - trainable.keys())
         followed = {group.name: frozenset(group.curves) for group in state.groups}
-        fault = ProviderError if state.part.given is None else UserError  # a user's own callable is no provider
+        fault = ProviderError if state.part.given is None else UserError  # a user's own callable is not a provider
         new = NamedOptimizer(self._build(state.part, t, groups), trainable, followed, fault)
         same = last is not None and last.part.id == state.part.id and type(new.torch) is type(self.optimizer)
         if last is not None and not same:
@@ -269,7 +274,7 @@ class OptimizerPlane:
             masters.go_on_from(learned, receipt)
         carried = self._crossing(receipt, parameters, same, policy).carry(old, learning, new.powers())
         new.go_on(carried.entries, carried.counted if same else {})
-        self._parked = _park(carried, trainable)
+        self._parked = park(carried, trainable)
         self._settled, self._copied_at_rest, self._masters = set(), set(), masters
         self._hold(new, parameters)
         return carried.receipt
@@ -328,11 +333,16 @@ class OptimizerPlane:
             UserError: state of another shape than the parameter of that name.
         """
         self._named.load_entries(state)
-        self._parked |= {name: Kept(entries=dict(entries)) for name, entries in state.items() if name not in self._named.parameters}
+        self._parked |= {
+            name: Kept(entries=laid_entries(entries, self._model[name]))
+            for name, entries in state.items()
+            if name not in self._named.parameters
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """Optimizer state by canonical parameter name, and what the optimizer itself changed in its groups; live, not copies."""
         return {
+            "of": type(self._named.torch).__name__,
             "parameters": self.state_by_name(),
             "groups": self._named.counts(),
             "parked": {name: {"moments": kept.powers, "changed": dict(kept.counts)} for name, kept in self._parked.items()},
@@ -365,14 +375,18 @@ class OptimizerPlane:
         """Restore what `state_dict` returned into an optimizer that was entered into the same declared state.
 
         Raises:
-            UserError: state of another shape than the parameter of that name, or another number of groups.
+            UserError: state of another optimizer, of another shape than the parameter of that name, or another number of groups.
         """
+        if state.get("of", own := type(self._named.torch).__name__) != own:
+            raise UserError(f"the saved state is of the optimizer {state['of']}, and {own} is declared: change it in a phase to come")
         if (state["average"] is None) != (self.average is None) or (state["reaction"] is None) != (self.reaction is None):
             raise UserError("an average or a reaction was saved and is not declared, or is declared and was not saved")
         self._named.load(state["parameters"], state["groups"])
         frozen = {name: entries for name, entries in state["parameters"].items() if name not in self._named.parameters}
         said = {name: Kept(powers=saved["moments"], counts=saved["changed"]) for name, saved in state.get("parked", {}).items()}
-        self._parked = {name: attrs.evolve(said.get(name, Kept()), entries=dict(entries)) for name, entries in frozen.items()}
+        self._parked = {
+            name: attrs.evolve(said.get(name, Kept()), entries=laid_entries(entries, self._model[name])) for name, entries in frozen.items()
+        }
         self._masters.load(state.get("masters", {}), self._model)
         if self.loss_scale is not None:
             self.loss_scale.load_state_dict(state["loss_scale"])
@@ -381,9 +395,3 @@ class OptimizerPlane:
         if self.reaction is not None:
             with calling(self._reaction_id, "load_state_dict"):
                 self.reaction.load_state_dict(state["reaction"])
-
-
-def _park(carried: Carried, trainable: Collection[str]) -> dict[str, Kept]:
-    """What goes on of parameters that do not learn now, with the rule and the counts of the torch group they came from."""
-    frozen = {name: entries for name, entries in carried.entries.items() if name not in trainable}
-    return {name: attrs.evolve(carried.counted.get(name, Kept()), entries=entries) for name, entries in frozen.items()}

@@ -26,7 +26,7 @@ class LivePage:
         port: 0 takes a free one.
 
     Raises:
-        UserError: one is no run directory, or the port is taken.
+        UserError: one is not a run directory, or the port is taken.
     """
 
     def __init__(self, runs: Sequence[Path], port: int = 0) -> None:
@@ -95,7 +95,7 @@ class LivePage:
                 self.wfile.write(body)
 
             def log_message(self, *_: Any) -> None:
-                """Says nothing: a request is no event."""
+                """Says nothing: a request is not an event."""
 
         return Handler
 

@@ -127,7 +127,7 @@ def _step_rows(steps: Steps) -> dict[str, Any]:
 
 
 def comparison_tables(records: Sequence[RunRecord], groups: Sequence[int]) -> dict[str, Any]:
-    """What several runs differ in, and what each has reached where all had made as many steps."""
+    """What several runs differ in, and what each has reached after the same number of steps."""
     reached = [{"row": row, "intervals": comparison.intervals(row, groups)} for row in comparison.compare(records)]
     return {
         "names": [record.name for record in records],
@@ -154,7 +154,7 @@ def whole(value: float | None) -> str:
 
 
 def figure(value: Any) -> str:
-    """Five digits that count; what JSON cannot hold is said as text."""
+    """Five significant digits; what JSON cannot hold is written as text."""
     if value is None:
         return "–"
     if isinstance(value, str):

@@ -1,4 +1,6 @@
-"""The manifest of a checkpoint. It is written last and lists the files; a directory that does not match its manifest is no checkpoint."""
+"""The manifest of a checkpoint. It is written last and lists the files; a directory that does not match its manifest is not a
+checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,7 @@ _FILE_FIELDS = {"sha256": str, "bytes": int}
 
 
 class DamagedError(ValueError):
-    """A directory is no valid checkpoint; the message says why."""
+    """A directory is not a valid checkpoint; the message says why."""
 
 
 @frozen(kw_only=True)
@@ -69,7 +71,7 @@ def read_manifest(directory: Path) -> Manifest:
     """The manifest of a checkpoint, after a look at the size of each file; no file is read.
 
     Raises:
-        DamagedError: the directory is no checkpoint; the message says why.
+        DamagedError: the directory is not a checkpoint; the message says why.
     """
     try:
         manifest = _parse(_read(directory / MANIFEST, _LARGEST_MANIFEST))
@@ -94,7 +96,7 @@ def check_files(directory: Path, manifest: Manifest) -> Content:
     """Read every file of a checkpoint without loading its tensors into memory.
 
     Raises:
-        DamagedError: bytes differ from the digests in the manifest, or are no tensors and no document.
+        DamagedError: bytes differ from the digests in the manifest, or are not tensors and no document.
     """
     stamp = _check_tensors(directory / TENSORS, manifest.files[TENSORS])
     try:
@@ -158,7 +160,7 @@ def _check_size(path: Path, record: FileRecord) -> None:
     except OSError as error:
         raise DamagedError(f"{path.name} cannot be read: {error.strerror}") from None
     if not stat.S_ISREG(status.st_mode):
-        raise DamagedError(f"{path.name} is no regular file")
+        raise DamagedError(f"{path.name} is not a regular file")
     if status.st_size != record.bytes:
         raise DamagedError(f"{path.name} has {status.st_size} bytes, {MANIFEST} states {record.bytes}")
 

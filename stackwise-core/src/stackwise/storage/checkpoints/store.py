@@ -29,6 +29,7 @@ from stackwise.storage.codec import EncodingError, as_bytes, encode, join_state,
 from stackwise.storage.nested_state import split_state
 from stackwise.storage.publish import REPLACED, WRITING, aside_of, publish, recover, writing_beside
 from stackwise.storage.regular import Stamp, stamp_of
+from stackwise.storage.shared_file import Others, write_shared
 from stackwise.storage.tensor_file import read_tensors, write_tensors, write_whole
 
 _NAME = re.compile(r"step-(\d{9,})")
@@ -64,14 +65,17 @@ class Checkpoint:
         """`step-` and the step in nine digits."""
         return name_of(self.step)
 
-    def load_state(self) -> Any:
+    def load_state(self, *, mapped: bool = False) -> Any:
         """The nested state, its tensors on the CPU; tied tensors are one object again.
+
+        Args:
+            mapped: whether tensors stay on the disk until they are read, for a process that needs some rows of them.
 
         Raises:
             UserError: the files changed after the checkpoint was opened and its digests were verified.
         """
         try:
-            tensors = read_tensors(self.path / TENSORS)
+            tensors = read_tensors(self.path / TENSORS, mapped=mapped)
             if stamp_of(self.path / TENSORS) != self._stamp:
                 raise ValueError(f"{TENSORS} changed since its digest was verified")
             return join_state(self._encoded, tensors.__getitem__)
@@ -88,6 +92,7 @@ class CheckpointStore:
         keep_every: checkpoints at multiples of this many steps stay too.
         best: (metric, "min" or "max"): the best one by this metric stays too; `save` takes the values.
         pins: steps that are never pruned, such as the one that a run resumed from.
+        others: processes that hold parts of the state and write them, each by `save_beside`; None where this one holds all of it.
 
     Raises:
         UserError: a rule that keeps nothing.
@@ -101,8 +106,9 @@ class CheckpointStore:
         keep_every: int | None = None,
         best: tuple[str, Direction] | None = None,
         pins: Collection[int] = (),
+        others: Others | None = None,
     ) -> None:
-        self.directory = directory
+        self.directory, self._others = directory, others
         self._retention = Retention(last=keep_last, every=keep_every, best=best)
         self._pins = set(pins)
         self._snapshot = Snapshot()
@@ -273,7 +279,11 @@ class CheckpointStore:
         """Write the files, force each to disk, the manifest last; then give the directory its name."""
 
         def fill(fresh: Path) -> None:
-            files = {TENSORS: write_tensors(fresh / TENSORS, tensors), STATE: write_whole(fresh / STATE, document)}
+            if self._others is None:
+                record = write_tensors(fresh / TENSORS, tensors)
+            else:
+                record = write_shared(fresh / TENSORS, tensors, self._others)
+            files = {TENSORS: record, STATE: write_whole(fresh / STATE, document)}
             disk.write_file(fresh / MANIFEST, evolve(manifest, files=files).to_bytes())
 
         publish(writing_beside(place), fill, [place], replace=True)
@@ -307,6 +317,17 @@ class CheckpointStore:
                 elif suffix == REPLACED:
                     recover(self.directory / name, lambda place: not verify(place))
         self._tidied = True
+
+
+def save_beside(state: Mapping[str, Any], others: Others) -> None:
+    """Write this process's parts of a state that the first process saves.
+
+    Raises:
+        DiskError: the disk of any process refuses.
+    """
+    tensors, _ = split_state(state)
+    with disk_errors(Path("the checkpoint"), "earlier checkpoints are untouched: free space or mend the disk, then resume"):
+        write_shared(None, tensors, others)
 
 
 def name_of(step: int) -> str:

@@ -31,6 +31,14 @@ class Sines:
         self._row += rows
         return {"levels": levels}
 
+    def skip(self, rows: int | None, length: int | None) -> None:
+        """Pass over waves without making them."""
+        self._row += rows or 0
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Waves are computed, so that their periods are all there is to say."""
+        return {"shortest": self.options.shortest, "longest": self.options.longest}
+
     def state_dict(self) -> dict[str, Any]:
         """The next row."""
         return {"row": self._row}

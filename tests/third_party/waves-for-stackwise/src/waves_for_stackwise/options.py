@@ -167,6 +167,15 @@ class BrakeOptions:
 
 
 @frozen(kw_only=True)
+class SwellOptions:
+    """Options of the schedule."""
+
+    level: float = option(doc="value about which it swells")
+    depth: float = option(0.5, doc="how far it swells, as a share of the level", minimum=0, maximum=1)
+    waves: int = option(2, doc="waves in the window", minimum=1)
+
+
+@frozen(kw_only=True)
 class RepeatOptions:
     """Options of the growth operator: none."""
 

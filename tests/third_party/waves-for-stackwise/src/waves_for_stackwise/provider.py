@@ -81,5 +81,10 @@ def stackwise_reactions() -> Iterable[Component]:
 
 
 @hookimpl
+def stackwise_schedules() -> Iterable[Component]:
+    yield _component("swell", "SwellOptions", "schedule:build_swell", "a level that swells and ebbs", level=1e-3)
+
+
+@hookimpl
 def stackwise_observers() -> Iterable[Component]:
     yield _component("csv", "CsvOptions", "observer:build_csv", "losses into a CSV file", path="losses.csv")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from attrs import frozen
 from torch import Generator, Tensor
 
 from stackwise import BuildContext, Moment, TaskSpec
 from waves_for_stackwise.options import ForecastOptions
+
+Model = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
 
 
 @frozen
@@ -30,6 +32,10 @@ class Forecast:
         """The sum of the squared errors and their number; the absolute errors likewise."""
         error = outputs["levels"].float() - batch["targets"]
         return error.square().sum(), error.numel(), {"absolute_error": (error.detach().abs().sum(), error.numel())}
+
+    def predict(self, model: Model, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The level [B] that follows each row."""
+        return {"next": model({"levels": batch["levels"]})["levels"][:, -1].float()}
 
 
 def build_forecast(options: ForecastOptions, context: BuildContext) -> Forecast:

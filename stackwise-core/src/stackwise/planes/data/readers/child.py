@@ -88,7 +88,7 @@ def receive_batch(connection: Connection, layout: Layout) -> dict[str, torch.Ten
 
 
 def serve(connection: Connection, build: bytes, place: str) -> None:
-    """Follow orders until told to end, or until the other end is gone.
+    """Follow orders until the order to end, or until the other end is gone.
 
     Args:
         connection: orders in, batches and answers out.
@@ -142,7 +142,7 @@ class _Child:
                 raise late
             batch = self._loader.take(rows, length)
             if not isinstance(batch, Mapping) or not all(isinstance(tensor, torch.Tensor) for tensor in batch.values()):
-                raise ProviderError(f"a loader delivered a {type(batch).__name__} that is no mapping of field name → tensor")
+                raise ProviderError(f"a loader delivered a {type(batch).__name__} that is not a mapping of field name → tensor")
             state = self._loader.state_dict()
         except BaseException as error:  # SystemExit of a loader included
             _send(self._connection, Answer(None, Failure.of(error, self._place)))

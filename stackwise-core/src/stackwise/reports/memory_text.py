@@ -1,0 +1,50 @@
+"""The memory of each phase, as a plan and the begin of a run say it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from stackwise.assembly.memory import PhaseMemory
+from stackwise.assembly.pricing import PhasePrice
+from stackwise.reports.terminal import table
+
+
+def memory_as_json(cost: PhasePrice) -> dict[str, Any] | None:
+    """Bytes in one process, or why they are not known; None where nobody asked."""
+    memory = cost.memory
+    if not isinstance(memory, PhaseMemory):
+        return None if memory is None else {"unknown": memory}
+    return {
+        "weights": memory.weights,
+        "gradients": memory.gradients,
+        "moments": memory.moments,
+        "copies": memory.copies,
+        "reference": memory.reference,
+        "activations": memory.activations,
+        "peak": memory.peak,
+    }
+
+
+def memory_lines(prices: Sequence[PhasePrice], columns: int | None = None) -> list[str]:
+    """A table with a row for each phase whose memory is known, and a line for every other."""
+    rows = [["memory", "weights", "gradients", "moments", "copies", "activations", "peak"]]
+    unknown = []
+    for cost in prices:
+        memory = cost.memory
+        if isinstance(memory, PhaseMemory):
+            parts = (memory.weights, memory.gradients, memory.moments, memory.copies + memory.reference, memory.activations, memory.peak)
+            rows.append([cost.name, *(f"{part / 1e6:,.1f} MB" for part in parts)])
+        elif memory is not None:
+            unknown.append(f"memory  unknown in {cost.name}: {memory}")
+    return [*(["", *table(rows, columns)] if len(rows) > 1 else []), *(["", *unknown] if unknown else [])]
+
+
+def memory_sentence(plan: Mapping[str, Any]) -> str | None:
+    """The most that the phases of a stored plan take; None where it says of none."""
+    peaks = {phase["name"]: memory["peak"] for phase in plan["phases"] if "peak" in (memory := phase.get("memory") or {})}
+    if not peaks:
+        return None
+    most = max(peaks, key=lambda name: peaks[name])
+    where = f" in {most}" if len(plan["phases"]) > 1 else ""
+    return f"memory  at most about {peaks[most] / 1e6:,.0f} MB of tensors{where}, beside what the process holds before it trains"

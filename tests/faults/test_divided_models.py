@@ -1,0 +1,262 @@
+"""Processes that each hold a part of the model train what one process trains, and anything goes on from what they save."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fork_server import Ended, ForkServer
+from hypothesis import given
+from random_curricula import walks
+from safetensors.torch import load_file
+from several import SHORT, apart, evaluations_of, steps_of
+from shared_curricula import DIVIDING, IN_EACH, LINEAR, Trained, curricula, farthest, train
+from shared_curricula import apart as distance
+from whole_runs import saved_steps, status
+
+from stackwise.storage.checkpoints.store import CheckpointStore, verify
+
+HALVES = ("--set", "run.parallel.shard=2")
+AVERAGED = SHORT.replace("clip: 0.5}", "clip: 0.5, ema: {decay: 0.9}}")
+
+
+def start(server: ForkServer, folder: Path, *more: str, config: str = AVERAGED, ranks: int = 2, patch: str = "") -> list[Ended]:
+    folder.mkdir(exist_ok=True)
+    (folder / "exp.yaml").write_text(config)
+    return server.together("run", "exp.yaml", "--output", "run", *HALVES, *more, cwd=folder, ranks=ranks, patch=patch)
+
+
+@pytest.fixture(scope="module")
+def alone(server: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The short run in one process."""
+    folder = tmp_path_factory.mktemp("alone")
+    (folder / "exp.yaml").write_text(AVERAGED)
+    assert server.stackwise("run", "exp.yaml", "--output", "run", cwd=folder).code == 0
+    return folder / "run"
+
+
+def state(run: Path) -> dict[str, Any]:
+    newest, skipped = CheckpointStore(run / "checkpoints").newest()
+    assert newest is not None and not skipped
+    return {**newest.load_state(), "observers": None}
+
+
+def equal_but_for_sums(run: Path, other: Path) -> None:
+    assert len(steps_of(run)) == len(steps_of(other)) == status(run)["steps"]
+    for place, rounding in ((0, 1e-6), (1, 1e-4)):  # losses, gradient norms
+        assert [step[place] for step in steps_of(run)] == pytest.approx([step[place] for step in steps_of(other)], rel=rounding)
+    assert evaluations_of(run) == pytest.approx(evaluations_of(other), rel=1e-6)
+    assert apart(state(run), state(other)) == []
+    for final in ("final", "final-ema"):
+        assert apart(load_file(run / final / "weights.safetensors"), load_file(other / final / "weights.safetensors")) == []
+
+
+def test_two_halves_train_as_one_and_one_process_goes_on(server: ForkServer, alone: Path, tmp_path: Path) -> None:
+    ended = start(server, tmp_path)
+    assert [each.code for each in ended] == [0, 0], ended
+    assert ended[1].err == ended[1].out == ""
+    equal_but_for_sums(tmp_path / "run", alone)
+    for checkpoint in sorted((tmp_path / "run" / "checkpoints").iterdir()):
+        assert verify(checkpoint) == []
+        ours, theirs = (
+            load_file(folder / checkpoint.name / "tensors.safetensors") for folder in (checkpoint.parent, alone / "checkpoints")
+        )
+        assert {name: tensor.shape for name, tensor in ours.items()} == {name: tensor.shape for name, tensor in theirs.items()}
+
+
+TERM_AT_7 = {7: ["TERM"]}
+
+
+def test_what_two_halves_saved_goes_on_in_one_process_and_the_other_way_round(server: ForkServer, alone: Path, tmp_path: Path) -> None:
+    (tmp_path / "exp.yaml").write_text(AVERAGED)
+    run = ("run", "exp.yaml", "--output", "run", *HALVES)
+    assert {each.code for each in server.together(*run, cwd=tmp_path, ranks=2, signals={2: ["TERM"]})} == {143}
+    assert saved_steps(tmp_path / "run")[-1] < 5
+    one = server.stackwise("resume", "run", "--set", "run.parallel.shard=1", cwd=tmp_path, signals=TERM_AT_7)
+    assert one.code == 143, one
+    more = server.together("resume", "run", "--set", "run.parallel.shard=2", cwd=tmp_path, ranks=2)
+    assert [each.code for each in more] == [0, 0], more
+    equal_but_for_sums(tmp_path / "run", alone)
+
+
+@pytest.mark.slow
+def test_four_processes_hold_two_halves_twice(server: ForkServer, alone: Path, tmp_path: Path) -> None:
+    ended = start(server, tmp_path, "--set", "run.parallel.replicate=2", ranks=4)
+    assert [each.code for each in ended] == [0, 0, 0, 0], ended
+    equal_but_for_sums(tmp_path / "run", alone)
+
+
+@pytest.mark.slow
+def test_four_quarters_hold_fewer_rows_than_processes(server: ForkServer, alone: Path, tmp_path: Path) -> None:
+    """Vectors of 8 and matrices of 8 rows in 4 parts; adapters of rank 2 would leave two processes nothing."""
+    ended = start(server, tmp_path, "--set", "run.parallel.shard=4", ranks=4)
+    assert [each.code for each in ended] == [0, 0, 0, 0], ended
+    equal_but_for_sums(tmp_path / "run", alone)
+
+
+DIES_AT_THE_SECOND_SAVE = """\
+if os.environ['RANK'] == '{rank}':
+    from stackwise.storage import disk
+    write, calls = disk.write_pieces, []
+    def write_or_die(*given):
+        calls.append(1)
+        if len(calls) == 2:
+            os.kill(os.getpid(), 9)
+        return write(*given)
+    disk.write_pieces = write_or_die
+"""
+
+
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.rare), 1])
+def test_a_process_killed_in_a_save_leaves_the_checkpoint_before_it(server: ForkServer, alone: Path, tmp_path: Path, rank: int) -> None:
+    ended = start(server, tmp_path, patch=DIES_AT_THE_SECOND_SAVE.format(rank=rank))
+    assert (ended[rank].code, ended[1 - rank].code) == (-9, 137), ended
+    assert f"rank {rank}" in ended[1 - rank].err.splitlines()[-1]
+    assert saved_steps(tmp_path / "run") == [3]
+    assert [each.code for each in server.together("resume", "run", cwd=tmp_path, ranks=2)] == [0, 0]
+    equal_but_for_sums(tmp_path / "run", alone)
+
+
+FULL_AT_THE_SECOND_SAVE = DIES_AT_THE_SECOND_SAVE.replace("os.kill(os.getpid(), 9)", "raise OSError(28, 'No space left on device')")
+
+
+def test_a_disk_that_is_full_for_one_ends_all_and_leaves_what_was_saved(server: ForkServer, tmp_path: Path) -> None:
+    ended = start(server, tmp_path, patch=FULL_AT_THE_SECOND_SAVE.format(rank=1))
+    assert [each.code for each in ended] == [2, 2], ended
+    assert "No space left" in ended[0].err + ended[1].err
+    assert saved_steps(tmp_path / "run") == [3]
+    assert {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()} == {"step-000000003"}
+
+
+def of_many(server: ForkServer, folder: Path, ranks: int, *configs: dict[str, Any]) -> list[Trained]:
+    """What each config comes to in several processes."""
+    torch.save(list(configs), folder / "configs.pt")
+    (folder / "found.pt").unlink(missing_ok=True)
+    ended = server.together("--version", cwd=folder, ranks=ranks, patch=IN_EACH)
+    assert [each.code for each in ended] == [0] * ranks, [each.err for each in ended]
+    found: list[Trained] = torch.load(folder / "found.pt", weights_only=False)
+    return found
+
+
+def hold(found: Trained, expected: Trained, rounding: float) -> None:
+    """The same rows and masks, losses to 1e-6, and parameters, averages and moments to rounding."""
+    assert isinstance(found, Trained), found
+    assert found.seen == expected.seen and len(found.seen) >= 2 * len(found.losses)
+    assert found.losses == pytest.approx(expected.losses, rel=1e-6)
+    assert found.evaluations == pytest.approx(expected.evaluations, rel=1e-6)
+    for kind in ("parameters", "averages", "moments"):
+        one, other = getattr(expected, kind), getattr(found, kind)
+        assert distance(one, other) < (10 * rounding if kind == "moments" else rounding), kind
+        assert farthest(one, other) < 1e-2, kind
+
+
+def divided(config: dict[str, Any], **parallel: int) -> dict[str, Any]:
+    return {**config, "run": {**config["run"], "parallel": parallel}}
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all drawn curricula pass through."""
+    return tmp_path_factory.mktemp("shared")
+
+
+@pytest.mark.slow
+def test_random_curricula_come_to_the_same_whole_and_in_halves(server: ForkServer, shared: Path) -> None:
+    @walks(4)
+    @given(curricula(2, LINEAR))
+    def check(config: dict[str, Any]) -> None:
+        expected = train(config)
+        for found in of_many(server, shared, 2, config, divided(config, shard=2)):
+            hold(found, expected, 1e-6)
+
+    check()
+
+
+@pytest.mark.rare
+@pytest.mark.parametrize("parallel", [{}, {"shard": 2}, {"shard": 4}])
+def test_random_curricula_come_to_the_same_in_four(server: ForkServer, shared: Path, parallel: dict[str, int]) -> None:
+    @walks(8)
+    @given(curricula(4, (*LINEAR, *DIVIDING)))
+    def check(config: dict[str, Any]) -> None:
+        (found,) = of_many(server, shared, 4, divided(config, **parallel))
+        hold(found, train(config), 1e-5)
+
+    check()
+
+
+REFUSED = {
+    "model.cache": ["model.cache=frozen", "model.freeze=[embedding, rack.stacks.base.0]"],
+    "model.precision": ["model.precision={rack: bfloat16}"],
+    "optimizer.use": ["optimizer={use: optim.adafactor}"],
+    "data.accumulate": ["data.accumulate=3"],
+    "run.checkpoint.asynchronous": ["run.checkpoint.asynchronous=true"],
+    "run.compile": ["run.compile=true"],
+    "run.parallel.offload": ["run.parallel.offload=true"],
+}
+
+
+@pytest.mark.parametrize("path", REFUSED)
+def test_what_no_part_of_a_model_can_do_is_refused_by_the_plan(server: ForkServer, tmp_path: Path, path: str) -> None:
+    (tmp_path / "exp.yaml").write_text(SHORT)
+    settings = [argument for setting in REFUSED[path] for argument in ("--set", setting)]
+    ended = server.stackwise("validate", "exp.yaml", *HALVES, *settings, cwd=tmp_path)
+    assert ended.code == 2 and path in ended.err, ended
+    assert "run.parallel.shard" in ended.err or path == "run.parallel.offload"
+
+
+def test_processes_that_are_no_multiple_of_the_parts_are_refused(server: ForkServer, tmp_path: Path) -> None:
+    ended = start(server, tmp_path, "--set", "data.accumulate=6", ranks=3)
+    assert [each.code for each in ended] == [2, 2, 2] and not (tmp_path / "run").exists()
+    assert "multiple of 2" in "".join(each.err for each in ended)
+
+
+TAKEN_OFF = """
+import torch
+from torch import nn
+from stackwise.errors import UserError
+from stackwise.processes.ranks import joined
+from stackwise.processes.sharding import Sharding
+
+def face(model):
+    return [(path, type(module), sorted(module.__dict__), hooks(module)) for path, module in model.named_modules()]
+
+def hooks(module):
+    return {name: dict(held) for name, held in module.__dict__.items() if name.endswith("hooks") and held is not None}
+
+with joined() as ranks:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 5), nn.Linear(5, 2))
+    model[1].register_forward_hook(lambda *given: None)
+    before, output = face(model), model(torch.ones(2, 3))
+    sharding = Sharding(ranks, 2, torch.device("cpu"))
+    sharding.lay_all(model)
+    parts = list(model.parameters())
+    assert [part.to_local().shape[0] for part in parts] == [[3, 3, 1, 1], [2, 2, 1, 1]][ranks.place.rank]
+    for _ in range(2):
+        sharding.wrap(model)
+        wrapped = model(torch.ones(2, 3))
+        assert torch.equal(wrapped, output)
+        wrapped.sum().backward()
+        assert all(part.grad is not None for part in parts)
+        sharding.unwrap(model)
+        assert face(model) == before, [(a, b) for a, b in zip(face(model), before) if a != b]
+        assert all(now is part for now, part in zip(model.parameters(), parts, strict=True))
+    if ranks.is_first:
+        open("held", "w").write("yes")
+"""
+
+
+def test_what_is_laid_around_a_model_comes_off_without_a_trace(server: ForkServer, tmp_path: Path) -> None:
+    ended = server.together("--version", cwd=tmp_path, ranks=2, patch=TAKEN_OFF)
+    assert [each.code for each in ended] == [0, 0] and (tmp_path / "held").exists(), ended
+
+
+def test_the_plan_prices_a_part(server: ForkServer, tmp_path: Path) -> None:
+    (tmp_path / "exp.yaml").write_text(SHORT)
+    shared = ("--set", "run.parallel={shard: 2, replicate: 2}")
+    planned = json.loads(server.stackwise("plan", "exp.yaml", "--json", *shared, cwd=tmp_path).out)
+    two, cost = planned["phases"][1], planned["parallel"]["phases"]["two"]
+    assert cost["bytes_a_process"] == (8 * two["parameters"] + two["optimizer_state_bytes"]) // 2

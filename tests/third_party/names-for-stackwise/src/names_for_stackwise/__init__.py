@@ -1,0 +1,1 @@
+"""Kinds of Unicode characters by their names."""
