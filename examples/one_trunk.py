@@ -3,7 +3,7 @@
 python examples/one_trunk.py [CONFIG] [--budgets 125,250,500,1000] [--decay 20] [--output runs/trunk]
 
 CONFIG has a rate `wsd` whose warm-up is written in steps, and an evaluation at the end; `one-trunk.yaml` is taken when it is left out.
-Each end is the very run that its horizon alone would have given, and is printed with its loss and its own steps.
+Each end is the run that its horizon alone would have given, but for the rounding of rates, and is printed with its loss.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ def main() -> None:
     stackwise("run", str(asked.config), "--output", str(asked.output), *(word for each in trunk for word in ("--set", each)))
     ends = {budget: asked.output.with_name(f"{asked.output.name}-{budget}") for budget in budgets}
     for budget, end in ends.items():
-        own = ["--set", f"run.horizon={budget} steps", "--set", f"{wsd}={budget - leaves[budget]} steps"]
+        settings = [f"run.horizon={budget} steps", f"{wsd}={budget - leaves[budget]} steps", "run.checkpoint.at=null"]
+        own = [word for each in settings for word in ("--set", each)]
         stackwise("branch", str(asked.output), "--at", f"step {leaves[budget]}", "--output", str(end), *own)
     print("budget  leaves the trunk at  loss")
     for budget, end in ends.items():

@@ -27,6 +27,7 @@ def test_five_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runpy.run_path(str(EXAMPLES / "prepare_five_stages.py"))
     lines = [json.loads(line) for line in Path("answers.jsonl").read_text().splitlines()]
     assert len(lines) > 1000 and all(line["chosen"] != line["rejected"] for line in lines)
+    assert all(line["chosen"].startswith(line["rejected"].removesuffix("<|im_end|>").split(" ")[0]) for line in lines)  # broken off
     machine = stackwise.assemble(stackwise.make_plan(config.load(EXAMPLES / "five-stages.yaml", SMALL), registry()))
     batches: list[dict[str, Any]] = []
     loss = machine.objective.loss

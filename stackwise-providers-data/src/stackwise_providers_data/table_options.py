@@ -177,6 +177,31 @@ class TableOptions(RecordOptions, ABC):
             raise UserError("rows of another file are read for tables of a run: numbers, categories, and what the run has learnt of them")
         return read_unlabelled(self, file, rows, self.kept)
 
+    def records_of(self, file: str, wanted: Sequence[str]) -> Records:
+        """The rows of another file: JSON lines or Parquet where its name says so, else lines of cells."""
+        from stackwise_providers_data.tabular_records import ObjectRows, ParquetRows  # reads the data
+
+        match file.lower().rpartition(".")[2]:
+            case "jsonl" | "ndjson":
+                return ObjectRows((file,), wanted)
+            case "parquet":
+                return ParquetRows((file,), wanted)
+        return self.lines_of(file, wanted)
+
+    def lines_of(self, file: str, wanted: Sequence[str]) -> Records:
+        """The rows of another file of lines of cells with commas between them."""
+        from stackwise_providers_data.tabular_records import CsvRows  # reads the data
+
+        return CsvRows((file,), wanted, self.cell_types(), frozenset(("",)), ",")
+
+    def cell_types(self) -> dict[str, CellType]:
+        """Column → what a cell of text there stands for."""
+        types: dict[str, CellType] = dict.fromkeys((*(self.numbers or ()), *(self.target or ())), "number")
+        types |= dict.fromkeys(self.rooms, "category")
+        if self.label is not None:
+            types[self.label] = "whole number" if self.classes is None else "category"
+        return types
+
     def tell(self, predictions: Mapping[str, torch.Tensor]) -> list[dict[str, Any]]:
         """Predictions by row: a number under the name of its column, in its units; a class by its name, and probabilities by class."""
         from stackwise_providers_data.tables import tell_rows  # reads the encoding
@@ -294,15 +319,14 @@ class CsvOptions(TableOptions):
         """The rows of the files that the globs find."""
         from stackwise_providers_data.tabular_records import CsvRows  # reads the data
 
-        return CsvRows(self.paths, self.wanted, self._types(), frozenset(self.empty), self.delimiter)
+        return CsvRows(self.paths, self.wanted, self.cell_types(), frozenset(self.empty), self.delimiter)
+
+    def lines_of(self, file: str, wanted: Sequence[str]) -> Records:
+        """The rows of another file, with the delimiter and the empty cells of the run's own."""
+        from stackwise_providers_data.tabular_records import CsvRows  # reads the data
+
+        return CsvRows((file,), wanted, self.cell_types(), frozenset(self.empty), self.delimiter)
 
     def places(self) -> Iterable[str]:
         """The files that the globs find."""
         return globbed_names(self.paths)
-
-    def _types(self) -> dict[str, CellType]:
-        types: dict[str, CellType] = dict.fromkeys((*(self.numbers or ()), *(self.target or ())), "number")
-        types |= dict.fromkeys(self.rooms, "category")
-        if self.label is not None:
-            types[self.label] = "whole number" if self.classes is None else "category"
-        return types

@@ -15,7 +15,6 @@ from itertools import islice
 from math import inf, isfinite, isnan
 from typing import Any, Protocol
 
-import attrs
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -296,7 +295,7 @@ class _Moments:
 def read_unlabelled(options: Any, file: str, rows: int, tokenizer: Tokenizer) -> Iterator[dict[str, torch.Tensor]]:
     """Rows of a file, encoded as the run's own; columns of targets and labels need not be there."""
     encoding, wanted = encoding_in(tokenizer), (*(options.numbers or ()), *options.rooms)
-    table = TableDocuments(attrs.evolve(options.records(), paths=(file,), wanted=wanted), options)
+    table = TableDocuments(options.records_of(file, wanted), options)
     records, found = iter(table.records), Found()
     while chunk := list(islice(records, rows)):
         features, categories = table.inputs(chunk, encoding, found)

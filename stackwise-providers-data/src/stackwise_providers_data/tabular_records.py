@@ -1,4 +1,4 @@
-"""Records from tables: rows of Parquet files, read row group after row group, and of CSV files, read line after line."""
+"""Records from tables: rows of Parquet files, read row group after row group, and of CSV files and JSON lines, read line after line."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from attrs import frozen
 from stackwise import DataError
 from stackwise_providers_data.extras import require
 from stackwise_providers_data.files import MAGIC_BYTES, refuse_compressed, unreadable
-from stackwise_providers_data.records import Record
+from stackwise_providers_data.records import JsonLines, Record
 from stackwise_providers_data.remote_files import located_files
 
 _BATCH_ROWS = 1024
@@ -20,6 +20,31 @@ _LARGEST_CELL = 1 << 30
 
 CellType = Literal["number", "whole number", "category"]
 _MAKE: Mapping[CellType, Callable[[str], Any]] = {"number": float, "whole number": int, "category": str}
+
+
+@frozen(eq=False)
+class ObjectRows:
+    """A JSON object on each line, as a row with the columns that are read."""
+
+    paths: tuple[str, ...]
+    wanted: Sequence[str]
+    name: str = "jsonl"
+    noun: str = "lines"
+
+    def files(self) -> list[Path]:
+        """The files that the globs find."""
+        return located_files(self.paths)
+
+    def __iter__(self) -> Iterator[Record]:
+        """`file:line` and the object on it.
+
+        Raises:
+            DataError: as `JsonLines`, or an object without a column that is read.
+        """
+        for place, record in JsonLines(self.paths):
+            if missing := [column for column in self.wanted if column not in record]:
+                raise DataError(f"{place}: this line has no '{missing[0]}', and it has {', '.join(record) or 'nothing'}: name every column")
+            yield place, record
 
 
 @frozen(eq=False)

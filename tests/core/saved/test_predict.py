@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+from attrs import evolve
 from click.testing import CliRunner
 from safetensors.torch import save_file
 
 import stackwise
-from stackwise import DataError, ProviderError, UserError
+from stackwise import DataError, ProviderError, UserError, conformance
 from stackwise.cli import main
 from stackwise.runs.run import run
 from stackwise.saved import predict as module
@@ -95,6 +96,32 @@ def test_arrays_are_predicted_by_any_task_that_can_and_from_an_export(folder: Pa
     assert torch.allclose(torch.tensor([row["probability"] for row in told]), by_hand, atol=1e-6)
 
 
+def test_rows_may_come_as_json_lines_or_parquet_whatever_the_run_read(folder: Path) -> None:
+    write(folder / "new.csv", 40, 4, targets=False)
+    with (folder / "new.csv").open(newline="") as file:
+        rows = [{"kind": row["kind"], "b": float(row["b"]), "a": float(row["a"])} for row in csv.DictReader(file)]
+    (folder / "new.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    parquet = pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(pytest.importorskip("pyarrow").Table.from_pylist(rows), folder / "new.parquet")
+    for name in ("prices", "classes"):
+        told = [list(predict(folder / name, folder / f"new.{kind}")) for kind in ("csv", "jsonl", "parquet")]
+        assert len(told[0]) == 40 and told[0] == told[1] == told[2]
+    (folder / "odd.jsonl").write_text('{"a": 1.0, "kind": "red"}\n')
+    with pytest.raises(DataError, match="has no 'b'"):
+        list(predict(folder / "prices", folder / "odd.jsonl"))
+
+
+def test_the_kit_reads_a_table_of_a_run(folder: Path) -> None:
+    """Its example is text, and the loader of a table is built with the encoding of a run: so the check is asked alone."""
+    from stackwise_providers_data import provider
+
+    example = config(folder, target=["price"])["data"]["sources"]["t"]
+    example.pop("use")
+    (csv_loader,) = (each for each in provider.stackwise_loaders() if each.name == "csv")
+    (subject,) = conformance.subjects_of({"loader": [evolve(csv_loader, example=example)]})
+    conformance.CATALOGUE["check_reads_rows"].load()(subject)
+
+
 def test_the_command_prints_a_line_a_row(folder: Path) -> None:
     write(folder / "new.csv", 5, 3, targets=True)  # columns of targets may be there
     done = CliRunner().invoke(main, ["predict", str(folder / "prices"), "--data", str(folder / "new.csv")])
@@ -127,5 +154,5 @@ def test_what_cannot_be_predicted_is_refused(folder: Path, tmp_path: Path, monke
 
     monkeypatch.setattr(module, "open_model", broken)
     save_file({"features": torch.zeros(3, 2), "categories": torch.zeros(3, 2)}, tmp_path / "even.safetensors")
-    with pytest.raises(ProviderError, match="an entry a row"):
+    with pytest.raises(ProviderError, match="an entry for each of"):
         list(predict(folder / "prices", tmp_path / "even.safetensors"))

@@ -43,7 +43,9 @@ at fault, 3 a provider's defect.
 @click.option("--shots", type=click.IntRange(min=0), help="Examples before a question of --tasks.  [default: as the task says]")
 @click.option("--limit", type=click.IntRange(min=1), help="Questions of each of --tasks.  [default: all]")
 @click.option("--rows", type=click.IntRange(min=1), help="Rows of --tasks in a forward pass.  [default: 16]")
-@click.option("--length", type=click.IntRange(min=2), help="Longest row of --tasks; longer ones lose their begin.  [default: the run's]")
+@click.option(
+    "--length", type=click.IntRange(min=2), help="Longest row of --tasks; longer ones lose their beginning.  [default: the run's]"
+)
 @click.option("--start", type=click.IntRange(min=0), help="Id before a text of --tasks that nothing precedes.  [default: the vocabulary's]")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list, an object an evaluation.")
 def evaluate(
@@ -97,7 +99,9 @@ def _ask(directory: Path, tasks: str, asked: Mapping[str, Any], *, as_json: bool
         metrics = "  ".join(f"{name} {value:.4f}" for name, value in each.metrics.items())
         click.echo(f"{each.task}  step {each.step:,}  {metrics}  ({each.questions:,} questions)")
     if scores and scores[0].cut:
-        click.echo(f"note: {scores[0].cut:,} rows were longer than the run's and lost their begin: --length allows longer ones", err=True)
+        click.echo(
+            f"note: {scores[0].cut:,} rows were longer than the run's and lost their beginning: --length allows longer ones", err=True
+        )
 
 
 def _evaluate(directory: Path, overrides: tuple[str, ...], only: tuple[str, ...], *, as_json: bool) -> None:

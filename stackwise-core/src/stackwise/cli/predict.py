@@ -15,6 +15,7 @@ from stackwise.cli.process import prepare_process
 Examples:
   stackwise predict runs/table-001 --data new.csv
   stackwise predict runs/table-001 --data new.csv > predictions.jsonl
+  stackwise predict runs/table-001 --data new.jsonl
   stackwise predict runs/digits-001 --data images.safetensors
 
 Exit codes: 0 done, 2 the task predicts nothing for new rows, or the file is

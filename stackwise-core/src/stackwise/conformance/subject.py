@@ -15,7 +15,7 @@ from attrs import field, frozen
 
 from stackwise.config import Ref
 from stackwise.contracts.components import BuildContext, Component, Kind
-from stackwise.contracts.specs import RackSpec, Spec, TaskSpec
+from stackwise.contracts.specs import BatchSpec, RackSpec, Spec, TaskSpec
 from stackwise.errors import Problem, ProviderError, StackwiseError, UserError, did_you_mean
 from stackwise.host.discovery import components_of, discover
 from stackwise.host.offers import GROUP
@@ -123,7 +123,7 @@ class Subject:
         if attention is None and isinstance(spec, RackSpec) and spec.attention:
             attention = spec.attention[0]
         attention = spec.attention if isinstance(spec, TaskSpec) else attention
-        filled = draft.filled(dict.fromkeys(draft.open_sizes, OPEN_SIZE), attention).options
+        filled = draft.filled(dict.fromkeys(_joined_sizes(draft), OPEN_SIZE), attention).options
         return attrs.evolve(filled, **{**self.values(), **values})
 
     def values(self) -> dict[str, float]:
@@ -153,6 +153,15 @@ def _sizes_beyond(spec: TaskSpec, known: Mapping[str, int]) -> dict[str, int]:
         sizes.reach(other, ("task", each.dim), each.by)
     sizes.settle()
     return {each.dim: smallest for each in spec.beyond if (smallest := sizes.size(("task", each.dim))) is not None}
+
+
+def _joined_sizes(draft: Draft) -> list[str]:
+    """Dimensions that a run would fill: of a loader, those that its spec names, as an option may have no effect on what it reads."""
+    spec = draft.spec
+    if not isinstance(spec, BatchSpec):
+        return list(draft.open_sizes)
+    named = {dim for tensor in spec.fields.values() for dim in (*tensor.dims, *(tensor.bounds or ()))}
+    return [dim for dim in draft.open_sizes if dim in named]
 
 
 def _first_value(schedule: Schedule) -> float:

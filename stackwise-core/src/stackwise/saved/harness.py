@@ -50,7 +50,7 @@ class HarnessSettings:
     rows: int = 16
     """Rows of a forward pass."""
     length: int | None = None
-    """Most entries of a row; longer ones lose their begin. None: as long as the rows that the run was trained on."""
+    """Most entries of a row; longer ones lose their beginning. None: as long as the rows that the run was trained on."""
     start: int | None = None
     """Id before a text that nothing precedes; None: what the vocabulary says."""
 
@@ -65,7 +65,7 @@ class Score:
     """As the library names them, without the filter where there is one only; no standard errors, for which it draws anew."""
     questions: int
     cut: int
-    """Rows of all tasks together that lost their begin, because they were longer than `length`."""
+    """Rows of all tasks together that lost their beginning, because they were longer than `length`."""
 
 
 def score_tasks(run: Path, settings: HarnessSettings) -> list[Score]:
@@ -170,7 +170,7 @@ class Asked:
 
     @property
     def cut(self) -> int:
-        """Rows that lost their begin so far."""
+        """Rows that lost their beginning so far."""
         return self._cut[0]
 
     def continuations(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[float, bool]]:

@@ -246,7 +246,7 @@ class WrappedRack(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Rows of one document each; the hidden state, and the balance as a sum and a number of positions."""
         given: dict[str, Any] = {} if positions is None else {"position_ids": positions.long() + self._first_position}
-        if mask is not None and not bool(mask.all()):
+        if mask is not None:
             given["attention_mask"] = mask.long()
         if self.options.balance:
             given["output_router_logits"] = True
