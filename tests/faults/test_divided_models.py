@@ -193,6 +193,7 @@ REFUSED = {
     "optimizer.use": ["optimizer={use: optim.adafactor}"],
     "data.accumulate": ["data.accumulate=3"],
     "run.checkpoint.asynchronous": ["run.checkpoint.asynchronous=true"],
+    "run.compile": ["run.compile=true"],
     "run.parallel.offload": ["run.parallel.offload=true"],
 }
 
