@@ -62,3 +62,23 @@ def test_the_command_shows_every_phase_and_source(tmp_path: Path):
     text = CliRunner().invoke(main, ["preview", str(tmp_path / "c.yaml"), "--phase", "two"]).output
     assert "phase two, step 6" in text and "1×3" in text and "phase one" not in text
     assert CliRunner().invoke(main, ["preview", str(tmp_path / "c.yaml"), "--phase", "too"]).exit_code == 2
+
+
+@pytest.mark.parametrize("tokenizer", ["bytes", {"bpe": 300}], ids=["bytes", "learnt"])
+def test_text_is_shown_as_text(tokenizer: Any, tmp_path: Path):
+    text = "the grass is green and the sky is blue\n" * 60
+    (tmp_path / "a.txt").write_text(text)
+    config = base(
+        model={**base()["model"], "embedding": {"use": "transformer.token"}},
+        data={
+            "sources": {"a": {"use": "data.text-files", "paths": [str(tmp_path / "a.txt")], "tokenizer": tokenizer}},
+            "batch_size": 2,
+            "seq_len": 12,
+        },
+    )
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
+    done = CliRunner().invoke(main, ["preview", str(tmp_path / "c.yaml"), "--json", "--rows", "2"])
+    assert done.exit_code == 0, done.output
+    for phase in json.loads(done.stdout):
+        assert all(row["text"]["tokens"] and row["text"]["tokens"] in text for row in phase["rows"])
+        assert all(row["text"]["targets"] in text for row in phase["rows"])

@@ -51,6 +51,7 @@ def previews(plan: Plan) -> Iterator[Preview]:
         DataError: data that cannot be read.
         ProviderError: a component that cannot be built.
     """
+    plan = plan.with_tokenizers()
     with blaming(plan.providers):
         for phase in plan.schedule:
             yield from _of_phase(plan, phase)
@@ -92,10 +93,15 @@ class _Reading:
 
 
 def _codec(plan: Plan, phase: CompiledPhase, fingerprints: Mapping[str, Mapping[str, object]]) -> tuple[TextCodec | None, frozenset[str]]:
-    """The codec of the first source that has one, and the fields whose ids it reads."""
+    """The codec of the first source that has one, by its tokenizer or of its own, and the fields whose ids it reads."""
     assert phase.state is not None
     for name, part in phase.state.data.sources.items():
-        if isinstance(part.options, HasTextCodec) and (codec := part.options.text_codec(fingerprints.get(name, {}))) is not None:
+        codec: TextCodec | None = None
+        if (entry := plan.tokenizers.find(part.id, part.options)) is not None:
+            codec = part.options.codec_of(entry)
+        elif isinstance(part.options, HasTextCodec):
+            codec = part.options.text_codec(fingerprints.get(name, {}))
+        if codec is not None:
             spec = part.options.to_spec() if hasattr(part.options, "to_spec") else None
             fields = spec.fields.items() if isinstance(spec, BatchSpec) else ()
             bounded = {field for field, each in fields if each.bounds is not None and "time" in each.dims}
