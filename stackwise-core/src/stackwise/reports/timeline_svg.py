@@ -73,9 +73,9 @@ class _Picture:
     def _head(self) -> None:
         for i, phase in enumerate(self._phases):
             x0, x1 = self._edges(i)
-            self._plot.append(
-                _tag("rect", {"x": x0, "y": 0, "width": max(x1 - x0, 0), "height": "100%", "fill": f"var(--{'b' if i % 2 else 'a'})"})
-            )
+            ground = {"x": x0, "y": 0, "width": max(x1 - x0, 0), "height": "100%", "fill": f"var(--{'b' if i % 2 else 'a'})"}
+            title = _title(f"{phase['name']}, steps {phase['start']} to {phase['stop']}")
+            self._plot.append(_tag("rect", ground, title, raw=True))
             self._label(x0, x1, 16, [phase["name"]], middle=True, kind="phase")
         self._y = 26
 
@@ -155,6 +155,7 @@ class _Picture:
             self._label(*edges, y + height - 2.5, [f"{bar['label'].split(' ')[-1]} ← {bar['origin']}"])
 
     def _optimizer(self) -> None:
+        """The rates stay below the 16 pixels at the top, where the name stands."""
         height = 54
         foot, uses = self._y + height, list(dict.fromkeys(lane["optimizer"]["use"] for lane in self._lanes))
         self._lane("optimizer", "learning rate", height)
@@ -181,10 +182,10 @@ class _Picture:
                     self._plot.append(_tag("polyline", {"points": points(samples, i), **dashed}, _title(name), raw=True))
             if lane["optimizer"]["ema"]:
                 dots = {"stroke": "var(--mute)", "stroke-dasharray": "1 4", "stroke-width": 2}
-                self._plot.append(_tag("line", {"x1": x0 + 2, "x2": x1 - 2, "y1": self._y + 8, "y2": self._y + 8, **dots}))
+                self._plot.append(_tag("line", {"x1": x0 + 2, "x2": x1 - 2, "y1": self._y, "y2": self._y, **dots}))
         for x0, x1, use, lanes in self._segments("optimizer"):
             peak = max((value for lane in lanes for _, value in next(iter(_rates(lane).values()), ())), default=0.0)
-            self._label(x0, x1, foot - 5, [f"{use}{f', up to {_rate(peak)}' if peak > 0 else ''}"])
+            self._label(x0, x1, self._y + 12, [f"{use}{f', up to {_rate(peak)}' if peak > 0 else ''}"])
         self._y += height + GAP
 
     # -- what lanes are made of -----------------------------------------------------------------------------------
@@ -232,11 +233,11 @@ class _Picture:
         text = texts[0] if len(texts) == 1 else next((each for each in texts if len(each) <= room), "")
         if not text or room < min(len(text), 4):
             return
-        text = text if len(text) <= room else f"{text[: room - 1]}…"
+        whole, text = text, text if len(text) <= room else f"{text[: room - 1]}…"
         attributes: dict[str, Any] = {"x": (x0 + x1) / 2 if middle else x1 - 6 if end else x0 + 6, "y": y}
         attributes |= {"class": kind} if kind else {}
         attributes |= {"text-anchor": "middle" if middle else "end"} if middle or end else {}
-        self._plot.append(_tag("text", attributes, text))
+        self._plot.append(_tag("text", attributes, f"{escape(text)}{'' if text == whole else _title(whole)}", raw=True))
 
     def _definitions(self) -> str:
         clip = _tag("rect", {"x": LEFT, "y": 0, "width": self._width - RIGHT - LEFT, "height": self._y})
