@@ -339,7 +339,7 @@ def test_dropout_that_is_not_taken_over_is_said(whole: Path, tmp_path: Path, cap
 def test_adapters_that_have_no_words_there_are_refused(tmp_path: Path) -> None:
     model = adapted(language_model())
     model.attach({key: torch.nn.Linear(1, 1) for key in model.attached})
-    with pytest.raises(UserError, match="is no transformer"):
+    with pytest.raises(UserError, match="is not a transformer"):
         FORMAT.write(model, tmp_path, None, {})
 
 

@@ -38,7 +38,7 @@ CONFIG: dict[str, Any] = {
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
     path = tmp_path / "c.yaml"
-    path.write_text(yaml.safe_dump(CONFIG), encoding="utf-8")
+    path.write_text(yaml.safe_dump(CONFIG, sort_keys=False), encoding="utf-8")
     return path
 
 
@@ -59,7 +59,7 @@ def timed(tmp_path: Path, **run: Any) -> Path:
     path = tmp_path / "timed.yaml"
     declared = {**CONFIG, "run": {**CONFIG["run"], "horizon": "1 second", **run}, "optimizer": {"use": "optim.adamw", "lr": 0.01}}
     declared["phases"] = {**CONFIG["phases"], "one": {"until": "40% of seconds"}}
-    path.write_text(yaml.safe_dump(declared), encoding="utf-8")
+    path.write_text(yaml.safe_dump(declared, sort_keys=False), encoding="utf-8")
     return path
 
 
@@ -110,7 +110,7 @@ def test_several_processes_agree_on_a_time(tmp_path: Path) -> None:
     config = timed(tmp_path, horizon="2 seconds")
     declared = yaml.safe_load(config.read_text())
     declared["data"]["accumulate"] = 2
-    config.write_text(yaml.safe_dump(declared), encoding="utf-8")
+    config.write_text(yaml.safe_dump(declared, sort_keys=False), encoding="utf-8")
     command = [sys.executable, "-c", "from stackwise.cli import main; main(prog_name='stackwise')", "run", str(config)]
     done = subprocess.run([*command, "--ranks", "2", "--output", str(tmp_path / "both")], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -16,7 +16,6 @@ from stackwise_providers_transformer.decoder import Decoder
 from stackwise_providers_transformer.embedding import TokenEmbedding
 from stackwise_providers_transformer.encoder_decoder import EncoderDecoder
 from stackwise_providers_transformer.head import LMHead
-from stackwise_providers_transformer.hugging_face.wrapped import WrappedHead, WrappedRack
 from stackwise_providers_transformer.sampling import draw
 
 Forward = Callable[[dict[str, torch.Tensor]], Mapping[str, torch.Tensor]]
@@ -188,8 +187,12 @@ def _growing_rows(model: Forward, positions: int, *, cached: bool) -> Iterator[b
 def _keeps_places_apart(model: Forward) -> bool:
     """Whether positions interact only in the rack's attention: another embedding, head or adapter might look at the whole row."""
     embedding, head, adapters = (getattr(model, name, None) for name in ("embedding", "head", "adapters"))
+    from stackwise_providers_transformer.hugging_face.wrapped import WrappedHead  # training asks no such question
+
     return isinstance(embedding, TokenEmbedding) and isinstance(head, LMHead | WrappedHead) and not adapters
 
 
 def _is_continued(rack: Any) -> bool:
+    from stackwise_providers_transformer.hugging_face.wrapped import WrappedRack  # training asks no such question
+
     return isinstance(rack, WrappedRack) and rack.continues

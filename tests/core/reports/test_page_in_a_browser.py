@@ -15,6 +15,7 @@ from shown_runs import make_run
 from stackwise.reports.page.live import LivePage
 from stackwise.reports.page.render import render_page
 from stackwise.reports.record import read_run
+from stackwise.reports.timeline_svg import timeline_svg
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 FLAGS = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update"
@@ -162,3 +163,37 @@ def test_news_of_a_run_that_trains_arrive_without_a_reload(browser: Any, run: Pa
         finally:
             live.close()
             thread.join()
+
+
+def drawn(picture: str) -> list[tuple[object, ...]]:
+    """What a picture shows, without order: boxes, lines and texts, by place to half a pixel."""
+    shown: list[tuple[object, ...]] = []
+    for element in ElementTree.fromstring(picture).iter():
+        tag, get = element.tag.rpartition("}")[2], element.get
+        title = next((inner.text for inner in element if inner.tag.endswith("title")), "")
+        if tag == "rect" and get("rx") != "8":
+            numbers = tuple(round(2 * float(get(key, "0"))) for key in ("x", "y", "width"))
+            fill = get("fill", "").partition("#")[0]
+            shown.append((tag, *numbers, fill, title))
+        elif tag == "text":
+            shown.append((tag, round(2 * float(get("x", "0"))), round(2 * float(get("y", "0"))), element.text))
+        elif tag in ("polyline", "polygon"):
+            points = [round(2 * float(part)) for part in get("points", "").replace(",", " ").split()]
+            shown.append((tag, *points, get("stroke"), title))
+    return sorted(shown, key=lambda each: (str([p for p in each if not isinstance(p, int)]), [p for p in each if isinstance(p, int)]))
+
+
+def test_the_picture_without_a_browser_is_that_of_the_page(browser: Any, address: str, run: Path):
+    open_page(browser, address, 1600, "light")
+    record = read_run(run)
+    of_page = browser.execute_script(
+        "const run = JSON.parse(document.querySelector('script[type=\"application/json\"]').textContent).runs[0];"
+        f"run.name = '{record.name}'; run.marks = null;"
+        "return Lanes.picture(new Lanes.Drawing(run, 'steps', [0, run.steps], 989).draw().svg)"
+    )
+    assert len(drawn(of_page)) > 30
+    ours, theirs = drawn(timeline_svg(record.plan, record.name)), drawn(of_page)
+    assert len(ours) == len(theirs)
+    for one, other in zip(ours, theirs, strict=True):
+        assert [each for each in one if not isinstance(each, int)] == [each for each in other if not isinstance(each, int)]
+        assert all(abs(a - b) <= 1 for a, b in zip(one, other, strict=True) if isinstance(a, int) and isinstance(b, int))

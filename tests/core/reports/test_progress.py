@@ -9,7 +9,7 @@ import pty
 import re
 import struct
 import termios
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -35,10 +35,10 @@ def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return clock
 
 
-def schedule() -> PhaseSchedule:
-    ends = [Duration.parse(text) for text in ("50%", "75%", "100%")]
-    clock = compile_clock(Duration.parse(f"{STEPS} steps"), NAMES, ends, [8, 8, 8])
-    phases = [CompiledPhase(name=name, index=i, start=clock.starts[i], stop=clock.starts[i + 1]) for i, name in enumerate(NAMES)]
+def schedule(names: Sequence[str] = NAMES, until: Sequence[str] = ("50%", "75%", "100%")) -> PhaseSchedule:
+    ends = [Duration.parse(text) for text in until]
+    clock = compile_clock(Duration.parse(f"{STEPS} steps"), names, ends, [8] * len(names))
+    phases = [CompiledPhase(name=name, index=i, start=clock.starts[i], stop=clock.starts[i + 1]) for i, name in enumerate(names)]
     return PhaseSchedule(clock, tuple(phases))
 
 
@@ -79,9 +79,9 @@ class Terminal:
                 return
 
 
-def show(columns: int, now: list[float], tmp_path: Path, encoding: str = "utf-8") -> str:
+def show(columns: int, now: list[float], tmp_path: Path, encoding: str = "utf-8", phases: PhaseSchedule | None = None) -> str:
     terminal = Terminal(columns, encoding, tmp_path)
-    observer = Progress(schedule(), terminal.stream)
+    observer = Progress(phases or schedule(), terminal.stream)
     for event in events():
         now[0] += 0.05
         observer(event)
@@ -102,6 +102,20 @@ def test_a_live_line_never_wraps(columns: int, now: list[float], tmp_path: Path)
     drawn = redraws(show(columns, now, tmp_path))
     assert len(drawn) > 100
     assert max(map(len, drawn)) < columns
+
+
+@pytest.mark.parametrize("columns", [40, 61, 72, 80])
+def test_what_a_live_line_shows_is_whole(columns: int, now: list[float], tmp_path: Path) -> None:
+    drawn = redraws(show(columns, now, tmp_path))
+    assert all(re.search(r"\d\ds left$", line) for line in drawn)
+    assert all("lr" not in line or re.search(r"  lr \d\.\d\de-\d\d  ", line) for line in drawn)
+
+
+def test_a_bar_of_more_phases_than_fit_is_left_out(now: list[float], tmp_path: Path) -> None:
+    hundred = schedule([f"p{i}" for i in range(100)], [f"{i + 1}%" for i in range(100)])
+    drawn = redraws(show(80, now, tmp_path, phases=hundred))
+    assert drawn
+    assert max(map(len, drawn)) < 80
 
 
 def test_the_bar_has_a_segment_a_phase_as_wide_as_its_share(now: list[float], tmp_path: Path) -> None:

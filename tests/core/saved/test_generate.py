@@ -240,7 +240,11 @@ def test_a_task_that_loses_the_prompt_is_the_providers_fault(here: Path, monkeyp
     directory = trained(here, run={"horizon": "1 steps", "device": "cpu"})
     monkeypatch.setattr(CausalLM, "generate", lambda self, model, prompt, settings, generator: prompt + 1)
     refused = call(directory, "--prompt", "a", "--tokens", "1")
-    assert refused.exit_code == 3 and "task 'transformer.causal-lm' gave 1 ids" in refused.output
+    assert (
+        refused.exit_code == 3
+        and "transformer.causal-lm of stackwise-providers-transformer" in refused.output
+        and "in generate: " in refused.output
+    )
 
 
 # -- several prompts, ends and pieces -------------------------------------------------------------------------------------

@@ -36,7 +36,7 @@ class WrongAnswer(UserError):
 
 
 class calling:
-    """Marks an error as caused by a component's callback: `with calling("waves.forecast", "prepare"): …`. Costs no more than a try.
+    """Marks an error as caused by a component's callback: `with calling("waves.forecast", "prepare"): …`. May be kept and used again.
 
     Args:
         component: id of the component, or the name of what was given in code.
@@ -52,8 +52,14 @@ class calling:
         return None
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if error is not None and not hasattr(error, _MARK):
-            setattr(error, _MARK, (self.component, self.callback))
+        if error is not None:
+            mark(error, self.component, self.callback)
+
+
+def mark(error: BaseException, component: str, callback: str) -> None:
+    """Mark an error as `calling` does, unless a callback further in did."""
+    if not hasattr(error, _MARK):
+        setattr(error, _MARK, (component, callback))
 
 
 def callback_of(error: BaseException | None) -> tuple[str, str] | None:

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from attrs import define, field
 
-from stackwise.contracts.events import RunFacts
-from stackwise.contracts.outputs import LinearOutput
 from stackwise.contracts.specs import (
     AdapterSpec,
     BatchSpec,
@@ -21,6 +19,8 @@ from stackwise.contracts.specs import (
 if TYPE_CHECKING:
     import torch
 
+    from stackwise.contracts.events import RunFacts
+    from stackwise.contracts.outputs import LinearOutput
     from stackwise.timeline.duration import Moment
     from stackwise.timeline.provided import ScheduleWindow
 

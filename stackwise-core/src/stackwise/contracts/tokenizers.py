@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from attrs import evolve, frozen
 
 from stackwise.contracts.answers import calling, expect
-from stackwise.contracts.generation import TextCodec
+
+if TYPE_CHECKING:
+    from stackwise.contracts.generation import TextCodec
 
 
 @frozen(kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
 from typing import Any, cast
@@ -82,6 +82,10 @@ class LiveState:
         self.objective.apply_values(t)
         self.model.apply_values(t)
         self.optimizer.apply_values(t)
+
+    def moving(self) -> list[Callable[[float], None]]:
+        """What to call with the t of every further step of the phase; where nothing follows time, once `apply_values` is enough."""
+        return [plane.apply_values for plane in (self.objective, self.model, self.optimizer) if plane.moves]
 
     def reach(self, boundary: int) -> None:
         """Put in force the model's values at the end of a phase, which lies after its last step: there a gate has fully opened."""

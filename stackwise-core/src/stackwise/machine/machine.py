@@ -290,16 +290,19 @@ class TrainingMachine:
 
     def _steps(self, phase: CompiledPhase) -> Iterator[Event]:
         due = {step for steps in self.schedule.evaluate_at.values() for step in steps} - {phase.start}
-        live, counts, moves = self.live, self._counts, phase.state is not None
+        live, counts = self.live, self._counts
         self._probe.look_out(phase, self.schedule.steps)
         self._step.get_ready()
         if self._together is not None:
             self._together.begin(phase)
         live.data.open(self.schedule.moments(phase, self.step))
+        if phase.state is not None:
+            live.apply_values(self.schedule.clock.t(self.step))
+        moving = live.moving()
         for moment, tokens in self.schedule.walk(phase, self.step):
             start = perf_counter()
-            if moves:
-                live.apply_values(moment.t)
+            for apply_values in moving:
+                apply_values(moment.t)
             if moment.step in due:
                 yield from self._evaluate(moment.step, phase.name, "cadence")
                 if self._why is not None or self._stall.why is not None:
@@ -312,7 +315,7 @@ class TrainingMachine:
             loss, norm, why, metrics = outcome
             if live.optimizer.reaction is not None and not why:
                 yield from self._react(moment.step, phase.name, {"train.loss": loss})  # before this step's state can be saved
-            lr, rates = live.optimizer.lr, self._step.rates()
+            lr, rates = self._step.rates()
             yield StepDone(moment.step, phase.name, loss, norm, lr, tokens, seconds, why != "", why, metrics, rates, self._spent())
             if why:
                 self._check_progress(moment)

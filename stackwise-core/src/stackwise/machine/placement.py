@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -45,13 +46,12 @@ class Placement:
         self.precision = precision
         self.is_cpu = self.device.type == "cpu"
         self.compiles, self.recomputes = compiles, recomputes
-        self._nothing = nullcontext()
+        self.autocast = partial(torch.autocast, self.device.type, dtype=torch.bfloat16) if precision == "bf16" else None
+        """Makes the context of a forward pass; None where none is needed."""
 
     def forward_context(self) -> AbstractContextManager[Any]:
         """The context of every forward pass."""
-        if self.precision == "bf16":
-            return torch.autocast(self.device.type, dtype=torch.bfloat16)
-        return self._nothing
+        return nullcontext() if self.autocast is None else self.autocast()
 
     def wrap(self, model: nn.Module, *, fixed_shapes: bool = True) -> None:
         """Have blocks computed again, and compile what is not compiled yet: every block of the rack on its own, or the whole rack where it

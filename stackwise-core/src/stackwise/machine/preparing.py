@@ -47,8 +47,10 @@ def prepare(
         ProviderError: the task returned no map of tensors; UserError for a task given in code.
     """
     task: Any = objective.task
-    make: Any = task.prepare_evaluation if evaluates and isinstance(task, PreparesEvaluations) else task.prepare
-    with calling(objective.name, make.__name__ if hasattr(make, "__name__") else "prepare"):
+    make, marking = task.prepare, objective.preparing
+    if evaluates and isinstance(task, PreparesEvaluations):
+        make, marking = task.prepare_evaluation, calling(objective.name, "prepare_evaluation")
+    with marking:
         if not objective.uses_model:
             prepared: Batch = make(batch, moment, generator)
         else:

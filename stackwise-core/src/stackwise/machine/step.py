@@ -29,9 +29,6 @@ Metrics = Mapping[str, tuple[Any, Any]]
 """Name → a sum and its denominator."""
 
 
-_NOTHING = nullcontext()
-
-
 class _Own(NamedTuple):
     """What the micro-batches of this process come to."""
 
@@ -77,6 +74,8 @@ class Step:
         """None for a model without buffers."""
         self._first: FirstSteps | None = None
         """Looks at the first steps of a phase."""
+        self._default: Mapping[str, Any] = {}
+        """The torch group of the parameters that no declared group takes."""
         self._rates: list[tuple[str, dict[str, Any], str]] = []
 
     def get_ready(self) -> None:
@@ -85,11 +84,12 @@ class Step:
         model = self._live.model.model
         self._buffers = TrainedBuffers(model) if next(model.buffers(), None) is not None else None
         self._first = FirstSteps(model)
-        self._rates = _rates(self._live.optimizer.optimizer)
+        self._default, self._rates = self._live.optimizer.default_group, _rates(self._live.optimizer.optimizer)
 
-    def rates(self) -> dict[str, float]:
-        """Learning rates in force by group and key, where there are several."""
-        return {name: float(group[key]) for name, group, key in self._rates} if self._rates else {}
+    def rates(self) -> tuple[float, dict[str, float]]:
+        """The learning rate of the parameters that no group takes, and where there are several all of them by group and key."""
+        several = {name: float(group[key]) for name, group, key in self._rates} if self._rates else {}
+        return float(self._default.get("lr", 0.0)), several
 
     def seed(self, step: int, index: int = 0) -> None:
         """Seed torch's streams of a micro-batch of a step; called before the data of the step are read, which may draw too."""
@@ -138,17 +138,13 @@ class Step:
             return NO_TARGET
         if not isfinite(loss):
             return "its loss is not finite"
-        if not self._keep_in_range(isfinite(norm)):
+        scale, finite = self._live.optimizer.loss_scale, isfinite(norm)
+        if scale is not None and scale.watch(finite=finite):  # it falls, so that a later step may fit
             return OVERFLOW
-        if not isfinite(norm):
+        if not finite:
             return "its gradient is not finite"
         buffer = None if self._buffers is None else self._buffers.not_finite()
         return "" if buffer is None else f"it made the buffer {buffer} not finite"
-
-    def _keep_in_range(self, finite: bool) -> bool:
-        """Whether the loss scale of a float16 model stays; if not it falls, so that a later step may fit."""
-        scale = self._live.optimizer.loss_scale
-        return scale is None or not scale.watch(finite=finite)
 
     def _backward(self, batches: Sequence[Batch], moment: Moment) -> tuple[float, float, dict[str, float]]:
         """Gradients of the mean over all targets of the step; exact under accumulation, as sums and weights are added separately."""
@@ -157,7 +153,7 @@ class Step:
             total, weight, metrics, added = self._forward(batches[0], moment)
             share = self._share(total, weight)
             share = share if scale is None else share * scale.factor
-            pairs, shares = factors(added, 1.0 if scale is None else scale.factor)
+            pairs, shares = factors(added, 1.0 if scale is None else scale.factor) if added else ((), ())
             torch.autograd.backward((total, *pairs), (share, *shares))
             if scale is not None:
                 _scale_gradients(parameters, 1.0 / scale.factor)
@@ -219,11 +215,13 @@ class Step:
         return share[1]
 
     def _forward(self, batch: Batch, moment: Moment) -> Judged:
-        objective = self._live.objective
-        with self._live.placement.forward_context() if objective.uses_model else _NOTHING:
-            prepared = prepare(objective, self._live.model.model, batch, moment, self._generator)
-        with self._live.placement.forward_context():
-            return objective.loss(self._live.model.model, prepared)
+        objective, model, autocast = self._live.objective, self._live.model.model, self._live.placement.autocast
+        if autocast is None:
+            return objective.loss(model, prepare(objective, model, batch, moment, self._generator))
+        with autocast() if objective.uses_model else nullcontext():
+            prepared = prepare(objective, model, batch, moment, self._generator)
+        with autocast():
+            return objective.loss(model, prepared)
 
 
 def gradient_norm(parameters: Sequence[nn.Parameter]) -> float:
@@ -245,9 +243,7 @@ def gradient_norm(parameters: Sequence[nn.Parameter]) -> float:
             f"the gradient of a parameter of shape {shapes[0]} is sparse, and norms, clipping and accumulation here read dense ones: "
             "build its layer with sparse=False"
         ) from None
-    if gradients[0].is_cpu:  # reading one by one is cheaper than stacking; on a GPU each read would synchronise
-        return hypot(*[norm.item() for norm in norms])
-    return hypot(*torch.stack(norms).tolist())
+    return hypot(*norms) if gradients[0].is_cpu else hypot(*torch.stack(norms).tolist())  # on a GPU each single read would wait for it
 
 
 def _scale_gradients(parameters: Sequence[nn.Parameter], factor: float) -> None:

@@ -20,6 +20,8 @@ def parallel_problems(experiment: Experiment) -> Iterator[Problem]:
     if parallel.offload:
         message = "this version moves no parameters or moments to the memory of the processor: leave it out"
         yield experiment.problem("run.parallel.offload", message)
+    if parallel.shard > 1 and experiment.run.compile:
+        yield experiment.problem("run.compile", f"compiled blocks of a divided model are not tried in this version: leave it out, {_WHOLE}")
     if parallel.shard > 1 and experiment.run.checkpoint.asynchronous:
         message = f"the processes write their parts of a model together, between two steps: leave it out, {_WHOLE}"
         yield experiment.problem("run.checkpoint.asynchronous", message)

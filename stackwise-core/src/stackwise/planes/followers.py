@@ -30,6 +30,11 @@ class Follower:
         self.values: dict[str, float] = {}
         """The values last handed over."""
 
+    @property
+    def moves(self) -> bool:
+        """Whether any value changes once it was handed over."""
+        return bool(self._moving)
+
     def apply(self, t: float) -> None:
         """Hand over the values in force at t, if any of them changed."""
         if not self._due:

@@ -97,12 +97,6 @@ class Objective:
         self._build, self._load = build, load
         self._curves: Mapping[str, Curve] = {}
         self._weights: dict[str, float] = {}
-        self._asking_task: object = None
-        self._asks = False
-        self._prepared_by: object = None
-        """The task whose prepared batch was looked at."""
-        self._checked: tuple[object, bool] | None = None
-        """The task whose loss was looked at, and whether it trained."""
         self._agreed: object = None
         """The losses of the model that the weights were last held against."""
         self._part: Part | None = None
@@ -115,17 +109,22 @@ class Objective:
         self.reference: nn.Module | None = None
         """The frozen model that the task in force compares with; None where it asks for none."""
         self._follower: Follower | None = None
+        self.task: Task
+        self.uses_model = False
+        """Whether the task asks the model while it prepares a batch."""
         self._linear: tuple[str, ...] = ()
         """Outputs that the task reads as they are said."""
-        self._linear_task: Task | None = None
-        """The task that `_linear` belongs to."""
-        self.task: Task
+        self._looked_at_prepared = False
+        self._looked_at_loss: bool | None = None
+        """Whether the loss that was last looked at trains; None before the first."""
+        self.preparing = self._judging = calling("", "")
 
     @classmethod
     def of(cls, task: Task, auxiliary: Mapping[str, float] | None = None, reference: nn.Module | None = None) -> Objective:
         """An objective around a finished task, with the weights of what parts of the model add to its loss, and what it compares with."""
         objective = cls()
-        objective.task, objective._weights = task, dict(auxiliary or {})
+        objective._weights = dict(auxiliary or {})
+        objective._hold(task)
         if reference is not None:
             objective.hold_reference(reference)
         return objective
@@ -140,27 +139,20 @@ class Objective:
         """The task's id, or its class where it was given in code."""
         return self._part.id if self._part is not None else type(self.task).__name__
 
-    @property
-    def uses_model(self) -> bool:
-        """Whether the task asks the model while it prepares a batch."""
-        if self._asking_task is not self.task:
-            self._asking_task, self._asks = self.task, self.task.get_spec().uses_model
-        return self._asks
-
     def check_prepared(self, prepared: Any) -> None:
         """Check the first batch that a task prepares.
 
         Raises:
             ProviderError: it is not a map of tensors; UserError for a task given in code.
         """
-        if self._prepared_by is self.task:
+        if self._looked_at_prepared:
             return
         what = f"{type(self.task).__name__}.prepare"
         if not isinstance(prepared, Mapping):
             raise self.fault(f"{what} returned {_short(prepared)}: it returns the batch, a map from field to tensor")
         for name in (name for name, field in prepared.items() if not isinstance(field, torch.Tensor)):
             raise self.fault(f"{what} returned {_short(prepared[name])} as the field '{name}': every field is a tensor")
-        self._prepared_by = self.task
+        self._looked_at_prepared = True
 
     @property
     def lookahead(self) -> int:
@@ -178,9 +170,17 @@ class Objective:
         self.compares = reference
         self._curves, self._agreed = auxiliary or {}, None
         self._weights = {name: curve.knots[0].value for name, curve in self._curves.items()}
-        if self._build is not None and (self._part is None or self._part.structure != part.structure):
-            self.task = self._build(part)
-        self._part, self._follower = part, Follower(part, self.task, "the task")
+        changed = self._part is None or self._part.structure != part.structure
+        task = self._build(part) if changed and self._build is not None else self.task
+        self._part, self._follower = part, Follower(part, task, "the task")
+        self._hold(task)
+
+    def _hold(self, task: Task) -> None:
+        """Put a task in force, and read once what its spec says of every step."""
+        spec = task.get_spec()
+        self.task, self.uses_model, self._linear = task, spec.uses_model, tuple(spec.linear_outputs)
+        self._looked_at_prepared, self._looked_at_loss = False, None
+        self.preparing, self._judging = calling(self.name, "prepare"), calling(self.name, "loss")
 
     def take_reference(self, model: nn.Module) -> bool:
         """Take what a new task compares with, a copy of the model or one from outside the run; drop that of the task before.
@@ -242,8 +242,6 @@ class Objective:
 
     def _outputs(self, model: nn.Module, prepared: Batch) -> Mapping[str, torch.Tensor]:
         """What a model makes of a batch, as the task reads it."""
-        if self._linear_task is not self.task:
-            self._linear_task, self._linear = self.task, tuple(self.task.get_spec().linear_outputs)
         outputs: Mapping[str, torch.Tensor]
         outputs = model(prepared, self._linear) if self._linear and isinstance(model, Model) else model(prepared)
         return outputs
@@ -251,12 +249,12 @@ class Objective:
     def judged(self, model: nn.Module, outputs: Mapping[str, torch.Tensor], prepared: Batch) -> Judged:
         """The loss, as `loss` gives it, of what the model made of a batch."""
         names: Mapping[str, bool] = getattr(model, "reported", {})
-        outputs, reported = split(outputs, names)
+        outputs, reported = split(outputs, names) if names else (outputs, {})
         result, trains = self.judge(outputs, prepared), torch.is_grad_enabled()
-        if self._checked != (self.task, trains):
-            with calling(self.name, "loss"):
+        if self._looked_at_loss is not trains:
+            with self._judging:
                 check_loss(self.task, result, self.fault, trains=trains)
-            self._checked = (self.task, trains)
+            self._looked_at_loss = trains
         total, weight, metrics = result
         if not names and not self._weights:
             return Judged(total, weight, metrics)
@@ -276,15 +274,12 @@ class Objective:
 
     def judge(self, outputs: Mapping[str, torch.Tensor], prepared: Batch) -> Any:
         """What the task returns as the loss of these outputs, with those of the reference where there is one."""
-        with calling(self.name, "loss"):
-            return self._judge(outputs, prepared)
-
-    def _judge(self, outputs: Mapping[str, torch.Tensor], prepared: Batch) -> Any:
-        if self.reference is None:
-            return self.task.loss(outputs, prepared)
-        with torch.no_grad():
-            reference_outputs, _ = split(self._outputs(self.reference, prepared), getattr(self.reference, "reported", {}))
-        return self.task.loss(outputs, prepared, reference=reference_outputs)  # type: ignore[call-arg]  # its spec declares the reference
+        with self._judging:
+            if self.reference is None:
+                return self.task.loss(outputs, prepared)
+            with torch.no_grad():
+                reference_outputs, _ = split(self._outputs(self.reference, prepared), getattr(self.reference, "reported", {}))
+            return self.task.loss(outputs, prepared, reference=reference_outputs)  # type: ignore[call-arg]  # its spec declares it
 
     @contextmanager
     def fixed(self, values: Mapping[str, Mapping[str, float]]) -> Iterator[Task]:
@@ -317,6 +312,12 @@ class Objective:
                 self._follower.forget()
         elif state:
             raise UserError(f"the saved task holds {', '.join(sorted(state))}, and {type(self.task).__name__} takes no state")
+
+    @property
+    def moves(self) -> bool:
+        """Whether a value or a weight follows time."""
+        follows = self._follower is not None and self._follower.moves
+        return follows or not all(curve.is_constant for curve in self._curves.values())
 
     def apply_values(self, t: float) -> None:
         """Hand the task the values in force at t, if they changed, and weigh added losses by those of t."""

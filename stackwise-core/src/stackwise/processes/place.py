@@ -5,7 +5,7 @@ before torch is loaded.
 from __future__ import annotations
 
 import os
-import socket
+import platform
 from collections.abc import Mapping
 
 from attrs import frozen
@@ -54,7 +54,7 @@ class Place:
             )
             if not 0 <= rank < ranks:
                 raise ValueError(f"RANK {rank} of WORLD_SIZE {ranks}")
-            host = socket.gethostname()
+            host = platform.node()
             job = environment.get(JOB) or f"{environment.get('TORCHELASTIC_RUN_ID', '')}@{host}:{os.getppid()}"
             return cls(rank, ranks, local, host, "" if attempt is None else job, int(attempt or 0))
         except (KeyError, ValueError) as error:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from stackwise.assembly.memory import PhaseMemory
-from stackwise.assembly.pricing import PhasePrice
 from stackwise.reports.terminal import table
+
+if TYPE_CHECKING:
+    from stackwise.assembly.pricing import PhasePrice
 
 
 def memory_as_json(cost: PhasePrice) -> dict[str, Any] | None:
     """Bytes in one process, or why they are not known; None where nobody asked."""
     memory = cost.memory
-    if not isinstance(memory, PhaseMemory):
+    if memory is None or isinstance(memory, str):
         return None if memory is None else {"unknown": memory}
     return {
         "weights": memory.weights,
@@ -32,11 +33,11 @@ def memory_lines(prices: Sequence[PhasePrice], columns: int | None = None) -> li
     unknown = []
     for cost in prices:
         memory = cost.memory
-        if isinstance(memory, PhaseMemory):
+        if isinstance(memory, str):
+            unknown.append(f"memory  unknown in {cost.name}: {memory}")
+        elif memory is not None:
             parts = (memory.weights, memory.gradients, memory.moments, memory.copies + memory.reference, memory.activations, memory.peak)
             rows.append([cost.name, *(f"{part / 1e6:,.1f} MB" for part in parts)])
-        elif memory is not None:
-            unknown.append(f"memory  unknown in {cost.name}: {memory}")
     return [*(["", *table(rows, columns)] if len(rows) > 1 else []), *(["", *unknown] if unknown else [])]
 
 

@@ -111,7 +111,6 @@ def plan_as_text(plan: Plan, prices: tuple[PhasePrice, ...], columns: int | None
     rows = [["phase", "steps", "tokens", "stacks", "parameters", "trained", "optimizer state", "training FLOPs", "lr entry → exit"]]
     rows += [_row(phase, cost) for phase, cost in zip(plan.schedule, prices, strict=True)]
     lines += table(rows, columns)
-    lines += memory_lines(prices, columns)
     lines += _flops_lines(prices)
     lines += _source_lines(prices)
     lines += _reaction_lines(plan, prices)
@@ -123,6 +122,7 @@ def plan_as_text(plan: Plan, prices: tuple[PhasePrice, ...], columns: int | None
     for phase, cost in zip(plan.schedule, prices, strict=True):
         if phase.transition is not None:
             lines += ["", *_transition_lines(plan, phase, phase.transition, cost)]
+    lines += memory_lines(prices, columns)
     if plan.bridges:
         lines += ["", *(f"bridge  {bridge}" for bridge in plan.bridges)]
     for evaluation in plan.evaluations:

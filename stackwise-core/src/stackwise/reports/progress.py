@@ -146,11 +146,11 @@ class Progress:
         if self._seconds - since > 1.0:
             self._speed = (event.tokens - tokens) / (self._seconds - since)
             self._window = (self._seconds, event.tokens)
-        text = self._text(event, now)
+        parts = self._parts(event, now)
         if self._live:
-            self._write("\r\x1b[2K" + self._live_line(event.step + 1, printable(text)))
+            self._write("\r\x1b[2K" + self._live_line(event.step + 1, [printable(part) for part in parts]))
         else:
-            self.tell(text)
+            self.tell("  ".join(parts))
 
     def evaluating(self, name: str, done: int, batches: int) -> None:
         """Show how far an evaluation is, if it is time to."""
@@ -166,20 +166,26 @@ class Progress:
         else:
             self.tell(text)
 
-    def _live_line(self, done: int, text: str) -> str:
-        """Bar and text within the terminal's width, as a line that wraps could not be erased; the text alone where it is narrow."""
-        room = self._columns() - 1
-        if room < 60:
+    def _live_line(self, done: int, parts: list[str]) -> str:
+        """Bar and text within the terminal's width, as a line that wraps could not be erased; the text alone where it has too few columns.
+
+        What has no room is left out whole: the speed, then the learning rate, then the loss.
+        """
+        room, edges = self._columns() - 1, len(self._schedule.phases) - 1
+        taken = 0 if room < max(60, 2 * (10 + edges + 1)) else 10 + edges + 1
+        while len("  ".join(parts)) > room - taken and len(parts) > 2:
+            parts = [*parts[:-2], parts[-1]]
+        text = "  ".join(parts)
+        if not taken:
             return text[:room]
-        edges = len(self._schedule.phases) - 1
         width = max(10, min(40, room - len(text) - 1 - edges))
         return f"{self._bar(done, width)} {text[: max(0, room - width - edges - 1)]}"
 
-    def _text(self, event: StepDone, now: float) -> str:
+    def _parts(self, event: StepDone, now: float) -> list[str]:
         done = event.step + 1
-        left = self._left(done, now)
-        speed = f"  {self._speed:,.0f} tokens/s" if self._speed else ""
-        return f"{event.phase} {done}/{self._schedule.steps}  loss {event.loss:.4f}  lr {event.lr:.2e}{speed}  {clock(left)} left"
+        place = f"{event.phase} {done}/{self._schedule.steps}"
+        speed = [f"{self._speed:,.0f} tokens/s"] if self._speed else []
+        return [place, f"loss {event.loss:.4f}", f"lr {event.lr:.2e}", *speed, f"{clock(self._left(done, now))} left"]
 
     def _left(self, done: int, now: float) -> float:
         """Seconds to the end by what was done so far; the first step of a phase to come takes as long as the last such step."""

@@ -190,7 +190,7 @@ def _their_pairs(
                 continue
             left.pop((name, path), None)
             if not isinstance(adapter, LoRA):
-                raise UserError(f"the adapter beside {path} is no transformer.lora, and files of peft have no words for it here")
+                raise UserError(f"the adapter beside {path} is not a transformer.lora, and files of peft cannot express it")
             if not place.alone:
                 raise UserError(f"{path} is one of several in {their} of such a folder: merge the adapters beside it")
             if (b := _rows_of(adapter, place, sizes)) is None:

@@ -100,6 +100,20 @@ def test_the_mixture_follows_the_integral_of_its_weights_up_to_a_row(ends: list[
     assert sum(counted.values()) == STEPS * rows * micro
 
 
+def test_one_source_alone_goes_on_with_what_a_saved_mixture_owed() -> None:
+    plane = plane_of()
+    plane.enter(state_of({"a": Curve.constant(1.0), "b": Curve.constant(2.0)}), lookahead=0)
+    plane.batches(moment(0))
+    plane.enter(state_of({"a": Curve.constant(1.0)}), lookahead=0)
+    plane.batches(moment(1))
+    saved = plane.state_dict()
+    owed = {name: 7 * debt for name, debt in saved["mixture"]["debts"].items()}
+    assert any(owed.values())
+    plane.load_state_dict({**saved, "mixture": {"debts": owed}})
+    plane.batches(moment(2))
+    assert plane.state_dict()["mixture"]["debts"] == owed
+
+
 def test_a_source_of_weight_zero_is_never_read() -> None:
     plane, state = plane_of(), state_of({"a": Curve.constant(0), "b": Curve.constant(2)})
     plane.enter(state, lookahead=0)

@@ -48,7 +48,7 @@ def test_every_group_follows_its_own_curve_and_the_rate_of_the_rest_is_the_plane
     plane.enter(state(("one", ("a",), Curve.constant(0.5))), named("a", "b"), 0.0)
     for k in range(4):
         plane.apply_values(k / 4)
-        assert rates(plane) == {"one": 0.5, "default": 1 - k / 4} and plane.lr == 1 - k / 4
+        assert rates(plane) == {"one": 0.5, "default": 1 - k / 4} and plane.default_group["lr"] == 1 - k / 4
 
 
 def test_the_size_of_the_model_the_reaction_and_the_warm_up_are_factors_on_rates_alone() -> None:

@@ -111,7 +111,7 @@ def test_an_unchanged_crossing_keeps_the_optimizer_itself() -> None:
     crossing = plane.enter(state(lr=Curve.constant(3.0)), parameters, 0.5, receipt=ModelReceipt(adopted={"a": "a", "b": "b"}))
     plane.apply_values(0.5)
     assert plane.optimizer is optimizer and (crossing.kept, crossing.copied, crossing.dropped) == (2, 0, 0)
-    assert plane.lr == 3.0
+    assert plane.default_group["lr"] == 3.0
 
 
 def test_a_finished_optimizer_cannot_change_what_it_trains() -> None:

@@ -86,8 +86,6 @@ def join_rows(parts: Sequence[tuple[str, Batch]]) -> Batch:
     Raises:
         DataError: the sources have no field in common.
     """
-    if len(parts) == 1:
-        return parts[0][1]
     first_name, first = parts[0]
     shared = [field for field in first if all(field in batch for _, batch in parts)]
     for name, batch in parts[1:]:

@@ -170,7 +170,8 @@ class ListLoader(IterableLoader):
     def _next(self) -> object:
         if not self._source:
             raise self._is_empty()
-        hold_to_size("a list", "batches", len(self._source), self._count)
+        if len(self._source) != self._count:
+            hold_to_size("a list", "batches", len(self._source), self._count)
         return self._source[self._taken % self._count]
 
 

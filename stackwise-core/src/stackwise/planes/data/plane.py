@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import tee
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ from stackwise.contracts.answers import calling
 from stackwise.contracts.protocols import Batch, Loader, Stateful
 from stackwise.contracts.specs import EpochSize
 from stackwise.curriculum.parts import Part
-from stackwise.curriculum.states import DataState
+from stackwise.curriculum.states import BatchShape, DataState
 from stackwise.errors import DataError
 from stackwise.planes.data.batches import check_limits, copied, join_rows
 from stackwise.planes.data.iterable_loader import IterableLoader
@@ -38,7 +38,6 @@ _Takes = tuple[tuple[tuple[str, int | None], ...], ...]
 class _Planned(NamedTuple):
     """One step before it is read: what each micro-batch takes of each source."""
 
-    step: int
     seq_len: int | None
     takes: _Takes
     debts: dict[str, int]
@@ -87,6 +86,8 @@ class DataPlane:
         """Sources with options that follow time."""
         self._only: str | None = None
         """The source, where there is one alone."""
+        self._cut: tuple[BatchShape | None, _Planned | None] = (None, None)
+        """A shape of steps, and the plan of each of them: with one source alone they are all alike."""
         self._copies = False
         """Whether a batch may lie in memory that the next one is written into."""
         self._finishes = False
@@ -99,7 +100,8 @@ class DataPlane:
         """Sources of phases to come, built to be looked at, in the order in which they are needed."""
         self._state: DataState | None = None
         self._lookahead = 0
-        self._planned: deque[_Planned] = deque()
+        self._planned: deque[tuple[int, _Planned]] = deque()
+        """Steps whose rows are asked of the reader processes already."""
         self._coming: Iterator[Moment] = iter(())
         self._ahead = ReadAhead(self._produce, self._snapshot, read_ahead)
         self._open = False
@@ -132,7 +134,7 @@ class DataPlane:
         self._parked = {name: source for name, source in known.items() if name not in sources}
         self._sources, self._state, self._lookahead = sources, state, lookahead
         self._following = [source for source in sources.values() if source.part.curves]
-        self._only = next(iter(sources)) if len(sources) == 1 else None
+        self._only, self._cut = next(iter(sources)) if len(sources) == 1 else None, (None, None)
         self._copies = any(isinstance(source.loader, IterableLoader) and source.loader.may_reuse for source in sources.values())
         self._finishes = bool(self._transforms or self._drops or self._limits or self._device)
 
@@ -231,6 +233,7 @@ class DataPlane:
         self._transforms.load_state_dict(state["transforms"])
         self._planned.clear()
         self._mixture.debts = self._debts = dict(state["mixture"]["debts"])
+        self._cut = (None, None)
 
     def _all(self) -> dict[str, Source]:
         return {**self._parked, **self._sources}
@@ -332,9 +335,9 @@ class DataPlane:
     def _next_planned(self, moment: Moment) -> _Planned:
         """The plan of a step; the coming steps are planned, and asked of the reader processes, as well."""
         while len(self._planned) <= self._workers and (coming := next(self._coming, None)) is not None:
-            self._planned.append(self._plan(coming))
-        planned = self._planned.popleft()
-        assert planned.step == moment.step
+            self._planned.append((coming.step, self._plan(coming)))
+        step, planned = self._planned.popleft()
+        assert step == moment.step
         return planned
 
     def _plan(self, moment: Moment) -> _Planned:
@@ -342,10 +345,14 @@ class DataPlane:
         shape = self._state.shape(moment.step)
         for source in self._following:
             source.follower.apply(moment.t)
-        takes = tuple([self._deal(self._state, moment, rows) for rows in shape.micro_batches])
+        last, planned = self._cut
+        if planned is None or shape is not last or self._only is None:
+            takes = tuple([self._deal(self._state, moment, rows) for rows in shape.micro_batches])
+            planned = _Planned(shape.seq_len, takes, self._mixture.debts)
+            self._cut = shape, planned
         if self._workers:
-            self._ask(takes, self._length(shape.seq_len))
-        return _Planned(moment.step, shape.seq_len, takes, self._mixture.debts)
+            self._ask(planned.takes, self._length(planned.seq_len))
+        return planned
 
     def _ask(self, takes: _Takes, length: int | None) -> None:
         """Ask the reader processes for what a step takes."""
@@ -366,9 +373,12 @@ class DataPlane:
         """Entries of a row: its positions, and what the task needs beyond them."""
         return None if seq_len is None else seq_len + self._lookahead
 
-    def _read(self, takes: Iterable[tuple[str, int | None]], seq_len: int | None) -> Batch:
+    def _read(self, takes: Sequence[tuple[str, int | None]], seq_len: int | None) -> Batch:
         """One micro-batch."""
         length = self._length(seq_len)
+        if len(takes) == 1:
+            ((name, rows),) = takes
+            return self._sources[name].take(rows, length, seq_len)
         return join_rows([(name, self._sources[name].take(rows, length, seq_len)) for name, rows in takes])
 
     def _finish(self, batch: Batch, moment: Moment, index: int = 0) -> Batch:

@@ -46,6 +46,7 @@ class Source:
     """What may be delivered to the phase: fields that are read, and those that are dropped; None where that is not known."""
     _looked_at: Collection[str] = ()
     """The fields of the last batch that was held against them."""
+    _taking: calling = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self.follow(self.part)
@@ -63,6 +64,7 @@ class Source:
     def follow(self, part: Part) -> None:
         """Go on under a declaration of the same structure, whose schedules may be others."""
         self.part, self.follower = part, Follower(part, self.loader, "the loader")
+        self._taking = calling(part.id, "take")
 
     def cross(self, state: DataState) -> dict[str, tuple[int, int]]:
         """Take over the bridges to the task of a phase, once for all of its batches.
@@ -108,14 +110,14 @@ class Source:
             seq_len: positions of a row, which the ledger counts.
         """
         try:
-            with calling(self.part.id, "take"):
+            with self._taking:
                 batch = self.loader.take(rows, length)
         except DataError as error:
             raise DataError(f"source '{self.name}': {error}") from error
         except ReaderStopped as error:
             raise ReaderStopped(f"source '{self.name}': {error}") from error
         if not self.delivered.rows:
-            with calling(self.part.id, "take"):
+            with self._taking:
                 check_batch(self.name, batch, self.loader.get_batch_spec(), length)
         if self.reads is not None and batch.keys() != self._looked_at:
             self._refuse_unread(batch, self.reads)

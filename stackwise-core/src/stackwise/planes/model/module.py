@@ -10,7 +10,6 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from stackwise.contracts.answers import calling, expect
 from stackwise.contracts.outputs import LinearOutput
 from stackwise.contracts.protocols import Batch, LinearHead
 from stackwise.contracts.selectors import matching
@@ -18,7 +17,8 @@ from stackwise.contracts.specs import EmbeddingSpec, HeadSpec, RackSpec
 from stackwise.curriculum.bridges import Bridge
 from stackwise.errors import SelectorError
 from stackwise.planes.model.bridges import Field, Precision, fields_across, hidden_bridges, take
-from stackwise.planes.model.reported import Reporter, names_of
+from stackwise.planes.model.called import Called
+from stackwise.planes.model.reported import names_of
 from stackwise.planes.model.weight_adapters import Attached, WeightAdapters, attach
 from stackwise.planes.model.whole import Fields, Outputs, explain_dtypes
 
@@ -111,10 +111,9 @@ class Model(nn.Module):
         self._head_side = fields_across(_head_side(self.head), (b for b in self._into("head") if b.junction == "task-head"))
         self._outputs = tuple(b for b in self._into("task") if b.junction == "head-task")
         specs = {"embedding": _spec_of(self.embedding), "rack": self.rack_spec, "head": _spec_of(self.head)}
-        self._hidden_dims = {role: len(specs[role].output.dims) for role in ("embedding", "rack") if specs[role] is not None}
-        self._promised = tuple(specs["head"].outputs) if specs["head"] is not None else ()
-        self._reporters = {role: r for role, spec in specs.items() if (r := Reporter(role, spec, self.components.get(role)))}
-        self.reported = dict(names_of(self._reporters))
+        called = {role: Called(role, self.get_submodule(role), spec, self.components.get(role)) for role, spec in specs.items()}
+        self._embedding, self._rack, self._head = called.values()
+        self.reported = dict(names_of(each.reporter for each in called.values()))
         """What parts report beside the outputs, `<role>.<name>`, and whether it is a loss that the config weighs."""
         self._fields_out: tuple[Field, ...] = ()
         self._output_names: dict[str, None] = {}
@@ -138,15 +137,14 @@ class Model(nn.Module):
             hidden = self._through_rack(batch, reported)
         for step in self._before_head:
             hidden = step(hidden)
-        outputs = self._made(hidden, take(self._head_side, batch), linear)
-        if "head" in self._reporters:
-            outputs = self._reporters["head"].take(outputs, reported)
-        outputs = self._bridged(outputs)
+        outputs = self._made(hidden, take(self._head_side, batch), linear, reported)
+        if self._outputs:
+            outputs = self._bridged(outputs)
         return {**outputs, **reported} if reported else outputs
 
     def into_rack(self, batch: Batch, reported: dict[str, torch.Tensor]) -> torch.Tensor:
         """The hidden state that enters the rack."""
-        hidden: torch.Tensor = self._embed(batch, reported)
+        hidden: torch.Tensor = self._embedding(reported, **take(self._inputs, batch))
         for step in self._before_rack:
             hidden = step(hidden)
         return hidden
@@ -157,61 +155,27 @@ class Model(nn.Module):
 
     def _through_rack(self, batch: Batch, reported: dict[str, torch.Tensor]) -> torch.Tensor:
         hidden, side = self.into_rack(batch, reported), self.side(batch)
-        for name, own, source in (each for each in self._side_embeddings if each[2] in batch):
-            side[name] = self._embed({**batch, own: batch[source]}, reported)
+        for name, own, source in self._side_embeddings:
+            if source in batch:
+                side[name] = self._embedding(reported, **take(self._inputs, {**batch, own: batch[source]}))
         try:
-            with calling(self.components.get("rack", ""), "forward"):
-                hidden = self.rack(hidden, **side)
+            through: torch.Tensor = self._rack(reported, hidden, **side)
         except RuntimeError as error:
             if self.declared is not None:
                 explain_dtypes(self.rack, {self._inputs[0].name: hidden, **side}, error)
             raise
-        through: torch.Tensor = self._reporters["rack"].take(hidden, reported) if "rack" in self._reporters else hidden
-        self._look_at("rack", through)
         return through
 
-    def _look_at(self, role: str, hidden: Any) -> None:
-        """Refuse a hidden state of a component that its spec does not promise.
-
-        Raises:
-            WrongAnswer: it is not a tensor, or of another number of dimensions.
-        """
-        if role in self.components:
-            dims = self._hidden_dims.get(role)
-            fits = isinstance(hidden, torch.Tensor) and (dims is None or hidden.dim() == dims)
-            if not fits:
-                with calling(self.components[role], "forward"):
-                    expect(False, hidden, "a tensor" if dims is None else f"a tensor of {dims} dimensions")
-
-    def _embed(self, batch: Batch, reported: dict[str, torch.Tensor]) -> Any:
-        with calling(self.components.get("embedding", ""), "forward"):
-            hidden = self.embedding(**take(self._inputs, batch))
-        hidden = self._reporters["embedding"].take(hidden, reported) if "embedding" in self._reporters else hidden
-        self._look_at("embedding", hidden)
-        return hidden
-
-    def _made(self, hidden: torch.Tensor, side: Mapping[str, torch.Tensor], linear: Collection[str]) -> Mapping[str, torch.Tensor]:
+    def _made(
+        self, hidden: torch.Tensor, side: Mapping[str, torch.Tensor], linear: Collection[str], reported: dict[str, torch.Tensor]
+    ) -> Mapping[str, torch.Tensor]:
         """The outputs of the head; those named `linear` said and not made, where nothing between head and task has to look at them."""
-        if linear and not (self._outputs or self.head._forward_hooks or "head" in self._reporters) and isinstance(self.head, LinearHead):
-            with calling(self.components.get("head", ""), "forward_linear"):
-                return _linear_outputs(self._promising(self.head.forward_linear(hidden, **side)), linear)
-        with calling(self.components.get("head", ""), "forward"):
-            return self._promising(self.head(hidden, **side))
-
-    def _promising(self, made: Any) -> Mapping[str, Any]:
-        """What a head made, if it holds what its spec promises.
-
-        Raises:
-            WrongAnswer: it does not.
-        """
-        if "head" in self.components and "head" not in self._reporters:
-            missing = [name for name in self._promised if name not in made] if isinstance(made, Mapping) else self._promised
-            expect(not missing, made, f"a map with the outputs {', '.join(self._promised)}")
-        return made  # type: ignore[no-any-return]  # what a head given in code makes is looked at by the task
+        if linear and not (self._outputs or self.head._forward_hooks or self._head.reporter) and isinstance(self.head, LinearHead):
+            return _linear_outputs(self._head.linear(hidden, **side), linear)
+        made: Mapping[str, torch.Tensor] = self._head(reported, hidden, **side)
+        return made
 
     def _bridged(self, outputs: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
-        if not self._outputs:
-            return outputs
         if self._output_names.keys() != outputs.keys():
             names = dict.fromkeys((*outputs, *(bridge.field for bridge in self._outputs)))
             self._fields_out, self._output_names = fields_across(names, self._outputs), dict.fromkeys(outputs)

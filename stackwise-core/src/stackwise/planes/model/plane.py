@@ -18,6 +18,7 @@ from stackwise.curriculum.schedule import UNGATED, CompiledPhase
 from stackwise.curriculum.states import ModelState
 from stackwise.errors import UserError
 from stackwise.planes.followers import Follower
+from stackwise.planes.model.bridges import torch_dtype
 from stackwise.planes.model.difference import (
     ROLES,
     WEIGHT_ADAPTERS,
@@ -152,6 +153,12 @@ class ModelPlane:
             if own and not any(parameter.requires_grad for parameter in own):
                 module.eval()
 
+    @property
+    def moves(self) -> bool:
+        """Whether a value or a gate follows time."""
+        gated = self._gates is not None and not self._gate.is_constant
+        return gated or any(follower.moves for follower in self._followers)
+
     def apply_values(self, t: float) -> None:
         """Hand every part the values in force at t, if they changed."""
         for follower in self._followers:
@@ -236,7 +243,7 @@ class ModelPlane:
         self, start: Tensors | None, old: Tensors, new: Model, origins: Mapping[str, Origin], state: ModelState, kept: KeptCopies
     ) -> ModelReceipt:
         """Fill the new model from the weights to start from, or else from the old model."""
-        dtypes = {name: _dtype(state.precision.get(_part_of(name))) for name in origins}
+        dtypes = {name: torch_dtype(held) for name in origins if (held := state.precision.get(_part_of(name))) is not None}
         if start is not None:
             return fill_start(start, old, new, origins, device=self._device, dtype_of=dtypes.get, lay=self.lay)
         return load(old, new, origins, device=self._device, dtype_of=dtypes.get, kept=kept, lay=self.lay)
@@ -384,13 +391,6 @@ def _part_of(name: str) -> str:
 
 def _equal(buffer: torch.Tensor, other: torch.Tensor | None) -> bool:
     return other is not None and (buffer.is_meta or (buffer.shape == other.shape and same_values(buffer, other)))
-
-
-def _dtype(name: str | None) -> torch.dtype | None:
-    if name is None:
-        return None
-    dtype: torch.dtype = getattr(torch, name)
-    return dtype
 
 
 def _check_size(model: Model) -> None:

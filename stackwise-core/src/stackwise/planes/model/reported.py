@@ -6,7 +6,7 @@ still returns tensors by name, compiled or wrapped.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -80,11 +80,12 @@ def split(outputs: Mapping[str, Tensor], names: Mapping[str, bool]) -> tuple[Map
     return own, {name: outputs[name] for name in names}
 
 
-def names_of(reporters: Mapping[str, Reporter]) -> Iterator[tuple[str, bool]]:
+def names_of(reporters: Iterable[Reporter | None]) -> Iterator[tuple[str, bool]]:
     """`<role>.<name>`, and whether it is a loss."""
-    for role, reporter in reporters.items():
-        yield from ((f"{role}.{name}", True) for name in reporter.losses)
-        yield from ((f"{role}.{name}", False) for name in reporter.metrics)
+    for reporter in reporters:
+        if reporter is not None:
+            yield from ((f"{reporter.role}.{name}", True) for name in reporter.losses)
+            yield from ((f"{reporter.role}.{name}", False) for name in reporter.metrics)
 
 
 def _kind(value: Any) -> str:

@@ -121,6 +121,11 @@ class Values:
         self._due = entries
         self._moving = [e for e in entries if not e.curve.is_constant or e.rewarm is not None or (e.is_rate and reacts)]
 
+    @property
+    def moves(self) -> bool:
+        """Whether any of them changes once it is in force."""
+        return bool(self._moving)
+
     def apply(self, t: float, reaction: float) -> None:
         """Put the values at t in force: all of them the first time, later those that move.
 

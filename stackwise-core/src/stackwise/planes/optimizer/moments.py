@@ -7,7 +7,7 @@ from copy import deepcopy
 from typing import Any, Literal
 
 import torch
-from attrs import Factory, frozen
+from attrs import Factory, evolve, frozen
 
 from stackwise.contracts.growth import Combine, Mapped
 from stackwise.planes.model.parameter_map import fill, fill_moment
@@ -192,3 +192,9 @@ def map_entries(
         if was is not None and isinstance(value, torch.Tensor) and value.dim() and value.dtype == was:
             mapped[entry] = mapped[entry].to(weight.dtype)
     return mapped
+
+
+def park(carried: Carried, trainable: Collection[str]) -> dict[str, Kept]:
+    """What goes on of parameters that do not learn now, with the rule and the counts of the torch group they came from."""
+    frozen = {name: entries for name, entries in carried.entries.items() if name not in trainable}
+    return {name: evolve(carried.counted.get(name, Kept()), entries=entries) for name, entries in frozen.items()}

@@ -22,7 +22,7 @@ from stackwise.planes.optimizer.average import WeightAverage
 from stackwise.planes.optimizer.groups import Values, group_parameters, selection
 from stackwise.planes.optimizer.loss_scale import LossScale
 from stackwise.planes.optimizer.masters import Masters
-from stackwise.planes.optimizer.moments import Carried, Crossing, Kept, MomentsReceipt
+from stackwise.planes.optimizer.moments import Crossing, Kept, MomentsReceipt, park
 from stackwise.planes.optimizer.named_optimizer import NamedOptimizer, laid_entries
 from stackwise.planes.optimizer.weight_copies import SIXTEEN_BITS, learning_dtype
 
@@ -53,6 +53,7 @@ class OptimizerPlane:
         self._warming: tuple[str, ...] = ()
         """Fresh parameters whose learning rate warms up again."""
         self._values: Values | None = None
+        self._stepping = calling("", "step")
         self.clip: float | None = None
         """Largest gradient norm; None: no clipping."""
         self.average: WeightAverage | None = None
@@ -95,11 +96,16 @@ class OptimizerPlane:
         return self._named.parameters
 
     @property
-    def lr(self) -> float:
-        """The learning rate in force for the parameters that no group takes; of the first group where groups take them all."""
-        return float(self._named.default_group.get("lr", 0.0))
+    def default_group(self) -> Mapping[str, Any]:
+        """The torch group of the parameters that no declared group takes; the first one where groups take them all."""
+        return self._named.default_group
 
     # -- a step ---------------------------------------------------------------------------------------------------
+
+    @property
+    def moves(self) -> bool:
+        """Whether any value of a group follows time."""
+        return self._values is not None and self._values.moves
 
     def apply_values(self, t: float) -> None:
         """Put the values of all groups at t in force."""
@@ -108,12 +114,10 @@ class OptimizerPlane:
 
     def step(self, t: float) -> None:
         """One update of the weights, and of their average."""
-        if self._masters:
-            self._masters.take_gradients()
-        with calling("" if self._state is None else self._state.part.id, "step"):
+        self._masters.take_gradients()
+        with self._stepping:
             self._named.torch.step()
-        if self._masters:
-            self._masters.write()
+        self._masters.write()
         if self.average is not None and self._state is not None and self._state.ema is not None:
             self.average.update(self._state.ema(t))
 
@@ -222,6 +226,7 @@ class OptimizerPlane:
         else:
             moments = self._rebuild(state, parameters, t, crossed, policy, warming)
         before, self._state, self._warming, self.clip = self._state, state, warming, state.clip
+        self._stepping = calling(state.part.id, "step")
         self._scale(parameters)
         self._react(before, state)
         self._keep_average(state, crossed, buffers)
@@ -269,7 +274,7 @@ class OptimizerPlane:
             masters.go_on_from(learned, receipt)
         carried = self._crossing(receipt, parameters, same, policy).carry(old, learning, new.powers())
         new.go_on(carried.entries, carried.counted if same else {})
-        self._parked = _park(carried, trainable)
+        self._parked = park(carried, trainable)
         self._settled, self._copied_at_rest, self._masters = set(), set(), masters
         self._hold(new, parameters)
         return carried.receipt
@@ -390,9 +395,3 @@ class OptimizerPlane:
         if self.reaction is not None:
             with calling(self._reaction_id, "load_state_dict"):
                 self.reaction.load_state_dict(state["reaction"])
-
-
-def _park(carried: Carried, trainable: Collection[str]) -> dict[str, Kept]:
-    """What goes on of parameters that do not learn now, with the rule and the counts of the torch group they came from."""
-    frozen = {name: entries for name, entries in carried.entries.items() if name not in trainable}
-    return {name: attrs.evolve(carried.counted.get(name, Kept()), entries=entries) for name, entries in frozen.items()}

@@ -85,7 +85,9 @@ const Lanes = (() => {
       if (!text || room < Math.min(text.length, 4)) return;
       const shown = text.length <= room ? text : text.slice(0, room - 1) + "…";
       const at = options.middle ? (from + to) / 2 : options.end ? to - 6 : from + 6;
-      this.plot.append(node("text", {x: at, y, class: options.class, "text-anchor": options.middle ? "middle" : options.end ? "end" : undefined}, shown));
+      const made = node("text", {x: at, y, class: options.class, "text-anchor": options.middle ? "middle" : options.end ? "end" : undefined}, shown);
+      if (shown !== text) made.append(this.title(text));
+      this.plot.append(made);
     }
     lane(name, hint, height) {
       const middle = this.y + height / 2;
@@ -118,7 +120,9 @@ const Lanes = (() => {
     phases() {
       this.run.phases.forEach((phase, i) => {
         const [x0, x1] = this.edges[i];
-        this.plot.append(node("rect", {x: x0, y: 0, width: Math.max(x1 - x0, 0), height: "100%", fill: i % 2 ? "var(--b)" : "var(--a)"}));
+        const ground = node("rect", {x: x0, y: 0, width: Math.max(x1 - x0, 0), height: "100%", fill: i % 2 ? "var(--b)" : "var(--a)"});
+        ground.append(this.title(`${phase.name}, steps ${phase.start} to ${phase.stop}`));
+        this.plot.append(ground);
         this.label(x0, x1, 16, phase.name, {middle: true, class: "phase"});
       });
       this.y = 26;
@@ -202,6 +206,7 @@ const Lanes = (() => {
       if (bar.frozen !== "none") this.box(x0, x1, y, h, `url(#${this.id}-hatch)`, title, {rx: 2, opacity: bar.frozen === "all" ? 1 : 0.5});
       if (bar.origin && h >= 12) this.label(x0, x1, y + h - 2.5, [`${bar.label.split(" ").pop()} ← ${bar.origin}`]);
     }
+    // The rates stay below the 16 pixels at the top, where the name stands.
     optimizer() {
       const height = 54, foot = this.y + height, uses = [...new Set(this.run.lanes.map(lane => lane.optimizer.use))];
       this.lane("optimizer", "learning rate", height);
@@ -223,11 +228,11 @@ const Lanes = (() => {
           line.append(this.title(name));
           this.plot.append(line);
         });
-        if (lane.optimizer.ema) this.plot.append(node("line", {x1: this.edges[i][0] + 2, x2: this.edges[i][1] - 2, y1: this.y + 8, y2: this.y + 8, stroke: "var(--mute)", "stroke-dasharray": "1 4", "stroke-width": 2}));
+        if (lane.optimizer.ema) this.plot.append(node("line", {x1: this.edges[i][0] + 2, x2: this.edges[i][1] - 2, y1: this.y, y2: this.y, stroke: "var(--mute)", "stroke-dasharray": "1 4", "stroke-width": 2}));
       });
       for (const part of this.segments(lane => lane.optimizer.use)) {
         const peak = Math.max(...this.run.lanes.slice(part.from, part.to + 1).flatMap(lane => Object.values((lane.optimizer.groups.default || Object.values(lane.optimizer.groups)[0] || {})).filter((_, k) => k === 0).flat().map(pair => pair[1])));
-        this.label(part.x0, part.x1, foot - 5, `${part.told}${peak > 0 && isFinite(peak) ? `, up to ${rate(peak)}` : ""}`);
+        this.label(part.x0, part.x1, this.y + 12, `${part.told}${peak > 0 && isFinite(peak) ? `, up to ${rate(peak)}` : ""}`);
       }
       this.y += height + GAP;
     }
