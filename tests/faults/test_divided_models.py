@@ -260,3 +260,30 @@ def test_the_plan_prices_a_part(server: ForkServer, tmp_path: Path) -> None:
     planned = json.loads(server.stackwise("plan", "exp.yaml", "--json", *shared, cwd=tmp_path).out)
     two, cost = planned["phases"][1], planned["parallel"]["phases"]["two"]
     assert cost["bytes_a_process"] == (8 * two["parameters"] + two["optimizer_state_bytes"]) // 2
+
+
+def test_halves_start_from_weights_and_compare_with_a_model_from_outside(server: ForkServer, alone: Path, tmp_path: Path) -> None:
+    """What a run left begins another one, and stands beside it as what it compares with."""
+    chosen, rejected = ([[(i * k + k) % 7 for k in range(4)] for i in range(1, 41)] for _ in range(2))
+    pairs = f"{{use: data.memory, arrays: {{chosen: {chosen}, rejected: {rejected[::-1]}, prefix: {[2] * 40}}}}}"
+    run = (
+        SHORT[SHORT.index("model:") :]
+        .replace("freeze: [embedding]", f"start: {{from: {alone / 'final'}}}")
+        .replace("stacks: [{base: 1}]", "stacks: [{base: 2}]")
+    )
+    config = (
+        "run: {name: preferring, horizon: 4 steps, seed: 3, device: cpu, probe: false}\n"
+        f"task: {{use: transformer.preference, reference: {{from: {alone / 'final'}}}}}\n"
+        f"data: {{sources: {{p: {pairs}}}, batch_size: 2, accumulate: 2, seq_len: 3}}\n"
+        + run[: run.index("evaluate:")]
+        + "optimizer: {use: optim.sgd, lr: 0.05}\n"
+    )
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.mkdir()
+    (one / "exp.yaml").write_text(config)
+    ended = server.stackwise("run", "exp.yaml", "--output", "run", cwd=one)
+    assert ended.code == 0, ended.err
+    both = start(server, two, config=config)
+    assert [each.code for each in both] == [0, 0], both
+    assert [step[0] for step in steps_of(two / "run")] == pytest.approx([step[0] for step in steps_of(one / "run")], rel=1e-6)
+    assert apart(state(two / "run"), state(one / "run")) == []

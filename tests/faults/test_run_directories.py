@@ -157,7 +157,7 @@ def test_a_branch_that_is_killed_while_it_is_made_is_no_run(server: ForkServer, 
 
 def test_what_has_not_changed_is_not_priced_again(server: ForkServer, folder: Path) -> None:
     assert begin(server, folder, signals={7: ["KILL"]}).code == -9
-    unpriced = "import stackwise.assembly.pricing as p\ndef price(plan): raise RuntimeError('priced')\np.price = price"
+    unpriced = "import stackwise.assembly.pricing as p\ndef price(*_, **__): raise RuntimeError('priced')\np.price = price"
     plan = (folder / "run" / "plan.json").read_text()
     assert server.stackwise("resume", "run", cwd=folder, signals={9: ["KILL"]}, patch=unpriced).code == -9
     changed = server.stackwise("resume", "run", "--set", "run.checkpoint.every=3 steps", cwd=folder, patch=unpriced)

@@ -5,11 +5,14 @@ Subscripts: b row, s and t time, d width, n query head, k key head, h feature of
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
 from stackwise import BuildContext, UserError
+from stackwise_providers_transformer.block_options import RotaryOptions, RotaryScaling
 from stackwise_providers_transformer.decoder import Decoder, build_decoder
 from stackwise_providers_transformer.options import DecoderOptions
 
@@ -165,3 +168,10 @@ def test_runs_in_other_precisions(form: dict[str, object], dtype: torch.dtype, a
     single, other = (make(**form).to(kind)(draw().to(kind), positions=POSITIONS, segments=SEGMENTS) for kind in (torch.float32, dtype))
     assert other.dtype is dtype
     assert float((other.float() - single).detach().norm() / single.detach().norm()) < apart
+
+
+@pytest.mark.parametrize("kind", ["ntk", "dynamic"])
+def test_a_larger_base_needs_more_than_one_pair(kind: str) -> None:
+    scaling: dict[str, Any] = {"kind": kind, "factor": 2.0} | ({"original": 8} if kind == "dynamic" else {})
+    with pytest.raises(UserError, match="one pair"):
+        DecoderOptions(width=8, heads=1, stacks=[{"base": 1}], rotary=RotaryOptions(share=0.25, scaling=RotaryScaling(**scaling)))

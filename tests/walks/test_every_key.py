@@ -412,7 +412,7 @@ OPTIONS: dict[str, list[tuple[Any, str, Any]]] = {
     "transformer.lm.transform": [(whole, HEAD + "transform", {"activation": "relu"})],
     # a format is not part of a run: tests/transformer/test_damaged_folders.py, test_hugging_face.py and, for wrap, test_wrapped_models.py
     # show what its options do
-    **{f"transformer.hf.{option}": [] for option in ("pickle", "file_bytes", "wrap")},
+    **{f"transformer.hf.{option}": [] for option in ("pickle", "file_bytes", "wrap", "adapters")},
     "transformer.lm.init_std": [(whole, HEAD + "init_std", 0.1)],
     "transformer.stack.source": [(begun("transformer.stack"), GROWTH + "/source", "b"), (whole, GROWTH + "/source", "base")],
     "transformer.interleave.source": [(begun("transformer.interleave"), GROWTH + "/source", "b")],

@@ -156,6 +156,9 @@ class DecoderOptions:
                 f"heads: {self.heads} heads leave {self.head_features} features each of a width of {self.width}, of which "
                 f"{self.turned_features} turn; rotary positions turn them in pairs: choose an even number, or other positions"
             )
+        scaling = self.rotary.scaling if self.rotary is not None else None
+        if scaling is not None and scaling.kind in ("ntk", "dynamic") and (self.width or self.head_size) and self.turned_features == 2:
+            raise UserError(f"rotary.scaling: kind {scaling.kind} has no meaning for two features of a head, which turn as one pair")
 
     def _check_positions(self) -> None:
         if self.positions == "learned" and self.max_positions is None:

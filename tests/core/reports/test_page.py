@@ -24,7 +24,7 @@ from stackwise.reports.record import read_run
 from stackwise.reports.summary import Summary
 from stackwise.runs.run import Result
 
-OURS = ("step", "phase", "tokens", "seconds", "skipped", "why", "metrics", "rates")
+OURS = ("step", "phase", "tokens", "seconds", "skipped", "why", "metrics", "rates", "flops")
 HOSTILE = "</script x><script>alert(1)</script><img src=x onerror=\"alert('2')\">&lt;b&gt;"
 
 

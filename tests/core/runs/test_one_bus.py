@@ -66,6 +66,7 @@ def config(observers: list[Any]) -> dict[str, Any]:
 def loop_of(folder: Path, observers: list[Any]) -> RunLoop:
     """A run in a directory: a new one, or what is left of the one that is there."""
     (folder / "run").mkdir(exist_ok=True)
+    (folder / "run" / "plan.json").write_text('{"phases": []}', encoding="utf-8")  # one without prices
     plan = plan_of(config(observers))
     machine, store = stackwise.assemble(plan), CheckpointStore(folder / "run" / "checkpoints", keep_last=20)
     checkpoint, _ = store.newest()

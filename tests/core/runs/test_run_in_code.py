@@ -14,7 +14,9 @@ from whole_runs import digested, lines, losses, status
 
 import stackwise
 from stackwise import Built, StepDone, TaskSpec, TensorSpec
+from stackwise.errors import ConfigError
 from stackwise.runs.run import resume
+from stackwise.saved.evaluate import evaluate
 from stackwise.storage.checkpoints.store import CheckpointStore
 
 WIDTH = 4
@@ -147,6 +149,14 @@ def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(stackwise.UserError):
         resume(Path("done"))  # its config names objects that only the code has
     assert lines(Path("done") / "events.jsonl")
+
+
+def test_a_command_names_each_component_that_only_the_code_has() -> None:
+    go(output="done", steps=2)
+    with pytest.raises(ConfigError) as refused:
+        list(evaluate(Path("done")))
+    places = {problem.path for problem in refused.value.problems}
+    assert places == {"task", "model.embedding.use", "model.rack.use", "model.head.use", "optimizer.use"}
 
 
 def test_another_number_of_threads_is_said_when_a_run_goes_on() -> None:

@@ -171,7 +171,7 @@ def test_what_cannot_be_exported_is_said_and_nothing_is_made(finished: Path, tmp
         (finished, tmp_path / "there", None, "exists already"),
         (finished, tmp_path / "e", 5, r"no checkpoint of step 5 \(there: step-000000002, "),
         (tmp_path / "unfinished", tmp_path / "e", None, "has not finished"),
-        (tmp_path / "none", tmp_path / "e", None, "no run directory"),
+        (tmp_path / "none", tmp_path / "e", None, "not a run directory"),
     ]:
         with pytest.raises(UserError, match=reason):
             export(source, target, step)

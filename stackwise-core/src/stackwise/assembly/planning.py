@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from stackwise import plan
-from stackwise.config import Experiment, overridden
+from stackwise.config import Experiment, overridden, refuse_described
 from stackwise.contracts.tokenizers import Tokenizers
 from stackwise.host.registry import Registry
 from stackwise.plan import FlopsOf, Plan
@@ -27,9 +27,10 @@ def make_plan(experiment: Experiment, registry: Registry, past: Past | Clock | N
         tokenizers: those that the run has already.
 
     Raises:
-        ConfigError: every mistake of the config and of the components' options, at once.
+        ConfigError: every mistake of the config and of the components' options, at once; a component that its program alone has.
         ProviderError: a component that is needed cannot be used.
     """
+    refuse_described(experiment)
     return plan.make_plan(experiment, registry, past, tokenizers, price_steps)
 
 

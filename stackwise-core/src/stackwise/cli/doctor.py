@@ -24,9 +24,9 @@ Examples:
 \b
 Exit codes:
   0  healthy
-  2  RUN is not a run directory, a checkpoint or the final weights are damaged,
-     or the disk is full or cannot be written, or processes differ in their
-     versions or do not see the run
+  2  RUN is not a run directory, a checkpoint or the final weights are
+     damaged, or the disk is full or cannot be written, or processes differ
+     in their versions or do not see the run
   3  none of these, but an installed provider is broken
 """
 )

@@ -6,7 +6,7 @@ from stackwise.config.experiment import EnterConfig, EvaluateConfig, Experiment,
 from stackwise.config.loading import experiment, load, overridden
 from stackwise.config.objects import Phase, sample
 from stackwise.config.planes import DataConfig, GroupConfig, ModelConfig, OptimizerConfig, Ref
-from stackwise.config.recalled import recalled
+from stackwise.config.recalled import recalled, refuse_described
 from stackwise.config.run import CheckpointConfig, ParallelConfig, RunConfig, StopConfig
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "parse_schedule",
     "read_file",
     "recalled",
+    "refuse_described",
     "sample",
     "structure_options",
 ]

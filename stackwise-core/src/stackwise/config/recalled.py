@@ -1,8 +1,8 @@
-"""A saved config that names parts given in code, read again beside the experiment that has them."""
+"""A saved config that names parts given in code: read again beside the experiment that has them, refused without it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from stackwise.config.experiment import Experiment
@@ -13,6 +13,8 @@ from stackwise.contracts.components import Built
 from stackwise.errors import ConfigError, Problem
 
 _GIVEN = ("Built(", "<")
+_PLACES = {"use", "task", "data", "model", "embedding", "rack", "head", "module", "optimizer"}
+"""Keys whose text can only describe a component; in options such a text may be meant, as `<pad>` is."""
 
 
 def recalled(saved: Mapping[str, Any], now: Experiment) -> Experiment:
@@ -30,6 +32,24 @@ def recalled(saved: Mapping[str, Any], now: Experiment) -> Experiment:
     if problems:
         raise ConfigError(problems)
     return experiment(read)
+
+
+def refuse_described(read: Experiment) -> None:
+    """Refuse a run directory's config in which components are described, as a file cannot hold those that were given in code.
+
+    Raises:
+        ConfigError: each such component, and none of the mistakes that follow from it.
+    """
+    sentence = "was given in code, and a file holds no more than its name: go on with it in the program that has it"
+    if described := list(_described(read.tree, ())):
+        raise ConfigError([Problem(f"{node.value} {sentence}", ".".join(path), node.position) for path, node in described])
+
+
+def _described(node: Node, path: KeyPath) -> Iterator[tuple[KeyPath, Node]]:
+    for key, child in node.entries.items():
+        if isinstance(child.value, str) and child.value.startswith(_GIVEN) and (key in _PLACES or path[-1:] == ("sources",)):
+            yield (*path, key), child
+        yield from _described(child, (*path, key))
 
 
 def _entries(saved: Mapping[str, Any], now: Node | None, path: KeyPath, problems: list[Problem]) -> dict[str, Any]:

@@ -9,9 +9,12 @@ from pathlib import Path
 _PLACES, _BYTES = 16, 4096
 """So many stretches of a file of so many bytes each are compared, the first and the last among them; the whole of a small one."""
 
+_LEAST = 1024
+"""Files of fewer bytes are not compared: many folders have several small ones alike, as modules that only import, or notices."""
+
 
 class Copies:
-    """Finds the files that hold what another file holds.
+    """Finds the files that hold what another file holds, from a kilobyte on.
 
     Args:
         names: of the data to look among; those that are not files are left out.
@@ -20,7 +23,7 @@ class Copies:
     def __init__(self, names: Iterable[str]) -> None:
         self._by_size: dict[int, list[str]] = defaultdict(list)
         for name in dict.fromkeys(names):
-            if size := _size(name):
+            if (size := _size(name)) >= _LEAST:
                 self._by_size[size].append(name)
 
     def of(self, name: str) -> Iterator[str]:

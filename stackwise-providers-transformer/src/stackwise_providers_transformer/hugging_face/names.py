@@ -1,4 +1,4 @@
-"""How the tensors of a folder are ours: one small table a family, in both directions.
+"""The forms in which tensors of a folder stand for ours, in both directions; the table of each family is in `families.py`.
 
 Shapes: N query heads, K key and value heads, H features a head, D width.
 """
