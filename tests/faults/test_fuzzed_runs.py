@@ -132,6 +132,17 @@ def test_a_sample_of_damaged_documents(runs: Path, tmp_path: Path, monkeypatch: 
     assert judged(faults) == []
 
 
+FOUND = ("plan.json phases.1.step_flops: unknown mark", "status.json peak_bytes.one: 10**400")
+"""Damages that once were called a bug of StackWise."""
+
+
+def test_damages_that_were_found(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    damages = [damage for damage in every_damage(runs / "finished") if str(damage) in FOUND]
+    assert len(damages) == len(FOUND)
+    assert [fault for damage in damages for fault in try_all_readers(damage, runs, tmp_path)] == []
+
+
 @pytest.mark.rare
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("seed", range(4))

@@ -158,7 +158,7 @@ def read_run(path: Path) -> RunRecord:
         bytes=sum(file.lstat().st_size for file in path.rglob("*") if file.is_file() and not file.is_symlink()),
         began=(path / CONFIG).stat().st_mtime,
         passed_over=log.skipped_lines,
-        peaks={phase: count for phase, count in _object_in(status, "peak_bytes").items() if type(count) is int},
+        peaks={phase: count for phase, count in _object_in(status, "peak_bytes").items() if type(count) is int and 0 <= count < 2**63},
     )
 
 
@@ -167,9 +167,14 @@ def _object_in(document: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 
 def spent_by(plan: Mapping[str, Any]) -> Spent | None:
-    """What the steps of a plan cost, as `plan.json` says; None where it does not."""
-    stretches = [stretch for phase in plan.get("phases", ()) for stretch in phase.get("step_flops", ())]
-    return Spent.of((start, None if flops is None else flops["training"]) for start, flops in stretches)
+    """What the steps of a plan cost, as `plan.json` says; None where it does not, or is damaged."""
+    try:
+        stretches = [stretch for phase in plan.get("phases", ()) for stretch in phase.get("step_flops", ())]
+        costs = [(start, None if flops is None else flops["training"]) for start, flops in stretches]
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return None
+    whole = all(type(start) is int and (cost is None or _is_number(cost)) for start, cost in costs)
+    return Spent.of(costs) if whole else None
 
 
 def flops_at(plan: Mapping[str, Any], steps: Iterable[float], tokens: Iterable[float]) -> list[float] | None:

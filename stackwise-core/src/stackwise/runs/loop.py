@@ -332,7 +332,8 @@ def rewinds_in(status: Mapping[str, Any]) -> dict[int, int]:
 def peaks_in(status: Mapping[str, Any]) -> dict[str, int]:
     """Phase → most bytes of memory so far, as `status.json` says."""
     peaks = status.get("peak_bytes")
-    return {str(phase): count for phase, count in peaks.items() if type(count) is int} if isinstance(peaks, dict) else {}
+    pairs = peaks.items() if isinstance(peaks, dict) else ()
+    return {str(phase): count for phase, count in pairs if type(count) is int and 0 <= count < 2**63}
 
 
 def summary_of(directory: RunDirectory, progress: Progress) -> Summary:
