@@ -25,7 +25,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for i in range(30):
         (tmp_path / "many" / f"{i:02}.txt").write_text(f"text {i}\n" * 40)
     for name in ("a.txt", "b.txt"):
-        (tmp_path / name).write_text("".join(f"line {i} of {name}\n" for i in range(60)))
+        (tmp_path / name).write_text("".join(f"line {i} of {name}\n" for i in range(80)))
     for name in ("a.jsonl", "b.jsonl"):
         (tmp_path / name).write_text("".join(json.dumps({"text": f"{name} {i}", "other": f"x {i}"}) + "\n" for i in range(60)))
     np.save(tmp_path / "a.npy", np.arange(400) % 200)
