@@ -106,8 +106,8 @@ class Summary:
             sources = ", ".join(f"{name} {count.get('rows', 0):,} rows" for name, count in done.ledger.items())
             skipped = f", {done.skipped} not finite and skipped" if done.skipped else ""
             skipped += f", {done.without_targets} skipped for want of a target" if done.without_targets else ""
-            tokens = f", {done.tokens:,} tokens" if done.tokens else ""
-            lines.append(f"{done.steps:,} steps{tokens} in {done.seconds:.1f} s of training{skipped}; delivered: {sources}")
+            read = f", {done.tokens:,} tokens" if done.tokens else ""
+            lines.append(f"{done.steps:,} steps{read} in {done.seconds:.1f} s of training{skipped}; delivered: {sources}")
             if self.stopped is not None:
                 lines.append(f"stopped at step {self.stopped.step:,}: {self.stopped.why}")
         return wrap("\n".join(lines), columns)
