@@ -22,9 +22,6 @@ def parallel_problems(experiment: Experiment) -> Iterator[Problem]:
         yield experiment.problem("run.parallel.offload", message)
     if parallel.shard > 1 and experiment.run.compile:
         yield experiment.problem("run.compile", f"compiled blocks of a divided model are not tried in this version: leave it out, {_WHOLE}")
-    if parallel.shard > 1 and experiment.run.checkpoint.asynchronous:
-        message = f"the processes write their parts of a model together, between two steps: leave it out, {_WHOLE}"
-        yield experiment.problem("run.checkpoint.asynchronous", message)
 
 
 def division_problems(

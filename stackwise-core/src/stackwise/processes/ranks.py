@@ -66,20 +66,35 @@ class Ranks:
             EndedTogether: another process failed and has said why.
             RankLost: another process is gone without saying why.
         """
+        with self.watch.waiting(), self._explaining():
+            yield
+
+    @contextmanager
+    def _explaining(self) -> Iterator[None]:
         try:
-            with self.watch.waiting():
-                yield
+            yield
         except RuntimeError as error:
             if (reason := self._what_happened(error)) is error:
                 raise
             raise reason from error
 
-    def gather(self, item: T) -> list[T]:
-        """What every process gives, by rank."""
+    def gather(self, item: T, group: distributed.ProcessGroup | None = None) -> list[T]:
+        """What every process gives, by rank.
+
+        Args:
+            item: of this process.
+            group: that of a thread, whose exchange may take as long as the slowest disk; None: of the processes as they train.
+        """
         items: list[Any] = [None] * self.place.ranks
-        with self.exchanging():
-            distributed.all_gather_object(items, item)
+        with self.exchanging() if group is None else self._explaining():
+            distributed.all_gather_object(items, item, group=group)
         return cast(list[T], items)
+
+    def new_group(self) -> distributed.ProcessGroup:
+        """The same processes, for exchanges of a thread; all of them ask for it at the same time."""
+        with self.exchanging():
+            group: distributed.ProcessGroup = distributed.new_group(backend="gloo", timeout=timedelta(days=1))
+        return group
 
     def broadcast(self, item: T | None, source: int = 0) -> T:
         """What one process gives, to all of them."""

@@ -7,6 +7,7 @@ what came of that; so nothing of torch's has to learn of growth, of freezing or 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from math import isfinite, sqrt
 from typing import Any, cast
@@ -30,9 +31,10 @@ class Sharding:
         ranks: the processes; neighbours hold the parts of one model, and where there are more of them, others hold the same parts.
         shard: parts of a model.
         device: where the parts lie.
+        writes_apart: whether checkpoints are written in threads, while the processes train.
     """
 
-    def __init__(self, ranks: Ranks, shard: int, device: torch.device) -> None:
+    def __init__(self, ranks: Ranks, shard: int, device: torch.device, *, writes_apart: bool = False) -> None:
         self._ranks, self.parts = ranks, shard
         copies = ranks.place.ranks // shard
         shape, names = ((shard,), ("shard",)) if copies == 1 else ((copies, shard), ("replicate", "shard"))
@@ -41,6 +43,8 @@ class Sharding:
         self._touched: set[int] = set()
         """id of each part of which a gradient came in this step."""
         self._watches: list[_Watch] = []
+        self.writers: Sharding | _Apart = _Apart(self, ranks) if writes_apart else self
+        """The processes as they write a checkpoint together."""
 
     # -- parts ----------------------------------------------------------------------------------------------------
 
@@ -157,6 +161,12 @@ class Sharding:
         start, stop = rows_of(tensor)
         return (own(tensor), start) if stop > start and is_first_copy(tensor) else None
 
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """The time in which this process waits for a file to be whole."""
+        with self._ranks.alone("saves a checkpoint") if self.is_first else nullcontext(), self._ranks.watch.waiting():
+            yield
+
     # -- a step ---------------------------------------------------------------------------------------------------
 
     def begin(self, model: nn.Module, *, last: bool) -> None:
@@ -192,6 +202,18 @@ class Sharding:
         of_parts = float(self._ranks.rows(_square(parts))[: self.parts].sum())
         total = of_parts + float(_square(single))
         return sqrt(total) if isfinite(total) else total
+
+
+class _Apart:
+    """The processes as threads of theirs see them, which write a checkpoint while the others train, and meet in a group of their own."""
+
+    def __init__(self, sharding: Sharding, ranks: Ranks) -> None:
+        self.is_first, self.to_write, self.waiting = sharding.is_first, sharding.to_write, sharding.waiting
+        self._ranks, self._group = ranks, ranks.new_group()
+
+    def gather(self, item: Any) -> list[Any]:
+        """What every process gives, by rank."""
+        return self._ranks.gather(item, self._group)
 
 
 def _square(gradients: list[torch.Tensor]) -> torch.Tensor:

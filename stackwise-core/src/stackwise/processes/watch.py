@@ -30,7 +30,8 @@ class Watch:
     def __init__(self, board: Board, place: Place, hosts: Sequence[str], patience_s: float) -> None:
         self.patience_s = patience_s
         self._board, self._place, self._hosts = board, place, hosts
-        self._waiting_since: float | None = None
+        self._waits: dict[object, float] = {}
+        """Each wait of a thread of this process, and when it began."""
         self._end = Event()
         self._thread = Thread(target=self._run, name="stackwise-watch", daemon=True)
         self._thread.start()
@@ -38,11 +39,12 @@ class Watch:
     @contextmanager
     def waiting(self) -> Iterator[None]:
         """The time in which this process waits for the others."""
-        self._waiting_since = time.monotonic()
+        wait = object()
+        self._waits[wait] = time.monotonic()
         try:
             yield
         finally:
-            self._waiting_since = None
+            del self._waits[wait]
 
     def close(self) -> None:
         """End the thread."""
@@ -63,6 +65,10 @@ class Watch:
         if not lost:
             return f"a process of the run {what}, and it is not known which"
         return f"{' and '.join(f'rank {rank} on {self._hosts[rank]}' for rank in lost)} {what}"
+
+    @property
+    def _waiting_since(self) -> float | None:
+        return min(list(self._waits.values()), default=None)
 
     @property
     def _tick_s(self) -> float:

@@ -83,7 +83,7 @@ class RunLoop:
         """A loop over the checkpoints of its directory; the one it goes on from is never pruned."""
         checkpoint = plan.experiment.run.checkpoint
         folder, pins = directory.path / CHECKPOINTS, {machine.step}
-        others = machine.settings.sharding
+        others = None if (sharding := machine.settings.sharding) is None else sharding.writers
         store = CheckpointStore(folder, keep_last=checkpoint.keep_last, best=checkpoint.best_metric, pins=pins, others=others)
         return cls(plan=plan, machine=machine, directory=directory, store=store, progress=progress, parent=parent, reason=reason)
 
