@@ -192,9 +192,9 @@ REFUSED = {
     "model.precision": ["model.precision={rack: bfloat16}"],
     "optimizer.use": ["optimizer={use: optim.adafactor}"],
     "data.accumulate": ["data.accumulate=3"],
-    "run.checkpoint.asynchronous": ["run.checkpoint.asynchronous=true"],
     "run.compile": ["run.compile=true"],
     "run.parallel.offload": ["run.parallel.offload=true"],
+    "run.parallel.tensor": ["run.parallel.tensor=2"],
 }
 
 
@@ -204,7 +204,7 @@ def test_what_no_part_of_a_model_can_do_is_refused_by_the_plan(server: ForkServe
     settings = [argument for setting in REFUSED[path] for argument in ("--set", setting)]
     ended = server.stackwise("validate", "exp.yaml", *HALVES, *settings, cwd=tmp_path)
     assert ended.code == 2 and path in ended.err, ended
-    assert "run.parallel.shard" in ended.err or path == "run.parallel.offload"
+    assert "run.parallel.shard" in ended.err
 
 
 def test_processes_that_are_no_multiple_of_the_parts_are_refused(server: ForkServer, tmp_path: Path) -> None:
@@ -260,6 +260,9 @@ def test_the_plan_prices_a_part(server: ForkServer, tmp_path: Path) -> None:
     planned = json.loads(server.stackwise("plan", "exp.yaml", "--json", *shared, cwd=tmp_path).out)
     two, cost = planned["phases"][1], planned["parallel"]["phases"]["two"]
     assert cost["bytes_a_process"] == (8 * two["parameters"] + two["optimizer_state_bytes"]) // 2
+    assert planned["parallel"]["whole_bytes_at_the_start"] == 4 * two["parameters"]
+    said = server.stackwise("plan", "exp.yaml", *shared, cwd=tmp_path).out
+    assert "run.parallel.tensor" in said and "run.parallel.offload" in said
 
 
 def test_halves_start_from_weights_and_compare_with_a_model_from_outside(server: ForkServer, alone: Path, tmp_path: Path) -> None:
