@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from fork_server import Ended, ForkServer
 from hypothesis import given
+from hypothesis.strategies import SearchStrategy
 from random_curricula import walks
 from safetensors.torch import load_file
 from several import SHORT, apart, evaluations_of, steps_of
@@ -157,34 +159,37 @@ def divided(config: dict[str, Any], **parallel: int) -> dict[str, Any]:
     return {**config, "run": {**config["run"], "parallel": parallel}}
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that all drawn curricula pass through."""
-    return tmp_path_factory.mktemp("shared")
+def drawn(count: int, strategy: SearchStrategy[dict[str, Any]]) -> list[dict[str, Any]]:
+    """So many configs; all of them are trained by one start of the processes."""
+    configs: list[dict[str, Any]] = []
+
+    @walks(count)
+    @given(strategy)
+    def collect(config: dict[str, Any]) -> None:
+        configs.append(config)
+
+    collect()
+    return configs
+
+
+def hold_all(server: ForkServer, folder: Path, ranks: int, configs: list[dict[str, Any]], shards: Sequence[int], rounding: float) -> None:
+    """Train every config in several processes, whole and in each number of parts, and in one."""
+    found = of_many(server, folder, ranks, *(divided(config, shard=shard) for config in configs for shard in shards))
+    for index, config in enumerate(configs):
+        expected = train(config)
+        for each in found[index * len(shards) : (index + 1) * len(shards)]:
+            hold(each, expected, rounding)
 
 
 @pytest.mark.slow
-def test_random_curricula_come_to_the_same_whole_and_in_halves(server: ForkServer, shared: Path) -> None:
-    @walks(4)
-    @given(curricula(2, LINEAR))
-    def check(config: dict[str, Any]) -> None:
-        expected = train(config)
-        for found in of_many(server, shared, 2, config, divided(config, shard=2)):
-            hold(found, expected, 1e-6)
-
-    check()
+def test_random_curricula_come_to_the_same_whole_and_in_halves(server: ForkServer, tmp_path: Path) -> None:
+    hold_all(server, tmp_path, 2, drawn(4, curricula(2, LINEAR)), (1, 2), 1e-6)
 
 
 @pytest.mark.rare
-@pytest.mark.parametrize("parallel", [{}, {"shard": 2}, {"shard": 4}])
-def test_random_curricula_come_to_the_same_in_four(server: ForkServer, shared: Path, parallel: dict[str, int]) -> None:
-    @walks(8)
-    @given(curricula(4, (*LINEAR, *DIVIDING)))
-    def check(config: dict[str, Any]) -> None:
-        (found,) = of_many(server, shared, 4, divided(config, **parallel))
-        hold(found, train(config), 1e-5)
-
-    check()
+def test_random_curricula_come_to_the_same_in_four(server: ForkServer, tmp_path: Path) -> None:
+    """Whole models, two copies in halves each, and quarters; with optimizers that divide by second moments, so to 1e-5."""
+    hold_all(server, tmp_path, 4, drawn(8, curricula(4, (*LINEAR, *DIVIDING))), (1, 2, 4), 1e-5)
 
 
 REFUSED = {

@@ -47,9 +47,9 @@ def agree_on_the_run(ranks: Ranks | None, plan: Plan, machine: TrainingMachine) 
     """
     if ranks is None:
         return
-    schedule = plan.schedule
+    schedule, read = plan.schedule, machine.data.fingerprints_to_come()
     items: dict[str, Any] = {
-        **{f"source '{name}'": _text(print_) for name, print_ in machine.data.fingerprints().items()},
+        **{f"source '{name}'": _text([print_ for each, print_ in read if each == name]) for name, _ in read},
         "tokenizers": ", ".join(str(entry.tokenizer.vocabulary) for entry in plan.tokenizers.entries),
         "plan": _text([clock_as_json(schedule.clock), sorted(map(str, schedule.evaluate_at.items())), list(schedule.save_at)]),
         "step to go on from": machine.step,
