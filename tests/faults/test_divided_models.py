@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis.strategies import SearchStrategy
 from random_curricula import walks
 from safetensors.torch import load_file
-from several import SHORT, apart, evaluations_of, steps_of
+from several import ENTER, MOMENTS, SHORT, STEP, Place, apart, dies, evaluations_of, steps_of
 from shared_curricula import DIVIDING, IN_EACH, LINEAR, Trained, curricula, farthest, train
 from shared_curricula import apart as distance
 from whole_runs import saved_steps, status
@@ -119,6 +119,43 @@ def test_a_process_killed_in_a_save_leaves_the_checkpoint_before_it(server: Fork
     assert f"rank {rank}" in ended[1 - rank].err.splitlines()[-1]
     assert saved_steps(tmp_path / "run") == [3]
     assert [each.code for each in server.together("resume", "run", cwd=tmp_path, ranks=2)] == [0, 0]
+    equal_but_for_sums(tmp_path / "run", alone)
+
+
+WRITE = Place("stackwise.runs.several", "StoreBeside", "save")
+ANYWHERE = [
+    (3, STEP, 8, 7, "1"),
+    (0, STEP, 12, 11, "2"),
+    (1, ENTER, 2, 6, "4"),
+    (2, MOMENTS, 2, 6, "1"),
+    (3, WRITE, 2, 6, "2"),
+]
+"""Which of four processes dies where and when, the step after which that is, and in how many parts and processes the run goes on."""
+
+
+@pytest.mark.rare
+@pytest.mark.parametrize("where", [Place("stackwise.planes.objective", "Objective", "loss"), WRITE])
+def test_a_process_that_hangs_beside_one_that_gathers_is_named(server: ForkServer, tmp_path: Path, where: Place) -> None:
+    """In a step the other process waits inside of torch's exchange, in a save for the file to be whole."""
+    hangs = dies(1, where, 3).replace("os.kill(os.getpid(), 9)", "__import__('time').sleep(20)")
+    ended = start(server, tmp_path, "--set", "run.parallel.patience=3s", patch=hangs)
+    assert ended[0].code == 137 and "rank 1" in ended[0].err.splitlines()[-1] and "patience" in ended[0].err, ended
+
+
+@pytest.mark.rare
+@pytest.mark.parametrize(("rank", "where", "call", "step", "left"), ANYWHERE)
+def test_two_copies_in_halves_lose_any_process_anywhere_and_go_on_in_one_two_or_four(
+    server: ForkServer, alone: Path, tmp_path: Path, rank: int, where: Place, call: int, step: int, left: str
+) -> None:
+    ended = start(server, tmp_path, "--set", "run.parallel.replicate=2", ranks=4, patch=dies(rank, where, call))
+    assert [each.code for each in ended] == [-9 if index == rank else 137 for index in range(4)], ended
+    said = "".join(each.err for each in ended)
+    assert f"rank {rank} on" in said and not any(f"rank {other} on" in said for other in range(4) if other != rank), said
+    assert len(steps_of(tmp_path / "run")) == step
+    settings = ("--set", f"run.parallel={{shard: {left}, replicate: 1}}")
+    more = server.together("resume", "run", *settings, cwd=tmp_path, ranks=int(left)) if left != "1" else None
+    ends = more if more is not None else [server.stackwise("resume", "run", *settings, cwd=tmp_path)]
+    assert {each.code for each in ends} == {0}, ends
     equal_but_for_sums(tmp_path / "run", alone)
 
 

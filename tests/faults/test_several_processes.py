@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from curriculum_of_everything import CONFIG
 from fork_server import Ended, ForkServer
-from several import EVERYTHING, SHORT, apart, evaluations_of, steps_of
+from several import ENTER, EVERYTHING, SAVE, SHORT, STEP, Place, apart, dies, evaluations_of, steps_of
 from whole_runs import lines, saved_steps, status
 
 from stackwise.storage.checkpoints.store import CheckpointStore
@@ -269,29 +269,12 @@ def test_four_processes_killed_at_any_step_go_on_as_one_two_or_four(server: Fork
     equal_but_for_sums(tmp_path / "run", alone)
 
 
-DIES = """\
-if os.environ.get('RANK') == '{rank}':
-    from {module} import {owner}
-    act, calls = {owner}.{method}, []
-    def act_or_die(*given, **named):
-        calls.append(1)
-        if len(calls) == {call}:
-            os.kill(os.getpid(), 9)
-        return act(*given, **named)
-    {owner}.{method} = act_or_die
-"""
-SAVE = ("stackwise.storage.checkpoints.store", "CheckpointStore", "save")
-ENTER = ("stackwise.planes.model.plane", "ModelPlane", "enter")
-STEP = ("stackwise.machine.step", "Step", "run")
-
-
 @pytest.mark.rare
 @pytest.mark.parametrize(("rank", "where", "call"), [(0, SAVE, 2), (0, ENTER, 4), (1, ENTER, 2), (0, STEP, 8)])
 def test_any_process_killed_at_a_save_or_inside_a_transition_leaves_a_whole_checkpoint(
-    server: ForkServer, alone: Path, tmp_path: Path, rank: int, where: tuple[str, str, str], call: int
+    server: ForkServer, alone: Path, tmp_path: Path, rank: int, where: Place, call: int
 ) -> None:
-    module, owner, method = where
-    ended = start(server, tmp_path, patch=DIES.format(rank=rank, module=module, owner=owner, method=method, call=call))
+    ended = start(server, tmp_path, patch=dies(rank, where, call))
     assert (ended[rank].code, ended[1 - rank].code) == (-9, 137)
     assert f"rank {rank}" in ended[1 - rank].err.splitlines()[-1]
     assert [each.code for each in server.together("resume", "run", cwd=tmp_path, ranks=2)] == [0, 0]

@@ -13,7 +13,7 @@ from math import isfinite, sqrt
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import distributed, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, Replicate, Shard
@@ -22,6 +22,7 @@ from stackwise.planes.model.module import Model, set_parameter
 from stackwise.planes.shards import is_first_copy, is_part, laid_as, own, rows_of
 from stackwise.processes.ranks import Ranks
 from stackwise.processes.reduction import no_gradient
+from stackwise.processes.watch import Watch
 
 
 class Sharding:
@@ -103,6 +104,8 @@ class Sharding:
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)
             module.set_reduce_scatter_unused_params(True)
+            module.set_custom_all_gather(cast(Any, _Gathering(self._ranks.watch)))  # torch names the forms of both in a private module
+            module.set_custom_reduce_scatter(cast(Any, _Scattering(self._ranks.watch)))
             if trains:
                 self._watches.append(_Watch(cast(nn.Module, module), self._touched))
         wrapped.reshard()
@@ -202,6 +205,48 @@ class Sharding:
         of_parts = float(self._ranks.rows(_square(parts))[: self.parts].sum())
         total = of_parts + float(_square(single))
         return sqrt(total) if isfinite(total) else total
+
+
+class _Exchange:
+    """One of torch's exchanges of a divided model, in which a process that does not come is missed.
+
+    Args:
+        watch: notices it.
+    """
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+
+    def allocate(self, size: Sequence[int], *, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+        """Room for what is exchanged."""
+        return torch.empty(*size, dtype=dtype, device=device)
+
+
+class _Gathering(_Exchange):
+    """Gathers the parameters of a block."""
+
+    def __call__(
+        self, output_tensor: torch.Tensor, input_tensor: torch.Tensor, group: distributed.ProcessGroup, async_op: bool = False
+    ) -> distributed.Work | None:
+        with self._watch.waiting():
+            work: distributed.Work | None = distributed.all_gather_into_tensor(output_tensor, input_tensor, group, async_op)
+        return work
+
+
+class _Scattering(_Exchange):
+    """Adds the gradients of a block and leaves each process its part of the sum."""
+
+    def __call__(
+        self,
+        output_tensor: torch.Tensor,
+        input_tensor: torch.Tensor,
+        group: distributed.ProcessGroup,
+        op: distributed.ReduceOp.RedOpType,
+        async_op: bool = False,
+    ) -> distributed.Work | None:
+        with self._watch.waiting():
+            work: distributed.Work | None = distributed.reduce_scatter_tensor(output_tensor, input_tensor, op, group, async_op)
+        return work
 
 
 class _Apart:

@@ -13,6 +13,9 @@ from stackwise.errors import RankLost
 from stackwise.processes.board import Board, Failure
 from stackwise.processes.place import Place
 
+LIFE = 2.5
+"""Ticks of the thread in which it has surely given a sign of life."""
+
 MOST_BUSY = 20
 """How many times `patience_s` one process may work alone (a checkpoint on a slow disk) before it counts as hanging too."""
 
@@ -51,14 +54,21 @@ class Watch:
         self._end.set()
         self._thread.join()
 
-    def lost(self) -> list[int]:
-        """The processes that gave no sign of life between two readings; if all did, those that work while this one waits."""
-        before = self._board.beats()
-        time.sleep(2.5 * self._tick_s)
+    def lost(self, before: Sequence[str | None]) -> list[int]:
+        """The processes that gave no sign of life since an earlier reading.
+
+        Args:
+            before: `Board.beats` at least `sign_s` ago.
+        """
         after = self._board.beats()
-        still = [rank for rank, (was, now) in enumerate(zip(before, after, strict=True)) if was == now and rank != self._place.rank]
-        working = [rank for rank, beat in enumerate(after) if beat is not None and beat.startswith("working") and rank != self._place.rank]
-        return still or working
+        if after[self._place.rank] is None and self._place.rank:
+            return [0]  # the board itself is gone, and the first process holds it
+        return [rank for rank, (was, now) in enumerate(zip(before, after, strict=True)) if was == now and rank != self._place.rank]
+
+    def working(self) -> list[int]:
+        """The processes that work while this one waits."""
+        beats = enumerate(self._board.beats())
+        return [rank for rank, beat in beats if beat is not None and beat.startswith("working") and rank != self._place.rank]
 
     def sentence(self, lost: Sequence[int], what: str) -> str:
         """Name processes."""
@@ -69,6 +79,11 @@ class Watch:
     @property
     def _waiting_since(self) -> float | None:
         return min(list(self._waits.values()), default=None)
+
+    @property
+    def sign_s(self) -> float:
+        """Seconds in which every process that lives gives a sign of it."""
+        return LIFE * self._tick_s
 
     @property
     def _tick_s(self) -> float:
@@ -88,7 +103,9 @@ class Watch:
     def _give_up(self, since: float | None) -> None:
         """Name the process that hangs and leave, while the other thread keeps giving signs of life; the wait itself cannot be ended."""
         patience_s = time.monotonic() - (since or 0.0)
-        lost = self.lost()
+        before = self._board.beats()
+        time.sleep(self.sign_s)
+        lost = self.lost(before) or self.working()
         if self._waiting_since != since:
             return
         sentence = self.sentence(lost, f"has not come to where the others have waited for {patience_s:.0f} s (run.parallel.patience)")

@@ -116,7 +116,8 @@ class RunLoop:
         with Signals(echo_s=0.0 if self.ranks is None else ECHO_S) as signals:
             while True:
                 try:
-                    self._walk(signals)
+                    with nullcontext() if self.ranks is None else self.ranks.explaining():
+                        self._walk(signals)
                     self.store.wait()
                     if self._stalled is None:
                         return

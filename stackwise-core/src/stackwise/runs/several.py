@@ -140,7 +140,8 @@ class Companion:
         with nullcontext() if self._store is None else closing(self._store), Signals(echo_s=ECHO_S) as signals:
             while True:
                 try:
-                    stalled = self._walk(signals)
+                    with self.ranks.explaining():
+                        stalled = self._walk(signals)
                     if stalled is None:
                         break
                     self._end_phase(stalled)
