@@ -55,7 +55,9 @@ class _Lane:
 
     def _task(self) -> dict[str, Any]:
         weights = {f"{name} weight": self._samples(curve) for name, curve in self._state.auxiliary.items() if not curve.is_constant}
-        return {"use": self._state.task.id, "values": {**self._values(self._state.task), **weights}}
+        function = self._state.task.plain_options.get("function") if self._state.task.given is not None else None  # of a stackwise.Loss
+        use = getattr(function, "__name__", type(function).__name__) if callable(function) else self._state.task.id
+        return {"use": use, "values": {**self._values(self._state.task), **weights}}
 
     def _data(self) -> dict[str, Any]:
         data = self._state.data

@@ -86,6 +86,7 @@ const Lanes = (() => {
       const shown = text.length <= room ? text : text.slice(0, room - 1) + "…";
       const at = options.middle ? (from + to) / 2 : options.end ? to - 6 : from + 6;
       const made = node("text", {x: at, y, class: options.class, "text-anchor": options.middle ? "middle" : options.end ? "end" : undefined}, shown);
+      if (options.ground) for (const [name, value] of Object.entries({stroke: options.ground, "stroke-width": 4, "paint-order": "stroke"})) made.setAttribute(name, value);
       if (shown !== text) made.append(this.title(text));
       this.plot.append(made);
     }
@@ -130,11 +131,12 @@ const Lanes = (() => {
     task() {
       const height = 22;
       this.lane("task", "", height);
-      for (const part of this.segments(lane => lane.task.use)) {
+      const parts = this.segments(lane => lane.task.use);
+      for (const part of parts) {
         this.box(part.x0, part.x1, this.y, height, "var(--task)", part.told, {rx: 2});
-        this.label(part.x0, part.x1, this.y + 15, part.told);
       }
       this.run.lanes.forEach((lane, i) => this.values(lane, "task", i, this.y, height));
+      for (const part of parts) this.label(part.x0, part.x1, this.y + 15, part.told, {ground: "var(--task)"});
       this.y += height + GAP;
     }
     data() {
