@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-CONFIG ?= examples/grow-bytes.yaml
+CONFIG ?= examples/first.yaml
 JOBS ?= 2
 PYTEST_ARGS ?=
 
