@@ -103,8 +103,8 @@ def _check_kind(hf: Any, config: Config) -> None:
     if not isinstance(getattr(full, "vocab_size", None), int):
         raise config.refuse(
             "model_type",
-            "its config has no vocab_size: it reads no tokens, and rack transformer.hf stands behind transformer.token: give such a model as "
-            "a whole module in code (docs/how-to/module.md)",
+            "its config has no vocab_size: it reads no tokens, and rack transformer.hf stands behind transformer.token: give such a model "
+            "as a whole module in code (docs/how-to/module.md)",
         )
 
 
