@@ -58,22 +58,10 @@ def evaluation_plan(
         runs_in: whether it runs in a phase or at one of its edges, and so must serve the phase's task.
     """
     judged = [i for i, runs in enumerate(runs_in) if runs] or range(len(states))  # instants that are mistaken are in no phase
-    base, here = states[0].data, [data[i] for i in judged]
-    shapes = [shape for state in states for _, shape in state.data.shapes]
-    lengths = [shape.seq_len for shape in shapes if shape.seq_len is not None]
-    rows = config.batch_size if config.batch_size is not None else shapes[0].micro_batches[0]
-    length = config.seq_len if config.seq_len is not None else max(lengths, default=None)
-    batches, given = config.batches, dict(joined[0].drafts.sources)
-    state = attrs.evolve(
-        base,
-        mix={name: Curve.constant(curve(0.0)) for name, curve in base.mix.items()},
-        shapes=((0, BatchShape(micro_batches=(rows,), seq_len=length)),),
-        transforms=tuple(part for part, draft in zip(base.transforms, joined[0].drafts.transforms, strict=True) if _prepares(draft)),
-        bridges=_dropped_everywhere(base.bridges, here),
-        accept_inexact_resume=True,  # it begins anew each time
-    )
+    here, given = [data[i] for i in judged], dict(joined[0].drafts.sources)
+    state = _inherited(config, states, joined[0].drafts.transforms, here)
     if config.sources is None:
-        _check_inherited(config, base, drafts)
+        _check_inherited(config, states[0].data, drafts)
         problems = {i: list(_unserved_task(config, joined[0], each.drafts.task, data[0].rename)) for i, each in enumerate(joined) if i}
     else:
         given = own = {name: draft for name, ref in config.sources.items() if (draft := drafts.of("loader", ref)) is not None}
@@ -86,7 +74,41 @@ def evaluation_plan(
     if config.weights == "ema" and any(states[i].optimizer.ema is None for i in judged):
         message = "asks for averaged weights, and not every phase that it judges keeps an average: declare optimizer.ema for the whole run"
         drafts.problems.append(Problem(message, f"evaluate.{config.name}.weights"))
-    values = _task_values(config, states, drafts)
+    return EvaluationPlan(
+        name=config.name,
+        state=state,
+        batches=min(config.batches, _most_batches(given) or config.batches),
+        values=_task_values(config, states, drafts),
+        weights=config.weights,
+        training_rows=_reads_training_rows(config, given, states[0].data, joined, drafts),
+        lookahead=max((spec.lookahead for i in judged if isinstance(spec := joined[i].drafts.task.spec, TaskSpec)), default=0),
+        unserved=frozenset(unserved),
+    )
+
+
+def _inherited(
+    config: EvaluateConfig, states: Sequence[TrainingState], transforms: Sequence[Draft], data: Sequence[DataConfig]
+) -> DataState:
+    """The data of the first phase, standing still, in the evaluation's own shape; `data` are those of the phases that it judges."""
+    base = states[0].data
+    shapes = [shape for state in states for _, shape in state.data.shapes]
+    lengths = [shape.seq_len for shape in shapes if shape.seq_len is not None]
+    rows = config.batch_size if config.batch_size is not None else shapes[0].micro_batches[0]
+    length = config.seq_len if config.seq_len is not None else max(lengths, default=None)
+    return attrs.evolve(
+        base,
+        mix={name: Curve.constant(curve(0.0)) for name, curve in base.mix.items()},
+        shapes=((0, BatchShape(micro_batches=(rows,), seq_len=length)),),
+        transforms=tuple(part for part, draft in zip(base.transforms, transforms, strict=True) if _prepares(draft)),
+        bridges=_dropped_everywhere(base.bridges, data),
+        accept_inexact_resume=True,  # it begins anew each time
+    )
+
+
+def _reads_training_rows(
+    config: EvaluateConfig, given: Mapping[str, Draft], base: DataState, joined: Sequence[Joined], drafts: Drafts
+) -> bool:
+    """Whether it reads rows that training reads; that it does without saying so, or says so and does not, is a problem."""
     on_training = config.sources is None and any(part.given is not None for part in base.sources.values())
     if not on_training and (shared := overlap(config, given, joined)) is not None:
         on_training = True
@@ -95,18 +117,7 @@ def evaluation_plan(
     if config.training_rows and not on_training:
         message = "it reads no training rows: it has sources of its own, or those of training have a held-out part; leave this out"
         drafts.problems.append(Problem(message, f"evaluate.{config.name}.training_rows"))
-    if (most := _most_batches(given)) is not None:
-        batches = min(batches, most)
-    return EvaluationPlan(
-        name=config.name,
-        state=state,
-        batches=batches,
-        values=values,
-        weights=config.weights,
-        training_rows=on_training,
-        lookahead=max((spec.lookahead for i in judged if isinstance(spec := joined[i].drafts.task.spec, TaskSpec)), default=0),
-        unserved=frozenset(unserved),
-    )
+    return on_training
 
 
 def _dropped_everywhere(bridges: Sequence[Bridge], data: Sequence[DataConfig]) -> tuple[Bridge, ...]:
