@@ -12,7 +12,7 @@ from html import escape as escape_html
 from pathlib import Path
 from typing import Literal, TextIO
 
-from attrs import frozen
+from attrs import field, frozen
 
 from stackwise import config
 from stackwise.assembly.machine import assemble
@@ -47,7 +47,7 @@ class Result:
     """Where the run's files are, and what happened."""
 
     directory: Path
-    summary: Summary
+    summary: Summary = field(repr=False)
     finished_before: bool = False
     """Whether the run had finished before, so that nothing was left to do."""
     rank: int = 0
