@@ -249,7 +249,7 @@ class Reader:
 
     def _stackwise(self, arguments: list[str]) -> None:
         if "wandb.yaml" in arguments and importlib.util.find_spec("wandb") is None:
-            arguments = ["plan", "wandb.yaml"]  # its library is an extra, and no tool of this repository
+            arguments = ["plan", "wandb.yaml"]  # with the library: core/builtin/test_tracker_libraries.py
         result = CliRunner().invoke(main, arguments)
         assert result.exit_code == 0, f"{shlex.join(arguments)}\n{result.output}"
         self.printed.append(result.output)
