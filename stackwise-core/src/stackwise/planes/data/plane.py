@@ -200,7 +200,7 @@ class DataPlane:
 
     def ledger(self) -> dict[str, dict[str, int]]:
         """Rows and tokens delivered by source over the whole run, sources no longer named included."""
-        lines: dict[str, dict[str, int]] = self.state_dict()["ledger"]
+        lines: dict[str, dict[str, int]] = self._ahead.state()["ledger"] if self._open else self._lines()
         return lines
 
     def fingerprints(self) -> dict[str, Mapping[str, Any]]:
@@ -242,10 +242,13 @@ class DataPlane:
         known = self._all()
         return {
             "sources": {name: source.state() for name, source in known.items()},
-            "ledger": {name: {"rows": s.delivered.rows, "tokens": s.delivered.tokens} for name, s in known.items()},
+            "ledger": self._lines(),
             "mixture": {"debts": self._debts},
             "transforms": self._transforms.state_dict(),
         }
+
+    def _lines(self) -> dict[str, dict[str, int]]:
+        return {name: {"rows": source.delivered.rows, "tokens": source.delivered.tokens} for name, source in self._all().items()}
 
     # -- before the run -------------------------------------------------------------------------------------------
 
