@@ -48,7 +48,10 @@ class _Lane:
 
     def _values(self, *parts: Part) -> dict[str, Samples]:
         """Options of some parts that follow time, and do."""
-        return {f"{part.id} {name}": self._samples(curve) for part in parts for name, curve in part.curves.items() if not curve.is_constant}
+        return {f"{part.id} {name}": samples for part in parts for name, samples in self._moving(part).items()}
+
+    def _moving(self, part: Part) -> dict[str, Samples]:
+        return {name: self._samples(curve) for name, curve in part.curves.items() if not curve.is_constant}
 
     def _task(self) -> dict[str, Any]:
         weights = {f"{name} weight": self._samples(curve) for name, curve in self._state.auxiliary.items() if not curve.is_constant}
@@ -61,7 +64,10 @@ class _Lane:
             "mix": {name: self._samples(curve) for name, curve in data.mix.items()},
             "shapes": self._shapes(),
             "transforms": [part.id for part in data.transforms],
-            "values": self._values(*data.transforms),
+            "values": {
+                **{f"{name} {key}": samples for name, part in data.sources.items() for key, samples in self._moving(part).items()},
+                **self._values(*data.transforms),
+            },
         }
 
     def _shapes(self) -> list[list[int | None]]:
@@ -103,13 +109,16 @@ class _Lane:
         return {**bar, "from": "copied", "origin": str(old) if source == stack else f"{source} {old}"}
 
     def _bar(self, label: str, prefix: str) -> dict[str, Any]:
+        """A part of the model; one whose tensors came in several ways counts as copied, and says how many in each."""
         receipt, freeze = self._price.receipt, self._state.model.freeze
-        names = [name for name in (*receipt.adopted, *receipt.copied, *receipt.fresh) if name.startswith(prefix)]
-        came = "kept"
-        if self._phase.index:
-            came = "fresh" if set(names) & set(receipt.fresh) else "copied" if set(names) & set(receipt.copied) else "kept"
+        ways = {"kept": receipt.adopted, "copied": receipt.copied, "fresh": receipt.fresh}
+        tensors = {way: sum(name.startswith(prefix) for name in names) for way, names in ways.items()}
+        came = [way for way, count in tensors.items() if count] if self._phase.index else ["kept"]
+        names = [name for each in ways.values() for name in each if name.startswith(prefix)]
         frozen = [name for name in names if matches(freeze, name)]
-        return {"label": label, "from": came, "frozen": "all" if names and frozen == names else "some" if frozen else "none"}
+        bar = {"label": label, "from": came[0] if len(came) == 1 else "copied" if came else "kept"}
+        bar |= {"frozen": "all" if names and frozen == names else "some" if frozen else "none"}
+        return bar if len(came) < 2 else {**bar, "tensors": tensors}
 
     def _optimizer(self) -> dict[str, Any]:
         optimizer = self._state.optimizer

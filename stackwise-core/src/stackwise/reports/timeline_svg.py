@@ -100,7 +100,7 @@ class _Picture:
             for shape, stop in zip(shapes, stops, strict=True):
                 start = max(shape[0], self._phases[i]["start"])
                 self._mixture(lane["data"]["mix"], (start, stop), max(5, height * _size(shape) / most), self._y + height, names)
-        self._values("data", height)
+        self._values("data", height - 18)  # above the words
         for i, lane in enumerate(self._lanes):
             self._label(*self._edges(i), self._y + height - 6, _data_words(lane["data"]))
         self._y += height + GAP
@@ -143,8 +143,9 @@ class _Picture:
 
     def _bar(self, bar: Mapping[str, Any], edges: tuple[float, float], y: float, height: float, i: int) -> None:
         words = {"kept": "carried over", "copied": f"copied from {bar.get('origin') or 'the old one'}", "fresh": "fresh"}
-        frozen = {"none": "", "all": ", frozen"}.get(bar["frozen"], ", partly frozen")
-        title = f"{bar['label']}: {words[bar['from']] if i else 'from the start'}{frozen}"
+        frozen, n = {"none": "", "all": ", frozen"}.get(bar["frozen"], ", partly frozen"), bar.get("tensors")
+        came = f"{n['kept']} tensors carried over, {n['copied']} copied, {n['fresh']} fresh" if n else words[bar["from"]]
+        title = f"{bar['label']}: {came if i else 'from the start'}{frozen}"
         fill = {"fresh": "var(--bg)", "copied": "var(--copy)"}.get(bar["from"], "var(--model)")
         fill = "url(#gate)" if self._lanes[i]["model"]["gate"] and bar["from"] != "kept" else fill
         line: dict[str, Any] = {"stroke": "var(--model)", "stroke-width": 1.2} if bar["from"] == "fresh" else {}
@@ -229,7 +230,7 @@ class _Picture:
         self, x0: float, x1: float, y: float, texts: Sequence[str], *, middle: bool = False, end: bool = False, kind: str = ""
     ) -> None:
         """The first of the texts that fits between two edges; one alone is shortened, as far as that says anything."""
-        room = int((x1 - x0 - 8) // (_WIDE if kind == "right" else _NARROW))
+        room = int((x1 - x0 - 8) // (_WIDE if kind else _NARROW))
         text = texts[0] if len(texts) == 1 else next((each for each in texts if len(each) <= room), "")
         if not text or room < min(len(text), 4):
             return

@@ -207,6 +207,11 @@ class DataPlane:
         """What each source that can say so reads, sources no longer named included."""
         return {name: dict(source.fingerprint) for name, source in self._all().items() if source.fingerprint is not None}
 
+    def fingerprints_to_come(self) -> list[tuple[str, Mapping[str, Any]]]:
+        """Source and what it reads, for all that say it, sources of phases to come included; one name may stand for several of them."""
+        sources = (*self._all().values(), *self._ready)
+        return [(source.name, dict(source.fingerprint)) for source in sources if source.fingerprint is not None]
+
     def vocabularies(self) -> list[tuple[str, str]]:
         """Source and vocabulary of its ids, for all that say it, sources of phases to come included."""
         sources = (*self._all().values(), *self._ready)
