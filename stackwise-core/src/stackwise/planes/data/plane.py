@@ -170,8 +170,8 @@ class DataPlane:
 
     def brought(self) -> dict[str, IterableLoader]:
         """The sources of ready-made batches, those of phases to come included."""
-        loaders = {source.name: source.loader for source in (*self._all().values(), *self._ready)}
-        return {name: loader for name, loader in loaders.items() if isinstance(loader, IterableLoader)}
+        sources = (*self._all().values(), *self._ready)
+        return {source.name: source.loader for source in sources if isinstance(source.loader, IterableLoader)}
 
     def lap(self) -> int:
         """How often the only source has started over, if it delivers ready-made batches; else 0."""
@@ -214,8 +214,7 @@ class DataPlane:
 
     def vocabularies(self) -> list[tuple[str, str]]:
         """Source and vocabulary of its ids, for all that say it, sources of phases to come included."""
-        sources = (*self._all().values(), *self._ready)
-        return [(source.name, source.vocabulary) for source in sources if source.vocabulary is not None]
+        return [(each.name, each.vocabulary) for each in (*self._all().values(), *self._ready) if each.vocabulary is not None]
 
     def state_dict(self) -> dict[str, Any]:
         """Read positions, ledger and mixture as of the last step taken, by source name."""
