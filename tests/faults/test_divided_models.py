@@ -56,17 +56,68 @@ def equal_but_for_sums(run: Path, other: Path) -> None:
         assert apart(load_file(run / final / "weights.safetensors"), load_file(other / final / "weights.safetensors")) == []
 
 
-def test_two_halves_train_as_one_and_one_process_goes_on(server: ForkServer, alone: Path, tmp_path: Path) -> None:
-    ended = start(server, tmp_path)
+NOTED = """\
+import json
+from stackwise.planes.optimizer.plane import OptimizerPlane
+from stackwise.planes.shards import own
+step = OptimizerPlane.step
+def noted(plane, t):
+    step(plane, t)
+    moments = [each for entries in plane.state_by_name().values() for each in entries.values() if hasattr(each, 'shape') and each.shape]
+    gradients = [p.grad for p in plane.parameters if p.grad is not None]
+    held = [sum(own(each.detach()).nbytes for each in kind) for kind in (plane.parameters, gradients, moments)]
+    open('held-' + os.environ.get('RANK', 'alone'), 'w').write(json.dumps(held))
+OptimizerPlane.step = noted
+"""
+
+
+@pytest.fixture(scope="module")
+def halves(server: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The short run in two processes that each hold a half, and what they held of what they trained when the last step was done."""
+    folder = tmp_path_factory.mktemp("halves")
+    ended = start(server, folder, patch=NOTED)
     assert [each.code for each in ended] == [0, 0], ended
     assert ended[1].err == ended[1].out == ""
-    equal_but_for_sums(tmp_path / "run", alone)
-    for checkpoint in sorted((tmp_path / "run" / "checkpoints").iterdir()):
+    return folder / "run"
+
+
+def test_two_halves_train_as_one_and_hold_a_half_each(alone: Path, halves: Path) -> None:
+    equal_but_for_sums(halves, alone)
+    whole = sum(tensor.nbytes for tensor in load_file(alone / "final" / "weights.safetensors").values())  # all of it is trained at the end
+    for rank in "01":
+        assert json.loads((halves.parent / f"held-{rank}").read_text()) == [whole // 2, whole // 2, 2 * whole // 2]  # two moments
+    for checkpoint in sorted((halves / "checkpoints").iterdir()):
         assert verify(checkpoint) == []
         ours, theirs = (
             load_file(folder / checkpoint.name / "tensors.safetensors") for folder in (checkpoint.parent, alone / "checkpoints")
         )
         assert {name: tensor.shape for name, tensor in ours.items()} == {name: tensor.shape for name, tensor in theirs.items()}
+
+
+def test_one_process_evaluates_generates_and_exports_what_two_halves_left(server: ForkServer, alone: Path, halves: Path) -> None:
+    folder = halves.parent
+    told = [server.stackwise("evaluate", str(run), "--json", cwd=folder) for run in (halves, alone)]
+    assert [each.code for each in told] == [0, 0], told
+    (ours,), (theirs,) = (json.loads(each.out) for each in told)
+    assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-6)
+    said = [server.stackwise("generate", str(run), "--ids", "--prompt", "1 2", "--tokens", "4", cwd=folder) for run in (halves, alone)]
+    assert said[0].code == 0 and said[0].out == said[1].out and len(said[0].out.split()) == 6, said
+    for step in ((), ("--step", "9")):
+        exported = [server.stackwise("export", str(run), f"{run.parent.name}{len(step)}", *step, cwd=folder) for run in (halves, alone)]
+        assert [each.code for each in exported] == [0, 0], exported
+        ours, theirs = (load_file(folder / f"{run.parent.name}{len(step)}" / "weights.safetensors") for run in (halves, alone))
+        assert apart(ours, theirs) == []
+
+
+@pytest.mark.slow
+def test_two_halves_branch_as_one_does(server: ForkServer, halves: Path) -> None:
+    folder, change = halves.parent, ("--set", "phases.two.optimizer.lr=2e-2")
+    one = server.stackwise("branch", "run", "--at", "step 6", "--output", "by-one", *change, "--set", "run.parallel.shard=1", cwd=folder)
+    two = server.together("branch", "run", "--at", "50%", "--output", "by-two", *change, cwd=folder, ranks=2)
+    assert [one.code, *(each.code for each in two)] == [0, 0, 0], (one, two)
+    equal_but_for_sums(folder / "by-two", folder / "by-one")
+    assert status(folder / "by-two")["parent"] == status(folder / "by-one")["parent"]
+    assert steps_of(folder / "by-two")[:6] == steps_of(halves)[:6] and steps_of(folder / "by-two")[7] != steps_of(halves)[7]
 
 
 TERM_AT_7 = {7: ["TERM"]}
@@ -112,14 +163,46 @@ if os.environ['RANK'] == '{rank}':
 """
 
 
-@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.rare), 1])
-def test_a_process_killed_in_a_save_leaves_the_checkpoint_before_it(server: ForkServer, alone: Path, tmp_path: Path, rank: int) -> None:
-    ended = start(server, tmp_path, patch=DIES_AT_THE_SECOND_SAVE.format(rank=rank))
+IN_THREADS = ("--set", "run.checkpoint.asynchronous=true")
+RARELY = [pytest.param(*case, marks=pytest.mark.rare) for case in ((0, ()), (1, ()), (0, IN_THREADS))]
+
+
+@pytest.mark.parametrize(("rank", "how"), [*RARELY, (1, IN_THREADS)])
+def test_a_process_killed_in_a_save_leaves_the_checkpoint_before_it(
+    server: ForkServer, alone: Path, tmp_path: Path, rank: int, how: tuple[str, ...]
+) -> None:
+    ended = start(server, tmp_path, *how, patch=DIES_AT_THE_SECOND_SAVE.format(rank=rank))
     assert (ended[rank].code, ended[1 - rank].code) == (-9, 137), ended
     assert f"rank {rank}" in ended[1 - rank].err.splitlines()[-1]
     assert saved_steps(tmp_path / "run") == [3]
     assert [each.code for each in server.together("resume", "run", cwd=tmp_path, ranks=2)] == [0, 0]
     equal_but_for_sums(tmp_path / "run", alone)
+    assert all(verify(checkpoint) == [] for checkpoint in (tmp_path / "run" / "checkpoints").iterdir())
+
+
+WAITS_FOR_STEPS = """\
+import time
+from stackwise.machine.step import Step
+from stackwise.storage import disk
+write, run = disk.write_pieces, Step.run
+def write_later(*given):
+    while not os.path.exists('go-' + os.environ['RANK']):
+        time.sleep(0.01)
+    return write(*given)
+def run_and_let(step, batches, moment):
+    if moment.step == 5:
+        open('go-' + os.environ['RANK'], 'w').close()
+    return run(step, batches, moment)
+disk.write_pieces, Step.run = write_later, run_and_let
+"""
+
+
+def test_processes_train_on_while_threads_write_their_parts(server: ForkServer, alone: Path, tmp_path: Path) -> None:
+    """The state before step 3 is written once step 5 has begun, and is what one process saved of it."""
+    ended = start(server, tmp_path, *IN_THREADS, patch=WAITS_FOR_STEPS)
+    assert [each.code for each in ended] == [0, 0], ended
+    ours, theirs = (CheckpointStore(run / "checkpoints").at(3).load_state() for run in (tmp_path / "run", alone))
+    assert apart({**ours, "observers": None}, {**theirs, "observers": None}) == []
 
 
 WRITE = Place("stackwise.runs.several", "StoreBeside", "save")
@@ -162,8 +245,9 @@ def test_two_copies_in_halves_lose_any_process_anywhere_and_go_on_in_one_two_or_
 FULL_AT_THE_SECOND_SAVE = DIES_AT_THE_SECOND_SAVE.replace("os.kill(os.getpid(), 9)", "raise OSError(28, 'No space left on device')")
 
 
-def test_a_disk_that_is_full_for_one_ends_all_and_leaves_what_was_saved(server: ForkServer, tmp_path: Path) -> None:
-    ended = start(server, tmp_path, patch=FULL_AT_THE_SECOND_SAVE.format(rank=1))
+@pytest.mark.parametrize("how", [(), IN_THREADS])
+def test_a_disk_that_is_full_for_one_ends_all_and_leaves_what_was_saved(server: ForkServer, tmp_path: Path, how: tuple[str, ...]) -> None:
+    ended = start(server, tmp_path, *how, patch=FULL_AT_THE_SECOND_SAVE.format(rank=1))
     assert [each.code for each in ended] == [2, 2], ended
     assert "No space left" in ended[0].err + ended[1].err
     assert saved_steps(tmp_path / "run") == [3]

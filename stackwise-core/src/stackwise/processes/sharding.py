@@ -229,7 +229,7 @@ class _Gathering(_Exchange):
         self, output_tensor: torch.Tensor, input_tensor: torch.Tensor, group: distributed.ProcessGroup, async_op: bool = False
     ) -> distributed.Work | None:
         with self._watch.waiting():
-            work: distributed.Work | None = distributed.all_gather_into_tensor(output_tensor, input_tensor, group, async_op)
+            work: distributed.Work | None = distributed.all_gather_single(output_tensor, input_tensor, group, async_op)
         return work
 
 
@@ -245,7 +245,7 @@ class _Scattering(_Exchange):
         async_op: bool = False,
     ) -> distributed.Work | None:
         with self._watch.waiting():
-            work: distributed.Work | None = distributed.reduce_scatter_tensor(output_tensor, input_tensor, op, group, async_op)
+            work: distributed.Work | None = distributed.reduce_scatter_single(output_tensor, input_tensor, op, group, async_op)
         return work
 
 
