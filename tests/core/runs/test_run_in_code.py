@@ -147,7 +147,7 @@ def test_an_evaluation_of_other_values_is_refused_at_a_resume() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         go(output="cut", resume="auto", observers=[StopAt(6)], held=held(1.0))
-    with pytest.raises(stackwise.DataError, match="what evaluation 'held' reads changed .*source 'rows'"):
+    with pytest.raises(stackwise.DataError, match=r"what evaluation 'held' reads changed .*source 'rows'"):
         go(output="cut", resume="auto", observers=[StopAt(100)], held=held(2.0))
     result, _ = go(output="cut", resume="auto", observers=[StopAt(100)], held=held(1.0))
     assert result.summary.finished.steps == 12
