@@ -217,12 +217,15 @@ ANYWHERE = [
 
 
 @pytest.mark.rare
-@pytest.mark.parametrize("where", [Place("stackwise.planes.objective", "Objective", "loss"), WRITE])
-def test_a_process_that_hangs_beside_one_that_gathers_is_named(server: ForkServer, tmp_path: Path, where: Place) -> None:
-    """In a step the other process waits inside of torch's exchange, in a save for the file to be whole."""
-    hangs = dies(1, where, 3).replace("os.kill(os.getpid(), 9)", "__import__('time').sleep(20)")
-    ended = start(server, tmp_path, "--set", "run.parallel.patience=3s", patch=hangs)
-    assert ended[0].code == 137 and "rank 1" in ended[0].err.splitlines()[-1] and "patience" in ended[0].err, ended
+@pytest.mark.parametrize(("where", "call"), [(Place("stackwise.planes.objective", "Objective", "loss"), 3), (WRITE, 3), (MOMENTS, 2)])
+def test_a_process_that_hangs_beside_one_that_gathers_ends_both(server: ForkServer, tmp_path: Path, where: Place, call: int) -> None:
+    """In a step the other process waits inside of torch's exchange, in a save for the file to be whole, in a boundary for what is mapped;
+    there it is not known who has not come."""
+    patient = "import stackwise.processes.watch as w; w.MOST_BUSY = 1\n"
+    hangs = dies(1, where, call).replace("os.kill(os.getpid(), 9)", "__import__('time').sleep(20)")
+    ended = start(server, tmp_path, "--set", "run.parallel.patience=3s", patch=patient + hangs)
+    assert [each.code for each in ended] == [137, 137] and "patience" in ended[0].err + ended[1].err, ended
+    assert "rank 1" in ended[0].err.splitlines()[-1] or where == MOMENTS, ended
 
 
 @pytest.mark.rare
