@@ -1,4 +1,4 @@
-"""The tests of test_trackers.py and the conformance of trackers, where wandb, MLflow and trackio are: an environment of its own.
+"""The tests, the conformance and the how-to page of trackers, where wandb, MLflow and trackio are: an environment of its own.
 
 It sees what is installed here and has the libraries before it, as their requirements conflict with ours.
 """
@@ -49,8 +49,9 @@ def test_trackers_conform_and_their_own_readers_find_every_scalar(python: Path, 
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "COV", "WANDB", "MLFLOW"))}
     environment |= {"MLFLOW_ALLOW_FILE_STORE": "true", "MLFLOW_TRACKING_URI": f"file:{tmp_path}/store"}
     environment |= {name: str(tmp_path / name) for name in ("WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR", "TRACKIO_DIR")}
-    files = [str(HERE / "test_trackers.py"), str(TESTS / "core" / "conformance" / "test_first_party.py")]
-    chosen = ["-k", "test_trackers or core.wandb or core.mlflow or core.trackio"]
+    pages = TESTS / "docs" / "test_pages_to_follow.py"
+    files = [str(HERE / "test_trackers.py"), str(TESTS / "core" / "conformance" / "test_first_party.py"), str(pages)]
+    chosen = ["-k", "test_trackers or core.wandb or core.mlflow or core.trackio or track.md"]
     options = ["-q", "-p", "no:cacheprovider", "--basetemp", str(tmp_path / "inner")]
     done = subprocess.run(
         [python, "-m", "pytest", *options, *files, *chosen],

@@ -272,7 +272,7 @@ class _Planner:
             return drafted
 
     def _blaming_loaders(self) -> AbstractContextManager[None]:
-        return blaming(provider for name in self.drafts.owners("loader") if (provider := self.registry.provider(name)) is not None)
+        return blaming([provider for name in self.drafts.owners("loader") if (provider := self.registry.provider(name)) is not None])
 
     # -- time -----------------------------------------------------------------------------------------------------
 
