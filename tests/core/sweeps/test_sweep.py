@@ -124,9 +124,9 @@ def test_a_sweep_that_was_stopped_goes_on(folder: Path) -> None:
     write(folder, {**SWEEP, "seeds": [1], "settings": {"long": {"run.horizon": "800 steps", "evaluate.held.at": ["100%"]}}})
     again = subprocess.run(command, env={**os.environ}, capture_output=True, text=True, check=False)
     assert again.returncode == 0 and "goes on" in again.stderr, again.stderr
-    whole = call("--output", "whole")
-    assert whole.exit_code == 0
-    for name in ("long,decay=20%,seed=1", "long,decay=40%,seed=1"):
+    for job in jobs_of(load_sweep(folder / "s.yaml")):
+        name, sets = job.point.name, [word for key in job.overrides for word in ("--set", key)]
+        assert CliRunner().invoke(main, ["run", "base.yaml", "--output", f"whole/{name}", *sets]).exit_code == 0
         assert outcome(folder, f"out/{name}", once=False).weights == outcome(folder, f"whole/{name}", once=False).weights
 
 
