@@ -30,7 +30,7 @@ phases:
     data: {sources: {notes: {exposed: 1.0}}}
     task: {auxiliary: {rack.balance: 0.01, rack.z: 0}}
     model: {rack: {experts: {count: 4, active: 2}}}
-    enter: {growth: {use: transformer.upcycle}}
+    enter: {growth: {use: transformer.upcycle}, rewarm: 50%}
 """
 
 
@@ -53,6 +53,12 @@ def test_options_of_a_source_and_of_the_optimizer_that_follow_time_are_drawn(dra
     assert sparse["data"]["values"] == {}
     decay = [pair for lane in drawn["lanes"] for pair in lane["optimizer"]["groups"]["default"]["weight_decay"]]
     assert decay == [[step, pytest.approx(0.2 - 0.1 * step / 12)] for step in range(12)]
+
+
+def test_the_rate_of_fresh_parameters_that_warm_up_again_is_a_line_of_its_own(drawn: dict[str, Any]):
+    dense, sparse = (lane["optimizer"]["groups"] for lane in drawn["lanes"])
+    assert dense.keys() == {"default"} and sparse.keys() == {"default", "default.fresh"}
+    assert sparse["default.fresh"] == {"lr": [[6 + step, pytest.approx(1e-2 * min(1, step / 3))] for step in range(6)]}
 
 
 def test_a_block_whose_tensors_came_in_several_ways_says_how_many_in_each(drawn: dict[str, Any]):

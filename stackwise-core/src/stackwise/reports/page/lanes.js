@@ -11,6 +11,9 @@ const Lanes = (() => {
   };
   const rate = value => (value === 0 ? "0" : value < 0.01 || value >= 1e4 ? value.toExponential(1).replace(".0e", "e") : `${+value.toPrecision(2)}`);
 
+  // Width of a text, in letters of middling width.
+  const letters = text => [...text].reduce((sum, each) => sum + ("mwMW×→←…".includes(each) ? 1.45 : "fijlrtI.,:;|'()[] ".includes(each) ? 0.55 : 1), 0);
+
   function node(name, attributes, text) {
     const made = document.createElementNS(NS, name);
     for (const [key, value] of Object.entries(attributes || {})) if (value !== undefined) made.setAttribute(key, value);
@@ -80,12 +83,14 @@ const Lanes = (() => {
     // Text that fits between two edges: the first whole one of several, else none; one alone is shortened, as far as that says anything.
     label(x0, x1, y, texts, options = {}) {
       const from = Math.max(x0, this.left), to = Math.min(x1, this.right);
-      const room = Math.floor((to - from - 8) / (options.class ? 7.3 : 6.3));
-      const text = Array.isArray(texts) ? texts.find(each => each.length <= room) : texts;
-      if (!text || room < Math.min(text.length, 4)) return;
-      const shown = text.length <= room ? text : text.slice(0, room - 1) + "…";
+      const room = (to - from - 8) / (options.class ? 8.1 : 7);
+      const text = Array.isArray(texts) ? texts.find(each => letters(each) <= room) : texts;
+      if (!text || room < Math.min(letters(text), 4)) return;
+      let shown = text;
+      for (let end = text.length - 1; letters(shown) > room; end--) shown = text.slice(0, end) + "…";
       const at = options.middle ? (from + to) / 2 : options.end ? to - 6 : from + 6;
       const made = node("text", {x: at, y, class: options.class, "text-anchor": options.middle ? "middle" : options.end ? "end" : undefined}, shown);
+      if (options.ground) for (const [name, value] of Object.entries({stroke: options.ground, "stroke-width": 4, "paint-order": "stroke"})) made.setAttribute(name, value);
       if (shown !== text) made.append(this.title(text));
       this.plot.append(made);
     }
@@ -130,11 +135,12 @@ const Lanes = (() => {
     task() {
       const height = 22;
       this.lane("task", "", height);
-      for (const part of this.segments(lane => lane.task.use)) {
+      const parts = this.segments(lane => lane.task.use);
+      for (const part of parts) {
         this.box(part.x0, part.x1, this.y, height, "var(--task)", part.told, {rx: 2});
-        this.label(part.x0, part.x1, this.y + 15, part.told);
       }
       this.run.lanes.forEach((lane, i) => this.values(lane, "task", i, this.y, height));
+      for (const part of parts) this.label(part.x0, part.x1, this.y + 15, part.told, {ground: "var(--task)"});
       this.y += height + GAP;
     }
     data() {
