@@ -231,7 +231,7 @@ class DataPlane:
             raise DataError(f"saved read positions are of {sorted(state['sources'])}, the declared sources are {sorted(known)}")
         for name, source in known.items():
             source.go_to(state["sources"][name])
-            source.delivered = Delivered(**state["ledger"][name])
+            source.delivered = Delivered.of(state["ledger"][name])
             source.follower.forget()
         self._parked = {name: self._parked[name] for name in state["sources"] if name in self._parked}
         self._transforms.load_state_dict(state["transforms"])

@@ -28,6 +28,17 @@ class Delivered:
     rows: int = 0
     tokens: int = 0
 
+    @classmethod
+    def of(cls, saved: Mapping[str, Any]) -> Delivered:
+        """Read a saved line.
+
+        Raises:
+            TypeError, ValueError: it is none.
+        """
+        if any(type(count) is not int or count < 0 for count in saved.values()):
+            raise ValueError(f"a line of the ledger is {dict(saved)}: it counts rows and tokens")
+        return cls(**saved)
+
 
 @define(eq=False)
 class Source:
@@ -184,7 +195,10 @@ class Source:
 
         Raises:
             DataError: it is a place in other data.
+            TypeError: it is no place.
         """
+        if not isinstance(place, Mapping):
+            raise TypeError(f"the place saved for source '{self.name}' is {place!r:.40}, and a place is a map")
         try:
             with calling(self.part.id, "load_state_dict"):
                 self.loader.load_state_dict(place)
