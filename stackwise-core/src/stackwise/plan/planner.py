@@ -290,8 +290,9 @@ class _Planner:
             self.problems += error.problems
         except ScheduleError as error:
             in_time = any(problem.path.endswith((".until", "run.horizon")) for problem in self.problems)
-            unpriced = self.flops_of is None and counts(self.experiment.resolved, "flops")
-            if not in_time and not (unpriced and (self.problems or self.drafts.faults)):  # what is wrong there is why nothing is priced
+            resolved, apart = self.experiment.resolved, any(phase.joined is None for phase in phases)
+            uncounted = (self.flops_of is None and counts(resolved, "flops")) or (apart and counts(resolved, "epochs"))
+            if not in_time and not (uncounted and (self.problems or self.drafts.faults)):  # what is wrong there is why nothing is counted
                 self.problems.append(Problem(str(error), "phases", phases[-1].config.locate("until")))
         return None
 
