@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-CONFIG ?= examples/grow-bytes.yaml
+CONFIG ?= examples/first.yaml
 JOBS ?= 2
 PYTEST_ARGS ?=
 
@@ -19,7 +19,7 @@ VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' stackwise-core/pyproject.t
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all test-fast check docs site release bench bench-quality clean
+.PHONY: help run test test-all test-fast check docs site wheels release bench bench-quality clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*##/ —/'
@@ -50,9 +50,13 @@ site: $(READY_DEV)  ## build the documentation as a site into build/site, withou
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs build/site
 	@echo build/site/index.html
 
-release: $(READY_DEV)  ## write CHANGELOG.md, build and check wheels and sdists of all four into dist/, follow the README with them alone
-	$(BIN)/towncrier build --yes --version $(VERSION)
+wheels: $(READY_DEV)  ## build and check wheels and sdists of all four into dist/, follow the README with them alone
 	OMP_NUM_THREADS=1 $(BIN)/python tests/packaging/release.py dist
+
+release: $(READY_DEV)  ## write CHANGELOG.md from changes/ for a version that it does not have yet, then the wheels
+	@! grep -q '^## $(VERSION) ' CHANGELOG.md || { echo "CHANGELOG.md has $(VERSION) already: raise it in the four pyproject.toml and in stackwise.__version__" >&2; exit 2; }
+	$(BIN)/towncrier build --yes --version $(VERSION)
+	$(MAKE) wheels
 
 bench: $(READY_DEV)  ## print every table of benchmarks/
 	@test -n "$(wildcard benchmarks/*.py)" || { echo "benchmarks/ holds no benchmark" >&2; exit 2; }

@@ -13,6 +13,7 @@ SOURCE = Path(__file__).parents[1] / "stackwise-core" / "src" / "stackwise"
 MOST_LINES_OF_A_FUNCTION, MOST_PARAMETERS, MOST_LINES_OF_A_FILE = 45, 8, 400
 
 EXCEPTIONS: Mapping[str, str] = {
+    "cli/branch.py::branch": "one parameter an option of the command, as click calls it",
     "cli/generate.py::generate": "one parameter an option of the command, as click calls it",
     "config/keys.py::key": "one keyword for each thing that can be said of a key of the config, all but one optional",
 }

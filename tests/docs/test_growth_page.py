@@ -1,29 +1,25 @@
-"""`docs/reference/growth.md`: its pictures are the operators' maps, its blocks can be planned, and it names every operator and option."""
+"""The reference and how-to page of growth: pictures are the operators' maps, blocks can be planned, every operator and option is named."""
 
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
 import yaml
-from grown_models import language_model
+from longer_tokenizer import write_longer
 from safetensors.torch import load_file
 from tiny_walks import base, memory, plan_of, registry
-from tokenizers import Tokenizer, models, pre_tokenizers
 
 from stackwise import BuildContext, GrowthRequest
 from stackwise.cli import main
 from stackwise.config import structure_options
 from stackwise.contracts.options import config_key
-from stackwise_providers_transformer.format_options import HuggingFaceOptions
-from stackwise_providers_transformer.hugging_face.format import build_hugging_face
 
 PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "growth.md").read_text(encoding="utf-8")
+HOW_TO = (Path(__file__).parents[2] / "docs" / "how-to" / "grow.md").read_text(encoding="utf-8")
 PICTURES = re.findall(r"^(\w+)((?: \w+ \w+| at \w+)?) +(\d+) → (\d+) +([\d· ]+)$", PAGE, re.MULTILINE)
 FILES = ("folder/model.safetensors", "runs/more/final/weights.safetensors")
 OFFERED = {c.component.name: c for kind in ("growth", "weight-adapter") for c in registry().of_kind(kind) if c.provider == "transformer"}
@@ -38,13 +34,6 @@ def test_a_picture_is_the_map_of_the_operator(name: str, option: str, old: str, 
     blocks = operator.map_blocks(GrowthRequest(old_stacks={"base": int(old)}, new_stacks={"base": int(new)}))
     found = ["·" if origin.source is None else str(origin.source[1]) for origin in blocks.values()]
     assert found == row.split()
-
-
-def test_the_loop_of_ones_own_runs_and_prints_what_is_written() -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    (told,) = re.findall(r"```text\n(\d+ \d+ \d+)\n```", PAGE)
-    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert printed.strip() == told
 
 
 def test_every_operator_of_depth_has_a_picture() -> None:
@@ -89,17 +78,10 @@ def test_a_block_is_planned_as_it_stands(text: str) -> None:
 
 def test_a_folder_gets_the_tokens_of_a_longer_tokenizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("folder").mkdir()
-    build_hugging_face(HuggingFaceOptions(), BuildContext(seed=0)).write(language_model(vocab=64), Path("folder"), None, {})
-    words = [f"w{i}" for i in range(67)]
-    for file, count in (("folder/tokenizer.json", 63), ("longer.json", 67)):
-        made = Tokenizer(models.WordLevel({"?": 0} | {word: i + 1 for i, word in enumerate(words[:count])}, unk_token="?"))
-        made.pre_tokenizer = pre_tokenizers.Whitespace()
-        made.save(file)
-    Path("words.txt").write_text(" ".join(words * 60), encoding="utf-8")
-    ((name, text),) = re.findall(r"^```yaml title=(\S+)\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
-    Path(name).write_text(text, encoding="utf-8")
-    for line in ("init --from folder --output model.yaml", f"run {name} --output runs/more"):
+    write_longer(tmp_path)
+    (text,) = re.findall(r"^```yaml title=more.yaml\n(.*?)^```$", HOW_TO, re.DOTALL | re.MULTILINE)
+    Path("more.yaml").write_text(text, encoding="utf-8")
+    for line in ("init --from folder --output model.yaml", "run more.yaml --output runs/more"):
         main(line.split(), standalone_mode=False)
     before, after = (load_file(f)["model.embed_tokens.weight" if "folder" in f else "embedding.weight"] for f in FILES)
     assert before.shape == (64, 8) and after.shape == (68, 8)

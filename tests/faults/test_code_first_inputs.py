@@ -202,8 +202,8 @@ OTHERS: dict[str, Callable[[], Any]] = {
 }
 
 
-def after(data: Any, steps: int) -> dict[str, Any]:
-    machine = machine_of(data, 6)
+def after(data: Any, steps: int, of: int = 6) -> dict[str, Any]:
+    machine = machine_of(data, of)
     for event in machine.train():
         if isinstance(event, StepDone) and event.step + 1 == steps:
             return deepcopy(machine.state())
@@ -247,6 +247,46 @@ def test_other_values_in_as_many_samples_are_refused(name: str) -> None:
             machine_of(of_values(other)[name], 6).restore(state)
     del state["data"]["sources"]["pairs"]["of"]["values"]  # as an older version saved it
     machine_of(of_values(x)[name], 6).restore(state)
+
+
+class Own(Dataset[Any]):
+    """A data set of the user's, whose values nobody sees but by reading it; with noise drawn for each sample by some generator."""
+
+    def __init__(self, x: torch.Tensor, noise: Callable[[], torch.Tensor] = lambda: torch.zeros(4)) -> None:
+        self.x, self.noise = x, noise
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.x[index] + self.noise(), self.x[index].flip(0)
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("noise", [lambda: torch.zeros(4), lambda: torch.randn(4)], ids=["fixed", "augmented"])
+def test_other_values_behind_a_class_of_the_users_are_refused(noise: Callable[[], torch.Tensor], workers: int) -> None:
+    def loader(x: torch.Tensor) -> Any:
+        return DataLoader(Own(x, noise), 4, shuffle=True, num_workers=workers, multiprocessing_context="fork" if workers else None)
+
+    x = pairs().tensors[0]
+    state = after(loader(x), 7, of=12)
+    rest = losses(machine_of(loader(x), 12))[7:]
+    again = machine_of(loader(x.clone()), 12)
+    again.restore(state)
+    assert losses(again) == rest
+    with pytest.raises(DataError, match=r"source 'pairs': the data changed .* first batch"):
+        machine_of(loader(x * 1.5), 12).restore(state)
+    del state["data"]["sources"]["pairs"]["first"]  # as an older version saved it
+    machine_of(loader(x), 12).restore(state)
+
+
+def test_a_class_that_draws_from_a_generator_of_its_own_cannot_be_compared_and_goes_on() -> None:
+    own = torch.Generator().manual_seed(0)
+    x = pairs().tensors[0]
+    state = after(DataLoader(Own(x, lambda: torch.randn(4, generator=own)), 4), 3)
+    machine = machine_of(DataLoader(Own(x, lambda: torch.randn(4, generator=own)), 4), 6)
+    machine.restore(state)
+    assert len(losses(machine)) == 3
 
 
 class Growing(Dataset[Any]):

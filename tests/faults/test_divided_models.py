@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ import pytest
 import torch
 from fork_server import Ended, ForkServer
 from hypothesis import given
+from hypothesis.strategies import SearchStrategy
 from random_curricula import walks
 from safetensors.torch import load_file
-from several import SHORT, apart, evaluations_of, steps_of
+from several import ENTER, MOMENTS, SHORT, STEP, Place, apart, dies, evaluations_of, steps_of
 from shared_curricula import DIVIDING, IN_EACH, LINEAR, Trained, curricula, farthest, train
 from shared_curricula import apart as distance
 from whole_runs import saved_steps, status
@@ -54,17 +56,68 @@ def equal_but_for_sums(run: Path, other: Path) -> None:
         assert apart(load_file(run / final / "weights.safetensors"), load_file(other / final / "weights.safetensors")) == []
 
 
-def test_two_halves_train_as_one_and_one_process_goes_on(server: ForkServer, alone: Path, tmp_path: Path) -> None:
-    ended = start(server, tmp_path)
+NOTED = """\
+import json
+from stackwise.planes.optimizer.plane import OptimizerPlane
+from stackwise.planes.shards import own
+step = OptimizerPlane.step
+def noted(plane, t):
+    step(plane, t)
+    moments = [each for entries in plane.state_by_name().values() for each in entries.values() if hasattr(each, 'shape') and each.shape]
+    gradients = [p.grad for p in plane.parameters if p.grad is not None]
+    held = [sum(own(each.detach()).nbytes for each in kind) for kind in (plane.parameters, gradients, moments)]
+    open('held-' + os.environ.get('RANK', 'alone'), 'w').write(json.dumps(held))
+OptimizerPlane.step = noted
+"""
+
+
+@pytest.fixture(scope="module")
+def halves(server: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The short run in two processes that each hold a half, and what they held of what they trained when the last step was done."""
+    folder = tmp_path_factory.mktemp("halves")
+    ended = start(server, folder, patch=NOTED)
     assert [each.code for each in ended] == [0, 0], ended
     assert ended[1].err == ended[1].out == ""
-    equal_but_for_sums(tmp_path / "run", alone)
-    for checkpoint in sorted((tmp_path / "run" / "checkpoints").iterdir()):
+    return folder / "run"
+
+
+def test_two_halves_train_as_one_and_hold_a_half_each(alone: Path, halves: Path) -> None:
+    equal_but_for_sums(halves, alone)
+    whole = sum(tensor.nbytes for tensor in load_file(alone / "final" / "weights.safetensors").values())  # all of it is trained at the end
+    for rank in "01":
+        assert json.loads((halves.parent / f"held-{rank}").read_text()) == [whole // 2, whole // 2, 2 * whole // 2]  # two moments
+    for checkpoint in sorted((halves / "checkpoints").iterdir()):
         assert verify(checkpoint) == []
         ours, theirs = (
             load_file(folder / checkpoint.name / "tensors.safetensors") for folder in (checkpoint.parent, alone / "checkpoints")
         )
         assert {name: tensor.shape for name, tensor in ours.items()} == {name: tensor.shape for name, tensor in theirs.items()}
+
+
+def test_one_process_evaluates_generates_and_exports_what_two_halves_left(server: ForkServer, alone: Path, halves: Path) -> None:
+    folder = halves.parent
+    told = [server.stackwise("evaluate", str(run), "--json", cwd=folder) for run in (halves, alone)]
+    assert [each.code for each in told] == [0, 0], told
+    (ours,), (theirs,) = (json.loads(each.out) for each in told)
+    assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-6)
+    said = [server.stackwise("generate", str(run), "--ids", "--prompt", "1 2", "--tokens", "4", cwd=folder) for run in (halves, alone)]
+    assert said[0].code == 0 and said[0].out == said[1].out and len(said[0].out.split()) == 6, said
+    for step in ((), ("--step", "9")):
+        exported = [server.stackwise("export", str(run), f"{run.parent.name}{len(step)}", *step, cwd=folder) for run in (halves, alone)]
+        assert [each.code for each in exported] == [0, 0], exported
+        ours, theirs = (load_file(folder / f"{run.parent.name}{len(step)}" / "weights.safetensors") for run in (halves, alone))
+        assert apart(ours, theirs) == []
+
+
+@pytest.mark.slow
+def test_two_halves_branch_as_one_does(server: ForkServer, halves: Path) -> None:
+    folder, change = halves.parent, ("--set", "phases.two.optimizer.lr=2e-2")
+    one = server.stackwise("branch", "run", "--at", "step 6", "--output", "by-one", *change, "--set", "run.parallel.shard=1", cwd=folder)
+    two = server.together("branch", "run", "--at", "50%", "--output", "by-two", *change, cwd=folder, ranks=2)
+    assert [one.code, *(each.code for each in two)] == [0, 0, 0], (one, two)
+    equal_but_for_sums(folder / "by-two", folder / "by-one")
+    assert status(folder / "by-two")["parent"] == status(folder / "by-one")["parent"]
+    assert steps_of(folder / "by-two")[:6] == steps_of(halves)[:6] and steps_of(folder / "by-two")[7] != steps_of(halves)[7]
 
 
 TERM_AT_7 = {7: ["TERM"]}
@@ -110,21 +163,91 @@ if os.environ['RANK'] == '{rank}':
 """
 
 
-@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.rare), 1])
-def test_a_process_killed_in_a_save_leaves_the_checkpoint_before_it(server: ForkServer, alone: Path, tmp_path: Path, rank: int) -> None:
-    ended = start(server, tmp_path, patch=DIES_AT_THE_SECOND_SAVE.format(rank=rank))
+IN_THREADS = ("--set", "run.checkpoint.asynchronous=true")
+RARELY = [pytest.param(*case, marks=pytest.mark.rare) for case in ((0, ()), (1, ()), (0, IN_THREADS))]
+
+
+@pytest.mark.parametrize(("rank", "how"), [*RARELY, (1, IN_THREADS)])
+def test_a_process_killed_in_a_save_leaves_the_checkpoint_before_it(
+    server: ForkServer, alone: Path, tmp_path: Path, rank: int, how: tuple[str, ...]
+) -> None:
+    ended = start(server, tmp_path, *how, patch=DIES_AT_THE_SECOND_SAVE.format(rank=rank))
     assert (ended[rank].code, ended[1 - rank].code) == (-9, 137), ended
     assert f"rank {rank}" in ended[1 - rank].err.splitlines()[-1]
     assert saved_steps(tmp_path / "run") == [3]
     assert [each.code for each in server.together("resume", "run", cwd=tmp_path, ranks=2)] == [0, 0]
+    equal_but_for_sums(tmp_path / "run", alone)
+    assert all(verify(checkpoint) == [] for checkpoint in (tmp_path / "run" / "checkpoints").iterdir())
+
+
+WAITS_FOR_STEPS = """\
+import time
+from stackwise.machine.step import Step
+from stackwise.storage import disk
+write, run = disk.write_pieces, Step.run
+def write_later(*given):
+    while not os.path.exists('go-' + os.environ['RANK']):
+        time.sleep(0.01)
+    return write(*given)
+def run_and_let(step, batches, moment):
+    if moment.step == 5:
+        open('go-' + os.environ['RANK'], 'w').close()
+    return run(step, batches, moment)
+disk.write_pieces, Step.run = write_later, run_and_let
+"""
+
+
+def test_processes_train_on_while_threads_write_their_parts(server: ForkServer, alone: Path, tmp_path: Path) -> None:
+    """The state before step 3 is written once step 5 has begun, and is what one process saved of it."""
+    ended = start(server, tmp_path, *IN_THREADS, patch=WAITS_FOR_STEPS)
+    assert [each.code for each in ended] == [0, 0], ended
+    ours, theirs = (CheckpointStore(run / "checkpoints").at(3).load_state() for run in (tmp_path / "run", alone))
+    assert apart({**ours, "observers": None}, {**theirs, "observers": None}) == []
+
+
+WRITE = Place("stackwise.runs.several", "StoreBeside", "save")
+ANYWHERE = [
+    (3, STEP, 8, 7, "1"),
+    (0, STEP, 12, 11, "2"),
+    (1, ENTER, 2, 6, "4"),
+    (2, MOMENTS, 2, 6, "1"),
+    (3, WRITE, 2, 6, "2"),
+]
+"""Which of four processes dies where and when, the step after which that is, and in how many parts and processes the run goes on."""
+
+
+@pytest.mark.rare
+@pytest.mark.parametrize("where", [Place("stackwise.planes.objective", "Objective", "loss"), WRITE])
+def test_a_process_that_hangs_beside_one_that_gathers_is_named(server: ForkServer, tmp_path: Path, where: Place) -> None:
+    """In a step the other process waits inside of torch's exchange, in a save for the file to be whole."""
+    hangs = dies(1, where, 3).replace("os.kill(os.getpid(), 9)", "__import__('time').sleep(20)")
+    ended = start(server, tmp_path, "--set", "run.parallel.patience=3s", patch=hangs)
+    assert ended[0].code == 137 and "rank 1" in ended[0].err.splitlines()[-1] and "patience" in ended[0].err, ended
+
+
+@pytest.mark.rare
+@pytest.mark.parametrize(("rank", "where", "call", "step", "left"), ANYWHERE)
+def test_two_copies_in_halves_lose_any_process_anywhere_and_go_on_in_one_two_or_four(
+    server: ForkServer, alone: Path, tmp_path: Path, rank: int, where: Place, call: int, step: int, left: str
+) -> None:
+    ended = start(server, tmp_path, "--set", "run.parallel.replicate=2", ranks=4, patch=dies(rank, where, call))
+    assert [each.code for each in ended] == [-9 if index == rank else 137 for index in range(4)], ended
+    said = "".join(each.err for each in ended)
+    assert f"rank {rank} on" in said and not any(f"rank {other} on" in said for other in range(4) if other != rank), said
+    assert len(steps_of(tmp_path / "run")) == step
+    settings = ("--set", f"run.parallel={{shard: {left}, replicate: 1}}")
+    more = server.together("resume", "run", *settings, cwd=tmp_path, ranks=int(left)) if left != "1" else None
+    ends = more if more is not None else [server.stackwise("resume", "run", *settings, cwd=tmp_path)]
+    assert {each.code for each in ends} == {0}, ends
     equal_but_for_sums(tmp_path / "run", alone)
 
 
 FULL_AT_THE_SECOND_SAVE = DIES_AT_THE_SECOND_SAVE.replace("os.kill(os.getpid(), 9)", "raise OSError(28, 'No space left on device')")
 
 
-def test_a_disk_that_is_full_for_one_ends_all_and_leaves_what_was_saved(server: ForkServer, tmp_path: Path) -> None:
-    ended = start(server, tmp_path, patch=FULL_AT_THE_SECOND_SAVE.format(rank=1))
+@pytest.mark.parametrize("how", [(), IN_THREADS])
+def test_a_disk_that_is_full_for_one_ends_all_and_leaves_what_was_saved(server: ForkServer, tmp_path: Path, how: tuple[str, ...]) -> None:
+    ended = start(server, tmp_path, *how, patch=FULL_AT_THE_SECOND_SAVE.format(rank=1))
     assert [each.code for each in ended] == [2, 2], ended
     assert "No space left" in ended[0].err + ended[1].err
     assert saved_steps(tmp_path / "run") == [3]
@@ -157,34 +280,37 @@ def divided(config: dict[str, Any], **parallel: int) -> dict[str, Any]:
     return {**config, "run": {**config["run"], "parallel": parallel}}
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that all drawn curricula pass through."""
-    return tmp_path_factory.mktemp("shared")
+def drawn(count: int, strategy: SearchStrategy[dict[str, Any]]) -> list[dict[str, Any]]:
+    """So many configs; all of them are trained by one start of the processes."""
+    configs: list[dict[str, Any]] = []
+
+    @walks(count)
+    @given(strategy)
+    def collect(config: dict[str, Any]) -> None:
+        configs.append(config)
+
+    collect()
+    return configs
+
+
+def hold_all(server: ForkServer, folder: Path, ranks: int, configs: list[dict[str, Any]], shards: Sequence[int], rounding: float) -> None:
+    """Train every config in several processes, whole and in each number of parts, and in one."""
+    found = of_many(server, folder, ranks, *(divided(config, shard=shard) for config in configs for shard in shards))
+    for index, config in enumerate(configs):
+        expected = train(config)
+        for each in found[index * len(shards) : (index + 1) * len(shards)]:
+            hold(each, expected, rounding)
 
 
 @pytest.mark.slow
-def test_random_curricula_come_to_the_same_whole_and_in_halves(server: ForkServer, shared: Path) -> None:
-    @walks(4)
-    @given(curricula(2, LINEAR))
-    def check(config: dict[str, Any]) -> None:
-        expected = train(config)
-        for found in of_many(server, shared, 2, config, divided(config, shard=2)):
-            hold(found, expected, 1e-6)
-
-    check()
+def test_random_curricula_come_to_the_same_whole_and_in_halves(server: ForkServer, tmp_path: Path) -> None:
+    hold_all(server, tmp_path, 2, drawn(4, curricula(2, LINEAR)), (1, 2), 1e-6)
 
 
 @pytest.mark.rare
-@pytest.mark.parametrize("parallel", [{}, {"shard": 2}, {"shard": 4}])
-def test_random_curricula_come_to_the_same_in_four(server: ForkServer, shared: Path, parallel: dict[str, int]) -> None:
-    @walks(8)
-    @given(curricula(4, (*LINEAR, *DIVIDING)))
-    def check(config: dict[str, Any]) -> None:
-        (found,) = of_many(server, shared, 4, divided(config, **parallel))
-        hold(found, train(config), 1e-5)
-
-    check()
+def test_random_curricula_come_to_the_same_in_four(server: ForkServer, tmp_path: Path) -> None:
+    """Whole models, two copies in halves each, and quarters; with optimizers that divide by second moments, so to 1e-5."""
+    hold_all(server, tmp_path, 4, drawn(8, curricula(4, (*LINEAR, *DIVIDING))), (1, 2, 4), 1e-5)
 
 
 REFUSED = {
@@ -192,9 +318,9 @@ REFUSED = {
     "model.precision": ["model.precision={rack: bfloat16}"],
     "optimizer.use": ["optimizer={use: optim.adafactor}"],
     "data.accumulate": ["data.accumulate=3"],
-    "run.checkpoint.asynchronous": ["run.checkpoint.asynchronous=true"],
     "run.compile": ["run.compile=true"],
     "run.parallel.offload": ["run.parallel.offload=true"],
+    "run.parallel.tensor": ["run.parallel.tensor=2"],
 }
 
 
@@ -204,7 +330,7 @@ def test_what_no_part_of_a_model_can_do_is_refused_by_the_plan(server: ForkServe
     settings = [argument for setting in REFUSED[path] for argument in ("--set", setting)]
     ended = server.stackwise("validate", "exp.yaml", *HALVES, *settings, cwd=tmp_path)
     assert ended.code == 2 and path in ended.err, ended
-    assert "run.parallel.shard" in ended.err or path == "run.parallel.offload"
+    assert "run.parallel.shard" in ended.err
 
 
 def test_processes_that_are_no_multiple_of_the_parts_are_refused(server: ForkServer, tmp_path: Path) -> None:
@@ -260,6 +386,9 @@ def test_the_plan_prices_a_part(server: ForkServer, tmp_path: Path) -> None:
     planned = json.loads(server.stackwise("plan", "exp.yaml", "--json", *shared, cwd=tmp_path).out)
     two, cost = planned["phases"][1], planned["parallel"]["phases"]["two"]
     assert cost["bytes_a_process"] == (8 * two["parameters"] + two["optimizer_state_bytes"]) // 2
+    assert planned["parallel"]["whole_bytes_at_the_start"] == 4 * two["parameters"]
+    said = server.stackwise("plan", "exp.yaml", *shared, cwd=tmp_path).out
+    assert "run.parallel.tensor" in said and "run.parallel.offload" in said
 
 
 def test_halves_start_from_weights_and_compare_with_a_model_from_outside(server: ForkServer, alone: Path, tmp_path: Path) -> None:

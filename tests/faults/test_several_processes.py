@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import signal
 import socket
 import subprocess
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 from curriculum_of_everything import CONFIG
 from fork_server import Ended, ForkServer
-from several import EVERYTHING, SHORT, apart, evaluations_of, steps_of
+from several import ENTER, EVERYTHING, SAVE, SHORT, STEP, Place, apart, dies, evaluations_of, steps_of
 from whole_runs import lines, saved_steps, status
 
 from stackwise.storage.checkpoints.store import CheckpointStore
@@ -102,11 +103,47 @@ def test_the_process_at_fault_says_why_and_the_others_nothing(server: ForkServer
     assert "error" not in ended[0].err and "bug" not in ended[0].err and not (tmp_path / "run").exists()
 
 
-def test_another_config_on_one_process_is_refused_with_rank_and_item(server: ForkServer, tmp_path: Path) -> None:
-    write(tmp_path / "other", SHORT.replace("lr: 1e-2", "lr: 2e-2"))
-    ended = start(server, tmp_path, "--output", str(tmp_path / "run"), patch=ON_RANK_1 + "    os.chdir('other')\n")
-    assert [each.code for each in ended] == [2, 2] and not (tmp_path / "run").exists()
-    assert "rank 1" in ended[0].err and "config at optimizer" in ended[0].err and ended[1].err == ""
+READS_FILES = SHORT.replace("horizon: 12 steps", "horizon: 2 epochs of a").replace("vocab: 8", "vocab: 256")
+READS_FILES = READS_FILES.replace(READS_FILES[(at := READS_FILES.index("{use: data.memory")) : READS_FILES.index("\n", at)], "SOURCE}")
+READS_FILES = READS_FILES.replace("SOURCE", "{use: data.text-files, paths: [notes.txt], heldout: 0.3}")
+HEARD = SHORT + "observers: [{use: remembering.tally, path: tally.txt}]\n"
+ELSEWHERE = "    os.chdir('other')\n"
+ANOTHER_PROVIDER = """\
+    import shutil, sys
+    place = next(i for i, path in enumerate(sys.path) if os.path.isfile(path + '/fake_remembering.py'))
+    shutil.copytree(sys.path[place], 'copy')
+    open('copy/fake_remembering.py', 'a').write('# one line more')
+    sys.path[place] = os.path.abspath('copy')
+"""
+ANOTHER_PLAN = """\
+    import attrs
+    import stackwise.runs.run as runs
+    plan = runs.make_plan
+    def planned(*given, **named):
+        made = plan(*given, **named)
+        return attrs.evolve(made, schedule=attrs.evolve(made.schedule, save_at=(5,)))
+    runs.make_plan = planned
+"""
+DIFFERS: dict[str, tuple[str, str, str]] = {
+    "config at optimizer": (SHORT, SHORT.replace("lr: 1e-2", "lr: 2e-2"), ELSEWHERE),
+    "config at run": (SHORT, SHORT.replace("probe: false", "probe: false, parallel: {shard: 2}"), ELSEWHERE),
+    "source 'a'": (READS_FILES, READS_FILES, ELSEWHERE),
+    "version of torch": (SHORT, SHORT, "    import torch; torch.__version__ = '2.13.1'\n"),
+    "provider 'remembering'": (HEARD, HEARD, ANOTHER_PROVIDER),
+    "plan": (SHORT, SHORT, ANOTHER_PLAN),
+}
+"""What differs → the config, that of rank 1, and what makes rank 1 another one. Processes that divide a model meet while it is built."""
+
+
+@pytest.mark.parametrize("item", DIFFERS)
+def test_what_differs_on_one_process_is_refused_with_rank_host_and_item(server: ForkServer, tmp_path: Path, item: str) -> None:
+    config, other, patch = DIFFERS[item]
+    write(tmp_path / "other", other)
+    for folder, count in ((tmp_path, 40), (tmp_path / "other", 50)):
+        (folder / "notes.txt").write_text("a rack of stacks. " * count)
+    ended = start(server, tmp_path, "--output", str(tmp_path / "run"), config=config, patch=ON_RANK_1 + patch)
+    assert [each.code for each in ended] == [2, 2] and not (tmp_path / "run").exists(), ended
+    assert f"rank 1 on {platform.node()} has another {item} than rank 0" in ended[0].err and ended[1].err == ""
 
 
 REFUSED = {
@@ -232,29 +269,12 @@ def test_four_processes_killed_at_any_step_go_on_as_one_two_or_four(server: Fork
     equal_but_for_sums(tmp_path / "run", alone)
 
 
-DIES = """\
-if os.environ.get('RANK') == '{rank}':
-    from {module} import {owner}
-    act, calls = {owner}.{method}, []
-    def act_or_die(*given, **named):
-        calls.append(1)
-        if len(calls) == {call}:
-            os.kill(os.getpid(), 9)
-        return act(*given, **named)
-    {owner}.{method} = act_or_die
-"""
-SAVE = ("stackwise.storage.checkpoints.store", "CheckpointStore", "save")
-ENTER = ("stackwise.planes.model.plane", "ModelPlane", "enter")
-STEP = ("stackwise.machine.step", "Step", "run")
-
-
 @pytest.mark.rare
 @pytest.mark.parametrize(("rank", "where", "call"), [(0, SAVE, 2), (0, ENTER, 4), (1, ENTER, 2), (0, STEP, 8)])
 def test_any_process_killed_at_a_save_or_inside_a_transition_leaves_a_whole_checkpoint(
-    server: ForkServer, alone: Path, tmp_path: Path, rank: int, where: tuple[str, str, str], call: int
+    server: ForkServer, alone: Path, tmp_path: Path, rank: int, where: Place, call: int
 ) -> None:
-    module, owner, method = where
-    ended = start(server, tmp_path, patch=DIES.format(rank=rank, module=module, owner=owner, method=method, call=call))
+    ended = start(server, tmp_path, patch=dies(rank, where, call))
     assert (ended[rank].code, ended[1 - rank].code) == (-9, 137)
     assert f"rank {rank}" in ended[1 - rank].err.splitlines()[-1]
     assert [each.code for each in server.together("resume", "run", cwd=tmp_path, ranks=2)] == [0, 0]

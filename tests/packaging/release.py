@@ -1,4 +1,4 @@
-"""Builds wheels and sdists of all four distributions, checks them, and follows README.md with nothing else installed: `make release`."""
+"""Builds wheels and sdists of all four distributions, checks them, and follows README.md with nothing else installed: `make wheels`."""
 
 from __future__ import annotations
 
@@ -31,10 +31,13 @@ def build(folder: Path) -> list[Path]:
 
 
 def commands() -> list[list[str]]:
-    """The commands of README.md that need nothing but a working directory."""
+    """The commands of README.md that need nothing but a working directory; `make run` trains what the Makefile says."""
     blocks = re.findall(r"^```console\n(.*?)^```$", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
-    lines = [shlex.split(line, comments=True)[1:] for block in blocks for line in block.splitlines() if line.startswith("stackwise ")]
-    return [line for line in lines if line[0] not in ("new-provider", "check")]
+    (first,) = re.findall(r"^CONFIG \?= (.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    lines = [line.replace("make run", f"stackwise run {first}") for block in blocks for line in block.splitlines()]
+    called = [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("stackwise ")]
+    assert [line[0] for line in called].count("run") == 1
+    return [line for line in called if line[0] not in ("new-provider", "check")]
 
 
 def follow(wheels: list[Path]) -> None:

@@ -131,12 +131,22 @@ DIVIDING: tuple[dict[str, Any], ...] = (
 the sums makes another number, moves a weight by a whole learning rate."""
 
 
+def pairs() -> dict[str, Any]:
+    """A source of random responses, two behind each prompt of two tokens."""
+    shape, generator = (60, LENGTH + 1), torch.Generator().manual_seed(7)
+    chosen, rejected = (torch.randint(VOCAB, shape, generator=generator) for _ in range(2))
+    rejected[:, :2] = chosen[:, :2]
+    prefix = torch.full((60,), 2)
+    return {"use": "data.memory", "arrays": {"chosen": chosen, "rejected": rejected, "prefix": prefix}, "heldout": 0.3}
+
+
 MOVES = ("deeper", "shallower", "wider", "frozen", "adapted", "optimizer", "averaged")
 
 
 @st.composite
 def curricula(draw: st.DrawFn, micro_batches: int, optimizers: tuple[dict[str, Any], ...] = LINEAR) -> dict[str, Any]:
-    """A config of two to four short phases, each of whose boundaries changes one to three things.
+    """A config of two to four short phases, each of whose boundaries changes one to three things, and perhaps one more that learns from
+    preferences, beside a copy of the model as the phase begins.
 
     Args:
         draw: of hypothesis.
@@ -175,6 +185,11 @@ def curricula(draw: st.DrawFn, micro_batches: int, optimizers: tuple[dict[str, A
         phase["optimizer"] = dict(optimizer)
         steps += draw(st.integers(1, 3))
         phases[f"p{index}"] = {"until": f"{steps} steps", **{key: value for key, value in phase.items() if value}}
+    evaluate: dict[str, Any] = {"e": {"every": "2 steps", "batches": 3}}
+    if draw(st.booleans()):
+        steps, evaluate = steps + 2, {}  # an evaluation reads the rows of one task
+        prefers = {"task": {"use": "transformer.preference"}, "data": {"sources": {"replace": {"pairs": pairs()}}, "mix": {"replace": {}}}}
+        phases["prefers"] = {"until": f"{steps} steps", **prefers}
     return base(
         run={"name": "drawn", "seed": draw(st.integers(0, 9)), "horizon": f"{steps} steps", "device": "cpu", "probe": True},
         data={
@@ -190,7 +205,7 @@ def curricula(draw: st.DrawFn, micro_batches: int, optimizers: tuple[dict[str, A
             "rack": rack,
             "head": {"use": "transformer.lm", "tied": draw(st.booleans())},
         },
-        evaluate={"e": {"every": "2 steps", "batches": 3}},
+        evaluate=evaluate,
         optimizer=first,
         phases=phases,
     )

@@ -63,6 +63,15 @@ def grown() -> dict[str, Any]:
     return config
 
 
+def classified() -> dict[str, Any]:
+    """A classifier of rows."""
+    arrays = {"tokens": [[i % 5, 3, i % 7, 2] for i in range(40)], "label": [i % 2 for i in range(40)]}
+    config = _config(_FIELDS, "layers", {"use": "data.memory", "arrays": arrays}, 4)
+    config["task"] = {"use": "transformer.classification", "attention": "causal"}
+    config["model"]["head"] = {"use": "transformer.hf-classifier", "config": dict(_FIELDS), "classes": 2}
+    return config
+
+
 _RACK, _HEAD = "model/rack/", "model/head/"
 
 ROWS: dict[str, list[tuple[Any, str, Any]]] = {
@@ -81,6 +90,10 @@ ROWS: dict[str, list[tuple[Any, str, Any]]] = {
     "transformer.hf.balance": [(causal, _RACK + "balance", True)],
     "transformer.hf.vocab": [(causal, _HEAD + "vocab", 20)],
     "transformer.hf.auto": [(causal, _HEAD + "auto", "masked-lm")],
+    "transformer.hf-classifier.config": [(classified, _HEAD + "config/nonsense", 20)],
+    "transformer.hf-classifier.classes": [(classified, _HEAD + "classes", 3)],
+    "transformer.hf-classifier.width": [(classified, _HEAD + "width", 12)],
+    "transformer.hf-classifier.each": [(classified, _HEAD + "each", "token")],
     "transformer.hf.tied": [(causal, _HEAD + "tied", "lm_head.weight"), (causal, _HEAD + "tied", "nothing")],
 }
 """`<provider>.<component>.<option>` → (base config, where, another value)."""

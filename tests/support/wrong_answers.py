@@ -17,9 +17,15 @@ ANSWERS = {"none": lambda: None, "text": lambda: "odd", "number": lambda: 7, "sh
 ANSWERS["nan"] = lambda: float("nan")
 
 
+CALLS = {}
+
+
 def at(options, place, right):
-    """The right answer, but at the one place."""
+    """The right answer, but at the one place; where that has calls that are right, from the call behind them."""
     if options.at != place:
+        return right
+    CALLS[place] = CALLS.get(place, 0) + 1
+    if CALLS[place] <= options.after:
         return right
     if options.answer == "raises":
         raise RuntimeError("an odd day")
@@ -30,6 +36,7 @@ def at(options, place, right):
 class Options:
     at: str = option("", doc="callback that answers wrongly")
     answer: str = option("none", doc="what it answers")
+    after: int = option(0, doc="calls before the first wrong one")
 
 
 def with_spec(spec):

@@ -1,29 +1,35 @@
 """The provider of `wrong_answers`, with all that a component may offer beside: schedules, observers, formats and starters, what a model is
-asked once it is trained, and what a loader says of its data and its text."""
+asked once it is trained, what a loader says of its data and its text, and what answers rightly at first."""
 
 from __future__ import annotations
 
 from wrong_answers import CODE
 
 MORE = '''
-from stackwise import EpochSize, LinearOutput, Reading, StoredModel, Tokenizer, scheduled
+from stackwise import EpochSize, LinearOutput, Reading, Starter, StoredModel, Tokenizer, TranslatedConfig, scheduled
 
 import os
+from attrs import evolve
+
+answered = at
 
 
 def at(options, place, right):
     """The right answer, but at the one place that the options name, or the environment: so a run that is right is asked wrongly later."""
     wrong, _, answer = os.environ.get("ODD", "").partition("=")
-    if wrong == place:
-        options = Options(at=place, answer=answer)
-    if options.at != place:
-        return right
-    if options.answer == "raises":
-        raise RuntimeError("an odd day")
-    return ANSWERS[options.answer]()
+    return answered(Options(at=place, answer=answer) if wrong == place else options, place, right)
 
 
-RAW = dict(EmbeddingOptions=EmbeddingOptions, HeadOptions=HeadOptions, TaskOptions=TaskOptions, LoaderOptions=LoaderOptions)
+RAW = dict(RackOptions=RackOptions, TaskOptions=TaskOptions, LoaderOptions=LoaderOptions, OptimizerOptions=OptimizerOptions)
+
+
+@frozen(kw_only=True)
+class RackOptions(RAW["RackOptions"]):
+    def __attrs_post_init__(self):
+        at(self, "options", None)
+
+    def to_spec(self):
+        return evolve(super().to_spec(), losses=("balance",)) if self.at == "reported" else super().to_spec()
 
 
 @frozen(kw_only=True)
@@ -31,13 +37,18 @@ class TaskOptions(RAW["TaskOptions"]):
     pace: float = scheduled(1.0, doc="follows time")
 
     def to_spec(self):
-        from attrs import evolve
         return evolve(super().to_spec(), linear_outputs=("levels",))
 
 
 @frozen(kw_only=True)
-class OptimizerOptions(OptimizerOptions):
+class OptimizerOptions(RAW["OptimizerOptions"]):
     lr: float = scheduled(0.01, doc="size of a step")
+
+    def to_spec(self):
+        elements = {"state_elements": lambda shape: at(self, "state_elements", 0)}
+        if self.at == "named_state_elements":
+            elements["named_state_elements"] = lambda name, shape: at(self, "named_state_elements", 0)
+        return OptimizerSpec(**elements, step_flops=lambda name, shape: at(self, "step_flops", 1))
 
 
 class Asked(Task):
@@ -65,12 +76,27 @@ class Asked(Task):
         return at(self.options, "predict", {"levels": model({"levels": batch["levels"]})["levels"]})
 
 
+    def score(self, model, rows, given):
+        pair = at(self.options, "score.nats", -1.0), at(self.options, "score.likeliest", True)
+        return at(self.options, "score", [at(self.options, "score.pair", pair)] * len(rows))
+
+
 class LinearHead(Head):
     def forward_linear(self, hidden):
         return at(self.options, "forward_linear", {"levels": self.linear(hidden)[..., 0]})
 
 
 class PartRack(Rack):
+    def __init__(self, options):
+        super().__init__(options)
+        self.spec = options.to_spec() if options.at == "reported" else self.spec
+
+    def forward(self, hidden):
+        hidden = super().forward(hidden)
+        if self.options.at != "reported":
+            return hidden
+        return hidden, at(self.options, "reported", {"balance": (hidden.square().sum(), hidden.numel())})
+
     def forward_blocks(self, hidden, start, stop):
         for block in [block for blocks in self.stacks.values() for block in blocks][start:stop]:
             hidden = hidden + block(hidden)
@@ -79,7 +105,7 @@ class PartRack(Rack):
 
 class Codec:
     def __init__(self, options):
-        self.options = options
+        self.options, self.start = options, at(options, "start", None)
 
     def encode(self, text):
         return at(self.options, "encode", [1] * len(text))
@@ -122,10 +148,14 @@ class TokenizerOptions(LoaderOptions):
 
     @staticmethod
     def codec_of(tokenizer):
-        return Codec(Options())
+        return at(Options(), "codec_of", Codec(Options()))
 
 
 class Skipping(Loader):
+    def take(self, rows, length):
+        batch = super().take(rows, length)
+        return {**batch, "levels": at(self.options, "field", batch["levels"])} if self.options.at == "field" else batch
+
     def fingerprint(self):
         return {"rows": "endless", **({"vocabulary": "odd"} if isinstance(self.options, TokenizerOptions) else {})}
 
@@ -150,6 +180,7 @@ class Stopping(Reaction):
     def watch(self, step, metrics):
         if step == 2:
             self.stops = at(self.options, "stops", None)
+        self.factor = at(self.options, "factor", 1.0)
         return super().watch(step, metrics)
 
 
@@ -209,6 +240,13 @@ class Folder:
         torch.save(dict(model.named_parameters()), folder / "odd.pt")
         at(self.options, "format.write", None)
 
+    def translates(self, document):
+        return at(self.options, "format.translates", "odd" in document)
+
+    def translate(self, document):
+        text, dropped = at(self.options, "format.text", document["odd"]), at(self.options, "format.dropped", ("odd: it is",))
+        return at(self.options, "format.translate", TranslatedConfig(text=text, dropped=dropped))
+
 
 task, optimizer, reaction = map(of, (Asked, Evaluating, Stopping))
 head, rack, loader, schedule, observer = map(of, (LinearHead, PartRack, Skipping, Slope, Watching))
@@ -230,6 +268,19 @@ for kind, (options, factory) in KINDS.items():
 def stackwise_loaders():
     pairs = {"one": "LoaderOptions", "text": "TokenizerOptions"}
     return [Component(name=name, options=f"fake_odd:{options}", factory="fake_odd:loader") for name, options in pairs.items()]
+
+
+def __getattr__(name):
+    if name == "TEXT":
+        return at(Options(), "starter.text", 'rows: "odd.csv"')
+    if name == "ROWS":
+        return at(Options(), "starter.files", b"1,2")
+    raise AttributeError(name)
+
+
+@hookimpl
+def stackwise_starters():
+    return [Starter(name="odd", text="fake_odd:TEXT", files={"odd.csv": "fake_odd:ROWS"})]
 '''
 
 BESIDE = CODE + MORE
@@ -246,17 +297,46 @@ RUN: dict[tuple[str, str], tuple[str, ...]] = {
     ("text", "tokenizer_settings"): ("text", "number", "raises"),
     ("text", "make_tokenizer"): ("text", "number", "raises"),
     ("text", "with_tokenizer"): ("none", "text", "raises"),
+    ("rack", "options"): ("raises",),
+    ("rack", "reported"): ("none", "text", "number", "shape", "empty", "raises"),
+    ("optimizer", "state_elements"): ("none", "text", "raises"),
+    ("optimizer", "named_state_elements"): ("none", "text", "raises"),
+    ("optimizer", "step_flops"): ("none", "text", "raises"),
     ("optimizer", "eval"): ("raises",),
     ("optimizer", "train"): ("raises",),
     ("reaction", "stops"): ("number", "shape"),
     ("schedule", "factory"): ("none", "text", "raises"),
     ("schedule", "value"): ("none", "text", "shape", "nan", "raises"),
-    ("schedule", "fingerprint"): ("raises",),
+    ("schedule", "fingerprint"): ("none", "text", "number", "shape", "raises"),
     ("observer", "factory"): ("none", "text", "raises"),
     ("observer", "state_dict"): ("none", "text", "number", "raises"),
     ("observer", "load_state_dict"): ("raises",),
 }
 """Component and callback → the wrong answers of it that end a run, or the branch from its middle."""
+
+LATER: dict[tuple[str, str, int], tuple[str, ...]] = {
+    ("task", "prepare", 4): ("none", "text", "number", "shape", "raises"),
+    ("task", "loss", 4): ("none", "text", "number", "shape", "raises"),
+    ("task", "prepare_evaluation", 1): ("none", "text", "number", "shape", "raises"),
+    ("task", "total", 4): ("none", "text", "number", "shape", "raises"),
+    ("task", "weight", 4): ("none", "text", "shape", "raises"),
+    ("task", "metrics", 4): ("none", "text", "number", "shape", "raises"),
+    ("task", "state_dict", 1): ("none", "text", "number", "raises"),
+    ("task", "apply_values", 4): ("raises",),
+    ("loader", "take", 4): ("none", "text", "number", "shape", "empty", "raises"),
+    ("loader", "field", 4): ("none", "text", "number", "shape"),
+    ("loader", "state_dict", 4): ("none", "text", "number", "raises"),
+    ("embedding", "forward", 4): ("none", "text", "number", "shape", "raises"),
+    ("rack", "forward", 4): ("none", "text", "number", "shape", "raises"),
+    ("rack", "reported", 6): ("none", "text", "number", "shape", "empty", "raises"),
+    ("head", "forward_linear", 4): ("none", "text", "number", "shape", "empty", "raises"),
+    ("reaction", "factor", 4): ("none", "text", "shape", "nan"),
+    ("reaction", "watch", 4): ("number", "shape", "raises"),
+    ("reaction", "state_dict", 1): ("none", "text", "number", "raises"),
+    ("optimizer", "step", 4): ("raises",),
+    ("observer", "state_dict", 1): ("none", "text", "number", "raises"),
+}
+"""Component, callback and number of right answers → the wrong ones behind them, when a run has long begun."""
 
 TOLD = {("observer", callback): ("raises",) for callback in ("call", "meet", "leave")}
 """Those that a run survives: the observer is dropped, and who it was is said."""
@@ -266,9 +346,15 @@ AFTER: dict[tuple[str, str], tuple[str, ...]] = {
     ("task", "generate_rows"): ("none", "text", "number", "shape", "empty", "raises"),
     ("task", "generate_fields"): ("none", "text", "number", "shape", "empty", "raises"),
     ("task", "predict"): ("none", "text", "number", "shape", "empty", "raises"),
+    ("task", "score"): ("none", "text", "number", "shape", "empty", "raises"),
+    ("task", "score.pair"): ("none", "text", "number", "empty"),
+    ("task", "score.nats"): ("none", "text", "nan", "shape"),
+    ("task", "score.likeliest"): ("none", "text", "number"),
     ("loader", "rows_of"): ("none", "text", "number", "raises"),
     ("loader", "tell"): ("none", "text", "number", "raises"),
     ("loader", "text_codec"): ("text", "number", "raises"),
+    ("loader", "start"): ("text", "shape", "raises"),
+    ("text", "codec_of"): ("none", "text", "number", "raises"),
     ("loader", "encode"): ("none", "text", "number", "raises"),
     ("loader", "decode"): ("none", "number", "raises"),
 }
@@ -281,5 +367,12 @@ FORMAT: dict[str, tuple[str, ...]] = {
     "read": ("none", "text", "number", "raises"),
     "tensors": ("none", "text"),
     "write": ("raises",),
+    "translates": ("none", "text", "number", "raises"),
+    "translate": ("none", "text", "number", "empty", "raises"),
+    "text": ("none", "number", "text"),
+    "dropped": ("none", "text", "number"),
 }
 """Those of a format."""
+
+STARTER: dict[str, tuple[str, ...]] = {"text": ("none", "text", "number", "raises"), "files": ("none", "number", "shape", "raises")}
+"""Those of a starter."""

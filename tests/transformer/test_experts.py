@@ -288,3 +288,49 @@ def test_the_example_keeps_the_function_balances_and_learns(monkeypatch: pytest.
             judged[event.phase, event.at] = dict(event.metrics)
     assert judged["more", "exit"]["loss"] < judged["dense", "exit"]["loss"] < judged["dense", "entry"]["loss"] - 1.0
     assert judged["experts", "exit"]["rack.balance"] < 1.3
+
+
+def padded(task: str) -> dict[str, Any]:
+    """Rows of nine tokens, of which the first three to nine are real."""
+    generator = torch.Generator().manual_seed(5)
+    rows: dict[str, Any] = {}
+    for name in ("chosen", "rejected") if task == "preference" else ("tokens",):
+        real = torch.arange(9) < torch.randint(3, 10, (8, 1), generator=generator)
+        rows |= {name: torch.randint(1, 16, (8, 9), generator=generator) * real, "mask" if name == "tokens" else f"{name}_mask": real}
+    timed = list(rows)
+    if task != "causal-lm":
+        rows["prefix"] = torch.full((8,), 2)
+    return {"use": "data.memory", "arrays": {name: rows[name].numpy() for name in rows}, "time": timed, "heldout": 0}
+
+
+@pytest.mark.parametrize(
+    ("task", "options"), [("causal-lm", {}), ("seq2seq", {}), ("preference", {"method": "simpo"})], ids=lambda each: str(each)
+)
+def test_padding_is_in_no_sum_of_the_experts_whatever_the_task(task: str, options: dict[str, Any]) -> None:
+    """Computed from what the routers are given: the balance row by row, the z-loss position by position, over real tokens alone."""
+    config = walk()
+    del config["phases"]
+    config["task"] = {"use": f"transformer.{task}", **options, "auxiliary": {"rack.balance": 0.01, "rack.z": 0.001}}
+    config["model"]["rack"]["experts"] = {"count": 4, "active": 1}
+    config["data"] = {"sources": {"a": padded(task)}, "batch_size": 4, "seq_len": 8}
+    machine = machine_of(config)
+    scored: list[torch.Tensor] = []
+    read: list[torch.Tensor] = []
+    for event in (events := machine.train()):
+        if isinstance(event, stackwise.PhaseEntered):
+            machine.model.model.embedding.register_forward_pre_hook(lambda _m, _args, given: read.append(given["tokens"]), with_kwargs=True)
+            for block in machine.model.model.get_submodule("rack.stacks.base").children():
+                block.get_submodule("mlp.router").register_forward_hook(lambda _module, _given, scores: scored.append(scores.detach()))
+        if isinstance(event, stackwise.StepDone):
+            break
+    events.close()
+    real = read[0] != 0
+    assert len(scored) == 2 and 0 < real.sum() < real.numel()
+    balance = z = 0.0
+    for scores in scored:
+        for row, there in zip(scores, real, strict=True):
+            chosen = torch.bincount(row[there].argmax(-1), minlength=4) / there.sum()
+            balance += 4 * float((chosen * row[there].softmax(-1).mean(0)).sum()) * int(there.sum())
+            z += float(row[there].exp().sum(-1).log().square().sum())
+    assert event.metrics["rack.balance"] == pytest.approx(balance / (2 * int(real.sum())), rel=1e-5)
+    assert event.metrics["rack.z"] == pytest.approx(z / (2 * int(real.sum())), rel=1e-5)

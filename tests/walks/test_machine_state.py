@@ -136,6 +136,33 @@ def test_a_state_of_another_machine_is_refused_with_every_difference() -> None:
         machine.restore(state)
 
 
+COUNTS_NOTHING: tuple[tuple[tuple[str, ...], Any], ...] = (
+    (("data", "ledger", "a", "rows"), {}),
+    (("data", "ledger", "a", "tokens"), -1),
+    (("data", "sources", "a"), None),
+    (("data", "sources", "a"), 10**400),
+    (("skipped",), True),
+    (("without_targets",), -1),
+    (("not_finite_in_a_row",), 0.5),
+    (("seconds",), float("nan")),
+    (("seconds",), "1"),
+)
+
+
+def test_what_counts_nothing_and_is_no_place_is_found_when_it_is_loaded() -> None:
+    config = base(run={"name": "tiny", "seed": 3, "horizon": "1 steps", "device": "cpu"})
+    _, _, end = states_of(config)
+    machine_of(config).restore(end)
+    for path, wrong in COUNTS_NOTHING:
+        state: Any = deepcopy(end)
+        part = state
+        for key in path[:-1]:
+            part = part[key]
+        part[path[-1]] = wrong
+        with pytest.raises((ValueError, TypeError)):
+            machine_of(config).restore(state)
+
+
 def test_there_is_no_state_before_the_first_step_and_across_a_boundary() -> None:
     machine = machine_of(base(phases={"one": {"until": "50%"}, "two": {"optimizer": {"lr": 0.1}}}))
     with pytest.raises(UserError, match="no state of step 0"):

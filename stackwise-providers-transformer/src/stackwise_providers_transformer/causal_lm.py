@@ -39,11 +39,13 @@ class CausalLM(ContinuesPrompts):
         Segments and positions [B, T+1] come along with the tokens. `counted` [B, T] is added where some targets do not count: the first
         token of a document (segments), tokens that are not real (mask [B, T+1]), the prompt of a row (prefix [B], its number of tokens)
         and what others than the assistant say in a conversation (loss_mask [B, T+1], false there): supervised fine-tuning predicts
-        the response alone, its end included.
+        the response alone, its end included. A mask gives `routed` [B, T] too: experts do not count padding.
         """
         tokens = batch["tokens"].long()
         prepared = {"tokens": tokens[:, :-1], "targets": tokens[:, 1:]}
         prepared |= {name: batch[name][:, :-1] for name in ("segments", "positions") if name in batch}
+        if "mask" in batch:
+            prepared["routed"] = batch["mask"][:, :-1]
         counted = [batch[name][:, 1:] for name in ("mask", "loss_mask") if name in batch]
         if (segments := batch.get("segments")) is not None:
             counted.append(segments[:, 1:] == segments[:, :-1])

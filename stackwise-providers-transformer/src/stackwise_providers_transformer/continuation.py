@@ -187,7 +187,7 @@ def _growing_rows(model: Forward, positions: int, *, cached: bool) -> Iterator[b
 def _keeps_places_apart(model: Forward) -> bool:
     """Whether positions interact only in the rack's attention: another embedding, head or adapter might look at the whole row."""
     embedding, head, adapters = (getattr(model, name, None) for name in ("embedding", "head", "adapters"))
-    from stackwise_providers_transformer.hugging_face.wrapped import WrappedHead  # training asks no such question
+    from stackwise_providers_transformer.hugging_face.wrapped_heads import WrappedHead  # training asks no such question
 
     return isinstance(embedding, TokenEmbedding) and isinstance(head, LMHead | WrappedHead) and not adapters
 

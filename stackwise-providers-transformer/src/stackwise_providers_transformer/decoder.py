@@ -168,6 +168,7 @@ class Decoder(nn.Module):
         segments: torch.Tensor | None = None,
         prefix: torch.Tensor | None = None,
         mask: torch.Tensor | None = None,
+        routed: torch.Tensor | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, Reported]:
         """Every entry sees those of its own document, as the attention mode says.
 
@@ -177,11 +178,13 @@ class Decoder(nn.Module):
             segments: [B, T] integer, the document of every entry; one document a row when left out.
             prefix: [B] integer, entries at the begin of each row that all see one another; for attention `prefix`, 0 when left out.
             mask: [B, T] bool, whether an entry is real; all are when left out.
+            routed: [B, T] bool, whether experts count an entry that attention sees anyway, such as padding behind a causal row; all
+                that are real when left out.
 
         Returns:
             [B, T, D]; with experts a pair, of that and the sums of their losses over all blocks.
         """
-        return self.forward_blocks(hidden, 0, None, positions=positions, segments=segments, prefix=prefix, mask=mask)
+        return self.forward_blocks(hidden, 0, None, positions=positions, segments=segments, prefix=prefix, mask=mask, routed=routed)
 
     def forward_blocks(
         self,
@@ -193,6 +196,7 @@ class Decoder(nn.Module):
         segments: torch.Tensor | None = None,
         prefix: torch.Tensor | None = None,
         mask: torch.Tensor | None = None,
+        routed: torch.Tensor | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, Reported]:
         """The same through some blocks alone, counted over all stacks: what comes before them with `start` 0, what comes behind them
         with `stop` None."""
@@ -209,6 +213,7 @@ class Decoder(nn.Module):
             hidden = _normed(self.embedding_norm, hidden)
         masks: Sequence[Seen | None] = [_continued(hidden, before, window) for window in self._widths] if before else ()
         masks = masks or self._seen(hidden, segments, prefix, mask)
+        real = mask if routed is None else routed if mask is None else mask & routed
         reported: Reported = {}
         blocks = [block for stack in self.stacks.children() for block in stack.children()]
         for block, turned, windowed in list(zip(blocks, self._turns, self._windows, strict=True))[start:stop]:
@@ -216,7 +221,7 @@ class Decoder(nn.Module):
             if self.options.experts is None:
                 hidden = block(hidden, turn, masks[windowed])
                 continue
-            hidden, sums = block(hidden, turn, masks[windowed], mask)
+            hidden, sums = block(hidden, turn, masks[windowed], real)
             for name, (total, count) in sums.items():
                 so_far = reported.get(name)
                 reported[name] = (total, count) if so_far is None else (so_far[0] + total, so_far[1] + count)

@@ -38,6 +38,8 @@ GATED_MLPS = 4
 _HIDDEN = TensorSpec("batch time width")
 _TOKENS = TensorSpec("batch time", "int64", bounds=(0, "vocab"))
 _MASK = TensorSpec("batch time", "bool")
+ROUTED = TensorSpec("batch time", "bool")
+"""Side input for experts: which entries they count. Attention is not told, which hides padding behind a causal row by itself."""
 _DOCUMENTS = {"segments": TensorSpec("batch time", "int64"), "positions": TensorSpec("batch time", "int64")}
 _LOGITS = TensorSpec("batch time vocab")
 
@@ -243,7 +245,8 @@ class DecoderOptions:
         return tuple(f"{place}.{kind}" for place, has_bias in outputs.items() for kind in ("weight", "bias")[: 1 + has_bias])
 
     def to_spec(self) -> RackSpec:
-        """Hidden state in and out; positions, segments and mask may be given, and a prefix where attention knows one."""
+        """Hidden state in and out; positions, segments and mask may be given, a prefix where attention knows one, and to experts what
+        they count."""
         side = {
             "positions": TensorSpec("batch time", "integer"),
             "segments": TensorSpec("batch time", "integer"),
@@ -251,6 +254,8 @@ class DecoderOptions:
         }
         if self.attention in (None, "prefix"):
             side["prefix"] = TensorSpec("batch", "integer")
+        if self.experts is not None:
+            side["routed"] = ROUTED
         return RackSpec(
             input=_HIDDEN,
             output=_HIDDEN,
@@ -326,7 +331,7 @@ class CausalLMOptions:
         return TaskSpec(
             batch={"tokens": _TOKENS, **(prompt if chosen else {})},
             optional={**_DOCUMENTS, "mask": _MASK, "loss_mask": _MASK, **({} if chosen else prompt)},
-            inputs={"tokens": _TOKENS, **_DOCUMENTS},
+            inputs={"tokens": _TOKENS, **_DOCUMENTS, "routed": ROUTED},
             outputs={"logits": _LOGITS},
             linear_outputs=("logits",),
             attention="causal",

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from attrs import frozen
 
 from stackwise import Beyond, TaskSpec, TensorSpec, UnitMetric, UserError, dimension, option
+from stackwise_providers_transformer.options import ROUTED
 from stackwise_providers_transformer.token_units import bits_of
 
 _TOKENS = TensorSpec("batch time", "int64", bounds=(0, "vocab"))
@@ -59,7 +60,7 @@ class Seq2SeqOptions:
         """A rack that sees a whole prefix, or one that takes a memory; room for the symbols that the task adds."""
         shape: dict[str, Any]
         if self.form == "prefix":
-            shape = {"inputs": {"tokens": _TOKENS, "prefix": _COUNT}, "side": ("prefix",), "attention": "prefix"}
+            shape = {"inputs": {"tokens": _TOKENS, "prefix": _COUNT, "routed": ROUTED}, "side": ("prefix",), "attention": "prefix"}
         else:
             embedded = {"memory": ("tokens", "source")}
             shape = {"inputs": {"tokens": _TOKENS, "source": _SOURCE}, "side": ("memory",), "attention": "causal", "embedded": embedded}
@@ -108,7 +109,7 @@ class PreferenceOptions:
         return TaskSpec(
             batch={"chosen": _TOKENS, "rejected": _TOKENS, "prefix": _COUNT},
             optional={"chosen_mask": _MASK, "rejected_mask": _MASK},
-            inputs={"tokens": _TOKENS},
+            inputs={"tokens": _TOKENS, "routed": ROUTED},
             outputs=_OUTPUTS,
             linear_outputs=tuple(_OUTPUTS),
             attention="causal",

@@ -32,16 +32,18 @@ class Preference(ContinuesPrompts):
         return self.options.to_spec()
 
     def prepare(self, batch: Mapping[str, torch.Tensor], moment: Moment, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        """chosen and rejected [B, T+1] → tokens and targets [2B, T], the chosen first, and `counted` [2B, T], True on the responses."""
+        """chosen and rejected [B, T+1] → tokens and targets [2B, T], the chosen first, and `counted` [2B, T], True on the responses; with
+        masks `routed` [2B, T], what experts count."""
         rows = torch.cat((batch["chosen"], batch["rejected"])).long()
         prefix_B = batch["prefix"].long()
         place = torch.arange(1, rows.shape[1], device=rows.device)
         counted = place >= torch.cat((prefix_B, prefix_B))[:, None]
-        for first, name in ((True, "chosen"), (False, "rejected")):
-            if (mask := batch.get(f"{name}_mask")) is not None:
-                half = slice(None, len(prefix_B)) if first else slice(len(prefix_B), None)
-                counted[half] &= mask[:, 1:]
-        return {"tokens": rows[:, :-1], "targets": rows[:, 1:], "counted": counted}
+        prepared = {"tokens": rows[:, :-1], "targets": rows[:, 1:], "counted": counted}
+        masks = [batch.get(f"{name}_mask") for name in ("chosen", "rejected")]
+        if any(mask is not None for mask in masks):
+            real = torch.cat([torch.ones_like(batch["chosen"], dtype=torch.bool) if mask is None else mask for mask in masks])
+            prepared |= {"counted": counted & real[:, 1:], "routed": real[:, :-1]}
+        return prepared
 
     def loss(
         self,

@@ -131,9 +131,16 @@ def stackwise_heads() -> list[Component]:
         Component(
             name="hf",
             options=f"{_PACKAGE}.wrapped_options:WrappedHeadOptions",
-            factory=f"{_PACKAGE}.hugging_face.wrapped:build_wrapped_head",
+            factory=f"{_PACKAGE}.hugging_face.wrapped_heads:build_wrapped_head",
             summary="what a model of the library transformers makes of its last hidden state, computed by it (extra: hf)",
             example={"config": _TINY, "vocab": 32, "width": 16},
+        ),
+        Component(
+            name="hf-classifier",
+            options=f"{_PACKAGE}.wrapped_options:WrappedClassifierOptions",
+            factory=f"{_PACKAGE}.hugging_face.wrapped_heads:build_wrapped_classifier",
+            summary="what a classifier of the library transformers makes of its last hidden state, computed by it (extra: hf)",
+            example={"config": _TINY, "classes": 2, "width": 16},
         ),
     ]
 

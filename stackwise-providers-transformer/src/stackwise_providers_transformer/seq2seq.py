@@ -47,8 +47,9 @@ class Seq2Seq:
     def prepare(self, batch: Mapping[str, torch.Tensor], moment: Moment, generator: torch.Generator) -> dict[str, torch.Tensor]:
         """What the model reads and the targets [B, T] of every position, with `counted` [B, T] where they are of the target.
 
-        As a prefix: tokens [B, T] of source and target in a row, and `prefix` [B], the tokens of the source. For a decoder: tokens, the
-        target [B, Y] one later behind the end symbol, and the source [B, S] with its `memory_mask`.
+        As a prefix: tokens [B, T] of source and target in a row, and `prefix` [B], the tokens of the source; with a mask `routed` [B, T],
+        what experts count. For a decoder: tokens, the target [B, Y] one later behind the end symbol, and the source [B, S] with its
+        `memory_mask`.
 
         Raises:
             UserError: rows that are not one text each; spans are to be cut out of rows that are not whole, or that need more sentinels
@@ -124,9 +125,8 @@ def _as_prefix(tokens: torch.Tensor, prefix: torch.Tensor, mask: torch.Tensor | 
     """A row in which every entry from `prefix` on is predicted by those before it."""
     place = torch.arange(1, tokens.shape[1], device=tokens.device)
     counted = place >= prefix[:, None]
-    if mask is not None:
-        counted = counted & mask[:, 1:]
-    return {"tokens": tokens[:, :-1], "targets": tokens[:, 1:], "prefix": prefix, "counted": counted}
+    prepared = {"tokens": tokens[:, :-1], "targets": tokens[:, 1:], "prefix": prefix, "counted": counted}
+    return prepared if mask is None else {**prepared, "counted": counted & mask[:, 1:], "routed": mask[:, :-1]}
 
 
 def build_seq2seq(options: Seq2SeqOptions, context: BuildContext) -> Seq2Seq:

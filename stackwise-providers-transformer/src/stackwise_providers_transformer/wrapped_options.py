@@ -9,7 +9,8 @@ from attrs import frozen
 
 from stackwise import HeadSpec, RackSpec, Stack, TensorSpec, UserError, dimension, option, stacks
 
-_SIDE = {"positions": TensorSpec("batch time", "integer"), "mask": TensorSpec("batch time", "bool")}
+_MASK = TensorSpec("batch time", "bool")
+_SIDE = {"positions": TensorSpec("batch time", "integer"), "mask": _MASK}
 _SEGMENTS = TensorSpec("batch time", "int64")
 _CONFIG = "fields of the model's config.json, model_type among them and the number of blocks not, as transformers reads them"
 
@@ -84,3 +85,30 @@ class WrappedHeadOptions:
             outputs={"logits": TensorSpec("batch time vocab")},
             ties={f"model.{self.tied}": "embedding.weight"} if self.tied else {},
         )
+
+
+@frozen(kw_only=True)
+class WrappedClassifierOptions:
+    """What a model of transformers that classifies makes of its last hidden state, computed by transformers."""
+
+    config: Mapping[str, Any] = option(doc=f"{_CONFIG}; its id2label has as many entries as there are classes")
+    classes: int = dimension("classes", doc="number of classes; the loader's when left out and it says one")
+    width: int = dimension("width", doc="features of the hidden state; the rack's when left out")
+    each: Literal["row", "token"] = option(
+        "row",
+        doc="what has a class: every row (AutoModelForSequenceClassification) or every position (AutoModelForTokenClassification)",
+        choices=("row", "token"),
+    )
+
+    def __attrs_post_init__(self) -> None:
+        _check_type(self.config)
+
+    @property
+    def auto(self) -> str:
+        """The class of transformers."""
+        return "sequence-classification" if self.each == "row" else "token-classification"
+
+    def to_spec(self) -> HeadSpec:
+        """Hidden state in, logits of each row or position out; a mask says which positions count."""
+        logits = TensorSpec("batch classes" if self.each == "row" else "batch time classes")
+        return HeadSpec(input=TensorSpec("batch time width"), outputs={"logits": logits}, side={"mask": _MASK})

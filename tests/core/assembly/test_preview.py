@@ -82,3 +82,35 @@ def test_text_is_shown_as_text(tokenizer: Any, tmp_path: Path):
     for phase in json.loads(done.stdout):
         assert all(row["text"]["tokens"] and row["text"]["tokens"] in text for row in phase["rows"])
         assert all(row["text"]["targets"] in text for row in phase["rows"])
+
+
+def test_a_table_is_shown_as_the_numbers_that_the_model_gets(tmp_path: Path):
+    (tmp_path / "t.csv").write_text("a,kind,strength\n" + "".join(f"{i}.5,{'xyz'[i % 3]},{i}\n" for i in range(40)))
+    config = {
+        "run": {"horizon": "4 steps", "device": "cpu"},
+        "task": {"use": "transformer.regression"},
+        "data": {
+            "sources": {
+                "table": {
+                    "use": "data.csv",
+                    "paths": [str(tmp_path / "t.csv")],
+                    "numbers": ["a"],
+                    "categories": {"kind": 3},
+                    "target": ["strength"],
+                }
+            },
+            "batch_size": 8,
+        },
+        "model": {
+            "embedding": {"use": "transformer.features"},
+            "rack": {"use": "transformer.mlp", "width": 8, "stacks": [{"base": 1}]},
+            "head": {"use": "transformer.regression"},
+        },
+        "optimizer": {"use": "optim.adamw", "lr": 1e-3},
+    }
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
+    done = CliRunner().invoke(main, ["preview", str(tmp_path / "c.yaml"), "--json", "--rows", "1"])
+    assert done.exit_code == 0, done.output
+    ((row,),) = [phase["rows"] for phase in json.loads(done.stdout)]
+    assert "text" not in row or not row["text"]
+    assert {"features", "categories", "target"} <= row["fields"].keys() and len(row["fields"]["features"]) == 1

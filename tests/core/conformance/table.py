@@ -175,6 +175,11 @@ SUBTLE: dict[str, tuple[str, Kind, Component]] = {
     "scores one position late": ("check_scores", "task", writing("scoring_early")),
     "scores the mean of a text": ("check_scores", "task", writing("scoring_means")),
     "tells tensors": ("check_reads_rows", "loader", component("loader", "v", None, "asked_options:TensorLines")),
+    "forgets an option with its tokenizer": (
+        "check_tokenizer",
+        "loader",
+        component("loader", "v", "subtle:Loud", "subtle_options:ForgetfulWordOptions", louder=True),
+    ),
     "notes into the folder": ("check_notes", "format", component("format", "v", "asked:noting_aloud")),
     "forgets the lowest loss": ("check_reaction_resumes", "reaction", component("reaction", "v", "subtle:forgetting")),
 }
@@ -192,6 +197,7 @@ RIGHT: dict[str, tuple[Kind, Component]] = {
     "a task that writes and scores": ("task", writing("writing")),
     "a loader that reads any file": ("loader", component("loader", "v", None, "asked_options:Lines")),
     "a format that notes": ("format", component("format", "v", "asked:noting")),
+    "a loader that needs the tokenizer of its run": ("loader", component("loader", "v", "subtle:Worded", "subtle_options:WordOptions")),
     "one evaluation": ("reaction", component("reaction", "v", "subtle:heldout", "subtle_options:HeldoutOptions")),
 }
 """What is right, and looks wrong to a careless check → kind and component."""

@@ -14,6 +14,7 @@ from scipy import stats
 from shown_runs import log, make_run
 
 from stackwise.cli import main
+from stackwise.errors import UserError
 from stackwise.reports.comparison import Interval, Reached, compare, crossing, differing_keys, paired_differences, seed_groups
 from stackwise.reports.record import RunRecord, read_run
 from stackwise.storage.lock import RunLock
@@ -32,6 +33,31 @@ def test_only_the_keys_that_differ_are_listed(records: list[RunRecord]):
         "run.horizon": ["24 steps", "24 steps", "12 steps"],
         "optimizer.lr.wsd.peak": ["0.01", "0.01", "0.05"],
     }
+
+
+@pytest.mark.parametrize(
+    ("written", "shown"),
+    [
+        ("[{base: 4}]", "[{base: 4}]"),
+        ("[a, 0.2, {use: x.y, rate: 1e-3}]", "[a, 0.2, {use: x.y, rate: 1e-3}]"),
+        ("['a, b', ' c', \"\"]", '["a, b", " c", ""]'),
+        ("{}", "{}"),
+    ],
+)
+def test_a_list_is_shown_as_it_is_written(run: Path, tmp_path: Path, written: str, shown: str):
+    """Numbers without quotes; what a quote keeps together keeps it."""
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    (copy / "config.yaml").write_text(f"model: {{rack: {{stacks: {written}}}}}\n")
+    assert read_run(copy).config == {"model.rack.stacks": shown}
+
+
+def test_rows_without_tokens_are_not_compared_at_tokens(records: list[RunRecord], tmp_path: Path):
+    copy = Path(shutil.copytree(records[0].path, tmp_path / "rows"))
+    lines = log(copy, "metrics.jsonl")
+    (copy / "metrics.jsonl").write_text("".join(json.dumps({**line, "tokens": 0}) + "\n" for line in lines))
+    with pytest.raises(UserError, match="tokens"):
+        compare([records[1], read_run(copy)], "tokens")
+    assert compare([records[1], read_run(copy)], "steps")
 
 
 def test_runs_that_differ_in_their_seed_alone_are_one_group(records: list[RunRecord]):

@@ -71,3 +71,11 @@ def test_the_peak_of_memory_stands_beside_each_phase() -> None:
     summary.peaks = {"large": 2_500_000_000}
     header, _, small, large, _ = summary.text().splitlines()
     assert header.endswith("peak memory") and small.endswith("–") and large.endswith("2,500 MB")
+
+
+def test_rows_without_tokens_have_no_column_of_zeros() -> None:
+    summary = Summary()
+    for event in EVENTS:
+        summary(event._replace(tokens=0) if isinstance(event, StepDone | RunFinished) else event)
+    header, *_, total = summary.text().splitlines()
+    assert "tokens" not in header and "tokens" not in total and "steps" in total

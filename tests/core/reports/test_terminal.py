@@ -26,6 +26,16 @@ def test_a_table_that_does_not_fit_is_several_each_with_the_names_in_front(colum
         assert [cell for block in cells for cell in block[place][1:]] == row[1:]
 
 
+@pytest.mark.parametrize("columns", [24, 40, 80])
+def test_a_cell_that_is_too_wide_goes_on_below_itself(columns: int) -> None:
+    text = "one, two, three, four and a_word_of_forty_letters_that_is_cut_in_two"
+    lines = table([["key", "value"], ["a_name_of_a_key_as_long_as_this", text], ["b", "5"]], columns)
+    assert max(map(len, lines)) <= columns
+    edge = lines[1].index(" ")  # of the rule: columns end there
+    left, right = ["".join("".join(line[a:b].split()) for line in lines[2:]) for a, b in ((0, edge), (edge, columns))]
+    assert (left, right) == ("a_name_of_a_key_as_long_as_thisb", "".join(text.split()) + "5")
+
+
 @pytest.mark.parametrize("columns", [40, 61, 80])
 def test_a_long_line_goes_on_below_with_a_deeper_margin(columns: int) -> None:
     text = "  reads " + "one two three four five " * 12 + "end\nshort"

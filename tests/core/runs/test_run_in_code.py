@@ -86,7 +86,7 @@ MODEL = {
 }
 
 
-def experiment(*, steps: int = 12, observers: Any = ()) -> stackwise.Experiment:
+def experiment(*, steps: int = 12, observers: Any = (), held: Any = None) -> stackwise.Experiment:
     rows = [{"x": torch.randn(3, WIDTH, generator=torch.Generator().manual_seed(seed))} for seed in range(20)]
     return stackwise.experiment(
         run={"name": "coded", "seed": 2, "horizon": f"{steps} steps", "device": "cpu", "checkpoint": {"every": "4 steps"}},
@@ -99,6 +99,7 @@ def experiment(*, steps: int = 12, observers: Any = ()) -> stackwise.Experiment:
         },
         optimizer=Built(torch.optim.AdamW, lr=1e-2),
         **({"observers": list(observers)} if observers else {}),
+        **({"evaluate": {"held": {"every": "50%", "batches": 2, "sources": {"rows": held}}}} if held is not None else {}),
     )
 
 
@@ -109,7 +110,9 @@ def _in_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def go(**options: Any) -> Any:
     stream = io.StringIO()
-    result = stackwise.run(experiment(**{k: options.pop(k) for k in ("steps", "observers") if k in options}), stream=stream, **options)
+    result = stackwise.run(
+        experiment(**{k: options.pop(k) for k in ("steps", "observers", "held") if k in options}), stream=stream, **options
+    )
     return result, stream.getvalue()
 
 
@@ -136,6 +139,18 @@ def test_the_same_call_goes_on_and_ends_as_if_it_had_never_stopped() -> None:
     assert one == other
     again, _ = go(output="cut", resume="auto", observers=[StopAt(100)])
     assert again.finished_before
+
+
+def test_an_evaluation_of_other_values_is_refused_at_a_resume() -> None:
+    def held(factor: float) -> list[dict[str, torch.Tensor]]:
+        return [{"x": torch.arange(8.0).view(2, WIDTH) * factor}, {"x": torch.ones(2, WIDTH)}]
+
+    with pytest.raises(KeyboardInterrupt):
+        go(output="cut", resume="auto", observers=[StopAt(6)], held=held(1.0))
+    with pytest.raises(stackwise.DataError, match=r"what evaluation 'held' reads changed .*source 'rows'"):
+        go(output="cut", resume="auto", observers=[StopAt(100)], held=held(2.0))
+    result, _ = go(output="cut", resume="auto", observers=[StopAt(100)], held=held(1.0))
+    assert result.summary.finished.steps == 12
 
 
 def test_what_cannot_be_is_refused() -> None:

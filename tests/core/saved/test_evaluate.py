@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from shown_runs import log, make_run
+from tiny_walks import base
 
 from stackwise.cli import main
 from stackwise.errors import DataError, UserError
@@ -82,3 +83,33 @@ def test_data_of_a_file_are_another_evaluation(run: Path, tmp_path: Path, form: 
 def test_a_file_without_data_is_refused(run: Path, tmp_path: Path, text: str):
     (tmp_path / "other.yaml").write_text(text)
     assert CliRunner().invoke(main, ["evaluate", str(run), "--data", str(tmp_path / "other.yaml")]).exit_code == 2
+
+
+def test_evaluations_of_phases_that_had_another_task_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A classifier first, then a language model: the evaluation of labels has nothing to say about the latter."""
+    monkeypatch.chdir(tmp_path)
+    tokens = [[1, 2, 3, 4, 5, 6, 7, 0]] * 8
+    labelled = {"use": "data.memory", "arrays": {"tokens": tokens, "label": [0, 1] * 4}}
+    others = {"use": "data.memory", "arrays": {"tokens": [row[::-1] for row in tokens], "label": [1, 0] * 4}}
+    text = {"use": "data.memory", "arrays": {"tokens": [3, 1] * 40}, "heldout": 0.5}
+    heads = [{"use": "transformer.classifier", "classes": 2}, {"use": "transformer.lm"}]
+    phases = {
+        "classes": {"until": "50%", "task": {"use": "transformer.classification", "attention": "causal"}, "model": {"head": heads[0]}},
+        "language": {
+            "task": {"use": "transformer.causal-lm"},
+            "data": {"sources": {"replace": {"text": text}}},
+            "model": {"head": heads[1]},
+        },
+    }
+    declared = base(data={"sources": {"rows": labelled}, "batch_size": 2, "seq_len": 8}, phases=phases)
+    declared["run"] |= {"name": "two", "horizon": "4 steps"}
+    declared["evaluate"] = {
+        "classes": {"at": ["1 steps"], "batches": 1, "sources": {"others": others}},
+        "text": {"at": ["100%"], "batches": 1, "sources": {"more": {**text, "arrays": {"tokens": [5, 2] * 40}}}},
+    }
+    del declared["task"], declared["model"]["head"]
+    Path("two.yaml").write_text(json.dumps(declared))
+    main(["run", "two.yaml", "--output", "two"], standalone_mode=False)
+    assert [event.name for event in evaluate(Path("two"))] == ["text"]
+    with pytest.raises(UserError, match="'classes'"):
+        list(evaluate(Path("two"), only=["classes"]))

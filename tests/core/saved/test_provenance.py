@@ -45,7 +45,8 @@ def test_each_of_two_providers_of_one_distribution_is_compared_with_itself() -> 
         assert told.startswith(f"provider '{changed.name}' (both 1.0) has other files than then")
 
 
-PIECE = {"start": 0, "before": {}, "rate": {}, "values": {}}
+SHAPE: dict[str, Any] = {"batch_size": 2, "seq_len": 4, "accumulate": None, "step_tokens": None}
+PIECE = {"start": 0, "before": {}, "rate": {}, "values": SHAPE}
 CLOCKS: list[dict[str, Any]] = [
     {"horizon": ["1", "steps", None], "starts": starts, "pieces": pieces}
     for starts, pieces in (
@@ -53,6 +54,8 @@ CLOCKS: list[dict[str, Any]] = [
         ([0, 1], [{**PIECE, "start": 1}]),
         ([0, 1], [PIECE, PIECE]),
         ([0, 1], [{**PIECE, "values": 3}]),
+        ([0, 1], [{**PIECE, "values": {"batch_size": 2}}]),
+        *(([0, 1], [{**PIECE, "values": {**SHAPE, key: wrong}}]) for key in SHAPE for wrong in (True, 0, [], "2", 0.5)),
         ([0, 1], [{**PIECE, "rate": {"tokens": 8}}]),
         ([0, 1], [{**PIECE, "start": True}]),
         ([0], [PIECE]),
@@ -72,6 +75,11 @@ WRONG: dict[str, Any] = {
     "parent": [5, "run", []],
     "reason": [None, 5, []],
 }
+
+
+def test_a_clock_that_nothing_is_wrong_with_is_read() -> None:
+    clock = {"horizon": ["1", "steps", None], "starts": [0, 1], "pieces": [PIECE]}
+    assert Described.read({**about(), "clock": clock}, 1).past.clock.values(0) == SHAPE
 
 
 @pytest.mark.parametrize("key", WRONG)

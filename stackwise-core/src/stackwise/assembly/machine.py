@@ -73,7 +73,7 @@ def _assemble(plan: Plan, observers: Observers | None, ranks: Ranks | None) -> T
     if ranks is not None and run.parallel.shard > 1:
         from stackwise.processes.sharding import Sharding  # FSDP2 takes a while to import, and most runs divide no model
 
-        sharding = Sharding(ranks, run.parallel.shard, placement.device)
+        sharding = Sharding(ranks, run.parallel.shard, placement.device, writes_apart=run.checkpoint.asynchronous)
     heard = () if ranks is not None and not ranks.is_first else plan.observers
     return TrainingMachine(
         model=ModelPlane(shop.module, device=placement.device, start=_start(plan)),

@@ -192,7 +192,8 @@ class _Rehearsal:
             self._ask(questions)
             activations = self._train(batches) - held
             step = allocations.peak
-            evaluation = max((self._evaluate(each) for each in self._plan.evaluations), default=0)
+            judging = [each for each in self._plan.evaluations if self._plan.schedule.evaluates(each.name, self._phase.index)]
+            evaluation = max((self._evaluate(each) for each in judging), default=0)
         return PhaseMemory(
             weights=weights,
             gradients=sum(p.numel() * (p.grad_dtype or p.dtype).itemsize for p in optimizer.parameters),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 
 import torch
 from attrs import frozen
@@ -98,7 +98,8 @@ def _codec(plan: Plan, phase: CompiledPhase, fingerprints: Mapping[str, Mapping[
     for name, part in phase.state.data.sources.items():
         codec: TextCodec | None = None
         if (entry := plan.tokenizers.find(part.id, part.options)) is not None:
-            codec = part.options.codec_of(entry)
+            with suppress(UserError):  # a table, or a tokenizer whose library is not here: ids are shown as they are
+                codec = part.options.codec_of(entry)
         elif isinstance(part.options, HasTextCodec):
             codec = part.options.text_codec(fingerprints.get(name, {}))
         if codec is not None:

@@ -18,7 +18,7 @@ from stackwise.assembly.memory import MemoryCounts, PhaseMemory
 from stackwise.assembly.stateless import check_stateless
 from stackwise.assembly.workshop import Workshop
 from stackwise.config import PhaseConfig
-from stackwise.contracts.answers import WrongAnswer, calling, expect
+from stackwise.contracts.answers import WrongAnswer, calling, expect, is_number
 from stackwise.contracts.protocols import ParameterGroup
 from stackwise.contracts.specs import OptimizerSpec
 from stackwise.curriculum.parts import Part
@@ -328,11 +328,14 @@ def _optimizer_bytes(plan: Plan, phase: CompiledPhase, groups: list[ParameterGro
     spec, state = plan.joined[phase.index].drafts.optimizer.spec, phase.state
     if not isinstance(spec, OptimizerSpec) or state is None:
         return None
+    asked = calling(state.optimizer.part.id, "state_elements" if spec.named_state_elements is None else "named_state_elements")
     total = 0
     for name, parameter in (item for group in groups for item in group.parameters.items()):
         copies = (state.optimizer.ema is not None) + (parameter.dtype in SIXTEEN_BITS)
-        elements = spec.count(name, tuple(parameter.shape)) + copies * parameter.numel()
-        total += elements * learning_dtype(parameter.dtype).itemsize
+        with asked:
+            kept = spec.count(name, tuple(parameter.shape))
+            expect(is_number(kept) and kept >= 0, kept, "a number of state entries")
+        total += (kept + copies * parameter.numel()) * learning_dtype(parameter.dtype).itemsize
     return total
 
 
@@ -341,7 +344,10 @@ def _optimizer_flops(plan: Plan, phase: CompiledPhase, groups: list[ParameterGro
     spec, state = plan.joined[phase.index].drafts.optimizer.spec, declared_state(phase)
     if not isinstance(spec, OptimizerSpec) or spec.step_flops is None:
         return None
-    total = 0
+    asked, total = calling(state.optimizer.part.id, "step_flops"), 0
     for name, parameter in (item for group in groups for item in group.parameters.items()):
-        total += spec.step_flops(name, tuple(parameter.shape)) + (3 * parameter.numel() if state.optimizer.ema is not None else 0)
+        with asked:
+            flops = spec.step_flops(name, tuple(parameter.shape))
+            expect(is_number(flops) and flops >= 0, flops, "a number of FLOPs")
+        total += flops + (3 * parameter.numel() if state.optimizer.ema is not None else 0)
     return total

@@ -97,11 +97,15 @@ def read_folder(folder: Path, registry: Registry, part: Any = None) -> StoredMod
 
 def _format_of(folder: Path, registry: Registry, part: Any) -> tuple[str, WeightFormat]:
     component = recognising(folder, registry) if part is None else registry.get("format", part.id)
-    return component.id, _built(component, None if part is None else part.options_at(0.0))
+    return component.id, built_format(component, None if part is None else part.options_at(0.0))
 
 
-def _built(component: Registered, options: Any = None) -> WeightFormat:
-    """A format, with its options at their defaults where none are given."""
+def built_format(component: Registered, options: Any = None) -> WeightFormat:
+    """A format, with its options at their defaults where none are given.
+
+    Raises:
+        WrongAnswer: its factory built none.
+    """
     with calling(component.id, "its factory"):
         form: WeightFormat = component.build(component.load_options()() if options is None else options, _ANYTHING)
         expect_artifact("format", form)
@@ -110,7 +114,7 @@ def _built(component: Registered, options: Any = None) -> WeightFormat:
 
 def _recognises(component: Registered, folder: Path) -> bool:
     with calling(component.id, "recognises"):
-        answer = _built(component).recognises(folder)
+        answer = built_format(component).recognises(folder)
         expect(isinstance(answer, bool), answer, "True or False")
     return answer
 
@@ -147,7 +151,7 @@ def format_named(name: str, registry: Registry) -> tuple[Registered, WeightForma
         hint = did_you_mean(name, [each.id for each in formats])
         raise UserError(f"'{name}' names {'several formats' if matches else 'no installed format'}{hint}")
     with blaming(registry.providers):
-        return matches[0], _built(matches[0])
+        return matches[0], built_format(matches[0])
 
 
 def options_of(model: Mapping[str, Mapping[str, Any]], registry: Registry) -> dict[Kind, tuple[str, Any]]:

@@ -149,8 +149,8 @@ class Workshop:
         """A named evaluation, its data checked and entered."""
         data = self.data(declared.name, placement)
         first = self._plan.schedule.at(step=0)
-        data.rehearse([(declared.state, self._plan.lookahead, first)])
-        data.enter(declared.state, lookahead=self._plan.lookahead)
+        data.rehearse([(declared.state, declared.lookahead, first)])
+        data.enter(declared.state, lookahead=declared.lookahead)
         return Evaluation(
             name=declared.name,
             data=data,

@@ -116,7 +116,7 @@ class Tracker:
             return
         self._attach_checkpoints()
         folder = Path(self._facts.directory)
-        if self._artifacts and self._facts.directory:
+        if self._artifacts and (folder / "config.yaml").exists():
             with TemporaryDirectory() as scratch:
                 page = Path(scratch) / "report.html"
                 self._attempt(lambda: page.write_text(_page(folder), encoding="utf-8"), "draw the report")

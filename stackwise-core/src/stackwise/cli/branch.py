@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from stackwise.cli.process import prepare_process
+from stackwise.cli.ranks import process_options, start_processes
 from stackwise.cli.run import show
 
 
@@ -32,12 +33,25 @@ Exit codes: as for `stackwise run`.
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a key from here on; repeatable.")
 @click.option("--output", type=click.Path(path_type=Path), help="The new run directory.  [default: runs/NAME-001, …]")
 @click.option("-q", "--quiet", is_flag=True, help="Show only what does not go as planned, and print nothing but the run directory.")
-def branch(directory: Path, at: str, source: Path | None, overrides: tuple[str, ...], output: Path | None, quiet: bool) -> None:
+@process_options
+@click.pass_context
+def branch(
+    context: click.Context,
+    directory: Path,
+    at: str,
+    source: Path | None,
+    overrides: tuple[str, ...],
+    output: Path | None,
+    quiet: bool,
+    ranks: int | None,
+    max_restarts: int,
+) -> None:
     """Begin a new run in the middle of the run in the directory RUN.
 
     The two share the steps up to the checkpoint, logs included; what follows may be declared otherwise. The origin (directory, step,
     digest) is recorded in status.json and in every checkpoint of the new run.
     """
+    start_processes(context, ranks, max_restarts)
     prepare_process()
     from stackwise.runs.run import branch as branch_run
 

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
-
-if TYPE_CHECKING:
-    from stackwise.contracts.formats import TranslatesConfigs
 
 
 @click.command(
@@ -34,15 +31,15 @@ def migrate(file: Path, output: Path | None) -> None:
     document = _read(file)
     if output is not None and output.exists():
         raise UserError(f"{output} exists already: give another place by -o, or remove it")
-    translated = _translator(document, file).translate(document)
-    for line in translated.dropped:
+    text, dropped = _translate(document, file)
+    for line in dropped:
         click.echo(f"dropped  {line}", err=True)
-    _check(translated.text)
+    _check(text)
     if output is None:
-        click.echo(translated.text, nl=False)
+        click.echo(text, nl=False)
         return
     with disk_errors(output, "give another place by -o"):
-        output.write_text(translated.text, encoding="utf-8")
+        output.write_text(text, encoding="utf-8")
     click.echo(f"wrote {output}\nnext: stackwise plan {output}")
 
 
@@ -63,20 +60,40 @@ def _read(file: Path) -> dict[str, Any]:
     return {str(key): value for key, value in document.items()}
 
 
-def _translator(document: dict[str, Any], file: Path) -> TranslatesConfigs:
-    """The installed format whose tool a document is of."""
-    from stackwise.contracts.components import BuildContext
+def _translate(document: dict[str, Any], file: Path) -> tuple[str, tuple[str, ...]]:
+    """The config that a document means, and a sentence for each key that is dropped.
+
+    Raises:
+        UserError: no installed format knows its tool, or it cannot be understood.
+        ProviderError: a format that fails.
+    """
+    import yaml
+
+    from stackwise.assembly.start import built_format
+    from stackwise.contracts.answers import calling, expect
+    from stackwise.contracts.formats import TranslatedConfig
     from stackwise.errors import UserError
     from stackwise.host.discovery import discover
+    from stackwise.host.registry import blaming
 
-    asked = []
-    for entry in discover().of_kind("format"):
-        built = entry.load_factory()(entry.load_options()(), BuildContext(seed=0))
-        if hasattr(built, "translate"):
+    registry, asked = discover(), []
+    with blaming(registry.providers):
+        for entry in registry.of_kind("format"):
+            form: Any = built_format(entry)
+            if not hasattr(form, "translate"):
+                continue
             asked.append(entry.id)
-            if built.translates(document):
-                translator: TranslatesConfigs = built
-                return translator
+            with calling(entry.id, "translates"):
+                known = form.translates(document)
+                expect(isinstance(known, bool), known, "True or False")
+            if known:
+                with calling(entry.id, "translate"):
+                    told = form.translate(document)
+                    expect(isinstance(told, TranslatedConfig) and isinstance(told.text, str), told, "a TranslatedConfig with text")
+                    dropped = told.dropped
+                    expect(isinstance(yaml.safe_load(told.text), dict), told.text, "as its text a config in YAML")
+                    expect(isinstance(dropped, tuple) and all(isinstance(line, str) for line in dropped), dropped, "a tuple of sentences")
+                return told.text, dropped
     raise UserError(f"{file} is not a config that an installed format can translate ({', '.join(asked) or 'none can'})")
 
 

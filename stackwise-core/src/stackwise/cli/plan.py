@@ -21,7 +21,9 @@ Exit codes: 0 done, 2 mistakes in the config, 3 a provider's defect.
 """
 )
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one key of the config; repeatable.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one key of the config, a map key by key; repeatable."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 @click.option("--html", "page", type=click.Path(path_type=Path, dir_okay=False), help="Draw the timeline into this HTML file, too.")
 @click.option(

@@ -18,7 +18,9 @@ Exit codes: 0 done, 2 mistakes in config or data, 3 a provider's defect.
 """
 )
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one key of the config; repeatable.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one key of the config, a map key by key; repeatable."
+)
 @click.option("--phase", "only", metavar="NAME", help="Show this phase.  [default: all]")
 @click.option("--rows", type=click.IntRange(min=1), default=2, show_default=True, help="Rows of each source.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list, an object a phase, with all numbers.")

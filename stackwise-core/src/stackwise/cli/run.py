@@ -31,7 +31,9 @@ processes was killed or hangs.
 """
 )
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one key of the config; repeatable.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one key of the config, a map key by key; repeatable."
+)
 @click.option("--output", type=click.Path(path_type=Path), help="Run directory.  [default: runs/NAME-001, …]")
 @click.option(
     "--resume",

@@ -76,4 +76,5 @@ def _lines(records: list[RunRecord]) -> list[str]:
         figures = ["–" if figure is None else str(figure) for figure in (last, best)]
         status = record.status if len(record.status) <= 24 else record.status[:23] + "…"
         rows.append([record.name, when, status, record.phase or "–", steps, *figures, size(record.bytes), parent])
-    return table(rows, columns_of())
+    shown = rows if any(record.parent is not None for record in records) else [row[:-1] for row in rows]
+    return table(shown, columns_of())

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+from attrs import define, field
 
 from stackwise.config.experiment import Experiment
 from stackwise.config.loading import experiment
@@ -17,6 +19,13 @@ _PLACES = {"use", "task", "data", "model", "embedding", "rack", "head", "module"
 """Keys whose text can only describe a component; in options such a text may be meant, as `<pad>` is."""
 
 
+@define
+class _Problems:
+    described: list[Problem] = field(factory=list)
+    """Parts given in code that are not there, each with its description as message."""
+    changed: list[Problem] = field(factory=list)
+
+
 def recalled(saved: Mapping[str, Any], now: Experiment) -> Experiment:
     """The experiment that a run directory's config describes, with the objects of another one wherever both describe them alike.
 
@@ -27,10 +36,10 @@ def recalled(saved: Mapping[str, Any], now: Experiment) -> Experiment:
     Raises:
         ConfigError: a part given in code is another one now, or is not there.
     """
-    problems: list[Problem] = []
+    problems = _Problems()
     read = _entries(saved, now.tree, (), problems)
-    if problems:
-        raise ConfigError(problems)
+    if problems.described or problems.changed:
+        raise ConfigError([*([_together(problems.described)] if problems.described else []), *problems.changed])
     return experiment(read)
 
 
@@ -38,11 +47,18 @@ def refuse_described(read: Experiment) -> None:
     """Refuse a run directory's config in which components are described, as a file cannot hold those that were given in code.
 
     Raises:
-        ConfigError: each such component, and none of the mistakes that follow from it.
+        ConfigError: these components, and none of the mistakes that follow from them.
     """
-    sentence = "was given in code, and a file holds no more than its name: go on with it in the program that has it"
-    if described := list(_described(read.tree, ())):
-        raise ConfigError([Problem(f"{node.value} {sentence}", ".".join(path), node.position) for path, node in described])
+    if described := [Problem(str(node.value), ".".join(path), node.position) for path, node in _described(read.tree, ())]:
+        raise ConfigError([_together(described)])
+
+
+def _together(parts: Sequence[Problem]) -> Problem:
+    """One sentence for all parts that were given in code, each with its description as message: one thing mends them."""
+    first, *others = parts
+    beside = f", and so were {', '.join(each.path for each in others)}" if others else ""
+    fix = "a file holds no more than a name: go on in the program that has them, by stackwise.run(experiment, output=…, resume='must')"
+    return Problem(f"{first.message} was given in code{beside}; {fix}", first.path, first.where)
 
 
 def _described(node: Node, path: KeyPath) -> Iterator[tuple[KeyPath, Node]]:
@@ -52,7 +68,7 @@ def _described(node: Node, path: KeyPath) -> Iterator[tuple[KeyPath, Node]]:
         yield from _described(child, (*path, key))
 
 
-def _entries(saved: Mapping[str, Any], now: Node | None, path: KeyPath, problems: list[Problem]) -> dict[str, Any]:
+def _entries(saved: Mapping[str, Any], now: Node | None, path: KeyPath, problems: _Problems) -> dict[str, Any]:
     children = {key: now.child(key) if now is not None else None for key in saved}
     read = {
         key: _value(value, children[key], (*path, key), problems) for key, value in saved.items() if not _is_option(saved, key, children)
@@ -81,7 +97,7 @@ def _option(saved: str, now: Node | None) -> Any:
         return saved
 
 
-def _value(saved: Any, now: Node | None, path: KeyPath, problems: list[Problem]) -> Any:
+def _value(saved: Any, now: Node | None, path: KeyPath, problems: _Problems) -> Any:
     if isinstance(saved, Mapping):
         return _entries(saved, now, path, problems)
     if isinstance(saved, list):
@@ -91,9 +107,9 @@ def _value(saved: Any, now: Node | None, path: KeyPath, problems: list[Problem])
         return now.value
     if isinstance(saved, str) and (saved.startswith(_GIVEN) or (now is not None and now.kind == "object")):
         if now is not None and now.value == saved:
-            message = f"{saved} was given in code: go on in the program that has it, by stackwise.run(experiment, output=…, resume='must')"
+            problems.described.append(Problem(saved, ".".join(path)))
         else:
             present = "not there" if now is None else describe(now.value)
             message = f"was {saved} for the steps that are done, and is {present}: put it back, or begin a new run"
-        problems.append(Problem(message, ".".join(path)))
+            problems.changed.append(Problem(message, ".".join(path)))
     return saved

@@ -123,6 +123,13 @@ class ParallelConfig:
         doc="whether parameters and moments lie in the memory of the processor; this version does not, so it is false",
         example="false",
     )
+    tensor: int = key(
+        1,
+        doc="processes that divide each matrix multiplication of a block; this version does not, so it is 1",
+        minimum=1,
+        maximum=65_536,
+        example="1",
+    )
     patience: str = key(
         "60s",
         rule=broken_span,

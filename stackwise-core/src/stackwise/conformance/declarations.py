@@ -65,7 +65,7 @@ def check_options_documented(subject: Subject) -> None:
     name = options.__qualname__
     must(_is_frozen(subject.draft().options), f"{name} is not frozen: use @frozen")
     types = get_type_hints(options)
-    for attribute in attrs.fields(options):
+    for attribute in (attribute for attribute in attrs.fields(options) if attribute.init):  # the others are no options
         where = f"{name}.{attribute.name}"
         must(attribute.kw_only, f"{where} is not keyword-only: use @frozen(kw_only=True)")
         must(attribute.name in types, f"{where} has no type")

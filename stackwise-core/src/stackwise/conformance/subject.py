@@ -16,6 +16,7 @@ from attrs import field, frozen
 from stackwise.config import Ref
 from stackwise.contracts.components import BuildContext, Component, Kind
 from stackwise.contracts.specs import BatchSpec, RackSpec, Spec, TaskSpec
+from stackwise.contracts.tokenizers import RunTokenizer, Tokenizers, made_tokenizer, settings_of
 from stackwise.errors import Problem, ProviderError, StackwiseError, UserError, did_you_mean
 from stackwise.host.discovery import components_of, discover
 from stackwise.host.offers import GROUP
@@ -139,7 +140,17 @@ class Subject:
     def build(self, *extra: Any, options: Any = None, **context: Any) -> Any:
         """Call the factory; the caller seeds torch and chooses the device. `context` replaces fields of the usual context."""
         factory = self.registered.load_factory()
-        return factory(self.options() if options is None else options, self.context(**context), *extra)
+        given = self.options() if options is None else options
+        return factory(self.bound(given) if self.kind == "loader" else given, self.context(**context), *extra)
+
+    def bound(self, options: Any) -> Any:
+        """The options of a loader as a run hands them over: with the tokenizer that they ask for."""
+        id = self.registered.id
+        if (settings := settings_of(id, options)) is None:
+            return options
+        tokenizer = made_tokenizer(id, options, [options])
+        assert tokenizer is not None  # data may be read here
+        return Tokenizers((RunTokenizer(use=id, settings=settings, tokenizer=tokenizer),)).bind(id, options)
 
 
 def _sizes_beyond(spec: TaskSpec, known: Mapping[str, int]) -> dict[str, int]:

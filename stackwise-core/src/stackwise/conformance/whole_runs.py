@@ -76,7 +76,7 @@ def _steps(machine: TrainingMachine) -> Iterator[StepDone]:
 
 def _machine(subject: Subject, steps: int = STEPS) -> TrainingMachine:
     compiled = experiment(_config(subject, steps))
-    return assemble(make_plan(compiled, subject.registry))
+    return assemble(make_plan(compiled, subject.registry).with_tokenizers())
 
 
 def _config(subject: Subject, steps: int) -> dict[str, Any]:

@@ -81,6 +81,11 @@ class PhaseSchedule:
         """The phase that step k belongs to; the last one for k = T."""
         return self.phases[self.clock.phase_index(step)]
 
+    def evaluates(self, name: str, index: int) -> bool:
+        """Whether an evaluation runs in a phase, or at one of its edges, where it runs on both sides."""
+        phase = self.phases[index]
+        return any(phase.start <= step <= phase.stop for step in self.evaluate_at.get(name, ()))
+
     def at(self, *, step: int | None = None, t: float | None = None) -> Moment:
         """The instant of a step, or of the first step at or after run time t."""
         if step is None:

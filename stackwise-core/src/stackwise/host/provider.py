@@ -60,7 +60,7 @@ class Registered:
     def _options(self) -> type:
         options = self._load("options", self.component.options)
         if not isinstance(options, type) or not attrs.has(options):
-            self._fail("options", self.component.options, f"it is {_article(options)}; options are an attrs class")
+            self._fail("options", self.component.options, f"it is {article(options)}; options are an attrs class")
         return options
 
     def load_factory(self) -> Any:
@@ -75,7 +75,7 @@ class Registered:
     def _factory(self) -> Any:
         factory = self._load("factory", self.component.factory)
         if not callable(factory):
-            self._fail("factory", self.component.factory, f"it is {_article(factory)}; a factory can be called")
+            self._fail("factory", self.component.factory, f"it is {article(factory)}; a factory can be called")
         return factory
 
     def build(self, *arguments: Any) -> Any:
@@ -185,6 +185,7 @@ def explain(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def _article(value: object) -> str:
+def article(value: object) -> str:
+    """The type of a value, with its article."""
     name = type(value).__name__
     return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"

@@ -6,7 +6,7 @@ A broken provider is data here; it becomes an error only when one of its compone
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -181,7 +181,7 @@ class Registry:
 
 
 @contextmanager
-def blaming(providers: Iterable[Provider]) -> Iterator[None]:
+def blaming(providers: Collection[Provider]) -> Iterator[None]:
     """Run code that calls providers' components: what those raise of their own is their defect.
 
     Raises:
@@ -207,7 +207,7 @@ def blaming(providers: Iterable[Provider]) -> Iterator[None]:
         raise fault from error
 
 
-def _completed(error: StackwiseError, providers: Iterable[Provider]) -> ProviderError | None:
+def _completed(error: StackwiseError, providers: Collection[Provider]) -> ProviderError | None:
     """A provider's fault with component, callback, distribution and version; None: it is not a provider's, or says them."""
     mark = callback_of(error)
     if not isinstance(error, WrongAnswer | ProviderError) or (isinstance(error, ProviderError) and error.distribution):
@@ -222,7 +222,7 @@ def _completed(error: StackwiseError, providers: Iterable[Provider]) -> Provider
     return ProviderError(f"{where}: {error}", provider=provider.name, distribution=provider.distribution)
 
 
-def _fault_of(error: Exception, providers: Iterable[Provider]) -> ProviderError | None:
+def _fault_of(error: Exception, providers: Collection[Provider]) -> ProviderError | None:
     """The error as a provider's defect; None: it is not theirs."""
     core = Path(__file__).parents[1]  # the package, as `location` of the core's own provider
     folders = {Path(provider.location): provider for provider in providers if Path(provider.location) != core}

@@ -13,7 +13,7 @@ from attrs import frozen
 from stackwise.contracts.components import Starter
 from stackwise.errors import ProviderError, UserError, did_you_mean
 from stackwise.host.isolation import guarded
-from stackwise.host.provider import Provider, explain
+from stackwise.host.provider import Provider, article, explain
 from stackwise.host.registry import Registry
 
 FOLDER = '"FOLDER'
@@ -64,7 +64,7 @@ class OfferedStarter:
         except Exception as error:
             raise self._fault(what, target, explain(error)) from error
         if not isinstance(value, str | bytes):
-            raise self._fault(what, target, f"it is a {type(value).__name__}")
+            raise self._fault(what, target, f"it is {article(value)}")
         return value
 
     def _fault(self, what: str, target: str, reason: str) -> ProviderError:

@@ -9,6 +9,8 @@ from attrs import asdict, define, fields
 
 from stackwise.machine.step import NO_TARGET, OVERFLOW, Outcome
 
+MOST = 2.0**63
+
 
 @define
 class Counts:
@@ -41,5 +43,13 @@ class Counts:
 
     @classmethod
     def of(cls, saved: Mapping[str, Any]) -> Counts:
-        """Read what `as_map` wrote; a missing count begins at 0."""
-        return cls(**{field.name: saved[field.name] for field in fields(cls) if field.name in saved})
+        """Read what `as_map` wrote; a missing count begins at 0.
+
+        Raises:
+            ValueError: what is saved is no count.
+        """
+        counts = {field.name: saved[field.name] for field in fields(cls) if field.name in saved}
+        for name, count in counts.items():
+            if type(count) not in ((int, float) if name == "seconds" else (int,)) or not 0 <= count < MOST:
+                raise ValueError(f"{name} is {count!r:.40}, which counts nothing")
+        return cls(**counts)

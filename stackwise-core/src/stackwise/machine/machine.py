@@ -181,7 +181,7 @@ class TrainingMachine:
             )
         begin(self.live, self.schedule)  # with what the finished objects hold before they are filled
         self.live.restore(saved, saved["step"])
-        self._probe.load_state(saved["last_batch"])
+        self._probe.load_state(saved["last_batch"], self.schedule.at(step=max(saved["step"] - 1, 0)))
         self._step.draws.load_state_dict(saved["draws"])
         self._counts, self.step = Counts.of(saved), saved["step"]
         self._patience.load(saved)

@@ -89,14 +89,13 @@ class Probe:
         """The batch, where `step` is the boundary that it judges; else None."""
         if self._last is None or self._last[1].step != step - 1:
             return None
-        batch, moment = self._last
-        return {"batch": dict(batch), "moment": list(moment)}
+        return {"batch": dict(self._last[0])}
 
-    def load_state(self, saved: Mapping[str, Any] | None) -> None:
-        """Load what `state` returned."""
+    def load_state(self, saved: Mapping[str, Any] | None, moment: Moment) -> None:
+        """Load what `state` returned, of the instant of the last step."""
         if saved is not None:
             batch = {name: tensor.to(self._live.placement.device) for name, tensor in saved["batch"].items()}
-            self._last = batch, Moment(*saved["moment"])
+            self._last = batch, moment
 
 
 def compare(before: Judgement, after: Judgement) -> Verdict:

@@ -18,13 +18,19 @@ def parallel_problems(experiment: Experiment) -> Iterator[Problem]:
     """What this version cannot do with several processes, whatever they train."""
     parallel = experiment.run.parallel
     if parallel.offload:
-        message = "this version moves no parameters or moments to the memory of the processor: leave it out"
+        message = (
+            "this version moves no parameters or moments between a GPU and the memory of the processor, and on a processor they lie there "
+            "already: leave it out, and say run.parallel.shard or run.parallel.recompute for less memory a process"
+        )
         yield experiment.problem("run.parallel.offload", message)
+    if parallel.tensor > 1:
+        message = (
+            f"no rack of this version divides its matrix multiplications among processes, so it is 1, not {parallel.tensor}: say "
+            f"run.parallel.shard={parallel.tensor}, which divides every parameter by its rows"
+        )
+        yield experiment.problem("run.parallel.tensor", message)
     if parallel.shard > 1 and experiment.run.compile:
         yield experiment.problem("run.compile", f"compiled blocks of a divided model are not tried in this version: leave it out, {_WHOLE}")
-    if parallel.shard > 1 and experiment.run.checkpoint.asynchronous:
-        message = f"the processes write their parts of a model together, between two steps: leave it out, {_WHOLE}"
-        yield experiment.problem("run.checkpoint.asynchronous", message)
 
 
 def division_problems(

@@ -12,7 +12,7 @@ import attrs
 from attrs import Factory, define, field, frozen
 
 from stackwise.config import Ref, parse_schedule, structure_options
-from stackwise.contracts.answers import short
+from stackwise.contracts.answers import calling, short
 from stackwise.contracts.components import SPEC_OF, Built, Kind
 from stackwise.contracts.options import MAX_BLOCKS, dimension_fields, read_stacks, scheduled_fields
 from stackwise.contracts.specs import EpochSize, RackSpec, Reading, Spec
@@ -300,7 +300,8 @@ class Drafts:
         except ProviderError as error:
             self.faults.append(error)
             return None
-        options, schedules, problems = structure_options(options_class, ref.options, ref.path)
+        with blaming(self.registry.claimants(registered.provider)), calling(ref.use, "its options"):
+            options, schedules, problems = structure_options(options_class, ref.options, ref.path)
         self.problems += problems
         if options is None:
             return None

@@ -129,7 +129,7 @@ class _Planner:
         if clock is None:
             self._stop()
         schedule = self._schedule(clock, phases)
-        evaluations = self._evaluations(phases)
+        evaluations = self._evaluations(phases, schedule)
         self._check_vocabularies(phases, evaluations)
         self._check_drops(phases)
         observing = tuple(draft.part(self.drafts.constants(draft)) for draft in observers if draft is not None)
@@ -272,7 +272,7 @@ class _Planner:
             return drafted
 
     def _blaming_loaders(self) -> AbstractContextManager[None]:
-        return blaming(provider for name in self.drafts.owners("loader") if (provider := self.registry.provider(name)) is not None)
+        return blaming([provider for name in self.drafts.owners("loader") if (provider := self.registry.provider(name)) is not None])
 
     # -- time -----------------------------------------------------------------------------------------------------
 
@@ -338,11 +338,14 @@ class _Planner:
             name=config.name, index=config.index, start=start, stop=stop, state=phase.state, enter=enter, transition=crossing
         )
 
-    def _evaluations(self, phases: Sequence[_Phase]) -> tuple[EvaluationPlan, ...]:
-        joined = [phase.joined for phase in phases if phase.joined is not None]
-        states = [phase.state for phase in phases if phase.state is not None]
-        data = [phase.config.data for phase in phases if phase.joined is not None]
-        return tuple(evaluation_plan(config, states, joined, data, self.drafts) for config in (self.experiment.evaluate if states else ()))
+    def _evaluations(self, phases: Sequence[_Phase], schedule: PhaseSchedule) -> tuple[EvaluationPlan, ...]:
+        whole = [(phase.config, phase.joined, phase.state) for phase in phases if phase.joined is not None and phase.state is not None]
+        configs, joined, states = zip(*whole, strict=True) if whole else ((), (), ())
+        data, moves = [each.data for each in configs], any(each.stalls is not None for each in configs)
+        return tuple(
+            evaluation_plan(each, states, joined, data, self.drafts, [moves or schedule.evaluates(each.name, own.index) for own in configs])
+            for each in (self.experiment.evaluate if whole else ())
+        )
 
     def _check_drops(self, phases: Sequence[_Phase]) -> None:
         """Check the fields to drop against all sources of the run, those of evaluations included, because phases inherit `data.drop`."""

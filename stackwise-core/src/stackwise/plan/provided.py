@@ -9,6 +9,7 @@ from typing import Any
 from attrs import define, field
 
 from stackwise.config import Ref
+from stackwise.contracts.answers import WrongAnswer, expect, expect_artifact
 from stackwise.contracts.components import BuildContext
 from stackwise.errors import ProviderError, ScheduleError, UserError
 from stackwise.plan.parts import Draft, Drafts
@@ -59,7 +60,11 @@ class ProvidedSchedules:
     def _note(self, draft: Draft, options: Any, path: str) -> None:
         if hasattr(options, "fingerprint"):
             try:
-                self.fingerprints[path] = dict(options.fingerprint())
+                said = options.fingerprint()
+                expect(isinstance(said, Mapping), said, "a map of plain values")
+                self.fingerprints[path] = dict(said)
+            except WrongAnswer as error:
+                raise _fault(draft, f"fingerprint(): {error}") from error
             except UserError:
                 raise
             except Exception as error:
@@ -74,18 +79,23 @@ def _values(draft: Draft, options: Any, view: ScheduleWindow) -> list[float]:
         ProviderError: anything else that is not a number, or another one the second time.
     """
     assert draft.registered is not None, "only a component is named by `use`"
+    asked = "its factory"
     try:
         schedule = draft.registered.build(options, BuildContext(seed=0))
+        expect_artifact("schedule", schedule)
+        asked = "value(step, window)"
         values = [_number(draft, schedule.value(step, view), step) for step in range(view.steps + 1)]
         every = max(view.steps // ASKED_AGAIN, 1)
         for step in range(0, view.steps + 1, every):
             again = _number(draft, schedule.value(step, view), step)
             if again != values[step]:
                 raise _fault(draft, f"value({step}) gave {values[step]!r}, and {again!r} the next time: a schedule is a pure function")
+    except WrongAnswer as error:
+        raise _fault(draft, f"{asked}: {error}") from error
     except (UserError, ProviderError):
         raise
     except Exception as error:
-        raise _fault(draft, f"value(step, window) failed: {type(error).__name__}: {error}") from error
+        raise _fault(draft, f"{asked} failed: {type(error).__name__}: {error}") from error
     return values
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from stackwise.contracts.answers import calling
 from stackwise.contracts.protocols import Scheduled
 from stackwise.curriculum.parts import Part
 from stackwise.errors import ProviderError
@@ -24,7 +25,7 @@ class Follower:
             raise ProviderError(
                 f"{part.id} declares options that follow time ({', '.join(part.curves)}) but {label} has no apply_values: give it one"
             )
-        self._artifact = artifact
+        self._artifact, self._handing = artifact, calling(part.id, "apply_values")
         self._curves = self._due = tuple(part.curves.items())
         self._moving = tuple((name, curve) for name, curve in self._curves if not curve.is_constant)
         self.values: dict[str, float] = {}
@@ -42,7 +43,8 @@ class Follower:
         values = {**self.values, **{name: curve(t) for name, curve in self._due}}
         self._due = self._moving
         if values != self.values:
-            self._artifact.apply_values(values)  # type: ignore[attr-defined]  # checked in the constructor
+            with self._handing:
+                self._artifact.apply_values(values)  # type: ignore[attr-defined]  # checked in the constructor
             self.values = values
 
     def forget(self) -> None:

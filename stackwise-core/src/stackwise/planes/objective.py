@@ -47,7 +47,7 @@ class Judged(NamedTuple):
 
 
 def check_loss(task: object, result: Any, fault: type[StackwiseError] = ProviderError, *, trains: bool = True) -> None:
-    """Check the first result of a task's `loss` against its contract: a differentiable sum, its denominator, further metrics.
+    """Check a result of a task's `loss` against its contract: a differentiable sum, its denominator, further metrics.
 
     Args:
         task: named in the message.
@@ -63,12 +63,25 @@ def check_loss(task: object, result: Any, fault: type[StackwiseError] = Provider
         raise fault(f"the total of {what} is {_short(total)}: it is one number, a sum over targets, that gradients flow back from")
     if not isinstance(weight, int | float | torch.Tensor) or (isinstance(weight, torch.Tensor) and weight.dim() != 0):
         raise fault(f"the weight of {what} is {_short(weight)}: it is one number, the denominator of the sum")
-    if float(weight) < 0:
-        raise fault(f"the weight of {what} is {float(weight):g}: the denominator of a sum is not negative, or training would climb")
-    if not isinstance(metrics, Mapping) or any(not isinstance(pair, tuple) or len(pair) != 2 for pair in metrics.values()):
-        raise fault(f"the metrics of {what} are {_short(metrics)}: they map a name to a sum and its denominator")
+    pairs = metrics.values() if isinstance(metrics, Mapping) else [metrics]
+    for pair in pairs:
+        if not isinstance(pair, tuple) or len(pair) != 2:
+            raise fault(f"the metrics of {what} are {_short(metrics)}: they map a name to a sum and its denominator")
     if "loss" in metrics:
         raise fault(f"{what} names a metric 'loss', which is the name of total / weight: call it otherwise")
+
+
+def check_weight(task: object, weight: torch.Tensor | float, fault: type[StackwiseError]) -> None:
+    """Check the first denominator of a task's loss; it is read on the host, for which a device is waited for.
+
+    Raises:
+        ProviderError: it is negative; UserError for a task given in code.
+    """
+    if float(weight) < 0:
+        raise fault(
+            f"the weight of the loss of {type(task).__name__} is {float(weight):g}: the denominator of a sum is not negative, or training "
+            "would climb"
+        )
 
 
 def _short(value: Any) -> str:
@@ -114,9 +127,10 @@ class Objective:
         """Whether the task asks the model while it prepares a batch."""
         self._linear: tuple[str, ...] = ()
         """Outputs that the task reads as they are said."""
-        self._looked_at_prepared = False
+        self.fault: type[StackwiseError] = UserError
+        """Whose fault a broken contract of the task is: of the provider, or of the user who gave it in code."""
         self._looked_at_loss: bool | None = None
-        """Whether the loss that was last looked at trains; None before the first."""
+        """Whether the weight that was last looked at is of a loss that trains; None before the first."""
         self.preparing = self._judging = calling("", "")
 
     @classmethod
@@ -130,29 +144,22 @@ class Objective:
         return objective
 
     @property
-    def fault(self) -> type[StackwiseError]:
-        """Whose fault a broken contract of the task is: of the provider, or of the user who gave it in code."""
-        return ProviderError if self._part is not None and self._part.given is None else UserError
-
-    @property
     def name(self) -> str:
         """The task's id, or its class where it was given in code."""
         return self._part.id if self._part is not None else type(self.task).__name__
 
     def check_prepared(self, prepared: Any) -> None:
-        """Check the first batch that a task prepares.
+        """Check a batch that a task prepared.
 
         Raises:
             ProviderError: it is not a map of tensors; UserError for a task given in code.
         """
-        if self._looked_at_prepared:
-            return
         what = f"{type(self.task).__name__}.prepare"
         if not isinstance(prepared, Mapping):
             raise self.fault(f"{what} returned {_short(prepared)}: it returns the batch, a map from field to tensor")
-        for name in (name for name, field in prepared.items() if not isinstance(field, torch.Tensor)):
-            raise self.fault(f"{what} returned {_short(prepared[name])} as the field '{name}': every field is a tensor")
-        self._looked_at_prepared = True
+        for name, field in prepared.items():
+            if not isinstance(field, torch.Tensor):
+                raise self.fault(f"{what} returned {_short(field)} as the field '{name}': every field is a tensor")
 
     @property
     def lookahead(self) -> int:
@@ -178,8 +185,9 @@ class Objective:
     def _hold(self, task: Task) -> None:
         """Put a task in force, and read once what its spec says of every step."""
         spec = task.get_spec()
+        self.fault = ProviderError if self._part is not None and self._part.given is None else UserError
         self.task, self.uses_model, self._linear = task, spec.uses_model, tuple(spec.linear_outputs)
-        self._looked_at_prepared, self._looked_at_loss = False, None
+        self._looked_at_loss = None
         self.preparing, self._judging = calling(self.name, "prepare"), calling(self.name, "loss")
 
     def take_reference(self, model: nn.Module) -> bool:
@@ -250,10 +258,11 @@ class Objective:
         """The loss, as `loss` gives it, of what the model made of a batch."""
         names: Mapping[str, bool] = getattr(model, "reported", {})
         outputs, reported = split(outputs, names) if names else (outputs, {})
-        result, trains = self.judge(outputs, prepared), torch.is_grad_enabled()
+        trains = torch.is_grad_enabled()
+        result = self.judge(outputs, prepared, trains=trains)
         if self._looked_at_loss is not trains:
             with self._judging:
-                check_loss(self.task, result, self.fault, trains=trains)
+                check_weight(self.task, result[1], self.fault)
             self._looked_at_loss = trains
         total, weight, metrics = result
         if not names and not self._weights:
@@ -272,14 +281,26 @@ class Objective:
         for name in (name for name in self._weights if name not in losses):
             raise UserError(undeclared(name, losses))
 
-    def judge(self, outputs: Mapping[str, torch.Tensor], prepared: Batch) -> Any:
-        """What the task returns as the loss of these outputs, with those of the reference where there is one."""
+    def judge(self, outputs: Mapping[str, torch.Tensor], prepared: Batch, *, trains: bool = False) -> Any:
+        """What the task returns as the loss of these outputs, with those of the reference where there is one.
+
+        Args:
+            outputs: of the model.
+            prepared: the batch that it saw.
+            trains: whether gradients are to flow back from it.
+
+        Raises:
+            ProviderError: what the task returned is not a loss; UserError for a task given in code.
+        """
         with self._judging:
             if self.reference is None:
-                return self.task.loss(outputs, prepared)
-            with torch.no_grad():
-                reference_outputs, _ = split(self._outputs(self.reference, prepared), getattr(self.reference, "reported", {}))
-            return self.task.loss(outputs, prepared, reference=reference_outputs)  # type: ignore[call-arg]  # its spec declares it
+                result: Any = self.task.loss(outputs, prepared)
+            else:
+                with torch.no_grad():
+                    compared, _ = split(self._outputs(self.reference, prepared), getattr(self.reference, "reported", {}))
+                result = self.task.loss(outputs, prepared, reference=compared)  # type: ignore[call-arg]  # its spec declares it
+            check_loss(self.task, result, self.fault, trains=trains)
+        return result
 
     @contextmanager
     def fixed(self, values: Mapping[str, Mapping[str, float]]) -> Iterator[Task]:
@@ -288,11 +309,14 @@ class Objective:
         if not own or self._follower is None or not isinstance(self.task, Scheduled):
             yield self.task
             return
-        self.task.apply_values({**self._follower.values, **own})
+        handing = calling(self.name, "apply_values")
+        with handing:
+            self.task.apply_values({**self._follower.values, **own})
         try:
             yield self.task
         finally:
-            self.task.apply_values(self._follower.values)
+            with handing:
+                self.task.apply_values(self._follower.values)
 
     def state_dict(self) -> dict[str, Any]:
         """State of the task; empty for a stateless one."""

@@ -66,20 +66,41 @@ class Ranks:
             EndedTogether: another process failed and has said why.
             RankLost: another process is gone without saying why.
         """
+        with self.watch.waiting(), self.explaining():
+            yield
+
+    @contextmanager
+    def explaining(self) -> Iterator[None]:
+        """Work in which torch exchanges something with the others, and fails where one of them is gone.
+
+        Raises:
+            EndedTogether: another process failed and has said why.
+            RankLost: another process is gone without saying why.
+        """
         try:
-            with self.watch.waiting():
-                yield
+            yield
         except RuntimeError as error:
             if (reason := self._what_happened(error)) is error:
                 raise
             raise reason from error
 
-    def gather(self, item: T) -> list[T]:
-        """What every process gives, by rank."""
+    def gather(self, item: T, group: distributed.ProcessGroup | None = None) -> list[T]:
+        """What every process gives, by rank.
+
+        Args:
+            item: of this process.
+            group: that of a thread, whose exchange may take as long as the slowest disk; None: of the processes as they train.
+        """
         items: list[Any] = [None] * self.place.ranks
-        with self.exchanging():
-            distributed.all_gather_object(items, item)
+        with self.exchanging() if group is None else self.explaining():
+            distributed.all_gather_object(items, item, group=group)
         return cast(list[T], items)
+
+    def new_group(self) -> distributed.ProcessGroup:
+        """The same processes, for exchanges of a thread; all of them ask for it at the same time."""
+        with self.exchanging():
+            group: distributed.ProcessGroup = distributed.new_group(backend="gloo", timeout=timedelta(days=1))
+        return group
 
     def broadcast(self, item: T | None, source: int = 0) -> T:
         """What one process gives, to all of them."""
@@ -133,14 +154,15 @@ class Ranks:
 
     def _what_happened(self, error: RuntimeError) -> Exception:
         """Why an exchange failed: another process posted a failure before it left, or is gone without saying why."""
-        deadline = monotonic() + _POST_S
-        while (failure := self.board.failure()) is None and monotonic() < deadline:
-            sleep(0.05)
+        before, deadline = self.board.beats(), monotonic() + max(_POST_S, self.watch.sign_s)
+        with self.watch.waiting():
+            while (failure := self.board.failure()) is None and monotonic() < deadline:
+                sleep(0.05)
         if failure is None:
-            with self.watch.waiting():
-                lost = self.watch.lost()
-            if not lost:
+            if not (lost := self.watch.lost(before)):
                 return error  # nobody is gone: it is of this process's own making
+            for rank in lost:
+                self.board.acknowledge(rank)  # it will not, and need not be waited for
             sentence = self.watch.sentence(lost, "is gone: something ended it (short of memory? killed?)")
             if self.board.post(Failure(self.place.rank, sentence, RankLost.exit_code)):
                 return RankLost(sentence)

@@ -7,12 +7,13 @@ what came of that; so nothing of torch's has to learn of growth, of freezing or 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from math import isfinite, sqrt
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import distributed, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, Replicate, Shard
@@ -21,6 +22,7 @@ from stackwise.planes.model.module import Model, set_parameter
 from stackwise.planes.shards import is_first_copy, is_part, laid_as, own, rows_of
 from stackwise.processes.ranks import Ranks
 from stackwise.processes.reduction import no_gradient
+from stackwise.processes.watch import Watch
 
 
 class Sharding:
@@ -30,9 +32,10 @@ class Sharding:
         ranks: the processes; neighbours hold the parts of one model, and where there are more of them, others hold the same parts.
         shard: parts of a model.
         device: where the parts lie.
+        writes_apart: whether checkpoints are written in threads, while the processes train.
     """
 
-    def __init__(self, ranks: Ranks, shard: int, device: torch.device) -> None:
+    def __init__(self, ranks: Ranks, shard: int, device: torch.device, *, writes_apart: bool = False) -> None:
         self._ranks, self.parts = ranks, shard
         copies = ranks.place.ranks // shard
         shape, names = ((shard,), ("shard",)) if copies == 1 else ((copies, shard), ("replicate", "shard"))
@@ -41,6 +44,8 @@ class Sharding:
         self._touched: set[int] = set()
         """id of each part of which a gradient came in this step."""
         self._watches: list[_Watch] = []
+        self.writers: Sharding | _Apart = _Apart(self, ranks) if writes_apart else self
+        """The processes as they write a checkpoint together."""
 
     # -- parts ----------------------------------------------------------------------------------------------------
 
@@ -99,6 +104,8 @@ class Sharding:
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)
             module.set_reduce_scatter_unused_params(True)
+            module.set_custom_all_gather(cast(Any, _Gathering(self._ranks.watch)))  # torch names the forms of both in a private module
+            module.set_custom_reduce_scatter(cast(Any, _Scattering(self._ranks.watch)))
             if trains:
                 self._watches.append(_Watch(cast(nn.Module, module), self._touched))
         wrapped.reshard()
@@ -157,6 +164,12 @@ class Sharding:
         start, stop = rows_of(tensor)
         return (own(tensor), start) if stop > start and is_first_copy(tensor) else None
 
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """The time in which this process waits for a file to be whole."""
+        with self._ranks.alone("saves a checkpoint") if self.is_first else nullcontext(), self._ranks.watch.waiting():
+            yield
+
     # -- a step ---------------------------------------------------------------------------------------------------
 
     def begin(self, model: nn.Module, *, last: bool) -> None:
@@ -192,6 +205,60 @@ class Sharding:
         of_parts = float(self._ranks.rows(_square(parts))[: self.parts].sum())
         total = of_parts + float(_square(single))
         return sqrt(total) if isfinite(total) else total
+
+
+class _Exchange:
+    """One of torch's exchanges of a divided model, in which a process that does not come is missed.
+
+    Args:
+        watch: notices it.
+    """
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+
+    def allocate(self, size: Sequence[int], *, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+        """Room for what is exchanged."""
+        return torch.empty(*size, dtype=dtype, device=device)
+
+
+class _Gathering(_Exchange):
+    """Gathers the parameters of a block."""
+
+    def __call__(
+        self, output_tensor: torch.Tensor, input_tensor: torch.Tensor, group: distributed.ProcessGroup, async_op: bool = False
+    ) -> distributed.Work | None:
+        with self._watch.waiting():
+            work: distributed.Work | None = distributed.all_gather_single(output_tensor, input_tensor, group, async_op)
+        return work
+
+
+class _Scattering(_Exchange):
+    """Adds the gradients of a block and leaves each process its part of the sum."""
+
+    def __call__(
+        self,
+        output_tensor: torch.Tensor,
+        input_tensor: torch.Tensor,
+        group: distributed.ProcessGroup,
+        op: distributed.ReduceOp.RedOpType,
+        async_op: bool = False,
+    ) -> distributed.Work | None:
+        with self._watch.waiting():
+            work: distributed.Work | None = distributed.reduce_scatter_single(output_tensor, input_tensor, op, group, async_op)
+        return work
+
+
+class _Apart:
+    """The processes as threads of theirs see them, which write a checkpoint while the others train, and meet in a group of their own."""
+
+    def __init__(self, sharding: Sharding, ranks: Ranks) -> None:
+        self.is_first, self.to_write, self.waiting = sharding.is_first, sharding.to_write, sharding.waiting
+        self._ranks, self._group = ranks, ranks.new_group()
+
+    def gather(self, item: Any) -> list[Any]:
+        """What every process gives, by rank."""
+        return self._ranks.gather(item, self._group)
 
 
 def _square(gradients: list[torch.Tensor]) -> torch.Tensor:

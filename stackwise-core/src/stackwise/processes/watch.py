@@ -13,6 +13,9 @@ from stackwise.errors import RankLost
 from stackwise.processes.board import Board, Failure
 from stackwise.processes.place import Place
 
+LIFE = 2.5
+"""Ticks of the thread in which it has surely given a sign of life."""
+
 MOST_BUSY = 20
 """How many times `patience_s` one process may work alone (a checkpoint on a slow disk) before it counts as hanging too."""
 
@@ -30,7 +33,8 @@ class Watch:
     def __init__(self, board: Board, place: Place, hosts: Sequence[str], patience_s: float) -> None:
         self.patience_s = patience_s
         self._board, self._place, self._hosts = board, place, hosts
-        self._waiting_since: float | None = None
+        self._waits: dict[object, float] = {}
+        """Each wait of a thread of this process, and when it began."""
         self._end = Event()
         self._thread = Thread(target=self._run, name="stackwise-watch", daemon=True)
         self._thread.start()
@@ -38,31 +42,48 @@ class Watch:
     @contextmanager
     def waiting(self) -> Iterator[None]:
         """The time in which this process waits for the others."""
-        self._waiting_since = time.monotonic()
+        wait = object()
+        self._waits[wait] = time.monotonic()
         try:
             yield
         finally:
-            self._waiting_since = None
+            del self._waits[wait]
 
     def close(self) -> None:
         """End the thread."""
         self._end.set()
         self._thread.join()
 
-    def lost(self) -> list[int]:
-        """The processes that gave no sign of life between two readings; if all did, those that work while this one waits."""
-        before = self._board.beats()
-        time.sleep(2.5 * self._tick_s)
+    def lost(self, before: Sequence[str | None]) -> list[int]:
+        """The processes that gave no sign of life since an earlier reading.
+
+        Args:
+            before: `Board.beats` at least `sign_s` ago.
+        """
         after = self._board.beats()
-        still = [rank for rank, (was, now) in enumerate(zip(before, after, strict=True)) if was == now and rank != self._place.rank]
-        working = [rank for rank, beat in enumerate(after) if beat is not None and beat.startswith("working") and rank != self._place.rank]
-        return still or working
+        if after[self._place.rank] is None and self._place.rank:
+            return [0]  # the board itself is gone, and the first process holds it
+        return [rank for rank, (was, now) in enumerate(zip(before, after, strict=True)) if was == now and rank != self._place.rank]
+
+    def working(self) -> list[int]:
+        """The processes that work while this one waits."""
+        beats = enumerate(self._board.beats())
+        return [rank for rank, beat in beats if beat is not None and beat.startswith("working") and rank != self._place.rank]
 
     def sentence(self, lost: Sequence[int], what: str) -> str:
         """Name processes."""
         if not lost:
             return f"a process of the run {what}, and it is not known which"
         return f"{' and '.join(f'rank {rank} on {self._hosts[rank]}' for rank in lost)} {what}"
+
+    @property
+    def _waiting_since(self) -> float | None:
+        return min(list(self._waits.values()), default=None)
+
+    @property
+    def sign_s(self) -> float:
+        """Seconds in which every process that lives gives a sign of it."""
+        return LIFE * self._tick_s
 
     @property
     def _tick_s(self) -> float:
@@ -82,7 +103,9 @@ class Watch:
     def _give_up(self, since: float | None) -> None:
         """Name the process that hangs and leave, while the other thread keeps giving signs of life; the wait itself cannot be ended."""
         patience_s = time.monotonic() - (since or 0.0)
-        lost = self.lost()
+        before = self._board.beats()
+        time.sleep(self.sign_s)
+        lost = self.lost(before) or self.working()
         if self._waiting_since != since:
             return
         sentence = self.sentence(lost, f"has not come to where the others have waited for {patience_s:.0f} s (run.parallel.patience)")

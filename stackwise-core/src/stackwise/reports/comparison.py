@@ -235,6 +235,8 @@ def _history(record: RunRecord, axis: Axis) -> dict[tuple[str, str], dict[float,
     """Evaluation and metric → position → step and value; of two sides of a boundary the one before it."""
     history: dict[tuple[str, str], dict[float, tuple[int, float]]] = {}
     tokens = {} if axis == "steps" else read_steps(record.path).tokens_before
+    if axis == "tokens" and record.last_step and not any(tokens.values()):
+        raise UserError(f"the rows of {record.path} have no tokens: compare at steps or flops")
     for event in record.evaluations:
         step = int(event["step"])
         position: float = step if axis == "steps" else tokens.get(step, 0)

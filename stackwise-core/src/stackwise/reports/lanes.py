@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from math import prod
 from typing import Any
 
 from stackwise.assembly.pricing import PhasePrice
@@ -35,24 +36,27 @@ class _Lane:
     def as_json(self) -> dict[str, Any]:
         return {"task": self._task(), "data": self._data(), "model": self._model(), "optimizer": self._optimizer()}
 
-    def _samples(self, curve: Curve, factor: float = 1.0) -> Samples:
-        """Step and value, at the first and last step, at knots and in between; one pair where the value stands still."""
+    def _samples(self, *curves: Curve, factor: float = 1.0) -> Samples:
+        """Step and product of the curves, at the first and last step, at knots and in between; one pair where the value stands still."""
         first, last = self._phase.start, self._phase.stop - 1
-        if curve.is_constant or first == last:
-            return [[first, factor * curve(self._clock.t(first))]]
-        knots = {self._clock.step_at(knot.t) for knot in curve.knots}
-        even = {first + round((last - first) * i / INSTANTS) for i in range(INSTANTS + 1)}
+        knots = {self._clock.step_at(knot.t) for curve in curves if not curve.is_constant for knot in curve.knots}
+        even = {first + round((last - first) * i / INSTANTS) for i in range(INSTANTS + 1)} if knots else {first}
         steps = sorted(step for step in even | knots | {k - 1 for k in knots} if first <= step <= last)
-        samples = [[step, factor * curve(self._clock.t(step))] for step in steps]
+        samples = [[step, factor * prod(curve(self._clock.t(step)) for curve in curves)] for step in steps]
         return samples if any(value != samples[0][1] for _, value in samples) else samples[:1]
 
     def _values(self, *parts: Part) -> dict[str, Samples]:
         """Options of some parts that follow time, and do."""
-        return {f"{part.id} {name}": self._samples(curve) for part in parts for name, curve in part.curves.items() if not curve.is_constant}
+        return {f"{part.id} {name}": samples for part in parts for name, samples in self._moving(part).items()}
+
+    def _moving(self, part: Part) -> dict[str, Samples]:
+        return {name: self._samples(curve) for name, curve in part.curves.items() if not curve.is_constant}
 
     def _task(self) -> dict[str, Any]:
         weights = {f"{name} weight": self._samples(curve) for name, curve in self._state.auxiliary.items() if not curve.is_constant}
-        return {"use": self._state.task.id, "values": {**self._values(self._state.task), **weights}}
+        function = self._state.task.plain_options.get("function") if self._state.task.given is not None else None  # of a stackwise.Loss
+        use = getattr(function, "__name__", type(function).__name__) if callable(function) else self._state.task.id
+        return {"use": use, "values": {**self._values(self._state.task), **weights}}
 
     def _data(self) -> dict[str, Any]:
         data = self._state.data
@@ -61,7 +65,10 @@ class _Lane:
             "mix": {name: self._samples(curve) for name, curve in data.mix.items()},
             "shapes": self._shapes(),
             "transforms": [part.id for part in data.transforms],
-            "values": self._values(*data.transforms),
+            "values": {
+                **{f"{name} {key}": samples for name, part in data.sources.items() for key, samples in self._moving(part).items()},
+                **self._values(*data.transforms),
+            },
         }
 
     def _shapes(self) -> list[list[int | None]]:
@@ -103,23 +110,30 @@ class _Lane:
         return {**bar, "from": "copied", "origin": str(old) if source == stack else f"{source} {old}"}
 
     def _bar(self, label: str, prefix: str) -> dict[str, Any]:
+        """A part of the model; one whose tensors came in several ways counts as copied, and says how many in each."""
         receipt, freeze = self._price.receipt, self._state.model.freeze
-        names = [name for name in (*receipt.adopted, *receipt.copied, *receipt.fresh) if name.startswith(prefix)]
-        came = "kept"
-        if self._phase.index:
-            came = "fresh" if set(names) & set(receipt.fresh) else "copied" if set(names) & set(receipt.copied) else "kept"
+        ways = {"kept": receipt.adopted, "copied": receipt.copied, "fresh": receipt.fresh}
+        tensors = {way: sum(name.startswith(prefix) for name in names) for way, names in ways.items()}
+        came = [way for way, count in tensors.items() if count] if self._phase.index else ["kept"]
+        names = [name for each in ways.values() for name in each if name.startswith(prefix)]
         frozen = [name for name in names if matches(freeze, name)]
-        return {"label": label, "from": came, "frozen": "all" if names and frozen == names else "some" if frozen else "none"}
+        bar = {"label": label, "from": came[0] if len(came) == 1 else "copied" if came else "kept"}
+        bar |= {"frozen": "all" if names and frozen == names else "some" if frozen else "none"}
+        return bar if len(came) < 2 else {**bar, "tensors": tensors}
 
     def _optimizer(self) -> dict[str, Any]:
         optimizer = self._state.optimizer
         factor = optimizer.lr_factor(self._price.parameters)
-        groups: Mapping[str, Mapping[str, Curve]] = {group.name: group.curves for group in optimizer.groups}
+        groups: dict[str, dict[str, list[Curve]]] = {g.name: {key: [curve] for key, curve in g.curves.items()} for g in optimizer.groups}
+        if (again := self._phase.enter.rewarm) is not None:
+            for name in self._price.receipt.fresh:
+                group = next(g for g in optimizer.groups if not g.select or matches(g.select, name))
+                groups[f"{group.name}.fresh"] = {key: [c, again] for key, c in group.curves.items() if key.endswith("lr")}
         return {
             "use": optimizer.part.id,
             "groups": {
-                name: {key: self._samples(curve, factor if key.endswith("lr") else 1.0) for key, curve in curves.items()}
-                for name, curves in groups.items()
+                name: {key: self._samples(*curves, factor=factor if key.endswith("lr") else 1.0) for key, curves in values.items()}
+                for name, values in groups.items()
             },
             "clip": optimizer.clip,
             "ema": None if optimizer.ema is None else self._samples(optimizer.ema),

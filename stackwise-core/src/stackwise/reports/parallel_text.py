@@ -20,6 +20,7 @@ def parallel_as_json(plan: Plan, prices: Sequence[PhasePrice]) -> dict[str, Any]
     return {
         "replicate": copies,
         "shard": parts,
+        "whole_bytes_at_the_start": max(BYTES * price.parameters for price in prices) if parts > 1 else 0,
         "phases": {
             price.name: {
                 "bytes_a_process": (BYTES * (price.parameters + price.trainable) + (price.optimizer_bytes or 0)) // parts,
@@ -52,4 +53,8 @@ def parallel_lines(plan: Plan, prices: Sequence[PhasePrice]) -> list[str]:
             f"  {name}: {held} of weights, gradients and optimizer state; a step adds {added} of gradients, of which each sends {sent}"
             + (f", and each micro-batch gathers {cost['gathered_bytes_a_micro_batch'] / 1e6:,.1f} MB of weights" if parts > 1 else "")
         )
+    if parts > 1:
+        whole = priced["whole_bytes_at_the_start"] / 1e6
+        lines.append(f"  before that each draws every part of the model whole, up to {whole:,.1f} MB in the memory of its processor")
+    lines.append("  not in this version: divided matrix multiplications (run.parallel.tensor), offloading (run.parallel.offload)")
     return ["", *lines]

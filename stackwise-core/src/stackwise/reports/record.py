@@ -257,7 +257,16 @@ def _flatten(value: Any, path: str, flat: dict[str, str]) -> None:
         for key, inner in value.items():
             _flatten(inner, f"{path}.{key}" if path else str(key), flat)
     else:
-        flat[path] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        flat[path] = value if isinstance(value, str) else _flow(value)
+
+
+def _flow(value: Any) -> str:
+    """A list, or an empty mapping, in one line; quotes stand where the text would be read as more than one thing without them."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(_flow, value))}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{_flow(key)}: {_flow(inner)}' for key, inner in value.items())}}}"
+    return json.dumps(value, ensure_ascii=False) if not value or value != value.strip() or set(value) & set(",:[]{}\"'#\n") else str(value)
 
 
 def _last_lines(path: Path) -> list[dict[str, Any]]:

@@ -80,11 +80,11 @@ class Summary:
         Args:
             columns: width of the terminal; None: as wide as it gets.
         """
-        metrics = self._metric()
+        metrics, counts = self._metric(), any(line.tokens for line in self.phases)
         header = [
             "phase",
             "steps",
-            "tokens",
+            *(["tokens"] if counts else []),
             "parameters",
             "lr first → last",
             *(f"{n} {m.replace('_', ' ')}: entry → exit" for n, m in metrics),
@@ -96,7 +96,8 @@ class Summary:
             scores = [f"{_score(line.entry, n, m)} → {_score(line.exit, n, m)}" for n, m in metrics]
             lr = f"{line.lr_first:.2g} → {line.lr_last:.2g}"
             parameters = "–" if line.entered is None else f"{line.entered.parameters:,}"
-            rows.append([line.name, f"{line.steps:,}", f"{line.tokens:,}", parameters, lr, *scores, f"{line.seconds:.1f}"])
+            tokens = [f"{line.tokens:,}"] if counts else []
+            rows.append([line.name, f"{line.steps:,}", *tokens, parameters, lr, *scores, f"{line.seconds:.1f}"])
             if self.peaks:
                 rows[-1].append("–" if line.name not in self.peaks else f"{self.peaks[line.name] / 1e6:,.0f} MB")
         lines = table(rows, columns)
@@ -105,7 +106,8 @@ class Summary:
             sources = ", ".join(f"{name} {count.get('rows', 0):,} rows" for name, count in done.ledger.items())
             skipped = f", {done.skipped} not finite and skipped" if done.skipped else ""
             skipped += f", {done.without_targets} skipped for want of a target" if done.without_targets else ""
-            lines.append(f"{done.steps:,} steps, {done.tokens:,} tokens in {done.seconds:.1f} s of training{skipped}; delivered: {sources}")
+            read = f", {done.tokens:,} tokens" if done.tokens else ""
+            lines.append(f"{done.steps:,} steps{read} in {done.seconds:.1f} s of training{skipped}; delivered: {sources}")
             if self.stopped is not None:
                 lines.append(f"stopped at step {self.stopped.step:,}: {self.stopped.why}")
         return wrap("\n".join(lines), columns)

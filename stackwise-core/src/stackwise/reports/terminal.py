@@ -6,6 +6,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import TextIO
 
 NARROWEST = 40
@@ -24,19 +25,29 @@ def table(rows: Sequence[Sequence[str]], columns: int | None = None) -> list[str
     """Rows of text as aligned columns, the first row the header; numbers to the right.
 
     Args:
-        columns: room for a line. What does not fit beside the first column follows below, the first column again in front.
+        columns: room for a line. A cell that is too wide for it is continued below itself, on the left of its column; what does not fit
+            beside the first column follows below, the first column again in front.
     """
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    first = max(len(row[0]) for row in rows) if columns is None else min(columns * 5 // 8, max(len(row[0]) for row in rows))
+    limits = [None if columns is None else first if i == 0 else columns - first - 2 for i in range(len(rows[0]))]
+    cells = [[_lines_of(cell, limit) for cell, limit in zip(row, limits, strict=True)] for row in rows]
+    widths = [max(len(line) for row in cells for line in row[i]) for i in range(len(limits))]
+    to_the_left = {0, *(i for row in cells for i, cell in enumerate(row) if len(cell) > 1)}
     lines: list[str] = []
     for part in _parts(widths, columns):
         if lines:
             lines.append("")
-        start = len(lines)
-        for row in rows:
-            cells = [row[i].ljust(widths[i]) if i == 0 else row[i].rjust(widths[i]) for i in part]
-            lines.append("  ".join(cells).rstrip())
-        lines.insert(start + 1, "  ".join("─" * widths[i] for i in part))
+        for k, row in enumerate(cells):
+            for each in zip_longest(*(row[i] for i in part), fillvalue=""):
+                aligned = (text.ljust(widths[i]) if i in to_the_left else text.rjust(widths[i]) for i, text in zip(part, each, strict=True))
+                lines.append("  ".join(aligned).rstrip())
+            if k == 0:
+                lines.append("  ".join("─" * widths[i] for i in part))
     return lines
+
+
+def _lines_of(cell: str, limit: int | None) -> list[str]:
+    return [cell] if limit is None or len(cell) <= limit else textwrap.wrap(cell, limit, break_on_hyphens=False)
 
 
 def _parts(widths: Sequence[int], columns: int | None) -> list[list[int]]:

@@ -13,7 +13,7 @@ from typing import Any
 from xml.sax.saxutils import escape, quoteattr
 
 LEFT, RIGHT, GAP, MARGIN = 112, 14, 8, 14
-_NARROW, _WIDE = 6.3, 7.3
+_NARROW, _WIDE = 7, 8.1
 """Pixels of a letter, and of a bold one."""
 
 
@@ -76,7 +76,7 @@ class _Picture:
             ground = {"x": x0, "y": 0, "width": max(x1 - x0, 0), "height": "100%", "fill": f"var(--{'b' if i % 2 else 'a'})"}
             title = _title(f"{phase['name']}, steps {phase['start']} to {phase['stop']}")
             self._plot.append(_tag("rect", ground, title, raw=True))
-            self._label(x0, x1, 16, [phase["name"]], middle=True, kind="phase")
+            self._label(x0, x1, 16, [phase["name"]], anchor="middle", kind="phase")
         self._y = 26
 
     def _task(self) -> None:
@@ -84,8 +84,9 @@ class _Picture:
         self._lane("task", "", height)
         for x0, x1, use, _ in self._segments("task"):
             self._box(x0, x1, self._y, height, "var(--task)", use, rx=2)
-            self._label(x0, x1, self._y + 15, [use])
         self._values("task", height)
+        for x0, x1, use, _ in self._segments("task"):
+            self._label(x0, x1, self._y + 15, [use], ground="var(--task)")
         self._y += height + GAP
 
     def _data(self) -> None:
@@ -100,7 +101,7 @@ class _Picture:
             for shape, stop in zip(shapes, stops, strict=True):
                 start = max(shape[0], self._phases[i]["start"])
                 self._mixture(lane["data"]["mix"], (start, stop), max(5, height * _size(shape) / most), self._y + height, names)
-        self._values("data", height)
+        self._values("data", height - 18)  # above the words
         for i, lane in enumerate(self._lanes):
             self._label(*self._edges(i), self._y + height - 6, _data_words(lane["data"]))
         self._y += height + GAP
@@ -137,14 +138,15 @@ class _Picture:
             if adapters := lane["model"]["weight_adapters"]:
                 title = "; ".join(f"{name}: {a['use']} beside {', '.join(a['select'])}" for name, a in adapters.items())
                 self._box(x1 - 6, x1, y, self._y + tall - y - 2, "var(--c3)", title, rx=2)
-            self._label(x0, x1, y - 5, _share_words(self._phases[i], adapters), end=True, kind="right")
+            self._label(x0, x1, y - 5, _share_words(self._phases[i], adapters), anchor="end", kind="right")
         self._values("model", tall)
         self._y += tall + GAP
 
     def _bar(self, bar: Mapping[str, Any], edges: tuple[float, float], y: float, height: float, i: int) -> None:
         words = {"kept": "carried over", "copied": f"copied from {bar.get('origin') or 'the old one'}", "fresh": "fresh"}
-        frozen = {"none": "", "all": ", frozen"}.get(bar["frozen"], ", partly frozen")
-        title = f"{bar['label']}: {words[bar['from']] if i else 'from the start'}{frozen}"
+        frozen, n = {"none": "", "all": ", frozen"}.get(bar["frozen"], ", partly frozen"), bar.get("tensors")
+        came = f"{n['kept']} tensors carried over, {n['copied']} copied, {n['fresh']} fresh" if n else words[bar["from"]]
+        title = f"{bar['label']}: {came if i else 'from the start'}{frozen}"
         fill = {"fresh": "var(--bg)", "copied": "var(--copy)"}.get(bar["from"], "var(--model)")
         fill = "url(#gate)" if self._lanes[i]["model"]["gate"] and bar["from"] != "kept" else fill
         line: dict[str, Any] = {"stroke": "var(--model)", "stroke-width": 1.2} if bar["from"] == "fresh" else {}
@@ -226,17 +228,33 @@ class _Picture:
             self._plot.append(_tag("rect", attributes, _title(title), raw=True))
 
     def _label(
-        self, x0: float, x1: float, y: float, texts: Sequence[str], *, middle: bool = False, end: bool = False, kind: str = ""
+        self,
+        x0: float,
+        x1: float,
+        y: float,
+        texts: Sequence[str],
+        *,
+        anchor: str = "start",
+        kind: str = "",
+        ground: str = "",
     ) -> None:
-        """The first of the texts that fits between two edges; one alone is shortened, as far as that says anything."""
-        room = int((x1 - x0 - 8) // (_WIDE if kind == "right" else _NARROW))
-        text = texts[0] if len(texts) == 1 else next((each for each in texts if len(each) <= room), "")
-        if not text or room < min(len(text), 4):
+        """The first of the texts that fits between two edges; one alone is shortened, as far as that says anything.
+
+        Args:
+            ground: its colour around the letters, where a line may cross them.
+        """
+        room = (x1 - x0 - 8) / (_WIDE if kind else _NARROW)
+        text = texts[0] if len(texts) == 1 else next((each for each in texts if _letters(each) <= room), "")
+        if not text or room < min(_letters(text), 4):
             return
-        whole, text = text, text if len(text) <= room else f"{text[: room - 1]}…"
-        attributes: dict[str, Any] = {"x": (x0 + x1) / 2 if middle else x1 - 6 if end else x0 + 6, "y": y}
+        whole, end = text, len(text)
+        while _letters(text) > room:
+            end -= 1
+            text = f"{whole[:end]}…"
+        attributes: dict[str, Any] = {"x": {"start": x0 + 6, "middle": (x0 + x1) / 2, "end": x1 - 6}[anchor], "y": y}
         attributes |= {"class": kind} if kind else {}
-        attributes |= {"text-anchor": "middle" if middle else "end"} if middle or end else {}
+        attributes |= {} if anchor == "start" else {"text-anchor": anchor}
+        attributes |= {"stroke": ground, "stroke-width": 4, "paint-order": "stroke"} if ground else {}
         self._plot.append(_tag("text", attributes, f"{escape(text)}{'' if text == whole else _title(whole)}", raw=True))
 
     def _definitions(self) -> str:
@@ -251,6 +269,11 @@ class _Picture:
             _tag("linearGradient", {"id": "gate"}, stops, raw=True),
         ]
         return _tag("defs", {}, "".join(parts), raw=True)
+
+
+def _letters(text: str) -> float:
+    """Width of a text, in letters of middling width."""
+    return sum(1.45 if each in "mwMW×→←…" else 0.55 if each in "fijlrtI.,:;|'()[] " else 1 for each in text)
 
 
 def _tag(name: str, attributes: Mapping[str, Any], inner: str = "", *, raw: bool = False) -> str:

@@ -83,7 +83,7 @@ class RunLoop:
         """A loop over the checkpoints of its directory; the one it goes on from is never pruned."""
         checkpoint = plan.experiment.run.checkpoint
         folder, pins = directory.path / CHECKPOINTS, {machine.step}
-        others = machine.settings.sharding
+        others = None if (sharding := machine.settings.sharding) is None else sharding.writers
         store = CheckpointStore(folder, keep_last=checkpoint.keep_last, best=checkpoint.best_metric, pins=pins, others=others)
         return cls(plan=plan, machine=machine, directory=directory, store=store, progress=progress, parent=parent, reason=reason)
 
@@ -116,7 +116,8 @@ class RunLoop:
         with Signals(echo_s=0.0 if self.ranks is None else ECHO_S) as signals:
             while True:
                 try:
-                    self._walk(signals)
+                    with nullcontext() if self.ranks is None else self.ranks.explaining():
+                        self._walk(signals)
                     self.store.wait()
                     if self._stalled is None:
                         return

@@ -12,7 +12,7 @@ from html import escape as escape_html
 from pathlib import Path
 from typing import Literal, TextIO
 
-from attrs import frozen
+from attrs import field, frozen
 
 from stackwise import config
 from stackwise.assembly.machine import assemble
@@ -23,18 +23,19 @@ from stackwise.host.discovery import discover
 from stackwise.host.registry import blaming
 from stackwise.machine.machine import TrainingMachine
 from stackwise.plan import Plan
-from stackwise.processes.place import Place
 from stackwise.processes.ranks import Ranks, joined
 from stackwise.reports.memory_text import memory_sentence
 from stackwise.reports.progress import Progress
 from stackwise.reports.summary import Summary
+from stackwise.runs.agreement import agree_on_the_config, agree_on_the_run
 from stackwise.runs.loop import RunLoop, summary_of
 from stackwise.runs.rest import Declaration, Rest, checkpoint_at, config_of, costs_in, newest_in
-from stackwise.runs.several import Companion, agree_on_the_run, by_the_first, check_world, kept_weights, last_word, run_of_this_command
+from stackwise.runs.several import Companion, by_the_first, check_world, kept_weights, last_word, run_of_this_command
 from stackwise.runs.step_times import decision, timed
 from stackwise.saved.export import describe_model, describe_run, exported_tensors
 from stackwise.saved.provenance import Origin, describe
-from stackwise.storage.checkpoints.store import SET_ASIDE, CheckpointStore, Skipped
+from stackwise.storage.checkpoints.beside import StoreBeside
+from stackwise.storage.checkpoints.store import SET_ASIDE, Checkpoint, CheckpointStore, Skipped
 from stackwise.storage.run_directory import CHECKPOINTS, CONFIG, FINISHED, PLAN, RunDirectory, refuse_existing
 from stackwise.storage.weights import save_weights
 
@@ -46,7 +47,7 @@ class Result:
     """Where the run's files are, and what happened."""
 
     directory: Path
-    summary: Summary
+    summary: Summary = field(repr=False)
     finished_before: bool = False
     """Whether the run had finished before, so that nothing was left to do."""
     rank: int = 0
@@ -96,12 +97,12 @@ def run(
             return _go_on(existing, experiment, stream, ranks, quiet=quiet)
         declared, experiment = experiment, timed(experiment, ranks)
         rest = Rest(make_plan(experiment, discover()).with_tokenizers(), changes=decision(declared, experiment))
+        agree_on_the_config(ranks, rest.plan)
         check_world(experiment.run.parallel, rest.plan, ranks)
         machine = assemble(rest.plan, ranks=ranks)
-        if ranks is not None:
-            if not ranks.is_first:
-                return _accompany(rest, machine, ranks)
-            agree_on_the_run(ranks, rest.plan, machine)
+        agree_on_the_run(ranks, rest.plan, machine)
+        if ranks is not None and not ranks.is_first:
+            return _accompany(rest, machine, ranks)
         declaration = Declaration.of(rest.plan)
         directory = RunDirectory.create(place, experiment.run.name, declaration.write)
         progress = _progress(rest.plan, stream, quiet=quiet, costs=declaration.costs)
@@ -154,30 +155,52 @@ def branch(
         ConfigError: a config or an assignment that would change the past.
         UserError: there is no whole checkpoint there.
     """
-    if (place := Place.here()).ranks > 1:
-        raise UserError(f"a branch is begun by one process, and this is {place}: begin it, and go on by `stackwise resume RUN --ranks N`")
+    with joined() as ranks:
+        experiment = config.load(config_of(directory) if source is None else source, overrides)
+        begun = None if ranks is None else by_the_first(ranks, partial(run_of_this_command, ranks, output, experiment.run.name))
+        if begun is not None:
+            return _go_on(begun, config.load(config_of(begun)), stream, ranks, quiet=quiet)
+        checkpoint, skipped = _branched_from(directory, at, ranks)
+        rest = Rest.after(checkpoint, experiment, directory)
+        agree_on_the_config(ranks, rest.plan)
+        check_world(experiment.run.parallel, rest.plan, ranks)
+        machine = rest.machine(ranks)
+        agree_on_the_run(ranks, rest.plan, machine)
+        sharding = machine.settings.sharding
+        if ranks is not None and not ranks.is_first:
+            if sharding is not None:
+                StoreBeside(sharding).save(checkpoint.step, machine.state(), {})
+            return _accompany(rest, machine, ranks)
+        origin = Origin(
+            run=str(directory), step=checkpoint.step, sha256=sha256((checkpoint.path / "manifest.json").read_bytes()).hexdigest()
+        )
+        declaration, parent, reason = Declaration.of(rest.plan), origin.as_json(), "branch"
+
+        def share_the_past(new: RunDirectory) -> None:
+            declaration.write(new)
+            new.cut(checkpoint.step, of=directory)
+            about = {**describe(rest.plan, machine, parent), "reason": reason}
+            CheckpointStore(new.path / CHECKPOINTS, others=sharding).save(checkpoint.step, machine.state(), about, pin=reason)
+
+        new = RunDirectory.create(output, rest.plan.experiment.run.name, share_the_past)
+        progress = _progress(rest.plan, stream, quiet=quiet, costs=declaration.costs)
+        _say_skipped(progress, skipped)
+        progress.tell(f"branch {new.path} from {directory} at step {checkpoint.step:,} of {rest.plan.schedule.steps:,}")
+        return _train(RunLoop.of(rest.plan, machine, new, progress, parent, reason), rest, fresh=True)
+
+
+def _branched_from(directory: Path, at: str, ranks: Ranks | None) -> tuple[Checkpoint, Sequence[Skipped]]:
+    """The checkpoint that `--at` names, as the first process finds it, and the damaged ones that it skips."""
+    if ranks is not None and not ranks.is_first:
+        return CheckpointStore(directory / CHECKPOINTS).at(ranks.broadcast(0)), ()
     checkpoint, skipped = checkpoint_at(directory, at)
-    rest = Rest.after(checkpoint, config.load(config_of(directory) if source is None else source, overrides), directory)
-    machine = rest.machine()
-    origin = Origin(run=str(directory), step=checkpoint.step, sha256=sha256((checkpoint.path / "manifest.json").read_bytes()).hexdigest())
-    declaration, parent, reason = Declaration.of(rest.plan), origin.as_json(), "branch"
-
-    def share_the_past(new: RunDirectory) -> None:
-        declaration.write(new)
-        new.cut(checkpoint.step, of=directory)
-        about = {**describe(rest.plan, machine, parent), "reason": reason}
-        CheckpointStore(new.path / CHECKPOINTS).save(checkpoint.step, machine.state(), about, pin=reason)
-
-    new = RunDirectory.create(output, rest.plan.experiment.run.name, share_the_past)
-    progress = _progress(rest.plan, stream, quiet=quiet, costs=declaration.costs)
-    _say_skipped(progress, skipped)
-    progress.tell(f"branch {new.path} from {directory} at step {checkpoint.step:,} of {rest.plan.schedule.steps:,}")
-    return _train(RunLoop.of(rest.plan, machine, new, progress, parent, reason), rest, fresh=True)
+    if ranks is not None:
+        ranks.broadcast(checkpoint.step)
+    return checkpoint, skipped
 
 
 def _accompany(rest: Rest, machine: TrainingMachine, ranks: Ranks) -> Result:
     """What every process but the first does."""
-    agree_on_the_run(ranks, rest.plan, machine)
     directory = Path(ranks.broadcast(""))
     with blaming(rest.plan.providers):
         Companion(plan=rest.plan, machine=machine, directory=directory, ranks=ranks).train()
@@ -188,10 +211,13 @@ def _go_beside(path: Path, experiment: Experiment, ranks: Ranks) -> Result:
     """Resume beside the first process, which says from which checkpoint."""
     step: int | None = ranks.broadcast(None)
     rest = Rest.after(None if step is None else CheckpointStore(path / CHECKPOINTS).at(step), experiment, path)
+    agree_on_the_config(ranks, rest.plan)
     check_world(experiment.run.parallel, rest.plan, ranks)
     if ranks.broadcast(False):
         return Result(path, Summary(), finished_before=True, rank=ranks.place.rank)
-    return _accompany(rest, rest.machine(ranks), ranks)
+    machine = rest.machine(ranks)
+    agree_on_the_run(ranks, rest.plan, machine)
+    return _accompany(rest, machine, ranks)
 
 
 def _go_on(path: Path, experiment: Experiment, stream: TextIO | None, ranks: Ranks | None, *, quiet: bool) -> Result:
@@ -204,6 +230,7 @@ def _go_on(path: Path, experiment: Experiment, stream: TextIO | None, ranks: Ran
         if ranks is not None:
             ranks.broadcast(None if checkpoint is None else checkpoint.step)
         rest = Rest.after(checkpoint, experiment, path)
+        agree_on_the_config(ranks, rest.plan)
         check_world(experiment.run.parallel, rest.plan, ranks)
         finished = _is_finished(directory, rest)
         if ranks is not None:
@@ -213,8 +240,7 @@ def _go_on(path: Path, experiment: Experiment, stream: TextIO | None, ranks: Ran
             directory.close()
             return Result(path, summary, finished_before=True)
         machine = rest.machine(ranks)
-        if ranks is not None:
-            agree_on_the_run(ranks, rest.plan, machine)
+        agree_on_the_run(ranks, rest.plan, machine)
         declaration = None if rest.is_declared_in(directory) else Declaration.of(rest.plan)
         costs = costs_in(json.loads((path / PLAN).read_bytes())) if declaration is None else declaration.costs
         progress = _progress(rest.plan, stream, quiet=quiet, costs=costs)

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import platform
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from contextlib import closing, nullcontext
 from functools import partial
-from hashlib import blake2b
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import torch
-from attrs import define, field, frozen
+from attrs import define, field
 
-import stackwise
 from stackwise import config
 from stackwise.assembly.machine import assemble
 from stackwise.config import ParallelConfig
@@ -28,12 +23,12 @@ from stackwise.processes.reduction import Wishes
 from stackwise.runs.rest import Rest, setting_of
 from stackwise.runs.saving import Saving
 from stackwise.runs.signals import Signals
-from stackwise.saved.clock import clock_as_json
 from stackwise.saved.export import exported_tensors
-from stackwise.saved.provenance import loading, named_config
-from stackwise.storage.checkpoints.store import CheckpointStore, save_beside
+from stackwise.saved.provenance import loading
+from stackwise.storage.checkpoints.beside import StoreBeside
+from stackwise.storage.checkpoints.store import CheckpointStore
 from stackwise.storage.run_directory import CHECKPOINTS, FINAL, read_status
-from stackwise.storage.shared_file import Others, write_shared
+from stackwise.storage.shared_file import Held, Others, write_shared
 
 T = TypeVar("T")
 
@@ -105,28 +100,6 @@ def check_world(parallel: ParallelConfig, plan: Plan, ranks: Ranks | None) -> li
     )
 
 
-def agree_on_the_run(ranks: Ranks, plan: Plan, machine: TrainingMachine) -> None:
-    """Before the first step: the same config, plan, providers, data and libraries everywhere.
-
-    Raises:
-        UserError: a process has something else; rank, host and item are named.
-    """
-    resolved, schedule = named_config(plan), plan.schedule
-    items: dict[str, Any] = {
-        "version of StackWise": stackwise.__version__,
-        "version of torch": torch.__version__,
-        "version of Python": platform.python_version(),
-        "byte order": sys.byteorder,
-        **{f"provider '{provider.name}'": f"{provider.version} {provider.file_digest}" for provider in plan.providers},
-        **{f"config at {key}": _text(value) for key, value in resolved.items()},
-        "plan": _text([clock_as_json(schedule.clock), sorted(map(str, schedule.evaluate_at.items())), list(schedule.save_at)]),
-        "step to go on from": machine.step,
-        **{f"source '{name}'": _text(print_) for name, print_ in machine.data.fingerprints().items()},
-        "tokenizers": ", ".join(str(entry.tokenizer.vocabulary) for entry in plan.tokenizers.entries),
-    }
-    ranks.agree({name: str(value) for name, value in items.items()}, "before the first step")
-
-
 def run_of_this_command(ranks: Ranks, output: Path | None, name: str) -> Path | None:
     """The run directory that an earlier attempt of the same command began; None in the first attempt, or if it did not get so far."""
     if not ranks.place.attempt:
@@ -150,8 +123,9 @@ class Companion:
     machine: TrainingMachine
     directory: Path
     ranks: Ranks
-    _saving: Saving | None = field(default=None, init=False)
+    _store: StoreBeside | None = field(default=None, init=False)
     """Where each process holds a part of the state, all of them save it together."""
+    _saving: Saving | None = field(default=None, init=False)
 
     def train(self) -> None:
         """Take every step that is left.
@@ -160,11 +134,14 @@ class Companion:
             EndedTogether: the first process stops the run, at the same step.
         """
         self.ranks.watch.patience_s = self.plan.experiment.run.parallel.patience_s
+        if (sharding := self.machine.settings.sharding) is not None:
+            self._store = StoreBeside(sharding.writers)
         self._save_from(self.machine.step)
-        with Signals(echo_s=ECHO_S) as signals:
+        with nullcontext() if self._store is None else closing(self._store), Signals(echo_s=ECHO_S) as signals:
             while True:
                 try:
-                    stalled = self._walk(signals)
+                    with self.ranks.explaining():
+                        stalled = self._walk(signals)
                     if stalled is None:
                         break
                     self._end_phase(stalled)
@@ -177,10 +154,10 @@ class Companion:
 
     def _save_from(self, step: int) -> None:
         """Save with the first process from the state of a step on, which is on disk unless it is the first."""
-        if (sharding := self.machine.settings.sharding) is not None:
-            store, config = _Beside(sharding), self.plan.experiment.run.checkpoint
-            agree = partial(worst_of, sharding)
-            self._saving = Saving(store, config, self.plan.schedule, dict, lambda: None, agree=agree)
+        if self._store is not None:
+            agree = partial(worst_of, self.machine.settings.sharding)
+            checkpoint = self.plan.experiment.run.checkpoint
+            self._saving = Saving(self._store, checkpoint, self.plan.schedule, dict, lambda: None, agree=agree)
             if step:
                 self._saving.go_on(step, "")
 
@@ -238,17 +215,6 @@ class Companion:
         self._save_from(step)
 
 
-@frozen
-class _Beside:
-    """Saves this process's part of a state where the first process says."""
-
-    others: Others
-
-    def save(self, step: int, state: Mapping[str, Any], about: Mapping[str, Any], **how: Any) -> None:
-        """Write what this process holds; what the checkpoint says beside it the first process knows."""
-        save_beside(state, self.others)
-
-
 def worst_of(others: Others | None, fault: str | None) -> str | None:
     """What is wrong with a state in any process, or nothing."""
     return fault if others is None else next((each for each in others.gather(fault) if each is not None), None)
@@ -260,18 +226,9 @@ def save_final_beside(machine: TrainingMachine) -> None:
         return
     for weights in kept_weights(machine):
         with machine.optimizer.evaluating(weights), disk_errors(Path("the final weights"), "free space or mend the disk, then resume"):
-            write_shared(None, exported_tensors(machine.model.model), sharding)
+            write_shared(None, Held.of(exported_tensors(machine.model.model), sharding), sharding)
 
 
 def kept_weights(machine: TrainingMachine) -> dict[str, str]:
     """Which weights a run keeps at its end, each with the name of its directory."""
     return {"live": FINAL} | ({"ema": f"{FINAL}-ema"} if machine.optimizer.average is not None else {})
-
-
-def _text(value: Any) -> str:
-    text = json.dumps(value, sort_keys=True, default=str)
-    return text if len(text) <= 200 else f"{text[:160]}… ({_digest(text)})"
-
-
-def _digest(text: str) -> str:
-    return blake2b(text.encode(), digest_size=12).hexdigest()

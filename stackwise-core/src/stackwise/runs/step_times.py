@@ -17,6 +17,7 @@ from stackwise.host.registry import blaming
 from stackwise.plan import make_draft
 from stackwise.plan.extents import counts
 from stackwise.processes.ranks import Ranks
+from stackwise.runs.agreement import agree_on_the_config, agree_on_the_run
 from stackwise.storage.run_directory import CONFIG
 
 KEY = "run.step_seconds"
@@ -37,7 +38,9 @@ def timed(experiment: Experiment, ranks: Ranks | None) -> Experiment:
         return experiment  # its plan names what is wrong
     times: dict[str, list[float]] = {}
     with blaming(draft.providers):
+        agree_on_the_config(ranks, draft)
         machine = assemble(draft, ranks=ranks)
+        agree_on_the_run(ranks, draft, machine)
         with closing(machine.train()) as events:
             for event in events:
                 if isinstance(event, StepDone):

@@ -7,11 +7,12 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import Any
 
+from stackwise.plan.extents import SHAPE_KEYS
 from stackwise.storage.codec import typed
 from stackwise.timeline.clock import Clock, Piece
 from stackwise.timeline.duration import Duration
 
-_PIECE = {"start": int, "before": Mapping[str, str], "rate": Mapping[str, str], "values": Mapping[str, Any]}
+_PIECE = {"start": int, "before": Mapping[str, str], "rate": Mapping[str, str], "values": Mapping[str, int | None]}
 
 
 def clock_as_json(clock: Clock) -> dict[str, Any]:
@@ -46,6 +47,10 @@ def clock_from_json(document: Mapping[str, Any]) -> Clock:
 
 def _piece(document: Mapping[str, Any], name: str) -> Piece:
     fields = {key: typed(document[key], wanted, f"{name}.{key}") for key, wanted in _PIECE.items()}
+    if fields["values"].keys() != {*SHAPE_KEYS}:
+        raise ValueError(f"{name}.values has {sorted(fields['values'])}, where {', '.join(SHAPE_KEYS)} belong")
+    if wrong := [key for key, value in fields["values"].items() if value is not None and value < 1]:
+        raise ValueError(f"{name}.values.{wrong[0]} is {fields['values'][wrong[0]]}: the rows and positions of a step are 1 or more")
     return Piece(fields["start"], _as_fractions(fields["before"]), _as_fractions(fields["rate"]), fields["values"])
 
 

@@ -76,6 +76,7 @@ def declaration_in(file: Path) -> tuple[str, dict[str, Any]]:
         raise UserError(f"{file} names no data: write `sources: {{test: {{use: …}}}}`, or give a config with data.sources")
     if declared is not written:
         declared = {key: declared[key] for key in ("sources", "batch_size", "seq_len") if key in declared}
+    declared = {"at": ["100%"], **declared}  # it need serve no task but the last
     name = re.sub(r"[^a-z0-9]+", "-", file.stem.lower()).strip("-") or "data"
     return name, declared
 
@@ -107,7 +108,7 @@ def _results(saved: SavedModel, plan: Plan, run: Path, only: Collection[str]) ->
     else:
         raise UserError(f"task {saved.state.task.id} compares with a reference model, and a finished run keeps no weights of it")
     live = {name: tensor.clone() for name, tensor in named_tensors(model).items()}
-    chosen = [declared for declared in plan.evaluations if not only or declared.name in only]
+    chosen = _chosen(plan, saved.state.task.id, only)
     _check_data(saved, plan, chosen, placement)
     for declared in chosen:
         evaluation = shop.evaluation(declared, placement)
@@ -118,6 +119,22 @@ def _results(saved: SavedModel, plan: Plan, run: Path, only: Collection[str]) ->
             yield Evaluated(saved.step, saved.phase.name, declared.name, "exit", metrics, perf_counter() - start)
         finally:
             evaluation.data.end()
+
+
+def _chosen(plan: Plan, task: str, only: Collection[str]) -> list[EvaluationPlan]:
+    """The evaluations asked for; without names those that serve the task.
+
+    Raises:
+        UserError: one asked for by name does not serve it, or none does.
+    """
+    chosen = [declared for declared in plan.evaluations if (declared.name in only if only else task not in declared.unserved)]
+    refused = [declared.name for declared in (chosen or plan.evaluations) if task in declared.unserved]
+    if refused:
+        raise UserError(
+            f"evaluation '{refused[0]}' does not deliver what task {task} needs, which the run has reached: its instants keep it to other "
+            f"phases; declare another, as --set {SECTION}.test='{{at: [100%], batches: 8, sources: {{…}}}}'"
+        )
+    return chosen
 
 
 def _averaged(run: Path) -> dict[str, torch.Tensor]:

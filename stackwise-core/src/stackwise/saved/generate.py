@@ -116,11 +116,11 @@ def _continued(source: TextModel, prompts: Sequence[torch.Tensor], settings: Gen
             if at_once and isinstance(source.task, GeneratesRows):
                 results = source.task.generate_rows(source.model, prompts, settings, generators)
                 expect(isinstance(results, Sequence) and len(results) == len(prompts), results, f"a row for each of {len(prompts)} prompts")
-                return [_checked(prompt, row, settings) for prompt, row in zip(prompts, results, strict=True)]
+                return [checked(prompt, row, settings) for prompt, row in zip(prompts, results, strict=True)]
             rows = []
             for i, (prompt, generator) in enumerate(zip(prompts, generators, strict=True)):
                 own = settings if settings.hear is None else evolve(settings, hear=numbered(settings.hear, i))
-                rows.append(_checked(prompt, source.task.generate(source.model, prompt, own, generator), settings))
+                rows.append(checked(prompt, source.task.generate(source.model, prompt, own, generator), settings))
             return rows
         except Exception as error:
             if not lacks_memory(error):
@@ -129,7 +129,7 @@ def _continued(source: TextModel, prompts: Sequence[torch.Tensor], settings: Gen
             raise UserError(f"memory does not suffice for a prompt of {lengths}{bytes_asked(error)}: generate fewer tokens") from error
 
 
-def _checked(prompt: torch.Tensor, row: Any, settings: GenerationSettings) -> tuple[int, ...]:
+def checked(prompt: torch.Tensor, row: Any, settings: GenerationSettings) -> tuple[int, ...]:
     """The ids of a prompt and what was generated behind it.
 
     Raises:

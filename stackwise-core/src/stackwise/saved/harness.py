@@ -23,7 +23,7 @@ from stackwise.host.discovery import discover
 from stackwise.host.registry import blaming
 from stackwise.machine.placement import Placement
 from stackwise.planes.model.initialisation import drawing_from
-from stackwise.saved.generate import open_text_model
+from stackwise.saved.generate import checked, open_text_model
 from stackwise.saved.task_model import TextModel
 from stackwise.storage.run_directory import CONFIG
 from stackwise.storage.tokenizers import read_tokenizers
@@ -204,8 +204,10 @@ class Asked:
             ids = ids[-max(self.settings.length - tokens, 1) :]
         settings = GenerationSettings(tokens=tokens, temperature=float(how.get("temperature", 1.0)) if draws else 0.0, ids=self.source.ids)
         prompt = torch.tensor(list(ids), dtype=torch.long)
-        row = self.source.task.generate(self.source.model, prompt, settings, torch.Generator().manual_seed(0))
-        text = self.codec.decode(row.tolist()[len(ids) :])
+        with blaming(self.source.providers), calling(self.source.task_id, "generate"):
+            row = self.source.task.generate(self.source.model, prompt, settings, torch.Generator().manual_seed(0))
+            made = checked(prompt, row, settings)[len(ids) :]
+        text = self.codec.decode(made)
         return text[: min((place for stop in stops if stop and (place := text.find(stop)) >= 0), default=len(text))]
 
     def _start(self) -> int:
@@ -237,7 +239,8 @@ class Asked:
             with blaming(self.source.providers), calling(self.source.task_id, "score"):
                 scores = task.score(self.source.model, tensors, [len(given) for given, _ in fitted])
                 fits = isinstance(scores, Sequence) and len(scores) == len(places)
-                fits = fits and all(isinstance(each, tuple) and len(each) == 2 and is_number(each[0]) for each in scores)
+                fits = fits and all(isinstance(each, tuple) and len(each) == 2 for each in scores)
+                fits = fits and all(is_number(nats) and isinstance(best, bool) for nats, best in scores)
                 expect(fits, scores, f"a pair of ln p and whether it is the likeliest for each of {len(places)} rows")
             results |= zip(places, scores, strict=True)
         return [results[i] for i in range(len(rows))]

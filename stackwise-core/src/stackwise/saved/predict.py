@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,9 @@ def predict(run: Path | str, file: Path | str, *, source: str | None = None, row
     id, loader = _loader(model, source, file)
     with blaming(model.providers):
         with calling(id, "rows_of"):
-            batches = iter(loader.rows_of(str(file), rows))
+            made = loader.rows_of(str(file), rows)
+            expect(isinstance(made, Iterable), made, "an iterator of batches")
+            batches = iter(made)
         while (batch := _next(id, batches)) is not None:
             predictions, count = _predicted(model, batch), len(next(iter(batch.values())))
             with calling(id, "tell"):
@@ -60,7 +62,10 @@ def _next(id: str, batches: Iterator[Any]) -> Mapping[str, torch.Tensor] | None:
     """The next rows that a loader reads; None behind the last."""
     with calling(id, "rows_of"):
         batch = next(batches, None)
-        return None if batch is None else expect_rows(batch, len(next(iter(batch.values()))))
+        if batch is None:
+            return None
+        expect(isinstance(batch, Mapping) and bool(batch), batch, "a batch, a map from field to tensor")
+        return expect_rows(batch, len(next(iter(batch.values()))))
 
 
 def _predicting(task: object, id: str, registry: Registry) -> Any:

@@ -170,12 +170,14 @@ class CheckedCodec:
         expect(callable(getattr(codec, "encode", None)) and callable(getattr(codec, "decode", None)), codec, "a codec: encode and decode")
         self._codec, self._id, self._providers = codec, id, providers
         self.start: int | None = getattr(codec, "start", None)
+        """The id before text that nothing precedes."""
+        expect(self.start is None or isinstance(self.start, int), self.start, "as its `start` an id or None")
 
     def encode(self, text: str) -> Sequence[int]:
         """Text → ids."""
         with blaming(self._providers), calling(self._id, "encode"):
             ids = self._codec.encode(text)
-            expect(not isinstance(ids, str) and all(isinstance(id, int) for id in ids), ids, "whole numbers")
+            expect(isinstance(ids, Sequence) and all(isinstance(id, int) for id in ids), ids, "a sequence of ids, whole numbers,")
             return tuple(ids)
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -8,12 +8,14 @@ tensor for that. What comes of it is what one process would write, so everything
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from math import prod
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
-from attrs import frozen
+from attrs import evolve, frozen
 
 from stackwise.storage import disk
 from stackwise.storage.regular import digest_regular
@@ -53,6 +55,59 @@ class Others(Protocol):
     def to_write(self, tensor: torch.Tensor) -> tuple[torch.Tensor, int] | None:
         """The rows that this process writes of a tensor, whole or divided, and where they begin in it; None where that is nothing."""
 
+    def waiting(self) -> AbstractContextManager[object]:
+        """The time in which this process waits for a file to be whole."""
+
+
+class _Form(NamedTuple):
+    """What a file says of a tensor."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    @property
+    def row_bytes(self) -> int:
+        """Of the values under one index of the first dimension."""
+        return prod(self.shape[1:]) * self.dtype.itemsize
+
+    @property
+    def bytes(self) -> int:
+        """Of all values."""
+        return prod(self.shape) * self.dtype.itemsize
+
+
+@frozen
+class Held:
+    """What this process holds of the tensors of a file."""
+
+    forms: Mapping[str, _Form]
+    same: Mapping[str, str]
+    """Name → the first name of the same memory, as far as this process can tell."""
+    rows: Mapping[str, torch.Tensor]
+    """What it writes of each tensor, once; nothing of some."""
+    begins: Mapping[str, int]
+    """The row at which that begins."""
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, torch.Tensor], others: Others) -> Held:
+        """Look at tensors, whole or divided.
+
+        Args:
+            tensors: name → tensor, of the same names, shapes and dtypes in every process.
+            others: the processes.
+
+        Raises:
+            TypeError: a tensor that safetensors cannot hold, by name.
+        """
+        once, same = distinct(tensors)
+        pieces = {name: mine for name, tensor in once.items() if (mine := others.to_write(tensor)) is not None}
+        forms = {name: _Form(tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
+        return cls(forms, same, {name: rows for name, (rows, _) in pieces.items()}, {name: row for name, (_, row) in pieces.items()})
+
+    def copied(self, copy: Callable[[Mapping[str, torch.Tensor]], Mapping[str, torch.Tensor]]) -> Held:
+        """The same with copies, to be written while the tensors change."""
+        return evolve(self, rows=copy(self.rows))
+
 
 @frozen
 class _Layout:
@@ -63,14 +118,14 @@ class _Layout:
     starts: Mapping[str, int]
 
     @classmethod
-    def of(cls, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> _Layout:
+    def of(cls, forms: Mapping[str, _Form], metadata: Mapping[str, str]) -> _Layout:
         """The layout of tensors; the same in every process, as names, shapes and dtypes are."""
         entries: dict[str, Any] = {"__metadata__": dict(metadata)}
         offsets, offset = {}, 0
-        for name in sorted(tensors, key=lambda name: (-tensors[name].element_size(), name)):  # each begins at a multiple of its size
-            tensor = tensors[name]
-            offsets[name], stop = offset, offset + tensor.numel() * tensor.element_size()
-            entries[name] = {"dtype": NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [offset, stop]}
+        for name in sorted(forms, key=lambda name: (-forms[name].dtype.itemsize, name)):  # each begins at a multiple of its size
+            form = forms[name]
+            offsets[name], stop = offset, offset + form.bytes
+            entries[name] = {"dtype": NAMES[form.dtype], "shape": list(form.shape), "data_offsets": [offset, stop]}
             offset = stop
         text = json.dumps(entries, separators=(",", ":")).encode()
         text += b" " * (-len(text) % 8)
@@ -78,32 +133,30 @@ class _Layout:
         return cls(header, len(header) + offset, {name: len(header) + start for name, start in offsets.items()})
 
 
-def write_shared(path: Path | None, tensors: Mapping[str, torch.Tensor], others: Others) -> FileRecord:
+def write_shared(path: Path | None, held: Held, others: Others) -> FileRecord:
     """Write tensors to a new file together with the other processes, force it to disk and read it back.
 
     Args:
         path: in the first process a file that does not exist, on a disk that all of them see; None in the others, which are told it.
-        tensors: name → tensor, whole or divided, of the same names, shapes and dtypes in every process.
+        held: what this process writes of it.
         others: the processes.
 
     Returns:
         What a manifest says of the file; in the first process alone with its digest.
 
     Raises:
-        TypeError: a tensor that safetensors cannot hold, by name.
         OSError: the disk of any process refuses, or returns other bytes.
     """
-    once, same = distinct(tensors)
-    same = others.gather(same)[0]  # the first process holds rows of every tensor; where one holds none, two tensors look like one
-    once = {name: tensors[name] for name in tensors if name not in same}
+    same = others.gather(held.same)[0]  # the first process holds rows of every tensor; where one holds none, two tensors look like one
+    once = {name: form for name, form in held.forms.items() if name not in same}
     layout = _Layout.of(once, {SAME: json.dumps(same)} if same else {"format": "pt"})
     with _Together(others) as together:
         if path is not None:
             disk.reserve(path, layout.header, layout.size)
     place = Path(next(given for given in others.gather(path) if given is not None))
     with together:
-        pieces = [(name, mine) for name, tensor in once.items() if (mine := others.to_write(tensor)) is not None]
-        disk.write_pieces(place, [(layout.starts[name] + _offset(once[name], row), rows) for name, (rows, row) in pieces])
+        mine = [name for name in held.rows if name in once]
+        disk.write_pieces(place, [(layout.starts[name] + held.begins[name] * once[name].row_bytes, held.rows[name]) for name in mine])
     return FileRecord("" if path is None else digest_regular(path)[0], layout.size)
 
 
@@ -122,7 +175,3 @@ class _Together:
         said = self._others.gather(None if error is None else (error.errno, error.strerror or str(error)))
         if error is None and (fault := next((each for each in said if each is not None), None)) is not None:
             raise OSError(*fault)
-
-
-def _offset(tensor: torch.Tensor, row: int) -> int:
-    return row * (tensor.numel() // tensor.shape[0]) * tensor.element_size() if row else 0

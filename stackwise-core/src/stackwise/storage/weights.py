@@ -16,7 +16,7 @@ from stackwise.errors import UserError, disk_errors
 from stackwise.storage import codec, disk
 from stackwise.storage.publish import WRITING, publish, recover, write_tokenizers
 from stackwise.storage.regular import digest_regular, read_regular, stamp_of
-from stackwise.storage.shared_file import Others, write_shared
+from stackwise.storage.shared_file import Held, Others, write_shared
 from stackwise.storage.tensor_file import read_tensors, write_tensors
 
 WEIGHTS, DESCRIPTION = "weights.safetensors", "weights.json"
@@ -56,7 +56,7 @@ def _save(
 ) -> None:
     def fill(fresh: Path) -> None:
         path = fresh / WEIGHTS
-        record = write_tensors(path, tensors) if others is None else write_shared(path, tensors, others)
+        record = write_tensors(path, tensors) if others is None else write_shared(path, Held.of(tensors, others), others)
         description = {
             "format": 1,
             **about,

@@ -28,7 +28,8 @@ from stackwise_providers_transformer.hugging_face.beside import BESIDE, read_bes
 from stackwise_providers_transformer.hugging_face.families import FAMILIES, Family
 from stackwise_providers_transformer.hugging_face.settings import DROPOUTS, KEPT, Config
 from stackwise_providers_transformer.hugging_face.shards import Renamed, Shards, their_tensors, write_shards
-from stackwise_providers_transformer.hugging_face.wrapped_folder import is_wrapped, read_wrapped, write_wrapped
+from stackwise_providers_transformer.hugging_face.wrapped import CLASSIFIERS
+from stackwise_providers_transformer.hugging_face.wrapped_folder import auto_of, is_wrapped, read_wrapped, write_wrapped
 
 BASE = "base"
 CONFIG, GENERATION, TOKENIZER = "config.json", "generation_config.json", "tokenizer.json"
@@ -196,8 +197,9 @@ def read_config(folder: Path) -> Config:
 
 
 def _is_strange(config: Config) -> bool:
-    """Whether a folder is of a family that is not known here by itself."""
-    return config.fields.get("model_type") not in FAMILIES and "quantization_config" not in config.fields
+    """Whether a folder is of a family, or has a head, that is not known here by itself."""
+    known = config.fields.get("model_type") in FAMILIES and auto_of(config.fields) not in CLASSIFIERS
+    return not known and "quantization_config" not in config.fields
 
 
 def family_of(config: Config) -> Family:

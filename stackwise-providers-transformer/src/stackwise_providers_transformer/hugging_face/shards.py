@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from functools import reduce
+from math import prod
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -54,8 +55,10 @@ class Shards(Mapping[str, torch.Tensor]):
 
     def __init__(self, folder: Path, *, pickled: bool, file: str = ONE) -> None:
         self.folder, self._one = folder, file
-        self._files: dict[str, Any] = {}
+        self._pickles: dict[str, Any] = {}
         self._of: dict[str, str] = {}
+        self._mapped: tuple[str, Any] | None = None
+        self._touched = 0
         self.shapes: dict[str, tuple[int, ...]] = {}
         if not (folder / self._one).is_file() and not (folder / INDEX).is_file() and any((folder / name).is_file() for name in PICKLES):
             if not pickled:
@@ -78,6 +81,7 @@ class Shards(Mapping[str, torch.Tensor]):
                         "to be turned into floating-point numbers first"
                     )
                 self._of[name], self.shapes[name] = file, tuple(part.get_shape())
+        self._most = max(map(prod, self.shapes.values()), default=0)
 
     def _listed(self) -> dict[str, set[str] | None]:
         """File → the tensors that the index says are in it; all for the one file of a folder without an index."""
@@ -102,10 +106,18 @@ class Shards(Mapping[str, torch.Tensor]):
         if not (self.folder / file).is_file():
             raise UserError(f"{self.folder / file} is missing, and the index names it: fetch the folder again")
         try:
-            self._files[file] = safe_open(self.folder / file, framework="pt")
+            return safe_open(self.folder / file, framework="pt")
         except (OSError, SafetensorError) as error:
             raise UserError(f"{self.folder / file} is not a whole safetensors file: {error}: fetch it again") from None
-        return self._files[file]
+
+    def _opened(self, name: str) -> Any:
+        """The file of a tensor. What was read of a mapped file counts as this process's memory until it is unmapped, so a file is mapped
+        anew before more than the largest tensor has been read."""
+        file, size = self._of[name], prod(self.shapes[name])
+        if self._mapped is None or self._mapped[0] != file or self._touched + size > self._most:
+            self._mapped, self._touched = (file, self._open(file)), 0
+        self._touched += size
+        return self._mapped[1]
 
     def _read_pickles(self) -> None:
         """Tensors alone, by memory map: the unpickler that torch restricts to them."""
@@ -116,17 +128,16 @@ class Shards(Mapping[str, torch.Tensor]):
                 held = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
             except Exception as error:  # whatever a damaged or hostile pickle makes of the loader
                 raise UserError(f"{file} cannot be unpickled as tensors alone: {type(error).__name__}: {error}") from None
-            self._files[file.name] = held
+            self._pickles[file.name] = held
             self._of |= dict.fromkeys(held, file.name)
             self.shapes |= {name: tuple(tensor.shape) for name, tensor in held.items()}
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        held = self._files[self._of[name]]
-        if isinstance(held, dict):
-            tensor: torch.Tensor = held[name]
+        if self._pickles:
+            tensor: torch.Tensor = self._pickles[self._of[name]][name]
             return tensor
         try:
-            return held.get_tensor(name)  # type: ignore[no-any-return]  # the library has no types
+            return self._opened(name).get_tensor(name)  # type: ignore[no-any-return]  # the library has no types
         except SafetensorError as error:
             raise UserError(f"{self.folder / self._of[name]}: {name} cannot be read: {error}: fetch the file again") from None
 
@@ -135,6 +146,28 @@ class Shards(Mapping[str, torch.Tensor]):
 
     def __len__(self) -> int:
         return len(self._of)
+
+
+class Named(Mapping[str, torch.Tensor]):
+    """The tensors of a folder by our names, each one of theirs as it is.
+
+    Args:
+        shards: the folder's.
+        names: ours → theirs.
+    """
+
+    def __init__(self, shards: Shards, names: Mapping[str, str]) -> None:
+        self._shards, self._names = shards, names
+        self.shapes = {ours: shards.shapes[theirs] for ours, theirs in names.items()}
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return self._shards[self._names[name]]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 class Renamed(Mapping[str, torch.Tensor]):

@@ -1,4 +1,4 @@
-"""Models that the library transformers computes, cut into blocks and head.
+"""Models that the library transformers computes, cut into blocks and head: the blocks, and what both need.
 
 The cut is where such models have it themselves: a model for a task calls its base model and makes logits of the hidden state that
 comes back. So the rack is the base model, given embedded tokens; the head is the model for the task, in which something that passes on
@@ -19,17 +19,24 @@ from typing import Any
 import torch
 from torch import nn
 
-from stackwise import BuildContext, HeadSpec, RackSpec, UserError
+from stackwise import BuildContext, RackSpec, UserError
 from stackwise_providers_transformer.experts import Reported
 from stackwise_providers_transformer.hugging_face.unpacked import unpack
 from stackwise_providers_transformer.options import check_sizes
-from stackwise_providers_transformer.wrapped_options import WrappedHeadOptions, WrappedRackOptions
+from stackwise_providers_transformer.wrapped_options import WrappedRackOptions
 
-CLASSES = {"causal-lm": "AutoModelForCausalLM", "masked-lm": "AutoModelForMaskedLM", "base": "AutoModel"}
+CLASSES = {
+    "causal-lm": "AutoModelForCausalLM",
+    "masked-lm": "AutoModelForMaskedLM",
+    "sequence-classification": "AutoModelForSequenceClassification",
+    "token-classification": "AutoModelForTokenClassification",
+    "base": "AutoModel",
+}
+CLASSIFIERS = ("sequence-classification", "token-classification")
 SIDES = {"positions": "position_ids", "mask": "attention_mask"}
 TWO_ROWS = (
     "an encoder and a decoder read two rows, and rack transformer.hf has one: give such a model as a whole module in code, with a task of "
-    "your own (docs/module.md), or train transformer.encoder-decoder from its beginning"
+    "your own (docs/how-to/module.md), or train transformer.encoder-decoder from its beginning"
 )
 LAYERS = "num_hidden_layers"
 """The name under which every config of the library answers for its number of blocks."""
@@ -126,30 +133,11 @@ def take_embedding(base: Any) -> Any:
     return table
 
 
-class _Given:
-    """The result of a base model of which the last hidden state alone is known."""
-
-    def __init__(self, hidden_BTD: torch.Tensor) -> None:
-        self.last_hidden_state = hidden_BTD
-
-    def __getitem__(self, index: int) -> Any:
-        return self.last_hidden_state if index == 0 else ()
-
-    def __getattr__(self, name: str) -> None:
-        return None
-
-
-class HandsOn(nn.Module):
-    """Takes the place of a base model: returns the hidden state unchanged."""
-
-    @property
-    def decoder(self) -> HandsOn:
-        """Some models call the inside of their base."""
-        return self
-
-    def forward(self, *_: Any, inputs_embeds: torch.Tensor, **__: Any) -> _Given:
-        """[B, T, D] → the same."""
-        return _Given(inputs_embeds)
+def is_causal(hf: Any, config: Any) -> bool:
+    """Whether no position of a family's models sees a later one. Families that serve both kinds of language models say `is_decoder`."""
+    if getattr(config, "is_decoder", False) or getattr(config, "use_bidirectional_attention", False):
+        return bool(getattr(config, "is_decoder", False))
+    return type(config) in hf.MODEL_FOR_CAUSAL_LM_MAPPING and type(config) not in hf.MODEL_FOR_MASKED_LM_MAPPING
 
 
 class WrappedRack(nn.Module):
@@ -301,42 +289,6 @@ def _shapes_only(base: Any, hidden_BTD: torch.Tensor, given: dict[str, torch.Ten
     return result
 
 
-class WrappedHead(nn.Module):
-    """A model for a task without its base; its parameters are named `model.<own name>`.
-
-    Raises:
-        UserError: transformers is missing or refuses the config.
-    """
-
-    def __init__(self, options: WrappedHeadOptions) -> None:
-        super().__init__()
-        check_sizes(vocab=options.vocab, width=options.width)
-        self.options = options
-        hf = library("head transformer.hf")
-        config = make_config(hf, options.config, "model.head.config", 1)
-        self.model = build_whole(hf, options.auto, config, "model.head.config")
-        setattr(self.model, self.model.base_model_prefix, HandsOn())
-        for name, said, built in (("width", options.width, config.hidden_size), ("vocab", options.vocab, config.vocab_size)):
-            if said != built:
-                raise UserError(f"model.head.{name} is {said}, and the model of this config has {built}: write {name}: {built}")
-        if options.tied is not None and options.tied not in dict(self.model.named_parameters(remove_duplicate=False)):
-            names = ", ".join(name for name, _ in self.model.named_parameters())
-            raise UserError(f"model.head.tied: {options.tied} is not a parameter of this head; it has {names}")
-
-    def get_spec(self) -> HeadSpec:
-        """Hidden state in, logits out."""
-        return self.options.to_spec()
-
-    def forward(self, hidden: torch.Tensor) -> dict[str, torch.Tensor]:
-        """hidden [B, T, D] → logits [B, T, V]."""
-        return {"logits": self.model(inputs_embeds=hidden).logits}
-
-
 def build_wrapped_rack(options: WrappedRackOptions, context: BuildContext) -> WrappedRack:
     """The factory of the rack `hf`."""
     return WrappedRack(options)
-
-
-def build_wrapped_head(options: WrappedHeadOptions, context: BuildContext) -> WrappedHead:
-    """The factory of the head `hf`."""
-    return WrappedHead(options)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -13,49 +14,57 @@ from torch import nn
 
 from stackwise import StoredModel, UserError
 from stackwise_providers_transformer.hugging_face.settings import Config
+from stackwise_providers_transformer.hugging_face.shards import Named, Shards
 from stackwise_providers_transformer.hugging_face.wrapped import (
     CLASSES,
+    CLASSIFIERS,
     LAYERS,
     SIDES,
     TWO_ROWS,
     WrappedRack,
     build_whole,
+    is_causal,
     library,
     make_config,
     quiet,
     take_embedding,
 )
+from stackwise_providers_transformer.hugging_face.wrapped_heads import HandsOn
 
 NOISE = frozenset({"_name_or_path", "architectures", "auto_map", "dtype", "id2label", "label2id", "torch_dtype", "transformers_version"})
-"""Fields that say nothing of what a model computes: names, versions, and labels of heads that are not read."""
+"""Fields that say nothing of what a model computes: names, versions, and the labels of classifiers."""
+LABELS = {"id2label", "label2id"}
 
 
 def read_wrapped(folder: Path, config: Config, *, pickle: bool) -> StoredModel:
-    """The model of a folder as the library reads it, which is in memory as a whole then.
+    """The model of a folder. Its tensors are read one at a time where the library would read them as they are; where it rearranges them,
+    as those of experts, it reads the whole model at once.
 
     Raises:
         UserError: transformers is missing or refuses the folder; weights that its model has no place for, or lacks.
     """
     hf = library(f"{config.path}: the family {config.fields.get('model_type')} is not known here by itself, and format transformer.hf")
     _check_kind(hf, config)
-    auto = _auto(config.fields)
-    whole = _load(hf, auto, folder, pickle=pickle)
+    auto = auto_of(config.fields)
+    whole, shards, left = _as_it_is(hf, auto, folder) or _load(hf, auto, folder, pickle=pickle)
     base = getattr(whole, whole.base_model_prefix, whole)
-    notes = ["dropout is what the fields of config say, and does not follow time", *_left_behind(auto, base)]
-    tied = _tied(whole, base)
+    inside, pooler = "" if base is whole else f"{whole.base_model_prefix}.", getattr(base, "pooler", None)
+    notes = ["dropout is what the fields of config say, and does not follow time", *_left_behind(auto, pooler, left)]
+    tied, (place,) = _tied(whole, base), _below(base, base.get_input_embeddings())
+    held = whole.state_dict()
     table = take_embedding(base)
     if list(dict(table.named_parameters())) != ["weight"]:
         raise UserError(
             f"{folder}: its tokens are embedded by more than one table ({type(table).__name__}), for which there is no part here"
         )
     (vocab, inputs), width = table.weight.shape, whole.config.hidden_size
-    fields = _fields(hf, config.fields, whole.config)
+    fields = _fields(hf, config.fields, whole.config, labels=auto in CLASSIFIERS)
     embedding = {"use": "transformer.token", "vocab": vocab, "width": inputs, **_scale(table)}
-    tensors = {"embedding.weight": table.weight.detach()} | {f"rack.model.{name}": tensor.detach() for name, tensor in _persistent(base)}
+    names = {"embedding.weight": f"{inside}{place}weight"} | {f"rack.model.{name}": f"{inside}{name}" for name, _ in _persistent(base)}
     rack: dict[str, Any] = {"use": "transformer.hf", "config": fields, "width": width}
     rack |= {"inputs": inputs} if inputs != width else {}
     rack |= {"stacks": [{"base": getattr(whole.config, LAYERS)}], "blocks": _blocks(base, whole.config, folder)}
-    rack |= {"attention": "bidirectional"} if auto != "causal-lm" else {}
+    rack |= {} if is_causal(hf, whole.config) else {"attention": "bidirectional"}
     side = [name for name, theirs in SIDES.items() if theirs in inspect.signature(base.forward).parameters]
     rack |= {"side": side} if side != list(SIDES) else {}
     if config.fields.get("output_router_logits"):
@@ -65,11 +74,16 @@ def read_wrapped(folder: Path, config: Config, *, pickle: bool) -> StoredModel:
             f"output_router_logits: the balance of the routers is a loss: weigh it, task: {{auxiliary: {{rack.balance: {weight}}}}}"
         )
     head: dict[str, Any] = {"use": "transformer.lm"}
-    if auto != "base":
+    if auto in CLASSIFIERS:
+        each = "row" if auto == CLASSIFIERS[0] else "token"
+        head = {"use": "transformer.hf-classifier", "config": fields, "classes": whole.config.num_labels, "each": each}
+    elif auto != "base":
         head = {"use": "transformer.hf", "config": fields, "auto": auto, **({"tied": tied} if tied else {})}
-        setattr(whole, whole.base_model_prefix, nn.Module())
-        tensors |= {f"head.model.{name}": tensor.detach() for name, tensor in _persistent(whole) if name != tied}
+    if auto != "base":
+        setattr(whole, whole.base_model_prefix, HandsOn(pooler if auto in CLASSIFIERS else None))
+        names |= {f"head.model.{name}": name for name, _ in _persistent(whole) if name != tied}
     model = {"embedding": embedding, "rack": rack, "head": head}
+    tensors = {ours: held[theirs].detach() for ours, theirs in names.items()} if shards is None else Named(shards, names)
     return StoredModel(model=model, tensors=tensors, free=("rack.residual_outputs", "rack.balance"), notes=tuple(notes))
 
 
@@ -87,15 +101,21 @@ def _check_kind(hf: Any, config: Config) -> None:
     if getattr(full, "is_encoder_decoder", False):
         raise config.refuse("model_type", TWO_ROWS)
     if not isinstance(getattr(full, "vocab_size", None), int):
-        raise config.refuse("model_type", "its config has no vocab_size: it reads no tokens, and a rack behind transformer.token is not it")
+        raise config.refuse(
+            "model_type",
+            "its config has no vocab_size: it reads no tokens, and rack transformer.hf stands behind transformer.token: give such a model "
+            "as a whole module in code (docs/how-to/module.md)",
+        )
 
 
-def _left_behind(auto: str, base: Any) -> Iterator[str]:
+def _left_behind(auto: str, pooler: nn.Module | None, left: Sequence[str]) -> Iterator[str]:
     """What of a folder is not taken over, in sentences."""
     if auto == "base":
-        yield "the folder holds no head for tokens: `head` is one with the embedding's matrix; give another, as transformer.classifier"
-    if pooler := [f"pooler.{name}" for name, _ in (getattr(base, "pooler", None) or nn.Module()).named_parameters()]:
-        yield f"{', '.join(pooler)}: not taken over, as nothing here reads a pooled state"
+        yield "the folder holds no head that is read: `head` is one with the embedding's matrix; give another, as transformer.classifier"
+    if left:
+        yield f"{_listed(left)}: not taken over, as only heads for causal and masked language and for classes are read"
+    if auto not in CLASSIFIERS and (own := [f"pooler.{name}" for name, _ in (pooler or nn.Module()).named_parameters()]):
+        yield f"{', '.join(own)}: not taken over, as nothing here reads a pooled state"
 
 
 def write_wrapped(model: Any, folder: Path) -> None:
@@ -127,6 +147,8 @@ def write_wrapped(model: Any, folder: Path) -> None:
     _fill(base, "rack.model.", values, ("pooler.", *_below(base, base.get_input_embeddings())))
     if auto != "base":
         _fill(whole, "head.model.", values, (f"{whole.base_model_prefix}.",))
+    if auto in CLASSIFIERS and getattr(base, "pooler", None) is not None:
+        _fill(base.pooler, f"head.model.{whole.base_model_prefix}.pooler.", values)
     if base is whole and getattr(base, "pooler", None) is not None:
         base.pooler = None
     if hasattr(config, "use_cache"):
@@ -140,14 +162,33 @@ def is_wrapped(model: Any) -> bool:
     return isinstance(model.rack, WrappedRack)
 
 
-def _auto(fields: Mapping[str, Any]) -> str:
+def auto_of(fields: Mapping[str, Any]) -> str:
     """The class of the library for a folder, by the name of the class that wrote it."""
     names = fields.get("architectures") or [""]
-    ends = {"ForCausalLM": "causal-lm", "LMHeadModel": "causal-lm", "ForMaskedLM": "masked-lm"}
+    ends = {"LMHeadModel": "causal-lm"} | {CLASSES[auto].removeprefix("AutoModel"): auto for auto in CLASSES if auto != "base"}
     return next((auto for end, auto in ends.items() if str(names[0]).endswith(end)), "base")
 
 
-def _load(hf: Any, auto: str, folder: Path, *, pickle: bool) -> Any:
+def _as_it_is(hf: Any, auto: str, folder: Path) -> tuple[Any, Shards, tuple[str, ...]] | None:
+    """The model of a folder without its numbers, and its tensors, which are the model's own, name by name and shape by shape.
+
+    Returns:
+        None where they are not, or where the library converts some: it has to read the folder itself, or to say what is wrong with it.
+    """
+    try:
+        with quiet(hf), torch.device("meta"):
+            whole = getattr(hf, CLASSES[auto]).from_config(hf.AutoConfig.from_pretrained(folder, local_files_only=True))
+        shards, mapping = Shards(folder, pickled=False), import_module("transformers.conversion_mapping")
+        converted = any(hasattr(each, "operations") for each in mapping.get_model_conversion_mapping(whole))
+        _scale(getattr(whole, whole.base_model_prefix, whole).get_input_embeddings())
+    except Exception:  # what the library, its constructors or its files raise, it says better when it reads the folder
+        return None
+    own = {name: tuple(tensor.shape) for name, tensor in _persistent(whole)}
+    return None if converted or own != shards.shapes else (whole, shards, ())
+
+
+def _load(hf: Any, auto: str, folder: Path, *, pickle: bool) -> tuple[Any, None, tuple[str, ...]]:
+    """The model as the library reads it, and the names of tensors that it has no place for."""
     try:
         with quiet(hf):
             whole, info = getattr(hf, CLASSES[auto]).from_pretrained(
@@ -159,7 +200,7 @@ def _load(hf: Any, auto: str, folder: Path, *, pickle: bool) -> Any:
     if problems := [line for line in problems if auto != "base" or not line.startswith(("missing keys: pooler", "unexpected keys"))]:
         kind = f"{folder / 'config.json'} says model_type: {whole.config.model_type!r}"
         raise UserError(f"{kind}, and the weights beside it are not those of a {type(whole).__name__}: {'; '.join(problems)}")
-    return whole.eval()
+    return whole.eval(), None, tuple(sorted(info["unexpected_keys"]))
 
 
 def _listed(names: Any) -> str:
@@ -168,10 +209,10 @@ def _listed(names: Any) -> str:
     return ", ".join(ordered[:4]) + (f" and {len(ordered) - 4} more" if len(ordered) > 4 else "")
 
 
-def _fields(hf: Any, given: Mapping[str, Any], config: Any) -> dict[str, Any]:
+def _fields(hf: Any, given: Mapping[str, Any], config: Any, *, labels: bool) -> dict[str, Any]:
     """What a folder says of its model, without the number of blocks, and without lists of an entry a block that the library fills in
     itself, so that blocks can be added."""
-    blocks, out = getattr(config, LAYERS), {*NOISE, config.attribute_map.get(LAYERS, LAYERS)}
+    blocks, out = getattr(config, LAYERS), {*NOISE, config.attribute_map.get(LAYERS, LAYERS)} - (LABELS if labels else set())
     plain = hf.AutoConfig.for_model(given["model_type"])
     fields = {name: value for name, value in given.items() if name not in out and not (value is None and getattr(plain, name, 0) is None)}
     full = make_config(hf, fields, "config.json", blocks).to_dict()
@@ -197,7 +238,7 @@ def _blocks(base: Any, config: Any, folder: Path) -> str:
 
 def _scale(table: Any) -> dict[str, float]:
     """What every vector of a table is multiplied by, as the option of an embedding."""
-    scale = float(getattr(table, "embed_scale", 1.0))
+    scale = float(getattr(table, "scalar_embed_scale", getattr(table, "embed_scale", 1.0)))
     return {} if scale == 1.0 else {"scale": scale}
 
 

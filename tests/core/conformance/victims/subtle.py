@@ -189,6 +189,27 @@ class Table(sound.Loader):
         return super().one(int(order[place]), length)
 
 
+class Worded(sound.Loader):
+    """Reads with the tokenizer of its run, and not without: right."""
+
+    def __init__(self, options: Any, context: Any) -> None:
+        super().__init__(options, context)
+        self.vocabulary = options.tokenizer.vocabulary
+
+    def fingerprint(self) -> dict[str, Any]:
+        return {"rows": "endless", "vocabulary": self.vocabulary}
+
+
+class Loud(sound.Loader):
+    """Makes its own tokenizer where it is given none, and is ten times as loud where its options say so."""
+
+    def fingerprint(self) -> dict[str, Any]:
+        return {"rows": "endless", "vocabulary": "two words"}
+
+    def one(self, row: int, length: int) -> Tensor:
+        return super().one(row, length) * (10 if self.options.louder else 1)
+
+
 class Blending(sound.Transform):
     """Mixes every batch with the one before, which is in no state."""
 

@@ -11,8 +11,15 @@ from stackwise.contracts.specs import BatchSpec
 from stackwise.errors import DataError, ProviderError
 
 
-def check_batch(source: str, batch: Batch, spec: BatchSpec, length: int | None = None) -> None:
-    """Check the first batch of a source against its spec and the requested `length`.
+def check_batch(source: str, batch: Batch, spec: BatchSpec, length: int | None = None, *, values: bool = True) -> None:
+    """Check a batch of a source against its spec and the requested `length`.
+
+    Args:
+        source: its name.
+        batch: as the loader delivered it.
+        spec: what the loader says of it.
+        length: entries of a row, where it was asked for.
+        values: whether to look at the values too, which takes a pass over them.
 
     Raises:
         ProviderError: a field missing, or of another rank or dtype than declared.
@@ -24,11 +31,15 @@ def check_batch(source: str, batch: Batch, spec: BatchSpec, length: int | None =
         if name not in batch:
             raise ProviderError(f"source '{source}' declares the field '{name}' but delivers {sorted(batch)}")
         tensor = batch[name]
+        if not isinstance(tensor, torch.Tensor):
+            raise ProviderError(f"source '{source}' delivers '{name}' as a {type(tensor).__name__}: every field is a tensor")
         dtype = str(tensor.dtype).removeprefix("torch.")
         if tensor.dim() != len(expected.dims) or expected.dtype not in (dtype, "floating" if tensor.is_floating_point() else "integer"):
             raise ProviderError(f"source '{source}' declares '{name}' as {expected} but delivers {dtype}{list(tensor.shape)}")
         if length is not None and expected.dims[1:2] == ("time",) and tensor.shape[1] != length:
             raise ProviderError(f"source '{source}' was asked for rows of {length} and delivers '{name}' as {list(tensor.shape)}")
+        if not values:
+            continue
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise DataError(f"source '{source}': '{name}' holds values that are not finite in its first batch")
         if expected.bounds is not None and isinstance(expected.bounds[1], int) and tensor.numel():

@@ -81,6 +81,10 @@ class IterableLoader:
         """What distinguishes the source from another one without reading it."""
         return {"kind": type(self._source).__name__}
 
+    def fingerprint(self) -> dict[str, Any]:
+        """The same facts, for checkpoints: those of an evaluation's sources are compared there, as no place in them is saved."""
+        return self.facts()
+
     def state_dict(self) -> dict[str, Any]:
         """How many batches were taken, and of what."""
         return {"taken": self._taken, "of": self.facts()}

@@ -170,8 +170,8 @@ class DataPlane:
 
     def brought(self) -> dict[str, IterableLoader]:
         """The sources of ready-made batches, those of phases to come included."""
-        loaders = {source.name: source.loader for source in (*self._all().values(), *self._ready)}
-        return {name: loader for name, loader in loaders.items() if isinstance(loader, IterableLoader)}
+        sources = (*self._all().values(), *self._ready)
+        return {source.name: source.loader for source in sources if isinstance(source.loader, IterableLoader)}
 
     def lap(self) -> int:
         """How often the only source has started over, if it delivers ready-made batches; else 0."""
@@ -200,17 +200,21 @@ class DataPlane:
 
     def ledger(self) -> dict[str, dict[str, int]]:
         """Rows and tokens delivered by source over the whole run, sources no longer named included."""
-        lines: dict[str, dict[str, int]] = self.state_dict()["ledger"]
+        lines: dict[str, dict[str, int]] = self._ahead.state()["ledger"] if self._open else self._lines()
         return lines
 
     def fingerprints(self) -> dict[str, Mapping[str, Any]]:
         """What each source that can say so reads, sources no longer named included."""
         return {name: dict(source.fingerprint) for name, source in self._all().items() if source.fingerprint is not None}
 
+    def fingerprints_to_come(self) -> list[tuple[str, Mapping[str, Any]]]:
+        """Source and what it reads, for all that say it, sources of phases to come included; one name may stand for several of them."""
+        sources = (*self._all().values(), *self._ready)
+        return [(source.name, dict(source.fingerprint)) for source in sources if source.fingerprint is not None]
+
     def vocabularies(self) -> list[tuple[str, str]]:
         """Source and vocabulary of its ids, for all that say it, sources of phases to come included."""
-        sources = (*self._all().values(), *self._ready)
-        return [(source.name, source.vocabulary) for source in sources if source.vocabulary is not None]
+        return [(each.name, each.vocabulary) for each in (*self._all().values(), *self._ready) if each.vocabulary is not None]
 
     def state_dict(self) -> dict[str, Any]:
         """Read positions, ledger and mixture as of the last step taken, by source name."""
@@ -227,7 +231,7 @@ class DataPlane:
             raise DataError(f"saved read positions are of {sorted(state['sources'])}, the declared sources are {sorted(known)}")
         for name, source in known.items():
             source.go_to(state["sources"][name])
-            source.delivered = Delivered(**state["ledger"][name])
+            source.delivered = Delivered.of(state["ledger"][name])
             source.follower.forget()
         self._parked = {name: self._parked[name] for name in state["sources"] if name in self._parked}
         self._transforms.load_state_dict(state["transforms"])
@@ -242,10 +246,13 @@ class DataPlane:
         known = self._all()
         return {
             "sources": {name: source.state() for name, source in known.items()},
-            "ledger": {name: {"rows": s.delivered.rows, "tokens": s.delivered.tokens} for name, s in known.items()},
+            "ledger": self._lines(),
             "mixture": {"debts": self._debts},
             "transforms": self._transforms.state_dict(),
         }
+
+    def _lines(self) -> dict[str, dict[str, int]]:
+        return {name: {"rows": source.delivered.rows, "tokens": source.delivered.tokens} for name, source in self._all().items()}
 
     # -- before the run -------------------------------------------------------------------------------------------
 

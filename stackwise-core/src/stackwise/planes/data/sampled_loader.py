@@ -1,8 +1,9 @@
 """A torch DataLoader over a dataset with indices: the same samples in the same order, with a place that can be saved.
 
 The order is the sampler's own, drawn from the loader's generator as it was handed over, or from the run's seed where it has none. Batches
-are requested by (epoch, number, indices): what was delivered before a resume is neither read nor drawn again, and what `__getitem__`,
-`collate_fn` and their libraries draw depends on the request alone, so that the number of workers changes nothing.
+are requested by (epoch, number, indices): of what was delivered before a resume nothing is read or drawn again but the first batch, to
+be compared, and what `__getitem__`, `collate_fn` and their libraries draw depends on the request alone, so that the number of workers
+changes nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
-from itertools import count
+from itertools import count, islice
 from typing import Any, NamedTuple
 
 import torch
@@ -20,7 +21,7 @@ from torch.utils.data import DataLoader
 from stackwise.errors import DataError
 from stackwise.planes.data.iterable_loader import VALUES, IterableLoader, hold_to_size, length_of
 from stackwise.planes.data.randomness import seeded
-from stackwise.planes.data.values import sampled_digest
+from stackwise.planes.data.values import digest_of, sampled_digest
 from stackwise.timeline.streams import step_seed, stream_key
 
 PATIENCE_S = 600.0
@@ -79,7 +80,10 @@ class SampledLoader(IterableLoader):
         self._is_plain = all(type(each).__module__.startswith("torch.utils.data") for each in (source.sampler, sampler))
         """Whether the sampler is torch's own: it draws when an epoch begins, and keeps nothing but its generator from epoch to epoch."""
         generator = self._unused.drawn_from
-        self._place = _Place(0, 0, None if generator is None else generator.get_state())
+        self._begin = self._place = _Place(0, 0, None if generator is None else generator.get_state())
+        self._first: str | None = None
+        """A digest of the very first batch, of a dataset whose values do not lie open; None before it, and where reading it twice gives
+        two."""
         self._values, self._samples = sampled_digest(source.dataset), length_of(source.dataset)
         self._batches: Iterator[object] | None = None
         self._requested: deque[_Place] = deque()
@@ -111,6 +115,8 @@ class SampledLoader(IterableLoader):
                 f"batch {self._place.number} of epoch {self._place.epoch} did not come ({error}): a worker of this DataLoader was ended "
                 "from outside (short of memory?), or waits; look at its dataset, or give it a longer `timeout`"
             ) from error
+        if self._values is None and self._first is None and self._place[:2] == (0, 0):
+            self._first = digest_of(self._named(batch))
         self._place = self._requested.popleft()
         return batch
 
@@ -186,19 +192,37 @@ class SampledLoader(IterableLoader):
         return {**super().facts(), **held, "sampler": type(order).__name__, "order drawn from": drawn, **batches}
 
     def state_dict(self) -> dict[str, Any]:
-        """The place."""
-        return {**super().state_dict(), **self._place._asdict()}
+        """The place, and a digest of the first batch."""
+        return {**super().state_dict(), **self._place._asdict(), "first": self._first}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go to a place; nothing is read for it.
+        """Go to a place. Of what was delivered nothing is read again but the first batch, once in a process, to be compared.
 
         Raises:
-            DataError: the place is one in another source.
+            DataError: the place is one in another source, or in one with other values.
         """
         self._hold_to_source(state, *_Place._fields)
         self.close()
+        if self._values is None and (first := state.get("first")) is not None and first != self._first:
+            self._first = self._recognised(first)
         self._taken = state["taken"]
         self._place = _Place(state["epoch"], state["number"], state["order"])
+
+    def _recognised(self, first: str) -> str | None:
+        """The digest of the first batch, which is read again; None of a source that gives another one each time."""
+        digests = []
+        for _ in range(2):  # the second time only where they differ: seeds are alike, so a source that differs from itself has its own
+            batches = self._read(islice(self._requests(self._begin), 1))
+            digests.append(digest_of(self._named(next(batches, {}))))
+            self._requested.clear()
+            if digests[-1] == first:
+                return first
+        if digests[0] != digests[1]:
+            return None
+        raise DataError(
+            "the data changed since the place in them was saved: the first batch holds other values than it did: put the data back, or "
+            "begin a new run"
+        )
 
     def close(self) -> None:
         """End the workers; the next batch starts them anew."""

@@ -7,10 +7,10 @@ from typing import Any
 
 from attrs import define, field
 
-from stackwise.contracts.answers import calling, expect, expect_state
+from stackwise.contracts.answers import calling, expect, expect_state, mark
 from stackwise.contracts.components import Built
 from stackwise.contracts.protocols import Batch, Fingerprinted, Loader, Skippable, vocabulary_of
-from stackwise.contracts.specs import EpochSize
+from stackwise.contracts.specs import BatchSpec, EpochSize
 from stackwise.curriculum.parts import Part
 from stackwise.curriculum.states import DataState
 from stackwise.errors import DataError, ProviderError
@@ -27,6 +27,17 @@ class Delivered:
 
     rows: int = 0
     tokens: int = 0
+
+    @classmethod
+    def of(cls, saved: Mapping[str, Any]) -> Delivered:
+        """Read a saved line.
+
+        Raises:
+            TypeError, ValueError: it is none.
+        """
+        if any(type(count) is not int or count < 0 for count in saved.values()):
+            raise ValueError(f"a line of the ledger is {dict(saved)}: it counts rows and tokens")
+        return cls(**saved)
 
 
 @define(eq=False)
@@ -47,6 +58,10 @@ class Source:
     _looked_at: Collection[str] = ()
     """The fields of the last batch that was held against them."""
     _taking: calling = field(init=False)
+    _spec: BatchSpec | None = None
+    """What the loader said of its batches when the first came; None before."""
+    _answers: bool = field(init=False)
+    """Whether a provider answers for every batch; what is given in code is its user's, who may vary it."""
 
     def __attrs_post_init__(self) -> None:
         self.follow(self.part)
@@ -64,6 +79,7 @@ class Source:
     def follow(self, part: Part) -> None:
         """Go on under a declaration of the same structure, whose schedules may be others."""
         self.part, self.follower = part, Follower(part, self.loader, "the loader")
+        self._answers = part.given is None
         self._taking = calling(part.id, "take")
 
     def cross(self, state: DataState) -> dict[str, tuple[int, int]]:
@@ -116,17 +132,22 @@ class Source:
             raise DataError(f"source '{self.name}': {error}") from error
         except ReaderStopped as error:
             raise ReaderStopped(f"source '{self.name}': {error}") from error
-        if not self.delivered.rows:
-            with self._taking:
-                check_batch(self.name, batch, self.loader.get_batch_spec(), length)
-        if self.reads is not None and batch.keys() != self._looked_at:
-            self._refuse_unread(batch, self.reads)
-        delivered = rows_of(batch)
-        if rows is not None and delivered != rows:
-            wanted = "1 row" if rows == 1 else f"{rows} rows"
-            raise ProviderError(
-                f"source '{self.name}' was asked for {wanted} and delivered {delivered}: a loader delivers what it is asked for"
-            )
+        try:
+            if self._spec is None:
+                self._spec = self.loader.get_batch_spec()
+            if (first := not self.delivered.rows) or self._answers:
+                check_batch(self.name, batch, self._spec, length, values=first)
+            if self.reads is not None and batch.keys() != self._looked_at:
+                self._refuse_unread(batch, self.reads)
+            delivered = rows_of(batch)
+            if rows is not None and delivered != rows:
+                wanted = "1 row" if rows == 1 else f"{rows} rows"
+                raise ProviderError(
+                    f"source '{self.name}' was asked for {wanted} and delivered {delivered}: a loader delivers what it is asked for"
+                )
+        except Exception as error:
+            mark(error, self.part.id, "take")
+            raise
         if self.fields:
             batch = {**batch, **take(self.fields, batch)}
         self._count(delivered, seq_len)
@@ -141,7 +162,8 @@ class Source:
             self.take(rows, length, seq_len)
             return
         try:
-            self.loader.skip(rows, length)
+            with calling(self.part.id, "skip"):
+                self.loader.skip(rows, length)
         except DataError as error:
             raise DataError(f"source '{self.name}': {error}") from error
         self._count(rows, seq_len)
@@ -173,7 +195,10 @@ class Source:
 
         Raises:
             DataError: it is a place in other data.
+            TypeError: it is no place.
         """
+        if not isinstance(place, Mapping):
+            raise TypeError(f"the place saved for source '{self.name}' is {place!r:.40}, and a place is a map")
         try:
             with calling(self.part.id, "load_state_dict"):
                 self.loader.load_state_dict(place)
@@ -183,8 +208,10 @@ class Source:
     def epoch_size(self) -> EpochSize | None:
         """What one epoch holds, where the loader says so."""
         size_of = getattr(self.loader, "epoch_size", None)
-        size = size_of() if callable(size_of) else None
-        return size if isinstance(size, EpochSize) else None
+        with calling(self.part.id, "epoch_size"):
+            size: EpochSize | None = size_of() if callable(size_of) else None
+            expect(size is None or isinstance(size, EpochSize), size, "an EpochSize or None")
+        return size
 
     def can_be_tried(self) -> bool:
         """Whether reading a row and going back leaves no trace; a user's own stream may have only one way."""

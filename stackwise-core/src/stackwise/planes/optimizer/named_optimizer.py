@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from stackwise.contracts.answers import calling
 from stackwise.contracts.protocols import TrainsElsewhere
 from stackwise.errors import ProviderError, UserError
 from stackwise.planes.optimizer.groups import declared_name
@@ -28,6 +29,7 @@ class NamedOptimizer:
         parameters: canonical name → what learns.
         followed: declared group → entries of its torch groups that follow curves and are not counts of the optimizer.
         fault: raised where the parameters are others.
+        component: its id; empty for a finished optimizer.
 
     Raises:
         UserError: an optimizer that cannot step here.
@@ -40,21 +42,33 @@ class NamedOptimizer:
         parameters: Mapping[str, nn.Parameter],
         followed: Mapping[str, Collection[str]],
         fault: type[UserError] | type[ProviderError],
+        component: str = "",
     ) -> None:
-        self.torch = torch_optimizer
+        self.torch, self._component = torch_optimizer, component
         self.parameters = dict(parameters)
         _check_fits(torch_optimizer)
         _check_members(torch_optimizer, parameters, fault)
         self._names = {id(parameter): name for name, parameter in parameters.items()}
         self._built = [deepcopy({key: value for key, value in g.items() if key != "params"}) for g in torch_optimizer.param_groups]
         self._followed = [frozenset(followed.get(declared_name(group), ())) for group in torch_optimizer.param_groups]
-        if isinstance(torch_optimizer, TrainsElsewhere):
-            torch_optimizer.train()
+        self.train()
 
     @property
     def trains_elsewhere(self) -> bool:
         """Whether parameters hold other weights in training than those to judge and keep."""
         return isinstance(self.torch, TrainsElsewhere)
+
+    def train(self) -> None:
+        """Put the weights in place that an optimizer which trains elsewhere trains at."""
+        if isinstance(self.torch, TrainsElsewhere):
+            with calling(self._component, "train"):
+                self.torch.train()
+
+    def judge(self) -> None:
+        """Put the weights to judge and to keep in place of those."""
+        if isinstance(self.torch, TrainsElsewhere):
+            with calling(self._component, "eval"):
+                self.torch.eval()
 
     @property
     def default_group(self) -> Mapping[str, Any]:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from stackwise.contracts.answers import calling, expect, expect_state, is_number
-from stackwise.contracts.protocols import ParameterGroup, Reaction, TrainsElsewhere
+from stackwise.contracts.protocols import ParameterGroup, Reaction
 from stackwise.curriculum.parts import Part
 from stackwise.curriculum.states import OptimizerState
 from stackwise.curriculum.transitions import Enter
@@ -149,16 +149,15 @@ class OptimizerPlane:
 
     @contextmanager
     def _judged_weights(self) -> Iterator[None]:
-        optimizer = self._named.torch
-        if not isinstance(optimizer, TrainsElsewhere):
+        if not self._named.trains_elsewhere:
             yield
             return
-        optimizer.eval()
+        self._named.judge()
         self._masters.write()
         try:
             yield
         finally:
-            optimizer.train()
+            self._named.train()
             self._masters.write()
 
     def leave(self, state: OptimizerState) -> None:
@@ -267,7 +266,7 @@ class OptimizerPlane:
         groups = group_parameters(state, trainable, t, warming=warming, frozen=parameters.keys() - trainable.keys())
         followed = {group.name: frozenset(group.curves) for group in state.groups}
         fault = ProviderError if state.part.given is None else UserError  # a user's own callable is not a provider
-        new = NamedOptimizer(self._build(state.part, t, groups), trainable, followed, fault)
+        new = NamedOptimizer(self._build(state.part, t, groups), trainable, followed, fault, state.part.id)
         same = last is not None and last.part.id == state.part.id and type(new.torch) is type(self.optimizer)
         if last is not None and not same:
             self.settle(self.parameters)  # what `leave` could not know: a component of the same id may make another optimizer

@@ -61,6 +61,8 @@ const Charts = (() => {
       line.set(label, series);
       for (const [step, value] of [...samples, [run.phases[i].stop - 1e-6, samples[samples.length - 1][1]]]) { series.steps.push(step); series.v.push(value); }
     };
+    const groups = run.lanes.flatMap(lane => [...Object.values(lane.optimizer.groups), {ema: lane.optimizer.ema || []}]);
+    const moving = new Set(groups.flatMap(values => Object.entries(values).filter(([, samples]) => samples.length > 1).map(([key]) => key)));
     run.lanes.forEach((lane, i) => {
       const mix = Object.entries(lane.data.mix);
       const cuts = [...new Set(mix.flatMap(([, samples]) => samples.map(pair => pair[0])))].sort((a, b) => a - b);
@@ -68,7 +70,11 @@ const Charts = (() => {
       for (const [name, samples] of mix) put("mixture", name, i, cuts.map(step => [step, at(samples, step) / (mix.reduce((sum, [, other]) => sum + at(other, step), 0) || 1)]));
       for (const plane of ["task", "data", "model"]) for (const [name, samples] of Object.entries(lane[plane].values)) put(name, name, i, samples);
       if (lane.model.gate) put("gate of grown blocks", "gate", i, lane.model.gate);
-      for (const [name, values] of Object.entries(lane.optimizer.groups)) for (const [key, samples] of Object.entries(values)) if (!run.curves.loss && key.endsWith("lr")) put("learning rate", `${name} ${key}`, i, samples);
+      for (const [name, values] of Object.entries(lane.optimizer.groups)) for (const [key, samples] of Object.entries(values)) {
+        if (!key.endsWith("lr")) { if (moving.has(key)) put(key.replaceAll("_", " "), name, i, samples); }
+        else if (!run.curves.loss) put("learning rate", `${name} ${key}`, i, samples);
+      }
+      if (lane.optimizer.ema && moving.has("ema")) put("decay of averaged weights", "ema", i, lane.optimizer.ema);
     });
     for (const [title, line] of lines) {
       if (title === "mixture" && line.size < 2) continue;

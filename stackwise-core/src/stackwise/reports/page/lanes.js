@@ -11,6 +11,9 @@ const Lanes = (() => {
   };
   const rate = value => (value === 0 ? "0" : value < 0.01 || value >= 1e4 ? value.toExponential(1).replace(".0e", "e") : `${+value.toPrecision(2)}`);
 
+  // Width of a text, in letters of middling width.
+  const letters = text => [...text].reduce((sum, each) => sum + ("mwMW×→←…".includes(each) ? 1.45 : "fijlrtI.,:;|'()[] ".includes(each) ? 0.55 : 1), 0);
+
   function node(name, attributes, text) {
     const made = document.createElementNS(NS, name);
     for (const [key, value] of Object.entries(attributes || {})) if (value !== undefined) made.setAttribute(key, value);
@@ -80,12 +83,14 @@ const Lanes = (() => {
     // Text that fits between two edges: the first whole one of several, else none; one alone is shortened, as far as that says anything.
     label(x0, x1, y, texts, options = {}) {
       const from = Math.max(x0, this.left), to = Math.min(x1, this.right);
-      const room = Math.floor((to - from - 8) / (options.class === "right" ? 7.3 : 6.3));
-      const text = Array.isArray(texts) ? texts.find(each => each.length <= room) : texts;
-      if (!text || room < Math.min(text.length, 4)) return;
-      const shown = text.length <= room ? text : text.slice(0, room - 1) + "…";
+      const room = (to - from - 8) / (options.class ? 8.1 : 7);
+      const text = Array.isArray(texts) ? texts.find(each => letters(each) <= room) : texts;
+      if (!text || room < Math.min(letters(text), 4)) return;
+      let shown = text;
+      for (let end = text.length - 1; letters(shown) > room; end--) shown = text.slice(0, end) + "…";
       const at = options.middle ? (from + to) / 2 : options.end ? to - 6 : from + 6;
       const made = node("text", {x: at, y, class: options.class, "text-anchor": options.middle ? "middle" : options.end ? "end" : undefined}, shown);
+      if (options.ground) for (const [name, value] of Object.entries({stroke: options.ground, "stroke-width": 4, "paint-order": "stroke"})) made.setAttribute(name, value);
       if (shown !== text) made.append(this.title(text));
       this.plot.append(made);
     }
@@ -130,11 +135,12 @@ const Lanes = (() => {
     task() {
       const height = 22;
       this.lane("task", "", height);
-      for (const part of this.segments(lane => lane.task.use)) {
+      const parts = this.segments(lane => lane.task.use);
+      for (const part of parts) {
         this.box(part.x0, part.x1, this.y, height, "var(--task)", part.told, {rx: 2});
-        this.label(part.x0, part.x1, this.y + 15, part.told);
       }
       this.run.lanes.forEach((lane, i) => this.values(lane, "task", i, this.y, height));
+      for (const part of parts) this.label(part.x0, part.x1, this.y + 15, part.told, {ground: "var(--task)"});
       this.y += height + GAP;
     }
     data() {
@@ -148,7 +154,7 @@ const Lanes = (() => {
           const end = j + 1 < lane.data.shapes.length ? lane.data.shapes[j + 1][0] : stop;
           this.mixture(lane, Math.max(shape[0], this.run.phases[i].start), end, Math.max(5, height * size(shape) / most), this.y + height, names);
         });
-        this.values(lane, "data", i, this.y, height);
+        this.values(lane, "data", i, this.y, height - 18); // above the words
         this.dataText(lane, i, height);
       });
       this.y += height + GAP;
@@ -198,8 +204,9 @@ const Lanes = (() => {
       this.y += tall + GAP;
     }
     bar(bar, x0, x1, y, h, i) {
-      const words = {kept: "carried over", copied: `copied from ${bar.origin || "the old one"}`, fresh: "fresh"};
-      const title = `${bar.label}: ${i ? words[bar.from] : "from the start"}${bar.frozen === "none" ? "" : bar.frozen === "all" ? ", frozen" : ", partly frozen"}`;
+      const words = {kept: "carried over", copied: `copied from ${bar.origin || "the old one"}`, fresh: "fresh"}, n = bar.tensors;
+      const came = n ? `${n.kept} tensors carried over, ${n.copied} copied, ${n.fresh} fresh` : words[bar.from];
+      const title = `${bar.label}: ${i ? came : "from the start"}${bar.frozen === "none" ? "" : bar.frozen === "all" ? ", frozen" : ", partly frozen"}`;
       const fill = bar.from === "fresh" ? "var(--bg)" : bar.from === "copied" ? "var(--copy)" : "var(--model)";
       const gate = this.run.lanes[i].model.gate;
       this.box(x0, x1, y, h, gate && bar.from !== "kept" ? `url(#${this.id}-gate)` : fill, title, {rx: 2, ...(bar.from === "fresh" ? {stroke: "var(--model)", "stroke-width": 1.2} : {})});
@@ -286,6 +293,23 @@ const Lanes = (() => {
       return this;
     }
   }
+  // What the looks of a drawing mean, of those that these runs have: a class of the style sheet and words.
+  function meanings(runs) {
+    const lanes = runs.flatMap(run => run.lanes), bars = lanes.flatMap(lane => lane.model.bars);
+    const rates = lane => Object.values(lane.optimizer.groups).flatMap(group => Object.keys(group).filter(key => key.endsWith("lr")));
+    const moves = lane => ["task", "data", "model"].some(plane => Object.keys(lane[plane].values).length);
+    return [
+      ["kept", "a block carried over", bars.some(bar => bar.from !== "kept" || bar.frozen !== "none")],
+      ["copied", "copied, or in part", bars.some(bar => bar.from === "copied")],
+      ["fresh", "fresh", bars.some(bar => bar.from === "fresh")],
+      ["gated", "fades in behind a gate", lanes.some(lane => lane.model.gate)],
+      ["frozen", "frozen", bars.some(bar => bar.frozen !== "none")],
+      ["adapters", "adapters beside its weights", lanes.some(lane => Object.keys(lane.model.weight_adapters).length)],
+      ["moves", "a value that follows time", lanes.some(moves)],
+      ["other", "the rate of a further group", lanes.some(lane => rates(lane).length > 1)],
+      ["averaged", "averaged weights are kept", lanes.some(lane => lane.optimizer.ema)],
+    ].filter(each => each[2]);
+  }
   // The drawing as a file of its own, which follows the reader's theme as the page does.
   function picture(svg) {
     const copy = svg.cloneNode(true), [, , width, height] = svg.getAttribute("viewBox").split(" ").map(Number), margin = 14;
@@ -302,5 +326,5 @@ const Lanes = (() => {
     copy.setAttribute("height", box.height);
     return new XMLSerializer().serializeToString(copy);
   }
-  return {Drawing, picture, position, stepAt, gutter, RIGHT, compact, rate};
+  return {Drawing, meanings, picture, position, stepAt, gutter, RIGHT, compact, rate};
 })();

@@ -56,6 +56,13 @@
         return drawing;
       });
     },
+    meanings() {
+      document.getElementById("meanings").replaceChildren(...Lanes.meanings(this.data.runs).map(([look, words]) => {
+        const entry = document.createElement("span");
+        entry.append(Object.assign(document.createElement("i"), {className: `look ${look}`}), words);
+        return entry;
+      }));
+    },
     save() {
       const shown = this.drawings.find(each => each.svg.getClientRects().length) || this.drawings[0];
       const link = document.createElement("a");
@@ -69,6 +76,7 @@
       for (const chart of this.charts) chart.destroy();
       host.replaceChildren();
       this.timelines();
+      this.meanings();
       this.charts = Charts.specifications(this.data).map(spec => Charts.draw(host, spec, this));
       host.dataset.view = this.view().join(" ");
       const run = this.data.runs[0], note = document.getElementById("sampling");

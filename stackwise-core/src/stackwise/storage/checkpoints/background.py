@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import nullcontext
 
 import torch
 
+from stackwise.storage.shared_file import Others
 from stackwise.storage.tensor_file import distinct
 
 
@@ -53,10 +55,15 @@ class Background:
             self._executor = ThreadPoolExecutor(1, thread_name_prefix="checkpoint writer")
         self._work = self._executor.submit(work)
 
-    def wait(self) -> None:
-        """Return when no job runs; raise the error of the last one, once."""
+    def wait(self, others: Others | None = None) -> None:
+        """Return when no job runs; raise the error of the last one, once.
+
+        Args:
+            others: processes that do the same job.
+        """
         if self._work is not None:
-            wait([self._work])
+            with nullcontext() if others is None else others.waiting():
+                wait([self._work])
             work, self._work = self._work, None
             work.result()
 

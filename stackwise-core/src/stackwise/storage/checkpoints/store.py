@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,8 @@ from stackwise.storage.codec import EncodingError, as_bytes, encode, join_state,
 from stackwise.storage.nested_state import split_state
 from stackwise.storage.publish import REPLACED, WRITING, aside_of, publish, recover, writing_beside
 from stackwise.storage.regular import Stamp, stamp_of
-from stackwise.storage.shared_file import Others, write_shared
-from stackwise.storage.tensor_file import read_tensors, write_tensors, write_whole
+from stackwise.storage.shared_file import Held, Others, write_shared
+from stackwise.storage.tensor_file import FileRecord, read_tensors, write_tensors, write_whole
 
 _NAME = re.compile(r"step-(\d{9,})")
 SET_ASIDE = ".set-aside"
@@ -92,7 +92,7 @@ class CheckpointStore:
         keep_every: checkpoints at multiples of this many steps stay too.
         best: (metric, "min" or "max"): the best one by this metric stays too; `save` takes the values.
         pins: steps that are never pruned, such as the one that a run resumed from.
-        others: processes that hold parts of the state and write them, each by `save_beside`; None where this one holds all of it.
+        others: processes that hold parts of the state and write them, each by `StoreBeside`; None where this one holds all of it.
 
     Raises:
         UserError: a rule that keeps nothing.
@@ -152,11 +152,20 @@ class CheckpointStore:
             raise ProviderError(f"{error}; a state_dict is made of nothing else") from None
         content = as_bytes({_ABOUT: encode(about, _ABOUT), _STATE: encoded})
         numbers = {name: float(value) for name, value in (metrics or {}).items()}
+        write = self._writer(tensors, asynchronous=asynchronous)
         if asynchronous:
-            copies = self._snapshot.take(tensors)
-            self._background.start(lambda: self._save(step, copies, content, numbers, pin))
+            self._background.start(lambda: self._save(step, write, content, numbers, pin))
         else:
-            self._save(step, tensors, content, numbers, pin)
+            self._save(step, write, content, numbers, pin)
+
+    def _writer(self, tensors: Mapping[str, torch.Tensor], *, asynchronous: bool) -> Callable[[Path], FileRecord]:
+        """Writes tensors, or what they are now, to a file, together with the processes that hold the rest of them."""
+        if (others := self._others) is None:
+            values = self._snapshot.take(tensors) if asynchronous else tensors
+            return lambda path: write_tensors(path, values)
+        held = Held.of(tensors, others)
+        rows = held.copied(self._snapshot.take) if asynchronous else held
+        return lambda path: write_shared(path, rows, others)
 
     def wait(self) -> None:
         """Return when no save is in flight.
@@ -164,7 +173,7 @@ class CheckpointStore:
         Raises:
             DiskError: the save in flight failed; raised once.
         """
-        self._background.wait()
+        self._background.wait(self._others)
 
     def close(self) -> None:
         """Wait for the save in flight, then release the thread and the memory of the copies.
@@ -259,12 +268,12 @@ class CheckpointStore:
                     candidates.append((int(match[1]), not aside, path))
         return ((step, path) for step, _, path in sorted(candidates, reverse=True))
 
-    def _save(self, step: int, tensors: Mapping[str, torch.Tensor], document: bytes, metrics: Mapping[str, float], pin: str | None) -> None:
+    def _save(self, step: int, write: Callable[[Path], FileRecord], document: bytes, metrics: Mapping[str, float], pin: str | None) -> None:
         place = self.directory / name_of(step)
         try:
             with disk_errors(place, "earlier checkpoints are untouched: free space or mend the disk, then resume"):
                 self._tidy()
-                self._write(place, Manifest(step=step, files={}, metrics=metrics, pin=pin, versions=own_versions()), tensors, document)
+                self._write(place, Manifest(step=step, files={}, metrics=metrics, pin=pin, versions=own_versions()), write, document)
         except DiskError:
             self._tidied = False
             raise
@@ -275,15 +284,11 @@ class CheckpointStore:
             self._tidied = False
             raise DiskError(f"disk error: {place} is saved, but an older one could not be removed: {_reason(error)}") from error
 
-    def _write(self, place: Path, manifest: Manifest, tensors: Mapping[str, torch.Tensor], document: bytes) -> None:
+    def _write(self, place: Path, manifest: Manifest, write: Callable[[Path], FileRecord], document: bytes) -> None:
         """Write the files, force each to disk, the manifest last; then give the directory its name."""
 
         def fill(fresh: Path) -> None:
-            if self._others is None:
-                record = write_tensors(fresh / TENSORS, tensors)
-            else:
-                record = write_shared(fresh / TENSORS, tensors, self._others)
-            files = {TENSORS: record, STATE: write_whole(fresh / STATE, document)}
+            files = {TENSORS: write(fresh / TENSORS), STATE: write_whole(fresh / STATE, document)}
             disk.write_file(fresh / MANIFEST, evolve(manifest, files=files).to_bytes())
 
         publish(writing_beside(place), fill, [place], replace=True)
@@ -317,17 +322,6 @@ class CheckpointStore:
                 elif suffix == REPLACED:
                     recover(self.directory / name, lambda place: not verify(place))
         self._tidied = True
-
-
-def save_beside(state: Mapping[str, Any], others: Others) -> None:
-    """Write this process's parts of a state that the first process saves.
-
-    Raises:
-        DiskError: the disk of any process refuses.
-    """
-    tensors, _ = split_state(state)
-    with disk_errors(Path("the checkpoint"), "earlier checkpoints are untouched: free space or mend the disk, then resume"):
-        write_shared(None, tensors, others)
 
 
 def name_of(step: int) -> str:
