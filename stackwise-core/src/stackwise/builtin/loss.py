@@ -41,7 +41,7 @@ def Loss(function: Function, *targets: str, metrics: Mapping[str, Function] | No
         _check(each)
     if "loss" in (metrics or {}):
         raise UserError("a metric is named 'loss', which is the name of what is trained on: call it otherwise")
-    task = StatefulLossTask if any(_buffers(each) for each in (function, *(metrics or {}).values())) else LossTask
+    task = StatefulLossTask if any(_keeps(each) for each in (function, *(metrics or {}).values())) else LossTask
     return Built(task, function=function, targets=targets, metrics=dict(metrics or {}))
 
 
@@ -144,41 +144,43 @@ class LossTask:
 
 
 class StatefulLossTask(LossTask):
-    """The task of a loss or a metric that is a module with buffers: they go into every checkpoint."""
+    """The task of a loss or a metric that keeps something: what its `state_dict` returns goes into every checkpoint."""
 
     def state_dict(self) -> dict[str, Any]:
-        """The buffers, by the function that holds them."""
-        return {name: _buffers(function) for name, function in self._functions().items()}
+        """By function, in their order."""
+        return {str(index): dict(each.state_dict()) for index, each in self._stateful().items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put buffers back.
+        """Put it back.
 
         Raises:
             UserError: the state is that of other functions.
         """
-        functions = self._functions()
-        if {name: sorted(held) for name, held in state.items()} != {name: sorted(_buffers(each)) for name, each in functions.items()}:
-            raise UserError("the saved buffers are those of another loss: give the loss and the metrics that the run began with")
-        for name, function in functions.items():
-            for path, tensor in _buffers(function).items():
-                tensor.copy_(state[name][path])
+        functions = self._stateful()
+        if state.keys() != {str(index) for index in functions}:
+            raise UserError("the saved state is that of another loss: give the loss and the metrics that the run began with")
+        for index, each in functions.items():
+            each.load_state_dict(state[str(index)])
 
-    def _functions(self) -> dict[str, Function]:
-        return {"loss": self._function, **self._metrics}
+    def _stateful(self) -> dict[int, Any]:
+        return {index: _holder(each) for index, each in enumerate(self.functions) if _keeps(each)}
 
 
-def _buffers(function: Function) -> dict[str, torch.Tensor]:
-    """Path → buffer, but for those of torch's own losses, which are weights of classes and stay as they are."""
-    modules = dict(getattr(function, "named_modules", tuple)())
-    own = {path: module for path, module in modules.items() if type(module).__module__ != "torch.nn.modules.loss"}
-    return {f"{path}.{name}": buffer for path, module in own.items() for name, buffer in module.named_buffers(recurse=False)}
+def _holder(function: Function) -> Any:
+    """The object that a function belongs to."""
+    return getattr(function, "__self__", function)
+
+
+def _keeps(function: Function) -> bool:
+    """Whether it keeps something that it can say; torch's own losses hold weights of classes, which stay as they are."""
+    holder = _holder(function)
+    if not (callable(getattr(holder, "state_dict", None)) and callable(getattr(holder, "load_state_dict", None))):
+        return False
+    return type(holder).__module__ != "torch.nn.modules.loss" and bool(holder.state_dict())
 
 
 def _shapes(fields: Mapping[str, Any]) -> str:
-    return ", ".join(
-        f"'{name}' {str(value.dtype).removeprefix('torch.')}{list(value.shape)}" if hasattr(value, "dtype") else f"'{name}' {_described(value)}"
-        for name, value in fields.items()
-    )
+    return ", ".join(f"'{name}' {getattr(value, 'dtype', '')} {_described(value)}" for name, value in fields.items())
 
 
 def _is_one_number(value: Any) -> bool:

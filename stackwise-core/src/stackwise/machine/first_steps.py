@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import pickle
-import random
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from stackwise.errors import UserError
 from stackwise.machine.unsaved import plain_attributes
-
-_GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
+from stackwise.planes.data.randomness import GENERATORS, generator_state
 
 
 class FirstSteps:
@@ -50,9 +46,9 @@ class FirstSteps:
             for name, value in self._before.items():
                 if now.get(name) != value:
                     raise UserError(
-                        f"a step changes {name}, a plain attribute that no checkpoint holds, so a resume would go on with other numbers: keep "
-                        "it in a buffer (of an optimizer in its `state` or groups), or say it by get_extra_state and set_extra_state of a "
-                        "module, by state_dict and load_state_dict of a task; a module whose forward does not read it returns None there"
+                        f"a step changes {name}, a plain attribute that no checkpoint holds, so a resume would go on with other numbers: "
+                        "keep it in a buffer of a module, in the `state` or the groups of an optimizer, or say it by state_dict and "
+                        "load_state_dict of a loss, by get_extra_state and set_extra_state of a module (None where nothing reads it)"
                     )
         return self._done
 
@@ -93,11 +89,11 @@ class FirstSteps:
                     f"the buffer {name} was made by the first forward, so a resumed run has no place for it: write "
                     f"self.register_buffer('{leaf}', None) in the constructor, and give it its value by self.{leaf} = … in forward"
                 )
-        self._drawn = {name: _state(generator) for name, generator in _generators(self._model)}
+        self._drawn = {name: generator_state(generator) for name, generator in _generators(self._model)}
 
     def _refuse_drawing(self, before: dict[str, bytes]) -> None:
         for name, generator in _generators(self._model):
-            if before.get(name, b"") != _state(generator):
+            if before.get(name, b"") != generator_state(generator):
                 raise UserError(
                     f"the module draws from {name}, a {type(generator).__name__} of its own, whose place no checkpoint holds, so a resume "
                     "would draw other numbers: draw from torch's, numpy's or Python's own functions, which are seeded and saved with the "
@@ -127,10 +123,4 @@ def _generators(model: nn.Module) -> Iterator[tuple[str, object]]:
     """Path → generator for those that modules hold as attributes, but for modules that say their own state."""
     for path, module in model.named_modules():
         if type(module).get_extra_state is nn.Module.get_extra_state:
-            yield from ((f"{path}.{name}", value) for name, value in vars(module).items() if isinstance(value, _GENERATORS))
-
-
-def _state(generator: object) -> bytes:
-    if isinstance(generator, torch.Generator):
-        return bytes(generator.get_state().tolist())
-    return pickle.dumps(generator)
+            yield from ((f"{path}.{name}", value) for name, value in vars(module).items() if isinstance(value, GENERATORS))

@@ -91,9 +91,8 @@ class LiveState:
             given[""] = model
         elif state.model.rack.given is not None:
             given["rack"] = model.get_submodule("rack")
-        if state is None or state.task.given is not None:
-            functions = getattr(task, "functions", (task,))
-            given |= {f"the loss {type(each).__name__}": each for each in functions}
+        for each in getattr(task, "functions", ()):  # of a `Loss`; a task of one's own may pass something on from `prepare` to `loss`
+            given[f"the loss {type(each).__name__}"] = each
         if state is None or state.optimizer.part.given is not None:
             given[f"the optimizer {type(self.optimizer.optimizer).__name__}"] = self.optimizer.optimizer
         return given

@@ -219,19 +219,17 @@ class Step:
         return share[1]
 
     def _forward(self, batch: Batch, moment: Moment) -> Judged:
-        judged = self._judged(batch, moment)
+        objective, model, autocast = self._live.objective, self._live.model.model, self._live.placement.autocast
+        if autocast is None:
+            judged = objective.loss(model, prepare(objective, model, batch, moment, self._generator))
+        else:
+            with autocast() if objective.uses_model else nullcontext():
+                prepared = prepare(objective, model, batch, moment, self._generator)
+            with autocast():
+                judged = objective.loss(model, prepared)
         if self._first is not None and self._live.sharding is None:  # a divided model computes with tensors put together for it
             self._first.reached(judged.total)
         return judged
-
-    def _judged(self, batch: Batch, moment: Moment) -> Judged:
-        objective, model, autocast = self._live.objective, self._live.model.model, self._live.placement.autocast
-        if autocast is None:
-            return objective.loss(model, prepare(objective, model, batch, moment, self._generator))
-        with autocast() if objective.uses_model else nullcontext():
-            prepared = prepare(objective, model, batch, moment, self._generator)
-        with autocast():
-            return objective.loss(model, prepared)
 
 
 def gradient_norm(parameters: Sequence[nn.Parameter]) -> float:

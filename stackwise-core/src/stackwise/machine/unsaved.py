@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -24,9 +24,9 @@ def plain_attributes(name: str, given: object) -> dict[str, str]:
 
     Args:
         name: what its paths begin with.
-        given: a module, a loss, a task or an optimizer; a function keeps nothing that can be seen.
+        given: a module, a loss or an optimizer; a function keeps nothing that can be seen.
     """
-    return {path: told for path, told in _attributes(name, getattr(given, "__self__", given))}
+    return dict(_attributes(name, getattr(given, "__self__", given)))
 
 
 def _attributes(name: str, given: object) -> Iterator[tuple[str, str]]:
@@ -44,7 +44,7 @@ def _attributes(name: str, given: object) -> Iterator[tuple[str, str]]:
 
 
 def _says_state(given: object) -> bool:
-    return isinstance(getattr(given, "state_dict", None), Callable)  # type: ignore[arg-type]  # a protocol with one method
+    return callable(getattr(given, "state_dict", None))
 
 
 def _told(value: object, depth: int = 0) -> str | None:
