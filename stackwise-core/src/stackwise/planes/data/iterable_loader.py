@@ -163,7 +163,7 @@ class ListLoader(IterableLoader):
         self._count = len(source)
         self._first = digest_of(source[0]) if source else None
         self._values = sampled_digest(source)
-        self._versions: dict[int, tuple[int, ...]] = {}
+        self._versions: list[tuple[int, ...]] = []
 
     @property
     def lap(self) -> int:
@@ -180,14 +180,20 @@ class ListLoader(IterableLoader):
         if len(self._source) != self._count:
             hold_to_size("a list", "batches", len(self._source), self._count)
         number = self._taken % self._count
-        batch = self._source[number]
-        versions = _versions(batch)
-        if self._versions.setdefault(number, versions) != versions:
-            raise DataError(
-                f"a tensor of batch {number} has been changed in place since it was first read, and every epoch and evaluation reads the "
-                "same list: leave it as it is in forward and loss (x * 2 in place of x.mul_(2)), or bring a DataLoader, which makes its own"
-            )
-        return batch
+        if not number:
+            self._hold_to_values()
+        return self._source[number]
+
+    def _hold_to_values(self) -> None:
+        """Refuse batches that were changed in place since they were first read, as every epoch and evaluation reads the same list."""
+        versions = [_versions(batch) for batch in self._source]
+        self._versions = self._versions or versions
+        for number, (now, then) in enumerate(zip(versions, self._versions, strict=True)):
+            if now != then:
+                raise DataError(
+                    f"a tensor of batch {number} was changed in place since it was first read, and every epoch and evaluation reads the "
+                    "same list: leave it as it is in forward and loss (x * 2 for x.mul_(2)), or bring a DataLoader, which makes its own"
+                )
 
 
 def _versions(batch: object) -> tuple[int, ...]:
