@@ -15,7 +15,7 @@ from hypothesis.strategies import SearchStrategy
 from random_curricula import walks
 from safetensors.torch import load_file
 from several import ENTER, MOMENTS, SHORT, STEP, Place, apart, dies, evaluations_of, steps_of
-from shared_curricula import DIVIDING, IN_EACH, LINEAR, Trained, curricula, farthest, train
+from shared_curricula import DIVIDING, IN_EACH, LINEAR, Trained, curricula, farthest, train, wobbled
 from shared_curricula import apart as distance
 from whole_runs import saved_steps, status
 
@@ -217,12 +217,15 @@ ANYWHERE = [
 
 
 @pytest.mark.rare
-@pytest.mark.parametrize("where", [Place("stackwise.planes.objective", "Objective", "loss"), WRITE])
-def test_a_process_that_hangs_beside_one_that_gathers_is_named(server: ForkServer, tmp_path: Path, where: Place) -> None:
-    """In a step the other process waits inside of torch's exchange, in a save for the file to be whole."""
-    hangs = dies(1, where, 3).replace("os.kill(os.getpid(), 9)", "__import__('time').sleep(20)")
-    ended = start(server, tmp_path, "--set", "run.parallel.patience=3s", patch=hangs)
-    assert ended[0].code == 137 and "rank 1" in ended[0].err.splitlines()[-1] and "patience" in ended[0].err, ended
+@pytest.mark.parametrize(("where", "call"), [(Place("stackwise.planes.objective", "Objective", "loss"), 3), (WRITE, 3), (MOMENTS, 2)])
+def test_a_process_that_hangs_beside_one_that_gathers_ends_both(server: ForkServer, tmp_path: Path, where: Place, call: int) -> None:
+    """In a step the other process waits inside of torch's exchange, in a save for the file to be whole, in a boundary for what is mapped;
+    there it is not known who has not come."""
+    patient = "import stackwise.processes.watch as w; w.MOST_BUSY = 1\n"
+    hangs = dies(1, where, call).replace("os.kill(os.getpid(), 9)", "__import__('time').sleep(20)")
+    ended = start(server, tmp_path, "--set", "run.parallel.patience=3s", patch=patient + hangs)
+    assert [each.code for each in ended] == [137, 137] and "patience" in ended[0].err + ended[1].err, ended
+    assert "rank 1" in ended[0].err.splitlines()[-1] or where == MOMENTS, ended
 
 
 @pytest.mark.rare
@@ -264,16 +267,23 @@ def of_many(server: ForkServer, folder: Path, ranks: int, *configs: dict[str, An
     return found
 
 
-def hold(found: Trained, expected: Trained, rounding: float) -> None:
-    """The same rows and masks, losses to 1e-6, and parameters, averages and moments to rounding."""
+def hold(found: Trained, expected: Trained, moved: Trained) -> None:
+    """The same rows and masks; losses, parameters, averages and moments to 1e-6, or ten times as far as `wobbled` comes from one process.
+
+    Unfreezing or growth that a process does not see is 0.02 and more.
+    """
     assert isinstance(found, Trained), found
     assert found.seen == expected.seen and len(found.seen) >= 2 * len(found.losses)
-    assert found.losses == pytest.approx(expected.losses, rel=1e-6)
-    assert found.evaluations == pytest.approx(expected.evaluations, rel=1e-6)
-    for kind in ("parameters", "averages", "moments"):
-        one, other = getattr(expected, kind), getattr(found, kind)
-        assert distance(one, other) < (10 * rounding if kind == "moments" else rounding), kind
-        assert farthest(one, other) < 1e-2, kind
+    for kind in ("losses", "evaluations"):
+        own, other, theirs = (getattr(each, kind) for each in (found, moved, expected))
+        most = 10 * max((abs(a - b) for a, b in zip(other, theirs, strict=True)), default=0.0)
+        assert own == pytest.approx(theirs, rel=1e-6, abs=most), kind
+    for kind, least in (("parameters", 1e-6), ("averages", 1e-6), ("moments", 1e-5)):
+        one, other, own = (getattr(each, kind) for each in (expected, moved, found))
+        bound = 10 * distance(one, other)
+        assert bound < 1e-2, f"{kind}: this curriculum says nothing"
+        assert distance(one, own) <= max(least, bound), kind
+        assert farthest(one, own) < 1e-2, kind
 
 
 def divided(config: dict[str, Any], **parallel: int) -> dict[str, Any]:
@@ -293,24 +303,24 @@ def drawn(count: int, strategy: SearchStrategy[dict[str, Any]]) -> list[dict[str
     return configs
 
 
-def hold_all(server: ForkServer, folder: Path, ranks: int, configs: list[dict[str, Any]], shards: Sequence[int], rounding: float) -> None:
+def hold_all(server: ForkServer, folder: Path, ranks: int, configs: list[dict[str, Any]], shards: Sequence[int]) -> None:
     """Train every config in several processes, whole and in each number of parts, and in one."""
     found = of_many(server, folder, ranks, *(divided(config, shard=shard) for config in configs for shard in shards))
     for index, config in enumerate(configs):
-        expected = train(config)
+        expected, moved = train(config), wobbled(config)
         for each in found[index * len(shards) : (index + 1) * len(shards)]:
-            hold(each, expected, rounding)
+            hold(each, expected, moved)
 
 
 @pytest.mark.slow
 def test_random_curricula_come_to_the_same_whole_and_in_halves(server: ForkServer, tmp_path: Path) -> None:
-    hold_all(server, tmp_path, 2, drawn(4, curricula(2, LINEAR)), (1, 2), 1e-6)
+    hold_all(server, tmp_path, 2, drawn(4, curricula(2, LINEAR)), (1, 2))
 
 
 @pytest.mark.rare
 def test_random_curricula_come_to_the_same_in_four(server: ForkServer, tmp_path: Path) -> None:
-    """Whole models, two copies in halves each, and quarters; with optimizers that divide by second moments, so to 1e-5."""
-    hold_all(server, tmp_path, 4, drawn(8, curricula(4, (*LINEAR, *DIVIDING))), (1, 2, 4), 1e-5)
+    """Whole models, two copies in halves each, and quarters; with optimizers that divide by second moments too."""
+    hold_all(server, tmp_path, 4, drawn(8, curricula(4, (*LINEAR, *DIVIDING))), (1, 2, 4))
 
 
 REFUSED = {

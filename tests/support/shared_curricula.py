@@ -15,6 +15,7 @@ from tiny_walks import VOCAB, base, memory, plan_of
 import stackwise
 from stackwise.contracts.events import Evaluated, StepDone
 from stackwise.machine import step as step_module
+from stackwise.planes.optimizer.plane import OptimizerPlane
 from stackwise.planes.shards import whole
 from stackwise.processes.ranks import Ranks, joined
 
@@ -33,6 +34,27 @@ class Trained:
     averages: dict[str, torch.Tensor]
     seen: list[tuple[int, int, str]]
     """Step, micro-batch and digest of what the model and the loss read: rows, masks and targets."""
+
+
+def wobbled(config: dict[str, Any]) -> Trained:
+    """Train a config in this process, with every trained weight moved by half a unit in its last place after each step.
+
+    How far that comes from the run as it is says what the order of sums may do to it: of a curriculum with a large learning rate more
+    than of another.
+    """
+    step, generator = OptimizerPlane.step, torch.Generator().manual_seed(0)
+
+    def moved(plane: OptimizerPlane, t: float) -> None:
+        step(plane, t)
+        with torch.no_grad():
+            for parameter in plane.parameters:
+                parameter.mul_(1 + 2**-24 * torch.randn(parameter.shape, generator=generator).sign())
+
+    OptimizerPlane.step = moved  # type: ignore[method-assign]  # while this run lasts
+    try:
+        return train(config)
+    finally:
+        OptimizerPlane.step = step  # type: ignore[method-assign]
 
 
 def train(config: dict[str, Any], ranks: Ranks | None = None) -> Trained:

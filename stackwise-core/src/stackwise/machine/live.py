@@ -117,6 +117,10 @@ class LiveState:
         if state is None:  # finished objects, which no phase changes
             self._take_reference(phase)
             return ModelReceipt(adopted={name: name for name in self.model.trainable()}), MomentsReceipt()
+        with nullcontext() if self.sharding is None else self.sharding.waiting("crosses a boundary"):
+            return self._cross(phase, state)
+
+    def _cross(self, phase: CompiledPhase, state: TrainingState) -> tuple[ModelReceipt, MomentsReceipt]:
         if self.sharding is not None and phase.index:
             self.sharding.unwrap(self.model.model)
         self.objective.enter(state.task, state.auxiliary, state.reference)

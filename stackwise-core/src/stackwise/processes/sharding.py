@@ -165,9 +165,9 @@ class Sharding:
         return (own(tensor), start) if stop > start and is_first_copy(tensor) else None
 
     @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """The time in which this process waits for a file to be whole."""
-        with self._ranks.alone("saves a checkpoint") if self.is_first else nullcontext(), self._ranks.watch.waiting():
+    def waiting(self, what: str = "saves a checkpoint") -> Iterator[None]:
+        """The time in which this process waits for a file to be whole, or for the others inside a boundary; longer than for a step."""
+        with self._ranks.alone(what) if self.is_first else nullcontext(), self._ranks.watch.waiting():
             yield
 
     # -- a step ---------------------------------------------------------------------------------------------------
