@@ -290,7 +290,7 @@ def command(*arguments: str, cwd: Path, patch: str = "", launcher: tuple[str, ..
     return subprocess.run(line, cwd=cwd, capture_output=True, text=True, timeout=300, env=environment)
 
 
-@pytest.mark.slow
+@pytest.mark.rare  # five starts of torch; the page for two GPUs is followed in every `make test`, and starts two
 def test_one_command_starts_the_processes_and_starts_them_again(alone: Path, tmp_path: Path) -> None:
     write(tmp_path, SHORT)
     dies = "if os.environ.get('RANK') == '1' and os.environ.get('STACKWISE_ATTEMPT') == '0':\n" + KILLED_AT_STEP.format(step=7, signal="9")
