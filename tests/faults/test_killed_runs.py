@@ -129,11 +129,11 @@ def test_killed_at_any_time_of_the_clock(server: ForkServer, tmp_path: Path) -> 
     started = time.monotonic()
     assert server.stackwise(*begin_at, "whole", cwd=tmp_path).code == 0
     length, random, killed = time.monotonic() - started, Random(6), 0
-    for _ in range(7):
+    for _ in range(4):
         ended = server.stackwise(*begin_at, "run", cwd=tmp_path, kill_after_s=random.uniform(0.02, 0.3) * length)
         assert ended.code in (0, -9), ended.err
         killed += ended.code == -9
-    assert killed > 2
+    assert killed > 1
     assert server.stackwise(*begin_at, "run", cwd=tmp_path).code == 0
     assert status(tmp_path / "run")["status"] == "finished"
     assert losses(tmp_path / "run") == losses(tmp_path / "whole") and len(losses(tmp_path / "run")) == 400

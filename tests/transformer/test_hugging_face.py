@@ -132,6 +132,8 @@ def test_rotary_scaling_agrees(name: str, tmp_path: Path) -> None:
     theirs.save_pretrained(tmp_path)
     ours = built(FORMAT.read(tmp_path))
     assert ours.rack.options.rotary.scaling is not None
+    made, settings = greedy(theirs), GenerationSettings(tokens=GENERATED, temperature=0)  # first, for `dynamic` remembers the longest row
+    assert continue_prompt(ours, rows(9, 1)[0], settings, torch.Generator()).tolist() == made
     for length in LENGTHS:
         close(ours({"tokens": rows(length)})["logits"], theirs(rows(length)).logits)
     plain = attrs.evolve(ours.rack.options, rotary=attrs.evolve(ours.rack.options.rotary, scaling=None))

@@ -12,6 +12,7 @@ import pytest
 import torch
 import transformers as hf
 from tokenizers import Tokenizer, models, pre_tokenizers
+from watched_network import watched_environment
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "expand_folder.py"
 
@@ -27,13 +28,15 @@ def test_a_folder_is_expanded_trained_and_handed_back(tmp_path: Path) -> None:
     for i in range(6):
         (tmp_path / f"{i}.txt").write_text(" ".join(f"w{i * j % 60}" for j in range(400)))
     call = [sys.executable, str(EXAMPLE), "folder", "out", "--every", "2", "--horizon", "20 steps", "--seq-len", "16"]
+    watched, attempts = watched_environment(tmp_path)
     surroundings = {
-        **os.environ,
+        **watched,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "STACKWISE_CACHE": str(tmp_path),
     }
     done = subprocess.run(call, cwd=tmp_path, env=surroundings, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    assert not attempts.exists()
     lines = (tmp_path / "runs" / "expand" / "events.jsonl").read_text().splitlines()
     entered = {event["phase"]: event for event in map(json.loads, lines) if event["event"] == "phase_entered"}
     assert entered["new"]["trainable"] == entered["new"]["parameters"] - entered["before"]["parameters"]

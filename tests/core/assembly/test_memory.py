@@ -82,7 +82,7 @@ def known(content: Mapping[str, Any], folder: Path, name: str = "experiment") ->
     return memory
 
 
-@pytest.mark.slow
+@pytest.mark.rare
 def test_the_process_takes_what_the_plan_says(tmp_path: Path) -> None:
     """Within a tenth, and a few megabytes that are of no model: pages of libraries, the loader's."""
     plans = {name: known(content, tmp_path, name).peak for name, content in CASES.items()}

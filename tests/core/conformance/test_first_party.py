@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import pytest
+
 from stackwise import conformance
 
 test_core_conforms = conformance.parametrize("core")
 test_transformer_conforms = conformance.parametrize("transformer")
 test_optim_conforms = conformance.parametrize("optim")
 test_data_conforms = conformance.parametrize("data")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("operator", ["add-experts", "upcycle", "vocabulary", "widen", "widen-ff"])
+def test_an_operator_by_tensor_is_really_tried(operator: str) -> None:
+    (subject,) = conformance.subjects_of(f"growth:transformer.{operator}")
+    for check in ("check_parameter_map", "check_trains"):
+        assert conformance.Runner().run(subject, conformance.CATALOGUE[check]).verdict == "passed", check

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 import torch
 import yaml
 from click.testing import CliRunner
+from watched_network import watched_environment
 
 import stackwise
 from stackwise.cli import main
@@ -91,12 +91,14 @@ def rolling(model: Any, text: bytes) -> float:
 
 
 @pytest.mark.slow
-def test_three_kinds_of_questions_are_answered_as_by_hand(trained: Path) -> None:
-    environment = {**os.environ, "HF_HOME": str(trained / "cache"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+def test_three_kinds_of_questions_are_answered_as_by_hand(trained: Path, tmp_path: Path) -> None:
+    watched, attempts = watched_environment(tmp_path)
+    environment = {**watched, "HF_HOME": str(trained / "cache")}
     command = ["evaluate", "out", "--tasks", ",".join(TASKS), "--include", "tasks", "--rows", "3", "--start", "10", "--json"]
     call = [sys.executable, "-c", "from stackwise.cli import main; main()", *command]
     done = subprocess.run(call, cwd=trained, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    assert not attempts.exists()  # local questions reach no network, though nobody said that there is none
     told = {each["task"]: each for each in json.loads(done.stdout[done.stdout.index("[\n") :])}
     model = stackwise.load_exported(trained / "out" / "final")
 

@@ -14,6 +14,7 @@ from stackwise.config import experiment
 from stackwise.conformance import bench, partners
 from stackwise.conformance.building import artifact_of
 from stackwise.conformance.growth import OLD, grown_stacks
+from stackwise.conformance.parameter_growth import change_of
 from stackwise.conformance.reactions import watched_metrics
 from stackwise.conformance.subject import LENGTH, OPEN_SIZE, ROWS, SEED, STEPS, NotApplicable, Subject, must
 from stackwise.contracts.components import Built
@@ -37,10 +38,10 @@ def check_trains(subject: Subject) -> None:
         raise NotApplicable("only the loader that is built knows its fields, so nothing can be joined to it before")
     try:
         steps = list(_steps(_machine(subject)))
-    except UserError as error:
-        if subject.kind == "growth" and isinstance(artifact_of(subject), ParameterGrowth):
-            raise NotApplicable(f"it makes no change of depth alone in a rack of the kit: {error}") from None
-        raise
+    except UserError:
+        if subject.kind != "growth" or not isinstance(artifact_of(subject), ParameterGrowth):
+            raise
+        steps = list(_steps(_grown(subject)))  # it makes no change of depth alone
     must(len(steps) == STEPS, f"{len(steps)} of {STEPS} steps were made")
 
 
@@ -77,6 +78,33 @@ def _steps(machine: TrainingMachine) -> Iterator[StepDone]:
 def _machine(subject: Subject, steps: int = STEPS) -> TrainingMachine:
     compiled = experiment(_config(subject, steps))
     return assemble(make_plan(compiled, subject.registry).with_tokenizers())
+
+
+def _grown(subject: Subject) -> TrainingMachine:
+    """A run over parts of a growth operator's own provider, in which it makes the change that it was found to make.
+
+    Raises:
+        NotApplicable: none was found.
+    """
+    change = change_of(subject)
+    before, after = change.parts
+    rack, head = before["rack"].spec(), before["head"].spec()
+    assert isinstance(rack, RackSpec) and isinstance(head, HeadSpec), "check_spec_is_cold looks at the kind of spec"
+    task = TaskSpec(
+        batch=change.fields, inputs=change.fields, outputs=head.outputs, attention=rack.attention[0] if rack.attention else None
+    )
+    sections = _config(subject, STEPS) | {
+        "task": _weighing(_task(task), before["rack"]),
+        "data": {"sources": {"data": _loader(BatchSpec(fields=change.fields))}, "batch_size": ROWS, "seq_len": LENGTH},
+        "model": {role: _own_node(part) for role, part in before.items()},
+    }
+    grown: dict[str, Any] = {"model": {role: dict(node) for role, node in change.grown.items() if node}}
+    if losses := getattr(after["rack"].spec(), "losses", ()):
+        grown["task"] = {"auxiliary": {f"rack.{name}": 1.0 for name in losses}}
+    sections["phases"] = {"before": {"until": "50%"}, "after": {**grown, "enter": {"growth": _own_node(subject)}}}
+    if not any("time" in field.dims for field in change.fields.values()):
+        del sections["data"]["seq_len"]
+    return assemble(make_plan(experiment(sections), subject.registry))
 
 
 def _config(subject: Subject, steps: int) -> dict[str, Any]:

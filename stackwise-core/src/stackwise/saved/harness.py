@@ -6,6 +6,7 @@ continuation is, how likely a whole text is, and how a text goes on.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -105,6 +106,7 @@ def score_tasks(run: Path, settings: HarnessSettings) -> list[Score]:
 
 
 def _library() -> tuple[Any, Any, Callable[[Asked], Any]]:
+    os.environ.setdefault("HF_UPDATE_DOWNLOAD_COUNTS", "0")  # else the library of data sets reports even local ones over the network
     try:
         model, evaluator, tasks = (import_module(f"lm_eval.{name}") for name in ("api.model", "evaluator", "tasks"))
     except ImportError as error:
