@@ -139,13 +139,16 @@ def _culprit(error: StackwiseError) -> str:
 
 
 def _report(ctx: click.Context, error: BaseException, sentence: str, code: int) -> int:
+    from stackwise.reports.terminal import columns_of, wrap
+
     if ctx.params.get("debug"):
         import traceback
 
         with suppress(OSError):
             click.echo("".join(traceback.format_exception(error)), err=True, nl=False)
     with suppress(OSError):  # nobody is left to read it
-        click.echo(f"{place}: {sentence}" if (place := Place.here()).rank else sentence, err=True)
+        text = f"{place}: {sentence}" if (place := Place.here()).rank else sentence
+        click.echo(wrap(text, columns_of(sys.stderr)), err=True)
     return code
 
 
