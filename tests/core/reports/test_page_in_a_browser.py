@@ -182,7 +182,9 @@ def test_news_of_a_run_that_trains_arrive_without_a_reload(browser: Any, run: Pa
             before, text = window(browser), browser.find_element("css selector", "header .sub").text
             browser.execute_script("window.mark = 'the same page'")
             (grows / "metrics.jsonl").write_text("".join(lines))
-            WebDriverWait(browser, 20).until(lambda b: "24 of 24 steps" in b.find_element("css selector", "header .sub").text)
+            WebDriverWait(browser, 20).until(
+                lambda b: "24 of 24 steps" in b.execute_script("return document.querySelector('header .sub').innerText")
+            )
             assert "24 of 24 steps" not in text and browser.execute_script("return window.mark") == "the same page"
             assert window(browser) == before
             assert browser.get_log("browser") == []

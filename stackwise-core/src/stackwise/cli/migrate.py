@@ -49,6 +49,8 @@ def _read(file: Path) -> dict[str, Any]:
 
     from stackwise.errors import UserError
 
+    if file.exists() and not file.is_file():
+        raise UserError(f"{file} is not a file")
     try:
         document = yaml.safe_load(file.read_text(encoding="utf-8"))
     except OSError as error:
