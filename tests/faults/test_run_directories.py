@@ -383,7 +383,7 @@ def test_a_provider_that_is_edited_in_mid_run_is_told_as_such_by_the_next(server
     first = server.stackwise("run", "exp.yaml", "--output", "run", cwd=folder, patch=patch, signals={7: ["KILL"]})
     assert first.code == -9, first.err
     told = server.stackwise("resume", "run", cwd=folder, patch=patch)
-    assert told.code == 0 and told.err.count("provider 'keep' (fake-keep 1.2) has other files than then") == 1, told.err
+    assert told.code == 0 and told.err.count("provider 'keep' (fake-keep 1.2) has other files than at the checkpoint") == 1, told.err
 
 
 def test_another_torch_is_told(server: ForkServer, folder: Path) -> None:

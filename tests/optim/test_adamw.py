@@ -167,7 +167,7 @@ def test_betas_in_step_cost_no_second_run_of_a_users_hook() -> None:
 
 
 def test_a_value_that_no_group_may_have() -> None:
-    with pytest.raises(UserError, match=r"groups\.body\.betas: no value of a group; a group may have its own lr, weight_decay, beta1"):
+    with pytest.raises(UserError, match=r"groups\.body\.betas: not a value of a group; a group may have its own lr, weight_decay, beta1"):
         build_adamw(AdamWOptions(), CONTEXT, [_group("body", values={"betas": 0.5})])
 
 

@@ -238,8 +238,8 @@ def test_other_files_of_the_same_version_are_told_when_a_run_goes_on(plan: Make)
     assert changed_files(now, made) == []
     told = changed_files([{**row, "sha256": "0" * 64} for row in now], made)
     assert told == [
-        f"provider '{row['provider']}' ({row['distribution']} {row['version']}) has other files than then: the rest need not be equal "
-        "to the bit"
+        f"provider '{row['provider']}' ({row['distribution']} {row['version']}) has other files than at the checkpoint: "
+        "the rest need not be equal to the bit"
         for row in now
     ]
 

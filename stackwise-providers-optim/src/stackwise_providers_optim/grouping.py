@@ -56,7 +56,7 @@ def values_of(options: DecayOptions, group: ParameterGroup) -> dict[str, float]:
     """
     names = [a.name for a in attrs.fields(type(options)) if a.metadata.get("scheduled")]
     if unknown := sorted(set(group.values) - set(names)):
-        raise UserError(f"optimizer.groups.{group.name}.{unknown[0]}: no value of a group; a group may have its own {', '.join(names)}")
+        raise UserError(f"optimizer.groups.{group.name}.{unknown[0]}: not a value of a group; a group may have its own {', '.join(names)}")
     return {name: group.values.get(name, getattr(options, name)) for name in names}
 
 

@@ -89,9 +89,9 @@ class AdamWOptions(DecayOptions):
     """Adam with decoupled weight decay (arXiv 1711.05101, algorithm 2)."""
 
     lr: float = scheduled(1e-3, doc="learning rate", minimum=0)
-    weight_decay: float = scheduled(0.1, doc="share of a weight taken away at each step, times the learning rate", minimum=0)
-    beta1: float = scheduled(0.9, doc="decay of the first moment, a step", minimum=0, below=1)
-    beta2: float = scheduled(0.95, doc="decay of the second moment, a step", minimum=0, below=1)
+    weight_decay: float = scheduled(0.1, doc="share of a weight subtracted at each step, times the learning rate", minimum=0)
+    beta1: float = scheduled(0.9, doc="decay of the first moment per step", minimum=0, below=1)
+    beta2: float = scheduled(0.95, doc="decay of the second moment per step", minimum=0, below=1)
     eps: float = scheduled(1e-8, doc="added to the root of the second moment", minimum=0)
 
     def to_spec(self) -> OptimizerSpec:
@@ -106,7 +106,7 @@ class SGDOptions(DecayOptions):
     lr: float = scheduled(0.01, doc="learning rate", minimum=0)
     momentum: float = scheduled(0.9, doc="share of the last update that is kept", minimum=0, below=1)
     nesterov: bool = option(False, doc="look ahead along the momentum")
-    weight_decay: float = scheduled(0.0, doc="share of a weight taken away at each step, times the learning rate", minimum=0)
+    weight_decay: float = scheduled(0.0, doc="share of a weight subtracted at each step, times the learning rate", minimum=0)
     coupled: bool = option(
         False,
         doc="true: weight decay is added to the gradient and passes through the momentum, as in torch.optim.SGD; "
@@ -144,8 +144,8 @@ class MuonOptions(DecayOptions):
     """Muon for hidden matrices (Jordan et al. 2024, kellerjordan.github.io/posts/muon), AdamW for everything else."""
 
     lr: float = scheduled(0.02, doc="learning rate of the hidden matrices", minimum=0)
-    weight_decay: float = scheduled(0.1, doc="share of a hidden matrix taken away at each step, times `lr`", minimum=0)
-    momentum: float = scheduled(0.95, doc="share of the running mean of gradients that is kept, a step", minimum=0, below=1)
+    weight_decay: float = scheduled(0.1, doc="share of a hidden matrix subtracted at each step, times `lr`", minimum=0)
+    momentum: float = scheduled(0.95, doc="share of the running mean of gradients that is kept per step", minimum=0, below=1)
     nesterov: bool = option(True, doc="look ahead along the momentum")
     scale: Literal["original", "match-rms-adamw"] = option(
         "original",
@@ -165,8 +165,8 @@ class MuonOptions(DecayOptions):
     )
     adamw_lr: float = scheduled(1e-3, doc="learning rate of everything else", minimum=0)
     adamw_weight_decay: float = scheduled(0.1, doc="weight decay of everything else, times `adamw_lr`", minimum=0)
-    adamw_beta1: float = scheduled(0.9, doc="decay of the first moment of everything else, a step", minimum=0, below=1)
-    adamw_beta2: float = scheduled(0.95, doc="decay of the second moment of everything else, a step", minimum=0, below=1)
+    adamw_beta1: float = scheduled(0.9, doc="decay of the first moment of everything else per step", minimum=0, below=1)
+    adamw_beta2: float = scheduled(0.95, doc="decay of the second moment of everything else per step", minimum=0, below=1)
     adamw_eps: float = scheduled(1e-8, doc="added to the root of the second moment of everything else", minimum=0)
 
     def __attrs_post_init__(self) -> None:
@@ -188,7 +188,7 @@ class AdafactorOptions(DecayOptions):
     """Adafactor: the second moment of a matrix as the product of a row and a column (arXiv 1804.04235, algorithms 4 and 5)."""
 
     lr: float = scheduled(1e-2, doc="largest relative step ρ; a step is at most 1/√step of the parameter's root mean square", minimum=0)
-    weight_decay: float = scheduled(0.0, doc="share of a weight taken away at each step, times the learning rate", minimum=0)
+    weight_decay: float = scheduled(0.0, doc="share of a weight subtracted at each step, times the learning rate", minimum=0)
     beta2_decay: float = option(-0.8, doc="exponent c of the second moment's decay 1 − step^c", maximum=0)
     eps1: float | None = option(None, doc="least second moment and root of it; left out, the dtype's machine epsilon", minimum=0)
     eps2: float = option(1e-3, doc="least root mean square of a parameter that its step is relative to", minimum=0)
@@ -204,9 +204,9 @@ class LionOptions(DecayOptions):
     """Lion: the sign of an interpolated momentum (arXiv 2302.06675, algorithm 2)."""
 
     lr: float = scheduled(1e-4, doc="learning rate; a third to a tenth of AdamW's", minimum=0)
-    weight_decay: float = scheduled(1.0, doc="share of a weight taken away at each step, times the learning rate", minimum=0)
+    weight_decay: float = scheduled(1.0, doc="share of a weight subtracted at each step, times the learning rate", minimum=0)
     beta1: float = scheduled(0.9, doc="share of the momentum in the update", minimum=0, below=1)
-    beta2: float = scheduled(0.99, doc="decay of the momentum, a step", minimum=0, below=1)
+    beta2: float = scheduled(0.99, doc="decay of the momentum per step", minimum=0, below=1)
 
     def to_spec(self) -> OptimizerSpec:
         """One momentum a parameter; sign of their mean 4, update 2, decay 1, momentum 3 FLOPs an entry."""
@@ -222,7 +222,7 @@ class ScheduleFreeOptions(DecayOptions):
     beta1: float = scheduled(
         0.9, doc="share of the average x in the point y where gradients are taken; the rest is the iterate z", minimum=0.1, below=1
     )
-    beta2: float = scheduled(0.999, doc="decay of the second moment, a step", minimum=0, below=1)
+    beta2: float = scheduled(0.999, doc="decay of the second moment per step", minimum=0, below=1)
     eps: float = scheduled(1e-8, doc="added to the root of the second moment", minimum=0)
     step_power: float = option(0.0, doc="exponent of the step number in the weights of the average", minimum=0)
     lr_power: float = option(2.0, doc="exponent of the largest learning rate so far in the weights of the average", minimum=0)

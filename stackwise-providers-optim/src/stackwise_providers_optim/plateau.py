@@ -22,7 +22,7 @@ class PlateauOptions:
     patience: int = option(10, doc="values in a row without an improvement that change nothing; one more lowers the rate", minimum=0)
     threshold: float = option(1e-4, doc="least improvement that counts, as a share of the best value so far", minimum=0)
     cooldown: int = option(0, doc="values after a fall that are not counted", minimum=0)
-    lowest: float = option(0.01, doc="least factor of all falls together", minimum=0, maximum=1)
+    lowest: float = option(0.01, doc="lower bound of the factor, however often it falls", minimum=0, maximum=1)
 
     def __attrs_post_init__(self) -> None:
         evaluation, _, metric = self.metric.partition(".")

@@ -137,7 +137,7 @@ def build_table(options: TableOptions, context: BuildContext) -> Table:
     """The factory of schedule `optim.table`.
 
     Raises:
-        UserError: the file cannot be read, or a row is none.
+        UserError: the file cannot be read, or a row is not an instant and a number.
     """
     rows = []
     text = _bytes_of(options.path).decode("utf-8", errors="replace")

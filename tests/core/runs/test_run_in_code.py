@@ -186,4 +186,4 @@ def test_another_number_of_threads_is_said_when_a_run_goes_on() -> None:
         _, shown = go(output="cut", resume="auto", observers=[StopAt(100)])
     finally:
         torch.set_num_threads(before)
-    assert "2 threads, had 1" in shown
+    assert "2 threads, and had 1" in shown

@@ -42,7 +42,7 @@ def test_each_of_two_providers_of_one_distribution_is_compared_with_itself() -> 
     assert len({row["sha256"] for row in saved}) == 2 and changed_files(saved, plan) == []
     for changed, rows in ((one, [{**saved[0], "sha256": "0" * 64}, saved[1]]), (two, [saved[0], {**saved[1], "sha256": "0" * 64}])):
         (told,) = changed_files(rows, plan)
-        assert told.startswith(f"provider '{changed.name}' (both 1.0) has other files than then")
+        assert told.startswith(f"provider '{changed.name}' (both 1.0) has other files than at the checkpoint")
 
 
 SHAPE: dict[str, Any] = {"batch_size": 2, "seq_len": 4, "accumulate": None, "step_tokens": None}

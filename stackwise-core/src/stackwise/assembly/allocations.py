@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 _FEW = 2**20
-"""Entries up to which a tensor made of no other one has numbers."""
+"""Entries up to which a constant (a tensor that is made from no other one) has numbers."""
 
 
 _INDEXING = frozenset(
@@ -37,7 +37,7 @@ class Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch 
     """Counts the bytes of all storages that live while it is active.
 
     Args:
-        device: where tensors without numbers seem to be.
+        device: what tensors without numbers give as their device.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -45,7 +45,7 @@ class Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch 
         self._device, self._fake = device, FakeTensorMode(allow_non_fake_inputs=True)
         self._storages: dict[int, int] = {}
         self._placed: dict[int, torch.Tensor] = {}
-        """Of meta tensors that modules hold beside their parameters and buffers."""
+        """id of a meta tensor that a module holds beside its parameters and buffers → its counted stand-in on the device."""
         self._answers: float | None = None
         self.live = 0
         """Bytes now."""
@@ -86,7 +86,7 @@ class Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch 
 
     @contextmanager
     def reading(self, answer: float) -> Iterator[None]:
-        """Answer whoever reads a number that is not there, which elsewhere is an error: for reads whose answer decides nothing."""
+        """While this is open, reading a number that is not there gives `answer`; else it is an error. For reads that decide nothing."""
         self._answers = answer
         try:
             yield
@@ -138,7 +138,7 @@ def _tensors(values: Iterable[Any]) -> Iterator[torch.Tensor]:
 
 
 def _places(indices: Iterable[torch.Tensor | None]) -> list[torch.Tensor | None]:
-    """Indices with the places in place of each mask that has numbers."""
+    """The indices, each mask that has numbers replaced by the positions that it selects."""
     found: list[torch.Tensor | None] = []
     for index in indices:
         is_mask = index is not None and index.dtype is torch.bool and not isinstance(index, FakeTensor)

@@ -38,7 +38,7 @@ class StepFlops:
     """Forward and backward of every micro-batch, each block computed once; and the forward passes that the task asks for, of the model
     while it prepares a batch, and of the model that it compares with."""
     recompute: int = 0
-    """What `run.parallel.recompute` has computed again; no part of a budget, since it changes nothing that is trained."""
+    """What `run.parallel.recompute` computes a second time; not counted in a budget, since it changes nothing that is trained."""
     optimizer: int | None = None
     """Of the optimizer, by its own declaration; None where it says nothing."""
 
@@ -150,7 +150,7 @@ def _count(model: Model, shapes: Shapes) -> int:
 
 
 def _asked(model: nn.Module, shapes: Shapes) -> int:
-    """FLOPs of one forward pass, as a task asks for it while it prepares a batch, or compares with."""
+    """FLOPs of one forward pass that a task asks for while it prepares a batch, or of the model that it compares with."""
     counter = FlopCounterMode(display=False)
     batch = {name: torch.zeros(shape, dtype=dtype, device="meta") for name, (shape, dtype) in shapes.items()}
     with counter, torch.no_grad():

@@ -13,14 +13,14 @@ _SHAPES = {
     "task": (("get_spec", "prepare", "loss"), "a loss function becomes a task by Loss(function, '<target field>')"),
     "optimizer": (("step", "param_groups"), "a function that makes one is written Built(function, <option>=…)"),
 }
-"""Kind → what every component of it has, and the form to write for what has it not."""
+"""Kind → the methods that every component of it has, and a hint about what to write where they are missing."""
 
 
 def checked(part: Part, made: Any) -> Any:
-    """A task or an optimizer, which has what its kind has; those of providers are held to their contract elsewhere.
+    """Check that a task or an optimizer has the methods of its kind; components of providers are checked elsewhere.
 
     Raises:
-        UserError: what was given in code is none.
+        UserError: what was given in code lacks one.
     """
     names, form = _SHAPES[part.kind]
     if part.given is not None and (missing := [name for name in names if not hasattr(made, name)]):
@@ -29,10 +29,10 @@ def checked(part: Part, made: Any) -> Any:
 
 
 def checked_module(part: Part, made: Any) -> nn.Module:
-    """A module.
+    """Check that a part is a module.
 
     Raises:
-        ProviderError: it is none; UserError where it was given in code.
+        ProviderError: it is not; UserError where it was given in code.
     """
     if isinstance(made, nn.Module):
         return made

@@ -1,4 +1,4 @@
-"""What a phase with `model.cache: frozen` keeps on disk, and why it might keep it for nobody."""
+"""What a phase with `model.cache: frozen` keeps on disk, and why it might never be read again."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def kept_bytes(plan: Plan, phase: CompiledPhase, shop: Workshop, model: Model, r
     if draws_inputs(plan, phase, shop, rows=rows, length=length, fields=model.reads):
         task = plan.joined[phase.index].drafts.task.label
         raise _problem(
-            plan, phase, f"{task} makes other inputs of the same rows at every step (masks, spans), so no hidden state serves twice"
+            plan, phase, f"{task} makes other inputs of the same rows at every step (masks, spans), so no hidden state is of use twice"
         )
     shapes = prepared_shapes(plan, phase, shop, rows=rows, length=length)
     if shapes is None:

@@ -58,7 +58,7 @@ class PhaseMemory:
     """The copy of the state that a thread writes, where one does."""
 
     def beside(self, parked: int) -> PhaseMemory:
-        """The same where so many bytes of frozen parameters' moments stay, for a phase that thaws them."""
+        """The same with this many more bytes of moments: those of frozen parameters, which are kept for a phase that thaws them."""
         evaluation = self.evaluation + parked if self.evaluation else 0
         return evolve(self, moments=self.moments + parked, step=self.step + parked, evaluation=evaluation)
 
@@ -133,7 +133,7 @@ class MemoryCounts:
         )
 
     def _carried(self, receipt: ModelReceipt) -> dict[str, int]:
-        """What was kept before, by the names of now."""
+        """What was kept before, under the present names."""
         sources = {**receipt.adopted, **{name: origin.source for name, origin in receipt.copied.items()}}
         return {name: self._kept[source] for name, source in sources.items() if source in self._kept}
 
@@ -233,7 +233,7 @@ class _Rehearsal:
         _clear(parameters)
 
     def _ask(self, questions: Iterable[Shapes]) -> None:
-        """What the task asks the model while it prepares a batch."""
+        """Run the forward passes that the task asks for while it prepares a batch."""
         modes = {module: module.training for module in self._model.modules()}
         for shapes in questions:
             batch = {name: torch.zeros(shape, dtype=dtype) for name, (shape, dtype) in shapes.items()}

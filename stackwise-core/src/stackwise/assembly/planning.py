@@ -14,7 +14,7 @@ from stackwise.timeline.clock import Clock
 from stackwise.timeline.layout import Past
 
 ASSUMED_STEPS = 1000
-"""Of a run whose length is a time, before anything is measured."""
+"""Steps that a run is taken to have if its length is a time, before anything is measured."""
 
 
 def make_plan(experiment: Experiment, registry: Registry, past: Past | Clock | None = None, tokenizers: Tokenizers | None = None) -> Plan:

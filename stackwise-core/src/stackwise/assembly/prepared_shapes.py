@@ -24,10 +24,10 @@ Shapes = dict[str, tuple[tuple[int, ...], torch.dtype]]
 """Field → shape and dtype."""
 
 MOST_ENTRIES = 2**22
-"""Of a field of the dummy batch; a larger batch gets the shapes that the spec declares."""
+"""Entries that a field of the dummy batch may have; a larger batch gets the shapes that the spec declares."""
 
 LARGE_BATCH = 2**25
-"""The same where the batch itself is wanted."""
+"""The same limit where the batch itself is wanted, not only its shapes."""
 
 
 def prepared_shapes(

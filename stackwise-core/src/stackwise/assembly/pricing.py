@@ -54,7 +54,7 @@ class PhasePrice:
     stretches: tuple[tuple[int, StepFlops | None], ...]
     """First step → what each step costs from there on."""
     lr: tuple[float, float] | None
-    """At the first and the last step."""
+    """Learning rate at the first and the last step."""
     envelope: tuple[float, float] | None
     """Least and largest factor by which the declared reaction may multiply every learning rate; None without a reaction."""
     receipt: ModelReceipt
@@ -62,9 +62,9 @@ class PhasePrice:
     sources: Mapping[str, Reads]
     """What is read of each source in the phase."""
     optimizer_flops: int | None = None
-    """Those of `flops` that are the optimizer's; None where it does not say."""
+    """The optimizer's share of `flops`; None where it declares none."""
     recompute_flops: int = 0
-    """Beside `flops`: what is computed again to save memory."""
+    """Not part of `flops`: what is computed again to save memory."""
     kept_bytes: int | None = None
     """The most that `model.cache` keeps on disk; None where nothing is kept, or it is unknown how much."""
     memory: PhaseMemory | str | None = None
@@ -130,7 +130,7 @@ class _Figures:
     trainable: int
     optimizer_bytes: int | None
     optimizer_flops: int | None
-    """Of a step."""
+    """FLOPs of the optimizer in a step."""
     groups: frozenset[str]
     """Names of the groups that hold a parameter."""
 

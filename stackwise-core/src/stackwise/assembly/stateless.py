@@ -1,4 +1,4 @@
-"""What keeps a state from batch to batch is found before the first step of several processes, in every phase."""
+"""Finds tasks and transforms that keep a state from batch to batch, in every phase, before several processes take the first step."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _stateful(plan: Plan, shop: Workshop) -> Iterator[Problem]:
         ]
         for path, part, build in parts:
             if id(part) not in seen and isinstance(built := build(part), Stateful):
-                why = "keeps a state from batch to batch, and each of several processes would see a part of them"
-                message = f"{type(built).__name__} {why}: train in one process, or take one without state_dict"
+                why = "keeps a state from batch to batch, and each of several processes would see a part of the batches only"
+                message = f"{type(built).__name__} {why}: train in one process, or use one without state_dict"
                 yield plan.experiment.phases[phase.index].problem(path, message)
             seen.add(id(part))

@@ -24,13 +24,13 @@ class PhaseTime:
 
     name: str
     entering: float
-    """Of the boundary and of the first step, which compiles where asked and touches memory for the first time."""
+    """The boundary and the first step, which compiles where asked and touches memory for the first time."""
     step: float
-    """Of one step, the median of those measured behind the first; nan where the phase has one step."""
+    """One step: the median of those measured after the first; nan where the phase has only one step."""
     steps: float
-    """Of all its steps; where the shape of batches changes in the phase, by tokens."""
+    """All its steps; where the shape of batches changes within the phase, in proportion to their tokens."""
     evaluations: float
-    """Of all its evaluations, by one batch of each."""
+    """All its evaluations, estimated from one batch of each."""
 
     @property
     def seconds(self) -> float:
@@ -43,7 +43,7 @@ def measure(plan: Plan, steps: int) -> tuple[PhaseTime, ...]:
 
     Args:
         plan: the compiled experiment.
-        steps: of each phase, behind its first.
+        steps: how many to take of each phase after its first.
 
     Raises:
         UserError, DataError, ProviderError: as training does.

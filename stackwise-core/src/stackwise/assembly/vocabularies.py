@@ -42,7 +42,7 @@ def check_vocabularies(plan: Plan, data: DataPlane, evaluations: Sequence[Evalua
     different = [(place, path, other) for place, path, other in others if other != vocabulary]
     if different:
         problems = [vocabulary_problem(plan.experiment, *entry, first, vocabulary) for entry in different]
-        anew = "; weights of ids start anew by `model.start: {drop: [embedding, head]}`" if starts else ""
+        anew = "; weights that belong to ids start fresh by `model.start: {drop: [embedding, head]}`" if starts else ""
         raise ConfigError([attrs.evolve(problem, message=problem.message + anew) for problem in problems])
 
 
@@ -73,7 +73,7 @@ def _start_vocabularies(plan: Plan) -> Iterator[_Entry]:
         return
     tied = isinstance(head, HeadSpec) and bool(head.ties)
     if covers(start.drop, "embedding") and (tied or covers(start.drop, "head")):
-        return  # nothing that ids have taught is taken
+        return  # no weights that were trained on ids are taken over
     path = Path(start.from_)
     about: Mapping[str, object] = {}
     with suppress(UserError):

@@ -1,4 +1,4 @@
-"""What the means of torch's losses over labels are means over: the labels that are not ignored, each by the weight of its class."""
+"""The denominators of torch's mean losses over labels: the labels that are not ignored, each by the weight of its class."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def label_counts(function: Callable[..., Any], labels: Sequence[Tensor]) -> Tens
 
 
 def is_without_labels(mean: Any, labels: Sequence[Tensor]) -> bool:
-    """Whether a mean is not a number because there is nothing to take it of: every whole-number label is ignored."""
+    """Whether a mean is not a number because there is nothing to average: every whole-number label is ignored."""
     whole = [label for label in labels if not label.is_floating_point()]
     return bool(whole) and bool(mean != mean) and all(bool((label == IGNORED).all()) for label in whole)
 
 
 def nothing(output: Any) -> Tensor:
-    """A sum over no target, through which every output has the gradient zero."""
+    """A loss of zero over no target; every output gets the gradient zero from it."""
     outputs = output.values() if isinstance(output, Mapping) else (output,)
     zeros = [each.sum() * 0.0 for each in outputs if isinstance(each, Tensor) and each.is_floating_point()]
     return torch.stack(zeros).sum()

@@ -83,7 +83,7 @@ class LossTask:
         """The batch as it is.
 
         Raises:
-            UserError: it has not the target fields.
+            UserError: it lacks a target field.
         """
         if missing := [name for name in self.targets if name not in batch]:
             raise UserError(f"the loss compares with the field '{missing[0]}', and the batch has {', '.join(batch)}: name one of these")
@@ -131,7 +131,7 @@ class LossTask:
         return (value.reshape(()) if hasattr(value, "reshape") else value) * rows, rows
 
     def _counted(self, function: Function, mean: Any, batch: Batch) -> float:
-        """What a mean is a mean over."""
+        """The denominator of a mean."""
         labels = self._labels(batch)
         if (counts := label_counts(function, labels)) is not None:
             return float(counts.sum())

@@ -13,7 +13,7 @@ from stackwise.contracts.components import BuildContext
 from stackwise.contracts.events import RunFacts
 
 MOST_METRICS, MOST_PARAMETERS = 1000, 100
-"""That MLflow takes at once."""
+"""How many MLflow takes in one call."""
 LONGEST_VALUE = 6000
 
 

@@ -44,7 +44,7 @@ class TrackerOptions:
     """Options of `core.tensorboard`."""
 
     directory: str = option("", doc="folder in which the run gets one of its name; `tensorboard` in the run directory when left out")
-    every: int = option(1, doc="steps of which one is written; evaluations and boundaries all are", minimum=1)
+    every: int = option(1, doc="write one of so many steps; every evaluation and boundary is written", minimum=1)
 
 
 _ARTIFACTS = "files kept there: none, report (config, plan, page), weights (the final ones too), checkpoints (these too)"
@@ -57,7 +57,7 @@ class WandbOptions:
     project: str = option("stackwise", doc="project there")
     entity: str = option("", doc="user or team; your default one when left out")
     mode: str = option("", doc="`online` or `offline`; what WANDB_MODE says, or online, when left out", choices=("", "online", "offline"))
-    every: int = option(1, doc="steps of which one is written; evaluations and boundaries all are", minimum=1)
+    every: int = option(1, doc="write one of so many steps; every evaluation and boundary is written", minimum=1)
     artifacts: str = option("report", doc=_ARTIFACTS, choices=ARTIFACTS)
 
 
@@ -67,7 +67,7 @@ class MlflowOptions:
 
     uri: str = option("", doc="address of the server, or `file:…`; what MLFLOW_TRACKING_URI says when left out")
     experiment: str = option("stackwise", doc="experiment there")
-    every: int = option(1, doc="steps of which one is written; evaluations and boundaries all are", minimum=1)
+    every: int = option(1, doc="write one of so many steps; every evaluation and boundary is written", minimum=1)
     artifacts: str = option("report", doc=_ARTIFACTS, choices=ARTIFACTS)
 
 
@@ -77,7 +77,7 @@ class TrackioOptions:
 
     project: str = option("stackwise", doc="project there")
     space: str = option("", doc="a Space of Hugging Face; this machine when left out")
-    every: int = option(1, doc="steps of which one is written; evaluations and boundaries all are", minimum=1)
+    every: int = option(1, doc="write one of so many steps; every evaluation and boundary is written", minimum=1)
     artifacts: str = option("report", doc=_ARTIFACTS, choices=ARTIFACTS)
 
 

@@ -1,5 +1,5 @@
 """What every tracker does with events: names its scalars, keeps both sides of a boundary apart, attaches files, goes on where a run goes
-on, and survives its own hiccups."""
+on, and never ends a run by an error of its own."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from stackwise.contracts.events import (
 from stackwise.errors import UserError
 
 PAUSES_S = (0.05, 0.25)
-"""Between attempts; training stands still for them."""
+"""Seconds between attempts; training waits for them."""
 MOST_WARNINGS = 5
 
 
@@ -51,15 +51,15 @@ class Backend(Protocol):
         ...
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Some scalars of one step."""
+        """Write some scalars of one step."""
         ...
 
     def flush(self) -> None:
-        """Everything written so far outlives this process."""
+        """Make sure that everything written so far outlives this process."""
         ...
 
     def close(self, status: str) -> None:
-        """This process is done with the run; `status` is that of `status.json`."""
+        """End the use of the run in this process; `status` is that of `status.json`."""
         ...
 
 
@@ -78,9 +78,9 @@ class Tracker:
     What a backend refuses is tried again, then reported once and left out: a tracker never ends a run.
 
     Args:
-        backend: where to.
-        every: steps of which one is written; evaluations and boundaries all are.
-        kind: which tracker, and where it has the run: the key of its identity.
+        backend: the library to write to.
+        every: write one of so many steps; every evaluation and boundary is written.
+        kind: which tracker, and where it keeps the run: the key of its identity in `trackers.json`.
         artifacts: `none`, `report` (config, plan and page), `weights` (the final ones too) or `checkpoints` (these too).
     """
 
@@ -90,7 +90,7 @@ class Tracker:
         self._facts = RunFacts(name="run", directory="", config={}, plan={})
         self._warnings, self._is_open = 0, False
         self._checkpoints: list[Path] = []
-        """Announced, and on their way to disk."""
+        """Checkpoints that were announced and may not be on disk yet."""
 
     def meet(self, facts: RunFacts) -> None:
         """Learn whose events come."""
@@ -111,7 +111,7 @@ class Tracker:
             self._attach_checkpoints()
 
     def leave(self, status: str) -> None:
-        """The files of the run are complete, or as complete as they get."""
+        """Attach the files of the run, now that no more are written, and close the backend."""
         if not self._is_open:
             return
         self._attach_checkpoints()
@@ -139,7 +139,7 @@ class Tracker:
             draft.replace(place)
 
     def _attach_checkpoints(self) -> None:
-        """Those that are on disk by now; one that retention has removed in the meantime is not missed."""
+        """Attach the checkpoints that are on disk by now; one that retention has removed in the meantime is left out."""
         here = [place for place in self._checkpoints if place.exists()]
         self._checkpoints = [place for place in self._checkpoints if place not in here]
         for place in here if self._artifacts >= 3 else ():

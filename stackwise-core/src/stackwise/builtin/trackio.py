@@ -37,7 +37,7 @@ class Trackio:
         self._run.log(dict(scalars), step=step)
 
     def flush(self) -> None:
-        """trackio writes by a thread of its own, twice a second."""
+        """Nothing to do: trackio writes in a thread of its own, twice a second."""
 
     def attach(self, place: Path, kind: str) -> None:
         self._run.log_artifact(place, name=f"{self._run.name}-{kind}", type=kind)

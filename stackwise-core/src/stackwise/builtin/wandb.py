@@ -44,7 +44,7 @@ class Wandb:
         self._run.log({"step": step, **scalars})
 
     def flush(self) -> None:
-        """wandb writes by a process of its own, which outlives this one."""
+        """Nothing to do: wandb writes in a process of its own, which outlives this one."""
 
     def attach(self, place: Path, kind: str) -> None:
         name = f"{self._run.id}-{kind}"

@@ -28,7 +28,7 @@ MADE = 3
 
 
 def check_predicts(subject: Subject) -> None:
-    """A task that predicts gives an entry a row, which hangs on that row alone, and looks at no target.
+    """A task that predicts gives one entry per row, which depends on that row alone, and reads no target.
 
     Usual cause: a mean over the batch; a `label` that is read though new rows have none; a key that nobody delivers.
     """
@@ -68,7 +68,7 @@ def _predicted(task: Any, model: Any, rows: Mapping[str, Tensor]) -> Mapping[str
 def check_makes_rows(subject: Subject) -> None:
     """A task that makes rows makes as many as are asked for, in the form that its spec gives them, by its own generator alone.
 
-    Usual cause: `torch.randn` without `generator=`; a picture whose channels stand first, and in the data last.
+    Usual cause: `torch.randn` without `generator=`; an image with its channels first where the data have them last.
     """
     task: Any = bench.task_of(subject)
     if not isinstance(task, GeneratesFields):
@@ -119,7 +119,7 @@ def check_continues_prompts(subject: Subject) -> None:
         raise NotApplicable(f"it refuses a prompt of {MADE} ids: {error}") from error
     must(len(first) == 2 * MADE, f"{len(first) - MADE} tokens stand behind the prompt, and {MADE} are asked for")
     must(first == made(SEED, 1), "with an equal generator it gives other tokens: every draw comes from the generator")
-    must(made(SEED, temperature=0.0) == made(SEED + 1, temperature=0.0), "at temperature 0 it draws")
+    must(made(SEED, temperature=0.0) == made(SEED + 1, temperature=0.0), "at temperature 0 it draws at random")
     _check_ends(made, first)
     if isinstance(task, GeneratesRows):
         prompts, seeds = [prompt, prompt.flip(0)[:2], prompt.flip(0)], (SEED, SEED + 1, SEED + 2)
@@ -179,7 +179,10 @@ def check_scores(subject: Subject) -> None:
     fits = total <= 1 + 1e-4 if spec.beyond else abs(total - 1) <= 1e-4
     must(fits, f"the probabilities of the {ids} tokens that may come next add up to {total:.6g}")
     best = max(range(ids), key=lambda id: follow[id][0])
-    must([id for id in range(ids) if follow[id][1]] == [best], "of the tokens that may come next not the likeliest alone is told as it")
+    must(
+        [id for id in range(ids) if follow[id][1]] == [best],
+        "score must mark the most likely of the tokens that may come next, and no other",
+    )
     (whole, _), (first, _), (second, _) = (scored([part], [given])[0] for part, given in ((row, 1), (row[:MADE], 1), (row, MADE)))
     must(abs(whole - first - second) <= 1e-4 * max(1.0, abs(whole)), f"ln p of a row is {whole:.6g}, and of its parts {first + second:.6g}")
     ((beside, _), _) = scored([row[:MADE], row], [1, 2])

@@ -68,7 +68,9 @@ def check_transformed_fields(subject: Subject) -> None:
         must(same_kind, f"'{name}' is {result[name].dtype}: {field.dtype} is promised")
     for name in batch.keys() - outputs.keys():
         same = result[name].shape == batch[name].shape and result[name].dtype == batch[name].dtype
-        must(same, f"'{name}' goes from {_form(batch[name])} to {_form(result[name])}, which no spec says: declare it as an output")
+        must(
+            same, f"'{name}' goes from {_form(batch[name])} to {_form(result[name])}, which its spec does not say: declare it as an output"
+        )
 
 
 def _apply(subject: Subject, artifact: Any, batch: Mapping[str, Tensor], step: int = 0) -> dict[str, Tensor]:

@@ -71,7 +71,7 @@ def check_map_is_pure(subject: Subject) -> None:
     for change in _changes(subject):
         for operator in (first, first, artifact_of(subject)):
             again = operator.map_blocks(_request(subject, change.old, change.new))
-            must(dict(again) == dict(change.origins), f"for {change} the map is another the next time it is asked for")
+            must(dict(again) == dict(change.origins), f"for {change} a second call gives another map")
 
 
 def check_refusals(subject: Subject) -> None:

@@ -17,7 +17,7 @@ LONG_ROWS = (256, 128, 64)
 """Positions of the longest row that is tried, as many as the rack takes: what is wrong at a distance shows only there."""
 
 MANY = 64
-"""Rows of a batch beside the usual one, which few would think of as small."""
+"""Rows of a second, large batch: what depends on the number of rows may show only there."""
 
 TOLERANCE = 1e-4
 """Largest difference, as a share of the largest value, that another order of summation can cause."""

@@ -1,4 +1,4 @@
-"""Outputs that a head says and does not make, and the tasks that take them so."""
+"""Outputs that a head states as a `LinearOutput` (a product not yet computed), and the tasks that take them in that form."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _WIDTH = 5
 
 
 def check_linear_head_agrees(subject: Subject) -> None:
-    """What `forward_linear` of a head says comes to what `forward` makes.
+    """`forward_linear` of a head states the same outputs as `forward` computes.
 
     Usual cause: a bias, a cap or a norm that one of the two leaves out.
     """
@@ -35,13 +35,13 @@ def check_linear_head_agrees(subject: Subject) -> None:
         said = {name: _made(output) for name, output in linear.forward_linear(**inputs).items()}
     must(said.keys() == made.keys(), f"forward_linear gives {', '.join(said)}, and forward {', '.join(made)}")
     for name, output in made.items():
-        must(said[name].shape == output.shape, f"'{name}' has shape {tuple(said[name].shape)} as said and {tuple(output.shape)} as made")
+        must(said[name].shape == output.shape, f"'{name}' is {tuple(said[name].shape)} by forward_linear, {tuple(output.shape)} by forward")
         furthest = float((said[name] - output).abs().max())
-        must(furthest <= 1e-5 * max(1.0, float(output.abs().max())), f"'{name}' as said differs from '{name}' as made by {furthest:.3g}")
+        must(furthest <= 1e-5 * max(1.0, float(output.abs().max())), f"'{name}' of forward_linear and forward differ by {furthest:.3g}")
 
 
 def check_takes_linear_outputs(subject: Subject) -> None:
-    """The loss of an output that is said is the loss of the same output made: sum, denominator, metrics and gradients.
+    """The loss of a `LinearOutput` is the loss of the tensor that it stands for: sum, denominator, metrics and gradients.
 
     Usual cause: a bias or a cap that the task leaves out; a sum over chunks that forgets the last one.
     """
@@ -56,11 +56,11 @@ def check_takes_linear_outputs(subject: Subject) -> None:
     sources = [tensor for output in said.values() for tensor in _sources(output)]
     (found, slopes), (expected, known) = (_judged(judged, outputs, batch, sources) for outputs in (said, made))
     for name, value in expected.items():
-        must(name in found, f"{name} is missing where the outputs are said")
+        must(name in found, f"{name} is missing for linear outputs")
         close = abs(found[name] - value) <= 1e-4 * max(abs(value), 1e-3)
-        must(close, f"{name} is {found[name]:.6g} where the outputs are said, and {value:.6g} where they are made")
+        must(close, f"{name} is {found[name]:.6g} for linear outputs, and {value:.6g} for the same outputs as tensors")
     for slope, other in zip(slopes, known, strict=True):
-        must(float((slope - other).norm()) <= 1e-3 * float(other.norm()) + 1e-6, "gradients differ where the outputs are said")
+        must(float((slope - other).norm()) <= 1e-3 * float(other.norm()) + 1e-6, "gradients differ for linear outputs")
 
 
 def _said(tensor: Tensor) -> LinearOutput:

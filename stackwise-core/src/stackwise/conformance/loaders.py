@@ -1,4 +1,4 @@
-"""Loaders: streams that are the same for one seed, go on where they stopped, and say truly what they deliver."""
+"""Loaders: streams that are the same for one seed, go on where they stopped, and deliver what their specs say."""
 
 from __future__ import annotations
 
@@ -80,7 +80,8 @@ def check_resumed_rows(subject: Subject) -> None:
         other.load_state_dict(bench.copy_of(states[i]))
         rows = next(iter(batches[i].values())).shape[0]
         must(
-            bench.same(_take(other, rows), batches[i]), f"after load_state_dict of the state before take {i} other rows come than came then"
+            bench.same(_take(other, rows), batches[i]),
+            f"after load_state_dict of the state before take {i}, other rows come than the first time",
         )
     _check_late_states(subject)
 
@@ -115,7 +116,7 @@ def check_rows_come_once(subject: Subject) -> None:
     by_size = [list(_rows(_loader(subject), LONG, size, 6 * AT_ONCE)) for size in (AT_ONCE, 1, 3)]
     common = min(map(len, by_size))  # a loader may come to its end
     first, second, third = (Counter(rows[:common]) for rows in by_size)
-    must(first == second == third, "other rows come where fewer are taken at a time")
+    must(first == second == third, "the rows are others when fewer are taken at a time")
     loader = _loader(subject)
     epoch = _epoch_rows(subject, loader, LONG)
     rows = list(_rows(loader, LONG, ROWS, min(2 * (epoch or SEARCHED), SEARCHED)))
@@ -123,7 +124,7 @@ def check_rows_come_once(subject: Subject) -> None:
         raise NotApplicable("its example repeats a few rows, so its rows cannot be told apart by their content")
     gaps = _gaps(rows[: epoch or SAMPLED])
     near = sum(gap <= 2 * ROWS for gap in gaps)
-    must(near < 2 or 2 * near <= len(gaps), f"{near} rows come again right behind the first time")
+    must(near < 2 or 2 * near <= len(gaps), f"{near} rows come again soon after the first time")
     if epoch and 2 * epoch <= len(rows):
         one, two = Counter(rows[:epoch]), Counter(rows[epoch : 2 * epoch])
         missing = sum((one - two).values())

@@ -123,7 +123,7 @@ def check_same_next_step(subject: Subject) -> None:
     for step in range(STEPS_AFTER):
         original.step()
         resumed.step()
-        sentence = f"with the same state by parameter, step {step + 1} after {STEPS_BEFORE} is another"
+        sentence = f"with the same state by parameter, step {step + 1} after {STEPS_BEFORE} differs"
         must(bench.same(original.weights(), resumed.weights()), sentence)
 
 

@@ -68,7 +68,7 @@ def check_parameter_map(subject: Subject) -> None:
             must(term.source in before, f"{name} comes from '{term.source}', and the old model has no such parameter")
             _check_dimensions(name, term, before[term.source], after[name], alone=term is origin)
     again = artifact_of(subject).map_parameters(before, after, change.request)
-    must(dict(again) == dict(change.origins), "the map is another the next time it is asked for")
+    must(dict(again) == dict(change.origins), "a second call gives another map")
 
 
 def check_parameter_map_preserves_function(subject: Subject) -> None:
@@ -308,7 +308,7 @@ def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 def _check_dimensions(name: str, origin: CopyOf, before: tuple[int, ...], after: tuple[int, ...], *, alone: bool) -> None:
-    """Of one map; what a term of a combination leaves out, another may take."""
+    """Check the dimensions of one map; what a term of a combination leaves out, another may take."""
     new = {dim: len(positions) for dim, positions in (*origin.project.items(), *origin.index.items())}
     sizes = tuple(new.get(dim, size) for dim, size in enumerate(before))
     must(sizes == after, f"the map of {name} leads from {before} to {sizes}, and the parameter has {after}")

@@ -48,7 +48,7 @@ def lists_of(source: str, allow: Collection[str] | None, block: Collection[str] 
 
 
 def environment_lists(environment: Mapping[str, str] | None = None) -> tuple[ProviderList, ...]:
-    """The lists of the environment; a variable that is empty is one that is not set."""
+    """The lists of the environment; an empty variable counts as not set."""
     variables = os.environ if environment is None else environment
     lists = []
     for variable, allows in ((ALLOW, True), (BLOCK, False)):

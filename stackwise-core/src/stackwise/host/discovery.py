@@ -1,7 +1,7 @@
 """Discovery: installed entry points become a registry, and every failure on the way becomes data.
 
 Metadata is judged before anything of a provider is imported. A provider is imported when somebody asks for it, alone, under a
-guard for global state, so that a broken one hurts only who asks for it; a listing asks for all.
+guard for global state, so that a broken one affects only those who ask for it; a listing asks for all.
 """
 
 from __future__ import annotations

@@ -144,7 +144,7 @@ def _normal(name: str) -> str:
 def _name_of(distribution: Distribution) -> str:
     try:
         return _normal(_read_header(distribution)[0])
-    except Exception:  # what cannot be read is like nothing else
+    except Exception:  # what cannot be read is equal to nothing
         return f"? {id(distribution)}"
 
 

@@ -1,4 +1,4 @@
-"""The files that providers offer to begin with: by name, and with what they need laid in."""
+"""The files that providers offer to begin with: by name, with the paths of their sample data filled in."""
 
 from __future__ import annotations
 

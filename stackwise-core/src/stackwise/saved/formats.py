@@ -28,11 +28,11 @@ def write_folder(model: Model, about: Mapping[str, Any], directory: Path, name: 
         about: what it was built from, as `describe_model` says it.
         directory: where to; its parent exists.
         name: of the format, `hf` or `transformer.hf`.
-        run: the run directory that the model is of; what it began from may hold more that the format keeps.
+        run: the run directory of the model; the folder that the run began from may hold further files that the format keeps.
         tokenizers: those of the run; where they are of one vocabulary, its files stand beside the weights, as other tools look for them.
 
     Raises:
-        UserError: no such format, or it has no words for the model.
+        UserError: no such format, or it cannot express the model.
         ProviderError: the format fails.
         DiskError: the disk refuses; nothing is left behind.
     """

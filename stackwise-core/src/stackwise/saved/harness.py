@@ -30,10 +30,10 @@ from stackwise.storage.run_directory import CONFIG
 from stackwise.storage.tokenizers import read_tokenizers
 
 DEFAULT_TOKENS = 256
-"""Of an answer, where a task does not say how long it may be."""
+"""Tokens of an answer where the task does not say how long it may be."""
 
 Row = tuple[list[int], list[int]]
-"""The ids that are given, and those to judge."""
+"""The ids of the context, and those to score."""
 
 
 @frozen(kw_only=True)
@@ -77,14 +77,16 @@ def score_tasks(run: Path, settings: HarnessSettings) -> list[Score]:
         settings: what is asked.
 
     Raises:
-        UserError: the library is missing or knows no such task, data of a task that cannot be had, a run whose task says no
-            likelihood or whose ids stand for no text.
+        UserError: the library is missing or knows no such task, data of a task that cannot be had, a run whose task
+            computes no likelihood or whose ids stand for no text.
         ProviderError: a component that cannot be built.
     """
     evaluator, tasks, adapter = _library()
     source = open_text_model(run)
     if not isinstance(source.task, Scores):
-        raise UserError(f"task {source.task_id} says no likelihood of a text: --tasks is for runs that end with a causal language model")
+        raise UserError(
+            f"task {source.task_id} computes no likelihood of a text: --tasks is for runs that end with a causal language model"
+        )
     manager = _manager(tasks, settings)
     length = _length(run) if settings.length is None else settings.length
     asked = Asked(source, source.codec(), evolve(settings, length=length), Placement("auto", "float32").device)
@@ -180,7 +182,7 @@ class Asked:
         return self._judged([self._pair(context, continuation) for context, continuation in pairs])
 
     def texts(self, texts: Sequence[str]) -> list[float]:
-        """ln p(text), in windows that judge every token once, with as much before it as fits."""
+        """ln p(text), in windows that score every token once, with as much before it as fits."""
         rows, owners = [], []
         for owner, text in enumerate(texts):
             ids = [self._start(), *self.codec.encode(text)]
@@ -230,7 +232,7 @@ class Asked:
         return (before, whole[len(before) :]) if before else ([self._start()], whole)
 
     def _judged(self, rows: Sequence[Row]) -> list[tuple[float, bool]]:
-        """Every row judged, those of similar lengths together."""
+        """The score of every row; rows of similar length share a forward pass."""
         order = sorted(range(len(rows)), key=lambda i: -sum(map(len, rows[i])))
         results: dict[int, tuple[float, bool]] = {}
         for first in range(0, len(order), self.settings.rows):
@@ -248,7 +250,7 @@ class Asked:
         return [results[i] for i in range(len(rows))]
 
     def _fitted(self, given: list[int], rest: list[int]) -> Row:
-        """A row within the longest that the model takes; it loses its begin.
+        """A row within the longest that the model takes; it loses its beginning.
 
         Raises:
             UserError: the part to judge alone is longer, or empty.

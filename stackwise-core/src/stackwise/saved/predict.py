@@ -20,7 +20,7 @@ ARRAYS = ".safetensors"
 
 
 def predict(run: Path | str, file: Path | str, *, source: str | None = None, rows: int = 256) -> Iterator[Mapping[str, Any]]:
-    """What the model of a run says of the rows of a file, a map of plain values each, in the order of the file.
+    """Predict the rows of a file with the model of a run: a map of plain values for each row, in the order of the file.
 
     Args:
         run: a run directory or an export; it is only read.

@@ -164,7 +164,7 @@ def changed_files(saved: Sequence[Mapping[str, Any]], plan: Plan) -> list[str]:
     was = {(row["provider"], row["version"]): row["sha256"] for row in saved}
     others = [p for p in plan.providers if was.get((p.name, p.version), p.file_digest) != p.file_digest]
     return [
-        f"provider '{p.name}' ({p.distribution} {p.version}) has other files than then: the rest need not be equal to the bit"
+        f"provider '{p.name}' ({p.distribution} {p.version}) has other files than at the checkpoint: the rest need not be equal to the bit"
         for p in others
     ]
 
@@ -174,7 +174,8 @@ def changed_threads(saved: int | None) -> list[str]:
     now = torch.get_num_threads()
     if saved is None or saved == now:
         return []
-    return [f"torch computes with {now} threads, had {saved}: the rest need not be equal to the bit; run.threads sets the number"]
+    change = f"torch computes with {now} threads, and had {saved} at the checkpoint"
+    return [f"{change}: the rest need not be equal to the bit; run.threads sets the number"]
 
 
 def check_fingerprints(saved: Described, machine: TrainingMachine, changed_keys: Collection[str] = ()) -> None:

@@ -16,7 +16,7 @@ from stackwise.timeline.streams import step_seed, stream_key
 
 
 def sample(run: Path | str, count: int, *, seed: int = 0) -> dict[str, torch.Tensor]:
-    """New rows by the model of a run, its final weights or those of its newest whole checkpoint, or by an export.
+    """Make new rows with the model of a run (its final weights, or those of its newest whole checkpoint), or with an export.
 
     Args:
         run: a run directory or an export; it is only read.

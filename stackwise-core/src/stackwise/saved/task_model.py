@@ -82,11 +82,11 @@ Fit = Callable[[object, str, Registry], Any]
 
 
 def open_model(path: Path, fit: Fit) -> TextModel:
-    """The same for any use.
+    """Open the model of a run or an export, with its task and its tokenizers.
 
     Args:
         path: a run directory or an export.
-        fit: returns the task, or refuses one that is of no use.
+        fit: returns the task, or refuses one that cannot do what is asked.
     """
     registry = discover()
     if not (path / CONFIG).is_file():
@@ -124,7 +124,7 @@ def _described(directory: Path, registry: Registry, options: Callable[[], Mappin
     """Weights beside their description, which says all but the text that ids stand for; the tokenizers beside it say that."""
     about = read_description(directory)
     if "task" not in about:
-        raise UserError(f"{directory} does not say its task, as an earlier version wrote it: generate by that version")
+        raise UserError(f"{directory} does not name its task, because an earlier version wrote it: generate with that version")
     with description_errors(directory):
         part = described_part("task", about["task"], registry, directory)
         sources = {str(name): str(loader) for name, loader in about["sources"].items()}
