@@ -174,6 +174,13 @@ WRONG: dict[str, tuple[Any, Any, str]] = {
     "no answer": ([SYSTEM, USER], "chatml", "chat.jsonl:1: nobody answers"),
     "no text": ([USER, {"role": "assistant", "content": None}], "chatml", "message 2: 'content' holds None"),
     "pictures": ([{"role": "user", "content": [{"type": "image"}]}, ASSISTANT], "chatml", "message 1: 'content' holds"),
+    "a turn of no weight": ([USER, {**ASSISTANT, "weight": 0}], "chatml", "message 2: 'weight' holds 0"),
+    "a turn not to train on": ([USER, {**ASSISTANT, "train": False}], "chatml", "message 2: 'train' holds False"),
+    "calls that are not shown": (
+        [USER, {**ASSISTANT, "tool_calls": [{"function": {"name": "f"}}]}],
+        "chatml",
+        "the tool calls of message 2",
+    ),
     "half a character": ([{"role": "user", "content": "\ud800"}, ASSISTANT], "chatml", "message 1: 'content' holds half a character"),
     "reserved": ([USER, {"role": "assistant", "content": "\ufdd0"}], "chatml", "message 2: 'content' holds a code point"),
     "a template that forgets": (CONVERSATIONS[1], TemplateOptions(text=FORGETS), "chat.jsonl:1: the template of the config writes"),

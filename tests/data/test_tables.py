@@ -213,6 +213,27 @@ def test_labels_and_texts(form: str) -> None:
     assert labelled["label"].tolist() == [0, 1] * 20
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_the_ids_of_texts_are_a_plain_reader_s_across_shuffles_epochs_and_resumption(form: str) -> None:
+    """Three epochs of 40 texts, one at a time; put back at every row, another loader delivers the same rest."""
+    known = {row["text"]: row["id"] for row in FORMS[form][2]()}
+    states, delivered = [], []
+    loader = _build(form, text="text", rows="padded")
+    for _ in range(120):
+        states.append(loader.state_dict())
+        batch = loader.take(1, 40)
+        delivered.append(bytes(batch["tokens"][batch["mask"]].tolist()).decode())
+    order = [known[text] for text in delivered]
+    epochs = [order[start : start + 40] for start in (0, 40, 80)]
+    assert all(sorted(epoch) == list(range(40)) for epoch in epochs) and epochs[0] != epochs[1] != epochs[2]
+    resumed = _build(form, text="text", rows="padded")
+    for row, state in enumerate(states):
+        resumed.load_state_dict(state)
+        batch = resumed.take(min(3, 120 - row), 40)
+        texts = [bytes(ids[mask].tolist()).decode() for ids, mask in zip(batch["tokens"], batch["mask"], strict=True)]
+        assert texts == delivered[row : row + 3]
+
+
 def test_what_training_has_not_seen(capsys: pytest.CaptureFixture[str]) -> None:
     """A value beyond the room of a column, one that is not named, and cells without a value."""
     rows = [{"x": float(i), "kind": kind, "y": 0.5 * i} for i, kind in enumerate(["b", "b", "a", "c", None, "b"])]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from torch import nn
 
 import stackwise
-from stackwise import Built, StepDone
+from stackwise import Built, Evaluated, PhaseEntered, StepDone
 
 TESTS = Path(__file__).parents[1]
 
@@ -35,6 +36,7 @@ CASES: Mapping[str, tuple[str, ...]] = {
         "core/planes/model/test_state.py::test_module_state_of_a_block_that_goes_on_goes_on_through_growth",
     ),
     "average_with_batch_norm": (
+        "faults/test_cases.py::test_averaged_weights_are_judged_beside_averaged_statistics",
         "core/planes/optimizer/test_average.py::test_statistics_of_norm_layers_are_averaged_with_the_weights_and_follow_their_layer",
     ),
     "completion_loss": ("transformer/test_completion_loss.py::test_pairs_train_on_their_responses_alone",),
@@ -122,20 +124,24 @@ class NextToken:
         return losses, batch["targets"].numel(), {}
 
 
+_GENERATOR = torch.Generator().manual_seed(0)
+BATCHES = [{"tokens": torch.randint(8, (2, 5), generator=_GENERATOR)} for _ in range(4)]
+
+
+def assembled(rack: Built, steps: int, **more: Any) -> stackwise.TrainingMachine:
+    sections: dict[str, Any] = {
+        "run": {"name": "case", "seed": 1, "horizon": f"{steps} steps", "device": "cpu"},
+        "task": NextToken(),
+        "data": BATCHES,
+        "model": {"embedding": Built(Embed, vocab=8, width=4), "rack": rack, "head": Built(Logits, width=4, vocab=8)},
+        "optimizer": Built(torch.optim.AdamW, lr=1e-2),
+    }
+    return stackwise.assemble(stackwise.experiment(**{**sections, **more}))
+
+
 def trained(rack: Built, steps: int = 2, **more: Any) -> tuple[stackwise.TrainingMachine, int]:
     """A machine after its steps, and how many were done without being skipped."""
-    generator = torch.Generator().manual_seed(0)
-    batches = [{"tokens": torch.randint(8, (2, 5), generator=generator)} for _ in range(4)]
-    machine = stackwise.assemble(
-        stackwise.experiment(
-            run={"name": "case", "seed": 1, "horizon": f"{steps} steps", "device": "cpu"},
-            task=NextToken(),
-            data=batches,
-            model={"embedding": Built(Embed, vocab=8, width=4), "rack": rack, "head": Built(Logits, width=4, vocab=8)},
-            optimizer=Built(torch.optim.AdamW, lr=1e-2),
-            **more,
-        )
-    )
+    machine = assembled(rack, steps, **more)
     return machine, sum(isinstance(event, StepDone) and not event.skipped for event in machine.train())
 
 
@@ -158,3 +164,54 @@ def test_a_cache_that_a_rack_makes_when_it_is_first_called_survives_the_probe_of
     ]
     _, steps = trained(Built(Cached, width=4, stacks=[{"base": 1}]), steps=4, phases=phases)
     assert steps == 4
+
+
+def mean_nats(model: nn.Module, batches: Sequence[Mapping[str, torch.Tensor]]) -> torch.Tensor:
+    nats = [
+        nn.functional.cross_entropy(model({"tokens": each["tokens"][:, :-1]})["logits"].flatten(0, 1), each["tokens"][:, 1:].flatten())
+        for each in batches
+    ]
+    return torch.stack(nats).mean()
+
+
+class Normed(Stacks):
+    """Linear blocks, each behind a batch norm of its output; without biases, which a norm takes away again."""
+
+    def __init__(self, width: int, stacks: Mapping[str, int]) -> None:
+        super().__init__(width, {})
+        for name, count in stacks.items():
+            self.stacks[name] = nn.ModuleList(
+                nn.Sequential(nn.Linear(width, width, bias=False), nn.Flatten(0, 1), nn.BatchNorm1d(width), nn.Unflatten(0, (2, 4)))
+                for _ in range(count)
+            )
+
+
+def test_averaged_weights_are_judged_beside_averaged_statistics() -> None:
+    """Twelve steps of AdamW and of the two averages in plain torch, from the weights that the run begins with."""
+    held = {"batches": 3, "every": "100%", "sources": {"held": [{"tokens": each["tokens"].flip(1)} for each in BATCHES]}}
+    machine = assembled(
+        Built(Normed, width=4, stacks=[{"base": 2}]),
+        12,
+        optimizer={"use": "optim.adamw", "lr": 3e-2, "weight_decay": 0.0, "beta2": 0.999, "ema": {"decay": 0.7}},
+        evaluate={"live": held, "average": {**held, "weights": "ema"}},
+    )
+    judged: dict[str, float] = {}
+    plain = averaged = nn.Module()
+    for event in machine.train():
+        if isinstance(event, PhaseEntered):
+            plain, averaged = deepcopy(machine.model.model), deepcopy(machine.model.model)
+        if isinstance(event, Evaluated):
+            judged[event.name] = event.metrics["loss"]
+    optimizer = torch.optim.AdamW(plain.parameters(), lr=3e-2, betas=(0.9, 0.999), weight_decay=0.0)
+    for step in range(12):
+        optimizer.zero_grad()
+        mean_nats(plain.train(), [BATCHES[step % 4]]).backward()
+        optimizer.step()
+        for average, live in zip(averaged.state_dict().values(), plain.state_dict().values(), strict=True):
+            average.copy_(0.7 * average + 0.3 * live)
+    beside_live = deepcopy(averaged)
+    beside_live.load_state_dict(dict(plain.named_buffers()), strict=False)
+    batches = held["sources"]["held"][:3]
+    live, average, mixed = (float(mean_nats(model.eval(), batches).detach()) for model in (plain, averaged, beside_live))
+    assert judged == {"live": pytest.approx(live, rel=1e-5), "average": pytest.approx(average, rel=1e-5)}
+    assert abs(mixed - average) > 1e-3  # what averaged weights beside live statistics would come to

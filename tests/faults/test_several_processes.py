@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import signal
 import socket
 import subprocess
@@ -289,7 +290,7 @@ def command(*arguments: str, cwd: Path, patch: str = "", launcher: tuple[str, ..
     return subprocess.run(line, cwd=cwd, capture_output=True, text=True, timeout=300, env=environment)
 
 
-@pytest.mark.slow
+@pytest.mark.rare  # five starts of torch; the page for two GPUs is followed in every `make test`, and starts two
 def test_one_command_starts_the_processes_and_starts_them_again(alone: Path, tmp_path: Path) -> None:
     write(tmp_path, SHORT)
     dies = "if os.environ.get('RANK') == '1' and os.environ.get('STACKWISE_ATTEMPT') == '0':\n" + KILLED_AT_STEP.format(step=7, signal="9")
@@ -332,21 +333,81 @@ def test_rows_made_ahead_and_by_processes_are_shared_out_alike(server: ForkServe
     equal_but_for_sums(tmp_path / "run", alone)
 
 
-@pytest.mark.rare
-def test_two_machines_by_hand(alone: Path, tmp_path: Path) -> None:
-    """Two groups of processes on the loopback, each with an agent of its own, as in the docs."""
-    write(tmp_path, SHORT)
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "several-processes.md"
+
+
+def here(text: str) -> str:
+    """A recipe of the page for two machines of eight processes each, as two machines of one each that are both this one."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    agents = []
-    for node in "01":
-        where = ["--nnodes", "2", "--node-rank", node, "--nproc-per-node", "1", "--master-addr", "127.0.0.1", "--master-port", port]
-        line = [sys.executable, "-m", "torch.distributed.run", *where, "-m", "stackwise", "run", "exp.yaml", "--output", "run"]
-        agents.append(subprocess.Popen(line, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
+    for written, ours in (
+        ("--nproc-per-node 8", "--nproc-per-node 1"),
+        ("addr first ", "addr 127.0.0.1 "),
+        ("29500", port),
+        ("/shared/", ""),
+    ):
+        assert written in text or written == "addr first "
+        text = text.replace(written, ours)
+    return text
+
+
+def in_a_shell(path: str = "") -> dict[str, str]:
+    """Where commands of the page find torchrun."""
+    places = [path, str(Path(sys.executable).parent), os.environ["PATH"]]
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PATH": os.pathsep.join(filter(None, places))}
+
+
+@pytest.mark.rare
+def test_two_machines_by_hand(alone: Path, tmp_path: Path) -> None:
+    """Two groups of processes on the loopback, each with an agent of its own, as the page has it."""
+    write(tmp_path, SHORT)
+    lines = re.findall(r"^torchrun --nnodes 2 --node-rank \d .*$", PAGE.read_text("utf-8"), re.MULTILINE)
+    commands = here("\n".join(lines)).splitlines()
+    assert len(commands) == 2
+    agents = [
+        subprocess.Popen(line, shell=True, cwd=tmp_path, env=in_a_shell(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for line in commands
+    ]
     told = [agent.communicate(timeout=300)[0] for agent in agents]
     assert [agent.returncode for agent in agents] == [0, 0], told
+    equal_but_for_sums(tmp_path / "run", alone)
+
+
+SLURM = {
+    "srun": '#!/bin/sh\n"$@" & first=$!\n"$@" & second=$!\ntrap "kill -TERM $first $second" TERM\n'
+    "wait $first; wait $first; one=$?; wait $second; exit $((one > $? ? one : $?))\n",
+    "scontrol": '#!/bin/sh\ncase $1 in show) echo 127.0.0.1 ;; *) echo "$@" > requeued ;; esac\n',
+}
+"""Commands of a batch system for two machines that are both this one: the second sends SIGTERM on, as it does to the tasks of a job."""
+
+
+@pytest.mark.rare
+def test_the_job_of_the_page_goes_back_into_the_queue_and_on(alone: Path, tmp_path: Path) -> None:
+    write(tmp_path, SHORT)
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name, text in SLURM.items():
+        (tools / name).write_text(text)
+        (tools / name).chmod(0o755)
+    script = re.search(r"```sh\n(#!/bin/sh\n#SBATCH.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
+    assert script is not None
+    (tmp_path / "job.sh").write_text(here(script[1]))
+    # the first process stops itself at a step, as by the signal that comes before the limit of time
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os\nif os.environ.get('RANK') == '0' and not os.path.exists('requeued'):\n"
+        + KILLED_AT_STEP.format(step=7, signal=int(signal.SIGTERM)).replace("os.getpid()", "os.getppid()")
+    )
+    environment = in_a_shell(str(tools)) | {"PYTHONPATH": str(tmp_path), "SLURM_JOB_NODELIST": "a,b", "SLURM_NNODES": "2"}
+    codes = []
+    for attempt in "12":
+        line = ["sh", "job.sh"]
+        codes.append(subprocess.run(line, cwd=tmp_path, timeout=300, env={**environment, "SLURM_JOB_ID": f"7{attempt}"}).returncode)
+        if attempt == "1":
+            assert (tmp_path / "requeued").read_text().split() == ["requeue", "71"]
+            assert status(tmp_path / "run")["status"] == "stopped by SIGTERM"
+    assert codes[0] != 0 and codes[1] == 0
+    assert (tmp_path / "requeued").read_text().split() == ["requeue", "71"]  # once
     equal_but_for_sums(tmp_path / "run", alone)
 
 

@@ -141,6 +141,7 @@ def test_an_empty_file_among_others_is_an_empty_document() -> None:
         ('{"text": "x"}\n'.encode("utf-16"), r"a\.jsonl:1: this line is "),
         (b"", "there are no lines, the data are empty"),
         (b"\n \n", "there are no lines, the data are empty"),
+        (b'{"text": ""}\n' * 3, "none of the 3 documents holds any text"),
     ],
     ids=str,
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,22 @@ def make_run(folder: Path, name: str = "run", *, seed: int = 3, lr: float = 1e-2
     config.write_text(CONFIG.format(seed=seed, lr=lr, steps=steps, tokens=tokens))
     with (folder / "progress.txt").open("w") as stream:
         return stackwise.run(config, output=folder / name, stream=stream).directory
+
+
+HOSTILE = "</script x><script>alert(1)</script><img src=x onerror=\"alert('2')\">&lt;b&gt;"
+
+
+def make_hostile(run: Path, folder: Path) -> Path:
+    """A copy of a run whose directory, phase, evaluation and growth operator have names that would be elements if they could."""
+    hostile = folder / "\"><script>alert('x')<"
+    shutil.copytree(run, hostile)
+    for name in ("events.jsonl", "metrics.jsonl", "plan.json", "config.yaml"):
+        text = (hostile / name).read_text()
+        quoted = json.dumps(HOSTILE) if name != "config.yaml" else "'" + HOSTILE.replace("'", "''") + "'"
+        for word in ("held", "grown", "transformer.stack"):
+            text = text.replace(f'"{word}"', quoted) if name != "config.yaml" else text.replace(f" {word}:", f" {quoted}:")
+        (hostile / name).write_text(text)
+    return hostile
 
 
 def log(run: Path, name: str) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from stackwise_providers_transformer import provider
 HOOKS = {
     "stackwise_embeddings": ["token", "patch", "features"],
     "stackwise_racks": ["decoder", "encoder-decoder", "conv", "mlp", "hf"],
-    "stackwise_heads": ["lm", "classifier", "regression", "vector", "hf"],
+    "stackwise_heads": ["lm", "classifier", "regression", "vector", "hf", "hf-classifier"],
     "stackwise_tasks": [
         "causal-lm",
         "masked-lm",

@@ -163,6 +163,20 @@ def test_what_counts_nothing_and_is_no_place_is_found_when_it_is_loaded() -> Non
             machine_of(config).restore(state)
 
 
+def test_a_saved_last_batch_without_a_field_of_the_task_is_found_when_it_is_loaded() -> None:
+    phases = {
+        "one": {"until": "1 steps"},
+        "two": {"model": {"rack": {"stacks": [{"base": 3}]}}, "enter": {"growth": {"use": "transformer.stack"}}},
+    }
+    config = base(run={"name": "tiny", "seed": 3, "horizon": "2 steps", "device": "cpu", "probe": True}, phases=phases)
+    _, states, _ = states_of(config)
+    state = deepcopy(states[1][1])
+    machine_of(config).restore(deepcopy(state))
+    state["last_batch"]["batch"]["words"] = state["last_batch"]["batch"].pop("tokens")
+    with pytest.raises(ValueError, match="tokens"):
+        machine_of(config).restore(state)
+
+
 def test_there_is_no_state_before_the_first_step_and_across_a_boundary() -> None:
     machine = machine_of(base(phases={"one": {"until": "50%"}, "two": {"optimizer": {"lr": 0.1}}}))
     with pytest.raises(UserError, match="no state of step 0"):

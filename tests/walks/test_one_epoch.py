@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_walks import base, drive, machine_of, plan_of
+from tiny_walks import base, drive, machine_of, plan_of, problems_of
 
 import stackwise
 from stackwise import ConfigError, StepDone
@@ -123,3 +123,9 @@ def test_more_than_an_epoch_is_refused_and_less_or_what_repeats_is_as_it_was() -
 def test_phases_of_one_source_share_its_epoch() -> None:
     plan = plan_of(declared(phases={"first": {"until": "50%"}, "second": {"optimizer": {"lr": 0.001}}}))
     assert plan.schedule.clock.tokens(6) == ROWS * LENGTH
+
+
+def test_a_mistake_elsewhere_is_told_alone_where_epochs_count() -> None:
+    wrong = base(run={"name": "t", "seed": 1, "horizon": "2 epochs", "device": "cpu"})
+    wrong["model"] = {**wrong["model"], "rack": {**wrong["model"]["rack"], "heads": "two"}}
+    assert [problem.path for problem in problems_of(wrong)] == ["model.rack.heads"]

@@ -194,6 +194,11 @@ def _message(place: str, message: Any) -> Message:
     if role not in ROLES:
         near = "".join(f" — did you mean {other!r}?" for other in get_close_matches(str(role), ROLES, n=1))
         raise DataError(f"{place}: {role!r:.40} is not a role{near}; roles are {', '.join(ROLES)}")
+    for key in (key for key in ("weight", "train") if message.get(key) not in (None, 1)):
+        raise DataError(
+            f"{place}: {key!r} holds {message[key]!r:.40}, and every turn of the assistant's is learnt: leave it out, or mark "
+            "what is learnt by generation blocks of a template of your own"
+        )
     if not isinstance(content, str) and not (content is None and message.get("tool_calls")):
         raise DataError(f"{place}: 'content' holds {content!r:.40} where text is wanted: mend it, or remove the conversation")
     if content is None:

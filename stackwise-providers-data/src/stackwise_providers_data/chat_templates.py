@@ -116,6 +116,10 @@ class ChatTemplate:
         for number, message in enumerate(messages, 1):
             if not _shows(rendered.text, message):
                 raise DataError(f"{place}: {self.label} leaves out message {number}, of {message['role']}: choose another template")
+        for number, message in enumerate(messages):
+            said = {key: value for key, value in message.items() if key != "tool_calls"} | {"content": message.get("content") or ""}
+            if message.get("tool_calls") and self._text([*messages[:number], said, *messages[number + 1 :]], place, tools) == whole:
+                raise DataError(f"{place}: {self.label} leaves out the tool calls of message {number + 1}: choose another template")
         if tools and self._text(messages, place, None) == whole:
             raise DataError(f"{place}: {self.label} leaves out the tools of the conversation: choose another template, or remove them")
         return rendered

@@ -68,9 +68,17 @@ def open_corpus(documents: Documents, declared: TokenizerChoice, part: Part, end
             which then belongs to it.
 
     Raises:
-        DataError: documents that cannot be read or tokenized, or changed meanwhile.
+        DataError: documents that cannot be read or tokenized, changed meanwhile, or are all empty.
         UserError: a library is missing, or the cache cannot be written.
     """
+    corpus = _opened(documents, declared, part, ends)
+    count = len(corpus.starts)
+    if count > 1 and ends is None and len(corpus.tokens) <= corpus.between * (count - 1):
+        raise DataError(f"{documents.name}: none of the {count:,} documents holds any text: name the field or the files that do")
+    return corpus
+
+
+def _opened(documents: Documents, declared: TokenizerChoice, part: Part, ends: tuple[bool, ...] | None) -> Corpus:
     files = documents.files()
     if isinstance(declared, str) and sum(path.stat().st_size for path in files) <= _IN_MEMORY_BYTES:
         return _in_memory(documents, part, ends)

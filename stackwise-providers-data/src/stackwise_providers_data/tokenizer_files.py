@@ -129,6 +129,8 @@ def tokenizer_at(path: str) -> TokenizerFile:
         DataError: it cannot be read.
     """
     place = Path(path)
+    if place.exists() and not (place.is_file() or place.is_dir()):
+        raise DataError(f"tokenizer.file: {path!r} is neither a file nor a folder: give a {JSON}, or a folder that holds one")
     try:
         if not place.is_dir():
             return TokenizerFile(f"tokenizer.file: {path!r}", {JSON: place.read_bytes()})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -114,3 +115,34 @@ def test_a_table_is_shown_as_the_numbers_that_the_model_gets(tmp_path: Path):
     ((row,),) = [phase["rows"] for phase in json.loads(done.stdout)]
     assert "text" not in row or not row["text"]
     assert {"features", "categories", "target"} <= row["fields"].keys() and len(row["fields"]["features"]) == 1
+
+
+def test_ids_that_stand_for_no_text_are_shown_as_ids(tmp_path: Path):
+    """Masks and sentinels lie beyond the bytes; what an encoder reads is text like what the decoder writes."""
+    text = "the grass is green and the sky is blue\n" * 60
+    (tmp_path / "a.txt").write_text(text)
+    config = base(
+        task={"use": "transformer.seq2seq", "form": "encoder-decoder", "pairs": "spans", "sentinels": 8},
+        model={
+            "embedding": {"use": "transformer.token"},
+            "rack": {
+                "use": "transformer.encoder-decoder",
+                "width": 8,
+                "heads": 2,
+                "stacks": [{"read": 1}, {"write": 1}],
+                "encoder": ["read"],
+            },
+            "head": {"use": "transformer.lm"},
+        },
+        data={"sources": {"a": {"use": "data.text-files", "paths": [str(tmp_path / "a.txt")]}}, "batch_size": 2, "seq_len": 40},
+    )
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
+    done = CliRunner().invoke(main, ["preview", str(tmp_path / "c.yaml"), "--json", "--rows", "2"])
+    assert done.exit_code == 0, done.output
+    for row in json.loads(done.stdout)[0]["rows"]:
+        target, source = row["text"]["targets"], row["text"]["source"]
+        spans = re.split("⟨[0-9]+⟩", target)[1:-1]
+        kept = re.split("⟨[0-9]+⟩", source)
+        together = "".join(part for pair in zip(kept, spans, strict=False) for part in pair)
+        assert spans and together in f"{text}\x00{text}"  # a document, and the beginning of the next
+        assert [int(each) for each in re.findall("⟨([0-9]+)⟩", target)] == [n for n in row["fields"]["targets"] if n >= 256]

@@ -165,6 +165,8 @@ SUBTLE: dict[str, tuple[str, Kind, Component]] = {
     "leaks three rows of a hundred": ("check_splits_are_disjoint", "loader", component("loader", "v", "subtle:LeakingSplits")),
     "throws dice": ("check_seeded_rows", "loader", component("loader", "v", "subtle:Dicing")),
     "blends with the batch before": ("check_interrupted_equals_uninterrupted", "transform", component("transform", "v", "subtle:blending")),
+    "writes into the batch at times": ("check_leaves_the_batch", "transform", component("transform", "v", "subtle:halving")),
+    "takes the metrics of a step": ("check_leaves_events", "observer", component("observer", "v", "subtle:clearing")),
     "is wrong for deep stacks": ("check_function_preserved", "growth", component("growth", "v", "growing:build_wrong_when_deep")),
     "copies the first expert": ("check_parameter_map", "growth", component("growth", "v", "growing:build_first_only")),
     "needs a label to predict": ("check_predicts", "task", judging("peeking")),

@@ -5,11 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from stackwise.conformance import CATALOGUE, Outcome, Runner, parametrize, subjects_of
+from stackwise.conformance.observers import LaterKind, events
 from stackwise.contracts.components import Component, Kind
+from stackwise.contracts.events import Event
 from stackwise.host.provider import KINDS
 
 HERE = Path(__file__).parent
@@ -41,6 +44,10 @@ def test_a_victim_fails_exactly_its_check(name: str) -> None:
     failed = failures(*VICTIMS[name])
     assert set(failed) == {name}, failed
     assert failed[name].strip()
+
+
+def test_the_kit_has_an_event_of_every_kind() -> None:
+    assert {type(event) for event in events()} == {*get_args(Event), LaterKind}
 
 
 @pytest.mark.parametrize("wrong", SUBTLE)

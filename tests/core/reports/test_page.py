@@ -15,17 +15,19 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from shown_runs import Page, log, make_run
+from shown_runs import HOSTILE, Page, log, make_hostile, make_run
 
 from stackwise.cli import main
+from stackwise.contracts.events import ConfigChanged, Event, Reacted, Rewound, RunStarted, Stopped
 from stackwise.errors import UserError
+from stackwise.reports.page import tables
 from stackwise.reports.page.render import render_page
 from stackwise.reports.record import read_run
 from stackwise.reports.summary import Summary
 from stackwise.runs.run import Result
+from stackwise.storage.logs import lines_of
 
 OURS = ("step", "phase", "tokens", "seconds", "skipped", "why", "metrics", "rates", "flops")
-HOSTILE = "</script x><script>alert(1)</script><img src=x onerror=\"alert('2')\">&lt;b&gt;"
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +109,73 @@ def test_the_tables_say_what_the_pictures_show(run: Path, page: Page):
     assert [row[1] for row in steps[1:]] == [f"{line['loss']:.5g}" for line in log(run, "metrics.jsonl") if "evaluation" not in line]
 
 
+def test_every_other_table_says_what_log_and_plan_say(run: Path, page: Page):
+    events, steps = log(run, "events.jsonl"), [line for line in log(run, "metrics.jsonl") if "evaluation" not in line]
+    evaluated = [event for event in events if event["event"] == "evaluated"]
+    by_head = {" ".join(table[0]): table[1:] for table in page.tables}
+    shown = by_head["step phase evaluation at loss bits per token seconds"]
+    assert shown == [
+        [str(e["step"]), e["phase"], e["name"], e["at"], *(f"{value:.5g}" for value in (*e["metrics"].values(), e["seconds"]))]
+        for e in evaluated
+    ]
+    (head, rows), *others = [(head, rows) for head, rows in by_head.items() if head.startswith("step loss")]
+    assert not others and head == "step loss grad norm lr tokens seconds bits per token"
+    assert rows == [
+        [str(line["step"]), *(f"{line[key]:.5g}" for key in ("loss", "grad_norm", "lr")), str(line["tokens"])]
+        + [f"{value:.5g}" for value in (line["seconds"], line["metrics"]["bits_per_token"])]
+        for line in steps
+    ]
+    phases = json.loads((run / "plan.json").read_text())["phases"]
+    ends = {(e["phase"], e["at"]): e["metrics"]["bits_per_token"] for e in evaluated}
+    peaks = json.loads((run / "status.json").read_text())["peak_bytes"]
+    assert next(rows for head, rows in by_head.items() if head.startswith("phase steps")) == [
+        [p["name"], f"{p['start']}–{p['stop']}", f"{p['tokens']:,}", f"{p['parameters']:,}", f"{p['trainable']:,}"]
+        + [f"{p['training_flops']:.2e}" if p["training_flops"] else "–", f"{p['lr']['entry']:.2g} → {p['lr']['exit']:.2g}"]
+        + [f"{ends[p['name'], at]:.5g}" for at in ("entry", "exit")]
+        + [tables.size(peaks[p["name"]])]
+        for p in phases
+    ]
+    manifests = [json.loads(path.read_text()) for path in sorted((run / "checkpoints").glob("step-*/manifest.json"))]
+    assert [(row[0].split()[0], row[1]) for row in by_head["step size stays because"]] == [
+        (str(each["step"]), tables.size(sum(file["bytes"] for file in each["files"].values()))) for each in manifests
+    ]
+    text = " ".join(" ".join(page.texts).split())
+    assert f"{len(steps)} of {phases[-1]['stop']} steps · {steps[-1]['tokens']} tokens" in text
+
+
+def test_every_axis_counts_what_the_log_counts(run: Path, page: Page):
+    """FLOPs are the plan's, step by step, as the log has them too."""
+    shown, steps = page.data["runs"][0]["x"], [line for line in log(run, "metrics.jsonl") if "evaluation" not in line]
+    assert shown["flops"] == pytest.approx([0, *(line["flops"] for line in steps)], rel=1e-5)
+
+
+def test_whatever_happened_beside_steps_is_said_and_marked(run: Path, tmp_path: Path):
+    told: dict[Event, str] = {
+        RunStarted(24, "cpu", "float32", (), step=6): "step 6: the run went on from a checkpoint",
+        Rewound(3, 5, "ten losses were not finite"): "step 3: back from step 5: ten losses were not finite",
+        RunStarted(24, "cpu", "float32", (), step=3): "",
+        ConfigChanged(6, "optimizer.lr", 0.01, 0.02): "step 6: optimizer.lr 0.01 → 0.02",
+        Reacted(8, "small", 1.0, 0.5, "it stalls"): "step 8: learning rates × 0.5 (were × 1): it stalls",
+        ConfigChanged(12, "phases.small.until.ended", "(nothing)", "12 steps"): "phases.small.until.ended (nothing) → 12 steps",
+        RunStarted(24, "cpu", "float32", (), step=12): "",
+        Stopped(20, "grown", "held.loss rests"): "step 20: the run stopped, as held.loss rests",
+    }
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    with (copy / "events.jsonl").open("a") as file:
+        file.writelines(f"{line}\n" for event in told for _, line in lines_of(event))
+    lines = log(copy, "metrics.jsonl")
+    missed = next(line for line in lines if line["step"] == 9 and "evaluation" not in line)
+    missed |= {"skipped": True, "why": "its loss is nan", "loss": "nan"}
+    (copy / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    page = Page(render_page([read_run(copy)]))
+    text = " ".join("".join(page.texts).split())
+    for sentence in (*told.values(), "step 9: skipped, as its loss is nan"):
+        assert sentence in text
+    marks = page.data["runs"][0]["marks"]
+    found = {kind: [each["step"] for each in marks[kind]] for kind in ("resumes", "rewinds", "changes", "reactions", "stops", "skipped")}
+    assert found == {"resumes": [6], "rewinds": [3], "changes": [6, 12], "reactions": [8], "stops": [20], "skipped": [9]}
+
+
 def test_the_peak_of_memory_is_the_statuss_and_a_dash_where_there_is_none(run: Path, tmp_path: Path):
     status = json.loads((run / "status.json").read_text())
     assert status["peak_bytes"].keys() == {"small", "grown"}
@@ -150,14 +219,7 @@ def test_the_page_fetches_nothing(page: Page):
 
 def test_no_name_becomes_an_element(run: Path, page: Page, tmp_path: Path):
     """Whatever a log, a plan, a config or a directory says is text on the page."""
-    hostile = tmp_path / "\"><script>alert('x')<"
-    shutil.copytree(run, hostile)
-    for name in ("events.jsonl", "metrics.jsonl", "plan.json", "config.yaml"):
-        text = (hostile / name).read_text()
-        quoted = json.dumps(HOSTILE) if name != "config.yaml" else "'" + HOSTILE.replace("'", "''") + "'"
-        for word in ("held", "grown", "transformer.stack"):
-            text = text.replace(f'"{word}"', quoted) if name != "config.yaml" else text.replace(f" {word}:", f" {quoted}:")
-        (hostile / name).write_text(text)
+    hostile = make_hostile(run, tmp_path)
     html = render_page([read_run(hostile)])
     assert (
         "<" not in html.partition('id="data">')[2].partition("</script>\n<script>")[0]
@@ -175,6 +237,12 @@ def test_report_writes_one_page_for_one_run_or_several(run: Path, tmp_path: Path
     both = Page((tmp_path / "both.html").read_text())
     assert [each["name"] for each in both.data["runs"]] == ["run", "other"]
     keys = next(table for table in both.tables if table[0][0] == "key")
+    reached = next(table for table in both.tables if table[0][0] == "evaluation")
+    ends = [
+        [e for e in log(each, "events.jsonl") if e["event"] == "evaluated" and (e["step"], e["at"]) == (12, "exit")]
+        for each in (run, other)
+    ]
+    assert reached[1] == ["held loss", "12", *(f"{evaluated[0]['metrics']['loss']:.5g}" for evaluated in ends)]
     assert ["run.seed", "3", "4"] in keys and ["run.horizon", "24 steps", "12 steps"] in keys
     assert CliRunner().invoke(main, ["report", str(run)]).exit_code == 0
     assert (run / "report.html").stat().st_size < 300_000

@@ -10,7 +10,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from shown_runs import make_run
+from shown_runs import HOSTILE, make_hostile, make_run
 
 from stackwise.reports.page.live import LivePage
 from stackwise.reports.page.render import render_page
@@ -121,6 +121,32 @@ def test_axis_zoom_and_theme_work_by_keyboard_and_mouse(browser: Any, address: s
     assert browser.get_log("browser") == []
 
 
+def test_names_that_look_like_elements_are_text(browser: Any, address: str, run: Path, tmp_path: Path):
+    page = tmp_path / "page.html"
+    page.write_text(render_page([read_run(make_hostile(run, tmp_path))]), encoding="utf-8")
+    count = "return Object.fromEntries(['script', 'img', 'b', 'svg', 'button'].map(each => [each, document.querySelectorAll(each).length]))"
+    browser.get_log("browser")
+    open_page(browser, address, 1200, "light")
+    usual = browser.execute_script(count)
+    open_page(browser, page.as_uri(), 1200, "light")
+    assert browser.find_element("tag name", "html").get_attribute("data-ready") == "yes"
+    assert browser.execute_script(count) == usual
+    assert HOSTILE in browser.execute_script("return [...document.querySelectorAll('svg title')].map(each => each.textContent).join(' ')")
+    assert browser.get_log("browser") == []
+
+
+def test_it_prints_whole_and_light(browser: Any, address: str):
+    """What is folded is open on paper, whatever the theme; the page then goes on as it was."""
+    open_page(browser, address, 1200, "dark")
+    state = "[...document.querySelectorAll('details')].filter(each => !each.open).length, getComputedStyle(document.body).colorScheme"
+    browser.execute_script(f"addEventListener('beforeprint', () => {{ window.printed = [{state}]; }});")
+    assert browser.execute_script(f"return [{state}]")[1] == "light dark"
+    assert browser.execute_cdp_cmd("Page.printToPDF", {})["data"]
+    assert browser.execute_script("return window.printed") == [0, "light"]
+    assert browser.execute_script(f"return [{state}]")[1] == "light dark"
+    assert window(browser) == [0, 24]
+
+
 def test_the_timeline_is_a_picture_of_its_own_in_both_themes(browser: Any, address: str, tmp_path: Path):
     """Its file draws without the page: no reference to it, colours of both themes, the same texts."""
     open_page(browser, address, 1000, "light")
@@ -156,7 +182,9 @@ def test_news_of_a_run_that_trains_arrive_without_a_reload(browser: Any, run: Pa
             before, text = window(browser), browser.find_element("css selector", "header .sub").text
             browser.execute_script("window.mark = 'the same page'")
             (grows / "metrics.jsonl").write_text("".join(lines))
-            WebDriverWait(browser, 20).until(lambda b: "24 of 24 steps" in b.find_element("css selector", "header .sub").text)
+            WebDriverWait(browser, 20).until(
+                lambda b: "24 of 24 steps" in b.execute_script("return document.querySelector('header .sub').innerText")
+            )
             assert "24 of 24 steps" not in text and browser.execute_script("return window.mark") == "the same page"
             assert window(browser) == before
             assert browser.get_log("browser") == []

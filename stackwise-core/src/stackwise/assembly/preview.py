@@ -77,6 +77,7 @@ def _of_phase(plan: Plan, phase: CompiledPhase) -> Iterator[Preview]:
         fingerprints = data.fingerprints()
         rows = {name: count["rows"] for name, count in data.ledger().items() if count["rows"]}
     codec, coded = _codec(plan, phase, fingerprints)
+    coded |= {field for _, field in objective.task.get_spec().embedded.values()}  # what the embedding takes as it takes tokens
     yield Preview(
         phase=phase.name, step=phase.start, task=state.task.id, batch=prepared, rows=rows, of=len(batches), codec=codec, coded=coded
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from stackwise.builtin.labels import is_without_labels, label_counts, nothing
@@ -40,7 +41,8 @@ def Loss(function: Function, *targets: str, metrics: Mapping[str, Function] | No
         _check(each)
     if "loss" in (metrics or {}):
         raise UserError("a metric is named 'loss', which is the name of what is trained on: call it otherwise")
-    return Built(LossTask, function=function, targets=targets, metrics=dict(metrics or {}))
+    task = StatefulLossTask if any(_keeps(each) for each in (function, *(metrics or {}).values())) else LossTask
+    return Built(task, function=function, targets=targets, metrics=dict(metrics or {}))
 
 
 def _check(function: Function) -> None:
@@ -51,7 +53,9 @@ def _check(function: Function) -> None:
     name = type(function).__name__
     if any(True for _ in getattr(function, "parameters", tuple)()):
         raise UserError(f"the loss {name} has parameters, which no optimizer trains: put it into the module")
-    if getattr(function, "reduction", None) == "sum":
+    if isinstance(function, partial) and "reduction" not in function.keywords:
+        _check(function.func)
+    if getattr(function, "reduction", None) == "sum" or (isinstance(function, partial) and function.keywords.get("reduction") == "sum"):
         raise UserError(
             f"the loss {name} sums without saying over how much, so micro-batches and evaluations would not compare: write "
             "reduction='none' (the mean over all entries is trained on) or 'mean', or return a pair, the sum and its denominator"
@@ -65,6 +69,11 @@ class LossTask:
         self._function, self._metrics = function, dict(metrics)
         self.targets = tuple(targets)
         """The fields that it compares with; others that the module does not read are refused."""
+
+    @property
+    def functions(self) -> tuple[Function, ...]:
+        """The loss and the metrics."""
+        return (self._function, *self._metrics.values())
 
     def get_spec(self) -> TaskSpec:
         """Nothing is known of the fields before the first batch."""
@@ -95,8 +104,10 @@ class LossTask:
     def _totals(self, function: Function, output: Any, batch: Batch) -> Totals:
         try:
             value = function(output, *(batch[name] for name in self.targets))
-        except (AttributeError, TypeError) as error:
-            if not isinstance(output, Mapping):
+        except Exception as error:
+            fields = {"output": output} if not isinstance(output, Mapping) else output
+            error.add_note(f"in a loss or a metric of {_shapes(fields)} and {_shapes({name: batch[name] for name in self.targets})}")
+            if not isinstance(output, Mapping) or not isinstance(error, AttributeError | TypeError):
                 raise
             name, first = getattr(function, "__name__", type(function).__name__), next(iter(output), "…")
             raise UserError(
@@ -130,6 +141,46 @@ class LossTask:
 
     def _labels(self, batch: Batch) -> list[torch.Tensor]:
         return [batch[name] for name in self.targets]
+
+
+class StatefulLossTask(LossTask):
+    """The task of a loss or a metric that keeps something: what its `state_dict` returns goes into every checkpoint."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """By function, in their order."""
+        return {str(index): dict(each.state_dict()) for index, each in self._stateful().items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put it back.
+
+        Raises:
+            UserError: the state is that of other functions.
+        """
+        functions = self._stateful()
+        if state.keys() != {str(index) for index in functions}:
+            raise UserError("the saved state is that of another loss: give the loss and the metrics that the run began with")
+        for index, each in functions.items():
+            each.load_state_dict(state[str(index)])
+
+    def _stateful(self) -> dict[int, Any]:
+        return {index: _holder(each) for index, each in enumerate(self.functions) if _keeps(each)}
+
+
+def _holder(function: Function) -> Any:
+    """The object that a function belongs to."""
+    return getattr(function, "__self__", function)
+
+
+def _keeps(function: Function) -> bool:
+    """Whether it keeps something that it can say; torch's own losses hold weights of classes, which stay as they are."""
+    holder = _holder(function)
+    if not (callable(getattr(holder, "state_dict", None)) and callable(getattr(holder, "load_state_dict", None))):
+        return False
+    return type(holder).__module__ != "torch.nn.modules.loss" and bool(holder.state_dict())
+
+
+def _shapes(fields: Mapping[str, Any]) -> str:
+    return ", ".join(f"'{name}' {getattr(value, 'dtype', '')} {_described(value)}" for name, value in fields.items())
 
 
 def _is_one_number(value: Any) -> bool:

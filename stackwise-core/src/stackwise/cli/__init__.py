@@ -9,13 +9,24 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from importlib import import_module
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 
 from stackwise import __version__
 from stackwise.cli.escaping import escaped_streams
-from stackwise.errors import DiskError, EndedTogether, ProviderError, RunStopped, StackwiseError, bytes_asked, did_you_mean, lacks_memory
+from stackwise.errors import (
+    DiskError,
+    EndedTogether,
+    ProviderError,
+    RunStopped,
+    StackwiseError,
+    UserError,
+    bytes_asked,
+    did_you_mean,
+    lacks_memory,
+)
 from stackwise.host.admission import lists_of, observing
 from stackwise.host.isolation import stray_threads
 from stackwise.processes.place import Place
@@ -88,6 +99,7 @@ class _LazyGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
+            _check_place()
             return super().invoke(ctx)
         except (click.exceptions.Exit, click.ClickException):
             raise
@@ -127,14 +139,29 @@ def _culprit(error: StackwiseError) -> str:
 
 
 def _report(ctx: click.Context, error: BaseException, sentence: str, code: int) -> int:
+    from stackwise.reports.terminal import columns_of, wrap
+
     if ctx.params.get("debug"):
         import traceback
 
         with suppress(OSError):
             click.echo("".join(traceback.format_exception(error)), err=True, nl=False)
     with suppress(OSError):  # nobody is left to read it
-        click.echo(f"{place}: {sentence}" if (place := Place.here()).rank else sentence, err=True)
+        text = f"{place}: {sentence}" if (place := Place.here()).rank else sentence
+        click.echo(wrap(text, columns_of(sys.stderr)), err=True)
     return code
+
+
+def _check_place() -> None:
+    """Check that the working directory is there, which paths of configs are read from.
+
+    Raises:
+        UserError: it has been removed.
+    """
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise UserError("the working directory has been removed: change into one that is there") from None
 
 
 def _silence_stdout() -> None:

@@ -86,6 +86,7 @@ def evaluate(
 
 def _ask(directory: Path, tasks: str, asked: Mapping[str, Any], *, as_json: bool) -> None:
     """Print what the tasks of lm-evaluation-harness say of a model."""
+    from stackwise.reports.terminal import columns_of, wrap
     from stackwise.saved.harness import HarnessSettings, score_tasks
 
     names = [name.strip() for name in tasks.split(",") if name.strip()]
@@ -97,7 +98,7 @@ def _ask(directory: Path, tasks: str, asked: Mapping[str, Any], *, as_json: bool
         return
     for each in scores:
         metrics = "  ".join(f"{name} {value:.4f}" for name, value in each.metrics.items())
-        click.echo(f"{each.task}  step {each.step:,}  {metrics}  ({each.questions:,} questions)")
+        click.echo(wrap(f"{each.task}  step {each.step:,}  {metrics}  ({each.questions:,} questions)", columns_of()))
     if scores and scores[0].cut:
         click.echo(
             f"note: {scores[0].cut:,} rows were longer than the run's and lost their beginning: --length allows longer ones", err=True
@@ -106,6 +107,7 @@ def _ask(directory: Path, tasks: str, asked: Mapping[str, Any], *, as_json: bool
 
 def _evaluate(directory: Path, overrides: tuple[str, ...], only: tuple[str, ...], *, as_json: bool) -> None:
     """Print what the evaluations of a run say."""
+    from stackwise.reports.terminal import columns_of, wrap
     from stackwise.saved.evaluate import evaluate as results
 
     figures = []
@@ -113,6 +115,6 @@ def _evaluate(directory: Path, overrides: tuple[str, ...], only: tuple[str, ...]
         figures.append({"evaluation": result.name, "step": result.step, "phase": result.phase, **result.metrics, "seconds": result.seconds})
         if not as_json:
             metrics = "  ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in result.metrics.items())
-            click.echo(f"{result.name}  step {result.step:,}  {metrics}  ({result.seconds:.1f} s)")
+            click.echo(wrap(f"{result.name}  step {result.step:,}  {metrics}  ({result.seconds:.1f} s)", columns_of()))
     if as_json:
         click.echo(json.dumps(figures, indent=1))

@@ -34,7 +34,7 @@ def migrate(file: Path, output: Path | None) -> None:
     text, dropped = _translate(document, file)
     for line in dropped:
         click.echo(f"dropped  {line}", err=True)
-    _check(text)
+    _check(text, file)
     if output is None:
         click.echo(text, nl=False)
         return
@@ -49,6 +49,8 @@ def _read(file: Path) -> dict[str, Any]:
 
     from stackwise.errors import UserError
 
+    if file.exists() and not file.is_file():
+        raise UserError(f"{file} is not a file")
     try:
         document = yaml.safe_load(file.read_text(encoding="utf-8"))
     except OSError as error:
@@ -97,21 +99,25 @@ def _translate(document: dict[str, Any], file: Path) -> tuple[str, tuple[str, ..
     raise UserError(f"{file} is not a config that an installed format can translate ({', '.join(asked) or 'none can'})")
 
 
-def _check(text: str) -> None:
+def _check(text: str, file: Path) -> None:
     """Plan and price the result: the sizes of all phases are known then.
 
     Raises:
-        ConfigError: it does not hold together.
-        UserError: a boundary that cannot be crossed.
+        UserError: it does not hold together.
     """
     from tempfile import TemporaryDirectory
 
     from stackwise import config
     from stackwise.assembly.planning import make_plan
     from stackwise.assembly.pricing import price
+    from stackwise.errors import UserError
     from stackwise.host.discovery import discover
 
     with TemporaryDirectory() as folder:
         path = Path(folder) / "migrated.yaml"
         path.write_text(text, encoding="utf-8")
-        price(make_plan(config.load(path), discover()))
+        try:
+            price(make_plan(config.load(path), discover()))
+        except UserError as error:
+            said = str(error).replace(str(path), "translated")
+            raise UserError(f"{file} becomes a config that does not hold together: {said}") from error

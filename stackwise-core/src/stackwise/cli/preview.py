@@ -37,6 +37,7 @@ def preview(file: Path, overrides: tuple[str, ...], only: str | None, rows: int,
     from stackwise.errors import UserError, did_you_mean
     from stackwise.host.discovery import discover
     from stackwise.reports.preview_text import preview_as_json, preview_as_text
+    from stackwise.reports.terminal import columns_of
 
     plan = make_plan(config.load(file, overrides), discover())
     names = [phase.name for phase in plan.schedule]
@@ -46,4 +47,4 @@ def preview(file: Path, overrides: tuple[str, ...], only: str | None, rows: int,
     if as_json:
         click.echo(json.dumps([preview_as_json(each, rows) for each in shown], indent=1))
     else:
-        click.echo("\n\n\n".join(preview_as_text(each, rows) for each in shown))
+        click.echo("\n\n\n".join(preview_as_text(each, rows, columns_of()) for each in shown))

@@ -33,6 +33,7 @@ def validate(file: Path, overrides: tuple[str, ...], cold: bool) -> None:
     from stackwise.errors import UserError
     from stackwise.host.discovery import discover
     from stackwise.plan.extents import counts
+    from stackwise.reports.terminal import columns_of, wrap
 
     experiment = config.load(file, overrides)
     if cold and counts(experiment.resolved, "flops"):
@@ -46,8 +47,7 @@ def validate(file: Path, overrides: tuple[str, ...], cold: bool) -> None:
         rehearse(plan)
     phases = ", ".join(f"{phase.name} {phase.start}–{phase.stop}" for phase in plan.schedule)
     length = f"{plan.schedule.steps:,} steps ({phases})" if assumed is experiment else "its steps are known when it begins, by the clock"
-    click.echo(f"{file} is valid: {length}")
-    for bridge in plan.bridges:
-        click.echo(f"bridged  {bridge}")
+    lines = [f"{file} is valid: {length}", *(f"bridged  {bridge}" for bridge in plan.bridges)]
     unseen = "shapes, selectors, the device, weights to start from, data; and " if cold else ""
-    click.echo(f"not checked  {unseen}what only steps show: whether memory suffices, losses stay finite, and later rows can be read")
+    lines.append(f"not checked  {unseen}what only steps show: whether memory suffices, losses stay finite, and later rows can be read")
+    click.echo(wrap("\n".join(lines), columns_of()))

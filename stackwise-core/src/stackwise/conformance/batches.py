@@ -13,6 +13,9 @@ from stackwise.conformance.building import artifact_of
 from stackwise.conformance.subject import LENGTH, ROWS, SEED, Subject, must
 from stackwise.contracts.specs import TransformSpec
 
+ASKED = 4
+"""Steps at which a transform is asked to leave its batch alone."""
+
 
 def check_own_stream(subject: Subject) -> None:
     """All randomness comes from the generator that is passed in: the same seed gives the same batch, and no other stream is drawn from.
@@ -37,11 +40,13 @@ def check_leaves_the_batch(subject: Subject) -> None:
 
     Usual cause: an operation in place (`add_`, `masked_fill_`), or a field set in the mapping that came.
     """
-    batch = bench.rows(subject)
+    batch, artifact = bench.rows(subject), artifact_of(subject)
     copies = bench.copy_of(batch)
-    _apply(subject, artifact_of(subject), batch)
-    changed = [name for name in {**copies, **batch} if name not in batch or name not in copies or not bench.same(copies[name], batch[name])]
-    must(not changed, f"it changes {', '.join(changed)} of the batch that was passed to it")
+    for step in range(ASKED):
+        _apply(subject, artifact, batch, step)
+        same = {name for name in batch.keys() & copies.keys() if bench.same(copies[name], batch[name])}
+        changed = ", ".join(sorted({*copies, *batch} - same))
+        must(not changed, f"at step {step} it changes {changed} of the batch that was passed to it")
 
 
 def check_transformed_fields(subject: Subject) -> None:
@@ -66,11 +71,11 @@ def check_transformed_fields(subject: Subject) -> None:
         must(same, f"'{name}' goes from {_form(batch[name])} to {_form(result[name])}, which no spec says: declare it as an output")
 
 
-def _apply(subject: Subject, artifact: Any, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _apply(subject: Subject, artifact: Any, batch: Mapping[str, Tensor], step: int = 0) -> dict[str, Tensor]:
     generator = Generator().manual_seed(SEED)
     if subject.kind == "task":
         return bench.prepared(subject, artifact, batch, generator)
-    return dict(artifact(batch, bench.MOMENT, generator))
+    return dict(artifact(batch, bench.MOMENT._replace(step=step), generator))
 
 
 def _form(tensor: Tensor) -> str:

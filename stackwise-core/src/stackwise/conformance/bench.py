@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any, TypeVar, cast
@@ -112,7 +112,7 @@ def boundaries(subject: Subject) -> Boundaries:
             joined = attrs.evolve(around.embedding, output=spec.input)
             return attrs.evolve(_between(around, spec.output, spec.output), embedding=joined)
         case TaskSpec():
-            return _around_task(around, spec)
+            return _around_task(around, spec, sometimes_offered(subject, spec))
         case BatchSpec():
             return _around_embedding(around, spec.fields, EmbeddingSpec(inputs=spec.fields, output=_hidden_for(spec.fields)))
         case TransformSpec():
@@ -149,10 +149,21 @@ def _around_rack(around: Boundaries, spec: RackSpec) -> Boundaries:
     return attrs.evolve(between, batch=BatchSpec(fields=fields), rack=spec, task=task)
 
 
-def _around_task(around: Boundaries, spec: TaskSpec) -> Boundaries:
+def sometimes_offered(subject: Subject, spec: TaskSpec) -> frozenset[str]:
+    """The inputs that a task's prepared batch lacks where no optional field is delivered: it makes them of one."""
+    made = spec.inputs.keys() - spec.batch.keys() - spec.optional.keys() - set(spec.side) - {given for _, given in spec.embedded.values()}
+    if not made or not spec.optional or spec.uses_model:
+        return frozenset()
+    generator = Generator().manual_seed(SEED)
+    rows = {name: partners.draw(field, ROWS, LENGTH + spec.lookahead, generator) for name, field in spec.batch.items()}
+    return frozenset(made - dict(task_of(subject).prepare(rows, MOMENT, generator)).keys())
+
+
+def _around_task(around: Boundaries, spec: TaskSpec, sometimes: Collection[str] = ()) -> Boundaries:
     """The embedding reads every field except side inputs. A second row goes only to the rack, embedded or as it is."""
     embedded = {given for _, given in spec.embedded.values()}
-    side = {n: f for n, f in spec.inputs.items() if n in spec.side or n in spec.optional or ("source" in f.dims and n not in embedded)}
+    beside = {*spec.side, *spec.optional, *sometimes}
+    side = {n: f for n, f in spec.inputs.items() if n in beside or ("source" in f.dims and n not in embedded)}
     read = {name: field for name, field in spec.inputs.items() if name not in side and name not in embedded}
     hidden = _hidden_for(read)
     from_embedding = {name: attrs.evolve(hidden, dims=("batch", "source", *hidden.dims[2:])) for name in spec.embedded}

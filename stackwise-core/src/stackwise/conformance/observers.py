@@ -9,7 +9,21 @@ from typing import Any, NamedTuple
 from stackwise.conformance import bench
 from stackwise.conformance.building import artifact_of
 from stackwise.conformance.subject import Subject, must
-from stackwise.contracts.events import Evaluated, PhaseEntered, RunFacts, RunFinished, RunStarted, StepDone
+from stackwise.contracts.events import (
+    CheckpointRefused,
+    CheckpointSaved,
+    ConfigChanged,
+    Evaluated,
+    PhaseEntered,
+    Reacted,
+    Rewound,
+    RunFacts,
+    RunFinished,
+    RunStarted,
+    Stalled,
+    StepDone,
+    Stopped,
+)
 from stackwise.contracts.protocols import LeavesRun, MeetsRun
 
 
@@ -21,14 +35,22 @@ class LaterKind(NamedTuple):
 
 def events() -> list[Any]:
     """One event of every kind, and one of a kind that is yet to come."""
-    entered = PhaseEntered(0, "check", 0, 10, 10, 10, 0, 0, 0, 0, 0, 0, 0.1)
+    metrics, rates = {"accuracy": 0.4}, {"default.lr": 0.1, "norms.lr": 0.2}
     return [
         RunStarted(2, "cpu", "float32", ()),
-        entered,
-        StepDone(0, "check", 1.0, 0.5, 0.1, 32, 0.01, False),
+        ConfigChanged(0, "optimizer.lr", 0.2, 0.1),
+        PhaseEntered(0, "check", 0, 10, 10, 10, 0, 0, 0, 0, 0, 0, 0.1),
+        StepDone(0, "check", 1.0, 0.5, 0.1, 32, 0.01, False, metrics=metrics, rates=rates),
         Evaluated(1, "check", "clean", "cadence", {"loss": 0.9, "accuracy": 0.5}, 0.1),
+        Reacted(1, "check", 1.0, 0.5, "the loss stands still"),
+        CheckpointSaved(1, "step-0000000001", 0.1, "cadence"),
         LaterKind(1),
-        StepDone(1, "check", float("nan"), float("inf"), 0.1, 64, 0.01, True),
+        StepDone(1, "check", float("nan"), float("inf"), 0.1, 64, 0.01, True, "its loss is not finite"),
+        CheckpointRefused(2, "model/head.weight is not finite"),
+        Rewound(1, 2, "two steps in a row were not finite"),
+        StepDone(1, "check", 0.9, 0.5, 0.1, 64, 0.01),
+        Stalled(2, "check", "clean.loss stands still"),
+        Stopped(2, "check", "clean.loss is below 1"),
         RunFinished(2, 64, 0.2, 1, {"data": {"rows": 8, "tokens": 64}}),
     ]
 

@@ -85,9 +85,8 @@ def check_parameter_map_preserves_function(subject: Subject) -> None:
 
 def check_gradients_follow_the_map(subject: Subject) -> None:
     """Where an operator by tensor preserves the function, gradients of what it copies are the old ones by its index and `gradient`
-    factors, so that moments which are carried over by them are true.
-
-    What the new model draws by itself, such as a router, is zero here, as no map can know it.
+    factors, so that moments which are carried over by them are true. What the new model draws by itself, such as a router, is zero
+    meanwhile, as no map can know it.
 
     Usual cause: `gradient` left out where copies share one gradient, or equal to `factors` where it is their inverse.
     """

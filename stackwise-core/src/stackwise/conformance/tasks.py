@@ -41,6 +41,16 @@ def check_prepared_batch(subject: Subject) -> None:
             must(name in batch, f"the spec offers '{name}' to the model, but the prepared batch has {', '.join(batch)}")
             _check_form(name, field, batch[name], runtime)
         _check_runtime(runtime, spec, length)
+    if sometimes := bench.sometimes_offered(subject, spec):
+        generator = torch.Generator().manual_seed(SEED)
+        fields = {**spec.batch, **spec.optional}
+        rows = {name: partners.draw(field, ROWS, LENGTH + spec.lookahead, generator) for name, field in fields.items()}
+        try:
+            batch = bench.prepared(subject, task, rows)
+        except UserError:
+            return  # these optional fields do not go together, and check_mask_is_honoured looks at one alone
+        missing = ", ".join(sorted(sometimes - batch.keys()))
+        must(not missing, f"the spec offers '{missing}' to the model, and no prepared batch has it, with optional fields or without")
 
 
 def check_totals(subject: Subject) -> None:

@@ -238,7 +238,8 @@ class TaskSpec:
     rack must then take: a boundary that is delivered is never ignored. `prepare` refuses what it cannot use, which is found before
     the run."""
     inputs: Mapping[str, TensorSpec]
-    """Fields that its prepared batch offers to the embedding and as side inputs."""
+    """Fields that its prepared batch offers to the embedding and as side inputs; one that it makes of an optional field, where that is
+    delivered."""
     outputs: Mapping[str, TensorSpec]
     """Head outputs its loss reads."""
     linear_outputs: tuple[str, ...] = ()

@@ -29,7 +29,20 @@ class HasTokenizer(Protocol):
     """The options of a loader whose ids come from a tokenizer, which then belongs to the run.
 
     Sources of one run with equal settings share one tokenizer. It lies in the run directory, beside the final weights and in every export;
-    whatever goes on from there uses it as it is.
+    whatever goes on from there uses it as it is. Loaders are built with options that have it, so one may rely on it; a field that is no
+    option of a config keeps it:
+
+    ```python
+    @frozen(kw_only=True)
+    class MorseOptions:
+        text: str = option(doc="what is keyed")
+        kept: Tokenizer | None = field(default=None, init=False, eq=False)
+
+        def with_tokenizer(self, tokenizer):
+            bound = evolve(self)
+            object.__setattr__(bound, "kept", tokenizer)
+            return bound
+    ```
     """
 
     def tokenizer_settings(self) -> Mapping[str, Any] | None:

@@ -12,6 +12,25 @@ from stackwise.planes.data.sampled_loader import comes_of_a_worker
 from stackwise.timeline.duration import Moment
 
 
+def check_surroundings(device_type: str) -> None:
+    """Check that torch computes here as the config says: with gradients, in the declared precision, on the declared device.
+
+    Raises:
+        UserError: the caller has switched one of them.
+    """
+    if torch.is_inference_mode_enabled() or not torch.is_grad_enabled():
+        where = "torch.inference_mode()" if torch.is_inference_mode_enabled() else "torch.no_grad()"
+        raise UserError(f"training is called inside {where}, where nothing has a gradient: call it outside")
+    if torch.is_autocast_enabled(device_type):
+        raise UserError(
+            "training is called inside torch.autocast, and run.precision says the precision: call it outside, and write bf16 there"
+        )
+    if (default := torch.get_default_device()).type != "cpu":
+        raise UserError(
+            f"torch's default device is set to {default}, and run.device says where to train: call it without, and write it there"
+        )
+
+
 def memory_fault(error: BaseException, batches: Sequence[Batch], moment: Moment) -> UserError | None:
     """What to say of a step for which the memory did not suffice; None where something else is wrong."""
     if not (isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)):

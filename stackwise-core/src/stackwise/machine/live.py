@@ -83,6 +83,20 @@ class LiveState:
         self.model.apply_values(t)
         self.optimizer.apply_values(t)
 
+    def given(self) -> dict[str, object]:
+        """What was given in code and may keep something from step to step, by the name that messages begin with."""
+        state, model, task = None if self.phase is None else self.phase.state, self.model.model, self.objective.task
+        given: dict[str, object] = {}
+        if state is None:
+            given[""] = model
+        elif state.model.rack.given is not None:
+            given["rack"] = model.get_submodule("rack")
+        for each in getattr(task, "functions", ()):  # of a `Loss`; a task of one's own may pass something on from `prepare` to `loss`
+            given[f"the loss {type(each).__name__}"] = each
+        if state is None or state.optimizer.part.given is not None:
+            given[f"the optimizer {type(self.optimizer.optimizer).__name__}"] = self.optimizer.optimizer
+        return given
+
     def moving(self) -> list[Callable[[float], None]]:
         """What to call with the t of every further step of the phase; where nothing follows time, once `apply_values` is enough."""
         return [plane.apply_values for plane in (self.objective, self.model, self.optimizer) if plane.moves]

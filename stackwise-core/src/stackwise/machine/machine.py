@@ -17,7 +17,7 @@ from stackwise.curriculum.schedule import CompiledPhase, PhaseSchedule
 from stackwise.errors import DataError, TrainingHalted, UserError
 from stackwise.machine.counts import Counts
 from stackwise.machine.evaluation import Evaluation
-from stackwise.machine.faults import worker_fault
+from stackwise.machine.faults import check_surroundings, worker_fault
 from stackwise.machine.handed_over import begin
 from stackwise.machine.live import LiveState
 from stackwise.machine.observers import Observers
@@ -216,6 +216,7 @@ class TrainingMachine:
 
     def _phases(self) -> Iterator[Event]:
         settings = self.settings
+        check_surroundings(self.placement.device.type)
         yield RunStarted(
             steps=self.schedule.steps,
             device=str(self.placement.device),

@@ -92,8 +92,14 @@ class Probe:
         return {"batch": dict(self._last[0])}
 
     def load_state(self, saved: Mapping[str, Any] | None, moment: Moment) -> None:
-        """Load what `state` returned, of the instant of the last step."""
+        """Load what `state` returned, of the instant of the last step.
+
+        Raises:
+            ValueError: it is no batch of the task.
+        """
         if saved is not None:
+            if missing := [name for name in self._live.objective.task.get_spec().batch if name not in saved["batch"]]:
+                raise ValueError(f"the saved last batch has no field '{missing[0]}'")
             batch = {name: tensor.to(self._live.placement.device) for name, tensor in saved["batch"].items()}
             self._last = batch, moment
 

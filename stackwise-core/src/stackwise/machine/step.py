@@ -83,7 +83,7 @@ class Step:
         self.draws.begin()
         model = self._live.model.model
         self._buffers = TrainedBuffers(model) if next(model.buffers(), None) is not None else None
-        self._first = FirstSteps(model)
+        self._first = FirstSteps(model, self._live.given())
         self._default, self._rates = self._live.optimizer.default_group, _rates(self._live.optimizer.optimizer)
 
     def rates(self) -> tuple[float, dict[str, float]]:
@@ -115,9 +115,11 @@ class Step:
         optimizer, buffers = self._live.optimizer, self._buffers
         if buffers is not None:
             buffers.before_step()
+        if self._first is not None:
+            self._first.begin()
         loss, targets, metrics = self._backward(batches, moment)
-        if self._first is not None and self._first.look():
-            self._first = None
+        if self._first is not None:
+            self._first.look()
         parameters = optimizer.parameters
         sharding = self._live.sharding
         norm = gradient_norm(parameters) if sharding is None else sharding.norm(parameters)
@@ -130,6 +132,8 @@ class Step:
             optimizer.step(moment.t)
         for parameter in parameters:
             parameter.grad = None
+        if self._first is not None and self._first.end():
+            self._first = None
         self._live.rest()
         return Outcome(loss, norm, why, metrics)
 
@@ -217,11 +221,15 @@ class Step:
     def _forward(self, batch: Batch, moment: Moment) -> Judged:
         objective, model, autocast = self._live.objective, self._live.model.model, self._live.placement.autocast
         if autocast is None:
-            return objective.loss(model, prepare(objective, model, batch, moment, self._generator))
-        with autocast() if objective.uses_model else nullcontext():
-            prepared = prepare(objective, model, batch, moment, self._generator)
-        with autocast():
-            return objective.loss(model, prepared)
+            judged = objective.loss(model, prepare(objective, model, batch, moment, self._generator))
+        else:
+            with autocast() if objective.uses_model else nullcontext():
+                prepared = prepare(objective, model, batch, moment, self._generator)
+            with autocast():
+                judged = objective.loss(model, prepared)
+        if self._first is not None and self._live.sharding is None:  # a divided model computes with tensors put together for it
+            self._first.reached(judged.total)
+        return judged
 
 
 def gradient_norm(parameters: Sequence[nn.Parameter]) -> float:

@@ -290,8 +290,9 @@ class _Planner:
             self.problems += error.problems
         except ScheduleError as error:
             in_time = any(problem.path.endswith((".until", "run.horizon")) for problem in self.problems)
-            unpriced = self.flops_of is None and counts(self.experiment.resolved, "flops")
-            if not in_time and not (unpriced and (self.problems or self.drafts.faults)):  # what is wrong there is why nothing is priced
+            apart = self.drafts.counting and any(phase.joined is None for phase in phases)
+            uncounted = apart or (self.flops_of is None and counts(self.experiment.resolved, "flops"))
+            if not in_time and not (uncounted and (self.problems or self.drafts.faults)):  # what is wrong there is why nothing is counted
                 self.problems.append(Problem(str(error), "phases", phases[-1].config.locate("until")))
         return None
 
@@ -317,9 +318,8 @@ class _Planner:
     def _compile(self, states: States, phase: _Phase, before: _Phase | None) -> CompiledPhase:
         config, clock = phase.config, states.curves.clock
         start, stop = clock.starts[config.index], clock.starts[config.index + 1]
-        growth = phase.joined.drafts.growth if phase.joined is not None else None
+        growth, crossing = phase.joined.drafts.growth if phase.joined is not None else None, None
         operator = None if growth is None else states.part(config, growth)
-        crossing = None
         if phase.joined is not None and phase.state is not None:
             self.problems += mix_problems(config, phase.state.data, clock)
             if before is not None and before.state is not None:

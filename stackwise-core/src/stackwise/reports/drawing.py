@@ -134,11 +134,12 @@ def _planned_positions(plan: Mapping[str, Any]) -> dict[str, list[Any]]:
 
 def marks_of(record: RunRecord, steps: Steps) -> dict[str, list[dict[str, Any]]]:
     """What happened beside steps and evaluations, each at its step."""
-    rewound = {event["step"] for event in record.of_kind("rewound")}
+    begun_anew = {event["step"] for event in record.of_kind("rewound")}
+    begun_anew |= {e["step"] for e in record.of_kind("config_changed") if str(e["key"]).endswith(".until.ended")}  # a phase that stalled
     return {
         "skipped": [{"step": step, "why": why} for step, why in steps.skipped.items()],
         "rewinds": [{"step": event["step"], "from": event["halted_at"], "why": event["why"]} for event in record.of_kind("rewound")],
-        "resumes": [{"step": e["step"]} for e in record.of_kind("run_started") if e["step"] and e["step"] not in rewound],
+        "resumes": [{"step": e["step"]} for e in record.of_kind("run_started") if e["step"] and e["step"] not in begun_anew],
         "changes": [{k: e[k] for k in ("step", "key", "before", "after")} for e in record.of_kind("config_changed")],
         "reactions": [{k: e[k] for k in ("step", "factor_before", "factor", "why")} for e in record.of_kind("reacted")],
         "stops": [{k: e[k] for k in ("step", "why")} for e in record.of_kind("stopped")],

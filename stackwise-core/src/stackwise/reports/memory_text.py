@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from stackwise.assembly.pricing import PhasePrice
 
 
+BESIDE = "  of tensors in one process; libraries and data come on top, on a processor gaps between tensors too: 1.3 to 1.9 times the peak"
+"""What the figures leave out; docs/how-to/reports.md says how it was measured."""
+
+
 def memory_as_json(cost: PhasePrice) -> dict[str, Any] | None:
     """Bytes in one process, or why they are not known; None where nobody asked."""
     memory = cost.memory
@@ -38,7 +42,7 @@ def memory_lines(prices: Sequence[PhasePrice], columns: int | None = None) -> li
         elif memory is not None:
             parts = (memory.weights, memory.gradients, memory.moments, memory.copies + memory.reference, memory.activations, memory.peak)
             rows.append([cost.name, *(f"{part / 1e6:,.1f} MB" for part in parts)])
-    return [*(["", *table(rows, columns)] if len(rows) > 1 else []), *(["", *unknown] if unknown else [])]
+    return [*(["", *table(rows, columns), BESIDE] if len(rows) > 1 else []), *(["", *unknown] if unknown else [])]
 
 
 def memory_sentence(plan: Mapping[str, Any]) -> str | None:

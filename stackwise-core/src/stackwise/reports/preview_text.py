@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import chain, repeat
+from itertools import chain, groupby, repeat
 from typing import Any
 
 from stackwise.assembly.preview import Preview
-from stackwise.reports.terminal import table
+from stackwise.contracts.generation import TextCodec
+from stackwise.errors import StackwiseError
+from stackwise.reports.terminal import table, wrap
 
 PADDING = "real"
 """The field that says which entries are not padding."""
@@ -15,19 +17,21 @@ WIDTH = 100
 """Characters of a row's line."""
 
 
-def preview_as_text(preview: Preview, rows: int) -> str:
+def preview_as_text(preview: Preview, rows: int, columns: int | None = None) -> str:
     """One phase.
 
     Args:
         preview: what the model gets.
         rows: how many rows of each source are shown.
+        columns: room for a line; None: as much as it takes, rows cut at a width that can be read.
     """
     sources = ", ".join(f"{count} rows of {name}" for name, count in preview.rows.items())
     part = f", the first of {preview.of} micro-batches" if preview.of > 1 else ""
-    lines = [f"phase {preview.phase}, step {preview.step:,}: {preview.task} gives the model this{part} ({sources})", ""]
-    lines += table([["field", "dtype", "shape", "values", "left out"], *(_field(*each) for each in preview.batch.items())])
+    head = f"phase {preview.phase}, step {preview.step:,}: {preview.task} gives the model this{part} ({sources})"
+    fields = [["field", "dtype", "shape", "values", "left out"], *(_field(*each) for each in preview.batch.items())]
+    lines = [wrap(head, columns), "", *table(fields, columns)]
     for index, source in _shown(preview, rows):
-        lines += ["", f"row {index}" + (f" ({source})" if source else ""), *_row(preview, index)]
+        lines += ["", f"row {index}" + (f" ({source})" if source else ""), *_row(preview, index, columns)]
     return "\n".join(lines)
 
 
@@ -84,30 +88,36 @@ def _coded(preview: Preview) -> list[tuple[str, Any]]:
     return [(name, value) for name, value in preview.batch.items() if preview.codec and name in preview.coded and value.dim() == 2]
 
 
-def _row(preview: Preview, index: int) -> list[str]:
+def _row(preview: Preview, index: int, columns: int | None) -> list[str]:
     coded = dict(_coded(preview))
     width = max(len(name) for name in preview.batch)
+    room = WIDTH if columns is None else columns - width - 4
     lines = []
     for name, value in preview.batch.items():
         if not value.dim():
             continue
         row = value[index].tolist()
         text = repr(_decoded(preview, row)) if name in coded else _numbers(row)
-        lines.append(f"  {name.ljust(width)}  {text if len(text) <= WIDTH else text[: WIDTH - 1] + '…'}")
+        lines.append(f"  {name.ljust(width)}  {text if len(text) <= room else text[: room - 1] + '…'}")
     return lines
 
 
 def _decoded(preview: Preview, ids: Sequence[int]) -> str:
-    """The text of a row; an entry without a target is a dot."""
+    """The text of a row; an entry without a target is a dot, an id that stands for no text (a mask) is in angle brackets."""
     assert preview.codec is not None
-    text, run = "", []
-    for each in ids:
-        if each >= 0:
-            run.append(each)
-            continue
-        text += (preview.codec.decode(run) if run else "") + "·"
-        run = []
-    return text + (preview.codec.decode(run) if run else "")
+    words = {each: _is_text(preview.codec, each) for each in set(ids) if each >= 0}
+    text = ""
+    for told, group in groupby(ids, key=lambda each: words.get(each, False)):
+        run = list(group)
+        text += preview.codec.decode(run) if told else "".join("·" if each < 0 else f"⟨{each}⟩" for each in run)
+    return text
+
+
+def _is_text(codec: TextCodec, id: int) -> bool:
+    try:
+        return bool(codec.decode([id]))
+    except (ArithmeticError, LookupError, ValueError, StackwiseError):  # beyond the vocabulary
+        return False
 
 
 def _numbers(value: Any) -> str:

@@ -13,6 +13,7 @@ from typing import Any, get_args, get_type_hints
 from attrs import field, frozen
 
 from stackwise.contracts.events import Evaluated, Event, StepDone
+from stackwise.errors import UserError
 from stackwise.storage import codec
 from stackwise.storage.regular import open_regular
 
@@ -117,7 +118,11 @@ class Log:
         path = self.directory / name
         if not path.exists():
             return
-        with TextIOWrapper(open_regular(path), encoding="utf-8", errors="replace") as file:
+        try:
+            opened = open_regular(path)
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {error.strerror}: put the log back, or remove what stands in its place") from None
+        with TextIOWrapper(opened, encoding="utf-8", errors="replace") as file:
             for number, text in enumerate(file, 1):
                 try:
                     content = codec.read_object(text.encode())

@@ -99,8 +99,9 @@ class Held:
         Raises:
             TypeError: a tensor that safetensors cannot hold, by name.
         """
-        once, same = distinct(tensors)
-        pieces = {name: mine for name, tensor in once.items() if (mine := others.to_write(tensor)) is not None}
+        with torch.no_grad():  # where gradients are recorded, torch makes a view of each part, for half of what this takes
+            once, same = distinct(tensors)
+            pieces = {name: mine for name, tensor in once.items() if (mine := others.to_write(tensor)) is not None}
         forms = {name: _Form(tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
         return cls(forms, same, {name: rows for name, (rows, _) in pieces.items()}, {name: row for name, (_, row) in pieces.items()})
 

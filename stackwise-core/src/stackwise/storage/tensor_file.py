@@ -184,7 +184,7 @@ def distinct(tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tenso
 
 def _check(name: str, tensor: torch.Tensor) -> None:
     """Refuse a tensor that the file cannot hold, before anything is written."""
-    if name == _METADATA or any("\ud800" <= letter <= "\udfff" for letter in name):
+    if name == _METADATA or (not name.isascii() and any("\ud800" <= letter <= "\udfff" for letter in name)):
         raise TypeError(f"{name!r} cannot name a tensor in a safetensors file: use Unicode text other than '{_METADATA}'")
     if tensor.dtype not in DTYPES or tensor.layout is not torch.strided or tensor.is_meta or tensor.is_quantized:
         raise TypeError(f"{name} is a {tensor.layout} tensor of {tensor.dtype} on {tensor.device}: safetensors cannot hold its values")

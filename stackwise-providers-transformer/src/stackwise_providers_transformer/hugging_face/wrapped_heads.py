@@ -103,6 +103,8 @@ class WrappedClassifier(nn.Module):
             if said != built:
                 raise UserError(f"model.head.{name} is {said}, and the model of this config has {built}: write {name}: {built}")
         self._reads_last = options.each == "row" and is_causal(hf, config)
+        if self._reads_last and self.model.config.pad_token_id is None:
+            self.model.config.pad_token_id = 0  # the library takes no batch without one, and looks for it in tokens alone
 
     def get_spec(self) -> HeadSpec:
         """Hidden state in, logits out."""

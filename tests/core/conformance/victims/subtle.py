@@ -210,6 +210,23 @@ class Loud(sound.Loader):
         return super().one(row, length) * (10 if self.options.louder else 1)
 
 
+class Halving(sound.Transform):
+    """Writes into the batch at every second step."""
+
+    def __call__(self, batch: Mapping[str, Tensor], moment: Any, generator: Generator) -> dict[str, Tensor]:
+        if moment.step % 2:
+            batch["levels"].mul_(0.5)
+        return super().__call__(batch, moment, generator)
+
+
+class Clearing(sound.Observer):
+    """Takes the metrics of a step for its own."""
+
+    def __call__(self, event: Any) -> None:
+        if type(event).__name__ == "StepDone":
+            event.metrics.clear()
+
+
 class Blending(sound.Transform):
     """Mixes every batch with the one before, which is in no state."""
 
@@ -243,4 +260,4 @@ class Heldout(sound.Reaction):
 ahead_in_training, far_ahead, mixing_in_training = of(AheadInTraining), of(FarAhead), of(MixingInTraining)
 mixing_many, averaged = of(MixingMany), of(Averaged)
 impatient, remembering, dividing, counting, mean_metric = of(Impatient), of(Remembering), of(Dividing), of(Counting), of(MeanMetric)
-blending, forgetting, heldout = of(Blending), of(Forgetting), of(Heldout)
+blending, halving, clearing, forgetting, heldout = map(of, (Blending, Halving, Clearing, Forgetting, Heldout))

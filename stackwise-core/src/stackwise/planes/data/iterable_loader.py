@@ -122,6 +122,8 @@ class IterableLoader:
         """The batch by field: a mapping is one, and the entries of a tuple are named by itself or by the config."""
         by_field = batch if isinstance(batch, dict) and not self._fields else self._by_field(batch, f"batch {self._taken}")
         for name, value in by_field.items():
+            if not isinstance(name, str):
+                raise DataError(f"batch {self._taken} names a field {name!r}, which is no text: give its fields names")
             if not isinstance(value, torch.Tensor):
                 raise DataError(
                     f"'{name}' of batch {self._taken} is a {type(value).__name__}, and a field is a tensor: convert it, or leave it out"
@@ -161,6 +163,7 @@ class ListLoader(IterableLoader):
         self._count = len(source)
         self._first = digest_of(source[0]) if source else None
         self._values = sampled_digest(source)
+        self._versions: list[tuple[int, ...]] = []
 
     @property
     def lap(self) -> int:
@@ -176,7 +179,27 @@ class ListLoader(IterableLoader):
             raise self._is_empty()
         if len(self._source) != self._count:
             hold_to_size("a list", "batches", len(self._source), self._count)
-        return self._source[self._taken % self._count]
+        number = self._taken % self._count
+        if not number:
+            self._hold_to_values()
+        return self._source[number]
+
+    def _hold_to_values(self) -> None:
+        """Refuse batches that were changed in place since they were first read, as every epoch and evaluation reads the same list."""
+        versions = [_versions(batch) for batch in self._source]
+        self._versions = self._versions or versions
+        for number, (now, then) in enumerate(zip(versions, self._versions, strict=True)):
+            if now != then:
+                raise DataError(
+                    f"a tensor of batch {number} was changed in place since it was first read, and every epoch and evaluation reads the "
+                    "same list: leave it as it is in forward and loss (x * 2 for x.mul_(2)), or bring a DataLoader, which makes its own"
+                )
+
+
+def _versions(batch: object) -> tuple[int, ...]:
+    """How often each tensor of a batch was changed in place; torch does not count it for one made in inference mode."""
+    values = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, Sequence) else ()
+    return tuple(0 if value.is_inference() else value._version for value in values if isinstance(value, torch.Tensor))
 
 
 class RepeatedLoader(IterableLoader):

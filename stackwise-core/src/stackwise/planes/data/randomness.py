@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -40,6 +42,40 @@ def seeded(seed: int) -> Iterator[None]:
         torch.default_generator.set_state(before[0])
         random.setstate(before[1])
         mtrand.set_bit_generator(before[2])
+
+
+GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
+_MOST_OBJECTS, _DEPTH = 500, 4
+
+
+def own_generators(given: object) -> dict[str, object]:
+    """Path → generator for those that an object keeps in attributes, lists and maps, or parts of it do; the first 500 are looked at."""
+    found, seen, waiting = dict[str, object](), {id(given)}, [("", given, 0)]
+    while waiting and len(seen) < _MOST_OBJECTS:
+        path, holder, depth = waiting.pop(0)
+        if isinstance(holder, GENERATORS):
+            found[path] = holder
+            continue
+        for name, value in _parts(holder) if depth < _DEPTH else ():
+            if id(value) not in seen and (isinstance(value, (*GENERATORS, list, tuple, dict)) or hasattr(value, "__dict__")):
+                seen.add(id(value))
+                waiting.append((f"{path}.{name}".lstrip("."), value, depth + 1))
+    return found
+
+
+def _parts(holder: object) -> list[tuple[object, object]]:
+    if isinstance(holder, type | ModuleType | torch.Tensor):
+        return []
+    if isinstance(holder, list | tuple):
+        return list(enumerate(holder[:_MOST_OBJECTS]))
+    return list((holder if isinstance(holder, dict) else getattr(holder, "__dict__", {})).items())[:_MOST_OBJECTS]
+
+
+def generator_state(generator: object) -> bytes:
+    """A generator's place."""
+    if isinstance(generator, torch.Generator):
+        return bytes(generator.get_state().tolist())
+    return pickle.dumps(generator)
 
 
 class OwnDraws:

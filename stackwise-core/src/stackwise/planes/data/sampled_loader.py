@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 
 from stackwise.errors import DataError
 from stackwise.planes.data.iterable_loader import VALUES, IterableLoader, hold_to_size, length_of
-from stackwise.planes.data.randomness import seeded
+from stackwise.planes.data.randomness import generator_state, own_generators, seeded
 from stackwise.planes.data.values import digest_of, sampled_digest
 from stackwise.timeline.streams import step_seed, stream_key
 
@@ -234,17 +234,43 @@ class _Fetch:
 
     def __init__(self, dataset: Any, collate: Callable[[Any], Any], batched: bool, seed: int) -> None:
         self.dataset, self.collate, self.batched, self.seed = dataset, collate, batched, seed
+        self.generators = own_generators(dataset)
 
     def __getitem__(self, request: _Request) -> object:
-        """The batch, made on generators of its own."""
-        with seeded(step_seed(stream_key(self.seed, "rows", request.epoch), request.number)):
-            if not self.batched:
-                samples = self.dataset[request.indices]
-            elif callable(getattr(self.dataset, "__getitems__", None)):
-                samples = self.dataset.__getitems__(request.indices)
-            else:
-                samples = [self.dataset[index] for index in request.indices]
-            return self.collate(samples)
+        """The batch, made on generators of its own.
+
+        Raises:
+            DataError: the dataset raises StopIteration, which would pass for the end of the data, or draws from a generator that it keeps.
+        """
+        before = [generator_state(generator) for generator in self.generators.values()]
+        try:
+            with seeded(step_seed(stream_key(self.seed, "rows", request.epoch), request.number)):
+                batch = self._made(request.indices)
+        except StopIteration as error:
+            raise DataError(f"the dataset raised StopIteration{_among(request)}: let it end by its length") from error
+        except Exception as error:
+            error.add_note(f"raised{_among(request)}")
+            raise
+        for (name, generator), state in zip(self.generators.items(), before, strict=True):
+            if state != generator_state(generator):
+                raise DataError(
+                    f"the dataset draws from {name}, a {type(generator).__name__} of its own, whose place no checkpoint holds, so a resume "
+                    "would draw other numbers: draw from torch's, numpy's or Python's own functions, which are seeded for every batch"
+                )
+        return batch
+
+    def _made(self, indices: Any) -> object:
+        if not self.batched:
+            samples = self.dataset[indices]
+        elif callable(getattr(self.dataset, "__getitems__", None)):
+            samples = self.dataset.__getitems__(indices)
+        else:
+            samples = [self.dataset[index] for index in indices]
+        return self.collate(samples)
+
+
+def _among(request: _Request) -> str:
+    return f" among the samples {request.indices!s:.80} (batch {request.number} of epoch {request.epoch})"
 
 
 def _as_it_is(batch: object) -> object:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from itertools import pairwise
-from math import isfinite
+from math import isfinite, isnan
 from typing import Any
 
 import numpy as np
@@ -122,8 +122,14 @@ def _step_rows(steps: Steps) -> dict[str, Any]:
         return {"columns": [], "rows": [], "count": 0}
     chosen = sorted({round(i * (count - 1) / (MOST_STEPS - 1)) for i in range(MOST_STEPS)})
     names = [name for name in steps.columns if np.any(np.isfinite(steps.columns[name]))]
-    rows = [[int(steps.step[i]), *(float(steps.columns[name][i]) for name in names)] for i in chosen]
-    return {"columns": names, "rows": rows, "count": count}
+    rows = [[int(steps.step[i]), *(_said(name, float(steps.columns[name][i])) for name in names)] for i in chosen]
+    heads = [name.removeprefix("metrics.").removeprefix("rates.") for name in names]
+    return {"columns": heads, "rows": rows, "count": count}
+
+
+def _said(column: str, value: float) -> float | None:
+    """A value of the log; a metric or rate that a phase does not have is None."""
+    return None if column.startswith(("metrics.", "rates.")) and isnan(value) else value
 
 
 def comparison_tables(records: Sequence[RunRecord], groups: Sequence[int]) -> dict[str, Any]:
