@@ -52,6 +52,27 @@ class Fails:
             raise ValueError("no more")
 
 
+class Stutters(Fails):
+    """Raises at some events and asks to be tried again; it is told when the run is over."""
+
+    retries, fails_at = 2, (3, 4, 7)
+    left: str | None = None
+
+    def __call__(self, event: Event) -> None:
+        self.heard += 1
+        if self.heard in self.fails_at:
+            raise ConnectionError("no line")
+
+    def leave(self, status: str) -> None:
+        self.left = status
+
+
+class GivesUp(Stutters):
+    """Fails once too often in a row."""
+
+    fails_at = (3, 4, 5)
+
+
 def config(observers: list[Any]) -> dict[str, Any]:
     """Twelve steps; a checkpoint every two, at the boundary and at the end, evaluations in between."""
     return base(
@@ -153,6 +174,17 @@ def test_an_observer_that_raises_is_dropped_for_good_and_the_others_hear_on(tmp_
     with pytest.warns(RuntimeWarning, match="ValueError: no more; it is dropped and the run goes on"):
         train(loop_of(tmp_path, [fails, counts]))
     assert fails.heard == 3 and counts.kinds["Rewound"] == 1
+
+
+def test_an_observer_may_be_asked_again_and_is_told_of_the_end_even_if_it_was_dropped(tmp_path: Path) -> None:
+    stutters, gives_up, counts = Stutters(), GivesUp(), CountsKinds()
+    with pytest.warns(RuntimeWarning, match="ConnectionError: no line") as told:
+        loop = loop_of(tmp_path, [stutters, gives_up, counts])
+        train(loop)
+    loop.machine.observers.leave("finished")
+    assert stutters.heard == counts.kinds.total() > 7 and gives_up.heard == 5
+    assert [str(each.message).endswith("next event") for each in told if "no line" in str(each.message)].count(False) == 1
+    assert stutters.left == gives_up.left == "finished"
 
 
 def test_a_listener_of_the_run_itself_ends_it_when_it_raises(tmp_path: Path) -> None:

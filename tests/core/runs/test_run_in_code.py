@@ -166,13 +166,14 @@ def test_what_cannot_be_is_refused() -> None:
     assert lines(Path("done") / "events.jsonl")
 
 
-def test_a_command_names_each_component_that_only_the_code_has() -> None:
+def test_a_command_names_every_component_that_only_the_code_has_in_one_sentence() -> None:
     go(output="done", steps=2)
-    with pytest.raises(ConfigError) as refused:
-        list(evaluate(Path("done")))
-    (problem,) = refused.value.problems  # one sentence, as one thing mends them all
-    assert problem.path == "task"
-    assert all(place in problem.message for place in ("model.embedding.use", "model.rack.use", "model.head.use", "optimizer.use"))
+    for command in (lambda: list(evaluate(Path("done"))), lambda: resume(Path("done"))):
+        with pytest.raises(ConfigError) as refused:
+            command()
+        (problem,) = refused.value.problems
+        assert problem.path == "task"
+        assert all(place in problem.message for place in ("model.embedding.use", "model.rack.use", "model.head.use", "optimizer.use"))
 
 
 def test_another_number_of_threads_is_said_when_a_run_goes_on() -> None:

@@ -336,8 +336,9 @@ class Adapter(Protocol):
 
 
 Observer = Callable[[Any], None]
-"""Called with every event of the run, in order; one that raises is dropped with a warning, and the run goes on. It lets events pass
-that it does not know."""
+"""Called with every event of the run, in order; one that raises is dropped with a warning, and the run goes on. One with an attribute
+`retries` (a whole number) is asked again at the next event instead, so many failures in a row; the event that it failed on is lost to it.
+It lets events pass that it does not know."""
 
 
 @runtime_checkable
@@ -354,7 +355,8 @@ class LeavesRun(Protocol):
     """An observer that wants to know when a process is done with the run, and its files are complete."""
 
     def leave(self, status: str) -> None:
-        """Called once in each process that ends by itself, after the last event and the final weights, where there is a run directory.
+        """Called once in each process that ends by itself, after the last event and the final weights, where there is a run directory; of
+        an observer that was dropped as well.
 
         Args:
             status: as in `status.json`: `finished`, `stopped by …`, `interrupted` or `failed: …`.

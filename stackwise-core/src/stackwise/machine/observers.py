@@ -18,7 +18,8 @@ class Observers:
     """Observers and listeners of a run. They outlive the machine: after a rewind the new one has the same observers.
 
     Args:
-        declared: observers in order; one that raises is dropped with a warning, and the run goes on.
+        declared: observers in order; one that raises is dropped with a warning, and the run goes on. One with an attribute `retries`
+            is asked again at the next event, so many times in a row.
         names: for each of them its id and what messages call it; left out for those given in code.
     """
 
@@ -26,6 +27,8 @@ class Observers:
         self._declared = tuple(declared)
         self._names = {id(observer): name for observer, name in zip(declared, names, strict=False)}
         self._active = list(declared)
+        self._failures: dict[int, int] = {}
+        """Of observers, how often each failed in a row."""
         self._listeners: list[Observer] = []
         self.evaluating: Callable[[str, int, int], None] | None = None
         """Hears how far an evaluation is: its name, batches done, batches in all."""
@@ -42,9 +45,10 @@ class Observers:
                 self._guarded(observer, partial(observer.meet, facts()))
 
     def leave(self, status: str) -> None:
-        """Tell the declared observers that want to know it that this process is done with the run."""
-        active: Sequence[Any] = tuple(self._active)
-        for observer in active:
+        """Tell the declared observers that want to know it that this process is done with the run; those too that were dropped, which may
+        hold a file or a thread."""
+        declared: Sequence[Any] = self._declared
+        for observer in declared:
             if isinstance(observer, LeavesRun):
                 self._guarded(observer, partial(observer.leave, status))
 
@@ -63,10 +67,16 @@ class Observers:
         try:
             act()
         except Exception as error:
-            self._active.remove(observer)
+            failures = self._failures[id(observer)] = self._failures.get(id(observer), 0) + 1
+            retries = getattr(observer, "retries", 0)
+            again = isinstance(retries, int) and failures <= retries
+            if not again and observer in self._active:
+                self._active.remove(observer)
             _, told = self._names.get(id(observer), ("", repr(observer)))
-            sentence = f"observer {told} raised {type(error).__name__}: {error}; it is dropped and the run goes on"
-            warn(sentence, RuntimeWarning, stacklevel=5)
+            follows = "it is asked again at the next event" if again else "it is dropped and the run goes on"
+            warn(f"observer {told} raised {type(error).__name__}: {error}; {follows}", RuntimeWarning, stacklevel=5)
+        else:
+            self._failures.pop(id(observer), None)
 
     def state_dict(self) -> dict[str, Any]:
         """State of the stateful observers by position, dropped ones included; copies, as more events come before it is saved."""

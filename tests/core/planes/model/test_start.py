@@ -40,6 +40,16 @@ def test_every_difference_is_listed_at_once() -> None:
         check_start(torn, Tied(), ())
 
 
+@pytest.mark.parametrize(("dtype", "taken"), [(torch.bfloat16, True), (torch.float64, True), (torch.int8, False), (torch.bool, False)])
+def test_whole_numbers_are_no_weights(dtype: torch.dtype, taken: bool) -> None:
+    given = {**weights(), "first.bias": torch.ones(2, dtype=dtype)}
+    if taken:
+        assert check_start(given, Tied(), ())[1].keys() == given.keys()
+    else:
+        with pytest.raises(UserError, match=r"first\.bias is"):
+            check_start(given, Tied(), ())
+
+
 def test_what_is_dropped_is_neither_taken_nor_missed() -> None:
     assert check_start({**weights(), "other": torch.ones(1)}, Tied(), ("first.bias", "other"))[1].keys() == {"first.weight"}
     with pytest.raises(SelectorError):

@@ -41,7 +41,8 @@ def check_start(tensors: Tensors, model: nn.Module, drop: Sequence[str]) -> tupl
     if shapes is None:
         rest = {name: tensor for name, tensor in tensors.items() if name not in omitted}
     else:
-        rest = {name: torch.empty(shape, device="meta") for name, shape in shapes.items() if name not in omitted}
+        dtypes = {name: tensor.dtype for name, tensor in own.items()}  # those of the folder are its format's to check
+        rest = {n: torch.empty(shape, device="meta", dtype=dtypes.get(n)) for n, shape in shapes.items() if n not in omitted}
     if faults := differences(own, rest, omitted | _unknown_adapters(own, rest), dtypes=False):
         raise UserError(
             "the weights of model.start are not this model's; name in `drop` what is to start anew or to be left out:\n  "

@@ -83,7 +83,7 @@ def differences(own: Tensors, saved: Mapping[str, Any], dropped: Collection[str]
         own: the model's tensors by name. Where several names hold one tensor, the first is needed and the others must agree with it.
         saved: by name.
         dropped: names that are not asked for.
-        dtypes: whether another dtype is a difference.
+        dtypes: whether another dtype of the same kind is a difference; whole numbers in the place of fractions are one anyway.
     """
     first = {id(tensor): name for name, tensor in reversed(list(own.items()))}
     unequal = [f"missing in the weights: {name}" for name in first.values() if name not in saved and name not in dropped]
@@ -94,7 +94,7 @@ def differences(own: Tensors, saved: Mapping[str, Any], dropped: Collection[str]
         other, canonical = saved[name], first[id(tensor)]
         if other.shape != tensor.shape:
             unequal.append(f"of another shape: {name} is {list(other.shape)} in the weights and {list(tensor.shape)} in the model")
-        elif dtypes and other.dtype != tensor.dtype:
+        elif other.dtype != tensor.dtype and (dtypes or other.is_floating_point() != tensor.is_floating_point()):
             unequal.append(f"of another dtype: {name} is {_dtype(other)} in the weights and {_dtype(tensor)} in the model")
         elif canonical != name and canonical in saved and not torch.equal(other, saved[canonical]):
             unequal.append(f"tied in the model, but different in the weights: {name} and {canonical}")
