@@ -62,7 +62,7 @@ BROKEN_PIPE = 128 + 13
 """Exit code when the reader of our output left (`| head -1`): as if stopped by SIGPIPE."""
 
 DISK_REFUSES = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
-"""Errors of the operating system that are nobody's bug, wherever they are raised: a full disk behind standard output, above all."""
+"""Errors of the operating system that are never a bug, wherever they are raised; mostly a full disk behind standard output."""
 
 
 class _LazyGroup(click.Group):
@@ -125,7 +125,7 @@ class _LazyGroup(click.Group):
 
 
 def _leave(code: object) -> NoReturn:
-    """End the process although a provider's thread runs on: the interpreter would wait for it."""
+    """End the process even if a provider's thread is still running, which the interpreter would wait for."""
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
             stream.flush()
@@ -194,7 +194,7 @@ def main(ctx: click.Context, debug: bool, allow: tuple[str, ...], block: tuple[s
       4    training halted: losses or gradients were not finite
       5    stopped by its own limit of time, run.stop.after
       137  one of several processes was killed from outside, or hangs
-      130  stopped by Ctrl-C, 143 by SIGTERM, 129 as the terminal closed
+      130  stopped by Ctrl-C, 143 by SIGTERM, 129 when the terminal closed
            (128 + number of the signal)
     """
     ctx.with_resource(observing(lists_of("--{}-provider", allow or None, block)))

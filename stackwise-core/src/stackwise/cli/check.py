@@ -69,7 +69,7 @@ def check(ctx: click.Context, providers: tuple[str, ...], as_json: bool, expecte
 
 
 def _parsed(text: str) -> tuple[str, str]:
-    """CHECK=REASON.
+    """Split CHECK=REASON.
 
     Raises:
         UsageError: no reason is given.
@@ -89,7 +89,9 @@ def as_expected(outcome: Outcome, reasons: Mapping[str, str]) -> Outcome:
         return outcome
     if outcome.verdict == "failed":
         return evolve(outcome, verdict="expected", reason=f"{reason} ({outcome.reason})")
-    return evolve(outcome, verdict="failed", reason=f"it was expected to fail ({reason}) and is {outcome.verdict}: expect it no longer")
+    return evolve(
+        outcome, verdict="failed", reason=f"it was expected to fail ({reason}) and is {outcome.verdict}: remove this --expect-failure"
+    )
 
 
 def _as_object(outcome: Outcome) -> dict[str, str]:

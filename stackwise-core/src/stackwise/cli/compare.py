@@ -29,11 +29,16 @@ Exit codes: 0 done, 2 a RUN is not a run directory.
 )
 @click.argument("runs", metavar="RUN RUN...", nargs=-1, required=True, type=click.Path(path_type=Path, file_okay=False))
 @click.option(
-    "--at", "axis", type=click.Choice(["steps", "tokens", "flops"]), default="steps", show_default=True, help="Compare at equal …"
+    "--at",
+    "axis",
+    type=click.Choice(["steps", "tokens", "flops"]),
+    default="steps",
+    show_default=True,
+    help="Compare at equal numbers of these.",
 )
 @click.option("--to", metavar="METRIC=VALUE", help="Say where each run first reached it: heldout.loss=2.0 (>= where more is better).")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object: runs, groups, keys, reached, to.")
-@click.option("--csv", "as_csv", is_flag=True, help="Print what they reached as CSV, a line a run and metric.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print what they reached as CSV, one line per run and metric.")
 def compare(runs: tuple[Path, ...], axis: Literal["steps", "tokens", "flops"], to: str | None, as_json: bool, as_csv: bool) -> None:
     """Compare RUNs: the keys of their configs that differ, and every metric where all of them had consumed as much.
 

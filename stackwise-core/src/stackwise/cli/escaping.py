@@ -1,4 +1,4 @@
-"""The one place where text for people leaves: names and messages from outside cannot act on a terminal."""
+"""Text for people is escaped on its way out, so that names and messages from outside cannot send control sequences to a terminal."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from stackwise.errors import printable
 
 
 class Escaping:
-    """A text stream that escapes what it is given; everything else is as the stream has it.
+    """A text stream that escapes what is written to it; everything else it leaves to the stream behind it.
 
     Args:
-        stream: where to.
+        stream: the one to write to.
     """
 
     def __init__(self, stream: TextIO) -> None:
         self.unescaped = stream
-        """For who escapes by itself, and writes sequences of its own, as a progress bar does."""
+        """The stream behind it, for code that escapes text itself and writes control sequences, as a progress bar does."""
 
     def write(self, text: str) -> int:
         """Write the text, escaped."""

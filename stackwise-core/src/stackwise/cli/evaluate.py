@@ -35,19 +35,23 @@ at fault, 3 a provider's defect.
     multiple=True,
     metavar="FILE",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Evaluate on other data: a YAML file as of one key under `evaluate`, or a config with data.sources; repeatable.",
+    help="Evaluate on other data: a YAML file with what a key under `evaluate` holds, or a config with data.sources; repeatable.",
 )
 @click.option("--only", multiple=True, metavar="NAME", help="This evaluation alone; repeatable.  [default: all]")
-@click.option("--tasks", metavar="NAMES", help="Tasks of lm-evaluation-harness instead, by commas (extra: lm-eval).")
+@click.option("--tasks", metavar="NAMES", help="Tasks of lm-evaluation-harness instead, separated by commas (extra: lm-eval).")
 @click.option("--include", type=click.Path(path_type=Path), help="Folder with definitions of further --tasks.")
-@click.option("--shots", type=click.IntRange(min=0), help="Examples before a question of --tasks.  [default: as the task says]")
-@click.option("--limit", type=click.IntRange(min=1), help="Questions of each of --tasks.  [default: all]")
-@click.option("--rows", type=click.IntRange(min=1), help="Rows of --tasks in a forward pass.  [default: 16]")
+@click.option("--shots", type=click.IntRange(min=0), help="Few-shot examples before each question of --tasks.  [default: as the task says]")
+@click.option("--limit", type=click.IntRange(min=1), help="Number of questions of each task in --tasks.  [default: all]")
+@click.option("--rows", type=click.IntRange(min=1), help="Rows of --tasks per forward pass.  [default: 16]")
 @click.option(
-    "--length", type=click.IntRange(min=2), help="Longest row of --tasks; longer ones lose their beginning.  [default: the run's]"
+    "--length",
+    type=click.IntRange(min=2),
+    help="Longest row of --tasks, in tokens; longer ones are cut at their beginning.  [default: the run's]",
 )
-@click.option("--start", type=click.IntRange(min=0), help="Id before a text of --tasks that nothing precedes.  [default: the vocabulary's]")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON list, an object an evaluation.")
+@click.option(
+    "--start", type=click.IntRange(min=0), help="Token id put before a text of --tasks that has no context.  [default: the vocabulary's]"
+)
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list, one object per evaluation.")
 def evaluate(
     directory: Path,
     overrides: tuple[str, ...],
@@ -85,7 +89,7 @@ def evaluate(
 
 
 def _ask(directory: Path, tasks: str, asked: Mapping[str, Any], *, as_json: bool) -> None:
-    """Print what the tasks of lm-evaluation-harness say of a model."""
+    """Print the scores of a model on tasks of lm-evaluation-harness."""
     from stackwise.reports.terminal import columns_of, wrap
     from stackwise.saved.harness import HarnessSettings, score_tasks
 
@@ -106,7 +110,7 @@ def _ask(directory: Path, tasks: str, asked: Mapping[str, Any], *, as_json: bool
 
 
 def _evaluate(directory: Path, overrides: tuple[str, ...], only: tuple[str, ...], *, as_json: bool) -> None:
-    """Print what the evaluations of a run say."""
+    """Print the metrics of a run's evaluations."""
     from stackwise.reports.terminal import columns_of, wrap
     from stackwise.saved.evaluate import evaluate as results
 

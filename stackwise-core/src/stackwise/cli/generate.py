@@ -35,13 +35,21 @@ fault, 3 a provider's defect.
 @click.option("--stop", multiple=True, help="Text that ends a continuation, which is cut in front of it; with --ids, an id.")
 @click.option("--stream", is_flag=True, help="Print each piece as it is generated.")
 @click.option("--tokens", type=click.IntRange(min=1), default=100, show_default=True, help="Tokens to generate.")
-@click.option("--temperature", type=float, default=1.0, show_default=True, help="Divides the logits; 0 takes the likeliest token.")
-@click.option("--top-k", type=click.IntRange(min=1), help="Draw among the K likeliest tokens. [default: all]")
-@click.option("--top-p", type=float, help="Draw among the fewest tokens that have together at least this probability. [default: all]")
+@click.option("--temperature", type=float, default=1.0, show_default=True, help="Divides the logits; 0 takes the most likely token.")
+@click.option("--top-k", type=click.IntRange(min=1), help="Sample from the K most likely tokens. [default: all]")
+@click.option(
+    "--top-p",
+    type=float,
+    help="Sample from the smallest set of most likely tokens whose total probability is at least this. [default: all]",
+)
 @click.option("--steps", type=click.IntRange(min=1), help="Diffusion: number of unmasking steps. [default: as many as tokens]")
-@click.option("--no-cache", is_flag=True, help="Causal: recompute keys and values for every token; same text.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of every draw.")
-@click.option("--count", type=click.IntRange(min=1), help="Rows of a task that makes images and the like, instead of a prompt.")
+@click.option(
+    "--no-cache", is_flag=True, help="Causal: keep no cache of keys and values, recompute them for every token; the text is the same."
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of all random draws.")
+@click.option(
+    "--count", type=click.IntRange(min=1), help="Number of rows to make, instead of a prompt, where the task makes images and the like."
+)
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="Safetensors file for the rows of --count.")
 @click.option("--ids", is_flag=True, help="Read and print token ids, separated by blanks, instead of text.")
 def generate(
@@ -64,8 +72,8 @@ def generate(
 
     The weights are the final ones, or those of the newest checkpoint if the run has not finished; the tokenizer is the one that the run
     holds. Its task decides how tokens are generated: one after the other (causal language models; sequence to sequence, where the prompt
-    is the source), or by filling in masks step by step (mask diffusion). Prompt and continuation are printed, of each prompt on a line of
-    its own. The same seed gives the same tokens.
+    is the source), or by filling in masks step by step (mask diffusion). Each prompt is printed with its continuation, on a line
+    of its own. The same seed gives the same tokens.
     """
     if count is not None:
         _write_rows(directory, count, seed, output, prompted=bool(prompts))

@@ -39,13 +39,15 @@ provider's defect.
 )
 @click.argument("name", required=False)
 @click.option("--from", "folder", type=click.Path(path_type=Path), help="Folder with a trained model, of an installed format.")
-@click.option("--format", "form", metavar="FORMAT", help="Of that folder, as under model.start. [default: the one that recognises it]")
+@click.option(
+    "--format", "form", metavar="FORMAT", help="Format of that folder, written as under model.start. [default: the one that recognises it]"
+)
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="File to write; it must not exist. [default: print]")
 def init(name: str | None, folder: Path | None, form: str | None, output: Path | None) -> None:
     """Write a config to begin with: the starter NAME of an installed provider, complete and commented, with sample data where it needs
     any. Without NAME, list the starters.
 
-    With --from, the section `model:` is that of the trained model in a folder: every tensor there is held against the model that the
+    With --from, the section `model:` is that of the trained model in a folder: every tensor there is compared with the model that the
     section declares, by name and shape; nothing is downloaded.
     """
     from stackwise.host.discovery import discover
@@ -120,14 +122,14 @@ def _format(text: str) -> Mapping[str, Any]:
     """A format as a config writes it, `use` among its keys; its id alone is enough.
 
     Raises:
-        UserError: no map of YAML and no name.
+        UserError: the text is neither a map in YAML nor a name.
     """
     import yaml
 
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise UserError(f"--format {text}: no YAML: {error}") from None
+        raise UserError(f"--format {text}: not YAML: {error}") from None
     node = {"use": value} if isinstance(value, str) else value
     if not isinstance(node, Mapping) or not isinstance(node.get("use"), str):
         raise UserError(f"--format {text}: write the id of a format, or a map as '{{use: transformer.hf, wrap: true}}'")
@@ -153,7 +155,7 @@ def _lines(start: Mapping[str, Any], stored: StoredModel, count: int, registry: 
 
 
 def _comment(text: str) -> str:
-    """One line of comment: what a folder says cannot begin a line of its own."""
+    """The text as one line of comment: text from a folder cannot start a line of the config."""
     return "# " + printable(" ".join(text.split()))
 
 

@@ -44,7 +44,7 @@ def migrate(file: Path, output: Path | None) -> None:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    """As its own tool would read it: by YAML 1.1, the last of two equal keys."""
+    """Read the file as its own tool would: as YAML 1.1, where the last of two equal keys counts."""
     import yaml
 
     from stackwise.errors import UserError

@@ -21,9 +21,7 @@ Exit codes: 0 done, 2 mistakes in the config, 3 a provider's defect.
 """
 )
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
-@click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one key of the config, a map key by key; repeatable."
-)
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one key of the config; maps are merged; repeatable.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 @click.option("--html", "page", type=click.Path(path_type=Path, dir_okay=False), help="Draw the timeline into this HTML file, too.")
 @click.option(
@@ -31,15 +29,15 @@ Exit codes: 0 done, 2 mistakes in the config, 3 a provider's defect.
     "steps",
     type=click.IntRange(min=1),
     metavar="STEPS",
-    help="Read the data, train so many steps of each phase here, keep nothing, and say how long the run will take.",
+    help="Read the data, train this many steps of each phase here, keep nothing, and estimate how long the run will take.",
 )
 def plan(file: Path, overrides: tuple[str, ...], as_json: bool, page: Path | None, steps: int | None) -> None:
     """Show the timeline that the config FILE declares, without weights in memory and without reading data, unless --measure asks for it.
 
     For every phase: steps, tokens, stacks and blocks, parameters, optimizer state, training FLOPs and learning rate; and the memory of
-    its tensors in one process, by a training step and the evaluations on tensors without numbers. For every boundary: what each plane
-    changes, which block comes from which, what is adopted, copied, fresh or dropped, and whether the model still computes the same
-    function.
+    its tensors in one process, counted in a training step and the evaluations with tensors that hold no numbers. For every boundary:
+    what each plane changes, which block comes from which, what is adopted, copied, fresh or dropped, and whether the model still
+    computes the same function.
     """
     if steps is not None:
         prepare_process()

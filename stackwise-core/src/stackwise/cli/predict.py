@@ -1,4 +1,4 @@
-"""`stackwise predict`: what the model of a run says of new rows."""
+"""`stackwise predict`: predictions for new rows by the model of a run."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ at fault, 3 a provider's defect.
 @click.argument("directory", metavar="RUN", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--data", "file", required=True, metavar="FILE", type=click.Path(path_type=Path, dir_okay=False), help="The rows.")
 @click.option("--source", metavar="NAME", help="The source of the run whose loader reads FILE.  [default: the first that can]")
-@click.option("--rows", type=click.IntRange(min=1), default=256, show_default=True, help="Rows of a forward pass.")
+@click.option("--rows", type=click.IntRange(min=1), default=256, show_default=True, help="Rows per forward pass.")
 def predict(directory: Path, file: Path, source: str | None, rows: int) -> None:
     """Predict new rows with the model of a RUN, or of an export: a JSON line for each row, in the order of the file.
 
     FILE is of the kind that the run reads, with the same columns but for what is predicted; it is encoded as the run's own rows were.
-    Numbers come in the units of the data, classes by their names. Of any run whose task can, FILE may be a safetensors file with a tensor
+    Numbers come in the units of the data, classes by their names. Where the task allows it, FILE may be a safetensors file with a tensor
     for each field that the task reads, such as `image` [rows, height, width, channels].
     """
     prepare_process()

@@ -18,12 +18,10 @@ Exit codes: 0 done, 2 mistakes in config or data, 3 a provider's defect.
 """
 )
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
-@click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one key of the config, a map key by key; repeatable."
-)
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one key of the config; maps are merged; repeatable.")
 @click.option("--phase", "only", metavar="NAME", help="Show this phase.  [default: all]")
 @click.option("--rows", type=click.IntRange(min=1), default=2, show_default=True, help="Rows of each source.")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON list, an object a phase, with all numbers.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list, one object per phase, with all numbers.")
 def preview(file: Path, overrides: tuple[str, ...], only: str | None, rows: int, as_json: bool) -> None:
     """Show what the model gets in the first step of every phase that the config FILE declares, as its task prepares it.
 

@@ -1,4 +1,4 @@
-"""What a process that computes on a processor asks of its libraries, before torch is loaded."""
+"""Settings of OpenMP and of memory allocation for a process that trains on a CPU; they are made before torch is loaded."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import os
 import sys
 
 SPINS = "1000"
-"""Turns, some microseconds, in which a thread of OpenMP waits awake for the others before it sleeps. Without a word from anybody it is
-300,000: where another process holds a core, each of the hundreds of parallel regions of a step then waits out a time slice."""
+"""How many times a thread of OpenMP spins, for some microseconds in all, while it waits for the others, before it sleeps. OpenMP's own
+default is 300,000: where another process holds a core, each of the hundreds of parallel regions of a step then waits out a time slice."""
 
 _WAITING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME")
 _ALLOCATING = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_MMAP_MAX_", "GLIBC_TUNABLES", "LD_PRELOAD")
@@ -17,7 +17,7 @@ _NEVER, _LARGEST = 2**31 - 1, 32 << 20
 
 
 def prepare_process() -> None:
-    """Have threads wait asleep and freed memory stay with the process; what the user has set in the environment stays as it is.
+    """Have waiting threads sleep and freed memory stay with the process; what the user has set in the environment stays as it is.
 
     Nothing is done where torch is loaded already: threads and memory then belong to the code that loaded it.
     """

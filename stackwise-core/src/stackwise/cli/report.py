@@ -24,7 +24,7 @@ written.
     "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="The page.  [default: RUN/report.html, or report.html]"
 )
 @click.option("--svg", type=click.Path(path_type=Path, dir_okay=False), help="Write the timeline of the one RUN as a picture, and no page.")
-@click.option("--live", is_flag=True, help="Serve the page on this machine and keep it new while the runs train; Ctrl-C ends it.")
+@click.option("--live", is_flag=True, help="Serve the page on this machine and keep it up to date while the runs train; Ctrl-C ends it.")
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port of --live.  [default: a free one]")
 def report(runs: tuple[Path, ...], output: Path | None, svg: Path | None, live: bool, port: int) -> None:
     """Write one HTML page that shows one RUN or several: timeline, curves, boundaries, evaluations, and what the runs differ in.

@@ -26,14 +26,12 @@ Examples:
 
 Exit codes: 0 done, 2 mistakes in config or data, 3 a provider's defect,
 4 halted because steps were not finite, 5 stopped by run.stop.after, 130 by
-Ctrl-C and 143 by SIGTERM, with the state saved, 137 as one of several
+Ctrl-C and 143 by SIGTERM, with the state saved, 137 when one of several
 processes was killed or hangs.
 """
 )
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
-@click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one key of the config, a map key by key; repeatable."
-)
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one key of the config; maps are merged; repeatable.")
 @click.option("--output", type=click.Path(path_type=Path), help="Run directory.  [default: runs/NAME-001, …]")
 @click.option(
     "--resume",
@@ -76,7 +74,7 @@ def run(
 
 
 def show(result: Result, *, quiet: bool) -> None:
-    """Print the outcome of a run, in its first process; quiet, its directory alone."""
+    """Print the outcome of a run, in its first process; with `quiet` its directory alone."""
     from stackwise.reports.terminal import columns_of, wrap
 
     if result.rank:

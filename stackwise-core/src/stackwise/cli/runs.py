@@ -22,7 +22,7 @@ Exit codes: 0 done, 2 there is no such directory.
 """
 )
 @click.argument("directory", metavar="[DIR]", default="runs", type=click.Path(path_type=Path, file_okay=False))
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON list, an object a run.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list, one object per run.")
 def runs(directory: Path, as_json: bool) -> None:
     """List the runs in DIR (`runs` when left out): when each began, its status, and what it reached.
 

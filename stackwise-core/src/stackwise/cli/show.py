@@ -40,7 +40,7 @@ _PLACES: Mapping[Kind, str] = {
 """Kind → where a config names such a component."""
 
 _LISTED: frozenset[Kind] = frozenset({"transform", "adapter", "observer"})
-"""Kinds of which a place holds a list."""
+"""Kinds whose place in a config holds a list."""
 
 
 def _complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -146,7 +146,7 @@ def _as_object(registry: Registry, entry: Registered) -> dict[str, Any]:
 
 
 def _fields(options: type[attrs.AttrsInstance]) -> tuple[attrs.Attribute[Any], ...]:
-    """The attributes with their types, names of types followed to what they stand for."""
+    """The attributes with their types, annotations given as text resolved to types."""
     with suppress(NameError):  # of a provider that imports it for type checkers alone: shown as it is written
         attrs.resolve_types(options)
     fields: tuple[attrs.Attribute[Any], ...] = attrs.fields(options)

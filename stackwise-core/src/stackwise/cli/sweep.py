@@ -35,7 +35,9 @@ every state saved; else that of the first run that failed.
 )
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--output", type=click.Path(path_type=Path), help="Directory of the sweep.  [default: sweeps/NAME]")
-@click.option("--jobs", "at_once", type=click.IntRange(1, 256), default=1, show_default=True, help="Runs at a time, each a process.")
+@click.option(
+    "--jobs", "at_once", type=click.IntRange(1, 256), default=1, show_default=True, help="Runs at a time, each in a process of its own."
+)
 @click.option("--plan", "only_plan", is_flag=True, help="Show what would run, what is shared, and what it costs.")
 @click.option("--alone", is_flag=True, help="Share nothing: train every run from its first step.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures (with --plan, the runs) as JSON.")

@@ -17,9 +17,7 @@ Exit codes: 0 valid, 2 mistakes in the config (all of them are printed),
 """
 )
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
-@click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one key of the config, a map key by key; repeatable."
-)
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one key of the config; maps are merged; repeatable.")
 @click.option("--cold", is_flag=True, help="Only the first half, without importing torch.")
 def validate(file: Path, overrides: tuple[str, ...], cold: bool) -> None:
     """Check the config FILE and report every mistake at once, with its line and column.

@@ -26,7 +26,7 @@ class Board:
     A store that no longer answers holds nothing: its process is gone, and the caller learns that in other ways.
 
     Args:
-        store: that of the rendezvous.
+        store: the store of the rendezvous.
         ranks: how many processes there are.
     """
 
@@ -68,12 +68,12 @@ class Board:
         return self._get("busy") or ""
 
     def beat(self, rank: int, text: str) -> None:
-        """Write the sign of life of a process."""
+        """Write the heartbeat of a process."""
         with suppress(RuntimeError):
             self._store.set(f"beat/{rank}", text)
 
     def beats(self) -> list[str | None]:
-        """The last sign of life of every process; None for one that gave none."""
+        """The last heartbeat of every process; None for one that has sent none."""
         return [self._get(f"beat/{rank}") for rank in range(self._ranks)]
 
     def _get(self, name: str) -> str | None:

@@ -1,4 +1,4 @@
-"""Start the processes of a run on this machine by torchrun's own agent, and end as they end."""
+"""Start the processes of a run on this machine with torchrun's own agent, and return their exit code."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def launch(command: Sequence[str], ranks: int, max_restarts: int = 0) -> int:
     Args:
         command: arguments of the command line, without those about processes.
         ranks: how many processes.
-        max_restarts: how often to start all of them again after one was killed, or failed for a reason of ours.
+        max_restarts: how often to start all of them again after one was killed, or failed by a bug in StackWise.
 
     Returns:
-        The exit code: that of the process that failed first, as a shell has it.
+        The exit code of the process that failed first, as a shell reports it.
     """
-    logging.disable(logging.ERROR)  # of the agent: the processes themselves say which one failed, and why
+    logging.disable(logging.ERROR)  # silences the agent: the processes themselves say which one failed, and why
     os.environ[JOB] = uuid.uuid4().hex
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // ranks)))
     code = 0

@@ -23,7 +23,7 @@ class Place:
     rank: int = 0
     ranks: int = 1
     local_rank: int = 0
-    """Among those of this machine."""
+    """The rank among the processes of this machine."""
     host: str = ""
     job: str = ""
     """The same in every attempt of one command; empty where runs are not restarted."""

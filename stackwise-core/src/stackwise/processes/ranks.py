@@ -1,4 +1,4 @@
-"""The group of processes that train one model, and what they say to each other beside gradients."""
+"""The group of processes that train one model, and what they exchange besides gradients."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class Ranks:
     """All processes of a run, as one of them sees them.
 
     Args:
-        place: of this process.
-        store: that of the rendezvous.
+        place: which of the processes this one is.
+        store: the store of the rendezvous.
     """
 
     def __init__(self, place: Place, store: Store) -> None:
@@ -60,7 +60,7 @@ class Ranks:
 
     @contextmanager
     def exchanging(self) -> Iterator[None]:
-        """The time of an exchange with the others.
+        """A context for an exchange with the others; a failed one is explained.
 
         Raises:
             EndedTogether: another process failed and has said why.
@@ -71,7 +71,7 @@ class Ranks:
 
     @contextmanager
     def explaining(self) -> Iterator[None]:
-        """Work in which torch exchanges something with the others, and fails where one of them is gone.
+        """A context for work in which torch exchanges something with the others, and which fails where one of them is gone.
 
         Raises:
             EndedTogether: another process failed and has said why.
@@ -85,11 +85,11 @@ class Ranks:
             raise reason from error
 
     def gather(self, item: T, group: distributed.ProcessGroup | None = None) -> list[T]:
-        """What every process gives, by rank.
+        """Gather an object from every process, by rank.
 
         Args:
-            item: of this process.
-            group: that of a thread, whose exchange may take as long as the slowest disk; None: of the processes as they train.
+            item: the object of this process.
+            group: the group of a thread, whose exchange may take as long as the slowest disk; None: the group used in training.
         """
         items: list[Any] = [None] * self.place.ranks
         with self.exchanging() if group is None else self.explaining():
@@ -103,7 +103,7 @@ class Ranks:
         return group
 
     def broadcast(self, item: T | None, source: int = 0) -> T:
-        """What one process gives, to all of them."""
+        """Send an object of one process to all of them."""
         box = [item]
         with self.exchanging():
             distributed.broadcast_object_list(box, src=source)
@@ -140,7 +140,7 @@ class Ranks:
                 if first != other:
                     raise UserError(
                         f"rank {rank} on {self.hosts[rank]} has another {name} than rank {like} on {self.hosts[like]} {when} ({other} and "
-                        f"{first}): every process of a run has the same, so nothing goes on"
+                        f"{first}): it must be the same in every process of a run, so the run stops"
                     )
 
     @contextmanager
@@ -160,7 +160,7 @@ class Ranks:
                 sleep(0.05)
         if failure is None:
             if not (lost := self.watch.lost(before)):
-                return error  # nobody is gone: it is of this process's own making
+                return error  # nobody is gone: this process itself is at fault
             for rank in lost:
                 self.board.acknowledge(rank)  # it will not, and need not be waited for
             sentence = self.watch.sentence(lost, "is gone: something ended it (short of memory? killed?)")
@@ -223,7 +223,7 @@ def joined(place: Place | None = None) -> Iterator[Ranks | None]:
 
 
 def _meet(place: Place) -> Store:
-    """Start torch's group of processes. An exchange has no end of its own: `Watch` decides how long it may last."""
+    """Start torch's group of processes. Exchanges have no timeout of their own: `Watch` decides how long one may last."""
     backend = "gloo"
     if torch.cuda.is_available():
         torch.cuda.set_device(place.local_rank % torch.cuda.device_count())

@@ -36,21 +36,20 @@ NOTHING = Wishes()
 
 
 class Sums(NamedTuple):
-    """Of one step, over all processes."""
+    """The sums of one step over all processes."""
 
     total: float
     targets: float
     metrics: dict[str, Pair]
     present: list[bool]
-    """For each parameter, whether any process has a gradient of it."""
+    """For each parameter, whether any process has a gradient for it."""
 
 
 class Reduction:
     """Adds what every process found in its micro-batches of a step.
 
     Two exchanges: a vector of numbers from each process, added in the order of the ranks, and the gradients, in buckets. A parameter
-    that no
-    process has a gradient of keeps none; where only some have one, the others add zeros.
+    that no process has a gradient for keeps none; where only some have one, the others add zeros.
 
     Args:
         ranks: the processes.
@@ -65,10 +64,10 @@ class Reduction:
         """Metrics that any process has reported so far, in order."""
 
     def numbers(self, total: float, targets: float, metrics: Mapping[str, Pair], present: Sequence[bool]) -> Sums:
-        """Add sums.
+        """Sum the numbers of a step over all processes.
 
         Args:
-            total: of the loss over this process's micro-batches.
+            total: the loss, summed over this process's micro-batches.
             targets: its denominator.
             metrics: name → sum and denominator over the same.
             present: for each trainable parameter, in the same order everywhere, whether it has a gradient here.
@@ -143,6 +142,6 @@ def buckets(gradients: Sequence[torch.Tensor], limit: int = BUCKET_BYTES) -> lis
 
 
 def _in_order(column: torch.Tensor) -> float:
-    """The sum by rank, as Python adds; not finite where anything is not."""
+    """The sum in the order of the ranks, by Python's own addition; not finite where any number is not."""
     values: list[float] = column.tolist()
     return sum(values) if all(map(isfinite, values)) else float("nan")

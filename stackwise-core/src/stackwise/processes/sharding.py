@@ -1,4 +1,4 @@
-"""Models of which each process holds a part: PyTorch's `fully_shard` (FSDP2), laid around a live model and taken off again.
+"""Models of which each process holds a part: PyTorch's `fully_shard` (FSDP2), wrapped around a live model and taken off again.
 
 Wrapping is a function of the model as it is. A boundary takes it off, exchanges parameters by name as in one process, and lays it around
 what came of that; so nothing of torch's has to learn of growth, of freezing or of an adapter. A parameter keeps its object and its memory.
@@ -42,7 +42,7 @@ class Sharding:
         self.mesh: DeviceMesh = init_device_mesh(device.type, shape, mesh_dim_names=names)
         self._placements = [Shard(0)] if copies == 1 else [Replicate(), Shard(0)]
         self._touched: set[int] = set()
-        """id of each part of which a gradient came in this step."""
+        """id of each part that received a gradient in this step."""
         self._watches: list[_Watch] = []
         self.writers: Sharding | _Apart = _Apart(self, ranks) if writes_apart else self
         """The processes as they write a checkpoint together."""
@@ -50,7 +50,7 @@ class Sharding:
     # -- parts ----------------------------------------------------------------------------------------------------
 
     def lay(self, parameter: nn.Parameter) -> nn.Parameter:
-        """The part of a whole parameter that this process holds; every process has drawn or read the same. One number stays whole."""
+        """The part of a whole parameter that this process holds; every process has drawn or read the same. A scalar stays whole."""
         if is_part(parameter) or parameter.dim() == 0:
             return parameter
         return nn.Parameter(laid_as(parameter, self._form(parameter)), requires_grad=parameter.requires_grad)
@@ -64,7 +64,7 @@ class Sharding:
             set_parameter(model, name, laid[id(parameter)])
 
     def _form(self, parameter: torch.Tensor) -> torch.Tensor:
-        """A part without values, that says how a parameter of this shape lies."""
+        """A part without values that shows how a parameter of this shape is divided."""
         mesh_of_parts = self.mesh if self.mesh.ndim == 1 else self.mesh["shard"]
         size = -(-parameter.shape[0] // self.parts)
         rows = max(0, min(parameter.shape[0] - size * mesh_of_parts.get_local_rank(), size))
@@ -142,7 +142,7 @@ class Sharding:
                 module.__dict__.pop(mark, None)
 
     def rest(self, model: nn.Module) -> None:
-        """Give up what a forward pass without a backward one has left gathered."""
+        """Free the parameters that a forward pass without a backward pass has left gathered."""
         if isinstance(model, FSDPModule):
             model.reshard()
 
@@ -173,19 +173,19 @@ class Sharding:
     # -- a step ---------------------------------------------------------------------------------------------------
 
     def begin(self, model: nn.Module, *, last: bool) -> None:
-        """Before a micro-batch: the last one of a step adds the gradients of all of them, over all processes."""
+        """To be called before each micro-batch: in the last one of a step, the gradients of all are added over all processes."""
         wrapped = cast(FSDPModule, model)
         wrapped.set_requires_gradient_sync(last)
         wrapped.set_is_last_backward(last)
 
     def take_touched(self, parameters: Sequence[nn.Parameter]) -> list[bool]:
-        """For each parameter, whether this process found a gradient of it in this step."""
+        """For each parameter, whether this process found a gradient for it in this step; the record is then cleared."""
         found = [id(parameter) in self._touched or (not is_part(parameter) and parameter.grad is not None) for parameter in parameters]
         self._touched.clear()
         return found
 
     def scale(self, parameters: Sequence[nn.Parameter], factor: float) -> None:
-        """Multiply what this process holds of the gradients."""
+        """Multiply this process's part of the gradients."""
         if gradients := [own(p.grad) for p in parameters if p.grad is not None]:
             torch._foreach_mul_(gradients, factor)
 
@@ -208,17 +208,17 @@ class Sharding:
 
 
 class _Exchange:
-    """One of torch's exchanges of a divided model, in which a process that does not come is missed.
+    """One of torch's collectives for a divided model, watched so that a process that does not join is noticed.
 
     Args:
-        watch: notices it.
+        watch: notices that process.
     """
 
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
 
     def allocate(self, size: Sequence[int], *, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-        """Room for what is exchanged."""
+        """Allocate the buffer of the exchange."""
         return torch.empty(*size, dtype=dtype, device=device)
 
 
@@ -250,7 +250,7 @@ class _Scattering(_Exchange):
 
 
 class _Apart:
-    """The processes as threads of theirs see them, which write a checkpoint while the others train, and meet in a group of their own."""
+    """The processes as their writer threads see them, which write a checkpoint during training and have a process group of their own."""
 
     def __init__(self, sharding: Sharding, ranks: Ranks) -> None:
         self.is_first, self.to_write, self.waiting = sharding.is_first, sharding.to_write, sharding.waiting

@@ -14,19 +14,19 @@ from stackwise.processes.board import Board, Failure
 from stackwise.processes.place import Place
 
 LIFE = 2.5
-"""Ticks of the thread in which it has surely given a sign of life."""
+"""Ticks of the thread within which it has certainly sent a heartbeat."""
 
 MOST_BUSY = 20
 """How many times `patience_s` one process may work alone (a checkpoint on a slow disk) before it counts as hanging too."""
 
 
 class Watch:
-    """Signs of life, and the end of a wait that takes too long.
+    """Sends heartbeats, and ends a wait that takes too long.
 
     Args:
         board: of all processes.
-        place: of this one.
-        hosts: of every process, by rank.
+        place: which of the processes this one is.
+        hosts: the host of every process, by rank.
         patience_s: how long another process is waited for.
     """
 
@@ -55,7 +55,7 @@ class Watch:
         self._thread.join()
 
     def lost(self, before: Sequence[str | None]) -> list[int]:
-        """The processes that gave no sign of life since an earlier reading.
+        """The processes that have sent no heartbeat since an earlier reading.
 
         Args:
             before: `Board.beats` at least `sign_s` ago.
@@ -82,7 +82,7 @@ class Watch:
 
     @property
     def sign_s(self) -> float:
-        """Seconds in which every process that lives gives a sign of it."""
+        """Seconds within which every live process sends a heartbeat."""
         return LIFE * self._tick_s
 
     @property
@@ -101,7 +101,7 @@ class Watch:
                 self.patience_s = float("inf")
 
     def _give_up(self, since: float | None) -> None:
-        """Name the process that hangs and leave, while the other thread keeps giving signs of life; the wait itself cannot be ended."""
+        """Name the process that hangs and leave, while the other thread keeps sending heartbeats; the wait itself cannot be ended."""
         patience_s = time.monotonic() - (since or 0.0)
         before = self._board.beats()
         time.sleep(self.sign_s)

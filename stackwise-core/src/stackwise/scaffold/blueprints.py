@@ -23,7 +23,7 @@ _USUAL = {
     "head": "{use: transformer.lm}",
     "optimizer": "{use: optim.adamw, lr: 2e-3}",
 }
-"""What stands around the component in the config of a first run."""
+"""Place in a config → the part that stands there in a first run unless the template names another."""
 
 
 @frozen(kw_only=True)
@@ -34,12 +34,12 @@ class Blueprint:
     component: str
     summary: str
     note: str = ""
-    """What the component's module says of itself beside the summary."""
+    """Further sentences for the docstring of the component's module, after the summary."""
     builds: str = ""
-    """What the factory returns, where it is called with options and context alone; empty: the module has a factory of its own."""
+    """What a factory `(options, context)` returns, as code; empty: the template has a factory of its own."""
     example: Mapping[str, Any] = Factory(dict)
     run: Mapping[str, str]
-    """Place in a config → what stands there instead of the usual, with `$provider` for the provider's name."""
+    """Place in a config → the part that stands there in the first run instead of the default; `$provider` is the provider's name."""
     options: str
     code: str
 
@@ -54,7 +54,7 @@ class Blueprint:
         return self.kind.replace("-", "_")
 
     def config(self, provider: str) -> str:
-        """A config of a short run that uses the component; providers of the project stand in the other places."""
+        """A config of a short run that uses the component; the other parts come from the project's own providers."""
         parts = {**_USUAL, **{place: Template(text).substitute(provider=provider) for place, text in self.run.items()}}
         lines = [
             f"run: {{name: {provider}, horizon: 40 steps, device: cpu}}",

@@ -29,7 +29,7 @@ _SHARED = {
     "src/$package/provider.py": "provider.py",
     "tests/test_conformance.py": "test_conformance.py",
 }
-"""File → the template that it is written from, whatever the kind."""
+"""File → the template that it is written from; these are the same for every kind."""
 
 _FACTORY = '''
 
@@ -50,7 +50,7 @@ class Names:
         """Read the name of a provider or of its distribution.
 
         Raises:
-            UserError: the name is none, or taken.
+            UserError: the text is not a provider name, or the name is the core's own.
         """
         provider = text.removeprefix(_PREFIX)
         if not _NAME.fullmatch(provider):

@@ -25,7 +25,7 @@ class Job:
     point: Point
     steps: int
     flops: float | None
-    """Of the steps that are its own; None where the plan cannot count them."""
+    """Training FLOPs of its own steps; None where the plan cannot count them."""
     flops_alone: float | None
     seed: int
     parent: str | None = None
@@ -39,7 +39,7 @@ class Job:
 
     @property
     def overrides(self) -> tuple[str, ...]:
-        """As `--set` takes them: its own values, and the checkpoints that others begin at."""
+        """Its own values and the checkpoints that others begin at, as arguments of `--set`."""
         if not self.saves:
             return self.point.overrides
         at = json.dumps([*self.instants, *(f"{step} steps" for step in self.saves)], ensure_ascii=False)

@@ -67,10 +67,10 @@ class Work:
     """Runs the jobs of a sweep.
 
     Args:
-        directory: of the sweep; it has a folder for each run, by its name, and what the run printed in `logs`.
-        sweep: whose config the runs share.
-        jobs: each after the one that it begins in.
-        at_once: most processes at a time.
+        directory: the directory of the sweep; it has a folder for each run, by its name, and what the run printed in `logs`.
+        sweep: the sweep, whose config the runs share.
+        jobs: the runs, each after the one that it begins in.
+        at_once: how many processes may run at a time.
         say: called with a line for each run that begins or ends.
     """
 
