@@ -158,7 +158,7 @@ EXCUSED = {
     "stackwise run exp.yaml --ranks 8": "eight processes: faults/test_divided_models.py, in two and in four",
     "torchrun --standalone": "eight GPUs: faults/test_several_processes.py, in two processes",
     "torchrun --nnodes 2": "two machines: faults/test_several_processes.py, both on this one",
-    "#!/bin/sh\n#SBATCH --nodes 2": "Slurm",
+    "#!/bin/sh\n#SBATCH --nodes 2": "Slurm: faults/test_several_processes.py, with programs of these names",
 }
 """What a command or a block begins with → why it is not run here, and which test stands in for it."""
 
