@@ -44,7 +44,7 @@ def folder(tmp_path: Path) -> Path:
     ("setting", "told"),
     [
         ("model.rack.width=16384", r"rack 'transformer\.decoder'.*\(\d+ bytes were asked for at once\)"),
-        ("data.batch_size=300000", r"memory does not suffice.*data\.batch_size"),
+        ("data.batch_size=300000", r"not enough memory.*data\.batch_size"),
         ("model.start.from=nowhere", r"there are no weights at nowhere"),
     ],
     ids=["a part", "a step", "weights to start from"],

@@ -117,7 +117,7 @@ class _LazyGroup(click.Group):
                 _silence_stdout()
                 raise click.exceptions.Exit(_report(ctx, error, f"disk error: {error}", DiskError.exit_code)) from error
             if lacks_memory(error):
-                raise click.exceptions.Exit(_report(ctx, error, f"memory does not suffice{bytes_asked(error)}", 2)) from error
+                raise click.exceptions.Exit(_report(ctx, error, f"out of memory{bytes_asked(error)}", 2)) from error
             text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
             advice = "" if ctx.params.get("debug") else "; 'stackwise --debug …' prints where"
             code = _report(ctx, error, f"this is a bug in StackWise, please report it: {text}{advice}", 1)

@@ -50,7 +50,7 @@ def check_predicts(subject: Subject) -> None:
             without = _predicted(task, model, {name: tensor for name, tensor in rows.items() if name != target})
         except UserError:
             continue  # it is no target: what is predicted follows from it
-        must(_close(without, told), f"without '{target}', which new rows may lack, it predicts otherwise")
+        must(_close(without, told), f"its predictions change without '{target}', which new rows may lack")
 
 
 def _predicted(task: Any, model: Any, rows: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -117,7 +117,7 @@ def check_continues_prompts(subject: Subject) -> None:
         first = made(SEED)
     except UserError as error:
         raise NotApplicable(f"it refuses a prompt of {MADE} ids: {error}") from error
-    must(len(first) == 2 * MADE, f"{len(first) - MADE} tokens stand behind the prompt, and {MADE} are asked for")
+    must(len(first) == 2 * MADE, f"{len(first) - MADE} tokens follow the prompt, and {MADE} are asked for")
     must(first == made(SEED, 1), "with an equal generator it gives other tokens: every draw comes from the generator")
     must(made(SEED, temperature=0.0) == made(SEED + 1, temperature=0.0), "at temperature 0 it draws at random")
     _check_ends(made, first)
@@ -139,7 +139,7 @@ def _continued(row: Any, prompt: Tensor, settings: GenerationSettings) -> list[i
 
 
 def _check_ends(made: Any, first: Sequence[int]) -> None:
-    """A token that ends the continuation is its last, by `stop` as by `hear`, which is told each token as it is drawn."""
+    """A token that ends the continuation is its last, whether `stop` or `hear` ends it; `hear` is called with each token as it is drawn."""
     ends, heard = first[MADE], []
 
     def hear(prompt: int, id: int) -> bool:
@@ -277,7 +277,7 @@ def check_notes(subject: Subject) -> None:
         except UserError:
             return
         except Exception as error:
-            must(False, f"of files that are cut short notes says {type(error).__name__}: {error}, and not a UserError")
+            must(False, f"for files that are cut short, notes raises {type(error).__name__}: {error}, not a UserError")
 
 
 def _files(folder: Path) -> dict[str, bytes]:

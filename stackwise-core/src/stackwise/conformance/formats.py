@@ -69,7 +69,7 @@ def check_format_leaves_others_alone(subject: Subject) -> None:
         except UserError:
             return
         except Exception as error:
-            must(False, f"of files that are cut short it says {type(error).__name__}: {error}, and not a UserError")
+            must(False, f"for files that are cut short, it raises {type(error).__name__}: {error}, not a UserError")
         must(False, "it reads files that are cut short as if they were whole")
 
 

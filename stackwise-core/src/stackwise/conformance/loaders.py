@@ -186,7 +186,7 @@ def check_worker_count(subject: Subject) -> None:
         _take(other, 3)
         loader.skip(3, LENGTH)
         must(bench.same(other.state_dict(), loader.state_dict()), "skip leaves another state than take of the same rows")
-        must(bench.same(_take(other), _take(loader)), "after skip other rows come than after take of the same rows")
+        must(bench.same(_take(other), _take(loader)), "after skip, other rows come than after taking the same rows")
 
 
 def check_fingerprint(subject: Subject) -> None:

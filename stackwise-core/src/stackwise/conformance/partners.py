@@ -94,7 +94,7 @@ class NeutralEmbedding(nn.Module):
             register(self, name, nn.Parameter(torch.randn(shape) / 4))
 
     def get_spec(self) -> EmbeddingSpec:
-        """As given."""
+        """The spec that it was built with."""
         return self.spec
 
     def forward(self, **fields: Tensor) -> Tensor:
@@ -153,7 +153,7 @@ class NeutralRack(nn.Module):
             register(self, name, nn.Parameter(torch.randn(shape) / 4))
 
     def to_spec(self) -> RackSpec:
-        """As given, with its stacks."""
+        """The spec that it was built with, and its stacks."""
         return rack_boundary(self.spec, self._stacks)
 
     def forward(self, hidden: Tensor, **side: Tensor) -> Tensor:
@@ -180,7 +180,7 @@ class NeutralHead(nn.Module):
         self.maps = nn.ModuleList(Reshaped(boundary.input, output, zero=zero) for output in boundary.outputs.values())
 
     def get_spec(self) -> HeadSpec:
-        """As given."""
+        """The spec that it was built with."""
         return self.spec
 
     def forward(self, hidden: Tensor) -> dict[str, Tensor]:
@@ -195,7 +195,7 @@ class NeutralTask:
         self.spec = boundary
 
     def get_spec(self) -> TaskSpec:
-        """As given."""
+        """The spec that it was built with."""
         return self.spec
 
     def prepare(self, batch: Mapping[str, Tensor], moment: Moment, generator: Generator) -> dict[str, Tensor]:
@@ -215,7 +215,7 @@ class NeutralLoader:
         self.spec, self._row = boundary, 0
 
     def get_batch_spec(self) -> BatchSpec:
-        """As given."""
+        """The spec that it was built with."""
         return self.spec
 
     def take(self, rows: int | None, length: int | None) -> dict[str, Tensor]:

@@ -48,6 +48,6 @@ def check_schedule_is_pure(subject: Subject) -> None:
             continue  # a window that its options do not fit into
         different = [
             step for step, pair in enumerate(zip(forward, backward, strict=True)) if repr(pair[0]) != repr(pair[1])
-        ]  # nan is nan here
+        ]  # two values that are nan count as equal
         at = different[0] if different else 0
         must(not different, f"at step {at} of {steps} it gives {forward[at]}, and {backward[at]} when it is asked backwards")

@@ -133,7 +133,7 @@ class Subject:
         return {name: _first_value(schedule) for name, schedule in schedules if getattr(schedule, "value", 0.0) is not None}
 
     def context(self, **said: Any) -> BuildContext:
-        """A context as a run would give it, but for what is said."""
+        """A context as a run would give it, except for the fields that are given."""
         usual = {"seed": SEED, "steps": STEPS, "max_rows": 4 * ROWS, "max_length": MAX_LENGTH}
         return BuildContext(**{**usual, **said})
 

@@ -198,7 +198,7 @@ def blaming(providers: Collection[Provider]) -> Iterator[None]:
     except Exception as error:
         if lacks_memory(error):
             raise UserError(
-                f"memory does not suffice{bytes_asked(error)}: lower data.batch_size (data.accumulate keeps the step as large) or "
+                f"out of memory{bytes_asked(error)}: lower data.batch_size (data.accumulate keeps the step as large) or "
                 "data.seq_len, or make the model smaller; the newest checkpoint is untouched"
             ) from error
         fault = _fault_of(error, providers)

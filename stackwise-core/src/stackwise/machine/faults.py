@@ -38,7 +38,7 @@ def memory_fault(error: BaseException, batches: Sequence[Batch], moment: Moment)
     shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in batches[0].items())
     count = f"{len(batches)} micro-batches, the first" if len(batches) > 1 else "a batch"
     return UserError(
-        f"the memory does not suffice for step {moment.step} in phase '{moment.phase}', {count} of {shapes} "
+        f"there is not enough memory for step {moment.step} in phase '{moment.phase}', {count} of {shapes} "
         f"({str(error).partition(chr(10))[0] or type(error).__name__}): split the step by data.accumulate, with a smaller data.batch_size, "
         "shorten data.seq_len, or compute in run.precision: bf16"
     )

@@ -76,7 +76,7 @@ def declaration_in(file: Path) -> tuple[str, dict[str, Any]]:
         raise UserError(f"{file} names no data: write `sources: {{test: {{use: …}}}}`, or give a config with data.sources")
     if declared is not written:
         declared = {key: declared[key] for key in ("sources", "batch_size", "seq_len") if key in declared}
-    declared = {"at": ["100%"], **declared}  # it need serve no task but the last
+    declared = {"at": ["100%"], **declared}  # it has to serve the last task only
     name = re.sub(r"[^a-z0-9]+", "-", file.stem.lower()).strip("-") or "data"
     return name, declared
 

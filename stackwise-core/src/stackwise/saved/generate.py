@@ -126,7 +126,7 @@ def _continued(source: TextModel, prompts: Sequence[torch.Tensor], settings: Gen
             if not lacks_memory(error):
                 raise
             lengths = f"{max(map(len, prompts)):,} tokens and {settings.tokens:,} behind them"
-            raise UserError(f"memory does not suffice for a prompt of {lengths}{bytes_asked(error)}: generate fewer tokens") from error
+            raise UserError(f"not enough memory for a prompt of {lengths}{bytes_asked(error)}: generate fewer tokens") from error
 
 
 def checked(prompt: torch.Tensor, row: Any, settings: GenerationSettings) -> tuple[int, ...]:

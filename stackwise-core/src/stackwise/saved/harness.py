@@ -38,7 +38,7 @@ Row = tuple[list[int], list[int]]
 
 @frozen(kw_only=True)
 class HarnessSettings:
-    """What is asked."""
+    """What is asked of the model."""
 
     tasks: Sequence[str]
     """Names of tasks, groups or tags of the library, or of those in `include`."""
@@ -147,7 +147,7 @@ def _manager(tasks: Any, settings: HarnessSettings) -> Any:
 
 
 def _length(run: Path) -> int | None:
-    """Entries of the longest row of a run, those beyond what the model sees included; None where nobody says."""
+    """Entries of the longest row of a run, those beyond what the model sees included; None where nothing says it."""
     if not (run / CONFIG).is_file():
         return None
     return make_plan(load(run / CONFIG), discover(), tokenizers=read_tokenizers(run)).max_length

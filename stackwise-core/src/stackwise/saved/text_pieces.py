@@ -66,5 +66,5 @@ def take_pieces(
 
 
 def numbered(hear: Callable[[int, int], bool | None], number: int) -> Callable[[int, int], bool | None]:
-    """The callback of one prompt among several, whatever number its task gives it."""
+    """The callback for one prompt among several; it is always called with that prompt's number, whatever number the task passes."""
     return lambda _, id: hear(number, id)
