@@ -52,7 +52,7 @@ class Together:
             if isinstance(part, Stateful):
                 raise UserError(
                     f"the {what} {type(part).__name__} of phase '{phase.name}' keeps a state from batch to batch, and each of several "
-                    "processes would see a part of them: train in one process, or take one without state_dict"
+                    "processes would see a part of the batches only: train in one process, or use one without state_dict"
                 )
 
     def after_step(self, moment: Moment, *, drew: bool) -> None:
