@@ -6,7 +6,7 @@ replace their whole node, so that no option of the old component or schedule lea
 
 In a map of chosen names (sources, weights, groups, …) the word `replace` puts its entries in the place of all that was there:
 `sources: {replace: {chat: …}}`. It stays in the tree until the phases are merged, because it replaces what earlier ones declared.
-A key of `--set` that goes through it (`data.sources.replace.chat.seed`) is laid on the entries that stand under it, as any other key.
+A key of `--set` that goes through it (`data.sources.replace.chat.text`) is laid on the entries that stand under it, as any other key.
 """
 
 from __future__ import annotations
