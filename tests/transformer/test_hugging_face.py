@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from stackwise import GenerationSettings, Model
+from stackwise_providers_transformer.block_options import RotaryOptions, RotaryScaling
 from stackwise_providers_transformer.continuation import continue_prompt
 from stackwise_providers_transformer.format_options import HuggingFaceOptions
 from stackwise_providers_transformer.hugging_face.families import FAMILIES
@@ -190,3 +191,20 @@ def test_the_tokenizer_comes_along_with_what_stands_beside_an_equal_one(folders:
         again = hf.AutoTokenizer.from_pretrained(place)
         assert again("a b c")["input_ids"] == [0, 1, 2]
         assert again.eos_token == (None if name == "alone" else "b")
+
+
+def test_the_tokenizer_is_given_a_longer_context_where_it_had_that_of_the_model(folders: Any, tmp_path: Path) -> None:
+    _, folder, _ = folders("smollm2")
+    before = json.loads((folder / "config.json").read_text())["max_position_embeddings"]
+    origin = tmp_path / "origin"
+    shutil.copytree(folder, origin)
+    longer, scaling = built(FORMAT.read(folder)), RotaryScaling(kind="yarn", factor=4.0, original=before)
+    longer.rack.options = attrs.evolve(longer.rack.options, rotary=RotaryOptions(scaling=scaling))
+    for held, written in ((before, 4 * before), (7, 7), (10**30, 10**30), (None, None)):
+        said = {"tokenizer_class": "PreTrainedTokenizerFast"} | ({} if held is None else {"model_max_length": held})
+        (origin / "tokenizer_config.json").write_text(json.dumps(said))
+        place = tmp_path / str(held)
+        place.mkdir()
+        FORMAT.write(longer, place, origin, {})
+        assert json.loads((place / "config.json").read_text())["max_position_embeddings"] == 4 * before
+        assert json.loads((place / "tokenizer_config.json").read_text()).get("model_max_length") == written

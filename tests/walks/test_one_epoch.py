@@ -126,6 +126,9 @@ def test_phases_of_one_source_share_its_epoch() -> None:
 
 
 def test_a_mistake_elsewhere_is_told_alone_where_epochs_count() -> None:
-    wrong = base(run={"name": "t", "seed": 1, "horizon": "2 epochs", "device": "cpu"})
-    wrong["model"] = {**wrong["model"], "rack": {**wrong["model"]["rack"], "heads": "two"}}
-    assert [problem.path for problem in problems_of(wrong)] == ["model.rack.heads"]
+    sound = base(run={"name": "t", "seed": 1, "horizon": "2 epochs", "device": "cpu"})
+    model, data = sound["model"], sound["data"]
+    heads = {**sound, "model": {**model, "rack": {**model["rack"], "heads": "two"}}}
+    assert [problem.path for problem in problems_of(heads)] == ["model.rack.heads"]
+    paths = {**sound, "data": {**data, "sources": {"a": {"use": "data.text-files", "paths": "a.txt"}}}}
+    assert [problem.path for problem in problems_of(paths)] == ["data.sources.a.paths"]

@@ -84,6 +84,33 @@ def test_a_phase_that_replaces_does_so_whichever_file_writes_it() -> None:
     assert [[*phase.data.sources] for phase in read.phases] == [["a"], ["d"]]
 
 
+REPLACED = "{{{}: {{sources: {{replace: {{b: {{use: x.b, k: 1, l: 2}}, c: {{use: x.c}}}}}}}}}}"
+
+
+@pytest.mark.parametrize(
+    ("settings", "result"),
+    [
+        (["b.k=3"], {"b": {"use": "x.b", "k": 3, "l": 2}, "c": {"use": "x.c"}}),
+        (["b.l=null", "c=null"], {"b": {"use": "x.b", "k": 1}}),
+        (["b.use=x.d", "d.use=x.d"], {"b": {"use": "x.d"}, "c": {"use": "x.c"}, "d": {"use": "x.d"}}),
+    ],
+)
+@pytest.mark.parametrize("section", ["data", "evaluate: {held", "phases: {two: {data"])
+def test_a_setting_that_goes_through_the_word_is_laid_on_its_entries(section: str, settings: list[str], result: object) -> None:
+    document = read_yaml(REPLACED.format(section) + "}" * section.count("{"), "x")
+    keys = section.replace(": {", ".")
+    node = override(document, [f"{keys}.sources.replace.{setting}" for setting in settings])
+    assert node.nearest((*keys.split("."), "sources")).plain() == {"replace": result}
+
+
+def test_a_setting_of_the_word_itself_puts_its_entries_in_the_place_of_all() -> None:
+    document = read_yaml(REPLACED.format("data"), "x")
+    for setting in ("data.sources.replace={d: {use: x.d}}", "data.sources={replace: {d: {use: x.d}}}"):
+        assert override(document, [setting]).plain() == {"data": {"sources": {"replace": {"d": {"use": "x.d"}}}}}
+    first = override(read_yaml(SOURCES, "x"), ["data.sources.replace.d.use=x.d", "data.sources.replace.d.k=1"])
+    assert apply_replace(first).plain() == {"data": {"sources": {"d": {"use": "x.d", "k": 1}}}}
+
+
 @pytest.mark.parametrize(
     ("sources", "path"),
     [

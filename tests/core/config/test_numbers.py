@@ -41,6 +41,13 @@ WHOLE = {
 NO_WHOLE = ("1.5", "1e300", "true", '"3"', ".nan", ".inf", "1e400", "1e-400", "1" + "0" * 30, "9223372036854775808")
 
 
+COUNTS = [
+    ("2.0", "2.0 is not a whole number: write 2"),
+    ("1e1", "10.0 is not a whole number: write 10"),
+    ("1e30", "1e+30 is above the maximum of 16,777,216"),
+]
+
+
 def problems(tmp_path: Path, key: str, text: str) -> str | None:
     """What is wrong with the key; None: nothing."""
     section, _, name = key.rpartition(".")
@@ -56,7 +63,7 @@ def problems(tmp_path: Path, key: str, text: str) -> str | None:
     return None
 
 
-@pytest.mark.parametrize(("text", "said"), [("2.0", "2.0 is not a whole number: write 2"), ("1e1", "10.0 is not a whole number: write 10")])
+@pytest.mark.parametrize(("text", "said"), COUNTS)
 def test_a_count_with_a_point_is_told_how_to_be_written(tmp_path: Path, text: str, said: str) -> None:
     assert said in str(problems(tmp_path, "data.batch_size", text))
 

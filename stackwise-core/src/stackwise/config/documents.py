@@ -8,7 +8,7 @@ from functools import reduce
 from pathlib import Path
 from typing import Final
 
-from stackwise.config.merging import is_table, merge
+from stackwise.config.merging import is_table, merge, through_replace
 from stackwise.config.nodes import Node, describe
 from stackwise.config.reader import MAX_BYTES, MAX_DEPTH, MAX_KEY, read_yaml
 from stackwise.errors import ConfigError, Position, Problem, did_you_mean
@@ -133,7 +133,7 @@ def override(document: Node, settings: Sequence[str]) -> Node:
             except ConfigError as error:
                 problems += [Problem(problem.message, where=where) for problem in error.problems]
                 continue
-            for name in reversed(keys):
+            for name in reversed(through_replace(document, keys)):
                 node = Node("map", {name: node}, where)
             document = merge(document, node)
     if problems:

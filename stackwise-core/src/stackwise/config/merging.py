@@ -6,6 +6,7 @@ replace their whole node, so that no option of the old component or schedule lea
 
 In a map of chosen names (sources, weights, groups, …) the word `replace` puts its entries in the place of all that was there:
 `sources: {replace: {chat: …}}`. It stays in the tree until the phases are merged, because it replaces what earlier ones declared.
+A key of `--set` that goes through it (`data.sources.replace.chat.text`) is laid on the entries that stand under it, as any other key.
 """
 
 from __future__ import annotations
@@ -59,6 +60,17 @@ def apply_replace(node: Node, path: KeyPath = ()) -> Node:
     entries = {key: apply_replace(child, (*path, key)) for key, child in node.value.items()}
     changed = any(entries[key] is not child for key, child in node.value.items())
     return Node("map", entries, node.position, node.layer) if changed else node
+
+
+def through_replace(document: Node, keys: KeyPath) -> KeyPath:
+    """The keys without each `replace` that stands in the document there: `merge` lays what is behind it on its entries."""
+    node: Node | None = document
+    path: KeyPath = ()
+    for key in keys[:-1]:
+        if key != REPLACE or _replacement(node, path) is None:
+            path = (*path, key)
+        node = node.child(key) if node is not None else None
+    return (*path, keys[-1])
 
 
 def _replacement(node: Node | None, path: KeyPath) -> Node | None:

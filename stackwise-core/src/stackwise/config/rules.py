@@ -83,12 +83,17 @@ def broken_count(value: int | Schedule | None) -> str | None:
         if not instants or Duration.parse(instants[0]).value != 0:
             return "the first value holds from the start of the window: give one at 0%"
         return None
-    if value is None or isinstance(value, int):
-        if value is None or 1 <= value <= MOST_ROWS:
+    number = value.value if isinstance(value, Constant) else value
+    if number is None:
+        return None
+    if isinstance(number, int | float):
+        if number > MOST_ROWS:
+            return f"{number} is above the maximum of {MOST_ROWS:,}"
+        if number < 1:
+            return f"{number} is below the minimum of 1"
+        if isinstance(number, int):
             return None
-        return f"{value} is below the minimum of 1" if value < 1 else f"{value} is above the maximum of {MOST_ROWS:,}"
-    if isinstance(value, Constant):
-        return f"{value.value!r} is not a whole number" + (f": write {value.value:.0f}" if value.value.is_integer() else "")
+        return f"{number} is not a whole number" + (f": write {number:.0f}" if number.is_integer() else "")
     return "a count is a whole number, or a piecewise schedule of whole numbers"
 
 

@@ -65,10 +65,10 @@ def _unquote(value: Any) -> str:
     if not isinstance(value, str):
         return ""
     try:
-        float(value)
+        number = float(value)
     except ValueError:
         return ""
-    return " but text: write it without quotes and underscores"
+    return " but text: write it without quotes and underscores" if isfinite(number) else ": give a finite one"
 
 
 def _text(value: Any, _: object) -> str:

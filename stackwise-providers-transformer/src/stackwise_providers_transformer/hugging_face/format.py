@@ -32,10 +32,10 @@ from stackwise_providers_transformer.hugging_face.wrapped import CLASSIFIERS
 from stackwise_providers_transformer.hugging_face.wrapped_folder import auto_of, is_wrapped, read_wrapped, write_wrapped
 
 BASE = "base"
-CONFIG, GENERATION, TOKENIZER = "config.json", "generation_config.json", "tokenizer.json"
+CONFIG, GENERATION, TOKENIZER, TOKENIZER_CONFIG = "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"
 TOKENIZER_FILES = (
     TOKENIZER,
-    "tokenizer_config.json",
+    TOKENIZER_CONFIG,
     "special_tokens_map.json",
     "added_tokens.json",
     "chat_template.jinja",
@@ -289,7 +289,7 @@ def write_tokenizer(folder: Path, origin: Path | None, tokenizer: Mapping[str, b
     """The run's `tokenizer.json`, and what the folder that the run began from has beside an equal one; its own where the run has none.
 
     Args:
-        folder: where to.
+        folder: where to; its `config.json` is written.
         origin: the folder that the run began from.
         tokenizer: the run's files by name; files of tokenizers without a `tokenizer.json` have no place in such folders.
     """
@@ -300,9 +300,32 @@ def write_tokenizer(folder: Path, origin: Path | None, tokenizer: Mapping[str, b
         for name in TOKENIZER_FILES:
             if (origin / name).is_file():
                 (folder / name).write_bytes((origin / name).read_bytes())
+        _follow_context(folder, origin)
     elif own is not None:
         (folder / TOKENIZER).write_bytes(own)
-        _write_json(folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast"})
+        _write_json(folder / TOKENIZER_CONFIG, {"tokenizer_class": "PreTrainedTokenizerFast"})
+
+
+def _follow_context(folder: Path, origin: Path) -> None:
+    """Write another context than that of the origin where its tokenizer is said to cut texts at the old one; any other length stays."""
+    path, before = folder / TOKENIZER_CONFIG, _context(origin)
+    now = _context(folder / BASE if (folder / BASE).is_dir() else folder)
+    if not path.is_file() or None in (before, now) or before == now:
+        return
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return  # taken over as it is, as the other files are
+    if isinstance(said, dict) and said.get("model_max_length") == before:
+        path.write_text(json.dumps({**said, "model_max_length": now}, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _context(folder: Path) -> int | None:
+    """The number of positions that a folder's `config.json` gives its model; None where it gives none."""
+    if not (folder / CONFIG).is_file():
+        return None
+    fields = read_config(folder).fields
+    return next((fields[name] for name in ("max_position_embeddings", "n_positions") if name in fields), None)
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

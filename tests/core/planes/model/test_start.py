@@ -61,3 +61,17 @@ def test_a_whole_module_takes_its_own_names_and_those_of_a_run() -> None:
     for inside in ("", "rack."):
         tensors = {f"{inside}weight": torch.ones(2, 2), f"{inside}bias": torch.ones(2)}
         assert check_start(tensors, model, ())[1].keys() == {"rack.weight", "rack.bias"}
+
+
+def test_a_module_takes_its_first_field_by_its_position() -> None:
+    class Named(nn.Linear):
+        def forward(self, *, points: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+            return super().forward(points)
+
+    class Rest(nn.Linear):
+        def forward(self, **fields: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+            return super().forward(fields["points"])
+
+    for made, said in ((Named, r"'points' by keyword alone"), (Rest, "names no batch field")):
+        with pytest.raises(UserError, match=said):
+            Model(Fields(), made(2, 2), Outputs(), declared=RackSpec())

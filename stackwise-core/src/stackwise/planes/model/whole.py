@@ -32,10 +32,15 @@ class Fields(nn.Module):
         """Learn the fields from a module's `forward`.
 
         Raises:
-            UserError: it names none.
+            UserError: it names none, or none that is handed over by its position, as the first field is.
         """
         self._module = type(module).__name__
         first, *others = inspect.signature(module.forward).parameters.values() or (None,)
+        if first is not None and first.kind is first.KEYWORD_ONLY:
+            raise UserError(
+                f"forward of {self._module} takes '{first.name}' by keyword alone, and the first field is handed over by its position: "
+                f"write forward(self, {first.name}, ...), without a * before it"
+            )
         if first is None or first.kind not in (first.POSITIONAL_ONLY, first.POSITIONAL_OR_KEYWORD):
             raise UserError(f"forward of {self._module} names no batch field: write forward(self, images, ...), an argument for each field")
         named = (p for p in others if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
