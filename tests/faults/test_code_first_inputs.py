@@ -138,6 +138,13 @@ def test_a_rate_that_is_text_is_refused() -> None:
         machine_of(UNEVEN, 1, optimizer=Built(torch.optim.SGD, lr="0.1"))
 
 
+@pytest.mark.parametrize("rate", [float("inf"), float("nan")])
+def test_a_rate_that_is_not_finite_is_refused(rate: float) -> None:
+    with pytest.raises(ConfigError) as caught:
+        machine_of(UNEVEN, 1, optimizer=Built(torch.optim.SGD, lr=rate))
+    assert [problem.path for problem in caught.value.problems] == ["optimizer"]
+
+
 def test_integers_for_a_linear_map_are_told_as_such() -> None:
     with pytest.raises(UserError, match="Net holds float32 and the field 'x' is int64"):
         losses(machine_of([(x.long(), y) for x, y in UNEVEN], 1))

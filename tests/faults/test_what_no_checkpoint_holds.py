@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import deque
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
@@ -16,7 +17,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import stackwise
-from stackwise import Built, DataError, Loss, UserError
+from stackwise import Built, DataError, Loss, StepDone, UserError
 
 POINTS = torch.randn(24, 2, generator=torch.Generator().manual_seed(0))
 LABELS = (POINTS[:, 0] > 0).long()
@@ -183,6 +184,37 @@ class Counting(torch.optim.SGD):
     def step(self, closure: Any = None) -> Any:
         self.count += 1
         return super().step(closure)
+
+
+class Remembering(torch.optim.SGD):
+    """Keeps something of each parameter, or of each group."""
+
+    def __init__(self, params: Any, entry: Callable[[], Any], lr: float = 0.1, in_group: bool = False) -> None:
+        super().__init__(params, lr=lr)
+        self._entry = entry
+        self._in_group = in_group
+
+    def step(self, closure: Any = None) -> Any:  # type: ignore[override]  # as torch's
+        for group in self.param_groups:
+            if self._in_group:
+                group["kept"] = self._entry()
+            else:
+                self.state[group["params"][0]]["kept"] = self._entry()
+        return super().step(closure)
+
+
+@pytest.mark.parametrize("entry", [lambda: deque([1]), lambda: {1}, lambda: [{"own": object()}]])
+@pytest.mark.parametrize("in_group", [False, True])
+def test_a_state_of_an_optimizer_that_no_file_holds_is_the_users_and_refused_at_the_first_step(entry: Any, in_group: bool) -> None:
+    steps = []
+    with pytest.raises(UserError, match="Remembering"):
+        steps += [e for e in machine(optimizer=Built(Remembering, lr=0.1, entry=entry, in_group=in_group)).train() if type(e) is StepDone]
+    assert not steps
+
+
+def test_a_state_of_an_optimizer_that_a_file_holds_is_taken() -> None:
+    made = machine(optimizer=Built(Remembering, lr=0.1, entry=lambda: {"a": (1, [torch.ones(2), None, "x", 2.5])}))
+    assert len([event for event in made.train() if type(event) is StepDone]) == 8
 
 
 def test_an_optimizer_that_counts_on_itself_is_refused() -> None:

@@ -29,6 +29,25 @@ def laid(path: str, value: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
+    ("values", "over", "late"),
+    [
+        ({"0%": 4, "100%": 8}, "run", False),
+        ({"0%": 4, "2 steps": 8}, "run", False),
+        ({"0%": 4, "1000 steps": 8}, "run", True),
+        ({"0%": 4, "100%": 8}, "phase", False),
+        ({"0%": 4, "1000 tokens": 8}, "phase", True),
+    ],
+)
+def test_no_batch_shape_is_to_change_behind_the_end(values: dict[str, int], over: str, late: bool) -> None:
+    """As no learning rate is."""
+    schedule = {"piecewise": {"values": values, "over": over}}
+    rate = {"piecewise": {"values": dict.fromkeys(values, 0.1), "over": over}}
+    for path, value in (("phases.second.data", {"seq_len": schedule}), ("phases.second.optimizer", {"lr": rate})):
+        told = {problem.path for problem in problems_of(laid(path, value))}
+        assert told == ({"data.seq_len" if "data" in path else "optimizer.lr"} if late else set())
+
+
+@pytest.mark.parametrize(
     ("path", "value", "told"),
     [
         ("phases.first.enter", {"growth": {"use": "transformer.stack"}}, "enter.growth"),

@@ -15,7 +15,7 @@ from stackwise.contracts.events import ConfigChanged, Evaluated, Event, PhaseEnt
 from stackwise.storage.logs import EVENTS, METRICS, Log, lines_of, name_of
 
 ENTERED = PhaseEntered(0, "nan", 0, 10, 10, 0, 0, 5, 0, 0, 0, 0, 0.5, probe_loss_before=nan)
-STEPS = [StepDone(step, "nan", 2.0, inf, 1e-3, 8 * (step + 1), 0.1, metrics={"accuracy": nan}) for step in range(3)]
+STEPS = [StepDone(step, "nan", 2.0, inf, 1e-3, 8 * (step + 1), 0.1, metrics={"accuracy": nan}, rates={}) for step in range(3)]
 HISTORY: list[Event] = [
     RunStarted(3, "cpu", "float32", ("a → b",)),
     ENTERED,
@@ -42,6 +42,17 @@ def test_a_phase_called_nan_stays_text_and_a_loss_of_nan_a_number(tmp_path: Path
     assert str(events) == str(HISTORY) and log.remarks() == []  # nan is no nan by `==`
     entered = events[1]
     assert isinstance(entered, PhaseEntered) and entered.phase == "nan" and isnan(entered.probe_loss_before or 0)
+
+
+def test_no_two_steps_share_a_map_that_can_be_written_to(tmp_path: Path) -> None:
+    bare = StepDone(0, "a", 2.0, 1.0, 1e-3, 8, 0.1)
+    for shared in (bare.metrics, bare.rates):
+        with pytest.raises(TypeError):
+            shared["mine"] = 1.0  # type: ignore[index]  # what an observer may try
+    one, two = Log(written(tmp_path, [bare, bare._replace(step=1)])).events()
+    assert isinstance(one, StepDone) and isinstance(two, StepDone)
+    one.metrics["mine"] = one.rates["mine"] = 1.0  # type: ignore[index]
+    assert two == bare._replace(step=1)
 
 
 def test_lines_are_plain_json_for_others(tmp_path: Path) -> None:

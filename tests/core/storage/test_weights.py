@@ -38,6 +38,12 @@ class Tied(nn.Module):
         self.register_buffer("cache", torch.randn(2), persistent=False)
 
 
+def test_a_description_with_infinities_is_json_and_read_again(tmp_path: Path) -> None:
+    save_weights(named_tensors(Tied()), tmp_path / "final", {"config": {"limit": float("inf"), "others": [float("nan")]}})
+    json.loads((tmp_path / "final" / DESCRIPTION).read_text(), parse_constant=pytest.fail)
+    assert read_weights(tmp_path / "final")[1]["config"] == {"limit": "inf", "others": ["nan"]}
+
+
 def test_what_was_saved_is_loaded_bit_for_bit_and_tied_parameters_lie_there_once(tmp_path: Path) -> None:
     one, two = Tied(0), Tied(1)
     cache = two.get_buffer("cache").clone()

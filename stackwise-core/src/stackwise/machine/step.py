@@ -83,7 +83,7 @@ class Step:
         self.draws.begin()
         model = self._live.model.model
         self._buffers = TrainedBuffers(model) if next(model.buffers(), None) is not None else None
-        self._first = FirstSteps(model, self._live.given())
+        self._first = FirstSteps(model, self._live.given(), self._live.optimizer.state_dict)
         self._default, self._rates = self._live.optimizer.default_group, _rates(self._live.optimizer.optimizer)
 
     def rates(self) -> tuple[float, dict[str, float]]:

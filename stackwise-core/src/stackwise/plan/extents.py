@@ -11,13 +11,13 @@ from attrs import evolve, frozen
 from stackwise.config import PhaseConfig
 from stackwise.contracts.specs import EpochSize, TaskSpec
 from stackwise.curriculum.states import BatchShape
-from stackwise.errors import ConfigError, ScheduleError, UserError
+from stackwise.errors import ConfigError, Problem, ScheduleError, UserError
 from stackwise.plan.junctions.join import Joined
 from stackwise.plan.parts import Draft
 from stackwise.timeline.clock import Clock, Rate
 from stackwise.timeline.duration import Duration
 from stackwise.timeline.layout import RUN, Extent, Switch, lay_out
-from stackwise.timeline.schedules import Constant, Piecewise
+from stackwise.timeline.schedules import Constant, Piecewise, Window
 
 DRAFT_STEPS = 1000
 """Of a phase, by a clock that only prices it."""
@@ -65,6 +65,26 @@ def extent_of(
         return known
 
     return Extent(name=phase.name, end=phase.until, values=values, switches=tuple(switches), rate=rate)
+
+
+def late_switches(phases: Sequence[PhaseConfig], extents: Sequence[Extent], clock: Clock) -> list[Problem]:
+    """Problems of batch shapes that would change only behind the end of the run, or of the phase that declares it.
+
+    Args:
+        phases: as declared.
+        extents: one a phase.
+        clock: as it was laid out by them.
+    """
+    problems = []
+    for phase, extent in zip(phases, extents, strict=True):
+        for switch in extent.switches:
+            start, stop = (0, clock.steps) if switch.window == RUN else clock.starts[switch.window : switch.window + 2]
+            try:
+                Window(clock, start, stop).after_start(switch.at)
+            except ScheduleError as error:
+                path = f"data.{switch.key}"
+                problems.append(Problem(str(error), path, phase.locate(path)))
+    return problems
 
 
 def short_last_step(extents: Sequence[Extent], joined: Sequence[Joined | None], steps: int) -> Sequence[Extent]:

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cached_property
+from math import isfinite
 from typing import Any
 
 import attrs
@@ -386,7 +387,9 @@ def _constant(name: str, value: Any) -> Schedule:
             return parse_schedule(value)
         if isinstance(value, str):
             raise TypeError
-        return Constant(value=float(value))
+        if not isfinite(number := float(value)):
+            raise UserError(f"{name}: {value!r} is not a finite number: give one, or a schedule of such")
+        return Constant(value=number)
     except (TypeError, ValueError):
         form = (
             "what follows time is written as a schedule, as in {'linear': {'from': 1e-3, 'to': 0}}, so that it can be planned and resumed"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
+from itertools import chain
 from typing import NoReturn
 
 import attrs
@@ -34,7 +35,7 @@ from stackwise.plan.checks import (
 )
 from stackwise.plan.curves import Curves
 from stackwise.plan.evaluations import EvaluationPlan, evaluation_plan
-from stackwise.plan.extents import DRAFT_STEPS, FlopsOf, counts, draft_clock, extent_of, short_last_step
+from stackwise.plan.extents import DRAFT_STEPS, FlopsOf, counts, draft_clock, extent_of, late_switches, short_last_step
 from stackwise.plan.instants import Instants
 from stackwise.plan.junctions.join import Joined, PhaseDrafts, join
 from stackwise.plan.parallel import division_problems, parallel_problems
@@ -215,13 +216,7 @@ class _Planner:
         self.problems += crossing_problems(phase, self.experiment.phases[0])
         self.problems += name_problems(phase, parts["optimizer"])
         self._collect(phase)
-        needed = [
-            *parts.values(),
-            *sources.values(),
-            *transforms,
-            *beside.values(),
-            *(draft for group in adapters.values() for draft in group),
-        ]
+        needed = [*parts.values(), *sources.values(), *transforms, *beside.values(), *chain.from_iterable(adapters.values())]
         if not sources or any(draft is None for draft in needed):
             return None
         return PhaseDrafts(
@@ -284,6 +279,7 @@ class _Planner:
             run = self.experiment.run
             horizon, extents = run.horizon, [extent_of(phase.config, phase.joined, self.flops_of, run.step_seconds) for phase in phases]
             clock = lay_out(horizon, extents, self.past)
+            self.problems += late_switches([phase.config for phase in phases], extents, clock)
             shorter = short_last_step(extents, [phase.joined for phase in phases], clock.steps)
             return clock if shorter is extents else lay_out(horizon, shorter, self.past)
         except ConfigError as error:

@@ -91,6 +91,11 @@ def to_line(document: Mapping[str, Any]) -> str:
     return json.dumps(_plain(document), default=str, allow_nan=False) + "\n"
 
 
+def to_text(document: Mapping[str, Any]) -> str:
+    """A document as the text of a JSON file, for any JSON reader, as `to_line` writes it."""
+    return json.dumps(_plain(document), indent=1, default=str, allow_nan=False) + "\n"
+
+
 def typed(value: Any, wanted: Any, name: str) -> Any:
     """A JSON value as an instance of a type. The type decides whether the text "nan" is a number or a name.
 

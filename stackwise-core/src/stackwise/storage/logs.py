@@ -84,7 +84,7 @@ class Log:
         for place, line in self._placed(METRICS):
             if "evaluation" in line:
                 continue
-            step = self._understood(place, line, StepDone)
+            step = self._understood(place, {"metrics": {}, "rates": {}, **line}, StepDone)  # maps of its own, as of a step just done
             if step is None:
                 continue
             if step.step <= last:

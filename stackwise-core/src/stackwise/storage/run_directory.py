@@ -17,7 +17,7 @@ import yaml
 from stackwise.contracts.events import Event, StepDone
 from stackwise.contracts.tokenizers import Tokenizers
 from stackwise.errors import DiskError, UserError, disk_errors
-from stackwise.storage import disk, posix
+from stackwise.storage import codec, disk, posix
 from stackwise.storage.lock import MovedError, RunLock, is_held
 from stackwise.storage.logs import EVENTS, METRICS, Log, lines_of
 from stackwise.storage.publish import publish, replace_file, write_tokenizers
@@ -237,7 +237,7 @@ class RunDirectory:
     def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
         self.check_place()
         with self._disk_errors():
-            replace_file(self.path / name, json.dumps(content, indent=1, allow_nan=False, default=str) + "\n")
+            replace_file(self.path / name, codec.to_text(content))
 
 
 def _sweep(parent: Path) -> None:

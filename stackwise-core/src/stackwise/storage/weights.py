@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from contextlib import suppress
@@ -64,7 +63,7 @@ def _save(
             "tensors": {name: {"shape": list(t.shape), "dtype": str(t.dtype).removeprefix("torch.")} for name, t in tensors.items()},
         }
         write_tokenizers(fresh, tokenizers)
-        disk.write_file(fresh / DESCRIPTION, (json.dumps(description, indent=1, default=str) + "\n").encode())
+        disk.write_file(fresh / DESCRIPTION, codec.to_text(description).encode())
 
     fresh = directory.with_name(f".{directory.name}.{os.getpid()}{WRITING}")  # each process that exports to this place has its own
     disk.remove_tree(fresh)
