@@ -25,6 +25,21 @@ from stackwise.cli import main
 main(prog_name="stackwise")
 """
 
+SAVE_ASKED = """
+import os, signal, sys
+from importlib.abc import MetaPathFinder
+class Ask(MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name in ("stackwise.storage.lock", "stackwise.runs.run"):
+            os.kill(os.getpid(), signal.SIGUSR1)
+            print("asked", flush=True)
+            os._exit(2)
+sys.meta_path.insert(0, Ask())
+from stackwise.cli import main
+main(prog_name="stackwise")
+"""
+"""Asks for a save just before a command imports what does its work."""
+
 FAULTS = """
 import resource, sys
 from stackwise.cli.process import prepare_process
@@ -63,6 +78,24 @@ def test_nothing_is_set_where_torch_is_loaded_already(monkeypatch: pytest.Monkey
     monkeypatch.setitem(sys.modules, "torch", object())  # type: ignore[arg-type]  # only its name is looked at
     prepare_process()
     assert "GOMP_SPINCOUNT" not in os.environ
+
+
+@pytest.mark.parametrize(("before", "after"), [("SIG_DFL", "SIG_IGN"), ("default_int_handler", "default_int_handler")])
+def test_a_request_to_save_kills_no_run_that_starts_up(before: str, after: str) -> None:
+    code = (
+        "import signal as s; from stackwise.cli.process import prepare_process as p; "
+        f"s.signal(s.SIGUSR1, s.{before}); p(); assert s.getsignal(s.SIGUSR1) is s.{after}"
+    )
+    python(code)
+
+
+@pytest.mark.parametrize("command", [("run", "none.yaml"), ("resume", "none"), ("branch", "none", "--at", "50%")])
+def test_commands_that_train_ignore_it_first_of_all(command: tuple[str, ...], tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SAVE_ASKED, *command], capture_output=True, text=True, env=environment(), cwd=tmp_path, timeout=100
+    )
+    assert done.returncode == 2, done.stderr
+    assert "asked" in done.stdout
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -124,6 +126,33 @@ def test_compare_prints_the_same_figures_in_every_form(records: list[RunRecord])
     text = CliRunner().invoke(main, ["compare", *paths]).output
     row = next(line for line in text.splitlines() if line.startswith("held loss"))
     assert row.split()[3:6] == [f"{value:.4f}" for value in loss["values"]]
+
+
+@pytest.mark.parametrize("command", [["compare"], ["report", "-o", "page.html"]])
+@pytest.mark.parametrize("again", ["same", "other path", "link"])
+def test_a_run_is_not_set_beside_itself(records: list[RunRecord], tmp_path: Path, command: list[str], again: str) -> None:
+    one = Path(records[0].path)
+    (tmp_path / "link").symlink_to(one)
+    second = {"same": one, "other path": one.parent / "two" / ".." / "one", "link": tmp_path / "link"}[again]
+    done = CliRunner().invoke(main, [*command, str(one), str(records[1].path), str(second)])
+    assert done.exit_code == 2 and str(second) in " ".join(done.stderr.split())
+    assert not Path("page.html").exists()
+
+
+@pytest.mark.parametrize("log_name", ["metrics.jsonl", "events.jsonl"])
+@pytest.mark.parametrize("stands", [os.mkfifo, Path.mkdir])
+def test_a_run_that_cannot_be_read_hides_no_other(records: list[RunRecord], tmp_path: Path, log_name: str, stands: Any) -> None:
+    for name in ("good", "odd"):
+        shutil.copytree(records[0].path, tmp_path / name)
+    (tmp_path / "odd" / log_name).unlink()
+    stands(tmp_path / "odd" / log_name)
+    done = CliRunner().invoke(main, ["runs", str(tmp_path), "--json"])
+    rows = {row["name"]: row for row in json.loads(done.output)}
+    assert (done.exit_code, rows["good"]["status"], rows["odd"]["status"]) == (0, "finished", "unreadable")
+    assert log_name in rows["odd"]["fault"]
+    lines = CliRunner().invoke(main, ["runs", str(tmp_path)]).output.splitlines()
+    assert {line.split()[0] for line in lines[2:4]} == {"good", "odd"}
+    assert "odd:" in lines[4]
 
 
 def test_one_run_is_nothing_to_compare(records: list[RunRecord]):

@@ -51,8 +51,8 @@ def branch(
     The two share the steps up to the checkpoint, logs included; what follows may be declared otherwise. The origin (directory, step,
     digest) is recorded in status.json and in every checkpoint of the new run.
     """
-    start_processes(context, ranks, max_restarts)
     prepare_process()
+    start_processes(context, ranks, max_restarts)
     from stackwise.runs.run import branch as branch_run
 
     show(branch_run(directory, at, overrides, output, source=source, quiet=quiet), quiet=quiet)

@@ -24,7 +24,7 @@ Examples:
   stackwise compare runs/seed-* runs/other --at tokens
   stackwise compare runs/seed-* --csv > reached.csv
 
-Exit codes: 0 done, 2 a RUN is not a run directory.
+Exit codes: 0 done, 2 a RUN is not a run directory, or is given twice.
 """
 )
 @click.argument("runs", metavar="RUN RUN...", nargs=-1, required=True, type=click.Path(path_type=Path, file_okay=False))
@@ -48,13 +48,13 @@ def compare(runs: tuple[Path, ...], axis: Literal["steps", "tokens", "flops"], t
     """
     from stackwise.errors import UserError
     from stackwise.reports import comparison
-    from stackwise.reports.record import read_run
+    from stackwise.reports.record import read_runs
 
     if len(runs) < 2:
         raise UserError(f"there is nothing to compare {runs[0]} with: name two runs or more")
     if as_json and as_csv:
         raise UserError("--json and --csv are two forms of the same: choose one")
-    records = [read_run(path) for path in runs]
+    records = read_runs(runs)
     for record in records:
         if record.passed_over:
             click.echo(

@@ -1,10 +1,14 @@
-"""Settings of OpenMP and of memory allocation for a process that trains on a CPU; they are made before torch is loaded."""
+"""Settings of OpenMP, of memory allocation and of signals for a process that trains; they are made before torch is loaded."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import sys
+import threading
+
+from stackwise.storage import posix
 
 SPINS = "1000"
 """How many times a thread of OpenMP spins, for some microseconds in all, while it waits for the others, before it sleeps. OpenMP's own
@@ -17,16 +21,26 @@ _NEVER, _LARGEST = 2**31 - 1, 32 << 20
 
 
 def prepare_process() -> None:
-    """Have waiting threads sleep and freed memory stay with the process; what the user has set in the environment stays as it is.
+    """Have waiting threads sleep, freed memory stay with the process, and a request to save wait for something to save.
 
-    Nothing is done where torch is loaded already: threads and memory then belong to the code that loaded it.
+    What the user has set in the environment stays as it is. Nothing is done where torch is loaded already: threads, memory and signals
+    then belong to the code that loaded it.
     """
     if "torch" in sys.modules:
         return
+    _ignore_early_saves()
     if not any(name in os.environ for name in _WAITING):
         os.environ["GOMP_SPINCOUNT"] = SPINS
     if sys.platform == "linux" and not any(name in os.environ for name in _ALLOCATING):
         _keep_memory()
+
+
+def _ignore_early_saves() -> None:
+    """SIGUSR1 asks a run to save its state; before its first step there is none, and by default the signal would kill the process."""
+    if threading.current_thread() is threading.main_thread():
+        for number in posix.signals("SIGUSR1"):
+            if signal.getsignal(number) is signal.SIG_DFL:
+                signal.signal(number, signal.SIG_IGN)
 
 
 def _keep_memory() -> None:

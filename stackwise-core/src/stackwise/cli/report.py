@@ -39,10 +39,10 @@ def report(runs: tuple[Path, ...], output: Path | None, svg: Path | None, live: 
         _serve(runs, output, port)
         return
     from stackwise.reports.page.render import render_page
-    from stackwise.reports.record import read_run
+    from stackwise.reports.record import read_runs
 
     place = output if output is not None else runs[0] / "report.html" if len(runs) == 1 else Path("report.html")
-    page = render_page([read_run(path) for path in runs])
+    page = render_page(read_runs(runs))
     write_page(place, page)
     click.echo(f"{place} ({len(page.encode()) / 1e6:.2f} MB)")
 

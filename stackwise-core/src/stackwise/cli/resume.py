@@ -37,10 +37,10 @@ def resume(context: click.Context, directory: Path, overrides: tuple[str, ...], 
     --set may change only what is still to come: a change of steps already trained is refused, and phases that have ended keep their
     last step even if the horizon moves.
     """
+    prepare_process()
     start_processes(context, ranks, max_restarts)
     from stackwise.storage.lock import refuse_held
 
-    prepare_process()
     if Place.here().is_first:
         refuse_held(directory)
     from stackwise.runs.run import resume as resume_run

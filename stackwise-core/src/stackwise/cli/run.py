@@ -62,10 +62,10 @@ def run(
 
     SIGTERM and Ctrl-C finish the step, save the state and stop; a second one stops at once. SIGUSR1 saves the state and goes on.
     """
+    prepare_process()
     start_processes(context, ranks, max_restarts)
     from stackwise.storage.lock import refuse_held
 
-    prepare_process()
     if Place.here().is_first and resume != "never" and output is not None:
         refuse_held(output)
     from stackwise.runs.run import run as run_experiment

@@ -7,9 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from attrs import frozen
 
 if TYPE_CHECKING:
     from stackwise.reports.record import RunRecord
+
+UNREADABLE = "unreadable"
+"""Status of a run whose files cannot be read."""
 
 
 @click.command(
@@ -27,24 +31,47 @@ def runs(directory: Path, as_json: bool) -> None:
     """List the runs in DIR (`runs` when left out): when each began, its status, and what it reached.
 
     `last` is the newest figure of the first evaluation; `best` the best of the metric that run.checkpoint.best names, else the lowest
-    loss of that evaluation. Runs are only read.
+    loss of that evaluation. Runs are only read; what is wrong with one that is `unreadable` stands below the table.
     """
     from stackwise.errors import UserError
-    from stackwise.reports.record import CONFIG, read_run
+    from stackwise.reports.record import CONFIG
 
     if not directory.is_dir():
         raise UserError(f"there is no directory {directory}: name the one that holds your runs")
     places = [path for path in directory.iterdir() if (path / CONFIG).is_file() and not path.name.startswith(".")]
-    records = sorted((read_run(path) for path in places), key=lambda record: (record.began, record.name))
+    listed = sorted((_read(path) for path in places), key=lambda each: (each.began, each.name))
     if as_json:
-        click.echo(json.dumps([_as_json(record) for record in records], indent=2))
+        click.echo(json.dumps([_as_json(each) for each in listed], indent=2))
     else:
-        click.echo("\n".join(_lines(records)) if records else f"no runs in {directory}")
+        click.echo("\n".join(_lines(listed)) if listed else f"no runs in {directory}")
 
 
-def _as_json(record: RunRecord) -> dict[str, Any]:
+@frozen
+class _Unreadable:
+    """A run directory that something is wrong with."""
+
+    name: str
+    began: float
+    fault: str
+
+
+def _read(path: Path) -> RunRecord | _Unreadable:
+    from stackwise.errors import UserError
+    from stackwise.reports.record import CONFIG, read_run
+    from stackwise.storage.logs import METRICS, Log
+
+    try:
+        next(Log(path).documents(METRICS), None)  # what is listed needs its end alone, which a log that cannot be read has not
+        return read_run(path)
+    except UserError as error:
+        return _Unreadable(path.resolve().name, (path / CONFIG).stat().st_mtime, str(error))
+
+
+def _as_json(record: RunRecord | _Unreadable) -> dict[str, Any]:
     from stackwise.reports.comparison import best_of, last_of
 
+    if isinstance(record, _Unreadable):
+        return {"name": record.name, "began": record.began, "status": UNREADABLE, "fault": record.fault}
     last, best = last_of(record), best_of(record)
     return {
         "name": record.name,
@@ -60,21 +87,25 @@ def _as_json(record: RunRecord) -> dict[str, Any]:
     }
 
 
-def _lines(records: list[RunRecord]) -> list[str]:
+def _lines(listed: list[RunRecord | _Unreadable]) -> list[str]:
     from datetime import datetime
 
     from stackwise.reports.comparison import best_of, last_of
     from stackwise.reports.page.tables import size
-    from stackwise.reports.terminal import columns_of, table
+    from stackwise.reports.terminal import columns_of, table, wrap
 
     rows = [["run", "began", "status", "phase", "step", "last", "best", "size", "parent"]]
-    for record in records:
+    for record in listed:
+        when = datetime.fromtimestamp(record.began).strftime("%Y-%m-%d %H:%M")
+        if isinstance(record, _Unreadable):
+            rows.append([record.name, when, UNREADABLE, *["–"] * 6])
+            continue
         last, best = last_of(record), best_of(record)
         parent = "–" if record.parent is None else f"{Path(str(record.parent.get('run'))).name} @ {record.parent.get('step')}"
-        when = datetime.fromtimestamp(record.began).strftime("%Y-%m-%d %H:%M")
         steps = f"{record.last_step:,}/{record.plan.get('steps', 0):,}"
         figures = ["–" if figure is None else str(figure) for figure in (last, best)]
         status = record.status if len(record.status) <= 24 else record.status[:23] + "…"
         rows.append([record.name, when, status, record.phase or "–", steps, *figures, size(record.bytes), parent])
-    shown = rows if any(record.parent is not None for record in records) else [row[:-1] for row in rows]
-    return table(shown, columns_of())
+    shown = rows if any(row[-1] != "–" for row in rows[1:]) else [row[:-1] for row in rows]
+    faults = [f"{each.name}: {each.fault}" for each in listed if isinstance(each, _Unreadable)]
+    return [*table(shown, columns_of()), *(line for fault in faults for line in wrap(fault, columns_of()).splitlines())]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from io import SEEK_END
 from pathlib import Path
@@ -160,6 +160,20 @@ def read_run(path: Path) -> RunRecord:
         passed_over=log.skipped_lines,
         peaks={phase: count for phase, count in _object_in(status, "peak_bytes").items() if type(count) is int and 0 <= count < 2**63},
     )
+
+
+def read_runs(paths: Sequence[Path]) -> list[RunRecord]:
+    """Read several runs, to be set side by side.
+
+    Raises:
+        UserError: one is not a run directory, or two are the same.
+    """
+    first: dict[Path, Path] = {}
+    for path in paths:
+        if (same := first.setdefault(path.resolve(), path)) is not path:
+            also = f"{path} is given twice" if same == path else f"{same} and {path} are the same run directory"
+            raise UserError(f"{also}: leave one out, as a run beside itself would count as two seeds")
+    return [read_run(path) for path in paths]
 
 
 def _object_in(document: Mapping[str, Any], key: str) -> Mapping[str, Any]:

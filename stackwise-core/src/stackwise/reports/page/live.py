@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from stackwise.errors import StackwiseError, UserError
 from stackwise.reports.page.render import render_page
-from stackwise.reports.record import CONFIG, STATUS, read_run
+from stackwise.reports.record import CONFIG, STATUS, read_runs
 from stackwise.storage.logs import EVENTS, METRICS
 
 LOOPBACK = "127.0.0.1"
@@ -26,13 +26,12 @@ class LivePage:
         port: 0 takes a free one.
 
     Raises:
-        UserError: one is not a run directory, or the port is taken.
+        UserError: one is not a run directory, two are the same, or the port is taken.
     """
 
     def __init__(self, runs: Sequence[Path], port: int = 0) -> None:
         self._runs, self._lock, self._made = runs, Lock(), ("", "")
-        for run in runs:
-            read_run(run)
+        read_runs(runs)
         self._token = token_urlsafe(16)
         try:
             self._server = ThreadingHTTPServer((LOOPBACK, port), self._handler())
@@ -64,7 +63,7 @@ class LivePage:
         with self._lock:
             tag = self._tag()
             if tag != self._made[0]:
-                self._made = tag, render_page([read_run(run) for run in self._runs], live=True)
+                self._made = tag, render_page(read_runs(self._runs), live=True)
             return self._made
 
     def _tag(self) -> str:
