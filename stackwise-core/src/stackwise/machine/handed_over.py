@@ -19,7 +19,7 @@ _FIRST: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 """Each module that holds tensors of its own → a digest of some of them when it first began a run. It belongs to the process because
 nothing else outlives a machine: what a user hands over stays as it is, without a mark on it."""
 
-_STOOD: WeakKeyDictionary[object, list[object]] = WeakKeyDictionary()
+_STOOD: WeakKeyDictionary[object, list[bytes]] = WeakKeyDictionary()
 """Each loader with generators of its own → how they stood when it first began a run."""
 
 
