@@ -282,7 +282,7 @@ def test_other_values_behind_a_class_of_the_users_are_refused(noise: Callable[[]
     machine_of(loader(x), 12).restore(state)
 
 
-def test_a_class_that_draws_from_a_generator_of_its_own_cannot_be_compared_and_goes_on_which_is_said() -> None:
+def test_a_class_with_a_hidden_generator_goes_on_uncompared_which_is_said() -> None:
     own = torch.Generator().manual_seed(0)
     x = pairs().tensors[0]
     state = after(DataLoader(Own(x, lambda: torch.randn(4, generator=own)), 4), 3)
