@@ -119,6 +119,25 @@ def test_what_the_user_hands_over_stays_as_it_was() -> None:
     assert seen_by(lambda: loader) == first
 
 
+@pytest.mark.parametrize("own", [True, False], ids=["own generator", "of the run's seed"])
+def test_a_stateful_loader_whose_generator_has_moved_on_says_so_in_the_next_run(own: bool) -> None:
+    make = pytest.importorskip("torchdata.stateful_dataloader").StatefulDataLoader
+    generator = torch.Generator().manual_seed(3) if own else None
+
+    def told(loader: Any) -> tuple[int, list[int]]:
+        machine = machine_of(loader, 3, task=(task := brought.NextToken()))
+        (started,) = (event for event in drained(machine) if isinstance(event, RunStarted))
+        assert all(note.startswith("source ") for note in started.notes)
+        return len(started.notes), ids(task.seen)
+
+    loader = make(brought.Numbered(), batch_size=5, shuffle=True, generator=generator)
+    first, again = told(loader), told(loader)
+    assert (first[0], again[0]) == (0, int(own)) and (first[1] != again[1]) is own
+    if generator is not None:
+        generator.manual_seed(3)
+        assert told(loader) == first
+
+
 def test_of_what_was_delivered_only_the_first_batch_is_read_again_to_be_compared() -> None:
     dataset = brought.Numbered()
     whole = ids(seen_by(lambda: DataLoader(dataset, batch_size=5, shuffle=True), stop=9)[0])

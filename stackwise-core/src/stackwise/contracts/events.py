@@ -38,7 +38,7 @@ class RunStarted(NamedTuple):
     providers: tuple[str, ...] = ()
     """Whose code runs: distribution, version, and the sha256 of its Python files."""
     notes: tuple[str, ...] = ()
-    """What finished objects bring from an earlier run of the process, in sentences."""
+    """What finished objects bring from an earlier run of the process, and data that a resume cannot compare, in sentences."""
 
 
 class PhaseEntered(NamedTuple):

@@ -18,7 +18,7 @@ from stackwise.errors import DataError, TrainingHalted, UserError
 from stackwise.machine.counts import Counts
 from stackwise.machine.evaluation import Evaluation
 from stackwise.machine.faults import check_surroundings, worker_fault
-from stackwise.machine.handed_over import begin
+from stackwise.machine.handed_over import begin, uncompared
 from stackwise.machine.live import LiveState
 from stackwise.machine.observers import Observers
 from stackwise.machine.patience import Patience
@@ -224,7 +224,7 @@ class TrainingMachine:
             bridges=tuple(settings.bridges),
             step=self.step,
             providers=tuple(settings.providers),
-            notes=() if self.step else tuple(begin(self.live, self.schedule)),
+            notes=tuple(uncompared(self.live.data) if self.step else begin(self.live, self.schedule)),
         )
         for phase in self.schedule:
             if phase.stop <= self.step:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch.utils.data import DataLoader
 
 from stackwise.contracts.protocols import Batch
 from stackwise.contracts.specs import BatchSpec
@@ -38,10 +39,21 @@ class IterableLoader:
     inexact: str | None = None
     """Why a resume cannot be sure to go on with the right batch; None where it is."""
 
+    uncompared = False
+    """Whether a resume found that the first batch is another one each time it is read, so that it tells of no change of the data."""
+
+    generators: tuple[torch.Generator, ...] = ()
+    """Those of the source's own that reading moves: a later run of the process begins where they stand then."""
+
     def __init__(self, source: Any, seed: int = 0, fields: Sequence[str] = ()) -> None:
         self._source, self._fields = source, tuple(fields)
         self._next_key, self._start_key = stream_key(seed, "next"), stream_key(seed, "start")
         self._taken = 0
+
+    @property
+    def source(self) -> Any:
+        """What delivers the batches, as it was handed over."""
+        return self._source
 
     @property
     def workers(self) -> int:
@@ -259,6 +271,7 @@ class ReplayedLoader(RepeatedLoader):
         generator = getattr(source, "generator", None)
         self._generator = generator if isinstance(generator, torch.Generator) else None
         self._order = None if self._generator is None else self._generator.get_state()
+        self.generators = (self._generator,) if self._generator is not None and isinstance(source, DataLoader) else ()
         self._first: str | None = None
 
     def _next(self) -> object:
@@ -311,6 +324,8 @@ class StatefulLoader(RepeatedLoader):
         own = getattr(sampler, "generator", None)
         if isinstance(own, torch.Generator) and source.generator is None and type(sampler).__module__.startswith("torchdata."):
             own.manual_seed(step_seed(self._start_key, 0))  # torchdata made it, from a seed that every process draws anew
+        elif isinstance(source, DataLoader):
+            self.generators = tuple({id(each): each for each in (source.generator, own) if isinstance(each, torch.Generator)}.values())
 
     def state_dict(self) -> dict[str, Any]:
         """How many batches were taken, in all and of the present epoch, of what, and the state of the iterable."""

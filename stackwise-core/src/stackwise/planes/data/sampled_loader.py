@@ -205,6 +205,7 @@ class SampledLoader(IterableLoader):
         self.close()
         if self._values is None and (first := state.get("first")) is not None and first != self._first:
             self._first = self._recognised(first)
+            self.uncompared = self._first is None
         self._taken = state["taken"]
         self._place = _Place(state["epoch"], state["number"], state["order"])
 
