@@ -173,7 +173,7 @@ def test_a_process_killed_in_a_save_leaves_the_checkpoint_before_it(
 ) -> None:
     ended = start(server, tmp_path, *how, patch=DIES_AT_THE_SECOND_SAVE.format(rank=rank))
     assert (ended[rank].code, ended[1 - rank].code) == (-9, 137), ended
-    assert f"rank {rank}" in ended[1 - rank].err.splitlines()[-1]
+    assert f"rank {rank}" in ended[1 - rank].err.splitlines()[-1], ended
     assert saved_steps(tmp_path / "run") == [3]
     assert [each.code for each in server.together("resume", "run", cwd=tmp_path, ranks=2)] == [0, 0]
     equal_but_for_sums(tmp_path / "run", alone)

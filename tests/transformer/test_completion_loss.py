@@ -48,8 +48,8 @@ def first_step(declared: dict[str, Any]) -> tuple[dict[str, torch.Tensor], float
         batches.append(deliver(moment))
         return batches[-1]
 
-    def judged(outputs: Any, prepared: Any) -> Any:
-        result = judge(outputs, prepared)
+    def judged(outputs: Any, prepared: Any, **how: Any) -> Any:
+        result = judge(outputs, prepared, **how)
         weights.append(float(result[1]))
         return result
 

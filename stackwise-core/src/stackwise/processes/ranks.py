@@ -167,6 +167,8 @@ class Ranks:
             if self.board.post(Failure(self.place.rank, sentence, RankLost.exit_code)):
                 return RankLost(sentence)
             failure = self.board.failure()
+        if failure is not None and failure.rank == self.place.rank:
+            return RankLost(failure.sentence)  # found by another thread of this process, which may not come to say it
         return EndedTogether(failure.exit_code if failure is not None else RankLost.exit_code)
 
     def post(self, error: BaseException) -> BaseException:
