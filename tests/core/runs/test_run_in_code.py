@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from whole_runs import digested, lines, losses, status
 
 import stackwise
 from stackwise import Built, StepDone, TaskSpec, TensorSpec
-from stackwise.errors import ConfigError
+from stackwise.errors import ConfigError, RunStopped
 from stackwise.runs.run import resume
 from stackwise.saved.evaluate import evaluate
 from stackwise.storage.checkpoints.store import CheckpointStore
@@ -139,6 +140,19 @@ def test_the_same_call_goes_on_and_ends_as_if_it_had_never_stopped() -> None:
     assert one == other
     again, _ = go(output="cut", resume="auto", observers=[StopAt(100)])
     assert again.finished_before
+
+
+class PressesCtrlC(StopAt):
+    def __call__(self, event: Any) -> None:
+        if isinstance(event, StepDone) and event.step == self.step:
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_ctrl_c_names_the_call_that_goes_on() -> None:
+    with pytest.raises(RunStopped, match=r"by: stackwise\.run\(experiment, output='cut', resume='must'\)$"):
+        go(output="cut", observers=[PressesCtrlC(6)])
+    rest, shown = go(output="cut", resume="must", observers=[PressesCtrlC(100)])
+    assert "of 12" in shown and rest.summary.finished.steps == 12
 
 
 def test_an_evaluation_of_other_values_is_refused_at_a_resume() -> None:

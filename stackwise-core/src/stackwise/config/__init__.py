@@ -6,7 +6,7 @@ from stackwise.config.experiment import EnterConfig, EvaluateConfig, Experiment,
 from stackwise.config.loading import experiment, load, overridden
 from stackwise.config.objects import Phase, sample
 from stackwise.config.planes import DataConfig, GroupConfig, ModelConfig, OptimizerConfig, Ref
-from stackwise.config.recalled import recalled, refuse_described
+from stackwise.config.recalled import names_its_parts, recalled, refuse_described
 from stackwise.config.run import CheckpointConfig, ParallelConfig, RunConfig, StopConfig
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "UntilConfig",
     "experiment",
     "load",
+    "names_its_parts",
     "overridden",
     "parse_option",
     "parse_schedule",

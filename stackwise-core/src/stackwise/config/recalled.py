@@ -53,6 +53,11 @@ def refuse_described(read: Experiment) -> None:
         raise ConfigError([_together(described)])
 
 
+def names_its_parts(read: Experiment) -> bool:
+    """Whether a file can hold this experiment: no part of it was given in code."""
+    return all(node.kind != "object" for _, node in _parts(read.tree, ()))
+
+
 def _together(parts: Sequence[Problem]) -> Problem:
     """One sentence for all parts that were given in code, each with its description as message: one thing mends them."""
     first, *others = parts
@@ -62,10 +67,15 @@ def _together(parts: Sequence[Problem]) -> Problem:
 
 
 def _described(node: Node, path: KeyPath) -> Iterator[tuple[KeyPath, Node]]:
+    return ((where, part) for where, part in _parts(node, path) if isinstance(part.value, str) and part.value.startswith(_GIVEN))
+
+
+def _parts(node: Node, path: KeyPath) -> Iterator[tuple[KeyPath, Node]]:
+    """Everything that stands where a part does."""
     for key, child in node.entries.items():
-        if isinstance(child.value, str) and child.value.startswith(_GIVEN) and (key in _PLACES or path[-1:] == ("sources",)):
+        if key in _PLACES or path[-1:] == ("sources",):
             yield (*path, key), child
-        yield from _described(child, (*path, key))
+        yield from _parts(child, (*path, key))
 
 
 def _entries(saved: Mapping[str, Any], now: Node | None, path: KeyPath, problems: _Problems) -> dict[str, Any]:

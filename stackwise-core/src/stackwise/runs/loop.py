@@ -206,7 +206,7 @@ class RunLoop:
         saved = f"the state before step {self.machine.step} is saved" if self.machine.step else "no step was done"
         last_word(self.ranks)
         by = Signal(stop)
-        raise RunStopped(f"{by.name} came; {saved}; go on by: stackwise resume {self.directory.path}", by=by)
+        raise RunStopped(f"{by.name} came; {saved}; {self._way_on(self.directory.path)}", by=by)
 
     def _end_in_time(self, event: StepDone) -> None:
         """Save and stop, unless this was the last step."""
@@ -219,7 +219,13 @@ class RunLoop:
         self.store.wait()
         saved = f"the state before step {self.machine.step} is saved"
         last_word(self.ranks)
-        raise RunStopped(f"{why}; {saved}; go on by: stackwise resume {self.directory.path}", by=None)
+        raise RunStopped(f"{why}; {saved}; {self._way_on(self.directory.path)}", by=None)
+
+    def _way_on(self, path: Path) -> str:
+        """How the reader goes on: a command where a file holds the experiment, else the call in the program that has its parts."""
+        if config.names_its_parts(self.plan.experiment):
+            return f"go on by: stackwise resume {path}"
+        return f"go on in the program that has the parts in code, by: stackwise.run(experiment, output='{path}', resume='must')"
 
     def _lost_nothing(self, event: Event) -> bool:
         between = isinstance(event, RunStarted | PhaseEntered | Evaluated)
@@ -240,7 +246,7 @@ class RunLoop:
             for outcome in self._saving.now(self.machine, "moved"):
                 self.tell(outcome)
             self.store.wait()
-            saved = f"the state before step {self._saving.last_step} is saved there; go on by: stackwise resume {moved.place}"
+            saved = f"the state before step {self._saving.last_step} is saved there; {self._way_on(moved.place)}"
             return MovedError(moved.directory, moved.place, saved)
         return error
 
