@@ -44,17 +44,6 @@ def test_a_phase_called_nan_stays_text_and_a_loss_of_nan_a_number(tmp_path: Path
     assert isinstance(entered, PhaseEntered) and entered.phase == "nan" and isnan(entered.probe_loss_before or 0)
 
 
-def test_no_two_steps_share_a_map_that_can_be_written_to(tmp_path: Path) -> None:
-    bare = StepDone(0, "a", 2.0, 1.0, 1e-3, 8, 0.1)
-    for shared in (bare.metrics, bare.rates):
-        with pytest.raises(TypeError):
-            shared["mine"] = 1.0  # type: ignore[index]  # what an observer may try
-    one, two = Log(written(tmp_path, [bare, bare._replace(step=1)])).events()
-    assert isinstance(one, StepDone) and isinstance(two, StepDone)
-    one.metrics["mine"] = one.rates["mine"] = 1.0  # type: ignore[index]
-    assert two == bare._replace(step=1)
-
-
 def test_lines_are_plain_json_for_others(tmp_path: Path) -> None:
     written(tmp_path, HISTORY)
     lines = [json.loads(line, parse_constant=pytest.fail) for line in (tmp_path / METRICS).read_text().splitlines()]

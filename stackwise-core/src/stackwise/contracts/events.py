@@ -6,11 +6,7 @@ Checkpointing, logs, progress bars and trackers consume them; nothing in an even
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any, NamedTuple
-
-NOTHING: Mapping[str, float] = MappingProxyType({})
-"""A default that all records share, so nobody can write to it."""
 
 
 class RunFacts(NamedTuple):
@@ -83,9 +79,9 @@ class StepDone(NamedTuple):
     """Whether nothing was changed: the step was not finite, or had no target."""
     why: str = ""
     """Why it was skipped."""
-    metrics: Mapping[str, float] = NOTHING
+    metrics: Mapping[str, float] = {}  # of a record, which nobody writes to
     """What the task reports beside the loss, as means over the step's targets."""
-    rates: Mapping[str, float] = NOTHING
+    rates: Mapping[str, float] = {}  # of a record, which nobody writes to
     """Every learning rate by its group and key (`default.lr`, `norms.adamw_lr`), where there are several."""
     flops: float = 0.0
     """Training FLOPs spent after this step, by the plan's prices; 0 where it has none."""
