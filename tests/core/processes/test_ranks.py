@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 from torch import distributed
+from torch.distributed import TCPStore
+from torch.distributed.distributed_c10d import PrefixStore
 
 from stackwise.errors import EndedTogether, RankLost
 from stackwise.processes.board import Failure
@@ -16,8 +18,8 @@ from stackwise.processes.ranks import Ranks
 @pytest.fixture
 def ranks() -> Iterator[Ranks]:
     """One process, and torch's group of it."""
-    store = distributed.TCPStore("127.0.0.1", 0, 1, is_master=True)
-    distributed.init_process_group("gloo", store=distributed.PrefixStore("torch", store), rank=0, world_size=1)
+    store = TCPStore("127.0.0.1", 0, 1, is_master=True)
+    distributed.init_process_group("gloo", store=PrefixStore("torch", store), rank=0, world_size=1)
     made = Ranks(Place(rank=0, ranks=1), store)
     yield made
     made.watch.close()
