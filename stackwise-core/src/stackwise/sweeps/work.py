@@ -22,8 +22,8 @@ from stackwise.errors import RunStopped, UserError
 from stackwise.storage.checkpoints.store import name_of
 from stackwise.storage.codec import read_object, typed
 from stackwise.storage.lock import RunLock
-from stackwise.storage.run_directory import CHECKPOINTS, CONFIG, FINISHED, read_status
 from stackwise.storage.regular import read_regular
+from stackwise.storage.run_directory import CHECKPOINTS, CONFIG, FINISHED, read_status
 from stackwise.sweeps.tree import Job
 
 _POLL_S = 0.2

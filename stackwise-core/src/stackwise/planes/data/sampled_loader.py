@@ -129,7 +129,7 @@ class SampledLoader(IterableLoader):
         return batch
 
     def _hold_to_memory(self, batch: object) -> None:
-        """Refuse a batch in memory that forward has changed: the dataset keeps it, so every further epoch and evaluation reads the change."""
+        """Refuse a batch in memory that forward has changed: its dataset keeps it, so what follows reads the change."""
         changed = {tensor.untyped_storage().data_ptr() for tensor in self._changed}
         if changed and any(tensor.untyped_storage().data_ptr() in changed for tensor in tensors_of(batch)):
             raise DataError(
