@@ -102,7 +102,7 @@ class Step:
         """Forward, backward and, when everything is finite, the update.
 
         Raises:
-            UserError: the memory does not suffice.
+            UserError: out of memory.
         """
         try:
             return self._run(batches, moment)

@@ -23,8 +23,8 @@ from stackwise.timeline.duration import Moment
 class Together:
     """Holds the processes to one state.
 
-    After a boundary, and after the first step behind it, every parameter, buffer and moment has the same bits everywhere: what a model
-    keeps of the rows that it saw, and whatever else goes its own way in one process, is reported by name.
+    After a boundary, and again after the first step that follows, every parameter, buffer and moment has the same bits everywhere. A
+    difference is reported by name: what a model keeps of the rows that it saw, or whatever else only one process did.
 
     Args:
         ranks: the processes.

@@ -34,7 +34,7 @@ def own(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def rows_of(part: Any) -> tuple[int, int]:
-    """The first row that this process holds of a part, and the one behind its last."""
+    """The first row that this process holds of a part, and the one after its last."""
     dim = next((dim for dim, placement in enumerate(part.placements) if placement.is_shard()), None)
     rows = part.shape[0]
     if dim is None:

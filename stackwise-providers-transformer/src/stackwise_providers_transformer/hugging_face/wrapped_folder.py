@@ -103,7 +103,7 @@ def _check_kind(hf: Any, config: Config) -> None:
     if not isinstance(getattr(full, "vocab_size", None), int):
         raise config.refuse(
             "model_type",
-            "its config has no vocab_size: it reads no tokens, and rack transformer.hf stands behind transformer.token: give such a model "
+            "its config has no vocab_size: it reads no tokens, and rack transformer.hf stands after transformer.token: give such a model "
             "as a whole module in code (docs/how-to/module.md)",
         )
 
