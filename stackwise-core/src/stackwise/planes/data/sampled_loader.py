@@ -87,11 +87,11 @@ class SampledLoader(IterableLoader):
         self._values, self._samples = sampled_digest(source.dataset), length_of(source.dataset)
         self._batches: Iterator[object] | None = None
         self._requested: deque[_Place] = deque()
-        """The places behind the batches that are on their way."""
+        """The place after each batch that is on its way."""
         self._lent: tuple[object, tuple[int, ...]] = ((), ())
         """The last batch, and how often its tensors were changed when it was delivered."""
         self._changed: list[torch.Tensor] = []
-        """A batch that forward changed in place, kept so that no new tensor can have its memory."""
+        """Tensors of a batch that forward changed in place, kept so that no new one can have their memory."""
 
     def _copied(self, order: _Order) -> _Order:
         dataset = self._source.dataset
@@ -107,8 +107,9 @@ class SampledLoader(IterableLoader):
         if self._batches is None:
             self._requested.clear()
             self._batches = self._read(self._requests(self._place))
-        if not self._changed and versions_of(self._lent[0]) != self._lent[1]:
-            self._changed = tensors_of(self._lent[0])
+        if not self._changed:
+            lent, then = self._lent
+            self._changed = [t for t, now, was in zip(tensors_of(lent), versions_of(lent), then, strict=True) if now != was]
         try:
             batch = next(self._batches)
         except StopIteration:
@@ -125,7 +126,8 @@ class SampledLoader(IterableLoader):
             self._first = digest_of(self._named(batch))
         self._hold_to_memory(batch)
         self._place = self._requested.popleft()
-        self._lent = batch, versions_of(batch)
+        if not self._source.num_workers:  # what a worker delivers is a copy
+            self._lent = batch, versions_of(batch)
         return batch
 
     def _hold_to_memory(self, batch: object) -> None:
