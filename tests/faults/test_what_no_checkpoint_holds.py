@@ -323,7 +323,7 @@ def scheduled(parameters: Any, lr: float) -> torch.optim.Optimizer:
 
 def test_a_scheduler_around_an_optimizer_is_refused_as_nothing_steps_it() -> None:
     with pytest.raises(UserError, match=r"rate would stay at 0\.01: give Built\(torch\.optim\.SGD"):
-        machine(optimizer=Built(scheduled, lr=0.1))
+        list(machine(optimizer=Built(scheduled, lr=0.1)).train())
     model = Net()
     experiment = stackwise.experiment(
         run={"name": "r", "horizon": "2 steps", "device": "cpu"},
@@ -333,7 +333,7 @@ def test_a_scheduler_around_an_optimizer_is_refused_as_nothing_steps_it() -> Non
         optimizer=scheduled(model.parameters(), lr=0.1),
     )
     with pytest.raises(UserError, match="a scheduler of torch"):
-        stackwise.assemble(experiment)
+        list(stackwise.assemble(experiment).train())
 
 
 def test_a_field_that_is_no_text_is_refused() -> None:
