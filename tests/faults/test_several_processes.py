@@ -164,6 +164,17 @@ def test_what_cannot_be_shared_out_is_refused_before_anything_is_written(server:
     assert words in ended[0].err + ended[1].err
 
 
+def test_processes_that_do_not_meet_say_where_they_were_to(server: ForkServer, tmp_path: Path) -> None:
+    write(tmp_path, SHORT)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        for place, words in (({"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}, port), ({}, "MASTER_ADDR (not set)")):
+            ended = server.stackwise("run", "exp.yaml", cwd=tmp_path, environment={"RANK": "0", "WORLD_SIZE": "2", **place})
+            assert ended.code == 2 and words in ended.err and "rank 0 of 2" in ended.err, ended
+
+
 KEEPS_A_STATE = """
 import random, torch
 from torch import nn
@@ -250,10 +261,12 @@ def test_the_plan_prices_a_process_and_the_doctor_tells_what_each_sees(server: F
 
 
 @pytest.mark.rare
-def test_a_process_that_hangs_is_named(server: ForkServer, tmp_path: Path) -> None:
-    hangs = "    import stackwise.machine.step as s, time\n    s.Step.run = lambda *given: time.sleep(20)\n"
-    ended = start(server, tmp_path, "--set", "run.parallel.patience=3s", patch=ON_RANK_1 + hangs)
-    assert ended[0].code == 137 and "rank 1" in ended[0].err.splitlines()[-1] and "patience" in ended[0].err
+@pytest.mark.parametrize(("where", "call", "words"), [(STEP, 3, "(run.parallel.patience)"), (ENTER, 2, "in the boundary into phase 'two'")])
+def test_a_process_that_hangs_is_named(server: ForkServer, tmp_path: Path, where: Place, call: int, words: str) -> None:
+    hangs = dies(1, where, call).replace("os.kill(os.getpid(), 9)", "__import__('time').sleep(20)")
+    ended = start(server, tmp_path, "--set", "run.parallel.patience=3s", patch=hangs)
+    last = ended[0].err.splitlines()[-1]
+    assert ended[0].code == 137 and f"rank 1 on {platform.node()} has not come" in last and last.endswith(words), ended
 
 
 @pytest.mark.rare
@@ -296,7 +309,7 @@ def test_one_command_starts_the_processes_and_starts_them_again(alone: Path, tmp
     dies = "if os.environ.get('RANK') == '1' and os.environ.get('STACKWISE_ATTEMPT') == '0':\n" + KILLED_AT_STEP.format(step=7, signal="9")
     ended = command("run", "exp.yaml", "--ranks", "2", "--max-restarts", "1", cwd=tmp_path, patch=dies)
     assert ended.returncode == 0, ended.stderr
-    assert "rank 1" in ended.stderr and "ChildFailedError" not in ended.stderr
+    assert "rank 1 on" in ended.stderr and "rank 1 was ended by SIGKILL\n" in ended.stderr and "ChildFailedError" not in ended.stderr
     equal_but_for_sums(tmp_path / "runs" / "short-001", alone)
 
 
