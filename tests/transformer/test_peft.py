@@ -89,7 +89,7 @@ def test_adapters_beside_a_base_compute_what_peft_computes(base: str, options: s
         torch.testing.assert_close(read(tmp_path / "adapters")({"tokens": TOKENS})["logits"], expected, rtol=0, atol=1e-5)
 
 
-def test_adapters_beside_matrices_that_stand_on_their_side_are_turned_where_transformers_computes(tmp_path: Path) -> None:
+def test_adapters_beside_matrices_on_their_side_are_turned_where_transformers_computes(tmp_path: Path) -> None:
     expected = saved("gpt2", tmp_path, **OPTIONS["plain"])
     wrapped = read(tmp_path / "adapters", HuggingFaceFormat(HuggingFaceOptions(wrap=True)))
     with torch.inference_mode():
