@@ -265,7 +265,8 @@ class Objective:
         trains = torch.is_grad_enabled()
         result = self.judge(outputs, prepared)
         if trains and not result[0].requires_grad:
-            raise self.fault(_no_total(self.task, result[0]))
+            with self._judging:
+                raise self.fault(_no_total(self.task, result[0]))
         if self._looked_at_loss is not trains:
             with self._judging:
                 check_weight(self.task, result[1], self.fault)
