@@ -91,3 +91,4 @@ def show(result: Result, *, quiet: bool) -> None:
     click.echo(result.summary.text(columns_of()))
     files = "config.yaml, plan.json, events.jsonl, metrics.jsonl, status.json, checkpoints/, final/weights.safetensors"
     click.echo(wrap(f"files: {result.directory}/ ({files})", columns_of()))
+    click.echo(wrap(f"next: stackwise report {result.directory}, stackwise export {result.directory} weights", columns_of()))
