@@ -30,7 +30,6 @@ from stackwise.timeline.streams import step_seed, stream_key
 
 BuildLoader = Callable[[str, Part], Any]
 
-
 _Takes = tuple[tuple[tuple[str, int | None], ...], ...]
 """For each micro-batch of a step the sources it takes from, and how many rows of each."""
 
@@ -202,7 +201,7 @@ class DataPlane:
 
     def ledger(self) -> dict[str, dict[str, int]]:
         """Rows and tokens delivered by source over the whole run, sources no longer named included."""
-        lines: dict[str, dict[str, int]] = self._ahead.state()["ledger"] if self._open else self._lines()
+        lines: dict[str, dict[str, int]] = self._ahead.state()["ledger"] if self._open else _lines(self._all())
         return lines
 
     def fingerprints(self) -> dict[str, Mapping[str, Any]]:
@@ -248,13 +247,10 @@ class DataPlane:
         known = self._all()
         return {
             "sources": {name: source.state() for name, source in known.items()},
-            "ledger": self._lines(),
+            "ledger": _lines(known),
             "mixture": {"debts": self._debts},
             "transforms": self._transforms.state_dict(),
         }
-
-    def _lines(self) -> dict[str, dict[str, int]]:
-        return {name: {"rows": source.delivered.rows, "tokens": source.delivered.tokens} for name, source in self._all().items()}
 
     # -- before the run -------------------------------------------------------------------------------------------
 
@@ -398,3 +394,7 @@ class DataPlane:
         if self._device is not None:
             batch = {name: tensor.to(self._device, non_blocking=True) for name, tensor in batch.items()}
         return batch
+
+
+def _lines(sources: Mapping[str, Source]) -> dict[str, dict[str, int]]:
+    return {name: {"rows": source.delivered.rows, "tokens": source.delivered.tokens} for name, source in sources.items()}

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from queue import Empty, SimpleQueue
 from threading import Thread
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from attrs import frozen
 
@@ -19,8 +19,7 @@ T = TypeVar("T")
 S = TypeVar("S")
 
 
-@frozen
-class _Item(Generic[T, S]):
+class _Item(NamedTuple, Generic[T, S]):
     """One step's batches, and the state right after they were made."""
 
     step: int

@@ -112,8 +112,11 @@ class Source:
 
     def state(self) -> dict[str, Any]:
         """The loader's cursor."""
-        with calling(self.part.id, "state_dict"):
+        try:
             return expect_state(self.loader.state_dict())
+        except BaseException as error:
+            mark(error, self.part.id, "state_dict")
+            raise
 
     def take(self, rows: int | None, length: int | None, seq_len: int | None) -> Batch:
         """The next rows: checked the first time, bridged to the task, and counted.

@@ -115,16 +115,13 @@ class OptimizerPlane:
 
     def step(self, t: float) -> None:
         """One update of the weights, and of their average."""
-        has_masters = bool(self._masters)
-        if has_masters:
-            self._masters.take_gradients()
+        self._masters.take_gradients()
         try:
             self._named.torch.step()
         except BaseException as error:
             mark(error, self._component, "step")
             raise
-        if has_masters:
-            self._masters.write()
+        self._masters.write()
         if self.average is not None and self._state is not None and self._state.ema is not None:
             self.average.update(self._state.ema(t))
 
