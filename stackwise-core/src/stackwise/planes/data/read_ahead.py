@@ -118,7 +118,8 @@ class _Run(Generic[T, S]):
                 raise RuntimeError(f"step {moment.step} is asked for where step {item.step} comes next")
             self._permits.put(None)
             self.delivered_state = item.state
-            return item.value
+            value: T = item.value
+            return value
         self._outcome = item
         if isinstance(item, _Failure):
             raise item.error
