@@ -1,7 +1,7 @@
 """Optimizers of torch without its compiler.
 
 torch marks the methods of an optimizer as not to be compiled, and the mark imports `torch._dynamo` and sympy when one of them is first
-called: 1,500 modules, which take as long as torch itself. Nothing here compiles an optimizer, so the methods are used as they are beneath the mark.
+called: 1,500 modules, which take as long as torch itself. Nothing here compiles an optimizer, so what stands beneath the mark is used.
 """
 
 from __future__ import annotations
