@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from stackwise.storage.checkpoints.store import CheckpointStore, verify
 
 HALVES = ("--set", "run.parallel.shard=2")
 AVERAGED = SHORT.replace("clip: 0.5}", "clip: 0.5, ema: {decay: 0.9}}")
+BY_MUON = SHORT.replace("{use: optim.adamw, lr: 1e-2, clip: 0.5}", "{use: optim.muon, lr: 1e-2}")
 
 
 def start(server: ForkServer, folder: Path, *more: str, config: str = AVERAGED, ranks: int = 2, patch: str = "") -> list[Ended]:
@@ -216,16 +218,32 @@ ANYWHERE = [
 """Which of four processes dies where and when, the step after which that is, and in how many parts and processes the run goes on."""
 
 
-@pytest.mark.rare
-@pytest.mark.parametrize(("where", "call"), [(Place("stackwise.planes.objective", "Objective", "loss"), 3), (WRITE, 3), (MOMENTS, 2)])
-def test_a_process_that_hangs_beside_one_that_gathers_ends_both(server: ForkServer, tmp_path: Path, where: Place, call: int) -> None:
-    """In a step the other process waits inside of torch's exchange, in a save for the file to be whole, in a boundary for what is mapped;
-    there it is not known who has not come."""
+HANGS = [
+    (MOMENTS, 2, AVERAGED, "in the boundary into phase 'two'"),
+    *(
+        pytest.param(*case, marks=pytest.mark.rare)
+        for case in (
+            (Place("stackwise.planes.objective", "Objective", "loss"), 3, AVERAGED, "(run.parallel.patience)"),
+            (Place("stackwise.planes.optimizer.plane", "OptimizerPlane", "step"), 3, BY_MUON, "(run.parallel.patience)"),
+            (WRITE, 3, AVERAGED, "while the first process saves a checkpoint"),
+        )
+    ),
+]
+"""Where a process hangs, in which call, and how the sentence that names it ends."""
+
+
+@pytest.mark.parametrize(("where", "call", "config", "words"), HANGS)
+def test_a_process_that_hangs_is_named_with_the_place_where_the_others_wait(
+    server: ForkServer, tmp_path: Path, where: Place, call: int, config: str, words: str
+) -> None:
+    """In a boundary, and in a step of Muon, the other one waits inside of an exchange of torch's for what it gathers; in a backward pass
+    for gradients, in a save for the file to be whole."""
     patient = "import stackwise.processes.watch as w; w.MOST_BUSY = 1\n"
     hangs = dies(1, where, call).replace("os.kill(os.getpid(), 9)", "__import__('time').sleep(20)")
-    ended = start(server, tmp_path, "--set", "run.parallel.patience=3s", patch=patient + hangs)
-    assert [each.code for each in ended] == [137, 137] and "patience" in ended[0].err + ended[1].err, ended
-    assert "rank 1" in ended[0].err.splitlines()[-1] or where == MOMENTS, ended
+    ended = start(server, tmp_path, "--set", "run.parallel.patience=2s", config=config, patch=patient + hangs)
+    assert [each.code for each in ended] == [137, 137], ended
+    assert ended[0].err.splitlines()[-1].endswith(words), ended
+    assert f"rank 1 on {platform.node()} has not come" in ended[0].err.splitlines()[-1]
 
 
 @pytest.mark.rare

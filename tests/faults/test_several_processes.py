@@ -259,10 +259,12 @@ def test_the_plan_prices_a_process_and_the_doctor_tells_what_each_sees(server: F
 
 
 @pytest.mark.rare
-def test_a_process_that_hangs_is_named(server: ForkServer, tmp_path: Path) -> None:
-    hangs = "    import stackwise.machine.step as s, time\n    s.Step.run = lambda *given: time.sleep(20)\n"
-    ended = start(server, tmp_path, "--set", "run.parallel.patience=3s", patch=ON_RANK_1 + hangs)
-    assert ended[0].code == 137 and "rank 1" in ended[0].err.splitlines()[-1] and "patience" in ended[0].err
+@pytest.mark.parametrize(("where", "call", "words"), [(STEP, 3, "(run.parallel.patience)"), (ENTER, 2, "in the boundary into phase 'two'")])
+def test_a_process_that_hangs_is_named(server: ForkServer, tmp_path: Path, where: Place, call: int, words: str) -> None:
+    hangs = dies(1, where, call).replace("os.kill(os.getpid(), 9)", "__import__('time').sleep(20)")
+    ended = start(server, tmp_path, "--set", "run.parallel.patience=3s", patch=hangs)
+    last = ended[0].err.splitlines()[-1]
+    assert ended[0].code == 137 and f"rank 1 on {platform.node()} has not come" in last and last.endswith(words), ended
 
 
 @pytest.mark.rare

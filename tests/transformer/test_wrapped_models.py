@@ -101,7 +101,7 @@ def test_documents_in_one_row_are_computed_as_if_alone(family: str, tmp_path: Pa
     places = positions_within(segments)
     for side in [{}] + ([{"positions": places}] if "positions" in parts.rack.options.side else []):
         found = parts({"tokens": tokens, "segments": segments, **side})["logits"]
-        torch.testing.assert_close(found, alone, rtol=0, atol=1e-6)
+        torch.testing.assert_close(found, alone, rtol=0, atol=5e-6)  # sums of other shapes round otherwise
     assert (parts({"tokens": tokens})["logits"] - alone).abs().max() > 1e-3
     with pytest.raises(UserError, match="two pieces"):
         parts({"tokens": tokens, "segments": segments % 2})

@@ -129,7 +129,8 @@ class Step:
         else:
             if optimizer.clip is not None and norm > optimizer.clip:
                 self._scale(parameters, optimizer.clip / norm)
-            optimizer.step(moment.t)
+            with nullcontext() if sharding is None else sharding.stepping():
+                optimizer.step(moment.t)
         for parameter in parameters:
             parameter.grad = None
         if self._first is not None and self._first.end():

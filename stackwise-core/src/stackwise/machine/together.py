@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from hashlib import blake2b
 from typing import Any
 
@@ -34,6 +35,10 @@ class Together:
     def __init__(self, ranks: Ranks, live: LiveState) -> None:
         self._ranks, self._live = ranks, live
         self._looks = False
+
+    def crossing(self, phase: CompiledPhase) -> AbstractContextManager[None]:
+        """The time of a boundary, so that a process that hangs in it is named with it."""
+        return self._ranks.watch.inside(f"in the boundary into phase '{phase.name}'")
 
     def enter(self, phase: CompiledPhase, model: ModelReceipt, moments: MomentsReceipt) -> None:
         """Compare what a boundary did, and what came of it.

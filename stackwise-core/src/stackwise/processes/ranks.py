@@ -46,7 +46,9 @@ class Ranks:
         distributed.all_gather_object(hosts, place.host)
         self.hosts: list[str] = hosts
         own_store = store.clone()  # type: ignore[attr-defined]  # the stubs do not know it
-        self.watch = Watch(Board(own_store, place.ranks), place, self.hosts, STARTING_S)
+        self.groups: list[Any] = [distributed.group.WORLD]
+        """torch's groups in which this process exchanges something."""
+        self.watch = Watch(Board(own_store, place.ranks), place, self.hosts, STARTING_S, self._exchanges)
 
     @property
     def share(self) -> Share:
@@ -100,6 +102,7 @@ class Ranks:
         """The same processes, for exchanges of a thread; all of them ask for it at the same time."""
         with self.exchanging():
             group: distributed.ProcessGroup = distributed.new_group(backend="gloo", timeout=timedelta(days=1))
+        self.groups.append(group)
         return group
 
     def broadcast(self, item: T | None, source: int = 0) -> T:
@@ -151,6 +154,12 @@ class Ranks:
             yield
         finally:
             self.board.mark_busy("")
+
+    def _exchanges(self) -> int:
+        """How many exchanges this process has begun, torch's own among them; torch counts them, and has no public name for it."""
+        with suppress(RuntimeError):
+            return sum(group._get_sequence_number_for_group() for group in self.groups)
+        return 0
 
     def _what_happened(self, error: RuntimeError) -> Exception:
         """Why an exchange failed: another process posted a failure before it left, or is gone without saying why."""

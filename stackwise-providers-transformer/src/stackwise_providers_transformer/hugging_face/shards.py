@@ -148,28 +148,6 @@ class Shards(Mapping[str, torch.Tensor]):
         return len(self._of)
 
 
-class Named(Mapping[str, torch.Tensor]):
-    """The tensors of a folder by our names, each one of theirs as it is.
-
-    Args:
-        shards: the folder's.
-        names: ours → theirs.
-    """
-
-    def __init__(self, shards: Shards, names: Mapping[str, str]) -> None:
-        self._shards, self._names = shards, names
-        self.shapes = {ours: shards.shapes[theirs] for ours, theirs in names.items()}
-
-    def __getitem__(self, name: str) -> torch.Tensor:
-        return self._shards[self._names[name]]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-
 class Renamed(Mapping[str, torch.Tensor]):
     """The tensors of a folder by our names, made of theirs when they are asked for.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,9 @@ import torch
 from torch import nn
 
 from stackwise import StoredModel, UserError
+from stackwise_providers_transformer.hugging_face.joined import Joined, joined
 from stackwise_providers_transformer.hugging_face.settings import Config
-from stackwise_providers_transformer.hugging_face.shards import Named, Shards
+from stackwise_providers_transformer.hugging_face.shards import Shards
 from stackwise_providers_transformer.hugging_face.wrapped import (
     CLASSES,
     CLASSIFIERS,
@@ -37,8 +37,8 @@ LABELS = {"id2label", "label2id"}
 
 
 def read_wrapped(folder: Path, config: Config, *, pickle: bool) -> StoredModel:
-    """The model of a folder. Its tensors are read one at a time where the library would read them as they are; where it rearranges them,
-    as those of experts, it reads the whole model at once.
+    """The model of a folder. Its tensors are read one at a time where the library does no more than rename them and put them together;
+    where it does, it reads the whole model at once.
 
     Raises:
         UserError: transformers is missing or refuses the folder; weights that its model has no place for, or lacks.
@@ -46,7 +46,7 @@ def read_wrapped(folder: Path, config: Config, *, pickle: bool) -> StoredModel:
     hf = library(f"{config.path}: the family {config.fields.get('model_type')} is not known here by itself, and format transformer.hf")
     _check_kind(hf, config)
     auto = auto_of(config.fields)
-    whole, shards, left = _as_it_is(hf, auto, folder) or _load(hf, auto, folder, pickle=pickle)
+    whole, stored, left = _by_name(hf, auto, folder) or _load(hf, auto, folder, pickle=pickle)
     base = getattr(whole, whole.base_model_prefix, whole)
     inside, pooler = "" if base is whole else f"{whole.base_model_prefix}.", getattr(base, "pooler", None)
     notes = ["dropout is what the fields of config say, and does not follow time", *_left_behind(auto, pooler, left)]
@@ -83,7 +83,7 @@ def read_wrapped(folder: Path, config: Config, *, pickle: bool) -> StoredModel:
         setattr(whole, whole.base_model_prefix, HandsOn(pooler if auto in CLASSIFIERS else None))
         names |= {f"head.model.{name}": name for name, _ in _persistent(whole) if name != tied}
     model = {"embedding": embedding, "rack": rack, "head": head}
-    tensors = {ours: held[theirs].detach() for ours, theirs in names.items()} if shards is None else Named(shards, names)
+    tensors = {ours: held[theirs].detach() for ours, theirs in names.items()} if stored is None else stored.renamed(names)
     return StoredModel(model=model, tensors=tensors, free=("rack.residual_outputs", "rack.balance"), notes=tuple(notes))
 
 
@@ -169,22 +169,21 @@ def auto_of(fields: Mapping[str, Any]) -> str:
     return next((auto for end, auto in ends.items() if str(names[0]).endswith(end)), "base")
 
 
-def _as_it_is(hf: Any, auto: str, folder: Path) -> tuple[Any, Shards, tuple[str, ...]] | None:
-    """The model of a folder without its numbers, and its tensors, which are the model's own, name by name and shape by shape.
+def _by_name(hf: Any, auto: str, folder: Path) -> tuple[Any, Joined, tuple[str, ...]] | None:
+    """The model of a folder without its numbers, and its tensors by the model's names.
 
     Returns:
-        None where they are not, or where the library converts some: it has to read the folder itself, or to say what is wrong with it.
+        None where the tensors are not the model's own: the library has to read the folder itself, or to say what is wrong with it.
     """
     try:
         with quiet(hf), torch.device("meta"):
             whole = getattr(hf, CLASSES[auto]).from_config(hf.AutoConfig.from_pretrained(folder, local_files_only=True))
-        shards, mapping = Shards(folder, pickled=False), import_module("transformers.conversion_mapping")
-        converted = any(hasattr(each, "operations") for each in mapping.get_model_conversion_mapping(whole))
+            shapes = {name: tuple(tensor.shape) for name, tensor in _persistent(whole)}
+            stored = joined(whole, Shards(folder, pickled=False), shapes)
         _scale(getattr(whole, whole.base_model_prefix, whole).get_input_embeddings())
     except Exception:  # what the library, its constructors or its files raise, it says better when it reads the folder
         return None
-    own = {name: tuple(tensor.shape) for name, tensor in _persistent(whole)}
-    return None if converted or own != shards.shapes else (whole, shards, ())
+    return None if stored is None else (whole, stored, ())
 
 
 def _load(hf: Any, auto: str, folder: Path, *, pickle: bool) -> tuple[Any, None, tuple[str, ...]]:
