@@ -152,6 +152,42 @@ def test_four_quarters_hold_fewer_rows_than_processes(server: ForkServer, alone:
     equal_but_for_sums(tmp_path / "run", alone)
 
 
+@pytest.mark.slow
+def test_two_halves_that_compute_blocks_again_train_alike(server: ForkServer, alone: Path, tmp_path: Path) -> None:
+    ended = start(server, tmp_path, "--set", "run.parallel.recompute=blocks")
+    assert [each.code for each in ended] == [0, 0], ended
+    equal_but_for_sums(tmp_path / "run", alone)
+
+
+WIDENED = AVERAGED.replace("rack: {stacks: [{base: 2}]}}", "rack: {width: 16, heads: 4}}").replace(
+    "transformer.stack}", "transformer.widen}"
+)
+NOTES_WHOLE_ONES = """\
+import json, weakref
+import stackwise.planes.model.parameter_map as maps
+whole, alive, most = maps.whole, [], []
+def noted(tensor):
+    made = whole(tensor)
+    if hasattr(tensor, 'full_tensor'):
+        alive[:] = [*(each for each in alive if each() is not None), weakref.ref(made)]
+        most.append([len(alive), sum(each().nbytes for each in alive)])
+        open('whole-' + os.environ['RANK'], 'w').write(json.dumps(most))
+    return made
+maps.whole = noted
+"""
+
+
+def test_a_boundary_makes_one_parameter_whole_at_a_time(server: ForkServer, tmp_path: Path) -> None:
+    """Beside its source; of weights, moments and averages alike."""
+    ended = start(server, tmp_path, config=WIDENED, patch=NOTES_WHOLE_ONES)
+    assert [each.code for each in ended] == [0, 0], ended
+    final = load_file(tmp_path / "run" / "final" / "weights.safetensors")
+    made = json.loads((tmp_path / "whole-1").read_text())
+    assert len(made) >= 2 * 3 * len(final)  # each with its source; the weight, its two moments or its average
+    assert max(count for count, _ in made) == 2
+    assert max(held for _, held in made) <= 2 * max(tensor.nbytes for tensor in final.values())
+
+
 DIES_AT_THE_SECOND_SAVE = """\
 if os.environ['RANK'] == '{rank}':
     from stackwise.storage import disk

@@ -83,7 +83,8 @@ def read_folder(folder: Path, registry: Registry, part: Any = None) -> StoredMod
         ProviderError: a format that fails.
     """
     if not folder.is_dir():
-        raise UserError(f"there is no folder {folder}")
+        missing = f"{folder} is a file" if folder.exists() else f"there is no folder {folder}"
+        raise UserError(f"{missing}: give the path of a folder on this machine; nothing is downloaded")
     with blaming(registry.providers):
         id, form = _format_of(folder, registry, part)
         with calling(id, "read"):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from stackwise.cli.process import prepare_process
+from stackwise.cli.process import load_torch, prepare_process
 from stackwise.cli.ranks import process_options, start_processes
 from stackwise.processes.place import Place
 
@@ -68,6 +68,7 @@ def run(
 
     if Place.here().is_first and resume != "never" and output is not None:
         refuse_held(output)
+    load_torch()
     from stackwise.runs.run import run as run_experiment
 
     show(run_experiment(file, overrides, output, resume=resume, quiet=quiet), quiet=quiet)

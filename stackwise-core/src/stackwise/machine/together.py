@@ -87,7 +87,7 @@ class Together:
         return {name: tensor.to(self._live.placement.device) for name, tensor in batch.items()}
 
     def _compare(self, when: str, more: Mapping[str, str]) -> None:
-        state = {"the model": self._live.model.state_dict(), "the optimizer": self._live.optimizer.state_dict()}
+        state = {"model": self._live.model.state_dict(), "optimizer": self._live.optimizer.state_dict()}
         sharding = self._live.sharding
         found = list(_leaves(state, ""))
         self._ranks.agree({**more, **{path: _digest(content) for path, content, is_part in found if not is_part}}, when)

@@ -234,14 +234,25 @@ def joined(place: Place | None = None) -> Iterator[Ranks | None]:
 
 
 def _meet(place: Place) -> Store:
-    """Start torch's group of processes. Exchanges have no timeout of their own: `Watch` decides how long one may last."""
+    """Start torch's group of processes. Exchanges have no timeout of their own: `Watch` decides how long one may last.
+
+    Raises:
+        UserError: the environment does not say where, or nobody is there.
+    """
     backend = "gloo"
     if torch.cuda.is_available():
         torch.cuda.set_device(place.local_rank % torch.cuda.device_count())
         backend = "cpu:gloo,cuda:nccl"
     os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1")
-    store, rank, ranks = next(iter(rendezvous("env://")))
-    distributed.init_process_group(
-        backend, store=PrefixStore(f"torch/{place.attempt}", store), rank=rank, world_size=ranks, timeout=timedelta(days=1)
-    )
+    try:
+        store, rank, ranks = next(iter(rendezvous("env://", timeout=timedelta(seconds=STARTING_S))))
+        distributed.init_process_group(
+            backend, store=PrefixStore(f"torch/{place.attempt}", store), rank=rank, world_size=ranks, timeout=timedelta(days=1)
+        )
+    except (distributed.DistError, ValueError) as error:
+        where = f"MASTER_ADDR {os.environ.get('MASTER_ADDR', '(not set)')} and MASTER_PORT {os.environ.get('MASTER_PORT', '(not set)')}"
+        raise UserError(
+            f"{place} does not meet the others at {where}: {str(error).splitlines()[0]}; start all of them by `stackwise run --ranks N`, "
+            "or by torchrun with one address and a port that is free"
+        ) from error
     return PrefixStore(f"attempt/{place.attempt}", store)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -42,12 +43,6 @@ class Joined(Mapping[str, torch.Tensor]):
     def __init__(self, shards: Shards, pieces: Pieces, shapes: Mapping[str, tuple[int, ...]]) -> None:
         self._shards, self._pieces, self.shapes = shards, pieces, {name: shapes[name] for name in pieces}
 
-    def renamed(self, names: Mapping[str, str]) -> Joined:
-        """The same under other names: new → old."""
-        return Joined(
-            self._shards, {new: self._pieces[old] for new, old in names.items()}, {new: self.shapes[old] for new, old in names.items()}
-        )
-
     def copy_into(self, name: str, target: torch.Tensor) -> torch.dtype:
         """Write a parameter where it belongs, piece by piece; it is never made by itself."""
         dtypes = []
@@ -71,6 +66,39 @@ class Joined(Mapping[str, torch.Tensor]):
 
     def __len__(self) -> int:
         return len(self._pieces)
+
+
+class Renaming(Mapping[str, torch.Tensor]):
+    """Tensors under other names.
+
+    Args:
+        tensors: by their old names; their `shapes` are asked where they have them.
+        names: new → old.
+        folder: that they are of.
+    """
+
+    def __init__(self, tensors: Mapping[str, torch.Tensor], names: Mapping[str, str], folder: Path) -> None:
+        self.folder, self._tensors, self._names = folder, tensors, names
+        shapes = getattr(tensors, "shapes", None) or {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        self.shapes: dict[str, tuple[int, ...]] = {new: shapes[old] for new, old in names.items()}
+
+    def copy_into(self, name: str, target: torch.Tensor) -> torch.dtype:
+        """Write a tensor where it belongs, in the way of those below."""
+        if (write := getattr(self._tensors, "copy_into", None)) is not None:
+            dtype: torch.dtype = write(self._names[name], target)
+            return dtype
+        tensor = self[name]
+        target.copy_(tensor)
+        return tensor.dtype
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return self._tensors[self._names[name]]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 def joined(whole: Any, shards: Shards, shapes: Mapping[str, tuple[int, ...]]) -> Joined | None:
