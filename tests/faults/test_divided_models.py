@@ -52,6 +52,7 @@ def equal_but_for_sums(run: Path, other: Path) -> None:
     assert len(steps_of(run)) == len(steps_of(other)) == status(run)["steps"]
     for place, rounding in ((0, 1e-6), (1, 1e-4)):  # losses, gradient norms
         assert [step[place] for step in steps_of(run)] == pytest.approx([step[place] for step in steps_of(other)], rel=rounding)
+    assert evaluations_of(run)[0] == evaluations_of(other)[0]  # of the same weights: batches are added in their order, to the bit
     assert evaluations_of(run) == pytest.approx(evaluations_of(other), rel=1e-6)
     assert apart(state(run), state(other)) == []
     for final in ("final", "final-ema"):

@@ -157,9 +157,11 @@ class Ranks:
 
     def _exchanges(self) -> int:
         """How many exchanges this process has begun, torch's own among them; torch counts them, and has no public name for it."""
-        with suppress(RuntimeError):
-            return sum(group._get_sequence_number_for_group() for group in self.groups)
-        return 0
+        begun = 0
+        for group in list(self.groups):
+            with suppress(RuntimeError):  # a backend that does not count
+                begun += group._get_sequence_number_for_group()
+        return begun
 
     def _what_happened(self, error: RuntimeError) -> Exception:
         """Why an exchange failed: another process posted a failure before it left, or is gone without saying why."""
