@@ -58,9 +58,11 @@ release: $(READY_DEV)  ## write CHANGELOG.md from changes/ for a version that it
 	$(BIN)/towncrier build --yes --version $(VERSION)
 	$(MAKE) wheels
 
-bench: $(READY_DEV)  ## print every table of benchmarks/
+bench: $(READY_DEV)  ## print every table of benchmarks/, and at the end which script failed
 	@test -n "$(wildcard benchmarks/*.py)" || { echo "benchmarks/ holds no benchmark" >&2; exit 2; }
-	@set -e; for script in $(sort $(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python $$script; done
+	@$(BIN)/python -m torch.utils.collect_env 2>/dev/null | grep -E '^(PyTorch version|Python version|OS|Is CUDA|GPU models|CPU\(s\)|Model name)'; uptime
+	@failed=; for script in $(sort $(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python $$script || failed="$$failed $$script"; done; \
+	test -z "$$failed" || { echo "failed:$$failed" >&2; exit 1; }
 
 bench-quality: $(READY_DEV)  ## print the tables of benchmarks/quality/: whole trainings, minutes to hours
 	@test -n "$(wildcard benchmarks/quality/*.py)" || { echo "benchmarks/quality/ holds no benchmark" >&2; exit 2; }

@@ -1,7 +1,7 @@
 """Tokens a second of generation on equal weights: StackWise and transformers.generate, greedy, one prompt and four.
 
 A Llama of four blocks, width 256, vocabulary 8,192, written as a folder of transformers and read as `transformer.hf` reads it; a prompt
-of 32 tokens and 64 behind it; one thread, CPU seconds, interleaved round by round, medians. The tokens are compared first.
+of 32 tokens and 64 after it; one thread, CPU seconds, interleaved round by round, medians. The tokens are compared first.
 `python benchmarks/generation.py [ROUNDS]`; 9 when left out.
 """
 
@@ -79,7 +79,7 @@ def main() -> None:
         machine = stackwise.assemble(stackwise.make_plan(stackwise.experiment(config(Path(folder))), stackwise.discover()))
         next(event for event in machine.train() if isinstance(event, stackwise.PhaseEntered))
         ours = machine.model.model.eval()
-    print(f"{PROMPT} tokens and {TOKENS} behind them, greedy; one thread, tokens a CPU second, medians of {rounds} rounds\n")
+    print(f"{PROMPT} tokens and {TOKENS} after them, greedy; one thread, tokens a CPU second, medians of {rounds} rounds\n")
     print(f"{'prompts':>7}{'StackWise':>12}{'transformers':>14}")
     for count in (1, 4):
         prompts = torch.randint(VOCAB, (count, PROMPT), generator=torch.Generator().manual_seed(1))

@@ -1,11 +1,11 @@
 """nanoGPT's recipe for a CPU (4 blocks, width 128, batch 12 × 64), a step of it: written by hand as published, and by `stackwise run`.
 
-Every variant is a process of its own, as a user would start it, and the processes take turns for some steps a round. "as published" is the
-recipe of nanoGPT's README on its own terms: float32, the optimizer torch gives by default, a batch stacked row by row, the loss read at
-every step. "best by hand" is the same model compiled, its products in bf16 and its attention in float32, with the fused optimizer and
-freed memory kept mapped; "products alone" is what no step can fall below. "its defaults" is StackWise's decoder as it comes, with rotary
-positions, RMS norms and SwiGLU. What StackWise measures is all of a run but its checkpoints:
-batches, log, metrics, progress lines.
+Every variant is a process of its own, as a user would start it, and the processes take turns for some steps a round. "as published" is
+the recipe of nanoGPT's README on its own terms: float32, the optimizer torch gives by default, a batch stacked row by row, the loss read
+at every step. "best by hand" is the same model compiled, with the fused optimizer and freed memory kept mapped; in bf16 its products are
+so and its attention is not. "products alone" is what no step can fall below. Rows in bf16 are measured where the processor has
+instructions for it, or where `--only` asks for them. "its defaults" is StackWise's decoder as it comes, with rotary positions, RMS norms
+and SwiGLU. What StackWise measures is all of a run but its checkpoints: batches, log, metrics, progress lines.
 
 Of a step the median of its wall time, and the median and the fastest tenth of its CPU time, which other load disturbs less.
 
@@ -26,8 +26,9 @@ from time import perf_counter, process_time
 
 BLOCKS, WIDTH, HEADS, ROWS, LENGTH, VOCAB = 4, 128, 4, 12, 64, 65
 REFERENCE = "by hand, as published"
-BEST, PRODUCTS = "by hand, best", "products alone, bf16"
-BY_HAND = (REFERENCE, BEST, PRODUCTS)
+FUSED, BEST_FLOAT32, BEST = "by hand, fused AdamW", "by hand, best float32", "by hand, best bf16"
+PRODUCTS, PRODUCTS_FLOAT32 = "products alone, bf16", "products alone, float32"
+BY_HAND = (REFERENCE, FUSED, BEST_FLOAT32, BEST, PRODUCTS_FLOAT32, PRODUCTS)
 BF16, COMPILED = "run.precision=bf16", "run.compile=true"
 DEFAULTS = ("mlp=swiglu", "norm=rmsnorm", "positions=rope", "max_positions=null")
 """The decoder with its own defaults in place of the recipe's parts."""
@@ -63,7 +64,7 @@ optimizer: {{use: optim.adamw, lr: 1e-3, beta2: 0.99, weight_decay: 0.1, clip: 1
 """
 
 
-def by_hand(best: bool) -> Iterator[None]:
+def by_hand(*, fused: bool, compiled: bool, best: bool) -> Iterator[None]:
     """The recipe in plain torch; one step at each `next`."""
     import numpy as np
     import torch
@@ -105,8 +106,8 @@ def by_hand(best: bool) -> Iterator[None]:
     model = Model()
     matrices, vectors = [p for p in model.parameters() if p.dim() > 1], [p for p in model.parameters() if p.dim() < 2]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.99), fused=True if best else None)
-    forward = torch.compile(model) if best else model
+    optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.99), fused=True if fused else None)
+    forward = torch.compile(model) if compiled else model
     while True:
         begins = torch.randint(len(text) - LENGTH, (ROWS,)).tolist()
         tokens = torch.stack([torch.from_numpy(text[i : i + LENGTH].astype(np.int64)) for i in begins])
@@ -121,12 +122,13 @@ def by_hand(best: bool) -> Iterator[None]:
         yield
 
 
-def products() -> Iterator[None]:
-    """The matrix products of a step in bf16, without attention's: no step takes less."""
+def products(bf16: bool) -> Iterator[None]:
+    """The matrix products of a step, without attention's: no step takes less."""
     import torch
 
     maps = [(WIDTH, 3 * WIDTH), (WIDTH, WIDTH), (WIDTH, 4 * WIDTH), (4 * WIDTH, WIDTH)] * BLOCKS + [(WIDTH, VOCAB)]
-    sides = [[torch.randn(ROWS * LENGTH, size).bfloat16() for size in pair] + [torch.randn(pair[::-1]).bfloat16()] for pair in maps]
+    kind = torch.bfloat16 if bf16 else torch.float32
+    sides = [[torch.randn(ROWS * LENGTH, size, dtype=kind) for size in pair] + [torch.randn(pair[::-1], dtype=kind)] for pair in maps]
     while True:
         for before, after, weight in sides:
             before @ weight.t(), after @ weight, after.t() @ before
@@ -162,7 +164,15 @@ def steps_of(variant: str) -> Iterator[None]:
 
         prepare_process()
         return ours(OURS[variant])
-    return products() if variant == PRODUCTS else by_hand(variant == BEST)
+    if variant in (PRODUCTS, PRODUCTS_FLOAT32):
+        return products(variant == PRODUCTS)
+    return by_hand(fused=variant != REFERENCE, compiled=variant in (BEST_FLOAT32, BEST), best=variant == BEST)
+
+
+def has_bf16() -> bool:
+    """Whether the processor has instructions for bf16."""
+    flags = set(Path("/proc/cpuinfo").read_text().split()) if Path("/proc/cpuinfo").exists() else {"avx512_bf16"}
+    return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
 
 
 def serve(variant: str) -> None:
@@ -184,7 +194,7 @@ def serve(variant: str) -> None:
 def start(variant: str, threads: int, place: str) -> subprocess.Popen[str]:
     """The process of a variant, in the environment that a user of it would have."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    if variant == BEST:
+    if variant in (FUSED, BEST_FLOAT32, BEST):
         environment |= {"MALLOC_TRIM_THRESHOLD_": "2147483647", "MALLOC_MMAP_THRESHOLD_": "33554432"}
     command = [sys.executable, str(Path(__file__).resolve()), "--serve", variant]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=place)
@@ -262,6 +272,8 @@ def main() -> None:
         served(variant)
         return
     variants = [variant for variant in (*BY_HAND, *OURS) if given.only in variant or variant == REFERENCE]
+    if not given.only and not has_bf16():
+        variants = [variant for variant in variants if "bf16" not in variant]
     seconds, firsts = measure(variants, given.rounds, given.steps, given.threads)
     import torch
 

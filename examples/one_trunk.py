@@ -1,4 +1,4 @@
-"""The final loss of several budgets from one trunk at a constant rate and a decay behind it for each (arXiv 2404.06395, 2405.18392).
+"""The final loss of several budgets from one trunk at a constant rate and a decay after it for each (arXiv 2404.06395, 2405.18392).
 
 python examples/one_trunk.py [CONFIG] [--budgets 125,250,500,1000] [--decay 20] [--output runs/trunk]
 

@@ -164,7 +164,7 @@ def test_files_that_cannot_be_read() -> None:
         "text.npz": r"it is damaged, or no \.npz file",
         "empty.safetensors": "a header of 0 bytes",
         "bf16.safetensors": "entries of BF16 are not read",
-        "all.npz": "it holds a, b: name one behind a colon",
+        "all.npz": "it holds a, b: name one after a colon",
         "all.npz:c": "it holds no 'c' but a, b",
     }.items():
         with pytest.raises(DataError, match=rf"^files\.tokens \('{reference}'\): .*{words}"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from stackwise.storage.checkpoints.store import CheckpointStore, verify
 
 HALVES = ("--set", "run.parallel.shard=2")
 AVERAGED = SHORT.replace("clip: 0.5}", "clip: 0.5, ema: {decay: 0.9}}")
+BY_MUON = SHORT.replace("{use: optim.adamw, lr: 1e-2, clip: 0.5}", "{use: optim.muon, lr: 1e-2}")
 
 
 def start(server: ForkServer, folder: Path, *more: str, config: str = AVERAGED, ranks: int = 2, patch: str = "") -> list[Ended]:
@@ -50,6 +52,7 @@ def equal_but_for_sums(run: Path, other: Path) -> None:
     assert len(steps_of(run)) == len(steps_of(other)) == status(run)["steps"]
     for place, rounding in ((0, 1e-6), (1, 1e-4)):  # losses, gradient norms
         assert [step[place] for step in steps_of(run)] == pytest.approx([step[place] for step in steps_of(other)], rel=rounding)
+    assert evaluations_of(run)[0] == evaluations_of(other)[0]  # of the same weights: batches are added in their order, to the bit
     assert evaluations_of(run) == pytest.approx(evaluations_of(other), rel=1e-6)
     assert apart(state(run), state(other)) == []
     for final in ("final", "final-ema"):
@@ -150,6 +153,42 @@ def test_four_quarters_hold_fewer_rows_than_processes(server: ForkServer, alone:
     equal_but_for_sums(tmp_path / "run", alone)
 
 
+@pytest.mark.slow
+def test_two_halves_that_compute_blocks_again_train_alike(server: ForkServer, alone: Path, tmp_path: Path) -> None:
+    ended = start(server, tmp_path, "--set", "run.parallel.recompute=blocks")
+    assert [each.code for each in ended] == [0, 0], ended
+    equal_but_for_sums(tmp_path / "run", alone)
+
+
+WIDENED = AVERAGED.replace("rack: {stacks: [{base: 2}]}}", "rack: {width: 16, heads: 4}}").replace(
+    "transformer.stack}", "transformer.widen}"
+)
+NOTES_WHOLE_ONES = """\
+import json, weakref
+import stackwise.planes.model.parameter_map as maps
+whole, alive, most = maps.whole, [], []
+def noted(tensor):
+    made = whole(tensor)
+    if hasattr(tensor, 'full_tensor'):
+        alive[:] = [*(each for each in alive if each() is not None), weakref.ref(made)]
+        most.append([len(alive), sum(each().nbytes for each in alive)])
+        open('whole-' + os.environ['RANK'], 'w').write(json.dumps(most))
+    return made
+maps.whole = noted
+"""
+
+
+def test_a_boundary_makes_one_parameter_whole_at_a_time(server: ForkServer, tmp_path: Path) -> None:
+    """Beside its source; of weights, moments and averages alike."""
+    ended = start(server, tmp_path, config=WIDENED, patch=NOTES_WHOLE_ONES)
+    assert [each.code for each in ended] == [0, 0], ended
+    final = load_file(tmp_path / "run" / "final" / "weights.safetensors")
+    made = json.loads((tmp_path / "whole-1").read_text())
+    assert len(made) >= 2 * 3 * len(final)  # each with its source; the weight, its two moments or its average
+    assert max(count for count, _ in made) == 2
+    assert max(held for _, held in made) <= 2 * max(tensor.nbytes for tensor in final.values())
+
+
 DIES_AT_THE_SECOND_SAVE = """\
 if os.environ['RANK'] == '{rank}':
     from stackwise.storage import disk
@@ -216,16 +255,32 @@ ANYWHERE = [
 """Which of four processes dies where and when, the step after which that is, and in how many parts and processes the run goes on."""
 
 
-@pytest.mark.rare
-@pytest.mark.parametrize(("where", "call"), [(Place("stackwise.planes.objective", "Objective", "loss"), 3), (WRITE, 3), (MOMENTS, 2)])
-def test_a_process_that_hangs_beside_one_that_gathers_ends_both(server: ForkServer, tmp_path: Path, where: Place, call: int) -> None:
-    """In a step the other process waits inside of torch's exchange, in a save for the file to be whole, in a boundary for what is mapped;
-    there it is not known who has not come."""
+HANGS = [
+    (MOMENTS, 2, AVERAGED, "in the boundary into phase 'two'"),
+    *(
+        pytest.param(*case, marks=pytest.mark.rare)
+        for case in (
+            (Place("stackwise.planes.objective", "Objective", "loss"), 3, AVERAGED, "(run.parallel.patience)"),
+            (Place("stackwise.planes.optimizer.plane", "OptimizerPlane", "step"), 3, BY_MUON, "(run.parallel.patience)"),
+            (WRITE, 3, AVERAGED, "while the first process saves a checkpoint"),
+        )
+    ),
+]
+"""Where a process hangs, in which call, and how the sentence that names it ends."""
+
+
+@pytest.mark.parametrize(("where", "call", "config", "words"), HANGS)
+def test_a_process_that_hangs_is_named_with_the_place_where_the_others_wait(
+    server: ForkServer, tmp_path: Path, where: Place, call: int, config: str, words: str
+) -> None:
+    """In a boundary, and in a step of Muon, the other one waits inside of an exchange of torch's for what it gathers; in a backward pass
+    for gradients, in a save for the file to be whole."""
     patient = "import stackwise.processes.watch as w; w.MOST_BUSY = 1\n"
     hangs = dies(1, where, call).replace("os.kill(os.getpid(), 9)", "__import__('time').sleep(20)")
-    ended = start(server, tmp_path, "--set", "run.parallel.patience=3s", patch=patient + hangs)
-    assert [each.code for each in ended] == [137, 137] and "patience" in ended[0].err + ended[1].err, ended
-    assert "rank 1" in ended[0].err.splitlines()[-1] or where == MOMENTS, ended
+    ended = start(server, tmp_path, "--set", "run.parallel.patience=2s", config=config, patch=patient + hangs)
+    assert [each.code for each in ended] == [137, 137], ended
+    assert ended[0].err.splitlines()[-1].endswith(words), ended
+    assert f"rank 1 on {platform.node()} has not come" in ended[0].err.splitlines()[-1]
 
 
 @pytest.mark.rare

@@ -62,6 +62,7 @@ def equal_but_for_sums(run: Path, other: Path) -> None:
     assert len(steps_of(run)) == len(steps_of(other)) == status(run)["steps"]
     for place, rounding in ((0, 1e-6), (1, 1e-4)):  # losses, gradient norms
         assert [step[place] for step in steps_of(run)] == pytest.approx([step[place] for step in steps_of(other)], rel=rounding)
+    assert evaluations_of(run)[0] == evaluations_of(other)[0]  # of the same weights: batches are added in their order, to the bit
     assert evaluations_of(run) == pytest.approx(evaluations_of(other), rel=1e-6)
     assert apart(state(run), state(other)) == []
 
@@ -94,14 +95,40 @@ def test_a_signal_to_any_process_stops_all_behind_one_step(server: ForkServer, t
     assert (status(tmp_path / "run")["steps"], saved_steps(tmp_path / "run")[-1]) == (5, 5)
 
 
-def test_the_process_at_fault_says_why_and_the_others_nothing(server: ForkServer, tmp_path: Path) -> None:
-    fault = (
-        "    from stackwise.machine.step import Step\n    def fail(*given): raise RuntimeError('a fault of rank 1')\n    Step.run = fail\n"
-    )
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        ("RuntimeError('a fault of rank 1')", 1, "a fault of rank 1"),
+        ("RuntimeError('[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can\\'t allocate memory')", 2, "memory"),
+    ],
+)
+def test_the_process_at_fault_says_why_and_the_others_nothing(
+    server: ForkServer, tmp_path: Path, error: str, code: int, words: str
+) -> None:
+    fault = f"    from stackwise.machine.step import Step\n    def fail(*given): raise {error}\n    Step._run = fail\n"
     ended = start(server, tmp_path, patch=ON_RANK_1 + fault)
-    assert [each.code for each in ended] == [1, 1]
-    assert "rank 1 of 2" in ended[1].err and "a fault of rank 1" in ended[1].err
-    assert "error" not in ended[0].err and "bug" not in ended[0].err and not (tmp_path / "run").exists()
+    assert [each.code for each in ended] == [code, code], ended
+    assert "rank 1 of 2" in ended[1].err and words in ended[1].err
+    assert "error" not in ended[0].err and "bug" not in ended[0].err and not (tmp_path / "run" / "final").exists()
+
+
+GOES_ITS_OWN_WAY = """\
+    from stackwise.planes.model.plane import ModelPlane
+    enter = ModelPlane.enter
+    def enter_a_little_beside(plane, state, boundary, **named):
+        receipt = enter(plane, state, boundary, **named)
+        if boundary.step:
+            plane.model.get_parameter('head.weight').data.view(-1)[0] *= 1 + 2**-23
+        return receipt
+    ModelPlane.enter = enter_a_little_beside
+"""
+
+
+def test_a_boundary_that_leaves_one_bit_different_is_refused_by_name(server: ForkServer, tmp_path: Path) -> None:
+    ended = start(server, tmp_path, patch=ON_RANK_1 + GOES_ITS_OWN_WAY)
+    assert [each.code for each in ended] == [2, 2], ended
+    said = f"rank 1 on {platform.node()} has another model: "
+    assert said in ended[0].err and "weight than rank 0" in ended[0].err and "after the boundary into phase 'two'" in ended[0].err, ended
 
 
 READS_FILES = SHORT.replace("horizon: 12 steps", "horizon: 2 epochs of a").replace("vocab: 8", "vocab: 256")
@@ -162,6 +189,17 @@ def test_what_cannot_be_shared_out_is_refused_before_anything_is_written(server:
     ended = start(server, tmp_path, *more)
     assert [each.code for each in ended] == [code, code] and not (tmp_path / "run").exists()
     assert words in ended[0].err + ended[1].err
+
+
+def test_processes_that_do_not_meet_say_where_they_were_to(server: ForkServer, tmp_path: Path) -> None:
+    write(tmp_path, SHORT)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        for place, words in (({"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}, port), ({}, "MASTER_ADDR (not set)")):
+            ended = server.stackwise("run", "exp.yaml", cwd=tmp_path, environment={"RANK": "0", "WORLD_SIZE": "2", **place})
+            assert ended.code == 2 and words in ended.err and "rank 0 of 2" in ended.err, ended
 
 
 KEEPS_A_STATE = """
@@ -250,10 +288,12 @@ def test_the_plan_prices_a_process_and_the_doctor_tells_what_each_sees(server: F
 
 
 @pytest.mark.rare
-def test_a_process_that_hangs_is_named(server: ForkServer, tmp_path: Path) -> None:
-    hangs = "    import stackwise.machine.step as s, time\n    s.Step.run = lambda *given: time.sleep(20)\n"
-    ended = start(server, tmp_path, "--set", "run.parallel.patience=3s", patch=ON_RANK_1 + hangs)
-    assert ended[0].code == 137 and "rank 1" in ended[0].err.splitlines()[-1] and "patience" in ended[0].err
+@pytest.mark.parametrize(("where", "call", "words"), [(STEP, 3, "(run.parallel.patience)"), (ENTER, 2, "in the boundary into phase 'two'")])
+def test_a_process_that_hangs_is_named(server: ForkServer, tmp_path: Path, where: Place, call: int, words: str) -> None:
+    hangs = dies(1, where, call).replace("os.kill(os.getpid(), 9)", "__import__('time').sleep(20)")
+    ended = start(server, tmp_path, "--set", "run.parallel.patience=3s", patch=hangs)
+    last = ended[0].err.splitlines()[-1]
+    assert ended[0].code == 137 and f"rank 1 on {platform.node()} has not come" in last and last.endswith(words), ended
 
 
 @pytest.mark.rare
@@ -296,7 +336,7 @@ def test_one_command_starts_the_processes_and_starts_them_again(alone: Path, tmp
     dies = "if os.environ.get('RANK') == '1' and os.environ.get('STACKWISE_ATTEMPT') == '0':\n" + KILLED_AT_STEP.format(step=7, signal="9")
     ended = command("run", "exp.yaml", "--ranks", "2", "--max-restarts", "1", cwd=tmp_path, patch=dies)
     assert ended.returncode == 0, ended.stderr
-    assert "rank 1" in ended.stderr and "ChildFailedError" not in ended.stderr
+    assert "rank 1 on" in ended.stderr and "rank 1 was ended by SIGKILL\n" in ended.stderr and "ChildFailedError" not in ended.stderr
     equal_but_for_sums(tmp_path / "runs" / "short-001", alone)
 
 

@@ -33,16 +33,20 @@ BASES: dict[str, tuple[hf.PreTrainedConfig, list[str]]] = {
     "llama": (hf.LlamaConfig(**SIZES, num_key_value_heads=1), ["q_proj", "v_proj", "down_proj"]),
     "neox": (hf.GPTNeoXConfig(**SIZES), ["query_key_value", "dense_4h_to_h"]),
     "gpt2": (hf.GPT2Config(vocab_size=19, n_embd=16, n_layer=2, n_head=2), ["c_attn", "c_proj"]),
+    "starcoder2": (hf.Starcoder2Config(**SIZES, num_key_value_heads=1), ["q_proj", "v_proj", "c_fc"]),  # transformers computes these
+    "mixtral": (hf.MixtralConfig(**SIZES, num_key_value_heads=1, num_local_experts=3), ["q_proj", "v_proj", "o_proj"]),
 }
 OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {"r": 2, "lora_alpha": 3},
     "rslora": {"r": 3, "lora_alpha": 3, "use_rslora": True},
     "patterns": {"r": 2, "rank_pattern": {"layers.1.self_attn.v_proj": 4}, "alpha_pattern": {"down_proj": 5, "layers.0.*q_proj": 7}},
+    "some": {"r": 2, "rank_pattern": {"layers.1.self_attn.v_proj": 4}, "alpha_pattern": {"layers.0.*q_proj": 7}},
 }
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft asks transformers for it
 FORMAT = HuggingFaceFormat(HuggingFaceOptions())
 BESIDE = HuggingFaceFormat(HuggingFaceOptions(adapters="beside"))
 EVERY = [("llama", "plain"), ("llama", "rslora"), ("llama", "patterns"), ("neox", "plain"), ("gpt2", "plain")]
+EVERY += [("starcoder2", "plain"), ("starcoder2", "rslora"), ("mixtral", "some")]
 TOKENS = torch.randint(19, (2, 9), generator=torch.Generator().manual_seed(1))
 
 
@@ -68,9 +72,9 @@ def saved(base: str, folder: Path, **options: Any) -> torch.Tensor:
     return logits
 
 
-def read(folder: Path) -> Model:
+def read(folder: Path, form: HuggingFaceFormat = FORMAT) -> Model:
     """Our model of a folder, filled."""
-    stored = FORMAT.read(folder)
+    stored = form.read(folder)
     model = build_stored(stored, discover(), "cpu")
     for name, parameter in model.named_parameters():
         parameter.data.copy_(stored.tensors[name])
@@ -83,6 +87,15 @@ def test_adapters_beside_a_base_compute_what_peft_computes(base: str, options: s
     assert FORMAT.recognises(tmp_path / "adapters")
     with torch.inference_mode():
         torch.testing.assert_close(read(tmp_path / "adapters")({"tokens": TOKENS})["logits"], expected, rtol=0, atol=1e-5)
+
+
+def test_adapters_beside_matrices_on_their_side_are_turned_where_transformers_computes(tmp_path: Path) -> None:
+    expected = saved("gpt2", tmp_path, **OPTIONS["plain"])
+    wrapped = read(tmp_path / "adapters", HuggingFaceFormat(HuggingFaceOptions(wrap=True)))
+    with torch.inference_mode():
+        torch.testing.assert_close(wrapped({"tokens": TOKENS})["logits"], expected, rtol=0, atol=1e-5)
+    with pytest.raises(UserError, match="c_attn"):
+        HuggingFaceFormat(HuggingFaceOptions(wrap=True, adapters="beside")).read(tmp_path / "adapters")
 
 
 def beside(folder: Path) -> Model:
@@ -121,8 +134,6 @@ def test_what_cannot_stay_beside_is_refused(tmp_path: Path) -> None:
     saved("llama", tmp_path, **OPTIONS["plain"])
     with pytest.raises(UserError, match="adapters"):
         BESIDE.read(tmp_path / "base")
-    with pytest.raises(UserError, match="wrap"):
-        HuggingFaceFormat(HuggingFaceOptions(wrap=True)).read(tmp_path / "adapters")
     ours = beside(tmp_path / "adapters")
     (_, path), adapter = next((key, each) for key, each in ours.attached.items() if each.options.rows is not None)
     for options, says in (
@@ -182,7 +193,7 @@ def adapted(model: Model, scaling: str = "alpha/rank") -> Model:
     torch.manual_seed(3)
     attached = {}
     for name, parameter in list(model.named_parameters()):
-        if name.startswith("rack.stacks") and parameter.dim() == 2:
+        if name.startswith("rack.") and isinstance(model.get_submodule(name.rpartition(".")[0]), torch.nn.Linear) and parameter.dim() == 2:
             options = LoRAOptions(rank=2, alpha=5.0, scaling=scaling)  # type: ignore[arg-type]  # one of the two
             attached["style", name.removesuffix(".weight")] = build_lora(options, BuildContext(seed=0), parameter)
     for adapter in attached.values():
@@ -191,7 +202,7 @@ def adapted(model: Model, scaling: str = "alpha/rank") -> Model:
     return model.eval()
 
 
-@pytest.mark.parametrize(("base", "scaling"), [("llama", "alpha/sqrt(rank)"), ("neox", "alpha/rank"), ("gpt2", "alpha/rank")])
+@pytest.mark.parametrize(("base", "scaling"), [(base, "alpha/sqrt(rank)" if base == "llama" else "alpha/rank") for base in BASES])
 def test_peft_reads_what_is_written_beside_the_folder_of_the_run(base: str, scaling: str, tmp_path: Path) -> None:
     saved(base, tmp_path, **OPTIONS["plain"])
     ours = adapted(read(tmp_path / "base"), scaling)
@@ -344,11 +355,14 @@ def test_adapters_that_have_no_words_there_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_writes_its_adapters_and_another_begins_with_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("base", "attention"), [("llama", "*.attention.*"), ("starcoder2", "*.self_attn.*")])
+def test_a_run_writes_its_adapters_and_another_begins_with_them(
+    base: str, attention: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    saved("llama", tmp_path, **OPTIONS["plain"])
+    saved(base, tmp_path, **OPTIONS["plain"])
     numpy.save("tokens.npy", numpy.arange(400) % 19)
-    lora = {"use": "transformer.lora", "select": ["*.attention.*"], "rank": 2}
+    lora = {"use": "transformer.lora", "select": [attention], "rank": 2}
     config: dict[str, Any] = {
         "run": {"name": "first", "horizon": "3 steps", "device": "cpu"},
         "task": {"use": "transformer.causal-lm"},

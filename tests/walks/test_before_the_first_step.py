@@ -144,7 +144,7 @@ def test_one_epoch_suffices_to_the_row() -> None:
     assert len(drive(machine_of(enough))) > 12
     with pytest.raises(
         ConfigError,
-        match=r"data\.sources\.a: one epoch of 119 entries .*reads 24 rows, 1\.01 epochs; it suffices for 23: .* to 11 steps",
+        match=r"data\.sources\.a: one epoch of 119 entries .*reads 24 rows, 1\.01 epochs; enough for 23: .* to 11 steps",
     ):
         plan_of(base(data={"sources": {"a": finite(12 * 2 * 5 - 1)}, "batch_size": 2, "seq_len": 4}))
     shorter = base(data={"sources": {"a": finite(12 * 2 * 5 - 1)}, "batch_size": 2, "seq_len": 4})

@@ -150,13 +150,13 @@ class EndedTogether(StackwiseError):
 
 
 def lacks_memory(error: BaseException) -> bool:
-    """Whether memory did not suffice; torch says so of a CPU in words only, and this module does not import it."""
+    """Whether memory ran out; for a CPU torch says so in words only, and this module does not import torch."""
     out_on_cpu = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
     return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or out_on_cpu
 
 
 def asks_too_much(error: BaseException) -> bool:
-    """Whether memory does not suffice, or torch refused a tensor because its size in bytes is no 64-bit number."""
+    """Whether memory ran out, or torch refused a tensor because its size in bytes does not fit into 64 bits."""
     messages = ("Storage size calculation overflowed", "Overflow when unpacking long", "numel: integer multiplication overflow")
     overflow = isinstance(error, RuntimeError) and any(message in str(error) for message in messages)
     return lacks_memory(error) or overflow or isinstance(error, OverflowError)

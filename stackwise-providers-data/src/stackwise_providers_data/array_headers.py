@@ -126,7 +126,7 @@ def _chosen(key: str | None, held: Any, label: str) -> str:
         return str(next(iter(held)))
     if key is None or key not in held:
         what = "it holds" if key is None else f"it holds no '{key}' but"
-        raise DataError(f"{label}: {what} {', '.join(sorted(held)) or 'nothing'}: name one behind a colon")
+        raise DataError(f"{label}: {what} {', '.join(sorted(held)) or 'nothing'}: name one after a colon")
     return key
 
 

@@ -2,7 +2,7 @@
 
 An entry is a folder with `entry.json` beside the files that it names. It is built in a temporary folder next to its place, written
 through to the disk, and renamed; a lock lets one process build while others wait for the result. The holder of the lock removes what a
-killed process left. On opening, the sizes of all files are held against `entry.json`, and so is a digest: of the whole file up to 32 MiB,
+killed process left. On opening, the sizes of all files are compared with `entry.json`, and so is a digest: of the whole file up to 32 MiB,
 of 64 blocks spread over it above that, so that opening a large entry reads next to nothing. An entry that does not agree is built again.
 """
 

@@ -24,7 +24,7 @@ from stackwise import DataError, UserError
 Message = Mapping[str, Any]
 Tools = Sequence[Mapping[str, Any]] | None
 Span = tuple[int, int]
-"""First character and the one behind the last."""
+"""First character and the one after the last."""
 
 RESERVED = _BEGIN, _END = "\ufdd0", "\ufdd1"
 """Around what a template marks as generated: code points that no text may hold (Unicode, chapter 23.7)."""
@@ -98,7 +98,7 @@ class ChatTemplate:
 
         Where the template has `{% generation %}` blocks, that is what they hold. Elsewhere the text up to each assistant turn, its
         generation prompt included, and the text up to the turn's end are rendered; each has to begin with the one before, and the turn
-        is what the second has beyond the first, without the white space behind its end.
+        is what the second has beyond the first, without the white space after its end.
 
         Args:
             messages: each with a `role` and its `content`.
@@ -158,7 +158,7 @@ def _shows(text: str, message: Message) -> bool:
 
 
 def _turn_length(turn: str, content: str) -> int:
-    """Characters of a turn up to the token that ends it; where none does, the white space behind is what ends it."""
+    """Characters of a turn up to the token that ends it; where none does, the white space after is what ends it."""
     ended = turn.rstrip()
     text = content.strip()
     return len(turn) if not ended or (text and ended.endswith(text)) else len(ended)

@@ -179,7 +179,7 @@ def _write(
 
 
 class _Layout:
-    """Lays tokenized documents one behind another."""
+    """Lays tokenized documents one after another."""
 
     def __init__(self, tokenizer: TextTokenizer, ends: tuple[bool, ...] | None) -> None:
         self._tokenizer, self._ends = tokenizer, ends

@@ -89,12 +89,12 @@ class Examples(WalkedLoader):
 
 
 class TextColumns:
-    """Texts of a corpus whose documents are columns of examples, one example behind another.
+    """Texts of a corpus whose documents are columns of examples, one example after another.
 
     Args:
         corpus: the texts; what follows a prompt ends with a separator of its own.
         columns: names of the columns of an example.
-        pad: id behind the end of a row.
+        pad: id after the end of a row.
     """
 
     def __init__(self, corpus: Corpus, columns: tuple[str, ...], pad: int) -> None:
@@ -124,12 +124,12 @@ class TextColumns:
         return {"prompt": prompt, "prompt_mask": prompt_mask, "response": response, "response_mask": response_mask}
 
     def joined(self, examples: Indices, length: int) -> Fields:
-        """`tokens`, the prompt with the response behind it, their `mask`, and the prompt's length as `prefix`."""
+        """`tokens`, the prompt with the response after it, their `mask`, and the prompt's length as `prefix`."""
         tokens, mask = self._behind_prompt("response", examples, length)
         return {"tokens": tokens, "mask": mask, "prefix": self._prefix(examples, length)}
 
     def preference(self, examples: Indices, length: int) -> Fields:
-        """`chosen` and `rejected`, each behind the prompt where there is one, their masks, and the prompt's length as `prefix`."""
+        """`chosen` and `rejected`, each after the prompt where there is one, their masks, and the prompt's length as `prefix`."""
         chosen, chosen_mask = self._behind_prompt("chosen", examples, length)
         rejected, rejected_mask = self._behind_prompt("rejected", examples, length)
         prefix = self._prefix(examples, length)

@@ -44,11 +44,11 @@ class PaddedRows(WalkedLoader):
         tokens: token ids, one axis; may be a memory map.
         spans: the documents (or pieces of them), each with at least one token.
         spec: `tokens` and `mask` of `batch time`.
-        pad: id behind the end of a document.
+        pad: id after the end of a document.
         walk: the way through the documents.
         fingerprint: what the tokens were read from.
         name: the corpus, for messages.
-        beside: field → one entry a token, delivered as the tokens are, false or 0 behind the end.
+        beside: field → one entry a token, delivered as the tokens are, false or 0 after the end.
     """
 
     def __init__(

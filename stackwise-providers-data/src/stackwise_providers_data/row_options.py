@@ -25,7 +25,7 @@ class RowOptions:
         "`padded`: one document a row, with `mask`",
     )
     pad: int | None = option(
-        None, doc="id behind the end of a padded row; when left out the pad token that the tokenizer names, else 0", minimum=0
+        None, doc="id after the end of a padded row; when left out the pad token that the tokenizer names, else 0", minimum=0
     )
     overflow: Literal["truncate", "split"] | None = option(
         None, doc="padded documents longer than the longest row: cut off (the default), or cut into several rows"

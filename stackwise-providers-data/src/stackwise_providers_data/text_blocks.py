@@ -1,7 +1,7 @@
 """Files cut into blocks, some of which are held out: for texts in too few files to hold out whole ones.
 
 A file is cut into blocks of about 64 KiB, or into as many as it takes to hold out the share asked for. The held-out ones lie evenly spread;
-the first and the last share of a file are not special. Cuts lie behind the end of a line where there is one near, and never inside
+the first and the last share of a file are not special. Cuts lie after the end of a line where there is one near, and never inside
 a character of UTF-8. They depend on the file and on the share alone.
 """
 

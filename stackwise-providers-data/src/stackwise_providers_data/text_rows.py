@@ -33,7 +33,7 @@ def cut_rows(
         options: the form of the rows, their order, what is exposed.
         spec: what the loader delivers.
         context: seed, split, longest row.
-        pad: id behind the end of padded rows; that of the options, or 0, when left out.
+        pad: id after the end of padded rows; that of the options, or 0, when left out.
         has_documents: whether the corpus says where documents begin.
 
     Raises:

@@ -128,7 +128,7 @@ def vocab_size(tokenizer: TokenizerChoice) -> int:
 
 
 def pad_id(pad: int | None, tokenizer: TokenizerChoice) -> int:
-    """The id behind the end of a padded row: the one given, the pad token that the tokenizer names, or 0.
+    """The id after the end of a padded row: the one given, the pad token that the tokenizer names, or 0.
 
     Raises:
         DataError: the file of the tokenizer cannot be read.

@@ -8,11 +8,12 @@ from typing import Any
 import torch
 
 from stackwise import BuildContext, ParameterGroup
+from stackwise_providers_optim.eager import EagerOptimizer
 from stackwise_providers_optim.grouping import gradients, state_of, torch_groups, with_gradient
 from stackwise_providers_optim.options import LionOptions
 
 
-class Lion(torch.optim.Optimizer):
+class Lion(EagerOptimizer):
     """p ← (1 − lr·λ)p − lr·sign(β₁m + (1−β₁)g); m ← β₂m + (1−β₂)g (arXiv 2302.06675, algorithm 2).
 
     Args:

@@ -12,6 +12,7 @@ from torch.optim.adamw import adamw
 
 from stackwise import BuildContext, ParameterGroup, UserError, select
 from stackwise_providers_optim.adamw import MOMENTS, can_fuse
+from stackwise_providers_optim.eager import EagerOptimizer
 from stackwise_providers_optim.grouping import TorchGroup, gradients, state_of, torch_groups, with_gradient
 from stackwise_providers_optim.newton_schulz import orthogonalize
 from stackwise_providers_optim.options import MuonOptions, is_hidden_matrix
@@ -20,7 +21,7 @@ HIDDEN_MOMENTS = {"exp_avg": 1}
 """The momentum is a running mean like Adam's first moment and shares its name, so that either can continue as the other."""
 
 
-class Muon(torch.optim.Optimizer):
+class Muon(EagerOptimizer):
     """m ← μm + (1−μ)g; p ← (1 − lr·λ)p − lr·scale·NS(m), Nesterov: NS of (1−μ)g + μm; every other parameter is AdamW's.
 
     All matrices of one shape are orthogonalised in one batch, across groups.

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from stackwise import BuildContext, ParameterGroup
+from stackwise_providers_optim.eager import EagerOptimizer
 from stackwise_providers_optim.grouping import gradients, torch_groups, with_gradient
 from stackwise_providers_optim.options import ScheduleFreeOptions
 
@@ -25,7 +26,7 @@ class _Counters(NamedTuple):
 MOMENTS: dict[str, int | str] = {"exp_avg_sq": 2, "z": "weight", **dict.fromkeys(_Counters._fields, 0)}
 
 
-class ScheduleFreeAdamW(torch.optim.Optimizer):
+class ScheduleFreeAdamW(EagerOptimizer):
     """Gradients at y = (1−β₁)z + β₁x, Adam steps without a first moment on z, and x the weighted mean of all z.
 
     In training the parameters hold y and the state holds z. x is not stored: it follows from y and z. `eval()` writes x, the weights

@@ -112,7 +112,7 @@ class TableOptions:
 
 @frozen
 class Table:
-    """Straight lines, or steps, between the rows of a table; before the first and behind the last, their values."""
+    """Straight lines, or steps, between the rows of a table; before the first and after the last, their values."""
 
     rows: tuple[tuple[str, float], ...]
     between: str

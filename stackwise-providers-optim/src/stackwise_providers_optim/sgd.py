@@ -8,11 +8,12 @@ from typing import Any
 import torch
 
 from stackwise import BuildContext, ParameterGroup
+from stackwise_providers_optim.eager import EagerOptimizer
 from stackwise_providers_optim.grouping import gradients, state_of, torch_groups, with_gradient
 from stackwise_providers_optim.options import SGDOptions
 
 
-class SGD(torch.optim.Optimizer):
+class SGD(EagerOptimizer):
     """b ← μb + g; p ← p − lr·b, or p ← p − lr·(g + μb) with Nesterov's momentum (Sutskever et al. 2013, section 2).
 
     Weight decay is coupled, g ← g + λp, or decoupled, p ← (1 − lr·λ)p (arXiv 1711.05101, algorithm 1). The buffer b is kept

@@ -10,6 +10,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch._compile import _disable_dynamo
 
 from stackwise_providers_transformer.attention_precision import attend_precisely
 from stackwise_providers_transformer.kv_cache import KeyValueCache
@@ -100,7 +101,7 @@ class Attention(nn.Module):
         )
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]  # every batch has documents of other lengths, and each would be a graph of its own
+@_disable_dynamo  # torch.compiler.disable, without importing the compiler: documents have other lengths in every batch, each a graph
 def _by_document(documents: Documents, attend: Attend, q_BNTH: torch.Tensor, k_BKTH: torch.Tensor, v_BKTH: torch.Tensor) -> torch.Tensor:
     return documents.attend(attend, q_BNTH, k_BKTH, v_BKTH)
 

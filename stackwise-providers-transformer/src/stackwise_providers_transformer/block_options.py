@@ -23,7 +23,7 @@ class NormOptions:
     at: Literal["pre", "output", "sandwich", "post"] = option(
         "pre",
         doc="place of the norms around a branch f: x + f(norm(x)), x + norm(f(x)), x + norm(f(norm(x))), or norm(x + f(x)), "
-        "which leaves out the norm behind the last block",
+        "which leaves out the norm after the last block",
         choices=("pre", "output", "sandwich", "post"),
     )
     embedding: bool = option(False, doc="whether the hidden state is normed before the first block")

@@ -35,7 +35,7 @@ class Classification:
     """-log p(label | row), summed over rows.
 
     Args:
-        classes: C, where the junctions say it; labels are held against it.
+        classes: C, where the junctions say it; labels are checked against it.
     """
 
     def __init__(self, options: ClassificationOptions, *, classes: int | None = None) -> None:

@@ -30,14 +30,14 @@ def continue_prompt(
     row_R: torch.Tensor | None = None,
     beside: Mapping[str, torch.Tensor] | None = None,
 ) -> torch.Tensor:
-    """The prompt with tokens behind it, each drawn from p(x_t | x_<t); int64 [T + tokens], shorter where it is ended.
+    """The prompt with tokens after it, each drawn from p(x_t | x_<t); int64 [T + tokens], shorter where it is ended.
 
     Args:
         model: a model in evaluation mode in which no entry of the continuation sees a later one.
         prompt_T: int64, at least one token.
         settings: how many tokens, how they are drawn, and what ends them.
         generator: of the CPU.
-        row_R: the row that the drawn tokens stand behind; the prompt when left out.
+        row_R: the row that the drawn tokens stand after; the prompt when left out.
         beside: further fields of the one row, known before its first token is drawn: `prefix` [1], or `source` [1, S].
 
     Raises:
@@ -99,7 +99,7 @@ def continued(
     numbers: Sequence[int],
     beside: Mapping[str, torch.Tensor],
 ) -> list[torch.Tensor]:
-    """The tokens drawn behind each row, [C] each, C at most `settings.tokens`.
+    """The tokens drawn after each row, [C] each, C at most `settings.tokens`.
 
     Args:
         model: as for `continue_prompt`.

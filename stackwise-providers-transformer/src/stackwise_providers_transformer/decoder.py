@@ -152,7 +152,7 @@ class Decoder(nn.Module):
             ValueError: the rack is bidirectional, where earlier entries see later ones.
         """
         if not self.options.causal:
-            raise ValueError("a bidirectional rack keeps nothing: every entry changes with those behind it")
+            raise ValueError("a bidirectional rack keeps nothing: every entry changes with those after it")
         for attention in self._attentions:
             attention.cache = KeyValueCache(capacity)
         try:
@@ -178,7 +178,7 @@ class Decoder(nn.Module):
             segments: [B, T] integer, the document of every entry; one document a row when left out.
             prefix: [B] integer, entries at the begin of each row that all see one another; for attention `prefix`, 0 when left out.
             mask: [B, T] bool, whether an entry is real; all are when left out.
-            routed: [B, T] bool, whether experts count an entry that attention sees anyway, such as padding behind a causal row; all
+            routed: [B, T] bool, whether experts count an entry that attention sees anyway, such as padding at the end of a causal row; all
                 that are real when left out.
 
         Returns:
@@ -198,7 +198,7 @@ class Decoder(nn.Module):
         mask: torch.Tensor | None = None,
         routed: torch.Tensor | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, Reported]:
-        """The same through some blocks alone, counted over all stacks: what comes before them with `start` 0, what comes behind them
+        """The same through some blocks alone, counted over all stacks: what comes before them with `start` 0, what comes after them
         with `stop` None."""
         before = self._positions_before()
         if segments is not None and positions is None:

@@ -146,7 +146,7 @@ class EncoderDecoder(nn.Module):
                 yield from blocks.children()
 
     def _placed(self, hidden_BTD: torch.Tensor, table: LearnedPositions | None, before: int = 0) -> tuple[torch.Tensor, Rotation | None]:
-        """The hidden state with its positions, behind those that were before, and how queries and keys turn."""
+        """The hidden state with its positions, after those that were before, and how queries and keys turn."""
         positions_1T = torch.arange(before, before + hidden_BTD.shape[1], device=hidden_BTD.device)[None] if before else None
         if table is not None:
             return table(hidden_BTD, positions_1T), None

@@ -3,7 +3,7 @@
 `upcycle`: every expert of a block begins as the block's MLP, and the router anew (sparse upcycling, arXiv 2212.05055, section 2). Where
 the gates of the chosen experts add up to 1, the function is kept whatever the router says.
 
-`add-experts`: new experts stand behind the old ones, which keep their places; each is fresh, or a copy of an old one. The router's
+`add-experts`: new experts stand after the old ones, which keep their places; each is fresh, or a copy of an old one. The router's
 rows of old experts stay, those of new ones begin anew.
 """
 
@@ -69,7 +69,7 @@ def _check_gates(request: GrowthRequest) -> None:
 
 
 class MoreExperts:
-    """New experts behind the old ones.
+    """New experts after the old ones.
 
     Args:
         start: `fresh`, or `copy`: new expert e begins as old expert e mod their number.

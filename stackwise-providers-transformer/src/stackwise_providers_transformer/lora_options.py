@@ -20,7 +20,7 @@ class LoRAOptions:
     )
     rows: tuple[int, int] | None = option(
         None,
-        doc="first row of the matrix that something is added to, and the one behind the last, as of queries, keys or values, which are one "
+        doc="first row of the matrix that something is added to, and the one after the last, as of queries, keys or values, which are one "
         "matrix here; all when left out",
     )
     dropout: float = scheduled(0.0, doc="share of the adapter's inputs that is zeroed in training", minimum=0, maximum=1)
@@ -29,7 +29,7 @@ class LoRAOptions:
         if self.alpha == 0:
             raise UserError("alpha: at 0 nothing would be added, and nothing learnt: give it above zero")
         if self.rows is not None and not 0 <= self.rows[0] < self.rows[1]:
-            raise UserError(f"rows: {list(self.rows)} are none: give the first row, and a later one that is the first behind them: [0, 64]")
+            raise UserError(f"rows: {list(self.rows)} are none: give the first row, and a later one that is the first after them: [0, 64]")
 
     @property
     def scale(self) -> float:

@@ -96,7 +96,7 @@ class MaskDiffusion:
         return total, count, {self.metric: (total.detach() * BITS_PER_NAT, count), "accuracy_on_masks": (right, hidden)}
 
     def generate(self, model: Forward, prompt: torch.Tensor, settings: GenerationSettings, generator: torch.Generator) -> torch.Tensor:
-        """The prompt [T] with masked tokens behind it, unmasked step by step.
+        """The prompt [T] with masked tokens after it, unmasked step by step.
 
         Raises:
             UserError: more steps than tokens, more positions than the model has, or a setting without effect.

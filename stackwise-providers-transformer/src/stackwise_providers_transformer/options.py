@@ -39,7 +39,7 @@ _HIDDEN = TensorSpec("batch time width")
 _TOKENS = TensorSpec("batch time", "int64", bounds=(0, "vocab"))
 _MASK = TensorSpec("batch time", "bool")
 ROUTED = TensorSpec("batch time", "bool")
-"""Side input for experts: which entries they count. Attention is not told, which hides padding behind a causal row by itself."""
+"""Side input for experts: which entries they count. Attention does not need it: a causal row hides the padding at its end by itself."""
 _DOCUMENTS = {"segments": TensorSpec("batch time", "int64"), "positions": TensorSpec("batch time", "int64")}
 _LOGITS = TensorSpec("batch time vocab")
 
@@ -273,7 +273,7 @@ class TransformOptions:
     """What stands between the hidden state and the output matrix: a map of the width, an activation and a layer norm (BERT)."""
 
     activation: Literal["gelu", "gelu-tanh", "relu", "silu"] = option(
-        "gelu", doc="function of every entry behind the map", choices=("gelu", "gelu-tanh", "relu", "silu")
+        "gelu", doc="function of every entry after the map", choices=("gelu", "gelu-tanh", "relu", "silu")
     )
     bias: bool = option(True, doc="whether the map adds a bias")
     norm_bias: bool = option(True, doc="whether the layer norm adds a bias")
@@ -319,7 +319,7 @@ class CausalLMOptions:
 
     targets: Literal["response", "all"] | None = option(
         None,
-        doc="of rows that begin with a prompt (`prefix`): whether the tokens behind it are predicted, or all of them; "
+        doc="of rows that begin with a prompt (`prefix`): whether the tokens after it are predicted, or all of them; "
         "the response alone when left out",
         choices=("response", "all"),
     )

@@ -105,7 +105,7 @@ class PreferenceOptions:
             raise UserError("beta: at 0 every margin is 0, and nothing is learnt: raise it, or leave it out")
 
     def to_spec(self) -> TaskSpec:
-        """Two rows of responses behind one prompt; DPO compares with a frozen reference."""
+        """Two rows of responses after one prompt; DPO compares with a frozen reference."""
         return TaskSpec(
             batch={"chosen": _TOKENS, "rejected": _TOKENS, "prefix": _COUNT},
             optional={"chosen_mask": _MASK, "rejected_mask": _MASK},

@@ -28,7 +28,7 @@ class Preference(ContinuesPrompts):
         self.odds_weight = 0.1 if options.odds_weight is None else options.odds_weight
 
     def get_spec(self) -> TaskSpec:
-        """Two rows of responses behind one prompt."""
+        """Two rows of responses after one prompt."""
         return self.options.to_spec()
 
     def prepare(self, batch: Mapping[str, torch.Tensor], moment: Moment, generator: torch.Generator) -> dict[str, torch.Tensor]:

@@ -251,7 +251,7 @@ def stackwise_growth_operators() -> list[Component]:
         _growth(
             "upcycle", "UpcycleOptions", "expert_growth:build_upcycle", "every MLP becomes the experts of its block; keeps the function"
         ),
-        _growth("add-experts", "AddExpertsOptions", "expert_growth:build_add_experts", "more experts behind the old ones"),
+        _growth("add-experts", "AddExpertsOptions", "expert_growth:build_add_experts", "more experts after the old ones"),
         _growth("vocabulary", "VocabularyOptions", "vocabulary_growth:build_vocabulary", "more token ids; keeps the old rows"),
     ]
 

@@ -81,7 +81,7 @@ class EncoderDecoderOptions(DecoderOptions):
             if getattr(self, name) is not None:
                 raise UserError(f"{name}: the blocks of an encoder-decoder do not know it: leave it out")
         if self.residual == "parallel":
-            raise UserError("residual: a block that reads a memory has three branches one behind the other: leave it out")
+            raise UserError("residual: a block that reads a memory has three branches one after the other: leave it out")
 
     def as_decoder(self, attention: Literal["causal", "bidirectional"]) -> DecoderOptions:
         """What the blocks of one side are made of."""

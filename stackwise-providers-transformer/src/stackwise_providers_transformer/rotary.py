@@ -54,7 +54,7 @@ def rotation(
 def rotate(x_BNTH: torch.Tensor, turn: Rotation, *, neighbours: bool = False) -> torch.Tensor:
     """Turn pairs of features of each head by their angle: p and p + P, or 2p and 2p + 1 where `neighbours` pair up.
 
-    Features behind the first 2P stay. The result has the precision of the angles.
+    Features after the first 2P stay. The result has the precision of the angles.
     """
     turned = 2 * turn.cosine.shape[-1]
     rest = None

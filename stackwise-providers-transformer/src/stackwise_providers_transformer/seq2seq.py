@@ -48,7 +48,7 @@ class Seq2Seq:
         """What the model reads and the targets [B, T] of every position, with `counted` [B, T] where they are of the target.
 
         As a prefix: tokens [B, T] of source and target in a row, and `prefix` [B], the tokens of the source; with a mask `routed` [B, T],
-        what experts count. For a decoder: tokens, the target [B, Y] one later behind the end symbol, and the source [B, S] with its
+        what experts count. For a decoder: tokens, the target [B, Y] one later after the end symbol, and the source [B, S] with its
         `memory_mask`.
 
         Raises:
@@ -79,7 +79,7 @@ class Seq2Seq:
     def generate(self, model: Forward, prompt: torch.Tensor, settings: GenerationSettings, generator: torch.Generator) -> torch.Tensor:
         """The prompt [T], which is the source, and its target token by token.
 
-        Of cut spans the target is the one span that was cut out behind the prompt.
+        Of cut spans the target is the one span that was cut out after the prompt.
 
         Raises:
             UserError: an empty prompt, more positions than the model has, or a setting without effect.

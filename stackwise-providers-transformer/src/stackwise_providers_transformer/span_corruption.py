@@ -54,7 +54,7 @@ def hidden_spans(rows: int, sizes: SpanSizes, generator: torch.Generator) -> tor
 def cut(
     tokens_BT: torch.Tensor, hidden_BT: torch.Tensor, sizes: SpanSizes, *, sentinel: int, end: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Source [B, S] and target [B, Y]: span k is `sentinel + k` in the source, and stands behind it in the target.
+    """Source [B, S] and target [B, Y]: span k is `sentinel + k` in the source, and stands after it in the target.
 
     Args:
         tokens_BT: int64.

@@ -1,4 +1,4 @@
-"""Masked tokens behind a prompt, unmasked a few at a time by a diffusion model.
+"""Masked tokens after a prompt, unmasked a few at a time by a diffusion model.
 
 Shapes: T time, V vocab, R places that a step unmasks.
 """
@@ -15,7 +15,7 @@ from stackwise_providers_transformer.sampling import draw, limited
 def unmask(
     model: Forward, prompt_T: torch.Tensor, settings: GenerationSettings, generator: torch.Generator, *, mask_id: int, ids: int
 ) -> torch.Tensor:
-    """The prompt with tokens behind it, int64 [T + tokens] (arXiv 2406.07524, section 3.2; arXiv 2502.09992, section 2.4).
+    """The prompt with tokens after it, int64 [T + tokens] (arXiv 2406.07524, section 3.2; arXiv 2502.09992, section 2.4).
 
     The masked places are unmasked in a random order, in `steps` parts that differ by one place at most: those of a part are drawn from
     one forward pass, each from its own distribution. What is shown stays as it is. With as many steps as tokens every token is drawn

@@ -25,7 +25,7 @@ class WrappedRackOptions:
     """The blocks of any model of transformers, computed by transformers."""
 
     config: Mapping[str, Any] = option(doc=_CONFIG)
-    width: int = dimension("width", doc="features at each position behind the last block")
+    width: int = dimension("width", doc="features at each position after the last block")
     inputs: int | None = option(None, doc="features of an embedded token, where they are not the width", minimum=1)
     stacks: tuple[Stack, ...] = stacks(doc="the blocks, as one stack of any name: [{base: 4}]")
     blocks: str = option(doc="attribute of the base model that is the list of blocks, as layers or encoder.layer")

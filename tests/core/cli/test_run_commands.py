@@ -75,6 +75,7 @@ def test_a_run_leaves_what_happened_and_weights_that_load_into_a_model_made_in_c
     assert [e["parameters"] for e in events if e["event"] == "phase_entered"] == [phase["parameters"] for phase in planned["phases"]]
     assert yaml.safe_load((out / "config.yaml").read_text())["phases"]["one"] == {"until": "50%"}
     assert "two" in done.stdout and "seconds" in done.stdout and "enter two at step 4" in done.stderr
+    assert f"next: stackwise report {out}, stackwise export {out} weights" in " ".join(done.stdout.split())
     machine = stackwise.assemble(stackwise.load(config, ["run.horizon=1 step", "phases=null", "model.rack.stacks=[{base: 2}]"]))
     list(machine.train())
     model = Model(*(machine.model.model.get_submodule(role) for role in ("embedding", "rack", "head")))

@@ -80,6 +80,17 @@ def test_nothing_is_set_where_torch_is_loaded_already(monkeypatch: pytest.Monkey
     assert "GOMP_SPINCOUNT" not in os.environ
 
 
+def test_garbage_is_looked_for_again_once_torch_is_loaded() -> None:
+    code = """
+import gc
+from stackwise.cli.process import load_torch
+load_torch()
+assert gc.isenabled() and gc.get_freeze_count() > 100_000
+"""
+    python(code)
+    python("import gc; gc.disable(); from stackwise.cli.process import load_torch as l; l(); assert not gc.isenabled()")
+
+
 @pytest.mark.parametrize(("before", "after"), [("SIG_DFL", "SIG_IGN"), ("default_int_handler", "default_int_handler")])
 def test_a_request_to_save_kills_no_run_that_starts_up(before: str, after: str) -> None:
     code = (
@@ -137,4 +148,4 @@ def test_commands_import_what_they_use(tmp_path: Path) -> None:
     resume, before = commanded("resume", "r", cwd=tmp_path)
     assert before == ["as torch is loaded: 1000"]
     assert not resume & NEVER
-    assert not resume & {"stackwise.assembly.pricing", "torch.utils.flop_counter"}
+    assert not resume & {"stackwise.assembly.pricing", "torch.utils.flop_counter", "torch._dynamo", "sympy"}

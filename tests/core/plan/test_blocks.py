@@ -30,6 +30,12 @@ def test_a_gate_that_makes_the_function_jump_is_refused(start: float, end: float
     assert [problem.path for problem in problems_of(gated(gate))] == [path]
 
 
+def test_an_unknown_operator_is_the_only_mistake() -> None:
+    growth = {"use": "transformer.doubling"}
+    phases = {"one": {"until": "50%"}, "two": {"model": {"rack": {"stacks": [{"base": 3}]}}, "enter": {"growth": growth}}}
+    assert [problem.path for problem in problems_of(base(phases=phases))] == ["enter.growth.use"]
+
+
 def test_residual_outputs_are_needed_by_gates_and_by_blocks_that_start_at_zero() -> None:
     origins = {"plain": BlockOrigin(source=None), "zero": BlockOrigin(source=None, zero_residual=True)}
     assert [needs_residual_outputs({("s", 0): origin}) for origin in origins.values()] == [False, True]

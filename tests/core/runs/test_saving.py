@@ -98,7 +98,7 @@ def test_the_default_is_a_tenth_and_every_boundary_and_the_end() -> None:
         ({"every": "1 epochs of web"}, "run.checkpoint.every.*nothing counts epochs of web"),
         ({"keep_every": "1 epochs of web"}, "run.checkpoint.keep_every.*nothing counts epochs of web"),
         ({"keep_last": 0}, "run.checkpoint.keep_last.*minimum of 1"),
-        ({"at": ["13 steps"]}, "run.checkpoint.at.*behind the end"),
+        ({"at": ["13 steps"]}, "run.checkpoint.at.*after the end"),
         ({"at": ["-1 steps"]}, "run.checkpoint.at"),
         ({"best": "loss"}, "run.checkpoint.best.*is not a metric"),
         ({"best": "f.loss"}, "run.checkpoint.best.*no evaluation 'f'"),

@@ -106,8 +106,8 @@ def test_steps_that_are_missing_doubled_or_out_of_order_are_said(tmp_path: Path)
     log = Log(tmp_path)
     assert [event.step for event in log.events() if isinstance(event, StepDone)] == [0, 1, 4]
     assert [remark.split(": ")[1] for remark in log.remarks()] == [
-        "step 1 stands behind step 1",
-        "step 0 stands behind step 1",
+        "step 1 is logged after step 1",
+        "step 0 is logged after step 1",
         "step 4 follows step 1, so those between are missing",
     ]
 

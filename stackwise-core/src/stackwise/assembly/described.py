@@ -21,6 +21,7 @@ from stackwise.errors import UserError
 from stackwise.host.discovery import discover
 from stackwise.host.registry import Registry
 from stackwise.planes.model.gates import Gates
+from stackwise.planes.model.initialisation import building_on
 from stackwise.planes.model.module import Model
 from stackwise.planes.model.plane import ModelPlane
 from stackwise.planes.model.state import load_named_tensors
@@ -101,7 +102,7 @@ def build_described(about: Mapping[str, Any], directory: Path, registry: Registr
     device = torch.device("cpu") if device is None else device
 
     def build(path: str, part: Part, step: int, *extra: object) -> nn.Module:
-        with device:
+        with building_on(device):
             return build_module(part, components, context, *extra)
 
     plane = ModelPlane(build, device=device)

@@ -83,7 +83,8 @@ def read_folder(folder: Path, registry: Registry, part: Any = None) -> StoredMod
         ProviderError: a format that fails.
     """
     if not folder.is_dir():
-        raise UserError(f"there is no folder {folder}")
+        missing = f"{folder} is a file" if folder.exists() else f"there is no folder {folder}"
+        raise UserError(f"{missing}: give the path of a folder on this machine; nothing is downloaded")
     with blaming(registry.providers):
         id, form = _format_of(folder, registry, part)
         with calling(id, "read"):
@@ -140,7 +141,7 @@ def recognising(folder: Path, registry: Registry) -> Registered:
 
 
 def format_named(name: str, registry: Registry) -> tuple[Registered, WeightFormat]:
-    """A format by its id, or by the part of it behind the dot; its options at their defaults.
+    """A format by its id, or by the part of it after the dot; its options at their defaults.
 
     Raises:
         UserError: no format of that name, or several.
@@ -283,7 +284,7 @@ class Divided(Mapping[str, torch.Tensor]):
 
     Args:
         tensors: as a format reads them.
-        blocks: our path of a block, with a dot behind it → theirs.
+        blocks: our path of a block, with a dot after it → theirs.
     """
 
     def __init__(self, tensors: Mapping[str, torch.Tensor], blocks: Mapping[str, str]) -> None:

@@ -15,6 +15,7 @@ from stackwise.contracts.formats import StoredModel
 from stackwise.curriculum.parts import Part
 from stackwise.errors import UserError
 from stackwise.host.registry import Registry
+from stackwise.planes.model.initialisation import building_on
 from stackwise.planes.model.module import Model
 from stackwise.planes.model.start import check_start
 from stackwise.planes.model.weight_adapters import targets
@@ -43,7 +44,7 @@ def build_stored(stored: StoredModel, registry: Registry, device: str = "meta") 
     Raises:
         UserError: options that a component refuses, or tensors that are not this model's.
     """
-    with torch.device(device):
+    with building_on(torch.device(device)):
         parts: dict[Kind, Any] = {
             role: build_module(Part(kind=role, id=use, options=made), registry, BuildContext(seed=0))
             for role, (use, made) in options_of(stored.model, registry).items()
@@ -54,7 +55,7 @@ def build_stored(stored: StoredModel, registry: Registry, device: str = "meta") 
     for name, (use, options, selectors) in adapters_of(stored.weight_adapters, registry).items():
         part = Part(kind="weight-adapter", id=use, options=options)
         for path in targets(model, selectors, name):
-            with torch.device(device):
+            with building_on(torch.device(device)):
                 attached[name, path] = build_module(part, registry, BuildContext(seed=0), model.get_parameter(f"{path}.weight"))
     model.attach(attached)
     check_start(stored.tensors, model, ())

@@ -27,7 +27,7 @@ from stackwise.plan import EvaluationPlan, Plan
 from stackwise.plan.reads import shortages
 from stackwise.planes.data.plane import DataPlane
 from stackwise.planes.data.readers.processes import ProcessLoader
-from stackwise.planes.model.initialisation import build_seed, check_shapes, drawing_from
+from stackwise.planes.model.initialisation import build_seed, building_on, check_shapes, drawing_from
 from stackwise.planes.model.whole import check_unwrapped
 from stackwise.timeline.streams import step_seed, stream_key
 
@@ -62,7 +62,7 @@ class Workshop:
     def _build(self, part: Part, role: str, *extra: Any) -> Any:
         """Build a module on the device; on the CPU first if a user's constructor needs real values, as `linspace(...).tolist()` does."""
         try:
-            with self._device:
+            with building_on(self._device):
                 return self._make(part, role, *extra)
         except Exception:
             if self._device.type != "meta" or not isinstance(part.given, Built):

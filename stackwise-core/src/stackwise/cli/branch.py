@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from stackwise.cli.process import prepare_process
+from stackwise.cli.process import load_torch, prepare_process
 from stackwise.cli.ranks import process_options, start_processes
 from stackwise.cli.run import show
 
@@ -53,6 +53,7 @@ def branch(
     """
     prepare_process()
     start_processes(context, ranks, max_restarts)
+    load_torch()
     from stackwise.runs.run import branch as branch_run
 
     show(branch_run(directory, at, overrides, output, source=source, quiet=quiet), quiet=quiet)

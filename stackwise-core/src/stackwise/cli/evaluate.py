@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from stackwise.cli.process import prepare_process
+from stackwise.cli.process import load_torch, prepare_process
 from stackwise.errors import UserError
 
 
@@ -71,6 +71,7 @@ def evaluate(
     HF_HUB_OFFLINE=1 in the environment it fetches nothing. RUN may be an export then.
     """
     prepare_process()
+    load_torch()
     chosen = {name: value for name, value in asked.items() if value is not None}
     if tasks is not None:
         if overrides or only or data:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from stackwise.cli.process import prepare_process
+from stackwise.cli.process import load_torch, prepare_process
 
 
 @click.command(
@@ -87,6 +87,7 @@ def generate(
     from stackwise.contracts.generation import GenerationSettings
 
     prepare_process()
+    load_torch()
     from stackwise.saved.generate import generate_all
 
     ending = tuple(id for text in stop for id in _as_ids(text)) if ids else ()
@@ -124,6 +125,7 @@ def _write_rows(directory: Path, count: int, seed: int, output: Path | None, *, 
     if prompted or output is None:
         raise click.UsageError("--count takes no --prompt, and needs --output, a safetensors file for the rows")
     prepare_process()
+    load_torch()
     from safetensors.torch import save_file
 
     from stackwise.errors import disk_errors

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from stackwise.cli.process import prepare_process
+from stackwise.cli.process import load_torch, prepare_process
 
 
 @click.command(
@@ -34,6 +34,7 @@ def predict(directory: Path, file: Path, source: str | None, rows: int) -> None:
     for each field that the task reads, such as `image` [rows, height, width, channels].
     """
     prepare_process()
+    load_torch()
     from stackwise.saved.predict import predict as predictions
 
     for row in predictions(directory, file, source=source, rows=rows):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from stackwise.cli.process import prepare_process
+from stackwise.cli.process import load_torch, prepare_process
 from stackwise.cli.ranks import process_options, start_processes
 from stackwise.cli.run import show
 from stackwise.processes.place import Place
@@ -43,6 +43,7 @@ def resume(context: click.Context, directory: Path, overrides: tuple[str, ...], 
 
     if Place.here().is_first:
         refuse_held(directory)
+    load_torch()
     from stackwise.runs.run import resume as resume_run
 
     show(resume_run(directory, overrides, quiet=quiet), quiet=quiet)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from stackwise.cli.process import prepare_process
+from stackwise.cli.process import load_torch, prepare_process
 from stackwise.cli.ranks import process_options, start_processes
 from stackwise.processes.place import Place
 
@@ -68,6 +68,7 @@ def run(
 
     if Place.here().is_first and resume != "never" and output is not None:
         refuse_held(output)
+    load_torch()
     from stackwise.runs.run import run as run_experiment
 
     show(run_experiment(file, overrides, output, resume=resume, quiet=quiet), quiet=quiet)
@@ -91,3 +92,4 @@ def show(result: Result, *, quiet: bool) -> None:
     click.echo(result.summary.text(columns_of()))
     files = "config.yaml, plan.json, events.jsonl, metrics.jsonl, status.json, checkpoints/, final/weights.safetensors"
     click.echo(wrap(f"files: {result.directory}/ ({files})", columns_of()))
+    click.echo(wrap(f"next: stackwise report {result.directory}, stackwise export {result.directory} weights", columns_of()))

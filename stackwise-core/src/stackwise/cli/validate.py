@@ -47,5 +47,5 @@ def validate(file: Path, overrides: tuple[str, ...], cold: bool) -> None:
     length = f"{plan.schedule.steps:,} steps ({phases})" if assumed is experiment else "its steps are known when it begins, by the clock"
     lines = [f"{file} is valid: {length}", *(f"bridged  {bridge}" for bridge in plan.bridges)]
     unseen = "shapes, selectors, the device, weights to start from, data; and " if cold else ""
-    lines.append(f"not checked  {unseen}what only steps show: whether memory suffices, losses stay finite, and later rows can be read")
+    lines.append(f"not checked  {unseen}what only steps show: whether memory is enough, losses stay finite, and later rows can be read")
     click.echo(wrap("\n".join(lines), columns_of()))

@@ -63,7 +63,7 @@ def apply_replace(node: Node, path: KeyPath = ()) -> Node:
 
 
 def through_replace(document: Node, keys: KeyPath) -> KeyPath:
-    """The keys without each `replace` that stands in the document there: `merge` lays what is behind it on its entries."""
+    """The keys without each `replace` that stands in the document there: `merge` lays what is after it on its entries."""
     node: Node | None = document
     path: KeyPath = ()
     for key in keys[:-1]:

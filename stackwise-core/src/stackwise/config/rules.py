@@ -19,8 +19,8 @@ MOST_STEPS = 10**15
 MOST_FLOPS = 10**30
 
 MOST_ROWS = 2**24
-"""Rows, positions or micro-batches of a step. A mixture deals rows out one by one, and this many take it some ten seconds; more is a
-slip of the keyboard."""
+"""Rows, positions or micro-batches of a step. A mixture deals rows out one by one, which takes some ten seconds for this many; more is a
+typing mistake."""
 
 _BEST = re.compile(r"[A-Za-z0-9_-]+\.[^\s.]+(\.[^\s.]+)?( \((min|max)\))?\Z")
 _SPAN = re.compile(r"(?=\d)(?:(\d{1,4})d)?(?:(\d{1,6})h)?(?:(\d{1,7})m)?(?:(\d{1,9})s)?\Z")
@@ -113,7 +113,7 @@ def broken_best(value: str | None) -> str | None:
     """The rule that the name of a metric to choose by breaks."""
     if value is None or _BEST.match(value):
         return None
-    return f"{value!r} is not a metric: write `<evaluation>.<metric>`, and ` (max)` behind it where more is better"
+    return f"{value!r} is not a metric: write `<evaluation>.<metric>`, and ` (max)` after it where more is better"
 
 
 def broken_span(value: str | None) -> str | None:

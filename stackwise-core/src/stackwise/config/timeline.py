@@ -67,7 +67,7 @@ def read_experiment(root: Node, default_name: str) -> Experiment:
 
 
 def _unknown_evaluations(run: RunConfig, names: Sequence[str]) -> Iterator[Fault]:
-    """Metrics of evaluations that there are not, and keys of a metric that is not named."""
+    """Metrics of evaluations that do not exist, and keys of a metric that is not named."""
     best, watched = run.checkpoint.best_metric, run.stop.watched
     if best is not None and (name := best[0].partition(".")[0]) not in names:
         yield Fault(
@@ -81,7 +81,7 @@ def _unknown_evaluations(run: RunConfig, names: Sequence[str]) -> Iterator[Fault
 
 
 def _unknown_stalls(phases: Sequence[PhaseConfig], names: Sequence[str]) -> Iterator[Fault]:
-    """Metrics of evaluations that there are not."""
+    """Metrics of evaluations that do not exist."""
     for phase in phases:
         if phase.stalls is not None and (name := phase.stalls.stalls.partition(".")[0]) not in names:
             message = f"there is no evaluation '{name}' to end the phase by{did_you_mean(name, names)}"

@@ -96,7 +96,7 @@ def check_makes_rows(subject: Subject) -> None:
 
 
 def check_continues_prompts(subject: Subject) -> None:
-    """A task that generates returns the prompt with what was asked for behind it, drawn by its generator alone; of several prompts each
+    """A task that generates returns the prompt with what was asked for after it, drawn by its generator alone; of several prompts each
     as if it were alone; it honours `stop` and `hear`, or refuses them.
 
     Usual cause: only what is new is returned; one generator for all rows; a token that ends it is cut off.

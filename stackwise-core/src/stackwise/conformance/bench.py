@@ -128,7 +128,7 @@ def _around_embedding(around: Boundaries, fields: Mapping[str, TensorSpec], embe
 
 
 def _between(around: Boundaries, first: TensorSpec, last: TensorSpec) -> Boundaries:
-    """Boundaries with the hidden state `first` before the rack and `last` behind it."""
+    """Boundaries with the hidden state `first` before the rack and `last` after it."""
     out = TensorSpec(tuple(dim for dim in last.dims if dim in ("batch", "time")), "float32")
     return attrs.evolve(
         around,

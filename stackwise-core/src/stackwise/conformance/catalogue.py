@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @frozen(kw_only=True)
 class Check:
-    """One promise of the contract, held against one component."""
+    """One promise of the contract, checked on one component."""
 
     name: str
     """`check_…`."""

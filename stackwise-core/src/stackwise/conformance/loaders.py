@@ -102,7 +102,7 @@ def _check_late_states(subject: Subject) -> None:
             other = _loader(subject)
             other.load_state_dict(state)
             for i, batch in enumerate(expected):
-                sentence = f"after load_state_dict of the state behind {place} rows (an epoch has {epoch}) other rows come than came then"
+                sentence = f"after load_state_dict of the state after {place} rows (an epoch has {epoch}) other rows come than came then"
                 must(bench.same(_take(other, min(AT_ONCE, ahead)), batch), f"{sentence}, from take {i} on")
     except DataError:
         return  # its one epoch is over

@@ -16,7 +16,7 @@ WINDOWS = (1, 2, 7, 100, 3000)
 def check_every_step_has_a_number(subject: Subject) -> None:
     """At every step of a window, and at its end, the value is a finite number, with and without a value at entry.
 
-    Usual cause: a division by the number of steps less one; a logarithm or a root at step 0; None behind the last row of a table.
+    Usual cause: a division by the number of steps less one; a logarithm or a root at step 0; None after the last row of a table.
     """
     seen = 0
     for steps, entry in [(steps, entry) for steps in WINDOWS for entry in (None, 0.5)]:

@@ -83,7 +83,7 @@ class Starter:
     summary: str = ""
     """One line for listings."""
     files: Mapping[str, str] = Factory(dict)
-    """Sample data written beside it: file name → `"module:attribute"` of text or bytes. The text has each name behind a double
+    """Sample data written beside it: file name → `"module:attribute"` of text or bytes. The text has each name after a double
     quote, where the path is laid in."""
     folder: bool = False
     """Whether it begins from the folder of a trained model (`--from`): the text has `"FOLDER` for it and no section `model`, which is

@@ -66,7 +66,7 @@ class Generates(Protocol):
         settings: GenerationSettings,
         generator: torch.Generator,
     ) -> torch.Tensor:
-        """The prompt [T] with `settings.tokens` tokens behind it, fewer where `stop` or `hear` end it; int64; every draw comes from the
+        """The prompt [T] with `settings.tokens` tokens after it, fewer where `stop` or `hear` end it; int64; every draw comes from the
         generator.
 
         Raises:

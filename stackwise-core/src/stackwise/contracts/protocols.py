@@ -72,7 +72,7 @@ class PartwiseRack(Protocol):
     (`model.cache: frozen`).
 
     Blocks are counted in forward order over all stacks. With `start` 0 what comes before the blocks is run too, and with `stop` None what
-    comes behind them: `forward(hidden, **side)` is `forward_blocks(hidden, 0, None, **side)`, and running 0 to k and then from k on gives
+    comes after them: `forward(hidden, **side)` is `forward_blocks(hidden, 0, None, **side)`, and running 0 to k and then from k on gives
     the same. Side inputs are those of `forward`, whole in each part.
     """
 

@@ -47,7 +47,7 @@ def compile_selector(selector: str) -> re.Pattern[str]:
 
 def _without_backtracking(glob: str) -> str:
     """Every `\\*` of an escaped glob as a pattern. What stands between two of them may match where it first can, for good:
-    nothing that follows can match more behind a later place."""
+    nothing that follows can match more after a later place."""
     first, *pieces = re.split(r"(?:\\\*)+", glob)
     if not pieces:
         return first

@@ -35,7 +35,7 @@ class _StandIn:
         return getattr(getattr(sys, self.stands_for), name)
 
     def close(self) -> None:
-        """Nothing: what stands behind stays open."""
+        """Nothing: what comes after stays open."""
 
 
 @contextmanager

@@ -186,7 +186,7 @@ def blaming(providers: Collection[Provider]) -> Iterator[None]:
 
     Raises:
         ProviderError: an exception that was raised in the code of one of them, or in what that called.
-        UserError: memory did not suffice, which is nobody's defect.
+        UserError: memory ran out, which is no defect of the provider.
     """
     try:
         yield

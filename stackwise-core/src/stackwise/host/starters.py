@@ -44,7 +44,7 @@ class OfferedStarter:
         for mark, path in needs.items():
             if mark not in text:
                 raise self._fault("text", self.starter.text, f"it does not name {mark}")
-            text = text.replace(mark, json.dumps(path, ensure_ascii=False)[:-1])  # more may stand behind it, as in "rows.npz:image"
+            text = text.replace(mark, json.dumps(path, ensure_ascii=False)[:-1])  # more may stand after it, as in "rows.npz:image"
         return text
 
     def files(self) -> Mapping[str, bytes]:

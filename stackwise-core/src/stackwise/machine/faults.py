@@ -1,4 +1,4 @@
-"""Errors of torch that come out of training although nobody's code is wrong: memory that does not suffice, a reader that was ended."""
+"""Errors that torch raises in training although no code is wrong: out of memory, a reader process that was killed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def check_surroundings(device_type: str) -> None:
 
 
 def memory_fault(error: BaseException, batches: Sequence[Batch], moment: Moment) -> UserError | None:
-    """What to say of a step for which the memory did not suffice; None where something else is wrong."""
+    """The error for a step that ran out of memory; None where something else is wrong."""
     if not (isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)):
         return None
     shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in batches[0].items())

@@ -176,7 +176,7 @@ class LiveState:
             self.sharding.wrap(reference, trains=False)
 
     def rest(self) -> None:
-        """Give up what is left gathered behind a forward pass without a backward one, where models are divided among processes."""
+        """Give up what is left gathered after a forward pass without a backward one, where models are divided among processes."""
         if self.sharding is not None:
             self.sharding.rest(self.model.model)
             if self.objective.reference is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from time import perf_counter, process_time
 from typing import Any
@@ -258,10 +259,11 @@ class TrainingMachine:
         self._stall = self._stall_of(phase.name)
         before = self._probe.before(phase)
         start, cpu_start = perf_counter(), process_time()
-        model, moments = self.live.enter(phase)
-        self.placement.synchronize()
-        if self._together is not None:
-            self._together.enter(phase, model, moments)
+        with nullcontext() if self._together is None else self._together.crossing(phase):
+            model, moments = self.live.enter(phase)
+            self.placement.synchronize()
+            if self._together is not None:
+                self._together.enter(phase, model, moments)
         seconds = perf_counter() - start
         self._counts.seconds += seconds
         self._counts.cpu_seconds += process_time() - cpu_start

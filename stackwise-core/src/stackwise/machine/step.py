@@ -102,7 +102,7 @@ class Step:
         """Forward, backward and, when everything is finite, the update.
 
         Raises:
-            UserError: the memory does not suffice.
+            UserError: out of memory.
         """
         try:
             return self._run(batches, moment)
@@ -129,7 +129,8 @@ class Step:
         else:
             if optimizer.clip is not None and norm > optimizer.clip:
                 self._scale(parameters, optimizer.clip / norm)
-            optimizer.step(moment.t)
+            with nullcontext() if sharding is None else sharding.stepping():
+                optimizer.step(moment.t)
         for parameter in parameters:
             parameter.grad = None
         if self._first is not None and self._first.end():

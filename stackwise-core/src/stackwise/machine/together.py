@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from hashlib import blake2b
 from typing import Any
 
@@ -23,8 +24,8 @@ from stackwise.timeline.duration import Moment
 class Together:
     """Holds the processes to one state.
 
-    After a boundary, and after the first step behind it, every parameter, buffer and moment has the same bits everywhere: what a model
-    keeps of the rows that it saw, and whatever else goes its own way in one process, is reported by name.
+    After a boundary, and again after the first step that follows, every parameter, buffer and moment has the same bits everywhere. A
+    difference is reported by name: what a model keeps of the rows that it saw, or whatever else only one process did.
 
     Args:
         ranks: the processes.
@@ -34,6 +35,10 @@ class Together:
     def __init__(self, ranks: Ranks, live: LiveState) -> None:
         self._ranks, self._live = ranks, live
         self._looks = False
+
+    def crossing(self, phase: CompiledPhase) -> AbstractContextManager[None]:
+        """The time of a boundary, so that a process that hangs in it is named with it."""
+        return self._ranks.watch.inside(f"in the boundary into phase '{phase.name}'")
 
     def enter(self, phase: CompiledPhase, model: ModelReceipt, moments: MomentsReceipt) -> None:
         """Compare what a boundary did, and what came of it.
@@ -82,7 +87,7 @@ class Together:
         return {name: tensor.to(self._live.placement.device) for name, tensor in batch.items()}
 
     def _compare(self, when: str, more: Mapping[str, str]) -> None:
-        state = {"the model": self._live.model.state_dict(), "the optimizer": self._live.optimizer.state_dict()}
+        state = {"model": self._live.model.state_dict(), "optimizer": self._live.optimizer.state_dict()}
         sharding = self._live.sharding
         found = list(_leaves(state, ""))
         self._ranks.agree({**more, **{path: _digest(content) for path, content, is_part in found if not is_part}}, when)

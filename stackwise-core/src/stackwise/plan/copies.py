@@ -1,4 +1,4 @@
-"""Whether two files hold the same, told by their sizes and by what stands at some places of them."""
+"""Whether two files hold the same, judged by their sizes and by samples of their bytes."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 _PLACES, _BYTES = 16, 4096
-"""So many stretches of a file of so many bytes each are compared, the first and the last among them; the whole of a small one."""
+"""How many samples of a file are compared, the first and the last bytes among them, and their size; a small file is compared whole."""
 
 _LEAST = 1024
-"""Files of fewer bytes are not compared: many folders have several small ones alike, as modules that only import, or notices."""
+"""Files of fewer bytes are not compared: many folders hold small files that are equal, such as modules that only import, or notices."""
 
 
 class Copies:

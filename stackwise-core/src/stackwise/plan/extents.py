@@ -68,7 +68,7 @@ def extent_of(
 
 
 def late_switches(phases: Sequence[PhaseConfig], extents: Sequence[Extent], clock: Clock) -> list[Problem]:
-    """Problems of batch shapes that would change only behind the end of the run, or of the phase that declares it.
+    """Problems of batch shapes that would change only after the end of the run, or of the phase that declares it.
 
     Args:
         phases: as declared.

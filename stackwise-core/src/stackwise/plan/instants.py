@@ -56,7 +56,7 @@ class Instants:
             return ()
 
     def _listed(self, instants: Sequence[Duration], path: str) -> tuple[int, ...]:
-        """Their steps; none of one that is not counted or lies behind the end, with the reason among the problems."""
+        """Their steps; none of one that is not counted or lies after the end, with the reason among the problems."""
         steps = set()
         for instant in instants:
             try:

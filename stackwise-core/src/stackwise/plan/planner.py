@@ -318,7 +318,8 @@ class _Planner:
         operator = None if growth is None else states.part(config, growth)
         if phase.joined is not None and phase.state is not None:
             self.problems += mix_problems(config, phase.state.data, clock)
-            if before is not None and before.state is not None:
+            unknown = config.enter.growth is not None and operator is None  # said already; its blocks are no second mistake
+            if before is not None and before.state is not None and not unknown:
                 growing = None if growth is None or operator is None else Growing(growth, operator, clock.t(start), clock.t(stop))
                 boundary = Boundary(before.config, config, before.state, phase.state, growing, phase.joined.drafts.rack)
                 crossing = transition(boundary, self.drafts)

@@ -107,7 +107,7 @@ class _Reading:
         return self.config.problem(
             f"data.sources.{name}",
             f"one epoch of {holds} is all that it gives, as it does not repeat, and the run reads {most:,} rows, "
-            f"{self.epochs:.2f} epochs; it suffices for {enough:,}: let it repeat, give it more data, or shorten the run{shorter}",
+            f"{self.epochs:.2f} epochs; enough for {enough:,}: let it repeat, give it more data, or shorten the run{shorter}",
         )
 
 

@@ -20,9 +20,8 @@ def shared_steps(one: Plan, other: Plan) -> int:
     """The number of first steps in which two plans train the same, to the bit.
 
     For configs from files, whose values can be compared. The number is never too large, but may be too small. Runs of different length
-    or with a
-    different longest row share nothing. Neither do runs with different evaluations, because what watches an evaluation may act on it, or
-    runs that rewind, because they go on from whatever was saved. A phase that may end early is shared up to its start.
+    or with a different longest row share nothing. Neither do runs with different evaluations, because what watches an evaluation may act
+    on it, or runs that rewind, because they go on from whatever was saved. A phase that may end early is shared up to its start.
     Call `Plan.with_tokenizers` first: a vocabulary may be learnt from the sources of all phases. In a phase that ends at another step
     `Moment.phase_t` differs; what a task or a transform does with it is not seen here.
     """

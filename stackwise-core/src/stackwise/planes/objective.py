@@ -111,7 +111,7 @@ class Objective:
         self._curves: Mapping[str, Curve] = {}
         self._weights: dict[str, float] = {}
         self._agreed: object = None
-        """The losses of the model that the weights were last held against."""
+        """The losses of the model that the weights were last checked against."""
         self._part: Part | None = None
         self._compared: tuple[object, str | None] = (None, None)
         """The task that `reference` belongs to, and where it comes from."""

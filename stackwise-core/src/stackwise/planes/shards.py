@@ -34,20 +34,20 @@ def own(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def rows_of(part: Any) -> tuple[int, int]:
-    """The first row that this process holds of a part, and the one behind its last."""
+    """The first row that this process holds of a part, and the one after its last."""
     dim = next((dim for dim, placement in enumerate(part.placements) if placement.is_shard()), None)
     rows = part.shape[0]
     if dim is None:
         return 0, rows
-    size = -(-rows // part.device_mesh.size(dim))
-    start = min(rows, size * part.device_mesh.get_local_rank(dim))
+    size = -(-rows // part.device_mesh.shape[dim])
+    start = min(rows, size * part.device_mesh.get_coordinate()[dim])
     return start, min(rows, start + size)
 
 
 def is_first_copy(part: Any) -> bool:
     """Whether no process before this one holds the same rows."""
     replicas = (dim for dim, placement in enumerate(part.placements) if placement.is_replicate())
-    return all(part.device_mesh.get_local_rank(dim) == 0 for dim in replicas)
+    return all(part.device_mesh.get_coordinate()[dim] == 0 for dim in replicas)
 
 
 def laid_as(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import uuid
 from collections.abc import Sequence
@@ -60,8 +61,12 @@ def _attempt(command: Sequence[str], ranks: int) -> int:
     try:
         elastic_launch(config, sys.executable)("-m", "stackwise", *command)
     except ChildFailedError as error:
-        first = min(error.failures.values(), key=lambda failure: failure.timestamp)
-        return first.exitcode if first.exitcode > 0 else 128 - first.exitcode
+        rank, first = min(error.failures.items(), key=lambda item: item[1].timestamp)
+        if first.exitcode > 0:
+            return first.exitcode
+        if (code := 128 - first.exitcode) not in ENDS_FOR_GOOD:  # it could not say so itself, and while it starts nobody else can
+            print(f"rank {rank} was ended by {signal.Signals(-first.exitcode).name}", file=sys.stderr, flush=True)
+        return code
     except SignalException as error:
         return 128 + int(error.sigval)
     return 0

@@ -46,7 +46,9 @@ class Ranks:
         distributed.all_gather_object(hosts, place.host)
         self.hosts: list[str] = hosts
         own_store = store.clone()  # type: ignore[attr-defined]  # the stubs do not know it
-        self.watch = Watch(Board(own_store, place.ranks), place, self.hosts, STARTING_S)
+        self.groups: list[Any] = [distributed.group.WORLD]
+        """torch's groups in which this process exchanges something."""
+        self.watch = Watch(Board(own_store, place.ranks), place, self.hosts, STARTING_S, self._exchanges)
 
     @property
     def share(self) -> Share:
@@ -100,6 +102,7 @@ class Ranks:
         """The same processes, for exchanges of a thread; all of them ask for it at the same time."""
         with self.exchanging():
             group: distributed.ProcessGroup = distributed.new_group(backend="gloo", timeout=timedelta(days=1))
+        self.groups.append(group)
         return group
 
     def broadcast(self, item: T | None, source: int = 0) -> T:
@@ -151,6 +154,14 @@ class Ranks:
             yield
         finally:
             self.board.mark_busy("")
+
+    def _exchanges(self) -> int:
+        """How many exchanges this process has begun, torch's own among them; torch counts them, and has no public name for it."""
+        begun = 0
+        for group in list(self.groups):
+            with suppress(RuntimeError):  # a backend that does not count
+                begun += group._get_sequence_number_for_group()
+        return begun
 
     def _what_happened(self, error: RuntimeError) -> Exception:
         """Why an exchange failed: another process posted a failure before it left, or is gone without saying why."""
@@ -225,14 +236,25 @@ def joined(place: Place | None = None) -> Iterator[Ranks | None]:
 
 
 def _meet(place: Place) -> Store:
-    """Start torch's group of processes. Exchanges have no timeout of their own: `Watch` decides how long one may last."""
+    """Start torch's group of processes. Exchanges have no timeout of their own: `Watch` decides how long one may last.
+
+    Raises:
+        UserError: the environment does not say where, or nobody is there.
+    """
     backend = "gloo"
     if torch.cuda.is_available():
         torch.cuda.set_device(place.local_rank % torch.cuda.device_count())
         backend = "cpu:gloo,cuda:nccl"
     os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1")
-    store, rank, ranks = next(iter(rendezvous("env://")))
-    distributed.init_process_group(
-        backend, store=PrefixStore(f"torch/{place.attempt}", store), rank=rank, world_size=ranks, timeout=timedelta(days=1)
-    )
+    try:
+        store, rank, ranks = next(iter(rendezvous("env://", timeout=timedelta(seconds=STARTING_S))))
+        distributed.init_process_group(
+            backend, store=PrefixStore(f"torch/{place.attempt}", store), rank=rank, world_size=ranks, timeout=timedelta(days=1)
+        )
+    except (distributed.DistError, ValueError) as error:
+        where = f"MASTER_ADDR {os.environ.get('MASTER_ADDR', '(not set)')} and MASTER_PORT {os.environ.get('MASTER_PORT', '(not set)')}"
+        raise UserError(
+            f"{place} does not meet the others at {where}: {str(error).splitlines()[0]}; start all of them by `stackwise run --ranks N`, "
+            "or by torchrun with one address and a port that is free"
+        ) from error
     return PrefixStore(f"attempt/{place.attempt}", store)

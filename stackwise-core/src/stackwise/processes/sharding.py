@@ -7,7 +7,7 @@ what came of that; so nothing of torch's has to learn of growth, of freezing or 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from math import isfinite, sqrt
 from typing import Any, cast
@@ -40,6 +40,7 @@ class Sharding:
         copies = ranks.place.ranks // shard
         shape, names = ((shard,), ("shard",)) if copies == 1 else ((copies, shard), ("replicate", "shard"))
         self.mesh: DeviceMesh = init_device_mesh(device.type, shape, mesh_dim_names=names)
+        ranks.groups += [group for group in self.mesh.get_all_groups() if group not in ranks.groups]
         self._placements = [Shard(0)] if copies == 1 else [Replicate(), Shard(0)]
         self._touched: set[int] = set()
         """id of each part that received a gradient in this step."""
@@ -171,6 +172,10 @@ class Sharding:
             yield
 
     # -- a step ---------------------------------------------------------------------------------------------------
+
+    def stepping(self) -> AbstractContextManager[None]:
+        """The time in which an optimizer steps, and may have torch gather matrices."""
+        return self._ranks.watch.waiting()
 
     def begin(self, model: nn.Module, *, last: bool) -> None:
         """To be called before each micro-batch: in the last one of a step, the gradients of all are added over all processes."""

@@ -31,7 +31,7 @@ from stackwise.reports.terminal import clock, wrap
 LINE_EVERY_S = 5.0
 REDRAW_EVERY_S = 0.1
 ESTIMATED_AFTER = 5
-"""Steps behind the first, after which the time of the whole run is said."""
+"""How many steps after the first one the time of the whole run is estimated."""
 WORTH_SAYING_S = 20.0
 """Of a shorter run it is not said."""
 _COLOURS = (36, 32, 33, 35, 34)

@@ -127,7 +127,7 @@ class Saving:
             yield self._save(self._pending)
 
     def now(self, machine: TrainingMachine, reason: str) -> Iterator[Event]:
-        """Save at once, unless this state is saved already; call it right after a step or the evaluations behind it."""
+        """Save at once, unless this state is saved already; call it right after a step or the evaluations after it."""
         if self.last_step != machine.step:
             yield self._save(self._pending if self._pending is not None else _Pending.of(machine, Due(reason)))
 

@@ -186,7 +186,7 @@ class Companion:
         return stalled
 
     def _obey(self, wishes: Wishes) -> None:
-        """Save and stop as the first process does behind the same step."""
+        """Save and stop as the first process does after the same step."""
         late = wishes.time_is_up and self.machine.step < self.plan.schedule.steps
         if late or wishes.stop or wishes.save:
             self._save("stop" if late else "signal")

@@ -107,7 +107,7 @@ def generate_all(
 
 
 def _continued(source: TextModel, prompts: Sequence[torch.Tensor], settings: GenerationSettings, seed: int) -> Sequence[tuple[int, ...]]:
-    """The prompts with what is generated behind them."""
+    """The prompts with what is generated after them."""
     key = stream_key(seed, "generate")
     generators = [torch.Generator().manual_seed(step_seed(key, i)) for i in range(len(prompts))]
     at_once = len(prompts) > 1 and isinstance(source.task, GeneratesRows)
@@ -125,12 +125,12 @@ def _continued(source: TextModel, prompts: Sequence[torch.Tensor], settings: Gen
         except Exception as error:
             if not lacks_memory(error):
                 raise
-            lengths = f"{max(map(len, prompts)):,} tokens and {settings.tokens:,} behind them"
+            lengths = f"{max(map(len, prompts)):,} tokens and {settings.tokens:,} after them"
             raise UserError(f"not enough memory for a prompt of {lengths}{bytes_asked(error)}: generate fewer tokens") from error
 
 
 def checked(prompt: torch.Tensor, row: Any, settings: GenerationSettings) -> tuple[int, ...]:
-    """The ids of a prompt and what was generated behind it.
+    """The ids of a prompt and what was generated after it.
 
     Raises:
         WrongAnswer: they are not what was asked for.
@@ -139,7 +139,7 @@ def checked(prompt: torch.Tensor, row: Any, settings: GenerationSettings) -> tup
     made = len(row) - len(prompt)
     may_end = bool(settings.stop) or settings.hear is not None
     fits = row[: len(prompt)].tolist() == prompt.tolist() and (0 <= made <= settings.tokens if may_end else made == settings.tokens)
-    expect(fits, row, f"the prompt of {len(prompt)} ids with {settings.tokens} behind it")
+    expect(fits, row, f"the prompt of {len(prompt)} ids with {settings.tokens} after it")
     return tuple(row.tolist())
 
 

@@ -59,7 +59,7 @@ def predict(run: Path | str, file: Path | str, *, source: str | None = None, row
 
 
 def _next(id: str, batches: Iterator[Any]) -> Mapping[str, torch.Tensor] | None:
-    """The next rows that a loader reads; None behind the last."""
+    """The next rows that a loader reads; None after the last."""
     with calling(id, "rows_of"):
         batch = next(batches, None)
         if batch is None:

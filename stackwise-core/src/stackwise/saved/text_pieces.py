@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from stackwise.contracts.generation import TextCodec
 
 Hear = Callable[[int, str | int], None]
-"""Called with the number of a prompt and what was generated behind it: a piece of text, or an id where prompts are ids."""
+"""Called with the number of a prompt and what was generated after it: a piece of text, or an id where prompts are ids."""
 
 
 class Continuation:
-    """What was generated behind one prompt, as text.
+    """What was generated after one prompt, as text.
 
     Args:
         codec: None where ids are shown as they are.

@@ -88,7 +88,7 @@ class Log:
             if step is None:
                 continue
             if step.step <= last:
-                self._faults.append(f"{place}: step {step.step} stands behind step {last}")
+                self._faults.append(f"{place}: step {step.step} is logged after step {last}")
                 continue
             if step.step > last + 1:
                 self._faults.append(f"{place}: step {step.step} follows step {last}, so those between are missing")

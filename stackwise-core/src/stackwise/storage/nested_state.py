@@ -17,7 +17,7 @@ def split_state(state: Any, name: str = "the state") -> tuple[dict[str, torch.Te
         name: what an error calls the state.
 
     Returns:
-        The tensors themselves, detached, by their path with slashes; and the rest as JSON can hold it.
+        The tensors themselves, without gradients, by their path with slashes; and the rest as JSON can hold it.
 
     Raises:
         EncodingError: the state holds something else.
@@ -30,7 +30,7 @@ def split_state(state: Any, name: str = "the state") -> tuple[dict[str, torch.Te
         key = "/".join(path)
         while key in tensors:  # two paths can read the same where keys hold slashes
             key += "'"
-        tensors[key] = value.detach()
+        tensors[key] = value.detach() if value.requires_grad else value
         return {TENSOR: key}
 
     return tensors, encode(state, name, write_tensor)

@@ -26,7 +26,7 @@ def read_pretrained(path: Path) -> dict[str, torch.Tensor]:
     if not file.is_file():
         raise UserError(
             f"model.start.from: there are no weights at {path}: {file} is not a file; give a run directory, a directory of weights or a "
-            "safetensors file"
+            f"safetensors file{'' if path.exists() else ' on this machine: nothing is downloaded'}"
         )
     try:
         return load_file(file, backend="pread")  # not mapped: a file that shrinks under a map ends the process

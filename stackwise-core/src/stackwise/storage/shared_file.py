@@ -1,6 +1,6 @@
 """One safetensors file that several processes write together: each its own rows of the tensors that it holds a part of.
 
-A safetensors file is eight bytes with the length of the header, the header, and the bytes of the tensors one behind the other. The rows
+A safetensors file is eight bytes with the length of the header, the header, and the bytes of the tensors one after the other. The rows
 that a process holds of a tensor are neighbours in it, so each process writes them where they belong, and no process ever holds a whole
 tensor for that. What comes of it is what one process would write, so everything that reads the one reads the other.
 """

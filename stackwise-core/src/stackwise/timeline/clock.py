@@ -128,11 +128,11 @@ class Clock:
         return self._step_reaching(*absolute(duration, self.horizon))
 
     def instant(self, duration: Duration) -> int:
-        """The step of an instant of the run; unlike `step_of` refuses one behind the end, with a ScheduleError."""
+        """The step of an instant of the run; unlike `step_of` refuses one after the end, with a ScheduleError."""
         amount, measure = absolute(duration, self.horizon)
         counted = measure == "steps" or any(measure in piece.rate for piece in self.pieces)
         if counted and amount > self.consumed(self.steps, measure):
-            raise ScheduleError(f"{duration} lies behind the end of the run, which has {self.steps:,} steps")
+            raise ScheduleError(f"{duration} lies after the end of the run, which has {self.steps:,} steps")
         return self._step_reaching(amount, measure)
 
     def every(self, duration: Duration) -> tuple[int, ...]:

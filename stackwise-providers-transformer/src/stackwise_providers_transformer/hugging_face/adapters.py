@@ -17,8 +17,7 @@ import torch
 from attrs import frozen
 
 from stackwise import UserError
-from stackwise_providers_transformer.hugging_face.names import Names, Turned
-from stackwise_providers_transformer.hugging_face.shards import Shards
+from stackwise_providers_transformer.hugging_face.shards import ShapedTensors, Shards
 
 ADAPTER_CONFIG, ADAPTERS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 PREFIX = "base_model.model."
@@ -180,7 +179,7 @@ class Pairs:
         UserError: a damaged file, or a tensor that is not an adapter of a matrix of the base.
     """
 
-    def __init__(self, base: Shards, folder: Path, turned: frozenset[str]) -> None:
+    def __init__(self, base: ShapedTensors, folder: Path, turned: frozenset[str]) -> None:
         self.fields, self.folder, self.turned = read_fields(folder), folder, turned
         self.tensors = Shards(folder, pickled=False, file=ADAPTERS)
         self.beside: dict[str, Pair] = {}
@@ -193,7 +192,7 @@ class Pairs:
             rank = self._fitting(base, module, ends)
             self.beside[f"{module}.weight"] = Pair(a=ends[0], b=ends[1], rank=rank, alpha=_alpha(module, rank, folder, self.fields))
 
-    def _fitting(self, base: Shards, module: str, ends: list[str]) -> int:
+    def _fitting(self, base: ShapedTensors, module: str, ends: list[str]) -> int:
         """The rank of a pair, its shapes checked."""
         for each in ends:
             if len(own := self.tensors.shapes[each]) != 2:
@@ -224,7 +223,7 @@ class Adapted(Mapping[str, torch.Tensor]):
         pairs: the adapters beside them.
     """
 
-    def __init__(self, base: Shards, pairs: Pairs) -> None:
+    def __init__(self, base: ShapedTensors, pairs: Pairs) -> None:
         self.folder, self.shapes, self._base, self._pairs = pairs.folder, base.shapes, base, pairs
 
     def __getitem__(self, name: str) -> torch.Tensor:
@@ -240,7 +239,7 @@ class Adapted(Mapping[str, torch.Tensor]):
         return iter(self._base)
 
     def __len__(self) -> int:
-        return len(self._base)
+        return len(self.shapes)
 
 
 def _alpha(module: str, rank: int, folder: Path, fields: Mapping[str, Any]) -> float:
@@ -257,8 +256,3 @@ def _alpha(module: str, rank: int, folder: Path, fields: Mapping[str, Any]) -> f
     if (declared := own("rank_pattern", fields.get("r", 8))) != rank:
         raise UserError(f"{folder / ADAPTER_CONFIG}: {module} has rank {declared} there, and {rank} in {ADAPTERS}")
     return float(own("alpha_pattern", fields.get("lora_alpha", 8)))
-
-
-def turned_matrices(names: Names, blocks: int) -> frozenset[str]:
-    """The matrices of a family that stand on their side."""
-    return frozenset(their for _, form in names.entries(blocks) if isinstance(form, Turned) for their in form.theirs)

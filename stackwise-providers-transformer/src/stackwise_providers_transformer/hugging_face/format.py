@@ -21,15 +21,22 @@ from stackwise_providers_transformer.hugging_face.adapters import (
     check_file,
     is_adapter,
     notes_of,
-    turned_matrices,
 )
 from stackwise_providers_transformer.hugging_face.architecture import FREE, PLAIN, Architecture, architecture_of, nodes_of
-from stackwise_providers_transformer.hugging_face.beside import BESIDE, read_beside, write_beside
+from stackwise_providers_transformer.hugging_face.beside import BESIDE, Matrices, matrices_of, read_beside, write_beside
 from stackwise_providers_transformer.hugging_face.families import FAMILIES, Family
+from stackwise_providers_transformer.hugging_face.joined import Renaming
 from stackwise_providers_transformer.hugging_face.settings import DROPOUTS, KEPT, Config
 from stackwise_providers_transformer.hugging_face.shards import Renamed, Shards, their_tensors, write_shards
 from stackwise_providers_transformer.hugging_face.wrapped import CLASSIFIERS
-from stackwise_providers_transformer.hugging_face.wrapped_folder import auto_of, is_wrapped, read_wrapped, write_wrapped
+from stackwise_providers_transformer.hugging_face.wrapped_folder import (
+    auto_of,
+    is_stored,
+    is_wrapped,
+    matrices_beside,
+    read_wrapped,
+    write_wrapped,
+)
 
 BASE = "base"
 CONFIG, GENERATION, TOKENIZER, TOKENIZER_CONFIG = "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"
@@ -96,22 +103,33 @@ class HuggingFaceFormat:
         config = read_config(base)
         if base is folder and self._options.adapters == "beside":
             raise UserError(f"{folder} holds a model and no adapters beside one (no {ADAPTER_CONFIG}): leave `adapters` of the format out")
-        if base is not folder and self._options.wrap:
-            raise UserError(f"{folder} holds adapters, which are not read beside a rack that transformers computes: leave `wrap` out")
-        if base is folder and (self._options.wrap or _is_strange(config)):
-            return read_wrapped(folder, config, pickle=self._options.pickle)
+        if self._options.wrap or _is_strange(config):
+            return self._read_wrapped(folder, base, config)
         family = family_of(config)
         architecture = read_architecture(config, family)
         shards = Shards(base, pickled=self._options.pickle)
         stored = StoredModel(model=nodes_of(architecture), tensors={}, free=FREE, notes=tuple(_notes(config)))
         if base is folder:
             return evolve(stored, tensors=Renamed(shards, family.names, architecture))
-        pairs = Pairs(shards, folder, turned_matrices(family.names, architecture["rack.blocks"]))
+        pairs = Pairs(shards, folder, (matrices := matrices_of(family.names, architecture)).turned)
         if self._options.adapters == "beside":
-            beside, tensors = read_beside(Renamed(shards, family.names, architecture), pairs, family.names, architecture)
+            beside, tensors = read_beside(Renamed(shards, family.names, architecture), pairs, matrices)
             return evolve(stored, tensors=tensors, weight_adapters=beside)
         added = Renamed(Adapted(shards, pairs), family.names, architecture)
         return evolve(stored, tensors=added, notes=(*stored.notes, *notes_of(folder, base)))
+
+    def _read_wrapped(self, folder: Path, base: Path, config: Config) -> StoredModel:
+        """A model that the library computes, with the adapters of a folder where that is not the base."""
+        read = read_wrapped(base, config, pickle=self._options.pickle)
+        if base is folder:
+            return read.stored
+        there = Renaming(read.tensors, {theirs: ours for ours, theirs in read.names.items()}, base)
+        pairs = Pairs(there, folder, read.matrices.turned)
+        if self._options.adapters == "beside":
+            beside, tensors = read_beside(read.tensors, pairs, read.matrices)
+            return evolve(read.stored, tensors=tensors, weight_adapters=beside)
+        added = Renaming(Adapted(there, pairs), read.names, base)
+        return evolve(read.stored, tensors=added, notes=(*read.stored.notes, *notes_of(folder, base)))
 
     def write(self, model: Any, folder: Path, origin: Path | None, tokenizer: Mapping[str, bytes]) -> None:
         """Write `config.json`, `generation_config.json`, the weights and the tokenizer; of a model with low-rank adapters those alone, and
@@ -122,37 +140,42 @@ class HuggingFaceFormat:
         """
         if origin is not None and is_adapter(origin):
             origin = base_of(origin)
-        if is_wrapped(model):
-            self._write_wrapped(model, folder, origin)
-        elif not model.attached:
-            self._write_model(model, folder, origin)
+        write = self._write_wrapped if is_wrapped(model) else self._write_model
+        if not model.attached:
+            write(model, folder, origin)
         else:
             base = BASE
             if origin is not None and self._is_base(origin, model):
                 base = str(origin.resolve())
             else:
                 (folder / BASE).mkdir()
-                self._write_model(model, folder / BASE, origin)
-            family, _ = _expressed(architecture := architecture_of(model), {} if origin is None else dict(read_config(origin).fields))
+                write(model, folder / BASE, origin)
             attached = {(name, _of_one_stack(path, model)): adapter for (name, path), adapter in model.attached.items()}
-            write_beside(attached, family.names, architecture, base, folder)
+            write_beside(attached, self._matrices(model, origin), base, folder)
             (folder / ADAPTERS).chmod((folder / ADAPTER_CONFIG).stat().st_mode)
         write_tokenizer(folder, origin, tokenizer)
 
     def _write_wrapped(self, model: Any, folder: Path, origin: Path | None) -> None:
-        if model.attached:
-            raise UserError("adapters beside the matrices of rack transformer.hf are not written: merge them in a last phase")
         write_wrapped(model, folder)
         if origin is not None and (origin / GENERATION).is_file():
             (folder / GENERATION).write_bytes((origin / GENERATION).read_bytes())
 
     def _is_base(self, origin: Path, model: Any) -> bool:
         """Whether a folder holds the very tensors that stand beside the adapters of a model."""
-        stored = HuggingFaceFormat(evolve(self._options, adapters="merged")).read(origin)
+        stored = HuggingFaceFormat(evolve(self._options, adapters="merged", wrap=is_wrapped(model))).read(origin)
+        if is_wrapped(model):
+            return is_stored(model, stored)
         own = {_of_one_stack(name, model): tensor for name, tensor in model.named_parameters() if not name.startswith(BESIDE)}
         if stored.model != nodes_of(architecture_of(model)) or set(own) != set(stored.tensors):
             return False
         return all(torch.equal(stored.tensors[name].to(tensor.dtype), tensor) for name, tensor in own.items())
+
+    def _matrices(self, model: Any, origin: Path | None) -> Matrices:
+        """Of the base, by the names of the folder that it is written as."""
+        if is_wrapped(model):
+            return matrices_beside(model)
+        family, _ = _expressed(architecture := architecture_of(model), {} if origin is None else dict(read_config(origin).fields))
+        return matrices_of(family.names, architecture)
 
     def _write_model(self, model: Any, folder: Path, origin: Path | None) -> None:
         """Write the model without what stands beside it."""

@@ -41,6 +41,19 @@ class ShapedTensors(Protocol):
         ...
 
 
+def holds_pickles_only(folder: Path, file: str = ONE) -> bool:
+    """Whether the weights of a folder are pickled, and in no other file."""
+    return not any((folder / name).is_file() for name in (file, INDEX)) and any((folder / name).is_file() for name in PICKLES)
+
+
+def refuse_pickles(folder: Path) -> UserError:
+    """The error of a folder that holds pickles only, where nobody asked for them to be read."""
+    return UserError(
+        f"{folder} holds its weights pickled only ({PICKLES[0]}), and unpickling can run code: convert them to safetensors, or "
+        "write `format: {use: transformer.hf, pickle: true}` beside `from` to have tensors alone unpickled"
+    )
+
+
 class Shards(Mapping[str, torch.Tensor]):
     """The tensors of a folder by their own names.
 
@@ -60,12 +73,9 @@ class Shards(Mapping[str, torch.Tensor]):
         self._mapped: tuple[str, Any] | None = None
         self._touched = 0
         self.shapes: dict[str, tuple[int, ...]] = {}
-        if not (folder / self._one).is_file() and not (folder / INDEX).is_file() and any((folder / name).is_file() for name in PICKLES):
+        if holds_pickles_only(folder, self._one):
             if not pickled:
-                raise UserError(
-                    f"{folder} holds its weights pickled only ({PICKLES[0]}), and unpickling can run code: convert them to safetensors, or "
-                    "write `format: {use: transformer.hf, pickle: true}` beside `from` to have tensors alone unpickled"
-                )
+                raise refuse_pickles(folder)
             self._read_pickles()
             return
         for file, names in self._listed().items():
@@ -148,28 +158,6 @@ class Shards(Mapping[str, torch.Tensor]):
         return len(self._of)
 
 
-class Named(Mapping[str, torch.Tensor]):
-    """The tensors of a folder by our names, each one of theirs as it is.
-
-    Args:
-        shards: the folder's.
-        names: ours → theirs.
-    """
-
-    def __init__(self, shards: Shards, names: Mapping[str, str]) -> None:
-        self._shards, self._names = shards, names
-        self.shapes = {ours: shards.shapes[theirs] for ours, theirs in names.items()}
-
-    def __getitem__(self, name: str) -> torch.Tensor:
-        return self._shards[self._names[name]]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-
 class Renamed(Mapping[str, torch.Tensor]):
     """The tensors of a folder by our names, made of theirs when they are asked for.
 
@@ -183,7 +171,7 @@ class Renamed(Mapping[str, torch.Tensor]):
     """
 
     def __init__(self, shards: ShapedTensors, names: Names, sizes: Architecture) -> None:
-        self._shards, self._sizes = shards, sizes
+        self.folder, self._shards, self._sizes = shards.folder, shards, sizes
         self._made: dict[str, tuple[Form, tuple[str, ...], int]] = {}
         bare = not any(name.startswith(names.prefix) for name in shards)
         used = set()

@@ -22,7 +22,7 @@ class Unpacked:
     """Where the documents of a batch lie."""
 
     groups: tuple[tuple[torch.Tensor, torch.Tensor], ...]
-    """The entries [G, L] of documents of about one length, behind the end of each its last one again, and whether each is real."""
+    """The entries [G, L] of documents of about one length, after the end of each its last one again, and whether each is real."""
     places_X: torch.Tensor
     """Where each entry of the rows stands among the real ones of all groups."""
 
@@ -37,7 +37,7 @@ def unpack(parts_BT: Sequence[torch.Tensor], *, padded: bool) -> Unpacked:
 
     Args:
         parts_BT: integers or bools; entries of a row that agree in all of them are of one document.
-        padded: whether padding behind a document changes nothing of it; if not, documents of one length alone stand together.
+        padded: whether padding after a document changes nothing of it; if not, documents of one length alone stand together.
 
     Raises:
         UserError: a document in two pieces.

@@ -266,7 +266,7 @@ def _balance_of(model: Any) -> Callable[[Any, Any], torch.Tensor]:
 
 
 def _first_position(model: Any) -> int:
-    """The number that a family gives to the first position of a row: those of RoBERTa's form count from behind the padding's id."""
+    """The number that a family gives to the first position of a row: those of RoBERTa's form start after the padding's id."""
     counting = (module for module in model.modules() if hasattr(module, "create_position_ids_from_inputs_embeds"))
     return next((int(module.padding_idx) + 1 for module in counting), 0)
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
+from attrs import frozen
 from torch import nn
 
 from stackwise import StoredModel, UserError
+from stackwise_providers_transformer.hugging_face.beside import BESIDE, Matrices, Place
+from stackwise_providers_transformer.hugging_face.joined import Joined, Renaming, joined
+from stackwise_providers_transformer.hugging_face.names import Plain
 from stackwise_providers_transformer.hugging_face.settings import Config
-from stackwise_providers_transformer.hugging_face.shards import Named, Shards
+from stackwise_providers_transformer.hugging_face.shards import Shards, holds_pickles_only, refuse_pickles
 from stackwise_providers_transformer.hugging_face.wrapped import (
     CLASSES,
     CLASSIFIERS,
@@ -36,22 +39,38 @@ NOISE = frozenset({"_name_or_path", "architectures", "auto_map", "dtype", "id2la
 LABELS = {"id2label", "label2id"}
 
 
-def read_wrapped(folder: Path, config: Config, *, pickle: bool) -> StoredModel:
-    """The model of a folder. Its tensors are read one at a time where the library would read them as they are; where it rearranges them,
-    as those of experts, it reads the whole model at once.
+@frozen
+class Wrapped:
+    """A folder whose model the library computes."""
+
+    stored: StoredModel
+    tensors: Renaming
+    names: Mapping[str, str]
+    """Our names → those in the library's model."""
+    matrices: Matrices
+
+
+def read_wrapped(folder: Path, config: Config, *, pickle: bool) -> Wrapped:
+    """The model of a folder. Its tensors are read one at a time where the library does no more than rename them and put them together;
+    where it does, it reads the whole model at once.
 
     Raises:
         UserError: transformers is missing or refuses the folder; weights that its model has no place for, or lacks.
     """
     hf = library(f"{config.path}: the family {config.fields.get('model_type')} is not known here by itself, and format transformer.hf")
     _check_kind(hf, config)
+    if holds_pickles_only(folder) and not pickle:
+        raise refuse_pickles(folder)
     auto = auto_of(config.fields)
-    whole, shards, left = _as_it_is(hf, auto, folder) or _load(hf, auto, folder, pickle=pickle)
+    whole, stored, left = _by_name(hf, auto, folder) or _load(hf, auto, folder, pickle=pickle)
     base = getattr(whole, whole.base_model_prefix, whole)
     inside, pooler = "" if base is whole else f"{whole.base_model_prefix}.", getattr(base, "pooler", None)
-    notes = ["dropout is what the fields of config say, and does not follow time", *_left_behind(auto, pooler, left)]
+    notes = [
+        "dropout is what the fields of config say, and does not follow time",
+        *_left_behind(auto, pooler, left, code="auto_map" in config.fields),
+    ]
     tied, (place,) = _tied(whole, base), _below(base, base.get_input_embeddings())
-    held = whole.state_dict()
+    held, modules = whole.state_dict(), dict(whole.named_modules())
     table = take_embedding(base)
     if list(dict(table.named_parameters())) != ["weight"]:
         raise UserError(
@@ -83,16 +102,59 @@ def read_wrapped(folder: Path, config: Config, *, pickle: bool) -> StoredModel:
         setattr(whole, whole.base_model_prefix, HandsOn(pooler if auto in CLASSIFIERS else None))
         names |= {f"head.model.{name}": name for name, _ in _persistent(whole) if name != tied}
     model = {"embedding": embedding, "rack": rack, "head": head}
-    tensors = {ours: held[theirs].detach() for ours, theirs in names.items()} if shards is None else Named(shards, names)
-    return StoredModel(model=model, tensors=tensors, free=("rack.residual_outputs", "rack.balance"), notes=tuple(notes))
+    tensors = Renaming({name: tensor.detach() for name, tensor in held.items()} if stored is None else stored, names, folder)
+    free = ("rack.residual_outputs", "rack.balance")
+    declared = StoredModel(model=model, tensors=tensors, free=free, notes=tuple(notes))
+    return Wrapped(declared, tensors, names, _matrices(names, modules, rack, inside))
+
+
+def _matrices(names: Mapping[str, str], modules: Mapping[str, nn.Module], rack: Mapping[str, Any], inside: str) -> Matrices:
+    """The matrices of linear maps of a model of the library, and the names of those that stand on their side."""
+    paths = {theirs: ours.removesuffix(".weight") for ours, theirs in names.items() if ours.endswith(".weight")}
+    kinds = {theirs: type(modules[theirs.removesuffix(".weight")]) for theirs in paths}
+    linear = [theirs for theirs, kind in kinds.items() if issubclass(kind, nn.Linear)]
+    return Matrices(
+        places={theirs: Place(paths[theirs], None, Plain((theirs,)), True) for theirs in linear},
+        theirs=f"{inside}{rack['blocks']}.{{i}}.",
+        ours=f"rack.model.{rack['blocks']}.",
+        blocks=next(iter(rack["stacks"][0].values())),
+        turned=frozenset(theirs for theirs, kind in kinds.items() if kind.__name__ == "Conv1D"),
+        sizes={},
+    )
+
+
+def matrices_beside(model: Any) -> Matrices:
+    """The matrices of a model whose rack the library computes, as adapters beside them are written."""
+    rack, head = model.rack, getattr(model.head, "model", None)
+    inside = "" if head is None else f"{head.base_model_prefix}."
+    modules = {f"{inside}{name}": module for name, module in rack.model.named_modules()}
+    names = {f"rack.model.{name}": f"{inside}{name}" for name, _ in rack.model.named_parameters()}
+    if head is not None:
+        modules |= dict(head.named_modules())
+        names |= {f"head.model.{name}": name for name, _ in head.named_parameters()}
+    blocks = [{stack.name: stack.blocks} for stack in rack.options.stacks]
+    return _matrices(names, modules, {"blocks": rack.options.blocks, "stacks": blocks}, inside)
+
+
+def is_stored(model: Any, stored: StoredModel) -> bool:
+    """Whether a folder declares the model whose rack the library computes, and holds its very tensors."""
+    rack, own = stored.model["rack"], {name: each for name, each in model.named_parameters() if not name.startswith(BESIDE)}
+    blocks = [{stack.name: stack.blocks} for stack in model.rack.options.stacks]
+    if rack.get("config") != model.rack.options.config or rack["stacks"] != blocks or not set(own) <= set(stored.tensors):
+        return False
+    return all(torch.equal(stored.tensors[name].to(tensor.dtype), tensor) for name, tensor in own.items())
 
 
 def _check_kind(hf: Any, config: Config) -> None:
     """Refuse, before anything is loaded, a model that no rack is.
 
     Raises:
-        UserError: it reads two rows, or something else than tokens.
+        UserError: it reads two rows, or something else than tokens, or is computed by code that stands beside it.
     """
+    if config.fields.get("auto_map") and config.fields.get("model_type") not in hf.CONFIG_MAPPING:
+        raise config.refuse(
+            "auto_map", "code in the folder computes this model, and code of folders is not run; transformers itself has no such family"
+        )
     try:
         with quiet(hf):
             full = hf.AutoConfig.for_model(config.fields["model_type"], **{k: v for k, v in config.fields.items() if k != "model_type"})
@@ -103,13 +165,15 @@ def _check_kind(hf: Any, config: Config) -> None:
     if not isinstance(getattr(full, "vocab_size", None), int):
         raise config.refuse(
             "model_type",
-            "its config has no vocab_size: it reads no tokens, and rack transformer.hf stands behind transformer.token: give such a model "
+            "its config has no vocab_size: it reads no tokens, and rack transformer.hf stands after transformer.token: give such a model "
             "as a whole module in code (docs/how-to/module.md)",
         )
 
 
-def _left_behind(auto: str, pooler: nn.Module | None, left: Sequence[str]) -> Iterator[str]:
+def _left_behind(auto: str, pooler: nn.Module | None, left: Sequence[str], *, code: bool) -> Iterator[str]:
     """What of a folder is not taken over, in sentences."""
+    if code:
+        yield "auto_map: code in the folder is not run; transformers' own class of this family computes the model"
     if auto == "base":
         yield "the folder holds no head that is read: `head` is one with the embedding's matrix; give another, as transformer.classifier"
     if left:
@@ -135,7 +199,7 @@ def write_wrapped(model: Any, folder: Path) -> None:
     config = make_config(hf, rack.options.config, "model.rack.config", rack.options.stacks[0].blocks)
     whole = build_whole(hf, auto, config, "model.rack.config")
     base = getattr(whole, whole.base_model_prefix, whole)
-    values = {name: tensor.detach() for name, tensor in model.state_dict(keep_vars=True).items()}
+    values = {name: tensor.detach() for name, tensor in model.state_dict(keep_vars=True).items() if not name.startswith(BESIDE)}
     scale = dict(_scale(base.get_input_embeddings())).get("scale", 1.0)
     if getattr(model.embedding.options, "scale", 1.0) != scale:
         raise UserError(
@@ -169,22 +233,26 @@ def auto_of(fields: Mapping[str, Any]) -> str:
     return next((auto for end, auto in ends.items() if str(names[0]).endswith(end)), "base")
 
 
-def _as_it_is(hf: Any, auto: str, folder: Path) -> tuple[Any, Shards, tuple[str, ...]] | None:
-    """The model of a folder without its numbers, and its tensors, which are the model's own, name by name and shape by shape.
+def _by_name(hf: Any, auto: str, folder: Path) -> tuple[Any, Joined, tuple[str, ...]] | None:
+    """The model of a folder without its numbers, and its tensors by the model's names.
 
     Returns:
-        None where they are not, or where the library converts some: it has to read the folder itself, or to say what is wrong with it.
+        None where the tensors are not the model's own: the library has to read the folder itself, or to say what is wrong with it.
     """
     try:
         with quiet(hf), torch.device("meta"):
-            whole = getattr(hf, CLASSES[auto]).from_config(hf.AutoConfig.from_pretrained(folder, local_files_only=True))
-        shards, mapping = Shards(folder, pickled=False), import_module("transformers.conversion_mapping")
-        converted = any(hasattr(each, "operations") for each in mapping.get_model_conversion_mapping(whole))
+            whole = getattr(hf, CLASSES[auto]).from_config(_own_config(hf, folder), trust_remote_code=False)
+            shapes = {name: tuple(tensor.shape) for name, tensor in _persistent(whole)}
+            stored = joined(whole, Shards(folder, pickled=False), shapes)
         _scale(getattr(whole, whole.base_model_prefix, whole).get_input_embeddings())
     except Exception:  # what the library, its constructors or its files raise, it says better when it reads the folder
         return None
-    own = {name: tuple(tensor.shape) for name, tensor in _persistent(whole)}
-    return None if converted or own != shards.shapes else (whole, shards, ())
+    return None if stored is None else (whole, stored, ())
+
+
+def _own_config(hf: Any, folder: Path) -> Any:
+    """The config of a folder, by the library's own classes: code beside it is not run, and nobody is asked whether it may be."""
+    return hf.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
 def _load(hf: Any, auto: str, folder: Path, *, pickle: bool) -> tuple[Any, None, tuple[str, ...]]:
@@ -192,7 +260,13 @@ def _load(hf: Any, auto: str, folder: Path, *, pickle: bool) -> tuple[Any, None,
     try:
         with quiet(hf):
             whole, info = getattr(hf, CLASSES[auto]).from_pretrained(
-                folder, local_files_only=True, output_loading_info=True, dtype="auto", use_safetensors=None if pickle else True
+                folder,
+                config=_own_config(hf, folder),
+                trust_remote_code=False,
+                local_files_only=True,
+                output_loading_info=True,
+                dtype="auto",
+                use_safetensors=None if pickle else True,
             )
     except Exception as error:  # the library raises classes of its own and of others for a folder that it refuses
         raise UserError(f"{folder}: transformers {hf.__version__} does not read it: {error}") from error

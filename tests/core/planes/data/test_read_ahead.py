@@ -141,7 +141,7 @@ def test_a_step_out_of_order_or_past_the_end_is_refused() -> None:
         ahead.next(moment(9))
     ahead.open(moments(0, 1))
     ahead.next(moment(0))
-    with pytest.raises(RuntimeError, match="step 1 lies behind"):
+    with pytest.raises(RuntimeError, match="step 1 lies after"):
         ahead.next(moment(1))
     ahead.close()
 

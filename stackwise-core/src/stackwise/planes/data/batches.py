@@ -82,12 +82,12 @@ def rows_of(batch: Batch) -> int:
     name, tensor = next(iter(batch.items()), ("", None))
     if tensor is None or not tensor.dim():
         what = "a batch has no field" if tensor is None else f"the field '{name}' is one number, without rows"
-        raise DataError(f"{what}: the first dimension of a field is its rows; put a number for the whole batch behind the other fields")
+        raise DataError(f"{what}: the first dimension of a field is its rows; put a number for the whole batch after the other fields")
     return int(tensor.shape[0])
 
 
 def copied(batch: Batch) -> Batch:
-    """The batch in memory of its own; pinned memory is that of one batch already."""
+    """The batch in memory of its own; a pinned batch has that already."""
     return {name: tensor if tensor.is_pinned() else tensor.clone() for name, tensor in batch.items()}
 
 

@@ -40,10 +40,10 @@ class IterableLoader:
     """Why a resume cannot be sure to go on with the right batch; None where it is."""
 
     uncompared = False
-    """Whether a resume found that the first batch is another one each time it is read, so that it tells of no change of the data."""
+    """Whether a resume found that the first batch differs each time it is read, so that it cannot show a change of the data."""
 
     generators: tuple[torch.Generator, ...] = ()
-    """Those of the source's own that reading moves: a later run of the process begins where they stand then."""
+    """The source's own generators that reading advances: a later run in this process begins where they are then."""
 
     def __init__(self, source: Any, seed: int = 0, fields: Sequence[str] = ()) -> None:
         self._source, self._fields = source, tuple(fields)
@@ -183,7 +183,7 @@ class ListLoader(IterableLoader):
         return max(self._taken - 1, 0) // len(self._source) if self._source else 0
 
     def facts(self) -> dict[str, Any]:
-        """Its length, and digests of its first batch and of some of all."""
+        """Its length, and digests of its first batch and of a sample of all batches."""
         return {"kind": "list", "batches": self._count, "first batch": self._first, VALUES: self._values}
 
     def _next(self) -> object:
@@ -259,7 +259,7 @@ class RepeatedLoader(IterableLoader):
 
 
 class ReplayedLoader(RepeatedLoader):
-    """An iterable that keeps no state: a resume reads it again from its start, and holds its first batch against the one it began with."""
+    """An iterable that keeps no state: a resume reads it again from its start, and compares its first batch with the one it began with."""
 
     def __init__(self, source: Any, seed: int = 0, fields: Sequence[str] = ()) -> None:
         super().__init__(source, seed, fields)
@@ -343,7 +343,7 @@ class StatefulLoader(RepeatedLoader):
 
 
 def hold_to_size(what: str, noun: str, now: int | None, then: int | None) -> None:
-    """Refuse a source that has grown or shrunk in training, as nobody could read the same again.
+    """Refuse a source that has grown or shrunk in training, because a resume could not read the same again.
 
     Raises:
         DataError: it has.

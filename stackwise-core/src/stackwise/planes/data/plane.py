@@ -85,9 +85,9 @@ class DataPlane:
         self._following: list[Source] = []
         """Sources with options that follow time."""
         self._only: str | None = None
-        """The source, where there is one alone."""
+        """The source, where there is only one."""
         self._cut: tuple[BatchShape | None, _Planned | None] = (None, None)
-        """A shape of steps, and the plan of each of them: with one source alone they are all alike."""
+        """A shape of steps and their plan: with only one source, every step of one shape has the same plan."""
         self._copies = False
         """Whether a batch may lie in memory that the next one is written into."""
         self._finishes = False

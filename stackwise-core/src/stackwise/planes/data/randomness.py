@@ -21,13 +21,13 @@ def seed_process(seed: int) -> None:
 
 
 def seed_others(seed: int) -> None:
-    """Seed numpy's and Python's."""
+    """Seed the generators of numpy and Python."""
     np.random.seed(seed & 0xFFFFFFFF)
     random.seed(seed)
 
 
 _OWN_BITS = np.random.MT19937()
-"""Put in the place of numpy's while user code runs: much cheaper than copying its state out and in again."""
+"""Takes the place of numpy's generator while user code runs: much cheaper than copying its state out and in again."""
 
 
 @contextmanager
@@ -79,11 +79,11 @@ def generator_state(generator: object) -> bytes:
 
 
 class OwnDraws:
-    """A place of training's own in numpy's and Python's generators: what it draws depends on the seed and on its own draws alone.
+    """Training's own place in the generators of numpy and Python: what it draws depends on the seed and on its own draws alone.
 
-    `with draws:` is training's turn. numpy's bit generator is exchanged for the turn. Python's cannot be, and its state is dear to copy, so
-    training's place stays in it between turns, and a twin that draws along tells by the next 64 bits whether anybody drew: then, and only
-    then, the state is copied. Whoever else draws from Python's goes on with numbers of their own from then on.
+    `with draws:` is training's turn. numpy's bit generator is exchanged for the turn. Python's cannot be exchanged, and copying its state
+    is expensive. So training's place stays in it between turns, and a twin that draws along shows by the next 64 bits whether anybody
+    else drew; only then is the state copied, and other users of Python's generator go on with numbers of their own.
 
     A normal number that a generator holds back for the next call is dropped at the end of a turn.
     """
@@ -93,7 +93,7 @@ class OwnDraws:
         np.random.RandomState(self._bits).seed(seed & 0xFFFFFFFF)
         self._their_bits: Any = None
         self._their_state: Any = None
-        """Python's, of everybody else; None as long as nobody else draws."""
+        """The state of Python's generator for everybody else; None as long as nobody else draws."""
         self._python_drew, self._start = False, self._place()
 
     def begin(self) -> None:

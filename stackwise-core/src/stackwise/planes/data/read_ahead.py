@@ -123,7 +123,7 @@ class _Run(Generic[T, S]):
         self._outcome = item
         if isinstance(item, _Failure):
             raise item.error
-        raise RuntimeError(f"step {moment.step} lies behind the steps that the read-ahead was opened with")
+        raise RuntimeError(f"step {moment.step} lies after the steps that the read-ahead was opened with")
 
     def stop(self) -> bool:
         """Stop the thread, and say whether it made or began a step that nobody took."""

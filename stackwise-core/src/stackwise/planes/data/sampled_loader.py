@@ -87,7 +87,7 @@ class SampledLoader(IterableLoader):
         self._values, self._samples = sampled_digest(source.dataset), length_of(source.dataset)
         self._batches: Iterator[object] | None = None
         self._requested: deque[_Place] = deque()
-        """The places behind the batches that are on their way."""
+        """The place after each batch that is on its way."""
 
     def _copied(self, order: _Order) -> _Order:
         dataset = self._source.dataset

@@ -56,7 +56,7 @@ class Source:
     reads: frozenset[str] | None = None
     """What may be delivered to the phase: fields that are read, and those that are dropped; None where that is not known."""
     _looked_at: Collection[str] = ()
-    """The fields of the last batch that was held against them."""
+    """The fields of the last batch that was checked against them."""
     _taking: calling = field(init=False)
     _spec: BatchSpec | None = None
     """What the loader said of its batches when the first came; None before."""
@@ -98,7 +98,7 @@ class Source:
         drops = frozenset(bridge.field for bridge in own if bridge.kind == "drop")
         own = [bridge for bridge in own if bridge.kind != "drop"]
         self.fields = fields_across([bridge.field for bridge in own], own)
-        declares = not isinstance(self.loader, IterableLoader)  # what it declares was held against the task while the run was planned
+        declares = not isinstance(self.loader, IterableLoader)  # what it declares was checked against the task while the run was planned
         self.reads, self._looked_at = None if declares or state.reads is None else state.reads | drops, ()
         limits: dict[str, tuple[int, int]] = {}
         for bridge in own:

@@ -16,7 +16,7 @@ _SAMPLES = 16
 
 
 def digest_of(batch: object) -> str:
-    """Of all tensors of a batch, by name or in order."""
+    """A digest of all tensors of a batch, by name or in order."""
     digest = blake2b(digest_size=16)
     entries = batch.items() if isinstance(batch, Mapping) else enumerate(batch) if isinstance(batch, list | tuple) else ()
     for name, tensor in entries:
@@ -26,7 +26,7 @@ def digest_of(batch: object) -> str:
 
 
 def digest_of_some(tensors: Sequence[torch.Tensor]) -> str:
-    """Of some entries of each tensor, and whether it trains; tensors without values, as on the meta device, count as equal."""
+    """A digest of some entries of each tensor, and of whether it trains; tensors without values, as on the meta device, count as equal."""
     digest = blake2b(digest_size=16)
     for i, tensor in enumerate(tensors):
         if tensor.layout == torch.strided and not tensor.is_meta and not is_lazy(tensor):
@@ -35,7 +35,7 @@ def digest_of_some(tensors: Sequence[torch.Tensor]) -> str:
 
 
 def sampled_digest(held: object) -> str | None:
-    """Of some values of a list or of one of torch's data sets over tensors and lists; None of anything else, whose code is not run."""
+    """A digest of some values of a list or of a torch data set over tensors and lists; None for anything else, whose code is not run."""
     digest = blake2b(digest_size=16)
     return digest.hexdigest() if _add_held(digest, held) else None
 
@@ -82,5 +82,5 @@ def _add(digest: Any, name: object, tensor: torch.Tensor) -> None:
 
 
 def _some(count: int) -> Sequence[int]:
-    """Places among so many, evenly spread, the first and the last among them."""
+    """Evenly spread indices below a count, the first and the last among them."""
     return range(count) if count <= _SAMPLES else [i * (count - 1) // (_SAMPLES - 1) for i in range(_SAMPLES)]

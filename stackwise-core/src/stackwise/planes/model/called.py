@@ -1,4 +1,4 @@
-"""A part of the model as its forward calls it: what it reports is taken out, and what it makes is held against its spec."""
+"""A part of the model as its forward calls it: what it reports is taken out, and its output is checked against its spec."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What differs between two declared models: which parts are built anew at a boundary, and which names begin another life there."""
+"""What differs between two declared models: which parts are built anew at a boundary, and which names stand for new tensors there."""
 
 from __future__ import annotations
 

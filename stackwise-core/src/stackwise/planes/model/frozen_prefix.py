@@ -56,7 +56,7 @@ class FrozenPrefix:
             self._stores, self._form, self._digest = other._stores, other._form, other._digest
 
     def continued(self, batch: Batch) -> torch.Tensor:
-        """The hidden state behind the rack: kept or computed in front of the lowest trained block, and from there on with gradients.
+        """The hidden state after the rack: kept or computed in front of the lowest trained block, and from there on with gradients.
 
         Raises:
             UserError: what enters the lowest trained block is drawn, or trained.

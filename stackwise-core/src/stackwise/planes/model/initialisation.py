@@ -7,13 +7,15 @@ model brings replaces the constructor's values afterwards; the rest stays as the
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import numpy
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from stackwise.errors import UserError
 from stackwise.timeline.streams import step_seed, stream_key
@@ -40,6 +42,29 @@ def drawing_from(seed: int) -> Iterator[None]:
     finally:
         random.setstate(python)
         numpy.random.set_state(array)
+
+
+@contextmanager
+def building_on(device: torch.device) -> Iterator[None]:
+    """Let constructors make their parameters on a device; on `meta`, where there are no values, none is drawn."""
+    with device, _Undrawn() if device.type == "meta" else nullcontext():  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        yield
+
+
+class _Undrawn(TorchDispatchMode):  # type: ignore[no-untyped-call]  # likewise
+    """Leaves a tensor on the meta device as it is where its values would be drawn.
+
+    torch would do no more, but import its compiler for it: 1,500 modules, which take as long as torch itself.
+    """
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else torch imports its compiler to mark this mode as not to be compiled
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
+        if torch.Tag.nondeterministic_seeded in func.tags and func._schema.name.endswith("_") and args[0].is_meta:
+            return args[0]
+        return func(*args, **(kwargs or {}))
 
 
 def check_shapes(module: nn.Module, path: str, *, meta: bool = False) -> None:

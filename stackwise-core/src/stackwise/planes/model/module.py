@@ -24,10 +24,10 @@ from stackwise.planes.model.whole import Fields, Outputs, explain_dtypes
 
 
 class Prefix(Protocol):
-    """The frozen blocks at the begin of a rack, and what they made of rows so far."""
+    """The frozen blocks at the start of a rack, and what they made of rows so far."""
 
     def continued(self, batch: Batch) -> torch.Tensor:
-        """The hidden state behind the rack."""
+        """The hidden state after the rack."""
         ...
 
 
@@ -68,7 +68,7 @@ class Model(nn.Module):
         """Role → id of the registered component, where it is one."""
         self.precision, self.declared = dict(precision or {}), declared
         self.prefix: Prefix | None = None
-        """What gives the hidden states behind the frozen blocks in training, where they are kept."""
+        """What gives the hidden states after the frozen blocks in training, where they are kept."""
         self.attach(weight_adapters or {})
         self.wire(bridges)
 

@@ -59,7 +59,7 @@ class RowStore:
         self._slots[key] = slot
 
     def get(self, keys: Sequence[bytes]) -> torch.Tensor:
-        """Rows that are there, one behind the other; a copy.
+        """Rows that are there, one after the other; a copy.
 
         Raises:
             KeyError: one is not.

@@ -25,10 +25,16 @@ class Snapshot:
             tensors: by name; tied ones are copied once and stay tied.
         """
         own, same = distinct(tensors)
-        self._memory = {name: self._memory_for(name, tensor) for name, tensor in own.items()}
-        for name, tensor in own.items():
-            self._memory[name].copy_(tensor.detach())
-        return {name: self._memory[same.get(name, name)] for name in tensors}
+        copies = self.copy(own)
+        return {name: copies[same.get(name, name)] for name in tensors}
+
+    @torch.no_grad()
+    def copy(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The same of tensors of which no two share memory."""
+        self._memory = {name: self._memory_for(name, tensor) for name, tensor in tensors.items()}
+        for name, tensor in tensors.items():
+            self._memory[name].copy_(tensor)
+        return self._memory
 
     def _memory_for(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
         memory = self._memory.get(name)
@@ -72,3 +78,42 @@ class Background:
         if self._executor is not None:
             self._executor.shutdown()
             self._executor = None
+
+
+class Writer:
+    """What the stores of all processes have in common: the memory of the copies, and at most one save in a thread.
+
+    Args:
+        others: processes that hold parts of the state and write them; None where this one holds all of it.
+    """
+
+    def __init__(self, others: Others | None) -> None:
+        self._others = others
+        self._snapshot, self._background = Snapshot(), Background()
+
+    def wait(self) -> None:
+        """Return when no save is in flight.
+
+        Raises:
+            DiskError: the save in flight failed; raised once.
+        """
+        self._background.wait(self._others)
+
+    def close(self) -> None:
+        """Wait for the save in flight, then release the thread and the memory of the copies.
+
+        Raises:
+            DiskError: the save in flight failed.
+        """
+        try:
+            self.wait()
+        finally:
+            self._background.close()
+            self._snapshot = Snapshot()
+
+    def _start(self, save: Callable[[], None], *, asynchronous: bool) -> None:
+        """Save now or in the thread."""
+        if asynchronous:
+            self._background.start(save)
+        else:
+            save()

@@ -7,21 +7,22 @@ from pathlib import Path
 from typing import Any
 
 from stackwise.errors import disk_errors
-from stackwise.storage.checkpoints.background import Background, Snapshot
+from stackwise.storage.checkpoints.background import Writer
 from stackwise.storage.nested_state import split_state
 from stackwise.storage.shared_file import Held, Others, write_shared
 
 
-class StoreBeside:
+class StoreBeside(Writer):
     """Stands where the first process has a `CheckpointStore`.
 
     Args:
         others: the processes that hold parts of the state.
     """
 
+    _others: Others
+
     def __init__(self, others: Others) -> None:
-        self._others = others
-        self._snapshot, self._background = Snapshot(), Background()
+        super().__init__(others)
 
     def save(
         self,
@@ -40,27 +41,8 @@ class StoreBeside:
         """
         self.wait()
         held = Held.of(split_state(state)[0], self._others)
-        if asynchronous:
-            copies = held.copied(self._snapshot.take)
-            self._background.start(lambda: self._write(copies))
-        else:
-            self._write(held)
-
-    def wait(self) -> None:
-        """Return when no save is in flight.
-
-        Raises:
-            DiskError: the save in flight failed; raised once.
-        """
-        self._background.wait(self._others)
-
-    def close(self) -> None:
-        """Wait for the save in flight, then release the thread and the memory of the copies."""
-        try:
-            self.wait()
-        finally:
-            self._background.close()
-            self._snapshot = Snapshot()
+        rows = held.copied(self._snapshot.copy) if asynchronous else held
+        self._start(lambda: self._write(rows), asynchronous=asynchronous)
 
     def _write(self, held: Held) -> None:
         with disk_errors(Path("the checkpoint"), "earlier checkpoints are untouched: free space or mend the disk, then resume"):

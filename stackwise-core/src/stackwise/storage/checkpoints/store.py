@@ -13,7 +13,7 @@ from attrs import evolve, field, frozen
 
 from stackwise.errors import DiskError, ProviderError, UserError, disk_errors
 from stackwise.storage import disk
-from stackwise.storage.checkpoints.background import Background, Snapshot
+from stackwise.storage.checkpoints.background import Writer
 from stackwise.storage.checkpoints.manifest import (
     MANIFEST,
     STATE,
@@ -83,7 +83,7 @@ class Checkpoint:
             raise UserError(f"checkpoint {self.path} cannot be loaded: {error}") from None
 
 
-class CheckpointStore:
+class CheckpointStore(Writer):
     """A directory of checkpoints with one writer.
 
     Args:
@@ -108,11 +108,10 @@ class CheckpointStore:
         pins: Collection[int] = (),
         others: Others | None = None,
     ) -> None:
-        self.directory, self._others = directory, others
+        super().__init__(others)
+        self.directory = directory
         self._retention = Retention(last=keep_last, every=keep_every, best=best)
         self._pins = set(pins)
-        self._snapshot = Snapshot()
-        self._background = Background()
         self._tidied = False
 
     def save(
@@ -150,13 +149,10 @@ class CheckpointStore:
             tensors, encoded = split_state(state)
         except EncodingError as error:
             raise ProviderError(f"{error}; a state_dict is made of nothing else") from None
-        content = as_bytes({_ABOUT: encode(about, _ABOUT), _STATE: encoded})
+        document = {_ABOUT: encode(about, _ABOUT), _STATE: encoded}
         numbers = {name: float(value) for name, value in (metrics or {}).items()}
         write = self._writer(tensors, asynchronous=asynchronous)
-        if asynchronous:
-            self._background.start(lambda: self._save(step, write, content, numbers, pin))
-        else:
-            self._save(step, write, content, numbers, pin)
+        self._start(lambda: self._save(step, write, document, numbers, pin), asynchronous=asynchronous)
 
     def _writer(self, tensors: Mapping[str, torch.Tensor], *, asynchronous: bool) -> Callable[[Path], FileRecord]:
         """Writes tensors, or what they are now, to a file, together with the processes that hold the rest of them."""
@@ -164,28 +160,8 @@ class CheckpointStore:
             values = self._snapshot.take(tensors) if asynchronous else tensors
             return lambda path: write_tensors(path, values)
         held = Held.of(tensors, others)
-        rows = held.copied(self._snapshot.take) if asynchronous else held
+        rows = held.copied(self._snapshot.copy) if asynchronous else held
         return lambda path: write_shared(path, rows, others)
-
-    def wait(self) -> None:
-        """Return when no save is in flight.
-
-        Raises:
-            DiskError: the save in flight failed; raised once.
-        """
-        self._background.wait(self._others)
-
-    def close(self) -> None:
-        """Wait for the save in flight, then release the thread and the memory of the copies.
-
-        Raises:
-            DiskError: the save in flight failed.
-        """
-        try:
-            self.wait()
-        finally:
-            self._background.close()
-            self._snapshot = Snapshot()
 
     def pin(self, step: int) -> None:
         """Never prune this step while the store is open."""
@@ -268,7 +244,9 @@ class CheckpointStore:
                     candidates.append((int(match[1]), not aside, path))
         return ((step, path) for step, _, path in sorted(candidates, reverse=True))
 
-    def _save(self, step: int, write: Callable[[Path], FileRecord], document: bytes, metrics: Mapping[str, float], pin: str | None) -> None:
+    def _save(
+        self, step: int, write: Callable[[Path], FileRecord], document: Mapping[str, Any], metrics: Mapping[str, float], pin: str | None
+    ) -> None:
         place = self.directory / name_of(step)
         try:
             with disk_errors(place, "earlier checkpoints are untouched: free space or mend the disk, then resume"):
@@ -284,11 +262,11 @@ class CheckpointStore:
             self._tidied = False
             raise DiskError(f"disk error: {place} is saved, but an older one could not be removed: {_reason(error)}") from error
 
-    def _write(self, place: Path, manifest: Manifest, write: Callable[[Path], FileRecord], document: bytes) -> None:
+    def _write(self, place: Path, manifest: Manifest, write: Callable[[Path], FileRecord], document: Mapping[str, Any]) -> None:
         """Write the files, force each to disk, the manifest last; then give the directory its name."""
 
         def fill(fresh: Path) -> None:
-            files = {TENSORS: write(fresh / TENSORS), STATE: write_whole(fresh / STATE, document)}
+            files = {TENSORS: write(fresh / TENSORS), STATE: write_whole(fresh / STATE, as_bytes(document))}
             disk.write_file(fresh / MANIFEST, evolve(manifest, files=files).to_bytes())
 
         publish(writing_beside(place), fill, [place], replace=True)
