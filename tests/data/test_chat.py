@@ -108,6 +108,14 @@ def test_so_they_do_under_the_vocabulary_and_template_of_a_folder(template: str)
     assert _rows(batch) == [_by_the_rule(m, lambda text: library.encode(text, add_special_tokens=False).ids) for m in CONVERSATIONS]
 
 
+def test_a_folder_s_own_template_that_is_not_used_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    tokenizer = _folder(CHATML)
+    for template in (None, "chatml", "chatml"):
+        _loader(CONVERSATIONS, template=template, tokenizer=tokenizer).take(1, 64)
+    told = [line for line in capsys.readouterr().err.splitlines() if "template" in line]
+    assert len(told) == 1 and "leave `template` out" in told[0]
+
+
 def test_transformers_gives_the_same_text_ids_and_mask() -> None:
     transformers = pytest.importorskip("transformers")
     conversations = [CONVERSATIONS[i] for i in (0, 2, 3, 4)]  # it loses a turn that begins with a space, which its offsets leave out

@@ -292,7 +292,8 @@ def test_two_copies_in_halves_lose_any_process_anywhere_and_go_on_in_one_two_or_
     assert [each.code for each in ended] == [-9 if index == rank else 137 for index in range(4)], ended
     said = "".join(each.err for each in ended)
     assert f"rank {rank} on" in said and not any(f"rank {other} on" in said for other in range(4) if other != rank), said
-    assert len(steps_of(tmp_path / "run")) == step
+    logged = len(steps_of(tmp_path / "run"))
+    assert logged == step or (rank == 0 and saved_steps(tmp_path / "run")[-1] <= logged < step)  # it had yet to write the last lines
     settings = ("--set", f"run.parallel={{shard: {left}, replicate: 1}}")
     more = server.together("resume", "run", *settings, cwd=tmp_path, ranks=int(left)) if left != "1" else None
     ends = more if more is not None else [server.stackwise("resume", "run", *settings, cwd=tmp_path)]

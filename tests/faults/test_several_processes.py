@@ -14,6 +14,7 @@ from ast import literal_eval
 from pathlib import Path
 
 import pytest
+import yaml
 from curriculum_of_everything import CONFIG
 from fork_server import Ended, ForkServer
 from several import ENTER, EVERYTHING, SAVE, SHORT, STEP, Place, apart, dies, evaluations_of, steps_of
@@ -86,6 +87,14 @@ def test_a_killed_process_ends_all_and_any_number_goes_on(server: ForkServer, al
     assert server.stackwise("resume", "run", cwd=tmp_path, signals={9: ["TERM"]}).code == 143
     assert [each.code for each in server.together("resume", "run", cwd=tmp_path, ranks=3)] == [0, 0, 0]
     equal_but_for_sums(tmp_path / "run", alone)
+
+
+def test_several_processes_agree_on_a_time(server: ForkServer, tmp_path: Path) -> None:
+    timed = SHORT.replace("12 steps", "1 second").replace("until: 50%", "until: 40% of seconds")
+    timed = timed.replace("every: 3 steps", "every: 100%").replace("every: 4 steps, ", "")
+    assert [each.code for each in start(server, tmp_path, config=timed)] == [0, 0]
+    assert set(yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["run"]["step_seconds"]) == {"one", "two"}
+    assert status(tmp_path / "run")["status"] == "finished"
 
 
 def test_a_signal_to_any_process_stops_all_behind_one_step(server: ForkServer, tmp_path: Path) -> None:

@@ -44,12 +44,16 @@ WRONG = [
     ({"sources": {"b": rows(length=4)}}, "source 'b': .*has no 5 entries along its second axis"),
     ({"sources": {"b": rows(-1)}}, "source 'b': 'tokens' holds values from -1 to"),
 ]
-"""What the second phase reads, and what is said of it; the last two come up in the loader and in the check behind it."""
+"""What the second phase reads, and what is said of it; the last two come up in the loader and in the check after it."""
+READS_IN_A_PROCESS = (pytest.mark.slow, pytest.mark.rare)  # the check after the loader is in this process whoever reads
 
 
 @pytest.mark.parametrize(
     ("data", "message", "workers"),
-    [*((*case, 0) for case in WRONG), *(pytest.param(*case, 1, marks=pytest.mark.slow) for case in WRONG[-2:])],
+    [
+        *((*case, 0) for case in WRONG),
+        *(pytest.param(*case, 1, marks=mark) for case, mark in zip(WRONG[-2:], READS_IN_A_PROCESS, strict=True)),
+    ],
 )
 def test_data_that_only_a_later_phase_reads_is_looked_at_first(data: dict[str, Any], message: str, workers: int) -> None:
     config = base(phases={"first": {"until": "50%"}, "second": {"data": data}})

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import subprocess
-import sys
 from fractions import Fraction
 from math import ceil
 from pathlib import Path
@@ -103,16 +101,3 @@ def test_longer_rows_inside_a_phase_take_longer_in_proportion(tmp_path: Path) ->
     rows = "{piecewise: {values: {0%: 8, 50%: 16}, over: run}}"
     plan = make_plan(load(timed(tmp_path, step_seconds=times), [f"phases.two.data.seq_len={rows}"]), discover())
     assert [piece.rate["seconds"] for piece in plan.schedule.clock.pieces] == [Fraction(1, 100), Fraction(2, 100), Fraction(4, 100)]
-
-
-@pytest.mark.slow
-def test_several_processes_agree_on_a_time(tmp_path: Path) -> None:
-    config = timed(tmp_path, horizon="2 seconds")
-    declared = yaml.safe_load(config.read_text())
-    declared["data"]["accumulate"] = 2
-    config.write_text(yaml.safe_dump(declared, sort_keys=False), encoding="utf-8")
-    command = [sys.executable, "-c", "from stackwise.cli import main; main(prog_name='stackwise')", "run", str(config)]
-    done = subprocess.run([*command, "--ranks", "2", "--output", str(tmp_path / "both")], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert set(yaml.safe_load((tmp_path / "both" / "config.yaml").read_text())["run"]["step_seconds"]) == {"one", "two"}
-    assert json.loads((tmp_path / "both" / "status.json").read_text())["status"] == "finished"

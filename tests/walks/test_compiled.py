@@ -33,6 +33,13 @@ def unknown() -> Iterator[None]:
     torch._dynamo.reset()
 
 
+@pytest.fixture
+def traced_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Graphs are traced and differentiated as ever, and run as they are: where they are counted, no C++ need be made of them."""
+    compile_module = nn.Module.compile
+    monkeypatch.setattr(nn.Module, "compile", lambda module, **how: compile_module(module, backend="aot_eager", **how))
+
+
 def graphs() -> int:
     from torch._dynamo.utils import counters
 
@@ -71,11 +78,13 @@ def test_twelve_blocks_share_one_graph_and_schedules_make_no_other() -> None:
         torch.testing.assert_close(tensor, expected[name], rtol=0, atol=2e-3)  # Adam makes a whole step of a rounding near zero
 
 
+@pytest.mark.usefixtures("traced_only")
 def test_dropout_that_follows_time_makes_one_graph() -> None:
     config = base(model=model(3, dropout={"linear": {"from": 0.4, "to": 0.1}}))
     assert walk(config, compiled=True)[1] == {"train": 1}
 
 
+@pytest.mark.usefixtures("traced_only")
 def test_deepening_makes_none_a_gate_one_for_blocks_that_have_it() -> None:
     gate = {"linear": {"from": 0, "to": 1, "over": "phase"}}
     phases = {
@@ -94,6 +103,7 @@ def test_deepening_makes_none_a_gate_one_for_blocks_that_have_it() -> None:
     assert told == pytest.approx(walk(config, compiled=False)[0], rel=1e-5)
 
 
+@pytest.mark.usefixtures("traced_only")
 def test_what_is_unfrozen_after_compilation_gets_its_gradient() -> None:
     phases = {"one": {"until": "4 steps", "model": {"freeze": ["rack.stacks.base.0", "embedding"]}}, "two": {"model": {"freeze": []}}}
     config = base(model=model(2), phases=phases)

@@ -51,8 +51,8 @@ def test_evaluations_and_observers_change_no_bit() -> None:
     assert sum(isinstance(event, stackwise.Evaluated) for event in heard) > 20
 
 
-@pytest.mark.parametrize("hash_seed", ["1", "77"])
-def test_the_order_of_sets_and_dicts_changes_no_bit(hash_seed: str) -> None:
+def test_the_order_of_sets_and_dicts_changes_no_bit() -> None:
+    hash_seed = "77" if os.environ.get("PYTHONHASHSEED") == "1" else "1"
     environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(Path(busy_stream.__file__).parent)}
     done = subprocess.run([sys.executable, busy_stream.__file__], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == expected()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,6 +91,8 @@ def open_template(template: Template, tokenizer: TokenizerChoice) -> ChatTemplat
     settings = _settings(label, files)
     tokens = {key: token for key in settings if key.endswith("_token") and (token := _content(settings[key])) is not None}
     if isinstance(template, str):
+        if _JINJA in files or settings.get("chat_template"):
+            _tell_another(label)
         return chat_templates.ChatTemplate(chat_templates.CHATML, "the template chatml", tokens)
     if template is not None:
         own = {"bos_token": template.bos_token, "eos_token": template.eos_token}
@@ -96,6 +100,15 @@ def open_template(template: Template, tokenizer: TokenizerChoice) -> ChatTemplat
         own_label = "the template of the config" if template.file is None else f"the template {template.file!r}"
         return chat_templates.ChatTemplate(template.source(), own_label, {**tokens, **given})
     return chat_templates.ChatTemplate(_of_files(label, files, settings), f"the chat template beside {label}", tokens)
+
+
+@cache
+def _tell_another(label: str) -> None:
+    """Say once that a template of the tokenizer's own is not the one that is used."""
+    print(
+        f"data: {label} brings a chat template, and `template: chatml` is used in its place: leave `template` out to use it",
+        file=sys.stderr,
+    )
 
 
 def _files(tokenizer: TokenizerChoice) -> tuple[str, Mapping[str, bytes]]:

@@ -62,7 +62,7 @@ data:
       use: data.jsonl
       paths: ["chat.jsonl"]      # one conversation a line; for plain text: data.text-files
       messages: messages
-      template: chatml           # leave it out where the folder brings a chat template of its own
+      template: chatml           # leave it out where the folder brings a chat template of its own: the run says so
       tokenizer: {file: "FOLDER"}
       rows: packed
       heldout: 0.1

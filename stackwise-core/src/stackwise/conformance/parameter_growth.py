@@ -155,22 +155,43 @@ def _reshape(values: Sequence[float], dim: int, dims: int) -> torch.Tensor:
     return torch.tensor(values).reshape([-1 if d == dim else 1 for d in range(dims)])
 
 
+@frozen
+class _Found:
+    """A change that an operator makes, before its models are built."""
+
+    pair: tuple[Mapping[str, Subject], Mapping[str, Subject]]
+    request: GrowthRequest
+    origins: Mapping[str, Any]
+    grown: Nodes
+
+
 def change_of(subject: Subject) -> Change:
-    """The first change of a model of the same provider that the operator makes tensor by tensor.
+    """The first change of a model of the same provider that the operator makes tensor by tensor; its models are new at each call.
 
     Raises:
         NotApplicable: it maps blocks alone, or makes none of those that are tried.
     """
+    key = f"change by {subject.id} {subject.example}"
+    if key not in subject.searched:
+        subject.searched[key] = _search(subject)
+    found: _Found = subject.searched[key]
+    old, new = found.pair
+    fields = bench.with_sizes(old["embedding"].spec(), old["embedding"].sizes())
+    assert isinstance(fields, EmbeddingSpec), "check_spec_is_cold looks at the kind of spec"
+    models = {"old": _model(old), "new": _model(new)}
+    return Change(**models, request=found.request, origins=found.origins, fields=fields.inputs, parts=found.pair, grown=found.grown)
+
+
+def _search(subject: Subject) -> _Found:
     operator: Any = artifact_of(subject)
     if not hasattr(operator, "map_parameters"):
         raise NotApplicable("it maps whole blocks and has no map_parameters")
     refusals: list[str] = []
-    sketches: dict[str, Sketch] = {}
     for parts in _models(subject):
         for before, after in _changes(parts):
             pair = _with(parts, before), _with(parts, {role: {**before.get(role, {}), **after.get(role, {})} for role in ROLES})
             try:
-                old, new = ({role: _sketch(part, sketches) for role, part in each.items()} for each in pair)
+                old, new = ({role: _sketch(part) for role, part in each.items()} for each in pair)
                 request = _request(old, new)
                 operator.map_blocks(request)
                 origins = operator.map_parameters(_names(old), _names(new), request)
@@ -178,10 +199,7 @@ def change_of(subject: Subject) -> Change:
                 refusals.append(str(error))
                 continue
             if origins:
-                fields = bench.with_sizes(pair[0]["embedding"].spec(), pair[0]["embedding"].sizes())
-                assert isinstance(fields, EmbeddingSpec), "check_spec_is_cold looks at the kind of spec"
-                models = {"old": _model(pair[0]), "new": _model(pair[1])}
-                return Change(**models, request=request, origins=origins, fields=fields.inputs, parts=pair, grown=after)
+                return _Found(pair, request, origins, after)
     raise NotApplicable(f"it makes no change of a model of its own provider that was tried: {refusals[-1] if refusals else 'none was'}")
 
 
@@ -195,21 +213,22 @@ class Sketch:
     spec: Any
 
 
-def _sketch(part: Subject, known: dict[str, Sketch]) -> Sketch:
+def _sketch(part: Subject) -> Sketch:
     """The sketch of a part; equal ones are made once.
 
     Raises:
         UserError: its options refuse one another.
     """
-    key = f"{part.id} {part.example}"
-    if key not in known:
+    key = f"sketch of {part.id} {part.example}"
+    if key not in part.searched:
         if problems := part.problems(part.example):
             raise UserError("; ".join(map(str, problems)))
         options = part.options()
         module: Any = bench.build_module(part, options=options)
         spec = rack_spec(module) if part.kind == "rack" else module.get_spec()
-        known[key] = Sketch(_shapes(module), attrs.asdict(options, recurse=False), spec)
-    return known[key]
+        part.searched[key] = Sketch(_shapes(module), attrs.asdict(options, recurse=False), spec)
+    sketch: Sketch = part.searched[key]
+    return sketch
 
 
 def _names(parts: Mapping[str, Sketch]) -> dict[str, tuple[int, ...]]:

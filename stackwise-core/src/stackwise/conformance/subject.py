@@ -61,6 +61,8 @@ class Subject:
 
     registered: Registered
     registry: Registry = field(repr=False)
+    searched: dict[str, Any] = field(factory=dict, eq=False, repr=False)
+    """Outcomes of long searches, which several checks and components begin with; one for all subjects of `subjects_of`."""
 
     @property
     def kind(self) -> Kind:
@@ -201,7 +203,8 @@ def subjects_of(source: Source) -> tuple[Subject, ...]:
     components = [each for each in registry if each.provider == provider.name and id in (None, each.id, f"{each.kind}:{each.id}")]
     if not components:
         raise ProviderError(f"provider '{provider.name}' offers no component that could be checked", provider=provider.name)
-    return tuple(Subject(registered=each, registry=registry) for each in components)
+    searched: dict[str, Any] = {}
+    return tuple(Subject(registered=each, registry=registry, searched=searched) for each in components)
 
 
 def _find_provider(name: str) -> tuple[Provider, str | None]:

@@ -31,6 +31,10 @@ METHODS: Mapping[Kind, tuple[str, ...]] = {
 _SPECS: Mapping[Kind, str] = {"embedding": "get_spec", "rack": "to_spec", "head": "get_spec", "adapter": "get_spec", "task": "get_spec"}
 
 
+MAPS = (dict, Mapping)
+"""What a map is, for checks of every step: a dict is told at once, where asking the abstract class alone takes a call."""
+
+
 class WrongAnswer(UserError):
     """A component returned something that its kind does not allow. For a component given in code this is the user's fault."""
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from stackwise.contracts.answers import calling
+from stackwise.contracts.answers import mark
 from stackwise.contracts.protocols import Batch, PreparesEvaluations
 from stackwise.machine.buffers import KeptBuffers
 from stackwise.planes.model.reported import split
@@ -47,16 +47,19 @@ def prepare(
         ProviderError: the task returned no map of tensors; UserError for a task given in code.
     """
     task: Any = objective.task
-    make, marking = task.prepare, objective.preparing
+    make, callback = task.prepare, "prepare"
     if evaluates and isinstance(task, PreparesEvaluations):
-        make, marking = task.prepare_evaluation, calling(objective.name, "prepare_evaluation")
-    with marking:
+        make, callback = task.prepare_evaluation, "prepare_evaluation"
+    try:
         if not objective.uses_model:
             prepared: Batch = make(batch, moment, generator)
         else:
             with judging(model), torch.no_grad():
                 prepared = make(batch, moment, generator, model=_Asked(model))
         objective.check_prepared(prepared)
+    except BaseException as error:
+        mark(error, objective.name, callback)
+        raise
     return prepared
 
 

@@ -19,11 +19,11 @@ from stackwise.machine.faults import memory_fault
 from stackwise.machine.first_steps import FirstSteps
 from stackwise.machine.live import LiveState
 from stackwise.machine.preparing import prepare
-from stackwise.planes.data.randomness import OwnDraws
+from stackwise.planes.data.randomness import OwnDraws, StepSeeds
 from stackwise.planes.objective import Judged
 from stackwise.processes.reduction import Reduction, no_gradient
 from stackwise.timeline.duration import Moment
-from stackwise.timeline.streams import micro_batch_seed, step_seed, stream_key
+from stackwise.timeline.streams import stream_key
 
 Metrics = Mapping[str, tuple[Any, Any]]
 """Name → a sum and its denominator."""
@@ -64,8 +64,8 @@ class Step:
 
     def __init__(self, live: LiveState, seed: int, reduction: Reduction | None = None) -> None:
         self._live, self._reduction = live, reduction
-        self._task_key, self._model_key = stream_key(seed, "task"), stream_key(seed, "model")
-        self.draws = OwnDraws(step_seed(self._model_key, 0))
+        self._task_seeds, self._model_seeds = StepSeeds(stream_key(seed, "task")), StepSeeds(stream_key(seed, "model"))
+        self.draws = OwnDraws(self._model_seeds(0))
         """What the code of a step draws from without naming a generator of torch."""
         self._generator = torch.Generator()
         self._generators = live.placement.generators()
@@ -93,8 +93,8 @@ class Step:
 
     def seed(self, step: int, index: int = 0) -> None:
         """Seed torch's streams of a micro-batch of a step; called before the data of the step are read, which may draw too."""
-        self._generator.manual_seed(micro_batch_seed(self._task_key, step, index))
-        seed = micro_batch_seed(self._model_key, step, index)
+        self._generator.manual_seed(self._task_seeds(step, index))
+        seed = self._model_seeds(step, index)
         for generator in self._generators:
             generator.manual_seed(seed)
 
@@ -135,7 +135,8 @@ class Step:
             parameter.grad = None
         if self._first is not None and self._first.end():
             self._first = None
-        self._live.rest()
+        if sharding is not None:
+            self._live.rest()
         return Outcome(loss, norm, why, metrics)
 
     def _skip_reason(self, loss: float, norm: float, targets: float) -> str:

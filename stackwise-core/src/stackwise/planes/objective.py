@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from stackwise.contracts.answers import calling, expect_state
+from stackwise.contracts.answers import MAPS, calling, expect_state, mark
 from stackwise.contracts.protocols import Batch, Scheduled, Stateful, Task
 from stackwise.contracts.specs import AT_ENTRY, GIVEN
 from stackwise.curriculum.parts import Part
@@ -20,6 +20,8 @@ from stackwise.planes.followers import Follower
 from stackwise.planes.model.module import Model
 from stackwise.planes.model.reported import split
 from stackwise.timeline.schedules import Curve
+
+_NUMBERS = (int, float, torch.Tensor)
 
 
 class Added(NamedTuple):
@@ -55,20 +57,21 @@ def check_loss(task: object, result: Any, fault: type[StackwiseError] = Provider
         fault: raised where the result breaks the contract; a task given in code is its user's.
         trains: whether gradients are to flow back from it.
     """
-    what = f"the loss of {type(task).__name__}"
     if not isinstance(result, tuple) or len(result) != 3:
-        raise fault(f"{what} is no (total, weight, metrics) but {_short(result)}: return the sum, its denominator and a map of metrics")
+        what = f"{_loss_of(task)} is no (total, weight, metrics) but {_short(result)}"
+        raise fault(f"{what}: return the sum, its denominator and a map of metrics")
     total, weight, metrics = result
     if not isinstance(total, torch.Tensor) or total.dim() != 0 or (trains and not total.requires_grad) or total.is_complex():
-        raise fault(f"the total of {what} is {_short(total)}: it is one number, a sum over targets, that gradients flow back from")
-    if not isinstance(weight, int | float | torch.Tensor) or (isinstance(weight, torch.Tensor) and weight.dim() != 0):
-        raise fault(f"the weight of {what} is {_short(weight)}: it is one number, the denominator of the sum")
-    pairs = metrics.values() if isinstance(metrics, Mapping) else [metrics]
+        what = f"the total of {_loss_of(task)} is {_short(total)}"
+        raise fault(f"{what}: it is one number, a sum over targets, that gradients flow back from")
+    if not isinstance(weight, _NUMBERS) or (isinstance(weight, torch.Tensor) and weight.dim() != 0):
+        raise fault(f"the weight of {_loss_of(task)} is {_short(weight)}: it is one number, the denominator of the sum")
+    pairs = metrics.values() if isinstance(metrics, MAPS) else [metrics]
     for pair in pairs:
         if not isinstance(pair, tuple) or len(pair) != 2:
-            raise fault(f"the metrics of {what} are {_short(metrics)}: they map a name to a sum and its denominator")
+            raise fault(f"the metrics of {_loss_of(task)} are {_short(metrics)}: they map a name to a sum and its denominator")
     if "loss" in metrics:
-        raise fault(f"{what} names a metric 'loss', which is the name of total / weight: call it otherwise")
+        raise fault(f"{_loss_of(task)} names a metric 'loss', which is the name of total / weight: call it otherwise")
 
 
 def check_weight(task: object, weight: torch.Tensor | float, fault: type[StackwiseError]) -> None:
@@ -82,6 +85,10 @@ def check_weight(task: object, weight: torch.Tensor | float, fault: type[Stackwi
             f"the weight of the loss of {type(task).__name__} is {float(weight):g}: the denominator of a sum is not negative, or training "
             "would climb"
         )
+
+
+def _loss_of(task: object) -> str:
+    return f"the loss of {type(task).__name__}"
 
 
 def _short(value: Any) -> str:
@@ -131,7 +138,6 @@ class Objective:
         """Whose fault a broken contract of the task is: of the provider, or of the user who gave it in code."""
         self._looked_at_loss: bool | None = None
         """Whether the weight that was last looked at is of a loss that trains; None before the first."""
-        self.preparing = self._judging = calling("", "")
 
     @classmethod
     def of(cls, task: Task, auxiliary: Mapping[str, float] | None = None, reference: nn.Module | None = None) -> Objective:
@@ -154,12 +160,12 @@ class Objective:
         Raises:
             ProviderError: it is not a map of tensors; UserError for a task given in code.
         """
-        what = f"{type(self.task).__name__}.prepare"
-        if not isinstance(prepared, Mapping):
-            raise self.fault(f"{what} returned {_short(prepared)}: it returns the batch, a map from field to tensor")
+        called = type(self.task).__name__
+        if not isinstance(prepared, MAPS):
+            raise self.fault(f"{called}.prepare returned {_short(prepared)}: it returns the batch, a map from field to tensor")
         for name, field in prepared.items():
             if not isinstance(field, torch.Tensor):
-                raise self.fault(f"{what} returned {_short(field)} as the field '{name}': every field is a tensor")
+                raise self.fault(f"{called}.prepare returned {_short(field)} as the field '{name}': every field is a tensor")
 
     @property
     def lookahead(self) -> int:
@@ -188,7 +194,6 @@ class Objective:
         self.fault = ProviderError if self._part is not None and self._part.given is None else UserError
         self.task, self.uses_model, self._linear = task, spec.uses_model, tuple(spec.linear_outputs)
         self._looked_at_loss = None
-        self.preparing, self._judging = calling(self.name, "prepare"), calling(self.name, "loss")
 
     def take_reference(self, model: nn.Module) -> bool:
         """Take what a new task compares with, a copy of the model or one from outside the run; drop that of the task before.
@@ -261,7 +266,7 @@ class Objective:
         trains = torch.is_grad_enabled()
         result = self.judge(outputs, prepared, trains=trains)
         if self._looked_at_loss is not trains:
-            with self._judging:
+            with calling(self.name, "loss"):
                 check_weight(self.task, result[1], self.fault)
             self._looked_at_loss = trains
         total, weight, metrics = result
@@ -292,7 +297,7 @@ class Objective:
         Raises:
             ProviderError: what the task returned is not a loss; UserError for a task given in code.
         """
-        with self._judging:
+        try:
             if self.reference is None:
                 result: Any = self.task.loss(outputs, prepared)
             else:
@@ -300,6 +305,9 @@ class Objective:
                     compared, _ = split(self._outputs(self.reference, prepared), getattr(self.reference, "reported", {}))
                 result = self.task.loss(outputs, prepared, reference=compared)  # type: ignore[call-arg]  # its spec declares it
             check_loss(self.task, result, self.fault, trains=trains)
+        except BaseException as error:
+            mark(error, self.name, "loss")
+            raise
         return result
 
     @contextmanager

@@ -17,7 +17,8 @@ from stackwise.errors import UserError
 from stackwise.host.discovery import discover
 from stackwise.host.provider import Provider
 from stackwise.processes.ranks import joined
-from stackwise.storage.checkpoints.store import SET_ASIDE, CheckpointStore
+from stackwise.storage.checkpoints.of_run import store_of
+from stackwise.storage.checkpoints.store import SET_ASIDE
 from stackwise.storage.lock import is_held, read_writer
 from stackwise.storage.run_directory import CHECKPOINTS, CONFIG, FINAL, read_status
 from stackwise.storage.weights import WEIGHTS, read_weights
@@ -184,7 +185,7 @@ def _disk(path: Path) -> Disk:
 def _run_health(run: Path) -> RunHealth:
     status, writer = read_status(run), read_writer(run) or {}
     steps = status.get("steps")
-    checkpoints = CheckpointStore(run / CHECKPOINTS)
+    checkpoints = store_of(run)
     return RunHealth(
         path=str(run),
         status=str(status.get("status", "unknown: there is no readable status.json")),

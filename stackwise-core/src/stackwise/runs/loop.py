@@ -30,6 +30,7 @@ from stackwise.runs.saving import Saving
 from stackwise.runs.several import ECHO_S, last_word, worst_of
 from stackwise.runs.signals import Signals
 from stackwise.saved.provenance import Described, describe, loading, named_config
+from stackwise.storage.checkpoints.of_run import store_of
 from stackwise.storage.checkpoints.store import Checkpoint, CheckpointStore, step_of
 from stackwise.storage.lock import MovedError
 from stackwise.storage.run_directory import CHECKPOINTS, PLAN, RunDirectory
@@ -83,9 +84,9 @@ class RunLoop:
     ) -> RunLoop:
         """A loop over the checkpoints of its directory; the one it goes on from is never pruned."""
         checkpoint = plan.experiment.run.checkpoint
-        folder, pins = directory.path / CHECKPOINTS, {machine.step}
         others = None if (sharding := machine.settings.sharding) is None else sharding.writers
-        store = CheckpointStore(folder, keep_last=checkpoint.keep_last, best=checkpoint.best_metric, pins=pins, others=others)
+        keep_last, best = checkpoint.keep_last, checkpoint.best_metric
+        store = store_of(directory.path, keep_last=keep_last, best=best, pins={machine.step}, others=others)
         return cls(plan=plan, machine=machine, directory=directory, store=store, progress=progress, parent=parent, reason=reason)
 
     def __attrs_post_init__(self) -> None:

@@ -32,7 +32,8 @@ from stackwise.saved.provenance import (
     loading,
     named_config,
 )
-from stackwise.storage.checkpoints.store import Checkpoint, CheckpointStore, Skipped, step_of
+from stackwise.storage.checkpoints.of_run import store_of
+from stackwise.storage.checkpoints.store import Checkpoint, Skipped, step_of
 from stackwise.storage.run_directory import CHECKPOINTS, CONFIG, RunDirectory
 from stackwise.storage.tokenizers import read_tokenizers
 from stackwise.timeline.duration import Duration
@@ -176,7 +177,7 @@ def newest_in(directory: Path) -> tuple[Checkpoint | None, list[Skipped]]:
     Raises:
         UserError: all are damaged: beginning anew would overwrite what can perhaps be repaired.
     """
-    checkpoint, skipped = CheckpointStore(directory / CHECKPOINTS).newest()
+    checkpoint, skipped = store_of(directory).newest()
     if checkpoint is None and skipped:
         reasons = "".join(f"\n  {each.name}: {each.reason}" for each in skipped)
         raise UserError(
@@ -192,7 +193,7 @@ def checkpoint_at(directory: Path, at: str) -> tuple[Checkpoint, list[Skipped]]:
     Raises:
         UserError: there is no such checkpoint.
     """
-    store = CheckpointStore(directory / CHECKPOINTS)
+    store = store_of(directory)
     if re.fullmatch(r"step-\d+", at):
         return store.at(step_of(at)), []
     number = at.removeprefix("step").strip()

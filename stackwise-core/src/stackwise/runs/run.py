@@ -35,8 +35,9 @@ from stackwise.runs.step_times import decision, timed
 from stackwise.saved.export import describe_model, describe_run, exported_tensors
 from stackwise.saved.provenance import Origin, describe
 from stackwise.storage.checkpoints.beside import StoreBeside
-from stackwise.storage.checkpoints.store import SET_ASIDE, Checkpoint, CheckpointStore, Skipped
-from stackwise.storage.run_directory import CHECKPOINTS, CONFIG, FINISHED, PLAN, RunDirectory, refuse_existing
+from stackwise.storage.checkpoints.of_run import store_of
+from stackwise.storage.checkpoints.store import SET_ASIDE, Checkpoint, Skipped
+from stackwise.storage.run_directory import CONFIG, FINISHED, PLAN, RunDirectory, refuse_existing
 from stackwise.storage.weights import save_weights
 
 Resume = Literal["never", "auto", "must"]
@@ -180,7 +181,7 @@ def branch(
             declaration.write(new)
             new.cut(checkpoint.step, of=directory)
             about = {**describe(rest.plan, machine, parent), "reason": reason}
-            CheckpointStore(new.path / CHECKPOINTS, others=sharding).save(checkpoint.step, machine.state(), about, pin=reason)
+            store_of(new.path, others=sharding).save(checkpoint.step, machine.state(), about, pin=reason)
 
         new = RunDirectory.create(output, rest.plan.experiment.run.name, share_the_past)
         progress = _progress(rest.plan, stream, quiet=quiet, costs=declaration.costs)
@@ -192,7 +193,7 @@ def branch(
 def _branched_from(directory: Path, at: str, ranks: Ranks | None) -> tuple[Checkpoint, Sequence[Skipped]]:
     """The checkpoint that `--at` names, as the first process finds it, and the damaged ones that it skips."""
     if ranks is not None and not ranks.is_first:
-        return CheckpointStore(directory / CHECKPOINTS).at(ranks.broadcast(0)), ()
+        return store_of(directory).at(ranks.broadcast(0)), ()
     checkpoint, skipped = checkpoint_at(directory, at)
     if ranks is not None:
         ranks.broadcast(checkpoint.step)
@@ -210,7 +211,7 @@ def _accompany(rest: Rest, machine: TrainingMachine, ranks: Ranks) -> Result:
 def _go_beside(path: Path, experiment: Experiment, ranks: Ranks) -> Result:
     """Resume beside the first process, which says from which checkpoint."""
     step: int | None = ranks.broadcast(None)
-    rest = Rest.after(None if step is None else CheckpointStore(path / CHECKPOINTS).at(step), experiment, path)
+    rest = Rest.after(None if step is None else store_of(path).at(step), experiment, path)
     agree_on_the_config(ranks, rest.plan)
     check_world(experiment.run.parallel, rest.plan, ranks)
     if ranks.broadcast(False):
@@ -249,7 +250,7 @@ def _go_on(path: Path, experiment: Experiment, stream: TextIO | None, ranks: Ran
         progress.tell(f"resume {path} at step {rest.step:,} of {rest.plan.schedule.steps:,}, from {from_}")
         if skipped:
             directory.check_place()
-            CheckpointStore(path / CHECKPOINTS).set_aside(skipped)
+            store_of(path).set_aside(skipped)
             progress.say(
                 f"      {len(skipped)} damaged: kept beside the others with the ending '{SET_ASIDE}', and of no further use to the run"
             )

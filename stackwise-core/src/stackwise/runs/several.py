@@ -26,8 +26,8 @@ from stackwise.runs.signals import Signals
 from stackwise.saved.export import exported_tensors
 from stackwise.saved.provenance import loading
 from stackwise.storage.checkpoints.beside import StoreBeside
-from stackwise.storage.checkpoints.store import CheckpointStore
-from stackwise.storage.run_directory import CHECKPOINTS, FINAL, read_status
+from stackwise.storage.checkpoints.of_run import store_of
+from stackwise.storage.run_directory import FINAL, read_status
 from stackwise.storage.shared_file import Held, Others, write_shared
 
 T = TypeVar("T")
@@ -197,7 +197,7 @@ class Companion:
     def _end_phase(self, stalled: Stalled) -> None:
         """Go on by a new plan, once the first process has saved the state at the end of the phase."""
         last_word(self.ranks)
-        checkpoint = CheckpointStore(self.directory / CHECKPOINTS).at(stalled.step)
+        checkpoint = store_of(self.directory).at(stalled.step)
         rest = Rest.after(checkpoint, config.overridden(self.plan.experiment, [setting_of(stalled)]), self.directory)
         self.machine, self.plan = rest.machine(self.ranks), rest.plan
         self._save_from(stalled.step)
@@ -207,7 +207,7 @@ class Companion:
         step: int | None = self.ranks.broadcast(None)
         if step is None:
             raise halted
-        checkpoint = CheckpointStore(self.directory / CHECKPOINTS).at(step)
+        checkpoint = store_of(self.directory).at(step)
         positions = self.machine.data.state_dict()
         self.machine = assemble(self.plan, ranks=self.ranks)
         with loading(checkpoint, self.plan):

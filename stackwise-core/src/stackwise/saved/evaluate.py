@@ -26,8 +26,8 @@ from stackwise.planes.model.state import load_named_tensors, named_tensors
 from stackwise.planes.objective import Objective
 from stackwise.saved.model import SavedModel, declared_at, model_at
 from stackwise.saved.provenance import changed_data
-from stackwise.storage.checkpoints.store import CheckpointStore
-from stackwise.storage.run_directory import CHECKPOINTS, CONFIG, FINAL, final_weights
+from stackwise.storage.checkpoints.of_run import store_of
+from stackwise.storage.run_directory import CONFIG, FINAL, final_weights
 from stackwise.storage.tokenizers import read_tokenizers
 from stackwise.storage.weights import read_description, read_weights
 
@@ -90,7 +90,7 @@ def _open(run: Path) -> SavedModel:
         saved = declared_at(plan, about.get("step", plan.schedule.steps), about.get("data", {}))
         load_named_tensors(saved.model.requires_grad_(False), read_weights(final)[0], f"the weights in {final}")
         return saved
-    checkpoint, skipped = CheckpointStore(run / CHECKPOINTS).newest()
+    checkpoint, skipped = store_of(run).newest()
     if checkpoint is None:
         damage = "".join(f"; {each.name} is damaged: {each.reason}" for each in skipped)
         raise UserError(f"{run} holds no weights yet, neither final ones nor a whole checkpoint{damage}: train it first")

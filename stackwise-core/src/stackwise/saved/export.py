@@ -26,8 +26,9 @@ from stackwise.planes.model.state import load_named_tensors, named_tensors
 from stackwise.planes.model.whole import own_tensors
 from stackwise.saved.formats import write_folder
 from stackwise.saved.model import left_out, model_at
-from stackwise.storage.checkpoints.store import Checkpoint, CheckpointStore
-from stackwise.storage.run_directory import CHECKPOINTS, CONFIG, final_weights
+from stackwise.storage.checkpoints.of_run import store_of
+from stackwise.storage.checkpoints.store import Checkpoint
+from stackwise.storage.run_directory import CONFIG, final_weights
 from stackwise.storage.tokenizers import read_tokenizers
 from stackwise.storage.weights import read_description, save_weights
 
@@ -126,7 +127,7 @@ def export(run: Path, directory: Path, step: int | None = None, form: str | None
         raise UserError(f"{run} is not a run directory: there is no {CONFIG} in it")
     if directory.exists():
         raise UserError(f"{directory} exists already: an export never writes over anything; give another directory, or remove it")
-    store = CheckpointStore(run / CHECKPOINTS)
+    store = store_of(run)
     if step is not None:
         model, about = _at(store.at(step))
         tokenizers = read_tokenizers(run)

@@ -24,8 +24,8 @@ from stackwise.host.registry import Registry, blaming
 from stackwise.planes.model.module import Model
 from stackwise.saved.export import describe_run
 from stackwise.saved.model import SavedModel, model_at
-from stackwise.storage.checkpoints.store import CheckpointStore
-from stackwise.storage.run_directory import CHECKPOINTS, CONFIG, final_weights
+from stackwise.storage.checkpoints.of_run import store_of
+from stackwise.storage.run_directory import CONFIG, final_weights
 from stackwise.storage.tokenizers import read_tokenizers
 from stackwise.storage.weights import DESCRIPTION, read_description
 
@@ -95,7 +95,7 @@ def open_model(path: Path, fit: Fit) -> TextModel:
         return _described(path, registry, dict, fit)
     if (final := final_weights(path)) is not None:
         return _described(final, registry, lambda: _declared_options(path, registry), fit)
-    checkpoint, skipped = CheckpointStore(path / CHECKPOINTS).newest()
+    checkpoint, skipped = store_of(path).newest()
     if checkpoint is None:
         damage = "".join(f"; {each.name} is damaged: {each.reason}" for each in skipped)
         raise UserError(f"{path} holds no weights yet, neither final ones nor a whole checkpoint{damage}: train it first")

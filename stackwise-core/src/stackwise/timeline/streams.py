@@ -5,7 +5,8 @@ from __future__ import annotations
 from hashlib import blake2b
 
 _MASK = (1 << 64) - 1
-_GOLDEN = 0x9E3779B97F4A7C15
+GOLDEN, FIRST, SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+"""The constants of SplitMix64."""
 
 
 def stream_key(seed: int, *consumer: object) -> int:
@@ -16,13 +17,7 @@ def stream_key(seed: int, *consumer: object) -> int:
 
 def step_seed(key: int, step: int) -> int:
     """The 63-bit seed of a stream at one step: the finaliser of SplitMix64 (Steele et al., OOPSLA 2014, figure 17) over key and step."""
-    z = (key + _GOLDEN * (step + 1)) & _MASK
-    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK
+    z = (key + GOLDEN * (step + 1)) & _MASK
+    z = ((z ^ (z >> 30)) * FIRST) & _MASK
+    z = ((z ^ (z >> 27)) * SECOND) & _MASK
     return (z ^ (z >> 31)) >> 1
-
-
-def micro_batch_seed(key: int, step: int, index: int) -> int:
-    """The 63-bit seed of a stream at one micro-batch of a step; that of the first is the seed of the step."""
-    seed = step_seed(key, step)
-    return step_seed(seed, index) if index else seed

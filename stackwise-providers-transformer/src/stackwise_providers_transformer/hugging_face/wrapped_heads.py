@@ -5,6 +5,7 @@ Shapes: B batch, T time, D width, V vocab, C classes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -52,6 +53,31 @@ class HandsOn(nn.Module):
         return _Given(inputs_embeds, None if self.pooler is None else self.pooler(inputs_embeds))
 
 
+def _without_base(
+    options: WrappedHeadOptions | WrappedClassifierOptions, head: str, sizes: Mapping[str, str], *, pools: bool = False
+) -> tuple[Any, Any]:
+    """transformers, and its model for a task with what hands on a hidden state in the place of its base.
+
+    Args:
+        options: of the head.
+        head: its id.
+        sizes: options → the fields of the library's config that say the same.
+        pools: whether the base's pooler stays, where it has one.
+
+    Raises:
+        UserError: transformers is missing or refuses the config, which has other sizes than the options.
+    """
+    hf = library(f"head {head}")
+    config = make_config(hf, options.config, "model.head.config", 1)
+    model = build_whole(hf, options.auto, config, "model.head.config")
+    pooler = getattr(getattr(model, model.base_model_prefix), "pooler", None) if pools else None
+    setattr(model, model.base_model_prefix, HandsOn(pooler))
+    for name, field in sizes.items():
+        if (said := getattr(options, name)) != (built := getattr(config, field)):
+            raise UserError(f"model.head.{name} is {said}, and the model of this config has {built}: write {name}: {built}")
+    return hf, model
+
+
 class WrappedHead(nn.Module):
     """A model for a task without its base; its parameters are named `model.<own name>`.
 
@@ -63,13 +89,7 @@ class WrappedHead(nn.Module):
         super().__init__()
         check_sizes(vocab=options.vocab, width=options.width)
         self.options = options
-        hf = library("head transformer.hf")
-        config = make_config(hf, options.config, "model.head.config", 1)
-        self.model = build_whole(hf, options.auto, config, "model.head.config")
-        setattr(self.model, self.model.base_model_prefix, HandsOn())
-        for name, said, built in (("width", options.width, config.hidden_size), ("vocab", options.vocab, config.vocab_size)):
-            if said != built:
-                raise UserError(f"model.head.{name} is {said}, and the model of this config has {built}: write {name}: {built}")
+        _, self.model = _without_base(options, "transformer.hf", {"width": "hidden_size", "vocab": "vocab_size"})
         if options.tied is not None and options.tied not in dict(self.model.named_parameters(remove_duplicate=False)):
             names = ", ".join(name for name, _ in self.model.named_parameters())
             raise UserError(f"model.head.tied: {options.tied} is not a parameter of this head; it has {names}")
@@ -94,15 +114,8 @@ class WrappedClassifier(nn.Module):
         super().__init__()
         check_sizes(classes=options.classes, width=options.width)
         self.options = options
-        hf = library("head transformer.hf-classifier")
-        config = make_config(hf, options.config, "model.head.config", 1)
-        self.model = build_whole(hf, options.auto, config, "model.head.config")
-        base = getattr(self.model, self.model.base_model_prefix)
-        setattr(self.model, self.model.base_model_prefix, HandsOn(getattr(base, "pooler", None)))
-        for name, said, built in (("width", options.width, config.hidden_size), ("classes", options.classes, config.num_labels)):
-            if said != built:
-                raise UserError(f"model.head.{name} is {said}, and the model of this config has {built}: write {name}: {built}")
-        self._reads_last = options.each == "row" and is_causal(hf, config)
+        hf, self.model = _without_base(options, "transformer.hf-classifier", {"width": "hidden_size", "classes": "num_labels"}, pools=True)
+        self._reads_last = options.each == "row" and is_causal(hf, self.model.config)
         if self._reads_last and self.model.config.pad_token_id is None:
             self.model.config.pad_token_id = 0  # the library takes no batch without one, and looks for it in tokens alone
 

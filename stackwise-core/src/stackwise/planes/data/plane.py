@@ -30,7 +30,6 @@ from stackwise.timeline.streams import step_seed, stream_key
 
 BuildLoader = Callable[[str, Part], Any]
 
-
 _Takes = tuple[tuple[tuple[str, int | None], ...], ...]
 """For each micro-batch of a step the sources it takes from, and how many rows of each."""
 
@@ -39,6 +38,8 @@ class _Planned(NamedTuple):
     """One step before it is read: what each micro-batch takes of each source."""
 
     seq_len: int | None
+    length: int | None
+    """Entries of a row: its positions, and what the task needs beyond them."""
     takes: _Takes
     debts: dict[str, int]
     """Those of the mixture after this step."""
@@ -186,7 +187,7 @@ class DataPlane:
         """Move past one step, whose batches are made in other processes; there is none here."""
         planned = self._plan(moment)
         for takes in planned.takes:
-            self._pass_over(takes, planned.seq_len)
+            self._pass_over(takes, planned)
         self._debts = planned.debts
         return []
 
@@ -200,7 +201,7 @@ class DataPlane:
 
     def ledger(self) -> dict[str, dict[str, int]]:
         """Rows and tokens delivered by source over the whole run, sources no longer named included."""
-        lines: dict[str, dict[str, int]] = self._ahead.state()["ledger"] if self._open else self._lines()
+        lines: dict[str, dict[str, int]] = self._ahead.state()["ledger"] if self._open else _lines(self._all())
         return lines
 
     def fingerprints(self) -> dict[str, Mapping[str, Any]]:
@@ -246,13 +247,10 @@ class DataPlane:
         known = self._all()
         return {
             "sources": {name: source.state() for name, source in known.items()},
-            "ledger": self._lines(),
+            "ledger": _lines(known),
             "mixture": {"debts": self._debts},
             "transforms": self._transforms.state_dict(),
         }
-
-    def _lines(self) -> dict[str, dict[str, int]]:
-        return {name: {"rows": source.delivered.rows, "tokens": source.delivered.tokens} for name, source in self._all().items()}
 
     # -- before the run -------------------------------------------------------------------------------------------
 
@@ -290,7 +288,7 @@ class DataPlane:
         transforms = self._transforms.state_dict()
         for length, rows in dict.fromkeys((shape.seq_len, None if shape.rows is None else 1) for _, shape in state.shapes):
             self._transforms.begin(moment)
-            self._finish(self._read([(name, rows) for name in self._sources], length), moment)
+            self._finish(self._read([(name, rows) for name in self._sources], length, self._length(length)), moment)
             self._transforms.load_state_dict(transforms)
             for name, source in self._sources.items():
                 with calling(source.part.id, "load_state_dict"):
@@ -313,7 +311,8 @@ class DataPlane:
     # -- making a step's batches ----------------------------------------------------------------------------------
 
     def _produce(self, moment: Moment) -> list[Batch]:
-        self._transforms.begin(moment)
+        if self._finishes:
+            self._transforms.begin(moment)
         planned = self._next_planned(moment) if self._workers and self._open else self._plan(moment)
         try:
             batches = self._read_own(planned)
@@ -328,16 +327,15 @@ class DataPlane:
         batches = []
         for index, takes in enumerate(planned.takes):
             if self.share.owns(index):
-                batch = self._read(takes, planned.seq_len)
+                batch = self._read(takes, planned.seq_len, planned.length)
                 batches.append(copied(batch) if copies else batch)
             else:
-                self._pass_over(takes, planned.seq_len)
+                self._pass_over(takes, planned)
         return batches
 
-    def _pass_over(self, takes: Iterable[tuple[str, int | None]], seq_len: int | None) -> None:
-        length = self._length(seq_len)
+    def _pass_over(self, takes: Iterable[tuple[str, int | None]], planned: _Planned) -> None:
         for name, rows in takes:
-            self._sources[name].pass_over(rows, length, seq_len)
+            self._sources[name].pass_over(rows, planned.length, planned.seq_len)
 
     def _next_planned(self, moment: Moment) -> _Planned:
         """The plan of a step; the coming steps are planned, and asked of the reader processes, as well."""
@@ -355,10 +353,10 @@ class DataPlane:
         last, planned = self._cut
         if planned is None or shape is not last or self._only is None:
             takes = tuple([self._deal(self._state, moment, rows) for rows in shape.micro_batches])
-            planned = _Planned(shape.seq_len, takes, self._mixture.debts)
+            planned = _Planned(shape.seq_len, self._length(shape.seq_len), takes, self._mixture.debts)
             self._cut = shape, planned
         if self._workers:
-            self._ask(planned.takes, self._length(planned.seq_len))
+            self._ask(planned.takes, planned.length)
         return planned
 
     def _ask(self, takes: _Takes, length: int | None) -> None:
@@ -377,12 +375,10 @@ class DataPlane:
         return tuple(self._mixture.take({name: curve(moment.t) for name, curve in state.mix.items()}, rows).items())
 
     def _length(self, seq_len: int | None) -> int | None:
-        """Entries of a row: its positions, and what the task needs beyond them."""
         return None if seq_len is None else seq_len + self._lookahead
 
-    def _read(self, takes: Sequence[tuple[str, int | None]], seq_len: int | None) -> Batch:
+    def _read(self, takes: Sequence[tuple[str, int | None]], seq_len: int | None, length: int | None) -> Batch:
         """One micro-batch."""
-        length = self._length(seq_len)
         if len(takes) == 1:
             ((name, rows),) = takes
             return self._sources[name].take(rows, length, seq_len)
@@ -398,3 +394,7 @@ class DataPlane:
         if self._device is not None:
             batch = {name: tensor.to(self._device, non_blocking=True) for name, tensor in batch.items()}
         return batch
+
+
+def _lines(sources: Mapping[str, Source]) -> dict[str, dict[str, int]]:
+    return {name: {"rows": source.delivered.rows, "tokens": source.delivered.tokens} for name, source in sources.items()}

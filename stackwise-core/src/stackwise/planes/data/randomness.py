@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from numpy.random import mtrand  # np.random has both functions, its stubs do not
 
+from stackwise.timeline.streams import FIRST, GOLDEN, SECOND, step_seed
+
 
 def seed_process(seed: int) -> None:
     """Seed the generators that user code draws from without naming one (torch's on the CPU)."""
@@ -42,6 +44,40 @@ def seeded(seed: int) -> Iterator[None]:
         torch.default_generator.set_state(before[0])
         random.setstate(before[1])
         mtrand.set_bit_generator(before[2])
+
+
+class StepSeeds:
+    """The seeds of one stream at the micro-batches of its steps; that of the first micro-batch is the seed of the step.
+
+    Those of many steps are made at once, in 64 bits: one by one each takes a dozen operations on long integers.
+
+    Args:
+        key: of the stream.
+    """
+
+    _AT_ONCE = 256
+
+    def __init__(self, key: int) -> None:
+        self._key, self._first = key, 0
+        self._seeds: list[int] = []
+        """Of the steps from the first on."""
+
+    def __call__(self, step: int, index: int = 0) -> int:
+        """The seed of a micro-batch of a step."""
+        place = step - self._first
+        if not 0 <= place < len(self._seeds):
+            self._first, self._seeds, place = step, _step_seeds(self._key, step, self._AT_ONCE), 0
+        seed = self._seeds[place]
+        return step_seed(seed, index) if index else seed
+
+
+def _step_seeds(key: int, step: int, count: int) -> list[int]:
+    """`step_seed` of `count` steps from one on."""
+    z = np.uint64(key) + np.uint64(GOLDEN) * np.arange(step + 1, step + 1 + count, dtype=np.uint64)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(FIRST)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(SECOND)
+    seeds: list[int] = ((z ^ (z >> np.uint64(31))) >> np.uint64(1)).tolist()
+    return seeds
 
 
 GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from queue import Empty, SimpleQueue
 from threading import Thread
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from attrs import frozen
 
@@ -19,8 +19,7 @@ T = TypeVar("T")
 S = TypeVar("S")
 
 
-@frozen
-class _Item(Generic[T, S]):
+class _Item(NamedTuple, Generic[T, S]):
     """One step's batches, and the state right after they were made."""
 
     step: int
@@ -119,7 +118,8 @@ class _Run(Generic[T, S]):
                 raise RuntimeError(f"step {moment.step} is asked for where step {item.step} comes next")
             self._permits.put(None)
             self.delivered_state = item.state
-            return item.value
+            value: T = item.value
+            return value
         self._outcome = item
         if isinstance(item, _Failure):
             raise item.error

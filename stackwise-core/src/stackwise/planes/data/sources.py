@@ -57,7 +57,6 @@ class Source:
     """What may be delivered to the phase: fields that are read, and those that are dropped; None where that is not known."""
     _looked_at: Collection[str] = ()
     """The fields of the last batch that was checked against them."""
-    _taking: calling = field(init=False)
     _spec: BatchSpec | None = None
     """What the loader said of its batches when the first came; None before."""
     _answers: bool = field(init=False)
@@ -80,7 +79,6 @@ class Source:
         """Go on under a declaration of the same structure, whose schedules may be others."""
         self.part, self.follower = part, Follower(part, self.loader, "the loader")
         self._answers = part.given is None
-        self._taking = calling(part.id, "take")
 
     def cross(self, state: DataState) -> dict[str, tuple[int, int]]:
         """Take over the bridges to the task of a phase, once for all of its batches.
@@ -114,8 +112,11 @@ class Source:
 
     def state(self) -> dict[str, Any]:
         """The loader's cursor."""
-        with calling(self.part.id, "state_dict"):
+        try:
             return expect_state(self.loader.state_dict())
+        except BaseException as error:
+            mark(error, self.part.id, "state_dict")
+            raise
 
     def take(self, rows: int | None, length: int | None, seq_len: int | None) -> Batch:
         """The next rows: checked the first time, bridged to the task, and counted.
@@ -126,12 +127,13 @@ class Source:
             seq_len: positions of a row, which the ledger counts.
         """
         try:
-            with self._taking:
-                batch = self.loader.take(rows, length)
-        except DataError as error:
-            raise DataError(f"source '{self.name}': {error}") from error
-        except ReaderStopped as error:
-            raise ReaderStopped(f"source '{self.name}': {error}") from error
+            batch = self.loader.take(rows, length)
+        except BaseException as error:
+            mark(error, self.part.id, "take")
+            for kind in (DataError, ReaderStopped):
+                if isinstance(error, kind):
+                    raise kind(f"source '{self.name}': {error}") from error
+            raise
         try:
             if self._spec is None:
                 self._spec = self.loader.get_batch_spec()

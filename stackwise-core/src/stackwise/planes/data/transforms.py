@@ -7,13 +7,14 @@ from typing import Any, NamedTuple
 
 import torch
 
-from stackwise.contracts.answers import calling, expect, expect_state
+from stackwise.contracts.answers import MAPS, calling, expect, expect_state, mark
 from stackwise.contracts.protocols import Batch, Stateful, Transform
 from stackwise.curriculum.parts import Part
 from stackwise.errors import DataError
+from stackwise.planes.data.randomness import StepSeeds
 from stackwise.planes.followers import Follower
 from stackwise.timeline.duration import Moment
-from stackwise.timeline.streams import micro_batch_seed, stream_key
+from stackwise.timeline.streams import stream_key
 
 BuildTransform = Callable[[Part], Transform]
 
@@ -25,7 +26,7 @@ class _Link(NamedTuple):
     follower: Follower
     transform: Transform
     generator: torch.Generator
-    key: int
+    seeds: StepSeeds
 
 
 class Transforms:
@@ -54,9 +55,13 @@ class Transforms:
     def __call__(self, batch: Batch, moment: Moment, index: int = 0) -> Batch:
         """Apply all transforms to a micro-batch of the current step, each with the stream of that micro-batch."""
         for link in self._chain:
-            with calling(link.part.id, "a batch"):
-                batch = link.transform(batch, moment, link.generator.manual_seed(micro_batch_seed(link.key, moment.step, index)))
-                expect(isinstance(batch, Mapping) and bool(batch), batch, "a map of field name to tensor")
+            try:
+                batch = link.transform(batch, moment, link.generator.manual_seed(link.seeds(moment.step, index)))
+                if not (isinstance(batch, MAPS) and batch):
+                    expect(False, batch, "a map of field name to tensor")
+            except BaseException as error:
+                mark(error, link.part.id, "a batch")
+                raise
         return batch
 
     def state_dict(self) -> dict[str, Any]:
@@ -93,5 +98,5 @@ class Transforms:
 
     def _build_link(self, index: int, part: Part) -> _Link:
         assert self._build is not None
-        transform, key = self._build(part), stream_key(self._seed, "transform", index, part.id)
-        return _Link(part, Follower(part, transform, "the transform"), transform, torch.Generator(), key)
+        transform, seeds = self._build(part), StepSeeds(stream_key(self._seed, "transform", index, part.id))
+        return _Link(part, Follower(part, transform, "the transform"), transform, torch.Generator(), seeds)

@@ -137,7 +137,8 @@ class Model(nn.Module):
             hidden = self._through_rack(batch, reported)
         for step in self._before_head:
             hidden = step(hidden)
-        outputs = self._made(hidden, take(self._head_side, batch), linear, reported)
+        side = take(self._head_side, batch) if self._head_side else {}
+        outputs = self._made(hidden, side, linear, reported)
         if self._outputs:
             outputs = self._bridged(outputs)
         return {**outputs, **reported} if reported else outputs
@@ -154,7 +155,8 @@ class Model(nn.Module):
         return take(self._side, batch)
 
     def _through_rack(self, batch: Batch, reported: dict[str, torch.Tensor]) -> torch.Tensor:
-        hidden, side = self.into_rack(batch, reported), self.side(batch)
+        hidden = self.into_rack(batch, reported)
+        side = take(self._side, batch) if self._side else {}
         for name, own, source in self._side_embeddings:
             if source in batch:
                 side[name] = self._embedding(reported, **take(self._inputs, {**batch, own: batch[source]}))

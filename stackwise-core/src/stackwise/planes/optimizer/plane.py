@@ -11,7 +11,7 @@ import attrs
 import torch
 from torch import nn
 
-from stackwise.contracts.answers import calling, expect, expect_state, is_number
+from stackwise.contracts.answers import calling, expect, expect_state, is_number, mark
 from stackwise.contracts.protocols import ParameterGroup, Reaction
 from stackwise.curriculum.parts import Part
 from stackwise.curriculum.states import OptimizerState
@@ -53,7 +53,8 @@ class OptimizerPlane:
         self._warming: tuple[str, ...] = ()
         """Fresh parameters whose learning rate warms up again."""
         self._values: Values | None = None
-        self._stepping = calling("", "step")
+        self._component = ""
+        """Id of the declared optimizer."""
         self.clip: float | None = None
         """Largest gradient norm; None: no clipping."""
         self.average: WeightAverage | None = None
@@ -115,8 +116,11 @@ class OptimizerPlane:
     def step(self, t: float) -> None:
         """One update of the weights, and of their average."""
         self._masters.take_gradients()
-        with self._stepping:
+        try:
             self._named.torch.step()
+        except BaseException as error:
+            mark(error, self._component, "step")
+            raise
         self._masters.write()
         if self.average is not None and self._state is not None and self._state.ema is not None:
             self.average.update(self._state.ema(t))
@@ -225,7 +229,7 @@ class OptimizerPlane:
         else:
             moments = self._rebuild(state, parameters, t, crossed, policy, warming)
         before, self._state, self._warming, self.clip = self._state, state, warming, state.clip
-        self._stepping = calling(state.part.id, "step")
+        self._component = state.part.id
         self._scale(parameters)
         self._react(before, state)
         self._keep_average(state, crossed, buffers)
