@@ -1,7 +1,8 @@
-"""The main job in honest company: growth, the static shallow and deep models at equal training time, and simple compressors.
+"""The main job in honest company: growth, the static shallow and deep models at equal processor time, and simple compressors.
 
 Every model reads the same data with the same lengths, batches and learning-rate regime; only the depth is static. How many
-steps fit into the time growth took is measured first, interleaved. Run: python benchmarks/quality/grow_bytes.py
+steps fit into the processor seconds that growth took to train is measured first. Nothing is tuned: see laboratory.py for equal care.
+Run: python benchmarks/quality/grow_bytes.py
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
+from time import process_time
 
 import torch
 
@@ -32,21 +34,23 @@ def static(blocks: int) -> tuple[str, ...]:
 
 
 def train(overrides: Sequence[str]) -> tuple[float, float, int, int]:
-    """Held-out bits per byte at the end, seconds of training, steps and tokens of one run."""
+    """Held-out bits per byte at the end, processor seconds of training, steps and tokens of one run."""
     with TemporaryDirectory() as folder:
         result = run(CONFIG, overrides, Path(folder) / "run", io.StringIO())
     done = result.summary.finished
     assert done is not None
-    return result.summary.phases[-1].exit["heldout"]["bits_per_byte"], done.seconds, done.steps, done.tokens
+    return result.summary.phases[-1].exit["heldout"]["bits_per_byte"], done.cpu_seconds, done.steps, done.tokens
 
 
 def seconds_per_step(overrides: Sequence[str]) -> float:
-    """Mean of a short run's median step by phase, weighted by the phases' shares."""
+    """Mean of a short run's median step by phase, weighted by the phases' shares, in seconds of the processor."""
     machine = assemble(make_plan(load(CONFIG, [*overrides, f"run.horizon={CALIBRATION_STEPS} steps", "evaluate=null"]), discover()))
     steps: dict[str, list[float]] = {}
+    start = process_time()
     for event in machine.train():
         if isinstance(event, StepDone):
-            steps.setdefault(event.phase, []).append(event.seconds)
+            steps.setdefault(event.phase, []).append(process_time() - start)
+        start = process_time()
     return sum(median(times) * len(times) for times in steps.values()) / CALIBRATION_STEPS
 
 
@@ -82,7 +86,7 @@ def main() -> None:
     rows = heldout_rows()
     content = bytes(rows.to(torch.uint8).flatten().tolist())
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads; held-out: {len(content):,} bytes of unseen files")
-    print(f"{'model':34} {'bits/byte':>10} {'seconds':>8} {'steps':>7} {'tokens':>11}")
+    print(f"{'model':34} {'bits/byte':>10} {'CPU s':>8} {'steps':>7} {'tokens':>11}")
     for name, size in (("zlib -9", len(zlib.compress(content, 9))), ("lzma", len(lzma.compress(content, preset=9 | lzma.PRESET_EXTREME)))):
         print(f"{name:34} {8 * size / len(content):10.3f}", flush=True)
     print(f"{'byte bigram, 4.5 M training bytes':34} {bigram(rows, training_bytes(4_500_000)):10.3f}", flush=True)

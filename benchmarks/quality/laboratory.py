@@ -1,7 +1,11 @@
-"""The laboratory: timelines against static models at equal training FLOPs, every side tuned alike, finalists on seeds of their own.
+"""The laboratory: timelines against static models at equal training FLOPs and at equal processor seconds of one thread.
 
-Trains the sweeps of `laboratory/`, which go on where they were stopped, and prints the tables of docs/explanation/results.md.
-Run: python benchmarks/quality/laboratory.py --runs DIR [--jobs N]; some four hours of one core. `--table` prints what is there already.
+Every side of a study has its size and learning rate chosen by the same rule on seed 1: five learning rates, and one more beyond the end of
+the grid for as long as the best lies there. Finalists have five other seeds. Everything is a sweep, so the same command goes on where it
+was stopped, and the tables of docs/explanation/results.md are printed from the runs.
+
+Run: python benchmarks/quality/laboratory.py [--study first] [--study 3e12] [--runs DIR] [--jobs N]; any budget in FLOPs is a study.
+`first` takes half an hour of one core, 3e12 some six hours, 1e13 some twenty. `--plan` says what would run, `--table` prints what is there.
 """
 
 from __future__ import annotations
@@ -11,96 +15,216 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import yaml
 
 from stackwise.reports.comparison import Interval
 from stackwise.reports.record import RunRecord, read_run
 
-FILES = Path(__file__).parent / "laboratory"
-RATES = ("given-static-rates", "given-grown-rates", "small-static-rates")
-FINALISTS = {
-    "static, 6 blocks of width 128": "given-static-seeds",
-    "timeline 1 → 3 → 6 blocks of width 128, half the FLOPs": "given-grown-half",
-    "the same, a quarter of the FLOPs": "given-grown-quarter",
-    "static, 2 blocks of width 64": "small-static-seeds",
-}
-METRIC = "bits_per_byte"
+CONFIGS = Path(__file__).parent.resolve() / "laboratory"
+FIRST = Path(__file__).parents[2].resolve() / "examples" / "first.yaml"
+LADDER = (2e-4, 3.2e-4, 5e-4, 8e-4, 1.25e-3, 2e-3, 3.2e-3, 5e-3, 8e-3, 1.25e-2, 2e-2, 3.2e-2)
+RATES = LADDER[4:9]
+SEED, SEEDS = 1, (2, 3, 4, 5, 6)
+METRIC, RATE, HORIZON = "bits_per_byte", "optimizer.lr.wsd.peak", "run.horizon"
+Keys = Mapping[str, Any]
+
+
+class Side(NamedTuple):
+    """One side of a study; of its candidates the best is the finalist."""
+
+    name: str
+    title: str
+    config: Path
+    candidates: Mapping[str, Keys]
+    flops: float | None = None
+    """Of every run; None where the config says it."""
+    chosen_by: str = ""
+    """The side whose choice it takes over, where it has no trials of its own."""
+
+
+class Choice(NamedTuple):
+    """What the trials of a side chose."""
+
+    candidate: str
+    rate: float
 
 
 class Figures(NamedTuple):
     """What one finished run says."""
 
-    name: str
+    candidate: str
     seed: int
-    rate: str
+    rate: float
     bits: float
     flops: float
-    seconds: float
+    cpu_seconds: float | None
+    """Of training, all threads; None in a run of a version that did not count them."""
 
 
-def train(name: str, runs: Path, jobs: int) -> None:
-    """Train what is left of a sweep; it says itself what it does."""
-    call = "from stackwise.cli import main; main(prog_name='stackwise')"
-    command = [sys.executable, "-c", call, "sweep", str(FILES / f"{name}.yaml"), "--output", str(runs / name), "--jobs", str(jobs)]
-    subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
+def first_example() -> tuple[Side, ...]:
+    """The timeline of `make run` beside its final model and the best small one, at its own budget, on the laboratory's held-out bytes."""
+    flops, held_out = 3.38e11, {"evaluate.heldout.every": None, "evaluate.heldout.at": ["100%"], "evaluate.heldout.batches": 16}
+    timeline = {"2-6x64": {"run.device": "cpu", "run.threads": 1, **held_out}}
+    return (
+        Side("timeline", "timeline 2 → 6 blocks of width 64", FIRST, timeline),
+        Side("static", "static, its final model", CONFIGS / "bytes.yaml", sizes("6x64"), flops),
+        Side("small", "static, the best size", CONFIGS / "bytes.yaml", sizes("2x64", "1x64", "2x32"), flops),
+    )
 
 
-def finished(folder: Path) -> Iterator[Figures]:
-    """The figures of the finished runs of a sweep."""
-    for config in sorted(folder.glob("*/config.yaml")):
-        record = read_run(config.parent)
-        if record.status == "finished":
-            yield figures(record)
+def budget(flops: float) -> tuple[Side, ...]:
+    """Two questions at a budget: the final model is given (6 blocks of width 128), and nothing is given."""
+    width = 64 if flops < 6e12 else 96
+    around = sizes(f"2x{width}", f"1x{width}", f"3x{width}", f"2x{width * 3 // 4}", f"2x{width * 3 // 2}")
+    small_timeline = {f"1-2-3x{width}": {"model.rack.width": width}}
+    given = {"1-3-6x128": {}}
+    return (
+        Side("given-static", "given: static, 6 blocks of width 128", CONFIGS / "bytes.yaml", sizes("6x128"), flops),
+        Side("given-grown", "given: timeline 1 → 3 → 6, half the FLOPs", CONFIGS / "grown.yaml", given, flops / 2),
+        Side("given-quarter", "given: the same, a quarter of the FLOPs", CONFIGS / "grown.yaml", given, flops / 4, "given-grown"),
+        Side("small-static", "nothing given: static, the best size", CONFIGS / "bytes.yaml", around, flops),
+        Side("small-grown", "nothing given: timeline 1 → 2 → 3", CONFIGS / "grown-small.yaml", small_timeline, flops),
+    )
+
+
+def sizes(*names: str) -> dict[str, Keys]:
+    """`2x64`: two blocks of width 64."""
+    split = {name: name.split("x") for name in names}
+    return {name: {"model.rack.width": int(width), "model.rack.stacks": [{"base": int(blocks)}]} for name, (blocks, width) in split.items()}
+
+
+class Laboratory:
+    """The sweeps of one study below one directory."""
+
+    def __init__(self, study: str, runs: Path, jobs: int, *, only: str = "") -> None:
+        """`only` is `plan` or `table`, where nothing is to be trained."""
+        self.directory, self.jobs, self.only = runs / study, jobs, only
+        self.sides = first_example() if study == "first" else budget(float(study))
+        self.choices: dict[str, Choice] = {}
+
+    def work(self) -> None:
+        """Train what is left: trials, finalists, and every later side for as many processor seconds as the first."""
+        for side in self.sides:
+            if (choice := self.chosen(side)) is not None:
+                self.choices[side.name] = choice
+                self.train(side, f"{side.name}-final", self.settings(side, [choice], side.flops), SEEDS)
+        for side in self.sides[1:]:
+            if side.name in self.choices and not side.chosen_by and (flops := self.flops_of_equal_seconds(side)):
+                self.train(side, f"{side.name}-seconds", self.settings(side, [self.choices[side.name]], flops), SEEDS)
+
+    def chosen(self, side: Side) -> Choice | None:
+        """The best candidate at the best rate; the grid grows while that lies at its end."""
+        if side.chosen_by:
+            return self.choices.get(side.chosen_by)
+        trials = [Choice(candidate, rate) for candidate in side.candidates for rate in RATES]
+        while True:
+            self.train(side, side.name, self.settings(side, trials, side.flops), (SEED,))
+            found = self.finished(side.name)
+            if not found:
+                return None
+            best = min(found, key=lambda each: each.bits)
+            beyond = next_rate(best.rate, [each.rate for each in trials if each.candidate == best.candidate])
+            if beyond is None or self.only:
+                return Choice(best.candidate, best.rate)
+            trials.append(Choice(best.candidate, beyond))
+
+    def settings(self, side: Side, choices: Sequence[Choice], flops: float | None) -> dict[str, Keys]:
+        """The settings of a sweep."""
+        horizon = {} if flops is None else {HORIZON: f"{flops:.3g} flops".replace("e+", "e")}
+        named = {f"{each.candidate},peak={each.rate:g}": each for each in choices}
+        return {name: {**horizon, **side.candidates[each.candidate], RATE: each.rate} for name, each in named.items()}
+
+    def train(self, side: Side, name: str, settings: Mapping[str, Keys], seeds: Sequence[int]) -> None:
+        """Train what is left of a sweep; it says itself what it does."""
+        if self.only == "table":
+            return
+        self.directory.mkdir(parents=True, exist_ok=True)
+        file = self.directory / f"{name}.yaml"
+        content = {"config": str(side.config), "settings": dict(settings), "seeds": list(seeds)}
+        file.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+        call = "from stackwise.cli import main; main(prog_name='stackwise')"
+        how = ["--plan"] if self.only else ["--output", str(self.directory / name), "--jobs", str(self.jobs)]
+        command = [sys.executable, "-c", call, "sweep", str(file), *how]
+        shown = None if self.only else subprocess.DEVNULL
+        subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=shown)
+
+    def finished(self, name: str) -> list[Figures]:
+        """The figures of the finished runs of a sweep."""
+        records = (read_run(config.parent) for config in sorted((self.directory / name).glob("*/config.yaml")))
+        return [figures(record) for record in records if record.status == "finished"]
+
+    def flops_of_equal_seconds(self, side: Side) -> float | None:
+        """FLOPs in which a side takes as many processor seconds as the first, two digits; None where they are not known, or the same."""
+        reference, own = (self.finished(f"{each.name}-final") for each in (self.sides[0], side))
+        times = [mean([each.cpu_seconds or 0.0 for each in found]) if found else 0.0 for found in (reference, own)]
+        return float(f"{own[0].flops * times[0] / times[1]:.2g}") if all(times) else None
+
+    def tables(self) -> Iterator[str]:
+        """The tables, as they stand in docs/explanation/results.md."""
+        yield from self._trials()
+        for stage, title in (("final", "equal FLOPs"), ("seconds", f"equal processor seconds of one thread with: {self.sides[0].title}")):
+            yield from self._finalists(stage, title)
+        yield from self._factor()
+
+    def _trials(self) -> Iterator[str]:
+        rows = [(side, candidate) for side in self.sides if not side.chosen_by for candidate in side.candidates]
+        found = {(side.name, each.candidate, each.rate): each for side, _ in rows for each in self.finished(side.name)}
+        rates = sorted({rate for _, _, rate in found})
+        yield f"\n| bits a byte, seed {SEED}, at learning rate | {' | '.join(f'{rate:g}' for rate in rates)} |"
+        yield f"|{'---|' * (len(rates) + 1)}"
+        for side, candidate in rows:
+            cells = [found.get((side.name, candidate, rate)) for rate in rates]
+            best = min((each.bits for each in cells if each), default=None)
+            texts = ["" if each is None else f"**{each.bits:.3f}**" if each.bits == best else f"{each.bits:.3f}" for each in cells]
+            yield f"| {side.title}: {candidate} | {' | '.join(texts)} |"
+
+    def _finalists(self, stage: str, title: str) -> Iterator[str]:
+        first = {each.seed: each.bits for each in self.finished(f"{self.sides[0].name}-final")}
+        yield f"\n| {title} | FLOPs | seeds | bits a byte, each seed | mean, 95 % | − the first, by seed | CPU seconds |\n|{'---|' * 7}"
+        for side in self.sides:
+            if found := sorted(self.finished(f"{side.name}-{stage}"), key=lambda each: each.seed):
+                pairs = [each.bits - first[each.seed] for each in found if each.seed in first]
+                less = f"{Interval.of(pairs)}" if pairs and (side is not self.sides[0]) else "–"
+                times = [each.cpu_seconds for each in found if each.cpu_seconds is not None]
+                name = f"{side.title}: {found[0].candidate}, {found[0].rate:g}"
+                figures = [f"{mean([each.flops for each in found]):.2e}", seeds_of(found), " ".join(f"{each.bits:.3f}" for each in found)]
+                cells = [name, *figures, str(Interval.of([each.bits for each in found])), less, f"{mean(times):.0f}" if times else "–"]
+                yield f"| {' | '.join(cells)} |"
+
+    def _factor(self) -> Iterator[str]:
+        """How many times fewer FLOPs the timeline needs to the loss of the static run of its seed, on the line between its two budgets."""
+        sides = [{each.seed: each for each in self.finished(f"given-{name}-final")} for name in ("static", "grown", "quarter")]
+        factors = []
+        for seed in sorted(set.intersection(*map(set, sides))):
+            static, low, high = (side[seed] for side in sides)
+            share = (high.bits - static.bits) / (high.bits - low.bits)  # in log FLOPs
+            factors.append(static.flops / (high.flops * (low.flops / high.flops) ** share))
+        if factors:
+            yield f"\nFLOPs of the static run over those of the timeline at its loss, by seed: {Interval.of(factors)}"
+
+
+def next_rate(best: float, tried: Sequence[float]) -> float | None:
+    """The rate beyond the end of the grid that the best lies at; None where it lies inside, or the ladder ends."""
+    at = LADDER.index(best)
+    beyond = at + 1 if best == max(tried) else at - 1 if best == min(tried) else -1
+    return LADDER[beyond] if 0 <= beyond < len(LADDER) else None
 
 
 def figures(record: RunRecord) -> Figures:
     """What a run says."""
     done = next(record.of_kind("run_finished"))
     return Figures(
-        record.name,
+        record.name.split(",")[0],
         int(record.config["run.seed"]),
-        record.config["optimizer.lr.wsd.peak"],
+        float(record.config[RATE]),
         float(record.evaluations[-1]["metrics"][METRIC]),
         sum(float(phase["training_flops"]) for phase in record.phases),
-        float(done["seconds"]),
+        done.get("cpu_seconds"),
     )
-
-
-def print_rates(runs: Path) -> None:
-    """One line a trial."""
-    print(f"\n{'trial of a learning rate, seed 1':40} {'lr':>8} {'bits/byte':>10} {'FLOPs':>9} {'seconds':>8}")
-    for name in RATES:
-        for each in sorted(finished(runs / name), key=lambda found: float(found.rate)):
-            print(f"{name:40} {float(each.rate):8.2g} {each.bits:10.4f} {each.flops:9.2e} {each.seconds:8.0f}")
-
-
-def print_finalists(runs: Path) -> None:
-    """One line a side, and the differences from the first by seed."""
-    sides = {title: list(finished(runs / name)) for title, name in FINALISTS.items()}
-    print(f"\n{'finalist':56} {'seeds':>9} {'bits/byte':>18} {'FLOPs':>9} {'seconds':>8}  − the first, by seed")
-    first = {each.seed: each.bits for each in next(iter(sides.values()))}
-    for title, found in sides.items():
-        if found:
-            pairs = [each.bits - first[each.seed] for each in found if each.seed in first]
-            less = str(Interval.of(pairs)) if pairs and found != next(iter(sides.values())) else "–"
-            print(f"{title:56} {seeds_of(found):>9} {Interval.of([f.bits for f in found])!s:>18} {mean_of(found)}  {less}")
-            print("    " + " ".join(f"{each.bits:.4f}" for each in found))
-
-
-def print_factor(runs: Path) -> None:
-    """How many times fewer FLOPs the timeline needs to the loss of the static run of its seed, on the line between its two budgets."""
-    static, half, quarter = (
-        {each.seed: each for each in finished(runs / name)} for name in ("given-static-seeds", "given-grown-half", "given-grown-quarter")
-    )
-    factors = []
-    for seed in sorted(static.keys() & half.keys() & quarter.keys()):
-        high, low = quarter[seed], half[seed]
-        share = (high.bits - static[seed].bits) / (high.bits - low.bits)  # in log FLOPs
-        factors.append(static[seed].flops / (high.flops * (low.flops / high.flops) ** share))
-    if factors:
-        print(f"\nFLOPs of the static run over those of the timeline at its loss, by seed: {Interval.of(factors)}")
 
 
 def seeds_of(found: Sequence[Figures]) -> str:
@@ -109,23 +233,26 @@ def seeds_of(found: Sequence[Figures]) -> str:
     return str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]}–{seeds[-1]}"
 
 
-def mean_of(found: Sequence[Figures]) -> str:
-    """FLOPs, which are equal, and seconds, which are not."""
-    return f"{found[0].flops:9.2e} {sum(each.seconds for each in found) / len(found):8.0f}"
+def mean(values: Sequence[float]) -> float:
+    """Of at least one value."""
+    return sum(values) / len(values)
 
 
 def main() -> None:
     """Train what is left, and print the tables."""
     parser = argparse.ArgumentParser(description=re.sub(r"\n(?!\n)", " ", __doc__ or ""))
+    parser.add_argument("--study", action="append", help="`first`, or a budget in FLOPs such as 1e13  [default: first and 3e12]")
     parser.add_argument("--runs", type=Path, default=Path("laboratory"), help="where the sweeps are")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each on one thread")
-    parser.add_argument("--table", action="store_true", help="train nothing")
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--plan", dest="only", action="store_const", const="plan", default="", help="say what the trials would run")
+    only.add_argument("--table", dest="only", action="store_const", const="table", help="print what is there")
     arguments = parser.parse_args()
-    for name in () if arguments.table else (*RATES, *FINALISTS.values()):
-        train(name, arguments.runs, arguments.jobs)
-    print_rates(arguments.runs)
-    print_finalists(arguments.runs)
-    print_factor(arguments.runs)
+    for study in arguments.study or ("first", "3e12"):
+        laboratory = Laboratory(study, arguments.runs, arguments.jobs, only=arguments.only)
+        laboratory.work()
+        if arguments.only != "plan":
+            print(f"\n{study}", *laboratory.tables(), sep="\n", flush=True)
 
 
 if __name__ == "__main__":

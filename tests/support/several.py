@@ -50,7 +50,7 @@ def apart(left: Any, right: Any, path: str = "") -> list[str]:
     if isinstance(left, dict):
         if left.keys() != right.keys():
             return [f"{path}: {left.keys() ^ right.keys()}"]
-        return [fault for key in left if key != "seconds" for fault in apart(left[key], right[key], f"{path}/{key}")]
+        return [fault for key in left if key not in ("seconds", "cpu_seconds") for fault in apart(left[key], right[key], f"{path}/{key}")]
     if isinstance(left, list | tuple):
         return [fault for i, pair in enumerate(zip(left, right, strict=True)) for fault in apart(*pair, f"{path}/{i}")]
     if isinstance(left, torch.Tensor) and left.is_floating_point():

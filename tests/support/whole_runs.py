@@ -49,7 +49,7 @@ def outcome(folder: Path, run: str = "run", *, once: bool = True) -> Outcome:
     newest, skipped = CheckpointStore(directory / "checkpoints").newest()
     assert newest is not None and newest.step == status(directory)["steps"] and not skipped
     return Outcome(
-        state={**digested(newest.load_state()), "seconds": None},
+        state={**digested(newest.load_state()), "seconds": None, "cpu_seconds": None},
         weights=sha256((directory / "final" / "weights.safetensors").read_bytes()).hexdigest(),
         stream=[timeless(line) for line in lines(directory / "metrics.jsonl")],
         events=[line for line in log if line["event"] in TOLD_ALIKE],
@@ -92,7 +92,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 def timeless(line: dict[str, Any]) -> dict[str, Any]:
     """A line without the time it took."""
-    return {key: value for key, value in line.items() if key != "seconds"}
+    return {key: value for key, value in line.items() if key not in ("seconds", "cpu_seconds")}
 
 
 def digested(state: Any) -> Any:

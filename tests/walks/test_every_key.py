@@ -87,7 +87,7 @@ def outcome(config: dict[str, Any], meanwhile: Callable[[], object] = lambda: No
     watch_batches(machine, lambda step, batches: events.extend((name, t.tolist()) for batch in batches for name, t in batch.items()))
     try:
         for event in machine.train():
-            events.append(event._replace(seconds=0.0) if hasattr(event, "seconds") else event)
+            events.append(event._replace(**dict.fromkeys({"seconds", "cpu_seconds"} & {*event._fields}, 0.0)))
             meanwhile()
     except StackwiseError as error:
         return "stopped", str(error), repr(events)

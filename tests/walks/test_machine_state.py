@@ -25,11 +25,11 @@ def saved(machine: TrainingMachine) -> Saved:
 
 def told(events: list[Any]) -> list[Any]:
     """Events without the time they took."""
-    return [event._replace(seconds=0.0) if hasattr(event, "seconds") else event for event in events]
+    return [event._replace(**dict.fromkeys({"seconds", "cpu_seconds"} & {*event._fields}, 0.0)) for event in events]
 
 
 def same(left: Saved, right: Saved) -> bool:
-    one, other = (digested({**state, "seconds": 0}) for state in (left, right))
+    one, other = (digested({**state, "seconds": 0, "cpu_seconds": 0}) for state in (left, right))
     return bool(one == other)
 
 
@@ -146,6 +146,7 @@ COUNTS_NOTHING: tuple[tuple[tuple[str, ...], Any], ...] = (
     (("not_finite_in_a_row",), 0.5),
     (("seconds",), float("nan")),
     (("seconds",), "1"),
+    (("cpu_seconds",), -1.0),
 )
 
 

@@ -60,7 +60,9 @@ def metrics(folder: Path, name: str, *sites: Path, settings: Sequence[str] = ())
     done = run_stackwise("run", *code, sites=sites)
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in (folder / name / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k != "seconds"} for line in lines], (folder / name / "final/weights.safetensors").read_bytes()
+    return [{k: v for k, v in line.items() if k not in ("seconds", "cpu_seconds")} for line in lines], (
+        folder / name / "final/weights.safetensors"
+    ).read_bytes()
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from math import isnan, nan
+from time import process_time, sleep
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from tiny_walks import base, drive, machine_of, moments, same_tensors, stream, w
 from torch import nn
 
 import stackwise
-from stackwise import DataError, Evaluated, PhaseSchedule, RunFinished, StepDone, TaskSpec, TrainingHalted, UserError
+from stackwise import DataError, Evaluated, Moment, PhaseSchedule, RunFinished, StepDone, TaskSpec, TrainingHalted, UserError
 from stackwise.machine.machine import TrainingMachine
 from stackwise.machine.settings import Settings
 
@@ -137,6 +138,22 @@ def test_clipping_is_torchs(clip: float) -> None:
     assert [event.grad_norm for event in steps] == pytest.approx(norms, rel=1e-4)
     for own, other in zip(machine.model.model.parameters(), model.parameters(), strict=True):
         torch.testing.assert_close(own, other, rtol=1e-4, atol=1e-6)
+
+
+def test_waiting_takes_time_and_no_processor() -> None:
+    machine = simple([rows(4, seed) for seed in range(5)], 5)
+    deliver = machine.data.batches
+
+    def waiting(moment: Moment) -> list[dict[str, torch.Tensor]]:
+        sleep(0.2)
+        return deliver(moment)
+
+    machine.data.batches = waiting  # type: ignore[method-assign, assignment]
+    before = process_time()
+    *_, done = machine.train()
+    assert isinstance(done, RunFinished)
+    assert done.seconds > 1 and 0 < done.cpu_seconds < min(done.seconds - 0.9, process_time() - before)
+    assert machine.state()["cpu_seconds"] == done.cpu_seconds
 
 
 # -- steps that are not finite -----------------------------------------------------------------------------------------

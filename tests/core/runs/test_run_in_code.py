@@ -136,7 +136,7 @@ def test_the_same_call_goes_on_and_ends_as_if_it_had_never_stopped() -> None:
     rest, shown = go(output="cut", resume="auto", observers=[StopAt(100)])
     assert "at step 4 of 12" in shown and losses(Path("cut")) == losses(whole.directory)
     ends = [CheckpointStore(path / "checkpoints").newest()[0] for path in (whole.directory, rest.directory)]
-    one, other = ({**digested(end.load_state()), "seconds": None} for end in ends if end is not None)
+    one, other = ({**digested(end.load_state()), "seconds": None, "cpu_seconds": None} for end in ends if end is not None)
     assert one == other
     again, _ = go(output="cut", resume="auto", observers=[StopAt(100)])
     assert again.finished_before

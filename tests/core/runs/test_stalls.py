@@ -36,7 +36,7 @@ def config(folder: Path, until: str, more: str = "") -> Path:
 def lines(directory: Path, name: str) -> list[dict[str, Any]]:
     """A log without what depends on the clock and on how often the run began."""
     rows = [json.loads(line) for line in (directory / name).read_text().splitlines()]
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows if row.get("event") != "run_started"]
+    return [{k: v for k, v in row.items() if k not in ("seconds", "cpu_seconds")} for row in rows if row.get("event") != "run_started"]
 
 
 def of_kinds(directory: Path, *kinds: str) -> list[dict[str, Any]]:

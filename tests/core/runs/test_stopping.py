@@ -30,7 +30,9 @@ def config(tmp_path: Path) -> Path:
 
 def log(directory: Path, *kinds: str) -> list[dict[str, Any]]:
     lines = map(json.loads, (directory / "events.jsonl").read_text().splitlines())
-    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines if line["event"] in kinds]
+    return [
+        {key: value for key, value in line.items() if key not in ("seconds", "cpu_seconds")} for line in lines if line["event"] in kinds
+    ]
 
 
 def expected_stop(evaluated: list[dict[str, Any]], patience: int, least: float = 0.0) -> int | None:

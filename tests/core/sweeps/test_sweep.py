@@ -87,6 +87,14 @@ def test_a_tree_shares_what_is_declared_alike(folder: Path) -> None:
     assert other.flops == pytest.approx(other.flops_alone * 7 / 20)
 
 
+def test_a_trunk_that_saves_less_than_its_checkpoint_is_worth_is_not_shared(folder: Path) -> None:
+    """A decay of all 200 steps leaves the peak after the first, one of 199 after the second: half a percent is not shared, one is."""
+    lasting = {"run.horizon": "200 steps", "evaluate": None, "phases": None}
+    for decay, start in (("100%", 0), ("99.5%", 2)):
+        write(folder, {"config": "base.yaml", "settings": {"a": lasting}, "grid": {"optimizer.lr.wsd.decay": ["20%", decay]}})
+        assert [job.start for job in jobs_of(load_sweep(folder / "s.yaml"))] == [0, start]
+
+
 def test_the_plan_trains_nothing(folder: Path) -> None:
     told = json.loads(call("--plan", "--json").stdout)
     assert len(told) == 8 and sum(each["steps"] - each["start"] for each in told) == 2 * (20 + 7 + 10 + 7)

@@ -174,6 +174,9 @@ class RunFinished(NamedTuple):
     """Source → rows and tokens delivered."""
     without_targets: int = 0
     """Steps that changed nothing because they had no target; `skipped` are those that were not finite."""
+    cpu_seconds: float = 0.0
+    """Processor time of the same steps and transitions, by all threads of this process: unlike `seconds`, it hardly depends on what
+    else the machine does."""
 
 
 Event = (

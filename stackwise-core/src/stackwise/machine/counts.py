@@ -18,6 +18,8 @@ class Counts:
 
     seconds: float = 0.0
     """Of training: steps and transitions, without evaluations."""
+    cpu_seconds: float = 0.0
+    """Of the processor, in the same steps and transitions: all threads of this process."""
     skipped: int = 0
     """Steps that changed nothing because something was not finite."""
     not_finite_in_a_row: int = 0
@@ -25,9 +27,10 @@ class Counts:
     """Steps that changed nothing because they had no target."""
     without_targets_in_a_row: int = 0
 
-    def add(self, outcome: Outcome, seconds: float) -> None:
+    def add(self, outcome: Outcome, seconds: float, cpu_seconds: float) -> None:
         """Count one step."""
         self.seconds += seconds
+        self.cpu_seconds += cpu_seconds
         if not outcome.skipped:
             self.not_finite_in_a_row = self.without_targets_in_a_row = 0
         elif outcome.skipped == NO_TARGET:
@@ -50,6 +53,6 @@ class Counts:
         """
         counts = {field.name: saved[field.name] for field in fields(cls) if field.name in saved}
         for name, count in counts.items():
-            if type(count) not in ((int, float) if name == "seconds" else (int,)) or not 0 <= count < MOST:
+            if type(count) not in ((int, float) if name in ("seconds", "cpu_seconds") else (int,)) or not 0 <= count < MOST:
                 raise ValueError(f"{name} is {count!r:.40}, which counts nothing")
         return cls(**counts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 from weakref import finalize, ref
 
@@ -246,7 +246,7 @@ class TrainingMachine:
         counts, tokens = self._counts, self.schedule.clock.tokens(self.step)
         if counts.without_targets == self.step:
             raise DataError(f"none of the {self.step} steps had a target: look at what the task predicts in these data")
-        yield RunFinished(self.step, tokens, counts.seconds, counts.skipped, self.data.ledger(), counts.without_targets)
+        yield RunFinished(self.step, tokens, counts.seconds, counts.skipped, self.data.ledger(), counts.without_targets, counts.cpu_seconds)
 
     def _cross(self, phase: CompiledPhase) -> Iterator[Event]:
         """Cross one boundary: evaluate and probe the old phase, carry the planes over, probe and evaluate the new one."""
@@ -258,7 +258,7 @@ class TrainingMachine:
         self._patience.enter_phase()
         self._stall = self._stall_of(phase.name)
         before = self._probe.before(phase)
-        start = perf_counter()
+        start, cpu_start = perf_counter(), process_time()
         with nullcontext() if self._together is None else self._together.crossing(phase):
             model, moments = self.live.enter(phase)
             self.placement.synchronize()
@@ -266,6 +266,7 @@ class TrainingMachine:
                 self._together.enter(phase, model, moments)
         seconds = perf_counter() - start
         self._counts.seconds += seconds
+        self._counts.cpu_seconds += process_time() - cpu_start
         yield self._entry_event(phase, model, moments, self._probe.after(before), seconds)
         yield from self._evaluate(phase.start, phase.name, "entry")
 
@@ -303,18 +304,18 @@ class TrainingMachine:
             live.apply_values(self.schedule.clock.t(self.step))
         moving = live.moving()
         for moment, tokens in self.schedule.walk(phase, self.step):
-            start = perf_counter()
+            start, cpu_start = perf_counter(), process_time()
             for apply_values in moving:
                 apply_values(moment.t)
             if moment.step in due:
                 yield from self._evaluate(moment.step, phase.name, "cadence")
                 if self._why is not None or self._stall.why is not None:
                     return
-                start = perf_counter()
+                start, cpu_start = perf_counter(), process_time()
             outcome = self._train_step(moment)
             self.step += 1
             seconds = perf_counter() - start
-            counts.add(outcome, seconds)
+            counts.add(outcome, seconds, process_time() - cpu_start)
             loss, norm, why, metrics = outcome
             if live.optimizer.reaction is not None and not why:
                 yield from self._react(moment.step, phase.name, {"train.loss": loss})  # before this step's state can be saved

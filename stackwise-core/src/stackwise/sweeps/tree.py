@@ -17,6 +17,9 @@ from stackwise.plan import Plan
 from stackwise.plan.sharing import first_own_step
 from stackwise.timeline.spent import Spent
 
+LEAST_SHARED = 0.01
+"""A trunk that is a smaller part of a run's steps is not shared: it saves less than its checkpoint, and the wait for it, are worth."""
+
 
 @frozen
 class Job:
@@ -90,7 +93,8 @@ def _longest(plan: Plan, earlier: Sequence[Plan], jobs: Sequence[Job]) -> tuple[
         if other.experiment.run.seed != plan.experiment.run.seed:
             continue
         shared = first_own_step(other, plan)
-        if max(best[1], jobs[i].start) < shared < plan.schedule.steps:
+        worth = shared >= LEAST_SHARED * plan.schedule.steps
+        if worth and max(best[1], jobs[i].start) < shared < plan.schedule.steps:
             best = (i, shared)
     return best
 
