@@ -64,7 +64,7 @@ def _read(path: Path) -> RunRecord | _Unreadable:
         next(Log(path).documents(METRICS), None)  # what is listed needs its end alone, which a log that cannot be read has not
         with understood([path]):
             record = read_run(path)
-            _row(record), _as_json(record)  # a document of another shape shows here
+            "".join(_row(record)), json.dumps(_as_json(record))  # a document of another shape shows here
         return record
     except UserError as error:
         return _Unreadable(path.resolve().name, (path / CONFIG).stat().st_mtime, str(error))

@@ -144,7 +144,7 @@ def understood(paths: Sequence[Path]) -> Iterator[None]:
     """
     try:
         yield
-    except (ArithmeticError, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         places = ", ".join(map(str, paths))
         raise UserError(
             f"{places}: {PLAN}, {STATUS} or a log is not as a run writes it ({type(error).__name__}: {error}): put the file back, or leave "

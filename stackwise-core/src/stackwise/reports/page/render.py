@@ -10,7 +10,7 @@ from hashlib import sha256
 from importlib.resources import files
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError, select_autoescape
 from markupsafe import Markup
 
 from stackwise import __version__
@@ -56,16 +56,19 @@ def _render(title: str, drawing: Mapping[str, Any], **context: Any) -> str:
     connect = "connect-src 'self'; " if context["live"] else ""
     policy = f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; {connect}base-uri 'none'; form-action 'none'"
     template = _environment().get_template("page.html")
-    return template.render(
-        title=title,
-        policy=policy,
-        scripts=[Markup(script) for script in scripts],  # ours: files of this package
-        styles=[Markup(style) for style in styles],
-        data=_as_data(drawing),
-        version=__version__,
-        licence=_asset("vendor/LICENSE-uPlot.txt"),
-        **context,
-    )
+    try:
+        return template.render(
+            title=title,
+            policy=policy,
+            scripts=[Markup(script) for script in scripts],  # ours: files of this package
+            styles=[Markup(style) for style in styles],
+            data=_as_data(drawing),
+            version=__version__,
+            licence=_asset("vendor/LICENSE-uPlot.txt"),
+            **context,
+        )
+    except UndefinedError as error:
+        raise LookupError(str(error)) from error  # a document lacks what the page shows
 
 
 @cache
