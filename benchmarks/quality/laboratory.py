@@ -5,7 +5,7 @@ the grid for as long as the best lies there. Finalists have five other seeds. Ev
 was stopped, and the tables of docs/explanation/results.md are printed from the runs.
 
 Run: python benchmarks/quality/laboratory.py [--study first] [--study 3e12] [--runs DIR] [--jobs N]; any budget in FLOPs is a study.
-`first` takes half an hour of one core, 3e12 some six hours, 1e13 some twenty. `--plan` says what would run, `--table` prints what is there.
+`first` takes half an hour of one core, 3e12 some four hours, 1e13 some thirteen. `--plan` says what would run, `--table` what there is.
 """
 
 from __future__ import annotations
