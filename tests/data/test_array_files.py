@@ -266,3 +266,9 @@ def test_reading_writes_nothing() -> None:
     before = Path("x.npy").read_bytes()
     _build({"x": "x.npy"}).take(4, None)["x"].fill_(1)
     assert Path("x.npy").read_bytes() == before
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "ids.npy")
+    with pytest.raises(DataError, match="no file but a folder, pipe or device"):
+        find_array("tokens", str(tmp_path / "ids.npy"))

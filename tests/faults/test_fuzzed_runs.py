@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
 from random import Random
@@ -18,7 +18,17 @@ from click.testing import CliRunner
 from damaged_documents import Damage, damaged_lines, damages, signed, signed_manifest
 from small_runs import GROWING, PARTS, write_config
 
+import stackwise
 from stackwise.cli import main
+from stackwise.cli.runs import _as_json, _lines, _read
+from stackwise.errors import UserError
+from stackwise.reports.comparison import compare
+from stackwise.reports.page.render import render_page
+from stackwise.reports.record import read_run, understood
+from stackwise.runs.diagnosis import diagnose
+from stackwise.storage.checkpoints.store import CheckpointStore
+from stackwise.storage.lock import read_writer
+from stackwise.storage.run_directory import final_weights
 
 CONFIG = (
     "run: {name: small, horizon: 4 steps, seed: 1, device: cpu, checkpoint: {every: 1 steps, keep_last: 4}}\n"
@@ -130,6 +140,67 @@ def test_a_sample_of_damaged_documents(runs: Path, tmp_path: Path, monkeypatch: 
     monkeypatch.chdir(tmp_path)
     faults = [fault for damage in sampled(runs / "finished", 1, seed=0) for fault in try_all_readers(damage, runs, tmp_path)]
     assert judged(faults) == []
+
+
+def page(run: Path) -> None:
+    with understood([run]):
+        records = [read_run(run), read_run(run.parent / "finished")]
+        compare(records)
+        render_page(records[:1])
+
+
+def line_of_the_list(run: Path) -> None:
+    _lines([each := _read(run)])
+    json.dumps(_as_json(each))
+
+
+def newest(run: Path) -> None:
+    found, _ = CheckpointStore(run / "checkpoints").newest(up_to=2)
+    if found is not None and found.step == 2:
+        found.load_state()
+
+
+SHOWN: Mapping[str, tuple[Callable[[Path], object], ...]] = {
+    "config.yaml": (line_of_the_list, page),
+    "plan.json": (line_of_the_list, page),
+    "status.json": (line_of_the_list, page, final_weights),
+    "writer.json": (read_writer, diagnose),
+    "events.jsonl": (line_of_the_list, page),
+    "metrics.jsonl": (line_of_the_list, page),
+    "final/weights.json": (lambda run: stackwise.load_exported(run / "final"),),
+    f"{NEWEST}/manifest.json": (newest,),
+}
+"""Document → what reads it alone, in this process."""
+
+
+def try_what_reads(damages: Iterable[Damage], runs: Path, here: Path) -> list[str]:
+    """What went wrong when each reader met each damage; what it refuses is a `UserError`."""
+    shutil.copytree(runs / "finished", here / "damaged")
+    shutil.copytree(runs / "finished", here / "finished")
+    faults = []
+    for damage in damages:
+        document = here / "damaged" / damage.document
+        whole = document.read_bytes()
+        document.write_bytes(damage.content)
+        for read in SHOWN.get(damage.document, ()):
+            try:
+                read(here / "damaged")
+            except UserError:
+                pass
+            except Exception as error:
+                faults.append(f"{damage}: {error!r}")
+        document.write_bytes(whole)
+    return faults
+
+
+def test_a_sample_of_damages_meets_what_reads_them(runs: Path, tmp_path: Path) -> None:
+    assert try_what_reads(sampled(runs / "finished", 6, seed=9), runs, tmp_path) == []
+
+
+@pytest.mark.rare
+@pytest.mark.timeout(7200)
+def test_every_damage_meets_what_reads_it(runs: Path, tmp_path: Path) -> None:
+    assert try_what_reads(every_damage(runs / "finished"), runs, tmp_path) == []
 
 
 FOUND = ("plan.json phases.1.step_flops: unknown mark", "status.json peak_bytes.one: 10**400")

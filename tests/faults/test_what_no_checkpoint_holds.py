@@ -294,6 +294,48 @@ def test_a_list_whose_batches_are_changed_in_place_is_refused() -> None:
     assert list(machine(InPlace).train())  # a DataLoader makes new ones
 
 
+class Whole(Dataset[Any]):
+    """Hands out batches that it keeps, or copies of them."""
+
+    def __init__(self, *, copies: bool) -> None:
+        self.batches, self.copies = [each.clone() for each in POINTS.split(4)], copies
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> Any:
+        batch = self.batches[index]
+        return (batch.clone() if self.copies else batch), LABELS[4 * index : 4 * index + 4]
+
+
+def test_memory_of_a_dataset_that_forward_changes_in_place_is_refused_when_it_comes_again() -> None:
+    with pytest.raises(DataError, match="memory that its dataset keeps"):
+        list(machine(InPlace, DataLoader(Whole(copies=False), batch_size=None)).train())
+    assert list(machine(InPlace, DataLoader(Whole(copies=True), batch_size=None)).train())
+    assert list(machine(Net, DataLoader(Whole(copies=False), batch_size=None)).train())
+
+
+def scheduled(parameters: Any, lr: float) -> torch.optim.Optimizer:
+    optimizer = torch.optim.SGD(parameters, lr=lr)
+    torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=0.1)
+    return optimizer
+
+
+def test_a_scheduler_around_an_optimizer_is_refused_as_nothing_steps_it() -> None:
+    with pytest.raises(UserError, match=r"rate would stay at 0\.01: give Built\(torch\.optim\.SGD"):
+        list(machine(optimizer=Built(scheduled, lr=0.1)).train())
+    model = Net()
+    experiment = stackwise.experiment(
+        run={"name": "r", "horizon": "2 steps", "device": "cpu"},
+        task=Loss(nn.CrossEntropyLoss(), "labels"),
+        data={"sources": {"s": DataLoader(TensorDataset(POINTS, LABELS), batch_size=4)}, "fields": ["points", "labels"]},
+        model=model,
+        optimizer=scheduled(model.parameters(), lr=0.1),
+    )
+    with pytest.raises(UserError, match="a scheduler of torch"):
+        list(stackwise.assemble(experiment).train())
+
+
 def test_a_field_that_is_no_text_is_refused() -> None:
     class Numbered(Dataset[Any]):
         def __len__(self) -> int:

@@ -8,15 +8,15 @@ from typing import Any
 
 import torch
 
-from stackwise_providers_optim.eager import EagerAdamW
+from stackwise_providers_optim.eager import AdamW
 
 SETTINGS: dict[str, Any] = {"lr": 1e-2, "betas": (0.8, 0.9), "weight_decay": 0.1, "fused": True}
 
 WITHOUT_THE_COMPILER = """
 import sys, torch
-from stackwise_providers_optim.eager import EagerAdamW
+from stackwise_providers_optim.eager import AdamW
 weight = torch.nn.Parameter(torch.ones(3))
-optimizer = EagerAdamW([weight], fused=True)
+optimizer = AdamW([weight], fused=True)
 weight.square().sum().backward()
 optimizer.step()
 optimizer.load_state_dict(optimizer.state_dict())
@@ -40,16 +40,20 @@ def trained(kind: type[torch.optim.AdamW]) -> tuple[torch.Tensor, dict[str, Any]
 
 
 def test_it_computes_what_torchs_does_and_runs_each_hook_once() -> None:
-    torchs, ours = trained(torch.optim.AdamW), trained(EagerAdamW)
+    torchs, ours = trained(torch.optim.AdamW), trained(AdamW)
     assert torch.equal(torchs[0], ours[0])
     assert torchs[1]["param_groups"] == ours[1]["param_groups"]
     assert all(torch.equal(torchs[1]["state"][0][name], value) for name, value in ours[1]["state"][0].items())
     assert ours[2] == torchs[2] == ["before", "after"] * 5
 
 
+def test_it_has_the_name_by_which_checkpoints_know_it() -> None:
+    assert AdamW.__name__ == torch.optim.AdamW.__name__
+
+
 def test_a_closure_is_called_with_gradients() -> None:
     weight = torch.nn.Parameter(torch.ones(2))
-    optimizer = EagerAdamW([weight], lr=0.1)
+    optimizer = AdamW([weight], lr=0.1)
 
     def closure() -> torch.Tensor:
         loss = weight.square().sum()

@@ -53,6 +53,8 @@ def find_array(field: str, reference: str) -> StoredArray:
     readers: dict[str, Callable[[Path, str | None, str], StoredArray]] = {".npy": _npy, ".npz": _npz, ".safetensors": _safetensors}
     if path.suffix not in readers:
         raise DataError(f"{label}: a file of arrays ends in .npy, .npz or .safetensors")
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise DataError(f"{label}: it is no file but a folder, pipe or device: name a file")
     try:
         return readers[path.suffix](path, asked, label)
     except OSError as fault:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from stackwise import BuildContext, ParameterGroup
-from stackwise_providers_optim.eager import EagerAdamW
+from stackwise_providers_optim.eager import AdamW
 from stackwise_providers_optim.grouping import torch_groups
 from stackwise_providers_optim.options import AdamWOptions
 
@@ -33,7 +33,7 @@ def build_adamw(options: AdamWOptions, context: BuildContext, groups: Sequence[P
     """
     entries = torch_groups(options, groups, moments=MOMENTS)
     fused = all(can_fuse(p) for group in groups for p in group.parameters.values())
-    optimizer = EagerAdamW(entries, fused=fused or None)
+    optimizer = AdamW(entries, fused=fused or None)
     optimizer.register_step_pre_hook(_set_betas)
     _set_betas(optimizer)
     return optimizer

@@ -24,8 +24,8 @@ class EagerOptimizer(torch.optim.Optimizer):
 _adamw_step = unwrap(torch.optim.AdamW.step)
 
 
-class EagerAdamW(EagerOptimizer, torch.optim.AdamW):
-    """torch's AdamW."""
+class AdamW(EagerOptimizer, torch.optim.AdamW):
+    """torch's AdamW, under its name: checkpoints name the class of their optimizer."""
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:

@@ -210,6 +210,18 @@ def test_an_error_in_the_core_is_nobodys_defect_also_beside_the_cores_own_provid
         select(3, 4)  # type: ignore[arg-type]
 
 
+def test_a_component_that_ends_the_process_is_a_fault_with_its_name(site: Any) -> None:
+    (site.folder / "fake_end.py").write_text("import sys\ndef f():\n    sys.exit(7)\n")
+    site.modules.append("fake_end")
+    import fake_end
+
+    at_fault = provider("text", location=str(site.folder / "fake_end.py"))
+    with pytest.raises(ProviderError, match=r"failed in f \(fake_end.py:3\): it called sys.exit\(7\)"), blaming([at_fault]):
+        fake_end.f()
+    with pytest.raises(SystemExit), blaming([provider("other")]):  # code of the user's own
+        fake_end.f()
+
+
 def test_an_error_in_a_provider_names_its_distribution_and_line(site: Any) -> None:
     (site.folder / "fake_part.py").write_text("def f():\n    raise OSError('dry')\n")
     site.modules.append("fake_part")

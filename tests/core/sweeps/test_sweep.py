@@ -178,6 +178,23 @@ def test_a_change_in_a_file_that_the_config_extends_is_a_change(folder: Path) ->
         open_directory(folder / "out", found, jobs_of(found))
 
 
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{", "[" * 100_000, '{"runs": null}', '{"runs": []}', '{"config": 1e400, "runs": {}}'], ids=lambda text: text[:12]
+)
+def test_a_record_that_is_damaged_is_refused_by_name(folder: Path, content: str) -> None:
+    (folder / "out").mkdir()
+    (folder / "out" / "sweep.json").write_text(content)
+    with pytest.raises(UserError, match=r"out/sweep\.json is damaged: .*: remove it"):
+        open_directory(folder / "out", load_sweep(folder / "s.yaml"), [])
+
+
+def test_a_pipe_in_the_place_of_a_record_is_refused_at_once(folder: Path) -> None:
+    (folder / "out").mkdir()
+    os.mkfifo(folder / "out" / "sweep.json")
+    with pytest.raises(UserError, match="is not a regular file"):
+        open_directory(folder / "out", load_sweep(folder / "s.yaml"), [])
+
+
 def test_names_stay_inside_the_directory_and_short_enough_for_a_file(folder: Path) -> None:
     write(folder, {"config": "base.yaml", "settings": {"..": {}, "长" * 120: {}, "../up": {}}})
     names = [point.name for point in load_sweep(folder / "s.yaml").points()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 
 from stackwise.curriculum.parts import Part
@@ -26,6 +27,21 @@ def checked(part: Part, made: Any) -> Any:
     if part.given is not None and (missing := [name for name in names if not hasattr(made, name)]):
         raise UserError(f"{part.kind}: {part.id} cannot be used as {part.kind}, because it has no {', '.join(missing)}: {form}")
     return made
+
+
+def without_scheduler(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """An optimizer that was given in code, or made by what was, as it is.
+
+    Raises:
+        UserError: a scheduler of torch stands around it.
+    """
+    if hasattr(optimizer.step, "_wrapped_by_lr_sched"):
+        name, rate = type(optimizer).__name__, float(optimizer.param_groups[0]["lr"])
+        raise UserError(
+            f"a scheduler of torch stands around this {name}, and nothing steps it here, so that the rate would stay at {rate:g}: give "
+            f"Built(torch.optim.{name}, lr={{'cosine': {{'from': {rate:g}, 'warmup': '5%'}}}}), or another schedule of the config"
+        )
+    return optimizer
 
 
 def checked_module(part: Part, made: Any) -> nn.Module:

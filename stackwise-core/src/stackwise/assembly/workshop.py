@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from stackwise.assembly.given import checked, checked_module
+from stackwise.assembly.given import checked, checked_module, without_scheduler
 from stackwise.assembly.outside import as_faults_of
 from stackwise.contracts.answers import METHODS, WrongAnswer, calling, expect, expect_artifact
 from stackwise.contracts.components import SPEC_OF, BuildContext, Built
@@ -101,11 +101,13 @@ class Workshop:
             entries = [{"params": list(g.parameters.items()), "group": g.name, **g.values} for g in groups]
             with as_faults_of(part):
                 optimizer: torch.optim.Optimizer = part.given.make(entries, **part.options_at(t))
-            return optimizer
+            return without_scheduler(optimizer)
         result: torch.optim.Optimizer = checked(part, self._make(part, "optimizer", groups, t=t))
+        if part.given is not None:
+            return without_scheduler(result)
         names = {"default", *(group.name for group in groups)}
         with calling(part.id, "its factory"):
-            for group in result.param_groups if part.given is None else ():
+            for group in result.param_groups:
                 name = group.get("group", "default")
                 expect(name in names, name, f"one of {', '.join(sorted(names))} as the `group` of a torch group")
         return result

@@ -6,14 +6,14 @@ import csv
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from stackwise.reports.comparison import Crossing, Reached
+    from stackwise.reports.comparison import Axis, Crossing, Reached
     from stackwise.reports.record import RunRecord
 
 
@@ -39,7 +39,7 @@ Exit codes: 0 done, 2 a RUN is not a run directory, or is given twice.
 @click.option("--to", metavar="METRIC=VALUE", help="Say where each run first reached it: heldout.loss=2.0 (>= where more is better).")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object: runs, groups, keys, reached, to.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print what they reached as CSV, one line per run and metric.")
-def compare(runs: tuple[Path, ...], axis: Literal["steps", "tokens", "flops"], to: str | None, as_json: bool, as_csv: bool) -> None:
+def compare(runs: tuple[Path, ...], axis: Axis, to: str | None, as_json: bool, as_csv: bool) -> None:
     """Compare RUNs: the keys of their configs that differ, and every metric where all of them had consumed as much.
 
     A metric is compared at the farthest point that all runs with it have reached; a run that was not evaluated there counts with its last
@@ -47,8 +47,7 @@ def compare(runs: tuple[Path, ...], axis: Literal["steps", "tokens", "flops"], t
     and the differences from the first group by seed.
     """
     from stackwise.errors import UserError
-    from stackwise.reports import comparison
-    from stackwise.reports.record import read_runs
+    from stackwise.reports.record import read_runs, understood
 
     if len(runs) < 2:
         raise UserError(f"there is nothing to compare {runs[0]} with: name two runs or more")
@@ -60,6 +59,13 @@ def compare(runs: tuple[Path, ...], axis: Literal["steps", "tokens", "flops"], t
             click.echo(
                 f"{record.path}: lines of its events that could not be understood were passed over: {record.passed_over:,}", err=True
             )
+    with understood(runs):
+        _show(records, axis, to, as_json=as_json, as_csv=as_csv)
+
+
+def _show(records: Sequence[RunRecord], axis: Axis, to: str | None, *, as_json: bool, as_csv: bool) -> None:
+    from stackwise.reports import comparison
+
     groups, reached = comparison.seed_groups(records), comparison.compare(records, axis)
     crossed = [] if to is None else _crossings(records, to)
     if as_csv:

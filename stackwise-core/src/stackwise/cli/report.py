@@ -39,23 +39,26 @@ def report(runs: tuple[Path, ...], output: Path | None, svg: Path | None, live: 
         _serve(runs, output, port)
         return
     from stackwise.reports.page.render import render_page
-    from stackwise.reports.record import read_runs
+    from stackwise.reports.record import read_runs, understood
 
     place = output if output is not None else runs[0] / "report.html" if len(runs) == 1 else Path("report.html")
-    page = render_page(read_runs(runs))
+    with understood(runs):
+        page = render_page(read_runs(runs))
     write_page(place, page)
     click.echo(f"{place} ({len(page.encode()) / 1e6:.2f} MB)")
 
 
 def _draw(runs: tuple[Path, ...], place: Path, *, alone: bool) -> None:
     from stackwise.errors import UserError
-    from stackwise.reports.record import read_run
+    from stackwise.reports.record import read_run, understood
     from stackwise.reports.timeline_svg import timeline_svg
 
     if len(runs) != 1 or not alone:
         raise UserError("--svg draws the timeline of one RUN and no page: give one RUN, and leave -o and --live out")
     record = read_run(runs[0])
-    write_page(place, timeline_svg(record.plan, record.name))
+    with understood(runs):
+        picture = timeline_svg(record.plan, record.name)
+    write_page(place, picture)
     click.echo(place)
 
 

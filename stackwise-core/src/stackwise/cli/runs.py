@@ -57,12 +57,15 @@ class _Unreadable:
 
 def _read(path: Path) -> RunRecord | _Unreadable:
     from stackwise.errors import UserError
-    from stackwise.reports.record import CONFIG, read_run
+    from stackwise.reports.record import CONFIG, read_run, understood
     from stackwise.storage.logs import METRICS, Log
 
     try:
         next(Log(path).documents(METRICS), None)  # what is listed needs its end alone, which a log that cannot be read has not
-        return read_run(path)
+        with understood([path]):
+            record = read_run(path)
+            _row(record), _as_json(record)  # a document of another shape shows here
+        return record
     except UserError as error:
         return _Unreadable(path.resolve().name, (path / CONFIG).stat().st_mtime, str(error))
 
@@ -90,22 +93,24 @@ def _as_json(record: RunRecord | _Unreadable) -> dict[str, Any]:
 def _lines(listed: list[RunRecord | _Unreadable]) -> list[str]:
     from datetime import datetime
 
-    from stackwise.reports.comparison import best_of, last_of
-    from stackwise.reports.page.tables import size
     from stackwise.reports.terminal import columns_of, table, wrap
 
     rows = [["run", "began", "status", "phase", "step", "last", "best", "size", "parent"]]
     for record in listed:
-        when = datetime.fromtimestamp(record.began).strftime("%Y-%m-%d %H:%M")
-        if isinstance(record, _Unreadable):
-            rows.append([record.name, when, UNREADABLE, *["–"] * 6])
-            continue
-        last, best = last_of(record), best_of(record)
-        parent = "–" if record.parent is None else f"{Path(str(record.parent.get('run'))).name} @ {record.parent.get('step')}"
-        steps = f"{record.last_step:,}/{record.plan.get('steps', 0):,}"
-        figures = ["–" if figure is None else str(figure) for figure in (last, best)]
-        status = record.status if len(record.status) <= 24 else record.status[:23] + "…"
-        rows.append([record.name, when, status, record.phase or "–", steps, *figures, size(record.bytes), parent])
+        seen = [UNREADABLE, *["–"] * 6] if isinstance(record, _Unreadable) else _row(record)
+        rows.append([record.name, datetime.fromtimestamp(record.began).strftime("%Y-%m-%d %H:%M"), *seen])
     shown = rows if any(row[-1] != "–" for row in rows[1:]) else [row[:-1] for row in rows]
     faults = [f"{each.name}: {each.fault}" for each in listed if isinstance(each, _Unreadable)]
     return [*table(shown, columns_of()), *(line for fault in faults for line in wrap(fault, columns_of()).splitlines())]
+
+
+def _row(record: RunRecord) -> list[str]:
+    """What a line of the table says behind name and time."""
+    from stackwise.reports.comparison import best_of, last_of
+    from stackwise.reports.page.tables import size
+
+    parent = "–" if record.parent is None else f"{Path(str(record.parent.get('run'))).name} @ {record.parent.get('step')}"
+    steps = f"{record.last_step:,}/{record.plan.get('steps', 0):,}"
+    figures = ["–" if figure is None else str(figure) for figure in (last_of(record), best_of(record))]
+    status = record.status if len(record.status) <= 24 else record.status[:23] + "…"
+    return [status, record.phase or "–", steps, *figures, size(record.bytes), parent]

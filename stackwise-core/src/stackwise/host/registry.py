@@ -195,7 +195,7 @@ def blaming(providers: Collection[Provider]) -> Iterator[None]:
         if completed is None:
             raise
         raise completed from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a provider must not end the process without a word
         if lacks_memory(error):
             raise UserError(
                 f"out of memory{bytes_asked(error)}: lower data.batch_size (data.accumulate keeps the step as large) or "
@@ -222,7 +222,7 @@ def _completed(error: StackwiseError, providers: Collection[Provider]) -> Provid
     return ProviderError(f"{where}: {error}", provider=provider.name, distribution=provider.distribution)
 
 
-def _fault_of(error: Exception, providers: Collection[Provider]) -> ProviderError | None:
+def _fault_of(error: Exception | SystemExit, providers: Collection[Provider]) -> ProviderError | None:
     """The error as a provider's defect; None: it is not theirs."""
     core = Path(__file__).parents[1]  # the package, as `location` of the core's own provider
     folders = {Path(provider.location): provider for provider in providers if Path(provider.location) != core}

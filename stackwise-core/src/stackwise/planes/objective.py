@@ -48,22 +48,20 @@ class Judged(NamedTuple):
     """What trains beside the task's loss."""
 
 
-def check_loss(task: object, result: Any, fault: type[StackwiseError] = ProviderError, *, trains: bool = True) -> None:
-    """Check a result of a task's `loss` against its contract: a differentiable sum, its denominator, further metrics.
+def check_loss(task: object, result: Any, fault: type[StackwiseError] = ProviderError) -> None:
+    """Check a result of a task's `loss` against its contract: a sum, its denominator, further metrics.
 
     Args:
         task: named in the message.
         result: of its `loss`.
         fault: raised where the result breaks the contract; a task given in code is its user's.
-        trains: whether gradients are to flow back from it.
     """
     if not isinstance(result, tuple) or len(result) != 3:
         what = f"{_loss_of(task)} is no (total, weight, metrics) but {_short(result)}"
         raise fault(f"{what}: return the sum, its denominator and a map of metrics")
     total, weight, metrics = result
-    if not isinstance(total, torch.Tensor) or total.dim() != 0 or (trains and not total.requires_grad) or total.is_complex():
-        what = f"the total of {_loss_of(task)} is {_short(total)}"
-        raise fault(f"{what}: it is one number, a sum over targets, that gradients flow back from")
+    if not isinstance(total, torch.Tensor) or total.dim() != 0 or total.is_complex():
+        raise fault(_no_total(task, total))
     if not isinstance(weight, _NUMBERS) or (isinstance(weight, torch.Tensor) and weight.dim() != 0):
         raise fault(f"the weight of {_loss_of(task)} is {_short(weight)}: it is one number, the denominator of the sum")
     pairs = metrics.values() if isinstance(metrics, MAPS) else [metrics]
@@ -85,6 +83,11 @@ def check_weight(task: object, weight: torch.Tensor | float, fault: type[Stackwi
             f"the weight of the loss of {type(task).__name__} is {float(weight):g}: the denominator of a sum is not negative, or training "
             "would climb"
         )
+
+
+def _no_total(task: object, total: object) -> str:
+    what = f"the total of {_loss_of(task)} is {_short(total)}"
+    return f"{what}: it is one number, a sum over targets, that gradients flow back from"
 
 
 def _loss_of(task: object) -> str:
@@ -264,7 +267,10 @@ class Objective:
         names: Mapping[str, bool] = getattr(model, "reported", {})
         outputs, reported = split(outputs, names) if names else (outputs, {})
         trains = torch.is_grad_enabled()
-        result = self.judge(outputs, prepared, trains=trains)
+        result = self.judge(outputs, prepared)
+        if trains and not result[0].requires_grad:
+            with calling(self.name, "loss"):
+                raise self.fault(_no_total(self.task, result[0]))
         if self._looked_at_loss is not trains:
             with calling(self.name, "loss"):
                 check_weight(self.task, result[1], self.fault)
@@ -286,13 +292,12 @@ class Objective:
         for name in (name for name in self._weights if name not in losses):
             raise UserError(undeclared(name, losses))
 
-    def judge(self, outputs: Mapping[str, torch.Tensor], prepared: Batch, *, trains: bool = False) -> Any:
+    def judge(self, outputs: Mapping[str, torch.Tensor], prepared: Batch) -> Any:
         """What the task returns as the loss of these outputs, with those of the reference where there is one.
 
         Args:
             outputs: of the model.
             prepared: the batch that it saw.
-            trains: whether gradients are to flow back from it.
 
         Raises:
             ProviderError: what the task returned is not a loss; UserError for a task given in code.
@@ -304,7 +309,7 @@ class Objective:
                 with torch.no_grad():
                     compared, _ = split(self._outputs(self.reference, prepared), getattr(self.reference, "reported", {}))
                 result = self.task.loss(outputs, prepared, reference=compared)  # type: ignore[call-arg]  # its spec declares it
-            check_loss(self.task, result, self.fault, trains=trains)
+            check_loss(self.task, result, self.fault)
         except BaseException as error:
             mark(error, self.name, "loss")
             raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from io import SEEK_END
 from pathlib import Path
 from typing import Any
@@ -135,6 +135,23 @@ class RunRecord:
         return None if not scored else (max(scored) if most else min(scored))[1]
 
 
+@contextmanager
+def understood(paths: Sequence[Path]) -> Iterator[None]:
+    """Around whatever shows runs: their documents are read as a run writes them, and one of another shape is the directory's fault.
+
+    Raises:
+        UserError: a document has another shape.
+    """
+    try:
+        yield
+    except (ArithmeticError, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        places = ", ".join(map(str, paths))
+        raise UserError(
+            f"{places}: {PLAN}, {STATUS} or a log is not as a run writes it ({type(error).__name__}: {error}): put the file back, or leave "
+            "the run out; if nobody has changed the files, this is a bug to report"
+        ) from error
+
+
 def read_run(path: Path) -> RunRecord:
     """Read everything of a run directory but its steps.
 
@@ -213,7 +230,7 @@ def read_steps(path: Path) -> Steps:
     """Every step in the metrics of a run directory, as columns; of a step that stands twice the last line counts."""
     log, rows, damaged = Log(path), {}, 0
     for line in log.documents(METRICS):
-        if not isinstance(line.get("step"), int) or not ("evaluation" in line or _is_number(line.get("loss"))):
+        if not _is_count(line.get("step")) or not ("evaluation" in line or _is_step(line)):
             damaged += 1
         elif "evaluation" not in line:
             rows[line["step"]] = line
@@ -221,8 +238,7 @@ def read_steps(path: Path) -> Steps:
     names: dict[str, None] = dict.fromkeys(_CORE_COLUMNS)
     for line in lines:
         for group in ("metrics", "rates"):
-            if line.get(group):
-                names |= dict.fromkeys(f"{group}.{key}" for key in line[group])
+            names |= dict.fromkeys(f"{group}.{key}" for key in _object_in(line, group))
     return Steps(
         np.array([line["step"] for line in lines], dtype=np.int64),
         {name: np.array([_value(line, name) for line in lines], dtype=np.float64) for name in names},
@@ -233,12 +249,20 @@ def read_steps(path: Path) -> Steps:
 
 def _value(line: Mapping[str, Any], name: str) -> float:
     group, _, key = name.partition(".")
-    value = line.get(name) if not key else line.get(group, {}).get(key)
+    value = line.get(name) if not key else _object_in(line, group).get(key)
     return float(value) if value is not None and _is_number(value) else float("nan")
 
 
+def _is_step(line: Mapping[str, Any]) -> bool:
+    return _is_number(line.get("loss")) and _is_count(line.get("tokens", 0))
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**63
+
+
 def _is_number(value: Any) -> bool:
-    return (isinstance(value, int | float) and not isinstance(value, bool)) or value in ("nan", "inf", "-inf")
+    return type(value) is float or (type(value) is int and value.bit_length() < 64) or value in ("nan", "inf", "-inf")
 
 
 def _text_of(path: Path) -> str:

@@ -19,7 +19,8 @@ from stackwise.storage.shared_file import Held, Others, write_shared
 from stackwise.storage.tensor_file import read_tensors, write_tensors
 
 WEIGHTS, DESCRIPTION = "weights.safetensors", "weights.json"
-_FIELDS = {"sha256": str, "step": int, "data": Mapping[str, dict[str, Any]], "unheld": tuple[str, ...], "tensors": Mapping[str, Any]}
+_ANY = Mapping[str, Any]
+_FIELDS = {"sha256": str, "step": int, "data": Mapping[str, dict[str, Any]], "unheld": tuple[str, ...], "tensors": _ANY, "specs": _ANY}
 """Fields of the description that are checked as soon as it is read."""
 
 

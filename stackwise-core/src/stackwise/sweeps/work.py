@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from time import sleep
 from types import FrameType
+from typing import Any
 
 from attrs import define, field, frozen
 
@@ -19,8 +20,10 @@ from stackwise.config.documents import read_file
 from stackwise.config.sweep import LOGS, RECORD, SweepConfig
 from stackwise.errors import RunStopped, UserError
 from stackwise.storage.checkpoints.store import name_of
+from stackwise.storage.codec import read_object, typed
 from stackwise.storage.lock import RunLock
-from stackwise.storage.run_directory import CHECKPOINTS, CONFIG, FINISHED, STATUS
+from stackwise.storage.regular import read_regular
+from stackwise.storage.run_directory import CHECKPOINTS, CONFIG, FINISHED, read_status
 from stackwise.sweeps.tree import Job
 
 _POLL_S = 0.2
@@ -48,12 +51,12 @@ def open_directory(path: Path, sweep: SweepConfig, jobs: Sequence[Job]) -> RunLo
     }
     wanted = json.loads(json.dumps({"config": read_file(Path(sweep.config)).plain(), "runs": record}, default=str))
     place = path / RECORD
-    if path.exists() and not place.is_file():
+    if path.exists() and not place.exists():
         raise UserError(f"{path} exists already and is not a sweep: give another --output, or remove it")
-    if place.is_file():
-        held = json.loads(place.read_text(encoding="utf-8"))
+    if place.exists():
+        held = _record(place)
         changed = ["its config"] if held.get("config") != wanted["config"] else []
-        changed += [name for name, about in held.get("runs", {}).items() if wanted["runs"].get(name) != about and (path / name).exists()]
+        changed += [name for name, about in held["runs"].items() if wanted["runs"].get(name) != about and (path / name).exists()]
         if changed:
             raise UserError(f"{path} is a sweep of something else ({', '.join(changed[:5])} changed): give another --output, or remove it")
     (path / LOGS).mkdir(parents=True, exist_ok=True)
@@ -104,10 +107,13 @@ class Work:
 
     def is_finished(self, job: Job) -> bool:
         """Whether a run has nothing left to do."""
-        return _status(self.directory / job.point.name) == FINISHED
+        return self._has_finished(job.point.name)
 
     def _can_begin(self, job: Job) -> bool:
-        return job.parent is None or self._exists(job) or self._state_for(job).is_dir() or _status(self.directory / job.parent) == FINISHED
+        return job.parent is None or self._exists(job) or self._state_for(job).is_dir() or self._has_finished(job.parent)
+
+    def _has_finished(self, name: str) -> bool:
+        return read_status(self.directory / name).get("status") == FINISHED
 
     def _state_for(self, job: Job) -> Path:
         """The checkpoint that a run begins at."""
@@ -184,9 +190,21 @@ class Work:
                 signal.signal(number, handler)
 
 
-def _status(directory: Path) -> str | None:
+def _record(place: Path) -> dict[str, Any]:
+    """What an earlier call wrote of its sweep.
+
+    Raises:
+        UserError: the file is damaged.
+    """
     try:
-        status = json.loads((directory / STATUS).read_text(encoding="utf-8")).get("status")
-    except (OSError, ValueError):
-        return None
-    return status if isinstance(status, str) else None
+        record = read_object(read_regular(place))
+        typed(record.get("runs"), dict[str, Any], "runs")
+    except OSError as error:
+        reason = error.strerror or str(error)
+    except ValueError as error:
+        reason = str(error)
+    else:
+        return record
+    raise UserError(
+        f"{place} is damaged: {reason}: remove it and its runs, give another --output, or go on with each run by `stackwise resume`"
+    )

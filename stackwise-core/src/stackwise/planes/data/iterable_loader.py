@@ -198,7 +198,7 @@ class ListLoader(IterableLoader):
 
     def _hold_to_values(self) -> None:
         """Refuse batches that were changed in place since they were first read, as every epoch and evaluation reads the same list."""
-        versions = [_versions(batch) for batch in self._source]
+        versions = [versions_of(batch) for batch in self._source]
         self._versions = self._versions or versions
         for number, (now, then) in enumerate(zip(versions, self._versions, strict=True)):
             if now != then:
@@ -208,10 +208,15 @@ class ListLoader(IterableLoader):
                 )
 
 
-def _versions(batch: object) -> tuple[int, ...]:
+def versions_of(batch: object) -> tuple[int, ...]:
     """How often each tensor of a batch was changed in place; torch does not count it for one made in inference mode."""
+    return tuple(0 if tensor.is_inference() else tensor._version for tensor in tensors_of(batch))
+
+
+def tensors_of(batch: object) -> list[torch.Tensor]:
+    """The tensors of a batch, whether it names them or not."""
     values = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, Sequence) else ()
-    return tuple(0 if value.is_inference() else value._version for value in values if isinstance(value, torch.Tensor))
+    return [value for value in values if isinstance(value, torch.Tensor)]
 
 
 class RepeatedLoader(IterableLoader):

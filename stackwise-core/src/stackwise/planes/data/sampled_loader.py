@@ -19,7 +19,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from stackwise.errors import DataError
-from stackwise.planes.data.iterable_loader import VALUES, IterableLoader, hold_to_size, length_of
+from stackwise.planes.data.iterable_loader import VALUES, IterableLoader, hold_to_size, length_of, tensors_of, versions_of
 from stackwise.planes.data.randomness import generator_state, own_generators, seeded
 from stackwise.planes.data.values import digest_of, sampled_digest
 from stackwise.timeline.streams import step_seed, stream_key
@@ -88,6 +88,10 @@ class SampledLoader(IterableLoader):
         self._batches: Iterator[object] | None = None
         self._requested: deque[_Place] = deque()
         """The place after each batch that is on its way."""
+        self._lent: tuple[object, tuple[int, ...]] = ((), ())
+        """The last batch, and how often its tensors were changed when it was delivered."""
+        self._changed: list[torch.Tensor] = []
+        """Tensors of a batch that forward changed in place, kept so that no new one can have their memory."""
 
     def _copied(self, order: _Order) -> _Order:
         dataset = self._source.dataset
@@ -103,6 +107,9 @@ class SampledLoader(IterableLoader):
         if self._batches is None:
             self._requested.clear()
             self._batches = self._read(self._requests(self._place))
+        if not self._changed:
+            lent, then = self._lent
+            self._changed = [t for t, now, was in zip(tensors_of(lent), versions_of(lent), then, strict=True) if now != was]
         try:
             batch = next(self._batches)
         except StopIteration:
@@ -117,8 +124,20 @@ class SampledLoader(IterableLoader):
             ) from error
         if self._values is None and self._first is None and self._place[:2] == (0, 0):
             self._first = digest_of(self._named(batch))
+        self._hold_to_memory(batch)
         self._place = self._requested.popleft()
+        if not self._source.num_workers:  # what a worker delivers is a copy
+            self._lent = batch, versions_of(batch)
         return batch
+
+    def _hold_to_memory(self, batch: object) -> None:
+        """Refuse a batch in memory that forward has changed: its dataset keeps it, so what follows reads the change."""
+        changed = {tensor.untyped_storage().data_ptr() for tensor in self._changed}
+        if changed and any(tensor.untyped_storage().data_ptr() in changed for tensor in tensors_of(batch)):
+            raise DataError(
+                "a batch of this DataLoader was changed in place and is memory that its dataset keeps, so that every further epoch and "
+                "evaluation reads the change: leave it as it is in forward and loss (x * 2 for x.mul_(2)), or clone in the dataset"
+            )
 
     def _requests(self, start: _Place) -> Iterator[_Request]:
         """Every request from a place on, without end."""
