@@ -5,12 +5,13 @@ the grid for as long as the best lies there. Finalists have five other seeds. Ev
 was stopped, and the tables of docs/explanation/results.md are printed from the runs.
 
 Run: python benchmarks/quality/laboratory.py [--study first] [--study 3e12] [--runs DIR] [--jobs N]; any budget in FLOPs is a study.
-`first` takes half an hour of one core, 3e12 some six hours, 1e13 some twenty. `--plan` says what would run, `--table` prints what is there.
+`first` takes half an hour of one core, 3e12 some four hours, 1e13 some thirteen. `--plan` says what would run, `--table` what there is.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import subprocess
@@ -18,8 +19,6 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import yaml
 
 from stackwise.reports.comparison import Interval
 from stackwise.reports.record import RunRecord, read_run
@@ -145,7 +144,7 @@ class Laboratory:
         self.directory.mkdir(parents=True, exist_ok=True)
         file = self.directory / f"{name}.yaml"
         content = {"config": str(side.config), "settings": dict(settings), "seeds": list(seeds)}
-        file.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+        file.write_text(json.dumps(content, indent=1), encoding="utf-8")
         call = "from stackwise.cli import main; main(prog_name='stackwise')"
         how = ["--plan"] if self.only else ["--output", str(self.directory / name), "--jobs", str(self.jobs)]
         command = [sys.executable, "-c", call, "sweep", str(file), *how]
