@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import struct
+import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -22,8 +23,9 @@ from shown_runs import CONFIG, log
 
 import stackwise
 from stackwise.builtin import tracking
+from stackwise.builtin.tensorboard import TensorBoard
 from stackwise.builtin.tracking import IDENTITIES
-from stackwise.contracts.events import Event, StepDone
+from stackwise.contracts.events import Event, RunFacts, StepDone
 from stackwise.errors import RunStopped, UserError
 from stackwise.runs.run import branch, resume
 
@@ -266,3 +268,18 @@ def test_a_missing_library_is_named_with_what_to_install(name: str, places: Path
     with pytest.raises(UserError, match=rf"stackwise-core\[{name}\]"):
         stackwise.run(config(places, name, TRACKERS[name][0]), output=places / "run", stream=io.StringIO())
     assert not (places / "run").exists()
+
+
+def test_what_tensorboard_holds_is_written_where_nobody_finishes_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tensorboard")
+    monkeypatch.chdir(tmp_path)
+    before = set(threading.enumerate())
+    board = TensorBoard("board")
+    board.open(RunFacts("run", "", {}, {}), 0, None)
+    board.write(1, {"loss": 2.0})
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")  # where a relative place would be another
+    del board
+    assert set(threading.enumerate()) <= before  # its writer has ended, and writes nothing into a folder that is gone
+    (written,) = (tmp_path / "board" / "run").iterdir()
+    assert b"loss" in written.read_bytes()

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from weakref import finalize
 
 import yaml
 
@@ -31,7 +32,8 @@ class TensorBoard:
     def open(self, facts: RunFacts, step: int, identity: str | None) -> None:
         self.close("")
         place = Path(self._folder) / facts.name if self._folder else Path(facts.directory) / "tensorboard"
-        self._writer = self._summaries.SummaryWriter(str(place), purge_step=step or None)
+        self._writer = self._summaries.SummaryWriter(str(place.absolute()), purge_step=step or None)
+        self._ending = finalize(self, self._writer.close)  # its thread writes what it holds also where nobody finishes the run
         if step == 0 and facts.config:
             self._writer.add_text("config", f"```yaml\n{yaml.safe_dump(facts.config, sort_keys=False)}```", 0)
             self._writer.add_text("plan", f"```json\n{json.dumps(facts.plan, indent=1)}\n```", 0)
@@ -47,7 +49,7 @@ class TensorBoard:
 
     def close(self, status: str) -> None:
         if self._writer is not None:
-            self._writer.close()
+            self._ending()
             self._writer = None
 
 
