@@ -188,7 +188,8 @@ class Source:
             lacks = f" (what is read and not there: {absent})" if absent else ""
             raise DataError(
                 f"source '{self.name}' delivers {names}, which nothing reads{lacks}: say `data.drop: [{names}]` where that is meant, name "
-                "it in the task's spec or as an argument of the module's forward, or give it the name that is read by `data.rename`"
+                f"it in the task's spec, as a target, Loss(function, '{unread[0]}'), or as an argument of the module's forward, or give it "
+                "the name that is read by `data.rename`"
             )
         self._looked_at = frozenset(batch)
 
