@@ -56,11 +56,12 @@ def keeping_functions(functions: Mapping[str, object]) -> Iterator[tuple[str, st
     for where, function in functions.items():
         function = _innermost(function)
         if isinstance(function, FunctionType) and not f"{function.__module__}.".startswith(_OURS):
-            written = _written(function)
-            kept = {name for name, value in _of_function(function) if name in written or isinstance(value, _CONTAINERS)}
-            globals_read = set(function.__code__.co_names) - written - set(function.__code__.co_freevars)
-            if kept := sorted(kept - globals_read):
-                yield f"{where} {function.__qualname__}", ", ".join(kept)
+            written, read = _written(function), set(function.__code__.co_names)
+            kept = {
+                name for name, value in _of_function(function) if name in written or (isinstance(value, _CONTAINERS) and name not in read)
+            }
+            if kept:
+                yield f"{where} {function.__qualname__}", ", ".join(sorted(kept))
 
 
 def _hooks(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Callable[..., Any]]]:

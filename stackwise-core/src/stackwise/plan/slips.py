@@ -26,15 +26,14 @@ def slips(kind: Kind, built: Built, options: Mapping[str, Any], path: str) -> It
         options: those in force, by name.
         path: where it stands.
     """
-    make, name = built.make, getattr(built.make, "__name__", type(built.make).__name__)
+    make: Any = built.make  # the type is what it should be
+    name = getattr(make, "__name__", type(make).__name__)
     if hasattr(make, "param_groups") or (hasattr(make, "forward") and hasattr(make, "parameters") and not isinstance(make, type)):
         yield Problem(
             f"Built holds a {name} that is built already: give the object itself, or Built({name}, <option>=…) of its class", path
         )
     elif not callable(make):
-        yield Problem(
-            f"Built holds {make!r:.60}, which cannot be called: give the class or function itself, Built({name}, <option>=…)", path
-        )
+        yield Problem(f"Built holds {make!r:.60}, which cannot be called: give the class or the function itself", path)
     elif kind == "optimizer" and "params" in options:
         rest = "".join(f", {option}=…" for option in options if option != "params")
         yield Problem(f"an optimizer is given its parameters by the run: leave them out, Built({name}{rest})", f"{path}.params")
