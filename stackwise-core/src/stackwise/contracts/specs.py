@@ -144,7 +144,7 @@ class TransformSpec:
     outputs: Mapping[str, TensorSpec] = Factory(dict)
     """Fields it adds, or gives another dtype, shape or bounds."""
     prepares: bool = False
-    """Whether it is part of preparing the data (tokenising, normalising) rather than of training (augmentation): evaluations apply it too."""
+    """Whether it prepares the data (tokenising, normalising), so that evaluations apply it too, or belongs to training (augmentation)."""
 
 
 @frozen(kw_only=True)
@@ -269,8 +269,8 @@ class TaskSpec:
     """Whether `prepare` calls the model (on-policy sampling, hard negatives). It then gets the argument `model`, a function from a batch to
     outputs by name: the model as it is at that step, in eval mode and without gradients."""
     couples: Literal["rows"] | None = field(default=None, validator=_check_couples)
-    """`rows`: the loss of a row depends on the other rows of its batch, as in contrastive learning. A batch can then not be split, so a step
-    is one micro-batch in one process. None: every row counts for itself."""
+    """`rows`: the loss of a row depends on the other rows of its batch, as in contrastive learning. A batch cannot be split then, so a
+    step is one micro-batch in one process. None: every row counts for itself."""
     reference: Literal["phase entry", "given"] | None = field(default=None, validator=_check_reference)
     """A frozen model in eval mode, whose outputs `loss` gets as `reference`. `phase entry`: a copy of the model at the moment when this
     task first applies, unless the config names another model (`task.reference`). `given`: the config must name one. None: no reference."""
