@@ -16,7 +16,8 @@ from stackwise.reports.record import RunRecord, flops_at, read_steps
 ABSENT = "–"
 SEED_KEYS = frozenset({"run.seed", "run.name"})
 """Which run of an experiment it is."""
-Axis = Literal["steps", "tokens", "flops"]
+Axis = Literal["steps", "tokens", "flops", "end"]
+"""Where runs are compared: where all had consumed as much, or each at its own end."""
 FEW_SEEDS = 4
 """With fewer seeds, the difference between seeds is easily mistaken for a result."""
 
@@ -148,20 +149,20 @@ class Reached:
     evaluation: str
     metric: str
     at: float
-    """Steps, tokens or training FLOPs."""
+    """Steps, tokens or training FLOPs; of runs that are compared at their own ends, the steps of the longest."""
     values: tuple[float | None, ...]
     steps: tuple[int | None, ...]
     """Where each run was evaluated last up to there."""
 
 
 def compare(records: Sequence[RunRecord], axis: Axis = "steps") -> list[Reached]:
-    """Every metric at the farthest point that all runs have reached; before a boundary where one lies there."""
+    """Every metric at the farthest point that all runs have reached, or at each one's end; before a boundary where one lies there."""
     histories = [_history(record, axis) for record in records]
     names = dict.fromkeys(name for history in histories for name in history)
     rows = []
     for evaluation, metric in names:
         ends = [max(history[evaluation, metric]) for history in histories if (evaluation, metric) in history]
-        at = min(ends)
+        at = max(ends) if axis == "end" else min(ends)
         found = [_last_until(history.get((evaluation, metric), {}), at) for history in histories]
         rows.append(
             Reached(
@@ -234,12 +235,13 @@ def crossing(record: RunRecord, evaluation: str, metric: str, value: float, *, m
 def _history(record: RunRecord, axis: Axis) -> dict[tuple[str, str], dict[float, tuple[int, float]]]:
     """Evaluation and metric → position → step and value; of two sides of a boundary the one before it."""
     history: dict[tuple[str, str], dict[float, tuple[int, float]]] = {}
-    tokens = {} if axis == "steps" else read_steps(record.path).tokens_before
+    by_step = axis in ("steps", "end")
+    tokens = {} if by_step else read_steps(record.path).tokens_before
     if axis == "tokens" and record.last_step and not any(tokens.values()):
         raise UserError(f"the rows of {record.path} have no tokens: compare at steps or flops")
     for event in record.evaluations:
         step = int(event["step"])
-        position: float = step if axis == "steps" else tokens.get(step, 0)
+        position: float = step if by_step else tokens.get(step, 0)
         if axis == "flops":
             flops = flops_at(record.plan, [step], [position])
             if flops is None:
