@@ -95,6 +95,8 @@ class Progress:
                 self.say(f"      {note}")
         elif isinstance(event, PhaseEntered):
             self.tell(self._entry_text(event))
+            for note in event.notes:
+                self.say(f"      {note}")
             self._entering = True
             if self._compiles:
                 self.tell("      compiles what comes: the first step of each shape takes longer, less where torch kept the result")

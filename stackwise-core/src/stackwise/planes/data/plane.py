@@ -14,15 +14,16 @@ from stackwise.contracts.protocols import Batch, Loader, Stateful
 from stackwise.contracts.specs import EpochSize
 from stackwise.curriculum.parts import Part
 from stackwise.curriculum.states import BatchShape, DataState
-from stackwise.errors import DataError
+from stackwise.errors import DataError, StackwiseError
 from stackwise.planes.data.batches import check_limits, copied, join_rows
 from stackwise.planes.data.iterable_loader import IterableLoader
+from stackwise.planes.data.makers import fault_of
 from stackwise.planes.data.mixture import Mixture
 from stackwise.planes.data.read_ahead import ReadAhead
 from stackwise.planes.data.readers.processes import ProcessLoader, ReaderStopped
 from stackwise.planes.data.ready_made import as_loader
 from stackwise.planes.data.share import WHOLE, Share
-from stackwise.planes.data.sources import Delivered, Source
+from stackwise.planes.data.sources import Delivered, Source, lines_of
 from stackwise.planes.data.transforms import BuildTransform, Transforms
 from stackwise.timeline.duration import Moment
 from stackwise.timeline.schedules import Curve
@@ -72,8 +73,7 @@ class DataPlane:
         workers: int = 0,
         share: Share = WHOLE,
     ) -> None:
-        self.share = share
-        """May be set before the first step."""
+        self.share = share  # may be set before the first step
         self._build, self._transforms, self._seed = build, Transforms(build_transform, seed), seed
         self._device = device if device is not None and device.type != "cpu" else None
         self._workers = workers
@@ -195,13 +195,17 @@ class DataPlane:
         """How many micro-batches a step has, over all processes."""
         return 1 if self._state is None else len(self._state.shape(step).micro_batches)
 
+    def fault_of(self, fields: Sequence[str], value: int, sentence: str) -> StackwiseError:
+        """The error for a value that these fields should not hold, of the class of whoever made it."""
+        return fault_of(list(self._sources.values()), self._transforms.parts, fields, value, sentence)
+
     def stateful_transforms(self) -> list[Stateful]:
         """The transforms of the phase in force that keep a state."""
         return self._transforms.stateful()
 
     def ledger(self) -> dict[str, dict[str, int]]:
         """Rows and tokens delivered by source over the whole run, sources no longer named included."""
-        lines: dict[str, dict[str, int]] = self._ahead.state()["ledger"] if self._open else _lines(self._all())
+        lines: dict[str, dict[str, int]] = self._ahead.state()["ledger"] if self._open else lines_of(self._all())
         return lines
 
     def fingerprints(self) -> dict[str, Mapping[str, Any]]:
@@ -247,7 +251,7 @@ class DataPlane:
         known = self._all()
         return {
             "sources": {name: source.state() for name, source in known.items()},
-            "ledger": _lines(known),
+            "ledger": lines_of(known),
             "mixture": {"debts": self._debts},
             "transforms": self._transforms.state_dict(),
         }
@@ -394,7 +398,3 @@ class DataPlane:
         if self._device is not None:
             batch = {name: tensor.to(self._device, non_blocking=True) for name, tensor in batch.items()}
         return batch
-
-
-def _lines(sources: Mapping[str, Source]) -> dict[str, dict[str, int]]:
-    return {name: {"rows": source.delivered.rows, "tokens": source.delivered.tokens} for name, source in sources.items()}
