@@ -17,42 +17,18 @@ from stackwise.reports.record import RunRecord, flops_at, read_steps
 ABSENT = "–"
 SEED_KEYS = frozenset({"run.seed", "run.name"})
 """Keys that may differ between the runs of one experiment."""
-Axis = Literal["steps", "tokens", "flops"]
+Axis = Literal["steps", "tokens", "flops", "end"]
+"""Where runs are compared: at equal steps, tokens or FLOPs, or each run at its own end."""
 FEW_SEEDS = 4
 """With fewer seeds than this, the variation between seeds is easily mistaken for a result."""
 
 # the 97.5% quantile of Student's t for 1, 2, ... degrees of freedom (any statistics textbook's table); 1.96 in the limit
-_T: tuple[float, ...] = (
-    12.706,
-    4.303,
-    3.182,
-    2.776,
-    2.571,
-    2.447,
-    2.365,
-    2.306,
-    2.262,
-    2.228,
-    2.201,
-    2.179,
-    2.160,
-    2.145,
-    2.131,
-    2.120,
-    2.110,
-    2.101,
-    2.093,
-    2.086,
-    2.080,
-    2.074,
-    2.069,
-    2.064,
-    2.060,
-    2.056,
-    2.052,
-    2.048,
-    2.045,
-    2.042,
+_T = tuple(
+    map(
+        float,
+        "12.706 4.303 3.182 2.776 2.571 2.447 2.365 2.306 2.262 2.228 2.201 2.179 2.160 2.145 2.131 "
+        "2.120 2.110 2.101 2.093 2.086 2.080 2.074 2.069 2.064 2.060 2.056 2.052 2.048 2.045 2.042".split(),
+    )
 )
 
 
@@ -149,20 +125,23 @@ class Reached:
     evaluation: str
     metric: str
     at: float
-    """That point, in steps, tokens or training FLOPs."""
+    """That point, in steps, tokens or training FLOPs; for runs compared at their ends, the steps of the longest."""
     values: tuple[float | None, ...]
     steps: tuple[int | None, ...]
     """Step of each run's last evaluation up to that point."""
 
 
 def compare(records: Sequence[RunRecord], axis: Axis = "steps") -> list[Reached]:
-    """Every metric at the farthest point that all runs have reached. Where that point is a phase boundary, the value before it counts."""
+    """Every metric at the farthest point that all runs have reached, or at the end of each.
+
+    Where that point is a phase boundary, the value before it counts.
+    """
     histories = [_history(record, axis) for record in records]
     names = dict.fromkeys(name for history in histories for name in history)
     rows = []
     for evaluation, metric in names:
         ends = [max(history[evaluation, metric]) for history in histories if (evaluation, metric) in history]
-        at = min(ends)
+        at = max(ends) if axis == "end" else min(ends)
         results = [_last_until(history.get((evaluation, metric), {}), at) for history in histories]
         rows.append(
             Reached(
@@ -242,12 +221,13 @@ def crossing(record: RunRecord, evaluation: str, metric: str, value: float, *, m
 def _history(record: RunRecord, axis: Axis) -> dict[tuple[str, str], dict[float, tuple[int, float]]]:
     """(evaluation, metric) → position on the axis → step and value. At a phase boundary the value before it counts."""
     history: dict[tuple[str, str], dict[float, tuple[int, float]]] = {}
-    tokens = {} if axis == "steps" else read_steps(record.path).tokens_before
+    by_step = axis in ("steps", "end")
+    tokens = {} if by_step else read_steps(record.path).tokens_before
     if axis == "tokens" and record.last_step and not any(tokens.values()):
         raise UserError(f"the rows of {record.path} have no tokens: compare at steps or flops")
     for event in record.evaluations:
         step = int(event["step"])
-        position: float = step if axis == "steps" else tokens.get(step, 0)
+        position: float = step if by_step else tokens.get(step, 0)
         if axis == "flops":
             flops = flops_at(record.plan, [step], [position])
             if flops is None:
