@@ -30,8 +30,8 @@ def predict(directory: Path, file: Path, source: str | None, rows: int) -> None:
     """Predict new rows with the model of a RUN, or of an export: a JSON line for each row, in the order of the file.
 
     FILE has the format of the run's own data, without the columns that are to be predicted; it is encoded as the run's own rows were.
-    Numbers are printed in the units of the data, classes by their names. If the task allows it, FILE may be a safetensors file with a tensor
-    for each field that the task reads, such as `image` [rows, height, width, channels].
+    Numbers are printed in the units of the data, classes by their names. If the task allows it, FILE may be a safetensors file with a
+    tensor for each field that the task reads, such as `image` [rows, height, width, channels].
     """
     prepare_process()
     load_torch()
