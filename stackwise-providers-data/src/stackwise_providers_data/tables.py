@@ -76,7 +76,7 @@ def encoding_in(tokenizer: Tokenizer) -> TableEncoding:
     """The encoding that a run keeps.
 
     Raises:
-        DataError: it is none, or not the one that its name says.
+        DataError: the files are not an encoding, or not the one that its name says.
     """
     try:
         if (named := _named(tokenizer.files[ENCODING])) != tokenizer.vocabulary:
