@@ -110,10 +110,10 @@ def _part(total: int, options: ArrayFilesOptions, context: BuildContext, noun: s
 
 
 def _starts(reference: str, total: int) -> Indices:
-    """The places where documents begin; a last one at the very end of the tokens is taken for that end.
+    """Where documents begin. A last entry equal to the number of tokens marks the end and is dropped.
 
     Raises:
-        DataError: no whole numbers with one axis, not from 0, not rising, or beyond the tokens.
+        DataError: not a list of whole numbers, or one that does not begin at 0, does not rise, or goes beyond the tokens.
     """
     array = find_array("documents", reference)
     label = array.label.removeprefix("files.")

@@ -72,7 +72,7 @@ def encoding_in(tokenizer: Tokenizer) -> TableEncoding:
     """The encoding that a run keeps.
 
     Raises:
-        DataError: it is none.
+        DataError: the files are not an encoding.
     """
     try:
         content = json.loads(tokenizer.files[ENCODING])

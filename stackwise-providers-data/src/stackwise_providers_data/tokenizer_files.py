@@ -80,7 +80,7 @@ class TokenizerFile:
         """The id of the token in a role (`bos`, `eos`, `pad`, …); None where no file names it.
 
         Raises:
-            DataError: the file names a token that the vocabulary has not.
+            DataError: the file names a token that is not in the vocabulary.
         """
         named = self.settings.get(f"{name}_token")
         token = named.get("content") if isinstance(named, Mapping) else named
@@ -94,7 +94,7 @@ class TokenizerFile:
         """The id of a token, given by itself or by its role.
 
         Raises:
-            DataError: it is neither.
+            DataError: the vocabulary has no such token, and no file names such a role.
         """
         id = self.ids.get(token)
         id = self.role(token) if id is None and token in _ROLES else id
