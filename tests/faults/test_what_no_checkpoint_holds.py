@@ -217,6 +217,41 @@ def test_a_state_of_an_optimizer_that_a_file_holds_is_taken() -> None:
     assert len([event for event in made.train() if type(event) is StepDone]) == 8
 
 
+class Late(torch.optim.SGD):
+    """Keeps something odd of each parameter from its fifth step on."""
+
+    def __init__(self, params: Any, odd: Any, lr: float = 0.1) -> None:
+        super().__init__(params, lr=lr)
+        self._odd = odd
+
+    def step(self, closure: Any = None) -> Any:  # type: ignore[override]  # as torch's
+        for parameter in self.param_groups[0]["params"]:
+            state = self.state[parameter]
+            state["steps"] = state.get("steps", 0) + 1
+            state["exp_avg"] = torch.zeros_like(parameter)
+            if state["steps"] > 4:
+                state |= self._odd
+        return super().step(closure)
+
+
+@pytest.mark.parametrize(
+    ("odd", "said"),
+    [({"memo": {1}}, "memo, a set"), ({"exp_avg": torch.zeros(7)}, r"exp_avg of shape \[7\]"), ({"late": torch.ones(1)}, None)],
+)
+def test_a_state_of_an_optimizer_that_turns_odd_later_is_refused_at_the_save(odd: Any, said: str | None) -> None:
+    made = machine(optimizer=Built(Late, lr=0.1, odd=odd))
+    for event in made.train():
+        if type(event) is StepDone and event.step == 3:
+            made.state()
+        if type(event) is StepDone and event.step == 5:
+            break
+    if said is None:
+        assert "late" in made.state()["optimizer"]["parameters"]["rack.layer.weight"]
+        return
+    with pytest.raises(UserError, match=f"Late keeps.*{said}"):
+        made.state()
+
+
 def test_an_optimizer_that_counts_on_itself_is_refused() -> None:
     with pytest.raises(UserError, match=r"Counting\.count"):
         list(machine(optimizer=Built(Counting, lr=0.1)).train())

@@ -20,7 +20,7 @@ from stackwise.config.schema import config_schema
 from stackwise.host.provider import KINDS
 
 ROOT = Path(__file__).parents[3]
-EXAMPLES = sorted((ROOT / "examples").rglob("*.yaml"))
+EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
 IDS = [path.stem for path in EXAMPLES]
 
 Place = tuple[str | int, ...]

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from shutil import copytree
 from time import monotonic, sleep
 from typing import Any
 
@@ -159,6 +160,51 @@ def test_a_run_whose_beginning_is_not_there_begins_at_its_own_start(folder: Path
     assert one.weights == two.weights and one.stream == two.stream
 
 
+@pytest.mark.slow
+def test_every_end_of_a_trunk_is_bit_for_bit_its_branch(folder: Path) -> None:
+    """Two ends of one run: the first leaves it at the trunk's checkpoint, the second begins in the middle of the first."""
+    assert CliRunner().invoke(main, ["run", "base.yaml", "--output", "runs/trunk", "--set", 'run.checkpoint.at=["8 steps"]']).exit_code == 0
+    ends = {"trunk": "runs/trunk", "at": "45%", "grid": {"optimizer.lr.wsd.decay": ["20%", "30%"]}, "settings": {"as": {}}}
+    write(folder, ends)
+    told = json.loads(call("--plan", "--json").stdout)
+    assert [(each["parent"], each["start"]) for each in told] == [(None, 8), ("as,decay=20%", 15)]
+    assert told[0]["flops"] == pytest.approx(told[0]["flops_alone"])
+    result = call("--output", "out", "--json")
+    assert result.exit_code == 0, result.output
+    for decay in ("20%", "30%"):
+        sets = ["--set", f"optimizer.lr.wsd.decay={decay}"]
+        assert CliRunner().invoke(main, ["branch", "runs/trunk", "--at", "step 8", *sets, "--output", f"alone/{decay}"]).exit_code == 0
+        one, other = outcome(folder, f"out/as,decay={decay}", once=False), outcome(folder, f"alone/{decay}", once=False)
+        assert one.weights == other.weights and one.stream == other.stream
+    assert "goes on" not in call("--output", "out").stderr  # finished runs stay
+    copytree(folder / "runs" / "trunk", folder / "runs" / "copy")
+    write(folder, {**ends, "trunk": "runs/copy"})
+    again = call("--output", "out")
+    assert again.exit_code == 2 and "its trunk" in again.stderr
+
+
+@pytest.mark.parametrize("lacks", [{"at": "50%"}, {"trunk": "runs/a"}, {"config": "base.yaml", "at": "50%"}, {"seeds": [1]}], ids=str)
+def test_a_trunk_and_a_place_in_it_go_together(folder: Path, lacks: dict[str, Any]) -> None:
+    write(folder, lacks)
+    with pytest.raises(ConfigError):
+        load_sweep(folder / "s.yaml")
+
+
+def test_a_trunk_that_is_no_run_is_refused(folder: Path) -> None:
+    write(folder, {"trunk": "nowhere", "at": "50%"})
+    assert call().exit_code == 2 and not (folder / "sweeps").exists()
+
+
+@pytest.mark.slow
+def test_runs_of_other_lengths_are_compared_at_their_ends(folder: Path) -> None:
+    write(folder, {"config": "base.yaml", "settings": {"long": {}, "short": {"run.horizon": "10 steps"}}})
+    result = call("--output", "out", "--json")
+    rows = {row["metric"]: row for row in json.loads(result.stdout)["reached"]}
+    ends = [read_run(folder / "out" / name).evaluations[-1] for name in ("long", "short")]
+    assert rows["loss"]["steps"] == [20, 10] and rows["loss"]["values"] == [end["metrics"]["loss"] for end in ends]
+    assert len(rows["loss"]["means"]) == 2 and "at the end of each" in call("--output", "out").stdout
+
+
 def test_two_sweeps_do_not_write_to_one_directory(folder: Path) -> None:
     found = load_sweep(folder / "s.yaml")
     lock = open_directory(folder / "out", found, jobs_of(found))
@@ -230,6 +276,7 @@ def test_a_directory_of_another_sweep_is_refused(folder: Path) -> None:
         ({"settings": {"a": {"optimizer.lr.wsd.decay": "5%"}}}, "settings.a.optimizer.lr.wsd.decay"),
         ({"settings": {"sweep.json": {}}, "grid": {}, "seeds": []}, "settings"),
         ({"config": None}, "config"),
+        ({"config": "base.yaml", "trunk": "runs/a"}, "at"),
     ],
     ids=str,
 )

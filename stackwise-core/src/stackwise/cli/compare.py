@@ -31,20 +31,20 @@ Exit codes: 0 done, 2 a RUN is not a run directory, or is given twice.
 @click.option(
     "--at",
     "axis",
-    type=click.Choice(["steps", "tokens", "flops"]),
+    type=click.Choice(["steps", "tokens", "flops", "end"]),
     default="steps",
     show_default=True,
-    help="Compare at equal numbers of these.",
+    help="Compare at equal numbers of these, or each run at its own end.",
 )
 @click.option("--to", metavar="METRIC=VALUE", help="Say where each run first reached it: heldout.loss=2.0 (>= where more is better).")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object: runs, groups, keys, reached, to.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print what they reached as CSV, one line per run and metric.")
 def compare(runs: tuple[Path, ...], axis: Axis, to: str | None, as_json: bool, as_csv: bool) -> None:
-    """Compare RUNs: the keys of their configs that differ, and every metric where all of them had consumed as much.
+    """Compare RUNs: the config keys that differ, and every metric at equal steps, tokens or FLOPs.
 
     A metric is compared at the farthest point that all runs with it have reached; a run that was not evaluated there counts with its last
-    evaluation before. Runs that differ in nothing but seed and name are one group, with the mean and its 95% interval over the seeds,
-    and the differences from the first group by seed.
+    evaluation before, and with `--at end` each counts with its last one. Runs that differ only in seed and name are one group, with the
+    mean and its 95% interval over the seeds, and the differences from the first group seed by seed.
     """
     from stackwise.errors import UserError
     from stackwise.reports.record import read_runs, understood
@@ -143,7 +143,7 @@ def _write_csv(records: Sequence[RunRecord], groups: Sequence[int], reached: Seq
             out.writerow([record.name, group, row.evaluation, row.metric, row.at, step, value])
 
 
-def _lines(records: Sequence[RunRecord], groups: Sequence[int], reached: Sequence[Reached], axis: str) -> list[str]:
+def _lines(records: Sequence[RunRecord], groups: Sequence[int], reached: Sequence[Reached], axis: Axis) -> list[str]:
     from stackwise.reports.comparison import FEW_SEEDS, differing_keys, intervals, paired_differences
     from stackwise.reports.terminal import columns_of, table
 
@@ -160,13 +160,13 @@ def _lines(records: Sequence[RunRecord], groups: Sequence[int], reached: Sequenc
     with_means = [group for group in order if list(groups).count(group) > 1]
     first, paired = order[0], {group for row in reached for group in paired_differences(records, row, groups)} & {*with_means}
     heads = [*(f"mean {_letter(group)}" for group in with_means), *(f"{_letter(group)} − {_letter(first)}" for group in sorted(paired))]
-    rows = [["evaluation", f"at {axis}", *names, *heads]]
+    rows = [["evaluation", "at" if axis == "end" else f"at {axis}", *names, *heads]]
     for row in reached:
         means, differences = intervals(row, groups), paired_differences(records, row, groups)
         figures = ["–" if value is None else f"{value:.4f}" for value in row.values]
         rows.append(
             [
-                *(f"{row.evaluation} {row.metric.replace('_', ' ')}", f"{row.at:.3g}" if axis == "flops" else f"{row.at:,}", *figures),
+                *(f"{row.evaluation} {row.metric.replace('_', ' ')}", _place(row, axis), *figures),
                 *(str(means.get(g, "–")) for g in with_means),
                 *(str(differences.get(g, "–")) for g in sorted(paired)),
             ]
@@ -174,6 +174,10 @@ def _lines(records: Sequence[RunRecord], groups: Sequence[int], reached: Sequenc
     few = [list(groups).count(group) for group in with_means if list(groups).count(group) < FEW_SEEDS]
     note = ["", f"{min(few)} seeds in a group: a difference between fewer than {FEW_SEEDS} is easily luck"] if few else []
     return [*lines, "", *table(rows, columns_of()), *note]
+
+
+def _place(row: Reached, axis: Axis) -> str:
+    return "its end" if axis == "end" else f"{row.at:.3g}" if axis == "flops" else f"{row.at:,}"
 
 
 def _letter(group: int) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from stackwise.config.sweep import SweepConfig
     from stackwise.reports.comparison import Reached
     from stackwise.reports.record import RunRecord
     from stackwise.sweeps.tree import Job
@@ -29,6 +30,12 @@ Examples:
   grid: {optimizer.lr: [1e-3, 2e-3, 4e-3]}
   seeds: [1, 2, 3, 4]
 
+\b
+  # ends.yaml: several ends of one run
+  trunk: runs/trunk-001
+  at: 80%
+  grid: {optimizer.lr.wsd.decay: [5%, 10%, 20%]}
+
 Exit codes: 0 done, 2 mistakes in FILE or the config, 130 and 143 stopped, with
 every state saved; else that of the first run that failed.
 """
@@ -44,19 +51,20 @@ every state saved; else that of the first run that failed.
 def sweep(file: Path, output: Path | None, at_once: int, only_plan: bool, alone: bool, as_json: bool) -> None:
     """Run the config that FILE names with every combination of its settings, values and seeds.
 
-    Runs that declare the same up to some step train it once: the later one is branched from the earlier, which gives it, to the bit,
-    what it would have been alone. The same command goes on with a sweep that was stopped, and finished runs stay. Each run is a directory
-    like any other below the sweep's; what it printed is in `logs`.
+    Runs with equal declarations up to some step train it once: the later run is branched from the earlier one, which gives it, to the bit,
+    what it would have been alone. With `trunk` and `at` in FILE all of them are branched from a run that exists. The same command goes on
+    with a sweep that was stopped, and finished runs stay. Each run is a directory like any other below the sweep's; what it printed is in
+    `logs`.
     """
     from stackwise.config.sweep import load_sweep
     from stackwise.errors import UserError
     from stackwise.sweeps.tree import jobs_of
     from stackwise.sweeps.work import Work, open_directory
 
-    found = load_sweep(file)
-    jobs = jobs_of(found, share=not alone)
+    found, begin = _on_its_trunk(load_sweep(file))
+    jobs = jobs_of(found, share=not alone, begin=begin)
     if only_plan:
-        click.echo(json.dumps([_as_json(job) for job in jobs], indent=2) if as_json else "\n".join(_plan_lines(jobs)))
+        click.echo(json.dumps([_as_json(job) for job in jobs], indent=2) if as_json else "\n".join(_plan_lines(jobs, found.trunk)))
         return
     directory = output if output is not None else Path("sweeps") / found.name
     lock = open_directory(directory, found, jobs)
@@ -75,21 +83,36 @@ def sweep(file: Path, output: Path | None, at_once: int, only_plan: bool, alone:
         raise error
 
 
+def _on_its_trunk(found: SweepConfig) -> tuple[SweepConfig, int]:
+    """A sweep with the config that its runs share, and the step of its trunk that they begin at."""
+    from attrs import evolve
+
+    from stackwise.runs.rest import checkpoint_at, config_of
+
+    if not found.trunk:
+        return found, 0
+    config = str(config_of(Path(found.trunk)))
+    return evolve(found, config=found.config or config), checkpoint_at(Path(found.trunk), found.at)[0].step
+
+
 def _as_json(job: Job) -> dict[str, Any]:
     shared = {"parent": job.parent, "start": job.start, "steps": job.steps, "flops": job.flops, "flops_alone": job.flops_alone}
     return {"name": job.point.name, "values": dict(job.point.values), **shared}
 
 
-def _plan_lines(jobs: Sequence[Job]) -> list[str]:
+def _plan_lines(jobs: Sequence[Job], trunk: str) -> list[str]:
     from stackwise.reports.terminal import columns_of, table
 
+    name, begin = Path(trunk).name, min(job.start for job in jobs)
     rows = [["run", "begins in", "at step", "own steps", "training FLOPs"]]
     for job in jobs:
-        rows.append([job.point.name, job.parent or "–", f"{job.start:,}", f"{job.steps - job.start:,}", _flops(job.flops)])
-    own, alone = sum(job.steps - job.start for job in jobs), sum(job.steps for job in jobs)
+        figures = [f"{job.start:,}", f"{job.steps - job.start:,}", _flops(job.flops)]
+        rows.append([job.point.name, job.parent or name or "–", *figures])
+    own, alone = sum(job.steps - job.start for job in jobs), sum(job.steps - begin for job in jobs)
     costs = [cost for job in jobs for cost in (job.flops, job.flops_alone)]
     compute = "" if None in costs else f"; {_flops(sum(filter(None, costs[::2])))} of {_flops(sum(filter(None, costs[1::2])))} FLOPs"
-    return [*table(rows, columns_of()), f"{len(jobs)} runs: {own:,} steps to train, {alone:,} if each began at its start{compute}"]
+    where = f"step {begin:,} of {trunk}" if trunk else "its start"
+    return [*table(rows, columns_of()), f"{len(jobs)} runs: {own:,} steps to train, {alone:,} if each began at {where}{compute}"]
 
 
 def _flops(value: float | None) -> str:
@@ -102,7 +125,7 @@ def _show_figures(finished: Sequence[Path], as_json: bool) -> None:
     from stackwise.reports.record import read_run
 
     records = [read_run(path) for path in finished]
-    groups, reached = comparison.seed_groups(records), comparison.compare(records)
+    groups, reached = comparison.seed_groups(records), comparison.compare(records, "end")
     if as_json:
         rows = [_figures(records, groups, row) for row in reached]
         click.echo(json.dumps({"runs": [str(path) for path in finished], "groups": list(groups), "reached": rows}, indent=2))
@@ -118,7 +141,7 @@ def _figures(records: Sequence[RunRecord], groups: Sequence[int], row: Reached) 
     means, differences = comparison.intervals(row, groups), comparison.paired_differences(records, row, groups)
     intervals = {"means": means, "differences": differences}
     by_group = {name: {str(group): asdict(interval) for group, interval in each.items()} for name, each in intervals.items()}
-    return {"evaluation": row.evaluation, "metric": row.metric, "step": row.at, "values": row.values, **by_group}
+    return {"evaluation": row.evaluation, "metric": row.metric, "step": row.at, "steps": row.steps, "values": row.values, **by_group}
 
 
 def _figure_lines(records: Sequence[RunRecord], groups: Sequence[int], reached: Sequence[Reached]) -> list[str]:
@@ -132,7 +155,8 @@ def _figure_lines(records: Sequence[RunRecord], groups: Sequence[int], reached: 
     lines = []
     for row in reached:
         means, differences = comparison.intervals(row, groups), comparison.paired_differences(records, row, groups)
-        rows = [[f"{row.evaluation} {row.metric.replace('_', ' ')} at step {row.at:,}", "runs", "mean", f"− {names[0]}, by seed"]]
+        at = f"step {row.at:,}" if len(set(row.steps)) == 1 else "the end of each"
+        rows = [[f"{row.evaluation} {row.metric.replace('_', ' ')} at {at}", "runs", "mean", f"− {names[0]}, by seed"]]
         for group, name in zip(order, names, strict=True):
             count = str(means[group].count) if group in means else "0"
             rows.append([name, count, str(means.get(group, "–")), str(differences.get(group, "–"))])

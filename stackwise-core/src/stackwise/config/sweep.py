@@ -9,7 +9,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from stackwise.config.documents import read_file
 from stackwise.config.keys import key
@@ -30,7 +30,14 @@ _UNSAFE = re.compile(r"[^\w.=%,+-]+")
 class SweepConfig:
     """What a sweep runs: every combination of a setting, a value for each key of the grid, and a seed."""
 
-    config: str = key(doc="the config that all runs share; relative to this file", example="base.yaml")
+    config: str = key("", absent="that of the trunk", doc="the config that all runs share; relative to this file", example="base.yaml")
+    trunk: str = key(
+        "",
+        absent="none: runs begin at their first step",
+        doc="a run directory, relative to this file, that every run of the sweep is branched from",
+        example="runs/trunk-001",
+    )
+    at: str = key("", absent="required with `trunk`", doc="where in the trunk, as `stackwise branch --at` takes it", example="80%")
     name: str = key(
         "", rule=lambda name: broken_run_name(name) if name else None, absent="the file's", doc="name of the sweep", example="rates"
     )
@@ -110,16 +117,18 @@ def _text(value: Any) -> str:
 
 
 def load_sweep(path: Path) -> SweepConfig:
-    """Read the file of a sweep; the path of its config is made absolute.
+    """Read the file of a sweep; the paths of its config and its trunk are made absolute.
 
     Raises:
         ConfigError: it cannot be read, or holds what a sweep has not.
     """
     section = Section(read_file(path), (), "write config, grid, settings, seeds")
-    found = section.build(SweepConfig, {}, {"config": ""})
+    found = section.build(SweepConfig, {}, {})
+    if not section.faults and not found.config and not found.trunk:
+        section.fault(("config",), "write the config that all runs share, or the run that they are branched from (`trunk`)", missing=True)
+    if not section.faults and bool(found.trunk) != bool(found.at):
+        section.fault(("at",), "`trunk`, a run, and `at`, where in it, go together")
     if section.faults:
         raise ConfigError([Problem(fault.message, ".".join(fault.path), Position(str(path))) for fault in section.faults])
-    name = found.name or run_name_of(path.stem)
-    return SweepConfig(
-        config=str((path.parent / found.config).absolute()), name=name, grid=found.grid, settings=found.settings, seeds=found.seeds
-    )
+    config, trunk = (str((path.parent / each).absolute()) if each else "" for each in (found.config, found.trunk))
+    return evolve(found, config=config, trunk=trunk, name=found.name or run_name_of(path.stem))

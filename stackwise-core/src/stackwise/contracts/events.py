@@ -34,7 +34,7 @@ class RunStarted(NamedTuple):
     providers: tuple[str, ...] = ()
     """Whose code runs: distribution, version, and the sha256 of its Python files."""
     notes: tuple[str, ...] = ()
-    """What finished objects bring from an earlier run of the process, and data that a resume cannot compare, in sentences."""
+    """What finished objects bring from an earlier run of the process, and what a resume cannot be sure of, in sentences."""
 
 
 class PhaseEntered(NamedTuple):
@@ -60,6 +60,8 @@ class PhaseEntered(NamedTuple):
     probe_loss_after: float | None = None
     probe_change: float | None = None
     """Largest absolute change of any output on that batch."""
+    notes: tuple[str, ...] = ()
+    """Hooks of the model and the optimizer that keep what no checkpoint holds, in sentences, each once in a run."""
 
 
 class StepDone(NamedTuple):

@@ -12,11 +12,12 @@ from torch import nn
 from stackwise.contracts.protocols import Batch
 from stackwise.curriculum.states import DataState
 from stackwise.errors import DataError
+from stackwise.machine.ids import ids_fault
 from stackwise.machine.placement import Placement
 from stackwise.machine.preparing import judging, prepare
 from stackwise.planes.data.plane import DataPlane
 from stackwise.planes.data.randomness import seed_others, seeded
-from stackwise.planes.objective import Objective
+from stackwise.planes.objective import Judged, Objective
 from stackwise.processes.ranks import Ranks
 from stackwise.timeline.duration import Moment
 from stackwise.timeline.streams import step_seed, stream_key
@@ -93,15 +94,23 @@ class Evaluation:
                     for process_wide in placement.generators():  # for a model that draws even in evaluation mode
                         process_wide.manual_seed(step_seed(key, i))
                     drawn = generator.manual_seed(step_seed(key, i))
-                    prepared = prepare(objective, model, batch, instant, drawn, evaluates=True)
-                    with gradients_if_asked(prepared):
-                        judged = objective.loss(model, prepared)
+                    judged = self._judged(model, objective, batch, instant, drawn)
                     pairs = {"loss": (judged.total, judged.weight), **judged.metrics}
                     if counts:
                         found.append({name: (number(total), number(weight)) for name, (total, weight) in pairs.items()})
         finally:
             self.data.load_state_dict(start)
         return _means(self.name, _added(found if ranks is None else _in_order(ranks.gather(found))))
+
+    def _judged(self, model: nn.Module, objective: Objective, batch: Batch, instant: Moment, generator: torch.Generator) -> Judged:
+        try:
+            prepared = prepare(objective, model, batch, instant, generator, evaluates=True)
+            with gradients_if_asked(prepared):
+                return objective.loss(model, prepared)
+        except IndexError as error:
+            if (fault := ids_fault(error, [batch], self.data)) is None:
+                raise
+            raise fault from error
 
     def _share(self, moment: Moment, progress: OnProgress | None, ranks: Ranks | None) -> Iterator[tuple[Moment, Batch, bool]]:
         """This process's batches: instant, batch, and that it counts."""

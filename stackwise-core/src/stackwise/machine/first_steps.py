@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from stackwise.errors import UserError
-from stackwise.machine.unsaved import plain_attributes, unsavable
+from stackwise.machine.unsaved import plain_attributes
 from stackwise.planes.data.randomness import GENERATORS, generator_state
 
 
@@ -19,11 +19,11 @@ class FirstSteps:
     Args:
         model: with the parameters that the optimizer knows.
         given: what came in code, by the name that messages begin with.
-        state: gives what a checkpoint would hold of the optimizer: `parameters`, `groups`.
+        check: gives what is saved of the optimizer, and refuses what cannot be.
     """
 
-    def __init__(self, model: nn.Module, given: Mapping[str, object], state: Callable[[], Mapping[str, Any]]) -> None:
-        self._model, self._given, self._state = model, given, state
+    def __init__(self, model: nn.Module, given: Mapping[str, object], check: Callable[[], object]) -> None:
+        self._model, self._given, self._check = model, given, check
         self._parameters = {id(parameter) for parameter in model.parameters()}
         self._buffers = {name for name, _ in model.named_buffers()}
         self._empty = {path: set(_empty(module)) for path, module in model.named_modules()}
@@ -40,9 +40,9 @@ class FirstSteps:
         """After the update; returns whether this was the last step to look at.
 
         Raises:
-            UserError: what was given in code changed an attribute that no checkpoint holds, or an optimizer has a state that none can.
+            UserError: what was given in code changed an attribute that no checkpoint holds.
         """
-        self._refuse_state()
+        self._check()
         if self._done:
             now = self._kept()
             for name, value in self._before.items():
@@ -53,16 +53,6 @@ class FirstSteps:
                         "load_state_dict of a loss, by get_extra_state and set_extra_state of a module (None where nothing reads it)"
                     )
         return self._done
-
-    def _refuse_state(self) -> None:
-        for name in (name for name, given in self._given.items() if isinstance(given, torch.optim.Optimizer)):
-            state = self._state()
-            found = unsavable(state["parameters"], "state") or unsavable(state["groups"], "param_groups")
-            if found is not None:
-                raise UserError(
-                    f"{name} keeps {found[0]}, a {found[1]}, which no checkpoint can hold: "
-                    "keep tensors, numbers, texts, lists, tuples and maps of them in its `state` and its groups"
-                )
 
     def _kept(self) -> dict[str, str]:
         return {path: told for name, given in self._given.items() for path, told in plain_attributes(name, given).items()}

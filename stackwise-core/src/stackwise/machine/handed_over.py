@@ -66,13 +66,23 @@ def _moved(data: DataPlane) -> Iterable[str]:
             )
 
 
-def uncompared(data: DataPlane) -> list[str]:
-    """A sentence for each source whose first batch is another one each time it is read."""
+def go_on(live: LiveState) -> list[str]:
+    """A sentence for all that a resume cannot be sure of: data that were not compared, data sets that count, hooks that keep something."""
+    brought = live.data.brought().items()
     return [
-        f"source '{name}': its first batch is another one each time it is read, so nobody can tell by it whether the data changed since "
-        "the run began; to have it compared, draw from torch's, numpy's or Python's own functions, which are seeded for every batch"
-        for name, loader in data.brought().items()
-        if loader.uncompared
+        *(
+            f"source '{name}': its first batch is another one each time it is read, so nobody can tell by it whether the data changed "
+            "since the run began; to have it compared, draw from torch's, numpy's or Python's own functions, which are seeded for each"
+            for name, loader in brought
+            if loader.uncompared
+        ),
+        *(
+            f"source '{name}': {changed}, which no checkpoint puts back: where a sample depends on it, the run goes on with other data "
+            "than if it had not been stopped; take it from the index"
+            for name, loader in brought
+            for changed in loader.counted
+        ),
+        *live.hook_notes(),
     ]
 
 

@@ -15,6 +15,7 @@ from stackwise.curriculum.parts import Part
 from stackwise.curriculum.schedule import CompiledPhase, PhaseSchedule
 from stackwise.curriculum.states import TrainingState
 from stackwise.errors import UserError
+from stackwise.machine.hooks import keeping_hooks
 from stackwise.machine.observers import Observers
 from stackwise.machine.settings import Settings
 from stackwise.planes.data.plane import DataPlane
@@ -73,6 +74,7 @@ class LiveState:
         self.phase: CompiledPhase | None = None
         """The phase whose declared state the planes hold; None before the first."""
         self._reference_phase = -1
+        self._told_hooks: set[tuple[str, str]] = set()
         racks = [phase.state.model.rack for phase in schedule if phase.state is not None]
         self._fixes_shapes = all(curve.is_constant for rack in racks for curve in rack.curves.values())
         """Whether compiled blocks may be fixed to their shapes: a number in them that follows time would be fixed as well."""
@@ -96,6 +98,16 @@ class LiveState:
         if state is None or state.optimizer.part.given is not None:
             given[f"the optimizer {type(self.optimizer.optimizer).__name__}"] = self.optimizer.optimizer
         return given
+
+    def hook_notes(self) -> tuple[str, ...]:
+        """A sentence for each hook that keeps something of its own, once in a run."""
+        hooks = [each for each in keeping_hooks(self.model.model, self.optimizer.optimizer) if each not in self._told_hooks]
+        self._told_hooks.update(hooks)
+        return tuple(
+            f"{hook} keeps {kept}, which no checkpoint holds: where it changes and decides what comes, a resume goes on with other "
+            "numbers; keep it in a buffer of the module"
+            for hook, kept in hooks
+        )
 
     def moving(self) -> list[Callable[[float], None]]:
         """What to call with the t of every further step of the phase; where nothing follows time, once `apply_values` is enough."""

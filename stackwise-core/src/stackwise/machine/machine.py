@@ -19,7 +19,7 @@ from stackwise.errors import DataError, TrainingHalted, UserError
 from stackwise.machine.counts import Counts
 from stackwise.machine.evaluation import Evaluation
 from stackwise.machine.faults import check_surroundings, worker_fault
-from stackwise.machine.handed_over import begin, uncompared
+from stackwise.machine.handed_over import begin, go_on
 from stackwise.machine.live import LiveState
 from stackwise.machine.observers import Observers
 from stackwise.machine.patience import Patience
@@ -225,7 +225,7 @@ class TrainingMachine:
             bridges=tuple(settings.bridges),
             step=self.step,
             providers=tuple(settings.providers),
-            notes=tuple(uncompared(self.live.data) if self.step else begin(self.live, self.schedule)),
+            notes=tuple(go_on(self.live) if self.step else begin(self.live, self.schedule)),
         )
         for phase in self.schedule:
             if phase.stop <= self.step:
@@ -290,6 +290,7 @@ class TrainingMachine:
             probe_loss_after=verdict.loss_after,
             probe_change=verdict.change,
             seconds=seconds,
+            notes=self.live.hook_notes(),
         )
 
     def _steps(self, phase: CompiledPhase) -> Iterator[Event]:

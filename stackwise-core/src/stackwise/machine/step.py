@@ -17,6 +17,7 @@ from stackwise.machine.buffers import TrainedBuffers
 from stackwise.machine.evaluation import number
 from stackwise.machine.faults import memory_fault
 from stackwise.machine.first_steps import FirstSteps
+from stackwise.machine.ids import ids_fault
 from stackwise.machine.live import LiveState
 from stackwise.machine.preparing import prepare
 from stackwise.planes.data.randomness import OwnDraws, StepSeeds
@@ -102,10 +103,14 @@ class Step:
         """Forward, backward and, when everything is finite, the update.
 
         Raises:
-            UserError: out of memory.
+            UserError: out of memory; an id that a table or the loss has no place for, a ProviderError where a provider made it.
         """
         try:
             return self._run(batches, moment)
+        except IndexError as error:
+            if (fault := ids_fault(error, batches, self._live.data)) is None:
+                raise
+            raise fault from error
         except (RuntimeError, MemoryError) as error:
             if (fault := memory_fault(error, batches, moment)) is None:
                 raise

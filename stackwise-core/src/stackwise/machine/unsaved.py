@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import cast
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -28,16 +27,6 @@ def plain_attributes(name: str, given: object) -> dict[str, str]:
         given: a module, a loss or an optimizer; a function keeps nothing that can be seen.
     """
     return dict(_attributes(name, getattr(given, "__self__", given)))
-
-
-def unsavable(value: object, path: str) -> tuple[str, str] | None:
-    """Path and class of the first value in a state that a checkpoint cannot hold; None where it holds them all."""
-    if value is None or isinstance(value, bool | int | float | str | torch.Tensor):
-        return None
-    if not isinstance(value, Mapping) and type(value) not in (list, tuple):
-        return path, type(value).__name__
-    entries: Iterable[tuple[object, object]] = value.items() if isinstance(value, Mapping) else enumerate(cast("Sequence[object]", value))
-    return next((found for key, inner in entries if (found := unsavable(inner, f"{path}.{key}")) is not None), None)
 
 
 def _attributes(name: str, given: object) -> Iterator[tuple[str, str]]:

@@ -30,6 +30,7 @@ class Job:
     flops: float | None
     """Training FLOPs of its own steps; None where the plan cannot count them."""
     flops_alone: float | None
+    """If nothing but the sweep's trunk were shared."""
     seed: int
     parent: str | None = None
     """The run whose first steps it shares."""
@@ -49,8 +50,13 @@ class Job:
         return (*self.point.overrides, f"run.checkpoint.at={at}")
 
 
-def jobs_of(sweep: SweepConfig, *, share: bool = True) -> tuple[Job, ...]:
+def jobs_of(sweep: SweepConfig, *, share: bool = True, begin: int = 0) -> tuple[Job, ...]:
     """Every run, each after the one that it begins in.
+
+    Args:
+        sweep: the sweep.
+        share: whether runs begin in the middle of each other.
+        begin: the step of its trunk that all runs begin at.
 
     Raises:
         ConfigError: a mistake in the config of any run; the message names its settings.
@@ -60,7 +66,7 @@ def jobs_of(sweep: SweepConfig, *, share: bool = True) -> tuple[Job, ...]:
     plans = [make_plan(config.load(Path(sweep.config), point.overrides), registry).with_tokenizers() for point in points]
     jobs: list[Job] = []
     for i, (point, plan) in enumerate(zip(points, plans, strict=True)):
-        parent, start = _longest(plan, plans[:i], jobs) if share else (None, 0)
+        parent, start = _longest(plan, plans[:i], jobs, begin) if share else (None, begin)
         if parent is not None:
             jobs[parent] = evolve(jobs[parent], saves=tuple(sorted({*jobs[parent].saves, start})))
         prices, run = price(plan), plan.experiment.run
@@ -69,7 +75,7 @@ def jobs_of(sweep: SweepConfig, *, share: bool = True) -> tuple[Job, ...]:
                 point,
                 steps=plan.schedule.steps,
                 flops=_flops(plan, prices, start),
-                flops_alone=_flops(plan, prices, 0),
+                flops_alone=_flops(plan, prices, begin),
                 seed=run.seed,
                 parent=None if parent is None else points[parent].name,
                 start=start,
@@ -84,11 +90,11 @@ def _instants(plan: Plan) -> tuple[str, ...]:
     return tuple(checkpoint.get("at") or ())
 
 
-def _longest(plan: Plan, earlier: Sequence[Plan], jobs: Sequence[Job]) -> tuple[int | None, int]:
-    """The earlier run that shares most first steps with a plan, and how many. A run can only begin at a step that the earlier one trains
-    itself.
+def _longest(plan: Plan, earlier: Sequence[Plan], jobs: Sequence[Job], begin: int) -> tuple[int | None, int]:
+    """The earlier run that shares most first steps with a plan, and how many; more than all have from their trunk. A run can only begin at
+    a step that the earlier one trains itself.
     """
-    best: tuple[int | None, int] = (None, 0)
+    best: tuple[int | None, int] = (None, begin)
     for i, other in enumerate(earlier):
         if other.experiment.run.seed != plan.experiment.run.seed:
             continue

@@ -49,13 +49,14 @@ def open_directory(path: Path, sweep: SweepConfig, jobs: Sequence[Job]) -> RunLo
     record = {
         job.point.name: {"values": dict(job.point.values), "parent": job.parent, "start": job.start, "saves": job.saves} for job in jobs
     }
-    wanted = json.loads(json.dumps({"config": read_file(Path(sweep.config)).plain(), "runs": record}, default=str))
+    about = {"config": read_file(Path(sweep.config)).plain(), "trunk": sweep.trunk, "runs": record}
+    wanted = json.loads(json.dumps(about, default=str))
     place = path / RECORD
     if path.exists() and not place.exists():
         raise UserError(f"{path} exists already and is not a sweep: give another --output, or remove it")
     if place.exists():
         held = _record(place)
-        changed = ["its config"] if held.get("config") != wanted["config"] else []
+        changed = [f"its {each}" for each in ("config", "trunk") if held.get(each, "") != wanted[each]]
         changed += [name for name, about in held["runs"].items() if wanted["runs"].get(name) != about and (path / name).exists()]
         if changed:
             raise UserError(f"{path} is a sweep of something else ({', '.join(changed[:5])} changed): give another --output, or remove it")
@@ -131,18 +132,7 @@ class Work:
         return lost
 
     def _begin(self, job: Job) -> None:
-        name, place = job.point.name, self.directory / job.point.name
-        sets = [word for override in job.overrides for word in ("--set", override)]
-        if job.parent is None or self._exists(job):
-            command = ["run", self.sweep.config, *sets, "--output", str(place), "--resume", "auto"]
-            self.say(f"{'goes on' if self._exists(job) else 'begins '}   {name}")
-        elif not self._state_for(job).is_dir():  # the parent stopped early by its own rule, or the checkpoint was removed
-            command = ["run", self.sweep.config, *sets, "--output", str(place)]
-            self.say(f"begins    {name}, at its own start: {job.parent} has finished, and has no checkpoint of step {job.start:,}")
-        else:
-            parent, at = str(self.directory / job.parent), f"step {job.start}"
-            command = ["branch", parent, "--at", at, "--config", self.sweep.config, *sets, "--output", str(place)]
-            self.say(f"begins    {name}, at step {job.start:,} of {job.parent}")
+        name, command = job.point.name, self._command(job)
         with self._log(name).open("ab") as log:
             self._running[name] = subprocess.Popen(
                 [sys.executable, "-c", _CALL, *command],
@@ -152,6 +142,25 @@ class Work:
                 env=self._environment(),
                 start_new_session=True,  # Ctrl-C reaches a process once, through `pass_on`: a second signal would leave without a save
             )
+
+    def _command(self, job: Job) -> list[str]:
+        """The command that begins a run, or goes on with it; it is said which."""
+        name, parent, start = job.point.name, job.parent, job.start
+        sets = [word for override in job.overrides for word in ("--set", override)]
+        own = [*sets, "--output", str(self.directory / name)]
+        if self._exists(job):
+            self.say(f"goes on   {name}")
+            return ["run", self.sweep.config, *own, "--resume", "auto"]
+        left = ""
+        if parent is not None and not self._state_for(job).is_dir():  # it stopped early by its own rule, or the checkpoint was removed
+            left = f", because {parent} has finished, and has no checkpoint of step {start:,}"
+            parent, start = None, min(each.start for each in self.jobs)
+        if parent is None and not self.sweep.trunk:
+            self.say(f"begins    {name}{', at its own start' if left else ''}{left}")
+            return ["run", self.sweep.config, *own, "--resume", "auto"]
+        origin = self.sweep.trunk if parent is None else str(self.directory / parent)
+        self.say(f"begins    {name}, at step {start:,} of {parent or origin}{left}")
+        return ["branch", origin, "--at", f"step {start}", "--config", self.sweep.config, *own]
 
     def _environment(self) -> dict[str, str]:
         """One share of the cores for each process, where nothing else was asked for."""

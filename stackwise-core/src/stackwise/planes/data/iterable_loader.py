@@ -42,6 +42,9 @@ class IterableLoader:
     uncompared = False
     """Whether a resume found that the first batch differs each time it is read, so that it cannot show a change of the data."""
 
+    counted: tuple[str, ...] = ()
+    """Numbers that a data set keeps on itself and that a resume found at other values than they had, in words."""
+
     generators: tuple[torch.Generator, ...] = ()
     """The source's own generators that reading advances: a later run in this process begins where they are then."""
 

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from stackwise.errors import DataError
 from stackwise.planes.data.iterable_loader import VALUES, IterableLoader, hold_to_size, length_of, tensors_of, versions_of
 from stackwise.planes.data.randomness import generator_state, own_generators, seeded
-from stackwise.planes.data.values import digest_of, sampled_digest
+from stackwise.planes.data.values import digest_of, own_numbers, sampled_digest
 from stackwise.timeline.streams import step_seed, stream_key
 
 PATIENCE_S = 600.0
@@ -85,6 +85,8 @@ class SampledLoader(IterableLoader):
         """A digest of the very first batch, of a dataset whose values do not lie open; None before it, and where reading it twice gives
         two."""
         self._values, self._samples = sampled_digest(source.dataset), length_of(source.dataset)
+        self._numbers = own_numbers(source.dataset)
+        """Those that the data set keeps on itself, as it was handed over."""
         self._batches: Iterator[object] | None = None
         self._requested: deque[_Place] = deque()
         """The place after each batch that is on its way."""
@@ -211,8 +213,10 @@ class SampledLoader(IterableLoader):
         return {**super().facts(), **held, "sampler": type(order).__name__, "order drawn from": drawn, **batches}
 
     def state_dict(self) -> dict[str, Any]:
-        """The place, and a digest of the first batch."""
-        return {**super().state_dict(), **self._place._asdict(), "first": self._first}
+        """The place, a digest of the first batch, and the numbers that the data set has changed on itself, which are not put back."""
+        now = own_numbers(self._source.dataset)
+        counts = {name: number for name, number in now.items() if number != self._numbers.get(name)}
+        return {**super().state_dict(), **self._place._asdict(), "first": self._first, "counts": counts}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go to a place. Of what was delivered nothing is read again but the first batch, once in a process, to be compared.
@@ -226,7 +230,15 @@ class SampledLoader(IterableLoader):
             self._first = self._recognised(first)
             self.uncompared = self._first is None
         self._taken = state["taken"]
+        self.counted = tuple(self._counted(state.get("counts")))
         self._place = _Place(state["epoch"], state["number"], state["order"])
+
+    def _counted(self, saved: object) -> Iterator[str]:
+        """The numbers on the data set that a stopped run left at other values than they have now."""
+        now, kind = own_numbers(self._source.dataset), type(self._source.dataset).__name__
+        for name, number in saved.items() if isinstance(saved, Mapping) else ():
+            if name in now and now[name] != number:
+                yield f"{name} of its {kind} was {number} where the run stopped and is {now[name]}"
 
     def _recognised(self, first: str) -> str | None:
         """The digest of the first batch, which is read again; None of a source that gives another one each time."""

@@ -192,6 +192,14 @@ class Source:
             )
         self._looked_at = frozenset(batch)
 
+    def bounds(self, name: str) -> tuple[int, int] | None:
+        """The values that the loader says a field has, by its name after renames; None where it does not say."""
+        delivered = {field.name: field.source for field in self.fields}.get(name, name)
+        spec = self.loader.get_batch_spec().fields.get(delivered)
+        if spec is None or spec.bounds is None or not isinstance(spec.bounds[1], int):
+            return None
+        return spec.bounds[0], spec.bounds[1]
+
     def go_to(self, place: Mapping[str, Any]) -> None:
         """Put the loader at a saved place.
 
@@ -218,3 +226,8 @@ class Source:
     def can_be_tried(self) -> bool:
         """Whether reading a row and going back leaves no trace; a user's own stream may have only one way."""
         return not isinstance(self.loader, IterableLoader) and (self.part.given is None or isinstance(self.part.given, Built))
+
+
+def lines_of(sources: Mapping[str, Source]) -> dict[str, dict[str, int]]:
+    """The ledger: what each source has delivered."""
+    return {name: {"rows": source.delivered.rows, "tokens": source.delivered.tokens} for name, source in sources.items()}

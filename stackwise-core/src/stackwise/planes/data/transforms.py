@@ -41,6 +41,11 @@ class Transforms:
         self._build, self._seed = build, seed
         self._chain: list[_Link] = []
 
+    @property
+    def parts(self) -> list[Part]:
+        """Their declarations, in order."""
+        return [link.part for link in self._chain]
+
     def enter(self, parts: Sequence[Part]) -> None:
         """Switch to the declared transforms; one whose declaration and place are unchanged is kept."""
         current = {(i, link.part.structure): link for i, link in enumerate(self._chain)}

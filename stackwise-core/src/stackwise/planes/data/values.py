@@ -40,6 +40,11 @@ def sampled_digest(held: object) -> str | None:
     return digest.hexdigest() if _add_held(digest, held) else None
 
 
+def own_numbers(held: object) -> dict[str, int | float]:
+    """The plain numbers that an object keeps as attributes; a count is one."""
+    return {name: value for name, value in vars(held).items() if type(value) in (int, float)} if hasattr(held, "__dict__") else {}
+
+
 def _add_held(digest: Any, held: object) -> bool:
     if isinstance(held, TensorDataset):
         for i, tensor in enumerate(held.tensors):

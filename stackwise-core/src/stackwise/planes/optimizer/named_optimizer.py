@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -44,7 +44,7 @@ class NamedOptimizer:
         fault: type[UserError] | type[ProviderError],
         component: str = "",
     ) -> None:
-        self.torch, self._component = torch_optimizer, component
+        self.torch, self._component, self._fault = torch_optimizer, component, fault
         self.parameters = dict(parameters)
         _check_fits(torch_optimizer)
         _check_members(torch_optimizer, parameters, fault)
@@ -89,6 +89,25 @@ class NamedOptimizer:
             {key: value for key, value in group.items() if key not in ("params", *followed) and _differ(value, built.get(key))}
             for group, built, followed in zip(self.torch.param_groups, self._built, self._followed, strict=True)
         ]
+
+    def check_savable(self) -> None:
+        """Look at its whole state before it is saved: it may have changed its form at any step.
+
+        Raises:
+            UserError, ProviderError: a checkpoint cannot hold it, or a resume would refuse it.
+        """
+        called, groups = type(self.torch).__name__, self._groups()
+        with calling(self._component, "state"):
+            for name, entries in self.entries().items():
+                if (found := _unsavable(entries, f"state of {name}: ")) is not None:
+                    raise self._fault(_no_state(called, *found))
+                parameter = self.parameters[name]
+                for key, value in _misshaped(entries, parameter, groups[name].get("moments", TORCH_POWERS)):
+                    shapes = f"shape {list(value.shape)} for {name}, which has {list(parameter.shape)}"
+                    raise self._fault(f"the optimizer {called} keeps {key} of {shapes}, so a resume could not take it up")
+            for index, counts in enumerate(self.counts()):
+                if (found := _unsavable(counts, f"param_groups.{index}.")) is not None:
+                    raise self._fault(_no_state(called, *found))
 
     def powers(self) -> dict[str, Powers]:
         """Name → what the optimizer says that it keeps, where it says so."""
@@ -180,9 +199,31 @@ def _check_members(
 
 
 def _check_shapes(name: str, entries: Entries, parameter: torch.Tensor, shaped: Collection[str]) -> None:
+    for key, value in _misshaped(entries, parameter, shaped):
+        raise UserError(f"saved {key} of {name} has shape {tuple(value.shape)}, the parameter has {tuple(parameter.shape)}")
+
+
+def _misshaped(entries: Entries, parameter: torch.Tensor, shaped: Collection[str]) -> Iterator[tuple[str, torch.Tensor]]:
     for key, value in entries.items():
         if key in shaped and isinstance(value, torch.Tensor) and value.dim() and value.shape != parameter.shape:
-            raise UserError(f"saved {key} of {name} has shape {tuple(value.shape)}, the parameter has {tuple(parameter.shape)}")
+            yield key, value
+
+
+def _unsavable(value: object, path: str) -> tuple[str, str] | None:
+    """Path and class of the first value in a state that a checkpoint cannot hold; None where it holds them all."""
+    if value is None or isinstance(value, bool | int | float | str | torch.Tensor):
+        return None
+    if not isinstance(value, Mapping) and type(value) not in (list, tuple):
+        return path.rstrip("."), type(value).__name__
+    entries: Iterable[tuple[object, object]] = value.items() if isinstance(value, Mapping) else enumerate(cast("Sequence[object]", value))
+    return next((found for key, inner in entries if (found := _unsavable(inner, f"{path}{key}.")) is not None), None)
+
+
+def _no_state(called: str, path: str, kind: str) -> str:
+    return (
+        f"the optimizer {called} keeps {path}, a {kind}, which no checkpoint can hold: keep tensors, numbers, texts, lists, tuples and "
+        "maps of them in its `state` and its groups"
+    )
 
 
 def _common_counts(optimizer: str, names: Sequence[str], counted: Mapping[str, Kept]) -> Mapping[str, Any]:

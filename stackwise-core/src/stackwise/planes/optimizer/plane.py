@@ -343,7 +343,8 @@ class OptimizerPlane:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Optimizer state by canonical parameter name, and what the optimizer itself changed in its groups; live, not copies."""
+        """Optimizer state by canonical parameter name, and what the optimizer itself changed in its groups; live, checked, not copies."""
+        self._named.check_savable()
         return {
             "of": type(self._named.torch).__name__,
             "parameters": self.state_by_name(),
@@ -359,8 +360,7 @@ class OptimizerPlane:
     @property
     def stops(self) -> str | None:
         """Why the declared reaction ends the run; None while it goes on."""
-        why = getattr(self.reaction, "stops", None)
-        if why is not None:
+        if (why := getattr(self.reaction, "stops", None)) is not None:
             with calling(self._reaction_id, "stops"):
                 expect(isinstance(why, str) and bool(why.strip()), why, "a sentence or None")
         return why
