@@ -263,7 +263,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--only", default="", help="parts of the names of the variants to measure beside the published one, with / between them")
+    parser.add_argument("--only", default="", help="parts of the names of variants to measure beside the published one, / between them")
     parser.add_argument("--profile", choices=(*BY_HAND, *OURS))
     parser.add_argument("--serve", choices=(*BY_HAND, *OURS), help=argparse.SUPPRESS)
     given = parser.parse_args()

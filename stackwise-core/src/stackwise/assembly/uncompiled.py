@@ -1,7 +1,7 @@
 """Computing on the meta device without importing torch's compiler, a second that most runs would import it for in vain.
 
-Torch marks functions as not to be compiled, and a mark imports the compiler when its function is first called, only to ask that it leave the
-function alone. Most operations on the meta device are marked, and so is whatever watches operations.
+Torch marks functions as not to be compiled, and a mark imports the compiler when its function is first called, only to ask that it
+leave the function alone. Most operations on the meta device are marked, and so is whatever watches operations.
 """
 
 from __future__ import annotations
