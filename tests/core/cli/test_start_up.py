@@ -182,6 +182,7 @@ NEVER = {
 
 
 @pytest.mark.slow
+@pytest.mark.rare  # three processes that compute; an import too many makes a start slower and nothing wrong
 def test_commands_import_what_they_use(tmp_path: Path) -> None:
     run, before = commanded("run", str(EXAMPLE), "--set", "run.horizon=2 steps", "--output", "r", cwd=tmp_path)
     assert before == ["as torch is loaded: 1000"]

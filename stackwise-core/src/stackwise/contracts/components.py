@@ -24,6 +24,7 @@ from stackwise.contracts.specs import (
     TaskSpec,
     TransformSpec,
 )
+from stackwise.errors import UserError
 
 Kind = Literal[
     "embedding",
@@ -133,6 +134,9 @@ class Built:
 
     `spec` states the boundary where the default of its kind does not hold (a rack: hidden in, hidden out, blocks under
     `stacks.<stack>.<i>`).
+
+    Raises:
+        UserError: an option without a name, such as the parameters of an optimizer.
     """
 
     make: Callable[..., Any]
@@ -140,6 +144,12 @@ class Built:
     spec: Any
 
     def __init__(self, make: Callable[..., Any], spec: Any = None, **options: Any) -> None:
+        if spec is not None and not isinstance(spec, tuple(SPEC_OF.values())):
+            name, kind = getattr(make, "__name__", type(make).__name__), type(spec).__name__
+            raise UserError(
+                f"Built({name}, <{kind}>): options are given by name, Built({name}, <option>=…), as phases change them by name; what may "
+                "stand beside the callable is a spec, and an optimizer is given its parameters by the run"
+            )
         object.__setattr__(self, "make", make)
         object.__setattr__(self, "options", options)
         object.__setattr__(self, "spec", spec)
